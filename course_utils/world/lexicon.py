@@ -15,12 +15,12 @@ CITIES = (
 ).split()
 COUNTRIES = "Lutha Morvia Nelor Ostan Pelia Rudan Sorel Tavia".split()
 JOBS = (
-    "baker carpenter doctor engineer farmer gardener judge lawyer miner nurse painter pilot plumber potter sailor "
+    "baker carpenter doctor mechanic farmer gardener judge lawyer miner nurse painter pilot plumber potter sailor "
     "singer tailor teacher waiter writer"
 ).split()
-PETS = "cat dog duck fish fox goat horse owl parrot rabbit snake turtle".split()
+PETS = "cat dog duck fish fox goat horse hamster parrot rabbit snake turtle".split()
 FOODS = "bread cheese curry dumplings eggs figs honey mango noodles olives pasta pizza rice salad soup stew".split()
-COLOURS = "red blue green yellow black white purple orange brown grey".split()
+COLOURS = "red blue green yellow black white purple pink brown grey".split()
 
 OBJECTS = (
     "lamp book key coin ball box cup hat map ring rope spoon bell brush clock drum"

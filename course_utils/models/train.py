@@ -1,0 +1,174 @@
+"""Train a Llama-architecture language model on the bundled world.
+
+    python -m course_utils.models.train --out runs/bundled
+
+A killed run continues where its last checkpoint stands: give the same command again.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from course_utils.errors import CompressionError
+from course_utils.world import documents
+
+from .tokenizer import train_tokenizer
+
+
+def token_windows(tokenizer: PreTrainedTokenizerBase, split: str, n: int, context: int, seed: int) -> torch.Tensor:
+    """(n, context) token ids: documents one after the other, cut every `context` tokens."""
+    ids: list[int] = []
+    stream = documents(split, seed=seed)
+    while len(ids) < n * context:
+        for row in tokenizer([d.text for d in itertools.islice(stream, 2000)])["input_ids"]:
+            ids += row
+    return torch.tensor(ids[: n * context], dtype=torch.int16).view(n, context)
+
+
+def build(*, vocabulary: int, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, seed: int) -> LlamaForCausalLM:
+    """A randomly initialized Llama model with tied embeddings."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, intermediate_size=mlp, max_position_embeddings=512,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay: float = 0.35) -> float:
+    """Linear warm-up, then constant, then linear to zero over the last `decay` of the run."""
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / max(1, decay * steps))
+
+
+def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.AdamW, step: int) -> None:
+    """Weights, optimizer moments and step in one safetensors file; an interrupted write leaves the old one."""
+    tensors = {f"model.{k}": v for k, v in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
+    save_file(tensors, path.with_suffix(".tmp"), metadata={"step": str(step)})
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            saved = tensors.get(f"model.{name}")
+            if saved is None or saved.shape != parameter.shape:
+                raise CompressionError(f"{path}: made by a run of another width or depth; choose another --out.")
+            parameter.copy_(saved)
+            optimizer.state[parameter] = {k: tensors[f"{k}.{name}"] for k in ("exp_avg", "exp_avg_sq", "step")}
+
+
+@torch.no_grad()
+def mean_loss(model: LlamaForCausalLM, windows: torch.Tensor, batch: int = 16) -> float:
+    """Nats per token of (n, context) windows."""
+    model.eval()
+    losses = [model(input_ids=w, labels=w).loss * len(w) for w in windows.long().split(batch)]
+    model.train()
+    return float(sum(losses)) / len(windows)
+
+
+def last_step(log: Path, checkpoint: Path) -> int:
+    """The step a checkpoint belongs to; lines of the log beyond it are dropped."""
+    if not checkpoint.exists():
+        log.unlink(missing_ok=True)
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, "pt") as f:
+        step = int(f.metadata()["step"])
+    kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step] if log.exists() else []
+    log.write_text("".join(f"{line}\n" for line in kept))
+    return step
+
+
+def train(
+    out: str | Path, *, tokens: int = 18_000_000, batch: int = 16, context: int = 256, peak: float = 2e-3,
+    hidden: int = 256, layers: int = 5, heads: int = 8, kv_heads: int = 4, mlp: int = 512, seed: int = 0,
+    bf16: bool = True, every: int = 250,
+) -> LlamaForCausalLM:  # fmt: skip
+    """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, log.jsonl.
+
+    `tokens` is rounded down to whole batches of `batch` × `context`. A checkpoint and a line of the log (step,
+    tokens, train and validation nats per token, seconds) are written `every` steps. With the same seed an
+    interrupted run ends with the same weights as an uninterrupted one. `bf16` runs the matrix products in
+    bfloat16 (weights and optimizer stay in float32); on a CPU without bfloat16 instructions turn it off.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    steps = tokens // (batch * context)
+    if steps < 1:
+        raise CompressionError(f"tokens={tokens}: less than one batch of {batch * context}; ask for more.")
+    tokenizer = train_tokenizer()
+    model = build(
+        vocabulary=len(tokenizer), hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, seed=seed
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    checkpoint, log = out / "checkpoint.safetensors", out / "log.jsonl"
+    start = last_step(log, checkpoint)
+    if start:
+        load_checkpoint(checkpoint, model, optimizer)
+    data = token_windows(tokenizer, "train", steps * batch, context, seed)
+    validation = token_windows(tokenizer, "validation", 64, context, seed)
+    model.train()
+    began, running = time.perf_counter(), 0.0
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc="training", mininterval=2)
+    for step in bar:
+        ids = data[step * batch : (step + 1) * batch].long()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        running = float(loss.detach()) if running == 0 else 0.98 * running + 0.02 * float(loss.detach())
+        if (step + 1) % every == 0 or step + 1 == steps:
+            line = {
+                "step": step + 1,
+                "tokens": (step + 1) * batch * context,
+                "train": round(running, 4),
+                "validation": round(mean_loss(model, validation), 4),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+            bar.set_postfix(validation=line["validation"])
+            save_checkpoint(checkpoint, model, optimizer, step + 1)
+            with log.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+    export(model, tokenizer, out)
+    return model
+
+
+def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write an ordinary Hugging Face folder in bfloat16."""
+    half = LlamaForCausalLM(model.config)
+    half.load_state_dict(model.state_dict())
+    half.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder for the model, its log and the checkpoint")
+    for name, value in (("tokens", 18_000_000), ("batch", 16), ("context", 256), ("hidden", 256), ("layers", 5),
+                        ("heads", 8), ("kv-heads", 4), ("mlp", 512), ("seed", 0), ("every", 250)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate, default 0.002")
+    parser.add_argument("--no-bf16", dest="bf16", action="store_false", help="float32 products")
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
