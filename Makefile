@@ -1,0 +1,24 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: lab test install lint build bench
+
+lab:      ## open the course in JupyterLab
+	$(PYTHON) -m course_utils.bootstrap lab
+
+test:     ## run every test
+	$(PYTHON) -m course_utils.bootstrap test
+
+install:  ## make .venv
+	$(PYTHON) -m course_utils.bootstrap install
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: install  ## make labs/ from solutions/
+	$(BIN)/python -m course_utils.grade build
+
+bench: install  ## ratios, not seconds
+	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done

@@ -1,0 +1,86 @@
+"""Set the course up with nothing but Python's standard library.
+
+python -m course_utils.bootstrap lab      make .venv, install, open JupyterLab on the start page
+python -m course_utils.bootstrap test     make .venv, install, run all tests
+python -m course_utils.bootstrap install  only make .venv and install
+
+The second run finds .venv complete and installs nothing.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "course-installed"
+EXTRAS = "eval,grade,dev"
+
+
+def executable(name: str) -> Path:
+    """A program of the environment, on any system."""
+    return VENV / ("Scripts" if os.name == "nt" else "bin") / (name + (".exe" if os.name == "nt" else ""))
+
+
+def wanted() -> str:
+    """A fingerprint of what should be installed."""
+    parts = [sys.version, EXTRAS, str(ROOT)]
+    parts += [(ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def install() -> None:
+    """Make the environment unless it is complete already."""
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        sys.exit(f"Python {sys.version.split()[0]} is not supported: run this with Python 3.10 to 3.13.")
+    if STAMP.exists() and STAMP.read_text() == wanted():
+        return
+    if not executable("python").exists():
+        print(f"Making the environment in {VENV}", flush=True)
+        venv.create(VENV, with_pip=True)
+    pip = [str(executable("python")), "-m", "pip", "install", "--disable-pip-version-check"]
+    pip += ["-c", str(ROOT / "constraints.txt")]
+    # torch first: with the pinned version in place no other package asks for a different build
+    for what in (["torch"], ["-e", f"{ROOT}[{EXTRAS}]"]):
+        if subprocess.call([*pip, *what]) != 0:
+            sys.exit(
+                f"Installing {' '.join(what)} failed; the reason stands above. Nothing else was changed; try again."
+            )
+    STAMP.write_text(wanted())
+
+
+def browser() -> None:
+    """Make sure that the browser tests find a Chromium."""
+    if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
+        return
+    if subprocess.call([str(executable("python")), "-m", "playwright", "install", "chromium"]) != 0:
+        print(
+            "No Chromium on PATH and none could be fetched: the browser test will fail. Install Chromium.", flush=True
+        )
+
+
+def run(*command: str) -> int:
+    path = f"{executable('python').parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return subprocess.call([str(executable(command[0])), *command[1:]], cwd=ROOT, env={**os.environ, "PATH": path})
+
+
+def main(arguments: list[str]) -> int:
+    action, rest = (arguments[0] if arguments else ""), arguments[1:]
+    if action not in ("lab", "test", "install"):
+        print(__doc__)
+        return 2
+    install()
+    if action == "lab":
+        return run("jupyter-lab", "notebooks/start.ipynb", *rest)
+    if action == "test":
+        browser()
+        return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadgroup", *rest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

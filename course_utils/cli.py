@@ -1,0 +1,84 @@
+"""The `course` command: `course doctor` and `course build`."""
+
+import argparse
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "matplotlib", "jupyterlab", "ipywidgets")
+OPTIONAL = {
+    "bitsandbytes": "",
+    "nbval": "dev",
+    "papermill": "dev",
+    "nbgrader": "grade",
+    "lm-eval": "eval",
+    "triton": "gpu",
+    "gptqmodel": "gptq",
+    "onnx": "deploy",
+    "onnxruntime": "deploy",
+    "gguf": "deploy",
+}
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def remedy(extra: str) -> str:
+    return f'pip install -c constraints.txt -e ".[{extra}]"' if extra else "pip install -c constraints.txt -e ."
+
+
+def doctor() -> int:
+    """Say what is installed, what can run, and what to do about the rest. Asks no network. Returns 1 if a lesson cannot run."""
+    python_ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    print(f"Python        {sys.version.split()[0]:<12} {'ok' if python_ok else 'use Python 3.10 to 3.13'}")
+    missing = [name for name in CORE if installed(name) is None]
+    for name in CORE:
+        print(f"{name:<13} {installed(name) or 'missing: ' + remedy('')}")
+    for name, extra in OPTIONAL.items():
+        print(f"{name:<13} {installed(name) or 'not installed (optional): ' + remedy(extra)}")
+    model_ok = not missing and bundled_model()
+    ready = python_ok and model_ok
+    lessons = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+    print(f"\nLessons on disk: {len(lessons)}")
+    for lesson in lessons:
+        print(f"  {'ready  ' if ready else 'blocked'} {lesson.relative_to(ROOT).as_posix()}")
+    print("\nEverything a lesson needs is here." if ready else "\nLessons are blocked; the lines above say what to do.")
+    return 0 if ready else 1
+
+
+def bundled_model() -> bool:
+    """Load the bundled model and report it; the hub is not asked."""
+    try:
+        from course_utils import models
+
+        model, _tokenizer = models.load("bundled")
+    except Exception as error:
+        print(f"bundled model does not load: {error}\n  remedy: git checkout -- course_utils/models/bundled")
+        return False
+    print(f"bundled model {sum(p.numel() for p in model.parameters()):,} parameters, loads")
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="course", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="what is installed, which lessons can run, and what to do about the rest")
+    build = commands.add_parser("build", help="make labs/ from solutions/")
+    build.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "doctor":
+        return doctor()
+    import subprocess
+
+    check = ["--check"] if chosen.check else []
+    return subprocess.call([sys.executable, "-m", "course_utils.grade", "build", *check], cwd=ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
