@@ -47,9 +47,7 @@ def install() -> None:
     # torch first: with the pinned version in place no other package asks for a different build
     for what in (["torch"], ["-e", f"{ROOT}[{EXTRAS}]"]):
         if subprocess.call([*pip, *what]) != 0:
-            sys.exit(
-                f"Installing {' '.join(what)} failed; the reason stands above. Nothing else was changed; try again."
-            )
+            sys.exit(f"Installing {' '.join(what)} failed; the reason stands above.")
     STAMP.write_text(wanted())
 
 
@@ -58,9 +56,7 @@ def browser() -> None:
     if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         return
     if subprocess.call([str(executable("python")), "-m", "playwright", "install", "chromium"]) != 0:
-        print(
-            "No Chromium on PATH and none could be fetched: the browser test will fail. Install Chromium.", flush=True
-        )
+        print("No Chromium on PATH and none could be fetched: install it for the browser test.", flush=True)
 
 
 def run(*command: str) -> int:

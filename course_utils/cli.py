@@ -34,7 +34,7 @@ def remedy(extra: str) -> str:
 
 
 def doctor() -> int:
-    """Say what is installed, what can run, and what to do about the rest. Asks no network. Returns 1 if a lesson cannot run."""
+    """Say what is installed and what can run, without the network; return 1 if a lesson cannot run."""
     python_ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
     print(f"Python        {sys.version.split()[0]:<12} {'ok' if python_ok else 'use Python 3.10 to 3.13'}")
     missing = [name for name in CORE if installed(name) is None]
