@@ -1,0 +1,95 @@
+"""Load the bundled model, a folder, or a model from the hub."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from course_utils.errors import CompressionError
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def _source(name_or_path: str | Path) -> tuple[str, bool]:
+    """What to hand to transformers, and whether it is on this disk."""
+    if str(name_or_path) == "bundled":
+        return str(BUNDLED), True
+    path = Path(name_or_path).expanduser()
+    looks_like_path = path.is_absolute() or str(name_or_path).startswith((".", "~")) or path.exists()
+    if not looks_like_path:
+        return str(name_or_path), False
+    if not path.is_dir():
+        raise CompressionError(f"model {str(name_or_path)!r}: there is no such folder; give a model folder or 'bundled'.")
+    if not (path / "config.json").is_file():
+        raise CompressionError(f"model {str(name_or_path)!r}: the folder holds no config.json; give a Hugging Face model folder.")
+    if not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
+        raise CompressionError(
+            f"model {str(name_or_path)!r}: its weights are pickled (.bin), which can run code when loaded; "
+            "convert them to safetensors where you trust them."
+        )
+    return str(path), True
+
+
+def _load(what, name_or_path: str | Path, **options):
+    source, local = _source(name_or_path)
+    try:
+        return what(source, trust_remote_code=False, local_files_only=True, **options)
+    except Exception as error:
+        if local:
+            reason = str(error).strip().split("\n")[0]
+            raise CompressionError(f"model {str(name_or_path)!r}: could not be read ({reason}).") from error
+    if not _hub_answers():
+        raise CompressionError(
+            f"model {str(name_or_path)!r}: the hub cannot be reached and no copy is on this machine; "
+            "use 'bundled' or the folder of a model you have."
+        )
+    try:
+        return what(source, trust_remote_code=False, **options)
+    except OSError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CompressionError(f"model {str(name_or_path)!r}: the hub does not give it ({reason}).") from error
+
+
+def _hub_answers() -> bool:
+    """One connection attempt of at most three seconds; none when the hub is switched off."""
+    import socket
+    from urllib.parse import urlparse
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urlparse(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; see `load` for names and errors."""
+    return _load(AutoTokenizer.from_pretrained, name_or_path)
+
+
+def load(
+    name_or_path: str | Path = "bundled", *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """(model in evaluation mode, tokenizer) of 'bundled', a local folder, or a hub id.
+
+    Causal language models load with their head, anything else (an encoder) as its bare model. Only safetensors
+    are read and no code that comes with a model is run. Raises CompressionError with a way out when the folder
+    is missing or damaged, or the hub cannot be reached.
+    """
+    config = _load(AutoConfig.from_pretrained, name_or_path)
+    auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config) else AutoModel
+    model = _load(auto.from_pretrained, name_or_path, dtype=dtype, use_safetensors=True)
+    return model.to(device).eval(), load_tokenizer(name_or_path)
+
+
+def _has_head(config) -> bool:
+    """Encoders such as BERT have a causal variant too; the architecture that was saved decides."""
+    saved = config.architectures or ["CausalLM"]
+    return any(name.endswith(("CausalLM", "LMHeadModel")) for name in saved)

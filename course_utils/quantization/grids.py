@@ -1,0 +1,125 @@
+"""Uniform grids: which real numbers a small integer stands for.
+
+q = clamp(round(x / s) + z, q_min, q_max),   x̂ = s (q − z)
+
+with an integer zero point z (Jacob et al., 2018, eq. 1). Every tensor here is a matrix: weights are
+(out_features, in_features), activations are (tokens, features).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_utils.errors import CompressionError
+
+GRANULARITIES = ("per_tensor", "per_channel", "per_group", "per_token")
+SUPPORTED_BITS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`scale` and `zero_point` are (rows or 1, groups); `group_index` (columns,) names each column's group.
+
+    Codes are unsigned, 0 … 2^bits − 1. A symmetric grid has the zero point 2^(bits−1) everywhere.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    group_index: Tensor
+    bits: int
+    symmetric: bool
+
+    @property
+    def largest(self) -> int:
+        return 2**self.bits - 1
+
+
+def check_matrix(x: Tensor, name: str = "weight") -> Tensor:
+    """`x` as a floating-point matrix of at least single precision. Raises CompressionError for anything else."""
+    if not isinstance(x, Tensor) or x.dim() != 2 or x.numel() == 0 or not x.is_floating_point():
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise CompressionError(f"{name}: expected a non-empty floating-point matrix, got {shape}.")
+    if not torch.isfinite(x).all():
+        raise CompressionError(f"{name}: contains NaN or infinity; repair the weights before compressing them.")
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def check_bits(bits: int) -> None:
+    if bits not in SUPPORTED_BITS:
+        raise CompressionError(f"bits={bits}: choose 2 to 8.")
+
+
+def check_group_size(group_size: int | None, columns: int) -> int:
+    """The number of columns that share a scale; None or -1 means all of them."""
+    if group_size in (None, -1):
+        return columns
+    if group_size < 1 or columns % group_size:
+        fitting = [g for g in (16, 32, 64, 128, 256) if columns % g == 0] or [columns]
+        raise CompressionError(
+            f"group_size={group_size} does not divide the {columns} columns; choose one of {fitting}, or -1 for whole rows."
+        )
+    return group_size
+
+
+def exact_half(scale: Tensor) -> Tensor:
+    """Scales rounded to float16, the form they are stored in, unless that would lose one to zero or infinity."""
+    half = scale.half()
+    return half.to(scale.dtype) if torch.isfinite(half).all() and (half > 0).all() else scale
+
+
+def scale_and_zero(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of ranges [low, high], widened to contain 0.
+
+    Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric: s = max(|low|, |high|) / (2^(b−1) − 1),
+    z = 2^(b−1). A range that is only {0} gets s = 1.
+    """
+    dtype = low.dtype
+    low, high = low.double().clamp(max=0), high.double().clamp(min=0)
+    if symmetric:
+        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+    else:
+        scale = (high - low) / (2**bits - 1)
+    tiny = torch.finfo(torch.float32).tiny
+    scale = torch.where(scale == 0, 1.0, scale.clamp(min=tiny))
+    scale = exact_half(scale)
+    zero = torch.full_like(scale, 2 ** (bits - 1)) if symmetric else (-low / scale).round().clamp(0, 2**bits - 1)
+    return scale.to(dtype), zero.to(dtype)
+
+
+def make_grid(
+    x: Tensor, *, bits: int, symmetric: bool = False, granularity: str = "per_group", group_size: int | None = 64
+) -> Grid:
+    """The min-max grid of a matrix (rows, columns).
+
+    per_tensor: one scale; per_channel and per_token: one for each row (output channel of a weight, token of an
+    activation); per_group: one for each `group_size` neighbouring columns of a row.
+    Raises CompressionError for bad bits, granularity, group size, NaN or infinity.
+    """
+    check_bits(bits)
+    x = check_matrix(x, "x")
+    if granularity not in GRANULARITIES:
+        raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(GRANULARITIES)}.")
+    rows, columns = x.shape
+    size = check_group_size(group_size, columns) if granularity == "per_group" else columns
+    groups = x.reshape(1, 1, -1) if granularity == "per_tensor" else x.reshape(rows, columns // size, size)
+    scale, zero = scale_and_zero(groups.amin(-1), groups.amax(-1), bits, symmetric)
+    return Grid(scale, zero, torch.arange(columns, device=x.device) // size, bits, symmetric)
+
+
+def quantize(x: Tensor, grid: Grid) -> Tensor:
+    """Codes q = clamp(round(x / s) + z, 0, 2^b − 1), uint8, same shape as x. Ties round to even."""
+    scale, zero = grid.scale[:, grid.group_index], grid.zero_point[:, grid.group_index]
+    return (torch.round(x.to(scale.dtype) / scale) + zero).clamp(0, grid.largest).to(torch.uint8)
+
+
+def dequantize(codes: Tensor, grid: Grid) -> Tensor:
+    """x̂ = s (q − z)."""
+    scale, zero = grid.scale[:, grid.group_index], grid.zero_point[:, grid.group_index]
+    return scale * (codes.to(scale.dtype) - zero)
+
+
+def fake_quantize(x: Tensor, **grid_settings) -> Tensor:
+    """Quantize and dequantize with the matrix's own min-max grid; settings as in `make_grid`."""
+    grid = make_grid(x, **grid_settings)
+    return dequantize(quantize(x, grid), grid).to(x.dtype)

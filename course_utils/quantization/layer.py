@@ -1,0 +1,86 @@
+"""A linear layer whose weight lives in memory as packed integers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .grids import Grid, dequantize
+from .packing import pack, packed_width, unpack
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What a layer algorithm returns: codes (out, in) uint8, their grid, and the weight they stand for."""
+
+    codes: Tensor
+    grid: Grid
+    weight: Tensor
+
+
+class QuantizedLinear(nn.Module):
+    """y = x Ŵᵀ + b with Ŵ unpacked from integers at each call.
+
+    Buffers: `packed` (out, bytes) uint8; `scale` (out, groups) float16 where that is exact, else float32;
+    `zero_point` packed like the codes (absent when symmetric); `group_index` (in,) only when the columns of a
+    group are not neighbours.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool, bias: bool,
+        scattered: bool = False, scale_dtype: torch.dtype = torch.float16, dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        super().__init__()
+        self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, bits, symmetric
+        self.groups = groups
+        self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
+        self.register_buffer("scale", torch.ones(out_features, groups, dtype=scale_dtype))
+        zero = None if symmetric else torch.zeros(out_features, packed_width(groups, bits), dtype=torch.uint8)
+        self.register_buffer("zero_point", zero)
+        self.register_buffer("group_index", torch.zeros(in_features, dtype=torch.int32) if scattered else None)
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False) if bias else None
+
+    @classmethod
+    def of(cls, result: LayerResult, bias: Tensor | None) -> "QuantizedLinear":
+        """The packed form of a layer algorithm's result."""
+        grid = result.grid
+        rows, columns = result.codes.shape
+        groups = grid.scale.shape[1]
+        natural = torch.arange(columns, device=grid.group_index.device) // (columns // groups)
+        scattered = not torch.equal(grid.group_index, natural)
+        exact = torch.equal(grid.scale.half().to(grid.scale.dtype), grid.scale)
+        layer = cls(
+            columns, rows, grid.bits, groups, symmetric=grid.symmetric, bias=bias is not None, scattered=scattered,
+            scale_dtype=torch.float16 if exact else torch.float32,
+        ).to(result.codes.device)  # fmt: skip
+        layer.packed.copy_(pack(result.codes, grid.bits))
+        layer.scale.copy_(grid.scale.expand(rows, groups))
+        if layer.zero_point is not None:
+            layer.zero_point.copy_(pack(grid.zero_point.expand(rows, groups), grid.bits))
+        if layer.group_index is not None:
+            layer.group_index.copy_(grid.group_index)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        return layer
+
+    def grid(self, dtype: torch.dtype = torch.float32) -> Grid:
+        scale = self.scale.to(dtype)
+        if self.symmetric:
+            zero = torch.full_like(scale, 2 ** (self.bits - 1))
+        else:
+            zero = unpack(self.zero_point, self.bits, self.groups).to(dtype)
+        index = self.group_index
+        if index is None:
+            index = torch.arange(self.in_features, device=scale.device) // (self.in_features // self.groups)
+        return Grid(scale, zero, index.long(), self.bits, self.symmetric)
+
+    @property
+    def weight(self) -> Tensor:
+        """Ŵ (out, in), float32, unpacked now."""
+        return dequantize(unpack(self.packed, self.bits, self.in_features), self.grid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"

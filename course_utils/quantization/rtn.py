@@ -1,0 +1,37 @@
+"""Round-to-nearest: each weight goes to the closest point of its grid, looking at nothing else."""
+
+import copy
+import time
+
+from torch import Tensor, nn
+
+from course_utils.models import walk
+
+from .compressed import Compressed
+from .grids import dequantize, make_grid, quantize as to_codes
+from .layer import LayerResult, QuantizedLinear
+
+
+def quantize_layer(
+    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False
+) -> LayerResult:
+    """RTN of one weight (out, in) with a scale for each `group_size` inputs of a row (-1: whole rows)."""
+    grid = make_grid(weight, bits=bits, symmetric=symmetric, group_size=group_size)
+    codes = to_codes(weight, grid)
+    return LayerResult(codes, grid, dequantize(codes, grid))
+
+
+def quantize(
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False
+) -> Compressed:
+    """RTN of every linear layer in the transformer blocks (of any other module: every nn.Linear).
+
+    Embeddings, norms and the output head stay as they are. Works on a copy; `model` is unchanged.
+    """
+    began = time.perf_counter()
+    model = copy.deepcopy(model)
+    for name, module in walk.compressible(model).items():
+        result = quantize_layer(walk.weight_of(module), bits=bits, group_size=group_size, symmetric=symmetric)
+        walk.replace(model, name, QuantizedLinear.of(result, module.bias))
+    settings = {"method": "rtn", "bits": bits, "group_size": group_size, "symmetric": symmetric}
+    return Compressed(model, settings, time.perf_counter() - began)
