@@ -14,7 +14,6 @@ install:  ## make .venv
 
 lint: install
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 build: install  ## make labs/ from solutions/

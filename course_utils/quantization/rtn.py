@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from course_utils.models import walk
 
 from .compressed import Compressed
-from .grids import dequantize, make_grid, quantize as to_codes
+from .grids import dequantize, make_grid
+from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear
 
 

@@ -5,9 +5,18 @@ import random
 import pytest
 
 from course_utils.world import (
-    CHANCE, KINDS, Choice, World, default_world, documents, entropy_floor, items, run_program, split_of,
+    CHANCE,
+    KINDS,
+    Choice,
+    World,
+    default_world,
+    documents,
+    entropy_floor,
+    items,
+    lexicon,
+    run_program,
+    split_of,
 )  # fmt: skip
-from course_utils.world import lexicon
 from course_utils.world.documents import write
 from course_utils.world.kinds import WRITERS, worked
 from course_utils.world.minilang import OPERATIONS, REDUCTIONS
