@@ -6,31 +6,19 @@ A killed run continues where its last checkpoint stands: give the same command a
 """
 
 import argparse
-import itertools
 import json
-import os
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
-from course_utils.world import documents
 
+from .checkpointing import load_checkpoint, read_notes, save_checkpoint
+from .data import mean_loss, token_windows
 from .tokenizer import train_tokenizer
-
-
-def token_windows(tokenizer: PreTrainedTokenizerBase, split: str, n: int, context: int, seed: int) -> torch.Tensor:
-    """(n, context) token ids: documents one after the other, cut every `context` tokens."""
-    ids: list[int] = []
-    stream = documents(split, seed=seed)
-    while len(ids) < n * context:
-        for row in tokenizer([d.text for d in itertools.islice(stream, 2000)])["input_ids"]:
-            ids += row
-    return torch.tensor(ids[: n * context], dtype=torch.int16).view(n, context)
 
 
 def build(*, vocabulary: int, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, seed: int) -> LlamaForCausalLM:
@@ -49,45 +37,12 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay: 
     return peak * min(1.0, (step + 1) / warmup, (steps - step) / max(1, decay * steps))
 
 
-def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.AdamW, step: int) -> None:
-    """Weights, optimizer moments and step in one safetensors file; an interrupted write leaves the old one."""
-    tensors = {f"model.{k}": v for k, v in model.named_parameters()}
-    for name, parameter in model.named_parameters():
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
-    save_file(tensors, path.with_suffix(".tmp"), metadata={"step": str(step)})
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
-    tensors = load_file(path)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            saved = tensors.get(f"model.{name}")
-            if saved is None or saved.shape != parameter.shape:
-                raise CompressionError(f"{path}: made by a run of another width or depth; choose another --out.")
-            parameter.copy_(saved)
-            optimizer.state[parameter] = {k: tensors[f"{k}.{name}"] for k in ("exp_avg", "exp_avg_sq", "step")}
-
-
-@torch.no_grad()
-def mean_loss(model: LlamaForCausalLM, windows: torch.Tensor, batch: int = 16) -> float:
-    """Nats per token of (n, context) windows."""
-    model.eval()
-    losses = [model(input_ids=w, labels=w).loss * len(w) for w in windows.long().split(batch)]
-    model.train()
-    return float(sum(losses)) / len(windows)
-
-
 def last_step(log: Path, checkpoint: Path) -> int:
     """The step a checkpoint belongs to; lines of the log beyond it are dropped."""
     if not checkpoint.exists():
         log.unlink(missing_ok=True)
         return 0
-    from safetensors import safe_open
-
-    with safe_open(checkpoint, "pt") as f:
-        step = int(f.metadata()["step"])
+    step = int(read_notes(checkpoint)["step"])
     kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step] if log.exists() else []
     log.write_text("".join(f"{line}\n" for line in kept))
     return step
@@ -119,7 +74,7 @@ def train(
     start = last_step(log, checkpoint)
     if start:
         load_checkpoint(checkpoint, model, optimizer)
-    data = token_windows(tokenizer, "train", steps * batch, context, seed)
+    data = token_windows(tokenizer, "train", steps * batch, context, seed).short()
     validation = token_windows(tokenizer, "validation", 64, context, seed)
     model.train()
     began, running = time.perf_counter(), 0.0

@@ -1,0 +1,12 @@
+"""Numbers that say how they were measured: perplexity, task scores, bytes, speed."""
+
+from . import configs, harness, memory
+from .answers import judge
+from .perplexity import Perplexity, calibration, perplexity
+from .report import Report, compare, decoding_speed, report
+from .tasks import Score, task_scores
+
+__all__ = [
+    "Perplexity", "Report", "Score", "calibration", "compare", "configs", "decoding_speed", "harness", "judge",
+    "memory", "perplexity", "report", "task_scores",
+]  # fmt: skip

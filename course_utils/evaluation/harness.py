@@ -1,0 +1,74 @@
+"""The same items through EleutherAI's lm-evaluation-harness, with its own model wrapper and its own scoring."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from course_utils.errors import CompressionError
+from course_utils.world import Choice, Item
+
+from .answers import NEW_TOKENS
+from .subject import Subject, runnable
+from .tasks import task_items
+
+
+def task_config(task: str, found: Sequence[Item]) -> dict[str, Any]:
+    """A task of lm-evaluation-harness over items held in memory."""
+    import datasets
+
+    rows = [
+        {"prompt": i.prompt, "choices": list(i.choices), "answer": i.answer}
+        if isinstance(i, Choice)
+        else {"prompt": i.prompt, "position": position}
+        for position, i in enumerate(found)
+    ]
+    data = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
+    shared = {
+        "task": f"course_{task}",
+        "custom_dataset": lambda **_: data,
+        "test_split": "test",
+        "doc_to_text": "{{prompt}}",
+        "num_fewshot": 0,
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    if isinstance(found[0], Choice):
+        return shared | {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "answer"}
+    return shared | {
+        "output_type": "generate_until",
+        "doc_to_target": "",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": NEW_TOKENS, "do_sample": False},
+        "process_results": lambda row, results: {"acc": float(found[row["position"]].is_correct(results[0]))},
+    }
+
+
+def run(
+    model: Subject, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] | None = None, *, n: int = 200,
+    split: str = "test", seed: int = 0, batch_size: int = 32,
+) -> dict[str, float]:  # fmt: skip
+    """{task: accuracy} as lm-evaluation-harness measures it, on the items that `task_scores` takes. Offline.
+
+    Raises CompressionError if lm-eval is not installed.
+    """
+    try:
+        from lm_eval import evaluator
+        from lm_eval.api.task import ConfigurableTask
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise CompressionError(
+            "lm-evaluation-harness is not installed; add the extra `eval`: pip install -e '.[eval]'."
+        ) from error
+    network = runnable(model)
+    found = task_items(tasks, n, split, seed)
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        wrapped = HFLM(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+        made = {f"course_{task}": ConfigurableTask(config=task_config(task, group)) for task, group in found.items()}
+        results = evaluator.evaluate(lm=wrapped, task_dict=made, bootstrap_iters=0, log_samples=False)["results"]
+    finally:
+        log.setLevel(level)
+    return {task: float(results[f"course_{task}"]["acc,none"]) for task in found}

@@ -1,0 +1,131 @@
+"""Bytes: what a model holds in memory, and what a configuration will need, without allocating it."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+
+from .configs import CONFIGS
+
+Described = str | dict[str, Any] | PretrainedConfig | PreTrainedModel
+
+
+def bytes_in_memory(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers; a storage that several share (tied weights, views) counts once, in full."""
+    sizes = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr() or id(tensor)] = storage.nbytes()
+    return sum(sizes.values())
+
+
+def configuration(described: Described) -> PretrainedConfig:
+    """The configuration of a name in `evaluation.configs.CONFIGS`, of a dict with its model_type, or of a model."""
+    if isinstance(described, PreTrainedModel):
+        return described.config
+    if isinstance(described, PretrainedConfig):
+        return described
+    if isinstance(described, str):
+        if described not in CONFIGS:
+            raise CompressionError(f"config={described!r}: known names are {', '.join(CONFIGS)}; or pass a configuration.")
+        described = CONFIGS[described]
+    if "model_type" not in described:
+        raise CompressionError("config: a dict needs its 'model_type', such as 'llama'.")
+    return AutoConfig.for_model(**{k: v for k, v in described.items() if k != "source"})
+
+
+def skeleton(described: Described) -> nn.Module:
+    """The model of a configuration on the meta device: every shape, no bytes."""
+    if isinstance(described, PreTrainedModel):
+        return described
+    config = copy.deepcopy(configuration(described))
+    auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModel
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+def parameter_counts(described: Described) -> dict[str, int]:
+    """Parameters in embeddings, attention, mlp, norms, head and in total; a tied head counts with the embeddings."""
+    model, counts, seen = skeleton(described), dict.fromkeys(("embeddings", "attention", "mlp", "norms", "head"), 0), set()
+    inside = {id(p) for p in walk.blocks(model).parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            counts[part_of(name, parameter, id(parameter) in inside)] += parameter.numel()
+    return counts | {"total": sum(counts.values())}
+
+
+def part_of(name: str, parameter: Tensor, in_block: bool) -> str:
+    if "norm" in name or ".ln_" in name:
+        return "norms"
+    if in_block:
+        return "attention" if "attn" in name or "attention" in name else "mlp"
+    return "head" if "lm_head" in name or "project_out" in name else "embeddings"
+
+
+def kv_cache(config: PretrainedConfig, *, context: int, batch: int, bits: float = 16) -> int:
+    """2 (keys and values) × layers × key-value heads × head width × context × batch × bytes."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return round(2 * config.num_hidden_layers * kv_heads * width * context * batch * bits / 8)
+
+
+def activations(model: nn.Module, config: PretrainedConfig, *, context: int, batch: int, bits: float, training: bool) -> int:
+    """Bytes of intermediate results, counted as follows (h hidden, f MLP width, q and k widths, V vocabulary).
+
+    One token in one block, in entries: block input, both norms' outputs, the attention's output and the middle
+    residual (4 h + q), queries, keys and values (q + 2 k), and the MLP's middle (4 f with a gate, else 2 f).
+    Training keeps that for every block until the backward pass, and the logits with their log-softmax in 32 bits
+    (8 V bytes a token). Inference needs it for one block at a time while the prompt is read, and one row of logits.
+    Attention is taken to be fused, so no context × context matrix is stored; nothing is recomputed.
+    """
+    heads, h = config.num_attention_heads, config.hidden_size
+    width = getattr(config, "head_dim", None) or h // heads
+    q, k = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+    gated = any("gate" in name for name, _ in walk.blocks(model)[0].named_parameters())
+    f = next((v for v in (getattr(config, a, None) for a in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * h)
+    block = 4 * h + 2 * q + 2 * k + (4 if gated else 2) * f
+    tokens = batch * context
+    if not training:
+        return round((tokens * block + batch * config.vocab_size) * bits / 8)
+    return round(tokens * (config.num_hidden_layers * block * bits / 8 + 8 * config.vocab_size))
+
+
+def budget(
+    config: Described, *, dtype_bits: float = 16, context: int = 4096, batch: int = 1, training: bool = False,
+    kv_bits: float = 16,
+) -> dict[str, int]:  # fmt: skip
+    """Bytes a model needs, without allocating it: weights, kv_cache, activations, gradients, optimizer, total.
+
+    Inference: N `dtype_bits` / 8 for N parameters (4.25 bits stand for 4-bit codes with a 16-bit scale for each
+    64 weights), the key-value cache of `batch` sequences of `context` tokens, and the activations of one block.
+    Training with AdamW, `dtype_bits=32`: weights 4 N, gradients 4 N, two moments 8 N. `dtype_bits=16`, mixed
+    precision: weights 2 N, gradients 2 N, and the optimizer's 32-bit weights and moments 12 N (ZeRO, Rajbhandari
+    et al., 2020, section 3.1). Both are 16 N, and every block's activations besides.
+
+    `config`: a name in `evaluation.configs.CONFIGS`, a dict with its model_type, a configuration, or a model.
+    Raises CompressionError for sizes below one and for training in other than 16 or 32 bits.
+    """
+    if dtype_bits <= 0 or kv_bits <= 0 or context < 1 or batch < 1:
+        raise CompressionError("dtype_bits, kv_bits, context and batch must all be positive.")
+    if training and dtype_bits not in (16, 32):
+        raise CompressionError(f"dtype_bits={dtype_bits}: training is counted for 32 bits and for 16 (mixed precision).")
+    model, found = skeleton(config), configuration(config)
+    n = sum(p.numel() for p in model.parameters())
+    out = {
+        "weights": round(n * dtype_bits / 8),
+        "kv_cache": 0 if training else kv_cache(found, context=context, batch=batch, bits=kv_bits),
+        "activations": activations(
+            model, found, context=context, batch=batch, bits=max(16, dtype_bits), training=training
+        ),
+        "gradients": round(n * dtype_bits / 8) if training else 0,
+        "optimizer": n * (8 if dtype_bits == 32 else 12) if training else 0,
+    }
+    return out | {"total": sum(out.values())}

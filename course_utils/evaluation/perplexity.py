@@ -1,0 +1,76 @@
+"""Perplexity with its protocol attached, and calibration sequences."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from course_utils.models.data import mean_loss
+
+from .subject import Subject, name_of, runnable
+from .text import Text, windows
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """`nats` per token, and `protocol`: all that must be the same before two of these may be compared."""
+
+    nats: float
+    protocol: dict[str, Any]
+
+    @property
+    def value(self) -> float:
+        """exp(nats): the perplexity."""
+        return math.exp(self.nats) if self.nats < 700 else math.inf
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        p = self.protocol
+        return (
+            f"perplexity {self.value:.4g} per {p['unit']} ({self.nats:.4f} nats): model {p['model']} in {p['dtype']}; "
+            f"text {p['text']} ({p['split']}); context {p['context']}, stride {p['stride']}; "
+            f"{p['windows']} windows, {p['tokens']:,} tokens scored"
+        )
+
+
+def perplexity(
+    model: Subject, tokenizer: PreTrainedTokenizerBase, text: Text = "bundled", *, split: str = "validation",
+    context: int = 256, n: int | None = 64, seed: int = 0,
+) -> Perplexity:  # fmt: skip
+    """exp(-1/T Σ ln p(token | tokens before it in its window)) over windows that do not overlap.
+
+    The first token of a window is read but not scored, so T = windows × (context - 1), as in the evaluations of
+    GPTQ (Frantar et al., 2023) and Wanda (Sun et al., 2024). `text` is "bundled", a text file, a list of strings,
+    or a hub data set such as "wikitext" (WikiText-2 raw); see `evaluation.text.windows` for splits. `n=None` takes
+    all windows of a text. Raises CompressionError if the text is missing or too short, or the context longer than
+    the model can read.
+    """
+    network = runnable(model, context)
+    chosen = windows(tokenizer, text, split=split, n=n, context=context, seed=seed)
+    protocol = {
+        "model": name_of(model),
+        "text": chosen.text,
+        "split": chosen.split,
+        "context": context,
+        "stride": context,
+        "windows": len(chosen.ids),
+        "tokens": len(chosen.ids) * (context - 1),
+        "unit": "token",
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "seed": seed,
+    }
+    return Perplexity(mean_loss(network, chosen.ids), protocol)
+
+
+def calibration(
+    tokenizer: PreTrainedTokenizerBase, text: Text = "bundled", *, n: int = 64, context: int = 256, seed: int = 0
+) -> Tensor:
+    """(n, context) token ids of the training split, for methods that look at activations.
+
+    Of a fixed text, `n` different windows are drawn from `seed`. Raises CompressionError as `perplexity` does.
+    """
+    return windows(tokenizer, text, split="train", n=n, context=context, seed=seed, scattered=True).ids

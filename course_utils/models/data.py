@@ -1,0 +1,44 @@
+"""Token windows of the bundled world, and the mean loss on windows."""
+
+import itertools
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from course_utils.world import documents
+
+
+def starts_documents(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What to put before each document: nothing if the tokenizer does so itself, else its end-of-text token."""
+    if tokenizer("")["input_ids"]:
+        return []
+    if tokenizer.eos_token_id is not None:
+        return [tokenizer.eos_token_id]
+    return tokenizer("\n\n")["input_ids"]
+
+
+def token_windows(tokenizer: PreTrainedTokenizerBase, split: str, n: int, context: int, seed: int) -> Tensor:
+    """(n, context) int32 token ids of the world: documents one after the other, cut every `context` tokens."""
+    before = starts_documents(tokenizer)
+    stream = documents(split, seed=seed)
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < n * context:
+        texts = [d.text for d in itertools.islice(stream, 200 if n * context < 50_000 else 2000)]
+        rows = tokenizer(texts, verbose=False)["input_ids"]
+        parts.append(torch.tensor([i for row in rows for i in before + row], dtype=torch.int32))
+    return torch.cat(parts)[: n * context].view(n, context)
+
+
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> float:
+    """Nats per predicted token of (n, context) windows; the first token of each is only read."""
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    for ids in windows.split(batch):
+        ids = ids.long().to(model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+        total += float(torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="sum"))
+    model.train(was_training)
+    return total / (windows.shape[0] * (windows.shape[1] - 1))
