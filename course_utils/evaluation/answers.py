@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from course_utils.errors import CompressionError
 from course_utils.world import Choice, Generate
 
-from .subject import longest_context
+from .subject import Subject, longest_context, scoring
 
 NEW_TOKENS = 96  # a generated answer is cut here
-LOGITS = 2**24  # most entries of one batch of logits
+LOGITS = 2**25  # most entries of one batch of logits
 TOKENS = 4096  # most tokens of one batch
 
 
@@ -95,7 +95,7 @@ def continuations(
             part = members[start : start + size]
             new = greedy(model, torch.tensor([ids[i] for i in part], device=model.device), new_tokens, ends, newline)
             for i, row in zip(part, new, strict=True):
-                texts[i] = tokenizer.decode(row, skip_special_tokens=True).split("\n")[0]
+                texts[i] = str(tokenizer.decode(row, skip_special_tokens=True)).split("\n")[0]
     return texts
 
 
@@ -130,13 +130,12 @@ def newline_test(tokenizer: PreTrainedTokenizerBase):
     return functools.cache(lambda token: "\n" in tokenizer.decode([token]))
 
 
-def judge(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Choice | Generate]
-) -> list[bool]:
+def judge(model: Subject, tokenizer: PreTrainedTokenizerBase, items: Sequence[Choice | Generate]) -> list[bool]:
     """For each item: is the model's answer right? A choice whose log-probability is not a number is never the answer."""
-    chosen = [item for item in items if isinstance(item, Choice)]
-    scores = iter(log_probabilities(model, [encode_pair(tokenizer, i.prompt, c) for i in chosen for c in i.choices]))
-    written = iter(continuations(model, tokenizer, [i.prompt for i in items if isinstance(i, Generate)]))
+    pairs = [encode_pair(tokenizer, i.prompt, c) for i in items if isinstance(i, Choice) for c in i.choices]
+    with scoring(model) as ready:
+        scores = iter(log_probabilities(ready, pairs))
+        written = iter(continuations(ready, tokenizer, [i.prompt for i in items if isinstance(i, Generate)]))
     return [
         pick([next(scores) for _ in item.choices]) == item.answer if isinstance(item, Choice) else item.is_correct(next(written))
         for item in items

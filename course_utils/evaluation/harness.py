@@ -1,5 +1,6 @@
 """The same items through EleutherAI's lm-evaluation-harness, with its own model wrapper and its own scoring."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from course_utils.errors import CompressionError
 from course_utils.world import Choice, Item
 
 from .answers import NEW_TOKENS
-from .subject import Subject, runnable
+from .subject import Subject, scoring
 from .tasks import task_items
 
 
@@ -39,7 +40,7 @@ def task_config(task: str, found: Sequence[Item]) -> dict[str, Any]:
     return shared | {
         "output_type": "generate_until",
         "doc_to_target": "",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": NEW_TOKENS, "do_sample": False},
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": NEW_TOKENS, "do_sample": False, "repetition_penalty": 1.0},
         "process_results": lambda row, results: {"acc": float(found[row["position"]].is_correct(results[0]))},
     }
 
@@ -50,7 +51,7 @@ def run(
 ) -> dict[str, float]:  # fmt: skip
     """{task: accuracy} as lm-evaluation-harness measures it, on the items that `task_scores` takes. Offline.
 
-    Raises CompressionError if lm-eval is not installed.
+    Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not installed.
     """
     try:
         from lm_eval import evaluator
@@ -58,17 +59,18 @@ def run(
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise CompressionError(
-            "lm-evaluation-harness is not installed; add the extra `eval`: pip install -e '.[eval]'."
+            f"lm-evaluation-harness cannot be used ({error}); install the extra `eval`: pip install -e '.[eval]'."
         ) from error
-    network = runnable(model)
     found = task_items(tasks, n, split, seed)
     log = logging.getLogger("lm_eval")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        wrapped = HFLM(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
-        made = {f"course_{task}": ConfigurableTask(config=task_config(task, group)) for task, group in found.items()}
-        results = evaluator.evaluate(lm=wrapped, task_dict=made, bootstrap_iters=0, log_samples=False)["results"]
+        with scoring(model) as ready:
+            # HFLM gives the tokenizer a padding token where it has none
+            wrapped = HFLM(pretrained=ready, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
+            made = {f"course_{task}": ConfigurableTask(config=task_config(task, group)) for task, group in found.items()}
+            results = evaluator.evaluate(lm=wrapped, task_dict=made, bootstrap_iters=0, log_samples=False)["results"]
     finally:
         log.setLevel(level)
     return {task: float(results[f"course_{task}"]["acc,none"]) for task in found}

@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from course_utils.models.data import mean_loss
 
-from .subject import Subject, name_of, runnable
+from .subject import Subject, name_of, runnable, scoring
 from .text import Text, windows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Perplexity:
     """`nats` per token, and `protocol`: all that must be the same before two of these may be compared."""
 
@@ -35,6 +35,8 @@ class Perplexity:
             f"text {p['text']} ({p['split']}); context {p['context']}, stride {p['stride']}; "
             f"{p['windows']} windows, {p['tokens']:,} tokens scored"
         )
+
+    __repr__ = __str__
 
 
 def perplexity(
@@ -63,7 +65,8 @@ def perplexity(
         "dtype": str(network.dtype).removeprefix("torch."),
         "seed": seed,
     }
-    return Perplexity(mean_loss(network, chosen.ids), protocol)
+    with scoring(model) as ready:
+        return Perplexity(mean_loss(ready, chosen.ids), protocol)
 
 
 def calibration(

@@ -22,7 +22,7 @@ from .text import Text
 SPEED_PROMPT = "Story: Ada puts the lamp in the kitchen."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What `report` measured. `tokens_per_second` is None when it was not asked for."""
 
@@ -36,6 +36,8 @@ class Report:
 
     def __str__(self) -> str:
         return str(compare([self]))
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return compare([self])._repr_html_()
@@ -68,7 +70,7 @@ def report(
 
 
 @torch.no_grad()
-def decoding_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int = 32, runs: int = 3) -> float:
+def decoding_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int = 24, runs: int = 3) -> float:
     """Tokens per second of greedy decoding: batch 1, key-value cache, after one fixed prompt; the median of `runs`.
 
     Reading the prompt is not timed, an unmeasured run goes first, and the end of text does not stop it.
@@ -95,7 +97,7 @@ def wait(model: PreTrainedModel) -> None:
         torch.cuda.synchronize(model.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows of text with a caption: HTML in a notebook, columns of plain text elsewhere."""
 
@@ -150,7 +152,7 @@ def compare(reports: Sequence[Report]) -> Table:
             cells.append(f"{r.tokens_per_second:.0f}{ratio}")
         cells += [f"{r.perplexity.nats:.4f}", f"{r.perplexity.value:.4g}"]
         rows.append(cells + [f"{r.scores[t].accuracy:.1%}" for t in tasks])
-    return Table(header, rows, caption(first, tasks, timed))
+    return Table(header, rows, caption(reports, tasks, timed))
 
 
 def protocol_of(r: Report) -> dict[str, Any]:
@@ -162,7 +164,8 @@ def sized(value: int, base: int, is_base: bool) -> str:
     return f"{value / unit:.2f} {name}" + ("" if is_base else f" ({value / base:.2f}×)")
 
 
-def caption(first: Report, tasks: Sequence[str], timed: bool) -> str:
+def caption(reports: Sequence[Report], tasks: Sequence[str], timed: bool) -> str:
+    first = reports[0]
     p = first.perplexity.protocol
     parts = [
         f"Perplexity per {p['unit']}: text {p['text']} ({p['split']}), context {p['context']}, {p['windows']} windows, "
@@ -172,7 +175,8 @@ def caption(first: Report, tasks: Sequence[str], timed: bool) -> str:
         chance = ", ".join(f"{t} {first.scores[t].chance:.0%}" for t in tasks)
         parts.append(f"Accuracy on {first.scores[tasks[0]].n} items a task; chance: {chance}.")
     if timed:
-        parts.append("Tokens/s: greedy decoding, batch 1, key-value cache, median of several runs on this machine.")
-    if len(tasks) and first.settings.get("method") not in (None, "none"):
-        parts.append(f"First row: {describe(first.settings)}.")
+        parts.append("Tokens/s: greedy decoding, batch 1, key-value cache, median of several runs here.")
+    for r in reports:
+        if r.settings.get("method") != "none" and describe(r.settings) not in r.name:
+            parts.append(f"{r.name}: {describe(r.settings)}.")
     return " ".join(parts)

@@ -1,12 +1,16 @@
 """What is evaluated: a model, or a Compressed that holds one."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import BUNDLED
+from course_utils.models import BUNDLED, walk
 from course_utils.quantization.compressed import Compressed
+from course_utils.quantization.layer import QuantizedLinear
 
 Subject = PreTrainedModel | Compressed
 
@@ -14,12 +18,35 @@ Subject = PreTrainedModel | Compressed
 def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
     """The causal language model itself. Raises CompressionError if it is none or cannot read `context` tokens."""
     model = subject.model if isinstance(subject, Compressed) else subject
-    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+    if not isinstance(model, PreTrainedModel) or not model.can_generate() or model.config.is_encoder_decoder:
         raise CompressionError(f"model: expected a causal language model with its head, got {type(model).__name__}.")
     longest = longest_context(model)
     if context is not None and longest is not None and context > longest:
         raise CompressionError(f"context={context}: {name_of(subject)} reads at most {longest} tokens; choose fewer.")
     return model
+
+
+@contextlib.contextmanager
+def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrainedModel]:
+    """The model in evaluation mode, its packed layers standing as dense ones with the same weight Ŵ.
+
+    So each layer is unpacked once, not at each call; the numbers are the same. Afterwards all is as before.
+    """
+    model = runnable(subject, context)
+    modes = {module: module.training for module in model.modules()}
+    packed = {name: module for name, module in model.named_modules() if type(module) is QuantizedLinear}
+    try:
+        for name, module in packed.items():
+            dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+            dense.weight = nn.Parameter(module.weight.to(model.dtype), requires_grad=False)
+            dense.register_parameter("bias", module.bias)
+            walk.replace(model, name, dense)
+        yield model.eval()
+    finally:
+        for name, module in packed.items():
+            walk.replace(model, name, module)
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def longest_context(model: PreTrainedModel) -> int | None:

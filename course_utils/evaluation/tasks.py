@@ -10,10 +10,10 @@ from course_utils.errors import CompressionError
 from course_utils.world import CHANCE, Item, items
 
 from .answers import judge
-from .subject import Subject, runnable
+from .subject import Subject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """`accuracy` and `chance` from 0 to 1, over `n` items."""
 
@@ -28,6 +28,8 @@ class Score:
 
     def __str__(self) -> str:
         return f"{self.accuracy:.1%} ± {self.stderr:.1%} (chance {self.chance:.0%}, n={self.n})"
+
+    __repr__ = __str__
 
 
 def task_items(tasks: Sequence[str] | None, n: int, split: str, seed: int) -> dict[str, list[Item]]:
@@ -51,9 +53,8 @@ def task_scores(
     Choice (facts, stories, sentiment, entailment): the continuation with the highest summed log-probability.
     Generative (addition, programs): the greedy continuation up to a newline, judged by its answer, or by running it.
     """
-    network = runnable(model)
     found = task_items(tasks, n, split, seed)
-    everything = judge(network, tokenizer, [item for group in found.values() for item in group])
+    everything = judge(model, tokenizer, [item for group in found.values() for item in group])
     scores, start = {}, 0
     for task, group in found.items():
         right = sum(everything[start : start + len(group)])

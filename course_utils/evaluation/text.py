@@ -70,10 +70,12 @@ def check_sizes(n: int | None, context: int) -> None:
 def read(text: Text, split: str) -> tuple[str, str, str]:
     """(content, name, split in words) of a file, of strings, or of a hub data set."""
     if isinstance(text, str | Path):
+        if len(str(text)) > 200 or "\n" in str(text):
+            raise CompressionError("text: a string names a file or a data set; put the text itself in a list: [text].")
         path = Path(text).expanduser()
         if path.is_file():
             try:
-                return *share(path.read_text(encoding="utf-8"), path.name, split),
+                return share(path.read_text(encoding="utf-8"), path.name, split)
             except UnicodeDecodeError as error:
                 raise CompressionError(f"text: {path.name} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
         if isinstance(text, Path) or text.endswith(".txt") or path.is_absolute() or text.startswith((".", "~")):

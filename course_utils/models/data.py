@@ -36,6 +36,7 @@ def mean_loss(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> float
     was_training = model.training
     model.eval()
     total = 0.0
+    batch = max(1, min(batch, 2**25 // (windows.shape[1] * model.config.vocab_size)))  # at most 128 MB of logits, or one window
     for ids in windows.split(batch):
         ids = ids.long().to(model.device)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
