@@ -1,0 +1,159 @@
+"""Lab 1.1: how many bytes a model takes, and which compressed version to keep."""
+
+import torch
+
+from course_utils.learn.exercise import Exercise
+
+
+def pick(rng: torch.Generator, *values):
+    """One of the values."""
+    return values[int(torch.randint(len(values), (), generator=rng))]
+
+
+# --- weights ---
+
+
+def weight_inputs(rng: torch.Generator) -> dict:
+    millions = int(torch.randint(50, 9000, (), generator=rng))
+    return {"parameters": 1_000_000 * millions, "bits": pick(rng, 2, 3, 4, 8, 16, 32)}
+
+
+def weight_bytes(parameters: int, bits: int) -> float:
+    """N b / 8."""
+    return parameters * bits / 8
+
+
+# --- keys and values ---
+
+
+def cache_inputs(rng: torch.Generator) -> dict:
+    kv_heads = pick(rng, 2, 4, 8)
+    return {
+        "layers": pick(rng, 12, 24, 32), "heads": kv_heads * pick(rng, 2, 4), "kv_heads": kv_heads,
+        "head_dim": pick(rng, 64, 128), "context": 1024 * pick(rng, 1, 2, 3, 4), "batch": pick(rng, 3, 5, 7),
+        "bits": pick(rng, 8, 16, 32),
+    }  # fmt: skip
+
+
+def cache_bytes(layers: int, heads: int, kv_heads: int, head_dim: int, context: int, batch: int, bits: int) -> float:
+    """2 (keys, values) × layers × KV heads × head width × context × batch × b / 8."""
+    return 2 * layers * kv_heads * head_dim * context * batch * bits / 8
+
+
+def other_heads(layers, heads, kv_heads, head_dim, context, batch, bits):
+    return cache_bytes(layers, heads, heads, head_dim, context, batch, bits)
+
+
+# --- a quantized matrix ---
+
+
+def matrix_inputs(rng: torch.Generator) -> dict:
+    group_size = pick(rng, 16, 32, 64)
+    groups = int(torch.randint(3, 20, (), generator=rng))
+    return {"rows": int(torch.randint(10, 500, (), generator=rng)), "columns": groups * group_size,
+            "bits": pick(rng, 2, 3, 4, 8), "group_size": group_size}  # fmt: skip
+
+
+def quantized_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
+    """rows × (⌈columns b / 8⌉ + 2 groups + ⌈groups b / 8⌉)."""
+    groups = columns // group_size
+    return rows * (-(-columns * bits // 8) + 2 * groups + -(-groups * bits // 8))
+
+
+def no_scales(rows, columns, bits, group_size):
+    return rows * -(-columns * bits // 8)
+
+
+def no_zeros(rows, columns, bits, group_size):
+    return no_scales(rows, columns, bits, group_size) + 2 * rows * (columns // group_size)
+
+
+def wide_scales(rows, columns, bits, group_size):
+    return quantized_bytes(rows, columns, bits, group_size) + 2 * rows * (columns // group_size)
+
+
+def one_group(rows, columns, bits, group_size):
+    return quantized_bytes(rows, columns, bits, columns)
+
+
+def codes_in_bits(rows, columns, bits, group_size):
+    groups = columns // group_size
+    return rows * (columns * bits + 2 * groups + -(-groups * bits // 8))
+
+
+def whole_byte_zeros(rows, columns, bits, group_size):
+    groups = columns // group_size
+    return rows * (-(-columns * bits // 8) + 2 * groups + groups)
+
+
+# --- the choice ---
+
+
+def choice_inputs(rng: torch.Generator) -> dict:
+    n = int(torch.randint(4, 8, (), generator=rng))
+    sizes = (torch.randperm(90, generator=rng)[:n] + 10).tolist()
+    losses = [round(0.6 + 0.01 * k, 2) for k in torch.randperm(60, generator=rng)[:n].tolist()]
+    # the limit is met exactly by one candidate; the best and the smallest of all are others where that is possible
+    allowed = sorted(losses)[pick(rng, n // 2, n - 2)]
+    return {"sizes": sizes, "losses": losses, "limit": allowed if pick(rng, 1, 2, 3, 4) > 1 else 0.5}
+
+
+def smallest_within(sizes: list, losses: list, limit: float) -> int:
+    """argmin of sizes over losses ≤ limit; −1 if there is none."""
+    best = -1
+    for i, loss in enumerate(losses):
+        if loss <= limit and (best < 0 or sizes[i] < sizes[best]):
+            best = i
+    return best
+
+
+def largest_loss_allowed(sizes, losses, limit):
+    fitting = [i for i, loss in enumerate(losses) if loss <= limit]
+    return max(fitting, key=losses.__getitem__, default=-1)
+
+
+EXERCISES = [
+    Exercise(
+        id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        mistakes={
+            "bits_for_bytes": lambda parameters, bits: parameters * bits,
+            "gigabytes": lambda parameters, bits: parameters * bits / 8 / 1e9,
+            "gibibytes": lambda parameters, bits: parameters * bits / 8 / 2**30,
+            "always_four": lambda parameters, bits: parameters * 4,
+            "multiplied": lambda parameters, bits: parameters * bits * 8,
+        },
+    ),
+    Exercise(
+        id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        mistakes={
+            "keys_only": lambda **k: cache_bytes(**k) / 2,
+            "query_heads": other_heads,
+            "bits_for_bytes": lambda **k: cache_bytes(**k) * 8,
+            "batch_forgotten": lambda **k: cache_bytes(**k) / k["batch"],
+            "context_forgotten": lambda **k: cache_bytes(**k) / k["context"],
+            "layers_forgotten": lambda **k: cache_bytes(**k) / k["layers"],
+        },
+    ),
+    Exercise(
+        id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        mistakes={
+            "scales_forgotten": no_scales, "zeros_forgotten": no_zeros, "scales_in_32_bits": wide_scales,
+            "one_scale_a_row": one_group, "codes_in_bits": codes_in_bits, "zeros_unpacked": whole_byte_zeros,
+        },
+    ),
+    Exercise(
+        id="budget.smallest_within", inputs=choice_inputs, spec=smallest_within, lesson="1.3-the-trade-off", trials=12,
+        mistakes={
+            "limit_ignored": lambda sizes, losses, limit: sizes.index(min(sizes)),
+            "best_quality": lambda sizes, losses, limit: losses.index(min(losses)) if min(losses) <= limit else -1,
+            "strictly_below": lambda sizes, losses, limit: smallest_within(
+                sizes, [loss if loss < limit else float("inf") for loss in losses], limit
+            ),
+            "first_that_fits": lambda sizes, losses, limit: next((i for i, x in enumerate(losses) if x <= limit), -1),
+            "closest_to_limit": largest_loss_allowed,
+            "size_not_index": lambda sizes, losses, limit: min(
+                (s for s, x in zip(sizes, losses, strict=True) if x <= limit), default=-1
+            ),
+        },
+    ),
+]  # fmt: skip

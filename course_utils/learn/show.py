@@ -1,0 +1,111 @@
+"""Show HTML in a notebook and plain text elsewhere; one small markup serves both.
+
+Markup of the text files: a blank line parts paragraphs, `code`, **bold**, three backticks for a block of code,
+$formula$ as it is. Colours follow the light or dark theme of JupyterLab.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+COLOURS = {"right": "#009E73", "wrong": "#D55E00", "hint": "#56B4E9", "question": "#0072B2", "note": "#999999"}
+FONT = "line-height:1.5;max-width:52em"
+RUNNERS = re.compile(r"nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run")
+_block = re.compile(r"```[a-z]*\n?(.*?)```", re.DOTALL)
+
+
+def in_notebook() -> bool:
+    """True where HTML is shown: in a kernel, not in a terminal."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def live() -> bool:
+    """True where somebody can move a control: a notebook that no batch tool is running.
+
+    A committed notebook then holds readable HTML instead of references to controls that are gone.
+    COURSE_STATIC=1 or 0 decides it by hand.
+    """
+    if chosen := os.environ.get("COURSE_STATIC"):
+        return chosen == "0" and in_notebook()
+    return in_notebook() and ("JPY_SESSION_NAME" in os.environ or not RUNNERS.search(_parent_command()))
+
+
+def _parent_command() -> str:
+    """The command line of the process that started this kernel, or nothing where it cannot be told."""
+    parent = os.environ.get("JPY_PARENT_PID", "")
+    if not parent.isdigit() or os.name == "nt":
+        return ""
+    try:
+        return Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+    except OSError:
+        pass
+    try:
+        command = ["ps", "-o", "command=", "-p", parent]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def markup(text: str) -> str:
+    """HTML of a text in the small markup; everything else in it is escaped."""
+    parts = _block.split(text.strip())
+    return "".join(_paragraphs(part) if i % 2 == 0 else _code(part) for i, part in enumerate(parts))
+
+
+def _code(text: str) -> str:
+    return f"<pre style='margin:.4em 0;padding:.4em .8em'>{html.escape(text.rstrip())}</pre>"
+
+
+def _paragraphs(text: str) -> str:
+    paragraphs = [inline(p.strip()) for p in re.split(r"\n\s*\n", text) if p.strip()]
+    return "".join(f"<p style='margin:.3em 0'>{p}</p>" for p in paragraphs)
+
+
+def inline(text: str) -> str:
+    """HTML of one line in the small markup."""
+    text = html.escape(text, quote=False)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+
+
+def plain(text: str) -> str:
+    """The same text for a terminal."""
+    text = re.sub(r"```[a-z]*\n?", "", text.strip())
+    return re.sub(r"\*\*(.+?)\*\*", r"\1", text).replace("`", "")
+
+
+def box(kind: str, title: str, body: str = "") -> str:
+    """HTML of a message: a coloured bar, a title, the body in markup."""
+    head = f"<b style='color:{COLOURS[kind]}'>{inline(title)}</b>"
+    style = f"border-left:4px solid {COLOURS[kind]};padding:.2em .9em;margin:.4em 0;{FONT}"
+    return f"<div style='{style}'>{head}{markup(body)}</div>"
+
+
+def message(kind: str, title: str, body: str = "") -> None:
+    """Show a message; kind is one of COLOURS."""
+    emit(box(kind, title, body), f"{plain(title)}\n{plain(body)}".strip())
+
+
+def emit(as_html: str, as_text: str, **more: Any) -> None:
+    """Show HTML in a notebook (with the text beside it for other readers), the text elsewhere."""
+    if not in_notebook():
+        print(as_text)
+        return
+    from IPython.display import display
+
+    display({"text/html": as_html, "text/plain": as_text, **more}, raw=True)
+
+
+def overview(lesson: str) -> None:
+    """First output of a lesson: what you will be able to do, what comes before, minutes, day."""
+    from .lesson_card import show_card
+
+    show_card(lesson)

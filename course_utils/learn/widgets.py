@@ -1,0 +1,165 @@
+"""Controls for a lesson: `explore(draw, bits=slider(2, 8, 4))` draws again whenever a control moves.
+
+The figure is an ordinary PNG output under one display id, so that it is in the committed notebook and is replaced
+in place. ipywidgets and matplotlib are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.errors import CompressionError
+
+from . import show
+from .texts import ui
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control: its kind, its first value, and what it may be."""
+
+    kind: str  # slider | dropdown | checkbox | toggle
+    value: Any
+    choices: tuple[Any, ...] = ()  # dropdown and toggle; of a slider: low, high, step
+    label: str | None = None
+
+
+def slider(
+    low: float, high: float, value: float | None = None, *, step: float | None = None, label: str | None = None
+) -> Control:
+    """A number between `low` and `high`; whole numbers when all are whole."""
+    value = low if value is None else value
+    whole = all(isinstance(x, int) for x in (low, high, value)) and (step is None or isinstance(step, int))
+    step = step or (1 if whole else (high - low) / 100)
+    if not low <= value <= high:
+        raise CompressionError(f"slider: value {value} is outside {low} to {high}; choose one within.")
+    return Control("slider", value, (low, high, step), label)
+
+
+def dropdown(options: Sequence[Any], value: Any = None, *, label: str | None = None) -> Control:
+    """One of several values, in a list that opens."""
+    return _choice("dropdown", options, value, label)
+
+
+def toggle(options: Sequence[Any], value: Any = None, *, label: str | None = None) -> Control:
+    """One of a few values, as a row of buttons."""
+    return _choice("toggle", options, value, label)
+
+
+def checkbox(value: bool = False, *, label: str | None = None) -> Control:
+    """Yes or no."""
+    return Control("checkbox", bool(value), (), label)
+
+
+def _choice(kind: str, options: Sequence[Any], value: Any, label: str | None) -> Control:
+    options = tuple(options)
+    value = options[0] if value is None and options else value
+    if value not in options:
+        raise CompressionError(f"{kind}: value {value!r} is not among the options {list(options)}; choose one of them.")
+    return Control(kind, value, options, label)
+
+
+def explore(draw: Callable[..., Any], **controls: Control) -> None:
+    """Show `draw(**values)`, a matplotlib Figure, and controls that draw it again.
+
+    Where nobody can move a control (nbconvert, papermill, a terminal) the figure of the first values is drawn once.
+    """
+    for name, control in controls.items():
+        if not isinstance(control, Control):
+            raise CompressionError(f"explore: {name} must be a control, such as {name}=slider(2, 8, 4).")
+    values = {name: control.value for name, control in controls.items()}
+    if not show.in_notebook():
+        _close(draw(**values))
+        return
+    from IPython.display import display
+
+    if not show.live():
+        if controls:
+            show.emit(_described(controls), "")
+        display(_picture(draw(**values), values), raw=True)
+        return
+    box, made = _build(controls)
+    show_widget(box, _described(controls))
+    handle = display(_picture(draw(**values), values), raw=True, display_id=True)
+
+    def moved(_change: object) -> None:
+        now = {name: widget.value for name, widget in made.items()}
+        handle.update(_picture(draw(**now), now), raw=True)
+
+    for widget in made.values():
+        widget.observe(moved, names="value")
+
+
+def show_widget(widget: Any, fallback: str) -> None:
+    """Show a widget, with HTML for readers that have no live kernel."""
+    from IPython.display import display
+
+    view = {"model_id": widget.model_id, "version_major": 2, "version_minor": 0}
+    bundle = {
+        "application/vnd.jupyter.widget-view+json": view,
+        "text/html": fallback,
+        "text/plain": show.plain(type(widget).__name__),
+    }
+    display(bundle, raw=True)
+
+
+def _build(controls: dict[str, Control]) -> tuple[Any, dict[str, Any]]:
+    import ipywidgets as w
+
+    made: dict[str, Any] = {}
+    for name, control in controls.items():
+        common = {"description": _label(name, control), "style": {"description_width": "initial"}}
+        if control.kind == "slider":
+            low, high, step = control.choices
+            whole = all(isinstance(x, int) for x in (*control.choices, control.value))
+            kind = w.IntSlider if whole else w.FloatSlider
+            more = {} if whole else {"readout_format": ".3g"}
+            made[name] = kind(
+                value=control.value, min=low, max=high, step=step, continuous_update=False, **common, **more
+            )
+        elif control.kind == "dropdown":
+            made[name] = w.Dropdown(options=control.choices, value=control.value, **common)
+        elif control.kind == "toggle":
+            made[name] = w.ToggleButtons(options=control.choices, value=control.value, **common)
+        else:
+            made[name] = w.Checkbox(value=control.value, indent=False, **common)
+    return w.VBox(list(made.values())), made
+
+
+def _label(name: str, control: Control) -> str:
+    return control.label or name.replace("_", " ")
+
+
+def _described(controls: dict[str, Control]) -> str:
+    """The controls in words, for a page on which they cannot be moved."""
+    said = []
+    for name, control in controls.items():
+        span = ""
+        if control.kind == "slider":
+            span = f" ({control.choices[0]:g} – {control.choices[1]:g})"
+        elif control.choices:
+            span = f" ({', '.join(map(str, control.choices))})"
+        said.append(f"{_label(name, control)}: `{control.value}`{span}")
+    return f"<div style='{show.FONT}'>{show.inline(' · '.join(said))}<br><i>{ui('run_to_move')}</i></div>"
+
+
+def _picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The figure as a PNG of an output; it is closed, so that it is not shown twice."""
+    if not hasattr(figure, "savefig"):
+        raise CompressionError(f"explore: draw returned {type(figure).__name__}; return the matplotlib Figure.")
+    held = io.BytesIO()
+    figure.savefig(held, format="png", bbox_inches="tight", dpi=100)
+    _close(figure)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    words = "; ".join([*titles, *(f"{name} = {value}" for name, value in values.items())])
+    return {"image/png": base64.b64encode(held.getvalue()).decode(), "text/plain": words}
+
+
+def _close(figure: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
