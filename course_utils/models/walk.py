@@ -1,10 +1,11 @@
 """Walk a transformer block by block: find its linear layers, feed it, replace its parts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -101,3 +102,39 @@ def run_block(block: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tenso
     """One block's output hidden states."""
     out = block(hidden, **kwargs)
     return out[0] if isinstance(out, tuple) else out
+
+
+States = list[tuple[Tensor, dict[str, Any]]]
+
+
+@torch.no_grad()
+def through_blocks(model: PreTrainedModel, ids: Tensor, title: str = "blocks") -> Iterator[tuple[nn.Module, States]]:
+    """Each block in order, with the states that enter it: (block, [(hidden states, keyword arguments), …]).
+
+    What the caller does to a block before asking for the next one is felt by the next: its states have gone
+    through the changed block.
+    """
+    states = list(first_block_inputs(model, ids.to(model.device)))
+    for block in tqdm(blocks(model), desc=title, unit="block", leave=False):
+        yield block, states
+        states = [(run_block(block, hidden, kwargs), kwargs) for hidden, kwargs in states]
+
+
+@torch.no_grad()
+def watch_inputs(block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers=None) -> None:
+    """Run the states through a block and call see(layer, x) for what enters its linear layers, x (tokens, in), float32.
+
+    `layers`: only these modules; by default every linear layer of the block.
+    """
+    watched = list(linears(block).values()) if layers is None else list(layers)
+
+    def hook(module, args):
+        see(module, args[0].reshape(-1, args[0].shape[-1]).float())
+
+    handles = [module.register_forward_pre_hook(hook) for module in watched]
+    try:
+        for hidden, kwargs in states:
+            run_block(block, hidden, kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,5 @@
+"""Fewer weights: scores, masks, structure, schedules, and what sparsity is worth in bytes and seconds."""
+
+from . import anatomy, apply, groups, magnitude, masks, scores, structured
+
+__all__ = ["anatomy", "apply", "groups", "magnitude", "masks", "scores", "structured"]

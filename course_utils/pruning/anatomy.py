@@ -1,0 +1,100 @@
+"""Where the parts of a transformer block are, and how to cut them out of it."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Names inside a block. `attention_in` and `mlp_in` read the residual stream, the outs write to it."""
+
+    attention_in: tuple[str, ...]
+    attention_out: str
+    mlp_in: tuple[str, ...]
+    mlp_out: str
+    width: str  # the config's name for the number of MLP channels
+
+
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+KNOWN = (
+    Anatomy(QKV, "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size"),
+    Anatomy(QKV, "self_attn.out_proj", ("fc1",), "fc2", "ffn_dim"),
+    Anatomy(("attn.c_attn",), "attn.c_proj", ("mlp.c_fc",), "mlp.c_proj", "n_inner"),
+)
+
+
+def of(model: PreTrainedModel) -> Anatomy:
+    """The anatomy of a model's blocks. Raises CompressionError for one that is not known or not dense."""
+    names = set(walk.linears(walk.blocks(model)[0]))
+    for anatomy in KNOWN:
+        if names >= {*anatomy.attention_in, anatomy.attention_out, *anatomy.mlp_in, anatomy.mlp_out}:
+            return anatomy
+    raise CompressionError(
+        f"model: the parts of {type(model).__name__}'s blocks are not known; structured pruning knows dense models "
+        "built like Llama, Qwen2 and Mistral, OPT, and GPT-2. Prune before quantizing."
+    )
+
+
+def check_model(model: nn.Module) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
+                               "for nn.Sequential use pruning.channels.")  # fmt: skip
+
+
+def take(module: nn.Module, *, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+    """Keep only these outputs (rows, with their biases) or inputs (columns) of a linear layer, in place."""
+    weight = walk.weight_of(module)
+    if rows is not None:
+        weight = weight[rows]
+        if module.bias is not None:
+            module.bias = nn.Parameter(module.bias.detach()[rows].clone(), module.bias.requires_grad)
+    if columns is not None:
+        weight = weight[:, columns]
+    set_weight(module, weight)
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Give a linear layer the weight (out, in) and the matching sizes, in place."""
+    old = module.weight
+    stored = weight.T if isinstance(module, Conv1D) else weight
+    module.weight = nn.Parameter(stored.to(old.dtype).contiguous(), old.requires_grad)
+    names = ("nf", "nx") if isinstance(module, Conv1D) else ("out_features", "in_features")
+    for name, size in zip(names, weight.shape, strict=True):
+        setattr(module, name, size)
+
+
+def smaller_config(config, **changes: Any):
+    """A copy of a config with these fields changed. Raises CompressionError if the model type does not allow them."""
+    new = copy.deepcopy(config)
+    try:
+        for key, value in changes.items():
+            setattr(new, key, value)
+        type(config).from_dict(new.to_dict())
+    except Exception as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise CompressionError(f"model: {config.model_type} cannot be {changes} ({reason}); keep another number.") from error
+    return new
+
+
+def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTrainedModel:
+    """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
+    attention = getattr(model.config, "_attn_implementation", None)
+    with torch.random.fork_rng(devices=[]):
+        new = AutoModelForCausalLM.from_config(config, dtype=model.dtype, attn_implementation=attention)
+    tied = set(getattr(new, "all_tied_weights_keys", None) or {})
+    found = new.load_state_dict({k: v for k, v in tensors.items() if k not in tied}, strict=False)
+    wrong = (set(found.missing_keys) - tied) | set(found.unexpected_keys)
+    if wrong:
+        raise CompressionError(f"model: weights and the smaller config disagree about {', '.join(sorted(wrong)[:3])}.")
+    new.tie_weights()
+    new.generation_config = copy.deepcopy(model.generation_config)
+    return new.to(model.device).train(model.training)

@@ -1,0 +1,86 @@
+"""Put masks on a model, keep them there while it trains, and read its sparsity."""
+
+import copy
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization.compressed import Compressed
+
+from . import masks as mask_functions
+
+Masks = Mapping[str, Tensor]
+
+
+def make_masks(scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str | None = None) -> dict[str, Tensor]:
+    """A mask for every score. Patterns as in `masks.make`, and 'global': one ranking over all layers together."""
+    if pattern == "global":
+        return mask_functions.across(dict(scores), sparsity)
+    return {name: mask_functions.make(score, sparsity, pattern) for name, score in scores.items()}
+
+
+def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
+    """The layers that the masks name. Raises CompressionError for an unknown name or a shape that differs."""
+    layers = walk.compressible(model)
+    for name, mask in masks.items():
+        if name not in layers:
+            raise CompressionError(f"masks: the model has no linear layer {name!r}; take names from walk.compressible.")
+        shape = tuple(walk.weight_of(layers[name]).shape)
+        if tuple(mask.shape) != shape:
+            raise CompressionError(f"masks: {name} is {shape} (out, in), its mask {tuple(mask.shape)}.")
+    return {name: layers[name] for name in masks}
+
+
+@torch.no_grad()
+def apply(model: nn.Module, masks: Masks) -> None:
+    """Set the weights outside the masks to zero, in place. Masks are (out, in), also for GPT-2's Conv1D."""
+    for name, module in check_masks(model, masks).items():
+        walk.weight_of(module).masked_fill_(~masks[name].to(module.weight.device), 0)
+
+
+def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer):
+    """Apply the masks now and after every step of the optimizer, whose momentum would move pruned weights.
+
+    Returns a handle; `handle.remove()` lets the weights go. `masks` may be a dict that grows stricter meanwhile.
+    """
+    apply(model, masks)
+    return optimizer.register_step_post_hook(lambda *_: apply(model, masks))
+
+
+def zeros(model: nn.Module) -> dict[str, float]:
+    """The fraction of zero weights in each linear layer that compression works on."""
+    return {n: float((walk.weight_of(m) == 0).float().mean()) for n, m in walk.compressible(model).items()}
+
+
+def sparsity_of(model: nn.Module) -> float:
+    """The fraction of zeros among all those weights together."""
+    weights = [walk.weight_of(m) for m in walk.compressible(model).values()]
+    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def nonzero(model: nn.Module) -> dict[str, Tensor]:
+    """The masks of a model that was pruned before: True where a weight is not zero."""
+    return {name: walk.weight_of(module) != 0 for name, module in walk.compressible(model).items()}
+
+
+def prune(
+    model: nn.Module, scores: Mapping[str, Tensor], sparsity: float = 0.5, *, pattern: str | None = None,
+    method: str = "scores",
+) -> Compressed:  # fmt: skip
+    """One-shot pruning by any scores with any mask. Works on a copy; `model` is unchanged.
+
+    `scores` maps names of linear layers to tensors (out, in), higher = keep, as the functions of
+    `pruning.scores` make them; layers without a score stay dense.
+    Raises CompressionError for scores that do not fit the model, NaN, or a bad sparsity or pattern.
+    """
+    began = time.perf_counter()
+    check_masks(model, scores)
+    masks = make_masks(scores, sparsity, pattern)
+    model = copy.deepcopy(model)
+    apply(model, masks)
+    settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer"}
+    return Compressed(model, settings, time.perf_counter() - began, {"sparsity": zeros(model)})

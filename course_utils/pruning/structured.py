@@ -1,0 +1,221 @@
+"""Structured pruning: whole channels, heads, layers and residual dimensions go, and the tensors get smaller.
+
+What comes out is an ordinary model of the same class with a smaller config: it saves, loads and generates with
+nothing from this package. Every layer keeps the same number of channels and heads, since the config has one number
+for all.
+"""
+
+import copy
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization.compressed import Compressed
+
+from . import anatomy, groups
+
+
+def second_moment(block: nn.Module, states: walk.States, layer: nn.Module) -> Tensor:
+    """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block."""
+    total: list = [0, 0]
+
+    def see(_, x):
+        total[0], total[1] = total[0] + x.T @ x, total[1] + len(x)
+
+    walk.watch_inputs(block, states, see, [layer])
+    return total[0] * (2.0 / total[1])
+
+
+def _shrink(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool) -> None:
+    """Take inputs away from the layer that reads the pruned channels."""
+    weight = walk.weight_of(out).float()
+    anatomy.set_weight(out, groups.compensated(weight, H, columns) if compensate else weight[:, columns])
+
+
+@torch.no_grad()
+def prune_mlp(
+    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, score: str = "energy",
+    compensate: bool = True,
+) -> Compressed:  # fmt: skip
+    """Remove MLP channels: rows of the projections into the MLP (gate and up, or one), columns of the one out of it.
+
+    `keep`: a fraction of the channels (float) or their number (int), the same in every block. `score`: 'energy',
+    'surgeon' or 'magnitude' (`groups.score`). `compensate`: refit the output projection to the channels that stay,
+    by least squares. Blocks are done in order; each sees inputs that went through the pruned ones.
+    `calibration` holds token ids (sequences, context). Works on a copy.
+    Raises CompressionError for an unknown architecture, empty calibration data or a bad `keep`.
+    """
+    began = time.perf_counter()
+    anatomy.check_model(model)
+    parts, calibration = anatomy.of(model), walk.check_calibration(calibration)
+    before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]
+    count = groups.how_many(before, keep, "channels")
+    config = anatomy.smaller_config(model.config, **{parts.width: count})
+    work = copy.deepcopy(model).eval()
+    chosen = []
+    for block, states in walk.through_blocks(work, calibration, "MLP channels"):
+        out = block.get_submodule(parts.mlp_out)
+        H = second_moment(block, states, out)
+        columns = groups.kept(groups.score(walk.weight_of(out).float(), H, 1, score), count)
+        _shrink(out, H, columns, compensate)
+        for name in parts.mlp_in:
+            anatomy.take(block.get_submodule(name), rows=columns)
+        chosen.append(columns.tolist())
+    settings = {"method": "prune_mlp", "channels": count, "of": before, "score": score, "compensate": compensate}
+    return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
+
+
+def _finish(model, config, tensors, settings, began, details) -> Compressed:
+    return Compressed(anatomy.rebuild(model, config, tensors), settings, time.perf_counter() - began, details)
+
+
+def query_heads(weight: Tensor, H: Tensor, kv: int, ratio: int, size: int, keep: int, unit: str, score: str) -> Tensor:
+    """The query heads that stay, ascending. weight (out, heads · size) is the output projection.
+
+    unit 'group': key-value heads go with all the `ratio` query heads that share them; 'query': every key-value
+    head keeps the same number of its query heads. `keep` counts query heads.
+    """
+    if unit == "group":
+        best = groups.kept(groups.score(weight, H, size * ratio, score), keep // ratio)
+        return groups.members(best, ratio)
+    each = groups.score(weight, H, size, score).view(kv, ratio)
+    return torch.cat([groups.kept(row, keep // kv) + i * ratio for i, row in enumerate(each)])
+
+
+@torch.no_grad()
+def prune_heads(
+    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, unit: str = "group",
+    score: str = "energy", compensate: bool = True,
+) -> Compressed:  # fmt: skip
+    """Remove attention heads: rows of q, k and v, columns of the output projection.
+
+    With grouped-query attention several query heads share a key-value head. `unit='group'` removes key-value heads
+    with all their query heads (the KV cache shrinks too); `unit='query'` removes the same number of query heads from
+    each key-value head. `keep` is a fraction or number of query heads; the rest as in `prune_mlp`.
+    Raises CompressionError for counts that the groups or the model type's config do not allow, and for models whose
+    config ties the head size to the hidden size (OPT, GPT-2): `prune_hidden` removes heads there.
+    """
+    began = time.perf_counter()
+    anatomy.check_model(model)
+    parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration), model.config
+    if not hasattr(config, "num_key_value_heads"):
+        raise CompressionError(
+            f"model: {config.model_type} fixes heads · head size = hidden size, so no smaller config can say that heads "
+            "are gone; use prune_hidden, which removes heads together with the residual width."
+        )
+    heads, kv = config.num_attention_heads, config.num_key_value_heads
+    ratio = heads // kv
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    count = groups.how_many(heads, keep, "heads")
+    step = {"group": ratio, "query": kv}.get(unit)
+    if step is None:
+        raise CompressionError(f"unit={unit!r}: choose 'group' (key-value heads with their queries) or 'query'.")
+    if count % step:
+        raise CompressionError(f"keep={keep}: {count} query heads are not a multiple of {step}; with unit={unit!r} choose one.")
+    new_kv = count // ratio if unit == "group" else kv
+    config = _config_with_heads(config, count, new_kv, size, step)
+    work = copy.deepcopy(model).eval()
+    chosen = []
+    for block, states in walk.through_blocks(work, calibration, "attention heads"):
+        out = block.get_submodule(parts.attention_out)
+        H = second_moment(block, states, out)
+        stay = query_heads(walk.weight_of(out).float(), H, kv, ratio, size, count, unit, score)
+        _shrink(out, H, groups.members(stay, size), compensate)
+        shared = torch.unique(stay // ratio)
+        for name, which in zip(parts.attention_in, (stay, shared, shared), strict=True):
+            anatomy.take(block.get_submodule(name), rows=groups.members(which, size))
+        block.get_submodule(parts.attention_out.partition(".")[0]).num_key_value_groups = count // new_kv
+        chosen.append(stay.tolist())
+    settings = {"method": "prune_heads", "heads": count, "of": heads, "unit": unit, "score": score, "compensate": compensate}
+    return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
+
+
+def _config_with_heads(config, count: int, kv: int, size: int, step: int):
+    """The smaller config, or an error that lists the counts which the model type accepts (Llama wants divisors)."""
+    allowed = []
+    for heads in range(step, config.num_attention_heads + 1, step):
+        try:
+            new = anatomy.smaller_config(config, num_attention_heads=heads, num_key_value_heads=kv, head_dim=size)
+        except CompressionError:
+            continue
+        if heads == count:
+            return new
+        allowed.append(heads)
+    raise CompressionError(f"keep: {config.model_type} cannot have {count} query heads here; choose from {allowed}.")
+
+
+@torch.no_grad()
+def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
+    """1 − E[cos(x_l, x_{l+1})] of the residual stream before and after each block (Men et al., 2024, eq. 1).
+
+    0 for a block that only rescales its input, up to 2.
+    """
+    states = residual_stream(model, walk.check_calibration(calibration))
+    return [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(states, states[1:], strict=False)]
+
+
+def residual_stream(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]:
+    """What enters each block and what leaves the last, each (tokens, hidden) in float64."""
+    found: list[Tensor] = []
+    outputs: list[Tensor] = []
+    for block, states in walk.through_blocks(model, calibration, "residual stream"):
+        found.append(torch.cat([h.flatten(0, -2) for h, _ in states]).double())
+        outputs = [walk.run_block(block, hidden, kwargs) for hidden, kwargs in states]
+    return [*found, torch.cat([h.flatten(0, -2) for h in outputs]).double()]
+
+
+def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedModel:
+    """A copy of the model with only these blocks, in the order given. Raises CompressionError for unknown blocks."""
+    anatomy.check_model(model)
+    chosen, total = list(layers), len(walk.blocks(model))
+    if not chosen or not all(0 <= layer < total for layer in chosen):
+        raise CompressionError(f"layers={chosen}: name at least one of the blocks 0 to {total - 1}.")
+    fields = {k: [v[i] for i in chosen] for k, v in model.config.to_dict().items() if k == "layer_types" and v}
+    config = anatomy.smaller_config(model.config, num_hidden_layers=len(chosen), **fields)
+    inside = walk.blocks(model)
+    prefix = next(name for name, module in model.named_modules() if module is inside) + "."
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith(prefix)}
+    for new, old in enumerate(chosen):
+        tensors |= {f"{prefix}{new}.{k}": v for k, v in inside[old].state_dict().items()}
+    return anatomy.rebuild(model, config, tensors)
+
+
+@torch.no_grad()
+def prune_layers(model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5) -> Compressed:
+    """Remove the blocks with the lowest influence (ShortGPT; `block_influence`). `keep`: fraction or number of blocks."""
+    began = time.perf_counter()
+    anatomy.check_model(model)
+    count = groups.how_many(len(walk.blocks(model)), keep, "blocks")
+    influence = block_influence(model, calibration)
+    chosen = groups.kept(torch.tensor(influence, dtype=torch.float64), count).tolist()
+    settings = {"method": "prune_layers", "layers": count, "of": len(influence)}
+    details = {"kept": chosen, "influence": influence}
+    return Compressed(keep_layers(model, chosen), settings, time.perf_counter() - began, details)
+
+
+@torch.no_grad()
+def prune_blocks(model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5) -> Compressed:
+    """Remove one run of neighbouring blocks: the run over which the residual stream turns least.
+
+    Its angular distance is E[arccos(cos(x_l, x_{l+n}))] / π (Gromov et al., 2024, eq. 7), from 0 to 1.
+    """
+    began = time.perf_counter()
+    anatomy.check_model(model)
+    total = len(walk.blocks(model))
+    count = groups.how_many(total, keep, "blocks")
+    n = total - count
+    states = residual_stream(model, walk.check_calibration(calibration))
+    angles = [
+        float(torch.arccos(torch.cosine_similarity(states[i], states[i + n], dim=-1).clamp(-1, 1)).mean() / torch.pi)
+        for i in range(count + 1)
+    ]
+    first = min(range(len(angles)), key=angles.__getitem__)
+    chosen = [i for i in range(total) if not first <= i < first + n]
+    settings = {"method": "prune_blocks", "layers": count, "of": total}
+    details = {"kept": chosen, "distance": angles}
+    return Compressed(keep_layers(model, chosen), settings, time.perf_counter() - began, details)

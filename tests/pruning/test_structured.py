@@ -1,0 +1,257 @@
+"""Structured pruning: ordinary smaller models, checked against masking, closed forms and brute force."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.pruning import anatomy, groups, structured
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits
+
+
+def close(a, b, tolerance=1e-5):
+    return (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def roundtrips(model, ids, folder):
+    """Saved and loaded by transformers alone, the model computes the same and generates with its cache."""
+    model.save_pretrained(folder)
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).eval()
+    assert type(again) is type(model)
+    assert torch.equal(logits(again, ids), logits(model, ids))
+    out = again.generate(ids[:2, :5], max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    assert out.shape == (2, 13)
+    slow = ids[:2, :5]
+    for _ in range(8):
+        nxt = logits(again, slow)[:, -1]
+        nxt[:, again.config.eos_token_id] = -torch.inf
+        slow = torch.cat([slow, nxt.argmax(-1, keepdim=True)], 1)
+    assert torch.equal(out, slow), "the cache gives what running everything again gives"
+
+
+def untouched(model, before):
+    return all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.fixture
+def before(tiny):
+    return {k: v.clone() for k, v in tiny.state_dict().items()}
+
+
+def test_mlp_equals_zeroed_channels(tiny, before, ids, tmp_path):
+    """Without compensation the smaller model computes what the large one computes with those channels at zero."""
+    result = structured.prune_mlp(tiny, ids, keep=0.25, compensate=False)
+    parts = anatomy.of(tiny)
+    for block, kept in zip(walk.blocks(tiny), result.details["kept"], strict=True):
+        out = walk.weight_of(block.get_submodule(parts.mlp_out))
+        assert len(kept) == out.shape[1] // 4 == result.settings["channels"]
+        gone = torch.ones(out.shape[1], dtype=torch.bool)
+        gone[kept] = False
+        out[:, gone] = 0
+    assert close(logits(result.model, ids), logits(tiny, ids))
+    tiny.load_state_dict(before)
+    assert getattr(result.model.config, parts.width) == result.settings["channels"]
+    assert result.model.num_parameters() < tiny.num_parameters()
+    roundtrips(result.model, ids, tmp_path)
+
+
+def test_mlp_keeping_everything_changes_nothing(tiny, before, ids):
+    for compensate in (False, True):
+        result = structured.prune_mlp(tiny, ids, keep=1.0, compensate=compensate)
+        assert close(logits(result.model, ids), logits(tiny, ids), 1e-2 if compensate else 0)
+    assert untouched(tiny, before)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("unit", ["group", "query"])
+def test_heads_equal_zeroed_heads(make, ids, name, unit, tmp_path):
+    model = make(name)
+    config = model.config
+    heads, kv = config.num_attention_heads, config.num_key_value_heads
+    size = config.hidden_size // heads
+    keep = heads // 2 if name == "qwen2" else {"group": 2, "query": 3}[unit]
+    result = structured.prune_heads(model, ids, keep=keep, unit=unit, compensate=False)
+    new = result.model.config
+    assert new.num_attention_heads == keep
+    assert new.num_key_value_heads == (kv * keep // heads if unit == "group" else kv)
+    assert new.head_dim == size and new.hidden_size == config.hidden_size
+    for block, kept in zip(walk.blocks(model), result.details["kept"], strict=True):
+        weight = walk.weight_of(block.self_attn.o_proj)
+        for head in set(range(heads)) - set(kept):
+            weight[:, head * size : (head + 1) * size] = 0
+        per_kv = [sum(h // (heads // kv) == g for h in kept) for g in range(kv)]
+        assert set(per_kv) == ({0, heads // kv} if unit == "group" else {keep // kv})
+    assert close(logits(result.model, ids), logits(model, ids))
+    roundtrips(result.model, ids, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt2"])
+def test_heads_of_models_without_head_dim_are_refused_with_the_way_out(make, ids, name):
+    with pytest.raises(CompressionError, match="prune_hidden"):
+        structured.prune_heads(make(name), ids)
+
+
+def test_head_counts_that_do_not_fit_are_refused(tiny_llama, ids):
+    config = LlamaConfig(vocab_size=96, hidden_size=32, num_attention_heads=8, num_key_value_heads=4, num_hidden_layers=1)
+    with pytest.raises(CompressionError, match=r"choose from \[2, 4, 8\]"):  # Llama wants divisors of 32
+        structured.prune_heads(LlamaForCausalLM(config), ids, keep=6)
+    with pytest.raises(CompressionError, match="multiple of 3"):
+        structured.prune_heads(tiny_llama, ids, keep=4, unit="query")
+    with pytest.raises(CompressionError, match="unit='head'"):
+        structured.prune_heads(tiny_llama, ids, unit="head")
+
+
+def test_layers_are_those_of_the_formula(tiny, before, ids, tmp_path):
+    states: list = []
+    handles = [b.register_forward_hook(lambda m, a, k, out: states.append(
+        ((a[0] if a else k["hidden_states"]), out[0] if isinstance(out, tuple) else out)), with_kwargs=True)
+        for b in walk.blocks(tiny)]  # fmt: skip
+    logits(tiny, ids)
+    for handle in handles:
+        handle.remove()
+    wanted = []
+    for x, y in states:
+        cos = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(x.double().flatten(0, 1), y.double().flatten(0, 1), strict=True)]
+        wanted.append(1 - sum(cos) / len(cos))
+    assert structured.block_influence(tiny, ids) == pytest.approx(wanted, abs=1e-6)
+    result = structured.prune_layers(tiny, ids, keep=2)
+    assert result.details["kept"] == sorted(sorted(range(3), key=lambda i: -wanted[i])[:2])
+    assert result.model.config.num_hidden_layers == len(walk.blocks(result.model)) == 2
+    assert untouched(tiny, before)
+    roundtrips(result.model, ids, tmp_path)
+
+
+def test_layers_equal_a_model_without_those_blocks(tiny, ids):
+    small = structured.keep_layers(tiny, [0, 2])
+    inside = walk.blocks(tiny)
+    del inside[1]
+    assert close(logits(small, ids), logits(tiny, ids))
+
+
+def test_blocks_are_the_run_that_turns_least(tiny, ids):
+    result = structured.prune_blocks(tiny, ids, keep=1)
+    states = structured.residual_stream(tiny, ids)
+    angles = []
+    for start in range(2):
+        a, b = states[start], states[start + 2]
+        cos = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+        angles.append(float(torch.acos(cos).mean() / torch.pi))
+    assert result.details["distance"] == pytest.approx(angles, abs=1e-9)
+    assert result.details["kept"] == ([2] if angles[0] <= angles[1] else [0])
+
+
+def test_an_identity_block_goes_first(tiny, ids):
+    parts = anatomy.of(tiny)
+    dead = walk.blocks(tiny)[1]
+    for name in (parts.attention_out, parts.mlp_out):
+        for parameter in dead.get_submodule(name).parameters():
+            nn.init.zeros_(parameter)
+    for prune in (structured.prune_layers, structured.prune_blocks):
+        result = prune(tiny, ids, keep=2)
+        assert result.details["kept"] == [0, 2]
+        assert close(logits(result.model, ids), logits(tiny, ids))
+
+
+def test_qwen2_layer_types_follow(make, ids):
+    model = make("qwen2")
+    config = model.config
+    config.layer_types, config.sliding_window, config.use_sliding_window = (
+        ["full_attention", "sliding_attention", "full_attention"], 4, True)  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval()
+    small = structured.keep_layers(model, [1, 2])
+    assert small.config.layer_types == ["sliding_attention", "full_attention"]
+    del walk.blocks(model)[0]
+    model.config.layer_types, model.config.num_hidden_layers = small.config.layer_types, 2
+    assert close(logits(small, ids), logits(model, ids))
+
+
+# --- the layer-level formulas ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def layer():
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(50, 12, generator=g, dtype=torch.float64) @ torch.randn(12, 12, generator=g, dtype=torch.float64)
+    return torch.randn(7, 12, generator=g, dtype=torch.float64), X, 2 / 50 * X.T @ X
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_energy_is_what_a_group_adds(layer, size):
+    W, X, H = layer
+    found = groups.score(W, H, size)
+    for g in range(12 // size):
+        part = slice(g * size, (g + 1) * size)
+        assert found[g] == pytest.approx(2 / 50 * (X[:, part] @ W[:, part].T).square().sum().item(), rel=1e-10)
+    assert groups.score(W, H, size, "magnitude") == pytest.approx(W.view(7, -1, size).square().sum((0, 2)))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_surgeon_is_the_error_after_least_squares(layer, size):
+    W, X, H = layer
+    found = groups.score(W, H, size, "surgeon", damping=0.0)
+    for g in range(12 // size):
+        rest = [j for j in range(12) if j // size != g]
+        fit = torch.linalg.lstsq(X[:, rest], X @ W.T).solution
+        assert found[g] == pytest.approx(2 / 50 * (X[:, rest] @ fit - X @ W.T).square().sum().item(), rel=1e-8)
+
+
+def test_compensation_is_least_squares(layer):
+    W, X, H = layer
+    columns = torch.tensor([0, 3, 4, 7, 11])
+    fit = torch.linalg.lstsq(X[:, columns], X @ W.T).solution.T
+    assert close(groups.compensated(W, H, columns, damping=0.0), fit, 1e-9)
+
+
+def test_kept_groups_are_the_best_subset_by_brute_force():
+    score = torch.tensor([3.0, 1.0, 3.0, 2.0, 1.0])
+    for keep in range(1, 6):
+        best = max(itertools.combinations(range(5), keep), key=lambda c: (sum(score[list(c)]), [-i for i in c]))
+        assert groups.kept(score, keep).tolist() == list(best)
+    assert groups.members(torch.tensor([0, 2]), 3).tolist() == [0, 1, 2, 6, 7, 8]
+
+
+def test_dead_channels_cost_nothing(tiny, ids):
+    """Channels whose way out is zero are the ones that go, and nothing changes."""
+    parts = anatomy.of(tiny)
+    for block in walk.blocks(tiny):
+        walk.weight_of(block.get_submodule(parts.mlp_out))[:, ::2] = 0
+    for compensate in (False, True):
+        result = structured.prune_mlp(tiny, ids, keep=0.5, compensate=compensate)
+        assert all(k % 2 == 1 for kept in result.details["kept"] for k in kept)
+        assert close(logits(result.model, ids), logits(tiny, ids), 1e-2 if compensate else 1e-5)
+
+
+def test_half_precision_stays_half(make, ids):
+    model = make("llama").bfloat16()
+    result = structured.prune_mlp(model, ids)
+    assert result.model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("keep", [0, 0.0, 1.5, -0.5, 1000, True, "half"])
+def test_bad_keep_is_named(tiny_llama, ids, keep):
+    for prune in (structured.prune_mlp, structured.prune_heads, structured.prune_layers, structured.prune_blocks):
+        with pytest.raises(CompressionError, match="keep="):
+            prune(tiny_llama, ids, keep=keep)
+
+
+def test_other_bad_input_is_named(tiny_llama, ids):
+    with pytest.raises(CompressionError, match="calibration"):
+        structured.prune_mlp(tiny_llama, ids[:0])
+    with pytest.raises(CompressionError, match="score='taylor'"):
+        structured.prune_mlp(tiny_llama, ids, score="taylor")
+    with pytest.raises(CompressionError, match="nn.Sequential"):
+        structured.prune_mlp(nn.Sequential(nn.Linear(2, 2)), ids)
+    with pytest.raises(CompressionError, match="layers="):
+        structured.keep_layers(tiny_llama, [3])
+    from course_utils.quantization import rtn
+
+    with pytest.raises(CompressionError, match="before quantizing"):
+        structured.prune_mlp(rtn.quantize(tiny_llama, group_size=-1).model, ids)
