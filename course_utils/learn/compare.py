@@ -34,9 +34,13 @@ def difference(result: Any, want: Any, tolerance: float, where: str = "") -> str
         return None if result == want else ui("wrong_value", where=name, expected=repr(want), got=repr(result))
     if type(result) not in NUMBERS + TENSORS:
         return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
-    if type(want) not in TENSORS and type(result) in TENSORS and result.dim():
+    if _dim(want) and type(result) not in TENSORS or _dim(result) and type(want) not in TENSORS:
         return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
     return _numbers(result, want, tolerance, where)
+
+
+def _dim(value: Any) -> int:
+    return value.dim() if type(value) in TENSORS else 0
 
 
 def _simple(value: Any) -> Any:

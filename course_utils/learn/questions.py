@@ -120,7 +120,7 @@ class Question:
         if given == items:
             return _verdict(True, self.text["why"])
         count = next(i for i, (a, b) in enumerate(zip(given, items, strict=True)) if a != b)
-        return _verdict(False, ui("in_place", count=count, next=count + 1) if count else ui("none_in_place"))
+        return _verdict(False, ui("look_at_place", place=count + 1) if count else ui("look_at_first"))
 
     def _ipython_display_(self) -> None:
         """Nothing: ask() has shown the question."""

@@ -88,7 +88,12 @@ def explore(draw: Callable[..., Any], **controls: Control) -> None:
 
     def moved(_change: object) -> None:
         now = {name: widget.value for name, widget in made.items()}
-        handle.update(_picture(draw(**now), now), raw=True)
+        try:
+            picture = _picture(draw(**now), now)
+        except Exception as error:  # a callback has no cell to show an error in
+            said = show.box("wrong", ui("draw_failed"), f"`{type(error).__name__}: {error}`")
+            picture = {"text/html": said, "text/plain": show.plain(str(error))}
+        handle.update(picture, raw=True)
 
     for widget in made.values():
         widget.observe(moved, names="value")

@@ -281,7 +281,6 @@ EXERCISES = [
             "scales_from_the_start": lambda **given: quantize_layer(**given, fixed_scales=True),
             "one_scale_a_row": lambda **given: quantize_layer(**given, scales_once=True),
             "hessian_not_inverse": lambda **given: quantize_layer(**given, U=factor_of_hessian(given["H"])),
-            "lower_factor": lambda **given: quantize_layer(**given, U=lower_factor(given["H"])),
             "not_divided": with_update(moved_by(lambda U, i: U[i])),
             "sign": with_update(moved_by(lambda U, i: -U[i] / U[i, i])),
             "within_groups": within_groups,
