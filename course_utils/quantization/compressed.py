@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -57,69 +57,110 @@ def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
     model = compressed.model
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("save: only Hugging Face models can be saved; save other modules with their state_dict.")
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CompressionError(f"save: {folder} holds something else; choose a new folder, or one that was saved here before.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-        tensors = {k: narrow(v).contiguous() for k, v in model.state_dict().items() if k not in tied}
-        save_file(tensors, work / WEIGHTS)
-        layers = {
-            name: {
-                "in_features": m.in_features, "out_features": m.out_features, "bits": m.bits, "groups": m.groups,
-                "symmetric": m.symmetric, "bias": m.bias is not None, "scattered": m.group_index is not None,
-                "scale_dtype": str(m.scale.dtype).removeprefix("torch."),
-            }
-            for name, m in model.named_modules() if isinstance(m, QuantizedLinear)
-        }  # fmt: skip
-        manifest = {
-            "format": 1, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."),
-            "sha256": hashlib.sha256((work / WEIGHTS).read_bytes()).hexdigest(), "layers": layers,
-        }  # fmt: skip
-        (work / MANIFEST).write_text(json.dumps(manifest))
-        model.config.save_pretrained(work)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(work)
-        for file in work.iterdir():
-            file.chmod(0o644)
-        work.chmod(0o755)
+        _write(compressed, model, work, tokenizer)
         size = sum(f.stat().st_size for f in work.iterdir())
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(work, folder)
-    except BaseException:
+        _swap(work, folder)
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise
     return size
 
 
-def load(folder: str | Path) -> PreTrainedModel:
-    """A model that `Compressed.save` wrote, ready to generate.
+def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer) -> None:
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    tensors = {k: narrow(v).contiguous() for k, v in model.state_dict().items() if k not in tied}
+    save_file(tensors, work / WEIGHTS)
+    model.config.save_pretrained(work)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(work)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(work)
+    layers = {
+        name: {
+            "in_features": m.in_features, "out_features": m.out_features, "bits": m.bits, "groups": m.groups,
+            "symmetric": m.symmetric, "bias": m.bias is not None, "scattered": m.group_index is not None,
+            "scale_dtype": str(m.scale.dtype).removeprefix("torch."),
+        }
+        for name, m in model.named_modules() if isinstance(m, QuantizedLinear)
+    }  # fmt: skip
+    manifest: dict[str, Any] = {
+        "format": 1, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
+        "sha256": {str(f.relative_to(work)): _digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()},
+    }  # fmt: skip
+    manifest["self"] = _digest(_canonical(manifest))
+    (work / MANIFEST).write_text(json.dumps(manifest))
+    for file in work.iterdir():
+        file.chmod(0o644)
+    work.chmod(0o755)
 
-    Raises CompressionError if a file is missing, truncated, altered, or does not belong to the others.
-    """
-    folder = Path(folder)
+
+def _swap(work: Path, folder: Path) -> None:
+    """Put the finished folder `work` in the place of `folder`: whatever interrupts it, one of the two is there whole."""
+    aside = work.with_name(f"{work.name}-old")
+    if folder.exists():
+        os.replace(folder, aside)
+    try:
+        os.replace(work, folder)
+    except BaseException:
+        if aside.exists() and not folder.exists():
+            os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _canonical(manifest: dict[str, Any]) -> bytes:
+    return json.dumps({k: v for k, v in manifest.items() if k != "self"}, sort_keys=True).encode()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, after every file that it lists was found unaltered."""
     for name in (MANIFEST, WEIGHTS, "config.json"):
         if not (folder / name).is_file():
             raise CompressionError(f"{folder}: {name} is missing; save the compressed model again.")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        wanted, layers, dtype = manifest["sha256"], manifest["layers"], getattr(torch, manifest["dtype"])
+        intact = manifest["self"] == _digest(_canonical(manifest))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressionError(f"{folder / MANIFEST}: not readable ({error}); save the compressed model again.") from error
-    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != wanted:
-        raise CompressionError(f"{folder / WEIGHTS}: checksum differs; the file is damaged or truncated. Copy it again.")
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise CompressionError(f"{folder / WEIGHTS}: not a safetensors file ({error}).") from error
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype=dtype)
-    for name, shape in layers.items():
+    if not intact or manifest.get("format") != 1:
+        raise CompressionError(f"{folder / MANIFEST}: altered, or of another version; save the compressed model again.")
+    for name, wanted in manifest["sha256"].items():
+        file = folder / name
+        if not file.is_file() or _digest(file.read_bytes()) != wanted:
+            raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
+    return manifest
+
+
+def load(folder: str | Path) -> PreTrainedModel:
+    """A model that `Compressed.save` wrote, ready to generate: bit for bit the one that was saved.
+
+    Raises CompressionError if a file is missing, truncated, altered, or does not belong to the others.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    dtype = getattr(torch, manifest["dtype"])
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for name, shape in manifest["layers"].items():
         scale_dtype = getattr(torch, shape.pop("scale_dtype"))
         walk.replace(model, name, QuantizedLinear(**shape, scale_dtype=scale_dtype, dtype=dtype))
-    found = model.load_state_dict(tensors, strict=False)
+    try:
+        found = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        raise CompressionError(f"{folder}: weights and config disagree ({error}); save the model again.") from error
     missing = set(found.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing or found.unexpected_keys:
         wrong = sorted(missing | set(found.unexpected_keys))[:3]
         raise CompressionError(f"{folder}: weights and config disagree about {', '.join(wrong)}; save the model again.")
     model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()

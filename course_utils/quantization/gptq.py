@@ -8,11 +8,19 @@ With H⁻¹ = UᵀU (U upper triangular), column i is rounded and the columns to
 
     W[:, j] −= (w_i − ŵ_i) / U_ii · U_ij,    j > i,
 
-which is the optimal brain surgeon's update with the inverse Hessian of the columns that are left.
+which is the optimal brain surgeon's update with the inverse Hessian of the columns that are left. With the rows of
+errors e_i = (w_i − ŵ_i) / U_ii, W − Ŵ = E U, so that the damped error that all this ends with is Σ e_i².
+
+The walk is greedy: each column is rounded as if the later ones could still be any real number. It is nearly always
+better than rounding, but it need not be (few bits, strongly correlated inputs, a range that the moved weights
+leave). `quantize_layer` therefore compares the two and keeps plain rounding for a layer where that is better.
 """
 
 import copy
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +30,10 @@ from transformers import PreTrainedModel
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 
+from . import rtn
 from .compressed import Compressed
 from .grids import Grid, check_bits, check_group_size, check_matrix, make_grid, scale_and_zero
-from .layer import LayerResult, QuantizedLinear
+from .layer import LayerResult, QuantizedLinear, naming
 
 
 def hessian(x: Tensor) -> Tensor:
@@ -36,11 +45,13 @@ def hessian(x: Tensor) -> Tensor:
 
 
 def damped(H: Tensor, damping: float) -> Tensor:
-    """H + damping · mean(diag H) · I; an input that is always zero gets the diagonal entry 1 first."""
+    """H + damping · mean(diag H) · I, where an input that is always zero counts as 1 on the diagonal, and not in the mean."""
     H = H.clone()
     diagonal = H.diagonal()
-    diagonal[diagonal == 0] = 1
-    diagonal += damping * diagonal.mean()
+    dead = diagonal == 0
+    ridge = damping * diagonal.sum() / (~dead).sum().clamp(min=1)
+    diagonal[dead] = 1
+    diagonal += ridge
     return H
 
 
@@ -48,22 +59,27 @@ def inverse_cholesky(H: Tensor) -> Tensor:
     """The upper triangular U with H⁻¹ = UᵀU.
 
     With J the reversal of order and JHJ = LLᵀ, U = J L⁻¹ J: one Cholesky factor and one triangular inverse.
-    Raises CompressionError if H is not positive definite.
+    Raises CompressionError if H is not positive definite, or so nearly singular that rounding errors would decide.
     """
+    diagonal = H.diagonal().flip(0)
     L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-    if failed:
+    if failed or not (L.diagonal() ** 2 > 10 * torch.finfo(H.dtype).eps * diagonal).all():
         raise CompressionError("H is not positive definite; use more calibration data or a larger damping (try 0.1).")
-    identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
-    return torch.linalg.solve_triangular(L, identity, upper=False).flip(0, 1)
+    inverse = torch.eye(len(H), dtype=H.dtype, device=H.device)
+    torch.linalg.solve_triangular(L, inverse, upper=False, out=inverse)
+    return inverse.flip(0, 1)
 
 
 def layer_error(weight: Tensor, quantized: Tensor, H: Tensor) -> float:
-    """tr((W − Ŵ) H (W − Ŵ)ᵀ): the mean squared error of the layer's output, times 2."""
-    difference = (weight - quantized).to(H.dtype)
-    return float(((difference @ H) * difference).sum())
+    """tr((W − Ŵ) H (W − Ŵ)ᵀ): the squared error of the layer's outputs, summed over outputs, mean over tokens, times 2."""
+    total = 0.0
+    for rows, rounded in zip(weight.split(256), quantized.split(256), strict=True):
+        difference = (rows - rounded).to(H.dtype)
+        total += float((difference @ H).mul_(difference).sum())
+    return total
 
 
-def _check(weight: Tensor, H: Tensor, bits: int, damping: float) -> Tensor:
+def _check(weight: Tensor, H: Tensor, bits: int, damping: float, block_size: int) -> Tensor:
     weight = check_matrix(weight)
     check_bits(bits)
     if H.shape != (weight.shape[1],) * 2:
@@ -72,62 +88,99 @@ def _check(weight: Tensor, H: Tensor, bits: int, damping: float) -> Tensor:
         raise CompressionError("H: contains NaN or infinity; check the calibration inputs.")
     if not 0 <= damping <= 1:
         raise CompressionError(f"damping={damping}: choose a number from 0 to 1, usually 0.01.")
+    if block_size < 1:
+        raise CompressionError(f"block_size={block_size}: choose a number of columns, usually 128.")
     return weight
 
 
+@torch.no_grad()
 def quantize_layer(
     weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
     damping: float = 0.01, block_size: int = 128, act_order: bool = False, static_groups: bool = False,
+    never_worse: bool = True,
 ) -> LayerResult:  # fmt: skip
     """GPTQ of one weight (out, in) for the Hessian H (in, in).
 
-    Errors within a block of columns are handed on at once, those to later blocks in one matrix product. Scales
-    are taken from the weights as they stand when a group begins; `static_groups` takes them beforehand.
-    `act_order` visits the inputs with the largest H_ii first, so that groups are formed in that order unless
-    they are static. Work is done in the weight's precision (float32 at least).
+    Errors within a block of columns are handed on at once, those to later blocks in one matrix product;
+    `block_size` changes the time, not the result. Scales are taken from the weights as they stand when a group
+    begins; `static_groups` takes them beforehand. `act_order` visits the inputs with the largest H_ii first, so
+    that groups are formed in that order unless they are static. With `never_worse`, a layer whose `layer_error`
+    is larger than that of rounding to nearest with the same bits, groups and symmetry is rounded instead; turn it
+    off for the bare algorithm. Work is done in the weight's precision (float32 at least).
 
     Raises CompressionError for NaN, infinity, shapes that do not match, a group size that does not divide the
     inputs, or a Hessian that is not positive definite after damping.
     """
-    weight = _check(weight, H, bits, damping)
+    weight = _check(weight, H, bits, damping, block_size)
+    result = _walk_columns(
+        weight, H.to(weight), bits, check_group_size(group_size, weight.shape[1]), symmetric, damping, block_size,
+        act_order, static_groups,
+    )  # fmt: skip
+    if not never_worse or layer_error(weight, result.weight, H) <= rounding_error(weight, H, bits, group_size, symmetric):
+        return result
+    return replace(rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric), rounded=True)
+
+
+def rounding_error(weight: Tensor, H: Tensor, bits: int, group_size: int | None, symmetric: bool) -> float:
+    """The layer error of rounding to nearest, a few rows at a time to spare memory."""
+    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    total = 0.0
+    for rows in weight.split(256):
+        total += layer_error(rows, rtn.quantize_layer(rows, **settings).weight, H)
+    return total
+
+
+def _walk_columns(
+    weight: Tensor, H: Tensor, bits: int, size: int, symmetric: bool, damping: float, block_size: int,
+    act_order: bool, static_groups: bool,
+) -> LayerResult:  # fmt: skip
     rows, columns = weight.shape
-    size = check_group_size(group_size, columns)
-    H = H.to(weight)
-    dead = H.diagonal() == 0
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(columns, device=H.device)
     group_of = order // size if static_groups else torch.arange(columns, device=H.device) // size
-    U = inverse_cholesky(damped(H, damping)[order][:, order])
+    dead = H.diagonal()[order] == 0
+    U = damped(H, damping)
+    U = inverse_cholesky(U[order][:, order] if act_order else U)
 
-    W = weight.T[order].contiguous()  # (in, out): a column of the weight is a row here
-    W[dead[order]] = 0
+    W = weight.T[order].contiguous() if act_order else weight.T.clone(memory_format=torch.contiguous_format)
+    # W is (in, out): a column of the weight is a row here
+    W[dead] = 0
     codes = torch.empty(columns, rows, dtype=torch.uint8, device=W.device)
-    quantized = torch.empty_like(W)
     if static_groups:
         grid = make_grid(weight, bits=bits, symmetric=symmetric, group_size=size)
         scale, zero = grid.scale.T.contiguous(), grid.zero_point.T.contiguous()
     else:
         scale, zero = W.new_empty(2, columns // size, rows)
     largest = 2**bits - 1
-    block = size * max(1, block_size // size) if size <= block_size or size % block_size else block_size
-
-    for start in range(0, columns, block):
-        end = min(start + block, columns)
+    for start, end in _blocks(columns, block_size, None if static_groups else size):
         errors = torch.empty_like(W[start:end])
         for i in range(start, end):
             if not static_groups and i % size == 0:
                 group = W[i : i + size]
                 scale[i // size], zero[i // size] = scale_and_zero(group.amin(0), group.amax(0), bits, symmetric)
-            g = group_of[i]
-            q = torch.round(W[i] / scale[g]).add_(zero[g]).clamp_(0, largest)
+            s, z = scale[group_of[i]], zero[group_of[i]]
+            q = torch.div(W[i], s).round_().add_(z).clamp_(0, largest)
             codes[i] = q
-            quantized[i] = (q - zero[g]) * scale[g]
-            error = torch.sub(W[i], quantized[i], out=errors[i - start]).div_(U[i, i])
+            q.sub_(z).mul_(s)
+            error = torch.sub(W[i], q, out=errors[i - start]).div_(U[i, i])
+            W[i] = q  # this column is done: from here on its row of W holds ŵ
             W[i + 1 : end].addr_(U[i, i + 1 : end], error, alpha=-1)
         W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
+    del U
 
-    back = torch.argsort(order)
-    grid = Grid(scale.T.contiguous(), zero.T.contiguous(), group_of[back], bits, symmetric)
-    return LayerResult(codes[back].T.contiguous(), grid, quantized[back].T.contiguous())
+    if act_order:
+        back = torch.argsort(order)
+        codes, W, group_of = codes[back], W[back], group_of[back]
+    grid = Grid(scale.T.contiguous(), zero.T.contiguous(), group_of, bits, symmetric)
+    return LayerResult(codes.T.contiguous(), grid, W.T.contiguous())
+
+
+def _blocks(columns: int, block_size: int, size: int | None) -> Iterator[tuple[int, int]]:
+    """Ranges of about `block_size` columns. A group of `size` columns begins when all earlier errors have arrived:
+    no group crosses the end of a block, unless the block begins and ends inside it."""
+    if size and size % block_size:
+        block_size = size * max(1, block_size // size)
+    for start in range(0, columns, block_size):
+        yield start, min(start + block_size, columns)
 
 
 def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float = 0.01) -> Tensor:
@@ -152,46 +205,64 @@ def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
     symmetric: bool = False, damping: float = 0.01, block_size: int = 128, act_order: bool = False,
-    static_groups: bool = False, quantize_layer=quantize_layer,
+    static_groups: bool = False, never_worse: bool = True, quantize_layer=quantize_layer,
 ) -> Compressed:  # fmt: skip
     """GPTQ of every linear layer in the blocks of a causal language model.
 
     `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went
     through the blocks already quantized. Another `quantize_layer` with the same arguments may be given.
     Works on a copy; `model` is unchanged. Embeddings, norms and the output head stay as they are.
+    `details["layer_error"]` holds each layer's `layer_error`, `details["rounded"]` the layers that kept rounding.
+    Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does not fit the model.
     """
     began = time.perf_counter()
-    calibration = walk.check_calibration(calibration)
+    calibration = _check_calibration(model, calibration)
     model = copy.deepcopy(model).eval()
     names = {id(module): name for name, module in walk.compressible(model).items()}
     states = list(walk.first_block_inputs(model, calibration.to(model.device)))
     settings = {
-        "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping,
-        "block_size": block_size, "act_order": act_order, "static_groups": static_groups,
+        "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
+        "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
     errors: dict[str, float] = {}
+    rounded: list[str] = []
     for block in tqdm(walk.blocks(model), desc="GPTQ", unit="block", leave=False):
         hessians = block_hessians(block, states)
         for module, H in hessians.items():
-            weight = walk.weight_of(module).float()
-            result = quantize_layer(weight, H, **settings)
-            name = names[id(module)]
+            name, weight = names[id(module)], walk.weight_of(module).float()
+            with naming(name):
+                result = quantize_layer(weight, H, **settings)
             errors[name] = layer_error(weight, result.weight, H)
+            rounded += [name] * result.rounded
             walk.replace(model, name, QuantizedLinear.of(result, module.bias))
         states = [(walk.run_block(block, hidden, kwargs), kwargs) for hidden, kwargs in states]
     settings = {"method": "gptq", **settings, "calibration": list(calibration.shape)}
-    return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors})
+    return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors, "rounded": rounded})
+
+
+def _check_calibration(model: PreTrainedModel, calibration: Tensor) -> Tensor:
+    calibration = walk.check_calibration(calibration)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if int(calibration.min()) < 0 or int(calibration.max()) >= vocabulary:
+        raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
+    return calibration
 
 
 def block_hessians(block: nn.Module, states: list) -> dict[nn.Module, Tensor]:
-    """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it."""
+    """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it.
+
+    Layers that are fed the same tensor (query, key and value) share one product.
+    """
     sums: dict[nn.Module, Tensor] = {}
     counts: dict[nn.Module, int] = {}
+    latest: list[Tensor] = [torch.empty(0), torch.empty(0)]  # the latest input and its XᵀX
 
     def collect(module, args):
-        x = args[0].reshape(-1, args[0].shape[-1]).float()
-        sums[module] = sums.get(module, 0) + x.T @ x
-        counts[module] = counts.get(module, 0) + len(x)
+        if args[0] is not latest[0]:
+            x = args[0].reshape(-1, args[0].shape[-1]).float()
+            latest[:] = args[0], x.T @ x
+        sums[module] = sums[module] + latest[1] if module in sums else latest[1]
+        counts[module] = counts.get(module, 0) + args[0].shape[:-1].numel()
 
     handles = [m.register_forward_pre_hook(collect) for m in walk.linears(block).values()]
     try:

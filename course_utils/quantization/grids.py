@@ -7,6 +7,7 @@ with an integer zero point z (Jacob et al., 2018, eq. 1). Every tensor here is a
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from course_utils.errors import CompressionError
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_group", "per_token")
 SUPPORTED_BITS = range(2, 9)
+LARGEST = 8e37  # a quarter of float32's range: every point of a grid over such values is finite
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,21 @@ def check_matrix(x: Tensor, name: str = "weight") -> Tensor:
         raise CompressionError(f"{name}: expected a non-empty floating-point matrix, got {shape}.")
     if not torch.isfinite(x).all():
         raise CompressionError(f"{name}: contains NaN or infinity; repair the weights before compressing them.")
+    if x.abs().max() > LARGEST:
+        raise CompressionError(f"{name}: a magnitude above {LARGEST:.0e} leaves no room for a grid in float32; rescale it.")
     return x if x.dtype == torch.float64 else x.float()
 
 
 def check_bits(bits: int) -> None:
-    if bits not in SUPPORTED_BITS:
-        raise CompressionError(f"bits={bits}: choose 2 to 8.")
+    if not isinstance(bits, Integral) or bits not in SUPPORTED_BITS:
+        raise CompressionError(f"bits={bits}: choose a whole number from 2 to 8.")
 
 
 def check_group_size(group_size: int | None, columns: int) -> int:
     """The number of columns that share a scale; None or -1 means all of them."""
     if group_size in (None, -1):
         return columns
-    if group_size < 1 or columns % group_size:
+    if not isinstance(group_size, Integral) or group_size < 1 or columns % group_size:
         fitting = [g for g in (16, 32, 64, 128, 256) if columns % g == 0] or [columns]
         raise CompressionError(
             f"group_size={group_size} does not divide the {columns} columns; choose one of {fitting}, or -1 for whole rows."
@@ -63,9 +67,10 @@ def check_group_size(group_size: int | None, columns: int) -> int:
 
 
 def exact_half(scale: Tensor) -> Tensor:
-    """Scales rounded to float16, the form they are stored in, unless that would lose one to zero or infinity."""
-    half = scale.half()
-    return half.to(scale.dtype) if torch.isfinite(half).all() and (half > 0).all() else scale
+    """Scales rounded to float16, the form they are stored in; one that this would move by over 1/1000 keeps float32."""
+    scale = scale.float()
+    half = scale.half().float()
+    return torch.where((half - scale).abs() <= scale / 1000, half, scale)
 
 
 def scale_and_zero(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
@@ -82,7 +87,7 @@ def scale_and_zero(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tup
         scale = (high - low) / (2**bits - 1)
     tiny = torch.finfo(torch.float32).tiny
     scale = torch.where(scale == 0, 1.0, scale.clamp(min=tiny))
-    scale = exact_half(scale)
+    scale = exact_half(scale).double()
     zero = torch.full_like(scale, 2 ** (bits - 1)) if symmetric else (-low / scale).round().clamp(0, 2**bits - 1)
     return scale.to(dtype), zero.to(dtype)
 
@@ -108,7 +113,14 @@ def make_grid(
 
 
 def quantize(x: Tensor, grid: Grid) -> Tensor:
-    """Codes q = clamp(round(x / s) + z, 0, 2^b − 1), uint8, same shape as x. Ties round to even."""
+    """Codes q = clamp(round(x / s) + z, 0, 2^b − 1), uint8, same shape as x. Ties round to even.
+
+    Raises CompressionError for NaN, infinity, or an x of another width than the grid's.
+    """
+    x = check_matrix(x, "x")
+    rows, columns = len(grid.scale), len(grid.group_index)
+    if x.shape[1] != columns or rows not in (1, len(x)):
+        raise CompressionError(f"x: shape {tuple(x.shape)}, but the grid is for {rows} rows and {columns} columns.")
     scale, zero = grid.scale[:, grid.group_index], grid.zero_point[:, grid.group_index]
     return (torch.round(x.to(scale.dtype) / scale) + zero).clamp(0, grid.largest).to(torch.uint8)
 

@@ -1,9 +1,13 @@
 """A linear layer whose weight lives in memory as packed integers."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from course_utils.errors import CompressionError
 
 from .grids import Grid, dequantize
 from .packing import pack, packed_width, unpack
@@ -11,11 +15,24 @@ from .packing import pack, packed_width, unpack
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What a layer algorithm returns: codes (out, in) uint8, their grid, and the weight they stand for."""
+    """What a layer algorithm returns: codes (out, in) uint8, their grid, and the weight they stand for.
+
+    `rounded` says that GPTQ kept plain rounding, because that was better.
+    """
 
     codes: Tensor
     grid: Grid
     weight: Tensor
+    rounded: bool = False
+
+
+@contextlib.contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Put a layer's name before the message of a CompressionError."""
+    try:
+        yield
+    except CompressionError as error:
+        raise CompressionError(f"{layer}: {error}") from error
 
 
 class QuantizedLinear(nn.Module):
@@ -23,7 +40,8 @@ class QuantizedLinear(nn.Module):
 
     Buffers: `packed` (out, bytes) uint8; `scale` (out, groups) float16 where that is exact, else float32;
     `zero_point` packed like the codes (absent when symmetric); `group_index` (in,) only when the columns of a
-    group are not neighbours.
+    group are not neighbours. `to`, `half` and the like move the buffers but leave their precision, because other
+    scales would be another grid. Inputs of any floating-point precision are taken; Ŵ is cast to theirs.
     """
 
     def __init__(
@@ -63,6 +81,12 @@ class QuantizedLinear(nn.Module):
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         return layer
 
+    def _apply(self, fn, recurse=True):
+        scale = self.scale
+        super()._apply(fn, recurse)
+        self.scale = scale.to(self.scale.device)
+        return self
+
     def grid(self, dtype: torch.dtype = torch.float32) -> Grid:
         scale = self.scale.to(dtype)
         if self.symmetric:
@@ -77,7 +101,12 @@ class QuantizedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, unpacked now."""
-        return dequantize(unpack(self.packed, self.bits, self.in_features), self.grid())
+        codes, grid = unpack(self.packed, self.bits, self.in_features), self.grid()
+        if self.group_index is not None:
+            return dequantize(codes, grid)
+        shape = (self.out_features, self.groups, -1)  # the same s (q − z), without an index for every column
+        weight = codes.view(shape).float().sub_(grid.zero_point[..., None]).mul_(grid.scale[..., None])
+        return weight.view(self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)

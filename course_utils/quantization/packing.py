@@ -18,8 +18,11 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Each row is one little-endian bit stream: code j occupies bits j·b … j·b + b − 1. With 4 bits the even columns
     are the low nibbles. Unused bits of the last byte are 0.
+    Raises CompressionError for codes that are not whole numbers or do not fit.
     """
     check_bits(bits)
+    if codes.dim() != 2 or (codes.is_floating_point() and not torch.equal(codes, codes.round())):
+        raise CompressionError(f"codes: expected a matrix of whole numbers, got {tuple(codes.shape)} {codes.dtype}.")
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
         raise CompressionError(f"codes: from {int(codes.min())} to {int(codes.max())}, but {bits} bits hold 0 to {2**bits - 1}.")
     rows, columns = codes.shape
@@ -29,7 +32,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
-    """The inverse of `pack`: codes (rows, columns), uint8."""
+    """The inverse of `pack`: codes (rows, columns), uint8. Raises CompressionError for bytes of another width."""
     check_bits(bits)
     if packed.shape[-1] != packed_width(columns, bits):
         wanted = packed_width(columns, bits)

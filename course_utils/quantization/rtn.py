@@ -10,13 +10,17 @@ from course_utils.models import walk
 from .compressed import Compressed
 from .grids import dequantize, make_grid
 from .grids import quantize as to_codes
-from .layer import LayerResult, QuantizedLinear
+from .layer import LayerResult, QuantizedLinear, naming
 
 
 def quantize_layer(
     weight: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False
 ) -> LayerResult:
-    """RTN of one weight (out, in) with a scale for each `group_size` inputs of a row (-1: whole rows)."""
+    """RTN of one weight (out, in) with a scale for each `group_size` inputs of a row (-1: whole rows).
+
+    Ŵ = s (clamp(round(W / s) + z, 0, 2^b − 1) − z), the nearest point of the min-max grid of each group. Raises
+    CompressionError for NaN, infinity, bad bits, or a group size that does not divide the inputs.
+    """
     grid = make_grid(weight, bits=bits, symmetric=symmetric, group_size=group_size)
     codes = to_codes(weight, grid)
     return LayerResult(codes, grid, dequantize(codes, grid))
@@ -27,12 +31,14 @@ def quantize(
 ) -> Compressed:
     """RTN of every linear layer in the transformer blocks (of any other module: every nn.Linear).
 
-    Embeddings, norms and the output head stay as they are. Works on a copy; `model` is unchanged.
+    Embeddings, norms and the output head stay as they are. Works on a copy; `model` is unchanged. Raises
+    CompressionError as `quantize_layer` does, naming the layer, or if there is nothing to quantize.
     """
     began = time.perf_counter()
     model = copy.deepcopy(model)
     for name, module in walk.compressible(model).items():
-        result = quantize_layer(walk.weight_of(module), bits=bits, group_size=group_size, symmetric=symmetric)
+        with naming(name):
+            result = quantize_layer(walk.weight_of(module), bits=bits, group_size=group_size, symmetric=symmetric)
         walk.replace(model, name, QuantizedLinear.of(result, module.bias))
     settings = {"method": "rtn", "bits": bits, "group_size": group_size, "symmetric": symmetric}
     return Compressed(model, settings, time.perf_counter() - began)
