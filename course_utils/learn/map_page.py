@@ -14,7 +14,7 @@ from .texts import ui
 if TYPE_CHECKING:
     from .progress import Summary
 
-BORDER = "1px solid var(--jp-border-color2,#bbb)"
+BORDER = "1px solid #bbb"
 QUIET = "opacity:.65"
 
 
@@ -34,8 +34,9 @@ def show_page(done: Summary) -> None:
 def link(unit: Unit) -> Page:
     """A unit's title, as a link relative to the notebook that runs; one that is not on disk is in preparation."""
     if not catalogue.present(unit):
-        note = ui("in_preparation")
-        return Page(f"<span style='{QUIET}'>{html.escape(unit.title)} ({note})</span>", f"{unit.title} ({note})")
+        note = f"({ui('in_preparation')})"
+        shown = f"<span style='{QUIET}'>{html.escape(unit.title)} <small>{note}</small></span>"
+        return Page(shown, f"{unit.title} {note}")
     target = Path(os.path.relpath(catalogue.root() / unit.path)).as_posix()
     return Page(f"<a href='{html.escape(target)}'>{html.escape(unit.title)}</a>", f"{unit.title} [{target}]")
 
@@ -147,9 +148,10 @@ def _assessment(done: Summary) -> Page:
         lines.append(title)
         for item, proofs in data["items"].items():
             text = words[part]["items"][item]
-            shown = [link(units[name]) for name in proofs]
-            box = "☑" if all(complete(units[name], done) for name in proofs) else "☐"
-            by = ui("shown_by", units=", ".join(page.html for page in shown))
+            known = [units[name] for name in proofs]
+            proved = [link(unit).html if catalogue.present(unit) else html.escape(unit.title) for unit in known]
+            box = "☑" if all(complete(unit, done) for unit in known) else "☐"
+            by = f"<span style='{QUIET}'>{ui('shown_by', units=', '.join(proved))}</span>"
             items.append(f"<li style='list-style:none'>{box} {html.escape(text)} <small>{by}</small></li>")
             lines.append(f"  {box} {text}")
         rows.append(

@@ -14,8 +14,8 @@ from .texts import ui
 from .widgets import show_widget
 
 STYLE = (
-    "<style>.course-question .widget-radio-box label{white-space:normal;height:auto;line-height:1.45;padding:.15em 0;"
-    "width:auto;max-width:52em} .course-question .widget-radio-box{height:auto;max-width:52em}</style>"
+    "<style>.course-question .widget-radio-box label{white-space:normal;display:flex;align-items:flex-start;"
+    "height:auto;line-height:1.45;padding:.15em 0;width:auto;max-width:52em} .course-question .widget-radio-box{height:auto;max-width:52em}</style>"
 )
 
 
@@ -65,11 +65,11 @@ def _numeric(question: Question) -> tuple[Any, Callable[[], Any]]:
 
 
 def _ordering(question: Question) -> tuple[Any, Callable[[], Any]]:
-    options = [(ui("choose_item"), None), *((show.plain(text), text) for text in question.shown)]
+    options = [(ui("choose_item"), ""), *((show.plain(text), text) for text in question.shown)]
     fields = [
         w.Dropdown(
             options=options,
-            value=None,
+            value="",
             description=ui("place", number=i + 1),
             layout={"width": "auto", "max_width": "40em"},
         )
@@ -78,6 +78,6 @@ def _ordering(question: Question) -> tuple[Any, Callable[[], Any]]:
 
     def read() -> list[str] | None:
         values = [field.value for field in fields]
-        return None if None in values else values
+        return None if "" in values else values
 
     return w.VBox(fields), read
