@@ -51,8 +51,10 @@ def run(
 ) -> dict[str, float]:  # fmt: skip
     """{task: accuracy} as lm-evaluation-harness measures it, on the items that `task_scores` takes. Offline.
 
-    Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not installed.
+    Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not installed, or the
+    tokenizer has no end of text.
     """
+    found = task_items(tasks, n, split, seed)
     try:
         from lm_eval import evaluator
         from lm_eval.api.task import ConfigurableTask
@@ -61,7 +63,8 @@ def run(
         raise CompressionError(
             f"lm-evaluation-harness cannot be used ({error}); install the extra `eval`: pip install -e '.[eval]'."
         ) from error
-    found = task_items(tasks, n, split, seed)
+    if tokenizer.eos_token_id is None:
+        raise CompressionError("tokenizer: lm-evaluation-harness needs an end of text; set tokenizer.eos_token to one of its tokens.")
     log = logging.getLogger("lm_eval")
     level = log.level
     log.setLevel(logging.ERROR)

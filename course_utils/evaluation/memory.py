@@ -77,25 +77,39 @@ def kv_cache(config: PretrainedConfig, *, context: int, batch: int, bits: float 
     return round(2 * config.num_hidden_layers * kv_heads * width * context * batch * bits / 8)
 
 
-def activations(model: nn.Module, config: PretrainedConfig, *, context: int, batch: int, bits: float, training: bool) -> int:
-    """Bytes of intermediate results, counted as follows (h hidden, f MLP width, q and k widths, V vocabulary).
+# entries per MLP unit that an activation function leaves for the backward pass, the next layer's input among them
+KEPT_BY = {"relu": 1, "gelu_new": 5}
 
-    One token in one block, in entries: block input, both norms' outputs, the attention's output and the middle
-    residual (4 h + q), queries, keys and values (q + 2 k), and the MLP's middle (4 f with a gate, else 2 f).
-    Training keeps that for every block until the backward pass, and the logits with their log-softmax in 32 bits
-    (8 V bytes a token). Inference needs it for one block at a time while the prompt is read, and one row of logits.
-    Attention is taken to be fused, so no context × context matrix is stored; nothing is recomputed.
+
+def block_entries(model: nn.Module, config: PretrainedConfig) -> int:
+    """Intermediate results of one token in one block, in entries (h hidden, q and k widths of query and key, f of the MLP).
+
+    4 h: the inputs and outputs of both norms (2 h more for an RMSNorm, which keeps its normalized input);
+    2 q + 2 k: queries, keys, values and the attention's output; 4 f for a gated MLP (gate, its activation, up, their
+    product), else 2 f (1 f for ReLU, 5 f for GPT-2's tanh GELU, written in single steps). Attention is taken to be
+    fused: no context × context matrix is stored.
     """
     heads, h = config.num_attention_heads, config.hidden_size
     width = getattr(config, "head_dim", None) or h // heads
     q, k = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
-    gated = any("gate" in name for name, _ in walk.blocks(model)[0].named_parameters())
     f = next((v for v in (getattr(config, a, None) for a in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * h)
-    block = 4 * h + 2 * q + 2 * k + (4 if gated else 2) * f
-    tokens = batch * context
+    names = [name for name, _ in walk.blocks(model)[0].named_parameters()]
+    norms = 4 if any(n.endswith("bias") and ("norm" in n or "ln_" in n) for n in names) else 6
+    function = getattr(config, "hidden_act", None) or getattr(config, "activation_function", "")
+    mlp = 4 if any("gate" in n for n in names) else KEPT_BY.get(function, 2)
+    return norms * h + 2 * q + 2 * k + mlp * f
+
+
+def activations(model: nn.Module, config: PretrainedConfig, *, context: int, batch: int, bits: float, training: bool) -> int:
+    """Bytes of intermediate results; `block_entries` says what is counted in a block.
+
+    Training keeps every block's until the backward pass (nothing is recomputed), and the logits' log-softmax in 32
+    bits. Inference needs one block's at a time while the prompt is read, and one row of logits for each sequence.
+    """
+    tokens, block = batch * context, block_entries(model, config)
     if not training:
         return round((tokens * block + batch * config.vocab_size) * bits / 8)
-    return round(tokens * (config.num_hidden_layers * block * bits / 8 + 8 * config.vocab_size))
+    return round(tokens * (config.num_hidden_layers * block * bits / 8 + 4 * config.vocab_size))
 
 
 def budget(
@@ -105,7 +119,7 @@ def budget(
     """Bytes a model needs, without allocating it: weights, kv_cache, activations, gradients, optimizer, total.
 
     Inference: N `dtype_bits` / 8 for N parameters (4.25 bits stand for 4-bit codes with a 16-bit scale for each
-    64 weights), the key-value cache of `batch` sequences of `context` tokens, and the activations of one block.
+    64 weights), the key-value cache of `batch` sequences of `context` tokens, and the activations of one block (see `activations`).
     Training with AdamW, `dtype_bits=32`: weights 4 N, gradients 4 N, two moments 8 N. `dtype_bits=16`, mixed
     precision: weights 2 N, gradients 2 N, and the optimizer's 32-bit weights and moments 12 N (ZeRO, Rajbhandari
     et al., 2020, section 3.1). Both are 16 N, and every block's activations besides.

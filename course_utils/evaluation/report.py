@@ -129,7 +129,7 @@ class Table:
 def compare(reports: Sequence[Report]) -> Table:
     """One row for each report, sizes and speed with their ratio to the first, and the protocol below.
 
-    Raises CompressionError if there are none, or if their perplexities were measured differently.
+    Raises CompressionError if there are none, or if they were measured differently.
     """
     reports = list(reports)
     if not reports:
@@ -137,6 +137,8 @@ def compare(reports: Sequence[Report]) -> Table:
     first, protocols = reports[0], [protocol_of(r) for r in reports]
     if any(p != protocols[0] for p in protocols):
         raise CompressionError("compare: these perplexities have different protocols and cannot be compared; measure again alike.")
+    if any(r.scores[t].n != score.n for t, score in first.scores.items() for r in reports if t in r.scores):
+        raise CompressionError("compare: these scores are over different items and cannot be compared; measure again with one n.")
     tasks = [t for t in first.scores if all(t in r.scores for r in reports)]
     timed = all(r.tokens_per_second for r in reports)
     header = ["model", "on disk", "in memory", *(["tokens/s"] if timed else []), "nats/token", "perplexity", *tasks]
