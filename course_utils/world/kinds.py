@@ -31,14 +31,14 @@ def facts(tape: Tape, world: World) -> str:
 
 
 def story_events(tape: Tape) -> tuple[list[str], dict[str, list[str]]]:
-    """Sentences that move up to three objects about, and for each object the places it has been, in order."""
-    things = tape.sample(lexicon.OBJECTS, tape.number(1, 3))
+    """Sentences that move two or three objects about, and for each object the places it has been, in order."""
+    things = tape.sample(lexicon.OBJECTS, tape.number(2, 3))
     sentences, where = [], {}
     for thing in things:
         place = tape.choice(lexicon.PLACES)
         where[thing] = [place]
         sentences.append(f"{tape.choice(lexicon.FIRST_NAMES)} puts the {thing} in the {place}.")
-    for _ in range(tape.number(0, 3)):
+    for _ in range(tape.number(2, 4)):
         thing = tape.choice(things)
         place = tape.choice([p for p in lexicon.PLACES if p != where[thing][-1]])
         where[thing].append(place)
@@ -131,7 +131,7 @@ LABELS = ("yes", "no", "maybe")
 def premise_and_hypothesis(tape: Tape) -> tuple[str, int]:
     """What someone owns, a claim about it, and the index into LABELS of whether it follows."""
     name = tape.choice(lexicon.FIRST_NAMES)
-    things = tape.sample(lexicon.OBJECTS, tape.number(1, 2))
+    first, second = things = tape.sample(lexicon.OBJECTS, 2)
     colours = {thing: tape.choice(lexicon.COLOURS) for thing in things}
     label = tape.index(3)
     if label == 2:
@@ -141,8 +141,8 @@ def premise_and_hypothesis(tape: Tape) -> tuple[str, int]:
         thing = tape.choice(things)
         colour = tape.choice([c for c in lexicon.COLOURS if c != colours[thing]]) if label else colours[thing]
         claim = f"the {thing} of {name} is {colour}"
-    owned = " and ".join(f"a {colours[thing]} {thing}" for thing in things)
-    return f"Premise: {name} has {owned}.\nClaim: {claim}.\nFollows:", label
+    owned = f"{name} has a {colours[first]} {first} and a {colours[second]} {second}"
+    return f"Premise: {owned}.\nClaim: {claim}.\nFollows:", label
 
 
 def entailment(tape: Tape, world: World) -> str:
@@ -171,12 +171,12 @@ def programs(tape: Tape, world: World) -> str:
 
 
 WRITERS: dict[str, tuple[float, Callable[[Tape, World], str]]] = {
-    "facts": (0.26, facts),
-    "stories": (0.24, stories),
-    "arithmetic": (0.12, arithmetic),
+    "facts": (0.34, facts),
+    "stories": (0.16, stories),
+    "arithmetic": (0.16, arithmetic),
     "instructions": (0.09, instructions),
-    "sentiment": (0.05, sentiment),
-    "entailment": (0.12, entailment),
-    "programs": (0.12, programs),
+    "sentiment": (0.08, sentiment),
+    "entailment": (0.07, entailment),
+    "programs": (0.10, programs),
 }
 KINDS = tuple(WRITERS)
