@@ -27,7 +27,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         raise CompressionError(f"codes: from {int(codes.min())} to {int(codes.max())}, but {bits} bits hold 0 to {2**bits - 1}.")
     rows, columns = codes.shape
     stream = (codes.to(torch.uint8)[..., None] >> _shifts(bits, codes.device)) & 1
-    stream = torch.nn.functional.pad(stream.view(rows, -1), (0, -columns * bits % 8))
+    stream = torch.nn.functional.pad(stream.reshape(rows, -1), (0, -columns * bits % 8))
     return (stream.view(rows, -1, 8) << _shifts(8, codes.device)).sum(-1, dtype=torch.uint8)
 
 
@@ -40,8 +40,8 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     rows = packed.shape[0]
     if 8 % bits == 0:  # whole codes in each byte
         shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        return ((packed[..., None] >> shifts) & (2**bits - 1)).view(rows, -1)[:, :columns]
-    stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).view(rows, -1)[:, : columns * bits]
+        return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(rows, -1)[:, :columns]
+    stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).reshape(rows, -1)[:, : columns * bits]
     return (stream.reshape(rows, columns, bits) << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
 
 
