@@ -106,7 +106,7 @@ def _cell(unit: Unit, done: Summary) -> Page:
     where, said = link(unit), counts(unit, done)
     number = unit.id.split("-")[1 if unit.id.startswith("lab-") else 0]
     prefix = f"{ui('lab')} {number}" if unit.id.startswith("lab-") else number
-    bar = show.COLOURS["right"] if complete(unit, done) else "transparent"
+    bar = show.COLOURS["right"] if complete(unit, done) else "#bbb"
     style = f"border:{BORDER};border-left:4px solid {bar};border-radius:4px;padding:.3em .6em;line-height:1.4"
     second = f"<br><small>{said.html}</small>" if said.text else ""
     return Page(

@@ -13,10 +13,14 @@ from .questions import Question, as_html, unattempted
 from .texts import ui
 from .widgets import show_widget
 
-STYLE = (
-    "<style>.course-question .widget-radio-box label{white-space:normal;display:flex;align-items:flex-start;"
-    "height:auto;line-height:1.45;padding:.15em 0;width:auto;max-width:52em} .course-question .widget-radio-box{height:auto;max-width:52em}</style>"
-)
+STYLE = """<style>
+.course-question .widget-radio-box { height: auto; max-width: 52em }
+.course-question .widget-radio-box label {
+  display: flex; flex-direction: row-reverse; justify-content: flex-end; align-items: flex-start; gap: .5em;
+  width: auto; max-width: 52em; height: auto; padding: .15em 0; line-height: 1.45; white-space: normal;
+}
+.course-question .widget-radio-box input { flex-shrink: 0; margin: .1em 0 0 }
+</style>"""  # a long option takes several lines, its button beside the first
 
 
 def show_question(question: Question) -> None:
