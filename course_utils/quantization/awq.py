@@ -1,0 +1,180 @@
+"""AWQ (Lin et al., 2024): protect the weights that large activations meet.
+
+Rounding W costs Σ_j x_j Δw_j, so weights behind large inputs matter most. Multiplying the columns of salient inputs
+by s > 1 before rounding and dividing the inputs by it makes their relative error smaller by about s, as long as the
+group's step does not grow as much. Scales are searched over one number for each layer,
+
+    s = m^α,  m_j = mean|x_j|,  α ∈ [0, 1],      minimizing  ‖X Wᵀ − (X diag(s)⁻¹) Q(W diag(s))ᵀ‖²,
+
+then each group's range is shrunk where that lowers the output's error (clipping). The division by s is folded into
+the norm or the linear layer before.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+
+from . import folding
+from .compressed import Compressed
+from .gptq import layer_error
+from .grids import Grid, check_bits, check_group_size, check_matrix, dequantize, make_grid, scale_and_zero
+from .grids import quantize as to_codes
+from .layer import LayerResult, QuantizedLinear, naming
+
+ALPHAS = tuple(i / 20 for i in range(20))
+SHRINK = tuple(1 - i / 20 for i in range(10))
+NOT_CLIPPED = ("q_proj", "k_proj", "c_attn")  # their product meets a softmax, where a layer's squared error misleads
+
+
+@dataclass(frozen=True)
+class AWQResult:
+    """`scale` (in,) multiplies the weight's columns; `result` stands for Q(W diag(s)), so Ŵ = result.weight / scale."""
+
+    scale: Tensor
+    alpha: float
+    errors: tuple[float, ...]
+    result: LayerResult
+
+
+def scale_for(magnitude: Tensor, alpha: float) -> Tensor:
+    """m^α, divided by √(max · min) so that the scales lie around 1. An input that is always zero counts as tiny."""
+    scale = magnitude.float().clamp(min=1e-4) ** alpha
+    return scale / (scale.max() * scale.min()).sqrt()
+
+
+def rounded(weight: Tensor, scale: Tensor, **settings) -> Tensor:
+    """Q(W diag(s)) diag(s)⁻¹: what the layer's weight amounts to after rounding the scaled one."""
+    grid = make_grid(weight * scale, **settings)
+    return dequantize(to_codes(weight * scale, grid), grid) / scale
+
+
+def search_scale(
+    weights: Sequence[Tensor], H: Tensor, magnitude: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, spread=lambda scale: scale,
+) -> tuple[Tensor, float, list[float]]:  # fmt: skip
+    """The best s = m^α for layers that share an input: (scale, α, the error at each α).
+
+    `weights` are (out, in), H = (2/N) XᵀX (in, in), `magnitude` m (channels,) with `spread` from channels to inputs.
+    The error is the summed `gptq.layer_error`. α = 0, no scaling, should be among `alphas`.
+    """
+    settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    scales = [scale_for(magnitude, alpha) for alpha in alphas]
+    errors = [sum(layer_error(w, rounded(w, spread(s), **settings), H) for w in weights) for s in scales]
+    best = min(range(len(errors)), key=errors.__getitem__)
+    return scales[best], alphas[best], errors
+
+
+def search_clip(
+    weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
+    shrink: Sequence[float] = SHRINK,
+) -> Grid:  # fmt: skip
+    """For each group of each row, the range c · [min, max] with the least output error δᵀ H_gg δ (other groups exact)."""
+    rows, columns = weight.shape
+    size = check_group_size(group_size, columns)
+    groups = columns // size
+    w = weight.view(rows, groups, size)
+    blocks = torch.stack([H[g : g + size, g : g + size] for g in range(0, columns, size)]).to(w)
+    best = torch.full((rows, groups), torch.inf, dtype=w.dtype, device=w.device)
+    scale, zero = torch.ones_like(best), torch.zeros_like(best)
+    for c in shrink:
+        s, z = scale_and_zero(c * w.amin(-1), c * w.amax(-1), bits, symmetric)
+        q = torch.round(w / s[..., None]).add_(z[..., None]).clamp_(0, 2**bits - 1)
+        delta = w - s[..., None] * (q - z[..., None])
+        error = torch.einsum("rgi,gij,rgj->rg", delta, blocks, delta)
+        better = error < best
+        best = torch.where(better, error, best)
+        scale, zero = torch.where(better, s, scale), torch.where(better, z, zero)
+    return Grid(scale, zero, torch.arange(columns, device=w.device) // size, bits, symmetric)
+
+
+def _round(weight: Tensor, H: Tensor, clip: bool, settings: dict) -> LayerResult:
+    grid = search_clip(weight, H, **settings) if clip else make_grid(weight, **settings)
+    codes = to_codes(weight, grid)
+    return LayerResult(codes, grid, dequantize(codes, grid))
+
+
+def quantize_layer(
+    weight: Tensor, H: Tensor, magnitude: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, clip: bool = True,
+) -> AWQResult:  # fmt: skip
+    """AWQ of one weight (out, in) for H = (2/N) XᵀX (in, in) and m = mean|x| (in,).
+
+    Raises CompressionError for NaN, infinity, shapes that do not match, bad bits or group size.
+    """
+    weight = check_matrix(weight)
+    check_bits(bits)
+    if H.shape != (weight.shape[1],) * 2 or magnitude.shape != (weight.shape[1],):
+        raise CompressionError(f"H, magnitude: the weight has {weight.shape[1]} inputs; expected (in, in) and (in,).")
+    settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    scale, alpha, errors = search_scale([weight], H, magnitude, alphas=alphas, **settings)
+    result = _round(weight * scale, H / torch.outer(scale, scale), clip, settings)
+    return AWQResult(scale, alpha, tuple(errors), result)
+
+
+@torch.no_grad()
+def quantize(
+    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
+    alphas: Sequence[float] = ALPHAS, clip: bool = True, scale: bool = True,
+) -> Compressed:  # fmt: skip
+    """AWQ of every linear layer in the blocks of a causal language model. Works on a copy.
+
+    `calibration` holds token ids (sequences, context). Every block sees the activations of the full-precision model.
+    scale=False leaves the scaling out, clip=False the clipping, to see what each is worth. Query and key layers are
+    scaled but not clipped. `details` holds the chosen α of each group of layers.
+    Raises CompressionError for bad settings, an empty calibration set, or an architecture that `folding` does not know.
+    """
+    began = time.perf_counter()
+    calibration = walk.check_calibration(calibration)
+    check_bits(bits)
+    model = copy.deepcopy(model).eval()
+    settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    names = {id(module): name for name, module in walk.compressible(model).items()}
+    chosen: dict[str, float] = {}
+    ready: list[tuple[str, QuantizedLinear]] = []
+    plan = folding.folds(model)
+    for folds, (block, states) in zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True):
+        hessians, magnitudes = _statistics(block, states)
+        clean = states[0][0].device
+        for fold in folds if scale else []:
+            first = fold.targets[0]
+            H, magnitude = hessians[first], fold.gather(magnitudes[first]).to(clean)
+            weights = [check_matrix(walk.weight_of(t)) for t in fold.targets]
+            s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, **settings)
+            folding.apply(fold, s)
+            chosen[names[id(first)]] = alpha
+            inverse = 1 / fold.spread(s)
+            for target in fold.targets:
+                hessians[target] = H * torch.outer(inverse, inverse)
+        for module, H in hessians.items():
+            name = names[id(module)]
+            with naming(name):
+                weight = check_matrix(walk.weight_of(module))
+                result = _round(weight, H, clip and not name.endswith(NOT_CLIPPED), settings)
+            ready.append((name, QuantizedLinear.of(result, module.bias)))
+    for name, layer in ready:
+        walk.replace(model, name, layer)
+    settings = {"method": "awq", **settings, "clip": clip, "scale": scale, "calibration": list(calibration.shape)}
+    return Compressed(model, settings, time.perf_counter() - began, {"alpha": chosen})
+
+
+def _statistics(block, states) -> tuple[dict, dict]:
+    """For each linear layer of a block: H = (2/N) XᵀX and m = mean|x| of its inputs."""
+    products: dict = {}
+    sums: dict = {}
+    counts: dict = {}
+
+    def see(module, x):
+        products[module] = products.get(module, 0) + x.T @ x
+        sums[module] = sums.get(module, 0) + x.abs().sum(0)
+        counts[module] = counts.get(module, 0) + len(x)
+
+    walk.watch_inputs(block, states, see)
+    return {m: products[m] * (2 / counts[m]) for m in products}, {m: sums[m] / counts[m] for m in sums}

@@ -1,0 +1,159 @@
+"""k-means quantization: the values themselves are learned (Han et al., 2016, Deep Compression, section 3).
+
+    min over c_1 … c_K and assignments a_i   Σ_i h_i (w_i − c_{a_i})²,     K = 2^bits
+
+with the weights of a row (or of the whole matrix) sharing one codebook. h_i = 1, or an importance such as the mean
+squared input behind the weight (Kim et al., 2024, SqueezeLLM).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+
+from .compressed import Compressed
+from .convert import FixedBuffers, each_layer, frozen
+from .grids import check_matrix
+from .packing import pack, packed_width, unpack
+
+GRANULARITIES = ("per_channel", "per_tensor")
+
+
+@dataclass(frozen=True)
+class CodebookResult:
+    """`codes` (out, in) uint8 index the rows of `codebook` (out or 1, 2^bits), ascending; `weight` is what they give."""
+
+    codes: Tensor
+    codebook: Tensor
+    bits: int
+    weight: Tensor
+
+
+def look_up(codes: Tensor, codebook: Tensor) -> Tensor:
+    """ŵ_ij = c_{i, codes_ij}."""
+    return codebook.expand(len(codes), -1).gather(1, codes.long())
+
+
+def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: int = 50) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm for each row of `values` (rows, n) by itself: (centroids (rows, k) ascending, codes (rows, n)).
+
+    Starts from two sets of centroids, evenly spaced over the range and evenly spaced in rank, and keeps for each row
+    the one that ends lower. In one dimension a cluster is an interval of the sorted values, so that a step is k − 1
+    searches and differences of cumulative sums. Every step lowers the cost or leaves it.
+    """
+    x, order = values.double().sort(1)
+    h = torch.ones_like(x) if importance is None else importance.double().expand_as(values).gather(1, order)
+    zero = x.new_zeros(len(x), 1)
+    mass = torch.cat([zero, h.cumsum(1)], 1)
+    moment = torch.cat([zero, (h * x).cumsum(1)], 1)
+    places = torch.linspace(0, 1, k, dtype=x.dtype, device=x.device)
+    even = x[:, :1] + (x[:, -1:] - x[:, :1]) * places
+    ranks = ((torch.arange(k, device=x.device) + 0.5) * x.shape[1] / k).long().clamp(max=x.shape[1] - 1)
+    best, lowest = even, torch.full((len(x), 1), torch.inf, dtype=x.dtype, device=x.device)
+    for centroids in (even, x[:, ranks]):
+        for _ in range(iterations):
+            cuts = torch.searchsorted(x, ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), right=True)
+            edges = torch.cat([zero.long(), cuts, torch.full_like(zero, x.shape[1]).long()], 1)
+            total, first = mass.gather(1, edges).diff(dim=1), moment.gather(1, edges).diff(dim=1)
+            moved = torch.where(total > 0, first / total.clamp(min=1e-300), centroids).sort(1).values
+            if torch.equal(moved, centroids):
+                break
+            centroids = moved
+        cost = (h * (x - look_up(nearest(x, centroids), centroids)) ** 2).sum(1, keepdim=True)
+        best = torch.where(cost < lowest, centroids, best)
+        lowest = torch.minimum(cost, lowest)
+    return best, nearest(values.double(), best)
+
+
+def nearest(values: Tensor, centroids: Tensor) -> Tensor:
+    """The index of the nearest of each row's ascending centroids; halfway goes to the lower one."""
+    return torch.searchsorted(((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), values.contiguous())
+
+
+def quantize_layer(
+    weight: Tensor, *, bits: int = 4, granularity: str = "per_channel", importance: Tensor | None = None
+) -> CodebookResult:
+    """k-means codes of a weight (out, in), with a codebook of 2^bits values for each row or for the whole matrix.
+
+    `importance`: (in,) or (out, in), not negative, not all zero. Centroids are kept in float16 where they fit.
+    Raises CompressionError for NaN, infinity, bits outside 1 to 8, or an importance that does not fit.
+    """
+    weight = check_matrix(weight)
+    if bits not in range(1, 9):
+        raise CompressionError(f"bits={bits}: choose 1 to 8.")
+    if granularity not in GRANULARITIES:
+        raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(GRANULARITIES)}.")
+    values, h = weight, importance
+    if h is not None:
+        if h.shape not in (weight.shape, weight.shape[1:]) or not torch.isfinite(h).all() or (h < 0).any() or not h.any():
+            raise CompressionError("importance: expected (in,) or (out, in), finite, not negative, not all zero.")
+        h = h.expand_as(weight)
+    if granularity == "per_tensor":
+        values, h = weight.reshape(1, -1), None if h is None else h.reshape(1, -1)
+    centroids, _ = lloyd(values, 2**bits, h)
+    half = centroids.half()
+    stored = half if torch.isfinite(half).all() else centroids
+    stored = stored.float().sort(1).values
+    codes = nearest(values.double(), stored.double()).view(weight.shape).to(torch.uint8)
+    return CodebookResult(codes, stored, bits, look_up(codes, stored))
+
+
+class CodebookLinear(FixedBuffers):
+    """y = x Ŵᵀ + b with Ŵ looked up at each call.
+
+    Buffers: `packed` (out, bytes) uint8, as `packing.pack`; `codebook` (out or 1, 2^bits), float16 where that is exact.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bits: int, *, codebooks: int = 1, bias: bool = False,
+        codebook_dtype: str = "float16", dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        super().__init__()
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
+        self.register_buffer("codebook", torch.zeros(codebooks, 2**bits, dtype=getattr(torch, codebook_dtype)))
+        self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
+
+    def shape(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits,
+            "codebooks": len(self.codebook), "bias": self.bias is not None,
+            "codebook_dtype": str(self.codebook.dtype).removeprefix("torch."),
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, result: CodebookResult, bias: Tensor | None) -> "CodebookLinear":
+        rows, columns = result.codes.shape
+        exact = torch.equal(result.codebook.half().float(), result.codebook)
+        layer = cls(
+            columns, rows, result.bits, codebooks=len(result.codebook), codebook_dtype="float16" if exact else "float32"
+        ).to(result.codes.device)
+        layer.packed.copy_(pack(result.codes, result.bits))
+        layer.codebook.copy_(result.codebook)
+        layer.bias = frozen(bias)
+        return layer
+
+    @property
+    def weight(self) -> Tensor:
+        """Ŵ (out, in), float32, looked up now."""
+        return look_up(unpack(self.packed, self.bits, self.in_features), self.codebook.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+
+
+def quantize(model: nn.Module, *, bits: int = 4, granularity: str = "per_channel") -> Compressed:
+    """k-means codebooks for every linear layer of the blocks. Works on a copy; errors name the layer."""
+    settings = {"bits": bits, "granularity": granularity}
+
+    def make(name: str, module: nn.Module) -> nn.Module:
+        return CodebookLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
+
+    return each_layer(model, make, {"method": "kmeans", **settings})

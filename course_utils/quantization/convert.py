@@ -1,0 +1,42 @@
+"""Replace every linear layer of a copy of a model; shared by the methods that look at one layer at a time."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from course_utils.models import walk
+
+from .compressed import Compressed
+from .layer import naming
+
+
+class FixedBuffers(nn.Module):
+    """A module whose buffers keep their precision: `half()` and the like move scales, but do not round them."""
+
+    def _apply(self, fn, recurse=True):
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+
+def frozen(bias: Tensor | None) -> nn.Parameter | None:
+    """A copy of a bias that is not trained."""
+    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+
+def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any]) -> Compressed:
+    """A copy of `model` with make(name, layer) in the place of each linear layer of the blocks.
+
+    Errors that `make` raises are given the layer's name. `model` is unchanged.
+    """
+    began = time.perf_counter()
+    model = copy.deepcopy(model).eval()
+    for name, module in walk.compressible(model).items():
+        with naming(name):
+            walk.replace(model, name, make(name, module))
+    return Compressed(model, settings, time.perf_counter() - began)

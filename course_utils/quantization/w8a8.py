@@ -1,0 +1,167 @@
+"""Weights and activations in integers, and a product of integers.
+
+With x ≈ s_x (q_x − z) and w ≈ s_w q_w the product of a row and a column is
+
+    y = s_x s_w (Σ q_x q_w − z Σ q_w) + b,
+
+so that the sum runs over INT8 products in INT32, and real numbers come in once for each output (Jacob et al., 2018,
+eq. 7). Dynamic: each call measures its activations' range (per token or per tensor). Static: the range was fixed
+with calibration data beforehand, which saves the measuring but clips whatever is larger.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+
+from . import observers
+from .compressed import Compressed
+from .convert import FixedBuffers, each_layer, frozen
+from .grids import check_bits, make_grid
+from .grids import quantize as to_codes
+
+WEIGHTS = ("per_channel", "per_tensor")
+ACTIVATIONS = ("per_token", "per_tensor")
+
+
+def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
+    """A matrix (rows, columns) as signed integers: q int8, scale (rows or 1, 1), zero point (rows or 1, 1) int32.
+
+    x̂ = scale · (q − zero point). Settings as in `grids.make_grid`, one group in a row; symmetric grids have the
+    zero point 0.
+    """
+    grid = make_grid(x, **grid_settings)
+    offset = 2 ** (grid.bits - 1)
+    return (to_codes(x, grid).short() - offset).to(torch.int8), grid.scale, (grid.zero_point - offset).int()
+
+
+def integer_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to 2^16 inputs."""
+    if x.shape[1] == 1:  # torch 2.13 on a CPU gives wrong sums for a single input
+        x, weight = nn.functional.pad(x, (0, 1)), nn.functional.pad(weight, (0, 1))
+    return torch._int_mm(x.contiguous(), weight.T)
+
+
+class Int8Linear(FixedBuffers):
+    """y = s_x s_w (Q_x Q_wᵀ − z rowsum(Q_w)) + b.
+
+    Buffers: `weight_codes` (out, in) int8; `weight_scale` (out or 1, 1) float32; `weight_sum` (out,) int32;
+    `input_scale`, `input_zero` (1, 1) when static.
+    """
+
+    weight_codes: Tensor
+    weight_scale: Tensor
+    weight_sum: Tensor
+    input_scale: Tensor
+    input_zero: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, per_channel: bool = True, bias: bool = False, static: bool = False,
+        activations: str = "per_token", activation_bits: int = 8, symmetric: bool = True, dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.per_channel, self.static, self.activations = per_channel, static, activations
+        self.activation_bits, self.symmetric = activation_bits, symmetric
+        self.register_buffer("weight_codes", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features if per_channel else 1, 1))
+        self.register_buffer("weight_sum", torch.zeros(out_features, dtype=torch.int32))
+        self.register_buffer("input_scale", torch.ones(1, 1) if static else None)
+        self.register_buffer("input_zero", torch.zeros(1, 1, dtype=torch.int32) if static else None)
+        self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
+
+    def shape(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "in_features": self.in_features, "out_features": self.out_features, "per_channel": self.per_channel,
+            "bias": self.bias is not None, "static": self.static, "activations": self.activations,
+            "activation_bits": self.activation_bits, "symmetric": self.symmetric,
+        }  # fmt: skip
+
+    def set_weight(self, weight: Tensor, bits: int = 8) -> None:
+        granularity = "per_channel" if self.per_channel else "per_tensor"
+        codes, scale, _ = to_int8(weight, bits=bits, symmetric=True, granularity=granularity)
+        self.weight_codes, self.weight_scale, self.weight_sum = codes, scale.float(), codes.sum(1, dtype=torch.int32)
+
+    @property
+    def weight(self) -> Tensor:
+        """Ŵ (out, in), float32."""
+        return self.weight_codes.float() * self.weight_scale
+
+    def quantize_input(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (tokens, in) as int8, with scale and zero point."""
+        if not self.static:
+            return to_int8(x, bits=self.activation_bits, symmetric=self.symmetric, granularity=self.activations)
+        half = 2 ** (self.activation_bits - 1)
+        q = (x.float() / self.input_scale).round() + self.input_zero
+        return q.clamp(-half, half - 1).to(torch.int8), self.input_scale, self.input_zero
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features)
+        if len(flat) == 0:
+            return x.new_zeros(*x.shape[:-1], self.out_features)
+        codes, scale, zero = self.quantize_input(flat)
+        total = integer_product(codes, self.weight_codes)
+        if not self.symmetric:
+            total = total - zero * self.weight_sum
+        y = total.float() * scale * self.weight_scale.T
+        y = y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        kind = "static" if self.static else "dynamic"
+        return f"in_features={self.in_features}, out_features={self.out_features}, {kind}, {self.activations}"
+
+
+def quantize(
+    model: nn.Module, calibration: Tensor | None = None, *, observer: str | None = None, weights: str = "per_channel",
+    activations: str = "per_token", weight_bits: int = 8, activation_bits: int = 8, symmetric: bool = True,
+) -> Compressed:  # fmt: skip
+    """Integer weights and activations in every linear layer of the blocks.
+
+    observer None: dynamic, no calibration needed. Otherwise static with one range for each layer's input, found by
+    that observer (`observers.OBSERVERS`) on `calibration`, token ids (sequences, context); `activations` must then
+    be 'per_tensor'. Weights are symmetric; `symmetric` is about the activations. Works on a copy.
+
+    Raises CompressionError for unknown names, bad bits, or a missing calibration set.
+    """
+    check_bits(weight_bits)
+    check_bits(activation_bits)
+    for name, value, known in (("weights", weights, WEIGHTS), ("activations", activations, ACTIVATIONS)):
+        if value not in known:
+            raise CompressionError(f"{name}={value!r}: choose one of {', '.join(known)}.")
+    grids = {}
+    if observer is not None:
+        if activations != "per_tensor":
+            raise CompressionError("observer: a static range is per tensor; give activations='per_tensor'.")
+        if calibration is None:
+            raise CompressionError("calibration: a static range needs token ids to observe; give some, or observer=None.")
+        layers = walk.compressible(model)
+        observers.make(observer)  # an unknown name is an error before any work
+        seen = observers.watch(
+            model, calibration, lambda: observers.make(observer, bits=activation_bits, symmetric=symmetric)
+        )
+        for name, watched in seen.items():
+            columns = walk.weight_of(layers[name]).shape[1]
+            grids[name] = observers.grid(watched, columns, bits=activation_bits, symmetric=symmetric)
+
+    def make(name: str, module: nn.Module) -> nn.Module:
+        weight = walk.weight_of(module)
+        layer = Int8Linear(
+            weight.shape[1], weight.shape[0], per_channel=weights == "per_channel", static=name in grids,
+            activations=activations, activation_bits=activation_bits, symmetric=symmetric,
+        )  # fmt: skip
+        layer.set_weight(weight, weight_bits)
+        if name in grids:
+            layer.input_scale = grids[name].scale.float()
+            layer.input_zero = (grids[name].zero_point - 2 ** (activation_bits - 1)).int()
+        layer.bias = frozen(module.bias)
+        return layer.to(weight.device)
+
+    settings = {
+        "method": "w8a8", "observer": observer, "weights": weights, "activations": activations,
+        "weight_bits": weight_bits, "activation_bits": activation_bits, "symmetric": symmetric,
+        "calibration": None if calibration is None else list(calibration.shape),
+    }  # fmt: skip
+    return each_layer(model, make, settings)
