@@ -15,7 +15,7 @@ def pick(rng: torch.Generator, *values):
 
 def weight_inputs(rng: torch.Generator) -> dict:
     millions = int(torch.randint(50, 9000, (), generator=rng))
-    return {"parameters": 1_000_000 * millions, "bits": pick(rng, 2, 3, 4, 8, 16, 32)}
+    return {"parameters": 1_000_000 * millions, "bits": int(torch.randint(2, 33, (), generator=rng))}
 
 
 def weight_bytes(parameters: int, bits: int) -> float:
@@ -90,12 +90,18 @@ def whole_byte_zeros(rows, columns, bits, group_size):
 
 
 def choice_inputs(rng: torch.Generator) -> dict:
-    n = int(torch.randint(4, 8, (), generator=rng))
+    """Candidates of which the smallest that fits has a loss below the limit, or exactly at it; now and then none fits."""
+    n = int(torch.randint(5, 9, (), generator=rng))
     sizes = (torch.randperm(90, generator=rng)[:n] + 10).tolist()
     losses = [round(0.6 + 0.01 * k, 2) for k in torch.randperm(60, generator=rng)[:n].tolist()]
-    # the limit is met exactly by one candidate; the best and the smallest of all are others where that is possible
-    allowed = sorted(losses)[pick(rng, n // 2, n - 2)]
-    return {"sizes": sizes, "losses": losses, "limit": allowed if pick(rng, 1, 2, 3, 4) > 1 else 0.5}
+    ranked = sorted(range(n), key=losses.__getitem__)
+    fitting = ranked[: n - 2]
+    case = pick(rng, "at the limit", "below", "between", "none")
+    winner = fitting[-1] if case == "at the limit" else fitting[1]
+    smallest = min(fitting, key=sizes.__getitem__)
+    sizes[winner], sizes[smallest] = sizes[smallest], sizes[winner]
+    limit = {"none": 0.5, "between": losses[fitting[-1]] + 0.005}.get(case, losses[fitting[-1]])
+    return {"sizes": sizes, "losses": losses, "limit": limit}
 
 
 def smallest_within(sizes: list, losses: list, limit: float) -> int:
@@ -115,6 +121,7 @@ def largest_loss_allowed(sizes, losses, limit):
 EXERCISES = [
     Exercise(
         id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        trials=6,
         mistakes={
             "bits_for_bytes": lambda parameters, bits: parameters * bits,
             "gigabytes": lambda parameters, bits: parameters * bits / 8 / 1e9,
@@ -142,7 +149,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.smallest_within", inputs=choice_inputs, spec=smallest_within, lesson="1.3-the-trade-off", trials=12,
+        id="budget.smallest_within", inputs=choice_inputs, spec=smallest_within, lesson="1.3-the-trade-off", trials=20,
         mistakes={
             "limit_ignored": lambda sizes, losses, limit: sizes.index(min(sizes)),
             "best_quality": lambda sizes, losses, limit: losses.index(min(losses)) if min(losses) <= limit else -1,

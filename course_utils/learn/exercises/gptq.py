@@ -112,7 +112,7 @@ def layer_inputs(rng: torch.Generator) -> dict:
     columns = 16
     weight = torch.randn(6, columns, generator=rng, dtype=torch.float64)
     weight[0] = weight[0].abs() + 0.2
-    return {"weight": weight, "H": damped_hessian(rng, columns), "bits": pick(rng, 3, 4), "group_size": pick(rng, 4, 8)}
+    return {"weight": weight, "H": damped_hessian(rng, columns), "bits": pick(rng, 2, 3, 4, 5), "group_size": pick(rng, 4, 8)}
 
 
 def quantize_layer(weight, H, bits, group_size, *, U=None, update=column_update, fixed_scales=False, scales_once=False):
@@ -254,9 +254,9 @@ EXERCISES = [
         lesson="3.2-gptq",
         mistakes={
             "lower_factor": lower_factor, "hessian_not_inverse": factor_of_hessian,
-            "lower_hessian_factor": torch.linalg.cholesky, "product_reversed": wrong_product,
+            "lower_hessian_factor": lambda H: torch.linalg.cholesky(H), "product_reversed": wrong_product,
             "inverse_of_lower": lambda H: torch.linalg.inv(torch.linalg.cholesky(H)),
-            "not_factored": torch.linalg.inv,
+            "not_factored": lambda H: torch.linalg.inv(H),
         },
     ),
     Exercise(
@@ -265,7 +265,6 @@ EXERCISES = [
             "not_divided": moved_by(lambda U, i: U[i]),
             "divided_twice": moved_by(lambda U, i: U[i] / U[i, i] ** 2),
             "sign": moved_by(lambda U, i: -U[i] / U[i, i]),
-            "column_of_factor": moved_by(lambda U, i: U[:, i] / U[i, i]),
             "hessian_not_inverse": hessian_update,
             "full_inverse_row": moved_by(lambda U, i: (U.T @ U)[i] / (U.T @ U)[i, i]),
             "earlier_columns_moved": all_columns,
@@ -275,7 +274,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.quantize_layer", inputs=layer_inputs, spec=quantize_layer, lesson="3.2-gptq",
+        id="gptq.quantize_layer", inputs=layer_inputs, spec=quantize_layer, lesson="3.2-gptq", trials=6,
         mistakes={
             "no_update": with_update(only_rounded),
             "scales_from_the_start": lambda **given: quantize_layer(**given, fixed_scales=True),

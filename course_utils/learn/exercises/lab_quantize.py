@@ -17,7 +17,7 @@ def rows_of_all_kinds(rng: torch.Generator) -> Tensor:
 
 
 def grid_inputs(rng: torch.Generator) -> dict:
-    return {"weight": rows_of_all_kinds(rng), "bits": pick(rng, 3, 4, 5)}
+    return {"weight": rows_of_all_kinds(rng), "bits": pick(rng, 2, 3, 4, 5, 6, 8)}
 
 
 def scale_zero(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def symmetric(weight, bits):
 
 def code_inputs(rng: torch.Generator) -> dict:
     """A grid that ends below the largest weights, so that some codes must be clamped (at the top)."""
-    weight, bits = rows_of_all_kinds(rng)[:4], pick(rng, 3, 4, 5)
+    weight, bits = rows_of_all_kinds(rng)[:4], pick(rng, 3, 4, 5, 6, 7)
     scale, _ = scale_zero(weight, bits)
     scale = 0.8 * scale
     return {"weight": weight, "scale": scale, "zero": (-weight.amin(1).clamp(max=0) / scale).round(), "bits": bits}
@@ -115,7 +115,7 @@ def weights(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        id="lab_quantize.scale_zero", inputs=grid_inputs, spec=scale_zero, lesson="1.2-numbers-in-a-box", tolerance=1e-5,
+        id="lab_quantize.scale_zero", inputs=grid_inputs, spec=scale_zero, lesson="1.2-numbers-in-a-box", trials=6,
         mistakes={
             "scale_inverted": inverted_throughout, "scale_inverted_at_the_end": inverted, "zero_unrounded": unrounded,
             "one_step_more": one_step_more, "range_without_zero": not_widened, "zero_sign": negative_zero_point,
@@ -123,7 +123,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_quantize.quantize", inputs=code_inputs, spec=codes, lesson="1.2-numbers-in-a-box",
+        id="lab_quantize.quantize", inputs=code_inputs, spec=codes, lesson="1.2-numbers-in-a-box", trials=6,
         mistakes={
             "not_clamped": unclamped,
             "multiplied": lambda weight, scale, zero, bits: between(

@@ -209,7 +209,7 @@ WRONG = {
         (with_row(lambda U, i: U[i]), "not_divided"),
         (with_row(lambda U, i: U[i] / U[i, i].square()), "divided_twice"),
         (with_row(lambda U, i: U[i] / -U[i, i]), "sign"),
-        (with_row(lambda U, i: U[:, i] / U[i, i]), "column_of_factor"),
+        (with_row(lambda U, i: U[:, i] / U[i, i]), "only_rounded"),
         (with_row(lambda U, i: (U.T @ U).inverse()[i] / (U.T @ U).inverse()[i, i]), "hessian_not_inverse"),
         (with_row(lambda U, i: (U.T @ U)[i] / (U.T @ U)[i, i]), "full_inverse_row"),
         (back_as_well, "earlier_columns_moved"),

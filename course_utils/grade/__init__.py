@@ -1,0 +1,1 @@
+"""Labs for learners, made from the solutions that hold their answers."""
