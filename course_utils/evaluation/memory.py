@@ -95,7 +95,7 @@ def block_entries(model: nn.Module, config: PretrainedConfig) -> int:
     f = next((v for v in (getattr(config, a, None) for a in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * h)
     names = [name for name, _ in walk.blocks(model)[0].named_parameters()]
     norms = 4 if any(n.endswith("bias") and ("norm" in n or "ln_" in n) for n in names) else 6
-    function = getattr(config, "hidden_act", None) or getattr(config, "activation_function", "")
+    function = str(getattr(config, "hidden_act", None) or getattr(config, "activation_function", ""))
     mlp = 4 if any("gate" in n for n in names) else KEPT_BY.get(function, 2)
     return norms * h + 2 * q + 2 * k + mlp * f
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -37,15 +38,27 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay: 
     return peak * min(1.0, (step + 1) / warmup, (steps - step) / max(1, decay * steps))
 
 
-def last_step(log: Path, checkpoint: Path) -> int:
-    """The step a checkpoint belongs to; lines of the log beyond it are dropped."""
+def last_line(log: Path, checkpoint: Path) -> dict[str, float]:
+    """The line of the log that a checkpoint belongs to; lines beyond it are dropped. Step 0 without a checkpoint."""
+    start = {"step": 0, "train": 0.0, "seconds": 0.0}
     if not checkpoint.exists():
         log.unlink(missing_ok=True)
-        return 0
+        return start
     step = int(read_notes(checkpoint)["step"])
-    kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step] if log.exists() else []
-    log.write_text("".join(f"{line}\n" for line in kept))
-    return step
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    kept = [line for line in lines if line["step"] <= step]
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    return {**start, **(kept[-1] if kept else {}), "step": step}
+
+
+def check_settings(record: Path, settings: dict[str, Any], resumed: bool) -> None:
+    """Write the settings of a new run, and refuse to go on with a run of other settings."""
+    if resumed and record.exists():
+        before = json.loads(record.read_text())
+        changed = [f"{k} {before[k]} instead of {v}" for k, v in settings.items() if k != "every" and before.get(k, v) != v]
+        if changed:
+            raise CompressionError(f"{record.parent}: holds a run with {', '.join(changed)}; choose another --out.")
+    record.write_text(json.dumps(settings, indent=1))
 
 
 def train(
@@ -53,31 +66,34 @@ def train(
     hidden: int = 256, layers: int = 5, heads: int = 8, kv_heads: int = 4, mlp: int = 512, seed: int = 0,
     bf16: bool = True, every: int = 250,
 ) -> LlamaForCausalLM:  # fmt: skip
-    """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, log.jsonl.
+    """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, training.json (these settings), log.jsonl.
 
     `tokens` is rounded down to whole batches of `batch` × `context`. A checkpoint and a line of the log (step,
     tokens, train and validation nats per token, seconds) are written `every` steps. With the same seed an
     interrupted run ends with the same weights as an uninterrupted one. `bf16` runs the matrix products in
     bfloat16 (weights and optimizer stay in float32); on a CPU without bfloat16 instructions turn it off.
     """
+    settings = {key: value for key, value in locals().items() if key != "out"}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     steps = tokens // (batch * context)
     if steps < 1:
         raise CompressionError(f"tokens={tokens}: less than one batch of {batch * context}; ask for more.")
+    checkpoint, log = out / "checkpoint.safetensors", out / "log.jsonl"
+    check_settings(out / "training.json", settings, checkpoint.exists())
     tokenizer = train_tokenizer()
     model = build(
         vocabulary=len(tokenizer), hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, seed=seed
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    checkpoint, log = out / "checkpoint.safetensors", out / "log.jsonl"
-    start = last_step(log, checkpoint)
+    done = last_line(log, checkpoint)
+    start = int(done["step"])
     if start:
         load_checkpoint(checkpoint, model, optimizer)
     data = token_windows(tokenizer, "train", steps * batch, context, seed).short()
     validation = token_windows(tokenizer, "validation", 64, context, seed)
     model.train()
-    began, running = time.perf_counter(), 0.0
+    began, running = time.perf_counter() - done["seconds"], done["train"]
     bar = tqdm(range(start, steps), initial=start, total=steps, desc="training", mininterval=2)
     for step in bar:
         ids = data[step * batch : (step + 1) * batch].long()

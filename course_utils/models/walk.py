@@ -86,15 +86,15 @@ def first_block_inputs(model: PreTrainedModel, ids: Tensor, batch: int = 8) -> I
         caught.append((hidden, kwargs))
         raise _Captured
 
-    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        for part in ids.split(batch):
-            try:
-                model(input_ids=part, use_cache=False)
-            except _Captured:
-                yield caught.pop()
-    finally:
-        handle.remove()
+    for part in ids.split(batch):
+        handle = first.register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            model(input_ids=part, use_cache=False)
+        except _Captured:
+            pass
+        finally:
+            handle.remove()  # before the caller runs the block
+        yield caught.pop()
 
 
 @torch.no_grad()
