@@ -1,0 +1,1 @@
+"""Theory by experiment: what information theory and statistics say about compressed models."""
