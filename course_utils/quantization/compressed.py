@@ -122,6 +122,9 @@ def _canonical(manifest: dict[str, Any]) -> bytes:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, after every file that it lists was found unaltered."""
+    aside = sorted(folder.parent.glob(f".{folder.name}-*-old"))
+    if aside and not folder.exists():
+        raise CompressionError(f"{folder}: a write was interrupted; the model from before it is {aside[-1]}. Rename it back.")
     for name in (MANIFEST, WEIGHTS, "config.json"):
         if not (folder / name).is_file():
             raise CompressionError(f"{folder}: {name} is missing; save the compressed model again.")

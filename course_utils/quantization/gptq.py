@@ -241,6 +241,7 @@ def quantize(
 
 
 def _check_calibration(model: PreTrainedModel, calibration: Tensor) -> Tensor:
+    walk.blocks(model)
     calibration = walk.check_calibration(calibration)
     vocabulary = model.get_input_embeddings().num_embeddings
     if int(calibration.min()) < 0 or int(calibration.max()) >= vocabulary:
