@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -40,12 +43,13 @@ def configuration(described: Described) -> PretrainedConfig:
     return AutoConfig.for_model(**{k: v for k, v in described.items() if k != "source"})
 
 
-def skeleton(described: Described) -> nn.Module:
-    """The model of a configuration on the meta device: every shape, no bytes."""
+def skeleton(described: Described) -> PreTrainedModel:
+    """The model of a configuration on the meta device: every shape, no bytes. An encoder comes without a head."""
     if isinstance(described, PreTrainedModel):
         return described
     config = copy.deepcopy(configuration(described))
-    auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModel
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder else AutoModel
     with torch.device("meta"):
         return auto.from_config(config)
 
@@ -86,8 +90,8 @@ def block_entries(model: nn.Module, config: PretrainedConfig) -> int:
 
     4 h: the inputs and outputs of both norms (2 h more for an RMSNorm, which keeps its normalized input);
     2 q + 2 k: queries, keys, values and the attention's output; 4 f for a gated MLP (gate, its activation, up, their
-    product), else 2 f (1 f for ReLU, 5 f for GPT-2's tanh GELU, written in single steps). Attention is taken to be
-    fused: no context × context matrix is stored.
+    product), else 2 f (1 f for ReLU, 5 f for GPT-2's tanh GELU, written in single steps), for each expert that a token
+    visits. Attention is taken to be fused: no context × context matrix is stored.
     """
     heads, h = config.num_attention_heads, config.hidden_size
     width = getattr(config, "head_dim", None) or h // heads
@@ -97,6 +101,7 @@ def block_entries(model: nn.Module, config: PretrainedConfig) -> int:
     norms = 4 if any(n.endswith("bias") and ("norm" in n or "ln_" in n) for n in names) else 6
     function = str(getattr(config, "hidden_act", None) or getattr(config, "activation_function", ""))
     mlp = 4 if any("gate" in n for n in names) else KEPT_BY.get(function, 2)
+    mlp *= getattr(config, "num_experts_per_tok", None) or 1
     return norms * h + 2 * q + 2 * k + mlp * f
 
 
@@ -135,7 +140,7 @@ def budget(
     n = sum(p.numel() for p in model.parameters())
     out = {
         "weights": round(n * dtype_bits / 8),
-        "kv_cache": 0 if training else kv_cache(found, context=context, batch=batch, bits=kv_bits),
+        "kv_cache": 0 if training or not model.can_generate() else kv_cache(found, context=context, batch=batch, bits=kv_bits),
         "activations": activations(
             model, found, context=context, batch=batch, bits=max(16, dtype_bits), training=training
         ),

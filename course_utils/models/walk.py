@@ -12,7 +12,10 @@ from transformers.pytorch_utils import Conv1D
 from course_utils.errors import CompressionError
 
 # where each architecture keeps its list of blocks
-BLOCK_PATHS = ("model.layers", "model.decoder.layers", "transformer.h", "gpt_neox.layers", "decoder.layers", "layers", "h")
+BLOCK_PATHS = (
+    "model.layers", "model.decoder.layers", "transformer.h", "gpt_neox.layers", "decoder.layers", "layers", "h",
+    "encoder.layer", "bert.encoder.layer", "roberta.encoder.layer", "transformer.layer",
+)  # fmt: skip
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
@@ -26,7 +29,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
             return found
     raise CompressionError(
         f"model: no transformer blocks found in {type(model).__name__}; known places are {', '.join(BLOCK_PATHS)} "
-        "(Llama, Qwen, Mistral, OPT, GPT-2, GPT-NeoX and their kin)."
+        "(Llama, Qwen, Mistral, OPT, GPT-2, GPT-NeoX, BERT and their kin)."
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
 
 from course_utils.errors import CompressionError
 from course_utils.evaluation import memory
@@ -140,6 +140,14 @@ def test_shared_storage_counts_once(llama):
     module.register_buffer("c", torch.zeros(3, dtype=torch.int8))
     assert memory.bytes_in_memory(module) == 403
     assert memory.bytes_in_memory(memory.skeleton("GPT-2")) >= 4 * PUBLISHED["GPT-2"]
+
+
+def test_encoders_and_experts():
+    """BERT-base without a head has 109,482,240 parameters, Mixtral-8x7B 46,702,792,704, and an encoder no cache."""
+    bert = BertConfig()
+    found = memory.budget(bert, dtype_bits=32, context=512)
+    assert found["weights"] == 4 * 109_482_240 and found["kv_cache"] == 0 and found["activations"] > 0
+    assert memory.parameter_counts({"model_type": "mixtral"})["total"] == 46_702_792_704
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,10 @@ def test_scores(text, folder):
 
 def test_training_is_what_the_log_says(text, folder):
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    settings = folder / "training.json"
+    seed = json.loads(settings.read_text())["seed"] if settings.exists() else 0
     flat = " ".join(text.split())
-    for part in (f"step {last['step']:,} after {last['tokens']:,} tokens", f"{last['seconds']:,.0f} seconds", "seed 0"):
+    for part in (f"step {last['step']:,} after {last['tokens']:,} tokens", f"{last['seconds']:,.0f} seconds", f"seed {seed}"):
         assert part in flat
     assert f"{last['validation']:.4f} in validation" in flat
 

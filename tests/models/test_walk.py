@@ -49,10 +49,20 @@ def test_no_hook_stays(tiny, ids):
         assert tiny(ids).logits.shape == (3, 20, 1024)
 
 
-def test_an_encoder_has_blocks_too(make):
+@pytest.mark.parametrize("bare", [True, False])
+def test_an_encoder_is_walked_too(make, ids, bare):
+    model = make("bert").bert if bare else make("bert")
+    expected = outputs_of_blocks(model, ids)
+    (hidden, kwargs), *rest = walk.first_block_inputs(model, ids)
+    assert not rest and len(expected) == 2
+    for block, wanted in zip(walk.blocks(model), expected, strict=True):
+        hidden = walk.run_block(block, hidden, kwargs)
+        torch.testing.assert_close(hidden, wanted, atol=1e-5, rtol=0)
+
+
+def test_what_has_no_blocks_is_refused():
     with pytest.raises(CompressionError, match="no transformer blocks"):
         walk.blocks(nn.Sequential(nn.Linear(2, 2)))
-    assert len(walk.blocks(make("opt"))) == 3
 
 
 def test_compressible_layers_are_those_of_the_blocks(tiny):
