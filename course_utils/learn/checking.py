@@ -13,11 +13,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import progress, show, texts
 from .exercise import Exercise, Verdict, find
 from .texts import ui
+
+if TYPE_CHECKING:
+    from .compare import Difference
 
 
 class OutOfTime(BaseException):
@@ -69,21 +72,20 @@ def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int) -
                 return _not_attempted(text)
             if trial.error is not None:
                 return _wrong(text, _explain_error(trial.error, function, exercise))
-    results = [trial.result for trial in trials]
     found = _difference(exercise, trials)
     note = _note_on_changes(trials)
     if found is None:
         broken = _broken_property(exercise, trials)
-        if broken is None:
-            return _right(exercise, text, note)
-        return _wrong(text, text["properties"][broken], note, mistake=broken)
+        return (
+            _wrong(text, text["properties"][broken], note, mistake=broken) if broken else _right(exercise, text, note)
+        )
     for key, mistaken in exercise.mistakes.items():
-        if _equals(exercise, trials, results, mistaken):
-            return _wrong(text, text["mistakes"][key], found, note, mistake=key)
-    broken = _broken_property(exercise, trials)
-    if broken is not None:
-        return _wrong(text, text["properties"][broken], found, note, mistake=broken)
-    return _wrong(text, found, note)
+        if _equals(exercise, trials, mistaken):
+            return _wrong(text, text["mistakes"][key], found.text, note, mistake=key)
+    broken = _broken_property(exercise, trials) if found.of_value else None
+    if broken:
+        return _wrong(text, text["properties"][broken], found.text, note, mistake=broken)
+    return _wrong(text, found.text, note)
 
 
 def draw(exercise: Exercise, seed: int) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def _is_stub(trial: Trial) -> bool:
     return trial.error is None and (trial.result is None or trial.result is ...)
 
 
-def _difference(exercise: Exercise, trials: list[Trial]) -> str | None:
+def _difference(exercise: Exercise, trials: list[Trial]) -> Difference | None:
     from . import compare
 
     for trial in trials:
@@ -168,18 +170,19 @@ def _difference(exercise: Exercise, trials: list[Trial]) -> str | None:
         try:
             found = compare.difference(trial.result, want, exercise.tolerance)
         except Exception as error:
-            found = ui("not_comparable", where=ui("your_result"), error=f"{type(error).__name__}: {error}")
+            said = ui("not_comparable", where=ui("your_result"), error=f"{type(error).__name__}: {error}")
+            found = compare.Difference(said)
         if found:
             return found
     return None
 
 
-def _equals(exercise: Exercise, trials: list[Trial], results: list[Any], mistaken: Callable[..., Any]) -> bool:
+def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any]) -> bool:
     """True when the results are those of a named mistake in every trial."""
     from . import compare
 
     try:
-        pairs = ((result, mistaken(**clone(trial.inputs))) for trial, result in zip(trials, results, strict=True))
+        pairs = ((trial.result, mistaken(**clone(trial.inputs))) for trial in trials)
         return all(compare.difference(result, wrong, exercise.tolerance) is None for result, wrong in pairs)
     except Exception:
         return False

@@ -6,7 +6,7 @@ Only plain types are looked at: an object with its own idea of equality is a wro
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,15 @@ NUMBERS = (bool, int, float, complex)
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
-def difference(result: Any, want: Any, tolerance: float, where: str = "") -> str | None:
-    """A sentence on the first difference, or None when `result` is `want` within the tolerance.
+class Difference(NamedTuple):
+    """A sentence on what differs, and whether only values do (not type, shape, dtype, NaN)."""
+
+    text: str
+    of_value: bool = False
+
+
+def difference(result: Any, want: Any, tolerance: float, where: str = "") -> Difference | None:
+    """The first difference, or None when `result` is `want` within the tolerance.
 
     The tolerance is relative to the largest magnitude in each tensor or number of `want`.
     """
@@ -30,12 +37,12 @@ def difference(result: Any, want: Any, tolerance: float, where: str = "") -> str
         return _mapping(result, want, tolerance, where)
     if type(want) is str or want is None:
         if type(result) is not type(want):
-            return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
-        return None if result == want else ui("wrong_value", where=name, expected=repr(want), got=repr(result))
+            return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
+        return None if result == want else _value("wrong_value", name, repr(want), repr(result))
     if type(result) not in NUMBERS + TENSORS:
-        return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
+        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
     if _dim(want) and type(result) not in TENSORS or _dim(result) and type(want) not in TENSORS:
-        return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
+        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
     return _numbers(result, want, tolerance, where)
 
 
@@ -48,52 +55,58 @@ def _simple(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _sequence(result: Any, want: Any, tolerance: float, where: str) -> str | None:
+def _sequence(result: Any, want: Any, tolerance: float, where: str) -> Difference | None:
     name = where or ui("your_result")
     if not isinstance(result, (list, tuple)):
-        return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
+        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
     items = list(list.__iter__(result) if isinstance(result, list) else tuple.__iter__(result))
     if len(items) != len(want):
-        return ui("wrong_length", where=name, expected=len(want), got=len(items))
+        return Difference(ui("wrong_length", where=name, expected=len(want), got=len(items)))
     for i, (item, right) in enumerate(zip(items, want, strict=True)):
         if found := difference(item, right, tolerance, f"{where or 'result'}[{i}]"):
             return found
     return None
 
 
-def _mapping(result: Any, want: dict[Any, Any], tolerance: float, where: str) -> str | None:
+def _mapping(result: Any, want: dict[Any, Any], tolerance: float, where: str) -> Difference | None:
     name = where or ui("your_result")
     if type(result) is not dict:
-        return ui("wrong_type", where=name, expected=kind(want), got=kind(result))
+        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
     if set(result) != set(want):
-        return ui("wrong_keys", where=name, expected=", ".join(map(str, want)), got=", ".join(map(str, result)))
+        return Difference(
+            ui("wrong_keys", where=name, expected=", ".join(map(str, want)), got=", ".join(map(str, result)))
+        )
     found = (difference(result[k], want[k], tolerance, f"{where or 'result'}[{k!r}]") for k in want)
     return next((text for text in found if text), None)
 
 
-def _numbers(result: Any, want: Any, tolerance: float, where: str) -> str | None:
+def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference | None:
     name = where or ui("your_result")
     if type(result) is int and type(want) is int:
-        return None if result == want else ui("wrong_value", where=name, expected=want, got=result)
+        return None if result == want else _value("wrong_value", name, want, result)
     try:
         got, right = _tensor(result), _tensor(want)
     except Exception as error:  # a layout, a device or a size that gives no numbers
-        return ui("not_comparable", where=name, error=f"{type(error).__name__}: {error}")
+        return Difference(ui("not_comparable", where=name, error=f"{type(error).__name__}: {error}"))
     if got.shape != right.shape:
-        return ui("wrong_shape", where=name, expected=tuple(right.shape), got=tuple(got.shape))
+        return Difference(ui("wrong_shape", where=name, expected=tuple(right.shape), got=tuple(got.shape)))
     wrong, good = _dtype_class(got), _dtype_class(right)
     single = right.dim() == 0 and {wrong, good} == {"integer", "floating"}  # 28 and 28.0 are the same answer
     if wrong != good and not single:
-        return ui("wrong_dtype", where=name, expected=ui(good), got=ui(wrong), dtype=_dtype(result))
+        return Difference(ui("wrong_dtype", where=name, expected=ui(good), got=ui(wrong), dtype=_dtype(result)))
     if bool((bad := torch.isnan(got) & ~torch.isnan(right)).any()):
-        return ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel())
+        return Difference(ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel()))
     bad = _differs(got, right, tolerance)
     if not bool(bad.any()):
         return None
-    values = {"expected": number(_at(right, bad)), "got": number(_at(got, bad))}
+    values = number(_at(right, bad)), number(_at(got, bad))
     if right.dim() == 0:
-        return ui("wrong_value", where=name, **values)
-    return ui("wrong_element", where=_element(where, bad), count=int(bad.sum()), total=bad.numel(), **values)
+        return _value("wrong_value", name, *values)
+    return _value("wrong_element", _element(where, bad), *values, count=int(bad.sum()), total=bad.numel())
+
+
+def _value(key: str, where: str, expected: object, got: object, **counts: int) -> Difference:
+    return Difference(ui(key, where=where, expected=expected, got=got, **counts), of_value=True)
 
 
 def _tensor(value: Any) -> torch.Tensor:

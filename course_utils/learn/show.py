@@ -11,12 +11,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 COLOURS = {"right": "#009E73", "wrong": "#D55E00", "hint": "#56B4E9", "question": "#0072B2", "note": "#999999"}
 FONT = "line-height:1.5;max-width:52em"
 RUNNERS = re.compile(r"nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run")
+_bold = re.compile(r"\*\*(.+?)\*\*")
 _block = re.compile(r"```[a-z]*\n?(.*?)```", re.DOTALL)
 
 
@@ -71,15 +73,23 @@ def _paragraphs(text: str) -> str:
 
 def inline(text: str) -> str:
     """HTML of one line in the small markup."""
-    text = html.escape(text, quote=False)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+    return _outside_code(
+        html.escape(text, quote=False),
+        lambda code: f"<code>{code}</code>",
+        lambda rest: _bold.sub(r"<b>\1</b>", rest),
+    )
 
 
 def plain(text: str) -> str:
     """The same text for a terminal."""
     text = re.sub(r"```[a-z]*\n?", "", text.strip())
-    return re.sub(r"\*\*(.+?)\*\*", r"\1", text).replace("`", "")
+    return _outside_code(text, lambda code: code, lambda rest: _bold.sub(r"\1", rest))
+
+
+def _outside_code(text: str, code: Callable[[str], str], rest: Callable[[str], str]) -> str:
+    """Two stars in `code` mean a power; they are bold only outside it."""
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(code(part) if i % 2 else rest(part) for i, part in enumerate(parts))
 
 
 def box(kind: str, title: str, body: str = "") -> str:

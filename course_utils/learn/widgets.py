@@ -159,7 +159,7 @@ def _picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
     held = io.BytesIO()
     figure.savefig(held, format="png", bbox_inches="tight", dpi=100)
     _close(figure)
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    titles = [t for axes in figure.axes for side in ("left", "center", "right") if (t := axes.get_title(loc=side))]
     words = "; ".join([*titles, *(f"{name} = {value}" for name, value in values.items())])
     return {"image/png": base64.b64encode(held.getvalue()).decode(), "text/plain": words}
 
