@@ -1,0 +1,109 @@
+"""Right and wrong answers to the exercises of memory."""
+
+import math
+
+
+def by_tensors(vocab, hidden, intermediate, layers, kv_heads, head_dim):
+    kv = kv_heads * head_dim
+    block = [(hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden)]
+    block += [(intermediate, hidden)] * 2 + [(hidden, intermediate)] + [(hidden, 1)] * 2
+    outside = [(vocab, hidden), (vocab, hidden), (hidden, 1)]
+    return sum(math.prod(shape) for shape in block * layers + outside)
+
+
+def by_formula(**c):
+    h = c["hidden"]
+    each = h * (2 * h + 2 * c["kv_heads"] * c["head_dim"] + 3 * c["intermediate"] + 2)
+    return each * c["layers"] + h * (2 * c["vocab"] + 1)
+
+
+def in_floats(**c):
+    return float(by_formula(**c))
+
+
+def minus(part):
+    return lambda **c: by_formula(**c) - part(**c)
+
+
+def by_search(memory, weights, layers, kv_heads, head_dim, batch, bits):
+    def fits(context):
+        return weights + context * batch * layers * kv_heads * head_dim * bits // 4 <= memory
+
+    low, high = 0, 10**7
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def by_floor(memory, weights, layers, kv_heads, head_dim, batch, bits):
+    per_layer = kv_heads * head_dim * bits / 8
+    return math.floor((memory - weights) / (batch * layers * (per_layer + per_layer)))
+
+
+RIGHT = {
+    "memory.parameters": [by_tensors, by_formula, in_floats],
+    "memory.bits_per_weight": [
+        lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits / group_size + zero_bits / group_size,
+        lambda **k: sum([k["bits"]] * k["group_size"] + [k["scale_bits"], k["zero_bits"]]) / k["group_size"],
+    ],
+    "memory.longest_context": [by_search, by_floor],
+}
+WRONG = {
+    "memory.parameters": [
+        (minus(lambda vocab, hidden, **_: vocab * hidden), "head_forgotten"),
+        (minus(lambda layers, hidden, intermediate, **_: layers * hidden * intermediate), "gate_forgotten"),
+        (minus(lambda layers, hidden, **_: hidden + 2 * hidden * layers), "norms_forgotten"),
+        (minus(lambda hidden, **_: hidden), "last_norm_forgotten"),
+        (lambda **c: by_formula(**{**c, "kv_heads": c["hidden"] // c["head_dim"]}), "grouping_ignored"),
+        (lambda **c: by_formula(**{**c, "layers": 1}), "one_layer"),
+        (minus(lambda layers, hidden, **_: layers * hidden**2), "output_forgotten"),
+        (minus(lambda vocab, **_: vocab), None),
+        (lambda **c: 2 * by_formula(**c), None),
+        (lambda **c: 12 * c["layers"] * c["hidden"] ** 2, None),
+        (lambda **c: by_formula(**c) / 1e9, None),
+    ],
+    "memory.bits_per_weight": [
+        (lambda bits, **_: bits, "codes_only"),
+        (lambda bits, scale_bits, zero_bits, **_: bits + zero_bits + scale_bits, "per_weight"),
+        (lambda bits, group_size, scale_bits, **_: (bits * group_size + scale_bits) / group_size, "zero_forgotten"),
+        (lambda bits, group_size, scale_bits, zero_bits: bits * group_size + zero_bits + scale_bits, "whole_group"),
+        (lambda bits, group_size, scale_bits, zero_bits: (bits + (scale_bits + zero_bits) / group_size) / 8, "in_bytes"),
+        (lambda bits, group_size, scale_bits, zero_bits: bits + group_size / (scale_bits + zero_bits), None),
+        (lambda bits, group_size, scale_bits, zero_bits: bits + (scale_bits + zero_bits) / (2 * group_size), None),
+        (lambda bits, group_size, scale_bits, zero_bits: bits + 16 / group_size, None),
+        (lambda bits, group_size, scale_bits, zero_bits: bits * (1 + scale_bits / group_size), None),
+    ],
+    "memory.longest_context": [
+        (lambda **k: by_floor(**{**k, "weights": 0}), "weights_forgotten"),
+        (lambda **k: by_search(**{**k, "batch": 1}), "batch_forgotten"),
+        (lambda **k: by_floor(**{**k, "layers": 1}), "layers_forgotten"),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (
+                8 * (memory - weights) // (layers * kv_heads * head_dim * batch * bits)
+            ),
+            "keys_only",
+        ),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (
+                (memory - weights) // (2 * layers * kv_heads * head_dim * batch * bits)
+            ),
+            "bits_for_bytes",
+        ),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: math.ceil(
+                4 * (memory - weights) / (layers * kv_heads * head_dim * batch * bits)
+            ),
+            "rounded_up",
+        ),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (
+                (memory - weights) * 4 / (layers * kv_heads * head_dim * batch * bits)
+            ),
+            "not_whole",
+        ),
+        (lambda **k: k["memory"] - k["weights"], None),
+        (lambda **k: by_floor(**{**k, "bits": 16}), None),
+        (lambda **k: 4096, None),
+    ],
+}  # fmt: skip
