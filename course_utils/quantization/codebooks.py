@@ -42,9 +42,10 @@ def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: 
 
     Starts from two sets of centroids, evenly spaced over the range and evenly spaced in rank, and keeps for each row
     the one that ends lower. In one dimension a cluster is an interval of the sorted values, so that a step is k − 1
-    searches and differences of cumulative sums. Every step lowers the cost or leaves it.
+    searches and differences of cumulative sums. A centroid without values moves to the value that costs most. Every
+    step lowers the cost or leaves it.
     """
-    x, order = values.double().sort(1)
+    x, order = values.double().contiguous().sort(1)
     h = torch.ones_like(x) if importance is None else importance.double().expand_as(values).gather(1, order)
     zero = x.new_zeros(len(x), 1)
     mass = torch.cat([zero, h.cumsum(1)], 1)
@@ -53,12 +54,12 @@ def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: 
     even = x[:, :1] + (x[:, -1:] - x[:, :1]) * places
     ranks = ((torch.arange(k, device=x.device) + 0.5) * x.shape[1] / k).long().clamp(max=x.shape[1] - 1)
     best, lowest = even, torch.full((len(x), 1), torch.inf, dtype=x.dtype, device=x.device)
-    for centroids in (even, x[:, ranks]):
+    for centroids in (even, x[:, ranks].contiguous()):
         for _ in range(iterations):
             cuts = torch.searchsorted(x, ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), right=True)
             edges = torch.cat([zero.long(), cuts, torch.full_like(zero, x.shape[1]).long()], 1)
             total, first = mass.gather(1, edges).diff(dim=1), moment.gather(1, edges).diff(dim=1)
-            moved = torch.where(total > 0, first / total.clamp(min=1e-300), centroids).sort(1).values
+            moved = torch.where(total > 0, first / total.clamp(min=1e-300), farthest(x, h, centroids)).sort(1).values
             if torch.equal(moved, centroids):
                 break
             centroids = moved
@@ -66,6 +67,12 @@ def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: 
         best = torch.where(cost < lowest, centroids, best)
         lowest = torch.minimum(cost, lowest)
     return best, nearest(values.double(), best)
+
+
+def farthest(x: Tensor, h: Tensor, centroids: Tensor) -> Tensor:
+    """The value of each row with the largest h (x − c)², (rows, 1)."""
+    cost = h * (x - look_up(nearest(x, centroids), centroids)) ** 2
+    return x.gather(1, cost.argmax(1, keepdim=True))
 
 
 def nearest(values: Tensor, centroids: Tensor) -> Tensor:

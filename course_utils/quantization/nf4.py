@@ -21,11 +21,16 @@ from course_utils.models import walk
 
 from .compressed import Compressed
 from .convert import FixedBuffers, each_layer, frozen
-from .formats import FORMATS
 from .grids import LARGEST
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED_BLOCK = 256
+# the published table; formats.normal_float_values computes it, which gives the same to 4e-7
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
 LOOKUP = 65536  # entries of the table in which bitsandbytes' CPU code looks up 8-bit codes
 
 
@@ -38,7 +43,7 @@ def table(format: str) -> Tensor:
     that gives a power of ten, and the bits that are left as a linear fraction of [0.1, 1].
     """
     if format == "nf4":
-        return torch.tensor(FORMATS["NF4"].table)
+        return torch.tensor(NF4)
     if format == "fp4":
         magnitudes = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3]) / 12
         return torch.cat([magnitudes, -magnitudes])

@@ -5,7 +5,10 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
-from .grids import check_bits
+
+def check_bits(bits: int) -> None:
+    if bits not in range(1, 9):
+        raise CompressionError(f"bits={bits}: choose 1 to 8.")
 
 
 def packed_width(columns: int, bits: int) -> int:

@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization import codebooks, rtn
+
+
+def best_cost(x, h, k):
+    """The least Σ h (x − c)² over all ways to cut sorted values into k intervals, by dynamic programming."""
+    order = np.argsort(x)
+    x, h = x[order], h[order]
+    n = len(x)
+    cost = np.full((n + 1, n + 1), np.inf)
+    for i in range(n):
+        for j in range(i + 1, n + 1):
+            w = h[i:j].sum()
+            centre = (h[i:j] * x[i:j]).sum() / w if w > 0 else 0
+            cost[i, j] = (h[i:j] * (x[i:j] - centre) ** 2).sum()
+    best = np.full((k + 1, n + 1), np.inf)
+    best[0, 0] = 0
+    for c in range(1, k + 1):
+        for j in range(n + 1):
+            best[c, j] = min(best[c - 1, j], *(best[c - 1, i] + cost[i, j] for i in range(j))) if j else 0
+    return best[k, n]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k", [2, 4, 8])
+def test_lloyd_is_a_fixed_point_and_near_the_optimum(k, weighted):
+    g = torch.Generator().manual_seed(k)
+    values = torch.randn(6, 40, generator=g).double()
+    h = torch.rand(6, 40, generator=g).double() if weighted else torch.ones(6, 40).double()
+    centroids, codes = codebooks.lloyd(values, k, h if weighted else None)
+    ratios = []
+    for x, weight, c, code in zip(values.numpy(), h.numpy(), centroids.numpy(), codes.numpy(), strict=True):
+        assert (np.diff(c) >= 0).all()
+        distance = np.abs(x[:, None] - c)
+        assert (distance[np.arange(40), code] <= distance.min(1) + 1e-12).all()
+        for i in range(k):
+            if (code == i).any():
+                assert c[i] == pytest.approx(np.average(x[code == i], weights=weight[code == i]), abs=1e-9)
+        ratios.append((weight * (x - c[code]) ** 2).sum() / best_cost(x, weight, k))
+    assert min(ratios) >= 1 - 1e-9 and np.mean(ratios) < 1.25
+
+
+def test_exact_when_there_are_few_values():
+    levels = torch.tensor([-1.0, -0.25, 0.5, 2.0])
+    weight = levels[torch.randint(4, (5, 30), generator=torch.Generator().manual_seed(0))]
+    for granularity in codebooks.GRANULARITIES:
+        assert torch.equal(codebooks.quantize_layer(weight, bits=2, granularity=granularity).weight, weight)
+
+
+def test_importance_moves_the_centroids():
+    weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    h = torch.ones(256)
+    h[:16] = 1e4
+    plain = codebooks.quantize_layer(weight, bits=3).weight
+    aware = codebooks.quantize_layer(weight, bits=3, importance=h).weight
+    assert (weight - aware)[:, :16].norm() < 0.7 * (weight - plain)[:, :16].norm()
+
+
+def test_k_means_beats_a_uniform_grid_and_row_codebooks_beat_one():
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        weight = torch.randn(16, 512, generator=g) * torch.rand(16, 1, generator=g).add(0.2)
+        error = {g: (weight - codebooks.quantize_layer(weight, bits=3, granularity=g).weight).square().mean()
+                 for g in codebooks.GRANULARITIES}  # fmt: skip
+        uniform = (weight - rtn.quantize_layer(weight, bits=3, group_size=-1).weight).square().mean()
+        assert error["per_channel"] < 0.7 * uniform and error["per_channel"] < 0.95 * error["per_tensor"]
+
+
+@pytest.mark.parametrize("granularity", codebooks.GRANULARITIES)
+@pytest.mark.parametrize("bits", [1, 3, 4, 8])
+def test_model_level(bits, granularity):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    ids = torch.randint(60, (2, 9))
+    result = codebooks.quantize(model, bits=bits, granularity=granularity)
+    reference = GPT2LMHeadModel(model.config).eval()
+    reference.load_state_dict(model.state_dict())
+    for name, module in walk.compressible(reference).items():
+        found = codebooks.quantize_layer(walk.weight_of(module), bits=bits, granularity=granularity)
+        assert len(found.weight.unique()) <= 2**bits * (len(found.weight) if granularity == "per_channel" else 1)
+        module.weight.data = found.weight.T.contiguous()
+        layer = result.model.get_submodule(name)
+        assert layer.packed.numel() == len(found.codes) * math.ceil(found.codes.shape[1] * bits / 8)
+    torch.testing.assert_close(result.model(input_ids=ids).logits, reference(input_ids=ids).logits)
+
+
+def test_constant_and_huge_weights():
+    for weight in (torch.zeros(3, 8), torch.full((3, 8), 7.25), torch.full((3, 8), 1e30), torch.ones(1, 1)):
+        torch.testing.assert_close(codebooks.quantize_layer(weight, bits=2).weight, weight)
+
+
+def test_errors():
+    weight = torch.randn(4, 8)
+    for settings, message in (
+        ({"bits": 0}, "bits=0"), ({"bits": 9}, "bits=9"), ({"granularity": "per_group"}, "granularity"),
+        ({"importance": torch.ones(7)}, "importance"), ({"importance": -torch.ones(8)}, "importance"),
+        ({"importance": torch.zeros(8)}, "importance"),
+    ):  # fmt: skip
+        with pytest.raises(CompressionError, match=message):
+            codebooks.quantize_layer(weight, **settings)
+    with pytest.raises(CompressionError, match="NaN"):
+        codebooks.quantize_layer(weight * math.nan)
