@@ -1,5 +1,5 @@
 """Fewer weights: scores, masks, structure, schedules, and what sparsity is worth in bytes and seconds."""
 
-from . import anatomy, apply, groups, magnitude, masks, scores, structured
+from . import anatomy, apply, groups, magnitude, masks, scores, sparsegpt, structured, wanda
 
-__all__ = ["anatomy", "apply", "groups", "magnitude", "masks", "scores", "structured"]
+__all__ = ["anatomy", "apply", "groups", "magnitude", "masks", "scores", "sparsegpt", "structured", "wanda"]

@@ -1,0 +1,185 @@
+"""SparseGPT (Frantar & Alistarh, 2023): prune column by column, and let the columns to come absorb each error.
+
+It lowers the same error as GPTQ, tr((W − Ŵ) H (W − Ŵ)ᵀ) with H = (2/N) XᵀX, by the same walk: with H⁻¹ = UᵀU
+(U upper triangular), column i gets its final value ŵ_i, zero where the mask prunes, and the later columns move by
+
+    W[:, j] −= (w_i − ŵ_i) / U_ii · U_ij,    j > i.
+
+The mask is chosen on the way, a block of columns at a time, by the surgeon's score w_ij² / [H_F⁻¹]_jj for the weights
+as they stand, where [H_F⁻¹]_jj = U_jj² and F are the columns j, j+1, …
+"""
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization.compressed import Compressed
+from course_utils.quantization.gptq import block_hessians, damped, inverse_cholesky, layer_error
+from course_utils.quantization.grids import Grid, check_matrix, dequantize, make_grid, quantize
+from course_utils.quantization.layer import LayerResult, QuantizedLinear
+
+from . import masks
+from .anatomy import check_model
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """The new weight (out, in), the mask (True = kept), and the codes and grid if it was quantized as well."""
+
+    weight: Tensor
+    mask: Tensor
+    codes: Tensor | None = None
+    grid: Grid | None = None
+
+
+def _check(weight: Tensor, H: Tensor, sparsity: float, pattern: str | None, damping: float, block_size: int) -> int:
+    """The number of columns whose mask is chosen at once."""
+    columns = check_matrix(weight).shape[1]
+    if H.shape != (columns, columns):
+        raise CompressionError(f"H: shape {tuple(H.shape)}, but the weight has {columns} inputs.")
+    if not torch.isfinite(H).all():
+        raise CompressionError("H: contains NaN or infinity; check the calibration inputs.")
+    if not 0 <= damping <= 1:
+        raise CompressionError(f"damping={damping}: choose a number from 0 to 1, usually 0.01.")
+    if block_size < 1:
+        raise CompressionError(f"block_size={block_size}: choose a number of columns, usually 128.")
+    group = masks.parse(pattern, ":") if isinstance(pattern, str) else None
+    if not group and pattern not in (None, "per_layer", "per_row"):
+        raise CompressionError(f"pattern={pattern!r}: SparseGPT chooses masks for None, 'per_layer', 'per_row' or 'N:M'.")
+    masks.make(torch.ones(1, columns), sparsity, pattern)
+    return group[1] if group else block_size
+
+
+def _choose(score: Tensor, start: int, columns: int, sparsity: float, pattern: str | None) -> Tensor:
+    """The mask of the columns start … start + width − 1. Counts add up to the exact count of the whole weight."""
+    if pattern not in (None, "per_layer", "per_row"):
+        return masks.make(score, sparsity, pattern)
+    flat = score if pattern == "per_row" else score.reshape(1, -1)
+    each = flat.shape[1] // score.shape[1]  # ranked weights in a column
+    before, after = (masks.removed(each * n, sparsity) for n in (start, start + score.shape[1]))
+    return masks.top(flat, flat.shape[1] - (after - before)).view_as(score)
+
+
+@torch.no_grad()
+def prune_layer(
+    weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None, mask: Tensor | None = None,
+    damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
+    symmetric: bool = False,
+) -> PrunedLayer:  # fmt: skip
+    """SparseGPT of one weight (out, in) for the Hessian H (in, in).
+
+    `pattern`: None or 'per_layer' (the fraction holds in each block of `block_size` columns, over all rows), 'per_row'
+    (in each row of a block), or 'N:M'. A `mask` (out, in) given is used as it is: only the update is SparseGPT's.
+    `bits`: quantize what stays in the same walk. A first walk without it gives the mask and the min-max grid
+    (`group_size`, `symmetric` as in `make_grid`) of the weights as they end; zero is on every grid. Work is done in the weight's precision (float32 at least).
+    Raises CompressionError for NaN, shapes that do not match, a bad sparsity or pattern, or a singular Hessian.
+    """
+    at_once = _check(weight, H, sparsity, pattern, damping, block_size)
+    weight = check_matrix(weight)
+    rows, columns = weight.shape
+    if mask is not None and mask.shape != weight.shape:
+        raise CompressionError(f"mask: shape {tuple(mask.shape)}, but the weight is {(rows, columns)}.")
+    grid = None
+    if bits is not None:
+        first = prune_layer(weight, H, sparsity=sparsity, pattern=pattern, mask=mask, damping=damping, block_size=block_size)
+        mask, grid = first.mask, make_grid(first.weight, bits=bits, symmetric=symmetric, group_size=group_size)
+    H = H.to(weight)
+    U = inverse_cholesky(damped(H, damping))
+    W = weight.T.contiguous()  # (in, out): a column of the weight is a row here
+    W[H.diagonal() == 0] = 0
+    result = torch.empty_like(W)
+    keep = torch.empty(columns, rows, dtype=torch.bool, device=W.device) if mask is None else mask.T.contiguous()
+    width = max(at_once, block_size // at_once * at_once)
+    for start in range(0, columns, width):
+        end = min(start + width, columns)
+        errors = torch.empty_like(W[start:end])
+        for i in range(start, end):
+            if mask is None and (i - start) % at_once == 0:
+                part = slice(i, min(i + at_once, columns))
+                score = (W[part] / U.diagonal()[part, None]).square()
+                keep[part] = _choose(score.T.contiguous(), i, columns, sparsity, pattern).T
+            new = W[i] * keep[i]
+            if grid is not None:
+                new = _on_grid(new, grid, i)
+            result[i] = new
+            error = torch.sub(W[i], new, out=errors[i - start]).div_(U[i, i])
+            W[i + 1 : end].addr_(U[i, i + 1 : end], error, alpha=-1)
+        W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
+    result, keep = result.T.contiguous(), keep.T.contiguous()
+    return PrunedLayer(result, keep, None if grid is None else quantize(result, grid), grid)
+
+
+def _on_grid(column: Tensor, grid: Grid, i: int) -> Tensor:
+    """One column of the weight rounded to its grid."""
+    g = grid.group_index[i : i + 1] * 0
+    one = Grid(grid.scale[:, grid.group_index[i], None], grid.zero_point[:, grid.group_index[i], None], g, grid.bits, grid.symmetric)
+    return dequantize(quantize(column[:, None], one), one)[:, 0]
+
+
+def prune_layer_spec(
+    weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None, mask: Tensor | None = None,
+    damping: float = 0.01, block_size: int = 128,
+) -> PrunedLayer:  # fmt: skip
+    """The same mathematics written slowly, in float64: at each column the Hessian of the columns left is inverted afresh.
+
+    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:  with F the columns i … in−1 (optimal brain surgeon; eq. 3 of the paper).
+    """
+    W, H = weight.double().clone(), H.double()
+    W[:, H.diagonal() == 0] = 0
+    H = damped(H, damping)
+    columns = W.shape[1]
+    at_once = masks.parse(pattern, ":")[1] if pattern and ":" in pattern else block_size  # type: ignore[index]
+    keep = torch.ones_like(W, dtype=torch.bool) if mask is None else mask
+    for i in range(columns):
+        if mask is None and i % at_once == 0:
+            part = range(i, min(i + at_once, columns))
+            score = torch.stack([W[:, j] ** 2 / torch.linalg.inv(H[j:, j:])[0, 0] for j in part], 1)
+            keep[:, part.start : part.stop] = _choose(score, i, columns, sparsity, pattern)
+        inverse = torch.linalg.inv(H[i:, i:])
+        error = (W[:, i] - W[:, i] * keep[:, i]) / inverse[0, 0]
+        W[:, i:] -= error[:, None] * inverse[0][None, :]
+    return PrunedLayer(W * keep, keep)
+
+
+@torch.no_grad()
+def prune(
+    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
+    damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
+    symmetric: bool = False, prune_layer=prune_layer,
+) -> Compressed:  # fmt: skip
+    """SparseGPT for every linear layer in the blocks of a causal language model; settings as in `prune_layer`.
+
+    `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went through
+    the blocks already pruned. With `bits` the layers come out as packed integers. Another `prune_layer` with the
+    same arguments may be given. Works on a copy.
+    """
+    began = time.perf_counter()
+    check_model(model)
+    calibration = walk.check_calibration(calibration)
+    model = copy.deepcopy(model).eval()
+    names = {id(module): name for name, module in walk.compressible(model).items()}
+    settings = {
+        "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,
+        "group_size": group_size, "symmetric": symmetric,
+    }  # fmt: skip
+    errors: dict[str, float] = {}
+    zeros: dict[str, float] = {}
+    for block, states in walk.through_blocks(model, calibration, "SparseGPT"):
+        for module, H in block_hessians(block, states).items():
+            weight, name = walk.weight_of(module).float(), names[id(module)]
+            result = prune_layer(weight, H, **settings)
+            errors[name] = layer_error(weight, result.weight, H)
+            zeros[name] = float((result.weight == 0).float().mean())
+            if result.grid is None:
+                walk.weight_of(module).copy_(result.weight)
+            else:
+                walk.replace(model, name, QuantizedLinear.of(LayerResult(result.codes, result.grid, result.weight), module.bias))
+    kept = {k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")}
+    settings = {"method": "sparsegpt", **kept, "calibration": list(calibration.shape)}
+    return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors, "sparsity": zeros})
