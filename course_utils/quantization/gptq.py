@@ -67,6 +67,7 @@ def inverse_cholesky(H: Tensor) -> Tensor:
         raise CompressionError("H is not positive definite; use more calibration data or a larger damping (try 0.1).")
     inverse = torch.eye(len(H), dtype=H.dtype, device=H.device)
     torch.linalg.solve_triangular(L, inverse, upper=False, out=inverse)
+    del H, L  # a wide layer's factors are large: hold as few at once as can be
     return inverse.flip(0, 1)
 
 
@@ -138,8 +139,7 @@ def _walk_columns(
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(columns, device=H.device)
     group_of = order // size if static_groups else torch.arange(columns, device=H.device) // size
     dead = H.diagonal()[order] == 0
-    U = damped(H, damping)
-    U = inverse_cholesky(U[order][:, order] if act_order else U)
+    U = inverse_cholesky(damped(H[order][:, order] if act_order else H, damping))
 
     W = weight.T[order].contiguous() if act_order else weight.T.clone(memory_format=torch.contiguous_format)
     # W is (in, out): a column of the weight is a row here

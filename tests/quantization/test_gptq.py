@@ -277,6 +277,19 @@ def layers_of(model):
     return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
 
 
+def inputs_of(model, names, ids):
+    """What enters each of these layers in a pass of the whole model."""
+    caught = {}
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: caught.update({name: args[0]}))
+        for name in names
+    ]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    return caught
+
+
 @torch.no_grad()
 def by_hand(model, ids, *, quantized_inputs=True, **settings):
     """Block by block on a dense copy: whole forward passes, hooks on the block's layers, weights written back."""
@@ -287,14 +300,7 @@ def by_hand(model, ids, *, quantized_inputs=True, **settings):
     result = {}
     for k in range(len(model.get_submodule(path))):
         names = [name for name in walk.compressible(model) if name.startswith(f"{path}.{k}.")]
-        caught = {}
-        hooks = [
-            seen.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: caught.update({name: args[0]}))
-            for name in names
-        ]
-        seen(ids)
-        for hook in hooks:
-            hook.remove()
+        caught = inputs_of(seen, names, ids)
         for name in names:
             weight = walk.weight_of(model.get_submodule(name))
             result[name] = gptq.quantize_layer(weight.clone(), gptq.hessian(caught[name]), **settings)
@@ -396,7 +402,7 @@ def test_reduced_precision_model(make, ids):
 def table():
     """On the validation split, for each method and number of bits: (nats per token, KL from the exact model)."""
     model, tokenizer = models.load("bundled")
-    calibration = evaluation.calibration(tokenizer, n=32)
+    calibration = evaluation.calibration(tokenizer, n=24)
     ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=12, context=256, seed=0).ids
 
     @torch.no_grad()
@@ -405,7 +411,7 @@ def table():
             logits = ready(ids).logits.log_softmax(-1)
         exact.append(logits)
         divergence = float((exact[0].exp() * (exact[0] - logits)).sum(-1).mean())
-        return evaluation.perplexity(subject, tokenizer, n=32).nats, divergence
+        return evaluation.perplexity(subject, tokenizer, n=24).nats, divergence
 
     exact: list[torch.Tensor] = []
     found = {"exact": measured(model)}
