@@ -1,5 +1,7 @@
 """Load the bundled model, a folder, or a model from the hub."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from course_utils.errors import CompressionError
 
@@ -41,7 +44,8 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
 def _load(what, name_or_path: str | Path, **options):
     source, local = _source(name_or_path)
     try:
-        return what(source, trust_remote_code=False, local_files_only=True, **options)
+        with _no_bars():
+            return what(source, trust_remote_code=False, local_files_only=True, **options)
     except Exception as error:
         if local:
             reason = str(error).strip().split("\n")[0]
@@ -56,6 +60,18 @@ def _load(what, name_or_path: str | Path, **options):
     except OSError as error:
         reason = str(error).strip().split("\n")[0]
         raise CompressionError(f"model {str(name_or_path)!r}: the hub does not give it ({reason}).") from error
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """No progress bars of transformers: reading from this disk is short, and a notebook would keep them."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _hub_answers() -> bool:
