@@ -1,5 +1,8 @@
 """Reports against what is really on the disk and in memory."""
 
+import sys
+import types
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from course_utils.errors import CompressionError
 from course_utils.evaluation import Report, Score, compare, decoding_speed, memory, perplexity, report, task_scores
 from course_utils.quantization import rtn
 
+reporting = sys.modules["course_utils.evaluation.report"]  # the function of this name hides the module
 FEW = {"tasks": ("facts", "addition"), "n": 10, "windows": 4, "context": 64, "runs": 1}
 
 
@@ -76,6 +80,13 @@ def test_decoding_reads_one_token_at_a_time(bundled):
         handle.remove()
     prompts = [w for w in widths if w > 1]
     assert len(prompts) == 3 and len(widths) == 3 * (1 + 6)  # one run first to warm up
+
+
+def test_speed_is_the_median_after_a_warm_up(bundled, monkeypatch):
+    """A clock by hand: the first run takes 100 s, then 4, 1 and 2."""
+    ticks = iter([0, 100, 0, 4, 0, 1, 0, 2])
+    monkeypatch.setattr(reporting, "time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert decoding_speed(*bundled, tokens=6, runs=3) == 6 / 2
 
 
 def test_small_contexts_cannot_be_timed(make, tokenizer):

@@ -126,6 +126,9 @@ def test_pairs_divide_the_whole_text(tokenizer, bare_tokenizer):
         for a, b in [*PROMPTS, ("Ada is ", "four"), ("Count: 1", "23")]:
             left, right = encode_pair(chosen, a, b)
             assert left + right == chosen(a + b)["input_ids"] and right
+            assert chosen.decode(left + right, skip_special_tokens=True) == a + b
+            spaces = len(a) - len(a.rstrip())
+            assert chosen.decode(right) == " " * spaces + b
 
 
 @pytest.mark.parametrize(
