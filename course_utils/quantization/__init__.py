@@ -1,12 +1,30 @@
-"""Fewer bits for each weight: grids, packing, round-to-nearest, GPTQ, and packed models on disk."""
+"""Fewer bits for each number: grids and formats, methods for weights, activations and caches, packed models on disk."""
 
-from . import gptq, grids, packing, rtn
+from . import (
+    awq,
+    codebooks,
+    extreme,
+    folding,
+    formats,
+    gptq,
+    grids,
+    kv_cache,
+    llm_int8,
+    nf4,
+    observers,
+    packing,
+    qat,
+    rtn,
+    smoothquant,
+    w8a8,
+)
 from .compressed import Compressed, load
 from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
 from .packing import pack, unpack
 
 __all__ = [
-    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "dequantize", "fake_quantize", "gptq", "grids", "load",
-    "make_grid", "pack", "packing", "quantize", "rtn", "unpack",
+    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "awq", "codebooks", "dequantize", "extreme", "fake_quantize",
+    "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid", "nf4", "observers", "pack",
+    "packing", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip

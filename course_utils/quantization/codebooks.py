@@ -17,6 +17,7 @@ from course_utils.models import walk
 from .compressed import Compressed
 from .convert import FixedBuffers, each_layer, frozen
 from .grids import check_matrix
+from .layer import storable
 from .packing import pack, packed_width, unpack
 
 GRANULARITIES = ("per_channel", "per_tensor")
@@ -108,6 +109,7 @@ def quantize_layer(
     return CodebookResult(codes, stored, bits, look_up(codes, stored))
 
 
+@storable
 class CodebookLinear(FixedBuffers):
     """y = x Ŵᵀ + b with Ŵ looked up at each call.
 

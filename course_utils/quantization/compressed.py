@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 
-from .layer import QuantizedLinear
+from .layer import KINDS
 
 MANIFEST = "compression.json"
 WEIGHTS = "weights.safetensors"
@@ -80,12 +80,8 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
     if tokenizer is not None:
         tokenizer.save_pretrained(work)
     layers = {
-        name: {
-            "in_features": m.in_features, "out_features": m.out_features, "bits": m.bits, "groups": m.groups,
-            "symmetric": m.symmetric, "bias": m.bias is not None, "scattered": m.group_index is not None,
-            "scale_dtype": str(m.scale.dtype).removeprefix("torch."),
-        }
-        for name, m in model.named_modules() if isinstance(m, QuantizedLinear)
+        name: {"kind": type(module).__name__, **module.shape()}
+        for name, module in model.named_modules() if type(module).__name__ in KINDS
     }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": 1, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
@@ -153,8 +149,10 @@ def load(folder: str | Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     for name, shape in manifest["layers"].items():
-        scale_dtype = getattr(torch, shape.pop("scale_dtype"))
-        walk.replace(model, name, QuantizedLinear(**shape, scale_dtype=scale_dtype, dtype=dtype))
+        kind = shape.pop("kind")
+        if kind not in KINDS:
+            raise CompressionError(f"{folder}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}.")
+        walk.replace(model, name, KINDS[kind](**shape, dtype=dtype))
     try:
         found = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     except (SafetensorError, RuntimeError) as error:

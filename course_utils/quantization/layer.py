@@ -26,6 +26,15 @@ class LayerResult:
     rounded: bool = False
 
 
+KINDS: dict[str, type[nn.Module]] = {}  # layers that can be saved and loaded, by class name
+
+
+def storable(kind: type[nn.Module]) -> type[nn.Module]:
+    """Class decorator: `Compressed.save` keeps such layers as they are. kind(**layer.shape()) must build an empty one."""
+    KINDS[kind.__name__] = kind
+    return kind
+
+
 @contextlib.contextmanager
 def naming(layer: str) -> Iterator[None]:
     """Put a layer's name before the message of a CompressionError."""
@@ -35,6 +44,7 @@ def naming(layer: str) -> Iterator[None]:
         raise CompressionError(f"{layer}: {error}") from error
 
 
+@storable
 class QuantizedLinear(nn.Module):
     """y = x Ŵᵀ + b with Ŵ unpacked from integers at each call.
 
@@ -46,17 +56,26 @@ class QuantizedLinear(nn.Module):
 
     def __init__(
         self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool, bias: bool,
-        scattered: bool = False, scale_dtype: torch.dtype = torch.float16, dtype: torch.dtype = torch.float32,
+        scattered: bool = False, scale_dtype: torch.dtype | str = torch.float16, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, bits, symmetric
         self.groups = groups
         self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
+        scale_dtype = getattr(torch, scale_dtype) if isinstance(scale_dtype, str) else scale_dtype
         self.register_buffer("scale", torch.ones(out_features, groups, dtype=scale_dtype))
         zero = None if symmetric else torch.zeros(out_features, packed_width(groups, bits), dtype=torch.uint8)
         self.register_buffer("zero_point", zero)
         self.register_buffer("group_index", torch.zeros(in_features, dtype=torch.int32) if scattered else None)
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False) if bias else None
+
+    def shape(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits, "groups": self.groups,
+            "symmetric": self.symmetric, "bias": self.bias is not None, "scattered": self.group_index is not None,
+            "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+        }  # fmt: skip
 
     @classmethod
     def of(cls, result: LayerResult, bias: Tensor | None) -> "QuantizedLinear":

@@ -8,6 +8,7 @@ Q_x with a scale for each token, Q_w with one for each output. Ŵ_O is the INT8 
 copy of the weight is kept.
 """
 
+import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
@@ -15,6 +16,7 @@ from course_utils.models import walk
 
 from .compressed import Compressed
 from .convert import each_layer, frozen
+from .layer import storable
 from .w8a8 import Int8Linear, integer_product, to_int8
 
 
@@ -23,11 +25,15 @@ def outlier_channels(x: Tensor, threshold: float = 6.0) -> Tensor:
     return (x.abs() >= threshold).any(0).nonzero().flatten()
 
 
+@storable
 class LLMInt8Linear(Int8Linear):
     """An INT8 layer with per-token activations whose outlier channels take part in real numbers."""
 
-    def __init__(self, in_features: int, out_features: int, *, threshold: float = 6.0, bias: bool = False):
-        super().__init__(in_features, out_features, bias=bias)
+    def __init__(
+        self, in_features: int, out_features: int, *, threshold: float = 6.0, bias: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        super().__init__(in_features, out_features, bias=bias, dtype=dtype)
         self.threshold = threshold
 
     def shape(self) -> dict:

@@ -22,6 +22,7 @@ from course_utils.models import walk
 from .compressed import Compressed
 from .convert import FixedBuffers, each_layer, frozen
 from .grids import LARGEST
+from .layer import storable
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED_BLOCK = 256
@@ -131,6 +132,7 @@ def bits_per_weight(format: str, block_size: int, double: bool) -> float:
     return (8 if format == "int8" else 4) + scale / block_size
 
 
+@storable
 class BlockwiseLinear(FixedBuffers):
     """y = x Ŵᵀ + b with Ŵ decoded at each call.
 

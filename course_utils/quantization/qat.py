@@ -27,6 +27,9 @@ from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear, naming
 
 
+STEP_RATE = 0.1  # Adam moves every number by about its rate, whatever the gradient's size; a step moves whole groups
+
+
 def round_ste(x: Tensor) -> Tensor:
     """round(x), with the derivative of x."""
     return x + (x.round() - x).detach()
@@ -82,14 +85,14 @@ class QATLinear(nn.Module):
 
 def quantize(
     model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
-    steps: int = 200, batch: int = 8, learning_rate: float = 5e-4, learned_step: bool = True, distill: float = 1.0,
+    steps: int = 200, batch: int = 8, learning_rate: float = 1e-3, learned_step: bool = True, distill: float = 1.0,
     seed: int = 0,
 ) -> Compressed:  # fmt: skip
     """Train the blocks of a causal language model with quantized weights, then pack them. Works on a copy.
 
     `data`: token ids (sequences, context); each step takes `batch` of them at random. The loss is
     (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). Grids start as round-to-nearest;
-    AdamW, the learning rate falling linearly to zero. Embeddings and head stay as they are.
+    AdamW, the learning rate falling linearly to zero; the grids' steps learn at a tenth of it. Embeddings and head stay as they are.
     `details["loss"]` holds the loss of each step.
     Raises CompressionError for bad settings or data, or when the loss stops being finite.
     """
@@ -124,7 +127,10 @@ def quantize(
 
 def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> list[float]:
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    steps_of_grids = {id(m.step) for m in model.modules() if isinstance(m, QATLinear)}
+    rates = {id(p): learning_rate * (STEP_RATE if id(p) in steps_of_grids else 1) for p in trained}
+    groups = [{"params": [p for p in trained if rates[id(p)] == rate], "rate": rate} for rate in sorted(set(rates.values()))]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
     losses = []
     was_training = teacher.training
@@ -133,7 +139,7 @@ def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> 
     for step in bar:
         ids = data[torch.randint(len(data), (batch,), generator=generator)].to(model.device)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 - step / steps)
+            group["lr"] = group["rate"] * (1 - step / steps)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
         loss = logits.new_zeros(())
         if distill < 1:

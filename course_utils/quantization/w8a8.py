@@ -20,6 +20,7 @@ from .compressed import Compressed
 from .convert import FixedBuffers, each_layer, frozen
 from .grids import check_bits, make_grid
 from .grids import quantize as to_codes
+from .layer import storable
 
 WEIGHTS = ("per_channel", "per_tensor")
 ACTIVATIONS = ("per_token", "per_tensor")
@@ -43,6 +44,7 @@ def integer_product(x: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(x.contiguous(), weight.T)
 
 
+@storable
 class Int8Linear(FixedBuffers):
     """y = s_x s_w (Q_x Q_wᵀ − z rowsum(Q_w)) + b.
 

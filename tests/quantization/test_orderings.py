@@ -1,0 +1,76 @@
+"""Which method is better than which, on the bundled model. KL is the mean over positions of KL(original ‖ compressed)."""
+
+import pytest
+import torch
+
+from course_utils.models import load
+from course_utils.models.data import mean_loss, token_windows
+from course_utils.models.planting import plant_outliers
+from course_utils.quantization import awq, gptq, llm_int8, nf4, qat, rtn, smoothquant, w8a8
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load("bundled")
+
+
+@pytest.fixture(scope="module")
+def windows(bundled):
+    return token_windows(bundled[1], "validation", 12, 256, 0).long()
+
+
+@pytest.fixture(scope="module")
+def calibration(bundled):
+    return token_windows(bundled[1], "train", 16, 256, 1)
+
+
+@pytest.fixture(scope="module")
+def planted(bundled):
+    return plant_outliers(bundled[0])
+
+
+@pytest.fixture(scope="module")
+def kl(bundled, windows):
+    with torch.no_grad():
+        goal = bundled[0](input_ids=windows).logits.flatten(0, 1).log_softmax(-1)
+
+    @torch.no_grad()
+    def measure(result):
+        found = result.model(input_ids=windows).logits.flatten(0, 1).log_softmax(-1)
+        return float((goal.exp() * (goal - found)).sum(-1).mean())
+
+    return measure
+
+
+def test_smoothquant_recovers_what_outliers_cost(bundled, planted, windows, calibration):
+    """Per-tensor INT8 activations break on outliers; smoothing and decomposition win back at least nine tenths."""
+    whole = mean_loss(bundled[0], windows)
+    assert abs(mean_loss(planted, windows) - whole) < 1e-4
+    broken = mean_loss(w8a8.quantize(planted, activations="per_tensor").model, windows) - whole
+    assert broken > 0.02
+    for observer in (None, "min_max"):
+        smooth = smoothquant.quantize(planted, calibration, observer=observer).model
+        assert mean_loss(smooth, windows) - whole < 0.1 * broken
+    assert mean_loss(llm_int8.quantize(planted).model, windows) - whole < 0.1 * broken
+    healthy = mean_loss(w8a8.quantize(bundled[0], activations="per_tensor").model, windows) - whole
+    assert healthy < 0.25 * broken
+
+
+def test_awq_beats_rounding_with_outliers(planted, calibration, kl):
+    plain, found = kl(rtn.quantize(planted, bits=3)), kl(awq.quantize(planted, calibration, bits=3))
+    assert found < 0.8 * plain
+
+
+def test_two_bits_want_training(bundled, calibration, kl):
+    model, tokenizer = bundled
+    data = token_windows(tokenizer, "train", 200, 128, 2)
+    trained = qat.quantize(model, data, bits=2, steps=24)
+    assert kl(trained) < 0.8 * kl(gptq.quantize(model, calibration, bits=2))
+    assert trained.details["loss"][-1] < 0.5 * trained.details["loss"][0]
+
+
+def test_nf4_beats_int4_absmax(bundled, kl):
+    normal = kl(nf4.quantize(bundled[0], double=False))
+    assert normal < 0.8 * kl(rtn.quantize(bundled[0], bits=4, symmetric=True))
+    assert normal < 0.9 * kl(nf4.quantize(bundled[0], format="fp4", double=False))
+    assert kl(nf4.quantize(bundled[0], double=True)) < 1.15 * normal
