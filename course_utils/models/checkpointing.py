@@ -31,7 +31,7 @@ def save_checkpoint(
 ) -> None:
     """Weights, buffers, AdamW's moments, the step and `notes`."""
     kept = model.state_dict().keys()
-    tensors = {f"model.{k}": v for k, v in model.named_parameters()}
+    tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in model.named_parameters()}
     tensors |= {f"buffer.{k}": v for k, v in model.named_buffers() if k in kept}
     for name, parameter in model.named_parameters():
         for key in MOMENTS:

@@ -1,0 +1,10 @@
+"""Distillation losses. The student's tensor comes first, the teacher's second and without gradient."""
+
+from .hidden import attention_maps, feature, value_relations
+from .logits import cross_entropy, jensen_shannon, kl, masked_mean, response, reverse_kl
+from .relation import angle, contrastive, distance
+
+__all__ = [
+    "angle", "attention_maps", "contrastive", "cross_entropy", "distance", "feature", "jensen_shannon", "kl",
+    "masked_mean", "response", "reverse_kl", "value_relations",
+]  # fmt: skip

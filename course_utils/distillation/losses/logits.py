@@ -1,0 +1,113 @@
+"""Losses between two distributions over the vocabulary.
+
+Logits are (..., V); labels and masks have the shape (...) and belong to the same positions. Half-precision logits
+are raised to float32. The softened probabilities are P(τ) = softmax(z / τ).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from course_utils.errors import CompressionError
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of `values` (...) where `mask` (...) is true. A masked value may even be NaN: it is not looked at."""
+    if mask is None:
+        return values.mean()
+    if mask.shape != values.shape:
+        raise CompressionError(f"mask: has shape {tuple(mask.shape)}, but {tuple(values.shape)} is needed.")
+    mask = mask.bool()
+    if not mask.any():
+        raise CompressionError("mask: hides every position; leave at least one token to learn from.")
+    return values[mask].mean()
+
+
+def exact(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(log P_S, log P_T) at a temperature; no gradient reaches the teacher."""
+    if student_logits.shape != teacher_logits.shape:
+        raise CompressionError(
+            f"teacher_logits: shape {tuple(teacher_logits.shape)} against the student's {tuple(student_logits.shape)}; "
+            "both need the same tokens and the same vocabulary."
+        )
+    if not temperature > 0 or math.isinf(temperature):
+        raise CompressionError(f"temperature={temperature}: choose a positive number.")
+    log_s = (exact(student_logits) / temperature).log_softmax(-1)
+    return log_s, (exact(teacher_logits.detach()) / temperature).log_softmax(-1)
+
+
+def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """KL(P_T ‖ P_S) = Σ P_T (log P_T − log P_S), the mean over positions, in nats. Gradient in z_S: (P_S − P_T) / τ."""
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    return masked_mean(log_t.exp().mul(log_t - log_s).sum(-1), mask)
+
+
+def reverse_kl(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """KL(P_S ‖ P_T): mode seeking, it punishes mass where the teacher has none (Gu et al., 2024, MiniLLM)."""
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    return masked_mean(log_s.exp().mul(log_s - log_t).sum(-1), mask)
+
+
+def jensen_shannon(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None,
+    beta: float = 0.5,
+) -> Tensor:  # fmt: skip
+    """β KL(P_T ‖ M) + (1 − β) KL(P_S ‖ M) with M = β P_T + (1 − β) P_S, 0 < β < 1 (Agarwal et al., 2024, GKD).
+
+    Divided by β it tends to KL(P_T ‖ P_S) for β → 0, divided by 1 − β to KL(P_S ‖ P_T) for β → 1.
+    """
+    if not 0 < beta < 1:
+        raise CompressionError(f"beta={beta}: choose a number between 0 and 1; for the ends use kl and reverse_kl.")
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
+    value = beta * log_t.exp().mul(log_t - log_m) + (1 - beta) * log_s.exp().mul(log_s - log_m)
+    return masked_mean(value.sum(-1), mask)
+
+
+DIVERGENCES = {"forward": kl, "reverse": reverse_kl, "js": jensen_shannon}
+
+
+def cross_entropy(student_logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """−log P_S(label) at τ = 1, the mean over positions, in nats. Labels behind the mask may be anything, such as −100."""
+    if labels.shape != student_logits.shape[:-1]:
+        raise CompressionError(f"labels: shape {tuple(labels.shape)}, but {tuple(student_logits.shape[:-1])} is needed.")
+    used = labels if mask is None else labels.masked_fill(~mask.bool(), 0)
+    if used.numel() and (used.min() < 0 or used.max() >= student_logits.shape[-1]):
+        raise CompressionError(f"labels: must lie in 0 … {student_logits.shape[-1] - 1}; hide the others with mask.")
+    log_p = exact(student_logits).log_softmax(-1).gather(-1, used.long().unsqueeze(-1)).squeeze(-1)
+    return masked_mean(-log_p, mask)
+
+
+def response(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, temperature: float = 2.0,
+    alpha: float = 0.5, mask: Tensor | None = None, divergence: str = "forward",
+) -> Tensor:  # fmt: skip
+    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)) (Hinton et al., 2015).
+
+    The gradient of τ² KL in the student's logits is τ (P_S − P_T): the factor keeps it of the same size as τ grows.
+    For large τ it tends to (z_S − z_T) / V with logits centred on zero, so the loss tends to
+    ‖z_S − z_T‖² / (2 V). `labels` may be left out when α = 0. `divergence`: forward, reverse or js.
+    Raises CompressionError for shapes that differ, τ ≤ 0, α outside [0, 1], labels outside the vocabulary.
+    """
+    if not 0 <= alpha <= 1:
+        raise CompressionError(f"alpha={alpha}: choose 0 (teacher only) to 1 (labels only).")
+    if divergence not in DIVERGENCES:
+        raise CompressionError(f"divergence={divergence!r}: choose one of {', '.join(DIVERGENCES)}.")
+    if labels is None and alpha > 0:
+        raise CompressionError("labels: needed when alpha > 0; give them, or set alpha=0 to learn from the teacher alone.")
+    total = student_logits.new_zeros((), dtype=exact(student_logits).dtype)
+    if alpha < 1:
+        far = DIVERGENCES[divergence](student_logits, teacher_logits, temperature, mask)
+        total = total + (1 - alpha) * temperature**2 * far
+    if alpha > 0:
+        assert labels is not None
+        total = total + alpha * cross_entropy(student_logits, labels, mask)
+    return total

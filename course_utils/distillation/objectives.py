@@ -1,0 +1,213 @@
+"""What a student is asked to do, as modules that `train` calls: (student's view, teacher's view, batch) → named losses.
+
+An objective says in `needs` what it wants to see inside both models; its own parameters (projectors) are trained
+with the student. Losses of several objectives add up: `Sum(Response(), Feature(student, teacher))`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+
+from . import losses
+
+
+@dataclass
+class Batch:
+    """`ids` and `real` (batch, tokens); `labels` and `counted` (batch, tokens − 1) belong to the logits before them.
+
+    `real` is None where there is no padding. `rows` are the numbers of the examples in the data.
+    """
+
+    rows: Tensor
+    ids: Tensor
+    real: Tensor | None
+    labels: Tensor
+    counted: Tensor
+
+
+class Objective(nn.Module):
+    """Base of all objectives. `forward` returns a dictionary of weighted losses, whose sum is minimized."""
+
+    needs: frozenset[str] = frozenset()
+    needs_teacher = True
+
+    def describe(self) -> dict[str, Any]:
+        """Plain settings: a run may only be continued with the same ones."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, bool | int | float | str | list | tuple)}
+        return {"objective": type(self).__name__} | {k: v for k, v in plain.items() if not k.startswith("_") and k != "training"}
+
+
+class Labels(Objective):
+    """Cross-entropy with the next token: no teacher."""
+
+    needs_teacher = False
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        return {"labels": losses.cross_entropy(student.logits[:, :-1], batch.labels, batch.counted)}
+
+
+class Response(Objective):
+    """`losses.response` on every next-token distribution. α = 0 learns from the teacher alone."""
+
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, divergence: str = "forward"):
+        super().__init__()
+        self.temperature, self.alpha, self.divergence = temperature, alpha, divergence
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        return {
+            "response": losses.response(
+                student.logits[:, :-1], teacher.logits[:, :-1], batch.labels, self.temperature, self.alpha,
+                batch.counted, self.divergence,
+            )
+        }  # fmt: skip
+
+
+class Sum(Objective):
+    """The losses of several objectives together."""
+
+    def __init__(self, *objectives: Objective):
+        super().__init__()
+        self.objectives: Any = nn.ModuleList(objectives)
+        self.needs = frozenset().union(*(o.needs for o in objectives))
+        self.needs_teacher = any(o.needs_teacher for o in objectives)
+
+    def describe(self) -> dict[str, Any]:
+        return {"objective": "Sum", "parts": [o.describe() for o in self.objectives]}
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for objective in self.objectives:
+            parts: dict[str, Tensor] = objective(student, teacher, batch)
+            for name, value in parts.items():
+                found[name] = found[name] + value if name in found else value
+        return found
+
+
+def layer_pairs(student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[int, int]]:
+    """Which block of the teacher each block of the student learns from, counted from 0: evenly, last with last."""
+    few, many = len(walk.blocks(student)), len(walk.blocks(teacher))
+    return [(i, max(0, round((i + 1) * many / few) - 1)) for i in range(few)]
+
+
+def _check_pairs(pairs, student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[int, int]]:
+    pairs = layer_pairs(student, teacher) if pairs is None else [(int(s), int(t)) for s, t in pairs]
+    few, many = len(walk.blocks(student)), len(walk.blocks(teacher))
+    for s, t in pairs:
+        if not (0 <= s < few and 0 <= t < many):
+            raise CompressionError(f"pairs: ({s}, {t}) does not exist; the student has blocks 0 … {few - 1}, the teacher 0 … {many - 1}.")
+    if not pairs:
+        raise CompressionError("pairs: empty; name at least one (student block, teacher block).")
+    return pairs
+
+
+def _projector(narrow: int, wide: int, seed: int) -> nn.Module:
+    """The identity where widths agree, else a linear map without bias whose start is a seeded random rotation."""
+    if narrow == wide:
+        return nn.Identity()
+    layer = nn.Linear(narrow, wide, bias=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        nn.init.orthogonal_(layer.weight)
+    return layer
+
+
+class Feature(Objective):
+    """`losses.feature` between what leaves paired blocks, relative to the teacher's size, with a projector for each."""
+
+    needs = frozenset({"hidden"})
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, pairs=None, seed: int = 0):
+        super().__init__()
+        self.weight, self.pairs = weight, _check_pairs(pairs, student, teacher)
+        widths = student.config.hidden_size, teacher.config.hidden_size
+        self.projectors = nn.ModuleList(_projector(*widths, seed + i) for i in range(len(self.pairs)))
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        each = [
+            losses.feature(student.hidden[s + 1], teacher.hidden[t + 1], project, batch.real, relative=True)
+            for (s, t), project in zip(self.pairs, self.projectors, strict=True)
+        ]
+        return {"feature": self.weight * torch.stack(each).mean()}
+
+
+class Attention(Objective):
+    """`losses.attention_maps` between paired blocks (by default only the last ones, as MiniLM does)."""
+
+    needs = frozenset({"attention"})
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, pairs=None):
+        super().__init__()
+        last = [layer_pairs(student, teacher)[-1]]
+        self.weight, self.pairs = weight, _check_pairs(last if pairs is None else pairs, student, teacher)
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        each = [losses.attention_maps(student.attention[s], teacher.attention[t], batch.real) for s, t in self.pairs]
+        return {"attention": self.weight * torch.stack(each).mean()}
+
+
+class ValueRelations(Objective):
+    """`losses.value_relations` between paired blocks (by default only the last ones, as MiniLM does)."""
+
+    needs = frozenset({"values"})
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, heads: int = 1, pairs=None):
+        super().__init__()
+        last = [layer_pairs(student, teacher)[-1]]
+        self.weight, self.heads = weight, heads
+        self.pairs = _check_pairs(last if pairs is None else pairs, student, teacher)
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        each = [
+            losses.value_relations(student.values[s], teacher.values[t], self.heads, batch.real) for s, t in self.pairs
+        ]
+        return {"values": self.weight * torch.stack(each).mean()}
+
+
+def sample_tokens(batch: Batch, n: int) -> Tensor:
+    """(n, 2) places (row, token) of real tokens, evenly spread over the batch."""
+    real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.real is None else batch.real.bool()
+    places = real.nonzero()
+    return places[torch.linspace(0, len(places) - 1, min(n, len(places)), device=places.device).round().long()]
+
+
+class Relation(Objective):
+    """RKD on the last hidden states of `tokens` tokens of the batch: distance, and `angle_weight` times angle."""
+
+    needs = frozenset({"hidden"})
+
+    def __init__(self, weight: float = 1.0, angle_weight: float = 2.0, tokens: int = 48):
+        super().__init__()
+        self.weight, self.angle_weight, self.tokens = weight, angle_weight, tokens
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        row, token = sample_tokens(batch, self.tokens).T
+        s, t = student.hidden[-1][row, token], teacher.hidden[-1][row, token]
+        value = losses.distance(s, t)
+        if self.angle_weight:
+            value = value + self.angle_weight * losses.angle(s, t)
+        return {"relation": self.weight * value}
+
+
+class Contrastive(Objective):
+    """`losses.contrastive` on the projected last hidden states of `tokens` tokens of the batch."""
+
+    needs = frozenset({"hidden"})
+
+    def __init__(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, temperature: float = 0.1,
+        tokens: int = 256, seed: int = 0,
+    ):  # fmt: skip
+        super().__init__()
+        self.weight, self.temperature, self.tokens = weight, temperature, tokens
+        self.projector = _projector(student.config.hidden_size, teacher.config.hidden_size, seed)
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        row, token = sample_tokens(batch, self.tokens).T
+        s, t = self.projector(student.hidden[-1][row, token]), teacher.hidden[-1][row, token]
+        return {"contrastive": self.weight * losses.contrastive(s, t, self.temperature)}

@@ -1,0 +1,245 @@
+"""Distil a student from a teacher on token windows."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from course_utils.errors import CompressionError
+from course_utils.quantization.compressed import Compressed
+
+from . import losses as loss_functions
+from . import objectives
+from .fit import fit
+from .views import teacher_view, view
+
+NAMED = {
+    "labels": lambda student, teacher: objectives.Labels(),
+    "response": lambda student, teacher: objectives.Response(),
+    "feature": objectives.Feature,
+    "attention": objectives.Attention,
+    "values": objectives.ValueRelations,
+    "relation": lambda student, teacher: objectives.Relation(),
+    "contrastive": objectives.Contrastive,
+}
+IGNORED = -100
+
+
+@dataclass
+class Result(Compressed):
+    """The trained copy in evaluation mode. `history`: step, loss, validation nats per token, seconds at each evaluation.
+
+    `step` is the one whose weights were kept; `stopped` is "steps" or "early".
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    stopped: str = "steps"
+
+    @property
+    def validation(self) -> float | None:
+        """Validation loss of the kept weights."""
+        return next((line.get("validation") for line in self.history if line["step"] == self.step), None)
+
+
+def train(
+    student: PreTrainedModel, teacher, data: Tensor, *, steps: int = 200,
+    loss: str | objectives.Objective = "response", validation: Tensor | None = None, labels: Tensor | None = None,
+    mask: Tensor | None = None, batch: int = 16, peak: float = 1e-3, warmup: int | None = None,
+    weight_decay: float = 0.01, seed: int = 0, folder: str | Path | None = None, every: int = 50,
+    patience: int | None = None, keep: str | None = None, settings: dict[str, Any] | None = None,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None, progress: bool = True,
+) -> Result:  # fmt: skip
+    """Train a copy of `student` on token ids `data` (n, context); `student` and `teacher` are left as they are.
+
+    teacher: a causal language model with the same vocabulary; a list of them for an objective that takes several; a
+    `cache.TeacherCache` made from the same data; or None for objectives that need no teacher.
+    loss: labels, response, feature, attention, values, relation, contrastive, several joined by "+", or an Objective.
+    labels (n, context): token ids, IGNORED (−100) where nothing should be predicted; by default `data` itself.
+    mask (n, context): False at padding, which no loss looks at. validation (m, context): its mean cross-entropy is
+    the validation loss. tokenizers: (student's, teacher's), compared with each other when given.
+    The other keywords are those of `fit.fit`.
+
+    Raises CompressionError for empty data, ids outside the vocabulary, vocabularies or tokenizers that differ, a
+    cache of other data, and what `fit.fit` raises (Diverged at NaN).
+    """
+    teachers = _teachers(teacher)
+    student = copy.deepcopy(student)
+    _check_ids("data", data, student)
+    data = data.long()
+    if validation is not None:
+        _check_ids("validation", validation, student)
+    for name, extra in (("labels", labels), ("mask", mask)):
+        if extra is not None and extra.shape != data.shape:
+            raise CompressionError(f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}.")
+    for one in teachers:
+        check_vocabulary(student, one)
+    if tokenizers is not None:
+        check_tokenizers(*tokenizers)
+    objective = _objective(loss, student, teacher)
+    labels = data if labels is None else labels.long()
+    labels = labels if mask is None else labels.masked_fill(~mask.bool(), IGNORED)
+    if hasattr(teacher, "check"):
+        teacher.check(data)
+    device = student.device
+    teacher_device = teachers[0].device if teachers else device
+
+    def batch_of(rows: Tensor) -> objectives.Batch:
+        real = None if mask is None else mask[rows].to(device)
+        shifted = labels[rows, 1:].to(device)
+        return objectives.Batch(rows, data[rows].to(device), real, shifted, shifted != IGNORED)
+
+    def views(rows: Tensor):
+        here = batch_of(rows)
+        there = here.ids.to(teacher_device), None if here.real is None else here.real.to(teacher_device)
+        seen: Any = None
+        if hasattr(teacher, "rows"):
+            seen = teacher.rows(rows, device)
+        elif teachers and objective.needs_teacher:
+            seen = [_moved(teacher_view(one, *there, objective.needs), device) for one in teachers]
+            seen = seen if isinstance(teacher, Sequence) else seen[0]
+        return view(student, here.ids, here.real, objective.needs), seen, here
+
+    def losses(rows: Tensor) -> tuple[dict[str, Tensor], float]:
+        mine, seen, here = views(rows)
+        return objective(mine, seen, here), float(here.counted.sum())
+
+    @torch.no_grad()
+    def explain(rows: Tensor) -> str | None:
+        mine, seen, _ = views(rows)
+        every_teacher = seen if isinstance(seen, list) else [seen] if seen is not None else []
+        for one in every_teacher:
+            if hasattr(one, "logits") and not torch.isfinite(one.logits).all():
+                return "the teacher's logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32"
+        return None if torch.isfinite(mine.logits).all() else "the student's logits hold NaN or infinity"
+
+    def evaluate() -> float:
+        student.eval()
+        assert validation is not None
+        value = validation_loss(student, validation, batch=batch)
+        student.train()
+        return value
+
+    told = {"loss": objective.describe(), "data": fingerprint(data), "labels": fingerprint(labels)}
+    told |= {"student": weights_fingerprint(student), "teacher": [weights_fingerprint(one) for one in teachers]}
+    both = nn.ModuleDict({"student": student, "objective": objective.to(device)})
+    with ExitStack() as stack:
+        for one in teachers:
+            stack.enter_context(_ready(one, objective.needs))
+        stack.enter_context(_ready(student, objective.needs))
+        student.train()
+        fitted = fit(
+            both, losses, len(data), steps=steps, batch=batch, peak=peak, warmup=warmup, weight_decay=weight_decay,
+            seed=seed, folder=folder, every=every, evaluate=None if validation is None else evaluate,
+            patience=patience, keep=keep, settings=told | (settings or {}), explain=explain, progress=progress,
+        )  # fmt: skip
+    used = {"method": "distillation", **objective.describe(), "steps": fitted.step, "batch": batch, "peak": peak}
+    used |= {"seed": seed, "tokens": fitted.step * batch * data.shape[1], **(settings or {})}
+    return Result(student.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)
+
+
+@torch.no_grad()
+def validation_loss(model: PreTrainedModel, ids: Tensor, batch: int = 16) -> float:
+    """Mean cross-entropy in nats per predicted token of windows (n, context)."""
+    sums = 0.0
+    for part in ids.long().split(batch):
+        part = part.to(model.device)
+        logits = model(input_ids=part, use_cache=False).logits
+        sums += float(loss_functions.cross_entropy(logits[:, :-1], part[:, 1:])) * len(part)
+    return sums / len(ids)
+
+
+def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Raises CompressionError unless both have logits of the same width."""
+    sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
+    if sizes[0] != sizes[1]:
+        raise CompressionError(
+            f"teacher: its vocabulary has {sizes[1]} tokens, the student's {sizes[0]}. Make the student from this "
+            "teacher's tokenizer, or let the teacher write text and train the student on it with loss='labels'."
+        )
+
+
+def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raises CompressionError unless both give every token the same number."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        differ = sorted(ours.items() ^ theirs.items())
+        raise CompressionError(
+            f"tokenizers: student and teacher number {len({token for token, _ in differ})} tokens differently (such as "
+            f"{differ[0][0]!r}). Their logits cannot be compared token by token: use one tokenizer for both, or let "
+            "the teacher write text and train the student on it with loss='labels'."
+        )
+
+
+def fingerprint(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of names, shapes and the first 4096 numbers of each parameter."""
+    digest = hashlib.sha256()
+    for name, p in model.named_parameters():
+        head = p.detach().flatten()[:4096].float().cpu().numpy()
+        digest.update(json.dumps([name, list(p.shape)]).encode() + head.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _teachers(teacher) -> list[PreTrainedModel]:
+    if isinstance(teacher, PreTrainedModel):
+        return [teacher]
+    if isinstance(teacher, Sequence):
+        if not teacher:
+            raise CompressionError("teacher: an empty list; give at least one.")
+        return list(teacher)
+    return []
+
+
+def _objective(loss, student, teacher) -> objectives.Objective:
+    if isinstance(loss, str):
+        names = loss.split("+")
+        unknown = [name for name in names if name not in NAMED]
+        if unknown:
+            raise CompressionError(f"loss={loss!r}: choose from {', '.join(NAMED)}, several joined by '+'.")
+        if not isinstance(teacher, PreTrainedModel) and names != ["labels"]:
+            raise CompressionError(f"loss={loss!r}: needs one teacher model; for others give an Objective.")
+        parts = [NAMED[name](student, teacher) for name in names]
+        return parts[0] if len(parts) == 1 else objectives.Sum(*parts)
+    if loss.needs_teacher and teacher is None:
+        raise CompressionError(f"teacher: {type(loss).__name__} needs one; give a model or a cache of its logits.")
+    return copy.deepcopy(loss)
+
+
+def _check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) == 0 or ids.shape[1] < 2 or ids.is_floating_point():
+        raise CompressionError(f"{name}: expected token ids of shape (n, context), at least one row of two tokens.")
+    size = student.get_output_embeddings().weight.shape[0]
+    if ids.min() < 0 or ids.max() >= size:
+        raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the student's tokenizer.")
+
+
+def _moved(seen, device):
+    move = lambda tensors: tuple(t.to(device) for t in tensors)  # noqa: E731
+    return type(seen)(seen.logits.to(device), move(seen.hidden), move(seen.attention), move(seen.values))
+
+
+@contextmanager
+def _ready(model: PreTrainedModel, needs) -> Iterator[None]:
+    """In evaluation mode, with attention maps to see if they are needed; both as before afterwards."""
+    training, attention = model.training, model.config._attn_implementation
+    if "attention" in needs:
+        model.set_attn_implementation("eager")
+    model.eval()
+    try:
+        yield
+    finally:
+        if "attention" in needs:
+            model.set_attn_implementation(attention)
+        model.train(training)
