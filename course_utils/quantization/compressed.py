@@ -64,7 +64,7 @@ def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
     try:
         _write(compressed, model, work, tokenizer)
         size = sum(f.stat().st_size for f in work.iterdir())
-        _swap(work, folder)
+        swap_in(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return size
@@ -85,16 +85,16 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
     }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": 1, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
-        "sha256": {str(f.relative_to(work)): _digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()},
+        "sha256": {str(f.relative_to(work)): digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()},
     }  # fmt: skip
-    manifest["self"] = _digest(_canonical(manifest))
+    manifest["self"] = digest(_canonical(manifest))
     (work / MANIFEST).write_text(json.dumps(manifest))
     for file in work.iterdir():
         file.chmod(0o644)
     work.chmod(0o755)
 
 
-def _swap(work: Path, folder: Path) -> None:
+def swap_in(work: Path, folder: Path) -> None:
     """Put the finished folder `work` in the place of `folder`: whatever interrupts it, one of the two is there whole."""
     aside = work.with_name(f"{work.name}-old")
     if folder.exists():
@@ -108,7 +108,7 @@ def _swap(work: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -126,14 +126,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise CompressionError(f"{folder}: {name} is missing; save the compressed model again.")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        intact = manifest["self"] == _digest(_canonical(manifest))
+        intact = manifest["self"] == digest(_canonical(manifest))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressionError(f"{folder / MANIFEST}: not readable ({error}); save the compressed model again.") from error
     if not intact or manifest.get("format") != 1:
         raise CompressionError(f"{folder / MANIFEST}: altered, or of another version; save the compressed model again.")
     for name, wanted in manifest["sha256"].items():
         file = folder / name
-        if not file.is_file() or _digest(file.read_bytes()) != wanted:
+        if not file.is_file() or digest(file.read_bytes()) != wanted:
             raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
     return manifest
 

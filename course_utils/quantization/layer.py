@@ -54,6 +54,9 @@ class QuantizedLinear(nn.Module):
     scales would be another grid. Inputs of any floating-point precision are taken; Ŵ is cast to theirs.
     """
 
+    packed: Tensor
+    scale: Tensor
+
     def __init__(
         self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool, bias: bool,
         scattered: bool = False, scale_dtype: torch.dtype | str = torch.float16, dtype: torch.dtype = torch.float32,

@@ -139,6 +139,11 @@ class BlockwiseLinear(FixedBuffers):
     Buffers: `packed` uint8; `absmax` (blocks,), float32, or uint8 codes with `nested_absmax` and `offset`.
     """
 
+    packed: Tensor
+    absmax: Tensor
+    nested_absmax: Tensor
+    offset: Tensor
+
     def __init__(
         self, in_features: int, out_features: int, *, format: str = "nf4", block_size: int = 64, nested: bool = False,
         bias: bool = False, dtype: torch.dtype = torch.float32,

@@ -1,0 +1,184 @@
+"""Folders that appear whole or not at all, with checksums; and what the formats for Hugging Face folders share."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization.compressed import Compressed, digest, swap_in
+
+CHECKSUMS = "checksums.json"
+WEIGHTS = "model.safetensors"
+
+
+def model_of(what: Compressed | PreTrainedModel) -> PreTrainedModel:
+    """The model of a result, or a model itself."""
+    model = what.model if isinstance(what, Compressed) else what
+    if not isinstance(model, PreTrainedModel):
+        raise CompressionError("model: expected a compressed Hugging Face model, or what a method returned.")
+    return model
+
+
+def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str) -> dict[str, Any]:
+    """The layers of a class, by name. Raises CompressionError if there are none."""
+    found = {name: module for name, module in model.named_modules() if type(module) in (kind if isinstance(kind, tuple) else (kind,))}
+    if not found:
+        raise CompressionError(f"model: holds no layers of this format; compress it with {wanted} first.")
+    return found
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> int:
+    """Let `fill` write into a new folder, add checksums, put it in place, and return its bytes.
+
+    Raises CompressionError if `folder` holds something that was not written here.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / CHECKSUMS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CompressionError(f"folder: {folder} holds something else; choose a new one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        fill(work)
+        sums = {str(f.relative_to(work)): digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()}
+        (work / CHECKSUMS).write_text(json.dumps(sums, indent=1))
+        for file in work.iterdir():
+            file.chmod(0o644)
+        work.chmod(0o755)
+        size = sum(f.stat().st_size for f in work.rglob("*") if f.is_file())
+        swap_in(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return size
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with checksums.json where there is one; folders made by other tools have none.
+
+    Raises CompressionError for a missing, truncated or altered file.
+    """
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        raise CompressionError(f"{folder}: no config.json there; give the folder of a checkpoint.")
+    if not (folder / CHECKSUMS).is_file():
+        return
+    try:
+        sums = dict(json.loads((folder / CHECKSUMS).read_text()))
+    except (ValueError, TypeError) as error:
+        raise CompressionError(f"{folder / CHECKSUMS}: not readable ({error}); copy the checkpoint again.") from error
+    for name, wanted in sums.items():
+        file = folder / name
+        if not file.is_file() or digest(file.read_bytes()) != wanted:
+            raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
+
+
+def write_model(
+    model: PreTrainedModel, quantized: dict[str, Tensor], layers: Mapping[str, Any], quantization_config: dict[str, Any],
+    work: Path, dtype: torch.dtype, tokenizer=None,
+) -> None:  # fmt: skip
+    """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is not in `layers`."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    tensors = dict(quantized)
+    for name, tensor in model.state_dict().items():
+        if name in tied or name.rpartition(".")[0] in layers:
+            continue
+        tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name, module in layers.items():
+        if module.bias is not None:
+            tensors[f"{name}.bias"] = module.bias.detach().to(dtype)
+    save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work / WEIGHTS, metadata={"format": "pt"})
+    model.config.save_pretrained(work)
+    config = json.loads((work / "config.json").read_text())
+    config.update({"dtype": str(dtype).removeprefix("torch."), "quantization_config": quantization_config})
+    config["torch_dtype"] = config["dtype"]  # the name older readers look for
+    (work / "config.json").write_text(json.dumps(config, indent=2))
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(work)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(work)
+
+
+def read_settings(folder: Path, method: str) -> dict[str, Any]:
+    """The quantization_config of a verified folder, which must be for `method`."""
+    verify(folder)
+    try:
+        settings = json.loads((folder / "config.json").read_text()).get("quantization_config")
+        if settings is None and (folder / "quantize_config.json").is_file():
+            settings = json.loads((folder / "quantize_config.json").read_text())
+    except ValueError as error:
+        raise CompressionError(f"{folder}: config is not readable ({error}); copy the checkpoint again.") from error
+    found = (settings or {}).get("quant_method", method if settings else "none")
+    if found != method:
+        raise CompressionError(f"{folder}: quantization method {found!r}, expected {method!r}; use the reader of that format.")
+    return settings or {}
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the folder's safetensors files. Raises CompressionError if one cannot be read."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CompressionError(f"{folder}: holds no .safetensors file; pickled weights are not read.")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors.update(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise CompressionError(f"{file}: not readable as safetensors ({error}); copy it again.") from error
+    return tensors
+
+
+def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of the folder's config, without its quantization."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn.Module]) -> None:
+    """Put make() where the layer `name` is. Raises CompressionError, naming it, if it fails or has another shape."""
+    try:
+        layer: Any = make()
+        expected = tuple(walk.weight_of(model.get_submodule(name)).shape)
+    except (CompressionError, AttributeError) as error:
+        raise CompressionError(f"{folder}: {name}: {error}") from error
+    if expected != (layer.out_features, layer.in_features):
+        raise CompressionError(f"{folder}: {name} is {layer.out_features}×{layer.in_features}, the config says {expected}.")
+    walk.replace(model, name, layer)
+
+
+def parts_of(tensors: dict[str, Tensor], name: str, needed: tuple[str, ...], folder: Path) -> dict[str, Tensor]:
+    """The tensors below `name`, by what follows it. Raises CompressionError if a needed one is missing."""
+    found = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise CompressionError(f"{folder}: {name} lacks {', '.join(missing)}.")
+    return found
+
+
+def bias_of(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor | None:
+    return parts["bias"].to(dtype) if "bias" in parts else None
+
+
+def load_others(model: PreTrainedModel, tensors: dict[str, Tensor], layers: set[str], folder: Path) -> PreTrainedModel:
+    """Load what is not in the quantized `layers`, which are in place already; tie, and check that nothing is missing."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    mine = {k: v for k, v in tensors.items() if k.rpartition(".")[0] not in layers and k not in tied}
+    try:
+        found = model.load_state_dict(mine, strict=False)
+    except RuntimeError as error:
+        raise CompressionError(f"{folder}: weights and config disagree ({error}).") from error
+    missing = [k for k in found.missing_keys if k not in tied and k.rpartition(".")[0] not in layers]
+    unexpected = [k for k in found.unexpected_keys if not k.endswith(".rotary_emb.inv_freq")]
+    if missing or unexpected:
+        raise CompressionError(f"{folder}: weights and config disagree about {', '.join(sorted(missing + unexpected)[:3])}.")
+    model.tie_weights()
+    return model.eval()

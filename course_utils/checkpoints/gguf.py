@@ -1,0 +1,167 @@
+"""GGUF, the single file that llama.cpp reads: metadata, tokenizer, and tensors in blocks.
+
+Q8_0: 32 weights share a float16 scale, 8.5 bits a weight. Q4_0: likewise with 4 bits, 4.5. Q4_K and Q6_K: `kquants`.
+Names are llama.cpp's; the rows of the query and key weights are reordered, because it rotates neighbouring pairs where
+Hugging Face rotates halves.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.quantization import Compressed
+
+from . import files
+from .kquants import QUANTIZERS
+
+TYPES = ("F32", "F16", "Q8_0", "Q4_0", *QUANTIZERS)
+ARCHITECTURES = ("llama", "qwen2")
+NAMES = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+def permute(weight: Tensor, heads: int) -> Tensor:
+    """Rows of a query or key weight or bias (heads · width, …): halves of a head become neighbouring pairs."""
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+
+
+def quantize(weight: np.ndarray, type_name: str) -> np.ndarray:
+    """A matrix as the bytes of a GGUF tensor, (rows, bytes of a row), or as float numbers for F32 and F16."""
+    import gguf
+
+    if type_name in QUANTIZERS:
+        return QUANTIZERS[type_name](weight).reshape(len(weight), -1)
+    return gguf.quants.quantize(weight, gguf.GGMLQuantizationType[type_name])
+
+
+def tensors_of(model: Any) -> dict[str, tuple[Tensor, bool]]:
+    """llama.cpp's name → (tensor, whether it is a matrix to quantize)."""
+    config = model.config
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    tensors = {"token_embd.weight": (model.get_input_embeddings().weight, False)}
+    for i, block in enumerate(model.model.layers):
+        for theirs, ours in NAMES.items():
+            module = block.get_submodule(theirs)
+            for part in ("weight", "bias"):
+                tensor = getattr(module, part, None)
+                if tensor is not None:
+                    permuted = config.model_type == "llama" and ours in heads
+                    tensor = permute(tensor, heads[ours]) if permuted else tensor
+                    tensors[f"blk.{i}.{ours}.{part}"] = (tensor, part == "weight" and tensor.dim() == 2)
+    tensors["output_norm.weight"] = (model.model.norm.weight, False)
+    if not config.tie_word_embeddings:
+        tensors["output.weight"] = (model.get_output_embeddings().weight, True)
+    return tensors
+
+
+def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, *, type_name: str = "Q8_0") -> int:
+    """Write a Llama or Qwen2 model as one GGUF file and return its bytes. The weights are quantized here, to `type_name`.
+
+    The embedding is kept in float16, norms and biases in float32. A byte-level BPE tokenizer is written along.
+    Raises CompressionError for another architecture or type, or a width that the type's blocks do not divide.
+    """
+    import gguf
+
+    model = files.model_of(what)
+    if type_name not in TYPES:
+        raise CompressionError(f"type_name={type_name!r}: choose one of {', '.join(TYPES)}.")
+    if model.config.model_type not in ARCHITECTURES:
+        raise CompressionError(f"model: {model.config.model_type!r} is not written; supported are {', '.join(ARCHITECTURES)}.")
+    file, config = Path(file), model.config
+    kind = gguf.GGMLQuantizationType[type_name]
+    block = gguf.GGML_QUANT_SIZES[kind][0]
+    tensors = tensors_of(model)
+    for name, (tensor, matrix) in tensors.items():
+        if matrix and tensor.shape[-1] % block:
+            raise CompressionError(f"{name}: {tensor.shape[-1]} inputs are no multiple of {block}, the block of {type_name}.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, work = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    os.close(handle)
+    try:
+        writer = gguf.GGUFWriter(work, config.model_type)
+        writer.add_name(config.model_type)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_dimension_count(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+        if tokenizer is not None:
+            _add_tokenizer(writer, tokenizer, config)
+        for name, (tensor, matrix) in tensors.items():
+            values = tensor.detach().float().cpu().numpy()
+            if name == "token_embd.weight" and type_name != "F32":
+                writer.add_tensor(name, values.astype(np.float16))
+            elif matrix and type_name != "F32":
+                data = quantize(np.ascontiguousarray(values), type_name)
+                writer.add_tensor(name, data, raw_dtype=None if type_name == "F16" else kind)
+            else:
+                writer.add_tensor(name, values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.chmod(work, 0o644)
+        os.replace(work, file)
+    finally:
+        Path(work).unlink(missing_ok=True)
+    return file.stat().st_size
+
+
+def _add_tokenizer(writer, tokenizer, config) -> None:
+    """Tokens and merges of a byte-level BPE tokenizer."""
+    import gguf
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    if content["model"]["type"] != "BPE":
+        raise CompressionError("tokenizer: only byte-level BPE can be written; leave the tokenizer out.")
+    by_id = {i: token for token, i in tokenizer.get_vocab().items()}
+    special = set(tokenizer.all_special_ids)
+    kinds = gguf.TokenType
+    tokens = [by_id.get(i, f"[unused{i}]") for i in range(config.vocab_size)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL if i in by_id else kinds.UNUSED
+                            for i in range(config.vocab_size)])  # fmt: skip
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]])
+    for add, token in ((writer.add_bos_token_id, tokenizer.bos_token_id), (writer.add_eos_token_id, tokenizer.eos_token_id),
+                       (writer.add_pad_token_id, tokenizer.pad_token_id)):  # fmt: skip
+        if token is not None:
+            add(token)
+
+
+def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model of a GGUF file, its weights made real again, through transformers' reader.
+
+    Raises CompressionError if the file is missing, truncated, or not understood.
+    """
+    import gguf
+
+    file = Path(file)
+    if not file.is_file():
+        raise CompressionError(f"{file}: there is no such file.")
+    try:
+        reader = gguf.GGUFReader(file)
+        wanted = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
+        if wanted > file.stat().st_size or not reader.tensors:
+            raise ValueError("the file ends too early")
+        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+    except Exception as error:
+        raise CompressionError(f"{file}: not readable as GGUF ({str(error).splitlines()[0] if str(error) else error!r}).") from error
