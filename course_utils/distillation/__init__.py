@@ -1,7 +1,10 @@
 """A small student learns from a large teacher: losses, one trainer, students that start well, variants."""
 
-from . import fit, losses, objectives, parallel, students, trainer, views
+from . import cache, compare, digits, fit, losses, narrow, objectives, parallel, students, trainer, variants, views
 from .fit import Diverged
 from .trainer import Result, train
 
-__all__ = ["Diverged", "Result", "fit", "losses", "objectives", "parallel", "students", "train", "trainer", "views"]
+__all__ = [
+    "Diverged", "Result", "cache", "compare", "digits", "fit", "losses", "narrow", "objectives", "parallel", "students",
+    "train", "trainer", "variants", "views",
+]  # fmt: skip

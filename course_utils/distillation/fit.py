@@ -191,8 +191,8 @@ def fit(
     return Fitted(history, kept_step, "early" if early else "steps", before + time.perf_counter() - began)
 
 
-def _write(where: Path, module, optimizer, history, best, line, told: str) -> None:
-    if best is not None and best_line(history) is line:
+def _write(where: Path, module, optimizer, history, best, line: dict[str, Any], told: str) -> None:
+    if best is not None and history.index(line) == history.index(best_line(history) or line):
         write_tensors(where / BEST, best, {"step": str(line["step"])})
     save_checkpoint(where / CHECKPOINT, module, optimizer, line["step"], history=json.dumps(history), settings=told)
     (where / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in history))

@@ -15,6 +15,7 @@ from course_utils.errors import CompressionError
 from course_utils.models import walk
 
 from . import losses
+from .views import read_out
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Objective(nn.Module):
 
     needs: frozenset[str] = frozenset()
     needs_teacher = True
+    takes = "model"  # or "list" of models, or "cache" of one model's logits
 
     def describe(self) -> dict[str, Any]:
         """Plain settings: a run may only be continued with the same ones."""
@@ -68,6 +70,67 @@ class Response(Objective):
         }  # fmt: skip
 
 
+class CachedResponse(Objective):
+    """`Response` from a `cache.TeacherCache`, with `losses.top_k` in place of the full divergence."""
+
+    takes = "cache"
+
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, tail: str = "bucket"):
+        super().__init__()
+        self.temperature, self.alpha, self.tail = temperature, alpha, tail
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        logits = student.logits[:, :-1]
+        far = losses.top_k(logits, teacher, self.temperature, batch.counted, self.tail)
+        loss = (1 - self.alpha) * self.temperature**2 * far
+        if self.alpha > 0:
+            loss = loss + self.alpha * losses.cross_entropy(logits, batch.labels, batch.counted)
+        return {"response": loss}
+
+
+class Mixture(Objective):
+    """`Response` from a list of teachers, mixed by `losses.mixture` with weights "uniform", "entropy" or "label"."""
+
+    takes = "list"
+
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, weighting: str = "uniform"):
+        super().__init__()
+        self.temperature, self.alpha, self.weighting = temperature, alpha, weighting
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        several = torch.stack([one.logits[:, :-1].float() for one in teacher])
+        known = batch.labels.masked_fill(~batch.counted, 0)
+        mixed = losses.mixture(several, known, self.temperature, self.weighting) * self.temperature
+        logits = student.logits[:, :-1]
+        return {"response": losses.response(logits, mixed, batch.labels, self.temperature, self.alpha, batch.counted)}
+
+
+class Exits(Objective):
+    """Self-distillation from deep to shallow (Zhang et al., 2019): every block learns to end the model.
+
+    Cross-entropy at the end, and the mean over all earlier blocks of `losses.response` between what the output head
+    reads there and the model's own last logits. No other teacher. After it, `from_layers(model, range(k))` is a model.
+    """
+
+    needs = frozenset({"hidden"})
+    needs_teacher = False
+
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, weight: float = 1.0):
+        super().__init__()
+        self.temperature, self.alpha, self.weight = temperature, alpha, weight
+
+    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+        last = student.logits[:, :-1]
+        early = [
+            losses.response(
+                read_out(student.model, hidden[:, :-1]), last, batch.labels, self.temperature, self.alpha, batch.counted
+            )
+            for hidden in student.hidden[1:-1]
+        ]
+        found = {"labels": losses.cross_entropy(last, batch.labels, batch.counted)}
+        return found | ({"exits": self.weight * torch.stack(early).mean()} if early else {})
+
+
 class Sum(Objective):
     """The losses of several objectives together."""
 
@@ -76,6 +139,7 @@ class Sum(Objective):
         self.objectives: Any = nn.ModuleList(objectives)
         self.needs = frozenset().union(*(o.needs for o in objectives))
         self.needs_teacher = any(o.needs_teacher for o in objectives)
+        self.takes = next((o.takes for o in objectives if o.needs_teacher), "model")
 
     def describe(self) -> dict[str, Any]:
         return {"objective": "Sum", "parts": [o.describe() for o in self.objectives]}

@@ -69,3 +69,9 @@ def wait() -> None:
     """Until every process is here."""
     if world() > 1:
         dist.barrier()
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
+from course_utils.models.data import mean_loss
 from course_utils.quantization.compressed import Compressed
 
-from . import losses as loss_functions
 from . import objectives
+from .cache import TeacherCache, fingerprint
 from .fit import fit
-from .views import teacher_view, view
+from .views import View, teacher_view, view
 
 NAMED = {
     "labels": lambda student, teacher: objectives.Labels(),
@@ -40,6 +41,7 @@ class Result(Compressed):
     `step` is the one whose weights were kept; `stopped` is "steps" or "early".
     """
 
+    model: PreTrainedModel
     history: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
     stopped: str = "steps"
@@ -73,10 +75,10 @@ def train(
     """
     teachers = _teachers(teacher)
     student = copy.deepcopy(student)
-    _check_ids("data", data, student)
+    check_ids("data", data, student)
     data = data.long()
     if validation is not None:
-        _check_ids("validation", validation, student)
+        check_ids("validation", validation, student)
     for name, extra in (("labels", labels), ("mask", mask)):
         if extra is not None and extra.shape != data.shape:
             raise CompressionError(f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}.")
@@ -87,8 +89,8 @@ def train(
     objective = _objective(loss, student, teacher)
     labels = data if labels is None else labels.long()
     labels = labels if mask is None else labels.masked_fill(~mask.bool(), IGNORED)
-    if hasattr(teacher, "check"):
-        teacher.check(data)
+    if isinstance(teacher, TeacherCache):
+        teacher.check(data, student)
     device = student.device
     teacher_device = teachers[0].device if teachers else device
 
@@ -101,7 +103,7 @@ def train(
         here = batch_of(rows)
         there = here.ids.to(teacher_device), None if here.real is None else here.real.to(teacher_device)
         seen: Any = None
-        if hasattr(teacher, "rows"):
+        if isinstance(teacher, TeacherCache):
             seen = teacher.rows(rows, device)
         elif teachers and objective.needs_teacher:
             seen = [_moved(teacher_view(one, *there, objective.needs), device) for one in teachers]
@@ -117,19 +119,18 @@ def train(
         mine, seen, _ = views(rows)
         every_teacher = seen if isinstance(seen, list) else [seen] if seen is not None else []
         for one in every_teacher:
-            if hasattr(one, "logits") and not torch.isfinite(one.logits).all():
+            if isinstance(one, View) and not torch.isfinite(one.logits).all():
                 return "the teacher's logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32"
         return None if torch.isfinite(mine.logits).all() else "the student's logits hold NaN or infinity"
 
     def evaluate() -> float:
-        student.eval()
         assert validation is not None
-        value = validation_loss(student, validation, batch=batch)
-        student.train()
-        return value
+        return mean_loss(student, validation)
 
-    told = {"loss": objective.describe(), "data": fingerprint(data), "labels": fingerprint(labels)}
+    told: dict[str, Any] = {"loss": objective.describe(), "data": fingerprint(data), "labels": fingerprint(labels)}
     told |= {"student": weights_fingerprint(student), "teacher": [weights_fingerprint(one) for one in teachers]}
+    if isinstance(teacher, TeacherCache):
+        told["teacher"] = [teacher.description]
     both = nn.ModuleDict({"student": student, "objective": objective.to(device)})
     with ExitStack() as stack:
         for one in teachers:
@@ -144,17 +145,6 @@ def train(
     used = {"method": "distillation", **objective.describe(), "steps": fitted.step, "batch": batch, "peak": peak}
     used |= {"seed": seed, "tokens": fitted.step * batch * data.shape[1], **(settings or {})}
     return Result(student.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)
-
-
-@torch.no_grad()
-def validation_loss(model: PreTrainedModel, ids: Tensor, batch: int = 16) -> float:
-    """Mean cross-entropy in nats per predicted token of windows (n, context)."""
-    sums = 0.0
-    for part in ids.long().split(batch):
-        part = part.to(model.device)
-        logits = model(input_ids=part, use_cache=False).logits
-        sums += float(loss_functions.cross_entropy(logits[:, :-1], part[:, 1:])) * len(part)
-    return sums / len(ids)
 
 
 def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
@@ -179,10 +169,6 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
         )
 
 
-def fingerprint(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
 def weights_fingerprint(model: nn.Module) -> str:
     """A hash of names, shapes and the first 4096 numbers of each parameter."""
     digest = hashlib.sha256()
@@ -203,6 +189,8 @@ def _teachers(teacher) -> list[PreTrainedModel]:
 
 
 def _objective(loss, student, teacher) -> objectives.Objective:
+    if loss == "response" and isinstance(teacher, TeacherCache):
+        return objectives.CachedResponse(teacher.temperature)
     if isinstance(loss, str):
         names = loss.split("+")
         unknown = [name for name in names if name not in NAMED]
@@ -214,10 +202,14 @@ def _objective(loss, student, teacher) -> objectives.Objective:
         return parts[0] if len(parts) == 1 else objectives.Sum(*parts)
     if loss.needs_teacher and teacher is None:
         raise CompressionError(f"teacher: {type(loss).__name__} needs one; give a model or a cache of its logits.")
+    takes = loss.takes
+    given = "cache" if isinstance(teacher, TeacherCache) else "model" if isinstance(teacher, PreTrainedModel) else "list"
+    if teacher is not None and loss.needs_teacher and takes != given:
+        raise CompressionError(f"teacher: {type(loss).__name__} takes a {takes}, not a {given}.")
     return copy.deepcopy(loss)
 
 
-def _check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
+def check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
     if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) == 0 or ids.shape[1] < 2 or ids.is_floating_point():
         raise CompressionError(f"{name}: expected token ids of shape (n, context), at least one row of two tokens.")
     size = student.get_output_embeddings().weight.shape[0]
@@ -225,9 +217,9 @@ def _check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
         raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the student's tokenizer.")
 
 
-def _moved(seen, device):
+def _moved(seen: View, device) -> View:
     move = lambda tensors: tuple(t.to(device) for t in tensors)  # noqa: E731
-    return type(seen)(seen.logits.to(device), move(seen.hidden), move(seen.attention), move(seen.values))
+    return View(seen.model, seen.logits.to(device), move(seen.hidden), move(seen.attention), move(seen.values))
 
 
 @contextmanager

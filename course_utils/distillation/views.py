@@ -13,18 +13,20 @@ from transformers.pytorch_utils import Conv1D
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 
+FINAL_NORMS = ("model.norm", "model.decoder.final_layer_norm", "transformer.ln_f", "gpt_neox.final_layer_norm")
 INSIDE = ("hidden", "attention", "values")
 
 
 @dataclass
 class View:
-    """Empty tuples are what was not asked for.
+    """What `model` showed; empty tuples are what was not asked for.
 
     logits (batch, tokens, vocabulary); hidden: what enters the first block, then what leaves each block, (batch,
     tokens, width); attention: a map for each block, (batch, heads, tokens, tokens); values: the value projection of
     each block, (batch, tokens, key-value heads × head width).
     """
 
+    model: PreTrainedModel
     logits: Tensor
     hidden: tuple[Tensor, ...] = ()
     attention: tuple[Tensor, ...] = ()
@@ -84,7 +86,18 @@ def view(model: PreTrainedModel, ids: Tensor, real: Tensor | None = None, needs:
             options["attention_mask"] = real.long()
         out = model(input_ids=ids, use_cache=False, **options)
     maps = tuple(out.attentions) if "attention" in needs else ()
-    return View(out.logits, tuple(heard["hidden"]), maps, tuple(heard["values"]))
+    return View(model, out.logits, tuple(heard["hidden"]), maps, tuple(heard["values"]))
+
+
+def read_out(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The logits that the final norm and the output head make of a block's output: an early exit."""
+    for name in FINAL_NORMS:
+        try:
+            norm = model.get_submodule(name)
+        except AttributeError:
+            continue
+        return model.get_output_embeddings()(norm(hidden))
+    raise CompressionError(f"model: the final norm of {type(model).__name__} was not found; known are {', '.join(FINAL_NORMS)}.")
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 from .hidden import attention_maps, feature, value_relations
 from .logits import cross_entropy, jensen_shannon, kl, masked_mean, response, reverse_kl
 from .relation import angle, contrastive, distance
+from .teachers import mixture, top_k
 
 __all__ = [
     "angle", "attention_maps", "contrastive", "cross_entropy", "distance", "feature", "jensen_shannon", "kl",
-    "masked_mean", "response", "reverse_kl", "value_relations",
+    "masked_mean", "mixture", "response", "reverse_kl", "top_k", "value_relations",
 ]  # fmt: skip

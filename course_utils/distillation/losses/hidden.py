@@ -11,7 +11,7 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
-from .logits import exact, masked_mean
+from .logits import counted, exact, masked_mean
 
 
 def _same(student: Tensor, teacher: Tensor, dims: slice, what: str) -> None:
@@ -39,8 +39,9 @@ def feature(
             "use a projector such as nn.Linear(student width, teacher width)."
         )
     _same(hidden, target, slice(0, -1), "teacher_hidden")
-    error = masked_mean((hidden - target).square().mean(-1), mask)
-    return error / masked_mean(target.square().mean(-1), mask).clamp(min=1e-12) if relative else error
+    hidden, target = (counted(x, mask, x.shape[-1]) for x in (hidden, target))
+    error = (hidden - target).square().mean()
+    return error / target.square().mean().clamp(min=1e-12) if relative else error
 
 
 def _row_kl(log_s: Tensor, log_t: Tensor) -> Tensor:

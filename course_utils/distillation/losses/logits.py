@@ -12,16 +12,21 @@ from torch import Tensor
 from course_utils.errors import CompressionError
 
 
-def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of `values` (...) where `mask` (...) is true. A masked value may even be NaN: it is not looked at."""
+def counted(x: Tensor, mask: Tensor | None, *features: int) -> Tensor:
+    """The positions of x (..., *features) where `mask` (...) is true: (n, *features). What is hidden may be NaN."""
     if mask is None:
-        return values.mean()
-    if mask.shape != values.shape:
-        raise CompressionError(f"mask: has shape {tuple(mask.shape)}, but {tuple(values.shape)} is needed.")
+        return x.reshape(-1, *features)
+    if mask.shape + features != x.shape:
+        raise CompressionError(f"mask: has shape {tuple(mask.shape)}, but {tuple(x.shape[: x.dim() - len(features)])} is needed.")
     mask = mask.bool()
     if not mask.any():
         raise CompressionError("mask: hides every position; leave at least one token to learn from.")
-    return values[mask].mean()
+    return x[mask]
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of `values` (...) where `mask` (...) is true."""
+    return counted(values, mask).mean()
 
 
 def exact(x: Tensor) -> Tensor:
@@ -29,8 +34,10 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log P_S, log P_T) at a temperature; no gradient reaches the teacher."""
+def softened(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(log P_S, log P_T) at a temperature, (n, V) for the n counted positions; no gradient reaches the teacher."""
     if student_logits.shape != teacher_logits.shape:
         raise CompressionError(
             f"teacher_logits: shape {tuple(teacher_logits.shape)} against the student's {tuple(student_logits.shape)}; "
@@ -38,22 +45,23 @@ def softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float)
         )
     if not temperature > 0 or math.isinf(temperature):
         raise CompressionError(f"temperature={temperature}: choose a positive number.")
-    log_s = (exact(student_logits) / temperature).log_softmax(-1)
-    return log_s, (exact(teacher_logits.detach()) / temperature).log_softmax(-1)
+    size = student_logits.shape[-1]
+    student, teacher = counted(student_logits, mask, size), counted(teacher_logits.detach(), mask, size)
+    return (exact(student) / temperature).log_softmax(-1), (exact(teacher) / temperature).log_softmax(-1)
 
 
 def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """KL(P_T ‖ P_S) = Σ P_T (log P_T − log P_S), the mean over positions, in nats. Gradient in z_S: (P_S − P_T) / τ."""
-    log_s, log_t = softened(student_logits, teacher_logits, temperature)
-    return masked_mean(log_t.exp().mul(log_t - log_s).sum(-1), mask)
+    log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
+    return log_t.exp().mul(log_t - log_s).sum(-1).mean()
 
 
 def reverse_kl(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
     """KL(P_S ‖ P_T): mode seeking, it punishes mass where the teacher has none (Gu et al., 2024, MiniLLM)."""
-    log_s, log_t = softened(student_logits, teacher_logits, temperature)
-    return masked_mean(log_s.exp().mul(log_s - log_t).sum(-1), mask)
+    log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
+    return log_s.exp().mul(log_s - log_t).sum(-1).mean()
 
 
 def jensen_shannon(
@@ -66,10 +74,10 @@ def jensen_shannon(
     """
     if not 0 < beta < 1:
         raise CompressionError(f"beta={beta}: choose a number between 0 and 1; for the ends use kl and reverse_kl.")
-    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
     log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
     value = beta * log_t.exp().mul(log_t - log_m) + (1 - beta) * log_s.exp().mul(log_s - log_m)
-    return masked_mean(value.sum(-1), mask)
+    return value.sum(-1).mean()
 
 
 DIVERGENCES = {"forward": kl, "reverse": reverse_kl, "js": jensen_shannon}
@@ -79,11 +87,11 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, mask: Tensor | None = 
     """−log P_S(label) at τ = 1, the mean over positions, in nats. Labels behind the mask may be anything, such as −100."""
     if labels.shape != student_logits.shape[:-1]:
         raise CompressionError(f"labels: shape {tuple(labels.shape)}, but {tuple(student_logits.shape[:-1])} is needed.")
-    used = labels if mask is None else labels.masked_fill(~mask.bool(), 0)
-    if used.numel() and (used.min() < 0 or used.max() >= student_logits.shape[-1]):
-        raise CompressionError(f"labels: must lie in 0 … {student_logits.shape[-1] - 1}; hide the others with mask.")
-    log_p = exact(student_logits).log_softmax(-1).gather(-1, used.long().unsqueeze(-1)).squeeze(-1)
-    return masked_mean(-log_p, mask)
+    size = student_logits.shape[-1]
+    logits, used = counted(student_logits, mask, size), counted(labels, mask)
+    if used.numel() and (used.min() < 0 or used.max() >= size):
+        raise CompressionError(f"labels: must lie in 0 … {size - 1}; hide the others with mask.")
+    return -exact(logits).log_softmax(-1).gather(-1, used.long().unsqueeze(-1)).mean()
 
 
 def response(

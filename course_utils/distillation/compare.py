@@ -1,0 +1,52 @@
+"""Fair comparisons: the same student, data, steps and seeds, only the loss differs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+
+from .trainer import Result, train
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """(mean, half width) of Student's t interval of the mean, for values independent of each other.
+
+    half width = t · s / √n with n − 1 degrees of freedom. For two methods on the same seeds give their differences.
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2:
+        raise CompressionError("values: an interval needs at least two.")
+    mean = sum(values) / n
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    return mean, float(t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
+
+
+def losses(
+    student: Callable[[int], PreTrainedModel], teacher: PreTrainedModel, data: Callable[[int], Tensor],
+    ways: Mapping[str, Any], *, validation: Tensor, seeds: Sequence[int] = (0, 1, 2),
+    score: Callable[[PreTrainedModel], float] | None = None, **options,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Train `student(seed)` on `data(seed)` by each way (a loss, or a function student, teacher → Objective).
+
+    Every way sees the same students, batches and steps; the last weights count, not the best. For each way: loss, the
+    validation nats per token by seed; score, what `score(model)` says by seed, if given; seconds in all.
+    """
+    found: dict[str, dict[str, Any]] = {name: {"loss": [], "score": [], "seconds": 0.0} for name in ways}
+    for seed in seeds:
+        start, ids = student(seed), data(seed)
+        for name, way in ways.items():
+            loss = way(start, teacher) if callable(way) and not hasattr(way, "needs") else way
+            result: Result = train(
+                start, teacher, ids, loss=loss, validation=validation, keep="last", seed=seed, **options
+            )
+            found[name]["loss"].append(result.history[-1]["validation"])
+            found[name]["seconds"] += result.seconds
+            if score is not None:
+                found[name]["score"].append(score(result.model))  # type: ignore[arg-type]
+    return found
