@@ -223,13 +223,13 @@ def test_a_folder_of_a_later_version_is_refused(saved):
     _, folder = saved
     manifest = json.loads((folder / "compression.json").read_text())
     manifest["format"] = 2
-    manifest["self"] = compressed._digest(compressed._canonical(manifest))
+    manifest["self"] = compressed.digest(compressed._canonical(manifest))
     (folder / "compression.json").write_text(json.dumps(manifest))
     with pytest.raises(CompressionError, match="version"):
         load(folder)
 
 
-@pytest.mark.parametrize("step", ["save_file", "_digest", "first rename", "second rename"])
+@pytest.mark.parametrize("step", ["save_file", "digest", "first rename", "second rename"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk", "interrupt"])
 def test_interrupted_write_leaves_the_old_folder_whole(make, saved, ids, monkeypatch, step, error):
     made, folder = saved
