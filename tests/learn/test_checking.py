@@ -175,6 +175,15 @@ def test_changing_the_input_is_told_but_does_not_fail():
     rejected(wrong_in_place, "in place")
 
 
+def test_a_specification_that_changes_its_inputs_does_not_mislead():
+    def careless(w):
+        w *= 2
+        return w
+
+    exercise.register(exercise.Exercise(id="toy.pair", inputs=ROWS.inputs, spec=careless))
+    assert run(lambda w: w + w, "toy.pair") and not run(lambda w: 4 * w, "toy.pair")
+
+
 def test_a_returned_buffer_that_is_used_again_is_compared_as_it_was():
     buffer = torch.zeros(3, 4, dtype=torch.float64)
 

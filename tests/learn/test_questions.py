@@ -89,6 +89,7 @@ def test_commas(text, number):
 
 def test_a_value_computed_live():
     assert ask("toy.live", expected=123.4).answer("123.45") and not ask("toy.live", expected=123.4).answer("123.6")
+    assert ask("toy.live", expected=0).answer("0.0005")
     assert ask("toy.live", expected=0).answer(0) and not ask("toy.live", expected=0).answer(0.5)
     assert ask("toy.live", expected=-2.0).answer("-2") and "sign" in ask("toy.live", expected=-2.0).answer(2).message
     assert ask("toy.numeric", expected=5).answer(5), "a live value goes before that of the texts"
