@@ -2,10 +2,12 @@
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -49,6 +51,37 @@ def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer):
     """
     apply(model, masks)
     return optimizer.register_step_post_hook(lambda *_: apply(model, masks))
+
+
+@contextmanager
+def each_step(
+    model: nn.Module, *, before: Callable[[], None] | None = None, after: Callable[[int], None] | None = None
+) -> Iterator[None]:
+    """While this context is open: call before() and after(step) around each step that any optimizer takes on `model`.
+
+    For training loops that keep their optimizer to themselves. `step` counts from 1 and is the optimizer's own
+    count, so that it goes on where a resumed run goes on. Needs an optimizer that counts its steps, as Adam does.
+    """
+    parameters = {id(p) for p in model.parameters()}
+
+    def mine(optimizer) -> list[Tensor]:
+        return [p for group in optimizer.param_groups for p in group["params"] if id(p) in parameters]
+
+    def first(optimizer, *_) -> None:
+        if before is not None and mine(optimizer):
+            before()
+
+    def last(optimizer, *_) -> None:
+        counted = [p for p in mine(optimizer) if "step" in optimizer.state.get(p, {})]
+        if after is not None and counted:
+            after(int(optimizer.state[counted[0]]["step"]))
+
+    handles = [register_optimizer_step_pre_hook(first), register_optimizer_step_post_hook(last)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def zeros(model: nn.Module) -> dict[str, float]:

@@ -17,7 +17,7 @@ from course_utils.errors import CompressionError
 from course_utils.models import walk
 from course_utils.quantization.gptq import damped
 
-from . import scores
+from . import apply, scores
 
 Loss = Callable[[nn.Module, Any], Tensor]
 LARGEST_EXACT = 20_000
@@ -137,26 +137,27 @@ def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
 
 
 class Movement:
-    """Σ_t g_t θ_t of every weight over the steps of an optimizer: `scores.movement` is minus this.
+    """Σ_t g_t θ_t of every weight over the optimizer steps on a model: `scores.movement` is minus this.
 
     Use as a context while training; `total` then holds tensors (out, in) by name.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: nn.Module):
+        self.model = model
         self.sums = [torch.zeros_like(w) for w in _parameters(model).values()]
 
-    def _add(self, *_) -> None:
+    def _add(self) -> None:
         for sum_, weight in zip(self.sums, _parameters(self.model).values(), strict=True):
             if weight.grad is not None:
                 sum_ += weight.grad * weight.detach()
 
     def __enter__(self) -> "Movement":
-        self.handle = self.optimizer.register_step_pre_hook(self._add)
+        self.context = apply.each_step(self.model, before=self._add)
+        self.context.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
-        self.handle.remove()
+        self.context.__exit__(None, None, None)
 
     @property
     def total(self) -> dict[str, Tensor]:

@@ -26,7 +26,6 @@ from .grids import Grid, dequantize, exact_half
 from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear, naming
 
-
 STEP_RATE = 0.1  # Adam moves every number by about its rate, whatever the gradient's size; a step moves whole groups
 
 

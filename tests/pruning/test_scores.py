@@ -123,7 +123,7 @@ def test_movement_is_signed_and_counts_each_step():
         model[0].weight.copy_(torch.tensor([[1.0, 1.0]]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wanted = torch.zeros(1, 2)
-    with statistics.Movement(model, optimizer) as movement:
+    with statistics.Movement(model) as movement:
         for _ in range(3):
             optimizer.zero_grad()
             w = model[0].weight
