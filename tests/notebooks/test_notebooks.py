@@ -28,7 +28,7 @@ def name(path: Path) -> str:
 
 def run(command: list[str], home: Path, log: Path) -> None:
     """Run a command on its own progress file; fail with its last lines, or when it took too much memory."""
-    environment = {**os.environ, "COURSE_HOME": str(home), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "COURSE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=out, stderr=out)
         _, status, usage = os.wait4(process.pid, 0)
