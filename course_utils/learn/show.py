@@ -17,7 +17,7 @@ from typing import Any
 
 COLOURS = {"right": "#009E73", "wrong": "#D55E00", "hint": "#56B4E9", "question": "#0072B2", "note": "#999999"}
 FONT = "line-height:1.5;max-width:52em"
-RUNNERS = re.compile(r"nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run")
+RUNNERS = re.compile(r"exec\(eval\(sys\.stdin|nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run")
 _bold = re.compile(r"\*\*(.+?)\*\*")
 _block = re.compile(r"```[a-z]*\n?(.*?)```", re.DOTALL)
 
