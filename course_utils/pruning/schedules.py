@@ -1,0 +1,142 @@
+"""When to prune: at once, in rounds, or gradually while training.
+
+A schedule says how sparse the model should be after each training step. Whenever it asks for more, masks are made
+anew from the weights as they are; after every step they are applied again, because momentum moves pruned weights.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization.compressed import Compressed
+
+from . import apply, recovery, scores, statistics
+from .anatomy import check_model
+
+SCORES = ("magnitude", "movement")
+
+
+def cubic(step: int, *, start: int = 0, end: int, initial: float = 0.0, final: float = 0.5) -> float:
+    """s_t = s_f + (s_i − s_f) (1 − (t − t₀) / (t₁ − t₀))³ between `start` t₀ and `end` t₁ (Zhu & Gupta, 2017, eq. 1).
+
+    s_i before, s_f after. Steep at first, while there is much to spare.
+    Raises CompressionError unless start < end.
+    """
+    if start >= end:
+        raise CompressionError(f"end={end}: the schedule must end after its start, {start}.")
+    left = 1 - (min(max(step, start), end) - start) / (end - start)
+    return final + (initial - final) * left**3
+
+
+def staircase(step: int, *, steps: int, rounds: int, final: float = 0.5) -> float:
+    """Rounds of equal length; each keeps the same fraction, so that after k of n rounds 1 − (1 − s)^(k/n) is gone.
+
+    The first pruning is at step 0. Raises CompressionError unless 1 ≤ rounds ≤ steps.
+    """
+    if not 1 <= rounds <= steps:
+        raise CompressionError(f"rounds={rounds}: choose 1 up to the number of training steps, {steps}.")
+    done = min(rounds, step * rounds // steps + 1)
+    return 1 - (1 - final) ** (done / rounds) if done < rounds else final
+
+
+def train(
+    model: PreTrainedModel, ids: Tensor, target: Callable[[int], float], *, steps: int = 100, update: int = 5,
+    pattern: str | None = None, score: str = "magnitude", peak: float = 1e-3, batch: int = 16, seed: int = 0,
+    validation: Tensor | None = None, folder: str | Path | None = None, every: int = 50, progress: bool = True,
+    name: str = "schedule",
+) -> Compressed:  # fmt: skip
+    """Train a copy of the model on token ids (n, context) while it is pruned to the sparsity `target(step)`.
+
+    target(0) is applied before training; then the target is read every `update` steps and at the last. `pattern` as in
+    `apply.make_masks`. `score`: 'magnitude', or 'movement' (from the second update on what counts is how the weights
+    moved in this run; needs target(0) = 0). Training as in `recovery.train`; a killed run with a `folder` goes on.
+    Raises CompressionError for a target outside 0 … 1 or that shrinks, and what `recovery.train` raises.
+    """
+    check_model(model)
+    ids = walk.check_calibration(ids)
+    if score not in SCORES:
+        raise CompressionError(f"score={score!r}: choose one of {', '.join(SCORES)}.")
+    if score == "movement" and (folder is not None or target(0) > 0):
+        raise CompressionError("score='movement': gathers while it trains, so target(0) must be 0 and no folder can resume it.")
+    if update < 1:
+        raise CompressionError(f"update={update}: choose 1 or more steps between two looks at the target.")
+    path = [target(step) for step in sorted({*range(0, steps + 1, update), steps})]
+    for low, high in zip(path, path[1:], strict=False):
+        if high < low:
+            raise CompressionError(f"target: falls from {low:.3f} to {high:.3f}; pruned weights do not come back.")
+    apply.make_masks(_magnitudes(model), path[-1], pattern)  # refuses what does not fit, before the training
+    model = copy.deepcopy(model).train()
+    apply.apply(model, apply.make_masks(_magnitudes(model), path[0], None if path[0] == 0 else pattern))
+    kept: dict[str, Tensor] = {}
+    movement = statistics.Movement(model) if score == "movement" else None
+    next_token = recovery.next_token(model, ids)
+
+    def losses(rows: Tensor):
+        if not kept:  # the first step of this process: a resumed run reads its masks from its weights
+            kept.update(apply.nonzero(model))
+        return next_token(rows)
+
+    def hold(step: int) -> None:
+        apply.apply(model, kept)
+        if step % update == 0 or step == steps:
+            kept.update(_stricter(model, kept, target(step), pattern, movement) if target(step) > 0 else {})
+            apply.apply(model, kept)
+
+    with movement or apply.each_step(model), apply.each_step(model, after=hold):
+        fitted = recovery.run(
+            model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed, validation=validation, folder=folder,
+            every=every, progress=progress, told={"path": path, "pattern": pattern, "update": update}, title=name,
+        )  # fmt: skip
+    settings = {
+        "method": name, "score": score, "pattern": pattern or "per_layer", "steps": steps, "update": update, "peak": peak,
+        "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model),
+    }  # fmt: skip
+    return Compressed(model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": apply.zeros(model)})
+
+
+def _magnitudes(model) -> dict[str, Tensor]:
+    return {name: scores.magnitude(walk.weight_of(module)) for name, module in walk.compressible(model).items()}
+
+
+def _stricter(model, kept, sparsity: float, pattern: str | None, movement) -> dict[str, Tensor]:
+    """Masks at this sparsity in which nothing that is gone comes back: pruned weights get the lowest score of all."""
+    if movement is None:
+        found = _magnitudes(model)
+    else:
+        weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items()}
+        found = {name: scores.movement(weights[name], moved) for name, moved in movement.total.items()}
+    lowest = min(float(score.min()) for score in found.values()) - 1
+    found = {name: score.masked_fill(~kept[name], lowest) for name, score in found.items()}
+    new = apply.make_masks(found, sparsity, pattern)
+    return {name: mask & kept[name] for name, mask in new.items()}
+
+
+def one_shot(model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training) -> Compressed:
+    """Prune to `sparsity` at once, then train; keywords as in `train`."""
+    return train(model, ids, lambda step: sparsity, steps=steps, name="one_shot", **training)
+
+
+def iterative(
+    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, rounds: int = 4, steps: int = 100, **training
+) -> Compressed:
+    """`rounds` times: prune the same fraction of what is left, then train steps / rounds steps (Han et al., 2015)."""
+    update = max(1, steps // max(1, rounds))
+    return train(
+        model, ids, lambda step: staircase(step, steps=steps, rounds=rounds, final=sparsity), steps=steps, update=update,
+        name="iterative", **training,
+    )  # fmt: skip
+
+
+def gradual(
+    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, settle: float = 0.3, **training
+) -> Compressed:
+    """Sparsity along the cubic schedule from 0 to `sparsity`; the last `settle` of the steps train at full sparsity."""
+    if not 0 <= settle < 1:
+        raise CompressionError(f"settle={settle}: choose a fraction of the steps from 0 up to (not including) 1.")
+    end = max(1, round(steps * (1 - settle)))
+    return train(model, ids, lambda step: cubic(step, end=end, final=sparsity), steps=steps, name="gradual", **training)
