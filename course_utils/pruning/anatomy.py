@@ -47,7 +47,7 @@ def of(model: PreTrainedModel) -> Anatomy:
 def check_model(model: nn.Module) -> None:
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
-                               "for nn.Sequential use pruning.channels.")  # fmt: skip
+                               "for nn.Sequential use pruning.magnitude.")  # fmt: skip
 
 
 def take(module: nn.Module, *, rows: Tensor | None = None, columns: Tensor | None = None) -> None:

@@ -98,7 +98,7 @@ def prune_heads(
     with all their query heads (the KV cache shrinks too); `unit='query'` removes the same number of query heads from
     each key-value head. `keep` is a fraction or number of query heads; the rest as in `prune_mlp`.
     Raises CompressionError for counts that the groups or the model type's config do not allow, and for models whose
-    config ties the head size to the hidden size (OPT, GPT-2): `prune_hidden` removes heads there.
+    config ties the head size to the hidden size (OPT, GPT-2).
     """
     began = time.perf_counter()
     anatomy.check_model(model)
@@ -106,7 +106,7 @@ def prune_heads(
     if not hasattr(config, "num_key_value_heads"):
         raise CompressionError(
             f"model: {config.model_type} fixes heads · head size = hidden size, so no smaller config can say that heads "
-            "are gone; use prune_hidden, which removes heads together with the residual width."
+            "are gone; use prune_mlp or prune_layers for this model."
         )
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     ratio = heads // kv

@@ -95,7 +95,7 @@ def test_heads_equal_zeroed_heads(make, ids, name, unit, tmp_path):
 
 @pytest.mark.parametrize("name", ["opt", "gpt2"])
 def test_heads_of_models_without_head_dim_are_refused_with_the_way_out(make, ids, name):
-    with pytest.raises(CompressionError, match="prune_hidden"):
+    with pytest.raises(CompressionError, match="prune_mlp or prune_layers"):
         structured.prune_heads(make(name), ids)
 
 
