@@ -1,0 +1,145 @@
+"""The labs as shipped: up to date, nothing leaks, points add up, and nbgrader itself makes and grades the same."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from course_utils.grade import build
+
+ROOT = Path(__file__).resolve().parents[2]
+SOLUTIONS = sorted((ROOT / "solutions").glob("*/*.ipynb"))
+PLAIN = 8  # a hidden line shorter than this, such as `else:`, gives nothing away
+
+solutions = pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def lab_of(solution):
+    return ROOT / "labs" / solution.relative_to(ROOT / "solutions")
+
+
+def strings(value):
+    """Every string anywhere in a notebook, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *strings(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+
+
+def hidden_lines(solution):
+    for cell in read(solution).cells:
+        for kind in ("SOLUTION", "HIDDEN TESTS"):
+            for region in re.findall(rf"### BEGIN {kind}\n(.*?)\n\s*### END {kind}", cell.source, re.DOTALL):
+                yield from (line.strip() for line in region.split("\n") if len(line.strip()) >= PLAIN)
+
+
+def test_the_labs_are_what_the_solutions_make():
+    assert build.differences(ROOT) == []
+
+
+@solutions
+def test_nothing_hidden_is_in_the_lab(solution):
+    hidden = list(hidden_lines(solution))
+    assert len(hidden) > 20
+    everything = "\n".join(strings(json.loads(lab_of(solution).read_text(encoding="utf-8"))))
+    assert [line for line in hidden if line in everything] == []
+    assert not re.search("(BEGIN|END) (SOLUTION|HIDDEN|MARK)", everything)
+    code = [cell for cell in read(lab_of(solution)).cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+@solutions
+def test_points_add_up(solution):
+    cells = read(lab_of(solution)).cells
+    graded = [c.metadata.nbgrader.points for c in cells if c.metadata.get("nbgrader", {}).get("grade")]
+    prose = [c.source for c in cells if c.cell_type == "markdown"]
+    headings = [int(n) for text in prose for n in re.findall(r"^### Exercise .*\((\d+) points", text, re.MULTILINE)]
+    assert headings == graded
+    stated = re.search(r"\*\*(\d+) points", prose[0])
+    assert stated and int(stated[1]) == sum(graded)
+    manual = [text for text in prose if "graded by a person" in text]
+    rubric = [int(n) for text in manual for n in re.findall(r"\*\((\d+) points?", text)]
+    assert manual and sum(rubric) == graded[-1]
+
+
+@solutions
+def test_every_answer_has_a_check_and_a_test(solution):
+    cells = read(solution).cells
+    for i, cell in enumerate(cells):
+        meta = cell.metadata.get("nbgrader", {})
+        if meta.get("solution") and cell.cell_type == "code":
+            checked, test = cells[i + 1], cells[i + 2]
+            assert "nbgrader" not in checked.metadata and "check" in checked.source, cell.id
+            assert test.metadata.nbgrader.grade and "### BEGIN HIDDEN TESTS" in test.source, cell.id
+            assert re.search(r"def (\w+)", cell.source)[1] in test.source
+
+
+def nbgrader(folder, *arguments):
+    """Run a command of nbgrader in a course folder; its environment's bin must be on PATH."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "COURSE_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """A course of nbgrader with every solution as its source, released by nbgrader."""
+    folder = tmp_path_factory.mktemp("course")
+    (folder / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.course_id = 'compression'\n")
+    for solution in SOLUTIONS:
+        place = folder / "source" / solution.stem
+        place.mkdir(parents=True)
+        (place / solution.name).write_bytes(solution.read_bytes())
+        nbgrader(folder, "generate_assignment", solution.stem)
+    return folder
+
+
+@solutions
+def test_nbgrader_releases_the_same_cells(solution, stock):
+    released = read(stock / "release" / solution.stem / solution.name)
+    ours = read(lab_of(solution))
+    assert [dict(c) for c in ours.cells] == [dict(c) for c in released.cells]
+
+
+@solutions
+def test_nbgrader_counts_the_same_points(solution, stock):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{stock / 'gradebook.db'}", "compression") as gradebook:
+        assignment = gradebook.find_assignment(solution.stem)
+        wanted = sum(c.metadata.nbgrader.points for c in read(solution).cells if c.metadata.get("nbgrader", {}).get("grade"))
+        assert assignment.max_score == wanted
+        assert assignment.max_written_score > 0
+
+
+@solutions
+def test_nbgrader_pays_the_solution_and_not_the_stub(solution, stock):
+    from nbgrader.api import Gradebook
+
+    for student, source in {"right": solution, "blank": lab_of(solution)}.items():
+        notebook = read(source)
+        next(c for c in notebook.cells if c.id == "parameters").source += "\nfast = True"
+        place = stock / "submitted" / student / solution.stem
+        place.mkdir(parents=True)
+        nbformat.write(notebook, place / solution.name)
+    nbgrader(stock, "autograde", solution.stem)
+    with Gradebook(f"sqlite:///{stock / 'gradebook.db'}", "compression") as gradebook:
+        right = gradebook.find_submission(solution.stem, "right")
+        blank = gradebook.find_submission(solution.stem, "blank")
+        assert right.code_score == right.max_code_score > 0
+        assert blank.code_score == 0 and blank.max_code_score == right.max_code_score
