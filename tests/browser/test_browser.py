@@ -99,6 +99,8 @@ def wait_until_idle(page: Page) -> None:
 
 
 def run_all(page: Page) -> None:
+    """Run every cell, once the kernel is there to take them."""
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=2 * MINUTE)
     menu(page, "Run All Cells")
     wait_until_idle(page)
 
@@ -130,7 +132,7 @@ def test_a_learners_path(lab, page):
     open_notebook(page, lab, LESSON)
     run_all(page)
     slider = page.locator(".widget-slider [role=slider], .widget-slider .noUi-handle").first
-    slider.scroll_into_view_if_needed()
+    slider.scroll_into_view_if_needed(timeout=4 * MINUTE)
     keep(page, "slider-before")
     shown = figures(page)
     slider.focus()
