@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 from course_utils.quantization.compressed import Compressed
-from course_utils.quantization.gptq import block_hessians, damped, inverse_cholesky, layer_error
+from course_utils.quantization.gptq import block_hessians, check_walk, damped, inverse_cholesky, layer_error
 from course_utils.quantization.grids import Grid, check_matrix, dequantize, make_grid, quantize
 from course_utils.quantization.layer import LayerResult, QuantizedLinear
 
@@ -40,15 +40,7 @@ class PrunedLayer:
 
 def _check(weight: Tensor, H: Tensor, sparsity: float, pattern: str | None, damping: float, block_size: int) -> int:
     """The number of columns whose mask is chosen at once."""
-    columns = check_matrix(weight).shape[1]
-    if H.shape != (columns, columns):
-        raise CompressionError(f"H: shape {tuple(H.shape)}, but the weight has {columns} inputs.")
-    if not torch.isfinite(H).all():
-        raise CompressionError("H: contains NaN or infinity; check the calibration inputs.")
-    if not 0 <= damping <= 1:
-        raise CompressionError(f"damping={damping}: choose a number from 0 to 1, usually 0.01.")
-    if block_size < 1:
-        raise CompressionError(f"block_size={block_size}: choose a number of columns, usually 128.")
+    columns = check_walk(weight, H, damping, block_size).shape[1]
     group = masks.parse(pattern, ":") if isinstance(pattern, str) else None
     if not group and pattern not in (None, "per_layer", "per_row"):
         raise CompressionError(f"pattern={pattern!r}: SparseGPT chooses masks for None, 'per_layer', 'per_row' or 'N:M'.")

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -80,9 +79,9 @@ def layer_error(weight: Tensor, quantized: Tensor, H: Tensor) -> float:
     return total
 
 
-def _check(weight: Tensor, H: Tensor, bits: int, damping: float, block_size: int) -> Tensor:
+def check_walk(weight: Tensor, H: Tensor, damping: float, block_size: int) -> Tensor:
+    """What a walk over the columns needs: `check_matrix` of the weight, a finite H that fits it, sensible settings."""
     weight = check_matrix(weight)
-    check_bits(bits)
     if H.shape != (weight.shape[1],) * 2:
         raise CompressionError(f"H: shape {tuple(H.shape)}, but the weight has {weight.shape[1]} inputs.")
     if not torch.isfinite(H).all():
@@ -112,7 +111,8 @@ def quantize_layer(
     Raises CompressionError for NaN, infinity, shapes that do not match, a group size that does not divide the
     inputs, or a Hessian that is not positive definite after damping.
     """
-    weight = _check(weight, H, bits, damping, block_size)
+    weight = check_walk(weight, H, damping, block_size)
+    check_bits(bits)
     result = _walk_columns(
         weight, H.to(weight), bits, check_group_size(group_size, weight.shape[1]), symmetric, damping, block_size,
         act_order, static_groups,
@@ -219,23 +219,20 @@ def quantize(
     calibration = _check_calibration(model, calibration)
     model = copy.deepcopy(model).eval()
     names = {id(module): name for name, module in walk.compressible(model).items()}
-    states = list(walk.first_block_inputs(model, calibration.to(model.device)))
     settings = {
         "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
         "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
     errors: dict[str, float] = {}
     rounded: list[str] = []
-    for block in tqdm(walk.blocks(model), desc="GPTQ", unit="block", leave=False):
-        hessians = block_hessians(block, states)
-        for module, H in hessians.items():
+    for block, states in walk.through_blocks(model, calibration, "GPTQ"):
+        for module, H in block_hessians(block, states).items():
             name, weight = names[id(module)], walk.weight_of(module).float()
             with naming(name):
                 result = quantize_layer(weight, H, **settings)
             errors[name] = layer_error(weight, result.weight, H)
             rounded += [name] * result.rounded
             walk.replace(model, name, QuantizedLinear.of(result, module.bias))
-        states = [(walk.run_block(block, hidden, kwargs), kwargs) for hidden, kwargs in states]
     settings = {"method": "gptq", **settings, "calibration": list(calibration.shape)}
     return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors, "rounded": rounded})
 
