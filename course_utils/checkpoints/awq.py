@@ -7,7 +7,6 @@
 ŵ_ij = scales[j // group_size, i] · (q_ij − z). The order lets a GPU unpack pairs of half-precision numbers at once.
 """
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -81,12 +80,7 @@ def write(
     sizes = {layer.in_features // layer.groups if layer.groups > 1 else -1 for layer in layers.values()} - {-1} or {-1}
     if len(sizes) > 1:
         raise CompressionError("model: its layers differ in group size; the AWQ layout has one.")
-    tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        try:
-            tensors.update({f"{name}.{key}": value for key, value in tensors_of(layer).items()})
-        except CompressionError as error:
-            raise CompressionError(f"{name}: {error}") from error
+    tensors = files.tensors_by_layer(layers, tensors_of)
     settings = {
         "quant_method": "awq", "bits": 4, "group_size": next(iter(sizes)), "zero_point": True, "version": "gemm",
         "modules_to_not_convert": None,
@@ -104,14 +98,6 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     bits, version = settings.get("bits", settings.get("w_bit")), str(settings.get("version", "gemm")).lower()
     if bits != 4 or version != "gemm":
         raise CompressionError(f"{folder}: {bits} bits in the order {version!r}; supported is 4 bits in 'gemm' order.")
-    tensors = files.read_tensors(folder)
-    model = files.empty_model(folder, dtype)
-    names = {key.rpartition(".")[0] for key in tensors if key.endswith(".qweight")}
-    if not names:
-        raise CompressionError(f"{folder}: holds no qweight; is it an AWQ checkpoint?")
-    for name in sorted(names):
-        parts = files.parts_of(tensors, name, ("qweight", "qzeros", "scales"), folder)
-        files.place(model, folder, name, partial(
-            layer_from, parts["qweight"], parts["qzeros"], parts["scales"], files.bias_of(parts, dtype)
-        ))  # fmt: skip
-    return files.load_others(model, tensors, names, folder)
+    return files.read_packed(
+        folder, dtype, "an AWQ", lambda parts, bias: layer_from(parts["qweight"], parts["qzeros"], parts["scales"], bias)
+    )

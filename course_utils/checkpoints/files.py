@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 from course_utils.quantization.compressed import Compressed, digest, swap_in
+from course_utils.quantization.layer import naming
 
 CHECKSUMS = "checksums.json"
 WEIGHTS = "model.safetensors"
@@ -59,6 +61,15 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return size
+
+
+def tensors_by_layer(layers: Mapping[str, Any], tensors_of: Callable[[Any], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `tensors_of` makes of each layer, under the layer's name. Its errors are given that name."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        with naming(name):
+            tensors.update({f"{name}.{key}": value for key, value in tensors_of(layer).items()})
+    return tensors
 
 
 def verify(folder: Path) -> None:
@@ -162,6 +173,21 @@ def parts_of(tensors: dict[str, Tensor], name: str, needed: tuple[str, ...], fol
     if missing:
         raise CompressionError(f"{folder}: {name} lacks {', '.join(missing)}.")
     return found
+
+
+def read_packed(
+    folder: Path, dtype: torch.dtype, wanted: str, layer_from: Callable[[dict[str, Tensor], Tensor | None], nn.Module]
+) -> PreTrainedModel:
+    """The model of a folder whose layers are stored as qweight, qzeros and scales: layer_from(parts, bias) makes each."""
+    tensors = read_tensors(folder)
+    model = empty_model(folder, dtype)
+    names = {key.rpartition(".")[0] for key in tensors if key.endswith(".qweight")}
+    if not names:
+        raise CompressionError(f"{folder}: holds no qweight; is it {wanted} checkpoint?")
+    for name in sorted(names):
+        parts = parts_of(tensors, name, ("qweight", "qzeros", "scales"), folder)
+        place(model, folder, name, partial(layer_from, parts, bias_of(parts, dtype)))
+    return load_others(model, tensors, names, folder)
 
 
 def bias_of(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor | None:

@@ -109,12 +109,7 @@ def write(
     if len({bits for bits, _ in kinds}) > 1 or len(sizes) > 1:
         raise CompressionError("model: its layers differ in bits or group size; the GPTQ layout has one of each.")
     bits, size = next(iter(kinds))[0], next(iter(sizes))
-    tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        try:
-            tensors.update({f"{name}.{key}": value for key, value in tensors_of(layer, checkpoint_format).items()})
-        except CompressionError as error:
-            raise CompressionError(f"{name}: {error}") from error
+    tensors = files.tensors_by_layer(layers, partial(tensors_of, checkpoint_format=checkpoint_format))
     settings = {
         "bits": bits, "group_size": size, "damp_percent": made.get("damping", 0.01),
         "desc_act": any(layer.group_index is not None for layer in layers.values()), "static_groups": False,
@@ -142,15 +137,10 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
         raise CompressionError(
             f"{folder}: {bits} bits in the format {form!r}; supported are {', '.join(map(str, BITS))} bits in {', '.join(FORMATS)}."
         )
-    tensors = files.read_tensors(folder)
-    model = files.empty_model(folder, dtype)
-    names = {key.rpartition(".")[0] for key in tensors if key.endswith(".qweight")}
-    if not names:
-        raise CompressionError(f"{folder}: holds no qweight; is it a GPTQ checkpoint?")
-    for name in sorted(names):
-        parts = files.parts_of(tensors, name, ("qweight", "qzeros", "scales"), folder)
-        files.place(model, folder, name, partial(
-            layer_from, parts["qweight"], parts["qzeros"], parts["scales"], parts.get("g_idx"), files.bias_of(parts, dtype),
-            bits=bits, checkpoint_format=form,
-        ))  # fmt: skip
-    return files.load_others(model, tensors, names, folder)
+
+    def layer(parts: dict[str, Tensor], bias: Tensor | None) -> QuantizedLinear:
+        return layer_from(
+            parts["qweight"], parts["qzeros"], parts["scales"], parts.get("g_idx"), bias, bits=bits, checkpoint_format=form
+        )
+
+    return files.read_packed(folder, dtype, "a GPTQ", layer)

@@ -3,37 +3,18 @@ import json
 import bitsandbytes as bnb
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from wide_models import tiny
 
 from course_utils.checkpoints import bitsandbytes as layout
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 from course_utils.quantization import llm_int8, nf4, rtn
 
-WIDE = {"vocab_size": 64, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**WIDE, intermediate_size=256, num_key_value_heads=2, tie_word_embeddings=True)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**WIDE, intermediate_size=256, num_key_value_heads=2)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=256, word_embed_proj_dim=128, max_position_embeddings=64)),
-}
 IDS = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
 
 
-def tiny(kind="llama"):
-    torch.manual_seed(0)
-    return MODELS[kind]().eval()
-
-
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "opt"])
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("format", ["nf4", "fp4"])
 def test_transformers_loads_four_bits(format, double, kind, tmp_path):
