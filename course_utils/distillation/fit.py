@@ -53,8 +53,12 @@ def _order(rows: int, seed: int, epoch: int) -> Tensor:
 
 def batch_rows(step: int, rows: int, batch: int, seed: int) -> Tensor:
     """The rows of a step's batch: each epoch is a new permutation of all rows."""
-    places = range(step * batch, (step + 1) * batch)
-    return torch.stack([_order(rows, seed, place // rows)[place % rows] for place in places])
+    place, end, parts = step * batch, (step + 1) * batch, []
+    while place < end:
+        epoch, first = divmod(place, rows)
+        parts.append(_order(rows, seed, epoch)[first : first + end - place])
+        place += len(parts[-1])
+    return torch.cat(parts)
 
 
 def best_line(history: list[dict[str, Any]]) -> dict[str, Any] | None:
