@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
         return run("jupyter-lab", "notebooks/start.ipynb", *rest)
     if action == "test":
         browser()
-        return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadgroup", *rest)
+        return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder", *rest)
     return 0
 
 

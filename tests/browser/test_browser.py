@@ -22,8 +22,6 @@ FLAGS += ["--disable-component-update", "--disable-sync"]
 MINUTE = 60_000  # milliseconds
 RIGHT = re.compile(r"\b(right|correct)\b", re.IGNORECASE)
 
-pytestmark = pytest.mark.xdist_group("notebooks")
-
 
 @pytest.fixture
 def lab(tmp_path):

@@ -19,8 +19,6 @@ FILE_LIMIT = 1_500_000  # bytes
 INSTALL = re.compile(r"^\s*[!%].*\b(pip|conda|apt|apt-get|npm)\b|-m\s*pip\s+install", re.MULTILINE)
 REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*https?:|<img[^>]+src\s*=\s*[\"']?https?:", re.IGNORECASE)
 
-pytestmark = pytest.mark.xdist_group("notebooks")
-
 
 def name(path: Path) -> str:
     return path.stem
