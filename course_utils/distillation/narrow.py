@@ -36,7 +36,7 @@ def narrow(
     """
     if calibration is None:
         raise CompressionError("calibration: needed to see which directions, heads and channels matter; give token ids.")
-    calibration = walk.check_calibration(calibration)
+    calibration = walk.check_calibration(calibration, model)
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if heads is not None:

@@ -53,6 +53,14 @@ def compressible(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def check_finite(model: nn.Module) -> None:
+    """Raises CompressionError, naming module and parameter, if one of the model's parameters holds NaN or infinity."""
+    for path, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            module, _, name = path.rpartition(".")
+            raise CompressionError(f"{module or 'model'}: {name}: contains NaN or infinity; repair it before compressing the model.")
+
+
 def weight_of(module: nn.Module) -> Tensor:
     """The weight as (out_features, in_features); Conv1D stores it transposed."""
     weight = module.weight.detach()
@@ -71,11 +79,16 @@ class _Captured(Exception):
     pass
 
 
-def check_calibration(calibration: Tensor) -> Tensor:
-    """Token ids (sequences, context). Raises CompressionError when there are none."""
+def check_calibration(calibration: Tensor, model: nn.Module | None = None) -> Tensor:
+    """Token ids (sequences, context). Raises CompressionError when there are none, or some that `model` has no row for."""
     if not isinstance(calibration, Tensor) or calibration.dim() != 2 or calibration.numel() == 0:
         raise CompressionError("calibration: expected token ids of shape (sequences, context), at least one of each.")
-    return calibration.long()
+    ids = calibration.long()
+    if isinstance(model, PreTrainedModel):
+        vocabulary = model.get_input_embeddings().num_embeddings
+        if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+            raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
+    return ids
 
 
 @torch.no_grad()

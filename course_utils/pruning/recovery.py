@@ -53,7 +53,7 @@ def train(
     Raises CompressionError for empty data, settings that make no sense, or a loss that is not finite.
     """
     check_model(model)
-    ids = walk.check_calibration(ids)
+    ids = walk.check_calibration(ids, model)
     model = copy.deepcopy(model).train()
     masks = apply.nonzero(model) if hold else {}
     losses = next_token(model, ids, None if teacher is None else teacher.eval())
@@ -73,7 +73,7 @@ def run(
 ) -> Fitted:  # fmt: skip
     """`distillation.fit` with the last weights kept: the best would be those from before the pruning."""
     if validation is not None:
-        validation = walk.check_calibration(validation).to(model.device)
+        validation = walk.check_calibration(validation, model).to(model.device)
     if not isinstance(steps, int) or steps < 1:
         raise CompressionError(f"steps={steps}: choose 1 or more training steps.")
     return fit(

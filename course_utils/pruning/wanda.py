@@ -61,7 +61,7 @@ def prune(
     """
     began = time.perf_counter()
     check_model(model)
-    calibration = walk.check_calibration(calibration)
+    calibration = walk.check_calibration(calibration, model)
     model = copy.deepcopy(model).eval()
     walk.compressible(model)
     for block, states in walk.through_blocks(model, calibration, "Wanda"):

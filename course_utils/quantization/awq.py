@@ -132,7 +132,8 @@ def quantize(
     Raises CompressionError for bad settings, an empty calibration set, or an architecture that `folding` does not know.
     """
     began = time.perf_counter()
-    calibration = walk.check_calibration(calibration)
+    calibration = walk.check_calibration(calibration, model)
+    walk.check_finite(model)
     check_bits(bits)
     model = copy.deepcopy(model).eval()
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}

@@ -216,7 +216,9 @@ def quantize(
     Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does not fit the model.
     """
     began = time.perf_counter()
-    calibration = _check_calibration(model, calibration)
+    walk.blocks(model)
+    calibration = walk.check_calibration(calibration, model)
+    walk.check_finite(model)
     model = copy.deepcopy(model).eval()
     names = {id(module): name for name, module in walk.compressible(model).items()}
     settings = {
@@ -235,15 +237,6 @@ def quantize(
             walk.replace(model, name, QuantizedLinear.of(result, module.bias))
     settings = {"method": "gptq", **settings, "calibration": list(calibration.shape)}
     return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors, "rounded": rounded})
-
-
-def _check_calibration(model: PreTrainedModel, calibration: Tensor) -> Tensor:
-    walk.blocks(model)
-    calibration = walk.check_calibration(calibration)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if int(calibration.min()) < 0 or int(calibration.max()) >= vocabulary:
-        raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
-    return calibration
 
 
 def block_hessians(block: nn.Module, states: list) -> dict[nn.Module, Tensor]:

@@ -224,7 +224,8 @@ def grid(observer: MinMax, columns: int, *, bits: int = 8, symmetric: bool = Tru
 @torch.no_grad()
 def watch(model: nn.Module, calibration: Tensor, make_observer: Callable[[], MinMax], batch: int = 8) -> dict[str, MinMax]:
     """Run token ids (sequences, context) through the model; an observer of the input of each linear layer, by name."""
-    calibration = walk.check_calibration(calibration)
+    calibration = walk.check_calibration(calibration, model)
+    walk.check_finite(model)
     layers = walk.compressible(model)
     found = {name: make_observer() for name in layers}
     handles = [

@@ -96,7 +96,8 @@ def quantize(
     Raises CompressionError for bad settings or data, or when the loss stops being finite.
     """
     began = time.perf_counter()
-    data = walk.check_calibration(data)
+    data = walk.check_calibration(data, model)
+    walk.check_finite(model)
     if steps < 1 or batch < 1 or learning_rate <= 0 or not 0 <= distill <= 1:
         raise CompressionError("steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1.")
     teacher, model = model, copy.deepcopy(model).eval()
@@ -113,7 +114,11 @@ def quantize(
         parameter.requires_grad_(True)
     for layer in layers.values():
         layer.step.requires_grad_(learned_step)
-    losses = _train(model, teacher, data, steps, batch, learning_rate, distill, seed)
+    was_training = teacher.training
+    try:
+        losses = _train(model, teacher.eval(), data, steps, batch, learning_rate, distill, seed)
+    finally:
+        teacher.train(was_training)
     for name, layer in layers.items():
         walk.replace(model, name, QuantizedLinear.of(layer.result(), layer.bias))
     model.requires_grad_(False).zero_grad(set_to_none=True)
@@ -132,8 +137,6 @@ def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> 
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    was_training = teacher.training
-    teacher.eval()
     bar = tqdm(range(steps), desc="QAT", leave=False)
     for step in bar:
         ids = data[torch.randint(len(data), (batch,), generator=generator)].to(model.device)
@@ -154,5 +157,4 @@ def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> 
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))
-    teacher.train(was_training)
     return losses

@@ -35,6 +35,7 @@ def quantize(
     CompressionError as `quantize_layer` does, naming the layer, or if there is nothing to quantize.
     """
     began = time.perf_counter()
+    walk.check_finite(model)
     model = copy.deepcopy(model)
     for name, module in walk.compressible(model).items():
         with naming(name):

@@ -38,7 +38,8 @@ def smoothing_scale(activations: Tensor, weights: Tensor, alpha: float = 0.5) ->
 @torch.no_grad()
 def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -> PreTrainedModel:
     """A copy of the model that computes the same function with smoothed inputs behind every norm of the blocks."""
-    calibration = walk.check_calibration(calibration)
+    calibration = walk.check_calibration(calibration, model)
+    walk.check_finite(model)
     model = copy.deepcopy(model).eval()
     chosen = [fold for block in folding.folds(model) for fold in block if fold.is_norm]
     largest: dict[str, Tensor] = {}

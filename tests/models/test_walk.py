@@ -140,6 +140,25 @@ def test_calibration_must_be_there(bad):
         walk.check_calibration(bad)
 
 
+def test_token_ids_must_be_in_the_vocabulary(tiny, ids):
+    assert torch.equal(walk.check_calibration(ids.int(), tiny), ids)
+    rows = tiny.get_input_embeddings().num_embeddings
+    for wrong in (rows, -1):
+        bad = ids.clone()
+        bad[-1, -1] = wrong
+        with pytest.raises(CompressionError, match=f"calibration: holds token ids outside 0 to {rows - 1}"):
+            walk.check_calibration(bad, tiny)
+
+
+def test_parameters_must_be_finite(tiny):
+    walk.check_finite(tiny)
+    path, parameter = list(tiny.named_parameters())[4]
+    for bad in (torch.nan, torch.inf):
+        parameter.data.view(-1)[-1] = bad
+        with pytest.raises(CompressionError, match=f"{path.rpartition('.')[0]}: {path.rpartition('.')[2]}: contains NaN"):
+            walk.check_finite(tiny)
+
+
 def test_what_has_no_linear_layer_is_refused():
     with pytest.raises(CompressionError, match=r"nn\.Linear"):
         walk.compressible(nn.Sequential(nn.ReLU()))
