@@ -1,0 +1,50 @@
+"""GPTQ beside round-to-nearest on the bundled model."""
+
+import pytest
+import torch
+
+from course_utils import evaluation, models
+from course_utils.quantization import gptq, rtn
+
+
+@pytest.fixture(scope="module")
+def table():
+    """On the validation split, for each method and number of bits: (nats per token, KL from the exact model)."""
+    model, tokenizer = models.load("bundled")
+    calibration = evaluation.calibration(tokenizer, n=24)
+    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=12, context=256, seed=0).ids
+
+    @torch.no_grad()
+    def measured(subject):
+        with evaluation.subject.scoring(subject) as ready:
+            logits = ready(ids).logits.log_softmax(-1)
+        exact.append(logits)
+        divergence = float((exact[0].exp() * (exact[0] - logits)).sum(-1).mean())
+        return evaluation.perplexity(subject, tokenizer, n=24).nats, divergence
+
+    exact: list[torch.Tensor] = []
+    found = {"exact": measured(model)}
+    for bits in (8, 4, 3, 2):
+        found["rtn", bits] = measured(rtn.quantize(model, bits=bits, group_size=64))
+        found["gptq", bits] = measured(gptq.quantize(model, calibration, bits=bits, group_size=64))
+    return found
+
+
+MARGIN = 0.001  # nats; where a method changes the loss by less, its sign is chance. The divergence has no such noise
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_bundled_model_gptq_is_not_worse_than_rounding(table, bits):
+    (loss, divergence), (rounded, rounded_divergence) = table["gptq", bits], table["rtn", bits]
+    assert loss <= rounded + MARGIN
+    assert divergence < 0.9 * rounded_divergence
+
+
+def test_bundled_model_order_of_bits(table):
+    for method in ("rtn", "gptq"):
+        assert abs(table[method, 8][0] - table["exact"][0]) < MARGIN
+        losses, divergences = zip(*(table[method, bits] for bits in (8, 4, 3, 2)), strict=True)
+        assert all(a <= b + MARGIN for a, b in zip(losses, losses[1:], strict=False))
+        assert all(2 * a < b for a, b in zip(divergences, divergences[1:], strict=False))
+    lost = {method: table[method, 2][0] - table["exact"][0] for method in ("rtn", "gptq")}
+    assert 0 < lost["gptq"] < 0.8 * lost["rtn"]
