@@ -1,0 +1,262 @@
+"""Right and wrong answers to the exercises of lesson 3.5."""
+
+import torch
+from torch.nn import functional as F
+
+from course_utils.distillation import losses
+
+
+def kl(student_logits, teacher_logits, temperature):
+    p = F.softmax(teacher_logits.detach() / temperature, -1)
+    return F.kl_div(F.log_softmax(student_logits / temperature, -1), p, reduction="batchmean")
+
+
+def kl_of_entropies(student_logits, teacher_logits, temperature):
+    """Cross-entropy less the teacher's own entropy."""
+    with torch.no_grad():
+        p = (teacher_logits / temperature).softmax(1)
+        entropy = torch.distributions.Categorical(probs=p).entropy()
+    return (F.cross_entropy(student_logits / temperature, p, reduction="none") - entropy).mean()
+
+
+def kl_leaking(student_logits, teacher_logits, temperature):
+    pair = [torch.distributions.Categorical(logits=z / temperature) for z in (teacher_logits, student_logits)]
+    return torch.distributions.kl_divergence(*pair).mean()
+
+
+def probabilities(student_logits, teacher_logits, temperature):
+    return [(z / temperature).softmax(-1) for z in (student_logits, teacher_logits.detach())]
+
+
+def gradient(student_logits, teacher_logits, temperature):
+    s, t = probabilities(student_logits, teacher_logits, temperature)
+    return temperature * (s - t) / s.shape[0]
+
+
+def gradient_by_autograd(student_logits, teacher_logits, temperature):
+    student_logits.requires_grad_()
+    (losses.kl(student_logits, teacher_logits, temperature) * temperature**2).backward()
+    return student_logits.grad
+
+
+def scaled_gradient(scale):
+    return lambda **given: scale(given["temperature"], len(given["student_logits"])) * gradient(**given)
+
+
+def response(
+    student_logits, teacher_logits, labels, temperature, alpha, mask, flip=False, power=2, keep=None, hard=1.0
+):
+    teacher_logits = teacher_logits.detach()
+    keep = mask if keep is None else keep
+    s, t = (F.log_softmax(z[keep] / temperature, -1) for z in (student_logits, teacher_logits))
+    far = (
+        F.kl_div(t, s, log_target=True, reduction="batchmean")
+        if flip
+        else F.kl_div(s, t, log_target=True, reduction="batchmean")
+    )
+    near = F.cross_entropy(student_logits.flatten(0, 1) / hard, labels.flatten(), ignore_index=-100)
+    return alpha * near + (1 - alpha) * temperature**power * far
+
+
+def response_of_the_course(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    return losses.response(student_logits, teacher_logits, labels, temperature, alpha, mask)
+
+
+def response_by_weights(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    weight = mask / mask.sum()
+    p = torch.softmax(teacher_logits / temperature, -1).detach()
+    cross = -(p * torch.log_softmax(student_logits / temperature, -1)).sum(-1)
+    entropy = -(p * p.clamp(min=1e-300).log()).sum(-1)
+    hard = -torch.log_softmax(student_logits, -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return ((alpha * hard + (1 - alpha) * temperature**2 * (cross - entropy)) * weight).sum()
+
+
+def response_leaking(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    s, t = ((z[mask] / temperature).log_softmax(-1) for z in (student_logits, teacher_logits))
+    far = (t.exp() * (t - s)).sum(-1).mean()
+    return alpha * F.cross_entropy(student_logits[mask], labels[mask]) + (1 - alpha) * temperature**2 * far
+
+
+def padded_mean(student_logits, teacher_logits, labels, temperature, alpha, mask, cut=False, divide=torch.numel):
+    s, t = ((z / temperature).log_softmax(-1) for z in (student_logits, teacher_logits.detach()))
+    far = (t.exp() * (t - s)).sum(-1)
+    far = far * mask if cut else far
+    near = F.cross_entropy(student_logits.mT, labels, reduction="none")
+    return (alpha * near + (1 - alpha) * temperature**2 * far).sum() / divide(mask)
+
+
+def feature(student_hidden, teacher_hidden, projector, mask):
+    hidden = torch.einsum("btn,wn->btw", student_hidden, projector)
+    return F.mse_loss(hidden[mask], teacher_hidden[mask].detach())
+
+
+def feature_of_the_course(student_hidden, teacher_hidden, projector, mask):
+    return losses.feature(student_hidden, teacher_hidden, lambda h: h @ projector.T, mask)
+
+
+def feature_leaking(student_hidden, teacher_hidden, projector, mask):
+    return ((student_hidden @ projector.T - teacher_hidden) * mask.unsqueeze(-1)).square().sum() / (
+        mask.sum() * len(projector)
+    )
+
+
+def off(student_hidden, teacher_hidden, projector, mask):
+    return (F.linear(student_hidden, projector) - teacher_hidden.detach())[mask]
+
+
+def attention(student_map, teacher_map, mask):
+    teacher_map = teacher_map.detach()
+    rows = torch.xlogy(teacher_map, teacher_map).sum(-1) - torch.xlogy(teacher_map, student_map).sum(-1)
+    weight = mask[:, None].double().expand_as(rows)
+    return (rows * weight).sum() / weight.sum()
+
+
+def attention_clamped(student_map, teacher_map, mask):
+    t, s = teacher_map.detach().clamp(min=1e-300), student_map.clamp(min=1e-300)
+    per_query = (t * (t / s).log()).sum(-1).mean(1)
+    return per_query[mask].mean()
+
+
+def rows(student_map, teacher_map):
+    teacher_map = teacher_map.detach()
+    return torch.xlogy(teacher_map, teacher_map).sum(-1) - torch.xlogy(teacher_map, student_map).sum(-1)
+
+
+def chosen(student_map, teacher_map, mask):
+    return rows(student_map, teacher_map).transpose(1, 2)[mask]
+
+
+def matrix_of(x):
+    return (x[:, None] - x[None]).square().sum(-1).clamp(min=1e-300).sqrt()
+
+
+def distance(student, teacher):
+    n = len(student)
+    i, j = torch.triu_indices(n, n, 1)
+    s, t = ((x[i] - x[j]).norm(dim=1) for x in (student, teacher.detach()))
+    return F.smooth_l1_loss(s / s.mean(), t / t.mean())
+
+
+def distance_by_matrix(student, teacher):
+    off_diagonal = ~torch.eye(len(student), dtype=torch.bool)
+    s, t = (matrix_of(x)[off_diagonal] for x in (student, teacher.detach()))
+    return F.huber_loss(s / s.mean(), t / t.mean())
+
+
+def of_pairs(formula):
+    return lambda student, teacher: formula(F.pdist(student), F.pdist(teacher.detach()))
+
+
+RIGHT = {
+    "distillation_losses.kl": [
+        kl,
+        kl_of_entropies,
+        lambda student_logits, teacher_logits, temperature: losses.kl(student_logits, teacher_logits, temperature),
+    ],
+    "distillation_losses.logit_gradient": [gradient, gradient_by_autograd],
+    "distillation_losses.response": [response, response_of_the_course, response_by_weights],
+    "distillation_losses.feature": [feature, feature_of_the_course],
+    "distillation_losses.attention": [
+        attention,
+        attention_clamped,
+        lambda student_map, teacher_map, mask: losses.attention_maps(student_map, teacher_map, mask),
+    ],
+    "distillation_losses.distance": [
+        distance,
+        distance_by_matrix,
+        lambda student, teacher: losses.distance(student, teacher),
+    ],
+}
+WRONG = {
+    "distillation_losses.kl": [
+        (lambda student_logits, teacher_logits, temperature: losses.reverse_kl(student_logits, teacher_logits, temperature), "reversed"),
+        (lambda student_logits, teacher_logits, temperature: F.cross_entropy(student_logits / temperature, (teacher_logits.detach() / temperature).softmax(-1)), "cross_entropy"),
+        (lambda **given: kl(**given) * len(given["student_logits"]), "summed"),
+        (lambda **given: kl(**given) / given["student_logits"].shape[-1], "over_classes"),
+        (lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits, 1), "not_softened"),
+        (lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits * temperature, temperature), "teacher_sharp"),
+        (lambda **given: -kl(**given), "sign"),
+        (lambda **given: F.mse_loss(*probabilities(**given)) * given["student_logits"].shape[-1], "squared_difference"),
+        (kl_leaking, "teacher_gradient"),
+        (lambda **given: kl(**given).detach(), "student_gradient"),
+        (lambda student_logits, teacher_logits, temperature: losses.jensen_shannon(student_logits, teacher_logits, temperature), None),
+        (lambda **given: kl(**given) * given["temperature"] ** 2, None),
+        (lambda **given: float(kl(**given).detach()) / 0.6931, "student_gradient"),
+    ],
+    "distillation_losses.logit_gradient": [
+        (scaled_gradient(lambda t, n: -1), "sign"),
+        (scaled_gradient(lambda t, n: t**-2), "without_the_square"),
+        (scaled_gradient(lambda t, n: t), "square_whole"),
+        (scaled_gradient(lambda t, n: 1 / t), "no_temperature"),
+        (scaled_gradient(lambda t, n: n), "rows_not_averaged"),
+        (lambda student_logits, teacher_logits, temperature: gradient(student_logits, teacher_logits, 1) * temperature, "at_temperature_one"),
+        (lambda student_logits, teacher_logits, temperature: temperature * (student_logits - teacher_logits) / len(student_logits), "logits"),
+        (scaled_gradient(lambda t, n: 2), None),
+        (scaled_gradient(lambda t, n: 1 / 7), None),
+    ],
+    "distillation_losses.response": [
+        (lambda **given: response(**given, flip=True), "direction"),
+        (lambda **given: response(**given, power=0), "square_forgotten"),
+        (lambda **given: response(**given, power=1), "not_squared"),
+        (lambda **given: response(**{**given, "alpha": 1 - given["alpha"]}), "alpha_swapped"),
+        (lambda **given: response(**given, hard=given["temperature"]), "labels_softened"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * temperature**2 * F.cross_entropy(student_logits[mask] / temperature, (teacher_logits[mask].detach() / temperature).softmax(-1)), "cross_entropy"),
+        (padded_mean, "padding_counted"),
+        (lambda **given: padded_mean(**given, divide=torch.sum), "padding_in_kl"),
+        (lambda **given: padded_mean(**given, cut=True), "divided_by_all"),
+        (lambda **given: padded_mean(**given, cut=True, divide=len), "divided_by_batch"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask) / 7, "over_classes"),
+        (response_leaking, "teacher_gradient"),
+        (lambda **given: response(**given).detach(), "student_gradient"),
+        (lambda **given: losses.kl(given["student_logits"], given["teacher_logits"], given["temperature"], given["mask"]), None),
+        (lambda **given: response(**given, power=-2), None),
+    ],
+    "distillation_losses.feature": [
+        (lambda **given: off(**{**given, "mask": torch.ones_like(given["mask"])}).square().mean(), "padding_counted"),
+        (lambda **given: off(**given).square().sum() / given["teacher_hidden"].numel(), "divided_by_all"),
+        (lambda **given: off(**given).pow(2).sum(), "summed"),
+        (lambda **given: off(**given).pow(2).sum(-1).mean(), "features_summed"),
+        (lambda **given: off(**given).abs().mean(), "absolute"),
+        (lambda **given: off(**given).square().mean().sqrt(), "root"),
+        (lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(student_hidden[mask], (teacher_hidden.detach() @ projector)[mask]), "teacher_projected"),
+        (feature_leaking, "teacher_gradient"),
+        (lambda **given: feature(**given).detach(), "student_gradient"),
+        (lambda **given: off(**given).square().mean() / given["teacher_hidden"].detach()[given["mask"]].square().mean(), None),
+        (lambda **given: off(**given).square().mean() / 2, None),
+    ],
+    "distillation_losses.attention": [
+        (lambda student_map, teacher_map, mask: (torch.xlogy(student_map, student_map) - torch.xlogy(student_map, teacher_map.detach())).sum(-1).transpose(1, 2)[mask].mean(), "reversed"),
+        (lambda student_map, teacher_map, mask: F.kl_div(student_map.log(), teacher_map.detach().log(), reduction="none", log_target=True).sum(-1).transpose(1, 2)[mask].mean(), "zero_log"),
+        (lambda student_map, teacher_map, mask: rows(student_map, teacher_map).mean(), "padding_counted"),
+        (lambda student_map, teacher_map, mask: chosen(student_map, teacher_map, mask).sum() / mask.numel() / 3, "divided_by_all"),
+        (lambda **given: chosen(**given).sum(1).mean(), "heads_summed"),
+        (lambda **given: chosen(**given).sum(), "summed"),
+        (lambda **given: chosen(**given).mean() / given["teacher_map"].shape[-1], "over_keys"),
+        (lambda student_map, teacher_map, mask: ((student_map - teacher_map.detach()) ** 2).sum(-1).transpose(1, 2)[mask].mean(), "squared_difference"),
+        (lambda student_map, teacher_map, mask: attention(student_map.mean(1)[:, None], teacher_map.mean(1)[:, None], mask), "heads_averaged_first"),
+        (lambda student_map, teacher_map, mask: (torch.xlogy(teacher_map, teacher_map) - torch.xlogy(teacher_map, student_map)).sum(-1).transpose(1, 2)[mask].mean(), "teacher_gradient"),
+        (lambda **given: attention(**given).detach(), "student_gradient"),
+    ],
+    "distillation_losses.distance": [
+        (of_pairs(lambda s, t: F.huber_loss(s, t)), "not_scaled"),
+        (of_pairs(lambda s, t: F.huber_loss(s / s.max(), t / t.max())), "scaled_by_largest"),
+        (of_pairs(lambda s, t: F.huber_loss(s / t.mean(), t / t.mean())), "scaled_by_teacher"),
+        (of_pairs(lambda s, t: F.huber_loss(s**2 / (s**2).mean(), t**2 / (t**2).mean())), "squared_distances"),
+        (lambda student, teacher: distance_with_itself(student, teacher.detach()), "with_itself"),
+        (of_pairs(lambda s, t: F.mse_loss(s / s.mean(), t / t.mean())), "not_huber"),
+        (lambda student, teacher: F.huber_loss(*(F.pdist(x, 1) / F.pdist(x, 1).mean() for x in (student, teacher.detach()))), "city_blocks"),
+        (lambda student, teacher: F.huber_loss(*(x.norm(dim=1) / x.norm(dim=1).mean() for x in (student, teacher.detach()))), "lengths"),
+        (lambda student, teacher: F.huber_loss(*(F.pdist(x) / F.pdist(x).mean() for x in (student, teacher))), "teacher_gradient"),
+        (lambda **given: distance(**given).detach(), "student_gradient"),
+        (of_pairs(lambda s, t: F.l1_loss(s / s.mean(), t / t.mean())), None),
+        (of_pairs(lambda s, t: F.huber_loss(s / s.std(), t / t.std())), None),
+    ],
+}  # fmt: skip
+
+
+def distance_with_itself(student, teacher):
+    i, j = torch.triu_indices(len(student), len(student))
+    s, t = (matrix_of(x).masked_fill(torch.eye(len(x), dtype=torch.bool), 0)[i, j] for x in (student, teacher))
+    return F.huber_loss(s / s.mean(), t / t.mean())
