@@ -102,7 +102,8 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
             raise CompressionError(
                 f"{name}: no setting {', '.join(sorted(wrong))}; it has {', '.join(sorted(accepted)) or 'none'}."
             )
-    stages, now = [], model
+    stages: list[dict[str, Any]] = []
+    now: nn.Module = model
     for name, settings in steps:
         began = time.perf_counter()
         now = STEPS[name](unpacked(now), supplies, **settings).model
