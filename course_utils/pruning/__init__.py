@@ -4,6 +4,7 @@ from . import (
     anatomy,
     apply,
     groups,
+    lottery,
     magnitude,
     masks,
     recovery,
@@ -11,11 +12,12 @@ from . import (
     scores,
     sparsegpt,
     statistics,
+    storage,
     structured,
     wanda,
 )
 
 __all__ = [
-    "anatomy", "apply", "groups", "magnitude", "masks", "recovery", "schedules", "scores", "sparsegpt", "statistics",
-    "structured", "wanda",
+    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "sparsegpt",
+    "statistics", "storage", "structured", "wanda",
 ]  # fmt: skip

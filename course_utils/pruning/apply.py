@@ -25,6 +25,15 @@ def make_masks(scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str
     return {name: mask_functions.make(score, sparsity, pattern) for name, score in scores.items()}
 
 
+def stricter(
+    scores: Mapping[str, Tensor], kept: Masks, sparsity: float, pattern: str | None = None
+) -> dict[str, Tensor]:
+    """Masks at this sparsity in which nothing that is gone comes back: pruned weights get the lowest score of all."""
+    lowest = min(float(score.min()) for score in scores.values()) - 1
+    found = {name: score.masked_fill(~kept[name], lowest) for name, score in scores.items()}
+    return {name: mask & kept[name] for name, mask in make_masks(found, sparsity, pattern).items()}
+
+
 def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
     """The layers that the masks name. Raises CompressionError for an unknown name or a shape that differs."""
     layers = walk.compressible(model)

@@ -58,11 +58,13 @@ def train(
     Raises CompressionError for a target outside 0 … 1 or that shrinks, and what `recovery.train` raises.
     """
     check_model(model)
-    ids = walk.check_calibration(ids)
+    ids = walk.check_calibration(ids, model)
     if score not in SCORES:
         raise CompressionError(f"score={score!r}: choose one of {', '.join(SCORES)}.")
     if score == "movement" and (folder is not None or target(0) > 0):
-        raise CompressionError("score='movement': gathers while it trains, so target(0) must be 0 and no folder can resume it.")
+        raise CompressionError(
+            "score='movement': gathers while it trains, so target(0) must be 0 and no folder can resume it."
+        )
     if update < 1:
         raise CompressionError(f"update={update}: choose 1 or more steps between two looks at the target.")
     path = [target(step) for step in sorted({*range(0, steps + 1, update), steps})]
@@ -96,7 +98,9 @@ def train(
         "method": name, "score": score, "pattern": pattern or "per_layer", "steps": steps, "update": update, "peak": peak,
         "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model),
     }  # fmt: skip
-    return Compressed(model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": apply.zeros(model)})
+    return Compressed(
+        model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": apply.zeros(model)}
+    )
 
 
 def _magnitudes(model) -> dict[str, Tensor]:
@@ -104,16 +108,12 @@ def _magnitudes(model) -> dict[str, Tensor]:
 
 
 def _stricter(model, kept, sparsity: float, pattern: str | None, movement) -> dict[str, Tensor]:
-    """Masks at this sparsity in which nothing that is gone comes back: pruned weights get the lowest score of all."""
     if movement is None:
         found = _magnitudes(model)
     else:
         weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items()}
         found = {name: scores.movement(weights[name], moved) for name, moved in movement.total.items()}
-    lowest = min(float(score.min()) for score in found.values()) - 1
-    found = {name: score.masked_fill(~kept[name], lowest) for name, score in found.items()}
-    new = apply.make_masks(found, sparsity, pattern)
-    return {name: mask & kept[name] for name, mask in new.items()}
+    return apply.stricter(found, kept, sparsity, pattern)
 
 
 def one_shot(model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training) -> Compressed:
