@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: lab test install lint build bench
+.PHONY: lab test install lint build bench interop
 
 lab:      ## open the course in JupyterLab
 	$(PYTHON) -m course_utils.bootstrap lab
@@ -21,3 +21,6 @@ build: install  ## make labs/ from solutions/
 
 bench: install  ## ratios, not seconds
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+
+interop: install  ## exchange checkpoints with auto-gptq 0.7.1, in an environment of its own
+	TQDM_DISABLE=1 PYTHONPATH=tests/common $(BIN)/python tests/interop/run.py

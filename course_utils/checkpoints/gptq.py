@@ -8,7 +8,8 @@ For a layer with `in` inputs, `out` outputs and b bits, with 32-bit words:
     g_idx   (in,)                   the group of each input; with act-order neighbours need not share one
 
 ŵ_ij = scales[g_idx_j, i] · (q_ij − z). The "one less" belongs to the format 'gptq'; 'gptq_v2' stores zero points as they
-are. A zero point of 0 is stored as 2^b − 1 in 'gptq', which readers wrap back to 0.
+are. A zero point of 0 has no place in 'gptq': auto-gptq 0.7.1 reads what wraps around to 2^b − 1 as 2^b, and GPTQModel
+borrows from the neighbour in the word. It is refused here, in both directions. Symmetric grids never have it.
 """
 
 import json
@@ -52,7 +53,12 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
         raise CompressionError("layer: its scales do not fit float16, which the layout prescribes.")
     zero = grid.zero_point.to(torch.int16)
     if checkpoint_format == "gptq":
-        zero = (zero - 1) % 2**layer.bits
+        if (zero == 0).any():
+            raise CompressionError(
+                "layer: a group has the zero point 0 (its weights are all positive), which the format 'gptq' cannot "
+                "hold; give checkpoint_format='gptq_v2', or quantize with symmetric=True."
+            )
+        zero = zero - 1
     codes = unpack(layer.packed, layer.bits, layer.in_features)
     return {
         "qweight": to_words(codes, layer.bits).T.contiguous(),
@@ -82,7 +88,12 @@ def layer_from(
         raise CompressionError("scales: NaN or infinity; the file is damaged.")
     zero = from_words(qzeros, bits)
     if checkpoint_format == "gptq":
-        zero = (zero.to(torch.int16) + 1) % 2**bits
+        if (zero == 2**bits - 1).any():
+            raise CompressionError(
+                "qzeros: a zero point of 0, which tools store in different ways in the format 'gptq'; have the checkpoint "
+                "written as 'gptq_v2', or with a symmetric grid."
+            )
+        zero = zero + 1
     codes = from_words(qweight.T, bits)
     symmetric = bool((zero == 2 ** (bits - 1)).all())
     grid = Grid(scales.float().T.contiguous(), zero.float().T.contiguous(), g_idx.long(), bits, symmetric)
@@ -96,8 +107,8 @@ def write(
     """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns the bytes written.
 
     All other tensors are stored in `dtype`. Settings go to config.json and to quantize_config.json.
-    Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, or inputs or outputs that are no multiple
-    of 32; and for a model whose layers differ in bits.
+    Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, inputs or outputs that are no multiple of
+    32, or a zero point of 0 in the format 'gptq'; and for a model whose layers differ in bits.
     """
     if checkpoint_format not in FORMATS:
         raise CompressionError(f"checkpoint_format={checkpoint_format!r}: choose one of {', '.join(FORMATS)}.")

@@ -195,3 +195,24 @@ def test_errors(tmp_path, written):
     AutoModelForCausalLM.from_config(tiny().config).save_pretrained(tmp_path / "plain")
     with pytest.raises(CompressionError, match="'none', expected 'gptq'"):
         layout.read(tmp_path / "plain")
+
+
+def test_a_zero_point_of_zero_needs_the_second_format(tmp_path):
+    """auto-gptq 0.7.1 reads 2^b − 1 + 1 as 2^b and GPTQModel borrows across nibbles; so neither side may guess."""
+    model = tiny()
+    layer = model.model.layers[0].mlp.up_proj
+    layer.weight.data[3, :32] = layer.weight.data[3, :32].abs() + 0.01
+    result = rtn.quantize(model, bits=4, group_size=32)
+    with pytest.raises(CompressionError, match="layers.0.mlp.up_proj: .*zero point 0.*'gptq_v2'.*symmetric"):
+        layout.write(result, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    layout.write(result, tmp_path / "model", dtype=torch.float32, checkpoint_format="gptq_v2")
+    assert torch.equal(layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
+    layout.write(rtn.quantize(tiny(), bits=4, group_size=32), tmp_path / "foreign")
+    (tmp_path / "foreign" / "checksums.json").unlink()
+    path = tmp_path / "foreign" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.qzeros"][0, 0] |= 15
+    save_file(tensors, path)
+    with pytest.raises(CompressionError, match="layers.1.mlp.up_proj: qzeros: a zero point of 0"):
+        layout.read(tmp_path / "foreign")
