@@ -1,4 +1,4 @@
-"""The `course` command: `course doctor` and `course build`."""
+"""The `course` command: `course doctor`, `course build`, `course grade`."""
 
 import argparse
 import sys
@@ -71,7 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="what is installed, which lessons can run, and what to do about the rest")
     build = commands.add_parser("build", help="make labs/ from solutions/")
     build.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale")
-    chosen = parser.parse_args(arguments)
+    commands.add_parser(
+        "grade", help="grade the submissions of a lab; `course grade --help` lists the options", add_help=False
+    )
+    chosen, rest = parser.parse_known_args(arguments)
+    if chosen.command == "grade":
+        from course_utils.grade.__main__ import main as grade
+
+        return grade(["run", *rest])
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if chosen.command == "doctor":
         return doctor()
     import subprocess

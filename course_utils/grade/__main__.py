@@ -1,8 +1,9 @@
-"""`python -m course_utils.grade build [--check]`."""
+"""`python -m course_utils.grade build | run`: labs from solutions, and scores from what learners submit."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from course_utils.errors import CompressionError
 
@@ -18,10 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
     make.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale, missing or extra")
     make.add_argument("--force", action="store_true", help="overwrite labs that hold answers")
     make.add_argument("--root", type=Path, default=ROOT, help="the folder that holds solutions/ and labs/")
+    add_run(commands)
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "run":
+            return grade(chosen)
         if chosen.check:
-            return report(build.differences(chosen.root))
+            return stale(build.differences(chosen.root))
         for line in build.build(chosen.root, force=chosen.force):
             print(line)
     except CompressionError as error:
@@ -30,7 +34,43 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def report(found: list[str]) -> int:
+def add_run(commands: Any) -> None:
+    """The options of `run`; `course grade` has the same."""
+    run = commands.add_parser("run", help="grade the submissions of a lab")
+    run.add_argument("lab", help="for example lab-3.1-gptq")
+    run.add_argument(
+        "--course", type=Path, default=Path(), help="the folder with submitted/ and gradebook.db (default: this one)"
+    )
+    run.add_argument("--root", type=Path, default=ROOT, help="the folder that holds solutions/")
+    run.add_argument("--jobs", type=int, default=1, help="submissions at a time")
+    run.add_argument("--seed", type=int, help="repeat the hidden inputs of an earlier run")
+    run.add_argument("--again", action="store_true", help="grade also what was graded before")
+    run.add_argument("--seconds", type=float, default=600, help="the longest time for one submission")
+    run.add_argument("--unsafe-no-sandbox", action="store_true", help="run learners' code as yourself, unprotected")
+
+
+def grade(chosen: argparse.Namespace) -> int:
+    """Grade and print one line a learner; 1 if some could not be graded."""
+    from . import lab, report, run, sandbox
+
+    if chosen.jobs < 1:
+        raise CompressionError(f"--jobs {chosen.jobs}: give a number of at least 1.")
+    print(
+        f"Sandbox: {'none, learners can do here what you can do' if chosen.unsafe_no_sandbox else sandbox.describe()}."
+    )
+    opened = lab.load(chosen.root, chosen.lab)
+    results = run.run(
+        chosen.root, chosen.course.resolve(), opened, jobs=chosen.jobs, seed=chosen.seed, unsafe=chosen.unsafe_no_sandbox,
+        again=chosen.again, limits=sandbox.Limits(total=chosen.seconds),
+    )  # fmt: skip
+    for line in report.lines(results):
+        print(line)
+    for path in report.write_all(chosen.course, opened, results):
+        print(path)
+    return 1 if any("fault" in result for result in results.values()) else 0
+
+
+def stale(found: list[str]) -> int:
     """Print what is wrong with the labs; 1 if anything is."""
     for line in found:
         print(line, file=sys.stderr)

@@ -1,0 +1,95 @@
+"""Results into nbgrader's folders and gradebook, so that its formgrader, feedback and exports work as always."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from course_utils.errors import CompressionError
+
+from .build import write
+from .lab import Lab
+
+
+def notebook(lab: Lab, answers: dict[str, str], result: dict[str, Any]) -> NotebookNode:
+    """The released notebook with the learner's answers in their cells, and what each test said as its output."""
+    made = nbformat.reads(lab.released, as_version=4)
+    cells = {c["grade_id"]: c for c in result["cells"]}
+    for cell in made.cells:
+        name = (cell.metadata.get("nbgrader") or {}).get("grade_id")
+        if name in answers and cell.metadata.nbgrader.get("solution"):
+            cell.source = clean(answers[name])
+        if cell.cell_type == "code" and name in cells:
+            cell.outputs = _outputs(cells[name])
+    return made
+
+
+def clean(text: str) -> str:
+    """The text without halves of characters that no file can hold."""
+    return text.encode("utf-8", errors="replace").decode()
+
+
+def _outputs(cell: dict[str, Any]) -> list[NotebookNode]:
+    """What nbgrader reads as this score: an error for nothing, a number for a part, no error for all."""
+    if cell["score"] == 0:
+        text = clean(cell["message"])
+        kind = cell["mistake"] or cell["flag"] or "not right"
+        return [nbformat.v4.new_output("error", ename=kind, evalue=text.partition("\n")[0], traceback=[text])]
+    if cell["score"] < cell["points"]:
+        return [nbformat.v4.new_output("execute_result", data={"text/plain": repr(cell["score"])}, execution_count=1)]
+    return []
+
+
+class Book:
+    """The gradebook of a course, opened once and written by one process."""
+
+    def __init__(self, course: Path, lab: Lab) -> None:
+        self.course, self.lab = course, lab
+        self.url = f"sqlite:///{course / 'gradebook.db'}"
+        try:
+            from nbgrader.api import Gradebook
+            from nbgrader.preprocessors import SaveCells
+        except ImportError as error:
+            raise CompressionError(
+                'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
+            ) from error
+        self.gradebook = Gradebook(self.url, _course_id(course / "gradebook.db"))
+        self.gradebook.update_or_create_assignment(lab.name)
+        names = {"assignment": lab.name, "notebook": lab.name, "db_url": self.url}
+        SaveCells().preprocess(nbformat.reads(lab.released, as_version=4), {"nbgrader": names})
+
+    def record(self, student: str, answers: dict[str, str], result: dict[str, Any]) -> None:
+        """Write autograded/<student>/<lab>/<lab>.ipynb and the scores; scores given by hand stay. Repeating changes nothing."""
+        made = notebook(self.lab, answers, result)
+        path = self.course / "autograded" / student / self.lab.name / f"{self.lab.name}.ipynb"
+        write(path, nbformat.writes(made).encode())
+        self.gradebook.update_or_create_student(student)
+        self.gradebook.update_or_create_submission(self.lab.name, student)
+        for cell in result["cells"]:
+            grade = self.gradebook.find_grade(cell["grade_id"], self.lab.name, self.lab.name, student)
+            grade.auto_score = cell["score"]
+            grade.needs_manual_grade = cell["score"] is None and grade.manual_score is None
+        self.gradebook.db.commit()
+
+    def close(self) -> None:
+        self.gradebook.close()
+
+    def __enter__(self) -> "Book":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _course_id(database: Path) -> str:
+    """The course that the gradebook is of; '' for a new one."""
+    if not database.is_file():
+        return ""
+    with sqlite3.connect(database) as connection:
+        try:
+            found = connection.execute("select id from course").fetchall()
+        except sqlite3.OperationalError:
+            return ""
+    return str(found[0][0]) if len(found) == 1 else ""

@@ -1,0 +1,114 @@
+"""Grade one submission: run the answers in a worker, the lab's tests here, and write down what was earned and why."""
+
+import contextlib
+import io
+import time
+from dataclasses import replace
+from typing import Any
+
+from course_utils.learn import checking, texts
+from course_utils.learn.exercise import find
+
+from . import lab as labs
+from . import sandbox
+from .lab import Cell, Lab
+from .sandbox import Limits
+from .session import RemoteFunction, Session, WorkerLost
+from .submission import Submission
+
+NO_LIMIT = 1e6  # seconds
+
+
+class MachineFault(Exception):
+    """The grader could not do its work; nothing is known about the submission."""
+
+
+def grade(
+    lab: Lab, submission: Submission, address: str, limits: Limits, *, seed: int, unsafe: bool = False
+) -> dict[str, Any]:
+    """The result of one submission as plain JSON, with workers from the zygote at `address`.
+
+    Raises MachineFault if no worker can be started.
+    """
+    began = time.monotonic()
+    session = Session(address, limits, seed=seed, shared=lab.namespace)
+    try:
+        failed = {
+            a.grade_id: error for a in lab.answers
+            if a.code and a.grade_id in submission.answers and (error := session.run(a.grade_id, submission.answers[a.grade_id], list(a.names)))
+        }  # fmt: skip
+        cells = [_manual(a, submission) for a in lab.answers if a.manual]
+        cells += [_test(lab, test, submission, session, failed, seed) for test in lab.tests]
+    finally:
+        session.close()
+    if session.broken:
+        raise MachineFault(session.broken)
+    return {
+        "lab": lab.name, "submission": submission.digest, "bundle": lab.digest, "seed": seed,
+        "sandbox": "none" if unsafe else sandbox.describe(), "cells": cells, "notes": submission.notes,
+        "score": sum(c["score"] or 0 for c in cells), "points": lab.points, "seconds": round(time.monotonic() - began, 3),
+    }  # fmt: skip
+
+
+def _manual(answer: Cell, submission: Submission) -> dict[str, Any]:
+    written = answer.grade_id in submission.answers
+    return {
+        "grade_id": answer.grade_id, "points": answer.points, "score": None if written else 0.0, "manual": written,
+        "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted",
+    }  # fmt: skip
+
+
+def _test(
+    lab: Lab, test: Cell, submission: Submission, session: Session, failed: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """One test cell: its functions come from the worker, everything else is trusted."""
+    owner = {name: a.grade_id for a in lab.answers if a.code for name in a.names}
+    mentioned = [name for name in owner if name in labs.used(test.source)]
+    result = {
+        "grade_id": test.grade_id,
+        "points": test.points,
+        "score": 0.0,
+        "manual": False,
+        "message": "",
+        "mistake": None,
+        "flag": "",
+    }
+    if not any(owner[name] in submission.answers for name in mentioned):
+        return {**result, "message": "Not attempted.", "flag": "not attempted"}
+    verdicts: list[Any] = []
+    namespace = dict(lab.namespace)
+    namespace["check"] = labs.seeded(_check, seed, verdicts)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            for name in mentioned:
+                namespace[name] = session.get(owner[name], name)
+            result["score"] = labs.run_test(test.source, namespace, test.points or 0.0)
+    except WorkerLost as lost:
+        result["message"], result["flag"] = f"Did not run to its end: {lost}.", "did not run"
+    except AssertionError as error:
+        result["message"] = str(error) or "An answer was not right in a further test."
+    except Exception as error:
+        result["message"] = f"{type(error).__name__}: {str(error)[:1000]}"
+    except BaseException as error:  # a test that is interrupted belongs to the person at the keyboard
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        result["message"] = f"{type(error).__name__}"
+    if result["score"] < (test.points or 0.0):
+        result["mistake"] = next((v.mistake for v in verdicts if not v.passed and v.mistake), None)
+        errors = [failed[cell] for cell in dict.fromkeys(owner[n] for n in mentioned) if cell in failed]
+        if errors:
+            line = f" (line {errors[0]['line']}: {errors[0]['source']})" if errors[0].get("line") else ""
+            result["message"] = (
+                f"The answer cell failed: {errors[0]['type']}: {errors[0]['said']}{line}\n\n{result['message']}".strip()
+            )
+            result["flag"] = result["flag"] or "did not run"
+    return result
+
+
+def _check(name: str, function: Any, *, seed: int, show: bool = False) -> Any:
+    """`check` without the learner's progress, and without its limit on time: the worker has its own."""
+    if not isinstance(function, RemoteFunction):
+        raise AssertionError(f"{name}: the answer cell defines no function, but a {type(function).__name__}.")
+    exercise = find(name)
+    text = texts.exercise(name, mistakes=exercise.mistakes, properties=exercise.properties)
+    return checking._judge(replace(exercise, seconds=NO_LIMIT), text, function, seed)

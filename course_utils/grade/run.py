@@ -1,0 +1,177 @@
+"""Grade a whole class: jobs side by side, each result kept as soon as it is there, one writer to the gradebook.
+
+A course is a folder as nbgrader lays it out: submitted/<learner>/<lab>/ goes in; autograded/, gradebook.db and
+grades/<lab>/<learner>.json (ours) come out. What was graded from the same bytes, lab and seed is not graded again.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from course_utils.errors import CompressionError
+
+from . import gradebook, judge, sandbox, submission
+from .build import write
+from .lab import Lab
+from .sandbox import Limits
+from .warm import Zygote
+
+TRIES = 2  # for a submission during which the grader's own process dies
+_job: dict[str, Any] = {}  # what a forked job needs, set before the fork
+
+
+def submissions(course: Path, lab: str) -> dict[str, Path]:
+    """The folder of each learner who submitted the lab."""
+    folder = course / "submitted"
+    if not folder.is_dir():
+        raise CompressionError(
+            f"{folder}: is missing; put each notebook in submitted/<learner>/{lab}/ (nbgrader collect does)."
+        )
+    found = {p.name: p / lab for p in sorted(folder.iterdir()) if p.is_dir() and not p.is_symlink()}
+    return {student: path for student, path in found.items() if path.is_dir() and not path.is_symlink()}
+
+
+def run(
+    root: Path, course: Path, lab: Lab, *, jobs: int = 1, seed: int | None = None, unsafe: bool = False, again: bool = False,
+    limits: Limits | None = None, book: bool = True, progress: bool = True,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Grade what is new under course/submitted and return every learner's result.
+
+    Raises CompressionError if there is no sandbox (unless `unsafe`), if learners' code could read what is graded, or if
+    the lab's own solution does not get full points.
+    """
+    limits = limits or Limits()
+    if not unsafe:
+        if why := sandbox.missing():
+            raise CompressionError(f"no sandbox: {why} To run it unprotected all the same: --unsafe-no-sandbox.")
+        sandbox.check_private(root / "solutions", course)
+    todo, out = submissions(course, lab.name), course / "grades" / lab.name
+    seed = _seed(out, seed, again)
+    parsed = {student: _read(path, lab) for student, path in todo.items()}
+    done = {} if again else dict(_kept(out, parsed, lab, seed))
+    waiting = [student for student in parsed if student not in done]
+    if waiting:
+        _job.update(lab=lab, limits=limits, seed=seed, unsafe=unsafe, parsed=parsed)
+        lab.namespace  # noqa: B018  loaded once, before the jobs are forked
+        with _quiet_home(), Zygote(lab.prelude, limits, data=lab.data, unsafe=unsafe) as zygote:
+            _job["address"] = zygote.address
+            check_solution(lab)
+            bar = tqdm(total=len(waiting), desc=lab.name, unit="submission", disable=not progress)
+            for student, result in _side_by_side(waiting, jobs):
+                write(out / f"{student}.json", json.dumps(result, indent=1).encode())
+                done[student] = result
+                bar.update()
+            bar.close()
+    if book:
+        with gradebook.Book(course, lab) as opened:
+            for student, result in done.items():
+                if "fault" not in result:
+                    opened.record(student, parsed[student].answers, result)
+    return {student: done[student] for student in parsed if student in done}
+
+
+def _seed(out: Path, seed: int | None, again: bool) -> int:
+    """The seed asked for, else that of the run that is going on, else a new one."""
+    path = out / "seed"
+    if seed is None and not again:
+        with contextlib.suppress(OSError, ValueError):
+            return int(path.read_text())
+    seed = secrets.randbits(40) if seed is None else seed
+    write(path, str(seed).encode())
+    return seed
+
+
+def _read(folder: Path, lab: Lab) -> submission.Submission:
+    """The answers of one learner; a folder that cannot be read is a submission without answers and with a note."""
+    try:
+        path, notes = submission.find(folder, lab)
+        found = submission.parse(submission.read_bytes(path), lab) if path else submission.Submission(digest="none")
+    except (OSError, RecursionError, MemoryError) as error:
+        found, notes = submission.Submission(digest="unreadable"), [f"could not be read ({type(error).__name__})"]
+    found.notes[:0] = notes
+    return found
+
+
+def _kept(
+    out: Path, parsed: dict[str, submission.Submission], lab: Lab, seed: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for student, found in parsed.items():
+        with contextlib.suppress(OSError, ValueError):
+            result = json.loads((out / f"{student}.json").read_bytes())
+            if (result.get("submission"), result.get("bundle"), result.get("seed")) == (found.digest, lab.digest, seed):
+                yield student, result
+
+
+def check_solution(lab: Lab) -> None:
+    """Grade the lab's own solution. Raises CompressionError if it does not get every point that is not given by hand."""
+    own = submission.Submission(answers={a.grade_id: a.source for a in lab.answers})
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        result = pool.submit(_grade, own).result()
+    for cell in result["cells"]:
+        if not cell["manual"] and cell["score"] != cell["points"]:
+            raise CompressionError(
+                f"{lab.name}: its own solution gets {cell['score']:g} of {cell['points']:g} for {cell['grade_id']}, so nobody was "
+                f"graded. {cell['message']}"
+            )
+
+
+def _grade(found: submission.Submission) -> dict[str, Any]:
+    return judge.grade(_job["lab"], found, _job["address"], _job["limits"], seed=_job["seed"], unsafe=_job["unsafe"])
+
+
+def _grade_student(student: str) -> dict[str, Any]:
+    return _grade(_job["parsed"][student])
+
+
+def _side_by_side(students: list[str], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one."""
+    tried = dict.fromkeys(students, 0)
+    while tried:
+        width = jobs if not any(tried.values()) else 1
+        batch = list(tried) if width == jobs else list(tried)[:1]
+        with ProcessPoolExecutor(width, mp_context=multiprocessing.get_context("fork")) as pool:
+            running: dict[Future[dict[str, Any]], str] = {
+                pool.submit(_grade_student, student): student for student in batch
+            }
+            for future in as_completed(running):
+                student = running[future]
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    tried[student] += 1
+                    if tried[student] < TRIES:
+                        continue
+                    result = _fault("the grader's own process died twice over this submission")
+                except Exception as error:
+                    result = _fault(f"{type(error).__name__}: {error}")
+                del tried[student]
+                yield student, result
+
+
+def _fault(why: str) -> dict[str, Any]:
+    """A submission about which nothing is known; it is graded in the next run."""
+    return {"fault": why, "cells": [], "notes": [f"not graded: {why}"], "score": None, "points": _job["lab"].points}
+
+
+@contextlib.contextmanager
+def _quiet_home() -> Iterator[None]:
+    """Checks leave no trace in the instructor's own progress."""
+    before = os.environ.get("COURSE_HOME")
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["COURSE_HOME"] = place
+        try:
+            yield
+        finally:
+            os.environ.pop("COURSE_HOME")
+            if before is not None:
+                os.environ["COURSE_HOME"] = before

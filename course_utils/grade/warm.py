@@ -1,0 +1,83 @@
+"""Start the process that forks workers; see `zygote` for what happens in it."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from course_utils.errors import CompressionError
+
+from .sandbox import Limits
+
+
+class Zygote:
+    """The process that forks workers for one lab. A context manager; everything it started ends with it."""
+
+    def __init__(
+        self, prelude: Sequence[tuple[str, str]], limits: Limits, *, data: Path | None = None, unsafe: bool = False
+    ) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="course-grade-")
+        self.address = f"{self.folder.name}/zygote"
+        (root := Path(self.folder.name, "root")).mkdir()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(self.address)
+        listener.listen(64)
+        orders = {
+            "prelude": prelude,
+            "limits": asdict(limits),
+            "root": str(root),
+            "data": data and str(data),
+            "unsafe": unsafe,
+        }
+        environment = {
+            "HOME": str(root),
+            "MPLCONFIGDIR": _fonts(),
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+        }
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COURSE_STATIC": "1", "TQDM_DISABLE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())], env=environment,
+            cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True,
+        )  # fmt: skip
+        listener.close()
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(orders).encode() + b"\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline()
+        while said and not said.startswith(b'{"'):  # a lab's own cells may print
+            said = self.process.stdout.readline()
+        if b"ready" not in said:
+            self.close()
+            raise CompressionError(
+                f"the cells before the first answer do not run: {said.decode(errors='replace').strip()[:500]}"
+            )
+
+    def close(self) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.folder.cleanup()
+
+    def __enter__(self) -> "Zygote":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fonts() -> str:
+    """matplotlib's cache, so that it is not made anew."""
+    import matplotlib
+
+    return matplotlib.get_cachedir()

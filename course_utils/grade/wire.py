@@ -1,0 +1,164 @@
+"""Values between the grader and a worker: JSON for what is small, safetensors for tensors, nothing that could run.
+
+A frame is two lengths (8 bytes each), JSON, and safetensors bytes. In the JSON a value is itself if it is None, a bool,
+a number or a str; else a list that begins with its kind. What the other side sends is only ever decoded into exactly
+these types: int, float, complex, bool, str, None, ..., list, tuple, dict, torch.Tensor, numpy numbers and arrays, dtypes.
+Everything else is left to `special`, of which the two sides have their own.
+"""
+
+import json
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+HEAD = struct.Struct(">QQ")
+TEXT = 32 << 20  # bytes of JSON in a frame, at most
+NODES = 1_000_000  # values in a frame, at most
+Hook = Callable[[Any], Any]
+
+
+class WireError(Exception):
+    """The other side is gone, late, or sent something that is not a frame."""
+
+
+class NotPlain(Exception):
+    """This value cannot be sent."""
+
+
+def send(channel: socket.socket, content: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
+    text = json.dumps(content).encode()
+    blob = save_tensors(tensors) if tensors else b""
+    channel.sendall(HEAD.pack(len(text), len(blob)) + text)
+    channel.sendall(blob)
+
+
+def receive(
+    channel: socket.socket, *, deadline: float | None = None, largest: int = 1 << 34
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The next frame. Raises WireError if it is malformed, larger than `largest`, or not there by `deadline` (time.monotonic)."""
+    text_size, blob_size = HEAD.unpack(_exactly(channel, HEAD.size, deadline))
+    if text_size > TEXT or blob_size > largest:
+        raise WireError(f"too large: {text_size + blob_size:,} bytes")
+    text, blob = _exactly(channel, text_size, deadline), _exactly(channel, blob_size, deadline)
+    try:
+        content = json.loads(text)
+        tensors = load_tensors(bytes(blob)) if blob_size else {}
+    except Exception as error:
+        raise WireError(f"not a frame ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise WireError("not a frame (no mapping)")
+    return content, tensors
+
+
+def _exactly(channel: socket.socket, size: int, deadline: float | None) -> bytearray:
+    content = bytearray()
+    while len(content) < size:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([channel], [], [], left)[0]:
+                raise WireError("out of time")
+        try:
+            part = channel.recv(min(size - len(content), 1 << 20))
+        except OSError as error:
+            raise WireError(f"gone ({error})") from error
+        if not part:
+            raise WireError("gone")
+        content += part
+    return content
+
+
+def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
+    """`value` as JSON, its tensors put into `tensors`; `special(value)` gives the JSON of any other type, or raises NotPlain."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if value is ...:
+        return ["..."]
+    if kind in (torch.Tensor, torch.nn.Parameter):
+        return ["tensor", _store(value, tensors)]
+    if kind is complex:
+        return ["complex", value.real, value.imag]
+    if isinstance(value, (list, tuple)):
+        name = "list" if isinstance(value, list) else "tuple"
+        items = list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value)
+        return [name, [encode(item, tensors, special) for item in items]]
+    if kind is dict:
+        return ["dict", [[encode(k, tensors, special), encode(v, tensors, special)] for k, v in value.items()]]
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return ["number", value.dtype.str, value.item()]
+    if kind is np.ndarray and value.dtype.kind in "biuf":
+        return ["array", _store(torch.from_numpy(np.ascontiguousarray(value)), tensors), list(value.shape)]
+    if kind is torch.dtype:
+        return ["dtype", str(value).removeprefix("torch.")]
+    return special(value)
+
+
+def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
+    if tensor.device.type == "meta":
+        raise NotPlain("a tensor on the device meta has no numbers")
+    tensor = tensor.detach()
+    tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).cpu().resolve_conj().resolve_neg()
+    is_complex = tensor.is_complex()
+    tensors[name := str(len(tensors))] = (torch.view_as_real(tensor) if is_complex else tensor).clone(
+        memory_format=torch.contiguous_format
+    )
+    return [name, is_complex]
+
+
+def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
+    """The value of JSON from `encode`; `special(node)` gives what a list of another kind stands for. Raises WireError."""
+    left = NODES
+
+    def value(node: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise WireError(f"more than {NODES:,} values")
+        if node is None or type(node) in (bool, int, float, str):
+            return node
+        kind, *rest = node
+        if kind == "...":
+            return ...
+        if kind in ("list", "tuple"):
+            return (list if kind == "list" else tuple)(map(value, rest[0]))
+        if kind == "dict":
+            return {value(k): value(v) for k, v in rest[0]}
+        if kind == "tensor":
+            return _fetch(rest[0])
+        if kind == "complex":
+            return complex(*rest)
+        if kind == "number":
+            return _plain(np.dtype(rest[0])).type(rest[1])
+        if kind == "array":
+            return _fetch(rest[0]).numpy().reshape(rest[1])
+        if kind == "dtype":
+            found = getattr(torch, rest[0])
+            if not isinstance(found, torch.dtype):
+                raise WireError("not a dtype")
+            return found
+        return special(node)
+
+    def _fetch(place: Any) -> torch.Tensor:
+        tensor = tensors[place[0]]
+        return torch.view_as_complex(tensor) if place[1] else tensor
+
+    try:
+        return value(node)
+    except WireError:
+        raise
+    except (RecursionError, TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise WireError(f"not a value ({type(error).__name__})") from error
+
+
+def _plain(dtype: np.dtype) -> np.dtype:
+    if dtype.kind not in "biuf" or dtype.names:
+        raise WireError("not a number")
+    return dtype

@@ -1,0 +1,168 @@
+"""The process that has torch and a lab's imports ready, and forks a sandboxed worker for each submission.
+
+`python -m course_utils.grade.zygote LISTENER_FD` reads its orders (JSON) from stdin. For each connection it forks a
+keeper, which starts and kills one worker at a time. It holds no secrets: it is given the released lab and nothing else.
+A keeper ends with its connection and takes its worker with it; the zygote ends when stdin does.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import sandbox
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> None:
+    orders = json.loads(sys.stdin.buffer.readline())
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        import torch
+
+        from . import worker
+
+        torch.set_num_threads(1)
+        namespace = worker.prepare(orders["prelude"])
+        warm(torch)
+    except BaseException as error:
+        print(json.dumps({"failed": f"{type(error).__name__}: {error}"}), flush=True)
+        return
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    print(json.dumps({"ready": True}), flush=True)
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            with contextlib.suppress(BaseException):
+                Keeper(connection, orders, namespace).serve()
+            os._exit(0)
+        connection.close()
+
+
+def warm(torch: Any) -> None:
+    """Use once what sets itself up at its first use."""
+    x = torch.eye(8, dtype=torch.float64)
+    torch.linalg.cholesky(torch.linalg.inv(x @ x + x))
+    torch.randn(4, generator=torch.Generator().manual_seed(0)).float() @ torch.ones(4)
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    TransformerManager().transform_cell("%time 1")
+
+
+class Keeper:
+    """Starts a worker ("S" with the descriptor of its channel) and kills it ("K"); it answers with how the worker ended."""
+
+    def __init__(self, connection: socket.socket, orders: dict[str, Any], namespace: dict[str, Any]) -> None:
+        self.connection, self.orders, self.namespace = connection, orders, namespace
+        self.limits = sandbox.Limits(**orders["limits"])
+        self.pids: list[int] = []
+        sandbox.libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def serve(self) -> None:
+        while True:
+            order, descriptors, _, _ = socket.recv_fds(self.connection, 16, 1)
+            if order == b"S":
+                self.kill()
+                self.connection.send(self.start(descriptors[0]).encode())
+                os.close(descriptors[0])
+            elif order == b"K":
+                self.connection.send(str(self.kill()).encode())
+            else:
+                self.kill()
+                return
+
+    def start(self, channel: int) -> str:
+        """'' when a worker serves the channel, else why not."""
+        reader, writer = os.pipe()
+        outside = os.fork()
+        if outside == 0:
+            self._become_worker(channel, writer)
+        os.close(writer)
+        self.pids = [outside]
+        said = b""
+        while part := os.read(reader, 4096):
+            said += part
+        os.close(reader)
+        inside, _, problem = said.decode(errors="replace").partition("\n")
+        if inside.isdigit():
+            self.pids.append(int(inside))
+        return problem or ("" if inside else "the worker did not start")
+
+    def _become_worker(self, channel: int, report: int) -> None:
+        from . import worker
+
+        again = os.dup(report)
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            if self.orders["unsafe"]:
+                os.setsid()
+                os.write(report, str(os.getpid()).encode())
+                os.close(report)
+                os.chdir(self.orders["root"])
+                sandbox.set_limits(self.limits)
+                work = Path(self.orders["root"])
+            else:
+                data = self.orders["data"]
+                root = Path(self.orders["root"])
+                sandbox.enter(self.limits, root, report, [channel, again], Path(data) if data else None)
+                work = Path(sandbox.WORK)
+                null = os.open("/dev/null", os.O_RDWR)
+                for descriptor in (0, 1, 2):
+                    os.dup2(null, descriptor)
+        except BaseException as error:
+            os.write(again, f"\n{type(error).__name__}: {error}".encode())
+            os._exit(70)
+        os.close(again)
+        os.environ.clear()
+        os.environ.update(
+            HOME=str(work),
+            TMPDIR=str(work),
+            COURSE_HOME=str(work),
+            LANG="C.UTF-8",
+            HF_HUB_OFFLINE="1",
+            OMP_NUM_THREADS="1",
+        )
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+        code = 0
+        try:
+            worker.Worker(socket.socket(fileno=channel), self.namespace, work).serve()
+        except BaseException:
+            code = 71
+        os._exit(code)
+
+    def kill(self) -> int:
+        """End the worker and whatever is left of it; the exit status of the worker, 128 + n for signal n."""
+        if not self.pids:
+            return 0
+        outside, inside = self.pids[0], self.pids[1:]
+        self.pids = []
+        done, status = os.waitpid(outside, os.WNOHANG)
+        if not done:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(outside, signal.SIGKILL)  # without a sandbox, this is the worker's own group
+            os.kill(outside, signal.SIGKILL)
+            os.waitpid(outside, 0)
+        for pid in inside:
+            with contextlib.suppress(ChildProcessError):  # it was waited for; else it is this process's child now
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status) if done else 128 + signal.SIGKILL
+
+
+if __name__ == "__main__":
+    main()
