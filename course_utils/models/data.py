@@ -1,6 +1,8 @@
 """Token windows of the bundled world, and the mean loss on windows."""
 
 import itertools
+import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,16 +20,36 @@ def starts_documents(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenizer("\n\n")["input_ids"]
 
 
-def token_windows(tokenizer: PreTrainedTokenizerBase, split: str, n: int, context: int, seed: int) -> Tensor:
+def token_windows(
+    tokenizer: PreTrainedTokenizerBase, split: str, n: int, context: int, seed: int, kinds: Sequence[str] | None = None
+) -> Tensor:
     """(n, context) int32 token ids of the world: documents one after the other, cut every `context` tokens."""
     before = starts_documents(tokenizer)
-    stream = documents(split, seed=seed)
-    parts: list[Tensor] = []
+    stream = documents(split, kinds=kinds, seed=seed)
+    parts: list[Tensor] = [torch.empty(0, dtype=torch.int32)]
     while sum(map(len, parts)) < n * context:
         texts = [d.text for d in itertools.islice(stream, 200 if n * context < 50_000 else 2000)]
         rows = tokenizer(texts, verbose=False)["input_ids"]
         parts.append(torch.tensor([i for row in rows for i in before + row], dtype=torch.int32))
     return torch.cat(parts)[: n * context].view(n, context)
+
+
+# what follows the last colon of a line, and the place that a story's ending names
+ANSWER = re.compile(r"(?<=\nResponse:).+|(?<=\nFollows:).+|(?<= is in the) \w+")
+
+
+def answers_only(tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> Tensor:
+    """Labels for (n, context) windows of the world: the token ids of answers (ANSWER), -100 elsewhere."""
+    labels = torch.full(windows.shape, -100, dtype=torch.long)
+    for row, ids in zip(labels, windows.tolist(), strict=True):
+        pieces = [str(tokenizer.decode([i])) for i in ids]
+        ends = list(itertools.accumulate(map(len, pieces)))
+        text = "".join("\n" * len(p) if i == tokenizer.eos_token_id else p for i, p in zip(ids, pieces, strict=True))
+        for found in ANSWER.finditer(text):
+            for k, end in enumerate(ends):
+                if found.start() < end <= found.end():
+                    row[k] = ids[k]
+    return labels
 
 
 @torch.no_grad()

@@ -18,8 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from course_utils.errors import CompressionError
 
 from .checkpointing import load_checkpoint, read_notes, save_checkpoint
-from .data import mean_loss, token_windows
+from .copying import plant_copying
+from .data import answers_only, mean_loss, token_windows
 from .tokenizer import train_tokenizer
+
+COPIED_FROM_TEXT = ("stories", "instructions", "entailment")
 
 
 def build(*, vocabulary: int, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, seed: int) -> LlamaForCausalLM:
@@ -62,9 +65,9 @@ def check_settings(record: Path, settings: dict[str, Any], resumed: bool) -> Non
 
 
 def train(
-    out: str | Path, *, tokens: int = 18_000_000, batch: int = 16, context: int = 256, peak: float = 2e-3,
+    out: str | Path, *, tokens: int = 14_000_000, batch: int = 16, context: int = 256, peak: float = 1e-3,
     hidden: int = 256, layers: int = 5, heads: int = 8, kv_heads: int = 4, mlp: int = 512, seed: int = 0,
-    bf16: bool = True, every: int = 250,
+    bf16: bool = True, every: int = 250, answers_first: int = 150,
 ) -> LlamaForCausalLM:  # fmt: skip
     """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, training.json (these settings), log.jsonl.
 
@@ -72,6 +75,8 @@ def train(
     tokens, train and validation nats per token, seconds) are written `every` steps. With the same seed an
     interrupted run ends with the same weights as an uninterrupted one. `bf16` runs the matrix products in
     bfloat16 (weights and optimizer stay in float32); on a CPU without bfloat16 instructions turn it off.
+    The model starts with `plant_copying`, and the first `answers_first` steps learn only the answers of documents whose
+    answer is in their text (COPIED_FROM_TEXT), so that the planted heads are put to use before all else is learnt.
     """
     settings = {key: value for key, value in locals().items() if key != "out"}
     out = Path(out)
@@ -82,15 +87,18 @@ def train(
     checkpoint, log = out / "checkpoint.safetensors", out / "log.jsonl"
     check_settings(out / "training.json", settings, checkpoint.exists())
     tokenizer = train_tokenizer()
-    model = build(
-        vocabulary=len(tokenizer), hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, seed=seed
-    )
+    model = build(vocabulary=len(tokenizer), hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, seed=seed)
+    if answers_first:
+        plant_copying(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     done = last_line(log, checkpoint)
     start = int(done["step"])
     if start:
         load_checkpoint(checkpoint, model, optimizer)
-    data = token_windows(tokenizer, "train", steps * batch, context, seed).short()
+    first = min(answers_first, steps)
+    copied = token_windows(tokenizer, "train", first * batch, context, seed, kinds=COPIED_FROM_TEXT)
+    data = torch.cat([copied, token_windows(tokenizer, "train", (steps - first) * batch, context, seed)]).short()
+    answers = answers_only(tokenizer, copied)
     validation = token_windows(tokenizer, "validation", 64, context, seed)
     model.train()
     began, running = time.perf_counter() - done["seconds"], done["train"]
@@ -100,7 +108,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = model(input_ids=ids, labels=ids).loss
+            labels = ids if step >= first else answers[step * batch : (step + 1) * batch]
+            loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -133,10 +142,10 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder for the model, its log and the checkpoint")
-    for name, value in (("tokens", 18_000_000), ("batch", 16), ("context", 256), ("hidden", 256), ("layers", 5),
-                        ("heads", 8), ("kv-heads", 4), ("mlp", 512), ("seed", 0), ("every", 250)):  # fmt: skip
+    for name, value in (("tokens", 14_000_000), ("batch", 16), ("context", 256), ("hidden", 256), ("layers", 5),
+                        ("heads", 8), ("kv-heads", 4), ("mlp", 512), ("seed", 0), ("every", 250), ("answers-first", 150)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate, default 0.002")
+    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate, default 0.001")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false", help="float32 products")
     train(**vars(parser.parse_args()))
 

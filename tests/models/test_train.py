@@ -16,7 +16,7 @@ from course_utils.models.data import mean_loss, token_windows
 
 SIZE = {
     "tokens": 4 * 32 * 12, "batch": 4, "context": 32, "hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp": 48,
-    "every": 4, "bf16": False, "peak": 5e-3,
+    "every": 4, "bf16": False, "peak": 5e-3, "answers_first": 2,
 }  # fmt: skip
 
 KILLED = """
@@ -88,7 +88,8 @@ def test_the_log_says_what_was_measured(whole, tokenizer):
     assert found[-1]["validation"] < found[0]["validation"]
     model = training.build(vocabulary=1024, hidden=32, layers=2, heads=2, kv_heads=1, mlp=48, seed=5)
     state = load_file(whole / "checkpoint.safetensors")
-    model.load_state_dict({k.removeprefix("model.", ): v for k, v in state.items() if k.startswith("model.")}, strict=False)
+    weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    model.load_state_dict(weights, strict=False)
     model.tie_weights()
     windows = token_windows(tokenizer, "validation", 64, 32, 0)
     assert found[-1]["validation"] == pytest.approx(mean_loss(model, windows), abs=1e-4)
