@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from course_utils.evaluation.advisor import Advice, Step
+from course_utils.pipeline import STEPS
 
 from . import show, texts
 
@@ -11,9 +12,9 @@ def in_words(pipeline: Sequence[Step]) -> str:
     """A pipeline as a phrase: 'keep 50 % of the MLP channels, then round to 8 bits'."""
     words = texts.load("advice")
     said = []
-    for name, settings in pipeline:
-        key = settings.get("method", name) if name == "quantize" else name
-        said.append(words["steps"][key].format(**settings))
+    for name, given in pipeline:
+        settings = {**(STEPS[name].__kwdefaults__ or {}), **given}
+        said.append(words["steps"][settings["method"] if name == "quantize" else name].format(**settings))
     return words["show"]["join"].join(said)
 
 
