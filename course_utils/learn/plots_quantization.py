@@ -57,3 +57,64 @@ def _map(axes: Axes, values: Tensor, title: str, **colours) -> None:
     axes.set_title(title)
     axes.grid(visible=False)
     axes.figure.colorbar(image, ax=axes, shrink=0.9)
+
+
+def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
+    """The numbers with the grid that reaches to `share` of the largest magnitude, and the error of every share.
+
+    Left: a histogram of x, grid lines, the clipped part shaded. Right: mean squared error against the share, with its
+    parts from rounding and clipping (symmetric grid), relative to the mean of x².
+    """
+    x = x.double().flatten()
+    largest, top = float(x.abs().max()), 2 ** (bits - 1) - 1
+    shares = torch.linspace(0.02, 1, 99, dtype=torch.float64)
+    errors = [_parts(x, float(s) * largest, top) for s in shares]
+    beyond, inside = torch.tensor(errors, dtype=torch.float64).T / x.square().mean()
+    total = beyond + inside
+    here, best = int((shares - share).abs().argmin()), int(total.argmin())
+    threshold = float(shares[here]) * largest
+
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    counts, edges = torch.histogram(x.float(), bins=161, range=(-largest, largest))
+    left.stairs(counts / len(x), edges, fill=True, color=plots.SKY, alpha=0.8)
+    left.set_yscale("log")
+    if bits <= 6:
+        left.vlines(
+            torch.arange(-top, top + 1) * threshold / top,
+            0,
+            0.05,
+            color=plots.BLACK,
+            linewidth=0.8,
+            transform=left.get_xaxis_transform(),
+        )
+    for side in (-1, 1):
+        left.axvspan(side * threshold, side * largest, color=plots.RED, alpha=0.15, linewidth=0)
+        left.axvline(side * threshold, color=plots.RED)
+    left.set(
+        title=f"{name}: {float((x.abs() > threshold).double().mean()):.2%} clipped",
+        xlabel="value",
+        ylabel="share of the values",
+    )
+    right.semilogy(shares, beyond.clamp(min=1e-12), "--", color=plots.RED, label="clipping")
+    right.semilogy(shares, inside.clamp(min=1e-12), ":", color=plots.BLUE, label="rounding")
+    right.semilogy(shares, total, color=plots.BLACK, label="in all")
+    right.plot(
+        shares[best], total[best], "*", color=plots.GREEN, markersize=14, label=f"best: {float(shares[best]):.2f}"
+    )
+    right.axvline(float(shares[here]), color=plots.RED, linewidth=1)
+    right.set_ylim(float(total.min()) / 30, 3)
+    right.set(
+        title=f"{bits} bits: error {float(total[here]):.2%}",
+        xlabel="range, as a share of the largest magnitude",
+        ylabel="squared error, relative",
+    )
+    right.legend(loc="lower right")
+    return figure
+
+
+def _parts(x: Tensor, threshold: float, top: int) -> tuple[float, float]:
+    """The mean squared error of numbers beyond a threshold, and of those inside, each over the count of all."""
+    step = threshold / top
+    squares = (x - step * (x / step).round().clamp(-top, top)) ** 2
+    outside = x.abs() > threshold
+    return float((squares * outside).mean()), float((squares * ~outside).mean())
