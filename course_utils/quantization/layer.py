@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from course_utils import kernels
 from course_utils.errors import CompressionError
 
 from .grids import Grid, dequantize
@@ -46,7 +47,12 @@ def naming(layer: str) -> Iterator[None]:
 
 @storable
 class QuantizedLinear(nn.Module):
-    """y = x Ŵᵀ + b with Ŵ unpacked from integers at each call.
+    """y = x Ŵᵀ + b with Ŵ read from its integers.
+
+    Up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels` where those can read the
+    weight (4 or 8 bits, groups of neighbouring columns); otherwise Ŵ is unpacked at each call. Both sum the same
+    products, up to float32 rounding. `activations="int8"` rounds each token to INT8 first, which is faster and changes
+    the result.
 
     Buffers: `packed` (out, bytes) uint8; `scale` (out, groups) float16 where that is exact, else float32;
     `zero_point` packed like the codes (absent when symmetric); `group_index` (in,) only when the columns of a
@@ -60,8 +66,13 @@ class QuantizedLinear(nn.Module):
     def __init__(
         self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool, bias: bool,
         scattered: bool = False, scale_dtype: torch.dtype | str = torch.float16, dtype: torch.dtype = torch.float32,
+        activations: str = "float",
     ):  # fmt: skip
         super().__init__()
+        if activations not in kernels.ACTIVATIONS:
+            raise CompressionError(f"activations={activations!r}: choose one of {', '.join(kernels.ACTIVATIONS)}.")
+        self.activations = activations
+        self._described: tuple | None = None  # what the compiled products were told, and where the buffers were then
         self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, bits, symmetric
         self.groups = groups
         self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
@@ -77,7 +88,7 @@ class QuantizedLinear(nn.Module):
         return {
             "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits, "groups": self.groups,
             "symmetric": self.symmetric, "bias": self.bias is not None, "scattered": self.group_index is not None,
-            "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "activations": self.activations,
         }  # fmt: skip
 
     @classmethod
@@ -130,8 +141,27 @@ class QuantizedLinear(nn.Module):
         weight = codes.view(shape).float().sub_(grid.zero_point[..., None]).mul_(grid.scale[..., None])
         return weight.view(self.out_features, self.in_features)
 
+    def packed_weight(self) -> kernels.PackedWeight:
+        """The weight as `course_utils.kernels` reads it. Raises CompressionError where it cannot."""
+        if self.group_index is not None:
+            raise CompressionError("group_index: the kernels read groups of neighbouring columns only; use `weight`.")
+        return kernels.PackedWeight(self.packed, self.scale, self.zero_point, self.bits, self.in_features)
+
+    def _description(self):
+        packed, scale, zero = self.packed, self.scale, self.zero_point
+        place = packed.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr()
+        if self._described is None or self._described[0] != place:
+            self._described = place, kernels.cpu.describe(self.packed_weight())
+        return self._described[1]
+
     def forward(self, x: Tensor) -> Tensor:
+        int8 = self.activations == "int8"
+        if self.bits in kernels.BITS and self.group_index is None and kernels.compiled_for(x, self.in_features):
+            return kernels.cpu.product(x, self._description(), self.bias, int8=int8)
+        x = kernels.reference.rounded(x) if int8 else x
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
+        )

@@ -1,0 +1,107 @@
+// What Python calls: which kernels this processor has, and the products with their rows shared among threads.
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+const Kernels* found(int i) {  // the i-th of those that run here, best first
+    const Kernels* all[3];
+    int n = 0;
+#ifdef X86
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq"))
+        all[n++] = &avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all[n++] = &avx2;
+#endif
+    all[n++] = &portable;
+    return i < n ? all[i] : nullptr;
+}
+
+template <typename Work>
+void share(int64_t rows, int threads, Work work) {
+    const int64_t chunk = ((rows + threads - 1) / threads + ROWS - 1) / ROWS * ROWS;
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+    for (int64_t first = 0; first < rows; first += chunk) work(Range{first, first + chunk < rows ? first + chunk : rows});
+}
+
+// Copies a row's columns to where Input wants them.
+template <typename Number>
+void place(const Number* row, int64_t columns, const Input& in, Number* to) {
+    if (!in.split) {
+        std::memcpy(to, row, sizeof(Number) * columns);
+        return;
+    }
+    Number* odd = to + in.stride / 2;
+    for (int64_t j = 0; j < columns / 2; j++) to[j] = row[2 * j], odd[j] = row[2 * j + 1];
+    if (columns % 2) to[columns / 2] = row[columns - 1];
+}
+
+// q = round(x / s), ties to even, and s = max |x| / 127 (1 where all are 0), as `reference.round_tokens` does it.
+// An x with NaN or infinity gets the scale NaN.
+float round_token(const float* x, int64_t columns, int8_t* q) {
+    int32_t largest = 0;  // floats of one sign are ordered like their bits
+    for (int64_t c = 0; c < columns; c++) {
+        int32_t bits;
+        std::memcpy(&bits, x + c, 4);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    if (largest >= 0x7f800000) return NAN;
+    float scale;
+    std::memcpy(&scale, &largest, 4);
+    scale = largest ? std::max(scale / 127, FLT_MIN) : 1;
+    const float magic = 0x1.8p23f;  // near it, floats are whole numbers: adding it rounds
+    for (int64_t c = 0; c < columns; c++) q[c] = int8_t(int32_t(x[c] / scale + magic - magic));
+    return scale;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* kernel_name(int i) { return found(i) ? found(i)->name : nullptr; }
+
+// y (tokens, rows) from x (tokens, columns), rounded to int8 token by token first if `int8`.
+void packed_product(const Weight* w, const float* x, int64_t tokens, const float* bias, float* y, int int8, int kernel, int threads) {
+    const Kernels* use = found(kernel);
+    if (w->bits == 4 && w->groups > 1 && w->group_size % 2) use = &portable;  // groups that begin inside a byte
+    Input in = {};
+    in.tokens = tokens, in.split = w->bits == 4 && use != &portable;
+    in.stride = (w->columns + 255) / 128 * 128;  // both halves may be read in whole vectors
+    std::vector<float> floats, scales(int8 ? tokens : 0);
+    std::vector<int8_t> integers, row(int8 ? w->columns : 0);
+    std::vector<int32_t> sums(int8 ? tokens * w->groups : 0);
+    if (int8) {
+        integers.resize(tokens * in.stride);
+        for (int64_t t = 0; t < tokens; t++) {
+            scales[t] = round_token(x + t * w->columns, w->columns, row.data());
+            place(row.data(), w->columns, in, integers.data() + t * in.stride);
+            for (int64_t g = 0; g < w->groups; g++)
+                for (int64_t c = g * w->group_size; c < (g + 1) * w->group_size; c++) sums[t * w->groups + g] += row[c];
+        }
+        in.q = integers.data(), in.q_scale = scales.data(), in.q_sum = sums.data();
+    } else {
+        floats.resize(tokens * in.stride);
+        for (int64_t t = 0; t < tokens; t++) place(x + t * w->columns, w->columns, in, floats.data() + t * in.stride);
+        in.x = floats.data();
+    }
+    share(w->rows, threads, [&](Range rows) {
+        std::vector<float> scale(ROWS * space(w->groups)), zero(ROWS * space(w->groups));
+        (int8 ? use->int8_rows : use->float_rows)(*w, in, bias, y, rows, Scratch{scale.data(), zero.data()});
+    });
+}
+
+// y (tokens, rows) = q Wᵀ exactly; q (tokens, columns) and w (rows, columns) int8.
+void integer_product(const int8_t* w, const int8_t* q, int64_t tokens, int64_t rows, int64_t columns, int32_t* y, int kernel, int threads) {
+    std::vector<int32_t> sums(tokens);
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t c = 0; c < columns; c++) sums[t] += q[t * columns + c];
+    Input in = {};
+    in.tokens = tokens, in.stride = columns, in.q = q, in.q_sum = sums.data();
+    share(rows, threads, [&](Range range) { found(kernel)->integer_rows(w, in, y, rows, range); });
+}
+}

@@ -1,0 +1,54 @@
+// The products as one would write them down; every other file computes the same sums with wider instructions.
+#include "kernels.h"
+
+namespace {
+
+void float_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
+    const float* scale = scratch.scale;
+    const float* zero = scratch.zero;
+    for (int64_t row = rows.first; row < rows.last; row++) {
+        const uint8_t* codes = w.codes + row * w.row_bytes;
+        read_row(w, row, scratch.scale, scratch.zero);
+        for (int64_t t = 0; t < in.tokens; t++) {
+            const float* x = in.x + t * in.stride;
+            float sum = 0;
+            for (int64_t g = 0; g < w.groups; g++)
+                for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++)
+                    sum += x[c] * (scale[g] * (code(codes, c, w.bits) - zero[g]));
+            y[t * w.rows + row] = sum + (bias ? bias[row] : 0);
+        }
+    }
+}
+
+// y = s_x Σ_g s_g (Σ q_x q_w − z_g Σ q_x): inside a group only integers are multiplied and added.
+void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
+    const float* scale = scratch.scale;
+    const float* zero = scratch.zero;
+    for (int64_t row = rows.first; row < rows.last; row++) {
+        const uint8_t* codes = w.codes + row * w.row_bytes;
+        read_row(w, row, scratch.scale, scratch.zero);
+        for (int64_t t = 0; t < in.tokens; t++) {
+            const int8_t* q = in.q + t * in.stride;
+            float sum = 0;
+            for (int64_t g = 0; g < w.groups; g++) {
+                int32_t products = 0;
+                for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * code(codes, c, w.bits);
+                sum += scale[g] * float(products - int32_t(zero[g]) * in.q_sum[t * w.groups + g]);
+            }
+            y[t * w.rows + row] = in.q_scale[t] * sum + (bias ? bias[row] : 0);
+        }
+    }
+}
+
+void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, Range rows) {
+    for (int64_t row = rows.first; row < rows.last; row++)
+        for (int64_t t = 0; t < in.tokens; t++) {
+            int32_t sum = 0;
+            for (int64_t c = 0; c < in.stride; c++) sum += in.q[t * in.stride + c] * w[row * in.stride + c];
+            y[t * width + row] = sum;
+        }
+}
+
+}  // namespace
+
+const Kernels portable = {"portable", float_rows, int8_rows, integer_rows};

@@ -1,0 +1,42 @@
+// The loops around a tile: ROWS rows of the weight times a few tokens. Included after the instructions were chosen.
+#pragma once
+#include "kernels.h"
+
+namespace {
+
+struct Block {  // ROWS rows of a weight and where their results go
+    const uint8_t* codes[ROWS];
+    const float* scale[ROWS];
+    const float* zero[ROWS];
+    float bias[ROWS];
+    float* y[ROWS];  // of the first token
+};
+
+// Tile::run<BITS, T>(w, in, t, block) for all rows of the range and all tokens, T of them at a time from token t on.
+// Where the rows run out, the last one is done twice.
+template <typename Tile, int BITS>
+void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
+    for (int64_t row = rows.first; row < rows.last; row += ROWS) {
+        Block block;
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t at = row + r < rows.last ? row + r : rows.last - 1;
+            read_row(w, at, scratch.scale + r * space(w.groups), scratch.zero + r * space(w.groups));
+            block.codes[r] = w.codes + at * w.row_bytes;
+            block.scale[r] = scratch.scale + r * space(w.groups);
+            block.zero[r] = scratch.zero + r * space(w.groups);
+            block.bias[r] = bias ? bias[at] : 0;
+            block.y[r] = y + at;
+        }
+        int64_t t = 0;
+        for (; t + Tile::most <= in.tokens; t += Tile::most) Tile::template run<BITS, Tile::most>(w, in, t, block);
+        for (; t + 2 <= in.tokens; t += 2) Tile::template run<BITS, 2>(w, in, t, block);
+        for (; t < in.tokens; t++) Tile::template run<BITS, 1>(w, in, t, block);
+    }
+}
+
+template <typename Tile>
+void all_tiles(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
+    (w.bits == 4 ? each_tile<Tile, 4> : each_tile<Tile, 8>)(w, in, bias, y, rows, scratch);
+}
+
+}  // namespace

@@ -1,0 +1,116 @@
+"""The compiled products: y = x Ŵᵀ + b from packed bytes, for a few tokens at a time."""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from course_utils.errors import CompressionError
+
+from .build import library
+from .formats import PackedWeight
+
+WORK_PER_THREAD = 2**18  # weights times tokens for which another thread pays
+
+
+class _Weight(ctypes.Structure):
+    """`struct Weight` of cpp/kernels.h; addresses as plain numbers."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("codes", "scale", "zero")),
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "groups", "row_bytes", "group_size", "group_bytes")),
+        *((name, ctypes.c_int32) for name in ("bits", "half")),
+    ]
+
+
+@functools.cache
+def _functions() -> tuple | None:
+    """The library's packed_product and integer_product."""
+    loaded = library()
+    if loaded is None:
+        return None
+    address, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    loaded.kernel_name.restype = ctypes.c_char_p
+    packed, integer = loaded.packed_product, loaded.integer_product
+    packed.restype = integer.restype = None
+    packed.argtypes = [address, address, count, address, address, number, number, number]
+    integer.argtypes = [address, address, count, count, count, address, number, number]
+    return packed, integer
+
+
+@functools.cache
+def variants() -> tuple[str, ...]:
+    """What this processor can run, fastest first, out of "avx512", "avx2" and "portable"; () without a compiler."""
+    loaded = library()
+    if loaded is None or _functions() is None:
+        return ()
+    names: list[str] = []
+    while (name := loaded.kernel_name(len(names))) is not None:
+        names.append(name.decode())
+    return tuple(names)
+
+
+def index_of(variant: str | None) -> int:
+    if variant is None:
+        return 0
+    if variant not in variants():
+        raise CompressionError(
+            f"variant={variant!r}: this machine runs {', '.join(variants()) or 'none (no compiler)'}."
+        )
+    return variants().index(variant)
+
+
+def describe(weight: PackedWeight) -> _Weight:
+    groups, bits, columns = weight.groups, weight.bits, weight.columns
+    zero = weight.zero_point
+    return _Weight(
+        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), weight.rows, columns, groups,
+        weight.codes.shape[1], columns // groups, -(-(columns // groups) * bits // 8), bits, weight.scale.dtype == torch.float16,
+    )  # fmt: skip
+
+
+def threads_for(work: int) -> int:
+    return min(torch.get_num_threads(), 1 + work // WORK_PER_THREAD)
+
+
+def product(x: Tensor, weight: _Weight, bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0) -> Tensor:
+    """x (…, columns) times Ŵᵀ, plus b, in the dtype of x. Of the shapes nothing is checked; see `kernels.linear`."""
+    functions = _functions()
+    assert functions is not None, "ask `variants` first"
+    flat = x.reshape(-1, weight.columns).float().contiguous()
+    bias = None if bias is None else bias.detach().float().contiguous()
+    tokens, rows = len(flat), weight.rows
+    y = torch.empty(tokens, rows)
+    functions[0](
+        ctypes.addressof(weight), flat.data_ptr(), tokens, None if bias is None else bias.data_ptr(), y.data_ptr(), int8, kernel,
+        threads_for(tokens * rows * weight.columns),
+    )  # fmt: skip
+    return y.view(*x.shape[:-1], rows).to(x.dtype)
+
+
+def integer_product(q: Tensor, weight: Tensor, *, variant: str | None = None) -> Tensor:
+    """q (tokens, columns) int8 times weightᵀ, weight (rows, columns) int8: (tokens, rows) int32, exact.
+
+    Raises CompressionError for other dtypes or shapes, and above 65536 columns, where a sum could overflow.
+    """
+    if (
+        q.dtype != torch.int8
+        or weight.dtype != torch.int8
+        or q.dim() != 2
+        or weight.dim() != 2
+        or q.shape[1] != weight.shape[1]
+    ):
+        found = f"{tuple(q.shape)} {q.dtype} and {tuple(weight.shape)} {weight.dtype}"
+        raise CompressionError(f"q, weight: expected int8 matrices of the same width, got {found}.")
+    if q.shape[1] > 65536:
+        raise CompressionError(f"q: {q.shape[1]} columns; sums of more than 65536 products may overflow; split them.")
+    index, functions = index_of(variant), _functions()
+    assert functions is not None
+    q, weight = q.contiguous(), weight.contiguous()
+    (tokens, columns), rows = q.shape, len(weight)
+    y = torch.empty(tokens, rows, dtype=torch.int32)
+    functions[1](
+        weight.data_ptr(), q.data_ptr(), tokens, rows, columns, y.data_ptr(), index, threads_for(tokens * rows * columns)
+    )  # fmt: skip
+    return y

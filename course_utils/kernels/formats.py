@@ -1,0 +1,100 @@
+"""The packed weight that every product here reads."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_utils.errors import CompressionError
+
+from .packing import pack, packed_width, unpack
+
+BITS = (4, 8)
+SCALES = (torch.float16, torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """Ŵ = s (q − z), a matrix (rows, columns) with one s and z for each group of neighbouring columns in a row.
+
+    `codes` (rows, ceil(columns · bits / 8)) uint8, each row as `packing.pack` writes it: with 4 bits the even columns
+    are the low nibbles. `scale` (rows, groups) float16 or float32. `zero_point` (rows, ceil(groups · bits / 8)), packed
+    alike, or None for 2^(bits − 1) everywhere (symmetric). Raises CompressionError for whatever does not fit together.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    bits: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise CompressionError(
+                f"bits={self.bits}: the kernels read weights of 4 or 8 bits; unpack others and use F.linear."
+            )
+        rows, groups = self.scale.shape if self.scale.dim() == 2 else (-1, 0)
+        if self.scale.dtype not in SCALES:
+            raise CompressionError(f"scale: {self.scale.dtype}; the kernels read torch.float16 and torch.float32.")
+        if not groups or self.columns % groups:
+            raise CompressionError(
+                f"scale: shape {tuple(self.scale.shape)}; expected (rows, groups), groups dividing the {self.columns} columns."
+            )
+        wanted = {"codes": (self.codes, packed_width(self.columns, self.bits))}
+        if self.zero_point is not None:
+            wanted["zero_point"] = (self.zero_point, packed_width(groups, self.bits))
+        for name, (tensor, width) in wanted.items():
+            if tensor.dtype != torch.uint8 or tensor.shape != (rows, width):
+                found = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise CompressionError(f"{name}: expected bytes of shape ({rows}, {width}), got {found}.")
+            if tensor.device != self.scale.device:
+                raise CompressionError(
+                    f"{name}: on {tensor.device}, but scale is on {self.scale.device}; move one of them."
+                )
+        for name in ("codes", "scale", "zero_point"):  # the kernels take addresses
+            tensor = getattr(self, name)
+            if tensor is not None and not tensor.is_contiguous():
+                object.__setattr__(self, name, tensor.contiguous())
+
+    @property
+    def rows(self) -> int:
+        return self.scale.shape[0]
+
+    @property
+    def groups(self) -> int:
+        return self.scale.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and zero points."""
+        return sum(t.nbytes for t in (self.codes, self.scale, self.zero_point) if t is not None)
+
+
+def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, bits: int = 4) -> PackedWeight:
+    """Pack codes (rows, columns), whole numbers 0 … 2^bits − 1, with scales and zero points (rows, groups).
+
+    Scales become float16 where that is exact, else float32. zero_point None: symmetric. Raises CompressionError for
+    codes or zero points that do not fit, and for scales that are NaN, infinite, or not positive.
+    """
+    if bits not in BITS:
+        raise CompressionError(f"bits={bits}: the kernels read weights of 4 or 8 bits; unpack others and use F.linear.")
+    if codes.is_floating_point() and not torch.isfinite(codes).all():
+        raise CompressionError("codes: contain NaN or infinity; quantize a finite weight.")
+    if not torch.isfinite(scale).all() or (scale <= 0).any():
+        raise CompressionError(
+            "scale: contains NaN, infinity, or numbers that are not positive; quantize a finite weight."
+        )
+    if scale.dim() != 2 or len(scale) != len(codes):
+        raise CompressionError(f"scale: shape {tuple(scale.shape)}; expected ({len(codes)}, groups).")
+    half = scale.half()
+    stored = half if torch.equal(half.to(scale.dtype), scale) else scale.float()
+    zero = None if zero_point is None else pack(zero_point, bits)
+    return PackedWeight(pack(codes, bits), stored, zero, bits, codes.shape[1])
+
+
+def unpack_weight(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (rows, columns), scales and zero points (rows, groups), float32 except for the codes."""
+    codes, scale = unpack(weight.codes, weight.bits, weight.columns), weight.scale.float()
+    if weight.zero_point is None:
+        return codes, scale, torch.full_like(scale, 2 ** (weight.bits - 1))
+    return codes, scale, unpack(weight.zero_point, weight.bits, weight.groups).float()

@@ -1,0 +1,42 @@
+"""The products in plain torch: what every kernel here must agree with, and what runs where none can."""
+
+import torch
+from torch import Tensor
+
+from .formats import PackedWeight, unpack_weight
+
+
+def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Ŵ = s (q − z), (rows, columns)."""
+    codes, scale, zero = unpack_weight(weight)
+    shape = (weight.rows, weight.groups, weight.columns // weight.groups)
+    return (scale[..., None].to(dtype) * (codes.view(shape).to(dtype) - zero[..., None].to(dtype))).view(
+        weight.rows, -1
+    )
+
+
+def round_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token (row) of x as INT8 without a zero point: q = round(x / s), s = max |x| / 127; ties to even.
+
+    Returns q (tokens, columns) int8 and s (tokens, 1). A token of zeros has s = 1; NaN or infinity make s NaN.
+    """
+    largest = x.abs().amax(1, keepdim=True)
+    scale = torch.where(largest == 0, 1.0, (largest / 127).clamp(min=torch.finfo(torch.float32).tiny))
+    scale = torch.where(largest.isfinite(), scale, torch.nan)
+    return (x / scale).round().nan_to_num(0).to(torch.int8), scale
+
+
+def rounded(x: Tensor) -> Tensor:
+    """x (…, columns) after `round_tokens` and back: s q."""
+    q, scale = round_tokens(x.reshape(-1, x.shape[-1]).float())
+    return (q * scale).view(x.shape).to(x.dtype)
+
+
+def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, activations: str = "float") -> Tensor:
+    """x Ŵᵀ + b for x (…, columns), in the precision of x.
+
+    activations "int8": every token is rounded first, x ≈ s_x q_x; the sum is the one that integers give,
+    s_x Σ_g s_g Σ q_x (q_w − z_g).
+    """
+    x = rounded(x) if activations == "int8" else x
+    return torch.nn.functional.linear(x, dequantize(weight, x.dtype), None if bias is None else bias.to(x.dtype))
