@@ -10,14 +10,16 @@ from . import (
     recovery,
     schedules,
     scores,
+    sequential,
     sparsegpt,
     statistics,
     storage,
     structured,
     wanda,
+    width,
 )
 
 __all__ = [
-    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "sparsegpt",
-    "statistics", "storage", "structured", "wanda",
+    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "sequential",
+    "sparsegpt", "statistics", "storage", "structured", "wanda", "width",
 ]  # fmt: skip

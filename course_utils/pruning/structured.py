@@ -98,15 +98,16 @@ def prune_heads(
     with all their query heads (the KV cache shrinks too); `unit='query'` removes the same number of query heads from
     each key-value head. `keep` is a fraction or number of query heads; the rest as in `prune_mlp`.
     Raises CompressionError for counts that the groups or the model type's config do not allow, and for models whose
-    config ties the head size to the hidden size (OPT, GPT-2).
+    config ties the head size to the hidden size (OPT, GPT-2; see `pruning.width`).
     """
     began = time.perf_counter()
     anatomy.check_model(model)
     parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration), model.config
     if not hasattr(config, "num_key_value_heads"):
         raise CompressionError(
-            f"model: {config.model_type} fixes heads · head size = hidden size, so no smaller config can say that heads "
-            "are gone; use prune_mlp or prune_layers for this model."
+            f"model: {config.model_type}'s config has no head size: it is hidden size / heads, so with fewer heads each would be "
+            "larger and no tensor smaller. Use pruning.width.prune_heads, which narrows the residual stream by as much, or "
+            "prune_mlp or prune_layers."
         )
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     ratio = heads // kv

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.pruning import anatomy, groups, structured
+from course_utils.pruning import anatomy, groups, structured, width
 
 
 def logits(model, ids):
@@ -94,9 +94,71 @@ def test_heads_equal_zeroed_heads(make, ids, name, unit, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["opt", "gpt2"])
-def test_heads_of_models_without_head_dim_are_refused_with_the_way_out(make, ids, name):
-    with pytest.raises(CompressionError, match="prune_mlp or prune_layers"):
-        structured.prune_heads(make(name), ids)
+def test_configs_of_opt_and_gpt2_cannot_say_that_heads_are_gone(make, ids, name):
+    """Half the heads in the config changes no shape, the heads become larger: why `prune_heads` refuses."""
+    model = make(name)
+    fewer = anatomy.smaller_config(model.config, **{width.FIELDS[name][0]: 2})
+    again = type(model)(fewer)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    with pytest.raises(CompressionError, match=r"hidden size / heads.*pruning\.width\.prune_heads"):
+        structured.prune_heads(model, ids)
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt2"])
+@pytest.mark.parametrize("compensate", [False, True])
+def test_heads_with_the_width_give_an_ordinary_smaller_model(make, ids, name, compensate, tmp_path):
+    model = make(name)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    result = width.prune_heads(model, ids, keep=2, compensate=compensate)
+    assert untouched(model, before)
+    config = result.model.config
+    assert (config.num_attention_heads, config.hidden_size) == (2, 16) and result.settings["heads"] == 2
+    size = 8
+    for block, kept in zip(walk.blocks(result.model), result.details["kept"], strict=True):
+        parts = anatomy.of(result.model)
+        assert len(kept) == 2 and walk.weight_of(block.get_submodule(parts.attention_out)).shape == (16, 2 * size)
+        assert walk.weight_of(block.get_submodule(parts.mlp_out)).shape == (16, walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1])
+    roundtrips(result.model, ids, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt2"])
+def test_dead_heads_and_dead_coordinates_cost_nothing(make, ids, name):
+    """If the stream uses half its coordinates and half the heads write nothing, the small model is the large one.
+
+    What stays of the stream has half the sum of squares: the norm over it must be made √½ smaller.
+    """
+    model = make(name)
+    parts, stay = anatomy.of(model), torch.arange(1, 32, 2)
+    gone = torch.arange(0, 32, 2)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "emb" in key or "wte" in key or "wpe" in key:
+                parameter[:, gone] = 0
+                parameter[:, stay] -= parameter[:, stay].mean(1, keepdim=True)
+            if ("norm" in key or "ln_" in key):
+                parameter[gone] = 0
+        for block in walk.blocks(model):
+            for out in (parts.attention_out, parts.mlp_out):
+                module = block.get_submodule(out)
+                weight = walk.weight_of(module)
+                weight[gone] = 0
+                weight[stay] -= weight[stay].mean(0, keepdim=True)  # the mean of the stream stays 0
+                module.bias[gone] = 0
+                module.bias[stay] -= module.bias[stay].mean()
+            walk.weight_of(block.get_submodule(parts.attention_out))[:, 8:24] = 0
+    result = width.prune_heads(model, ids, keep=0.5, compensate=False)
+    assert result.details["coordinates"] == stay.tolist() and result.details["kept"] == [[0, 3]] * 3
+    assert close(logits(result.model, ids), logits(model, ids), 1e-3)
+
+
+def test_width_keeping_everything_changes_nothing(make, ids):
+    for name in ("opt", "gpt2"):
+        model = make(name)
+        assert close(logits(width.prune_heads(model, ids, keep=1.0, compensate=False).model, ids), logits(model, ids))
+    with pytest.raises(CompressionError, match="structured.prune_heads"):
+        width.prune_heads(make("llama"), ids)
+    with pytest.raises(CompressionError, match="keep=0"):
+        width.prune_heads(make("opt"), ids, keep=0)
 
 
 def test_head_counts_that_do_not_fit_are_refused(tiny_llama, ids):
