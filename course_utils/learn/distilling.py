@@ -1,0 +1,69 @@
+"""A learner's own losses as an objective that `distillation.train` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from course_utils.distillation import objectives
+
+
+class OwnLosses(objectives.Objective):
+    """The sum of the learner's response, feature and attention loss, as far as they are given.
+
+    `response(student_logits, teacher_logits, labels, temperature, alpha, mask)` on all next tokens;
+    `feature(student_hidden, teacher_hidden, projector, mask)` on paired blocks, the mean over pairs, each divided by
+    the teacher's mean square; `attention(student_map, teacher_map, mask)` on the last pair. They are called with
+    these names. Projectors (teacher's width, student's width) are trained with the student.
+    """
+
+    def __init__(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, response: Callable[..., Tensor],
+        feature: Callable[..., Tensor] | None = None, attention: Callable[..., Tensor] | None = None, *,
+        temperature: float = 2.0, alpha: float = 0.5, weight: float = 1.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.response, self.feature, self.attention = response, feature, attention
+        self.temperature, self.alpha, self.weight = temperature, alpha, weight
+        self.needs = _needs(feature, attention)
+        self.pairs = objectives.layer_pairs(student, teacher)
+        wide, narrow = teacher.config.hidden_size, student.config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            starts = [
+                nn.init.orthogonal_(torch.empty(wide, narrow)) if wide != narrow else torch.eye(wide)
+                for _ in self.pairs
+            ]
+        self.projectors = nn.ParameterList(starts if feature is not None else [])
+
+    def forward(self, student: Any, teacher: Any, batch: objectives.Batch) -> dict[str, Tensor]:
+        real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.real is None else batch.real.bool()
+        found = {
+            "response": self.response(
+                student_logits=student.logits[:, :-1], teacher_logits=teacher.logits[:, :-1], labels=batch.labels,
+                temperature=self.temperature, alpha=self.alpha, mask=batch.counted,
+            )
+        }  # fmt: skip
+        if self.feature is not None:
+            each = []
+            for (s, t), projector in zip(self.pairs, self.projectors, strict=True):
+                target = teacher.hidden[t + 1]
+                loss = self.feature(
+                    student_hidden=student.hidden[s + 1], teacher_hidden=target, projector=projector, mask=real
+                )
+                each.append(loss / target[real].square().mean())
+            found["feature"] = self.weight * torch.stack(each).mean()
+        if self.attention is not None:
+            s, t = self.pairs[-1]
+            found["attention"] = self.weight * self.attention(
+                student_map=student.attention[s], teacher_map=teacher.attention[t], mask=real
+            )
+        return found
+
+
+def _needs(feature: object, attention: object) -> frozenset[str]:
+    return frozenset(name for name, given in (("hidden", feature), ("attention", attention)) if given is not None)
