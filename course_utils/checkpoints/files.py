@@ -93,14 +93,18 @@ def verify(folder: Path) -> None:
 
 def write_model(
     model: PreTrainedModel, quantized: dict[str, Tensor], layers: Mapping[str, Any], quantization_config: dict[str, Any],
-    work: Path, dtype: torch.dtype, tokenizer=None,
+    work: Path, dtype: torch.dtype, tokenizer=None, *, keep_tied: bool = False,
 ) -> None:  # fmt: skip
-    """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is not in `layers`."""
+    """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is not in `layers`.
+
+    `keep_tied` stores an output head that shares the embedding's weight as well, for readers that do not tie.
+    """
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors = dict(quantized)
     for name, tensor in model.state_dict().items():
-        if name in tied or name.rpartition(".")[0] in layers:
+        if (name in tied and not keep_tied) or name.rpartition(".")[0] in layers:
             continue
+        tensor = tensor.clone() if name in tied else tensor  # a file holds no tensor twice
         tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     for name, module in layers.items():
         if module.bias is not None:
@@ -147,11 +151,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of the folder's config, without its quantization."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    """A model of the folder's config, without its quantization. Raises CompressionError if the config makes none."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CompressionError(f"{folder}: its config.json makes no model ({reason}); copy the checkpoint again.") from error
 
 
 def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn.Module]) -> None:

@@ -1,6 +1,7 @@
 """GGUF, the single file that llama.cpp reads: metadata, tokenizer, and tensors in blocks.
 
 Q8_0: 32 weights share a float16 scale, 8.5 bits a weight. Q4_0: likewise with 4 bits, 4.5. Q4_K and Q6_K: `kquants`.
+The metadata `course.sha256` holds a checksum of the file with 64 zeros in its place; other readers pass over it.
 Names are llama.cpp's; the rows of the query and key weights are reordered, because it rotates neighbouring pairs where
 Hugging Face rotates halves.
 """
@@ -18,10 +19,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import Compressed
+from course_utils.quantization.compressed import digest
 
 from . import files
 from .kquants import QUANTIZERS
 
+CHECKSUM, BLANK = "course.sha256", b"0" * 64
 TYPES = ("F32", "F16", "Q8_0", "Q4_0", *QUANTIZERS)
 ARCHITECTURES = ("llama", "qwen2")
 NAMES = {
@@ -113,15 +116,40 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
                 writer.add_tensor(name, data, raw_dtype=None if type_name == "F16" else kind)
             else:
                 writer.add_tensor(name, values)
+        writer.add_string(CHECKSUM, BLANK.decode())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        _fill_in_checksum(Path(work))
         os.chmod(work, 0o644)
         os.replace(work, file)
     finally:
         Path(work).unlink(missing_ok=True)
     return file.stat().st_size
+
+
+def _checksum_place(content: bytes) -> int:
+    """Where the checksum's 64 digits begin (after its name, a 4-byte type and an 8-byte length), or -1."""
+    found = content.find(CHECKSUM.encode())
+    return -1 if found < 0 else found + len(CHECKSUM) + 12
+
+
+def _fill_in_checksum(file: Path) -> None:
+    content = file.read_bytes()
+    place = _checksum_place(content)
+    with file.open("r+b") as out:
+        out.seek(place)
+        out.write(digest(content).encode())
+
+
+def _verify(file: Path) -> None:
+    """Raises CompressionError if the file holds a checksum of ours that is not its own."""
+    content = file.read_bytes()
+    place = _checksum_place(content)
+    found = content[place : place + 64]
+    if place >= 0 and digest(content[:place] + BLANK + content[place + 64 :]).encode() != found:
+        raise CompressionError(f"{file}: checksum differs; the file is damaged or truncated. Copy it again.")
 
 
 def _add_tokenizer(writer, tokenizer, config) -> None:
@@ -150,18 +178,26 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
 def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model of a GGUF file, its weights made real again, through transformers' reader.
 
-    Raises CompressionError if the file is missing, truncated, or not understood.
+    Raises CompressionError if the file is missing, truncated, not understood, or, where it was written here, altered.
     """
     import gguf
 
     file = Path(file)
     if not file.is_file():
         raise CompressionError(f"{file}: there is no such file.")
+    _verify(file)
     try:
         reader = gguf.GGUFReader(file)
         wanted = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
         if wanted > file.stat().st_size or not reader.tensors:
             raise ValueError("the file ends too early")
-        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True
+        )
+        model, report = loaded
+        lost = sorted(str(k) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[kind])
+        if lost:  # transformers would fill them with random numbers
+            raise ValueError(f"tensors and sizes disagree about {', '.join(lost[:3])}")
+        return model.eval()
     except Exception as error:
         raise CompressionError(f"{file}: not readable as GGUF ({str(error).splitlines()[0] if str(error) else error!r}).") from error

@@ -106,7 +106,7 @@ def write(
 ) -> int:  # fmt: skip
     """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns the bytes written.
 
-    All other tensors are stored in `dtype`. Settings go to config.json and to quantize_config.json.
+    All other tensors are stored in `dtype`, a tied output head a second time. Settings go to config.json and to quantize_config.json.
     Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, inputs or outputs that are no multiple of
     32, or a zero point of 0 in the format 'gptq'; and for a model whose layers differ in bits.
     """
@@ -130,7 +130,8 @@ def write(
     }  # fmt: skip
 
     def fill(work: Path) -> None:
-        files.write_model(model, tensors, layers, settings, work, dtype, tokenizer)
+        # auto-gptq 0.7.1 leaves a tied output head uninitialised unless the file holds it
+        files.write_model(model, tensors, layers, settings, work, dtype, tokenizer, keep_tied=True)
         (work / "quantize_config.json").write_text(json.dumps(settings, indent=2))
 
     return files.write_folder(folder, fill)

@@ -108,7 +108,8 @@ def test_names_and_files_are_those_other_tools_expect(tmp_path):
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj"
     assert {f"{name}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx")} <= set(tensors)
-    assert f"{name}.weight" not in tensors and "lm_head.weight" not in tensors
+    assert f"{name}.weight" not in tensors
+    assert torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])  # tied; auto-gptq wants both
     assert tensors[f"{name}.scales"].dtype == torch.float16 and tensors[f"{name}.g_idx"].dtype == torch.int32
     config = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
     assert config["quant_method"] == "gptq" and config["checkpoint_format"] == "gptq"
