@@ -74,7 +74,7 @@ def _decode_model(rest: list[Any], inner: Callable[[Any], Any], templates: Seque
     model = _build(config, layers, dtype)
     model.load_state_dict(tensors, strict=False)
     model.tie_weights()
-    model.config.name_or_path = str(name)
+    model.name_or_path = model.config.name_or_path = str(name)
     return model.train(bool(training))
 
 

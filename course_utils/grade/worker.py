@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from . import objects, wire
+from .sandbox import WORK
 
 SAID = 2000  # characters of an error or of output that are kept
 MISSING = object()
@@ -101,7 +102,10 @@ class Worker:
         def special(value: Any) -> Any:
             if not inspect.isroutine(value):
                 with contextlib.suppress(wire.NotPlain):
-                    return objects.encode(value, inner)
+                    node = objects.encode(value, inner)
+                    if node[0] == "model":  # a folder that was given is known to the other side by its place in WORK
+                        node[4] = node[4].replace(str(self.work), WORK, 1)
+                    return node
             self.held.append(value)
             kind = "function" if callable(value) else "object"
             return [kind, len(self.held) - 1, type(value).__name__, signature(value) if callable(value) else None]
