@@ -30,11 +30,13 @@ def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
 def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrainedModel]:
     """The model in evaluation mode, its packed layers standing as dense ones with the same weight Ŵ.
 
-    So each layer is unpacked once, not at each call; the numbers are the same. Afterwards all is as before.
+    So each layer is unpacked once, not at each call; the numbers are the same. Layers that round their activations
+    stay. Afterwards all is as before.
     """
     model = runnable(subject, context)
     modes = {module: module.training for module in model.modules()}
-    packed = {name: module for name, module in model.named_modules() if type(module) is QuantizedLinear}
+    plain = lambda module: type(module) is QuantizedLinear and module.activations == "float"  # noqa: E731
+    packed = {name: module for name, module in model.named_modules() if plain(module)}
     try:
         for name, module in packed.items():
             dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from course_utils.errors import CompressionError
 from course_utils.models import walk
 
 from .compressed import Compressed
-from .layer import naming
+from .layer import QuantizedLinear, naming
 
 
 class FixedBuffers(nn.Module):
@@ -41,3 +42,18 @@ def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], se
         with naming(name):
             walk.replace(model, name, make(name, module))
     return Compressed(model, settings, time.perf_counter() - began)
+
+
+def round_activations(compressed: Compressed) -> Compressed:
+    """A copy whose packed layers (`QuantizedLinear`) round each token to INT8 before they multiply.
+
+    With 4- or 8-bit weights the products are then sums of integers, which is faster on a CPU
+    (`course_utils.kernels`); the results change, so evaluate again. Raises CompressionError if no layer is packed.
+    """
+    model = copy.deepcopy(compressed.model)
+    packed = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    if not packed:
+        raise CompressionError("compressed: it has no packed layer (QuantizedLinear), as rtn, gptq and awq make; use one of those.")
+    for module in packed:
+        module.activations = "int8"
+    return Compressed(model, {**compressed.settings, "activations": "int8"}, compressed.seconds, dict(compressed.details))

@@ -1,0 +1,142 @@
+"""The layers of compressed models run through the kernels, and only where that changes nothing but speed."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils import kernels
+from course_utils.errors import CompressionError
+from course_utils.quantization import QuantizedLinear, convert, gptq, rtn, w8a8
+from course_utils.quantization.layer import LayerResult
+
+X = torch.randn(4, 96, generator=torch.Generator().manual_seed(2))
+
+
+def layer(bits=4, group_size=32, symmetric=False, bias=True, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randn(10, 96, generator=g)
+    result = rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric)
+    return QuantizedLinear.of(result, torch.randn(10, generator=g) if bias else None)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many times the compiled products ran."""
+    seen, real = [], kernels.cpu.product
+    monkeypatch.setattr(kernels.cpu, "product", lambda *a, **k: (seen.append(k), real(*a, **k))[1])
+    return seen
+
+
+def agree(found, layer, x):
+    wanted = x.double() @ layer.weight.double().T + (0 if layer.bias is None else layer.bias.double())
+    size = x.double().abs() @ layer.weight.double().abs().T + 1
+    assert ((found.double() - wanted).abs() / size).max() < 1e-6
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("group_size", [32, 24, -1])
+def test_rtn_layers(bits, symmetric, group_size, calls):
+    packed = layer(bits, group_size, symmetric)
+    agree(packed(X), packed, X)
+    assert len(calls) == (bits in (4, 8))
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gptq_layers(act_order, bits, calls):
+    """Scattered groups are unpacked."""
+    inputs = torch.randn(200, 96, generator=torch.Generator().manual_seed(5)) * torch.linspace(0.1, 3, 96)
+    weight = torch.randn(10, 96, generator=torch.Generator().manual_seed(6))
+    result = gptq.quantize_layer(
+        weight, gptq.hessian(inputs), bits=bits, group_size=32, act_order=act_order, never_worse=False
+    )
+    packed = QuantizedLinear.of(result, None)
+    agree(packed(X), packed, X)
+    assert isinstance(result, LayerResult) and len(calls) == (packed.group_index is None) == (not act_order)
+
+
+def test_the_number_of_tokens_decides(calls):
+    packed = layer()
+    for tokens, compiled in ((1, 1), (32, 1), (33, 0)):
+        calls.clear()
+        x = torch.randn(tokens, 96)
+        agree(packed(x), packed, x)
+        assert len(calls) == compiled
+
+
+def test_gradients_take_the_dense_way(calls):
+    packed, x = layer(), X.clone().requires_grad_()
+    packed(x).sum().backward()
+    torch.testing.assert_close(x.grad, packed.weight.sum(0).expand_as(x))
+    assert not calls
+    with torch.no_grad():
+        packed(x)
+    assert len(calls) == 1
+
+
+def test_compiling_and_tracing_take_the_dense_way(calls):
+    packed = layer()
+    traced = torch.jit.trace(packed, X, check_trace=False)  # its check would call the layer itself
+    assert not calls
+    torch.testing.assert_close(traced(X), packed(X))
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: copy.deepcopy(m), lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.half().float(), lambda m: m.share_memory(),
+])  # fmt: skip
+def test_buffers_that_moved_are_found_again(change):
+    packed = layer(bias=False)
+    before = packed(X)
+    moved = change(packed)
+    moved.packed.zero_()  # whoever still reads the old bytes gives the old result
+    agree(moved(X), moved, X)
+    assert not torch.equal(moved(X), before)
+
+
+def test_other_codes_in_the_same_place_count_at_once():
+    packed, other = layer(seed=0), layer(seed=1)
+    packed(X)
+    packed.load_state_dict(other.state_dict())
+    assert torch.equal(packed(X), other(X))
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_int8_activations_are_a_choice(bits, calls):
+    packed = layer(bits)
+    plain = packed(X)
+    packed.activations = "int8"
+    agree(packed(X), packed, kernels.reference.rounded(X))
+    assert not torch.equal(packed(X), plain)
+    many = X.repeat(10, 1)
+    torch.testing.assert_close(packed(many)[:4], packed(X), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_activations_are_refused():
+    with pytest.raises(CompressionError, match="float, int8"):
+        QuantizedLinear(8, 8, 4, 1, symmetric=True, bias=False, activations="int4")
+
+
+def test_round_activations_works_on_a_copy_and_says_so():
+    model = nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 8))
+    compressed = rtn.quantize(model, bits=4, group_size=32)
+    faster = convert.round_activations(compressed)
+    assert faster.settings == {**compressed.settings, "activations": "int8"}
+    assert [m.activations for m in faster.model if isinstance(m, QuantizedLinear)] == ["int8", "int8"]
+    assert [m.activations for m in compressed.model if isinstance(m, QuantizedLinear)] == ["float", "float"]
+    assert not torch.equal(faster.model(X), compressed.model(X))
+    torch.testing.assert_close(faster.model(X), compressed.model(X), atol=0.1, rtol=0.1)
+    with pytest.raises(CompressionError, match="no packed layer"):
+        convert.round_activations(w8a8.quantize(model))
+
+
+def test_w8a8_layers_give_the_same_integers_either_way(monkeypatch):
+    q, w = (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((4, 96), (10, 96)))
+    runs, real = [], kernels.cpu.integer_product
+    monkeypatch.setattr(kernels.cpu, "integer_product", lambda *a: (runs.append(a), real(*a))[1])
+    few, many = w8a8.integer_product(q, w), w8a8.integer_product(q.repeat(2, 1), w)
+    assert len(runs) == 1 and few.dtype == many.dtype == torch.int32
+    assert torch.equal(few.long(), q.long() @ w.long().T) and torch.equal(many, few.repeat(2, 1))

@@ -1,0 +1,198 @@
+"""Every compiled variant and the reference against float64.
+
+Tolerance: 4e-7 of Σ |x| (s q + s z), plus |b|. A float32 rounds by 6e-8 and the sums are short trees; s q and s z are
+what the integer path subtracts from each other.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_weights import make_weight, spec
+
+from course_utils import kernels
+from course_utils.errors import CompressionError
+
+TOLERANCE = 4e-7
+RUNS = [*kernels.cpu.variants(), "reference"]
+# rows, columns, groups: one number, odd sizes, one row, groups of 2 to 256, groups that begin inside a byte, ragged ends
+SHAPES = [
+    (1, 1, 1), (3, 7, 1), (1, 64, 1), (2, 128, 2), (5, 96, 3), (17, 192, 3), (9, 40, 5), (8, 36, 18), (4, 33, 3), (7, 33, 1),
+    (16, 1024, 8), (6, 1024, 32), (10, 30, 2), (3, 514, 1), (5, 288, 6), (2, 768, 3), (33, 160, 2),
+]  # fmt: skip
+
+
+def run(name, x, weight, bias=None, activations="float"):
+    if name == "reference":
+        return kernels.reference.linear(x, weight, bias, activations=activations)
+    return kernels.linear(x, weight, bias, activations=activations, variant=name)
+
+
+def error(y, x, weight, bias):
+    """The largest difference from float64, as a part of the size of what was summed."""
+    matrix, size = spec(weight)
+    wanted, scale = x.double() @ matrix.T, x.double().abs() @ size.T
+    if bias is not None:
+        wanted, scale = wanted + bias.double(), scale + bias.double().abs()
+    return float(((y.double() - wanted).abs() / scale.clamp(min=1e-30)).max())
+
+
+def test_this_machine_runs_what_its_processor_has():
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    assert kernels.cpu.variants()[-1] == "portable"
+    assert not known.get("avx2") or "avx2" in kernels.cpu.variants()
+    assert not known.get("avx512_vnni") or "avx512" in kernels.cpu.variants()
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("bits", kernels.BITS)
+@pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
+def test_shapes(name, bits, activations):
+    g = torch.Generator().manual_seed(1)
+    for i, (rows, columns, groups) in enumerate(SHAPES):
+        weight = make_weight(rows, columns, groups, bits, symmetric=i % 3 == 0, half=i % 2 == 0, seed=i)
+        x, bias = torch.randn(3, columns, generator=g), torch.randn(rows, generator=g)
+        rounded = x if activations == "float" else by_hand(x)
+        assert error(run(name, x, weight, bias, activations), rounded, weight, bias) < TOLERANCE, (
+            rows,
+            columns,
+            groups,
+        )
+
+
+def by_hand(x):
+    """Each token in INT8 and back, number by number, in float64 from float32 scales."""
+    out = torch.empty(x.shape, dtype=torch.float64)
+    for t, token in enumerate(x):
+        scale = token.abs().max() / 127
+        out[t] = (token / scale).round().double() * scale.double() if scale > 0 else 0
+    return out
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
+def test_batches(name, activations):
+    weight = make_weight(12, 160, 5, 4)
+    for tokens in range(1, 34):
+        x = torch.randn(tokens, 160, generator=torch.Generator().manual_seed(tokens))
+        rounded = x if activations == "float" else by_hand(x)
+        assert error(run(name, x, weight, None, activations), rounded, weight, None) < TOLERANCE, tokens
+
+
+@pytest.mark.parametrize("name", RUNS)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.sampled_from(kernels.BITS),
+    st.booleans(),
+)
+def test_any_shape(name, rows, groups, size, tokens, bits, symmetric):
+    weight = make_weight(rows, groups * size, groups, bits, symmetric=symmetric)
+    x = torch.randn(tokens, groups * size, generator=torch.Generator().manual_seed(0))
+    assert error(run(name, x, weight), x, weight, None) < TOLERANCE
+    assert error(run(name, x, weight, None, "int8"), by_hand(x), weight, None) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", kernels.cpu.variants())
+def test_integer_products_are_exact(name):
+    for tokens, rows, columns in ((1, 1, 1), (3, 5, 16), (9, 7, 333), (33, 2, 64), (2, 3, 129)):
+        q = torch.randint(-128, 128, (tokens, columns), dtype=torch.int8)
+        w = torch.randint(-128, 128, (rows, columns), dtype=torch.int8)
+        found = kernels.cpu.integer_product(q, w, variant=name)
+        assert found.dtype == torch.int32 and torch.equal(found.long(), q.long() @ w.long().T)
+
+
+@pytest.mark.parametrize("name", kernels.cpu.variants())
+def test_integer_products_do_not_overflow_at_the_width_allowed(name):
+    q, w = torch.full((1, 65536), -128, dtype=torch.int8), torch.full((1, 65536), 127, dtype=torch.int8)
+    assert kernels.cpu.integer_product(q, w, variant=name).item() == -128 * 127 * 65536
+    with pytest.raises(CompressionError, match="65536"):
+        kernels.cpu.integer_product(torch.zeros(1, 65537, dtype=torch.int8), torch.zeros(1, 65537, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
+def test_half_precisions_are_summed_in_float32_and_rounded_once(dtype, activations):
+    weight, x = make_weight(8, 128, 2, 4), torch.randn(2, 128).to(dtype)
+    wide = kernels.linear(x.float(), weight, activations=activations)
+    found = kernels.linear(x, weight, activations=activations)
+    assert found.dtype == dtype and torch.equal(found, wide.to(dtype))
+
+
+def test_float64_keeps_its_precision():
+    weight, x = make_weight(8, 128, 2, 4), torch.randn(2, 128, dtype=torch.float64)
+    found = kernels.linear(x, weight)
+    assert found.dtype == torch.float64 and error(found, x, weight, None) < 1e-15
+
+
+@pytest.mark.parametrize("name", kernels.cpu.variants())
+def test_inputs_that_are_not_contiguous(name):
+    weight = make_weight(6, 64, 2, 4)
+    wide = torch.randn(64, 5)
+    skipping = torch.randn(5, 128)[:, ::2]
+    for x in (wide.T, skipping, torch.randn(1, 64).expand(3, 64)):
+        assert torch.equal(run(name, x, weight), run(name, x.contiguous(), weight))
+    part = kernels.PackedWeight(weight.codes[::2], weight.scale[::2], weight.zero_point[::2], 4, 64)
+    assert torch.equal(run(name, wide.T, part), run(name, wide.T, weight)[:, ::2])
+
+
+def test_shapes_of_input_and_output():
+    weight = make_weight(6, 64, 2, 8)
+    assert kernels.linear(torch.randn(64), weight).shape == (6,)
+    assert kernels.linear(torch.randn(2, 3, 64), weight).shape == (2, 3, 6)
+    assert kernels.linear(torch.empty(0, 64), weight).shape == (0, 6)
+    assert kernels.linear(torch.empty(0, 64), weight, activations="int8").shape == (0, 6)
+    for name in kernels.cpu.variants():
+        assert kernels.linear(torch.empty(2, 0, 64), weight, variant=name).shape == (2, 0, 6)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
+def test_zeros_denormals_huge_numbers_and_nan_stay_in_their_token(name, activations):
+    weight = make_weight(5, 64, 2, 4)
+    x = torch.randn(5, 64)
+    x[0], x[1], x[2], x[3, 7] = 0, 1e-42, 1e30, torch.nan
+    y = run(name, x, weight, None, activations)
+    assert (y[0] == 0).all() and y[3].isnan().all() and y[[1, 2, 4]].isfinite().all()
+    torch.testing.assert_close(y[4], run(name, x[4:], weight, None, activations)[0])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_ties_round_to_even(name):
+    x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 3.0, 0.0]])
+    weight = kernels.from_codes(torch.eye(8) + 8, torch.ones(8, 1))
+    assert run(name, x, weight, None, "int8").tolist() == [[127, 0, 2, 2, 0, -2, 3, 0]]
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda w: kernels.linear(torch.randn(2, 64), w, activations="int4"), "float, int8"),
+        (lambda w: kernels.linear(torch.randn(2, 63), w), r"\(…, 64\)"),
+        (lambda w: kernels.linear(torch.ones(2, 64, dtype=torch.int8), w), "real numbers"),
+        (lambda w: kernels.linear(torch.randn(2, 64), w, torch.zeros(5)), r"bias: shape \(5,\); expected \(6,\)"),
+        (lambda w: kernels.linear(torch.randn(2, 64), w, variant="sse9"), "portable"),
+        (lambda w: kernels.linear(torch.randn(2, 64).double(), w, variant="portable"), "float32, bfloat16 and float16"),
+        (lambda w: kernels.linear(torch.randn(2, 64, device="meta"), w), "meta"),
+        (lambda w: kernels.cpu.integer_product(torch.zeros(2, 3), torch.zeros(2, 3)), "int8 matrices"),
+    ],
+)
+def test_errors_name_what_is_supported(call, words):
+    with pytest.raises(CompressionError, match=words):
+        call(make_weight(6, 64, 2, 4))
+
+
+def test_threads_change_nothing():
+    weight, x = make_weight(1030, 512, 8, 4), torch.randn(2, 512)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(kernels.linear(x, weight))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
