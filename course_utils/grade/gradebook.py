@@ -1,6 +1,8 @@
 """Results into nbgrader's folders and gradebook, so that its formgrader, feedback and exports work as always."""
 
+import os
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,9 @@ class Book:
             raise CompressionError(
                 'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
             ) from error
+        folder = str(Path(sys.executable).parent)  # a new gradebook is made by a command, alembic, that lies there
+        if folder not in os.environ.get("PATH", "").split(os.pathsep):
+            os.environ["PATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PATH"))))
         self.gradebook = Gradebook(self.url, _course_id(course / "gradebook.db"))
         self.gradebook.update_or_create_assignment(lab.name)
         names = {"assignment": lab.name, "notebook": lab.name, "db_url": self.url}

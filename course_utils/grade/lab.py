@@ -29,6 +29,7 @@ class Cell:
     points: float | None
     code: bool
     names: tuple[str, ...] = ()  # what an answer cell defines
+    of: tuple[str, ...] = ()  # the answers that a test is about: those since the test before, else the last one
 
     @property
     def manual(self) -> bool:
@@ -63,6 +64,17 @@ class Lab:
                     ) from error
         return namespace
 
+    @functools.cached_property
+    def reference(self) -> dict[str, Any]:
+        """The functions of the solution, run here."""
+        namespace = dict(self.namespace)
+        for answer in self.answers:
+            if answer.code:
+                exec(compile(plain(answer.source), f"[{answer.grade_id}]", "exec"), namespace)
+        return {
+            name: namespace[name] for answer in self.answers for name in answer.names if callable(namespace.get(name))
+        }
+
     @property
     def data(self) -> Path | None:
         """The lab's folder if it holds more than notebooks."""
@@ -78,6 +90,7 @@ def load(root: Path, name: str) -> Lab:
     text = release.release(path)
     solution, released = release.read(path), {c.id: c for c in nbformat.reads(text, as_version=4).cells}
     answers, tests, before, later = [], [], [], []
+    fresh: list[str] = []
     for cell in solution.cells:
         meta, code = cell.metadata.get("nbgrader") or {}, cell.cell_type == "code"
         given = released[cell.id].source
@@ -85,8 +98,11 @@ def load(root: Path, name: str) -> Lab:
         if meta.get("solution"):
             names = tuple(defined(cell.source)) if code else ()
             answers.append(Cell(meta["grade_id"], cell.id, cell.source, given, points, code, names))
+            fresh += [meta["grade_id"]] if code else []
         elif meta.get("grade") and code:
-            tests.append(Cell(meta["grade_id"], cell.id, cell.source, given, points, True))
+            about = tuple(fresh) or (tests[-1].of if tests else ())
+            tests.append(Cell(meta["grade_id"], cell.id, cell.source, given, points, True, of=about))
+            fresh = []
         elif code and not any(a.code for a in answers):
             fast = "\nfast = True" if "parameters" in cell.metadata.get("tags", []) else ""
             before.append((cell.id, cell.source + fast))

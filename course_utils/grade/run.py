@@ -152,7 +152,7 @@ def _side_by_side(students: list[str], jobs: int) -> Iterator[tuple[str, dict[st
                     if tried[student] < TRIES:
                         continue
                     result = _fault("the grader's own process died twice over this submission")
-                except Exception as error:
+                except (Exception, judge.TestsTookTooLong) as error:
                     result = _fault(f"{type(error).__name__}: {error}")
                 del tried[student]
                 yield student, result

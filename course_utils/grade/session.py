@@ -44,6 +44,8 @@ class Session:
         self.keeper.connect(address)
         self.channel: socket.socket | None = None
         self.cells: list[tuple[str, str, list[str]]] = []  # what a new worker has to run again
+        self.references: dict[str, Callable[..., Any]] = {}
+        self.referred: set[str] = set()  # references that were called
         self.over = time.monotonic() + self.limits.total
         self.incarnation = self.restarts = self.calls = 0
         self.output = ""
@@ -65,6 +67,13 @@ class Session:
             return raised.error
         self.cells.append((cell, source, names))
         return None
+
+    def substitute(self, name: str, function: Callable[..., Any]) -> None:
+        """From now on, code in the worker that calls `name` calls `function` here."""
+        self.references[name] = function
+        if self.channel is not None:
+            with contextlib.suppress(WorkerLost, _Raised):
+                self._request({"do": "substitute", "name": name}, self.limits.call)
 
     def get(self, cell: str, name: str) -> Any:
         """What the cell made of the name: a plain value or a `Remote`. Raises NameError if there is none."""
@@ -114,8 +123,8 @@ class Session:
             wire.send(self.channel, {**content, "asked": asked}, tensors)
             while True:
                 reply, found = wire.receive(self.channel, deadline=deadline, largest=self.limits.reply)
-                if "callback" in reply and callbacks:
-                    self._answer(callbacks, reply, found)
+                if "callback" in reply and (callbacks or self.references):
+                    self._answer(callbacks or [], reply, found)
                     continue
                 if reply.get("asked") != asked:
                     raise wire.WireError("an answer that was not asked for")
@@ -136,7 +145,10 @@ class Session:
         assert self.channel
         given: dict[str, torch.Tensor] = {}
         try:
-            function = callbacks[reply["callback"]]
+            asked = reply["callback"]
+            if isinstance(asked, str):
+                self.referred.add(asked)
+            function = self.references[asked] if isinstance(asked, str) else callbacks[asked]
             arguments = [self._decode(node, found) for node in reply["arguments"]]
             result = function(*arguments, **{str(k): self._decode(node, found) for k, node in reply["named"].items()})
             content = {"value": self._encode(result, given, [], [])}
@@ -264,6 +276,8 @@ class Session:
                 except WorkerLost:
                     self.cells.remove(entry)
                     break
+            for name, function in list(self.references.items()):
+                self.substitute(name, function)
 
     def _why(self, said: str) -> str:
         code = self._drop()

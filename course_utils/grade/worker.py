@@ -79,6 +79,8 @@ class Worker:
             found = self.defined.get((content["cell"], content["name"]), MISSING)
             found = self.namespace.get(content["name"], MISSING) if found is MISSING else found
             return ["missing"] if found is MISSING else self._encode(found, given)
+        if content["do"] == "substitute":
+            return self._substitute(content["name"])
         seed(content["seed"])
         target = self._decode(content["function"], tensors)
         if content["do"] == "attribute":
@@ -97,6 +99,15 @@ class Worker:
             for name in names:
                 if self.namespace.get(name, MISSING) is not before[name]:
                     self.defined[cell, name] = self.namespace[name]
+
+    def _substitute(self, name: str) -> None:
+        """A function that failed is called on the other side from now on, so that what uses it can still be right."""
+
+        def substituted(*arguments: Any, **named: Any) -> Any:
+            return self._call_back(name, arguments, named)
+
+        self.namespace[name] = substituted
+        self.defined.update({key: substituted for key in self.defined if key[1] == name})
 
     def _encode(self, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         def special(value: Any) -> Any:
@@ -140,7 +151,7 @@ class Worker:
 
         return inner(node)
 
-    def _call_back(self, number: int, arguments: Any, named: dict[str, Any]) -> Any:
+    def _call_back(self, number: int | str, arguments: Any, named: dict[str, Any]) -> Any:
         """Ask the other side to run a function that it passed as an argument."""
         given: dict[str, torch.Tensor] = {}
         nodes = [self._encode(value, given) for value in arguments]
