@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,9 @@ class Channels:
     """The outputs of `producer`, the norms on their way, and the layer that reads them, `span` inputs for each channel."""
 
     name: str
-    producer: nn.Module
-    norms: tuple[nn.Module, ...]
-    consumer: nn.Module
+    producer: Any
+    norms: tuple[Any, ...]
+    consumer: Any
     span: int
 
 
@@ -44,7 +45,9 @@ def find(model: nn.Sequential) -> list[Channels]:
             "pruning.structured."
         )
     found: list[Channels] = []
-    name, producer, norms, flat = "", None, [], False
+    name, flat = "", False
+    producer: Any = None
+    norms: list[Any] = []
     for path, module in model.named_modules():
         if isinstance(module, nn.Sequential):
             continue
@@ -68,7 +71,7 @@ def find(model: nn.Sequential) -> list[Channels]:
     return found
 
 
-def _span(path: str, producer: nn.Module, consumer: nn.Module, flat: bool) -> int:
+def _span(path: str, producer: Any, consumer: Any, flat: bool) -> int:
     outputs, inputs = producer.weight.shape[0], consumer.weight.shape[1]
     pictures = not isinstance(producer, nn.Linear)
     if (
