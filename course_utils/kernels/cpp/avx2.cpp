@@ -24,22 +24,27 @@ inline int32_t total(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_srli_si128(two, 4)));
 }
 
-struct FloatTile {
-    static constexpr int most = 4;
+template <int BITS>
+inline int nth(uint8_t byte, int half) {  // the code in a byte, or in one half of it
+    return BITS == 8 ? byte : byte >> (4 * half) & 15;
+}
 
-    template <int BITS, int T>
-    static void run(const Weight& w, const Input& in, int64_t token, const Block& block) {
+struct FloatTile {
+    static constexpr int sums = 4;
+
+    template <int BITS, int T, int R>
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
         const float* x = in.x + token * in.stride;
-        for (int r = 0; r < ROWS; r++) {
-            __m256 sum[T][2];
-            float rest[T] = {};
-            for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = _mm256_setzero_ps();
-            for (int64_t g = 0; g < w.groups; g++) {
-                const __m256 scale = _mm256_set1_ps(block.scale[r][g]);
-                const __m256 zero = _mm256_set1_ps(block.zero[r][g]);
-                int64_t b = g * w.group_bytes;
-                const int64_t end = b + w.group_bytes;
-                for (; b + 8 <= end; b += 8) {
+        __m256 sum[R][T][2];
+        float rest[R][T] = {};
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) sum[r][t][0] = sum[r][t][1] = _mm256_setzero_ps();
+        for (int64_t g = 0; g < w.groups; g++) {
+            int64_t b = g * w.group_bytes;
+            const int64_t end = b + w.group_bytes;
+            for (; b + 8 <= end; b += 8)
+                for (int r = 0; r < R; r++) {
+                    const __m256 scale = _mm256_set1_ps(block.scale[r][g]), zero = _mm256_set1_ps(block.zero[r][g]);
                     const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(block.codes[r] + b)));
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
                         const __m256i part = BITS == 8 ? codes
@@ -47,22 +52,22 @@ struct FloatTile {
                                                        : _mm256_and_si256(codes, _mm256_set1_epi32(15));
                         const __m256 value = _mm256_mul_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(part), zero));
                         const float* at = x + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++) {
-                            __m256& to = sum[t][BITS == 4 ? half : b / 8 % 2];
-                            to = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), to);
-                        }
+                        for (int t = 0; t < T; t++)
+                            sum[r][t][half] = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), sum[r][t][half]);
                     }
                 }
-                for (; b < end; b++)
+            for (; b < end; b++)
+                for (int r = 0; r < R; r++)
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                        const int part = BITS == 8 ? block.codes[r][b] : block.codes[r][b] >> (4 * half) & 15;
-                        const float value = block.scale[r][g] * (part - block.zero[r][g]);
-                        for (int t = 0; t < T; t++) rest[t] += value * x[t * in.stride + b + half * in.stride / 2];
+                        const float value = block.scale[r][g] * (nth<BITS>(block.codes[r][b], half) - block.zero[r][g]);
+                        for (int t = 0; t < T; t++) rest[r][t] += value * x[t * in.stride + b + half * in.stride / 2];
                     }
-            }
-            for (int t = 0; t < T; t++)
-                block.y[r][(token + t) * w.rows] = total(_mm256_add_ps(sum[t][0], sum[t][1])) + rest[t] + block.bias[r];
         }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) {
+                const float all = total(_mm256_add_ps(sum[r][t][0], sum[r][t][1])) + rest[r][t];
+                block.y[r][(token + t) * w.rows] = all + block.bias[r];
+            }
     }
 };
 
@@ -86,50 +91,56 @@ inline __m256i load(const void* from, int64_t bytes) {  // 32, or 16 and zeros
 }
 
 struct Int8Tile {
-    static constexpr int most = 4;
+    static constexpr int sums = 4;
 
-    template <int BITS, int T>
-    static void run(const Weight& w, const Input& in, int64_t token, const Block& block) {
+    template <int BITS, int T, int R>
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
         const int8_t* q = in.q + token * in.stride;
-        for (int r = 0; r < ROWS; r++) {
-            __m256 sum[T];
-            float rest[T] = {};  // − Σ_g s_g z_g Σ q_x, and what does not fill a vector
-            for (int t = 0; t < T; t++) sum[t] = _mm256_setzero_ps();
-            for (int64_t g = 0; g < w.groups; g++) {
-                __m256i products[T];
-                int32_t others[T];
+        __m256 sum[R][T];
+        float rest[R][T] = {};  // − Σ_g s_g z_g Σ q_x, and what does not fill a vector
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) sum[r][t] = _mm256_setzero_ps();
+        for (int64_t g = 0; g < w.groups; g++) {
+            __m256i products[R][T];
+            int32_t others[R][T];
+            for (int r = 0; r < R; r++)
                 for (int t = 0; t < T; t++) {
-                    products[t] = _mm256_setzero_si256();
-                    others[t] = -int32_t(block.zero[r][g]) * in.q_sum[(token + t) * w.groups + g];
+                    products[r][t] = _mm256_setzero_si256();
+                    others[r][t] = -int32_t(block.zero[r][g]) * in.q_sum[(token + t) * w.groups + g];
                 }
-                int64_t b = g * w.group_bytes;
-                const int64_t end = b + w.group_bytes;
-                auto step = [&](int64_t left) __attribute__((always_inline)) {
+            int64_t b = g * w.group_bytes;
+            const int64_t end = b + w.group_bytes;
+            auto step = [&](int64_t left) __attribute__((always_inline)) {
+                for (int r = 0; r < R; r++) {
                     const __m256i codes = load(block.codes[r] + b, left);
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
                         const __m256i shifted = half ? _mm256_srli_epi16(codes, 4) : codes;
                         const __m256i part = BITS == 8 ? codes : _mm256_and_si256(shifted, _mm256_set1_epi8(15));
                         const int8_t* at = q + b + half * in.stride / 2;
                         for (int t = 0; t < T; t++)
-                            products[t] = add_products<BITS>(products[t], part, load(at + t * in.stride, left));
+                            products[r][t] = add_products<BITS>(products[r][t], part, load(at + t * in.stride, left));
                     }
-                };
-                for (; b + 32 <= end; b += 32) step(32);
-                if (b + 16 <= end) step(16), b += 16;
-                for (; b < end; b++)
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                        const int part = BITS == 8 ? block.codes[r][b] : block.codes[r][b] >> (4 * half) & 15;
-                        for (int t = 0; t < T; t++) others[t] += part * q[t * in.stride + b + half * in.stride / 2];
-                    }
-                const __m256 scale = _mm256_set1_ps(block.scale[r][g]);
-                for (int t = 0; t < T; t++) {
-                    sum[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products[t]), sum[t]);
-                    rest[t] += block.scale[r][g] * float(others[t]);
                 }
-            }
-            for (int t = 0; t < T; t++)
-                block.y[r][(token + t) * w.rows] = in.q_scale[token + t] * (total(sum[t]) + rest[t]) + block.bias[r];
+            };
+            for (; b + 32 <= end; b += 32) step(32);
+            if (b + 16 <= end) step(16), b += 16;
+            for (; b < end; b++)
+                for (int r = 0; r < R; r++)
+                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++)
+                        for (int t = 0; t < T; t++)
+                            others[r][t] += nth<BITS>(block.codes[r][b], half) * q[t * in.stride + b + half * in.stride / 2];
+            for (int r = 0; r < R; r++)
+                for (int t = 0; t < T; t++) {
+                    const __m256 scale = _mm256_set1_ps(block.scale[r][g]);
+                    sum[r][t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products[r][t]), sum[r][t]);
+                    rest[r][t] += block.scale[r][g] * float(others[r][t]);
+                }
         }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) {
+                const float scaled = in.q_scale[token + t] * (total(sum[r][t]) + rest[r][t]);
+                block.y[r][(token + t) * w.rows] = scaled + block.bias[r];
+            }
     }
 };
 

@@ -16,24 +16,24 @@ namespace {
 inline __mmask32 first_lanes(int64_t n) { return n >= 32 ? ~0u : (1u << n) - 1; }
 
 struct FloatTile {
-    static constexpr int most = 4;
+    static constexpr int sums = 8;
 
-    template <int BITS, int T>
-    static void run(const Weight& w, const Input& in, int64_t token, const Block& block) {
+    template <int BITS, int T, int R>
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
         const __m512 counting = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
         const float* x = in.x + token * in.stride;
-        __m512 sum[ROWS][T][2];
-        for (int r = 0; r < ROWS; r++)
+        __m512 sum[R][T][2];
+        for (int r = 0; r < R; r++)
             for (int t = 0; t < T; t++) sum[r][t][0] = sum[r][t][1] = _mm512_setzero_ps();
         for (int64_t g = 0; g < w.groups; g++) {
-            __m512 scale[ROWS], zero[ROWS], table[ROWS];
-            for (int r = 0; r < ROWS; r++) {
+            __m512 scale[R], zero[R], table[R];
+            for (int r = 0; r < R; r++) {
                 scale[r] = _mm512_set1_ps(block.scale[r][g]);
                 zero[r] = _mm512_set1_ps(block.zero[r][g]);
                 table[r] = _mm512_mul_ps(scale[r], _mm512_sub_ps(counting, zero[r]));
             }
             auto step = [&](int64_t b, __mmask16 mask) __attribute__((always_inline)) {  // 16 bytes of each row
-                for (int r = 0; r < ROWS; r++) {
+                for (int r = 0; r < R; r++) {
                     const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, block.codes[r] + b));
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
                         const __m512 value =
@@ -41,7 +41,7 @@ struct FloatTile {
                                       : _mm512_permutexvar_ps(half ? _mm512_srli_epi32(codes, 4) : codes, table[r]);
                         const float* at = x + b + half * in.stride / 2;
                         for (int t = 0; t < T; t++) {
-                            __m512& to = sum[r][t][BITS == 4 ? half : b / 16 % 2];
+                            __m512& to = sum[r][t][half];
                             to = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, at + t * in.stride), to);
                         }
                     }
@@ -52,7 +52,7 @@ struct FloatTile {
             for (; b + 16 <= end; b += 16) step(b, 0xffff);
             if (b < end) step(b, first_lanes(end - b));
         }
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < R; r++)
             for (int t = 0; t < T; t++) {
                 const __m512 both = _mm512_add_ps(sum[r][t][0], sum[r][t][1]);
                 block.y[r][(token + t) * w.rows] = _mm512_reduce_add_ps(both) + block.bias[r];
@@ -73,51 +73,54 @@ inline float too_much(const Weight& w, const float* scale, const float* zero, co
 
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.
 struct Int8Tile {
-    static constexpr int most = 8;
+    static constexpr int sums = 8;
 
-    template <int BITS, int T>
-    static void run(const Weight& w, const Input& in, int64_t token, const Block& block) {
-        for (int r = 0; r < ROWS; r++) row<BITS, T>(w, in, token, block, r);
-    }
-
-    template <int BITS, int T>
-    static void row(const Weight& w, const Input& in, int64_t token, const Block& block, int r) {
-        const uint8_t* codes = block.codes[r];
+    template <int BITS, int T, int R>
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
         const int8_t* q = in.q + token * in.stride;
         const int64_t together = w.group_bytes >= 4 && 64 % w.group_bytes == 0 ? 64 / w.group_bytes : 1;
         const int64_t unit = together * w.group_bytes, length = w.groups * w.group_bytes;
         int32_t lanes[16];
         for (int i = 0; i < 16; i++) lanes[i] = i * int(together) / 16;
         const __m512i group_of = _mm512_loadu_si512(lanes), low_bits = _mm512_set1_epi8(15);
-        __m512 total[T];
-        for (int t = 0; t < T; t++) total[t] = _mm512_setzero_ps();
+        __m512 total[R][T];
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; b < length; g += together) {
-            __m512i sum[T][2];
-            for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = _mm512_setzero_si512();
+            __m512i sum[R][T][2];
+            for (int r = 0; r < R; r++)
+                for (int t = 0; t < T; t++) sum[r][t][0] = sum[r][t][1] = _mm512_setzero_si512();
             auto step = [&](__mmask64 mask) __attribute__((always_inline)) {
-                const __m512i bytes = _mm512_maskz_loadu_epi8(mask, codes + b);
-                for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                    const __m512i part =
-                        BITS == 8 ? bytes : _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low_bits);
-                    const int8_t* at = q + b + half * in.stride / 2;
-                    for (int t = 0; t < T; t++)
-                        sum[t][half] = _mm512_dpbusd_epi32(sum[t][half], part, _mm512_loadu_si512(at + t * in.stride));
+                for (int r = 0; r < R; r++) {
+                    const __m512i bytes = _mm512_maskz_loadu_epi8(mask, block.codes[r] + b);
+                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
+                        const __m512i part =
+                            BITS == 8 ? bytes : _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low_bits);
+                        const int8_t* at = q + b + half * in.stride / 2;
+                        for (int t = 0; t < T; t++) {
+                            const __m512i activations = _mm512_loadu_si512(at + t * in.stride);
+                            sum[r][t][half] = _mm512_dpbusd_epi32(sum[r][t][half], part, activations);
+                        }
+                    }
                 }
             };
             const int64_t end = b + unit < length ? b + unit : length;
             for (; b + 64 <= end; b += 64) step(~0ull);
             if (b < end) step((1ull << (end - b)) - 1), b = end;
-            const __m512 scale = _mm512_permutexvar_ps(group_of, _mm512_loadu_ps(block.scale[r] + g));
-            for (int t = 0; t < T; t++) {
-                const __m512 products = _mm512_cvtepi32_ps(_mm512_add_epi32(sum[t][0], sum[t][1]));
-                total[t] = _mm512_fmadd_ps(scale, products, total[t]);
+            for (int r = 0; r < R; r++) {
+                const __m512 scale = _mm512_permutexvar_ps(group_of, _mm512_loadu_ps(block.scale[r] + g));
+                for (int t = 0; t < T; t++) {
+                    const __m512 products = _mm512_cvtepi32_ps(_mm512_add_epi32(sum[r][t][0], sum[r][t][1]));
+                    total[r][t] = _mm512_fmadd_ps(scale, products, total[r][t]);
+                }
             }
         }
-        for (int t = 0; t < T; t++) {
-            const float less = too_much(w, block.scale[r], block.zero[r], in.q_sum + (token + t) * w.groups);
-            const float sum = _mm512_reduce_add_ps(total[t]) - less;
-            block.y[r][(token + t) * w.rows] = in.q_scale[token + t] * sum + block.bias[r];
-        }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) {
+                const float less = too_much(w, block.scale[r], block.zero[r], in.q_sum + (token + t) * w.groups);
+                const float sum = _mm512_reduce_add_ps(total[r][t]) - less;
+                block.y[r][(token + t) * w.rows] = in.q_scale[token + t] * sum + block.bias[r];
+            }
     }
 };
 

@@ -25,7 +25,9 @@ struct Input {
     const int32_t* q_sum;  // (tokens, groups): the sum of q over each group of columns
 };
 
-constexpr int ROWS = 2;  // that a kernel may look at together
+// Rows that a kernel may look at together. Memory answers faster when several places are asked for at once: on one
+// core, reading 8 rows side by side went at twice the speed of one after the other.
+constexpr int ROWS = 8;
 
 struct Scratch {  // room for what `read_row` finds in ROWS rows: ROWS · space(groups) numbers each
     float *scale, *zero;

@@ -10,10 +10,25 @@ struct Block {  // ROWS rows of a weight and where their results go
     const float* zero[ROWS];
     float bias[ROWS];
     float* y[ROWS];  // of the first token
+
+    __attribute__((always_inline)) Block from(int first) const {  // without the first rows
+        Block rest = *this;
+        for (int r = 0; r + first < ROWS; r++) {
+            rest.codes[r] = codes[r + first], rest.scale[r] = scale[r + first], rest.zero[r] = zero[r + first];
+            rest.bias[r] = bias[r + first], rest.y[r] = y[r + first];
+        }
+        return rest;
+    }
 };
 
-// Tile::run<BITS, T>(w, in, t, block) for all rows of the range and all tokens, T of them at a time from token t on.
-// Where the rows run out, the last one is done twice.
+// T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
+template <typename Tile, int BITS, int T>
+void run(const Weight& w, const Input& in, int64_t t, const Block& block) {
+    constexpr int R = Tile::sums / T;
+    for (int r = 0; r < ROWS; r += R) Tile::template rows<BITS, T, R>(w, in, t, block.from(r));
+}
+
+// All rows of the range and all tokens. Where the rows run out, the last one is done several times.
 template <typename Tile, int BITS>
 void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
     for (int64_t row = rows.first; row < rows.last; row += ROWS) {
@@ -28,9 +43,9 @@ void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Ra
             block.y[r] = y + at;
         }
         int64_t t = 0;
-        for (; t + Tile::most <= in.tokens; t += Tile::most) Tile::template run<BITS, Tile::most>(w, in, t, block);
-        for (; t + 2 <= in.tokens; t += 2) Tile::template run<BITS, 2>(w, in, t, block);
-        for (; t < in.tokens; t++) Tile::template run<BITS, 1>(w, in, t, block);
+        for (; t + 4 <= in.tokens; t += 4) run<Tile, BITS, 4>(w, in, t, block);
+        for (; t + 2 <= in.tokens; t += 2) run<Tile, BITS, 2>(w, in, t, block);
+        for (; t < in.tokens; t++) run<Tile, BITS, 1>(w, in, t, block);
     }
 }
 
