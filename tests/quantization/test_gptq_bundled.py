@@ -37,7 +37,7 @@ def table():
 @pytest.mark.parametrize("bits", [4, 3, 2])
 def test_bundled_model_gptq_is_not_worse_than_rounding(table, bits):
     (loss, divergence), (rounded, rounded_divergence) = table["gptq", bits], table["rtn", bits]
-    assert loss <= rounded
+    assert loss <= rounded + 1e-4
     assert divergence < 0.9 * rounded_divergence
 
 
