@@ -1,4 +1,4 @@
-"""The `course` command: `course doctor`, `course build`, `course grade`."""
+"""The `course` command: `course doctor`, `course build`, `course grade`, `course submit`."""
 
 import argparse
 import sys
@@ -18,6 +18,11 @@ OPTIONAL = {
     "onnx": "deploy",
     "onnxruntime": "deploy",
     "gguf": "deploy",
+}
+
+PASSED_ON = {
+    "grade": "grade the submissions of a lab (`course grade LAB`), or report on the class (`course grade report`)",
+    "submit": "make the file to hand in from a lab's notebook (`course submit LAB`)",
 }
 
 
@@ -71,14 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="what is installed, which lessons can run, and what to do about the rest")
     build = commands.add_parser("build", help="make labs/ from solutions/")
     build.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale")
-    commands.add_parser(
-        "grade", help="grade the submissions of a lab; `course grade --help` lists the options", add_help=False
-    )
+    for name, text in PASSED_ON.items():
+        commands.add_parser(name, help=text, add_help=False)
     chosen, rest = parser.parse_known_args(arguments)
-    if chosen.command == "grade":
+    if chosen.command in PASSED_ON:
         from course_utils.grade.__main__ import main as grade
 
-        return grade(["run", *rest])
+        if chosen.command == "submit":
+            return grade(["submit", *rest])
+        return grade(rest if rest[:1] == ["report"] else ["run", *rest])
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if chosen.command == "doctor":

@@ -1,4 +1,4 @@
-"""`python -m course_utils.grade build | run`: labs from solutions, and scores from what learners submit."""
+"""`python -m course_utils.grade`: labs from solutions, files to hand in, scores, a report on the class."""
 
 import argparse
 import sys
@@ -20,10 +20,25 @@ def main(arguments: list[str] | None = None) -> int:
     make.add_argument("--force", action="store_true", help="overwrite labs that hold answers")
     make.add_argument("--root", type=Path, default=ROOT, help="the folder that holds solutions/ and labs/")
     add_run(commands)
+    add_report(commands)
+    add_submit(commands)
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "run":
             return grade(chosen)
+        if chosen.command == "submit":
+            from .submit import submit
+
+            notebook = chosen.notebook or Path("labs", chosen.lab, f"{chosen.lab}.ipynb")
+            for line in submit(notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb")):
+                print(line)
+            return 0
+        if chosen.command == "report":
+            from . import classroom
+
+            for path in classroom.write_report(chosen.course.resolve()):
+                print(path)
+            return 0
         if chosen.check:
             return stale(build.differences(chosen.root))
         for line in build.build(chosen.root, force=chosen.force):
@@ -47,6 +62,21 @@ def add_run(commands: Any) -> None:
     run.add_argument("--again", action="store_true", help="grade also what was graded before")
     run.add_argument("--seconds", type=float, default=600, help="the longest time for one submission")
     run.add_argument("--unsafe-no-sandbox", action="store_true", help="run learners' code as yourself, unprotected")
+
+
+def add_report(commands: Any) -> None:
+    text = "the whole class: the weighted parts of the assessment, hardest exercises, commonest mistakes"
+    report = commands.add_parser("report", help=text)
+    report.add_argument(
+        "--course", type=Path, default=Path(), help="the folder with gradebook.db and grades/ (default: this one)"
+    )
+
+
+def add_submit(commands: Any) -> None:
+    hand_in = commands.add_parser("submit", help="make the file to hand in from a lab's notebook")
+    hand_in.add_argument("lab", help="for example lab-3.1-gptq")
+    hand_in.add_argument("--notebook", type=Path, help="default: labs/LAB/LAB.ipynb")
+    hand_in.add_argument("--out", type=Path, help="default: LAB-submission.ipynb")
 
 
 def grade(chosen: argparse.Namespace) -> int:

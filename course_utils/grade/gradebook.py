@@ -57,10 +57,8 @@ class Book:
             raise CompressionError(
                 'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
             ) from error
-        folder = str(Path(sys.executable).parent)  # a new gradebook is made by a command, alembic, that lies there
-        if folder not in os.environ.get("PATH", "").split(os.pathsep):
-            os.environ["PATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PATH"))))
-        self.gradebook = Gradebook(self.url, _course_id(course / "gradebook.db"))
+        find_commands()
+        self.gradebook = Gradebook(self.url, course_id(course / "gradebook.db"))
         self.gradebook.update_or_create_assignment(lab.name)
         names = {"assignment": lab.name, "notebook": lab.name, "db_url": self.url}
         SaveCells().preprocess(nbformat.reads(lab.released, as_version=4), {"nbgrader": names})
@@ -88,7 +86,14 @@ class Book:
         self.close()
 
 
-def _course_id(database: Path) -> str:
+def find_commands() -> None:
+    """Put this Python's folder of commands on the path: nbgrader makes a new gradebook with one of them, alembic."""
+    folder = str(Path(sys.executable).parent)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PATH"))))
+
+
+def course_id(database: Path) -> str:
     """The course that the gradebook is of; '' for a new one."""
     if not database.is_file():
         return ""

@@ -89,7 +89,9 @@ def load(root: Path, name: str) -> Lab:
         raise CompressionError(f"lab {name!r}: {path} is missing; labs here are: {known or 'none'}.")
     text = release.release(path)
     solution, released = release.read(path), {c.id: c for c in nbformat.reads(text, as_version=4).cells}
-    answers, tests, before, later = [], [], [], []
+    answers: list[Cell] = []
+    tests: list[Cell] = []
+    before, later = [], []
     fresh: list[str] = []
     for cell in solution.cells:
         meta, code = cell.metadata.get("nbgrader") or {}, cell.cell_type == "code"

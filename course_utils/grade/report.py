@@ -32,7 +32,7 @@ def lines(results: dict[str, dict[str, Any]]) -> Iterator[str]:
 def write_all(course: Path, lab: Lab, results: dict[str, dict[str, Any]]) -> list[Path]:
     """grades/<lab>.csv and a page of feedback for each learner; their paths, the table first."""
     table = course / "grades" / f"{lab.name}.csv"
-    write(table, ("\ufeff" + table_of(lab, results)).encode())
+    write(table, table_of(lab, results).encode())
     for student, result in results.items():
         write(course / "grades" / lab.name / f"{student}.md", feedback(lab, result).encode())
     return [table]
@@ -41,16 +41,21 @@ def write_all(course: Path, lab: Lab, results: dict[str, dict[str, Any]]) -> lis
 def table_of(lab: Lab, results: dict[str, dict[str, Any]]) -> str:
     """CSV with a row for each learner and a column for each exercise; empty where a person has to grade."""
     columns = [c.grade_id for c in (*lab.answers, *lab.tests) if c.points is not None]
-    out = io.StringIO()
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
-    writer.writerow(["student_id", "score", "max_score", *columns, "mistakes", "notes"])
+    rows = []
     for student, result in results.items():
         cells = {c["grade_id"]: c for c in result["cells"]}
         scores = [cells.get(name, {}).get("score") for name in columns]
         mistakes = ", ".join(c["mistake"] for c in result["cells"] if c["mistake"])
-        row = [student, result["score"], result["points"], *scores, mistakes, "; ".join(result["notes"])]
-        writer.writerow([neutral(value) for value in row])
-    return out.getvalue()
+        rows.append([student, result["score"], result["points"], *scores, mistakes, "; ".join(result["notes"])])
+    return as_csv(["student_id", "score", "max_score", *columns, "mistakes", "notes"], rows)
+
+
+def as_csv(columns: list[str], rows: list[list[Any]]) -> str:
+    """CSV for spreadsheets: UTF-8 with its mark, every value quoted, formulas neutralised."""
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
+    writer.writerows([neutral(value) for value in row] for row in [columns, *rows])
+    return "\ufeff" + out.getvalue()
 
 
 def neutral(value: Any) -> Any:

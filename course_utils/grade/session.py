@@ -199,7 +199,7 @@ class Session:
             kind, *rest = node
             if kind in ("function", "object"):
                 named = place is not None and node is top
-                where = place if named else ["held", int(rest[0])]
+                where: list[Any] = (place or []) if named else ["held", int(rest[0])]
                 made = (RemoteFunction if kind == "function" else Remote)(
                     self, where, None if named else self.incarnation, str(rest[1])[:60]
                 )

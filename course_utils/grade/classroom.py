@@ -1,0 +1,156 @@
+"""The whole class: the four parts of the assessment for each learner, the hardest exercises, the commonest mistakes."""
+
+import base64
+import html
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from course_utils.errors import CompressionError
+from course_utils.learn import catalogue, texts
+
+from .build import write
+from .report import as_csv
+
+
+@dataclass
+class Classroom:
+    """Scores from the gradebook, so that those given by hand count; the rest from grades/<lab>/<learner>.json."""
+
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # lab → learner → part of the points, 0 to 1
+    learners: list[str] = field(default_factory=list)
+    exercises: dict[str, list[float]] = field(default_factory=dict)  # lab: exercise → parts of its points
+    mistakes: Counter[str] = field(default_factory=Counter)
+
+
+def load(course: Path) -> Classroom:
+    """Read a course folder. Raises CompressionError if nothing has been graded there."""
+    from nbgrader.api import Gradebook
+
+    from .gradebook import course_id, find_commands
+
+    database = course / "gradebook.db"
+    if not database.is_file():
+        raise CompressionError(f"{database}: is missing; grade a lab first: course grade LAB --course {course}.")
+    find_commands()
+    room = Classroom()
+    with Gradebook(f"sqlite:///{database}", course_id(database)) as book:
+        for assignment in book.assignments:
+            found = {
+                s["student"]: s["score"] / s["max_score"]
+                for s in book.submission_dicts(assignment.name)
+                if s["max_score"]
+            }
+            if found:
+                room.scores[assignment.name] = found
+        room.learners = sorted(student.id for student in book.students)
+    for path in sorted((course / "grades").glob("*/*.json")):
+        for cell in json.loads(path.read_bytes())["cells"]:
+            if cell["score"] is not None:
+                room.exercises.setdefault(f"{path.parent.name}: {cell['grade_id']}", []).append(
+                    cell["score"] / cell["points"]
+                )
+            if cell["mistake"]:
+                room.mistakes[f"{path.parent.name}: {cell['grade_id']}: {cell['mistake']}"] += 1
+    return room
+
+
+def parts(room: Classroom, learner: str) -> dict[str, float | None]:
+    """Each part of the assessment, 0 to 1, and "total".
+
+    An item is the mean of its labs that were graded in this class, where a lab that is not handed in counts 0; a part is
+    the mean of its items; the total weighs the parts. What no graded lab shows is None, and the weights of the others
+    are scaled up.
+    """
+    out: dict[str, float | None] = {}
+    for name, part in catalogue.structure()["assessment"].items():
+        items = [
+            [room.scores[lab].get(learner, 0.0) for lab in places if lab in room.scores]
+            for places in part["items"].values()
+        ]
+        out[name] = mean(mean(item) for item in items if item)
+    weights = {
+        name: part["weight"] for name, part in catalogue.structure()["assessment"].items() if out[name] is not None
+    }
+    earned = sum(weight * (out[name] or 0.0) for name, weight in weights.items())
+    out["total"] = earned / sum(weights.values()) if weights else None
+    return out
+
+
+def mean(values: Iterable[Any]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
+
+
+def write_report(course: Path) -> list[Path]:
+    """grades/class.csv and grades/class.html; their paths."""
+    room = load(course)
+    structure, words = catalogue.structure()["assessment"], texts.load("course")["assessment"]
+    titles = {name: f"{words[name]['title']} ({part['weight']} %)" for name, part in structure.items()} | {
+        "total": "total"
+    }
+    labs = sorted(room.scores)
+    rows = []
+    for learner in room.learners:
+        found = parts(room, learner)
+        cells = [room.scores[lab].get(learner) for lab in labs] + [found[name] for name in titles]
+        rows.append([learner, *(None if value is None else round(100 * value, 1) for value in cells)])
+    columns = ["student_id", *labs, *titles.values()]
+    written = [course / "grades" / "class.csv", course / "grades" / "class.html"]
+    write(written[0], as_csv(columns, rows).encode())
+    write(written[1], page(room, columns, rows).encode())
+    return written
+
+
+def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
+    """The report as one file of HTML with its pictures inside."""
+    totals = [row[-1] for row in rows if row[-1] is not None]
+    hardest = sorted(((mean(v) or 0.0, k) for k, v in room.exercises.items()))[:12]
+    common = room.mistakes.most_common(12)
+    pictures = [
+        _bars("Hardest exercises", "mean share of the points, %", [(name, 100 * share) for share, name in hardest]),
+        _bars("Commonest named mistakes", "learners", common),
+    ]  # fmt: skip
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape('' if v is None else str(v))}</td>" for v in row) + "</tr>" for row in rows
+    )
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Class report</title>"
+        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .6em;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f3f3f3}</style>"
+        f"<h1>Class report</h1><p>{len(rows)} learners. Numbers are per cent of the points.</p>"
+        f"{_histogram(totals)}{''.join(pictures)}<table><tr>{head}</tr>{body}</table></html>\n"
+    )
+
+
+def _histogram(totals: list[float]) -> str:
+    from course_utils.learn import plots
+
+    figure, axes = plots.figure(title="Distribution of the total", xlabel="total, %", ylabel="learners")
+    axes.hist(totals, bins=range(0, 101, 10), color=plots.BLUE, edgecolor="white")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    return _picture(figure, "Distribution of the total")
+
+
+def _bars(title: str, xlabel: str, found: list[tuple[str, float]]) -> str:
+    if not found:
+        return ""
+    from course_utils.learn import plots
+
+    figure, axes = plots.figure(title=title, xlabel=xlabel, ylabel="", size=(9, 0.8 + 0.35 * len(found)))
+    axes.barh([name for name, _ in found][::-1], [value for _, value in found][::-1], color=plots.BLUE)
+    return _picture(figure, title)
+
+
+def _picture(figure: Any, title: str) -> str:
+    from course_utils.learn import plots
+
+    out = io.BytesIO()
+    figure.savefig(out, format="png", bbox_inches="tight")
+    plots.plt.close(figure)
+    return f"<p><img alt='{html.escape(title)}' src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'></p>"

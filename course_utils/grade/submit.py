@@ -1,0 +1,45 @@
+"""A learner's notebook as one small file to hand in: the cells as they are, without outputs."""
+
+import hashlib
+from pathlib import Path
+
+import nbformat
+
+from course_utils.errors import CompressionError
+
+from .build import write
+from .release import read
+
+BLANK = ("raise NotImplementedError()", "YOUR ANSWER HERE")
+
+
+def submit(notebook: Path, out: Path) -> list[str]:
+    """Write the file to hand in and return what to tell the learner: each answer cell, and the file's fingerprint.
+
+    Raises CompressionError if the notebook cannot be read or holds no answer cells.
+    """
+    found = read(notebook)
+    answers = [c for c in found.cells if (c.metadata.get("nbgrader") or {}).get("solution")]
+    if not answers:
+        raise CompressionError(
+            f"{notebook}: holds no answer cells; give the lab's notebook, for example labs/LAB/LAB.ipynb."
+        )
+    for cell in found.cells:
+        cell.pop("attachments", None)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    found.metadata = nbformat.from_dict(
+        {k: v for k, v in found.metadata.items() if k in ("kernelspec", "language_info")}
+    )
+    content = nbformat.writes(found).encode()
+    write(out, content)
+    lines = [
+        f"{cell.metadata.nbgrader.grade_id}: {'not attempted' if blank(cell.source) else 'answered'}"
+        for cell in answers
+    ]
+    return [*lines, f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
+
+
+def blank(source: str) -> bool:
+    """True for an answer cell as it was released."""
+    return source.strip().endswith(BLANK)

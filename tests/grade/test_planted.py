@@ -1,0 +1,50 @@
+"""Every exercise's planted answers, called through a worker: right ones pass, wrong ones get the same name as without it."""
+
+from pathlib import Path
+
+import pytest
+
+from course_utils.grade import judge, sandbox
+from course_utils.grade.session import Session
+from course_utils.grade.warm import Zygote
+from course_utils.learn import exercise
+
+PLANTED = Path(__file__).resolve().parents[1] / "learn" / "planted"
+TOPICS = sorted(path.stem for path in PLANTED.glob("*.py"))
+NAMES = sorted(name for topic in TOPICS for name in exercise.of_topic(topic))
+LIMITS = sandbox.Limits(cell=300, call=120, total=1200)
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote([("imports", "import torch")], LIMITS) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def planted(zygote):
+    """RIGHT and WRONG of a topic, with functions that run in a worker."""
+    sessions = {}
+
+    def of(topic):
+        if topic not in sessions:
+            sessions[topic] = session = Session(zygote.address, LIMITS)
+            assert session.run(topic, (PLANTED / f"{topic}.py").read_text(encoding="utf-8"), ["RIGHT", "WRONG"]) is None
+            sessions[topic].answers = session.get(topic, "RIGHT"), session.get(topic, "WRONG")
+        return sessions[topic].answers
+
+    yield of
+    for session in sessions.values():
+        session.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_verdicts_are_the_same_through_a_worker(name, planted):
+    right, wrong = planted(name.partition(".")[0])
+    assert len(right[name]) >= 2
+    for i, function in enumerate(right[name]):
+        verdict = judge._check(name, function, seed=3)
+        assert verdict, (i, verdict.message)
+    for i, (function, mistake) in enumerate(wrong[name]):
+        verdict = judge._check(name, function, seed=3)
+        assert verdict.attempted and not verdict.passed and verdict.mistake == mistake, (i, verdict.message)

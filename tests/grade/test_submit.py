@@ -1,0 +1,51 @@
+"""The file that a learner hands in: all answers, no outputs, and graded as the notebook would be."""
+
+import json
+
+import nbformat
+import pytest
+
+from course_utils import cli
+from course_utils.errors import CompressionError
+from course_utils.grade import build, submit
+
+
+@pytest.fixture
+def lab(course):
+    build.build(course)
+    return course / "labs/lab-0/lab-0.ipynb"
+
+
+def test_the_file_holds_the_answers_and_nothing_else(lab, tmp_path):
+    notebook = nbformat.read(lab, as_version=4)
+    answer = next(c for c in notebook.cells if c.id == "answer")
+    answer.source = "def double(x):\n    return 2 * x"
+    answer.outputs, answer.execution_count = [nbformat.v4.new_output("stream", text="a secret of mine " * 10**5)], 7
+    notebook.metadata["widgets"] = {"state": {}}
+    nbformat.write(notebook, lab)
+    said = submit.submit(lab, tmp_path / "mine.ipynb")
+    made = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
+    assert [(c.id, c.source, c.metadata) for c in made.cells] == [(c.id, c.source, c.metadata) for c in notebook.cells]
+    assert "secret" not in (tmp_path / "mine.ipynb").read_text() and "widgets" not in made.metadata
+    assert said[0] == "answer: answered" and "SHA-256" in said[-1]
+
+
+def test_an_untouched_answer_is_said_to_be_so(lab, tmp_path):
+    assert submit.submit(lab, tmp_path / "mine.ipynb")[0] == "answer: not attempted"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})]
+)
+def test_what_cannot_be_handed_in_is_named(tmp_path, content):
+    (path := tmp_path / "mine.ipynb").write_text(content)
+    with pytest.raises(CompressionError, match="mine.ipynb: (not a readable notebook|holds no answer cells)"):
+        submit.submit(path, tmp_path / "out.ipynb")
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_the_command(lab, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(lab.parents[2])
+    assert cli.main(["submit", "lab-0"]) == 0
+    assert (lab.parents[2] / "lab-0-submission.ipynb").is_file() and "answer: not attempted" in capsys.readouterr().out
+    assert cli.main(["submit", "lab-9"]) == 2 and "lab-9" in capsys.readouterr().err
