@@ -84,7 +84,7 @@ def _one_thread(size: int) -> Iterator[None]:
 def gptq_layer(quantize_layer: Callable[..., Any]) -> Callable[..., LayerResult]:
     """The learner's `quantize_layer(weight, H, bits, group_size)` as a layer function for `gptq.quantize`.
 
-    Before it is called, H is damped, and the weights of inputs that are always zero are set to zero. What it
+    Before it is called, in double precision, H is damped, and the weights of inputs that are always zero are set to zero. What it
     returns, (codes, scale, zero point), becomes a `LayerResult`. With `never_worse` (the default), a layer whose
     output error is larger than that of rounding is rounded, as in `gptq.quantize_layer`. Raises CompressionError for settings that the
     learner's function does not have (symmetric grids, act-order, static groups), or as `layer_result` does.
@@ -100,12 +100,11 @@ def gptq_layer(quantize_layer: Callable[..., Any]) -> Callable[..., LayerResult]
         if asked := [name for name in ("symmetric", "act_order", "static_groups") if others.get(name)]:
             raise CompressionError(f"{', '.join(asked)}: your layer function does not have this; leave it off.")
         size = check_group_size(group_size, weight.shape[1])
-        H = H.to(weight)
-        used = weight.clone()
+        H, used = H.double(), weight.double().clone()  # inverting a nearly singular H asks for the precision
         used[:, H.diagonal() == 0] = 0
         with _one_thread(weight.numel()):
             codes, scale, zero = quantize_layer(weight=used, H=gptq.damped(H, damping), bits=bits, group_size=size)
-        result = layer_result(codes, scale, zero, bits)
+        result = layer_result(codes, scale.to(weight.dtype), zero.to(weight.dtype), bits)
         rounded = rtn.quantize_layer(weight, bits=bits, group_size=group_size)
         errors = [gptq.layer_error(weight, way.weight, H) for way in (result, rounded)]
         return rounded if never_worse and errors[0] > errors[1] else result

@@ -41,6 +41,6 @@ def outliers(x: Tensor, weight: Tensor, *, alpha: float | None, name: str, token
             right.semilogy(places, first, color=colour, linewidth=0.7, alpha=0.6)
         right.semilogy(places, values, ".", color=colour, markersize=5, label=label)
     right.set(title="largest value of each channel", xlabel="input channel", ylabel="magnitude")
-    right.legend(loc="best")
+    figure.legend(loc="outside lower right", ncols=2)
     figure.suptitle(f"{name}: the median channel uses {levels} of 127 levels", x=0.01, ha="left")
     return figure
