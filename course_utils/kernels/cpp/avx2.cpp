@@ -4,13 +4,23 @@
 #ifdef X86
 #include <immintrin.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #include "tiles.h"
 
 namespace {
+
+void widen(const uint16_t* half, float* to, int64_t n) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(half + i))));
+    for (; i < n; i++) to[i] = _cvtsh_ss(half[i]);
+}
+
+void widen(const uint8_t* packed, int bits, float* to, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] = bits == 8 ? packed[i] : packed[i / 2] >> (i % 2 * 4) & 15;
+}
 
 inline float total(__m256 v) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -35,10 +45,10 @@ struct FloatTile {
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
         const float* x = in.x + token * in.stride;
-        __m256 sum[R][T][2];
+        __m256 sum[R][T];
         float rest[R][T] = {};
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) sum[r][t][0] = sum[r][t][1] = _mm256_setzero_ps();
+            for (int t = 0; t < T; t++) sum[r][t] = _mm256_setzero_ps();
         for (int64_t g = 0; g < w.groups; g++) {
             int64_t b = g * w.group_bytes;
             const int64_t end = b + w.group_bytes;
@@ -53,7 +63,7 @@ struct FloatTile {
                         const __m256 value = _mm256_mul_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(part), zero));
                         const float* at = x + b + half * in.stride / 2;
                         for (int t = 0; t < T; t++)
-                            sum[r][t][half] = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), sum[r][t][half]);
+                            sum[r][t] = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), sum[r][t]);
                     }
                 }
             for (; b < end; b++)
@@ -64,10 +74,8 @@ struct FloatTile {
                     }
         }
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) {
-                const float all = total(_mm256_add_ps(sum[r][t][0], sum[r][t][1])) + rest[r][t];
-                block.y[r][(token + t) * w.rows] = all + block.bias[r];
-            }
+            for (int t = 0; t < T; t++)
+                block.y[r][(token + t) * w.rows] = total(sum[r][t]) + rest[r][t] + block.bias[r];
     }
 };
 
@@ -106,7 +114,7 @@ struct Int8Tile {
             for (int r = 0; r < R; r++)
                 for (int t = 0; t < T; t++) {
                     products[r][t] = _mm256_setzero_si256();
-                    others[r][t] = -int32_t(block.zero[r][g]) * in.q_sum[(token + t) * w.groups + g];
+                    others[r][t] = -int32_t(block.zero[r][g]) * int32_t(in.q_sum[(token + t) * w.groups + g]);
                 }
             int64_t b = g * w.group_bytes;
             const int64_t end = b + w.group_bytes;

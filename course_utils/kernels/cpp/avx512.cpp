@@ -15,6 +15,25 @@ namespace {
 
 inline __mmask32 first_lanes(int64_t n) { return n >= 32 ? ~0u : (1u << n) - 1; }
 
+void widen(const uint16_t* half, float* to, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16)
+        _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n - i), half + i)));
+}
+
+void widen(const uint8_t* packed, int bits, float* to, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        __m512i codes;
+        if (bits == 8) {
+            codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n - i), packed + i));
+        } else {  // byte j becomes the 64 bits that hold codes 2j and 2j + 1
+            const __mmask16 mask = first_lanes((n - i + 1) / 2) & 0xff;
+            const __m512i bytes = _mm512_cvtepu8_epi64(_mm_maskz_loadu_epi8(mask, packed + i / 2));
+            codes = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi64(bytes, 28)), _mm512_set1_epi32(15));
+        }
+        _mm512_storeu_ps(to + i, _mm512_cvtepi32_ps(codes));
+    }
+}
+
 struct FloatTile {
     static constexpr int sums = 8;
 
@@ -22,9 +41,9 @@ struct FloatTile {
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
         const __m512 counting = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
         const float* x = in.x + token * in.stride;
-        __m512 sum[R][T][2];
+        __m512 sum[R][T];
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) sum[r][t][0] = sum[r][t][1] = _mm512_setzero_ps();
+            for (int t = 0; t < T; t++) sum[r][t] = _mm512_setzero_ps();
         for (int64_t g = 0; g < w.groups; g++) {
             __m512 scale[R], zero[R], table[R];
             for (int r = 0; r < R; r++) {
@@ -40,10 +59,8 @@ struct FloatTile {
                             BITS == 8 ? _mm512_mul_ps(scale[r], _mm512_sub_ps(_mm512_cvtepi32_ps(codes), zero[r]))
                                       : _mm512_permutexvar_ps(half ? _mm512_srli_epi32(codes, 4) : codes, table[r]);
                         const float* at = x + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++) {
-                            __m512& to = sum[r][t][half];
-                            to = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, at + t * in.stride), to);
-                        }
+                        for (int t = 0; t < T; t++)
+                            sum[r][t] = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, at + t * in.stride), sum[r][t]);
                     }
                 }
             };
@@ -53,20 +70,17 @@ struct FloatTile {
             if (b < end) step(b, first_lanes(end - b));
         }
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) {
-                const __m512 both = _mm512_add_ps(sum[r][t][0], sum[r][t][1]);
-                block.y[r][(token + t) * w.rows] = _mm512_reduce_add_ps(both) + block.bias[r];
-            }
+            for (int t = 0; t < T; t++)
+                block.y[r][(token + t) * w.rows] = _mm512_reduce_add_ps(sum[r][t]) + block.bias[r];
     }
 };
 
 // Σ_g s_g z_g Σ q_x: what a sum over codes holds more than the one over codes less zero points
-inline float too_much(const Weight& w, const float* scale, const float* zero, const int32_t* q_sum) {
+inline float too_much(const Weight& w, const float* scale, const float* zero, const float* q_sum) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t g = 0; g < w.groups; g += 16) {
-        const __m512i q = _mm512_maskz_loadu_epi32(first_lanes(w.groups - g), q_sum + g);
-        const __m512i products = _mm512_mullo_epi32(_mm512_cvtps_epi32(_mm512_loadu_ps(zero + g)), q);
-        sum = _mm512_fmadd_ps(_mm512_loadu_ps(scale + g), _mm512_cvtepi32_ps(products), sum);
+        const __m512 q = _mm512_maskz_loadu_ps(first_lanes(w.groups - g), q_sum + g);
+        sum = _mm512_fmadd_ps(_mm512_loadu_ps(scale + g), _mm512_mul_ps(_mm512_loadu_ps(zero + g), q), sum);
     }
     return _mm512_reduce_add_ps(sum);
 }
@@ -87,9 +101,9 @@ struct Int8Tile {
         for (int r = 0; r < R; r++)
             for (int t = 0; t < T; t++) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; b < length; g += together) {
-            __m512i sum[R][T][2];
+            __m512i sum[R][T];
             for (int r = 0; r < R; r++)
-                for (int t = 0; t < T; t++) sum[r][t][0] = sum[r][t][1] = _mm512_setzero_si512();
+                for (int t = 0; t < T; t++) sum[r][t] = _mm512_setzero_si512();
             auto step = [&](__mmask64 mask) __attribute__((always_inline)) {
                 for (int r = 0; r < R; r++) {
                     const __m512i bytes = _mm512_maskz_loadu_epi8(mask, block.codes[r] + b);
@@ -97,10 +111,8 @@ struct Int8Tile {
                         const __m512i part =
                             BITS == 8 ? bytes : _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low_bits);
                         const int8_t* at = q + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++) {
-                            const __m512i activations = _mm512_loadu_si512(at + t * in.stride);
-                            sum[r][t][half] = _mm512_dpbusd_epi32(sum[r][t][half], part, activations);
-                        }
+                        for (int t = 0; t < T; t++)
+                            sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], part, _mm512_loadu_si512(at + t * in.stride));
                     }
                 }
             };
@@ -109,10 +121,7 @@ struct Int8Tile {
             if (b < end) step((1ull << (end - b)) - 1), b = end;
             for (int r = 0; r < R; r++) {
                 const __m512 scale = _mm512_permutexvar_ps(group_of, _mm512_loadu_ps(block.scale[r] + g));
-                for (int t = 0; t < T; t++) {
-                    const __m512 products = _mm512_cvtepi32_ps(_mm512_add_epi32(sum[r][t][0], sum[r][t][1]));
-                    total[r][t] = _mm512_fmadd_ps(scale, products, total[r][t]);
-                }
+                for (int t = 0; t < T; t++) total[r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[r][t]), total[r][t]);
             }
         }
         for (int r = 0; r < R; r++)
@@ -137,7 +146,7 @@ void integer_tile(const int8_t* w, const Input& in, int64_t token, int64_t width
         for (int t = 0; t < T; t++)
             sum[t] = _mm512_dpbusd_epi32(sum[t], shifted, _mm512_maskz_loadu_epi8(mask, q + t * in.stride + c));
     }
-    for (int t = 0; t < T; t++) y[(token + t) * width] = _mm512_reduce_add_epi32(sum[t]) - 128 * in.q_sum[token + t];
+    for (int t = 0; t < T; t++) y[(token + t) * width] = _mm512_reduce_add_epi32(sum[t]) - 128 * int32_t(in.q_sum[token + t]);
 }
 
 void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, Range rows) {

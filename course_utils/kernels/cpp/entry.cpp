@@ -40,6 +40,12 @@ void place(const Number* row, int64_t columns, const Input& in, Number* to) {
     if (columns % 2) to[columns / 2] = row[columns - 1];
 }
 
+inline float sum_of(const int8_t* q, int64_t n) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += q[i];
+    return float(sum);
+}
+
 // q = round(x / s), ties to even, and s = max |x| / 127 (1 where all are 0), as `reference.round_tokens` does it.
 // An x with NaN or infinity gets the scale NaN.
 float round_token(const float* x, int64_t columns, int8_t* q) {
@@ -74,14 +80,13 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
     in.stride = (w->columns + 255) / 128 * 128;  // both halves may be read in whole vectors
     std::vector<float> floats, scales(int8 ? tokens : 0);
     std::vector<int8_t> integers, row(int8 ? w->columns : 0);
-    std::vector<int32_t> sums(int8 ? tokens * w->groups : 0);
+    std::vector<float> sums(int8 ? tokens * w->groups : 0);
     if (int8) {
         integers.resize(tokens * in.stride);
         for (int64_t t = 0; t < tokens; t++) {
             scales[t] = round_token(x + t * w->columns, w->columns, row.data());
             place(row.data(), w->columns, in, integers.data() + t * in.stride);
-            for (int64_t g = 0; g < w->groups; g++)
-                for (int64_t c = g * w->group_size; c < (g + 1) * w->group_size; c++) sums[t * w->groups + g] += row[c];
+            for (int64_t g = 0; g < w->groups; g++) sums[t * w->groups + g] = sum_of(row.data() + g * w->group_size, w->group_size);
         }
         in.q = integers.data(), in.q_scale = scales.data(), in.q_sum = sums.data();
     } else {
@@ -97,9 +102,8 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
 
 // y (tokens, rows) = q Wᵀ exactly; q (tokens, columns) and w (rows, columns) int8.
 void integer_product(const int8_t* w, const int8_t* q, int64_t tokens, int64_t rows, int64_t columns, int32_t* y, int kernel, int threads) {
-    std::vector<int32_t> sums(tokens);
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t c = 0; c < columns; c++) sums[t] += q[t * columns + c];
+    std::vector<float> sums(tokens);
+    for (int64_t t = 0; t < tokens; t++) sums[t] = sum_of(q + t * columns, columns);
     Input in = {};
     in.tokens = tokens, in.stride = columns, in.q = q, in.q_sum = sums.data();
     share(rows, threads, [&](Range range) { found(kernel)->integer_rows(w, in, y, rows, range); });

@@ -22,11 +22,11 @@ struct Input {
     const float* x;
     const int8_t* q;
     const float* q_scale;  // (tokens)
-    const int32_t* q_sum;  // (tokens, groups): the sum of q over each group of columns
+    const float* q_sum;    // (tokens, groups): the sum of q over each group of columns, a whole number
 };
 
-// Rows that a kernel may look at together. Memory answers faster when several places are asked for at once: on one
-// core, reading 8 rows side by side went at twice the speed of one after the other.
+// Rows that a kernel may look at together. Memory answers faster when several places are asked for at once: reading 8
+// rows side by side was 1.5 times as fast as one after the other on the server processor of docs/benchmarks.md.
 constexpr int ROWS = 8;
 
 struct Scratch {  // room for what `read_row` finds in ROWS rows: ROWS · space(groups) numbers each
@@ -60,38 +60,20 @@ extern const Kernels avx2, avx512;
 
 namespace {
 
-inline float half_to_float(uint16_t h) {  // finite numbers only
-    uint32_t magnitude = uint32_t(h & 0x7fff) << 13, sign = uint32_t(h & 0x8000) << 16;
-    float f;
-    std::memcpy(&f, &magnitude, 4);
-    f *= 0x1p112f;  // the exponents' biases are 127 and 15
-    std::memcpy(&magnitude, &f, 4);
-    magnitude |= sign;
-    std::memcpy(&f, &magnitude, 4);
-    return f;
-}
-
-inline int code(const uint8_t* packed, int64_t i, int bits) {
-    return bits == 8 ? packed[i] : (packed[i / 2] >> (i % 2 * 4)) & 15;
-}
+// n numbers of half precision, and n codes packed as in a Weight, as floats; every file has these in its instructions.
+void widen(const uint16_t* half, float* to, int64_t n);
+void widen(const uint8_t* packed, int bits, float* to, int64_t n);
 
 // Scale and zero point of every group of one row.
 inline void read_row(const Weight& w, int64_t row, float* scale, float* zero) {
-    if (w.half) {
-        const uint16_t* s = static_cast<const uint16_t*>(w.scale) + row * w.groups;
-        for (int64_t g = 0; g < w.groups; g++) scale[g] = half_to_float(s[g]);
-    } else {
+    if (w.half)
+        widen(static_cast<const uint16_t*>(w.scale) + row * w.groups, scale, w.groups);
+    else
         std::memcpy(scale, static_cast<const float*>(w.scale) + row * w.groups, sizeof(float) * w.groups);
-    }
-    const uint8_t* z = w.zero + row * ((w.groups * w.bits + 7) / 8);
-    if (!w.zero) {
+    if (w.zero)
+        widen(w.zero + row * ((w.groups * w.bits + 7) / 8), w.bits, zero, w.groups);
+    else
         for (int64_t g = 0; g < w.groups; g++) zero[g] = float(1 << (w.bits - 1));
-    } else if (w.bits == 8) {
-        for (int64_t g = 0; g < w.groups; g++) zero[g] = z[g];
-    } else {
-        for (int64_t j = 0; j < w.groups / 2; j++) zero[2 * j] = z[j] & 15, zero[2 * j + 1] = z[j] >> 4;
-        if (w.groups % 2) zero[w.groups - 1] = z[w.groups / 2] & 15;
-    }
 }
 
 }  // namespace

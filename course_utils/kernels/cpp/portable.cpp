@@ -3,6 +3,29 @@
 
 namespace {
 
+inline float half_to_float(uint16_t h) {  // finite numbers only
+    uint32_t magnitude = uint32_t(h & 0x7fff) << 13, sign = uint32_t(h & 0x8000) << 16;
+    float f;
+    std::memcpy(&f, &magnitude, 4);
+    f *= 0x1p112f;  // the exponents' biases are 127 and 15
+    std::memcpy(&magnitude, &f, 4);
+    magnitude |= sign;
+    std::memcpy(&f, &magnitude, 4);
+    return f;
+}
+
+inline int code(const uint8_t* packed, int64_t i, int bits) {
+    return bits == 8 ? packed[i] : (packed[i / 2] >> (i % 2 * 4)) & 15;
+}
+
+void widen(const uint16_t* half, float* to, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] = half_to_float(half[i]);
+}
+
+void widen(const uint8_t* packed, int bits, float* to, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] = code(packed, i, bits);
+}
+
 void float_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
     const float* scale = scratch.scale;
     const float* zero = scratch.zero;
@@ -33,7 +56,7 @@ void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Ra
             for (int64_t g = 0; g < w.groups; g++) {
                 int32_t products = 0;
                 for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * code(codes, c, w.bits);
-                sum += scale[g] * float(products - int32_t(zero[g]) * in.q_sum[t * w.groups + g]);
+                sum += scale[g] * float(products - int32_t(zero[g]) * int32_t(in.q_sum[t * w.groups + g]));
             }
             y[t * w.rows + row] = in.q_scale[t] * sum + (bias ? bias[row] : 0);
         }

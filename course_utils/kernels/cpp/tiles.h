@@ -28,13 +28,15 @@ void run(const Weight& w, const Input& in, int64_t t, const Block& block) {
     for (int r = 0; r < ROWS; r += R) Tile::template rows<BITS, T, R>(w, in, t, block.from(r));
 }
 
-// All rows of the range and all tokens. Where the rows run out, the last one is done several times.
+// All rows of the range and all tokens. The ROWS rows of a block lie far apart, so that memory is read in ROWS
+// unbroken streams. Where the rows run out, the last one is done several times.
 template <typename Tile, int BITS>
 void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
-    for (int64_t row = rows.first; row < rows.last; row += ROWS) {
+    const int64_t apart = (rows.last - rows.first + ROWS - 1) / ROWS;
+    for (int64_t i = 0; i < apart; i++) {
         Block block;
         for (int r = 0; r < ROWS; r++) {
-            const int64_t at = row + r < rows.last ? row + r : rows.last - 1;
+            const int64_t row = rows.first + r * apart + i, at = row < rows.last ? row : rows.last - 1;
             read_row(w, at, scratch.scale + r * space(w.groups), scratch.zero + r * space(w.groups));
             block.codes[r] = w.codes + at * w.row_bytes;
             block.scale[r] = scratch.scale + r * space(w.groups);
