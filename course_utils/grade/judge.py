@@ -45,6 +45,9 @@ def grade(
                 cells.append(_test(lab, test, submission, session, failed, seed))
                 if cells[-1]["score"] < (test.points or 0.0):
                     _stand_in(lab, test, lab.tests[place + 1 :], session)
+                    if _may_be_disturbed(lab, test, submission, cells[-1]):
+                        alone = _alone(lab, test, submission, address, limits, seed)
+                        cells[-1] = alone if alone["score"] > cells[-1]["score"] else cells[-1]
     finally:
         session.close()
     if session.broken:
@@ -126,6 +129,34 @@ def _stand_in(lab: Lab, test: Cell, later: tuple[Cell, ...], session: Session) -
         for name in answer.names if answer.grade_id in about else ():
             if name in lab.reference:
                 session.substitute(name, lab.reference[name])
+
+
+def _may_be_disturbed(lab: Lab, test: Cell, submission: Submission, result: dict[str, Any]) -> bool:
+    """True when another answer may be why the test failed: there is one, and no mistake of this one was named."""
+    others = [a for a in lab.answers if a.code and a.grade_id in submission.answers and a.grade_id not in test.of]
+    return bool(others) and result["flag"] == "" and result["mistake"] is None
+
+
+def _alone(lab: Lab, test: Cell, submission: Submission, address: str, limits: Limits, seed: int) -> dict[str, Any]:
+    """The test once more, with only its own answers in a new worker and the solution's functions for all others."""
+    session = Session(address, limits, seed=seed, shared=lab.namespace)
+    try:
+        failed = {}
+        for answer in lab.answers:
+            if answer.code and answer.grade_id in test.of and answer.grade_id in submission.answers:
+                source = submission.answers[answer.grade_id]
+                failed[answer.grade_id] = session.run(answer.grade_id, source, list(answer.names))
+            elif answer.code:
+                for name in set(answer.names) & set(lab.reference):
+                    session.substitute(name, lab.reference[name])
+        failed = {name: error for name, error in failed.items() if error}
+        result = _test(lab, test, submission, session, failed, seed)
+    finally:
+        session.close()
+    return {
+        **result,
+        "message": "Right on its own. Another answer of yours disturbs it." if result["score"] else result["message"],
+    }
 
 
 class TestsTookTooLong(BaseException):

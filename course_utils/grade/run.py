@@ -137,8 +137,8 @@ def _side_by_side(students: list[str], jobs: int) -> Iterator[tuple[str, dict[st
     """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one."""
     tried = dict.fromkeys(students, 0)
     while tried:
-        width = jobs if not any(tried.values()) else 1
-        batch = list(tried) if width == jobs else list(tried)[:1]
+        alone = any(tried.values())
+        width, batch = (1, list(tried)[:1]) if alone else (jobs, list(tried))
         with ProcessPoolExecutor(width, mp_context=multiprocessing.get_context("fork")) as pool:
             running: dict[Future[dict[str, Any]], str] = {
                 pool.submit(_grade_student, student): student for student in batch
