@@ -50,7 +50,7 @@ def load(course: Path) -> Classroom:
         room.learners = sorted(student.id for student in book.students)
     for path in sorted((course / "grades").glob("*/*.json")):
         for cell in json.loads(path.read_bytes())["cells"]:
-            if cell["score"] is not None:
+            if not cell.get("by_hand"):
                 room.exercises.setdefault(f"{path.parent.name}: {cell['grade_id']}", []).append(
                     cell["score"] / cell["points"]
                 )

@@ -63,7 +63,7 @@ def _manual(answer: Cell, submission: Submission) -> dict[str, Any]:
     written = answer.grade_id in submission.answers
     return {
         "grade_id": answer.grade_id, "points": answer.points, "score": None if written else 0.0, "manual": written,
-        "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted",
+        "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted", "by_hand": True,
     }  # fmt: skip
 
 
