@@ -1,0 +1,50 @@
+"""Notebooks keep to the rules that readers and translators rely on."""
+
+import re
+
+import nbformat
+import pytest
+
+from notebooks import LABS, LESSONS, SOLUTIONS, START, name
+
+FILE_LIMIT = 1_500_000  # bytes
+INSTALL = re.compile(r"^\s*[!%].*\b(pip|conda|apt|apt-get|npm)\b|-m\s*pip\s+install", re.MULTILINE)
+REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*https?:|<img[^>]+src\s*=\s*[\"']?https?:", re.IGNORECASE)
+LEVELS_1_TO_3 = {
+    "1.1-why-compress", "1.2-numbers-in-a-box", "1.3-the-trade-off",
+    "2.1-quantization", "2.2-pruning", "2.3-distillation", "2.4-choosing", "2.5-pitfalls",
+    "3.1-uniform-quantization", "3.2-gptq", "3.3-awq-smoothquant", "3.4-pruning-scores", "3.5-distillation-losses", "3.6-what-it-costs",
+}  # fmt: skip
+DAYS_1_TO_6 = {
+    "lab-1.1-first-compression", "lab-2.1-quantizer", "lab-2.2-pruner", "lab-3.1-gptq", "lab-3.2-wanda", "lab-3.3-distillation",
+    "lab-3.4-pipeline",
+}  # fmt: skip
+
+
+def test_expected_notebooks_exist():
+    assert {path.stem for path in LESSONS} >= LEVELS_1_TO_3
+    assert {path.stem for path in SOLUTIONS} >= DAYS_1_TO_6
+    assert {path.stem for path in LABS} == {path.stem for path in SOLUTIONS}
+    assert START[0].exists()
+
+
+@pytest.mark.parametrize("path", START + LESSONS + SOLUTIONS + LABS, ids=lambda p: f"{p.parent.parent.name}-{p.stem}")
+def test_notebook_keeps_the_rules(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert not [i for i in ids if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]{27})?", i)], "ids must be readable"
+    assert path.stat().st_size < FILE_LIMIT
+    for cell in notebook.cells:
+        assert not (cell.cell_type == "markdown" and REMOTE_IMAGE.search(cell.source)), cell.id
+        assert not (cell.cell_type == "code" and INSTALL.search(cell.source)), cell.id
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_committed_outputs_are_there_and_clean(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert all(cell.execution_count for cell in cells if cell.source.strip())
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "a lesson shows at least one figure"
