@@ -1,7 +1,5 @@
 """The notebooks of the course, and how tests run one."""
 
-"""The notebooks of the course, and how tests run one."""
-
 import os
 import subprocess
 import sys
