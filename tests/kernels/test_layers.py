@@ -6,10 +6,12 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
-from course_utils.quantization import QuantizedLinear, convert, gptq, rtn, w8a8
+from course_utils.evaluation.subject import scoring
+from course_utils.quantization import QuantizedLinear, convert, gptq, load, rtn, w8a8
 from course_utils.quantization.layer import LayerResult
 
 X = torch.randn(4, 96, generator=torch.Generator().manual_seed(2))
@@ -140,3 +142,25 @@ def test_w8a8_layers_give_the_same_integers_either_way(monkeypatch):
     few, many = w8a8.integer_product(q, w), w8a8.integer_product(q.repeat(2, 1), w)
     assert len(runs) == 1 and few.dtype == many.dtype == torch.int32
     assert torch.equal(few.long(), q.long() @ w.long().T) and torch.equal(many, few.repeat(2, 1))
+
+
+def test_rounded_activations_survive_saving_and_evaluation(tmp_path):
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    compressed = rtn.quantize(LlamaForCausalLM(config).eval(), group_size=32)
+    faster = convert.round_activations(compressed)
+    faster.save(tmp_path / "model")
+    loaded, ids = load(tmp_path / "model"), torch.arange(2, 32)[None]
+    with torch.no_grad():
+        wanted = faster.model(ids).logits
+        assert torch.equal(loaded(ids).logits, wanted)
+        assert not torch.equal(compressed.model(ids).logits, wanted)
+        with scoring(faster) as model:
+            assert torch.equal(model(ids).logits, wanted)
+        plain = compressed.model(ids).logits
+        with scoring(compressed) as model:  # dense for the time being
+            assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
+            torch.testing.assert_close(model(ids).logits, plain)
