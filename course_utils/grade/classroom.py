@@ -5,7 +5,7 @@ import html
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,15 +129,17 @@ def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
 
 
 def _histogram(totals: list[float]) -> str:
+    from matplotlib.ticker import MaxNLocator
+
     from course_utils.learn import plots
 
     figure, axes = plots.figure(title="Distribution of the total", xlabel="total, %", ylabel="learners")
     axes.hist(totals, bins=range(0, 101, 10), color=plots.BLUE, edgecolor="white")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return _picture(figure, "Distribution of the total")
 
 
-def _bars(title: str, xlabel: str, found: list[tuple[str, float]]) -> str:
+def _bars(title: str, xlabel: str, found: Sequence[tuple[str, float]]) -> str:
     if not found:
         return ""
     from course_utils.learn import plots

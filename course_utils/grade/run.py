@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from course_utils.errors import CompressionError
+from course_utils.learn import exercise
 
 from . import gradebook, judge, sandbox, submission
 from .build import write
@@ -62,7 +63,9 @@ def run(
     waiting = [student for student in parsed if student not in done]
     if waiting:
         _job.update(lab=lab, limits=limits, seed=seed, unsafe=unsafe, parsed=parsed)
-        lab.namespace  # noqa: B018  loaded once, before the jobs are forked
+        lab.namespace  # noqa: B018  this and the exercises are loaded once, before the jobs are forked
+        for topic in exercise.topics():
+            exercise.of_topic(topic)
         with _quiet_home(), Zygote(lab.prelude, limits, data=lab.data, unsafe=unsafe) as zygote:
             _job["address"] = zygote.address
             check_solution(lab)
