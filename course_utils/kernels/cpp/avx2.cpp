@@ -120,6 +120,7 @@ struct Int8Tile {
             const int64_t end = b + w.group_bytes;
             auto step = [&](int64_t left) __attribute__((always_inline)) {
                 for (int r = 0; r < R; r++) {
+                    ask(block.codes[r] + b);
                     const __m256i codes = load(block.codes[r] + b, left);
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
                         const __m256i shifted = half ? _mm256_srli_epi16(codes, 4) : codes;

@@ -53,6 +53,7 @@ struct FloatTile {
             }
             auto step = [&](int64_t b, __mmask16 mask) __attribute__((always_inline)) {  // 16 bytes of each row
                 for (int r = 0; r < R; r++) {
+                    if (T == 1) ask(block.codes[r] + b);
                     const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, block.codes[r] + b));
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
                         const __m512 value =
@@ -106,6 +107,7 @@ struct Int8Tile {
                 for (int t = 0; t < T; t++) sum[r][t] = _mm512_setzero_si512();
             auto step = [&](__mmask64 mask) __attribute__((always_inline)) {
                 for (int r = 0; r < R; r++) {
+                    ask(block.codes[r] + b);
                     const __m512i bytes = _mm512_maskz_loadu_epi8(mask, block.codes[r] + b);
                     for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
                         const __m512i part =
