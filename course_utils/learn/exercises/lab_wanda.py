@@ -1,5 +1,7 @@
 """Lab 3.2: input norms over batches, Wanda's mask, SparseGPT in blocks of columns and with N of every M."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -122,7 +124,7 @@ def no_error(lost, U, i):
     return torch.zeros_like(lost)
 
 
-SHARED = {"no_update": {"error": no_error}, "mask_from_the_start": {"fixed": True}}
+SHARED: dict[str, dict[str, Any]] = {"no_update": {"error": no_error}, "mask_from_the_start": {"fixed": True}}
 SHARED["wanda_score"] = {"score": lambda W, U, H, part: W[:, part] ** 2 * H.diagonal()[part]}
 SHARED["magnitude_score"] = {"score": lambda W, U, H, part: W[:, part] ** 2}
 SHARED["score_multiplied"] = {"score": lambda W, U, H, part: (W[:, part] * U.diagonal()[part]) ** 2}
