@@ -239,6 +239,11 @@ def squares_of_distances(student, teacher):
     return (d_s / d_s.mean() - d_t / d_t.mean()).square().mean()
 
 
+def scaled_by_teacher(student, teacher):
+    d_s, d_t = F.pdist(student), F.pdist(teacher.detach())
+    return F.huber_loss(d_s / d_t.mean(), d_t / d_t.mean())
+
+
 def points(student, teacher):
     """Compares each vector's length, not the distances between vectors."""
     s, t = student.norm(dim=-1), teacher.detach().norm(dim=-1)
@@ -330,7 +335,7 @@ EXERCISES = [
         mistakes={
             "not_scaled": lambda student, teacher: distance(student, teacher, scale=lambda d: 1.0),
             "scaled_by_largest": lambda student, teacher: distance(student, teacher, scale=torch.amax),
-            "scaled_by_teacher": lambda student, teacher: F.huber_loss(*(F.pdist(x) / F.pdist(teacher.detach()).mean() for x in (student, teacher.detach()))),
+            "scaled_by_teacher": scaled_by_teacher,
             "squared_distances": lambda student, teacher: distance(student, teacher, apart=torch.square),
             "with_itself": lambda student, teacher: distance(student, teacher, diagonal=True),
             "not_huber": squares_of_distances,
