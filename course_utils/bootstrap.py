@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "course-installed"
-EXTRAS = "eval,grade,dev,deploy"
+EXTRAS = "eval,grade,dev,deploy,gpu"
 
 
 def executable(name: str) -> Path:
