@@ -37,7 +37,8 @@ def send(channel: socket.socket, content: dict[str, Any], tensors: dict[str, tor
     text = json.dumps(content).encode()
     blob = save_tensors(tensors) if tensors else b""
     channel.sendall(HEAD.pack(len(text), len(blob)) + text)
-    channel.sendall(blob)
+    if blob:
+        channel.sendall(blob)
 
 
 def receive(
@@ -104,13 +105,13 @@ def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
 def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
     if tensor.device.type == "meta":
         raise NotPlain("a tensor on the device meta has no numbers")
-    tensor = tensor.detach()
+    wants_gradient, tensor = tensor.requires_grad, tensor.detach()
     tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).cpu().resolve_conj().resolve_neg()
     is_complex = tensor.is_complex()
     tensors[name := str(len(tensors))] = (torch.view_as_real(tensor) if is_complex else tensor).clone(
         memory_format=torch.contiguous_format
     )
-    return [name, is_complex]
+    return [name, is_complex, wants_gradient]
 
 
 def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
@@ -148,7 +149,10 @@ def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
 
     def _fetch(place: Any) -> torch.Tensor:
         tensor = tensors[place[0]]
-        return torch.view_as_complex(tensor) if place[1] else tensor
+        tensor = torch.view_as_complex(tensor) if place[1] else tensor
+        return (
+            tensor.clone().requires_grad_() if place[2] is True else tensor
+        )  # a leaf; only the wish crosses, no graph
 
     try:
         return value(node)

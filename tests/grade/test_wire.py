@@ -67,6 +67,14 @@ def test_other_values():
     assert across(torch.eye(3).to_sparse()).equal(torch.eye(3))
 
 
+def test_a_tensor_that_wants_gradients_becomes_a_leaf_that_does():
+    x = torch.ones(3, requires_grad=True)
+    for tensor in (x, 2 * x):
+        back = across(tensor)
+        assert back.requires_grad and back.is_leaf and back.equal(tensor)
+    assert not across(x.detach()).requires_grad
+
+
 def test_what_is_not_plain_is_not_sent():
     class Float(float):
         pass
@@ -88,9 +96,9 @@ def test_what_is_not_plain_is_not_sent():
 @pytest.mark.parametrize(
     "node",
     [
-        [], [[]], {}, ["tensor"], ["tensor", ["9", False]], ["tensor", ["0", True]], ["list"], ["list", 5], ["dict", [[1]]],
+        [], [[]], {}, ["tensor"], ["tensor", ["9", False, False]], ["tensor", ["0", True, False]], ["tensor", ["0", False]], ["list"], ["list", 5], ["dict", [[1]]],
         ["dict", [[["list", []], 1]]], ["dtype", "load"], ["dtype", "__name__"], ["number", "O", 1], ["number", "i4", "x"],
-        ["complex", "x"], ["array", ["0", False], [7]], ["number", "U9", "x"],
+        ["complex", "x"], ["array", ["0", False, False], [7]], ["number", "U9", "x"],
     ],
 )  # fmt: skip
 def test_nodes_that_mean_nothing(node):
