@@ -17,8 +17,8 @@ class OwnLosses(objectives.Objective):
 
     `response(student_logits, teacher_logits, labels, temperature, alpha, mask)` on all next tokens;
     `feature(student_hidden, teacher_hidden, projector, mask)` on paired blocks, the mean over pairs, each divided by
-    the teacher's mean square; `attention(student_map, teacher_map, mask)` on the last pair. They are called with
-    these names. Projectors (teacher's width, student's width) are trained with the student.
+    the teacher's mean square; `attention(student_map, teacher_map, mask)` on the last pair, both averaged over their
+    heads first when these differ in number. They are called with these names. Projectors (teacher's width, student's width) are trained with the student.
     """
 
     def __init__(
@@ -59,9 +59,10 @@ class OwnLosses(objectives.Objective):
             found["feature"] = self.weight * torch.stack(each).mean()
         if self.attention is not None:
             s, t = self.pairs[-1]
-            found["attention"] = self.weight * self.attention(
-                student_map=student.attention[s], teacher_map=teacher.attention[t], mask=real
-            )
+            maps = student.attention[s], teacher.attention[t]
+            if maps[0].shape[1] != maps[1].shape[1]:
+                maps = maps[0].mean(1, keepdim=True), maps[1].mean(1, keepdim=True)
+            found["attention"] = self.weight * self.attention(student_map=maps[0], teacher_map=maps[1], mask=real)
         return found
 
 

@@ -9,10 +9,10 @@ from course_utils.learn.distilling import OwnLosses
 from course_utils.learn.exercises import distillation_losses as exercises
 
 
-def tiny(seed, layers, hidden):
+def tiny(seed, layers, hidden, heads=2):
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
+        vocab_size=50, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=32,
         max_position_embeddings=32,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
@@ -20,8 +20,8 @@ def tiny(seed, layers, hidden):
 
 @pytest.mark.parametrize("narrow", [16, 24])
 def test_own_losses_are_those_of_the_course(narrow):
-    """Narrow and equal widths, with padding; the projectors of both are given the same values."""
-    student, teacher = tiny(0, 2, narrow), tiny(1, 4, 24)
+    """Narrower with fewer heads, and of equal shape, with padding; the projectors of both are given the same values."""
+    student, teacher = tiny(0, 2, narrow), tiny(1, 4, 24, 4 if narrow == 16 else 2)
     ids = torch.randint(2, 50, (8, 10), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, 7:] = False
