@@ -20,7 +20,7 @@ from course_utils.errors import CompressionError
 from . import seccomp
 
 PACKAGE = Path(__file__).resolve().parents[1]
-WORK = "/tmp/work"
+WORK = "/tmp/work-of-learner"
 HIDDEN = PACKAGE / "learn" / "exercises"  # the right answers
 SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -206,6 +206,8 @@ def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Pa
 
     mount("none", "/", None, RECURSIVE | PRIVATE)
     mount("none", str(root), "tmpfs", NO_SUID, "size=4m,mode=755")
+    os.mkdir(f"{root}/tmp")  # first: Python itself may lie below /tmp
+    mount("none", f"{root}/tmp", "tmpfs", NO_SUID | NO_DEVICES, f"size={limits.folder},nr_inodes=4096,mode=700,uid={owner}")
     for path in visible():
         place(path)
     for device in DEVICES:
@@ -215,14 +217,6 @@ def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Pa
     mount("none", mask, "tmpfs", NO_SUID, "size=64k,mode=755")
     Path(mask, "__init__.py").write_bytes(note)
     seal(mask)
-    os.mkdir(f"{root}/tmp")
-    mount(
-        "none",
-        f"{root}/tmp",
-        "tmpfs",
-        NO_SUID | NO_DEVICES,
-        f"size={limits.folder},nr_inodes=4096,mode=700,uid={owner}",
-    )
     os.symlink("/tmp", f"{root}/dev/shm")
     if data is not None:
         shutil.copytree(data, f"{root}{WORK}", ignore=shutil.ignore_patterns("*.ipynb"))

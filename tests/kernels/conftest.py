@@ -1,10 +1,6 @@
-import os
-
 import pytest
 
 from course_utils import kernels
-
-os.environ["TRITON_INTERPRET"] = "1"  # before kernels.gpu is imported
 
 
 @pytest.fixture(scope="session", autouse=True)
