@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,12 @@ class Book:
         try:
             from nbgrader.api import Gradebook
             from nbgrader.preprocessors import SaveCells
+            from sqlalchemy.exc import SAWarning
         except ImportError as error:
             raise CompressionError(
                 'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
             ) from error
+        warnings.filterwarnings("ignore", category=SAWarning)  # nbgrader's own, about the order in which it adds rows
         find_commands()
         self.gradebook = Gradebook(self.url, course_id(course / "gradebook.db"))
         self.gradebook.update_or_create_assignment(lab.name)

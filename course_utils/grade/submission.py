@@ -184,6 +184,7 @@ def _note_extra(lab: Lab, sources: list[str], found: Submission) -> None:
     """Say which names an answer may miss because only an extra cell defines them."""
     known = {c.source.strip() for c in (*lab.answers, *lab.tests)} | {s.strip() for s in found.answers.values()}
     known |= {c.released.strip() for c in (*lab.answers, *lab.tests)} | {source.strip() for _, source in lab.prelude}
+    known |= {"".join(cell["source"]).strip() for cell in json.loads(lab.released)["cells"]}
     graded = "\n".join(found.answers.values())
     helpers = set()
     for source in sources:
