@@ -79,7 +79,7 @@ class _Captured(Exception):
     pass
 
 
-def check_calibration(calibration: Tensor, model: nn.Module | None = None) -> Tensor:
+def check_calibration(calibration: Tensor, model: nn.Module) -> Tensor:
     """Token ids (sequences, context). Raises CompressionError when there are none, or some that `model` has no row for."""
     if not isinstance(calibration, Tensor) or calibration.dim() != 2 or calibration.numel() == 0:
         raise CompressionError("calibration: expected token ids of shape (sequences, context), at least one of each.")

@@ -153,7 +153,7 @@ def prune(
     """
     began = time.perf_counter()
     check_model(model)
-    calibration = walk.check_calibration(calibration)
+    calibration = walk.check_calibration(calibration, model)
     model = copy.deepcopy(model).eval()
     names = {id(module): name for name, module in walk.compressible(model).items()}
     settings = {

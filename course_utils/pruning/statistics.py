@@ -116,7 +116,7 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
 def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     """H = (2/N) XᵀX (in, in) of each linear layer's own output error, for inputs of the dense model."""
     if isinstance(model, PreTrainedModel):
-        ids = walk.check_calibration(ids).to(model.device)
+        ids = walk.check_calibration(ids, model).to(model.device)
     names = {id(module): name for name, module in walk.compressible(model).items()}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

@@ -52,7 +52,7 @@ def prune_mlp(
     """
     began = time.perf_counter()
     anatomy.check_model(model)
-    parts, calibration = anatomy.of(model), walk.check_calibration(calibration)
+    parts, calibration = anatomy.of(model), walk.check_calibration(calibration, model)
     before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]
     count = groups.how_many(before, keep, "channels")
     config = anatomy.smaller_config(model.config, **{parts.width: count})
@@ -102,7 +102,7 @@ def prune_heads(
     """
     began = time.perf_counter()
     anatomy.check_model(model)
-    parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration), model.config
+    parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config
     if not hasattr(config, "num_key_value_heads"):
         raise CompressionError(
             f"model: {config.model_type}'s config has no head size: it is hidden size / heads, so with fewer heads each would be "
@@ -156,7 +156,7 @@ def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
 
     0 for a block that only rescales its input, up to 2.
     """
-    states = residual_stream(model, walk.check_calibration(calibration))
+    states = residual_stream(model, walk.check_calibration(calibration, model))
     return [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(states, states[1:], strict=False)]
 
 
@@ -210,7 +210,7 @@ def prune_blocks(model: PreTrainedModel, calibration: Tensor, *, keep: int | flo
     total = len(walk.blocks(model))
     count = groups.how_many(total, keep, "blocks")
     n = total - count
-    states = residual_stream(model, walk.check_calibration(calibration))
+    states = residual_stream(model, walk.check_calibration(calibration, model))
     angles = [
         float(torch.arccos(torch.cosine_similarity(states[i], states[i + n], dim=-1).clamp(-1, 1)).mean() / torch.pi)
         for i in range(count + 1)

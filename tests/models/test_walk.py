@@ -135,9 +135,9 @@ def test_watched_inputs_are_those_of_the_whole_model(tiny, ids):
 
 
 @pytest.mark.parametrize("bad", [None, torch.zeros(0, 5), torch.zeros(5), [[1, 2]]])
-def test_calibration_must_be_there(bad):
+def test_calibration_must_be_there(tiny, bad):
     with pytest.raises(CompressionError, match="calibration"):
-        walk.check_calibration(bad)
+        walk.check_calibration(bad, tiny)
 
 
 def test_token_ids_must_be_in_the_vocabulary(tiny, ids):
