@@ -23,11 +23,9 @@ MATCH = ((FOLLOWS, 0), (SAME, 1), (SAME, 3), (FOLLOWS, 2))
 CONSTANT = 6.0  # the embeddings' first channel, in standard deviations: what purely positional heads read
 SHARPNESS = (6.0, 4.0, 3.0, 2.0)  # nats that each of the fastest RoPE frequencies can add to a look-back score
 SLOW = 0.02  # radians a token: RoPE channels slower than this compare content
-WRITTEN, MATCHED, COPIED = (
-    0.03,
-    2.0,
-    0.04,
-)  # sizes of what layer one writes, of matching scores, of what layer two writes
+WRITTEN = 0.03  # the size of what the first layer writes
+MATCHED = 2.0  # of the queries and keys that compare it
+COPIED = 0.04  # of what the second layer writes
 
 
 def rotated(vector: Tensor, tokens: int, frequencies: Tensor) -> Tensor:

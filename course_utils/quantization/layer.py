@@ -162,6 +162,4 @@ class QuantizedLinear(nn.Module):
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
-        )
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"

@@ -4,20 +4,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from grading import cell
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-META = {"schema_version": 3, "grade": False, "solution": False, "locked": False, "task": False}
 ANSWER = "def double(x):\n    ### BEGIN SOLUTION\n    answer_in_full = 2 * x\n    return answer_in_full\n    ### END SOLUTION"
 TEST = "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(21) == 42\n### END HIDDEN TESTS"
-
-
-def cell(make, name, source, **nbgrader):
-    made = make(source)
-    made.id = name
-    if nbgrader:
-        made.metadata["nbgrader"] = {**META, "grade_id": name, **nbgrader}
-    return made
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM as Auto
 from transformers import GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
 
@@ -60,3 +61,12 @@ def ids():
 @pytest.fixture(scope="session")
 def make():
     return make_tiny
+
+
+@pytest.fixture
+def small():
+    """A two-layer network in float64, its data and its loss."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, y = torch.randn(12, 4, dtype=torch.float64), torch.randint(0, 3, (12,))
+    return model, (x, y), lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1])

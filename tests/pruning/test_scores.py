@@ -10,15 +10,6 @@ from course_utils.pruning import apply, masks, scores, statistics, wanda
 from course_utils.quantization import gptq
 
 
-@pytest.fixture
-def small():
-    """A two-layer network in float64, its data and its loss."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    x, y = torch.randn(12, 4, dtype=torch.float64), torch.randint(0, 3, (12,))
-    return model, (x, y), lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1])
-
-
 def flat_loss(model, batch, loss):
     """The loss as a function of the two weight matrices, for torch.autograd.functional."""
     def run(a, b):

@@ -10,14 +10,6 @@ from course_utils.errors import CompressionError
 from course_utils.pruning import apply, statistics, taylor
 
 
-@pytest.fixture
-def small():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    x, y = torch.randn(12, 4, dtype=torch.float64), torch.randint(0, 3, (12,))
-    return model, (x, y), lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1])
-
-
 def test_hessian_equals_autograds(small):
     model, batch, loss = small
 

@@ -2,11 +2,10 @@
 
 import torch
 
+from course_utils.evaluation.advisor import WIDTHS, goal_of, weight_bytes
 from course_utils.learn.exercise import Exercise
 
 from .budget import pick
-
-WIDTHS = (16, 8, 4, 3, 2)
 
 
 def below(rng: torch.Generator) -> float:
@@ -16,15 +15,11 @@ def below(rng: torch.Generator) -> float:
 # --- the bits that fit ---
 
 
-def bytes_of(parameters, bits, group_size):
-    return parameters * (bits + (16 + bits) / group_size if bits < 16 else bits) / 8
-
-
 def fitting(rng: torch.Generator) -> dict:
     """Memory near an edge: just enough for a width, or enough for its codes (and scales) but not for all of it."""
     parameters, group_size = 10**6 * pick(rng, 50, 300, 1300, 7000), pick(rng, 16, 32, 64)
     bits = pick(rng, *WIDTHS, 1)
-    whole, codes = bytes_of(parameters, bits, group_size), parameters * bits / 8
+    whole, codes = weight_bytes(parameters, bits, group_size), parameters * bits / 8
     scales = codes + parameters * 2 / group_size
     between = 0.2 + 0.6 * below(rng)
     memory = pick(
@@ -33,7 +28,7 @@ def fitting(rng: torch.Generator) -> dict:
     return {"parameters": parameters, "memory": memory, "group_size": group_size}
 
 
-def bits_that_fit(parameters: float, memory: float, group_size: int, *, widths=WIDTHS, size=bytes_of) -> int:
+def bits_that_fit(parameters: float, memory: float, group_size: int, *, widths=WIDTHS, size=weight_bytes) -> int:
     """The first of 16, 8, 4, 3, 2 with N (b + (16 + b) / g) / 8 ≤ memory (no scales at 16 bits); 0 if there is none."""
     for bits in widths:
         if size(parameters, bits, group_size) <= memory:
@@ -58,15 +53,7 @@ def situations(rng: torch.Generator) -> dict:
 
 def goal(bits: int, speedup: float, place: str) -> str:
     """The first rule that applies: edge, memory (8 bits do not fit), speed, cloud, quality."""
-    if place == "edge":
-        return "edge"
-    if bits < 8:
-        return "memory"
-    if speedup > 1:
-        return "speed"
-    if place == "cloud":
-        return "cloud"
-    return "quality"
+    return goal_of(bits=bits, speedup=speedup, place=place)
 
 
 def in_order(*rules):
@@ -127,7 +114,7 @@ EXERCISES = [
         mistakes={
             "scales_forgotten": with_size(lambda n, bits, g: n * bits / 8),
             "zero_points_forgotten": with_size(lambda n, bits, g: n * (bits + 16 / g if bits < 16 else 16) / 8),
-            "bits_for_bytes": with_size(lambda n, bits, g: 8 * bytes_of(n, bits, g)),
+            "bits_for_bytes": with_size(lambda n, bits, g: 8 * weight_bytes(n, bits, g)),
             "smallest_width": lambda parameters, memory, group_size: bits_that_fit(
                 parameters, memory, group_size, widths=WIDTHS[::-1]
             ),
