@@ -1,4 +1,4 @@
-"""The whole class: the four parts of the assessment for each learner, the hardest exercises, the commonest mistakes."""
+"""The four parts of the assessment and the checklist behind them, for the whole class and for each learner."""
 
 import base64
 import html
@@ -59,20 +59,30 @@ def load(course: Path) -> Classroom:
     return room
 
 
+def checklist(room: Classroom, learner: str) -> dict[str, dict[str, float | None]]:
+    """Part of the assessment → item of the checklist → share reached, 0 to 1; None where no lab of it was graded.
+
+    An item is the mean of its labs that were graded in this class, where a lab that is not handed in counts 0.
+    """
+    return {
+        name: {
+            item: mean(room.scores[lab].get(learner, 0.0) for lab in places if lab in room.scores)
+            for item, places in part["items"].items()
+        }
+        for name, part in catalogue.structure()["assessment"].items()
+    }
+
+
 def parts(room: Classroom, learner: str) -> dict[str, float | None]:
     """Each part of the assessment, 0 to 1, and "total".
 
-    An item is the mean of its labs that were graded in this class, where a lab that is not handed in counts 0; a part is
-    the mean of its items; the total weighs the parts. What no graded lab shows is None, and the weights of the others
-    are scaled up.
+    A part is the mean of its items; the total weighs the parts. What no graded lab shows is None, and the weights of the
+    others are scaled up.
     """
-    out: dict[str, float | None] = {}
-    for name, part in catalogue.structure()["assessment"].items():
-        items = [
-            [room.scores[lab].get(learner, 0.0) for lab in places if lab in room.scores]
-            for places in part["items"].values()
-        ]
-        out[name] = mean(mean(item) for item in items if item)
+    out: dict[str, float | None] = {
+        name: mean(share for share in items.values() if share is not None)
+        for name, items in checklist(room, learner).items()
+    }
     weights = {
         name: part["weight"] for name, part in catalogue.structure()["assessment"].items() if out[name] is not None
     }
@@ -87,7 +97,7 @@ def mean(values: Iterable[Any]) -> float | None:
 
 
 def write_report(course: Path) -> list[Path]:
-    """grades/class.csv and grades/class.html; their paths."""
+    """grades/class.csv, grades/class.html and grades/learners/<learner>.html; the paths of the two files and the folder."""
     room = load(course)
     structure, words = catalogue.structure()["assessment"], texts.load("course")["assessment"]
     titles = {name: f"{words[name]['title']} ({part['weight']} %)" for name, part in structure.items()} | {
@@ -97,13 +107,46 @@ def write_report(course: Path) -> list[Path]:
     rows = []
     for learner in room.learners:
         found = parts(room, learner)
-        cells = [room.scores[lab].get(learner) for lab in labs] + [found[name] for name in titles]
-        rows.append([learner, *(None if value is None else round(100 * value, 1) for value in cells)])
+        shares = [room.scores[lab].get(learner) for lab in labs] + [found[name] for name in titles]
+        shares += [share for items in checklist(room, learner).values() for share in items.values()]
+        rows.append([learner, *(percent(share) for share in shares)])
     columns = ["student_id", *labs, *titles.values()]
-    written = [course / "grades" / "class.csv", course / "grades" / "class.html"]
-    write(written[0], as_csv(columns, rows).encode())
-    write(written[1], page(room, columns, rows).encode())
-    return written
+    items = [f"{name}: {item}" for name, part in structure.items() for item in part["items"]]
+    pages = {
+        "class.csv": as_csv([*columns, *items], rows),
+        "class.html": page(room, columns, [row[: len(columns)] for row in rows]),
+    }
+    for learner in room.learners:
+        name = learner.replace("/", "_")
+        pages[f"learners/{name}.html"] = learner_page(room, course, learner, titles)
+    for name, text in pages.items():
+        write(course / "grades" / name, text.encode())
+    return [course / "grades" / name for name in ("class.csv", "class.html", "learners")]
+
+
+def percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 1)
+
+
+def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, str]) -> str:
+    """What one learner has reached: the parts, the checklist, and each lab with what was found in it."""
+    words, found = texts.load("course")["assessment"], parts(room, learner)
+    body = [_table(["part", "%"], [[title, percent(found[name])] for name, title in titles.items()]), "<h2>Checklist</h2>"]
+    rows = [
+        [words[name]["items"][item], percent(share)]
+        for name, items in checklist(room, learner).items()
+        for item, share in items.items()
+    ]
+    body.append(_table(["item", "%"], rows))
+    for lab in sorted(room.scores):
+        share = room.scores[lab].get(learner)
+        body.append(f"<h2>{html.escape(lab)}: {'not handed in' if share is None else f'{100 * share:.1f} %'}</h2>")
+        path = course / "grades" / lab / f"{learner}.json"
+        if path.is_file():
+            cells = json.loads(path.read_bytes())["cells"]
+            found_in = [[c["grade_id"], _points(c), c["message"]] for c in cells]
+            body.append(_table(["exercise", "points", "what was found"], found_in))
+    return _document(learner, "".join(body))
 
 
 def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
@@ -115,16 +158,33 @@ def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
         _bars("Hardest exercises", "mean share of the points, %", [(name, 100 * share) for share, name in hardest]),
         _bars("Commonest named mistakes", "learners", common),
     ]  # fmt: skip
+    body = f"<p>{len(rows)} learners. Numbers are per cent of the points.</p>{_histogram(totals)}{''.join(pictures)}"
+    return _document("Class report", body + _table(columns, rows))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _points(cell: dict[str, Any]) -> str:
+    return f"up to {cell['points']:g}, by hand" if cell["manual"] else f"{cell['score']:g} of {cell['points']:g}"
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape('' if v is None else str(v))}</td>" for v in row) + "</tr>" for row in rows
-    )
+        "<tr>" + "".join(f"<td>{html.escape(v)}</td>" if isinstance(v, str) else f"<td class='n'>{_number(v)}</td>" for v in row) + "</tr>"
+        for row in rows
+    )  # fmt: skip
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _document(title: str, body: str) -> str:
     return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Class report</title>"
-        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .6em;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f3f3f3}</style>"
-        f"<h1>Class report</h1><p>{len(rows)} learners. Numbers are per cent of the points.</p>"
-        f"{_histogram(totals)}{''.join(pictures)}<table><tr>{head}</tr>{body}</table></html>\n"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .6em;text-align:left;vertical-align:top}"
+        "td{white-space:pre-wrap}.n{text-align:right}tr:nth-child(even){background:#f3f3f3}</style>"
+        f"<h1>{html.escape(title)}</h1>{body}</html>\n"
     )
 
 

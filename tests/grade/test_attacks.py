@@ -230,7 +230,7 @@ def test_a_class_where_learners_could_read_it_is_refused(opened):
 
 
 def test_the_class_report(results, course):
-    table, page = classroom.write_report(course)
+    table, page, _folder = classroom.write_report(course)
     with table.open(encoding="utf-8-sig", newline="") as file:
         rows = {row["student_id"].removeprefix("'"): row for row in csv.DictReader(file)}
     assert set(rows) == set(results) and all(
@@ -241,6 +241,26 @@ def test_the_class_report(results, course):
     }
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/png") == 2 and "學生" in text and "&quot;" in text and "<script" not in text
+
+
+def test_every_learner_has_a_page(results, course):
+    pages = sorted(p.stem for p in classroom.write_report(course)[2].iterdir())
+    assert pages == sorted(results)
+    text = (course / "grades" / "learners" / "patches torch.html").read_text(encoding="utf-8")
+    assert "lab-a: 50.0 %" in text and "<td>hessian-test</td><td>0 of 5</td>" in text and "Implement GPTQ quantization" in text
+    strange = (course / "grades" / "learners" / f"{STRANGE}.html").read_text(encoding="utf-8")
+    assert "&quot;學生&quot;" in strange and '"學生"' not in strange
+
+
+def test_the_checklist_is_behind_the_parts():
+    room = classroom.Classroom({"lab-1.1-first-compression": {"ann": 0.8}, "lab-3.1-gptq": {"ann": 0.5}}, ["ann", "bo"])
+    assert classroom.checklist(room, "ann") == {
+        "concepts": {"principles": 0.8, "trade_off": 0.8, "choosing": None},
+        "implementation": {"gptq": 0.5, "structured_pruning": None, "distillation": None},
+        "theory": dict.fromkeys(("quantization_error", "pruning_theory", "distillation_theory")),
+        "innovation": dict.fromkeys(("hardware", "combination", "frontier")),
+    }
+    assert classroom.checklist(room, "bo")["implementation"]["gptq"] == 0.0
 
 
 def test_the_parts_of_the_assessment_are_weighted():
