@@ -144,7 +144,7 @@ def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, 
         path = course / "grades" / lab / f"{learner}.json"
         if path.is_file():
             cells = json.loads(path.read_bytes())["cells"]
-            found_in = [[c["grade_id"], _points(c), c["message"]] for c in cells]
+            found_in = [[c["grade_id"], _points(c), c["message"] or _no_remark(c)] for c in cells]
             body.append(_table(["exercise", "points", "what was found"], found_in))
     return _document(learner, "".join(body))
 
@@ -162,8 +162,12 @@ def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
     return _document("Class report", body + _table(columns, rows))
 
 
+def _no_remark(cell: dict[str, Any]) -> str:
+    return "A person grades this one." if cell["manual"] else "Right."
+
+
 def _number(value: float | None) -> str:
-    return "" if value is None else str(value)
+    return "–" if value is None else str(value)
 
 
 def _points(cell: dict[str, Any]) -> str:
@@ -182,13 +186,15 @@ def _table(columns: list[str], rows: list[list[Any]]) -> str:
 def _document(title: str, body: str) -> str:
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
-        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .6em;text-align:left;vertical-align:top}"
+        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}td,th{padding:.2em .6em;text-align:left;vertical-align:top}"
         "td{white-space:pre-wrap}.n{text-align:right}tr:nth-child(even){background:#f3f3f3}</style>"
         f"<h1>{html.escape(title)}</h1>{body}</html>\n"
     )
 
 
 def _histogram(totals: list[float]) -> str:
+    if not totals:
+        return ""
     from matplotlib.ticker import MaxNLocator
 
     from course_utils.learn import plots

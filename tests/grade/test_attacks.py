@@ -240,7 +240,13 @@ def test_the_class_report(results, course):
         student: round(100 * result["score"] / 14, 1) for student, result in results.items()
     }
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/png") == 2 and "學生" in text and "&quot;" in text and "<script" not in text
+    assert text.count("data:image/png") == 1 and "學生" in text and "&quot;" in text and "<script" not in text
+
+
+def test_totals_are_drawn_where_there_are_any():
+    room = classroom.Classroom()
+    assert classroom.page(room, ["student_id", "total"], [["ann", 80.0], ["bo", None]]).count("data:image/png") == 1
+    assert "data:image/png" not in classroom.page(room, ["student_id", "total"], [["bo", None]])
 
 
 def test_every_learner_has_a_page(results, course):
