@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
+from course_utils.kernels.packing import pack, packed_width, unpack
 from course_utils.models import walk
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.convert import frozen
 from course_utils.quantization.layer import naming, storable
-from course_utils.quantization.packing import pack, packed_width, unpack
 
 from . import apply, masks
 

@@ -1,5 +1,7 @@
 """Fewer bits for each number: grids and formats, methods for weights, activations and caches, packed models on disk."""
 
+from course_utils.kernels.packing import pack, unpack
+
 from . import (
     awq,
     codebooks,
@@ -12,7 +14,6 @@ from . import (
     llm_int8,
     nf4,
     observers,
-    packing,
     qat,
     rtn,
     smoothquant,
@@ -21,10 +22,9 @@ from . import (
 from .compressed import Compressed, load
 from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
-from .packing import pack, unpack
 
 __all__ = [
     "Compressed", "Grid", "LayerResult", "QuantizedLinear", "awq", "codebooks", "dequantize", "extreme", "fake_quantize",
     "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid", "nf4", "observers", "pack",
-    "packing", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
+    "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip

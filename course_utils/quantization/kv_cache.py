@@ -13,10 +13,10 @@ from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from course_utils.errors import CompressionError
+from course_utils.kernels.packing import pack, unpack
 
 from .grids import Grid, check_bits, dequantize, make_grid
 from .grids import quantize as to_codes
-from .packing import pack, unpack
 
 
 @dataclass(frozen=True)

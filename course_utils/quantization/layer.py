@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
+from course_utils.kernels.packing import pack, packed_width, unpack
 
 from .grids import Grid, dequantize
-from .packing import pack, packed_width, unpack
 
 
 @dataclass(frozen=True)

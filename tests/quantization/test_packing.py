@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from course_utils.errors import CompressionError
+from course_utils.kernels.packing import packed_width
 from course_utils.quantization import pack, unpack
-from course_utils.quantization.packing import packed_width
 
 
 def reference(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import torch
 
-from course_utils.quantization import gptq, grids, packing
+from course_utils.kernels import packing
+from course_utils.quantization import gptq, grids
 from course_utils.quantization.grids import scale_and_zero
 
 
