@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -30,7 +31,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 def losses(
     student: Callable[[int], PreTrainedModel], teacher: PreTrainedModel, data: Callable[[int], Tensor],
     ways: Mapping[str, Any], *, validation: Tensor, seeds: Sequence[int] = (0, 1, 2),
-    score: Callable[[PreTrainedModel], float] | None = None, **options,
+    score: Callable[[PreTrainedModel], float] | None = None, progress: bool = True, **options,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Train `student(seed)` on `data(seed)` by each way (a loss, or a function student, teacher → Objective).
 
@@ -38,15 +39,18 @@ def losses(
     validation nats per token by seed; score, what `score(model)` says by seed, if given; seconds in all.
     """
     found: dict[str, dict[str, Any]] = {name: {"loss": [], "score": [], "seconds": 0.0} for name in ways}
-    for seed in seeds:
-        start, ids = student(seed), data(seed)
-        for name, way in ways.items():
-            loss = way(start, teacher) if callable(way) and not hasattr(way, "needs") else way
-            result: Result = train(
-                start, teacher, ids, loss=loss, validation=validation, keep="last", seed=seed, **options
-            )
-            found[name]["loss"].append(result.history[-1]["validation"])
-            found[name]["seconds"] += result.seconds
-            if score is not None:
-                found[name]["score"].append(score(result.model))  # type: ignore[arg-type]
+    with tqdm(total=len(seeds) * len(ways), desc="students", disable=not progress) as bar:
+        for seed in seeds:
+            start, ids = student(seed), data(seed)
+            for name, way in ways.items():
+                loss = way(start, teacher) if callable(way) and not hasattr(way, "needs") else way
+                result: Result = train(
+                    start, teacher, ids, loss=loss, validation=validation, keep="last", seed=seed, progress=False,
+                    **options,
+                )  # fmt: skip
+                found[name]["loss"].append(result.history[-1]["validation"])
+                found[name]["seconds"] += result.seconds
+                if score is not None:
+                    found[name]["score"].append(score(result.model))
+                bar.update()
     return found
