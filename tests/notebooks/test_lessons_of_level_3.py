@@ -1,4 +1,4 @@
-"""The lessons of Level 3 and above run under nbval, and one of them with other models."""
+"""The lessons of Level 3 and above run under nbval, and some lessons with other models."""
 
 import nbformat
 import pytest
@@ -11,8 +11,8 @@ def test_lesson_runs_and_marked_outputs_agree(path, tmp_path):
     check_lesson(path, tmp_path)
 
 
-@pytest.mark.parametrize("architecture", ["opt", "qwen2"])
-def test_gptq_lesson_takes_another_model(architecture, tmp_path):
+def save_tiny(architecture: str, folder) -> None:
+    """A random model with the bundled tokenizer."""
     import torch
     import transformers
 
@@ -23,16 +23,31 @@ def test_gptq_lesson_takes_another_model(architecture, tmp_path):
     sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
     ids["eos_token_id"] = tokenizer.eos_token_id
-    if architecture == "opt":
-        config = transformers.OPTConfig(
+    config = {
+        "opt": lambda: transformers.OPTConfig(
             **sizes, **ids, ffn_dim=128, word_embed_proj_dim=64, max_position_embeddings=512
-        )
-    else:
-        config = transformers.Qwen2Config(**sizes, **ids, num_key_value_heads=2, intermediate_size=128)
-    folder = tmp_path / architecture
+        ),
+        "qwen2": lambda: transformers.Qwen2Config(**sizes, **ids, num_key_value_heads=2, intermediate_size=128),
+        "llama": lambda: transformers.LlamaConfig(**sizes, **ids, num_key_value_heads=2, intermediate_size=128),
+        "gpt2": lambda: transformers.GPT2Config(
+            vocab_size=len(tokenizer), n_embd=64, n_layer=3, n_head=4, n_positions=512, **ids
+        ),
+    }[architecture]()
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    path = next(path for path in LESSONS if path.stem == "3.2-gptq")
+
+
+@pytest.mark.parametrize(
+    ("lesson", "architecture"),
+    [
+        ("3.2-gptq", "opt"), ("3.2-gptq", "qwen2"), ("2.3-distillation", "gpt2"), ("2.3-distillation", "llama"),
+        ("3.5-distillation-losses", "gpt2"), ("3.5-distillation-losses", "llama"),
+    ],
+)  # fmt: skip
+def test_lesson_takes_another_model(lesson, architecture, tmp_path):
+    folder = tmp_path / architecture
+    save_tiny(architecture, folder)
+    path = next(path for path in LESSONS if path.stem == lesson)
     command = ["papermill", str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)]
     run([*command, "-r", "model", str(folder), "-p", "fast", "True"], tmp_path, tmp_path / "log")
     notebook = nbformat.read(tmp_path / "out.ipynb", as_version=4)
