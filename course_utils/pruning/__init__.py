@@ -10,6 +10,7 @@ from . import (
     recovery,
     schedules,
     scores,
+    semi_structured,
     sequential,
     sparsegpt,
     statistics,
@@ -20,6 +21,6 @@ from . import (
 )
 
 __all__ = [
-    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "sequential",
+    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "semi_structured", "sequential",
     "sparsegpt", "statistics", "storage", "structured", "wanda", "width",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from course_utils.models import walk
-from course_utils.pruning import apply, magnitude, recovery, sparsegpt, storage, structured, wanda
+from course_utils.pruning import apply, magnitude, recovery, schedules, sparsegpt, storage, structured, wanda, width
 from course_utils.quantization import load
 
 METHODS = {
@@ -15,6 +15,9 @@ METHODS = {
     "sparsegpt with 4 bits": lambda m, ids: sparsegpt.prune(m, ids, bits=4, group_size=16, damping=0.1),
     "mlp": lambda m, ids: structured.prune_mlp(m, ids, keep=0.5),
     "layers": lambda m, ids: structured.prune_layers(m, ids, keep=2),
+    "blocks": lambda m, ids: structured.prune_blocks(m, ids, keep=2),
+    "heads": lambda m, ids: (width if m.config.model_type in width.FIELDS else structured).prune_heads(m, ids, keep=2),
+    "gradual": lambda m, ids: schedules.gradual(m, ids, 0.6, steps=2, batch=2, progress=False),
 }
 WALKS = {
     "wanda": lambda m, ids: wanda.prune(m, ids), "sparsegpt": lambda m, ids: sparsegpt.prune(m, ids, damping=0.1),
@@ -44,7 +47,15 @@ def test_tied_embeddings_are_whole_and_tied(tiny_llama, ids, tmp_path, method):
     result.save(tmp_path / "model")
     for model in (result.model, load(tmp_path / "model")):
         assert model.lm_head.weight is model.model.embed_tokens.weight
-        assert torch.equal(model.lm_head.weight, before)
+        if method != "gradual":  # which trains it
+            assert torch.equal(model.lm_head.weight, before)
+
+
+@pytest.mark.parametrize("method", ["mlp", "layers", "blocks", "heads"])
+def test_smaller_tensors_own_their_memory(tiny, ids, method):
+    """Contiguous, and no view of something larger: a small product reads small memory."""
+    for name, tensor in METHODS[method](tiny, ids).model.state_dict().items():
+        assert tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes, name
 
 
 def test_a_pruned_model_stays_an_ordinary_one(tiny, ids, tmp_path):
