@@ -54,8 +54,10 @@ def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: 
 
     def means(edges: Tensor, centroids: Tensor | None) -> Tensor:
         total, first = mass.gather(1, edges).diff(dim=1), moment.gather(1, edges).diff(dim=1)
-        empty = x[:, :1] if centroids is None else farthest(x, h, centroids)
-        return torch.where(total > 0, first / total.clamp(min=1e-300), empty).sort(1).values
+        found = first / total.clamp(min=1e-300)
+        if (total <= 0).any():
+            found = torch.where(total > 0, found, x[:, :1] if centroids is None else farthest(x, h, centroids))
+        return found.sort(1).values
 
     centroids = means(start(x, h, k), None)
     for _ in range(iterations):
@@ -75,15 +77,19 @@ def start(x: Tensor, h: Tensor, k: int) -> Tensor:
     """Edges (rows, k + 1) of k intervals of the sorted values x (rows, n) with importance h, to begin with.
 
     The best centroids lie as densely as the cube root of the density (Panter and Dite, 1951). Sorted values with gaps g
-    have the density 1 / g, so that ∫ p^(1/3) = Σ h^(1/3) g^(2/3); 4 k intervals take an equal part of it each. Then the two
-    neighbours whose union costs least more, m₁ m₂ / (m₁ + m₂) (c₁ − c₂)², become one, until k are left (Ward, 1963).
+    have the density 1 / g, so that ∫ p^(1/3) = Σ h^(1/3) g^(2/3); 4 k intervals take an equal part of it each (few values:
+    an interval for each). Then the two neighbours whose union costs least more, m₁ m₂ / (m₁ + m₂) (c₁ − c₂)², become one,
+    until k are left (Ward, 1963).
     """
     rows, n = x.shape
-    size = max(k, min(n, 4 * k))
-    part = ((h[:, 1:] + h[:, :-1]) * x.diff(dim=1) ** 2) ** (1 / 3)
-    total = nn.functional.pad(part.cumsum(1), (1, 0))
-    places = total[:, -1:] * torch.arange(1, size, device=x.device) / size
-    edges = _with_ends(torch.searchsorted(total, places.contiguous()), n)
+    if n <= 4 * k:
+        cuts = torch.arange(1, max(n, k), device=x.device).clamp(max=n).expand(rows, -1)
+    else:
+        part = ((h[:, 1:] + h[:, :-1]) * x.diff(dim=1) ** 2) ** (1 / 3)
+        total = nn.functional.pad(part.cumsum(1), (1, 0))
+        places = total[:, -1:] * torch.arange(1, 4 * k, device=x.device) / (4 * k)
+        cuts = torch.searchsorted(total, places.contiguous())
+    edges = _with_ends(cuts, n)
     mass, moment = (nn.functional.pad(t.cumsum(1), (1, 0)).gather(1, edges).diff(dim=1) for t in (h, h * x))
     while mass.shape[1] > k:
         mean, both = moment / mass.clamp(min=1e-300), mass[:, 1:] + mass[:, :-1]

@@ -10,42 +10,43 @@ from course_utils.models import walk
 from course_utils.quantization import codebooks, rtn
 
 
-def best_cost(x, h, k):
-    """The least Σ h (x − c)² over all ways to cut sorted values into k intervals, by dynamic programming."""
+def best_costs(x, h, most):
+    """For k = 0 … most the least Σ h (x − c)² over all ways to cut sorted values into k intervals, by dynamic programming."""
     order = np.argsort(x)
     x, h = x[order], h[order]
-    n = len(x)
-    cost = np.full((n + 1, n + 1), np.inf)
-    for i in range(n):
-        for j in range(i + 1, n + 1):
-            w = h[i:j].sum()
-            centre = (h[i:j] * x[i:j]).sum() / w if w > 0 else 0
-            cost[i, j] = (h[i:j] * (x[i:j] - centre) ** 2).sum()
-    best = np.full((k + 1, n + 1), np.inf)
-    best[0, 0] = 0
-    for c in range(1, k + 1):
-        for j in range(n + 1):
-            best[c, j] = min(best[c - 1, j], *(best[c - 1, i] + cost[i, j] for i in range(j))) if j else 0
-    return best[k, n]
+    mass, moment, square = (np.concatenate([[0], np.cumsum(h * x**power)]) for power in (0, 1, 2))
+    total, first, second = (s[None, :] - s[:, None] for s in (mass, moment, square))  # of the values from i up to j
+    cost = np.where(np.triu(total, 1) > 0, second - first**2 / np.where(total > 0, total, 1), np.inf)
+    np.fill_diagonal(cost, 0)
+    least = [np.where(np.arange(len(mass)) == 0, 0, np.inf)]
+    for _ in range(most):
+        least.append((least[-1][:, None] + cost).min(0))
+    return [line[-1] for line in least]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("k", [2, 4, 8])
-def test_lloyd_is_a_fixed_point_and_near_the_optimum(k, weighted):
-    g = torch.Generator().manual_seed(k)
-    values = torch.randn(6, 40, generator=g).double()
-    h = torch.rand(6, 40, generator=g).double() if weighted else torch.ones(6, 40).double()
-    centroids, codes = codebooks.lloyd(values, k, h if weighted else None)
-    ratios = []
-    for x, weight, c, code in zip(values.numpy(), h.numpy(), centroids.numpy(), codes.numpy(), strict=True):
-        assert (np.diff(c) >= 0).all()
-        distance = np.abs(x[:, None] - c)
-        assert (distance[np.arange(40), code] <= distance.min(1) + 1e-12).all()
-        for i in range(k):
-            if (code == i).any():
-                assert c[i] == pytest.approx(np.average(x[code == i], weights=weight[code == i]), abs=1e-9)
-        ratios.append((weight * (x - c[code]) ** 2).sum() / best_cost(x, weight, k))
-    assert min(ratios) >= 1 - 1e-9 and np.mean(ratios) < 1.25
+@pytest.mark.parametrize("kind", ["normal", "Laplace", "uniform"])
+def test_lloyd_is_a_fixed_point_and_near_the_optimum(kind, weighted):
+    """At most 8 % above the exact optimum in the mean over rows, at most 25 % in any row, for 2 to 128 centroids."""
+    g = torch.Generator().manual_seed(1)
+    values = torch.rand(8, 200, generator=g).double()
+    if kind != "uniform":
+        values = values.mul(0.9998).add(1e-4)
+        values = torch.special.ndtri(values) if kind == "normal" else (values - 0.5).sign() * -(1 - (2 * values - 1).abs()).log()
+    h = torch.rand(8, 200, generator=g).double() if weighted else torch.ones(8, 200).double()
+    best = [best_costs(x, weight, 128) for x, weight in zip(values.numpy(), h.numpy(), strict=True)]
+    for k in (2, 4, 8, 16, 32, 64, 128):
+        centroids, codes = codebooks.lloyd(values, k, h if weighted else None)
+        ratios = []
+        for r, (x, weight, c, code) in enumerate(zip(values.numpy(), h.numpy(), centroids.numpy(), codes.numpy(), strict=True)):
+            assert (np.diff(c) >= 0).all()
+            distance = np.abs(x[:, None] - c)
+            assert (distance[np.arange(200), code] <= distance.min(1) + 1e-12).all()
+            for i in range(k):
+                if (code == i).any():
+                    assert c[i] == pytest.approx(np.average(x[code == i], weights=weight[code == i]), abs=1e-9)
+            ratios.append((weight * (x - c[code]) ** 2).sum() / best[r][k])
+        assert min(ratios) >= 1 - 1e-9 and max(ratios) < 1.25 and np.mean(ratios) < 1.08, (k, ratios)
 
 
 def test_exact_when_there_are_few_values():
