@@ -5,11 +5,9 @@ import io
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from course_utils.learn import checking, texts
-from course_utils.learn.exercise import find
+from course_utils.learn import checking
 
 from . import lab as labs
 from . import sandbox
@@ -26,9 +24,9 @@ class MachineFault(Exception):
 
 
 def grade(
-    lab: Lab, submission: Submission, address: str, limits: Limits, *, seed: int, unsafe: bool = False
+    lab: Lab, submission: Submission, address: str, limits: Limits, *, seed: int, kind: str
 ) -> dict[str, Any]:
-    """The result of one submission as plain JSON, with workers from the zygote at `address`.
+    """The result of one submission as plain JSON, with workers from the zygote at `address`; `kind` is their sandbox.
 
     Raises MachineFault if no worker can be started.
     """
@@ -54,7 +52,7 @@ def grade(
         raise MachineFault(session.broken)
     return {
         "lab": lab.name, "submission": submission.digest, "bundle": lab.digest, "seed": seed,
-        "sandbox": "none" if unsafe else sandbox.describe(), "cells": cells, "notes": submission.notes,
+        "sandbox": sandbox.describe(kind), "cells": cells, "notes": submission.notes,
         "score": sum(c["score"] or 0 for c in cells), "points": lab.points, "seconds": round(time.monotonic() - began, 3),
     }  # fmt: skip
 
@@ -183,6 +181,4 @@ def _check(name: str, function: Any, *, seed: int, show: bool = False) -> Any:
     """`check` without the learner's progress, and without its limit on time: the worker has its own."""
     if not isinstance(function, RemoteFunction):
         raise AssertionError(f"{name}: the answer cell defines no function, but a {type(function).__name__}.")
-    exercise = find(name)
-    text = texts.exercise(name, mistakes=exercise.mistakes, properties=exercise.properties)
-    return checking._judge(replace(exercise, seconds=NO_LIMIT), text, function, seed)
+    return checking.judge(name, function, seed=seed, seconds=NO_LIMIT)

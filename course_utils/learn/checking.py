@@ -11,7 +11,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +42,24 @@ def check(name: str, function: Callable[..., Any], *, seed: int | None = None, s
 
     Nothing that the function does is raised here. Raises CompressionError when there is no such exercise.
     """
-    exercise = find(name)
-    text = texts.exercise(name, mistakes=exercise.mistakes, properties=exercise.properties)
-    verdict = _judge(exercise, text, function, random.SystemRandom().getrandbits(48) if seed is None else int(seed))
+    verdict = judge(name, function, seed=seed)
     if verdict.attempted:
         progress.record("check", name, passed=verdict.passed, mistake=verdict.mistake)
     if show:
         _show(verdict)
     return verdict
+
+
+def judge(name: str, function: Any, *, seed: int | None = None, seconds: float | None = None) -> Verdict:
+    """The verdict of `check`, neither shown nor recorded. `seconds` replaces the exercise's limit on time.
+
+    Raises CompressionError when there is no such exercise.
+    """
+    exercise = find(name)
+    if seconds is not None:
+        exercise = replace(exercise, seconds=seconds)
+    text = texts.exercise(name, mistakes=exercise.mistakes, properties=exercise.properties)
+    return _judge(exercise, text, function, random.SystemRandom().getrandbits(48) if seed is None else int(seed))
 
 
 def _show(verdict: Verdict) -> None:

@@ -81,7 +81,7 @@ ANSWERS = {  # name: (code for the hessian cell, right score)
     "becomes root": ("import os\nos.setuid(0)" + WRONG, 7),
     "patches torch": ("torch.allclose = torch.equal = lambda *a, **k: True\ntorch.Tensor.__eq__ = lambda *a: True\ntorch.Tensor.tolist = lambda s: [[10.0, 2.0], [2.0, 4.0]]\n" + WRONG, 7),
     "patches builtins": ("import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.all = lambda *a: True\n" + WRONG, 7),
-    "patches the check": ("import course_utils.learn\nfrom course_utils.learn import checking, compare\ncompare.difference = lambda *a, **k: None\nchecking._judge = lambda *a: True\n" + WRONG, 7),
+    "patches the check": ("import course_utils.learn\nfrom course_utils.learn import checking, compare\ncompare.difference = lambda *a, **k: None\nchecking.judge = checking._judge = lambda *a, **k: True\n" + WRONG, 7),
     "patches the channel": ("from course_utils.grade import wire\nwire.encode = lambda *a: True\nwire.save_tensors = lambda t: b'junk'\n" + WRONG, 7),
     "a tensor subclass": ("class T(torch.Tensor):\n    @classmethod\n    def __torch_function__(cls, *a, **k): return True\ndef hessian(x): return (x.T @ x).as_subclass(T)", 7),
     "a number equal to everything": ("class F(float):\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0.0\n    __hash__ = float.__hash__\ndef hessian(x): return F(1)", 7),

@@ -1,6 +1,7 @@
 """Every exercise against planted answers: planted/<topic>.py holds right and wrong ones for each id."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,25 @@ def test_the_specification_passes_twenty_times(name):
 
 @exercises
 def test_right_answers_pass(name):
-    assert len(RIGHT[name]) >= 2, "two right answers besides the specification"
+    assert len(RIGHT[name]) >= 3, "three right answers besides the specification"
     assert len({getattr(f, "__code__", f) for f in [*RIGHT[name], EXERCISES[name].spec]}) == len(RIGHT[name]) + 1
     for i, function in enumerate(RIGHT[name]):
         for seed in SEEDS:
             verdict = answered(name, function, seed)
             assert verdict, (i, seed, verdict.message)
+
+
+@exercises
+def test_right_answers_may_print(name, capsys):
+    for function in RIGHT[name]:
+
+        def loud(function=function, **arguments):
+            print("working on", *arguments)
+            print("Warning: what is printed does not count", file=sys.stderr)
+            return function(**arguments)
+
+        assert answered(name, loud, 0), function
+    assert "working on" in capsys.readouterr().out
 
 
 @exercises

@@ -41,6 +41,27 @@ def kept(losses, limit):
     return [i for i, x in enumerate(losses) if x <= limit]
 
 
+def bytes_in_integers(rows, columns, bits, group_size):
+    """Rounded up by adding 7 bits before the division; one row after the other."""
+    total = 0
+    for _ in range(rows):
+        total += (columns * bits + 7) // 8
+        groups = columns // group_size
+        total += groups * 16 // 8
+        total += (groups * bits + 7) // 8
+    return float(total)
+
+
+def smallest_recursive(sizes, losses, limit):
+    if not sizes:
+        return -1
+    before = smallest_recursive(sizes[:-1], losses[:-1], limit)
+    last = len(sizes) - 1
+    if losses[last] > limit or (before >= 0 and sizes[before] < sizes[last]):
+        return before
+    return last
+
+
 RIGHT = {
     "budget.weight_bytes": [
         lambda parameters, bits: parameters // 8 * bits,
@@ -54,8 +75,8 @@ RIGHT = {
         ),
         lambda **c: c["bits"] / 4 * c["layers"] * c["kv_heads"] * c["head_dim"] * c["context"] * c["batch"],
     ],
-    "budget.quantized_bytes": [bytes_by_group, bytes_by_strings],
-    "budget.smallest_within": [smallest_by_sort, smallest_by_tuple],
+    "budget.quantized_bytes": [bytes_in_integers, bytes_by_group, bytes_by_strings],
+    "budget.smallest_within": [smallest_recursive, smallest_by_sort, smallest_by_tuple],
 }
 WRONG = {
     "budget.weight_bytes": [

@@ -123,6 +123,13 @@ def both(x, v, limit, pace):
     return x <= limit and v >= pace
 
 
+def ship_by_elimination(sizes, losses, speeds, max_loss, min_speed):
+    """What breaks a limit becomes infinitely large."""
+    large = float("inf")
+    costs = [s if x <= max_loss and v >= min_speed else large for s, x, v in zip(sizes, losses, speeds, strict=True)]
+    return -1 if min(costs) == large else costs.index(min(costs))
+
+
 RIGHT = {
     "choosing.bits_that_fit": [widths_by_list, widths_per_weight, widths(full)],
     "choosing.goal": [
@@ -130,7 +137,7 @@ RIGHT = {
         goal_nested,
         lambda bits, speedup, place: advisor.goal_of(bits=bits, speedup=speedup, place=place),
     ],
-    "choosing.ship": [ship_sorted, ship_filtered],
+    "choosing.ship": [ship_by_elimination, ship_sorted, ship_filtered],
 }
 WRONG = {
     "choosing.bits_that_fit": [

@@ -45,8 +45,20 @@ def wrong_error(formula, take=np.log):
     return lambda sizes, seconds: float(formula(*parts(sizes, seconds, take)))
 
 
+def slope_of_sums(sizes, seconds):
+    """(n Σxy − Σx Σy) / (n Σx² − (Σx)²) in logarithms to the base 10."""
+    n, x_sum, y_sum, square_sum, product_sum = len(sizes), 0.0, 0.0, 0.0, 0.0
+    for size, time in zip(sizes, seconds, strict=True):
+        x, y = math.log10(size), math.log10(time)
+        x_sum += x
+        y_sum += y
+        square_sum += x * x
+        product_sum += x * y
+    return (n * product_sum - x_sum * y_sum) / (n * square_sum - x_sum**2)
+
+
 RIGHT = {
-    "costs.exponent": [by_polyfit, by_solving, lambda sizes, seconds: scaling.fit(sizes, seconds).exponent],
+    "costs.exponent": [slope_of_sums, by_polyfit, by_solving, lambda sizes, seconds: scaling.fit(sizes, seconds).exponent],
     "costs.slope_error": [
         error_by_covariance,
         error_by_correlation,

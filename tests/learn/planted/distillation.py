@@ -32,14 +32,36 @@ def mix(teacher_logits, temperature):
     return sum(F.softmax(z / temperature, -1) for z in teacher_logits) / len(teacher_logits)
 
 
+def rest_by_division(probabilities, labels):
+    own = probabilities.gather(1, labels[:, None])
+    return (probabilities / (1 - own)).scatter(1, labels[:, None], 0.0)
+
+
+def mix_in_single_precision(teacher_logits, temperature):
+    """All teachers at once, the largest logit taken off first."""
+    z = teacher_logits.float() / temperature
+    e = (z - z.amax(-1, keepdim=True)).exp()
+    return torch.einsum("kbc,kb->bc", e, 1 / e.sum(-1)) / teacher_logits.shape[0]
+
+
+def blocks_by_counting(student, teacher):
+    block, found = -1, []
+    while len(found) < student:
+        block += teacher // student
+        found.append(block)
+    return tuple(found)
+
+
 RIGHT = {
     "distillation.soften": [soft, powers, lambda logits, temperature: (logits / temperature).log_softmax(1).exp()],
-    "distillation.dark_knowledge": [rest, rest_by_rows],
+    "distillation.dark_knowledge": [rest_by_division, rest, rest_by_rows],
     "distillation.mix_teachers": [
+        mix_in_single_precision,
         mix,
         lambda teacher_logits, temperature: losses.mixture(teacher_logits, None, temperature).exp(),
     ],
     "distillation.teacher_blocks": [
+        blocks_by_counting,
         lambda student, teacher: list(range(teacher // student - 1, teacher, teacher // student)),
         lambda student, teacher: [max(group) for group in torch.arange(teacher).view(student, -1).tolist()],
     ],

@@ -147,21 +147,79 @@ def of_pairs(formula):
     return lambda student, teacher: formula(F.pdist(student), F.pdist(teacher.detach()))
 
 
+def kl_by_rows(student_logits, teacher_logits, temperature):
+    """Σ p (log p − log q) with logarithms of sums of exponentials, a row at a time."""
+    total = 0.0
+    for z_s, z_t in zip(student_logits / temperature, teacher_logits.detach() / temperature, strict=True):
+        log_q = z_s - torch.logsumexp(z_s, 0)
+        log_p = z_t - torch.logsumexp(z_t, 0)
+        total = total + (log_p.exp() * (log_p - log_q)).sum()
+    return total / len(student_logits)
+
+
+def gradient_by_entries(student_logits, teacher_logits, temperature):
+    out = torch.empty_like(student_logits)
+    rows, columns = student_logits.shape
+    for i in range(rows):
+        s = [float(z) / temperature for z in student_logits[i]]
+        t = [float(z) / temperature for z in teacher_logits[i]]
+        s_sum, t_sum = (sum(2.718281828459045**z for z in side) for side in (s, t))
+        for j in range(columns):
+            p_s = 2.718281828459045 ** s[j] / s_sum
+            p_t = 2.718281828459045 ** t[j] / t_sum
+            out[i, j] = temperature * (p_s - p_t) / rows
+    return out
+
+
+def response_by_rows(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    hard, soft, count = 0.0, 0.0, 0
+    for row, token in mask.nonzero().tolist():
+        z_s, z_t = student_logits[row, token], teacher_logits[row, token].detach()
+        hard = hard - z_s.log_softmax(0)[labels[row, token]]
+        log_s, log_t = (z_s / temperature).log_softmax(0), (z_t / temperature).log_softmax(0)
+        soft = soft + (log_t.exp() * (log_t - log_s)).sum()
+        count += 1
+    return alpha * hard / count + (1 - alpha) * temperature**2 * soft / count
+
+
+def feature_by_entries(student_hidden, teacher_hidden, projector, mask):
+    projected, target = student_hidden @ projector.mT, teacher_hidden.detach()
+    total, count = 0.0, 0
+    for row in range(mask.shape[0]):
+        for token in range(mask.shape[1]):
+            if mask[row, token]:
+                total = total + ((projected[row, token] - target[row, token]) ** 2).mean()
+                count += 1
+    return total / count
+
+
+def distance_by_pairs(student, teacher):
+    def distances(x):
+        found = torch.stack([(x[i] - x[j]).square().sum().sqrt() for i in range(len(x)) for j in range(i + 1, len(x))])
+        return found / found.mean()
+
+    difference = distances(student) - distances(teacher).detach()
+    size = difference.abs()
+    return torch.where(size < 1, 0.5 * size**2, size - 0.5).mean()
+
+
 RIGHT = {
     "distillation_losses.kl": [
+        kl_by_rows,
         kl,
         kl_of_entropies,
         lambda student_logits, teacher_logits, temperature: losses.kl(student_logits, teacher_logits, temperature),
     ],
-    "distillation_losses.logit_gradient": [gradient, gradient_by_autograd],
-    "distillation_losses.response": [response, response_of_the_course, response_by_weights],
-    "distillation_losses.feature": [feature, feature_of_the_course],
+    "distillation_losses.logit_gradient": [gradient_by_entries, gradient, gradient_by_autograd],
+    "distillation_losses.response": [response_by_rows, response, response_of_the_course, response_by_weights],
+    "distillation_losses.feature": [feature_by_entries, feature, feature_of_the_course],
     "distillation_losses.attention": [
         attention,
         attention_clamped,
         lambda student_map, teacher_map, mask: losses.attention_maps(student_map, teacher_map, mask),
     ],
     "distillation_losses.distance": [
+        distance_by_pairs,
         distance,
         distance_by_matrix,
         lambda student, teacher: losses.distance(student, teacher),

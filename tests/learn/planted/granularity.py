@@ -160,13 +160,38 @@ def rounded_weight(w, scale, zero, bits, upstream):
     return scale * ((w / scale).round().clamp(-zero, 2**bits - 1 - zero))
 
 
+def by_loops(x, bits, group_size):
+    top = (1 << bits - 1) - 1
+    rows = [[abs(float(v)) for v in row] for row in x]
+    groups = [[max(row[g : g + group_size]) / top for g in range(0, len(row), group_size)] for row in rows]
+    each = [[max(row)] for row in groups]
+    return torch.tensor([[max(map(max, rows)) / top]]), torch.tensor(each), torch.tensor(groups)
+
+
+def in_single_precision(batches, bits):
+    flat = torch.cat([batch.float().flatten() for batch in batches])
+    low, high = torch.aminmax(flat)
+    scale = (high - low) / (2**bits - 1)
+    return scale, -low.div(scale).round()
+
+
+def by_two_sums(x_codes, x_scale, x_zero, w_codes, w_scale):
+    """The zero point leaves the sum: Σ q_t q_o − z_t Σ q_o."""
+    sums = w_codes.sum(1)
+    y = x_codes.double() @ w_codes.double().T
+    for t in range(len(x_codes)):
+        y[t] -= int(x_zero[t]) * sums
+    return x_scale * y * w_scale[:, 0]
+
+
 RIGHT = {
     "granularity.scales": [
+        by_loops,
         by_reshape,
         by_unfold,
     ],
-    "granularity.static_grid": [of_one_list, running],
-    "granularity.integer_linear": [dequantized, centred_codes],
+    "granularity.static_grid": [in_single_precision, of_one_list, running],
+    "granularity.integer_linear": [by_two_sums, dequantized, centred_codes],
     "granularity.ste_gradient": [by_torch, by_course, by_mask],
 }
 WRONG = {

@@ -46,7 +46,18 @@ def falling(H):
 
 
 here = torch.arange
-RIGHT = {"lab_gptq.act_order": [by_argsort, by_writing, by_matrix]}
+
+
+def by_columns(weight, H, bits, group_size):
+    """Code and group of each column are looked up by its place in the order."""
+    order = sorted(range(len(H)), key=lambda j: -float(H[j, j]))
+    codes, scale, zero = quantize_layer(weight[:, order], H[order][:, order], bits, group_size)
+    where = [order.index(column) for column in range(len(H))]
+    placed = torch.stack([codes[:, place] for place in where], dim=1)
+    return placed, scale, zero, torch.tensor([place // group_size for place in where])
+
+
+RIGHT = {"lab_gptq.act_order": [by_columns, by_argsort, by_writing, by_matrix]}
 WRONG = {
     "lab_gptq.act_order": [
         (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size, order=falling(-H)), "ascending"),

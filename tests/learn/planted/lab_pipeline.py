@@ -72,18 +72,55 @@ def fits(size, budget):
     return size <= budget
 
 
+def bytes_by_bits(outside, inside, keep, bits, group_size):
+    in_bits = 16 * outside
+    in_bits += inside * keep * bits
+    in_bits += inside * keep / group_size * (16 + bits)
+    return in_bits / 8
+
+
+def keep_by_clamp(outside, inside, bits, group_size, budget):
+    """The middle one of 0, the share and 1."""
+    share = (8 * budget - 16 * outside) / (inside * bits + inside * (16 + bits) / group_size)
+    return sorted([0.0, share, 1.0])[1]
+
+
+def run_recursively(start, order, steps):
+    if not order:
+        return [start]
+    return [start, *run_recursively(steps[order[0]](start), order[1:], steps)]
+
+
+def recovered_in_tensors(before, damaged, after):
+    import torch
+
+    before, damaged, after = torch.tensor([before, damaged, after], dtype=torch.float64)
+    return torch.sub(damaged, after).div(torch.sub(damaged, before))
+
+
+def best_by_filter(results, budget):
+    """Every order that fits and that no other one beats."""
+    fitting = [(name, r) for name, r in results.items() if r[0] <= budget]
+    for name, (size, loss) in fitting:
+        if not any(other[1] < loss or (other[1] == loss and other[0] < size) for _, other in fitting):
+            return name
+    return ""
+
+
 RIGHT = {
     "lab_pipeline.plan_bytes": [
+        bytes_by_bits,
         bytes_by_groups,
         lambda outside, inside, keep, bits, group_size: 2 * outside + keep * inside * per_weight(bits, group_size),
     ],
-    "lab_pipeline.largest_keep": [keep_by_search, keep_by_cases],
-    "lab_pipeline.run_in_order": [run_by_reduce, run_by_variable],
+    "lab_pipeline.largest_keep": [keep_by_clamp, keep_by_search, keep_by_cases],
+    "lab_pipeline.run_in_order": [run_recursively, run_by_reduce, run_by_variable],
     "lab_pipeline.recovered": [
+        recovered_in_tensors,
         lambda before, damaged, after: 1 - (after - before) / (damaged - before),
         lambda before, damaged, after: (after - damaged) / (before - damaged),
     ],
-    "lab_pipeline.best_order": [best_sorted, best_two_passes],
+    "lab_pipeline.best_order": [best_by_filter, best_sorted, best_two_passes],
 }
 WRONG = {
     "lab_pipeline.plan_bytes": [

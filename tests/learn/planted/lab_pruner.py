@@ -83,16 +83,31 @@ def rest(kept, n):
     return torch.arange(n)[~torch.isin(torch.arange(n), kept)]
 
 
+def best_by_sorting(score, n, m):
+    """Kept where fewer than n neighbours are larger."""
+    parts = score.reshape(len(score), -1, m)
+    larger = (parts[..., None, :] > parts[..., :, None]).sum(-1)
+    return (larger < n).reshape(score.shape)
+
+
+def heads_by_counting(q, k, v, o, kept, heads, kv_heads):
+    """A row stays if the number of its head is among those kept."""
+    kept, width = set(kept.tolist()), len(q) // kv_heads
+    wide = torch.tensor([row // width in kept for row in range(len(q))])
+    narrow = torch.tensor([row // (len(k) // kv_heads) in kept for row in range(len(k))])
+    return [q[wide], k[narrow], v[narrow], o[:, wide]]
+
+
 RIGHT = {
     "lab_pruner.global_masks": [by_threshold, by_course, one_by_one],
-    "lab_pruner.n_of_m": [best, masks.n_of_m],
+    "lab_pruner.n_of_m": [best_by_sorting, best, masks.n_of_m],
     "lab_pruner.channel_energy": [
         energy_from_output,
         lambda down, x: x.square().mean(0) * down.square().sum(0),
         lambda down, x: groups.score(down, 2 / len(x) * x.T @ x) / 2,
     ],
     "lab_pruner.remove_channels": [select, compressed_by_mask, lambda gate, up, down, kept: [gate[kept], up[kept], down.T[kept].T]],
-    "lab_pruner.remove_heads": [heads_by_view, heads_by_members],
+    "lab_pruner.remove_heads": [heads_by_counting, heads_by_view, heads_by_members],
 }  # fmt: skip
 WRONG = {
     "lab_pruner.global_masks": [

@@ -59,10 +59,24 @@ def unsigned_wrap(codes, scale, zero):
     return scale[:, None] * (codes - zero[:, None].to(torch.uint8))
 
 
+def codes_with_numpy(weight, scale, zero, bits):
+    w, s, z = weight.numpy(), scale.numpy()[:, None], zero.numpy()[:, None]
+    return torch.from_numpy(np.minimum(np.maximum(np.rint(w / s) + z, 0), (1 << bits) - 1).astype(np.int64))
+
+
+def back_by_entries(codes, scale, zero):
+    out = torch.zeros(codes.shape, dtype=torch.float64)
+    for row in range(codes.shape[0]):
+        for column in range(codes.shape[1]):
+            out[row, column] = float(scale[row]) * (int(codes[row, column]) - float(zero[row]))
+    return out
+
+
 RIGHT = {
     "lab_quantize.scale_zero": [grid_by_loop, grid_with_numpy, grid_in_single_precision],
-    "lab_quantize.quantize": [codes_by_loop, codes_rounded_last],
+    "lab_quantize.quantize": [codes_with_numpy, codes_by_loop, codes_rounded_last],
     "lab_quantize.dequantize": [
+        back_by_entries,
         back_by_loop,
         lambda codes, scale, zero: ((codes.T - zero) * scale).T,
         lambda codes, scale, zero: codes * scale[:, None] - (scale * zero).unsqueeze(1),

@@ -238,14 +238,61 @@ def sign(n):
     return n - 16 * (n >= 8)
 
 
+def rows_by_where(weight, bits):
+    top = 2 ** (bits - 1) - 1
+    largest = torch.linalg.vector_norm(weight, ord=float("inf"), dim=1, keepdim=True)
+    scale = torch.where(largest > 0, largest / top, 1.0)
+    return (weight / scale).round().clamp(-top, top).int(), scale
+
+
+def groups_one_by_one(weight, bits, group_size):
+    """Each group by itself, put together at the end."""
+    top, codes, scales, zeros = 2**bits - 1, [], [], []
+    for part in weight.split(group_size, dim=1):
+        low, high = part.amin(1, keepdim=True).clamp(max=0), part.amax(1, keepdim=True).clamp(min=0)
+        scale = torch.where(high > low, (high - low) / top, 1.0)
+        zero = (-low / scale).round()
+        codes.append(((part / scale).round() + zero).clamp(0, top))
+        scales.append(scale)
+        zeros.append(zero)
+    return torch.cat(codes, 1).long(), torch.cat(scales, 1), torch.cat(zeros, 1)
+
+
+def encode_in_turn(weight, table, block_size):
+    """The nearest entry so far is replaced whenever a nearer one comes."""
+    blocks = weight.reshape(-1, block_size)
+    absmax = blocks.abs().amax(1)
+    unit = torch.where(absmax[:, None] > 0, blocks / absmax[:, None], 0.0)
+    code, distance = torch.zeros(unit.shape, dtype=torch.int64), torch.full_like(unit, 9.0)
+    for k, entry in enumerate(table):
+        nearer = (unit - entry).abs() < distance
+        code[nearer], distance[nearer] = k, (unit - entry).abs()[nearer]
+    return code.flatten(), absmax
+
+
+def decode_by_repeating(codes, absmax, table, block_size, shape):
+    scale = absmax.repeat_interleave(block_size)
+    return (torch.take(table, codes.long()) * scale).reshape(shape)
+
+
+def pack_by_einsum(codes):
+    nibbles = codes.double().remainder(16).reshape(len(codes), -1, 2)
+    return torch.einsum("rkp,p->rk", nibbles, torch.tensor([1.0, 16.0], dtype=torch.float64)).byte()
+
+
+def unpack_by_remainder(packed):
+    both = torch.stack([packed.int() % 16, packed.int().div(16, rounding_mode="floor")], dim=2)
+    return ((both + 8) % 16 - 8).reshape(len(packed), -1)
+
+
 RIGHT = {
     "lab_quantizer.affine": [by_torch, by_formula, by_levels],
-    "lab_quantizer.per_channel": [rows_by_grid, rows_by_loop],
-    "lab_quantizer.per_group": [groups_by_grid, groups_as_rows],
-    "lab_quantizer.nf4_encode": [encode_by_course, encode_by_distance],
-    "lab_quantizer.nf4_decode": [decode_in_blocks, decode_by_course],
-    "lab_quantizer.pack": [pack_by_arithmetic, pack_by_view],
-    "lab_quantizer.unpack": [unpack_by_shifts, unpack_by_table],
+    "lab_quantizer.per_channel": [rows_by_where, rows_by_grid, rows_by_loop],
+    "lab_quantizer.per_group": [groups_one_by_one, groups_by_grid, groups_as_rows],
+    "lab_quantizer.nf4_encode": [encode_in_turn, encode_by_course, encode_by_distance],
+    "lab_quantizer.nf4_decode": [decode_by_repeating, decode_in_blocks, decode_by_course],
+    "lab_quantizer.pack": [pack_by_einsum, pack_by_arithmetic, pack_by_view],
+    "lab_quantizer.unpack": [unpack_by_remainder, unpack_by_shifts, unpack_by_table],
 }
 WRONG = {
     "lab_quantizer.affine": [

@@ -94,15 +94,60 @@ def planted(prune):
     return [(make(change), name) for change, name in CHANGES]
 
 
+def norm_by_entries(batches):
+    squares = [0.0] * batches[0].shape[1]
+    for batch in batches:
+        for token in batch.tolist():
+            squares = [before + value * value for before, value in zip(squares, token, strict=True)]
+    return torch.tensor([total**0.5 for total in squares], dtype=torch.float64)
+
+
+def mask_by_ranks(weight, input_norm, sparsity):
+    rank = (weight * input_norm).square().argsort(dim=1).argsort(dim=1)
+    return rank >= round(sparsity * weight.shape[1])
+
+
+def layer_by_rows(weight, H, sparsity, block_size):
+    """One weight after the other; the mask of a block is chosen when the walk reaches it."""
+    U = torch.linalg.cholesky(torch.linalg.inv(H)).T
+    W, mask = weight.clone(), torch.zeros(weight.shape, dtype=torch.bool)
+    for i in range(W.shape[1]):
+        if i % block_size == 0:
+            end = i + block_size
+            ranked = (W[:, i:end] / U.diagonal()[i:end]).abs().flatten().argsort()
+            part = torch.zeros(len(ranked), dtype=torch.bool)
+            part[ranked[round(sparsity * len(ranked)) :]] = True
+            mask[:, i:end] = part.view(len(W), -1)
+        for row in range(len(W)):
+            if not mask[row, i]:
+                W[row] = W[row] - W[row, i] / U[i, i] * U[i]
+    return W * mask
+
+
+def pattern_by_rows(weight, H, n, m):
+    """As SparseGPT in blocks of m: the m − n cheapest of each row go."""
+    U = torch.linalg.cholesky(torch.linalg.inv(H)).T
+    W, gone = weight.clone(), torch.zeros(weight.shape, dtype=torch.bool)
+    for i in range(W.shape[1]):
+        if i % m == 0:
+            cost = (W[:, i : i + m] / U.diagonal()[i : i + m]).square()
+            gone[:, i : i + m].scatter_(1, cost.argsort(dim=1)[:, : m - n], True)
+        step = torch.where(gone[:, i], W[:, i] / U[i, i], 0.0)
+        W = W - torch.einsum("r,c->rc", step, U[i])
+    return W.masked_fill(gone, 0.0)
+
+
 RIGHT = {
-    "lab_wanda.input_norm": [running_norm, hypot_norm, lambda batches: torch.cat(batches).norm(dim=0)],
-    "lab_wanda.mask": [mask, lambda weight, input_norm, sparsity: masks.per_row(scores.wanda(weight, input_norm), sparsity)],
+    "lab_wanda.input_norm": [norm_by_entries, running_norm, hypot_norm, lambda batches: torch.cat(batches).norm(dim=0)],
+    "lab_wanda.mask": [mask_by_ranks, mask, lambda weight, input_norm, sparsity: masks.per_row(scores.wanda(weight, input_norm), sparsity)],
     "lab_wanda.prune_layer": [
+        layer_by_rows,
         layer,
         layer_with_inverses,
         lambda weight, H, sparsity, block_size: sparsegpt.prune_layer(weight, H, sparsity=sparsity, damping=0.0, block_size=block_size).weight,
     ],
     "lab_wanda.prune_n_of_m": [
+        pattern_by_rows,
         pattern,
         lambda weight, H, n, m: layer_with_inverses(weight, H, 0, m, choose=lambda score: masks.n_of_m(score, n, m)),
         lambda weight, H, n, m: sparsegpt.prune_layer(weight, H, pattern=f"{n}:{m}", damping=0.0).weight,

@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of memory."""
 
 import math
+from fractions import Fraction
 
 
 def by_tensors(vocab, hidden, intermediate, layers, kv_heads, head_dim):
@@ -41,13 +42,27 @@ def by_floor(memory, weights, layers, kv_heads, head_dim, batch, bits):
     return math.floor((memory - weights) / (batch * layers * (per_layer + per_layer)))
 
 
+def bits_by_fraction(bits, group_size, scale_bits, zero_bits):
+    return float(Fraction(bits) + Fraction(scale_bits + zero_bits, group_size))
+
+
+def by_stepping(memory, weights, layers, kv_heads, head_dim, batch, bits):
+    """Steps of falling size, as many of each as fit."""
+    left, context = 8 * (memory - weights), 0
+    for step in (10**9, 10**6, 10**3, 1):
+        need = step * batch * layers * kv_heads * head_dim * bits * 2
+        context, left = context + step * (left // need), left % need
+    return context
+
+
 RIGHT = {
     "memory.parameters": [by_tensors, by_formula, in_floats],
     "memory.bits_per_weight": [
+        bits_by_fraction,
         lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits / group_size + zero_bits / group_size,
         lambda **k: sum([k["bits"]] * k["group_size"] + [k["scale_bits"], k["zero_bits"]]) / k["group_size"],
     ],
-    "memory.longest_context": [by_search, by_floor],
+    "memory.longest_context": [by_stepping, by_search, by_floor],
 }
 WRONG = {
     "memory.parameters": [

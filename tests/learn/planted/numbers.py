@@ -1,7 +1,9 @@
 """Right and wrong answers to the exercises of numbers."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import torch
 
 
@@ -76,11 +78,36 @@ def probabilities(counts):
     return counts[counts > 0] / counts.sum()
 
 
+def by_fraction(sign, exponent, mantissa, exponent_bits, mantissa_bits):
+    fraction = Fraction(mantissa, 1 << mantissa_bits) + (exponent > 0)
+    power = (exponent or 1) - (1 << exponent_bits - 1) + 1
+    return float((-1) ** sign * fraction * Fraction(2) ** power)
+
+
+def by_comparing(x, grid):
+    """The nearest value so far gives way to a nearer one."""
+    best = torch.full_like(x, float(grid[0]))
+    for value in grid:
+        best = torch.where((x - value).abs() < (x - best).abs(), value, best)
+    return best
+
+
+def rms_by_variance(low, high, bits):
+    """The standard deviation of a uniform distribution as wide as one step."""
+    half = (high - low) / ((1 << bits) - 1) / 2
+    return torch.distributions.Uniform(torch.tensor(-half).double(), torch.tensor(half).double()).stddev
+
+
+def entropy_by_numpy(counts):
+    p = counts[counts > 0].numpy() / counts.sum().item()
+    return -float(np.dot(p, np.log2(p)))
+
+
 RIGHT = {
-    "numbers.decode_float": [by_integers, by_halves],
-    "numbers.nearest": [by_sorting, by_cdist],
-    "numbers.predicted_rms": [rms_by_integral, lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2],
-    "numbers.entropy": [entropy_by_torch, entropy_of_text],
+    "numbers.decode_float": [by_fraction, by_integers, by_halves],
+    "numbers.nearest": [by_comparing, by_sorting, by_cdist],
+    "numbers.predicted_rms": [rms_by_variance, rms_by_integral, lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2],
+    "numbers.entropy": [entropy_by_numpy, entropy_by_torch, entropy_of_text],
 }
 WRONG = {
     "numbers.decode_float": [

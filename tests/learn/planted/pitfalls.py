@@ -36,10 +36,33 @@ def rising(ratios):
     return sorted(range(len(ratios)), key=lambda i: ratios[i])
 
 
+def by_sorting(flops, bytes_moved, peak, bandwidth):
+    times = {"computing": flops / peak, "moving": bytes_moved / bandwidth}
+    return sorted(times.values())[-1]
+
+
+def point_by_scan(ratios, losses, original, allowed):
+    """A ratio counts if it and every lower one are within the limit."""
+    versions, limit = list(zip(ratios, losses, strict=True)), original + allowed
+    best = 1.0
+    for ratio, _ in versions:
+        if all(loss <= limit for other, loss in versions if other <= ratio) and ratio > best:
+            best = ratio
+    return best
+
+
+def ratio_of_sizes(outside, pruning, bits):
+    """A model of 1000 weights in bits, before and after."""
+    before = 1000 * 16
+    after = 1000 * outside * 16 + 1000 * (1 - outside) / pruning * bits
+    return before / after
+
+
 RIGHT = {
-    "pitfalls.roofline_time": [by_max, by_intensity],
-    "pitfalls.breaking_point": [point_by_limits, point_by_index],
+    "pitfalls.roofline_time": [by_sorting, by_max, by_intensity],
+    "pitfalls.breaking_point": [point_by_scan, point_by_limits, point_by_index],
     "pitfalls.combined_ratio": [
+        ratio_of_sizes,
         lambda outside, pruning, bits: 16 * pruning / (16 * pruning * outside + bits - bits * outside),
         lambda outside, pruning, bits: (outside + (1 - outside) * (bits / 16) * (1 / pruning)) ** -1,
     ],

@@ -94,15 +94,52 @@ def smoothing_by_sort(x, weight, alpha):
     return a.pow(alpha).div(w.pow(1 - alpha))
 
 
+def fold_by_loops(gain, weight, s):
+    gains = [float(g) / float(f) for g, f in zip(gain, s, strict=True)]
+    rows = [[float(w) * float(f) for w, f in zip(row, s, strict=True)] for row in weight]
+    return torch.tensor(gains), torch.tensor(rows)
+
+
+def awq_by_entries(x, alpha):
+    powers = []
+    for column in x.T.tolist():
+        powers.append((sum(abs(value) for value in column) / len(column)) ** alpha)
+    middle = (max(powers) * min(powers)) ** 0.5
+    return torch.tensor([power / middle for power in powers])
+
+
+def error_in_single_precision(x, weight, s, bits):
+    effective = ties(weight * s, bits) / s
+    return torch.einsum("tj,ij->ti", x.float(), (weight - effective).float()).square().sum()
+
+
+def clip_by_tokens(w, x, bits, shares):
+    found = []
+    for c in shares:
+        low, high = float(w.min()) * c, float(w.max()) * c
+        scale, zero = scale_and_zero(torch.tensor(low).to(w), torch.tensor(high).to(w), bits, False)
+        codes = torch.clamp(torch.round(w / scale) + zero, min=0, max=2**bits - 1)
+        lost = w - (codes - zero) * scale
+        found.append(sum(float(token @ lost) ** 2 for token in x))
+    return torch.tensor(found)
+
+
+def smoothing_by_powers(x, weight, alpha):
+    loud = x.float().norm(p=float("inf"), dim=0)
+    large = weight.float().norm(p=float("inf"), dim=0)
+    return loud**alpha * large ** (alpha - 1)
+
+
 RIGHT = {
-    "scaling.fold": [fold_by_diag, lambda gain, weight, s: (gain * s.reciprocal(), torch.einsum("ij,j->ij", weight, s))],
-    "scaling.awq_scale": [awq_by_logs, awq_in_steps],
+    "scaling.fold": [fold_by_loops, fold_by_diag, lambda gain, weight, s: (gain * s.reciprocal(), torch.einsum("ij,j->ij", weight, s))],
+    "scaling.awq_scale": [awq_by_entries, awq_by_logs, awq_in_steps],
     "scaling.output_error": [
+        error_in_single_precision,
         error_by_columns,
         lambda x, weight, s, bits: torch.dist(x @ weight.T, (x / s) @ ties(weight * s, bits).T) ** 2,
     ],
-    "scaling.clip_errors": [clip_at_once, clip_by_product],
-    "scaling.smoothing_scale": [smoothing_by_logs, smoothing_by_sort],
+    "scaling.clip_errors": [clip_by_tokens, clip_at_once, clip_by_product],
+    "scaling.smoothing_scale": [smoothing_by_powers, smoothing_by_logs, smoothing_by_sort],
 }
 WRONG = {
     "scaling.fold": [

@@ -11,7 +11,13 @@ def by_adding(count, bits):
     return sum(count for _ in range(bits)) * 0.125
 
 
-RIGHT = {"start.bytes_needed": [by_shifting, by_adding]}
+def by_whole_bytes(count, bits):
+    """Whole bytes, and what is left over in bits."""
+    whole, left = divmod(count * bits, 8)
+    return whole + left / 8
+
+
+RIGHT = {"start.bytes_needed": [by_whole_bytes, by_shifting, by_adding]}
 WRONG = {
     "start.bytes_needed": [
         (lambda count, bits: count * bits, "bits_not_bytes"),

@@ -41,13 +41,28 @@ def stepwise(sizes, losses):
     return kept
 
 
+def bitmap_in_parts(weights, sparsity, bits):
+    gone = sparsity * weights
+    values = (weights - gone) * bits
+    return (values + weights) / 8
+
+
+def speedup_by_times(share, factor):
+    """A run of 100 seconds."""
+    slow = 100 * share
+    rest = 100 - slow
+    return 100 / (rest + slow / factor)
+
+
 RIGHT = {
     "tradeoff.front": [by_sweep, by_removal, lambda sizes, losses: tuple(by_sweep(sizes, losses))],
     "tradeoff.bitmap_bytes": [
+        bitmap_in_parts,
         lambda weights, sparsity, bits: (weights + weights * bits - sparsity * weights * bits) / 8,
         lambda weights, sparsity, bits: weights * 0.125 * (1 + bits * (1 - sparsity)),
     ],
     "tradeoff.whole_speedup": [
+        speedup_by_times,
         lambda share, factor: factor / (factor - share * factor + share),
         lambda share, factor: 1 / (1 - share * (1 - 1 / factor)),
     ],

@@ -127,12 +127,42 @@ def rounded(move):
     return answer
 
 
+def by_hand(x, threshold, bits):
+    top = 2 ** (bits - 1) - 1
+    inside, outside = [], []
+    for value in x.tolist():
+        clipped = max(-threshold, min(threshold, value))
+        error = value - round(clipped * top / threshold) * threshold / top
+        (inside if abs(value) <= threshold else outside).append(error * error)
+    return sum(inside) / len(x), sum(outside) / len(x)
+
+
+def by_sorting(x, bits, thresholds):
+    return sorted(thresholds.tolist(), key=lambda t: sum(by_hand(x, t, bits)))[0]
+
+
+def by_entries(x, scale, u):
+    """Up with the probability of what is left of the step."""
+    out = torch.empty(x.shape)
+    for place, value in enumerate(x.flatten().tolist()):
+        below, rest = divmod(value / scale, 1)
+        out.view(-1)[place] = (below + 1 if u.flatten()[place] < rest else below) * scale
+    return out
+
+
+def bound_in_steps(peak, bits):
+    """The variance inside a step of width 1 / (M N)."""
+    width = 1 / (peak * (1 << bits))
+    return width * width / 12
+
+
 RIGHT = {
     "uniform.round_trip": [by_torch, by_ends, by_list],
-    "uniform.error_parts": [by_mask, by_shares],
-    "uniform.best_threshold": [by_argmin, by_loop],
-    "uniform.stochastic_round": [by_floor, by_ceil],
+    "uniform.error_parts": [by_hand, by_mask, by_shares],
+    "uniform.best_threshold": [by_sorting, by_argmin, by_loop],
+    "uniform.stochastic_round": [by_entries, by_floor, by_ceil],
     "uniform.lower_bound": [
+        bound_in_steps,
         lambda peak, bits: (1 / peak / 2**bits) ** 2 / 12,
         lambda peak, bits: torch.tensor(0.5 / peak / 2**bits, dtype=torch.float64).square() / 3,
     ],
