@@ -148,8 +148,9 @@ def prune(
     """SparseGPT for every linear layer in the blocks of a causal language model; settings as in `prune_layer`.
 
     `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went through
-    the blocks already pruned. With `bits` the layers come out as packed integers. Another `prune_layer` with the
-    same arguments may be given. Works on a copy.
+    the blocks already pruned. With `bits` the layers come out as packed integers. Otherwise weights that moved are
+    values of the model's precision: saved from a float32 model they take four bytes each (`storage.sixteen_bits`).
+    Another `prune_layer` with the same arguments may be given. Works on a copy.
     """
     began = time.perf_counter()
     check_model(model)

@@ -154,6 +154,19 @@ def best(weight: Tensor, formats: tuple[str, ...] = FORMATS) -> str:
     return min(possible, key=lambda f: size(f, tuple(weight.shape), count, weight.element_size() * 8))
 
 
+@torch.no_grad()
+def sixteen_bits(compressed: Compressed) -> Compressed:
+    """A copy in which every parameter holds a bfloat16 value, so that its file takes two bytes for each.
+
+    Methods that move weights (SparseGPT, `compensate`, training) leave float32 values, which a file keeps in four bytes.
+    The model still computes in its own precision: measure the quality of this copy, not of the other.
+    """
+    model = copy.deepcopy(compressed.model)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.bfloat16())
+    return Compressed(model, {**compressed.settings, "values": "bfloat16"}, compressed.seconds, compressed.details)
+
+
 @storable
 class SparseLinear(nn.Module):
     """y = x Wᵀ + b with W unpacked from a sparse format at each call: fewer bytes in memory and on disk, not less time.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -75,6 +76,20 @@ def test_every_step_obeys_the_schedule(tiny_llama, ids):
     assert all(not (old & ~new).any() for old, new in zip(seen, seen[1:], strict=False))
 
 
+@pytest.mark.parametrize("name", ["one_shot", "iterative", "gradual"])
+def test_nothing_everything_and_already_sparse(tiny_llama, ids, name):
+    run = lambda model, s: getattr(schedules, name)(model, ids, s, steps=4, **FAST).model  # noqa: E731
+    assert apply.sparsity_of(run(tiny_llama, 0.0)) == 0
+    empty = run(tiny_llama, 1.0)
+    assert apply.sparsity_of(empty) == 1 and empty(input_ids=ids).logits.isfinite().all()
+    sparse = magnitude.prune(tiny_llama, 0.5).model
+    for sparsity, gone in ((0.3, 0.5), (0.5, 0.5), (0.8, 0.8)):
+        found = run(sparse, sparsity)
+        assert apply.sparsity_of(found) == pytest.approx(gone, abs=1e-2)
+        for layer, weight in weights(sparse).items():
+            assert not weights(found)[layer][weight == 0].any(), "what was gone stays gone"
+
+
 def test_one_shot_is_pruning_then_held_training(tiny_llama, ids):
     result = schedules.one_shot(tiny_llama, ids, 0.5, steps=6, **FAST)
     by_hand = recovery.train(magnitude.prune(tiny_llama, 0.5).model, ids, steps=6, **FAST)
@@ -125,6 +140,37 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_llama, ids
         schedules.gradual(tiny_llama, ids, 0.8, folder=tmp_path / "run", **settings)
 
 
+def test_any_network_is_pruned_while_it_trains():
+    """The masks of a loop of its own: as sparse as the target after each update, nested, and held in between."""
+    torch.manual_seed(0)
+    start, x = nn.Sequential(nn.Linear(8, 1), nn.Tanh(), nn.Linear(1, 8)), torch.randn(16, 8)
+    before, seen = copy.deepcopy(start), []
+
+    def train(model):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        for _ in range(9):
+            seen.append(torch.cat([w.flatten() == 0 for w in weights(model).values()]))
+            optimizer.zero_grad()
+            (model(x) - x).square().mean().backward()
+            optimizer.step()
+
+    target = lambda step: schedules.cubic(step, end=6, final=0.75)  # noqa: E731
+    result = schedules.while_training(start, train, target, update=2, pattern="global")
+    assert same(start, before)
+    seen.append(torch.cat([w.flatten() == 0 for w in weights(result).values()]))
+    assert [int(zeros.sum()) for zeros in seen] == [round(16 * target(step // 2 * 2)) for step in range(10)]
+    assert all(not (old & ~new).any() for old, new in zip(seen, seen[1:], strict=False))
+
+
+def test_gradual_beats_at_once_where_little_is_left_on_digits():
+    """As many steps, the same batches, each with the better of two learning rates: little is lost at 90 %, much at 97 %."""
+    rows = schedules.experiment(sparsities=(0.9, 0.97))
+    gains = {s: [r["gradually"] - r["at once"] for r in rows if r["sparsity"] == s] for s in (0.9, 0.97)}
+    assert min(gains[0.97]) > 0 and sum(gains[0.97]) / 3 > 0.05, gains
+    assert sum(gains[0.97]) > sum(gains[0.9]), gains
+    assert all(r["dense"] > 0.9 for r in rows)
+
+
 def test_recovery_lowers_the_loss_and_holds_zeros(tiny, ids):
     ids = ids[:, :12]
     pruned = magnitude.prune(tiny, 0.5)
@@ -137,8 +183,9 @@ def test_recovery_lowers_the_loss_and_holds_zeros(tiny, ids):
     assert apply.sparsity_of(free.model) < 0.1
 
 
-def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids):
-    small = structured.prune_mlp(tiny_llama, ids, keep=0.5).model
+@pytest.mark.parametrize("prune, keep", [(structured.prune_mlp, 0.5), (structured.prune_layers, 2), (structured.prune_heads, 2)])
+def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids, prune, keep):
+    small = prune(tiny_llama, ids, keep=keep).model
 
     def distance(model):
         with torch.no_grad():
@@ -148,6 +195,7 @@ def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids):
     taught = recovery.train(small, ids, steps=30, teacher=tiny_llama, batch=6, progress=False, peak=3e-3)
     alone = recovery.train(small, ids, steps=30, batch=6, progress=False, peak=3e-3)
     assert distance(taught.model) < 0.7 * distance(alone.model), "closer to the teacher than without it"
+    assert taught.model.num_parameters() == small.num_parameters() < tiny_llama.num_parameters()
     assert same(recovery.train(small, ids, steps=2, **FAST).model, recovery.train(small, ids, steps=2, **FAST).model)
 
 

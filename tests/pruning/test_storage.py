@@ -170,6 +170,19 @@ def test_the_file_shrinks_by_what_the_format_saves(make):
     assert abs((dense - small) - saved) < 400 * len(counts), "up to the names and shapes in the headers"
 
 
+def test_values_that_moved_are_rounded_to_two_bytes(make, ids):
+    model = make("llama").bfloat16().float()
+    moved = sparsegpt.prune(model, ids, damping=0.1)
+    rounded = storage.sixteen_bits(moved)
+    assert moved.bytes_on_disk > 1.5 * Compressed(model, {}, 0.0).bytes_on_disk, "float32 values need four bytes"
+    assert abs(rounded.bytes_on_disk - Compressed(model, {}, 0.0).bytes_on_disk) < 1000
+    for name, new in weights(rounded.model).items():
+        old = weights(moved.model)[name]
+        assert new.dtype == old.dtype and torch.equal(new == 0, old == 0)
+        assert torch.allclose(new, old, rtol=2**-8, atol=0) and torch.equal(new, new.bfloat16().float())
+    assert rounded.model.lm_head.weight is rounded.model.model.embed_tokens.weight
+
+
 def test_layers_without_zeros_stay_as_they_are(tiny_llama):
     name = "model.layers.1.mlp.up_proj"
     one = {name: scores.magnitude(weights(tiny_llama)[name])}
