@@ -6,6 +6,7 @@ from . import (
     awq,
     codebooks,
     extreme,
+    floats,
     folding,
     formats,
     gptq,
@@ -25,6 +26,6 @@ from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
     "Compressed", "Grid", "LayerResult", "QuantizedLinear", "awq", "codebooks", "dequantize", "extreme", "fake_quantize",
-    "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid", "nf4", "observers", "pack",
+    "floats", "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid", "nf4", "observers", "pack",
     "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip

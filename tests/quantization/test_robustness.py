@@ -8,7 +8,7 @@ from torch import nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.quantization import awq, codebooks, extreme, gptq, llm_int8, nf4, qat, rtn, smoothquant, w8a8
+from course_utils.quantization import awq, codebooks, extreme, floats, gptq, llm_int8, nf4, qat, rtn, smoothquant, w8a8
 
 METHODS = {
     "rtn": lambda model, ids: rtn.quantize(model, bits=4, group_size=16),
@@ -20,6 +20,7 @@ METHODS = {
     "w8a8 static": lambda model, ids: w8a8.quantize(model, ids, observer="min_max", activations="per_tensor"),
     "llm.int8": lambda model, ids: llm_int8.quantize(model),
     "nf4": lambda model, ids: nf4.quantize(model, block_size=32),
+    "fp8": lambda model, ids: floats.quantize(model),
     "k-means": lambda model, ids: codebooks.quantize(model, bits=2),
     "binary": lambda model, ids: extreme.quantize(model, kind="binary"),
     "ternary": lambda model, ids: extreme.quantize(model),
