@@ -12,6 +12,7 @@ OPTIONAL = {
     "nbval": "dev",
     "papermill": "dev",
     "nbgrader": "grade",
+    "distributed": "cluster",
     "lm-eval": "eval",
     "triton": "gpu",
     "gptqmodel": "gptq",

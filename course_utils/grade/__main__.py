@@ -61,7 +61,12 @@ def add_run(commands: Any) -> None:
     run.add_argument("--seed", type=int, help="repeat the hidden inputs of an earlier run")
     run.add_argument("--again", action="store_true", help="grade also what was graded before")
     run.add_argument("--seconds", type=float, default=600, help="the longest time for one submission")
-    run.add_argument("--unsafe-no-sandbox", action="store_true", help="run learners' code as yourself, unprotected")
+    text = "bubblewrap around namespaces, namespaces, or nothing (default: the first that works)"
+    run.add_argument("--sandbox", choices=("bwrap", "namespaces", "none"), help=text)
+    text = "run learners' code as yourself, unprotected; the same as --sandbox none"
+    run.add_argument("--unsafe-no-sandbox", dest="sandbox", action="store_const", const="none", help=text)
+    text = "grade on Dask's workers: of the scheduler at ADDRESS, or of --jobs processes of this machine"
+    run.add_argument("--dask", nargs="?", const="local", metavar="ADDRESS", help=text)
 
 
 def add_report(commands: Any) -> None:
@@ -85,13 +90,14 @@ def grade(chosen: argparse.Namespace) -> int:
 
     if chosen.jobs < 1:
         raise CompressionError(f"--jobs {chosen.jobs}: give a number of at least 1.")
-    print(
-        f"Sandbox: {'none, learners can do here what you can do' if chosen.unsafe_no_sandbox else sandbox.describe()}."
-    )
+    kind = chosen.sandbox
+    if not chosen.dask:
+        kind = kind or sandbox.best()
+        print(f"Sandbox: {sandbox.describe(kind)}.")
     opened = lab.load(chosen.root, chosen.lab)
     results = run.run(
-        chosen.root, chosen.course.resolve(), opened, jobs=chosen.jobs, seed=chosen.seed, unsafe=chosen.unsafe_no_sandbox,
-        again=chosen.again, limits=sandbox.Limits(total=chosen.seconds),
+        chosen.root, chosen.course.resolve(), opened, jobs=chosen.jobs, seed=chosen.seed, kind=kind,
+        again=chosen.again, limits=sandbox.Limits(total=chosen.seconds), dask=chosen.dask,
     )  # fmt: skip
     for line in report.lines(results):
         print(line)

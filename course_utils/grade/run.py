@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -43,44 +44,67 @@ def submissions(course: Path, lab: str) -> dict[str, Path]:
 
 
 def run(
-    root: Path, course: Path, lab: Lab, *, jobs: int = 1, seed: int | None = None, unsafe: bool = False, again: bool = False,
-    limits: Limits | None = None, book: bool = True, progress: bool = True,
+    root: Path, course: Path, lab: Lab, *, jobs: int = 1, seed: int | None = None, kind: str | None = None, again: bool = False,
+    limits: Limits | None = None, book: bool = True, progress: bool = True, dask: str | None = None,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Grade what is new under course/submitted and return every learner's result.
 
-    Raises CompressionError if there is no sandbox (unless `unsafe`), if learners' code could read what is graded, or if
+    `kind` is a sandbox of `sandbox.KINDS`, the best one there is if left out. With `dask`, the address of a scheduler or
+    "local", its workers grade, each in its own sandbox.
+    Raises CompressionError if there is no sandbox of this kind, if learners' code could read what is graded, or if
     the lab's own solution does not get full points.
     """
     limits = limits or Limits()
-    if not unsafe:
-        if why := sandbox.missing():
-            raise CompressionError(f"no sandbox: {why} To run it unprotected all the same: --unsafe-no-sandbox.")
-        sandbox.check_private(root / "solutions", course)
+    if not dask:
+        kind = kind or sandbox.best()
+        check_sandbox(kind, root / "solutions", course)
     todo, out = submissions(course, lab.name), course / "grades" / lab.name
     seed = _seed(out, seed, again)
     parsed = {student: _read(path, lab) for student, path in todo.items()}
     done = {} if again else dict(_kept(out, parsed, lab, seed))
     waiting = [student for student in parsed if student not in done]
     if waiting:
-        _job.update(lab=lab, limits=limits, seed=seed, unsafe=unsafe, parsed=parsed)
-        lab.namespace  # noqa: B018  this and the exercises are loaded once, before the jobs are forked
-        for topic in exercise.topics():
-            exercise.of_topic(topic)
-        with _quiet_home(), Zygote(lab.prelude, limits, data=lab.data, unsafe=unsafe) as zygote:
-            _job["address"] = zygote.address
-            check_solution(lab)
-            bar = tqdm(total=len(waiting), desc=lab.name, unit="submission", disable=not progress)
-            for student, result in _side_by_side(waiting, jobs):
+        found = {student: parsed[student] for student in waiting}
+        if dask:
+            from . import cluster
+
+            results = cluster.results(dask, jobs, found, cluster.order(root, lab, limits, seed, kind))
+        else:
+            results = _here(found, jobs, lab, limits, seed, kind or "none")
+        with tqdm(total=len(waiting), desc=lab.name, unit="submission", disable=not progress) as bar:
+            for student, result in results:
+                if "fault" in result:
+                    result |= {"cells": [], "notes": [f"not graded: {result['fault']}"], "score": None, "points": lab.points}
                 write(out / f"{student}.json", json.dumps(result, indent=1).encode())
                 done[student] = result
                 bar.update()
-            bar.close()
     if book:
         with gradebook.Book(course, lab) as opened:
             for student, result in done.items():
                 if "fault" not in result:
                     opened.record(student, parsed[student].answers, result)
     return {student: done[student] for student in parsed if student in done}
+
+
+def check_sandbox(kind: str, *private: Path) -> None:
+    """Raises CompressionError if there is no such sandbox here, or if learners' code could read one of the paths."""
+    if why := sandbox.missing(kind):
+        unprotected = " To run it unprotected all the same: --unsafe-no-sandbox." if sys.platform == "linux" else ""
+        raise CompressionError(f"no sandbox: {why}{unprotected}")
+    if kind != "none":
+        sandbox.check_private(*private)
+
+
+@contextlib.contextmanager
+def ready(lab: Lab, limits: Limits, seed: int, kind: str) -> Iterator[None]:
+    """A context in which `grade` works: workers can be started, and the lab's own solution has got its points."""
+    lab.namespace  # noqa: B018  this and the exercises are loaded once, before the jobs are forked
+    for topic in exercise.topics():
+        exercise.of_topic(topic)
+    with _quiet_home(), Zygote(lab.prelude, limits, data=lab.data, kind=kind) as zygote:
+        _job.update(lab=lab, limits=limits, seed=seed, kind=kind, address=zygote.address)
+        check_solution(lab)
+        yield
 
 
 def _seed(out: Path, seed: int | None, again: bool) -> int:
@@ -119,7 +143,9 @@ def check_solution(lab: Lab) -> None:
     """Grade the lab's own solution. Raises CompressionError if it does not get every point that is not given by hand."""
     own = submission.Submission(answers={a.grade_id: a.source for a in lab.answers})
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-        result = pool.submit(_grade, own).result()
+        result = pool.submit(grade, own).result()
+    if "fault" in result:
+        raise CompressionError(f"{lab.name}: its own solution could not be graded: {result['fault']}")
     for cell in result["cells"]:
         if not cell["manual"] and cell["score"] != cell["points"]:
             raise CompressionError(
@@ -128,23 +154,33 @@ def check_solution(lab: Lab) -> None:
             )
 
 
-def _grade(found: submission.Submission) -> dict[str, Any]:
-    return judge.grade(_job["lab"], found, _job["address"], _job["limits"], seed=_job["seed"], unsafe=_job["unsafe"])
+def grade(found: submission.Submission) -> dict[str, Any]:
+    """The result of one submission, inside `ready`."""
+    try:
+        return judge.grade(_job["lab"], found, _job["address"], _job["limits"], seed=_job["seed"], kind=_job["kind"])
+    except (Exception, judge.TestsTookTooLong) as error:
+        return {"fault": f"{type(error).__name__}: {error}"}
 
 
-def _grade_student(student: str) -> dict[str, Any]:
-    return _grade(_job["parsed"][student])
+def _here(
+    found: dict[str, submission.Submission], jobs: int, lab: Lab, limits: Limits, seed: int, kind: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    with ready(lab, limits, seed, kind):
+        yield from _side_by_side(found, jobs)
 
 
-def _side_by_side(students: list[str], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one."""
-    tried = dict.fromkeys(students, 0)
+def _side_by_side(found: dict[str, submission.Submission], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one.
+
+    A fault means that nothing is known about the submission; it is graded in the next run.
+    """
+    tried = dict.fromkeys(found, 0)
     while tried:
         alone = any(tried.values())
         width, batch = (1, list(tried)[:1]) if alone else (jobs, list(tried))
         with ProcessPoolExecutor(width, mp_context=multiprocessing.get_context("fork")) as pool:
             running: dict[Future[dict[str, Any]], str] = {
-                pool.submit(_grade_student, student): student for student in batch
+                pool.submit(grade, found[student]): student for student in batch
             }
             for future in as_completed(running):
                 student = running[future]
@@ -154,16 +190,11 @@ def _side_by_side(students: list[str], jobs: int) -> Iterator[tuple[str, dict[st
                     tried[student] += 1
                     if tried[student] < TRIES:
                         continue
-                    result = _fault("the grader's own process died twice over this submission")
-                except (Exception, judge.TestsTookTooLong) as error:
-                    result = _fault(f"{type(error).__name__}: {error}")
+                    result = {"fault": "the grader's own process died twice over this submission"}
+                except Exception as error:  # it could not be sent there or back
+                    result = {"fault": f"{type(error).__name__}: {error}"}
                 del tried[student]
                 yield student, result
-
-
-def _fault(why: str) -> dict[str, Any]:
-    """A submission about which nothing is known; it is graded in the next run."""
-    return {"fault": why, "cells": [], "notes": [f"not graded: {why}"], "score": None, "points": _job["lab"].points}
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 DETACH, PIVOT_ROOT = 2, {"x86_64": 155, "aarch64": 41}
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+KINDS = ("bwrap", "namespaces", "none")  # bubblewrap around namespaces, namespaces, nothing at all
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,26 @@ def check_private(*paths: Path) -> None:
                 )
 
 
-def missing() -> str:
-    """Why there is no sandbox here, with the remedy; '' when there is one."""
+def best() -> str:
+    """The kind of sandbox to use if none is asked for."""
+    from . import bubblewrap
+
+    return "namespaces" if sys.platform != "linux" or bubblewrap.problem() else "bwrap"
+
+
+def missing(kind: str) -> str:
+    """Why there is no sandbox of this kind here, with the remedy; '' when there is one."""
     if sys.platform != "linux":
         return (
             f"grading needs the namespaces of Linux, and this is {sys.platform}. Grade in a Linux container, a virtual machine "
             "or WSL 2 (docs/instructor.md)."
         )
+    if kind == "none":
+        return ""
+    if kind == "bwrap":
+        from . import bubblewrap
+
+        return (why := bubblewrap.problem()) and f"{why} Without it: --sandbox namespaces."
     child = os.fork()
     if child == 0:
         code = 1
@@ -102,11 +116,14 @@ def missing() -> str:
     )
 
 
-def describe() -> str:
+def describe(kind: str) -> str:
     """What is in force, in a few words."""
+    if kind == "none":
+        return "none, learners can do here what you can do"
+    wall = "bubblewrap around " if kind == "bwrap" else ""
     who = "a user id of its own" if os.geteuid() == 0 else "a user namespace"
     calls = "seccomp" if seccomp.supported() else "no seccomp on this machine"
-    return f"namespaces (mount, process, network, IPC, host name), {who}, no capabilities, {calls}, resource limits"
+    return f"{wall}namespaces (mount, process, network, IPC, host name), {who}, no capabilities, {calls}, resource limits"
 
 
 def _namespaces() -> int:

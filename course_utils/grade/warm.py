@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from course_utils.errors import CompressionError
 
+from . import bubblewrap
 from .sandbox import Limits
 
 
@@ -19,11 +21,16 @@ class Zygote:
     """The process that forks workers for one lab. A context manager; everything it started ends with it."""
 
     def __init__(
-        self, prelude: Sequence[tuple[str, str]], limits: Limits, *, data: Path | None = None, unsafe: bool = False
+        self, prelude: Sequence[tuple[str, str]], limits: Limits, *, data: Path | None = None, kind: str = "namespaces"
     ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="course-grade-")
         self.address = f"{self.folder.name}/zygote"
         (root := Path(self.folder.name, "root")).mkdir()
+        if data is not None:  # a copy, so that the solution beside it is nowhere near
+            given = Path(self.folder.name, "data")
+            data = shutil.copytree(data, given, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
+        fonts = shutil.copytree(_fonts(), Path(self.folder.name, "fonts"), ignore=_all_but_fonts)
+        wall = bubblewrap.command(root, read=[data] if data else [], change=[fonts]) if kind == "bwrap" else []
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self.address)
         listener.listen(64)
@@ -32,18 +39,18 @@ class Zygote:
             "limits": asdict(limits),
             "root": str(root),
             "data": data and str(data),
-            "unsafe": unsafe,
+            "unsafe": kind == "none",
         }
         environment = {
             "HOME": str(root),
-            "MPLCONFIGDIR": _fonts(),
+            "MPLCONFIGDIR": str(fonts),
             "PATH": "/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
         }
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COURSE_STATIC": "1", "TQDM_DISABLE": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())], env=environment,
+            [*wall, sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())], env=environment,
             cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True,
         )  # fmt: skip
         listener.close()
@@ -81,3 +88,7 @@ def _fonts() -> str:
     import matplotlib
 
     return matplotlib.get_cachedir()
+
+
+def _all_but_fonts(_folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.startswith("fontlist")]

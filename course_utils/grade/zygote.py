@@ -10,9 +10,11 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +108,20 @@ class Keeper:
         from . import worker
 
         again = os.dup(report)
+        root, data = Path(self.orders["root"]), self.orders["data"] and Path(self.orders["data"])
         try:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             if self.orders["unsafe"]:
                 os.setsid()
                 os.write(report, str(os.getpid()).encode())
                 os.close(report)
-                os.chdir(self.orders["root"])
+                work = Path(tempfile.mkdtemp(dir=root))
+                if data is not None:
+                    shutil.copytree(data, work, dirs_exist_ok=True)
+                os.chdir(work)
                 sandbox.set_limits(self.limits)
-                work = Path(self.orders["root"])
             else:
-                data = self.orders["data"]
-                root = Path(self.orders["root"])
-                sandbox.enter(self.limits, root, report, [channel, again], Path(data) if data else None)
+                sandbox.enter(self.limits, root, report, [channel, again], data)
                 work = Path(sandbox.WORK)
                 null = os.open("/dev/null", os.O_RDWR)
                 for descriptor in (0, 1, 2):

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import struct
 import subprocess
 import sys
@@ -58,17 +59,28 @@ if os.fork() == 0:
 os.wait()
 """
 AS_USER = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+WALL = """
+import os, sys
+from pathlib import Path
+from course_utils.grade import bubblewrap
+words = bubblewrap.command(Path("/tmp/empty"), read=[Path(sys.argv[2])])
+os.execv(words[0], [*words, sys.executable, "-c", *sys.argv[1:]])
+"""
+no_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
 
+@pytest.mark.parametrize("wall", [[], pytest.param(["-c", WALL], marks=no_bubblewrap)], ids=["namespaces", "bubblewrap"])
 @pytest.mark.parametrize(
     "before", [[], AS_USER] if os.geteuid() == 0 else [[]], ids=["root", "user"][: 2 if os.geteuid() == 0 else 1]
 )
-def test_the_inside(tmp_path, before):
+def test_the_inside(tmp_path, before, wall):
     (tmp_path / "data.txt").write_text("of the lab")
     (tmp_path / "lab.ipynb").write_text("hidden")
     done = subprocess.run(
-        [*before, sys.executable, "-c", INSIDE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+        [*before, sys.executable, *(wall or ["-c"]), INSIDE, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     assert "failed" not in found, found
     assert (

@@ -42,7 +42,7 @@ def test_extras_and_core_are_declared():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = {"torch", "transformers", "jupyterlab", "matplotlib", "ipywidgets", "bitsandbytes", "nbval", "papermill"}
     assert declared <= names(text)
-    for extra in ("gpu", "gptq", "deploy", "eval", "grade", "dev"):
+    for extra in ("gpu", "gptq", "deploy", "eval", "grade", "cluster", "dev"):
         assert re.search(rf"^{extra} = \[", text, re.MULTILINE)
     assert 'requires-python = ">=3.10,<3.14"' in text
 

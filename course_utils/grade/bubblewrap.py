@@ -1,0 +1,66 @@
+"""An outer wall where bubblewrap is installed: the process that forks the workers sees almost no files and no network.
+
+bubblewrap starts programs, and a Python that has loaded torch and a lab takes seconds to start. So one bubblewrap holds
+the zygote with all workers of a run, and each worker is still shut off from the others by `sandbox.enter` inside it.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import sandbox
+
+# what `sandbox.enter` needs when the grader is root; an ordinary user's worker has them in a user namespace of its own
+ROOT_NEEDS = ("SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "FOWNER", "DAC_OVERRIDE", "KILL")
+
+
+def command(root: Path, *, read: Sequence[Path] = (), change: Sequence[Path] = ()) -> list[str]:
+    """What stands before a command of this Python that shall see, besides Python and `course_utils`, only these paths.
+
+    `root` becomes an empty folder, and the current one.
+    """
+    words = [shutil.which("bwrap") or "bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    words += ["--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    if os.geteuid() == 0:
+        words += [word for name in ROOT_NEEDS for word in ("--cap-add", f"CAP_{name}")]
+    for path in [*sandbox.visible(), Path(sys.base_prefix), Path(sys.prefix), *read]:
+        linked = path.is_symlink() and not os.readlink(path).startswith("/")
+        words += ["--symlink", os.readlink(path), str(path)] if linked else ["--ro-bind", str(path), str(path)]
+    words += ["--tmpfs", str(sandbox.HIDDEN), "--ro-bind", *[str(sandbox.HIDDEN / "__init__.py")] * 2]
+    for path in change:
+        words += ["--bind", str(path), str(path)]
+    return [*words, "--dir", str(root), "--chdir", str(root)]
+
+
+@functools.cache
+def problem() -> str:
+    """Why bubblewrap cannot be used here, '' when it can: a worker's sandbox is entered inside of it."""
+    if shutil.which("bwrap") is None:
+        return "bubblewrap (the command bwrap) is not installed."
+    with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:
+        words = [*command(Path(folder)), sys.executable, "-m", __name__, folder]
+        done = subprocess.run(words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=60)
+    return "" if done.stdout == "inside\n" else f"bubblewrap does not work here: {done.stderr.strip()[-500:]}"
+
+
+def main(root: Path) -> None:
+    """Enter a worker's sandbox and say so."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            sandbox.enter(sandbox.Limits(), root, writer, [1, 2])
+            os.write(1, b"inside\n")
+        except OSError as error:
+            os.write(2, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

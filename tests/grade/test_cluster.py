@@ -1,0 +1,113 @@
+"""Grading on Dask's workers: the same scores, nothing lost when one dies, other versions of the course are refused."""
+
+import sys
+
+import grading
+import psutil
+import pytest
+from attacks import WRONG
+from distributed import LocalCluster
+
+from course_utils.errors import CompressionError
+from course_utils.grade import cluster, lab, run, sandbox
+from course_utils.grade.__main__ import main
+
+LIMITS = sandbox.Limits(cell=60, call=60, total=300)
+SOURCES = [{}, {"hessian": WRONG}, {"double": "def double(x):\n    return 3 * x"}, {"pack": "1 / 0"}, {"hessian": "import os\nos._exit(0)"}]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
+
+
+@pytest.fixture
+def course(tmp_path, opened):
+    for n, answers in enumerate(SOURCES):
+        grading.hand_in(tmp_path, opened, f"學生-{n}", grading.submit(opened, answers))
+    return tmp_path
+
+
+def scores(results):
+    return {student: [(c["grade_id"], c["score"], c["message"]) for c in r["cells"]] for student, r in results.items()}
+
+
+def descendants(word):
+    """Processes that this one started, directly or not, with the word in their command."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found += [process] if any(word in part for part in process.cmdline()) else []
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_worker_and_a_grader_that_die_cost_nobody_anything(course, opened, monkeypatch):
+    """When the first result is written, one Dask worker and the grader of the other are killed."""
+    settings = {"jobs": 2, "seed": 3, "limits": LIMITS, "progress": False}
+    killed, real = [], run.write
+
+    def write_and_kill(path, content):
+        real(path, content)
+        if path.suffix == ".json" and not killed:
+            graders = descendants("course_utils.grade.cluster")
+            assert len(graders) == 2
+            killed.extend([graders[0].parent(), graders[1]])
+            for process in killed:
+                process.kill()
+
+    monkeypatch.setattr(run, "write", write_and_kill)
+    found = run.run(opened.folder.parents[1], course, opened, dask="local", **settings)
+    monkeypatch.undo()
+    assert len(killed) == 2 and len(list((course / "grades" / grading.LAB).glob("*.json"))) == len(SOURCES)
+    alone = run.run(opened.folder.parents[1], course, opened, again=True, **settings)
+    assert scores(found) == scores(alone)
+    assert [r["score"] for r in found.values()] == [12, 7, 9, 8, 7]
+    assert (course / "gradebook.db").is_file() and descendants("course_utils.grade") == []
+
+
+def test_the_command_with_the_address_of_a_scheduler(course, opened, capsys):
+    with LocalCluster(host="127.0.0.1", n_workers=1, threads_per_worker=1, dashboard_address=":0") as workers:
+        root = str(opened.folder.parents[1])
+        command = ["run", grading.LAB, "--root", root, "--course", str(course), "--dask", workers.scheduler_address]
+        assert main(command) == 0
+        assert descendants("course_utils.grade") == [], "the workers are left as they were"
+    said = capsys.readouterr().out
+    assert "學生-0: 12 of 14" in said and "學生-1: 7 of 14" in said
+
+
+def test_a_grader_that_always_dies_is_a_fault(course, opened, monkeypatch):
+    monkeypatch.setattr(cluster, "COMMAND", [sys.executable, "-c", "input(); input()"])
+    with LocalCluster(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as workers:
+        place = workers.scheduler_address
+        found = run.run(opened.folder.parents[1], course, opened, dask=place, limits=LIMITS, progress=False)
+    assert {r["fault"] for r in found.values()} == {"GraderDied: the grader's own process died over this submission"}
+    assert [r["score"] for r in found.values()] == [None] * len(SOURCES)
+
+
+@pytest.mark.parametrize("name", ["digest", "course"])
+def test_another_version_of_the_course_is_refused(opened, name):
+    order = cluster.order(opened.folder.parents[1], opened, LIMITS, 1, None)
+    try:
+        said = cluster.graded({**order, name: "other"}, {"answers": {}, "notes": [], "digest": ""})
+    finally:
+        cluster.stop()
+    assert list(said) == ["refused"] and "is not the same; give it the same version of the course" in said["refused"]
+
+
+def test_a_refusal_stops_the_run(course, opened, monkeypatch):
+    monkeypatch.setattr(cluster, "graded", lambda order, submission: {"refused": "far-away does not grade: no sandbox"})
+    root, settings = opened.folder.parents[1], {"dashboard_address": ":0", "processes": False, "n_workers": 1}
+    refused = pytest.raises(CompressionError, match="--dask: far-away does not grade: no sandbox")
+    with LocalCluster(threads_per_worker=1, **settings) as workers, refused:
+        run.run(root, course, opened, dask=workers.scheduler_address, progress=False)
+    assert not list((course / "grades" / grading.LAB).glob("*.json"))
+
+
+def test_no_worker_no_grading(course, opened, monkeypatch):
+    monkeypatch.setattr(cluster, "WAIT", 1)
+    with LocalCluster(host="127.0.0.1", n_workers=0, dashboard_address=":0") as workers:
+        for place in (workers.scheduler_address, "tcp://127.0.0.1:9"):
+            with pytest.raises(CompressionError, match=f"--dask {place}: no worker was found in 1 seconds"):
+                run.run(opened.folder.parents[1], course, opened, dask=place, progress=False)
