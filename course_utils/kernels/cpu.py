@@ -14,13 +14,16 @@ from .formats import PackedWeight
 WORK_PER_THREAD = 2**18  # weights times tokens for which another thread pays
 
 
+COUNTS = ("rows", "columns", "groups", "row_bytes", "zero_bytes", "group_size", "group_bytes")
+
+
 class _Weight(ctypes.Structure):
     """`struct Weight` of cpp/kernels.h; addresses as plain numbers."""
 
     _fields_ = [
         *((name, ctypes.c_size_t) for name in ("codes", "scale", "zero")),
-        *((name, ctypes.c_int64) for name in ("rows", "columns", "groups", "row_bytes", "group_size", "group_bytes")),
-        *((name, ctypes.c_int32) for name in ("bits", "half")),
+        *((name, ctypes.c_int64) for name in COUNTS),
+        *((name, ctypes.c_int32) for name in ("bits", "half", "middle")),
     ]
 
 
@@ -66,7 +69,8 @@ def describe(weight: PackedWeight) -> _Weight:
     zero = weight.zero_point
     return _Weight(
         weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), weight.rows, columns, groups,
-        weight.codes.shape[1], columns // groups, -(-(columns // groups) * bits // 8), bits, weight.scale.dtype == torch.float16,
+        weight.codes.shape[1], 0 if zero is None else zero.shape[1], columns // groups, -(-(columns // groups) * bits // 8),
+        bits, weight.scale.dtype == torch.float16, 2 ** (bits - 1),
     )  # fmt: skip
 
 

@@ -12,14 +12,20 @@
 
 namespace {
 
-void widen(const uint16_t* half, float* to, int64_t n) {
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(half + i))));
-    for (; i < n; i++) to[i] = _cvtsh_ss(half[i]);
-}
-
-void widen(const uint8_t* packed, int bits, float* to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = bits == 8 ? packed[i] : packed[i / 2] >> (i % 2 * 4) & 15;
+// Scales and zero points of 16 groups of a row from group g on; 0 behind the last group.
+template <int BITS>
+inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
+    const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
+    if (w.half) {
+        alignas(16) uint16_t half[16] = {};
+        std::memcpy(half, static_cast<const uint16_t*>(w.scale) + at, 2 * n);
+        for (int i = 0; i < 16; i += 8) _mm256_storeu_ps(scale + i, _mm256_cvtph_ps(_mm_load_si128((const __m128i*)(half + i))));
+    } else
+        std::memcpy(scale, static_cast<const float*>(w.scale) + at, 4 * n);
+    if (w.zero)
+        unpack_16<BITS>(w.zero + row * w.zero_bytes + g * BITS / 8, n, zero);
+    else
+        EACH(i, 16) zero[i] = float(w.middle);
 }
 
 inline float total(__m256 v) {
@@ -35,47 +41,45 @@ inline int32_t total(__m256i v) {
 }
 
 template <int BITS>
-inline int nth(uint8_t byte, int half) {  // the code in a byte, or in one half of it
-    return BITS == 8 ? byte : byte >> (4 * half) & 15;
+inline int nth(uint8_t byte, int part) {  // the code in a part of a byte
+    return byte >> (part * BITS) & ((1 << BITS) - 1);
 }
 
 struct FloatTile {
     static constexpr int sums = 4;
 
     template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const float* x = in.x + token * in.stride;
+        const __m256i low_bits = _mm256_set1_epi32((1 << BITS) - 1);
+        float scales[R][16], zeros[R][16];
         __m256 sum[R][T];
-        float rest[R][T] = {};
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) sum[r][t] = _mm256_setzero_ps();
+        EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps(), y[r][t] = 0;
+        int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            int64_t b = g * w.group_bytes;
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             const int64_t end = b + w.group_bytes;
             for (; b + 8 <= end; b += 8)
-                for (int r = 0; r < R; r++) {
-                    const __m256 scale = _mm256_set1_ps(block.scale[r][g]), zero = _mm256_set1_ps(block.zero[r][g]);
-                    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(block.codes[r] + b)));
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                        const __m256i part = BITS == 8 ? codes
-                                             : half    ? _mm256_srli_epi32(codes, 4)
-                                                       : _mm256_and_si256(codes, _mm256_set1_epi32(15));
-                        const __m256 value = _mm256_mul_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(part), zero));
-                        const float* at = x + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++)
-                            sum[r][t] = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), sum[r][t]);
+                EACH(r, R) {
+                    const uint8_t* from = block.codes + r * block.code_step + b;
+                    ask(from);
+                    const __m256 scale = _mm256_set1_ps(scales[r][g % 16]), zero = _mm256_set1_ps(zeros[r][g % 16]);
+                    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
+                    EACH(part, 8 / BITS) {
+                        const __m256i codes = _mm256_and_si256(_mm256_srli_epi32(bytes, part * BITS), low_bits);
+                        const __m256 value = _mm256_mul_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(codes), zero));
+                        const float* at = x + b + part * in.part;
+                        EACH(t, T) sum[r][t] = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), sum[r][t]);
                     }
                 }
             for (; b < end; b++)
-                for (int r = 0; r < R; r++)
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                        const float value = block.scale[r][g] * (nth<BITS>(block.codes[r][b], half) - block.zero[r][g]);
-                        for (int t = 0; t < T; t++) rest[r][t] += value * x[t * in.stride + b + half * in.stride / 2];
-                    }
+                EACH(r, R) EACH(part, 8 / BITS) {
+                    const int code = nth<BITS>(block.codes[r * block.code_step + b], part);
+                    const float value = scales[r][g % 16] * (code - zeros[r][g % 16]);
+                    EACH(t, T) y[r][t] += value * x[t * in.stride + b + part * in.part];
+                }
         }
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++)
-                block.y[r][(token + t) * w.rows] = total(sum[r][t]) + rest[r][t] + block.bias[r];
+        EACH(r, R) EACH(t, T) y[r][t] += total(sum[r][t]);
     }
 };
 
@@ -83,7 +87,7 @@ struct FloatTile {
 template <int BITS>
 inline __m256i add_products(__m256i sum, __m256i codes, __m256i q) {
     const __m256i ones = _mm256_set1_epi16(1);
-    if (BITS == 4)  // codes up to 15: two products fit in 16 bits
+    if (BITS <= 4)  // codes up to 15: two products fit in 16 bits
         return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), ones));
     for (int half = 0; half < 2; half++) {
         const __m128i c = half ? _mm256_extracti128_si256(codes, 1) : _mm256_castsi256_si128(codes);
@@ -102,54 +106,50 @@ struct Int8Tile {
     static constexpr int sums = 4;
 
     template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const int8_t* q = in.q + token * in.stride;
+        const __m256i low_bits = _mm256_set1_epi8((1 << BITS) - 1);
+        float scales[R][16], zeros[R][16];
         __m256 sum[R][T];
         float rest[R][T] = {};  // − Σ_g s_g z_g Σ q_x, and what does not fill a vector
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) sum[r][t] = _mm256_setzero_ps();
+        EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps();
+        int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             __m256i products[R][T];
             int32_t others[R][T];
-            for (int r = 0; r < R; r++)
-                for (int t = 0; t < T; t++) {
-                    products[r][t] = _mm256_setzero_si256();
-                    others[r][t] = -int32_t(block.zero[r][g]) * int32_t(in.q_sum[(token + t) * w.groups + g]);
-                }
-            int64_t b = g * w.group_bytes;
+            EACH(r, R) EACH(t, T) {
+                products[r][t] = _mm256_setzero_si256();
+                others[r][t] = -int32_t(zeros[r][g % 16]) * int32_t(in.q_sum[(token + t) * w.groups + g]);
+            }
             const int64_t end = b + w.group_bytes;
             auto step = [&](int64_t left) __attribute__((always_inline)) {
-                for (int r = 0; r < R; r++) {
-                    ask(block.codes[r] + b);
-                    const __m256i codes = load(block.codes[r] + b, left);
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                        const __m256i shifted = half ? _mm256_srli_epi16(codes, 4) : codes;
-                        const __m256i part = BITS == 8 ? codes : _mm256_and_si256(shifted, _mm256_set1_epi8(15));
-                        const int8_t* at = q + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++)
-                            products[r][t] = add_products<BITS>(products[r][t], part, load(at + t * in.stride, left));
+                EACH(r, R) {
+                    const uint8_t* from = block.codes + r * block.code_step + b;
+                    ask(from);
+                    const __m256i bytes = load(from, left);
+                    EACH(part, 8 / BITS) {
+                        const __m256i shifted = part ? _mm256_srli_epi16(bytes, part * BITS) : bytes;
+                        const __m256i codes = BITS == 8 ? shifted : _mm256_and_si256(shifted, low_bits);
+                        const int8_t* at = q + b + part * in.part;
+                        EACH(t, T) products[r][t] = add_products<BITS>(products[r][t], codes, load(at + t * in.stride, left));
                     }
                 }
             };
             for (; b + 32 <= end; b += 32) step(32);
             if (b + 16 <= end) step(16), b += 16;
             for (; b < end; b++)
-                for (int r = 0; r < R; r++)
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++)
-                        for (int t = 0; t < T; t++)
-                            others[r][t] += nth<BITS>(block.codes[r][b], half) * q[t * in.stride + b + half * in.stride / 2];
-            for (int r = 0; r < R; r++)
-                for (int t = 0; t < T; t++) {
-                    const __m256 scale = _mm256_set1_ps(block.scale[r][g]);
-                    sum[r][t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products[r][t]), sum[r][t]);
-                    rest[r][t] += block.scale[r][g] * float(others[r][t]);
+                EACH(r, R) EACH(part, 8 / BITS) {
+                    const int code = nth<BITS>(block.codes[r * block.code_step + b], part);
+                    EACH(t, T) others[r][t] += code * q[t * in.stride + b + part * in.part];
                 }
-        }
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) {
-                const float scaled = in.q_scale[token + t] * (total(sum[r][t]) + rest[r][t]);
-                block.y[r][(token + t) * w.rows] = scaled + block.bias[r];
+            EACH(r, R) EACH(t, T) {
+                const __m256 scale = _mm256_set1_ps(scales[r][g % 16]);
+                sum[r][t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products[r][t]), sum[r][t]);
+                rest[r][t] += scales[r][g % 16] * float(others[r][t]);
             }
+        }
+        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * (total(sum[r][t]) + rest[r][t]);
     }
 };
 

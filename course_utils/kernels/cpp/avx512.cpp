@@ -13,125 +13,126 @@
 
 namespace {
 
-inline __mmask32 first_lanes(int64_t n) { return n >= 32 ? ~0u : (1u << n) - 1; }
+inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : (1u << n) - 1; }
 
-void widen(const uint16_t* half, float* to, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16)
-        _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n - i), half + i)));
-}
+typedef int32_t Numbers __attribute__((vector_size(64)));
 
-void widen(const uint8_t* packed, int bits, float* to, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) {
-        __m512i codes;
-        if (bits == 8) {
-            codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n - i), packed + i));
-        } else {  // byte j becomes the 64 bits that hold codes 2j and 2j + 1
-            const __mmask16 mask = first_lanes((n - i + 1) / 2) & 0xff;
-            const __m512i bytes = _mm512_cvtepu8_epi64(_mm_maskz_loadu_epi8(mask, packed + i / 2));
-            codes = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi64(bytes, 28)), _mm512_set1_epi32(15));
-        }
-        _mm512_storeu_ps(to + i, _mm512_cvtepi32_ps(codes));
+// Scales and zero points of 16 groups of a row from group g on; scales are 0 behind the last group.
+template <int BITS>
+inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
+    const __mmask16 mask = first_lanes(w.groups - g);
+    const int64_t at = row * w.groups + g;
+    if (w.half) {
+        const uint16_t* from = static_cast<const uint16_t*>(w.scale) + at;
+        __builtin_prefetch(from + SCALES_AHEAD / 2);
+        _mm512_store_ps(scale, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from)));
+    } else {
+        const float* from = static_cast<const float*>(w.scale) + at;
+        __builtin_prefetch(from + SCALES_AHEAD / 4);
+        _mm512_store_ps(scale, _mm512_maskz_loadu_ps(mask, from));
     }
+    if (!w.zero) return _mm512_store_ps(zero, _mm512_set1_ps(float(w.middle)));
+    const uint8_t* from = w.zero + row * w.zero_bytes + g * BITS / 8;
+    __builtin_prefetch(from + SCALES_AHEAD / 4);
+    const int64_t bytes = (w.groups - g) * BITS;  // eighths
+    const __m512i packed = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(first_lanes(bytes >= 16 * BITS ? 2 * BITS : (bytes + 7) / 8), from));
+    constexpr Numbers bit = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * BITS;
+    const __m512i codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), packed), (__m512i)(bit & 31));
+    _mm512_store_ps(zero, _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1))));
 }
 
 struct FloatTile {
-    static constexpr int sums = 8;
+    static constexpr int sums = 16;
 
     template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
-        const __m512 counting = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
+        const __m512i counting = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        const __m512 code = _mm512_cvtepi32_ps(_mm512_and_si512(counting, _mm512_set1_epi32((1 << BITS) - 1)));
         const float* x = in.x + token * in.stride;
+        alignas(64) float scales[R][16], zeros[R][16];
         __m512 sum[R][T];
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) sum[r][t] = _mm512_setzero_ps();
+        EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_ps();
+        int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             __m512 scale[R], zero[R], table[R];
-            for (int r = 0; r < R; r++) {
-                scale[r] = _mm512_set1_ps(block.scale[r][g]);
-                zero[r] = _mm512_set1_ps(block.zero[r][g]);
-                table[r] = _mm512_mul_ps(scale[r], _mm512_sub_ps(counting, zero[r]));
+            EACH(r, R) {
+                scale[r] = _mm512_set1_ps(scales[r][g % 16]);
+                zero[r] = _mm512_set1_ps(zeros[r][g % 16]);
+                table[r] = _mm512_mul_ps(scale[r], _mm512_sub_ps(code, zero[r]));
             }
-            auto step = [&](int64_t b, __mmask16 mask) __attribute__((always_inline)) {  // 16 bytes of each row
-                for (int r = 0; r < R; r++) {
-                    if (T == 1) ask(block.codes[r] + b);
-                    const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, block.codes[r] + b));
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
+            const int64_t end = b + w.group_bytes;
+            if (T == 1)
+                for (int64_t line = b; line < end; line += 64) EACH(r, R) ask(block.codes + r * block.code_step + line);
+            auto step = [&](__mmask16 mask) __attribute__((always_inline)) {  // 16 bytes of each row
+                EACH(r, R) {
+                    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, block.codes + r * block.code_step + b));
+                    EACH(part, 8 / BITS) {
                         const __m512 value =
-                            BITS == 8 ? _mm512_mul_ps(scale[r], _mm512_sub_ps(_mm512_cvtepi32_ps(codes), zero[r]))
-                                      : _mm512_permutexvar_ps(half ? _mm512_srli_epi32(codes, 4) : codes, table[r]);
-                        const float* at = x + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++)
-                            sum[r][t] = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, at + t * in.stride), sum[r][t]);
+                            BITS == 8 ? _mm512_mul_ps(scale[r], _mm512_sub_ps(_mm512_cvtepi32_ps(bytes), zero[r]))
+                                      : _mm512_permutexvar_ps(part ? _mm512_srli_epi32(bytes, part * BITS) : bytes, table[r]);
+                        const float* at = x + b + part * in.part;
+                        EACH(t, T) sum[r][t] = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, at + t * in.stride), sum[r][t]);
                     }
                 }
             };
-            int64_t b = g * w.group_bytes;
-            const int64_t end = b + w.group_bytes;
-            for (; b + 16 <= end; b += 16) step(b, 0xffff);
-            if (b < end) step(b, first_lanes(end - b));
+            for (; b + 16 <= end; b += 16) step(0xffff);
+            if (b < end) step(first_lanes(end - b)), b = end;
         }
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++)
-                block.y[r][(token + t) * w.rows] = _mm512_reduce_add_ps(sum[r][t]) + block.bias[r];
+        EACH(r, R) EACH(t, T) y[r][t] = _mm512_reduce_add_ps(sum[r][t]);
     }
 };
-
-// Σ_g s_g z_g Σ q_x: what a sum over codes holds more than the one over codes less zero points
-inline float too_much(const Weight& w, const float* scale, const float* zero, const float* q_sum) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t g = 0; g < w.groups; g += 16) {
-        const __m512 q = _mm512_maskz_loadu_ps(first_lanes(w.groups - g), q_sum + g);
-        sum = _mm512_fmadd_ps(_mm512_loadu_ps(scale + g), _mm512_mul_ps(_mm512_loadu_ps(zero + g), q), sum);
-    }
-    return _mm512_reduce_add_ps(sum);
-}
 
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.
 struct Int8Tile {
     static constexpr int sums = 8;
 
     template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block) {
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const int8_t* q = in.q + token * in.stride;
         const int64_t together = w.group_bytes >= 4 && 64 % w.group_bytes == 0 ? 64 / w.group_bytes : 1;
         const int64_t unit = together * w.group_bytes, length = w.groups * w.group_bytes;
         int32_t lanes[16];
         for (int i = 0; i < 16; i++) lanes[i] = i * int(together) / 16;
-        const __m512i group_of = _mm512_loadu_si512(lanes), low_bits = _mm512_set1_epi8(15);
+        const __m512i group_of = _mm512_loadu_si512(lanes), low_bits = _mm512_set1_epi8((1 << BITS) - 1);
+        alignas(64) float scales[R][16], zeros[R][16];
         __m512 total[R][T];
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) total[r][t] = _mm512_setzero_ps();
+        EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; b < length; g += together) {
+            if (g % 16 == 0) EACH(r, R) {  // total −= Σ_g s_g z_g Σ q, what a sum over codes holds too much
+                read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+                const __m512 both = _mm512_mul_ps(_mm512_load_ps(scales[r]), _mm512_load_ps(zeros[r]));
+                EACH(t, T) {
+                    const float* from = in.q_sum + (token + t) * w.groups + g;
+                    total[r][t] = _mm512_fnmadd_ps(both, _mm512_maskz_loadu_ps(first_lanes(w.groups - g), from), total[r][t]);
+                }
+            }
             __m512i sum[R][T];
-            for (int r = 0; r < R; r++)
-                for (int t = 0; t < T; t++) sum[r][t] = _mm512_setzero_si512();
-            auto step = [&](__mmask64 mask) __attribute__((always_inline)) {
-                for (int r = 0; r < R; r++) {
-                    ask(block.codes[r] + b);
-                    const __m512i bytes = _mm512_maskz_loadu_epi8(mask, block.codes[r] + b);
-                    for (int half = 0; half < (BITS == 4 ? 2 : 1); half++) {
-                        const __m512i part =
-                            BITS == 8 ? bytes : _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low_bits);
-                        const int8_t* at = q + b + half * in.stride / 2;
-                        for (int t = 0; t < T; t++)
-                            sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], part, _mm512_loadu_si512(at + t * in.stride));
+            EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_si512();
+            const int64_t end = b + unit < length ? b + unit : length;
+            do {
+                const __mmask64 mask = end - b >= 64 ? ~0ull : (1ull << (end - b)) - 1;
+                EACH(r, R) {
+                    const uint8_t* from = block.codes + r * block.code_step + b;
+                    ask(from);
+                    const __m512i bytes = _mm512_maskz_loadu_epi8(mask, from);
+                    EACH(part, 8 / BITS) {
+                        const __m512i shifted = part ? _mm512_srli_epi16(bytes, part * BITS) : bytes;
+                        const __m512i codes = BITS == 8 ? shifted : _mm512_and_si512(shifted, low_bits);
+                        const int8_t* at = q + b + part * in.part;
+                        EACH(t, T) sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], codes, _mm512_loadu_si512(at + t * in.stride));
                     }
                 }
-            };
-            const int64_t end = b + unit < length ? b + unit : length;
-            for (; b + 64 <= end; b += 64) step(~0ull);
-            if (b < end) step((1ull << (end - b)) - 1), b = end;
-            for (int r = 0; r < R; r++) {
-                const __m512 scale = _mm512_permutexvar_ps(group_of, _mm512_loadu_ps(block.scale[r] + g));
-                for (int t = 0; t < T; t++) total[r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[r][t]), total[r][t]);
+                b += 64;
+            } while (b < end);
+            b = end;
+            const __m512i lane = _mm512_add_epi32(group_of, _mm512_set1_epi32(g % 16));
+            EACH(r, R) {
+                const __m512 scale = _mm512_permutexvar_ps(lane, _mm512_load_ps(scales[r]));
+                EACH(t, T) total[r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[r][t]), total[r][t]);
             }
         }
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) {
-                const float less = too_much(w, block.scale[r], block.zero[r], in.q_sum + (token + t) * w.groups);
-                const float sum = _mm512_reduce_add_ps(total[r][t]) - less;
-                block.y[r][(token + t) * w.rows] = in.q_scale[token + t] * sum + block.bias[r];
-            }
+        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * _mm512_reduce_add_ps(total[r][t]);
     }
 };
 

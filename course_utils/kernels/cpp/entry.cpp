@@ -5,8 +5,21 @@
 #include <vector>
 
 #include "kernels.h"
+#if defined(ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace {
+
+#ifdef ARM64
+bool has_dotprod() {
+#ifdef __linux__
+    return getauxval(AT_HWCAP) & (1 << 20);  // HWCAP_ASIMDDP
+#else
+    return true;  // Apple's and Windows' ARM processors have it
+#endif
+}
+#endif
 
 const Kernels* found(int i) {  // the i-th of those that run here, best first
     const Kernels* all[3];
@@ -16,6 +29,9 @@ const Kernels* found(int i) {  // the i-th of those that run here, best first
         __builtin_cpu_supports("avx512dq"))
         all[n++] = &avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all[n++] = &avx2;
+#elif defined(ARM64)
+    if (has_dotprod()) all[n++] = &dotprod;
+    all[n++] = &neon;
 #endif
     all[n++] = &portable;
     return i < n ? all[i] : nullptr;
@@ -28,16 +44,22 @@ void share(int64_t rows, int threads, Work work) {
     for (int64_t first = 0; first < rows; first += chunk) work(Range{first, first + chunk < rows ? first + chunk : rows});
 }
 
+template <int PARTS, typename Number>
+void place(const Number* row, int64_t columns, int64_t part, Number* to) {
+    const int64_t whole = columns / PARTS;
+    for (int64_t j = 0; j < whole; j++)
+        for (int p = 0; p < PARTS; p++) to[p * part + j] = row[j * PARTS + p];
+    for (int64_t c = whole * PARTS; c < columns; c++) to[c % PARTS * part + whole] = row[c];
+}
+
 // Copies a row's columns to where Input wants them.
 template <typename Number>
 void place(const Number* row, int64_t columns, const Input& in, Number* to) {
-    if (!in.split) {
-        std::memcpy(to, row, sizeof(Number) * columns);
-        return;
-    }
-    Number* odd = to + in.stride / 2;
-    for (int64_t j = 0; j < columns / 2; j++) to[j] = row[2 * j], odd[j] = row[2 * j + 1];
-    if (columns % 2) to[columns / 2] = row[columns - 1];
+    const int64_t parts = in.stride / in.part;
+    (parts == 1   ? place<1, Number>
+     : parts == 2 ? place<2, Number>
+     : parts == 4 ? place<4, Number>
+                  : place<8, Number>)(row, columns, in.part, to);
 }
 
 inline float sum_of(const int8_t* q, int64_t n) {
@@ -74,10 +96,12 @@ const char* kernel_name(int i) { return found(i) ? found(i)->name : nullptr; }
 // y (tokens, rows) from x (tokens, columns), rounded to int8 token by token first if `int8`.
 void packed_product(const Weight* w, const float* x, int64_t tokens, const float* bias, float* y, int int8, int kernel, int threads) {
     const Kernels* use = found(kernel);
-    if (w->bits == 4 && w->groups > 1 && w->group_size % 2) use = &portable;  // groups that begin inside a byte
+    if (w->groups > 1 && w->group_size % (8 / w->bits)) use = &portable;  // groups that begin inside a byte
+    const int64_t parts = use == &portable ? 1 : 8 / w->bits;
     Input in = {};
-    in.tokens = tokens, in.split = w->bits == 4 && use != &portable;
-    in.stride = (w->columns + 255) / 128 * 128;  // both halves may be read in whole vectors
+    in.tokens = tokens;
+    in.part = (w->columns / parts + 128) / 64 * 64;
+    in.stride = parts * in.part;
     std::vector<float> floats, scales(int8 ? tokens : 0);
     std::vector<int8_t> integers, row(int8 ? w->columns : 0);
     std::vector<float> sums(int8 ? tokens * w->groups : 0);
@@ -94,10 +118,7 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
         for (int64_t t = 0; t < tokens; t++) place(x + t * w->columns, w->columns, in, floats.data() + t * in.stride);
         in.x = floats.data();
     }
-    share(w->rows, threads, [&](Range rows) {
-        std::vector<float> scale(ROWS * space(w->groups)), zero(ROWS * space(w->groups));
-        (int8 ? use->int8_rows : use->float_rows)(*w, in, bias, y, rows, Scratch{scale.data(), zero.data()});
-    });
+    share(w->rows, threads, [&](Range rows) { (int8 ? use->int8_rows : use->float_rows)(*w, in, bias, y, rows); });
 }
 
 // y (tokens, rows) = q Wᵀ exactly; q (tokens, columns) and w (rows, columns) int8.
@@ -105,7 +126,7 @@ void integer_product(const int8_t* w, const int8_t* q, int64_t tokens, int64_t r
     std::vector<float> sums(tokens);
     for (int64_t t = 0; t < tokens; t++) sums[t] = sum_of(q + t * columns, columns);
     Input in = {};
-    in.tokens = tokens, in.stride = columns, in.q = q, in.q_sum = sums.data();
+    in.tokens = tokens, in.stride = in.part = columns, in.q = q, in.q_sum = sums.data();
     share(rows, threads, [&](Range range) { found(kernel)->integer_rows(w, in, y, rows, range); });
 }
 }

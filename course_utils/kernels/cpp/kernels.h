@@ -4,21 +4,22 @@
 #include <cstring>
 
 struct Weight {
-    const uint8_t* codes;  // (rows, ceil(columns · bits / 8)); with 4 bits the even columns are the low nibbles
+    const uint8_t* codes;  // (rows, row_bytes), of which ceil(columns · bits / 8) are read; the first columns are the low bits
     const void* scale;     // (rows, groups), float, or IEEE half precision if `half`
-    const uint8_t* zero;   // (rows, ceil(groups · bits / 8)), packed like the codes; null: 2^(bits − 1) everywhere
+    const uint8_t* zero;   // (rows, zero_bytes), packed like the codes; null: `middle` everywhere
     int64_t rows, columns, groups;
-    int64_t row_bytes, group_size, group_bytes;
-    int32_t bits;  // 4 or 8
-    int32_t half;
+    int64_t row_bytes, zero_bytes, group_size, group_bytes;
+    int32_t bits;  // 1, 2, 4 or 8
+    int32_t half, middle;
 };
 
 // Activations of several tokens. Either x is given, or q with its scales and sums: x = q_scale q.
-// A row holds `stride` numbers. `split`: the even columns first, the odd ones from stride / 2 on, so that byte j of a
-// row of 4-bit codes belongs to numbers j and stride / 2 + j. Whatever lies behind the last column is 0.
+// A row holds `stride` numbers. A byte of codes has 8 / bits parts, and so has a row: part p holds the columns whose
+// codes are part p of a byte, from p · part on. So byte j belongs to the numbers j, part + j, 2 part + j …
+// Behind the last column of a part there are 64 zeros at least, so that vectors may be loaded there.
+// The portable products want whole rows: there is one part.
 struct Input {
-    int64_t tokens, stride;
-    bool split;
+    int64_t tokens, stride, part;
     const float* x;
     const int8_t* q;
     const float* q_scale;  // (tokens)
@@ -29,19 +30,12 @@ struct Input {
 // rows side by side was 1.5 times as fast as one after the other on the server processor of docs/benchmarks.md.
 constexpr int ROWS = 8;
 
-struct Scratch {  // room for what `read_row` finds in ROWS rows: ROWS · space(groups) numbers each
-    float *scale, *zero;
-};
-
-// Numbers kept for a row's groups. Behind the last one there are 16 zeros at least, so that vectors may be loaded there.
-inline int64_t space(int64_t groups) { return groups + 16; }
-
 struct Range {
     int64_t first, last;
 };
 
 // y (tokens, w.rows) for the rows first … last − 1 of the weight; `bias` may be null
-using Rows = void(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch);
+using Rows = void(const Weight& w, const Input& in, const float* bias, float* y, Range rows);
 // y (tokens, rows) = q Wᵀ, both int8, exact; here a row of the weight holds in.stride numbers
 using IntegerRows = void(const int8_t* w, const Input& in, int32_t* y, int64_t width, Range rows);
 
@@ -56,24 +50,7 @@ extern const Kernels portable;
 #if defined(__x86_64__)
 #define X86 1
 extern const Kernels avx2, avx512;
+#elif defined(__aarch64__)
+#define ARM64 1
+extern const Kernels neon, dotprod;
 #endif
-
-namespace {
-
-// n numbers of half precision, and n codes packed as in a Weight, as floats; every file has these in its instructions.
-void widen(const uint16_t* half, float* to, int64_t n);
-void widen(const uint8_t* packed, int bits, float* to, int64_t n);
-
-// Scale and zero point of every group of one row.
-inline void read_row(const Weight& w, int64_t row, float* scale, float* zero) {
-    if (w.half)
-        widen(static_cast<const uint16_t*>(w.scale) + row * w.groups, scale, w.groups);
-    else
-        std::memcpy(scale, static_cast<const float*>(w.scale) + row * w.groups, sizeof(float) * w.groups);
-    if (w.zero)
-        widen(w.zero + row * ((w.groups * w.bits + 7) / 8), w.bits, zero, w.groups);
-    else
-        for (int64_t g = 0; g < w.groups; g++) zero[g] = float(1 << (w.bits - 1));
-}
-
-}  // namespace

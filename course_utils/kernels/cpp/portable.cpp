@@ -15,48 +15,46 @@ inline float half_to_float(uint16_t h) {  // finite numbers only
 }
 
 inline int code(const uint8_t* packed, int64_t i, int bits) {
-    return bits == 8 ? packed[i] : (packed[i / 2] >> (i % 2 * 4)) & 15;
+    return packed[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1);
 }
 
-void widen(const uint16_t* half, float* to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = half_to_float(half[i]);
+inline float scale_of(const Weight& w, int64_t row, int64_t group) {
+    const int64_t at = row * w.groups + group;
+    return w.half ? half_to_float(static_cast<const uint16_t*>(w.scale)[at]) : static_cast<const float*>(w.scale)[at];
 }
 
-void widen(const uint8_t* packed, int bits, float* to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = code(packed, i, bits);
+inline int zero_of(const Weight& w, int64_t row, int64_t group) {
+    return w.zero ? code(w.zero + row * w.zero_bytes, group, w.bits) : w.middle;
 }
 
-void float_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
-    const float* scale = scratch.scale;
-    const float* zero = scratch.zero;
+void float_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
     for (int64_t row = rows.first; row < rows.last; row++) {
         const uint8_t* codes = w.codes + row * w.row_bytes;
-        read_row(w, row, scratch.scale, scratch.zero);
         for (int64_t t = 0; t < in.tokens; t++) {
             const float* x = in.x + t * in.stride;
             float sum = 0;
-            for (int64_t g = 0; g < w.groups; g++)
+            for (int64_t g = 0; g < w.groups; g++) {
+                const float scale = scale_of(w, row, g);
+                const int zero = zero_of(w, row, g);
                 for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++)
-                    sum += x[c] * (scale[g] * (code(codes, c, w.bits) - zero[g]));
+                    sum += x[c] * (scale * float(code(codes, c, w.bits) - zero));
+            }
             y[t * w.rows + row] = sum + (bias ? bias[row] : 0);
         }
     }
 }
 
 // y = s_x Σ_g s_g (Σ q_x q_w − z_g Σ q_x): inside a group only integers are multiplied and added.
-void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
-    const float* scale = scratch.scale;
-    const float* zero = scratch.zero;
+void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
     for (int64_t row = rows.first; row < rows.last; row++) {
         const uint8_t* codes = w.codes + row * w.row_bytes;
-        read_row(w, row, scratch.scale, scratch.zero);
         for (int64_t t = 0; t < in.tokens; t++) {
             const int8_t* q = in.q + t * in.stride;
             float sum = 0;
             for (int64_t g = 0; g < w.groups; g++) {
                 int32_t products = 0;
                 for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * code(codes, c, w.bits);
-                sum += scale[g] * float(products - int32_t(zero[g]) * int32_t(in.q_sum[t * w.groups + g]));
+                sum += scale_of(w, row, g) * float(products - zero_of(w, row, g) * int32_t(in.q_sum[t * w.groups + g]));
             }
             y[t * w.rows + row] = in.q_scale[t] * sum + (bias ? bias[row] : 0);
         }

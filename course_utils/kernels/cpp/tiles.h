@@ -2,61 +2,76 @@
 #pragma once
 #include "kernels.h"
 
+// A loop over rows or tokens of a tile, written out: otherwise the sums are kept in memory and not in registers.
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
+
 namespace {
 
-struct Block {  // ROWS rows of a weight and where their results go
-    const uint8_t* codes[ROWS];
-    const float* scale[ROWS];
-    const float* zero[ROWS];
-    float bias[ROWS];
-    float* y[ROWS];  // of the first token
-
-    __attribute__((always_inline)) Block from(int first) const {  // without the first rows
-        Block rest = *this;
-        for (int r = 0; r + first < ROWS; r++) {
-            rest.codes[r] = codes[r + first], rest.scale[r] = scale[r + first], rest.zero[r] = zero[r + first];
-            rest.bias[r] = bias[r + first], rest.y[r] = y[r + first];
-        }
-        return rest;
-    }
+struct Block {  // rows of a weight at equal distances
+    int64_t row, step;
+    const uint8_t* codes;  // of the first row
+    int64_t code_step;
 };
 
-// Ask memory early for what a row's stream will need; an address behind the end does no harm.
-inline void ask(const uint8_t* codes) { __builtin_prefetch(codes + 1024); }
+// Memory is asked this many bytes early for what a row's stream will need, and for its scales and zero points; an
+// address behind the end does no harm.
+constexpr int64_t AHEAD = 1024, SCALES_AHEAD = 256;
+inline void ask(const uint8_t* codes) { __builtin_prefetch(codes + AHEAD); }
+
+// Numbers 0 … 2^BITS − 1, 16 of them packed as in a Weight, of which n are there; 0 for the others.
+template <int BITS>
+inline void unpack_16(const uint8_t* from, int64_t n, float* to) {
+    uint8_t bytes[2 * BITS] = {};
+    if (n >= 16)
+        std::memcpy(bytes, from, 2 * BITS);
+    else
+        std::memcpy(bytes, from, (n * BITS + 7) / 8);
+    EACH(i, 16) to[i] = float(bytes[i * BITS / 8] >> (i * BITS % 8) & ((1 << BITS) - 1));
+}
 
 // T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
 template <typename Tile, int BITS, int T>
-void run(const Weight& w, const Input& in, int64_t t, const Block& block) {
-    constexpr int R = Tile::sums / T;
-    for (int r = 0; r < ROWS; r += R) Tile::template rows<BITS, T, R>(w, in, t, block.from(r));
-}
-
-// All rows of the range and all tokens. The ROWS rows of a block lie far apart, so that memory is read in ROWS
-// unbroken streams. Where the rows run out, the last one is done several times.
-template <typename Tile, int BITS>
-void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
-    const int64_t apart = (rows.last - rows.first + ROWS - 1) / ROWS;
-    for (int64_t i = 0; i < apart; i++) {
-        Block block;
-        for (int r = 0; r < ROWS; r++) {
-            const int64_t row = rows.first + r * apart + i, at = row < rows.last ? row : rows.last - 1;
-            read_row(w, at, scratch.scale + r * space(w.groups), scratch.zero + r * space(w.groups));
-            block.codes[r] = w.codes + at * w.row_bytes;
-            block.scale[r] = scratch.scale + r * space(w.groups);
-            block.zero[r] = scratch.zero + r * space(w.groups);
-            block.bias[r] = bias ? bias[at] : 0;
-            block.y[r] = y + at;
-        }
-        int64_t t = 0;
-        for (; t + 4 <= in.tokens; t += 4) run<Tile, BITS, 4>(w, in, t, block);
-        for (; t + 2 <= in.tokens; t += 2) run<Tile, BITS, 2>(w, in, t, block);
-        for (; t < in.tokens; t++) run<Tile, BITS, 1>(w, in, t, block);
+void run(const Weight& w, const Input& in, int64_t t, const Block& block, const float* bias, float* y) {
+    constexpr int R = Tile::sums / T < ROWS ? Tile::sums / T : ROWS;
+    float sums[R][T];
+    for (int first = 0; first < ROWS; first += R) {
+        const int64_t row = block.row + first * block.step;
+        Tile::template rows<BITS, T, R>(w, in, t, {row, block.step, w.codes + row * w.row_bytes, block.code_step}, sums);
+        for (int r = 0; r < R; r++)
+            for (int i = 0; i < T; i++) {
+                const int64_t at = row + r * block.step;
+                y[(t + i) * w.rows + at] = sums[r][i] + (bias ? bias[at] : 0);
+            }
     }
 }
 
+template <typename Tile, int BITS>
+void run_all(const Weight& w, const Input& in, const float* bias, float* y, int64_t row, int64_t step) {
+    const Block block{row, step, nullptr, step * w.row_bytes};
+    int64_t t = 0;
+    for (; t + 4 <= in.tokens; t += 4) run<Tile, BITS, 4>(w, in, t, block, bias, y);
+    for (; t + 2 <= in.tokens; t += 2) run<Tile, BITS, 2>(w, in, t, block, bias, y);
+    for (; t < in.tokens; t++) run<Tile, BITS, 1>(w, in, t, block, bias, y);
+}
+
+// All rows of the range and all tokens. The ROWS rows of a block lie far apart, so that memory is read in ROWS
+// unbroken streams. Rows left over are done together with some that were done before; fewer than ROWS, one at a time.
+template <typename Tile, int BITS>
+void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
+    const int64_t n = rows.last - rows.first, apart = n / ROWS;
+    for (int64_t i = 0; i < apart; i++) run_all<Tile, BITS>(w, in, bias, y, rows.first + i, apart);
+    if (apart && n % ROWS) run_all<Tile, BITS>(w, in, bias, y, rows.last - ROWS, 1);
+    if (!apart)
+        for (int64_t row = rows.first; row < rows.last; row++) run_all<Tile, BITS>(w, in, bias, y, row, 0);
+}
+
 template <typename Tile>
-void all_tiles(const Weight& w, const Input& in, const float* bias, float* y, Range rows, Scratch scratch) {
-    (w.bits == 4 ? each_tile<Tile, 4> : each_tile<Tile, 8>)(w, in, bias, y, rows, scratch);
+void all_tiles(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
+    const auto tiles = w.bits == 1   ? each_tile<Tile, 1>
+                       : w.bits == 2 ? each_tile<Tile, 2>
+                       : w.bits == 4 ? each_tile<Tile, 4>
+                                     : each_tile<Tile, 8>;
+    tiles(w, in, bias, y, rows);
 }
 
 }  // namespace
