@@ -149,7 +149,9 @@ EXERCISES = [
         mistakes={
             "mask_forgotten": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity + grad),
             "gradient_only": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity + grad * mask),
+            "velocity_only": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity * mask + grad),
             "momentum_forgotten": lambda weight, velocity, grad, mask, lr, momentum: (weight - lr * grad) * mask,
+            "lr_inside": lambda weight, velocity, grad, mask, lr, momentum: (weight - momentum * velocity - lr * grad) * mask,
             "mask_inverted": lambda weight, velocity, grad, mask, lr, momentum: (weight - lr * (momentum * velocity + grad)) * ~mask,
             "sign": lambda weight, velocity, grad, mask, lr, momentum: (weight + lr * (momentum * velocity + grad)) * mask,
         },

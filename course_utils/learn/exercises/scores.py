@@ -1,4 +1,4 @@
-"""Lesson 3.4: what removing a weight costs, masks by magnitude, Wanda and N:M, the surgeon's step, groups, training under a mask."""
+"""Lesson 3.4: what removing a weight costs, masks by magnitude, Wanda and N:M, the surgeon's step, groups."""
 
 import torch
 from torch import Tensor
@@ -103,9 +103,9 @@ def wanda_score(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def n_of_m_inputs(rng: torch.Generator) -> dict:
-    """Both sides can be divided by M, and N is not M − N, so that no confusion goes unseen."""
+    """Both sides differ and can be divided by M, and N is not M − N, so that no confusion goes unseen."""
     n, m = pick(rng, (1, 4), (3, 4), (2, 6), (5, 6))
-    return {"score": torch.rand(12, 12, generator=rng, dtype=torch.float64), "n": n, "m": m}
+    return {"score": torch.rand(12, 24, generator=rng, dtype=torch.float64), "n": n, "m": m}
 
 
 def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
@@ -199,34 +199,6 @@ def no_groups(weight, H, size, keep):
     return lowest(weight**2 * H.diagonal(), weight.numel() - len(weight) * size * keep)
 
 
-# --- training under a mask ---
-
-
-def step_inputs(rng: torch.Generator) -> dict:
-    weight, grad, velocity = (torch.randn(4, 5, generator=rng, dtype=torch.float64) for _ in range(3))
-    mask = torch.rand(4, 5, generator=rng) < 0.6
-    mask[0, 0], mask[1, 1] = True, False
-    return {
-        "weight": weight * mask,
-        "grad": grad,
-        "velocity": velocity,
-        "mask": mask,
-        "lr": pick(rng, 0.1, 0.2),
-        "momentum": 0.9,
-    }
-
-
-def masked_step(weight: Tensor, grad: Tensor, velocity: Tensor, mask: Tensor, lr: float, momentum: float) -> Tensor:
-    """v ← μ v + g, θ ← (θ − η v) ⊙ M."""
-    new = weight - lr * (momentum * velocity + grad)
-    new[~mask] = 0
-    return new
-
-
-def free_step(weight, grad, velocity, mask, lr, momentum):
-    return weight - lr * (momentum * velocity + grad)
-
-
 EXERCISES = [
     Exercise(
         id="scores.removal", inputs=removal_inputs, spec=removal, lesson="3.4-pruning-scores",
@@ -313,18 +285,6 @@ EXERCISES = [
             "whole_hessian": with_cost(lambda weight, H: (weight @ H) * weight),
             "keeps_worst": lambda weight, H, size, keep: by_groups(-group_costs(weight, H, size), weight, size, keep),
             "keep_counts_inputs": lambda weight, H, size, keep: lowest(((weight @ H) * weight).sum(0), weight.shape[1] - keep).expand_as(weight),
-        },
-    ),
-    Exercise(
-        id="scores.masked_step", inputs=step_inputs, spec=masked_step, lesson="3.4-pruning-scores",
-        mistakes={
-            "mask_not_reapplied": free_step,
-            "gradient_masked": lambda weight, grad, velocity, mask, lr, momentum: free_step(weight, grad * mask, velocity, mask, lr, momentum),
-            "velocity_masked": lambda weight, grad, velocity, mask, lr, momentum: free_step(weight, grad, velocity * mask, mask, lr, momentum),
-            "mask_inverted": lambda weight, grad, velocity, mask, lr, momentum: free_step(weight, grad, velocity, mask, lr, momentum) * ~mask,
-            "momentum_forgotten": lambda weight, grad, velocity, mask, lr, momentum: (weight - lr * grad) * mask,
-            "uphill": lambda weight, grad, velocity, mask, lr, momentum: (weight + lr * (momentum * velocity + grad)) * mask,
-            "lr_inside": lambda weight, grad, velocity, mask, lr, momentum: (weight - momentum * velocity - lr * grad) * mask,
         },
     ),
 ]  # fmt: skip

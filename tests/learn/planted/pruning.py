@@ -27,6 +27,15 @@ def step_where(weight, velocity, grad, mask, lr, momentum):
     return torch.where(mask, weight - lr * momentum * velocity - lr * grad, torch.zeros_like(weight))
 
 
+def torch_sgd(weight, velocity, grad, mask, lr, momentum):
+    parameter = torch.nn.Parameter(weight.clone())
+    parameter.grad = grad.clone()
+    optimizer = torch.optim.SGD([parameter], lr=lr, momentum=momentum)
+    optimizer.state[parameter]["momentum_buffer"] = velocity.clone()
+    optimizer.step()
+    return parameter.detach() * mask
+
+
 def step_in_place(weight, velocity, grad, mask, lr, momentum):
     velocity.mul_(momentum).add_(grad)
     weight.sub_(velocity, alpha=lr)
@@ -45,15 +54,48 @@ def bytes_by_tensors(rows, columns, nonzeros, bits):
     return values + rows * (columns // 8), values + places
 
 
+def channels_by_einsum(gate, up, down, keep):
+    chosen = torch.eye(len(gate), dtype=gate.dtype)[keep]
+    return torch.einsum("kc,ci->ki", chosen, gate), chosen @ up, torch.einsum("oc,kc->ok", down, chosen)
+
+
+def heads_by_rows(q, k, v, o, heads, keep):
+    """Row by row, each asked for its head."""
+    wanted, size = keep.tolist(), len(q) // heads
+    rows = [row for row in range(len(q)) if row // size in wanted]
+    picked = [torch.stack([w[row] for row in rows]) for w in (q, k, v)]
+    return *picked, torch.stack([o[:, row] for row in rows], 1)
+
+
+def step_by_product(weight, velocity, grad, mask, lr, momentum):
+    moved = weight.float() - lr * (grad.float() + momentum * velocity.float())
+    return moved * mask
+
+
+def cubic_in_tensors(step, end, final):
+    left = torch.tensor((end - step) / end)
+    return final - final * left.pow(3)
+
+
+def bytes_by_parts(rows, columns, nonzeros, bits):
+    bitmask = csr = 0.0
+    for _ in range(nonzeros):
+        bitmask += bits / 8
+        csr += bits / 8 + 4
+    return [bitmask + rows * columns / 8, csr + 4 + 4 * rows]
+
+
 RIGHT = {
-    "pruning.remove_channels": [selected, by_mask],
-    "pruning.remove_heads": [heads_by_view, heads_by_chunks],
-    "pruning.masked_step": [step_where, step_in_place],
+    "pruning.remove_channels": [channels_by_einsum, selected, by_mask],
+    "pruning.remove_heads": [heads_by_rows, heads_by_view, heads_by_chunks],
+    "pruning.masked_step": [step_by_product, step_where, step_in_place, torch_sgd],
     "pruning.cubic": [
+        cubic_in_tensors,
         lambda step, end, final: final * (1 - (1 - step / end) ** 3),
         lambda step, end, final: final * (3 * (step / end) - 3 * (step / end) ** 2 + (step / end) ** 3),
     ],
     "pruning.stored_bytes": [
+        bytes_by_parts,
         bytes_by_tensors,
         lambda rows, columns, nonzeros, bits: (
             (nonzeros * bits + rows * columns) / 8, (nonzeros * (bits + 32) + (rows + 1) * 32) / 8),
@@ -88,7 +130,9 @@ WRONG = {
         (lambda weight, velocity, grad, mask, lr, momentum: weight - lr * momentum * velocity - lr * grad, "mask_forgotten"),
         (lambda weight, velocity, grad, mask, lr, momentum: weight - lr * momentum * velocity - lr * grad.masked_fill(~mask, 0), "gradient_only"),
         (lambda weight, velocity, grad, mask, lr, momentum: weight.masked_fill(~mask, 0) - lr * (grad + momentum * velocity), "mask_forgotten"),
+        (lambda weight, velocity, grad, mask, lr, momentum: weight - lr * grad - lr * momentum * torch.where(mask, velocity, 0), "velocity_only"),
         (lambda weight, velocity, grad, mask, lr, momentum: torch.where(mask, weight - lr * grad, 0.0 * weight), "momentum_forgotten"),
+        (lambda weight, velocity, grad, mask, lr, momentum: torch.where(mask, weight - momentum * velocity - lr * grad, 0.0), "lr_inside"),
         (lambda weight, velocity, grad, mask, lr, momentum: (weight - lr * (momentum * velocity + grad)).masked_fill(mask, 0), "mask_inverted"),
         (lambda weight, velocity, grad, mask, lr, momentum: step_where(weight, -velocity, -grad, mask, lr, momentum), "sign"),
         (lambda weight, velocity, grad, mask, lr, momentum: step_where(weight, velocity, grad, mask, 1.0, momentum), None),

@@ -86,22 +86,22 @@ def single_inputs(weight, H, size, keep):
     return (cost >= cost.sort(descending=True).values[keep - 1]).repeat(len(weight), 1)
 
 
-def torch_sgd(weight, grad, velocity, mask, lr, momentum):
-    parameter = torch.nn.Parameter(weight.clone())
-    parameter.grad = grad.clone()
-    optimizer = torch.optim.SGD([parameter], lr=lr, momentum=momentum)
-    optimizer.state[parameter]["momentum_buffer"] = velocity.clone()
-    optimizer.step()
-    return parameter.detach() * mask
+def fisher_by_loops(weight, grads):
+    out = torch.zeros(weight.shape, dtype=torch.float64)
+    for i in range(weight.shape[0]):
+        for j in range(weight.shape[1]):
+            mean = sum(float(g[i, j]) ** 2 for g in grads) / len(grads)
+            out[i, j] = mean * float(weight[i, j]) ** 2 / 2
+    return out
 
 
-def all_masked(weight, grad, velocity, mask, lr, momentum):
-    """Nothing outside the mask ever moves, and it starts at zero."""
-    return weight - lr * mask * (momentum * velocity + grad)
-
-
-def sgd(weight, grad, velocity, lr, momentum):
-    return weight.sub(grad.add(velocity, alpha=momentum), alpha=lr)
+def groups_by_columns(weight, H, size, keep):
+    """Σ over pairs of inputs of a group of H_ij · (Wᵀ W)_ij."""
+    both = weight.T @ weight * H
+    costs = [float(both[g : g + size, g : g + size].sum()) for g in range(0, len(H), size)]
+    stay = sorted(range(len(costs)), key=costs.__getitem__)[len(costs) - keep :]
+    mask = torch.tensor([column // size in stay for column in range(len(H))])
+    return mask.repeat(len(weight), 1)
 
 
 RIGHT = {
@@ -111,6 +111,7 @@ RIGHT = {
         lambda weight, grad, curvature: scores.obd(weight, curvature) - weight * grad,
     ],
     "scores.fisher": [
+        fisher_by_loops,
         lambda weight, grads: (grads * weight).square().mean(0) / 2,
         lambda weight, grads: scores.fisher(weight, torch.einsum("nij,nij->ij", grads, grads) / len(grads)),
     ],
@@ -122,8 +123,7 @@ RIGHT = {
     ],
     "scores.n_of_m": [grouped, n_of_m_loop, masks.n_of_m],
     "scores.remove_weight": [surgeon, least_squares, lambda w, H, q: moved(w, q, torch.linalg.solve(H, torch.eye(len(H)).to(H)[q]) / H.inverse()[q, q])],
-    "scores.group_mask": [course_groups, einsum_groups],
-    "scores.masked_step": [torch_sgd, all_masked, lambda weight, grad, velocity, mask, lr, momentum: torch.where(mask, sgd(weight, grad, velocity, lr, momentum), 0.0)],
+    "scores.group_mask": [groups_by_columns, course_groups, einsum_groups],
 }  # fmt: skip
 WRONG = {
     "scores.removal": [
@@ -203,16 +203,5 @@ WRONG = {
         (single_inputs, "keep_counts_inputs"),
         (lambda weight, H, size, keep: course_groups(weight, H, size, keep)[0], None),
         (lambda weight, H, size, keep: ~course_groups(weight, H, size, keep), None),
-    ],
-    "scores.masked_step": [
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight * mask, grad, velocity, lr, momentum), "mask_not_reapplied"),
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight, torch.where(mask, grad, 0), velocity, lr, momentum), "gradient_masked"),
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight, grad, torch.where(mask, velocity, 0), lr, momentum), "velocity_masked"),
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight, grad, velocity, lr, momentum).masked_fill(mask, 0), "mask_inverted"),
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight, grad, velocity, lr, 0) * mask, "momentum_forgotten"),
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight, grad, velocity, -lr, momentum) * mask, "uphill"),
-        (lambda weight, grad, velocity, mask, lr, momentum: sgd(weight - momentum * velocity, grad, velocity, lr, 0) * mask, "lr_inside"),
-        (lambda weight, grad, velocity, mask, lr, momentum: weight, None),
-        (lambda weight, grad, velocity, mask, lr, momentum: (velocity * momentum + grad) * mask, None),
     ],
 }  # fmt: skip
