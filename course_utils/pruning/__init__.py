@@ -13,6 +13,7 @@ from . import (
     semi_structured,
     sequential,
     sparsegpt,
+    speed,
     statistics,
     storage,
     structured,
@@ -21,6 +22,6 @@ from . import (
 )
 
 __all__ = [
-    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "semi_structured", "sequential",
-    "sparsegpt", "statistics", "storage", "structured", "wanda", "width",
+    "anatomy", "apply", "groups", "lottery", "magnitude", "masks", "recovery", "schedules", "scores", "semi_structured",
+    "sequential", "sparsegpt", "speed", "statistics", "storage", "structured", "wanda", "width",
 ]  # fmt: skip
