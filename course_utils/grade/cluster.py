@@ -6,6 +6,7 @@ machine's course, whose files must be the same as here, and has its own sandbox.
 that writes them down.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -64,12 +65,12 @@ def results(
         with LocalCluster(host="127.0.0.1", security=True, **settings) as cluster:  # type: ignore[no-untyped-call]
             yield from _results(cluster.get_client(), as_completed, found, order)
         return
-    try:
-        client = Client(address, timeout=WAIT)  # type: ignore[no-untyped-call]
-        client.wait_for_workers(1, timeout=WAIT)
-    except (OSError, ValueError, TypeError) as error:
-        raise CompressionError(f"--dask {address}: no worker was found in {WAIT} seconds ({error}).") from error
-    with client:
+    with contextlib.ExitStack() as opened:
+        try:
+            client = opened.enter_context(Client(address, timeout=WAIT))  # type: ignore[no-untyped-call]
+            client.wait_for_workers(1, timeout=WAIT)
+        except (OSError, ValueError) as error:
+            raise CompressionError(f"--dask {address}: no worker was found in {WAIT} seconds ({error}).") from error
         yield from _results(client, as_completed, found, order)
 
 

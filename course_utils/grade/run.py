@@ -5,6 +5,7 @@ grades/<lab>/<learner>.json (ours) come out. What was graded from the same bytes
 """
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -62,27 +63,33 @@ def run(
     seed = _seed(out, seed, again)
     parsed = {student: _read(path, lab) for student, path in todo.items()}
     done = {} if again else dict(_kept(out, parsed, lab, seed))
-    waiting = [student for student in parsed if student not in done]
-    if waiting:
-        found = {student: parsed[student] for student in waiting}
-        if dask:
-            from . import cluster
+    kept = list(done)
+    waiting = {student: found for student, found in parsed.items() if student not in done}
+    with contextlib.ExitStack() as stack:
+        opened = functools.cache(lambda: stack.enter_context(gradebook.Book(course, lab)))
 
-            results = cluster.results(dask, jobs, found, cluster.order(root, lab, limits, seed, kind))
-        else:
-            results = _here(found, jobs, lab, limits, seed, kind or "none")
-        with tqdm(total=len(waiting), desc=lab.name, unit="submission", disable=not progress) as bar:
-            for student, result in results:
-                if "fault" in result:
-                    result |= {"cells": [], "notes": [f"not graded: {result['fault']}"], "score": None, "points": lab.points}
-                write(out / f"{student}.json", json.dumps(result, indent=1).encode())
-                done[student] = result
-                bar.update()
-    if book:
-        with gradebook.Book(course, lab) as opened:
-            for student, result in done.items():
-                if "fault" not in result:
-                    opened.record(student, parsed[student].answers, result)
+        def record(student: str) -> None:
+            if book and "fault" not in done[student]:
+                opened().record(student, parsed[student].answers, done[student])
+
+        if waiting:
+            if dask:
+                from . import cluster
+
+                results = cluster.results(dask, jobs, waiting, cluster.order(root, lab, limits, seed, kind))
+            else:
+                assert kind
+                results = _here(waiting, jobs, lab, limits, seed, kind)
+            with tqdm(total=len(waiting), desc=lab.name, unit="submission", disable=not progress) as bar:
+                for student, result in results:
+                    if "fault" in result:
+                        result |= {"cells": [], "notes": [f"not graded: {result['fault']}"], "score": None, "points": lab.points}
+                    write(out / f"{student}.json", json.dumps(result, indent=1).encode())
+                    done[student] = result
+                    record(student)  # while the next ones are graded
+                    bar.update()
+        for student in kept:  # an earlier run may have been stopped before it came to these
+            record(student)
     return {student: done[student] for student in parsed if student in done}
 
 

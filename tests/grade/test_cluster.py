@@ -1,16 +1,20 @@
 """Grading on Dask's workers: the same scores, nothing lost when one dies, other versions of the course are refused."""
 
+import json
+import os
+import subprocess
 import sys
+import time
 
 import grading
 import psutil
 import pytest
 from attacks import WRONG
 from distributed import LocalCluster
+from distributed.security import Security
 
 from course_utils.errors import CompressionError
 from course_utils.grade import cluster, lab, run, sandbox
-from course_utils.grade.__main__ import main
 
 LIMITS = sandbox.Limits(cell=60, call=60, total=300)
 SOURCES = [{}, {"hessian": WRONG}, {"double": "def double(x):\n    return 3 * x"}, {"pack": "1 / 0"}, {"hessian": "import os\nos._exit(0)"}]
@@ -67,14 +71,43 @@ def test_a_worker_and_a_grader_that_die_cost_nobody_anything(course, opened, mon
     assert (course / "gradebook.db").is_file() and descendants("course_utils.grade") == []
 
 
-def test_the_command_with_the_address_of_a_scheduler(course, opened, capsys):
-    with LocalCluster(host="127.0.0.1", n_workers=1, threads_per_worker=1, dashboard_address=":0") as workers:
-        root = str(opened.folder.parents[1])
-        command = ["run", grading.LAB, "--root", root, "--course", str(course), "--dask", workers.scheduler_address]
-        assert main(command) == 0
-        assert descendants("course_utils.grade") == [], "the workers are left as they were"
-    said = capsys.readouterr().out
-    assert "學生-0: 12 of 14" in said and "學生-1: 7 of 14" in said
+@pytest.fixture
+def scheduler(tmp_path_factory, monkeypatch):
+    """`dask scheduler` and `dask worker` with TLS files, as docs/instructor.md has them; their address."""
+    folder, safe = tmp_path_factory.mktemp("tls"), Security.temporary()
+    words, started = [], []
+    for name, content in {"ca-file": safe.tls_ca_file, "cert": safe.tls_client_cert, "key": safe.tls_client_key}.items():
+        (folder / f"{name}.pem").write_text(content)
+        words += [f"--tls-{name}", f"{folder}/{name}.pem"]
+    place, dask = folder / "scheduler.json", [sys.executable, "-m", "dask"]
+    try:
+        serve = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0", "--scheduler-file"]
+        started.append(subprocess.Popen([*dask, *serve, place, "--protocol", "tls", *words]))
+        while not (place.exists() and place.read_text().endswith("}")):
+            assert started[0].poll() is None
+            time.sleep(0.1)
+        address = json.loads(place.read_text())["address"]
+        work = ["worker", address, "--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+        started.append(subprocess.Popen([*dask, *work, *words], cwd=folder))
+        yield address, folder
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(60)
+
+
+def test_the_commands_of_the_manual(course, opened, scheduler):
+    address, folder = scheduler
+    tls = {"CA_FILE": "ca-file", "CLIENT__CERT": "cert", "CLIENT__KEY": "key"}
+    settings = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": f"{folder}/{file}.pem" for name, file in tls.items()}
+    command = [sys.executable, "-m", "course_utils.cli", "grade", grading.LAB, "--root", str(opened.folder.parents[1])]
+    command += ["--course", str(course), "--dask", address]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert refused.returncode != 0 and not list((course / "grades" / grading.LAB).glob("*.json")), "without the files"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr
+    assert address.startswith("tls://") and "學生-0: 12 of 14" in done.stdout and "學生-1: 7 of 14" in done.stdout
+    assert descendants("course_utils.grade") == [], "the workers are left as they were"
 
 
 def test_a_grader_that_always_dies_is_a_fault(course, opened, monkeypatch):
