@@ -1,6 +1,10 @@
-"""Runs in the environment of GPTQModel, whose kernels transformers' GPTQ loader uses. Called by run.py.
+"""Runs in the environment of GPTQModel, whose kernels transformers' GPTQ and AWQ loaders use. Called by run.py.
 
-    loader.py JOBS   like theirs.py, for jobs {"do": "read", folder, out} only
+    loader.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
+
+Jobs: {"do": "read", folder, out} loads a checkpoint with transformers, "load" with GPTQModel in half precision, and writes
+its logits for the ids; {"do": "make", plain, folder, out, bits, symmetric, order, group} lets GPTQModel quantize a plain
+model and load it again. An answer is "" or an error.
 """
 
 import json
@@ -8,17 +12,36 @@ import sys
 from pathlib import Path
 
 import torch
+from gptqmodel import GPTQModel, QuantizeConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 
-@torch.no_grad()
+def read(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32)
+
+
+def load(folder):
+    return GPTQModel.load(folder, device="cpu", dtype=torch.float16).model
+
+
+def make(plain, folder, bits, symmetric, order, group, ids):
+    settings = QuantizeConfig(bits=bits, group_size=group, desc_act=order, sym=symmetric)
+    model = GPTQModel.load(plain, settings, dtype=torch.float32)
+    model.quantize([{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids], batch_size=1)
+    model.save(folder)
+
+
 def main(jobs):
     ids, answers = load_file(jobs.parent / "ids.safetensors")["ids"], []
     for job in json.loads(jobs.read_text()):
         try:
-            model = AutoModelForCausalLM.from_pretrained(job["folder"], device_map="cpu", dtype=torch.float32)
-            save_file({"logits": model(input_ids=ids).logits.float().contiguous()}, job["out"])
+            out, what = job.pop("out"), job.pop("do")
+            if what == "make":  # GPTQModel opens inference mode itself
+                make(**job, ids=ids)
+            with torch.no_grad():
+                logits = (read if what == "read" else load)(job["folder"])(input_ids=ids).logits
+            save_file({"logits": logits.float().contiguous()}, out)
             answers.append("")
         except Exception as error:  # reported by run.py
             answers.append(f"{type(error).__name__}: {error}".strip().split("\n")[0])
