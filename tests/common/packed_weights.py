@@ -1,9 +1,20 @@
-"""Random packed weights, and the product in float64 as a slow, separate calculation."""
+"""Random packed weights, and the product in float64 as a slow, separate calculation.
+
+TOLERANCE is a part of Σ |x| (s q + s z), plus |b|. A float32 rounds by 6e-8 and the sums are short trees; s q and s z are
+what the integer path subtracts from each other.
+"""
 
 import numpy as np
 import torch
 
 from course_utils import kernels
+
+TOLERANCE = 4e-7
+# rows, columns, groups: one number, odd sizes, one row, groups of 2 to 256, groups that begin inside a byte, ragged ends
+SHAPES = [
+    (1, 1, 1), (3, 7, 1), (1, 64, 1), (2, 128, 2), (5, 96, 3), (17, 192, 3), (9, 40, 5), (8, 36, 18), (4, 33, 3), (7, 33, 1),
+    (16, 1024, 8), (6, 1024, 32), (10, 30, 2), (3, 514, 1), (5, 288, 6), (2, 768, 3), (33, 160, 2),
+]  # fmt: skip
 
 
 def make_weight(rows, columns, groups, bits, *, symmetric=False, half=True, seed=0):
@@ -32,3 +43,21 @@ def spec(weight):
     size = weight.columns // weight.groups
     s, z = scale.repeat(size, 1), zero.repeat(size, 1)
     return torch.from_numpy(s * (codes - z)), torch.from_numpy(s * (codes + z))
+
+
+def error(y, x, weight, bias):
+    """The largest difference from float64, as a part of the size of what was summed."""
+    matrix, size = spec(weight)
+    wanted, scale = x.double() @ matrix.T, x.double().abs() @ size.T
+    if bias is not None:
+        wanted, scale = wanted + bias.double(), scale + bias.double().abs()
+    return float(((y.double() - wanted).abs() / scale.clamp(min=1e-30)).max())
+
+
+def by_hand(x):
+    """Each token in INT8 and back, number by number, in float64 from float32 scales."""
+    out = torch.empty(x.shape, dtype=torch.float64)
+    for t, token in enumerate(x):
+        scale = token.abs().max() / 127
+        out[t] = (token / scale).round().double() * scale.double() if scale > 0 else 0
+    return out

@@ -97,9 +97,9 @@ inline __m256i add_products(__m256i sum, __m256i codes, __m256i q) {
     return sum;
 }
 
-inline __m256i load(const void* from, int64_t bytes) {  // 32, or 16 and zeros
+inline __m256i load(const void* from, int64_t bytes) {  // 32, or 16 or 8 and zeros
     if (bytes >= 32) return _mm256_loadu_si256((const __m256i*)from);
-    return _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_loadu_si128((const __m128i*)from), 0);
+    return _mm256_zextsi128_si256(bytes >= 16 ? _mm_loadu_si128((const __m128i*)from) : _mm_loadl_epi64((const __m128i*)from));
 }
 
 struct Int8Tile {
@@ -138,6 +138,7 @@ struct Int8Tile {
             };
             for (; b + 32 <= end; b += 32) step(32);
             if (b + 16 <= end) step(16), b += 16;
+            if (b + 8 <= end) step(8), b += 8;
             for (; b < end; b++)
                 EACH(r, R) EACH(part, 8 / BITS) {
                     const int code = nth<BITS>(block.codes[r * block.code_step + b], part);

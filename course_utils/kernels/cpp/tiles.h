@@ -3,7 +3,11 @@
 #include "kernels.h"
 
 // A loop over rows or tokens of a tile, written out: otherwise the sums are kept in memory and not in registers.
+#if defined(__clang__)
+#define EACH(i, n) _Pragma("clang loop unroll(full)") for (int i = 0; i < (n); i++)
+#else
 #define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
+#endif
 
 namespace {
 
