@@ -1,9 +1,11 @@
 """Results into nbgrader's folders and gradebook, so that its formgrader, feedback and exports work as always."""
 
+import contextlib
 import os
 import sqlite3
 import sys
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from nbformat import NotebookNode
 
 from course_utils.errors import CompressionError
 
+from . import submission
 from .build import write
 from .lab import Lab
 
@@ -71,13 +74,28 @@ class Book:
         made = notebook(self.lab, answers, result)
         path = self.course / "autograded" / student / self.lab.name / f"{self.lab.name}.ipynb"
         write(path, nbformat.writes(made).encode())
+        for name in ("timestamp.txt", "submission_secret.txt"):  # nbgrader's; it releases feedback by them
+            with contextlib.suppress(OSError):
+                write(path.with_name(name), submission.read_bytes(self.submitted(student) / name))
         self.gradebook.update_or_create_student(student)
-        self.gradebook.update_or_create_submission(self.lab.name, student)
+        self.gradebook.update_or_create_submission(self.lab.name, student, timestamp=self.handed_in(student))
         for cell in result["cells"]:
             grade = self.gradebook.find_grade(cell["grade_id"], self.lab.name, self.lab.name, student)
             grade.auto_score = cell["score"]
             grade.needs_manual_grade = cell["score"] is None and grade.manual_score is None
         self.gradebook.db.commit()
+
+    def submitted(self, student: str) -> Path:
+        return self.course / "submitted" / student / self.lab.name
+
+    def handed_in(self, student: str) -> datetime | None:
+        """The time that nbgrader wrote beside the submission; the formgrader compares the two to see what is graded."""
+        from nbgrader.utils import parse_utc
+
+        path = self.submitted(student) / "timestamp.txt"
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            return parse_utc(submission.read_bytes(path).decode().strip())
+        return None
 
     def close(self) -> None:
         self.gradebook.close()

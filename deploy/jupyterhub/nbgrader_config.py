@@ -1,0 +1,12 @@
+"""nbgrader under the hub: read by the servers of learners and by the formgrader."""
+
+import os
+
+c = get_config()  # noqa: F821  nbgrader gives it
+
+c.CourseDirectory.course_id = "compression"
+c.Exchange.root = os.environ["HUB_EXCHANGE"]
+if "HUB_CLASS" in os.environ:
+    c.CourseDirectory.root = os.environ["HUB_CLASS"]
+else:  # a learner: the name in the hub counts, whatever the account is called
+    c.CourseDirectory.student_id = os.environ["JUPYTERHUB_USER"]
