@@ -1,0 +1,111 @@
+"""JupyterLab and a real Chromium for tests, and the pictures that are kept."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "artifacts" / "browser"
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+MINUTE = 60_000  # milliseconds
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Chromium from PATH, or the one that Playwright has fetched."""
+    found = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        except Error as error:
+            pytest.fail(f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}")
+        yield browser
+        browser.close()
+
+
+def new_page(browser: Browser) -> Page:
+    """A page with cookies of its own."""
+    page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+    page.set_default_timeout(MINUTE)
+    return page
+
+
+def keep(page: Page, name: str) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def menu(page: Page, top: str, item: str) -> None:
+    """Choose an entry of JupyterLab's menu bar; `item` is how its text begins."""
+    page.locator(".lm-MenuBar-item", has_text=re.compile(f"^{top}$")).click()
+    page.locator(".lm-Menu-item", has_text=re.compile(f"^{re.escape(item)}")).first.click()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, with this Python's commands on the path."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more}
+
+
+def quiet(settings: Path) -> None:
+    """Settings of JupyterLab for a test: no question about news; every cell is in the page, also when out of sight."""
+    for name, text in {
+        "apputils-extension/notification": '{"fetchNews": "false"}',
+        "notebook-extension/tracker": '{"windowingMode": "none"}',
+    }.items():
+        path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+    """Until a page is there; a server that has ended fails the test with its log."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            assert server.poll() is None, log.read_text(errors="replace")
+            time.sleep(0.5)
+    pytest.fail(f"{address}: nothing answers\n{log.read_text(errors='replace')}")
+
+
+@contextmanager
+def jupyterlab(folder: Path, own: Path) -> Iterator[str]:
+    """The address of a JupyterLab in `folder`, with home, settings and log below `own`."""
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
+    command += ["--ip=127.0.0.1", "--IdentityProvider.token=", "--allow-root", f"--ServerApp.root_dir={folder}"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    quiet(own / "s")
+    places = {"COURSE_HOME": "home", "JUPYTERLAB_SETTINGS_DIR": "s", "JUPYTERLAB_WORKSPACES_DIR": "w"}
+    log = own / "log"
+    with log.open("wb") as out:
+        own_places = environment(**{name: str(own / place) for name, place in places.items()})
+        server = subprocess.Popen(command, cwd=folder, env=own_places, stdout=out, stderr=out)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{address}/api", server, log)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
