@@ -74,7 +74,7 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
     here, best = int((shares - share).abs().argmin()), int(total.argmin())
     threshold = float(shares[here]) * largest
 
-    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
     counts, edges = torch.histogram(x.float(), bins=161, range=(-largest, largest))
     left.stairs(counts / len(x), edges, fill=True, color=plots.SKY, alpha=0.8)
     left.set_yscale("log")
@@ -108,7 +108,7 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
         xlabel="range, as a share of the largest magnitude",
         ylabel="squared error, relative",
     )
-    right.legend(loc="lower right")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4)
     return figure
 
 

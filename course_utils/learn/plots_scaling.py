@@ -34,13 +34,16 @@ def outliers(x: Tensor, weight: Tensor, *, alpha: float | None, name: str, token
     left.grid(visible=False)
     figure.colorbar(image, ax=left, shrink=0.9)
     places = torch.arange(len(largest))
-    for values, first, colour, label in (
-        (largest, before[0], plots.BLUE, "activations, max |x|"), (columns, before[1], plots.ORANGE, "weights, max |w|"),
-    ):  # fmt: skip
+    for values, first, colour, label, mark in (
+        (largest, before[0], plots.BLUE, "activations, max |x|", {"marker": "o", "fillstyle": "none", "markersize": 6}),
+        (columns, before[1], plots.ORANGE, "weights, max |w|", {"marker": ".", "markersize": 5}),
+    ):
         if alpha is not None:
             right.semilogy(places, first, color=colour, linewidth=0.7, alpha=0.6)
-        right.semilogy(places, values, ".", color=colour, markersize=5, label=label)
+        right.semilogy(places, values, linestyle="none", color=colour, label=label, **mark)
+    if alpha is not None:
+        right.plot([], [], color=plots.BLACK, linewidth=0.7, alpha=0.6, label="before")
     right.set(title="largest value of each channel", xlabel="input channel", ylabel="magnitude")
-    figure.legend(loc="outside lower right", ncols=2)
+    figure.legend(loc="outside lower right", ncols=3)
     figure.suptitle(f"{name}: the median channel uses {levels} of 127 levels", x=0.01, ha="left")
     return figure
