@@ -16,15 +16,16 @@ def below(rng: torch.Generator) -> float:
 
 
 def fitting(rng: torch.Generator) -> dict:
-    """Memory near an edge: just enough for a width, or enough for its codes (and scales) but not for all of it."""
+    """Memory near an edge: just enough for a width, hardly too little, or enough for its codes (and scales) alone."""
     parameters, group_size = 10**6 * pick(rng, 50, 300, 1300, 7000), pick(rng, 16, 32, 64)
     bits = pick(rng, *WIDTHS, 1)
     whole, codes = weight_bytes(parameters, bits, group_size), parameters * bits / 8
     scales = codes + parameters * 2 / group_size
     between = 0.2 + 0.6 * below(rng)
     memory = pick(
-        rng, whole * (1 + between / 10), codes + (scales - codes) * between, scales + (whole - scales) * between
-    )
+        rng, whole, whole - parameters / group_size / 16, whole - parameters / group_size / 16, whole * (1 + between / 10),
+        codes + (scales - codes) * between, scales + (whole - scales) * between,
+    )  # fmt: skip
     return {"parameters": parameters, "memory": memory, "group_size": group_size}
 
 
@@ -110,7 +111,7 @@ def strict(sizes, losses, speeds, max_loss, min_speed):
 
 EXERCISES = [
     Exercise(
-        id="choosing.bits_that_fit", inputs=fitting, spec=bits_that_fit, tolerance=0, lesson="2.4-choosing", trials=40,
+        id="choosing.bits_that_fit", inputs=fitting, spec=bits_that_fit, tolerance=0, lesson="2.4-choosing", trials=100,
         mistakes={
             "scales_forgotten": with_size(lambda n, bits, g: n * bits / 8),
             "zero_points_forgotten": with_size(lambda n, bits, g: n * (bits + 16 / g if bits < 16 else 16) / 8),

@@ -212,8 +212,11 @@ def unguarded(student_map, teacher_map, mask):
 
 
 def distance_inputs(rng: torch.Generator) -> dict:
+    """One example is far from the others for the student, another one for the teacher: some d_S − d_T are beyond ±1."""
     examples = pick(rng, 5, 6)
-    student, teacher = asks(rng, draw_logits(rng, examples, 3), 5 * draw_logits(rng, examples, 4))
+    student, teacher = draw_logits(rng, examples, 3), 5 * draw_logits(rng, examples, 4)
+    student[0], teacher[1] = 5 * student[0], 5 * teacher[1]
+    student, teacher = asks(rng, student, teacher)
     return {"student": student, "teacher": teacher}
 
 

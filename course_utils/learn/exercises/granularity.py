@@ -57,12 +57,13 @@ def one_for_all(x, bits, group_size):
 
 
 def batch_inputs(rng: torch.Generator) -> dict:
-    """Batches of unlike ranges, all around 0; the widest is neither the first nor the last."""
+    """Batches of unlike ranges, all around 0; the widest is neither the first nor the last. Some are all below 1."""
     batches = [torch.randn(pick(rng, 3, 4, 6), 7, generator=rng, dtype=torch.float64) + 0.2 for _ in range(4)]
     for i, factor in enumerate((0.8, 2.5, 1.6, 0.5)):
         batches[i] = batches[i] * factor
         batches[i][0, :2] = torch.tensor([-1.1, 2.2], dtype=torch.float64) * factor
-    return {"batches": batches, "bits": pick(rng, 4, 6, 8)}
+    size = pick(rng, 0.05, 1.0)
+    return {"batches": [size * batch for batch in batches], "bits": pick(rng, 4, 6, 8)}
 
 
 def static_grid(batches: list[Tensor], bits: int) -> tuple[float, float]:
@@ -195,7 +196,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="granularity.static_grid", inputs=batch_inputs, spec=static_grid, lesson="2.1-quantization", trials=4,
+        id="granularity.static_grid", inputs=batch_inputs, spec=static_grid, lesson="2.1-quantization", trials=12,
         mistakes={
             "last_batch": lambda batches, bits: static_grid(batches[-1:], bits),
             "first_batch": lambda batches, bits: static_grid(batches[:1], bits),

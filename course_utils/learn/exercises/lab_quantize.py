@@ -78,11 +78,12 @@ def symmetric(weight, bits):
 
 
 def code_inputs(rng: torch.Generator) -> dict:
-    """A grid that ends below the largest weights, so that some codes must be clamped (at the top)."""
+    """A grid that ends below the largest weights and above the smallest, so that some codes must be clamped."""
     weight, bits = rows_of_all_kinds(rng)[:4], pick(rng, 3, 4, 5, 6, 7)
     scale, _ = scale_zero(weight, bits)
     scale = 0.8 * scale
-    return {"weight": weight, "scale": scale, "zero": (-weight.amin(1).clamp(max=0) / scale).round(), "bits": bits}
+    zero = (-weight.amin(1).clamp(max=0) / scale).round()
+    return {"weight": weight, "scale": scale, "zero": (zero - 1).clamp(min=0), "bits": bits}
 
 
 def codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:

@@ -77,10 +77,10 @@ def inverted(x, low, high, top):
 
 
 def row_inputs(rng: torch.Generator) -> dict:
-    """Rows of different sizes, one of them zero; the largest magnitudes are negative."""
+    """Rows of different sizes, one of them zero, a zero in the others too; the largest magnitudes are negative."""
     weight = torch.randn(5, 9, generator=rng, dtype=torch.float64)
     weight = weight * (torch.rand(5, 1, generator=rng, dtype=torch.float64) + 0.2)
-    weight[:, 2] = -weight.abs().amax(1) - 0.3
+    weight[:, 2], weight[:, 4] = -weight.abs().amax(1) - 0.3, 0
     weight[int(torch.randint(5, (), generator=rng))] = 0
     return {"weight": weight, "bits": pick(rng, 3, 4, 5, 8)}
 

@@ -54,7 +54,7 @@ def with_score(score):
 
 def layer_inputs(rng: torch.Generator) -> dict:
     return {
-        "weight": matrix(rng, 4, 12),
+        "weight": matrix(rng, 5, 12),
         "H": damped_hessian(rng, 12),
         "sparsity": pick(rng, 0.25, 0.5, 0.75),
         "block_size": 4,

@@ -93,7 +93,7 @@ def clip_inputs(rng: torch.Generator) -> dict:
     w = torch.randn(12, generator=rng, dtype=torch.float64)
     w[int(torch.randint(12, (), generator=rng))] = 3.5
     w[int(torch.randint(11, (), generator=rng))] -= 3.0
-    return {"w": w, "x": salient(rng, 9, 12), "bits": pick(rng, 2, 3), "shares": [1.0, 0.85, 0.7, 0.55]}
+    return {"w": w, "x": salient(rng, 9, 12), "bits": pick(rng, 2, 3, 4), "shares": [1.0, 0.85, 0.7, 0.55]}
 
 
 def clip_errors(
@@ -176,7 +176,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scaling.clip_errors", inputs=clip_inputs, spec=clip_errors, lesson="3.3-awq-smoothquant",
+        id="scaling.clip_errors", inputs=clip_inputs, spec=clip_errors, lesson="3.3-awq-smoothquant", trials=8,
         mistakes={
             "of_weights": lambda **given: clip_errors(**given, of_weights=True),
             "not_clamped": lambda **given: clip_errors(**given, clamp=False),

@@ -1,0 +1,202 @@
+"""Planted answers and automatic mutants of every exercise, run through the real check; the table is docs/mutants.md.
+
+    python tests/common/mutants.py                        # everything, on three seeds
+    python tests/common/mutants.py scores.fisher          # one exercise
+    python tests/common/mutants.py --write docs/mutants.md
+
+A mutant is a right answer with one place changed (mutate.py). It is killed if the check rejects it on every seed. One that
+survives needs a reason in tests/learn/survivors.yaml. Mutants run in a process of their own, with a limit on memory and on time.
+"""
+
+import argparse
+import functools
+import importlib.util
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mutate
+import yaml
+
+from course_utils.learn import checking, exercise
+
+PLANTED = Path(__file__).parents[1] / "learn" / "planted"
+SURVIVORS = PLANTED.with_name("survivors.yaml")
+SEEDS = (1, 2, 3)
+SECONDS = 20.0  # for one check of a mutant; of a right answer it takes less than half a second
+MEMORY = 4 << 30  # above what the process has
+STUCK = 120.0  # for a mutant that does not come back from a call outside Python
+GOAL = 0.9
+ANOTHER = {  # what is changed is a planted answer: the specification has switches for named mistakes, or is one call
+    "costs.exponent": "slope_of_sums",
+    "distillation_losses.distance": "distance_by_pairs",
+    "distillation_losses.kl": "kl_by_rows",
+    "distillation_losses.logit_gradient": "gradient_by_entries",
+    "distillation_losses.response": "response_by_rows",
+    "gptq.column_update": "update",
+    "gptq.inverse_cholesky": "factor_by_elimination",
+    "gptq.quantize_layer": "layer_in_blocks",
+    "lab_distillation.distil": "loop",
+    "lab_gptq.act_order": "by_columns",
+    "lab_quantize.dequantize": "back_by_entries",
+    "lab_quantizer.affine": "by_levels",
+    "lab_wanda.input_norm": "running_norm",
+    "lab_wanda.prune_layer": "layer_by_rows",
+    "lab_wanda.prune_n_of_m": "pattern_by_rows",
+    "scaling.clip_errors": "clip_by_tokens",
+    "uniform.best_threshold": "by_loop",
+}
+HEAD = """# What the checks reject
+
+Made by `python tests/common/mutants.py --write docs/mutants.md`; `make test` checks it.
+
+- Wrong: planted answers (`tests/learn/planted`) that the check rejects, and whose mistake it names if it has one.
+- Right: planted answers, written differently, that it accepts.
+- Mutants: a right answer with one place changed (`tests/common/mutate.py`): an operator, a constant, a dimension, a flag,
+  an argument left out, a statement deleted, `abs` removed, `min` for `max`. Killed means rejected on each of three seeds.
+  So many of the killed ones raise an error; the others give wrong values.
+- Survivors: those that the check accepts. Each one is explained below.
+
+| exercise | wrong rejected | right accepted | mutants killed | of these by an error | survivors explained |
+|---|---|---|---|---|---|
+"""
+
+
+@functools.cache
+def exercises() -> dict[str, exercise.Exercise]:
+    return {name: e for topic in exercise.topics() for name, e in exercise.of_topic(topic).items()}
+
+
+@functools.cache
+def planted(topic: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"planted_{topic}", PLANTED / f"{topic}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def explained() -> dict[str, dict[str, str]]:
+    """survivors.yaml: exercise → mutant → why it may survive."""
+    return yaml.safe_load(SURVIVORS.read_text(encoding="utf-8"))
+
+
+def mutants(name: str) -> dict[str, Any]:
+    """The mutants of an exercise; under "" what they are made from, rebuilt in the same way."""
+    if name in ANOTHER:
+        return mutate.mutants(getattr(planted(name.partition(".")[0]), ANOTHER[name]), ("planted_",))
+    return mutate.mutants(exercises()[name].spec, ("course_utils.learn.exercises.", "course_utils.evaluation.advisor"))
+
+
+def outcome(name: str, mutant: Any, every_seed: bool) -> str:
+    """`value` or `error` if the check rejects it on all seeds, `survived` if on none, else `sometimes`.
+
+    Without `every_seed`, one that is rejected on the first seed is not tried on the others.
+    """
+    raised: list[BaseException] = []
+
+    def watched(**arguments: Any) -> Any:
+        try:
+            return mutant(**arguments)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    passed = []
+    for seed in SEEDS:
+        passed.append(checking.judge(name, watched, seed=seed, seconds=SECONDS).passed)
+        if len(passed) == 1:
+            rejected = "error" if raised else "value"
+        if not passed[0] and not every_seed:
+            return rejected
+    return "survived" if all(passed) else "sometimes" if any(passed) else rejected
+
+
+def outcomes(name: str, every_seed: bool = True) -> dict[str, str]:
+    """The outcome of each mutant. One that ends its process, or is stuck in it, counts as an error."""
+    left, found = list(mutants(name)), {}
+    while left:
+        receive, send = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=_work, args=(name, left, every_seed, send))
+        child.start()
+        send.close()
+        try:
+            while left and receive.poll(STUCK):
+                found[left[0]] = receive.recv()
+                left.pop(0)
+        except EOFError:
+            pass
+        if left:
+            child.kill()
+            found[left.pop(0)] = "error"
+        child.join()
+    assert found.pop("") == "survived", f"{name}: what the mutants are made from does not pass"
+    return found
+
+
+def _work(name: str, keys: list[str], every_seed: bool, send: Any) -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    found = mutants(name)
+    for key in keys:
+        send.send(outcome(name, found[key], every_seed))
+    os._exit(0)
+
+
+def survivors(found: dict[str, str]) -> dict[str, str]:
+    return {key: what for key, what in found.items() if what in ("survived", "sometimes")}
+
+
+def counts(name: str, found: dict[str, str]) -> list[int]:
+    """Wrong rejected, wrong, right accepted, right, mutants killed, mutants, killed by an error, survivors explained."""
+    answers = planted(name.partition(".")[0])
+    verdicts = [(checking.judge(name, f, seed=seed), mistake) for f, mistake in answers.WRONG[name] for seed in SEEDS]
+    wrong = sum(not v.passed and v.mistake == mistake for v, mistake in verdicts) / len(SEEDS)
+    right = sum(checking.judge(name, f, seed=seed).passed for f in answers.RIGHT[name] for seed in SEEDS) / len(SEEDS)
+    survived = set(survivors(found))
+    return [
+        int(wrong), len(answers.WRONG[name]), int(right), len(answers.RIGHT[name]), len(found) - len(survived), len(found),
+        sum(what == "error" for what in found.values()), len(survived & set(explained().get(name, {}))),
+    ]  # fmt: skip
+
+
+def row(name: str, n: Iterable[int]) -> str:
+    return "| {} | {}/{} | {}/{} | {}/{} | {} | {} |".format(name, *n)
+
+
+def document(table: dict[str, list[int]]) -> str:
+    lines = [row(name, n) for name, n in table.items()]
+    lines.append(row(f"**all {len(table)}**", map(sum, zip(*table.values(), strict=True))))
+    reasons = [f"\n{name}\n\n" + "\n".join(f"- `{key}`: {why}" for key, why in all_.items()) for name, all_ in explained().items()]
+    return HEAD + "\n".join(lines) + "\n\n## Survivors\n" + "\n".join(reasons) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="exercises; all if none is given")
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    table, reasons, bad = {}, explained(), 0
+    for name in options.names or exercises():
+        found = outcomes(name)
+        table[name] = counts(name, found)
+        print(row(name, table[name]), flush=True)
+        strange = {k: w for k, w in survivors(found).items() if w != "survived" or k not in reasons.get(name, {})}
+        gone = reasons.get(name, {}).keys() - survivors(found).keys()
+        for key, what in [*strange.items(), *((key, "explained, but does not survive") for key in gone)]:
+            print(f"    {what}: {key}", flush=True)
+            bad += 1
+    print(document(table).partition("\n| **all")[2].partition("\n")[0].join(["| **all", ""]))
+    if options.write:
+        options.write.write_text(document(table), encoding="utf-8")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
