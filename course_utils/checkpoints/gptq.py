@@ -59,9 +59,8 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
                 "hold; give checkpoint_format='gptq_v2', or quantize with symmetric=True."
             )
         zero = zero - 1
-    codes = unpack(layer.packed, layer.bits, layer.in_features)
     return {
-        "qweight": to_words(codes, layer.bits).T.contiguous(),
+        "qweight": to_words(layer.codes, layer.bits).T.contiguous(),
         "qzeros": to_words(zero.T, layer.bits),
         "scales": scales.T.contiguous(),
         "g_idx": grid.group_index.to(torch.int32),

@@ -10,11 +10,11 @@ from course_utils.errors import CompressionError
 
 from . import build, cpu, reference
 from .formats import BITS, PackedWeight, from_codes
-from .packing import pack, unpack
+from .packing import pack, pack_planes, unpack, unpack_planes
 
 __all__ = [
     "ACTIVATIONS", "BITS", "MOST_TOKENS", "PackedWeight", "build", "compiled_for", "cpu", "from_codes", "linear", "pack",
-    "reference", "unpack",
+    "pack_planes", "reference", "unpack", "unpack_planes",
 ]  # fmt: skip
 
 ACTIVATIONS = ("float", "int8")

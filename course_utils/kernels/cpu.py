@@ -10,11 +10,13 @@ from course_utils.errors import CompressionError
 
 from .build import library
 from .formats import PackedWeight
+from .packing import packed_width, planes
 
 WORK_PER_THREAD = 2**18  # weights times tokens for which another thread pays
 
 
 COUNTS = ("rows", "columns", "groups", "row_bytes", "zero_bytes", "group_size", "group_bytes")
+KINDS = ("bits", "half", "zero_bits", "middle")
 
 
 class _Weight(ctypes.Structure):
@@ -23,7 +25,7 @@ class _Weight(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_size_t) for name in ("codes", "scale", "zero")),
         *((name, ctypes.c_int64) for name in COUNTS),
-        *((name, ctypes.c_int32) for name in ("bits", "half", "middle")),
+        *((name, ctypes.c_int32) for name in KINDS),
     ]
 
 
@@ -64,32 +66,47 @@ def index_of(variant: str | None) -> int:
     return variants().index(variant)
 
 
-def describe(weight: PackedWeight) -> _Weight:
-    groups, bits, columns = weight.groups, weight.bits, weight.columns
-    zero = weight.zero_point
-    return _Weight(
-        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), weight.rows, columns, groups,
-        weight.codes.shape[1], 0 if zero is None else zero.shape[1], columns // groups, -(-(columns // groups) * bits // 8),
-        bits, weight.scale.dtype == torch.float16, 2 ** (bits - 1),
-    )  # fmt: skip
+def describe(weight: PackedWeight) -> list[tuple[int, _Weight]]:
+    """Ŵ = Σ factor · part: one part for each of `packing.planes`. The first one takes the zero points.
+
+    s (q − z) with q = q₀ + 4 q₁ is s (q₀ − z) + 4 s (q₁ − 0).
+    """
+    groups, columns, zero = weight.groups, weight.columns, weight.zero_point
+    size, codes, parts = columns // groups, weight.codes.data_ptr(), []
+    for width, low in planes(weight.bits):
+        first = low == 0
+        parts.append((2**low, _Weight(
+            codes, weight.scale.data_ptr(), zero.data_ptr() if first and zero is not None else 0, weight.rows, columns, groups,
+            weight.codes.shape[1], 0 if zero is None else zero.shape[1], size, -(-size * width // 8), width,
+            weight.scale.dtype == torch.float16, weight.bits, 2 ** (weight.bits - 1) if first else 0,
+        )))  # fmt: skip
+        codes += packed_width(columns, width)
+    return parts
 
 
 def threads_for(work: int) -> int:
     return min(torch.get_num_threads(), 1 + work // WORK_PER_THREAD)
 
 
-def product(x: Tensor, weight: _Weight, bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0) -> Tensor:
-    """x (…, columns) times Ŵᵀ, plus b, in the dtype of x. Of the shapes nothing is checked; see `kernels.linear`."""
+def product(
+    x: Tensor, parts: list[tuple[int, _Weight]], bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0
+) -> Tensor:
+    """x (…, columns) times Ŵᵀ, plus b, in the dtype of x, with Ŵ from `describe`. Of the shapes nothing is checked."""
     functions = _functions()
     assert functions is not None, "ask `variants` first"
-    flat = x.reshape(-1, weight.columns).float().contiguous()
+    rows, columns = parts[0][1].rows, parts[0][1].columns
+    flat = x.reshape(-1, columns).float().contiguous()
     bias = None if bias is None else bias.detach().float().contiguous()
-    tokens, rows = len(flat), weight.rows
-    y = torch.empty(tokens, rows)
-    functions[0](
-        ctypes.addressof(weight), flat.data_ptr(), tokens, None if bias is None else bias.data_ptr(), y.data_ptr(), int8, kernel,
-        threads_for(tokens * rows * weight.columns),
-    )  # fmt: skip
+    y = torch.empty(len(flat), rows)
+    threads = threads_for(len(flat) * rows * columns)
+    for factor, weight in parts:
+        into = y if factor == 1 else torch.empty_like(y)
+        add = bias.data_ptr() if bias is not None and factor == 1 else None
+        functions[0](
+            ctypes.addressof(weight), flat.data_ptr(), len(flat), add, into.data_ptr(), int8, kernel, threads
+        )  # fmt: skip
+        if factor > 1:
+            y.add_(into, alpha=factor)
     return y.view(*x.shape[:-1], rows).to(x.dtype)
 
 

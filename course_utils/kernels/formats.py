@@ -7,9 +7,9 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
-from .packing import pack, packed_width, unpack
+from .packing import pack, pack_planes, packed_width, planes_width, unpack, unpack_planes
 
-BITS = (4, 8)
+BITS = tuple(range(1, 9))
 SCALES = (torch.float16, torch.float32)
 
 
@@ -17,9 +17,9 @@ SCALES = (torch.float16, torch.float32)
 class PackedWeight:
     """Ŵ = s (q − z), a matrix (rows, columns) with one s and z for each group of neighbouring columns in a row.
 
-    `codes` (rows, ceil(columns · bits / 8)) uint8, each row as `packing.pack` writes it: with 4 bits the even columns
-    are the low nibbles. `scale` (rows, groups) float16 or float32. `zero_point` (rows, ceil(groups · bits / 8)), packed
-    alike, or None for 2^(bits − 1) everywhere (symmetric). Raises CompressionError for whatever does not fit together.
+    `codes` (rows, bytes) uint8, each row as `packing.pack_planes` writes it: with 4 bits the even columns are the low
+    nibbles. `scale` (rows, groups) float16 or float32. `zero_point` (rows, ceil(groups · bits / 8)) as `packing.pack`
+    writes it, or None for 2^(bits − 1) everywhere (symmetric). Raises CompressionError for whatever does not fit together.
     """
 
     codes: Tensor
@@ -30,9 +30,7 @@ class PackedWeight:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise CompressionError(
-                f"bits={self.bits}: the kernels read weights of 4 or 8 bits; unpack others and use F.linear."
-            )
+            raise CompressionError(f"bits={self.bits}: the kernels read weights of 1 to 8 bits.")
         rows, groups = self.scale.shape if self.scale.dim() == 2 else (-1, 0)
         if self.scale.dtype not in SCALES:
             raise CompressionError(f"scale: {self.scale.dtype}; the kernels read torch.float16 and torch.float32.")
@@ -40,7 +38,7 @@ class PackedWeight:
             raise CompressionError(
                 f"scale: shape {tuple(self.scale.shape)}; expected (rows, groups), groups dividing the {self.columns} columns."
             )
-        wanted = {"codes": (self.codes, packed_width(self.columns, self.bits))}
+        wanted = {"codes": (self.codes, planes_width(self.columns, self.bits))}
         if self.zero_point is not None:
             wanted["zero_point"] = (self.zero_point, packed_width(groups, self.bits))
         for name, (tensor, width) in wanted.items():
@@ -77,7 +75,7 @@ def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *
     codes or zero points that do not fit, and for scales that are NaN, infinite, or not positive.
     """
     if bits not in BITS:
-        raise CompressionError(f"bits={bits}: the kernels read weights of 4 or 8 bits; unpack others and use F.linear.")
+        raise CompressionError(f"bits={bits}: the kernels read weights of 1 to 8 bits.")
     if codes.is_floating_point() and not torch.isfinite(codes).all():
         raise CompressionError("codes: contain NaN or infinity; quantize a finite weight.")
     if not torch.isfinite(scale).all() or (scale <= 0).any():
@@ -89,12 +87,12 @@ def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *
     half = scale.half()
     stored = half if torch.equal(half.to(scale.dtype), scale) else scale.float()
     zero = None if zero_point is None else pack(zero_point, bits)
-    return PackedWeight(pack(codes, bits), stored, zero, bits, codes.shape[1])
+    return PackedWeight(pack_planes(codes, bits), stored, zero, bits, codes.shape[1])
 
 
 def unpack_weight(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (rows, columns), scales and zero points (rows, groups), float32 except for the codes."""
-    codes, scale = unpack(weight.codes, weight.bits, weight.columns), weight.scale.float()
+    codes, scale = unpack_planes(weight.codes, weight.bits, weight.columns), weight.scale.float()
     if weight.zero_point is None:
         return codes, scale, torch.full_like(scale, 2 ** (weight.bits - 1))
     return codes, scale, unpack(weight.zero_point, weight.bits, weight.groups).float()

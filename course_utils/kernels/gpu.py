@@ -15,6 +15,7 @@ from .formats import PackedWeight
 
 GEMV = {"ROWS": 16, "BYTES": 128}
 GEMM = {"TOKENS": 16, "ROWS": 32, "BYTES": 32}
+BITS = (4, 8)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -89,8 +90,10 @@ def linear(
 
     Sums are float32; in `gemm` Ŵ is rounded to the dtype of x first, as for `F.linear` with a weight of that dtype.
     `blocks` replaces GEMV or GEMM (powers of two; those of `gemm` at least 16), `launch` goes to Triton (num_warps,
-    num_stages). Raises CompressionError for shapes, dtypes or devices that do not fit.
+    num_stages). Raises CompressionError for other widths than BITS, and for shapes, dtypes or devices that do not fit.
     """
+    if weight.bits not in BITS:
+        raise CompressionError(f"weight: {weight.bits} bits; these kernels read 4 and 8. Use `reference.linear`.")
     if x.dim() != 2 or x.shape[1] != weight.columns or x.dtype not in DTYPES:
         names = ", ".join(map(str, DTYPES))
         raise CompressionError(f"x: expected (tokens, {weight.columns}) of {names}, got {tuple(x.shape)} {x.dtype}.")

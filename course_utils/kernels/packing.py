@@ -1,5 +1,7 @@
 """Small integers stored without wasted bits."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,14 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     are the low nibbles. Unused bits of the last byte are 0.
     Raises CompressionError for codes that are not whole numbers or do not fit.
     """
+    check_codes(codes, bits)
+    rows, columns = codes.shape
+    stream = (codes.to(torch.uint8)[..., None] >> _shifts(bits, codes.device)) & 1
+    stream = torch.nn.functional.pad(stream.reshape(rows, -1), (0, -columns * bits % 8))
+    return (stream.view(rows, -1, 8) << _shifts(8, codes.device)).sum(-1, dtype=torch.uint8)
+
+
+def check_codes(codes: Tensor, bits: int) -> None:
     check_bits(bits)
     if codes.dim() != 2 or (codes.is_floating_point() and not torch.equal(codes, codes.round())):
         raise CompressionError(f"codes: expected a matrix of whole numbers, got {tuple(codes.shape)} {codes.dtype}.")
@@ -30,26 +40,55 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         raise CompressionError(
             f"codes: from {int(codes.min())} to {int(codes.max())}, but {bits} bits hold 0 to {2**bits - 1}."
         )
-    rows, columns = codes.shape
-    stream = (codes.to(torch.uint8)[..., None] >> _shifts(bits, codes.device)) & 1
-    stream = torch.nn.functional.pad(stream.reshape(rows, -1), (0, -columns * bits % 8))
-    return (stream.view(rows, -1, 8) << _shifts(8, codes.device)).sum(-1, dtype=torch.uint8)
+
+
+def check_width(packed: Tensor, wanted: int, bits: int, columns: int) -> None:
+    if packed.shape[-1] != wanted:
+        raise CompressionError(
+            f"packed: {packed.shape[-1]} bytes in a row, but {columns} codes of {bits} bits take {wanted}."
+        )
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     """The inverse of `pack`: codes (rows, columns), uint8. Raises CompressionError for bytes of another width."""
     check_bits(bits)
-    if packed.shape[-1] != packed_width(columns, bits):
-        wanted = packed_width(columns, bits)
-        raise CompressionError(
-            f"packed: {packed.shape[-1]} bytes in a row, but {columns} codes of {bits} bits take {wanted}."
-        )
+    check_width(packed, packed_width(columns, bits), bits, columns)
     rows = packed.shape[0]
     if 8 % bits == 0:  # whole codes in each byte
         shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
         return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(rows, -1)[:, :columns]
     stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).reshape(rows, -1)[:, : columns * bits]
     return (stream.reshape(rows, columns, bits) << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
+
+
+def planes(bits: int) -> list[tuple[int, int]]:
+    """Widths 4, 2 or 1 (or one of 8) that sum to `bits`, and the lowest bit that each holds: 3 → [(2, 0), (1, 2)]."""
+    check_bits(bits)
+    widths = [width for width in (8, 4, 2, 1) if bits & width]
+    return [(width, sum(widths[:i])) for i, width in enumerate(widths)]
+
+
+def planes_width(columns: int, bits: int) -> int:
+    """Bytes of a row of `pack_planes`: those of `pack` where 8 divides the columns."""
+    return sum(packed_width(columns, width) for width, _ in planes(bits))
+
+
+def pack_planes(codes: Tensor, bits: int) -> Tensor:
+    """Like `pack`, but no code crosses a byte: one part of each row for each of `planes`, beginning with the low bits.
+
+    With 1, 2, 4 and 8 bits this is `pack`. A 3-bit code is kept as 2 bits in the first part and 1 bit in the second.
+    """
+    check_codes(codes, bits)
+    codes = codes.to(torch.uint8)
+    return torch.cat([pack(codes >> low & 2**width - 1, width) for width, low in planes(bits)], 1)
+
+
+def unpack_planes(packed: Tensor, bits: int, columns: int) -> Tensor:
+    """The inverse of `pack_planes`: codes (rows, columns), uint8. Raises CompressionError for bytes of another width."""
+    check_width(packed, planes_width(columns, bits), bits, columns)
+    parts = packed.split([packed_width(columns, width) for width, _ in planes(bits)], 1)
+    codes = [unpack(part, width, columns) << low for part, (width, low) in zip(parts, planes(bits), strict=True)]
+    return functools.reduce(torch.bitwise_or, codes)
 
 
 def _shifts(n: int, device: torch.device) -> Tensor:

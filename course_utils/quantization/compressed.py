@@ -23,6 +23,7 @@ from .layer import KINDS
 
 MANIFEST = "compression.json"
 WEIGHTS = "weights.safetensors"
+FORMAT = 2  # 1 kept codes of 3, 5, 6 and 7 bits, and those of act-order, in another order
 
 
 @dataclass
@@ -84,7 +85,7 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
         for name, module in model.named_modules() if type(module).__name__ in KINDS
     }  # fmt: skip
     manifest: dict[str, Any] = {
-        "format": 1, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
+        "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
         "sha256": {str(f.relative_to(work)): digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()},
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
@@ -129,7 +130,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         intact = manifest["self"] == digest(_canonical(manifest))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressionError(f"{folder / MANIFEST}: not readable ({error}); save the compressed model again.") from error
-    if not intact or manifest.get("format") != 1:
+    if not intact or manifest.get("format") != FORMAT:
         raise CompressionError(f"{folder / MANIFEST}: altered, or of another version; save the compressed model again.")
     for name, wanted in manifest["sha256"].items():
         file = folder / name

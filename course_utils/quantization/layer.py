@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
-from course_utils.kernels.packing import pack, packed_width, unpack
+from course_utils.kernels.packing import pack, pack_planes, packed_width, planes_width, unpack, unpack_planes
 
 from .grids import Grid, dequantize
 
@@ -49,15 +49,16 @@ def naming(layer: str) -> Iterator[None]:
 class QuantizedLinear(nn.Module):
     """y = x Ŵᵀ + b with Ŵ read from its integers.
 
-    Up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels` where those can read the
-    weight (4 or 8 bits, groups of neighbouring columns); otherwise Ŵ is unpacked at each call. Both sum the same
-    products, up to float32 rounding. `activations="int8"` rounds each token to INT8 first, which is faster and changes
-    the result.
+    Up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels`; otherwise Ŵ is unpacked at each
+    call. Both sum the same products, up to float32 rounding. `activations="int8"` rounds each token to INT8 first, which
+    is faster and changes the result.
 
-    Buffers: `packed` (out, bytes) uint8; `scale` (out, groups) float16 where that is exact, else float32;
-    `zero_point` packed like the codes (absent when symmetric); `group_index` (in,) only when the columns of a
-    group are not neighbours. `to`, `half` and the like move the buffers but leave their precision, because other
-    scales would be another grid. Inputs of any floating-point precision are taken; Ŵ is cast to theirs.
+    Buffers: `packed` (out, bytes) uint8, see `kernels.pack_planes`; `scale` (out, groups) float16 where that is exact,
+    else float32; `zero_point` (out, bytes), see `kernels.pack` (absent when symmetric). `group_index` (in,) is there only
+    when the columns of a group are not neighbours, as with GPTQ's act-order. Then `packed` holds the columns group by
+    group, and the input is permuted by `order` (in,), which is not saved. `to`, `half` and the like move the buffers but
+    leave their precision, because other scales would be another grid. Inputs of any floating-point precision are taken;
+    Ŵ is cast to theirs.
     """
 
     packed: Tensor
@@ -75,12 +76,14 @@ class QuantizedLinear(nn.Module):
         self._described: tuple | None = None  # what the compiled products were told, and where the buffers were then
         self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, bits, symmetric
         self.groups = groups
-        self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
+        self.register_buffer("packed", torch.zeros(out_features, planes_width(in_features, bits), dtype=torch.uint8))
         scale_dtype = getattr(torch, scale_dtype) if isinstance(scale_dtype, str) else scale_dtype
         self.register_buffer("scale", torch.ones(out_features, groups, dtype=scale_dtype))
         zero = None if symmetric else torch.zeros(out_features, packed_width(groups, bits), dtype=torch.uint8)
         self.register_buffer("zero_point", zero)
         self.register_buffer("group_index", torch.zeros(in_features, dtype=torch.int32) if scattered else None)
+        self.register_buffer("order", None, persistent=False)
+        self._set_order()
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False) if bias else None
 
     def shape(self) -> dict:
@@ -104,15 +107,30 @@ class QuantizedLinear(nn.Module):
             columns, rows, grid.bits, groups, symmetric=grid.symmetric, bias=bias is not None, scattered=scattered,
             scale_dtype=torch.float16 if exact else torch.float32,
         ).to(result.codes.device)  # fmt: skip
-        layer.packed.copy_(pack(result.codes, grid.bits))
+        if layer.group_index is not None:
+            layer.group_index.copy_(grid.group_index)
+            layer._set_order()
+        ordered = result.codes if layer.order is None else result.codes[:, layer.order]
+        layer.packed.copy_(pack_planes(ordered, grid.bits))
         layer.scale.copy_(grid.scale.expand(rows, groups))
         if layer.zero_point is not None:
             layer.zero_point.copy_(pack(grid.zero_point.expand(rows, groups), grid.bits))
-        if layer.group_index is not None:
-            layer.group_index.copy_(grid.group_index)
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         return layer
+
+    def _set_order(self) -> None:
+        """`order` from `group_index`, and whether the groups are equally large, as the kernels want them."""
+        self._even = True
+        if self.group_index is None or self.group_index.is_meta:
+            return
+        self.order = self.group_index.argsort(stable=True)
+        sizes = self.group_index.bincount(minlength=self.groups)
+        self._even = bool((sizes * self.groups == self.in_features).all())
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        self._set_order()
 
     def _apply(self, fn, recurse=True):
         scale = self.scale
@@ -132,9 +150,15 @@ class QuantizedLinear(nn.Module):
         return Grid(scale, zero, index.long(), self.bits, self.symmetric)
 
     @property
+    def codes(self) -> Tensor:
+        """The integers (out, in), uint8, unpacked now."""
+        codes = unpack_planes(self.packed, self.bits, self.in_features)
+        return codes if self.order is None else torch.empty_like(codes).index_copy_(1, self.order, codes)
+
+    @property
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, unpacked now."""
-        codes, grid = unpack(self.packed, self.bits, self.in_features), self.grid()
+        codes, grid = self.codes, self.grid()
         if self.group_index is not None:
             return dequantize(codes, grid)
         shape = (self.out_features, self.groups, -1)  # the same s (q − z), without an index for every column
@@ -142,9 +166,12 @@ class QuantizedLinear(nn.Module):
         return weight.view(self.out_features, self.in_features)
 
     def packed_weight(self) -> kernels.PackedWeight:
-        """The weight as `course_utils.kernels` reads it. Raises CompressionError where it cannot."""
-        if self.group_index is not None:
-            raise CompressionError("group_index: the kernels read groups of neighbouring columns only; use `weight`.")
+        """The weight as `course_utils.kernels` reads it, its columns in the order `order` (None: as they are).
+
+        Raises CompressionError where the groups differ in size.
+        """
+        if not self._even:
+            raise CompressionError("group_index: the kernels read groups of one size only; use `weight`.")
         return kernels.PackedWeight(self.packed, self.scale, self.zero_point, self.bits, self.in_features)
 
     def _description(self):
@@ -156,7 +183,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         int8 = self.activations == "int8"
-        if self.bits in kernels.BITS and self.group_index is None and kernels.compiled_for(x, self.in_features):
+        if self._even and kernels.compiled_for(x, self.in_features):
+            x = x if self.order is None else x.index_select(-1, self.order)
             return kernels.cpu.product(x, self._description(), self.bias, int8=int8)
         x = kernels.reference.rounded(x) if int8 else x
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)

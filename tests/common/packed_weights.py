@@ -28,17 +28,19 @@ def make_weight(rows, columns, groups, bits, *, symmetric=False, half=True, seed
 def spec(weight):
     """Ŵ and the size of its parts, s q + s z, both float64, read from the bytes with numpy."""
 
-    def read(packed, count):
-        data = packed.numpy()
-        if weight.bits == 4:
-            data = np.stack([data % 16, data // 16], -1).reshape(len(data), -1)
-        return data[:, :count].astype(np.float64)
+    def read(packed, count, width):
+        bits = np.unpackbits(packed.numpy(), axis=1, bitorder="little")[:, : count * width]
+        return bits.reshape(len(bits), count, width) @ 2.0 ** np.arange(width)
 
-    codes, scale = read(weight.codes, weight.columns), weight.scale.double().numpy()
+    codes, scale, low, start = 0, weight.scale.double().numpy(), 0, 0
+    for width in (8, 4, 2, 1):  # the parts of a row, the low bits first
+        if weight.bits & width:
+            codes = codes + 2**low * read(weight.codes[:, start:], weight.columns, width)
+            low, start = low + width, start + (weight.columns * width + 7) // 8
     zero = (
         np.full(scale.shape, 2.0 ** (weight.bits - 1))
         if weight.zero_point is None
-        else read(weight.zero_point, weight.groups)
+        else read(weight.zero_point, weight.groups, weight.bits)
     )
     size = weight.columns // weight.groups
     s, z = scale.repeat(size, 1), zero.repeat(size, 1)

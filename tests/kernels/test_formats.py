@@ -25,12 +25,18 @@ def test_packing_and_unpacking_is_the_identity(data, bits, rows, groups, size):
     found = unpack_weight(weight)
     assert torch.equal(found[0].long(), codes) and torch.equal(found[1], scale) and torch.equal(found[2].long(), zero)
     assert (weight.rows, weight.columns, weight.groups) == (rows, groups * size, groups)
-    assert weight.codes.shape == (rows, -(-groups * size * bits // 8))
+    assert weight.codes.shape == (rows, sum(-(-groups * size * width // 8) for width in (1, 2, 4, 8) if bits & width))
 
 
 def test_even_columns_are_the_low_nibbles():
     weight = kernels.from_codes(torch.tensor([[1, 2, 3]]), torch.ones(1, 1), bits=4)
     assert weight.codes.tolist() == [[0x21, 0x03]]
+
+
+def test_no_code_of_3_bits_crosses_a_byte():
+    """5 = 101₂, 2 = 010₂, 7 = 111₂: the low two bits of each in the first byte, the high bits in the second."""
+    weight = kernels.from_codes(torch.tensor([[5, 2, 7]]), torch.ones(1, 1), bits=3)
+    assert weight.codes.tolist() == [[0b11_10_01, 0b101]]
 
 
 def test_scales_are_half_precision_only_where_that_is_exact():
@@ -56,7 +62,7 @@ GOOD = {"codes": torch.zeros(3, 8), "scale": torch.ones(3, 2), "zero_point": tor
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"bits": 3}, "4 or 8"),
+        ({"bits": 9}, "1 to 8"),
         ({"codes": torch.full((3, 8), 16)}, "4 bits hold 0 to 15"),
         ({"codes": torch.full((3, 8), -1)}, "4 bits hold 0 to 15"),
         ({"codes": torch.full((3, 8), float("nan"))}, "NaN"),

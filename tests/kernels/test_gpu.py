@@ -7,7 +7,6 @@ import pytest
 import torch
 from packed_weights import make_weight, spec
 
-from course_utils import kernels
 from course_utils.errors import CompressionError
 
 if sys.platform != "linux":
@@ -23,7 +22,7 @@ def error(y, x, weight, bias):
     return float(((y.double() - wanted).abs() / scale).max())
 
 
-@pytest.mark.parametrize("bits", kernels.BITS)
+@pytest.mark.parametrize("bits", gpu.BITS)
 @pytest.mark.parametrize("tokens", [1, 2, 19])
 def test_shapes(bits, tokens):
     for i, (rows, columns, groups) in enumerate(SHAPES):
@@ -59,6 +58,11 @@ def test_empty_and_not_contiguous():
 def test_errors(x, words):
     with pytest.raises(CompressionError, match=words):
         gpu.linear(x, make_weight(20, 96, 3, 4))
+
+
+def test_other_widths_are_refused():
+    with pytest.raises(CompressionError, match="3 bits; these kernels read 4 and 8"):
+        gpu.linear(torch.randn(2, 96), make_weight(20, 96, 3, 3))
 
 
 def test_without_a_gpu_and_without_the_interpreter_the_remedy_is_named():

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from course_utils import kernels
 from course_utils.errors import CompressionError
 from course_utils.evaluation.subject import scoring
-from course_utils.quantization import QuantizedLinear, convert, gptq, load, rtn, w8a8
+from course_utils.quantization import Grid, QuantizedLinear, convert, gptq, load, rtn, w8a8
 from course_utils.quantization.layer import LayerResult
 
 X = torch.randn(4, 96, generator=torch.Generator().manual_seed(2))
@@ -38,27 +38,68 @@ def agree(found, layer, x):
     assert ((found.double() - wanted).abs() / size).max() < 1e-6
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("group_size", [32, 24, -1])
+@pytest.mark.parametrize("group_size", [32, 24, 6, -1])
 def test_rtn_layers(bits, symmetric, group_size, calls):
-    packed = layer(bits, group_size, symmetric)
+    packed = layer(bits, group_size, symmetric) if bits > 1 else binary(group_size, symmetric)
     agree(packed(X), packed, X)
-    assert len(calls) == (bits in (4, 8))
+    assert len(calls) == 1
+
+
+def binary(group_size, symmetric):
+    g = torch.Generator().manual_seed(0)
+    groups = 96 // (group_size if group_size > 0 else 96)
+    grid = Grid(torch.rand(10, groups, generator=g) + 0.1, torch.ones(10, groups), torch.arange(96) // (96 // groups), 1, symmetric)
+    codes = torch.randint(2, (10, 96), generator=g, dtype=torch.uint8)
+    return QuantizedLinear.of(LayerResult(codes, grid, codes.float()), None)
 
 
 @pytest.mark.parametrize("act_order", [False, True])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_gptq_layers(act_order, bits, calls):
-    """Scattered groups are unpacked."""
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [32, 48, -1])
+def test_gptq_layers(act_order, bits, group_size, calls, tmp_path):
+    """With scattered groups the columns are stored group by group, and the input is permuted."""
     inputs = torch.randn(200, 96, generator=torch.Generator().manual_seed(5)) * torch.linspace(0.1, 3, 96)
     weight = torch.randn(10, 96, generator=torch.Generator().manual_seed(6))
     result = gptq.quantize_layer(
-        weight, gptq.hessian(inputs), bits=bits, group_size=32, act_order=act_order, never_worse=False
+        weight, gptq.hessian(inputs), bits=bits, group_size=group_size, act_order=act_order, never_worse=False
     )
     packed = QuantizedLinear.of(result, None)
-    agree(packed(X), packed, X)
-    assert isinstance(result, LayerResult) and len(calls) == (packed.group_index is None) == (not act_order)
+    assert (packed.group_index is not None) == (act_order and group_size > 0)
+    assert torch.equal(packed.codes, result.codes) and torch.allclose(packed.weight, result.weight, atol=1e-6)
+    wanted = X.double() @ result.weight.double().T
+    for run in (packed, copy.deepcopy(packed), pickle.loads(pickle.dumps(packed)), loaded(packed)):
+        calls.clear()
+        torch.testing.assert_close(run(X).double(), wanted, atol=1e-4, rtol=1e-5)
+        assert len(calls) == 1
+        many = run(X.repeat(10, 1)).double()  # unpacked
+        torch.testing.assert_close(many[:4], wanted, atol=1e-4, rtol=1e-5)
+        assert len(calls) == 1
+
+
+def loaded(packed):
+    fresh = QuantizedLinear(**packed.shape())
+    fresh.load_state_dict(packed.state_dict())
+    return fresh
+
+
+@pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
+def test_scattered_groups_of_other_sizes_are_unpacked(activations, calls):
+    """A foreign g_idx may be anything."""
+    index = torch.tensor([2, 0, 1, 1, 0, 2, 2, 2])
+    codes = torch.arange(24, dtype=torch.uint8).view(3, 8) % 16
+    grid = Grid(torch.rand(3, 3) + 0.1, torch.full((3, 3), 7.0), index, 4, False)
+    packed = QuantizedLinear.of(LayerResult(codes, grid, codes.float()), None)
+    packed.activations = activations
+    weight = grid.scale[:, index] * (codes.float() - 7)
+    assert torch.equal(packed.codes, codes)
+    torch.testing.assert_close(packed.weight, weight)
+    x = X[:, :8]
+    torch.testing.assert_close(packed(x), (x if activations == "float" else kernels.reference.rounded(x)) @ weight.T)
+    assert not calls
+    with pytest.raises(CompressionError, match="one size"):
+        packed.packed_weight()
 
 
 def test_the_number_of_tokens_decides(calls):

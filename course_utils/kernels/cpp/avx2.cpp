@@ -12,8 +12,7 @@
 
 namespace {
 
-// Scales and zero points of 16 groups of a row from group g on; 0 behind the last group.
-template <int BITS>
+// Scales and zero points of 16 groups of a row from group g on.
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
     if (w.half) {
@@ -22,10 +21,7 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
         for (int i = 0; i < 16; i += 8) _mm256_storeu_ps(scale + i, _mm256_cvtph_ps(_mm_load_si128((const __m128i*)(half + i))));
     } else
         std::memcpy(scale, static_cast<const float*>(w.scale) + at, 4 * n);
-    if (w.zero)
-        unpack_16<BITS>(w.zero + row * w.zero_bytes + g * BITS / 8, n, zero);
-    else
-        EACH(i, 16) zero[i] = float(w.middle);
+    read_zeros(w, row, g, zero);
 }
 
 inline float total(__m256 v) {
@@ -57,7 +53,7 @@ struct FloatTile {
         EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps(), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
             const int64_t end = b + w.group_bytes;
             for (; b + 8 <= end; b += 8)
                 EACH(r, R) {
@@ -108,14 +104,14 @@ struct Int8Tile {
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const int8_t* q = in.q + token * in.stride;
-        const __m256i low_bits = _mm256_set1_epi8((1 << BITS) - 1);
+        const __m256i low_bits = _mm256_set1_epi8(char((1 << BITS) - 1));
         float scales[R][16], zeros[R][16];
         __m256 sum[R][T];
         float rest[R][T] = {};  // − Σ_g s_g z_g Σ q_x, and what does not fill a vector
         EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps();
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
             __m256i products[R][T];
             int32_t others[R][T];
             EACH(r, R) EACH(t, T) {

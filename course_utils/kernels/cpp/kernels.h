@@ -6,11 +6,11 @@
 struct Weight {
     const uint8_t* codes;  // (rows, row_bytes), of which ceil(columns · bits / 8) are read; the first columns are the low bits
     const void* scale;     // (rows, groups), float, or IEEE half precision if `half`
-    const uint8_t* zero;   // (rows, zero_bytes), packed like the codes; null: `middle` everywhere
+    const uint8_t* zero;   // (rows, zero_bytes), each row a stream of numbers of zero_bits; null: `middle` everywhere
     int64_t rows, columns, groups;
     int64_t row_bytes, zero_bytes, group_size, group_bytes;
     int32_t bits;  // 1, 2, 4 or 8
-    int32_t half, middle;
+    int32_t half, zero_bits, middle;
 };
 
 // Activations of several tokens. Either x is given, or q with its scales and sums: x = q_scale q.

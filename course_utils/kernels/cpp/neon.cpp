@@ -17,8 +17,7 @@
 
 namespace {
 
-// Scales and zero points of 16 groups of a row from group g on; 0 behind the last group.
-template <int BITS>
+// Scales and zero points of 16 groups of a row from group g on.
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
     if (w.half) {
@@ -27,10 +26,7 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
         EACH(i, 4) vst1q_f32(scale + 4 * i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half + 4 * i))));
     } else
         std::memcpy(scale, static_cast<const float*>(w.scale) + at, 4 * n);
-    if (w.zero)
-        unpack_16<BITS>(w.zero + row * w.zero_bytes + g * BITS / 8, n, zero);
-    else
-        EACH(i, 16) zero[i] = float(w.middle);
+    read_zeros(w, row, g, zero);
 }
 
 template <int BITS>
@@ -49,7 +45,7 @@ struct FloatTile {
         EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
             const int64_t end = b + w.group_bytes;
             for (; b + 8 <= end; b += 8)
                 EACH(r, R) {
@@ -107,7 +103,7 @@ struct Int8Tile {
         EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0);
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
             int32x4_t products[R][T];
             int32_t others[R][T];
             EACH(r, R) EACH(t, T) {

@@ -24,7 +24,13 @@ inline float scale_of(const Weight& w, int64_t row, int64_t group) {
 }
 
 inline int zero_of(const Weight& w, int64_t row, int64_t group) {
-    return w.zero ? code(w.zero + row * w.zero_bytes, group, w.bits) : w.middle;
+    if (!w.zero) return w.middle;
+    int number = 0;
+    for (int i = 0; i < w.zero_bits; i++) {  // a number may begin in one byte and end in the next
+        const int64_t bit = group * w.zero_bits + i;
+        number |= (w.zero[row * w.zero_bytes + bit / 8] >> (bit % 8) & 1) << i;
+    }
+    return number;
 }
 
 void float_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {

@@ -22,15 +22,20 @@ struct Block {  // rows of a weight at equal distances
 constexpr int64_t AHEAD = 1024, SCALES_AHEAD = 256;
 inline void ask(const uint8_t* codes) { __builtin_prefetch(codes + AHEAD); }
 
-// Numbers 0 … 2^BITS − 1, 16 of them packed as in a Weight, of which n are there; 0 for the others.
-template <int BITS>
-inline void unpack_16(const uint8_t* from, int64_t n, float* to) {
-    uint8_t bytes[2 * BITS] = {};
-    if (n >= 16)
-        std::memcpy(bytes, from, 2 * BITS);
-    else
-        std::memcpy(bytes, from, (n * BITS + 7) / 8);
-    EACH(i, 16) to[i] = float(bytes[i * BITS / 8] >> (i * BITS % 8) & ((1 << BITS) - 1));
+// Zero points of the 16 groups of a row from group g on; where there is no group, any number. Eight of them take
+// zero_bits bytes.
+inline void read_zeros(const Weight& w, int64_t row, int64_t g, float* to) {
+    if (!w.zero) {
+        EACH(i, 16) to[i] = float(w.middle);
+        return;
+    }
+    for (int part = 0; part < 2; part++) {
+        const int64_t at = (g / 8 + part) * w.zero_bits, left = w.zero_bytes - at;
+        uint64_t eight = 0;
+        const int bytes = left < w.zero_bits ? int(left) : w.zero_bits;
+        for (int i = 0; i < bytes; i++) eight |= uint64_t(w.zero[row * w.zero_bytes + at + i]) << (8 * i);
+        EACH(i, 8) to[8 * part + i] = float(int32_t(eight >> (i * w.zero_bits)) & ((1 << w.zero_bits) - 1));
+    }
 }
 
 // T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
