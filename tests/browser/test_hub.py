@@ -16,18 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 from browsing import MINUTE, ROOT, chromium, environment, free_port, keep, menu, new_page, quiet, wait_for
+from instructor_page import section
 from playwright.sync_api import Browser, Page, expect
 
 from course_utils.grade import lab as labs
 
 LAB = "lab-1.1-first-compression"
 CONFIG = ROOT / "deploy" / "jupyterhub" / "jupyterhub_config.py"
-PEOPLE = {"grader": 26001, "ada": 26002, "bob": 26003, "cyd": 26004}  # ada teaches, bob and cyd learn
-# of the accounts that exist only during the test, and its hash as in /etc/shadow
-PASSWORD = "a-long-password"
-HASHED = "$6$course$XApyYt3LI7sFz/3GdLStodqLNW4OUb4rZpaNSFl824XxEdeO663KWPSgAKGBhfzeeUmow7gGGUYw54esQ06KN."
 MISTAKE = "This counts bits. Eight bits make one byte."
 WRONG = "def weight_bytes(parameters, bits):\n    return parameters * bits\n"
+SETTINGS = ".jupyter/lab/user-settings"
 LIMITS = """import os, resource
 print("limits", resource.getrlimit(resource.RLIMIT_DATA)[0], len(os.sched_getaffinity(0)))
 try:
@@ -46,59 +44,60 @@ print("closed", [closed(path) for path in PATHS])
 class Class:
     """A folder with everything of one class.
 
-    `accounts`: learners have accounts of their own and log in through PAM, as in a real class. That takes root, and the
-    accounts exist in a mount namespace only: the machine's own files stay as they are. Elsewhere the same configuration
-    runs as a trial (HUB_TRIAL), where all servers belong to whoever runs the test.
+    `accounts`: the commands of docs/instructor.md are run as they stand, so learners have accounts of their own and log in
+    through PAM. That takes root; /etc, /srv and the solutions are copies in a mount namespace, and the machine's own files
+    stay as they are. Elsewhere the same configuration runs as a trial (HUB_TRIAL), where all servers belong to one account.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.course, self.accounts = folder, folder / "class", accounts_possible()
-        self.password = PASSWORD if self.accounts else secrets.token_urlsafe(16)
-        self.url = f"http://127.0.0.1:{free_port()}"
-        for name in PEOPLE:
-            quiet(self.home(name) / ".jupyter" / "lab" / "user-settings")
-        shutil.copytree(ROOT / "solutions" / LAB, self.course / "source" / LAB)
+        self.folder, self.accounts = folder, accounts_possible()
+        self.course = folder / ("srv/class" if self.accounts else "class")
+        self.password, self.url = secrets.token_urlsafe(16), f"http://127.0.0.1:{free_port()}"
         if self.accounts:
-            self.make_accounts()
+            self.make_copies()
+        else:
+            for name in ("bob", "cyd"):
+                quiet(self.home(name) / SETTINGS)
+            shutil.copytree(ROOT / "solutions" / LAB, self.course / "source" / LAB)
 
     def home(self, name: str) -> Path:
-        if name == "grader":
-            return self.course
         return self.folder / ("home" if self.accounts else "hub/home") / name
 
-    def make_accounts(self) -> None:
-        lines: dict[str, list[str]] = {"passwd": [], "shadow": [], "group": ["learners:x:26000:bob,cyd"]}
-        for name, number in PEOPLE.items():
-            lines["passwd"].append(f"{name}:x:{number}:{number}::{self.home(name)}:/bin/bash")
-            lines["shadow"].append(f"{name}:{HASHED}:20000:0:99999:7:::")
-            lines["group"].append(f"{name}:x:{number}:")
-            self.home(name).chmod(0o700)
-            for path in [self.home(name), *self.home(name).rglob("*")]:
-                os.chown(path, number, number)
-        for name, more in lines.items():
-            path = self.folder / name
-            path.touch(0o600 if name == "shadow" else 0o644)
-            path.write_text(Path("/etc", name).read_text() + "\n".join(more) + "\n")
+    def inside(self, name: str) -> str:
+        """A folder of the class as the learners' servers see it."""
+        return f"/srv/{name}" if self.accounts else str(self.folder / name)
+
+    def make_copies(self) -> None:
+        subprocess.run(["cp", "-a", "/etc", str(self.folder)], check=True)
+        for name in ("srv", "home", "var-log"):
+            (self.folder / name).mkdir()
+        (self.folder / "etc/default/useradd").write_text(f"HOME={self.folder}/home\nCREATE_MAIL_SPOOL=no\n")
+        quiet(self.folder / "etc/skel" / SETTINGS)
+        shutil.copytree(ROOT / "solutions" / LAB, self.folder / "solutions" / LAB)
 
     def command(self) -> list[str]:
-        hub = [sys.executable, "-m", "jupyterhub", "-f", str(CONFIG), f"--JupyterHub.hub_port={free_port()}"]
-        hub += [f"--ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"]
+        options = f" --JupyterHub.hub_port={free_port()} --ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"
+        *prepare, start = section("With JupyterHub")
         if not self.accounts:
-            return hub
-        mounts = "".join(f"mount --bind {self.folder}/{name} /etc/{name} && " for name in ("passwd", "group", "shadow"))
-        return ["unshare", "--mount", "sh", "-c", mounts + 'exec "$@"', "sh", *hub]
+            return ["bash", "-c", f"cd {ROOT}; exec env {start}{options}"]
+        places = {"etc": "/etc", "srv": "/srv", "var-log": "/var/log", "solutions": ROOT / "solutions"}
+        lines = ["set -e", *(f"mount --bind {self.folder}/{name} {place}" for name, place in places.items()), f"cd {ROOT}"]
+        lines += [*prepare, *(line.replace("bob", "cyd") for line in prepare if "bob" in line)]
+        lines += [f"echo '{name}:{self.password}' | chpasswd" for name in ("ada", "bob", "cyd")]
+        return ["unshare", "--mount", "bash", "-c", "\n".join([*lines, f"exec env {start}{options}"])]
 
     def settings(self) -> dict[str, str]:
-        found = {"CLASS": self.course, "EXCHANGE": self.folder / "exchange", "DATA": self.folder / "hub"}
-        found |= {"INSTRUCTORS": "ada", "URL": self.url, "FORMGRADER_PORT": free_port()}
-        if not self.accounts:
-            found["TRIAL"] = self.password
-        return {f"HUB_{name}": str(value) for name, value in found.items()}
+        found = {"HUB_URL": self.url, "HUB_FORMGRADER_PORT": str(free_port())}
+        if self.accounts:
+            return found
+        places = {"HUB_CLASS": "class", "HUB_EXCHANGE": "exchange", "HUB_DATA": "hub"}
+        return {**found, "HUB_TRIAL": self.password} | {key: str(self.folder / name) for key, name in places.items()}
 
 
 def accounts_possible() -> bool:
-    """True if this is root, may mount, and an account without rights can run the course and grade in a sandbox."""
-    if os.geteuid() != 0 or not Path("/etc/pam.d/login").is_file():
+    """True if this is root, may mount, can make accounts, and one without rights can run the course and grade in a sandbox."""
+    tools = all(shutil.which(name) for name in ("useradd", "chpasswd")) and Path("/etc/pam.d/login").is_file()
+    if os.geteuid() != 0 or not tools or not Path("/srv").is_dir() or ROOT.parts[1] == "srv":
         return False
     nobody = {"cwd": "/", "user": 26001, "group": 26001, "extra_groups": []}
     tries = (
@@ -188,16 +187,18 @@ def work(browser: Browser, room: Class, name: str, answers: dict[str, str]) -> P
     cells = [cell["id"] for cell in json.loads(place.read_text())["cells"]]
     for cell, text in answers.items():
         write(page, cells.index(cell), text)
-    private = [str(room.course), str(room.folder / "exchange/compression/inbound"), str(room.home("bob")), str(room.home("cyd"))]
+    private = [room.inside("class"), room.inside("exchange/compression/inbound"), str(ROOT / "solutions")]
+    private += [str(room.home("bob")), str(room.home("cyd"))]
     write(page, cells.index("kv-cache-check"), LIMITS.replace("PATHS", repr(private)))
     for cell in ("imports", "weight-bytes", "weight-bytes-check", "kv-cache-check"):
         said = run_cell(page, cells.index(cell))
         if cell == "weight-bytes-check":
             expect(said).to_contain_text("Right" if answers[cell[:-6]] != WRONG else MISTAKE)
+            keep(page, f"hub-{name}-works")
     expect(said).to_contain_text(f"limits {4 << 30} 1\nno more memory")
     if room.accounts:
-        expect(said).to_contain_text(f"closed {[True, True, name != 'bob' or None, name != 'cyd' or None]}")
-    keep(page, f"hub-{name}-works")
+        expect(said).to_contain_text(f"closed {[True, True, True, name != 'bob' or None, name != 'cyd' or None]}")
+    keep(page, f"hub-{name}-limits")
     page.keyboard.press("Control+S")
     wait_until(lambda: all(json.dumps(text)[1:-1] in json.dumps(saved(place)) for text in answers.values()))
     expect(assignments(page).get_by_role("button", name="Submit")).to_be_visible()
@@ -284,5 +285,6 @@ def feedback(page: Page, room: Class, name: str) -> str:
     page.locator(".jp-DirListing-item", has_text=".html").dblclick()
     shown = page.frame_locator(".jp-HTMLViewer iframe").locator("body")
     expect(shown).to_contain_text(LAB)
+    shown.get_by_text(MISTAKE if name == "cyd" else LAB).first.scroll_into_view_if_needed()
     keep(page, f"hub-{name}-feedback")
     return shown.inner_text()
