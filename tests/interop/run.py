@@ -2,6 +2,7 @@
 
     make interop                     auto-gptq 0.7.1, in both directions
     make interop PEER=transformers   transformers' GPTQ and AWQ loaders and GPTQModel
+    make interop PEER=autoawq        AutoAWQ 0.2.9 unpacks the weights of our AWQ checkpoints
     make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales, outputs (weights.py)
 
 Or: PYTHONPATH=tests/common python tests/interop/run.py [--peer NAME] [--kinds llama opt gpt2 qwen2]. Each peer has an
@@ -33,7 +34,7 @@ from course_utils.quantization import QuantizedLinear, awq, gptq
 LIMIT = 1e-3  # ‖theirs − ours‖ / ‖ours‖ over all logits
 HALF = 2e-3  # the same where they compute everything in half precision
 REFUSED = "refused by our writer: a group has the zero point 0, which the format cannot hold"
-KNOWN = "known: GPTQModel 7.7.0's kernels for whole rows of 4 bits give other numbers; auto-gptq reads the same files"
+KNOWN = "known: GPTQModel 7.7.0's kernels for whole rows of 4 bits give other numbers; auto-gptq and AutoAWQ read them rightly"
 CANNOT = "known: transformers 5.23.0 does not load GPT-2 in this format"
 # how each message of transformers' loader ends that does not know GPT-2's Conv1D; the first depends on the kernel
 MESSAGES = {
@@ -100,6 +101,27 @@ def awq_read_by_them(peer: str, kind: str, ids: torch.Tensor, work: Path) -> dic
 
 
 @torch.no_grad()
+def words_read_by_autoawq(peer: str, kind: str, ids: torch.Tensor, work: Path) -> dict:
+    """The largest ‖theirs − ours‖ / ‖ours‖ of a layer's weight."""
+    model, found, cases, jobs = tiny(kind), {}, [], []
+    for symmetric, size in itertools.product(SYMMETRIES, GROUPS):
+        result = awq.quantize(model, ids, group_size=size, symmetric=symmetric)
+        folder = work / f"words-{symmetric}-{size}"
+        awq_layout.write(result, folder)
+        cases.append(((4, symmetric, False, size), result.model))
+        jobs.append({"folder": str(folder), "out": f"{folder}.weights"})
+    for (case, ours), job, error in zip(cases, jobs, ask(peer, jobs, work), strict=True):
+        if error:
+            found[case] = error
+            continue
+        layers = {name: m.weight for name, m in ours.named_modules() if isinstance(m, QuantizedLinear)}
+        theirs = load_file(job["out"])
+        assert theirs.keys() == layers.keys(), f"{kind}: other layers are quantized"
+        found[case] = max(float((theirs[name] - w).norm() / w.norm()) for name, w in layers.items())
+    return found
+
+
+@torch.no_grad()
 def ours_loaded_by_gptqmodel(peer: str, kind: str, ids: torch.Tensor, work: Path) -> dict:
     """GPTQModel.load wants a tokenizer in the folder; of others' files it takes asymmetric grids as 'gptq_v2' only."""
     model, (_, tokenizer), found, cases, jobs = tiny(kind), models.load("bundled"), {}, [], []
@@ -139,6 +161,7 @@ def theirs_read_by_us(peer: str, kind: str, ids: torch.Tensor, work: Path) -> di
 
 DIRECTIONS = {
     "auto-gptq": {"ours, read by auto-gptq": (ours_read_by_them, LIMIT), "auto-gptq's, read here": (theirs_read_by_us, LIMIT)},
+    "autoawq": {"ours, unpacked by AutoAWQ, weights instead of logits": (words_read_by_autoawq, LIMIT)},
     "transformers": {
         "ours, read by transformers": (ours_read_by_them, LIMIT),
         "ours in AWQ's layout, read by transformers": (awq_read_by_them, LIMIT),
