@@ -77,11 +77,11 @@ def results(
 def _results(
     client: Any, as_completed: Any, found: dict[str, Submission], order: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    running = {
+        client.submit(graded, order, asdict(submission), pure=False, retries=run.TRIES - 1): student
+        for student, submission in found.items()
+    }
     try:
-        running = {
-            client.submit(graded, order, asdict(submission), pure=False, retries=run.TRIES - 1): student
-            for student, submission in found.items()
-        }
         for future in as_completed(running):
             try:
                 result = future.result()
