@@ -13,11 +13,11 @@ from .scores import lowest, matrix
 
 
 def model_inputs(rng: torch.Generator) -> dict:
-    """Three layers of different shape and size of weights; more weights are negative than positive."""
+    """Three layers of different shape and size of weights, more of them negative; now and then none or all of them go."""
     shapes = {"q_proj": (5, 8), "up_proj": (6, 4), "down_proj": (3, 12)}
     sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)]
     found = {name: s * (matrix(rng, *shape) - 0.3) for (name, shape), s in zip(shapes.items(), sizes, strict=True)}
-    return {"weights": found, "sparsity": pick(rng, 0.25, 0.4, 0.5, 0.75)}
+    return {"weights": found, "sparsity": pick(rng, 0.0, 0.25, 0.4, 0.5, 0.75, 1.0)}
 
 
 def global_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ def one_query_each(right, given):
 
 EXERCISES = [
     Exercise(
-        id="lab_pruner.global_masks", inputs=model_inputs, spec=global_masks, lesson="lab-2.2-pruner", trials=4,
+        id="lab_pruner.global_masks", inputs=model_inputs, spec=global_masks, lesson="lab-2.2-pruner", trials=24,
         mistakes={
             "each_layer": lambda weights, sparsity: {n: scores.magnitude_mask(w, sparsity) for n, w in weights.items()},
             "signed": signed,

@@ -37,7 +37,7 @@ def input_norm(batches: list[Tensor]) -> Tensor:
 
 def wanda_inputs(rng: torch.Generator) -> dict:
     norm = torch.logspace(-0.8, 0.8, 8, dtype=torch.float64)[torch.randperm(8, generator=rng)]
-    return {"weight": matrix(rng, 5, 8), "input_norm": norm, "sparsity": pick(rng, 0.25, 0.5, 0.625)}
+    return {"weight": matrix(rng, 5, 8), "input_norm": norm, "sparsity": pick(rng, 0.0, 0.25, 0.5, 0.625, 1.0)}
 
 
 def wanda_mask(weight: Tensor, input_norm: Tensor, sparsity: float) -> Tensor:
@@ -145,7 +145,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_wanda.mask", inputs=wanda_inputs, spec=wanda_mask, lesson="lab-3.2-wanda", trials=5,
+        id="lab_wanda.mask", inputs=wanda_inputs, spec=wanda_mask, lesson="lab-3.2-wanda", trials=24,
         mistakes={
             "layer_wise": lambda weight, input_norm, sparsity: lowest(weight.abs() * input_norm, round(sparsity * weight.numel())),
             "inputs_forgotten": with_score(lambda weight, norm: weight.abs()),

@@ -73,7 +73,7 @@ RIGHT = {
         lambda layers, heads, kv_heads, head_dim, context, batch, bits: math.prod(
             [layers, kv_heads, head_dim, context, batch, 2, bits / 8]
         ),
-        lambda **c: c["bits"] / 4 * c["layers"] * c["kv_heads"] * c["head_dim"] * c["context"] * c["batch"],
+        lambda layers, heads, kv_heads, head_dim, context, batch, bits: bits / 4 * layers * kv_heads * head_dim * context * batch,
     ],
     "budget.quantized_bytes": [bytes_in_integers, bytes_by_group, bytes_by_strings],
     "budget.smallest_within": [smallest_recursive, smallest_by_sort, smallest_by_tuple],

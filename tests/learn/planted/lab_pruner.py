@@ -7,7 +7,7 @@ from course_utils.pruning import groups, masks
 
 def by_threshold(weights, sparsity, size=torch.abs, key=torch.abs):
     every = torch.cat([key(w).flatten() for w in weights.values()])
-    limit = every.sort().values[round(sparsity * every.numel()) - 1]
+    limit = torch.cat([torch.tensor([-torch.inf]), every.sort().values])[round(sparsity * every.numel())]
     return {name: size(w) > limit for name, w in weights.items()}
 
 
