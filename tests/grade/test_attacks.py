@@ -4,42 +4,19 @@ import csv
 import json
 import os
 import signal
+from pathlib import Path
 
-import attacks
+import attack_table
 import grading
 import psutil
 import pytest
+from attack_table import KIND, LIMITS, RIGHT, STRANGE, slug
 
 from course_utils.errors import CompressionError
 from course_utils.grade import classroom, judge, lab, report, run, sandbox
 from course_utils.learn import catalogue
 
-STRANGE = '=1+1, "學生" O\'Neil'
-KIND = os.environ.get("COURSE_TEST_SANDBOX", "namespaces")  # or bwrap: the whole class inside bubblewrap
-LIMITS = sandbox.Limits(cell=15, call=15, total=120, cpu=100)
-FOLDERS = {  # name: (files beside the notebook, name of the notebook)
-    "a module named like a package": (
-        {"yaml.py": "raise SystemExit", "torch.py": "x = 1", "sitecustomize.py": "x = 1"},
-        "lab-a.ipynb",
-    ),
-    "right, renamed": ({}, "my lab (2).ipynb"),
-    STRANGE: ({}, "lab-a.ipynb"),
-}
-RIGHT = {
-    name: right for name, (*_, right) in [*attacks.ANSWERS.items(), *attacks.NOTEBOOKS.items(), *attacks.BYTES.items()]
-}
-RIGHT |= {
-    "a module named like a package": 7,
-    "right, renamed": 12,
-    STRANGE: 12,
-    "a link to someone else's": 0,
-    "a pipe": 0,
-    "nothing": 0,
-}
-
-
-def slug(name):
-    return name.replace("/", "_")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "attacks.md"
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +27,7 @@ def opened(tmp_path_factory):
 @pytest.fixture(scope="module")
 def course(tmp_path_factory, opened):
     folder = tmp_path_factory.mktemp("class")
-    for name, (source, _right) in attacks.ANSWERS.items():
-        grading.hand_in(folder, opened, slug(name), grading.submit(opened, {"hessian": source}))
-    for name, (source, change, _right) in attacks.NOTEBOOKS.items():
-        grading.hand_in(
-            folder, opened, slug(name), grading.changed(grading.submit(opened, {"hessian": source}), change)
-        )
-    for name, (change, _right) in attacks.BYTES.items():
-        grading.hand_in(folder, opened, slug(name), change(json.dumps(grading.submit(opened, {})).encode()))
-    for name, (files, notebook) in FOLDERS.items():
-        wrong = {"hessian": "import yaml\n" + attacks.WRONG} if files else {}
-        grading.hand_in(folder, opened, slug(name), grading.submit(opened, wrong), name=notebook, files=files)
-    for name in ("a link to someone else's", "a pipe", "nothing"):
-        (folder / "submitted" / name / "lab-a").mkdir(parents=True)
-    other = folder / "submitted" / "right" / "lab-a" / "lab-a.ipynb"
-    (folder / "submitted" / "a link to someone else's" / "lab-a" / "lab-a.ipynb").symlink_to(other)
-    os.mkfifo(folder / "submitted" / "a pipe" / "lab-a" / "lab-a.ipynb")
+    attack_table.hand_in(folder, opened)
     return folder
 
 
@@ -73,22 +35,20 @@ def course(tmp_path_factory, opened):
 def results(course, opened):
     assert sandbox.missing(KIND) == ""
     before = {p.pid for p in psutil.Process().children(recursive=True)}
-    os.environ["SECRET_OF_THE_GRADER"] = grading.SECRET
-    try:
-        found = run.run(opened.folder.parents[1], course, opened, jobs=2, seed=7, kind=KIND, limits=LIMITS, progress=False)
-    finally:
-        del os.environ["SECRET_OF_THE_GRADER"]
+    found = attack_table.grade(course, opened)
     left = [
         p
         for p in psutil.Process().children(recursive=True)
         if p.pid not in before and p.status() != psutil.STATUS_ZOMBIE
     ]
     assert left == [], "nothing outlives a run"
-    width = max(map(len, RIGHT))
-    print(f"\n{'attack':{width}} | our score | right score")
-    for name, right in RIGHT.items():
-        print(f"{name:{width}} | {found[slug(name)]['score']!s:>9} | {right:>11}")
+    print(attack_table.document(found))
     return found
+
+
+def test_the_table_is_in_the_docs(results):
+    assert DOCUMENT.read_text(encoding="utf-8") == attack_table.document(results)
+    assert f"{len(RIGHT)} submissions, 0 differences." in attack_table.document(results)
 
 
 @pytest.mark.parametrize("name", RIGHT)
