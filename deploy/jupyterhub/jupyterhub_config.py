@@ -89,6 +89,7 @@ server += ["--allow-root"] if TRIAL and getpass.getuser() == "root" else []
 environment = {
     "JUPYTER_CONFIG_PATH": str(HERE),  # nbgrader_config.py
     "HUB_EXCHANGE": str(EXCHANGE),
+    "COURSE_HOME": "~/.course",  # progress: the course itself is nobody's to write in
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     "OMP_NUM_THREADS": str(max(1, int(c.Spawner.cpu_limit))),
 }

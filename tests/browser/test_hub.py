@@ -194,6 +194,7 @@ def work(browser: Browser, room: Class, name: str, answers: dict[str, str]) -> P
         said = run_cell(page, cells.index(cell))
         if cell == "weight-bytes-check":
             expect(said).to_contain_text("Right" if answers[cell[:-6]] != WRONG else MISTAKE)
+            expect(said).not_to_contain_text("cannot be written")  # progress
             keep(page, f"hub-{name}-works")
     expect(said).to_contain_text(f"limits {4 << 30} 1\nno more memory")
     if room.accounts:
