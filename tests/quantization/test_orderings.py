@@ -1,4 +1,8 @@
-"""Which method is better than which, on the bundled model. KL is the mean over positions of KL(original ‖ compressed)."""
+"""Which method is better than which, on the bundled model. KL is the mean over positions of KL(original ‖ compressed).
+
+Where a result depends on the calibration or training texts, it is measured for texts from SEEDS: the order must hold for
+each, and the margin, chosen below what the seeds show, too.
+"""
 
 import pytest
 import torch
@@ -7,6 +11,8 @@ from course_utils.models import load
 from course_utils.models.data import mean_loss, token_windows
 from course_utils.models.planting import plant_outliers
 from course_utils.quantization import awq, gptq, llm_int8, nf4, qat, rtn, smoothquant, w8a8
+
+SEEDS = (1, 2, 3)
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +26,19 @@ def windows(bundled):
 
 
 @pytest.fixture(scope="module")
-def calibration(bundled):
-    return token_windows(bundled[1], "train", 16, 256, 1)
+def calibrations(bundled):
+    return [token_windows(bundled[1], "train", 16, 256, seed) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def calibration(calibrations):
+    return calibrations[0]
+
+
+@pytest.fixture(scope="module")
+def of_gptq(bundled, calibrations, kl):
+    """bits → the KL for each seed."""
+    return {bits: [kl(gptq.quantize(bundled[0], c, bits=bits)) for c in calibrations] for bits in (4, 3, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +73,25 @@ def test_smoothquant_recovers_what_outliers_cost(bundled, planted, windows, cali
     assert healthy < 0.25 * broken
 
 
-def test_awq_beats_rounding_with_outliers(planted, calibration, kl):
-    plain, found = kl(rtn.quantize(planted, bits=3)), kl(awq.quantize(planted, calibration, bits=3))
-    assert found < 0.8 * plain
+def test_gptq_beats_rounding(bundled, of_gptq, kl):
+    for bits, margin in ((4, 0.95), (3, 0.85), (2, 0.6)):
+        plain, found = kl(rtn.quantize(bundled[0], bits=bits)), of_gptq[bits]
+        assert max(found) < plain and sum(found) / len(found) < margin * plain, (bits, plain, found)
 
 
-def test_two_bits_want_training(bundled, calibration, kl):
+def test_awq_beats_rounding_with_outliers(planted, calibrations, kl):
+    plain = kl(rtn.quantize(planted, bits=3))
+    for calibration in calibrations:
+        assert kl(awq.quantize(planted, calibration, bits=3)) < 0.05 * plain
+
+
+def test_two_bits_want_training(bundled, of_gptq, kl):
     model, tokenizer = bundled
-    data = token_windows(tokenizer, "train", 400, 128, 2)
-    trained = qat.quantize(model, data, bits=2, steps=48, learning_rate=5e-4)
-    assert kl(trained) < 0.8 * kl(gptq.quantize(model, calibration, bits=2))
-    assert trained.details["loss"][-1] < 0.5 * trained.details["loss"][0]
+    for seed, plain in zip(SEEDS[:2], of_gptq[2], strict=False):
+        data = token_windows(tokenizer, "train", 400, 128, 10 + seed)
+        trained = qat.quantize(model, data, bits=2, steps=80, learning_rate=5e-4, seed=seed)
+        assert kl(trained) < 0.8 * plain, seed
+        assert trained.details["loss"][-1] < 0.5 * trained.details["loss"][0]
 
 
 def test_nf4_beats_int4_absmax(bundled, kl):
