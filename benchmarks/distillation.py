@@ -67,12 +67,13 @@ class Setting:
 
     def measure(self, seeds: Sequence[int]) -> dict[str, dict]:
         """What `compare.losses` finds, seed by seed, so that a run that is stopped has told what it knows."""
-        found: dict[str, dict] = {name: {"loss": [], "score": [], "seconds": 0.0} for name in WAYS}
+        found: dict[str, dict] = {name: {"loss": [], "score": [], "seconds": 0.0} for name in self.a.ways}
         a = self.a
+        ways = {name: WAYS[name] for name in a.ways}
         for seed in seeds:
             one = compare.losses(
                 lambda seed: self.student, self.teacher,
-                lambda seed: self.text("train", a.windows or a.steps * BATCH, seed + 1), WAYS, seeds=[seed],
+                lambda seed: self.text("train", a.windows or a.steps * BATCH, seed + 1), ways, seeds=[seed],
                 validation=self.validation, score=self.facts, steps=a.steps, batch=BATCH, peak=a.peak, every=a.steps,
                 progress=False,
             )  # fmt: skip
@@ -103,6 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("sizes", nargs="*", default=["quarter", "tenth"])
     parser.add_argument("--kinds", nargs="*", help="kinds of documents, such as facts; all by default")
     parser.add_argument("--peak", type=float, default=2e-3)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="labels alone and response are needed")
     for option, value in (("before", 0), ("windows", 64), ("steps", 40), ("seeds", 3), ("questions", 200)):
         parser.add_argument(f"--{option}", type=int, default=value)
     a = parser.parse_args()
