@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import attack_table
+import attacks
 import grading
 import psutil
 import pytest
@@ -117,6 +118,24 @@ def test_nothing_is_graded_again_and_the_same_seed_gives_the_same(results, cours
     root = opened.folder.parents[1]
     monkeypatch.setattr(run, "Zygote", None)  # no worker can be started now
     assert run.run(root, course, opened, limits=LIMITS, book=False, progress=False) == results
+
+
+SEEDED = ["right", "right, in float32", "right, changes its input", "remembers its first answer", "dtype: NaN", "patches torch",
+          "only the numbers in the released test", "an error that cannot be shown", "not valid Python"]  # fmt: skip
+
+
+def test_two_gradings_with_one_seed_are_the_same_and_other_inputs_give_the_same_scores(tmp_path, opened):
+    for name in SEEDED:
+        source, _right = attacks.ANSWERS[name]
+        grading.hand_in(tmp_path, opened, slug(name), grading.submit(opened, {"hessian": source}))
+    root, found = opened.folder.parents[1], []
+    for seed in (5, 5, 6):
+        found.append(run.run(root, tmp_path, opened, seed=seed, again=True, limits=LIMITS, book=False, progress=False))
+    for name in SEEDED:
+        one, again, other = ({**results[slug(name)], "seconds": None} for results in found)
+        assert one == again and one["seed"] == 5 and other["seed"] == 6, name
+        scores = [[(c["grade_id"], c["score"], c["mistake"], c["flag"]) for c in r["cells"]] for r in (one, other)]
+        assert scores[0] == scores[1] and one["score"] == RIGHT[name], name
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
