@@ -5,13 +5,16 @@
 CPU: a square layer, groups of 64. Each contestant walks over copies of its weight that together are larger than the
 last-level cache, so that every product reads from memory; they take turns, and a ratio is that of the medians. With
 one thread the clock counts this program's processor time, so that other programs disturb less; with more it is the
-wall clock, and the machine should be idle. Read: the sum of a large FP32 tensor.
+wall clock, and the machine should be idle. Read: read.cpp, a sum over a large array in 8 streams.
 """
 
 import argparse
+import ctypes
 import itertools
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -92,10 +95,44 @@ def bitsandbytes(width: int):
     return lambda x: next(turn)(x.bfloat16())
 
 
+def plain_read(total: int, threads: int):
+    """A function that reads at least `total` bytes, and how many it reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "read.so"
+        source, compiler = Path(__file__).with_name("read.cpp"), kernels.build.find_compiler()
+        subprocess.run([compiler, *kernels.build.FLAGS, "-march=native", "-fopenmp", source, "-o", library], check=True)
+        read_all = ctypes.CDLL(str(library)).read_all
+    read_all.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+    large = torch.ones(total // 2**20 * 2**17, dtype=torch.int64)
+    return lambda: read_all(large.data_ptr(), len(large), threads), large.nbytes
+
+
+def compare_widths(width: int, total: int, clock) -> None:
+    """Batch 1 at every width; with act-order the input is permuted first."""
+    x, dense, order = torch.randn(1, width), torch.randn(width, width), torch.randperm(width)
+    fp32 = copies(dense.clone, dense.nbytes, total)
+    print("batch 1, times faster than fp32:   bytes   × float   × INT8   × float with act-order")
+    for bits in kernels.BITS:
+        one = packed(width, bits)
+        weights = copies(lambda w=one: clone(w), one.nbytes, total)
+        runs = {
+            "fp32": lambda: linear(x, next(fp32)),
+            "float": lambda w=weights: kernels.linear(x, next(w)),
+            "int8": lambda w=weights: kernels.linear(x, next(w), activations="int8"),
+            "order": lambda w=weights: kernels.linear(x.index_select(-1, order), next(w)),
+        }
+        times = {name: [] for name in runs}
+        for _ in range(9):
+            for name, run in runs.items():
+                times[name].append(median(run, clock, 1))
+        base, *ours = (statistics.median(t[1:]) for t in times.values())
+        print(f"  {bits} bits {one.nbytes / dense.nbytes:29.3f}" + "".join(f"{base / t:10.2f}" for t in ours), flush=True)
+
+
 def check(width: int) -> None:
     """A wrong product may not be a fast one."""
     x = torch.randn(2, width)
-    for bits in kernels.BITS:
+    for bits in (2, 3, 4, 8):
         for activations in kernels.ACTIVATIONS:
             weight = packed(width, bits)
             wanted = kernels.reference.linear(x, weight, activations=activations)
@@ -145,7 +182,8 @@ def main(width: int, threads: int) -> int:
     print(
         f"{width} × {width}, groups of {GROUP}; copies of at least {total / 2**20:.0f} MiB; kernels: {kernels.cpu.variants()[0]}"
     )
-    runs, large = contestants(width, total), torch.ones(total // 4)
+    runs = contestants(width, total)
+    read_large, read_bytes = plain_read(total, threads)
     medians, missed = {}, []
     print("batch  " + "  ".join(f"{name:>16}" for name in runs) + "   (times faster than fp32)")
     for batch in BATCHES:
@@ -159,14 +197,16 @@ def main(width: int, threads: int) -> int:
                 times[name].append(clock() - began)
             if batch == 1:
                 began = clock()
-                large.sum()
+                read_large()
                 read.append(clock() - began)
         medians = {name: statistics.median(t[1:]) for name, t in times.items() if t}
         ratios = [f"{medians['fp32'] / medians[n]:16.2f}" if n in medians else f"{'':16}" for n in runs]
         print(f"{batch:5}  " + "  ".join(ratios), flush=True)
         if batch == 1:
-            missed = verdict(medians, packed(width, 4).nbytes, large.nbytes / statistics.median(read))
+            missed = verdict(medians, packed(width, 4).nbytes, read_bytes / statistics.median(read))
     compare_variants(width, clock)
+    del runs
+    compare_widths(width, total, clock)
     print("\n".join(missed) or "goals met")
     return bool(missed)
 

@@ -13,6 +13,7 @@
 namespace {
 
 // Scales and zero points of 16 groups of a row from group g on.
+template <int BITS>
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
     if (w.half) {
@@ -21,7 +22,7 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
         for (int i = 0; i < 16; i += 8) _mm256_storeu_ps(scale + i, _mm256_cvtph_ps(_mm_load_si128((const __m128i*)(half + i))));
     } else
         std::memcpy(scale, static_cast<const float*>(w.scale) + at, 4 * n);
-    read_zeros(w, row, g, zero);
+    read_zeros<BITS>(w, row, g, zero);
 }
 
 inline float total(__m256 v) {
@@ -53,12 +54,12 @@ struct FloatTile {
         EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps(), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             const int64_t end = b + w.group_bytes;
             for (; b + 8 <= end; b += 8)
                 EACH(r, R) {
                     const uint8_t* from = block.codes + r * block.code_step + b;
-                    ask(from);
+                    __builtin_prefetch(from + ahead_of(w, b));
                     const __m256 scale = _mm256_set1_ps(scales[r][g % 16]), zero = _mm256_set1_ps(zeros[r][g % 16]);
                     const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
                     EACH(part, 8 / BITS) {
@@ -111,7 +112,7 @@ struct Int8Tile {
         EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps();
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             __m256i products[R][T];
             int32_t others[R][T];
             EACH(r, R) EACH(t, T) {
@@ -122,7 +123,7 @@ struct Int8Tile {
             auto step = [&](int64_t left) __attribute__((always_inline)) {
                 EACH(r, R) {
                     const uint8_t* from = block.codes + r * block.code_step + b;
-                    ask(from);
+                    __builtin_prefetch(from + ahead_of(w, b));
                     const __m256i bytes = load(from, left);
                     EACH(part, 8 / BITS) {
                         const __m256i shifted = part ? _mm256_srli_epi16(bytes, part * BITS) : bytes;

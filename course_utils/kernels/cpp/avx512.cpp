@@ -15,7 +15,10 @@ namespace {
 
 inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : (1u << n) - 1; }
 
+typedef int32_t Numbers __attribute__((vector_size(64)));
+
 // Scales and zero points of 16 groups of a row from group g on; scales are 0 behind the last group.
+template <int BITS>
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const __mmask16 mask = first_lanes(w.groups - g);
     const int64_t at = row * w.groups + g;
@@ -28,17 +31,14 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
         __builtin_prefetch(from + SCALES_AHEAD / 4);
         _mm512_store_ps(scale, _mm512_maskz_loadu_ps(mask, from));
     }
-    if (!w.zero) return _mm512_store_ps(zero, _mm512_set1_ps(float(w.middle)));
-    const __m512i bit = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(w.zero_bits));
-    for (int part = 0; part < 2; part++) {  // eight numbers take zero_bits bytes
-        const int64_t at = (g / 8 + part) * w.zero_bits, left = w.zero_bytes - at;
-        const uint8_t* from = w.zero + row * w.zero_bytes + at;
-        __builtin_prefetch(from + SCALES_AHEAD / 4);
-        const __m128i bytes = _mm_maskz_loadu_epi8(left < 0 ? 0 : first_lanes(left < w.zero_bits ? left : w.zero_bits), from);
-        const __m512i numbers = _mm512_srlv_epi64(_mm512_broadcastq_epi64(bytes), bit);
-        const __m512i mask = _mm512_set1_epi64((1 << w.zero_bits) - 1);
-        _mm256_store_ps(zero + 8 * part, _mm512_cvtepi64_ps(_mm512_and_si512(numbers, mask)));
-    }
+    if (!w.zero || w.zero_bits != BITS) return read_zeros<BITS>(w, row, g, zero);
+    const uint8_t* from = w.zero + row * w.zero_bytes + g * BITS / 8;
+    __builtin_prefetch(from + SCALES_AHEAD / 4);
+    const int64_t left = w.zero_bytes - g * BITS / 8;
+    const __m512i packed = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(first_lanes(left < 2 * BITS ? left : 2 * BITS), from));
+    constexpr Numbers bit = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * BITS;
+    const __m512i codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), packed), (__m512i)(bit & 31));
+    _mm512_store_ps(zero, _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1))));
 }
 
 struct FloatTile {
@@ -52,9 +52,12 @@ struct FloatTile {
         alignas(64) float scales[R][16], zeros[R][16];
         __m512 sum[R][T];
         EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_ps();
-        int64_t b = 0;
+        int64_t b = 0, ahead = AHEAD;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) {
+                ahead = ahead_of(w, b);
+                EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            }
             __m512 scale[R], zero[R], table[R];
             EACH(r, R) {
                 scale[r] = _mm512_set1_ps(scales[r][g % 16]);
@@ -63,7 +66,8 @@ struct FloatTile {
             }
             const int64_t end = b + w.group_bytes;
             if (T == 1)
-                for (int64_t line = b; line < end; line += 64) EACH(r, R) ask(block.codes + r * block.code_step + line);
+                for (int64_t line = b; line < end; line += 64)
+                    EACH(r, R) __builtin_prefetch(block.codes + r * block.code_step + line + ahead);
             auto step = [&](__mmask16 mask) __attribute__((always_inline)) {  // 16 bytes of each row
                 EACH(r, R) {
                     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, block.codes + r * block.code_step + b));
@@ -100,7 +104,7 @@ struct Int8Tile {
         EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; b < length; g += together) {
             if (g % 16 == 0) EACH(r, R) {  // total −= Σ_g s_g z_g Σ q, what a sum over codes holds too much
-                read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
+                read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
                 const __m512 both = _mm512_mul_ps(_mm512_load_ps(scales[r]), _mm512_load_ps(zeros[r]));
                 EACH(t, T) {
                     const float* from = in.q_sum + (token + t) * w.groups + g;
@@ -112,9 +116,10 @@ struct Int8Tile {
             const int64_t end = b + unit < length ? b + unit : length;
             do {
                 const __mmask64 mask = end - b >= 64 ? ~0ull : (1ull << (end - b)) - 1;
+                const int64_t ahead = ahead_of(w, b);
                 EACH(r, R) {
                     const uint8_t* from = block.codes + r * block.code_step + b;
-                    ask(from);
+                    __builtin_prefetch(from + ahead);
                     const __m512i bytes = _mm512_maskz_loadu_epi8(mask, from);
                     EACH(part, 8 / BITS) {
                         const __m512i shifted = part ? _mm512_srli_epi16(bytes, part * BITS) : bytes;

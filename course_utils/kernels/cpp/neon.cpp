@@ -18,6 +18,7 @@
 namespace {
 
 // Scales and zero points of 16 groups of a row from group g on.
+template <int BITS>
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
     if (w.half) {
@@ -26,7 +27,7 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
         EACH(i, 4) vst1q_f32(scale + 4 * i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half + 4 * i))));
     } else
         std::memcpy(scale, static_cast<const float*>(w.scale) + at, 4 * n);
-    read_zeros(w, row, g, zero);
+    read_zeros<BITS>(w, row, g, zero);
 }
 
 template <int BITS>
@@ -45,12 +46,12 @@ struct FloatTile {
         EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             const int64_t end = b + w.group_bytes;
             for (; b + 8 <= end; b += 8)
                 EACH(r, R) {
                     const uint8_t* from = block.codes + r * block.code_step + b;
-                    ask(from);
+                    __builtin_prefetch(from + ahead_of(w, b));
                     const uint8x8_t bytes = vld1_u8(from);
                     EACH(part, 8 / BITS) {
                         const uint8x8_t shifted = vshl_u8(bytes, vdup_n_s8(-part * BITS));
@@ -103,7 +104,7 @@ struct Int8Tile {
         EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0);
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             int32x4_t products[R][T];
             int32_t others[R][T];
             EACH(r, R) EACH(t, T) {
@@ -114,7 +115,7 @@ struct Int8Tile {
             auto step = [&](int64_t left) __attribute__((always_inline)) {
                 EACH(r, R) {
                     const uint8_t* from = block.codes + r * block.code_step + b;
-                    ask(from);
+                    __builtin_prefetch(from + ahead_of(w, b));
                     const uint8x16_t bytes = load(from, left);
                     EACH(part, 8 / BITS) {
                         const uint8x16_t shifted = part ? vshlq_u8(bytes, vdupq_n_s8(-part * BITS)) : bytes;

@@ -20,22 +20,33 @@ struct Block {  // rows of a weight at equal distances
 // Memory is asked this many bytes early for what a row's stream will need, and for its scales and zero points; an
 // address behind the end does no harm.
 constexpr int64_t AHEAD = 1024, SCALES_AHEAD = 256;
-inline void ask(const uint8_t* codes) { __builtin_prefetch(codes + AHEAD); }
 
-// Zero points of the 16 groups of a row from group g on; where there is no group, any number. Eight of them take
-// zero_bits bytes.
-inline void read_zeros(const Weight& w, int64_t row, int64_t g, float* to) {
-    if (!w.zero) {
-        EACH(i, 16) to[i] = float(w.middle);
-        return;
-    }
+// What lies AHEAD of byte b of a row, which may be in the next one. A row may hold more than these codes.
+inline int64_t ahead_of(const Weight& w, int64_t b) {
+    const int64_t length = w.groups * w.group_bytes;
+    return b + AHEAD < length ? AHEAD : AHEAD + w.row_bytes - length;
+}
+
+// 16 numbers of `width` bits, number i on; behind the end of a row of `bytes` bytes, any numbers. Eight take width bytes.
+__attribute__((always_inline)) inline void read_16(const uint8_t* row, int64_t bytes, int64_t i, int width, float* to) {
     for (int part = 0; part < 2; part++) {
-        const int64_t at = (g / 8 + part) * w.zero_bits, left = w.zero_bytes - at;
+        const int64_t at = (i / 8 + part) * width, left = bytes - at;
         uint64_t eight = 0;
-        const int bytes = left < w.zero_bits ? int(left) : w.zero_bits;
-        for (int i = 0; i < bytes; i++) eight |= uint64_t(w.zero[row * w.zero_bytes + at + i]) << (8 * i);
-        EACH(i, 8) to[8 * part + i] = float(int32_t(eight >> (i * w.zero_bits)) & ((1 << w.zero_bits) - 1));
+        for (int j = 0; j < width && j < left; j++) eight |= uint64_t(row[at + j]) << (8 * j);
+        EACH(j, 8) to[8 * part + j] = float(int32_t(eight >> (j * width)) & ((1 << width) - 1));
     }
+}
+
+// Zero points of the 16 groups of a row from group g on; where there is no group, any number.
+template <int BITS>
+inline void read_zeros(const Weight& w, int64_t row, int64_t g, float* to) {
+    const uint8_t* from = w.zero + row * w.zero_bytes;
+    if (!w.zero)
+        EACH(i, 16) to[i] = float(w.middle);
+    else if (w.zero_bits == BITS)
+        read_16(from, w.zero_bytes, g, BITS, to);
+    else
+        read_16(from, w.zero_bytes, g, w.zero_bits, to);
 }
 
 // T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
