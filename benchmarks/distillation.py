@@ -86,7 +86,7 @@ class Setting:
     def report(self, found: dict[str, dict]) -> None:
         share = students.parameters(self.student) / students.parameters(self.teacher)
         print(f"\n### {self.size}: {students.parameters(self.student):,} parameters, {share:.0%} of the teacher's\n")
-        for name, model in (("Teacher", self.teacher), ("student untrained", self.student)):
+        for name, model in (("Teacher", self.teacher), ("the student's start", self.student)):
             end = "; " if name == "Teacher" else ".\n\n"
             print(f"{name} {mean_loss(model, self.validation):.4f} nats, facts {self.facts(model):.1%}", end=end)
         print("| trained by | nats | gain over labels | over response | facts | gain over labels | over response | time / labels |")
