@@ -47,7 +47,7 @@ def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], se
 def round_activations(compressed: Compressed) -> Compressed:
     """A copy whose packed layers (`QuantizedLinear`) round each token to INT8 before they multiply.
 
-    With 4- or 8-bit weights the products are then sums of integers, which is faster on a CPU
+    The products are then sums of integers, which is faster on a CPU
     (`course_utils.kernels`); the results change, so evaluate again. Raises CompressionError if no layer is packed.
     """
     model = copy.deepcopy(compressed.model)
