@@ -75,7 +75,7 @@ class LimitedSpawner(SimpleLocalProcessSpawner if TRIAL else LocalProcessSpawner
 # These limits hold for each process, and a learner can choose other cores. Where a class must be held strictly, let
 # systemd do it (`pip install jupyterhub-systemdspawner`, spawner_class = "systemd") or containers (`pip install
 # dockerspawner`, spawner_class = "docker"): both take mem_limit and cpu_limit from here for a whole server. A container
-# needs an image with the course, EXCHANGE as a volume, and user ids that differ from learner to learner.
+# needs an image with the course, EXCHANGE as a volume, and a user id of its own for each learner. Neither is in the tests.
 c.JupyterHub.spawner_class = LimitedSpawner
 c.Spawner.mem_limit = os.environ.get("HUB_MEMORY", "4G")
 c.Spawner.cpu_limit = float(os.environ.get("HUB_CPUS", 1))

@@ -8,5 +8,7 @@ c.CourseDirectory.course_id = "compression"
 c.Exchange.root = os.environ["HUB_EXCHANGE"]
 if "HUB_CLASS" in os.environ:
     c.CourseDirectory.root = os.environ["HUB_CLASS"]
+    # the formgrader's own Autograde would run learners' code as this account; with this it stops and says what to do
+    c.Execute.kernel_name = "none-but-course-grade-in-a-terminal"
 else:  # a learner: the name in the hub counts, whatever the account is called
     c.CourseDirectory.student_id = os.environ["JUPYTERHUB_USER"]

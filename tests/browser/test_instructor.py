@@ -70,6 +70,9 @@ def test_every_command_of_the_page_is_run():
     run_here = {*section("Set up"), *section("Grade"), "course build --check", f"course submit {IN_PAGE}", "course grade", "nbgrader collect"}
     unknown = [s for s in spans if not any(line.startswith(s) for line in {*run_here, *ELSEWHERE})]
     assert len(run_here) >= 13 and spans and unknown == []
+    sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+    with_commands = {text.partition("\n")[0] for text in sections if "```" in text}
+    assert with_commands == {"Set up", "Grade", "With JupyterHub", "More than one machine"}  # test_hub.py, test_cluster.py
 
 
 def test_the_commands_did_what_the_page_says(made):
