@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from course_utils.errors import CompressionError
-from course_utils.learn import check, exercise, progress
+from course_utils.learn import check, checking, exercise, progress
 
 from .conftest import ROWS, scaled_rows
 
@@ -30,6 +30,20 @@ def rejected(function, *words, name="toy.rows", mistake=None):
     for word in words:
         assert word in verdict.message, verdict.message
     return verdict
+
+
+def test_judge_neither_shows_nor_records_and_takes_another_limit(capsys):
+    def slow(w):
+        time.sleep(0.2)
+        return good(w)
+
+    assert checking.judge("toy.rows", good, seed=4) == check("toy.rows", good, seed=4, show=False)
+    assert len(list(progress.events())) == 1, "that of the check"
+    assert checking.judge("toy.rows", slow, seed=4, seconds=1e6)
+    assert "0.1 seconds" in checking.judge("toy.rows", slow, seed=4, seconds=0.1).message
+    assert capsys.readouterr().out == "" and len(list(progress.events())) == 1
+    with pytest.raises(CompressionError, match="does not exist"):
+        checking.judge("toy.columns", good)
 
 
 def test_a_right_answer_passes_and_says_so(capsys):
@@ -60,7 +74,6 @@ def test_the_first_mistake_that_matches_every_trial_is_named():
     assert run(once_per_tensor).mistake == "small", "a mistake must explain all trials"
     same = {"b_second": ROWS.mistakes["per_tensor"], "a_first": ROWS.mistakes["per_tensor"]}
     exercise.register(exercise.Exercise(id="toy.pair", inputs=ROWS.inputs, spec=scaled_rows))
-    from course_utils.learn import checking
 
     both = exercise.Exercise(id="toy.rows", inputs=ROWS.inputs, spec=scaled_rows, mistakes=same)
     text = {"title": "t", "reread": "r", "mistakes": {"b_second": "b", "a_first": "a"}, "properties": {}}
