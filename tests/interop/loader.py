@@ -3,8 +3,8 @@
     loader.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
 
 Jobs: {"do": "read", folder, out} loads a checkpoint with transformers, "load" with GPTQModel in half precision, and writes
-its logits for the ids; {"do": "make", plain, folder, out, bits, symmetric, order, group} lets GPTQModel quantize a plain
-model and load it again. An answer is "" or an error.
+its logits for the ids; {"do": "make", plain, folder, out, method, bits, symmetric, order, group} lets GPTQModel quantize a
+plain model by its GPTQ or its AWQ, and load it again. An answer is "" or an error.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel.quantization import FORMAT, METHOD
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -25,9 +26,12 @@ def load(folder):
     return GPTQModel.load(folder, device="cpu", dtype=torch.float16).model
 
 
-def make(plain, folder, bits, symmetric, order, group, ids):
-    settings = QuantizeConfig(bits=bits, group_size=group, desc_act=order, sym=symmetric)
-    model = GPTQModel.load(plain, settings, dtype=torch.float32)
+def make(plain, folder, bits, symmetric, order, group, ids, method="gptq"):
+    if method == "awq":
+        settings = QuantizeConfig(bits=bits, group_size=group, sym=symmetric, method=METHOD.AWQ, format=FORMAT.GEMM)
+    else:
+        settings = QuantizeConfig(bits=bits, group_size=group, desc_act=order, sym=symmetric)
+    model = GPTQModel.load(plain, settings, dtype=torch.float16 if method == "awq" else torch.float32)
     model.quantize([{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids], batch_size=1)
     model.save(folder)
 
