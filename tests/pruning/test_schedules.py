@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim import optimizer
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -106,8 +107,6 @@ def test_movement_prunes_what_shrinks(tiny_llama, ids):
 
 def test_hooks_are_gone_afterwards(tiny_llama, ids):
     schedules.gradual(tiny_llama, ids, steps=3, **FAST)
-    from torch.optim import optimizer
-
     assert not optimizer._global_optimizer_post_hooks and not optimizer._global_optimizer_pre_hooks
 
 
@@ -133,6 +132,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_llama, ids
     with pytest.raises(KeyboardInterrupt):
         schedules.gradual(tiny_llama, ids, 0.7, folder=tmp_path / "run", **settings)
     assert same(tiny_llama, before), "the caller's model is untouched by a killed run"
+    assert not optimizer._global_optimizer_post_hooks, "no hook of a killed run acts on the next"
     monkeypatch.setattr(recovery, "next_token", original)
     resumed = schedules.gradual(tiny_llama, ids, 0.7, folder=tmp_path / "run", **settings)
     assert same(resumed.model, wanted.model)
