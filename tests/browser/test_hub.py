@@ -249,6 +249,9 @@ def test_a_class_on_the_hub(room, browser):
     ada.goto(f"{formgrader}/manage_assignments")
     press(ada, "collect")
     expect(ada.locator("td.num-submissions").first).to_have_text("2")
+    ada.goto(f"{formgrader}/manage_submissions/{LAB}")
+    ada.locator("tr", has_text="cyd").locator("td.autograde a").click()  # nbgrader's own grader, which is switched off
+    expect(ada.locator(".modal-body")).to_contain_text("course-grade-in-a-terminal", timeout=2 * MINUTE)
     grade(ada, room)
     ada.goto(f"{formgrader}/manage_submissions/{LAB}")
     for name, score in {"bob": "34 / 40", "cyd": "30 / 40"}.items():
