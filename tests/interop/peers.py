@@ -53,7 +53,7 @@ def ask(peer: str, jobs: list[dict], work: Path) -> list[str]:
     script = PEERS[peer][1]
     done = subprocess.run(
         [environment(peer), HERE / script, work / "jobs.json"], env={**os.environ, **ENVIRON}, capture_output=True, text=True,
-        errors="replace",
+        errors="replace", cwd=work,
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"{script} failed:\n{done.stderr[-3000:]}")
