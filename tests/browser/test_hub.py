@@ -268,11 +268,11 @@ def test_a_class_on_the_hub(room, browser):
 
 
 def grade(page: Page, room: Class) -> None:
-    """Type the page's command into a terminal of the grader's server, and wait for its end."""
+    """Type the page's commands into a terminal of the grader's server, and wait for their end."""
     page.goto(f"{room.url}/services/compression/lab")
     page.locator(".jp-LauncherCard", has_text="Terminal").click()
     page.locator(".jp-Terminal .xterm-helper-textarea").focus()
-    page.keyboard.insert_text(f"course grade {LAB}; echo $? > graded")
+    page.keyboard.insert_text(f"nbgrader collect {LAB} && course grade {LAB}; echo $? > graded")
     page.keyboard.press("Enter")
     ended = room.course / "graded"
     wait_until(lambda: ended.exists() and ended.read_text(), 180)
