@@ -1,6 +1,6 @@
 """Pruning gradually against pruning at once, with the same training, on the bundled model: loss and KL on fresh documents.
 
-    python benchmarks/gradual.py [--sparsity 0.95] [--steps 200] [--seeds 3] [--peaks 3e-3 1e-3]
+    python benchmarks/gradual.py [--sparsity 0.95] [--steps 200] [--seeds 3] [--peaks 3e-3 6e-3]
 
 Magnitude, each layer alike. Both ways see the same fresh documents, `steps` batches of 4 × 128 tokens, and each counts
 with the better of the peak learning rates, by the loss. The cubic schedule ends at 55 % of the steps, before the learning
@@ -56,5 +56,5 @@ if __name__ == "__main__":
     parser.add_argument("--sparsity", type=float, default=0.95)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--peaks", type=float, nargs="+", default=[3e-3, 1e-3])
+    parser.add_argument("--peaks", type=float, nargs="+", default=[3e-3, 6e-3])
     main(parser.parse_args())
