@@ -16,8 +16,8 @@ from course_utils.kernels.packing import pack, packed_width, unpack
 from course_utils.models import walk
 
 from .compressed import Compressed
-from .convert import FixedBuffers, each_layer, frozen
-from .grids import check_matrix
+from .convert import ExpandedLinear, each_layer, frozen
+from .grids import check_granularity, check_matrix, is_half
 from .layer import storable
 
 GRANULARITIES = ("per_channel", "per_tensor")
@@ -123,8 +123,7 @@ def quantize_layer(
     weight = check_matrix(weight)
     if bits not in range(1, 9):
         raise CompressionError(f"bits={bits}: choose 1 to 8.")
-    if granularity not in GRANULARITIES:
-        raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(GRANULARITIES)}.")
+    check_granularity(granularity, GRANULARITIES)
     values, h = weight, importance
     if h is not None:
         if h.shape not in (weight.shape, weight.shape[1:]) or not torch.isfinite(h).all() or (h < 0).any() or not h.any():
@@ -141,7 +140,7 @@ def quantize_layer(
 
 
 @storable
-class CodebookLinear(FixedBuffers):
+class CodebookLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ looked up at each call.
 
     Buffers: `packed` (out, bytes) uint8, as `packing.pack`; `codebook` (out or 1, 2^bits), float16 where that is exact.
@@ -168,10 +167,9 @@ class CodebookLinear(FixedBuffers):
     @classmethod
     def of(cls, result: CodebookResult, bias: Tensor | None) -> "CodebookLinear":
         rows, columns = result.codes.shape
-        exact = torch.equal(result.codebook.half().float(), result.codebook)
         layer = cls(
-            columns, rows, result.bits, codebooks=len(result.codebook), codebook_dtype="float16" if exact else "float32"
-        ).to(result.codes.device)
+            columns, rows, result.bits, codebooks=len(result.codebook), codebook_dtype="float16" if is_half(result.codebook) else "float32",
+        ).to(result.codes.device)  # fmt: skip
         layer.packed.copy_(pack(result.codes, result.bits))
         layer.codebook.copy_(result.codebook)
         layer.bias = frozen(bias)
@@ -181,9 +179,6 @@ class CodebookLinear(FixedBuffers):
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, looked up now."""
         return look_up(unpack(self.packed, self.bits, self.in_features), self.codebook.float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"

@@ -25,6 +25,13 @@ class FixedBuffers(nn.Module):
         return self
 
 
+class ExpandedLinear(FixedBuffers):
+    """y = x Ŵᵀ + b with `weight`, Ŵ (out, in) in float32, made from the buffers at each call and cast to the dtype of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+
 def frozen(bias: Tensor | None) -> nn.Parameter | None:
     """A copy of a bias that is not trained."""
     return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)

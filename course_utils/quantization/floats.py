@@ -17,9 +17,9 @@ from course_utils.errors import CompressionError
 from course_utils.models import walk
 
 from .compressed import Compressed
-from .convert import FixedBuffers, each_layer, frozen
+from .convert import ExpandedLinear, each_layer, frozen
 from .formats import find
-from .grids import check_matrix, exact_half
+from .grids import check_granularity, check_matrix, exact_half, is_half
 from .layer import storable
 
 DTYPES = {
@@ -51,8 +51,7 @@ def quantize_layer(weight: Tensor, *, format: str = "FP8 E4M3", granularity: str
     Raises CompressionError for an unknown format or granularity, NaN, infinity, or weights beyond FP16's 65504.
     """
     dtype, weight = check_format(format), check_matrix(weight).float()
-    if granularity not in GRANULARITIES:
-        raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(GRANULARITIES)}.")
+    check_granularity(granularity, GRANULARITIES)
     largest = find(format).largest
     if dtype.itemsize == 2:
         scale = weight.new_ones(1, 1)
@@ -67,7 +66,7 @@ def quantize_layer(weight: Tensor, *, format: str = "FP8 E4M3", granularity: str
 
 
 @storable
-class FloatLinear(FixedBuffers):
+class FloatLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ made from its patterns at each call.
 
     Buffers: `packed` (out, bytes) uint8, the patterns; `scale` (out or 1, 1), float16 where that is exact (FP8 only).
@@ -99,10 +98,9 @@ class FloatLinear(FixedBuffers):
     @classmethod
     def of(cls, result: FloatResult, bias: Tensor | None) -> "FloatLinear":
         rows, columns = result.values.shape
-        exact = torch.equal(result.scale.half().float(), result.scale)
         layer = cls(
             columns, rows, format=result.format, scales=len(result.scale) if result.values.itemsize == 1 else 0,
-            scale_dtype="float16" if exact else "float32",
+            scale_dtype="float16" if is_half(result.scale) else "float32",
         ).to(result.values.device)  # fmt: skip
         layer.packed.copy_(result.values.contiguous().view(torch.uint8))
         if layer.scale is not None:
@@ -115,9 +113,6 @@ class FloatLinear(FixedBuffers):
         """Ŵ (out, in), float32, made now."""
         values = self.packed.view(DTYPES[self.format]).float()
         return values if self.scale is None else values * self.scale.float()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}"

@@ -6,6 +6,7 @@ with an integer zero point z (Jacob et al., 2018, eq. 1). Every tensor here is a
 (out_features, in_features), activations are (tokens, features).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -66,6 +67,16 @@ def check_group_size(group_size: int | None, columns: int) -> int:
     return group_size
 
 
+def check_granularity(granularity: str, known: Sequence[str]) -> None:
+    if granularity not in known:
+        raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(known)}.")
+
+
+def is_half(values: Tensor) -> bool:
+    """Whether float16 holds all values exactly."""
+    return torch.equal(values.half().to(values.dtype), values)
+
+
 def exact_half(scale: Tensor) -> Tensor:
     """Scales rounded to float16, the form they are stored in; one that this would move by over 1/1000 keeps float32."""
     scale = scale.float()
@@ -103,8 +114,7 @@ def make_grid(
     """
     check_bits(bits)
     x = check_matrix(x, "x")
-    if granularity not in GRANULARITIES:
-        raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(GRANULARITIES)}.")
+    check_granularity(granularity, GRANULARITIES)
     rows, columns = x.shape
     size = check_group_size(group_size, columns) if granularity == "per_group" else columns
     groups = x.reshape(1, 1, -1) if granularity == "per_tensor" else x.reshape(rows, columns // size, size)

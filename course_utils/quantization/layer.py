@@ -11,7 +11,7 @@ from course_utils import kernels
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, pack_planes, packed_width, planes_width, unpack, unpack_planes
 
-from .grids import Grid, dequantize
+from .grids import Grid, dequantize, is_half
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,9 @@ class QuantizedLinear(nn.Module):
         groups = grid.scale.shape[1]
         natural = torch.arange(columns, device=grid.group_index.device) // (columns // groups)
         scattered = not torch.equal(grid.group_index, natural)
-        exact = torch.equal(grid.scale.half().to(grid.scale.dtype), grid.scale)
         layer = cls(
             columns, rows, grid.bits, groups, symmetric=grid.symmetric, bias=bias is not None, scattered=scattered,
-            scale_dtype=torch.float16 if exact else torch.float32,
+            scale_dtype=torch.float16 if is_half(grid.scale) else torch.float32,
         ).to(result.codes.device)  # fmt: skip
         if layer.group_index is not None:
             layer.group_index.copy_(grid.group_index)

@@ -20,7 +20,7 @@ from course_utils.errors import CompressionError
 from course_utils.models import walk
 
 from .compressed import Compressed
-from .convert import FixedBuffers, each_layer, frozen
+from .convert import ExpandedLinear, each_layer, frozen
 from .grids import LARGEST
 from .layer import storable
 
@@ -133,7 +133,7 @@ def bits_per_weight(format: str, block_size: int, double: bool) -> float:
 
 
 @storable
-class BlockwiseLinear(FixedBuffers):
+class BlockwiseLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ decoded at each call.
 
     Buffers: `packed` uint8; `absmax` (blocks,), float32, or uint8 codes with `nested_absmax` and `offset`.
@@ -192,9 +192,6 @@ class BlockwiseLinear(FixedBuffers):
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, decoded now."""
         return decode(self.blockwise)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}, block {self.block_size}"

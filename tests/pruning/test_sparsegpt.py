@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from hooked import inputs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,15 +164,9 @@ def test_models(tiny, ids):
     # every block by hand: the dense block sees what comes out of the blocks that are pruned already
     mixed = copy.deepcopy(tiny)
     for block, pruned in zip(walk.blocks(mixed), walk.blocks(result.model), strict=True):
-        seen: dict = {}
-        hooks = [m.register_forward_pre_hook(lambda m, a, seen=seen: seen.setdefault(m, []).append(a[0].flatten(0, -2)))
-                 for m in walk.linears(block).values()]  # fmt: skip
-        with torch.no_grad():
-            mixed(input_ids=ids)
-        for hook in hooks:
-            hook.remove()
+        seen = inputs_of(mixed, block, ids)
         for name, module in walk.linears(block).items():
-            H = gptq.hessian(torch.cat(seen[module]))
+            H = gptq.hessian(seen[module])
             wanted = sparsegpt.prune_layer_spec(walk.weight_of(module), H, pattern="2:4", damping=0.1)
             found = walk.weight_of(walk.linears(pruned)[name])
             assert torch.equal(found != 0, wanted.mask) and close(found.double(), wanted.weight, 1e-3), name

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from hooked import inputs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,16 +49,10 @@ def reference(model, ids, sparsity):
     """Sequential by block, with the model itself: run all of it, look at one block's inputs, prune that block."""
     model = copy.deepcopy(model)
     for block in walk.blocks(model):
-        seen: dict = {}
-        hooks = [m.register_forward_pre_hook(lambda m, a, seen=seen: seen.setdefault(m, []).append(a[0].flatten(0, -2)))
-                 for m in walk.linears(block).values()]  # fmt: skip
-        with torch.no_grad():
-            model(input_ids=ids)
-        for hook in hooks:
-            hook.remove()
+        seen = inputs_of(model, block, ids)
         for module, x in seen.items():
             weight = walk.weight_of(module)
-            norm = torch.cat(x).double().norm(dim=0).float()
+            norm = x.double().norm(dim=0).float()
             weight *= wanda.mask_layer(weight, norm, sparsity=sparsity)
     return model
 
