@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -145,7 +146,8 @@ def stop() -> None:
 
 def main() -> None:
     """The grader: an order, then submissions from stdin; for each one a result to stdout."""
-    out, sys.stdout = sys.stdout, sys.stderr  # what else is printed does not come between
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what else is printed does not come between, and no program started here keeps the pipe open
     asked = json.loads(sys.stdin.readline())
 
     def answer(result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -146,10 +147,27 @@ def _kept(
                 yield student, result
 
 
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Forked processes that end with this one, also when it is killed: they would wait for work for ever otherwise."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    join = parent.join
+
+    def wait() -> None:
+        join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def check_solution(lab: Lab) -> None:
     """Grade the lab's own solution. Raises CompressionError if it does not get every point that is not given by hand."""
     own = submission.Submission(answers={a.grade_id: a.source for a in lab.answers})
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+    with _pool(1) as pool:
         result = pool.submit(grade, own).result()
     if "fault" in result:
         raise CompressionError(f"{lab.name}: its own solution could not be graded: {result['fault']}")
@@ -185,7 +203,7 @@ def _side_by_side(found: dict[str, submission.Submission], jobs: int) -> Iterato
     while tried:
         alone = any(tried.values())
         width, batch = (1, list(tried)[:1]) if alone else (jobs, list(tried))
-        with ProcessPoolExecutor(width, mp_context=multiprocessing.get_context("fork")) as pool:
+        with _pool(width) as pool:
             running: dict[Future[dict[str, Any]], str] = {
                 pool.submit(grade, found[student]): student for student in batch
             }

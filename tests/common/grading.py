@@ -2,8 +2,10 @@
 
 import copy
 import json
+import time
 
 import nbformat
+import psutil
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 LAB = "lab-a"
@@ -87,3 +89,18 @@ def changed(notebook, change):
     notebook = copy.deepcopy(notebook)
     change(notebook)
     return notebook
+
+
+def ended(pids, seconds=30):
+    """Whether all these processes end in time. One that nobody has waited for yet counts as ended."""
+
+    def runs(pid):
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    until = time.monotonic() + seconds
+    while any(map(runs, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(map(runs, pids))

@@ -150,6 +150,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
         def write_and_die(path, content):
             real(path, content)
             if len(list(out.glob("*.json"))) == 2:
+                started = [process.pid for process in psutil.Process().children(recursive=True)]
+                (tmp_path / "started").write_text(json.dumps(started))
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
@@ -158,6 +160,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    started = json.loads((tmp_path / "started").read_text())
+    assert len(started) >= 3 and grading.ended(started), "the judges and the zygote end with the grader"
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.glob("*.json")}
     assert len(kept) == 2
     found = run.run(root, tmp_path, opened, jobs=2, limits=LIMITS, progress=False)

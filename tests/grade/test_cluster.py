@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import grading
@@ -70,6 +72,27 @@ def test_a_worker_and_a_grader_that_die_cost_nobody_anything(course, opened, mon
     assert scores(found) == scores(alone)
     assert [r["score"] for r in found.values()] == [12, 7, 9, 8, 7]
     assert (course / "gradebook.db").is_file() and descendants("course_utils.grade") == []
+
+
+def test_a_grader_that_dies_while_it_checks_the_solution_is_noticed(opened):
+    """Its judge is a fork of it, which has the pipe of the results too."""
+    order, killed = cluster.order(opened.folder.parents[1], opened, LIMITS, 1, None), []
+
+    def kill():
+        while not (judges := [p for p in descendants("course_utils.grade.cluster") if p.parent() != psutil.Process()]):
+            time.sleep(0.001)
+        killed.extend([judges[0].ppid(), judges[0].pid])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        with pytest.raises(cluster.GraderDied):
+            cluster.graded(order, {"answers": {}, "notes": [], "digest": ""})
+    finally:
+        cluster.stop()
+    killer.join(30)
+    assert len(killed) == 2 and grading.ended(killed)
 
 
 @pytest.fixture
