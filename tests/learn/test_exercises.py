@@ -169,3 +169,10 @@ def test_what_notebooks_check_and_ask_exists():
     for path in [*root.glob("notebooks/**/*.ipynb"), *root.glob("solutions/*/*.ipynb"), *root.glob("labs/*/*.ipynb")]:
         for verb, name in catalogue.CALL.findall(path.read_text(encoding="utf-8")):
             assert name in (EXERCISES if verb == "check" else QUESTIONS), f"{path.name}: {verb}({name!r})"
+
+
+def test_no_ratio_of_a_sweep_comes_twice():
+    """Of two equal ratios one may break and the other not: then the breaking point is not defined."""
+    for seed in range(3000):
+        ratios = checking.draw(EXERCISES["pitfalls.breaking_point"], seed)["ratios"]
+        assert len(set(ratios)) == len(ratios), seed

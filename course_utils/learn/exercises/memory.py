@@ -48,6 +48,8 @@ def without(part: str):
             "gate": layers * hidden * intermediate,
             "norms": (2 * layers + 1) * hidden,
             "last_norm": hidden,
+            "one_norm": layers * hidden,
+            "value": layers * hidden * kv_heads * head_dim,
             "grouping": -2 * layers * hidden * (hidden - kv_heads * head_dim),
             "layers": (layers - 1) * (2 * hidden * (hidden + kv_heads * head_dim) + 3 * hidden * intermediate + 2 * hidden),
             "output": layers * hidden * hidden,
@@ -110,7 +112,8 @@ EXERCISES = [
         id="memory.parameters", inputs=shape, spec=parameters, tolerance=0, lesson="1.1-why-compress", trials=6,
         mistakes={
             "head_forgotten": without("head"), "gate_forgotten": without("gate"), "norms_forgotten": without("norms"),
-            "last_norm_forgotten": without("last_norm"), "grouping_ignored": without("grouping"),
+            "last_norm_forgotten": without("last_norm"), "one_norm": without("one_norm"),
+            "value_forgotten": without("value"), "grouping_ignored": without("grouping"),
             "one_layer": without("layers"), "output_forgotten": without("output"),
         },
     ),

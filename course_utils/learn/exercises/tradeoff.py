@@ -50,7 +50,8 @@ def better_than_the_one_before(sizes, losses):
 
 
 def sparse_inputs(rng: torch.Generator) -> dict:
-    return {"weights": 10_000 * int(torch.randint(1, 500, (), generator=rng)), "sparsity": pick(rng, 0.3, 0.6, 0.75, 0.9),
+    """Sparsities that are exact in binary, so that weights · (1 − sparsity) is a whole number, also for who rounds it down."""
+    return {"weights": 10_000 * int(torch.randint(1, 500, (), generator=rng)), "sparsity": pick(rng, 0.25, 0.625, 0.75, 0.875),
             "bits": pick(rng, 4, 16, 32)}  # fmt: skip
 
 
@@ -105,6 +106,7 @@ EXERCISES = [
             "part_for_whole": lambda share, factor: factor,
             "mean_of_factors": lambda share, factor: 1 - share + share * factor,
             "share_of_factor": lambda share, factor: share * factor,
+            "time_multiplied": lambda share, factor: 1 / (1 - share + share * factor),
             "time": lambda share, factor: 1 / whole_speedup(share, factor),
             "other_part": lambda share, factor: whole_speedup(1 - share, factor),
         },

@@ -70,6 +70,8 @@ WRONG = {
         (minus(lambda layers, hidden, intermediate, **_: layers * hidden * intermediate), "gate_forgotten"),
         (minus(lambda layers, hidden, **_: hidden + 2 * hidden * layers), "norms_forgotten"),
         (minus(lambda hidden, **_: hidden), "last_norm_forgotten"),
+        (minus(lambda layers, hidden, **_: layers * hidden), "one_norm"),
+        (minus(lambda layers, hidden, kv_heads, head_dim, **_: layers * hidden * kv_heads * head_dim), "value_forgotten"),
         (lambda **c: by_formula(**{**c, "kv_heads": c["hidden"] // c["head_dim"]}), "grouping_ignored"),
         (lambda **c: by_formula(**{**c, "layers": 1}), "one_layer"),
         (minus(lambda layers, hidden, **_: layers * hidden**2), "output_forgotten"),

@@ -60,6 +60,7 @@ RIGHT = {
         bitmap_in_parts,
         lambda weights, sparsity, bits: (weights + weights * bits - sparsity * weights * bits) / 8,
         lambda weights, sparsity, bits: weights * 0.125 * (1 + bits * (1 - sparsity)),
+        lambda weights, sparsity, bits: weights // 8 + int(weights * (1 - sparsity)) * bits // 8,
     ],
     "tradeoff.whole_speedup": [
         speedup_by_times,
@@ -94,6 +95,7 @@ WRONG = {
         (lambda share, factor: factor, "part_for_whole"),
         (lambda share, factor: share * factor + (1 - share), "mean_of_factors"),
         (lambda share, factor: factor * share, "share_of_factor"),
+        (lambda share, factor: 1 / (share * factor + (1 - share)), "time_multiplied"),
         (lambda share, factor: 1 - share + share / factor, "time"),
         (lambda share, factor: 1 / (share + (1 - share) / factor), "other_part"),
         (lambda share, factor: 1 / (1 - share), None),
