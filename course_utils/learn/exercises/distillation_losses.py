@@ -227,7 +227,7 @@ def distance(
 
     def distances(x: Tensor) -> Tensor:
         n = len(x)
-        pairs = [(i, j) for i in range(n) for j in range(n) if (i <= j if diagonal else i < j)]
+        pairs = [(i, j) for i in range(n) for j in range(n) if diagonal or i < j]
         d = torch.stack(
             [apart((x[i] - x[j]).abs().pow(norm).sum() ** (1 / norm) if i != j else x.new_zeros(())) for i, j in pairs]
         )
@@ -263,6 +263,8 @@ EXERCISES = [
             "over_classes": of_logs(lambda log_s, log_t: row_kl(log_t, log_s).mean() / log_s.shape[-1]),
             "not_softened": lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits, 1.0),
             "teacher_sharp": lambda student_logits, teacher_logits, temperature: kl(student_logits, temperature * teacher_logits, temperature),
+            "with_square": lambda **given: given["temperature"] ** 2 * kl(**given),
+            "not_in_logarithms": of_logs(lambda log_s, log_t: (log_t.exp() * (log_t - log_s.exp())).sum(-1).mean()),
             "sign": of_logs(lambda log_s, log_t: -row_kl(log_t, log_s).mean()),
             "squared_difference": of_logs(lambda log_s, log_t: (log_s.exp() - log_t.exp()).square().sum(-1).mean()),
         },
@@ -286,6 +288,9 @@ EXERCISES = [
             "direction": with_change(backwards=True),
             "square_forgotten": with_change(factor=lambda t: 1.0),
             "not_squared": with_change(factor=lambda t: t),
+            "square_on_both": lambda **given: given["temperature"] ** 2 * response(**given, factor=lambda t: 1.0),
+            "not_softened": lambda **given: response(**given | {"temperature": 1.0}, factor=lambda t: given["temperature"] ** 2),
+            "unweighted": lambda **given: 2 * response(**given | {"alpha": 0.5}),
             "alpha_swapped": with_change(swapped=True),
             "labels_softened": hard_softened,
             "cross_entropy": with_change(far=lambda log_p, log_q: -(log_p.exp() * log_q).sum(-1)),
@@ -341,6 +346,7 @@ EXERCISES = [
             "scaled_by_teacher": scaled_by_teacher,
             "squared_distances": lambda student, teacher: distance(student, teacher, apart=torch.square),
             "with_itself": lambda student, teacher: distance(student, teacher, diagonal=True),
+            "zeros_in_mean": lambda student, teacher: distance(student, teacher, diagonal=True, scale=lambda d: d[d > 0].mean()),
             "not_huber": squares_of_distances,
             "city_blocks": lambda student, teacher: distance(student, teacher, norm=1.0),
             "lengths": points,

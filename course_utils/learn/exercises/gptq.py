@@ -241,6 +241,7 @@ EXERCISES = [
         mistakes={
             "not_divided": lambda x: 2 * x.T @ x,
             "two_forgotten": lambda x: x.T @ x / len(x),
+            "factor_forgotten": lambda x: x.T @ x,
             "divided_by_inputs": lambda x: 2 * x.T @ x / x.shape[1],
             "divided_by_all": lambda x: 2 * x.T @ x / x.numel(),
             "tokens_by_tokens": lambda x: 2 * x @ x.T / len(x),

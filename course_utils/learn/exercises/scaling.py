@@ -156,6 +156,7 @@ EXERCISES = [
             "signs_cancel": lambda x, alpha: centred(x.mean(0).abs() ** alpha),
             "maximum": lambda x, alpha: centred(largest(x) ** alpha),
             "mean_square": lambda x, alpha: centred(x.square().mean(0).sqrt() ** alpha),
+            "power_before_mean": lambda x, alpha: centred((x.abs() ** alpha).mean(0)),
             "not_centred": lambda x, alpha: x.abs().mean(0) ** alpha,
             "alpha_missing": lambda x, alpha: centred(x.abs().mean(0)),
             "alpha_from_one": lambda x, alpha: centred(x.abs().mean(0) ** (1 - alpha)),
@@ -179,6 +180,7 @@ EXERCISES = [
         id="scaling.clip_errors", inputs=clip_inputs, spec=clip_errors, lesson="3.3-awq-smoothquant", trials=8,
         mistakes={
             "of_weights": lambda **given: clip_errors(**given, of_weights=True),
+            "squared_before_sum": lambda w, x, bits, shares: clip_errors(w, torch.diag(x.norm(dim=0)), bits, shares),
             "not_clamped": lambda **given: clip_errors(**given, clamp=False),
             "only_the_top": lambda **given: clip_errors(**given, low=False),
             "only_the_bottom": lambda **given: clip_errors(**given, high=False),
@@ -193,6 +195,7 @@ EXERCISES = [
             "inverse": lambda x, weight, alpha: 1 / smoothing_scale(x, weight, alpha),
             "multiplied": lambda x, weight, alpha: largest(x) ** alpha * largest(weight) ** (1 - alpha),
             "rows": lambda x, weight, alpha: largest(x) ** alpha / largest(weight, 1) ** (1 - alpha),
+            "signed": lambda x, weight, alpha: x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha),
             "mean": lambda x, weight, alpha: x.abs().mean(0) ** alpha / weight.abs().mean(0) ** (1 - alpha),
             "activations_only": lambda x, weight, alpha: largest(x) ** alpha,
             "one_for_all": lambda x, weight, alpha: largest(x) ** alpha / weight.abs().max() ** (1 - alpha),

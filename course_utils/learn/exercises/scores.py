@@ -78,7 +78,9 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
 
 
 def wanda_inputs(rng: torch.Generator) -> dict:
-    x = torch.randn(12, 8, generator=rng, dtype=torch.float64) * torch.logspace(-0.6, 0.6, 8, dtype=torch.float64)
+    """Inputs of different size and with means far from zero, so that leaving out either shows."""
+    x = torch.randn(12, 8, generator=rng, dtype=torch.float64) + 2 * torch.randn(8, generator=rng, dtype=torch.float64)
+    x *= torch.logspace(-0.6, 0.6, 8, dtype=torch.float64)
     x = x[:, torch.randperm(8, generator=rng)]
     x[0, int(torch.randint(8, (), generator=rng))] = 9  # one loud token
     return {"weight": matrix(rng, 5, 8), "x": x, "sparsity": pick(rng, 0.25, 0.5, 0.625)}
@@ -246,6 +248,7 @@ EXERCISES = [
             "inputs_forgotten": with_norm(lambda x: torch.ones_like(x[0])),
             "signed": lambda weight, x, sparsity: rows_of(weight * x.norm(dim=0), round(sparsity * weight.shape[1])),
             "mean_of_inputs": with_norm(lambda x: x.mean(0).abs()),
+            "centred": with_norm(lambda x: x.std(0)),
             "largest_input": with_norm(lambda x: x.abs().amax(0)),
             "sum_of_magnitudes": with_norm(lambda x: x.abs().sum(0)),
             "squared_norm": with_norm(lambda x: x.square().sum(0)),

@@ -84,6 +84,11 @@ def lost_whole(x, threshold, bits):
     return error_parts(x, threshold, bits)[0], (x**2 * (x.abs() > threshold)).mean()
 
 
+def by_formula(x, threshold, bits):
+    step = threshold / (2 ** (bits - 1) - 1)
+    return step**2 / 12 * (x.abs() <= threshold).double().mean(), error_parts(x, threshold, bits)[1]
+
+
 # --- the best threshold ---
 
 
@@ -150,6 +155,7 @@ EXERCISES = [
             "codes": through(lambda x, s, z, low, top: ((x / s).round() + z).clamp(0, top)),
             "zero_not_taken_off": through(lambda x, s, z, low, top: s * ((x / s).round() + z).clamp(0, top)),
             "truncated": through(lambda x, s, z, low, top: s * (((x / s).trunc() + z).clamp(0, top) - z)),
+            "scale_inverted": through(lambda x, s, z, low, top: (((x * s).round() + z).clamp(0, top) - z) / s),
         },
     ),
     Exercise(
@@ -163,6 +169,7 @@ EXERCISES = [
             "swapped": lambda x, threshold, bits: error_parts(x, threshold, bits)[::-1],
             "lost_whole": lost_whole,
             "roots": parts(lambda e, x: e.mean().sqrt()),
+            "formula": by_formula,
         },
     ),
     Exercise(
@@ -183,13 +190,14 @@ EXERCISES = [
             "codes": lambda x, scale, u: stochastic_round(x, scale, u) / scale,
             "toward_zero": toward_zero,
             "noise_then_nearest": lambda x, scale, u: scale * (x / scale + u).round(),
+            "other_half": lambda x, scale, u: scale * (x / scale + u).floor(),
             "always_down": lambda x, scale, u: scale * (x / scale).floor(),
             "not_in_steps": lambda x, scale, u: scale * ((x / scale).floor() + (u < x - scale * (x / scale).floor())),
             "a_coin": lambda x, scale, u: scale * ((x / scale).floor() + (u < 0.5)),
         },
     ),
     Exercise(
-        id="uniform.lower_bound", inputs=bound_inputs, spec=lower_bound, tolerance=1e-9, trials=6,
+        id="uniform.lower_bound", inputs=bound_inputs, spec=lower_bound, tolerance=1e-6, trials=6,
         lesson="3.1-uniform-quantization",
         mistakes={
             "values_not_squared": lambda peak, bits: 1 / (12 * peak**2 * 2**bits),

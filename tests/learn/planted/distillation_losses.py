@@ -143,6 +143,16 @@ def distance_by_matrix(student, teacher):
     return F.huber_loss(s / s.mean(), t / t.mean())
 
 
+def whole_matrix(mean):
+    """Every pair of points, (i, i) too."""
+
+    def loss(student, teacher):
+        s, t = (matrix_of(x).masked_fill(torch.eye(len(x), dtype=torch.bool), 0) for x in (student, teacher.detach()))
+        return F.huber_loss(s / mean(s), t / mean(t))
+
+    return loss
+
+
 def of_pairs(formula):
     return lambda student, teacher: formula(F.pdist(student), F.pdist(teacher.detach()))
 
@@ -238,7 +248,8 @@ WRONG = {
         (kl_leaking, "teacher_gradient"),
         (lambda **given: kl(**given).detach(), "student_gradient"),
         (lambda student_logits, teacher_logits, temperature: losses.jensen_shannon(student_logits, teacher_logits, temperature), None),
-        (lambda **given: kl(**given) * given["temperature"] ** 2, None),
+        (lambda **given: kl(**given) * given["temperature"] ** 2, "with_square"),
+        (lambda student_logits, teacher_logits, temperature: F.kl_div((student_logits / temperature).softmax(-1), (teacher_logits.detach() / temperature).softmax(-1), reduction="batchmean"), "not_in_logarithms"),
         (lambda **given: float(kl(**given).detach()) / 0.6931, "student_gradient"),
     ],
     "distillation_losses.logit_gradient": [
@@ -256,6 +267,12 @@ WRONG = {
         (lambda **given: response(**given, flip=True), "direction"),
         (lambda **given: response(**given, power=0), "square_forgotten"),
         (lambda **given: response(**given, power=1), "not_squared"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: temperature**2 * (alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * losses.kl(student_logits, teacher_logits, temperature, mask)), "square_on_both"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, 1.0, mask), "not_softened"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: F.cross_entropy(student_logits[mask], labels[mask])
+            + temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask), "unweighted"),
         (lambda **given: response(**{**given, "alpha": 1 - given["alpha"]}), "alpha_swapped"),
         (lambda **given: response(**given, hard=given["temperature"]), "labels_softened"),
         (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
@@ -302,7 +319,8 @@ WRONG = {
         (of_pairs(lambda s, t: F.huber_loss(s / s.max(), t / t.max())), "scaled_by_largest"),
         (of_pairs(lambda s, t: F.huber_loss(s / t.mean(), t / t.mean())), "scaled_by_teacher"),
         (of_pairs(lambda s, t: F.huber_loss(s**2 / (s**2).mean(), t**2 / (t**2).mean())), "squared_distances"),
-        (lambda student, teacher: distance_with_itself(student, teacher.detach()), "with_itself"),
+        (whole_matrix(lambda d: d.mean()), "with_itself"),
+        (whole_matrix(lambda d: d.sum() / (len(d) ** 2 - len(d))), "zeros_in_mean"),
         (of_pairs(lambda s, t: F.mse_loss(s / s.mean(), t / t.mean())), "not_huber"),
         (lambda student, teacher: F.huber_loss(*(F.pdist(x, 1) / F.pdist(x, 1).mean() for x in (student, teacher.detach()))), "city_blocks"),
         (lambda student, teacher: F.huber_loss(*(x.norm(dim=1) / x.norm(dim=1).mean() for x in (student, teacher.detach()))), "lengths"),
@@ -312,9 +330,3 @@ WRONG = {
         (of_pairs(lambda s, t: F.huber_loss(s / s.std(), t / t.std())), None),
     ],
 }  # fmt: skip
-
-
-def distance_with_itself(student, teacher):
-    i, j = torch.triu_indices(len(student), len(student))
-    s, t = (matrix_of(x).masked_fill(torch.eye(len(x), dtype=torch.bool), 0)[i, j] for x in (student, teacher))
-    return F.huber_loss(s / s.mean(), t / t.mean())

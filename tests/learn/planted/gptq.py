@@ -186,6 +186,7 @@ WRONG = {
     "gptq.hessian": [
         (lambda x: 2 * x.mT @ x, "not_divided"),
         (lambda x: x.mT @ x / x.shape[0], "two_forgotten"),
+        (lambda x: (x[:, :, None] * x[:, None]).sum(0), "factor_forgotten"),
         (lambda x: 2 / x.shape[-1] * x.mT @ x, "divided_by_inputs"),
         (lambda x: 2 * (x.mT @ x) / (x.shape[0] * x.shape[1]), "divided_by_all"),
         (lambda x: 2 / len(x) * x @ x.mT, "tokens_by_tokens"),

@@ -85,6 +85,12 @@ def weight_errors(w, x, bits, shares):
     return clip_at_once(w, torch.eye(len(w), dtype=w.dtype), bits, shares)
 
 
+def terms_squared(w, x, bits, shares):
+    """Each input alone, as if no two of them occurred together."""
+    alone = (torch.zeros_like(x).index_copy(1, torch.tensor([j]), x[:, [j]]) for j in range(len(w)))
+    return sum(clip_at_once(w, one, bits, shares) for one in alone)
+
+
 def smoothing_by_logs(x, weight, alpha):
     return (alpha * x.abs().amax(0).log() - (1 - alpha) * weight.abs().amax(0).log()).exp()
 
@@ -155,6 +161,7 @@ WRONG = {
         (lambda x, alpha: awq_by_logs(x.mean(0, keepdim=True), alpha), "signs_cancel"),
         (lambda x, alpha: awq_by_logs(x.abs().amax(0, keepdim=True), alpha), "maximum"),
         (lambda x, alpha: awq_by_logs(x.square().mean(0, keepdim=True).sqrt(), alpha), "mean_square"),
+        (lambda x, alpha: awq_by_logs(x.abs().pow(alpha).mean(0, keepdim=True), 1.0), "power_before_mean"),
         (lambda x, alpha: x.abs().mean(0).pow(alpha), "not_centred"),
         (lambda x, alpha: awq_by_logs(x, 1.0), "alpha_missing"),
         (lambda x, alpha: awq_by_logs(x, 1 - alpha), "alpha_from_one"),
@@ -174,6 +181,7 @@ WRONG = {
     ],
     "scaling.clip_errors": [
         (weight_errors, "of_weights"),
+        (terms_squared, "squared_before_sum"),
         (clip_with(lambda w, s, z, bits: s * (w / s).round()), "not_clamped"),
         (one_sided(False, True), "only_the_top"),
         (one_sided(True, False), "only_the_bottom"),
@@ -189,6 +197,7 @@ WRONG = {
         (lambda x, weight, alpha: x.abs().mean(0) ** alpha / weight.abs().mean(0) ** (1 - alpha), "mean"),
         (lambda x, weight, alpha: x.abs().amax(0) ** alpha, "activations_only"),
         (lambda x, weight, alpha: x.abs().amax(0) ** alpha / weight.abs().amax() ** (1 - alpha), "one_for_all"),
-        (lambda x, weight, alpha: x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha), None),
+        (lambda x, weight, alpha: x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha), "signed"),
+        (lambda x, weight, alpha: smoothing_by_sort(x, weight, alpha).mean() + 0 * x[0], None),
     ],
 }

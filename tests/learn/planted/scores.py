@@ -166,6 +166,7 @@ WRONG = {
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: 1), "inputs_forgotten"),
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, by=lambda w, size: w * size), "signed"),
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.sum(0).abs()), "mean_of_inputs"),
+        (lambda weight, x, sparsity: wanda(weight, x - x.mean(0), sparsity), "centred"),
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.abs().max(0).values), "largest_input"),
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.norm(p=1, dim=0)), "sum_of_magnitudes"),
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: (x.T @ x).diagonal()), "squared_norm"),

@@ -43,6 +43,12 @@ def usual_back(q, s, z, low):
     return (q - z) * s
 
 
+def upside_down(x, low, high, bits):
+    scale = (2**bits - 1) / (high - low)
+    zero = round(-low * scale)
+    return (((x / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
+
+
 # --- the two parts of the error ---
 
 
@@ -164,7 +170,7 @@ RIGHT = {
     "uniform.lower_bound": [
         bound_in_steps,
         lambda peak, bits: (1 / peak / 2**bits) ** 2 / 12,
-        lambda peak, bits: torch.tensor(0.5 / peak / 2**bits, dtype=torch.float64).square() / 3,
+        lambda peak, bits: torch.tensor(0.5 / peak / 2**bits).square() / 3,  # in single precision
     ],
 }
 WRONG = {
@@ -183,6 +189,8 @@ WRONG = {
         (trip(usual_code, lambda q, s, z, low: q), "codes"),
         (trip(usual_code, lambda q, s, z, low: s * q), "zero_not_taken_off"),
         (trip(lambda x, s, z, low: torch.fix(x / s) + z, usual_back), "truncated"),
+        (trip(lambda x, s, z, low: torch.round(x * s) + z, lambda q, s, z, low: (q - z) / s), "scale_inverted"),
+        (upside_down, "scale_inverted"),
         (trip(usual_code, lambda q, s, z, low: s * (q + z)), None),
         (lambda x, low, high, bits: x.clamp(low, high), None),
     ],
@@ -195,6 +203,7 @@ WRONG = {
         (from_parts(lambda e, beyond, x: ((e * beyond).mean(), (e * ~beyond).mean())), "swapped"),
         (from_parts(lambda e, beyond, x: ((e * ~beyond).mean(), (x * x * beyond).mean())), "lost_whole"),
         (from_parts(lambda e, beyond, x: ((e * ~beyond).mean() ** 0.5, (e * beyond).mean() ** 0.5)), "roots"),
+        (lambda x, threshold, bits: ((threshold / (2 ** (bits - 1) - 1)) ** 2 / 12 * float((x.abs() <= threshold).sum()) / len(x), by_mask(x, threshold, bits)[1]), "formula"),
         (from_parts(lambda e, beyond, x: e.mean()), None),
         (from_parts(lambda e, beyond, x: (e.mean(), (e * beyond).mean())), None),
     ],
@@ -218,6 +227,8 @@ WRONG = {
         (lambda x, scale, u: by_floor(x, scale, u) / scale, "codes"),
         (rounded(lambda v, part, u: v.trunc() + (u < v.frac())), "toward_zero"),
         (rounded(lambda v, part, u: (v + u).round()), "noise_then_nearest"),
+        (rounded(lambda v, part, u: v.floor() + (part > 1 - u)), "other_half"),
+        (rounded(lambda v, part, u: (v + u - 0.5).round()), "other_half"),
         (rounded(lambda v, part, u: v - part), "always_down"),
         (lambda x, scale, u: scale * ((x / scale).floor() + (u < x.remainder(scale))), "not_in_steps"),
         (rounded(lambda v, part, u: v.floor() + u.round().eq(0)), "a_coin"),
