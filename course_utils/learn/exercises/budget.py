@@ -48,8 +48,9 @@ def other_heads(layers, heads, kv_heads, head_dim, context, batch, bits):
 
 
 def matrix_inputs(rng: torch.Generator) -> dict:
-    group_size = pick(rng, 16, 32, 64)
-    groups = int(torch.randint(3, 20, (), generator=rng))
+    """An odd number of groups, some of an odd size, so that rows end within a byte."""
+    group_size = pick(rng, 5, 6, 32, 64)
+    groups = 2 * int(torch.randint(2, 10, (), generator=rng)) + 1
     return {"rows": int(torch.randint(10, 500, (), generator=rng)), "columns": groups * group_size,
             "bits": pick(rng, 2, 3, 4, 8), "group_size": group_size}  # fmt: skip
 
@@ -84,6 +85,21 @@ def codes_in_bits(rows, columns, bits, group_size):
 def whole_byte_zeros(rows, columns, bits, group_size):
     groups = columns // group_size
     return rows * (-(-columns * bits // 8) + 2 * groups + groups)
+
+
+def fractions_of_bytes(rows, columns, bits, group_size):
+    groups = columns // group_size
+    return rows * (columns * bits / 8 + 2 * groups + groups * bits / 8)
+
+
+def rounded_down(rows, columns, bits, group_size):
+    groups = columns // group_size
+    return rows * (columns * bits // 8 + 2 * groups + groups * bits // 8)
+
+
+def whole_bytes_at_the_end(rows, columns, bits, group_size):
+    groups = columns // group_size
+    return -(-rows * columns * bits // 8) + 2 * rows * groups + -(-rows * groups * bits // 8)
 
 
 # --- the choice ---
@@ -143,9 +159,11 @@ EXERCISES = [
     ),
     Exercise(
         id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        trials=20,
         mistakes={
             "scales_forgotten": no_scales, "zeros_forgotten": no_zeros, "scales_in_32_bits": wide_scales,
             "one_scale_a_row": one_group, "codes_in_bits": codes_in_bits, "zeros_unpacked": whole_byte_zeros,
+            "not_rounded_up": fractions_of_bytes, "rounded_down": rounded_down, "rounded_at_the_end": whole_bytes_at_the_end,
         },
     ),
     Exercise(

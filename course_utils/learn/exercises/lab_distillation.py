@@ -44,6 +44,7 @@ def loop_inputs(rng: torch.Generator) -> dict:
 def distil(
     student: Tensor, teacher: Tensor, batches: list[Tensor], temperature: float, rate: float, *, square=2, sign=-1.0,
     reverse=False, moves_teacher=False, restart=False, sums=False, used=slice(None), keep_gradient=False, softened=True,
+    over_classes=False,
 ) -> Tensor:  # fmt: skip
     """W ← W − rate · ∂/∂W τ² KL(softmax(x W_Tᵀ / τ) ‖ softmax(x Wᵀ / τ)), batch after batch; the mean over rows."""
     first, weight, guide = student, student.clone(), teacher.clone()
@@ -54,7 +55,7 @@ def distil(
         log_t = (x @ guide.T / (temperature if softened else 1.0)).log_softmax(-1)
         log_s = (x @ start.T / temperature).log_softmax(-1)
         terms = log_s.exp() * (log_s - log_t) if reverse else log_t.exp() * (log_t - log_s)
-        loss = temperature**square * (terms.sum() if sums else terms.sum(-1).mean())
+        loss = temperature**square * (terms.sum() if sums else terms.mean() if over_classes else terms.sum(-1).mean())
         gradients = torch.autograd.grad(loss, [start, guide] if moves_teacher else [start])
         total = total + gradients[0] if keep_gradient else gradients[0]
         weight = start.detach() + sign * rate * total
@@ -142,6 +143,7 @@ EXERCISES = [
             "starts_again": with_change(restart=True),
             "first_batch_only": with_change(used=slice(1)),
             "summed": with_change(sums=True),
+            "over_classes": with_change(over_classes=True),
             "gradients_pile_up": with_change(keep_gradient=True),
             "teacher_sharp": with_change(softened=False),
             "labels": with_labels,

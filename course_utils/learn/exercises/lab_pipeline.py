@@ -142,7 +142,7 @@ def first_that_fits(results, budget):
 
 EXERCISES = [
     Exercise(
-        id="lab_pipeline.plan_bytes", inputs=plan_inputs, spec=plan_bytes, tolerance=1e-9, lesson="lab-3.4-pipeline", trials=6,
+        id="lab_pipeline.plan_bytes", inputs=plan_inputs, spec=plan_bytes, tolerance=1e-4, lesson="lab-3.4-pipeline", trials=6,  # whole bytes and whole groups are right too
         mistakes={
             "scales_forgotten": lambda outside, inside, keep, bits, group_size: 2 * outside + inside * keep * bits / 8,
             "zero_points_forgotten": lambda outside, inside, keep, bits, group_size: (

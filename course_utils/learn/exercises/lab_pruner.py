@@ -157,6 +157,12 @@ EXERCISES = [
                 n: m | (n != next(iter(weights))) for n, m in global_masks(weights, sparsity).items()
             },
         },
+        properties={
+            "count": lambda inputs, result: (
+                sum(int((~mask).sum()) for mask in result.values())
+                == round(inputs["sparsity"] * sum(weight.numel() for weight in inputs["weights"].values()))
+            ),
+        },
     ),
     Exercise(
         id="lab_pruner.n_of_m", inputs=scores.n_of_m_inputs, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=4,
@@ -178,6 +184,7 @@ EXERCISES = [
             "mean_before_square": lambda down, x: x.mean(0).square() * down.square().sum(0),
             "signed_sum": lambda down, x: x.square().mean(0) * down.sum(0).square(),
             "rows": lambda down, x: (x @ down.T).square().mean(0),
+            "mean_over_outputs": lambda down, x: x.square().mean(0) * down.square().mean(0),
         },
     ),
     Exercise(

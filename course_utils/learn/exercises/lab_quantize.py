@@ -126,7 +126,6 @@ EXERCISES = [
     Exercise(
         id="lab_quantize.quantize", inputs=code_inputs, spec=codes, lesson="1.2-numbers-in-a-box", trials=6,
         mistakes={
-            "not_clamped": unclamped,
             "multiplied": lambda weight, scale, zero, bits: between(
                 (weight * scale[:, None]).round() + zero[:, None], bits
             ),
@@ -140,6 +139,12 @@ EXERCISES = [
             "floored": lambda weight, scale, zero, bits: between((weight / scale[:, None]).floor() + zero[:, None], bits),
             "signed_range": signed,
             "one_code_more": lambda weight, scale, zero, bits: unclamped(weight, scale, zero, bits).clamp(0, 2**bits),
+            "clamped_too_early": lambda weight, scale, zero, bits: (
+                between((weight / scale[:, None]).round(), bits) + zero[:, None].long()
+            ),
+        },
+        properties={
+            "not_clamped": lambda inputs, result: bool(((result >= 0) & (result < 2 ** inputs["bits"])).all()),
         },
     ),
     Exercise(

@@ -58,6 +58,16 @@ def negative_zero(x, low, high, top):
     return (x / scale).round() - zero, scale, -zero
 
 
+def zero_forgotten(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return x / scale, scale, zero
+
+
+def from_minimum(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return (x - low) / scale, scale, zero
+
+
 def one_step_more(x, low, high, top):
     scale, zero = even(low, high, top + 1)
     return (x / scale).round() + zero, scale, zero
@@ -252,6 +262,11 @@ def of_zero_blocks(weight, table, block_size):
     return torch.where(absmax.repeat_interleave(block_size) == 0, 0, codes), absmax
 
 
+def one_for_zeros(weight, table, block_size):
+    codes, absmax = nf4_encode(weight, table, block_size)
+    return codes, torch.where(absmax == 0, 1.0, absmax)
+
+
 def decode_inputs(rng: torch.Generator) -> dict:
     given = block_inputs(rng)
     codes, absmax = nf4_encode(**given)
@@ -330,7 +345,7 @@ EXERCISES = [
         mistakes={
             "zero_is_minimum": mapped(zero_is_minimum), "zero_unrounded": mapped(unrounded_zero),
             "zero_sign": mapped(negative_zero), "one_step_more": mapped(one_step_more), "truncated": mapped(truncated),
-            "inverted": mapped(inverted),
+            "inverted": mapped(inverted), "zero_forgotten": mapped(zero_forgotten), "from_minimum": mapped(from_minimum),
             "codes_come_back": lambda x, bits: ((affine(x, bits)[0].double() - affine(x, bits)[2]) * affine(x, bits)[1], *affine(x, bits)[1:]),
         },
     ),
@@ -364,7 +379,7 @@ EXERCISES = [
             "even_steps": blocked(block_max, even_steps),
             "next_below": blocked(block_max, next_below),
             "by_columns": blocked(block_max, cut=lambda w, size: w.T.reshape(-1, size)),
-            "block_of_zeros": of_zero_blocks,
+            "block_of_zeros": of_zero_blocks, "one_for_zeros": one_for_zeros,
         },
     ),
     Exercise(
@@ -384,6 +399,7 @@ EXERCISES = [
             "nibbles_swapped": lambda codes: joined(codes[:, 1::2], codes[:, ::2]),
             "halves": lambda codes: joined(*codes.chunk(2, 1)),
             "not_masked": lambda codes: (codes[:, ::2] | (codes[:, 1::2] << 4)).to(torch.uint8),
+            "borrowed": lambda codes: (codes[:, ::2] + (codes[:, 1::2] << 4)).to(torch.uint8),
             "not_shifted": lambda codes: ((codes[:, ::2] | codes[:, 1::2]) & 15).to(torch.uint8),
             "moved_by_eight": lambda codes: joined(codes[:, ::2] + 8, codes[:, 1::2] + 8),
             "not_packed": lambda codes: codes,

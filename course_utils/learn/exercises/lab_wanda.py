@@ -157,6 +157,11 @@ EXERCISES = [
                 weight.abs() * input_norm, weight.shape[1] - round(sparsity * weight.shape[1])
             ),
         },
+        properties={
+            "count": lambda inputs, result: bool(
+                ((~result).sum(1) == round(inputs["sparsity"] * inputs["weight"].shape[1])).all()
+            ),
+        },
     ),
     Exercise(
         id="lab_wanda.prune_layer", inputs=layer_inputs, spec=prune_layer, lesson="lab-3.2-wanda", trials=5,

@@ -104,6 +104,7 @@ WRONG = {
         (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches[-1:], temperature, rate), "starts_again"),
         (lambda student, teacher, batches, temperature, rate: loop(student, teacher, mean_only(batches), temperature, rate), "first_batch_only"),
         (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches, temperature, rate * len(batches[0])), "summed"),
+        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches, temperature, rate / len(student)), "over_classes"),
         (lambda **given: loop_with_optimizer(**given, zero=False), "gradients_pile_up"),
         (lambda **given: loop_with_optimizer(**given, loss=lambda s, t: given["temperature"] ** 2 * kl(s, t, given["temperature"], 1)), "teacher_sharp"),
         (lambda **given: loop_with_optimizer(**given, loss=lambda s, t: F.cross_entropy(s, t.argmax(-1))), "labels"),

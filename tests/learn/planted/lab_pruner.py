@@ -11,6 +11,12 @@ def by_threshold(weights, sparsity, size=torch.abs, key=torch.abs):
     return {name: size(w) > limit for name, w in weights.items()}
 
 
+def by_quantile(weights, sparsity, stays):
+    """Right but for the ends: sparsity 0 or 1."""
+    limit = torch.cat([w.abs().flatten() for w in weights.values()]).quantile(sparsity)
+    return {name: stays(w.abs(), limit) for name, w in weights.items()}
+
+
 def by_course(weights, sparsity):
     return masks.across({name: w.abs() for name, w in weights.items()}, sparsity)
 
@@ -117,6 +123,8 @@ WRONG = {
         (lambda weights, sparsity: by_course(weights, 1 - sparsity), "keeps_sparsity"),
         (lambda weights, sparsity: by_course({n: w / w.square().sum().sqrt() for n, w in weights.items()}, sparsity), "normalized"),
         (lambda weights, sparsity: {n: m if n == "q_proj" else torch.ones_like(m) for n, m in by_course(weights, sparsity).items()}, "first_layer_only"),
+        (lambda weights, sparsity: by_quantile(weights, sparsity, torch.gt), "count"),
+        (lambda weights, sparsity: by_quantile(weights, sparsity, torch.ge), "count"),
         (lambda weights, sparsity: {n: w * by_course(weights, sparsity)[n] for n, w in weights.items()}, None),
         (lambda weights, sparsity: list(by_course(weights, sparsity).values()), None),
     ],
@@ -137,6 +145,7 @@ WRONG = {
         (lambda down, x: (x.mean(0) * down.norm(dim=0)).square(), "mean_before_square"),
         (lambda down, x: energy_from_output(down.sum(0, keepdim=True), x), "signed_sum"),
         (lambda down, x: (down @ x.T).square().mean(1), "rows"),
+        (lambda down, x: (x[:, None] * down).square().mean((0, 1)), "mean_over_outputs"),
         (lambda down, x: x.abs().mean(0) * down.abs().sum(0), None),
     ],
     "lab_pruner.remove_channels": [

@@ -100,6 +100,8 @@ WRONG = {
     ],
     "lab_quantize.quantize": [
         (lambda weight, scale, zero, bits: (weight / scale[:, None]).round().int() + zero[:, None].int(), "not_clamped"),
+        (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).to(torch.uint8), "not_clamped"),
+        (lambda weight, scale, zero, bits: (weight / scale[:, None]).round().clamp(0, 2**bits - 1).int() + zero[:, None].int(), "clamped_too_early"),
         (lambda weight, scale, zero, bits: exact(weight * scale[:, None] ** 2, scale, zero, bits, lambda w, z: w.round() + z), "multiplied"),
         (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.round() - z), "zero_subtracted"),
         (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.round()), "zero_forgotten"),
@@ -108,7 +110,7 @@ WRONG = {
         (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).clamp(-(2**bits) // 2, 2**bits // 2 - 1).short(), "signed_range"),
         (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits).short(), "one_code_more"),
         (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits - 1), None),
-        (lambda weight, scale, zero, bits: exact(weight, scale, zero, 4, lambda w, z: w.ceil() + z), None),
+        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.ceil() + z), None),
         (lambda weight, scale, zero, bits: (weight / scale).round(), None),
     ],
     "lab_quantize.dequantize": [

@@ -174,7 +174,8 @@ WRONG = {
         (lambda weight, input_norm, sparsity: ~mask(weight, input_norm, sparsity), "inverted"),
         (lambda weight, input_norm, sparsity: mask(weight, input_norm, sparsity, keep=round(sparsity * weight.shape[1])), "keeps_sparsity"),
         (lambda weight, input_norm, sparsity: weight * mask(weight, input_norm, sparsity), None),
-        (lambda weight, input_norm, sparsity: weight.abs() * input_norm > sparsity, None),
+        (lambda weight, input_norm, sparsity: weight.abs() * input_norm > sparsity, "count"),
+        (lambda weight, input_norm, sparsity: weight.abs() * input_norm > (weight.abs() * input_norm).quantile(sparsity, 1, True), "count"),
     ],
     "lab_wanda.prune_layer": [
         *planted(layer),
