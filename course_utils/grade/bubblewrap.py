@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import sandbox
 
+WAIT = 120  # seconds for the trial
 # what `sandbox.enter` needs when the grader is root; an ordinary user's worker has them in a user namespace of its own
 ROOT_NEEDS = ("SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "FOWNER", "DAC_OVERRIDE", "KILL")
 
@@ -44,23 +45,13 @@ def problem() -> str:
         return "bubblewrap (the command bwrap) is not installed."
     with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:
         words = [*command(Path(folder)), sys.executable, "-m", __name__, folder]
-        done = subprocess.run(words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=60)
-    return "" if done.stdout == "inside\n" else f"bubblewrap does not work here: {done.stderr.strip()[-500:]}"
-
-
-def main(root: Path) -> None:
-    """Enter a worker's sandbox and say so."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
         try:
-            sandbox.enter(sandbox.Limits(), root, writer, [1, 2])
-            os.write(1, b"inside\n")
-        except OSError as error:
-            os.write(2, str(error).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
+            done = subprocess.run(words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=WAIT)
+            said, why = done.stdout.strip(), done.stderr.strip()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said, why = "", str(error)
+    return "" if said == "inside" else f"bubblewrap does not work here: {(said or why)[-500:]}"
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+if __name__ == "__main__":  # inside: a worker's sandbox is tried
+    print(sandbox.refused(Path(sys.argv[1])) or "inside")

@@ -63,8 +63,8 @@ def results(
         raise CompressionError('--dask: Dask is not installed; add the extra: pip install -e ".[cluster]".') from error
     if address == "local":  # with TLS, so that other users of this machine cannot send it anything
         settings = {"n_workers": jobs, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
-        with LocalCluster(host="127.0.0.1", security=True, **settings) as cluster:  # type: ignore[no-untyped-call]
-            yield from _results(cluster.get_client(), as_completed, found, order)
+        with LocalCluster(host="127.0.0.1", security=True, **settings) as cluster, cluster.get_client() as client:  # type: ignore[no-untyped-call]
+            yield from _results(client, as_completed, found, order)
         return
     with contextlib.ExitStack() as opened:
         try:
@@ -92,8 +92,9 @@ def _results(
                 raise CompressionError(f"--dask: {result['refused']}")
             yield running.pop(future), result
     finally:
-        client.cancel(list(running))
-        client.run(stop, on_error="return")
+        with contextlib.suppress(OSError):  # no scheduler any more: its workers end their graders
+            client.cancel(list(running))
+            client.run(stop, on_error="return")
 
 
 class GraderDied(RuntimeError):
@@ -102,9 +103,9 @@ class GraderDied(RuntimeError):
 
 def graded(order: dict[str, Any], submission: dict[str, Any]) -> dict[str, Any]:
     """The job: the result of one submission, {"fault": why} or {"refused": why}. Runs on a Dask worker."""
-    grader = _grader(order)
-    assert grader.stdin and grader.stdout
     try:
+        grader = _grader(order)
+        assert grader.stdin and grader.stdout
         grader.stdin.write(json.dumps(submission) + "\n")
         grader.stdin.flush()
         said = grader.stdout.readline()
@@ -148,6 +149,7 @@ def main() -> None:
     """The grader: an order, then submissions from stdin; for each one a result to stdout."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what else is printed does not come between, and no program started here keeps the pipe open
+    os.register_at_fork(after_in_child=lambda: os.dup2(2, out.fileno()))  # nor does a judge
     asked = json.loads(sys.stdin.readline())
 
     def answer(result: dict[str, Any]) -> None:

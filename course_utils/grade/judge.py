@@ -151,6 +151,8 @@ def _alone(lab: Lab, test: Cell, submission: Submission, address: str, limits: L
         result = _test(lab, test, submission, session, failed, seed)
     finally:
         session.close()
+    if session.broken:
+        raise MachineFault(session.broken)
     return {
         **result,
         "message": "Right on its own. Another answer of yours disturbs it." if result["score"] else result["message"],

@@ -148,11 +148,21 @@ def _kept(
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Forked processes that end with this one, also when it is killed: they would wait for work for ever otherwise."""
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork"), initializer=_end_with_parent)
+    """Forked processes for judges."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork"), initializer=_begin)
+
+
+def _begin() -> None:
+    """A judge shares nothing that it could wait for: neither OpenMP's threads, which a fork has not, nor a lock of tqdm."""
+    import torch
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:
+    """End when the grader does, also when it is killed: this process would wait for work for ever otherwise."""
     parent = multiprocessing.parent_process()
     assert parent
     join = parent.join

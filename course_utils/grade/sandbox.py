@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,21 +100,34 @@ def missing(kind: str) -> str:
         from . import bubblewrap
 
         return (why := bubblewrap.problem()) and f"{why} Without it: --sandbox namespaces."
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = libc().unshare(_namespaces()) and ctypes.get_errno()
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == 0:
-        return ""
-    return (
-        f"the kernel refuses new namespaces ({os.strerror(code)}). Allow them with "
+    with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:
+        why = refused(Path(folder))
+    return why and (
+        f"this machine refuses a step of it ({why}). Allow new namespaces with "
         "`sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`, start the container "
         "with --security-opt seccomp=unconfined, or grade as root (docs/instructor.md)."
     )
+
+
+def refused(root: Path) -> str:
+    """Why the sandbox cannot be entered here, '' if it can: a child tries. `root` is an empty folder."""
+    reader, writer = os.pipe()
+    again = os.dup(writer)
+    child = os.fork()
+    if child == 0:
+        try:
+            enter(Limits(), root, writer, [again])
+            os.write(again, b"\ninside")
+        except BaseException as error:
+            os.write(again, f"\n{error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.close(again)
+    with os.fdopen(reader, "rb") as file:  # until nobody can write any more
+        said = file.read().decode(errors="replace").partition("\n")[2]
+    os.waitpid(child, 0)
+    return "" if said == "inside" else said or "it ended at once"
 
 
 def describe(kind: str) -> str:

@@ -259,11 +259,11 @@ class Session:
             self.restarts += 1
             self.incarnation += 1
             ours, theirs = socket.socketpair()
-            socket.send_fds(self.keeper, [b"S"], [theirs.fileno()])
+            answer = self._ask(b"S", theirs)
             theirs.close()
-            if problem := self.keeper.recv(4096):
+            if answer != "ready":
                 ours.close()
-                self.broken = problem.decode(errors="replace")
+                self.broken = self.broken or answer
                 raise WorkerLost("no worker could be started")
             self.channel = ours
             for entry in list(self.cells):
@@ -294,11 +294,18 @@ class Session:
             return 0
         self.channel.close()
         self.channel = None
-        try:
-            self.keeper.send(b"K")
-            return int(self.keeper.recv(4096) or 0)
-        except (OSError, ValueError):
-            return 0
+        code = self._ask(b"K")
+        return int(code) if code.lstrip("-").isdigit() else 0
+
+    def _ask(self, order: bytes, *channel: socket.socket) -> str:
+        """What the keeper answers; '' if it is gone, and then nothing is known about the submission."""
+        answer = b""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.keeper, [order], [one.fileno() for one in channel])
+            answer = self.keeper.recv(4096)
+        if not answer:
+            self.broken = "the process that starts the workers is gone"
+        return answer.decode(errors="replace")
 
 
 class _Raised(Exception):

@@ -23,7 +23,7 @@ class Zygote:
     def __init__(
         self, prelude: Sequence[tuple[str, str]], limits: Limits, *, data: Path | None = None, kind: str = "namespaces"
     ) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="course-grade-")
+        self.folder = tempfile.TemporaryDirectory(prefix="course-grade-", ignore_cleanup_errors=True)
         self.address = f"{self.folder.name}/zygote"
         (root := Path(self.folder.name, "root")).mkdir()
         if data is not None:  # a copy, so that the solution beside it is nowhere near

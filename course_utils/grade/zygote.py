@@ -66,7 +66,8 @@ def warm(torch: Any) -> None:
 
 
 class Keeper:
-    """Starts a worker ("S" with the descriptor of its channel) and kills it ("K"); it answers with how the worker ended."""
+    """Starts a worker ("S" with the descriptor of its channel) and kills it ("K"); it answers with why none
+    was started ("ready" if one was) or how the worker ended. No answer means that the keeper itself is gone."""
 
     def __init__(self, connection: socket.socket, orders: dict[str, Any], namespace: dict[str, Any]) -> None:
         self.connection, self.orders, self.namespace = connection, orders, namespace
@@ -88,7 +89,7 @@ class Keeper:
                 return
 
     def start(self, channel: int) -> str:
-        """'' when a worker serves the channel, else why not."""
+        """ "ready" when a worker serves the channel, else why not."""
         reader, writer = os.pipe()
         outside = os.fork()
         if outside == 0:
@@ -102,7 +103,7 @@ class Keeper:
         inside, _, problem = said.decode(errors="replace").partition("\n")
         if inside.isdigit():
             self.pids.append(int(inside))
-        return problem or ("" if inside else "the worker did not start")
+        return problem or ("ready" if inside else "the worker did not start")
 
     def _become_worker(self, channel: int, report: int) -> None:
         from . import worker
@@ -123,9 +124,9 @@ class Keeper:
             else:
                 sandbox.enter(self.limits, root, report, [channel, again], data)
                 work = Path(sandbox.WORK)
-                null = os.open("/dev/null", os.O_RDWR)
-                for descriptor in (0, 1, 2):
-                    os.dup2(null, descriptor)
+            null = os.open("/dev/null", os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
         except BaseException as error:
             os.write(again, f"\n{type(error).__name__}: {error}".encode())
             os._exit(70)

@@ -9,6 +9,7 @@ import linecache
 import random
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -276,7 +277,7 @@ class Clock:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[Clock]:
-    """A clock that raises OutOfTime in this thread while it runs; the former signal handler is put back."""
+    """A clock that raises OutOfTime in this thread while it runs; the former signal handler and alarm are put back."""
     clock = Clock(seconds)
     if not clock.works:
         yield clock
@@ -288,9 +289,12 @@ def time_limit(seconds: float) -> Iterator[Clock]:
             if frame.f_code is _call.__code__:
                 raise OutOfTime
 
+    (left, interval), began = signal.setitimer(signal.ITIMER_REAL, 0), time.monotonic()
     before = signal.signal(signal.SIGALRM, over)
     try:
         yield clock
     finally:
         clock.stop()
         signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
+        if left:  # someone else's alarm goes on
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001), interval)

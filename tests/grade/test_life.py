@@ -1,0 +1,98 @@
+"""Processes of the grader that die, wait or are slow: nobody waits for them, and no learner pays."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+
+import grading
+import psutil
+import pytest
+from tqdm import tqdm
+
+from course_utils.grade import bubblewrap, judge, lab, run, sandbox
+from course_utils.grade.session import Session
+from course_utils.grade.submission import Submission
+from course_utils.grade.warm import Zygote
+
+LIMITS = sandbox.Limits(cell=60, call=60, total=300)
+FORK = """
+import torch
+from course_utils.grade import run
+torch.set_num_threads(2)
+x = torch.rand(600, 600)
+x @ x
+with run._pool(1) as pool:
+    print(pool.submit(eval, "float((__import__('torch').ones(600, 600) @ __import__('torch').ones(600, 1)).sum())").result())
+"""
+
+
+def test_a_judge_computes_after_the_grader_has_used_threads():
+    """The threads of OpenMP are not in a fork, which would wait for them for ever; OMP_NUM_THREADS is not set everywhere."""
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", FORK], env=env, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "360000.0\n", done.stderr
+
+
+def test_a_judge_that_dies_keeps_no_lock_of_the_progress_bar():
+    tqdm.get_lock()  # made at the first use, before the fork
+    with run._pool(1) as pool:
+        pool.submit(eval, "__import__('tqdm').tqdm.get_lock().acquire()").result()
+    writer = threading.Thread(target=tqdm.write, args=("",), kwargs={"file": io.StringIO()}, daemon=True)
+    writer.start()
+    writer.join(60)
+    assert not writer.is_alive()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
+
+
+def test_what_starts_the_workers_is_gone_and_no_learner_pays(opened, monkeypatch):
+    """The keeper is killed during the last test: a fault, and no score of 0."""
+    real = judge._test
+
+    def test(lab_, cell, *others):
+        if cell is opened.tests[-1]:
+            for keeper in psutil.Process(zygote.process.pid).children():
+                keeper.kill()
+                keeper.wait(60)
+        return real(lab_, cell, *others)
+
+    monkeypatch.setattr(judge, "_test", test)
+    with Zygote(opened.prelude, LIMITS, kind="none") as zygote, pytest.raises(judge.MachineFault, match="is gone"):
+        judge.grade(opened, Submission(answers=grading.ANSWERS), zygote.address, LIMITS, seed=1, kind="none")
+
+
+@pytest.mark.parametrize("kind", ["namespaces", "none"])
+def test_what_is_written_past_python_fills_no_pipe(kind):
+    """A pipe that nobody reads holds 64 KB; who writes more waits."""
+    with Zygote([("imports", "import os")], LIMITS, kind=kind) as zygote:
+        session = Session(zygote.address, sandbox.Limits(cell=30, call=30))
+        try:
+            assert session.run("cell", "for _ in range(1000): os.write(1, bytes(1000))\nx = 5", ["x"]) is None
+            assert session.get("cell", "x") == 5
+        finally:
+            session.close()
+
+
+def test_a_later_step_of_the_sandbox_that_is_refused_is_named_before_anybody_is_graded(monkeypatch):
+    """Some systems give namespaces and then forbid to mount in them."""
+
+    def done(result, what):
+        if what.startswith("mount"):
+            raise PermissionError(13, f"sandbox: {what}: Permission denied")
+
+    monkeypatch.setattr(sandbox, "_done", done)
+    assert sandbox.missing("namespaces").startswith("this machine refuses a step of it ([Errno 13] sandbox: mount")
+    monkeypatch.undo()
+    assert sandbox.missing("namespaces") == ""
+
+
+def test_bubblewrap_that_does_not_answer_is_not_used(monkeypatch):
+    monkeypatch.setattr(bubblewrap, "WAIT", 0.2)
+    monkeypatch.setattr(bubblewrap, "command", lambda root: ["sh", "-c", "sleep 60"])
+    monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "timed out after 0.2 seconds" in bubblewrap.problem.__wrapped__()
