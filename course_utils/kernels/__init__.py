@@ -23,13 +23,14 @@ MOST_TOKENS = 32  # with more, unpacking once and multiplying densely is faster
 
 
 def compiled_for(x: Tensor, columns: int) -> bool:
-    """Whether the compiled products can take this input: a plain CPU tensor of 1 to 32 tokens, no gradient wanted.
+    """Whether the compiled products can take this input: a plain CPU tensor (…, columns) of 1 to 32 tokens, no gradient wanted.
 
     Not while torch traces or compiles, because they are not torch operators.
     """
     return (
         x.dtype in DTYPES
         and x.device.type == "cpu"
+        and x.shape[-1:] == (columns,)
         and 0 < x.numel() <= MOST_TOKENS * columns
         and not (x.requires_grad and torch.is_grad_enabled())
         and type(x) in (Tensor, torch.nn.Parameter)

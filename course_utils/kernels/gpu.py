@@ -70,6 +70,7 @@ def gemm(
     """TOKENS tokens (axis 1 of the grid) times ROWS rows (axis 0); the tile of Ŵ takes the precision of x."""
     per_byte: tl.constexpr = 8 // BITS
     row, token = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    token = token.to(tl.int64)  # tokens times rows may leave 32 bits
     total = tl.zeros([TOKENS, ROWS], tl.float32)
     for start in range(0, tl.cdiv(columns, per_byte), BYTES):
         byte = start + tl.arange(0, BYTES)

@@ -7,12 +7,12 @@ from .formats import PackedWeight, unpack_weight
 
 
 def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Ŵ = s (q − z), (rows, columns)."""
+    """Ŵ = s (q − z), (rows, columns), computed in float32 at least and then rounded once to `dtype`."""
     codes, scale, zero = unpack_weight(weight)
+    work = torch.promote_types(dtype, torch.float32)
     shape = (weight.rows, weight.groups, weight.columns // weight.groups)
-    return (scale[..., None].to(dtype) * (codes.view(shape).to(dtype) - zero[..., None].to(dtype))).view(
-        weight.rows, -1
-    )
+    real = scale[..., None].to(work) * (codes.view(shape).to(work) - zero[..., None].to(work))
+    return real.view(weight.rows, -1).to(dtype)
 
 
 def round_tokens(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ class QuantizedLinear(nn.Module):
             raise CompressionError(f"activations={activations!r}: choose one of {', '.join(kernels.ACTIVATIONS)}.")
         self.activations = activations
         self._described: tuple | None = None  # what the compiled products were told, and where the buffers were then
-        self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, bits, symmetric
+        self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, int(bits), symmetric
         self.groups = groups
         self.register_buffer("packed", torch.zeros(out_features, planes_width(in_features, bits), dtype=torch.uint8))
         scale_dtype = getattr(torch, scale_dtype) if isinstance(scale_dtype, str) else scale_dtype
@@ -174,15 +174,19 @@ class QuantizedLinear(nn.Module):
         return kernels.PackedWeight(self.packed, self.scale, self.zero_point, self.bits, self.in_features)
 
     def _description(self):
-        packed, scale, zero = self.packed, self.scale, self.zero_point
-        place = packed.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr()
+        buffers = [t for t in (self.packed, self.scale, self.zero_point) if t is not None]
+        place = [t.data_ptr() if t.is_contiguous() else None for t in buffers]
         if self._described is None or self._described[0] != place:
-            self._described = place, kernels.cpu.describe(self.packed_weight())
+            for name in ("packed", "scale", "zero_point"):  # the products are told addresses: what lies there must stay
+                setattr(self, name, None if (tensor := getattr(self, name)) is None else tensor.contiguous())
+            weight = self.packed_weight()
+            place = [t.data_ptr() for t in (weight.codes, weight.scale, weight.zero_point) if t is not None]
+            self._described = place, kernels.cpu.describe(weight)
         return self._described[1]
 
     def forward(self, x: Tensor) -> Tensor:
         int8 = self.activations == "int8"
-        if self._even and kernels.compiled_for(x, self.in_features):
+        if self._even and self.packed.device == x.device and kernels.compiled_for(x, self.in_features):
             x = x if self.order is None else x.index_select(-1, self.order)
             return kernels.cpu.product(x, self._description(), self.bias, int8=int8)
         x = kernels.reference.rounded(x) if int8 else x

@@ -1,5 +1,6 @@
 """The layers of compressed models run through the kernels, and only where that changes nothing but speed."""
 
+import contextlib
 import copy
 import pickle
 
@@ -205,3 +206,32 @@ def test_rounded_activations_survive_saving_and_evaluation(tmp_path):
         with scoring(compressed) as model:  # dense for the time being
             assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
             torch.testing.assert_close(model(ids).logits, plain)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_inputs_of_another_width_are_an_error(act_order):
+    weight, x = torch.randn(10, 96), torch.randn(64, 96) * torch.rand(96)
+    result = gptq.quantize_layer(weight, gptq.hessian(x), group_size=32, act_order=act_order, never_worse=False)
+    packed = QuantizedLinear.of(result, None)
+    assert (packed.order is not None) == act_order
+    for wrong in (torch.randn(2, 192), torch.randn(4, 48), torch.randn(192)):
+        with pytest.raises(RuntimeError):
+            packed(wrong)
+
+
+def test_weights_on_another_device_are_not_read(calls):
+    """The compiled products are told addresses; what lies on a GPU, or nowhere, is not at a processor's address."""
+    with contextlib.suppress(RuntimeError):  # what torch does with it is its affair
+        layer().to("meta")(X)
+    assert not calls
+
+
+def test_buffers_with_gaps(calls):
+    packed = layer()
+    expected = packed(X)
+    for name in ("packed", "scale", "zero_point"):
+        buffer = getattr(packed, name)
+        setattr(packed, name, torch.cat([buffer, buffer], 1)[:, : buffer.shape[1]])
+        others = [torch.full_like(buffer, 1) for _ in range(20)]  # what would be found where a copy was freed
+        assert torch.equal(packed(X), expected) and len(others) == 20
+    assert len(calls) == 4

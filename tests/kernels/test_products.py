@@ -85,6 +85,21 @@ def test_integer_products_do_not_overflow_at_the_width_allowed(name):
         kernels.cpu.integer_product(torch.zeros(1, 65537, dtype=torch.int8), torch.zeros(1, 65537, dtype=torch.int8))
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_groups_so_large_that_sums_leave_32_bits(name):
+    columns = 2**17
+    for code, zero in ((255, 0), (0, 255)):
+        weight = kernels.from_codes(torch.full((9, columns), code), torch.ones(9, 1), torch.full((9, 1), zero), bits=8)
+        found = run(name, torch.ones(1, columns), weight, None, "int8")
+        torch.testing.assert_close(found, torch.full((1, 9), float(code - zero) * columns), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_reference_rounds_a_weight_once(dtype):
+    weight = make_weight(8, 128, 2, 4)
+    assert torch.equal(kernels.reference.dequantize(weight, dtype), kernels.reference.dequantize(weight, torch.float64).to(dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
 def test_half_precisions_are_summed_in_float32_and_rounded_once(dtype, activations):

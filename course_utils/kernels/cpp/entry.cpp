@@ -97,6 +97,7 @@ const char* kernel_name(int i) { return found(i) ? found(i)->name : nullptr; }
 void packed_product(const Weight* w, const float* x, int64_t tokens, const float* bias, float* y, int int8, int kernel, int threads) {
     const Kernels* use = found(kernel);
     if (w->groups > 1 && w->group_size % (8 / w->bits)) use = &portable;  // groups that begin inside a byte
+    if (int8 && w->group_size > 65536) use = &portable;                   // sums that may not fit in 32 bits
     const int64_t parts = use == &portable ? 1 : 8 / w->bits;
     Input in = {};
     in.tokens = tokens;

@@ -58,9 +58,9 @@ void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Ra
             const int8_t* q = in.q + t * in.stride;
             float sum = 0;
             for (int64_t g = 0; g < w.groups; g++) {
-                int32_t products = 0;
+                int64_t products = 0;
                 for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * code(codes, c, w.bits);
-                sum += scale_of(w, row, g) * float(products - zero_of(w, row, g) * int32_t(in.q_sum[t * w.groups + g]));
+                sum += scale_of(w, row, g) * float(products - zero_of(w, row, g) * int64_t(in.q_sum[t * w.groups + g]));
             }
             y[t * w.rows + row] = in.q_scale[t] * sum + (bias ? bias[row] : 0);
         }
