@@ -41,9 +41,7 @@ def tensors_of(layer: QuantizedLinear) -> dict[str, Tensor]:
     if layer.bits != 4 or layer.group_index is not None:
         raise CompressionError("layer: the AWQ layout holds 4 bits with neighbouring inputs in a group (no act-order).")
     grid = layer.grid()
-    scales = grid.scale.half()
-    if not torch.isfinite(scales).all() or (scales == 0).any():
-        raise CompressionError("layer: its scales do not fit float16, which the layout prescribes.")
+    scales = files.half_scales(grid)
     return {
         "qweight": interleave(unpack(layer.packed, 4, layer.in_features).T),
         "qzeros": interleave(grid.zero_point.to(torch.uint8).T),
@@ -53,6 +51,7 @@ def tensors_of(layer: QuantizedLinear) -> dict[str, Tensor]:
 
 def layer_from(qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | None) -> QuantizedLinear:
     """The layer that these tensors describe. Raises CompressionError if they do not fit each other."""
+    files.check_packed(qweight, qzeros, scales)
     groups, out = scales.shape
     inputs = len(qweight)
     if qweight.shape[1] * 8 != out or qzeros.shape != (groups, out // 8) or inputs % groups:
@@ -60,8 +59,6 @@ def layer_from(qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | N
             f"shapes: qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)} and scales {tuple(scales.shape)} "
             "do not belong to one layer."
         )
-    if not torch.isfinite(scales).all():
-        raise CompressionError("scales: NaN or infinity; the file is damaged.")
     zero = deinterleave(qzeros)
     index = torch.arange(inputs) // (inputs // groups)
     grid = Grid(scales.float().T.contiguous(), zero.float().T.contiguous(), index, 4, bool((zero == 8).all()))

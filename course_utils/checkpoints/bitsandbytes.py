@@ -77,8 +77,8 @@ def layer_from(tensors: dict[str, Tensor], bias: Tensor | None, threshold: float
     layer: BlockwiseLinear | LLMInt8Linear
     if "SCB" in tensors:
         codes = tensors["weight"]
-        if codes.dtype != torch.int8 or tensors["SCB"].shape != codes.shape[:1]:
-            raise CompressionError("weight and SCB: expected int8 (out, in) and (out,).")
+        if codes.dtype != torch.int8 or codes.dim() != 2 or tensors["SCB"].shape != codes.shape[:1] or not torch.isfinite(tensors["SCB"]).all():
+            raise CompressionError("weight and SCB: expected int8 (out, in) and finite numbers (out,).")
         layer = LLMInt8Linear(codes.shape[1], codes.shape[0], threshold=threshold)
         layer.weight_codes, layer.weight_scale = codes, tensors["SCB"].float()[:, None] / 127
         layer.weight_sum = codes.sum(1, dtype=torch.int32)
@@ -91,18 +91,26 @@ def layer_from(tensors: dict[str, Tensor], bias: Tensor | None, threshold: float
                 inputs, out, format=state["quant_type"], block_size=state["blocksize"], nested="nested_offset" in state
             )
             parts = {"packed": tensors["weight"].view(-1), "absmax": tensors["weight.absmax"]}
-            values = tensors["weight.quant_map"]
+            maps = {"quant_map": layer.format}
             if layer.nested:
                 parts["nested_absmax"] = tensors["weight.nested_absmax"]
+                maps["nested_quant_map"] = "int8"
                 layer.offset.fill_(state["nested_offset"])
+            found = {name: tensors[f"weight.{name}"].float() for name in maps}
         except (KeyError, ValueError, TypeError) as error:
             raise CompressionError(f"quant_state: missing or not readable ({error}).") from error
-        if not torch.allclose(values.float(), table(layer.format), atol=1e-6):
-            raise CompressionError("quant_map: not the published table of this format.")
+        for name, values in found.items():
+            published = table(maps[name])
+            if values.shape != published.shape or not torch.allclose(values, published, atol=1e-6):
+                raise CompressionError(f"{name}: not the published table of {maps[name]}.")
         for name, tensor in parts.items():
             buffer = getattr(layer, name)
-            if tensor.shape != buffer.shape:
-                raise CompressionError(f"{name}: {tuple(tensor.shape)}, expected {tuple(buffer.shape)}.")
+            same_kind = tensor.is_floating_point() if buffer.is_floating_point() else tensor.dtype == buffer.dtype
+            if tensor.shape != buffer.shape or not same_kind:
+                found_kind = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise CompressionError(f"{name}: {found_kind}, expected {tuple(buffer.shape)} {buffer.dtype}.")
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise CompressionError(f"{name}: NaN or infinity; the file is damaged.")
             buffer.copy_(tensor)
     layer.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
     return layer

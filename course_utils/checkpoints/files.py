@@ -1,8 +1,6 @@
 """Folders that appear whole or not at all, with checksums; and what the formats for Hugging Face folders share."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.quantization.compressed import Compressed, digest, swap_in
+from course_utils.quantization import compressed
+from course_utils.quantization.compressed import Compressed, digest, digests
+from course_utils.quantization.grids import Grid, exact_half
 from course_utils.quantization.layer import naming
 
 CHECKSUMS = "checksums.json"
@@ -44,23 +44,12 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> int:
 
     Raises CompressionError if `folder` holds something that was not written here.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / CHECKSUMS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CompressionError(f"folder: {folder} holds something else; choose a new one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+
+    def fill_and_sum(work: Path) -> None:
         fill(work)
-        sums = {str(f.relative_to(work)): digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()}
-        (work / CHECKSUMS).write_text(json.dumps(sums, indent=1))
-        for file in work.iterdir():
-            file.chmod(0o644)
-        work.chmod(0o755)
-        size = sum(f.stat().st_size for f in work.rglob("*") if f.is_file())
-        swap_in(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return size
+        (work / CHECKSUMS).write_text(json.dumps(digests(work), indent=1))
+
+    return compressed.write_folder(Path(folder), CHECKSUMS, fill_and_sum)
 
 
 def tensors_by_layer(layers: Mapping[str, Any], tensors_of: Callable[[Any], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -70,6 +59,13 @@ def tensors_by_layer(layers: Mapping[str, Any], tensors_of: Callable[[Any], dict
         with naming(name):
             tensors.update({f"{name}.{key}": value for key, value in tensors_of(layer).items()})
     return tensors
+
+
+def half_scales(grid: Grid) -> Tensor:
+    """The scales of a grid in float16. Raises CompressionError where that would move one by more than 1/1000."""
+    if not torch.equal(exact_half(grid.scale), grid.scale.half().float()):
+        raise CompressionError("layer: its scales do not fit float16, which the layout prescribes.")
+    return grid.scale.half()
 
 
 def verify(folder: Path) -> None:
@@ -109,6 +105,9 @@ def write_model(
     for name, module in layers.items():
         if module.bias is not None:
             tensors[f"{name}.bias"] = module.bias.detach().to(dtype)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CompressionError(f"{name}: NaN, infinity, or too large for {dtype}; repair it, or give dtype=torch.bfloat16.")
     save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work / WEIGHTS, metadata={"format": "pt"})
     model.config.save_pretrained(work)
     config = json.loads((work / "config.json").read_text())
@@ -128,9 +127,9 @@ def read_settings(folder: Path, method: str) -> dict[str, Any]:
         settings = json.loads((folder / "config.json").read_text()).get("quantization_config")
         if settings is None and (folder / "quantize_config.json").is_file():
             settings = json.loads((folder / "quantize_config.json").read_text())
-    except ValueError as error:
+        found = (settings or {}).get("quant_method", method if settings else "none")
+    except (ValueError, AttributeError) as error:  # AttributeError: not an object of names and values
         raise CompressionError(f"{folder}: config is not readable ({error}); copy the checkpoint again.") from error
-    found = (settings or {}).get("quant_method", method if settings else "none")
     if found != method:
         raise CompressionError(f"{folder}: quantization method {found!r}, expected {method!r}; use the reader of that format.")
     return settings or {}
@@ -196,6 +195,19 @@ def read_packed(
         parts = parts_of(tensors, name, ("qweight", "qzeros", "scales"), folder)
         place(model, folder, name, partial(layer_from, parts, bias_of(parts, dtype)))
     return load_others(model, tensors, names, folder)
+
+
+def check_packed(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
+    """Raises CompressionError unless these are matrices with int32 words, int32 words and finite real numbers in them."""
+    for name, tensor, fits in (
+        ("qweight", qweight, qweight.dtype == torch.int32), ("qzeros", qzeros, qzeros.dtype == torch.int32),
+        ("scales", scales, scales.is_floating_point()),
+    ):  # fmt: skip
+        if not fits or tensor.dim() != 2 or tensor.numel() == 0:
+            wanted = "real numbers" if name == "scales" else "32-bit words"
+            raise CompressionError(f"{name}: expected a matrix of {wanted}, got {tuple(tensor.shape)} {tensor.dtype}.")
+    if not torch.isfinite(scales).all():
+        raise CompressionError("scales: NaN or infinity; the file is damaged.")
 
 
 def bias_of(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor | None:

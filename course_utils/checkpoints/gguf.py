@@ -25,7 +25,10 @@ from . import files
 from .kquants import QUANTIZERS
 
 CHECKSUM, BLANK = "course.sha256", b"0" * 64
-TYPES = ("F32", "F16", "Q8_0", "Q4_0", *QUANTIZERS)
+FILE_TYPES = {  # what general.file_type says, by the type of most tensors
+    "F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0", "Q4_K": "MOSTLY_Q4_K_S", "Q6_K": "MOSTLY_Q6_K",
+}  # fmt: skip
+TYPES = tuple(FILE_TYPES)
 ARCHITECTURES = ("llama", "qwen2")
 NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
@@ -68,11 +71,29 @@ def tensors_of(model: Any) -> dict[str, tuple[Tensor, bool]]:
     return tensors
 
 
+def check_config(config: Any) -> None:
+    """Raises CompressionError for what the file would not say, so that another function would be read from it."""
+    rope = config.rope_parameters.get("rope_type", "default")
+    unsaid = {
+        f"rotary scaling {rope!r}": rope != "default",
+        f"the activation {config.hidden_act!r}": config.hidden_act != "silu",
+        "biases": config.model_type == "llama" and (config.attention_bias or config.mlp_bias),
+        "sliding-window attention": "sliding_attention" in (getattr(config, "layer_types", None) or ()),
+    }
+    for what, found in unsaid.items():
+        if found:
+            raise CompressionError(
+                f"model: {what} cannot be written for {config.model_type!r}; supported are plain rotary embeddings, silu, "
+                "no biases but Qwen2's own, and full attention. Write another layout, such as `gptq`."
+            )
+
+
 def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, *, type_name: str = "Q8_0") -> int:
     """Write a Llama or Qwen2 model as one GGUF file and return its bytes. The weights are quantized here, to `type_name`.
 
     The embedding is kept in float16, norms and biases in float32. A byte-level BPE tokenizer is written along.
-    Raises CompressionError for another architecture or type, or a width that the type's blocks do not divide.
+    Raises CompressionError for another architecture or type, a width that the type's blocks do not divide, and as
+    `check_config`.
     """
     import gguf
 
@@ -81,6 +102,7 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
         raise CompressionError(f"type_name={type_name!r}: choose one of {', '.join(TYPES)}.")
     if model.config.model_type not in ARCHITECTURES:
         raise CompressionError(f"model: {model.config.model_type!r} is not written; supported are {', '.join(ARCHITECTURES)}.")
+    check_config(model.config)
     file, config = Path(file), model.config
     kind = gguf.GGMLQuantizationType[type_name]
     block = gguf.GGML_QUANT_SIZES[kind][0]
@@ -104,7 +126,7 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
         writer.add_rope_dimension_count(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
         writer.add_vocab_size(config.vocab_size)
-        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+        writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[type_name]])
         if tokenizer is not None:
             _add_tokenizer(writer, tokenizer, config)
         for name, (tensor, matrix) in tensors.items():
@@ -198,6 +220,11 @@ def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedM
         lost = sorted(str(k) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[kind])
         if lost:  # transformers would fill them with random numbers
             raise ValueError(f"tensors and sizes disagree about {', '.join(lost[:3])}")
+        theirs = {t.name for t in reader.tensors}  # these two, transformers passes over without a word
+        if "rope_freqs.weight" in theirs:
+            raise ValueError("its rotary scaling, rope_freqs, is not read")
+        if any(n.endswith(".bias") for n in theirs) and not any(n.endswith(".bias") for n, _ in model.named_parameters()):
+            raise ValueError("its biases are not read")
         return model.eval()
     except Exception as error:
         raise CompressionError(f"{file}: not readable as GGUF ({str(error).splitlines()[0] if str(error) else error!r}).") from error

@@ -48,9 +48,7 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
     if layer.in_features % 32 or layer.out_features % 32:
         raise CompressionError("layer: the GPTQ layout needs inputs and outputs in multiples of 32.")
     grid = layer.grid()
-    scales = grid.scale.half()
-    if not torch.isfinite(scales).all() or (scales == 0).any():
-        raise CompressionError("layer: its scales do not fit float16, which the layout prescribes.")
+    scales = files.half_scales(grid)
     zero = grid.zero_point.to(torch.int16)
     if checkpoint_format == "gptq":
         if (zero == 0).any():
@@ -72,6 +70,7 @@ def layer_from(
     checkpoint_format: str = "gptq",
 ) -> QuantizedLinear:  # fmt: skip
     """The layer that these tensors describe. Raises CompressionError if they do not fit each other."""
+    files.check_packed(qweight, qzeros, scales)
     groups, out = scales.shape
     inputs = qweight.shape[0] * 32 // bits
     if qweight.shape != (inputs * bits // 32, out) or qzeros.shape != (groups, out * bits // 32):
@@ -83,8 +82,6 @@ def layer_from(
         g_idx = torch.arange(inputs) // (inputs // groups)
     if g_idx.shape != (inputs,) or int(g_idx.min()) < 0 or int(g_idx.max()) >= groups:
         raise CompressionError(f"g_idx: expected {inputs} group numbers below {groups}.")
-    if not torch.isfinite(scales).all():
-        raise CompressionError("scales: NaN or infinity; the file is damaged.")
     zero = from_words(qzeros, bits)
     if checkpoint_format == "gptq":
         if (zero == 2**bits - 1).any():

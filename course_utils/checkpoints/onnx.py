@@ -17,6 +17,8 @@ from course_utils.quantization.layer import KINDS
 
 from . import files
 
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
 
 class _Logits(nn.Module):
     def __init__(self, model: PreTrainedModel):
@@ -42,7 +44,8 @@ def write(what: Compressed | PreTrainedModel, file: str | Path) -> int:
             output_names=["logits"], dynamic_shapes=sizes, verbose=False,
         )  # fmt: skip
     except Exception as error:
-        raise CompressionError(f"model: could not be exported to ONNX ({str(error).splitlines()[0]}).") from error
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise CompressionError(f"model: could not be exported to ONNX ({reason}).") from error
     assert program is not None  # dynamo=True returns a program
     program.save(file, external_data=False)
     return file.stat().st_size
@@ -71,10 +74,15 @@ def quantize_dynamic(source: str | Path, file: str | Path) -> int:
 
 
 def quantize_4bit(source: str | Path, file: str | Path, *, block_size: int = 32) -> int:
-    """ONNX Runtime's 4-bit weights (MatMulNBits) for an exported file; returns its bytes."""
+    """ONNX Runtime's 4-bit weights (MatMulNBits) for an exported file; returns its bytes.
+
+    Raises CompressionError for a block size that MatMulNBits does not have.
+    """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+    if block_size not in BLOCK_SIZES:
+        raise CompressionError(f"block_size={block_size}: choose one of {', '.join(map(str, BLOCK_SIZES))}.")
     quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=block_size, is_symmetric=False)
     quantizer.process()
     quantizer.model.save_model_to_file(str(file), use_external_data_format=False)

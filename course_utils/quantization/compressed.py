@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,23 @@ def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
     model = compressed.model
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("save: only Hugging Face models can be saved; save other modules with their state_dict.")
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CompressionError(f"save: {folder} holds something else; choose a new folder, or one that was saved here before.")
+    return write_folder(folder, MANIFEST, lambda work: _write(compressed, model, work, tokenizer))
+
+
+def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
+    """Let `fill` write into a new folder, put it in place of `folder`, and return its bytes.
+
+    Raises CompressionError if `folder` holds something without the file `mark`, which says that it was written here.
+    """
+    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CompressionError(f"folder: {folder} holds something else; choose a new folder, or one that was written here before.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        _write(compressed, model, work, tokenizer)
-        size = sum(f.stat().st_size for f in work.iterdir())
+        fill(work)
+        for path in (work, *work.rglob("*")):  # a tokenizer may bring folders
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         swap_in(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -86,13 +97,10 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
     }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
-        "sha256": {str(f.relative_to(work)): digest(f.read_bytes()) for f in sorted(work.rglob("*")) if f.is_file()},
+        "sha256": digests(work),
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
-    (work / MANIFEST).write_text(json.dumps(manifest))
-    for file in work.iterdir():
-        file.chmod(0o644)
-    work.chmod(0o755)
+    (work / MANIFEST).write_text(json.dumps(manifest, default=_plain))
 
 
 def swap_in(work: Path, folder: Path) -> None:
@@ -113,8 +121,17 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """The digest of every file below a folder, by its path from there."""
+    return {str(f.relative_to(folder)): digest(f.read_bytes()) for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def _plain(number: Any) -> int | float:
+    return number.item()  # settings may be numpy's numbers
+
+
 def _canonical(manifest: dict[str, Any]) -> bytes:
-    return json.dumps({k: v for k, v in manifest.items() if k != "self"}, sort_keys=True).encode()
+    return json.dumps({k: v for k, v in manifest.items() if k != "self"}, sort_keys=True, default=_plain).encode()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@ import json
 import bitsandbytes as bnb
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from wide_models import tiny
 
@@ -95,3 +96,22 @@ def test_errors(tmp_path):
     (tmp_path / "b" / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
     with pytest.raises(CompressionError, match="the config says"):
         layout.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("weight", torch.Tensor.float, "packed: .*float32, expected"), ("weight.absmax", torch.Tensor.int, "absmax: .*int32, expected"),
+        ("weight.nested_absmax", lambda t: t * torch.nan, "nested_absmax: NaN"),
+        ("weight.nested_quant_map", torch.neg, "nested_quant_map: not the published table"),
+        ("weight.quant_map", lambda t: t[:0], "quant_map: not the published table"),
+    ],
+)  # fmt: skip
+def test_damage_without_checksums(part, change, message, tmp_path):
+    layout.write(nf4.quantize(tiny()), tmp_path / "model")
+    (tmp_path / "model" / "checksums.json").unlink()
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    key = f"model.layers.1.mlp.up_proj.{part}"
+    save_file({**tensors, key: change(tensors[key]).clone()}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CompressionError, match=f"up_proj: {message}"):
+        layout.read(tmp_path / "model")

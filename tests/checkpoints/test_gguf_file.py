@@ -102,6 +102,8 @@ def tiny(kind):
 def test_transformers_reads_the_same_function(kind, type_name, tmp_path):
     model = tiny(kind)
     size = layout.write(model, tmp_path / "model.gguf", type_name=type_name)
+    said = gguf.GGUFReader(tmp_path / "model.gguf").fields["general.file_type"].contents()
+    assert gguf.LlamaFileType(said).name.startswith(("ALL_" if type_name == "F32" else "MOSTLY_") + type_name)
     assert size == (tmp_path / "model.gguf").stat().st_size and not list(tmp_path.glob(".*"))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
     with torch.no_grad():
@@ -148,3 +150,28 @@ def test_errors(tmp_path):
             layout.read(tmp_path / "a.gguf")
     with pytest.raises(CompressionError, match="no such file"):
         layout.read(tmp_path / "b.gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "rotary scaling 'linear'"),
+        ({"hidden_act": "gelu"}, "activation 'gelu'"), ({"attention_bias": True}, "biases"), ({"mlp_bias": True}, "biases"),
+    ],
+)  # fmt: skip
+def test_what_the_file_would_not_say_is_refused(change, message, tmp_path):
+    """Read again, such models would compute something else."""
+    with pytest.raises(CompressionError, match=f"{message} cannot be written.*supported are"):
+        layout.write(LlamaForCausalLM(LlamaConfig(**{**CONFIG, **change})), tmp_path / "a.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"), [("rope_freqs.weight", (4,), "rope_freqs"), ("blk.0.attn_q.bias", (256,), "biases")]
+)
+def test_what_transformers_would_pass_over_is_refused(name, shape, message, tmp_path, monkeypatch):
+    tensors = {**layout.tensors_of(tiny("llama")), name: (torch.ones(shape), False)}
+    monkeypatch.setattr(layout, "tensors_of", lambda model: tensors)
+    layout.write(tiny("llama"), tmp_path / "a.gguf", type_name="F32")
+    with pytest.raises(CompressionError, match=message):
+        layout.read(tmp_path / "a.gguf")

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from wide_models import MODELS, WIDE, tiny
 
+from course_utils.checkpoints import awq as awq_layout
 from course_utils.checkpoints import gptq as layout
 from course_utils.errors import CompressionError
 from course_utils.models import load, walk
@@ -154,6 +155,9 @@ def test_foreign_folders_are_checked_too(written):
     attempt(lambda t: t.update({f"{name}.g_idx": t[f"{name}.g_idx"] + 9}), f"{name}: g_idx")
     attempt(lambda t: t.update({f"{name}.qweight": t[f"{name}.qweight"][1:].clone()}), f"{name}")
     attempt(lambda t: t.update({f"{name}.scales": t[f"{name}.scales"] * torch.nan}), f"{name}: scales")
+    for part in ("qweight", "qzeros", "scales"):
+        for change in (torch.flatten, lambda t: t[None], lambda t: t[:0], lambda t: t.flatten()[0].clone(), torch.Tensor.bool):
+            attempt(lambda t, c=change, key=f"{name}.{part}": t.update({key: c(t[key])}), f"{name}: {part}")
     attempt(lambda t: t.pop("model.norm.weight"), "model.norm.weight")
     attempt(lambda t: t.update({"extra.weight": torch.ones(2)}), "extra.weight")
     path.write_bytes(path.read_bytes()[:-64])
@@ -191,6 +195,10 @@ def test_errors(tmp_path, written):
         (tmp_path / "b" / "config.json").write_text(json.dumps(altered))
         with pytest.raises(CompressionError, match=message):
             layout.read(tmp_path / "b")
+    for altered in ([], {**config, "quantization_config": ["gptq"]}):
+        (tmp_path / "b" / "config.json").write_text(json.dumps(altered))
+        with pytest.raises(CompressionError, match="config is not readable"):
+            layout.read(tmp_path / "b")
     with pytest.raises(CompressionError, match="no config.json"):
         layout.read(tmp_path / "nowhere")
     AutoModelForCausalLM.from_config(tiny().config).save_pretrained(tmp_path / "plain")
@@ -217,3 +225,15 @@ def test_a_zero_point_of_zero_needs_the_second_format(tmp_path):
     save_file(tensors, path)
     with pytest.raises(CompressionError, match="layers.1.mlp.up_proj: qzeros: a zero point of 0"):
         layout.read(tmp_path / "foreign")
+
+
+def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
+    model = tiny()
+    model.model.norm.weight.data[0] = 1e5
+    with pytest.raises(CompressionError, match="model.norm.weight.*too large for torch.float16"):
+        layout.write(rtn.quantize(model, symmetric=True), tmp_path / "a")
+    layout.write(rtn.quantize(model, symmetric=True), tmp_path / "a", dtype=torch.bfloat16)
+    model.model.layers[0].mlp.up_proj.weight.data *= 1e-5  # scales of 3e-7, which float16 holds to one digit
+    for write in (layout.write, awq_layout.write):
+        with pytest.raises(CompressionError, match="up_proj: layer: its scales do not fit float16"):
+            write(rtn.quantize(model, symmetric=True), tmp_path / "b", dtype=torch.bfloat16)

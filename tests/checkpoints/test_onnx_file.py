@@ -52,3 +52,6 @@ def test_dynamic_int8_and_four_bits(result, exported):
 def test_errors(tmp_path):
     with pytest.raises(CompressionError, match="expected a compressed Hugging Face model"):
         layout.write(torch.nn.Linear(2, 2), tmp_path / "model.onnx")
+    for size in (0, 24, 512):
+        with pytest.raises(CompressionError, match=f"block_size={size}: choose one of 16"):
+            layout.quantize_4bit(tmp_path / "model.onnx", tmp_path / "a.onnx", block_size=size)

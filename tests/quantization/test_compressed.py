@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -324,3 +325,26 @@ def test_only_language_models_are_saved(tmp_path):
     with pytest.raises(CompressionError, match="save: only Hugging Face models"):
         made.save(tmp_path / "model")
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_settings_may_be_numbers_of_numpy(make, ids, tmp_path):
+    made = rtn.quantize(make("llama"), bits=np.int64(4), group_size=np.int32(16))
+    made.save(tmp_path / "model")
+    assert torch.equal(logits(load(tmp_path / "model"), ids), logits(made.model, ids))
+
+
+def test_folders_that_a_tokenizer_brings_are_kept_and_counted(saved):
+    class Tokenizer:
+        def save_pretrained(self, folder):
+            (folder / "templates").mkdir(mode=0o700)
+            (folder / "templates" / "chat.jinja").write_text("x" * 5000)
+
+    made, folder = saved
+    size = made.save(folder, Tokenizer())
+    assert size == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    assert (folder / "templates").stat().st_mode & 0o777 == 0o755
+    assert (folder / "templates" / "chat.jinja").stat().st_mode & 0o777 == 0o644
+    load(folder)
+    (folder / "templates" / "chat.jinja").write_text("y" * 5000)
+    with pytest.raises(CompressionError, match="chat.jinja: checksum differs"):
+        load(folder)
