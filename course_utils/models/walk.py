@@ -54,8 +54,10 @@ def compressible(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises CompressionError, naming module and parameter, if one of the model's parameters holds NaN or infinity."""
+    """Raises CompressionError, naming module and parameter, if one of the model's parameters holds NaN, infinity, or no values."""
     for path, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise CompressionError(f"{path}: is on the meta device, without values; load the weights before compressing the model.")
         if not torch.isfinite(parameter).all():
             module, _, name = path.rpartition(".")
             raise CompressionError(f"{module or 'model'}: {name}: contains NaN or infinity; repair it before compressing the model.")
@@ -68,11 +70,13 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where the submodule `name` is."""
+    """Put `new` where the submodule `name` is, and wherever else the model uses the same module."""
     if not name:
         raise CompressionError("model: is itself one linear layer; wrap it in nn.Sequential.")
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new.train(model.training))
+    old = model.get_submodule(name)
+    places = [(parent, child) for parent in model.modules() for child, module in parent._modules.items() if module is old]
+    for parent, child in places:
+        setattr(parent, child, new.train(model.training))
 
 
 class _Captured(Exception):
@@ -88,6 +92,12 @@ def check_calibration(calibration: Tensor, model: nn.Module) -> Tensor:
         vocabulary = model.get_input_embeddings().num_embeddings
         if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
             raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
+        tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding) and n.endswith(("wpe", "positions", "position_embeddings"))]
+        longest = getattr(model.config, "max_position_embeddings", None)
+        if tables and longest and ids.shape[1] > longest:
+            raise CompressionError(
+                f"calibration: {ids.shape[1]} tokens in a sequence, but the model has {longest} learned positions; cut it shorter."
+            )
     return ids
 
 

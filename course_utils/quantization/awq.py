@@ -24,7 +24,7 @@ from course_utils.models import walk
 
 from . import folding
 from .compressed import Compressed
-from .gptq import layer_error
+from .gptq import check_hessian, layer_error
 from .grids import Grid, check_bits, check_group_size, check_matrix, dequantize, make_grid, scale_and_zero
 from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear, naming
@@ -111,8 +111,9 @@ def quantize_layer(
     """
     weight = check_matrix(weight)
     check_bits(bits)
-    if H.shape != (weight.shape[1],) * 2 or magnitude.shape != (weight.shape[1],):
-        raise CompressionError(f"H, magnitude: the weight has {weight.shape[1]} inputs; expected (in, in) and (in,).")
+    check_hessian(H, weight.shape[1])
+    if magnitude.shape != (weight.shape[1],) or not torch.isfinite(magnitude).all():
+        raise CompressionError(f"magnitude: expected {weight.shape[1]} finite numbers, one for each input of the weight.")
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     scale, alpha, errors = search_scale([weight], H, magnitude, alphas=alphas, **settings)
     result = _round(weight * scale, H / torch.outer(scale, scale), clip, settings)
@@ -143,6 +144,9 @@ def quantize(
     plan = folding.folds(model)
     for folds, (block, states) in zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True):
         hessians, magnitudes = _statistics(block, states)
+        for module, H in hessians.items():
+            with naming(names[id(module)]):
+                check_hessian(H, walk.weight_of(module).shape[1])
         clean = states[0][0].device
         for fold in folds if scale else []:
             first = fold.targets[0]

@@ -117,7 +117,8 @@ def quantize_layer(
 ) -> CodebookResult:
     """k-means codes of a weight (out, in), with a codebook of 2^bits values for each row or for the whole matrix.
 
-    `importance`: (in,) or (out, in), not negative, not all zero. Centroids are kept in float16 where they fit.
+    `importance`: (in,) or (out, in), not negative, not all zero. Centroids are kept in float16, or in float32
+    where float16 would move one by over 1/1000 of its row's largest.
     Raises CompressionError for NaN, infinity, bits outside 1 to 8, or an importance that does not fit.
     """
     weight = check_matrix(weight)
@@ -132,9 +133,9 @@ def quantize_layer(
     if granularity == "per_tensor":
         values, h = weight.reshape(1, -1), None if h is None else h.reshape(1, -1)
     centroids, _ = lloyd(values, 2**bits, h)
-    half = centroids.half()
-    stored = half if torch.isfinite(half).all() else centroids
-    stored = stored.float().sort(1).values
+    half = centroids.half().to(centroids.dtype)
+    near = (half - centroids).abs() <= centroids.abs().amax(1, keepdim=True) / 1000
+    stored = (half if near.all() else centroids).float().sort(1).values
     codes = nearest(values.double(), stored.double()).view(weight.shape).to(torch.uint8)
     return CodebookResult(codes, stored, bits, look_up(codes, stored))
 

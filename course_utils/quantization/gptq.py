@@ -36,8 +36,9 @@ from .layer import LayerResult, QuantizedLinear, naming
 
 
 def hessian(x: Tensor) -> Tensor:
-    """H = (2/N) XᵀX for inputs X (…, in); N counts the tokens."""
+    """H = (2/N) XᵀX for inputs X (…, in), summed in float32 at least; N counts the tokens."""
     x = x.reshape(-1, x.shape[-1])
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     if len(x) == 0:
         raise CompressionError("x: no inputs; give at least one token.")
     return (2.0 / len(x)) * (x.T @ x)
@@ -79,13 +80,18 @@ def layer_error(weight: Tensor, quantized: Tensor, H: Tensor) -> float:
     return total
 
 
+def check_hessian(H: Tensor, inputs: int) -> None:
+    """Raises CompressionError unless H is finite and (inputs, inputs)."""
+    if H.shape != (inputs, inputs):
+        raise CompressionError(f"H: shape {tuple(H.shape)}, but the weight has {inputs} inputs.")
+    if not torch.isfinite(H).all():
+        raise CompressionError("H: contains NaN or infinity; check the calibration inputs.")
+
+
 def check_walk(weight: Tensor, H: Tensor, damping: float, block_size: int) -> Tensor:
     """What a walk over the columns needs: `check_matrix` of the weight, a finite H that fits it, sensible settings."""
     weight = check_matrix(weight)
-    if H.shape != (weight.shape[1],) * 2:
-        raise CompressionError(f"H: shape {tuple(H.shape)}, but the weight has {weight.shape[1]} inputs.")
-    if not torch.isfinite(H).all():
-        raise CompressionError("H: contains NaN or infinity; check the calibration inputs.")
+    check_hessian(H, weight.shape[1])
     if not 0 <= damping <= 1:
         raise CompressionError(f"damping={damping}: choose a number from 0 to 1, usually 0.01.")
     if block_size < 1:

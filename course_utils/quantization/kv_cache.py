@@ -14,8 +14,9 @@ from transformers.cache_utils import DynamicLayer
 
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, unpack
+from course_utils.models import walk
 
-from .grids import Grid, check_bits, dequantize, make_grid
+from .grids import Grid, check_bits, dequantize, is_half, make_grid
 from .grids import quantize as to_codes
 
 
@@ -47,8 +48,7 @@ def compress(states: Tensor, *, bits: int = 4, by_channel: bool) -> PackedStates
     x = states.transpose(-1, -2) if by_channel else states
     rows = x.reshape(-1, x.shape[-1]).float()
     grid = make_grid(rows, bits=bits, granularity="per_channel")
-    half = grid.scale.half()
-    scale = half if torch.equal(half.float(), grid.scale) else grid.scale
+    scale = grid.scale.half() if is_half(grid.scale) else grid.scale
     return PackedStates(
         pack(to_codes(rows, grid), bits), scale, grid.zero_point.to(torch.uint8), tuple(states.shape), bits, by_channel
     )
@@ -162,10 +162,14 @@ def loss(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 1
 
     The tokens of a chunk see each other in full precision and the earlier ones as the cache holds them, as in
     generation. `cache_settings` as in `new`; bits=None reads through an ordinary cache.
+    Raises CompressionError as `new`, and for ids without a next token or a chunk or batch below 1.
     """
+    ids = walk.check_calibration(ids, model)
+    if ids.shape[1] < 2 or chunk < 1 or batch < 1:
+        raise CompressionError(f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, and at least 1 of each.")
     full = "bits" in cache_settings and cache_settings["bits"] is None
     total = 0.0
-    for part in ids.long().split(batch):
+    for part in ids.split(batch):
         part = part.to(model.device)
         cache = Cache(layer_class_to_replicate=DynamicLayer) if full else new(model, **cache_settings)
         logits = [model(input_ids=p, past_key_values=cache, use_cache=True).logits for p in part.split(chunk, 1)]

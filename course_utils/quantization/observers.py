@@ -192,13 +192,6 @@ def expected_error(
     return total / weights.sum()
 
 
-def clipping_curve(x: Tensor, fractions: Tensor, *, bits: int = 8, symmetric: bool = True) -> Tensor:
-    """Mean squared error of x when the range is `fractions` of [min, max], one error for each fraction."""
-    values = x.detach().double().flatten()
-    low, high = values.min() * fractions.double(), values.max() * fractions.double()
-    return expected_error(values, torch.ones_like(values), low, high, bits, symmetric)
-
-
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse", "entropy")
 
 

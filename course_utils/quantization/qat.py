@@ -87,7 +87,8 @@ def quantize(
     steps: int = 200, batch: int = 8, learning_rate: float = 1e-3, learned_step: bool = True, distill: float = 1.0,
     seed: int = 0,
 ) -> Compressed:  # fmt: skip
-    """Train the blocks of a causal language model with quantized weights, then pack them. Works on a copy.
+    """Train the blocks of a causal language model with quantized weights, then pack them. Works on a copy, which is
+    trained in float32 and then given the model's own precision.
 
     `data`: token ids (sequences, context); each step takes `batch` of them at random. The loss is
     (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). Grids start as round-to-nearest;
@@ -100,7 +101,8 @@ def quantize(
     walk.check_finite(model)
     if steps < 1 or batch < 1 or learning_rate <= 0 or not 0 <= distill <= 1:
         raise CompressionError("steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1.")
-    teacher, model = model, copy.deepcopy(model).eval()
+    teacher, model = model, copy.deepcopy(model).float().eval()  # in half precision small steps are lost, and Adam's ε is 0
+    dtypes = {name: parameter.dtype for name, parameter in teacher.named_parameters()}
     grid_settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     layers: dict[str, QATLinear] = {}
     for name, module in walk.compressible(model).items():
@@ -122,6 +124,8 @@ def quantize(
     for name, layer in layers.items():
         walk.replace(model, name, QuantizedLinear.of(layer.result(), layer.bias))
     model.requires_grad_(False).zero_grad(set_to_none=True)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes.get(name, teacher.dtype))
     settings = {
         "method": "qat", **grid_settings, "steps": steps, "batch": batch, "learning_rate": learning_rate,
         "learned_step": learned_step, "distill": distill, "seed": seed, "data": list(data.shape),

@@ -40,6 +40,7 @@ def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -
     """A copy of the model that computes the same function with smoothed inputs behind every norm of the blocks."""
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
+    walk.compressible(model)  # a compressed model is an error before any work
     model = copy.deepcopy(model).eval()
     chosen = [fold for block in folding.folds(model) for fold in block if fold.is_norm]
     largest: dict[str, Tensor] = {}

@@ -26,6 +26,7 @@ from .layer import storable
 WEIGHTS = ("per_channel", "per_tensor")
 ACTIVATIONS = ("per_token", "per_tensor")
 FEW = 4
+MOST_INPUTS = 2**16
 
 
 def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,12 +41,12 @@ def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def integer_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to 2^16 inputs.
+    """x (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to MOST_INPUTS inputs.
 
     For up to FEW tokens on a CPU the compiled kernel is the faster one, for more torch's own product.
     """
     plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    if plain and 0 < len(x) <= FEW and x.shape[1] <= 2**16 and kernels.cpu.variants():
+    if plain and 0 < len(x) <= FEW and x.shape[1] <= MOST_INPUTS and kernels.cpu.variants():
         return kernels.cpu.integer_product(x, weight)
     if x.shape[1] == 1:  # torch 2.13 on a CPU gives wrong sums for a single input
         x, weight = nn.functional.pad(x, (0, 1)), nn.functional.pad(weight, (0, 1))
@@ -71,6 +72,8 @@ class Int8Linear(FixedBuffers):
         activations: str = "per_token", activation_bits: int = 8, symmetric: bool = True, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
+        if in_features > MOST_INPUTS:
+            raise CompressionError(f"in_features={in_features}: INT32 sums of more than {MOST_INPUTS} products may overflow; use `rtn`.")
         self.in_features, self.out_features = in_features, out_features
         self.per_channel, self.static, self.activations = per_channel, static, activations
         self.activation_bits, self.symmetric = activation_bits, symmetric
@@ -103,6 +106,8 @@ class Int8Linear(FixedBuffers):
         """x (tokens, in) as int8, with scale and zero point."""
         if not self.static:
             return to_int8(x, bits=self.activation_bits, symmetric=self.symmetric, granularity=self.activations)
+        if torch.isnan(x).any():  # as a whole number it would be any
+            raise CompressionError("x: contains NaN; repair what comes before this layer.")
         half = 2 ** (self.activation_bits - 1)
         q = (x.float() / self.input_scale).round() + self.input_zero
         return q.clamp(-half, half - 1).to(torch.int8), self.input_scale, self.input_zero

@@ -160,12 +160,16 @@ def test_smoothing_keeps_the_function_and_evens_the_channels(kind):
 
 def test_errors():
     weight, x = salient(0)
-    with pytest.raises(CompressionError, match="H, magnitude"):
+    with pytest.raises(CompressionError, match="magnitude"):
         awq.quantize_layer(weight, gptq.hessian(x), torch.ones(5))
+    with pytest.raises(CompressionError, match="H: contains NaN"):
+        awq.quantize_layer(weight, gptq.hessian(x) * torch.nan, x.abs().mean(0))
     with pytest.raises(CompressionError, match="bits=1"):
         awq.quantize(tiny(), IDS, bits=1)
     with pytest.raises(CompressionError, match="group_size=5"):
         awq.quantize(tiny(), IDS, group_size=5)
+    with pytest.raises(CompressionError, match="compressed already"):
+        smoothquant.smooth(rtn.quantize(tiny(), group_size=16).model, IDS)
     with pytest.raises(CompressionError, match="alpha=2"):
         smoothquant.smooth(tiny(), IDS, alpha=2)
     for method in (awq.quantize, smoothquant.quantize):

@@ -98,6 +98,14 @@ def test_constant_and_huge_weights():
         torch.testing.assert_close(codebooks.quantize_layer(weight, bits=2).weight, weight)
 
 
+def test_small_weights_are_coded_as_well_as_large_ones():
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    error = (codebooks.quantize_layer(weight, bits=3).weight - weight).norm()
+    for factor in (1e-5, 1e-7, 1e-9):
+        found = codebooks.quantize_layer(weight * factor, bits=3).weight / factor
+        assert (found - weight).norm() < 1.01 * error
+
+
 def test_errors():
     weight = torch.randn(4, 8)
     for settings, message in (

@@ -257,6 +257,11 @@ def test_bad_arguments_name_themselves(change, message):
         gptq.quantize_layer(arguments.pop("weight"), arguments.pop("H"), **arguments)
 
 
+def test_hessian_of_half_precision_inputs_does_not_overflow():
+    x = (torch.randn(3000, 8, generator=torch.Generator().manual_seed(0)) * 30).half()
+    torch.testing.assert_close(gptq.hessian(x), gptq.hessian(x.double()).float(), rtol=1e-5, atol=1e-3)
+
+
 @pytest.mark.parametrize("rows", [1, 9])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("act_order", [False, True])

@@ -125,6 +125,10 @@ def test_errors():
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=message):
             kv_cache.new(model, **settings)
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    for wrong, settings in ((ids[:0], {}), (ids[:, :1], {}), (ids, {"chunk": 0}), (ids, {"batch": 0}), (ids - 1, {})):
+        with pytest.raises(CompressionError):
+            kv_cache.loss(model, wrong, **settings)
     config = MistralConfig(
         vocab_size=60, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=48, sliding_window=8, layer_types=["sliding_attention"],

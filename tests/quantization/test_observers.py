@@ -110,17 +110,6 @@ def test_entropy_threshold_is_the_minimum_of_the_slow_formula():
     assert high < 10  # the two outliers are clipped
 
 
-def test_clipping_curve():
-    x = skewed(1000)
-    fractions = torch.linspace(0.1, 1, 7)
-    curve = observers.clipping_curve(x, fractions, bits=4, symmetric=False)
-    for c, found in zip(fractions.double(), curve, strict=True):
-        half = np.float64(np.float16((c * (x.double().max() - x.double().min())) / 15))
-        zero = np.clip(np.round(float(-c * x.double().min()) / half), 0, 15)
-        rounded = half * (np.clip(np.round(x.double().numpy() / half) + zero, 0, 15) - zero)
-        assert float(found) == pytest.approx(((x.double().numpy() - rounded) ** 2).mean(), rel=1e-9)
-
-
 def test_every_observer_serves_non_negative_and_constant_activations():
     for name in observers.OBSERVERS:
         for x in (torch.rand(500), torch.zeros(10), torch.full((5,), 3.0)):

@@ -118,3 +118,12 @@ def test_errors():
             qat.quantize(model, data, **settings)
     with pytest.raises(CompressionError, match="not finite at step"):
         qat.quantize(model, data, steps=3, learning_rate=math.inf, group_size=32, distill=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_are_trained_too(dtype):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)).to(dtype)
+    data = torch.randint(60, (4, 12))
+    result = qat.quantize(model, data, bits=3, group_size=32, steps=2, batch=2)
+    assert result.model(input_ids=data).logits.dtype == dtype and all(map(math.isfinite, result.details["loss"]))

@@ -38,6 +38,12 @@ def state_of(model):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_models_without_values_are_refused(method, make, ids):
+    with pytest.raises(CompressionError, match="meta device"):
+        METHODS[method](make("llama").to("meta"), ids)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_nan_is_refused_before_any_work(method, make, ids, monkeypatch):
     """In a weight, a norm, the embedding, a bias of the last block: the message names the place."""
     model = make("opt")
@@ -55,6 +61,13 @@ def test_nan_is_refused_before_any_work(method, make, ids, monkeypatch):
         parameter.data.copy_(kept)
     monkeypatch.undo()
     assert METHODS[method](model, ids).settings
+
+
+@pytest.mark.parametrize("method", CALIBRATED)
+def test_sequences_beyond_the_learned_positions_are_refused(method, make):
+    for kind in ("gpt2", "opt"):
+        with pytest.raises(CompressionError, match="calibration: 65 tokens in a sequence.*64 learned positions"):
+            METHODS[method](make(kind), torch.zeros(2, 65, dtype=torch.long))
 
 
 @pytest.mark.parametrize("method", CALIBRATED)

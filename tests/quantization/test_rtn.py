@@ -73,6 +73,9 @@ def test_any_module_with_linear_layers():
     compressed = rtn.quantize(model, bits=8, group_size=8)
     x = torch.randn(5, 16)
     assert isinstance(compressed.model[0], QuantizedLinear) and compressed.model[2].bias is None
+    shared = nn.Linear(16, 16)
+    twice = rtn.quantize(nn.Sequential(shared, nn.ReLU(), nn.ModuleList([shared])), bits=8, group_size=8).model
+    assert isinstance(twice[0], QuantizedLinear) and twice[2][0] is twice[0]
     torch.testing.assert_close(compressed.model(x), model(x), rtol=0.05, atol=0.05)
 
 

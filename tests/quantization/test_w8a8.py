@@ -116,6 +116,11 @@ def test_half_precision_keeps_the_scales():
 
 
 def test_errors():
+    with pytest.raises(CompressionError, match="in_features=65537"):
+        w8a8.Int8Linear(65537, 1)
+    for static in (False, True):
+        with pytest.raises(CompressionError, match="x: contains NaN"):
+            w8a8.Int8Linear(4, 4, static=static)(torch.tensor([[1.0, torch.nan, 0.0, 0.0]]))
     model, ids = tiny(), torch.zeros(1, 4, dtype=torch.long)
     for settings_, message in (
         ({"observer": "min_max", "activations": "per_tensor"}, "calibration"),
