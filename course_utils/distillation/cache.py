@@ -52,13 +52,25 @@ class TeacherCache:
         """Raises CompressionError unless the cache was made from these token ids, for the student's vocabulary."""
         if self.description["data"] != fingerprint(data):
             raise CompressionError("teacher: this cache was made from other data; write it again for these token ids.")
-        size = student.get_output_embeddings().weight.shape[0]
+        size = vocabulary_of("student", student)
         if size != self.vocabulary:
             raise CompressionError(f"teacher: the cache has a vocabulary of {self.vocabulary}, the student of {size}.")
 
 
-def fingerprint(tensor: Tensor) -> str:
-    """A hash of integers, whatever their width."""
+def vocabulary_of(role: str, model: PreTrainedModel) -> int:
+    """The width of a model's logits. Raises CompressionError for what has no output head."""
+    found = getattr(model, "get_output_embeddings", lambda: None)()
+    if found is None:
+        raise CompressionError(
+            f"{role}: expected a causal language model with its head, got {type(model).__name__}; of a Compressed give its .model."
+        )
+    return found.weight.shape[0]
+
+
+def fingerprint(tensor: Tensor | None) -> str | None:
+    """A hash of integers, whatever their width; None for None."""
+    if tensor is None:
+        return None
     return hashlib.sha256(tensor.detach().cpu().long().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
@@ -79,7 +91,7 @@ def write(
 
     Raises CompressionError for empty data, a k outside 1 … V, or an answer that is not finite.
     """
-    size = teacher.get_output_embeddings().weight.shape[0]
+    size = vocabulary_of("teacher", teacher)
     if data.dim() != 2 or len(data) == 0 or data.shape[1] < 2:
         raise CompressionError("data: expected token ids of shape (n, context), at least one row of two tokens.")
     if not 1 <= k <= size:
@@ -88,13 +100,17 @@ def write(
         raise CompressionError(f"temperature={temperature}: choose a positive number.")
     was_training, parts = teacher.training, []
     teacher.eval()
-    for ids in tqdm(data.split(batch), desc="asking the teacher", disable=not progress):
-        logits = teacher(input_ids=ids.long().to(teacher.device), use_cache=False).logits[:, :-1]
-        if not torch.isfinite(logits).all():
-            raise CompressionError("teacher: its logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32.")
-        values, indices, rest = (part.cpu() for part in keep_top(logits, k, temperature))
-        parts.append((values.half(), indices.to(torch.int16 if size <= 2**15 else torch.int32), rest.half()))
-    teacher.train(was_training)
+    try:
+        for ids in tqdm(data.split(batch), desc="asking the teacher", disable=not progress):
+            logits = teacher(input_ids=ids.long().to(teacher.device), use_cache=False).logits[:, :-1]
+            if not torch.isfinite(logits).all():
+                raise CompressionError(
+                    "teacher: its logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32."
+                )
+            values, indices, rest = (part.cpu() for part in keep_top(logits, k, temperature))
+            parts.append((values.half(), indices.to(torch.int16 if size <= 2**15 else torch.int32), rest.half()))
+    finally:
+        teacher.train(was_training)
     values, indices, rest = (torch.cat(part) for part in zip(*parts, strict=True))
     description = {"data": fingerprint(data), "teacher": str(teacher.name_or_path), "k": k}
     notes = {"temperature": str(temperature), "vocabulary": str(size), "description": json.dumps(description)}

@@ -10,16 +10,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_utils.errors import CompressionError
-from course_utils.models.checkpointing import load_checkpoint, read_notes, save_checkpoint, write_tensors
+from course_utils.models.checkpointing import load_checkpoint, read_notes, save_checkpoint, write_tensors, write_text
 from course_utils.models.train import learning_rate
 
 from . import parallel
@@ -101,6 +103,14 @@ def _resume(folder: Path, module: nn.Module, optimizer, settings: str) -> tuple[
     return int(notes["step"]), json.loads(notes["history"])
 
 
+def _best_of(folder: Path) -> dict[str, Tensor]:
+    """The best weights so far, written before every checkpoint that could need them."""
+    try:
+        return load_file(folder / BEST)
+    except (OSError, SafetensorError) as error:
+        raise CompressionError(f"{folder / BEST}: cannot be read ({error}); choose another folder to start again.") from error
+
+
 def _finite(module: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in module.parameters())
 
@@ -114,35 +124,39 @@ def fit(
 ) -> Fitted:  # fmt: skip
     """Minimize the sum of `losses(row numbers) → (named losses, weight)` over the trainable parameters of `module`.
 
-    AdamW (β = 0.9, 0.95), gradients clipped to norm 1, linear warm-up to `peak`, constant, linear to zero over the
-    last 35 %. `weight` is the number of terms in the mean, needed when several processes share a batch.
+    AdamW (β = 0.9, 0.95), gradients clipped to norm 1, linear warm-up to `peak` over `warmup` steps (by default a tenth
+    of all, at most 200), constant, linear to zero over the last 35 %. `weight` is the number of terms in the mean, needed when several processes share a batch.
 
     Every `every` steps `evaluate` is called (lower is better) and, with a `folder`, checkpoint.safetensors,
     best.safetensors and log.jsonl are written, each in one move. Training ends early after `patience` evaluations
     without a new best. `keep` is "best" (the default with `evaluate`) or "last": the weights the module ends with.
     The same call on the same folder continues; other `settings` there are refused.
 
-    Raises Diverged at the first NaN or infinite loss or gradient, before it touches the weights, and CompressionError
-    for a number that makes no sense or a checkpoint that cannot be written (the one before stays whole).
+    Raises Diverged at the first NaN or infinite loss or gradient, before it touches the weights, or NaN validation,
+    and CompressionError for a number that makes no sense or a checkpoint that cannot be written (the one before stays
+    whole).
     """
     keep = keep or ("best" if evaluate else "last")
-    _check(rows, steps, batch, every, peak, patience, keep, evaluate)
+    warmup = max(1, min(200, steps // 10)) if warmup is None else warmup
+    _check(rows, steps, batch, every, warmup, peak, patience, keep, evaluate)
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
         raise CompressionError("student: no parameter requires a gradient; unfreeze what should learn.")
     optimizer = torch.optim.AdamW(trainable, lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
     plan = {"rows": rows, "steps": steps, "batch": batch, "peak": peak, "warmup": warmup, "decay": weight_decay,
-            "seed": seed, "every": every, "patience": patience, **(settings or {})}  # fmt: skip
+            "seed": seed, "every": every, "patience": patience, "keep": keep, **(settings or {})}  # fmt: skip
     told = json.dumps(plan, sort_keys=True, default=str)
     where = Path(folder) if folder is not None else None
     start, best = 0, None
     history: list[dict[str, Any]] = []
     if where is not None:
-        where.mkdir(parents=True, exist_ok=True)
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CompressionError(f"folder={folder}: cannot be made ({error}); choose another.") from error
         start, history = _resume(where, module, optimizer, told)
-        if start and (where / BEST).exists():
-            best = load_file(where / BEST)
-    warmup = warmup or max(1, min(200, steps // 10))
+        if start and keep == "best":
+            best = _best_of(where)
     began, before = time.perf_counter(), history[-1]["seconds"] if history else 0.0
     sums: dict[str, float] = {}
     shown = progress and parallel.rank() == 0
@@ -164,7 +178,7 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 raise Diverged(step + 1, _cause(shown_parts, mine, explain), _kept(where, history))
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, peak, warmup)
+                group["lr"] = learning_rate(step, steps, peak, max(1, warmup))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for name, value in shown_parts.items():
@@ -179,6 +193,8 @@ def fit(
             sums = {}
             if evaluate is not None:
                 line["validation"] = float(evaluate())
+                if math.isnan(line["validation"]):
+                    raise Diverged(step + 1, "the validation loss is not a number", _kept(where, history))
                 bar.set_postfix(validation=f"{line['validation']:.4f}")
             line["seconds"] = round(before + time.perf_counter() - began, 2)
             history.append(line)
@@ -199,7 +215,7 @@ def _write(where: Path, module, optimizer, history, best, line: dict[str, Any], 
     if best is not None and history.index(line) == history.index(best_line(history) or line):
         write_tensors(where / BEST, best, {"step": str(line["step"])})
     save_checkpoint(where / CHECKPOINT, module, optimizer, line["step"], history=json.dumps(history), settings=told)
-    (where / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    write_text(where / LOG, "".join(json.dumps(entry) + "\n" for entry in history))
 
 
 def _kept(where: Path | None, history: list[dict[str, Any]]) -> str:
@@ -215,12 +231,13 @@ def _cause(parts: dict[str, float], rows: Tensor, explain: Callable[[Tensor], st
     return f"{what}: {why}" if why else what
 
 
-def _check(rows, steps, batch, every, peak, patience, keep, evaluate) -> None:
+def _check(rows, steps, batch, every, warmup, peak, patience, keep, evaluate) -> None:
     if rows < 1:
         raise CompressionError("data: empty; give at least one example.")
-    for name, value in (("steps", steps), ("batch", batch), ("every", every), ("patience", patience)):
-        if value is not None and value < 1:
-            raise CompressionError(f"{name}={value}: choose 1 or more.")
+    counts = (("steps", steps, 1), ("batch", batch, 1), ("every", every, 1), ("patience", patience, 1), ("warmup", warmup, 0))
+    for name, value, least in counts:
+        if value is not None and (not isinstance(value, Integral) or value < least):
+            raise CompressionError(f"{name}={value}: choose a whole number, {least} or more.")
     if not peak > 0:
         raise CompressionError(f"peak={peak}: the highest learning rate must be positive.")
     if keep not in ("best", "last"):

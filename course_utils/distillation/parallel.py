@@ -4,7 +4,8 @@
 
 With W processes, process r takes rows r, r + W, r + 2W … of each batch; weighting its mean loss by its share of the
 counted tokens makes the averaged gradient that of the whole batch. Losses that relate the examples of a batch to each
-other (relation, contrastive) see only their own part.
+other (relation, contrastive) see only their own part; with padding, those that average over all real tokens (feature,
+attention, values) are weighted by the predicted ones too, which differs a little from the mean over the whole batch.
 """
 
 import os

@@ -18,7 +18,7 @@ from course_utils.models.data import mean_loss
 from course_utils.quantization.compressed import Compressed
 
 from . import objectives
-from .cache import TeacherCache, fingerprint
+from .cache import TeacherCache, fingerprint, vocabulary_of
 from .fit import fit
 from .views import View, teacher_view, view
 
@@ -91,6 +91,7 @@ def train(
     labels = labels if mask is None else labels.masked_fill(~mask.bool(), IGNORED)
     if isinstance(teacher, TeacherCache):
         teacher.check(data, student)
+        _check_cached(objective, teacher, mask)
     device = student.device
     teacher_device = teachers[0].device if teachers else device
 
@@ -128,6 +129,7 @@ def train(
         return mean_loss(student, validation)
 
     told: dict[str, Any] = {"loss": objective.describe(), "data": fingerprint(data), "labels": fingerprint(labels)}
+    told |= {"mask": fingerprint(mask), "validation": fingerprint(validation)}
     told |= {"student": weights_fingerprint(student), "teacher": [weights_fingerprint(one) for one in teachers]}
     if isinstance(teacher, TeacherCache):
         told["teacher"] = [teacher.description]
@@ -149,7 +151,7 @@ def train(
 
 def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Raises CompressionError unless both have logits of the same width."""
-    sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
+    sizes = [vocabulary_of("student", student), vocabulary_of("teacher", teacher)]
     if sizes[0] != sizes[1]:
         raise CompressionError(
             f"teacher: its vocabulary has {sizes[1]} tokens, the student's {sizes[0]}. Make the student from this "
@@ -170,11 +172,11 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes and the first 4096 numbers of each parameter."""
+    """A hash of names, shapes and about 4096 numbers of each parameter, evenly spread over it."""
     digest = hashlib.sha256()
     for name, p in model.named_parameters():
-        head = p.detach().flatten()[:4096].float().cpu().numpy()
-        digest.update(json.dumps([name, list(p.shape)]).encode() + head.tobytes())
+        some = p.detach().flatten()[:: max(1, p.numel() // 4096)].float().cpu().numpy()
+        digest.update(json.dumps([name, list(p.shape)]).encode() + some.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -209,10 +211,21 @@ def _objective(loss, student, teacher) -> objectives.Objective:
     return copy.deepcopy(loss)
 
 
+def _check_cached(objective: objectives.Objective, teacher: TeacherCache, mask: Tensor | None) -> None:
+    for part in objective.modules():
+        if isinstance(part, objectives.CachedResponse) and part.tail == "bucket" and part.temperature != teacher.temperature:
+            raise CompressionError(
+                f"temperature={part.temperature}: the cache holds the rest of its tokens at {teacher.temperature}; use that, or "
+                "write the cache again."
+            )
+    if mask is not None and bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()):
+        raise CompressionError("mask: the teacher of a cache has read padding as text; move it behind the real tokens of each row.")
+
+
 def check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
     if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) == 0 or ids.shape[1] < 2 or ids.is_floating_point():
         raise CompressionError(f"{name}: expected token ids of shape (n, context), at least one row of two tokens.")
-    size = student.get_output_embeddings().weight.shape[0]
+    size = vocabulary_of("student", student)
     if ids.min() < 0 or ids.max() >= size:
         raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the student's tokenizer.")
 

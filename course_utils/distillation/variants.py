@@ -18,8 +18,9 @@ from course_utils.models import walk
 from course_utils.models.data import mean_loss
 
 from . import losses, objectives, students
+from .cache import fingerprint
 from .fit import fit
-from .trainer import Result, check_ids, check_vocabulary, train
+from .trainer import Result, check_ids, check_vocabulary, train, weights_fingerprint
 
 
 def _inside(folder: str | Path | None, name: str) -> Path | None:
@@ -156,7 +157,10 @@ def mutual(
         return sum(each) / len(each)
 
     told = {"temperature": temperature, "weight": weight, "peers": len(peers)}
-    fitted = fit(cohort, step, len(data), evaluate=evaluate if validation is not None else None, settings=told, **options)
+    inputs = {"cohort": weights_fingerprint(cohort), "data": fingerprint(data), "validation": fingerprint(validation)}
+    fitted = fit(
+        cohort, step, len(data), evaluate=evaluate if validation is not None else None, settings=told | inputs, **options
+    )
     settings = {"method": "mutual learning", **told, "steps": fitted.step}
     peers_now: list[Any] = list(cohort.eval())
     return [

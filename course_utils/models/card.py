@@ -8,7 +8,6 @@ Every number on the card comes from this run, or from the log that the training 
 import argparse
 import itertools
 import json
-import os
 import textwrap
 from collections import defaultdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from course_utils.evaluation.subject import name_of
 from course_utils.world import ATTRIBUTES, KINDS, default_world, documents
 from course_utils.world.kinds import WRITERS
 
+from .checkpointing import write_text
 from .loading import load
 
 GENERATED = "README.md"
@@ -179,9 +179,7 @@ def write(folder: str | Path, **options) -> Path:
     """Measure and write README.md into the folder, in one move."""
     folder = Path(folder)
     text = make(folder, **options)
-    half_done = folder / f"{GENERATED}.tmp"
-    half_done.write_text(text, encoding="utf-8")
-    os.replace(half_done, folder / GENERATED)
+    write_text(folder / GENERATED, text)
     return folder / GENERATED
 
 

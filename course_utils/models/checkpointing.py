@@ -1,6 +1,7 @@
 """Checkpoints of a training run: weights, optimizer moments and notes in one safetensors file."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,9 +16,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
     """Write one safetensors file in one move: an interrupted or failed write leaves the old file as it was."""
+    _in_one_move(path, lambda half_done: save_file(tensors, half_done, metadata=notes))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for a text file."""
+    _in_one_move(path, lambda half_done: half_done.write_text(text, encoding="utf-8"))
+
+
+def _in_one_move(path: Path, write: Callable[[Path], object]) -> None:
     half_done = path.with_suffix(".tmp")
     try:
-        save_file(tensors, half_done, metadata=notes)
+        write(half_done)
         os.replace(half_done, path)
     except (OSError, SafetensorError) as error:
         half_done.unlink(missing_ok=True)
@@ -49,7 +59,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
             if saved is None or saved.shape != parameter.shape:
                 raise CompressionError(f"{path}: made by a run of another width or depth; choose another folder.")
             parameter.copy_(saved)
-            moments = {k: tensors[f"{k}.{name}"] for k in MOMENTS if f"{k}.{name}" in tensors}
+            moments = {k: tensors[f"{k}.{name}"].to(parameter.device) for k in MOMENTS if f"{k}.{name}" in tensors}
             if moments:
                 optimizer.state[parameter] = moments
         for name, buffer in model.named_buffers():

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
 
-from .checkpointing import load_checkpoint, read_notes, save_checkpoint
+from .checkpointing import load_checkpoint, read_notes, save_checkpoint, write_text
 from .copying import plant_copying
 from .data import answers_only, mean_loss, token_windows
 from .tokenizer import train_tokenizer
@@ -42,15 +42,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay: 
 
 
 def last_line(log: Path, checkpoint: Path) -> dict[str, float]:
-    """The line of the log that a checkpoint belongs to; lines beyond it are dropped. Step 0 without a checkpoint."""
+    """The line of the log that a checkpoint belongs to; lines beyond it, or cut off by a kill, are dropped.
+
+    Step 0 without a checkpoint.
+    """
     start = {"step": 0, "train": 0.0, "seconds": 0.0}
     if not checkpoint.exists():
         log.unlink(missing_ok=True)
         return start
     step = int(read_notes(checkpoint)["step"])
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    kept = [line for line in lines if line["step"] <= step]
-    log.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    kept = [line for line in map(json.loads, whole) if line["step"] <= step]
+    write_text(log, "".join(f"{json.dumps(line)}\n" for line in kept))
     return {**start, **(kept[-1] if kept else {}), "step": step}
 
 
@@ -61,7 +64,7 @@ def check_settings(record: Path, settings: dict[str, Any], resumed: bool) -> Non
         changed = [f"{k} {before[k]} instead of {v}" for k, v in settings.items() if k != "every" and before.get(k, v) != v]
         if changed:
             raise CompressionError(f"{record.parent}: holds a run with {', '.join(changed)}; choose another --out.")
-    record.write_text(json.dumps(settings, indent=1))
+    write_text(record, json.dumps(settings, indent=1))
 
 
 def train(

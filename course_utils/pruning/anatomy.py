@@ -44,6 +44,18 @@ def of(model: PreTrainedModel) -> Anatomy:
     )
 
 
+def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
+    """Raises CompressionError if attention holds more than its projections and norms of one head, all `size` wide."""
+    known = (*parts.attention_in, parts.attention_out)
+    inside = parts.attention_out.partition(".")[0]
+    for name, parameter in walk.blocks(model)[0].get_submodule(inside).named_parameters():
+        if f"{inside}.{name}".rpartition(".")[0] not in known and (parameter.shape != (size,) or name.count(".") > 1):
+            raise CompressionError(
+                f"model: {model.config.model_type}'s {inside}.{name} belongs to all heads together or to one each, which head "
+                "pruning does not know; use prune_mlp or prune_layers."
+            )
+
+
 def check_model(model: nn.Module) -> None:
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
@@ -91,7 +103,11 @@ def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTr
     with torch.random.fork_rng(devices=[]):
         new = AutoModelForCausalLM.from_config(config, dtype=model.dtype, attn_implementation=attention)
     tied = set(getattr(new, "all_tied_weights_keys", None) or {})
-    found = new.load_state_dict({k: v for k, v in tensors.items() if k not in tied}, strict=False)
+    try:
+        found = new.load_state_dict({k: v for k, v in tensors.items() if k not in tied}, strict=False)
+    except RuntimeError as error:  # its first line is a heading
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise CompressionError(f"model: {model.config.model_type}'s layers do not follow the smaller config ({reason}).") from error
     wrong = (set(found.missing_keys) - tied) | set(found.unexpected_keys)
     if wrong:
         raise CompressionError(f"model: weights and the smaller config disagree about {', '.join(sorted(wrong)[:3])}.")

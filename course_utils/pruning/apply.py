@@ -29,7 +29,8 @@ def stricter(
     scores: Mapping[str, Tensor], kept: Masks, sparsity: float, pattern: str | None = None
 ) -> dict[str, Tensor]:
     """Masks at this sparsity in which nothing that is gone comes back: pruned weights get the lowest score of all."""
-    lowest = min(float(score.min()) for score in scores.values()) - 1
+    lowest = min(float(score.min()) for score in scores.values())
+    lowest -= max(1.0, abs(lowest))  # by 1 alone a float32 of 10⁸ stays what it is
     found = {name: score.masked_fill(~kept[name], lowest) for name, score in scores.items()}
     return {name: mask & kept[name] for name, mask in make_masks(found, sparsity, pattern).items()}
 
@@ -48,8 +49,15 @@ def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def apply(model: nn.Module, masks: Masks) -> None:
-    """Set the weights outside the masks to zero, in place. Masks are (out, in), also for GPT-2's Conv1D."""
-    for name, module in check_masks(model, masks).items():
+    """Set the weights outside the masks to zero, in place. Masks are (out, in), also for GPT-2's Conv1D.
+
+    Raises CompressionError for a mask that is not boolean or does not fit; no weight has changed then.
+    """
+    layers = check_masks(model, masks)
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise CompressionError(f"masks: {name} is {mask.dtype}; a mask is boolean, True = kept: use mask != 0.")
+    for name, module in layers.items():
         walk.weight_of(module).masked_fill_(~masks[name].to(module.weight.device), 0)
 
 

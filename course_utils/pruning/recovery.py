@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.distillation import losses as distillation_losses
+from course_utils.distillation.cache import fingerprint
 from course_utils.distillation.fit import Fitted, fit
+from course_utils.distillation.trainer import weights_fingerprint
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 from course_utils.models.data import mean_loss
@@ -60,7 +62,8 @@ def train(
     with apply.each_step(model, after=lambda _: apply.apply(model, masks)):
         fitted = run(
             model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed, validation=validation, folder=folder,
-            every=every, progress=progress, told={"hold": hold, "teacher": teacher is not None}, title="recovery",
+            every=every, progress=progress, title="recovery",
+            told={"hold": hold, "teacher": None if teacher is None else weights_fingerprint(teacher)},
         )  # fmt: skip
     settings = {"method": "recovery", "steps": steps, "peak": peak, "batch": batch, "seed": seed, "hold": hold}
     settings |= {"tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model)}
@@ -71,11 +74,15 @@ def run(
     model, losses: Losses, ids: Tensor, *, steps, peak, batch, seed, validation, folder, every, progress, told: dict[str, Any],
     title: str,
 ) -> Fitted:  # fmt: skip
-    """`distillation.fit` with the last weights kept: the best would be those from before the pruning."""
+    """`distillation.fit` with the last weights kept: the best would be those from before the pruning.
+
+    A folder goes on only with the model, token ids and settings (`told` among them) that it began with.
+    """
     if validation is not None:
         validation = walk.check_calibration(validation, model).to(model.device)
     if not isinstance(steps, int) or steps < 1:
         raise CompressionError(f"steps={steps}: choose 1 or more training steps.")
+    told = told | {"model": weights_fingerprint(model), "data": fingerprint(ids)}
     return fit(
         model, losses, len(ids), steps=steps, peak=peak, batch=batch, seed=seed, folder=folder, every=every, keep="last",
         evaluate=None if validation is None else lambda: mean_loss(model, validation),

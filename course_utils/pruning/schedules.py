@@ -36,13 +36,14 @@ def cubic(step: int, *, start: int = 0, end: int, initial: float = 0.0, final: f
 
 
 def staircase(step: int, *, steps: int, rounds: int, final: float = 0.5) -> float:
-    """Rounds of equal length; each keeps the same fraction, so that after k of n rounds 1 − (1 − s)^(k/n) is gone.
+    """Rounds of steps // rounds steps; each keeps the same fraction, so that after k of n rounds 1 − (1 − s)^(k/n) is gone.
 
-    The first pruning is at step 0. Raises CompressionError unless 1 ≤ rounds ≤ steps.
+    The first pruning is at step 0; what is left over when the rounds do not divide the steps lengthens the last round.
+    Raises CompressionError unless 1 ≤ rounds ≤ steps.
     """
     if not 1 <= rounds <= steps:
         raise CompressionError(f"rounds={rounds}: choose 1 up to the number of training steps, {steps}.")
-    done = min(rounds, step * rounds // steps + 1)
+    done = min(rounds, step // (steps // rounds) + 1)
     return 1 - (1 - final) ** (done / rounds) if done < rounds else final
 
 
@@ -126,7 +127,7 @@ def one_shot(model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, step
 def iterative(
     model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, rounds: int = 4, steps: int = 100, **training
 ) -> Compressed:
-    """`rounds` times: prune the same fraction of what is left, then train steps / rounds steps (Han et al., 2015)."""
+    """`rounds` times: prune the same fraction of what is left, then train steps // rounds steps (Han et al., 2015)."""
     update = max(1, steps // max(1, rounds))
     return train(
         model, ids, lambda step: staircase(step, steps=steps, rounds=rounds, final=sparsity), steps=steps, update=update,

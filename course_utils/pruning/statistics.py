@@ -41,6 +41,11 @@ def _turned(model: nn.Module, values: Iterable[Tensor]) -> dict[str, Tensor]:
     return {n: v.T if isinstance(m, Conv1D) else v for (n, m), v in zip(layers.items(), values, strict=True)}
 
 
+def _zeros(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Where sums are gathered: in float32 at least, since squares and long sums do not fit half precision."""
+    return [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
+
+
 def _batches(batches: Iterable[Any] | Tensor, size: int) -> list[Any]:
     found = list(batches.split(size)) if isinstance(batches, Tensor) else list(batches)
     if not found:
@@ -52,7 +57,7 @@ def gradients(model: nn.Module, batches, loss: Loss = next_token_loss) -> dict[s
     """g = ∂L/∂θ, L the mean of `loss` over the batches (a tensor of token ids is cut into batches of 8)."""
     weights = list(_parameters(model).values())
     parts = _batches(batches, 8)
-    total = [torch.zeros_like(w) for w in weights]
+    total = _zeros(weights)
     for part in parts:
         for sum_, g in zip(total, torch.autograd.grad(loss(model, part), weights), strict=True):
             sum_ += g / len(parts)
@@ -67,10 +72,10 @@ def fisher_diagonal(model: nn.Module, examples, loss: Loss = next_token_loss) ->
     """
     weights = list(_parameters(model).values())
     parts = _batches(examples, 1)
-    total = [torch.zeros_like(w) for w in weights]
+    total = _zeros(weights)
     for part in parts:
         for sum_, g in zip(total, torch.autograd.grad(loss(model, part), weights), strict=True):
-            sum_ += g.square() / len(parts)
+            sum_ += g.to(sum_).square() / len(parts)
     return _turned(model, total)
 
 
@@ -94,7 +99,7 @@ def hessian_diagonal(
         if probes is None:
             return _turned(model, [_exact(g, w) for g, w in zip(first, weights, strict=True)])
         generator = torch.Generator().manual_seed(seed)
-        total = [torch.zeros_like(w) for w in weights]
+        total = _zeros(weights)
         for _ in range(probes):
             signs = [(torch.randint(0, 2, w.shape, generator=generator) * 2 - 1).to(w) for w in weights]
             products = torch.autograd.grad(first, weights, grad_outputs=signs, retain_graph=True)
@@ -123,6 +128,7 @@ def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
 
     def see(module, args):
         x, name = args[0].reshape(-1, args[0].shape[-1]), names[id(module)]
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         sums[name] = sums.get(name, 0) + x.T @ x
         counts[name] = counts.get(name, 0) + len(x)
 
@@ -144,12 +150,12 @@ class Movement:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.sums = [torch.zeros_like(w) for w in _parameters(model).values()]
+        self.sums = _zeros(_parameters(model).values())
 
     def _add(self) -> None:
         for sum_, weight in zip(self.sums, _parameters(self.model).values(), strict=True):
             if weight.grad is not None:
-                sum_ += weight.grad * weight.detach()
+                sum_ += weight.grad.to(sum_) * weight.detach()
 
     def __enter__(self) -> "Movement":
         self.context = apply.each_step(self.model, before=self._add)
@@ -180,6 +186,7 @@ def scores_of(
     if data is None and kind not in ("random", "magnitude"):
         raise CompressionError(f"data: {kind} scores need examples; give token ids (sequences, context) or batches.")
     weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items()}
+    weights = {n: w.to(torch.promote_types(w.dtype, torch.float32)) for n, w in weights.items()}
     if kind == "random":
         return {n: scores.random(w, seed + i) for i, (n, w) in enumerate(weights.items())}
     if kind == "magnitude":

@@ -19,6 +19,8 @@ from course_utils.quantization.compressed import Compressed
 
 from . import anatomy, groups
 
+LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
+
 
 def second_moment(block: nn.Module, states: walk.States, layer: nn.Module) -> Tensor:
     """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block."""
@@ -112,6 +114,7 @@ def prune_heads(
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     ratio = heads // kv
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    anatomy.check_heads(model, parts, size)
     count = groups.how_many(heads, keep, "heads")
     step = {"group": ratio, "query": kv}.get(unit)
     if step is None:
@@ -161,12 +164,17 @@ def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
 
 
 def residual_stream(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]:
-    """What enters each block and what leaves the last, each (tokens, hidden) in float64."""
+    """What enters each block and what leaves the last, each (tokens, hidden) in float64, without dropout."""
     found: list[Tensor] = []
     outputs: list[Tensor] = []
-    for block, states in walk.through_blocks(model, calibration, "residual stream"):
-        found.append(torch.cat([h.flatten(0, -2) for h, _ in states]).double())
-        outputs = [walk.run_block(block, hidden, kwargs) for hidden, kwargs in states]
+    training = model.training
+    model.eval()
+    try:
+        for block, states in walk.through_blocks(model, calibration, "residual stream"):
+            found.append(torch.cat([h.flatten(0, -2) for h, _ in states]).double())
+            outputs = [walk.run_block(block, hidden, kwargs) for hidden, kwargs in states]
+    finally:
+        model.train(training)
     return [*found, torch.cat([h.flatten(0, -2) for h in outputs]).double()]
 
 
@@ -176,7 +184,7 @@ def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedMode
     chosen, total = list(layers), len(walk.blocks(model))
     if not chosen or not all(0 <= layer < total for layer in chosen):
         raise CompressionError(f"layers={chosen}: name at least one of the blocks 0 to {total - 1}.")
-    fields = {k: [v[i] for i in chosen] for k, v in model.config.to_dict().items() if k == "layer_types" and v}
+    fields = {k: [v[i] for i in chosen] for k, v in model.config.to_dict().items() if k in LAYER_BY_LAYER and v}
     config = anatomy.smaller_config(model.config, num_hidden_layers=len(chosen), **fields)
     inside = walk.blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is inside) + "."

@@ -51,6 +51,8 @@ def prune_heads(
     heads, width = config.num_attention_heads, config.hidden_size
     if getattr(config, "word_embed_proj_dim", width) != width:
         raise CompressionError("model: embeddings of another width than the stream are not handled; use prune_mlp.")
+    if not getattr(config, "layer_norm_elementwise_affine", True):
+        raise CompressionError("model: this OPT's norms have no weights that could take up the smaller width; use prune_mlp.")
     size = width // heads
     count = groups.how_many(heads, keep, "heads")
     inner = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]

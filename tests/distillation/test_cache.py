@@ -109,6 +109,13 @@ def test_caches_that_do_not_fit_are_refused(make, ids, tmp_path):
         distillation.train(student, teacher, ids, loss=objectives.CachedResponse(), steps=1, progress=False)
     with pytest.raises(CompressionError, match="takes a model, not a cache"):
         distillation.train(student, stored, ids, loss=objectives.Response(), steps=1, progress=False)
+    with pytest.raises(CompressionError, match=r"temperature=3.0.*at 2.0"):
+        distillation.train(student, stored, ids, loss=objectives.CachedResponse(3.0), steps=1, progress=False)
+    distillation.train(student, stored, ids, loss=objectives.CachedResponse(3.0, tail="renormalize"), steps=1, progress=False)
+    behind = torch.arange(ids.shape[1]).expand_as(ids) < 8
+    distillation.train(student, stored, ids, mask=behind, steps=1, progress=False)
+    with pytest.raises(CompressionError, match="mask.*behind the real tokens"):
+        distillation.train(student, stored, ids, mask=behind.flip(1), steps=1, progress=False)
     with pytest.raises(CompressionError, match="k=51"):
         cache.write(teacher, ids, tmp_path, k=51)
     with pytest.raises(CompressionError, match="data"):

@@ -1,5 +1,6 @@
 """The loop: the same result after any interruption, and a clear stop when something is wrong."""
 
+import copy
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from course_utils.distillation import Diverged, fit, objectives, students, train
 from course_utils.errors import CompressionError
 from course_utils.models import checkpointing
 from course_utils.models.data import mean_loss
+from course_utils.pruning import magnitude
 
 QUIET = {"progress": False, "batch": 4}
 
@@ -104,7 +106,7 @@ def test_killed_while_writing(duo, ids, tmp_path, monkeypatch):
     options = {"steps": 6, "every": 2, "validation": ids[:6], **QUIET}
     whole = train(student, teacher, ids, folder=tmp_path / "whole", **options)
     replace = os.replace
-    for point in range(1, 7):
+    for point in range(1, 10):
         moves, folder = [], tmp_path / str(point)
 
         def stop(a, b, moves=moves, point=point):
@@ -155,7 +157,8 @@ def test_finished_runs_and_other_settings(duo, ids, tmp_path):
     assert same(state(train(student, teacher, ids, **options)), state(first))  # nothing left to do
     for change, name in (
         ({"steps": 6}, "steps"), ({"seed": 1}, "seed"), ({"peak": 2e-3}, "peak"), ({"loss": "labels"}, "loss"),
-        ({"loss": objectives.Response(3.0)}, "loss"),
+        ({"loss": objectives.Response(3.0)}, "loss"), ({"validation": ids[:3], "keep": "last"}, "validation"),
+        ({"mask": torch.ones_like(ids)}, "mask"), ({"validation": ids[:3]}, "keep"),
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=f"other settings.*{name}"):
             train(student, teacher, ids, **{**options, **change})
@@ -305,6 +308,17 @@ def test_a_teacher_in_half_precision(duo, ids, dtype):
         assert b["response"] == pytest.approx(a["loss"], rel=0.03)
 
 
+@pytest.mark.parametrize("loss", ["response", "feature", "attention", "values", "relation", "contrastive"])
+def test_a_student_in_half_precision(make, ids, loss):
+    """Projectors stay in single precision: the first loss is that of the same student in single precision."""
+    teacher = make()
+    student = students.from_layers(teacher, [0, 3], hidden=16, calibration=ids).bfloat16()
+    options = {"steps": 1, "loss": loss, "keep": "last", **QUIET}
+    low, high = train(student, teacher, ids, **options), train(copy.deepcopy(student).float(), teacher, ids, **options)
+    assert low.model.dtype == torch.bfloat16
+    assert low.history[0]["loss"] == pytest.approx(high.history[0]["loss"], rel=0.05)
+
+
 def test_vocabularies_and_tokenizers_must_agree(make, ids):
     from course_utils.models import load_tokenizer
     from course_utils.models.tokenizer import train_tokenizer
@@ -329,11 +343,13 @@ def test_bad_input_is_named(duo, ids, make):
         ({"batch": 0}, "batch"), ({"peak": -1.0}, "peak"), ({"peak": float("nan")}, "peak"), ({"keep": "first"}, "keep"),
         ({"patience": 3}, "validation"), ({"mask": ids[:, 1:] > 0}, "mask"), ({"mask": ids < 0}, "mask"),
         ({"teacher": [teacher, teacher]}, "one teacher"),
-        ({"loss": objectives.Response(), "teacher": None}, "needs one"),
+        ({"loss": objectives.Response(), "teacher": None}, "needs one"), ({"warmup": -1}, "warmup"), ({"steps": 1.5}, "steps"),
     ):  # fmt: skip
         call = {"data": ids, "teacher": teacher, "steps": 1, **QUIET, **change}
         with pytest.raises(CompressionError, match=word):
             train(student, call.pop("teacher"), call.pop("data"), **call)
+    with pytest.raises(CompressionError, match="student: expected a causal language model.*Compressed"):
+        train(magnitude.prune(student), teacher, ids, steps=1, **QUIET)
     with pytest.raises(CompressionError, match="pairs"):
         objectives.Feature(student, teacher, pairs=[(2, 0)])
     student.requires_grad_(False)

@@ -199,6 +199,9 @@ def test_mutual_learning_resumes(make, ids, tmp_path, monkeypatch):
     again = variants.mutual(peers, ids, folder=tmp_path, **options)
     for a, b in zip(whole, again, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters(), strict=True))
+    for cohort, data, name in ((peers[::-1], ids, "cohort"), (peers, ids.flip(0), "data")):
+        with pytest.raises(CompressionError, match=f"other settings.*{name}"):
+            variants.mutual(cohort, data, folder=tmp_path, **options)
 
 
 # stages, and the model's own quantized self

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from course_utils import models
 from course_utils.errors import CompressionError
+from course_utils.models import checkpointing
 from course_utils.models import train as training
 from course_utils.models.data import mean_loss, token_windows
 
@@ -80,6 +81,28 @@ def test_lines_beyond_the_checkpoint_are_dropped(whole, tmp_path):
         f.write(json.dumps({"step": 16, "validation": 9.9, "train": 9.9, "seconds": 99.0}) + "\n")
     assert training.last_line(tmp_path / "log.jsonl", tmp_path / "checkpoint.safetensors")["step"] == 12
     assert [line["step"] for line in lines(tmp_path)] == [4, 8, 12]
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped(whole, tmp_path):
+    checkpoint, log = whole / "checkpoint.safetensors", tmp_path / "log.jsonl"
+    text = (whole / "log.jsonl").read_text()
+    log.write_text(text + text.splitlines()[-1][:20])
+    assert training.last_line(log, checkpoint) == json.loads(text.splitlines()[-1])
+    assert log.read_text() == text
+
+
+def test_moments_come_back_where_the_weights_are(tmp_path):
+    """On another device than the processor, too; the meta device stands for a GPU."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    checkpointing.save_checkpoint(tmp_path / "a.safetensors", model, optimizer, 1)
+    moved = torch.nn.Linear(3, 2, device="meta")
+    again = torch.optim.AdamW(moved.parameters())
+    checkpointing.load_checkpoint(tmp_path / "a.safetensors", moved, again)
+    for parameter in moved.parameters():
+        assert {k: v.device.type for k, v in again.state[parameter].items()} == dict.fromkeys(checkpointing.MOMENTS, "meta")
 
 
 def test_the_log_says_what_was_measured(whole, tokenizer):

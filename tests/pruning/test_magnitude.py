@@ -111,6 +111,21 @@ def test_masks_read_back(tiny):
     assert apply.zeros(model) == pytest.approx(dict.fromkeys(weights(model), 0.3), abs=1e-2)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_what_is_gone_is_lowest_however_large_the_scores(size):
+    score, kept = size * torch.tensor([[3.0, 4.0, 5.0, 6.0]]), torch.tensor([[True, True, False, True]])
+    assert apply.stricter({"a": score}, {"a": kept}, 0.25)["a"].tolist() == kept.tolist()
+    assert apply.stricter({"a": score}, {"a": kept}, 0.5)["a"].tolist() == [[False, True, False, True]]
+
+
+def test_a_mask_of_numbers_is_refused(tiny_llama):
+    before, kept = copy.deepcopy(tiny_llama.state_dict()), apply.nonzero(tiny_llama)
+    *_, last = kept
+    with pytest.raises(CompressionError, match="torch.float32.*mask != 0"):
+        apply.apply(tiny_llama, {name: ~mask for name, mask in kept.items()} | {last: kept[last].float()})
+    assert all(torch.equal(v, before[k]) for k, v in tiny_llama.state_dict().items()), "checked before anything changes"
+
+
 def test_bad_input_is_named_and_the_model_untouched(tiny_llama):
     name = next(iter(weights(tiny_llama)))
     with pytest.raises(CompressionError, match="no linear layer 'lm_head'"):

@@ -40,6 +40,23 @@ def test_staircase_keeps_the_same_fraction_each_round():
     found = [schedules.staircase(t, steps=12, rounds=3, final=0.875) for t in range(13)]
     assert found == pytest.approx([0.5] * 4 + [0.75] * 4 + [0.875] * 5)
     assert schedules.staircase(0, steps=5, rounds=1, final=0.3) == 0.3
+    uneven = [schedules.staircase(t, steps=11, rounds=3, final=0.875) for t in range(12)]
+    assert uneven == pytest.approx([0.5] * 3 + [0.75] * 3 + [0.875] * 6), "what is left over lengthens the last round"
+
+
+@pytest.mark.parametrize("steps, rounds", [(8, 4), (11, 3), (10, 7), (5, 5)])
+def test_every_round_of_iterative_pruning_trains(tiny_llama, ids, monkeypatch, steps, rounds):
+    """Prune, then train steps // rounds steps, in each round: the sparsity at every training step."""
+    seen, original = [], recovery.next_token
+
+    def watched(model, *args):
+        inner = original(model, *args)
+        return lambda rows: (seen.append(apply.sparsity_of(model)), inner(rows))[1]
+
+    monkeypatch.setattr(recovery, "next_token", watched)
+    schedules.iterative(tiny_llama, ids, 0.8, steps=steps, rounds=rounds, **FAST)
+    wanted = [1 - 0.2 ** (min(rounds, step // (steps // rounds) + 1) / rounds) for step in range(steps)]
+    assert seen == pytest.approx(wanted, abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["one_shot", "iterative", "gradual"])
@@ -197,6 +214,23 @@ def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids, prune,
     assert distance(taught.model) < 0.7 * distance(alone.model), "closer to the teacher than without it"
     assert taught.model.num_parameters() == small.num_parameters() < tiny_llama.num_parameters()
     assert same(recovery.train(small, ids, steps=2, **FAST).model, recovery.train(small, ids, steps=2, **FAST).model)
+
+
+def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path):
+    """The checkpoint of another model, other text or another teacher is not taken for this run's."""
+    half, most = (magnitude.prune(tiny_llama, s).model for s in (0.5, 0.8))
+    options = {"steps": 2, "folder": tmp_path / "a", **FAST}
+    first = recovery.train(half, ids, **options)
+    assert same(recovery.train(half, ids, **options).model, first.model)
+    for model, data, teacher, name in (
+        (most, ids, None, "model"), (half, ids.flip(0), None, "data"), (half, ids, tiny_llama, "teacher"),
+    ):  # fmt: skip
+        with pytest.raises(CompressionError, match=f"other settings.*{name}"):
+            recovery.train(model, data, teacher=teacher, **options)
+    options["folder"] = tmp_path / "b"
+    schedules.gradual(tiny_llama, ids, **options)
+    with pytest.raises(CompressionError, match="other settings.*model"):
+        schedules.gradual(half, ids, **options)
 
 
 def test_bad_input_is_named(tiny_llama, ids):

@@ -1,11 +1,14 @@
 """Scores against their formulas, and what they are made of against autograd's full matrices."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
+from course_utils.models.planting import plant_outliers
 from course_utils.pruning import apply, masks, scores, statistics, wanda
 from course_utils.quantization import gptq
 
@@ -173,6 +176,26 @@ def test_language_model_statistics(tiny, ids):
         full = next(n for n, m in walk.compressible(tiny).items() if m is module)
         norms = wanda.input_norms(block, states)[module]
         assert torch.allclose(hessians[full].diagonal(), 2 / ids.numel() * norms**2, rtol=1e-3), name
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+def test_half_precision_is_summed_in_single(make, ids, dtype, tolerance):
+    """Outliers whose squares are beyond the range of float16, sums beyond the digits of bfloat16."""
+    model = plant_outliers(make("llama"), channels=2, factor=256.0)
+    low = copy.deepcopy(model).to(dtype)
+    wanted, found = statistics.layer_hessians(model, ids), statistics.layer_hessians(low, ids)
+    for name, value in found.items():
+        assert value.dtype == torch.float32 and value.isfinite().all(), name
+        assert (value - wanted[name]).norm() <= tolerance * wanted[name].norm(), name
+    for kind in ("wanda", "surgeon", "fisher"):
+        assert all(s.isfinite().all() for s in statistics.scores_of(low, kind, ids).values()), kind
+
+
+def test_small_gradients_of_a_half_precision_model_count():
+    """g = 10⁻⁴: its square is below what float16 can hold."""
+    model = nn.Sequential(nn.Linear(4, 3, bias=False)).half()
+    fisher = statistics.fisher_diagonal(model, [torch.full((1, 4), 1e-4).half()], lambda m, x: m(x).sum())["0"]
+    assert torch.allclose(fisher, torch.full((3, 4), 1e-8), rtol=1e-2)
 
 
 def test_ranking_equal_scores_needs_no_luck():

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -159,6 +159,10 @@ def test_width_keeping_everything_changes_nothing(make, ids):
         width.prune_heads(make("llama"), ids)
     with pytest.raises(CompressionError, match="keep=0"):
         width.prune_heads(make("opt"), ids, keep=0)
+    plain = make("opt").config
+    plain.layer_norm_elementwise_affine = False
+    with pytest.raises(CompressionError, match="norms have no weights"):
+        width.prune_heads(AutoModelForCausalLM.from_config(plain), ids)
 
 
 def test_head_counts_that_do_not_fit_are_refused(tiny_llama, ids):
@@ -233,6 +237,60 @@ def test_qwen2_layer_types_follow(make, ids):
     del walk.blocks(model)[0]
     model.config.layer_types, model.config.num_hidden_layers = small.config.layer_types, 2
     assert close(logits(small, ids), logits(model, ids))
+
+
+def other(model_type, **changes):
+    """A tiny model of another architecture, with head_dim · heads = hidden size."""
+    config = AutoConfig.for_model(
+        model_type, vocab_size=96, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=48, max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=0, **changes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_blocks_without_positions_stay_without_them(ids):
+    """SmolLM3's config says for each block whether it rotates queries and keys."""
+    model = other("smollm3")
+    assert model.config.no_rope_layers == [1, 1, 1, 0]
+    with torch.no_grad():
+        for parameter in model.model.layers.parameters():
+            parameter.mul_(5)
+    small = structured.keep_layers(model, [0, 3])
+    assert small.config.no_rope_layers == [1, 0]
+    del walk.blocks(model)[1:3]
+    assert close(logits(small, ids), logits(model, ids))
+
+
+@pytest.mark.parametrize(
+    "model_type, changes", [("olmo2", {}), ("cohere", {"use_qk_norm": True}), ("stablelm", {"qk_layernorm": True}), ("helium", {})]
+)
+def test_heads_that_cannot_go_alone_are_refused(ids, model_type, changes):
+    """Norms over all heads or one for each, and an output projection that is always square."""
+    model = other(model_type, **changes)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CompressionError, match=f"model: {model_type}'s"):
+        structured.prune_heads(model, ids, keep=2)
+    assert untouched(model, before)
+    assert structured.prune_mlp(model, ids).model.config.intermediate_size == 24
+
+
+def test_norms_within_a_head_stay(ids):
+    """Qwen3 normalizes queries and keys by head."""
+    model = other("qwen3")
+    small = structured.prune_heads(model, ids, keep=2, compensate=False)
+    for block, kept in zip(walk.blocks(model), small.details["kept"], strict=True):
+        for head in set(range(4)) - set(kept):
+            walk.weight_of(block.self_attn.o_proj)[:, head * 8 : head * 8 + 8] = 0
+    assert close(logits(small.model, ids), logits(model, ids))
+
+
+def test_influence_is_measured_without_dropout(ids):
+    config = GPT2Config(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    wanted = structured.block_influence(model, ids)
+    model.train()
+    assert structured.block_influence(model, ids) == wanted and model.training
 
 
 # --- the layer-level formulas ------------------------------------------------------------------------------------
