@@ -14,7 +14,7 @@ from course_utils.errors import CompressionError
 from course_utils.learn import catalogue, texts
 
 from .build import write
-from .report import as_csv
+from .report import as_csv, points, remark
 
 
 @dataclass
@@ -144,7 +144,7 @@ def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, 
         path = course / "grades" / lab / f"{learner}.json"
         if path.is_file():
             cells = json.loads(path.read_bytes())["cells"]
-            found_in = [[c["grade_id"], _points(c), c["message"] or _no_remark(c)] for c in cells]
+            found_in = [[c["grade_id"], points(c), remark(c)] for c in cells]
             body.append(_table(["exercise", "points", "what was found"], found_in))
     return _document(learner, "".join(body))
 
@@ -162,16 +162,8 @@ def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
     return _document("Class report", body + _table(columns, rows))
 
 
-def _no_remark(cell: dict[str, Any]) -> str:
-    return "A person grades this one." if cell["manual"] else "Right."
-
-
 def _number(value: float | None) -> str:
     return "–" if value is None else str(value)
-
-
-def _points(cell: dict[str, Any]) -> str:
-    return f"up to {cell['points']:g}, by hand" if cell["manual"] else f"{cell['score']:g} of {cell['points']:g}"
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> str:

@@ -71,10 +71,17 @@ def feedback(lab: Lab, result: dict[str, Any]) -> str:
         return f"# {lab.name}\n\nThis lab has not been graded yet.\n"
     parts = [f"# {lab.name}", f"**{result['score']:g} of {result['points']:g} points.**"]
     for cell in result["cells"]:
-        if cell["manual"]:
-            parts += [f"## {cell['grade_id']}: up to {cell['points']:g}", "A person grades this one."]
-        else:
-            parts += [f"## {cell['grade_id']}: {cell['score']:g} of {cell['points']:g}", cell["message"] or "Right."]
+        parts += [f"## {cell['grade_id']}: {points(cell)}", remark(cell)]
     if result["notes"]:
         parts += ["## Your file", *(f"- {note}" for note in result["notes"])]
     return clean("\n\n".join(parts)) + "\n"
+
+
+def points(cell: dict[str, Any]) -> str:
+    """The points of an exercise in words."""
+    return f"up to {cell['points']:g}, by hand" if cell["manual"] else f"{cell['score']:g} of {cell['points']:g}"
+
+
+def remark(cell: dict[str, Any]) -> str:
+    """What was found in an answer, or that nothing was to be said."""
+    return cell["message"] or ("A person grades this one." if cell["manual"] else "Right.")

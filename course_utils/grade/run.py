@@ -156,9 +156,9 @@ def _begin() -> None:
     """A judge shares nothing that it could wait for: neither OpenMP's threads, which a fork has not, nor a lock of tqdm."""
     import torch
 
+    _end_with_parent()
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())
-    _end_with_parent()
 
 
 def _end_with_parent() -> None:

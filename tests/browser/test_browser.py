@@ -2,10 +2,12 @@
 
 import re
 import shutil
+import time
+from collections.abc import Callable
 
 import pytest
 from browsing import MINUTE, ROOT, chromium, jupyterlab, keep, menu, new_page
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 LESSON = "notebooks/1-intuition/1.2-numbers-in-a-box.ipynb"
 RIGHT = re.compile(r"\b(right|correct)\b", re.IGNORECASE)
@@ -30,23 +32,25 @@ def open_notebook(page: Page, address: str, path: str) -> None:
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
 
 
-def wait_until_idle(page: Page) -> None:
-    page.wait_for_timeout(1500)
-    page.wait_for_function(
-        "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))",
-        timeout=4 * MINUTE,
-    )
-
-
 def run_all(page: Page) -> None:
-    """Run every cell, once the kernel is there to take them."""
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=2 * MINUTE)
+    """Run every cell, once the kernel is there to take them; the numbers of an earlier run are taken away before."""
+    prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    menu(page, "Edit", "Clear Outputs of All Cells")
+    expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
     menu(page, "Run", "Run All Cells")
-    wait_until_idle(page)
+    expect(prompts).to_have_text([re.compile(r"^\[\d+\]:$")] * prompts.count(), timeout=6 * MINUTE)
 
 
 def figures(page: Page) -> list[str]:
     return page.locator(".jp-OutputArea img, .widget-image").evaluate_all("images => images.map(i => i.src)")
+
+
+def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while now() == before:
+        assert time.monotonic() < end, f"nothing has changed: {str(before)[:500]}"
+        page.wait_for_timeout(300)
 
 
 def answer_all(page: Page) -> list[str]:
@@ -56,8 +60,9 @@ def answer_all(page: Page) -> list[str]:
     messages, options = [], question.locator("input[type=radio]")
     for i in range(options.count()):
         options.nth(i).check()
+        before = question.inner_text()
         question.locator("button").first.click()
-        page.wait_for_timeout(1500)
+        wait_for_change(page, before, question.inner_text)
         messages.append(question.inner_text())
         keep(page, f"answer-{i + 1}")
     return messages
@@ -72,15 +77,15 @@ def test_a_learners_path(lab, page):
     open_notebook(page, lab, LESSON)
     run_all(page)
     slider = page.locator(".widget-slider [role=slider], .widget-slider .noUi-handle").first
-    slider.scroll_into_view_if_needed(timeout=4 * MINUTE)
+    slider.scroll_into_view_if_needed(timeout=6 * MINUTE)
     keep(page, "slider-before")
     shown = figures(page)
     slider.focus()
     for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft"):
         slider.press(key)
-    page.wait_for_timeout(4000)
+    assert shown
+    wait_for_change(page, shown, lambda: figures(page))  # the figure follows the slider
     keep(page, "slider-after")
-    assert shown and figures(page) != shown, "the figure follows the slider"
 
     messages = answer_all(page)
     first = messages[0]

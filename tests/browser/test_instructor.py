@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browsing import MINUTE, ROOT, chromium, environment, jupyterlab, keep, menu, new_page
+from browsing import ROOT, chromium, environment, jupyterlab, keep, menu, new_page
 from instructor_page import PAGE, section
 from playwright.sync_api import expect
 
@@ -106,16 +106,16 @@ def test_the_formgrader_without_a_hub(made, tmp_path):
         page.wait_for_selector("#jp-top-panel")
         menu(page, "Nbgrader", "Formgrader")
         form = page.frame_locator("iframe").first
-        form.get_by_role("link", name=LAB).first.wait_for(timeout=2 * MINUTE)
+        form.get_by_role("link", name=LAB).first.wait_for()
         form.get_by_role("link", name="Manual Grading").click()
         for _ in ("assignment", "notebook"):  # both have the lab's name
             form.locator("td a", has_text=LAB).click()
         rows = form.locator("tbody tr", has=form.locator("td.score"))
-        expect(rows).to_have_count(2, timeout=MINUTE)
+        expect(rows).to_have_count(2)
         assert sorted(rows.locator("td.score").all_inner_texts()) == ["30 / 40", "34 / 40"]
         keep(page, "formgrader-submissions")
         rows.filter(has_text="34 / 40").locator("a:visible").click()
-        expect(form.locator("body")).to_contain_text("I would ship 4 bits.", timeout=MINUTE)
+        expect(form.locator("body")).to_contain_text("I would ship 4 bits.")
         score = form.locator("input.score#written")
         score.fill("5")
         with page.expect_response(lambda answer: "/api/grade/" in answer.url and answer.request.method == "PUT") as saved:

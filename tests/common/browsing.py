@@ -1,6 +1,8 @@
 """JupyterLab and a real Chromium for tests, and the pictures that are kept."""
 
+import contextlib
 import os
+import random
 import re
 import shutil
 import socket
@@ -13,14 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "artifacts" / "browser"
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 MINUTE = 60_000  # milliseconds
+expect.set_options(timeout=2 * MINUTE)  # Playwright's 5 seconds are too short for a busy machine
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def chromium() -> Iterator[Browser]:
     found = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=2 * MINUTE)
         except Error as error:
             pytest.fail(f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}")
         yield browser
@@ -39,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 def new_page(browser: Browser) -> Page:
     """A page with cookies of its own."""
     page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
-    page.set_default_timeout(MINUTE)
+    page.set_default_timeout(2 * MINUTE)
     return page
 
 
@@ -55,9 +59,11 @@ def menu(page: Page, top: str, item: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nothing listens on, below those that Linux gives to connections: it is not taken until it is used."""
+    while True:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port := random.SystemRandom().randrange(10_000, 32_768)))
+            return port
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -76,17 +82,32 @@ def quiet(settings: Path) -> None:
         path.write_text(text)
 
 
-def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 300) -> None:
     """Until a page is there; a server that has ended fails the test with its log."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            urllib.request.urlopen(address, timeout=5).close()
+            direct.open(address, timeout=30).close()
             return
         except (urllib.error.URLError, OSError):
             assert server.poll() is None, log.read_text(errors="replace")
             time.sleep(0.5)
     pytest.fail(f"{address}: nothing answers\n{log.read_text(errors='replace')}")
+
+
+def stop(server: subprocess.Popen, seconds: float = 120) -> list[psutil.Process]:
+    """End a server and all that it has started; what had to be killed."""
+    if server.poll() is not None:
+        return []
+    started = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    server.terminate()
+    left = psutil.wait_procs(started, timeout=seconds)[1]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    server.wait(30)
+    return left
 
 
 @contextmanager
@@ -107,5 +128,4 @@ def jupyterlab(folder: Path, own: Path) -> Iterator[str]:
         wait_for(f"{address}/api", server, log)
         yield address
     finally:
-        server.terminate()
-        server.wait(30)
+        stop(server)

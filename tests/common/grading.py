@@ -91,7 +91,7 @@ def changed(notebook, change):
     return notebook
 
 
-def ended(pids, seconds=30):
+def ended(pids, seconds=60):
     """Whether all these processes end in time. One that nobody has waited for yet counts as ended."""
 
     def runs(pid):
