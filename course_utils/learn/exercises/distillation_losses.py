@@ -135,6 +135,14 @@ def hard_softened(**given):
     return response(**given, hard=given["temperature"])
 
 
+def kl_over_batch(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    """What `F.kl_div` with `batchmean` gives for three dimensions: all tokens, padding too, divided by the batch."""
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    soft = row_kl(log_t, log_s).sum() / len(mask)
+    hard = response(student_logits, teacher_logits, labels, temperature, 1.0, mask)
+    return alpha * hard + (1 - alpha) * temperature**2 * soft
+
+
 # --- features ---
 
 
@@ -298,6 +306,7 @@ EXERCISES = [
             "padding_in_kl": with_change(everywhere=True),
             "divided_by_all": with_change(count=torch.numel),
             "divided_by_batch": with_change(count=len),
+            "kl_over_batch": kl_over_batch,
             "over_classes": with_change(far=lambda log_p, log_q: row_kl(log_p, log_q) / log_p.shape[-1]),
         },
         properties=flows("student_logits", "teacher_logits"),

@@ -213,6 +213,25 @@ def distance_by_pairs(student, teacher):
     return torch.where(size < 1, 0.5 * size**2, size - 0.5).mean()
 
 
+def masked_labels_only(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    hard = F.cross_entropy(student_logits.flatten(0, 1), labels.flatten())
+    target = (teacher_logits.detach() / temperature).softmax(-1)
+    soft = F.kl_div((student_logits / temperature).log_softmax(-1), target, reduction="batchmean")
+    return alpha * hard + (1 - alpha) * temperature**2 * soft
+
+
+def in_single(function):
+    """The same answer computed in single precision."""
+
+    def single(value):
+        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+
+    def answer(*given, **named):
+        return function(*map(single, given), **{name: single(value) for name, value in named.items()})
+
+    return answer
+
+
 RIGHT = {
     "distillation_losses.kl": [
         kl_by_rows,
@@ -221,9 +240,10 @@ RIGHT = {
         lambda student_logits, teacher_logits, temperature: losses.kl(student_logits, teacher_logits, temperature),
     ],
     "distillation_losses.logit_gradient": [gradient_by_entries, gradient, gradient_by_autograd],
-    "distillation_losses.response": [response_by_rows, response, response_of_the_course, response_by_weights],
-    "distillation_losses.feature": [feature_by_entries, feature, feature_of_the_course],
+    "distillation_losses.response": [in_single(response), response_by_rows, response, response_of_the_course, response_by_weights],
+    "distillation_losses.feature": [in_single(feature), feature_by_entries, feature, feature_of_the_course],
     "distillation_losses.attention": [
+        in_single(attention),
         attention,
         attention_clamped,
         lambda student_map, teacher_map, mask: losses.attention_maps(student_map, teacher_map, mask),
@@ -281,6 +301,7 @@ WRONG = {
         (lambda **given: padded_mean(**given, divide=torch.sum), "padding_in_kl"),
         (lambda **given: padded_mean(**given, cut=True), "divided_by_all"),
         (lambda **given: padded_mean(**given, cut=True, divide=len), "divided_by_batch"),
+        (masked_labels_only, "kl_over_batch"),
         (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
             + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask) / 7, "over_classes"),
         (response_leaking, "teacher_gradient"),

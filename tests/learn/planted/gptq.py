@@ -168,6 +168,7 @@ def pack_in_words(codes):
 
 RIGHT = {
     "gptq.hessian": [
+        lambda x: (lambda scaled: scaled.T @ scaled)(x * (2 / len(x)) ** 0.5),  # as GPTQ's own code does it
         lambda x: torch.einsum("ni,nj->ij", x, x) * 2 / x.shape[0],
         lambda x: 2 * (x[:, :, None] * x[:, None, :]).mean(0),
         lambda x: gptq.hessian(x.float()),

@@ -108,6 +108,7 @@ RIGHT = {
     "lab_pruner.global_masks": [by_threshold, by_course, one_by_one],
     "lab_pruner.n_of_m": [best_by_sorting, best, masks.n_of_m],
     "lab_pruner.channel_energy": [
+        lambda down, x: (x[:, None] * down).norm(dim=1).square().mean(0),
         energy_from_output,
         lambda down, x: x.square().mean(0) * down.square().sum(0),
         lambda down, x: groups.score(down, 2 / len(x) * x.T @ x) / 2,
