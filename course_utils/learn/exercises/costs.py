@@ -99,6 +99,7 @@ EXERCISES = [
         trials=6,
         mistakes={
             "all_columns": lambda rows, columns: rows * columns**2,
+            "about": lambda rows, columns: rows * columns**2 / 2,
             "without_half": lambda rows, columns: rows * columns * (columns - 1),
             "itself_too": lambda rows, columns: rows * columns * (columns + 1) // 2,
             "one_row": lambda rows, columns: columns * (columns - 1) // 2,

@@ -98,6 +98,7 @@ WRONG = {
     ],
     "costs.walk_multiplications": [
         (lambda rows, columns: rows * columns * columns, "all_columns"),
+        (lambda rows, columns: 0.5 * rows * columns * columns, "about"),
         (lambda rows, columns: rows * (columns**2 - columns), "without_half"),
         (lambda rows, columns: rows * sum(range(columns + 1)), "itself_too"),
         (lambda rows, columns: math.comb(columns, 2), "one_row"),
