@@ -17,7 +17,7 @@ from course_utils.models import walk
 from course_utils.quantization import compressed
 from course_utils.quantization.compressed import Compressed, digest, digests
 from course_utils.quantization.grids import Grid, exact_half
-from course_utils.quantization.layer import naming
+from course_utils.quantization.layer import KINDS, naming
 
 CHECKSUMS = "checksums.json"
 WEIGHTS = "model.safetensors"
@@ -32,10 +32,14 @@ def model_of(what: Compressed | PreTrainedModel) -> PreTrainedModel:
 
 
 def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str) -> dict[str, Any]:
-    """The layers of a class, by name. Raises CompressionError if there are none."""
-    found = {name: module for name, module in model.named_modules() if type(module) in (kind if isinstance(kind, tuple) else (kind,))}
+    """The layers of a class, by name. Raises CompressionError if there are none, or compressed ones of other classes too."""
+    packed = {name: module for name, module in model.named_modules() if type(module).__name__ in KINDS}
+    found = {name: module for name, module in packed.items() if isinstance(module, kind)}
     if not found:
         raise CompressionError(f"model: holds no layers of this format; compress it with {wanted} first.")
+    others = [f"{name} ({type(module).__name__})" for name, module in packed.items() if name not in found]
+    if others:
+        raise CompressionError(f"model: besides layers of this format it holds {others[0]}; compress all of it with {wanted}.")
     return found
 
 

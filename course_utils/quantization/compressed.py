@@ -159,6 +159,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def load(folder: str | Path) -> PreTrainedModel:
     """A model that `Compressed.save` wrote, ready to generate: bit for bit the one that was saved.
 
+    What no file holds, such as rotary frequencies, is computed anew: in float32, even where `half()` had rounded it.
     Raises CompressionError if a file is missing, truncated, altered, or does not belong to the others.
     """
     folder = Path(folder)

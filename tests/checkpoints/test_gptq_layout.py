@@ -180,6 +180,10 @@ def test_errors(tmp_path, written):
     walk.replace(mixed.model, "model.layers.0.mlp.up_proj", QuantizedLinear.of(result, None))
     with pytest.raises(CompressionError, match="differ in bits"):
         layout.write(mixed, tmp_path / "a")
+    other = nf4.quantize(tiny()).model.model.layers[0].mlp.up_proj
+    walk.replace(mixed.model, "model.layers.0.mlp.up_proj", other)
+    with pytest.raises(CompressionError, match=r"besides layers of this format it holds model.layers.0.mlp.up_proj \(BlockwiseLinear\)"):
+        layout.write(mixed, tmp_path / "a")
     with pytest.raises(CompressionError, match="checkpoint_format='marlin'"):
         layout.write(rtn.quantize(tiny()), tmp_path / "a", checkpoint_format="marlin")
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob(".a-*"))
