@@ -136,11 +136,15 @@ def _may_be_disturbed(lab: Lab, test: Cell, submission: Submission, result: dict
 
 
 def _alone(lab: Lab, test: Cell, submission: Submission, address: str, limits: Limits, seed: int) -> dict[str, Any]:
-    """The test once more, with only its own answers in a new worker and the solution's functions for all others."""
+    """The test once more, with only its own answers in a new worker and the solution's functions for those before them.
+
+    Not for those after them: of two answers that each call the other, both would be right.
+    """
     session = Session(address, limits, seed=seed, shared=lab.namespace)
     try:
         failed = {}
-        for answer in lab.answers:
+        last = max((place for place, answer in enumerate(lab.answers) if answer.grade_id in test.of), default=-1)
+        for answer in lab.answers[: last + 1]:
             if answer.code and answer.grade_id in test.of and answer.grade_id in submission.answers:
                 source = submission.answers[answer.grade_id]
                 failed[answer.grade_id] = session.run(answer.grade_id, source, list(answer.names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,7 @@ def _run(make: Callable[..., Any], bits: int, group_size: int) -> Problem:
         except Exception as error:
             return "raised", {"type": type(error).__name__, "said": error}
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        stored = _stored(folder)
     if result is None or result is ...:
         return "not_attempted", {}
     if type(result) not in (tuple, list) or len(result) != 2 or type(result[0]) not in (int, float):
@@ -69,11 +71,22 @@ def _run(make: Callable[..., Any], bits: int, group_size: int) -> Problem:
         return "wrong_bytes", {"said": result[0], "size": sum(sizes)}
     if not _same(model.state_dict(), before):
         return "model_changed", {}
-    problem = _problem_of_model(result[1], want, folder, bits)
+    problem = _problem_of_model(result[1], want, folder, stored, bits)
     return (problem, {}) if problem else ("right", {"files": len(sizes), "size": sum(sizes)})
 
 
-def _problem_of_model(loaded: Any, want: nn.Module, folder: Path, bits: int) -> str:
+def _stored(folder: Path) -> dict[str, Tensor]:
+    """The tensors in the folder's files."""
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = {}
+    for file in folder.rglob("*.safetensors"):
+        with contextlib.suppress(Exception):  # a file that cannot be read holds none
+            found |= load_file(file)
+    return found
+
+
+def _problem_of_model(loaded: Any, want: nn.Module, folder: Path, stored: dict[str, Tensor], bits: int) -> str:
     from transformers import PreTrainedModel
 
     from course_utils.quantization import QuantizedLinear
@@ -85,7 +98,7 @@ def _problem_of_model(loaded: Any, want: nn.Module, folder: Path, bits: int) -> 
     )
     if set(found) != set(right) or any((m.bits, m.groups) != (bits, right[name].groups) for name, m in found.items()):
         return "not_packed"
-    if str(loaded.name_or_path) != str(folder):
+    if str(loaded.name_or_path) != str(folder) or not _same(stored, loaded.state_dict()):
         return "not_from_disk"
     if not _same(loaded.state_dict(), want.state_dict()):
         return "layer_unused"

@@ -163,6 +163,10 @@ def needs_the_other(notebook):
     by_id(notebook)["double"]["source"] = "def double(x):\n    assert hessian(torch.eye(2)).equal(torch.eye(2))\n    return 2 * x"
 
 
+def each_needs_the_other(notebook):
+    by_id(notebook)["double"]["source"] = "def double(x):\n    return int(hessian(torch.ones(1, 1)).item()) * x"
+
+
 def extra_cells(notebook):
     for place in range(len(notebook["cells"]), -1, -1):
         cell = {"cell_type": "code", "id": f"extra-{place}", "metadata": {}, "outputs": [], "execution_count": None}
@@ -196,6 +200,7 @@ NOTEBOOKS = {  # name: (the hessian cell, change of the notebook, right score)
     "redefines an earlier function": (WRONG, redefined_later, 7),
     "wrong, and a right answer needs it": (WRONG, needs_the_other, 7),
     "not there, and a right answer needs it": ("raise ValueError", needs_the_other, 7),
+    "two answers that each call the other": ("def hessian(x):\n    return double(1) / len(x) * (x.T @ x)", each_needs_the_other, 7),
     "right, redefined later": (GOOD, redefined_later, 12),
     "right, a grade_id used twice": (GOOD, claimed_twice, 12),
     "right, extra cells that would end it": (GOOD, extra_cells, 12),

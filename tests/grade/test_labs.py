@@ -130,6 +130,13 @@ def not_saved(model, calibration, folder, bits, group_size, layer):
     return 1000, quantized(model, calibration, bits, group_size, layer).model
 
 
+def writes_something_else(model, calibration, folder, bits, group_size, layer):
+    made = quantized(model, calibration, bits, group_size, layer).model
+    folder.mkdir()
+    made.name_or_path = str(folder)
+    return (folder / "weights.safetensors").write_text("hello"), made
+
+
 def changes_the_model(model, calibration, folder, bits, group_size, layer):
     done = right(model, calibration, folder, bits, group_size, layer)
     with torch.no_grad():
@@ -145,6 +152,7 @@ WRONG = [
     (with_model(lambda made, folder, model: folder), "not_loaded"),
     (with_model(lambda made, folder, model: made.model), "not_from_disk"),
     (with_model(lambda made, folder, model: model), "not_packed"),
+    (writes_something_else, "not_from_disk"),
     (own_settings, "not_packed"),
     (rounding, "layer_unused"),
     (default_layer, "layer_unused"),
