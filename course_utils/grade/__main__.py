@@ -27,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "run":
             return grade(chosen)
         if chosen.command == "submit":
-            from .submit import submit
+            from .submit import find, submit
 
-            notebook = chosen.notebook or Path("labs", chosen.lab, f"{chosen.lab}.ipynb")
+            notebook = chosen.notebook or find(chosen.lab)
             for line in submit(notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb")):
                 print(line)
             return 0
@@ -80,7 +80,7 @@ def add_report(commands: Any) -> None:
 def add_submit(commands: Any) -> None:
     hand_in = commands.add_parser("submit", help="make the file to hand in from a lab's notebook")
     hand_in.add_argument("lab", help="for example lab-3.1-gptq")
-    hand_in.add_argument("--notebook", type=Path, help="default: labs/LAB/LAB.ipynb")
+    hand_in.add_argument("--notebook", type=Path, help="default: LAB.ipynb in labs/LAB, in this folder, or in the course's labs/LAB")
     hand_in.add_argument("--out", type=Path, help="default: LAB-submission.ipynb")
 
 

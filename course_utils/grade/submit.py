@@ -10,7 +10,23 @@ from course_utils.errors import CompressionError
 from .build import write
 from .release import read
 
+ROOT = Path(__file__).resolve().parents[2]
 BLANK = ("raise NotImplementedError()", "YOUR ANSWER HERE")
+
+
+def find(lab: str) -> Path:
+    """The lab's notebook where a learner has it: in labs/ here, in this folder, else in labs/ of the course.
+
+    Raises CompressionError if it is in none of them.
+    """
+    name = f"{lab}.ipynb"
+    places = [Path("labs", lab, name), Path(name), ROOT / "labs" / lab / name]
+    for place in places:
+        if place.is_file():
+            return place
+    raise CompressionError(
+        f"{lab}: no such lab in {', '.join(str(place.parent) for place in places)}; name its notebook with --notebook."
+    )
 
 
 def submit(notebook: Path, out: Path) -> list[str]:
@@ -37,7 +53,7 @@ def submit(notebook: Path, out: Path) -> list[str]:
         f"{cell.metadata.nbgrader.grade_id}: {'not attempted' if blank(cell.source) else 'answered'}"
         for cell in answers
     ]
-    return [*lines, f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
+    return [f"From {notebook}", *lines, f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
 
 
 def blank(source: str) -> bool:

@@ -27,11 +27,11 @@ def test_the_file_holds_the_answers_and_nothing_else(lab, tmp_path):
     made = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
     assert [(c.id, c.source, c.metadata) for c in made.cells] == [(c.id, c.source, c.metadata) for c in notebook.cells]
     assert "secret" not in (tmp_path / "mine.ipynb").read_text() and "widgets" not in made.metadata
-    assert said[0] == "answer: answered" and "SHA-256" in said[-1]
+    assert said[:2] == [f"From {lab}", "answer: answered"] and "SHA-256" in said[-1]
 
 
 def test_an_untouched_answer_is_said_to_be_so(lab, tmp_path):
-    assert submit.submit(lab, tmp_path / "mine.ipynb")[0] == "answer: not attempted"
+    assert submit.submit(lab, tmp_path / "mine.ipynb")[1] == "answer: not attempted"
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,12 @@ def test_the_command(lab, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(lab.parents[2])
     assert cli.main(["submit", "lab-0"]) == 0
     assert (lab.parents[2] / "lab-0-submission.ipynb").is_file() and "answer: not attempted" in capsys.readouterr().out
-    assert cli.main(["submit", "lab-9"]) == 2 and "lab-9" in capsys.readouterr().err
+    assert cli.main(["submit", "lab-9"]) == 2 and "lab-9: no such lab in labs" in capsys.readouterr().err
+
+
+def test_the_notebook_is_found_from_its_own_folder_and_from_anywhere(lab, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(lab.parent)
+    assert cli.main(["submit", "lab-0"]) == 0 and "From lab-0.ipynb" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submit, "ROOT", lab.parents[2])
+    assert cli.main(["submit", "lab-0"]) == 0 and f"From {lab}" in capsys.readouterr().out
