@@ -86,7 +86,7 @@ def test_what_did_not_run_is_flagged(results):
 
 def test_a_wrong_answer_is_named(results):
     cells = {c["grade_id"]: c for c in results["edits a test"]["cells"]}
-    assert cells["hessian-test"]["mistake"] is None and "Not yet." in cells["hessian-test"]["message"]
+    assert cells["hessian-test"]["mistake"] == "factor_forgotten" and "Not yet." in cells["hessian-test"]["message"]
     cells = {c["grade_id"]: c for c in results["an alarm handler"]["cells"]}
     assert cells["pack-test"]["score"] == 4
 
@@ -224,7 +224,7 @@ def test_the_class_report(results, course):
         student: round(100 * result["score"] / 14, 1) for student, result in results.items()
     }
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/png") == 1 and "學生" in text and "&quot;" in text and "<script" not in text
+    assert text.count("data:image/png") == 2 and "學生" in text and "&quot;" in text and "<script" not in text
 
 
 def test_totals_are_drawn_where_there_are_any():

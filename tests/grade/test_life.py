@@ -93,6 +93,6 @@ def test_a_later_step_of_the_sandbox_that_is_refused_is_named_before_anybody_is_
 
 def test_bubblewrap_that_does_not_answer_is_not_used(monkeypatch):
     monkeypatch.setattr(bubblewrap, "WAIT", 0.2)
-    monkeypatch.setattr(bubblewrap, "command", lambda root: ["sh", "-c", "sleep 60"])
+    monkeypatch.setattr(bubblewrap, "command", lambda root: ["sh", "-c", "exec sleep 60"])
     monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert "timed out after 0.2 seconds" in bubblewrap.problem.__wrapped__()
