@@ -42,6 +42,7 @@ class Session:
         ]
         self.keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.keeper.connect(address)
+        self.keeper.settimeout(limits.total)
         self.channel: socket.socket | None = None
         self.cells: list[tuple[str, str, list[str]]] = []  # what a new worker has to run again
         self.references: dict[str, Callable[..., Any]] = {}
@@ -298,7 +299,7 @@ class Session:
         return int(code) if code.lstrip("-").isdigit() else 0
 
     def _ask(self, order: bytes, *channel: socket.socket) -> str:
-        """What the keeper answers; '' if it is gone, and then nothing is known about the submission."""
+        """What the keeper answers; '' if it is gone or does not answer, and then nothing is known about the submission."""
         answer = b""
         with contextlib.suppress(OSError):
             socket.send_fds(self.keeper, [order], [one.fileno() for one in channel])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from course_utils.errors import CompressionError
 from . import bubblewrap
 from .sandbox import Limits
 
+LONGEST = 107  # bytes of a socket's path on Linux
+
 
 class Zygote:
     """The process that forks workers for one lab. A context manager; everything it started ends with it."""
@@ -25,6 +28,8 @@ class Zygote:
     ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="course-grade-", ignore_cleanup_errors=True)
         self.address = f"{self.folder.name}/zygote"
+        if len(os.fsencode(self.address)) > LONGEST:
+            raise CompressionError(f"{tempfile.gettempdir()}: too long a path for a socket; set TMPDIR to a shorter one, such as /tmp.")
         (root := Path(self.folder.name, "root")).mkdir()
         if data is not None:  # a copy, so that the solution beside it is nowhere near
             given = Path(self.folder.name, "data")

@@ -4,13 +4,16 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 
 import grading
 import psutil
 import pytest
 from tqdm import tqdm
 
+from course_utils.errors import CompressionError
 from course_utils.grade import bubblewrap, judge, lab, run, sandbox
 from course_utils.grade.session import Session
 from course_utils.grade.submission import Submission
@@ -50,13 +53,20 @@ def opened(tmp_path_factory):
     return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
 
 
+def children(zygote):
+    """Its keepers, once there are any."""
+    while not (found := psutil.Process(zygote.process.pid).children()):
+        time.sleep(0.01)
+    return found
+
+
 def test_what_starts_the_workers_is_gone_and_no_learner_pays(opened, monkeypatch):
     """The keeper is killed during the last test: a fault, and no score of 0."""
     real = judge._test
 
     def test(lab_, cell, *others):
         if cell is opened.tests[-1]:
-            for keeper in psutil.Process(zygote.process.pid).children():
+            for keeper in children(zygote):
                 keeper.kill()
                 keeper.wait(60)
         return real(lab_, cell, *others)
@@ -64,6 +74,27 @@ def test_what_starts_the_workers_is_gone_and_no_learner_pays(opened, monkeypatch
     monkeypatch.setattr(judge, "_test", test)
     with Zygote(opened.prelude, LIMITS, kind="none") as zygote, pytest.raises(judge.MachineFault, match="is gone"):
         judge.grade(opened, Submission(answers=grading.ANSWERS), zygote.address, LIMITS, seed=1, kind="none")
+
+
+def test_what_starts_the_workers_hangs_and_nobody_waits_for_ever():
+    with Zygote([], LIMITS, kind="none") as zygote:
+        session = Session(zygote.address, sandbox.Limits(total=3))
+        (keeper,) = children(zygote)
+        keeper.suspend()
+        try:
+            assert session.run("cell", "x = 1", ["x"])["said"] == "no worker could be started"
+            assert session.broken
+        finally:
+            keeper.kill()
+            session.close()
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_named(tmp_path, monkeypatch):
+    (long := tmp_path / ("x" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(CompressionError, match="too long a path for a socket; set TMPDIR"):
+        Zygote([], LIMITS)
+    assert list(long.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["namespaces", "none"])
