@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate, default 0.001")
     a = parser.parse_args()
     parallel.start()
-    teacher, tokenizer = load(a.teacher)
+    teacher, tokenizer = load(a.teacher, device=str(parallel.device()))
     data = token_windows(tokenizer, "train", a.windows, a.context, a.seed)
     student = students.from_layers(
         teacher, [int(i) for i in a.layers.split(",")], hidden=a.hidden, mlp=a.mlp, heads=a.heads, calibration=data[:32]

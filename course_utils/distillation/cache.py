@@ -68,10 +68,11 @@ def vocabulary_of(role: str, model: PreTrainedModel) -> int:
 
 
 def fingerprint(tensor: Tensor | None) -> str | None:
-    """A hash of integers, whatever their width; None for None."""
+    """A hash of a tensor's shape and integers, whatever their width; None for None."""
     if tensor is None:
         return None
-    return hashlib.sha256(tensor.detach().cpu().long().contiguous().numpy().tobytes()).hexdigest()[:16]
+    content = tensor.detach().cpu().long().contiguous().numpy().tobytes()
+    return hashlib.sha256(json.dumps(list(tensor.shape)).encode() + content).hexdigest()[:16]
 
 
 def keep_top(logits: Tensor, k: int, temperature: float) -> TopK:

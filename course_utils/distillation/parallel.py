@@ -18,11 +18,20 @@ from torch import Tensor
 from course_utils.errors import CompressionError
 
 
+def device() -> torch.device:
+    """Where this process should work: a GPU of its own where there are GPUs, else the processor."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def start() -> bool:
-    """Join the other processes if torchrun started this one (gloo on a CPU, nccl on GPUs)."""
+    """Join the other processes if torchrun started this one (gloo for tensors on the CPU, nccl for those on GPUs)."""
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return dist.is_initialized()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return True
 
 

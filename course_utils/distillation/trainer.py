@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
+from course_utils.models import walk
 from course_utils.models.data import mean_loss
 from course_utils.quantization.compressed import Compressed
 
@@ -84,6 +85,7 @@ def train(
             raise CompressionError(f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}.")
     for one in teachers:
         check_vocabulary(student, one)
+        walk.check_context("data", data.shape[1], one)
     if tokenizers is not None:
         check_tokenizers(*tokenizers)
     objective = _objective(loss, student, teacher)
@@ -228,6 +230,7 @@ def check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
     size = vocabulary_of("student", student)
     if ids.min() < 0 or ids.max() >= size:
         raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the student's tokenizer.")
+    walk.check_context(name, ids.shape[1], student)
 
 
 def _moved(seen: View, device) -> View:

@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
+from course_utils.models.walk import longest_context
 from course_utils.world import Choice, Generate
 
-from .subject import Subject, longest_context, scoring
+from .subject import Subject, scoring
 
 NEW_TOKENS = 96  # a generated answer is cut here
 LOGITS = 2**25  # most entries of one batch of logits

@@ -11,11 +11,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
+from course_utils.models.walk import longest_context
 from course_utils.quantization.compressed import Compressed
 
 from .memory import bytes_in_memory
 from .perplexity import Perplexity, perplexity
-from .subject import Subject, describe, longest_context, name_of, runnable
+from .subject import Subject, describe, name_of, runnable
 from .tasks import Score, task_scores
 from .text import Text
 

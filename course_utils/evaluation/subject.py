@@ -20,7 +20,7 @@ def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
     model = subject.model if isinstance(subject, Compressed) else subject
     if not isinstance(model, PreTrainedModel) or not model.can_generate() or model.config.is_encoder_decoder:
         raise CompressionError(f"model: expected a causal language model with its head, got {type(model).__name__}.")
-    longest = longest_context(model)
+    longest = walk.longest_context(model)
     if context is not None and longest is not None and context > longest:
         raise CompressionError(f"context={context}: {name_of(subject)} reads at most {longest} tokens; choose fewer.")
     return model
@@ -49,10 +49,6 @@ def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrained
             walk.replace(model, name, module)
         for part, mode in modes.items():
             part.training = mode
-
-
-def longest_context(model: PreTrainedModel) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)
 
 
 def name_of(subject: Subject) -> str:

@@ -83,15 +83,31 @@ class _Captured(Exception):
     pass
 
 
+def longest_context(model: nn.Module) -> int | None:
+    """How many tokens the model can read at once, as far as its config says."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
+
+
+def check_context(name: str, tokens: int, model: nn.Module) -> None:
+    longest = longest_context(model)
+    if longest is not None and tokens > longest:
+        raise CompressionError(f"{name}: sequences of {tokens} tokens, but the model reads at most {longest}; cut them shorter.")
+
+
 def check_calibration(calibration: Tensor, model: nn.Module) -> Tensor:
-    """Token ids (sequences, context). Raises CompressionError when there are none, or some that `model` has no row for."""
-    if not isinstance(calibration, Tensor) or calibration.dim() != 2 or calibration.numel() == 0:
+    """Token ids (sequences, context) as integers of 64 bits.
+
+    Raises CompressionError when there are none, or some that `model` has no row or no place for.
+    """
+    wrong = not isinstance(calibration, Tensor) or calibration.dim() != 2 or calibration.numel() == 0
+    if wrong or calibration.is_floating_point():
         raise CompressionError("calibration: expected token ids of shape (sequences, context), at least one of each.")
     ids = calibration.long()
     if isinstance(model, PreTrainedModel):
         vocabulary = model.get_input_embeddings().num_embeddings
         if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
             raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
+        check_context("calibration", ids.shape[1], model)
         tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding) and n.endswith(("wpe", "positions", "position_embeddings"))]
         longest = getattr(model.config, "max_position_embeddings", None)
         if tables and longest and ids.shape[1] > longest:

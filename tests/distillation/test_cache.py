@@ -103,8 +103,9 @@ def test_effect_of_k_names_bytes_and_bias(make, ids):
 def test_caches_that_do_not_fit_are_refused(make, ids, tmp_path):
     teacher, student = make("llama"), make("llama", layers=1)
     stored = cache.write(teacher, ids, tmp_path, k=4, progress=False)
-    with pytest.raises(CompressionError, match="other data"):
-        distillation.train(student, stored, ids.flip(0), steps=1, progress=False)
+    for other in (ids.flip(0), ids.view(-1, 6)):
+        with pytest.raises(CompressionError, match="other data"):
+            distillation.train(student, stored, other, steps=1, progress=False)
     with pytest.raises(CompressionError, match="takes a cache, not a model"):
         distillation.train(student, teacher, ids, loss=objectives.CachedResponse(), steps=1, progress=False)
     with pytest.raises(CompressionError, match="takes a model, not a cache"):

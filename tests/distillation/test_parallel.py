@@ -79,6 +79,20 @@ def test_one_process_is_a_world_of_one(ids):
     assert torch.equal(parallel.share(rows), rows) and parallel.total(2.5, rows) == 2.5
 
 
+def test_processes_on_gpus_have_one_each_and_can_still_sum_on_the_processor(monkeypatch):
+    """nccl alone refuses tensors on the CPU, where a model may be although there is a GPU."""
+    asked: list = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(parallel.dist, "init_process_group", asked.append)
+    assert parallel.start()
+    gpu, backends = asked
+    assert gpu == parallel.device() == torch.device("cuda", 1)
+    assert dict(pair.split(":") for pair in backends.split(",")) == {"cpu": "gloo", "cuda": "nccl"}
+
+
 def test_shares_cover_the_batch(monkeypatch):
     monkeypatch.setattr(parallel, "world", lambda: 3)
     parts = []

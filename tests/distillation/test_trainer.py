@@ -338,7 +338,7 @@ def test_bad_input_is_named(duo, ids, make):
     teacher, student = duo
     for change, word in (
         ({"data": ids[:0]}, "data"), ({"data": ids[:, :1]}, "data"), ({"data": ids + 50}, "outside 0 … 49"),
-        ({"data": ids.float()}, "data"), ({"validation": ids[:0]}, "validation"), ({"loss": "logits"}, "loss"),
+        ({"data": ids.float()}, "data"), ({"data": ids.repeat(1, 6)}, "data: sequences of 72 tokens.*at most 64"), ({"validation": ids[:0]}, "validation"), ({"loss": "logits"}, "loss"),
         ({"teacher": None}, "needs one teacher"), ({"teacher": []}, "empty list"), ({"steps": 0}, "steps"),
         ({"batch": 0}, "batch"), ({"peak": -1.0}, "peak"), ({"peak": float("nan")}, "peak"), ({"keep": "first"}, "keep"),
         ({"patience": 3}, "validation"), ({"mask": ids[:, 1:] > 0}, "mask"), ({"mask": ids < 0}, "mask"),

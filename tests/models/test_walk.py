@@ -134,7 +134,7 @@ def test_watched_inputs_are_those_of_the_whole_model(tiny, ids):
         torch.testing.assert_close(x, expected[module], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [None, torch.zeros(0, 5), torch.zeros(5), [[1, 2]]])
+@pytest.mark.parametrize("bad", [None, torch.zeros(0, 5).long(), torch.zeros(5).long(), [[1, 2]], torch.ones(2, 3)])
 def test_calibration_must_be_there(tiny, bad):
     with pytest.raises(CompressionError, match="calibration"):
         walk.check_calibration(bad, tiny)
@@ -148,6 +148,15 @@ def test_token_ids_must_be_in_the_vocabulary(tiny, ids):
         bad[-1, -1] = wrong
         with pytest.raises(CompressionError, match=f"calibration: holds token ids outside 0 to {rows - 1}"):
             walk.check_calibration(bad, tiny)
+
+
+def test_sequences_must_fit_into_the_context(tiny, ids):
+    """One token too many is an index error of torch with learned positions, and a silent guess with rotary ones."""
+    longest = walk.longest_context(tiny)
+    whole = ids[:1].repeat(1, longest)[:, : longest + 1]
+    walk.check_calibration(whole[:, :-1], tiny)
+    with pytest.raises(CompressionError, match=f"calibration: sequences of {longest + 1} tokens.*at most {longest}"):
+        walk.check_calibration(whole, tiny)
 
 
 def test_parameters_must_be_finite(tiny):
