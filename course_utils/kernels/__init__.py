@@ -28,14 +28,14 @@ def compiled_for(x: Tensor, columns: int) -> bool:
     Not while torch traces or compiles, because they are not torch operators.
     """
     return (
-        x.dtype in DTYPES
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.dtype in DTYPES
         and x.device.type == "cpu"
         and x.shape[-1:] == (columns,)
         and 0 < x.numel() <= MOST_TOKENS * columns
         and not (x.requires_grad and torch.is_grad_enabled())
         and type(x) in (Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and bool(cpu.variants())
     )
 

@@ -28,8 +28,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     check_codes(codes, bits)
     rows, columns = codes.shape
     stream = (codes.to(torch.uint8)[..., None] >> _shifts(bits, codes.device)) & 1
-    stream = torch.nn.functional.pad(stream.reshape(rows, -1), (0, -columns * bits % 8))
-    return (stream.view(rows, -1, 8) << _shifts(8, codes.device)).sum(-1, dtype=torch.uint8)
+    stream = torch.nn.functional.pad(stream.reshape(rows, columns * bits), (0, -columns * bits % 8))
+    return (stream.view(rows, packed_width(columns, bits), 8) << _shifts(8, codes.device)).sum(-1, dtype=torch.uint8)
 
 
 def check_codes(codes: Tensor, bits: int) -> None:
@@ -56,8 +56,8 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     rows = packed.shape[0]
     if 8 % bits == 0:  # whole codes in each byte
         shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(rows, -1)[:, :columns]
-    stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).reshape(rows, -1)[:, : columns * bits]
+        return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(rows, packed.shape[1] * (8 // bits))[:, :columns]
+    stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).reshape(rows, packed.shape[1] * 8)[:, : columns * bits]
     return (stream.reshape(rows, columns, bits) << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
 
 

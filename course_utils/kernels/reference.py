@@ -12,7 +12,7 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tens
     work = torch.promote_types(dtype, torch.float32)
     shape = (weight.rows, weight.groups, weight.columns // weight.groups)
     real = scale[..., None].to(work) * (codes.view(shape).to(work) - zero[..., None].to(work))
-    return real.view(weight.rows, -1).to(dtype)
+    return real.view(weight.rows, weight.columns).to(dtype)
 
 
 def round_tokens(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,17 @@ def test_integer_products_do_not_overflow_at_the_width_allowed(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
+def test_no_rows_and_no_tokens(name):
+    for rows, tokens in ((0, 2), (3, 0), (0, 0)):
+        weight, x = kernels.from_codes(torch.zeros(rows, 8), torch.ones(rows, 2)), torch.ones(tokens, 8)
+        for activations in kernels.ACTIVATIONS:
+            assert run(name, x, weight, None, activations).shape == (tokens, rows)
+        if name != "reference":
+            found = kernels.cpu.integer_product(x.to(torch.int8), torch.ones(rows, 8, dtype=torch.int8), variant=name)
+            assert found.shape == (tokens, rows)
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_groups_so_large_that_sums_leave_32_bits(name):
     columns = 2**17
     for code, zero in ((255, 0), (0, 255)):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from course_utils.errors import CompressionError
-from course_utils.kernels.packing import packed_width
+from course_utils.kernels.packing import pack_planes, packed_width, unpack_planes
 from course_utils.quantization import pack, unpack
 
 
@@ -44,6 +44,14 @@ def test_property_every_byte_is_some_code_when_bits_divide_eight(data, bits, col
     width = packed_width(columns * 8 // bits, bits)
     stored = torch.from_numpy(data.draw(arrays(np.uint8, (2, width))))
     assert torch.equal(pack(unpack(stored, bits, columns * 8 // bits), bits), stored)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_nothing_is_packed_to_nothing(bits):
+    for shape in ((0, 8), (3, 0), (0, 0)):
+        codes = torch.zeros(shape, dtype=torch.uint8)
+        assert torch.equal(unpack(pack(codes, bits), bits, shape[1]), codes)
+        assert torch.equal(unpack_planes(pack_planes(codes, bits), bits, shape[1]), codes)
 
 
 def test_low_nibble_first():

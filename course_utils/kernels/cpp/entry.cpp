@@ -39,6 +39,7 @@ const Kernels* found(int i) {  // the i-th of those that run here, best first
 
 template <typename Work>
 void share(int64_t rows, int threads, Work work) {
+    if (rows == 0) return;  // the loop below would make steps of 0
     const int64_t chunk = ((rows + threads - 1) / threads + ROWS - 1) / ROWS * ROWS;
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
     for (int64_t first = 0; first < rows; first += chunk) work(Range{first, first + chunk < rows ? first + chunk : rows});
