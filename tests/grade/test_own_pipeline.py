@@ -1,0 +1,44 @@
+"""Lab 3.4's last exercise has no check of its own: its test cell on pipelines that do and do not keep the rules."""
+
+import pytest
+
+from course_utils.grade import lab
+from course_utils.learn import catalogue
+
+PRUNED, PACKED = ("channels", {"keep": 0.25}), ("quantize", {"bits": 3})
+RIGHT = [
+    [PRUNED, ("student", {"keep": 0.6, "steps": 60}), PACKED],
+    (["channels", {"keep": 128}], ["layers", {"keep": 3}], ["distil", {"steps": 20, "peak": 2e-3}], ["quantize", {"bits": 2, "method": "awq"}]),
+    [("student", {"keep": 3}), ("quantize", {"bits": 2, "method": "gptq"})],
+]  # fmt: skip
+WRONG = [
+    ([], "nothing is pruned"),
+    ([("distil", {"steps": 10}), PACKED], "nothing is pruned"),
+    ([PRUNED, PACKED], "train after the last pruning"),
+    ([("distil", {"steps": 10}), PRUNED, PACKED], "train after the last pruning"),
+    ([("student", {"keep": 0.6, "steps": 10}), PRUNED, PACKED], "train after the last pruning"),
+    ([PRUNED, PACKED, ("distil", {"steps": 10})], "the last step must be quantize"),
+    ([PRUNED, ("student", {"keep": 0.6, "steps": 61}), PACKED], "60 or fewer"),
+    ([PRUNED, ("student", {"keep": 0.6}), ("distil", {"steps": 30}), PACKED], "60 or fewer"),
+    ([PRUNED, ("distil", {"steps": 0}), PACKED], "at least 1 each time"),
+    ([PRUNED, ("distil", {"steps": -500}), ("distil", {"steps": 500}), PACKED], "at least 1 each time"),
+    ([("layers", {"keep": 4}), ("distil", {"steps": 1}), ("quantize", {"bits": 8})], "over the budget"),
+]
+
+
+@pytest.fixture(scope="module")
+def points():
+    opened = lab.load(catalogue.ROOT, "lab-3.4-pipeline")
+    test = next(test for test in opened.tests if test.grade_id == "my-pipeline-test")
+    return lambda steps: lab.run_test(test.source, {**opened.namespace, "my_pipeline": lambda: steps}, test.points)
+
+
+@pytest.mark.parametrize("steps", RIGHT)
+def test_a_pipeline_that_keeps_the_rules_gets_the_points(points, steps):
+    assert points(steps) == 8
+
+
+@pytest.mark.parametrize(("steps", "said"), WRONG)
+def test_a_pipeline_that_breaks_one_is_told_which(points, steps, said):
+    with pytest.raises(AssertionError, match=said):
+        points(steps)
