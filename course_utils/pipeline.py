@@ -114,7 +114,10 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
 
 @torch.no_grad()
 def unpacked(model: nn.Module) -> nn.Module:
-    """The model itself, or a copy in which each packed layer is an ordinary linear layer with the same weight Ŵ."""
+    """The model itself, or a copy in which each packed layer is an ordinary linear layer with the same weight Ŵ.
+
+    The weight is in the model's own precision.
+    """
     names = [name for name, module in model.named_modules() if type(module).__name__ in KINDS]
     if not names:
         return model
@@ -122,7 +125,7 @@ def unpacked(model: nn.Module) -> nn.Module:
     for name in names:
         packed: Any = model.get_submodule(name)
         dense = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None, device="meta")
-        dense.weight = nn.Parameter(packed.weight.float().clone())
+        dense.weight = nn.Parameter(packed.weight.to(model.dtype).clone())
         if packed.bias is not None:
             dense.bias = nn.Parameter(packed.bias.detach().clone())
         walk.replace(model, name, dense)

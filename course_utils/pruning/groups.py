@@ -4,6 +4,8 @@ A layer computes Y = X Wᵀ with X (tokens, in). Its inputs come in groups g of 
 (size 1), one attention head (head_dim). H = (2/N) XᵀX.
 """
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -66,10 +68,10 @@ def how_many(n: int, keep: int | float, what: str) -> int:
 
     Raises CompressionError unless 1 ≤ count ≤ n.
     """
-    if isinstance(keep, float):
-        count = max(1, n - masks.removed(n, 1 - keep)) if 0 < keep <= 1 else 0
+    if isinstance(keep, Integral):
+        count = 0 if isinstance(keep, bool) else int(keep)
     else:
-        count = keep if isinstance(keep, int) and not isinstance(keep, bool) else 0
+        count = max(1, n - masks.removed(n, 1 - keep)) if isinstance(keep, Real) and 0 < keep <= 1 else 0
     if not 1 <= count <= n:
         raise CompressionError(f"keep={keep}: give a fraction above 0 and up to 1.0, or a count from 1 to {n} {what}.")
     return count

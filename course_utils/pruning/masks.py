@@ -5,6 +5,7 @@ are settled in favour of the lower index, and masks of growing sparsity are nest
 """
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ def removed(n: int, sparsity: float) -> int:
 
     Raises CompressionError unless 0 ≤ sparsity ≤ 1.
     """
-    if not isinstance(sparsity, int | float) or not 0 <= sparsity <= 1:
-        raise CompressionError(f"sparsity={sparsity}: choose a fraction from 0 (nothing goes) to 1 (everything goes).")
-    return min(n, math.floor(sparsity * n + 0.5))
+    if not isinstance(sparsity, Real) or not 0 <= sparsity <= 1:
+        raise CompressionError(f"sparsity={sparsity!r}: choose a number from 0 (nothing goes) to 1 (everything goes).")
+    return min(n, math.floor(float(sparsity) * n + 0.5))
 
 
 def top(score: Tensor, keep: int) -> Tensor:
@@ -91,6 +92,8 @@ def columns(score: Tensor, sparsity: float) -> Tensor:
 
 def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """One ranking over all the matrices together: the lowest-scored fraction of all weights goes."""
+    if not scores:
+        raise CompressionError("scores: empty; give the score of at least one layer.")
     flat = torch.cat([check_score(score, f"score of {name}").flatten() for name, score in scores.items()])
     kept = top(flat, len(flat) - removed(len(flat), sparsity))
     parts = kept.split([score.numel() for score in scores.values()])
@@ -100,7 +103,7 @@ def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
 def parse(pattern: str, separator: str) -> tuple[int, int] | None:
     """'2:4' → (2, 4) for the separator ':'; None if the pattern is not of that form."""
     first, found, second = pattern.partition(separator)
-    return (int(first), int(second)) if found and first.isdigit() and second.isdigit() else None
+    return (int(first), int(second)) if found and first.isdecimal() and second.isdecimal() else None
 
 
 def make(score: Tensor, sparsity: float = 0.5, pattern: str | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from course_utils.quantization.compressed import Compressed
 from . import groups
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+MIXING = (nn.LayerNorm, nn.GroupNorm)  # of fixed width even without weights
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,13 @@ def find(model: nn.Sequential) -> list[Channels]:
     name, flat = "", False
     producer: Any = None
     norms: list[Any] = []
-    for path, module in model.named_modules():
+    met: set[nn.Module] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Sequential):
             continue
+        if module in met and any(True for _ in module.parameters()):
+            raise CompressionError(f"model: {path} stands in two places; its channels cannot be chosen for both.")
+        met.add(module)
         if isinstance(module, LAYERS):
             if getattr(module, "groups", 1) != 1:
                 raise CompressionError(f"model: {path} is a grouped convolution; its channels cannot go one by one.")
@@ -61,7 +66,7 @@ def find(model: nn.Sequential) -> list[Channels]:
             if producer is None or flat:
                 raise CompressionError(f"model: {path} must come behind a layer, and before nn.Flatten.")
             norms.append(module)
-        elif any(True for _ in module.parameters()) or any(True for _ in module.children()):
+        elif isinstance(module, MIXING) or any(True for _ in module.parameters()) or any(True for _ in module.children()):
             raise CompressionError(
                 f"model: {path} is a {type(module).__name__}; known are linear layers, convolutions and batch norms."
             )

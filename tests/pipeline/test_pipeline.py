@@ -1,5 +1,7 @@
 """Steps in their order on a small model: each equals the function it stands for, and packing is lost by what follows."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -80,6 +82,13 @@ def test_unpacked_layers_have_the_same_weight(net, make):
     for name, layer in walk.compressible(dense).items():
         assert torch.equal(layer.weight, small.get_submodule(name).weight.float())
     assert pipeline.unpacked(net) is net
+
+
+def test_a_model_in_half_precision_stays_in_it(net, supplies):
+    low = copy.deepcopy(net).bfloat16()
+    for after in (("channels", {"keep": 0.5}), ("distil", {"steps": 1}), ("quantize", SMALL)):
+        result = pipeline.run(low, [("quantize", SMALL), after], supplies).model
+        assert result.dtype == torch.bfloat16 and result(supplies.calibration).logits.isfinite().all(), after
 
 
 @pytest.mark.parametrize(

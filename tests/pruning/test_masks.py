@@ -1,12 +1,13 @@
 """Masks against plain Python that sorts and counts."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_utils.errors import CompressionError
-from course_utils.pruning import masks
+from course_utils.pruning import groups, masks
 
 FRACTIONS = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
 
@@ -108,6 +109,13 @@ def test_sparsity_zero_and_one_and_one_row():
 def test_global_patterns_need_their_own_function():
     with pytest.raises(CompressionError, match="global"):
         masks.make(torch.ones(2, 4), 0.5, "global")
+    with pytest.raises(CompressionError, match="scores: empty"):
+        masks.across({}, 0.5)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert masks.removed(10, np.float32(0.5)) == masks.removed(10, np.float64(0.5)) == masks.removed(10, 0.5) == 5
+    assert groups.how_many(8, np.int64(3), "heads") == 3 and groups.how_many(8, np.float32(0.5), "heads") == 4
 
 
 @pytest.mark.parametrize(
@@ -122,7 +130,9 @@ def test_global_patterns_need_their_own_function():
         (torch.ones(3, 4), 1.5, None, "sparsity=1.5"),
         (torch.ones(3, 4), -0.1, "2:4", "sparsity=-0.1"),
         (torch.ones(3, 4), float("nan"), None, "sparsity=nan"),
-        (torch.ones(3, 4), "half", None, "sparsity=half"),
+        (torch.ones(3, 4), "half", None, "sparsity='half'"),
+        (torch.ones(3, 4), torch.tensor(0.5), None, r"sparsity=tensor\(0.5000\): choose a number"),
+        (torch.ones(3, 4), 0.5, "²:4", "pattern='²:4'"),
         (torch.ones(4), 0.5, None, "non-empty matrix"),
         (torch.ones(0, 4), 0.5, None, "non-empty matrix"),
         (torch.tensor([[1.0, float("nan")]]), 0.5, None, "NaN"),
