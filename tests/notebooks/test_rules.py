@@ -5,6 +5,7 @@ import re
 import nbformat
 import pytest
 
+from course_utils.learn import texts
 from notebooks import LABS, LESSONS, SOLUTIONS, START, name
 
 FILE_LIMIT = 1_500_000  # bytes
@@ -48,3 +49,20 @@ def test_committed_outputs_are_there_and_clean(path):
     assert all(cell.execution_count for cell in cells if cell.source.strip())
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs), "a lesson shows at least one figure"
+
+
+def headings(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return [line.lstrip("# ").lower() for c in cells if c.cell_type == "markdown" for line in c.source.split("\n") if line.startswith("#")]
+
+
+def test_what_an_exercise_sends_to_read_again_is_there():
+    """A lesson or lab, and a section of it: its heading, or the words of one."""
+    sections = {path.stem: headings(path) for path in LESSONS + LABS} | {"this page": headings(START[0])}
+    every = {e: text["reread"] for topic in texts.topics() for e, text in (texts.load(topic).get("exercises") or {}).items()}
+    assert len(every) > 90
+    for exercise, reread in every.items():
+        for part in reread.split("; "):
+            unit, _, rest = part.partition(", ")
+            for place in re.findall(r"'([^']+)'", rest) or [rest]:
+                assert any(place.lower() in h or h in place.lower() for h in sections[unit]), f"{exercise}: {part}"
