@@ -35,6 +35,21 @@ def test_an_untouched_answer_is_said_to_be_so(lab, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("source", "written"),
+    [
+        ("", False),
+        ("YOUR ANSWER HERE\n", False),
+        ('def f(x):\n    """Twice x."""\n    # YOUR CODE HERE\n    raise NotImplementedError()', False),
+        ("def f(x):\n    return 2 * x\n    # YOUR CODE HERE\n    raise NotImplementedError()", True),
+        ("def f(x):\n    y = (\n    raise NotImplementedError()", True),
+        ("Four bits, because ...\n\nYOUR ANSWER HERE", True),
+    ],
+)
+def test_what_was_written_above_the_line_to_be_replaced_counts(source, written):
+    assert submit.blank(source) != written
+
+
+@pytest.mark.parametrize(
     "content", ["", "{", json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})]
 )
 def test_what_cannot_be_handed_in_is_named(tmp_path, content):
