@@ -44,7 +44,7 @@ def grade(
                 if cells[-1]["score"] < (test.points or 0.0):
                     _stand_in(lab, test, lab.tests[place + 1 :], session)
                     if _may_be_disturbed(lab, test, submission, cells[-1]):
-                        alone = _alone(lab, test, submission, address, limits, seed)
+                        alone = _alone(lab, test, submission, address, limits, seed, session.over)
                         cells[-1] = alone if alone["score"] > cells[-1]["score"] else cells[-1]
     finally:
         session.close()
@@ -135,12 +135,16 @@ def _may_be_disturbed(lab: Lab, test: Cell, submission: Submission, result: dict
     return bool(others) and result["flag"] == "" and result["mistake"] is None
 
 
-def _alone(lab: Lab, test: Cell, submission: Submission, address: str, limits: Limits, seed: int) -> dict[str, Any]:
+def _alone(
+    lab: Lab, test: Cell, submission: Submission, address: str, limits: Limits, seed: int, over: float
+) -> dict[str, Any]:
     """The test once more, with only its own answers in a new worker and the solution's functions for those before them.
 
     Not for those after them: of two answers that each call the other, both would be right.
+    It has to end by the time `over` of the whole submission.
     """
     session = Session(address, limits, seed=seed, shared=lab.namespace)
+    session.over = over
     try:
         failed = {}
         last = max((place for place, answer in enumerate(lab.answers) if answer.grade_id in test.of), default=-1)

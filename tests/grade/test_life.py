@@ -76,6 +76,21 @@ def test_what_starts_the_workers_is_gone_and_no_learner_pays(opened, monkeypatch
         judge.grade(opened, Submission(answers=grading.ANSWERS), zygote.address, LIMITS, seed=1, kind="none")
 
 
+def test_a_submission_has_one_limit_on_time_whatever_is_tried_again(opened, monkeypatch):
+    sessions = []
+
+    class Recorded(Session):
+        def close(self):
+            sessions.append(self)
+            super().close()
+
+    monkeypatch.setattr(judge, "Session", Recorded)
+    answers = {name: f"def {'pack_int4' if name == 'pack' else name}(x):\n    raise ValueError" for name in grading.ANSWERS}
+    with Zygote(opened.prelude, LIMITS, kind="none") as zygote:
+        result = judge.grade(opened, Submission(answers=answers), zygote.address, LIMITS, seed=1, kind="none")
+    assert result["score"] == 0 and len(sessions) == 4 and len({session.over for session in sessions}) == 1
+
+
 def test_what_starts_the_workers_hangs_and_nobody_waits_for_ever():
     with Zygote([], LIMITS, kind="none") as zygote:
         session = Session(zygote.address, sandbox.Limits(total=3))
