@@ -214,9 +214,10 @@ def _side_by_side(found: dict[str, submission.Submission], jobs: int) -> Iterato
         alone = any(tried.values())
         width, batch = (1, list(tried)[:1]) if alone else (jobs, list(tried))
         with _pool(width) as pool:
-            running: dict[Future[dict[str, Any]], str] = {
-                pool.submit(grade, found[student]): student for student in batch
-            }
+            running: dict[Future[dict[str, Any]], str] = {}
+            with contextlib.suppress(BrokenProcessPool):  # already: what was not handed out is in the next round
+                for student in batch:
+                    running[pool.submit(grade, found[student])] = student
             for future in as_completed(running):
                 student = running[future]
                 try:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, wait
 
 import grading
 import psutil
@@ -51,6 +52,29 @@ def test_a_judge_that_dies_keeps_no_lock_of_the_progress_bar():
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
+
+
+def test_a_judge_that_dies_while_work_is_handed_out_costs_nobody_else_anything(tmp_path, opened, monkeypatch):
+    for n in range(3):
+        answer = f"def double(x):\n    return x * 2  # {n}"
+        grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, {"double": answer}))
+    real_grade, real_submit, first = judge.grade, ProcessPoolExecutor.submit, {}
+
+    def grade(lab_, submission, *arguments, **named):
+        if "# 0" in submission.answers.get("double", ""):
+            os._exit(9)
+        return real_grade(lab_, submission, *arguments, **named)
+
+    def submit(pool, *arguments):
+        if pool in first:
+            wait([first[pool]], timeout=120)  # until the judge has died
+        first[pool] = real_submit(pool, *arguments)
+        return first[pool]
+
+    monkeypatch.setattr(judge, "grade", grade)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    found = run.run(opened.folder.parents[1], tmp_path, opened, limits=LIMITS, kind="none", book=False, progress=False)
+    assert [found[f"learner-{n}"]["score"] for n in range(3)] == [None, 12, 12]
 
 
 def children(zygote):
