@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
+from course_utils.models import walk
 from course_utils.models.checkpointing import read_notes, write_tensors
 
 from . import losses
@@ -67,6 +68,16 @@ def vocabulary_of(role: str, model: PreTrainedModel) -> int:
     return found.weight.shape[0]
 
 
+def check_ids(name: str, ids: Tensor, model: PreTrainedModel, role: str = "student") -> None:
+    """Raises CompressionError unless `ids` (n, context) are token ids that the model can read and predict."""
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) == 0 or ids.shape[1] < 2 or ids.is_floating_point():
+        raise CompressionError(f"{name}: expected token ids of shape (n, context), at least one row of two tokens.")
+    size = vocabulary_of(role, model)
+    if ids.min() < 0 or ids.max() >= size:
+        raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the {role}'s tokenizer.")
+    walk.check_context(name, ids.shape[1], model)
+
+
 def fingerprint(tensor: Tensor | None) -> str | None:
     """A hash of a tensor's shape and integers, whatever their width; None for None."""
     if tensor is None:
@@ -93,11 +104,10 @@ def write(
     Raises CompressionError for empty data, a k outside 1 … V, or an answer that is not finite.
     """
     size = vocabulary_of("teacher", teacher)
-    if data.dim() != 2 or len(data) == 0 or data.shape[1] < 2:
-        raise CompressionError("data: expected token ids of shape (n, context), at least one row of two tokens.")
-    if not 1 <= k <= size:
-        raise CompressionError(f"k={k}: choose 1 … {size}, the vocabulary.")
-    if not temperature > 0:
+    check_ids("data", data, teacher, "teacher")
+    if not isinstance(k, int) or not 1 <= k <= size:
+        raise CompressionError(f"k={k}: choose a whole number from 1 to {size}, the vocabulary.")
+    if not 0 < temperature < float("inf"):
         raise CompressionError(f"temperature={temperature}: choose a positive number.")
     was_training, parts = teacher.training, []
     teacher.eval()

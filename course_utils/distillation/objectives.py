@@ -137,6 +137,8 @@ class Sum(Objective):
 
     def __init__(self, *objectives: Objective):
         super().__init__()
+        if not objectives:
+            raise CompressionError("objectives: empty; name at least one.")
         self.objectives: Any = nn.ModuleList(objectives)
         self.needs = frozenset().union(*(o.needs for o in objectives))
         self.needs_teacher = any(o.needs_teacher for o in objectives)

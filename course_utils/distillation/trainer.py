@@ -19,7 +19,7 @@ from course_utils.models.data import mean_loss
 from course_utils.quantization.compressed import Compressed
 
 from . import objectives
-from .cache import TeacherCache, fingerprint, vocabulary_of
+from .cache import TeacherCache, check_ids, fingerprint, vocabulary_of
 from .fit import fit
 from .views import View, teacher_view, view
 
@@ -66,7 +66,8 @@ def train(
     teacher: a causal language model with the same vocabulary; a list of them for an objective that takes several; a
     `cache.TeacherCache` made from the same data; or None for objectives that need no teacher.
     loss: labels, response, feature, attention, values, relation, contrastive, several joined by "+", or an Objective.
-    labels (n, context): token ids, IGNORED (−100) where nothing should be predicted; by default `data` itself.
+    labels (n, context): token ids, IGNORED (−100) where nothing should be predicted, though something in each row; by
+    default `data` itself.
     mask (n, context): False at padding, which no loss looks at. validation (m, context): its mean cross-entropy is
     the validation loss. tokenizers: (student's, teacher's), compared with each other when given.
     The other keywords are those of `fit.fit`.
@@ -91,6 +92,8 @@ def train(
     objective = _objective(loss, student, teacher)
     labels = data if labels is None else labels.long()
     labels = labels if mask is None else labels.masked_fill(~mask.bool(), IGNORED)
+    if len(silent := (labels[:, 1:] == IGNORED).all(1).nonzero()):
+        raise CompressionError(f"labels, mask: {len(silent)} rows have nothing to predict, such as row {int(silent[0])}; leave them out.")
     if isinstance(teacher, TeacherCache):
         teacher.check(data, student)
         _check_cached(objective, teacher, mask)
@@ -204,6 +207,8 @@ def _objective(loss, student, teacher) -> objectives.Objective:
             raise CompressionError(f"loss={loss!r}: needs one teacher model; for others give an Objective.")
         parts = [NAMED[name](student, teacher) for name in names]
         return parts[0] if len(parts) == 1 else objectives.Sum(*parts)
+    if not isinstance(loss, objectives.Objective):
+        raise CompressionError(f"loss={loss!r}: give a name such as 'response', or an Objective.")
     if loss.needs_teacher and teacher is None:
         raise CompressionError(f"teacher: {type(loss).__name__} needs one; give a model or a cache of its logits.")
     takes = loss.takes
@@ -222,15 +227,6 @@ def _check_cached(objective: objectives.Objective, teacher: TeacherCache, mask: 
             )
     if mask is not None and bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()):
         raise CompressionError("mask: the teacher of a cache has read padding as text; move it behind the real tokens of each row.")
-
-
-def check_ids(name: str, ids: Tensor, student: PreTrainedModel) -> None:
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) == 0 or ids.shape[1] < 2 or ids.is_floating_point():
-        raise CompressionError(f"{name}: expected token ids of shape (n, context), at least one row of two tokens.")
-    size = vocabulary_of("student", student)
-    if ids.min() < 0 or ids.max() >= size:
-        raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the student's tokenizer.")
-    walk.check_context(name, ids.shape[1], student)
 
 
 def _moved(seen: View, device) -> View:

@@ -18,9 +18,9 @@ from course_utils.models import walk
 from course_utils.models.data import mean_loss
 
 from . import losses, objectives, students
-from .cache import fingerprint
+from .cache import check_ids, fingerprint
 from .fit import fit
-from .trainer import Result, check_ids, check_vocabulary, train, weights_fingerprint
+from .trainer import Result, check_vocabulary, train, weights_fingerprint
 
 
 def _inside(folder: str | Path | None, name: str) -> Path | None:
@@ -136,8 +136,10 @@ def mutual(
     if len(peers) < 2:
         raise CompressionError(f"peers: {len(peers)} given; mutual learning needs at least two.")
     for peer in peers:
-        check_ids("data", data, peer)
+        check_ids("data", data, peer, "peers")
         check_vocabulary(peer, peers[0])
+        if validation is not None:
+            check_ids("validation", validation, peer, "peers")
     cohort = nn.ModuleList(copy.deepcopy(peer).train() for peer in peers)
     data = data.long()
 
@@ -175,13 +177,13 @@ def quantization_aware(
     """Quantization-aware distillation: a model with `bits`-bit weights learns from its own full-precision self.
 
     The blocks' linear layers train through their rounding (`quantization.qat.QATLinear`, steps learned) to answer as
-    before (by default the teacher's softened answers alone, τ = 1). What comes out holds packed integers.
-    Embeddings, norms and head stay as they were.
+    before (by default the teacher's softened answers alone, τ = 1), in single precision. What comes out holds packed
+    integers, and all else in the model's own precision. Embeddings, norms and head stay as they were.
     """
     from course_utils.quantization import qat, rtn
     from course_utils.quantization.layer import QuantizedLinear
 
-    student = copy.deepcopy(model).eval()
+    student = copy.deepcopy(model).float().eval()
     student.requires_grad_(False)
     for name, module in walk.compressible(student).items():
         weight = walk.weight_of(module).float()
@@ -192,5 +194,7 @@ def quantization_aware(
         if isinstance(module, qat.QATLinear):
             walk.replace(result.model, name, QuantizedLinear.of(module.result(), module.bias))
     result.model.requires_grad_(False)
+    for parameter in result.model.parameters():
+        parameter.data = parameter.data.to(model.dtype)
     result.settings |= {"method": "quantization-aware distillation", "bits": bits, "group_size": group_size, "symmetric": symmetric}
     return result

@@ -117,10 +117,14 @@ def test_caches_that_do_not_fit_are_refused(make, ids, tmp_path):
     distillation.train(student, stored, ids, mask=behind, steps=1, progress=False)
     with pytest.raises(CompressionError, match="mask.*behind the real tokens"):
         distillation.train(student, stored, ids, mask=behind.flip(1), steps=1, progress=False)
-    with pytest.raises(CompressionError, match="k=51"):
-        cache.write(teacher, ids, tmp_path, k=51)
-    with pytest.raises(CompressionError, match="data"):
-        cache.write(teacher, ids[:0], tmp_path)
+    for k in (51, 4.0, 0):
+        with pytest.raises(CompressionError, match=f"k={k}"):
+            cache.write(teacher, ids, tmp_path, k=k)
+    for data in (ids[:0], ids + 50, ids.float()):
+        with pytest.raises(CompressionError, match="data"):
+            cache.write(teacher, data, tmp_path)
+    with pytest.raises(CompressionError, match="temperature=inf"):
+        cache.write(teacher, ids, tmp_path, temperature=float("inf"))
     with pytest.raises(CompressionError, match="holds no"):
         cache.read(tmp_path / "nothing")
     whole = (tmp_path / cache.FILE).read_bytes()

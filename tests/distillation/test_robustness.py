@@ -113,6 +113,8 @@ def test_peers_and_data_that_do_not_fit(make, ids):
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=word):
             variants.mutual(cohort, data, steps=1, progress=False)
+    with pytest.raises(CompressionError, match="validation"):
+        variants.mutual(peers, ids, validation=ids[:0], steps=1, progress=False)
     for call in (
         lambda: variants.assistants([], peers[0], ids), lambda: variants.growing(peers[0], ids, stages=[]),
         lambda: variants.stages(peers[1], peers[0], ids, []), lambda: variants.several_teachers(peers[1], [], ids),

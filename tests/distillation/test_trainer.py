@@ -342,7 +342,8 @@ def test_bad_input_is_named(duo, ids, make):
         ({"teacher": None}, "needs one teacher"), ({"teacher": []}, "empty list"), ({"steps": 0}, "steps"),
         ({"batch": 0}, "batch"), ({"peak": -1.0}, "peak"), ({"peak": float("nan")}, "peak"), ({"keep": "first"}, "keep"),
         ({"patience": 3}, "validation"), ({"mask": ids[:, 1:] > 0}, "mask"), ({"mask": ids < 0}, "mask"),
-        ({"teacher": [teacher, teacher]}, "one teacher"),
+        ({"teacher": [teacher, teacher]}, "one teacher"), ({"loss": None}, "loss=None"),
+        ({"labels": ids.index_fill(0, torch.tensor([3, 5]), -100)}, "2 rows have nothing to predict, such as row 3"),
         ({"loss": objectives.Response(), "teacher": None}, "needs one"), ({"warmup": -1}, "warmup"), ({"steps": 1.5}, "steps"),
     ):  # fmt: skip
         call = {"data": ids, "teacher": teacher, "steps": 1, **QUIET, **change}
@@ -350,6 +351,8 @@ def test_bad_input_is_named(duo, ids, make):
             train(student, call.pop("teacher"), call.pop("data"), **call)
     with pytest.raises(CompressionError, match="student: expected a causal language model.*Compressed"):
         train(magnitude.prune(student), teacher, ids, steps=1, **QUIET)
+    with pytest.raises(CompressionError, match="objectives: empty"):
+        objectives.Sum()
     with pytest.raises(CompressionError, match="pairs"):
         objectives.Feature(student, teacher, pairs=[(2, 0)])
     student.requires_grad_(False)

@@ -1,5 +1,7 @@
 """Each arrangement does what its name says, shown on tiny models or by hand-computed losses."""
 
+import copy
+
 import pytest
 import torch
 
@@ -234,6 +236,17 @@ def test_a_two_bit_student_of_itself(make, ids, kind, tmp_path):
     result.save(tmp_path / "packed")
     again = load_compressed(tmp_path / "packed")
     torch.testing.assert_close(logits(again, ids), logits(result.model, ids), rtol=1e-5, atol=1e-5)
+
+
+def test_a_two_bit_student_in_half_precision(make, ids):
+    """Trained in single precision like the same model in it, then as it was: half the bytes, finite, packed."""
+    model = make(layers=2).bfloat16()
+    options = {"bits": 2, "group_size": 16, "steps": 4, "batch": 8, "progress": False}
+    low = variants.quantization_aware(model, ids, **options)
+    high = variants.quantization_aware(copy.deepcopy(model).float(), ids, **options)
+    assert low.history[-1]["loss"] == pytest.approx(high.history[-1]["loss"], rel=0.1)
+    assert low.model.dtype == torch.bfloat16 and low.model.model.embed_tokens.weight is low.model.lm_head.weight
+    assert logits(low.model, ids).dtype == torch.bfloat16
 
 
 def test_interval_is_students():
