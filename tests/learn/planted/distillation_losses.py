@@ -111,6 +111,12 @@ def attention(student_map, teacher_map, mask):
     return (rows * weight).sum() / weight.sum()
 
 
+def attention_with_epsilon(student_map, teacher_map, mask, eps=1e-6):
+    t = teacher_map.detach()
+    rows = (t * ((t + eps).log() - (student_map + eps).log())).sum(-1)
+    return rows.mean(1)[mask].mean()
+
+
 def attention_clamped(student_map, teacher_map, mask):
     t, s = teacher_map.detach().clamp(min=1e-300), student_map.clamp(min=1e-300)
     per_query = (t * (t / s).log()).sum(-1).mean(1)
@@ -243,6 +249,7 @@ RIGHT = {
     "distillation_losses.response": [in_single(response), response_by_rows, response, response_of_the_course, response_by_weights],
     "distillation_losses.feature": [in_single(feature), feature_by_entries, feature, feature_of_the_course],
     "distillation_losses.attention": [
+        attention_with_epsilon,
         in_single(attention),
         attention,
         attention_clamped,
