@@ -178,7 +178,10 @@ def check_solution(lab: Lab) -> None:
     """Grade the lab's own solution. Raises CompressionError if it does not get every point that is not given by hand."""
     own = submission.Submission(answers={a.grade_id: a.source for a in lab.answers})
     with _pool(1) as pool:
-        result = pool.submit(grade, own).result()
+        try:
+            result = pool.submit(grade, own).result()
+        except BrokenProcessPool:
+            result = {"fault": "the judge's own process died; is there memory enough?"}
     if "fault" in result:
         raise CompressionError(f"{lab.name}: its own solution could not be graded: {result['fault']}")
     for cell in result["cells"]:

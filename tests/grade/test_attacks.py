@@ -201,6 +201,13 @@ def test_a_lab_whose_solution_fails_is_not_graded(tmp_path):
         run.run(root, tmp_path / "class", broken, limits=LIMITS, progress=False)
 
 
+def test_a_judge_that_dies_over_the_solution_is_named(tmp_path, opened, monkeypatch):
+    grading.hand_in(tmp_path, opened, "one", grading.submit(opened, {}))
+    monkeypatch.setattr(judge, "grade", lambda *_, **named: os._exit(9))
+    with pytest.raises(CompressionError, match="its own solution could not be graded: the judge's own process died"):
+        run.run(opened.folder.parents[1], tmp_path, opened, limits=LIMITS, progress=False)
+
+
 def test_no_sandbox_no_grading(tmp_path, opened, monkeypatch):
     (tmp_path / "submitted").mkdir()
     monkeypatch.setattr(sandbox.sys, "platform", "darwin")
