@@ -71,7 +71,8 @@ def main(arguments: list[str]) -> int:
         return 2
     install()
     if action == "lab":
-        return run("jupyter-lab", "notebooks/start.ipynb", *rest)
+        root = hasattr(os, "geteuid") and os.geteuid() == 0  # as in most containers; JupyterLab refuses unless told
+        return run("jupyter-lab", "notebooks/start.ipynb", *(["--allow-root"] if root else []), *rest)
     if action == "test":
         browser()
         return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder", *rest)

@@ -87,10 +87,12 @@ def test_unsupported_python_is_named(project, monkeypatch):
         bootstrap.install()
 
 
-def test_lab_opens_the_start_page(project):
+@pytest.mark.parametrize(("user", "told"), [(0, True), (1000, False)])
+def test_lab_opens_the_start_page(project, monkeypatch, user, told):
     _, calls = project
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: user, raising=False)
     assert bootstrap.main(["lab"]) == 0
-    assert "notebooks/start.ipynb" in calls[-1]
+    assert "notebooks/start.ipynb" in calls[-1] and ("--allow-root" in calls[-1]) == told
 
 
 def test_doctor_loads_the_bundled_model(capsys):
