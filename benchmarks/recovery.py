@@ -10,6 +10,7 @@ import argparse
 
 import torch
 
+from course_utils.distillation import losses
 from course_utils.models import load
 from course_utils.models.data import mean_loss, token_windows
 from course_utils.pruning import magnitude, recovery, structured
@@ -25,13 +26,13 @@ def main(options: argparse.Namespace) -> None:
     ids = token_windows(tokenizer, "train", BATCH * options.steps, CONTEXT, 7).long()
 
     @torch.no_grad()
-    def log_p(subject) -> torch.Tensor:
-        return subject(windows).logits[:, :-1].log_softmax(-1)
+    def logits(subject) -> torch.Tensor:
+        return subject(windows).logits[:, :-1]
 
-    goal = log_p(model)
+    goal = logits(model)
 
     def told(subject) -> str:
-        return f"KL {float((goal.exp() * (goal - log_p(subject))).sum(-1).mean()):.3f}, loss {mean_loss(subject, windows):.3f}"
+        return f"KL {float(losses.kl(logits(subject), goal)):.3f}, loss {mean_loss(subject, windows):.3f}"
 
     print(f"dense: loss {mean_loss(model, windows):.3f}; {options.steps} steps of {BATCH} x {CONTEXT} tokens")
     for name, cut in {

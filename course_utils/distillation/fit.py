@@ -125,7 +125,8 @@ def fit(
     """Minimize the sum of `losses(row numbers) → (named losses, weight)` over the trainable parameters of `module`.
 
     AdamW (β = 0.9, 0.95), gradients clipped to norm 1, linear warm-up to `peak` over `warmup` steps (by default a tenth
-    of all, at most 200), constant, linear to zero over the last 35 %. `weight` is the number of terms in the mean, needed when several processes share a batch.
+    of all, at most 200), constant, linear to zero over the last 35 %. `weight` is the number of terms in the mean,
+    needed when several processes share a batch.
 
     Every `every` steps `evaluate` is called (lower is better) and, with a `folder`, checkpoint.safetensors,
     best.safetensors and log.jsonl are written, each in one move. Training ends early after `patience` evaluations

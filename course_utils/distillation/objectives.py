@@ -15,7 +15,6 @@ from course_utils.errors import CompressionError
 from course_utils.models import walk
 
 from . import losses
-from .losses.logits import exact
 from .views import read_out
 
 
@@ -197,7 +196,7 @@ class Feature(Objective):
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
         each = [
-            losses.feature(exact(student.hidden[s + 1]), teacher.hidden[t + 1], project, batch.real, relative=True)
+            losses.feature(walk.exact(student.hidden[s + 1]), teacher.hidden[t + 1], project, batch.real, relative=True)
             for (s, t), project in zip(self.pairs, self.projectors, strict=True)
         ]
         return {"feature": self.weight * torch.stack(each).mean()}
@@ -276,5 +275,5 @@ class Contrastive(Objective):
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
         row, token = sample_tokens(batch, self.tokens).T
-        s, t = self.projector(exact(student.hidden[-1][row, token])), teacher.hidden[-1][row, token]
+        s, t = self.projector(walk.exact(student.hidden[-1][row, token])), teacher.hidden[-1][row, token]
         return {"contrastive": self.weight * losses.contrastive(s, t, self.temperature)}

@@ -194,7 +194,6 @@ def quantization_aware(
         if isinstance(module, qat.QATLinear):
             walk.replace(result.model, name, QuantizedLinear.of(module.result(), module.bias))
     result.model.requires_grad_(False)
-    for parameter in result.model.parameters():
-        parameter.data = parameter.data.to(model.dtype)
+    walk.as_precise_as(model, result.model)
     result.settings |= {"method": "quantization-aware distillation", "bits": bits, "group_size": group_size, "symmetric": symmetric}
     return result

@@ -60,8 +60,10 @@ def submit(notebook: Path, out: Path) -> list[str]:
 def blank(source: str) -> bool:
     """True for an answer cell in which nothing was written: functions that do nothing before they raise."""
     source = source.strip()
-    if source in ("", PROSE) or not source.endswith(CODE):
-        return source in ("", PROSE)
+    if source in ("", PROSE):
+        return True
+    if not source.endswith(CODE):
+        return False
     try:
         found = ast.parse(source).body
     except SyntaxError:

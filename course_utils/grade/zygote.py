@@ -89,7 +89,7 @@ class Keeper:
                 return
 
     def start(self, channel: int) -> str:
-        """ "ready" when a worker serves the channel, else why not."""
+        """Start a worker for the channel: "ready" when it serves, else why not."""
         reader, writer = os.pipe()
         outside = os.fork()
         if outside == 0:

@@ -69,6 +69,18 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
+def exact(x: Tensor) -> Tensor:
+    """At least float32: half precision holds neither squares nor long sums."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def as_precise_as(original: PreTrainedModel, model: nn.Module) -> None:
+    """Give each parameter the dtype that it has in the original; those that are not there, the original's own."""
+    dtypes = {name: parameter.dtype for name, parameter in original.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes.get(name, original.dtype))
+
+
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
     """Put `new` where the submodule `name` is, and wherever else the model uses the same module."""
     if not name:

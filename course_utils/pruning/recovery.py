@@ -51,7 +51,8 @@ def train(
 
     `hold`: weights that are zero stay zero (after every step, since momentum would bring them back). `teacher`:
     usually the dense model, to learn from as well. `peak`: the default is careful; a model that has lost much recovers
-    faster with up to 1e-3, which takes from one that has lost little (docs/benchmarks.md). `validation` (m, context): its loss is written to the history.
+    faster with up to 1e-3, which takes from one that has lost little (docs/benchmarks.md). `validation` (m, context):
+    its loss is written to the history.
     With a `folder` a killed run goes on from its last checkpoint, `every` steps apart.
     Raises CompressionError for empty data, settings that make no sense, or a loss that is not finite.
     """

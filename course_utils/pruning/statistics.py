@@ -43,7 +43,7 @@ def _turned(model: nn.Module, values: Iterable[Tensor]) -> dict[str, Tensor]:
 
 def _zeros(weights: Iterable[Tensor]) -> list[Tensor]:
     """Where sums are gathered: in float32 at least, since squares and long sums do not fit half precision."""
-    return [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
+    return [torch.zeros_like(walk.exact(w)) for w in weights]
 
 
 def _batches(batches: Iterable[Any] | Tensor, size: int) -> list[Any]:
@@ -127,8 +127,7 @@ def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     counts: dict[str, int] = {}
 
     def see(module, args):
-        x, name = args[0].reshape(-1, args[0].shape[-1]), names[id(module)]
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x, name = walk.exact(args[0].reshape(-1, args[0].shape[-1])), names[id(module)]
         sums[name] = sums.get(name, 0) + x.T @ x
         counts[name] = counts.get(name, 0) + len(x)
 
@@ -185,8 +184,7 @@ def scores_of(
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(KINDS)}.")
     if data is None and kind not in ("random", "magnitude"):
         raise CompressionError(f"data: {kind} scores need examples; give token ids (sequences, context) or batches.")
-    weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items()}
-    weights = {n: w.to(torch.promote_types(w.dtype, torch.float32)) for n, w in weights.items()}
+    weights = {name: walk.exact(walk.weight_of(module)) for name, module in walk.compressible(model).items()}
     if kind == "random":
         return {n: scores.random(w, seed + i) for i, (n, w) in enumerate(weights.items())}
     if kind == "magnitude":

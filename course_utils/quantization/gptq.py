@@ -37,8 +37,7 @@ from .layer import LayerResult, QuantizedLinear, naming
 
 def hessian(x: Tensor) -> Tensor:
     """H = (2/N) XᵀX for inputs X (…, in), summed in float32 at least; N counts the tokens."""
-    x = x.reshape(-1, x.shape[-1])
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = walk.exact(x.reshape(-1, x.shape[-1]))
     if len(x) == 0:
         raise CompressionError("x: no inputs; give at least one token.")
     return (2.0 / len(x)) * (x.T @ x)

@@ -102,7 +102,6 @@ def quantize(
     if steps < 1 or batch < 1 or learning_rate <= 0 or not 0 <= distill <= 1:
         raise CompressionError("steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1.")
     teacher, model = model, copy.deepcopy(model).float().eval()  # in half precision small steps are lost, and Adam's ε is 0
-    dtypes = {name: parameter.dtype for name, parameter in teacher.named_parameters()}
     grid_settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     layers: dict[str, QATLinear] = {}
     for name, module in walk.compressible(model).items():
@@ -124,8 +123,7 @@ def quantize(
     for name, layer in layers.items():
         walk.replace(model, name, QuantizedLinear.of(layer.result(), layer.bias))
     model.requires_grad_(False).zero_grad(set_to_none=True)
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes.get(name, teacher.dtype))
+    walk.as_precise_as(teacher, model)
     settings = {
         "method": "qat", **grid_settings, "steps": steps, "batch": batch, "learning_rate": learning_rate,
         "learned_step": learned_step, "distill": distill, "seed": seed, "data": list(data.shape),

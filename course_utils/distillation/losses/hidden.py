@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from course_utils.errors import CompressionError
+from course_utils.models.walk import exact
 
-from .logits import counted, exact, masked_mean
+from .logits import counted, masked_mean
 
 
 def _same(student: Tensor, teacher: Tensor, dims: slice, what: str) -> None:

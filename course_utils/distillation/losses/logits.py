@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from course_utils.errors import CompressionError
+from course_utils.models.walk import exact
 
 
 def counted(x: Tensor, mask: Tensor | None, *features: int) -> Tensor:
@@ -27,11 +28,6 @@ def counted(x: Tensor, mask: Tensor | None, *features: int) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of `values` (...) where `mask` (...) is true."""
     return counted(values, mask).mean()
-
-
-def exact(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def softened(

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_utils.errors import CompressionError
-
-from .logits import exact
+from course_utils.models.walk import exact
 
 
 def _pair(student: Tensor, teacher: Tensor, least: int) -> tuple[Tensor, Tensor]:

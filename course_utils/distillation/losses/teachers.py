@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from course_utils.errors import CompressionError
+from course_utils.models.walk import exact
 
-from .logits import counted, exact
+from .logits import counted
 
 TAILS = ("bucket", "renormalize")
 WEIGHTINGS = ("uniform", "entropy", "label")
