@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CompressionError
-from course_utils.learn import catalogue, texts
+from course_utils.learn import texts
+from course_utils.learn.page import catalogue
 
 from .build import write
 from .report import as_csv, points, remark
@@ -208,9 +209,9 @@ def _bars(title: str, xlabel: str, found: Sequence[tuple[str, float]]) -> str:
 
 
 def _picture(figure: Any, title: str) -> str:
-    from course_utils.learn import plots
+    import matplotlib.pyplot as plt
 
     out = io.BytesIO()
     figure.savefig(out, format="png", bbox_inches="tight")
-    plots.plt.close(figure)
+    plt.close(figure)
     return f"<p><img alt='{html.escape(title)}' src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'></p>"

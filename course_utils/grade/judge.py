@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from course_utils.learn import checking
+from course_utils.learn.checks import checking
 
 from . import lab as labs
 from . import sandbox

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from course_utils.errors import CompressionError
-from course_utils.learn import exercise
+from course_utils.learn.checks import exercise
 
 from . import gradebook, judge, sandbox, submission
 from .build import write

@@ -217,7 +217,7 @@ def prepare(cells: list[list[str]]) -> dict[str, Any]:
     for cell, source in cells:
         exec(compile(plain(source), f"[{cell}]", "exec"), namespace)
     from course_utils import learn
-    from course_utils.learn import labs
+    from course_utils.learn.checks import labs
 
     silent = lambda *_arguments, **_named: None  # noqa: E731
     for name in ("check", "hint", "ask", "explore"):

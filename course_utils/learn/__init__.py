@@ -1,22 +1,24 @@
 """What a learner meets in every lesson: checks, hints, questions, controls, progress.
 
-`plots` is a submodule that loads matplotlib; it is imported where it is asked for.
+`plots` loads matplotlib and `labs` what labs need; they are imported where they are asked for.
 """
 
 import importlib
 from typing import Any
 
-from . import progress
-from .checking import check
-from .hints import hint
+from .checks.checking import check
+from .checks.hints import hint
+from .page import progress
+from .page.card import overview
 from .questions import ask
-from .show import overview
 from .widgets import explore
 
-__all__ = ["ask", "check", "explore", "hint", "overview", "plots", "progress"]
+__all__ = ["ask", "check", "explore", "hint", "labs", "overview", "plots", "progress"]
+
+LATE = {"plots": "plots", "labs": "checks.labs"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return importlib.import_module(f"{__name__}.plots")
+    if name in LATE:
+        return importlib.import_module(f"{__name__}.{LATE[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -112,10 +112,3 @@ def emit(as_html: str, as_text: str, **more: Any) -> None:
     from IPython.display import display
 
     display({"text/html": as_html, "text/plain": as_text, **more}, raw=True)
-
-
-def overview(lesson: str) -> None:
-    """First output of a lesson: what you will be able to do, what comes before, minutes, day."""
-    from .lesson_card import show_card
-
-    show_card(lesson)

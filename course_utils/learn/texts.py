@@ -1,4 +1,4 @@
-"""Everything a learner reads, by language: text/<language>/<topic>.yaml, each string falling back to English.
+"""Everything a learner reads, by language: text/<language>/<room>/<topic>.yaml, each string falling back to English.
 
 The language is the environment variable COURSE_LANG ("en", "zh-TW"); it may change while Python runs.
 """
@@ -56,13 +56,18 @@ def merge(base: Any, over: Any) -> Any:
     return over
 
 
+def _files(folder: Path, topic: str = "*") -> list[Path]:
+    """The files of a topic: on top (the engine's own) or in a room named like a folder of notebooks."""
+    return sorted([*folder.glob(f"{topic}.yaml"), *folder.glob(f"*/{topic}.yaml")])
+
+
 @functools.cache
 def _load(topic: str, language: str, folders: tuple[Path, ...]) -> dict[str, Any]:
     content: Any = {}
     for folder in folders:
-        content = merge(content, _read(folder / BASE / f"{topic}.yaml"))
-        if language != BASE:
-            content = merge(content, _read(folder / language / f"{topic}.yaml"))
+        for spoken in dict.fromkeys((BASE, language)):
+            for path in _files(folder / spoken, topic):
+                content = merge(content, _read(path))
     return content
 
 
@@ -95,7 +100,7 @@ def topic_of(name: str) -> str:
 
 def topics() -> list[str]:
     """Every topic that has texts in English."""
-    names = {path.stem for folder in FOLDERS for path in (folder / BASE).glob("*.yaml")}
+    names = {path.stem for folder in FOLDERS for path in _files(folder / BASE)}
     return sorted(names - {"ui", "course"})
 
 

@@ -57,7 +57,7 @@ ANSWERS = {  # name: (code for the hessian cell, right score)
     "sleeps and ignores signals": ("import signal, time\nfor n in range(1, 64):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\ntime.sleep(10 ** 6)", 7),
     "an alarm handler": ("import signal\nsignal.signal(signal.SIGALRM, lambda *a: None)\nsignal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\n" + WRONG, 7),
     "reads hidden tests from the disk": (SEARCH, 7),
-    "reads the right answers of the course": ("from course_utils.learn.exercises.gptq import hessian", 7),
+    "reads the right answers of the course": ("from course_utils.learn.exercises.formalization.gptq import hessian", 7),
     "looks in memory": (f"import gc\ndef hessian(x):\n    for o in gc.get_objects():\n        if isinstance(o, dict) and ({SECRET[:10]!r} + {SECRET[10:]!r}) in o: raise LookupError('found in memory')\n    return x.T @ x", 7),
     "writes into the gradebook": ("import glob, sqlite3\nfor p in glob.glob('/**/gradebook.db', recursive=True) + ['../../../gradebook.db']:\n    sqlite3.connect(p).execute('create table hacked (x)')\n" + WRONG, 7),
     "a background process": ("import subprocess, sys\ntry:\n    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(999)'], start_new_session=True)\nexcept OSError: pass\n" + WRONG, 7),

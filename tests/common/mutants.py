@@ -23,7 +23,7 @@ from typing import Any
 import mutate
 import yaml
 
-from course_utils.learn import checking, exercise
+from course_utils.learn.checks import checking, exercise
 
 PLANTED = Path(__file__).parents[1] / "learn" / "planted"
 SURVIVORS = PLANTED.with_name("survivors.yaml")
@@ -74,7 +74,7 @@ def exercises() -> dict[str, exercise.Exercise]:
 
 @functools.cache
 def planted(topic: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"planted_{topic}", PLANTED / f"{topic}.py")
+    spec = importlib.util.spec_from_file_location(f"planted_{topic}", next(PLANTED.glob(f"*/{topic}.py")))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -15,7 +15,7 @@ from attack_table import KIND, LIMITS, RIGHT, STRANGE, slug
 
 from course_utils.errors import CompressionError
 from course_utils.grade import classroom, judge, lab, report, run, sandbox
-from course_utils.learn import catalogue
+from course_utils.learn.page import catalogue
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "attacks.md"
 

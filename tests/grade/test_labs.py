@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils.errors import CompressionError
-from course_utils.learn import labs
-from course_utils.learn.exercises import gptq as exercises
+from course_utils.learn.checks import labs
+from course_utils.learn.exercises.formalization import gptq as exercises
 from course_utils.quantization import gptq, load, rtn
 
 

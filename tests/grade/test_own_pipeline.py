@@ -3,7 +3,7 @@
 import pytest
 
 from course_utils.grade import lab
-from course_utils.learn import catalogue
+from course_utils.learn.page import catalogue
 
 PRUNED, PACKED = ("channels", {"keep": 0.25}), ("quantize", {"bits": 3})
 RIGHT = [

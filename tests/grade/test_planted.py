@@ -12,12 +12,12 @@ import pytest
 from course_utils.grade import judge, sandbox
 from course_utils.grade.session import Session
 from course_utils.grade.warm import Zygote
-from course_utils.learn import exercise
+from course_utils.learn.checks import exercise
 
 PLANTED = Path(__file__).resolve().parents[1] / "learn" / "planted"
-TOPICS = sorted(path.stem for path in PLANTED.glob("*.py"))
+TOPICS = sorted(path.stem for path in PLANTED.glob("*/*.py"))
 NAMES = sorted(name for topic in TOPICS for name in exercise.of_topic(topic))
-BORROWED = re.compile(r"^from (course_utils\.learn\.exercises\.\w+) import (\w+)$", re.MULTILINE)
+BORROWED = re.compile(r"^from (course_utils\.learn\.exercises\.[\w.]+) import (\w+)$", re.MULTILINE)
 LOUD = """
 
 def loud(function):
@@ -49,7 +49,7 @@ def planted(zygote):
     def of(topic):
         if topic not in sessions:
             sessions[topic] = session = Session(zygote.address, LIMITS)
-            source = (PLANTED / f"{topic}.py").read_text(encoding="utf-8")
+            source = next(PLANTED.glob(f"*/{topic}.py")).read_text(encoding="utf-8")
             for module, name in BORROWED.findall(source):  # the right answers are not in the sandbox
                 session.substitute(name, getattr(importlib.import_module(module), name))
             assert session.run(topic, BORROWED.sub("", source) + LOUD, ["RIGHT", "WRONG"]) is None

@@ -10,12 +10,12 @@ import pytest
 from course_utils.grade import judge, lab, sandbox
 from course_utils.grade.submission import Submission
 from course_utils.grade.warm import Zygote
-from course_utils.learn import catalogue
+from course_utils.learn.page import catalogue
 
 PLANTED = Path(__file__).resolve().parents[1] / "learn" / "planted"
 LABS = sorted(path.name for path in (catalogue.ROOT / "solutions").iterdir() if path.is_dir())
 CHECKED = re.compile(r'check\("([\w.]+)", (\w+)')
-BORROWED = re.compile(r"^from course_utils\.learn\.exercises\.\w+ import (\w+)$", re.MULTILINE)
+BORROWED = re.compile(r"^from course_utils\.learn\.exercises\.[\w.]+ import (\w+)$", re.MULTILINE)
 LIMITS = sandbox.Limits(cell=120, call=120, total=1200)
 SEEDS = (7, 8)
 
@@ -39,7 +39,7 @@ def checked(opened):
 
 
 def path_of(name):
-    return PLANTED / f"{name.partition('.')[0]}.py"
+    return next(PLANTED.glob(f"*/{name.partition('.')[0]}.py"))
 
 
 def planted(name):

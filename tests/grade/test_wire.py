@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from course_utils.grade import wire
-from course_utils.learn import compare
+from course_utils.learn.checks import compare
 
 
 def refuse(_):

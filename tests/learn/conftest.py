@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from course_utils.learn import exercise, hints, progress, texts
+from course_utils.learn import texts
+from course_utils.learn.checks import exercise, hints
+from course_utils.learn.page import events
 
 TOY = """
 exercises:
@@ -88,8 +90,8 @@ def toy(tmp_path, monkeypatch):
     (folder / "en" / "toy.yaml").write_text(TOY, encoding="utf-8")
     monkeypatch.setattr(texts, "FOLDERS", [*texts.FOLDERS, folder])
     monkeypatch.setattr(exercise, "_added", {})
-    monkeypatch.setattr(progress, "_in_memory", [])
-    monkeypatch.setattr(progress, "_told", False)
+    monkeypatch.setattr(events, "_in_memory", [])
+    monkeypatch.setattr(events, "_told", False)
     monkeypatch.setattr(hints, "_climbed", {})
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("COURSE_LANG", raising=False)

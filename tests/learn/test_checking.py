@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from course_utils.errors import CompressionError
-from course_utils.learn import check, checking, exercise, progress
+from course_utils.learn import check
+from course_utils.learn.checks import checking, exercise
+from course_utils.learn.page import events
 
 from .conftest import ROWS, scaled_rows
 
@@ -38,10 +40,10 @@ def test_judge_neither_shows_nor_records_and_takes_another_limit(capsys):
         return good(w)
 
     assert checking.judge("toy.rows", good, seed=4) == check("toy.rows", good, seed=4, show=False)
-    assert len(list(progress.events())) == 1, "that of the check"
+    assert len(list(events.events())) == 1, "that of the check"
     assert checking.judge("toy.rows", slow, seed=4, seconds=1e6)
     assert "0.1 seconds" in checking.judge("toy.rows", slow, seed=4, seconds=0.1).message
-    assert capsys.readouterr().out == "" and len(list(progress.events())) == 1
+    assert capsys.readouterr().out == "" and len(list(events.events())) == 1
     with pytest.raises(CompressionError, match="does not exist"):
         checking.judge("toy.columns", good)
 
@@ -96,7 +98,7 @@ def stub_raises(w):
 def test_a_stub_is_not_attempted(stub):
     verdict = run(stub)
     assert not verdict.attempted and not verdict.passed and verdict.message.startswith("Not attempted yet.")
-    assert not list(progress.events()), "an untouched stub leaves no trace"
+    assert not list(events.events()), "an untouched stub leaves no trace"
 
 
 def raises_division(w):
@@ -335,7 +337,7 @@ def test_what_the_learner_prints_is_shown(capsys):
 def test_results_are_recorded():
     run(good)
     run(lambda w: 7 * w / w.abs().max())
-    kept = [(e["id"], e["passed"], e["mistake"]) for e in progress.events()]
+    kept = [(e["id"], e["passed"], e["mistake"]) for e in events.events()]
     assert kept == [("toy.rows", True, None), ("toy.rows", False, "per_tensor")]
 
 

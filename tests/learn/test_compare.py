@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.learn.compare import difference
+from course_utils.learn.checks.compare import difference
 
 INF, NAN = float("inf"), float("nan")
 

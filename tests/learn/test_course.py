@@ -5,7 +5,8 @@ import re
 import pytest
 
 from course_utils.errors import CompressionError
-from course_utils.learn import catalogue, overview, progress, texts
+from course_utils.learn import overview, texts
+from course_utils.learn.page import catalogue, events, progress
 
 LESSONS = """
 1.1-why-compress 1.2-numbers-in-a-box 1.3-the-trade-off
@@ -147,11 +148,11 @@ def test_counts_links_and_what_to_open_next(course, capsys):
     following = re.compile(r"Open next\n  (.*?) \[")
     assert following.search(page)[1] == "Why compress"
     for kind, name in [("check", "toy.rows"), ("question", "toy.choice"), ("question", "toy.ordering")]:
-        progress.record(kind, name, passed=True)
+        events.record(kind, name, passed=True)
     page = shown(capsys)
     assert re.search(r"1\.1 .*1/1 exercises · 2/2 questions · done", page)
     assert following.search(page)[1] == "Numbers in a box"
-    progress.record("check", "toy.pair", passed=True)
+    events.record("check", "toy.pair", passed=True)
     assert "You have done every exercise and question that is here." in shown(capsys)
 
 
@@ -166,7 +167,7 @@ def test_a_checked_item_of_the_assessment(course, capsys):
         course(units[name], [rf"ask(\"toy.{name[-3:]}\")"])
     assert "☐ Master the trade-off" in shown(capsys)
     for name in catalogue.structure()["assessment"]["concepts"]["items"]["trade_off"]:
-        progress.record("question", f"toy.{name[-3:]}", passed=True)
+        events.record("question", f"toy.{name[-3:]}", passed=True)
     assert "☑ Master the trade-off" in shown(capsys)
 
 

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils.distillation import objectives, train
 from course_utils.learn.distilling import OwnLosses
-from course_utils.learn.exercises import distillation_losses as exercises
+from course_utils.learn.exercises.formalization import distillation_losses as exercises
 
 
 def tiny(seed, layers, hidden, heads=2):

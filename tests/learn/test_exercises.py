@@ -1,4 +1,4 @@
-"""Every exercise against planted answers: planted/<topic>.py holds right and wrong ones for each id."""
+"""Every exercise against planted answers: planted/<room>/<topic>.py holds right and wrong ones for each id."""
 
 import importlib.util
 import sys
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils.learn import catalogue, check, checking, compare, exercise, texts
+from course_utils.learn import check, texts
+from course_utils.learn.checks import checking, compare, exercise
+from course_utils.learn.page import catalogue
 
 PLANTED = Path(__file__).parent / "planted"
 EXERCISES = {name: e for topic in exercise.topics() for name, e in exercise.of_topic(topic).items()}
@@ -18,8 +20,8 @@ SEEDS = range(3)  # each check draws three inputs
 
 def planted(topic):
     """RIGHT and WRONG of a topic, or empty tables when there is no file."""
-    path = PLANTED / f"{topic}.py"
-    if not path.is_file():
+    path = next(PLANTED.glob(f"*/{topic}.py"), None)
+    if path is None:
         return {}, {}
     spec = importlib.util.spec_from_file_location(f"planted_{topic}", path)
     module = importlib.util.module_from_spec(spec)
@@ -28,7 +30,7 @@ def planted(topic):
 
 
 RIGHT, WRONG = {}, {}
-for topic in {texts.topic_of(name) for name in EXERCISES} | {path.stem for path in PLANTED.glob("*.py")}:
+for topic in {texts.topic_of(name) for name in EXERCISES} | {path.stem for path in PLANTED.glob("*/*.py")}:
     right, wrong = planted(topic)
     RIGHT.update(right)
     WRONG.update(wrong)

@@ -9,7 +9,8 @@ from nbclient import NotebookClient
 
 SETUP = """
 import pathlib, sys
-from course_utils.learn import ask, check, explore, hint, plots, progress, texts
+from course_utils.learn import ask, check, explore, hint, plots, texts
+from course_utils.learn.page import events, progress
 from course_utils.learn.widgets import checkbox, dropdown, slider, toggle
 texts.FOLDERS.append(pathlib.Path({folder!r}))
 drawn = []

@@ -3,12 +3,13 @@
 import itertools
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 matplotlib.use("Agg")
 
 from course_utils.learn import plots
-from course_utils.learn.plots_names import letters, name_points
+from course_utils.learn.plots.names import letters, name_points
 
 CLUSTER = [(2.14, 0.645), (2.145, 0.646), (2.15, 0.6455), (2.6, 0.66), (2.6, 0.68), (6.4, 0.645), (1.1, 1.08)]
 NAMES = ["RTN 4", "GPTQ 4", "AWQ 4", "channels + RTN 8", "channels + distil + RTN 8", "original", "student + RTN 4"]
@@ -33,7 +34,7 @@ def test_names_of_crowded_points_are_readable(scale):
     assert not any(box.overlaps(legend) for box in boxes)
     line = axes.transData.transform((0, 0.75))[1]
     assert not any(box.y0 < line < box.y1 for box in boxes)
-    plots.plt.close(figure)
+    plt.close(figure)
 
 
 def test_a_name_far_from_its_point_has_a_line():
@@ -44,7 +45,7 @@ def test_a_name_far_from_its_point_has_a_line():
     written = name_points(axes, points, [f"point {i}" for i in range(12)])
     assert written[0].arrow_patch is None and written[-1].arrow_patch is not None
     assert not any(letters(a).overlaps(letters(b)) for a, b in itertools.combinations(written, 2))
-    plots.plt.close(figure)
+    plt.close(figure)
 
 
 def test_where_nothing_is_free_the_name_still_stands():
@@ -52,4 +53,4 @@ def test_where_nothing_is_free_the_name_still_stands():
     axes.plot([0, 1], [0, 1], "o")
     (text,) = name_points(axes, [(0.5, 0.5)], ["a name that is wider than the whole figure"])
     assert text in axes.texts and len(axes.texts) == 1
-    plots.plt.close(figure)
+    plt.close(figure)

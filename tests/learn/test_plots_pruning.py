@@ -1,17 +1,19 @@
 """What the figures of the pruning lessons show, read back from the drawn figures."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from course_utils.learn import plots, plots_pruning
+from course_utils.learn import plots
+from course_utils.learn.plots import pruning as plots_pruning
 from course_utils.pruning import masks, storage
 
 
 @pytest.fixture(autouse=True)
 def close():
     yield
-    plots.plt.close("all")
+    plt.close("all")
 
 
 def test_the_weight_map_shows_what_stays():

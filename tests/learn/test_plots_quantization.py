@@ -1,9 +1,10 @@
 """The numbers that the figures of the quantization lessons show, against plain formulas."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from course_utils.learn import plots, plots_quantization
+from course_utils.learn.plots import quantization as plots_quantization
 
 X = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
 
@@ -11,7 +12,7 @@ X = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def close():
     yield
-    plots.plt.close("all")
+    plt.close("all")
 
 
 def regions(granularity):

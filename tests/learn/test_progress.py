@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.learn import ask, catalogue, check, hint, progress
+from course_utils.learn import ask, check, hint
+from course_utils.learn.page import catalogue, events, progress
 
 
 def lines():
-    return progress.path().read_bytes().splitlines()
+    return events.path().read_bytes().splitlines()
 
 
 def test_events_of_all_three_kinds_are_summed_up():
@@ -23,15 +24,15 @@ def test_events_of_all_three_kinds_are_summed_up():
     ask("toy.ordering").answer(["FP32", "FP16", "INT8", "INT4"])
     for _ in range(5):
         hint("toy.rows")
-    done = progress.summary()
+    done = events.summary()
     assert done.passed == {"toy.rows"} and done.right == {"toy.choice"} and done.hints == {"toy.rows": 3}
     assert done.tried == {"toy.rows", "toy.choice", "toy.ordering"} and len(lines()) == 10
 
 
 def test_what_was_passed_once_stays_passed():
-    progress.record("check", "toy.rows", passed=True)
-    progress.record("check", "toy.rows", passed=False)
-    assert progress.summary().passed == {"toy.rows"}
+    events.record("check", "toy.rows", passed=True)
+    events.record("check", "toy.rows", passed=False)
+    assert events.summary().passed == {"toy.rows"}
 
 
 DAMAGE = [
@@ -50,11 +51,11 @@ DAMAGE = [
 
 
 def test_damaged_lines_are_passed_over_and_kept():
-    progress.record("check", "toy.rows", passed=True)
-    with progress.path().open("ab") as file:
+    events.record("check", "toy.rows", passed=True)
+    with events.path().open("ab") as file:
         file.write(b"\n".join(DAMAGE))  # the last line is torn, as after a crash
-    progress.record("question", "toy.choice", passed=True)
-    done = progress.summary()
+    events.record("question", "toy.choice", passed=True)
+    done = events.summary()
     assert done.passed == {"toy.rows"} and done.right == {"toy.choice"}
     assert lines()[1:-1] == DAMAGE, "damage is not thrown away"
     progress.show()
@@ -63,8 +64,8 @@ def test_damaged_lines_are_passed_over_and_kept():
 def write_and_read(capsys):
     """Do something twice; it is remembered, and said once."""
     for name in ("toy.choice", "toy.ordering"):
-        progress.record("question", name, passed=True)
-    assert progress.summary().right == {"toy.choice", "toy.ordering"}
+        events.record("question", name, passed=True)
+    assert events.summary().right == {"toy.choice", "toy.ordering"}
     assert capsys.readouterr().out.count("cannot be written") == 1
     assert check("toy.rows", lambda w: w, show=True).attempted
     progress.show()
@@ -77,34 +78,34 @@ def test_a_home_that_is_a_file(tmp_path, monkeypatch, capsys):
 
 
 def test_a_progress_file_that_is_a_folder(capsys):
-    progress.path().mkdir(parents=True)
+    events.path().mkdir(parents=True)
     write_and_read(capsys)
 
 
 def test_a_read_only_disk(capsys, monkeypatch):
-    progress.record("check", "toy.rows", passed=True)
+    events.record("check", "toy.rows", passed=True)
 
     def refuse(*_arguments):
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr(progress.os, "open", refuse)
+    monkeypatch.setattr(events.os, "open", refuse)
     write_and_read(capsys)
-    assert progress.summary().passed == {"toy.rows"}, "what could be read is still there"
+    assert events.summary().passed == {"toy.rows"}, "what could be read is still there"
 
 
 def test_a_full_disk(capsys, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(progress.os, "write", full)
+    monkeypatch.setattr(events.os, "write", full)
     write_and_read(capsys)
 
 
 WRITER = """
 import sys
-from course_utils.learn import progress
+from course_utils.learn.page import events, progress
 for i in range(300):
-    progress.record("check", f"toy.w{sys.argv[1]}_{i}", passed=True, filler="x" * 500)
+    events.record("check", f"toy.w{sys.argv[1]}_{i}", passed=True, filler="x" * 500)
 """
 
 
@@ -113,7 +114,7 @@ def test_several_processes_write_at_once():
     assert [process.wait(60) for process in processes] == [0] * 4
     whole = [json.loads(line) for line in lines() if line]  # a blank line is harmless
     assert len(whole) == 1200
-    assert progress.summary().passed == {f"toy.w{i}_{j}" for i in range(4) for j in range(300)}
+    assert events.summary().passed == {f"toy.w{i}_{j}" for i in range(4) for j in range(300)}
 
 
 def test_a_killed_writer_leaves_what_it_wrote():
@@ -121,15 +122,15 @@ def test_a_killed_writer_leaves_what_it_wrote():
         "import sys", "import os, sys"
     )
     assert subprocess.run([sys.executable, "-c", code, "9"], check=False).returncode == -9
-    assert len(progress.summary().passed) == 8
+    assert len(events.summary().passed) == 8
 
 
 def test_the_folder_when_none_is_chosen(monkeypatch, tmp_path):
     monkeypatch.delenv("COURSE_HOME")
-    assert progress.home() == Path(__file__).resolve().parents[2] / ".course"
+    assert events.home() == Path(__file__).resolve().parents[2] / ".course"
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert progress.home() == tmp_path / "me" / ".course"
+    assert events.home() == tmp_path / "me" / ".course"
 
 
 @pytest.mark.parametrize("home", ["~/course-home", "relative"])
@@ -137,5 +138,5 @@ def test_a_chosen_folder_is_made(monkeypatch, tmp_path, home):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COURSE_HOME", home)
-    progress.record("check", "toy.rows", passed=True)
+    events.record("check", "toy.rows", passed=True)
     assert os.path.isfile(tmp_path / home.removeprefix("~/") / "progress.jsonl")

@@ -3,7 +3,8 @@
 import pytest
 
 from course_utils.errors import CompressionError
-from course_utils.learn import ask, hint, progress
+from course_utils.learn import ask, hint
+from course_utils.learn.page import events
 
 
 def test_each_option_has_its_own_message(capsys):
@@ -21,7 +22,7 @@ def test_each_option_has_its_own_message(capsys):
 @pytest.mark.parametrize("value", ["D", "", 1, None, True, ["A"], object()])
 def test_what_is_no_option_is_not_an_attempt(value):
     verdict = ask("toy.choice").answer(value)
-    assert not verdict.attempted and not verdict and not list(progress.events())
+    assert not verdict.attempted and not verdict and not list(events.events())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What an exercise is, where exercises are found, and what a check answers."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from course_utils.errors import CompressionError
+
+from .. import exercises as folder
+from ..texts import topic_of
+
+if TYPE_CHECKING:
+    import torch
+
+_added: dict[str, Exercise] = {}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A function that the learner writes.
+
+    `inputs(generator)` draws the keyword arguments; `spec(**inputs)` is the right answer. `mistakes` are wrong
+    functions with a name; `properties[name](inputs, result)` must be true of a right result as well.
+    A result is right when every number is within `tolerance` times the largest magnitude of the spec's.
+    """
+
+    id: str
+    inputs: Callable[[torch.Generator], dict[str, Any]]
+    spec: Callable[..., Any]
+    mistakes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    properties: Mapping[str, Callable[[dict[str, Any], Any], bool]] = field(default_factory=dict)
+    tolerance: float = 1e-5
+    lesson: str = ""
+    trials: int = 3
+    seconds: float = 10.0  # for all trials together
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to a check or a question; true when it passed."""
+
+    passed: bool
+    attempted: bool
+    mistake: str | None
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the message was shown when the verdict was given."""
+
+
+def register(exercise: Exercise) -> Exercise:
+    """Add an exercise that is not in the exercises folder."""
+    topic_of(exercise.id)
+    _added[exercise.id] = exercise
+    return exercise
+
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """Each topic's module, by topic: the rooms of the exercises folder hold one module a topic."""
+    rooms = [module.name for module in pkgutil.iter_modules(folder.__path__) if module.ispkg]
+    return {
+        module.name: f"{folder.__name__}.{room}.{module.name}"
+        for room in rooms
+        for module in pkgutil.iter_modules([f"{path}/{room}" for path in folder.__path__])
+    }
+
+
+def topics() -> list[str]:
+    """The topics that hold exercises."""
+    return sorted(_modules())
+
+
+def of_topic(topic: str) -> dict[str, Exercise]:
+    """The exercises of one topic by id; empty for an unknown topic."""
+    found = {name: e for name, e in _added.items() if topic_of(name) == topic}
+    if topic not in _modules():
+        return found
+    for exercise in importlib.import_module(_modules()[topic]).EXERCISES:
+        if topic_of(exercise.id) != topic:
+            raise CompressionError(f"exercise {exercise.id!r} is in {topic}.py; its id must begin with {topic!r}.")
+        found[exercise.id] = exercise
+    return found
+
+
+def find(name: str) -> Exercise:
+    """The exercise with this id."""
+    known = of_topic(topic_of(name))
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"topics with exercises: {', '.join(topics()) or 'none'}."
+        raise CompressionError(f"exercise {name!r} does not exist; {advice}")
+    return known[name]

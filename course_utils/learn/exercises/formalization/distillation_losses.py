@@ -1,0 +1,366 @@
+"""Lesson 3.5 and lab 3.3: losses between a student and a teacher.
+
+Of two trials, one lets only the student's tensor ask for gradients and the other only the teacher's. So a result that
+asks for gradients tells through which tensor they flow.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_utils.learn.checks.exercise import Exercise
+
+from ..concepts.distillation import draw_logits
+from ..draws import pick
+
+
+def asks(rng: torch.Generator, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Even seeds: the student's tensor wants gradients. Odd seeds: the teacher's."""
+    student_turn = rng.initial_seed() % 2 == 0
+    return student.requires_grad_(student_turn), teacher.requires_grad_(not student_turn)
+
+
+def flows(student: str, teacher: str) -> dict:
+    """The two properties of gradients, for arguments of these names."""
+
+    def to_teacher(given: dict, result: Tensor) -> bool:
+        return given[student].requires_grad or not getattr(result, "requires_grad", False)
+
+    def to_student(given: dict, result: Tensor) -> bool:
+        return given[teacher].requires_grad or getattr(result, "requires_grad", False)
+
+    return {"teacher_gradient": to_teacher, "student_gradient": to_student}
+
+
+def real_tokens(rng: torch.Generator, batch: int, tokens: int) -> Tensor:
+    """(batch, tokens), True at real tokens: every row but the first ends in padding."""
+    length = torch.randint(2, tokens, (batch, 1), generator=rng)
+    length[0] = tokens
+    return torch.arange(tokens) < length
+
+
+# --- Kullback-Leibler ---
+
+
+def kl_inputs(rng: torch.Generator) -> dict:
+    student, teacher = asks(rng, draw_logits(rng, 5, 7), draw_logits(rng, 5, 7))
+    return {"student_logits": student, "teacher_logits": teacher, "temperature": pick(rng, 1.5, 2.0, 3.0)}
+
+
+def row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) of each row, one class after the other."""
+    total = torch.zeros_like(log_p[..., 0])
+    for i in range(log_p.shape[-1]):
+        total = total + log_p[..., i].exp() * (log_p[..., i] - log_q[..., i])
+    return total
+
+
+def softened(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    return (student / temperature).log_softmax(-1), (teacher.detach() / temperature).log_softmax(-1)
+
+
+def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """KL(P_T ‖ P_S) = Σ_i P_T,i (log P_T,i − log P_S,i), the mean over rows."""
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    return row_kl(log_t, log_s).mean()
+
+
+def of_logs(formula):
+    """A wrong divergence from (log P_S, log P_T)."""
+    return lambda student_logits, teacher_logits, temperature: formula(
+        *softened(student_logits, teacher_logits, temperature)
+    )
+
+
+# --- the gradient in the student's logits ---
+
+
+def gradient_inputs(rng: torch.Generator) -> dict:
+    given = kl_inputs(rng)
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in given.items()}
+
+
+def logit_gradient(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """∂(τ² KL) / ∂z_S = τ (P_S − P_T) / n for the mean over n rows; here it is left to autograd."""
+    z = student_logits.clone().requires_grad_(True)
+    return torch.autograd.grad(temperature**2 * kl(z, teacher_logits, temperature), z)[0]
+
+
+def difference(factor, tau=lambda t: t):
+    """`factor(τ, n)` times (P_S − P_T) at the temperature `tau(τ)`."""
+
+    def gradient(student_logits, teacher_logits, temperature):
+        log_s, log_t = softened(student_logits, teacher_logits, tau(temperature))
+        return factor(temperature, len(log_s)) * (log_s.exp() - log_t.exp())
+
+    return gradient
+
+
+# --- the whole response loss ---
+
+
+def response_inputs(rng: torch.Generator) -> dict:
+    """What stands at padding is large, and its label is −100, so that counting it shows."""
+    shape = pick(rng, 3, 4), pick(rng, 5, 6), 7
+    mask = real_tokens(rng, *shape[:2])
+    noise = torch.where(mask, 1.0, 20.0)[..., None]
+    student, teacher = asks(rng, draw_logits(rng, *shape) * noise, draw_logits(rng, *shape) * noise)
+    labels = torch.randint(7, shape[:2], generator=rng).masked_fill(~mask, -100)
+    return {
+        "student_logits": student, "teacher_logits": teacher, "labels": labels,
+        "temperature": pick(rng, 1.5, 2.0, 3.0), "alpha": pick(rng, 0.2, 0.3, 0.7), "mask": mask,
+    }  # fmt: skip
+
+
+def response(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, mask: Tensor, *,
+    factor=lambda t: t**2, far=row_kl, backwards=False, swapped=False, everywhere=False, count=None, hard=1.0,
+) -> Tensor:  # fmt: skip
+    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens."""
+    used = torch.ones_like(mask) if everywhere else mask
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    distance = far(log_s, log_t) if backwards else far(log_t, log_s)
+    plain = (student_logits / hard).log_softmax(-1)
+    label = -plain.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    a = 1 - alpha if swapped else alpha
+    each = a * torch.where(mask, label, 0.0) + (1 - a) * factor(temperature) * distance
+    return torch.where(used, each, 0.0).sum() / (mask.sum() if count is None else count(mask))
+
+
+def with_change(**change):
+    return lambda **given: response(**given, **change)
+
+
+def hard_softened(**given):
+    return response(**given, hard=given["temperature"])
+
+
+def kl_over_batch(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    """What `F.kl_div` with `batchmean` gives for three dimensions: all tokens, padding too, divided by the batch."""
+    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    soft = row_kl(log_t, log_s).sum() / len(mask)
+    hard = response(student_logits, teacher_logits, labels, temperature, 1.0, mask)
+    return alpha * hard + (1 - alpha) * temperature**2 * soft
+
+
+# --- features ---
+
+
+def feature_inputs(rng: torch.Generator) -> dict:
+    batch, tokens, narrow, wide = 3, pick(rng, 4, 5), 3, 5
+    mask = real_tokens(rng, batch, tokens)
+    noise = torch.where(mask, 1.0, 20.0)[..., None]
+    student, teacher = asks(rng, draw_logits(rng, batch, tokens, narrow), draw_logits(rng, batch, tokens, wide) * noise)
+    return {
+        "student_hidden": student, "teacher_hidden": teacher,
+        "projector": torch.randn(wide, narrow, generator=rng, dtype=torch.float64), "mask": mask,
+    }  # fmt: skip
+
+
+def feature(student_hidden: Tensor, teacher_hidden: Tensor, projector: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real tokens and the teacher's features of (P h_S − h_T)²."""
+    total, terms = student_hidden.new_zeros(()), 0
+    for row, token in mask.nonzero().tolist():
+        error = projector @ student_hidden[row, token] - teacher_hidden[row, token].detach()
+        total, terms = total + error.square().sum(), terms + len(error)
+    return total / terms
+
+
+def errors(student_hidden, teacher_hidden, projector, mask):
+    """(batch, tokens, wide): P h_S − h_T, 0 at padding."""
+    return (student_hidden @ projector.T - teacher_hidden.detach()) * mask[..., None]
+
+
+def of_errors(formula):
+    return lambda **given: formula(errors(**given), given["mask"])
+
+
+# --- attention ---
+
+
+def attention_inputs(rng: torch.Generator) -> dict:
+    """Causal maps: what lies ahead of a query has exactly no weight; all else has so much that 1e-6 beside it is nothing."""
+    shape = 2, 3, 5, 5
+    ahead = ~torch.ones(5, 5, dtype=torch.bool).tril()
+    maps = [draw_logits(rng, *shape).div(3).masked_fill(ahead, -torch.inf).softmax(-1) for _ in range(2)]
+    student, teacher = asks(rng, *maps)
+    return {"student_map": student, "teacher_map": teacher, "mask": real_tokens(rng, 2, 5)}
+
+
+def map_rows(from_map: Tensor, to_map: Tensor) -> Tensor:
+    """(batch, heads, queries): Σ_k a_k log(a_k / b_k), where a_k = 0 counts as 0."""
+    ratio = torch.where(from_map > 0, from_map, 1.0).log() - torch.where(from_map > 0, to_map, 1.0).log()
+    return (from_map * ratio).sum(-1)
+
+
+def attention(student_map: Tensor, teacher_map: Tensor, mask: Tensor) -> Tensor:
+    """Mean over heads and real queries of KL(A_T ‖ A_S)."""
+    rows = map_rows(teacher_map.detach(), student_map)
+    return rows[mask[:, None].expand_as(rows)].mean()
+
+
+def of_rows(formula, reverse=False):
+    """A wrong reduction: `formula(rows, mask of the same shape, number of keys)`."""
+
+    def loss(student_map, teacher_map, mask):
+        pair = (student_map, teacher_map.detach()) if reverse else (teacher_map.detach(), student_map)
+        rows = map_rows(*pair)
+        return formula(rows, mask[:, None].expand_as(rows), student_map.shape[-1])
+
+    return loss
+
+
+def unguarded(student_map, teacher_map, mask):
+    """0 · log 0 is NaN."""
+    rows = (teacher_map.detach() * (teacher_map.detach().log() - student_map.log())).sum(-1)
+    return rows[mask[:, None].expand_as(rows)].mean()
+
+
+# --- relations ---
+
+
+def distance_inputs(rng: torch.Generator) -> dict:
+    """One example is far from the others for the student, another one for the teacher: some d_S − d_T are beyond ±1."""
+    examples = pick(rng, 5, 6)
+    student, teacher = draw_logits(rng, examples, 3), 5 * draw_logits(rng, examples, 4)
+    student[0], teacher[1] = 5 * student[0], 5 * teacher[1]
+    student, teacher = asks(rng, student, teacher)
+    return {"student": student, "teacher": teacher}
+
+
+def distance(
+    student: Tensor, teacher: Tensor, *, scale=torch.mean, apart=lambda d: d, diagonal=False, norm=2.0
+) -> Tensor:
+    """Mean over pairs of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean over pairs; Huber(u) = u² / 2, beyond 1 |u| − 1/2."""
+
+    def distances(x: Tensor) -> Tensor:
+        n = len(x)
+        pairs = [(i, j) for i in range(n) for j in range(n) if diagonal or i < j]
+        d = torch.stack(
+            [apart((x[i] - x[j]).abs().pow(norm).sum() ** (1 / norm) if i != j else x.new_zeros(())) for i, j in pairs]
+        )
+        return d / scale(d)
+
+    u = (distances(student) - distances(teacher.detach())).abs()
+    return torch.where(u < 1, u**2 / 2, u - 0.5).mean()
+
+
+def squares_of_distances(student, teacher):
+    d_s, d_t = F.pdist(student), F.pdist(teacher.detach())
+    return (d_s / d_s.mean() - d_t / d_t.mean()).square().mean()
+
+
+def scaled_by_teacher(student, teacher):
+    d_s, d_t = F.pdist(student), F.pdist(teacher.detach())
+    return F.huber_loss(d_s / d_t.mean(), d_t / d_t.mean())
+
+
+def points(student, teacher):
+    """Compares each vector's length, not the distances between vectors."""
+    s, t = student.norm(dim=-1), teacher.detach().norm(dim=-1)
+    return F.huber_loss(s / s.mean(), t / t.mean())
+
+
+EXERCISES = [
+    Exercise(
+        id="distillation_losses.kl", inputs=kl_inputs, spec=kl, lesson="3.5-distillation-losses", trials=4,
+        mistakes={
+            "reversed": of_logs(lambda log_s, log_t: row_kl(log_s, log_t).mean()),
+            "cross_entropy": of_logs(lambda log_s, log_t: -(log_t.exp() * log_s).sum(-1).mean()),
+            "summed": of_logs(lambda log_s, log_t: row_kl(log_t, log_s).sum()),
+            "over_classes": of_logs(lambda log_s, log_t: row_kl(log_t, log_s).mean() / log_s.shape[-1]),
+            "not_softened": lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits, 1.0),
+            "teacher_sharp": lambda student_logits, teacher_logits, temperature: kl(student_logits, temperature * teacher_logits, temperature),
+            "with_square": lambda **given: given["temperature"] ** 2 * kl(**given),
+            "not_in_logarithms": of_logs(lambda log_s, log_t: (log_t.exp() * (log_t - log_s.exp())).sum(-1).mean()),
+            "sign": of_logs(lambda log_s, log_t: -row_kl(log_t, log_s).mean()),
+            "squared_difference": of_logs(lambda log_s, log_t: (log_s.exp() - log_t.exp()).square().sum(-1).mean()),
+        },
+        properties=flows("student_logits", "teacher_logits"),
+    ),
+    Exercise(
+        id="distillation_losses.logit_gradient", inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses",
+        mistakes={
+            "sign": difference(lambda t, n: -t / n),
+            "without_the_square": difference(lambda t, n: 1 / (t * n)),
+            "square_whole": difference(lambda t, n: t**2 / n),
+            "no_temperature": difference(lambda t, n: 1 / n),
+            "rows_not_averaged": difference(lambda t, n: t),
+            "at_temperature_one": difference(lambda t, n: t / n, lambda t: 1.0),
+            "logits": lambda student_logits, teacher_logits, temperature: (student_logits - teacher_logits) * temperature / len(student_logits),
+        },
+    ),
+    Exercise(
+        id="distillation_losses.response", inputs=response_inputs, spec=response, lesson="3.5-distillation-losses", trials=4,
+        mistakes={
+            "direction": with_change(backwards=True),
+            "square_forgotten": with_change(factor=lambda t: 1.0),
+            "not_squared": with_change(factor=lambda t: t),
+            "square_on_both": lambda **given: given["temperature"] ** 2 * response(**given, factor=lambda t: 1.0),
+            "not_softened": lambda **given: response(**given | {"temperature": 1.0}, factor=lambda t: given["temperature"] ** 2),
+            "unweighted": lambda **given: 2 * response(**given | {"alpha": 0.5}),
+            "alpha_swapped": with_change(swapped=True),
+            "labels_softened": hard_softened,
+            "cross_entropy": with_change(far=lambda log_p, log_q: -(log_p.exp() * log_q).sum(-1)),
+            "padding_counted": with_change(everywhere=True, count=torch.numel),
+            "padding_in_kl": with_change(everywhere=True),
+            "divided_by_all": with_change(count=torch.numel),
+            "divided_by_batch": with_change(count=len),
+            "kl_over_batch": kl_over_batch,
+            "over_classes": with_change(far=lambda log_p, log_q: row_kl(log_p, log_q) / log_p.shape[-1]),
+        },
+        properties=flows("student_logits", "teacher_logits"),
+    ),
+    Exercise(
+        id="distillation_losses.feature", inputs=feature_inputs, spec=feature, lesson="3.5-distillation-losses", trials=4,
+        mistakes={
+            "padding_counted": lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(
+                student_hidden @ projector.T, teacher_hidden.detach()
+            ),
+            "divided_by_all": of_errors(lambda e, mask: e.square().mean()),
+            "summed": of_errors(lambda e, mask: e.square().sum()),
+            "features_summed": of_errors(lambda e, mask: e.square().sum() / mask.sum()),
+            "absolute": of_errors(lambda e, mask: e.abs().sum() / mask.sum() / e.shape[-1]),
+            "root": of_errors(lambda e, mask: (e.square().sum() / mask.sum() / e.shape[-1]).sqrt()),
+            "teacher_projected": lambda student_hidden, teacher_hidden, projector, mask: (
+                ((teacher_hidden.detach() @ projector - student_hidden) ** 2)[mask].mean()
+            ),
+        },
+        properties=flows("student_hidden", "teacher_hidden"),
+    ),
+    Exercise(
+        id="distillation_losses.attention", inputs=attention_inputs, spec=attention, tolerance=1e-4, lesson="3.5-distillation-losses",
+        trials=4,
+        mistakes={
+            "reversed": of_rows(lambda rows, mask, keys: rows[mask].mean(), reverse=True),
+            "zero_log": unguarded,
+            "padding_counted": of_rows(lambda rows, mask, keys: rows.mean()),
+            "divided_by_all": of_rows(lambda rows, mask, keys: (rows * mask).mean()),
+            "heads_summed": of_rows(lambda rows, mask, keys: rows[mask].mean() * rows.shape[1]),
+            "summed": of_rows(lambda rows, mask, keys: rows[mask].sum()),
+            "over_keys": of_rows(lambda rows, mask, keys: rows[mask].mean() / keys),
+            "squared_difference": lambda student_map, teacher_map, mask: (
+                (student_map - teacher_map.detach()).square().sum(-1)[mask[:, None].expand(student_map.shape[:3])].mean()
+            ),
+            "heads_averaged_first": lambda student_map, teacher_map, mask: attention(
+                student_map.mean(1, keepdim=True), teacher_map.mean(1, keepdim=True), mask
+            ),
+        },
+        properties=flows("student_map", "teacher_map"),
+    ),
+    Exercise(
+        id="distillation_losses.distance", inputs=distance_inputs, spec=distance, lesson="3.5-distillation-losses", trials=4,
+        mistakes={
+            "not_scaled": lambda student, teacher: distance(student, teacher, scale=lambda d: 1.0),
+            "scaled_by_largest": lambda student, teacher: distance(student, teacher, scale=torch.amax),
+            "scaled_by_teacher": scaled_by_teacher,
+            "squared_distances": lambda student, teacher: distance(student, teacher, apart=torch.square),
+            "with_itself": lambda student, teacher: distance(student, teacher, diagonal=True),
+            "zeros_in_mean": lambda student, teacher: distance(student, teacher, diagonal=True, scale=lambda d: d[d > 0].mean()),
+            "not_huber": squares_of_distances,
+            "city_blocks": lambda student, teacher: distance(student, teacher, norm=1.0),
+            "lengths": points,
+        },
+        properties=flows("student", "teacher"),
+    ),
+]  # fmt: skip

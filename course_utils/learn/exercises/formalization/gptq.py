@@ -1,0 +1,313 @@
+"""GPTQ step by step: Hessian, inverse factor, column update, the whole layer, packing, the packed product."""
+
+import torch
+from torch import Tensor
+
+from course_utils.learn.checks.exercise import Exercise
+from course_utils.quantization.grids import scale_and_zero
+
+from ..draws import pick
+
+
+def correlated(rng: torch.Generator, tokens: int, inputs: int) -> Tensor:
+    """Inputs (tokens, inputs) that depend strongly on each other, and are not centred on 0."""
+    mix = torch.randn(inputs, inputs, generator=rng, dtype=torch.float64)
+    return torch.randn(tokens, inputs, generator=rng, dtype=torch.float64) @ mix + 0.5
+
+
+def damped_hessian(rng: torch.Generator, inputs: int) -> Tensor:
+    x = correlated(rng, 6 * inputs, inputs)
+    H = hessian(x)
+    return H + 0.05 * H.diagonal().mean() * torch.eye(inputs, dtype=H.dtype)
+
+
+# --- the Hessian ---
+
+
+def hessian(x: Tensor) -> Tensor:
+    """H = (2/N) Σ_n x_n x_nᵀ."""
+    H = x.new_zeros(x.shape[1], x.shape[1])
+    for row in x:
+        H += 2 / len(x) * torch.outer(row, row)
+    return H
+
+
+# --- the factor of its inverse ---
+
+
+def inverse_cholesky(H: Tensor) -> Tensor:
+    """U upper triangular with H⁻¹ = UᵀU."""
+    return torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
+
+
+def lower_factor(H: Tensor) -> Tensor:
+    return inverse_cholesky(H).T.contiguous()
+
+
+def factor_of_hessian(H: Tensor) -> Tensor:
+    return torch.linalg.cholesky(H, upper=True)
+
+
+def wrong_product(H: Tensor) -> Tensor:
+    """U upper triangular with H⁻¹ = UUᵀ."""
+    return torch.linalg.inv(torch.linalg.cholesky(H)).T.contiguous()
+
+
+# --- one column ---
+
+
+def column_inputs(rng: torch.Generator) -> dict:
+    columns = 7
+    weight = torch.randn(4, columns, generator=rng, dtype=torch.float64)
+    i = int(torch.randint(1, columns - 2, (), generator=rng))
+    quantized = (weight[:, i] / 0.6).round() * 0.6
+    return {"weight": weight, "U": inverse_cholesky(damped_hessian(rng, columns)), "i": i, "quantized": quantized}
+
+
+def column_update(weight: Tensor, U: Tensor, i: int, quantized: Tensor) -> Tensor:
+    """w_j ← w_j − (w_i − ŵ_i) / U_ii · U_ij for j > i; column i becomes ŵ_i."""
+    moved = weight.clone()
+    for row in range(weight.shape[0]):
+        error = (weight[row, i] - quantized[row]) / U[i, i]
+        for j in range(i + 1, weight.shape[1]):
+            moved[row, j] = weight[row, j] - error * U[i, j]
+        moved[row, i] = quantized[row]
+    return moved
+
+
+def moved_by(direction, *, start: int = 1, store: bool = True):
+    """A wrong update: `direction(U, i)` is the row that the bare error is multiplied with."""
+
+    def update(weight, U, i, quantized):
+        moved = weight.clone()
+        error = weight[:, i] - quantized
+        moved[:, i + start :] -= torch.outer(error, direction(U, i)[i + start :])
+        if store:
+            moved[:, i] = quantized
+        return moved
+
+    return update
+
+
+def all_columns(weight, U, i, quantized):
+    inverse = U.T @ U
+    return weight - torch.outer((weight[:, i] - quantized) / inverse[i, i], inverse[i])
+
+
+def hessian_update(weight, U, i, quantized):
+    H = torch.linalg.inv(U.T @ U)
+    return moved_by(lambda U, i: H[i] / H[i, i])(weight, U, i, quantized)
+
+
+def only_rounded(weight, U, i, quantized):
+    moved = weight.clone()
+    moved[:, i] = quantized
+    return moved
+
+
+# --- the whole layer ---
+
+
+def layer_inputs(rng: torch.Generator) -> dict:
+    columns = 16
+    weight = torch.randn(6, columns, generator=rng, dtype=torch.float64)
+    weight[0] = weight[0].abs() + 0.2
+    return {"weight": weight, "H": damped_hessian(rng, columns), "bits": pick(rng, 2, 3, 4, 5), "group_size": pick(rng, 4, 8)}
+
+
+def quantize_layer(weight, H, bits, group_size, *, U=None, update=column_update, fixed_scales=False, scales_once=False):
+    """Walk the columns: a new grid where a group begins, round, let the later columns absorb the error.
+
+    Returns codes (out, in), scale (out, groups), zero point (out, groups).
+    """
+    U = inverse_cholesky(H) if U is None else U
+    W, codes = weight.clone(), torch.zeros(weight.shape, dtype=torch.uint8)
+    scales, zeros = [], []
+    for i in range(weight.shape[1]):
+        if i % group_size == 0:
+            group = (weight if fixed_scales else W)[:, i : i + group_size]
+            if scales_once:
+                group = weight
+            scale, zero = scale_and_zero(group.amin(1), group.amax(1), bits, False)
+            scales.append(scale)
+            zeros.append(zero)
+        q = ((W[:, i] / scale).round() + zero).clamp(0, 2**bits - 1)
+        codes[:, i] = q.to(torch.uint8)
+        W = update(W, U, i, scale * (q - zero))
+    return codes, torch.stack(scales, 1), torch.stack(zeros, 1)
+
+
+def with_update(update):
+    return lambda **given: quantize_layer(**given, update=update)
+
+
+def within_groups(weight, H, bits, group_size):
+    def update(W, U, i, quantized):
+        end = (i // group_size + 1) * group_size
+        moved = W.clone()
+        moved[:, :end] = column_update(W, U, i, quantized)[:, :end]
+        return moved
+
+    return quantize_layer(weight, H, bits, group_size, update=update)
+
+
+def across_groups(weight, H, bits, group_size):
+    """Errors reach the columns of later groups only."""
+
+    def update(W, U, i, quantized):
+        end = (i // group_size + 1) * group_size
+        moved = column_update(W, U, i, quantized)
+        moved[:, i + 1 : end] = W[:, i + 1 : end]
+        return moved
+
+    return quantize_layer(weight, H, bits, group_size, update=update)
+
+
+# --- packing ---
+
+
+def code_inputs(rng: torch.Generator) -> dict:
+    shape = (pick(rng, 3, 5), pick(rng, 8, 12))
+    return {"codes": torch.randint(0, 16, shape, generator=rng, dtype=torch.uint8)}
+
+
+def pack_int4(codes: Tensor) -> Tensor:
+    """byte k = code 2k + 16 · code (2k + 1)."""
+    packed = torch.zeros(codes.shape[0], codes.shape[1] // 2, dtype=torch.uint8)
+    for row in range(codes.shape[0]):
+        for k in range(packed.shape[1]):
+            packed[row, k] = int(codes[row, 2 * k]) + 16 * int(codes[row, 2 * k + 1])
+    return packed
+
+
+def halves(codes: Tensor) -> Tensor:
+    low, high = codes.chunk(2, dim=1)
+    return low | (high << 4)
+
+
+# --- the packed product ---
+
+
+def product_inputs(rng: torch.Generator) -> dict:
+    rows, columns, groups = 5, 12, 3
+    codes = torch.randint(0, 16, (rows, columns), generator=rng, dtype=torch.uint8)
+    return {
+        "x": torch.randn(4, columns, generator=rng, dtype=torch.float64), "packed": pack_int4(codes),
+        "scale": torch.rand(rows, groups, generator=rng, dtype=torch.float64) + 0.1,
+        "zero": torch.randint(1, 15, (rows, groups), generator=rng).double(),
+    }  # fmt: skip
+
+
+def packed_linear(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, *, high_first: bool = False) -> Tensor:
+    """y = x Ŵᵀ with ŵ_rj = s_rg (q_rj − z_rg), g = ⌊j / group size⌋."""
+    rows, columns = packed.shape[0], 2 * packed.shape[1]
+    size = columns // scale.shape[1]
+    weight = torch.zeros(rows, columns, dtype=scale.dtype)
+    for r in range(rows):
+        for j in range(columns):
+            shift = 4 * ((j % 2) ^ high_first)
+            code = (int(packed[r, j // 2]) >> shift) & 15
+            weight[r, j] = scale[r, j // size] * (code - zero[r, j // size])
+    return x @ weight.T
+
+
+def unpacked(packed: Tensor) -> Tensor:
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).double()
+
+
+def with_grid(spread, formula):
+    """A wrong product: `spread` lays a group's number over the columns, `formula(q, s, z)` gives the weight."""
+
+    def product(x, packed, scale, zero):
+        size = 2 * packed.shape[1] // scale.shape[1]
+        weight = formula(unpacked(packed), spread(scale, size), spread(zero, size))
+        return x @ weight.T
+
+    return product
+
+
+def neighbours(values: Tensor, size: int) -> Tensor:
+    return values.repeat_interleave(size, 1)
+
+
+def tiled(values: Tensor, size: int) -> Tensor:
+    return values.repeat(1, size)
+
+
+EXERCISES = [
+    Exercise(
+        id="gptq.hessian", inputs=lambda rng: {"x": correlated(rng, pick(rng, 11, 14, 17), 5)}, spec=hessian,
+        lesson="3.2-gptq",
+        mistakes={
+            "not_divided": lambda x: 2 * x.T @ x,
+            "two_forgotten": lambda x: x.T @ x / len(x),
+            "factor_forgotten": lambda x: x.T @ x,
+            "divided_by_inputs": lambda x: 2 * x.T @ x / x.shape[1],
+            "divided_by_all": lambda x: 2 * x.T @ x / x.numel(),
+            "tokens_by_tokens": lambda x: 2 * x @ x.T / len(x),
+            "centred": lambda x: 2 * torch.cov(x.T, correction=0),
+            "centred_unbiased": lambda x: 2 * torch.cov(x.T),
+            "diagonal_only": lambda x: torch.diag(2 * x.square().mean(0)),
+        },
+    ),
+    Exercise(
+        id="gptq.inverse_cholesky", inputs=lambda rng: {"H": damped_hessian(rng, 6)}, spec=inverse_cholesky,
+        lesson="3.2-gptq",
+        mistakes={
+            "lower_factor": lower_factor, "hessian_not_inverse": factor_of_hessian,
+            "lower_hessian_factor": lambda H: torch.linalg.cholesky(H), "product_reversed": wrong_product,
+            "inverse_of_lower": lambda H: torch.linalg.inv(torch.linalg.cholesky(H)),
+            "not_factored": lambda H: torch.linalg.inv(H),
+        },
+    ),
+    Exercise(
+        id="gptq.column_update", inputs=column_inputs, spec=column_update, lesson="3.2-gptq",
+        mistakes={
+            "not_divided": moved_by(lambda U, i: U[i]),
+            "divided_twice": moved_by(lambda U, i: U[i] / U[i, i] ** 2),
+            "sign": moved_by(lambda U, i: -U[i] / U[i, i]),
+            "hessian_not_inverse": hessian_update,
+            "full_inverse_row": moved_by(lambda U, i: (U.T @ U)[i] / (U.T @ U)[i, i]),
+            "earlier_columns_moved": all_columns,
+            "only_rounded": only_rounded,
+            "column_not_stored": moved_by(lambda U, i: U[i] / U[i, i], store=False),
+            "one_column_late": moved_by(lambda U, i: U[i] / U[i, i], start=2),
+        },
+    ),
+    Exercise(
+        id="gptq.quantize_layer", inputs=layer_inputs, spec=quantize_layer, lesson="3.2-gptq", trials=6,
+        mistakes={
+            "no_update": with_update(only_rounded),
+            "scales_from_the_start": lambda **given: quantize_layer(**given, fixed_scales=True),
+            "one_scale_a_row": lambda **given: quantize_layer(**given, scales_once=True),
+            "hessian_not_inverse": lambda **given: quantize_layer(**given, U=factor_of_hessian(given["H"])),
+            "not_divided": with_update(moved_by(lambda U, i: U[i])),
+            "sign": with_update(moved_by(lambda U, i: -U[i] / U[i, i])),
+            "within_groups": within_groups,
+            "across_groups": across_groups,
+        },
+    ),
+    Exercise(
+        id="gptq.pack_int4", inputs=code_inputs, spec=pack_int4, lesson="3.2-gptq",
+        mistakes={
+            "nibbles_swapped": lambda codes: (codes[:, ::2] << 4) | codes[:, 1::2],
+            "halves": halves,
+            "not_shifted": lambda codes: codes[:, ::2] | codes[:, 1::2],
+            "three_bits": lambda codes: codes[:, ::2] | (codes[:, 1::2] << 3),
+            "not_packed": lambda codes: codes,
+            "rows_paired": lambda codes: (codes[:-1:2] | (codes[1::2] << 4)),
+        },
+        properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},
+    ),
+    Exercise(
+        id="gptq.packed_linear", inputs=product_inputs, spec=packed_linear, lesson="3.2-gptq",
+        mistakes={
+            "nibbles_swapped": lambda **given: packed_linear(**given, high_first=True),
+            "groups_tiled": with_grid(tiled, lambda q, s, z: s * (q - z)),
+            "zero_forgotten": with_grid(neighbours, lambda q, s, z: s * q),
+            "zero_added": with_grid(neighbours, lambda q, s, z: s * (q + z)),
+            "zero_outside": with_grid(neighbours, lambda q, s, z: s * q - z),
+            "divided": with_grid(neighbours, lambda q, s, z: (q - z) / s),
+        },
+    ),
+]  # fmt: skip

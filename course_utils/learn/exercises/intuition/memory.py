@@ -1,0 +1,143 @@
+"""Lesson 1.1: parameters of a shape, bits of a weight with its scale, the longest context that fits."""
+
+import torch
+
+from course_utils.learn.checks.exercise import Exercise
+
+from ..draws import pick
+
+# --- parameters of a Llama-like model ---
+
+
+def shape(rng: torch.Generator) -> dict:
+    """Grouped-query attention, a head of its own; no two sizes are equal, so that none can stand for another."""
+    kv_heads = pick(rng, 2, 4, 8)
+    heads = kv_heads * pick(rng, 2, 3, 4)
+    head_dim = pick(rng, 32, 64, 128)
+    hidden = heads * head_dim
+    return {
+        "vocab": pick(rng, 32000, 50000, 128256), "hidden": hidden, "intermediate": hidden * 5 // 2 + 64,
+        "layers": pick(rng, 12, 16, 28, 32), "kv_heads": kv_heads, "head_dim": head_dim,
+    }  # fmt: skip
+
+
+def parameters(vocab: int, hidden: int, intermediate: int, layers: int, kv_heads: int, head_dim: int) -> int:
+    """The numbers of every tensor, added one tensor after another."""
+    total = vocab * hidden  # embeddings
+    for _ in range(layers):
+        total += hidden * hidden  # query
+        total += hidden * kv_heads * head_dim  # key
+        total += hidden * kv_heads * head_dim  # value
+        total += hidden * hidden  # attention output
+        total += hidden * intermediate  # gate
+        total += hidden * intermediate  # up
+        total += intermediate * hidden  # down
+        total += hidden  # norm before attention
+        total += hidden  # norm before the MLP
+    total += hidden  # last norm
+    total += vocab * hidden  # head
+    return total
+
+
+def without(part: str):
+    """Parameters with one part left out or counted wrongly."""
+
+    def wrong(vocab, hidden, intermediate, layers, kv_heads, head_dim):
+        taken = {
+            "head": vocab * hidden,
+            "gate": layers * hidden * intermediate,
+            "norms": (2 * layers + 1) * hidden,
+            "last_norm": hidden,
+            "one_norm": layers * hidden,
+            "value": layers * hidden * kv_heads * head_dim,
+            "grouping": -2 * layers * hidden * (hidden - kv_heads * head_dim),
+            "layers": (layers - 1) * (2 * hidden * (hidden + kv_heads * head_dim) + 3 * hidden * intermediate + 2 * hidden),
+            "output": layers * hidden * hidden,
+        }[part]
+        return parameters(vocab, hidden, intermediate, layers, kv_heads, head_dim) - taken
+
+    return wrong
+
+
+# --- bits of a weight ---
+
+
+def group_inputs(rng: torch.Generator) -> dict:
+    return {
+        "bits": pick(rng, 2, 3, 4, 5, 8), "group_size": pick(rng, 16, 32, 64, 128),
+        "scale_bits": pick(rng, 16, 32), "zero_bits": pick(rng, 0, 2, 3, 8),
+    }  # fmt: skip
+
+
+def bits_per_weight(bits: int, group_size: int, scale_bits: int, zero_bits: int) -> float:
+    """All bits of one group, divided by its weights."""
+    in_all = group_size * bits + scale_bits + zero_bits
+    return in_all / group_size
+
+
+# --- the longest context ---
+
+
+def machine(rng: torch.Generator) -> dict:
+    """Memory that leaves room for some thousands of tokens, and never for a whole number of them."""
+    layers, kv_heads, head_dim = pick(rng, 16, 28, 32), pick(rng, 4, 8, 32), pick(rng, 64, 128)
+    batch, bits = pick(rng, 2, 3, 4), pick(rng, 4, 8, 16)
+    token = 2 * layers * kv_heads * head_dim * bits // 8 * batch
+    fits = int(torch.randint(2000, 40000, (), generator=rng))
+    weights = int(torch.randint(3 * 10**9, 2 * 10**10, (), generator=rng))
+    rest = token * 3 // 5 + int(torch.randint(0, token // 4, (), generator=rng))
+    return {
+        "memory": weights + fits * token + rest, "weights": weights, "layers": layers, "kv_heads": kv_heads,
+        "head_dim": head_dim, "batch": batch, "bits": bits,
+    }  # fmt: skip
+
+
+def longest_context(memory: int, weights: int, layers: int, kv_heads: int, head_dim: int, batch: int, bits: int) -> int:
+    """The largest c with weights + c · (2 · layers · kv_heads · head_dim · bits / 8) · batch ≤ memory."""
+    one_token = 2 * layers * kv_heads * head_dim * bits // 8
+    return (memory - weights) // (one_token * batch)
+
+
+def assuming(**instead: int):
+    """The longest context with some arguments replaced, such as batch=1 where the batch was forgotten."""
+    return lambda **given: longest_context(**{**given, **instead})
+
+
+def room(memory, weights, layers, kv_heads, head_dim, batch, bits) -> float:
+    return (memory - weights) / (layers * kv_heads * head_dim * batch * bits)
+
+
+EXERCISES = [
+    Exercise(
+        id="memory.parameters", inputs=shape, spec=parameters, tolerance=0, lesson="1.1-why-compress", trials=6,
+        mistakes={
+            "head_forgotten": without("head"), "gate_forgotten": without("gate"), "norms_forgotten": without("norms"),
+            "last_norm_forgotten": without("last_norm"), "one_norm": without("one_norm"),
+            "value_forgotten": without("value"), "grouping_ignored": without("grouping"),
+            "one_layer": without("layers"), "output_forgotten": without("output"),
+        },
+    ),
+    Exercise(
+        id="memory.bits_per_weight", inputs=group_inputs, spec=bits_per_weight, tolerance=1e-9, trials=6,
+        lesson="1.1-why-compress",
+        mistakes={
+            "codes_only": lambda bits, group_size, scale_bits, zero_bits: bits,
+            "per_weight": lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits + zero_bits,
+            "zero_forgotten": lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits / group_size,
+            "whole_group": lambda bits, group_size, scale_bits, zero_bits: group_size * bits + scale_bits + zero_bits,
+            "in_bytes": lambda **k: bits_per_weight(**k) / 8,
+        },
+    ),
+    Exercise(
+        id="memory.longest_context", inputs=machine, spec=longest_context, tolerance=0, lesson="1.1-why-compress",
+        trials=6,
+        mistakes={
+            "weights_forgotten": assuming(weights=0), "batch_forgotten": assuming(batch=1),
+            "layers_forgotten": assuming(layers=1),
+            "keys_only": lambda **k: int(room(**k) * 8),
+            "bits_for_bytes": lambda **k: int(room(**k) / 2),
+            "rounded_up": lambda **k: longest_context(**k) + 1,
+            "not_whole": lambda **k: room(**k) * 4,
+        },
+    ),
+]  # fmt: skip

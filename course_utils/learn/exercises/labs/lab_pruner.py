@@ -1,0 +1,214 @@
+"""Lab 2.2: masks over the whole model, N of every M, channels and heads that leave the tensors."""
+
+import torch
+from torch import Tensor
+
+from course_utils.learn.checks.exercise import Exercise
+
+from ..draws import pick
+from ..formalization import scores
+from ..formalization.scores import lowest, matrix
+
+# --- one ranking over all layers ---
+
+
+def model_inputs(rng: torch.Generator) -> dict:
+    """Three layers of different shape and size of weights, more of them negative; now and then none or all of them go."""
+    shapes = {"q_proj": (5, 8), "up_proj": (6, 4), "down_proj": (3, 12)}
+    sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)]
+    found = {name: s * (matrix(rng, *shape) - 0.3) for (name, shape), s in zip(shapes.items(), sizes, strict=True)}
+    return {"weights": found, "sparsity": pick(rng, 0.0, 0.25, 0.4, 0.5, 0.75, 1.0)}
+
+
+def global_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """False at the sparsity · n smallest |θ| of all layers together."""
+    sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
+    kept = lowest(sizes, round(sparsity * len(sizes))).split([weight.numel() for weight in weights.values()])
+    return {name: part.view_as(weights[name]) for name, part in zip(weights, kept, strict=True)}
+
+
+def changed(before, after=lambda name, mask: mask):
+    """Global masks of weights that `before` has changed, changed by `after`."""
+
+    def masks(weights, sparsity):
+        found = global_masks({name: before(weight) for name, weight in weights.items()}, sparsity)
+        return {name: after(name, mask) for name, mask in found.items()}
+
+    return masks
+
+
+def signed(weights, sparsity):
+    lowest_of_all = min(float(weight.min()) for weight in weights.values())
+    return global_masks({name: weight - lowest_of_all for name, weight in weights.items()}, sparsity)
+
+
+# --- channels ---
+
+
+def energy_inputs(rng: torch.Generator) -> dict:
+    down = torch.randn(5, 9, generator=rng, dtype=torch.float64)
+    return {
+        "down": down,
+        "x": torch.randn(20, 9, generator=rng, dtype=torch.float64) * (torch.rand(9, generator=rng) + 0.1),
+    }
+
+
+def channel_energy(down: Tensor, x: Tensor) -> Tensor:
+    """(1/N) Σ_n x_nj² · Σ_i W_ij²: the mean square of what channel j adds to the output."""
+    energy = torch.zeros(down.shape[1], dtype=down.dtype)
+    for j in range(down.shape[1]):
+        for token in x:
+            energy[j] += (token[j] * down[:, j]).square().sum() / len(x)
+    return energy
+
+
+def mlp_inputs(rng: torch.Generator) -> dict:
+    hidden, channels = 6, 8
+    gate, up = (torch.randn(channels, hidden, generator=rng, dtype=torch.float64) for _ in range(2))
+    kept = torch.randperm(channels, generator=rng)[: pick(rng, 3, 5)].sort().values
+    return {
+        "gate": gate,
+        "up": up,
+        "down": torch.randn(hidden, channels, generator=rng, dtype=torch.float64),
+        "kept": kept,
+    }
+
+
+def remove_channels(gate: Tensor, up: Tensor, down: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of gate and up, columns of down."""
+    rows = kept.tolist()
+    return (
+        torch.stack([gate[c] for c in rows]),
+        torch.stack([up[c] for c in rows]),
+        torch.stack([down[:, c] for c in rows], 1),
+    )
+
+
+def zeroed(gate, up, down, kept):
+    mask = torch.zeros(len(gate), dtype=gate.dtype)
+    mask[kept] = 1
+    return gate * mask[:, None], up * mask[:, None], down * mask
+
+
+# --- heads ---
+
+
+def head_inputs(rng: torch.Generator) -> dict:
+    """Grouped-query attention: each key-value head serves two or three query heads."""
+    kv_heads, ratio, size = 4, pick(rng, 2, 3), pick(rng, 3, 4)
+    heads, hidden = kv_heads * ratio, 7
+    q, k, v = (torch.randn(n * size, hidden, generator=rng, dtype=torch.float64) for n in (heads, kv_heads, kv_heads))
+    o = torch.randn(hidden, heads * size, generator=rng, dtype=torch.float64)
+    kept = torch.randperm(kv_heads, generator=rng)[: pick(rng, 2, 3)].sort().values
+    return {"q": q, "k": k, "v": v, "o": o, "kept": kept, "heads": heads, "kv_heads": kv_heads}
+
+
+def remove_heads(q, k, v, o, kept, heads, kv_heads):
+    """For each key-value head that stays: its rows of k and v, the rows of q of its query heads, and their columns of o."""
+    size, ratio = k.shape[0] // kv_heads, heads // kv_heads
+    rows = [[], [], [], []]
+    for head in kept.tolist():
+        own, shared = slice(head * size, (head + 1) * size), slice(head * ratio * size, (head + 1) * ratio * size)
+        for place, part in zip(rows, (q[shared], k[own], v[own], o[:, shared].T), strict=True):
+            place.append(part)
+    new = [torch.cat(parts) for parts in rows]
+    return new[0], new[1], new[2], new[3].T
+
+
+def with_heads(change):
+    """Wrong heads: `change(right, given)` gives (q, k, v, o)."""
+
+    def wrong(q, k, v, o, kept, heads, kv_heads):
+        given = {"q": q, "k": k, "v": v, "o": o, "kept": kept, "heads": heads, "kv_heads": kv_heads}
+        return change(remove_heads(**given), given)
+
+    return wrong
+
+
+def others(kept: Tensor, count: int) -> Tensor:
+    return torch.tensor([i for i in range(count) if i not in kept.tolist()])
+
+
+def strided_queries(right, given):
+    """Query head h taken to share key-value head h mod kv_heads."""
+    size = given["k"].shape[0] // given["kv_heads"]
+    chosen = [h for h in range(given["heads"]) if h % given["kv_heads"] in given["kept"].tolist()]
+    index = torch.cat([torch.arange(h * size, (h + 1) * size) for h in chosen])
+    return given["q"][index], right[1], right[2], given["o"][:, index]
+
+
+def one_query_each(right, given):
+    """Only query heads with the numbers of the key-value heads stay."""
+    size = given["k"].shape[0] // given["kv_heads"]
+    index = torch.cat([torch.arange(h * size, (h + 1) * size) for h in given["kept"].tolist()])
+    return given["q"][index], right[1], right[2], given["o"][:, index]
+
+
+EXERCISES = [
+    Exercise(
+        id="lab_pruner.global_masks", inputs=model_inputs, spec=global_masks, lesson="lab-2.2-pruner", trials=24,
+        mistakes={
+            "each_layer": lambda weights, sparsity: {n: scores.magnitude_mask(w, sparsity) for n, w in weights.items()},
+            "signed": signed,
+            "inverted": changed(lambda w: w, lambda name, mask: ~mask),
+            "keeps_sparsity": lambda weights, sparsity: global_masks(weights, 1 - sparsity),
+            "normalized": changed(lambda w: w / w.norm()),
+            "first_layer_only": lambda weights, sparsity: {
+                n: m | (n != next(iter(weights))) for n, m in global_masks(weights, sparsity).items()
+            },
+        },
+        properties={
+            "count": lambda inputs, result: (
+                sum(int((~mask).sum()) for mask in result.values())
+                == round(inputs["sparsity"] * sum(weight.numel() for weight in inputs["weights"].values()))
+            ),
+        },
+    ),
+    Exercise(
+        id="lab_pruner.n_of_m", inputs=scores.n_of_m_inputs, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=4,
+        mistakes={
+            "along_outputs": lambda score, n, m: scores.n_of_m(score.T, n, m).T,
+            "strided": scores.strided,
+            "removes_n": lambda score, n, m: scores.n_of_m(score, m - n, m),
+            "keeps_lowest": lambda score, n, m: scores.n_of_m(-score, n, m),
+            "whole_rows": lambda score, n, m: scores.rows_of(score, score.shape[1] * (m - n) // m),
+        },
+    ),
+    Exercise(
+        id="lab_pruner.channel_energy", inputs=energy_inputs, spec=channel_energy, lesson="lab-2.2-pruner",
+        mistakes={
+            "inputs_forgotten": lambda down, x: down.square().sum(0),
+            "weights_forgotten": lambda down, x: x.square().mean(0),
+            "summed_over_tokens": lambda down, x: x.square().sum(0) * down.square().sum(0),
+            "rooted": lambda down, x: (x.square().mean(0) * down.square().sum(0)).sqrt(),
+            "mean_before_square": lambda down, x: x.mean(0).square() * down.square().sum(0),
+            "signed_sum": lambda down, x: x.square().mean(0) * down.sum(0).square(),
+            "rows": lambda down, x: (x @ down.T).square().mean(0),
+            "mean_over_outputs": lambda down, x: x.square().mean(0) * down.square().mean(0),
+        },
+    ),
+    Exercise(
+        id="lab_pruner.remove_channels", inputs=mlp_inputs, spec=remove_channels, lesson="lab-2.2-pruner",
+        mistakes={
+            "zeros_instead": zeroed,
+            "output_untouched": lambda gate, up, down, kept: (gate[kept], up[kept], down),
+            "gate_only": lambda gate, up, down, kept: (gate[kept], up, down[:, kept]),
+            "others_kept": lambda gate, up, down, kept: remove_channels(gate, up, down, others(kept, len(gate))),
+            "first_ones": lambda gate, up, down, kept: remove_channels(gate, up, down, torch.arange(len(kept))),
+            "transposed": lambda gate, up, down, kept: (gate[kept], up[kept], down[:, kept].T),
+        },
+    ),
+    Exercise(
+        id="lab_pruner.remove_heads", inputs=head_inputs, spec=remove_heads, lesson="lab-2.2-pruner", trials=5,
+        mistakes={
+            "output_untouched": with_heads(lambda right, given: (*right[:3], given["o"])),
+            "keys_untouched": with_heads(lambda right, given: (right[0], given["k"], given["v"], right[3])),
+            "queries_untouched": with_heads(lambda right, given: (given["q"], *right[1:])),
+            "one_query_each": with_heads(one_query_each),
+            "strided_queries": with_heads(strided_queries),
+            "others_kept": with_heads(lambda _, given: remove_heads(**{**given, "kept": others(given["kept"], given["kv_heads"])})),
+            "first_ones": with_heads(lambda _, given: remove_heads(**{**given, "kept": torch.arange(len(given["kept"]))})),
+            "values_untouched": with_heads(lambda right, given: (right[0], right[1], given["v"], right[3])),
+        },
+    ),
+]  # fmt: skip

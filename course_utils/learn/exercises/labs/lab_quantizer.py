@@ -1,0 +1,420 @@
+"""Lab 2.1: grids for a tensor, a row and a group; NF4; signed codes two in a byte."""
+
+import torch
+from torch import Tensor
+
+from course_utils.learn.checks.exercise import Exercise
+from course_utils.quantization.formats import normal_float_values
+
+from ..draws import pick
+
+# --- one grid for a tensor ---
+
+
+def tensor_inputs(rng: torch.Generator) -> dict:
+    """Numbers on both sides of 0, more of them on the positive side."""
+    x = torch.randn(4, 7, generator=rng, dtype=torch.float64) + 0.4
+    x[0, 0], x[3, 6] = -1.7, 3.1 + float(torch.rand((), generator=rng))
+    return {"x": x, "bits": pick(rng, 3, 4, 5, 8)}
+
+
+def affine(x: Tensor, bits: int) -> tuple[Tensor, float, int]:
+    """q = clamp(round(x/s) + z, 0, 2^b − 1), s = (max − min) / (2^b − 1), z = round(−min/s)."""
+    low, high = min(x.flatten().tolist()), max(x.flatten().tolist())
+    scale = (high - low) / (2**bits - 1)
+    zero = round(-low / scale)
+    codes = [min(max(round(v / scale) + zero, 0), 2**bits - 1) for v in x.flatten().tolist()]
+    return torch.tensor(codes, dtype=torch.uint8).view_as(x), scale, zero
+
+
+def mapped(formula):
+    """A wrong map: `formula(x, low, high, top)` gives codes, scale, zero."""
+
+    def answer(x, bits):
+        top = 2**bits - 1
+        codes, scale, zero = formula(x, x.min(), x.max(), top)
+        return codes.round().clamp(0, top).to(torch.uint8), scale, zero
+
+    return answer
+
+
+def even(low: Tensor, high: Tensor, steps: float) -> tuple[Tensor, Tensor]:
+    scale = (high - low) / steps
+    return scale, (-low / scale).round()
+
+
+def zero_is_minimum(x, low, high, top):
+    scale, _ = even(low, high, top)
+    return (x - low) / scale, scale, low
+
+
+def unrounded_zero(x, low, high, top):
+    scale, _ = even(low, high, top)
+    return (x / scale).round() - low / scale, scale, -low / scale
+
+
+def negative_zero(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return (x / scale).round() - zero, scale, -zero
+
+
+def zero_forgotten(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return x / scale, scale, zero
+
+
+def from_minimum(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return (x - low) / scale, scale, zero
+
+
+def one_step_more(x, low, high, top):
+    scale, zero = even(low, high, top + 1)
+    return (x / scale).round() + zero, scale, zero
+
+
+def truncated(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return (x / scale).trunc() + zero, scale, zero
+
+
+def inverted(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return (x / scale).round() + zero, 1 / scale, zero
+
+
+# --- a scale for each row, signed codes ---
+
+
+def row_inputs(rng: torch.Generator) -> dict:
+    """Rows of different sizes, one of them zero, a zero in the others too; the largest magnitudes are negative."""
+    weight = torch.randn(5, 9, generator=rng, dtype=torch.float64)
+    weight = weight * (torch.rand(5, 1, generator=rng, dtype=torch.float64) + 0.2)
+    weight[:, 2], weight[:, 4] = -weight.abs().amax(1) - 0.3, 0
+    weight[int(torch.randint(5, (), generator=rng))] = 0
+    return {"weight": weight, "bits": pick(rng, 3, 4, 5, 8)}
+
+
+def per_channel(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """q = round(w/s) from −(2^(b−1) − 1) to 2^(b−1) − 1, s = max|w| / (2^(b−1) − 1) of each row; 1 for a row of zeros."""
+    top = 2 ** (bits - 1) - 1
+    codes, scale = torch.zeros(weight.shape, dtype=torch.int8), torch.ones(len(weight), 1, dtype=weight.dtype)
+    for r, row in enumerate(weight.tolist()):
+        if any(row):
+            scale[r] = max(abs(w) for w in row) / top
+        codes[r] = torch.tensor([min(max(round(w / float(scale[r])), -top), top) for w in row])
+    return codes, scale
+
+
+def signed(scale_of, shift=lambda bits: 0):
+    """Codes of the scale that `scale_of(weight, bits)` gives; a scale of 0 becomes 1."""
+
+    def answer(weight, bits):
+        scale, top = scale_of(weight, bits), 2 ** (bits - 1) - 1
+        scale = torch.where(scale == 0, 1.0, scale)
+        return (weight / scale).round().clamp(-top, top).add(shift(bits)).to(torch.int16), scale
+
+    return answer
+
+
+def largest(weight: Tensor) -> Tensor:
+    return weight.abs().amax(1, keepdim=True)
+
+
+def of_zeros(weight, bits):
+    codes, scale = per_channel(weight, bits)
+    return codes, largest(weight) / (2 ** (bits - 1) - 1)
+
+
+# --- a grid for each group ---
+
+
+def group_inputs(rng: torch.Generator) -> dict:
+    """Groups on both sides of 0, above it, below it, and one of zeros."""
+    size, groups = pick(rng, 4, 5), 4
+    weight = torch.randn(3, groups, size, generator=rng, dtype=torch.float64)
+    weight[0, 1], weight[1, 2] = weight[0, 1].abs() + 0.5, -weight[1, 2].abs() - 0.5
+    weight[2, 3] = 0
+    return {"weight": weight.flatten(1), "bits": pick(rng, 3, 4, 5), "group_size": size}
+
+
+def per_group(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `affine`, for each run of group_size columns of a row, the range widened to contain 0; s = 1 if it is only 0."""
+    rows, columns = weight.shape
+    codes = torch.zeros(rows, columns, dtype=torch.uint8)
+    scale = torch.ones(rows, columns // group_size, dtype=weight.dtype)
+    zero = torch.zeros_like(scale)
+    for r in range(rows):
+        for g in range(columns // group_size):
+            place = slice(g * group_size, (g + 1) * group_size)
+            group = weight[r, place].tolist()
+            low, high = min(*group, 0.0), max(*group, 0.0)
+            s = (high - low) / (2**bits - 1) or 1.0
+            z = round(-low / s)
+            codes[r, place] = torch.tensor([min(max(round(w / s) + z, 0), 2**bits - 1) for w in group])
+            scale[r, g], zero[r, g] = s, z
+    return codes, scale, zero
+
+
+def grouped(formula, *, strided=False, whole_rows=False, guard=True):
+    """A wrong answer: `formula(low, high, bits)` gives scale and zero point of each group."""
+
+    def answer(weight, bits, group_size):
+        rows, columns = weight.shape
+        groups = columns // group_size
+        index = torch.arange(columns) % groups if strided else torch.arange(columns) // group_size
+        cut = torch.stack([weight[:, index == g] for g in range(groups)], 1)
+        region = weight[:, None].expand(rows, groups, columns) if whole_rows else cut
+        scale, zero = formula(region.amin(-1), region.amax(-1), bits)
+        if guard:
+            flat = (scale == 0) | scale.isnan()
+            scale, zero = torch.where(flat, 1.0, scale), torch.where(flat, 0.0, zero)
+        codes = ((weight / scale[:, index]).round() + zero[:, index]).nan_to_num().round().clamp(0, 2**bits - 1)
+        return codes.to(torch.uint8), scale, zero
+
+    return answer
+
+
+def with_zero(low, high, bits):
+    return even(low.clamp(max=0), high.clamp(min=0), 2**bits - 1)
+
+
+def without_zero(low, high, bits):
+    return even(low, high, 2**bits - 1)
+
+
+def zero_kept_real(low, high, bits):
+    scale, _ = with_zero(low, high, bits)
+    return scale, -low.clamp(max=0) / scale
+
+
+def middle(low, high, bits):
+    scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+    return scale, torch.full_like(scale, 2 ** (bits - 1))
+
+
+def wide(low, high, bits):
+    return even(low.clamp(max=0), high.clamp(min=0), 2**bits)
+
+
+# --- NF4 ---
+
+
+def block_inputs(rng: torch.Generator) -> dict:
+    """Blocks of different sizes that do not end with the rows; one of zeros; largest magnitudes are negative."""
+    block = 8
+    x = torch.randn(6, block, generator=rng, dtype=torch.float64) * (
+        torch.rand(6, 1, generator=rng, dtype=torch.float64) + 0.2
+    )
+    x[:, 3] = -x.abs().amax(1) - 0.1
+    x[int(torch.randint(6, (), generator=rng))] = 0
+    return {"weight": x.reshape(4, 12), "table": normal_float_values(), "block_size": block}
+
+
+def nf4_encode(weight: Tensor, table: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Row by row as one list: a = max|x| of a block, code = argmin_k |x/a − t_k|; (codes, absmax)."""
+    values, entries = weight.flatten().tolist(), table.tolist()
+    codes, absmax = [], []
+    for start in range(0, len(values), block_size):
+        block = values[start : start + block_size]
+        a = max(abs(v) for v in block)
+        absmax.append(a)
+        for v in block:
+            unit = v / a if a else 0.0
+            codes.append(min(range(len(entries)), key=lambda k: abs(unit - entries[k])))
+    return torch.tensor(codes, dtype=torch.uint8), torch.tensor(absmax, dtype=weight.dtype)
+
+
+def closest(unit: Tensor, table: Tensor) -> Tensor:
+    return (unit.reshape(-1, 1) - table).abs().argmin(1).to(torch.uint8)
+
+
+def blocked(scale_of, code=closest, cut=lambda w, size: w.reshape(-1, size)):
+    """A wrong encoding: `scale_of(blocks, weight)` divides the blocks, `code(unit, table)` looks up."""
+
+    def answer(weight, table, block_size):
+        blocks = cut(weight, block_size)
+        scale = scale_of(blocks, weight)
+        unit = blocks / torch.where(scale == 0, 1.0, scale)
+        return code(unit, table), scale.expand(len(blocks), 1)[:, 0]
+
+    return answer
+
+
+def block_max(blocks: Tensor, weight: Tensor) -> Tensor:
+    return blocks.abs().amax(1, keepdim=True)
+
+
+def not_scaled(weight, table, block_size):
+    return closest(weight, table), nf4_encode(weight, table, block_size)[1]
+
+
+def even_steps(unit: Tensor, table: Tensor) -> Tensor:
+    return ((unit + 1) * 7.5).round().clamp(0, 15).flatten().to(torch.uint8)
+
+
+def next_below(unit: Tensor, table: Tensor) -> Tensor:
+    return (torch.searchsorted(table, unit.flatten().contiguous(), right=True) - 1).clamp(0, 15).to(torch.uint8)
+
+
+def of_zero_blocks(weight, table, block_size):
+    codes, absmax = nf4_encode(weight, table, block_size)
+    return torch.where(absmax.repeat_interleave(block_size) == 0, 0, codes), absmax
+
+
+def one_for_zeros(weight, table, block_size):
+    codes, absmax = nf4_encode(weight, table, block_size)
+    return codes, torch.where(absmax == 0, 1.0, absmax)
+
+
+def decode_inputs(rng: torch.Generator) -> dict:
+    given = block_inputs(rng)
+    codes, absmax = nf4_encode(**given)
+    return {
+        "codes": codes, "absmax": absmax, "table": given["table"], "block_size": given["block_size"],
+        "shape": tuple(given["weight"].shape),
+    }  # fmt: skip
+
+
+def nf4_decode(codes: Tensor, absmax: Tensor, table: Tensor, block_size: int, shape: tuple[int, int]) -> Tensor:
+    """x̂_i = absmax[⌊i / block⌋] · table[code_i], in the weight's shape."""
+    values = [float(absmax[i // block_size]) * float(table[int(code)]) for i, code in enumerate(codes)]
+    return torch.tensor(values, dtype=absmax.dtype).view(shape)
+
+
+def decoded(formula):
+    def answer(codes, absmax, table, block_size, shape):
+        return formula(table[codes.long()], absmax.repeat_interleave(block_size), codes).reshape(shape)
+
+    return answer
+
+
+# --- signed codes, two in a byte ---
+
+
+def code_inputs(rng: torch.Generator) -> dict:
+    shape = (pick(rng, 2, 4), pick(rng, 8, 10))
+    codes = torch.randint(-8, 8, shape, generator=rng, dtype=torch.int8)
+    codes[0, :4] = torch.tensor([-1, 5, 3, -8])
+    return {"codes": codes}
+
+
+def pack(codes: Tensor) -> Tensor:
+    """byte k = (code 2k mod 16) + 16 · (code 2k + 1 mod 16)."""
+    packed = torch.zeros(codes.shape[0], codes.shape[1] // 2, dtype=torch.uint8)
+    for r in range(codes.shape[0]):
+        for k in range(packed.shape[1]):
+            packed[r, k] = int(codes[r, 2 * k]) % 16 + 16 * (int(codes[r, 2 * k + 1]) % 16)
+    return packed
+
+
+def joined(low: Tensor, high: Tensor) -> Tensor:
+    return ((low & 15) | ((high & 15) << 4)).to(torch.uint8)
+
+
+def packed_inputs(rng: torch.Generator) -> dict:
+    return {"packed": pack(**code_inputs(rng))}
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Codes −8 … 7 (rows, 2 · bytes): a nibble above 7 stands for its value less 16."""
+    codes = torch.zeros(packed.shape[0], 2 * packed.shape[1], dtype=torch.int8)
+    for r in range(packed.shape[0]):
+        for j in range(codes.shape[1]):
+            nibble = int(packed[r, j // 2]) >> 4 * (j % 2) & 15
+            codes[r, j] = nibble - 16 if nibble > 7 else nibble
+    return codes
+
+
+def nibbles(packed: Tensor) -> tuple[Tensor, Tensor]:
+    return (packed & 15).to(torch.int8), (packed >> 4).to(torch.int8)
+
+
+def with_sign(nibble: Tensor) -> Tensor:
+    return torch.where(nibble > 7, nibble - 16, nibble)
+
+
+def apart(low: Tensor, high: Tensor) -> Tensor:
+    return torch.stack([low, high], -1).flatten(1)
+
+
+LAB = "lab-2.1-quantizer"
+EXERCISES = [
+    Exercise(
+        id="lab_quantizer.affine", inputs=tensor_inputs, spec=affine, lesson=LAB, trials=6,
+        mistakes={
+            "zero_is_minimum": mapped(zero_is_minimum), "zero_unrounded": mapped(unrounded_zero),
+            "zero_sign": mapped(negative_zero), "one_step_more": mapped(one_step_more), "truncated": mapped(truncated),
+            "inverted": mapped(inverted), "zero_forgotten": mapped(zero_forgotten), "from_minimum": mapped(from_minimum),
+            "codes_come_back": lambda x, bits: ((affine(x, bits)[0].double() - affine(x, bits)[2]) * affine(x, bits)[1], *affine(x, bits)[1:]),
+        },
+    ),
+    Exercise(
+        id="lab_quantizer.per_channel", inputs=row_inputs, spec=per_channel, lesson=LAB, trials=4,
+        mistakes={
+            "per_tensor": signed(lambda w, bits: (w.abs().max() / (2 ** (bits - 1) - 1)).expand(len(w), 1)),
+            "one_step_more": signed(lambda w, bits: largest(w) / 2 ** (bits - 1)),
+            "all_levels": signed(lambda w, bits: largest(w) / (2**bits - 1)),
+            "sign_kept": signed(lambda w, bits: w.amax(1, keepdim=True) / (2 ** (bits - 1) - 1)),
+            "unsigned": signed(lambda w, bits: largest(w) / (2 ** (bits - 1) - 1), lambda bits: 2 ** (bits - 1)),
+            "row_of_zeros": of_zeros,
+            "inverted": lambda weight, bits: (per_channel(weight, bits)[0], 1 / per_channel(weight, bits)[1]),
+            "columns": lambda weight, bits: tuple(t.T for t in per_channel(weight.T, bits)),
+        },
+    ),
+    Exercise(
+        id="lab_quantizer.per_group", inputs=group_inputs, spec=per_group, lesson=LAB, trials=4,
+        mistakes={
+            "range_without_zero": grouped(without_zero), "zero_unrounded": grouped(zero_kept_real),
+            "symmetric": grouped(middle), "one_step_more": grouped(wide), "strided": grouped(with_zero, strided=True),
+            "whole_rows": grouped(with_zero, whole_rows=True), "group_of_zeros": grouped(with_zero, guard=False),
+        },
+    ),
+    Exercise(
+        id="lab_quantizer.nf4_encode", inputs=block_inputs, spec=nf4_encode, lesson=LAB,
+        mistakes={
+            "not_scaled": not_scaled,
+            "one_scale": blocked(lambda blocks, weight: weight.abs().max().view(1, 1)),
+            "sign_kept": blocked(lambda blocks, weight: blocks.amax(1, keepdim=True)),
+            "even_steps": blocked(block_max, even_steps),
+            "next_below": blocked(block_max, next_below),
+            "by_columns": blocked(block_max, cut=lambda w, size: w.T.reshape(-1, size)),
+            "block_of_zeros": of_zero_blocks, "one_for_zeros": one_for_zeros,
+        },
+    ),
+    Exercise(
+        id="lab_quantizer.nf4_decode", inputs=decode_inputs, spec=nf4_decode, lesson=LAB,
+        mistakes={
+            "table_forgotten": decoded(lambda t, a, codes: codes * a),
+            "scale_forgotten": decoded(lambda t, a, codes: t),
+            "divided": decoded(lambda t, a, codes: t / a),
+            "tiled": lambda codes, absmax, table, block_size, shape: (table[codes.long()] * absmax.repeat(block_size)).view(shape),
+            "not_reshaped": lambda **given: nf4_decode(**given).flatten(),
+            "added": decoded(lambda t, a, codes: t + a),
+        },
+    ),
+    Exercise(
+        id="lab_quantizer.pack", inputs=code_inputs, spec=pack, lesson=LAB,
+        mistakes={
+            "nibbles_swapped": lambda codes: joined(codes[:, 1::2], codes[:, ::2]),
+            "halves": lambda codes: joined(*codes.chunk(2, 1)),
+            "not_masked": lambda codes: (codes[:, ::2] | (codes[:, 1::2] << 4)).to(torch.uint8),
+            "borrowed": lambda codes: (codes[:, ::2] + (codes[:, 1::2] << 4)).to(torch.uint8),
+            "not_shifted": lambda codes: ((codes[:, ::2] | codes[:, 1::2]) & 15).to(torch.uint8),
+            "moved_by_eight": lambda codes: joined(codes[:, ::2] + 8, codes[:, 1::2] + 8),
+            "not_packed": lambda codes: codes,
+        },
+        properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},
+    ),
+    Exercise(
+        id="lab_quantizer.unpack", inputs=packed_inputs, spec=unpack, lesson=LAB,
+        mistakes={
+            "sign_lost": lambda packed: apart(*nibbles(packed)),
+            "nibbles_swapped": lambda packed: apart(*map(with_sign, nibbles(packed)[::-1])),
+            "halves": lambda packed: torch.cat(list(map(with_sign, nibbles(packed))), 1),
+            "moved_by_eight": lambda packed: apart(*nibbles(packed)) - 8,
+            "not_masked": lambda packed: apart(packed.to(torch.int8), with_sign(nibbles(packed)[1])),
+            "low_only": lambda packed: with_sign(nibbles(packed)[0]),
+        },
+    ),
+]  # fmt: skip

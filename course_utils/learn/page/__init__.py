@@ -1,0 +1,1 @@
+"""What the learner sees of the course itself: catalogue, card of a lesson, map, progress."""

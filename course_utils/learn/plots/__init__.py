@@ -1,0 +1,33 @@
+"""Figures: one look for all (`base`), and what single lessons draw. Loads matplotlib."""
+
+from .base import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    YELLOW,
+    figure,
+    table,
+    use_style,
+)
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "COLOURS",
+    "GREEN",
+    "MARKERS",
+    "ORANGE",
+    "PURPLE",
+    "RED",
+    "SKY",
+    "YELLOW",
+    "figure",
+    "table",
+    "use_style",
+]

@@ -1,0 +1,114 @@
+"""Figures of the lessons on pruning that take more than a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_utils.pruning import schedules, storage
+
+from . import base as plots
+
+PRECISIONS = (("INT8", 8), ("FP16", 16), ("FP32", 32))
+
+
+def weight_map(weight: Tensor, kept: Tensor, *, score: str, name: str, corner: int = 64) -> Figure:
+    """The corner of a weight (out, in), what went in grey, beside the histogram of all weights and of those kept."""
+    weight, kept = weight.cpu(), kept.cpu()
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
+    limit = float(weight.abs().quantile(0.99)) if weight.numel() < 2**24 else float(weight.abs().max())
+    shown = weight[:corner, :corner].masked_fill(~kept[:corner, :corner], float("nan"))
+    colours = plots.plt.get_cmap("RdBu").with_extremes(bad="0.85")
+    image = left.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
+    figure.colorbar(image, ax=left, label="weight")
+    left.set(title=f"{score}, {1 - float(kept.float().mean()):.0%} gone", xlabel="input", ylabel="output")
+    left.grid(visible=False)
+    edges = torch.linspace(-2 * limit, 2 * limit, 60).tolist()
+    right.hist(weight.flatten(), bins=edges, color="0.75", label="all weights")
+    right.hist(weight[kept], bins=edges, color=plots.BLUE, alpha=0.8, label="weights that stay")
+    right.set(title=name.split(".", 2)[-1], xlabel="weight", ylabel="number")
+    right.set_ylim(top=1.35 * right.get_ylim()[1])
+    right.legend()
+    return figure
+
+
+def sensitivity(harm: Mapping[str, float], *, title: str, ylabel: str) -> Figure:
+    """What pruning each matrix alone does, by block, a line for each kind. Names end in the kind, blocks are in order."""
+    kinds = list(dict.fromkeys(name.split(".")[-1] for name in harm))
+    figure, axes = plots.figure(title=title, xlabel="block", ylabel=ylabel, size=(8, 3.8))
+    for i, kind in enumerate(kinds):
+        values = [v for name, v in harm.items() if name.split(".")[-1] == kind]
+        axes.semilogy(
+            values, marker=plots.MARKERS[i % 8], color=plots.COLOURS[i % 8], linestyle="-" if i < 4 else "--", label=kind
+        )
+    axes.set_xticks(range(len(harm) // len(kinds)))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def head_map(score: Tensor, keep: int, *, title: str) -> Figure:
+    """Each head's share (blocks, heads) of its block's score; a cross on all but the best `keep` of each block."""
+    share = score / score.sum(1, keepdim=True)
+    figure, axes = plots.figure(title=title, xlabel="head", ylabel="block", size=(7.5, 3.6))
+    image = axes.imshow(share, cmap="cividis", aspect="auto", vmin=0)
+    figure.colorbar(image, ax=axes, label="share of the block")
+    rank = share.argsort(1, descending=True).argsort(1)
+    for block, head in (rank >= keep).nonzero().tolist():
+        axes.text(head, block, "×", ha="center", va="center", color="white", fontsize=18, fontweight="bold")
+    axes.set(xticks=range(share.shape[1]), yticks=range(share.shape[0]))
+    axes.grid(visible=False)
+    return figure
+
+
+def bytes_by_sparsity(shape: tuple[int, int]) -> Figure:
+    """Bytes of each storage format over those of dense storage, over sparsity, for values of 8, 16 and 32 bits."""
+    total = shape[0] * shape[1]
+    levels = [i / 50 for i in range(51)]
+    figure, panels = plots.plt.subplots(1, 3, figsize=(9.5, 3.5), layout="constrained", sharey=True)
+    styles = (("bitmask", plots.BLUE, "-"), ("csr", plots.ORANGE, "--"), ("csr16", plots.RED, "-."))
+    for axes, (label, bits) in zip(panels, PRECISIONS, strict=True):
+        whole = storage.size("dense", shape, total, bits)
+        axes.axhline(1, color=plots.BLACK, linestyle=":", label="dense")
+        for name, colour, style in styles:
+            sizes = [storage.size(name, shape, round((1 - s) * total), bits) / whole for s in levels]
+            axes.plot(levels, sizes, style, color=colour, label=name)
+        two_of_four = storage.size("2:4", shape, total // 2, bits) / whole
+        axes.plot([0.5], [two_of_four], "D", color=plots.GREEN, markersize=9, label="2:4")
+        axes.plot(levels, [1 - s for s in levels], color="0.7", linewidth=1, label="values alone")
+        axes.set(title=label, xlabel="sparsity", ylim=(0, 2))
+    panels[0].set_ylabel("bytes, dense = 1")
+    panels[-1].legend(loc="upper right", fontsize=9)
+    return figure
+
+
+def schedule_curves(axes: Axes, *, final: float, rounds: int, end: float) -> None:
+    """Sparsity over the share of the training steps: at once, in rounds, and cubic up to `end` (a share of the steps)."""
+    t = range(101)
+    axes.step(t, [final] * 101, color=plots.ORANGE, label="at once")
+    stairs = [schedules.staircase(i, steps=100, rounds=rounds, final=final) for i in t]
+    axes.step(t, stairs, "--", where="post", color=plots.GREEN, label="in rounds")
+    curve = [schedules.cubic(i, end=round(100 * end), final=final) for i in t]
+    axes.plot(t, curve, "-.", color=plots.BLUE, label="gradually")
+    axes.set(title="Schedules", xlabel="training, % of the steps", ylabel="sparsity", ylim=(0, 1))
+    axes.legend()
+
+
+def accuracy_by_density(rows: Sequence[Mapping[str, float]], ways: Mapping[str, str]) -> Figure:
+    """Mean over seeds of each way's accuracy against the weights that stay; `ways` maps keys of the rows to labels."""
+    levels = sorted({row["sparsity"] for row in rows})
+    density = [100 * (1 - s) for s in levels]
+    figure, axes = plots.figure(title="Test accuracy on digits", xlabel="weights that stay, %", ylabel="accuracy", size=(7, 3.6))
+    for i, (way, label) in enumerate(ways.items()):
+        found = [[row[way] for row in rows if row["sparsity"] == s] for s in levels]
+        means = [sum(values) / len(values) for values in found]
+        axes.plot(density, means, marker=plots.MARKERS[i], color=plots.COLOURS[i], label=label)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xticks(density, [f"{d:.0f}" for d in density])
+    axes.minorticks_off()
+    axes.legend()
+    return figure

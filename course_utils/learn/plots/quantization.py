@@ -1,0 +1,120 @@
+"""Figures of the lessons on quantization that take more than a few lines."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_utils.quantization import dequantize, make_grid, quantize
+
+from . import base as plots
+
+
+def shared_scales(x: Tensor, *, bits: int, granularity: str, group_size: int, rows: str, columns: str) -> Figure:
+    """Three maps of a small matrix (rows, columns): its values with the regions that share a scale, the scales, the errors.
+
+    `rows` and `columns` name the two directions. The grid is asymmetric, from each region's minimum to its maximum.
+    """
+    grid = make_grid(x, bits=bits, granularity=granularity, group_size=group_size)
+    error = (dequantize(quantize(x, grid), grid) - x).abs()
+    scale = grid.scale[:, grid.group_index].expand_as(x)
+    stored = bits + (16 + bits) * grid.scale.numel() / x.numel()
+    relative = float(error.norm() / x.norm())
+
+    figure, panels = plots.plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained", sharey=True)
+    largest = float(x.abs().max())
+    _map(panels[0], x, "values", cmap="PuOr", vmin=-largest, vmax=largest)
+    _map(panels[1], scale, "scale", cmap="cividis", vmin=0, vmax=float(scale.max()))
+    _map(
+        panels[2],
+        error,
+        "error",
+        cmap="cividis",
+        vmin=0,
+        vmax=float(make_grid(x, bits=bits, granularity="per_tensor").scale) / 2,
+    )
+    if granularity != "per_tensor":
+        panels[0].hlines(torch.arange(1, len(x)) - 0.5, -0.5, x.shape[1] - 0.5, color="0.35", linewidth=0.4)
+    panels[0].vlines(
+        torch.arange(1, grid.scale.shape[1]) * group_size - 0.5, -0.5, len(x) - 0.5, color="0.35", linewidth=0.8
+    )
+    for axes in panels:
+        axes.set_xlabel(columns)
+    panels[0].set_ylabel(rows)
+    scales = grid.scale.numel()
+    figure.suptitle(
+        f"{scales} scale{'s' if scales > 1 else ''}: {stored:.2f} bits a number, relative error {relative:.1%}",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def _map(axes: Axes, values: Tensor, title: str, **colours) -> None:
+    image = axes.imshow(values, aspect="auto", interpolation="nearest", **colours)
+    axes.set_title(title)
+    axes.grid(visible=False)
+    axes.figure.colorbar(image, ax=axes, shrink=0.9)
+
+
+def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
+    """The numbers with the grid that reaches to `share` of the largest magnitude, and the error of every share.
+
+    Left: a histogram of x, grid lines, the clipped part shaded. Right: mean squared error against the share, with its
+    parts from rounding and clipping (symmetric grid), relative to the mean of x².
+    """
+    x = x.double().flatten()
+    largest, top = float(x.abs().max()), 2 ** (bits - 1) - 1
+    shares = torch.linspace(0.02, 1, 99, dtype=torch.float64)
+    errors = [_parts(x, float(s) * largest, top) for s in shares]
+    beyond, inside = torch.tensor(errors, dtype=torch.float64).T / x.square().mean()
+    total = beyond + inside
+    here, best = int((shares - share).abs().argmin()), int(total.argmin())
+    threshold = float(shares[here]) * largest
+
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
+    counts, edges = torch.histogram(x.float(), bins=161, range=(-largest, largest))
+    left.stairs(counts / len(x), edges, fill=True, color=plots.SKY, alpha=0.8)
+    left.set_yscale("log")
+    if bits <= 6:
+        left.vlines(
+            torch.arange(-top, top + 1) * threshold / top,
+            0,
+            0.05,
+            color=plots.BLACK,
+            linewidth=0.8,
+            transform=left.get_xaxis_transform(),
+        )
+    for side in (-1, 1):
+        left.axvspan(side * threshold, side * largest, color=plots.RED, alpha=0.15, linewidth=0)
+        left.axvline(side * threshold, color=plots.RED)
+    left.set(
+        title=f"{name}: {float((x.abs() > threshold).double().mean()):.2%} clipped",
+        xlabel="value",
+        ylabel="share of the values",
+    )
+    right.semilogy(shares, beyond.clamp(min=1e-12), "--", color=plots.RED, label="clipping")
+    right.semilogy(shares, inside.clamp(min=1e-12), ":", color=plots.BLUE, label="rounding")
+    right.semilogy(shares, total, color=plots.BLACK, label="in all")
+    right.plot(
+        shares[best], total[best], "*", color=plots.GREEN, markersize=14, label=f"best: {float(shares[best]):.2f}"
+    )
+    right.axvline(float(shares[here]), color=plots.RED, linewidth=1)
+    right.set_ylim(float(total.min()) / 30, 3)
+    right.set(
+        title=f"{bits} bits: error {float(total[here]):.2%}",
+        xlabel="range, as a share of the largest magnitude",
+        ylabel="squared error, relative",
+    )
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4)
+    return figure
+
+
+def _parts(x: Tensor, threshold: float, top: int) -> tuple[float, float]:
+    """The mean squared error of numbers beyond a threshold, and of those inside, each over the count of all."""
+    step = threshold / top
+    squares = (x - step * (x / step).round().clamp(-top, top)) ** 2
+    outside = x.abs() > threshold
+    return float((squares * outside).mean()), float((squares * ~outside).mean())
