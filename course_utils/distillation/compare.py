@@ -1,6 +1,5 @@
 """Fair comparisons: the same student, data, steps and seeds, only the loss differs."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,24 +7,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from course_utils.errors import CompressionError
+from course_utils.theory.intervals import interval
 
 from .trainer import Result, train
 
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """(mean, half width) of Student's t interval of the mean, for values independent of each other.
-
-    half width = t · s / √n with n − 1 degrees of freedom. For two methods on the same seeds give their differences.
-    """
-    from scipy.stats import t
-
-    n = len(values)
-    if n < 2:
-        raise CompressionError("values: an interval needs at least two.")
-    mean = sum(values) / n
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, float(t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
+__all__ = ["interval", "losses"]
 
 
 def losses(
