@@ -1,4 +1,4 @@
-"""Lesson 3.6: the exponent of a measured cost, its standard error, the multiplications of GPTQ's walk."""
+"""Lesson 3.6: the exponent of a measured cost and its error, what GPTQ multiplies, fixed costs, operations of a training run."""
 
 import math
 
@@ -70,6 +70,70 @@ def walk_multiplications(rows: int, columns: int) -> int:
     return count
 
 
+# --- which part of GPTQ is largest ---
+
+
+def matrices(rng: torch.Generator) -> dict:
+    """One of four kinds by seed: many tokens, few tokens and few rows, many rows, tokens just above the columns."""
+    kind = rng.initial_seed() % 4
+    columns = pick(rng, 512, 1024, 4096)
+    many, few = (float(torch.rand((), generator=rng)) for _ in range(2))
+    rows, tokens = {
+        0: (0.5 + 8 * many, 20 + 40 * few),
+        1: (1.2 + 0.6 * many, 0.3 + 0.5 * few),
+        2: (3.2 + 2 * many, 1.1 + 0.3 * few),
+        3: (0.2 + 0.7 * many, 1.2 + 0.5 * few),
+    }[kind]
+    return {"rows": int(rows * columns), "columns": columns, "tokens": int(tokens * columns)}
+
+
+def largest_part(rows: int, columns: int, tokens: int, *, half=0.5, hessian=None, walk=None) -> str:
+    """"Hessian" (tokens · d_col²), "factor" (d_col³) or "walk" (d_row · d_col (d_col − 1) / 2): what multiplies most."""
+    parts = {
+        "Hessian": tokens * columns**2 if hessian is None else hessian(rows, columns, tokens),
+        "factor": columns**3,
+        "walk": half * rows * columns * (columns - 1) if walk is None else walk(rows, columns),
+    }
+    return max(parts, key=lambda name: parts[name])
+
+
+# --- a fixed cost beside one that grows ---
+
+
+def fixed_and_growing(rng: torch.Generator) -> dict:
+    fixed, each = (10 ** (-4 + 2 * float(torch.rand((), generator=rng))) for _ in range(2))
+    return {"fixed": fixed, "each": each / 100, "size": pick(rng, 10, 100, 1000)}
+
+
+def local_exponent(fixed: float, each: float, size: float) -> float:
+    """d log t / d log N of t = fixed + each · N, which is each · N / (fixed + each · N)."""
+    return each * size / (fixed + each * size)
+
+
+# --- operations of a training run ---
+
+
+def training_runs(rng: torch.Generator) -> dict:
+    student = pick(rng, 2, 3, 5) * 10**6
+    return {
+        "student": student, "teacher": student * pick(rng, 4, 7, 10), "tokens": pick(rng, 1000, 30_000),
+        "passes": pick(rng, 2, 3, 5), "stored": rng.initial_seed() % 2 == 0,
+    }  # fmt: skip
+
+
+def training_operations(
+    student: int, teacher: int, tokens: int, passes: int, stored: bool, *, forward=2, backward=4, asked=2,
+    teacher_passes=None,
+) -> int:  # fmt: skip
+    """passes · tokens · 6 N_S, and 2 N_T a token for each pass in which the teacher answers: one if answers are stored."""
+    times = (1 if stored else passes) if teacher_passes is None else teacher_passes(passes, stored)
+    return passes * tokens * (forward + backward) * student + times * tokens * asked * teacher
+
+
+def with_run(**change):
+    return lambda **given: training_operations(**given, **change)
+
+
 EXERCISES = [
     Exercise(
         id="costs.exponent", inputs=measurements, spec=exponent, tolerance=1e-6, lesson="3.6-what-it-costs", trials=4,
@@ -105,6 +169,38 @@ EXERCISES = [
             "one_row": lambda rows, columns: columns * (columns - 1) // 2,
             "rows_for_columns": lambda rows, columns: columns * rows * (rows - 1) // 2,
             "all_pairs": lambda rows, columns: (rows * columns) ** 2,
+        },
+    ),
+    Exercise(
+        id="costs.largest_part", inputs=matrices, spec=largest_part, lesson="3.6-what-it-costs", trials=8,
+        mistakes={
+            "without_half": lambda rows, columns, tokens: largest_part(rows, columns, tokens, half=1),
+            "all_pairs": lambda rows, columns, tokens: largest_part(rows, columns, tokens, walk=lambda r, c: (r * c) ** 2),
+            "hessian_linear": lambda rows, columns, tokens: largest_part(rows, columns, tokens, hessian=lambda r, c, n: n * c),
+            "always_hessian": lambda rows, columns, tokens: "Hessian",
+            "rows_for_columns": lambda rows, columns, tokens: largest_part(columns, rows, tokens),
+        },
+    ),
+    Exercise(
+        id="costs.local_exponent", inputs=fixed_and_growing, spec=local_exponent, lesson="3.6-what-it-costs", trials=4,
+        mistakes={
+            "one": lambda fixed, each, size: 1.0,
+            "share_of_fixed": lambda fixed, each, size: fixed / (fixed + each * size),
+            "slope": lambda fixed, each, size: each,
+            "of_time": lambda fixed, each, size: each / (fixed + each * size),
+            "ratio": lambda fixed, each, size: each * size / fixed,
+        },
+    ),
+    Exercise(
+        id="costs.training_operations", inputs=training_runs, spec=training_operations, lesson="3.6-what-it-costs", trials=6,
+        mistakes={
+            "teacher_learns": with_run(asked=6),
+            "forward_only": with_run(backward=0),
+            "never_stored": with_run(teacher_passes=lambda passes, stored: passes),
+            "always_stored": with_run(teacher_passes=lambda passes, stored: 1),
+            "teacher_free": with_run(teacher_passes=lambda passes, stored: 0 if stored else passes),
+            "one_pass": lambda student, teacher, tokens, passes, stored: training_operations(student, teacher, tokens, 1, stored),
+            "backward_once": with_run(backward=2),
         },
     ),
 ]  # fmt: skip

@@ -57,7 +57,55 @@ def slope_of_sums(sizes, seconds):
     return (n * product_sum - x_sum * y_sum) / (n * square_sum - x_sum**2)
 
 
+def largest_by_letters(rows, columns, tokens):
+    """All three divided by columns²."""
+    counts = [tokens, columns, rows * (1 - 1 / columns) / 2]
+    return ("Hessian", "factor", "walk")[int(np.argmax(counts))]
+
+
+def largest_by_sorting(rows, columns, tokens):
+    later = sum(columns - 1 - i for i in range(columns))
+    return sorted([(tokens * columns * columns, "Hessian"), (columns * columns * columns, "factor"), (rows * later, "walk")])[-1][1]
+
+
+def largest_by_questions(rows, columns, tokens):
+    if tokens >= columns and 2 * tokens >= rows:
+        return "Hessian"
+    return "factor" if 2 * columns >= rows else "walk"
+
+
+def slope_by_difference(fixed, each, size, step=1e-6):
+    up, down = (math.log(fixed + each * size * math.exp(s)) for s in (step, -step))
+    return (up - down) / (2 * step)
+
+
+def operations_by_loop(student, teacher, tokens, passes, stored):
+    total = 0
+    for i in range(passes):
+        total += 2 * student * tokens + 4 * student * tokens
+        if i == 0 or not stored:
+            total += 2 * teacher * tokens
+    return total
+
+
+def run(student_each=6, teacher_each=2, asked=lambda passes, stored: 1 if stored else passes, passed=lambda n: n):
+    return lambda student, teacher, tokens, passes, stored: tokens * (
+        student_each * student * passed(passes) + teacher_each * teacher * asked(passed(passes), stored)
+    )
+
+
 RIGHT = {
+    "costs.largest_part": [largest_by_letters, largest_by_sorting, largest_by_questions],
+    "costs.local_exponent": [
+        slope_by_difference,
+        lambda fixed, each, size: 1 - fixed / (fixed + each * size),
+        lambda fixed, each, size: 1 / (1 + fixed / (each * size)),
+    ],
+    "costs.training_operations": [
+        operations_by_loop,
+        run(),
+        lambda student, teacher, tokens, passes, stored: float(2 * tokens * (3 * passes * student + teacher * (passes, 1)[stored])),
+    ],
     "costs.exponent": [slope_of_sums, by_polyfit, by_solving, lambda sizes, seconds: scaling.fit(sizes, seconds).exponent],
     "costs.slope_error": [
         error_by_covariance,
@@ -71,6 +119,36 @@ RIGHT = {
     ],
 }
 WRONG = {
+    "costs.largest_part": [
+        (lambda rows, columns, tokens: largest_by_letters(2 * rows, columns, tokens), "without_half"),
+        (lambda rows, columns, tokens: max((tokens * columns**2, "Hessian"), (columns**3, "factor"), (rows**2 * columns**2, "walk"))[1], "all_pairs"),
+        (lambda rows, columns, tokens: largest_by_sorting(rows, columns, tokens / columns), "hessian_linear"),
+        (lambda rows, columns, tokens: "Hessian", "always_hessian"),
+        (lambda rows, columns, tokens: largest_by_letters(columns, rows, tokens), "rows_for_columns"),
+        (lambda rows, columns, tokens: "walk", "all_pairs"),
+        (lambda rows, columns, tokens: "factor", None),
+        (lambda rows, columns, tokens: "hessian" if tokens > columns else "factor", None),
+    ],
+    "costs.local_exponent": [
+        (lambda fixed, each, size: 1, "one"),
+        (lambda fixed, each, size: 1 / (1 + each * size / fixed), "share_of_fixed"),
+        (lambda fixed, each, size: (fixed + each * (size + 1)) - (fixed + each * size), "slope"),
+        (lambda fixed, each, size: 1 / (fixed / each + size), "of_time"),
+        (lambda fixed, each, size: each / fixed * size, "ratio"),
+        (lambda fixed, each, size: math.log(fixed + each * size) / math.log(size), None),
+        (lambda fixed, each, size: (each * size / (fixed + each * size)) ** 2, None),
+    ],
+    "costs.training_operations": [
+        (run(teacher_each=6), "teacher_learns"),
+        (run(student_each=2), "forward_only"),
+        (run(asked=lambda passes, stored: passes), "never_stored"),
+        (run(asked=lambda passes, stored: 1), "always_stored"),
+        (run(asked=lambda passes, stored: passes * (not stored)), "teacher_free"),
+        (run(passed=lambda n: 1), "one_pass"),
+        (run(student_each=4), "backward_once"),
+        (run(student_each=3, teacher_each=1), None),
+        (run(teacher_each=0), None),
+    ],
     "costs.exponent": [
         (lambda sizes, seconds: slope(sizes, seconds), "no_logarithms"),
         (lambda sizes, seconds: slope(sizes, np.log(seconds)), "log_of_time_only"),
