@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "course-installed"
-EXTRAS = "eval,grade,cluster,hub,dev,deploy,gpu"
+EXTRAS = "eval,grade,cluster,hub,dev,deploy,gpu,theory"
 
 
 def executable(name: str) -> Path:

@@ -5,6 +5,7 @@ from course_utils.kernels.packing import pack, unpack
 from . import (
     awq,
     codebooks,
+    entropy_coded,
     extreme,
     floats,
     folding,
@@ -25,7 +26,7 @@ from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
-    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "awq", "codebooks", "dequantize", "extreme", "fake_quantize",
+    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "awq", "codebooks", "dequantize", "entropy_coded", "extreme", "fake_quantize",
     "floats", "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid", "nf4", "observers", "pack",
     "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip
