@@ -81,6 +81,12 @@ class EntropyCodedLinear(ExpandedLinear):
     memory the decoded codes stay, one or two bytes each; the file holds the stream.
     """
 
+    stream: Tensor
+    table: Tensor
+    lowest: Tensor
+    which: Tensor
+    step: Tensor
+
     def __init__(
         self, in_features: int, out_features: int, *, stream: int = 0, classes: int = 1, symbols: int = 1, steps: int = 1,
         step_dtype: str = "float32", bias: bool = False, dtype: torch.dtype = torch.float32,

@@ -88,7 +88,7 @@ def test_frequencies_are_the_best_whole_numbers():
         counts = rng.integers(1, 10**4, 3)
         f = coding.frequencies(counts)
         assert f.sum() == M and (f >= 1).all()
-        cost = lambda g: -(counts * np.log2(g / M)).sum()  # noqa: E731
+        cost = lambda g, counts=counts: -(counts * np.log2(g / M)).sum()  # noqa: E731
         near = (f + [a, b, -a - b] for a in (-1, 0, 1) for b in (-1, 0, 1))
         assert all(cost(f) <= cost(g) + 1e-6 for g in near if (g > 0).all())
     rare = coding.frequencies(np.array([10**9, 1, 0, 1]))

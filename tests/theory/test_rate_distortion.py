@@ -40,12 +40,15 @@ def test_lloyd_max_of_another_density_against_brute_force():
     assert abs(error - 0.1762) < 2e-4  # Jayant and Noll (1984), table 4.3
 
 
+def normal(x):
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
 def test_uniform_rounding_against_integration_and_its_limit():
     for step in (0.1, 0.7, 2.0, 5.0):
         entropy, error = rd.uniform_gaussian(step)
-        density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)  # noqa: E731
         slow = sum(
-            integrate.quad(lambda x, k=k: (x - k * step) ** 2 * density(x), (k - 0.5) * step, (k + 0.5) * step)[0]
+            integrate.quad(lambda x, at=k * step: (x - at) ** 2 * normal(x), (k - 0.5) * step, (k + 0.5) * step)[0]
             for k in range(-math.ceil(9 / step), math.ceil(9 / step) + 1)
         )
         assert abs(slow - error) < 1e-7
