@@ -261,6 +261,85 @@ def points(student, teacher):
     return F.huber_loss(s / s.mean(), t / t.mean())
 
 
+# --- where the limit of high temperature is reached ---
+
+
+def limit_inputs(rng: torch.Generator) -> dict:
+    rows, classes = pick(rng, 1, 3), pick(rng, 4, 7, 16)
+    scale = pick(rng, 0.3, 1.0, 2.0)
+    return {
+        "student_logits": scale * draw_logits(rng, rows, classes), "teacher_logits": scale * draw_logits(rng, rows, classes),
+        "share": pick(rng, 0.02, 0.05, 0.2),
+    }  # fmt: skip
+
+
+def limit_of(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Σ_k (z_S,k − z_T,k)² / (2 V) with logits of mean 0, the mean over rows."""
+    apart = student_logits - teacher_logits
+    apart = apart - apart.mean(-1, keepdim=True)
+    return apart.square().sum(-1).mean() / (2 * apart.shape[-1])
+
+
+def near_limit(
+    student_logits: Tensor, teacher_logits: Tensor, share: float, *, limit=limit_of, square=True, absolute=False
+) -> int:
+    """The smallest τ of 1, 2, 4, … whose τ² KL is within `share` of its limit."""
+    end = limit(student_logits, teacher_logits)
+    tau = 1
+    while tau < 2**20:
+        value = (tau**2 if square else 1) * kl(student_logits, teacher_logits, float(tau))
+        if (value - end).abs() <= (share if absolute else share * end):
+            break
+        tau *= 2
+    return tau
+
+
+def not_centred(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    return (student_logits - teacher_logits).square().sum(-1).mean() / (2 * student_logits.shape[-1])
+
+
+# --- how many of the teacher's answers to keep ---
+
+
+def answers_inputs(rng: torch.Generator) -> dict:
+    """Odd seeds: shuffled halves, quarters, …, whose sums meet the share exactly. Even seeds: any probabilities."""
+    positions, classes = pick(rng, 4, 6), 8
+    if rng.initial_seed() % 2:
+        powers = torch.tensor([0.5**k for k in (*range(1, classes), classes - 1)], dtype=torch.float64)
+        order = torch.stack([torch.randperm(classes, generator=rng) for _ in range(positions)])
+        return {"probabilities": powers[order], "share": pick(rng, 0.75, 0.875, 0.9375)}
+    logits = draw_logits(rng, positions, classes) * torch.rand(positions, 1, generator=rng, dtype=torch.float64)
+    return {"probabilities": logits.softmax(-1), "share": pick(rng, 0.6, 0.7, 0.8)}
+
+
+def enough_kept(probabilities: Tensor, share: float) -> int:
+    """The smallest k for which the k largest of each position hold at least `share` of the probability, on average."""
+    rows = [sorted(row, reverse=True) for row in probabilities.tolist()]
+    k = 1
+    while sum(sum(row[:k]) for row in rows) / len(rows) < share - 1e-12:
+        k += 1
+    return k
+
+
+def counted_by(formula):
+    """A wrong k: the first for which `formula(cumulative masses (positions, k))` reaches the share."""
+
+    def k(probabilities: Tensor, share: float) -> int:
+        held = probabilities.sort(dim=-1, descending=True).values.cumsum(-1)
+        return int((formula(held) < share - 1e-12).sum()) + 1
+
+    return k
+
+
+def same_for_all(probabilities: Tensor, share: float) -> int:
+    return int((probabilities.mean(0).sort(descending=True).values.cumsum(0) < share - 1e-12).sum()) + 1
+
+
+def more_than(probabilities: Tensor, share: float) -> int:
+    held = probabilities.sort(dim=-1, descending=True).values.cumsum(-1).mean(0)
+    return int((held <= share + 1e-12).sum()) + 1
+
+
 EXERCISES = [
     Exercise(
         id="distillation_losses.kl", inputs=kl_inputs, spec=kl, lesson="3.5-distillation-losses", trials=4,
@@ -362,5 +441,25 @@ EXERCISES = [
             "lengths": points,
         },
         properties=flows("student", "teacher"),
+    ),
+    Exercise(
+        id="distillation_losses.near_limit", inputs=limit_inputs, spec=near_limit, lesson="3.5-distillation-losses", trials=8,
+        mistakes={
+            "not_centred": lambda **given: near_limit(**given, limit=not_centred),
+            "without_half": lambda **given: near_limit(**given, limit=lambda s, t: 2 * limit_of(s, t)),
+            "absolute": lambda **given: near_limit(**given, absolute=True),
+            "one_more": lambda **given: 2 * near_limit(**given),
+            "power": lambda **given: near_limit(**given).bit_length() - 1,
+        },
+    ),
+    Exercise(
+        id="distillation_losses.enough_kept", inputs=answers_inputs, spec=enough_kept, lesson="3.5-distillation-losses", trials=8,
+        mistakes={
+            "every_position": counted_by(lambda held: held.amin(0)),
+            "best_position": counted_by(lambda held: held.amax(0)),
+            "same_for_all": same_for_all,
+            "more_than": more_than,
+            "from_zero": lambda **given: enough_kept(**given) - 1,
+        },
     ),
 ]  # fmt: skip

@@ -238,7 +238,60 @@ def in_single(function):
     return answer
 
 
+def hot(limit=None, start=1, close=lambda value, end, share: abs(value - end) <= share * end):
+    """A search by doubling, with the limit as a variance."""
+
+    def tau_of(student_logits, teacher_logits, share):
+        d = student_logits - teacher_logits
+        end = float((d.var(-1, correction=0) / 2).mean()) if limit is None else float(limit(d))
+        tau = start
+        while not close(float(tau**2 * losses.kl(student_logits, teacher_logits, tau)), end, share):
+            tau = 2 * tau
+        return tau
+
+    return tau_of
+
+
+def hot_by_list(student_logits, teacher_logits, share):
+    s, t = (z - z.mean(-1, keepdim=True) for z in (student_logits, teacher_logits))
+    limit = F.mse_loss(s, t) / 2
+    far = [2 ** (2 * k) * losses.kl(s, t, 2.0**k) for k in range(21)]
+    return next(2**k for k, value in enumerate(far) if bool((value / limit - 1).abs() <= share))
+
+
+def hot_from_above(student_logits, teacher_logits, share):
+    """Every τ is tried, and the smallest good one kept."""
+    d = student_logits - teacher_logits
+    end = ((d * d).mean(-1) - d.mean(-1) ** 2).mean() / 2
+    good = [2**k for k in range(15) if abs(4**k * losses.kl(student_logits, teacher_logits, 2**k) - end) <= share * end]
+    return min(good)
+
+
+def enough(probabilities, share):
+    held = probabilities.topk(probabilities.shape[1]).values.cumsum(1).mean(0)
+    return next(k for k in range(1, len(held) + 1) if held[k - 1] >= share - 1e-9)
+
+
+def enough_by_topk(probabilities, share):
+    for k in range(1, probabilities.shape[1] + 1):
+        if probabilities.topk(k, dim=1).values.sum() >= share * len(probabilities) - 1e-9:
+            return k
+
+
+def enough_by_leftovers(probabilities, share):
+    """What is left over, the smallest first."""
+    left, k = 0.0, probabilities.shape[1]
+    for column in probabilities.sort(dim=1).values.T:
+        left += float(column.mean())
+        if left > 1 - share + 1e-9:
+            break
+        k -= 1
+    return k
+
+
 RIGHT = {
+    "distillation_losses.near_limit": [hot(), hot_by_list, hot_from_above],
+    "distillation_losses.enough_kept": [enough, enough_by_topk, enough_by_leftovers],
     "distillation_losses.kl": [
         kl_by_rows,
         kl,
@@ -263,6 +316,27 @@ RIGHT = {
     ],
 }
 WRONG = {
+    "distillation_losses.near_limit": [
+        (lambda **given: next(2**k for k in range(21) if abs(4**k * losses.kl(given["student_logits"], given["teacher_logits"], 2**k)
+            - F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2) <= given["share"] * F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2 or k == 20), "not_centred"),
+        (lambda **given: 2**20, "without_half"),
+        (hot(close=lambda value, end, share: abs(value - end) <= share), "absolute"),
+        (hot(start=2), None),
+        (lambda **given: 2 * hot()(**given), "one_more"),
+        (lambda **given: round(torch.tensor(float(hot()(**given))).log2().item()), "power"),
+        (lambda student_logits, teacher_logits, share: 1, None),
+        (lambda student_logits, teacher_logits, share: 64, None),
+    ],
+    "distillation_losses.enough_kept": [
+        (lambda probabilities, share: max(enough(row[None], share) for row in probabilities), "every_position"),
+        (lambda probabilities, share: min(enough(row[None], share) for row in probabilities), "best_position"),
+        (lambda probabilities, share: enough(probabilities.mean(0, keepdim=True), share), "same_for_all"),
+        (lambda probabilities, share: enough(probabilities, share + 1e-6), "more_than"),
+        (lambda probabilities, share: enough(probabilities, share) - 1, "from_zero"),
+        (lambda probabilities, share: int((probabilities.cumsum(1).mean(0) < share).sum()) + 1, None),
+        (lambda probabilities, share: int((probabilities > 1 - share).sum(1).float().mean()), None),
+        (lambda probabilities, share: probabilities.shape[1], None),
+    ],
     "distillation_losses.kl": [
         (lambda student_logits, teacher_logits, temperature: losses.reverse_kl(student_logits, teacher_logits, temperature), "reversed"),
         (lambda student_logits, teacher_logits, temperature: F.cross_entropy(student_logits / temperature, (teacher_logits.detach() / temperature).softmax(-1)), "cross_entropy"),
