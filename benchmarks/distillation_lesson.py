@@ -135,9 +135,9 @@ TABLES = {
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
+    parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)}; all by default")
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    for name in parser.parse_args().tables:
+    for name in parser.parse_args().tables or TABLES:
         table = TABLES[name]()
         print(table, "\n", flush=True)
         table.save(f"distillation-{name}", command=COMMAND.format(name))
