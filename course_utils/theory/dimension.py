@@ -1,0 +1,100 @@
+"""How many directions a task needs: training in a random subspace, and the sharp transition of sparse recovery.
+
+Intrinsic dimension (Li et al., 2018): θ = θ₀ + P z with a fixed random P (D, d) whose columns have length 1, and only z
+(d numbers) is trained. d₉₀ is the least d that reaches 90 % of the accuracy of training all of θ. The network is as
+large as before; what is stored may be z and the seed of P.
+
+Sparse recovery: the least ℓ₁ norm finds k nonzeros of n unknowns from m = δn random measurements with high probability
+if k < ρ(δ) m, and fails above it: sharp as n grows (Donoho and Tanner, 2009).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import optimize
+from scipy.stats import norm
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from course_utils.errors import CompressionError
+
+
+class Subspace(nn.Module):
+    """`network` with parameters θ₀ + P z; the only parameter is `z`, which begins at 0."""
+
+    projection: Tensor
+    origin: Tensor
+
+    def __init__(self, network: nn.Module, dimension: int, seed: int = 0):
+        super().__init__()
+        shapes = {name: p.shape for name, p in network.named_parameters()}
+        total = sum(shape.numel() for shape in shapes.values())
+        if not 1 <= dimension <= total:
+            raise CompressionError(f"dimension={dimension}: choose 1 to {total}, the network's parameters.")
+        self._network = [network.requires_grad_(False)]  # in a list: its parameters are not this module's
+        self._shapes, self._sizes = shapes, [shape.numel() for shape in shapes.values()]
+        rng = torch.Generator().manual_seed(seed)
+        projection = torch.randn(total, dimension, generator=rng)
+        self.register_buffer("projection", projection / projection.norm(dim=0))
+        self.register_buffer("origin", torch.cat([p.detach().reshape(-1) for p in network.parameters()]))
+        self.z = nn.Parameter(torch.zeros(dimension))
+
+    def parameters_of(self, z: Tensor) -> dict[str, Tensor]:
+        """θ₀ + P z, by name."""
+        parts = (self.origin + self.projection @ z).split(self._sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional_call(self._network[0], self.parameters_of(self.z), (x,))
+
+
+def dimension_at(dimensions: Sequence[float], accuracies: Sequence[float], whole: float, share: float = 0.9) -> float:
+    """Where the accuracy first reaches `share` of `whole`, between measured dimensions by a straight line over log d.
+
+    inf if it is never reached. Raises CompressionError unless the dimensions ascend.
+    """
+    d, a = list(dimensions), list(accuracies)
+    if len(d) != len(a) or not d or any(x >= y for x, y in zip(d, d[1:], strict=False)):
+        raise CompressionError("dimensions: must ascend, with one accuracy each.")
+    goal = share * whole
+    for i, found in enumerate(a):
+        if found >= goal:
+            if i == 0:
+                return float(d[0])
+            part = (goal - a[i - 1]) / (found - a[i - 1])
+            return float(math.exp(math.log(d[i - 1]) + part * (math.log(d[i]) - math.log(d[i - 1]))))
+    return math.inf
+
+
+def recovery_threshold(delta: float) -> float:
+    """The weak threshold ρ(δ) = max_z [1 − (2/δ) g(z)] / [1 + z² − 2 g(z)], g = (1 + z²) Φ(−z) − z φ(z): the largest k/m."""
+    if not 0 < delta < 1:
+        raise CompressionError(f"delta={delta}: the share of measurements lies between 0 and 1.")
+
+    def value(z: float) -> float:
+        g = (1 + z * z) * norm.cdf(-z) - z * norm.pdf(z)
+        return (1 - 2 / delta * g) / (1 + z * z - 2 * g)
+
+    return float(-optimize.minimize_scalar(lambda z: -value(z), bounds=(1e-3, 8), method="bounded").fun)
+
+
+def least_l1(A: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """argmin ‖x‖₁ with A x = y, as a linear program in x = u − v, u, v ≥ 0."""
+    m, n = A.shape
+    found = optimize.linprog(np.ones(2 * n), A_eq=np.concatenate([A, -A], 1), b_eq=y, bounds=(0, None), method="highs")
+    if not found.success:
+        raise CompressionError(f"least_l1: the linear program failed ({found.message}); A must be able to give y.")
+    return found.x[:n] - found.x[n:]
+
+
+def recovery_rate(n: int, m: int, k: int, trials: int = 20, seed: int = 0) -> float:
+    """The share of trials in which ℓ₁ finds a random k-sparse vector of n from m Gaussian measurements."""
+    rng, right = np.random.default_rng(seed), 0
+    for _ in range(trials):
+        x = np.zeros(n)
+        x[rng.choice(n, k, replace=False)] = rng.standard_normal(k)
+        A = rng.standard_normal((m, n))
+        right += np.abs(least_l1(A, A @ x) - x).max() < 1e-4
+    return right / trials
