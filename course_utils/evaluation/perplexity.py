@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from course_utils.models.data import mean_loss
+from course_utils.models.data import nats_by_window
+from course_utils.theory.intervals import crossed_interval
 
 from .subject import Subject, name_of, runnable, scoring
 from .text import Text, windows
@@ -15,10 +16,15 @@ from .text import Text, windows
 
 @dataclass(frozen=True, repr=False)
 class Perplexity:
-    """`nats` per token, and `protocol`: all that must be the same before two of these may be compared."""
+    """`nats` per token, and `protocol`: all that must be the same before two of these may be compared.
+
+    `half_width` of the 95 % interval of `nats` is Student's over the windows; NaN for a single window. Two of these on
+    the same windows differ by much less than that: compare them in pairs (`evaluation.comparison`).
+    """
 
     nats: float
     protocol: dict[str, Any]
+    half_width: float = math.nan
 
     @property
     def value(self) -> float:
@@ -30,8 +36,11 @@ class Perplexity:
 
     def __str__(self) -> str:
         p = self.protocol
+        some = not math.isnan(self.half_width) and math.isfinite(self.value)
+        spread = f" ± {self.value * self.half_width:.2g}" if some else ""
+        nats = f"{self.nats:.4f}" + (f" ± {self.half_width:.4f}" if some else "")
         return (
-            f"perplexity {self.value:.4g} per {p['unit']} ({self.nats:.4f} nats): model {p['model']} in {p['dtype']}; "
+            f"perplexity {self.value:.4g}{spread} per {p['unit']} ({nats} nats): model {p['model']} in {p['dtype']}; "
             f"text {p['text']} ({p['split']}); context {p['context']}, stride {p['stride']}; "
             f"{p['windows']} windows, {p['tokens']:,} tokens scored"
         )
@@ -66,7 +75,9 @@ def perplexity(
         "seed": seed,
     }
     with scoring(model) as ready:
-        return Perplexity(mean_loss(ready, chosen.ids), protocol)
+        each = nats_by_window(ready, chosen.ids)
+    half = crossed_interval(each[None])[1]
+    return Perplexity(float(each.mean()), protocol, half)
 
 
 def calibration(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
+from course_utils.theory.intervals import wilson
 from course_utils.world import CHANCE, Item, items
 
 from .answers import judge
@@ -26,8 +27,14 @@ class Score:
         """Standard error of the accuracy: √(a (1 - a) / (n - 1))."""
         return math.sqrt(self.accuracy * (1 - self.accuracy) / (self.n - 1)) if self.n > 1 else math.nan
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(low, high): Wilson's 95 % interval of the accuracy, which is not empty at 0 or 100 % either."""
+        return wilson(round(self.accuracy * self.n), self.n)
+
     def __str__(self) -> str:
-        return f"{self.accuracy:.1%} ± {self.stderr:.1%} (chance {self.chance:.0%}, n={self.n})"
+        low, high = self.interval
+        return f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}; chance {self.chance:.0%}, n={self.n})"
 
     __repr__ = __str__
 

@@ -73,7 +73,7 @@ and {seconds:,.0f} seconds, with {train:.4f} nats per token in training (running
 
 ## Tasks
 
-Greedy or likeliest answers to {n} items a task of the test split (`evaluation.task_scores`), ± one standard error.
+Greedy or likeliest answers to {n} items a task of the test split (`evaluation.task_scores`), with the 95 % interval (Wilson).
 
 | task | accuracy | chance | items |
 |---|---|---|---|
@@ -159,7 +159,10 @@ def make(folder: str | Path, *, n: int = 400, windows: int = 256, texts: int = 3
         f"| {k} | {WRITERS[k][0]:.0%} | {kinds[k]['floor']:.2f} | {kinds[k]['model']:.2f} | {kinds[k]['tokens']:.1f} |"
         for k in KINDS if k in kinds
     ]  # fmt: skip
-    task_rows = [f"| {t} | {s.accuracy:.1%} ± {s.stderr:.1%} | {s.chance:.0%} | {s.n} |" for t, s in scores.items()]
+    task_rows = [
+        f"| {t} | {s.accuracy:.1%} ({s.interval[0]:.1%} to {s.interval[1]:.1%}) | {s.chance:.0%} | {s.n} |"
+        for t, s in scores.items()
+    ]
     files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in (GENERATED, "checkpoint.safetensors")]
     size_rows = ["| file | bytes |", "|---|---|", *(f"| {f.name} | {f.stat().st_size:,} |" for f in files)]
     size_rows.append(f"| in all | {sum(f.stat().st_size for f in files):,} |")

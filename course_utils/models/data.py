@@ -53,15 +53,21 @@ def answers_only(tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_loss(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> float:
-    """Nats per predicted token of (n, context) windows; the first token of each is only read."""
+def nats_by_window(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> Tensor:
+    """(n,) double: nats per predicted token of each of (n, context) windows; the first token is only read."""
     was_training = model.training
     model.eval()
-    total = 0.0
+    found = []
     batch = max(1, min(batch, 2**25 // (windows.shape[1] * model.config.vocab_size)))  # at most 128 MB of logits, or one window
     for ids in windows.split(batch):
         ids = ids.long().to(model.device)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        total += float(torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="sum"))
+        nats = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none")
+        found.append(nats.view(len(ids), -1).double().mean(1).cpu())
     model.train(was_training)
-    return total / (windows.shape[0] * (windows.shape[1] - 1))
+    return torch.cat(found)
+
+
+def mean_loss(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> float:
+    """Nats per predicted token of (n, context) windows, the mean of `nats_by_window`."""
+    return float(nats_by_window(model, windows, batch).mean())

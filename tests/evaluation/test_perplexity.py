@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from scipy import stats
 
 from course_utils.errors import CompressionError
 from course_utils.evaluation import calibration, perplexity
@@ -34,6 +35,19 @@ def test_equals_a_float64_loop(tiny, tokenizer):
     assert found.nats == pytest.approx(expected, rel=1e-6)
     assert found.value == pytest.approx(math.exp(expected), rel=1e-5)
     assert found.protocol["tokens"] == terms == 5 * 47
+
+
+def test_the_interval_is_students_over_the_windows(bundled):
+    model, tokenizer = bundled
+    ids = windows(tokenizer, "bundled", split="validation", n=8, context=64, seed=0).ids
+    each = [loop(model.float(), row[None])[0] for row in ids]
+    model.float()
+    low, high = stats.t.interval(0.95, 7, loc=sum(each) / 8, scale=stats.sem(each))
+    found = perplexity(model, tokenizer, context=64, n=8)
+    assert found.half_width == pytest.approx((high - low) / 2, rel=1e-5)
+    assert f"({found.nats:.4f} ± {found.half_width:.4f} nats)" in str(found)
+    alone = perplexity(model, tokenizer, context=64, n=1)
+    assert math.isnan(alone.half_width) and "±" not in str(alone)
 
 
 def test_equals_the_loss_of_transformers(bundled):

@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from transformers import AutoModelForCausalLM
 
 from course_utils.errors import CompressionError
@@ -102,7 +103,15 @@ def test_standard_error_is_that_of_a_mean():
     answers = [1.0] * 7 + [0.0] * 5
     score = Score(7 / 12, 0.25, 12)
     assert score.stderr == pytest.approx(statistics.stdev(answers) / math.sqrt(12), rel=1e-12)
-    assert str(score) == "58.3% ± 14.9% (chance 25%, n=12)"
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    """Against scipy; never empty, also where every answer is right."""
+    for right, n in ((7, 12), (12, 12), (0, 12), (199, 200)):
+        want = binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert Score(right / n, 0.25, n).interval == pytest.approx((want.low, want.high), abs=1e-12)
+    assert str(Score(7 / 12, 0.25, 12)) == "58.3% (32.0% to 80.7%; chance 25%, n=12)"
+    assert str(Score(1.0, 0.25, 200)) == "100.0% (98.1% to 100.0%; chance 25%, n=200)"
 
 
 def test_ties_and_what_is_not_a_number(make, tokenizer):

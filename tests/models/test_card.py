@@ -64,7 +64,9 @@ def test_a_document_costs_its_tokens_and_its_end(folder):
 
 def test_scores(text, folder):
     for task, score in task_scores(*models.load(folder), n=12).items():
-        assert row(text.partition("## Tasks")[2], task) == [f"{score.accuracy:.1%} ± {score.stderr:.1%}", f"{CHANCE[task]:.0%}", "12"]
+        low, high = score.interval
+        told = f"{score.accuracy:.1%} ({low:.1%} to {high:.1%})"
+        assert row(text.partition("## Tasks")[2], task) == [told, f"{CHANCE[task]:.0%}", "12"]
 
 
 def test_training_is_what_the_log_says(text, folder):
