@@ -29,17 +29,17 @@ def page():
 
 def open_notebook(page: Page, address: str, path: str) -> None:
     page.goto(f"{address}/lab/tree/{path}?reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
 
 
 def run_all(page: Page) -> None:
     """Run every cell, once the kernel is there to take them; the numbers of an earlier run are taken away before."""
     prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=6 * MINUTE)
     menu(page, "Edit", "Clear Outputs of All Cells")
     expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
     menu(page, "Run", "Run All Cells")
-    expect(prompts).to_have_text([re.compile(r"^\[\d+\]:$")] * prompts.count(), timeout=6 * MINUTE)
+    expect(prompts).to_have_text([re.compile(r"^\[\d+\]:$")] * prompts.count(), timeout=12 * MINUTE)
 
 
 def figures(page: Page) -> list[str]:
@@ -47,7 +47,7 @@ def figures(page: Page) -> list[str]:
 
 
 def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 360  # a busy machine draws a figure in minutes
     while now() == before:
         assert time.monotonic() < end, f"nothing has changed: {str(before)[:500]}"
         page.wait_for_timeout(300)
@@ -80,10 +80,10 @@ def test_a_learners_path(lab, page):
     slider.scroll_into_view_if_needed(timeout=6 * MINUTE)
     keep(page, "slider-before")
     shown = figures(page)
+    assert shown
     slider.focus()
     for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft"):
         slider.press(key)
-    assert shown
     wait_for_change(page, shown, lambda: figures(page))  # the figure follows the slider
     keep(page, "slider-after")
 

@@ -24,7 +24,7 @@ PICTURES = ROOT / "artifacts" / "browser"
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 MINUTE = 60_000  # milliseconds
-expect.set_options(timeout=2 * MINUTE)  # Playwright's 5 seconds are too short for a busy machine
+expect.set_options(timeout=4 * MINUTE)  # Playwright's 5 seconds are too short for a busy machine
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
     found = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=2 * MINUTE)
+            browser = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=4 * MINUTE)
         except Error as error:
             pytest.fail(f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}")
         yield browser
@@ -43,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 def new_page(browser: Browser) -> Page:
     """A page with cookies of its own."""
     page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
-    page.set_default_timeout(2 * MINUTE)
+    page.set_default_timeout(4 * MINUTE)
     return page
 
 

@@ -15,6 +15,7 @@ from ..texts import ui
 
 NUMBERS = (bool, int, float, complex)
 TENSORS = (torch.Tensor, torch.nn.Parameter)
+ROUNDING = 1e-9  # what double precision may lose on the way, also where an exercise counts whole numbers
 
 
 class Difference(NamedTuple):
@@ -96,7 +97,7 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
         return Difference(ui("wrong_dtype", where=name, expected=ui(good), got=ui(wrong), dtype=_dtype(result)))
     if bool((bad := torch.isnan(got) & ~torch.isnan(right)).any()):
         return Difference(ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel()))
-    bad = _differs(got, right, tolerance)
+    bad = _differs(got, right, max(tolerance, ROUNDING))
     if not bool(bad.any()):
         return None
     values = number(_at(right, bad)), number(_at(got, bad))

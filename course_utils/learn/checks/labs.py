@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from course_utils.quantization import LayerResult
 
-__all__ = ["check_checkpoint", "gptq_layer", "layer_result", "ready"]
+__all__ = ["check_checkpoint", "gptq_layer", "layer_result", "ready", "same"]
 
 
 def ready(functions: Mapping[str, Callable[..., Any]]) -> bool:
@@ -37,6 +37,13 @@ def ready(functions: Mapping[str, Callable[..., Any]]) -> bool:
 def _title(name: str) -> str:
     exercise = find(name)
     return texts.exercise(name, mistakes=exercise.mistakes, properties=exercise.properties)["title"]
+
+
+def same(result: Any, want: Any, tolerance: float = 1e-5) -> bool:
+    """True when a check would take `result` for `want`, relative to the largest magnitude in each tensor or number."""
+    from .compare import difference
+
+    return difference(result, want, tolerance) is None
 
 
 def layer_result(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> LayerResult:
@@ -59,11 +66,11 @@ def layer_result(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) ->
         raise CompressionError("scale: must be positive and finite; a group of zeros gets the scale 1.")
     for name, whole in {"codes": codes, "zero_point": zero_point}.items():
         whole = whole.double()
-        if not ((whole >= 0) & (whole < 2**bits) & (whole == whole.round())).all():
+        if not ((whole.round() >= 0) & (whole.round() < 2**bits) & ((whole - whole.round()).abs() < 1e-4)).all():
             raise CompressionError(f"{name}: must be whole numbers from 0 to {2**bits - 1}; round and clamp them.")
     index = torch.arange(columns, device=codes.device) // (columns // groups)
-    grid = Grid(scale, zero_point.to(scale.dtype), index, bits, False)
-    codes = codes.to(torch.uint8)
+    grid = Grid(scale, zero_point.round().to(scale.dtype), index, bits, False)
+    codes = codes.round().to(torch.uint8)
     return LayerResult(codes, grid, dequantize(codes, grid))
 
 

@@ -132,7 +132,7 @@ def largest_loss_allowed(sizes, losses, limit):
 
 EXERCISES = [
     Exercise(
-        id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-6, lesson="1.1-why-compress",
         trials=6,
         mistakes={
             "bits_for_bytes": lambda parameters, bits: parameters * bits,
@@ -143,7 +143,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-6, lesson="1.1-why-compress",
         mistakes={
             "keys_only": lambda **k: cache_bytes(**k) / 2,
             "query_heads": other_heads,
@@ -154,7 +154,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-9, lesson="1.1-why-compress",
+        id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-6, lesson="1.1-why-compress",
         trials=20,
         mistakes={
             "scales_forgotten": no_scales, "zeros_forgotten": no_zeros, "scales_in_32_bits": wide_scales,

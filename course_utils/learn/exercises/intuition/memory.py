@@ -118,7 +118,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="memory.bits_per_weight", inputs=group_inputs, spec=bits_per_weight, tolerance=1e-9, trials=6,
+        id="memory.bits_per_weight", inputs=group_inputs, spec=bits_per_weight, tolerance=1e-6, trials=6,
         lesson="1.1-why-compress",
         mistakes={
             "codes_only": lambda bits, group_size, scale_bits, zero_bits: bits,

@@ -120,7 +120,7 @@ def entropy(counts: Tensor) -> float:
 
 EXERCISES = [
     Exercise(
-        id="numbers.decode_float", inputs=pattern, spec=decode, tolerance=1e-9, lesson="1.2-numbers-in-a-box",
+        id="numbers.decode_float", inputs=pattern, spec=decode, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
         trials=12,
         mistakes={
             "hidden_one": variant(hidden=False),
@@ -133,7 +133,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="numbers.nearest", inputs=grid_inputs, spec=nearest, tolerance=1e-9, lesson="1.2-numbers-in-a-box",
+        id="numbers.nearest", inputs=grid_inputs, spec=nearest, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
         mistakes={
             "always_below": below, "always_above": above, "even_steps": as_if_even,
             "position": lambda x, grid: (x[..., None] - grid).abs().argmin(-1),

@@ -89,7 +89,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.bitmap_bytes", inputs=sparse_inputs, spec=bitmap_bytes, tolerance=1e-9, lesson="1.3-the-trade-off",
+        id="tradeoff.bitmap_bytes", inputs=sparse_inputs, spec=bitmap_bytes, tolerance=1e-6, lesson="1.3-the-trade-off",
         trials=6,
         mistakes={
             "map_forgotten": lambda weights, sparsity, bits: weights * (1 - sparsity) * bits / 8,

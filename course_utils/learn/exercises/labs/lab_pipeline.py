@@ -162,7 +162,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pipeline.largest_keep", inputs=budget_inputs, spec=largest_keep, tolerance=1e-9, lesson="lab-3.4-pipeline",
+        id="lab_pipeline.largest_keep", inputs=budget_inputs, spec=largest_keep, tolerance=1e-6, lesson="lab-3.4-pipeline",
         trials=24,
         mistakes={
             "not_limited": unclamped,
@@ -179,7 +179,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pipeline.run_in_order", inputs=step_inputs, spec=run_in_order, tolerance=1e-9, lesson="lab-3.4-pipeline",
+        id="lab_pipeline.run_in_order", inputs=step_inputs, spec=run_in_order, tolerance=1e-6, lesson="lab-3.4-pipeline",
         mistakes={
             "reversed": lambda start, order, steps: run_in_order(start, order[::-1], steps),
             "from_the_start": lambda start, order, steps: [start, *(steps[name](start) for name in order)],
@@ -190,7 +190,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pipeline.recovered", inputs=recovery_inputs, spec=recovered, tolerance=1e-9, lesson="lab-3.4-pipeline",
+        id="lab_pipeline.recovered", inputs=recovery_inputs, spec=recovered, tolerance=1e-6, lesson="lab-3.4-pipeline",
         mistakes={
             "still_lost": lambda before, damaged, after: (after - before) / (damaged - before),
             "of_the_damaged": lambda before, damaged, after: (damaged - after) / damaged,
