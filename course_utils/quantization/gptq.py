@@ -18,7 +18,6 @@ leave). `quantize_layer` therefore compares the two and keeps plain rounding for
 
 import copy
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -106,9 +105,10 @@ def quantize_layer(
 ) -> LayerResult:  # fmt: skip
     """GPTQ of one weight (out, in) for the Hessian H (in, in).
 
-    Errors within a block of columns are handed on at once, those to later blocks in one matrix product;
-    `block_size` changes the time, not the result. Scales are taken from the weights as they stand when a group
-    begins; `static_groups` takes them beforehand. `act_order` visits the inputs with the largest H_ii first, so
+    Errors within a block of columns are handed on at once, those to later blocks in one matrix product. A group's scale is
+    taken from its weights as they stand when the block begins in which the group begins, as in the official code: with
+    block_size=1 that is when the group begins. `static_groups` takes all scales beforehand. For static groups, and for
+    whole rows, `block_size` changes the time only. `act_order` visits the inputs with the largest H_ii first, so
     that groups are formed in that order unless they are static. With `never_worse`, a layer whose `layer_error`
     is larger than that of rounding to nearest with the same bits, groups and symmetry is rounded instead; turn it
     off for the bare algorithm. Work is done in the weight's precision (float32 at least).
@@ -156,12 +156,14 @@ def _walk_columns(
     else:
         scale, zero = W.new_empty(2, columns // size, rows)
     largest = 2**bits - 1
-    for start, end in _blocks(columns, block_size, None if static_groups else size):
+    for start in range(0, columns, block_size):
+        end = min(start + block_size, columns)
+        if not static_groups:
+            for first in range(-(-start // size) * size, end, size):
+                group = W[first : first + size]
+                scale[first // size], zero[first // size] = scale_and_zero(group.amin(0), group.amax(0), bits, symmetric)
         errors = torch.empty_like(W[start:end])
         for i in range(start, end):
-            if not static_groups and i % size == 0:
-                group = W[i : i + size]
-                scale[i // size], zero[i // size] = scale_and_zero(group.amin(0), group.amax(0), bits, symmetric)
             s, z = scale[group_of[i]], zero[group_of[i]]
             q = torch.div(W[i], s).round_().add_(z).clamp_(0, largest)
             codes[i] = q
@@ -177,15 +179,6 @@ def _walk_columns(
         codes, W, group_of = codes[back], W[back], group_of[back]
     grid = Grid(scale.T.contiguous(), zero.T.contiguous(), group_of, bits, symmetric)
     return LayerResult(codes.T.contiguous(), grid, W.T.contiguous())
-
-
-def _blocks(columns: int, block_size: int, size: int | None) -> Iterator[tuple[int, int]]:
-    """Ranges of about `block_size` columns. A group of `size` columns begins when all earlier errors have arrived:
-    no group crosses the end of a block, unless the block begins and ends inside it."""
-    if size and size % block_size:
-        block_size = size * max(1, block_size // size)
-    for start in range(0, columns, block_size):
-        yield start, min(start + block_size, columns)
 
 
 def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float = 0.01) -> Tensor:

@@ -25,6 +25,7 @@ class Grid:
     """`scale` and `zero_point` are (rows or 1, groups); `group_index` (columns,) names each column's group.
 
     Codes are unsigned, 0 … 2^bits − 1. A symmetric grid has the zero point 2^(bits−1) everywhere.
+    Its range is the full one, unless it was made `narrow`: see `scale_and_zero`.
     """
 
     scale: Tensor
@@ -84,16 +85,24 @@ def exact_half(scale: Tensor) -> Tensor:
     return torch.where((half - scale).abs() <= scale / 1000, half, scale)
 
 
-def scale_and_zero(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def scale_and_zero(
+    low: Tensor, high: Tensor, bits: int, symmetric: bool, narrow: bool = False
+) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ranges [low, high], widened to contain 0.
 
-    Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric: s = max(|low|, |high|) / (2^(b−1) − 1),
-    z = 2^(b−1). A range that is only {0} gets s = 1.
+    Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric, with a = max(|low|, |high|): z = 2^(b−1) and
+
+        s = 2a / (2^b − 1)          all 2^b codes; ±a lie half a step from the ends. The grid of weights in the official
+                                    GPTQ code, llm-compressor and torchao.
+        s = a / (2^(b−1) − 1)       with `narrow`: the codes 1 … 2^b − 1, ±a are points. The usual grid of INT8
+                                    activations and of the weights they meet (bitsandbytes, SmoothQuant, ONNX), a / 127.
+
+    A range that is only {0} gets s = 1. `narrow` says nothing about an asymmetric grid.
     """
     dtype = low.dtype
     low, high = low.double().clamp(max=0), high.double().clamp(min=0)
     if symmetric:
-        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - (1 if narrow else 0.5))
     else:
         scale = (high - low) / (2**bits - 1)
     tiny = torch.finfo(torch.float32).tiny
@@ -104,12 +113,13 @@ def scale_and_zero(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tup
 
 
 def make_grid(
-    x: Tensor, *, bits: int, symmetric: bool = False, granularity: str = "per_group", group_size: int | None = 64
-) -> Grid:
+    x: Tensor, *, bits: int, symmetric: bool = False, granularity: str = "per_group", group_size: int | None = 64,
+    narrow: bool = False,
+) -> Grid:  # fmt: skip
     """The min-max grid of a matrix (rows, columns).
 
     per_tensor: one scale; per_channel and per_token: one for each row (output channel of a weight, token of an
-    activation); per_group: one for each `group_size` neighbouring columns of a row.
+    activation); per_group: one for each `group_size` neighbouring columns of a row. symmetric, narrow: `scale_and_zero`.
     Raises CompressionError for bad bits, granularity, group size, NaN or infinity.
     """
     check_bits(bits)
@@ -118,7 +128,7 @@ def make_grid(
     rows, columns = x.shape
     size = check_group_size(group_size, columns) if granularity == "per_group" else columns
     groups = x.reshape(1, 1, -1) if granularity == "per_tensor" else x.reshape(rows, columns // size, size)
-    scale, zero = scale_and_zero(groups.amin(-1), groups.amax(-1), bits, symmetric)
+    scale, zero = scale_and_zero(groups.amin(-1), groups.amax(-1), bits, symmetric, narrow)
     return Grid(scale, zero, torch.arange(columns, device=x.device) // size, bits, symmetric)
 
 

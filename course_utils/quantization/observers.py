@@ -125,7 +125,6 @@ class SquaredError(Histogram):
         low, high = (float(v) for v in self.extremes())
         fractions = torch.linspace(0.02, 1, 50, dtype=torch.float64)
         if self.symmetric:
-            lows, highs = low * fractions, high * fractions
             largest = max(-low, high)
             lows, highs = (largest * fractions).neg().clamp(min=low), (largest * fractions).clamp(max=high)
         else:
@@ -183,7 +182,7 @@ def expected_error(
     values: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool
 ) -> Tensor:
     """Σ w (x − x̂)² / Σ w for each candidate range: values, weights (n,), low, high (candidates,) → (candidates,)."""
-    scale, zero = scale_and_zero(low, high, bits, symmetric)
+    scale, zero = scale_and_zero(low, high, bits, symmetric, narrow=True)
     total = torch.zeros(len(low), dtype=torch.float64)
     for part in torch.arange(len(low)).split(64):
         s, z = scale[part, None].double(), zero[part, None].double()
@@ -207,10 +206,13 @@ def make(name: str, *, bits: int = 8, symmetric: bool = True) -> MinMax:
 
 
 def grid(observer: MinMax, columns: int, *, bits: int = 8, symmetric: bool = True) -> Grid:
-    """The per-tensor grid over an observer's range, for activations with `columns` features."""
+    """The per-tensor grid over an observer's range, for activations with `columns` features.
+
+    Symmetric ones have the narrow range, ±127 with 8 bits, as `w8a8.to_int8`.
+    """
     check_bits(bits)
     low, high = observer.range()
-    scale, zero = scale_and_zero(low.view(1, 1), high.view(1, 1), bits, symmetric)
+    scale, zero = scale_and_zero(low.view(1, 1), high.view(1, 1), bits, symmetric, narrow=True)
     return Grid(scale, zero, torch.zeros(columns, dtype=torch.long), bits, symmetric)
 
 

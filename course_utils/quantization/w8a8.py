@@ -33,9 +33,10 @@ def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
     """A matrix (rows, columns) as signed integers: q int8, scale (rows or 1, 1), zero point (rows or 1, 1) int32.
 
     x̂ = scale · (q − zero point). Settings as in `grids.make_grid`, one group in a row; symmetric grids have the
-    zero point 0.
+    zero point 0 and the narrow range, ±127 with 8 bits, as bitsandbytes, SmoothQuant and torchao's activations have;
+    narrow=False takes all 2^b codes.
     """
-    grid = make_grid(x, **grid_settings)
+    grid = make_grid(x, **{"narrow": True, **grid_settings})
     offset = 2 ** (grid.bits - 1)
     return (to_codes(x, grid).short() - offset).to(torch.int8), grid.scale, (grid.zero_point - offset).int()
 
@@ -94,7 +95,7 @@ class Int8Linear(FixedBuffers):
 
     def set_weight(self, weight: Tensor, bits: int = 8) -> None:
         granularity = "per_channel" if self.per_channel else "per_tensor"
-        codes, scale, _ = to_int8(weight, bits=bits, symmetric=True, granularity=granularity)
+        codes, scale, _ = to_int8(weight, bits=bits, symmetric=True, granularity=granularity, narrow=bits == 8)
         self.weight_codes, self.weight_scale, self.weight_sum = codes, scale.float(), codes.sum(1, dtype=torch.int32)
 
     @property

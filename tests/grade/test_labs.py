@@ -40,7 +40,7 @@ def test_the_adapted_function_equals_the_course(layer, bits, group_size):
     before = weight.clone()
     settings = {"bits": bits, "group_size": group_size, "damping": 0.05, "never_worse": False}
     mine = labs.gptq_layer(exercises.quantize_layer)(weight, H, **settings, act_order=False, block_size=128)
-    course = gptq.quantize_layer(weight, H, **settings)
+    course = gptq.quantize_layer(weight, H, **settings, block_size=1)  # ranges when a group begins, as the lab asks
     assert mine.codes.equal(course.codes) and mine.grid.scale.equal(course.grid.scale)
     assert mine.grid.zero_point.equal(course.grid.zero_point) and torch.allclose(mine.weight, course.weight, atol=1e-12)
     assert weight.equal(before)

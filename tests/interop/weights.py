@@ -1,8 +1,8 @@
 """Our INT8 and INT4 weight-only results beside torchao's, on the linear layers of the bundled model. Called by run.py.
 
-torchao divides the largest magnitude of a symmetric range by half the number of steps, max|w| / 127.5 and max|w| / 7.5,
-where this project takes max|w| / 127 and max|w| / 7. So codes are compared for equal scales, in both directions, and what
-is left are the results of either with its own scale.
+Both divide the largest magnitude of a symmetric range by half the number of steps, max|w| / 127.5 and max|w| / 7.5; this
+project then rounds the scale to float16. So codes are compared for equal scales, in both directions, and what is left are
+the results of either with its own scale.
 """
 
 from collections.abc import Callable
@@ -84,6 +84,8 @@ def judge(weight, x, result: LayerResult, found: dict, bits: int, group: int, sy
     wanted = convention(weight, bits, group, symmetric)
     if not torch.allclose(found["own.scale"].view_as(wanted), wanted, rtol=1e-5):
         wrong.append("their scale is not the formula's")
+    if not torch.allclose(result.grid.scale.view_as(wanted), wanted, rtol=1e-3):
+        wrong.append("our scale is not the formula's")
     own = Grid(found["own.scale"].view_as(wanted), found["own.zero"].view_as(wanted) + float(half), result.grid.group_index, bits, symmetric)
     theirs = found["own.codes"].int() + half
     equal, ties = agree(weight, own, grids.quantize(weight, own), theirs)

@@ -76,7 +76,7 @@ def test_clip_against_a_loop(symmetric):
             best = math.inf
             for c in awq.SHRINK:
                 low, high = c * min(0, float(w.min())), c * max(0, float(w.max()))
-                s = max(-low, high) / 3 if symmetric else (high - low) / 7
+                s = max(-low, high) / 3.5 if symmetric else (high - low) / 7
                 s = float(torch.tensor(s).half())
                 z = 4 if symmetric else round(-low / s)
                 rounded = (((w / s).round() + z).clamp(0, 7) - z) * s

@@ -41,7 +41,7 @@ def test_scale_and_zero_follow_the_formula_for_each_set(granularity, symmetric):
     zero = grid.zero_point[:, grid.group_index].expand_as(x)
     for where in sets:
         low, high = min(Fraction(float(x[where].min())), Fraction(0)), max(Fraction(float(x[where].max())), Fraction(0))
-        wanted = max(-low, high) / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
+        wanted = max(-low, high) / Fraction(2**bits - 1, 2) if symmetric else (high - low) / (2**bits - 1)
         (s,), (z,) = scale[where].unique().tolist(), zero[where].unique().tolist()
         assert abs(Fraction(s) / wanted - 1) <= Fraction(1, 1000)
         assert float(torch.tensor(s).half()) == s

@@ -17,7 +17,7 @@ def case(seed, rows=64, columns=128, tokens=5):
 def test_int8_weight_only(seed, tokens):
     """torch._weight_int8pack_mm: codes (out, in) int8, a scale for each output."""
     weight, x = case(seed, tokens=tokens)
-    codes, scale, zero = to_int8(weight, bits=8, symmetric=True, granularity="per_channel")
+    codes, scale, zero = to_int8(weight, bits=8, symmetric=True, granularity="per_channel", narrow=False)
     assert not zero.any()
     theirs = torch._weight_int8pack_mm(x, codes, scale.flatten().float())
     ours = QuantizedLinear.of(rtn.quantize_layer(weight, bits=8, group_size=-1, symmetric=True), None)(x)

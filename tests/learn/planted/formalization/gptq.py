@@ -77,7 +77,7 @@ def layer_in_blocks(weight, H, bits, group_size):
 
 
 def layer_of_the_course(weight, H, bits, group_size):
-    result = gptq.quantize_layer(weight, H, bits=bits, group_size=group_size, damping=0.0, never_worse=False)
+    result = gptq.quantize_layer(weight, H, bits=bits, group_size=group_size, damping=0.0, never_worse=False, block_size=1)
     return result.codes, result.grid.scale, result.grid.zero_point
 
 
