@@ -12,6 +12,7 @@ from .base import (
     SKY,
     YELLOW,
     figure,
+    plt,
     table,
     use_style,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "SKY",
     "YELLOW",
     "figure",
+    "plt",
     "table",
     "use_style",
 ]

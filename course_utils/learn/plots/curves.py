@@ -50,7 +50,9 @@ def intervals(
     logarithmic axis.
     """
     names = list(rows or dict.fromkeys(label for table in tables.values() for label in table.values))
-    figure, axes = plots.figure(title=title, xlabel=xlabel, size=(8, 1.2 + 0.32 * len(names) * max(1, 0.6 * len(tables))))
+    figure, axes = plots.figure(
+        title=title, xlabel=xlabel, size=(8, 1.2 + 0.32 * len(names) * max(1, 0.6 * len(tables)))
+    )
     for i, (name, table) in enumerate(tables.items()):
         shift = (i - (len(tables) - 1) / 2) * 0.22
         here = [k for k, label in enumerate(names) if label in table.values]

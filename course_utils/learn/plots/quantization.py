@@ -63,13 +63,13 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
     """The numbers with the grid that reaches to `share` of the largest magnitude, and the error of every share.
 
     Left: a histogram of x, grid lines, the clipped part shaded. Right: mean squared error against the share, with its
-    parts from rounding and clipping (symmetric grid), relative to the mean of x².
+    parts from rounding and clipping (symmetric grid), relative to the mean of x². A star marks the least sum, a cross
+    where the parts are equal.
     """
     x = x.double().flatten()
     largest, top = float(x.abs().max()), 2 ** (bits - 1) - 1
     shares = torch.linspace(0.02, 1, 99, dtype=torch.float64)
-    errors = [_parts(x, float(s) * largest, top) for s in shares]
-    beyond, inside = torch.tensor(errors, dtype=torch.float64).T / x.square().mean()
+    beyond, inside = clipping_costs(x, shares, bits=bits).T
     total = beyond + inside
     here, best = int((shares - share).abs().argmin()), int(total.argmin())
     threshold = float(shares[here]) * largest
@@ -101,6 +101,8 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
     right.plot(
         shares[best], total[best], "*", color=plots.GREEN, markersize=14, label=f"best: {float(shares[best]):.2f}"
     )
+    equal = int((inside >= beyond).int().argmax())
+    right.plot(shares[equal], inside[equal], "x", color=plots.PURPLE, markersize=9, label=f"equal: {float(shares[equal]):.2f}")
     right.axvline(float(shares[here]), color=plots.RED, linewidth=1)
     right.set_ylim(float(total.min()) / 30, 3)
     right.set(
@@ -108,8 +110,15 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
         xlabel="range, as a share of the largest magnitude",
         ylabel="squared error, relative",
     )
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=5)
     return figure
+
+
+def clipping_costs(x: Tensor, shares: Tensor, *, bits: int) -> Tensor:
+    """(shares, 2): the errors of clipping and of rounding, relative to the mean of x², for ranges ±share · max|x|."""
+    x, top = x.double().flatten(), 2 ** (bits - 1) - 1
+    errors = [_parts(x, float(share * x.abs().max()), top) for share in shares]
+    return torch.tensor(errors, dtype=torch.float64) / x.square().mean()
 
 
 def _parts(x: Tensor, threshold: float, top: int) -> tuple[float, float]:
