@@ -28,8 +28,11 @@ def curves(
     for i, (name, values) in enumerate(lines.items()):
         if len(values) != len(x):
             raise CompressionError(f"{name}: {len(values)} values over {len(x)} places; give one for each.")
-        how = {"marker": plots.MARKERS[i % 8]} if markers else {"linestyle": STYLES[i % 4]}
-        axes.plot(x, [float(v) for v in values], color=plots.COLOURS[i % 8], label=name, **how)
+        (line,) = axes.plot(x, [float(v) for v in values], color=plots.COLOURS[i % 8], label=name)
+        if markers:
+            line.set_marker(plots.MARKERS[i % 8])
+        else:
+            line.set_linestyle(STYLES[i % 4])
     if level is not None:
         axes.axhline(level[0], color=plots.BLACK, linewidth=1, linestyle=":", label=level[1])
     axes.set_xscale("log" if logx else "linear")
