@@ -32,7 +32,7 @@ def curves(
         if markers:
             line.set_marker(plots.MARKERS[i % 8])
         else:
-            line.set_linestyle(STYLES[i % 4])
+            line.set(linestyle=STYLES[i % 4])
     if level is not None:
         axes.axhline(level[0], color=plots.BLACK, linewidth=1, linestyle=":", label=level[1])
     axes.set_xscale("log" if logx else "linear")
