@@ -1,22 +1,24 @@
-"""The comparisons of lesson 2.3 that take minutes; writes the tables that the lesson shows.
+"""The comparisons of lessons 2.3 and 3.5 that take minutes; writes the tables that the lessons show.
 
-    python benchmarks/distillation_lesson.py [loss inside who]
+    python benchmarks/distillation_lesson.py [loss inside who slips]
 
 One student, two of the teacher's five blocks; for each seed 64 windows of 64 tokens, walked through five times in 40
-steps of 8. Every row of a seed starts from the same weights and sees the same tokens in the same order. Each loss has
-the best of three peak learning rates, found on a seed of its own. The checkpoint of a run is chosen on 64 validation
-windows, and judged on 64 others. "who": 40 steps in all for every arrangement, of the student and whoever else learns.
+steps of 8. Every row of a seed starts from the same weights and sees the same tokens in the same order. The checkpoint
+of a run is chosen on 64 validation windows, and judged on 64 others. Labels alone are run at three peak learning
+rates, the others at 5e-4, the best of 5e-4, 1e-3 and 2e-3 on one seed for all mixes but τ = 8 (1e-3 there, a hundredth better). "who": 40 steps in all for every arrangement, of the student and whoever else learns.
+"slips" (lesson 3.5): wrong losses at τ = 4.
 """
 
 import argparse
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from course_utils.distillation import objectives, students, train, variants
+from course_utils.distillation import losses, objectives, students, train, variants
 from course_utils.evaluation import nats_by_window
 from course_utils.evaluation.comparison import compare
 from course_utils.models import load
@@ -24,11 +26,13 @@ from course_utils.models.data import token_windows
 from course_utils.quantization import rtn
 
 CONTEXT, BATCH, WINDOWS, STEPS, JUDGED = 64, 8, 64, 40, 64
-PEAKS, TUNED_ON, SEEDS = (2.5e-4, 5e-4, 1e-3), 9, (0, 1, 2)
+PEAK, SEEDS = 5e-4, (0, 1, 2)
+LABELS = {"labels": PEAK, "labels, half the rate": PEAK / 2, "labels, twice the rate": 2 * PEAK}
 MIXES = {f"τ = {t:g}, α = {a:g}": (t, a) for t, a in ((1, 0), (1, 0.5), (2, 0), (2, 0.5), (4, 0), (8, 0))}
 PROTOCOL = f"{STEPS} steps of {BATCH} × {CONTEXT} tokens from {WINDOWS} windows, {len(SEEDS)} seeds; checkpoint chosen on {JUDGED} windows, judged on {JUDGED} others"
 COMMAND = "python benchmarks/distillation_lesson.py {}"
 best = "τ = 1, α = 0"
+INSIDE = ("features", "attention", "relations")
 
 teacher, tokenizer = load("bundled")
 start = students.from_layers(teacher, students.evenly(teacher, 2))
@@ -40,7 +44,7 @@ def text(seed: int) -> Tensor:
     return token_windows(tokenizer, "train", WINDOWS, CONTEXT, seed + 1).long()
 
 
-def options(seed: int, peak: float, steps: int = STEPS) -> dict:
+def options(seed: int, steps: int = STEPS, peak: float = PEAK) -> dict:
     return {
         "validation": choose, "steps": steps, "batch": BATCH, "peak": peak, "seed": seed, "keep": "best",
         "every": max(1, steps // 8), "progress": False,
@@ -49,7 +53,7 @@ def options(seed: int, peak: float, steps: int = STEPS) -> dict:
 
 def objective(name: str):
     """A fresh loss: labels, a mix of τ and α, or the best mix with something inside."""
-    if name == "labels":
+    if name in LABELS:
         return objectives.Labels()
     mix, _, inside = name.partition(" + ")
     response = objectives.Response(*map(float, MIXES[mix]))
@@ -61,17 +65,11 @@ def objective(name: str):
 
 
 @functools.cache
-def run(name: str, seed: int, peak: float):
-    result = train(start, teacher, text(seed), loss=objective(name), **options(seed, peak))
-    told = f"{name}, seed {seed}, peak {peak:g}: step {result.step}, choosing {result.validation:.4f}, last {result.history[-1]['validation']:.4f}"
+def run(name: str, seed: int):
+    result = train(start, teacher, text(seed), loss=objective(name), **options(seed, peak=LABELS.get(name, PEAK)))
+    told = f"{name}, seed {seed}: step {result.step}, choosing {result.validation:.4f}, last {result.history[-1]['validation']:.4f}"
     print(told, file=sys.stderr, flush=True)
     return result, nats_by_window(result.model, judge)
-
-
-@functools.cache
-def peak_of(name: str) -> float:
-    """The best peak learning rate of a loss on a seed that is not among those compared."""
-    return min(PEAKS, key=lambda peak: run(name, TUNED_ON, peak)[0].validation)
 
 
 def mean(values) -> float:
@@ -79,18 +77,18 @@ def mean(values) -> float:
     return sum(values) / len(values)
 
 
-def of_losses(title: str, names: list[str], against: str, peaks: Callable[[str], float]):
-    def each(what):
-        return {name: what([run(name, seed, peaks(name))[0] for seed in SEEDS]) for name in names}
-
-    rows = {name: lambda seed, name=name: run(name, seed, peaks(name))[1] for name in names}
+def of_losses(title: str, names: list[str], against: str):
     for name in names:
-        [run(name, seed, peaks(name)) for seed in SEEDS]
+        [run(name, seed) for seed in SEEDS]
+
+    def each(what):
+        return {name: what([run(name, seed)[0] for seed in SEEDS]) for name in names}
+
     columns = {
-        "peak": {name: f"{peaks(name):g}" for name in names},
         "kept step": each(lambda r: f"{mean(one.step for one in r):.0f}"),
-        "at step 40": each(lambda r: f"{mean(one.history[-1]['validation'] for one in r):.3f}"),
+        f"choosing windows, step {STEPS}": each(lambda r: f"{mean(one.history[-1]['validation'] for one in r):.3f}"),
     }
+    rows = {name: lambda seed, name=name: run(name, seed)[1] for name in names}
     return compare(title, rows, seeds=SEEDS, against=against, unit="nats", protocol=PROTOCOL, columns=columns)
 
 
@@ -99,21 +97,21 @@ def arrangements() -> dict[str, Callable[[int], Tensor]]:
     blocks = students.evenly(teacher, 3)
     middle, peer = students.from_layers(teacher, blocks), students.from_layers(teacher, [1, 4])
     copy = rtn.quantize(teacher, bits=3, group_size=64).model
-    half, peak = STEPS // 2, peak_of(best)
+    half = STEPS // 2
     answers = {"loss": objectives.Response(1.0, 0.0)}
 
     def last(results) -> Tensor:
         return nats_by_window(results[-1].model, judge)
 
     return {
-        "labels": lambda s: run("labels", s, peak_of("labels"))[1],
-        "teacher → student": lambda s: run(best, s, peak)[1],
-        "progressive: assistant": lambda s: last(variants.assistants([middle, start], teacher, text(s), **answers, **options(s, peak, half))),
-        "progressive: growing": lambda s: last(variants.growing(teacher, text(s), stages=[blocks[:1], [blocks[0], blocks[-1]]], **answers, **options(s, peak, half))),
-        "self: born again": lambda s: last(variants.born_again(start, text(s), generations=1, **answers, **options(s, peak, half))),
-        "self: deep to shallow": lambda s: last([variants.deep_to_shallow(start, text(s), temperature=1.0, **options(s, peak))]),
-        "several teachers": lambda s: last([variants.several_teachers(start, [teacher, copy], text(s), temperature=1.0, alpha=0.0, **options(s, peak))]),
-        "online: two peers": lambda s: last(variants.mutual([start, peer], text(s), **options(s, peak, half))[:1]),
+        "labels": lambda s: run("labels", s)[1],
+        "teacher → student": lambda s: run(best, s)[1],
+        "progressive: assistant": lambda s: last(variants.assistants([middle, start], teacher, text(s), **answers, **options(s, half))),
+        "progressive: growing": lambda s: last(variants.growing(teacher, text(s), stages=[blocks[:1], [blocks[0], blocks[-1]]], **answers, **options(s, half))),
+        "self: born again": lambda s: last(variants.born_again(start, text(s), generations=1, **answers, **options(s, half))),
+        "self: deep to shallow": lambda s: last([variants.deep_to_shallow(start, text(s), temperature=1.0, **options(s))]),
+        "several teachers": lambda s: last([variants.several_teachers(start, [teacher, copy], text(s), temperature=1.0, alpha=0.0, **options(s))]),
+        "online: two peers": lambda s: last(variants.mutual([start, peer], text(s), **options(s, half))[:1]),
     }  # fmt: skip
 
 
@@ -124,12 +122,62 @@ def who():
     return compare("Who teaches whom", rows, seeds=SEEDS, against="labels", unit="nats", protocol=PROTOCOL, columns=columns)
 
 
+TAU = 4.0
+
+
+class Formula(objectives.Objective):
+    """α CE + (1 − α) times a formula of (student logits, teacher logits)."""
+
+    def __init__(self, formula: Callable[[Tensor, Tensor], Tensor], alpha: float = 0.0):
+        super().__init__()
+        self.formula, self.alpha = formula, alpha
+
+    def forward(self, student, teacher, batch):
+        s, t = student.logits[:, :-1], teacher.logits[:, :-1]
+        value = (1 - self.alpha) * self.formula(s, t)
+        if self.alpha:
+            value = value + self.alpha * losses.cross_entropy(s, batch.labels, batch.counted)
+        return {"loss": value}
+
+
+def right(s: Tensor, t: Tensor) -> Tensor:
+    return TAU**2 * losses.kl(s, t, TAU)
+
+
+def without_square(s: Tensor, t: Tensor) -> Tensor:
+    return losses.kl(s, t, TAU)
+
+
+FORMULAS = {
+    "KL turned round": (lambda s, t: TAU**2 * losses.reverse_kl(s, t, TAU), 0.0),
+    "only the student softened": (lambda s, t: TAU**2 * losses.kl(s, TAU * t, TAU), 0.0),
+    "τ² forgotten": (without_square, 0.0),
+    "right, with labels": (right, 0.5),
+    "τ² forgotten, with labels": (without_square, 0.5),
+}
+
+
+def slips():
+    @functools.cache
+    def result(name: str, seed: int):
+        if known := {"right": "τ = 4, α = 0", "labels": "labels"}.get(name):
+            return run(known, seed)[0]
+        return train(start, teacher, text(seed), loss=Formula(*FORMULAS[name]), **options(seed))
+
+    def losses_at(place: int):
+        return {name: f"{mean(result(name, seed).history[place]['loss'] for seed in SEEDS):.3g}" for name in names}
+
+    names = ["right", *FORMULAS, "labels"]
+    rows = {name: lambda seed, name=name: nats_by_window(result(name, seed).model, judge) for name in names}
+    title = "The teacher alone (α = 0), and with labels (α = 0.5)"
+    table = compare(title, rows, seeds=SEEDS, against="right", unit="nats", protocol=f"τ = {TAU:g}; {PROTOCOL}")
+    return replace(table, columns={"its own value, early": losses_at(0), "late": losses_at(-1)})
+
+
 TABLES = {
-    "loss": lambda: of_losses("Labels or a teacher", ["labels", *MIXES], "labels", peak_of),
-    "inside": lambda: of_losses(
-        "Something inside, beside the answers", [best, *(f"{best} + {what}" for what in ("features", "attention", "relations"))], best,
-        lambda name: peak_of(best),
-    ),
+    "loss": lambda: of_losses("Labels or a teacher", [*LABELS, *MIXES], "labels"),
+    "slips": slips,
+    "inside": lambda: of_losses("Something inside, beside the answers", [best, *(f"{best} + {what}" for what in INSIDE)], best),
     "who": who,
 }  # fmt: skip
 

@@ -19,18 +19,19 @@ def answers(logits: Tensor, temperature: float, word: Callable[[int], str], *, b
     plain, soft = logits.softmax(-1), (logits / temperature).softmax(-1)
     shown = plain.topk(min(named, len(plain))).indices
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained", width_ratios=(3, 2))
-    left.barh(range(len(shown)), soft[shown], color=plots.BLUE, label=f"τ = {temperature:g}")
-    left.plot(plain[shown], range(len(shown)), "D", color=plots.ORANGE, label="τ = 1")
+    left.barh(range(len(shown)), soft[shown], color=plots.BLUE)
+    left.plot(plain[shown], range(len(shown)), "D", color=plots.ORANGE)
     left.set_yticks(range(len(shown)), [word(int(token)) for token in shown])
     left.invert_yaxis()
     left.set(xscale="log", xlim=(1e-7, 1.5), xlabel="probability", title="the likeliest tokens")
-    left.legend(loc="lower right")
     ranks = range(1, len(plain) + 1)
-    for values, colour, style in ((plain, plots.ORANGE, "--"), (soft, plots.BLUE, "-")):
-        right.loglog(ranks, values.sort(descending=True).values.clamp(min=1e-12), style, color=colour)
+    for values, colour, style, tau in ((plain, plots.ORANGE, "D--", 1), (soft, plots.BLUE, "-", temperature)):
+        ordered = values.sort(descending=True).values.clamp(min=1e-12)
+        right.loglog(ranks, ordered, style, color=colour, markevery=len(plain), label=f"τ = {tau:g}")
     entropy = float(torch.distributions.Categorical(probs=soft).entropy().exp())
     right.axvline(entropy, color=plots.BLACK, linestyle=":", linewidth=1.2)
     right.set(ylim=(1e-8, 2), xlabel="rank among all tokens", title=f"all {len(plain):,}")
+    right.legend(loc="lower left")
     figure.suptitle(f"… {before} ▁      at τ = {temperature:g} as unsure as among {entropy:.1f} equal tokens", x=0.01, ha="left")
     return figure
 
