@@ -24,8 +24,8 @@ def fitted(sizes: Sequence[float], times: Sequence[float], law: PowerLaw, *, tru
         xlabel="size", ylabel="seconds", size=(7, 3.6),
     )  # fmt: skip
     middle = math.exp(sum(map(math.log, sizes)) / len(sizes))
-    fan = [[law(middle) * (s / middle) ** slope for s in sizes] for slope in (low, high)]
-    axes.fill_between(sizes, *fan, color=plots.SKY, alpha=0.3, label="slopes in the interval")
+    low_line, high_line = ([law(middle) * (s / middle) ** slope for s in sizes] for slope in (low, high))
+    axes.fill_between(sizes, low_line, high_line, color=plots.SKY, alpha=0.3, label="slopes in the interval")
     axes.loglog(sizes, [law(s) for s in sizes], color=plots.BLUE, label="fitted line")
     axes.loglog(sizes, times, "o", color=plots.BLACK, label="measured")
     axes.legend()
