@@ -1,0 +1,64 @@
+"""How much does each layer matter? The damage of small noise in one layer, and from it the damage of quantizing all.
+
+    α_l = KL(original ‖ layer l with noise of relative energy t²) / t²,     KL(all layers) ≈ Σ_l α_l t_l²
+
+with t_l² = ‖Ŵ_l − W_l‖² / ‖W_l‖² (HIGGS' linearity, Malinovskii et al., 2025). It holds while changes are small: KL is
+½ δᵀFδ, and errors of different layers are nearly uncorrelated.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.theory import noise
+
+from . import by_window
+
+
+def noise_sensitivities(
+    model: nn.Module, ids: Tensor, *, level: float = 0.05, kind: str = "additive", seeds: Sequence[int] = (0,)
+) -> dict[str, float]:
+    """α of every linear layer of the blocks, the mean over draws of noise; `ids` (windows, context). `model` stays as it is.
+
+    `level`: relative size of the noise, 0.05 by default. Too small and float32 hides it, too large and KL is no longer
+    quadratic. Raises CompressionError for a level that is not positive.
+    """
+    if not level > 0 or not seeds:
+        raise CompressionError(f"level={level}, seeds={tuple(seeds)}: give a positive level and at least one seed.")
+    original = by_window.predictions(model, ids)
+    found = {}
+    for i, (name, module) in enumerate(tqdm(walk.compressible(model).items(), desc="sensitivities", leave=False)):
+        weight = module.weight.data
+        alphas = []
+        try:
+            for seed in seeds:
+                rng = torch.Generator().manual_seed(1000 * seed + i)
+                module.weight.data = noise.noisy(weight.float(), level, kind, rng).to(weight.dtype)
+                t2 = noise.relative_error(weight.float(), module.weight.data.float())
+                alphas.append(float(by_window.kl_by_window(original, model, ids).mean()) / t2)
+        finally:
+            module.weight.data = weight
+        found[name] = sum(alphas) / len(alphas)
+    return found
+
+
+def relative_errors(model: nn.Module, compressed: nn.Module) -> dict[str, float]:
+    """t_l² of every linear layer of the blocks of `model`, from the weights that `compressed` computes with.
+
+    Raises CompressionError for a layer of which `compressed` has no weight of the same shape.
+    """
+    found = {}
+    for name, module in walk.compressible(model).items():
+        try:
+            changed = compressed.get_submodule(name)
+            weight = walk.weight_of(changed) if hasattr(changed, "weight") else None
+        except AttributeError:
+            weight = None
+        if weight is None or weight.shape != walk.weight_of(module).shape:
+            raise CompressionError(f"{name}: the compressed model has no weight of this shape; give a model with the same layers.")
+        found[name] = noise.relative_error(walk.weight_of(module).float(), weight.float())
+    return found
