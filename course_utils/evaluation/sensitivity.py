@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -20,7 +21,7 @@ from . import by_window
 
 
 def noise_sensitivities(
-    model: nn.Module, ids: Tensor, *, level: float = 0.05, kind: str = "additive", seeds: Sequence[int] = (0,)
+    model: PreTrainedModel, ids: Tensor, *, level: float = 0.05, kind: str = "additive", seeds: Sequence[int] = (0,)
 ) -> dict[str, float]:
     """α of every linear layer of the blocks, the mean over draws of noise; `ids` (windows, context). `model` stays as it is.
 
