@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from course_utils.learn.checks.gradients import called
+
 from . import objects, wire
 from .sandbox import WORK
 
@@ -87,6 +89,9 @@ class Worker:
             return self._encode(getattr(target, content["name"]), given)
         arguments = [self._decode(node, tensors) for node in content["arguments"]]
         named = {name: self._decode(node, tensors) for name, node in content["named"].items()}
+        if content["do"] == "gradients":  # of a loss, with respect to some of the arguments
+            result, slopes = called(target, named, content["name"].split())
+            return self._encode([result, slopes], given)
         return self._encode(target(*arguments, **named), given)
 
     def _cell(self, cell: str, source: str, names: list[str]) -> None:

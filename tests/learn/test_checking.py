@@ -14,7 +14,7 @@ from course_utils.learn import check
 from course_utils.learn.checks import checking, exercise
 from course_utils.learn.page import events
 
-from .conftest import ROWS, scaled_rows
+from .conftest import PAIR, ROWS, scaled_rows
 
 
 def good(w):
@@ -223,8 +223,9 @@ def test_each_wrong_kind_has_its_own_sentence():
     rejected(lambda w: good(w).T, "Shape", "(3, 4)", "(4, 3)")
     rejected(lambda w: good(w).round().int(), "Kind of numbers", "torch.int32", "floating-point")
     rejected(lambda w: good(w).bool(), "Kind of numbers", "truth values")
-    rejected(lambda w: good(w).numpy(), "Type", "ndarray", "a tensor of shape (3, 4)")
-    rejected(lambda w: good(w).tolist(), "Type", "a list of 3 values")
+    rejected(lambda w: {"w": good(w)}, "Type", "a dictionary", "a tensor of shape (3, 4)")
+    rejected(lambda w: [good(w)[0], good(w)[1, :2]], "Type", "a list of 2 values")
+    assert run(lambda w: good(w).numpy()) and run(lambda w: good(w).tolist()) and run(lambda w: list(good(w)))
     rejected(lambda w: "7", "Type", "a text")
     rejected(lambda w: 7.0, "Type", "a number")
     rejected(lambda w: good(w).where(w != w[1, 2], torch.nan), "`result[1, 2]` is NaN", "1 of 12")
@@ -235,6 +236,64 @@ def test_the_first_different_element_and_both_numbers():
     verdict = run(lambda w: good(w) + torch.eye(3, 4) * 0.5, seed=3)
     right = scaled_rows(ROWS.inputs(torch.Generator().manual_seed(3))["w"])[0, 0].item()
     assert f"`result[0, 0]`: expected {right:.6g}, got {right + 0.5:.6g}. 3 of 12" in verdict.message, verdict.message
+
+
+def test_the_inputs_of_the_failing_trial_are_shown():
+    verdict = run(lambda w: good(w) + torch.eye(3, 4) * 0.5, seed=3)
+    w = ROWS.inputs(torch.Generator().manual_seed(3))["w"]
+    assert f"w = [[{w[0, 0]:.6g}, " in verdict.message
+    calls = []
+
+    def third_time_wrong(w):
+        calls.append(w)
+        return good(w) * (1 + (len(calls) == 3))
+
+    said = run(third_time_wrong, seed=3).message
+    assert f"w = [[{ROWS.inputs(torch.Generator().manual_seed(5))['w'][0, 0]:.6g}, " in said, "those of the trial that failed"
+    assert "w = [[" in run(raises_division).message and "n = " in run(lambda x, n: (x, [1, "a", n > 3]), "toy.pair").message
+    large = exercise.Exercise(id="toy.pair", inputs=lambda rng: {"w": torch.randn(30, 40, generator=rng)}, spec=lambda w: w)
+    exercise.register(large)
+    assert "tensor of shape (30, 40): " in run(lambda w: w + 1, "toy.pair").message
+    assert len(run(lambda w: w + 1, "toy.pair").message) < 1500
+
+
+def test_none_is_an_answer_beside_others_and_where_it_is_right():
+    answers = iter([None, 1.0, 2.0])
+    exercise.register(exercise.Exercise(id="toy.pair", inputs=PAIR.inputs, spec=lambda x, n: None if n % 2 else float(n)))
+    assert run(lambda x, n: None if n % 2 else n, "toy.pair", seed=1)
+    verdict = run(lambda x, n: next(answers), "toy.pair", seed=1)
+    assert verdict.attempted and not verdict.passed
+    assert not run(lambda x, n: None, "toy.pair", seed=1).attempted
+    exercise.register(exercise.Exercise(id="toy.pair", inputs=PAIR.inputs, spec=lambda x, n: None))
+    assert run(lambda x, n: None, "toy.pair"), "where None is right it is right"
+
+
+def softplus(x, n):
+    return (1 + x.exp()).log().sum()
+
+
+LOSS = exercise.Exercise(
+    id="toy.pair",
+    inputs=lambda rng: {"x": torch.randn(5, generator=rng, dtype=torch.float64).requires_grad_(True), "n": 1},
+    spec=softplus,
+    mistakes={"half": lambda x, n: softplus(x.detach() / 2 + x / 2, n), "small": lambda x, n: softplus(x, n) / 2},
+    gradients=("x",),
+)
+
+
+def test_gradients_are_compared_where_a_loss_is_trained(monkeypatch):
+    exercise.register(LOSS)
+    text = {"title": "t", "reread": "r", "mistakes": {"half": "Only half of it.", "small": "s"}, "properties": {}}
+    monkeypatch.setattr(checking.texts, "exercise", lambda *a, **k: text)
+    assert run(lambda x, n: torch.nn.functional.softplus(x).sum(), "toy.pair")
+    assert run(lambda x, n: torch.nn.functional.softplus(x.float()).sum(), "toy.pair")
+    rejected(lambda x, n: softplus(x.detach(), n), "gradient of x", "The value is right", name="toy.pair")
+    rejected(lambda x, n: float(softplus(x, n)), "gradient of x", name="toy.pair")
+    rejected(lambda x, n: softplus(x / 2 + x.detach() / 2, n), "Only half", name="toy.pair", mistake="half")
+    rejected(lambda x, n: softplus(x, n) + 0 * (x - x).abs().sqrt().sum(), "is NaN", name="toy.pair")
+    rejected(torch.no_grad()(lambda x, n: softplus(x, n)), "gradient of x", name="toy.pair")
+    with torch.no_grad():
+        assert run(lambda x, n: softplus(x, n), "toy.pair"), "where a check is called does not matter"
 
 
 def test_constants_and_remembered_answers_fail():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from course_utils.learn import check, texts
-from course_utils.learn.checks import checking, compare, exercise
+from course_utils.learn.checks import compare, exercise, trials
 from course_utils.learn.page import catalogue
 
 PLANTED = Path(__file__).parent / "planted"
@@ -113,9 +113,9 @@ def test_every_mistake_is_wrong_and_named_by_its_own_name(name):
 def test_a_remembered_answer_fails(name):
     item = EXERCISES[name]
     for seed in SEEDS:
-        remembered = item.spec(**checking.draw(item, seed))
+        remembered = item.spec(**trials.draw(item, seed))
         assert not answered(name, lambda remembered=remembered, **arguments: remembered, seed), seed
-    wants = [item.spec(**checking.draw(item, seed)) for seed in range(item.trials)]
+    wants = [item.spec(**trials.draw(item, seed)) for seed in range(item.trials)]
     assert any(compare.difference(wants[0], want, item.tolerance) for want in wants[1:])
 
 
@@ -132,11 +132,11 @@ def test_texts_are_complete(name):
 def test_the_specification_leaves_its_inputs_alone_and_inputs_are_repeatable(name):
     item = EXERCISES[name]
     for seed in SEEDS:
-        given, kept = checking.draw(item, seed), checking.draw(item, seed)
-        assert checking._same(given, kept), "inputs must come from the generator alone"
+        given, kept = trials.draw(item, seed), trials.draw(item, seed)
+        assert trials.same(given, kept), "inputs must come from the generator alone"
         state = torch.random.get_rng_state()
         item.spec(**given)
-        assert checking._same(given, kept) and torch.equal(state, torch.random.get_rng_state())
+        assert trials.same(given, kept) and torch.equal(state, torch.random.get_rng_state())
 
 
 def test_every_exercise_with_texts_has_code():
@@ -176,5 +176,5 @@ def test_what_notebooks_check_and_ask_exists():
 def test_no_ratio_of_a_sweep_comes_twice():
     """Of two equal ratios one may break and the other not: then the breaking point is not defined."""
     for seed in range(3000):
-        ratios = checking.draw(EXERCISES["pitfalls.breaking_point"], seed)["ratios"]
+        ratios = trials.draw(EXERCISES["pitfalls.breaking_point"], seed)["ratios"]
         assert len(set(ratios)) == len(ratios), seed

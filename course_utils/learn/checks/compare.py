@@ -1,6 +1,6 @@
 """Compare a learner's result with the right one, and say the first thing that is different.
 
-Only plain types are looked at: an object with its own idea of equality is a wrong type.
+Forms that hold the right values are taken (see `forms`); an object with its own idea of equality is a wrong type.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ..texts import ui
+from . import forms
+from .forms import NUMBERS, TENSORS
 
-NUMBERS = (bool, int, float, complex)
-TENSORS = (torch.Tensor, torch.nn.Parameter)
 ROUNDING = 1e-9  # what double precision may lose on the way, also where an exercise counts whole numbers
+TO_TYPE = {"boolean": "to_boolean", "integer": "to_integer", "floating": "to_floating", "complex": "to_floating"}
 
 
 class Difference(NamedTuple):
@@ -30,7 +30,8 @@ def difference(result: Any, want: Any, tolerance: float, where: str = "") -> Dif
 
     The tolerance is relative to the largest magnitude in each tensor or number of `want`.
     """
-    result, want = _simple(result), _simple(want)
+    want = forms.simple(want)
+    result = forms.taken(result, want)
     name = where or ui("your_result")
     if isinstance(want, (list, tuple)):
         return _sequence(result, want, tolerance, where)
@@ -51,16 +52,11 @@ def _dim(value: Any) -> int:
     return value.dim() if type(value) in TENSORS else 0
 
 
-def _simple(value: Any) -> Any:
-    """numpy's scalars as Python's; anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _sequence(result: Any, want: Any, tolerance: float, where: str) -> Difference | None:
     name = where or ui("your_result")
     if not isinstance(result, (list, tuple)):
         return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
-    items = list(list.__iter__(result) if isinstance(result, list) else tuple.__iter__(result))
+    items = forms.items(result) or []
     if len(items) != len(want):
         return Difference(ui("wrong_length", where=name, expected=len(want), got=len(items)))
     for i, (item, right) in enumerate(zip(items, want, strict=True)):
@@ -93,17 +89,26 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
         return Difference(ui("wrong_shape", where=name, expected=tuple(right.shape), got=tuple(got.shape)))
     wrong, good = _dtype_class(got), _dtype_class(right)
     single = right.dim() == 0 and {wrong, good} == {"integer", "floating"}  # 28 and 28.0 are the same answer
-    if wrong != good and not single:
-        return Difference(ui("wrong_dtype", where=name, expected=ui(good), got=ui(wrong), dtype=_dtype(result)))
+    if wrong != good and not single and got.numel():
+        wide = got.to(torch.complex128), right.to(torch.complex128)
+        equal = not bool(_differs(*wide, tolerance).any())
+        if equal and (wrong, good) == ("integer", "floating"):  # and so are [28] and [28.0]
+            return None
+        text = ui("wrong_dtype", where=name, expected=ui(good), got=ui(wrong), dtype=_dtype(result))
+        return Difference(text + (" " + ui("only_the_kind", to=ui(TO_TYPE[good])) if equal else ""))
     if bool((bad := torch.isnan(got) & ~torch.isnan(right)).any()):
         return Difference(ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel()))
     bad = _differs(got, right, max(tolerance, ROUNDING))
     if not bool(bad.any()):
         return None
-    values = number(_at(right, bad)), number(_at(got, bad))
+    values = apart(_at(right, bad), _at(got, bad))
     if right.dim() == 0:
-        return _value("wrong_value", name, *values)
-    return _value("wrong_element", _element(where, bad), *values, count=int(bad.sum()), total=bad.numel())
+        found = _value("wrong_value", name, *values)
+    else:
+        found = _value("wrong_element", _element(where, bad), *values, count=int(bad.sum()), total=bad.numel())
+    narrow = _dtype(result) in ("torch.float32", "torch.float16", "torch.bfloat16")
+    rounded = narrow and not bool(_differs(got, right, torch.finfo(result.dtype).eps * 8).any())
+    return found._replace(text=f"{found.text} {ui('narrow_type', dtype=_dtype(result))}") if rounded else found
 
 
 def _value(key: str, where: str, expected: object, got: object, **counts: int) -> Difference:
@@ -157,11 +162,20 @@ def _element(where: str, bad: torch.Tensor) -> str:
     return f"{where or 'result'}[{', '.join(map(str, index))}]"
 
 
-def number(value: Any) -> str:
+def number(value: Any, digits: int = 6) -> str:
     """A number as a learner reads it: six digits."""
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    return f"{value:.6g}" if math.isfinite(value) else str(value)
+    return f"{value:.{digits}g}" if math.isfinite(value) else str(value)
+
+
+def apart(one: Any, other: Any) -> tuple[str, str]:
+    """Two different numbers with as many digits as tell them apart."""
+    for digits in (6, 9, 12, 17):
+        texts = number(one, digits), number(other, digits)
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def kind(value: Any) -> str:

@@ -39,6 +39,7 @@ class Exercise:
     lesson: str = ""
     trials: int = 3
     seconds: float = 10.0  # for all trials together
+    gradients: tuple[str, ...] = ()  # arguments: where they ask for gradients, those of the result are compared too
 
 
 @dataclass(frozen=True)

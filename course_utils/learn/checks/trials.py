@@ -1,0 +1,136 @@
+"""Run the learner's function once: on copies of the inputs, within its time, whatever it does."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+
+from . import compare, gradients
+from .exercise import Exercise
+
+
+class OutOfTime(BaseException):
+    """Raised inside the learner's function when its time is over; not an Exception, so that `except Exception` lets it by."""
+
+
+class SignatureError(TypeError):
+    """The function does not take the exercise's arguments."""
+
+
+@dataclass
+class Trial:
+    """One run: the inputs, what came back (or was raised), the gradients asked for, the inputs changed in place."""
+
+    inputs: dict[str, Any]
+    result: Any = None
+    error: BaseException | None = None
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+
+
+def draw(exercise: Exercise, seed: int) -> dict[str, Any]:
+    """Fresh inputs of an exercise."""
+    return exercise.inputs(torch.Generator().manual_seed(seed))
+
+
+def clone(value: Any) -> Any:
+    """A copy that shares no memory; a tensor that wants gradients becomes a new leaf."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if isinstance(value, torch.Generator):
+        return value.clone_state()
+    if isinstance(value, dict):
+        return {key: clone(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(clone(item) for item in value)
+    return copy.deepcopy(value)
+
+
+def run(function: Callable[..., Any], inputs: dict[str, Any], clock: Clock, wanted: tuple[str, ...] = ()) -> Trial:
+    """One trial; `wanted` are arguments whose gradients are asked for."""
+    given = clone(inputs)
+    trial = Trial(inputs)
+    try:
+        inspect.signature(function).bind(**given)
+    except TypeError as error:
+        trial.error = SignatureError(str(error))
+        return trial
+    except ValueError:  # a built-in without a signature
+        pass
+    clock.start()
+    try:
+        trial.result, trial.gradients = _call(function, given, wanted)
+    except BaseException as error:  # also SystemExit and KeyboardInterrupt: the verdict says so
+        trial.error = error
+    clock.stop()
+    with contextlib.suppress(BaseException):  # what cannot be copied is compared as it is
+        trial.result = clone(trial.result)
+    trial.changed = tuple(name for name in inputs if not same(given[name], inputs[name]))
+    return trial
+
+
+def _call(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    """The clock interrupts only what runs below this frame."""
+    return gradients.called(function, given, wanted) if wanted else (function(**given), {})
+
+
+def same(given: Any, before: Any) -> bool:
+    """False when a tensor or a container among the inputs was changed; other inputs are not looked into."""
+    if isinstance(before, dict):
+        return given.keys() == before.keys() and all(same(given[key], before[key]) for key in before)
+    if isinstance(before, (list, tuple)):
+        return len(given) == len(before) and all(map(same, given, before))
+    if isinstance(before, torch.Tensor):
+        return given.shape == before.shape and compare.difference(given, before, 0.0) is None
+    return not isinstance(before, (int, float, str)) or given == before
+
+
+class Clock:
+    """A limit on the time that the learner's function takes in all, where the system can interrupt it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+        self.works = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+    def start(self) -> None:
+        if self.works:
+            signal.setitimer(signal.ITIMER_REAL, max(self.left, 0.001), 0.001)  # again and again, if it is caught
+
+    def stop(self) -> None:
+        if self.works:
+            self.left = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[Clock]:
+    """A clock that raises OutOfTime in this thread while it runs; the former signal handler and alarm are put back."""
+    clock = Clock(seconds)
+    if not clock.works:
+        yield clock
+        return
+
+    def over(_signal: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_back is not None:
+            frame = frame.f_back
+            if frame.f_code is _call.__code__:
+                raise OutOfTime
+
+    (left, interval), began = signal.setitimer(signal.ITIMER_REAL, 0), time.monotonic()
+    before = signal.signal(signal.SIGALRM, over)
+    try:
+        yield clock
+    finally:
+        clock.stop()
+        signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
+        if left:  # someone else's alarm goes on
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001), interval)
