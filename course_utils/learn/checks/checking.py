@@ -81,7 +81,7 @@ def _compared(exercise: Exercise, text: dict[str, Any], trials: list[Trial]) -> 
     first = found or slope
     assert first
     for key, mistaken in exercise.mistakes.items():
-        if _equals(exercise, trials, mistaken):
+        if _equals(exercise, trials, mistaken, slopes=found is None):
             return saying.wrong(text, text["mistakes"][key], first.text, note, mistake=key, trial=first.trial)
     if broken:
         return saying.wrong(text, text["properties"][broken.text], first.text, note, mistake=broken.text, trial=first.trial)
@@ -142,8 +142,8 @@ def _of_slopes(exercise: Exercise) -> float:
     return 10 * exercise.tolerance
 
 
-def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any]) -> bool:
-    """True when the results, and the gradients, are those of a named mistake in every trial."""
+def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any], slopes: bool) -> bool:
+    """True when the results are those of a named mistake in every trial; with `slopes`, the gradients as well."""
     from . import compare
 
     try:
@@ -151,8 +151,8 @@ def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any
             wrong = _wanted(mistaken, exercise, trial)
             if compare.difference(trial.result, wrong.result, exercise.tolerance):
                 return False
-            slopes = wrong.gradients.items()
-            if any(compare.difference(trial.gradients.get(n), g, _of_slopes(exercise)) for n, g in slopes):
+            pairs = [(trial.gradients.get(name), slope) for name, slope in wrong.gradients.items()] if slopes else []
+            if any(compare.difference(slope, other, _of_slopes(exercise)) for slope, other in pairs):
                 return False
         return True
     except Exception:

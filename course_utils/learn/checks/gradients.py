@@ -10,7 +10,7 @@ import torch
 
 def gradients(result: Any, of: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     """∂ result / ∂ each tensor: None for one that `result` does not depend on, or where `result` asks for no gradient."""
-    if not (isinstance(result, torch.Tensor) and result.requires_grad and result.grad_fn is not None):
+    if not of or not (isinstance(result, torch.Tensor) and result.requires_grad and result.grad_fn is not None):
         return [None] * len(of)
     return list(torch.autograd.grad(result.sum(), list(of), allow_unused=True, retain_graph=True))
 

@@ -64,10 +64,12 @@ def scaled(rest: Tensor, dim=-1) -> Tensor:
 
 
 def loss_inputs(rng: torch.Generator) -> dict:
-    rows, classes = pick(rng, 2, 3, 5), pick(rng, 3, 4, 7)
+    """One class is so unlikely for the teacher that its probability is exactly 0."""
+    rows, classes = pick(rng, 1, 2, 3, 5), pick(rng, 3, 4, 7)
+    teacher = draw_logits(rng, rows, classes)
+    teacher[0, 0] = -1e4
     return {
-        "student_logits": draw_logits(rng, rows, classes).requires_grad_(True),
-        "teacher_logits": draw_logits(rng, rows, classes), "labels": torch.randint(classes, (rows,), generator=rng),
+        "student_logits": draw_logits(rng, rows, classes).requires_grad_(True), "teacher_logits": teacher, "labels": torch.randint(classes, (rows,), generator=rng),
         "temperature": pick(rng, 1.5, 2.0, 3.0, 5.0), "alpha": pick(rng, 0.2, 0.3, 0.7),
     }  # fmt: skip
 
@@ -75,9 +77,9 @@ def loss_inputs(rng: torch.Generator) -> dict:
 def distillation_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, *,
     factor=lambda t: t**2, turned=False, hard=lambda t: 1.0, sharp=lambda t: t, weights=lambda a: (a, 1 - a),
-    entropy=True, over_classes=False, total=False,
+    entropy=True, over_classes=False, total=False, still="",
 ) -> Tensor:  # fmt: skip
-    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over rows."""
+    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over rows. `still`: the part that has no gradient."""
     value: Tensor = torch.zeros(())
     for z_s, z_t, label in zip(student_logits, teacher_logits.detach(), labels, strict=True):
         log_s, log_t = (z_s / temperature).log_softmax(-1), (z_t / sharp(temperature)).log_softmax(-1)
@@ -86,6 +88,7 @@ def distillation_loss(
         far = far / len(z_s) if over_classes else far
         to_label, to_teacher = weights(alpha)
         right = -(z_s / hard(temperature)).log_softmax(-1)[label]
+        far, right = (far.detach() if still == "teacher" else far), (right.detach() if still == "labels" else right)
         value = value + to_label * right + to_teacher * factor(temperature) * far
     return value if total else value / len(labels)
 
@@ -262,8 +265,10 @@ EXERCISES = [
             "cross_entropy": with_loss(entropy=False),
             "over_classes": with_loss(over_classes=True),
             "summed": with_loss(total=True),
+            "labels_have_no_gradient": with_loss(still="labels"),
+            "teacher_has_no_gradient": with_loss(still="teacher"),
         },
-        properties={"student_gradient": gradient_reaches_the_student},
+        properties={"student_gradient": gradient_reaches_the_student}, gradients=("student_logits",),
     ),
     Exercise(
         id="distillation.train_student", inputs=training_inputs, spec=train_student, lesson="2.3-distillation",

@@ -32,6 +32,12 @@ def flows(student: str, teacher: str) -> dict:
     return {"teacher_gradient": to_teacher, "student_gradient": to_student}
 
 
+def impossible(logits: Tensor) -> Tensor:
+    """The first row's first class gets a probability of exactly 0."""
+    logits.view(-1, logits.shape[-1])[0, 0] = -1e4
+    return logits
+
+
 def real_tokens(rng: torch.Generator, batch: int, tokens: int) -> Tensor:
     """(batch, tokens), True at real tokens: every row but the first ends in padding."""
     length = torch.randint(2, tokens, (batch, 1), generator=rng)
@@ -43,8 +49,10 @@ def real_tokens(rng: torch.Generator, batch: int, tokens: int) -> Tensor:
 
 
 def kl_inputs(rng: torch.Generator) -> dict:
-    student, teacher = asks(rng, draw_logits(rng, 5, 7), draw_logits(rng, 5, 7))
-    return {"student_logits": student, "teacher_logits": teacher, "temperature": pick(rng, 1.5, 2.0, 3.0)}
+    """Rows and classes of several counts; one class is so unlikely for the teacher that its probability is 0."""
+    shape = pick(rng, 1, 2, 5), pick(rng, 3, 7, 11)
+    student, teacher = asks(rng, draw_logits(rng, *shape), impossible(draw_logits(rng, *shape)))
+    return {"student_logits": student, "teacher_logits": teacher, "temperature": pick(rng, 0.8, 1.5, 2.0, 3.0)}
 
 
 def row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -104,23 +112,23 @@ def response_inputs(rng: torch.Generator) -> dict:
     shape = pick(rng, 3, 4), pick(rng, 5, 6), 7
     mask = real_tokens(rng, *shape[:2])
     noise = torch.where(mask, 1.0, 20.0)[..., None]
-    student, teacher = asks(rng, draw_logits(rng, *shape) * noise, draw_logits(rng, *shape) * noise)
+    student, teacher = asks(rng, draw_logits(rng, *shape) * noise, impossible(draw_logits(rng, *shape) * noise))
     labels = torch.randint(7, shape[:2], generator=rng).masked_fill(~mask, -100)
     return {
         "student_logits": student, "teacher_logits": teacher, "labels": labels,
-        "temperature": pick(rng, 1.5, 2.0, 3.0), "alpha": pick(rng, 0.2, 0.3, 0.7), "mask": mask,
+        "temperature": pick(rng, 0.8, 1.5, 2.0, 3.0), "alpha": pick(rng, 0.2, 0.3, 0.7), "mask": mask,
     }  # fmt: skip
 
 
 def response(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, mask: Tensor, *,
-    factor=lambda t: t**2, far=row_kl, backwards=False, swapped=False, everywhere=False, count=None, hard=1.0,
+    factor=lambda t: t**2, far=row_kl, backwards=False, swapped=False, everywhere=False, count=None, hard=1.0, still="",
 ) -> Tensor:  # fmt: skip
-    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens."""
+    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens. `still`: the part that has no gradient."""
     used = torch.ones_like(mask) if everywhere else mask
-    log_s, log_t = softened(student_logits, teacher_logits, temperature)
+    log_s, log_t = softened(student_logits.detach() if still == "teacher" else student_logits, teacher_logits, temperature)
     distance = far(log_s, log_t) if backwards else far(log_t, log_s)
-    plain = (student_logits / hard).log_softmax(-1)
+    plain = ((student_logits.detach() if still == "labels" else student_logits) / hard).log_softmax(-1)
     label = -plain.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     a = 1 - alpha if swapped else alpha
     each = a * torch.where(mask, label, 0.0) + (1 - a) * factor(temperature) * distance
@@ -133,6 +141,13 @@ def with_change(**change):
 
 def hard_softened(**given):
     return response(**given, hard=given["temperature"])
+
+
+def over_tokens(student_logits, teacher_logits, labels, temperature, alpha, mask):
+    """The divergence of a softmax over the wrong axis."""
+    log_s, log_t = ((z / temperature).log_softmax(1) for z in (student_logits, teacher_logits.detach()))
+    hard = response(student_logits, teacher_logits, labels, temperature, 1.0, mask)
+    return alpha * hard + (1 - alpha) * temperature**2 * row_kl(log_t, log_s)[mask].mean()
 
 
 def kl_over_batch(student_logits, teacher_logits, labels, temperature, alpha, mask):
@@ -151,10 +166,8 @@ def feature_inputs(rng: torch.Generator) -> dict:
     mask = real_tokens(rng, batch, tokens)
     noise = torch.where(mask, 1.0, 20.0)[..., None]
     student, teacher = asks(rng, draw_logits(rng, batch, tokens, narrow), draw_logits(rng, batch, tokens, wide) * noise)
-    return {
-        "student_hidden": student, "teacher_hidden": teacher,
-        "projector": torch.randn(wide, narrow, generator=rng, dtype=torch.float64), "mask": mask,
-    }  # fmt: skip
+    projector = torch.randn(wide, narrow, generator=rng, dtype=torch.float64).requires_grad_(student.requires_grad)
+    return {"student_hidden": student, "teacher_hidden": teacher, "projector": projector, "mask": mask}
 
 
 def feature(student_hidden: Tensor, teacher_hidden: Tensor, projector: Tensor, mask: Tensor) -> Tensor:
@@ -216,29 +229,42 @@ def unguarded(student_map, teacher_map, mask):
     return rows[mask[:, None].expand_as(rows)].mean()
 
 
+def zero_gradient(student_map, teacher_map, mask):
+    """The value is right; ∂ t log s / ∂ s = t / s is 0 / 0 where both are 0."""
+    t = teacher_map.detach()
+    rows = (torch.xlogy(t, t) - torch.xlogy(t, student_map)).sum(-1)
+    return rows[mask[:, None].expand_as(rows)].mean()
+
+
 # --- relations ---
 
 
 def distance_inputs(rng: torch.Generator) -> dict:
-    """One example is far from the others for the student, another one for the teacher: some d_S − d_T are beyond ±1."""
-    examples = pick(rng, 5, 6)
+    """One example is far from the others for the student, another one for the teacher: some d_S − d_T are beyond ±1.
+
+    Two examples are equal for the student: the root of their distance has no slope at 0.
+    """
+    examples = pick(rng, 4, 5, 7)
     student, teacher = draw_logits(rng, examples, 3), 5 * draw_logits(rng, examples, 4)
     student[0], teacher[1] = 5 * student[0], 5 * teacher[1]
+    student[3] = student[2]
     student, teacher = asks(rng, student, teacher)
     return {"student": student, "teacher": teacher}
 
 
 def distance(
-    student: Tensor, teacher: Tensor, *, scale=torch.mean, apart=lambda d: d, diagonal=False, norm=2.0
+    student: Tensor, teacher: Tensor, *, scale=torch.mean, apart=lambda d: d, diagonal=False, norm=2.0, rooted=False
 ) -> Tensor:
     """Mean over pairs of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean over pairs; Huber(u) = u² / 2, beyond 1 |u| − 1/2."""
+
+    def length(x: Tensor) -> Tensor:
+        """Of a zero vector 0, with the slope 0."""
+        return x.abs().pow(norm).sum() ** (1 / norm) if bool(x.any()) or rooted else 0 * x.sum()
 
     def distances(x: Tensor) -> Tensor:
         n = len(x)
         pairs = [(i, j) for i in range(n) for j in range(n) if diagonal or i < j]
-        d = torch.stack(
-            [apart((x[i] - x[j]).abs().pow(norm).sum() ** (1 / norm) if i != j else x.new_zeros(())) for i, j in pairs]
-        )
+        d = torch.stack([apart(length(x[i] - x[j]) if i != j else x.new_zeros(())) for i, j in pairs])
         return d / scale(d)
 
     u = (distances(student) - distances(teacher.detach())).abs()
@@ -354,8 +380,11 @@ EXERCISES = [
             "not_in_logarithms": of_logs(lambda log_s, log_t: (log_t.exp() * (log_t - log_s.exp())).sum(-1).mean()),
             "sign": of_logs(lambda log_s, log_t: -row_kl(log_t, log_s).mean()),
             "squared_difference": of_logs(lambda log_s, log_t: (log_s.exp() - log_t.exp()).square().sum(-1).mean()),
+            "softmax_over_rows": lambda student_logits, teacher_logits, temperature: (
+                row_kl(*((z / temperature).log_softmax(0) for z in (teacher_logits.detach(), student_logits))).mean()
+            ),
         },
-        properties=flows("student_logits", "teacher_logits"),
+        properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
     ),
     Exercise(
         id="distillation_losses.logit_gradient", inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses",
@@ -387,8 +416,11 @@ EXERCISES = [
             "divided_by_batch": with_change(count=len),
             "kl_over_batch": kl_over_batch,
             "over_classes": with_change(far=lambda log_p, log_q: row_kl(log_p, log_q) / log_p.shape[-1]),
+            "softmax_over_tokens": over_tokens,
+            "labels_have_no_gradient": with_change(still="labels"),
+            "divergence_has_no_gradient": with_change(still="teacher"),
         },
-        properties=flows("student_logits", "teacher_logits"),
+        properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
     ),
     Exercise(
         id="distillation_losses.feature", inputs=feature_inputs, spec=feature, lesson="3.5-distillation-losses", trials=4,
@@ -404,8 +436,11 @@ EXERCISES = [
             "teacher_projected": lambda student_hidden, teacher_hidden, projector, mask: (
                 ((teacher_hidden.detach() @ projector - student_hidden) ** 2)[mask].mean()
             ),
+            "projector_stays": lambda student_hidden, teacher_hidden, projector, mask: (
+                feature(student_hidden, teacher_hidden, projector.detach(), mask)
+            ),
         },
-        properties=flows("student_hidden", "teacher_hidden"),
+        properties=flows("student_hidden", "teacher_hidden"), gradients=("student_hidden", "projector"),
     ),
     Exercise(
         id="distillation_losses.attention", inputs=attention_inputs, spec=attention, tolerance=1e-4, lesson="3.5-distillation-losses",
@@ -413,6 +448,7 @@ EXERCISES = [
         mistakes={
             "reversed": of_rows(lambda rows, mask, keys: rows[mask].mean(), reverse=True),
             "zero_log": unguarded,
+            "zero_gradient": zero_gradient,
             "padding_counted": of_rows(lambda rows, mask, keys: rows.mean()),
             "divided_by_all": of_rows(lambda rows, mask, keys: (rows * mask).mean()),
             "heads_summed": of_rows(lambda rows, mask, keys: rows[mask].mean() * rows.shape[1]),
@@ -425,7 +461,7 @@ EXERCISES = [
                 student_map.mean(1, keepdim=True), teacher_map.mean(1, keepdim=True), mask
             ),
         },
-        properties=flows("student_map", "teacher_map"),
+        properties=flows("student_map", "teacher_map"), gradients=("student_map",),
     ),
     Exercise(
         id="distillation_losses.distance", inputs=distance_inputs, spec=distance, lesson="3.5-distillation-losses", trials=4,
@@ -435,12 +471,13 @@ EXERCISES = [
             "scaled_by_teacher": scaled_by_teacher,
             "squared_distances": lambda student, teacher: distance(student, teacher, apart=torch.square),
             "with_itself": lambda student, teacher: distance(student, teacher, diagonal=True),
-            "zeros_in_mean": lambda student, teacher: distance(student, teacher, diagonal=True, scale=lambda d: d[d > 0].mean()),
+            "zeros_in_mean": lambda student, teacher: distance(student, teacher, diagonal=True, scale=lambda d: d.sum() / (len(d) - len(d) ** 0.5)),
             "not_huber": squares_of_distances,
             "city_blocks": lambda student, teacher: distance(student, teacher, norm=1.0),
             "lengths": points,
+            "zero_root": lambda student, teacher: distance(student, teacher, rooted=True),
         },
-        properties=flows("student", "teacher"),
+        properties=flows("student", "teacher"), gradients=("student",),
     ),
     Exercise(
         id="distillation_losses.near_limit", inputs=limit_inputs, spec=near_limit, lesson="3.5-distillation-losses", trials=8,

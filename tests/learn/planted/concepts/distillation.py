@@ -193,6 +193,10 @@ WRONG = {
     "distillation.distillation_loss": [
         *((slip, name) for name, slip in LOSS_SLIPS.items()),
         (lambda **given: loss_in_two_lines(**given).detach(), "student_gradient"),
+        (lambda **given: loss_in_two_lines(**given) - given["alpha"] * (hard := F.cross_entropy(given["student_logits"], given["labels"])) + given["alpha"] * hard.detach(), "labels_have_no_gradient"),
+        (lambda **given: torch.no_grad()(loss_in_two_lines)(**given) + given["alpha"] * ((hard := F.cross_entropy(given["student_logits"], given["labels"])) - hard.detach()), "teacher_has_no_gradient"),
+        (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"], given["labels"]) + (1 - given["alpha"]) * given["temperature"] ** 2
+            * ((p := (given["teacher_logits"] / given["temperature"]).softmax(-1)) * (p.log() - (given["student_logits"] / given["temperature"]).log_softmax(-1))).sum(-1).mean(), None),
         (lambda **given: loss_in_two_lines(**given | {"alpha": 0.0}), None),
         (lambda **given: loss_in_two_lines(**given | {"temperature": 1.0}), None),
         (lambda **given: F.mse_loss(given["student_logits"], given["teacher_logits"]), None),

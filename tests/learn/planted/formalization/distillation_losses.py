@@ -105,10 +105,17 @@ def off(student_hidden, teacher_hidden, projector, mask):
 
 
 def attention(student_map, teacher_map, mask):
-    teacher_map = teacher_map.detach()
-    rows = torch.xlogy(teacher_map, teacher_map).sum(-1) - torch.xlogy(teacher_map, student_map).sum(-1)
+    teacher_map, seen = teacher_map.detach(), student_map > 0
+    log = torch.where(seen, student_map, 1.0).log()
+    rows = torch.xlogy(teacher_map, teacher_map).sum(-1) - (teacher_map * log).sum(-1)
     weight = mask[:, None].double().expand_as(rows)
     return (rows * weight).sum() / weight.sum()
+
+
+def attention_by_xlogy(student_map, teacher_map, mask):
+    """0 · log 0 is 0, but its slope is NaN."""
+    kept = mask[:, None].expand(student_map.shape[:3])
+    return (torch.xlogy(teacher_map.detach(), teacher_map.detach()) - torch.xlogy(teacher_map.detach(), student_map)).sum(-1)[kept].mean()
 
 
 def attention_with_epsilon(student_map, teacher_map, mask, eps=1e-6):
@@ -211,7 +218,8 @@ def feature_by_entries(student_hidden, teacher_hidden, projector, mask):
 
 def distance_by_pairs(student, teacher):
     def distances(x):
-        found = torch.stack([(x[i] - x[j]).square().sum().sqrt() for i in range(len(x)) for j in range(i + 1, len(x))])
+        squares = torch.stack([(x[i] - x[j]).square().sum() for i in range(len(x)) for j in range(i + 1, len(x))])
+        found = squares.clamp(min=1e-24).sqrt()
         return found / found.mean()
 
     difference = distances(student) - distances(teacher).detach()
@@ -346,6 +354,8 @@ WRONG = {
         (lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits * temperature, temperature), "teacher_sharp"),
         (lambda **given: -kl(**given), "sign"),
         (lambda **given: F.mse_loss(*probabilities(**given)) * given["student_logits"].shape[-1], "squared_difference"),
+        (lambda **given: (lambda s, t: (t * (t / s).log()).sum(-1).mean())(*probabilities(**given)), None),
+        (lambda student_logits, teacher_logits, temperature: F.kl_div((student_logits / temperature).log_softmax(0), (teacher_logits.detach() / temperature).softmax(0), reduction="batchmean"), "softmax_over_rows"),
         (kl_leaking, "teacher_gradient"),
         (lambda **given: kl(**given).detach(), "student_gradient"),
         (lambda student_logits, teacher_logits, temperature: losses.jensen_shannon(student_logits, teacher_logits, temperature), None),
@@ -385,6 +395,13 @@ WRONG = {
         (masked_labels_only, "kl_over_batch"),
         (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
             + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask) / 7, "over_classes"),
+        (lambda **given: response(**given, hard=1.0) - given["alpha"] * (near := F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]])) + given["alpha"] * near.detach(), "labels_have_no_gradient"),
+        (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]])
+            + torch.no_grad()(response)(**given) - given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]]).detach(), "divergence_has_no_gradient"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask]) + (1 - alpha) * temperature**2
+            * F.kl_div((student_logits / temperature).log_softmax(1)[mask], (teacher_logits.detach() / temperature).softmax(1)[mask], reduction="batchmean"), "softmax_over_tokens"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask]) + (1 - alpha) * temperature**2
+            * ((p := (teacher_logits[mask].detach() / temperature).softmax(-1)) * (p / (student_logits[mask] / temperature).softmax(-1)).log()).sum(-1).mean(), None),
         (response_leaking, "teacher_gradient"),
         (lambda **given: response(**given).detach(), "student_gradient"),
         (lambda **given: losses.kl(given["student_logits"], given["teacher_logits"], given["temperature"], given["mask"]), None),
@@ -398,6 +415,7 @@ WRONG = {
         (lambda **given: off(**given).abs().mean(), "absolute"),
         (lambda **given: off(**given).square().mean().sqrt(), "root"),
         (lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(student_hidden[mask], (teacher_hidden.detach() @ projector)[mask]), "teacher_projected"),
+        (lambda **given: off(**{**given, "projector": given["projector"].detach()}).square().mean(), "projector_stays"),
         (feature_leaking, "teacher_gradient"),
         (lambda **given: feature(**given).detach(), "student_gradient"),
         (lambda **given: off(**given).square().mean() / given["teacher_hidden"].detach()[given["mask"]].square().mean(), None),
@@ -406,6 +424,7 @@ WRONG = {
     "distillation_losses.attention": [
         (lambda student_map, teacher_map, mask: (torch.xlogy(student_map, student_map) - torch.xlogy(student_map, teacher_map.detach())).sum(-1).transpose(1, 2)[mask].mean(), "reversed"),
         (lambda student_map, teacher_map, mask: F.kl_div(student_map.log(), teacher_map.detach().log(), reduction="none", log_target=True).sum(-1).transpose(1, 2)[mask].mean(), "zero_log"),
+        (attention_by_xlogy, "zero_gradient"),
         (lambda student_map, teacher_map, mask: rows(student_map, teacher_map).mean(), "padding_counted"),
         (lambda student_map, teacher_map, mask: chosen(student_map, teacher_map, mask).sum() / mask.numel() / 3, "divided_by_all"),
         (lambda **given: chosen(**given).sum(1).mean(), "heads_summed"),
@@ -426,6 +445,7 @@ WRONG = {
         (of_pairs(lambda s, t: F.mse_loss(s / s.mean(), t / t.mean())), "not_huber"),
         (lambda student, teacher: F.huber_loss(*(F.pdist(x, 1) / F.pdist(x, 1).mean() for x in (student, teacher.detach()))), "city_blocks"),
         (lambda student, teacher: F.huber_loss(*(x.norm(dim=1) / x.norm(dim=1).mean() for x in (student, teacher.detach()))), "lengths"),
+        (lambda student, teacher: F.huber_loss(*((d := (x[:, None] - x).square().sum(-1)[torch.triu(torch.ones(len(x), len(x)), 1).bool()].sqrt()) / d.mean() for x in (student, teacher.detach()))), "zero_root"),
         (lambda student, teacher: F.huber_loss(*(F.pdist(x) / F.pdist(x).mean() for x in (student, teacher))), "teacher_gradient"),
         (lambda **given: distance(**given).detach(), "student_gradient"),
         (of_pairs(lambda s, t: F.l1_loss(s / s.mean(), t / t.mean())), None),
