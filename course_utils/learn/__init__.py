@@ -8,12 +8,13 @@ from typing import Any
 
 from .checks.checking import check
 from .checks.hints import hint
+from .checks.solution import solution
 from .page import progress
 from .page.card import overview
-from .questions import ask
+from .questions import ask, predict
 from .widgets import explore
 
-__all__ = ["ask", "check", "explore", "hint", "labs", "overview", "plots", "progress"]
+__all__ = ["ask", "check", "explore", "hint", "labs", "overview", "plots", "predict", "progress", "solution"]
 
 LATE = {"plots": "plots", "labs": "checks.labs"}
 

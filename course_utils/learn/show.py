@@ -109,6 +109,51 @@ def emit(as_html: str, as_text: str, **more: Any) -> None:
     if not in_notebook():
         print(as_text)
         return
+    emit_bundle({"text/html": as_html, "text/plain": as_text, **more})
+
+
+def emit_bundle(bundle: dict[str, Any]) -> None:
+    """Show one output, given by mime type, in a notebook; its plain text elsewhere."""
+    if not in_notebook():
+        print(bundle.get("text/plain", ""))
+        return
     from IPython.display import display
 
-    display({"text/html": as_html, "text/plain": as_text, **more}, raw=True)
+    display(bundle, raw=True)
+
+
+def bundles(shown: Any) -> list[dict[str, Any]]:
+    """What a notebook would show of a figure, a text in markup, any object, a list of these, or a function that draws."""
+    if isinstance(shown, (list, tuple)):
+        return [bundle for part in shown for bundle in bundles(part)]
+    if isinstance(shown, str):
+        return [{"text/html": markup(shown), "text/plain": plain(shown)}]
+    if hasattr(shown, "savefig"):
+        from .widgets import picture
+
+        return [picture(shown, {})]
+    if callable(shown):
+        from IPython.utils.capture import capture_output
+
+        with capture_output() as held:
+            value = shown()
+        printed = [{"text/plain": held.stdout}] if held.stdout else []
+        return [*printed, *(output.data for output in held.outputs), *([] if value is None else bundles(value))]
+    if in_notebook():
+        return [sys.modules["IPython"].get_ipython().display_formatter.format(shown)[0]]
+    return [{"text/plain": str(shown)}]
+
+
+def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several outputs as one, for a place that holds one."""
+    if len(parts) == 1:
+        return parts[0]
+    drawn = []
+    for part in parts:
+        if "text/html" in part:
+            drawn.append(part["text/html"])
+        elif "image/png" in part:
+            drawn.append(f"<img src='data:image/png;base64,{part['image/png']}'>")
+        else:
+            drawn.append(f"<pre>{html.escape(part.get('text/plain', ''))}</pre>")
+    return {"text/html": "".join(drawn), "text/plain": "\n".join(part.get("text/plain", "") for part in parts)}

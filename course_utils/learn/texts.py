@@ -170,5 +170,28 @@ def question(name: str) -> dict[str, Any]:
     return entry
 
 
+def prediction(name: str) -> dict[str, Any]:
+    """The texts of a prediction, complete for its kind; `shown` maps the key of each item or option to its text.
+
+    Raises CompressionError when one is missing.
+    """
+    entry = _entry("predictions", name)
+    kind, key = entry.get("kind"), {"order": "items", "choice": "options"}.get(entry.get("kind", ""))
+    given = (entry.get(key) if key else None) or {}
+    shown: dict[Any, Any] = {text: text for text in given} if isinstance(given, list) else given
+    problem = None
+    if kind not in ("number", "order", "choice"):
+        problem = f"kind is {kind!r}; it must be number, order or choice"
+    elif missing := [part for part in ("prompt", "why") if not _filled(entry.get(part))]:
+        problem = f"{' and '.join(missing)} missing"
+    elif key and not (isinstance(shown, dict) and len(shown) > 1 and all(_filled(text) for text in shown.values())):
+        problem = f"{key} must be at least two texts, or a mapping of short names to texts"
+    elif key and len(set(shown.values())) != len(shown):
+        problem = f"two {key} have the same text"
+    if problem:
+        raise CompressionError(f"prediction {name!r}: {problem}.")
+    return {**entry, "shown": {str(k): text for k, text in shown.items()} if key else {}}
+
+
 def _filled(text: Any) -> bool:
     return isinstance(text, str) and bool(text.strip())

@@ -80,20 +80,20 @@ def explore(draw: Callable[..., Any], **controls: Control) -> None:
     if not show.live():
         if controls:
             show.emit(_described(controls), "")
-        display(_picture(draw(**values), values), raw=True)
+        display(picture(draw(**values), values), raw=True)
         return
     box, made = _build(controls)
     show_widget(box, _described(controls))
-    handle = display(_picture(draw(**values), values), raw=True, display_id=True)
+    handle = display(picture(draw(**values), values), raw=True, display_id=True)
 
     def moved(_change: object) -> None:
         now = {name: widget.value for name, widget in made.items()}
         try:
-            picture = _picture(draw(**now), now)
+            drawn = picture(draw(**now), now)
         except Exception as error:  # a callback has no cell to show an error in
             said = show.box("wrong", ui("draw_failed"), f"`{type(error).__name__}: {error}`")
-            picture = {"text/html": said, "text/plain": show.plain(str(error))}
-        handle.update(picture, raw=True)
+            drawn = {"text/html": said, "text/plain": show.plain(str(error))}
+        handle.update(drawn, raw=True)
 
     for widget in made.values():
         widget.observe(moved, names="value")
@@ -152,7 +152,7 @@ def _described(controls: dict[str, Control]) -> str:
     return f"<div style='{show.FONT}'>{show.inline(' · '.join(said))}<br><i>{ui('run_to_move')}</i></div>"
 
 
-def _picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
+def picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The figure as a PNG of an output; it is closed, so that it is not shown twice."""
     if not hasattr(figure, "savefig"):
         raise CompressionError(f"explore: draw returned {type(figure).__name__}; return the matplotlib Figure.")

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from course_utils.learn import texts
-from course_utils.learn.checks import exercise, hints
+from course_utils.learn.checks import exercise, hints, solution
 from course_utils.learn.page import events
+from course_utils.learn.questions import prediction
 
 TOY = """
 exercises:
@@ -18,6 +19,13 @@ exercises:
     properties:
       small: "Something is larger than 7."
     reread: "1.2, 'Rows'"
+    solution: |
+      Each row is divided by its own scale: the largest magnitude becomes 7, the last step of the grid.
+
+      ```python
+      def rows(w):
+          return w / (w.abs().amax(1, keepdim=True) / 7)
+      ```
   toy.pair:
     title: Two answers
     hints: [one, two, three]
@@ -43,6 +51,23 @@ questions:
     prompt: From small to large
     items: [INT4, INT8, FP16, FP32]
     why: "4, 8, 16, 32 bits."
+predictions:
+  toy.size:
+    kind: number
+    prompt: "How many GB has **it**?"
+    unit: GB
+    why: "Four bytes each."
+  toy.gain: {kind: number, prompt: "How much better?", unit: nats, within: 0.01, why: "Nothing is gained."}
+  toy.which:
+    kind: choice
+    prompt: Which loses more?
+    options: {rtn: plain rounding, gptq: GPTQ, awq: AWQ}
+    why: "Rounding looks at no data."
+  toy.rank:
+    kind: order
+    prompt: From the smallest error
+    items: {gptq: GPTQ, rtn: plain rounding, none: no rounding}
+    why: "See the table."
 """
 
 
@@ -93,6 +118,8 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(events, "_in_memory", [])
     monkeypatch.setattr(events, "_told", False)
     monkeypatch.setattr(hints, "_climbed", {})
+    monkeypatch.setattr(solution, "_asked", set())
+    monkeypatch.setattr(prediction, "_waiting", {})
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("COURSE_LANG", raising=False)
     monkeypatch.delenv("COURSE_STATIC", raising=False)

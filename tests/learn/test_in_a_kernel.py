@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 SETUP = """
 import pathlib, sys
-from course_utils.learn import ask, check, explore, hint, plots, texts
+from course_utils.learn import ask, check, explore, hint, plots, predict, texts
 from course_utils.learn.page import events, progress
 from course_utils.learn.widgets import checkbox, dropdown, slider, toggle
 texts.FOLDERS.append(pathlib.Path({folder!r}))
@@ -119,3 +119,47 @@ def test_a_check_in_a_cell_is_shown_once_and_names_the_line_of_the_cell(toy, mon
     assert "Right." in first[0].data["text/html"]
     assert "line 3 of your code" in second[0].data["text/html"]
     assert "return count / half" in second[0].data["text/html"]
+
+
+PRESS = """
+import ipywidgets as w
+from ipywidgets.widgets.widget import _instances
+those = lambda kind: [x for x in _instances.values() if type(x) is kind]
+field, button = those(w.Text)[0], those(w.Button)[0]
+field.value = {value!r}
+button.click()
+"""
+RESULT = """fig, ax = plots.figure(title="the truth")
+guess.result(3.5, shown=[fig, "and a **note**"])"""
+
+
+def test_a_live_result_waits_for_the_guess_and_then_appears_in_its_place(toy, monkeypatch):
+    asked, waiting, pressed, again = run(
+        ['guess = predict("toy.size")', RESULT, PRESS.format(value="4 GB"), RESULT], toy, monkeypatch, "0"
+    )
+    assert WIDGET in asked[0].data and "Run this cell to give your guess" in asked[0].data["text/html"]
+    said = [output.data["text/html"] for output in waiting]
+    assert "Your guess" in said[0] and "3.5 GB" in said[0] and "Within 25 %" in said[0], "updated by the press"
+    assert "data:image/png" in said[1] and "<b>note</b>" in said[1]
+    assert len(waiting) == 2, "the figure is not shown a second time by the notebook itself"
+    assert ["image/png" in output.data for output in again] == [False, True, False], "once guessed, as an ordinary output"
+
+
+def test_nothing_of_a_live_result_is_shown_before_the_guess(toy, monkeypatch):
+    _, waiting, empty = run(['guess = predict("toy.size")', RESULT, PRESS.format(value=" ")], toy, monkeypatch, "0")
+    text = json.dumps([output.data for output in waiting])
+    assert "3.5" not in text and "truth" not in text and "image/png" not in text and "once you have given" in text
+
+
+def test_a_tool_that_runs_a_notebook_needs_no_guess(toy, monkeypatch):
+    asked, shown = run(['guess = predict("toy.size")', RESULT], toy, monkeypatch, "1")
+    assert WIDGET not in asked[0].data and "Run this cell to give your guess" in asked[0].data["text/html"]
+    assert "3.5 GB" in shown[0].data["text/html"] and "image/png" in shown[1].data and len(shown) == 3
+
+
+def test_a_function_draws_when_the_guess_is_there(toy, monkeypatch):
+    draw = "guess.result('rtn', shown=lambda: print('drawn') or plots.table([['INT8', 1.0]], ['format', 'bytes']))"
+    _, shown = run(['guess = predict("toy.which")', draw], toy, monkeypatch, "1")
+    assert "drawn" in shown[1].data["text/plain"] and "INT8" in shown[2].data["text/html"]
+    _, waiting, _ = run(['guess = predict("toy.which")', draw, 'guess.give("C")'], toy, monkeypatch, "0")
+    assert "drawn" in waiting[1].data["text/html"] and "<table" in waiting[1].data["text/html"]

@@ -5,8 +5,8 @@ import re
 import nbformat
 import pytest
 
-from course_utils.learn import texts
-from notebooks import LABS, LESSONS, SOLUTIONS, START, name
+from course_utils.learn import fold, texts
+from notebooks import LABS, LESSONS, OPEN, SOLUTIONS, START, name
 
 FILE_LIMIT = 1_500_000  # bytes
 INSTALL = re.compile(r"^\s*[!%].*\b(pip|conda|apt|apt-get|npm)\b|-m\s*pip\s+install", re.MULTILINE)
@@ -49,6 +49,73 @@ def test_committed_outputs_are_there_and_clean(path):
     assert all(cell.execution_count for cell in cells if cell.source.strip())
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs), "a lesson shows at least one figure"
+
+
+LIVE = re.compile(r"^\s*(hint|solution)\(", re.MULTILINE)
+LONGEST, MOST_LINES = 100, 25  # characters of a line of code, lines of a cell
+done = pytest.mark.parametrize("path", [path for path in LESSONS if path.stem not in OPEN], ids=name)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@done
+def test_run_all_opens_no_hint_and_no_solution(path):
+    """Hints and solutions are opened by a deliberate act: their cells hold them behind a #."""
+    assert not [cell.id for cell in code_cells(path) if LIVE.search(cell.source)]
+
+
+@done
+def test_every_lesson_asks_for_two_guesses_before_it_shows_a_result(path):
+    cells, asked = code_cells(path), {}
+    shown = {cell.id for cell in fold.results(cells)}
+    for cell in cells:
+        for variable, prediction in fold.PREDICT.findall(cell.source):
+            assert cell.id not in shown, f"{cell.id}: guess and result are two cells"
+            assert texts.prediction(prediction)
+            asked[variable] = prediction
+        for variable in re.findall(r"^\s*(\w+)\.result\(", cell.source, re.MULTILINE) if cell.id in shown else ():
+            assert variable in asked, f"{cell.id}: {variable} is asked before its result is shown"
+    results = [v for c in cells for v in re.findall(r"^\s*(\w+)\.result\(", c.source, re.MULTILINE) if v in asked]
+    assert len(set(asked.values())) >= 2 and set(results) == set(asked), "at least two guesses, each with its result"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_committed_results_of_predictions_are_folded(path):
+    """Make it so: python -m course_utils.learn.fold"""
+    cells = code_cells(path)
+    hidden = [cell.id for cell in cells if cell.metadata.get("jupyter", {}).get("outputs_hidden")]
+    assert hidden == [cell.id for cell in fold.results(cells)]
+
+
+@pytest.mark.parametrize("path", [p for p in START + LESSONS + SOLUTIONS if p.stem not in OPEN], ids=name)
+def test_no_line_of_code_is_too_long(path):
+    long = [(c.id, line) for c in code_cells(path) for line in c.source.split("\n") if len(line) > LONGEST]
+    assert not long
+
+
+@done
+def test_no_cell_hides_its_idea_in_many_lines(path):
+    assert not {c.id: n for c in code_cells(path) if (n := len(c.source.split("\n"))) > MOST_LINES}
+
+
+def test_what_predictions_ask_exists():
+    """Every predict("…") of a notebook has its texts, and every prediction of the texts is asked somewhere."""
+    asked = {p for path in LESSONS + SOLUTIONS for c in code_cells(path) for _, p in fold.PREDICT.findall(c.source)}
+    written = {p for topic in texts.topics() for p in texts.load(topic).get("predictions") or {}}
+    assert asked == written and all(texts.prediction(p) for p in asked)
+
+
+def test_folding(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    sources = ['guess = predict("a.b")', "guess.result(3)", "other.result(3)", "x = 1"]
+    notebook.cells = [nbformat.v4.new_code_cell(source, id=f"c{i}") for i, source in enumerate(sources)]
+    notebook.cells[3].metadata["jupyter"] = {"outputs_hidden": True}
+    nbformat.write(notebook, path := tmp_path / "n.ipynb")
+    assert fold.fold(path) and not fold.fold(path), "a second run changes nothing"
+    cells = nbformat.read(path, as_version=4).cells
+    assert [cell.metadata.get("jupyter") for cell in cells] == [None, {"outputs_hidden": True}, None, None]
 
 
 def headings(path):

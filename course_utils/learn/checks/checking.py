@@ -25,7 +25,7 @@ def check(name: str, function: Callable[..., Any], *, seed: int | None = None, s
     if verdict.attempted:
         events.record("check", name, passed=verdict.passed, mistake=verdict.mistake)
     if show:
-        _show(verdict)
+        _show(verdict, find(name).facts())
     return verdict
 
 
@@ -41,10 +41,10 @@ def judge(name: str, function: Any, *, seed: int | None = None, seconds: float |
     return _judge(exercise, text, function, random.SystemRandom().getrandbits(48) if seed is None else int(seed))
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: Verdict, facts: str) -> None:
     kind = "right" if verdict.passed else "wrong" if verdict.attempted else "note"
     title, _, body = verdict.message.partition("\n\n")
-    show.message(kind, title, body)
+    show.message(kind, title, "\n\n".join(filter(None, (body, facts))))
 
 
 def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int) -> Verdict:

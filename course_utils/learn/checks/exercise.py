@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 from course_utils.errors import CompressionError
 
 from .. import exercises as folder
-from ..texts import topic_of
+from ..texts import topic_of, ui
 
 if TYPE_CHECKING:
     import torch
 
 _added: dict[str, Exercise] = {}
+
+# formula: a formula of the page as code; decide: a decision from numbers; debug: given wrong code; confirm: a
+# prediction that code confirms; design: a small design; step: a step that the page leaves out
+KINDS = ("formula", "decide", "debug", "confirm", "design", "step")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Exercise:
     `inputs(generator)` draws the keyword arguments; `spec(**inputs)` is the right answer. `mistakes` are wrong
     functions with a name; `properties[name](inputs, result)` must be true of a right result as well.
     A result is right when every number is within `tolerance` times the largest magnitude of the spec's.
+    `kind` (one of KINDS), `difficulty` (1 to 3) and `minutes` are shown; a lab's exercises may leave them out.
     """
 
     id: str
@@ -40,6 +45,22 @@ class Exercise:
     trials: int = 3
     seconds: float = 10.0  # for all trials together
     gradients: tuple[str, ...] = ()  # arguments: where they ask for gradients, those of the result are compared too
+    kind: str = ""
+    difficulty: int = 0
+    minutes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind and self.kind not in KINDS:
+            raise CompressionError(f"exercise {self.id!r}: kind={self.kind!r}; choose one of {', '.join(KINDS)}.")
+        if self.difficulty not in range(4) or self.minutes < 0:
+            raise CompressionError(f"exercise {self.id!r}: difficulty is 1 to 3, minutes are not negative.")
+
+    def facts(self) -> str:
+        """Kind, difficulty and minutes in one line; empty where an exercise does not state them."""
+        if not (self.kind and self.difficulty and self.minutes):
+            return ""
+        stars = "●" * self.difficulty + "○" * (3 - self.difficulty)
+        return ui("exercise_facts", kind=ui(f"kind_{self.kind}"), difficulty=stars, minutes=self.minutes)
 
 
 @dataclass(frozen=True)

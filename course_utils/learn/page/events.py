@@ -19,7 +19,7 @@ from .. import texts
 from ..show import message
 from . import catalogue
 
-KINDS = ("check", "question", "hint")
+KINDS = ("check", "question", "hint", "solution", "prediction", "measurement")
 _in_memory: list[dict[str, Any]] = []
 _told = False
 
@@ -88,6 +88,17 @@ class Summary:
     tried: set[str] = field(default_factory=set)  # exercises and questions
     right: set[str] = field(default_factory=set)  # questions
     hints: dict[str, int] = field(default_factory=dict)  # highest rung of each exercise
+    solutions: set[str] = field(default_factory=set)  # exercises whose solution was read
+    guesses: dict[str, Guess] = field(default_factory=dict)  # the guess that counts, of each prediction
+
+
+@dataclass
+class Guess:
+    """What was guessed, and once it was measured: whether it was right, and ln(guess / measured) of a number."""
+
+    value: Any
+    right: bool | None = None
+    log_ratio: float | None = None
 
 
 def summary() -> Summary:
@@ -98,9 +109,25 @@ def summary() -> Summary:
         if event["kind"] == "hint":
             rung = event.get("rung")
             result.hints[name] = max(result.hints.get(name, 0), rung if isinstance(rung, int) else 1)
-            continue
-        result.tried.add(name)
-        if event.get("passed") is True:
-            (result.passed if event["kind"] == "check" else result.right).add(name)
+        elif event["kind"] == "solution":
+            result.solutions.add(name)
+        elif event["kind"] in ("prediction", "measurement"):
+            _guessed(result.guesses, event)
+        else:
+            result.tried.add(name)
+            if event.get("passed") is True:
+                (result.passed if event["kind"] == "check" else result.right).add(name)
     return result
+
+
+def _guessed(guesses: dict[str, Guess], event: dict[str, Any]) -> None:
+    """The last guess before the first measurement counts: later ones know the answer."""
+    name = event["id"]
+    if event["kind"] == "prediction":
+        if name not in guesses or guesses[name].right is None:
+            guesses[name] = Guess(event.get("guess"))
+    elif name in guesses and guesses[name].right is None and isinstance(event.get("right"), bool):
+        ratio = event.get("log_ratio")
+        guesses[name].right = event["right"]
+        guesses[name].log_ratio = float(ratio) if isinstance(ratio, (int, float)) else None
 

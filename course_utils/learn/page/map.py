@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +29,8 @@ class Page(NamedTuple):
 
 def show_page(done: Summary) -> None:
     """Show the whole start page for this progress."""
-    parts = [_next(done), _map(done), _schedule(done), _assessment(done), _before()]
+    parts = [_next(done), _map(done), _intuition(done), _schedule(done), _assessment(done), _before()]
+    parts = [part for part in parts if part.text]
     show.emit("".join(part.html for part in parts), "\n\n".join(part.text for part in parts))
 
 
@@ -50,6 +52,8 @@ def counts(unit: Unit, done: Summary) -> Page:
         said.append(ui("exercises_count", done=len(done.passed.intersection(exercises)), total=len(exercises)))
     if questions:
         said.append(ui("questions_count", done=len(done.right.intersection(questions)), total=len(questions)))
+    if read := len(done.solutions.intersection(exercises)):
+        said.append(ui("solutions_read", count=read))
     text = " · ".join(said)
     if said and complete(unit, done):
         text += f" · {ui('done_mark')}"
@@ -159,6 +163,21 @@ def _assessment(done: Summary) -> Page:
             f"<div style='margin:.4em 0'><b>{html.escape(title)}</b><ul style='margin:0;padding-left:1em'>{''.join(items)}</ul></div>"
         )
     return Page(_heading("assessment_title") + "".join(rows), "\n".join(lines))
+
+
+def _intuition(done: Summary) -> Page:
+    """How good the learner's guesses were, those before the first look at the result; nothing before the first one."""
+    judged = {name: guess for name, guess in done.guesses.items() if guess.right is not None}
+    if not judged:
+        return Page("", "")
+    lines = [ui("intuition_share", right=sum(bool(g.right) for g in judged.values()), total=len(judged))]
+    ratios = [abs(g.log_ratio) for g in judged.values() if g.log_ratio is not None]
+    if ratios:
+        lines.append(ui("intuition_factor", factor=f"{math.exp(sum(ratios) / len(ratios)):.2g}", count=len(ratios)))
+    if missed := [name for name, guess in judged.items() if not guess.right]:
+        lines.append(ui("intuition_list", names=", ".join(f"`{name}`" for name in missed)))
+    shown = "".join(f"<p style='margin:.3em 0;{show.FONT}'>{show.inline(line)}</p>" for line in lines)
+    return Page(_heading("intuition_title") + shown, "\n".join([ui("intuition_title"), *map(show.plain, lines)]))
 
 
 def _before() -> Page:

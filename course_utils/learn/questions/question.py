@@ -82,13 +82,7 @@ class Question:
         return verdict
 
     def _named(self, value: Any) -> str | None:
-        """The shown text that a letter, or the text itself, stands for."""
-        if not isinstance(value, str):
-            return None
-        if value in self.shown:
-            return value
-        letters = dict(zip(string.ascii_uppercase, self.shown, strict=False))
-        return letters.get(value.strip().upper())
+        return named(value, self.shown)
 
     def _choice(self, value: Any) -> Verdict:
         chosen = self._named(value)
@@ -125,6 +119,16 @@ class Question:
 
     def _ipython_display_(self) -> None:
         """Nothing: ask() has shown the question."""
+
+
+def named(value: Any, shown: list[str]) -> str | None:
+    """The shown text that a letter, or the text itself, stands for."""
+    if not isinstance(value, str):
+        return None
+    if value in shown:
+        return value
+    letters = dict(zip(string.ascii_uppercase, shown, strict=False))
+    return letters.get(value.strip().upper())
 
 
 def say(verdict: Verdict) -> None:
@@ -181,19 +185,25 @@ def parse_number(value: Any, unit: str) -> tuple[float | None, str]:
 
 def as_html(question: Question) -> str:
     """The question on a page where it cannot be answered."""
-    items = "".join(f"<li>{show.inline(text)}</li>" for text in question.shown)
-    listed = f"<ol type='A' style='margin:.2em 0'>{items}</ol>" if items else ""
-    unit = f" {ui('give_unit', unit=question.text['unit'])}" if question.text.get("unit") else ""
-    field = f"<p style='margin:.3em 0'>____{show.inline(unit)}</p>" if question.kind == "numeric" else ""
-    prompt = show.box("question", ui("question"), question.text["prompt"])
-    return prompt.removesuffix("</div>") + f"{listed}{field}<i>{ui('run_to_answer')}</i></div>"
+    return form_html(ui("question"), question.text, question.shown, ui("run_to_answer"))
 
 
 def as_text(question: Question) -> str:
-    lines = [ui("question"), show.plain(question.text["prompt"])]
-    lines += [
-        f"  {letter}. {show.plain(text)}" for letter, text in zip(string.ascii_uppercase, question.shown, strict=False)
-    ]
-    if question.text.get("unit"):
-        lines.append(f"  ({ui('give_unit', unit=question.text['unit'])})")
+    return form_text(ui("question"), question.text, question.shown)
+
+
+def form_html(title: str, text: dict[str, Any], shown: list[str], note: str) -> str:
+    """A prompt with its options, or with a place for a number, where nothing can be pressed."""
+    items = "".join(f"<li>{show.inline(item)}</li>" for item in shown)
+    listed = f"<ol type='A' style='margin:.2em 0'>{items}</ol>" if items else ""
+    unit = f" {ui('give_unit', unit=text['unit'])}" if text.get("unit") else ""
+    field = "" if items else f"<p style='margin:.3em 0'>____{show.inline(unit)}</p>"
+    return show.box("question", title, text["prompt"]).removesuffix("</div>") + f"{listed}{field}<i>{note}</i></div>"
+
+
+def form_text(title: str, text: dict[str, Any], shown: list[str]) -> str:
+    lines = [title, show.plain(text["prompt"])]
+    lines += [f"  {letter}. {show.plain(item)}" for letter, item in zip(string.ascii_uppercase, shown, strict=False)]
+    if text.get("unit"):
+        lines.append(f"  ({ui('give_unit', unit=text['unit'])})")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Questions with a mouse: radio buttons, a field for a number, a row of lists to put items in order."""
+"""Questions and predictions with a mouse: radio buttons, a field for a number, a row of lists to put items in order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import ipywidgets as w
 from .. import show
 from ..texts import ui
 from ..widgets import show_widget
+from .prediction import Prediction
 from .question import Question, as_html, unattempted
 
 STYLE = """<style>
@@ -25,51 +26,67 @@ STYLE = """<style>
 
 def show_question(question: Question) -> None:
     """Show the question as a widget; every press of its button is answered below it."""
-    field, read = {"choice": _choice, "numeric": _numeric, "ordering": _ordering}[question.kind](question)
-    prompt = question.text["prompt"]
-    if question.kind == "choice" and _formulas(question):
-        prompt += "\n\n" + "\n\n".join(
-            f"**{a}** {text}" for a, text in zip(string.ascii_uppercase, question.shown, strict=False)
-        )
-    button = w.Button(description=ui("check_button"), button_style="primary")
-    said = w.HTMLMath()
+    field, read = field_of(question.kind, question.shown, str(question.text.get("unit") or ""))
+    prompt = question.text["prompt"] + (letters_of(question.shown) if question.kind == "choice" else "")
 
-    def press(_button: object = None) -> None:
+    def press() -> str:
         value = read()
         verdict = unattempted(ui("choose_first")) if value is None else question.answer(value, show=False)
         title, _, body = verdict.message.partition("\n\n")
-        kind = "right" if verdict.passed else "wrong" if verdict.attempted else "note"
-        said.value = show.box(kind, title, body)
+        return show.box("right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body)
 
-    button.on_click(press)
-    head = w.HTMLMath(STYLE + show.box("question", ui("question"), prompt))
-    box = w.VBox([head, field, button, said])
+    show_form(show.box("question", ui("question"), prompt), field, press, ui("check_button"), as_html(question))
+
+
+def show_form(head: str, field: Any, press: Callable[[], str], label: str, fallback: str, said: str = "") -> None:
+    """A prompt, a field, a button, and below it what `press` says; `fallback` is for readers without a kernel."""
+    button = w.Button(description=label, button_style="primary", layout={"width": "auto"})
+    below = w.HTMLMath(said)
+
+    def pressed(_button: object = None) -> None:
+        below.value = press()
+
+    button.on_click(pressed)
+    box = w.VBox([w.HTMLMath(STYLE + head), field, button, below])
     box.add_class("course-question")
-    show_widget(box, as_html(question))
+    show_widget(box, fallback)
 
 
-def _formulas(question: Question) -> bool:
-    return any("$" in text for text in question.shown)
+def field_of(kind: str, shown: list[str], unit: str) -> tuple[Any, Callable[[], Any]]:
+    """The field of a question or a prediction, and a function that reads it (None: nothing is chosen yet)."""
+    if kind == "choice":
+        return _choice(shown)
+    return _ordering(shown) if kind in ("order", "ordering") else _numeric(unit)
 
 
-def _choice(question: Question) -> tuple[Any, Callable[[], Any]]:
+def letters_of(shown: list[str]) -> str:
+    """Options with formulas, in markup: a label of a button shows none."""
+    if not _formulas(shown):
+        return ""
+    return "\n\n" + "\n\n".join(f"**{a}** {text}" for a, text in zip(string.ascii_uppercase, shown, strict=False))
+
+
+def _formulas(shown: list[str]) -> bool:
+    return any("$" in text for text in shown)
+
+
+def _choice(shown: list[str]) -> tuple[Any, Callable[[], Any]]:
     """Radio buttons; with formulas in the options only the letters, since a label shows none."""
     labels = [
-        (letter if _formulas(question) else f"{letter}.  {show.plain(text)}", text)
-        for letter, text in zip(string.ascii_uppercase, question.shown, strict=False)
+        (letter if _formulas(shown) else f"{letter}.  {show.plain(text)}", text)
+        for letter, text in zip(string.ascii_uppercase, shown, strict=False)
     ]
     field = w.RadioButtons(options=labels, value=None, layout={"width": "auto", "margin": "0 0 0 1em"})
     return field, lambda: field.value
 
 
-def _numeric(question: Question) -> tuple[Any, Callable[[], Any]]:
+def _numeric(unit: str) -> tuple[Any, Callable[[], Any]]:
     field = w.Text(placeholder=ui("your_number"), layout={"width": "12em", "margin": "0 0 0 1em"})
-    unit = w.Label(str(question.text.get("unit") or ""))
-    return w.HBox([field, unit]), lambda: field.value.strip() or None
+    return w.HBox([field, w.Label(unit)]), lambda: field.value.strip() or None
 
 
-def _ordering(question: Question) -> tuple[Any, Callable[[], Any]]:
-    options = [(ui("choose_item"), ""), *((show.plain(text), text) for text in question.shown)]
+def _ordering(shown: list[str]) -> tuple[Any, Callable[[], Any]]:
+    options = [(ui("choose_item"), ""), *((show.plain(text), text) for text in shown)]
     fields = [
         w.Dropdown(
             options=options,
@@ -77,7 +94,7 @@ def _ordering(question: Question) -> tuple[Any, Callable[[], Any]]:
             description=ui("place", number=i + 1),
             layout={"width": "auto", "max_width": "40em"},
         )
-        for i in range(len(question.shown))
+        for i in range(len(shown))
     ]
 
     def read() -> list[str] | None:
@@ -85,3 +102,13 @@ def _ordering(question: Question) -> tuple[Any, Callable[[], Any]]:
         return None if "" in values else values
 
     return w.VBox(fields), read
+
+
+def show_prediction(prediction: Prediction, fallback: str) -> None:
+    """Show a prediction as a widget; its button keeps the guess and lets the result appear."""
+    text, kind, guess = prediction.text, prediction.kind, prediction.guess
+    kept = "" if guess is None else show.box("question", ui("prediction_kept", guess=prediction.words(guess)))
+    field, read = field_of(kind, prediction.shown, str(text.get("unit") or ""))
+    more = letters_of(prediction.shown) if kind == "choice" else f"\n\n{ui('prediction_in_order')}" if kind == "order" else ""
+    head = show.box("question", ui("prediction"), text["prompt"] + more)
+    show_form(head, field, lambda: prediction.press(read()), ui("prediction_button"), fallback, kept)
