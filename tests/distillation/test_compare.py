@@ -4,7 +4,7 @@ import torch
 
 from course_utils.distillation import compare, objectives, students, train
 from course_utils.models import load
-from course_utils.models.data import token_windows
+from course_utils.models.data import mean_loss, token_windows
 
 
 def test_every_way_has_the_same_start_batches_and_steps(make, ids):
@@ -27,6 +27,18 @@ def test_every_way_has_the_same_start_batches_and_steps(make, ids):
         assert found["labels"]["loss"][seed] == alone.history[-1]["validation"]
         assert found["labels"]["score"][seed] == float(alone.model.get_input_embeddings().weight.detach().sum())
     assert found["labels"]["loss"][0] != found["labels"]["loss"][1]
+
+
+def test_a_checkpoint_is_chosen_on_windows_that_do_not_judge(make, ids):
+    """With `choose` each run keeps its best weights by these, and other windows judge them."""
+    teacher, options = make(), {"steps": 6, "batch": 4, "progress": False, "every": 2, "peak": 0.05}
+    student = students.from_layers(teacher, [0, 3])
+    found = compare.losses(
+        lambda seed: student, teacher, lambda seed: ids, {"labels": "labels"}, choose=ids[:4], validation=ids[4:9], seeds=(3,), **options
+    )["labels"]  # fmt: skip
+    alone = train(student, None, ids, loss="labels", validation=ids[:4], keep="best", seed=3, **options)
+    assert found["step"] == [alone.step] and found["loss"] == [mean_loss(alone.model, ids[4:9])]
+    assert alone.validation == min(line["validation"] for line in alone.history)
 
 
 def test_a_distilled_student_of_the_bundled_model_beats_labels_alone():

@@ -5,8 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils.distillation import objectives, train
-from course_utils.learn.distilling import OwnLosses
+from course_utils.learn.distilling import OwnLosses, twins
 from course_utils.learn.exercises.formalization import distillation_losses as exercises
+from course_utils.theory.intervals import interval
 
 
 def tiny(seed, layers, hidden, heads=2):
@@ -57,3 +58,22 @@ def test_only_what_is_given_is_asked_for():
         lines[1]["attention"] == pytest.approx(2 * lines[0]["attention"])
         and lines[1]["response"] == lines[0]["response"]
     )
+
+
+def test_a_right_loop_beats_its_twin_and_wrong_ones_do_not():
+    """The gain's interval is above 0 for the right loop; a step too short, no teacher and no training are not enough."""
+
+    def loop(student, teacher, batches, temperature, rate):
+        for x in batches:
+            s, t = ((x @ w.T / temperature).softmax(-1) for w in (student, teacher))
+            student = student - rate * temperature * (s - t).T @ x / len(x)
+        return student
+
+    def low(distil):
+        middle, half = interval([taught - alone for alone, taught in twins(distil)])
+        return middle - half
+
+    assert low(loop) > 0.02
+    assert low(lambda s, t, b, tau, rate: loop(s, t, b, tau, rate / tau**2)) < 0  # τ² forgotten
+    assert low(lambda s, t, b, tau, rate: loop(s, 100 * t, b, tau, rate)) < 0  # a teacher as sure as a label
+    assert low(lambda s, t, b, tau, rate: s) < 0
