@@ -1,0 +1,113 @@
+"""A forward pass that stops in front of every block, so that the block can be looked at, and changed, before it runs.
+
+The pass is the model's own, in a thread: each block gets exactly the arguments that the model gives it (masks by layer type,
+rotary embeddings, per-layer inputs, key-value states of earlier blocks), and whatever the model does between blocks is done.
+Only one thread computes at a time; the others wait.
+"""
+
+import inspect
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.errors import CompressionError
+
+Arrival = tuple[nn.Module, Tensor, dict[str, Any]]
+
+
+class _Stopped(BaseException):  # not an Exception: a model's own error handling must not swallow it
+    pass
+
+
+def by_name(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """(hidden states, all other arguments by keyword) of a call of a block.
+
+    Raises CompressionError where positional arguments have no name.
+    """
+    names = [
+        name for name, p in inspect.signature(block.forward).parameters.items()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]  # fmt: skip
+    if len(args) > len(names):
+        raise CompressionError(f"model: {type(block).__name__} takes arguments that have no names; it cannot be run block by block.")
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
+    return named.pop("hidden_states" if "hidden_states" in named else next(iter(named))), named
+
+
+class Pass(threading.Thread):
+    """One forward pass of `model` on `inputs`, which halts before each of `blocks`."""
+
+    def __init__(self, model: nn.Module, inputs: dict[str, Any], blocks: Iterable[nn.Module]):
+        super().__init__(daemon=True)
+        self.model, self.inputs, self.blocks = model, inputs, {id(block) for block in blocks}
+        self.stopped, self.started, self.go = False, False, threading.Semaphore(0)
+        self.reports: queue.SimpleQueue[Arrival | BaseException | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            with torch.no_grad():
+                self.model(**self.inputs)
+            self.reports.put(None)
+        except _Stopped:
+            self.reports.put(None)
+        except BaseException as error:  # handed to the thread that waits
+            self.reports.put(error)
+
+    def gate(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Called in this pass's thread when the model calls a block."""
+        self.reports.put((block, *by_name(block, args, kwargs)))
+        del args, kwargs
+        self.go.acquire()
+        if self.stopped:
+            raise _Stopped
+
+    def arrive(self) -> Arrival | None:
+        """Start or go on, and wait for the next block's arguments; None at the end."""
+        if self.started:
+            self.go.release()
+        else:
+            self.started = True
+            self.start()
+        report = self.reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self.started and self.is_alive():
+            self.go.release()
+            self.join()
+
+
+def _gate(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    here = threading.current_thread()
+    if isinstance(here, Pass) and id(block) in here.blocks:
+        here.gate(block, args, kwargs)
+
+
+def stations(model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]]) -> Iterator[list[Arrival]]:
+    """For each block that the model calls, in its order: what enters it in every batch, before it has run.
+
+    Asking for the next lets the block, as it is then, run. It ends before the last block of `blocks` runs.
+    """
+    passes = [Pass(model, inputs, blocks) for inputs in batches]
+    handles = [block.register_forward_pre_hook(_gate, with_kwargs=True) for block in dict.fromkeys(blocks)]
+    try:
+        for _ in blocks:
+            arrived = [each.arrive() for each in passes]
+            if None in arrived:
+                break
+            met = [item for item in arrived if item is not None]
+            if len({id(block) for block, _, _ in met}) > 1:
+                raise CompressionError("model: its blocks are called in an order that depends on the text; it cannot be run block by block.")
+            yield met
+    finally:
+        for each in passes:
+            each.stop()
+        for handle in handles:
+            handle.remove()
