@@ -30,7 +30,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
             found = model.get_submodule(path)
         except AttributeError:
             continue
-        if isinstance(found, nn.ModuleList) and len(found) and linears(found):
+        if isinstance(found, nn.ModuleList) and _has_layers(found):
             return found
     lists = _outermost_lists(_language_part(model))
     if not lists:
@@ -38,7 +38,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
             f"model: no transformer blocks found in {type(model).__name__}: it has no list of modules with linear layers. Known are "
             "Llama, Qwen, Mistral, OPT, GPT-2, GPT-NeoX, BERT and their kin."
         )
-    return max(lists, key=lambda item: sum(p.numel() for p in item.parameters()))
+    return max(lists, key=lambda item: sum(t.numel() for t in item.state_dict().values()))
 
 
 def _language_part(model: nn.Module) -> nn.Module:
@@ -54,11 +54,16 @@ def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
     """Lists of modules with linear layers, those inside another list left out."""
     found: list[nn.ModuleList] = []
     for child in module.children():
-        if isinstance(child, nn.ModuleList) and len(child) and linears(child):
+        if isinstance(child, nn.ModuleList) and _has_layers(child):
             found.append(child)
         else:
             found += _outermost_lists(child)
     return found
+
+
+def _has_layers(module: nn.Module) -> bool:
+    """Whether a linear layer is inside, compressed ones (QuantizedLinear and the like) included."""
+    return any(type(m).__name__.endswith("Linear") or isinstance(m, Conv1D) for m in module.modules())
 
 
 def linears(module: nn.Module) -> dict[str, nn.Module]:

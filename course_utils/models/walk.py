@@ -56,7 +56,7 @@ def first_block_inputs(model: PreTrainedModel, ids: Tensor, batch: int = 8) -> I
 def run_block(block: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """One block's output hidden states."""
     out = block(hidden, **kwargs)
-    return out[0] if isinstance(out, tuple) else out
+    return out[0] if isinstance(out, tuple | list) else out
 
 
 @torch.no_grad()
