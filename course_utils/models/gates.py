@@ -8,7 +8,7 @@ Only one thread computes at a time; the others wait.
 import inspect
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ def _gate(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         here.gate(block, args, kwargs)
 
 
-def stations(model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]]) -> Iterator[list[Arrival]]:
+def stations(model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]]) -> Generator[list[Arrival], None, None]:
     """For each block that the model calls, in its order: what enters it in every batch, before it has run.
 
     Asking for the next lets the block, as it is then, run. It ends before the last block of `blocks` runs.
