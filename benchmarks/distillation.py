@@ -5,7 +5,8 @@
 There is little text: `windows` pieces of 64 tokens, walked through again and again (0: new text at every step).
 With `before`, the start of all ways has first been trained on labels for so many steps of new text.
 Every way of a seed starts from the same weights and sees the same tokens in the same order, so a gain is a paired
-difference. Prints Markdown: the mean over seeds and Student's 95 % interval of the mean of the gains.
+difference. Each run keeps the best of eight checkpoints by 64 windows, and 64 others judge it: without this a student of
+labels alone, which soon knows its few windows by heart, is judged at its worst. Prints Markdown: the mean over seeds and Student's 95 % interval of the mean of the gains.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Setting:
     def __init__(self, size: str, a: argparse.Namespace):
         self.size, self.a = size, a
         self.teacher, self.tokenizer = load("bundled")
-        self.validation = self.text("validation", 64, 0)
+        self.choose, self.validation = self.text("validation", 128, 0).split(64)
         calibration = token_windows(self.tokenizer, "train", 16, 128, 0).long()
         self.student = students.bundled(self.teacher, size, calibration)
         if a.before:
@@ -67,15 +68,15 @@ class Setting:
 
     def measure(self, seeds: Sequence[int]) -> dict[str, dict]:
         """What `compare.losses` finds, seed by seed, so that a run that is stopped has told what it knows."""
-        found: dict[str, dict] = {name: {"loss": [], "score": [], "seconds": 0.0} for name in self.a.ways}
+        found: dict[str, dict] = {name: {"loss": [], "step": [], "score": [], "seconds": 0.0} for name in self.a.ways}
         a = self.a
         ways = {name: WAYS[name] for name in a.ways}
         for seed in seeds:
             one = compare.losses(
                 lambda seed: self.student, self.teacher,
                 lambda seed: self.text("train", a.windows or a.steps * BATCH, seed + 1), ways, seeds=[seed],
-                validation=self.validation, score=self.facts, steps=a.steps, batch=BATCH, peak=a.peak, every=a.steps,
-                progress=False,
+                choose=self.choose, validation=self.validation, score=self.facts, steps=a.steps, batch=BATCH, peak=a.peak,
+                every=max(1, a.steps // 8), progress=False,
             )  # fmt: skip
             print(f"{self.size}, seed {seed}: {one}", file=sys.stderr, flush=True)
             for name, values in one.items():

@@ -230,7 +230,8 @@ def teacher_blocks(student: int, teacher: int) -> list[int]:
 
 EXERCISES = [
     Exercise(
-        id="distillation.soften", inputs=soften_inputs, spec=soften, lesson="2.3-distillation",
+        id="distillation.soften", kind="formula", difficulty=1, minutes=3,
+        inputs=soften_inputs, spec=soften, lesson="2.3-distillation",
         mistakes={
             "multiplied": lambda logits, temperature: (logits * temperature).softmax(-1),
             "not_softened": lambda logits, temperature: logits.softmax(-1),
@@ -242,7 +243,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.dark_knowledge", inputs=dark_inputs, spec=dark_knowledge, lesson="2.3-distillation",
+        id="distillation.dark_knowledge", kind="step", difficulty=1, minutes=5,
+        inputs=dark_inputs, spec=dark_knowledge, lesson="2.3-distillation",
         mistakes={
             "not_scaled": lambda probabilities, labels: without(probabilities, labels),
             "label_kept": lambda probabilities, labels: scaled(probabilities) + 0 * labels[:, None],
@@ -253,7 +255,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.distillation_loss", inputs=loss_inputs, spec=distillation_loss, lesson="2.3-distillation", trials=4,
+        id="distillation.distillation_loss", kind="step", difficulty=2, minutes=10,
+        inputs=loss_inputs, spec=distillation_loss, lesson="2.3-distillation", trials=4,
         mistakes={
             "direction": with_loss(turned=True),
             "square_forgotten": with_loss(factor=lambda t: 1.0),
@@ -271,7 +274,8 @@ EXERCISES = [
         properties={"student_gradient": gradient_reaches_the_student}, gradients=("student_logits",),
     ),
     Exercise(
-        id="distillation.train_student", inputs=training_inputs, spec=train_student, lesson="2.3-distillation",
+        id="distillation.train_student", kind="debug", difficulty=3, minutes=15,
+        inputs=training_inputs, spec=train_student, lesson="2.3-distillation",
         mistakes={
             "teacher_in_training": with_training(training=True),
             "teacher_moves": with_training(moves_teacher=True),
@@ -287,7 +291,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.fair_gain", inputs=curves, spec=fair_gain, lesson="2.3-distillation", trials=4,
+        id="distillation.fair_gain", kind="decide", difficulty=2, minutes=8,
+        inputs=curves, spec=fair_gain, lesson="2.3-distillation", trials=4,
         mistakes={
             "last_checkpoint": of_parts(lambda choose, judge: judge[:, -1]),
             "peeked": of_parts(lambda choose, judge: judge.amin(1)),
@@ -299,7 +304,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.mix_teachers", inputs=teachers_inputs, spec=mix_teachers, lesson="2.3-distillation",
+        id="distillation.mix_teachers", kind="formula", difficulty=1, minutes=3,
+        inputs=teachers_inputs, spec=mix_teachers, lesson="2.3-distillation",
         mistakes={
             "logits_averaged": lambda teacher_logits, temperature: (teacher_logits.mean(0) / temperature).softmax(-1),
             "summed": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(-1).sum(0),
@@ -313,7 +319,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.teacher_blocks", inputs=pairs_inputs, spec=teacher_blocks, lesson="2.3-distillation", trials=5,
+        id="distillation.teacher_blocks", kind="design", difficulty=1, minutes=5,
+        inputs=pairs_inputs, spec=teacher_blocks, lesson="2.3-distillation", trials=5,
         mistakes={
             "counted_from_one": lambda student, teacher: [(i + 1) * teacher // student for i in range(student)],
             "first_of_each": lambda student, teacher: [i * teacher // student for i in range(student)],

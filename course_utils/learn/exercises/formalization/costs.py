@@ -136,7 +136,8 @@ def with_run(**change):
 
 EXERCISES = [
     Exercise(
-        id="costs.exponent", inputs=measurements, spec=exponent, tolerance=1e-6, lesson="3.6-what-it-costs", trials=4,
+        id="costs.exponent", kind="formula", difficulty=1, minutes=5,
+        inputs=measurements, spec=exponent, tolerance=1e-6, lesson="3.6-what-it-costs", trials=4,
         mistakes={
             "no_logarithms": lambda sizes, seconds: line(sizes, seconds)[0],
             "log_of_time_only": lambda sizes, seconds: line(sizes, logs(seconds))[0],
@@ -148,7 +149,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="costs.slope_error", inputs=measurements, spec=slope_error, tolerance=1e-6, lesson="3.6-what-it-costs", trials=4,
+        id="costs.slope_error", kind="formula", difficulty=2, minutes=5,
+        inputs=measurements, spec=slope_error, tolerance=1e-6, lesson="3.6-what-it-costs", trials=4,
         mistakes={
             "divided_by_n": with_formula(lambda r, n, S: math.sqrt(r / n / S)),
             "one_parameter": with_formula(lambda r, n, S: math.sqrt(r / (n - 1) / S)),
@@ -159,7 +161,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="costs.walk_multiplications", inputs=shapes, spec=walk_multiplications, tolerance=0, lesson="3.6-what-it-costs",
+        id="costs.walk_multiplications", kind="step", difficulty=1, minutes=5,
+        inputs=shapes, spec=walk_multiplications, tolerance=0, lesson="3.6-what-it-costs",
         trials=6,
         mistakes={
             "all_columns": lambda rows, columns: rows * columns**2,
@@ -172,7 +175,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="costs.largest_part", inputs=matrices, spec=largest_part, lesson="3.6-what-it-costs", trials=8,
+        id="costs.largest_part", kind="decide", difficulty=1, minutes=5,
+        inputs=matrices, spec=largest_part, lesson="3.6-what-it-costs", trials=8,
         mistakes={
             "without_half": lambda rows, columns, tokens: largest_part(rows, columns, tokens, half=1),
             "all_pairs": lambda rows, columns, tokens: largest_part(rows, columns, tokens, walk=lambda r, c: (r * c) ** 2),
@@ -182,7 +186,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="costs.local_exponent", inputs=fixed_and_growing, spec=local_exponent, lesson="3.6-what-it-costs", trials=4,
+        id="costs.local_exponent", kind="step", difficulty=2, minutes=8,
+        inputs=fixed_and_growing, spec=local_exponent, lesson="3.6-what-it-costs", trials=4,
         mistakes={
             "one": lambda fixed, each, size: 1.0,
             "share_of_fixed": lambda fixed, each, size: fixed / (fixed + each * size),
@@ -192,7 +197,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="costs.training_operations", inputs=training_runs, spec=training_operations, lesson="3.6-what-it-costs", trials=6,
+        id="costs.training_operations", kind="design", difficulty=2, minutes=8,
+        inputs=training_runs, spec=training_operations, lesson="3.6-what-it-costs", trials=6,
         mistakes={
             "teacher_learns": with_run(asked=6),
             "forward_only": with_run(backward=0),

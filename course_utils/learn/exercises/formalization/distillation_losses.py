@@ -368,7 +368,8 @@ def more_than(probabilities: Tensor, share: float) -> int:
 
 EXERCISES = [
     Exercise(
-        id="distillation_losses.kl", inputs=kl_inputs, spec=kl, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.kl", kind="formula", difficulty=1, minutes=5,
+        inputs=kl_inputs, spec=kl, lesson="3.5-distillation-losses", trials=4,
         mistakes={
             "reversed": of_logs(lambda log_s, log_t: row_kl(log_s, log_t).mean()),
             "cross_entropy": of_logs(lambda log_s, log_t: -(log_t.exp() * log_s).sum(-1).mean()),
@@ -387,7 +388,8 @@ EXERCISES = [
         properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
     ),
     Exercise(
-        id="distillation_losses.logit_gradient", inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses",
+        id="distillation_losses.logit_gradient", kind="step", difficulty=2, minutes=10,
+        inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses",
         mistakes={
             "sign": difference(lambda t, n: -t / n),
             "without_the_square": difference(lambda t, n: 1 / (t * n)),
@@ -399,7 +401,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation_losses.response", inputs=response_inputs, spec=response, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.response", kind="debug", difficulty=2, minutes=10,
+        inputs=response_inputs, spec=response, lesson="3.5-distillation-losses", trials=4,
         mistakes={
             "direction": with_change(backwards=True),
             "square_forgotten": with_change(factor=lambda t: 1.0),
@@ -423,7 +426,8 @@ EXERCISES = [
         properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
     ),
     Exercise(
-        id="distillation_losses.feature", inputs=feature_inputs, spec=feature, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.feature", kind="formula", difficulty=1, minutes=5,
+        inputs=feature_inputs, spec=feature, lesson="3.5-distillation-losses", trials=4,
         mistakes={
             "padding_counted": lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(
                 student_hidden @ projector.T, teacher_hidden.detach()
@@ -443,7 +447,8 @@ EXERCISES = [
         properties=flows("student_hidden", "teacher_hidden"), gradients=("student_hidden", "projector"),
     ),
     Exercise(
-        id="distillation_losses.attention", inputs=attention_inputs, spec=attention, tolerance=1e-4, lesson="3.5-distillation-losses",
+        id="distillation_losses.attention", kind="debug", difficulty=3, minutes=10,
+        inputs=attention_inputs, spec=attention, tolerance=1e-4, lesson="3.5-distillation-losses",
         trials=4,
         mistakes={
             "reversed": of_rows(lambda rows, mask, keys: rows[mask].mean(), reverse=True),
@@ -464,7 +469,8 @@ EXERCISES = [
         properties=flows("student_map", "teacher_map"), gradients=("student_map",),
     ),
     Exercise(
-        id="distillation_losses.distance", inputs=distance_inputs, spec=distance, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.distance", kind="step", difficulty=2, minutes=8,
+        inputs=distance_inputs, spec=distance, lesson="3.5-distillation-losses", trials=4,
         mistakes={
             "not_scaled": lambda student, teacher: distance(student, teacher, scale=lambda d: 1.0),
             "scaled_by_largest": lambda student, teacher: distance(student, teacher, scale=torch.amax),
@@ -480,7 +486,8 @@ EXERCISES = [
         properties=flows("student", "teacher"), gradients=("student",),
     ),
     Exercise(
-        id="distillation_losses.near_limit", inputs=limit_inputs, spec=near_limit, lesson="3.5-distillation-losses", trials=8,
+        id="distillation_losses.near_limit", kind="confirm", difficulty=2, minutes=8,
+        inputs=limit_inputs, spec=near_limit, lesson="3.5-distillation-losses", trials=8,
         mistakes={
             "not_centred": lambda **given: near_limit(**given, limit=not_centred),
             "without_half": lambda **given: near_limit(**given, limit=lambda s, t: 2 * limit_of(s, t)),
@@ -490,7 +497,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation_losses.enough_kept", inputs=answers_inputs, spec=enough_kept, lesson="3.5-distillation-losses", trials=8,
+        id="distillation_losses.enough_kept", kind="decide", difficulty=2, minutes=8,
+        inputs=answers_inputs, spec=enough_kept, lesson="3.5-distillation-losses", trials=8,
         mistakes={
             "every_position": counted_by(lambda held: held.amin(0)),
             "best_position": counted_by(lambda held: held.amax(0)),
