@@ -17,6 +17,8 @@ from course_utils.errors import CompressionError
 from . import show
 from .texts import ui
 
+WIDTH = "30em"  # of a slider or a list
+
 
 @dataclass(frozen=True)
 class Control:
@@ -113,11 +115,14 @@ def show_widget(widget: Any, fallback: str) -> None:
 
 
 def _build(controls: dict[str, Control]) -> tuple[Any, dict[str, Any]]:
+    """A column of controls, the label of each above it, so that a long one leaves a slider its track."""
     import ipywidgets as w
 
     made: dict[str, Any] = {}
+    rows = []
     for name, control in controls.items():
-        common = {"description": _label(name, control), "style": {"description_width": "initial"}}
+        label = _label(name, control)
+        common = {"tooltip": label, "layout": {"width": WIDTH, "max_width": "100%"}}
         if control.kind == "slider":
             low, high, step = control.choices
             whole = all(isinstance(x, int) for x in (*control.choices, control.value))
@@ -129,10 +134,17 @@ def _build(controls: dict[str, Control]) -> tuple[Any, dict[str, Any]]:
         elif control.kind == "dropdown":
             made[name] = w.Dropdown(options=control.choices, value=control.value, **common)
         elif control.kind == "toggle":
-            made[name] = w.ToggleButtons(options=control.choices, value=control.value, **common)
+            common["layout"] = {"width": "auto"}
+            made[name] = w.ToggleButtons(options=control.choices, value=control.value, style={"button_width": "auto"}, **common)
         else:
-            made[name] = w.Checkbox(value=control.value, indent=False, **common)
-    return w.VBox(list(made.values())), made
+            common["layout"] = {"width": "max-content", "max_width": "100%"}
+            made[name] = w.Checkbox(value=control.value, indent=False, description=label, **common)
+        if control.kind != "checkbox":
+            rows.append(w.HTML(f"<div style='line-height:1.3;margin-top:.3em'>{show.inline(label)}</div>"))
+        rows.append(made[name])
+    box = w.VBox(rows)
+    box.add_class("course-controls")
+    return box, made
 
 
 def _label(name: str, control: Control) -> str:
