@@ -9,7 +9,8 @@ For a layer with `in` inputs, `out` outputs and b bits, with 32-bit words:
 
 ŵ_ij = scales[g_idx_j, i] · (q_ij − z). The "one less" belongs to the format 'gptq'; 'gptq_v2' stores zero points as they
 are. A zero point of 0 has no place in 'gptq': auto-gptq 0.7.1 reads what wraps around to 2^b − 1 as 2^b, and GPTQModel
-borrows from the neighbour in the word. It is refused here, in both directions. Symmetric grids never have it.
+borrows from the neighbour in the word. So `write` takes 'gptq_v2' for a model that has one, and says so in the file;
+'gptq' asked for by name is refused, and so is reading one. Symmetric grids never have it. With few bits it is common.
 """
 
 import json
@@ -53,7 +54,7 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
     if checkpoint_format == "gptq":
         if (zero == 0).any():
             raise CompressionError(
-                "layer: a group has the zero point 0 (its weights are all positive), which the format 'gptq' cannot "
+                "layer: a group has the zero point 0 (no weight lies half a step below 0), which the format 'gptq' cannot "
                 "hold; give checkpoint_format='gptq_v2', or quantize with symmetric=True."
             )
         zero = zero - 1
@@ -98,19 +99,22 @@ def layer_from(
 
 def write(
     what: Compressed | PreTrainedModel, folder: str | Path, tokenizer=None, *, dtype: torch.dtype = torch.float16,
-    checkpoint_format: str = "gptq",
+    checkpoint_format: str | None = None,
 ) -> int:  # fmt: skip
     """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns the bytes written.
 
-    All other tensors are stored in `dtype`, a tied output head a second time. Settings go to config.json and to quantize_config.json.
+    checkpoint_format None: 'gptq', or 'gptq_v2' where a zero point is 0. All other tensors are stored in `dtype`, a tied output head a second time. Settings go to config.json and to quantize_config.json.
     Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, inputs or outputs that are no multiple of
     32, or a zero point of 0 in the format 'gptq'; and for a model whose layers differ in bits.
     """
-    if checkpoint_format not in FORMATS:
+    if checkpoint_format not in (None, *FORMATS):
         raise CompressionError(f"checkpoint_format={checkpoint_format!r}: choose one of {', '.join(FORMATS)}.")
     model = files.model_of(what)
     layers: dict[str, QuantizedLinear] = files.layers_of(model, QuantizedLinear, "gptq.quantize or rtn.quantize")
     made = what.settings if isinstance(what, Compressed) else {}
+    if checkpoint_format is None:
+        low = any(bool((layer.grid().zero_point == 0).any()) for layer in layers.values() if not layer.symmetric)
+        checkpoint_format = FORMATS[low]
     kinds = {(layer.bits, layer.in_features // layer.groups if layer.groups > 1 else -1) for layer in layers.values()}
     sizes = {size for _, size in kinds if size != -1} or {-1}
     if len({bits for bits, _ in kinds}) > 1 or len(sizes) > 1:
@@ -119,7 +123,7 @@ def write(
     tensors = files.tensors_by_layer(layers, partial(tensors_of, checkpoint_format=checkpoint_format))
     settings = {
         "bits": bits, "group_size": size, "damp_percent": made.get("damping", 0.01),
-        "desc_act": any(layer.group_index is not None for layer in layers.values()), "static_groups": False,
+        "desc_act": any(layer.group_index is not None for layer in layers.values()), "static_groups": bool(made.get("static_groups", False)),
         "sym": all(layer.symmetric for layer in layers.values()), "true_sequential": False,
         "model_name_or_path": None, "model_file_base_name": "model", "quant_method": "gptq",
         "checkpoint_format": checkpoint_format,

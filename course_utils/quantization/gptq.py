@@ -18,6 +18,7 @@ leave). `quantize_layer` therefore compares the two and keeps plain rounding for
 
 import copy
 import time
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +26,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from course_utils.errors import CompressionError
+from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.models import walk
 
 from . import rtn
 from .compressed import Compressed
 from .grids import Grid, check_bits, check_group_size, check_matrix, make_grid, scale_and_zero
 from .layer import LayerResult, QuantizedLinear, naming
+
+
+LOUD = 100
+
+
+def is_loud(H: Tensor) -> bool:
+    """Whether 1 % of the mean of diag H exceeds its median, over the inputs that are not always zero."""
+    used = H.diagonal()[H.diagonal() > 0]
+    return len(used) > 0 and bool(used.mean() > LOUD * used.median())
 
 
 def hessian(x: Tensor) -> Tensor:
@@ -43,11 +53,18 @@ def hessian(x: Tensor) -> Tensor:
 
 
 def damped(H: Tensor, damping: float) -> Tensor:
-    """H + damping · mean(diag H) · I, where an input that is always zero counts as 1 on the diagonal, and not in the mean."""
+    """H + damping · min(mean, LOUD · median)(diag H) · I over inputs that are not always zero; those count as 1 on the diagonal.
+
+    The official code takes the mean. A few loud inputs can make 1 % of it larger than what most inputs have on the
+    diagonal: what is known about those is drowned. So the mean is bounded by LOUD = 100 times the median (`is_loud`).
+    """
     H = H.clone()
     diagonal = H.diagonal()
     dead = diagonal == 0
-    ridge = damping * diagonal.sum() / (~dead).sum().clamp(min=1)
+    if not dead.all():
+        ridge = damping * torch.minimum(diagonal[~dead].mean(), LOUD * diagonal[~dead].median())
+    else:
+        ridge = diagonal.new_zeros(())
     diagonal[dead] = 1
     diagonal += ridge
     return H
@@ -150,8 +167,9 @@ def _walk_columns(
     # W is (in, out): a column of the weight is a row here
     W[dead] = 0
     codes = torch.empty(columns, rows, dtype=torch.uint8, device=W.device)
-    if static_groups:
-        grid = make_grid(weight, bits=bits, symmetric=symmetric, group_size=size)
+    if static_groups:  # the weights of dead inputs become 0, and must not widen a grid before that
+        alive = weight.masked_fill(H.diagonal() == 0, 0)
+        grid = make_grid(alive, bits=bits, symmetric=symmetric, group_size=size)
         scale, zero = grid.scale.T.contiguous(), grid.zero_point.T.contiguous()
     else:
         scale, zero = W.new_empty(2, columns // size, rows)
@@ -225,16 +243,39 @@ def quantize(
     }  # fmt: skip
     errors: dict[str, float] = {}
     rounded: list[str] = []
+    loud: list[str] = []
+    warn_of_few_tokens(calibration, {name: module for name, module in walk.compressible(model).items()})
     for block, states in walk.through_blocks(model, calibration, "GPTQ"):
         for module, H in block_hessians(block, states).items():
             name, weight = names[id(module)], walk.weight_of(module).float()
+            loud += [name] * is_loud(H)
             with naming(name):
                 result = quantize_layer(weight, H, **settings)
             errors[name] = layer_error(weight, result.weight, H)
             rounded += [name] * result.rounded
             walk.replace(model, name, QuantizedLinear.of(result, module.bias))
+    if loud:
+        warnings.warn(
+            f"damping: in {len(loud)} layers ({loud[0]} …) a few inputs are so loud that 1 % of the mean of diag H exceeds its "
+            f"median; the mean was bounded by {LOUD} medians there. Try damping=0.001, or AWQ, which scales such inputs.",
+            CompressionWarning, stacklevel=2,
+        )  # fmt: skip
     settings = {"method": "gptq", **settings, "calibration": list(calibration.shape)}
-    return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors, "rounded": rounded})
+    details = {"layer_error": errors, "rounded": rounded, "loud": loud}
+    return Compressed(model, settings, time.perf_counter() - began, details)
+
+
+def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> None:
+    """Warn where a layer has more inputs than there are tokens: its H is singular, and errors go where it sees none."""
+    tokens = calibration.numel()
+    short = {name: walk.weight_of(m).shape[1] for name, m in layers.items() if walk.weight_of(m).shape[1] > tokens}
+    if short:
+        widest = max(short, key=short.__getitem__)
+        warnings.warn(
+            f"calibration: {tokens} tokens, but {len(short)} of {len(layers)} layers have more inputs ({widest}: {short[widest]}). "
+            f"The result then fits these tokens and may be worse than plain rounding on others; give {8 * max(short.values())} or more.",
+            CompressionWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 def block_hessians(block: nn.Module, states: list) -> dict[nn.Module, Tensor]:

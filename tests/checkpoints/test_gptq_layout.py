@@ -217,8 +217,10 @@ def test_a_zero_point_of_zero_needs_the_second_format(tmp_path):
     layer.weight.data[3, :32] = layer.weight.data[3, :32].abs() + 0.01
     result = rtn.quantize(model, bits=4, group_size=32)
     with pytest.raises(CompressionError, match="layers.0.mlp.up_proj: .*zero point 0.*'gptq_v2'.*symmetric"):
-        layout.write(result, tmp_path / "model")
+        layout.write(result, tmp_path / "model", checkpoint_format="gptq")
     assert not (tmp_path / "model").exists()
+    layout.write(result, tmp_path / "model", dtype=torch.float32)
+    assert json.loads((tmp_path / "model" / "quantize_config.json").read_text())["checkpoint_format"] == "gptq_v2"
     layout.write(result, tmp_path / "model", dtype=torch.float32, checkpoint_format="gptq_v2")
     assert torch.equal(layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
     layout.write(rtn.quantize(tiny(), bits=4, group_size=32), tmp_path / "foreign")
@@ -229,6 +231,18 @@ def test_a_zero_point_of_zero_needs_the_second_format(tmp_path):
     save_file(tensors, path)
     with pytest.raises(CompressionError, match="layers.1.mlp.up_proj: qzeros: a zero point of 0"):
         layout.read(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_few_bits_asymmetric_are_written_in_a_format_that_holds_them(tmp_path, bits):
+    result = gptq.quantize(tiny(), IDS, bits=bits, group_size=32, static_groups=True)
+    layout.write(result, tmp_path / "model", dtype=torch.float32)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
+    zeros = [int((m.grid().zero_point == 0).sum()) for m in result.model.modules() if isinstance(m, QuantizedLinear)]
+    assert config["checkpoint_format"] == ("gptq_v2" if sum(zeros) else "gptq") and config["static_groups"] is True
+    assert torch.equal(layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
+    layout.write(gptq.quantize(tiny(), IDS, bits=bits, group_size=32), tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "quantize_config.json").read_text())["static_groups"] is False
 
 
 def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):

@@ -2,11 +2,12 @@
 
 import copy
 import itertools
+import warnings
 
 import pytest
 import torch
 
-from course_utils.errors import CompressionError
+from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.models import walk
 from course_utils.quantization import QuantizedLinear, gptq, rtn
 
@@ -235,6 +236,47 @@ def test_dead_inputs():
     torch.testing.assert_close(found[:, live], wanted, rtol=1e-9, atol=1e-9)
     nothing = gptq.quantize_layer(weight, torch.zeros_like(H), bits=3, group_size=-1)
     assert torch.isfinite(nothing.weight).all()
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_static_grids_do_not_see_the_weights_of_dead_inputs(act_order):
+    """w[:, 3] = 50 behind an input that is always zero: the grids are those of the other weights."""
+    g = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(4, 8, generator=g), torch.randn(100, 8, generator=g)
+    weight[:, 3], x[:, 3] = 50, 0
+    H = gptq.hessian(x)
+    order = {"static_groups": True, "act_order": act_order, "never_worse": False, "group_size": -1}
+    found = gptq.quantize_layer(weight, H, **order)
+    live = torch.cat([weight[:, :3], weight[:, 4:]], 1)
+    wanted, _ = scale_and_zero(live.double(), 4, False)
+    torch.testing.assert_close(found.grid.scale[:, 0].double(), wanted)
+    moving = gptq.quantize_layer(weight, H, **{**order, "static_groups": False})
+    assert error_of(weight, found.weight, H) < 1.5 * error_of(weight, moving.weight, H)
+
+
+def test_loud_inputs_do_not_drown_the_others():
+    """The ridge is 1 % of the mean, but never more than the median; dead inputs count in neither."""
+    H = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1e5, 0.0]).double())
+    assert gptq.is_loud(H) and not gptq.is_loud(H[:3, :3]) and not gptq.is_loud(torch.zeros(3, 3))
+    ridge = gptq.damped(H, 0.01).diagonal() - torch.tensor([1.0, 2.0, 3.0, 1e5, 1.0])
+    torch.testing.assert_close(ridge, torch.full((5,), 2.0).double())
+    quiet = gptq.damped(H[:3, :3], 0.5).diagonal() - H.diagonal()[:3]
+    torch.testing.assert_close(quiet, torch.full((3,), 1.0).double())
+
+
+def test_few_tokens_and_loud_inputs_are_warned_of(make, ids):
+    model = make("llama")
+    with pytest.warns(CompressionWarning, match=r"calibration: 4 tokens.*down_proj: \d+\)"):
+        gptq.quantize(model, ids[:1, :4], group_size=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gptq.quantize(model, ids.repeat(8, 1), group_size=16)
+    with torch.no_grad():
+        for block in walk.blocks(model):
+            block.input_layernorm.weight[0] *= 300
+    with pytest.warns(CompressionWarning, match="damping: in .*q_proj.*damping=0.001"):
+        found = gptq.quantize(model, ids.repeat(8, 1), group_size=16)
+    assert any(name.endswith("q_proj") for name in found.details["loud"])
 
 
 @pytest.mark.parametrize("rank", [1, 16, 31])
