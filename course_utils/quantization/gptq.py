@@ -34,7 +34,6 @@ from .compressed import Compressed
 from .grids import Grid, check_bits, check_group_size, check_matrix, make_grid, scale_and_zero
 from .layer import LayerResult, QuantizedLinear, naming
 
-
 LOUD = 100
 
 
