@@ -21,9 +21,10 @@ from . import by_window
 
 
 def noise_sensitivities(
-    model: PreTrainedModel, ids: Tensor, *, level: float = 0.05, kind: str = "additive", seeds: Sequence[int] = (0,)
+    model: PreTrainedModel, ids: Tensor, *, level: float = 0.05, kind: str = "additive", seeds: Sequence[int] = (0,),
+    layers: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """α of every linear layer of the blocks, the mean over draws of noise; `ids` (windows, context). `model` stays as it is.
+    """α of every linear layer of the blocks (or of `layers` alone), the mean over draws of noise; `ids` (windows, context). `model` stays as it is.
 
     `level`: relative size of the noise, 0.05 by default. Too small and float32 hides it, too large and KL is no longer
     quadratic. Raises CompressionError for a level that is not positive.
@@ -33,6 +34,8 @@ def noise_sensitivities(
     original = by_window.predictions(model, ids)
     found = {}
     for i, (name, module) in enumerate(tqdm(walk.compressible(model).items(), desc="sensitivities", leave=False)):
+        if layers is not None and name not in layers:
+            continue
         weight = module.weight.data
         alphas = []
         try:

@@ -131,12 +131,12 @@ EXERCISES = [
             "mean": predicted_with(lambda e, w, d, level: d / level**2 * e / w, lambda p: sum(p) / len(p)),
             "largest": predicted_with(lambda e, w, d, level: d / level**2 * e / w, max),
         },
-        lesson=LESSON,
+        lesson=LESSON, kind="step", difficulty=2, minutes=8,
     ),
     Exercise(
         "quantization_noise.which_noise", sample_inputs, which_noise,
         {"first_power": by_first_power, "two_kinds_only": by_mean_of_relative, "always_additive": lambda weight, changed: "additive"},
-        lesson=LESSON, trials=12,
+        lesson=LESSON, kind="design", difficulty=3, minutes=15, trials=12,
     ),
     Exercise(
         "quantization_noise.ste", ste_inputs, ste,
@@ -149,6 +149,6 @@ EXERCISES = [
             "gradient_scaled": ste_with(None, lambda t, g, s, low, high: g / s * ((t >= low) & (t <= high))),
             "by_rounded": ste_with(None, lambda t, g, s, low, high: g * ((t.round() >= low) & (t.round() <= high))),
         },
-        lesson=LESSON,
+        lesson=LESSON, kind="formula", difficulty=2, minutes=8,
     ),
 ]  # fmt: skip

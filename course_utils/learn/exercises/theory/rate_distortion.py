@@ -282,7 +282,7 @@ EXERCISES = [
             "side_in_bytes": bits_with(entropy_of, 1.0),
             "whole_model": whole_model,
         },
-        lesson="4.1-information-and-rate-distortion",
+        lesson="4.1-information-and-rate-distortion", kind="step", difficulty=2, minutes=8,
     ),
     Exercise(
         "rate_distortion.water_filling", parts_inputs, water_filling,
@@ -296,7 +296,7 @@ EXERCISES = [
             "deviations": rates_with(lambda v, level: 0.5 * torch.log2(v.sqrt() / level).clamp(min=0)),
             "distortions": rates_with(lambda v, level: v.clamp(max=level)),
         },
-        lesson="4.1-information-and-rate-distortion", tolerance=1e-4,
+        lesson="4.1-information-and-rate-distortion", kind="design", difficulty=3, minutes=15, tolerance=1e-4,
     ),
     Exercise(
         "rate_distortion.gap_db", gap_inputs, gap_db,
@@ -309,7 +309,7 @@ EXERCISES = [
             "in_bits": lambda bits, distortion, variance: bits - 0.5 * math.log2(variance / distortion),
             "variance_forgotten": lambda bits, distortion, variance: 10 * math.log10(distortion / 4**-bits),
         },
-        lesson="4.1-information-and-rate-distortion",
+        lesson="4.1-information-and-rate-distortion", kind="formula", difficulty=1, minutes=4,
     ),
     Exercise(
         "rate_distortion.mutual_information", joint_inputs, mutual_information,
@@ -322,11 +322,11 @@ EXERCISES = [
             "source_entropy": lambda joint: entropy_of_p(joint.sum(1)),
             "sign": lambda joint: -mutual_information(joint),
         },
-        lesson="4.1-information-and-rate-distortion",
+        lesson="4.1-information-and-rate-distortion", kind="debug", difficulty=2, minutes=8,
     ),
     Exercise(
         "rate_distortion.choose_coder", coder_inputs, choose_coder, CODER_MISTAKES,
-        lesson="4.1-information-and-rate-distortion", trials=16,
+        lesson="4.1-information-and-rate-distortion", kind="decide", difficulty=2, minutes=10, trials=16,
     ),
     Exercise(
         "rate_distortion.corrected_entropy", small_sample, corrected_entropy,
@@ -338,6 +338,6 @@ EXERCISES = [
             "span": correction_with(lambda k, n, span: (span - 1) / (2 * n * math.log(2))),
             "half_forgotten": correction_with(lambda k, n, span: (k - 1) / (n * math.log(2))),
         },
-        lesson="4.1-information-and-rate-distortion",
+        lesson="4.1-information-and-rate-distortion", kind="confirm", difficulty=2, minutes=6,
     ),
 ]  # fmt: skip
