@@ -33,11 +33,13 @@ def error_of_a_step(step: float) -> Figure:
     left.plot(x, torch.round(x / step) * step - x, color=base.ORANGE, label="error")
     left.fill_between(x, torch.exp(-x * x / 2) * step / 2, color=base.SKY, alpha=0.5, label="density of x (scaled)")
     left.set(title=f"step {step:.1f}", xlabel="x", ylabel="error")
-    left.legend(fontsize=9)
+    left.legend(fontsize=9, loc="lower right")
     steps = torch.logspace(math.log10(0.2), math.log10(6), 60).tolist()
     right.semilogx(steps, [noise.gaussian_error_variance(s) / (s * s / 12) for s in steps], color=base.BLUE, label="exact")
     right.plot([step], [noise.gaussian_error_variance(step) / (step**2 / 12)], "o", color=base.RED, label="this step")
     right.axhline(1, color=base.BLACK, linestyle="--", linewidth=1, label="Δ²/12")
+    right.set_xticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
+    right.minorticks_off()
     right.set(title="mean squared error / (Δ²/12)", xlabel="step, in standard deviations", ylim=(0, 1.2))
     right.legend(fontsize=9)
     return figure
@@ -68,6 +70,6 @@ def straight_through(rate: float, noise_level: float, steps: int = 300) -> Figur
     axes.plot(mean, "--", color=base.GREEN, label="mean of the codes so far")
     axes.axhline(0.3, color=base.BLACK, linewidth=1, linestyle=":", label="target")
     axes.axhline(0.5, color=base.BLACK, linewidth=1, alpha=0.4)
-    axes.set_ylim(-1.2, 1.7)
+    axes.set_ylim(-0.3, 1.6)
     axes.legend(fontsize=9, ncols=2)
     return figure
