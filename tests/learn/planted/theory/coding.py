@@ -109,6 +109,8 @@ def with_bias(term):
 
 
 RIGHT = {
+    "coding.coded_bits": [by_unique, by_course, by_counter],
+    "coding.choose_coder": [by_table, by_excess, by_heap],
     "coding.corrected_entropy": [
         with_bias(lambda k, n: (k - 1) / (2 * n * math.log(2))),
         lambda codes: entropy.entropy(codes) + (codes.unique().numel() - 1) / codes.numel() / math.log(4),

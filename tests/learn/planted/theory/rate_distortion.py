@@ -76,6 +76,8 @@ def with_epsilon(joint):
 
 
 RIGHT = {
+    "rate_distortion.water_filling": [by_sorting, by_library, by_brent],
+    "rate_distortion.mutual_information": [by_entropies, by_nan_to_num, by_xlogy],
     "rate_distortion.gap_db": [
         lambda bits, distortion, variance: 10 * math.log10(distortion / variance) + 20 * bits * math.log10(2),
         lambda bits, distortion, variance: torch.tensor(10 * math.log10(distortion / rate_distortion.gaussian_distortion(bits, variance))),
