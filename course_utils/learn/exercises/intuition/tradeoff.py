@@ -1,4 +1,4 @@
-"""Lesson 1.3: the points worth having, the bytes of a sparse matrix, the speed of the whole."""
+"""Lesson 1.3: the points worth having, the bytes of a sparse matrix, a difference that is seen, the speed of the whole."""
 
 import torch
 
@@ -61,6 +61,69 @@ def bitmap_bytes(weights: int, sparsity: float, bits: int) -> float:
     return weights / 8 + kept * bits / 8
 
 
+# --- the zeros that a size asks for ---
+
+
+def wanted_inputs(rng: torch.Generator) -> dict:
+    """A size between one bit (nothing is kept) and all weights with their map."""
+    bits = pick(rng, 4, 8, 16, 32)
+    return {"bits": bits, "wanted": round(1 + bits * (0.05 + 0.85 * float(torch.rand((), generator=rng))), 3)}
+
+
+def sparsity_needed(bits: int, wanted: float) -> float:
+    """1 + (1 − s) bits = wanted, so s = 1 − (wanted − 1) / bits."""
+    for_kept = wanted - 1
+    return 1 - for_kept / bits
+
+
+# --- a difference that is seen ---
+
+
+def window_inputs(rng: torch.Generator) -> dict:
+    """Losses of the same windows: texts differ far more than the two versions do."""
+    n = pick(rng, 16, 25, 40, 64)
+    before = 0.7 + 0.25 * torch.randn(n, generator=rng, dtype=torch.float64)
+    noise = torch.randn(n, generator=rng, dtype=torch.float64)
+    noise = (noise - noise.mean()) / noise.std()
+    spread = 0.01 * (0.5 + float(torch.rand((), generator=rng)))
+    errors = pick(rng, 0.3, 1.4, 1.6, 2.6, 3.5, 6.0, 30.0) * pick(rng, -1, 1, 1)  # mean / (spread / √n); never near 2
+    after = before + spread * (noise + errors / n**0.5)
+    return {"before": before.tolist(), "after": after.tolist()}
+
+
+def seen_difference(before: list, after: list) -> str:
+    """d_i = after_i − before_i; "no difference seen" if |mean d| ≤ 2 s / √n, s their standard deviation."""
+    n = len(before)
+    d = [b - a for a, b in zip(before, after, strict=True)]
+    mean = sum(d) / n
+    s = (sum((x - mean) ** 2 for x in d) / (n - 1)) ** 0.5
+    return verdict(mean, 2 * s / n**0.5)
+
+
+def verdict(mean: float, half: float) -> str:
+    return "no difference seen" if abs(mean) <= half else "worse" if mean > 0 else "better"
+
+
+def moments(values: list) -> tuple[float, float]:
+    data = torch.tensor(values, dtype=torch.float64)
+    return float(data.mean()), float(data.std())
+
+
+def not_paired(before, after):
+    (a, spread_a), (b, spread_b) = moments(before), moments(after)
+    return verdict(b - a, 2 * ((spread_a**2 + spread_b**2) / len(before)) ** 0.5)
+
+
+def with_half(width):
+    """The paired differences with another half width."""
+
+    def wrong(before, after):
+        mean, spread = moments([b - a for a, b in zip(before, after, strict=True)])
+        return verdict(mean, width(spread, len(before)))
+
+    return wrong
+
+
 # --- the speed of the whole ---
 
 
@@ -98,6 +161,28 @@ EXERCISES = [
             "in_bits": lambda weights, sparsity, bits: weights + weights * (1 - sparsity) * bits,
             "map_of_kept": lambda weights, sparsity, bits: weights * (1 - sparsity) * (bits + 1) / 8,
             "dense": lambda weights, sparsity, bits: weights * bits / 8,
+        },
+    ),
+    Exercise(
+        id="tradeoff.sparsity_needed", inputs=wanted_inputs, spec=sparsity_needed, tolerance=1e-9, lesson="1.3-the-trade-off",
+        trials=6,
+        mistakes={
+            "map_forgotten": lambda bits, wanted: 1 - wanted / bits,
+            "share_kept": lambda bits, wanted: 1 - sparsity_needed(bits, wanted),
+            "map_of_kept": lambda bits, wanted: 1 - wanted / (bits + 1),
+            "map_in_bytes": lambda bits, wanted: 1 - (wanted - 8) / bits,
+            "of_16_bits": lambda bits, wanted: sparsity_needed(16, wanted),
+        },
+    ),
+    Exercise(
+        id="tradeoff.seen_difference", inputs=window_inputs, spec=seen_difference, lesson="1.3-the-trade-off", trials=40,
+        mistakes={
+            "not_paired": not_paired,
+            "no_interval": with_half(lambda spread, n: 0.0),
+            "one_error": with_half(lambda spread, n: spread / n**0.5),
+            "spread_of_one": with_half(lambda spread, n: 2 * spread),
+            "divided_by_n": with_half(lambda spread, n: 2 * spread / n),
+            "turned": lambda before, after: seen_difference(after, before),
         },
     ),
     Exercise(

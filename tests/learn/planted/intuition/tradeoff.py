@@ -1,5 +1,11 @@
 """Right and wrong answers to the exercises of tradeoff."""
 
+import math
+import statistics
+
+import numpy as np
+import torch
+
 
 def by_sweep(sizes, losses):
     """From the smallest on: kept is what has a lower loss than all before."""
@@ -54,7 +60,51 @@ def speedup_by_times(share, factor):
     return 100 / (rest + slow / factor)
 
 
+def difference_by_numpy(before, after):
+    d = np.asarray(after) - np.asarray(before)
+    half = 2 * d.std(ddof=1) / np.sqrt(len(d))
+    if d.mean() > half:
+        return "worse"
+    return "better" if d.mean() < -half else "no difference seen"
+
+
+def difference_by_statistics(before, after):
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    mean, error = statistics.fmean(changes), statistics.stdev(changes) / math.sqrt(len(changes))
+    inside = mean - 2 * error <= 0 <= mean + 2 * error
+    return "no difference seen" if inside else ("better", "worse")[mean > 0]
+
+
+def difference_by_root_mean_square(before, after):
+    d = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
+    n, mean = len(d), d.mean()
+    error = ((d.square().mean() - mean**2) / (n - 1)).sqrt()
+    return "no difference seen" if mean.abs() / error <= 2 else "better" if mean < 0 else "worse"
+
+
+def difference_by(half):
+    def told(before, after):
+        d = np.asarray(after) - np.asarray(before)
+        edge = half(d, len(d))
+        return "no difference seen" if abs(d.mean()) <= edge else "worse" if d.mean() > 0 else "better"
+
+    return told
+
+
+def difference_of_two_texts(before, after):
+    a, b = np.asarray(before), np.asarray(after)
+    edge = 2 * np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / len(a))
+    change = b.mean() - a.mean()
+    return "no difference seen" if abs(change) <= edge else "worse" if change > 0 else "better"
+
+
 RIGHT = {
+    "tradeoff.sparsity_needed": [
+        lambda bits, wanted: (bits + 1 - wanted) / bits,
+        lambda bits, wanted: 1 - wanted / bits + 1 / bits,
+        lambda bits, wanted: np.float64(bits - (wanted - 1)) / bits,
+    ],
+    "tradeoff.seen_difference": [difference_by_numpy, difference_by_statistics, difference_by_root_mean_square],
     "tradeoff.front": [by_sweep, by_removal, lambda sizes, losses: tuple(by_sweep(sizes, losses))],
     "tradeoff.bitmap_bytes": [
         bitmap_in_parts,
@@ -69,6 +119,24 @@ RIGHT = {
     ],
 }
 WRONG = {
+    "tradeoff.sparsity_needed": [
+        (lambda bits, wanted: (bits - wanted) / bits, "map_forgotten"),
+        (lambda bits, wanted: (wanted - 1) / bits, "share_kept"),
+        (lambda bits, wanted: (bits + 1 - wanted) / (bits + 1), "map_of_kept"),
+        (lambda bits, wanted: (bits + 8 - wanted) / bits, "map_in_bytes"),
+        (lambda bits, wanted: (17 - wanted) / 16, "of_16_bits"),
+        (lambda bits, wanted: 100 * (bits + 1 - wanted) / bits, None),
+    ],
+    "tradeoff.seen_difference": [
+        (difference_of_two_texts, "not_paired"),
+        (lambda before, after: "worse" if sum(after) > sum(before) else "better", "no_interval"),
+        (difference_by(lambda d, n: d.std(ddof=1) / n**0.5), "one_error"),
+        (difference_by(lambda d, n: 2 * d.std(ddof=1)), "spread_of_one"),
+        (difference_by(lambda d, n: 2 * d.std(ddof=1) / n), "divided_by_n"),
+        (lambda before, after: difference_by_numpy(after, before), "turned"),
+        (lambda before, after: "worse", None),
+        (lambda before, after: difference_by_numpy(before, after) == "worse", None),
+    ],
     "tradeoff.front": [
         (lambda sizes, losses: by_sweep(sizes, losses)[:1], "smallest_only"),
         (lambda sizes, losses: by_sweep(sizes, [5 - x for x in losses]), "loss_upside_down"),
