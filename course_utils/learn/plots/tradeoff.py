@@ -97,3 +97,21 @@ def shares(table: Mapping[str, Mapping[str, tuple[float, float, float]]], *, tit
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(visible=False, axis="x")
     return figure
+
+
+def two_ways(
+    ways: Mapping[str, Sequence[tuple[str, float, float]]], *, original: tuple[float, float]
+) -> Figure:
+    """Perplexity over megabytes: a line of (name, bytes, perplexity) for each way, and the original's (bytes, perplexity)."""
+    figure, axes = plots.figure(title="The same bytes, two ways", xlabel="MB on disk", ylabel="perplexity", size=(7.5, 4))
+    for i, (label, points) in enumerate(ways.items()):
+        axes.semilogy([p[1] / 1e6 for p in points], [p[2] for p in points], plots.MARKERS[i + 1] + "-", color=(plots.BLUE, plots.RED)[i], label=label)
+    axes.axhline(original[1], color=plots.BLACK, linestyle="--", linewidth=1.2, label="original")
+    every = [p for points in ways.values() for p in points]
+    ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 1000) if t < 1.5 * max(p[2] for p in every)]
+    axes.set_yticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    axes.set(xlim=(0, 1.05 * original[0] / 1e6), ylim=(0.75 * original[1], None))
+    axes.legend()
+    name_points(axes, [(p[1] / 1e6, p[2]) for p in every], [p[0] for p in every])
+    return figure

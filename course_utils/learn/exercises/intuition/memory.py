@@ -1,4 +1,4 @@
-"""Lesson 1.1: parameters of a shape, bits of a weight with its scale, the longest context that fits."""
+"""Lesson 1.1: parameters of a shape and of a config.json, bits of a weight with its scale, the longest context that fits."""
 
 import torch
 
@@ -59,6 +59,52 @@ def without(part: str):
     return wrong
 
 
+# --- parameters of a config.json ---
+
+
+def config_inputs(rng: torch.Generator) -> dict:
+    """What a Llama-like config.json holds; keys that may be missing are missing now and then."""
+    kv_heads = pick(rng, 2, 4, 8)
+    heads = kv_heads * pick(rng, 2, 3)
+    head_dim = pick(rng, 32, 64, 128)
+    config = {
+        "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": heads * head_dim,
+        "intermediate_size": heads * head_dim * 5 // 2 + 64, "max_position_embeddings": 4096, "model_type": "llama",
+        "num_attention_heads": heads, "num_hidden_layers": pick(rng, 12, 16, 28, 32), "rms_norm_eps": 1e-06,
+        "vocab_size": pick(rng, 32000, 50000, 128256),
+    }  # fmt: skip
+    if pick(rng, True, True, False):
+        config["num_key_value_heads"] = kv_heads
+    if pick(rng, True, False):
+        config["head_dim"] = pick(rng, head_dim, 2 * head_dim, 96)
+    tied = pick(rng, True, False, None)
+    if tied is not None:
+        config["tie_word_embeddings"] = tied
+    return {"config": config}
+
+
+def parameters_of(config: dict, *, kv=None, head_dim=None, tied=None, norms: bool = True) -> int:
+    """Tensor by tensor; absent keys: as many key-value heads as heads, head_dim = hidden / heads, not tied."""
+    h, f, V, heads = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads"))
+    kv = config.get("num_key_value_heads", heads) if kv is None else kv(heads)
+    d = config.get("head_dim", h // heads) if head_dim is None else head_dim(h, heads)
+    tied = config.get("tie_word_embeddings", False) if tied is None else tied
+    attention = h * heads * d + 2 * h * kv * d + heads * d * h
+    block = attention + 3 * h * f + (2 * h if norms else 0)
+    return V * h + config["num_hidden_layers"] * block + (h if norms else 0) + (0 if tied else V * h)
+
+
+def config_without(**wrong):
+    return lambda config: parameters_of(config, **wrong)
+
+
+def square_attention(config: dict) -> int:
+    """Query and output as hidden × hidden, though their width is heads · head_dim."""
+    h, heads = config["hidden_size"], config["num_attention_heads"]
+    d = config.get("head_dim", h // heads)
+    return parameters_of(config) - config["num_hidden_layers"] * 2 * h * (heads * d - h)
+
+
 # --- bits of a weight ---
 
 
@@ -115,6 +161,16 @@ EXERCISES = [
             "last_norm_forgotten": without("last_norm"), "one_norm": without("one_norm"),
             "value_forgotten": without("value"), "grouping_ignored": without("grouping"),
             "one_layer": without("layers"), "output_forgotten": without("output"),
+        },
+    ),
+    Exercise(
+        id="memory.from_config", inputs=config_inputs, spec=parameters_of, tolerance=0, lesson="1.1-why-compress", trials=24,
+        mistakes={
+            "head_twice": config_without(tied=False), "head_never": config_without(tied=True),
+            "kv_heads_ignored": config_without(kv=lambda heads: heads),
+            "head_dim_ignored": config_without(head_dim=lambda h, heads: h // heads),
+            "square_attention": square_attention, "norms_forgotten": config_without(norms=False),
+            "one_layer": lambda config: parameters_of({**config, "num_hidden_layers": 1}),
         },
     ),
     Exercise(

@@ -98,6 +98,27 @@ def predicted_rms(low: float, high: float, bits: int) -> float:
     return math.sqrt(step**2 / 12)
 
 
+# --- the bits that an error asks for ---
+
+
+def allowed_inputs(rng: torch.Generator) -> dict:
+    """An error that `bits` bits just reach, that one bit less hardly misses, or something between."""
+    given = range_inputs(rng) | {"bits": pick(rng, 2, 3, 4, 6, 9)}
+    bits = given.pop("bits")
+    just, less = predicted_rms(**given, bits=bits), predicted_rms(**given, bits=bits - 1)
+    between = just + (less - just) * (0.1 + 0.8 * float(torch.rand((), generator=rng)))
+    return {**given, "allowed": pick(rng, just * (1 + 1e-6), less * (1 - 0.5 / 2 ** (bits - 1)), between)}
+
+
+def bits_needed(low: float, high: float, allowed: float) -> int:
+    """The smallest b with (high − low) / (2^b − 1) / √12 ≤ allowed."""
+    return fewest(lambda bits: predicted_rms(low, high, bits) <= allowed)
+
+
+def fewest(enough: Callable[[int], bool]) -> int:
+    return next((bits for bits in range(1, 40) if enough(bits)), 40)
+
+
 # --- entropy ---
 
 
@@ -151,6 +172,18 @@ EXERCISES = [
             "twelfth": lambda low, high, bits: (high - low) / (2**bits - 1) / 12,
             "step": lambda low, high, bits: (high - low) / (2**bits - 1),
             "one_side": lambda low, high, bits: high / (2**bits - 1) / math.sqrt(12),
+        },
+    ),
+    Exercise(
+        id="numbers.bits_needed", inputs=allowed_inputs, spec=bits_needed, tolerance=0, lesson="1.2-numbers-in-a-box", trials=24,
+        mistakes={
+            "one_step_more": lambda low, high, allowed: fewest(lambda b: (high - low) / 2**b / math.sqrt(12) <= allowed),
+            "largest_error": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) / 2 <= allowed),
+            "step": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) <= allowed),
+            "twelfth": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) / 12 <= allowed),
+            "one_bit_less": lambda low, high, allowed: bits_needed(low, high, allowed) - 1,
+            "one_bit_more": lambda low, high, allowed: bits_needed(low, high, allowed) + 1,
+            "one_side": lambda low, high, allowed: bits_needed(0, high, allowed),
         },
     ),
     Exercise(

@@ -55,7 +55,35 @@ def by_stepping(memory, weights, layers, kv_heads, head_dim, batch, bits):
     return context
 
 
+def config_by_torch(config):
+    """The model of the configuration with shapes and no memory."""
+    from course_utils.evaluation import memory
+
+    return memory.parameter_counts({"tie_word_embeddings": False, **config})["total"]
+
+
+def config_by_shapes(config, tied=None, kv=None, d=None, query=None, norms=2):
+    h, n, L = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
+    k = config.get("num_key_value_heads") or n if kv is None else kv(n)
+    width = (config.get("head_dim") or h // n) if d is None else d(h // n)
+    q = n * width if query is None else query(h)
+    shapes = L * ([(q, h), (k * width, h), (k * width, h), (h, q)] + 3 * [(h, config["intermediate_size"])])
+    tied = config.get("tie_word_embeddings") if tied is None else tied
+    shapes += [(config["vocab_size"], h)] * (1 if tied else 2)
+    return sum(a * b for a, b in shapes) + (norms * L + bool(norms)) * h
+
+
+def config_by_formula(config):
+    h, heads = config["hidden_size"], config["num_attention_heads"]
+    d = config["head_dim"] if "head_dim" in config else h / heads
+    kv = config["num_key_value_heads"] if "num_key_value_heads" in config else heads
+    block = 2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"] + 2 * h
+    ends = 1 if config.get("tie_word_embeddings", False) else 2
+    return float(config["num_hidden_layers"] * block + h + ends * config["vocab_size"] * h)
+
+
 RIGHT = {
+    "memory.from_config": [config_by_torch, config_by_shapes, config_by_formula],
     "memory.parameters": [by_tensors, by_formula, in_floats],
     "memory.bits_per_weight": [
         bits_by_fraction,
@@ -65,6 +93,17 @@ RIGHT = {
     "memory.longest_context": [by_stepping, by_search, by_floor],
 }
 WRONG = {
+    "memory.from_config": [
+        (lambda config: config_by_shapes(config, tied=False), "head_twice"),
+        (lambda config: config_by_shapes(config, tied=True), "head_never"),
+        (lambda config: config_by_shapes(config, kv=lambda n: n), "kv_heads_ignored"),
+        (lambda config: config_by_shapes(config, d=lambda usual: usual), "head_dim_ignored"),
+        (lambda config: config_by_shapes(config, query=lambda h: h), "square_attention"),
+        (lambda config: config_by_shapes(config, norms=0), "norms_forgotten"),
+        (lambda config: config_by_shapes({**config, "num_hidden_layers": 1}), "one_layer"),
+        (lambda config: config_by_shapes(config) * 2, None),
+        (lambda config: config["num_key_value_heads"] * config["head_dim"], None),
+    ],
     "memory.parameters": [
         (minus(lambda vocab, hidden, **_: vocab * hidden), "head_forgotten"),
         (minus(lambda layers, hidden, intermediate, **_: layers * hidden * intermediate), "gate_forgotten"),

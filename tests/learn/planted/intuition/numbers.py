@@ -103,13 +103,47 @@ def entropy_by_numpy(counts):
     return -float(np.dot(p, np.log2(p)))
 
 
+def bits_by_logarithm(low, high, allowed):
+    return math.ceil(math.log2((high - low) / (math.sqrt(12) * allowed) + 1) - 1e-9)
+
+
+def bits_by_doubling(low, high, allowed):
+    bits, step = 1, high - low
+    while step > allowed * math.sqrt(12):
+        bits += 1
+        step = (high - low) / ((1 << bits) - 1)
+    return bits
+
+
+def bits_by_list(low, high, allowed):
+    b = torch.arange(1, 17)
+    errors = (high - low) / (2.0**b - 1) * 12**-0.5
+    return int(b[errors.double() <= allowed * (1 + 1e-12)].min())
+
+
+def bits_if(error):
+    return lambda low, high, allowed: next(b for b in range(1, 40) if error(high - low, b) <= allowed)
+
+
 RIGHT = {
+    "numbers.bits_needed": [bits_by_logarithm, bits_by_doubling, bits_by_list],
     "numbers.decode_float": [by_fraction, by_integers, by_halves],
     "numbers.nearest": [by_comparing, by_sorting, by_cdist],
     "numbers.predicted_rms": [rms_by_variance, rms_by_integral, lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2],
     "numbers.entropy": [entropy_by_numpy, entropy_by_torch, entropy_of_text],
 }
 WRONG = {
+    "numbers.bits_needed": [
+        (bits_if(lambda wide, b: wide / 2**b / 12**0.5), "one_step_more"),
+        (bits_if(lambda wide, b: wide / (2**b - 1) / 2), "largest_error"),
+        (bits_if(lambda wide, b: wide / (2**b - 1)), "step"),
+        (bits_if(lambda wide, b: wide / (2**b - 1) / 12), "twelfth"),
+        (lambda low, high, allowed: bits_by_doubling(low, high, allowed) - 1, "one_bit_less"),
+        (lambda low, high, allowed: bits_by_doubling(low, high, allowed) + 1, "one_bit_more"),
+        (lambda low, high, allowed: bits_by_doubling(0, high, allowed), "one_side"),
+        (lambda low, high, allowed: math.log2((high - low) / (12**0.5 * allowed) + 1) + 0.01, None),
+        (lambda low, high, allowed: 4, None),
+    ],
     "numbers.decode_float": [
         (no_lead, "hidden_one"),
         (formula(lambda e, w: max(e, 1), usual_fraction), "bias_forgotten"),
