@@ -49,14 +49,14 @@ def gradual(model, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40
 
 
 def student(model, supplies: Supplies, *, keep: int | float = 0.5, steps: int = 40, peak: float = 2e-3) -> Compressed:
-    """Keep evenly spread blocks (their number, or a fraction), then train on the teacher's probabilities."""
+    """Keep evenly spread blocks (their number, or a fraction), then train as `distil` does."""
     count = pruning.groups.how_many(len(walk.blocks(model)), keep, "blocks")
     smaller = distillation.students.from_layers(model, distillation.students.evenly(model, count))
     return distil(smaller, supplies, steps=steps, peak=peak)
 
 
 def distil(model, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3) -> Compressed:
-    """Train on the teacher's probabilities; the shape stays."""
+    """Train half on the teacher's probabilities (τ = 2), half on the next token; the shape stays."""
     return distillation.train(
         model, supplies.teacher, supplies.data, steps=steps, batch=supplies.batch, peak=peak, seed=supplies.seed,
         progress=False,

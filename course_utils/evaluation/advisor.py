@@ -77,7 +77,7 @@ def advise(
     pipelines: list[tuple[Step, ...]]
     if goal in ("edge", "memory"):
         width = 4 if goal == "edge" and bits >= 4 else min(bits, 4)
-        students = _students(parameters, memory) if training else None
+        students = _students(parameters, memory, method) if training else None
         rounded = ("quantize", {"method": method, "bits": width})
         alone = (rounded,) if width else None
         pipelines = [p for p in ((students, alone) if goal == "edge" else (alone, students)) if p]
@@ -89,9 +89,11 @@ def advise(
         keep = round(max(0.25, 1 / speedup), 2)
         repair: list[Step] = [("distil", {})] if training else []
         # a width below 8 would have made memory the goal, so INT8 fits
-        pipelines = [(("channels", {"keep": keep}), *repair, ("quantize", {"method": "rtn", "bits": 8}))]
+        pipelines = [(("channels", {"keep": keep}), *repair, ("quantize", {"method": method, "bits": 8}))]
         if not training:
             why.append(("no_repair", {}))
+        if careful:
+            why.append(("speed_costs", {"quality": quality}))
         if 1 / speedup < 0.25:
             why.append(("too_fast", {"speedup": speedup}))
     elif goal == "cloud":
@@ -113,17 +115,19 @@ def advise(
             )
             + "; give more memory or start from a smaller model."
         )
+    if goal in ("edge", "memory") and speedup > 1:
+        why.append(("speed_too", {"speedup": speedup}))
     if careful and goal in ("edge", "memory"):
         why.append(("careful", {"quality": quality}))
     return Advice(goal, tuple(pipelines), tuple(why))
 
 
-def _students(parameters: float, memory: float) -> tuple[Step, ...] | None:
-    """A student in 4 bits that fits, at most half of the parameters."""
+def _students(parameters: float, memory: float, method: str) -> tuple[Step, ...] | None:
+    """A student in 4 bits that fits, at most half of the parameters; `method` rounds it."""
     share = min(0.5, memory / weight_bytes(parameters, 4))
     if share < SMALLEST_STUDENT:
         return None
-    return (("student", {"keep": round(share, 2)}), ("quantize", {"method": "rtn", "bits": 4}))
+    return (("student", {"keep": round(share, 2)}), ("quantize", {"method": method, "bits": 4}))
 
 
 def _check(parameters, memory, speedup, quality, place, training) -> None:

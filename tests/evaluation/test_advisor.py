@@ -109,3 +109,15 @@ def test_every_advice_fits_its_memory_runs_and_has_words(capsys):
 def test_bad_constraints_are_told(change, told):
     with pytest.raises(CompressionError, match=told):
         advisor.advise(**{"parameters": 7e9, **change})
+
+
+def test_no_wish_is_dropped_without_a_word():
+    """A high quality is never answered by plain rounding, and a speed that memory overrules is named."""
+    for place, memory, speedup in itertools.product(advisor.PLACES, (2e9, 4e9, math.inf), (1.0, 2.0)):
+        found = advisor.advise(7e9, memory=memory, speedup=speedup, quality=0.995, place=place)
+        methods = [settings["method"] for steps in found.pipelines for name, settings in steps if name == "quantize"]
+        if found.goal != "cloud":
+            assert "rtn" not in methods, (place, memory, speedup)
+        told = [name for name, _ in found.reasons]
+        if speedup > 1:
+            assert found.goal == "speed" and "speed_costs" in told or "speed_too" in told, (place, memory, told)
