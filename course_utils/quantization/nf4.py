@@ -5,8 +5,8 @@ nearest entry of a table over [−1, 1]:
 
     code = argmin_k |x / a − t_k|,     x̂ = a · t_code.
 
-NF4's table (Dettmers et al., 2023, QLoRA) holds quantiles of the normal distribution, so that normal weights use all
-codes about equally often. Double quantization stores the block maxima themselves in 8 bits. Codes, layout and tables are
+NF4's table (Dettmers et al., 2023, QLoRA) holds quantiles of the normal distribution. Its codes are not used equally
+often: weights that are divided by the largest of their block are not normal (Yoshida, 2023, arXiv 2306.06965). Double quantization stores the block maxima themselves in 8 bits. Codes, layout and tables are
 those of bitsandbytes.
 """
 

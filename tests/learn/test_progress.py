@@ -140,3 +140,12 @@ def test_a_chosen_folder_is_made(monkeypatch, tmp_path, home):
     monkeypatch.setenv("COURSE_HOME", home)
     events.record("check", "toy.rows", passed=True)
     assert os.path.isfile(tmp_path / home.removeprefix("~/") / "progress.jsonl")
+
+
+def test_the_start_page_counts_its_own_exercise_and_question(capsys):
+    progress.show()
+    assert "This page" in (before := capsys.readouterr().out) and "0/1 exercises · 0/1 questions" in before
+    check("start.bytes_needed", lambda count, bits: count * bits / 8, show=False)
+    ask("start.smaller").answer("A")
+    progress.show()
+    assert "1/1 exercises · 1/1 questions" in capsys.readouterr().out

@@ -80,6 +80,11 @@ def labs() -> dict[str, Unit]:
     return _units("labs", "labs/{name}/{name}.ipynb")
 
 
+def start() -> Unit:
+    """The start page, whose own exercise and question are counted too."""
+    return Unit("start", texts.ui("start_page"), 0, (1,), 2, "notebooks/start.ipynb")
+
+
 def lesson(name: str) -> Unit:
     known = lessons()
     if name not in known:

@@ -91,7 +91,8 @@ def _next(done: Summary) -> Page:
 
 def _map(done: Summary) -> Page:
     words = texts.load("course")["levels"]
-    rows, lines = [], [ui("map_title")]
+    first = _cell(catalogue.start(), done)
+    rows, lines = [f"<div style='max-width:15em;margin:.7em 0'>{first.html}</div>"], [ui("map_title"), first.text]
     for number in catalogue.structure()["levels"]:
         title, aim = ui("level", number=number, title=words[number]["title"]), words[number]["aim"]
         cells, names = [], []
@@ -110,7 +111,7 @@ def _map(done: Summary) -> Page:
 def _cell(unit: Unit, done: Summary) -> Page:
     where, said = link(unit), counts(unit, done)
     number = unit.id.split("-")[1 if unit.id.startswith("lab-") else 0]
-    prefix = f"{ui('lab')} {number}" if unit.id.startswith("lab-") else number
+    prefix = f"{ui('lab')} {number}" if unit.id.startswith("lab-") else "" if unit.id == "start" else number
     bar = show.COLOURS["right"] if complete(unit, done) else "#bbb"
     style = f"border:{BORDER};border-left:4px solid {bar};border-radius:4px;padding:.3em .6em;line-height:1.4"
     second = f"<br><small>{said.html}</small>" if said.text else ""

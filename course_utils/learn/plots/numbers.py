@@ -13,6 +13,7 @@ from torch import Tensor
 from course_utils.quantization import dequantize, formats, make_grid, quantize
 
 from . import base as plots
+from .names import name_points
 
 FIELDS = {
     "sign": plots.RED, "exponent": plots.ORANGE, "mantissa": plots.BLUE, "magnitude": plots.BLUE, "index": plots.GREEN,
@@ -168,11 +169,10 @@ def bytes_against_error(kinds: Mapping[str, Sequence[tuple[str, float, float]]])
     )
     for i, (label, points) in enumerate(kinds.items()):
         axes.plot([p[1] for p in points], [p[2] for p in points], plots.MARKERS[i], color=plots.COLOURS[i], markersize=9, label=label)
-        for name, x, y in points:
-            if name:
-                axes.annotate(name, (x, y), xytext=(9, 3), textcoords="offset points", fontsize=9)
     axes.set_xlim(0, 1.08)
     axes.legend()
+    named = [(name, (x, y)) for points in kinds.values() for name, x, y in points if name]
+    name_points(axes, [place for _, place in named], [name for name, _ in named], fontsize=9)
     return figure
 
 

@@ -111,7 +111,8 @@ def strict(sizes, losses, speeds, max_loss, min_speed):
 
 EXERCISES = [
     Exercise(
-        id="choosing.bits_that_fit", inputs=fitting, spec=bits_that_fit, tolerance=0, lesson="2.4-choosing", trials=100,
+        id="choosing.bits_that_fit", kind="debug", difficulty=2, minutes=10,
+        inputs=fitting, spec=bits_that_fit, tolerance=0, lesson="2.4-choosing", trials=100,
         mistakes={
             "scales_forgotten": with_size(lambda n, bits, g: n * bits / 8),
             "zero_points_forgotten": with_size(lambda n, bits, g: n * (bits + 16 / g if bits < 16 else 16) / 8),
@@ -126,7 +127,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="choosing.goal", inputs=situations, spec=goal, tolerance=0, lesson="2.4-choosing", trials=60,
+        id="choosing.goal", kind="formula", difficulty=1, minutes=6,
+        inputs=situations, spec=goal, tolerance=0, lesson="2.4-choosing", trials=60,
         mistakes={
             "memory_before_edge": in_order("memory", "edge", "speed", "cloud"),
             "speed_before_memory": in_order("edge", "speed", "memory", "cloud"),
@@ -138,7 +140,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="choosing.ship", inputs=versions, spec=ship, tolerance=0, lesson="2.4-choosing", trials=40,
+        id="choosing.ship", kind="decide", difficulty=2, minutes=6,
+        inputs=versions, spec=ship, tolerance=0, lesson="2.4-choosing", trials=40,
         mistakes={
             "one_condition_enough": among(lambda loss, speed: loss or speed, lambda size, loss, speed: size),
             "speed_ignored": among(lambda loss, speed: loss, lambda size, loss, speed: size),

@@ -95,7 +95,8 @@ def combined_ratio(outside: float, pruning: float, bits: int) -> float:
 
 EXERCISES = [
     Exercise(
-        id="pitfalls.roofline_time", inputs=roofline_inputs, spec=roofline_time, tolerance=1e-6, lesson="2.5-pitfalls", trials=10,
+        id="pitfalls.roofline_time", kind="formula", difficulty=1, minutes=4,
+        inputs=roofline_inputs, spec=roofline_time, tolerance=1e-6, lesson="2.5-pitfalls", trials=10,
         mistakes={
             "added": lambda flops, bytes_moved, peak, bandwidth: flops / peak + bytes_moved / bandwidth,
             "faster_of_the_two": lambda flops, bytes_moved, peak, bandwidth: min(flops / peak, bytes_moved / bandwidth),
@@ -106,7 +107,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="pitfalls.breaking_point", inputs=sweep, spec=breaking_point, tolerance=1e-6, lesson="2.5-pitfalls", trials=12,
+        id="pitfalls.breaking_point", kind="design", difficulty=2, minutes=8,
+        inputs=sweep, spec=breaking_point, tolerance=1e-6, lesson="2.5-pitfalls", trials=12,
         mistakes={
             "highest_allowed": highest_allowed,
             "unsorted": in_given_order,
@@ -117,7 +119,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="pitfalls.combined_ratio", inputs=ratio_inputs, spec=combined_ratio, tolerance=1e-6, lesson="2.5-pitfalls", trials=6,
+        id="pitfalls.combined_ratio", kind="step", difficulty=2, minutes=8,
+        inputs=ratio_inputs, spec=combined_ratio, tolerance=1e-6, lesson="2.5-pitfalls", trials=6,
         mistakes={
             "outside_forgotten": lambda outside, pruning, bits: pruning * 16 / bits,
             "ratios_added": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / (pruning + 16 / bits)),

@@ -155,7 +155,8 @@ def room(memory, weights, layers, kv_heads, head_dim, batch, bits) -> float:
 
 EXERCISES = [
     Exercise(
-        id="memory.parameters", inputs=shape, spec=parameters, tolerance=0, lesson="1.1-why-compress", trials=6,
+        id="memory.parameters", kind="formula", difficulty=1, minutes=10,
+        inputs=shape, spec=parameters, tolerance=0, lesson="1.1-why-compress", trials=6,
         mistakes={
             "head_forgotten": without("head"), "gate_forgotten": without("gate"), "norms_forgotten": without("norms"),
             "last_norm_forgotten": without("last_norm"), "one_norm": without("one_norm"),
@@ -164,7 +165,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="memory.from_config", inputs=config_inputs, spec=parameters_of, tolerance=0, lesson="1.1-why-compress", trials=24,
+        id="memory.from_config", kind="design", difficulty=3, minutes=15,
+        inputs=config_inputs, spec=parameters_of, tolerance=0, lesson="1.1-why-compress", trials=24,
         mistakes={
             "head_twice": config_without(tied=False), "head_never": config_without(tied=True),
             "kv_heads_ignored": config_without(kv=lambda heads: heads),
@@ -174,7 +176,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="memory.bits_per_weight", inputs=group_inputs, spec=bits_per_weight, tolerance=1e-6, trials=6,
+        id="memory.bits_per_weight", kind="step", difficulty=1, minutes=5,
+        inputs=group_inputs, spec=bits_per_weight, tolerance=1e-6, trials=6,
         lesson="1.1-why-compress",
         mistakes={
             "codes_only": lambda bits, group_size, scale_bits, zero_bits: bits,
@@ -185,7 +188,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="memory.longest_context", inputs=machine, spec=longest_context, tolerance=0, lesson="1.1-why-compress",
+        id="memory.longest_context", kind="step", difficulty=2, minutes=8,
+        inputs=machine, spec=longest_context, tolerance=0, lesson="1.1-why-compress",
         trials=6,
         mistakes={
             "weights_forgotten": assuming(weights=0), "batch_forgotten": assuming(batch=1),

@@ -141,7 +141,8 @@ def entropy(counts: Tensor) -> float:
 
 EXERCISES = [
     Exercise(
-        id="numbers.decode_float", inputs=pattern, spec=decode, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
+        id="numbers.decode_float", kind="debug", difficulty=2, minutes=10,
+        inputs=pattern, spec=decode, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
         trials=12,
         mistakes={
             "hidden_one": variant(hidden=False),
@@ -154,7 +155,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="numbers.nearest", inputs=grid_inputs, spec=nearest, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
+        id="numbers.nearest", kind="step", difficulty=1, minutes=5,
+        inputs=grid_inputs, spec=nearest, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
         mistakes={
             "always_below": below, "always_above": above, "even_steps": as_if_even,
             "position": lambda x, grid: (x[..., None] - grid).abs().argmin(-1),
@@ -163,7 +165,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="numbers.predicted_rms", inputs=range_inputs, spec=predicted_rms, tolerance=1e-6,
+        id="numbers.predicted_rms", kind="formula", difficulty=1, minutes=5,
+        inputs=range_inputs, spec=predicted_rms, tolerance=1e-6,
         lesson="1.2-numbers-in-a-box", trials=6,
         mistakes={
             "one_step_more": lambda low, high, bits: (high - low) / 2**bits / math.sqrt(12),
@@ -175,7 +178,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="numbers.bits_needed", inputs=allowed_inputs, spec=bits_needed, tolerance=0, lesson="1.2-numbers-in-a-box", trials=24,
+        id="numbers.bits_needed", kind="decide", difficulty=2, minutes=8,
+        inputs=allowed_inputs, spec=bits_needed, tolerance=0, lesson="1.2-numbers-in-a-box", trials=24,
         mistakes={
             "one_step_more": lambda low, high, allowed: fewest(lambda b: (high - low) / 2**b / math.sqrt(12) <= allowed),
             "largest_error": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) / 2 <= allowed),
@@ -187,7 +191,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="numbers.entropy", inputs=count_inputs, spec=entropy, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
+        id="numbers.entropy", kind="debug", difficulty=2, minutes=8,
+        inputs=count_inputs, spec=entropy, tolerance=1e-6, lesson="1.2-numbers-in-a-box",
         mistakes={
             "nats": lambda counts: entropy(counts) * math.log(2),
             "sign": lambda counts: -entropy(counts),

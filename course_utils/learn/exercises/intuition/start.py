@@ -20,7 +20,7 @@ def bytes_needed_spec(count: int, bits: int) -> float:
 
 EXERCISES = [
     Exercise(
-        id="start.bytes_needed",
+        id="start.bytes_needed", kind="step", difficulty=1, minutes=2,
         inputs=inputs,
         spec=bytes_needed_spec,
         mistakes={

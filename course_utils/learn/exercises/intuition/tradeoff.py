@@ -140,7 +140,8 @@ def whole_speedup(share: float, factor: float) -> float:
 
 EXERCISES = [
     Exercise(
-        id="tradeoff.front", inputs=points, spec=front, tolerance=0, lesson="1.3-the-trade-off", trials=12,
+        id="tradeoff.front", kind="debug", difficulty=2, minutes=12,
+        inputs=points, spec=front, tolerance=0, lesson="1.3-the-trade-off", trials=12,
         mistakes={
             "smallest_only": lambda sizes, losses: [front(sizes, losses)[0]],
             "loss_upside_down": lambda sizes, losses: front(sizes, [-loss for loss in losses]),
@@ -152,7 +153,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.bitmap_bytes", inputs=sparse_inputs, spec=bitmap_bytes, tolerance=1e-6, lesson="1.3-the-trade-off",
+        id="tradeoff.bitmap_bytes", kind="step", difficulty=1, minutes=5,
+        inputs=sparse_inputs, spec=bitmap_bytes, tolerance=1e-6, lesson="1.3-the-trade-off",
         trials=6,
         mistakes={
             "map_forgotten": lambda weights, sparsity, bits: weights * (1 - sparsity) * bits / 8,
@@ -164,7 +166,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.sparsity_needed", inputs=wanted_inputs, spec=sparsity_needed, tolerance=1e-9, lesson="1.3-the-trade-off",
+        id="tradeoff.sparsity_needed", kind="design", difficulty=2, minutes=6,
+        inputs=wanted_inputs, spec=sparsity_needed, tolerance=1e-9, lesson="1.3-the-trade-off",
         trials=6,
         mistakes={
             "map_forgotten": lambda bits, wanted: 1 - wanted / bits,
@@ -175,7 +178,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.seen_difference", inputs=window_inputs, spec=seen_difference, lesson="1.3-the-trade-off", trials=40,
+        id="tradeoff.seen_difference", kind="decide", difficulty=3, minutes=12,
+        inputs=window_inputs, spec=seen_difference, lesson="1.3-the-trade-off", trials=40,
         mistakes={
             "not_paired": not_paired,
             "no_interval": with_half(lambda spread, n: 0.0),
@@ -186,7 +190,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.whole_speedup", inputs=share_inputs, spec=whole_speedup, tolerance=1e-6, lesson="1.3-the-trade-off",
+        id="tradeoff.whole_speedup", kind="step", difficulty=2, minutes=6,
+        inputs=share_inputs, spec=whole_speedup, tolerance=1e-6, lesson="1.3-the-trade-off",
         mistakes={
             "part_for_whole": lambda share, factor: factor,
             "mean_of_factors": lambda share, factor: 1 - share + share * factor,
