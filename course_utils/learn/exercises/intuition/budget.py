@@ -132,7 +132,7 @@ def largest_loss_allowed(sizes, losses, limit):
 
 EXERCISES = [
     Exercise(
-        id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-6, lesson="1.1-why-compress",
+        id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
         trials=6,
         mistakes={
             "bits_for_bytes": lambda parameters, bits: parameters * bits,
@@ -143,7 +143,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-6, lesson="1.1-why-compress",
+        id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
         mistakes={
             "keys_only": lambda **k: cache_bytes(**k) / 2,
             "query_heads": other_heads,
@@ -154,7 +154,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-6, lesson="1.1-why-compress",
+        id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
         trials=20,
         mistakes={
             "scales_forgotten": no_scales, "zeros_forgotten": no_zeros, "scales_in_32_bits": wide_scales,
@@ -163,7 +163,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.smallest_within", inputs=choice_inputs, spec=smallest_within, lesson="1.3-the-trade-off", trials=20,
+        id="budget.smallest_within", inputs=choice_inputs, spec=smallest_within, lesson="lab-1.1-first-compression", trials=20,
         mistakes={
             "limit_ignored": lambda sizes, losses, limit: sizes.index(min(sizes)),
             "best_quality": lambda sizes, losses, limit: losses.index(min(losses)) if min(losses) <= limit else -1,

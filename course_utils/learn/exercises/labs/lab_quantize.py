@@ -116,7 +116,7 @@ def weights(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        id="lab_quantize.scale_zero", inputs=grid_inputs, spec=scale_zero, lesson="1.2-numbers-in-a-box", trials=6,
+        id="lab_quantize.scale_zero", inputs=grid_inputs, spec=scale_zero, lesson="lab-1.1-first-compression", trials=6,
         mistakes={
             "scale_inverted": inverted_throughout, "scale_inverted_at_the_end": inverted, "zero_unrounded": unrounded,
             "one_step_more": one_step_more, "range_without_zero": not_widened, "zero_sign": negative_zero_point,
@@ -124,7 +124,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_quantize.quantize", inputs=code_inputs, spec=codes, lesson="1.2-numbers-in-a-box", trials=6,
+        id="lab_quantize.quantize", inputs=code_inputs, spec=codes, lesson="lab-1.1-first-compression", trials=6,
         mistakes={
             "multiplied": lambda weight, scale, zero, bits: between(
                 (weight * scale[:, None]).round() + zero[:, None], bits
@@ -148,7 +148,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_quantize.dequantize", inputs=back_inputs, spec=weights, lesson="1.2-numbers-in-a-box",
+        id="lab_quantize.dequantize", inputs=back_inputs, spec=weights, lesson="lab-1.1-first-compression",
         mistakes={
             "zero_added": lambda codes, scale, zero: scale[:, None] * (codes + zero[:, None]),
             "zero_outside": lambda codes, scale, zero: scale[:, None] * codes - zero[:, None],
