@@ -75,8 +75,8 @@ def config_by_shapes(config, tied=None, kv=None, d=None, query=None, norms=2):
 
 def config_by_formula(config):
     h, heads = config["hidden_size"], config["num_attention_heads"]
-    d = config["head_dim"] if "head_dim" in config else h / heads
-    kv = config["num_key_value_heads"] if "num_key_value_heads" in config else heads
+    d = config.get("head_dim", h / heads)
+    kv = config.get("num_key_value_heads", heads)
     block = 2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"] + 2 * h
     ends = 1 if config.get("tie_word_embeddings", False) else 2
     return float(config["num_hidden_layers"] * block + h + ends * config["vocab_size"] * h)
