@@ -1,10 +1,14 @@
 """Questions answered without a mouse: every wrong answer has its own words."""
 
+import re
+import string
+
 import pytest
 
 from course_utils.errors import CompressionError
-from course_utils.learn import ask, hint
+from course_utils.learn import ask, hint, texts
 from course_utils.learn.page import events
+from course_utils.learn.questions.question import Question
 
 
 def test_each_option_has_its_own_message(capsys):
@@ -138,3 +142,48 @@ def test_hints_climb_three_rungs_and_stay(capsys):
     assert "w / s" in shown[2] and "last hint" in shown[2] and shown[3] == shown[2]
     with pytest.raises(CompressionError, match="does not exist"):
         hint("toy.nothing")
+
+
+@pytest.mark.parametrize("letter", ["B", "b", "Ｂ", "ｂ", " B ", "Ｂ、", "(B)", "B.", "Ｂ．", "INT8", "ＩＮＴ８"])
+def test_a_letter_is_understood_in_every_width(letter):
+    assert Question("toy.choice").answer(letter, show=False)
+
+
+def test_an_order_may_come_with_any_separator():
+    question = Question("toy.ordering")
+    letters = [string.ascii_uppercase[question.shown.index(item)] for item in question.text["items"]]
+    wide = [chr(ord(letter) + 0xFEE0) for letter in letters]
+    for text in (",".join(letters), "、".join(letters), "，".join(wide), "; ".join(letters), " > ".join(letters), "　".join(wide)):
+        assert question.answer(text, show=False), text
+    assert question.answer(tuple(wide), show=False) and not question.answer("、".join(letters[::-1]), show=False)
+
+
+@pytest.mark.parametrize("text", ["28", "２８", "２８ GB", "２８ＧＢ", "28．0", "2８e０", "＋28"])
+def test_a_number_is_understood_in_every_width(text):
+    assert Question("toy.numeric").answer(text, show=False)
+
+
+def choices():
+    names = [n for t in texts.topics() for n, q in (texts.load(t).get("questions") or {}).items() if q["kind"] == "choice"]
+    return {name: texts.question(name)["options"] for name in names if not name.startswith("toy.")}
+
+
+def test_the_right_option_is_not_known_by_its_form():
+    """Neither by its length, nor by its end, nor by a word that only wrong options have."""
+    found = choices()
+    lengths = {n: (len(next(o["text"] for o in options if o.get("right"))), [len(o["text"]) for o in options]) for n, options in found.items()}
+    longest = [n for n, (right, all_) in lengths.items() if right == max(all_)]
+    assert len(found) > 50 and len(longest) <= 0.4 * len(found), longest
+    shortest = [n for n, (right, all_) in lengths.items() if right == min(all_)]
+    assert len(shortest) <= 0.4 * len(found), shortest
+    far = [n for n, (right, all_) in lengths.items() if len(all_) > 2 and right > 1.3 * sorted(all_)[-2] + 10]
+    assert not far, "much longer than all others"
+    for name, options in found.items():
+        ends = {o["text"].rstrip()[-1] in ".!?" for o in options}
+        assert len(ends) == 1, f"{name}: all options end with a full stop, or none does"
+        for option in options:
+            giveaway = ABSOLUTE.search(option["text"])
+            assert not giveaway, f"{name}: {giveaway and giveaway.group()!r} rules an option out by its form"
+
+
+ABSOLUTE = re.compile(r"\b(always|never|all of the above|none of the above|both of the above)\b", re.IGNORECASE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from . import saying
 from .exercise import Exercise, Verdict, find
 
 if TYPE_CHECKING:
+    from .compare import Difference
     from .trials import Trial
 
 def check(name: str, function: Callable[..., Any], *, seed: int | None = None, show: bool = True) -> Verdict:
@@ -80,9 +81,8 @@ def _compared(exercise: Exercise, text: dict[str, Any], trials: list[Trial]) -> 
         return saying.wrong(text, text["properties"][broken.text], note, mistake=broken.text, trial=broken.trial)
     first = found or slope
     assert first
-    for key, mistaken in exercise.mistakes.items():
-        if _equals(exercise, trials, mistaken, slopes=found is None):
-            return saying.wrong(text, text["mistakes"][key], first.text, note, mistake=key, trial=first.trial)
+    for key in _named(exercise, trials, wanted, slopes=found is None):
+        return saying.wrong(text, text["mistakes"][key], first.text, note, mistake=key, trial=first.trial)
     if broken:
         return saying.wrong(text, text["properties"][broken.text], first.text, note, mistake=broken.text, trial=first.trial)
     return saying.wrong(text, first.text, note, trial=first.trial)
@@ -115,13 +115,29 @@ def _difference(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) ->
 
     for trial, want in zip(trials, wanted, strict=True):
         try:
-            found = compare.difference(trial.result, want.result, exercise.tolerance)
+            found = _apart(exercise, trial, want.result)
         except Exception as error:
             said = ui("not_comparable", where=ui("your_result"), error=f"{type(error).__name__}: {error}")
             found = compare.Difference(said)
         if found:
             return Found(found.text, trial, found.of_value)
     return None
+
+
+def _apart(exercise: Exercise, trial: Trial, want: Any) -> Difference | None:
+    """How a result differs from another, in what counts."""
+    from . import compare
+    from .forms import like
+    from .trials import clone
+
+    found = compare.difference(trial.result, want, exercise.tolerance)
+    if found is None or not found.of_value or exercise.counts is None:
+        return found
+    try:
+        pair = [exercise.counts(clone(trial.inputs), like(clone(result), want)) for result in (trial.result, want)]
+    except Exception:
+        return found
+    return found if compare.difference(*pair, exercise.tolerance) else None
 
 
 def _slope(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Found | None:
@@ -142,21 +158,38 @@ def _of_slopes(exercise: Exercise) -> float:
     return 10 * exercise.tolerance
 
 
-def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any], slopes: bool) -> bool:
-    """True when the results are those of a named mistake in every trial; with `slopes`, the gradients as well."""
+def _named(exercise: Exercise, trials: list[Trial], wanted: list[Trial], slopes: bool) -> Iterator[str]:
+    """The mistakes that explain all trials, the first one first.
+
+    Where several answers are right (`counts`), there are several ways to be wrong, too: then half of the trials are
+    enough, if one of them is wrong.
+    """
+    alike = {key: list(_equals(exercise, trials, f, slopes)) for key, f in exercise.mistakes.items()}
+    yield from (key for key, same in alike.items() if all(same))  # a list that ends early ends with False
+    if exercise.counts is not None:
+        wrong = [_apart(exercise, *pair) is not None for pair in zip(trials, (w.result for w in wanted), strict=True)]
+        for key, same in alike.items():
+            if 2 * sum(same) >= len(trials) and any(a and b for a, b in zip(same, wrong, strict=False)):
+                yield key
+
+
+def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any], slopes: bool) -> Iterator[bool]:
+    """Trial by trial: is the result that of a named mistake? With `slopes`, the gradients must be, too."""
     from . import compare
 
-    try:
-        for trial in trials:
+    others = 0
+    for trial in trials:
+        try:
             wrong = _wanted(mistaken, exercise, trial)
-            if compare.difference(trial.result, wrong.result, exercise.tolerance):
-                return False
+            same = _apart(exercise, trial, wrong.result) is None
             pairs = [(trial.gradients.get(name), slope) for name, slope in wrong.gradients.items()] if slopes else []
-            if any(compare.difference(slope, other, _of_slopes(exercise)) for slope, other in pairs):
-                return False
-        return True
-    except Exception:
-        return False
+            same = same and not any(compare.difference(a, b, _of_slopes(exercise)) for a, b in pairs)
+        except Exception:
+            same = False
+        yield same
+        others += not same
+        if others and (exercise.counts is None or 2 * others > len(trials)):
+            return
 
 
 def _broken(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Found | None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Problem = tuple[str, dict[str, Any]]  # the key of a text in labs.yaml, and what to fill in
 
 
-def check_checkpoint(make: Callable[..., Any], *, bits: int = 4, group_size: int = 16, show: bool = True) -> Verdict:
+def check_checkpoint(make: Callable[..., Any], *, bits: int = 3, group_size: int = 8, show: bool = True) -> Verdict:
     """Run `make(model, calibration, folder, bits, group_size, layer)`, which returns (bytes written, loaded model).
 
-    It is given a small Llama with random weights and a layer function unlike any default. It passes when the bytes
+    It is given a small Llama with random weights and settings and a layer function unlike any default. It passes when the bytes
     are those of the files, and the loaded model has the weights that this layer function gives.
     """
     words = texts.load("labs")["checkpoint"]

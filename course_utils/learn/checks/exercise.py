@@ -31,7 +31,8 @@ class Exercise:
 
     `inputs(generator)` draws the keyword arguments; `spec(**inputs)` is the right answer. `mistakes` are wrong
     functions with a name; `properties[name](inputs, result)` must be true of a right result as well.
-    A result is right when every number is within `tolerance` times the largest magnitude of the spec's.
+    A result is right when every number is within `tolerance` times the largest magnitude of the spec's. Where several
+    answers are right, such as masks among equal scores, `counts(inputs, result)` is what they have in common.
     `kind` (one of KINDS), `difficulty` (1 to 3) and `minutes` are shown; a lab's exercises may leave them out.
     """
 
@@ -44,6 +45,7 @@ class Exercise:
     lesson: str = ""
     trials: int = 3
     seconds: float = 10.0  # for all trials together
+    counts: Callable[[dict[str, Any], Any], Any] | None = None
     gradients: tuple[str, ...] = ()  # arguments: where they ask for gradients, those of the result are compared too
     kind: str = ""
     difficulty: int = 0

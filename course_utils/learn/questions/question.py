@@ -22,6 +22,7 @@ from ..texts import ui
 
 TOLERANCE = 0.02  # of a numeric answer, relative
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+SEPARATORS = re.compile(r"[\s,;、>]+")  # after NFKC, which makes a comma of ， and a semicolon of ；
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(,\d{3})+(?![\d,])")
 
 
@@ -107,7 +108,7 @@ class Question:
 
     def _ordering(self, value: Any) -> Verdict:
         if isinstance(value, str):
-            value = value.replace(",", " ").split()
+            value = [part for part in SEPARATORS.split(unicodedata.normalize("NFKC", value)) if part]
         given = [self._named(item) for item in value] if isinstance(value, (list, tuple)) else []
         items = self.text["items"]
         if len(given) != len(items) or set(given) != set(items):
@@ -122,13 +123,15 @@ class Question:
 
 
 def named(value: Any, shown: list[str]) -> str | None:
-    """The shown text that a letter, or the text itself, stands for."""
+    """The shown text that a letter, or the text itself, stands for; full-width letters and digits are understood."""
     if not isinstance(value, str):
         return None
     if value in shown:
         return value
+    plain = unicodedata.normalize("NFKC", value).strip()
+    known = {unicodedata.normalize("NFKC", text).strip(): text for text in shown}
     letters = dict(zip(string.ascii_uppercase, shown, strict=False))
-    return letters.get(value.strip().upper())
+    return known.get(plain, letters.get(plain.strip("().:、。 ").upper()))
 
 
 def say(verdict: Verdict) -> None:

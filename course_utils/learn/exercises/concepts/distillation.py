@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 
 def draw_logits(rng: torch.Generator, *shape: int) -> Tensor:
@@ -19,7 +19,7 @@ def draw_logits(rng: torch.Generator, *shape: int) -> Tensor:
 
 
 def soften_inputs(rng: torch.Generator) -> dict:
-    return {"logits": draw_logits(rng, 5, 7), "temperature": pick(rng, 1.5, 2.0, 3.0, 4.0)}
+    return {"logits": draw_logits(rng, turn(rng, 5, 1, 3), turn(rng, 7, 4, 11)), "temperature": turn(rng, 2.0, 0.7, 4.0)}
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -167,9 +167,9 @@ def curves(rng: torch.Generator) -> dict:
     """Losses (seeds, checkpoints) that fall and rise again: on the windows to choose by, and on those to judge by."""
     seeds, checkpoints = pick(rng, 3, 4), pick(rng, 5, 6)
     found = {}
-    for name, turn in (("labels", 0.3), ("distilled", 0.7)):
+    for name, lowest in (("labels", 0.3), ("distilled", 0.7)):
         steps = torch.arange(checkpoints, dtype=torch.float64)
-        valley = 0.1 * (steps - turn * (checkpoints - 1)).square()
+        valley = 0.1 * (steps - lowest * (checkpoints - 1)).square()
         for part in ("choose", "judge"):
             noise = 0.3 * torch.randn(seeds, checkpoints, generator=rng, dtype=torch.float64)
             found[f"{name}_{part}"] = 1 + valley + noise
@@ -204,7 +204,7 @@ def of_parts(formula):
 
 
 def teachers_inputs(rng: torch.Generator) -> dict:
-    return {"teacher_logits": draw_logits(rng, pick(rng, 2, 3), 4, 6), "temperature": pick(rng, 1.5, 2.0, 4.0)}
+    return {"teacher_logits": draw_logits(rng, turn(rng, 3, 2, 5), turn(rng, 4, 1, 7), 6), "temperature": pick(rng, 0.7, 1.5, 2.0, 4.0)}
 
 
 def mix_teachers(teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -312,6 +312,8 @@ EXERCISES = [
             "not_softened": lambda teacher_logits, temperature: teacher_logits.softmax(-1).mean(0),
             "softened_afterwards": lambda teacher_logits, temperature: (teacher_logits.softmax(-1).mean(0) / temperature).softmax(-1),
             "over_teachers": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(0).mean(0),
+            "halved": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(-1).sum(0) / 2,
+            "over_rows": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(1).mean(0),
             "first_only": lambda teacher_logits, temperature: (teacher_logits[0] / temperature).softmax(-1),
             "votes": lambda teacher_logits, temperature: torch.nn.functional.one_hot(
                 teacher_logits.argmax(-1), teacher_logits.shape[-1]

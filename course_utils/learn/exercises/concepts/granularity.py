@@ -204,6 +204,7 @@ EXERCISES = [
             "zero_unrounded": of_all(unrounded),
             "zero_sign": of_all(lambda low, high, bits: (unrounded(low, high, bits)[0], -round(unrounded(low, high, bits)[1]))),
             "zero_is_minimum": of_all(lambda low, high, bits: (unrounded(low, high, bits)[0], low)),
+            "zero_truncated": of_all(lambda low, high, bits: (unrounded(low, high, bits)[0], int(unrounded(low, high, bits)[1]))),
             "inverted": of_all(lambda low, high, bits: (1 / unrounded(low, high, bits)[0], round(unrounded(low, high, bits)[1]))),
             "one_step_more": of_all(one_step_more),
             "around_zero": of_all(around_zero),

@@ -126,6 +126,7 @@ EXERCISES = [
             "ratios_added": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / (pruning + 16 / bits)),
             "better_of_the_two": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / max(pruning, 16 / bits)),
             "mean_of_ratios": lambda outside, pruning, bits: outside + (1 - outside) * pruning * 16 / bits,
+            "removed_for_kept": lambda outside, pruning, bits: 1 / (outside + (1 - outside) * (1 - 1 / pruning) * bits / 16),
             "share": lambda outside, pruning, bits: 1 / combined_ratio(outside, pruning, bits),
             "from_32_bits": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / pruning * bits / 32),
             "outside_too": lambda outside, pruning, bits: 1 / ((outside + (1 - outside) / pruning) * bits / 16),

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- channels of a gated MLP ---
 
@@ -46,8 +46,10 @@ def others(n: int, keep: Tensor) -> Tensor:
 
 
 def head_inputs(rng: torch.Generator) -> dict:
-    q, k, v, o = (torch.randn(24, 24, generator=rng, dtype=torch.float64) for _ in range(4))
-    return {"q": q, "k": k, "v": v, "o": o, "heads": 4, "keep": some(rng, 4, 2)}
+    heads, size, count = turn(rng, (4, 6, 2), (3, 5, 2), (5, 7, 3))
+    n = heads * size
+    q, k, v, o = (torch.randn(n, n, generator=rng, dtype=torch.float64) for _ in range(4))
+    return {"q": q, "k": k, "v": v, "o": o, "heads": heads, "keep": some(rng, heads, count)}
 
 
 def remove_heads(q: Tensor, k: Tensor, v: Tensor, o: Tensor, heads: int, keep: Tensor) -> tuple[Tensor, ...]:
@@ -72,7 +74,7 @@ def rows_of_heads(n: int, heads: int, keep: Tensor) -> list[int]:
 def step_inputs(rng: torch.Generator) -> dict:
     mask = torch.rand(4, 6, generator=rng) < 0.5
     weight, velocity, grad = (torch.randn(4, 6, generator=rng, dtype=torch.float64) for _ in range(3))
-    return {"weight": weight * mask, "velocity": velocity, "grad": grad, "mask": mask, "lr": 0.1, "momentum": 0.9}
+    return {"weight": weight * mask, "velocity": velocity, "grad": grad, "mask": mask, "lr": turn(rng, 0.05, 0.3, 0.1), "momentum": turn(rng, 0.9, 0.5, 0.8)}
 
 
 def masked_step(weight: Tensor, velocity: Tensor, grad: Tensor, mask: Tensor, lr: float, momentum: float) -> Tensor:
@@ -88,8 +90,10 @@ def masked_step(weight: Tensor, velocity: Tensor, grad: Tensor, mask: Tensor, lr
 
 
 def cubic_inputs(rng: torch.Generator) -> dict:
+    """Steps between the ends, and both ends."""
     end = pick(rng, 40, 60, 90)
-    return {"step": int(torch.randint(5, end - 5, (), generator=rng)), "end": end, "final": pick(rng, 0.5, 0.8, 0.95)}
+    step = turn(rng, int(torch.randint(5, end - 5, (), generator=rng)), int(torch.randint(5, end - 5, (), generator=rng)), 0, end)
+    return {"step": step, "end": end, "final": turn(rng, 0.5, 0.8, 0.95)}
 
 
 def cubic(step: int, end: int, final: float) -> float:
@@ -139,6 +143,8 @@ EXERCISES = [
             "output_rows": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k[i], v[i], o[i])),
             "columns": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[:, i], k[:, i], v[:, i], o[i])),
             "query_only": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k, v, o[:, i])),
+            "removes_kept": lambda q, k, v, o, heads, keep: remove_heads(q, k, v, o, heads, others(heads, keep)),
+            "first_ones": lambda q, k, v, o, heads, keep: remove_heads(q, k, v, o, heads, torch.arange(len(keep))),
             "one_row_a_head": cut_heads(lambda n, heads, keep: keep),
             "strided": cut_heads(lambda n, heads, keep: [i * heads + h for h in keep.tolist() for i in range(n // heads)]),
             "heads_is_size": cut_heads(lambda n, heads, keep: rows_of_heads(n, n // heads, keep)),

@@ -123,10 +123,11 @@ def response_inputs(rng: torch.Generator) -> dict:
 def response(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, mask: Tensor, *,
     factor=lambda t: t**2, far=row_kl, backwards=False, swapped=False, everywhere=False, count=None, hard=1.0, still="",
+    sharp=False,
 ) -> Tensor:  # fmt: skip
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens. `still`: the part that has no gradient."""
     used = torch.ones_like(mask) if everywhere else mask
-    log_s, log_t = softened(student_logits.detach() if still == "teacher" else student_logits, teacher_logits, temperature)
+    log_s, log_t = softened(student_logits.detach() if still == "teacher" else student_logits, teacher_logits * (temperature if sharp else 1.0), temperature)
     distance = far(log_s, log_t) if backwards else far(log_t, log_s)
     plain = ((student_logits.detach() if still == "labels" else student_logits) / hard).log_softmax(-1)
     label = -plain.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
@@ -420,6 +421,7 @@ EXERCISES = [
             "kl_over_batch": kl_over_batch,
             "over_classes": with_change(far=lambda log_p, log_q: row_kl(log_p, log_q) / log_p.shape[-1]),
             "softmax_over_tokens": over_tokens,
+            "teacher_sharp": with_change(sharp=True),
             "labels_have_no_gradient": with_change(still="labels"),
             "divergence_has_no_gradient": with_change(still="teacher"),
         },

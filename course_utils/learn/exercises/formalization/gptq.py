@@ -6,7 +6,7 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 from course_utils.quantization.grids import scale_and_zero
 
-from ..draws import pick
+from ..draws import pick, turn
 
 
 def correlated(rng: torch.Generator, tokens: int, inputs: int) -> Tensor:
@@ -40,6 +40,11 @@ def inverse_cholesky(H: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
 
 
+def positive_rows(given: dict, U: Tensor) -> Tensor:
+    """What of a factor counts: −U and a row of −U are factors of the same product."""
+    return U * torch.where(U.diagonal() < 0, -1.0, 1.0)[:, None]
+
+
 def lower_factor(H: Tensor) -> Tensor:
     return inverse_cholesky(H).T.contiguous()
 
@@ -57,9 +62,10 @@ def wrong_product(H: Tensor) -> Tensor:
 
 
 def column_inputs(rng: torch.Generator) -> dict:
-    columns = 7
+    """Columns in the middle, the first and the last one; layers that are wide."""
+    columns = turn(rng, 7, 19, 67, 8)
     weight = torch.randn(4, columns, generator=rng, dtype=torch.float64)
-    i = int(torch.randint(1, columns - 2, (), generator=rng))
+    i = turn(rng, int(torch.randint(1, columns - 2, (), generator=rng)), 0, columns // 2, columns - 1)
     quantized = (weight[:, i] / 0.6).round() * 0.6
     return {"weight": weight, "U": inverse_cholesky(damped_hessian(rng, columns)), "i": i, "quantized": quantized}
 
@@ -108,14 +114,20 @@ def only_rounded(weight, U, i, quantized):
 # --- the whole layer ---
 
 
+def quick_update(weight: Tensor, U: Tensor, i: int, quantized: Tensor) -> Tensor:
+    """`column_update` for all rows at once."""
+    return moved_by(lambda U, i: U[i] / U[i, i])(weight, U, i, quantized)
+
+
 def layer_inputs(rng: torch.Generator) -> dict:
-    columns = 16
+    """More columns than any block that an answer may contain, in every third trial."""
+    columns, size = turn(rng, (16, 4), (40, 8), (133, 19), (16, 8), (15, 5), (132, 44))
     weight = torch.randn(6, columns, generator=rng, dtype=torch.float64)
     weight[0] = weight[0].abs() + 0.2
-    return {"weight": weight, "H": damped_hessian(rng, columns), "bits": pick(rng, 2, 3, 4, 5), "group_size": pick(rng, 4, 8)}
+    return {"weight": weight, "H": damped_hessian(rng, columns), "bits": turn(rng, 3, 4, 2, 5, 4), "group_size": size}
 
 
-def quantize_layer(weight, H, bits, group_size, *, U=None, update=column_update, fixed_scales=False, scales_once=False):
+def quantize_layer(weight, H, bits, group_size, *, U=None, update=quick_update, fixed_scales=False, scales_once=False):
     """Walk the columns: a new grid where a group begins, round, let the later columns absorb the error.
 
     Returns codes (out, in), scale (out, groups), zero point (out, groups).
@@ -145,7 +157,7 @@ def within_groups(weight, H, bits, group_size):
     def update(W, U, i, quantized):
         end = (i // group_size + 1) * group_size
         moved = W.clone()
-        moved[:, :end] = column_update(W, U, i, quantized)[:, :end]
+        moved[:, :end] = quick_update(W, U, i, quantized)[:, :end]
         return moved
 
     return quantize_layer(weight, H, bits, group_size, update=update)
@@ -156,8 +168,20 @@ def across_groups(weight, H, bits, group_size):
 
     def update(W, U, i, quantized):
         end = (i // group_size + 1) * group_size
-        moved = column_update(W, U, i, quantized)
+        moved = quick_update(W, U, i, quantized)
         moved[:, i + 1 : end] = W[:, i + 1 : end]
+        return moved
+
+    return quantize_layer(weight, H, bits, group_size, update=update)
+
+
+def lazy_batch(weight, H, bits, group_size):
+    """Errors reach the columns of a batch of 32 only."""
+
+    def update(W, U, i, quantized):
+        end = (i // 32 + 1) * 32
+        moved = W.clone()
+        moved[:, :end] = quick_update(W, U, i, quantized)[:, :end]
         return moved
 
     return quantize_layer(weight, H, bits, group_size, update=update)
@@ -167,7 +191,7 @@ def across_groups(weight, H, bits, group_size):
 
 
 def code_inputs(rng: torch.Generator) -> dict:
-    shape = (pick(rng, 3, 5), pick(rng, 8, 12))
+    shape = (pick(rng, 3, 5), turn(rng, 8, 34, 130))
     return {"codes": torch.randint(0, 16, shape, generator=rng, dtype=torch.uint8)}
 
 
@@ -189,12 +213,12 @@ def halves(codes: Tensor) -> Tensor:
 
 
 def product_inputs(rng: torch.Generator) -> dict:
-    rows, columns, groups = 5, 12, 3
+    rows, columns, groups = turn(rng, (5, 12, 3), (3, 40, 5), (2, 132, 11), (4, 6, 1))
     codes = torch.randint(0, 16, (rows, columns), generator=rng, dtype=torch.uint8)
     return {
         "x": torch.randn(4, columns, generator=rng, dtype=torch.float64), "packed": pack_int4(codes),
         "scale": torch.rand(rows, groups, generator=rng, dtype=torch.float64) + 0.1,
-        "zero": torch.randint(1, 15, (rows, groups), generator=rng).double(),
+        "zero": torch.randint(0, 16, (rows, groups), generator=rng).double(),
     }  # fmt: skip
 
 
@@ -236,7 +260,7 @@ def tiled(values: Tensor, size: int) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        id="gptq.hessian", inputs=lambda rng: {"x": correlated(rng, pick(rng, 11, 14, 17), 5)}, spec=hessian,
+        id="gptq.hessian", inputs=lambda rng: {"x": correlated(rng, turn(rng, 11, 37, 140), turn(rng, 5, 5, 17))}, spec=hessian,
         lesson="3.2-gptq",
         mistakes={
             "not_divided": lambda x: 2 * x.T @ x,
@@ -251,7 +275,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.inverse_cholesky", inputs=lambda rng: {"H": damped_hessian(rng, 6)}, spec=inverse_cholesky,
+        id="gptq.inverse_cholesky", inputs=lambda rng: {"H": damped_hessian(rng, turn(rng, 6, 37, 13))}, spec=inverse_cholesky,
+        counts=positive_rows,
         lesson="3.2-gptq",
         mistakes={
             "lower_factor": lower_factor, "hessian_not_inverse": factor_of_hessian,
@@ -261,10 +286,11 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.column_update", inputs=column_inputs, spec=column_update, lesson="3.2-gptq",
+        id="gptq.column_update", inputs=column_inputs, spec=column_update, lesson="3.2-gptq", trials=4,
         mistakes={
             "not_divided": moved_by(lambda U, i: U[i]),
             "divided_twice": moved_by(lambda U, i: U[i] / U[i, i] ** 2),
+            "divided_by_inverse": moved_by(lambda U, i: U[i] / (U.T @ U)[i, i]),
             "sign": moved_by(lambda U, i: -U[i] / U[i, i]),
             "hessian_not_inverse": hessian_update,
             "full_inverse_row": moved_by(lambda U, i: (U.T @ U)[i] / (U.T @ U)[i, i]),
@@ -285,6 +311,7 @@ EXERCISES = [
             "sign": with_update(moved_by(lambda U, i: -U[i] / U[i, i])),
             "within_groups": within_groups,
             "across_groups": across_groups,
+            "lazy_batch": lazy_batch,
         },
     ),
     Exercise(
@@ -295,6 +322,7 @@ EXERCISES = [
             "not_shifted": lambda codes: codes[:, ::2] | codes[:, 1::2],
             "three_bits": lambda codes: codes[:, ::2] | (codes[:, 1::2] << 3),
             "not_packed": lambda codes: codes,
+            "as_int8": lambda codes: pack_int4(codes).to(torch.int8),
             "rows_paired": lambda codes: (codes[:-1:2] | (codes[1::2] << 4)),
         },
         properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},

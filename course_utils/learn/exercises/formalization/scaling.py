@@ -7,7 +7,7 @@ from course_utils.learn.checks.exercise import Exercise
 from course_utils.quantization.grids import scale_and_zero
 from course_utils.quantization.rtn import quantize_layer
 
-from ..draws import pick
+from ..draws import pick, turn
 
 
 def salient(rng: torch.Generator, tokens: int, inputs: int) -> Tensor:
@@ -47,7 +47,7 @@ def fold(gain: Tensor, weight: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def awq_scale_inputs(rng: torch.Generator) -> dict:
-    return {"x": salient(rng, pick(rng, 7, 9, 12), 5), "alpha": pick(rng, 0.3, 0.45, 0.6, 0.75)}
+    return {"x": salient(rng, turn(rng, 7, 12, 37), turn(rng, 5, 4)), "alpha": turn(rng, 0.3, 0.6, 1.0, 0.0)}
 
 
 def centred(scale: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def smoothing_inputs(rng: torch.Generator) -> dict:
     n = pick(rng, 5, 6)
     weight = matrix(rng, n, n) * positive(rng, n)  # every column its own size
     weight[:, 0] = -weight[:, 0].abs() * 2
-    return {"x": salient(rng, 9, n), "weight": weight, "alpha": pick(rng, 0.35, 0.6, 0.8)}
+    return {"x": salient(rng, 9, n), "weight": weight, "alpha": turn(rng, 0.35, 0.8, 0.0, 1.0)}
 
 
 def smoothing_scale(x: Tensor, weight: Tensor, alpha: float) -> Tensor:
@@ -151,7 +151,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scaling.awq_scale", inputs=awq_scale_inputs, spec=awq_scale, lesson="3.3-awq-smoothquant",
+        id="scaling.awq_scale", inputs=awq_scale_inputs, spec=awq_scale, lesson="3.3-awq-smoothquant", trials=4,
         mistakes={
             "signs_cancel": lambda x, alpha: centred(x.mean(0).abs() ** alpha),
             "maximum": lambda x, alpha: centred(largest(x) ** alpha),
@@ -188,7 +188,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scaling.smoothing_scale", inputs=smoothing_inputs, spec=smoothing_scale, lesson="3.3-awq-smoothquant",
+        id="scaling.smoothing_scale", inputs=smoothing_inputs, spec=smoothing_scale, lesson="3.3-awq-smoothquant", trials=4,
         mistakes={
             "exponents_swapped": lambda x, weight, alpha: largest(x) ** (1 - alpha) / largest(weight) ** alpha,
             "same_exponent": lambda x, weight, alpha: (largest(x) / largest(weight)) ** alpha,

@@ -1,11 +1,13 @@
 """Lesson 3.4: what removing a weight costs, masks by magnitude, Wanda and N:M, the surgeon's step, groups."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import kept, pick, turn, until, with_ties
 from .gptq import correlated, damped_hessian
 
 
@@ -65,8 +67,10 @@ def fisher(weight: Tensor, grads: Tensor) -> Tensor:
 
 
 def mask_inputs(rng: torch.Generator) -> dict:
-    """More negative weights than positive ones, none of them equal in magnitude."""
-    return {"weight": matrix(rng, 5, 8) - 0.3, "sparsity": pick(rng, 0.25, 0.35, 0.4, 0.6, 0.7)}
+    """More negative weights than positive ones; in every second trial many are equal in magnitude."""
+    weight = matrix(rng, *turn(rng, (5, 8), (7, 9), (3, 37))) - 0.3
+    weight = with_ties(rng, weight) if turn(rng, False, True) else weight
+    return {"weight": weight, "sparsity": turn(rng, 0.27, 0.36, 0.43, 0.61, 0.72)}
 
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
@@ -74,22 +78,47 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     return lowest(weight.abs(), round(sparsity * weight.numel()))
 
 
+def stay_in_layer(given: dict, mask: Tensor) -> Tensor:
+    """What of a mask counts: the magnitudes that stay."""
+    return kept(given["weight"].abs().flatten(), mask.flatten())
+
+
+def limited(score: Tensor, count: int) -> Tensor:
+    """Everything above the largest score that should go: of equal ones all go."""
+    return score > torch.cat([score.new_full((1,), -torch.inf), score.flatten().sort().values])[count]
+
+
 # --- Wanda ---
 
 
 def wanda_inputs(rng: torch.Generator) -> dict:
     """Inputs of different size and with means far from zero, so that leaving out either shows."""
-    x = torch.randn(12, 8, generator=rng, dtype=torch.float64) + 2 * torch.randn(8, generator=rng, dtype=torch.float64)
-    x *= torch.logspace(-0.6, 0.6, 8, dtype=torch.float64)
-    x = x[:, torch.randperm(8, generator=rng)]
-    x[0, int(torch.randint(8, (), generator=rng))] = 9  # one loud token
-    return {"weight": matrix(rng, 5, 8), "x": x, "sparsity": pick(rng, 0.25, 0.5, 0.625)}
+    tokens, n = turn(rng, (12, 8), (37, 7), (12, 11))
+    x = torch.randn(tokens, n, generator=rng, dtype=torch.float64) + 2 * torch.randn(n, generator=rng, dtype=torch.float64)
+    x *= torch.logspace(-0.6, 0.6, n, dtype=torch.float64)
+    x = x[:, torch.randperm(n, generator=rng)]
+    x[0, int(torch.randint(n, (), generator=rng))] = 9  # one loud token
+    weight = matrix(rng, 5, n)
+    if turn(rng, False, True):  # equal weights before equal inputs
+        x[:, 1], x[:, 2] = x[:, 0], -x[:, 0]
+        weight[:, 1], weight[:, 2] = weight[:, 0], -weight[:, 0]
+    return {"weight": weight, "x": x, "sparsity": turn(rng, 0.25, 0.45, 0.6, every=2)}
 
 
 def wanda_mask(weight: Tensor, x: Tensor, sparsity: float) -> Tensor:
     """In each row, False at the lowest |W_ij| ‖X_j‖₂."""
     norm = torch.stack([column.square().sum().sqrt() for column in x.T])
     return rows_of(weight.abs() * norm, round(sparsity * weight.shape[1]))
+
+
+def stay_in_rows(given: dict, mask: Tensor) -> Tensor:
+    """What of a mask counts: the scores that stay in each row."""
+    return kept(wanda_score(given["weight"], given["x"]), mask)
+
+
+def argsort_as_rank(weight, x, sparsity):
+    """One argsort gives the place of each rank, not the rank of each place."""
+    return wanda_score(weight, x).argsort(dim=1) >= round(sparsity * weight.shape[1])
 
 
 def with_norm(norm):
@@ -106,8 +135,9 @@ def wanda_score(weight: Tensor, x: Tensor) -> Tensor:
 
 def n_of_m_inputs(rng: torch.Generator) -> dict:
     """Both sides differ and can be divided by M, and N is not M − N, so that no confusion goes unseen."""
-    n, m = pick(rng, (1, 4), (3, 4), (2, 6), (5, 6))
-    return {"score": torch.rand(12, 24, generator=rng, dtype=torch.float64), "n": n, "m": m}
+    n, m = turn(rng, (1, 4), (3, 4), (2, 6), (5, 6))
+    score = torch.rand(12, 24 * turn(rng, 1, 1, 6), generator=rng, dtype=torch.float64)
+    return {"score": with_ties(rng, score) if turn(rng, False, True, every=4) else score, "n": n, "m": m}
 
 
 def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
@@ -117,6 +147,18 @@ def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
         for start in range(0, score.shape[1], m):
             mask[i, start : start + m] = lowest(score[i, start : start + m], m - n)
     return mask
+
+
+def stay_in_groups(given: dict, mask: Tensor) -> Tensor:
+    """What of a mask counts: the scores that stay in each group of m."""
+    score = given["score"]
+    return kept(score.view(len(score), -1, given["m"]), mask.view(len(score), -1, given["m"]))
+
+
+def by_limit_of_groups(score, n, m):
+    """All scores that reach the n-th largest of their group: of equal ones all stay."""
+    groups = score.view(len(score), -1, m)
+    return (groups >= groups.sort(dim=-1, descending=True).values[..., n - 1 : n]).view_as(score)
 
 
 def strided(score, n, m):
@@ -155,8 +197,15 @@ def along(direction):
 
 
 def group_inputs(rng: torch.Generator) -> dict:
-    """Groups of two or three inputs; in one, two loud inputs occur together and their weights nearly cancel."""
-    size, groups = pick(rng, 2, 3), 6
+    """Groups of two or three inputs; in one, two loud inputs occur together and their weights nearly cancel.
+
+    In every second trial, the norm of W_g H_gg W_gᵀ ranks the groups otherwise than its trace.
+    """
+    return until(rng, groups_of_inputs, lambda given: not turn(rng, True, False) or not norm_for_trace(**given).equal(group_mask(**given)))
+
+
+def groups_of_inputs(rng: torch.Generator) -> dict:
+    size, groups = turn(rng, 2, 3, every=2), turn(rng, 6, 6, 7, 19)
     weight = torch.randn(5, groups * size, generator=rng, dtype=torch.float64)
     x = correlated(rng, 80, groups * size) * torch.logspace(-0.5, 0.5, groups * size, dtype=torch.float64)
     first = size * int(torch.randint(groups, (), generator=rng))
@@ -193,6 +242,12 @@ def with_cost(cost):
     return mask
 
 
+def norm_for_trace(weight, H, size, keep):
+    parts = [slice(start, start + size) for start in range(0, weight.shape[1], size)]
+    costs = torch.stack([(weight[:, g] @ H[g, g] @ weight[:, g].T).norm() for g in parts])
+    return by_groups(costs, weight, size, keep)
+
+
 def each_row(weight, H, size, keep):
     return torch.cat([group_mask(row[None], H, size, keep) for row in weight])
 
@@ -221,6 +276,7 @@ EXERCISES = [
             "gradient_over_fisher": lambda weight, grads: 0.5 * grads.mean(0) ** 2 / grads.square().mean(0),
             "weight_over_fisher": lambda weight, grads: 0.5 * weight**2 / grads.square().mean(0),
             "half_forgotten": lambda weight, grads: grads.square().mean(0) * weight**2,
+            "all_squared": lambda weight, grads: 0.5 * (grads.square().mean(0) * weight) ** 2,
             "summed": lambda weight, grads: 0.5 * grads.square().sum(0) * weight**2,
             "not_squared": lambda weight, grads: 0.5 * grads.square().mean(0) * weight.abs(),
             "weight_forgotten": lambda weight, grads: 0.5 * grads.square().mean(0),
@@ -228,7 +284,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scores.magnitude_mask", inputs=mask_inputs, spec=magnitude_mask, lesson="3.4-pruning-scores", trials=4,
+        id="scores.magnitude_mask", inputs=mask_inputs, spec=magnitude_mask, lesson="3.4-pruning-scores", trials=6,
+        counts=stay_in_layer,
         mistakes={
             "signed": lambda weight, sparsity: lowest(weight, round(sparsity * weight.numel())),
             "positive_only": lambda weight, sparsity: weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1],
@@ -238,10 +295,14 @@ EXERCISES = [
             "share_of_largest": lambda weight, sparsity: weight.abs() > sparsity * weight.abs().max(),
             "sparsity_as_threshold": lambda weight, sparsity: weight.abs() > sparsity,
             "pruned_weight": lambda weight, sparsity: weight * magnitude_mask(weight, sparsity),
+            "threshold": lambda weight, sparsity: limited(weight.abs(), round(sparsity * weight.numel())),
+            "rounded_down": lambda weight, sparsity: lowest(weight.abs(), int(sparsity * weight.numel())),
+            "rounded_up": lambda weight, sparsity: lowest(weight.abs(), math.ceil(sparsity * weight.numel())),
         },
     ),
     Exercise(
-        id="scores.wanda_mask", inputs=wanda_inputs, spec=wanda_mask, lesson="3.4-pruning-scores", trials=6,
+        id="scores.wanda_mask", inputs=wanda_inputs, spec=wanda_mask, lesson="3.4-pruning-scores", trials=8,
+        counts=stay_in_rows,
         mistakes={
             "layer_wise": lambda weight, x, sparsity: lowest(wanda_score(weight, x), round(sparsity * weight.numel())),
             "each_column": lambda weight, x, sparsity: rows_of(wanda_score(weight, x).T, round(sparsity * len(weight))).T,
@@ -253,10 +314,15 @@ EXERCISES = [
             "sum_of_magnitudes": with_norm(lambda x: x.abs().sum(0)),
             "squared_norm": with_norm(lambda x: x.square().sum(0)),
             "inverted": lambda weight, x, sparsity: ~wanda_mask(weight, x, sparsity),
+            "argsort_as_rank": argsort_as_rank,
+            "threshold": lambda weight, x, sparsity: torch.stack(
+                [limited(row, round(sparsity * len(row))) for row in wanda_score(weight, x)]
+            ),
         },
     ),
     Exercise(
-        id="scores.n_of_m", inputs=n_of_m_inputs, spec=n_of_m, lesson="3.4-pruning-scores", trials=4,
+        id="scores.n_of_m", inputs=n_of_m_inputs, spec=n_of_m, lesson="3.4-pruning-scores", trials=8,
+        counts=stay_in_groups,
         mistakes={
             "along_outputs": lambda score, n, m: n_of_m(score.T, n, m).T,
             "strided": strided,
@@ -264,6 +330,7 @@ EXERCISES = [
             "keeps_lowest": lambda score, n, m: n_of_m(-score, n, m),
             "whole_rows": lambda score, n, m: rows_of(score, score.shape[1] * (m - n) // m),
             "whole_layer": lambda score, n, m: lowest(score, score.numel() * (m - n) // m),
+            "threshold": by_limit_of_groups,
         },
     ),
     Exercise(
@@ -286,6 +353,7 @@ EXERCISES = [
             "inputs_forgotten": with_cost(lambda weight, H: weight**2),
             "diagonal_only": with_cost(lambda weight, H: weight**2 * H.diagonal()),
             "whole_hessian": with_cost(lambda weight, H: (weight @ H) * weight),
+            "norm_for_trace": norm_for_trace,
             "keeps_worst": lambda weight, H, size, keep: by_groups(-group_costs(weight, H, size), weight, size, keep),
             "keep_counts_inputs": lambda weight, H, size, keep: lowest(((weight @ H) * weight).sum(0), weight.shape[1] - keep).expand_as(weight),
         },

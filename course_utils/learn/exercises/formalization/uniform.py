@@ -7,18 +7,29 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn, until
 
 # --- there and back ---
 
 
 def range_inputs(rng: torch.Generator) -> dict:
-    """A range around 0 that is not centred on it; numbers inside and beyond both ends."""
-    low = -float(torch.rand((), generator=rng)) - 0.3
-    high = 2.2 + float(torch.rand((), generator=rng))
+    """A range around 0 that is not centred on it; numbers inside and beyond both ends.
+
+    The zero point is rounded down in one trial, and up in the next.
+    """
+    bits = turn(rng, 3, 4, 2, every=2)
+
+    def ends(rng: torch.Generator) -> tuple[float, float]:
+        return -float(torch.rand((), generator=rng)) - 0.3, 2.2 + float(torch.rand((), generator=rng))
+
+    def turned(found: tuple[float, float]) -> bool:
+        part = -found[0] / (found[1] - found[0]) * (2**bits - 1) % 1
+        return turn(rng, 0.1 < part < 0.45, 0.55 < part < 0.9)
+
+    low, high = until(rng, ends, turned)
     x = torch.rand(5, 8, generator=rng, dtype=torch.float64) * (high - low) * 1.3 + 1.4 * low
     x[0, 0], x[0, 1] = low - 0.5, high + 0.5
-    return {"x": x, "low": low, "high": high, "bits": pick(rng, 2, 3, 4)}
+    return {"x": x, "low": low, "high": high, "bits": bits}
 
 
 def round_trip(x: Tensor, low: float, high: float, bits: int) -> Tensor:
@@ -35,6 +46,17 @@ def through(formula, levels=lambda bits: 2**bits - 1):
     def trip(x, low, high, bits):
         scale = (high - low) / levels(bits)
         return formula(x, scale, round(-low / scale), low, 2**bits - 1)
+
+    return trip
+
+
+def with_zero_by(rounding):
+    """The right trip with another rounding of the zero point."""
+
+    def trip(x, low, high, bits):
+        scale = (high - low) / (2**bits - 1)
+        zero = rounding(-low / scale)
+        return scale * (((x / scale).round() + zero).clamp(0, 2**bits - 1) - zero)
 
     return trip
 
@@ -155,6 +177,10 @@ EXERCISES = [
             "codes": through(lambda x, s, z, low, top: ((x / s).round() + z).clamp(0, top)),
             "zero_not_taken_off": through(lambda x, s, z, low, top: s * ((x / s).round() + z).clamp(0, top)),
             "truncated": through(lambda x, s, z, low, top: s * (((x / s).trunc() + z).clamp(0, top) - z)),
+            "zero_rounded_up": with_zero_by(math.ceil),
+            "zero_truncated": with_zero_by(math.floor),
+            "signed_range": through(lambda x, s, z, low, top: s * (((x / s).round() + z).clamp(-(top + 1) // 2, top // 2) - z)),
+            "clamped_too_early": through(lambda x, s, z, low, top: s * (x / s).round().clamp(0, top)),
             "scale_inverted": through(lambda x, s, z, low, top: (((x * s).round() + z).clamp(0, top) - z) / s),
         },
     ),

@@ -4,7 +4,7 @@ import torch
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- weights ---
 
@@ -27,7 +27,7 @@ def cache_inputs(rng: torch.Generator) -> dict:
     return {
         "layers": pick(rng, 12, 24, 32), "heads": kv_heads * pick(rng, 2, 4), "kv_heads": kv_heads,
         "head_dim": pick(rng, 64, 128), "context": 1024 * pick(rng, 1, 2, 3, 4), "batch": pick(rng, 3, 5, 7),
-        "bits": pick(rng, 8, 16, 32),
+        "bits": turn(rng, 4, 8, 32),
     }  # fmt: skip
 
 
@@ -71,6 +71,11 @@ def wide_scales(rows, columns, bits, group_size):
 
 def one_group(rows, columns, bits, group_size):
     return quantized_bytes(rows, columns, bits, columns)
+
+
+def size_for_groups(rows, columns, bits, group_size):
+    """The size of a group counted in place of the number of groups."""
+    return rows * (-(-columns * bits // 8) + 2 * group_size + -(-group_size * bits // 8))
 
 
 def codes_in_bits(rows, columns, bits, group_size):
@@ -137,6 +142,7 @@ EXERCISES = [
         mistakes={
             "bits_for_bytes": lambda parameters, bits: parameters * bits,
             "gigabytes": lambda parameters, bits: parameters * bits / 8 / 1e9,
+            "megabytes": lambda parameters, bits: parameters * bits / 8 / 1e6,
             "gibibytes": lambda parameters, bits: parameters * bits / 8 / 2**30,
             "always_four": lambda parameters, bits: parameters * 4,
             "multiplied": lambda parameters, bits: parameters * bits * 8,
@@ -151,6 +157,9 @@ EXERCISES = [
             "batch_forgotten": lambda **k: cache_bytes(**k) / k["batch"],
             "context_forgotten": lambda **k: cache_bytes(**k) / k["context"],
             "layers_forgotten": lambda **k: cache_bytes(**k) / k["layers"],
+            "head_dim_forgotten": lambda **k: cache_bytes(**k) / k["head_dim"],
+            "kv_heads_forgotten": lambda **k: cache_bytes(**k) / k["kv_heads"],
+            "sixteen_bits": lambda **k: cache_bytes(**{**k, "bits": 16}),
         },
     ),
     Exercise(
@@ -158,7 +167,7 @@ EXERCISES = [
         trials=20,
         mistakes={
             "scales_forgotten": no_scales, "zeros_forgotten": no_zeros, "scales_in_32_bits": wide_scales,
-            "one_scale_a_row": one_group, "codes_in_bits": codes_in_bits, "zeros_unpacked": whole_byte_zeros,
+            "one_scale_a_row": one_group, "size_for_groups": size_for_groups, "codes_in_bits": codes_in_bits, "zeros_unpacked": whole_byte_zeros,
             "not_rounded_up": fractions_of_bytes, "rounded_down": rounded_down, "rounded_at_the_end": whole_bytes_at_the_end,
         },
     ),

@@ -4,7 +4,7 @@ import torch
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- parameters of a Llama-like model ---
 
@@ -127,7 +127,7 @@ def bits_per_weight(bits: int, group_size: int, scale_bits: int, zero_bits: int)
 def machine(rng: torch.Generator) -> dict:
     """Memory that leaves room for some thousands of tokens, and never for a whole number of them."""
     layers, kv_heads, head_dim = pick(rng, 16, 28, 32), pick(rng, 4, 8, 32), pick(rng, 64, 128)
-    batch, bits = pick(rng, 2, 3, 4), pick(rng, 4, 8, 16)
+    batch, bits = pick(rng, 2, 3, 4), turn(rng, 4, 8, 16)
     token = 2 * layers * kv_heads * head_dim * bits // 8 * batch
     fits = int(torch.randint(2000, 40000, (), generator=rng))
     weights = int(torch.randint(3 * 10**9, 2 * 10**10, (), generator=rng))
@@ -193,7 +193,8 @@ EXERCISES = [
         trials=6,
         mistakes={
             "weights_forgotten": assuming(weights=0), "batch_forgotten": assuming(batch=1),
-            "layers_forgotten": assuming(layers=1),
+            "layers_forgotten": assuming(layers=1), "head_dim_forgotten": assuming(head_dim=1),
+            "kv_heads_forgotten": assuming(kv_heads=1), "sixteen_bits": assuming(bits=16),
             "keys_only": lambda **k: int(room(**k) * 8),
             "bits_for_bytes": lambda **k: int(room(**k) / 2),
             "rounded_up": lambda **k: longest_context(**k) + 1,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- one pattern of bits ---
 
@@ -16,7 +16,7 @@ from ..draws import pick
 def pattern(rng: torch.Generator) -> dict:
     """A finite number, normal or subnormal, never 0."""
     exponent_bits, mantissa_bits = pick(rng, (4, 3), (5, 2), (3, 4), (5, 10), (4, 6))
-    exponent = int(torch.randint(1, 2**exponent_bits - 1, (), generator=rng)) * pick(rng, 0, 1, 1)
+    exponent = int(torch.randint(1, 2**exponent_bits - 1, (), generator=rng)) * turn(rng, 1, 0, 1)
     mantissa = int(torch.randint(1, 2**mantissa_bits, (), generator=rng))
     return {
         "sign": pick(rng, 0, 1, 1), "exponent": exponent, "mantissa": mantissa,
@@ -45,6 +45,8 @@ def variant(
         lead = 1 if hidden else 0
         if exponent == 0 and subnormal != "as_normal":
             lead, power = 0, power + (1 if subnormal == "right" else 0)
+        if exponent == 0 and subnormal == "flushed":
+            return 0.0
         value = 2.0**power * (lead + (mantissa if whole_mantissa else mantissa / 2**mantissa_bits))
         return -value if sign and signed else value
 
@@ -152,6 +154,8 @@ EXERCISES = [
             "subnormal_exponent": variant(subnormal="exponent"),
             "sign_forgotten": variant(signed=False),
             "mantissa_whole": variant(whole_mantissa=True),
+            "bias_of_32_bits": variant(bias=lambda e: 127),
+            "subnormal_flushed": variant(subnormal="flushed"),
         },
     ),
     Exercise(
@@ -166,7 +170,7 @@ EXERCISES = [
     ),
     Exercise(
         id="numbers.predicted_rms", kind="formula", difficulty=1, minutes=5,
-        inputs=range_inputs, spec=predicted_rms, tolerance=1e-6,
+        inputs=range_inputs, spec=predicted_rms, tolerance=1e-4,
         lesson="1.2-numbers-in-a-box", trials=6,
         mistakes={
             "one_step_more": lambda low, high, bits: (high - low) / 2**bits / math.sqrt(12),

@@ -18,7 +18,17 @@ def points(rng: torch.Generator) -> dict:
     smallest = min(sizes)
     sizes += [sizes[best] + 3, smallest]  # as good as the best but larger; as small as the smallest but worse
     losses += [losses[best], max(losses) + 0.1]
-    return {"sizes": sizes, "losses": losses}
+    order = torch.randperm(len(sizes), generator=rng).tolist()
+    return {"sizes": [sizes[i] for i in order], "losses": [losses[i] for i in order]}
+
+
+def by_size_only(sizes, losses):
+    """Those that beat all smaller ones; of two of the same size, the one that stands first."""
+    kept: list = []
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if not kept or losses[i] < losses[kept[-1]]:
+            kept.append(i)
+    return kept
 
 
 def front(sizes: list, losses: list) -> list:
@@ -149,6 +159,7 @@ EXERCISES = [
             "one_before": better_than_the_one_before,
             "unsorted": lambda sizes, losses: sorted(front(sizes, losses)),
             "largest_first": lambda sizes, losses: front(sizes, losses)[::-1],
+            "size_only": by_size_only,
             "values": lambda sizes, losses: [sizes[i] for i in front(sizes, losses)],
         },
     ),

@@ -7,14 +7,14 @@ from torch.nn import functional as F
 from course_utils.learn.checks.exercise import Exercise
 
 from ..concepts.distillation import draw_logits
-from ..draws import pick
+from ..draws import pick, turn
 from ..formalization.distillation_losses import real_tokens
 
 # --- labels ---
 
 
 def label_inputs(rng: torch.Generator) -> dict:
-    batch, tokens = pick(rng, 3, 4), pick(rng, 5, 6, 7)
+    batch, tokens = turn(rng, 3, 4, 1), turn(rng, 5, 67, 6)
     return {"ids": torch.randint(2, 50, (batch, tokens), generator=rng), "mask": real_tokens(rng, batch, tokens)}
 
 
@@ -32,11 +32,11 @@ def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def loop_inputs(rng: torch.Generator) -> dict:
-    classes, features = 5, 4
+    classes, features, rows = turn(rng, (5, 4, 6), (7, 3, 37), (3, 5, 1))
     return {
         "student": torch.randn(classes, features, generator=rng, dtype=torch.float64),
         "teacher": torch.randn(classes, features, generator=rng, dtype=torch.float64),
-        "batches": [torch.randn(6, features, generator=rng, dtype=torch.float64) for _ in range(4)],
+        "batches": [torch.randn(rows, features, generator=rng, dtype=torch.float64) for _ in range(turn(rng, 4, 3, 11))],
         "temperature": pick(rng, 1.5, 2.0, 3.0), "rate": pick(rng, 0.2, 0.3, 0.5),
     }  # fmt: skip
 
@@ -139,6 +139,7 @@ EXERCISES = [
             "uphill": with_change(sign=1.0),
             "direction": with_change(reverse=True),
             "square_forgotten": with_change(square=0),
+            "not_squared": with_change(square=1),
             "teacher_moves": with_change(moves_teacher=True),
             "starts_again": with_change(restart=True),
             "first_batch_only": with_change(used=slice(1)),

@@ -5,14 +5,14 @@ import torch
 from course_utils.learn.checks.exercise import Exercise
 
 from ..concepts.pitfalls import between
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- the bytes of a plan ---
 
 
 def plan_inputs(rng: torch.Generator) -> dict:
     inside = 10_000 * int(torch.randint(50, 900, (), generator=rng))
-    return {"outside": int(inside * between(rng, 0.05, 0.4)), "inside": inside, "keep": round(between(rng, 0.2, 0.9), 2),
+    return {"outside": int(inside * between(rng, 0.05, 0.4)), "inside": inside, "keep": turn(rng, between(rng, 0.2, 0.9), between(rng, 0.2, 0.9), 0.0, 1.0),
             "bits": pick(rng, 2, 3, 4, 8), "group_size": pick(rng, 16, 32, 64)}  # fmt: skip
 
 
@@ -34,9 +34,10 @@ def plan_bytes(outside: int, inside: int, keep: float, bits: int, group_size: in
 def budget_inputs(rng: torch.Generator) -> dict:
     """Most budgets lie between nothing and all; some are too small or larger than needed."""
     given = plan_inputs(rng)
-    keep = given.pop("keep")
+    keep = between(rng, 0.2, 0.9)
+    given.pop("keep")
     whole = plan_bytes(keep=1.0, **given)
-    budget = pick(
+    budget = turn(
         rng, plan_bytes(keep=keep, **given), plan_bytes(keep=keep, **given), 2 * given["outside"] * 0.9, whole * 1.3
     )
     return {**given, "budget": budget}
@@ -61,7 +62,7 @@ def clamped(share: float) -> float:
 
 
 def step_inputs(rng: torch.Generator) -> dict:
-    """Functions that do not commute, an order that is not that of the dictionary, one step twice."""
+    """Functions that do not commute, an order that is not that of the dictionary, steps that come twice."""
     a, b = between(rng, 2, 5), between(rng, 1, 3)
     steps = {
         "shift": lambda x: x + a,
@@ -71,7 +72,7 @@ def step_inputs(rng: torch.Generator) -> dict:
     }
     names = list(steps)
     order = [names[i] for i in (torch.randperm(3, generator=rng) + 1).tolist()]
-    order.append("shift" if order[-1] != "shift" else "square")
+    order += turn(rng, [order[0]], [order[-1], "shift"], ["shift", "shift", order[0]])
     return {"start": torch.rand(3, generator=rng, dtype=torch.float64) + 1.5, "order": order, "steps": steps}
 
 
@@ -89,7 +90,8 @@ def run_in_order(start, order: list, steps: dict) -> list:
 def recovery_inputs(rng: torch.Generator) -> dict:
     before = between(rng, 0.5, 2)
     damaged = before + between(rng, 0.1, 1)
-    return {"before": before, "damaged": damaged, "after": damaged - (damaged - before) * between(rng, 0.1, 0.9)}
+    share = turn(rng, between(rng, 0.1, 0.9), between(rng, -0.6, -0.1), between(rng, 1.1, 1.4), 0.03, 1.0)
+    return {"before": before, "damaged": damaged, "after": damaged - (damaged - before) * share}
 
 
 def recovered(before: float, damaged: float, after: float) -> float:
@@ -112,7 +114,7 @@ def order_inputs(rng: torch.Generator) -> dict:
     low = between(rng, 0.6, 1.0)
     sizes = [budget, budget - 17, budget + 1, budget - 40, 3 * budget, budget - 90]
     losses = [low, low + pick(rng, 0, 0.02), low + pick(rng, -0.2, 0.2), low + 0.5, low + 0.05, low + 0.3]
-    if int(torch.randint(5, (), generator=rng)) == 0:
+    if turn(rng, False, False, True):
         sizes = [budget + 7 + i for i in range(6)]
     return {"results": {NAMES[i]: (sizes[p], losses[p]) for i, p in enumerate(place)}, "budget": budget}
 
@@ -176,6 +178,7 @@ EXERCISES = [
                 clamped(budget / plan_bytes(outside, inside, 1.0, bits, group_size))
             ),
             "removed": lambda **given: 1 - largest_keep(**given),
+            "rounded": lambda **given: round(largest_keep(**given), 2),
         },
     ),
     Exercise(
@@ -186,17 +189,21 @@ EXERCISES = [
             "start_missing": lambda start, order, steps: run_in_order(start, order, steps)[1:],
             "last_only": lambda start, order, steps: run_in_order(start, order, steps)[-1],
             "order_ignored": lambda start, order, steps: run_in_order(start, list(steps), steps),
+            "repeats_dropped": lambda start, order, steps: run_in_order(start, list(dict.fromkeys(order)), steps),
             "last_step_missing": lambda start, order, steps: run_in_order(start, order, steps)[:-1],
         },
     ),
     Exercise(
-        id="lab_pipeline.recovered", inputs=recovery_inputs, spec=recovered, tolerance=1e-6, lesson="lab-3.4-pipeline",
+        id="lab_pipeline.recovered", inputs=recovery_inputs, spec=recovered, tolerance=1e-5, lesson="lab-3.4-pipeline", trials=5,
         mistakes={
             "still_lost": lambda before, damaged, after: (after - before) / (damaged - before),
             "of_the_damaged": lambda before, damaged, after: (damaged - after) / damaged,
             "in_nats": lambda before, damaged, after: damaged - after,
             "ratio": lambda before, damaged, after: before / after,
             "inverse": lambda before, damaged, after: (damaged - before) / (damaged - after),
+            "clamped": lambda before, damaged, after: clamped(recovered(before, damaged, after)),
+            "not_below_zero": lambda before, damaged, after: max(0.0, recovered(before, damaged, after)),
+            "absolute": lambda before, damaged, after: abs(recovered(before, damaged, after)),
             "sign": lambda before, damaged, after: (after - damaged) / (damaged - before),
         },
     ),

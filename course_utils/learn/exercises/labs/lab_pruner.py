@@ -1,11 +1,14 @@
 """Lab 2.2: masks over the whole model, N of every M, channels and heads that leave the tensors."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import kept as stays
+from ..draws import pick, turn, with_ties
 from ..formalization import scores
 from ..formalization.scores import lowest, matrix
 
@@ -13,11 +16,16 @@ from ..formalization.scores import lowest, matrix
 
 
 def model_inputs(rng: torch.Generator) -> dict:
-    """Three layers of different shape and size of weights, more of them negative; now and then none or all of them go."""
-    shapes = {"q_proj": (5, 8), "up_proj": (6, 4), "down_proj": (3, 12)}
+    """Three layers of different shape and size of weights, more of them negative; now and then none or all of them go.
+
+    In every second trial many weights are equal in magnitude, and the share seldom gives a whole number of weights.
+    """
+    shapes = {"q_proj": (5, 8), "up_proj": (6, turn(rng, 4, 4, 37)), "down_proj": (3, 13)}
     sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)]
     found = {name: s * (matrix(rng, *shape) - 0.3) for (name, shape), s in zip(shapes.items(), sizes, strict=True)}
-    return {"weights": found, "sparsity": pick(rng, 0.0, 0.25, 0.4, 0.5, 0.75, 1.0)}
+    if turn(rng, False, True):
+        found = {name: with_ties(rng, weight) for name, weight in found.items()}
+    return {"weights": found, "sparsity": turn(rng, 0.28, 0.42, 0.0, 0.51, 0.73, 1.0, 0.62, every=2)}
 
 
 def global_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
@@ -25,6 +33,29 @@ def global_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tenso
     sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
     kept = lowest(sizes, round(sparsity * len(sizes))).split([weight.numel() for weight in weights.values()])
     return {name: part.view_as(weights[name]) for name, part in zip(weights, kept, strict=True)}
+
+
+def stay_in_all(given: dict, masks: dict) -> Tensor:
+    """What of the masks counts: the magnitudes that stay, of all layers together."""
+    sizes = torch.cat([weight.abs().flatten() for weight in given["weights"].values()])
+    return stays(sizes, torch.cat([masks[name].flatten() for name in given["weights"]]))
+
+
+def by_limit(weights, sparsity):
+    """Everything above the largest magnitude that should go: of equal ones all go."""
+    sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
+    limit = torch.cat([torch.tensor([-1.0]).to(sizes), sizes.sort().values])[round(sparsity * len(sizes))]
+    return {name: weight.abs() > limit for name, weight in weights.items()}
+
+
+def counted_by(rounding):
+    """The number that goes, rounded otherwise."""
+
+    def masks(weights, sparsity):
+        n = sum(weight.numel() for weight in weights.values())
+        return global_masks(weights, rounding(round(sparsity * n, 9)) / n)
+
+    return masks
 
 
 def changed(before, after=lambda name, mask: mask):
@@ -49,7 +80,7 @@ def energy_inputs(rng: torch.Generator) -> dict:
     down = torch.randn(5, 9, generator=rng, dtype=torch.float64)
     return {
         "down": down,
-        "x": torch.randn(20, 9, generator=rng, dtype=torch.float64) * (torch.rand(9, generator=rng) + 0.1),
+        "x": torch.randn(turn(rng, 20, 41, 131), 9, generator=rng, dtype=torch.float64) * (torch.rand(9, generator=rng) + 0.1),
     }
 
 
@@ -63,7 +94,7 @@ def channel_energy(down: Tensor, x: Tensor) -> Tensor:
 
 
 def mlp_inputs(rng: torch.Generator) -> dict:
-    hidden, channels = 6, 8
+    hidden, channels = turn(rng, (6, 8), (5, 37), (7, 131))
     gate, up = (torch.randn(channels, hidden, generator=rng, dtype=torch.float64) for _ in range(2))
     kept = torch.randperm(channels, generator=rng)[: pick(rng, 3, 5)].sort().values
     return {
@@ -146,13 +177,17 @@ def one_query_each(right, given):
 
 EXERCISES = [
     Exercise(
-        id="lab_pruner.global_masks", inputs=model_inputs, spec=global_masks, lesson="lab-2.2-pruner", trials=24,
+        id="lab_pruner.global_masks", inputs=model_inputs, spec=global_masks, lesson="lab-2.2-pruner", trials=14,
+        counts=stay_in_all,
         mistakes={
             "each_layer": lambda weights, sparsity: {n: scores.magnitude_mask(w, sparsity) for n, w in weights.items()},
             "signed": signed,
             "inverted": changed(lambda w: w, lambda name, mask: ~mask),
             "keeps_sparsity": lambda weights, sparsity: global_masks(weights, 1 - sparsity),
             "normalized": changed(lambda w: w / w.norm()),
+            "threshold": by_limit,
+            "rounded_down": counted_by(math.floor),
+            "rounded_up": counted_by(math.ceil),
             "first_layer_only": lambda weights, sparsity: {
                 n: m | (n != next(iter(weights))) for n, m in global_masks(weights, sparsity).items()
             },
@@ -165,13 +200,15 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pruner.n_of_m", inputs=scores.n_of_m_inputs, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=4,
+        id="lab_pruner.n_of_m", inputs=scores.n_of_m_inputs, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=8,
+        counts=scores.stay_in_groups,
         mistakes={
             "along_outputs": lambda score, n, m: scores.n_of_m(score.T, n, m).T,
             "strided": scores.strided,
             "removes_n": lambda score, n, m: scores.n_of_m(score, m - n, m),
             "keeps_lowest": lambda score, n, m: scores.n_of_m(-score, n, m),
             "whole_rows": lambda score, n, m: scores.rows_of(score, score.shape[1] * (m - n) // m),
+            "threshold": scores.by_limit_of_groups,
         },
     ),
     Exercise(

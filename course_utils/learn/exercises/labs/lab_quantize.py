@@ -5,19 +5,19 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import turn
 
 
 def rows_of_all_kinds(rng: torch.Generator) -> Tensor:
-    """(6, 9): two ordinary rows, one positive, one negative, one constant, one of zeros."""
-    weight = torch.randn(6, 9, generator=rng, dtype=torch.float64)
+    """(6, columns): two ordinary rows, one positive, one negative, one constant, one of zeros; some rows are long."""
+    weight = torch.randn(6, turn(rng, 9, 37, 2, 131), generator=rng, dtype=torch.float64)
     weight[2], weight[3] = weight[2].abs() + 0.5, -weight[3].abs() - 0.5
     weight[4], weight[5] = weight[4, 0].abs() + 0.1, 0.0
     return weight
 
 
 def grid_inputs(rng: torch.Generator) -> dict:
-    return {"weight": rows_of_all_kinds(rng), "bits": pick(rng, 2, 3, 4, 5, 6, 8)}
+    return {"weight": rows_of_all_kinds(rng), "bits": turn(rng, 8, 3, 4, 5, 6, 2)}
 
 
 def scale_zero(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def symmetric(weight, bits):
 
 def code_inputs(rng: torch.Generator) -> dict:
     """A grid that ends below the largest weights and above the smallest, so that some codes must be clamped."""
-    weight, bits = rows_of_all_kinds(rng)[:4], pick(rng, 3, 4, 5, 6, 7)
+    weight, bits = rows_of_all_kinds(rng)[:4], turn(rng, 7, 8, 3, 2, 5, 4)
     scale, _ = scale_zero(weight, bits)
     scale = 0.8 * scale
     zero = (-weight.amin(1).clamp(max=0) / scale).round()
@@ -120,6 +120,9 @@ EXERCISES = [
         mistakes={
             "scale_inverted": inverted_throughout, "scale_inverted_at_the_end": inverted, "zero_unrounded": unrounded,
             "one_step_more": one_step_more, "range_without_zero": not_widened, "zero_sign": negative_zero_point,
+            "zero_is_minimum": lambda weight, bits: (scale_zero(weight, bits)[0], weight.amin(1).clamp(max=0)),
+            "zero_truncated": lambda weight, bits: (scale_zero(weight, bits)[0], unrounded(weight, bits)[1].floor()),
+            "zero_rounded_up": lambda weight, bits: (scale_zero(weight, bits)[0], unrounded(weight, bits)[1].ceil()),
             "whole_matrix": whole_matrix, "symmetric": symmetric, "row_of_zeros": unguarded,
         },
     ),
@@ -144,7 +147,7 @@ EXERCISES = [
             ),
         },
         properties={
-            "not_clamped": lambda inputs, result: bool(((result >= 0) & (result < 2 ** inputs["bits"])).all()),
+            "not_clamped": lambda inputs, result: bool(((result.double() >= 0) & (result.double() < 2 ** inputs["bits"])).all()),
         },
     ),
     Exercise(

@@ -6,16 +6,24 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 from course_utils.quantization.formats import normal_float_values
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- one grid for a tensor ---
 
 
 def tensor_inputs(rng: torch.Generator) -> dict:
-    """Numbers on both sides of 0, more of them on the positive side."""
-    x = torch.randn(4, 7, generator=rng, dtype=torch.float64) + 0.4
+    """Numbers on both sides of 0, more of them on the positive side. Now and then the largest code must be clamped.
+
+    That is where −min/s and max/s are both halfway between an odd and an even number: both are rounded up.
+    """
+    bits = turn(rng, 3, 4, 5, 8, every=2)
+    x = torch.randn(4, turn(rng, 7, 43), generator=rng, dtype=torch.float64) + 0.4
     x[0, 0], x[3, 6] = -1.7, 3.1 + float(torch.rand((), generator=rng))
-    return {"x": x, "bits": pick(rng, 3, 4, 5, 8)}
+    if turn(rng, False, True):
+        x = x.clamp(-1.3, 2**bits - 2.8)
+        x[0, 0], x[3, 6] = -1.5, 2**bits - 2.5
+        x = x / 4
+    return {"x": x, "bits": bits}
 
 
 def affine(x: Tensor, bits: int) -> tuple[Tensor, float, int]:
@@ -27,13 +35,14 @@ def affine(x: Tensor, bits: int) -> tuple[Tensor, float, int]:
     return torch.tensor(codes, dtype=torch.uint8).view_as(x), scale, zero
 
 
-def mapped(formula):
+def mapped(formula, clamp=True):
     """A wrong map: `formula(x, low, high, top)` gives codes, scale, zero."""
 
     def answer(x, bits):
         top = 2**bits - 1
         codes, scale, zero = formula(x, x.min(), x.max(), top)
-        return codes.round().clamp(0, top).to(torch.uint8), scale, zero
+        codes = codes.round()
+        return (codes.clamp(0, top).to(torch.uint8) if clamp else codes.to(torch.int16)), scale, zero
 
     return answer
 
@@ -78,6 +87,19 @@ def truncated(x, low, high, top):
     return (x / scale).trunc() + zero, scale, zero
 
 
+def unclamped(x, low, high, top):
+    scale, zero = even(low, high, top)
+    return (x / scale).round() + zero, scale, zero
+
+
+def with_zero_by(rounding):
+    def formula(x, low, high, top):
+        scale, zero = even(low, high, top)[0], rounding(-low / even(low, high, top)[0])
+        return (x / scale).round() + zero, scale, zero
+
+    return formula
+
+
 def inverted(x, low, high, top):
     scale, zero = even(low, high, top)
     return (x / scale).round() + zero, 1 / scale, zero
@@ -88,11 +110,11 @@ def inverted(x, low, high, top):
 
 def row_inputs(rng: torch.Generator) -> dict:
     """Rows of different sizes, one of them zero, a zero in the others too; the largest magnitudes are negative."""
-    weight = torch.randn(5, 9, generator=rng, dtype=torch.float64)
+    weight = torch.randn(5, turn(rng, 9, 37, 131), generator=rng, dtype=torch.float64)
     weight = weight * (torch.rand(5, 1, generator=rng, dtype=torch.float64) + 0.2)
     weight[:, 2], weight[:, 4] = -weight.abs().amax(1) - 0.3, 0
     weight[int(torch.randint(5, (), generator=rng))] = 0
-    return {"weight": weight, "bits": pick(rng, 3, 4, 5, 8)}
+    return {"weight": weight, "bits": turn(rng, 8, 3, 4, 5)}
 
 
 def per_channel(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -130,12 +152,13 @@ def of_zeros(weight, bits):
 
 
 def group_inputs(rng: torch.Generator) -> dict:
-    """Groups on both sides of 0, above it, below it, and one of zeros."""
-    size, groups = pick(rng, 4, 5), 4
+    """Groups on both sides of 0, above it, below it, one of zeros, and one whose largest code must be clamped."""
+    (size, groups), bits = turn(rng, (4, 4), (5, 7), (33, 4), (2, 67)), turn(rng, 3, 4, 5)
     weight = torch.randn(3, groups, size, generator=rng, dtype=torch.float64)
     weight[0, 1], weight[1, 2] = weight[0, 1].abs() + 0.5, -weight[1, 2].abs() - 0.5
-    weight[2, 3] = 0
-    return {"weight": weight.flatten(1), "bits": pick(rng, 3, 4, 5), "group_size": size}
+    weight[2, 3], weight[2, 2] = 0, 0.1
+    weight[2, 2, :2] = torch.tensor([-1.5, 2**bits - 2.5])
+    return {"weight": weight.flatten(1), "bits": bits, "group_size": size}
 
 
 def per_group(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +179,7 @@ def per_group(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tenso
     return codes, scale, zero
 
 
-def grouped(formula, *, strided=False, whole_rows=False, guard=True):
+def grouped(formula, *, strided=False, whole_rows=False, guard=True, clamp=True):
     """A wrong answer: `formula(low, high, bits)` gives scale and zero point of each group."""
 
     def answer(weight, bits, group_size):
@@ -169,8 +192,8 @@ def grouped(formula, *, strided=False, whole_rows=False, guard=True):
         if guard:
             flat = (scale == 0) | scale.isnan()
             scale, zero = torch.where(flat, 1.0, scale), torch.where(flat, 0.0, zero)
-        codes = ((weight / scale[:, index]).round() + zero[:, index]).nan_to_num().round().clamp(0, 2**bits - 1)
-        return codes.to(torch.uint8), scale, zero
+        codes = ((weight / scale[:, index]).round() + zero[:, index]).nan_to_num().round()
+        return (codes.clamp(0, 2**bits - 1).to(torch.uint8) if clamp else codes.to(torch.int16)), scale, zero
 
     return answer
 
@@ -188,6 +211,11 @@ def zero_kept_real(low, high, bits):
     return scale, -low.clamp(max=0) / scale
 
 
+def zero_cut_off(low, high, bits):
+    scale, _ = with_zero(low, high, bits)
+    return scale, (-low.clamp(max=0) / scale).floor()
+
+
 def middle(low, high, bits):
     scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
     return scale, torch.full_like(scale, 2 ** (bits - 1))
@@ -202,13 +230,13 @@ def wide(low, high, bits):
 
 def block_inputs(rng: torch.Generator) -> dict:
     """Blocks of different sizes that do not end with the rows; one of zeros; largest magnitudes are negative."""
-    block = 8
-    x = torch.randn(6, block, generator=rng, dtype=torch.float64) * (
-        torch.rand(6, 1, generator=rng, dtype=torch.float64) + 0.2
+    block, blocks, rows = turn(rng, (8, 6, 4), (64, 3, 2), (5, 9, 3), (16, 10, 5))
+    x = torch.randn(blocks, block, generator=rng, dtype=torch.float64) * (
+        torch.rand(blocks, 1, generator=rng, dtype=torch.float64) + 0.2
     )
     x[:, 3] = -x.abs().amax(1) - 0.1
-    x[int(torch.randint(6, (), generator=rng))] = 0
-    return {"weight": x.reshape(4, 12), "table": normal_float_values(), "block_size": block}
+    x[int(torch.randint(blocks, (), generator=rng))] = 0
+    return {"weight": x.reshape(rows, -1), "table": normal_float_values(), "block_size": block}
 
 
 def nf4_encode(weight: Tensor, table: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
@@ -293,7 +321,7 @@ def decoded(formula):
 
 
 def code_inputs(rng: torch.Generator) -> dict:
-    shape = (pick(rng, 2, 4), pick(rng, 8, 10))
+    shape = (pick(rng, 2, 3, 7), turn(rng, 8, 34, 130))
     codes = torch.randint(-8, 8, shape, generator=rng, dtype=torch.int8)
     codes[0, :4] = torch.tensor([-1, 5, 3, -8])
     return {"codes": codes}
@@ -346,6 +374,8 @@ EXERCISES = [
             "zero_is_minimum": mapped(zero_is_minimum), "zero_unrounded": mapped(unrounded_zero),
             "zero_sign": mapped(negative_zero), "one_step_more": mapped(one_step_more), "truncated": mapped(truncated),
             "inverted": mapped(inverted), "zero_forgotten": mapped(zero_forgotten), "from_minimum": mapped(from_minimum),
+            "not_clamped": mapped(unclamped, clamp=False), "zero_truncated": mapped(with_zero_by(torch.floor)),
+            "zero_rounded_up": mapped(with_zero_by(torch.ceil)),
             "codes_come_back": lambda x, bits: ((affine(x, bits)[0].double() - affine(x, bits)[2]) * affine(x, bits)[1], *affine(x, bits)[1:]),
         },
     ),
@@ -368,6 +398,7 @@ EXERCISES = [
             "range_without_zero": grouped(without_zero), "zero_unrounded": grouped(zero_kept_real),
             "symmetric": grouped(middle), "one_step_more": grouped(wide), "strided": grouped(with_zero, strided=True),
             "whole_rows": grouped(with_zero, whole_rows=True), "group_of_zeros": grouped(with_zero, guard=False),
+            "not_clamped": grouped(with_zero, clamp=False), "zero_truncated": grouped(zero_cut_off),
         },
     ),
     Exercise(
@@ -403,6 +434,8 @@ EXERCISES = [
             "not_shifted": lambda codes: ((codes[:, ::2] | codes[:, 1::2]) & 15).to(torch.uint8),
             "moved_by_eight": lambda codes: joined(codes[:, ::2] + 8, codes[:, 1::2] + 8),
             "not_packed": lambda codes: codes,
+            "sign_and_magnitude": lambda codes: joined(*(torch.where(c < 0, 8 - c, c) for c in (codes[:, ::2], codes[:, 1::2]))),
+            "as_int8": lambda codes: pack(codes).to(torch.int8),
         },
         properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},
     ),
@@ -413,6 +446,7 @@ EXERCISES = [
             "nibbles_swapped": lambda packed: apart(*map(with_sign, nibbles(packed)[::-1])),
             "halves": lambda packed: torch.cat(list(map(with_sign, nibbles(packed))), 1),
             "moved_by_eight": lambda packed: apart(*nibbles(packed)) - 8,
+            "sign_and_magnitude": lambda packed: apart(*(torch.where(n > 7, 8 - n, n) for n in nibbles(packed))),
             "not_masked": lambda packed: apart(packed.to(torch.int8), with_sign(nibbles(packed)[1])),
             "low_only": lambda packed: with_sign(nibbles(packed)[0]),
         },

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import kept, turn, with_ties
 from ..formalization import scores
 from ..formalization.gptq import damped_hessian, factor_of_hessian, inverse_cholesky
 from ..formalization.scores import lowest, matrix, rows_of
@@ -17,7 +17,7 @@ from ..formalization.scores import lowest, matrix, rows_of
 
 def batch_inputs(rng: torch.Generator) -> dict:
     """Batches of different length; one input has a mean far from zero."""
-    batches = [torch.randn(n, 6, generator=rng, dtype=torch.float64) for n in (3, 5, pick(rng, 2, 4, 7))]
+    batches = [torch.randn(n, 6, generator=rng, dtype=torch.float64) for n in turn(rng, (3, 5, 2), (41, 1, 7), (131,), (3, 2, 9, 4, 37))]
     for batch in batches:
         batch[:, 2] += 2
     return {"batches": batches}
@@ -36,8 +36,29 @@ def input_norm(batches: list[Tensor]) -> Tensor:
 
 
 def wanda_inputs(rng: torch.Generator) -> dict:
-    norm = torch.logspace(-0.8, 0.8, 8, dtype=torch.float64)[torch.randperm(8, generator=rng)]
-    return {"weight": matrix(rng, 5, 8), "input_norm": norm, "sparsity": pick(rng, 0.0, 0.25, 0.5, 0.625, 1.0)}
+    """In every second trial many scores are equal; the share seldom gives a whole number of weights."""
+    n = turn(rng, 8, 11, 37, every=2)
+    norm = torch.logspace(-0.8, 0.8, n, dtype=torch.float64)[torch.randperm(n, generator=rng)]
+    weight = matrix(rng, 5, n)
+    if turn(rng, False, True):
+        norm = 2.0 ** torch.randint(-1, 2, (n,), generator=rng).double()
+        weight = with_ties(rng, weight)
+    return {"weight": weight, "input_norm": norm, "sparsity": turn(rng, 0.0, 0.27, 0.42, 0.65, 1.0, every=2)}
+
+
+def stay_in_rows(given: dict, mask: Tensor) -> Tensor:
+    """What of a mask counts: the scores that stay in each row."""
+    return kept(given["weight"].abs() * given["input_norm"], mask)
+
+
+def by_limit(weight, input_norm, sparsity):
+    """Everything above the largest score that should go: of equal ones all go."""
+    return torch.stack([scores.limited(row, round(sparsity * len(row))) for row in weight.abs() * input_norm])
+
+
+def argsort_as_rank(weight, input_norm, sparsity):
+    """One argsort gives the place of each rank, not the rank of each place."""
+    return (weight.abs() * input_norm).argsort(dim=1) >= round(sparsity * weight.shape[1])
 
 
 def wanda_mask(weight: Tensor, input_norm: Tensor, sparsity: float) -> Tensor:
@@ -53,12 +74,11 @@ def with_score(score):
 
 
 def layer_inputs(rng: torch.Generator) -> dict:
+    columns, size = turn(rng, (12, 4), (15, 5), (40, 8), (12, 6), (132, 66))
     return {
-        "weight": matrix(rng, 5, 12),
-        "H": damped_hessian(rng, 12),
-        "sparsity": pick(rng, 0.25, 0.5, 0.75),
-        "block_size": 4,
-    }
+        "weight": matrix(rng, 5, columns), "H": damped_hessian(rng, columns), "sparsity": turn(rng, 0.27, 0.48, 0.72),
+        "block_size": size,
+    }  # fmt: skip
 
 
 def surgeon(W: Tensor, U: Tensor, H: Tensor, part: slice) -> Tensor:
@@ -111,8 +131,8 @@ def within_blocks(weight, H, sparsity, block_size):
 
 def pattern_inputs(rng: torch.Generator) -> dict:
     """N is not M − N, so that no confusion goes unseen."""
-    n, m = pick(rng, (1, 4), (3, 4), (1, 3), (2, 6))
-    return {"weight": matrix(rng, 4, 12), "H": damped_hessian(rng, 12), "n": n, "m": m}
+    (n, m), columns = turn(rng, (1, 4), (3, 4), (1, 3), (2, 6)), turn(rng, 12, 24, 12, 12, 36)
+    return {"weight": matrix(rng, 4, columns), "H": damped_hessian(rng, columns), "n": n, "m": m}
 
 
 def prune_n_of_m(weight: Tensor, H: Tensor, n: int, m: int, **changes) -> Tensor:
@@ -128,6 +148,7 @@ SHARED: dict[str, dict[str, Any]] = {"no_update": {"error": no_error}, "mask_fro
 SHARED["wanda_score"] = {"score": lambda W, U, H, part: W[:, part] ** 2 * H.diagonal()[part]}
 SHARED["magnitude_score"] = {"score": lambda W, U, H, part: W[:, part] ** 2}
 SHARED["score_multiplied"] = {"score": lambda W, U, H, part: (W[:, part] * U.diagonal()[part]) ** 2}
+SHARED["not_squared"] = {"score": lambda W, U, H, part: W[:, part] ** 2 / U.diagonal()[part]}
 SHARED["sign"] = {"error": lambda lost, U, i: -lost / U[i, i]}
 SHARED["not_divided"] = {"error": lambda lost, U, i: lost}
 
@@ -145,7 +166,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_wanda.mask", inputs=wanda_inputs, spec=wanda_mask, lesson="lab-3.2-wanda", trials=24,
+        id="lab_wanda.mask", inputs=wanda_inputs, spec=wanda_mask, lesson="lab-3.2-wanda", trials=20, counts=stay_in_rows,
         mistakes={
             "layer_wise": lambda weight, input_norm, sparsity: lowest(weight.abs() * input_norm, round(sparsity * weight.numel())),
             "inputs_forgotten": with_score(lambda weight, norm: weight.abs()),
@@ -153,6 +174,8 @@ EXERCISES = [
             "divided": with_score(lambda weight, norm: weight.abs() / norm),
             "squared_norm": with_score(lambda weight, norm: weight.abs() * norm**2),
             "inverted": lambda weight, input_norm, sparsity: ~wanda_mask(weight, input_norm, sparsity),
+            "threshold": by_limit,
+            "argsort_as_rank": argsort_as_rank,
             "keeps_sparsity": lambda weight, input_norm, sparsity: rows_of(
                 weight.abs() * input_norm, weight.shape[1] - round(sparsity * weight.shape[1])
             ),

@@ -251,6 +251,8 @@ WRONG = {
         (lambda probabilities, labels: rest(probabilities, labels).flip(0), None),
     ],
     "distillation.mix_teachers": [
+        (lambda teacher_logits, temperature: sum(F.softmax(z / temperature, 1) for z in teacher_logits) * 0.5, "halved"),
+        (lambda teacher_logits, temperature: torch.stack([F.softmax(z / temperature, 0) for z in teacher_logits]).mean(0), "over_rows"),
         (lambda teacher_logits, temperature: F.softmax(teacher_logits.mean(0) / temperature, -1), "logits_averaged"),
         (lambda teacher_logits, temperature: len(teacher_logits) * mix(teacher_logits, temperature), "summed"),
         (lambda teacher_logits, temperature: mix(teacher_logits, 1), "not_softened"),

@@ -209,6 +209,7 @@ WRONG = {
         (lambda x, bits, group_size: tuple(s.squeeze() for s in by_reshape(x, bits, group_size)), None),
     ],
     "granularity.static_grid": [
+        (lambda batches, bits: (s := (torch.cat(batches).max() - torch.cat(batches).min()) / (2**bits - 1), int(-torch.cat(batches).min() / s)), "zero_truncated"),
         (lambda batches, bits: of_one_list(batches[-1:], bits), "last_batch"),
         (lambda batches, bits: of_one_list(batches[:1], bits), "first_batch"),
         (mean_range, "averaged"),

@@ -89,6 +89,7 @@ WRONG = {
         (lambda ratios, losses, original, allowed: rising(ratios)[0], None),
     ],
     "pitfalls.combined_ratio": [
+        (lambda outside, pruning, bits: 1 / (outside + (1 - outside) * (pruning - 1) / pruning * bits / 16), "removed_for_kept"),
         (lambda outside, pruning, bits: 16 / bits * pruning, "outside_forgotten"),
         (lambda outside, pruning, bits: 1 / (outside + (1 - outside) / (16 / bits + pruning)), "ratios_added"),
         (lambda outside, pruning, bits: 1 / (outside + (1 - outside) * min(bits / 16, 1 / pruning)), "better_of_the_two"),

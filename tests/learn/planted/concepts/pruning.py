@@ -116,6 +116,8 @@ WRONG = {
         (lambda gate, up, down, keep: (gate[keep], up[keep], down[:, keep].T), None),
     ],
     "pruning.remove_heads": [
+        (lambda q, k, v, o, heads, keep: (lambda i: (q[i], k[i], v[i], o[:, i]))([r for r in range(len(q)) if r // (len(q) // heads) not in keep.tolist()]), "removes_kept"),
+        (lambda q, k, v, o, heads, keep: (lambda n: (q[:n], k[:n], v[:n], o[:, :n]))(len(keep) * (len(q) // heads)), "first_ones"),
         (lambda q, k, v, o, heads, keep: (*heads_by_view(q, k, v, o, heads, keep)[:3], o), "output_forgotten"),
         (lambda q, k, v, o, heads, keep: tuple(w[index(q, heads, keep)] for w in (q, k, v, o)), "output_rows"),
         (lambda q, k, v, o, heads, keep: (*(w.T[index(q, heads, keep)].T for w in (q, k, v)), o[index(q, heads, keep)]), "columns"),
@@ -123,7 +125,7 @@ WRONG = {
         (lambda q, k, v, o, heads, keep: (q[keep], k[keep], v[keep], o[:, keep]), "one_row_a_head"),
         (lambda q, k, v, o, heads, keep: tuple(w[(torch.arange(len(q) // heads) * heads + keep[:, None]).flatten()] if w is not o else w[:, (torch.arange(len(q) // heads) * heads + keep[:, None]).flatten()] for w in (q, k, v, o)), "strided"),
         (lambda q, k, v, o, heads, keep: (q[index(q, heads, keep)], o[:, index(q, heads, keep)]), None),
-        (lambda q, k, v, o, heads, keep: heads_by_view(q, k, v, o, heads, torch.arange(len(keep))), None),
+        (lambda q, k, v, o, heads, keep: heads_by_view(q, k, v, o, heads, torch.arange(len(keep))), "first_ones"),
         (lambda q, k, v, o, heads, keep: heads_by_chunks(q, k, v, o, len(q) // heads, keep), "heads_is_size"),
     ],
     "pruning.masked_step": [

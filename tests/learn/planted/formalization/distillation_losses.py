@@ -375,6 +375,7 @@ WRONG = {
         (scaled_gradient(lambda t, n: 1 / 7), None),
     ],
     "distillation_losses.response": [
+        (lambda **given: response(**given | {"teacher_logits": given["teacher_logits"] * given["temperature"]}), "teacher_sharp"),
         (lambda **given: response(**given, flip=True), "direction"),
         (lambda **given: response(**given, power=0), "square_forgotten"),
         (lambda **given: response(**given, power=1), "not_squared"),

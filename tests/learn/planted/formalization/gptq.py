@@ -58,6 +58,16 @@ def layer(weight, H, bits, group_size, move=update, U=None, take=None, grid_from
     return codes, torch.stack(scales, -1), torch.stack(zeros, -1)
 
 
+def lazily(weight, H, bits, group_size):
+    """In batches of 32 columns whose errors never reach the next one."""
+
+    def move(W, U, i, quantized):
+        end = i - i % 32 + 32
+        return torch.cat([update(W, U, i, quantized)[:, :end], W[:, end:]], 1)
+
+    return layer(weight, H, bits, group_size, move=move)
+
+
 def layer_in_blocks(weight, H, bits, group_size):
     """Errors inside a group at once, those to later groups in one product."""
     W, U = weight.clone(), factor_by_elimination(H)
@@ -101,7 +111,7 @@ def not_stored(weight, U, i, quantized):
 
 def late(weight, U, i, quantized):
     moved = update(weight, U, i, quantized)
-    moved[:, i + 1] = weight[:, i + 1]
+    moved[:, i + 1 : i + 2] = weight[:, i + 1 : i + 2]
     return moved
 
 
@@ -173,7 +183,10 @@ RIGHT = {
         lambda x: 2 * (x[:, :, None] * x[:, None, :]).mean(0),
         lambda x: gptq.hessian(x.float()),
     ],
-    "gptq.inverse_cholesky": [factor, factor_by_elimination, gptq.inverse_cholesky],
+    "gptq.inverse_cholesky": [
+        lambda H: -torch.linalg.cholesky(H.inverse()).mT,
+        lambda H: torch.linalg.qr(torch.linalg.cholesky(H.inverse()).mT).R,
+        factor, factor_by_elimination, gptq.inverse_cholesky],
     "gptq.column_update": [update, update_in_place, update_with_remaining_inverse],
     "gptq.quantize_layer": [layer, layer_in_blocks, layer_of_the_course],
     "gptq.pack_int4": [
@@ -209,6 +222,7 @@ WRONG = {
         (lambda H: torch.linalg.cholesky(-H), None),
     ],
     "gptq.column_update": [
+        (with_row(lambda U, i: U[i] / (U.T @ U)[i, i]), "divided_by_inverse"),
         (with_row(lambda U, i: U[i]), "not_divided"),
         (with_row(lambda U, i: U[i] / U[i, i].square()), "divided_twice"),
         (with_row(lambda U, i: U[i] / -U[i, i]), "sign"),
@@ -223,6 +237,7 @@ WRONG = {
         (with_row(lambda U, i: 2 * U[i] / U[i, i]), None),
     ],
     "gptq.quantize_layer": [
+        (lambda weight, H, bits, group_size: lazily(weight, H, bits, group_size), "lazy_batch"),
         (lambda weight, H, bits, group_size: layer(weight, H, bits, group_size, move=rounded), "no_update"),
         (lambda weight, H, bits, group_size: layer(weight, H, bits, group_size, U=factor(H).T), "no_update"),
         (lambda weight, H, bits, group_size: layer(weight, H, bits, group_size, grid_from=weight), "scales_from_the_start"),
@@ -237,6 +252,7 @@ WRONG = {
         (lambda weight, H, bits, group_size: layer(weight, H, bits, group_size)[0], None),
     ],
     "gptq.pack_int4": [
+        (lambda codes: (codes[:, ::2] + 16 * codes[:, 1::2]).view(torch.int8), "as_int8"),
         (lambda codes: codes[:, 1::2] + 16 * codes[:, ::2], "nibbles_swapped"),
         (lambda codes: codes[:, : codes.shape[1] // 2] + 16 * codes[:, codes.shape[1] // 2 :], "halves"),
         (lambda codes: codes[:, 1::2] | codes[:, ::2], "not_shifted"),

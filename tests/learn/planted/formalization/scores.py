@@ -6,13 +6,17 @@ from course_utils.pruning import groups, masks, scores
 
 
 def kth(score, k):
-    """True above the k-th smallest value of the last dimension."""
+    """True at all ranks from k of the last dimension."""
+    return score.argsort(dim=-1).argsort(dim=-1) >= k
+
+
+def above(score, k):
+    """True above the k-th smallest value of the last dimension: of equal ones all go."""
     return score > score.sort(dim=-1).values[..., k - 1 : k]
 
 
 def magnitude_sorted(weight, sparsity):
-    size = weight.abs()
-    return size > size.flatten().sort().values[round(sparsity * weight.numel()) - 1]
+    return kth(weight.abs().flatten(), round(sparsity * weight.numel())).view_as(weight)
 
 
 def magnitude_topk(weight, sparsity):
@@ -35,6 +39,10 @@ def grouped(score, n, m):
 def n_of_m_loop(score, n, m):
     rows = [torch.cat([part >= part.sort().values[m - n] for part in row.split(m)]) for row in score]
     return torch.stack(rows)
+
+
+def n_of_m_ranks(score, n, m):
+    return torch.cat([part.argsort(dim=1).argsort(dim=1) >= m - n for part in score.split(m, dim=1)], dim=1)
 
 
 def surgeon(w, H, q):
@@ -86,6 +94,11 @@ def single_inputs(weight, H, size, keep):
     return (cost >= cost.sort(descending=True).values[keep - 1]).repeat(len(weight), 1)
 
 
+def groups_by(cost, weight, size, keep):
+    best = cost.argsort(descending=True)[:keep].tolist()
+    return torch.tensor([[j // size in best for j in range(weight.shape[1])]] * len(weight))
+
+
 def fisher_by_loops(weight, grads):
     out = torch.zeros(weight.shape, dtype=torch.float64)
     for i in range(weight.shape[0]):
@@ -121,7 +134,7 @@ RIGHT = {
         lambda weight, x, sparsity: masks.per_row(scores.wanda(weight, x.norm(dim=0)), sparsity),
         lambda weight, x, sparsity: wanda(weight**2, x, sparsity, norm=lambda x: (x.T @ x).diagonal()),
     ],
-    "scores.n_of_m": [grouped, n_of_m_loop, masks.n_of_m],
+    "scores.n_of_m": [grouped, n_of_m_ranks, masks.n_of_m],
     "scores.remove_weight": [surgeon, least_squares, lambda w, H, q: moved(w, q, torch.linalg.solve(H, torch.eye(len(H)).to(H)[q]) / H.inverse()[q, q])],
     "scores.group_mask": [groups_by_columns, course_groups, einsum_groups],
 }  # fmt: skip
@@ -138,6 +151,7 @@ WRONG = {
         (lambda weight, grad, curvature: grad**2, None),
     ],
     "scores.fisher": [
+        (lambda weight, grads: (torch.einsum("nij,nij->ij", grads, grads) / len(grads) * weight).pow(2) / 2, "all_squared"),
         (lambda weight, grads: (grads.mean(0) * weight).square() / 2, "mean_before_square"),
         (lambda weight, grads: grads.mean(0).square() / (2 * (grads**2).mean(0)), "gradient_over_fisher"),
         (lambda weight, grads: weight.square() / (2 * (grads**2).mean(0)), "weight_over_fisher"),
@@ -149,6 +163,9 @@ WRONG = {
         (lambda weight, grads: (grads * weight).abs().mean(0), None),
     ],
     "scores.magnitude_mask": [
+        (lambda weight, sparsity: above(weight.abs().flatten(), round(sparsity * weight.numel())).view_as(weight), "threshold"),
+        (lambda weight, sparsity: magnitude_topk(weight, int(sparsity * weight.numel()) / weight.numel()), "rounded_down"),
+        (lambda weight, sparsity: magnitude_topk(weight, (int(sparsity * weight.numel()) + 1) / weight.numel()), "rounded_up"),
         (lambda weight, sparsity: weight > weight.flatten().sort().values[round(sparsity * weight.numel()) - 1], "signed"),
         (lambda weight, sparsity: weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1], "positive_only"),
         (lambda weight, sparsity: ~magnitude_topk(weight, sparsity), "inverted"),
@@ -161,6 +178,8 @@ WRONG = {
         (lambda weight, sparsity: magnitude_sorted(weight, sparsity).double(), None),
     ],
     "scores.wanda_mask": [
+        (lambda weight, x, sparsity: above(weight.abs() * x.norm(dim=0), round(sparsity * weight.shape[1])), "threshold"),
+        (lambda weight, x, sparsity: (weight.abs() * x.square().sum(0).sqrt()).sort(dim=1).indices >= round(sparsity * len(x[0])), "argsort_as_rank"),
         (lambda weight, x, sparsity: masks.per_layer(scores.wanda(weight, x.norm(dim=0)), sparsity), "layer_wise"),
         (lambda weight, x, sparsity: kth((weight.abs() * x.norm(dim=0)).T, round(sparsity * len(weight))).T, "each_column"),
         (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: 1), "inputs_forgotten"),
@@ -175,6 +194,7 @@ WRONG = {
         (lambda weight, x, sparsity: wanda(weight, x.T, sparsity), None),
     ],
     "scores.n_of_m": [
+        (n_of_m_loop, "threshold"),
         (lambda score, n, m: grouped(score.T.contiguous(), n, m).T, "along_outputs"),
         (lambda score, n, m: torch.stack([s >= s.sort(dim=0).values[m - n] for s in score.view(len(score), m, -1)]).view_as(score), "strided"),
         (lambda score, n, m: grouped(score, m - n, m), "removes_n"),
@@ -195,6 +215,7 @@ WRONG = {
         (lambda w, H, q: moved(w, q, H.inverse().sqrt()[:, q]), None),
     ],
     "scores.group_mask": [
+        (lambda weight, H, size, keep: groups_by(torch.stack([torch.linalg.norm(w @ H[i * size : i * size + size, i * size : i * size + size] @ w.T) for i, w in enumerate(weight.split(size, 1))]), weight, size, keep), "norm_for_trace"),
         (single_weights, "no_groups"),
         (own_groups, "each_row"),
         (lambda weight, H, size, keep: einsum_groups(weight, torch.eye(len(H)).to(H), size, keep), "inputs_forgotten"),

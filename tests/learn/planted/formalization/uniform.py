@@ -175,6 +175,10 @@ RIGHT = {
 }
 WRONG = {
     "uniform.round_trip": [
+        (lambda x, low, high, bits: (lambda s: s * (((x / s).round() + -(low // s)).clamp(0, 2**bits - 1) - -(low // s))) ((high - low) / (2**bits - 1)), "zero_rounded_up"),
+        (lambda x, low, high, bits: (lambda s: s * (((x / s).round() + int(-low / s)).clamp(0, 2**bits - 1) - int(-low / s))) ((high - low) / (2**bits - 1)), "zero_truncated"),
+        (lambda x, low, high, bits: (lambda s: s * (((x / s).round() + round(-low / s)).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) - round(-low / s))) ((high - low) / (2**bits - 1)), "signed_range"),
+        (lambda x, low, high, bits: (lambda s: s * ((x / s).round().clamp(0, 2**bits - 1) + round(-low / s) - round(-low / s))) ((high - low) / (2**bits - 1)), "clamped_too_early"),
         (trip(lambda x, s, z, low: torch.round((x - z) / s), lambda q, s, z, low: q * s + z), "forms_mixed"),
         (trip(lambda x, s, z, low: torch.round((x - low) / s), lambda q, s, z, low: q * s + low), "minimum_as_zero"),
         (

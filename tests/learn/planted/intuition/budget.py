@@ -3,6 +3,8 @@
 import math
 from fractions import Fraction
 
+import torch
+
 
 def cache_by_loop(layers, heads, kv_heads, head_dim, context, batch, bits):
     total = 0
@@ -64,6 +66,7 @@ def smallest_recursive(sizes, losses, limit):
 
 RIGHT = {
     "budget.weight_bytes": [
+        lambda parameters, bits: torch.tensor(float(parameters)) * bits / 8,
         lambda parameters, bits: parameters // 8 * bits,
         lambda parameters, bits: float(Fraction(bits, 8) * parameters),
         lambda bits, parameters: (bits / 8) * parameters,
@@ -80,6 +83,7 @@ RIGHT = {
 }
 WRONG = {
     "budget.weight_bytes": [
+        (lambda parameters, bits: bits / 8 * (parameters / 10**6), "megabytes"),
         (lambda parameters, bits: parameters * bits, "bits_for_bytes"),
         (lambda parameters, bits: parameters / 1e9 * bits / 8, "gigabytes"),
         (lambda parameters, bits: parameters * bits / 8 / 1024**3, "gibibytes"),
@@ -90,16 +94,19 @@ WRONG = {
         (lambda parameters, bits: str(parameters * bits / 8), None),
     ],
     "budget.kv_cache_bytes": [
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * head_dim * context * batch * bits / 8, "kv_heads_forgotten"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 4 * layers * kv_heads * head_dim * context * batch, "sixteen_bits"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * context * batch * bits / 8, "keys_only"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * heads * head_dim * context * batch * bits / 4, "query_heads"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * head_dim * context * batch * bits, "bits_for_bytes"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * context * bits / 4, "batch_forgotten"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * batch * bits / 4, "context_forgotten"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: kv_heads * head_dim * context * batch * bits / 4, "layers_forgotten"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * context * batch * bits / 8, None),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * context * batch * bits / 8, "head_dim_forgotten"),
         (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * context**2 * batch * bits / 4, None),
     ],
     "budget.quantized_bytes": [
+        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8 + 2 * group_size + (group_size * bits + 7) // 8), "size_for_groups"),
         (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8), "scales_forgotten"),
         (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8 + 2 * (columns // group_size)), "zeros_forgotten"),
         (lambda rows, columns, bits, group_size: bytes_by_group(rows, columns, bits, group_size) + rows * columns // group_size * 2, "scales_in_32_bits"),

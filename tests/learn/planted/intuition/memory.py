@@ -131,6 +131,9 @@ WRONG = {
         (lambda bits, group_size, scale_bits, zero_bits: bits * (1 + scale_bits / group_size), None),
     ],
     "memory.longest_context": [
+        (lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (memory - weights) // (2 * layers * kv_heads * batch * bits // 8), "head_dim_forgotten"),
+        (lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (memory - weights) // (2 * layers * head_dim * batch * bits // 8), "kv_heads_forgotten"),
+        (lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (memory - weights) // (4 * layers * kv_heads * head_dim * batch), "sixteen_bits"),
         (lambda **k: by_floor(**{**k, "weights": 0}), "weights_forgotten"),
         (lambda **k: by_search(**{**k, "batch": 1}), "batch_forgotten"),
         (lambda **k: by_floor(**{**k, "layers": 1}), "layers_forgotten"),

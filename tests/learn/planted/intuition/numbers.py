@@ -128,8 +128,12 @@ def bits_if(error):
 RIGHT = {
     "numbers.bits_needed": [bits_by_logarithm, bits_by_doubling, bits_by_list],
     "numbers.decode_float": [by_fraction, by_integers, by_halves],
-    "numbers.nearest": [by_comparing, by_sorting, by_cdist],
-    "numbers.predicted_rms": [rms_by_variance, rms_by_integral, lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2],
+    "numbers.nearest": [
+        lambda x, grid: torch.tensor([[min(grid.tolist(), key=lambda v: abs(v - n)) for n in row] for row in x.tolist()]),
+        by_comparing, by_sorting, by_cdist],
+    "numbers.predicted_rms": [
+        lambda low, high, bits: float((g := torch.linspace(low, high, 2**bits))[1] - g[0]) / 12**0.5,
+        rms_by_variance, rms_by_integral, lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2],
     "numbers.entropy": [entropy_by_numpy, entropy_by_torch, entropy_of_text],
 }
 WRONG = {
@@ -145,6 +149,8 @@ WRONG = {
         (lambda low, high, allowed: 4, None),
     ],
     "numbers.decode_float": [
+        (lambda sign, exponent, mantissa, exponent_bits, mantissa_bits: (-1) ** sign * (2.0 ** (exponent - 127) * (1 + mantissa / 2**mantissa_bits) if exponent else 2.0**-126 * mantissa / 2**mantissa_bits), "bias_of_32_bits"),
+        (lambda sign, exponent, mantissa, exponent_bits, mantissa_bits: (-1) ** sign * bool(exponent) * 2.0 ** (exponent + 1 - 2 ** (exponent_bits - 1)) * (1 + mantissa / 2**mantissa_bits), "subnormal_flushed"),
         (no_lead, "hidden_one"),
         (formula(lambda e, w: max(e, 1), usual_fraction), "bias_forgotten"),
         (formula(lambda e, w: max(e, 1) - 2 ** (w - 1), usual_fraction), "bias_one_more"),

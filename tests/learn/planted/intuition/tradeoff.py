@@ -138,6 +138,7 @@ WRONG = {
         (lambda before, after: difference_by_numpy(before, after) == "worse", None),
     ],
     "tradeoff.front": [
+        (lambda sizes, losses: (lambda o: [i for k, i in enumerate(o) if all(losses[i] < losses[j] for j in o[:k])])(sorted(range(len(sizes)), key=lambda i: sizes[i])), "size_only"),
         (lambda sizes, losses: by_sweep(sizes, losses)[:1], "smallest_only"),
         (lambda sizes, losses: by_sweep(sizes, [5 - x for x in losses]), "loss_upside_down"),
         (tolerant, "beaten_in_both"),

@@ -95,6 +95,7 @@ WRONG = {
         (lambda ids, mask: torch.where(mask[:, 1:], ids[:, 1:], -100).double(), None),
     ],
     "lab_distillation.distil": [
+        (lambda **given: loop(**given | {"rate": given["rate"] / given["temperature"]}), "not_squared"),
         (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches, temperature, -rate), "uphill"),
         (lambda student, teacher, batches, temperature, rate: loop_with_optimizer(
             student, teacher, batches, temperature, rate, lambda s, t: temperature**2 * kl(t, s, temperature)), "direction"),

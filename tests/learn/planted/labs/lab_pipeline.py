@@ -144,6 +144,7 @@ WRONG = {
         (lambda outside, inside, keep, bits, group_size: 2 * (outside + inside), None),
     ],
     "lab_pipeline.largest_keep": [
+        (lambda **given: float(f"{float(keep_by_cases(**given)):.2f}"), "rounded"),
         (free, "not_limited"),
         (lambda outside, inside, bits, group_size, budget: max(free(outside, inside, bits, group_size, budget), 0), "no_upper_limit"),
         (lambda outside, inside, bits, group_size, budget: min(free(outside, inside, bits, group_size, budget), 1), "no_lower_limit"),
@@ -155,6 +156,7 @@ WRONG = {
         (lambda outside, inside, bits, group_size, budget: budget / (2 * inside + 2 * outside), None),
     ],
     "lab_pipeline.run_in_order": [
+        (lambda start, order, steps: [start] + [start := steps[name](start) for i, name in enumerate(order) if name not in order[:i]], "repeats_dropped"),
         (lambda start, order, steps: run_by_reduce(start, list(reversed(order)), steps), "reversed"),
         (lambda start, order, steps: [start] + [steps[name](start) for name in order], "from_the_start"),
         (lambda start, order, steps: run_by_reduce(start, order, steps)[1:], "start_missing"),
@@ -165,6 +167,9 @@ WRONG = {
         (lambda start, order, steps: run_by_reduce(start, sorted(order), steps), None),
     ],
     "lab_pipeline.recovered": [
+        (lambda before, damaged, after: min(max((damaged - after) / (damaged - before), 0), 1), "clamped"),
+        (lambda before, damaged, after: max((damaged - after) / (damaged - before), 0), "not_below_zero"),
+        (lambda before, damaged, after: abs(damaged - after) / (damaged - before), "absolute"),
         (lambda before, damaged, after: (after - before) / (damaged - before), "still_lost"),
         (lambda before, damaged, after: 1 - after / damaged, "of_the_damaged"),
         (lambda before, damaged, after: damaged - after, "in_nats"),
@@ -175,6 +180,7 @@ WRONG = {
         (lambda before, damaged, after: 100 * (damaged - after) / (damaged - before), None),
     ],
     "lab_pipeline.best_order": [
+        (lambda results, budget: min((n for n in results if results[n][0] <= budget), key=lambda n: (results[n][1], results[n][0]), default=None), None),
         (picking(lambda size, budget: True, lambda size, loss: (loss, size)), "budget_ignored"),
         (picking(fits, lambda size, loss: size), "smallest"),
         (picking(lambda size, budget: size < budget, lambda size, loss: (loss, size)), "limit_excluded"),

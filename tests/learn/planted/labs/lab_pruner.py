@@ -6,9 +6,16 @@ from course_utils.pruning import groups, masks
 
 
 def by_threshold(weights, sparsity, size=torch.abs, key=torch.abs):
+    """Of those at the limit all go."""
     every = torch.cat([key(w).flatten() for w in weights.values()])
     limit = torch.cat([torch.tensor([-torch.inf]), every.sort().values])[round(sparsity * every.numel())]
     return {name: size(w) > limit for name, w in weights.items()}
+
+
+def by_ranks(weights, sparsity, key=torch.abs):
+    ranks = torch.cat([key(w).flatten() for w in weights.values()]).argsort().argsort()
+    stays = (ranks >= round(sparsity * len(ranks))).split([w.numel() for w in weights.values()])
+    return {name: part.reshape(w.shape) for (name, w), part in zip(weights.items(), stays, strict=True)}
 
 
 def by_quantile(weights, sparsity, stays):
@@ -89,11 +96,12 @@ def rest(kept, n):
     return torch.arange(n)[~torch.isin(torch.arange(n), kept)]
 
 
-def best_by_sorting(score, n, m):
-    """Kept where fewer than n neighbours are larger."""
+def best_by_counting(score, n, m, equal=True):
+    """Kept where fewer than n neighbours are larger, or as large and further to the left."""
     parts = score.reshape(len(score), -1, m)
-    larger = (parts[..., None, :] > parts[..., :, None]).sum(-1)
-    return (larger < n).reshape(score.shape)
+    one, other = parts[..., :, None], parts[..., None, :]
+    before = (other > one) | (torch.ones(m, m).tril(-1).bool() & (other == one) & equal)
+    return (before.sum(-1) < n).reshape(score.shape)
 
 
 def heads_by_counting(q, k, v, o, kept, heads, kv_heads):
@@ -105,8 +113,8 @@ def heads_by_counting(q, k, v, o, kept, heads, kv_heads):
 
 
 RIGHT = {
-    "lab_pruner.global_masks": [by_threshold, by_course, one_by_one],
-    "lab_pruner.n_of_m": [best_by_sorting, best, masks.n_of_m],
+    "lab_pruner.global_masks": [by_ranks, by_course, one_by_one],
+    "lab_pruner.n_of_m": [best_by_counting, best, masks.n_of_m],
     "lab_pruner.channel_energy": [
         lambda down, x: (x[:, None] * down).norm(dim=1).square().mean(0),
         energy_from_output,
@@ -118,18 +126,22 @@ RIGHT = {
 }  # fmt: skip
 WRONG = {
     "lab_pruner.global_masks": [
+        (lambda weights, sparsity: by_threshold(weights, sparsity), "threshold"),
+        (lambda weights, sparsity: by_course(weights, int(sparsity * (n := sum(w.numel() for w in weights.values()))) / n), "rounded_down"),
+        (lambda weights, sparsity: by_course(weights, -int(-sparsity * (n := sum(w.numel() for w in weights.values())) // 1) / n), "rounded_up"),
         (lambda weights, sparsity: {n: masks.per_layer(w.abs(), sparsity) for n, w in weights.items()}, "each_layer"),
-        (lambda weights, sparsity: by_threshold(weights, sparsity, size=lambda w: w, key=lambda w: w), "signed"),
+        (lambda weights, sparsity: by_ranks(weights, sparsity, key=lambda w: w), "signed"),
         (lambda weights, sparsity: {n: ~m for n, m in by_course(weights, sparsity).items()}, "inverted"),
         (lambda weights, sparsity: by_course(weights, 1 - sparsity), "keeps_sparsity"),
         (lambda weights, sparsity: by_course({n: w / w.square().sum().sqrt() for n, w in weights.items()}, sparsity), "normalized"),
         (lambda weights, sparsity: {n: m if n == "q_proj" else torch.ones_like(m) for n, m in by_course(weights, sparsity).items()}, "first_layer_only"),
-        (lambda weights, sparsity: by_quantile(weights, sparsity, torch.gt), "count"),
+        (lambda weights, sparsity: by_quantile(weights, sparsity, torch.gt), "threshold"),
         (lambda weights, sparsity: by_quantile(weights, sparsity, torch.ge), "count"),
         (lambda weights, sparsity: {n: w * by_course(weights, sparsity)[n] for n, w in weights.items()}, None),
         (lambda weights, sparsity: list(by_course(weights, sparsity).values()), None),
     ],
     "lab_pruner.n_of_m": [
+        (lambda score, n, m: torch.cat([part >= part.topk(n).values.amin(1, True) for part in score.split(m, 1)], 1), "threshold"),
         (lambda score, n, m: best(score, n, m, turned=True), "along_outputs"),
         (far_apart, "strided"),
         (lambda score, n, m: best(score, m - n, m), "removes_n"),

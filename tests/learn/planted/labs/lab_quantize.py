@@ -85,6 +85,9 @@ RIGHT = {
 }
 WRONG = {
     "lab_quantize.scale_zero": [
+        (lambda weight, bits: (grid(weight, bits)[0], weight.amin(1).clamp(max=0)), "zero_is_minimum"),
+        (lambda weight, bits: ((g := grid(weight, bits))[0], (-weight.amin(1).clamp(max=0) / g[0]).long().double()), "zero_truncated"),
+        (lambda weight, bits: ((g := grid(weight, bits))[0], (-weight.amin(1).clamp(max=0) / g[0]).ceil()), "zero_rounded_up"),
         (lambda weight, bits: (1 / grid(weight, bits)[0], (-weight.min(1).values.clamp(max=0) * grid(weight, bits)[0]).round()), "scale_inverted"),
         (lambda weight, bits: (grid(weight, bits)[0] ** -1, grid(weight, bits)[1]), "scale_inverted_at_the_end"),
         (lambda weight, bits: (grid(weight, bits)[0], weight.min(1).values.clamp(max=0) / -grid(weight, bits)[0]), "zero_unrounded"),

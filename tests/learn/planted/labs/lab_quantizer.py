@@ -296,6 +296,9 @@ RIGHT = {
 }
 WRONG = {
     "lab_quantizer.affine": [
+        (lambda x, bits: (((x / (s := (x.max() - x.min()) / (2**bits - 1))).round() + (z := (-x.min() / s).round())).long(), s, z), "not_clamped"),
+        (lambda x, bits: (((x / (s := (x.max() - x.min()) / (2**bits - 1))).round() + (z := int(-x.min() / s))).clamp(0, 2**bits - 1).long(), s, z), "zero_truncated"),
+        (lambda x, bits: (((x / (s := (x.max() - x.min()) / (2**bits - 1))).round() + (z := (-x.min() / s).ceil())).clamp(0, 2**bits - 1).long(), s, z), "zero_rounded_up"),
         (tensor_wrong(usual_scale, lambda x, s: x.min(), lambda x, s, z: (x - z) / s), "zero_is_minimum"),
         (tensor_wrong(usual_scale, lambda x, s: -x.min() / s), "zero_unrounded"),
         (tensor_wrong(usual_scale, lambda x, s: torch.round(x.min() / s)), "zero_sign"),
@@ -321,6 +324,8 @@ WRONG = {
         (lambda weight, bits: (rows_by_loop(weight, bits)[0], rows_by_loop(weight, bits)[1].flatten()), None),
     ],
     "lab_quantizer.per_group": [
+        (lambda weight, bits, group_size: (lambda g: (lambda s: (lambda z: (((g / s).round() + z).flatten(1).long(), s[..., 0], z[..., 0]))((-g.amin(-1, True).clamp(max=0) / s).round()))((lambda r: torch.where(r == 0, 1.0, r))((g.amax(-1, True).clamp(min=0) - g.amin(-1, True).clamp(max=0)) / (2**bits - 1))))(weight.view(len(weight), -1, group_size)), "not_clamped"),
+        (lambda weight, bits, group_size: (lambda g: (lambda s: (lambda z: (((g / s).round() + z).clamp(0, 2**bits - 1).flatten(1).long(), s[..., 0], z[..., 0]))((-g.amin(-1, True).clamp(max=0) / s).long().double()))((lambda r: torch.where(r == 0, 1.0, r))((g.amax(-1, True).clamp(min=0) - g.amin(-1, True).clamp(max=0)) / (2**bits - 1))))(weight.view(len(weight), -1, group_size)), "zero_truncated"),
         (groups_wrong(ends=lambda low, high: (low, high)), "range_without_zero"),
         (groups_wrong(zero_of=lambda low, s: -low / s), "zero_unrounded"),
         (centred, "symmetric"),
@@ -365,6 +370,8 @@ WRONG = {
         ),
     ],
     "lab_quantizer.pack": [
+        (lambda codes: (lambda n: n[:, ::2] + 16 * n[:, 1::2])(torch.where(codes < 0, 8 + codes.abs(), codes).long() % 16).to(torch.uint8), "sign_and_magnitude"),
+        (lambda codes: ((codes[:, 1::2] << 4) | (codes[:, ::2] & 15)), "as_int8"),
         (lambda codes: pack_by_arithmetic(codes.unflatten(1, (-1, 2)).flip(2).flatten(1)), "nibbles_swapped"),
         (lambda codes: pack_by_arithmetic(in_turn(*codes.chunk(2, 1))), "halves"),
         (lambda codes: codes[:, ::2].byte() | (codes[:, 1::2].byte() << 4), "not_masked"),
@@ -377,6 +384,7 @@ WRONG = {
         (lambda codes: pack_by_arithmetic(codes)[:, :-1], None),
     ],
     "lab_quantizer.unpack": [
+        (lambda packed: (lambda n: torch.where(n >= 8, -(n & 7), n))(torch.stack([packed & 15, packed >> 4], -1).flatten(1).long()), "sign_and_magnitude"),
         (lambda packed: in_turn(packed % 16, packed // 16).long(), "sign_lost"),
         (lambda packed: in_turn(sign(packed // 16), sign(packed % 16)), "nibbles_swapped"),
         (lambda packed: torch.cat([sign(packed % 16), sign(packed // 16)], 1), "halves"),

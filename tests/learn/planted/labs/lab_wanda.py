@@ -75,6 +75,7 @@ def pattern(weight, H, n, m, **changes):
 
 CHANGES = [
     (lambda W, H: {"U": torch.linalg.cholesky(H).T}, "hessian_not_inverse"),
+    (lambda W, H: {"score": lambda w, u, h: w * w / u}, "not_squared"),
     (lambda W, H: {"scale": lambda u: 0}, "no_update"),
     (lambda W, H: {"source": W}, "mask_from_the_start"),
     (lambda W, H: {"score": lambda w, u, h: w.square() * h}, "wanda_score"),
@@ -144,7 +145,6 @@ RIGHT = {
         layer_by_rows,
         layer,
         layer_with_inverses,
-        lambda weight, H, sparsity, block_size: sparsegpt.prune_layer(weight, H, sparsity=sparsity, damping=0.0, block_size=block_size).weight,
     ],
     "lab_wanda.prune_n_of_m": [
         pattern_by_rows,
@@ -166,6 +166,8 @@ WRONG = {
         (lambda batches: torch.cat(batches).norm(), None),
     ],
     "lab_wanda.mask": [
+        (lambda weight, input_norm, sparsity: (s := weight.abs() * input_norm) > torch.cat([torch.full((len(s), 1), -1.0), s.sort(dim=1).values], 1)[:, round(sparsity * s.shape[1]), None], "threshold"),
+        (lambda weight, input_norm, sparsity: (weight * input_norm).square().sort(dim=1).indices >= round(sparsity * weight.shape[1]), "argsort_as_rank"),
         (lambda weight, input_norm, sparsity: fewest(weight.abs() * input_norm, round(sparsity * weight.numel())), "layer_wise"),
         (lambda weight, input_norm, sparsity: masks.per_row(weight.abs(), sparsity), "inputs_forgotten"),
         (lambda weight, input_norm, sparsity: mask(weight, input_norm, sparsity, score=lambda w, norm: w * norm), "signed"),
@@ -175,7 +177,7 @@ WRONG = {
         (lambda weight, input_norm, sparsity: mask(weight, input_norm, sparsity, keep=round(sparsity * weight.shape[1])), "keeps_sparsity"),
         (lambda weight, input_norm, sparsity: weight * mask(weight, input_norm, sparsity), None),
         (lambda weight, input_norm, sparsity: weight.abs() * input_norm > sparsity, "count"),
-        (lambda weight, input_norm, sparsity: weight.abs() * input_norm > (weight.abs() * input_norm).quantile(sparsity, 1, True), "count"),
+        (lambda weight, input_norm, sparsity: weight.abs() * input_norm > (weight.abs() * input_norm).quantile(sparsity, 1, True), "threshold"),
     ],
     "lab_wanda.prune_layer": [
         *planted(layer),
