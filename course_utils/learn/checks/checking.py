@@ -134,10 +134,10 @@ def _apart(exercise: Exercise, trial: Trial, want: Any) -> Difference | None:
     if found is None or not found.of_value or exercise.counts is None:
         return found
     try:
-        pair = [exercise.counts(clone(trial.inputs), like(clone(result), want)) for result in (trial.result, want)]
+        mine, right = (exercise.counts(clone(trial.inputs), like(clone(r), want)) for r in (trial.result, want))
     except Exception:
         return found
-    return found if compare.difference(*pair, exercise.tolerance) else None
+    return found if compare.difference(mine, right, exercise.tolerance) else None
 
 
 def _slope(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Found | None:

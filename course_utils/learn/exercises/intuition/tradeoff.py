@@ -24,7 +24,7 @@ def points(rng: torch.Generator) -> dict:
 
 def by_size_only(sizes, losses):
     """Those that beat all smaller ones; of two of the same size, the one that stands first."""
-    kept: list = []
+    kept = []
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         if not kept or losses[i] < losses[kept[-1]]:
             kept.append(i)
