@@ -1,19 +1,17 @@
-"""The comparisons of lessons 2.3 and 3.5 that take minutes; writes the tables that the lessons show.
+"""The comparisons of lesson 2.3 that take minutes; writes the tables that the lesson shows.
 
-    python benchmarks/distillation_lesson.py [loss inside who slips]
+    python benchmarks/distillation_lesson.py [loss inside who]
 
 One student, two of the teacher's five blocks; for each seed 64 windows of 64 tokens, walked through five times in 40
 steps of 8. Every row of a seed starts from the same weights and sees the same tokens in the same order. The checkpoint
 of a run is chosen on 64 validation windows, and judged on 64 others. Labels alone are run at three peak learning
 rates, the others at 5e-4, the best of 5e-4, 1e-3 and 2e-3 on one seed for all mixes but τ = 8 (1e-3 there, a hundredth better). "who": 40 steps in all for every arrangement, of the student and whoever else learns.
-"slips" (lesson 3.5): wrong losses at τ = 4.
 """
 
 import argparse
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -152,42 +150,8 @@ def who():
     return compare("Who teaches whom", rows, seeds=SEEDS, against="labels", unit="nats", protocol=PROTOCOL, columns=columns)
 
 
-TAU = 4.0
-
-
-def without_square(s: Tensor, t: Tensor) -> Tensor:
-    return losses.kl(s, t, TAU)
-
-
-FORMULAS = {
-    "KL turned round": (lambda s, t: TAU**2 * losses.reverse_kl(s, t, TAU), 0.0),
-    "only the student softened": (lambda s, t: TAU**2 * losses.kl(s, TAU * t, TAU), 0.0),
-    "τ² forgotten": (without_square, 0.0),
-    "right, with labels": (softened(TAU), 0.5),
-    "τ² forgotten, with labels": (without_square, 0.5),
-}
-
-
-def slips():
-    @functools.cache
-    def result(name: str, seed: int):
-        if known := {"right": "τ = 4, α = 0", "labels": "labels"}.get(name):
-            return run(known, seed)[0]
-        return train(start, teacher, text(seed), loss=Formula(seed, *FORMULAS[name]), **options(seed))
-
-    def losses_at(place: int):
-        return {name: f"{mean(result(name, seed).history[place]['loss'] for seed in SEEDS):.3g}" for name in names}
-
-    names = ["right", *FORMULAS, "labels"]
-    rows = {name: lambda seed, name=name: nats_by_window(result(name, seed).model, judge) for name in names}
-    title = "The teacher alone (α = 0), and with labels (α = 0.5)"
-    table = compare(title, rows, seeds=SEEDS, against="right", unit="nats", protocol=f"τ = {TAU:g}; {PROTOCOL}")
-    return replace(table, columns={"its own value, early": losses_at(0), "late": losses_at(-1)})
-
-
 TABLES = {
     "loss": lambda: of_losses("Labels or a teacher", [*LABELS, *MIXES], "labels"),
-    "slips": slips,
     "inside": lambda: of_losses("Something inside, beside the answers", [best, *(f"{best} + {what}" for what in INSIDE)], best),
     "who": who,
 }  # fmt: skip
