@@ -118,8 +118,7 @@ def write_model(
     config.update({"dtype": str(dtype).removeprefix("torch."), "quantization_config": quantization_config})
     config["torch_dtype"] = config["dtype"]  # the name older readers look for
     (work / "config.json").write_text(json.dumps(config, indent=2))
-    if model.generation_config is not None:
-        model.generation_config.save_pretrained(work)
+    compressed.save_generation(model, work)
     if tokenizer is not None:
         tokenizer.save_pretrained(work)
 

@@ -85,7 +85,8 @@ def _linear(module: Any, part: str, i: int) -> nn.Linear:
     """One expert's projection as a linear layer that shares the tensor's memory."""
     whole = getattr(module, part)
     weight = whole.detach()[i].T if module.is_transposed else whole.detach()[i]
-    layer = nn.Linear(*weight.T.shape, bias=module.has_bias, device="meta")
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, bias=module.has_bias, device="meta")
     layer.weight = nn.Parameter(weight, whole.requires_grad)
     if module.has_bias:
         layer.bias = nn.Parameter(getattr(module, f"{part}_bias").detach()[i], whole.requires_grad)
@@ -103,8 +104,9 @@ def listed(model: nn.Module) -> Any:
 
 def fuse(model: nn.Module) -> nn.Module:
     """Undo `list_in_place`, in place, where all experts still are plain linear layers. Returns the model."""
-    for module in list(model.modules()):
-        if isinstance(module, _Listed) and all(set(linears(e)) == set(e) for e in module.listed):  # type: ignore[attr-defined]
+    every: list[Any] = [module for module in model.modules() if isinstance(module, _Listed)]
+    for module in every:
+        if all(set(linears(expert)) == set(expert) for expert in module.listed):
             _fuse(module)
     return model
 

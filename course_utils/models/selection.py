@@ -72,7 +72,7 @@ def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int])
     `reached`: names of layers; `sizes`: the dense number of weights of those that no longer hold a Parameter. The answer has
     `parameters`, `reached` and `share` of the whole model, `share_of_blocks`, and `left`: name → (parameters, reason).
     """
-    names = set(reached)
+    names = {part for name in reached for part in (name, name.partition(".listed.")[0])}  # experts that were fused again
     try:
         inside = {id(m) for m in blocks(model).modules()}
     except CompressionError:

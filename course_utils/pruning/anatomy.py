@@ -57,6 +57,8 @@ def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
 
 
 def check_model(model: nn.Module) -> None:
+    """Raises CompressionError unless this is a Hugging Face model with finite values and without adapters."""
+    walk.check_model(model)
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
                                "for nn.Sequential use pruning.magnitude.")  # fmt: skip

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import experts, selection, walk
+from course_utils.models.selection import Patterns
 from course_utils.quantization.compressed import Compressed
 
 from . import masks as mask_functions
@@ -119,18 +120,23 @@ def nonzero(model: nn.Module) -> dict[str, Tensor]:
 
 def prune(
     model: nn.Module, scores: Mapping[str, Tensor], sparsity: float = 0.5, *, pattern: str | None = None,
-    method: str = "scores",
+    method: str = "scores", ignore: Patterns = (),
 ) -> Compressed:  # fmt: skip
     """One-shot pruning by any scores with any mask. Works on a copy; `model` is unchanged.
 
     `scores` maps names of linear layers to tensors (out, in), higher = keep, as the functions of
-    `pruning.scores` make them; layers without a score stay dense.
+    `pruning.scores` make them; layers without a score stay dense, and those in whose names a regular expression of `ignore`
+    is found.
     Raises CompressionError for scores that do not fit the model, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()
+    model = experts.listed(model)
     check_masks(model, scores)
+    if ignore:
+        scores = {name: score for name, score in scores.items() if name in selection.selected(model, ignore)}
     masks = make_masks(scores, sparsity, pattern)
     model = copy.deepcopy(model)
     apply(model, masks)
-    settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer"}
-    return Compressed(model, settings, time.perf_counter() - began, {"sparsity": zeros(model)})
+    settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer", **selection.kept(ignore)}
+    share = {name: value for name, value in zeros(model).items() if name in masks}
+    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, {"sparsity": share})

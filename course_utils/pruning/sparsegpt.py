@@ -18,9 +18,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import experts, selection, walk
+from course_utils.models.selection import Patterns
 from course_utils.quantization.compressed import Compressed
-from course_utils.quantization.gptq import block_hessians, check_walk, damped, inverse_cholesky, layer_error
+from course_utils.quantization.gptq import (
+    block_hessians,
+    check_walk,
+    damped,
+    inverse_cholesky,
+    layer_error,
+    warn_of_few_tokens,
+)  # fmt: skip
 from course_utils.quantization.grids import Grid, check_matrix, dequantize, make_grid, quantize
 from course_utils.quantization.layer import LayerResult, QuantizedLinear
 
@@ -143,30 +151,38 @@ def prune_layer_spec(
 def prune(
     model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
     damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
-    symmetric: bool = False, prune_layer=prune_layer,
+    symmetric: bool = False, prune_layer=prune_layer, ignore: Patterns = (),
 ) -> Compressed:  # fmt: skip
     """SparseGPT for every linear layer in the blocks of a causal language model; settings as in `prune_layer`.
 
     `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went through
     the blocks already pruned. With `bits` the layers come out as packed integers. Otherwise weights that moved are
     values of the model's precision: saved from a float32 model they take four bytes each (`storage.sixteen_bits`).
-    Another `prune_layer` with the same arguments may be given. Works on a copy.
+    Another `prune_layer` with the same arguments may be given. Works on a copy. `ignore` and layers that no token reaches
+    as in `wanda.prune`. `settings["sparsity"]` is the share of zeros that came out, of the layers that were pruned.
     """
     began = time.perf_counter()
     check_model(model)
     calibration = walk.check_calibration(calibration, model)
-    model = copy.deepcopy(model).eval()
-    names = {id(module): name for name, module in walk.compressible(model).items()}
+    model = copy.deepcopy(experts.listed(model)).eval()
+    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
     settings = {
         "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,
         "group_size": group_size, "symmetric": symmetric,
     }  # fmt: skip
     errors: dict[str, float] = {}
     zeros: dict[str, float] = {}
+    unreached: list[str] = []
+    warn_of_few_tokens(calibration, selection.selected(model, ignore))
     for block, states in walk.through_blocks(model, calibration, "SparseGPT"):
-        for module, H in block_hessians(block, states).items():
+        wanted = [module for module in walk.linears(block).values() if id(module) in names]
+        hessians = block_hessians(block, states, wanted)
+        for module in wanted:
             weight, name = walk.weight_of(module).float(), names[id(module)]
-            result = prune_layer(weight, H, **settings)
+            unreached += [name] * (module not in hessians)
+            H = hessians.pop(module, None)
+            H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
+            result = prune_layer(weight, H.to(weight.device), **settings)
             errors[name] = layer_error(weight, result.weight, H)
             zeros[name] = float((result.weight == 0).float().mean())
             if result.grid is None:
@@ -174,5 +190,9 @@ def prune(
             else:
                 walk.replace(model, name, QuantizedLinear.of(LayerResult(result.codes, result.grid, result.weight), module.bias))
     kept = {k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")}
-    settings = {"method": "sparsegpt", **kept, "calibration": list(calibration.shape)}
-    return Compressed(model, settings, time.perf_counter() - began, {"layer_error": errors, "sparsity": zeros})
+    sizes = {name: module.in_features * module.out_features if bits else walk.weight_of(module).numel()
+             for name, module in model.named_modules() if name in zeros}  # fmt: skip
+    achieved = sum(zeros[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **selection.kept(ignore)}
+    details = {"layer_error": errors, "sparsity": zeros, "unreached": unreached}
+    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, details)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from course_utils.models import walk
+from course_utils.models import experts, selection, walk
+from course_utils.models.selection import Patterns
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.grids import check_matrix
 
@@ -51,25 +52,36 @@ def mask_layer_spec(weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5
 
 @torch.no_grad()
 def prune(
-    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None
-) -> Compressed:
+    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
+    ignore: Patterns = (),
+) -> Compressed:  # fmt: skip
     """Wanda for every linear layer in the blocks of a causal language model.
 
     `calibration` holds token ids (sequences, context). `pattern`: None for a fraction of each row, 'N:M', or any
     other of `masks.make`. Blocks are done in order; each sees inputs that went through the pruned ones. Works on a copy.
+    Layers in whose names a regular expression of `ignore` is found stay dense; those that no calibration token reaches
+    (experts) are pruned by magnitude, and named in `details["unreached"]`.
     Raises CompressionError for empty calibration data, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()
     check_model(model)
     calibration = walk.check_calibration(calibration, model)
-    model = copy.deepcopy(model).eval()
-    walk.compressible(model)
+    model = copy.deepcopy(experts.listed(model)).eval()
+    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
+    unreached: list[str] = []
     for block, states in walk.through_blocks(model, calibration, "Wanda"):
-        for module, norm in input_norms(block, states).items():
+        norms = input_norms(block, states)
+        for module in walk.linears(block).values():
+            if id(module) not in names:
+                continue
             weight = walk.weight_of(module)
+            unreached += [names[id(module)]] * (module not in norms)
+            norm = norms.get(module, weight.new_ones(weight.shape[1]))
             weight.masked_fill_(~mask_layer(weight, norm, sparsity=sparsity, pattern=pattern), 0)
     settings = {
         "method": "wanda", "sparsity": apply.sparsity_of(model), "pattern": pattern or "per_row",
-        "calibration": list(calibration.shape),
+        "calibration": list(calibration.shape), **selection.kept(ignore),
     }  # fmt: skip
-    return Compressed(model, settings, time.perf_counter() - began, {"sparsity": apply.zeros(model)})
+    share = {name: value for name, value in apply.zeros(model).items() if name in names.values()}
+    details = {"sparsity": share, "unreached": unreached}
+    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, details)

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import selection, walk
+from course_utils.models.selection import Patterns
 
 from . import folding
 from .compressed import Compressed
@@ -123,9 +124,11 @@ def quantize_layer(
 @torch.no_grad()
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
-    alphas: Sequence[float] = ALPHAS, clip: bool = True, scale: bool = True,
+    alphas: Sequence[float] = ALPHAS, clip: bool = True, scale: bool = True, ignore: Patterns = (),
 ) -> Compressed:  # fmt: skip
     """AWQ of every linear layer in the blocks of a causal language model. Works on a copy.
+
+    Layers in whose names a regular expression of `ignore` is found are scaled with the others, but not rounded.
 
     `calibration` holds token ids (sequences, context). Every block sees the activations of the full-precision model.
     scale=False leaves the scaling out, clip=False the clipping, to see what each is worth. Query and key layers are
@@ -139,6 +142,7 @@ def quantize(
     model = copy.deepcopy(model).eval()
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     names = {id(module): name for name, module in walk.compressible(model).items()}
+    kept = selection.selected(model, ignore)
     chosen: dict[str, float] = {}
     ready: list[tuple[str, QuantizedLinear]] = []
     plan = folding.folds(model)
@@ -160,13 +164,15 @@ def quantize(
                 hessians[target] = H * torch.outer(inverse, inverse)
         for module, H in hessians.items():
             name = names[id(module)]
+            if name not in kept:
+                continue
             with naming(name):
                 weight = check_matrix(walk.weight_of(module))
                 result = _round(weight, H, clip and not name.endswith(NOT_CLIPPED), settings)
             ready.append((name, QuantizedLinear.of(result, module.bias)))
     for name, layer in ready:
         walk.replace(model, name, layer)
-    settings = {"method": "awq", **settings, "clip": clip, "scale": scale, "calibration": list(calibration.shape)}
+    settings = {"method": "awq", **settings, "clip": clip, "scale": scale, "calibration": list(calibration.shape), **selection.kept(ignore)}
     return Compressed(model, settings, time.perf_counter() - began, {"alpha": chosen})
 
 

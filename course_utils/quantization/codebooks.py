@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
 from course_utils.models import walk
+from course_utils.models.selection import Patterns
 
 from .compressed import Compressed
 from .convert import ExpandedLinear, each_layer, frozen
@@ -185,11 +186,11 @@ class CodebookLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
 
 
-def quantize(model: nn.Module, *, bits: int = 4, granularity: str = "per_channel") -> Compressed:
+def quantize(model: nn.Module, *, bits: int = 4, granularity: str = "per_channel", ignore: Patterns = ()) -> Compressed:
     """k-means codebooks for every linear layer of the blocks. Works on a copy; errors name the layer."""
     settings = {"bits": bits, "granularity": granularity}
 
     def make(name: str, module: nn.Module) -> nn.Module:
         return CodebookLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
 
-    return each_layer(model, make, {"method": "kmeans", **settings})
+    return each_layer(model, make, {"method": "kmeans", **settings}, ignore)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import experts, selection, walk
 
 from .layer import KINDS
 
@@ -39,6 +40,16 @@ class Compressed:
     def save(self, folder: str | Path, tokenizer=None) -> int:
         """Write the model and return the bytes written. An interrupted write leaves an existing folder whole."""
         return save(self, Path(folder), tokenizer)
+
+    @functools.cached_property
+    def coverage(self) -> dict[str, Any]:
+        """What part of the parameters was compressed, and what was left alone and why: see `models.selection.coverage`.
+
+        Reached are the layers that are stored in another form, and those that a pruning method gave zeros.
+        """
+        packed = {name: m for name, m in self.model.named_modules() if type(m).__name__ in KINDS}
+        sizes = {name: m.in_features * m.out_features for name, m in packed.items()}
+        return selection.coverage(self.model, {*sizes, *self.details.get("sparsity", {})}, sizes)
 
     @functools.cached_property
     def bytes_on_disk(self) -> int:
@@ -84,23 +95,41 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
 
 def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    tensors = {k: narrow(v).contiguous() for k, v in model.state_dict().items() if k not in tied}
-    save_file(tensors, work / WEIGHTS)
+    tensors, shared = without_copies({k: v for k, v in model.state_dict().items() if k not in tied})
+    save_file({k: narrow(v).contiguous() for k, v in tensors.items()}, work / WEIGHTS)
     model.config.save_pretrained(work)
-    if model.generation_config is not None:
-        model.generation_config.save_pretrained(work)
+    save_generation(model, work)
     if tokenizer is not None:
         tokenizer.save_pretrained(work)
     layers = {
         name: {"kind": type(module).__name__, **module.shape()}
-        for name, module in model.named_modules() if type(module).__name__ in KINDS
+        for name, module in model.named_modules(remove_duplicate=False) if type(module).__name__ in KINDS
     }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
+        "architecture": type(model).__name__, "experts": experts.names_of_listed(model), "shared": shared,
         "sha256": digests(work),
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
     (work / MANIFEST).write_text(json.dumps(manifest, default=_plain))
+
+
+def save_generation(model: PreTrainedModel, work: Path) -> None:
+    """generation_config.json as the model has it, if it has one: also settings that transformers would not write itself."""
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:
+        (work / "generation_config.json").write_text(settings.to_json_string(use_diff=True))
+
+
+def without_copies(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, each memory once, and {name left out: name under which it is stored}: blocks that a model uses twice."""
+    first: dict[tuple, str] = {}
+    shared = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and first.setdefault(place, name) != name:
+            shared[name] = first[place]
+    return {name: tensor for name, tensor in tensors.items() if name not in shared}, shared
 
 
 def swap_in(work: Path, folder: Path) -> None:
@@ -166,14 +195,19 @@ def load(folder: str | Path) -> PreTrainedModel:
     manifest = _read_manifest(folder)
     dtype = getattr(torch, manifest["dtype"])
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    kind = getattr(transformers, manifest.get("architecture", ""), None)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype) if kind is None else kind._from_config(config, dtype=dtype)
+    if manifest.get("experts"):
+        experts.list_in_place(model)
     for name, shape in manifest["layers"].items():
         kind = shape.pop("kind")
         if kind not in KINDS:
             raise CompressionError(f"{folder}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}.")
         walk.replace(model, name, KINDS[kind](**shape, dtype=dtype))
     try:
-        found = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        tensors = load_file(folder / WEIGHTS)
+        tensors |= {name: tensors[stored] for name, stored in manifest.get("shared", {}).items()}
+        found = model.load_state_dict(tensors, strict=False)
     except (SafetensorError, RuntimeError) as error:
         raise CompressionError(f"{folder}: weights and config disagree ({error}); save the model again.") from error
     missing = set(found.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or {})

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import experts, selection, walk
+from course_utils.models.selection import Patterns
 
 from .compressed import Compressed
 from .layer import QuantizedLinear, naming
@@ -37,18 +38,21 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
     return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
 
-def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any]) -> Compressed:
-    """A copy of `model` with make(name, layer) in the place of each linear layer of the blocks.
+def each_layer(
+    model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = ()
+) -> Compressed:
+    """A copy of `model` with make(name, layer) in the place of each linear layer of the blocks, but for those in whose names a
+    regular expression of `ignore` is found.
 
     Errors that `make` raises are given the layer's name; NaN or infinity anywhere is one before any work. `model` is unchanged.
     """
     began = time.perf_counter()
     walk.check_finite(model)
-    model = copy.deepcopy(model).eval()
-    for name, module in walk.compressible(model).items():
+    model = copy.deepcopy(experts.listed(model)).eval()
+    for name, module in selection.selected(model, ignore).items():
         with naming(name):
             walk.replace(model, name, make(name, module))
-    return Compressed(model, settings, time.perf_counter() - began)
+    return Compressed(model, {**settings, **selection.kept(ignore)}, time.perf_counter() - began)
 
 
 def round_activations(compressed: Compressed) -> Compressed:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
+from course_utils.models.selection import Patterns
 
 from .codebooks import CodebookLinear, CodebookResult
 from .compressed import Compressed
@@ -80,7 +81,7 @@ def best_threshold(magnitude: Tensor) -> Tensor:
 
 
 def quantize(
-    model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1
+    model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1, ignore: Patterns = ()
 ) -> Compressed:
     """Binary ('binary') or ternary ('ternary') weights in every linear layer of the blocks. Works on a copy.
 
@@ -96,4 +97,4 @@ def quantize(
         return QuantizedLinear.of(ternary_layer(weight, rule=rule, group_size=group_size), module.bias)
 
     settings = {"rule": rule, "group_size": group_size} if kind == "ternary" else {}
-    return each_layer(model, make, {"method": kind, **settings})
+    return each_layer(model, make, {"method": kind, **settings}, ignore)

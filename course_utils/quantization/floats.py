@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
+from course_utils.models.selection import Patterns
 
 from .compressed import Compressed
 from .convert import ExpandedLinear, each_layer, frozen
@@ -118,7 +119,7 @@ class FloatLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}"
 
 
-def quantize(model: nn.Module, *, format: str = "FP8 E4M3", granularity: str = "per_channel") -> Compressed:
+def quantize(model: nn.Module, *, format: str = "FP8 E4M3", granularity: str = "per_channel", ignore: Patterns = ()) -> Compressed:
     """FP16, BF16 or FP8 weights in every linear layer of the blocks. Works on a copy; errors name the layer."""
     check_format(format)
     settings = {"format": format, "granularity": granularity}
@@ -126,4 +127,4 @@ def quantize(model: nn.Module, *, format: str = "FP8 E4M3", granularity: str = "
     def make(name: str, module: nn.Module) -> nn.Module:
         return FloatLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
 
-    return each_layer(model, make, {"method": "float", **settings})
+    return each_layer(model, make, {"method": "float", **settings}, ignore)

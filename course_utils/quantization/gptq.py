@@ -26,91 +26,31 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from course_utils.errors import CompressionError, CompressionWarning
-from course_utils.models import walk
+from course_utils.errors import CompressionWarning
+from course_utils.models import experts, selection, walk
+from course_utils.models.selection import Patterns, PerLayer
 
 from . import rtn
 from .compressed import Compressed
-from .grids import Grid, check_bits, check_group_size, check_matrix, make_grid, scale_and_zero
+from .grids import Grid, check_bits, check_group_size, make_grid, scale_and_zero
+from .hessians import (
+    LOUD,
+    block_hessians,
+    check_hessian,
+    check_walk,
+    damped,
+    hessian,
+    inverse_cholesky,
+    is_loud,
+    layer_error,
+    warn_of_few_tokens,
+)  # fmt: skip
 from .layer import LayerResult, QuantizedLinear, naming
 
-LOUD = 100
-
-
-def is_loud(H: Tensor) -> bool:
-    """Whether 1 % of the mean of diag H exceeds its median, over the inputs that are not always zero."""
-    used = H.diagonal()[H.diagonal() > 0]
-    return len(used) > 0 and bool(used.mean() > LOUD * used.median())
-
-
-def hessian(x: Tensor) -> Tensor:
-    """H = (2/N) XᵀX for inputs X (…, in), summed in float32 at least; N counts the tokens."""
-    x = walk.exact(x.reshape(-1, x.shape[-1]))
-    if len(x) == 0:
-        raise CompressionError("x: no inputs; give at least one token.")
-    return (2.0 / len(x)) * (x.T @ x)
-
-
-def damped(H: Tensor, damping: float) -> Tensor:
-    """H + damping · min(mean, LOUD · median)(diag H) · I over inputs that are not always zero; those count as 1 on the diagonal.
-
-    The official code takes the mean. A few loud inputs can make 1 % of it larger than what most inputs have on the
-    diagonal: what is known about those is drowned. So the mean is bounded by LOUD = 100 times the median (`is_loud`).
-    """
-    H = H.clone()
-    diagonal = H.diagonal()
-    dead = diagonal == 0
-    if not dead.all():
-        ridge = damping * torch.minimum(diagonal[~dead].mean(), LOUD * diagonal[~dead].median())
-    else:
-        ridge = diagonal.new_zeros(())
-    diagonal[dead] = 1
-    diagonal += ridge
-    return H
-
-
-def inverse_cholesky(H: Tensor) -> Tensor:
-    """The upper triangular U with H⁻¹ = UᵀU.
-
-    With J the reversal of order and JHJ = LLᵀ, U = J L⁻¹ J: one Cholesky factor and one triangular inverse.
-    Raises CompressionError if H is not positive definite, or so nearly singular that rounding errors would decide.
-    """
-    diagonal = H.diagonal().flip(0)
-    L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-    if failed or not (L.diagonal() ** 2 > 10 * torch.finfo(H.dtype).eps * diagonal).all():
-        raise CompressionError("H is not positive definite; use more calibration data or a larger damping (try 0.1).")
-    inverse = torch.eye(len(H), dtype=H.dtype, device=H.device)
-    torch.linalg.solve_triangular(L, inverse, upper=False, out=inverse)
-    del H, L  # a wide layer's factors are large: hold as few at once as can be
-    return inverse.flip(0, 1)
-
-
-def layer_error(weight: Tensor, quantized: Tensor, H: Tensor) -> float:
-    """tr((W − Ŵ) H (W − Ŵ)ᵀ): the squared error of the layer's outputs, summed over outputs, mean over tokens, times 2."""
-    total = 0.0
-    for rows, rounded in zip(weight.split(256), quantized.split(256), strict=True):
-        difference = (rows - rounded).to(H.dtype)
-        total += float((difference @ H).mul_(difference).sum())
-    return total
-
-
-def check_hessian(H: Tensor, inputs: int) -> None:
-    """Raises CompressionError unless H is finite and (inputs, inputs)."""
-    if H.shape != (inputs, inputs):
-        raise CompressionError(f"H: shape {tuple(H.shape)}, but the weight has {inputs} inputs.")
-    if not torch.isfinite(H).all():
-        raise CompressionError("H: contains NaN or infinity; check the calibration inputs.")
-
-
-def check_walk(weight: Tensor, H: Tensor, damping: float, block_size: int) -> Tensor:
-    """What a walk over the columns needs: `check_matrix` of the weight, a finite H that fits it, sensible settings."""
-    weight = check_matrix(weight)
-    check_hessian(H, weight.shape[1])
-    if not 0 <= damping <= 1:
-        raise CompressionError(f"damping={damping}: choose a number from 0 to 1, usually 0.01.")
-    if block_size < 1:
-        raise CompressionError(f"block_size={block_size}: choose a number of columns, usually 128.")
-    return weight
+__all__ = [
+    "LOUD", "block_hessians", "check_hessian", "check_walk", "damped", "hessian", "inverse_cholesky", "is_loud", "layer_error",
+    "quantize", "quantize_layer", "quantize_layer_spec", "rounding_error", "warn_of_few_tokens",
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -221,21 +161,25 @@ def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
     symmetric: bool = False, damping: float = 0.01, block_size: int = 128, act_order: bool = False,
     static_groups: bool = False, never_worse: bool = True, quantize_layer=quantize_layer,
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """GPTQ of every linear layer in the blocks of a causal language model.
+    """GPTQ of every linear layer in the blocks of a causal language model, but for those in whose names a regular expression
+    of `ignore` is found; `per_layer` as in `rtn.quantize`.
 
     `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went
     through the blocks already quantized. Another `quantize_layer` with the same arguments may be given.
     Works on a copy; `model` is unchanged. Embeddings, norms and the output head stay as they are.
-    `details["layer_error"]` holds each layer's `layer_error`, `details["rounded"]` the layers that kept rounding.
+    Experts that saw fewer tokens than they have inputs are rounded, and layers that none reached: `details["few_tokens"]` names
+    them with their tokens. `details["layer_error"]` holds each layer's `layer_error`, `details["rounded"]` the layers that kept rounding.
     Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does not fit the model.
     """
     began = time.perf_counter()
+    walk.check_finite(model)
     walk.blocks(model)
     calibration = walk.check_calibration(calibration, model)
-    walk.check_finite(model)
-    model = copy.deepcopy(model).eval()
-    names = {id(module): name for name, module in walk.compressible(model).items()}
+    model = copy.deepcopy(experts.listed(model)).eval()
+    chosen = selection.selected(model, ignore)
+    names = {id(module): name for name, module in chosen.items()}
     settings = {
         "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
         "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
@@ -243,14 +187,24 @@ def quantize(
     errors: dict[str, float] = {}
     rounded: list[str] = []
     loud: list[str] = []
-    warn_of_few_tokens(calibration, {name: module for name, module in walk.compressible(model).items()})
+    few: dict[str, int] = {}
+    selection.check_per_layer(per_layer, chosen, settings)
+    warn_of_few_tokens(calibration, chosen)
     for block, states in walk.through_blocks(model, calibration, "GPTQ"):
-        for module, H in block_hessians(block, states).items():
-            name, weight = names[id(module)], walk.weight_of(module).float()
-            loud += [name] * is_loud(H)
+        wanted = [module for module in walk.linears(block).values() if id(module) in names]
+        counts: dict[nn.Module, int] = {}
+        hessians = block_hessians(block, states, wanted, counts)
+        for module in wanted:
+            name, weight, H = names[id(module)], walk.weight_of(module).float(), hessians.pop(module, None)
+            own = selection.settings_of(name, settings, per_layer)
             with naming(name):
-                result = quantize_layer(weight, H, **settings)
-            errors[name] = layer_error(weight, result.weight, H)
+                if H is None or counts[module] < min(len(H), calibration.numel()):
+                    few[name] = counts.get(module, 0)
+                    result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
+                else:
+                    loud += [name] * is_loud(H)
+                    result = quantize_layer(weight, H, **own)
+                    errors[name] = layer_error(weight, result.weight, H)
             rounded += [name] * result.rounded
             walk.replace(model, name, QuantizedLinear.of(result, module.bias))
     if loud:
@@ -259,45 +213,6 @@ def quantize(
             f"median; the mean was bounded by {LOUD} medians there. Try damping=0.001, or AWQ, which scales such inputs.",
             CompressionWarning, stacklevel=2,
         )  # fmt: skip
-    settings = {"method": "gptq", **settings, "calibration": list(calibration.shape)}
-    details = {"layer_error": errors, "rounded": rounded, "loud": loud}
+    settings = {"method": "gptq", **settings, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
+    details = {"layer_error": errors, "rounded": rounded, "loud": loud, "few_tokens": few}
     return Compressed(model, settings, time.perf_counter() - began, details)
-
-
-def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> None:
-    """Warn where a layer has more inputs than there are tokens: its H is singular, and errors go where it sees none."""
-    tokens = calibration.numel()
-    short = {name: walk.weight_of(m).shape[1] for name, m in layers.items() if walk.weight_of(m).shape[1] > tokens}
-    if short:
-        widest = max(short, key=short.__getitem__)
-        warnings.warn(
-            f"calibration: {tokens} tokens, but {len(short)} of {len(layers)} layers have more inputs ({widest}: {short[widest]}). "
-            f"The result then fits these tokens and may be worse than plain rounding on others; give {8 * max(short.values())} or more.",
-            CompressionWarning, stacklevel=3,
-        )  # fmt: skip
-
-
-def block_hessians(block: nn.Module, states: list) -> dict[nn.Module, Tensor]:
-    """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it.
-
-    Layers that are fed the same tensor (query, key and value) share one product.
-    """
-    sums: dict[nn.Module, Tensor] = {}
-    counts: dict[nn.Module, int] = {}
-    latest: list[Tensor] = [torch.empty(0), torch.empty(0)]  # the latest input and its XᵀX
-
-    def collect(module, args):
-        if args[0] is not latest[0]:
-            x = args[0].reshape(-1, args[0].shape[-1]).float()
-            latest[:] = args[0], x.T @ x
-        sums[module] = sums[module] + latest[1] if module in sums else latest[1]
-        counts[module] = counts.get(module, 0) + args[0].shape[:-1].numel()
-
-    handles = [m.register_forward_pre_hook(collect) for m in walk.linears(block).values()]
-    try:
-        for hidden, kwargs in states:
-            walk.run_block(block, hidden, kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {module: sums[module] * (2.0 / counts[module]) for module in sums}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
+from course_utils.models.selection import Patterns
 
 from .compressed import Compressed
 from .convert import each_layer, frozen
@@ -58,7 +59,7 @@ class LLMInt8Linear(Int8Linear):
         return y if self.bias is None else y + self.bias
 
 
-def quantize(model: nn.Module, *, threshold: float = 6.0) -> Compressed:
+def quantize(model: nn.Module, *, threshold: float = 6.0, ignore: Patterns = ()) -> Compressed:
     """LLM.int8() in every linear layer of the blocks; needs no calibration. Works on a copy; errors name the layer."""
     if not threshold > 0:
         raise CompressionError(f"threshold={threshold}: choose a positive number, usually 6.0.")
@@ -70,4 +71,4 @@ def quantize(model: nn.Module, *, threshold: float = 6.0) -> Compressed:
         layer.bias = frozen(module.bias)
         return layer.to(weight.device)
 
-    return each_layer(model, make, {"method": "llm.int8", "threshold": threshold})
+    return each_layer(model, make, {"method": "llm.int8", "threshold": threshold}, ignore)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
+from course_utils.models.selection import Patterns
 
 from .compressed import Compressed
 from .convert import ExpandedLinear, each_layer, frozen
@@ -197,7 +198,7 @@ class BlockwiseLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}, block {self.block_size}"
 
 
-def quantize(model: nn.Module, *, format: str = "nf4", block_size: int = 64, double: bool = True) -> Compressed:
+def quantize(model: nn.Module, *, format: str = "nf4", block_size: int = 64, double: bool = True, ignore: Patterns = ()) -> Compressed:
     """Block-wise codes for every linear layer of the blocks: 'nf4', 'fp4' or 'int8'. Works on a copy.
 
     `double` quantizes the scales too, as QLoRA does. Raises CompressionError as `encode`, naming the layer.
@@ -209,4 +210,4 @@ def quantize(model: nn.Module, *, format: str = "nf4", block_size: int = 64, dou
         weight = walk.weight_of(module)
         return BlockwiseLinear.of(weight, module.bias, format=format, block_size=block_size, nested=double)
 
-    return each_layer(model, make, {"method": "nf4" if format == "nf4" else f"blockwise-{format}", **settings})
+    return each_layer(model, make, {"method": "nf4" if format == "nf4" else f"blockwise-{format}", **settings}, ignore)

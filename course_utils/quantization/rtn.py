@@ -5,7 +5,8 @@ import time
 
 from torch import Tensor, nn
 
-from course_utils.models import walk
+from course_utils.models import experts, selection, walk
+from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
 from .grids import dequantize, make_grid
@@ -27,19 +28,24 @@ def quantize_layer(
 
 
 def quantize(
-    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False
-) -> Compressed:
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
     """RTN of every linear layer in the transformer blocks (of any other module: every nn.Linear).
 
-    Embeddings, norms and the output head stay as they are. Works on a copy; `model` is unchanged. Raises
+    Embeddings, norms and the output head stay as they are, and so do layers in whose names a regular expression of `ignore`
+    is found. per_layer={"down_proj": {"bits": 8}} changes settings of the layers that a pattern is found in. Works on a copy; `model` is unchanged. Raises
     CompressionError as `quantize_layer` does, naming the layer, or if there is nothing to quantize.
     """
     began = time.perf_counter()
     walk.check_finite(model)
-    model = copy.deepcopy(model)
-    for name, module in walk.compressible(model).items():
+    common = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    model = copy.deepcopy(experts.listed(model))
+    chosen = selection.selected(model, ignore)
+    selection.check_per_layer(per_layer, chosen, common)
+    for name, module in chosen.items():
         with naming(name):
-            result = quantize_layer(walk.weight_of(module), bits=bits, group_size=group_size, symmetric=symmetric)
+            result = quantize_layer(walk.weight_of(module), **selection.settings_of(name, common, per_layer))
         walk.replace(model, name, QuantizedLinear.of(result, module.bias))
-    settings = {"method": "rtn", "bits": bits, "group_size": group_size, "symmetric": symmetric}
+    settings = {"method": "rtn", **common, **selection.kept(ignore, per_layer)}
     return Compressed(model, settings, time.perf_counter() - began)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import experts, walk
+from course_utils.models.selection import Patterns
 
 from . import observers
 from .compressed import Compressed
@@ -133,6 +134,7 @@ class Int8Linear(FixedBuffers):
 def quantize(
     model: nn.Module, calibration: Tensor | None = None, *, observer: str | None = None, weights: str = "per_channel",
     activations: str = "per_token", weight_bits: int = 8, activation_bits: int = 8, symmetric: bool = True,
+    ignore: Patterns = (),
 ) -> Compressed:  # fmt: skip
     """Integer weights and activations in every linear layer of the blocks.
 
@@ -148,6 +150,8 @@ def quantize(
         if value not in known:
             raise CompressionError(f"{name}={value!r}: choose one of {', '.join(known)}.")
     grids = {}
+    walk.check_finite(model)
+    model = experts.listed(model)
     if observer is not None:
         if activations != "per_tensor":
             raise CompressionError("observer: a static range is per tensor; give activations='per_tensor'.")
@@ -159,6 +163,8 @@ def quantize(
             model, calibration, lambda: observers.make(observer, bits=activation_bits, symmetric=symmetric)
         )
         for name, watched in seen.items():
+            if watched.low is None:  # an expert that no token went to: its range is measured at each call
+                continue
             columns = walk.weight_of(layers[name]).shape[1]
             grids[name] = observers.grid(watched, columns, bits=activation_bits, symmetric=symmetric)
 
@@ -180,4 +186,4 @@ def quantize(
         "weight_bits": weight_bits, "activation_bits": activation_bits, "symmetric": symmetric,
         "calibration": None if calibration is None else list(calibration.shape),
     }  # fmt: skip
-    return each_layer(model, make, settings)
+    return each_layer(model, make, settings, ignore)
