@@ -90,7 +90,9 @@ class Setting:
         for name, model in (("Teacher", self.teacher), ("the student's start", self.student)):
             end = "; " if name == "Teacher" else ".\n\n"
             print(f"{name} {mean_loss(model, self.validation):.4f} nats, facts {self.facts(model):.1%}", end=end)
-        print("| trained by | nats | gain over labels | over response | facts | gain over labels | over response | time / labels |")
+        print(
+            "| trained by | nats | gain over labels | over response | facts | gain over labels | over response | time / labels |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         for name, one in found.items():
             loss, score = (sum(one[what]) / len(one[what]) for what in ("loss", "score"))
@@ -105,7 +107,9 @@ if __name__ == "__main__":
     parser.add_argument("sizes", nargs="*", default=["quarter", "tenth"])
     parser.add_argument("--kinds", nargs="*", help="kinds of documents, such as facts; all by default")
     parser.add_argument("--peak", type=float, default=2e-3)
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="labels alone and response are needed")
+    parser.add_argument(
+        "--ways", nargs="*", choices=WAYS, default=list(WAYS), help="labels alone and response are needed"
+    )
     for option, value in (("before", 0), ("windows", 64), ("steps", 40), ("seeds", 3), ("questions", 200)):
         parser.add_argument(f"--{option}", type=int, default=value)
     a = parser.parse_args()

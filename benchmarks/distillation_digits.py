@@ -33,11 +33,15 @@ def teacher(seed: int, kind: str):
     net = digits.network(64, 256, 256, 10, seed=seed + 100 * (kind == "nothing"), dropout=0.3)
     if kind == "nothing":
         return net.eval()
-    return digits.train(net, data(seed).train_x[:EXAMPLES], data(seed).train_y[:EXAMPLES], steps=500, peak=3e-3, seed=seed)
+    return digits.train(
+        net, data(seed).train_x[:EXAMPLES], data(seed).train_y[:EXAMPLES], steps=500, peak=3e-3, seed=seed
+    )
 
 
 @functools.cache
-def student(seed: int, kind: str | None, temperature: float = 4.0, alpha: float = 0.1, examples: int = EXAMPLES) -> float:
+def student(
+    seed: int, kind: str | None, temperature: float = 4.0, alpha: float = 0.1, examples: int = EXAMPLES
+) -> float:
     here = data(seed)
     guide = None if kind is None else teacher(seed, kind)
     net = digits.network(64, HIDDEN, 10, seed=seed)
@@ -71,7 +75,11 @@ def temperature() -> Comparison:
 
 
 def ignorant() -> Comparison:
-    mixes = {f"{name}, α = {a:g}": taught(kind, 4.0, a) for name, kind in (("good", "all"), ("ignorant", "nothing")) for a in (0.0, 0.5)}
+    mixes = {
+        f"{name}, α = {a:g}": taught(kind, 4.0, a)
+        for name, kind in (("good", "all"), ("ignorant", "nothing"))
+        for a in (0.0, 0.5)
+    }
     return table("Teachers that know and do not know, τ = 4", {"labels alone (α = 1)": taught(None)} | mixes)
 
 
@@ -80,7 +88,9 @@ def missing() -> Comparison:
     names = ("labels", "labels, bias corrected", "distilled", "distilled, bias corrected", "teacher")
     rows = {name: lambda seed, name=name: found(seed)[name] for name in names}
     protocol = f"32 hidden units, all images but the 3s, 600 steps, τ = 8, α = 0; share of the test 3s that are named, {len(SEEDS)} seeds"
-    return compare("A student that never saw a 3", rows, seeds=list(SEEDS), against="labels", better="higher", protocol=protocol)
+    return compare(
+        "A student that never saw a 3", rows, seeds=list(SEEDS), against="labels", better="higher", protocol=protocol
+    )
 
 
 TABLES = {"worth": worth, "temperature": temperature, "ignorant": ignorant, "missing": missing}

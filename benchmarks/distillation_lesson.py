@@ -144,10 +144,14 @@ def arrangements() -> dict[str, Callable[[int], Tensor]]:
 
 
 def who():
-    own = dict.fromkeys(("progressive: assistant", "progressive: growing", "self: born again", "online: two peers"), str(STEPS // 2))
+    own = dict.fromkeys(
+        ("progressive: assistant", "progressive: growing", "self: born again", "online: two peers"), str(STEPS // 2)
+    )
     rows = arrangements()
     columns = {"steps of the student": {name: own.get(name, str(STEPS)) for name in rows}}
-    return compare("Who teaches whom", rows, seeds=SEEDS, against="labels", unit="nats", protocol=PROTOCOL, columns=columns)
+    return compare(
+        "Who teaches whom", rows, seeds=SEEDS, against="labels", unit="nats", protocol=PROTOCOL, columns=columns
+    )
 
 
 TABLES = {

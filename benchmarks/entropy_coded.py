@@ -18,7 +18,9 @@ from course_utils.quantization import QuantizedLinear, entropy_coded, gptq, rtn
 
 
 def coded(bits, steps="one", classes=1, walked=False):
-    return lambda net, ids: entropy_coded.quantize(net, ids if walked else None, bits=bits, steps=steps, classes=classes)
+    return lambda net, ids: entropy_coded.quantize(
+        net, ids if walked else None, bits=bits, steps=steps, classes=classes
+    )
 
 
 ROWS = {
@@ -40,7 +42,9 @@ SEEDS = (1, 2, 3)
 
 def bits_of(compressed) -> float:
     """Bits of the blocks' layers for each of their weights, tables, scales and zero points counted."""
-    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLinear | entropy_coded.EntropyCodedLinear)]
+    layers = [
+        m for m in compressed.model.modules() if isinstance(m, QuantizedLinear | entropy_coded.EntropyCodedLinear)
+    ]
     size = sum(b.nbytes for m in layers for name, b in m.named_buffers() if name != "order")
     return 8 * size / sum(m.in_features * m.out_features for m in layers)
 

@@ -111,7 +111,10 @@ def main(widths: list[int]) -> int:
         faster, most = GOALS.get(width, (0.0, float("inf")))
         if slow / ours < faster or copies > most:
             missed.append(f"width {width}: goal at least {faster:g} times faster and at most {most:g} copies")
-    print("\n".join(missed) or f"goals met: {', '.join(f'width {w}: ≥ {f:g} ×, ≤ {c:g} copies' for w, (f, c) in GOALS.items())}")
+    print(
+        "\n".join(missed)
+        or f"goals met: {', '.join(f'width {w}: ≥ {f:g} ×, ≤ {c:g} copies' for w, (f, c) in GOALS.items())}"
+    )
     return bool(missed)
 
 

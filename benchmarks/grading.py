@@ -97,16 +97,23 @@ def submission(lab, n: int) -> bytes:
         sources |= {a.grade_id: a.released for a in rng.sample(lab.answers, len(lab.answers) // 2)}
     elif kind == "crashing":
         first, second, third = rng.sample(code, 3)
-        sources |= {first: "undefined_name + 1", second: f"def {second.replace('-', '_')}(*args, **named):\n    return 1 / 0"}
+        sources |= {
+            first: "undefined_name + 1",
+            second: f"def {second.replace('-', '_')}(*args, **named):\n    return 1 / 0",
+        }
         sources[third] += "\n)"
     elif kind == "noisy":
-        sources |= {name: f"import sys\n{sources[name]}\nprint('x' * 5000, file=sys.stderr)" for name in rng.sample(code, 2)}
+        sources |= {
+            name: f"import sys\n{sources[name]}\nprint('x' * 5000, file=sys.stderr)" for name in rng.sample(code, 2)
+        }
     elif kind == "mixed":
         sources |= {name: rng.choice(pair) for name, pair in OTHERS.items()}
     notebook = json.loads(lab.released)
     for cell in notebook["cells"]:
         name = cell["metadata"].get("nbgrader", {}).get("grade_id")
-        cell["source"] = f"{sources[name]}\n# learner {n}" if name in code else sources.get(name, "".join(cell["source"]))
+        cell["source"] = (
+            f"{sources[name]}\n# learner {n}" if name in code else sources.get(name, "".join(cell["source"]))
+        )
         cell["source"] = cell["source"].replace("fast = False", "fast = True")
         if kind == "no metadata":
             cell["metadata"] = {}
@@ -127,7 +134,19 @@ def results(course: Path) -> dict[str, dict]:
 
 def ours(course: Path, jobs: int, log, stop_at: int = 0) -> float:
     """Seconds of `course grade`; its whole process group is killed when `stop_at` results are on the disk."""
-    command = [sys.executable, "-m", "course_utils.cli", "grade", LAB, "--course", str(course), "--jobs", str(jobs), "--seed", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "course_utils.cli",
+        "grade",
+        LAB,
+        "--course",
+        str(course),
+        "--jobs",
+        str(jobs),
+        "--seed",
+        "1",
+    ]
     began = time.monotonic()
     running = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     while stop_at and running.poll() is None:
@@ -184,14 +203,24 @@ def main(submissions: int, stock: int, jobs: int, log) -> int:
         found, again = results(killed), results(whole)
         graded = len(list((theirs / "autograded").glob(f"*/{LAB}/*.ipynb")))
     assert set(found) == set(again) == set(learners), "lost"
-    different = [name for name in learners if [c["score"] for c in found[name]["cells"]] != [c["score"] for c in again[name]["cells"]]]
+    different = [
+        name
+        for name in learners
+        if [c["score"] for c in found[name]["cells"]] != [c["score"] for c in again[name]["cells"]]
+    ]
     assert not different and not any("fault" in result for result in found.values()), different
-    print(f"{submissions} submissions, killed when {len(kept)} were graded, resumed: none lost, none graded twice, scores as in one run")
+    print(
+        f"{submissions} submissions, killed when {len(kept)} were graded, resumed: none lost, none graded twice, scores as in one run"
+    )
     rates = {"ours": 2 * submissions / sum(quick) * 60, "stock": stock / sum(slow) * 60}
     print(f"course grade --jobs {jobs}: {rates['ours']:.1f} submissions/minute, the start of each run included")
-    print(f"nbgrader autograde: {rates['stock']:.2f} submissions/minute ({stock} submissions, of which {graded} did not fail)")
+    print(
+        f"nbgrader autograde: {rates['stock']:.2f} submissions/minute ({stock} submissions, of which {graded} did not fail)"
+    )
     ratio = rates["ours"] / rates["stock"]
-    print(f"{'goal met' if ratio >= GOAL else 'goal missed'}: {ratio:.1f} times as many as stock nbgrader (goal {GOAL:g})")
+    print(
+        f"{'goal met' if ratio >= GOAL else 'goal missed'}: {ratio:.1f} times as many as stock nbgrader (goal {GOAL:g})"
+    )
     return int(ratio < GOAL)
 
 

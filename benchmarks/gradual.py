@@ -38,7 +38,14 @@ def main(options: argparse.Namespace) -> None:
         for name, (prune, more) in ways.items():
             found = []
             for peak in options.peaks:
-                training = {"steps": options.steps, "batch": BATCH, "peak": peak, "seed": seed, "update": 10, "progress": False}
+                training = {
+                    "steps": options.steps,
+                    "batch": BATCH,
+                    "peak": peak,
+                    "seed": seed,
+                    "update": 10,
+                    "progress": False,
+                }
                 pruned = prune(model, ids, options.sparsity, **training, **more).model
                 kl = float((goal.exp() * (goal - log_p(pruned))).sum(-1).mean())
                 found.append((mean_loss(pruned, windows), kl))

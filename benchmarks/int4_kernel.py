@@ -126,7 +126,9 @@ def compare_widths(width: int, total: int, clock) -> None:
             for name, run in runs.items():
                 times[name].append(median(run, clock, 1))
         base, *ours = (statistics.median(t[1:]) for t in times.values())
-        print(f"  {bits} bits {one.nbytes / dense.nbytes:29.3f}" + "".join(f"{base / t:10.2f}" for t in ours), flush=True)
+        print(
+            f"  {bits} bits {one.nbytes / dense.nbytes:29.3f}" + "".join(f"{base / t:10.2f}" for t in ours), flush=True
+        )
 
 
 def check(width: int) -> None:

@@ -1,6 +1,6 @@
 """The comparisons of lessons 3.1 to 3.4 that take minutes; writes the tables that the lessons show.
 
-    python benchmarks/post_training.py [ranges gptq awq int8 narrow pruning]
+    python benchmarks/post_training.py [ranges gptq awq int8 narrow pruning few]
 
 All on the bundled model: KL(original ‖ compressed) on 64 validation windows of 256 tokens. Every row of a seed gets the
 same calibration sequences, drawn from the training text with that seed. Groups of 64, asymmetric grids.
@@ -24,12 +24,12 @@ COMMAND = "python benchmarks/post_training.py {}"
 net, tokenizer = load("bundled")
 windows = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=256, seed=0).ids
 exact = evaluation.predictions(net, windows)
+BEST = "GPTQ, damping 0.001, act-order, static groups"
 RULES = {"min-max": "min_max", "percentile": "percentile", "MSE": "mse", "KL": "entropy"}
 VARIANTS = {
     "GPTQ, damping 0.001": {"damping": 0.001}, "GPTQ, damping 0.1": {"damping": 0.1},
     "GPTQ, static groups": {"static_groups": True}, "GPTQ, act-order": {"act_order": True},
     "GPTQ, act-order, static groups": {"act_order": True, "static_groups": True},
-    "GPTQ, bare": {"never_worse": False},
 }  # fmt: skip
 
 
@@ -70,27 +70,29 @@ def gptq_(bits=(8, 4, 3, 2)) -> None:
         rows = {"rounding": lambda _, settings=settings: rtn.quantize(net, **settings)}
         for label, more in {"GPTQ": {}, **(VARIANTS if b in (4, 2) else {})}.items():
             rows[label] = lambda ids, more=more, settings=settings: gptq.quantize(net, ids, **settings, **more)
-        table(f"gptq-{b}-bit", "gptq", f"{b} bits, groups of 64", rows, 16, range(5), "rounding", ("rounding",))
+        table(f"gptq-{b}-bit", "gptq", f"{b} bits, groups of 64", rows, 16, range(4), "rounding", ("rounding",))
 
 
 def models() -> dict:
-    return {"as-trained": net, "outliers": plant_outliers(net)}
+    return {"outliers": plant_outliers(net), "as-trained": net}
 
 
 def awq_() -> None:
     three = {"bits": 3, "group_size": 64}
-    chosen = ("GPTQ, damping 0.001", "GPTQ, act-order, static groups")
+    ways = {
+        "AWQ, clipping only": {"scale": False}, "AWQ, scaling only": {"clip": False}, "AWQ": {},
+        "GPTQ": {}, **{name: VARIANTS[name] for name in ("GPTQ, damping 0.001", "GPTQ, act-order, static groups")},
+        BEST: {"damping": 0.001, "act_order": True, "static_groups": True},
+    }  # fmt: skip
+    left_out = {"as-trained": ("GPTQ, damping 0.001", BEST), "outliers": ("AWQ, clipping only",)}
     for name, model in models().items():
-        rows = {
-            "rounding": lambda _, m=model: rtn.quantize(m, **three),
-            "AWQ, clipping only": lambda ids, m=model: awq.quantize(m, ids, **three, scale=False),
-            "AWQ, scaling only": lambda ids, m=model: awq.quantize(m, ids, **three, clip=False),
-            "AWQ": lambda ids, m=model: awq.quantize(m, ids, **three),
-        }
-        for label, more in {"GPTQ": {}, **{label: VARIANTS[label] for label in chosen}}.items():
-            rows[label] = lambda ids, m=model, more=more: gptq.quantize(m, ids, **three, **more)
+        rows = {"rounding": lambda _, m=model: rtn.quantize(m, **three)}
+        for label, more in ways.items():
+            method = (awq if label.startswith("AWQ") else gptq).quantize
+            if label not in left_out[name]:
+                rows[label] = lambda ids, m=model, f=method, more=more: f(m, ids, **three, **more)
         title = f"3 bits, groups of 64; model {name.replace('outliers', 'with planted outliers').replace('-', ' ')}"
-        table(f"awq-{name}", "awq", title, rows, 16, range(3), "rounding", ("rounding",))
+        table(f"awq-{name}", "awq", title, rows, 8, range(3), "rounding", ("rounding",))
 
 
 def int8() -> None:
@@ -113,8 +115,6 @@ def narrow() -> None:
     methods = {
         "AWQ": lambda ids: awq.quantize(planted, ids, **three),
         "GPTQ, damping 0.001": lambda ids: gptq.quantize(planted, ids, **three, damping=0.001),
-        "SmoothQuant, dynamic": lambda ids: smoothquant.quantize(planted, ids),
-        "SmoothQuant, static": lambda ids: smoothquant.quantize(planted, ids, observer="min_max"),
     }
 
     def one_token(ids: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def narrow() -> None:
     rows = {f"{label}: text": method for label, method in methods.items()}
     rows |= {f"{label}: one token": lambda ids, m=m: m(one_token(ids)) for label, m in methods.items()}
     title = "Calibrated on text, or on one token again and again; model with planted outliers"
-    table("narrow-calibration", "narrow", title, rows, 16, range(3), "AWQ: text")
+    table("narrow-calibration", "narrow", title, rows, 8, range(3), "AWQ: text")
 
 
 def pruning() -> None:
@@ -154,8 +154,23 @@ def pruning() -> None:
         table(f"pruning-{name}", "pruning", title, rows, 64, range(3), first, alike)
 
 
+def few() -> None:
+    rows = {"magnitude": lambda _: magnitude.prune(net, 0.5, pattern="per_row")}
+    rows["Fisher"] = lambda ids: apply.prune(net, statistics.scores_of(net, "fisher", ids), 0.5, pattern="per_row")
+    rows["Wanda"] = lambda ids: wanda.prune(net, ids, 0.5, pattern="per_row")
+    table("pruning-few", "few", "Half of each row goes, 8 sequences", rows, 8, range(3), "magnitude", ("magnitude",))
+
+
 if __name__ == "__main__":
-    parts = {"ranges": ranges, "gptq": gptq_, "awq": awq_, "int8": int8, "narrow": narrow, "pruning": pruning}
+    parts = {
+        "ranges": ranges,
+        "gptq": gptq_,
+        "awq": awq_,
+        "int8": int8,
+        "narrow": narrow,
+        "pruning": pruning,
+        "few": few,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="which tables to make (all)")
     for part in parser.parse_args().parts or parts:

@@ -59,7 +59,9 @@ def compare(name: str, model, calibration: torch.Tensor, sizes: list[int]) -> bo
     models = {"dense": model, "half": half.model, "zeros": masked(model, half.details["kept"]), "one": one.model}
     mlps = {kind: [mlp_of(b, anatomy.of(m)) for b in walk.blocks(m)] for kind, m in models.items()}
     width = model.config.hidden_size
-    print(f"{name}: {width} wide, {half.settings['channels']} of {half.settings['of']} channels; tokens/s of the dense MLPs = 1")
+    print(
+        f"{name}: {width} wide, {half.settings['channels']} of {half.settings['of']} channels; tokens/s of the dense MLPs = 1"
+    )
     print("tokens  half the channels  half at zero  one channel")
     met = True
     for tokens in sizes:
@@ -76,11 +78,15 @@ def main(name: str | None, sizes: list[int]) -> int:
     model, tokenizer = load(name or "bundled")
     met = compare(name or "bundled", model, token_windows(tokenizer, "train", 4, 128, 0), sizes)
     if name is None:
-        wide = train.build(vocabulary=len(tokenizer), hidden=1024, layers=2, heads=8, kv_heads=8, mlp=2816, seed=0).eval()
+        wide = train.build(
+            vocabulary=len(tokenizer), hidden=1024, layers=2, heads=8, kv_heads=8, mlp=2816, seed=0
+        ).eval()
         met = compare("random weights", wide, token_windows(tokenizer, "train", 1, 64, 0), sizes) and met
     print(f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at {FROM} tokens and more")
     return int(not met)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1] if len(sys.argv) > 1 else None, [int(a) for a in sys.argv[2:]] or [1, 8, 64, 512]))
+    raise SystemExit(
+        main(sys.argv[1] if len(sys.argv) > 1 else None, [int(a) for a in sys.argv[2:]] or [1, 8, 64, 512])
+    )

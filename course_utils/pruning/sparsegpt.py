@@ -91,7 +91,7 @@ def prune_layer(
         mask, grid = first.mask, make_grid(first.weight, bits=bits, symmetric=symmetric, group_size=group_size)
     H = H.to(weight)
     U = inverse_cholesky(damped(H, damping))
-    W = weight.T.contiguous()  # (in, out): a column of the weight is a row here
+    W = weight.T.clone(memory_format=torch.contiguous_format)  # (in, out): a column of the weight is a row here
     W[H.diagonal() == 0] = 0
     result = torch.empty_like(W)
     keep = torch.empty(columns, rows, dtype=torch.bool, device=W.device) if mask is None else mask.T.contiguous()

@@ -7,8 +7,9 @@ import torch
 from course_utils.errors import CompressionError
 from course_utils.evaluation.comparison import compare
 from course_utils.learn import plots
+from course_utils.learn.plots import gptq as plots_gptq
 from course_utils.learn.plots import quantization as plots_quantization
-from course_utils.learn.plots import rounding
+from course_utils.learn.plots import rounding, scaling, scores
 from course_utils.learn.plots.curves import curves, intervals
 
 
@@ -70,3 +71,37 @@ def test_the_figures_of_lesson_3_1_draw_what_they_are_given():
     figure = rounding.range_ends(torch.linspace(-3, 3, 50), ends | {(b, r): 2.5 for b in (8, 4) for r in ("MSE", "KL")})
     places = [{line.get_label(): line.get_xdata()[0] for line in axes.lines} for axes in figure.axes]
     assert places[0]["percentile"] == 1.0 and places[1]["percentile"] == 2.0
+
+
+def test_two_weights_slide_to_the_bottom_of_their_valley():
+    w, H = torch.tensor([0.45, 0.40]), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    slid, found, best = plots_gptq.slide(w, H)
+    assert slid.tolist() == pytest.approx([0, 0.40 + 0.45 * 0.9]) and found.tolist() == [0, 1]
+    assert best.tolist() == [1, 0], "0.0665 against 0.0765"
+    title = plots_gptq.valley(0.45, 0.40, 0.9).axes[0].get_title(loc="left")
+    assert "GPTQ 0.077" in title and "best 0.067" in title
+
+
+def test_ranks_are_those_of_spearman():
+    from scipy.stats import spearmanr
+
+    a = torch.tensor([0.3, 2.0, 2.0, -1.0, 5.0, 0.3])
+    b = torch.tensor([1.0, 1.0, 4.0, 2.0, 9.0, 0.0])
+    assert scores.rank_correlation(a, b) == pytest.approx(float(spearmanr(a, b).statistic))
+
+
+def test_the_figures_of_3_2_to_3_4_draw_what_they_are_given():
+    figure = plots_gptq.by_tokens([32, 64], {"damping 0.1": [2.0, 0.5]}, inputs=48, title="t")
+    assert list(figure.axes[0].lines[0].get_ydata()) == [2.0, 0.5]
+    figure = plots_gptq.block_times([1, 8], [4.0, 1.0], title="t")
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [1.0, 0.25]
+    errors = {4: torch.tensor([[4.0, 2.0], [4.0, 6.0]]), 3: torch.tensor([[2.0, 1.0], [2.0, 1.0]])}
+    left, right = scaling.clip_shares(torch.tensor([1.0, 0.9]), errors).axes
+    assert list(left.lines[0].get_ydata()) == [1.0, 1.0] and list(right.lines[0].get_ydata()) == [0.5, 0.5]
+    norm, masks = torch.tensor([1.0, 5.0, 2.0]), {m: torch.tensor([[1, 0, 1], [1, 1, 1]]).bool() for m in ("a", "b")}
+    assert list(scores.kept_by_loudness(norm, masks, name="n").axes[1].lines[0].get_ydata()) == [0.5, 1.0, 1.0]
+    figure = scores.against_bound({"magnitude": [(2.0, 1.5), (4.0, 2.5)], "Wanda": [(1.0, 1.0), (2.0, 1.0)]})
+    assert "mean ratio 2.00" in figure.axes[0].lines[0].get_label()
+    true, value = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 3.0, 2.0])
+    figure = scores.against_truth(torch.ones(2, 2), value > 1, value, true, name="OBD", cost=0.25)
+    assert "0.250 nats; rank correlation 0.50" in figure.axes[1].get_title(loc="left") + figure.axes[1].get_title()

@@ -1,6 +1,8 @@
-"""The outlier viewer of lesson 3.3."""
+"""Figures of lesson 3.3: the outlier viewer, the best share of a clipped range."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from matplotlib.colors import LogNorm
@@ -46,4 +48,18 @@ def outliers(x: Tensor, weight: Tensor, *, alpha: float | None, name: str, token
     right.set(title="largest value of each channel", xlabel="input channel", ylabel="magnitude")
     figure.legend(loc="outside lower right", ncols=3)
     figure.suptitle(f"{name}: the median channel uses {levels} of 127 levels", x=0.01, ha="left")
+    return figure
+
+
+def clip_shares(shares: Tensor, errors: Mapping[int, Tensor]) -> Figure:
+    """`errors[bits]` (rows, shares): left their mean relative to the first share, right how many rows are best at each."""
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for (bits, values), marker, colour in zip(errors.items(), plots.MARKERS, plots.COLOURS, strict=False):
+        how = {"marker": marker, "color": colour, "label": f"{bits} bits"}
+        left.plot(shares, values.mean(0) / values.mean(0)[0], **how)
+        best = shares[values.argmin(1)]
+        right.plot(shares, [float((best == c).double().mean()) for c in shares], **how)
+    left.set(title="one c for all rows", xlabel="c, share of the range", ylabel="output error, relative to c = 1", yscale="log")
+    right.set(title="the best c of each row", xlabel="c, share of the range", ylabel="share of the rows")
+    left.legend()
     return figure

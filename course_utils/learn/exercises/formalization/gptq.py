@@ -1,4 +1,4 @@
-"""GPTQ step by step: Hessian, inverse factor, column update, the whole layer, packing, the packed product."""
+"""GPTQ step by step: Hessian, inverse factor, column update, a bound, the whole layer, packing, the packed product."""
 
 import torch
 from torch import Tensor
@@ -7,6 +7,7 @@ from course_utils.learn.checks.exercise import Exercise
 from course_utils.quantization.grids import scale_and_zero
 
 from ..draws import pick, turn
+from ..packed import code_inputs, halves, neighbours, pack_int4, packed_linear, product_inputs, tiled, with_grid
 
 
 def correlated(rng: torch.Generator, tokens: int, inputs: int) -> Tensor:
@@ -187,81 +188,26 @@ def lazy_batch(weight, H, bits, group_size):
     return quantize_layer(weight, H, bits, group_size, update=update)
 
 
-# --- packing ---
+# --- what can be promised ---
 
 
-def code_inputs(rng: torch.Generator) -> dict:
-    shape = (pick(rng, 3, 5), turn(rng, 8, 34, 130))
-    return {"codes": torch.randint(0, 16, shape, generator=rng, dtype=torch.uint8)}
+def promise_inputs(rng: torch.Generator) -> dict:
+    return {"H": damped_hessian(rng, pick(rng, 3, 5, 7)), "step": pick(rng, 0.05, 0.3, 1.0, 1.5)}
 
 
-def pack_int4(codes: Tensor) -> Tensor:
-    """byte k = code 2k + 16 · code (2k + 1)."""
-    packed = torch.zeros(codes.shape[0], codes.shape[1] // 2, dtype=torch.uint8)
-    for row in range(codes.shape[0]):
-        for k in range(packed.shape[1]):
-            packed[row, k] = int(codes[row, 2 * k]) + 16 * int(codes[row, 2 * k + 1])
-    return packed
-
-
-def halves(codes: Tensor) -> Tensor:
-    low, high = codes.chunk(2, dim=1)
-    return low | (high << 4)
-
-
-# --- the packed product ---
-
-
-def product_inputs(rng: torch.Generator) -> dict:
-    rows, columns, groups = turn(rng, (5, 12, 3), (3, 40, 5), (2, 132, 11), (4, 6, 1))
-    codes = torch.randint(0, 16, (rows, columns), generator=rng, dtype=torch.uint8)
-    return {
-        "x": torch.randn(4, columns, generator=rng, dtype=torch.float64), "packed": pack_int4(codes),
-        "scale": torch.rand(rows, groups, generator=rng, dtype=torch.float64) + 0.1,
-        "zero": torch.randint(0, 16, (rows, groups), generator=rng).double(),
-    }  # fmt: skip
-
-
-def packed_linear(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, *, high_first: bool = False) -> Tensor:
-    """y = x Ŵᵀ with ŵ_rj = s_rg (q_rj − z_rg), g = ⌊j / group size⌋."""
-    rows, columns = packed.shape[0], 2 * packed.shape[1]
-    size = columns // scale.shape[1]
-    weight = torch.zeros(rows, columns, dtype=scale.dtype)
-    for r in range(rows):
-        for j in range(columns):
-            shift = 4 * ((j % 2) ^ high_first)
-            code = (int(packed[r, j // 2]) >> shift) & 15
-            weight[r, j] = scale[r, j // size] * (code - zero[r, j // size])
-    return x @ weight.T
-
-
-def unpacked(packed: Tensor) -> Tensor:
-    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).double()
-
-
-def with_grid(spread, formula):
-    """A wrong product: `spread` lays a group's number over the columns, `formula(q, s, z)` gives the weight."""
-
-    def product(x, packed, scale, zero):
-        size = 2 * packed.shape[1] // scale.shape[1]
-        weight = formula(unpacked(packed), spread(scale, size), spread(zero, size))
-        return x @ weight.T
-
-    return product
-
-
-def neighbours(values: Tensor, size: int) -> Tensor:
-    return values.repeat_interleave(size, 1)
-
-
-def tiled(values: Tensor, size: int) -> Tensor:
-    return values.repeat(1, size)
+def worst_case(H: Tensor, step: float) -> Tensor:
+    """Σ_i (s/2)² / [H_F⁻¹]_ii with F = {i, i + 1, …}: no column is farther than half a step from its point."""
+    total = H.new_zeros(())
+    for i in range(len(H)):
+        total += (step / 2) ** 2 / torch.linalg.inv(H[i:, i:])[0, 0]
+    return total
 
 
 EXERCISES = [
     Exercise(
         id="gptq.hessian", inputs=lambda rng: {"x": correlated(rng, turn(rng, 11, 37, 140), turn(rng, 5, 5, 17))}, spec=hessian,
         lesson="3.2-gptq",
+        kind="step", difficulty=1, minutes=5,
         mistakes={
             "not_divided": lambda x: 2 * x.T @ x,
             "two_forgotten": lambda x: x.T @ x / len(x),
@@ -278,6 +224,7 @@ EXERCISES = [
         id="gptq.inverse_cholesky", inputs=lambda rng: {"H": damped_hessian(rng, turn(rng, 6, 37, 13))}, spec=inverse_cholesky,
         counts=positive_rows,
         lesson="3.2-gptq",
+        kind="formula", difficulty=2, minutes=5,
         mistakes={
             "lower_factor": lower_factor, "hessian_not_inverse": factor_of_hessian,
             "lower_hessian_factor": lambda H: torch.linalg.cholesky(H), "product_reversed": wrong_product,
@@ -287,6 +234,7 @@ EXERCISES = [
     ),
     Exercise(
         id="gptq.column_update", inputs=column_inputs, spec=column_update, lesson="3.2-gptq", trials=4,
+        kind="debug", difficulty=2, minutes=8,
         mistakes={
             "not_divided": moved_by(lambda U, i: U[i]),
             "divided_twice": moved_by(lambda U, i: U[i] / U[i, i] ** 2),
@@ -301,7 +249,23 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.quantize_layer", inputs=layer_inputs, spec=quantize_layer, lesson="3.2-gptq", trials=6,
+        id="gptq.worst_case", inputs=promise_inputs, spec=worst_case, lesson="3.2-gptq", trials=5,
+        kind="step", difficulty=3, minutes=10,
+        mistakes={
+            "whole_step": lambda H, step: worst_case(H, 2 * step),
+            "mean": lambda H, step: worst_case(H, step) / 3,
+            "half_of_it": lambda H, step: worst_case(H, step) / 2,
+            "nobody_moves": lambda H, step: (step / 2) ** 2 * H.trace(),
+            "whole_inverse": lambda H, step: ((step / 2) ** 2 / torch.linalg.inv(H).diagonal()).sum(),
+            "multiplied": lambda H, step: (step / 2) ** 2 * inverse_cholesky(H).diagonal().square().sum(),
+            "factor_not_squared": lambda H, step: ((step / 2) ** 2 / inverse_cholesky(H).diagonal()).sum(),
+            "step_not_squared": lambda H, step: worst_case(H, step) / (step / 2),
+            "root": lambda H, step: worst_case(H, step).sqrt(),
+            "one_column": lambda H, step: ((step / 2) ** 2 / inverse_cholesky(H).diagonal().square()).max(),
+        },
+    ),
+    Exercise(
+        id="gptq.quantize_layer", inputs=layer_inputs, spec=quantize_layer, lesson="lab-3.1-gptq", trials=6,
         mistakes={
             "no_update": with_update(only_rounded),
             "scales_from_the_start": lambda **given: quantize_layer(**given, fixed_scales=True),
@@ -315,7 +279,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.pack_int4", inputs=code_inputs, spec=pack_int4, lesson="3.2-gptq",
+        id="gptq.pack_int4", inputs=code_inputs, spec=pack_int4, lesson="lab-3.1-gptq",
         mistakes={
             "nibbles_swapped": lambda codes: (codes[:, ::2] << 4) | codes[:, 1::2],
             "halves": halves,
@@ -328,7 +292,7 @@ EXERCISES = [
         properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},
     ),
     Exercise(
-        id="gptq.packed_linear", inputs=product_inputs, spec=packed_linear, lesson="3.2-gptq",
+        id="gptq.packed_linear", inputs=product_inputs, spec=packed_linear, lesson="lab-3.1-gptq",
         mistakes={
             "nibbles_swapped": lambda **given: packed_linear(**given, high_first=True),
             "groups_tiled": with_grid(tiled, lambda q, s, z: s * (q - z)),

@@ -141,6 +141,7 @@ def largest(values: Tensor, dim: int = 0) -> Tensor:
 EXERCISES = [
     Exercise(
         id="scaling.fold", inputs=fold_inputs, spec=fold, lesson="3.3-awq-smoothquant",
+        kind="step", difficulty=1, minutes=5,
         mistakes={
             "wrong_way": lambda gain, weight, s: (gain * s, weight / s),
             "rows": lambda gain, weight, s: (gain / s, weight * s[:, None]),
@@ -152,6 +153,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scaling.awq_scale", inputs=awq_scale_inputs, spec=awq_scale, lesson="3.3-awq-smoothquant", trials=4,
+        kind="formula", difficulty=1, minutes=5,
         mistakes={
             "signs_cancel": lambda x, alpha: centred(x.mean(0).abs() ** alpha),
             "maximum": lambda x, alpha: centred(largest(x) ** alpha),
@@ -166,6 +168,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scaling.output_error", inputs=error_inputs, spec=output_error, lesson="3.3-awq-smoothquant",
+        kind="step", difficulty=2, minutes=6,
         mistakes={
             "input_not_divided": lambda x, weight, s, bits: (x @ weight.T - x @ rounded(weight * s, bits).T).square().sum(),
             "not_scaled": lambda x, weight, s, bits: (x @ (weight - rounded(weight, bits)).T).square().sum(),
@@ -178,6 +181,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scaling.clip_errors", inputs=clip_inputs, spec=clip_errors, lesson="3.3-awq-smoothquant", trials=8,
+        kind="step", difficulty=3, minutes=10,
         mistakes={
             "of_weights": lambda **given: clip_errors(**given, of_weights=True),
             "squared_before_sum": lambda w, x, bits, shares: clip_errors(w, torch.diag(x.norm(dim=0)), bits, shares),
@@ -189,6 +193,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scaling.smoothing_scale", inputs=smoothing_inputs, spec=smoothing_scale, lesson="3.3-awq-smoothquant", trials=4,
+        kind="design", difficulty=2, minutes=8,
         mistakes={
             "exponents_swapped": lambda x, weight, alpha: largest(x) ** (1 - alpha) / largest(weight) ** alpha,
             "same_exponent": lambda x, weight, alpha: (largest(x) / largest(weight)) ** alpha,

@@ -259,6 +259,7 @@ def no_groups(weight, H, size, keep):
 EXERCISES = [
     Exercise(
         id="scores.removal", inputs=removal_inputs, spec=removal, lesson="3.4-pruning-scores",
+        kind="step", difficulty=1, minutes=4,
         mistakes={
             "gradient_sign": lambda weight, grad, curvature: grad * weight + 0.5 * curvature * weight**2,
             "half_forgotten": lambda weight, grad, curvature: -grad * weight + curvature * weight**2,
@@ -271,6 +272,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scores.fisher", inputs=fisher_inputs, spec=fisher, lesson="3.4-pruning-scores",
+        kind="debug", difficulty=2, minutes=6,
         mistakes={
             "mean_before_square": lambda weight, grads: 0.5 * grads.mean(0) ** 2 * weight**2,
             "gradient_over_fisher": lambda weight, grads: 0.5 * grads.mean(0) ** 2 / grads.square().mean(0),
@@ -286,6 +288,7 @@ EXERCISES = [
     Exercise(
         id="scores.magnitude_mask", inputs=mask_inputs, spec=magnitude_mask, lesson="3.4-pruning-scores", trials=6,
         counts=stay_in_layer,
+        kind="step", difficulty=1, minutes=5,
         mistakes={
             "signed": lambda weight, sparsity: lowest(weight, round(sparsity * weight.numel())),
             "positive_only": lambda weight, sparsity: weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1],
@@ -303,6 +306,7 @@ EXERCISES = [
     Exercise(
         id="scores.wanda_mask", inputs=wanda_inputs, spec=wanda_mask, lesson="3.4-pruning-scores", trials=8,
         counts=stay_in_rows,
+        kind="formula", difficulty=2, minutes=6,
         mistakes={
             "layer_wise": lambda weight, x, sparsity: lowest(wanda_score(weight, x), round(sparsity * weight.numel())),
             "each_column": lambda weight, x, sparsity: rows_of(wanda_score(weight, x).T, round(sparsity * len(weight))).T,
@@ -323,6 +327,7 @@ EXERCISES = [
     Exercise(
         id="scores.n_of_m", inputs=n_of_m_inputs, spec=n_of_m, lesson="3.4-pruning-scores", trials=8,
         counts=stay_in_groups,
+        kind="step", difficulty=2, minutes=6,
         mistakes={
             "along_outputs": lambda score, n, m: n_of_m(score.T, n, m).T,
             "strided": strided,
@@ -335,6 +340,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scores.remove_weight", inputs=remove_inputs, spec=remove_weight, lesson="3.4-pruning-scores",
+        kind="step", difficulty=2, minutes=6,
         mistakes={
             "hessian_not_inverse": along(lambda H, q: H[q] / H[q, q]),
             "divided_by_hessian": along(lambda H, q: torch.linalg.inv(H)[q] / H[q, q]),
@@ -347,6 +353,7 @@ EXERCISES = [
     ),
     Exercise(
         id="scores.group_mask", inputs=group_inputs, spec=group_mask, lesson="3.4-pruning-scores", trials=6,
+        kind="decide", difficulty=3, minutes=10,
         mistakes={
             "no_groups": no_groups,
             "each_row": each_row,

@@ -166,6 +166,7 @@ def lower_bound(peak: float, bits: int) -> float:
 EXERCISES = [
     Exercise(
         id="uniform.round_trip", inputs=range_inputs, spec=round_trip, lesson="3.1-uniform-quantization", trials=6,
+        kind="debug", difficulty=2, minutes=8,
         mistakes={
             "forms_mixed": through(lambda x, s, z, low, top: s * ((x - z) / s).round().clamp(0, top) + z),
             "minimum_as_zero": through(lambda x, s, z, low, top: s * ((x - low) / s).round().clamp(0, top) + low),
@@ -186,6 +187,7 @@ EXERCISES = [
     ),
     Exercise(
         id="uniform.error_parts", inputs=heavy_inputs, spec=error_parts, lesson="3.1-uniform-quantization",
+        kind="step", difficulty=2, minutes=8,
         mistakes={
             "own_means": own_means,
             "sums": parts(lambda e, x: e.sum()),
@@ -200,6 +202,7 @@ EXERCISES = [
     ),
     Exercise(
         id="uniform.best_threshold", inputs=threshold_inputs, spec=best_threshold, lesson="3.1-uniform-quantization",
+        kind="decide", difficulty=1, minutes=5,
         mistakes={
             "largest": lambda x, bits, thresholds: thresholds.max(),
             "rounding_only": lambda x, bits, thresholds: min(thresholds.tolist(), key=lambda t: error_parts(x, t, bits)[0]),
@@ -210,6 +213,7 @@ EXERCISES = [
     ),
     Exercise(
         id="uniform.stochastic_round", inputs=stochastic_inputs, spec=stochastic_round, lesson="3.1-uniform-quantization",
+        kind="formula", difficulty=1, minutes=5,
         mistakes={
             "nearest": lambda x, scale, u: scale * (x / scale).round(),
             "reversed": lambda x, scale, u: scale * ((x / scale).floor() + (u > x / scale - (x / scale).floor())),
@@ -225,6 +229,7 @@ EXERCISES = [
     Exercise(
         id="uniform.lower_bound", inputs=bound_inputs, spec=lower_bound, tolerance=1e-6, trials=6,
         lesson="3.1-uniform-quantization",
+        kind="step", difficulty=2, minutes=6,
         mistakes={
             "values_not_squared": lambda peak, bits: 1 / (12 * peak**2 * 2**bits),
             "bits_for_values": lambda peak, bits: 1 / (12 * peak**2 * bits**2),

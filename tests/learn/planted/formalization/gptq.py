@@ -176,7 +176,29 @@ def pack_in_words(codes):
     )
 
 
+def promise_by_pivots(H, step):
+    """1 / [H_F⁻¹]_ii is what elimination from the last column leaves on the diagonal."""
+    H, total = H.clone(), 0.0
+    for i in range(len(H) - 1, -1, -1):
+        total += float(H[i, i]) * step**2 / 4
+        H -= torch.outer(H[:, i], H[i]) / H[i, i]
+    return total
+
+
+def promise_by_schur(H, step):
+    """What is left of H_ii when the later inputs have explained all they can."""
+    total = 0
+    for i in range(len(H)):
+        later = H[i + 1 :, i]
+        total = total + H[i, i] - later @ torch.linalg.solve(H[i + 1 :, i + 1 :], later)
+    return total * (step / 2) ** 2
+
+
 RIGHT = {
+    "gptq.worst_case": [
+        lambda H, step: (step**2 / 4 / factor(H).diagonal().square()).sum(),
+        promise_by_pivots, promise_by_schur,
+    ],
     "gptq.hessian": [
         lambda x: (lambda scaled: scaled.T @ scaled)(x * (2 / len(x)) ** 0.5),  # as GPTQ's own code does it
         lambda x: torch.einsum("ni,nj->ij", x, x) * 2 / x.shape[0],
@@ -197,6 +219,18 @@ RIGHT = {
     "gptq.packed_linear": [product_in_groups, product_with_divmod, product],
 }
 WRONG = {
+    "gptq.worst_case": [
+        (lambda H, step: (step**2 / factor(H).diagonal() ** 2).sum(), "whole_step"),
+        (lambda H, step: (step**2 / 12 / factor(H).diagonal() ** 2).sum(), "mean"),
+        (lambda H, step: step**2 / 4 * H.diagonal().sum(), "nobody_moves"),
+        (lambda H, step: step**2 / 4 * (1 / H.inverse().diagonal()).sum(), "whole_inverse"),
+        (lambda H, step: (step**2 / 4 * factor(H).diagonal() ** 2).sum(), "multiplied"),
+        (lambda H, step: (step / 2 / factor(H).diagonal() ** 2).sum(), "step_not_squared"),
+        (lambda H, step: (step**2 / 4 / factor(H).diagonal()).sum(), "factor_not_squared"),
+        (lambda H, step: (step**2 / 8 / factor(H).diagonal() ** 2).sum(), "half_of_it"),
+        (lambda H, step: step / 2 * (1 / factor(H).diagonal() ** 2).sum().sqrt(), "root"),
+        (lambda H, step: (step**2 / 4 / factor(H).diagonal() ** 2).amax(), "one_column"),
+    ],
     "gptq.hessian": [
         (lambda x: 2 * x.mT @ x, "not_divided"),
         (lambda x: x.mT @ x / x.shape[0], "two_forgotten"),
