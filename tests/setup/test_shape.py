@@ -10,8 +10,6 @@ PACKAGE = ROOT / "course_utils"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 300  # lines of a file
 LONG = {  # to be divided; empty at the end
-    "learn/checks/checking.py", "learn/exercises/formalization/distillation_losses.py", "learn/exercises/formalization/gptq.py",
-    "learn/exercises/labs/lab_quantizer.py", "learn/exercises/concepts/distillation.py",
     "learn/exercises/theory/rate_distortion.py", "grade/session.py",
 }  # fmt: skip
 METHODS = {"quantization", "pruning", "distillation"}

@@ -90,12 +90,13 @@ def register(exercise: Exercise) -> Exercise:
 
 @functools.cache
 def _modules() -> dict[str, str]:
-    """Each topic's module, by topic: the rooms of the exercises folder hold one module a topic."""
+    """Each topic's module, by topic: the rooms of the exercises folder hold one module a topic, and parts of some (`_…`)."""
     rooms = [module.name for module in pkgutil.iter_modules(folder.__path__) if module.ispkg]
     return {
         module.name: f"{folder.__name__}.{room}.{module.name}"
         for room in rooms
         for module in pkgutil.iter_modules([f"{path}/{room}" for path in folder.__path__])
+        if not module.name.startswith("_")
     }
 
 

@@ -154,14 +154,17 @@ def with_update(update):
     return lambda **given: quantize_layer(**given, update=update)
 
 
-def within_groups(weight, H, bits, group_size):
-    def update(W, U, i, quantized):
-        end = (i // group_size + 1) * group_size
-        moved = W.clone()
-        moved[:, :end] = quick_update(W, U, i, quantized)[:, :end]
-        return moved
+def within(width: int | None):
+    """Errors reach the columns of the same group, or of the same batch of `width` columns, and no others."""
 
-    return quantize_layer(weight, H, bits, group_size, update=update)
+    def layer(weight, H, bits, group_size):
+        def update(W, U, i, quantized):
+            end = (i // (width or group_size) + 1) * (width or group_size)
+            return torch.cat([quick_update(W, U, i, quantized)[:, :end], W[:, end:]], 1)
+
+        return quantize_layer(weight, H, bits, group_size, update=update)
+
+    return layer
 
 
 def across_groups(weight, H, bits, group_size):
@@ -171,18 +174,6 @@ def across_groups(weight, H, bits, group_size):
         end = (i // group_size + 1) * group_size
         moved = quick_update(W, U, i, quantized)
         moved[:, i + 1 : end] = W[:, i + 1 : end]
-        return moved
-
-    return quantize_layer(weight, H, bits, group_size, update=update)
-
-
-def lazy_batch(weight, H, bits, group_size):
-    """Errors reach the columns of a batch of 32 only."""
-
-    def update(W, U, i, quantized):
-        end = (i // 32 + 1) * 32
-        moved = W.clone()
-        moved[:, :end] = quick_update(W, U, i, quantized)[:, :end]
         return moved
 
     return quantize_layer(weight, H, bits, group_size, update=update)
@@ -273,9 +264,9 @@ EXERCISES = [
             "hessian_not_inverse": lambda **given: quantize_layer(**given, U=factor_of_hessian(given["H"])),
             "not_divided": with_update(moved_by(lambda U, i: U[i])),
             "sign": with_update(moved_by(lambda U, i: -U[i] / U[i, i])),
-            "within_groups": within_groups,
+            "within_groups": within(None),
             "across_groups": across_groups,
-            "lazy_batch": lazy_batch,
+            "lazy_batch": within(32),
         },
     ),
     Exercise(
