@@ -78,8 +78,10 @@ def each_step(
     """While this context is open: call before() and after(step) around each step that any optimizer takes on `model`.
 
     For training loops that keep their optimizer to themselves. `step` counts from 1 and is the optimizer's own
-    count, so that it goes on where a resumed run goes on. Needs an optimizer that counts its steps, as Adam does.
+    count, so that it goes on where a resumed run goes on; the steps of one that does not count (SGD) are counted here.
     """
+    taken = 0
+
     parameters = {id(p) for p in model.parameters()}
 
     def mine(optimizer) -> list[Tensor]:
@@ -90,9 +92,13 @@ def each_step(
             before()
 
     def last(optimizer, *_) -> None:
+        nonlocal taken
         counted = [p for p in mine(optimizer) if "step" in optimizer.state.get(p, {})]
         if after is not None and counted:
             after(int(optimizer.state[counted[0]]["step"]))
+        elif after is not None and mine(optimizer) and not any("step" in state for state in optimizer.state.values()):
+            taken += 1
+            after(taken)
 
     handles = [register_optimizer_step_pre_hook(first), register_optimizer_step_post_hook(last)]
     try:

@@ -151,14 +151,17 @@ def while_training(
 ) -> nn.Module:  # fmt: skip
     """A copy of any model, pruned by magnitude to `target(step)` while `train(model)` trains it in place.
 
-    For networks with a training loop of their own, whose optimizer counts its steps (Adam does). Raises
-    CompressionError for a sparsity or pattern that does not fit.
+    For networks with a training loop of their own and any optimizer of torch.optim. Raises CompressionError for a sparsity or
+    pattern that does not fit, and when no optimizer took a step on the copy, so that nothing was pruned on the way.
     """
     model = copy.deepcopy(model)
     kept = apply.make_masks(_magnitudes(model), target(0), pattern)
     apply.apply(model, kept)
 
+    taken: list[int] = []
+
     def hold(step: int) -> None:
+        taken.append(step)
         apply.apply(model, kept)
         if step % update == 0:
             kept.update(apply.stricter(_magnitudes(model), kept, target(step), pattern))
@@ -166,6 +169,8 @@ def while_training(
 
     with apply.each_step(model, after=hold):
         train(model)
+    if not taken:
+        raise CompressionError("train: no torch optimizer took a step on the model that it was given; train that one, in place.")
     return model
 
 

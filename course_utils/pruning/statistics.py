@@ -117,9 +117,19 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
     return torch.stack(rows).view_as(weight).detach()
 
 
-@torch.no_grad()
 def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     """H = (2/N) XᵀX (in, in) of each linear layer's own output error, for inputs of the dense model."""
+    return _mean_over_tokens(model, ids, lambda x: 2 * x.T @ x)
+
+
+def input_sizes(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
+    """√(diag H) (in,) of each linear layer: ‖X_j‖ √(2/N), without the rest of H."""
+    return {name: mean.sqrt() for name, mean in _mean_over_tokens(model, ids, lambda x: 2 * x.square().sum(0)).items()}
+
+
+@torch.no_grad()
+def _mean_over_tokens(model: nn.Module, ids: Tensor, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Σ of(x) / N over the inputs x (tokens, in) of each linear layer, by name."""
     if isinstance(model, PreTrainedModel):
         ids = walk.check_calibration(ids, model).to(model.device)
     names = {id(module): name for name, module in walk.compressible(model).items()}
@@ -128,7 +138,7 @@ def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
 
     def see(module, args):
         x, name = walk.exact(args[0].reshape(-1, args[0].shape[-1])), names[id(module)]
-        sums[name] = sums.get(name, 0) + x.T @ x
+        sums[name] = sums.get(name, 0) + of(x)
         counts[name] = counts.get(name, 0) + len(x)
 
     handles = [module.register_forward_pre_hook(see) for module in walk.compressible(model).values()]
@@ -138,7 +148,7 @@ def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total * (2.0 / counts[name]) for name, total in sums.items()}
+    return {name: total / counts[name] for name, total in sums.items()}
 
 
 class Movement:
@@ -195,10 +205,9 @@ def scores_of(
         measured = fisher_diagonal(model, data, loss)
     elif kind == "obd":
         measured = hessian_diagonal(model, data, loss, probes=probes, seed=seed)
+    elif kind == "wanda":
+        measured = input_sizes(model, data)
     else:
         hessians = layer_hessians(model, data)
-        if kind == "wanda":
-            measured = {n: H.diagonal().sqrt() for n, H in hessians.items()}
-        else:
-            measured = {n: torch.linalg.inv(damped(H.double(), 0.01)).diagonal().to(H) for n, H in hessians.items()}
+        measured = {n: torch.linalg.inv(damped(H.double(), 0.01)).diagonal().to(H) for n, H in hessians.items()}
     return {n: getattr(scores, kind)(w, measured[n]) for n, w in weights.items()}

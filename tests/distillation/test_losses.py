@@ -326,3 +326,17 @@ def test_confidence_listens_to_the_teacher_that_knows():
         p = losses.mixture(torch.stack([sure, blank]), torch.full((5,), 3), 1.0, weighting).exp()[:, 3]
         plain = losses.mixture(torch.stack([sure, blank]))[:, 3].exp()
         assert (p > plain).all() and (p > least).all()
+
+
+def test_a_token_that_the_teacher_rules_out_adds_nothing():
+    """Logits of −∞: the divergence is that over the other tokens, and its gradient is finite and 0 there."""
+    g = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(3, 5, generator=g, dtype=torch.float64), torch.randn(3, 5, generator=g, dtype=torch.float64)
+    teacher[:, 2] = -torch.inf
+    student.requires_grad_(True)
+    found = losses.kl(student, teacher)
+    p = teacher.softmax(-1)
+    wanted = sum(float(p[i, j] * (p[i, j].log() - student[i].log_softmax(-1)[j])) for i in range(3) for j in (0, 1, 3, 4)) / 3
+    assert float(found) == pytest.approx(wanted, rel=1e-10)
+    found.backward()
+    torch.testing.assert_close(student.grad, (student.detach().softmax(-1) - p) / 3)

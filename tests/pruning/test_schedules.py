@@ -252,3 +252,21 @@ def test_bad_input_is_named(tiny_llama, ids):
         schedules.cubic(1, start=3, end=3)
     with pytest.raises(CompressionError, match="compressed already"):
         recovery.train(rtn.quantize(tiny_llama, group_size=-1).model, ids)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_while_training_prunes_with_sgd_too(momentum):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def fit(network):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
+        for _ in range(10):
+            optimizer.zero_grad()
+            network(torch.randn(8, 12)).square().mean().backward()
+            optimizer.step()
+
+    found = schedules.while_training(model, fit, lambda step: min(0.5, step / 10), update=1)
+    assert apply.sparsity_of(found) == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(CompressionError, match="no torch optimizer took a step"):
+        schedules.while_training(model, lambda network: None, lambda step: 0.5)

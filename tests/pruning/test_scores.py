@@ -222,3 +222,12 @@ def test_bad_input_is_named(tiny_llama, ids):
         statistics.gradients(tiny_llama, [])
     with pytest.raises(CompressionError, match="require a gradient"):
         statistics.gradients(tiny_llama.requires_grad_(False), ids)
+
+
+def test_wanda_scores_need_no_hessian(tiny, ids, monkeypatch):
+    """|W| ‖X‖ √(2/N) from sums of squares alone; the whole H is never made."""
+    found = statistics.input_sizes(tiny, ids)
+    for name, H in statistics.layer_hessians(tiny, ids).items():
+        torch.testing.assert_close(found[name], H.diagonal().sqrt(), rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(statistics, "layer_hessians", lambda *_: pytest.fail("made all of H for its diagonal"))
+    assert set(statistics.scores_of(tiny, "wanda", ids)) == set(found)

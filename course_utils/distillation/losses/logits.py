@@ -46,10 +46,16 @@ def softened(
     return (exact(student) / temperature).log_softmax(-1), (exact(teacher) / temperature).log_softmax(-1)
 
 
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Σ p (log p − log q), the mean over positions. What p rules out (log p = −∞) adds 0, to the gradient too."""
+    apart = torch.where(log_p.isneginf(), torch.zeros_like(log_p), log_p - log_q)
+    return log_p.exp().mul(apart).sum(-1).mean()
+
+
 def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """KL(P_T ‖ P_S) = Σ P_T (log P_T − log P_S), the mean over positions, in nats. Gradient in z_S: (P_S − P_T) / τ."""
     log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
-    return log_t.exp().mul(log_t - log_s).sum(-1).mean()
+    return _divergence(log_t, log_s)
 
 
 def reverse_kl(
@@ -57,7 +63,7 @@ def reverse_kl(
 ) -> Tensor:
     """KL(P_S ‖ P_T): mode seeking, it punishes mass where the teacher has none (Gu et al., 2024, MiniLLM)."""
     log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
-    return log_s.exp().mul(log_s - log_t).sum(-1).mean()
+    return _divergence(log_s, log_t)
 
 
 def jensen_shannon(
@@ -72,8 +78,7 @@ def jensen_shannon(
         raise CompressionError(f"beta={beta}: choose a number between 0 and 1; for the ends use kl and reverse_kl.")
     log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
     log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-    value = beta * log_t.exp().mul(log_t - log_m) + (1 - beta) * log_s.exp().mul(log_s - log_m)
-    return value.sum(-1).mean()
+    return beta * _divergence(log_t, log_m) + (1 - beta) * _divergence(log_s, log_m)
 
 
 DIVERGENCES = {"forward": kl, "reverse": reverse_kl, "js": jensen_shannon}
