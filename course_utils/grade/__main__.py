@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_report(commands)
     add_submit(commands)
     chosen = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # names of any kind can be printed on a terminal of any kind
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if chosen.command == "run":
             return grade(chosen)
@@ -45,6 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(line)
     except CompressionError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:  # no space, no permission, a folder in the place of a file
+        print(
+            f"{error.filename or chosen.command}: {error.strerror or error}. What is done is kept; start again.",
+            file=sys.stderr,
+        )
         return 2
     return 0
 
@@ -80,29 +89,38 @@ def add_report(commands: Any) -> None:
 def add_submit(commands: Any) -> None:
     hand_in = commands.add_parser("submit", help="make the file to hand in from a lab's notebook")
     hand_in.add_argument("lab", help="for example lab-3.1-gptq")
-    hand_in.add_argument("--notebook", type=Path, help="default: LAB.ipynb in labs/LAB, in this folder, or in the course's labs/LAB")
+    hand_in.add_argument(
+        "--notebook", type=Path, help="default: LAB.ipynb in labs/LAB, in this folder, or in the course's labs/LAB"
+    )
     hand_in.add_argument("--out", type=Path, help="default: LAB-submission.ipynb")
 
 
 def grade(chosen: argparse.Namespace) -> int:
     """Grade and print one line a learner; 1 if some could not be graded."""
-    from . import lab, report, run, sandbox
+    from . import kinds, lab, report, run, sandbox
 
     if chosen.jobs < 1:
         raise CompressionError(f"--jobs {chosen.jobs}: give a number of at least 1.")
+    if not 1 <= chosen.seconds <= 10**6:  # also what is no number
+        raise CompressionError(f"--seconds {chosen.seconds}: give a number from 1 to 1000000.")
+    if Path(chosen.lab).name != chosen.lab:
+        raise CompressionError(f"{chosen.lab}: give the lab's name alone, {Path(chosen.lab).name}.")
     kind = chosen.sandbox
     if not chosen.dask:
-        kind = kind or sandbox.best()
-        print(f"Sandbox: {sandbox.describe(kind)}.")
+        kind = kind or kinds.best()
+        print(f"Sandbox: {kinds.describe(kind)}.")
     opened = lab.load(chosen.root, chosen.lab)
     results = run.run(
         chosen.root, chosen.course.resolve(), opened, jobs=chosen.jobs, seed=chosen.seed, kind=kind,
         again=chosen.again, limits=sandbox.Limits(total=chosen.seconds), dask=chosen.dask,
     )  # fmt: skip
-    for line in report.lines(results):
+    missed = run.overlooked(chosen.course.resolve(), opened.name)
+    for line in [*missed[: report.SHOWN], *report.summary(results)]:
         print(line)
-    for path in report.write_all(chosen.course, opened, results):
+    for path in report.write_all(chosen.course, opened, results, missed):
         print(path)
+    if not results:
+        raise CompressionError(f"nobody has handed in {opened.name}: there is no submitted/<learner>/{opened.name}/.")
     return 1 if any("fault" in result for result in results.values()) else 0
 
 

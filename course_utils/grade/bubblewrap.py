@@ -9,11 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import sandbox
+from . import sandbox, scratch
 
 WAIT = 120  # seconds for the trial
 # what `sandbox.enter` needs when the grader is root; an ordinary user's worker has them in a user namespace of its own
@@ -25,7 +24,14 @@ def command(root: Path, *, read: Sequence[Path] = (), change: Sequence[Path] = (
 
     `root` becomes an empty folder, and the current one.
     """
-    words = [shutil.which("bwrap") or "bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    words = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
     words += ["--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     if os.geteuid() == 0:
         words += [word for name in ROOT_NEEDS for word in ("--cap-add", f"CAP_{name}")]
@@ -43,8 +49,8 @@ def problem() -> str:
     """Why bubblewrap cannot be used here, '' when it can: a worker's sandbox is entered inside of it."""
     if shutil.which("bwrap") is None:
         return "bubblewrap (the command bwrap) is not installed."
-    with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:
-        words = [*command(Path(folder)), sys.executable, "-m", __name__, folder]
+    with scratch.folder() as folder:
+        words = [*command(folder), sys.executable, "-m", __name__, str(folder)]
         try:
             done = subprocess.run(words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=WAIT)
             said, why = done.stdout.strip(), done.stderr.strip()

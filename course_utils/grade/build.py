@@ -36,7 +36,11 @@ def differences(root: Path) -> list[str]:
     right = wanted(root)
     there = {p.relative_to(root / "labs") for p in files(root / "labs")}
     out = [f"labs/{p.as_posix()}: missing" for p in sorted(set(right) - there)]
-    out += [f"labs/{p.as_posix()}: stale" for p in sorted(there & set(right)) if (root / "labs" / p).read_bytes() != right[p]]
+    out += [
+        f"labs/{p.as_posix()}: stale"
+        for p in sorted(there & set(right))
+        if (root / "labs" / p).read_bytes() != right[p]
+    ]
     return out + [f"labs/{p.as_posix()}: extra, no solution makes it" for p in sorted(there - set(right))]
 
 
@@ -68,7 +72,7 @@ def same(path: Path, content: bytes) -> bool:
 def write(path: Path, content: bytes) -> None:
     """Replace a file whole, so that an interrupted build leaves the former one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.unfinished-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -14,6 +14,7 @@ from course_utils.errors import CompressionError
 from course_utils.learn import texts
 from course_utils.learn.page import catalogue
 
+from . import names, written
 from .build import write
 from .report import as_csv, points, remark
 
@@ -26,18 +27,19 @@ class Classroom:
     learners: list[str] = field(default_factory=list)
     exercises: dict[str, list[float]] = field(default_factory=dict)  # lab: exercise → parts of its points
     mistakes: Counter[str] = field(default_factory=Counter)
+    pending: dict[str, list[str]] = field(default_factory=dict)  # learner → what is not counted yet
 
 
 def load(course: Path) -> Classroom:
     """Read a course folder. Raises CompressionError if nothing has been graded there."""
     from nbgrader.api import Gradebook
 
-    from .gradebook import course_id, find_commands
+    from .gradebook import course_id, without_alembic
 
     database = course / "gradebook.db"
     if not database.is_file():
         raise CompressionError(f"{database}: is missing; grade a lab first: course grade LAB --course {course}.")
-    find_commands()
+    without_alembic()
     room = Classroom()
     with Gradebook(f"sqlite:///{database}", course_id(database)) as book:
         for assignment in book.assignments:
@@ -48,15 +50,27 @@ def load(course: Path) -> Classroom:
             }
             if found:
                 room.scores[assignment.name] = found
-        room.learners = sorted(student.id for student in book.students)
+        room.learners = [student.id for student in book.students]
     for path in sorted((course / "grades").glob("*/*.json")):
-        for cell in json.loads(path.read_bytes())["cells"]:
+        try:
+            result = json.loads(path.read_bytes())
+            cells, student = result["cells"], result.get("student", path.stem)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CompressionError(
+                f"{path}: is no result of the grader ({type(error).__name__}); grade the lab with --again."
+            ) from error
+        room.learners.append(student)
+        waits = sum(c["points"] for c in cells if c["manual"] and c.get("score_by_hand") is None)
+        why = ["not graded"] if "fault" in result else [f"{waits:g} points by hand"] if waits else []
+        room.pending.setdefault(student, []).extend(f"{path.parent.name}: {text}" for text in why)
+        for cell in cells:
             if not cell.get("by_hand"):
                 room.exercises.setdefault(f"{path.parent.name}: {cell['grade_id']}", []).append(
                     cell["score"] / cell["points"]
                 )
             if cell["mistake"]:
                 room.mistakes[f"{path.parent.name}: {cell['grade_id']}: {cell['mistake']}"] += 1
+    room.learners = sorted(set(room.learners))
     return room
 
 
@@ -110,16 +124,15 @@ def write_report(course: Path) -> list[Path]:
         found = parts(room, learner)
         shares = [room.scores[lab].get(learner) for lab in labs] + [found[name] for name in titles]
         shares += [share for items in checklist(room, learner).values() for share in items.values()]
-        rows.append([learner, *(percent(share) for share in shares)])
+        rows.append([learner, *(percent(share) for share in shares), "; ".join(room.pending.get(learner, []))])
     columns = ["student_id", *labs, *titles.values()]
     items = [f"{name}: {item}" for name, part in structure.items() for item in part["items"]]
     pages = {
-        "class.csv": as_csv([*columns, *items], rows),
+        "class.csv": as_csv([*columns, *items, "not counted yet"], rows),
         "class.html": page(room, columns, [row[: len(columns)] for row in rows]),
     }
     for learner in room.learners:
-        name = learner.replace("/", "_")
-        pages[f"learners/{name}.html"] = learner_page(room, course, learner, titles)
+        pages[f"learners/{names.stem(learner)}.html"] = learner_page(room, course, learner, titles)
     for name, text in pages.items():
         write(course / "grades" / name, text.encode())
     return [course / "grades" / name for name in ("class.csv", "class.html", "learners")]
@@ -132,7 +145,10 @@ def percent(share: float | None) -> float | None:
 def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, str]) -> str:
     """What one learner has reached: the parts, the checklist, and each lab with what was found in it."""
     words, found = texts.load("course")["assessment"], parts(room, learner)
-    body = [_table(["part", "%"], [[title, percent(found[name])] for name, title in titles.items()]), "<h2>Checklist</h2>"]
+    body = [
+        _table(["part", "%"], [[title, percent(found[name])] for name, title in titles.items()]),
+        "<h2>Checklist</h2>",
+    ]
     rows = [
         [words[name]["items"][item], percent(share)]
         for name, items in checklist(room, learner).items()
@@ -142,7 +158,7 @@ def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, 
     for lab in sorted(room.scores):
         share = room.scores[lab].get(learner)
         body.append(f"<h2>{html.escape(lab)}: {'not handed in' if share is None else f'{100 * share:.1f} %'}</h2>")
-        path = course / "grades" / lab / f"{learner}.json"
+        path = course / "grades" / lab / f"{names.stem(learner)}.json"
         if path.is_file():
             cells = json.loads(path.read_bytes())["cells"]
             found_in = [[c["grade_id"], points(c), remark(c)] for c in cells]
@@ -170,7 +186,7 @@ def _number(value: float | None) -> str:
 def _table(columns: list[str], rows: list[list[Any]]) -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(v)}</td>" if isinstance(v, str) else f"<td class='n'>{_number(v)}</td>" for v in row) + "</tr>"
+        "<tr>" + "".join(f"<td>{html.escape(written.readable(v))}</td>" if isinstance(v, str) else f"<td class='n'>{_number(v)}</td>" for v in row) + "</tr>"
         for row in rows
     )  # fmt: skip
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -180,7 +196,7 @@ def _document(title: str, body: str) -> str:
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
         "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}td,th{padding:.2em .6em;text-align:left;vertical-align:top}"
-        "td{white-space:pre-wrap}.n{text-align:right}tr:nth-child(even){background:#f3f3f3}</style>"
+        "td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}tr:nth-child(even){background:#f3f3f3}</style>"
         f"<h1>{html.escape(title)}</h1>{body}</html>\n"
     )
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from course_utils.errors import CompressionError
 
+from . import judging, kinds, sandbox
 from . import lab as labs
-from . import run, sandbox
 from .submission import Submission
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def _results(
     client: Any, as_completed: Any, found: dict[str, Submission], order: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     running = {
-        client.submit(graded, order, asdict(submission), pure=False, retries=run.TRIES - 1): student
+        client.submit(graded, order, asdict(submission), pure=False, retries=judging.TRIES - 1): student
         for student, submission in found.items()
     }
     try:
@@ -160,12 +160,14 @@ def main() -> None:
         root, limits = Path(asked["root"] or ROOT), sandbox.Limits(**asked["limits"])
         opened = labs.load(root, asked["lab"])
         if (opened.digest, fingerprint()) != (asked["digest"], asked["course"]):
-            raise CompressionError("its course_utils or its solution of the lab is not the same; give it the same version of the course.")
-        kind = asked["kind"] or sandbox.best()
-        run.check_sandbox(kind, root / "solutions")
-        with run.ready(opened, limits, asked["seed"], kind):
+            raise CompressionError(
+                "its course_utils or its solution of the lab is not the same; give it the same version of the course."
+            )
+        kind = asked["kind"] or kinds.best()
+        kinds.check_sandbox(kind, root / "solutions")
+        with judging.ready(opened, limits, asked["seed"], kind):
             for line in sys.stdin:
-                print(json.dumps(run.grade(Submission(**json.loads(line)))), file=out, flush=True)
+                print(json.dumps(judging.grade(Submission(**json.loads(line)))), file=out, flush=True)
     except CompressionError as error:
         answer({"refused": f"{platform.node()} does not grade: {error}"})
 

@@ -1,19 +1,25 @@
-"""Grade one submission: run the answers in a worker, the lab's tests here, and write down what was earned and why."""
+"""Grade one submission: run the answers in a worker, the lab's tests here, and write down what was earned and why.
+
+Answers run in the notebook's order, each just before its own test, as in a kernel in which every cell is run once.
+"""
 
 import contextlib
 import io
-import signal
+import re
+import resource
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from course_utils.learn.checks import checking
 
+from . import kinds, remote, second
 from . import lab as labs
-from . import sandbox
+from .clock import Clock, TestsTookTooLong
+from .keeper import Keeper
 from .lab import Cell, Lab
+from .remote import RemoteFunction, WorkerLost
 from .sandbox import Limits
-from .session import RemoteFunction, Session, WorkerLost
+from .session import TOO_LONG, Session
 from .submission import Submission
 
 NO_LIMIT = 1e6  # seconds
@@ -24,36 +30,28 @@ class MachineFault(Exception):
 
 
 def grade(
-    lab: Lab, submission: Submission, address: str, limits: Limits, *, seed: int, kind: str
+    lab: Lab, submission: Submission, keeper: "str | Keeper", limits: Limits, *, seed: int, kind: str
 ) -> dict[str, Any]:
-    """The result of one submission as plain JSON, with workers from the zygote at `address`; `kind` is their sandbox.
+    """The result of one submission as plain JSON, with workers of the keeper, or of a new one of the zygote at an address.
 
-    Raises MachineFault if no worker can be started.
+    `kind` is the workers' sandbox. Raises MachineFault if no worker can be started.
     """
+    if isinstance(keeper, str):
+        with Keeper(keeper, limits.total) as opened:
+            return grade(lab, submission, opened, limits, seed=seed, kind=kind)
     began = time.monotonic()
-    session = Session(address, limits, seed=seed, shared=lab.namespace)
-    try:
-        failed = {
-            a.grade_id: error for a in lab.answers
-            if a.code and a.grade_id in submission.answers and (error := session.run(a.grade_id, submission.answers[a.grade_id], list(a.names)))
-        }  # fmt: skip
-        cells = [_manual(a, submission) for a in lab.answers if a.manual]
-        with _watch(limits.total):
-            for place, test in enumerate(lab.tests):
-                cells.append(_test(lab, test, submission, session, failed, seed))
-                if cells[-1]["score"] < (test.points or 0.0):
-                    _stand_in(lab, test, lab.tests[place + 1 :], session)
-                    if _may_be_disturbed(lab, test, submission, cells[-1]):
-                        alone = _alone(lab, test, submission, address, limits, seed, session.over)
-                        cells[-1] = alone if alone["score"] > cells[-1]["score"] else cells[-1]
-    finally:
-        session.close()
-    if session.broken:
-        raise MachineFault(session.broken)
+    with Clock() as clock:
+        bench = Bench(lab, submission, keeper, limits, seed, clock)
+        cells = [_manual(a, submission) for a in lab.answers if a.manual] + bench.graded()
+    if keeper.broken:
+        raise MachineFault(keeper.broken)
     return {
         "lab": lab.name, "submission": submission.digest, "bundle": lab.digest, "seed": seed,
-        "sandbox": sandbox.describe(kind), "cells": cells, "notes": submission.notes,
+        "sandbox": kinds.describe(kind), "cells": cells, "notes": [*submission.notes, *bench.notes],
         "score": sum(c["score"] or 0 for c in cells), "points": lab.points, "seconds": round(time.monotonic() - began, 3),
+        "used": {
+            "learner's seconds": bench.used, "megabytes of the grader": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        },
     }  # fmt: skip
 
 
@@ -61,130 +59,134 @@ def _manual(answer: Cell, submission: Submission) -> dict[str, Any]:
     written = answer.grade_id in submission.answers
     return {
         "grade_id": answer.grade_id, "points": answer.points, "score": None if written else 0.0, "manual": written,
-        "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted", "by_hand": True,
+        "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted",
+        "by_hand": True,
     }  # fmt: skip
 
 
-def _test(
-    lab: Lab, test: Cell, submission: Submission, session: Session, failed: dict[str, Any], seed: int
-) -> dict[str, Any]:
-    """One test cell: its functions come from the worker, everything else is trusted."""
-    owner = {name: a.grade_id for a in lab.answers if a.code for name in a.names}
-    mentioned = [name for name in owner if name in labs.used(test.source)]
-    result = {
-        "grade_id": test.grade_id,
-        "points": test.points,
-        "score": 0.0,
-        "manual": False,
-        "message": "",
-        "mistake": None,
-        "flag": "",
-    }
-    about = test.of or [owner[name] for name in mentioned]
-    if not any(answer in submission.answers for answer in about):
-        return {**result, "message": "Not attempted.", "flag": "not attempted"}
-    verdicts: list[Any] = []
-    session.referred.clear()
-    namespace = dict(lab.namespace)
-    namespace["check"] = labs.seeded(_check, seed, verdicts)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            for name in mentioned:
-                namespace[name] = session.get(owner[name], name)
-            result["score"] = labs.run_test(test.source, namespace, test.points or 0.0)
-    except WorkerLost as lost:
-        result["message"], result["flag"] = f"Did not run to its end: {lost}.", "did not run"
-    except AssertionError as error:
-        result["message"] = str(error) or "An answer was not right in a further test."
-    except Exception as error:
-        result["message"] = f"{type(error).__name__}: {str(error)[:1000]}"
-    except BaseException as error:  # a test that is interrupted belongs to the person at the keyboard
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        result["message"] = f"{type(error).__name__}"
-    if result["score"] == (test.points or 0.0):
-        borrowed = ", ".join(sorted(session.referred))
-        result["message"] = borrowed and f"Right, with the course's own {borrowed} in the place of yours."
-    else:
-        result["mistake"] = next((v.mistake for v in verdicts if not v.passed and v.mistake), None)
-        errors = [failed[answer] for answer in dict.fromkeys(about) if answer in failed]
-        if errors:
-            line = f" (line {errors[0]['line']}: {errors[0]['source']})" if errors[0].get("line") else ""
-            result["message"] = (
-                f"The answer cell failed: {errors[0]['type']}: {errors[0]['said']}{line}\n\n{result['message']}".strip()
-            )
-            result["flag"] = result["flag"] or "did not run"
-    return result
+class Bench:
+    """Where the tests of one submission are run, one after the other.
 
-
-def _stand_in(lab: Lab, test: Cell, later: tuple[Cell, ...], session: Session) -> None:
-    """An answer that failed costs its own points only: later answers that call it get the solution's function.
-
-    Not before the last test of that answer is over.
+    Each has a share of the time: what is left, divided by the number of tests that are left.
     """
-    about = {answer for answer in test.of if not any(answer in other.of for other in later)}
-    for answer in lab.answers:
-        for name in answer.names if answer.grade_id in about else ():
-            if name in lab.reference:
-                session.substitute(name, lab.reference[name])
 
+    def __init__(
+        self, lab: Lab, submission: Submission, keeper: Keeper, limits: Limits, seed: int, clock: Clock
+    ) -> None:
+        self.lab, self.submission, self.limits, self.seed, self.clock = lab, submission, limits, seed, clock
+        self.keeper = keeper
+        self.over = time.monotonic() + limits.total
+        self.until = self.over
+        self.notes: dict[str, None] = {}
+        self.used: dict[str, float] = {}  # seconds that the learner's code took, by test
+        self.owner = {name: a.grade_id for a in lab.answers if a.code for name in a.names}
 
-def _may_be_disturbed(lab: Lab, test: Cell, submission: Submission, result: dict[str, Any]) -> bool:
-    """True when another answer may be why the test failed: there is one, and no mistake of this one was named."""
-    others = [a for a in lab.answers if a.code and a.grade_id in submission.answers and a.grade_id not in test.of]
-    return bool(others) and result["flag"] == "" and result["mistake"] is None
+    def session(self) -> Session:
+        opened = Session(self.keeper, self.limits, seed=self.seed, shared=self.lab.namespace, over=self.over)
+        opened.until = self.until
+        return opened
 
+    def graded(self) -> list[dict[str, Any]]:
+        """The results of all tests."""
+        session, found = self.session(), []
+        with contextlib.closing(session):
+            for place, test in enumerate(self.lab.tests):
+                left = self.over - time.monotonic()
+                share = max(1.0, left / (len(self.lab.tests) - place))
+                self.until = session.until = time.monotonic() + share
+                began = session.learner
+                session.lost = ""
+                session.forget_slow(self.lab.reference)
+                with self.clock.limit(share, session):
+                    result = self.test(test, session, self.run(session, test.of, test))
+                if result["score"] < (test.points or 0.0):
+                    self._stand_in(test, self.lab.tests[place + 1 :], session)
+                    result = second.opinion(self, test, result, session)
+                self.used[test.grade_id] = round(result.pop("retried", 0.0) + session.learner - began, 3)
+                found.append(result)
+        return found
 
-def _alone(
-    lab: Lab, test: Cell, submission: Submission, address: str, limits: Limits, seed: int, over: float
-) -> dict[str, Any]:
-    """The test once more, with only its own answers in a new worker and the solution's functions for those before them.
-
-    Not for those after them: of two answers that each call the other, both would be right.
-    It has to end by the time `over` of the whole submission.
-    """
-    session = Session(address, limits, seed=seed, shared=lab.namespace)
-    session.over = over
-    try:
+    def run(self, session: Session, names: tuple[str, ...], test: Cell | None = None) -> dict[str, Any]:
+        """Run the learner's answers of these names, and what stands before them and before the test; the errors of those that failed."""
         failed = {}
-        last = max((place for place, answer in enumerate(lab.answers) if answer.grade_id in test.of), default=-1)
-        for answer in lab.answers[: last + 1]:
-            if answer.code and answer.grade_id in test.of and answer.grade_id in submission.answers:
-                source = submission.answers[answer.grade_id]
-                failed[answer.grade_id] = session.run(answer.grade_id, source, list(answer.names))
-            elif answer.code:
-                for name in set(answer.names) & set(lab.reference):
-                    session.substitute(name, lab.reference[name])
-        failed = {name: error for name, error in failed.items() if error}
-        result = _test(lab, test, submission, session, failed, seed)
-    finally:
-        session.close()
-    if session.broken:
-        raise MachineFault(session.broken)
-    return {
-        **result,
-        "message": "Right on its own. Another answer of yours disturbs it." if result["score"] else result["message"],
-    }
+        for answer in self.lab.answers:
+            source = self.submission.answers.get(answer.grade_id)
+            if answer.code and answer.grade_id in names:
+                self._extras(session, answer.grade_id)
+                error = session.run(answer.grade_id, source, list(answer.names)) if source is not None else None
+                failed |= {answer.grade_id: error} if error else {}
+        if test is not None:
+            self._extras(session, test.grade_id)
+        return failed
 
+    def _extras(self, session: Session, name: str) -> None:
+        for source in self.submission.extras.get(name, []):
+            left_out = session.run_extra(source)
+            used = {
+                word
+                for word in left_out
+                if any(re.search(rf"\b{re.escape(word)}\b", a) for a in self.submission.answers.values())
+            }
+            if used:
+                note = f"{', '.join(sorted(used))}: made by an extra cell, of which only imports, plain constants and functions are run"
+                self.notes |= {note: None}
 
-class TestsTookTooLong(BaseException):
-    """The tests themselves, which run here, used more time than a submission may."""
+    def test(self, test: Cell, session: Session, failed: dict[str, Any]) -> dict[str, Any]:
+        """One test cell: its functions come from the worker, everything else is trusted."""
+        mentioned = [name for name in self.owner if name in labs.used(test.source)]
+        result = {
+            "grade_id": test.grade_id, "points": test.points, "score": 0.0, "manual": False, "message": "", "mistake": None,
+            "flag": "",
+        }  # fmt: skip
+        about = test.of or tuple(self.owner[name] for name in mentioned)
+        if not any(answer in self.submission.answers for answer in about):
+            return {**result, "message": "Not attempted.", "flag": "not attempted"}
+        verdicts: list[Any] = []
+        session.referred.clear()
+        namespace = dict(self.lab.namespace)
+        namespace["check"] = labs.seeded(_check, self.seed, verdicts)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                for name in mentioned:
+                    namespace[name] = session.get(self.owner[name], name)
+                result["score"] = labs.run_test(test.source, namespace, test.points or 0.0)
+        except WorkerLost as lost:
+            result["message"], result["flag"] = f"Did not run to its end: {lost}.", "did not run"
+        except TestsTookTooLong:
+            session.lost = TOO_LONG
+            result["message"], result["flag"] = "The test of it took too long.", "did not run"
+        except AssertionError as error:
+            result["message"] = remote.text(str(error)) or "An answer was not right in a further test."
+        except Exception as error:
+            result["message"] = f"{type(error).__name__}: {str(error)[:1000]}"
+        except BaseException as error:  # a test that is interrupted belongs to the person at the keyboard
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            result["message"] = f"{type(error).__name__}"
+        if result["score"] == (test.points or 0.0):
+            borrowed = ", ".join(sorted(session.referred))
+            result["message"] = borrowed and f"Right, with the course's own {borrowed} in the place of yours."
+            return result
+        result["mistake"] = next((v.mistake for v in verdicts if not v.passed and v.mistake), None)
+        if errors := [failed[answer] for answer in dict.fromkeys(about) if answer in failed]:
+            line = f" (line {errors[0]['line']}: {errors[0]['source']})" if errors[0]["line"] else ""
+            head = f"The answer cell failed: {errors[0]['type']}: {errors[0]['said']}{line}"
+            result["message"] = f"{head}\n\n{result['message']}".strip()
+        if errors or (session.lost and not result["mistake"]):
+            result["flag"] = result["flag"] or "did not run"
+        result["message"] = remote.text(result["message"])
+        return result
 
+    def _stand_in(self, test: Cell, later: tuple[Cell, ...], session: Session) -> None:
+        """An answer that failed costs its own points only: later answers that call it get the solution's function.
 
-@contextlib.contextmanager
-def _watch(seconds: float) -> Iterator[None]:
-    """Raises TestsTookTooLong again and again once this process has computed for so long: an answer may keep a test busy."""
-
-    def over(_signal: int, _frame: object) -> None:
-        raise TestsTookTooLong
-
-    before = signal.signal(signal.SIGVTALRM, over)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        Not before the last test of that answer is over.
+        """
+        about = {answer for answer in test.of if not any(answer in other.of for other in later)}
+        for answer in self.lab.answers:
+            for name in answer.names if answer.grade_id in about else ():
+                if name in self.lab.reference:
+                    session.substitute(name, self.lab.reference[name])
 
 
 def _check(name: str, function: Any, *, seed: int, show: bool = False) -> Any:

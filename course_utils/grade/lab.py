@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import nbformat
 from course_utils.errors import CompressionError
 
 from . import release
-from .worker import plain
+from .cells import plain
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,13 @@ class Lab:
         return {
             name: namespace[name] for answer in self.answers for name in answer.names if callable(namespace.get(name))
         }
+
+    @functools.cached_property
+    def texts(self) -> frozenset[str]:
+        """The cells that are not a learner's: as they were released, and those of the solution."""
+        own = [text for cell in (*self.answers, *self.tests) for text in (cell.source, cell.released)]
+        given = ["".join(cell["source"]) for cell in json.loads(self.released)["cells"]]
+        return frozenset(text.strip() for text in (*own, *given, *(source for _, source in self.prelude), ""))
 
     @property
     def data(self) -> Path | None:

@@ -7,16 +7,14 @@ exercises), and an empty working folder in memory. It has no network, no /proc, 
 import ctypes
 import os
 import resource
+import secrets
 import shutil
 import signal
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from course_utils.errors import CompressionError
 
 from . import seccomp
 
@@ -36,7 +34,6 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 DETACH, PIVOT_ROOT = 2, {"x86_64": 155, "aarch64": 41}
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-KINDS = ("bwrap", "namespaces", "none")  # bubblewrap around namespaces, namespaces, nothing at all
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Limits:
     tasks: int = 256  # threads
     folder: int = 256 << 20
     file: int = 128 << 20
-    reply: int = 128 << 20
+    reply: int = 64 << 20
     files_open: int = 128
 
 
@@ -68,45 +65,6 @@ def visible() -> list[Path]:
         if path.exists() and not any(path == f or f in path.parents for f in found):
             found.append(path)
     return found
-
-
-def check_private(*paths: Path) -> None:
-    """Raises CompressionError if the sandbox could read one of the paths."""
-    for path in paths:
-        for folder in visible():
-            if folder.resolve() in [path.resolve(), *path.resolve().parents]:
-                raise CompressionError(
-                    f"{path}: lies in {folder}, which learners' code can read; move it somewhere else."
-                )
-
-
-def best() -> str:
-    """The kind of sandbox to use if none is asked for."""
-    from . import bubblewrap
-
-    return "namespaces" if sys.platform != "linux" or bubblewrap.problem() else "bwrap"
-
-
-def missing(kind: str) -> str:
-    """Why there is no sandbox of this kind here, with the remedy; '' when there is one."""
-    if sys.platform != "linux":
-        return (
-            f"grading needs the namespaces of Linux, and this is {sys.platform}. Grade in a Linux container, a virtual machine "
-            "or WSL 2 (docs/instructor.md)."
-        )
-    if kind == "none":
-        return ""
-    if kind == "bwrap":
-        from . import bubblewrap
-
-        return (why := bubblewrap.problem()) and f"{why} Without it: --sandbox namespaces."
-    with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:
-        why = refused(Path(folder))
-    return why and (
-        f"this machine refuses a step of it ({why}). Allow new namespaces with "
-        "`sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`, start the container "
-        "with --security-opt seccomp=unconfined, or grade as root (docs/instructor.md)."
-    )
 
 
 def refused(root: Path) -> str:
@@ -130,16 +88,6 @@ def refused(root: Path) -> str:
     return "" if said == "inside" else said or "it ended at once"
 
 
-def describe(kind: str) -> str:
-    """What is in force, in a few words."""
-    if kind == "none":
-        return "none, learners can do here what you can do"
-    wall = "bubblewrap around " if kind == "bwrap" else ""
-    who = "a user id of its own" if os.geteuid() == 0 else "a user namespace"
-    calls = "seccomp" if seccomp.supported() else "no seccomp on this machine"
-    return f"{wall}namespaces (mount, process, network, IPC, host name), {who}, no capabilities, {calls}, resource limits"
-
-
 def _namespaces() -> int:
     flags = NEW_MOUNTS | NEW_UTS | NEW_IPC | NEW_PIDS | NEW_NETWORK
     return flags if os.geteuid() == 0 else flags | NEW_USER
@@ -151,17 +99,20 @@ def _done(result: int, what: str) -> None:
         raise OSError(error, f"sandbox: {what}: {os.strerror(error)}")
 
 
-def enter(limits: Limits, root: Path, report: int, keep: Sequence[int], data: Path | None = None) -> None:
+def enter(
+    limits: Limits, root: Path, report: int, keep: Sequence[int], data: Path | None = None, *, hide: bool = True
+) -> None:
     """Call in a new child with one thread: returns inside the sandbox, in process 1 of its own.
 
     The child itself stays outside, writes the process id of the inside to the descriptor `report`, waits, and ends
     with the same status. `root` is an empty folder to build on; of the open files only `keep` survive; the folder
-    `data` is copied into the working folder. Raises OSError when a step is refused; nothing has been run then.
+    `data` is copied into the working folder; `hide` takes away the answers to the exercises. Raises OSError when a step
+    is refused; nothing has been run then.
     """
     c = libc()
     user, group = os.geteuid(), os.getegid()
-    alone = 2_000_000 + os.getpid() if user == 0 else user  # an id that owns nothing
-    address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limits.memory
+    alone = 2_000_000 + secrets.randbits(28) if user == 0 else user  # owns nothing, and says nothing of other workers
+    most = address_space(limits)
     os.setsid()
     c.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _done(c.unshare(_namespaces()), "unshare")
@@ -176,7 +127,7 @@ def enter(limits: Limits, root: Path, report: int, keep: Sequence[int], data: Pa
         code = os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1])
         os._exit(code if code >= 0 else 128 - code)
     os.close(report)
-    _build_root(c, root, limits, alone if user == 0 else 0, data)
+    _build_root(c, root, limits, alone if user == 0 else 0, data, hide)
     if user == 0:
         os.setgroups([])
         os.setresgid(alone, alone, alone)
@@ -184,19 +135,28 @@ def enter(limits: Limits, root: Path, report: int, keep: Sequence[int], data: Pa
     _drop_capabilities(c)
     c.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     c.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    set_limits(limits, address_space)
+    set_limits(limits, most)
     _close_all_but(keep)
     seccomp.install(c)
 
 
-def set_limits(limits: Limits, address_space: int | None = None) -> None:
+def address_space(limits: Limits) -> int:
+    """Bytes: what this process has now, and what the limits add."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limits.memory
+
+
+def set_limits(limits: Limits, most: int | None = None) -> None:
+    """`most` is the limit on the address space, None where there is none."""
     wanted = {
-        "CPU": limits.cpu, "AS": address_space, "NPROC": limits.tasks, "FSIZE": limits.file, "NOFILE": limits.files_open,
+        "CPU": limits.cpu, "AS": most, "NPROC": limits.tasks, "FSIZE": limits.file, "NOFILE": limits.files_open,
         "CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 0,
     }  # fmt: skip
     for name, value in wanted.items():
         if value is not None and hasattr(resource, f"RLIMIT_{name}"):
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+            which = getattr(resource, f"RLIMIT_{name}")
+            _, most = resource.getrlimit(which)
+            value = value if most == resource.RLIM_INFINITY else min(value, most)
+            resource.setrlimit(which, (value, value))
 
 
 def _close_all_but(keep: Sequence[int]) -> None:
@@ -212,7 +172,7 @@ def _drop_capabilities(c: ctypes.CDLL) -> None:
     _done(c.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
-def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Path | None) -> None:
+def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Path | None, hide: bool) -> None:
     def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
         encoded = [text.encode() if text is not None else None for text in (source, target, kind)]
         _done(c.mount(*encoded, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
@@ -222,7 +182,7 @@ def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Pa
         atime = (kept & 1024) | (kept & 2048) | (1 << 21 if kept & 4096 else 0)
         mount("none", target, None, BIND | REMOUNT | READ_ONLY | NO_SUID | (kept & 14) | atime)
 
-    def place(path: Path, *, sealed: bool = True) -> None:
+    def place(path: Path) -> None:
         target = f"{root}{path}"
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if path.is_symlink():
@@ -232,22 +192,28 @@ def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Pa
             os.unlink(target)
         os.mkdir(target) if path.is_dir() else Path(target).touch()
         mount(os.path.realpath(path), target, None, BIND | (RECURSIVE if path.is_dir() else 0))
-        if sealed:
-            seal(target)
+        seal(target)
 
     mount("none", "/", None, RECURSIVE | PRIVATE)
     mount("none", str(root), "tmpfs", NO_SUID, "size=4m,mode=755")
     os.mkdir(f"{root}/tmp")  # first: Python itself may lie below /tmp
-    mount("none", f"{root}/tmp", "tmpfs", NO_SUID | NO_DEVICES, f"size={limits.folder},nr_inodes=4096,mode=700,uid={owner}")
+    mount(
+        "none",
+        f"{root}/tmp",
+        "tmpfs",
+        NO_SUID | NO_DEVICES,
+        f"size={limits.folder},nr_inodes=4096,mode=700,uid={owner}",
+    )
     for path in visible():
         place(path)
     for device in DEVICES:
-        place(Path(device), sealed=False)
-    mask = f"{root}{HIDDEN}"
-    note = (HIDDEN / "__init__.py").read_bytes()
-    mount("none", mask, "tmpfs", NO_SUID, "size=64k,mode=755")
-    Path(mask, "__init__.py").write_bytes(note)
-    seal(mask)
+        place(Path(device))  # sealed too: one can write into it, and leave no mark on it for another worker
+    if hide:
+        mask = f"{root}{HIDDEN}"
+        note = (HIDDEN / "__init__.py").read_bytes()
+        mount("none", mask, "tmpfs", NO_SUID, "size=64k,mode=755")
+        Path(mask, "__init__.py").write_bytes(note)
+        seal(mask)
     os.symlink("/tmp", f"{root}/dev/shm")
     if data is not None:
         shutil.copytree(data, f"{root}{WORK}", ignore=shutil.ignore_patterns("*.ipynb"))

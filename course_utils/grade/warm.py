@@ -14,7 +14,7 @@ from pathlib import Path
 
 from course_utils.errors import CompressionError
 
-from . import bubblewrap
+from . import bubblewrap, scratch
 from .sandbox import Limits
 
 LONGEST = 107  # bytes of a socket's path on Linux
@@ -26,15 +26,21 @@ class Zygote:
     def __init__(
         self, prelude: Sequence[tuple[str, str]], limits: Limits, *, data: Path | None = None, kind: str = "namespaces"
     ) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="course-grade-", ignore_cleanup_errors=True)
-        self.address = f"{self.folder.name}/zygote"
+        self.opened = contextlib.ExitStack()
+        self.folder = self.opened.enter_context(scratch.folder())
+        self.address = f"{self.folder}/zygote"
         if len(os.fsencode(self.address)) > LONGEST:
-            raise CompressionError(f"{tempfile.gettempdir()}: too long a path for a socket; set TMPDIR to a shorter one, such as /tmp.")
-        (root := Path(self.folder.name, "root")).mkdir()
+            self.opened.close()
+            raise CompressionError(
+                f"{tempfile.gettempdir()}: too long a path for a socket; set TMPDIR to a shorter one, such as /tmp."
+            )
+        (root := self.folder / "root").mkdir()
+        (self.folder / "bench").mkdir()
+        self.bench = self.folder / "bench"  # an empty folder for those who judge
         if data is not None:  # a copy, so that the solution beside it is nowhere near
-            given = Path(self.folder.name, "data")
+            given = self.folder / "data"
             data = shutil.copytree(data, given, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
-        fonts = shutil.copytree(_fonts(), Path(self.folder.name, "fonts"), ignore=_all_but_fonts)
+        fonts = shutil.copytree(_fonts(), self.folder / "fonts", ignore=_all_but_fonts)
         wall = bubblewrap.command(root, read=[data] if data else [], change=[fonts]) if kind == "bwrap" else []
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self.address)
@@ -54,6 +60,9 @@ class Zygote:
             "OMP_NUM_THREADS": "1",
         }
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COURSE_STATIC": "1", "TQDM_DISABLE": "1"}
+        environment |= {
+            "TORCHDYNAMO_DISABLE": "1"
+        }  # torch.compile leaves a function as it is: there is no compiler inside
         self.process = subprocess.Popen(
             [*wall, sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())], env=environment,
             cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True,
@@ -79,7 +88,7 @@ class Zygote:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-        self.folder.cleanup()
+        self.opened.close()
 
     def __enter__(self) -> "Zygote":
         return self

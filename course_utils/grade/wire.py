@@ -7,21 +7,31 @@ Everything else is left to `special`, of which the two sides have their own.
 """
 
 import json
+import math
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 HEAD = struct.Struct(">QQ")
-TEXT = 32 << 20  # bytes of JSON in a frame, at most
-NODES = 1_000_000  # values in a frame, at most
+TEXT = 8 << 20  # bytes of JSON in a frame, at most
+NODES = 250_000  # values in a frame, at most
+DEPTH = 64  # values within values, at most
+KEYS = 4096  # of a mapping, at most: numbers can be chosen so that each collides with all others
+TENSORS = 4096  # in a frame, at most
+LENGTH = struct.Struct("<Q")  # of the head of safetensors
+DTYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (16, 32, 64) if hasattr(torch, f"uint{bits}")},
+}  # fmt: skip
 Hook = Callable[[Any], Any]
 
 
@@ -51,12 +61,39 @@ def receive(
     text, blob = _exactly(channel, text_size, deadline), _exactly(channel, blob_size, deadline)
     try:
         content = json.loads(text)
-        tensors = load_tensors(bytes(blob)) if blob_size else {}
+        tensors = load_tensors(blob) if blob_size else {}
+    except MemoryError:
+        raise
     except Exception as error:
         raise WireError(f"not a frame ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise WireError("not a frame (no mapping)")
     return content, tensors
+
+
+def load_tensors(blob: bytearray) -> dict[str, torch.Tensor]:
+    """The tensors of safetensors bytes. Raises an exception of some kind if they are none."""
+    size = LENGTH.unpack_from(blob)[0]
+    head = json.loads(bytes(memoryview(blob)[LENGTH.size : LENGTH.size + min(size, TEXT)]))
+    if len(head) > TENSORS:
+        raise ValueError(f"more than {TENSORS} tensors")
+    found = {}
+    for name, entry in head.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (start, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        count, start, end = math.prod(shape), start + LENGTH.size + size, end + LENGTH.size + size
+        if (
+            any(type(n) is not int or n < 0 for n in shape)
+            or end - start != count * dtype.itemsize
+            or not 0 <= start <= end <= len(blob)
+        ):
+            raise ValueError(f"{name[:40]}: no tensor")
+        flat = torch.empty(end - start, dtype=torch.uint8)  # torch's own memory: aligned as its products want it
+        if count:
+            flat.copy_(torch.frombuffer(blob, dtype=torch.uint8, count=end - start, offset=start))
+        found[name] = flat.view(dtype).reshape(shape)
+    return found
 
 
 def _exactly(channel: socket.socket, size: int, deadline: float | None) -> bytearray:
@@ -91,15 +128,35 @@ def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
         name = "list" if isinstance(value, list) else "tuple"
         items = list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value)
         return [name, [encode(item, tensors, special) for item in items]]
-    if kind is dict:
+    if isinstance(value, Mapping):
         return ["dict", [[encode(k, tensors, special), encode(v, tensors, special)] for k, v in value.items()]]
-    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
-        return ["number", value.dtype.str, value.item()]
-    if kind is np.ndarray and value.dtype.kind in "biuf":
+    if isinstance(value, np.generic):
+        return _number(value)
+    if isinstance(value, Sequence) and kind not in (bytes, bytearray, memoryview) and not isinstance(value, str):
+        return ["list", [encode(item, tensors, special) for item in value]]
+    if kind is np.ndarray and value.dtype.kind in "biufc":
+        value = (
+            value.astype(np.float64 if value.dtype.kind == "f" else np.complex128)
+            if value.dtype.itemsize > 16 or value.dtype == np.longdouble
+            else value
+        )
         return ["array", _store(torch.from_numpy(np.ascontiguousarray(value)), tensors), list(value.shape)]
     if kind is torch.dtype:
         return ["dtype", str(value).removeprefix("torch.")]
     return special(value)
+
+
+def _number(value: np.generic) -> Any:
+    """One of NumPy's numbers; what is wider than a double becomes one."""
+    if isinstance(value, (np.longdouble, np.clongdouble)):
+        value = np.float64(value) if isinstance(value, np.longdouble) else np.complex128(value)
+    if value.dtype.kind in "biuf":
+        return ["number", value.dtype.str, value.item()]
+    if value.dtype.kind == "c":
+        return ["complex", float(value.real), float(value.imag)]
+    if value.dtype.kind == "U":
+        return str(value)
+    raise NotPlain(f"NumPy's {value.dtype} cannot be sent")
 
 
 def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
@@ -116,21 +173,32 @@ def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
 
 def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
     """The value of JSON from `encode`; `special(node)` gives what a list of another kind stands for. Raises WireError."""
-    left = NODES
+    left, depth = NODES, 0
 
     def value(node: Any) -> Any:
-        nonlocal left
+        nonlocal left, depth
         left -= 1
         if left < 0:
             raise WireError(f"more than {NODES:,} values")
+        if depth > DEPTH:
+            raise WireError(f"more than {DEPTH} values within each other")
         if node is None or type(node) in (bool, int, float, str):
             return node
+        depth += 1
+        try:
+            return of_kind(node)
+        finally:
+            depth -= 1
+
+    def of_kind(node: Any) -> Any:
         kind, *rest = node
         if kind == "...":
             return ...
         if kind in ("list", "tuple"):
             return (list if kind == "list" else tuple)(map(value, rest[0]))
         if kind == "dict":
+            if len(rest[0]) > KEYS:
+                raise WireError(f"a mapping of more than {KEYS:,} keys")
             return {value(k): value(v) for k, v in rest[0]}
         if kind == "tensor":
             return _fetch(rest[0])
@@ -158,7 +226,9 @@ def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
         return value(node)
     except WireError:
         raise
-    except (RecursionError, TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the constructors of what was sent may raise
         raise WireError(f"not a value ({type(error).__name__})") from error
 
 

@@ -7,11 +7,11 @@ import builtins
 import contextlib
 import inspect
 import io
-import linecache
 import random
 import socket
 import sys
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 
 from course_utils.learn.checks.gradients import called
 
-from . import objects, wire
+from . import alone, cells, objects, wire
 from .sandbox import WORK
 
 SAID = 2000  # characters of an error or of output that are kept
@@ -52,6 +52,8 @@ class Worker:
         self.defined: dict[tuple[str, str], Any] = {}  # (cell, name) → what that cell made of the name
         self.held: list[Any] = []  # objects that the other side has a number of
         self.folders: dict[int, Path] = {}
+        self.flags = 0  # of the compiler: what `from __future__` in a cell asks for holds in later ones
+        self.given = set(namespace)  # the lab's own names
         namespace.update(__name__="__main__", get_ipython=Quiet, display=lambda *_objects, **_settings: None)
 
     def serve(self) -> None:
@@ -72,11 +74,17 @@ class Worker:
             if self.folders:
                 reply["files"] = {str(n): read_folder(path, given) for n, path in self.folders.items()}
                 self.folders = {}
-            wire.send(self.channel, {**reply, "asked": content.get("asked"), "out": out.kept}, given)
+            known = {"asked": content.get("asked"), "out": out.kept}
+            try:
+                wire.send(self.channel, {**reply, **known}, given)
+            except (TypeError, ValueError, RuntimeError) as error:  # before anything was sent
+                wire.send(self.channel, {"error": explain(error), **known})
 
     def _do(self, content: dict[str, Any], tensors: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> Any:
         if content["do"] == "cell":
             return self._cell(content["cell"], content["source"], content["names"])
+        if content["do"] == "extra":
+            return cells.run_plain(content["source"], self.namespace, self.given)
         if content["do"] == "get":
             found = self.defined.get((content["cell"], content["name"]), MISSING)
             found = self.namespace.get(content["name"], MISSING) if found is MISSING else found
@@ -97,9 +105,8 @@ class Worker:
     def _cell(self, cell: str, source: str, names: list[str]) -> None:
         before = {name: self.namespace.get(name, MISSING) for name in names}
         file = f"<{cell}>"
-        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
         try:
-            exec(compile(plain(source), file, "exec"), self.namespace)
+            self.flags |= cells.run(source, file, self.namespace, self.flags)
         finally:
             for name in names:
                 if self.namespace.get(name, MISSING) is not before[name]:
@@ -168,15 +175,6 @@ class Worker:
         return self._decode(content["value"], tensors)
 
 
-def plain(source: str) -> str:
-    """Python of a cell that may hold IPython's magics."""
-    if not any(mark in source for mark in "%!?"):
-        return source
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    return TransformerManager().transform_cell(source)
-
-
 def seed(number: int) -> None:
     random.seed(number)
     np.random.seed(number % 2**32)
@@ -195,6 +193,8 @@ def explain(error: BaseException) -> dict[str, Any]:
     """The error as plain text: its kind, what it says, and the learner's line."""
     with contextlib.suppress(Exception):
         said = str(error)[:SAID]
+        if isinstance(error, PermissionError):
+            said += f" ({alone.WHY})"
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<")]
         line = frames[-1].lineno if frames else None
         source = (frames[-1].line or "")[:SAID] if frames else ""
@@ -216,17 +216,21 @@ def read_folder(folder: Path, tensors: dict[str, torch.Tensor]) -> list[Any]:
     return found
 
 
-def prepare(cells: list[list[str]]) -> dict[str, Any]:
+def prepare(lab: list[list[str]]) -> dict[str, Any]:
     """Run the lab's own cells before the first answer, once for all submissions; what talks to the learner is silenced."""
-    namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins, "display": lambda *_: None}
-    for cell, source in cells:
-        exec(compile(plain(source), f"[{cell}]", "exec"), namespace)
+    module = types.ModuleType("__main__")  # where pickle, dataclasses and typing look for what a cell defines
+    sys.modules["__main__"] = module
+    namespace = module.__dict__
+    namespace.update(__builtins__=builtins, display=lambda *_: None)
+    alone.install()
+    for cell, source in lab:
+        cells.run(source, f"[{cell}]", namespace)
     from course_utils import learn
     from course_utils.learn.checks import labs
 
     silent = lambda *_arguments, **_named: None  # noqa: E731
-    for name in ("check", "hint", "ask", "explore"):
-        if name in namespace and namespace[name] is getattr(learn, name):
+    for name in ("check", "hint", "ask", "explore", "predict", "solution"):
+        if name in namespace and namespace[name] is getattr(learn, name, None):
             namespace[name] = silent
         setattr(learn, name, silent)
     labs.ready = silent  # type: ignore[assignment]

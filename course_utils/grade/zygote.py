@@ -66,43 +66,45 @@ def warm(torch: Any) -> None:
 
 
 class Keeper:
-    """Starts a worker ("S" with the descriptor of its channel) and kills it ("K"); it answers with why none
+    """Starts worker n ("Sn" with the descriptor of its channel) and kills it ("Kn"); it answers with why none
     was started ("ready" if one was) or how the worker ended. No answer means that the keeper itself is gone."""
 
     def __init__(self, connection: socket.socket, orders: dict[str, Any], namespace: dict[str, Any]) -> None:
         self.connection, self.orders, self.namespace = connection, orders, namespace
         self.limits = sandbox.Limits(**orders["limits"])
-        self.pids: list[int] = []
+        self.workers: dict[int, list[int]] = {}  # by number: the process outside, the one inside
         sandbox.libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def serve(self) -> None:
         while True:
             order, descriptors, _, _ = socket.recv_fds(self.connection, 16, 1)
-            if order == b"S":
-                self.kill()
-                self.connection.send(self.start(descriptors[0]).encode())
+            number = int(order[1:] or 0)
+            if order[:1] == b"S":
+                self.kill(number)
+                self.connection.send(self.start(number, descriptors[0]).encode())
                 os.close(descriptors[0])
-            elif order == b"K":
-                self.connection.send(str(self.kill()).encode())
+            elif order[:1] == b"K":
+                self.connection.send(str(self.kill(number)).encode())
             else:
-                self.kill()
+                for number in list(self.workers):
+                    self.kill(number)
                 return
 
-    def start(self, channel: int) -> str:
+    def start(self, number: int, channel: int) -> str:
         """Start a worker for the channel: "ready" when it serves, else why not."""
         reader, writer = os.pipe()
         outside = os.fork()
         if outside == 0:
             self._become_worker(channel, writer)
         os.close(writer)
-        self.pids = [outside]
+        pids = self.workers[number] = [outside]
         said = b""
         while part := os.read(reader, 4096):
             said += part
         os.close(reader)
         inside, _, problem = said.decode(errors="replace").partition("\n")
         if inside.isdigit():
-            self.pids.append(int(inside))
+            pids.append(int(inside))
         return problem or ("ready" if inside else "the worker did not start")
 
     def _become_worker(self, channel: int, report: int) -> None:
@@ -148,12 +150,11 @@ class Keeper:
             code = 71
         os._exit(code)
 
-    def kill(self) -> int:
+    def kill(self, number: int) -> int:
         """End the worker and whatever is left of it; the exit status of the worker, 128 + n for signal n."""
-        if not self.pids:
+        outside, *inside = self.workers.pop(number, [0])
+        if not outside:
             return 0
-        outside, inside = self.pids[0], self.pids[1:]
-        self.pids = []
         done, status = os.waitpid(outside, os.WNOHANG)
         if not done:
             with contextlib.suppress(ProcessLookupError):

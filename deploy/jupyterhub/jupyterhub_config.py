@@ -99,12 +99,13 @@ c.Spawner.default_url = "/lab"
 
 # The formgrader is a server of its own in the class folder, as the account GRADER, open to the instructors.
 # nbgrader finds it by the name of the course and the group formgrade-<course>.
+trial = {"HUB_TRIAL": "yes"} if TRIAL else {}
 service = {
     "name": COURSE,
     "url": f"http://127.0.0.1:{os.environ.get('HUB_FORMGRADER_PORT', 9999)}",
     "command": [*c.Spawner.cmd, *server],
     "cwd": str(CLASS),
-    "environment": {**environment, "HUB_CLASS": str(CLASS), "HOME": str(CLASS), "JUPYTERHUB_DEFAULT_URL": "/lab"},
+    "environment": {**environment, **trial, "HUB_CLASS": str(CLASS), "HOME": str(CLASS), "JUPYTERHUB_DEFAULT_URL": "/lab"},
     "oauth_no_confirm": True,
     "timeout": 300,  # seconds until it has started
 }

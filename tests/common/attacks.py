@@ -81,7 +81,7 @@ ANSWERS = {  # name: (code for the hessian cell, right score)
     "becomes root": ("import os\nos.setuid(0)" + WRONG, 7),
     "patches torch": ("torch.allclose = torch.equal = lambda *a, **k: True\ntorch.Tensor.__eq__ = lambda *a: True\ntorch.Tensor.tolist = lambda s: [[10.0, 2.0], [2.0, 4.0]]\n" + WRONG, 7),
     "patches builtins": ("import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.all = lambda *a: True\n" + WRONG, 7),
-    "patches the check": ("import course_utils.learn\nfrom course_utils.learn import checking, compare\ncompare.difference = lambda *a, **k: None\nchecking.judge = checking._judge = lambda *a, **k: True\n" + WRONG, 7),
+    "patches the check": ("import course_utils.learn\nfrom course_utils.learn.checks import checking, compare\ncompare.difference = lambda *a, **k: None\nchecking.judge = checking._judge = lambda *a, **k: True\n" + WRONG, 7),
     "patches the channel": ("from course_utils.grade import wire\nwire.encode = lambda *a: True\nwire.save_tensors = lambda t: b'junk'\n" + WRONG, 7),
     "a tensor subclass": ("class T(torch.Tensor):\n    @classmethod\n    def __torch_function__(cls, *a, **k): return True\ndef hessian(x): return (x.T @ x).as_subclass(T)", 7),
     "a number equal to everything": ("class F(float):\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0.0\n    __hash__ = float.__hash__\ndef hessian(x): return F(1)", 7),
@@ -155,6 +155,48 @@ def claimed_twice(notebook):
     notebook["cells"].append({**by_id(notebook)["hessian"], "id": "again", "source": WRONG})
 
 
+def right_copy_last(notebook):
+    notebook["cells"].append({**by_id(notebook)["hessian"], "id": "again", "source": GOOD})
+
+
+def wrong_copy_run_last(notebook):
+    place = next(i for i, cell in enumerate(notebook["cells"]) if cell["id"] == "hessian")
+    notebook["cells"].insert(place, {**by_id(notebook)["hessian"], "id": "again", "source": WRONG, "execution_count": 9})
+
+
+def much_output(notebook):
+    output = {"output_type": "stream", "name": "stdout", "text": 'y "outputs": [] {\\ ' * 4_000_000}
+    by_id(notebook)["imports"]["outputs"] = [output, {"output_type": "display_data", "data": {"outputs": [[]]}, "metadata": {}}]
+
+
+def many_helpers(notebook):
+    lines = "\n".join(f"def helper{n}(): return 1" for n in range(90_000))
+    notebook["cells"].append({**by_id(notebook)["imports"], "id": "many", "metadata": {}, "source": lines})
+
+
+def newlines(notebook):
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["source"] += "\n" * 500_000
+
+
+def spaces(notebook):
+    by_id(notebook)["double"]["source"] += "\n" + " " * 900_000 + "#"
+
+
+def answers_marked_often(notebook):
+    notebook["cells"] += [{**by_id(notebook)["double"], "id": f"n{n}"} for n in range(3000)]
+
+
+def noise_from_a_thread(notebook):
+    by_id(notebook)["hessian"]["source"] = (
+        CHANNEL
+        + "import threading, time\ndef noise():\n    time.sleep(0.3)\n    while True:\n        time.sleep(0.01)\n"
+        + "        for c in channels: c.sendall(bytes(64))\nthreading.Thread(target=noise, daemon=True).start()"
+        + WRONG
+    )
+
+
 def redefined_later(notebook):
     by_id(notebook)["double"]["source"] = EQUAL + "def hessian(x): return Equal()\n" + RIGHT["double"]
 
@@ -202,7 +244,15 @@ NOTEBOOKS = {  # name: (the hessian cell, change of the notebook, right score)
     "not there, and a right answer needs it": ("raise ValueError", needs_the_other, 7),
     "two answers that each call the other": ("def hessian(x):\n    return double(1) / len(x) * (x.T @ x)", each_needs_the_other, 7),
     "right, redefined later": (GOOD, redefined_later, 12),
-    "right, a grade_id used twice": (GOOD, claimed_twice, 12),
+    "a grade_id used twice, the last one is wrong": (GOOD, claimed_twice, 7),
+    "right, a grade_id used twice": (WRONG, right_copy_last, 12),
+    "a wrong copy above that was run last": (GOOD, wrong_copy_run_last, 7),
+    "right, 80 MB of outputs": (GOOD, much_output, 12),
+    "right, 90,000 helpers in a cell": (GOOD, many_helpers, 12),
+    "right, 500,000 empty lines in each cell": (GOOD, newlines, 12),
+    "right, 900,000 spaces": (GOOD, spaces, 12),
+    "right, 3,000 copies": (GOOD, answers_marked_often, 12),
+    "disturbs the channel for ever": (WRONG, noise_from_a_thread, 7),
     "right, extra cells that would end it": (GOOD, extra_cells, 12),
     "right, cells in another order": (GOOD, lambda notebook: notebook["cells"].reverse(), 12),
     "right, all metadata stripped": (GOOD, stripped, 12),

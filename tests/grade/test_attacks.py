@@ -14,7 +14,7 @@ import pytest
 from attack_table import KIND, LIMITS, RIGHT, STRANGE, slug
 
 from course_utils.errors import CompressionError
-from course_utils.grade import classroom, judge, lab, report, run, sandbox
+from course_utils.grade import classroom, judge, kinds, lab, report, run, sandbox
 from course_utils.learn.page import catalogue
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "attacks.md"
@@ -34,7 +34,7 @@ def course(tmp_path_factory, opened):
 
 @pytest.fixture(scope="module")
 def results(course, opened):
-    assert sandbox.missing(KIND) == ""
+    assert kinds.missing(KIND) == ""
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     found = attack_table.grade(course, opened)
     left = [
@@ -132,7 +132,7 @@ def test_two_gradings_with_one_seed_are_the_same_and_other_inputs_give_the_same_
     for seed in (5, 5, 6):
         found.append(run.run(root, tmp_path, opened, seed=seed, again=True, limits=LIMITS, book=False, progress=False))
     for name in SEEDED:
-        one, again, other = ({**results[slug(name)], "seconds": None} for results in found)
+        one, again, other = ({**results[slug(name)], "seconds": None, "used": None} for results in found)
         assert one == again and one["seed"] == 5 and other["seed"] == 6, name
         scores = [[(c["grade_id"], c["score"], c["mistake"], c["flag"]) for c in r["cells"]] for r in (one, other)]
         assert scores[0] == scores[1] and one["score"] == RIGHT[name], name
@@ -217,7 +217,7 @@ def test_no_sandbox_no_grading(tmp_path, opened, monkeypatch):
 
 def test_a_class_where_learners_could_read_it_is_refused(opened):
     with pytest.raises(CompressionError, match="learners' code can read"):
-        sandbox.check_private(sandbox.PACKAGE / "solutions")
+        kinds.check_private(sandbox.PACKAGE / "solutions")
 
 
 def test_the_class_report(results, course):
@@ -244,7 +244,11 @@ def test_every_learner_has_a_page(results, course):
     pages = sorted(p.stem for p in classroom.write_report(course)[2].iterdir())
     assert pages == sorted(results)
     text = (course / "grades" / "learners" / "patches torch.html").read_text(encoding="utf-8")
-    assert "lab-a: 50.0 %" in text and "<td>hessian-test</td><td>0 of 5</td>" in text and "Implement GPTQ quantization" in text
+    assert (
+        "lab-a: 50.0 %" in text
+        and "<td>hessian-test</td><td>0 of 5</td>" in text
+        and "Implement GPTQ quantization" in text
+    )
     strange = (course / "grades" / "learners" / f"{STRANGE}.html").read_text(encoding="utf-8")
     assert "&quot;學生&quot;" in strange and '"學生"' not in strange
 

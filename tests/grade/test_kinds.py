@@ -8,8 +8,9 @@ import grading
 import pytest
 
 from course_utils.errors import CompressionError
-from course_utils.grade import bubblewrap, lab, run, sandbox
+from course_utils.grade import bubblewrap, kinds, lab, run, sandbox
 from course_utils.grade.__main__ import main
+from course_utils.grade.keeper import Keeper
 from course_utils.grade.session import Session
 from course_utils.grade.warm import Zygote
 
@@ -38,13 +39,15 @@ def opened(tmp_path_factory):
 def graded(opened, course, answers, **settings):
     for student, source in answers.items():
         grading.hand_in(course, opened, student, grading.submit(opened, {"hessian": source}))
-    found = run.run(opened.folder.parents[1], course, opened, jobs=2, limits=LIMITS, book=False, progress=False, **settings)
+    found = run.run(
+        opened.folder.parents[1], course, opened, jobs=2, limits=LIMITS, book=False, progress=False, **settings
+    )
     return found, {student: result["score"] for student, result in found.items()}
 
 
 @no_bubblewrap
 def test_attacks_inside_bubblewrap(tmp_path, opened):
-    assert bubblewrap.problem() == "" and sandbox.best() == "bwrap"
+    assert bubblewrap.problem() == "" and kinds.best() == "bwrap"
     found, scores = graded(opened, tmp_path, {name: attacks.ANSWERS[name][0] for name in TRIED}, kind="bwrap")
     assert scores == {name: attacks.ANSWERS[name][1] for name in TRIED}
     assert all(result["sandbox"].startswith("bubblewrap around namespaces") for result in found.values())
@@ -65,7 +68,7 @@ def test_the_process_that_forks_the_workers_is_behind_the_wall(opened):
     assert opened.folder.exists() and exercise.exists() and package.exists()
     look = LOOK.format(solution=str(opened.folder), exercise=str(exercise), package=str(package))
     with Zygote([("look", look)], LIMITS, kind="bwrap") as zygote:
-        session = Session(zygote.address, LIMITS)
+        session = Session(Keeper(zygote.address, 300), LIMITS)
         try:
             assert session.run("cell", "told = seen, devices, len(processes)", ["told"]) is None
             seen, devices, processes = session.get("cell", "told")
@@ -88,10 +91,14 @@ def test_unprotected_only_if_told_so(tmp_path, opened, monkeypatch, capsys):
     monkeypatch.setattr(bubblewrap, "problem", lambda: "bubblewrap (the command bwrap) is not installed.")
     with monkeypatch.context() as patched:
         patched.setattr(sandbox, "libc", Refuses)
-        refused = r"no sandbox: this machine refuses a step of it \(.*unshare: Operation not permitted\).*--unsafe-no-sandbox"
+        refused = (
+            r"no sandbox: this machine refuses a step of it \(.*unshare: Operation not permitted\).*--unsafe-no-sandbox"
+        )
         with pytest.raises(CompressionError, match=refused):
             graded(opened, tmp_path / "class", HARMLESS)
-        with pytest.raises(CompressionError, match="no sandbox: bubblewrap .* is not installed. Without it: --sandbox namesp"):
+        with pytest.raises(
+            CompressionError, match="no sandbox: bubblewrap .* is not installed. Without it: --sandbox namesp"
+        ):
             run.run(opened.folder.parents[1], tmp_path / "class", opened, kind="bwrap", progress=False)
     command = ["run", grading.LAB, "--root", str(opened.folder.parents[1]), "--course", str(tmp_path / "class")]
     assert main([*command, "--unsafe-no-sandbox", "--jobs", "2"]) == 0

@@ -15,7 +15,8 @@ import pytest
 from tqdm import tqdm
 
 from course_utils.errors import CompressionError
-from course_utils.grade import bubblewrap, judge, lab, run, sandbox
+from course_utils.grade import bubblewrap, judge, judging, kinds, lab, run, sandbox
+from course_utils.grade.keeper import Keeper
 from course_utils.grade.session import Session
 from course_utils.grade.submission import Submission
 from course_utils.grade.warm import Zygote
@@ -23,11 +24,11 @@ from course_utils.grade.warm import Zygote
 LIMITS = sandbox.Limits(cell=60, call=60, total=300)
 FORK = """
 import torch
-from course_utils.grade import run
+from course_utils.grade import judging
 torch.set_num_threads(2)
 x = torch.rand(600, 600)
 x @ x
-with run._pool(1) as pool:
+with judging._pool(1) as pool:
     print(pool.submit(eval, "float((__import__('torch').ones(600, 600) @ __import__('torch').ones(600, 1)).sum())").result())
 """
 
@@ -41,7 +42,7 @@ def test_a_judge_computes_after_the_grader_has_used_threads():
 
 def test_a_judge_that_dies_keeps_no_lock_of_the_progress_bar():
     tqdm.get_lock()  # made at the first use, before the fork
-    with run._pool(1) as pool:
+    with judging._pool(1) as pool:
         pool.submit(eval, "__import__('tqdm').tqdm.get_lock().acquire()").result()
     writer = threading.Thread(target=tqdm.write, args=("",), kwargs={"file": io.StringIO()}, daemon=True)
     writer.start()
@@ -86,16 +87,16 @@ def children(zygote):
 
 def test_what_starts_the_workers_is_gone_and_no_learner_pays(opened, monkeypatch):
     """The keeper is killed during the last test: a fault, and no score of 0."""
-    real = judge._test
+    real = judge.Bench.test
 
-    def test(lab_, cell, *others):
+    def test(bench, cell, *others):
         if cell is opened.tests[-1]:
             for keeper in children(zygote):
                 keeper.kill()
                 keeper.wait(60)
-        return real(lab_, cell, *others)
+        return real(bench, cell, *others)
 
-    monkeypatch.setattr(judge, "_test", test)
+    monkeypatch.setattr(judge.Bench, "test", test)
     with Zygote(opened.prelude, LIMITS, kind="none") as zygote, pytest.raises(judge.MachineFault, match="is gone"):
         judge.grade(opened, Submission(answers=grading.ANSWERS), zygote.address, LIMITS, seed=1, kind="none")
 
@@ -109,20 +110,22 @@ def test_a_submission_has_one_limit_on_time_whatever_is_tried_again(opened, monk
             super().close()
 
     monkeypatch.setattr(judge, "Session", Recorded)
-    answers = {name: f"def {'pack_int4' if name == 'pack' else name}(x):\n    raise ValueError" for name in grading.ANSWERS}
+    answers = {
+        name: f"def {'pack_int4' if name == 'pack' else name}(x):\n    raise ValueError" for name in grading.ANSWERS
+    }
     with Zygote(opened.prelude, LIMITS, kind="none") as zygote:
         result = judge.grade(opened, Submission(answers=answers), zygote.address, LIMITS, seed=1, kind="none")
-    assert result["score"] == 0 and len(sessions) == 4 and len({session.over for session in sessions}) == 1
+    assert result["score"] == 0 and len(sessions) == 3 and len({session.over for session in sessions}) == 1
 
 
 def test_what_starts_the_workers_hangs_and_nobody_waits_for_ever():
     with Zygote([], LIMITS, kind="none") as zygote:
-        session = Session(zygote.address, sandbox.Limits(total=3))
+        session = Session(Keeper(zygote.address, 3), sandbox.Limits(total=3))
         (keeper,) = children(zygote)
         keeper.suspend()
         try:
             assert session.run("cell", "x = 1", ["x"])["said"] == "no worker could be started"
-            assert session.broken
+            assert session.keeper.broken
         finally:
             keeper.kill()
             session.close()
@@ -140,7 +143,7 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_named(tmp_path, monkeyp
 def test_what_is_written_past_python_fills_no_pipe(kind):
     """A pipe that nobody reads holds 64 KB; who writes more waits."""
     with Zygote([("imports", "import os")], LIMITS, kind=kind) as zygote:
-        session = Session(zygote.address, sandbox.Limits(cell=30, call=30))
+        session = Session(Keeper(zygote.address, 300), sandbox.Limits(cell=30, call=30))
         try:
             assert session.run("cell", "for _ in range(1000): os.write(1, bytes(1000))\nx = 5", ["x"]) is None
             assert session.get("cell", "x") == 5
@@ -156,9 +159,9 @@ def test_a_later_step_of_the_sandbox_that_is_refused_is_named_before_anybody_is_
             raise PermissionError(13, f"sandbox: {what}: Permission denied")
 
     monkeypatch.setattr(sandbox, "_done", done)
-    assert sandbox.missing("namespaces").startswith("this machine refuses a step of it ([Errno 13] sandbox: mount")
+    assert kinds.missing("namespaces").startswith("this machine refuses a step of it ([Errno 13] sandbox: mount")
     monkeypatch.undo()
-    assert sandbox.missing("namespaces") == ""
+    assert kinds.missing("namespaces") == ""
 
 
 def test_bubblewrap_that_does_not_answer_is_not_used(monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from course_utils.grade import judge, sandbox
+from course_utils.grade.keeper import Keeper
 from course_utils.grade.session import Session
 from course_utils.grade.warm import Zygote
 from course_utils.learn.checks import exercise
@@ -48,7 +49,7 @@ def planted(zygote):
 
     def of(topic):
         if topic not in sessions:
-            sessions[topic] = session = Session(zygote.address, LIMITS)
+            sessions[topic] = session = Session(Keeper(zygote.address, 1200), LIMITS)
             source = next(PLANTED.glob(f"*/{topic}.py")).read_text(encoding="utf-8")
             for module, name in BORROWED.findall(source):  # the right answers are not in the sandbox
                 session.substitute(name, getattr(importlib.import_module(module), name))

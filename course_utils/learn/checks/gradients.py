@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,17 @@ def called(function: Callable[..., Any], given: dict[str, Any], names: Sequence[
         result, found = remote(function, asked, given)
     else:
         with torch.enable_grad():
-            result = function(**given)
+            positional, named = arguments(function, given)
+            result = function(*positional, **named)
             found = gradients(result, [given[name] for name in asked])
     zero = {name: torch.zeros_like(given[name]).detach() for name in asked}
     return result, {name: zero[name] if g is None else g.detach().clone() for name, g in zip(asked, found, strict=True)}
+
+
+def arguments(function: Callable[..., Any], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments by position where the function has them so: some go by the type of their first one (`singledispatch`)."""
+    try:
+        bound = inspect.signature(function).bind(**given)
+    except (TypeError, ValueError):  # a built-in without a signature
+        return (), given
+    return bound.args, bound.kwargs

@@ -1,0 +1,142 @@
+"""Judge submissions on this machine: forked processes, each submission in a confined one, all of it ready before."""
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tqdm import tqdm
+
+from course_utils.errors import CompressionError
+from course_utils.learn.checks import exercise
+
+from . import clock, confined, judge, submission
+from .keeper import Keeper
+from .lab import Lab
+from .sandbox import Limits
+from .warm import Zygote
+
+TRIES = 2  # for a submission during which the grader's own process dies
+_job: dict[str, Any] = {}  # what a forked job needs, set before the fork
+
+
+@contextlib.contextmanager
+def ready(lab: Lab, limits: Limits, seed: int, kind: str) -> Iterator[None]:
+    """A context in which `grade` works: workers can be started, and the lab's own solution has got its points."""
+    _ = lab.namespace, lab.reference  # these and the exercises are loaded once, before the jobs are forked
+    for topic in exercise.topics():
+        exercise.of_topic(topic)
+    with Zygote(lab.prelude, limits, data=lab.data, kind=kind) as zygote:
+        _job.update(lab=lab, limits=limits, seed=seed, kind=kind, address=zygote.address, root=zygote.bench)
+        check_solution(lab)
+        yield
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Forked processes for judges."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork"), initializer=_begin)
+
+
+def _begin() -> None:
+    """A judge shares nothing that it could wait for: neither OpenMP's threads, which a fork has not, nor a lock of tqdm."""
+    import torch
+
+    _end_with_parent()
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())
+
+
+def _end_with_parent() -> None:
+    """End when the grader does, also when it is killed: this process would wait for work for ever otherwise."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    join = parent.join
+
+    def wait() -> None:
+        join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def check_solution(lab: Lab) -> None:
+    """Grade the lab's own solution. Raises CompressionError if it does not get every point that is not given by hand."""
+    own = submission.Submission(answers={a.grade_id: a.source for a in lab.answers})
+    with _pool(1) as pool:
+        try:
+            result = pool.submit(grade, own).result()
+        except BrokenProcessPool:
+            result = {"fault": "the judge's own process died; is there memory enough?"}
+    if "fault" in result:
+        raise CompressionError(f"{lab.name}: its own solution could not be graded: {result['fault']}")
+    for cell in result["cells"]:
+        if not cell["manual"] and cell["score"] != cell["points"]:
+            raise CompressionError(
+                f"{lab.name}: its own solution gets {cell['score']:g} of {cell['points']:g} for {cell['grade_id']}, so nobody was "
+                f"graded. {cell['message']}"
+            )
+
+
+def grade(found: submission.Submission) -> dict[str, Any]:
+    """The result of one submission, inside `ready`; {"fault": why} if nothing is known about it."""
+    why = ""
+    limits = _job["limits"]
+    for _ in range(TRIES):
+        try:
+            with Keeper(_job["address"], limits.total) as keeper:
+                return confined.call(
+                    lambda opened=keeper: _judge(found, opened), limits, _job["root"], keep=[keeper.socket.fileno()],
+                    seconds=2 * limits.total + 60, unsafe=_job["kind"] == "none",
+                )  # fmt: skip
+        except confined.Died as died:
+            why = str(died)
+        except OSError as error:
+            return {"fault": f"{type(error).__name__}: {error}"}
+    return {"fault": f"the grader's own process died twice over this submission ({why})"}
+
+
+def _judge(found: submission.Submission, keeper: Keeper) -> dict[str, Any]:
+    try:
+        return judge.grade(_job["lab"], found, keeper, _job["limits"], seed=_job["seed"], kind=_job["kind"])
+    except (Exception, clock.TestsTookTooLong) as error:
+        return {"fault": f"{type(error).__name__}: {error}"[:500]}
+
+
+def here(
+    found: dict[str, submission.Submission], jobs: int, lab: Lab, limits: Limits, seed: int, kind: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    with ready(lab, limits, seed, kind):
+        yield from _side_by_side(found, jobs)
+
+
+def _side_by_side(found: dict[str, submission.Submission], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one.
+
+    A fault means that nothing is known about the submission; it is graded in the next run.
+    """
+    tried = dict.fromkeys(found, 0)
+    while tried:
+        alone = any(tried.values())
+        width, batch = (1, list(tried)[:1]) if alone else (jobs, list(tried))
+        with _pool(width) as pool:
+            running: dict[Future[dict[str, Any]], str] = {}
+            with contextlib.suppress(BrokenProcessPool):  # already: what was not handed out is in the next round
+                for student in batch:
+                    running[pool.submit(grade, found[student])] = student
+            for future in as_completed(running):
+                student = running[future]
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    tried[student] += 1
+                    if tried[student] < TRIES:
+                        continue
+                    result = {"fault": "the grader's own process died twice over this submission"}
+                except Exception as error:  # it could not be sent there or back
+                    result = {"fault": f"{type(error).__name__}: {error}"}
+                del tried[student]
+                yield student, result

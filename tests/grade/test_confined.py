@@ -1,0 +1,168 @@
+"""Our own functions that see a learner's values: they write nowhere, and have limits on memory and time."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import grading
+import nbformat
+import pytest
+from grading import cell
+from nbformat.v4 import new_code_cell, new_notebook
+
+from course_utils.grade import confined, kinds, lab, run, sandbox
+from course_utils.grade.remote import explained
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS = sandbox.Limits(cell=15, call=15, total=60, cpu=100)
+MOST = 1024  # megabytes
+ANSWERS = {
+    "save": "def save(folder):\n    folder = __import__('pathlib').Path(folder)\n    folder.mkdir(parents=True)\n    (folder / 'x').write_text('1')\n    return 1",
+    "second": "def second(x):\n    return 2 * x",
+}
+TESTS = {
+    "save": "import tempfile, pathlib\nwith tempfile.TemporaryDirectory() as place:\n    assert save(pathlib.Path(place, 'new')) == 1",
+    "second": "assert second(2) == 4",
+}
+ESCAPE = "def second(x):\n    try:\n        save({target!r})\n    except Exception as error:\n        kept = error\n    return 2 * x"
+AS_USER = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+
+
+def lab_that_saves(folder):
+    cells = [cell(new_code_cell, "imports", "import math", locked=True)]
+    for name, source in ANSWERS.items():
+        head, _, body = source.partition("\n")
+        cells.append(
+            cell(new_code_cell, name, f"{head}\n    ### BEGIN SOLUTION\n{body}\n    ### END SOLUTION", solution=True)
+        )
+        cells.append(cell(new_code_cell, f"{name}-test", TESTS[name], grade=True, locked=True, points=4))
+    path = folder / "solutions" / grading.LAB / f"{grading.LAB}.ipynb"
+    path.parent.mkdir(parents=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return lab.load(folder, grading.LAB)
+
+
+@pytest.mark.parametrize("kind", ["namespaces", "bwrap"])
+def test_a_function_of_the_solution_writes_nowhere_for_a_learner(tmp_path, kind):
+    """The first answer raises, so that the second one calls the solution's `save`, with a path of its own choice."""
+    if why := kinds.missing(kind):
+        pytest.skip(why)
+    opened, target = lab_that_saves(tmp_path / "root"), str(tmp_path / "class" / "escaped")
+    tmp_path.chmod(0o777)
+    escapes = {"save": "def save(folder):\n    raise ValueError", "second": ESCAPE.format(target=target)}
+    grading.hand_in(tmp_path / "class", opened, "one", grading.submit(opened, escapes))
+    grading.hand_in(tmp_path / "class", opened, "two", grading.submit(opened, {**escapes, "save": "raise ValueError"}))
+    grading.hand_in(tmp_path / "class", opened, "right", grading.submit(opened, ANSWERS))
+    found = run.run(tmp_path / "root", tmp_path / "class", opened, kind=kind, limits=LIMITS, book=False, progress=False)
+    assert {student: result["score"] for student, result in found.items()} == {"one": 4, "two": 4, "right": 8}
+    assert not os.path.exists(target) and not list(tmp_path.rglob("escaped"))
+
+
+def child(work, **settings):
+    (root := Path(settings.pop("root")) / "empty").mkdir(exist_ok=True)
+    return confined.call(work, LIMITS, root, keep=[], **{"seconds": 30, **settings})
+
+
+def test_what_is_returned_comes_back(tmp_path):
+    assert child(lambda: {"a": [1, None, "ü"]}, root=tmp_path) == {"a": [1, None, "ü"]}
+
+
+def writes(path):
+    def tried():
+        try:
+            Path(path).write_text("1")
+        except OSError as error:
+            return type(error).__name__
+        return "written"
+
+    return tried
+
+
+@pytest.mark.parametrize("place", ["{tmp}/x", "/usr/lib/x", str(sandbox.PACKAGE / "x"), "/x", "/etc/x"])
+def test_nothing_can_be_written(tmp_path, place):
+    tmp_path.chmod(0o777)
+    path = place.format(tmp=tmp_path)
+    assert child(writes(path), root=tmp_path) != "written" and not Path(path).exists()
+    assert child(writes("mine"), root=tmp_path) == "written", "but in a folder of its own in memory"
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (lambda: os._exit(7), "it ended with status 7"),
+        (lambda: time.sleep(60), "it did not answer in 1 seconds"), (lambda: bytearray(1 << 30), "MemoryError"),
+        (os.fork, "PermissionError"), (lambda: subprocess.run(["true"]), "Error"), (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda: "x" * (20 << 20), "it answered with more than 16 MB"),
+    ],
+)  # fmt: skip
+def test_an_end_without_an_answer_is_named(tmp_path, work, said):
+    with pytest.raises(confined.Died, match=said):
+        child(work, root=tmp_path, seconds=1 if "1 second" in said else 30)
+
+
+HOSTILE = {  # the answer to hessian is wrong and takes what it can; pack and double are right
+    "the solution's function on a wide matrix": {
+        "hessian": "raise ValueError",
+        "double": "def double(x):\n    try:\n        hessian(torch.ones(1, 14000))\n    except ValueError:\n        pass\n    return 2 * x",
+    },
+    "the solution's function on many matrices": {
+        "hessian": "raise ValueError",
+        "double": "def double(x):\n    for n in range(200):\n        try:\n            hessian(torch.ones(2000, 2000))\n        except Exception:\n            pass\n    return 2 * x",
+    },
+    "a result that is large": {"hessian": "def hessian(x):\n    return torch.ones(15_000_000, dtype=torch.float32)"},
+    "a result that is larger": {"hessian": "def hessian(x):\n    return torch.ones(40_000_000, dtype=torch.float64)"},
+    "a result that is widened": {"hessian": "def hessian(x):\n    return torch.ones(63_000_000, dtype=torch.uint8)"},
+    "results that are large": {"hessian": "def hessian(x):\n    return [torch.ones(3_000_000) for _ in range(5)]"},
+    "a list of ones": {"hessian": "def hessian(x):\n    return [1.0] * 4_000_000"},
+    "a large mapping": {"hessian": "def hessian(x):\n    return {n * (2**61 - 1): 1 for n in range(300_000)}"},
+    "a mapping that collides": {"hessian": "def hessian(x):\n    return {n * (2**61 - 1): 1 for n in range(4_000)}"},
+    "a deep nest": {"hessian": "def hessian(x):\n    nest = []\n    for _ in range(800):\n        nest = [nest]\n    return nest"},
+    "a storm of calls": {
+        "hessian": "raise ValueError",
+        "double": "def double(x):\n    for n in range(10**6):\n        hessian(torch.ones(2, 2))\n    return 2 * x",
+    },
+}  # fmt: skip
+SENT = "from course_utils.grade import worker\n{change}\ndef hessian(x):\n    raise ValueError('x')\n"
+FORGED = {
+    "an error without its parts": "worker.explain = lambda error: {}",
+    "an error that is none": "worker.explain = lambda error: 5",
+    "an error with parts of other kinds": "worker.explain = lambda error: {'type': [], 'said': {}, 'line': 'x', 'source': 3}",
+    "a line that is a flood": "worker.explain = lambda error: {'type': 'V' * 10**6, 'said': 's' * 10**6, 'line': 10**30, 'source': 'q' * 10**6}",
+    "a name of 7 MB": "worker.signature = lambda f: [['n' * (7 << 20), 1, False]]",
+    "a kind of 7 MB": "worker.Worker._encode = lambda self, value, given: ['function', 0, 'k' * (7 << 20), None]",
+    "nothing but brackets": "import json\nworker.wire.json.dumps = lambda c, real=json.dumps: '[' * 100_000 if 'error' in c else real(c)",
+    "a dataclass of nothing": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'Grid', {}]",
+    "a dataclass that is none": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'nothing', {}]",
+    "tensors that are none": "worker.wire.save_tensors = lambda t: b'\\xff' * 64\nworker.explain = lambda e: {}",
+}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, opened):
+    course = tmp_path_factory.mktemp("class")
+    for name, answers in HOSTILE.items():
+        grading.hand_in(course, opened, name, grading.submit(opened, answers))
+    for name, change in FORGED.items():
+        grading.hand_in(course, opened, name, grading.submit(opened, {"hessian": SENT.format(change=change)}))
+    return run.run(opened.folder.parents[1], course, opened, jobs=2, seed=7, limits=LIMITS, book=False, progress=False)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *FORGED])
+def test_a_hostile_reply_costs_that_answer_and_little_memory_and_time(hostile, name):
+    result = hostile[name]
+    late = 4 if "storm" in name or "many" in name.split() else 7  # double itself takes too long
+    assert "fault" not in result and result["score"] == late, (result.get("fault"), result["cells"])
+    assert result["used"]["megabytes of the grader"] <= MOST
+    assert result["seconds"] <= LIMITS.total
+    assert all(len(c["message"]) <= 2000 for c in result["cells"])
+
+
+def test_an_error_has_all_its_parts_whatever_was_sent():
+    for sent in (None, {}, [], {"said": 3}, {"type": None, "line": True}):
+        assert explained(sent) == {"type": "an error without a name", "said": "", "line": None, "source": ""}
