@@ -29,7 +29,7 @@ class NotTaken(Exception):
 def simple(value: Any) -> Any:
     """NumPy's scalars, fractions and decimals as Python's numbers, arrays of numbers as tensors; anything else as it is."""
     if isinstance(value, np.generic):
-        return value.item()
+        return float(value) if isinstance(value, np.longdouble) else value.item()
     if type(value) in (Fraction, Decimal):
         return float(value)
     if type(value) is np.ndarray and value.dtype.kind in "biufc":

@@ -81,7 +81,10 @@ def run(function: Callable[..., Any], inputs: dict[str, Any], clock: Clock, want
 
 def _call(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     """The clock interrupts only what runs below this frame."""
-    return gradients.called(function, given, wanted) if wanted else (function(**given), {})
+    if wanted:
+        return gradients.called(function, given, wanted)
+    positional, named = gradients.arguments(function, given)
+    return function(*positional, **named), {}
 
 
 def same(given: Any, before: Any) -> bool:
