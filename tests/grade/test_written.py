@@ -3,6 +3,7 @@
 import base64
 import copy
 import html.parser
+import json
 import re
 
 import grading
@@ -132,7 +133,7 @@ def test_the_pages_of_nbgrader_are_safe_and_a_second_version_is_flagged(tmp_path
     again = copy.deepcopy(notebook)
     grading.by_id(again)["double"]["source"] += "\n# nothing else"
     for version, waits in ((again, False), (grading.changed(notebook, lambda n: grading.by_id(n)["written"].update(source="another one")), True)):
-        (tmp_path / "submitted" / "one" / grading.LAB / f"{grading.LAB}.ipynb").write_text(nbformat.writes(nbformat.from_dict(version)))
+        (tmp_path / "submitted" / "one" / grading.LAB / f"{grading.LAB}.ipynb").write_text(json.dumps(version))
         found = run.run(opened.folder.parents[1], tmp_path, opened, **settings)
         with gradebook.Book(tmp_path, opened) as book:
             grade = book.gradebook.find_grade("written", grading.LAB, grading.LAB, "one")
