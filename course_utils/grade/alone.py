@@ -22,7 +22,7 @@ def install() -> None:
             named.pop(name, None)
         made(self, *arguments, **{**named, **({"num_workers": 0} if "num_workers" in named else {})})
 
-    loader.__init__ = without_workers
+    loader.__init__ = without_workers  # type: ignore[method-assign]
 
     class Threads(concurrent.futures.ThreadPoolExecutor):
         def __init__(

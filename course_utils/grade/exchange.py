@@ -35,7 +35,8 @@ class OwnersCollect(ExchangeCollect):  # type: ignore[misc]
 
     def init_src(self) -> None:
         super().init_src()
-        self.src_records = [record for record in self.src_records if record["username"] is not None]
+        found: list[dict[str, Any]] = getattr(self, "src_records")  # noqa: B009  nbgrader makes it
+        self.src_records = [record for record in found if record["username"] is not None]
 
 
 def owner(path: str) -> str:

@@ -108,7 +108,7 @@ class Bench:
 
     def run(self, session: Session, names: tuple[str, ...], test: Cell | None = None) -> dict[str, Any]:
         """Run the learner's answers of these names, and what stands before them and before the test; the errors of those that failed."""
-        failed = {}
+        failed: dict[str, Any] = {}
         for answer in self.lab.answers:
             source = self.submission.answers.get(answer.grade_id)
             if answer.code and answer.grade_id in names:

@@ -1,6 +1,7 @@
 """Judge submissions on this machine: forked processes, each submission in a confined one, all of it ready before."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import threading
@@ -89,7 +90,7 @@ def grade(found: submission.Submission) -> dict[str, Any]:
         try:
             with Keeper(_job["address"], limits.total) as keeper:
                 return confined.call(
-                    lambda opened=keeper: _judge(found, opened), limits, _job["root"], keep=[keeper.socket.fileno()],
+                    functools.partial(_judge, found, keeper), limits, _job["root"], keep=[keeper.socket.fileno()],
                     seconds=2 * limits.total + 60, unsafe=_job["kind"] == "none",
                 )  # fmt: skip
         except confined.Died as died:
