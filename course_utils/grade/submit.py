@@ -42,7 +42,6 @@ def submit(notebook: Path, out: Path) -> list[str]:
             f"{notebook}: holds no answer cells; give the lab's notebook, for example labs/LAB/LAB.ipynb."
         )
     for cell in found.cells:
-        cell.pop("attachments", None)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     found.metadata = nbformat.from_dict(
@@ -54,7 +53,20 @@ def submit(notebook: Path, out: Path) -> list[str]:
         f"{cell.metadata.nbgrader.grade_id}: {'not attempted' if blank(cell.source) else 'answered'}"
         for cell in answers
     ]
+    lines += said_of_cells(notebook, [cell.metadata.nbgrader.grade_id for cell in answers])
     return [f"From {notebook}", *lines, f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
+
+
+def said_of_cells(notebook: Path, there: list[str]) -> list[str]:
+    """What is wrong with the answer cells: one that the released lab has and this notebook has not, or has twice."""
+    lines = [f"{name}: {there.count(name)} cells; the one that was run last counts" for name in dict.fromkeys(there) if there.count(name) > 1]
+    released = ROOT / "labs" / notebook.stem / notebook.name
+    if released.is_file():
+        wanted = [c.metadata.nbgrader.grade_id for c in read(released).cells if (c.metadata.get("nbgrader") or {}).get("solution")]
+        lines += [f"{name}: its cell is MISSING; copy it again from labs/{notebook.stem}/{notebook.name}" for name in wanted if name not in there]
+        if not set(wanted) & set(there):
+            lines.append(f"None of these cells is of {notebook.stem}: is this the right notebook?")
+    return lines
 
 
 def blank(source: str) -> bool:

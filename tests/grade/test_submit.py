@@ -72,3 +72,22 @@ def test_the_notebook_is_found_from_its_own_folder_and_from_anywhere(lab, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(submit, "ROOT", lab.parents[2])
     assert cli.main(["submit", "lab-0"]) == 0 and f"From {lab}" in capsys.readouterr().out
+
+
+def test_pictures_go_along_and_cells_that_are_missing_or_doubled_are_named(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "ROOT", lab.parents[2])
+    (mine := tmp_path / "work").mkdir()
+    notebook = nbformat.read(lab, as_version=4)
+    answer = next(c for c in notebook.cells if c.id == "answer")
+    notebook.cells[0].attachments = {"a.png": {"image/png": "AAAA"}}
+    notebook.cells.append(nbformat.from_dict({**answer, "id": "again"}))
+    nbformat.write(notebook, mine / lab.name)
+    said = submit.submit(mine / lab.name, tmp_path / "mine.ipynb")
+    assert "answer: 2 cells; the one that was run last counts" in said and not any("MISSING" in line for line in said)
+    assert "attachments" in nbformat.read(tmp_path / "mine.ipynb", as_version=4).cells[0]
+    for cell in notebook.cells:
+        if "nbgrader" in cell.metadata:
+            cell.metadata.nbgrader.grade_id = "other"
+    nbformat.write(notebook, mine / lab.name)
+    said = submit.submit(mine / lab.name, tmp_path / "mine.ipynb")
+    assert "answer: its cell is MISSING; copy it again from labs/lab-0/lab-0.ipynb" in said and any("right notebook" in line for line in said)
