@@ -37,8 +37,8 @@ class Ticket:
 def train_masked(model: nn.Module, train: Train, kept: apply.Masks, *, rewind: int = 0) -> nn.Module:
     """Train a copy of `model` under masks that are put on after step `rewind`, and return it.
 
-    `train(model)` trains in place with an optimizer that counts its steps (Adam does), the same way at each call.
-    Raises CompressionError if it ends before step `rewind`, or takes no step that is counted.
+    `train(model)` trains in place with an optimizer of torch.optim, the same way at each call.
+    Raises CompressionError if it ends before step `rewind`, or takes no step.
     """
     model, last = copy.deepcopy(model), 0
     if rewind == 0:
@@ -54,8 +54,8 @@ def train_masked(model: nn.Module, train: Train, kept: apply.Masks, *, rewind: i
         train(model)
     if last < max(1, rewind):
         raise CompressionError(
-            f"rewind={rewind}: train(model) took {last} steps that its optimizer counts; go back to an earlier step, or train "
-            "with an optimizer such as Adam."
+            f"rewind={rewind}: train(model) took {last} steps with a torch optimizer; go back to an earlier step, or train the "
+            "model that it is given, in place."
         )
     return model
 

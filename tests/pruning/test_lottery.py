@@ -118,11 +118,13 @@ def test_bad_input_is_named():
         with pytest.raises(CompressionError, match=named):
             lottery.find(start, trainer(5), **{"rounds": 1, **settings})
 
-    def uncounted(model):
+    def sgd(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         model(X).sum().backward()
         optimizer.step()
 
-    with pytest.raises(CompressionError, match="Adam"):
-        lottery.find(start, uncounted)
+    assert len(lottery.find(start, sgd, rounds=1)) == 2
+    for train, rewind in ((lambda model: None, 0), (sgd, 2)):
+        with pytest.raises(CompressionError, match=f"rewind={rewind}: train.model. took [01] steps"):
+            lottery.find(start, train, rounds=1, rewind=rewind)
     assert all(torch.equal(w, before[n]) for n, w in weights(start).items())
