@@ -2,12 +2,22 @@
 
 import re
 import shutil
-import time
-from collections.abc import Callable
 
 import pytest
-from browsing import MINUTE, ROOT, chromium, jupyterlab, keep, menu, new_page
-from playwright.sync_api import Page, expect
+from browsing import (
+    MINUTE,
+    ROOT,
+    chromium,
+    figures,
+    jupyterlab,
+    keep,
+    menu,
+    new_page,
+    open_notebook,
+    run_all,
+    wait_for_change,
+)  # fmt: skip
+from playwright.sync_api import Page
 
 LESSON = "notebooks/1-intuition/1.2-numbers-in-a-box.ipynb"
 RIGHT = re.compile(r"\b(right|correct)\b", re.IGNORECASE)
@@ -25,32 +35,6 @@ def lab(tmp_path):
 def page():
     with chromium() as browser:
         yield new_page(browser)
-
-
-def open_notebook(page: Page, address: str, path: str) -> None:
-    page.goto(f"{address}/lab/tree/{path}?reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
-
-
-def run_all(page: Page) -> None:
-    """Run every cell, once the kernel is there to take them; the numbers of an earlier run are taken away before."""
-    prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=6 * MINUTE)
-    menu(page, "Edit", "Clear Outputs of All Cells")
-    expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
-    menu(page, "Run", "Run All Cells")
-    expect(prompts).to_have_text([re.compile(r"^\[\d+\]:$")] * prompts.count(), timeout=12 * MINUTE)
-
-
-def figures(page: Page) -> list[str]:
-    return page.locator(".jp-OutputArea img, .widget-image").evaluate_all("images => images.map(i => i.src)")
-
-
-def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> None:
-    end = time.monotonic() + 360  # a busy machine draws a figure in minutes
-    while now() == before:
-        assert time.monotonic() < end, f"nothing has changed: {str(before)[:500]}"
-        page.wait_for_timeout(300)
 
 
 def answer_all(page: Page) -> list[str]:

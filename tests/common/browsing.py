@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,32 @@ def menu(page: Page, top: str, item: str) -> None:
     """Choose an entry of JupyterLab's menu bar; `item` is how its text begins."""
     page.locator(".lm-MenuBar-item", has_text=re.compile(f"^{top}$")).click()
     page.locator(".lm-Menu-item", has_text=re.compile(f"^{re.escape(item)}")).first.click()
+
+
+def open_notebook(page: Page, address: str, path: str) -> None:
+    page.goto(f"{address}/lab/tree/{path}?reset")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
+
+
+def run_all(page: Page) -> None:
+    """Run every cell, once the kernel is there to take them; the numbers of an earlier run are taken away before."""
+    prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=6 * MINUTE)
+    menu(page, "Edit", "Clear Outputs of All Cells")
+    expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
+    menu(page, "Run", "Run All Cells")
+    expect(prompts).to_have_text([re.compile(r"^\[\d+\]:$")] * prompts.count(), timeout=12 * MINUTE)
+
+
+def figures(page: Page) -> list[str]:
+    return page.locator(".jp-OutputArea img, .widget-image").evaluate_all("images => images.map(i => i.src)")
+
+
+def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> None:
+    end = time.monotonic() + 360  # a busy machine draws a figure in minutes
+    while now() == before:
+        assert time.monotonic() < end, f"nothing has changed: {str(before)[:500]}"
+        page.wait_for_timeout(300)
 
 
 def free_port() -> int:

@@ -23,7 +23,7 @@ def result_of(name, guess, measured, capsys, **more):
 def test_without_a_guess_the_result_is_shown_at_once(capsys):
     out = result_of("toy.size", None, 3.5, capsys, shown="as the **table** says")
     assert "Measured: 3.5 GB" in out and "Four bytes each." in out and "as the table says" in out
-    assert "guess" not in out.lower() and not list(events.events())
+    assert "Your guess" not in out and not list(events.events())
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,16 @@ def test_an_order_from_a_comparison(capsys):
     out = result_of("toy.rank", ["none", "rtn", "gptq"], table, capsys)
     assert "was right" in out and " = " in out
     assert "differently" in result_of("toy.rank", ["rtn", "none", "gptq"], table, capsys)
+
+
+def test_the_first_line_of_a_result_which_a_folded_output_shows_does_not_hold_it():
+    made = predict("toy.size")
+    for guess in (None, 3):
+        if guess:
+            made.give(guess)
+        for kind, text in made._beside(3.5, 3.5).items():
+            first, _, rest = text.partition("\n")
+            assert first == "The result, beside your guess" and "3.5" in rest, kind
 
 
 def test_the_items_are_not_shown_in_the_order_of_the_file():

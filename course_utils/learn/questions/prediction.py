@@ -173,10 +173,11 @@ class Prediction:
             said, kind = outcome.said, "right" if outcome.right else "hint"
         cell = "<td style='text-align:left;padding:.1em 1em .1em 0'>"
         rows = "".join(f"<tr>{cell}{name}</td>{cell}<b>{show.inline(value)}</b></td></tr>" for name, value in lines)
-        box = show.box(kind, ui("result"), "").removesuffix("</div>")
-        body = f"<table style='margin:.2em 0'>{rows}</table>{show.markup(said)}{show.markup(why)}</div>"
-        text = "\n".join([*(f"{name}: {show.plain(value)}" for name, value in lines), said, show.plain(why)])
-        return {"text/html": box + body, "text/plain": text}
+        table = f"<table style='margin:.2em 0'>{rows}</table>"
+        body = show.box(kind, said, "").removesuffix("</div>") + f"{table}{show.markup(why)}</div>"
+        text = "\n".join([ui("result"), *(f"{name}: {show.plain(value)}" for name, value in lines), said, show.plain(why)])
+        # JupyterLab shows the first line of a folded output: it must not hold the answer
+        return {"text/html": f"{ui('result')}\n{body}", "text/plain": text}
 
     def _ipython_display_(self) -> None:
         """Nothing: predict() has shown the question."""

@@ -1,0 +1,144 @@
+"""Every lesson is run whole in JupyterLab, then every control of it is moved; and a guess lets its result appear.
+
+Lessons run with `fast = True`, so that all of them take minutes. Tracks of sliders are measured at two widths of the page.
+"""
+
+import contextlib
+
+import nbformat
+import pytest
+from browsing import MINUTE, chromium, jupyterlab, keep, new_page, open_notebook, run_all, wait_for_change
+from playwright.sync_api import Locator, Page, expect
+
+from course_utils.learn import fold
+from notebooks import LESSONS, name
+
+WIDTHS = (800, 1280)  # pixels of the page
+TRACK = 150  # pixels that a slider needs
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+CONTROLS = ".widget-slider, .widget-dropdown, .widget-checkbox, .widget-toggle-buttons"
+
+TOY = """
+predictions:
+  toy.size: {kind: number, prompt: How large is it?, unit: GB, why: Four bytes each.}
+"""
+CELLS = [
+    """import pathlib
+from course_utils.learn import plots, predict, texts
+texts.FOLDERS.append(pathlib.Path("texts").resolve())
+texts.forget()""",
+    'guess = predict("toy.size")',
+    """figure, axes = plots.figure(title="the truth")
+guess.result(3.5, shown=figure)""",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The lessons without their outputs, asked to be fast, and a small notebook with a prediction."""
+    place = tmp_path_factory.mktemp("lab")
+    for path in LESSONS:
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.source = cell.source.replace("fast = False", "fast = True")
+        nbformat.write(notebook, place / path.name)
+    (place / "texts" / "en").mkdir(parents=True)
+    (place / "texts" / "en" / "toy.yaml").write_text(TOY)
+    guess = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    guess.cells[2].outputs = [nbformat.v4.new_output("display_data", {"text/html": "The result\n<b>the answer of before</b>"})]
+    nbformat.write(guess, place / "guess.ipynb")
+    assert fold.fold(place / "guess.ipynb")
+    return place
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
+    with jupyterlab(folder, folder) as address:
+        yield address
+
+
+@pytest.fixture
+def page():
+    with chromium() as browser:
+        yield new_page(browser)
+
+
+def errors(page: Page) -> list[str]:
+    """Errors of cells, and what `explore` says in the place of a figure that it could not draw."""
+    shown = page.locator(f"{PANEL} .jp-OutputArea-output")
+    return [text for text in shown.all_inner_texts() if "Traceback" in text or "could not be drawn" in text]
+
+
+def move(control: Locator) -> None:
+    """To the other end of a slider, to another choice of a list or of buttons, or to the other state of a box."""
+    handle = control.locator(".noUi-handle")
+    if handle.count():
+        low, now = (float(handle.first.get_attribute(key) or 0) for key in ("aria-valuemin", "aria-valuenow"))
+        handle.first.focus()
+        handle.first.press("End" if now == low else "Home")
+    elif control.locator("select").count():
+        chosen = control.locator("select").evaluate("s => s.selectedIndex")
+        control.locator("select").select_option(index=1 if chosen == 0 else 0)
+    elif control.locator("button").count():
+        control.locator("button:not(.mod-active)").first.click()
+    else:
+        control.locator("input").first.click()
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_a_lesson_runs_and_every_control_redraws_its_figure(path, lab, page):
+    open_notebook(page, lab, path.name)
+    run_all(page)
+    assert not errors(page)
+    groups = page.locator(f"{PANEL} .jp-OutputArea", has=page.locator(".course-controls"))
+    narrow = []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.wait_for_timeout(500)
+        for i in range((tracks := page.locator(f"{PANEL} .course-controls .noUi-target")).count()):
+            box = tracks.nth(i).bounding_box()
+            if box is None or box["width"] < TRACK:
+                narrow.append((width, i, box))
+    assert not narrow, f"tracks of less than {TRACK} pixels: {narrow}"
+    for g in range(groups.count()):
+        group = groups.nth(g)
+        picture = lambda group=group: group.locator("img").evaluate_all("all => all.map(i => i.src)")  # noqa: E731
+        for c in range((controls := group.locator(CONTROLS)).count()):
+            controls.nth(c).scroll_into_view_if_needed()
+            before = picture()
+            assert before, f"explore {g + 1} shows no figure"
+            move(controls.nth(c))
+            wait_for_change(page, before, picture)
+            assert not errors(page), f"explore {g + 1}, control {c + 1}"
+    keep(page, f"lesson-{path.stem}")
+    with contextlib.suppress(Exception):  # its kernel is of no use any more
+        page.evaluate("async () => { for (const k of await (await fetch('/api/kernels')).json()) "
+                      "await fetch('/api/kernels/' + k.id, {method: 'DELETE', headers: {'X-XSRFToken': "
+                      "(document.cookie.match('_xsrf=([^;]*)') || [])[1]}}); }")  # fmt: skip
+
+
+def test_a_guess_lets_the_result_appear(lab, page):
+    open_notebook(page, lab, "guess.ipynb")
+    cells = page.locator(f"{PANEL} .jp-CodeCell")
+    expect(cells.nth(2)).to_contain_text("guess.result")
+    expect(cells.nth(2).get_by_text("The result")).to_be_visible()
+    keep(page, "prediction-folded")
+    assert not cells.nth(2).get_by_text("the answer of before").is_visible(), "folded as committed"
+    run_all(page)
+    result = cells.nth(2).locator(".jp-OutputArea")
+    assert "once you have given your guess" in result.inner_text() and "3.5" not in result.inner_text()
+    assert not result.locator("img").count()
+    keep(page, "prediction-waits")
+    field = cells.nth(1).locator("input[type=text]")
+    field.fill("4 GB")
+    field.press("Tab")
+    before = result.inner_text()
+    cells.nth(1).locator("button.mod-primary").click()
+    wait_for_change(page, before, result.inner_text)
+    assert "Your guess" in result.inner_text() and "3.5 GB" in result.inner_text()
+    result.locator("img").wait_for(timeout=2 * MINUTE)
+    assert "Your guess: 4 GB" in cells.nth(1).inner_text()
+    keep(page, "prediction-answered")
