@@ -101,7 +101,7 @@ def topic_of(name: str) -> str:
 def topics() -> list[str]:
     """Every topic that has texts in English."""
     names = {path.stem for folder in FOLDERS for path in _files(folder / BASE)}
-    return sorted(names - {"ui", "course"})
+    return sorted(names - {"ui", "course", "glossary"})
 
 
 def _entry(section: str, name: str) -> dict[str, Any]:

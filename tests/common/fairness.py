@@ -36,7 +36,7 @@ FOLDER = ROOT / "tests" / "fairness"
 DOCUMENT = ROOT / "docs" / "fairness.md"
 FIELDS = {"cell", "table", "rows", "control", "seeds", "windows", "fewer", "sentence", "claims"}
 CLAIM = re.compile(r"^(.+?) ([<>=]) (.+)$")
-LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+LINK = re.compile(r"\[([^\]]*)\]\([^)\"]*(?:\"[^\"]*\")?\)")
 SEEDS, WINDOWS = 3, 64
 HEAD = """# Comparisons and what is said of them
 

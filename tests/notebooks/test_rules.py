@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from course_utils.learn import fold, texts
+from course_utils.learn import fold, glossary, texts
 from notebooks import LABS, LESSONS, OPEN, SOLUTIONS, START, name
 
 FILE_LIMIT = 1_500_000  # bytes
@@ -117,6 +117,52 @@ def test_folding(tmp_path):
     assert fold.fold(path) and not fold.fold(path), "a second run changes nothing"
     cells = nbformat.read(path, as_version=4).cells
     assert [cell.metadata.get("jupyter") for cell in cells] == [None, {"outputs_hidden": True}, None, None]
+
+
+@done
+def test_terms_are_linked_where_they_are_first_used(path):
+    """Make it so: python -m course_utils.learn.glossary --write"""
+    lessons = {path.stem: path for path in LESSONS}
+    assert glossary.link_notebook(path, lessons) == path.read_text(encoding="utf-8")
+
+
+def test_terms_are_taught_where_the_glossary_says():
+    lessons = {path.stem: path for path in LESSONS}
+    assert len(glossary.terms()) >= 50
+    for term in glossary.terms():
+        path, cell, anchor = glossary.place(term, lessons)
+        later = [c.source.replace("**", "") for c in nbformat.read(path, as_version=4).cells[cell:] if c.cell_type == "markdown"]
+        assert anchor and any(term.forms.search(source) for source in later), term.name
+
+
+def page(folder, name, *sources):
+    cells = [nbformat.v4.new_markdown_cell(source, id=f"c{i}") for i, source in enumerate(sources)]
+    path = folder / f"{name}.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_linking_of_terms(tmp_path, monkeypatch):
+    entries = {
+        "Hessian": {"means": "Second derivatives.", "lesson": "b", "cell": "c1"},
+        "inverse Hessian": {"means": "Its inverse.", "lesson": "b", "cell": "c1"},
+        "nats": {"means": "A unit.", "lesson": "a", "cell": "c1", "also": ["nat"]},
+    }
+    monkeypatch.setattr(glossary.texts, "load", lambda topic: {"terms": entries})
+    glossary.terms.cache_clear()
+    first = "# The Hessian\n\n`nats`, $nats$, [nats](x.html): the **inverse Hessian** and the Hessians of a Hessian."
+    a = page(tmp_path, "a", first, "## A unit\n\nnats are taught here; nats.")
+    b = page(tmp_path, "b", "The Hessian in nat.", "## The (new) matrix\n\nHessian, inverse Hessian")
+    lessons = {"a": a, "b": b}
+    for path in (a, b, a):
+        path.write_text(glossary.link_notebook(path, lessons), encoding="utf-8")
+    glossary.terms.cache_clear()
+    here = [cell.source for cell in nbformat.read(a, as_version=4).cells]
+    target = "b.ipynb#The-%28new%29-matrix"
+    assert f'the **[inverse Hessian]({target} "Its inverse.")** and the Hessians of a [Hessian]({target} "Second' in here[0]
+    assert here[0].startswith("# The Hessian\n\n`nats`, $nats$, [nats](x.html)") and here[1] == "## A unit\n\nnats are taught here; nats."
+    there = [cell.source for cell in nbformat.read(b, as_version=4).cells]
+    assert there[0].startswith('The [Hessian](#The-%28new%29-matrix "') and '[nat](a.ipynb#A-unit "A unit.")' in there[0]
 
 
 def headings(path):
