@@ -83,7 +83,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON takes it; numbers with nine digits, one text of numbers for each seed."""
-        rows = {label: [" ".join(f"{x:.9g}" for x in line) for line in v.tolist()] for label, v in self.values.items()}
+        lines = {label: [" ".join(f"{x:.9g}" for x in line) for line in v.tolist()] for label, v in self.values.items()}
+        rows = [{"label": label, "values": line} for label, line in lines.items()]  # a list: notebooks sort the keys of a mapping
         held = {name: getattr(self, name) for name in TEXTS}
         return {**held, "seeds": list(self.seeds), "columns": self.columns, "rows": rows}
 
@@ -205,8 +206,10 @@ def load(path: str | Path) -> Comparison:
 
 def from_json(data: Mapping[str, Any]) -> Comparison:
     """The comparison that `to_json` has described: what stands in an executed notebook under MIME."""
+    rows = data["rows"]
+    pairs = rows.items() if isinstance(rows, dict) else [(row["label"], row["values"]) for row in rows]  # dict: until 2026-11
     values = {
         label: torch.tensor([[float(x) for x in line.split()] for line in lines], dtype=torch.float64)
-        for label, lines in data["rows"].items()
+        for label, lines in pairs
     }
     return Comparison(values=values, seeds=tuple(data["seeds"]), columns=data["columns"], **{name: data[name] for name in TEXTS})

@@ -6,9 +6,9 @@ A file holds a list. Each entry is one comparison that a sentence of the lesson 
 
     - cell: measure                 # id of the cell whose output holds it
       table: "Three bits"           # its title, needed where the cell holds several
-      rows: [rounding, GPTQ]        # all rows, in their order
+      rows: [rounding, GPTQ]        # all rows
       control: rounding             # the row that is the same without the method
-      seeds: 3
+      seeds: 3                      # none: no row depends on the seed
       windows: 64                   # 1: one number for each seed
       fewer: "…"                    # why, where seeds < 3 (and rows depend on them) or 1 < windows < 64
       sentence: "GPTQ stays closer to the original."   # word for word, from a markdown cell or the texts of its tasks
@@ -110,7 +110,9 @@ def problems(entry: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     said = [f"unknown fields {sorted(set(entry) - FIELDS)}"] if set(entry) - FIELDS else []
     windows = max(v.shape[1] for v in table.values.values())
     moving = any(not bool((v == v[:1]).all()) for v in table.values.values())
-    for key, value in {"rows": list(table.values), "seeds": len(table.seeds), "windows": windows}.items():
+    if sorted(entry.get("rows") or ()) != sorted(table.values):
+        said.append(f"rows: {entry.get('rows')!r} is stated, the output has {list(table.values)!r}")
+    for key, value in {"seeds": len(table.seeds) if moving else "none", "windows": windows}.items():
         if entry.get(key) != value:
             said.append(f"{key}: {entry.get(key)!r} is stated, the output has {value!r}")
     if entry.get("control") not in table.values:

@@ -39,7 +39,7 @@ def page(*tables, text="GPTQ is **lower** than [rounding](#r)."):
 BASE = torch.arange(64.0).sin()
 TABLE = compare("Three bits", {"rounding": BASE, "GPTQ": BASE - 0.1, "a < b": BASE - 0.1}, progress=False)
 ENTRY = {
-    "cell": "measure", "rows": ["rounding", "GPTQ", "a < b"], "control": "rounding", "seeds": 3, "windows": 64,
+    "cell": "measure", "rows": ["rounding", "GPTQ", "a < b"], "control": "rounding", "seeds": "none", "windows": 64,
     "sentence": "GPTQ is lower than rounding.", "claims": ["GPTQ < rounding", "a < b = GPTQ", "rounding > a < b"],
 }  # fmt: skip
 
