@@ -22,6 +22,9 @@ WRONG = [
     ([PRUNED, ("student", {"keep": 0.6}), ("distil", {"steps": 30}), PACKED], "60 or fewer"),
     ([PRUNED, ("distil", {"steps": 0}), PACKED], "at least 1 each time"),
     ([PRUNED, ("distil", {"steps": -500}), ("distil", {"steps": 500}), PACKED], "at least 1 each time"),
+    ([PRUNED, ("student", {"keep": 0.6, "steps": 30}), ("gradual", {"steps": 10}), PACKED], "train after the last pruning"),
+    ([PRUNED, ("gradual", {"steps": 80}), ("student", {"keep": 0.6, "steps": 60}), PACKED], "60 or fewer"),
+    ([PRUNED, ("gradual", {}), ("student", {"keep": 0.6, "steps": 30}), PACKED], "60 or fewer"),
     ([("layers", {"keep": 4}), ("distil", {"steps": 1}), ("quantize", {"bits": 8})], "over the budget"),
 ]
 
