@@ -51,7 +51,7 @@ def test_a_true_entry():
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"cell": "other"}, "holds no comparison"), ({"rows": ["rounding", "GPTQ"]}, "rows: "), ({"seeds": 5}, "seeds: 5 is stated"),
+        ({"cell": "other"}, "holds no comparison"), ({"rows": ["rounding", "GPTQ"]}, "stand in a claim"), ({"rows": ["AWQ"]}, "rows: "), ({"rows": "all"}, "rows: "), ({"seeds": 5}, "seeds: 5 is stated"),
         ({"windows": 32}, "windows: 32 is stated"), ({"control": "nothing"}, "is no row"), ({"claims": []}, "names an order"),
         ({"claims": ["GPTQ > rounding"]}, "the output shows <"), ({"claims": ["GPTQ = rounding"]}, "the output shows <"),
         ({"claims": ["GPTQ below rounding"]}, "with rows"), ({"sentence": "GPTQ is higher."}, "does not say"), ({"note": 1}, "unknown"),
@@ -72,5 +72,6 @@ def test_few_windows_need_a_reason():
 def test_several_tables_of_a_cell_are_told_apart():
     other = compare("Four bits", {"a": BASE, "b": BASE}, progress=False)
     assert any("name one as `table`" in p for p in fairness.problems(ENTRY, page(TABLE, TABLE)))
+    assert any("name one as `table`" in p for p in fairness.problems(ENTRY, page(other, TABLE)))
     assert not fairness.problems({**ENTRY, "table": "Three bits"}, page(other, TABLE))
     assert fairness.unlisted("no such lesson", page(other)) == ["measure: Four bits"]
