@@ -3,7 +3,7 @@
 Finding is in `blocks`, the checks before any work in `checks`, the forward pass that halts at each block in `gates`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from course_utils.errors import CompressionError
+
 from . import gates
 from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_of
 from .checks import check_calibration, check_context, check_finite, check_model, longest_context
 
 __all__ = [
     "BLOCK_PATHS", "States", "as_precise_as", "blocks", "check_calibration", "check_context", "check_finite", "check_model",
-    "compressible", "exact", "first_block_inputs", "linears", "longest_context", "replace", "run_block", "through_blocks",
+    "compressible", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "through_blocks",
     "watch_inputs", "weight_of",
 ]  # fmt: skip
 
@@ -95,3 +97,26 @@ def watch_inputs(block: nn.Module, states: States, see: Callable[[nn.Module, Ten
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, ids: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """What enters the linear layers of these names when the model reads token ids (sequences, context): (tokens, in), float32 at least.
+
+    Raises CompressionError for a name that `linears` does not have.
+    """
+    layers = linears(model)
+    if unknown := [name for name in names if name not in layers]:
+        raise CompressionError(f"names: the model has no linear layer {unknown[0]!r}; take names from walk.compressible.")
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    handles = [
+        layers[name].register_forward_pre_hook(lambda _, args, name=name: seen[name].append(exact(args[0].flatten(0, -2))))
+        for name in names
+    ]
+    try:
+        for part in ids.to(next(model.parameters()).device).split(8):
+            model(part)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}

@@ -1,7 +1,7 @@
 """Lottery tickets: does a sparse network learn as well as the dense one, if it starts where the dense one started?
 
 Iterative magnitude pruning (Frankle & Carbin, 2019): train, take away the smallest weights, put those that stay back
-to their values at initialization, and again. Late resetting (Frankle et al., 2020) puts them back to an early step
+to their values at initialization, and again. Rewinding (Frankle et al., 2020) puts them back to an early step
 k instead. Two controls tell what matters: the ticket's mask from other initial weights, and a random mask of as
 many weights in each layer from the same initial weights.
 
@@ -97,7 +97,7 @@ def experiment(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Test accuracy on scikit-learn's digits, a row for each seed and sparsity.
 
-    'ticket' starts at initialization, 'late' at step `rewind`, 'random mask' and 'reinitialized' are the controls of
+    'ticket' starts at initialization, 'rewound' at step `rewind`, 'random mask' and 'reinitialized' are the controls of
     'ticket'. All of them train for `steps` steps on the same batches. `every`: the controls of every so many rounds.
     """
     rows = []
@@ -117,7 +117,7 @@ def experiment(
             ticket = early[number]
             rows.append({
                 "seed": float(seed), "sparsity": ticket.sparsity, "ticket": accuracy(ticket.model),
-                "late": accuracy(late[number].model),
+                "rewound": accuracy(late[number].model),
                 "random mask": accuracy(train_masked(start, train, random_masks(ticket.masks, seed))),
                 "reinitialized": accuracy(train_masked(other, train, ticket.masks)),
             })  # fmt: skip

@@ -33,7 +33,10 @@ def magnitude(weight: Tensor) -> Tensor:
 
 
 def gradient(weight: Tensor, grad: Tensor) -> Tensor:
-    """|g θ|, the first-order change of the loss (Molchanov et al., 2017). Near a minimum g is mostly noise."""
+    """|g θ|, the first-order change of the loss. Near a minimum g is mostly noise.
+
+    For single weights: SNIP (Lee et al., 2019, eq. 4, there at initialization). Molchanov et al. (2017) sum it over a feature map.
+    """
     _same_shape(weight, grad, "grad")
     return (grad * weight).abs()
 

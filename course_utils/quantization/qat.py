@@ -2,7 +2,7 @@
 
 Forward, a layer uses ŵ = s (clamp(round(w / s) + z, 0, 2^b − 1) − z). Rounding has the derivative 0 nearly everywhere, so
 backward it is taken for the identity (straight-through estimator, Bengio et al., 2013): dL/dw = dL/dŵ inside the
-grid's range, 0 outside. LSQ (Esser et al., 2020) trains the step s as well, with
+grid's range, 0 outside, where the clamp holds (Hubara, Courbariaux et al., 2016). LSQ (Esser et al., 2020) trains the step s as well, with
 
     dŵ/ds = round(w/s) − w/s   inside,    −z or 2^b − 1 − z   at the ends,
 

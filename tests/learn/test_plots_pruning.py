@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from course_utils.evaluation.comparison import compare
 from course_utils.learn import plots
 from course_utils.learn.plots import pruning as plots_pruning
 from course_utils.pruning import masks, storage
@@ -58,8 +59,35 @@ def test_schedules_end_at_the_final_sparsity():
     assert lines["gradually"][0] == 0 and lines["gradually"][60] == pytest.approx(0.8) and lines["gradually"][59] < 0.8
 
 
-def test_accuracy_is_the_mean_over_seeds():
-    rows = [{"sparsity": s, "ticket": a} for s, a in ((0.0, 0.9), (0.0, 0.8), (0.9, 0.5), (0.9, 0.7))]
-    (axes,) = plots_pruning.accuracy_by_density(rows, {"ticket": "a ticket"}).axes
-    assert list(axes.lines[0].get_ydata()) == pytest.approx([0.85, 0.6])
-    assert list(axes.lines[0].get_xdata()) == pytest.approx([100, 10]) and axes.lines[0].get_label() == "a ticket"
+def test_lines_over_sparsity_show_means_and_intervals():
+    values = {"dense": [0.9, 0.94], "ticket, 36.0% left": [0.8, 0.9], "ticket, 4.7% left": [0.5, 0.7], "random, 4.7% left": [0.1, 0.2]}
+    table = compare("t", {label: dict(enumerate(v)).__getitem__ for label, v in values.items()}, seeds=(0, 1), progress=False)
+    (axes,) = plots_pruning.tickets(table).axes
+    shown = {c.get_label(): c for c in axes.containers}
+    line, _, (bars,) = shown["ticket"]
+    assert list(line.get_xdata()) == [4.7, 36.0] and list(line.get_ydata()) == pytest.approx([0.6, 0.85])
+    ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
+    assert ends[0] == pytest.approx(table.interval("ticket, 4.7% left"))
+    assert list(shown["random"][0].get_ydata()) == pytest.approx([0.15])
+    dense = next(line for line in axes.lines if line.get_label() == "dense")
+    assert list(dense.get_ydata()) == pytest.approx([0.92, 0.92])
+
+
+def test_both_ways_of_pruning_while_training_are_drawn():
+    values = {"dense": [0.9, 0.94], "at once, 95% gone": [0.8, 0.9], "gradually, 95% gone": [0.5, 0.7]}
+    table = compare("t", {label: dict(enumerate(v)).__getitem__ for label, v in values.items()}, seeds=(0, 1), progress=False)
+    _, right = plots_pruning.schedules_and_accuracy(table).axes
+    assert {c.get_label(): float(c[0].get_ydata()[0]) for c in right.containers} == pytest.approx({"at once": 0.85, "gradually": 0.6})
+
+
+def test_csr_times_are_drawn_for_each_number_of_tokens():
+    (axes,) = plots_pruning.csr_times((0.5, 0.9), {1: [0.2, 1.1], 64: [0.5, 2.0]}, size=8).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines["1 token, 8 × 8"] == [0.2, 1.1] and lines["64 tokens, 8 × 8"] == [0.5, 2.0]
+
+
+def test_the_harm_map_shows_its_numbers():
+    axes = plots_pruning.harm_map(torch.tensor([[0.1, 0.25], [0.0, 1.5]]), title="t").axes[0]
+    assert {tuple(map(int, t.get_position())): t.get_text() for t in axes.texts} == {
+        (0, 0): "0.100", (1, 0): "0.250", (0, 1): "0.000", (1, 1): "1.500",
+    }  # fmt: skip

@@ -171,3 +171,22 @@ def test_parameters_must_be_finite(tiny):
 def test_what_has_no_linear_layer_is_refused():
     with pytest.raises(CompressionError, match=r"nn\.Linear"):
         walk.compressible(nn.Sequential(nn.ReLU()))
+
+
+def test_inputs_of_named_layers(tiny, ids):
+    """Each layer's own product of these inputs is its output."""
+    names = list(walk.compressible(tiny))[1::3]
+    outputs = {name: [] for name in names}
+    handles = [
+        tiny.get_submodule(n).register_forward_hook(lambda _, args, out, n=n: outputs[n].append(out.flatten(0, -2))) for n in names
+    ]
+    found = walk.inputs_of(tiny, ids, names)
+    for handle in handles:
+        handle.remove()
+    for name in names:
+        module = tiny.get_submodule(name)
+        assert found[name].shape == (ids.numel(), walk.weight_of(module).shape[1])
+        bias = 0 if module.bias is None else module.bias
+        assert torch.allclose(found[name] @ walk.weight_of(module).T + bias, torch.cat(outputs[name]), atol=1e-5)
+    with pytest.raises(CompressionError, match="'nothing'"):
+        walk.inputs_of(tiny, ids, ["nothing"])

@@ -55,7 +55,7 @@ def test_weights_go_back_to_initialization():
         assert torch.equal(weights(still.model)[name], first * still.masks[name])
 
 
-def test_late_resetting_goes_back_to_an_early_step():
+def test_rewinding_goes_back_to_an_early_step():
     start, early = network(), network()
     trainer(4)(early)
     ticket = lottery.find(start, trainer(12, moving=4), rounds=2, rate=0.5, rewind=4)[-1]
@@ -97,7 +97,7 @@ def test_a_ticket_beats_a_random_ticket_on_digits():
     """Five of a hundred weights are left. Every seed counts, and the mean difference is far from zero."""
     rows = [row for row in lottery.experiment(seeds=range(3), every=6) if row["sparsity"] > 0]
     assert len(rows) == 3 and rows[0]["sparsity"] == pytest.approx(1 - 0.6**6)
-    for winner in ("ticket", "late"):
+    for winner in ("ticket", "rewound"):
         for control, margin in (("random mask", 0.1), ("reinitialized", 0.03)):
             gains = [row[winner] - row[control] for row in rows]
             assert min(gains) > 0 and sum(gains) / 3 > margin, (winner, control, gains)

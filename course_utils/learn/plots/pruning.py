@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from course_utils.evaluation.comparison import Comparison
 from course_utils.pruning import schedules, storage
 
 from . import base as plots
@@ -97,18 +99,67 @@ def schedule_curves(axes: Axes, *, final: float, rounds: int, end: float) -> Non
     axes.legend()
 
 
-def accuracy_by_density(rows: Sequence[Mapping[str, float]], ways: Mapping[str, str]) -> Figure:
-    """Mean over seeds of each way's accuracy against the weights that stay; `ways` maps keys of the rows to labels."""
-    levels = sorted({row["sparsity"] for row in rows})
-    density = [100 * (1 - s) for s in levels]
-    figure, axes = plots.figure(title="Test accuracy on digits", xlabel="weights that stay, %", ylabel="accuracy", size=(7, 3.6))
-    for i, (way, label) in enumerate(ways.items()):
-        found = [[row[way] for row in rows if row["sparsity"] == s] for s in levels]
-        means = [sum(values) / len(values) for values in found]
-        axes.plot(density, means, marker=plots.MARKERS[i], color=plots.COLOURS[i], label=label)
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    axes.set_xticks(density, [f"{d:.0f}" for d in density])
+def csr_times(levels: Sequence[float], faster: Mapping[int, Sequence[float]], *, size: int) -> Figure:
+    """How many times faster than dense the CSR product of a size × size matrix is, over sparsity, for some numbers of tokens."""
+    figure, axes = plots.figure(
+        title="Does a product that skips zeros pay? CSR on this CPU", xlabel="sparsity", ylabel="times faster than dense"
+    )
+    axes.axhline(1, color=plots.BLACK, linestyle=":", label="dense")
+    for (tokens, found), marker in zip(faster.items(), plots.MARKERS, strict=False):
+        axes.plot(levels, found, marker=marker, label=f"{tokens} token{'s' if tokens > 1 else ''}, {size} × {size}")
+    axes.set_yscale("log")
+    axes.set_yticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
     axes.minorticks_off()
     axes.legend()
+    return figure
+
+
+def schedules_and_accuracy(table: Comparison) -> Figure:
+    """Left: three schedules. Right: accuracy with its intervals over the weights gone, from rows such as "at once, 95% gone"."""
+    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    schedule_curves(left, final=0.95, rounds=3, end=0.6)
+    _ways(right, table, "gone", {"at once": (plots.ORANGE, "s-"), "gradually": (plots.BLUE, "o-.")})
+    right.set(title="Digits, as many steps for both", xlabel="weights gone, %", ylabel="test accuracy")
+    right.legend(loc="lower left")
+    return figure
+
+
+def tickets(table: Comparison) -> Figure:
+    """Accuracy with its intervals over the weights that stay, from rows such as "ticket, 13.0% left", and the dense network."""
+    figure, axes = plots.figure(title="Test accuracy on digits", xlabel="weights that stay, %", ylabel="accuracy", size=(7.5, 4))
+    ways = dict.fromkeys(label.split(",")[0] for label in table.values if "," in label)
+    styles = {way: (plots.COLOURS[i], f"{plots.MARKERS[i]}-") for i, way in enumerate(ways)}
+    levels = _ways(axes, table, "left", styles)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xticks(levels, [f"{level:g}" for level in levels])
+    axes.minorticks_off()
+    axes.legend(loc="lower left")
+    return figure
+
+
+def _ways(axes: Axes, table: Comparison, word: str, styles: Mapping[str, tuple[str, str]]) -> list[float]:
+    """Lines with 95 % bars of the rows "way, x% word", and the row "dense" as a band; the levels x."""
+    low, high = table.interval("dense")
+    axes.axhspan(low, high, color="0.85")
+    axes.axhline(table.mean("dense"), color=plots.BLACK, linestyle=":", label="dense")
+    levels: list[float] = []
+    for way, (colour, style) in styles.items():
+        rows = {float(re.findall(r"[\d.]+", label.split(",")[1])[0]): label for label in table.values if label.startswith(f"{way},")}
+        levels = sorted(rows)
+        means, bars = [table.mean(rows[x]) for x in levels], [table.half_width(rows[x]) for x in levels]
+        axes.errorbar(levels, means, bars, fmt=style, color=colour, capsize=3, label=way)
+    return levels
+
+
+def harm_map(harm: Tensor, *, title: str) -> Figure:
+    """harm (blocks, key-value heads) as a map with its numbers."""
+    figure, axes = plots.figure(title=title, xlabel="key-value head", ylabel="block", size=(6, 3.8))
+    image = axes.imshow(harm, cmap="cividis", aspect="auto")
+    for b, row in enumerate(harm.tolist()):
+        for g, value in enumerate(row):
+            axes.text(g, b, f"{value:.3f}", ha="center", va="center", color="black" if value > harm.max() / 2 else "white")
+    figure.colorbar(image)
+    axes.set(xticks=range(harm.shape[1]), yticks=range(harm.shape[0]))
+    axes.grid(visible=False)
     return figure

@@ -184,6 +184,7 @@ def inside(steps: Tensor, zero: int, bits: int) -> Tensor:
 EXERCISES = [
     Exercise(
         id="granularity.scales", inputs=matrix_inputs, spec=scales, lesson="2.1-quantization", trials=6,
+        kind="formula", difficulty=1, minutes=8,
         mistakes={
             "one_step_more": scaled(lambda low, high, bits: torch.maximum(-low, high) / 2 ** (bits - 1)),
             "all_levels": scaled(lambda low, high, bits: torch.maximum(-low, high) / (2**bits - 1)),
@@ -197,6 +198,7 @@ EXERCISES = [
     ),
     Exercise(
         id="granularity.static_grid", inputs=batch_inputs, spec=static_grid, lesson="2.1-quantization", trials=12,
+        kind="step", difficulty=1, minutes=8,
         mistakes={
             "last_batch": lambda batches, bits: static_grid(batches[-1:], bits),
             "first_batch": lambda batches, bits: static_grid(batches[:1], bits),
@@ -212,6 +214,7 @@ EXERCISES = [
     ),
     Exercise(
         id="granularity.integer_linear", inputs=product_inputs, spec=integer_linear, lesson="2.1-quantization",
+        kind="step", difficulty=2, minutes=12,
         mistakes={
             "zero_forgotten": with_sum(lambda x, z, w: 0),
             "zero_added": with_sum(lambda x, z, w: z * w.sum(1)),
@@ -225,6 +228,7 @@ EXERCISES = [
     ),
     Exercise(
         id="granularity.ste_gradient", inputs=gradient_inputs, spec=ste_gradient, lesson="2.1-quantization", trials=6,
+        kind="debug", difficulty=2, minutes=10,
         mistakes={
             "true_derivative": masked(lambda steps, zero, bits: torch.zeros_like(steps).bool()),
             "passed_everywhere": masked(lambda steps, zero, bits: torch.ones_like(steps).bool()),

@@ -125,6 +125,7 @@ def both(bitmask, csr):
 EXERCISES = [
     Exercise(
         id="pruning.remove_channels", inputs=channel_inputs, spec=remove_channels, lesson="2.2-pruning", trials=4,
+        kind="step", difficulty=1, minutes=8,
         mistakes={
             "zeroed": zeroed,
             "down_rows": lambda gate, up, down, keep: (gate[keep], up[keep], down[keep]),
@@ -138,6 +139,7 @@ EXERCISES = [
     ),
     Exercise(
         id="pruning.remove_heads", inputs=head_inputs, spec=remove_heads, lesson="2.2-pruning", trials=4,
+        kind="debug", difficulty=2, minutes=12,
         mistakes={
             "output_forgotten": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k[i], v[i], o)),
             "output_rows": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k[i], v[i], o[i])),
@@ -152,6 +154,7 @@ EXERCISES = [
     ),
     Exercise(
         id="pruning.masked_step", inputs=step_inputs, spec=masked_step, lesson="2.2-pruning",
+        kind="debug", difficulty=1, minutes=6,
         mistakes={
             "mask_forgotten": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity + grad),
             "gradient_only": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity + grad * mask),
@@ -164,6 +167,7 @@ EXERCISES = [
     ),
     Exercise(
         id="pruning.cubic", inputs=cubic_inputs, spec=cubic, lesson="2.2-pruning", trials=5,
+        kind="step", difficulty=2, minutes=12,
         mistakes={
             "linear": lambda step, end, final: final * step / end,
             "slow_start": lambda step, end, final: final * (step / end) ** 3,
@@ -175,6 +179,7 @@ EXERCISES = [
     ),
     Exercise(
         id="pruning.stored_bytes", inputs=byte_inputs, spec=stored_bytes, lesson="2.2-pruning", trials=6,
+        kind="formula", difficulty=1, minutes=8,
         mistakes={
             "indices_free": both(lambda v, r, c, n: v, lambda v, r, c, n: v),
             "bits_for_bytes": lambda rows, columns, nonzeros, bits: tuple(8 * b for b in stored_bytes(rows, columns, nonzeros, bits)),
