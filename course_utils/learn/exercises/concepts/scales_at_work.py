@@ -67,7 +67,7 @@ def error_of(x: Tensor, bits: int, group_size: int) -> float:
 
 def best_in_budget(x: Tensor, choices: list[tuple[int, int]], budget: float) -> tuple[int, int]:
     """Of the (bits, group size) with bits + (16 + bits) / group size ≤ budget, the one with the least squared error."""
-    best, least = None, float("inf")
+    best, least = choices[0], float("inf")
     for bits, group_size in choices:
         if bits + (16 + bits) / group_size <= budget and (found := error_of(x, bits, group_size)) < least:
             best, least = (bits, group_size), found
