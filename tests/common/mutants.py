@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import mutate
+import torch
 import yaml
 
 from course_utils.learn.checks import checking, exercise
@@ -33,10 +34,18 @@ MEMORY = 4 << 30  # above what the process has
 STUCK = 120.0  # for a mutant that does not come back from a call outside Python
 GOAL = 0.9
 ANOTHER = {  # what is changed is a planted answer: the specification has switches for named mistakes, or is one call
+    "coding.choose_coder": "by_table",
     "costs.exponent": "slope_of_sums",
+    "costs.largest_part": "largest_by_sorting",
+    "costs.training_operations": "operations_by_loop",
+    "distillation.distillation_loss": "loss_in_two_lines",
+    "distillation.fair_gain": "gain_by_masks",
+    "distillation.train_student": "loop_by_hand",
     "distillation_losses.distance": "distance_by_pairs",
+    "distillation_losses.enough_kept": "enough",
     "distillation_losses.kl": "kl_by_rows",
     "distillation_losses.logit_gradient": "gradient_by_entries",
+    "distillation_losses.near_limit": "hot_by_list",
     "distillation_losses.response": "response_by_rows",
     "gptq.column_update": "update",
     "gptq.inverse_cholesky": "factor_by_elimination",
@@ -48,7 +57,14 @@ ANOTHER = {  # what is changed is a planted answer: the specification has switch
     "lab_wanda.input_norm": "running_norm",
     "lab_wanda.prune_layer": "layer_by_rows",
     "lab_wanda.prune_n_of_m": "pattern_by_rows",
+    "memory.from_config": "config_by_formula",
+    "numbers.bits_needed": "bits_by_doubling",
+    "quantization_noise.predicted_kl": "by_norms",
+    "quantization_noise.ste": "by_where",
+    "quantization_noise.which_noise": "by_two_halves",
+    "rate_distortion.water_filling": "by_sorting",
     "scaling.clip_errors": "clip_by_tokens",
+    "tradeoff.seen_difference": "difference_by_root_mean_square",
     "uniform.best_threshold": "by_loop",
 }
 HEAD = """# What the checks reject
@@ -58,7 +74,9 @@ Made by `python tests/common/mutants.py --write docs/mutants.md`; `make test` ch
 - Wrong: planted answers (`tests/learn/planted`) that the check rejects, and whose mistake it names if it has one.
 - Right: planted answers, written differently, that it accepts.
 - Mutants: a right answer with one place changed (`tests/common/mutate.py`): an operator, a constant, a dimension, a flag,
-  an argument left out, a statement deleted, `abs` removed, `min` for `max`. Killed means rejected on each of three seeds.
+  an argument left out, a statement deleted, `abs` or `clamp` or a limit of `min` and `max` removed, `min` for `max`, `floor` and
+  `ceil` for `round`, a setting replaced by a constant, a loop that ends after its first turn, a sort without its tie-break,
+  gradients that are detached or not recorded. Killed means rejected on each of three seeds.
   So many of the killed ones raise an error; the others give wrong values.
 - Survivors: those that the check accepts. Each one is explained below.
 
@@ -89,8 +107,13 @@ def explained() -> dict[str, dict[str, str]]:
 def mutants(name: str) -> dict[str, Any]:
     """The mutants of an exercise; under "" what they are made from, rebuilt in the same way."""
     if name in ANOTHER:
-        return mutate.mutants(getattr(planted(name.partition(".")[0]), ANOTHER[name]), ("planted_",))
-    return mutate.mutants(exercises()[name].spec, ("course_utils.learn.exercises.", "course_utils.evaluation.advisor"))
+        made = mutate.mutants(getattr(planted(name.partition(".")[0]), ANOTHER[name]), ("planted_",))
+    else:
+        made = mutate.mutants(exercises()[name].spec, ("course_utils.learn.exercises.", "course_utils.evaluation.advisor"))
+    whole, asked = made[""], exercises()[name].gradients
+    for argument in asked:
+        made[f"{argument} → {argument}.detach()"] = lambda argument=argument, **given: whole(**{**given, argument: given[argument].detach()})
+    return {**made, "all of it under no_grad": torch.no_grad()(whole)} if asked else made
 
 
 def outcome(name: str, mutant: Any, every_seed: bool) -> str:

@@ -6,6 +6,7 @@ memory: the first rewrites files and has no operator for calls, the second keeps
 """
 
 import ast
+import dis
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
@@ -24,8 +25,9 @@ OPERATORS = {
 PAIRS = [("min", "max"), ("amin", "amax"), ("argmin", "argmax"), ("sum", "mean"), ("floor", "ceil"), ("any", "all"),
          ("round", "floor"), ("log", "log2"), ("exp", "exp2")]  # fmt: skip
 RENAMED = {old: new for pair in PAIRS for old, new in (pair, pair[::-1])}
-REMOVED = {"abs", "sqrt", "square", "round", "floor", "ceil", "exp", "log", "clamp", "sorted", "cumsum", "T", "mT"}
+REMOVED = {"abs", "sqrt", "square", "round", "floor", "ceil", "exp", "log", "clamp", "sorted", "cumsum", "T", "mT", "detach"}
 COMMUTE = {"min", "max", "zip", "isinstance"}  # their arguments are not exchanged
+CONSTANTS = {"lr": 0.1, "momentum": 0.9, "rate": 0.1, "temperature": 2.0, "alpha": 0.5, "sparsity": 0.5, "bits": 4, "group_size": 4}
 NOT_THE_ANSWER = {"strict"}  # keywords that only guard against mistakes in the specification itself
 
 
@@ -42,7 +44,8 @@ def family(function: FunctionType, inside: tuple[str, ...]) -> list[FunctionType
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The globals that code loads, not the attributes of other things."""
+    yield from (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
@@ -156,6 +159,10 @@ def _instead(node: Any, owner: ast.AST, field: str) -> Iterator[Any]:
         yield ast.BinOp(node.right, node.op, node.left)
     elif isinstance(node, ast.IfExp):
         yield from (node.body, node.orelse)
+    elif isinstance(node, ast.Name) and node.id in CONSTANTS and isinstance(node.ctx, ast.Load):
+        yield ast.Constant(CONSTANTS[node.id])
+    elif isinstance(node, ast.Lambda) and isinstance(node.body, ast.Tuple):  # a key without its tie-break
+        yield ast.Lambda(node.args, node.body.elts[0])
     elif isinstance(node, ast.Attribute) and node.attr in REMOVED and not isinstance(owner, ast.Call):
         yield node.value
     elif isinstance(node, ast.Call):
@@ -171,6 +178,8 @@ def _instead_of_statement(node: ast.stmt) -> Iterator[ast.stmt]:
         yield ast.Pass()
     if isinstance(node, ast.AugAssign):
         yield ast.fix_missing_locations(ast.Assign([node.target], node.value))
+    if isinstance(node, ast.For):  # over after the first turn
+        yield ast.fix_missing_locations(ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=1))
     if isinstance(node, (ast.Break, ast.Continue)):
         yield ast.Continue() if isinstance(node, ast.Break) else ast.Break()
 
@@ -194,6 +203,12 @@ def _instead_of_call(node: ast.Call) -> Iterator[ast.expr]:
         method = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") not in ("torch", "math", "np")
         if method or arguments:
             yield node.func.value if method else arguments[0]  # type: ignore[attr-defined]
+    if name in ("min", "max") and isinstance(node.func, ast.Name) and len(arguments) > 1:  # a limit dropped
+        yield from (one for one in arguments if not isinstance(one, ast.Starred))
+    if name == "round" and len(arguments) == 1 and isinstance(node.func, ast.Name):
+        yield from (ast.parse(form.format(ast.unparse(arguments[0])), mode="eval").body for form in ("int(({}) // 1)", "-int(-({}) // 1)"))
+    if name == "round" and isinstance(node.func, ast.Attribute):
+        yield ast.Call(ast.Attribute(node.func.value, "ceil", ast.Load()), arguments, keywords)
     for i in range(len(arguments)):
         yield ast.Call(node.func, arguments[:i] + arguments[i + 1 :], keywords)
         if i and name not in COMMUTE:

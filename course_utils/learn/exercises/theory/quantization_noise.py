@@ -8,7 +8,7 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 from course_utils.theory import noise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 LESSON = "4.3-quantization-noise"
 
@@ -89,7 +89,7 @@ def by_mean_of_relative(weight, changed):
 
 def ste_inputs(rng: torch.Generator) -> dict:
     """Weights inside, at and beyond both ends of the range; a gradient that is 0 nowhere."""
-    bits, scale = pick(rng, 2, 3, 4), 0.05 + float(torch.rand((), generator=rng))
+    bits, scale = turn(rng, 4, 2, 5), 0.05 + float(torch.rand((), generator=rng))
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     w = (torch.rand(6, 7, generator=rng, dtype=torch.float64) * 2 - 1) * 1.6 * 2 ** (bits - 1) * scale
     w[0, 0], w[0, 1], w[0, 2] = low * scale, high * scale, (high + 0.25) * scale
