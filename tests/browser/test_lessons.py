@@ -7,8 +7,8 @@ import contextlib
 
 import nbformat
 import pytest
-from browsing import MINUTE, chromium, jupyterlab, keep, new_page, open_notebook, run_all, wait_for_change
-from playwright.sync_api import Locator, Page, expect
+from browsing import MINUTE, chromium, errors, jupyterlab, keep, new_page, open_notebook, run_all, wait_for_change
+from playwright.sync_api import Locator, expect
 
 from course_utils.learn import fold
 from notebooks import LESSONS, name
@@ -20,7 +20,7 @@ CONTROLS = ".widget-slider, .widget-dropdown, .widget-checkbox, .widget-toggle-b
 
 TOY = """
 predictions:
-  toy.size: {kind: number, prompt: How large is it?, unit: GB, why: Four bytes each.}
+  toy.size: {kind: number, prompt: "How large is it?", unit: GB, why: Four bytes each.}
 """
 CELLS = [
     """import pathlib
@@ -64,12 +64,6 @@ def lab(folder):
 def page():
     with chromium() as browser:
         yield new_page(browser)
-
-
-def errors(page: Page) -> list[str]:
-    """Errors of cells, and what `explore` says in the place of a figure that it could not draw."""
-    shown = page.locator(f"{PANEL} .jp-OutputArea-output")
-    return [text for text in shown.all_inner_texts() if "Traceback" in text or "could not be drawn" in text]
 
 
 def move(control: Locator) -> None:

@@ -70,7 +70,18 @@ def run_all(page: Page) -> None:
     menu(page, "Edit", "Clear Outputs of All Cells")
     expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
     menu(page, "Run", "Run All Cells")
-    expect(prompts).to_have_text([re.compile(r"^\[\d+\]:$")] * prompts.count(), timeout=12 * MINUTE)
+    done = re.compile(r"^\[\d+\]:$")
+    end = time.monotonic() + 12 * 60
+    while not all(done.match(text) for text in prompts.all_inner_texts()):
+        assert not errors(page), "a cell has failed, and those after it are not run"
+        assert time.monotonic() < end, f"not all cells have run: {prompts.all_inner_texts()}"
+        page.wait_for_timeout(300)
+
+
+def errors(page: Page) -> list[str]:
+    """Errors of cells, and what `explore` says in the place of a figure that it could not draw."""
+    shown = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output")
+    return [text for text in shown.all_inner_texts() if "Traceback" in text or "could not be drawn" in text]
 
 
 def figures(page: Page) -> list[str]:
