@@ -66,3 +66,34 @@ def relative_errors(model: nn.Module, compressed: nn.Module) -> dict[str, float]
             raise CompressionError(f"{name}: the compressed model has no weight of this shape; give a model with the same layers.")
         found[name] = noise.relative_error(walk.weight_of(module).float(), weight.float())
     return found
+
+
+@torch.no_grad()
+def streams(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
+    """The residual stream behind each block, (windows, context, width) each."""
+    seen: list[Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for block in walk.blocks(model)
+    ]
+    try:
+        model(input_ids=ids.long(), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def stream_errors(model: PreTrainedModel, compressed: PreTrainedModel, ids: Tensor, only: int | None = None) -> list[float]:
+    """‖x̂ − x‖ / ‖x‖ of the residual stream behind each block; with `only`, when that block alone is the compressed one."""
+    exact = streams(model, ids)
+    if only is None:
+        changed = streams(compressed, ids)
+    else:
+        blocks = walk.blocks(model)
+        kept, blocks[only] = blocks[only], walk.blocks(compressed)[only]
+        try:
+            changed = streams(model, ids)
+        finally:
+            blocks[only] = kept
+    return [float((a - b).norm() / b.norm()) for a, b in zip(changed, exact, strict=True)]

@@ -59,3 +59,14 @@ def test_the_prediction_holds_for_small_errors(model, ids):
     predicted = noise.predicted(alphas, sensitivity.relative_errors(model, compressed.model))
     measured = float(by_window.kl_by_window(model, compressed, ids).mean())
     assert 0.5 < predicted / measured < 2
+
+
+def test_stream_errors_are_those_of_the_hidden_states(model, ids):
+    compressed = rtn.quantize(model, bits=3, group_size=16).model
+    with torch.no_grad():
+        a, b = (m(input_ids=ids, output_hidden_states=True).hidden_states for m in (compressed, model))
+    found = sensitivity.stream_errors(model, compressed, ids)
+    assert len(found) == 2 and abs(found[0] - float((a[1] - b[1]).norm() / b[1].norm())) < 1e-6  # the last has the norm on it
+    alone = sensitivity.stream_errors(model, compressed, ids, only=1)
+    assert alone[0] == 0 and alone[1] > 0
+    assert abs(sensitivity.stream_errors(model, compressed, ids, only=0)[0] - found[0]) < 1e-6
