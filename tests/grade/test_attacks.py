@@ -14,7 +14,7 @@ import pytest
 from attack_table import KIND, LIMITS, RIGHT, STRANGE, slug
 
 from course_utils.errors import CompressionError
-from course_utils.grade import classroom, judge, kinds, lab, report, run, sandbox
+from course_utils.grade import classroom, judge, judging, kinds, lab, report, run, sandbox
 from course_utils.learn.page import catalogue
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "attacks.md"
@@ -116,7 +116,7 @@ def test_the_table_is_safe_for_a_spreadsheet(results, course, opened):
 
 def test_nothing_is_graded_again_and_the_same_seed_gives_the_same(results, course, opened, monkeypatch):
     root = opened.folder.parents[1]
-    monkeypatch.setattr(run, "Zygote", None)  # no worker can be started now
+    monkeypatch.setattr(judging, "Zygote", None)  # no worker can be started now
     assert run.run(root, course, opened, limits=LIMITS, book=False, progress=False) == results
 
 
@@ -204,7 +204,7 @@ def test_a_lab_whose_solution_fails_is_not_graded(tmp_path):
 def test_a_judge_that_dies_over_the_solution_is_named(tmp_path, opened, monkeypatch):
     grading.hand_in(tmp_path, opened, "one", grading.submit(opened, {}))
     monkeypatch.setattr(judge, "grade", lambda *_, **named: os._exit(9))
-    with pytest.raises(CompressionError, match="its own solution could not be graded: the judge's own process died"):
+    with pytest.raises(CompressionError, match="its own solution could not be graded: the grader's own process died"):
         run.run(opened.folder.parents[1], tmp_path, opened, limits=LIMITS, progress=False)
 
 

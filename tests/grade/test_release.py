@@ -34,7 +34,7 @@ def test_points_add_up(solution):
     cells = read(lab_of(solution)).cells
     graded = [c.metadata.nbgrader.points for c in cells if c.metadata.get("nbgrader", {}).get("grade")]
     prose = [c.source for c in cells if c.cell_type == "markdown"]
-    headings = [int(n) for text in prose for n in re.findall(r"^### Exercise .*\((\d+) points", text, re.MULTILINE)]
+    headings = [int(n) for text in prose for n in re.findall(r"^### .+\((\d+) points", text, re.MULTILINE)]
     assert headings == graded
     stated = re.search(r"\*\*(\d+) points", prose[0])
     assert stated and int(stated[1]) == sum(graded)

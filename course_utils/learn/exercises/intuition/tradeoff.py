@@ -178,7 +178,7 @@ EXERCISES = [
     ),
     Exercise(
         id="tradeoff.sparsity_needed", kind="design", difficulty=2, minutes=6,
-        inputs=wanted_inputs, spec=sparsity_needed, tolerance=1e-9, lesson="1.3-the-trade-off",
+        inputs=wanted_inputs, spec=sparsity_needed, lesson="1.3-the-trade-off",
         trials=6,
         mistakes={
             "map_forgotten": lambda bits, wanted: 1 - wanted / bits,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..draws import turn
+from ..draws import turn, until
 
 # --- one grid for a tensor ---
 
@@ -11,12 +11,16 @@ from ..draws import turn
 def tensor_inputs(rng: torch.Generator) -> dict:
     """Numbers on both sides of 0, more of them on the positive side. Now and then the largest code must be clamped.
 
-    That is where −min/s and max/s are both halfway between an odd and an even number: both are rounded up.
+    That is where −min/s and max/s are both halfway between an odd and an even number: both are rounded up. Elsewhere
+    −min/s lies below the half, so that it is rounded down.
     """
     bits = turn(rng, 3, 4, 5, 8, every=2)
     x = torch.randn(4, turn(rng, 7, 43), generator=rng, dtype=torch.float64) + 0.4
-    x[0, 0], x[3, 6] = -1.7, 3.1 + float(torch.rand((), generator=rng))
-    if turn(rng, False, True):
+    if turn(rng, True, False):
+        x = x.clamp(-1.6, 3.0)
+        x[0, 0] = -1.7
+        x[3, 6] = until(rng, lambda rng: 3.1 + float(torch.rand((), generator=rng)), lambda top: 0.05 < 1.7 * (2**bits - 1) / (1.7 + top) % 1 < 0.45)
+    else:
         x = x.clamp(-1.3, 2**bits - 2.8)
         x[0, 0], x[3, 6] = -1.5, 2**bits - 2.5
         x = x / 4

@@ -153,8 +153,11 @@ def coder_inputs(rng: torch.Generator) -> dict:
 
 
 def small_sample(rng: torch.Generator) -> dict:
+    """A few rounded numbers; one of them stands apart, so that not all codes between the least and the largest occur."""
     n, spread = pick(rng, 20, 50, 144, 300), 1 + 6 * float(torch.rand((), generator=rng))
-    return {"codes": (torch.randn(n, generator=rng) * spread).round().to(torch.int64)}
+    codes = (torch.randn(n, generator=rng) * spread).round().to(torch.int64)
+    codes[int(torch.randint(n, (), generator=rng))] = codes.max() + pick(rng, 3, 5)
+    return {"codes": codes}
 
 
 def corrected_entropy(codes: Tensor) -> float:

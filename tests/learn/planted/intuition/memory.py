@@ -162,7 +162,7 @@ WRONG = {
             "not_whole",
         ),
         (lambda **k: k["memory"] - k["weights"], None),
-        (lambda **k: by_floor(**{**k, "bits": 16}), None),
+        (lambda **k: by_floor(**{**k, "bits": 16}), "sixteen_bits"),
         (lambda **k: 4096, None),
     ],
 }  # fmt: skip

@@ -162,7 +162,7 @@ WRONG = {
         (lambda down, x: x.abs().mean(0) * down.abs().sum(0), None),
     ],
     "lab_pruner.remove_channels": [
-        (lambda gate, up, down, kept: tuple(t * torch.isin(torch.arange(8), kept).view(s) for t, s in ((gate, (8, 1)), (up, (8, 1)), (down, (1, 8)))), "zeros_instead"),
+        (lambda gate, up, down, kept: tuple(t * torch.isin(torch.arange(len(gate)), kept).view(s) for t, s in ((gate, (-1, 1)), (up, (-1, 1)), (down, (1, -1)))), "zeros_instead"),
         (lambda gate, up, down, kept: (*select(gate, up, down, kept)[:2], down.clone()), "output_untouched"),
         (lambda gate, up, down, kept: (gate[kept], up.clone(), down[:, kept]), "gate_only"),
         (lambda gate, up, down, kept: select(gate, up, down, rest(kept, len(gate))), "others_kept"),
