@@ -4,11 +4,12 @@ Lessons run with `fast = True`, so that all of them take minutes. Tracks of slid
 """
 
 import contextlib
+from collections.abc import Callable
 
 import nbformat
 import pytest
 from browsing import MINUTE, chromium, errors, jupyterlab, keep, new_page, open_notebook, run_all, wait_for_change
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Page, expect
 
 from course_utils.learn import fold
 from notebooks import LESSONS, name
@@ -66,20 +67,73 @@ def page():
         yield new_page(browser)
 
 
-def move(control: Locator) -> None:
-    """To the other end of a slider, to another choice of a list or of buttons, or to the other state of a box."""
-    handle = control.locator(".noUi-handle")
+def places(control: Locator) -> tuple[list[Callable[[], None]], Callable[[], None]]:
+    """Where a control can be moved (the ends of a slider, the choices of a list or of buttons), and the move back."""
+    handle, options, buttons = (control.locator(part) for part in (".noUi-handle", "option", "button"))
     if handle.count():
-        low, now = (float(handle.first.get_attribute(key) or 0) for key in ("aria-valuemin", "aria-valuenow"))
-        handle.first.focus()
-        handle.first.press("End" if now == low else "Home")
-    elif control.locator("select").count():
-        chosen = control.locator("select").evaluate("s => s.selectedIndex")
-        control.locator("select").select_option(index=1 if chosen == 0 else 0)
-    elif control.locator("button").count():
-        control.locator("button:not(.mod-active)").first.click()
-    else:
-        control.locator("input").first.click()
+        readout = control.locator(".widget-readout")
+        shown = readout.inner_text()
+        low, now, high = (float(handle.first.get_attribute(f"aria-value{key}") or 0) for key in ("min", "now", "max"))
+        ends = [key for key, end in (("Home", low), ("End", high)) if now != end]
+        return [lambda key=key: handle.first.press(key) for key in ends], lambda: (
+            readout.fill(shown), readout.press("Enter"))[-1]  # fmt: skip
+    if options.count():
+        listed = control.locator("select")
+        chosen = listed.evaluate("s => s.selectedIndex")
+        others = [i for i in range(options.count()) if i != chosen]
+        return [lambda i=i: listed.select_option(index=i) and None for i in others], lambda: (
+            listed.select_option(index=chosen) and None)  # fmt: skip
+    if buttons.count():
+        held = buttons.evaluate_all("all => all.findIndex(b => b.classList.contains('mod-active'))")
+        return [buttons.nth(i).click for i in range(buttons.count()) if i != held], buttons.nth(held).click
+    box = control.locator("input").first
+    return [box.click], box.click
+
+
+class Group:
+    """One `explore`: its controls and its figure."""
+
+    def __init__(self, page: Page, area: Locator, number: int):
+        self.page, self.area, self.name = page, area, f"explore {number}"
+        self.controls = area.locator(CONTROLS).all()
+        self.first = self.picture()
+        assert self.first, f"{self.name} shows no figure"
+
+    def picture(self) -> list[str]:
+        return self.area.locator("img").evaluate_all("all => all.map(i => i.src)")
+
+    def redrawn(self, step: Callable[[], None]) -> list[str]:
+        """The figure that is drawn after a step: the page puts a new image in the place of the old one."""
+        self.area.locator("img").evaluate_all("all => all.forEach(i => i.dataset.old = 1)")
+        step()
+        wait_for_change(self.page, True, lambda: self.area.locator("img[data-old]").count() > 0)
+        assert not errors(self.page), self.name
+        return self.picture()
+
+    def silent(self) -> list[int]:
+        """The controls that change nothing while all others stay where the lesson puts them."""
+        found = []
+        for i, control in enumerate(self.controls):
+            control.scroll_into_view_if_needed()
+            moves, back = places(control)
+            if not any(self.redrawn(step) != self.first for step in moves):
+                found.append(i)
+            assert self.redrawn(back) == self.first, f"{self.name}: control {i + 1} does not go back"
+        return found
+
+    def speaks(self, i: int) -> bool:
+        """Whether control i changes the figure once another one has been moved."""
+        for other in (c for j, c in enumerate(self.controls) if j != i):
+            moves, back = places(other)
+            for step in moves:
+                before = self.redrawn(step)
+                own, home = places(self.controls[i])
+                changed = any(self.redrawn(move) != before for move in own)
+                self.redrawn(home)
+                if changed:
+                    return True
+            self.redrawn(back)
+        return False
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=name)
@@ -97,16 +151,10 @@ def test_a_lesson_runs_and_every_control_redraws_its_figure(path, lab, page):
             if box is None or box["width"] < TRACK:
                 narrow.append((width, i, box))
     assert not narrow, f"tracks of less than {TRACK} pixels: {narrow}"
-    for g in range(groups.count()):
-        group = groups.nth(g)
-        picture = lambda group=group: group.locator("img").evaluate_all("all => all.map(i => i.src)")  # noqa: E731
-        for c in range((controls := group.locator(CONTROLS)).count()):
-            controls.nth(c).scroll_into_view_if_needed()
-            before = picture()
-            assert before, f"explore {g + 1} shows no figure"
-            move(controls.nth(c))
-            wait_for_change(page, before, picture)
-            assert not errors(page), f"explore {g + 1}, control {c + 1}"
+    for number, area in enumerate(groups.all(), 1):
+        group = Group(page, area, number)
+        dead = [i + 1 for i in group.silent() if not group.speaks(i)]
+        assert not dead, f"{group.name}: controls {dead} change nothing"
     keep(page, f"lesson-{path.stem}")
     with contextlib.suppress(Exception):  # its kernel is of no use any more
         page.evaluate("async () => { for (const k of await (await fetch('/api/kernels')).json()) "

@@ -89,7 +89,7 @@ def figures(page: Page) -> list[str]:
 
 
 def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> None:
-    end = time.monotonic() + 360  # a busy machine draws a figure in minutes
+    end = time.monotonic() + 120  # a busy machine draws a figure in a minute
     while now() == before:
         assert time.monotonic() < end, f"nothing has changed: {str(before)[:500]}"
         page.wait_for_timeout(300)
