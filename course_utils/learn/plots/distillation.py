@@ -69,7 +69,7 @@ def courses(histories: Mapping[str, Sequence[Mapping]], *, start: float, teacher
         axes.plot(steps, losses, marker=plots.MARKERS[i], color=plots.COLOURS[i], label=name)
         best = min(range(len(losses)), key=losses.__getitem__)
         axes.plot(steps[best], losses[best], "o", markersize=15, fillstyle="none", color=plots.COLOURS[i])
-    axes.axhline(teacher, color=plots.BLACK, linestyle="--", linewidth=1.2, label="teacher")
+    axes.axhline(teacher, color=plots.BLACK, linestyle="--", linewidth=1.2, label="the teacher")
     top = max(line["validation"] for history in histories.values() for line in history)
     axes.set_ylim(top=min(top, start) + 0.1)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -89,14 +89,14 @@ def looks(rows: Mapping[str, Tensor], words: Sequence[str], distances: Mapping[s
     left.set_yticks(range(len(words)), words)
     left.invert_yaxis()
     left.set(xlabel="attention", title=f"where {query} looks")
-    left.legend()
+    figure.legend(loc="outside lower center", ncols=len(rows))
     means = [float(d.mean()) for d in distances.values()]
     halves = [float(1.96 * d.std() / len(d) ** 0.5) for d in distances.values()]
     colours = [plots.COLOURS[list(rows).index(name) if name in rows else len(rows) + i] for i, name in enumerate(distances)]
     right.barh(range(len(means)), means, xerr=halves, color=colours, capsize=4)
     right.set_yticks(range(len(means)), list(distances))
     right.invert_yaxis()
-    right.set(xlabel="KL from the teacher's maps, nats", title="all queries, last block")
+    right.set(xlabel="KL from the teacher, nats", title="all queries, last block")
     return figure
 
 
