@@ -18,7 +18,7 @@ def format_inputs(rng: torch.Generator) -> dict:
     total = rows * columns
     no_mask = total * (1 - 1 / bits)  # more values than this: dense is smaller than the bitmask
     no_csr = (total - 32 * (rows + 1)) / 32  # fewer than this: CSR is smaller than the bitmask
-    where = pick(rng, no_mask + 1, no_mask + 9, no_mask - 9, no_csr - 1, no_csr + 4, total / 2, total / 24)
+    where = pick(rng, no_mask + 1, no_mask + 9, no_mask - 9, no_csr - 1, no_csr, no_csr + 1, no_csr + 4, total / 2, total / 24)
     return {"rows": rows, "columns": columns, "nonzeros": min(total, max(0, round(where))), "bits": bits}
 
 

@@ -81,7 +81,7 @@ def matrices(rng: torch.Generator) -> dict:
     rows, tokens = {
         0: (0.5 + 8 * many, 20 + 40 * few),
         1: (1.2 + 0.6 * many, 0.3 + 0.5 * few),
-        2: (3.2 + 2 * many, 1.1 + 0.3 * few),
+        2: (3.0 + 0.6 * many, 1.1 + 0.3 * few),
         3: (0.2 + 0.7 * many, 1.2 + 0.5 * few),
     }[kind]
     return {"rows": int(rows * columns), "columns": columns, "tokens": int(tokens * columns)}

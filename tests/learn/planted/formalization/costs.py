@@ -64,7 +64,7 @@ def largest_by_letters(rows, columns, tokens):
 
 
 def largest_by_sorting(rows, columns, tokens):
-    later = sum(columns - 1 - i for i in range(columns))
+    later = columns * columns / 2  # one column in hundreds does not count
     return sorted([(tokens * columns * columns, "Hessian"), (columns * columns * columns, "factor"), (rows * later, "walk")])[-1][1]
 
 

@@ -260,11 +260,13 @@ def hot(limit=None, start=1, close=lambda value, end, share: abs(value - end) <=
     return tau_of
 
 
-def hot_by_list(student_logits, teacher_logits, share):
-    s, t = (z - z.mean(-1, keepdim=True) for z in (student_logits, teacher_logits))
+def hot_by_loop(student_logits, teacher_logits, share):
+    s, t = (z - z.mean(1, keepdim=True) for z in (student_logits, teacher_logits))
     limit = F.mse_loss(s, t) / 2
-    far = [2 ** (2 * k) * losses.kl(s, t, 2.0**k) for k in range(21)]
-    return next(2**k for k, value in enumerate(far) if bool((value / limit - 1).abs() <= share))
+    temperature = 1.0
+    while abs(temperature**2 * losses.kl(s, t, temperature) / limit - 1) > share:
+        temperature *= 2
+    return temperature
 
 
 def hot_from_above(student_logits, teacher_logits, share):
@@ -276,8 +278,8 @@ def hot_from_above(student_logits, teacher_logits, share):
 
 
 def enough(probabilities, share):
-    held = probabilities.topk(probabilities.shape[1]).values.cumsum(1).mean(0)
-    return next(k for k in range(1, len(held) + 1) if held[k - 1] >= share - 1e-9)
+    held = probabilities.sort(descending=True).values.cumsum(1).mean(0)
+    return int((held < share - 1e-9).sum()) + 1
 
 
 def enough_by_topk(probabilities, share):
@@ -298,7 +300,7 @@ def enough_by_leftovers(probabilities, share):
 
 
 RIGHT = {
-    "distillation_losses.near_limit": [hot(), hot_by_list, hot_from_above],
+    "distillation_losses.near_limit": [hot(), hot_by_loop, hot_from_above],
     "distillation_losses.enough_kept": [enough, enough_by_topk, enough_by_leftovers],
     "distillation_losses.kl": [
         kl_by_rows,

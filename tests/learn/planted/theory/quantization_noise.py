@@ -42,12 +42,12 @@ def by_polyfit(weight, changed):
     return ("additive", "signal", "multiplicative")[min(2, max(0, round(float(np.polyfit(size, energy, 1)[0]))))]
 
 
-def by_two_halves(weight, changed):
-    """The smaller and the larger third of the weights: how do their energies compare?"""
-    e2, size = (changed - weight).flatten() ** 2, weight.flatten().abs()
-    small, large = size < size.quantile(0.33), size > size.quantile(0.67)
-    ratio = float((e2[large].mean() / e2[small].mean()).log() / (size[large].log().mean() - size[small].log().mean()))
-    return "additive" if ratio < 0.5 else "signal" if ratio < 1.5 else "multiplicative"
+def by_halves(weight, changed):
+    """The smaller and the larger half of the weights: how do their energies compare?"""
+    size, energy = weight.flatten().abs(), (changed - weight).flatten() ** 2
+    small, large = size.argsort().tensor_split(2)
+    growth = math.log(energy[large].mean() / energy[small].mean(), size[large].mean() / size[small].mean())
+    return ("additive", "signal", "multiplicative")[round(growth)]
 
 
 def by_evenness(weight, changed):
@@ -108,7 +108,7 @@ NAMES = ("additive", "signal", "multiplicative")
 
 RIGHT = {
     "quantization_noise.predicted_kl": [by_norms, by_arrays, by_means],
-    "quantization_noise.which_noise": [by_polyfit, by_two_halves, by_evenness],
+    "quantization_noise.which_noise": [by_polyfit, by_halves, by_evenness],
     "quantization_noise.ste": [by_where, by_autograd, by_fake_quantize],
 }
 
