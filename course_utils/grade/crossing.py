@@ -66,31 +66,8 @@ class Crossing:
 
         Raises WorkerLost if it cannot be read.
         """
-        session, top = self.session, node
-        paths: Mapping[str, str] = {str(inside(n, path)): str(path) for n, path in enumerate(self.folders)}
-
-        def special(node: Any) -> Any:
-            kind, *rest = node
-            if kind in ("function", "object"):
-                named = place is not None and node is top
-                where: list[Any] = (place or []) if named else ["held", int(rest[0])]
-                held_by = None if named else session.incarnation
-                made = (RemoteFunction if kind == "function" else Remote)(
-                    session.call, where, held_by, remote.text(rest[1], 60)
-                )
-                if kind == "function":
-                    made.__signature__ = remote.signature(rest[2])  # type: ignore[attr-defined]
-                return made
-            if kind == "model":
-                sent = remote.text(node[4], 500)
-                node = [*node[:4], paths.get(sent, sent[:200]), *node[5:]]
-            return objects.decode(node, inner, session.templates)
-
-        def inner(node: Any) -> Any:
-            return wire.decode(node, tensors, special)
-
         try:
-            return inner(node)
+            return _Reply(self, tensors, node, place).decode(node)
         except wire.WireError as error:
             raise WorkerLost(f"it sent something that cannot be read ({error})") from None
 
@@ -106,6 +83,34 @@ class Crossing:
                     target.write_bytes(tensors[place].numpy().tobytes()[:size])
             except (TypeError, ValueError, KeyError, IndexError, AttributeError, OSError):
                 continue
+
+
+class _Reply:
+    """A value that a worker sent: `top` is the node of it, `place` where any worker finds it."""
+
+    def __init__(self, crossing: Crossing, tensors: dict[str, torch.Tensor], top: Any, place: list[Any] | None) -> None:
+        self.session, self.tensors, self.top, self.place = crossing.session, tensors, top, place
+        self.paths: Mapping[str, str] = {str(inside(n, path)): str(path) for n, path in enumerate(crossing.folders)}
+
+    def decode(self, node: Any) -> Any:
+        return wire.decode(node, self.tensors, self._special)
+
+    def _special(self, node: Any) -> Any:
+        session, (kind, *rest) = self.session, node
+        if kind in ("function", "object"):
+            named = self.place is not None and node is self.top
+            where: list[Any] = (self.place or []) if named else ["held", int(rest[0])]
+            held_by = None if named else session.incarnation
+            made = (RemoteFunction if kind == "function" else Remote)(
+                session.call, where, held_by, remote.text(rest[1], 60)
+            )
+            if kind == "function":
+                made.__signature__ = remote.signature(rest[2])  # type: ignore[attr-defined]
+            return made
+        if kind == "model":
+            sent = remote.text(node[4], 500)
+            node = [*node[:4], self.paths.get(sent, sent[:200]), *node[5:]]
+        return objects.decode(node, self.decode, session.templates)
 
 
 def below(folder: Path, name: Any) -> Path | None:

@@ -60,7 +60,7 @@ def _manual(answer: Cell, submission: Submission) -> dict[str, Any]:
     return {
         "grade_id": answer.grade_id, "points": answer.points, "score": None if written else 0.0, "manual": written,
         "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted",
-        "by_hand": True,
+        "by_hand": True, "score_by_hand": None,  # the gradebook has it, where somebody gave one
     }  # fmt: skip
 
 

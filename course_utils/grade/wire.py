@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as save_tensors
 
 HEAD = struct.Struct(">QQ")
 TEXT = 8 << 20  # bytes of JSON in a frame, at most
@@ -32,6 +31,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (16, 32, 64) if hasattr(torch, f"uint{bits}")},
 }  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Hook = Callable[[Any], Any]
 
 
@@ -45,10 +45,27 @@ class NotPlain(Exception):
 
 def send(channel: socket.socket, content: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
     text = json.dumps(content).encode()
-    blob = save_tensors(tensors) if tensors else b""
-    channel.sendall(HEAD.pack(len(text), len(blob)) + text)
-    if blob:
-        channel.sendall(blob)
+    parts = save_tensors(tensors) if tensors else []
+    channel.sendall(HEAD.pack(len(text), sum(map(len, parts))) + text)
+    for part in parts:
+        channel.sendall(part)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
+    """Safetensors bytes in parts, of which each tensor is one: nothing is copied, so that memory is enough for large ones.
+
+    The package `safetensors` holds three copies at once, and stops the process when memory is short.
+    """
+    head, parts, end = {}, [], 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise NotPlain(f"a tensor of {tensor.dtype} cannot be sent")
+        start, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        head[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        if tensor.numel():
+            parts.append(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    text = json.dumps(head).encode()
+    return [LENGTH.pack(len(text)) + text, *parts]
 
 
 def receive(
@@ -165,71 +182,69 @@ def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
     wants_gradient, tensor = tensor.requires_grad, tensor.detach()
     tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).cpu().resolve_conj().resolve_neg()
     is_complex = tensor.is_complex()
-    tensors[name := str(len(tensors))] = (torch.view_as_real(tensor) if is_complex else tensor).clone(
-        memory_format=torch.contiguous_format
-    )
+    tensors[name := str(len(tensors))] = (torch.view_as_real(tensor) if is_complex else tensor).contiguous()
     return [name, is_complex, wants_gradient]
 
 
 def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
     """The value of JSON from `encode`; `special(node)` gives what a list of another kind stands for. Raises WireError."""
-    left, depth = NODES, 0
+    try:
+        return _Decoder(tensors, special).value(node)
+    except (WireError, MemoryError):
+        raise
+    except Exception as error:  # whatever the constructors of what was sent may raise
+        raise WireError(f"not a value ({type(error).__name__})") from error
 
-    def value(node: Any) -> Any:
-        nonlocal left, depth
-        left -= 1
-        if left < 0:
+
+class _Decoder:
+    """Counts what it takes apart. No functions within functions that hold each other: they would hold the tensors, too."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], special: Hook) -> None:
+        self.tensors, self.special = tensors, special
+        self.left, self.depth = NODES, 0
+
+    def value(self, node: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
             raise WireError(f"more than {NODES:,} values")
-        if depth > DEPTH:
+        if self.depth > DEPTH:
             raise WireError(f"more than {DEPTH} values within each other")
         if node is None or type(node) in (bool, int, float, str):
             return node
-        depth += 1
+        self.depth += 1
         try:
-            return of_kind(node)
+            return self._of_kind(node)
         finally:
-            depth -= 1
+            self.depth -= 1
 
-    def of_kind(node: Any) -> Any:
+    def _of_kind(self, node: Any) -> Any:
         kind, *rest = node
         if kind == "...":
             return ...
         if kind in ("list", "tuple"):
-            return (list if kind == "list" else tuple)(map(value, rest[0]))
+            return (list if kind == "list" else tuple)(map(self.value, rest[0]))
         if kind == "dict":
             if len(rest[0]) > KEYS:
                 raise WireError(f"a mapping of more than {KEYS:,} keys")
-            return {value(k): value(v) for k, v in rest[0]}
+            return {self.value(k): self.value(v) for k, v in rest[0]}
         if kind == "tensor":
-            return _fetch(rest[0])
+            return self._fetch(*rest[0])
         if kind == "complex":
             return complex(*rest)
         if kind == "number":
             return _plain(np.dtype(rest[0])).type(rest[1])
         if kind == "array":
-            return _fetch(rest[0]).numpy().reshape(rest[1])
+            return self._fetch(*rest[0]).numpy().reshape(rest[1])
         if kind == "dtype":
             found = getattr(torch, rest[0])
             if not isinstance(found, torch.dtype):
                 raise WireError("not a dtype")
             return found
-        return special(node)
+        return self.special(node)
 
-    def _fetch(place: Any) -> torch.Tensor:
-        tensor = tensors[place[0]]
-        tensor = torch.view_as_complex(tensor) if place[1] else tensor
-        return (
-            tensor.clone().requires_grad_() if place[2] is True else tensor
-        )  # a leaf; only the wish crosses, no graph
-
-    try:
-        return value(node)
-    except WireError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the constructors of what was sent may raise
-        raise WireError(f"not a value ({type(error).__name__})") from error
+    def _fetch(self, name: Any, is_complex: Any, wants_gradient: Any) -> torch.Tensor:
+        tensor = torch.view_as_complex(self.tensors[name]) if is_complex else self.tensors[name]
+        return tensor.clone().requires_grad_() if wants_gradient is True else tensor  # a leaf: no graph crosses
 
 
 def _plain(dtype: np.dtype) -> np.dtype:

@@ -188,7 +188,7 @@ def test_a_judge_that_dies_costs_nobody_else_anything(tmp_path, opened, monkeypa
     monkeypatch.setattr(judge, "grade", grade)
     found = run.run(opened.folder.parents[1], tmp_path, opened, jobs=1, limits=LIMITS, progress=False)
     assert [found[f"learner-{n}"]["score"] for n in range(3)] == [12, None, 12]
-    assert "died twice" in found["learner-1"]["fault"]
+    assert "died at every try" in found["learner-1"]["fault"]
 
 
 def test_a_lab_whose_solution_fails_is_not_graded(tmp_path):

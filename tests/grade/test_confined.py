@@ -1,17 +1,20 @@
 """Our own functions that see a learner's values: they write nowhere, and have limits on memory and time."""
 
+import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import grading
 import nbformat
 import pytest
+import torch
 from grading import cell
 from nbformat.v4 import new_code_cell, new_notebook
 
-from course_utils.grade import confined, kinds, lab, run, sandbox
+from course_utils.grade import confined, crossing, judging, kinds, lab, run, sandbox
 from course_utils.grade.remote import explained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,8 +137,19 @@ FORGED = {
     "nothing but brackets": "import json\nworker.wire.json.dumps = lambda c, real=json.dumps: '[' * 100_000 if 'error' in c else real(c)",
     "a dataclass of nothing": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'Grid', {}]",
     "a dataclass that is none": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'nothing', {}]",
-    "tensors that are none": "worker.wire.save_tensors = lambda t: b'\\xff' * 64\nworker.explain = lambda e: {}",
+    "tensors that are none": "worker.wire.save_tensors = lambda t: [b'\\xff' * 64]\nworker.explain = lambda e: {}",
 }
+
+
+GRADER = """
+import sys
+from pathlib import Path
+from course_utils.grade import lab, run, sandbox
+
+root, course, name = sys.argv[1:]
+limits = sandbox.Limits(cell=15, call=15, total=60, cpu=100)
+run.run(Path(root), Path(course), lab.load(Path(root), name), jobs=2, seed=7, limits=limits, book=False, progress=False)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +164,11 @@ def hostile(tmp_path_factory, opened):
         grading.hand_in(course, opened, name, grading.submit(opened, answers))
     for name, change in FORGED.items():
         grading.hand_in(course, opened, name, grading.submit(opened, {"hessian": SENT.format(change=change)}))
-    return run.run(opened.folder.parents[1], course, opened, jobs=2, seed=7, limits=LIMITS, book=False, progress=False)
+    made = [sys.executable, "-c", GRADER, str(opened.folder.parents[1]), str(course), grading.LAB]
+    subprocess.run(made, check=True, timeout=500)  # a grader as it is started: this process may be large already
+    return {
+        name: json.loads((course / "grades" / grading.LAB / f"{name}.json").read_bytes()) for name in FORGED | HOSTILE
+    }
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *FORGED])
@@ -163,6 +181,37 @@ def test_a_hostile_reply_costs_that_answer_and_little_memory_and_time(hostile, n
     assert all(len(c["message"]) <= 2000 for c in result["cells"])
 
 
+def test_what_was_received_is_freed_at_once():
+    """Also where no collector of rings runs: a hundred large arguments would fill the memory of the process."""
+    import gc
+    import weakref
+    from types import SimpleNamespace
+
+    session = SimpleNamespace(call=None, incarnation=1, templates=[], shared={})
+    gc.disable()
+    try:
+        tensor = torch.ones(3)
+        gone = weakref.ref(tensor)
+        value = crossing.Crossing(session).decode(["list", [["tensor", ["0", False, False]], 1]], {"0": tensor})
+        assert value[0] is tensor
+        del value, tensor
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_an_error_has_all_its_parts_whatever_was_sent():
     for sent in (None, {}, [], {"said": 3}, {"type": None, "line": True}):
         assert explained(sent) == {"type": "an error without a name", "said": "", "line": None, "source": ""}
+
+
+def test_an_answer_that_ends_our_process_by_a_function_of_ours_costs_that_answer(tmp_path, opened):
+    """The solution's `hessian` dies whenever it is lent; without it, the other answers are graded as they are."""
+    broken = lab.load(opened.folder.parents[1], grading.LAB)
+    own = broken.reference["hessian"]
+    broken.reference["hessian"] = lambda x: os._exit(9) if len(x) == 77 else own(x)
+    kill = "def double(x):\n    try:\n        hessian(torch.ones(77, 2))\n    except Exception:\n        pass\n    return 2 * x"
+    wrong = {"hessian": "def hessian(x):\n    return x", "double": kill}
+    grading.hand_in(tmp_path, broken, "one", grading.submit(broken, wrong))
+    found = run.run(opened.folder.parents[1], tmp_path, broken, limits=LIMITS, book=False, progress=False)["one"]
+    assert found["score"] == 7 and judging.NOT_LENT in found["notes"]
