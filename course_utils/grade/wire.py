@@ -63,7 +63,7 @@ def save_tensors(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
         start, end = end, end + tensor.numel() * tensor.dtype.itemsize
         head[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         if tensor.numel():
-            parts.append(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            parts.append(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(head).encode()
     return [LENGTH.pack(len(text)) + text, *parts]
 
