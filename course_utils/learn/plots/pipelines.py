@@ -8,18 +8,24 @@ from matplotlib.figure import Figure
 
 from . import base as plots
 
-COLOURS = {"original": plots.BLACK, "prune": plots.RED, "drop": plots.ORANGE, "train": plots.GREEN, "quantize": plots.BLUE}
+COLOURS = {
+    "original": plots.BLACK,
+    "prune": plots.RED,
+    "drop": plots.ORANGE,
+    "train": plots.GREEN,
+    "quantize": plots.BLUE,
+    "closed": plots.BLACK,
+}
 
 
-def traces(trace: Mapping[str, Sequence[tuple[str, float]]], closed: Mapping[str, float]) -> Figure:
-    """For each order its (part, loss) from left to right, and the loss of its closed file as a cross."""
+def traces(trace: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
+    """For each order its (part, loss) from left to right; the last is its closed file, drawn as a cross."""
     figure, grid = plots.plt.subplots(2, 3, figsize=(9.5, 5.4), sharey=True, layout="constrained")
-    for axes, (order, parts) in zip(grid.flat, trace.items(), strict=True):
+    for axes, parts in zip(grid.flat, trace.values(), strict=True):
         axes.plot([value for _, value in parts], color="0.6", zorder=0)
         for i, (part, value) in enumerate(parts):
-            axes.plot(i, value, "o", color=COLOURS[part], markersize=9)
-        axes.plot(len(parts), closed[order], "X", color=plots.BLACK, markersize=9)
-        axes.set_xticks(range(len(parts) + 1), [*(part for part, _ in parts), "closed"], rotation=35, fontsize=9)
+            axes.plot(i, value, "X" if part == "closed" else "o", color=COLOURS[part], markersize=9)
+        axes.set_xticks(range(len(parts)), [part for part, _ in parts], rotation=35, fontsize=9)
         axes.axhline(parts[0][1], color="0.8", linestyle=":")
     for axes in grid[:, 0]:
         axes.set_ylabel("nats per token")
