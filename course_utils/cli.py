@@ -1,4 +1,7 @@
-"""The `course` command: `course doctor`, `course build`, `course grade`, `course submit`."""
+"""The `course` command: the course itself (`course doctor`, `build`, `grade`, `submit`), and models (`course compress`, …).
+
+Commands for models are in command.py, which loads torch and is only imported for them.
+"""
 
 import argparse
 import sys
@@ -79,6 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale")
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
+    if (arguments if arguments is not None else sys.argv[1:])[:1] not in ([name] for name in ("doctor", "build", *PASSED_ON)):
+        from course_utils import command
+
+        command.parsers(commands)
     chosen, rest = parser.parse_known_args(arguments)
     if chosen.command in PASSED_ON:
         from course_utils.grade.__main__ import main as grade
@@ -90,6 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if chosen.command == "doctor":
         return doctor()
+    if hasattr(chosen, "work"):
+        return command.run(chosen)
     import subprocess
 
     check = ["--check"] if chosen.check else []

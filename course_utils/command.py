@@ -1,0 +1,276 @@
+"""`course compress | evaluate | report | export | chat`: the methods from a shell, on any Hugging Face folder.
+
+Each command says its result in words, or as JSON with `--json`. A user's mistake gives one sentence and exit code 1.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from course_utils import checkpoints, evaluation, models, pruning, quantization
+from course_utils.checkpoints.files import read_settings
+from course_utils.errors import CompressionError, CompressionWarning
+from course_utils.quantization import Compressed, compressed
+
+GRID = ("bits", "group_size", "symmetric")
+SHARE = ("sparsity", "pattern")
+METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = {  # function, calibrates?, settings
+    "rtn": (quantization.rtn.quantize, False, GRID),
+    "gptq": (quantization.gptq.quantize, True, (*GRID, "act_order")),
+    "awq": (quantization.awq.quantize, True, GRID),
+    "nf4": (quantization.nf4.quantize, False, ()),
+    "magnitude": (pruning.magnitude.prune, False, SHARE),
+    "wanda": (pruning.wanda.prune, True, SHARE),
+    "sparsegpt": (pruning.sparsegpt.prune, True, SHARE),
+}
+FORMATS: dict[str, Callable[..., int]] = {
+    "course": lambda what, out, tokenizer: what.save(out, tokenizer),
+    "gptq": checkpoints.gptq.write,
+    "awq": checkpoints.awq.write,
+    "bitsandbytes": checkpoints.bitsandbytes.write,
+    "gguf": checkpoints.gguf.write,
+    "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
+}
+READ = {"gptq": checkpoints.gptq.read, "awq": checkpoints.awq.read, "bitsandbytes": checkpoints.bitsandbytes.read}
+EXAMPLES = """examples:
+  course compress bundled --method gptq --bits 4 --out small
+  course compress ~/models/opt-125m --method wanda --pattern 2:4 --calibration my.txt --out sparse
+  course evaluate small --text my.txt --windows 64
+  course report small --json
+  course export small --format gptq --out for-others
+  course chat small --prompt "Story: Ada puts the lamp in the kitchen."
+"""
+
+Opened = tuple[Compressed, PreTrainedTokenizerBase]
+
+
+def opened(name: str, tokenizer: str | None = None) -> Opened:
+    """A model by name: 'bundled', a Hugging Face folder, one that was compressed here or by GPTQ, AWQ or bitsandbytes, a GGUF file.
+
+    `tokenizer` is the folder of one, where the model has none of its own. Raises CompressionError as the readers do.
+    """
+    place = Path(name).expanduser()
+    settings: dict[str, Any] = {"method": "none"}
+    read: Callable[[Path], PreTrainedModel] | None = None
+    if place.suffix == ".gguf":
+        read = checkpoints.gguf.read
+    elif (place / compressed.MANIFEST).is_file():
+        read = compressed.load
+        settings = json.loads((place / compressed.MANIFEST).read_text(encoding="utf-8")).get("settings", settings)
+    elif (method := packed_by(place)) is not None:
+        read, settings = READ[method], {"method": method}
+    if read is None:
+        network, words = models.load(name)
+        return Compressed(network, settings, 0.0), models.load_tokenizer(tokenizer) if tokenizer else words
+    if not tokenizer and not (place / "tokenizer_config.json").is_file():
+        raise CompressionError(f"model {name!r}: it comes without a tokenizer; name the folder of one with --tokenizer.")
+    return Compressed(read(place), settings, 0.0), models.load_tokenizer(tokenizer or place)
+
+
+def packed_by(folder: Path) -> str | None:
+    """gptq, awq or bitsandbytes if the folder's config says so. Raises CompressionError for another method."""
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        method = (json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}).get("quant_method")
+    except (ValueError, AttributeError) as error:
+        raise CompressionError(f"{folder / 'config.json'}: not readable ({error}); copy the model again.") from error
+    if method is None:
+        return None
+    if method not in READ:
+        raise CompressionError(f"model {str(folder)!r}: quantized by {method!r}, which is not read here; known are {', '.join(READ)}.")
+    read_settings(folder, method)
+    return method
+
+
+def compress(given: argparse.Namespace) -> dict[str, Any]:
+    """Compress, write, and say what was reached, what was left and how many bytes it took."""
+    method, calibrates, names = METHODS[given.method]
+    chosen = {name: getattr(given, name) for name in (*GRID, "act_order", *SHARE) if getattr(given, name) is not None}
+    if wrong := sorted(set(chosen) - set(names)):
+        options = ", ".join("--" + name.replace("_", "-") for name in wrong)
+        raise CompressionError(f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}.")
+    writable(given.out, given.format)
+    whole, tokenizer = opened(given.model, given.tokenizer)
+    if whole.settings["method"] != "none":
+        raise CompressionError(f"model {given.model!r}: it is compressed already ({whole.settings['method']}); start from the original.")
+    ids = [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
+    result = method(whole.model, *(ids if calibrates else []), ignore=given.ignore or (), **chosen)
+    if given.format == "course" and "sparsity" in result.details:
+        result = without_zeros(result)
+    size, found = FORMATS[given.format](result, given.out, tokenizer), result.coverage
+    with tempfile.TemporaryDirectory() as folder:  # the original, written in the same way and with its tokenizer
+        before = Compressed(whole.model, {"method": "none"}, 0.0).save(Path(folder) / "model", tokenizer)
+    return {
+        "out": str(given.out), "format": given.format, "settings": result.settings, "bytes": size, "bytes_before": before,
+        "seconds": round(result.seconds, 2), "share": found["share"], "share_of_blocks": found["share_of_blocks"],
+        "left": {name: {"parameters": n, "because": why} for name, (n, why) in found["left"].items()},
+        "sparsity": result.details.get("sparsity"),
+    }  # fmt: skip
+
+
+def without_zeros(pruned: Compressed) -> Compressed:
+    """A pruned model whose file keeps what is left, in 16 bits, and where it stands; see `pruning.storage`."""
+    half = pruning.storage.sixteen_bits(pruned)
+    found = pruning.storage.compress(half.model)
+    seconds = pruned.seconds + found.seconds
+    return Compressed(found.model, {**half.settings, "storage": found.settings["format"]}, seconds, pruned.details)
+
+
+def evaluate(given: argparse.Namespace) -> dict[str, Any]:
+    """Perplexity with its interval and its protocol."""
+    model, tokenizer = opened(given.model, given.tokenizer)
+    text = text_of(given.text)
+    found = evaluation.perplexity(model, tokenizer, text, split=given.split, context=given.context, n=given.windows, seed=given.seed)
+    half = None if math.isnan(found.half_width) else found.half_width
+    return {"nats": found.nats, "half_width": half, "perplexity": found.value, "protocol": found.protocol, "said": str(found)}
+
+
+def report(given: argparse.Namespace) -> dict[str, Any]:
+    """Bytes, speed, perplexity and scores."""
+    model, tokenizer = opened(given.model, given.tokenizer)
+    tasks = None if given.text == "bundled" else ()
+    found = evaluation.report(model, tokenizer, text=text_of(given.text), context=given.context, windows=given.windows,
+                              tasks=tasks, n=given.items, seed=given.seed)  # fmt: skip
+    scores = {name: score.accuracy for name, score in found.scores.items()}
+    return {
+        "name": found.name, "bytes_on_disk": found.bytes_on_disk, "bytes_in_memory": found.bytes_in_memory,
+        "tokens_per_second": found.tokens_per_second, "nats": found.perplexity.nats, "perplexity": found.perplexity.value,
+        "protocol": found.perplexity.protocol, "scores": scores, "settings": found.settings, "said": str(found),
+    }  # fmt: skip
+
+
+def export(given: argparse.Namespace) -> dict[str, Any]:
+    """Write a model in the format of another tool."""
+    writable(given.out, given.format)
+    model, tokenizer = opened(given.model, given.tokenizer)
+    return {"out": str(given.out), "format": given.format, "bytes": FORMATS[given.format](model, given.out, tokenizer)}
+
+
+def chat(given: argparse.Namespace) -> dict[str, Any]:
+    """Greedy answers: one to `--prompt`, or one to each line that is typed, until an empty one."""
+    model, tokenizer = opened(given.model, given.tokenizer)
+    network = evaluation.subject.runnable(model)
+    if given.prompt is not None:
+        return {"prompt": given.prompt, "said": answer(network, tokenizer, given.prompt, given.tokens)}
+    print("Type a line; an empty one ends.", file=sys.stderr)
+    said = []
+    for line in map(str.strip, sys.stdin):
+        if not line:
+            break
+        said.append({"prompt": line, "answer": answer(network, tokenizer, line, given.tokens)})
+        if not given.json:
+            print(said[-1]["answer"], flush=True)
+    return {"answers": said, "said": ""}
+
+
+def answer(network: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
+    """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has one."""
+    if tokenizer.chat_template:
+        turn = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    else:
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    with torch.no_grad():
+        out = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def text_of(name: str) -> str | Path:
+    """'bundled', the name of a data set, or a file that is there."""
+    path = Path(name).expanduser()
+    return path if path.is_file() else name
+
+
+def writable(out: Path, kind: str) -> None:
+    """Raises CompressionError before anything is computed if the result could not be written."""
+    if kind in ("gguf", "onnx") and out.suffix != f".{kind}":
+        raise CompressionError(f"--out {out}: a {kind} file is one file; let its name end in .{kind}.")
+    if kind in ("gguf", "onnx") and out.is_dir():
+        raise CompressionError(f"--out {out}: there is a folder of this name; choose another name.")
+
+
+def parsers(commands: Any) -> None:
+    """Add the five commands to the parser of `course`."""
+
+    def command(work: Callable[[argparse.Namespace], dict[str, Any]], told: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(
+            work.__name__, help=told, description=work.__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.set_defaults(work=work)
+        parser.add_argument("model", help="'bundled', a model's folder, a GGUF file, or a name on the hub")
+        parser.add_argument("--tokenizer", help="folder of the tokenizer, if the model has none")
+        parser.add_argument("--json", action="store_true", help="the result as JSON")
+        return parser
+
+    def text(parser: argparse.ArgumentParser, name: str, count: str, default: int) -> None:
+        parser.add_argument(f"--{name}", default="bundled", help="'bundled', a text file, or a data set of the hub (default: bundled)")
+        parser.add_argument(f"--{count}", type=int, default=default, help=f"windows of text (default: {default})")
+        parser.add_argument("--context", type=int, default=256, help="tokens of a window (default: 256)")
+        parser.add_argument("--seed", type=int, default=0)
+
+    small = command(compress, "compress a model and write it")
+    small.add_argument("--method", choices=METHODS, required=True)
+    small.add_argument("--bits", type=int)
+    small.add_argument("--group-size", type=int)
+    for flag in ("--symmetric", "--act-order"):
+        small.add_argument(flag, action="store_true", default=None)
+    small.add_argument("--sparsity", type=float)
+    small.add_argument("--pattern", help="such as 2:4")
+    small.add_argument("--ignore", action="append", help="a regular expression: layers with such names stay as they are (repeat it)")
+    text(small, "calibration", "samples", 64)
+    test = command(evaluate, "measure a model's perplexity")
+    text(test, "text", "windows", 64)
+    test.add_argument("--split", default="validation", choices=("train", "validation", "test", "all"))
+    whole = command(report, "bytes, speed, perplexity and scores of a model")
+    text(whole, "text", "windows", 64)
+    whole.add_argument("--items", type=int, default=200, help="items of a task (default: 200)")
+    other = command(export, "write a model in another tool's format")
+    for parser in (small, other):
+        parser.add_argument("--out", type=Path, required=True, help="a new folder; for gguf and onnx a file")
+        parser.add_argument("--format", choices=FORMATS, required=parser is other, default="course")
+    talk = command(chat, "let a model answer, greedily")
+    talk.add_argument("--prompt", help="one prompt; without it, lines are read")
+    talk.add_argument("--tokens", type=int, default=60, help="tokens of an answer (default: 60)")
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """A result as a person reads it."""
+    if "said" in found:
+        return found["said"]
+    lines = [f"{found['out']}: {found['bytes'] / 1e6:.2f} MB ({found['format']})"]
+    if "bytes_before" in found:
+        lines[0] += f", before {found['bytes_before'] / 1e6:.2f} MB; {found['seconds']:.1f} s"
+        lines.append(f"reached: {found['share']:.1%} of the parameters, {found['share_of_blocks']:.1%} of those in the blocks")
+        reasons: dict[str, list[int]] = {}
+        for left in found["left"].values():
+            reasons.setdefault(left["because"], []).append(left["parameters"])
+        lines += [f"left as they are: {sum(n):,} parameters of {len(n)} modules ({why})" for why, n in reasons.items()]
+    return "\n".join(lines)
+
+
+def run(given: argparse.Namespace) -> int:
+    """The exit code: 0, or 1 with one sentence on stderr."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", CompressionWarning)
+            found = given.work(given)
+        for told in (w.message for w in caught if issubclass(w.category, CompressionWarning)):
+            print(f"course: {told}", file=sys.stderr)
+    except (CompressionError, OSError) as error:
+        print(f"course: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("course: stopped; nothing was written.", file=sys.stderr)
+        return 130
+    print(json.dumps(found, default=str, ensure_ascii=False) if given.json else in_words(found))
+    return 0
