@@ -127,6 +127,7 @@ def enter(
         code = os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1])
         os._exit(code if code >= 0 else 128 - code)
     os.close(report)
+    os.setsid()  # a signal to its own group would reach the process outside, where both are of one account
     _build_root(c, root, limits, alone if user == 0 else 0, data, hide)
     if user == 0:
         os.setgroups([])

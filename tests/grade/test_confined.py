@@ -29,7 +29,6 @@ TESTS = {
     "second": "assert second(2) == 4",
 }
 ESCAPE = "def second(x):\n    try:\n        save({target!r})\n    except Exception as error:\n        kept = error\n    return 2 * x"
-AS_USER = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
 
 
 def lab_that_saves(folder):

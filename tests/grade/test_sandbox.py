@@ -49,6 +49,7 @@ if os.fork() == 0:
             "package_write": tried(lambda: open(sandbox.__file__, "a")), "fork": tried(os.fork), "thread": tried(thread),
             "exec": tried(lambda: os.execv("/bin/sh", ["sh"])), "socket": tried(socket.socket),
             "memfd": tried(lambda: os.memfd_create("x")), "kill": tried(lambda: os.kill(-1, 9)),
+            "group": os.getpgrp(), "killpg": tried(lambda: os.killpg(0, 9)),
             "ptrace": libc.ptrace(16, 1, 0, 0), "unshare": libc.unshare(0x10000000), "mount": libc.mount(b"x", b"/tmp", b"tmpfs", 0, b""),
             "memory": tried(lambda: bytearray(1 << 30)), "files": tried(many_files), "large": tried(too_large), "fill": tried(fill),
             "proc": os.path.exists("/proc"), "host": os.uname().nodename,
@@ -97,6 +98,7 @@ def test_the_inside(tmp_path, before, wall):
     assert {found[name] for name in ("outside", "large", "fill", "files")} == {"OSError"}
     assert found["package_write"] in ("OSError", "PermissionError")
     assert found["kill"] == "ProcessLookupError" and found["memory"] == "MemoryError"
+    assert found["group"] == 1 and found["killpg"] == "None", "the process outside is in another group, and lives"
     assert found["ptrace"] == found["unshare"] == found["mount"] == -1
 
 
