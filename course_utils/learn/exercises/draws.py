@@ -35,3 +35,21 @@ def with_ties(rng: torch.Generator, score: Tensor) -> Tensor:
 def kept(score: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     """What of a mask counts where scores are equal: the scores that stay, sorted, 0 for those that go."""
     return torch.where(mask, score, 0.0).sort(dim=dim).values
+
+
+def asks(rng: torch.Generator, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Even seeds: the student's tensor wants gradients. Odd seeds: the teacher's."""
+    student_turn = rng.initial_seed() % 2 == 0
+    return student.requires_grad_(student_turn), teacher.requires_grad_(not student_turn)
+
+
+def flows(student: str, teacher: str) -> dict:
+    """The two properties of gradients, for arguments of these names."""
+
+    def to_teacher(given: dict, result: Tensor) -> bool:
+        return given[student].requires_grad or not getattr(result, "requires_grad", False)
+
+    def to_student(given: dict, result: Tensor) -> bool:
+        return given[teacher].requires_grad or getattr(result, "requires_grad", False)
+
+    return {"teacher_gradient": to_teacher, "student_gradient": to_student}

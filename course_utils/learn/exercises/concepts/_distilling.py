@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..draws import pick, turn
+from ..draws import asks, pick, turn
 
 
 def draw_logits(rng: torch.Generator, *shape: int) -> Tensor:
@@ -66,8 +66,9 @@ def loss_inputs(rng: torch.Generator) -> dict:
     rows, classes = pick(rng, 1, 2, 3, 5), pick(rng, 3, 4, 7)
     teacher = draw_logits(rng, rows, classes)
     teacher[0, 0] = -1e4
+    student, teacher = asks(rng, draw_logits(rng, rows, classes), teacher)
     return {
-        "student_logits": draw_logits(rng, rows, classes).requires_grad_(True), "teacher_logits": teacher, "labels": torch.randint(classes, (rows,), generator=rng),
+        "student_logits": student, "teacher_logits": teacher, "labels": torch.randint(classes, (rows,), generator=rng),
         "temperature": pick(rng, 1.5, 2.0, 3.0, 5.0), "alpha": pick(rng, 0.2, 0.3, 0.7),
     }  # fmt: skip
 
@@ -93,10 +94,6 @@ def distillation_loss(
 
 def with_loss(**change):
     return lambda **given: distillation_loss(**given, **change)
-
-
-def gradient_reaches_the_student(given: dict, result: Tensor) -> bool:
-    return bool(getattr(result, "requires_grad", False))
 
 
 # --- a training loop ---

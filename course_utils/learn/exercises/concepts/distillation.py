@@ -6,13 +6,12 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick, turn
+from ..draws import flows, pick, turn
 from ._distilling import (
     dark_inputs,
     dark_knowledge,
     distillation_loss,
     draw_logits,
-    gradient_reaches_the_student,
     loss_inputs,
     scaled,
     soften,
@@ -135,7 +134,7 @@ EXERCISES = [
             "labels_have_no_gradient": with_loss(still="labels"),
             "teacher_has_no_gradient": with_loss(still="teacher"),
         },
-        properties={"student_gradient": gradient_reaches_the_student}, gradients=("student_logits",),
+        properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
     ),
     Exercise(
         id="distillation.train_student", kind="debug", difficulty=3, minutes=15,

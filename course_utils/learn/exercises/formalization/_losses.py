@@ -9,25 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..concepts.distillation import draw_logits
-from ..draws import pick
-
-
-def asks(rng: torch.Generator, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Even seeds: the student's tensor wants gradients. Odd seeds: the teacher's."""
-    student_turn = rng.initial_seed() % 2 == 0
-    return student.requires_grad_(student_turn), teacher.requires_grad_(not student_turn)
-
-
-def flows(student: str, teacher: str) -> dict:
-    """The two properties of gradients, for arguments of these names."""
-
-    def to_teacher(given: dict, result: Tensor) -> bool:
-        return given[student].requires_grad or not getattr(result, "requires_grad", False)
-
-    def to_student(given: dict, result: Tensor) -> bool:
-        return given[teacher].requires_grad or getattr(result, "requires_grad", False)
-
-    return {"teacher_gradient": to_teacher, "student_gradient": to_student}
+from ..draws import asks, pick
 
 
 def impossible(logits: Tensor) -> Tensor:

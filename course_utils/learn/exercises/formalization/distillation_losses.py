@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from course_utils.learn.checks.exercise import Exercise
 
 from ..concepts.distillation import draw_logits
-from ..draws import pick
+from ..draws import flows, pick
 from ._losses import (
     attention,
     attention_inputs,
@@ -20,7 +20,6 @@ from ._losses import (
     distance_inputs,
     feature,
     feature_inputs,
-    flows,
     gradient_inputs,
     hard_softened,
     kl,
@@ -89,7 +88,7 @@ def answers_inputs(rng: torch.Generator) -> dict:
     if rng.initial_seed() % 2:
         powers = torch.tensor([0.5**k for k in (*range(1, classes), classes - 1)], dtype=torch.float64)
         order = torch.stack([torch.randperm(classes, generator=rng) for _ in range(positions)])
-        return {"probabilities": powers[order], "share": pick(rng, 0.75, 0.875, 0.9375)}
+        return {"probabilities": powers[order], "share": (0.5, 0.75, 0.9375, 1.0)[rng.initial_seed() // 2 % 4]}
     logits = draw_logits(rng, positions, classes) * torch.rand(positions, 1, generator=rng, dtype=torch.float64)
     return {"probabilities": logits.softmax(-1), "share": pick(rng, 0.6, 0.7, 0.8)}
 

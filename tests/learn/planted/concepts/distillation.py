@@ -52,13 +52,18 @@ def blocks_by_counting(student, teacher):
     return tuple(found)
 
 
-def loss_in_two_lines(student_logits, teacher_logits, labels, temperature, alpha):
+def loss_into_both(student_logits, teacher_logits, labels, temperature, alpha):
     soft = F.kl_div((student_logits / temperature).log_softmax(-1), (teacher_logits / temperature).softmax(-1), reduction="batchmean")
     return alpha * F.cross_entropy(student_logits, labels) + (1 - alpha) * temperature**2 * soft
 
 
+def loss_in_two_lines(student_logits, teacher_logits, labels, temperature, alpha):
+    soft = F.kl_div((student_logits / temperature).log_softmax(-1), (teacher_logits.detach() / temperature).softmax(-1), reduction="batchmean")
+    return alpha * F.cross_entropy(student_logits, labels) + (1 - alpha) * temperature**2 * soft
+
+
 def loss_by_entropies(student_logits, teacher_logits, labels, temperature, alpha):
-    p = torch.softmax(teacher_logits / temperature, 1)
+    p = torch.softmax(teacher_logits.detach() / temperature, 1)
     crossed = F.cross_entropy(student_logits / temperature, p)
     own = torch.distributions.Categorical(probs=p).entropy().mean()
     return alpha * F.nll_loss(student_logits.log_softmax(1), labels) + (1 - alpha) * (crossed - own) * temperature * temperature
@@ -66,7 +71,7 @@ def loss_by_entropies(student_logits, teacher_logits, labels, temperature, alpha
 
 def loss_in_numpy_order(student_logits, teacher_logits, labels, temperature, alpha):
     """Sums of exponentials written out, in single precision."""
-    s, t = student_logits.float(), teacher_logits.float()
+    s, t = student_logits.float(), teacher_logits.detach().float()
     log_s = s / temperature - torch.logsumexp(s / temperature, 1, keepdim=True)
     log_t = t / temperature - torch.logsumexp(t / temperature, 1, keepdim=True)
     soft = torch.sum(torch.exp(log_t) * (log_t - log_s)) / len(labels)
@@ -74,7 +79,7 @@ def loss_in_numpy_order(student_logits, teacher_logits, labels, temperature, alp
     return alpha * hard + (1 - alpha) * temperature**2 * soft
 
 
-def altered(loss=loss_in_two_lines, frozen=True, mode=False, zero=True, keep=slice(None), rate_sign=1):
+def altered(loss=loss_into_both, frozen=True, mode=False, zero=True, keep=slice(None), rate_sign=1):
     """A loop with an optimizer, with one thing changed."""
 
     def loop(student, teacher, batches, temperature, alpha, rate):
@@ -195,8 +200,9 @@ WRONG = {
         (lambda **given: loss_in_two_lines(**given).detach(), "student_gradient"),
         (lambda **given: loss_in_two_lines(**given) - given["alpha"] * (hard := F.cross_entropy(given["student_logits"], given["labels"])) + given["alpha"] * hard.detach(), "labels_have_no_gradient"),
         (lambda **given: torch.no_grad()(loss_in_two_lines)(**given) + given["alpha"] * ((hard := F.cross_entropy(given["student_logits"], given["labels"])) - hard.detach()), "teacher_has_no_gradient"),
+        (loss_into_both, "teacher_gradient"),
         (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"], given["labels"]) + (1 - given["alpha"]) * given["temperature"] ** 2
-            * ((p := (given["teacher_logits"] / given["temperature"]).softmax(-1)) * (p.log() - (given["student_logits"] / given["temperature"]).log_softmax(-1))).sum(-1).mean(), None),
+            * ((p := (given["teacher_logits"].detach() / given["temperature"]).softmax(-1)) * (p.log() - (given["student_logits"] / given["temperature"]).log_softmax(-1))).sum(-1).mean(), None),
         (lambda **given: loss_in_two_lines(**given | {"alpha": 0.0}), None),
         (lambda **given: loss_in_two_lines(**given | {"temperature": 1.0}), None),
         (lambda **given: F.mse_loss(given["student_logits"], given["teacher_logits"]), None),
