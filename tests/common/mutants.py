@@ -220,6 +220,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="exercises; all if none is given; the rows of others stay")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a process that is forked after others have worked in threads can wait for them for ever
     table, reasons, bad = {}, explained(), 0
     for name in options.names or exercises():
         found = outcomes(name)

@@ -205,7 +205,7 @@ WRONG = {
             * ((p := (given["teacher_logits"].detach() / given["temperature"]).softmax(-1)) * (p.log() - (given["student_logits"] / given["temperature"]).log_softmax(-1))).sum(-1).mean(), None),
         (lambda **given: loss_in_two_lines(**given | {"alpha": 0.0}), None),
         (lambda **given: loss_in_two_lines(**given | {"temperature": 1.0}), None),
-        (lambda **given: F.mse_loss(given["student_logits"], given["teacher_logits"]), None),
+        (lambda **given: F.mse_loss(given["student_logits"], given["teacher_logits"].detach()), None),
     ],
     "distillation.train_student": [
         (altered(mode=True), "teacher_in_training"),
