@@ -45,7 +45,8 @@ def main() -> None:
     counts = {h: sum(p.numel() for p in digits.network(64, h, 10).parameters()) for h in HIDDEN}
     table = compare(
         "Directions that digits need: d₉₀", {f"{counts[h]:,} parameters": lambda seed, h=h: d90(h, seed) for h in HIDDEN},
-        seeds=SEEDS, unit="directions", protocol="500 test images; 300 steps of 64 images for every run; one rate for all",
+        seeds=SEEDS, against=f"{counts[max(HIDDEN)]:,} parameters", unit="directions",
+        protocol="500 test images; 300 steps of 64 images for every run; one rate for all",
     )  # fmt: skip
     print(table)
     table.save("subspace", command="python benchmarks/subspace.py")

@@ -1,4 +1,6 @@
-"""Fold the committed results of predictions: `python -m course_utils.learn.fold [NOTEBOOK …]`, all lessons by default.
+"""Fold the committed results of predictions, take out progress bars: `python -m course_utils.learn.fold [NOTEBOOK …]`.
+
+Without names: all lessons.
 
 JupyterLab shows the output of a folded cell as three dots, until the cell is run or the dots are pressed; so a learner
 meets the question before the answer. Run it after every `nbconvert --execute`; a second run changes nothing.
@@ -26,14 +28,22 @@ def results(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [cell for cell in code if call.search("".join(cell["source"]))]
 
 
+def is_bar(output: dict[str, Any]) -> bool:
+    """A progress bar: a widget without a fallback for readers who have no kernel."""
+    data = output.get("data", {})
+    return "application/vnd.jupyter.widget-view+json" in data and "text/html" not in data
+
+
 def fold(path: Path) -> bool:
     """Fold the outputs of these cells in a notebook, and of no others; True when the file has changed."""
     before = path.read_text(encoding="utf-8")
     notebook = json.loads(before)
+    notebook["metadata"].pop("widgets", None)  # the state of widgets that a committed page does not show
     wanted = {cell["id"] for cell in results(notebook["cells"])}
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
             continue
+        cell["outputs"] = [output for output in cell["outputs"] if not is_bar(output)]
         jupyter = cell["metadata"].setdefault("jupyter", {})
         if cell["id"] in wanted:
             jupyter["outputs_hidden"] = True

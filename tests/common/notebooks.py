@@ -10,7 +10,6 @@ LESSONS = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 START = [ROOT / "notebooks/start.ipynb"]
 SOLUTIONS = sorted((ROOT / "solutions").glob("*/*.ipynb"))
 LABS = sorted((ROOT / "labs").glob("*/*.ipynb"))
-OPEN = set((ROOT / "tests/common/open_lessons.txt").read_text().split())  # lessons that do not keep all rules yet
 MEMORY_LIMIT = 4 * 2**30  # bytes
 
 

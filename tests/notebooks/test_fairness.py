@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from course_utils.evaluation.comparison import MIME, compare
-from notebooks import LESSONS, OPEN, name
+from notebooks import LESSONS, name
 
 FILES = fairness.files()
 
@@ -19,7 +19,7 @@ def test_what_is_said_of_a_comparison_holds_in_the_notebook(file):
     assert not wrong
 
 
-@pytest.mark.parametrize("path", [path for path in LESSONS if path.stem not in OPEN], ids=name)
+@pytest.mark.parametrize("path", LESSONS, ids=name)
 def test_every_comparison_of_a_lesson_is_listed(path):
     found = fairness.cells(path)
     assert not fairness.unlisted(path.stem, found)

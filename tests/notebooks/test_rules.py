@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from course_utils.learn import fold, glossary, texts
-from notebooks import LABS, LESSONS, OPEN, SOLUTIONS, START, name
+from notebooks import LABS, LESSONS, SOLUTIONS, START, name
 
 FILE_LIMIT = 1_500_000  # bytes
 INSTALL = re.compile(r"^\s*[!%].*\b(pip|conda|apt|apt-get|npm)\b|-m\s*pip\s+install", re.MULTILINE)
@@ -53,20 +53,20 @@ def test_committed_outputs_are_there_and_clean(path):
 
 LIVE = re.compile(r"^\s*(hint|solution)\(", re.MULTILINE)
 LONGEST, MOST_LINES = 100, 25  # characters of a line of code, lines of a cell
-done = pytest.mark.parametrize("path", [path for path in LESSONS if path.stem not in OPEN], ids=name)
+each = pytest.mark.parametrize("path", LESSONS, ids=name)
 
 
 def code_cells(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-@done
+@each
 def test_run_all_opens_no_hint_and_no_solution(path):
     """Hints and solutions are opened by a deliberate act: their cells hold them behind a #."""
     assert not [cell.id for cell in code_cells(path) if LIVE.search(cell.source)]
 
 
-@done
+@each
 def test_every_lesson_asks_for_two_guesses_before_it_shows_a_result(path):
     cells, asked = code_cells(path), {}
     shown = {cell.id for cell in fold.results(cells)}
@@ -81,21 +81,22 @@ def test_every_lesson_asks_for_two_guesses_before_it_shows_a_result(path):
     assert len(set(asked.values())) >= 2 and set(results) == set(asked), "at least two guesses, each with its result"
 
 
-@done
+@each
 def test_committed_results_of_predictions_are_folded(path):
     """Make it so: python -m course_utils.learn.fold"""
     cells = code_cells(path)
+    assert not [cell.id for cell in cells if any(map(fold.is_bar, cell.outputs))], "progress bars"
     hidden = [cell.id for cell in cells if cell.metadata.get("jupyter", {}).get("outputs_hidden")]
     assert hidden == [cell.id for cell in fold.results(cells)]
 
 
-@pytest.mark.parametrize("path", [p for p in START + LESSONS + SOLUTIONS if p.stem not in OPEN], ids=name)
+@pytest.mark.parametrize("path", START + LESSONS + SOLUTIONS, ids=name)
 def test_no_line_of_code_is_too_long(path):
     long = [(c.id, line) for c in code_cells(path) for line in c.source.split("\n") if len(line) > LONGEST]
     assert not long
 
 
-@done
+@each
 def test_no_cell_hides_its_idea_in_many_lines(path):
     assert not {c.id: n for c in code_cells(path) if (n := len(c.source.split("\n"))) > MOST_LINES}
 
@@ -105,7 +106,7 @@ def test_what_predictions_ask_exists():
     asked = {p for path in LESSONS + SOLUTIONS for c in code_cells(path) for _, p in fold.PREDICT.findall(c.source)}
     written = {p for topic in texts.topics() for p in texts.load(topic).get("predictions") or {}}
     assert asked <= written and all(texts.prediction(p) for p in asked)
-    assert OPEN or asked == written
+    assert asked == written
 
 
 def test_folding(tmp_path):
@@ -113,13 +114,18 @@ def test_folding(tmp_path):
     sources = ['guess = predict("a.b")', "guess.result(3)", "other.result(3)", "x = 1"]
     notebook.cells = [nbformat.v4.new_code_cell(source, id=f"c{i}") for i, source in enumerate(sources)]
     notebook.cells[3].metadata["jupyter"] = {"outputs_hidden": True}
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "GPTQ:   0%|"}
+    kept = [nbformat.v4.new_output("display_data", data) for data in ({"text/plain": "3"}, view | {"text/html": "a control"})]
+    notebook.cells[3].outputs = [kept[0], nbformat.v4.new_output("display_data", view), kept[1]]
+    notebook.metadata["widgets"] = {}
     nbformat.write(notebook, path := tmp_path / "n.ipynb")
     assert fold.fold(path) and not fold.fold(path), "a second run changes nothing"
     cells = nbformat.read(path, as_version=4).cells
+    assert cells[3].outputs == kept and "widgets" not in nbformat.read(path, as_version=4).metadata, "progress bars go"
     assert [cell.metadata.get("jupyter") for cell in cells] == [None, {"outputs_hidden": True}, None, None]
 
 
-@done
+@each
 def test_terms_are_linked_where_they_are_first_used(path):
     """Make it so: python -m course_utils.learn.glossary --write"""
     lessons = {path.stem: path for path in LESSONS}

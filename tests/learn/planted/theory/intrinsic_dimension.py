@@ -1,5 +1,6 @@
 """Right and wrong answers to the exercises of intrinsic_dimension."""
 
+import itertools
 import math
 
 import numpy as np
@@ -72,12 +73,9 @@ def on(origin, P, z):
 
 
 def by_walk(sparsities, measured, predicted, factor):
-    held = 0.0
-    for s, m, p in sorted(zip(sparsities, measured, predicted, strict=True)):
-        if m > factor * p:
-            break
-        held = s
-    return held
+    rows = sorted(zip(sparsities, measured, predicted, strict=True))
+    held = itertools.takewhile(lambda row: row[1] <= factor * row[2], rows)
+    return max((sparsity for sparsity, _, _ in held), default=0.0)
 
 
 def by_first_failure(sparsities, measured, predicted, factor):
