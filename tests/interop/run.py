@@ -33,7 +33,7 @@ from course_utils.quantization import QuantizedLinear, awq, gptq
 
 LIMIT = 1e-3  # ‖theirs − ours‖ / ‖ours‖ over all logits
 HALF = 2e-3  # the same where they compute everything in half precision
-REFUSED = "refused by our writer: a group has the zero point 0, which the format cannot hold"
+REFUSED = "refused by our writer in the format 'gptq', which cannot hold a zero point of 0 (by default it writes 'gptq_v2')"
 KNOWN = "known: GPTQModel 7.7.0's kernels for whole rows of 4 bits give other numbers; auto-gptq and AutoAWQ read them rightly"
 CANNOT = "known: transformers 5.23.0 does not load GPT-2 in this format"
 NO_AWQ_GPT2 = "known: GPTQModel 7.7.0 cannot make AWQ of GPT-2; its process ends with 'The size of tensor a (128) must match'"
@@ -57,11 +57,11 @@ def ours_read_by_them(peer: str, kind: str, ids: torch.Tensor, work: Path) -> di
         if any((m.grid().zero_point == 0).any() for m in result.model.modules() if isinstance(m, QuantizedLinear)):
             found[bits, symmetric, order, size] = REFUSED
             try:
-                layout.write(result, folder)
+                layout.write(result, folder, checkpoint_format="gptq")
             except CompressionError:
                 continue
             sys.exit(f"{folder.name}: a zero point of 0 was written, which auto-gptq reads as {2**bits}.")
-        layout.write(result, folder, dtype=torch.float32)
+        layout.write(result, folder, dtype=torch.float32, checkpoint_format="gptq")
         cases.append((bits, symmetric, order, size))
         logits.append(result.model(input_ids=ids).logits)
         jobs.append({"do": "read", "folder": str(folder), "out": f"{folder}.logits"})
