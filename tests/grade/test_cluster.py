@@ -91,9 +91,9 @@ def test_a_grader_that_dies_while_it_checks_the_solution_is_noticed(opened):
         while not killed:
             time.sleep(0.001)
             if descendants("course_utils.grade.zygote"):  # before it, the grader has other children
-                (grader,) = graders()
-                judges = [p.pid for p in descendants("course_utils.grade.cluster") if p.pid != grader.pid]
-                killed.extend([grader.pid, *judges] if judges else [])
+                found = graders()  # none for a moment, while processes are listed that come and go
+                judges = [p.pid for p in descendants("course_utils.grade.cluster") if p.pid not in [g.pid for g in found]]
+                killed.extend([found[0].pid, *judges] if len(found) == 1 and judges else [])
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
@@ -104,7 +104,7 @@ def test_a_grader_that_dies_while_it_checks_the_solution_is_noticed(opened):
     finally:
         cluster.stop()
     killer.join(30)
-    assert len(killed) == 2 and grading.ended(killed)
+    assert len(killed) >= 2 and grading.ended(killed)
 
 
 @pytest.fixture
