@@ -17,7 +17,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils import checkpoints, evaluation, models, pruning, quantization
-from course_utils.checkpoints.files import read_settings
 from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.quantization import Compressed, compressed
 
@@ -88,7 +87,6 @@ def packed_by(folder: Path) -> str | None:
         return None
     if method not in READ:
         raise CompressionError(f"model {str(folder)!r}: quantized by {method!r}, which is not read here; known are {', '.join(READ)}.")
-    read_settings(folder, method)
     return method
 
 
@@ -103,8 +101,10 @@ def compress(given: argparse.Namespace) -> dict[str, Any]:
     whole, tokenizer = opened(given.model, given.tokenizer)
     if whole.settings["method"] != "none":
         raise CompressionError(f"model {given.model!r}: it is compressed already ({whole.settings['method']}); start from the original.")
-    ids = [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
-    result = method(whole.model, *(ids if calibrates else []), ignore=given.ignore or (), **chosen)
+    ids = []
+    if calibrates:
+        ids = [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
+    result = method(whole.model, *ids, ignore=given.ignore or (), **chosen)
     if given.format == "course" and "sparsity" in result.details:
         result = without_zeros(result)
     size, found = FORMATS[given.format](result, given.out, tokenizer), result.coverage
