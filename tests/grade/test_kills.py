@@ -4,7 +4,9 @@ import json
 import os
 import random
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import grading
 import psutil
@@ -26,10 +28,15 @@ def opened(tmp_path_factory):
     return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
 
 
-def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, monkeypatch):
-    scratches = tmp_path / "scratch"
-    scratches.mkdir()
-    monkeypatch.setattr(scratch.tempfile, "tempdir", str(scratches))
+@pytest.fixture
+def scratches(monkeypatch):
+    """A folder of its own for temporary ones, with a name short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="k-") as folder:
+        monkeypatch.setattr(scratch.tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, scratches):
     root, out = opened.folder.parents[1], tmp_path / "grades" / grading.LAB
     for n in range(CLASS):
         grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, ANSWERS[n % len(ANSWERS)]))
