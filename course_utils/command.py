@@ -141,11 +141,12 @@ def report(given: argparse.Namespace) -> dict[str, Any]:
     tasks = None if given.text == "bundled" else ()
     found = evaluation.report(model, tokenizer, text=text_of(given.text), context=given.context, windows=given.windows,
                               tasks=tasks, n=given.items, seed=given.seed)  # fmt: skip
+    told = found.perplexity  # an encoder has none
     scores = {name: score.accuracy for name, score in found.scores.items()}
     return {
         "name": found.name, "bytes_on_disk": found.bytes_on_disk, "bytes_in_memory": found.bytes_in_memory,
-        "tokens_per_second": found.tokens_per_second, "nats": found.perplexity.nats, "perplexity": found.perplexity.value,
-        "protocol": found.perplexity.protocol, "scores": scores, "settings": found.settings, "said": str(found),
+        "tokens_per_second": found.tokens_per_second, "nats": told and told.nats, "perplexity": told and told.value,
+        "protocol": told and told.protocol, "scores": scores, "settings": found.settings, "said": str(found),
     }  # fmt: skip
 
 

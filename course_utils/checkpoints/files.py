@@ -28,6 +28,7 @@ def model_of(what: Compressed | PreTrainedModel) -> PreTrainedModel:
     model = what.model if isinstance(what, Compressed) else what
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("model: expected a compressed Hugging Face model, or what a method returned.")
+    walk.check_loaded(model)
     return model
 
 

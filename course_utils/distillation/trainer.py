@@ -70,12 +70,16 @@ def train(
     default `data` itself.
     mask (n, context): False at padding, which no loss looks at. validation (m, context): its mean cross-entropy is
     the validation loss. tokenizers: (student's, teacher's), compared with each other when given.
+    With them, the widths of the logits may differ, as they do where vocabularies are padded: ids that both have are compared.
     The other keywords are those of `fit.fit`.
 
     Raises CompressionError for empty data, ids outside the vocabulary, vocabularies or tokenizers that differ, a
     cache of other data, and what `fit.fit` raises (Diverged at NaN).
     """
     teachers = _teachers(teacher)
+    for one in (student, *teachers):
+        if isinstance(one, nn.Module):
+            walk.check_loaded(one)
     student = copy.deepcopy(student)
     check_ids("data", data, student)
     data = data.long()
@@ -85,7 +89,9 @@ def train(
         if extra is not None and extra.shape != data.shape:
             raise CompressionError(f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}.")
     for one in teachers:
-        check_vocabulary(student, one)
+        if tokenizers is None:
+            check_vocabulary(student, one)
+        check_ids("data", data, one, "teacher")
         walk.check_context("data", data.shape[1], one)
     if tokenizers is not None:
         check_tokenizers(*tokenizers)
@@ -113,6 +119,8 @@ def train(
             seen = teacher.rows(rows, device)
         elif teachers and objective.needs_teacher:
             seen = [_moved(teacher_view(one, *there, objective.needs), device) for one in teachers]
+            for one in seen:
+                one.logits = as_wide(one.logits, vocabulary_of("student", student))
             seen = seen if isinstance(teacher, Sequence) else seen[0]
         return view(student, here.ids, here.real, objective.needs), seen, here
 
@@ -160,8 +168,20 @@ def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None
     if sizes[0] != sizes[1]:
         raise CompressionError(
             f"teacher: its vocabulary has {sizes[1]} tokens, the student's {sizes[0]}. Make the student from this "
-            "teacher's tokenizer, or let the teacher write text and train the student on it with loss='labels'."
+            "teacher's tokenizer, or let the teacher write text and train the student on it with loss='labels'. If both have one "
+            "tokenizer and only padding differs, say so with tokenizers=(the student's, the teacher's)."
         )
+
+
+NEVER = 30.0  # nats below the least likely token: where a teacher has no such id
+
+
+def as_wide(logits: Tensor, size: int) -> Tensor:
+    """A teacher's logits (..., V) for a student of `size` ids: what the student lacks is cut, what it has beyond is all but ruled out."""
+    if logits.shape[-1] >= size:
+        return logits[..., :size]
+    low = logits.amin(-1, keepdim=True) - NEVER
+    return torch.cat([logits, low.expand(*low.shape[:-1], size - logits.shape[-1])], -1)
 
 
 def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

@@ -16,7 +16,7 @@ from course_utils.quantization.compressed import Compressed
 
 from .memory import bytes_in_memory
 from .perplexity import Perplexity, perplexity
-from .subject import Subject, describe, name_of, runnable
+from .subject import Subject, describe, is_encoder, model_in, name_of, runnable
 from .tasks import Score, task_scores
 from .text import Text
 
@@ -25,13 +25,13 @@ SPEED_PROMPT = "Story: Ada puts the lamp in the kitchen."
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What `report` measured. `tokens_per_second` is None when it was not asked for."""
+    """What `report` measured. `tokens_per_second` is None when it was not asked for, `perplexity` for an encoder."""
 
     name: str
     bytes_on_disk: int
     bytes_in_memory: int
     tokens_per_second: float | None
-    perplexity: Perplexity
+    perplexity: Perplexity | None
     scores: dict[str, Score]
     settings: dict[str, Any]
 
@@ -55,10 +55,18 @@ def report(
     packed where they are packed, others in bfloat16 where that loses nothing, so that both kinds compare.
     bytes_in_memory: parameters and buffers as they are now. tokens_per_second: see `decoding_speed`; `runs=0`
     leaves it out. perplexity: on the validation split of `text`. scores: `n` test items of each of `tasks` (None:
-    all six; (): none). Raises CompressionError for what is not a causal language model.
+    all six; (): none). Of an encoder, which predicts no next token, speed is that of reading (`reading_speed`), and there
+    is neither perplexity nor score. Raises CompressionError for what is no model of tokens.
     """
-    network = runnable(model)
+    encoder = is_encoder(model)
+    network = model_in(model) if encoder else runnable(model)
     whole = model if isinstance(model, Compressed) else Compressed(network, {"method": "none"}, 0.0)
+    if encoder:
+        return Report(
+            name=name or name_of(model), bytes_on_disk=whole.bytes_on_disk, bytes_in_memory=bytes_in_memory(network),
+            tokens_per_second=reading_speed(network, tokenizer, runs=runs) if runs and network.main_input_name == "input_ids" else None, perplexity=None, scores={},
+            settings=dict(whole.settings),
+        )  # fmt: skip
     return Report(
         name=name or name_of(model),
         bytes_on_disk=whole.bytes_on_disk,
@@ -91,6 +99,19 @@ def decoding_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *
         wait(model)
         seconds.append(time.perf_counter() - began)
     return tokens / statistics.median(seconds[1:])
+
+
+@torch.no_grad()
+def reading_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, runs: int = 3) -> float:
+    """Tokens per second of one pass over a short text, batch 8; the median of `runs` after an unmeasured one."""
+    ids = torch.tensor([tokenizer(SPEED_PROMPT)["input_ids"][: longest_context(model)]] * 8, device=model.device)
+    seconds = []
+    for _ in range(runs + 1):
+        began = time.perf_counter()
+        model(input_ids=ids)
+        wait(model)
+        seconds.append(time.perf_counter() - began)
+    return ids.numel() / statistics.median(seconds[1:])
 
 
 def wait(model: PreTrainedModel) -> None:
@@ -142,7 +163,8 @@ def compare(reports: Sequence[Report]) -> Table:
         raise CompressionError("compare: these scores are over different items and cannot be compared; measure again with one n.")
     tasks = [t for t in first.scores if all(t in r.scores for r in reports)]
     timed = all(r.tokens_per_second for r in reports)
-    header = ["model", "on disk", "in memory", *(["tokens/s"] if timed else []), "nats/token", "perplexity", *tasks]
+    measured = [r.perplexity for r in reports if r.perplexity is not None]
+    header = ["model", "on disk", "in memory", *(["tokens/s"] if timed else []), *(["nats/token", "perplexity"] if measured else []), *tasks]
     rows = []
     for r in reports:
         cells = [
@@ -153,13 +175,14 @@ def compare(reports: Sequence[Report]) -> Table:
         if r.tokens_per_second and first.tokens_per_second and timed:
             ratio = "" if r is first else f" ({r.tokens_per_second / first.tokens_per_second:.2f}×)"
             cells.append(f"{r.tokens_per_second:.0f}{ratio}")
-        cells += [f"{r.perplexity.nats:.4f}", f"{r.perplexity.value:.4g}"]
+        if r.perplexity is not None:
+            cells += [f"{r.perplexity.nats:.4f}", f"{r.perplexity.value:.4g}"]
         rows.append(cells + [f"{r.scores[t].accuracy:.1%}" for t in tasks])
     return Table(header, rows, caption(reports, tasks, timed))
 
 
 def protocol_of(r: Report) -> dict[str, Any]:
-    return {k: v for k, v in r.perplexity.protocol.items() if k not in ("model", "dtype")}
+    return {} if r.perplexity is None else {k: v for k, v in r.perplexity.protocol.items() if k not in ("model", "dtype")}
 
 
 def sized(value: int, base: int, is_base: bool) -> str:
@@ -169,16 +192,19 @@ def sized(value: int, base: int, is_base: bool) -> str:
 
 def caption(reports: Sequence[Report], tasks: Sequence[str], timed: bool) -> str:
     first = reports[0]
-    p = first.perplexity.protocol
-    parts = [
-        f"Perplexity per {p['unit']}: text {p['text']} ({p['split']}), context {p['context']}, {p['windows']} windows, "
-        f"{p['tokens']:,} tokens scored."
-    ]
+    parts = []
+    if first.perplexity is not None:
+        p = first.perplexity.protocol
+        parts.append(
+            f"Perplexity per {p['unit']}: text {p['text']} ({p['split']}), context {p['context']}, {p['windows']} windows, "
+            f"{p['tokens']:,} tokens scored."
+        )
     if tasks:
         chance = ", ".join(f"{t} {first.scores[t].chance:.0%}" for t in tasks)
         parts.append(f"Accuracy on {first.scores[tasks[0]].n} items a task; chance: {chance}.")
     if timed:
-        parts.append("Tokens/s: greedy decoding, batch 1, key-value cache, median of several runs here.")
+        how = "reading, batch 8" if first.perplexity is None else "greedy decoding, batch 1, key-value cache"
+        parts.append(f"Tokens/s: {how}, median of several runs here.")
     for r in reports:
         if r.settings.get("method") != "none" and describe(r.settings) not in r.name:
             parts.append(f"{r.name}: {describe(r.settings)}.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from course_utils.errors import CompressionError
 from course_utils.models import BUNDLED, walk
@@ -15,10 +16,28 @@ from course_utils.quantization.layer import QuantizedLinear
 Subject = PreTrainedModel | Compressed
 
 
+def model_in(subject: Subject) -> PreTrainedModel:
+    """The model itself. Raises CompressionError if it is none of Hugging Face."""
+    model = subject.model if isinstance(subject, Compressed) else subject
+    if not isinstance(model, PreTrainedModel):
+        raise CompressionError(f"model: expected a Hugging Face model or a Compressed, got {type(subject).__name__}.")
+    return model
+
+
+def is_encoder(subject: Subject) -> bool:
+    """Whether this reads tokens, or pictures, both ways and predicts no next token, as BERT, ViT and T5's stacks do."""
+    model = model_in(subject)
+    if model.main_input_name != "input_ids":
+        return True
+    embeds = isinstance(getattr(model.base_model, "get_input_embeddings", lambda: None)(), nn.Embedding)
+    decodes = model.config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and getattr(model.config, "is_decoder", True)
+    return embeds and not model.can_generate() and (model.get_encoder() is model or not model.config.is_encoder_decoder) and not decodes
+
+
 def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
     """The causal language model itself. Raises CompressionError if it is none or cannot read `context` tokens."""
-    model = subject.model if isinstance(subject, Compressed) else subject
-    if not isinstance(model, PreTrainedModel) or not model.can_generate() or model.config.is_encoder_decoder:
+    model = model_in(subject)
+    if not model.can_generate() or model.config.is_encoder_decoder:
         raise CompressionError(f"model: expected a causal language model with its head, got {type(model).__name__}.")
     longest = walk.longest_context(model)
     if context is not None and longest is not None and context > longest:

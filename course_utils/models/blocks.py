@@ -21,7 +21,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     Known places first; otherwise the list of modules, not inside another such list, that holds the most parameters in
     linear layers. Raises CompressionError where there is none, and for encoder-decoder models, which have two stacks.
     """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder") and model.get_encoder() is not model:
         raise CompressionError(
             f"model: {type(model).__name__} has an encoder and a decoder; compress one stack, such as model.get_encoder()."
         )

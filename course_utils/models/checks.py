@@ -17,15 +17,21 @@ def check_model(model: Any) -> None:
         raise CompressionError(f"model: expected a model, got {type(model).__name__}; {remedy}.")
     if hasattr(model, "merge_and_unload") or getattr(model, "_hf_peft_config_loaded", False) or _adapters(model):
         raise CompressionError("model: carries an adapter (LoRA); merge it first, model = model.merge_and_unload(), or unload it.")
+    check_loaded(model)
     for path, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise CompressionError(f"{path}: is on the meta device, without values; load the weights before compressing the model.")
         if not torch.isfinite(parameter).all():
             module, _, name = path.rpartition(".")
             raise CompressionError(f"{module or 'model'}: {name}: contains NaN or infinity; repair it before compressing the model.")
 
 
 check_finite = check_model
+
+
+def check_loaded(model: nn.Module) -> None:
+    """Raises CompressionError if weights have no values here: offloaded, or made on the meta device."""
+    for path, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise CompressionError(f"{path}: is on the meta device, without values; load the weights before compressing the model.")
 
 
 def _adapters(model: nn.Module) -> bool:

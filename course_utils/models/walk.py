@@ -15,10 +15,10 @@ from course_utils.errors import CompressionError
 
 from . import gates
 from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_of
-from .checks import check_calibration, check_context, check_finite, check_model, longest_context
+from .checks import check_calibration, check_context, check_finite, check_loaded, check_model, longest_context
 
 __all__ = [
-    "BLOCK_PATHS", "States", "as_precise_as", "blocks", "check_calibration", "check_context", "check_finite", "check_model",
+    "BLOCK_PATHS", "States", "as_precise_as", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
     "compressible", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "through_blocks",
     "watch_inputs", "weight_of",
 ]  # fmt: skip

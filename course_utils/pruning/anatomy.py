@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
@@ -103,7 +103,7 @@ def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTr
     """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
     attention = getattr(model.config, "_attn_implementation", None)
     with torch.random.fork_rng(devices=[]):
-        new = AutoModelForCausalLM.from_config(config, dtype=model.dtype, attn_implementation=attention)
+        new = type(model)._from_config(copy.deepcopy(config), dtype=model.dtype, attn_implementation=attention)
     tied = set(getattr(new, "all_tied_weights_keys", None) or {})
     try:
         found = new.load_state_dict({k: v for k, v in tensors.items() if k not in tied}, strict=False)
@@ -114,5 +114,6 @@ def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTr
     if wrong:
         raise CompressionError(f"model: weights and the smaller config disagree about {', '.join(sorted(wrong)[:3])}.")
     new.tie_weights()
-    new.generation_config = copy.deepcopy(model.generation_config)
+    if hasattr(model, "generation_config"):  # encoders have none
+        new.generation_config = copy.deepcopy(model.generation_config)
     return new.to(model.device).train(model.training)

@@ -15,22 +15,30 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.quantization.compressed import Compressed
+from course_utils.quantization.compressed import Compressed, empty_like
+from course_utils.quantization.gptq import check_hessian
+from course_utils.quantization.layer import naming
 
 from . import anatomy, groups
 
 LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
 
 
-def second_moment(block: nn.Module, states: walk.States, layer: nn.Module) -> Tensor:
-    """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block."""
+def second_moment(block: nn.Module, states: walk.States, layer: nn.Module, name: str = "model") -> Tensor:
+    """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block, `name` in messages.
+
+    Raises CompressionError where they hold NaN or infinity.
+    """
     total: list = [0, 0]
 
     def see(_, x):
         total[0], total[1] = total[0] + x.T @ x, total[1] + len(x)
 
     walk.watch_inputs(block, states, see, [layer])
-    return total[0] * (2.0 / total[1])
+    H = total[0] * (2.0 / total[1])
+    with naming(name):
+        check_hessian(H, H.shape[1])
+    return H
 
 
 def _shrink(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool) -> None:
@@ -62,7 +70,7 @@ def prune_mlp(
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "MLP channels"):
         out = block.get_submodule(parts.mlp_out)
-        H = second_moment(block, states, out)
+        H = second_moment(block, states, out, f"block {len(chosen)}: {parts.mlp_out}")
         columns = groups.kept(groups.score(walk.weight_of(out).float(), H, 1, score), count)
         _shrink(out, H, columns, compensate)
         for name in parts.mlp_in:
@@ -106,11 +114,7 @@ def prune_heads(
     anatomy.check_model(model)
     parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config
     if not hasattr(config, "num_key_value_heads"):
-        raise CompressionError(
-            f"model: {config.model_type}'s config has no head size: it is hidden size / heads, so with fewer heads each would be "
-            "larger and no tensor smaller. Use pruning.width.prune_heads, which narrows the residual stream by as much, or "
-            "prune_mlp or prune_layers."
-        )
+        raise CompressionError(_no_head_size(config.model_type))
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     ratio = heads // kv
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -123,20 +127,40 @@ def prune_heads(
         raise CompressionError(f"keep={keep}: {count} query heads are not a multiple of {step}; with unit={unit!r} choose one.")
     new_kv = count // ratio if unit == "group" else kv
     config = _config_with_heads(config, count, new_kv, size, step)
+    skeleton = empty_like(type(model), config)
+    rows = [walk.weight_of(walk.blocks(skeleton)[0].get_submodule(name)).shape[0] for name in parts.attention_in]
+    if rows != [count * size, new_kv * size, new_kv * size]:
+        raise CompressionError(_no_head_size(config.model_type))
     work = copy.deepcopy(model).eval()
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "attention heads"):
         out = block.get_submodule(parts.attention_out)
-        H = second_moment(block, states, out)
+        H = second_moment(block, states, out, f"block {len(chosen)}: {parts.attention_out}")
         stay = query_heads(walk.weight_of(out).float(), H, kv, ratio, size, count, unit, score)
         _shrink(out, H, groups.members(stay, size), compensate)
         shared = torch.unique(stay // ratio)
         for name, which in zip(parts.attention_in, (stay, shared, shared), strict=True):
             anatomy.take(block.get_submodule(name), rows=groups.members(which, size))
-        block.get_submodule(parts.attention_out.partition(".")[0]).num_key_value_groups = count // new_kv
+        inside = parts.attention_out.partition(".")[0]
+        _same_numbers(block.get_submodule(inside), walk.blocks(skeleton)[len(chosen)].get_submodule(inside))
         chosen.append(stay.tolist())
     settings = {"method": "prune_heads", "heads": count, "of": heads, "unit": unit, "score": score, "compensate": compensate}
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
+
+
+def _no_head_size(kind: str) -> str:
+    narrower = "pruning.width.prune_heads, which narrows the residual stream by as much, or " if kind in ("opt", "gpt2") else ""
+    return (
+        f"model: {kind}'s config has no head size: it is hidden size / heads, so with fewer heads each would be "
+        f"larger and no tensor smaller. Use {narrower}prune_mlp or prune_layers."
+    )
+
+
+def _same_numbers(module: nn.Module, other: nn.Module) -> None:
+    """Give a module the numbers that another of its class keeps, such as its count of heads."""
+    for name, value in vars(other).items():
+        if type(value) is int and name in vars(module):
+            setattr(module, name, value)
 
 
 def _config_with_heads(config, count: int, kv: int, size: int, step: int):
@@ -164,7 +188,10 @@ def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
 
 
 def residual_stream(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]:
-    """What enters each block and what leaves the last, each (tokens, hidden) in float64, without dropout."""
+    """What enters each block and what leaves the last, each (tokens, hidden) in float64, without dropout.
+
+    Raises CompressionError where it is not finite.
+    """
     found: list[Tensor] = []
     outputs: list[Tensor] = []
     training = model.training
@@ -175,7 +202,11 @@ def residual_stream(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]
             outputs = [walk.run_block(block, hidden, kwargs) for hidden, kwargs in states]
     finally:
         model.train(training)
-    return [*found, torch.cat([h.flatten(0, -2) for h in outputs]).double()]
+    found.append(torch.cat([h.flatten(0, -2) for h in outputs]).double())
+    for number, x in enumerate(found):
+        if not torch.isfinite(x).all():
+            raise CompressionError(f"block {number - 1}: its output holds NaN or infinity in {model.dtype}; load the model in float32.")
+    return found
 
 
 def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedModel:

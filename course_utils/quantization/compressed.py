@@ -1,7 +1,9 @@
 """A compressed model: runnable, saved with its integers packed, refused when the file is damaged."""
 
+import copy
 import functools
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -70,7 +72,32 @@ def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
     model = compressed.model
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("save: only Hugging Face models can be saved; save other modules with their state_dict.")
+    walk.check_loaded(model)
+    check_shapes(model)
     return write_folder(folder, MANIFEST, lambda work: _write(compressed, model, work, tokenizer))
+
+
+def check_shapes(model: PreTrainedModel) -> None:
+    """Raises CompressionError if the model's config makes tensors of other shapes: a file of it could not be loaded."""
+    skeleton = empty_like(type(model), model.config).state_dict()
+    for name, tensor in model.state_dict().items():
+        expected = skeleton.get(name)
+        if expected is not None and expected.shape != tensor.shape and not _is_packed(model, name):
+            raise CompressionError(
+                f"model: {name} has the shape {tuple(tensor.shape)}, by its config it is {tuple(expected.shape)}; change the config "
+                "too (after a change of the vocabulary: model.config.vocab_size), so that the file can be loaded."
+            )
+
+
+def _is_packed(model: PreTrainedModel, name: str) -> bool:
+    return type(model.get_submodule(name.rpartition(".")[0])).__name__ in KINDS
+
+
+def empty_like(kind: Any, config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model of this class on the meta device: names and shapes, without memory for its weights."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        make = kind.from_config if kind is AutoModelForCausalLM else kind._from_config
+        return make(copy.deepcopy(config), dtype=dtype)
 
 
 def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
@@ -107,7 +134,7 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
     }  # fmt: skip
     manifest: dict[str, Any] = {
         "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
-        "architecture": type(model).__name__, "experts": experts.names_of_listed(model), "shared": shared,
+        "architecture": type(model).__name__, "module": type(model).__module__, "experts": experts.names_of_listed(model), "shared": shared,
         "sha256": digests(work),
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
@@ -185,6 +212,25 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _class_of(manifest: dict[str, Any]) -> Any:
+    """The class of a saved model: one of transformers' own."""
+    module, name = manifest.get("module", "transformers"), manifest.get("architecture", "")
+    home: Any = importlib.import_module(module) if module.split(".")[0] == "transformers" else transformers
+    return getattr(home, name, AutoModelForCausalLM)
+
+
+def _compute_buffers(model: PreTrainedModel) -> None:
+    """Give a model that was made on the meta device what no file holds, such as rotary frequencies."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True  # transformers then leaves it as it is
+    for module in model.modules():
+        lacking = [name for name, buffer in module.named_buffers(recurse=False) if buffer is not None and buffer.is_meta]
+        for name in lacking:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        if lacking:
+            model._init_weights(module)
+
+
 def load(folder: str | Path) -> PreTrainedModel:
     """A model that `Compressed.save` wrote, ready to generate: bit for bit the one that was saved.
 
@@ -194,9 +240,7 @@ def load(folder: str | Path) -> PreTrainedModel:
     folder = Path(folder)
     manifest = _read_manifest(folder)
     dtype = getattr(torch, manifest["dtype"])
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    kind = getattr(transformers, manifest.get("architecture", ""), None)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype) if kind is None else kind._from_config(config, dtype=dtype)
+    model = empty_like(_class_of(manifest), AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype)
     if manifest.get("experts"):
         experts.list_in_place(model)
     for name, shape in manifest["layers"].items():
@@ -207,7 +251,10 @@ def load(folder: str | Path) -> PreTrainedModel:
     try:
         tensors = load_file(folder / WEIGHTS)
         tensors |= {name: tensors[stored] for name, stored in manifest.get("shared", {}).items()}
-        found = model.load_state_dict(tensors, strict=False)
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        for name in tensors:  # one at a time, so that never more than one tensor is there twice
+            tensors[name] = tensors[name].to(dtypes.get(name, tensors[name].dtype))
+        found = model.load_state_dict(tensors, strict=False, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise CompressionError(f"{folder}: weights and config disagree ({error}); save the model again.") from error
     missing = set(found.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or {})
@@ -215,6 +262,7 @@ def load(folder: str | Path) -> PreTrainedModel:
         wrong = sorted(missing | set(found.unexpected_keys))[:3]
         raise CompressionError(f"{folder}: weights and config disagree about {', '.join(wrong)}; save the model again.")
     model.tie_weights()
+    _compute_buffers(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
