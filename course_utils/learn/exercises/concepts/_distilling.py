@@ -69,7 +69,7 @@ def loss_inputs(rng: torch.Generator) -> dict:
     student, teacher = asks(rng, draw_logits(rng, rows, classes), teacher)
     return {
         "student_logits": student, "teacher_logits": teacher, "labels": torch.randint(classes, (rows,), generator=rng),
-        "temperature": pick(rng, 1.5, 2.0, 3.0, 5.0), "alpha": pick(rng, 0.2, 0.3, 0.7),
+        "temperature": turn(rng, 1.5, 0.7, 5.0, 2.0), "alpha": turn(rng, 0.2, 0.3, 0.7),
     }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def of_parts(formula):
 
 
 def teachers_inputs(rng: torch.Generator) -> dict:
-    return {"teacher_logits": draw_logits(rng, turn(rng, 3, 2, 5), turn(rng, 4, 1, 7), 6), "temperature": pick(rng, 0.7, 1.5, 2.0, 4.0)}
+    return {"teacher_logits": draw_logits(rng, turn(rng, 3, 2, 5), turn(rng, 4, 1, 7), 6), "temperature": turn(rng, 1.5, 0.7, 4.0)}
 
 
 def mix_teachers(teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -108,7 +108,17 @@ def around_zero(low, high, bits):
 
 
 def product_inputs(rng: torch.Generator) -> dict:
+    """The sums of integers of two pairs (token, output) are 0, and that of real numbers is 0 but for rounding."""
     tokens, columns, rows = pick(rng, 3, 5), pick(rng, 6, 8), 4
+    given = drawn_product(rng, tokens, columns, rows)
+    for i in range(2):
+        a, b = (torch.randint(20, 80, (columns // 2,), generator=rng) for _ in range(2))
+        given["x_codes"][i, ::2], given["x_codes"][i, 1::2] = given["x_zero"][i] + a, given["x_zero"][i] + b
+        given["w_codes"][i, ::2], given["w_codes"][i, 1::2] = b, -a
+    return given
+
+
+def drawn_product(rng: torch.Generator, tokens: int, columns: int, rows: int) -> dict:
     return {
         "x_codes": torch.randint(0, 256, (tokens, columns), generator=rng),
         "x_scale": torch.rand(tokens, 1, generator=rng, dtype=torch.float64) + 0.05,
@@ -136,6 +146,12 @@ def with_sum(correction, scale=lambda x_scale, w_scale: x_scale * w_scale.T):
         return scale(x_scale, w_scale) * (x_codes @ w_codes.T + correction(x_codes, x_zero, w_codes))
 
     return product
+
+
+def zero_where_the_integers_are(given: dict, result: Tensor) -> bool:
+    """A sum of integers is exactly 0 or not; real numbers leave what rounding has left."""
+    total = (given["x_codes"] - given["x_zero"]) @ given["w_codes"].T
+    return bool((result[total == 0] == 0).all())
 
 
 def right_sum(x_codes, x_zero, w_codes):
@@ -214,7 +230,7 @@ EXERCISES = [
     ),
     Exercise(
         id="granularity.integer_linear", inputs=product_inputs, spec=integer_linear, lesson="2.1-quantization",
-        kind="step", difficulty=2, minutes=12,
+        kind="step", difficulty=2, minutes=12, properties={"real_numbers": zero_where_the_integers_are},
         mistakes={
             "zero_forgotten": with_sum(lambda x, z, w: 0),
             "zero_added": with_sum(lambda x, z, w: z * w.sum(1)),

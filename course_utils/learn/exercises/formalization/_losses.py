@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..concepts.distillation import draw_logits
-from ..draws import asks, pick
+from ..draws import asks, pick, turn
 
 
 def impossible(logits: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def kl_inputs(rng: torch.Generator) -> dict:
     """Rows and classes of several counts; one class is so unlikely for the teacher that its probability is 0."""
     shape = pick(rng, 1, 2, 5), pick(rng, 3, 7, 11)
     student, teacher = asks(rng, draw_logits(rng, *shape), impossible(draw_logits(rng, *shape)))
-    return {"student_logits": student, "teacher_logits": teacher, "temperature": pick(rng, 0.8, 1.5, 2.0, 3.0)}
+    return {"student_logits": student, "teacher_logits": teacher, "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0)}
 
 
 def row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def response_inputs(rng: torch.Generator) -> dict:
     labels = torch.randint(7, shape[:2], generator=rng).masked_fill(~mask, -100)
     return {
         "student_logits": student, "teacher_logits": teacher, "labels": labels,
-        "temperature": pick(rng, 0.8, 1.5, 2.0, 3.0), "alpha": pick(rng, 0.2, 0.3, 0.7), "mask": mask,
+        "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0), "alpha": turn(rng, 0.2, 0.3, 0.7), "mask": mask,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from course_utils.learn.checks.exercise import Exercise
 
 from ..concepts.distillation import draw_logits
-from ..draws import flows, pick
+from ..draws import flows, pick, turn, until
 from ._losses import (
     attention,
     attention_inputs,
@@ -46,12 +46,19 @@ from ._losses import (
 
 
 def limit_inputs(rng: torch.Generator) -> dict:
+    """At τ = 1 the divergence is beyond the share, below its limit in one trial and above it in the next."""
     rows, classes = pick(rng, 1, 3), pick(rng, 4, 7, 16)
-    scale = pick(rng, 0.3, 1.0, 2.0)
-    return {
-        "student_logits": scale * draw_logits(rng, rows, classes), "teacher_logits": scale * draw_logits(rng, rows, classes),
-        "share": pick(rng, 0.02, 0.05, 0.2),
-    }  # fmt: skip
+    scale, share = pick(rng, 0.3, 1.0, 2.0), pick(rng, 0.02, 0.05, 0.2)
+
+    def logits(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return scale * draw_logits(rng, rows, classes), scale * draw_logits(rng, rows, classes)
+
+    def on_this_side(pair: tuple[Tensor, Tensor]) -> bool:
+        ratio = float(kl(*pair, 1.0) / limit_of(*pair))
+        return turn(rng, ratio < 1 - share, ratio > 1 + share)
+
+    student, teacher = until(rng, logits, on_this_side)
+    return {"student_logits": student, "teacher_logits": teacher, "share": share}
 
 
 def limit_of(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -62,14 +69,15 @@ def limit_of(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def near_limit(
-    student_logits: Tensor, teacher_logits: Tensor, share: float, *, limit=limit_of, square=True, absolute=False
+    student_logits: Tensor, teacher_logits: Tensor, share: float, *, limit=limit_of, square=True, absolute=False, side=0
 ) -> int:
-    """The smallest τ of 1, 2, 4, … whose τ² KL is within `share` of its limit."""
+    """The smallest τ of 1, 2, 4, … whose τ² KL is within `share` of its limit; `side`: not farther above (1), below (−1)."""
     end = limit(student_logits, teacher_logits)
     tau = 1
     while tau < 2**20:
         value = (tau**2 if square else 1) * kl(student_logits, teacher_logits, float(tau))
-        if (value - end).abs() <= (share if absolute else share * end):
+        off = side * (value - end) if side else (value - end).abs()
+        if off <= (share if absolute else share * end):
             break
         tau *= 2
     return tau
@@ -144,7 +152,7 @@ EXERCISES = [
     ),
     Exercise(
         id="distillation_losses.logit_gradient", kind="step", difficulty=2, minutes=10,
-        inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses",
+        inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses", trials=4,
         mistakes={
             "sign": difference(lambda t, n: -t / n),
             "without_the_square": difference(lambda t, n: 1 / (t * n)),
@@ -248,6 +256,8 @@ EXERCISES = [
             "not_centred": lambda **given: near_limit(**given, limit=not_centred),
             "without_half": lambda **given: near_limit(**given, limit=lambda s, t: 2 * limit_of(s, t)),
             "absolute": lambda **given: near_limit(**given, absolute=True),
+            "not_above": lambda **given: near_limit(**given, side=1),
+            "not_below": lambda **given: near_limit(**given, side=-1),
             "one_more": lambda **given: 2 * near_limit(**given),
             "power": lambda **given: near_limit(**given).bit_length() - 1,
         },

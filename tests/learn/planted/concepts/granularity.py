@@ -104,6 +104,12 @@ def dequantized(x_codes, x_scale, x_zero, w_codes, w_scale):
     return (x_scale * (x_codes - x_zero)) @ (w_scale * w_codes).T
 
 
+def in_double(x_codes, x_scale, x_zero, w_codes, w_scale):
+    """Integers held in double precision stay integers."""
+    total = (x_codes.double() - x_zero.double()) @ w_codes.double().T
+    return x_scale * (w_scale.T * total)
+
+
 def centred_codes(x_codes, x_scale, x_zero, w_codes, w_scale):
     total = torch.einsum("ti,oi->to", x_codes - x_zero, w_codes)
     return total * (x_scale @ w_scale.T)
@@ -191,7 +197,7 @@ RIGHT = {
         by_unfold,
     ],
     "granularity.static_grid": [in_single_precision, of_one_list, running],
-    "granularity.integer_linear": [by_two_sums, dequantized, centred_codes],
+    "granularity.integer_linear": [by_two_sums, in_double, centred_codes],
     "granularity.ste_gradient": [by_torch, by_course, by_mask],
 }
 WRONG = {
@@ -231,6 +237,8 @@ WRONG = {
         (product(right_total, w_scale=torch.ones_like), "weight_scale_forgotten"),
         (product(right_total, x_scale=torch.ones_like), "input_scale_forgotten"),
         (product(right_total, x_scale=lambda s: 1 / s, w_scale=lambda s: 1 / s), "divided"),
+        (dequantized, "real_numbers"),
+        (lambda **given: dequantized(**{**given, "x_scale": given["x_scale"].float(), "w_scale": given["w_scale"].float()}).double(), "real_numbers"),
         (lambda **given: dequantized(**given).T, None),
         (lambda **given: dequantized(**given).round(), None),
     ],

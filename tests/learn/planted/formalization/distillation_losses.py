@@ -331,6 +331,8 @@ WRONG = {
             - F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2) <= given["share"] * F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2 or k == 20), "not_centred"),
         (lambda **given: 2**20, "without_half"),
         (hot(close=lambda value, end, share: abs(value - end) <= share), "absolute"),
+        (hot(close=lambda value, end, share: value - end <= share * end), "not_above"),
+        (hot(close=lambda value, end, share: end - value <= share * end), "not_below"),
         (hot(start=2), None),
         (lambda **given: 2 * hot()(**given), "one_more"),
         (lambda **given: round(torch.tensor(float(hot()(**given))).log2().item()), "power"),
