@@ -14,6 +14,7 @@ import functools
 import torch
 
 from course_utils.evaluation.comparison import compare
+from course_utils.quantization import fake_quantize
 from course_utils.theory import capacity
 
 SEEDS, COUNTS, FEW, MANY = range(3), (300, 1500, 3000), 300, 1500
@@ -30,8 +31,7 @@ def rounded(store, bits: int):
     work = copy.deepcopy(store)
     for p in work.parameters():
         rows = p if p.dim() == 2 else p[None]
-        scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
-        p.copy_(((rows / scale).round() * scale).view_as(p))
+        p.copy_(fake_quantize(rows, bits=bits, symmetric=True, narrow=True, granularity="per_channel").view_as(p))
     return work
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from course_utils.errors import CompressionError
 from course_utils.learn import overview, texts
+from course_utils.learn.checks import exercise
 from course_utils.learn.page import catalogue, events, progress
 
 LESSONS = """
@@ -52,6 +53,12 @@ def test_titles_outcomes_and_minutes():
     assert hours == {"reading": 10, "practice": 24, "mastery": 48}
     total = sum(unit.minutes for unit in units.values()) / 60
     assert abs(total - hours["reading"] - hours["practice"]) < 4, f"{total:.1f} hours in all"
+
+
+def test_a_lesson_has_time_for_its_exercises():
+    for lesson in catalogue.lessons().values():
+        asked = [e for topic in exercise.topics() for e in exercise.of_topic(topic).values() if e.lesson == lesson.id]
+        assert sum(e.minutes for e in asked) < lesson.minutes, lesson.id
 
 
 def test_no_unit_needs_one_of_a_later_day():
