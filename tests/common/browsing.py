@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "artifacts" / "browser"
@@ -72,16 +72,21 @@ def run_all(page: Page) -> None:
     menu(page, "Run", "Run All Cells")
     done = re.compile(r"^\[\d+\]:$")
     end = time.monotonic() + 12 * 60
-    while not all(done.match(text) for text in prompts.all_inner_texts()):
+    while not all(done.match(text) for text in texts(prompts)):
         assert not errors(page), "a cell has failed, and those after it are not run"
-        assert time.monotonic() < end, f"not all cells have run: {prompts.all_inner_texts()}"
+        assert time.monotonic() < end, f"not all cells have run: {texts(prompts)}"
         page.wait_for_timeout(300)
+
+
+def texts(found: Locator) -> list[str]:
+    """The texts of all that is found, hidden ones too: the page need not be laid out for them."""
+    return found.evaluate_all("all => all.map(one => one.textContent)")
 
 
 def errors(page: Page) -> list[str]:
     """Errors of cells, and what `explore` says in the place of a figure that it could not draw."""
     shown = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output")
-    return [text for text in shown.all_inner_texts() if "Traceback" in text or "could not be drawn" in text]
+    return [text for text in texts(shown) if "Traceback" in text or "could not be drawn" in text]
 
 
 def figures(page: Page) -> list[str]:
