@@ -116,7 +116,7 @@ def _finite(module: nn.Module) -> bool:
 
 
 def fit(
-    module: nn.Module, losses: Losses, rows: int, *, steps: int, batch: int = 16, peak: float = 1e-3,
+    module: nn.Module, losses: Losses, rows: int, *, steps: int, batch: int = 16, accumulate: int = 1, peak: float = 1e-3,
     warmup: int | None = None, weight_decay: float = 0.01, seed: int = 0, folder: str | Path | None = None,
     every: int = 50, evaluate: Callable[[], float] | None = None, patience: int | None = None, keep: str | None = None,
     settings: dict[str, Any] | None = None, explain: Callable[[Tensor], str | None] | None = None,
@@ -126,7 +126,8 @@ def fit(
 
     AdamW (β = 0.9, 0.95), gradients clipped to norm 1, linear warm-up to `peak` over `warmup` steps (by default a tenth
     of all, at most 200), constant, linear to zero over the last 35 %. `weight` is the number of terms in the mean,
-    needed when several processes share a batch.
+    needed when several processes share a batch. `accumulate` parts of a batch are read one after the other and make
+    one step, in less memory; a loss that compares the rows of a batch with each other then sees those of a part.
 
     Every `every` steps `evaluate` is called (lower is better) and, with a `folder`, checkpoint.safetensors,
     best.safetensors and log.jsonl are written, each in one move. Training ends early after `patience` evaluations
@@ -140,12 +141,14 @@ def fit(
     keep = keep or ("best" if evaluate else "last")
     warmup = max(1, min(200, steps // 10)) if warmup is None else warmup
     _check(rows, steps, batch, every, warmup, peak, patience, keep, evaluate)
+    if not isinstance(accumulate, Integral) or not 1 <= accumulate <= batch:
+        raise CompressionError(f"accumulate={accumulate}: choose a whole number from 1 to the batch of {batch}.")
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
         raise CompressionError("student: no parameter requires a gradient; unfreeze what should learn.")
     optimizer = torch.optim.AdamW(trainable, lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
     plan = {"rows": rows, "steps": steps, "batch": batch, "peak": peak, "warmup": warmup, "decay": weight_decay,
-            "seed": seed, "every": every, "patience": patience, "keep": keep, **(settings or {})}  # fmt: skip
+            "seed": seed, "every": every, "patience": patience, "keep": keep, **(settings or {}), **({"accumulate": accumulate} if accumulate > 1 else {})}  # fmt: skip
     told = json.dumps(plan, sort_keys=True, default=str)
     where = Path(folder) if folder is not None else None
     start, best = 0, None
@@ -168,13 +171,10 @@ def fit(
                 break
             torch.manual_seed(seed * 1_000_003 + step * parallel.world() + parallel.rank())
             mine = parallel.share(batch_rows(step, rows, batch, seed))
-            parts, weight = losses(mine)
-            part_of_all = weight * parallel.world() / max(1e-12, parallel.total(weight, trainable[0]))
-            loss = sum(parts.values(), trainable[0].new_zeros(())) * part_of_all
-            loss.backward()
+            parts, scale = _backward(losses, mine, accumulate, trainable)
             parallel.average_gradients(trainable)
             norm = torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-            shown_parts = {k: parallel.total(float(v.detach()) * part_of_all, v) / parallel.world() for k, v in parts.items()}
+            shown_parts = {k: parallel.total(v * scale, trainable[0]) / parallel.world() for k, v in parts.items()}
             if not all(map(math.isfinite, (*shown_parts.values(), float(norm)))):
                 optimizer.zero_grad(set_to_none=True)
                 raise Diverged(step + 1, _cause(shown_parts, mine, explain), _kept(where, history))
@@ -210,6 +210,32 @@ def fit(
     early = bool(history) and history[-1]["step"] < steps
     kept_step = chosen["step"] if chosen is not None else history[-1]["step"]
     return Fitted(history, kept_step, "early" if early else "steps", before + time.perf_counter() - began)
+
+
+def _backward(losses: Losses, rows: Tensor, accumulate: int, trainable: list[nn.Parameter]) -> tuple[dict[str, float], float]:
+    """Gradients of the weighted mean of the losses of `accumulate` parts of a batch: (sum of each loss, what its mean is multiplied by)."""
+
+    def scaled(weight: float) -> float:
+        return parallel.world() / max(1e-12, parallel.total(weight, trainable[0]))
+
+    zero, pieces = trainable[0].new_zeros(()), rows.chunk(accumulate)
+    if len(pieces) == 1:
+        parts, weight = losses(rows)
+        part_of_all = weight * scaled(weight)
+        (sum(parts.values(), zero) * part_of_all).backward()
+        return {k: float(v.detach()) for k, v in parts.items()}, part_of_all
+    sums: dict[str, float] = {}
+    in_all = 0.0
+    for few in pieces:
+        parts, weight = losses(few)
+        (sum(parts.values(), zero) * weight).backward()
+        sums = {k: sums.get(k, 0.0) + float(v.detach()) * weight for k, v in parts.items()}
+        in_all += weight
+    scale = scaled(in_all)
+    for p in trainable:
+        if p.grad is not None:
+            p.grad.mul_(scale)
+    return sums, scale
 
 
 def _write(where: Path, module, optimizer, history, best, line: dict[str, Any], told: str) -> None:

@@ -53,9 +53,11 @@ def directions(model: PreTrainedModel, calibration: Tensor, method: str = "pca")
     The energy of q is the mean over the stream before and after all blocks, and over tokens, of (qᵀx)² / mean(x²),
     which is what the layers behind a norm see; it sums to d.
     """
-    stream = structured.residual_stream(model, calibration)
-    normed = [x * x.square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt() for x in stream]
-    moment = torch.stack([x.T @ x / len(x) for x in normed]).mean(0)
+    moments = []
+    for x in structured.residual_stream(model, calibration):
+        normed = x * x.square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
+        moments.append(normed.T @ normed / len(x))
+    moment = torch.stack(moments).mean(0)
     if method == "importance":
         energy, order = moment.diagonal().sort(descending=True)
         return torch.eye(len(moment), dtype=torch.float64, device=moment.device)[:, order], energy

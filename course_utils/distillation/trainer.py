@@ -56,7 +56,7 @@ class Result(Compressed):
 def train(
     student: PreTrainedModel, teacher, data: Tensor, *, steps: int = 200,
     loss: str | objectives.Objective = "response", validation: Tensor | None = None, labels: Tensor | None = None,
-    mask: Tensor | None = None, batch: int = 16, peak: float = 1e-3, warmup: int | None = None,
+    mask: Tensor | None = None, batch: int = 16, accumulate: int = 1, peak: float = 1e-3, warmup: int | None = None,
     weight_decay: float = 0.01, seed: int = 0, folder: str | Path | None = None, every: int = 50,
     patience: int | None = None, keep: str | None = None, settings: dict[str, Any] | None = None,
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None, progress: bool = True,
@@ -71,6 +71,7 @@ def train(
     mask (n, context): False at padding, which no loss looks at. validation (m, context): its mean cross-entropy is
     the validation loss. tokenizers: (student's, teacher's), compared with each other when given.
     With them, the widths of the logits may differ, as they do where vocabularies are padded: ids that both have are compared.
+    A student in half precision learns in float32 (one in bfloat16 is computed in that, by autocast) and comes back in its own types.
     The other keywords are those of `fit.fit`.
 
     Raises CompressionError for empty data, ids outside the vocabulary, vocabularies or tokenizers that differ, a
@@ -80,8 +81,11 @@ def train(
     for one in (student, *teachers):
         if isinstance(one, nn.Module):
             walk.check_loaded(one)
-    student = copy.deepcopy(student)
+    given, student = student, copy.deepcopy(student)
     check_ids("data", data, student)
+    half = next((p.dtype for p in student.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None)
+    if half is not None:  # steps are lost beside weights of 8 or 11 bits, so they are gathered in float32
+        student = student.float()
     data = data.long()
     if validation is not None:
         check_ids("validation", validation, student)
@@ -122,7 +126,9 @@ def train(
             for one in seen:
                 one.logits = as_wide(one.logits, vocabulary_of("student", student))
             seen = seen if isinstance(teacher, Sequence) else seen[0]
-        return view(student, here.ids, here.real, objective.needs), seen, here
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half is torch.bfloat16):
+            mine = view(student, here.ids, here.real, objective.needs)
+        return mine, seen, here
 
     def losses(rows: Tensor) -> tuple[dict[str, Tensor], float]:
         mine, seen, here = views(rows)
@@ -153,10 +159,11 @@ def train(
         stack.enter_context(_ready(student, objective.needs))
         student.train()
         fitted = fit(
-            both, losses, len(data), steps=steps, batch=batch, peak=peak, warmup=warmup, weight_decay=weight_decay,
+            both, losses, len(data), steps=steps, batch=batch, accumulate=accumulate, peak=peak, warmup=warmup, weight_decay=weight_decay,
             seed=seed, folder=folder, every=every, evaluate=None if validation is None else evaluate,
             patience=patience, keep=keep, settings=told | (settings or {}), explain=explain, progress=progress,
         )  # fmt: skip
+    walk.as_precise_as(given, student)
     used = {"method": "distillation", **objective.describe(), "steps": fitted.step, "batch": batch, "peak": peak}
     used |= {"seed": seed, "tokens": fitted.step * batch * data.shape[1], **(settings or {})}
     return Result(student.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)

@@ -5,9 +5,11 @@ nothing from this package. Every layer keeps the same number of channels and hea
 for all.
 """
 
+import collections
 import copy
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -184,29 +186,31 @@ def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
     0 for a block that only rescales its input, up to 2.
     """
     states = residual_stream(model, walk.check_calibration(calibration, model))
-    return [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(states, states[1:], strict=False)]
+    return [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in itertools.pairwise(states)]
 
 
-def residual_stream(model: PreTrainedModel, calibration: Tensor) -> list[Tensor]:
-    """What enters each block and what leaves the last, each (tokens, hidden) in float64, without dropout.
+def residual_stream(model: PreTrainedModel, calibration: Tensor) -> Iterator[Tensor]:
+    """What enters each block and what leaves the last, one after the other, each (tokens, hidden) in float64, without dropout.
 
-    Raises CompressionError where it is not finite.
+    Nothing is kept of those that have been given. Raises CompressionError where one is not finite.
     """
-    found: list[Tensor] = []
     outputs: list[Tensor] = []
     training = model.training
     model.eval()
     try:
-        for block, states in walk.through_blocks(model, calibration, "residual stream"):
-            found.append(torch.cat([h.flatten(0, -2) for h, _ in states]).double())
+        for number, (block, states) in enumerate(walk.through_blocks(model, calibration, "residual stream")):
+            yield _joined([h for h, _ in states], number - 1, model)
             outputs = [walk.run_block(block, hidden, kwargs) for hidden, kwargs in states]
+        yield _joined(outputs, number, model)
     finally:
         model.train(training)
-    found.append(torch.cat([h.flatten(0, -2) for h in outputs]).double())
-    for number, x in enumerate(found):
-        if not torch.isfinite(x).all():
-            raise CompressionError(f"block {number - 1}: its output holds NaN or infinity in {model.dtype}; load the model in float32.")
-    return found
+
+
+def _joined(states: list[Tensor], number: int, model: PreTrainedModel) -> Tensor:
+    x = torch.cat([h.flatten(0, -2) for h in states]).double()
+    if not torch.isfinite(x).all():
+        raise CompressionError(f"block {number}: its output holds NaN or infinity in {model.dtype}; load the model in float32.")
+    return x
 
 
 def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedModel:
@@ -249,11 +253,12 @@ def prune_blocks(model: PreTrainedModel, calibration: Tensor, *, keep: int | flo
     total = len(walk.blocks(model))
     count = groups.how_many(total, keep, "blocks")
     n = total - count
-    states = residual_stream(model, walk.check_calibration(calibration, model))
-    angles = [
-        float(torch.arccos(torch.cosine_similarity(states[i], states[i + n], dim=-1).clamp(-1, 1)).mean() / torch.pi)
-        for i in range(count + 1)
-    ]
+    last: collections.deque[Tensor] = collections.deque(maxlen=n + 1)  # a run of n blocks: what enters it, …, what leaves it
+    angles = []
+    for x in residual_stream(model, walk.check_calibration(calibration, model)):
+        last.append(x)
+        if len(last) > n:
+            angles.append(float(torch.arccos(torch.cosine_similarity(last[0], x, dim=-1).clamp(-1, 1)).mean() / torch.pi))
     first = min(range(len(angles)), key=angles.__getitem__)
     chosen = [i for i in range(total) if not first <= i < first + n]
     settings = {"method": "prune_blocks", "layers": count, "of": total}

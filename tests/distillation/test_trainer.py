@@ -319,6 +319,45 @@ def test_a_student_in_half_precision(make, ids, loss):
     assert low.history[0]["loss"] == pytest.approx(high.history[0]["loss"], rel=0.05)
 
 
+def test_small_steps_of_a_student_in_half_precision_are_not_lost(make, ids):
+    """Beside weights of 11 bits single steps of 1e-6 would round away. They are gathered in float32 and rounded once."""
+    teacher = make()
+    student = students.from_layers(teacher, [0, 3]).half()
+    options = {"steps": 40, "peak": 3e-6, "warmup": 0, "keep": "last", **QUIET}
+    low, high = train(student, teacher, ids, **options).model, train(copy.deepcopy(student).float(), teacher, ids, **options).model
+    moved = 0
+    for a, b, start in zip(low.parameters(), high.parameters(), student.parameters(), strict=True):
+        assert a.dtype == torch.float16 and a.equal(b.half())
+        moved += int(a.ne(start).sum())
+    assert moved > 0
+
+
+def test_a_student_in_bfloat16_learns_as_one_in_float32(make, ids):
+    teacher = make()
+    student = students.from_layers(teacher, [0, 3]).bfloat16()
+    options = {"steps": 40, "peak": 3e-4, "every": 40, "validation": ids, **QUIET}
+    low, high = train(student, teacher, ids, **options), train(copy.deepcopy(student).float(), teacher, ids, **options)
+    assert low.model.dtype == torch.bfloat16
+    assert low.validation == pytest.approx(high.validation, rel=0.005)
+
+
+def test_parts_of_a_batch_make_the_step_of_the_whole(make, ids):
+    """Rows with unlike numbers of real tokens, so that each part weighs as much as its tokens."""
+    teacher = make()
+    student = students.from_layers(teacher, [0, 3])
+    mask = torch.arange(ids.shape[1]) < torch.arange(3, 3 + len(ids))[:, None] % (ids.shape[1] - 3) + 3
+    options = {**QUIET, "steps": 3, "batch": 6, "every": 1, "mask": mask}
+    whole = train(student, teacher, ids, **options)
+    parts = train(student, teacher, ids, accumulate=4, **options)
+    for a, b in zip(whole.history, parts.history, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-5)
+    for wrong in (0, 7, 1.5):
+        with pytest.raises(CompressionError, match="accumulate"):
+            train(student, teacher, ids, accumulate=wrong, **options)
+
+
 def test_vocabularies_and_tokenizers_must_agree(make, ids):
     from course_utils.models import load_tokenizer
     from course_utils.models.tokenizer import train_tokenizer

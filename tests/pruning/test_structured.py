@@ -204,7 +204,7 @@ def test_layers_equal_a_model_without_those_blocks(tiny, ids):
 
 def test_blocks_are_the_run_that_turns_least(tiny, ids):
     result = structured.prune_blocks(tiny, ids, keep=1)
-    states = structured.residual_stream(tiny, ids)
+    states = list(structured.residual_stream(tiny, ids))
     angles = []
     for start in range(2):
         a, b = states[start], states[start + 2]
