@@ -14,6 +14,7 @@ codes go through rANS (`course_utils.theory.coding`). The file holds codes, tabl
 
 import copy
 import time
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import selection, walk
 from course_utils.theory import coding
 
 from . import gptq
@@ -198,13 +199,13 @@ def find_step(weights: dict[str, Tensor], relative: dict[str, Tensor], bits: flo
 @torch.no_grad()
 def quantize(
     model: nn.Module, calibration: Tensor | None = None, *, bits: float = 2.0, steps: str = "one", classes: int = 1,
-    damping: float = 0.01,
+    damping: float = 0.01, ignore: selection.Patterns = (),
 ) -> Compressed:  # fmt: skip
     """Entropy-code every linear layer of the blocks at about `bits` bits a weight, everything counted.
 
     Without `calibration` weights are rounded; with it (token ids, (sequences, context)) columns are walked as in GPTQ.
     The step is found by rounding; a walk and the tables cost more than that, so it is corrected once from what the first
-    result took. `details["bits_per_weight"]` is what the layers really take. Works on a copy; errors name the layer.
+    result took. Layers in whose names a regular expression of `ignore` is found stay as they are. `details["bits_per_weight"]` is what the layers really take. Works on a copy; errors name the layer.
     Raises CompressionError for bits outside 0.1 to 12, unknown `steps`, or watersic without calibration.
     """
     began = time.perf_counter()
@@ -218,10 +219,10 @@ def quantize(
         calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     weights = {}
-    for name, module in walk.compressible(model).items():
+    for name, module in selection.selected(model, ignore).items():
         with naming(name):
             weights[name] = check_matrix(walk.weight_of(module)).float()
-    diagonals = _diagonals(model, calibration, damping) if calibration is not None and steps == "watersic" else None
+    diagonals = _diagonals(model, calibration, damping, weights) if calibration is not None and steps == "watersic" else None
     relative = relative_steps(weights, steps, diagonals)
     factor = find_step(weights, relative, bits, classes)
     for _ in range(2):
@@ -229,7 +230,7 @@ def quantize(
         result = _coded(model, weights, step, calibration, classes, damping)
         found = bits_per_weight(result)
         factor *= 2.0 ** (found - bits)  # a step twice as large costs one bit less
-    settings: dict[str, Any] = {"method": "entropy_coded", "bits": bits, "steps": steps, "classes": classes}
+    settings: dict[str, Any] = {"method": "entropy_coded", "bits": bits, "steps": steps, "classes": classes, **selection.kept(ignore)}
     if calibration is not None:
         settings |= {"damping": damping, "calibration": list(calibration.shape)}
     return Compressed(result, settings, time.perf_counter() - began, {"bits_per_weight": found})
@@ -240,7 +241,7 @@ def _coded(
 ) -> nn.Module:
     """A copy of `model` whose layers are coded with these steps."""
     model = copy.deepcopy(model).eval()
-    names = {id(module): name for name, module in walk.compressible(model).items()}
+    names = {id(module): name for name, module in walk.compressible(model).items() if name in weights}
 
     def put(module: nn.Module, codes: Tensor) -> None:
         name = names[id(module)]
@@ -248,10 +249,13 @@ def _coded(
 
     if calibration is None:
         for name, module in walk.compressible(model).items():
+            if name not in weights:
+                continue
             put(module, round_to(weights[name], step[name]))
         return model
     for block, states in walk.through_blocks(model, calibration, "entropy-coded"):
-        for module, H in gptq.block_hessians(block, states).items():
+        wanted = [module for module in walk.linears(block).values() if id(module) in names]
+        for module, H in gptq.block_hessians(block, states, wanted).items():
             name = names[id(module)]
             with naming(name):
                 codes = walk_columns(weights[name], H, step[name], damping=damping)
@@ -264,12 +268,13 @@ def _stored(steps: Tensor) -> Tensor:
     return exact_half(steps) if len(steps) > 1 else steps.float()
 
 
-def _diagonals(model: nn.Module, calibration: Tensor, damping: float) -> dict[str, Tensor]:
+def _diagonals(model: nn.Module, calibration: Tensor, damping: float, chosen: Container[str]) -> dict[str, Tensor]:
     """U_jj of each layer of the model as it is, divided by their geometric mean: the common factor says the rest."""
-    names = {id(module): name for name, module in walk.compressible(model).items()}
+    names = {id(module): name for name, module in walk.compressible(model).items() if name in chosen}
     found = {}
     for block, states in walk.through_blocks(model, calibration, "Hessians"):
-        for module, H in gptq.block_hessians(block, states).items():
+        wanted = [module for module in walk.linears(block).values() if id(module) in names]
+        for module, H in gptq.block_hessians(block, states, wanted).items():
             with naming(names[id(module)]):
                 U = gptq.inverse_cholesky(gptq.damped(H, damping)).diagonal()
             found[names[id(module)]] = U / U.log().mean().exp()

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import selection, walk
 
 from . import folding, w8a8
 from .compressed import Compressed
@@ -70,12 +70,15 @@ def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -
 
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5, observer: str | None = None,
-    activations: str = "per_tensor", weights: str = "per_channel",
+    activations: str = "per_tensor", weights: str = "per_channel", ignore: selection.Patterns = (),
 ) -> Compressed:  # fmt: skip
-    """Smooth, then INT8 weights and activations as in `w8a8.quantize`. Works on a copy."""
+    """Smooth, then INT8 weights and activations as in `w8a8.quantize`. Works on a copy.
+
+    Layers in whose names a regular expression of `ignore` is found are smoothed with those that share their input, and not rounded.
+    """
     began = time.perf_counter()
     smoothed = smooth(model, calibration, alpha=alpha)
     observed = calibration if observer else None
-    result = w8a8.quantize(smoothed, observed, observer=observer, activations=activations, weights=weights)
+    result = w8a8.quantize(smoothed, observed, observer=observer, activations=activations, weights=weights, ignore=ignore)
     settings = {**result.settings, "method": "smoothquant", "alpha": alpha, "calibration": list(calibration.shape)}
     return Compressed(result.model, settings, time.perf_counter() - began)

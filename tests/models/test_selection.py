@@ -14,13 +14,16 @@ from course_utils.quantization import (
     QuantizedLinear,
     awq,
     codebooks,
+    entropy_coded,
     extreme,
     floats,
     gptq,
     llm_int8,
     load,
     nf4,
+    qat,
     rtn,
+    smoothquant,
     w8a8,
 )
 
@@ -35,7 +38,13 @@ QUANTIZERS = {
 PRUNERS = {
     "magnitude": magnitude.prune, "wanda": lambda m, **s: wanda.prune(m, IDS, **s), "sparsegpt": lambda m, **s: sparsegpt.prune(m, IDS, **s),
 }  # fmt: skip
-METHODS = {**QUANTIZERS, **PRUNERS}
+OTHERS = {  # not for mixtures of experts
+    "qat": lambda m, **s: qat.quantize(m, IDS, bits=4, group_size=8, steps=2, batch=2, **s),
+    "smoothquant": lambda m, **s: smoothquant.quantize(m, IDS, **s),
+    "entropy-coded": lambda m, **s: entropy_coded.quantize(m, bits=3.0, **s),
+    "watersic": lambda m, **s: entropy_coded.quantize(m, IDS, bits=3.0, steps="watersic", **s),
+}  # fmt: skip
+METHODS = {**QUANTIZERS, **PRUNERS, **OTHERS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,7 +57,7 @@ def test_ignored_layers_stay_as_they_are(method, tmp_path):
     for name, module in walk.linears(result.model).items():
         if "down_proj" in name or "layers.0." in name:
             left += 1
-            if method != "awq":  # it scales them with the others
+            if method not in ("awq", "smoothquant"):  # they scale them with the others
                 assert torch.equal(module.weight, dense[name].weight), name
     assert left == 6 + 6 and any(not torch.equal(a, b) for a, b in zip(result.model.parameters(), model.parameters(), strict=False))
     for name in walk.compressible(model):
@@ -88,7 +97,7 @@ def test_coverage_counts_every_parameter_once():
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "awq"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "awq" and m not in OTHERS])
 def test_mixtures_of_experts_are_reached(kind, method, tmp_path):
     model = tiny_models.model_of(kind)
     before = copy.deepcopy(model.state_dict())
