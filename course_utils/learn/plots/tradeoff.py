@@ -105,7 +105,10 @@ def two_ways(
     """Perplexity over megabytes: a line of (name, bytes, perplexity) for each way, and the original's (bytes, perplexity)."""
     figure, axes = plots.figure(title="The same bytes, two ways", xlabel="MB on disk", ylabel="perplexity", size=(7.5, 4))
     for i, (label, points) in enumerate(ways.items()):
-        axes.semilogy([p[1] / 1e6 for p in points], [p[2] for p in points], plots.MARKERS[i + 1] + "-", color=(plots.BLUE, plots.RED)[i], label=label)
+        colour = (plots.BLUE, plots.RED)[i]
+        axes.semilogy([p[1] / 1e6 for p in points], [p[2] for p in points], plots.MARKERS[i + 1] + "-", color=colour, label=label)
+        for name, size, perplexity in points:  # the first way's names stand below its points, the second one's above
+            axes.annotate(name, (size / 1e6, perplexity), (0, 8 if i else -17), textcoords="offset points", ha="center", color=colour)
     axes.axhline(original[1], color=plots.BLACK, linestyle="--", linewidth=1.2, label="original")
     every = [p for points in ways.values() for p in points]
     ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 1000) if t < 1.5 * max(p[2] for p in every)]
@@ -113,5 +116,4 @@ def two_ways(
     axes.minorticks_off()
     axes.set(xlim=(0, 1.05 * original[0] / 1e6), ylim=(0.75 * original[1], None))
     axes.legend()
-    name_points(axes, [(p[1] / 1e6, p[2]) for p in every], [p[0] for p in every])
     return figure
