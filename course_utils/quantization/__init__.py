@@ -3,6 +3,7 @@
 from course_utils.kernels.packing import pack, unpack
 
 from . import (
+    approximate,
     awq,
     codebooks,
     entropy_coded,
@@ -14,8 +15,10 @@ from . import (
     grids,
     kv_cache,
     llm_int8,
+    microscaling,
     nf4,
     observers,
+    posit,
     qat,
     rtn,
     smoothquant,
@@ -26,7 +29,7 @@ from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
-    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "awq", "codebooks", "dequantize", "entropy_coded", "extreme", "fake_quantize",
-    "floats", "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid", "nf4", "observers", "pack",
-    "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
+    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "codebooks", "dequantize", "entropy_coded",
+    "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid",
+    "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip

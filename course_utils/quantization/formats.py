@@ -122,7 +122,7 @@ def _check_codes(codes: Tensor, f: Format) -> None:
         raise CompressionError(f"codes: {f.name} has the patterns 0 to {2**f.bits - 1}; mask the others away first.")
 
 
-def _power_of_two(n: Tensor) -> Tensor:
+def power_of_two(n: Tensor) -> Tensor:
     """2^n exactly, float64, for integers −1022 ≤ n ≤ 1023: the exponent field is written down directly."""
     return ((n.long() + 1023) << 52).view(torch.float64)
 
@@ -141,7 +141,7 @@ def decode(codes: Tensor | int, format: str | Format) -> Tensor:
     if f.kind == "integer":
         return torch.where(codes >= 2 ** (f.bits - 1), codes - 2**f.bits, codes).float()
     M, E = codes & (2**f.mantissa - 1), codes >> f.mantissa & (2**f.exponent - 1)
-    magnitude = torch.where(E > 0, M + 2**f.mantissa, M) * _power_of_two(E.clamp(min=1) - f.bias - f.mantissa)
+    magnitude = torch.where(E > 0, M + 2**f.mantissa, M) * power_of_two(E.clamp(min=1) - f.bias - f.mantissa)
     size = codes & (2 ** (f.bits - 1) - 1)
     if f.specials == "ieee":
         magnitude = torch.where(size == f.largest_code + 1, torch.inf, magnitude)
@@ -172,7 +172,7 @@ def encode(x: Tensor | float, format: str | Format, *, saturate: bool | None = N
     finite = size.clamp(max=2.0**200)  # any number above the largest one will do
     exponent = torch.frexp(finite).exponent.long() - 1  # floor(log2 |x|)
     exponent = torch.where(finite > 0, exponent, 1 - f.bias).clamp(min=1 - f.bias)
-    steps = torch.round(finite / _power_of_two(exponent - f.mantissa)).long()  # |x| in units of the last mantissa bit
+    steps = torch.round(finite / power_of_two(exponent - f.mantissa)).long()  # |x| in units of the last mantissa bit
     code = (exponent + f.bias - 1) * 2**f.mantissa + steps
     saturate = f.saturate if saturate is None else saturate or f.specials == "none"
     over = f.largest_code + (0 if saturate else 1)
