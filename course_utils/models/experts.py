@@ -43,6 +43,11 @@ class _Listed:
         return out.view_as(hidden_states)
 
 
+def is_listed(module: nn.Module) -> bool:
+    """Whether a module's experts were made a list of linear layers here; its `into` names the first one of each."""
+    return isinstance(module, _Listed)
+
+
 def _refuse(name: str, module: nn.Module, why: str) -> CompressionError:
     return CompressionError(
         f"{name}: the experts of a {type(module).__name__} lie in tensors that cannot be taken apart here ({why}), so that most of "
@@ -95,14 +100,17 @@ def _linear(module: Any, part: str, i: int) -> nn.Linear:
 
 def listed(model: nn.Module) -> Any:
     """The model itself if no experts are fused; otherwise a copy in which each expert has linear layers of its own."""
-    if not fused(model):
-        return model
-    model = copy.deepcopy(model)
-    list_in_place(model)
-    return model
+    return copy_listed(model) if fused(model) else model
 
 
-def fuse(model: nn.Module) -> nn.Module:
+def copy_listed(model: nn.Module) -> Any:
+    """A copy of a model in which no experts are fused."""
+    made = copy.deepcopy(model)
+    list_in_place(made)
+    return made
+
+
+def fuse(model: nn.Module) -> Any:
     """Undo `list_in_place`, in place, where all experts still are plain linear layers. Returns the model."""
     every: list[Any] = [module for module in model.modules() if isinstance(module, _Listed)]
     for module in every:

@@ -39,11 +39,11 @@ def by_name(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tens
 
 
 class Pass(threading.Thread):
-    """One forward pass of `model` on `inputs`, which halts before each of `blocks`."""
+    """One forward pass of `model` on `inputs`, which halts wherever `gate` is called."""
 
-    def __init__(self, model: nn.Module, inputs: dict[str, Any], blocks: Iterable[nn.Module]):
+    def __init__(self, model: nn.Module, inputs: dict[str, Any]):
         super().__init__(daemon=True)
-        self.model, self.inputs, self.blocks = model, inputs, {id(block) for block in blocks}
+        self.model, self.inputs = model, inputs
         self.stopped, self.started, self.go = False, False, threading.Semaphore(0)
         self.reports: queue.SimpleQueue[Arrival | BaseException | None] = queue.SimpleQueue()
 
@@ -84,19 +84,19 @@ class Pass(threading.Thread):
             self.join()
 
 
-def _gate(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    here = threading.current_thread()
-    if isinstance(here, Pass) and id(block) in here.blocks:
-        here.gate(block, args, kwargs)
-
-
 def stations(model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]]) -> Generator[list[Arrival], None, None]:
     """For each block that the model calls, in its order: what enters it in every batch, before it has run.
 
     Asking for the next lets the block, as it is then, run. It ends before the last block of `blocks` runs.
     """
-    passes = [Pass(model, inputs, blocks) for inputs in batches]
-    handles = [block.register_forward_pre_hook(_gate, with_kwargs=True) for block in dict.fromkeys(blocks)]
+    passes = [Pass(model, inputs) for inputs in batches]
+
+    def gate(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        here = threading.current_thread()
+        if isinstance(here, Pass) and here in passes:  # another walk through the same model has gates of its own
+            here.gate(block, args, kwargs)
+
+    handles = [block.register_forward_pre_hook(gate, with_kwargs=True) for block in dict.fromkeys(blocks)]
     try:
         for _ in blocks:
             arrived = [each.arrive() for each in passes]

@@ -9,7 +9,6 @@ The mask is chosen on the way, a block of columns at a time, by the surgeon's sc
 as they stand, where [H_F⁻¹]_jj = U_jj² and F are the columns j, j+1, …
 """
 
-import copy
 import time
 from dataclasses import dataclass
 
@@ -164,7 +163,7 @@ def prune(
     began = time.perf_counter()
     check_model(model)
     calibration = walk.check_calibration(calibration, model)
-    model = copy.deepcopy(experts.listed(model)).eval()
+    model = experts.copy_listed(model).eval()
     names = {id(module): name for name, module in selection.selected(model, ignore).items()}
     settings = {
         "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,

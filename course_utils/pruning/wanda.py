@@ -4,7 +4,6 @@ A small weight on a loud input can matter more than a large one on a quiet input
 each row makes its own output: ranked over the whole layer, rows of small weights would lose everything.
 """
 
-import copy
 import time
 
 import torch
@@ -66,7 +65,7 @@ def prune(
     began = time.perf_counter()
     check_model(model)
     calibration = walk.check_calibration(calibration, model)
-    model = copy.deepcopy(experts.listed(model)).eval()
+    model = experts.copy_listed(model).eval()
     names = {id(module): name for name, module in selection.selected(model, ignore).items()}
     unreached: list[str] = []
     for block, states in walk.through_blocks(model, calibration, "Wanda"):

@@ -10,7 +10,6 @@ then each group's range is shrunk where that lowers the output's error (clipping
 the norm or the linear layer before.
 """
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import selection, walk
+from course_utils.models import experts, selection, walk
 from course_utils.models.selection import Patterns
 
 from . import folding
@@ -132,52 +131,74 @@ def quantize(
 
     `calibration` holds token ids (sequences, context). Every block sees the activations of the full-precision model.
     scale=False leaves the scaling out, clip=False the clipping, to see what each is worth. Query and key layers are
-    scaled but not clipped. `details` holds the chosen α of each group of layers.
-    Raises CompressionError for bad settings, an empty calibration set, or an architecture that `folding` does not know.
+    scaled but not clipped. What can be scaled is found by `folding.folds`; layers that nothing can scale are clipped only.
+    `details`: `alpha`, the chosen α of each group of layers by its first; `unscaled`; `unreached`, experts that no calibration
+    token reached, which are rounded.
+    Raises CompressionError for bad settings, an empty calibration set, or an architecture in which nothing can be scaled.
     """
     began = time.perf_counter()
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     check_bits(bits)
-    model = copy.deepcopy(model).eval()
+    model = experts.copy_listed(model).eval()
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     names = {id(module): name for name, module in walk.compressible(model).items()}
     kept = selection.selected(model, ignore)
     chosen: dict[str, float] = {}
+    scaled: set[str] = set()
+    done: set[str] = set()
+    unreached: list[str] = []
     ready: list[tuple[str, QuantizedLinear]] = []
-    plan = folding.folds(model)
+    plan: list[list[folding.Fold]] = folding.folds(model) if scale else [[] for _ in walk.blocks(model)]
     for folds, (block, states) in zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True):
-        hessians, magnitudes = _statistics(block, states)
+        hessians, magnitudes, counts = _statistics(block, states)
         for module, H in hessians.items():
             with naming(names[id(module)]):
                 check_hessian(H, walk.weight_of(module).shape[1])
         clean = states[0][0].device
-        for fold in folds if scale else []:
-            first = fold.targets[0]
-            H, magnitude = hessians[first], fold.gather(magnitudes[first]).to(clean)
+        for fold in folds:
+            reached = [t for t in fold.targets if t in hessians]
+            if not reached:
+                continue
+            first = reached[0]
+            H, seen = _together(reached, hessians, counts), _together(reached, magnitudes, counts)
+            magnitude = fold.gather(seen).to(clean)
             weights = [check_matrix(walk.weight_of(t)) for t in fold.targets]
             s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, **settings)
             folding.apply(fold, s)
             chosen[names[id(first)]] = alpha
             inverse = 1 / fold.spread(s)
-            for target in fold.targets:
-                hessians[target] = H * torch.outer(inverse, inverse)
-        for module, H in hessians.items():
+            scaled |= {names[id(target)] for target in fold.targets}
+            for target in reached:
+                hessians[target] = hessians[target] * torch.outer(inverse, inverse)
+        for module in walk.linears(block).values():
             name = names[id(module)]
-            if name not in kept:
+            if name not in kept or name in done:
                 continue
+            done.add(name)
+            unreached += [name] * (module not in hessians)
             with naming(name):
                 weight = check_matrix(walk.weight_of(module))
-                result = _round(weight, H, clip and not name.endswith(NOT_CLIPPED), settings)
+                H = hessians.get(module, torch.eye(weight.shape[1]).to(weight))
+                result = _round(weight, H, clip and module in hessians and not name.endswith(NOT_CLIPPED), settings)
             ready.append((name, QuantizedLinear.of(result, module.bias)))
     for name, layer in ready:
         walk.replace(model, name, layer)
+    details = {"alpha": chosen, "unscaled": [name for name in kept if name not in scaled], "unreached": unreached}
     settings = {"method": "awq", **settings, "clip": clip, "scale": scale, "calibration": list(calibration.shape), **selection.kept(ignore)}
-    return Compressed(model, settings, time.perf_counter() - began, {"alpha": chosen})
+    return Compressed(model, settings, time.perf_counter() - began, details)
 
 
-def _statistics(block, states) -> tuple[dict, dict]:
-    """For each linear layer of a block: H = (2/N) XᵀX and m = mean|x| of its inputs."""
+def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:
+    """A mean over the tokens of several layers. Layers with one input (query, key and value) have equal ones; experts do not."""
+    first = layers[0]
+    if all(counts[layer] == counts[first] and torch.equal(statistic[layer], statistic[first]) for layer in layers):
+        return statistic[first]
+    return sum(statistic[layer] * counts[layer] for layer in layers) / sum(counts[layer] for layer in layers)
+
+
+def _statistics(block, states) -> tuple[dict, dict, dict]:
+    """For each linear layer of a block: H = (2/N) XᵀX and m = mean|x| of its inputs, and how many those were."""
     products: dict = {}
     sums: dict = {}
     counts: dict = {}
@@ -188,4 +209,4 @@ def _statistics(block, states) -> tuple[dict, dict]:
         counts[module] = counts.get(module, 0) + len(x)
 
     walk.watch_inputs(block, states, see)
-    return {m: products[m] * (2 / counts[m]) for m in products}, {m: sums[m] / counts[m] for m in sums}
+    return {m: products[m] * (2 / counts[m]) for m in products}, {m: sums[m] / counts[m] for m in sums}, counts

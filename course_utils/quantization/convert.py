@@ -48,7 +48,7 @@ def each_layer(
     """
     began = time.perf_counter()
     walk.check_finite(model)
-    model = copy.deepcopy(experts.listed(model)).eval()
+    model = experts.copy_listed(model).eval()
     for name, module in selection.selected(model, ignore).items():
         with naming(name):
             walk.replace(model, name, make(name, module))

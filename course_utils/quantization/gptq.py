@@ -16,7 +16,6 @@ better than rounding, but it need not be (few bits, strongly correlated inputs, 
 leave). `quantize_layer` therefore compares the two and keeps plain rounding for a layer where that is better.
 """
 
-import copy
 import time
 import warnings
 from dataclasses import replace
@@ -177,7 +176,7 @@ def quantize(
     walk.check_finite(model)
     walk.blocks(model)
     calibration = walk.check_calibration(calibration, model)
-    model = copy.deepcopy(experts.listed(model)).eval()
+    model = experts.copy_listed(model).eval()
     chosen = selection.selected(model, ignore)
     names = {id(module): name for name, module in chosen.items()}
     settings = {

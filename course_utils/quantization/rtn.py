@@ -1,6 +1,5 @@
 """Round-to-nearest: each weight goes to the closest point of its grid, looking at nothing else."""
 
-import copy
 import time
 
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ def quantize(
     began = time.perf_counter()
     walk.check_finite(model)
     common = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
-    model = copy.deepcopy(experts.listed(model))
+    model = experts.copy_listed(model)
     chosen = selection.selected(model, ignore)
     selection.check_per_layer(per_layer, chosen, common)
     for name, module in chosen.items():

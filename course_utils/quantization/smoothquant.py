@@ -9,7 +9,6 @@ for each input channel j, X diag(s)⁻¹ and W diag(s) share the spread between 
 into the norm before the layer.
 """
 
-import copy
 import time
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import selection, walk
+from course_utils.models import experts, selection, walk
 
 from . import folding, w8a8
 from .compressed import Compressed
@@ -41,22 +40,24 @@ def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     walk.compressible(model)  # a compressed model is an error before any work
-    model = copy.deepcopy(model).eval()
-    chosen = [fold for block in folding.folds(model) for fold in block if fold.is_norm]
+    listed = experts.copy_listed(model).eval()
+    chosen = folding.norms_before(listed)
     largest: dict[str, Tensor] = {}
 
     def see(name: str, x: Tensor) -> None:
         found = x.detach().float().flatten(0, -2).abs().amax(0)
         largest[name] = torch.maximum(largest[name], found) if name in largest else found
 
+    options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     names = [f"{fold.name}.{i}" for i, fold in enumerate(chosen)]
     handles = [
-        fold.targets[0].register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
+        target.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
         for name, fold in zip(names, chosen, strict=True)
+        for target in (fold.targets if any(".listed." in name for name in fold.target_names) else fold.targets[:1])
     ]
     try:
         for ids in calibration.split(8):
-            model(input_ids=ids.to(model.device), use_cache=False)
+            listed(input_ids=ids.to(model.device), **options)
     finally:
         for handle in handles:
             handle.remove()
@@ -65,7 +66,7 @@ def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -
         if not torch.isfinite(largest[name]).all() or not torch.isfinite(weights).all():
             raise CompressionError(f"{fold.name}: NaN or infinity in its outputs or in the weights behind it.")
         folding.apply(fold, smoothing_scale(largest[name], weights, alpha))
-    return model
+    return experts.fuse(listed)
 
 
 def quantize(

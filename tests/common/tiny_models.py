@@ -67,24 +67,32 @@ def config_of(kind: str) -> PretrainedConfig:
 LARGEST = 3_000_000
 
 
-def _build(kind: str, attention: str) -> Any:
+def _build(kind: str, attention: str, layers: int | None = None) -> Any:
+    def config() -> PretrainedConfig:
+        made = config_of(kind)
+        if layers is not None:
+            made.num_hidden_layers = layers
+            if getattr(made, "layer_types", None):
+                made.layer_types = made.layer_types[-layers:]
+        return made
+
     try:
-        return AutoModelForCausalLM.from_config(config_of(kind), attn_implementation=attention)
+        return AutoModelForCausalLM.from_config(config(), attn_implementation=attention)
     except (ValueError, ImportError):  # not every class has every implementation
-        return AutoModelForCausalLM.from_config(config_of(kind))
+        return AutoModelForCausalLM.from_config(config())
 
 
-def model_of(kind: str, attention: str = "sdpa") -> Any:
-    """A random model in float32; raises whatever transformers raises, and ValueError if it does not come out small."""
+def model_of(kind: str, attention: str = "sdpa", layers: int | None = None) -> Any:
+    """A random model in float32, of so many layers; raises whatever transformers raises, and ValueError if it does not come out small."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.device("meta"):
-            empty = _build(kind, attention)
+            empty = _build(kind, attention, layers)
         size = sum(t.numel() for t in (*empty.parameters(), *empty.buffers()))
         if size > LARGEST:
             raise ValueError(f"{size} numbers: its sizes have other names")
         torch.manual_seed(0)
-        return _build(kind, attention).eval()
+        return _build(kind, attention, layers).eval()
 
 
 KINDS = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

@@ -190,3 +190,12 @@ def test_inputs_of_named_layers(tiny, ids):
         assert torch.allclose(found[name] @ walk.weight_of(module).T + bias, torch.cat(outputs[name]), atol=1e-5)
     with pytest.raises(CompressionError, match="'nothing'"):
         walk.inputs_of(tiny, ids, ["nothing"])
+
+
+def test_two_walks_at_once(tiny, ids):
+    """Each stops at every block once, and sees its own states."""
+    alone = [(block, states[0][0]) for block, states in walk.through_blocks(tiny, ids[:1])]
+    both = list(zip(walk.through_blocks(tiny, ids[:1]), walk.through_blocks(tiny, ids[1:]), strict=True))
+    assert [block for block, _ in alone] == [a[0] for a, _ in both] == [b[0] for _, b in both] == list(walk.blocks(tiny))
+    for (_, wanted), ((_, states), _) in zip(alone, both, strict=True):
+        assert torch.equal(states[0][0], wanted)

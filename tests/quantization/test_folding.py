@@ -1,10 +1,9 @@
 import pytest
+import tiny_models
 import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -18,7 +17,8 @@ from transformers import (
 )  # fmt: skip
 
 from course_utils.errors import CompressionError
-from course_utils.quantization import folding
+from course_utils.models import experts
+from course_utils.quantization import awq, folding, smoothquant
 
 WIDE = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 KV = {**WIDE, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -68,12 +68,75 @@ def test_errors():
     for bad in (torch.ones(31), torch.zeros(32), torch.full((32,), torch.inf)):
         with pytest.raises(CompressionError, match="positive scales"):
             folding.apply(fold, bad)
-    other = GPTNeoXForCausalLM(GPTNeoXConfig(**WIDE, intermediate_size=48))
-    with pytest.raises(CompressionError, match="gpt_neox.*llama, mistral"):
-        folding.folds(other)
+    with pytest.raises(CompressionError, match="no norm stands directly before the layers of a 'olmo2' block"):
+        folding.norms_before(tiny_models.model_of("olmo2"))
+    with pytest.raises(CompressionError, match=r"mlp.experts: its experts share tensors"):
+        folding.folds(tiny_models.model_of("mixtral"))
+
+
+def test_norms_behind_the_layers_take_up_no_scale():
+    """OPT with its norms last: values and the ReLU's layer can be scaled, nothing else."""
     post = OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, do_layer_norm_before=False))
-    with pytest.raises(CompressionError, match="norms before"):
-        folding.folds(post)
+    assert [f.name for f in folding.folds(post)[0]] == ["self_attn.v_proj", "fc1"]
+
+
+# architecture: what can be scaled in a block, by source and the number of its targets
+LLAMA = {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 2, "mlp.up_proj": 1}
+GEMMA = {"input_layernorm": 3, "self_attn.v_proj": 1, "pre_feedforward_layernorm": 2, "mlp.up_proj": 1}
+OLMO = {"self_attn.v_proj": 1, "mlp.up_proj": 1}
+FUSED = {"input_layernorm": 1, "post_attention_layernorm": 1}
+EXPERTS = {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 4,
+           **{f"mlp.experts.listed.{i}.gate_up_proj": 1 for i in range(4)}}  # fmt: skip
+FOUND = {
+    "gemma": LLAMA, "granite": LLAMA, "gemma2": GEMMA, "gemma3_text": GEMMA, "olmo2": OLMO, "olmo3": OLMO, "mixtral": EXPERTS, "qwen3_moe": EXPERTS,
+    "phi3": {**FUSED, "self_attn.qkv_proj": 1, "mlp.gate_up_proj": 1}, "bloom": {**FUSED, "self_attention.query_key_value": 1},
+    "gpt_neox": {**FUSED, "attention.query_key_value": 1}, "falcon": {"input_layernorm": 2, "self_attention.query_key_value": 1},
+    "gptj": {"ln_1": 4, "attn.v_proj": 1}, "starcoder2": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1},
+    "glm4": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1, "mlp.gate_up_proj": 1},
+}  # fmt: skip
+PROBED = torch.randint(3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_any_architecture_is_scaled_without_changing_its_function(kind):
+    """All folds of all blocks with scales from 0.2 to 5, on other tokens than those that found them: logits equal to 1e-4."""
+    model = tiny_models.model_of(kind, layers=2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    listed = experts.copy_listed(model)
+    found = folding.folds(listed)
+    assert all({f.name: len(f.target_names) for f in block} == FOUND[kind] for block in found)
+    wanted = model(input_ids=PROBED, use_cache=False).logits
+    torch.testing.assert_close(listed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-6, atol=1e-6)  # put back
+    draws = torch.Generator().manual_seed(0)
+    for fold in (fold for block in found for fold in block):
+        folding.apply(fold, torch.exp(1.6 * (2 * torch.rand(fold.channels, generator=draws) - 1)))
+    torch.testing.assert_close(listed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-4)
+    if any(f.is_norm for f in found[0]):
+        smoothed = smoothquant.smooth(model, PROBED)
+        torch.testing.assert_close(smoothed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-4)
+        assert smoothed.state_dict().keys() == before.keys()
+    result = awq.quantize(model, PROBED, bits=8, group_size=8, alphas=(0.0, 0.5), clip=False)
+    change = (result.model(input_ids=PROBED, use_cache=False).logits - wanted).norm() / wanted.norm()
+    assert change < 0.1 and result.coverage["share_of_blocks"] > 0.8
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_shared_parameters_are_not_scaled():
+    model = tiny_models.model_of("llama", layers=4)
+    model.model.layers[3].mlp.up_proj.weight = model.model.layers[2].mlp.up_proj.weight
+    names = [[f.name for f in block] for block in folding.folds(model)]
+    assert [("mlp.up_proj" in block, "post_attention_layernorm" in block) for block in names] == [(True, True)] * 2 + [(False, False)] * 2
+    smoothed = smoothquant.smooth(model, PROBED)
+    torch.testing.assert_close(smoothed(input_ids=PROBED).logits, model(input_ids=PROBED).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_finds_the_same(dtype):
+    model = tiny_models.model_of("gemma", layers=2).to(dtype)
+    assert [f.name for f in folding.folds(model)[1]] == list(LLAMA)
 
 
 def test_gelu_is_not_folded_through():
