@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from course_utils.learn import fold, glossary, texts
+from course_utils.learn import fold, glossary, show, texts
 from notebooks import LABS, LESSONS, SOLUTIONS, START, name
 
 FILE_LIMIT = 1_500_000  # bytes
@@ -99,6 +99,21 @@ def test_no_line_of_code_is_too_long(path):
 @each
 def test_no_cell_hides_its_idea_in_many_lines(path):
     assert not {c.id: n for c in code_cells(path) if (n := len(c.source.split("\n"))) > MOST_LINES}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_committed_pages_show_the_texts_as_they_are(path):
+    """Questions, predictions and the first card: who changes a text runs the cell again."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        shown = "\n".join(o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+        for found in re.findall(r'\bask\("([\w.]+)"', cell.source):
+            text = texts.question(found)
+            options = [o["text"] for o in text.get("options", [])] + list(text.get("items", []))
+            assert all(show.plain(part) in shown for part in (text["prompt"], *options)), f"{cell.id}: {found} is old"
+        for found in re.findall(r'\bpredict\("([\w.]+)"', cell.source):
+            assert show.plain(texts.prediction(found)["prompt"]) in shown, f"{cell.id}: {found} is old"
 
 
 def test_what_predictions_ask_exists():
