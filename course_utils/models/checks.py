@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 
+from .calibration import for_model
+
 
 def check_model(model: Any) -> None:
     """Raises CompressionError, with the remedy, for what is no model, is wrapped by an adapter, or holds no finite values."""
@@ -52,19 +54,19 @@ def check_context(name: str, tokens: int, model: nn.Module) -> None:
         raise CompressionError(f"{name}: sequences of {tokens} tokens, but the model reads at most {longest}; cut them shorter.")
 
 
-def check_calibration(calibration: Tensor, model: nn.Module) -> Tensor:
-    """Token ids (sequences, context) as integers of 64 bits.
+def check_calibration(calibration: Any, model: nn.Module, *, whole: bool = False) -> Any:
+    """Calibration in any form of `calibration.of`, as token ids (sequences, context) or, of several lengths, as a `Calibration`.
 
-    Raises CompressionError when there are none, or some that `model` has no row or no place for.
+    `whole`: one tensor is wanted. Raises CompressionError when there are none, or some that `model` has no row or no place for.
     """
-    wrong = not isinstance(calibration, Tensor) or calibration.dim() != 2 or calibration.numel() == 0
-    if wrong or calibration.is_floating_point():
-        raise CompressionError("calibration: expected token ids of shape (sequences, context), at least one of each.")
-    ids = calibration.long()
+    ids = for_model(calibration, model)
+    if whole and not isinstance(ids, Tensor):
+        raise CompressionError("calibration: its sequences have different lengths, which are not trained on here; cut them to one length.")
     if isinstance(model, PreTrainedModel):
         embeddings: Any = model.get_input_embeddings()
         vocabulary = len(embeddings.weight)
-        if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-            raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
+        for part in ids.split(64):
+            if int(part.min()) < 0 or int(part.max()) >= vocabulary:
+                raise CompressionError(f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer.")
         check_context("calibration", ids.shape[1], model)
     return ids

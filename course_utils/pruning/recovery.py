@@ -57,7 +57,7 @@ def train(
     Raises CompressionError for empty data, settings that make no sense, or a loss that is not finite.
     """
     check_model(model)
-    ids = walk.check_calibration(ids, model)
+    ids = walk.check_calibration(ids, model, whole=True)
     model = copy.deepcopy(model).train()
     masks = apply.nonzero(model) if hold else {}
     losses = next_token(model, ids, None if teacher is None else teacher.eval())
@@ -81,7 +81,7 @@ def run(
     A folder goes on only with the model, token ids and settings (`told` among them) that it began with.
     """
     if validation is not None:
-        validation = walk.check_calibration(validation, model).to(model.device)
+        validation = walk.check_calibration(validation, model, whole=True).to(model.device)
     if not isinstance(steps, int) or steps < 1:
         raise CompressionError(f"steps={steps}: choose 1 or more training steps.")
     told = told | {"model": weights_fingerprint(model), "data": fingerprint(ids)}

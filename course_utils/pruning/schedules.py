@@ -61,7 +61,7 @@ def train(
     Raises CompressionError for a target outside 0 … 1 or that shrinks, and what `recovery.train` raises.
     """
     check_model(model)
-    ids = walk.check_calibration(ids, model)
+    ids = walk.check_calibration(ids, model, whole=True)
     if score not in SCORES:
         raise CompressionError(f"score={score!r}: choose one of {', '.join(SCORES)}.")
     if score == "movement" and (folder is not None or target(0) > 0):

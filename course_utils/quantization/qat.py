@@ -97,7 +97,7 @@ def quantize(
     Raises CompressionError for bad settings or data, or when the loss stops being finite.
     """
     began = time.perf_counter()
-    data = walk.check_calibration(data, model)
+    data = walk.check_calibration(data, model, whole=True)
     walk.check_finite(model)
     if steps < 1 or batch < 1 or learning_rate <= 0 or not 0 <= distill <= 1:
         raise CompressionError("steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1.")

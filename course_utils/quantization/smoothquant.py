@@ -78,6 +78,7 @@ def quantize(
     Layers in whose names a regular expression of `ignore` is found are smoothed with those that share their input, and not rounded.
     """
     began = time.perf_counter()
+    calibration = walk.check_calibration(calibration, model)
     smoothed = smooth(model, calibration, alpha=alpha)
     observed = calibration if observer else None
     result = w8a8.quantize(smoothed, observed, observer=observer, activations=activations, weights=weights, ignore=ignore)

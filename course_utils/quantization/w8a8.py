@@ -151,6 +151,7 @@ def quantize(
             raise CompressionError(f"{name}={value!r}: choose one of {', '.join(known)}.")
     grids = {}
     walk.check_finite(model)
+    calibration = None if calibration is None else walk.check_calibration(calibration, model)
     model = experts.listed(model)
     if observer is not None:
         if activations != "per_tensor":
