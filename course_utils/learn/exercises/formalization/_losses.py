@@ -89,11 +89,11 @@ def difference(factor, tau=lambda t: t):
 
 def response_inputs(rng: torch.Generator) -> dict:
     """What stands at padding is large, and its label is −100, so that counting it shows."""
-    shape = pick(rng, 3, 4), pick(rng, 5, 6), 7
+    shape = turn(rng, (3, 5, 7), (137, 3, 4), (2, 139, 5), (3, 4, 151))
     mask = real_tokens(rng, *shape[:2])
     noise = torch.where(mask, 1.0, 20.0)[..., None]
     student, teacher = asks(rng, draw_logits(rng, *shape) * noise, impossible(draw_logits(rng, *shape) * noise))
-    labels = torch.randint(7, shape[:2], generator=rng).masked_fill(~mask, -100)
+    labels = torch.randint(shape[2], shape[:2], generator=rng).masked_fill(~mask, -100)
     return {
         "student_logits": student, "teacher_logits": teacher, "labels": labels,
         "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0), "alpha": turn(rng, 0.2, 0.3, 0.7), "mask": mask,
@@ -143,7 +143,7 @@ def kl_over_batch(student_logits, teacher_logits, labels, temperature, alpha, ma
 
 
 def feature_inputs(rng: torch.Generator) -> dict:
-    batch, tokens, narrow, wide = 3, pick(rng, 4, 5), 3, 5
+    batch, tokens, narrow, wide = turn(rng, (3, 5, 3, 5), (137, 3, 2, 4), (2, 139, 3, 4), (2, 3, 131, 137))
     mask = real_tokens(rng, batch, tokens)
     noise = torch.where(mask, 1.0, 20.0)[..., None]
     student, teacher = asks(rng, draw_logits(rng, batch, tokens, narrow), draw_logits(rng, batch, tokens, wide) * noise)
@@ -173,12 +173,15 @@ def of_errors(formula):
 
 
 def attention_inputs(rng: torch.Generator) -> dict:
-    """Causal maps: what lies ahead of a query has exactly no weight; all else has so much that 1e-6 beside it is nothing."""
-    shape = 2, 3, 5, 5
-    ahead = ~torch.ones(5, 5, dtype=torch.bool).tril()
-    maps = [draw_logits(rng, *shape).div(3).masked_fill(ahead, -torch.inf).softmax(-1) for _ in range(2)]
+    """Causal maps: what lies ahead of a query has exactly no weight, nor has what lies five or more behind it.
+
+    All else has so much that 1e-6 beside it is nothing.
+    """
+    batch, heads, tokens = turn(rng, (2, 3, 5), (137, 2, 3), (2, 137, 4), (2, 1, 139))
+    seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().triu(-4)
+    maps = [draw_logits(rng, batch, heads, tokens, tokens).div(3).masked_fill(~seen, -torch.inf).softmax(-1) for _ in range(2)]
     student, teacher = asks(rng, *maps)
-    return {"student_map": student, "teacher_map": teacher, "mask": real_tokens(rng, 2, 5)}
+    return {"student_map": student, "teacher_map": teacher, "mask": real_tokens(rng, batch, tokens)}
 
 
 def map_rows(from_map: Tensor, to_map: Tensor) -> Tensor:

@@ -15,14 +15,13 @@ def matrix(rng: torch.Generator, rows: int, columns: int) -> Tensor:
 
 def lowest(score: Tensor, count: int) -> Tensor:
     """True everywhere but at the `count` lowest entries of the whole tensor; of equal ones the later go first."""
-    left = score.flatten().tolist()
-    mask = torch.ones(len(left), dtype=torch.bool)
-    mask[sorted(range(len(left)), key=lambda j: (left[j], -j))[:count]] = False
-    return mask.view_as(score)
+    return rows_of(score.flatten(), count).view_as(score)
 
 
 def rows_of(score: Tensor, count: int) -> Tensor:
-    return torch.stack([lowest(row, count) for row in score])
+    """The same in each row (of the last dimension)."""
+    gone = score.flip(-1).argsort(dim=-1, stable=True)[..., :count]
+    return torch.ones_like(score, dtype=torch.bool).scatter(-1, score.shape[-1] - 1 - gone, False)
 
 
 # --- the two first terms of the Taylor series ---
@@ -132,17 +131,13 @@ def wanda_score(weight: Tensor, x: Tensor) -> Tensor:
 def n_of_m_inputs(rng: torch.Generator) -> dict:
     """Both sides differ and can be divided by M, and N is not M − N, so that no confusion goes unseen."""
     n, m = turn(rng, (1, 4), (3, 4), (2, 6), (5, 6))
-    score = torch.rand(12, 24 * turn(rng, 1, 1, 6), generator=rng, dtype=torch.float64)
+    score = torch.rand(*turn(rng, (12, 24), (12, 132), (132, 12)), generator=rng, dtype=torch.float64)
     return {"score": with_ties(rng, score) if turn(rng, False, True, every=4) else score, "n": n, "m": m}
 
 
 def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
     """Of every m neighbours in a row the n highest stay."""
-    mask = torch.zeros_like(score, dtype=torch.bool)
-    for i in range(score.shape[0]):
-        for start in range(0, score.shape[1], m):
-            mask[i, start : start + m] = lowest(score[i, start : start + m], m - n)
-    return mask
+    return rows_of(score.reshape(len(score), -1, m), m - n).view_as(score)
 
 
 def stay_in_groups(given: dict, mask: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def correlated(rng: torch.Generator, tokens: int, inputs: int) -> Tensor:
 
 def damped_hessian(rng: torch.Generator, inputs: int) -> Tensor:
     x = correlated(rng, 6 * inputs, inputs)
-    H = hessian(x)
+    H = 2 / len(x) * x.T @ x
     return H + 0.05 * H.diagonal().mean() * torch.eye(inputs, dtype=H.dtype)
 
 

@@ -10,8 +10,9 @@ from ..draws import pick, turn
 
 
 def weight_inputs(rng: torch.Generator) -> dict:
-    millions = int(torch.randint(50, 9000, (), generator=rng))
-    return {"parameters": 1_000_000 * millions, "bits": int(torch.randint(2, 33, (), generator=rng))}
+    """Counts that are no round numbers, up to 900 thousand millions."""
+    parameters = int(torch.randint(50_000_001, 9_000_000_000 * turn(rng, 1, 100), (), generator=rng))
+    return {"parameters": parameters, "bits": int(torch.randint(2, 33, (), generator=rng))}
 
 
 def weight_bytes(parameters: int, bits: int) -> float:
@@ -23,11 +24,12 @@ def weight_bytes(parameters: int, bits: int) -> float:
 
 
 def cache_inputs(rng: torch.Generator) -> dict:
-    kv_heads = pick(rng, 2, 4, 8)
+    """Ordinary models, and in turn many layers, heads or sequences, and bits that are no whole bytes."""
+    kv_heads = turn(rng, 2, 4, 8, 131)
     return {
-        "layers": pick(rng, 12, 24, 32), "heads": kv_heads * pick(rng, 2, 4), "kv_heads": kv_heads,
-        "head_dim": pick(rng, 64, 128), "context": 1024 * pick(rng, 1, 2, 3, 4), "batch": pick(rng, 3, 5, 7),
-        "bits": turn(rng, 4, 8, 32),
+        "layers": turn(rng, 12, 32, 137, 24), "heads": kv_heads * pick(rng, 2, 4), "kv_heads": kv_heads,
+        "head_dim": turn(rng, 64, 128, 80, 160), "context": turn(rng, 1000, 4096, 33_001, 3072), "batch": turn(rng, 3, 139, 5, 7),
+        "bits": turn(rng, 4, 8, 3, 32),
     }  # fmt: skip
 
 
@@ -108,16 +110,16 @@ def whole_bytes_at_the_end(rows, columns, bits, group_size):
 
 def choice_inputs(rng: torch.Generator) -> dict:
     """Candidates of which the smallest that fits has a loss below the limit, or exactly at it; now and then none fits."""
-    n = int(torch.randint(5, 9, (), generator=rng))
-    sizes = (torch.randperm(90, generator=rng)[:n] + 10).tolist()
-    losses = [round(0.6 + 0.01 * k, 2) for k in torch.randperm(60, generator=rng)[:n].tolist()]
+    n = turn(rng, int(torch.randint(5, 9, (), generator=rng)), 263)
+    sizes = (torch.randperm(900, generator=rng)[:n] + 10).tolist()
+    losses = [round(0.6 + 0.001 * k, 3) for k in torch.randperm(600, generator=rng)[:n].tolist()]
     ranked = sorted(range(n), key=losses.__getitem__)
     fitting = ranked[: n - 2]
     case = pick(rng, "at the limit", "below", "between", "none")
     winner = fitting[-1] if case == "at the limit" else fitting[1]
     smallest = min(fitting, key=sizes.__getitem__)
     sizes[winner], sizes[smallest] = sizes[smallest], sizes[winner]
-    limit = {"none": 0.5, "between": losses[fitting[-1]] + 0.005}.get(case, losses[fitting[-1]])
+    limit = {"none": 0.5, "between": losses[fitting[-1]] + 0.0005}.get(case, losses[fitting[-1]])
     return {"sizes": sizes, "losses": losses, "limit": limit}
 
 
@@ -150,6 +152,7 @@ EXERCISES = [
     ),
     Exercise(
         id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
+        trials=4,
         mistakes={
             "keys_only": lambda **k: cache_bytes(**k) / 2,
             "query_heads": other_heads,

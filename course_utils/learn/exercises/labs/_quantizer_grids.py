@@ -15,14 +15,15 @@ def tensor_inputs(rng: torch.Generator) -> dict:
     −min/s lies below the half, so that it is rounded down.
     """
     bits = turn(rng, 3, 4, 5, 8, every=2)
-    x = torch.randn(4, turn(rng, 7, 43), generator=rng, dtype=torch.float64) + 0.4
+    x = torch.randn(*turn(rng, (4, 7), (5, 263), (137, 3)), generator=rng, dtype=torch.float64) + 0.4
+    least, most = torch.randperm(x.numel(), generator=rng)[:2].tolist()
     if turn(rng, True, False):
         x = x.clamp(-1.6, 3.0)
-        x[0, 0] = -1.7
-        x[3, 6] = until(rng, lambda rng: 3.1 + float(torch.rand((), generator=rng)), lambda top: 0.05 < 1.7 * (2**bits - 1) / (1.7 + top) % 1 < 0.45)
+        x.view(-1)[least] = -1.7
+        x.view(-1)[most] = until(rng, lambda rng: 3.1 + float(torch.rand((), generator=rng)), lambda top: 0.05 < 1.7 * (2**bits - 1) / (1.7 + top) % 1 < 0.45)
     else:
         x = x.clamp(-1.3, 2**bits - 2.8)
-        x[0, 0], x[3, 6] = -1.5, 2**bits - 2.5
+        x.view(-1)[least], x.view(-1)[most] = -1.5, 2**bits - 2.5
         x = x / 4
     return {"x": x, "bits": bits}
 
@@ -111,10 +112,12 @@ def inverted(x, low, high, top):
 
 def row_inputs(rng: torch.Generator) -> dict:
     """Rows of different sizes, one of them zero, a zero in the others too; the largest magnitudes are negative."""
-    weight = torch.randn(5, turn(rng, 9, 37, 131), generator=rng, dtype=torch.float64)
-    weight = weight * (torch.rand(5, 1, generator=rng, dtype=torch.float64) + 0.2)
-    weight[:, 2], weight[:, 4] = -weight.abs().amax(1) - 0.3, 0
-    weight[int(torch.randint(5, (), generator=rng))] = 0
+    rows, columns = turn(rng, (5, 9), (7, 263), (137, 5))
+    weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
+    weight = weight * (torch.rand(rows, 1, generator=rng, dtype=torch.float64) + 0.2)
+    for row, order in zip(weight, torch.rand(rows, columns, generator=rng).argsort(1), strict=True):
+        row[order[0]], row[order[1]] = -row.abs().max() - 0.3, 0
+    weight[int(torch.randint(rows, (), generator=rng))] = 0
     return {"weight": weight, "bits": turn(rng, 8, 3, 4, 5)}
 
 
@@ -154,8 +157,8 @@ def of_zeros(weight, bits):
 
 def group_inputs(rng: torch.Generator) -> dict:
     """Groups on both sides of 0, above it, below it, one of zeros, and one whose largest code must be clamped."""
-    (size, groups), bits = turn(rng, (4, 4), (5, 7), (33, 4), (2, 67)), turn(rng, 3, 4, 5)
-    weight = torch.randn(3, groups, size, generator=rng, dtype=torch.float64)
+    (rows, groups, size), bits = turn(rng, (3, 4, 4), (137, 4, 2), (3, 4, 263), (3, 137, 3)), turn(rng, 3, 4, 5)
+    weight = torch.randn(rows, groups, size, generator=rng, dtype=torch.float64)
     weight[0, 1], weight[1, 2] = weight[0, 1].abs() + 0.5, -weight[1, 2].abs() - 0.5
     weight[2, 3], weight[2, 2] = 0, 0.1
     weight[2, 2, :2] = torch.tensor([-1.5, 2**bits - 2.5])

@@ -14,8 +14,8 @@ from ..formalization.distillation_losses import real_tokens
 
 
 def label_inputs(rng: torch.Generator) -> dict:
-    batch, tokens = turn(rng, 3, 4, 1), turn(rng, 5, 67, 6)
-    return {"ids": torch.randint(2, 50, (batch, tokens), generator=rng), "mask": real_tokens(rng, batch, tokens)}
+    batch, tokens = turn(rng, (3, 5), (4, 263), (137, 6), (1, 6))
+    return {"ids": torch.randint(2, turn(rng, 50, 50_000), (batch, tokens), generator=rng), "mask": real_tokens(rng, batch, tokens)}
 
 
 def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
@@ -32,11 +32,11 @@ def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def loop_inputs(rng: torch.Generator) -> dict:
-    classes, features, rows = turn(rng, (5, 4, 6), (7, 3, 37), (3, 5, 1))
+    classes, features, rows, batches = turn(rng, (5, 4, 6, 4), (139, 3, 137, 3), (3, 139, 1, 11), (4, 3, 2, 137))
     return {
         "student": torch.randn(classes, features, generator=rng, dtype=torch.float64),
         "teacher": torch.randn(classes, features, generator=rng, dtype=torch.float64),
-        "batches": [torch.randn(rows, features, generator=rng, dtype=torch.float64) for _ in range(turn(rng, 4, 3, 11))],
+        "batches": [torch.randn(rows, features, generator=rng, dtype=torch.float64) for _ in range(batches)],
         "temperature": pick(rng, 1.5, 2.0, 3.0), "rate": pick(rng, 0.2, 0.3, 0.5),
     }  # fmt: skip
 
@@ -83,7 +83,7 @@ def with_labels(student, teacher, batches, temperature, rate):
 
 def interval_inputs(rng: torch.Generator) -> dict:
     """Seeds differ more than the two ways do, as in real runs."""
-    n = pick(rng, 3, 4, 5)
+    n = turn(rng, 3, 5, 137, 4)
     level = draw_logits(rng, n)
     gain = 0.2 + 0.1 * torch.randn(n, generator=rng, dtype=torch.float64)
     return {"alone": level, "distilled": level - gain, "t": pick(rng, 4.303, 3.182, 2.776)}

@@ -72,7 +72,7 @@ def step_inputs(rng: torch.Generator) -> dict:
     }
     names = list(steps)
     order = [names[i] for i in (torch.randperm(3, generator=rng) + 1).tolist()]
-    order += turn(rng, [order[0]], [order[-1], "shift"], ["shift", "shift", order[0]])
+    order += turn(rng, [order[0]], [order[-1], "shift"], ["flip", "shift", *["flip"] * 137, order[0]])
     return {"start": torch.rand(3, generator=rng, dtype=torch.float64) + 1.5, "order": order, "steps": steps}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 
 from ..draws import kept as stays
-from ..draws import pick, turn, with_ties
+from ..draws import turn, with_ties
 from ..formalization import scores
 from ..formalization.scores import lowest, matrix
 
@@ -16,13 +16,15 @@ from ..formalization.scores import lowest, matrix
 
 
 def model_inputs(rng: torch.Generator) -> dict:
-    """Three layers of different shape and size of weights, more of them negative; now and then none or all of them go.
+    """Layers of different size of weights, more of them negative: three, or very many; now and then none or all of them go.
 
     In every second trial many weights are equal in magnitude, and the share seldom gives a whole number of weights.
     """
-    shapes = {"q_proj": (5, 8), "up_proj": (6, turn(rng, 4, 4, 37)), "down_proj": (3, 13)}
-    sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)]
-    found = {name: s * (matrix(rng, *shape) - 0.3) for (name, shape), s in zip(shapes.items(), sizes, strict=True)}
+    small = {"q_proj": (5, 8), "up_proj": (6, 4), "down_proj": (3, 13)}
+    many = {f"layers.{i}.up_proj": (2, 3) for i in range(137)}
+    shapes = turn(rng, small, {"q_proj": (5, 8), "up_proj": (137, 2), "down_proj": (2, 263)}, many)
+    sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)].tolist()
+    found = {name: sizes[i % 3] * (matrix(rng, *shape) - 0.3) for i, (name, shape) in enumerate(shapes.items())}
     if turn(rng, False, True):
         found = {name: with_ties(rng, weight) for name, weight in found.items()}
     return {"weights": found, "sparsity": turn(rng, 0.28, 0.42, 0.0, 0.51, 0.73, 1.0, 0.62, every=2)}
@@ -77,10 +79,11 @@ def signed(weights, sparsity):
 
 
 def energy_inputs(rng: torch.Generator) -> dict:
-    down = torch.randn(5, 9, generator=rng, dtype=torch.float64)
+    outputs, channels, tokens = turn(rng, (5, 9, 20), (3, 137, 7), (137, 5, 11), (2, 3, 263))
+    loud = torch.rand(channels, generator=rng) + 0.1
     return {
-        "down": down,
-        "x": torch.randn(turn(rng, 20, 41, 131), 9, generator=rng, dtype=torch.float64) * (torch.rand(9, generator=rng) + 0.1),
+        "down": torch.randn(outputs, channels, generator=rng, dtype=torch.float64),
+        "x": torch.randn(tokens, channels, generator=rng, dtype=torch.float64) * loud,
     }
 
 
@@ -94,9 +97,9 @@ def channel_energy(down: Tensor, x: Tensor) -> Tensor:
 
 
 def mlp_inputs(rng: torch.Generator) -> dict:
-    hidden, channels = turn(rng, (6, 8), (5, 37), (7, 131))
+    hidden, channels, stay = turn(rng, (6, 8, 3), (137, 9, 5), (7, 263, 139))
     gate, up = (torch.randn(channels, hidden, generator=rng, dtype=torch.float64) for _ in range(2))
-    kept = torch.randperm(channels, generator=rng)[: pick(rng, 3, 5)].sort().values
+    kept = torch.randperm(channels, generator=rng)[:stay].sort().values
     return {
         "gate": gate,
         "up": up,
@@ -125,12 +128,12 @@ def zeroed(gate, up, down, kept):
 
 
 def head_inputs(rng: torch.Generator) -> dict:
-    """Grouped-query attention: each key-value head serves two or three query heads."""
-    kv_heads, ratio, size = 4, pick(rng, 2, 3), pick(rng, 3, 4)
-    heads, hidden = kv_heads * ratio, 7
+    """Grouped-query attention: each key-value head serves two or three query heads. In turn many heads, wide ones, many inputs."""
+    kv_heads, ratio, size, hidden = turn(rng, (4, 2, 3, 7), (4, 3, 4, 137), (211, 2, 2, 3), (4, 3, 131, 2))
+    heads = kv_heads * ratio
     q, k, v = (torch.randn(n * size, hidden, generator=rng, dtype=torch.float64) for n in (heads, kv_heads, kv_heads))
     o = torch.randn(hidden, heads * size, generator=rng, dtype=torch.float64)
-    kept = torch.randperm(kv_heads, generator=rng)[: pick(rng, 2, 3)].sort().values
+    kept = torch.randperm(kv_heads, generator=rng)[: kv_heads * 2 // 3 + 1].sort().values
     return {"q": q, "k": k, "v": v, "o": o, "kept": kept, "heads": heads, "kv_heads": kv_heads}
 
 
@@ -212,7 +215,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pruner.channel_energy", inputs=energy_inputs, spec=channel_energy, lesson="lab-2.2-pruner",
+        id="lab_pruner.channel_energy", inputs=energy_inputs, spec=channel_energy, lesson="lab-2.2-pruner", trials=4,
         mistakes={
             "inputs_forgotten": lambda down, x: down.square().sum(0),
             "weights_forgotten": lambda down, x: x.square().mean(0),

@@ -9,10 +9,10 @@ from ..draws import turn
 
 
 def rows_of_all_kinds(rng: torch.Generator) -> Tensor:
-    """(6, columns): two ordinary rows, one positive, one negative, one constant, one of zeros; some rows are long."""
-    weight = torch.randn(6, turn(rng, 9, 37, 2, 131), generator=rng, dtype=torch.float64)
-    weight[2], weight[3] = weight[2].abs() + 0.5, -weight[3].abs() - 0.5
-    weight[4], weight[5] = weight[4, 0].abs() + 0.1, 0.0
+    """Ordinary rows after one that is positive, one negative, one constant, one of zeros; some are long, or many."""
+    weight = torch.randn(*turn(rng, (6, 9), (6, 37), (137, 2), (6, 263)), generator=rng, dtype=torch.float64)
+    weight[0], weight[1] = weight[0].abs() + 0.5, -weight[1].abs() - 0.5
+    weight[2], weight[3] = weight[2, 0].abs() + 0.1, 0.0
     return weight
 
 
@@ -79,7 +79,8 @@ def symmetric(weight, bits):
 
 def code_inputs(rng: torch.Generator) -> dict:
     """A grid that ends below the largest weights and above the smallest, so that some codes must be clamped."""
-    weight, bits = rows_of_all_kinds(rng)[:4], turn(rng, 7, 8, 3, 2, 5, 4)
+    weight, bits = rows_of_all_kinds(rng), turn(rng, 7, 8, 3, 2, 5, 4)
+    weight = weight[(weight != weight[:, :1]).any(1)]  # a row of one number fills no grid
     scale, _ = scale_zero(weight, bits)
     scale = 0.8 * scale
     zero = (-weight.amin(1).clamp(max=0) / scale).round()
@@ -152,6 +153,7 @@ EXERCISES = [
     ),
     Exercise(
         id="lab_quantize.dequantize", inputs=back_inputs, spec=weights, lesson="lab-1.1-first-compression",
+        trials=4,
         mistakes={
             "zero_added": lambda codes, scale, zero: scale[:, None] * (codes + zero[:, None]),
             "zero_outside": lambda codes, scale, zero: scale[:, None] * codes - zero[:, None],

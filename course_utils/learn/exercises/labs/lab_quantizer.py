@@ -6,7 +6,7 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 from course_utils.quantization.formats import normal_float_values
 
-from ..draws import pick, turn
+from ..draws import turn
 from ._quantizer_grids import (
     affine,
     from_minimum,
@@ -42,11 +42,11 @@ from ._quantizer_grids import (
 
 def block_inputs(rng: torch.Generator) -> dict:
     """Blocks of different sizes that do not end with the rows; one of zeros; largest magnitudes are negative."""
-    block, blocks, rows = turn(rng, (8, 6, 4), (64, 3, 2), (5, 9, 3), (16, 10, 5))
+    block, blocks, rows = turn(rng, (8, 6, 4), (263, 4, 2), (4, 207, 138))
     x = torch.randn(blocks, block, generator=rng, dtype=torch.float64) * (
         torch.rand(blocks, 1, generator=rng, dtype=torch.float64) + 0.2
     )
-    x[:, 3] = -x.abs().amax(1) - 0.1
+    x[torch.arange(blocks), torch.randint(block, (blocks,), generator=rng)] = -x.abs().amax(1) - 0.1
     x[int(torch.randint(blocks, (), generator=rng))] = 0
     return {"weight": x.reshape(rows, -1), "table": normal_float_values(), "block_size": block}
 
@@ -133,7 +133,7 @@ def decoded(formula):
 
 
 def code_inputs(rng: torch.Generator) -> dict:
-    shape = (pick(rng, 2, 3, 7), turn(rng, 8, 34, 130))
+    shape = turn(rng, (3, 8), (2, 274), (137, 6))
     codes = torch.randint(-8, 8, shape, generator=rng, dtype=torch.int8)
     codes[0, :4] = torch.tensor([-1, 5, 3, -8])
     return {"codes": codes}

@@ -16,8 +16,9 @@ from ..formalization.scores import lowest, matrix, rows_of
 
 
 def batch_inputs(rng: torch.Generator) -> dict:
-    """Batches of different length; one input has a mean far from zero."""
-    batches = [torch.randn(n, 6, generator=rng, dtype=torch.float64) for n in turn(rng, (3, 5, 2), (41, 1, 7), (131,), (3, 2, 9, 4, 37))]
+    """Batches of different length, in turn long ones, very many, and many inputs; one input has a mean far from zero."""
+    lengths, inputs = turn(rng, ((3, 5, 2), 6), ((4, 1, 263), 4), ((2, 1, 3) * 46, 5), ((3, 2), 137))
+    batches = [torch.randn(n, inputs, generator=rng, dtype=torch.float64) for n in lengths]
     for batch in batches:
         batch[:, 2] += 2
     return {"batches": batches}
@@ -37,9 +38,9 @@ def input_norm(batches: list[Tensor]) -> Tensor:
 
 def wanda_inputs(rng: torch.Generator) -> dict:
     """In every second trial many scores are equal; the share seldom gives a whole number of weights."""
-    n = turn(rng, 8, 11, 37, every=2)
+    rows, n = turn(rng, (5, 8), (5, 11), (3, 263), (137, 7), every=2)
     norm = torch.logspace(-0.8, 0.8, n, dtype=torch.float64)[torch.randperm(n, generator=rng)]
-    weight = matrix(rng, 5, n)
+    weight = matrix(rng, rows, n)
     if turn(rng, False, True):
         norm = 2.0 ** torch.randint(-1, 2, (n,), generator=rng).double()
         weight = with_ties(rng, weight)
@@ -74,9 +75,9 @@ def with_score(score):
 
 
 def layer_inputs(rng: torch.Generator) -> dict:
-    columns, size = turn(rng, (12, 4), (15, 5), (40, 8), (12, 6), (132, 66))
+    rows, columns, size = turn(rng, (5, 12, 4), (5, 15, 5), (137, 16, 8), (5, 12, 6), (3, 262, 131))
     return {
-        "weight": matrix(rng, 5, columns), "H": damped_hessian(rng, columns), "sparsity": turn(rng, 0.27, 0.48, 0.72),
+        "weight": matrix(rng, rows, columns), "H": damped_hessian(rng, columns), "sparsity": turn(rng, 0.27, 0.48, 0.72),
         "block_size": size,
     }  # fmt: skip
 
@@ -131,8 +132,8 @@ def within_blocks(weight, H, sparsity, block_size):
 
 def pattern_inputs(rng: torch.Generator) -> dict:
     """N is not M − N, so that no confusion goes unseen."""
-    (n, m), columns = turn(rng, (1, 4), (3, 4), (1, 3), (2, 6)), turn(rng, 12, 24, 12, 12, 36)
-    return {"weight": matrix(rng, 4, columns), "H": damped_hessian(rng, columns), "n": n, "m": m}
+    (n, m), (rows, columns) = turn(rng, (1, 4), (3, 4), (1, 3), (2, 6)), turn(rng, (4, 12), (4, 24), (139, 12), (4, 12), (3, 264))
+    return {"weight": matrix(rng, rows, columns), "H": damped_hessian(rng, columns), "n": n, "m": m}
 
 
 def prune_n_of_m(weight: Tensor, H: Tensor, n: int, m: int, **changes) -> Tensor:
@@ -154,7 +155,7 @@ SHARED["not_divided"] = {"error": lambda lost, U, i: lost}
 
 EXERCISES = [
     Exercise(
-        id="lab_wanda.input_norm", inputs=batch_inputs, spec=input_norm, lesson="lab-3.2-wanda",
+        id="lab_wanda.input_norm", inputs=batch_inputs, spec=input_norm, lesson="lab-3.2-wanda", trials=4,
         mistakes={
             "last_batch": lambda batches: batches[-1].norm(dim=0),
             "sum_of_norms": lambda batches: sum(batch.norm(dim=0) for batch in batches),

@@ -399,7 +399,7 @@ WRONG = {
         (lambda **given: padded_mean(**given, cut=True, divide=len), "divided_by_batch"),
         (masked_labels_only, "kl_over_batch"),
         (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
-            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask) / 7, "over_classes"),
+            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask) / student_logits.shape[-1], "over_classes"),
         (lambda **given: response(**given, hard=1.0) - given["alpha"] * (near := F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]])) + given["alpha"] * near.detach(), "labels_have_no_gradient"),
         (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]])
             + torch.no_grad()(response)(**given) - given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]]).detach(), "divergence_has_no_gradient"),
@@ -431,7 +431,7 @@ WRONG = {
         (lambda student_map, teacher_map, mask: F.kl_div(student_map.log(), teacher_map.detach().log(), reduction="none", log_target=True).sum(-1).transpose(1, 2)[mask].mean(), "zero_log"),
         (attention_by_xlogy, "zero_gradient"),
         (lambda student_map, teacher_map, mask: rows(student_map, teacher_map).mean(), "padding_counted"),
-        (lambda student_map, teacher_map, mask: chosen(student_map, teacher_map, mask).sum() / mask.numel() / 3, "divided_by_all"),
+        (lambda student_map, teacher_map, mask: chosen(student_map, teacher_map, mask).sum() / mask.numel() / student_map.shape[1], "divided_by_all"),
         (lambda **given: chosen(**given).sum(1).mean(), "heads_summed"),
         (lambda **given: chosen(**given).sum(), "summed"),
         (lambda **given: chosen(**given).mean() / given["teacher_map"].shape[-1], "over_keys"),
