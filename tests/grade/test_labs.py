@@ -5,8 +5,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils.errors import CompressionError
+from course_utils.grade import judge, lab, sandbox
+from course_utils.grade.submission import Submission
+from course_utils.grade.warm import Zygote
 from course_utils.learn.checks import labs
 from course_utils.learn.exercises.formalization import gptq as exercises
+from course_utils.learn.page import catalogue
 from course_utils.quantization import gptq, load, rtn
 
 
@@ -114,6 +118,12 @@ def with_model(change):
     return make
 
 
+def forged(made, folder, model):
+    """The model in memory under the name of the folder."""
+    made.model.name_or_path = made.model.config._name_or_path = str(folder)
+    return made.model
+
+
 def rounding(model, calibration, folder, bits, group_size, layer):
     return rtn.quantize(model, bits=bits, group_size=group_size).save(folder), load(folder)
 
@@ -151,6 +161,7 @@ WRONG = [
     (lambda **k: (right(**k)[0] - 1, load(k["folder"])), "wrong_bytes"),
     (with_model(lambda made, folder, model: folder), "not_loaded"),
     (with_model(lambda made, folder, model: made.model), "not_from_disk"),
+    (with_model(forged), "not_from_disk"),
     (with_model(lambda made, folder, model: model), "not_packed"),
     (writes_something_else, "not_from_disk"),
     (own_settings, "not_packed"),
@@ -192,3 +203,22 @@ def test_the_learners_layer_makes_a_model_that_writes(tmp_path):
     loaded = load(tmp_path / "model")
     assert torch.allclose(loaded(ids).logits, made.model(ids).logits, atol=1e-6)
     assert loaded.generate(ids[:1, :3], max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None).shape == (1, 7)
+
+
+FORGED = """def make_checkpoint(model, calibration, folder, bits, group_size, layer):
+    made = gptq.quantize(model, calibration, bits=bits, group_size=group_size, quantize_layer=layer)
+    written = made.save(folder)
+    made.model.name_or_path = made.model.config._name_or_path = str(folder)
+    return written, made.model
+"""
+
+
+def test_the_grader_changes_what_lies_on_the_disk():
+    opened, limits = lab.load(catalogue.ROOT, "lab-3.1-gptq"), sandbox.Limits(total=300)
+    loaded = FORGED.replace("written, made.model", "written, load(folder)")
+    with Zygote(opened.prelude, limits, data=opened.data) as zygote:
+        for source, score, said in ((FORGED, 0, "not the one on the disk"), (loaded, 6, "")):
+            handed = Submission(answers={"make-checkpoint": source})
+            result = judge.grade(opened, handed, zygote.address, limits, seed=5, kind="namespaces")
+            (cell,) = [cell for cell in result["cells"] if cell["grade_id"] == "make-checkpoint-test"]
+            assert cell["score"] == score and said in cell["message"], cell["message"]

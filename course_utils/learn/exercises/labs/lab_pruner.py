@@ -22,7 +22,8 @@ def model_inputs(rng: torch.Generator) -> dict:
     """
     small = {"q_proj": (5, 8), "up_proj": (6, 4), "down_proj": (3, 13)}
     many = {f"layers.{i}.up_proj": (2, 3) for i in range(137)}
-    shapes = turn(rng, small, {"q_proj": (5, 8), "up_proj": (137, 2), "down_proj": (2, 263)}, many)
+    large = {"q_proj": (5, 8), "up_proj": (137, 2), "down_proj": (2, 263)}
+    shapes = turn(rng, small, large, small, small, many, small, small)
     sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)].tolist()
     found = {name: sizes[i % 3] * (matrix(rng, *shape) - 0.3) for i, (name, shape) in enumerate(shapes.items())}
     if turn(rng, False, True):
