@@ -1,13 +1,15 @@
 """A pipeline: named steps, one after the other; each works on the model that the one before it left."""
 
+import contextlib
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
 from course_utils import distillation, pruning, quantization
@@ -88,7 +90,8 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
 
     Weights that are packed when a step begins are unpacked for it, and what it leaves is packed only if it packs: so
     training after quantization ends in 16 bits again. At the end, weights that are not packed are rounded to
-    bfloat16, as the original is stored. `details["stages"]` holds name, settings and seconds of each step.
+    bfloat16, as the original is stored. `details["stages"]` holds name, settings and seconds of each step,
+    and what it did: "pruned" (fewer weights are left), "packed", "updates" of training, "updates_after_pruning".
     Raises CompressionError for no steps, an unknown name or setting, and what the steps raise.
     """
     if not steps:
@@ -106,10 +109,42 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
     now: nn.Module = model
     for name, settings in steps:
         began = time.perf_counter()
-        now = STEPS[name](unpacked(now), supplies, **settings).model
-        stages.append({"step": name, **settings, "seconds": time.perf_counter() - began})
+        before = unpacked(now)
+        with _trained() as did:
+            now = STEPS[name](before, supplies, **settings).model
+        seconds = time.perf_counter() - began
+        packed = any(type(m).__name__ in KINDS for m in now.modules())
+        pruned = not packed and _weights(now) < _weights(before)
+        stages.append({"step": name, **settings, "seconds": seconds, "pruned": pruned, "packed": packed, **did})
     told = " → ".join(name for name, _ in steps)
     return Compressed(stored(now), {"method": told}, sum(s["seconds"] for s in stages), {"stages": stages})
+
+
+def _weights(model: nn.Module) -> int:
+    """The matrices' weights that are not zero."""
+    return sum(int(walk.weight_of(m).count_nonzero()) for m in walk.compressible(model).values())
+
+
+@contextlib.contextmanager
+def _trained() -> Iterator[dict[str, int]]:
+    """How often an optimizer steps while this is open; and how often since weights were last set to zero."""
+    did = {"updates": 0, "updates_after_pruning": 0}
+    left: list[tuple[list[Tensor], int]] = []
+
+    def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights = sum(int(p.count_nonzero()) for p in parameters)
+        gone = bool(left) and weights < left[0][1]
+        did.update(updates=did["updates"] + 1, updates_after_pruning=0 if gone else did["updates_after_pruning"] + 1)
+        left[:] = [(parameters, weights)]
+
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        yield did
+    finally:
+        hook.remove()
+    if left and sum(int(p.count_nonzero()) for p in left[0][0]) < left[0][1]:
+        did["updates_after_pruning"] = 0
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ RIGHT = [
 WRONG = [
     ([], "nothing is pruned"),
     ([("distil", {"steps": 10}), PACKED], "nothing is pruned"),
+    ([("channels", {"keep": 1.0}), ("distil", {"steps": 10}), PACKED], "nothing is pruned"),
     ([PRUNED, PACKED], "train after the last pruning"),
     ([("distil", {"steps": 10}), PRUNED, PACKED], "train after the last pruning"),
     ([("student", {"keep": 0.6, "steps": 10}), PRUNED, PACKED], "train after the last pruning"),

@@ -52,6 +52,25 @@ def test_one_step_is_the_function_it_stands_for(net, supplies):
     assert abs(pruning.apply.sparsity_of(sparse) - 0.5) < 0.01
 
 
+@pytest.mark.parametrize(("name", "settings", "pruned", "packs", "updates", "after"), [
+    ("channels", {"keep": 0.5}, True, False, 0, 0), ("channels", {"keep": 1.0}, False, False, 0, 0),
+    ("layers", {"keep": 3}, True, False, 0, 0), ("gradual", {"sparsity": 0.5, "steps": 4}, True, False, 4, 0),
+    ("student", {"keep": 2, "steps": 3}, True, False, 3, 3), ("distil", {"steps": 2}, False, False, 2, 2),
+    ("quantize", {"bits": 2, **SMALL}, False, True, 0, 0), ("half", {}, False, False, 0, 0),
+])  # fmt: skip
+def test_what_a_step_did_is_measured(net, supplies, name, settings, pruned, packs, updates, after):
+    (stage,) = pipeline.run(net, [(name, settings)], supplies).details["stages"]
+    assert (stage["pruned"], stage["packed"]) == (pruned, packs)
+    assert (stage["updates"], stage["updates_after_pruning"]) == (updates, after)
+
+
+def test_a_step_is_judged_by_what_it_does_not_by_its_name(net, supplies, monkeypatch):
+    monkeypatch.setitem(pipeline.STEPS, "half", lambda model, supplies: pipeline.distil(model, supplies, steps=5))
+    monkeypatch.setitem(pipeline.STEPS, "distil", lambda model, supplies: pipeline.channels(model, supplies, keep=0.5))
+    trained, cut = pipeline.run(net, [("half", {}), ("distil", {})], supplies).details["stages"]
+    assert trained["updates"] == 5 and not trained["pruned"] and cut["pruned"] and not cut["updates"]
+
+
 def test_every_order_runs_and_is_packed_only_when_it_ends_with_quantizing(net, supplies):
     import itertools
 
