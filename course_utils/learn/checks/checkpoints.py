@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from .. import show as display
 from .. import texts
@@ -93,11 +94,8 @@ def other_on_disk() -> Iterator[None]:
             tensors = {**tensors, CHANGED: (tensors[CHANGED].float() + more).to(tensors[CHANGED].dtype)}
         write(tensors, path)
 
-    compressed.save_file = save_file
-    try:
+    with mock.patch.object(compressed, "save_file", save_file):
         yield
-    finally:
-        compressed.save_file = write
 
 
 def _stored(folder: Path) -> dict[str, Tensor]:
