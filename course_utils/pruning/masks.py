@@ -95,7 +95,14 @@ def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     if not scores:
         raise CompressionError("scores: empty; give the score of at least one layer.")
     flat = torch.cat([check_score(score, f"score of {name}").flatten() for name, score in scores.items()])
-    kept = top(flat, len(flat) - removed(len(flat), sparsity))
+    gone = removed(len(flat), sparsity)
+    if gone == 0:
+        kept = torch.ones_like(flat, dtype=torch.bool)
+    else:  # the limit alone is looked for: the places of all weights in order would take 8 bytes each
+        limit = flat.kthvalue(gone).values
+        kept, equal = flat > limit, flat == limit
+        places = equal.nonzero().flatten()  # of equal ones the first stay
+        kept[places[: len(flat) - gone - int(kept.sum())]] = True
     parts = kept.split([score.numel() for score in scores.values()])
     return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
 

@@ -61,6 +61,15 @@ def test_across_is_one_ranking(a, b, sparsity):
     assert found["a"].flatten().tolist() + found["b"].flatten().tolist() == best(both, len(both) - goes(len(both), sparsity))
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.77, 1.0])
+def test_of_equal_scores_the_first_stay_across_matrices(sparsity):
+    scores = {name: torch.randint(4, shape, generator=torch.Generator().manual_seed(3)).double() for name, shape in {"a": (5, 7), "b": (3, 4)}.items()}
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    order = sorted(range(len(flat)), key=lambda i: (-float(flat[i]), i))[: len(flat) - round(sparsity * len(flat))]
+    found = torch.cat([mask.flatten() for mask in masks.across(scores, sparsity).values()])
+    assert found.nonzero().flatten().tolist() == sorted(order)
+
+
 @settings(deadline=None)
 @given(st.tuples(st.integers(1, 3), st.integers(1, 3)).flatmap(lambda s: st.tuples(
     st.just(s), scores(st.integers(1, 3).map(lambda k: k * s[1]), st.integers(1, 3).map(lambda k: k * s[0])))), FRACTIONS)  # fmt: skip
