@@ -10,6 +10,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from torch.autograd import gradcheck
 
 from course_utils.distillation import losses
+from course_utils.distillation.losses import logits
 from course_utils.errors import CompressionError
 
 TAUS = (0.5, 1.0, 2.0, 7.0)
@@ -340,3 +341,22 @@ def test_a_token_that_the_teacher_rules_out_adds_nothing():
     assert float(found) == pytest.approx(wanted, rel=1e-10)
     found.backward()
     torch.testing.assert_close(student.grad, (student.detach().softmax(-1) - p) / 3)
+
+
+@pytest.mark.parametrize("divergence", [logits.kl, logits.reverse_kl, logits.jensen_shannon])
+def test_large_logits_in_pieces_are_those_of_the_whole(divergence, monkeypatch):
+    """Value and gradient, also where the teacher rules a class out, a mask hides positions, and pieces are of unlike size."""
+    g = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(4, 5, 7, generator=g, dtype=torch.float64) for _ in range(2))
+    mask = torch.rand(4, 5, generator=g) < 0.8
+    if divergence is logits.kl:
+        teacher[0, 0, 0] = -torch.inf
+    found = []
+    for large in (2**27, 3 * 7, 1):
+        monkeypatch.setattr(logits, "LARGE", large)
+        asked = student.clone().requires_grad_()
+        value = divergence(asked, teacher, 2.0, mask)
+        found.append((value.detach(), *torch.autograd.grad(value, asked)))
+    for value, slope in found[1:]:
+        torch.testing.assert_close(value, found[0][0], rtol=1e-12, atol=0)
+        torch.testing.assert_close(slope, found[0][1], rtol=1e-12, atol=1e-15)

@@ -4,13 +4,18 @@ Logits are (..., V); labels and masks have the shape (...) and belong to the sam
 are raised to float32. The softened probabilities are P(τ) = softmax(z / τ).
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from course_utils.errors import CompressionError
 from course_utils.models.walk import exact
+
+LARGE = 2**27  # numbers of logits: beyond it, and there are several positions, a divergence is computed in pieces of at most so many
 
 
 def counted(x: Tensor, mask: Tensor | None, *features: int) -> Tensor:
@@ -52,12 +57,35 @@ def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return log_p.exp().mul(apart).sum(-1).mean()
 
 
+def in_pieces(divergence: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Large logits go through `divergence` a few positions at a time, and again for the gradient: probabilities in float32
+    are never held for all of them."""
+
+    @functools.wraps(divergence)
+    def of_all(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None, **more) -> Tensor:
+        size = student_logits.shape[-1]
+        if student_logits.numel() <= LARGE or student_logits.shape != teacher_logits.shape or student_logits.numel() == size:
+            return divergence(student_logits, teacher_logits, temperature, mask, **more)
+        student, teacher = counted(student_logits, mask, size), counted(teacher_logits.detach(), mask, size)
+        rows = max(1, LARGE // size)
+
+        def of_few(s: Tensor, t: Tensor) -> Tensor:
+            return divergence(s, t, temperature, None, **more) * len(s)
+
+        pieces = zip(student.split(rows), teacher.split(rows), strict=True)
+        return torch.stack([checkpoint(of_few, s, t, use_reentrant=False) for s, t in pieces]).sum() / len(student)
+
+    return of_all
+
+
+@in_pieces
 def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """KL(P_T ‖ P_S) = Σ P_T (log P_T − log P_S), the mean over positions, in nats. Gradient in z_S: (P_S − P_T) / τ."""
     log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
     return _divergence(log_t, log_s)
 
 
+@in_pieces
 def reverse_kl(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
@@ -66,6 +94,7 @@ def reverse_kl(
     return _divergence(log_s, log_t)
 
 
+@in_pieces
 def jensen_shannon(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None,
     beta: float = 0.5,
