@@ -13,6 +13,7 @@ from . import (
     formats,
     gptq,
     grids,
+    hqq,
     kv_cache,
     llm_int8,
     microscaling,
@@ -30,6 +31,6 @@ from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
     "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "codebooks", "dequantize", "entropy_coded",
-    "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "kv_cache", "llm_int8", "load", "make_grid",
-    "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
+    "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hqq", "kv_cache", "llm_int8", "load",
+    "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip

@@ -3,7 +3,19 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from course_utils.errors import CompressionError
-from course_utils.quantization import codebooks, compressed, extreme, llm_int8, load, microscaling, nf4, qat, rtn, w8a8
+from course_utils.quantization import (
+    codebooks,
+    compressed,
+    extreme,
+    hqq,
+    llm_int8,
+    load,
+    microscaling,
+    nf4,
+    qat,
+    rtn,
+    w8a8,
+)
 
 IDS = torch.randint(60, (4, 12), generator=torch.Generator().manual_seed(0))
 METHODS = {
@@ -17,6 +29,7 @@ METHODS = {
     "ternary": lambda m: extreme.quantize(m),
     "w8a8 dynamic": lambda m: w8a8.quantize(m),
     "w8a8 static": lambda m: w8a8.quantize(m, IDS, observer="mse", activations="per_tensor", symmetric=False),
+    "hqq": lambda m: hqq.quantize(m, bits=3, group_size=16),
     "mxfp4": lambda m: microscaling.quantize(m),
     "mxint8": lambda m: microscaling.quantize(m, scheme="MXINT8"),
     "nvfp4": lambda m: microscaling.quantize(m, scheme="NVFP4", four_over_six=True),

@@ -1,0 +1,152 @@
+"""HQQ: half-quadratic quantization, which fits the zero points to the weights alone (Badri and Shaji, 2023).
+
+A grid with a real zero point z, whose rounding errors may be few and large rather than many and small:
+
+    minimize over z and E   Σ |E|^p + (β / 2) (W − Ŵ(z) − E)²,     Ŵ(z) = s (q − z),   q = clamp(round(W / s + z))
+
+by turns, with the scale s of the min-max grid kept. With z fixed, E is the generalized soft threshold
+
+    E ← sign(W − Ŵ) · max(0, |W − Ŵ| − |W − Ŵ|^(p−1) / β),
+
+with E and the codes fixed, z ← mean of q − (W − E) / s in each group; and β grows by κ. No data is used. As published:
+p = 0.7, β = 10, κ = 1.01, 20 rounds at most, ended when mean|W − Ŵ| over the matrix no longer falls. Here the zero points of
+the best round are kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.kernels.packing import pack, packed_width, unpack
+from course_utils.models import selection, walk
+from course_utils.models.selection import Patterns, PerLayer
+
+from .compressed import Compressed
+from .convert import ExpandedLinear, each_layer, frozen
+from .grids import check_bits, check_group_size, check_matrix, exact_half, is_half
+from .layer import storable
+
+P, BETA, KAPPA, ROUNDS = 0.7, 10.0, 1.01, 20
+
+
+@dataclass(frozen=True)
+class RealZero:
+    """`codes` (out, in) uint8; `scale` and `zero_point` (out, groups) float32, the zero points any real numbers."""
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+
+    @property
+    def weight(self) -> Tensor:
+        """Ŵ = s (q − z), float32 (out, in)."""
+        groups = self.codes.view(*self.scale.shape, -1).float()
+        return ((groups - self.zero_point[..., None]) * self.scale[..., None]).view(self.codes.shape)
+
+
+def shrink(error: Tensor, beta: float, p: float = P) -> Tensor:
+    """The generalized soft threshold above; 0 stays 0."""
+    size = error.abs()
+    smaller = size - size.clamp(min=torch.finfo(size.dtype).tiny).pow(p - 1) / beta
+    return error.sign() * smaller.clamp(min=0)
+
+
+def quantize_layer(
+    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, p: float = P, beta: float = BETA, kappa: float = KAPPA, rounds: int = ROUNDS
+) -> RealZero:  # fmt: skip
+    """HQQ of one weight (out, in). Zero points are rounded to float16, in which they are stored, before the codes are taken.
+
+    With rounds=0 this is the min-max grid with real zero points. Raises CompressionError for NaN, infinity, bad bits, or a
+    group size that does not divide the inputs.
+    """
+    check_bits(bits)
+    weight, largest = check_matrix(weight).float(), 2**bits - 1
+    rows, columns = weight.shape
+    groups = weight.view(rows, -1, check_group_size(group_size, columns))
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scale = (high - low) / largest
+    scale = exact_half(torch.where(scale == 0, torch.where(low == 0, 1.0, low.abs()), scale.clamp(min=torch.finfo(torch.float32).tiny)))
+    units = groups / scale
+    zero = -low / scale
+    best, least = zero, torch.inf
+    for _ in range(rounds + 1):
+        codes = (units + zero).round().clamp(0, largest)
+        error = groups - scale * (codes - zero)
+        if (found := float(error.abs().mean())) >= least:
+            break
+        best, least = zero, found
+        zero = (codes - units + shrink(error, beta, p) / scale).mean(-1, keepdim=True)
+        beta *= kappa
+    zero = best.half().float()
+    codes = (units + zero).round().clamp(0, largest).to(torch.uint8).view(rows, columns)
+    return RealZero(codes, scale.squeeze(-1), zero.squeeze(-1), bits)
+
+
+@storable
+class RealZeroLinear(ExpandedLinear):
+    """y = x Ŵᵀ + b with Ŵ = s (q − z) made at each call.
+
+    Buffers: `packed` (out, bytes) uint8, see `kernels.pack`; `scale` (out, groups), float16 where that is exact;
+    `zero_point` (out, groups) float16.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bits: int, groups: int, scale_dtype: str = "float16", bias: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        super().__init__()
+        self.in_features, self.out_features, self.bits, self.groups = in_features, out_features, bits, groups
+        self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
+        self.register_buffer("scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype)))
+        self.register_buffer("zero_point", torch.zeros(out_features, groups, dtype=torch.float16))
+        self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
+
+    def shape(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits, "groups": self.groups,
+            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "bias": self.bias is not None,
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, result: RealZero, bias: Tensor | None) -> "RealZeroLinear":
+        rows, columns = result.codes.shape
+        layer = cls(
+            columns, rows, bits=result.bits, groups=result.scale.shape[1], scale_dtype="float16" if is_half(result.scale) else "float32",
+        ).to(result.codes.device)  # fmt: skip
+        layer.packed.copy_(pack(result.codes, result.bits))
+        layer.scale.copy_(result.scale)
+        layer.zero_point.copy_(result.zero_point)
+        layer.bias = frozen(bias)
+        return layer
+
+    @property
+    def weight(self) -> Tensor:
+        """Ŵ (out, in), float32, unpacked now."""
+        codes = unpack(self.packed, self.bits, self.in_features)
+        return RealZero(codes, self.scale.float(), self.zero_point.float(), self.bits).weight
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
+
+
+def quantize(
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Compressed:
+    """HQQ of every linear layer of the blocks. Works on a copy; `per_layer` as in `rtn.quantize`; errors name the layer."""
+    common = {"bits": bits, "group_size": group_size}
+    selection.check_per_layer(per_layer, selection.selected(model, ignore), common)
+
+    def make(name: str, module: nn.Module) -> nn.Module:
+        settings = selection.settings_of(name, common, per_layer)
+        return RealZeroLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
+
+    result = each_layer(model, make, {"method": "hqq", **common}, ignore)
+    result.settings.update(selection.kept(ignore, per_layer))
+    return result
