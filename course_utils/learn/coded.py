@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -32,7 +33,7 @@ Part = Mapping[str, Any]
 Encode = Callable[[Tensor, Tensor], Tensor]
 
 
-def statistics(model: torch.nn.Module, calibration: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def statistics(model: PreTrainedModel, calibration: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(weights, Hessians) of the blocks' linear layers by name, double precision; H is damped by 1 %.
 
     `calibration`: token ids (sequences, context). The Hessians are those of the model as it is.
