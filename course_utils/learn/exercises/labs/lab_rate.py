@@ -18,7 +18,7 @@ LAB = "lab-4.1-rate-distortion"
 
 def covariance_inputs(rng: torch.Generator) -> dict:
     """Correlated numbers; in some draws they follow from fewer than there are, so that some directions have no variance."""
-    n = pick(rng, 3, 4, 6, 9)
+    n = turn(rng, pick(rng, 3, 4, 6), pick(rng, 3, 5, 9), 137)
     known = turn(rng, 3 * n, n - 1, 3 * n)
     x = torch.randn(known, n, generator=rng, dtype=torch.float64)
     x = x * 10 ** (torch.rand(n, generator=rng, dtype=torch.float64) - 0.5)
@@ -66,7 +66,7 @@ def geometric(covariance, bits):
 
 def walk_inputs(rng: torch.Generator) -> dict:
     """Inputs that go together, steps that differ, a few weights far outside."""
-    rows, columns = pick(rng, 4, 5, 7), pick(rng, 6, 9, 12)
+    rows, columns = turn(rng, (4, 6), (5, 9), (7, 12), (131, 139))
     x = torch.randn(4 * columns, columns, generator=rng, dtype=torch.float64)
     x = x + torch.randn(4 * columns, 1, generator=rng, dtype=torch.float64)
     H = 2 / len(x) * x.T @ x
@@ -112,7 +112,7 @@ def walk_with(factor=_factor, of=lambda steps: steps, whole=torch.round, divide=
 
 def symbols_inputs(rng: torch.Generator) -> dict:
     """Frequent and rare symbols, some that never occur; in one draw of three a single symbol has nearly everything."""
-    kinds, count = pick(rng, 2, 5, 9, 17), pick(rng, 40, 90, 150)
+    kinds, count = turn(rng, (pick(rng, 2, 5), 90), (pick(rng, 9, 17), 40), (149, 301))
     weights = torch.rand(kinds, generator=rng) ** 3 + 0.01
     weights[int(torch.randint(kinds, (), generator=rng))] += turn(rng, 0.5, 30.0, 1.0)
     symbols = torch.multinomial(weights, count, replacement=True, generator=rng)
