@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             from .submit import find, submit
 
             notebook = chosen.notebook or find(chosen.lab)
-            for line in submit(notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb")):
+            for line in submit(notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb"), chosen.lab):
                 print(line)
             return 0
         if chosen.command == "report":
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:  # no space, no permission, a folder in the place of a file
         print(
-            f"{error.filename or chosen.command}: {error.strerror or error}. What is done is kept; start again.",
+            f"{error.filename2 or error.filename or chosen.command}: {error.strerror or error}. What is done is kept; start again.",
             file=sys.stderr,
         )
         return 2

@@ -72,6 +72,9 @@ def same(path: Path, content: bytes) -> bool:
 def write(path: Path, content: bytes) -> None:
     """Replace a file whole, so that an interrupted build leaves the former one."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe stays what it is
+        path.write_bytes(content)
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.unfinished-")
     try:
         with os.fdopen(handle, "wb") as file:

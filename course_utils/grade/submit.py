@@ -30,9 +30,10 @@ def find(lab: str) -> Path:
     )
 
 
-def submit(notebook: Path, out: Path) -> list[str]:
+def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
     """Write the file to hand in and return what to tell the learner: each answer cell, and the file's fingerprint.
 
+    `lab` is the one that it should be of, the notebook's own name if left out.
     Raises CompressionError if the notebook cannot be read or holds no answer cells.
     """
     found = read(notebook)
@@ -53,19 +54,19 @@ def submit(notebook: Path, out: Path) -> list[str]:
         f"{cell.metadata.nbgrader.grade_id}: {'not attempted' if blank(cell.source) else 'answered'}"
         for cell in answers
     ]
-    lines += said_of_cells(notebook, [cell.metadata.nbgrader.grade_id for cell in answers])
+    lines += said_of_cells(lab or notebook.stem, [cell.metadata.nbgrader.grade_id for cell in answers])
     return [f"From {notebook}", *lines, f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
 
 
-def said_of_cells(notebook: Path, there: list[str]) -> list[str]:
+def said_of_cells(lab: str, there: list[str]) -> list[str]:
     """What is wrong with the answer cells: one that the released lab has and this notebook has not, or has twice."""
     lines = [f"{name}: {there.count(name)} cells; the one that was run last counts" for name in dict.fromkeys(there) if there.count(name) > 1]
-    released = ROOT / "labs" / notebook.stem / notebook.name
+    released = ROOT / "labs" / lab / f"{lab}.ipynb"
     if released.is_file():
         wanted = [c.metadata.nbgrader.grade_id for c in read(released).cells if (c.metadata.get("nbgrader") or {}).get("solution")]
-        lines += [f"{name}: its cell is MISSING; copy it again from labs/{notebook.stem}/{notebook.name}" for name in wanted if name not in there]
+        lines += [f"{name}: its cell is MISSING; copy it again from labs/{lab}/{lab}.ipynb" for name in wanted if name not in there]
         if not set(wanted) & set(there):
-            lines.append(f"None of these cells is of {notebook.stem}: is this the right notebook?")
+            lines.append(f"None of these cells is of {lab}: is this the right notebook?")
     return lines
 
 

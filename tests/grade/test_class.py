@@ -1,8 +1,11 @@
 """A class as it may be: strange names, unreadable folders, broken files; nobody's folder costs another one anything."""
 
+import contextlib
 import csv
+import errno
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -121,6 +124,25 @@ def test_a_gradebook_that_is_none_is_named(tmp_path, opened):
     (tmp_path / "gradebook.db").write_text("no database " * 100)
     with pytest.raises(CompressionError, match=r"gradebook.db: file is not a database; "):
         gradebook.Book(tmp_path, opened)
+
+
+def test_a_gradebook_that_is_locked_is_named(tmp_path, opened):
+    with gradebook.Book(tmp_path, opened):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / "gradebook.db")) as other:
+        other.execute("begin exclusive")
+        with pytest.raises(CompressionError, match=r"gradebook.db: database is locked; close the formgrader"):
+            gradebook.Book(tmp_path, opened)
+
+
+def test_a_disk_that_is_full_is_said(tmp_path, opened, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    grading.hand_in(tmp_path, opened, "ann", grading.submit(opened, {}))
+    monkeypatch.setattr(run, "write", full)
+    assert main(["run", grading.LAB, "--root", str(opened.folder.parents[1]), "--course", str(tmp_path)]) == 2
+    assert "seed: No space left on device. What is done is kept" in capsys.readouterr().err
 
 
 def test_what_a_killed_run_left_is_swept(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The file that a learner hands in: all answers, no outputs, and graded as the notebook would be."""
 
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -72,6 +73,24 @@ def test_the_notebook_is_found_from_its_own_folder_and_from_anywhere(lab, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(submit, "ROOT", lab.parents[2])
     assert cli.main(["submit", "lab-0"]) == 0 and f"From {lab}" in capsys.readouterr().out
+
+
+def test_another_labs_notebook_and_a_folder_for_the_file_are_named(lab, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "ROOT", lab.parents[2])
+    monkeypatch.chdir(tmp_path)
+    notebook = nbformat.read(lab, as_version=4)
+    for cell in notebook.cells:
+        if "nbgrader" in cell.metadata:
+            cell.metadata.nbgrader.grade_id += "-of-another"
+    nbformat.write(notebook, tmp_path / "lab-9.ipynb")
+    assert cli.main(["submit", "lab-0", "--notebook", "lab-9.ipynb"]) == 0
+    said = capsys.readouterr().out
+    assert "answer: its cell is MISSING" in said and "None of these cells is of lab-0: is this the right notebook?" in said
+    (tmp_path / "folder").mkdir()
+    assert cli.main(["submit", "lab-0", "--out", "folder"]) == 2
+    assert capsys.readouterr().err.startswith("folder: Is a directory.") and [*tmp_path.glob(".*unfinished*")] == []
+    assert cli.main(["submit", "lab-0", "--out", "/dev/full"]) == 2
+    assert "No space left on device. What is done is kept" in capsys.readouterr().err and Path("/dev/full").is_char_device()
 
 
 def test_pictures_go_along_and_cells_that_are_missing_or_doubled_are_named(lab, tmp_path, monkeypatch):
