@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urljoin
 
 import nbformat
 import pytest
 from browsing import ROOT, chromium, environment, jupyterlab, keep, menu, new_page
 from instructor_page import PAGE, section
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 IN_PAGE, LAB = "lab-3.1-gptq", "lab-1.1-first-compression"  # the page's example, and the lab that is graded fastest
 ELSEWHERE = {  # commands that this file does not run
@@ -21,6 +22,11 @@ ELSEWHERE = {  # commands that this file does not run
     "nbgrader collect": "test_hub.py, in the grader's terminal",
     "course build": "tests/grade/test_build.py; here it would change the course",
 }
+HOSTILE = (  # what cyd writes: each part would leave a mark where it runs
+    "I would ship 2 bits. <img src=x onerror='window.top.marked = 1'> <svg onload='window.top.marked = 2'></svg>\n\n"
+    "<script>window.top.marked = 3</script>\n\n[a link](javascript:window.top.marked=4)\n\n"
+    "<iframe srcdoc='<script>window.top.marked = 5</script>'></iframe>\n\n<details open ontoggle='window.top.marked = 6'>x</details>"
+)
 MISTAKE = "This counts bits. Eight bits make one byte."
 
 
@@ -30,7 +36,7 @@ def answered(wrong: bool) -> str:
     solution = {c.id: c.source for c in nbformat.read(ROOT / "solutions" / LAB / f"{LAB}.ipynb", as_version=4).cells}
     for cell in notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = solution[cell.id] if cell.cell_type == "code" else "I would ship 4 bits."
+            cell.source = solution[cell.id] if cell.cell_type == "code" else HOSTILE if wrong else "I would ship 4 bits."
         if wrong and cell.id == "weight-bytes":
             cell.source = "def weight_bytes(parameters, bits):\n    return parameters * bits"
     return nbformat.writes(notebook)
@@ -114,6 +120,8 @@ def test_the_formgrader_without_a_hub(made, tmp_path):
         expect(rows).to_have_count(2)
         assert sorted(rows.locator("td.score").all_inner_texts()) == ["30 / 40", "34 / 40"]
         keep(page, "formgrader-submissions")
+        link = rows.filter(has_text="30 / 40").locator("a:visible").get_attribute("href")
+        nothing_runs(page.context.new_page(), urljoin(address, link), made)
         rows.filter(has_text="34 / 40").locator("a:visible").click()
         expect(form.locator("body")).to_contain_text("I would ship 4 bits.")
         score = form.locator("input.score#written")
@@ -125,6 +133,21 @@ def test_the_formgrader_without_a_hub(made, tmp_path):
     run([f"course grade {LAB}"], made)  # again: what a person gave stays
     run(["nbgrader export", "course grade report"], made)
     assert scores(made) == {"bob": 39, "cyd": 30}
+
+
+def nothing_runs(page: Page, formgrader: str, made: Path) -> None:
+    """What cyd has written is shown by the formgrader and in the feedback, and no part of it has run. By itself it does."""
+    page.set_content(HOSTILE)
+    page.wait_for_function("window.marked")
+    for address in (formgrader, (made / "feedback" / "cyd" / LAB / f"{LAB}.html").as_uri()):
+        page.goto(address)
+        expect(page.locator("body")).to_contain_text("I would ship 2 bits.")
+        for found in page.get_by_text("a link", exact=True).all():
+            found.click(force=True)
+        page.wait_for_timeout(500)
+        assert page.evaluate("window.marked === undefined") and "javascript" not in page.url, address
+        assert page.locator("img[src=x], iframe[srcdoc], [onload], [ontoggle], [onerror]").count() == 0
+    keep(page, "what-a-learner-wrote")
 
 
 def scores(made: Path) -> dict[str, float]:
