@@ -1,6 +1,5 @@
 """Accuracy on the tasks of the bundled world."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +20,6 @@ class Score:
     accuracy: float
     chance: float
     n: int
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the accuracy: √(a (1 - a) / (n - 1))."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / (self.n - 1)) if self.n > 1 else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:

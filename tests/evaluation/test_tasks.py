@@ -1,7 +1,6 @@
 """Scores against one-by-one float64 loops, transformers' own generation, and plain statistics."""
 
 import math
-import statistics
 import types
 
 import pytest
@@ -97,12 +96,6 @@ def test_an_untrained_model_is_at_chance(bundled):
     for task, score in task_scores(model, bundled[1], tasks=("facts", "entailment"), n=150).items():
         spread = math.sqrt(CHANCE[task] * (1 - CHANCE[task]) / 150)
         assert abs(score.accuracy - score.chance) <= 4 * spread, task
-
-
-def test_standard_error_is_that_of_a_mean():
-    answers = [1.0] * 7 + [0.0] * 5
-    score = Score(7 / 12, 0.25, 12)
-    assert score.stderr == pytest.approx(statistics.stdev(answers) / math.sqrt(12), rel=1e-12)
 
 
 def test_the_interval_of_a_share_is_wilsons():
