@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
 from . import masks as mask_functions
@@ -126,13 +126,13 @@ def nonzero(model: nn.Module) -> dict[str, Tensor]:
 
 def prune(
     model: nn.Module, scores: Mapping[str, Tensor], sparsity: float = 0.5, *, pattern: str | None = None,
-    method: str = "scores", ignore: Patterns = (),
+    method: str = "scores", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """One-shot pruning by any scores with any mask. Works on a copy; `model` is unchanged.
 
     `scores` maps names of linear layers to tensors (out, in), higher = keep, as the functions of
     `pruning.scores` make them; layers without a score stay dense, and those in whose names a regular expression of `ignore`
-    is found.
+    is found. `per_layer`: such an expression → the `sparsity` or `pattern` of those layers ('global' ranks what has none of its own).
     Raises CompressionError for scores that do not fit the model, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()
@@ -140,9 +140,15 @@ def prune(
     check_masks(model, scores)
     if ignore:
         scores = {name: score for name, score in scores.items() if name in selection.selected(model, ignore)}
-    masks = make_masks(scores, sparsity, pattern)
+    common = {"sparsity": sparsity, "pattern": pattern}
+    selection.check_per_layer(per_layer, scores, common)
+    own = {name: selection.settings_of(name, common, per_layer) for name in scores}
+    masks = make_masks({name: score for name, score in scores.items() if own[name] == common}, **common) if common in own.values() else {}
+    for name, score in scores.items():
+        if name not in masks:
+            masks |= make_masks({name: score}, **own[name])
     model = copy.deepcopy(model)
     apply(model, masks)
-    settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer", **selection.kept(ignore)}
+    settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer", **selection.kept(ignore, per_layer)}
     share = {name: value for name, value in zeros(model).items() if name in masks}
     return Compressed(experts.fuse(model), settings, time.perf_counter() - began, {"sparsity": share})

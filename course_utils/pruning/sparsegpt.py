@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.gptq import (
     block_hessians,
@@ -151,14 +151,15 @@ def prune(
     model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
     damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
     symmetric: bool = False, prune_layer=prune_layer, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """SparseGPT for every linear layer in the blocks of a causal language model; settings as in `prune_layer`.
 
     `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went through
     the blocks already pruned. With `bits` the layers come out as packed integers. Otherwise weights that moved are
     values of the model's precision: saved from a float32 model they take four bytes each (`storage.sixteen_bits`).
-    Another `prune_layer` with the same arguments may be given. Works on a copy. `ignore` and layers that no token reaches
-    as in `wanda.prune`. `settings["sparsity"]` is the share of zeros that came out, of the layers that were pruned.
+    Another `prune_layer` with the same arguments may be given. Works on a copy. `ignore`, `per_layer` (any
+    setting of a layer) and layers that no token reaches as in `wanda.prune`. `settings["sparsity"]` is the share of zeros that came out, of the layers that were pruned.
     """
     began = time.perf_counter()
     check_model(model)
@@ -169,6 +170,7 @@ def prune(
         "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,
         "group_size": group_size, "symmetric": symmetric,
     }  # fmt: skip
+    selection.check_per_layer(per_layer, names.values(), settings)
     errors: dict[str, float] = {}
     zeros: dict[str, float] = {}
     unreached: list[str] = []
@@ -181,7 +183,7 @@ def prune(
             unreached += [name] * (module not in hessians)
             H = hessians.pop(module, None)
             H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
-            result = prune_layer(weight, H.to(weight.device), **settings)
+            result = prune_layer(weight, H.to(weight.device), **selection.settings_of(name, settings, per_layer))
             errors[name] = layer_error(weight, result.weight, H)
             zeros[name] = float((result.weight == 0).float().mean())
             if result.grid is None:
@@ -192,6 +194,6 @@ def prune(
     sizes = {name: module.in_features * module.out_features if bits else walk.weight_of(module).numel()
              for name, module in model.named_modules() if name in zeros}  # fmt: skip
     achieved = sum(zeros[name] * size for name, size in sizes.items()) / sum(sizes.values())
-    settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **selection.kept(ignore)}
+    settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
     details = {"layer_error": errors, "sparsity": zeros, "unreached": unreached}
     return Compressed(experts.fuse(model), settings, time.perf_counter() - began, details)

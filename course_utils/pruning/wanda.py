@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.models import experts, selection, walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.grids import check_matrix
 
@@ -52,13 +52,14 @@ def mask_layer_spec(weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5
 @torch.no_grad()
 def prune(
     model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
-    ignore: Patterns = (),
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Wanda for every linear layer in the blocks of a causal language model.
 
     `calibration` holds token ids (sequences, context). `pattern`: None for a fraction of each row, 'N:M', or any
     other of `masks.make`. Blocks are done in order; each sees inputs that went through the pruned ones. Works on a copy.
-    Layers in whose names a regular expression of `ignore` is found stay dense; those that no calibration token reaches
+    Layers in whose names a regular expression of `ignore` is found stay dense; `per_layer` gives some their own
+    `sparsity` or `pattern` (as in `apply.prune`). Those that no calibration token reaches
     (experts) are pruned by magnitude, and named in `details["unreached"]`.
     Raises CompressionError for empty calibration data, NaN, or a bad sparsity or pattern.
     """
@@ -67,6 +68,8 @@ def prune(
     calibration = walk.check_calibration(calibration, model)
     model = experts.copy_listed(model).eval()
     names = {id(module): name for name, module in selection.selected(model, ignore).items()}
+    common = {"sparsity": sparsity, "pattern": pattern}
+    selection.check_per_layer(per_layer, names.values(), common)
     unreached: list[str] = []
     for block, states in walk.through_blocks(model, calibration, "Wanda"):
         norms = input_norms(block, states)
@@ -76,10 +79,10 @@ def prune(
             weight = walk.weight_of(module)
             unreached += [names[id(module)]] * (module not in norms)
             norm = norms.get(module, weight.new_ones(weight.shape[1]))
-            weight.masked_fill_(~mask_layer(weight, norm, sparsity=sparsity, pattern=pattern), 0)
+            weight.masked_fill_(~mask_layer(weight, norm, **selection.settings_of(names[id(module)], common, per_layer)), 0)
     settings = {
         "method": "wanda", "sparsity": apply.sparsity_of(model), "pattern": pattern or "per_row",
-        "calibration": list(calibration.shape), **selection.kept(ignore),
+        "calibration": list(calibration.shape), **selection.kept(ignore, per_layer),
     }  # fmt: skip
     share = {name: value for name, value in apply.zeros(model).items() if name in names.values()}
     details = {"sparsity": share, "unreached": unreached}

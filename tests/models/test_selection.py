@@ -84,6 +84,24 @@ def test_settings_of_single_layers():
                 quantize(model, per_layer=bad)
 
 
+@pytest.mark.parametrize("method", PRUNERS)
+@pytest.mark.parametrize("pattern", [None, "global"])
+def test_sparsity_of_single_layers(method, pattern):
+    model = tiny_models.model_of("llama")
+    if pattern == "global" and method != "magnitude":
+        pytest.skip("one ranking over all layers needs all scores at once")
+    result = PRUNERS[method](model, pattern=pattern, per_layer={r"mlp": {"sparsity": 0.25, "pattern": "per_row"}, r"down_proj": {"sparsity": 0.75}})
+    for name, share in result.details["sparsity"].items():
+        if "mlp" in name:
+            assert share == pytest.approx(0.75 if "down_proj" in name else 0.25, abs=0.03), name
+    others = [share for name, share in result.details["sparsity"].items() if "mlp" not in name]
+    assert sum(others) / len(others) == pytest.approx(0.5, abs=0.08)
+    assert result.settings["per_layer"][r"down_proj"] == {"sparsity": 0.75}
+    for bad in ({"nowhere": {"sparsity": 0.3}}, {"mlp": {"bit": 3}}):
+        with pytest.raises(CompressionError, match="per_layer"):
+            PRUNERS[method](model, per_layer=bad)
+
+
 def test_coverage_counts_every_parameter_once():
     model = tiny_models.model_of("llama")
     whole = sum(p.numel() for p in model.parameters())
