@@ -80,7 +80,7 @@ def write(
     tensors = files.tensors_by_layer(layers, tensors_of)
     settings = {
         "quant_method": "awq", "bits": 4, "group_size": next(iter(sizes)), "zero_point": True, "version": "gemm",
-        "modules_to_not_convert": None,
+        "modules_to_not_convert": files.dense_outside(model, layers) or None,
     }  # fmt: skip
     return files.write_folder(folder, lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer))
 

@@ -68,6 +68,7 @@ def write(
             "load_in_4bit": True, "bnb_4bit_quant_type": first.format, "bnb_4bit_use_double_quant": first.nested,
             "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."), "bnb_4bit_quant_storage": "uint8",
         })  # fmt: skip
+    settings["llm_int8_skip_modules"] = files.dense_outside(model, layers)
     tensors = {f"{name}.{key}": t for name, layer in layers.items() for key, t in tensors_of(layer, dtype).items()}
     return files.write_folder(folder, lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer))
 
@@ -123,8 +124,8 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     """
     folder = Path(folder)
     settings = files.read_settings(folder, "bitsandbytes")
-    tensors = files.read_tensors(folder)
     model = files.empty_model(folder, dtype)
+    tensors = files.by_our_names(model, files.read_tensors(folder))
     marks = (".SCB", ".weight.absmax")
     names = {key.removesuffix(mark) for mark in marks for key in tensors if key.endswith(mark)}
     if not names:

@@ -1,7 +1,7 @@
 """Folders that appear whole or not at all, with checksums; and what the formats for Hugging Face folders share."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import experts, walk
 from course_utils.quantization import compressed
 from course_utils.quantization.compressed import Compressed, digest, digests
 from course_utils.quantization.grids import Grid, exact_half
@@ -34,6 +35,12 @@ def model_of(what: Compressed | PreTrainedModel) -> PreTrainedModel:
 
 def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str) -> dict[str, Any]:
     """The layers of a class, by name. Raises CompressionError if there are none, or compressed ones of other classes too."""
+    experts.fuse(model)  # experts that were left as they are
+    if listed := experts.names_of_listed(model):
+        raise CompressionError(
+            f"model: the experts of {listed[0]} are compressed one by one; other tools look for them under other names, so that this "
+            "format is not written. Use Compressed.save, or leave the experts as they are: ignore='experts'."
+        )
     packed = {name: module for name, module in model.named_modules() if type(module).__name__ in KINDS}
     found = {name: module for name, module in packed.items() if isinstance(module, kind)}
     if not found:
@@ -113,6 +120,7 @@ def write_model(
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CompressionError(f"{name}: NaN, infinity, or too large for {dtype}; repair it, or give dtype=torch.bfloat16.")
+    tensors = revert_weight_conversion(model, tensors)  # the hub's names, and its one tensor for each expert
     save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work / WEIGHTS, metadata={"format": "pt"})
     model.config.save_pretrained(work)
     config = json.loads((work / "config.json").read_text())
@@ -122,6 +130,33 @@ def write_model(
     compressed.save_generation(model, work)
     if tokenizer is not None:
         tokenizer.save_pretrained(work)
+
+
+def hub_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """Our name → the hub's, where transformers has renamed what checkpoints hold (GPT-NeoX's `embed_out`)."""
+    names = [name for name in names if ".experts." not in name]  # those are not renamed but taken apart
+    marked = {name: torch.tensor(float(i), dtype=torch.float64) for i, name in enumerate(names)}
+    renamed = {names[int(t)]: theirs for theirs, t in revert_weight_conversion(model, marked).items() if t.dim() == 0}
+    return {name: renamed.get(name, name) for name in names}
+
+
+def by_our_names(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors under the names of the model's own modules."""
+    ours = {theirs: mine for mine, theirs in hub_names(model, model.state_dict()).items() if mine != theirs}
+    if not ours:
+        return tensors
+    modules = {theirs.rpartition(".")[0]: mine.rpartition(".")[0] for theirs, mine in ours.items()}
+
+    def name(key: str) -> str:
+        module = next((m for m in modules if key.startswith(f"{m}.")), None)
+        return ours.get(key, key if module is None else modules[module] + key.removeprefix(module))
+
+    return {name(key): tensor for key, tensor in tensors.items()}
+
+
+def dense_outside(model: PreTrainedModel, layers: Mapping[str, Any]) -> list[str]:
+    """Linear layers that are not in `layers`: a configuration names them, or readers would expect them quantized."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in layers]
 
 
 def read_settings(folder: Path, method: str) -> dict[str, Any]:
@@ -190,8 +225,8 @@ def read_packed(
     folder: Path, dtype: torch.dtype, wanted: str, layer_from: Callable[[dict[str, Tensor], Tensor | None], nn.Module]
 ) -> PreTrainedModel:
     """The model of a folder whose layers are stored as qweight, qzeros and scales: layer_from(parts, bias) makes each."""
-    tensors = read_tensors(folder)
     model = empty_model(folder, dtype)
+    tensors = by_our_names(model, read_tensors(folder))
     names = {key.rpartition(".")[0] for key in tensors if key.endswith(".qweight")}
     if not names:
         raise CompressionError(f"{folder}: holds no qweight; is it {wanted} checkpoint?")

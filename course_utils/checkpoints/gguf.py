@@ -9,6 +9,7 @@ Hugging Face rotates halves.
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from course_utils.errors import CompressionError
+from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.quantization import Compressed
 from course_utils.quantization.compressed import digest
 
@@ -103,6 +104,8 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
     if model.config.model_type not in ARCHITECTURES:
         raise CompressionError(f"model: {model.config.model_type!r} is not written; supported are {', '.join(ARCHITECTURES)}.")
     check_config(model.config)
+    if tokenizer is None:
+        warnings.warn("gguf: written without a tokenizer, which llama.cpp needs to load the file; give tokenizer=.", CompressionWarning, stacklevel=2)
     file, config = Path(file), model.config
     kind = gguf.GGMLQuantizationType[type_name]
     block = gguf.GGML_QUANT_SIZES[kind][0]
@@ -123,7 +126,10 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
         writer.add_head_count(config.num_attention_heads)
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_rope_dimension_count(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        writer.add_rope_dimension_count(size)
+        writer.add_key_length(size)
+        writer.add_value_length(size)
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
         writer.add_vocab_size(config.vocab_size)
         writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[type_name]])
@@ -184,17 +190,64 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
     by_id = {i: token for token, i in tokenizer.get_vocab().items()}
     special = set(tokenizer.all_special_ids)
     kinds = gguf.TokenType
+    added = {i: token.special for i, token in tokenizer.added_tokens_decoder.items()}
+    if (largest := max(by_id)) >= config.vocab_size:
+        raise CompressionError(
+            f"tokenizer: has the token {largest}, the model {config.vocab_size} of them; resize its embeddings first "
+            "(model.resize_token_embeddings), so that no token is lost."
+        )
     tokens = [by_id.get(i, f"[unused{i}]") for i in range(config.vocab_size)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(pre_tokenizer(content))
     writer.add_token_list(tokens)
-    writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL if i in by_id else kinds.UNUSED
-                            for i in range(config.vocab_size)])  # fmt: skip
+    writer.add_token_types([
+        kinds.CONTROL if i in special or added.get(i) else kinds.USER_DEFINED if i in added else kinds.NORMAL if i in by_id else kinds.UNUSED
+        for i in range(config.vocab_size)
+    ])  # fmt: skip
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]])
     for add, token in ((writer.add_bos_token_id, tokenizer.bos_token_id), (writer.add_eos_token_id, tokenizer.eos_token_id),
                        (writer.add_pad_token_id, tokenizer.pad_token_id)):  # fmt: skip
         if token is not None:
             add(token)
+    ids = tokenizer("a")["input_ids"]
+    writer.add_add_bos_token(tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id)
+    if isinstance(tokenizer.chat_template, str):
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+PIECES = (  # how text is cut before merging → llama.cpp's name for it
+    (r"\p{N}{1,3}", "llama-bpe"), (r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|", "qwen2"),
+)  # fmt: skip
+
+
+def pre_tokenizer(content: dict[str, Any]) -> str:
+    """llama.cpp's name for the way in which a tokenizer.json cuts text. Raises CompressionError for one that it has no name for here."""
+    outer = content.get("pre_tokenizer") or {}
+    steps = outer.get("pretokenizers", [outer])
+    kinds = [step.get("type") for step in steps]
+    patterns = [str(step.get("pattern", {}).get("Regex", "")) for step in steps if step.get("type") == "Split"]
+    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
+        return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
+        return "smollm"
+    if kinds == ["Split", "ByteLevel"]:
+        for piece, name in PIECES:
+            if piece in patterns[0]:
+                return name
+    raise CompressionError(
+        f"tokenizer: cuts text in a way ({', '.join(map(str, kinds))}) that has no name here which llama.cpp knows; leave the tokenizer "
+        "out, or use llama.cpp's own converter."
+    )
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    """Without transformers' marks of a quantized file, since the weights are real numbers now: so that it can be saved."""
+    model.hf_quantizer, model.is_quantized = None, False
+    for holder, name in ((model, "quantization_method"), (model.config, "quantization_config")):
+        if name in vars(holder):
+            delattr(holder, name)
+    return model
 
 
 def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -225,6 +278,6 @@ def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedM
             raise ValueError("its rotary scaling, rope_freqs, is not read")
         if any(n.endswith(".bias") for n in theirs) and not any(n.endswith(".bias") for n, _ in model.named_parameters()):
             raise ValueError("its biases are not read")
-        return model.eval()
+        return _plain(model).eval()
     except Exception as error:
         raise CompressionError(f"{file}: not readable as GGUF ({str(error).splitlines()[0] if str(error) else error!r}).") from error

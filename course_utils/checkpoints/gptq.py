@@ -14,6 +14,7 @@ borrows from the neighbour in the word. So `write` takes 'gptq_v2' for a model t
 """
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -42,12 +43,17 @@ def from_words(words: Tensor, bits: int) -> Tensor:
     return unpack(words.contiguous().view(torch.uint8), bits, words.shape[1] * 32 // bits)
 
 
+def fits(layer: QuantizedLinear) -> bool:
+    """Whether the layer's sizes fill whole words."""
+    return layer.in_features % 32 == 0 and layer.out_features % 32 == 0
+
+
 def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[str, Tensor]:
     """qweight, qzeros, scales, g_idx of a layer. Raises CompressionError where the layout cannot hold it."""
     if layer.bits not in BITS:
         raise CompressionError(f"bits={layer.bits}: the GPTQ layout holds {', '.join(map(str, BITS))}.")
-    if layer.in_features % 32 or layer.out_features % 32:
-        raise CompressionError("layer: the GPTQ layout needs inputs and outputs in multiples of 32.")
+    if not fits(layer):
+        raise CompressionError("layer: the GPTQ layout needs inputs and outputs in multiples of 32; unfit='leave' writes such layers unquantized.")
     grid = layer.grid()
     scales = files.half_scales(grid)
     zero = grid.zero_point.to(torch.int16)
@@ -99,11 +105,13 @@ def layer_from(
 
 def write(
     what: Compressed | PreTrainedModel, folder: str | Path, tokenizer=None, *, dtype: torch.dtype = torch.float16,
-    checkpoint_format: str | None = None,
+    checkpoint_format: str | None = None, unfit: str = "refuse",
 ) -> int:  # fmt: skip
     """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns the bytes written.
 
     checkpoint_format None: 'gptq', or 'gptq_v2' where a zero point is 0. All other tensors are stored in `dtype`, a tied output head a second time. Settings go to config.json and to quantize_config.json.
+    unfit='leave': layers whose sizes the layout cannot hold are written as the real weights that they stand for, and named under
+    `dynamic` (as GPTQModel, vLLM and SGLang read it).
     Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, inputs or outputs that are no multiple of
     32, or a zero point of 0 in the format 'gptq'; and for a model whose layers differ in bits.
     """
@@ -111,6 +119,12 @@ def write(
         raise CompressionError(f"checkpoint_format={checkpoint_format!r}: choose one of {', '.join(FORMATS)}.")
     model = files.model_of(what)
     layers: dict[str, QuantizedLinear] = files.layers_of(model, QuantizedLinear, "gptq.quantize or rtn.quantize")
+    if unfit not in ("refuse", "leave"):
+        raise CompressionError(f"unfit={unfit!r}: choose 'refuse' or 'leave'.")
+    every, left = layers, {n: layer for n, layer in layers.items() if unfit == "leave" and not fits(layer)}
+    layers = {n: layer for n, layer in layers.items() if n not in left}
+    if not layers:
+        raise CompressionError("model: no layer has inputs and outputs in multiples of 32, as the GPTQ layout needs.")
     made = what.settings if isinstance(what, Compressed) else {}
     if checkpoint_format is None:
         low = any(bool((layer.grid().zero_point == 0).any()) for layer in layers.values() if not layer.symmetric)
@@ -129,9 +143,13 @@ def write(
         "checkpoint_format": checkpoint_format,
     }  # fmt: skip
 
+    if left:
+        tensors |= {f"{n}.weight": layer.weight.to(dtype) for n, layer in left.items()}
+        settings["dynamic"] = {f"-:^{re.escape(n)}$": {} for n in left}
+
     def fill(work: Path) -> None:
         # auto-gptq 0.7.1 leaves a tied output head uninitialised unless the file holds it
-        files.write_model(model, tensors, layers, settings, work, dtype, tokenizer, keep_tied=True)
+        files.write_model(model, tensors, every, settings, work, dtype, tokenizer, keep_tied=True)
         (work / "quantize_config.json").write_text(json.dumps(settings, indent=2))
 
     return files.write_folder(folder, fill)

@@ -93,12 +93,16 @@ def _hub_answers() -> bool:
 
 def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerBase:
     """The tokenizer of a model; see `load` for names and errors. One that is made without any vocabulary is one of them."""
-    tokenizer = _load(AutoTokenizer.from_pretrained, name_or_path)
+    lacking = CompressionError(
+        f"model {str(name_or_path)!r}: comes without the vocabulary of a tokenizer (tokenizer.json or the like); copy it into "
+        "the folder, or load another's with models.load_tokenizer."
+    )
+    try:
+        tokenizer = _load(AutoTokenizer.from_pretrained, name_or_path)
+    except CompressionError as error:
+        raise lacking if "instantiate the backend tokenizer" in str(error) else error from error
     if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes up an empty one where files are missing
-        raise CompressionError(
-            f"model {str(name_or_path)!r}: comes without the vocabulary of a tokenizer (tokenizer.json or the like); copy it into "
-            "the folder, or load another's with models.load_tokenizer."
-        )
+        raise lacking
     return tokenizer
 
 

@@ -96,6 +96,8 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
     try:
         steps = (walk.through_blocks(model, ids, "who reads what", batch=readers.TOKENS) for ids in (near, far))
         for (block, one), (_, several) in zip(*steps, strict=True):
+            if not all(torch.isfinite(hidden).all() for hidden, _ in (*one, *several)):
+                raise CompressionError(f"block {len(found)}: what enters it holds NaN or infinity in {model.dtype}; load the model in float32.")
             probe = readers.Probe(block, one, several)
             if not plans or not _keeps(probe, plans):  # mostly all blocks are built alike
                 plans = _plans(probe)
