@@ -21,7 +21,7 @@ from course_utils.quantization.compressed import Compressed, empty_like
 from course_utils.quantization.gptq import check_hessian
 from course_utils.quantization.layer import naming
 
-from . import anatomy, groups
+from . import anatomy, groups, mlp
 
 LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
 
@@ -64,19 +64,22 @@ def prune_mlp(
     """
     began = time.perf_counter()
     anatomy.check_model(model)
-    parts, calibration = anatomy.of(model), walk.check_calibration(calibration, model)
-    before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]
+    parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
+    before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.out)).shape[1]
     count = groups.how_many(before, keep, "channels")
     config = anatomy.smaller_config(model.config, **{parts.width: count})
+    skeleton = walk.blocks(empty_like(type(model), config))
     work = copy.deepcopy(model).eval()
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "MLP channels"):
-        out = block.get_submodule(parts.mlp_out)
-        H = second_moment(block, states, out, f"block {len(chosen)}: {parts.mlp_out}")
+        out = block.get_submodule(parts.out)
+        H = second_moment(block, states, out, f"block {len(chosen)}: {parts.out}")
         columns = groups.kept(groups.score(walk.weight_of(out).float(), H, 1, score), count)
         _shrink(out, H, columns, compensate)
-        for name in parts.mlp_in:
-            anatomy.take(block.get_submodule(name), rows=columns)
+        for name, made in parts.made.items():
+            anatomy.take(block.get_submodule(name), rows=made[columns].T.flatten() if made[0, -1] >= before else made[columns].flatten())
+        for name, module in skeleton[len(chosen)].named_modules():
+            _same_numbers(block.get_submodule(name), module)
         chosen.append(columns.tolist())
     settings = {"method": "prune_mlp", "channels": count, "of": before, "score": score, "compensate": compensate}
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
