@@ -4,7 +4,7 @@ Each function returns a dict from the names of `walk.compressible` to tensors (o
 scalar; by default the mean next-token loss of token ids (sequences, context).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from . import apply, scores
 
 Loss = Callable[[nn.Module, Any], Tensor]
 LARGEST_EXACT = 20_000
+LARGE = 2**28  # numbers of Hessians that are held at a time: a gibibyte in float32
 
 
 def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
@@ -117,9 +118,23 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
     return torch.stack(rows).view_as(weight).detach()
 
 
-def layer_hessians(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
-    """H = (2/N) XᵀX (in, in) of each linear layer's own output error, for inputs of the dense model."""
-    return _mean_over_tokens(model, ids, lambda x: 2 * x.T @ x)
+def layer_hessians(model: nn.Module, ids: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """H = (2/N) XᵀX (in, in) of each linear layer's own output error (of those named), for inputs of the dense model."""
+    return _mean_over_tokens(model, ids, lambda x: 2 * x.T @ x, names)
+
+
+def in_turns(weights: Mapping[str, Tensor], most: int = LARGE) -> list[list[str]]:
+    """The names in runs whose Hessians hold at most `most` numbers together, one layer at least."""
+    turns: list[list[str]] = [[]]
+    held = 0
+    for name, weight in weights.items():
+        numbers = weight.shape[-1] ** 2
+        if turns[-1] and held + numbers > most:
+            turns.append([])
+            held = 0
+        turns[-1].append(name)
+        held += numbers
+    return turns
 
 
 def input_sizes(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
@@ -128,11 +143,15 @@ def input_sizes(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _mean_over_tokens(model: nn.Module, ids: Tensor, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def _mean_over_tokens(
+    model: nn.Module, ids: Tensor, of: Callable[[Tensor], Tensor], chosen: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """Σ of(x) / N over the inputs x (tokens, in) of each linear layer, by name."""
     if isinstance(model, PreTrainedModel):
         ids = walk.check_calibration(ids, model).to(model.device)
-    names = {id(module): name for name, module in walk.compressible(model).items()}
+    layers = walk.compressible(model)
+    layers = layers if chosen is None else {name: layers[name] for name in chosen}
+    names = {id(module): name for name, module in layers.items()}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -141,7 +160,7 @@ def _mean_over_tokens(model: nn.Module, ids: Tensor, of: Callable[[Tensor], Tens
         sums[name] = sums.get(name, 0) + of(x)
         counts[name] = counts.get(name, 0) + len(x)
 
-    handles = [module.register_forward_pre_hook(see) for module in walk.compressible(model).values()]
+    handles = [module.register_forward_pre_hook(see) for module in layers.values()]
     try:
         for part in ids.split(8):
             model(part)
@@ -208,6 +227,8 @@ def scores_of(
     elif kind == "wanda":
         measured = input_sizes(model, data)
     else:
-        hessians = layer_hessians(model, data)
-        measured = {n: torch.linalg.inv(damped(H.double(), 0.01)).diagonal().to(H) for n, H in hessians.items()}
+        measured = {}
+        for turn in in_turns(weights):
+            hessians = layer_hessians(model, data, turn)
+            measured |= {n: torch.linalg.inv(damped(H.double(), 0.01)).diagonal().to(H) for n, H in hessians.items()}
     return {n: getattr(scores, kind)(w, measured[n]) for n, w in weights.items()}

@@ -231,3 +231,17 @@ def test_wanda_scores_need_no_hessian(tiny, ids, monkeypatch):
         torch.testing.assert_close(found[name], H.diagonal().sqrt(), rtol=1e-5, atol=1e-6)
     monkeypatch.setattr(statistics, "layer_hessians", lambda *_: pytest.fail("made all of H for its diagonal"))
     assert set(statistics.scores_of(tiny, "wanda", ids)) == set(found)
+
+
+def test_surgeon_scores_in_turns_are_those_of_one_pass(monkeypatch):
+    from course_utils import models, pruning
+
+    model, tokenizer = models.load("bundled")
+    ids = torch.randint(2, 1000, (3, 32), generator=torch.Generator().manual_seed(0))
+    whole = pruning.statistics.scores_of(model, "surgeon", ids)
+    turns = pruning.statistics.in_turns({n: w for n, w in whole.items()}, most=400_000)
+    assert sum(turns, []) == list(whole) and 1 < len(turns) < len(whole)
+    assert all(len(turn) == 1 or sum(whole[n].shape[1] ** 2 for n in turn) <= 400_000 for turn in turns)
+    monkeypatch.setattr(pruning.statistics, "in_turns", lambda weights: turns)
+    for name, score in pruning.statistics.scores_of(model, "surgeon", ids).items():
+        assert score.equal(whole[name]), name
