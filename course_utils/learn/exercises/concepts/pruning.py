@@ -166,7 +166,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="pruning.cubic", inputs=cubic_inputs, spec=cubic, lesson="2.2-pruning", trials=5,
+        id="pruning.cubic", inputs=cubic_inputs, spec=cubic, lesson="2.2-pruning", trials=12,
         kind="step", difficulty=2, minutes=12,
         mistakes={
             "linear": lambda step, end, final: final * step / end,

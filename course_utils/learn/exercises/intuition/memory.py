@@ -111,7 +111,7 @@ def square_attention(config: dict) -> int:
 def group_inputs(rng: torch.Generator) -> dict:
     return {
         "bits": pick(rng, 2, 3, 4, 5, 8), "group_size": pick(rng, 16, 32, 64, 128),
-        "scale_bits": pick(rng, 16, 32), "zero_bits": pick(rng, 0, 2, 3, 8),
+        "scale_bits": pick(rng, 16, 32), "zero_bits": turn(rng, 3, 0, 8, 2),
     }  # fmt: skip
 
 
