@@ -10,7 +10,9 @@ from ..draws import pick, turn
 
 
 def weight_inputs(rng: torch.Generator) -> dict:
-    """Counts that are no round numbers, up to 900 thousand millions."""
+    """Counts that are no round numbers, up to 900 thousand millions; and few weights, whose sum is a whole number of bytes."""
+    if turn(rng, False, False, True):
+        return {"parameters": 4 * pick(rng, 1, 3, 5, 7, 9), "bits": 2 * pick(rng, 1, 3, 5, 7)}
     parameters = int(torch.randint(50_000_001, 9_000_000_000 * turn(rng, 1, 100), (), generator=rng))
     return {"parameters": parameters, "bits": int(torch.randint(2, 33, (), generator=rng))}
 
