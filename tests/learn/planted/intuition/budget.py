@@ -67,7 +67,7 @@ def smallest_recursive(sizes, losses, limit):
 RIGHT = {
     "budget.weight_bytes": [
         lambda parameters, bits: torch.tensor(float(parameters)) * bits / 8,
-        lambda parameters, bits: parameters // 8 * bits,
+        lambda parameters, bits: parameters * bits // 8,  # whole bytes
         lambda parameters, bits: float(Fraction(bits, 8) * parameters),
         lambda bits, parameters: (bits / 8) * parameters,
     ],
@@ -83,6 +83,7 @@ RIGHT = {
 }
 WRONG = {
     "budget.weight_bytes": [
+        (lambda parameters, bits: parameters // 8 * bits, None),
         (lambda parameters, bits: bits / 8 * (parameters / 10**6), "megabytes"),
         (lambda parameters, bits: parameters * bits, "bits_for_bytes"),
         (lambda parameters, bits: parameters / 1e9 * bits / 8, "gigabytes"),
