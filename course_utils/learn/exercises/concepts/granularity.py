@@ -108,13 +108,13 @@ def around_zero(low, high, bits):
 
 
 def product_inputs(rng: torch.Generator) -> dict:
-    """The sums of integers of two pairs (token, output) are 0, and that of real numbers is 0 but for rounding."""
-    tokens, columns, rows = pick(rng, 3, 5), pick(rng, 6, 8), 4
+    """Token i with output i: the sum of integers is 0, and that of real numbers is 0 but for rounding, for i = 0, 1, 2."""
+    tokens, columns, rows = pick(rng, 3, 5), pick(rng, 6, 9), 4
     given = drawn_product(rng, tokens, columns, rows)
-    for i in range(2):
-        a, b = (torch.randint(20, 80, (columns // 2,), generator=rng) for _ in range(2))
-        given["x_codes"][i, ::2], given["x_codes"][i, 1::2] = given["x_zero"][i] + a, given["x_zero"][i] + b
-        given["w_codes"][i, ::2], given["w_codes"][i, 1::2] = b, -a
+    for i in range(3):
+        a, b, x, y = torch.randint(2, 8, (4, columns // 3), generator=rng)
+        for k, (inputs, weights) in enumerate(((a, x), (-b, y), (-torch.ones_like(a), a * x - b * y))):
+            given["x_codes"][i, k::3], given["w_codes"][i, k::3] = given["x_zero"][i] + inputs, weights
     return given
 
 
@@ -230,7 +230,7 @@ EXERCISES = [
     ),
     Exercise(
         id="granularity.integer_linear", inputs=product_inputs, spec=integer_linear, lesson="2.1-quantization",
-        kind="step", difficulty=2, minutes=12, properties={"real_numbers": zero_where_the_integers_are},
+        kind="step", difficulty=2, minutes=12, trials=6, properties={"real_numbers": zero_where_the_integers_are},
         mistakes={
             "zero_forgotten": with_sum(lambda x, z, w: 0),
             "zero_added": with_sum(lambda x, z, w: z * w.sum(1)),
