@@ -39,8 +39,8 @@ def of(model: PreTrainedModel) -> Anatomy:
         if names >= {*anatomy.attention_in, anatomy.attention_out, *anatomy.mlp_in, anatomy.mlp_out}:
             return anatomy
     raise CompressionError(
-        f"model: the parts of {type(model).__name__}'s blocks are not known; structured pruning knows dense models "
-        "built like Llama, Qwen2 and Mistral, OPT, and GPT-2. Prune before quantizing."
+        f"model: the parts of {type(model).__name__}'s blocks are not known; pruning of heads and of the stream knows "
+        "dense models built like Llama, Qwen2 and Mistral, OPT, and GPT-2. Use prune_mlp or prune_layers. Prune before quantizing."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.models import experts, selection, walk
+from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns
 
 from .compressed import Compressed
@@ -48,11 +48,11 @@ def each_layer(
     """
     began = time.perf_counter()
     walk.check_finite(model)
-    model = experts.copy_listed(model).eval()
+    original, model = model, sharing.structure(model).eval()
     for name, module in selection.selected(model, ignore).items():
         with naming(name):
             walk.replace(model, name, make(name, module))
-    return Compressed(model, {**settings, **selection.kept(ignore)}, time.perf_counter() - began)
+    return Compressed(sharing.own(model, original), {**settings, **selection.kept(ignore)}, time.perf_counter() - began)
 
 
 def round_activations(compressed: Compressed) -> Compressed:

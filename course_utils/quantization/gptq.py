@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionWarning
-from course_utils.models import experts, selection, walk
+from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from . import rtn
@@ -176,7 +176,7 @@ def quantize(
     walk.check_finite(model)
     walk.blocks(model)
     calibration = walk.check_calibration(calibration, model)
-    model = experts.copy_listed(model).eval()
+    original, model = model, sharing.structure(model).eval()
     chosen = selection.selected(model, ignore)
     names = {id(module): name for name, module in chosen.items()}
     settings = {
@@ -214,4 +214,4 @@ def quantize(
         )  # fmt: skip
     settings = {"method": "gptq", **settings, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
     details = {"layer_error": errors, "rounded": rounded, "loud": loud, "few_tokens": few}
-    return Compressed(model, settings, time.perf_counter() - began, details)
+    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)

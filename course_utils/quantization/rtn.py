@@ -4,7 +4,7 @@ import time
 
 from torch import Tensor, nn
 
-from course_utils.models import experts, selection, walk
+from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
@@ -39,7 +39,7 @@ def quantize(
     began = time.perf_counter()
     walk.check_finite(model)
     common = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
-    model = experts.copy_listed(model)
+    original, model = model, sharing.structure(model)
     chosen = selection.selected(model, ignore)
     selection.check_per_layer(per_layer, chosen, common)
     for name, module in chosen.items():
@@ -47,4 +47,4 @@ def quantize(
             result = quantize_layer(walk.weight_of(module), **selection.settings_of(name, common, per_layer))
         walk.replace(model, name, QuantizedLinear.of(result, module.bias))
     settings = {"method": "rtn", **common, **selection.kept(ignore, per_layer)}
-    return Compressed(model, settings, time.perf_counter() - began)
+    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
-from course_utils.models import experts, walk
+from course_utils.models import experts, sharing, walk
 from course_utils.models.selection import Patterns
 
 from . import observers
@@ -152,7 +152,7 @@ def quantize(
     grids = {}
     walk.check_finite(model)
     calibration = None if calibration is None else walk.check_calibration(calibration, model)
-    model = experts.listed(model)
+    model = sharing.structure(model) if experts.fused(model) else model
     if observer is not None:
         if activations != "per_tensor":
             raise CompressionError("observer: a static range is per tensor; give activations='per_tensor'.")
