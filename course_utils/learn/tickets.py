@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -19,33 +20,50 @@ STEPS, PEAK = 150, 1e-2
 class Task:
     """A division of the digits, a network 64-128-64-10 and a way to train it, all by one seed.
 
-    `start` holds the initial weights (out, in) by name; biases begin alike and are never pruned. `train(masks)` puts
-    masks on the initial weights, trains for 150 steps of 64 images and returns the trained weights; `accuracy(masks)` does the
-    same and returns the accuracy on 500 test images. `other=True`: from other initial weights. `limit`: so many calls of `train`.
+    `start` holds the initial weights (out, in) by name; biases begin alike and are never pruned. `train(weights, masks)`
+    puts the masks on the weights, trains for 150 steps of 64 images and returns the trained weights, and counts: at most
+    `limit` times. `accuracy(masks)` does the same from `start` and returns the share of right answers to 500 test images;
+    with `other=True` it starts from other initial weights.
     """
 
     def __init__(self, seed: int, *, limit: int = 1000) -> None:
-        self.seed, self.limit, self.trainings = seed, limit, 0
+        self.seed, self.limit, self.trainings, self.rewound = seed, limit, 0, True
         self.data = digits.load(seed)
         self.networks = [digits.network(*WIDTHS, seed=s) for s in (seed, seed + 1000)]
 
     @property
     def start(self) -> dict[str, Tensor]:
+        """A copy: what is done to it changes nothing here."""
         return _weights(self.networks[0])
 
-    def _fit(self, model: nn.Module) -> None:
-        digits.train(model, self.data.train_x, self.data.train_y, steps=STEPS, peak=PEAK, seed=self.seed)
+    def train(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The trained weights; `rewound` becomes False if the kept ones did not begin at `start`.
 
-    def train(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Raises CompressionError after `limit` calls, or if the masks do not fit."""
+        Raises CompressionError after `limit` calls, or if weights or masks do not fit.
+        """
         self.trainings += 1
         if self.trainings > self.limit:
             raise CompressionError(f"train: {self.limit} trainings are allowed; take more of the weights in each round.")
-        return _weights(lottery.train_masked(self.networks[0], self._fit, _checked(masks, self.start)))
+        start, masks = self.start, _checked(masks, self.start, torch.bool)
+        weights = _checked(weights, start, torch.float32)
+        self.rewound &= all(torch.equal(weights[name][masks[name]], w[masks[name]]) for name, w in start.items())
+        model = copy.deepcopy(self.networks[0])
+        with torch.no_grad():
+            for name, module in walk.compressible(model).items():
+                walk.weight_of(module).copy_(weights[name])
+        return _weights(self._trained(model, masks))
 
     def accuracy(self, masks: Mapping[str, Tensor], *, other: bool = False) -> float:
-        model = lottery.train_masked(self.networks[other], self._fit, _checked(masks, self.start))
+        model = self._trained(self.networks[other], _checked(masks, self.start, torch.bool))
         return digits.accuracy(model, self.data.test_x, self.data.test_y)
+
+    def _trained(self, model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
+        data = self.data
+
+        def train(model: nn.Module) -> None:
+            digits.train(model, data.train_x, data.train_y, steps=STEPS, peak=PEAK, seed=self.seed)
+
+        return lottery.train_masked(model, train, masks)
 
     def all_kept(self) -> dict[str, Tensor]:
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.start.items()}
@@ -55,13 +73,13 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: walk.weight_of(module).detach().clone() for name, module in walk.compressible(model).items()}
 
 
-def _checked(masks: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not isinstance(masks, Mapping) or set(masks) != set(start):
-        raise CompressionError(f"masks: expected a dict with the layers {', '.join(start)}.")
-    for name, mask in masks.items():
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != start[name].shape:
-            raise CompressionError(f"masks[{name!r}]: expected torch.bool of shape {tuple(start[name].shape)}, True = kept.")
-    return dict(masks)
+def _checked(given: Mapping[str, Tensor], start: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    if not isinstance(given, Mapping) or set(given) != set(start):
+        raise CompressionError(f"expected a dict with the layers {', '.join(start)}.")
+    for name, one in given.items():
+        if not isinstance(one, Tensor) or one.dtype != dtype or one.shape != start[name].shape:
+            raise CompressionError(f"layer {name!r}: expected {dtype} of shape {tuple(start[name].shape)}; masks are True = kept.")
+    return dict(given)
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:
@@ -74,6 +92,20 @@ def nested(masks: list[Mapping[str, Tensor]]) -> bool:
     return all(not bool((later[name] & ~earlier[name]).any()) for earlier, later in zip(masks, masks[1:], strict=False) for name in earlier)
 
 
-def random_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """The control: as many weights in each layer, in places drawn by chance."""
-    return lottery.random_masks(masks, seed)
+def judged(find, seed: int, limit: int = 10) -> tuple[float, float]:
+    """(accuracy of the ticket, of a random mask) for `find(start, train)`, retrained here on the division of this seed.
+
+    `find` gives masks from all weights to the last, a dict for each round. Raises CompressionError that says which rule is broken:
+    more than `limit` trainings, other initial weights, weights that come back, less than 95 % pruned.
+    """
+    task = Task(seed, limit=limit)
+    found = [_checked(masks, task.start, torch.bool) for masks in find(task.start, task.train)]
+    if len(found) < 2 or not all(bool(mask.all()) for mask in found[0].values()):
+        raise CompressionError("masks: the first ones keep everything, and at least one round follows.")
+    if not nested(found):
+        raise CompressionError("masks: a weight that was pruned came back in a later round.")
+    if not task.rewound:
+        raise CompressionError("weights: a training began elsewhere than at the initial weights; they never change.")
+    if sparsity(found[-1]) < 0.95:
+        raise CompressionError(f"masks: {sparsity(found[-1]):.1%} of the weights are gone at the end; at least 95 % must be.")
+    return task.accuracy(found[-1]), task.accuracy(lottery.random_masks(found[-1], seed))
