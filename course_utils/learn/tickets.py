@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
     return 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
 
 
-def nested(masks: list[Mapping[str, Tensor]]) -> bool:
+def nested(masks: Sequence[Mapping[str, Tensor]]) -> bool:
     """True when no weight that was gone comes back, from each dict of masks to the next."""
     return all(not bool((later[name] & ~earlier[name]).any()) for earlier, later in zip(masks, masks[1:], strict=False) for name in earlier)
 

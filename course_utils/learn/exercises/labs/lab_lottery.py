@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
-from course_utils.theory import intervals
 
 from ..draws import pick, turn, until
+from ._lottery_verdict import t_quantile, verdict, verdict_inputs, verdict_with
 
 LAB = "lab-4.2-lottery-ticket"
 LARGE = (131, 133)  # beyond any likely block
@@ -202,43 +202,6 @@ def by_chance(inputs: dict, result: dict[str, Tensor]) -> bool:
     return True
 
 
-# --- the verdict ---
-
-
-def verdict_inputs(rng: torch.Generator) -> dict:
-    """Accuracies by seed; the paired interval lies above 0, below it, or around it, often by little; seeds differ much or hardly."""
-    n = turn(rng, 3, 4, 3, 131, 5)
-    place = turn(rng, 1.1, 0.9, -1.1, 0.8, -0.9, 2.5, 0.3)
-    base = 0.7 + turn(rng, 0.2, 1e-3) * torch.rand(n, generator=rng, dtype=torch.float64)
-    noise = torch.randn(n, generator=rng, dtype=torch.float64)
-    if n > 128:  # the last seeds decide
-        noise, place = noise.sort().values, pick(rng, 1.1, -0.9)
-    noise = (noise - noise.mean()) * pick(rng, 0.01, 0.02) / noise.std()
-    half = intervals.interval(noise.tolist())[1]
-    return {"ticket": (base + noise + place * half).tolist(), "control": base.tolist()}
-
-
-def verdict(ticket: list[float], control: list[float]) -> str:
-    """"better", "worse" or "no difference seen": where the 95 % interval of the mean of ticket − control lies."""
-    mean, half = intervals.interval([t - c for t, c in zip(ticket, control, strict=True)])
-    if mean - half > 0:
-        return "better"
-    return "worse" if mean + half < 0 else "no difference seen"
-
-
-def verdict_with(half):
-    def answer(ticket, control):
-        a, b = torch.tensor(ticket, dtype=torch.float64), torch.tensor(control, dtype=torch.float64)
-        mean, width = float((a - b).mean()), float(half(a, b, len(a)))
-        return "better" if mean > width else "worse" if mean < -width else "no difference seen"
-
-    return answer
-
-
-def _t(n: int) -> float:
-    return intervals.quantile(0.95, n - 1)
-
-
 EXERCISES = [
     Exercise(
         "lab_lottery.next_masks", round_inputs, next_masks,
@@ -292,10 +255,10 @@ EXERCISES = [
         "lab_lottery.verdict", verdict_inputs, verdict,
         {
             "mean_only": verdict_with(lambda a, b, n: 0.0),
-            "unpaired": verdict_with(lambda a, b, n: _t(n) * ((a.var() + b.var()) / n) ** 0.5),
+            "unpaired": verdict_with(lambda a, b, n: t_quantile(n) * ((a.var() + b.var()) / n) ** 0.5),
             "normal_quantile": verdict_with(lambda a, b, n: 1.96 * (a - b).std() / n**0.5),
-            "spread": verdict_with(lambda a, b, n: _t(n) * (a - b).std()),
-            "degrees_of_freedom": verdict_with(lambda a, b, n: _t(n) * (a - b).std(unbiased=False) / n**0.5),
+            "spread": verdict_with(lambda a, b, n: t_quantile(n) * (a - b).std()),
+            "degrees_of_freedom": verdict_with(lambda a, b, n: t_quantile(n) * (a - b).std(unbiased=False) / n**0.5),
             "turned": lambda ticket, control: verdict(control, ticket),
         },
         lesson=LAB, trials=21,
