@@ -65,6 +65,8 @@ def prune_mlp(
     began = time.perf_counter()
     anatomy.check_model(model)
     parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
+    if isinstance(getattr(model.config, parts.width, None), list | tuple):
+        raise CompressionError(f"model: {model.config.model_type} has a number of channels for each block; use prune_layers, or wanda.")
     before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.out)).shape[1]
     count = groups.how_many(before, keep, "channels")
     config = anatomy.smaller_config(model.config, **{parts.width: count})
@@ -120,9 +122,14 @@ def prune_heads(
     parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config
     if not hasattr(config, "num_key_value_heads"):
         raise CompressionError(_no_head_size(config.model_type))
-    heads, kv = config.num_attention_heads, config.num_key_value_heads
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise CompressionError(f"model: blocks of {config.model_type} use each other's keys and values; use prune_mlp or prune_layers.")
+    try:
+        heads, kv = config.num_attention_heads, config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    except Exception as error:  # transformers' own, for numbers that differ from block to block
+        raise CompressionError(f"model: heads of {config.model_type} differ from block to block; use prune_mlp or prune_layers.") from error
     ratio = heads // kv
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
     anatomy.check_heads(model, parts, size)
     count = groups.how_many(heads, keep, "heads")
     step = {"group": ratio, "query": kv}.get(unit)

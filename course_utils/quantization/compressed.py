@@ -223,12 +223,14 @@ def _compute_buffers(model: PreTrainedModel) -> None:
     """Give a model that was made on the meta device what no file holds, such as rotary frequencies."""
     for tensor in model.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True  # transformers then leaves it as it is
-    for module in model.modules():
+    owners: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    for path, module in model.named_modules():
         lacking = [name for name, buffer in module.named_buffers(recurse=False) if buffer is not None and buffer.is_meta]
         for name in lacking:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
-        if lacking:
-            model._init_weights(module)
+        if lacking:  # by the innermost model around it, which knows how
+            owner = max((o for o in owners if path == o[0] or path.startswith(f"{o[0]}." if o[0] else "")), key=lambda o: len(o[0]))
+            owner[1]._init_weights(module)
 
 
 def load(folder: str | Path) -> PreTrainedModel:
