@@ -15,13 +15,14 @@ def matrix(rng: torch.Generator, rows: int, columns: int) -> Tensor:
 
 def lowest(score: Tensor, count: int) -> Tensor:
     """True everywhere but at the `count` lowest entries of the whole tensor; of equal ones the later go first."""
-    return rows_of(score.flatten(), count).view_as(score)
+    left = score.flatten().tolist()
+    mask = torch.ones(len(left), dtype=torch.bool)
+    mask[sorted(range(len(left)), key=lambda j: (left[j], -j))[:count]] = False
+    return mask.view_as(score)
 
 
 def rows_of(score: Tensor, count: int) -> Tensor:
-    """The same in each row (of the last dimension)."""
-    gone = score.flip(-1).argsort(dim=-1, stable=True)[..., :count]
-    return torch.ones_like(score, dtype=torch.bool).scatter(-1, score.shape[-1] - 1 - gone, False)
+    return torch.stack([lowest(row, count) for row in score])
 
 
 # --- the two first terms of the Taylor series ---
@@ -137,7 +138,11 @@ def n_of_m_inputs(rng: torch.Generator) -> dict:
 
 def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
     """Of every m neighbours in a row the n highest stay."""
-    return rows_of(score.reshape(len(score), -1, m), m - n).view_as(score)
+    mask = torch.zeros_like(score, dtype=torch.bool)
+    for i in range(score.shape[0]):
+        for start in range(0, score.shape[1], m):
+            mask[i, start : start + m] = lowest(score[i, start : start + m], m - n)
+    return mask
 
 
 def stay_in_groups(given: dict, mask: Tensor) -> Tensor:
