@@ -130,6 +130,9 @@ class Training:
     def __init__(self, drift: dict[str, Tensor]) -> None:
         self.drift = drift
 
+    def __repr__(self) -> str:  # in a message: the same in every process
+        return "train(weights, masks)"
+
     def __call__(self, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         left = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
         return {n: w + torch.roll(self.drift[n], int(17 * left), 1) * (1 + w) for n, w in weights.items()}
