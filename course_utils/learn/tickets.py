@@ -107,5 +107,5 @@ def judged(find, seed: int, limit: int = 10) -> tuple[float, float]:
     if not task.rewound:
         raise CompressionError("weights: a training began elsewhere than at the initial weights; they never change.")
     if sparsity(found[-1]) < 0.95:
-        raise CompressionError(f"masks: {sparsity(found[-1]):.1%} of the weights are gone at the end; at least 95 % must be.")
+        raise CompressionError(f"masks: {sparsity(found[-1]):.2%} of the weights are gone at the end; at least 95 % must be.")
     return task.accuracy(found[-1]), task.accuracy(lottery.random_masks(found[-1], seed))
