@@ -207,6 +207,8 @@ def test_encoders_are_refused(tokenizer):
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
     config = BertConfig(vocab_size=1024, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    for encoder in (BertModel(config), BertForMaskedLM(config), torch.nn.Linear(2, 2)):
+    for encoder in (BertModel(config), BertForMaskedLM(config)):
         with pytest.raises(CompressionError, match="causal language model"):
             perplexity(encoder, tokenizer)
+    with pytest.raises(CompressionError, match="expected a Hugging Face model or a Compressed, got Linear"):
+        perplexity(torch.nn.Linear(2, 2), tokenizer)
