@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_nbgrader_pays_the_solution_and_not_the_stub(solution, stock):
         notebook = read(source)
         next(c for c in notebook.cells if c.id == "parameters").source += "\nfast = True"
         place = stock / "submitted" / student / solution.stem
-        place.mkdir(parents=True)
+        shutil.copytree(lab_of(solution).parent, place)  # what the lab reads lies beside it
         nbformat.write(notebook, place / solution.name)
     nbgrader(stock, "autograde", solution.stem)
     with Gradebook(f"sqlite:///{stock / 'gradebook.db'}", "compression") as gradebook:
@@ -113,3 +114,13 @@ def test_nbgrader_pays_the_solution_and_not_the_stub(solution, stock):
         blank = gradebook.find_submission(solution.stem, "blank")
         assert right.code_score == right.max_code_score > 0
         assert blank.code_score == 0 and blank.max_code_score == right.max_code_score
+    says_what_is_missing(read(stock / "autograded" / "blank" / solution.stem / solution.name).cells)
+
+
+def says_what_is_missing(cells):
+    """Only graded test cells may raise on unwritten work; the learner's own cells and checks say what is missing."""
+    assert any("not attempted" in str(cell.get("outputs")).lower() for cell in cells)
+    for cell in cells:
+        tests = cell.metadata.get("nbgrader", {})
+        if not (tests.get("grade") and tests.get("locked")):
+            assert not [o for o in cell.get("outputs", []) if o.output_type == "error"], cell.id
