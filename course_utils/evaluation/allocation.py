@@ -19,6 +19,7 @@ from course_utils.errors import CompressionError
 from course_utils.models import walk
 
 from . import by_window
+from .sensitivity import kept_weight
 
 Option = TypeVar("Option", bound=Hashable)
 Table = Mapping[str, Mapping[Option, float]]
@@ -73,15 +74,11 @@ def measured_damages(
     original = by_window.predictions(model, ids)
     found: dict[str, dict[Option, float]] = {}
     for name, module in tqdm(walk.compressible(model).items(), desc="damages", leave=False, disable=not progress):
-        weight = walk.weight_of(module)
-        kept = weight.clone()
         found[name] = {}
-        try:
+        original_weight = walk.weight_of(module)
+        with kept_weight(module) as stored:
+            module.weight.data = stored.clone()
             for option, change in options.items():
-                with torch.no_grad():
-                    weight.copy_(change(kept.float()))
+                walk.weight_of(module).copy_(change(original_weight.float()))
                 found[name][option] = float(by_window.kl_by_window(original, model, ids).mean())
-        finally:
-            with torch.no_grad():
-                weight.copy_(kept)
     return found

@@ -61,19 +61,15 @@ def report(
     encoder = is_encoder(model)
     network = model_in(model) if encoder else runnable(model)
     whole = model if isinstance(model, Compressed) else Compressed(network, {"method": "none"}, 0.0)
-    if encoder:
-        return Report(
-            name=name or name_of(model), bytes_on_disk=whole.bytes_on_disk, bytes_in_memory=bytes_in_memory(network),
-            tokens_per_second=reading_speed(network, tokenizer, runs=runs) if runs and network.main_input_name == "input_ids" else None, perplexity=None, scores={},
-            settings=dict(whole.settings),
-        )  # fmt: skip
+    timed = runs > 0 and (not encoder or network.main_input_name == "input_ids")
+    speed = reading_speed if encoder else decoding_speed
     return Report(
         name=name or name_of(model),
         bytes_on_disk=whole.bytes_on_disk,
         bytes_in_memory=bytes_in_memory(network),
-        tokens_per_second=decoding_speed(network, tokenizer, runs=runs) if runs else None,
-        perplexity=perplexity(model, tokenizer, text, context=context, n=windows, seed=seed),
-        scores=task_scores(model, tokenizer, tasks=tasks, n=n, seed=seed),
+        tokens_per_second=speed(network, tokenizer, runs=runs) if timed else None,
+        perplexity=None if encoder else perplexity(model, tokenizer, text, context=context, n=windows, seed=seed),
+        scores={} if encoder else task_scores(model, tokenizer, tasks=tasks, n=n, seed=seed),
         settings=dict(whole.settings),
     )
 

@@ -6,7 +6,9 @@ with t_l² = ‖Ŵ_l − W_l‖² / ‖W_l‖² (HIGGS' linearity, Malinovskii e
 ½ δᵀFδ, and errors of different layers are nearly uncorrelated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,16 @@ from course_utils.models import walk
 from course_utils.theory import noise
 
 from . import by_window
+
+
+@contextmanager
+def kept_weight(module: Any) -> Iterator[Tensor]:
+    """The weight of a layer, as it is stored; at the end it is back, whatever tensor was put in its place."""
+    weight = module.weight.data
+    try:
+        yield weight
+    finally:
+        module.weight.data = weight
 
 
 def noise_sensitivities(
@@ -36,16 +48,13 @@ def noise_sensitivities(
     for i, (name, module) in enumerate(tqdm(walk.compressible(model).items(), desc="sensitivities", leave=False)):
         if layers is not None and name not in layers:
             continue
-        weight = module.weight.data
         alphas = []
-        try:
+        with kept_weight(module) as weight:
             for seed in seeds:
                 rng = torch.Generator().manual_seed(1000 * seed + i)
                 module.weight.data = noise.noisy(weight.float(), level, kind, rng).to(weight.dtype)
                 t2 = noise.relative_error(weight.float(), module.weight.data.float())
                 alphas.append(float(by_window.kl_by_window(original, model, ids).mean()) / t2)
-        finally:
-            module.weight.data = weight
         found[name] = sum(alphas) / len(alphas)
     return found
 

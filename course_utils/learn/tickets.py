@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from course_utils.distillation import digits
 from course_utils.errors import CompressionError
+from course_utils.learn import coded
 from course_utils.models import walk
 from course_utils.pruning import lottery
 
@@ -47,11 +47,7 @@ class Task:
         start, masks = self.start, _checked(masks, self.start, torch.bool)
         weights = _checked(weights, start, torch.float32)
         self.rewound &= all(torch.equal(weights[name][masks[name]], w[masks[name]]) for name, w in start.items())
-        model = copy.deepcopy(self.networks[0])
-        with torch.no_grad():
-            for name, module in walk.compressible(model).items():
-                walk.weight_of(module).copy_(weights[name])
-        return _weights(self._trained(model, masks))
+        return _weights(self._trained(coded.with_weights(self.networks[0], weights), masks))
 
     def accuracy(self, masks: Mapping[str, Tensor], *, other: bool = False) -> float:
         model = self._trained(self.networks[other], _checked(masks, self.start, torch.bool))

@@ -103,6 +103,11 @@ def scale_values(scales: Tensor, scheme: str) -> Tensor:
     return formats.power_of_two(scales.long() - E8M0_BIAS)
 
 
+def _block_scales(scales: Tensor, scheme: str, tensor_scale: Tensor) -> Tensor:
+    """t · s of each block, float64 (rows, blocks, 1)."""
+    return (scale_values(scales, scheme) * tensor_scale.double())[..., None]
+
+
 def _nearest(blocks: Tensor, scale: Tensor, scheme: Scheme) -> Tensor:
     """Patterns of x / scale; zeros where the scale is 0."""
     unit = torch.where(scale > 0, scale, torch.inf)
@@ -137,7 +142,7 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
     tensor_scale = torch.ones((), device=x.device)
     if found.scale == "E8M0":
         scales = _shared_exponents(peak, found, rule)
-        codes = _nearest(blocks, scale_values(scales, scheme)[..., None], found)
+        codes = _nearest(blocks, _block_scales(scales, scheme, tensor_scale), found)
     else:
         top = 256.0 if four_over_six else E4M3.largest
         tensor_scale = (peak.amax() / (top * E2M1.largest)).float()
@@ -157,12 +162,11 @@ def _with_peak_at(place: float, blocks: Tensor, peak: Tensor, tensor_scale: Tens
     wanted = peak / place / tensor_scale.double()
     scales = formats.encode(wanted, E4M3, saturate=True)
     scales = torch.where((scales == 0) & (peak > 0), 1, scales).to(torch.uint8)  # 1: the smallest number, 2^−9
-    scale = scale_values(scales, "NVFP4")[..., None] * tensor_scale.double()
-    return scales, _nearest(blocks, scale, SCHEMES["NVFP4"])
+    return scales, _nearest(blocks, _block_scales(scales, "NVFP4", tensor_scale), SCHEMES["NVFP4"])
 
 
 def _squared_error(blocks: Tensor, scales: Tensor, codes: Tensor, tensor_scale: Tensor) -> Tensor:
-    scale = scale_values(scales, "NVFP4")[..., None] * tensor_scale.double()
+    scale = _block_scales(scales, "NVFP4", tensor_scale)
     return (formats.decode(codes, E2M1).double() * scale - blocks).square().sum(-1)
 
 
@@ -170,8 +174,8 @@ def decode(blocks: Blocks) -> Tensor:
     """x̂ = t · s · element (rows, columns), float32. element · s is exact; the product with t is rounded once."""
     found = find(blocks.scheme)
     elements = _in_blocks(formats.decode(blocks.codes, found.element) * found.unit, found.block)
-    shared = scale_values(blocks.scales, blocks.scheme)[..., None] * blocks.tensor_scale.double()
-    return (elements.double() * shared).float().flatten(1)[:, : blocks.codes.shape[1]]
+    scale = _block_scales(blocks.scales, blocks.scheme, blocks.tensor_scale)
+    return (elements.double() * scale).float().flatten(1)[:, : blocks.codes.shape[1]]
 
 
 def fake_quantize(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool = False) -> Tensor:

@@ -95,4 +95,13 @@ def model_of(kind: str, attention: str = "sdpa", layers: int | None = None) -> A
         return _build(kind, attention, layers).eval()
 
 
+def stirred(kind: str, by: float, layers: int) -> Any:
+    """A model of this kind with so much noise in every parameter: no gain is 1 and no bias 0."""
+    model = model_of(kind, layers=layers)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(by * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return model
+
+
 KINDS = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

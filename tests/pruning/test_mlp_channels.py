@@ -18,10 +18,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pruned_is_silenced(kind):
-    model = tiny_models.model_of(kind, layers=2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    model = tiny_models.stirred(kind, 0.1, layers=2)
     parts = mlp.of(model)
     rows = {name: made.shape[1] for name, made in parts.made.items()}
     assert list(rows.values()) == ([2] if KINDS[kind] == FUSED else [1] * KINDS[kind])
