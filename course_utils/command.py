@@ -60,7 +60,7 @@ def opened(name: str, tokenizer: str | None = None) -> Opened:
     place = Path(name).expanduser()
     settings: dict[str, Any] = {"method": "none"}
     read: Callable[[Path], PreTrainedModel] | None = None
-    if place.suffix == ".gguf":
+    if place.suffix == ".gguf" and tokenizer:
         read = checkpoints.gguf.read
     elif (place / compressed.MANIFEST).is_file():
         read = compressed.load
@@ -187,7 +187,7 @@ def answer(network: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
 
 
 def text_of(name: str) -> str | Path:
-    """'bundled', the name of a data set, or a file that is there."""
+    """'bundled', 'pydoc', the name of a data set, or a file that is there."""
     path = Path(name).expanduser()
     return path if path.is_file() else name
 
@@ -208,13 +208,13 @@ def parsers(commands: Any) -> None:
             work.__name__, help=told, description=work.__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         parser.set_defaults(work=work)
-        parser.add_argument("model", help="'bundled', a model's folder, a GGUF file, or a name on the hub")
+        parser.add_argument("model", help="'bundled', 'smollm2', a model's folder, a GGUF file, or a name on the hub")
         parser.add_argument("--tokenizer", help="folder of the tokenizer, if the model has none")
         parser.add_argument("--json", action="store_true", help="the result as JSON")
         return parser
 
     def text(parser: argparse.ArgumentParser, name: str, count: str, default: int) -> None:
-        parser.add_argument(f"--{name}", default="bundled", help="'bundled', a text file, or a data set of the hub (default: bundled)")
+        parser.add_argument(f"--{name}", default="bundled", help="'bundled', 'pydoc' (Python's documentation), a text file, or a data set of the hub (default: bundled)")
         parser.add_argument(f"--{count}", type=int, default=default, help=f"windows of text (default: {default})")
         parser.add_argument("--context", type=int, default=256, help="tokens of a window (default: 256)")
         parser.add_argument("--seed", type=int, default=0)

@@ -6,6 +6,7 @@ Names are llama.cpp's; the rows of the query and key weights are reordered, beca
 Hugging Face rotates halves.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -14,23 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError, CompressionWarning
+from course_utils.models.gguf_files import BLANK, CHECKSUM, checksum_place, pre_tokenizer, read, read_tokenizer
 from course_utils.quantization import Compressed
-from course_utils.quantization.compressed import digest
 
 from . import files
 from .kquants import QUANTIZERS
 
-CHECKSUM, BLANK = "course.sha256", b"0" * 64
 FILE_TYPES = {  # what general.file_type says, by the type of most tensors
     "F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0", "Q4_K": "MOSTLY_Q4_K_S", "Q6_K": "MOSTLY_Q6_K",
 }  # fmt: skip
 TYPES = tuple(FILE_TYPES)
 ARCHITECTURES = ("llama", "qwen2")
+__all__ = ["BLANK", "CHECKSUM", "TYPES", "pre_tokenizer", "quantize", "read", "read_tokenizer", "tensors_of", "write"]
 NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
@@ -157,27 +157,12 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
     return file.stat().st_size
 
 
-def _checksum_place(content: bytes) -> int:
-    """Where the checksum's 64 digits begin (after its name, a 4-byte type and an 8-byte length), or -1."""
-    found = content.find(CHECKSUM.encode())
-    return -1 if found < 0 else found + len(CHECKSUM) + 12
-
-
 def _fill_in_checksum(file: Path) -> None:
     content = file.read_bytes()
-    place = _checksum_place(content)
+    place = checksum_place(content)
     with file.open("r+b") as out:
         out.seek(place)
-        out.write(digest(content).encode())
-
-
-def _verify(file: Path) -> None:
-    """Raises CompressionError if the file holds a checksum of ours that is not its own."""
-    content = file.read_bytes()
-    place = _checksum_place(content)
-    found = content[place : place + 64]
-    if place >= 0 and digest(content[:place] + BLANK + content[place + 64 :]).encode() != found:
-        raise CompressionError(f"{file}: checksum differs; the file is damaged or truncated. Copy it again.")
+        out.write(hashlib.sha256(content).hexdigest().encode())
 
 
 def _add_tokenizer(writer, tokenizer, config) -> None:
@@ -214,70 +199,3 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
     writer.add_add_eos_token(tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
-
-
-PIECES = (  # how text is cut before merging → llama.cpp's name for it
-    (r"\p{N}{1,3}", "llama-bpe"), (r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|", "qwen2"),
-)  # fmt: skip
-
-
-def pre_tokenizer(content: dict[str, Any]) -> str:
-    """llama.cpp's name for the way in which a tokenizer.json cuts text. Raises CompressionError for one that it has no name for here."""
-    outer = content.get("pre_tokenizer") or {}
-    steps = outer.get("pretokenizers", [outer])
-    kinds = [step.get("type") for step in steps]
-    patterns = [str(step.get("pattern", {}).get("Regex", "")) for step in steps if step.get("type") == "Split"]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"]:
-        for piece, name in PIECES:
-            if piece in patterns[0]:
-                return name
-    raise CompressionError(
-        f"tokenizer: cuts text in a way ({', '.join(map(str, kinds))}) that has no name here which llama.cpp knows; leave the tokenizer "
-        "out, or use llama.cpp's own converter."
-    )
-
-
-def _plain(model: Any) -> PreTrainedModel:
-    """Without transformers' marks of a quantized file, since the weights are real numbers now: so that it can be saved."""
-    model.hf_quantizer, model.is_quantized = None, False
-    for holder, name in ((model, "quantization_method"), (model.config, "quantization_config")):
-        if name in vars(holder):
-            delattr(holder, name)
-    return model
-
-
-def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model of a GGUF file, its weights made real again, through transformers' reader.
-
-    Raises CompressionError if the file is missing, truncated, not understood, or, where it was written here, altered.
-    """
-    import gguf
-
-    file = Path(file)
-    if not file.is_file():
-        raise CompressionError(f"{file}: there is no such file.")
-    _verify(file)
-    try:
-        reader = gguf.GGUFReader(file)
-        wanted = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
-        if wanted > file.stat().st_size or not reader.tensors:
-            raise ValueError("the file ends too early")
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True
-        )
-        model, report = loaded
-        lost = sorted(str(k) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[kind])
-        if lost:  # transformers would fill them with random numbers
-            raise ValueError(f"tensors and sizes disagree about {', '.join(lost[:3])}")
-        theirs = {t.name for t in reader.tensors}  # these two, transformers passes over without a word
-        if "rope_freqs.weight" in theirs:
-            raise ValueError("its rotary scaling, rope_freqs, is not read")
-        if any(n.endswith(".bias") for n in theirs) and not any(n.endswith(".bias") for n, _ in model.named_parameters()):
-            raise ValueError("its biases are not read")
-        return _plain(model).eval()
-    except Exception as error:
-        raise CompressionError(f"{file}: not readable as GGUF ({str(error).splitlines()[0] if str(error) else error!r}).") from error

@@ -1,5 +1,6 @@
-"""Token windows of a text: the bundled world, a file, strings, or a data set from the hub."""
+"""Token windows of a text: the bundled world, Python's own documentation, a file, strings, or a data set from the hub."""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ def windows(
 ) -> Windows:  # fmt: skip
     """`n` windows of `context` tokens.
 
-    "bundled": fresh documents of the world from `seed`. Any other text is tokenized as a whole; a file and a list
-    of strings are divided by characters, the first 80 % for training, then 10 % for validation and 10 % for testing
+    "bundled": fresh documents of the world from `seed`. "pydoc": Python's documentation, see `pydoc`. Any other text is
+    tokenized as a whole; a file, a list of strings and "pydoc" are divided by characters, the first 80 % for training, then 10 % for validation and 10 % for testing
     ("all" takes everything), a hub data set by its own splits. The first `n` windows are taken in order (None: all
     of them) or, `scattered`, `n` different ones in an order drawn from `seed`.
     """
@@ -72,6 +73,8 @@ def read(text: Text, split: str) -> tuple[str, str, str]:
     if isinstance(text, str | Path):
         if len(str(text)) > 200 or "\n" in str(text):
             raise CompressionError("text: a string names a file or a data set; put the text itself in a list: [text].")
+        if str(text) == "pydoc":
+            return share(pydoc(), f"pydoc's topics of Python {platform.python_version()}", split)
         path = Path(text).expanduser()
         if path.is_file():
             try:
@@ -83,8 +86,16 @@ def read(text: Text, split: str) -> tuple[str, str, str]:
         return from_hub(text, split)
     strings = list(text)
     if not strings or not all(isinstance(s, str) for s in strings):
-        raise CompressionError("text: expected 'bundled', a text file, a hub data set, or a non-empty list of strings.")
+        raise CompressionError("text: expected 'bundled', 'pydoc', a text file, a hub data set, or a non-empty list of strings.")
     return share("\n\n".join(strings), f"{len(strings)} strings", split)
+
+
+def pydoc() -> str:
+    """English that every Python brings: the chapters of its language reference that help() shows (0.4 MB), each paragraph once."""
+    from pydoc_data import topics
+
+    paragraphs = (part for topic in topics.topics.values() for part in topic.split("\n\n"))
+    return "\n\n".join({" ".join(part.split()): part for part in paragraphs}.values())
 
 
 def share(content: str, name: str, split: str) -> tuple[str, str, str]:

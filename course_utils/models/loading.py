@@ -1,7 +1,5 @@
 """Load the bundled model, a folder, or a model from the hub."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,9 +12,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging
 
 from course_utils.errors import CompressionError
+
+from . import gguf_files, shipped
+from .quiet import no_bars
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -25,6 +25,8 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
     """What to hand to transformers, and whether it is on this disk."""
     if str(name_or_path) == "bundled":
         return str(BUNDLED), True
+    if str(name_or_path) in shipped.SHIPPED:
+        return str(shipped.folder_of(str(name_or_path))), True
     path = Path(name_or_path).expanduser()
     looks_like_path = path.is_absolute() or str(name_or_path).startswith((".", "~")) or path.exists()
     if not looks_like_path:
@@ -44,7 +46,7 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
 def _load(what, name_or_path: str | Path, **options):
     source, local = _source(name_or_path)
     try:
-        with _no_bars():
+        with no_bars():
             return what(source, trust_remote_code=False, local_files_only=True, **options)
     except Exception as error:
         if local:
@@ -60,18 +62,6 @@ def _load(what, name_or_path: str | Path, **options):
     except OSError as error:
         reason = str(error).strip().split("\n")[0]
         raise CompressionError(f"model {str(name_or_path)!r}: the hub does not give it ({reason}).") from error
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """No progress bars of transformers: reading from this disk is short, and a notebook would keep them."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _hub_answers() -> bool:
@@ -93,6 +83,8 @@ def _hub_answers() -> bool:
 
 def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerBase:
     """The tokenizer of a model; see `load` for names and errors. One that is made without any vocabulary is one of them."""
+    if is_gguf(name_or_path):
+        return gguf_files.read_tokenizer(name_or_path)
     lacking = CompressionError(
         f"model {str(name_or_path)!r}: comes without the vocabulary of a tokenizer (tokenizer.json or the like); copy it into "
         "the folder, or load another's with models.load_tokenizer."
@@ -109,16 +101,25 @@ def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerB
 def load(
     name_or_path: str | Path = "bundled", *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """(model in evaluation mode, tokenizer) of 'bundled', a local folder, or a hub id.
+    """(model in evaluation mode, tokenizer) of 'bundled', 'smollm2' (`shipped`), a local folder, a GGUF file, or a hub id.
 
     Causal language models load with their head, anything else (an encoder) as its bare model. Only safetensors
     are read and no code that comes with a model is run. Raises CompressionError with a way out when the folder
     is missing or damaged, or the hub cannot be reached.
     """
+    if is_gguf(name_or_path):
+        return gguf_files.read(name_or_path, dtype=dtype).to(device), gguf_files.read_tokenizer(name_or_path)
+    if str(name_or_path) in shipped.SHIPPED:
+        name_or_path = shipped.folder_of(str(name_or_path))
     config = _load(AutoConfig.from_pretrained, name_or_path)
     auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config) else AutoModel
     model = _load(auto.from_pretrained, name_or_path, dtype=dtype, use_safetensors=True)
     return model.to(device).eval(), load_tokenizer(name_or_path)
+
+
+def is_gguf(name_or_path: str | Path) -> bool:
+    """Whether the name is that of a GGUF file, there or not."""
+    return str(name_or_path).endswith(".gguf")
 
 
 def _has_head(config) -> bool:

@@ -87,6 +87,15 @@ def test_unsupported_python_is_named(project, monkeypatch):
         bootstrap.install()
 
 
+def test_the_real_model_is_an_extra_installed_once_and_alone(project):
+    _, calls = project
+    for action in ("install", "real", "real"):
+        assert bootstrap.main([action]) == 0
+    whole = [" ".join(call) for call in calls]
+    assert sum("[real]" in call for call in whole) == 1 and [call for call in calls if bootstrap.MODEL in call] == [calls[-1]]
+    assert "--no-deps" in calls[-1] and "real" not in bootstrap.EXTRAS.split(",")
+
+
 @pytest.mark.parametrize(("user", "told"), [(0, True), (1000, False)])
 def test_lab_opens_the_start_page(project, monkeypatch, user, told):
     _, calls = project
