@@ -24,8 +24,12 @@ RUNGS = 3  # hints of every exercise: nudge, formula, code shape
 
 def language() -> str:
     """The language asked for, or English when there is no folder for it."""
-    wanted = os.environ.get("COURSE_LANG", BASE).replace("_", "-").split(".")[0]
-    for folder in FOLDERS:
+    return _folder_of(os.environ.get("COURSE_LANG", BASE).replace("_", "-").split(".")[0], tuple(FOLDERS))
+
+
+@functools.cache
+def _folder_of(wanted: str, folders: tuple[Path, ...]) -> str:
+    for folder in folders:
         for found in sorted(folder.iterdir()) if folder.is_dir() else ():
             if found.name.lower() == wanted.lower():
                 return found.name
@@ -78,6 +82,7 @@ def load(topic: str) -> dict[str, Any]:
 
 def forget() -> None:
     """Read the files again at the next use (for authors who edit them while Python runs)."""
+    _folder_of.cache_clear()
     _read.cache_clear()
     _load.cache_clear()
 
