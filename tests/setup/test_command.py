@@ -17,6 +17,7 @@ from course_utils.command import EXAMPLES, FORMATS, METHODS, opened
 from course_utils.models import walk
 
 FEW = ["--samples", "4", "--context", "32"]
+FEWER = ["--windows", "4", "--context", "32"]
 
 
 @pytest.fixture
@@ -166,14 +167,19 @@ def test_light_commands_do_not_load_torch():
 
 
 def test_the_lines_of_the_readme_run(course, tmp_path, monkeypatch, capsys):
+    """With fewer tokens than the page asks for."""
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "n=64, context=256" in python and "tasks=()" in python
+    python = python.replace("n=64, context=256", "n=4, context=32").replace("tasks=()", "tasks=(), windows=4, context=32")
     exec(compile(python, "README.md", "exec"), {})
     assert "of the parameters were reached" in capsys.readouterr().out
     shutil.rmtree("small"), shutil.rmtree("for-others")
     shell = re.findall(r"^course (?:compress|evaluate|report|export|chat) .*$", page, re.MULTILINE)
     assert len(shell) == 5
     for line in shell:
-        code, out, said = course(*shlex.split(line, comments=True)[1:])
+        words = shlex.split(line, comments=True)[1:]
+        fewer = {"compress": FEW, "evaluate": FEWER, "report": FEWER}.get(words[0], [])
+        code, out, said = course(*words, *fewer)
         assert code == 0 and out, said
