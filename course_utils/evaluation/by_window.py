@@ -34,9 +34,8 @@ def kl_by_window(original: Subject | Tensor, model: Subject, ids: Tensor) -> Ten
     with scoring(model, _context(ids)) as ready:
         for i, rows in zip(range(0, len(ids), size := _batch(ready, ids)), ids.split(size), strict=True):
             p = original[i : i + size].to(ready.device) if isinstance(original, Tensor) else predictions(original, rows).to(ready.device)
-            p, q = p.double(), _log_p(ready, rows).double()
-            terms = torch.where(p > -torch.inf, p.exp() * (p - q), 0.0)
-            found.append(terms.sum(-1).mean(1).cpu())
+            terms = torch.where(p > -torch.inf, p.exp() * (p - _log_p(ready, rows)), 0.0)
+            found.append(terms.sum(-1, dtype=torch.float64).mean(1).cpu())
     return torch.cat(found)
 
 
