@@ -76,6 +76,7 @@ class Class:
 
     def command(self) -> list[str]:
         options = f" --JupyterHub.hub_port={free_port()} --ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"
+        options += " --LocalProcessSpawner.interrupt_timeout=1"  # a server asks whether it is meant
         *prepare, start = section("With JupyterHub")
         if not self.accounts:
             return ["bash", "-c", f"cd {ROOT}; exec env {start}{options}"]
