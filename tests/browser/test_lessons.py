@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import nbformat
 import pytest
-from browsing import MINUTE, chromium, errors, jupyterlab, keep, new_page, open_notebook, run_all, wait_for_change
+from browsing import MINUTE, chromium, errors, jupyterlab, keep, new_page, open_next, run_all, wait_for_change
 from playwright.sync_api import Locator, Page, expect
 
 from course_utils.learn import fold
@@ -61,10 +61,15 @@ def lab(folder):
         yield address
 
 
-@pytest.fixture
-def page():
+@pytest.fixture(scope="module")
+def page(lab):
+    """One page of JupyterLab for all lessons, which are opened one after the other."""
     with chromium() as browser:
-        yield new_page(browser)
+        page = new_page(browser)
+        page.goto(f"{lab}/lab?reset")
+        page.wait_for_function("window.jupyterapp?.commands.hasCommand('docmanager:open')")
+        page.wait_for_selector(".jp-Launcher", timeout=6 * MINUTE)
+        yield page
 
 
 def places(control: Locator) -> tuple[list[Callable[[], None]], Callable[[], None]]:
@@ -137,8 +142,8 @@ class Group:
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=name)
-def test_a_lesson_runs_and_every_control_redraws_its_figure(path, lab, page):
-    open_notebook(page, lab, path.name)
+def test_a_lesson_runs_and_every_control_redraws_its_figure(path, page):
+    open_next(page, path.name)
     run_all(page)
     assert not errors(page)
     groups = page.locator(f"{PANEL} .jp-OutputArea", has=page.locator(".course-controls"))
@@ -162,8 +167,8 @@ def test_a_lesson_runs_and_every_control_redraws_its_figure(path, lab, page):
                       "(document.cookie.match('_xsrf=([^;]*)') || [])[1]}}); }")  # fmt: skip
 
 
-def test_a_guess_lets_the_result_appear(lab, page):
-    open_notebook(page, lab, "guess.ipynb")
+def test_a_guess_lets_the_result_appear(page):
+    open_next(page, "guess.ipynb")
     cells = page.locator(f"{PANEL} .jp-CodeCell")
     expect(cells.nth(2)).to_contain_text("guess.result")
     expect(cells.nth(2).get_by_text("The result")).to_be_visible()

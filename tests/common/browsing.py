@@ -63,6 +63,16 @@ def open_notebook(page: Page, address: str, path: str) -> None:
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
 
 
+def open_next(page: Page, path: str) -> None:
+    """Open another notebook in a page of JupyterLab that is there already; what was open is saved and closed."""
+    page.evaluate("""async path => {
+        const app = window.jupyterapp, run = (command, given) => app.commands.execute(command, given);
+        if (app.shell.currentWidget) { await run('docmanager:save'); await run('application:close-all'); }
+        await run('docmanager:open', {path, factory: 'Notebook'});
+    }""", path)  # fmt: skip
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
+
+
 def run_all(page: Page) -> None:
     """Run every cell, once the kernel is there to take them; the numbers of an earlier run are taken away before."""
     prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
@@ -158,7 +168,7 @@ def jupyterlab(folder: Path, own: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
     command += ["--ip=127.0.0.1", "--IdentityProvider.token=", "--allow-root", f"--ServerApp.root_dir={folder}"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.expose_app_in_browser=True"]
     quiet(own / "s")
     places = {"COURSE_HOME": "home", "JUPYTERLAB_SETTINGS_DIR": "s", "JUPYTERLAB_WORKSPACES_DIR": "w"}
     log = own / "log"
