@@ -30,5 +30,6 @@ def run(command: list[str], home: Path, log: Path) -> None:
 
 
 def check_lesson(path: Path, folder: Path) -> None:
-    options = ["--nbval-lax", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--nbval-cell-timeout=300"]
+    options = ["--nbval-lax", "-o", "addopts=", "--nbval-cell-timeout=300"]
+    options += [f"-pno:{plugin}" for plugin in ("cacheprovider", "xdist", "hypothesispytest")]
     run(["pytest", *options, str(path)], folder, folder / "log")

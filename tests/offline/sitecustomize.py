@@ -1,6 +1,9 @@
 """Refuse every connection that leaves this machine, also in the kernels that tests start (found through PYTHONPATH)."""
 
 import socket
+import sys
+
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # a second for a grammar in each process that reads notebooks
 
 _connect, _connect_ex = socket.socket.connect, socket.socket.connect_ex
 
