@@ -7,13 +7,14 @@ with t_l² = ‖Ŵ_l − W_l‖² / ‖W_l‖² (HIGGS' linearity, Malinovskii e
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -106,3 +107,16 @@ def stream_errors(model: PreTrainedModel, compressed: PreTrainedModel, ids: Tens
         finally:
             blocks[only] = kept
     return [float((a - b).norm() / b.norm()) for a, b in zip(changed, exact, strict=True)]
+
+
+def part_way(original: Tensor, model: PreTrainedModel, compressed: nn.Module, ids: Tensor, share: float) -> Tensor:
+    """(windows,) KL from `original` (`by_window.predictions`) of the weights W + share · (Ŵ − W): the same error, smaller.
+
+    KL / share² is the same for all shares as long as KL is quadratic in the error. `model` stays as it is.
+    """
+    with ExitStack() as stack:
+        for name, module in walk.compressible(model).items():
+            weight = stack.enter_context(kept_weight(module))
+            error = walk.weight_of(compressed.get_submodule(name)).to(weight.dtype) - walk.weight_of(module)
+            module.weight.data = weight + share * (error.T if isinstance(module, Conv1D) else error)
+        return by_window.kl_by_window(original, model, ids)

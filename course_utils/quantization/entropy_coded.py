@@ -13,6 +13,7 @@ codes go through rANS (`course_utils.theory.coding`). The file holds codes, tabl
 """
 
 import copy
+import math
 import time
 from collections.abc import Container
 from typing import Any
@@ -32,6 +33,7 @@ from .grids import check_matrix, exact_half, is_half
 from .layer import naming, storable
 
 STEPS = ("one", "sigma", "watersic")
+CLOSE, ATTEMPTS = 0.004, 4  # bits a weight; how often the step is corrected at most
 
 
 def round_to(weight: Tensor, steps: Tensor) -> Tensor:
@@ -204,8 +206,10 @@ def quantize(
     """Entropy-code every linear layer of the blocks at about `bits` bits a weight, everything counted.
 
     Without `calibration` weights are rounded; with it (token ids, (sequences, context)) columns are walked as in GPTQ.
-    The step is found by rounding; a walk and the tables cost more than that, so it is corrected once from what the first
-    result took. Layers in whose names a regular expression of `ignore` is found stay as they are. `details["bits_per_weight"]` is what the layers really take. Works on a copy; errors name the layer.
+    The step is found by rounding; a walk and the tables cost more than that, so it is corrected from what was really
+    taken, until that is within .004 bit of `bits` or four steps were tried (the nearest stays). Layers in whose names a
+    regular expression of `ignore` is found stay as they are. `details["bits_per_weight"]` is what the layers really
+    take. Works on a copy; errors name the layer.
     Raises CompressionError for bits outside 0.1 to 12, unknown `steps`, or watersic without calibration.
     """
     began = time.perf_counter()
@@ -224,16 +228,28 @@ def quantize(
             weights[name] = check_matrix(walk.weight_of(module)).float()
     diagonals = _diagonals(model, calibration, damping, weights) if calibration is not None and steps == "watersic" else None
     relative = relative_steps(weights, steps, diagonals)
-    factor = find_step(weights, relative, bits, classes)
-    for _ in range(2):
-        step = {name: _stored(factor * r) for name, r in relative.items()}
-        result = _coded(model, weights, step, calibration, classes, damping)
-        found = bits_per_weight(result)
-        factor *= 2.0 ** (found - bits)  # a step twice as large costs one bit less
+    tried = [math.log2(find_step(weights, relative, bits, classes))]
+    took: list[float] = []
+    while True:
+        step = {name: _stored(2.0 ** tried[-1] * r) for name, r in relative.items()}
+        attempt = _coded(model, weights, step, calibration, classes, damping)
+        took.append(bits_per_weight(attempt))
+        if abs(took[-1] - bits) <= min(abs(t - bits) for t in took):
+            result, found = attempt, took[-1]
+        if abs(found - bits) <= CLOSE or len(took) == ATTEMPTS:
+            break
+        tried.append(tried[-1] + (took[-1] - bits) / _bits_lost(tried, took))
     settings: dict[str, Any] = {"method": "entropy_coded", "bits": bits, "steps": steps, "classes": classes, **selection.kept(ignore)}
     if calibration is not None:
         settings |= {"damping": damping, "calibration": list(calibration.shape)}
     return Compressed(result, settings, time.perf_counter() - began, {"bits_per_weight": found})
+
+
+def _bits_lost(tried: list[float], took: list[float]) -> float:
+    """Bits a weight that a step twice as large saves, from the last two attempts: one at high rates, less near zero bits."""
+    if len(tried) < 2 or tried[-1] == tried[-2]:
+        return 1.0
+    return min(1.5, max(0.3, (took[-2] - took[-1]) / (tried[-1] - tried[-2])))
 
 
 def _coded(

@@ -4,6 +4,9 @@ Intrinsic dimension (Li et al., 2018): θ = θ₀ + P z with a fixed random P (D
 (d numbers) is trained. d₉₀ is the least d that reaches 90 % of the accuracy of training all of θ. The network is as
 large as before; what is stored may be z and the seed of P.
 
+The dimension of data: principal directions (a flat space that holds them), or the ratio of the distances to the two nearest
+neighbours (the surface itself; Facco et al., 2017).
+
 Sparse recovery: the least ℓ₁ norm finds k nonzeros of n unknowns from m = δn random measurements with high probability
 if k < ρ(δ) m, and fails above it: sharp as n grows (Donoho and Tanner, 2009).
 """
@@ -66,6 +69,36 @@ def dimension_at(dimensions: Sequence[float], accuracies: Sequence[float], whole
             part = (goal - a[i - 1]) / (found - a[i - 1])
             return float(math.exp(math.log(d[i - 1]) + part * (math.log(d[i]) - math.log(d[i - 1]))))
     return math.inf
+
+
+def principal(points: Tensor, share: float = 0.9) -> int:
+    """How many principal directions hold `share` of the variance of points (n, features): PCA's dimension.
+
+    A flat space of so many directions holds the points nearly; a curved surface within it may have fewer dimensions.
+    """
+    if points.dim() != 2 or len(points) < 2 or not 0 < share <= 1:
+        raise CompressionError(f"points: shape {tuple(points.shape)}, share={share}; give at least two rows and a share up to 1.")
+    x = points.double() - points.double().mean(0)
+    held = torch.linalg.svdvals(x).square().cumsum(0)
+    return int((held < share * held[-1] * (1 - 1e-12)).sum()) + 1
+
+
+def two_nn(points: Tensor) -> float:
+    """The dimension of the surface that points (n, features) lie on, from the distances to their two nearest neighbours.
+
+    In d dimensions the ratio μ = r₂/r₁ has P(μ > t) = t^−d, whatever the density (Facco et al., 2017); so
+    d = (n − 1) / Σ ln μ, with a relative error of 1/√n. Points that have an equal among the others are left out.
+    Biased low where d is large and points are few: compare with a control of the same n.
+    """
+    if points.dim() != 2 or len(points) < 3:
+        raise CompressionError(f"points: shape {tuple(points.shape)}; give at least three rows of features.")
+    x = points.double() - points.double().mean(0)
+    nearest = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    first, second = nearest[:, 1], nearest[:, 2]
+    logs = (second / first)[first > 0].log()
+    if not len(logs) or float(logs.sum()) == 0:
+        raise CompressionError("points: no two distances differ; give points drawn from a density.")
+    return float((len(logs) - 1) / logs.sum())
 
 
 def recovery_threshold(delta: float) -> float:

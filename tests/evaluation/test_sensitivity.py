@@ -70,3 +70,16 @@ def test_stream_errors_are_those_of_the_hidden_states(model, ids):
     alone = sensitivity.stream_errors(model, compressed, ids, only=1)
     assert alone[0] == 0 and alone[1] > 0
     assert abs(sensitivity.stream_errors(model, compressed, ids, only=0)[0] - found[0]) < 1e-6
+
+
+def test_part_of_an_error_moves_the_weights_by_that_part(model, ids):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    compressed = rtn.quantize(model, bits=3, group_size=16).model
+    original = by_window.predictions(model, ids)
+    whole = sensitivity.part_way(original, model, compressed, ids, 1.0)
+    assert torch.allclose(whole, by_window.kl_by_window(original, compressed, ids), rtol=1e-3)
+    assert float(sensitivity.part_way(original, model, compressed, ids, 0.0).abs().max()) < 1e-9
+    tenth = float(sensitivity.part_way(original, model, compressed, ids, 0.1).mean()) * 100
+    fifth = float(sensitivity.part_way(original, model, compressed, ids, 0.2).mean()) * 25
+    assert abs(tenth / fifth - 1) < 0.2  # quadratic while small
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -74,3 +74,37 @@ def test_bad_input():
     ):
         with pytest.raises(CompressionError, match=told):
             call()
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_neighbours_tell_the_dimension_of_a_surface(d):
+    rng = torch.Generator().manual_seed(d)
+    flat = torch.rand(2000, d, generator=rng, dtype=torch.float64)
+    turned = flat @ torch.linalg.qr(torch.randn(30, d, generator=rng, dtype=torch.float64))[0].T
+    assert abs(dimension.two_nn(turned) - d) < 3 * d / 2000**0.5 + 0.06 * d  # chance, and the edges of the cube
+    assert dimension.principal(turned, 1.0) == d
+
+
+def test_a_circle_has_two_directions_and_one_dimension():
+    angle = 2 * torch.pi * torch.rand(1500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    assert dimension.principal(circle) == 2
+    assert abs(dimension.two_nn(circle) - 1) < 3 / 1500**0.5
+    assert abs(dimension.two_nn(torch.cat([circle, circle[:5]])) - 1) < 0.1  # equal points do not count
+
+
+def test_principal_directions_are_those_of_sklearn():
+    from sklearn.decomposition import PCA
+
+    x = torch.randn(80, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 2, 12) + 5
+    for share in (0.5, 0.9, 0.99):
+        held = PCA().fit(x.double().numpy()).explained_variance_ratio_.cumsum()
+        assert dimension.principal(x, share) == int((held < share).sum()) + 1
+
+
+def test_points_that_cannot_tell_a_dimension_are_refused():
+    for points in (torch.zeros(2, 3), torch.zeros(5), torch.zeros(9, 2)):
+        with pytest.raises(CompressionError, match="points"):
+            dimension.two_nn(points)
+    with pytest.raises(CompressionError, match="share"):
+        dimension.principal(torch.randn(4, 3), 0.0)

@@ -26,6 +26,20 @@ def predicted_and_measured(predicted: Mapping[int, float], measured: Mapping[int
     plt.show()
 
 
+def part_way(found: Mapping[str, Mapping[float, float]], predicted: Mapping[str, float]) -> Figure:
+    """KL over share² of the same error at smaller sizes, divided by the prediction: level while KL is quadratic."""
+    figure, axes = base.figure(
+        title="The same error, smaller", xlabel="share of the rounding error", ylabel="KL / share² over the prediction", size=(7, 3.6)
+    )
+    for (label, curve), marker in zip(found.items(), base.MARKERS, strict=False):
+        axes.plot(list(curve), [curve[s] / s**2 / predicted[label] for s in curve], marker=marker, label=label)
+    axes.axhline(1, color=base.BLACK, linestyle="--", linewidth=1, label="as predicted")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    plt.close(figure)
+    return figure
+
+
 def error_of_a_step(step: float) -> Figure:
     """Left: the error of rounding as a function of x under the normal density. Right: its variance over Δ²/12, for all steps."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
