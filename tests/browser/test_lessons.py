@@ -3,7 +3,6 @@
 Lessons run with `fast = True`, so that all of them take minutes. Tracks of sliders are measured at two widths of the page.
 """
 
-import contextlib
 from collections.abc import Callable
 
 import nbformat
@@ -161,10 +160,6 @@ def test_a_lesson_runs_and_every_control_redraws_its_figure(path, page):
         dead = [i + 1 for i in group.silent() if not group.speaks(i)]
         assert not dead, f"{group.name}: controls {dead} change nothing"
     keep(page, f"lesson-{path.stem}")
-    with contextlib.suppress(Exception):  # its kernel is of no use any more
-        page.evaluate("async () => { for (const k of await (await fetch('/api/kernels')).json()) "
-                      "await fetch('/api/kernels/' + k.id, {method: 'DELETE', headers: {'X-XSRFToken': "
-                      "(document.cookie.match('_xsrf=([^;]*)') || [])[1]}}); }")  # fmt: skip
 
 
 def test_a_guess_lets_the_result_appear(page):

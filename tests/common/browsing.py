@@ -64,11 +64,19 @@ def open_notebook(page: Page, address: str, path: str) -> None:
 
 
 def open_next(page: Page, path: str) -> None:
-    """Open another notebook in a page of JupyterLab that is there already; what was open is saved and closed."""
+    """Open another notebook in a page of JupyterLab that is there already, with the kernel of the one before, emptied.
+
+    So what every notebook imports is loaded once. What was open is saved and closed.
+    """
     page.evaluate("""async path => {
         const app = window.jupyterapp, run = (command, given) => app.commands.execute(command, given);
-        if (app.shell.currentWidget) { await run('docmanager:save'); await run('application:close-all'); }
-        await run('docmanager:open', {path, factory: 'Notebook'});
+        const kernel = app.shell.currentWidget?.context?.sessionContext.session?.kernel;
+        if (kernel) {
+            await kernel.requestExecute({code: "import ipywidgets; ipywidgets.Widget.close_all()\\n%reset -f"}).done;
+            await run('docmanager:save');
+            await run('application:close-all');
+        }
+        await run('docmanager:open', {path, factory: 'Notebook', ...(kernel && {kernel: {id: kernel.id}})});
     }""", path)  # fmt: skip
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
 
