@@ -16,7 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from course_utils.errors import CompressionError
 from course_utils.models import experts, walk
 from course_utils.quantization import compressed
-from course_utils.quantization.compressed import Compressed, digest, digests
+from course_utils.quantization.compressed import Compressed, digests, file_digest
 from course_utils.quantization.grids import Grid, exact_half
 from course_utils.quantization.layer import KINDS, naming
 
@@ -95,7 +95,7 @@ def verify(folder: Path) -> None:
         raise CompressionError(f"{folder / CHECKSUMS}: not readable ({error}); copy the checkpoint again.") from error
     for name, wanted in sums.items():
         file = folder / name
-        if not file.is_file() or digest(file.read_bytes()) != wanted:
+        if not file.is_file() or file_digest(file) != wanted:
             raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
 
 

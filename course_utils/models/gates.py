@@ -8,13 +8,15 @@ Only one thread computes at a time; the others wait.
 import inspect
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
+
+from .shelf import Place, Shelf
 
 Arrival = tuple[nn.Module, Tensor, dict[str, Any]]
 
@@ -84,12 +86,46 @@ class Pass(threading.Thread):
             self.join()
 
 
-def stations(model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]]) -> Generator[list[Arrival], None, None]:
-    """For each block that the model calls, in its order: what enters it in every batch, before it has run.
+class States(Sequence[tuple[Tensor, dict[str, Any]]]):
+    """What enters one block: (hidden states, all other arguments by keyword) of each batch.
 
-    Asking for the next lets the block, as it is then, run. It ends before the last block of `blocks` runs.
+    With a shelf, hidden states are there only while their turn lasts: look at them in a loop, and keep none of them.
+    """
+
+    def __init__(self, arrived: list[Arrival], shelf: Shelf | None = None):
+        self.arrived, self.shelf = arrived, shelf
+
+    def __len__(self) -> int:
+        return len(self.arrived)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        _, hidden, kwargs = self.arrived[i]
+        if self.shelf is not None:
+            self.shelf.bring(hidden)
+        return hidden, kwargs
+
+    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        for i in range(len(self)):
+            hidden, kwargs = self[i]
+            try:
+                yield hidden, kwargs
+            finally:
+                if self.shelf is not None:
+                    self.shelf.put(hidden)
+
+
+def stations(
+    model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]], shelf: Shelf | None = None
+) -> Generator[tuple[nn.Module, States], None, None]:
+    """For each block that the model calls, in its order: (block, what enters it in every batch), before it has run.
+
+    Asking for the next lets the block, as it is then, run; with a shelf, that empties the states that were given before.
+    It ends before the last block of `blocks` runs.
     """
     passes = [Pass(model, inputs) for inputs in batches]
+    places = [Place(shelf or Shelf()) for _ in passes]
 
     def gate(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         here = threading.current_thread()
@@ -97,15 +133,25 @@ def stations(model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str
             here.gate(block, args, kwargs)
 
     handles = [block.register_forward_pre_hook(gate, with_kwargs=True) for block in dict.fromkeys(blocks)]
+    met: list[Arrival] = []
     try:
         for _ in blocks:
-            arrived = [each.arrive() for each in passes]
-            if None in arrived:
+            now: list[Arrival] = []
+            for each, place in zip(passes, places, strict=True):
+                place.depart()
+                if shelf is not None and met:
+                    del met[0]
+                report = each.arrive()
+                if report is not None:
+                    place.arrive(report[1])
+                    now.append(report)
+                del report
+            if len(now) < len(passes):
                 break
-            met = [item for item in arrived if item is not None]
-            if len({id(block) for block, _, _ in met}) > 1:
+            if len({id(block) for block, _, _ in now}) > 1:
                 raise CompressionError("model: its blocks are called in an order that depends on the text; it cannot be run block by block.")
-            yield met
+            met = now
+            yield met[0][0], States(met, shelf)
     finally:
         for each in passes:
             each.stop()

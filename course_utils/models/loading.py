@@ -1,6 +1,7 @@
 """Load the bundled model, a folder, or a model from the hub."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -112,14 +113,18 @@ def load(
     if str(name_or_path) in shipped.SHIPPED:
         name_or_path = shipped.folder_of(str(name_or_path))
     config = _load(AutoConfig.from_pretrained, name_or_path)
-    auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config) else AutoModel
-    model = _load(auto.from_pretrained, name_or_path, dtype=dtype, use_safetensors=True)
+    model = _load(auto_class(config).from_pretrained, name_or_path, dtype=dtype, use_safetensors=True)
     return model.to(device).eval(), load_tokenizer(name_or_path)
 
 
 def is_gguf(name_or_path: str | Path) -> bool:
     """Whether the name is that of a GGUF file, there or not."""
     return str(name_or_path).endswith(".gguf")
+
+
+def auto_class(config) -> Any:
+    """The auto class that makes a model of this config: with its head for causal language models, bare for all others."""
+    return AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config) else AutoModel
 
 
 def _has_head(config) -> bool:

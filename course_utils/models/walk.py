@@ -4,7 +4,8 @@ Finding is in `blocks`, the checks before any work in `checks`, the forward pass
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,16 @@ from course_utils.errors import CompressionError
 from . import gates
 from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_of
 from .checks import check_calibration, check_context, check_finite, check_loaded, check_model, longest_context
+from .gates import States
+from .shelf import Shelf
 
 __all__ = [
-    "BLOCK_PATHS", "States", "as_precise_as", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
-    "compressible", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "through_blocks",
-    "watch_inputs", "weight_of",
+    "BLOCK_PATHS", "Facts", "Source", "States", "as_precise_as", "batch_for", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
+    "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "source_of",
+    "through_blocks", "watch_inputs", "weight_of",
 ]  # fmt: skip
 
-States = list[tuple[Tensor, dict[str, Any]]]
+Facts = dict[str, dict[str, Any]]  # what a method has to tell of each layer: plain numbers and names
 
 
 def exact(x: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ def first_block_inputs(model: PreTrainedModel, ids: Tensor, batch: int = 8) -> I
     for inputs in _batches(ids, batch):
         steps = gates.stations(model, blocks(model), [inputs])
         try:
-            ((_, hidden, kwargs),) = next(steps)
+            _, ((hidden, kwargs),) = next(steps)
         finally:
             steps.close()  # before the caller runs the block
         yield hidden, kwargs
@@ -61,22 +64,73 @@ def run_block(block: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tenso
     return out[0] if isinstance(out, tuple | list) else out
 
 
+def batch_for(context: int) -> int:
+    """How many sequences go through a block at once: 8, or fewer long ones."""
+    return max(1, min(8, 4096 // context))
+
+
 @torch.no_grad()
 def through_blocks(
-    model: PreTrainedModel, ids: Tensor, title: str = "blocks", batch: int = 8
+    model: PreTrainedModel, ids: Tensor, title: str = "blocks", batch: int | None = None, shelf: Shelf | None = None
 ) -> Iterator[tuple[nn.Module, States]]:
     """Each block in order, with the states that enter it: (block, [(hidden states, keyword arguments), …]).
 
     The arguments are those that the model itself gives this block. What the caller does to a block before asking for the
-    next one is felt by the next: its states have gone through the changed block.
+    next one is felt by the next: its states have gone through the changed block. `shelf`: where states wait, see `gates.States`.
     """
     found = blocks(model)
-    steps = gates.stations(model, found, _batches(ids.to(model.device), batch))
+    steps = gates.stations(model, found, _batches(ids.to(model.device), batch or batch_for(ids.shape[1])), shelf)
     try:
-        for arrived in tqdm(steps, desc=title, unit="block", leave=False, total=len(found)):
-            yield arrived[0][0], [(hidden, kwargs) for _, hidden, kwargs in arrived]
+        yield from tqdm(steps, desc=title, unit="block", leave=False, total=len(found))
     finally:
         steps.close()
+
+
+class Source(Protocol):
+    """Where the blocks of a model lie that is not in memory: see `models.shards` and `quantization.streaming`."""
+
+    shelf: Shelf
+
+    def begin(self, model: nn.Module, calibrated: bool) -> None:
+        """Give the model what it needs before its first block."""
+
+    def visit(self, model: nn.Module, number: int, work: Callable[[], Facts]) -> Facts:
+        """Give block `number` its numbers, do the work on it, and keep what came out."""
+
+    def end(self, model: nn.Module) -> None:
+        """Let go of all that is still there."""
+
+
+def source_of(model: nn.Module) -> Source | None:
+    """Where the numbers of a model's blocks are, if not in the model itself."""
+    return getattr(model, "blocks_lie_in", None)
+
+
+def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title: str, calibration: Any = None) -> Facts:
+    """work(block, states) for each block in order, and what it tells of its layers, all together.
+
+    This is the one loop of the methods that go block by block: for models in memory, and for models that are read from disk
+    and written to it one block at a time (`source_of`). Without calibration `states` is None; what is no Hugging Face model is
+    one block.
+    """
+    source = source_of(model)
+    found = list(dict.fromkeys(blocks(model))) if isinstance(model, PreTrainedModel) else [model]
+    facts: Facts = {}
+    try:
+        if source is not None:
+            source.begin(model, calibration is not None)
+        arrivals: Any = ((block, None) for block in tqdm(found, desc=title, unit="block", leave=False, disable=source is None))
+        if calibration is not None:
+            arrivals = through_blocks(model, calibration, title, shelf=None if source is None else source.shelf)  # type: ignore[arg-type]
+        for block, states in arrivals:
+            if source is None:
+                facts |= work(block, states)
+            else:
+                facts |= source.visit(model, found.index(block), partial(work, block, states))
+    finally:
+        if source is not None:
+            source.end(model)
+    return facts
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """A compressed model: runnable, saved with its integers packed, refused when the file is damaged."""
 
-import copy
 import functools
 import hashlib
 import importlib
@@ -22,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, walk
+from course_utils.models.empty import compute_buffers, empty_like
 
 from .layer import KINDS
 
@@ -93,13 +93,6 @@ def _is_packed(model: PreTrainedModel, name: str) -> bool:
     return type(model.get_submodule(name.rpartition(".")[0])).__name__ in KINDS
 
 
-def empty_like(kind: Any, config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model of this class on the meta device: names and shapes, without memory for its weights."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        make = kind.from_config if kind is AutoModelForCausalLM else kind._from_config
-        return make(copy.deepcopy(config), dtype=dtype)
-
-
 def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
     """Let `fill` write into a new folder, put it in place of `folder`, and return its bytes.
 
@@ -124,21 +117,40 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors, shared = without_copies({k: v for k, v in model.state_dict().items() if k not in tied})
     save_file({k: narrow(v).contiguous() for k, v in tensors.items()}, work / WEIGHTS)
+    write_rest(compressed, work, tokenizer, [WEIGHTS], shared)
+
+
+def write_rest(compressed: Compressed, work: Path, tokenizer, weights: list[str], shared: dict[str, str]) -> None:
+    """What stands beside the weights: config, generation settings, tokenizer, and last the manifest with all digests."""
+    model: Any = compressed.model
     model.config.save_pretrained(work)
     save_generation(model, work)
     if tokenizer is not None:
         tokenizer.save_pretrained(work)
-    layers = {
-        name: {"kind": type(module).__name__, **module.shape()}
-        for name, module in model.named_modules(remove_duplicate=False) if type(module).__name__ in KINDS
-    }  # fmt: skip
     manifest: dict[str, Any] = {
-        "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers,
+        "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers_of(model),
         "architecture": type(model).__name__, "module": type(model).__module__, "experts": experts.names_of_listed(model), "shared": shared,
-        "sha256": digests(work),
+        "weights": weights, "sha256": digests(work),
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
     (work / MANIFEST).write_text(json.dumps(manifest, default=_plain))
+
+
+def layers_of(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """What must be known to build the compressed layers of a model anew, by name."""
+    return {
+        name: {"kind": type(module).__name__, **module.shape()}  # type: ignore[operator]
+        for name, module in model.named_modules(remove_duplicate=False) if type(module).__name__ in KINDS
+    }  # fmt: skip
+
+
+def build_layers(model: torch.nn.Module, layers: dict[str, dict[str, Any]], dtype: torch.dtype, where: Path) -> None:
+    """Put empty layers of these kinds and shapes in their places. Raises CompressionError for a kind that is not known."""
+    for name, shape in layers.items():
+        kind = shape["kind"]
+        if kind not in KINDS:
+            raise CompressionError(f"{where}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}.")
+        walk.replace(model, name, KINDS[kind](**{k: v for k, v in shape.items() if k != "kind"}, dtype=dtype))
 
 
 def save_generation(model: PreTrainedModel, work: Path) -> None:
@@ -179,7 +191,16 @@ def digest(content: bytes) -> str:
 
 def digests(folder: Path) -> dict[str, str]:
     """The digest of every file below a folder, by its path from there."""
-    return {str(f.relative_to(folder)): digest(f.read_bytes()) for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def file_digest(file: Path) -> str:
+    """The digest of a file, read a piece at a time."""
+    found = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _plain(number: Any) -> int | float:
@@ -195,9 +216,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     aside = sorted(folder.parent.glob(f".{folder.name}-*-old"))
     if aside and not folder.exists():
         raise CompressionError(f"{folder}: a write was interrupted; the model from before it is {aside[-1]}. Rename it back.")
-    for name in (MANIFEST, WEIGHTS, "config.json"):
-        if not (folder / name).is_file():
-            raise CompressionError(f"{folder}: {name} is missing; save the compressed model again.")
+    _present(folder, MANIFEST)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         intact = manifest["self"] == digest(_canonical(manifest))
@@ -205,11 +224,23 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise CompressionError(f"{folder / MANIFEST}: not readable ({error}); save the compressed model again.") from error
     if not intact or manifest.get("format") != FORMAT:
         raise CompressionError(f"{folder / MANIFEST}: altered, or of another version; save the compressed model again.")
+    _present(folder, "config.json", *weights_of(manifest))
     for name, wanted in manifest["sha256"].items():
         file = folder / name
-        if not file.is_file() or digest(file.read_bytes()) != wanted:
+        if not file.is_file() or file_digest(file) != wanted:
             raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
     return manifest
+
+
+def weights_of(manifest: dict[str, Any]) -> list[str]:
+    """The files that hold the tensors: one, or several where the model was compressed block by block."""
+    return manifest.get("weights", [WEIGHTS])
+
+
+def _present(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise CompressionError(f"{folder}: {name} is missing; save the compressed model again.")
 
 
 def _class_of(manifest: dict[str, Any]) -> Any:
@@ -217,20 +248,6 @@ def _class_of(manifest: dict[str, Any]) -> Any:
     module, name = manifest.get("module", "transformers"), manifest.get("architecture", "")
     home: Any = importlib.import_module(module) if module.split(".")[0] == "transformers" else transformers
     return getattr(home, name, AutoModelForCausalLM)
-
-
-def _compute_buffers(model: PreTrainedModel) -> None:
-    """Give a model that was made on the meta device what no file holds, such as rotary frequencies."""
-    for tensor in model.state_dict(keep_vars=True).values():
-        tensor._is_hf_initialized = True  # transformers then leaves it as it is
-    owners: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)]
-    for path, module in model.named_modules():
-        lacking = [name for name, buffer in module.named_buffers(recurse=False) if buffer is not None and buffer.is_meta]
-        for name in lacking:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
-        if lacking:  # by the innermost model around it, which knows how
-            owner = max((o for o in owners if path == o[0] or path.startswith(f"{o[0]}." if o[0] else "")), key=lambda o: len(o[0]))
-            owner[1]._init_weights(module)
 
 
 def load(folder: str | Path) -> PreTrainedModel:
@@ -245,13 +262,9 @@ def load(folder: str | Path) -> PreTrainedModel:
     model = empty_like(_class_of(manifest), AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype)
     if manifest.get("experts"):
         experts.list_in_place(model)
-    for name, shape in manifest["layers"].items():
-        kind = shape.pop("kind")
-        if kind not in KINDS:
-            raise CompressionError(f"{folder}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}.")
-        walk.replace(model, name, KINDS[kind](**shape, dtype=dtype))
+    build_layers(model, manifest["layers"], dtype, folder)
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = {name: tensor for file in weights_of(manifest) for name, tensor in load_file(folder / file).items()}
         tensors |= {name: tensors[stored] for name, stored in manifest.get("shared", {}).items()}
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         for name in tensors:  # one at a time, so that never more than one tensor is there twice
@@ -264,7 +277,7 @@ def load(folder: str | Path) -> PreTrainedModel:
         wrong = sorted(missing | set(found.unexpected_keys))[:3]
         raise CompressionError(f"{folder}: weights and config disagree about {', '.join(wrong)}; save the model again.")
     model.tie_weights()
-    _compute_buffers(model)
+    compute_buffers(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()

@@ -104,7 +104,7 @@ def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> Non
 
 
 def block_hessians(
-    block: nn.Module, states: list, layers: Iterable[nn.Module] | None = None, counts: dict[nn.Module, int] | None = None
+    block: nn.Module, states: Iterable, layers: Iterable[nn.Module] | None = None, counts: dict[nn.Module, int] | None = None
 ) -> dict[nn.Module, Tensor]:
     """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it.
 
