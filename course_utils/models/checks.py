@@ -9,16 +9,22 @@ from transformers import PreTrainedModel
 from course_utils.errors import CompressionError
 
 from .calibration import for_model
+from .source import source_of
 
 
-def check_model(model: Any) -> None:
-    """Raises CompressionError, with the remedy, for what is no model, is wrapped by an adapter, or holds no finite values."""
+def check_model(model: Any, *, by_block: bool = False) -> None:
+    """Raises CompressionError, with the remedy, for what is no model, is wrapped by an adapter, or holds no finite values.
+
+    `by_block`: for a method that goes through `walk.each_block`; a model whose blocks lie elsewhere is checked when they are read.
+    """
     if not isinstance(model, nn.Module):
         inner = getattr(model, "model", None)
         remedy = "give its .model" if isinstance(inner, nn.Module) else "load one with models.load, or transformers' from_pretrained"
         raise CompressionError(f"model: expected a model, got {type(model).__name__}; {remedy}.")
     if hasattr(model, "merge_and_unload") or getattr(model, "_hf_peft_config_loaded", False) or _adapters(model):
         raise CompressionError("model: carries an adapter (LoRA); merge it first, model = model.merge_and_unload(), or unload it.")
+    if by_block and source_of(model) is not None:
+        return
     check_loaded(model)
     for path, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():

@@ -5,7 +5,7 @@ Finding is in `blocks`, the checks before any work in `checks`, the forward pass
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,13 @@ from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_
 from .checks import check_calibration, check_context, check_finite, check_loaded, check_model, longest_context
 from .gates import States
 from .shelf import Shelf
+from .source import Facts, Source, source_of
 
 __all__ = [
     "BLOCK_PATHS", "Facts", "Source", "States", "as_precise_as", "batch_for", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
     "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "source_of",
     "through_blocks", "watch_inputs", "weight_of",
 ]  # fmt: skip
-
-Facts = dict[str, dict[str, Any]]  # what a method has to tell of each layer: plain numbers and names
-
 
 def exact(x: Tensor) -> Tensor:
     """At least float32: half precision holds neither squares nor long sums."""
@@ -84,26 +82,6 @@ def through_blocks(
         yield from tqdm(steps, desc=title, unit="block", leave=False, total=len(found))
     finally:
         steps.close()
-
-
-class Source(Protocol):
-    """Where the blocks of a model lie that is not in memory: see `models.shards` and `quantization.streaming`."""
-
-    shelf: Shelf
-
-    def begin(self, model: nn.Module, calibrated: bool) -> None:
-        """Give the model what it needs before its first block."""
-
-    def visit(self, model: nn.Module, number: int, work: Callable[[], Facts]) -> Facts:
-        """Give block `number` its numbers, do the work on it, and keep what came out."""
-
-    def end(self, model: nn.Module) -> None:
-        """Let go of all that is still there."""
-
-
-def source_of(model: nn.Module) -> Source | None:
-    """Where the numbers of a model's blocks are, if not in the model itself."""
-    return getattr(model, "blocks_lie_in", None)
 
 
 def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title: str, calibration: Any = None) -> Facts:

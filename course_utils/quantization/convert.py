@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import selection, sharing, walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
 from .layer import QuantizedLinear, naming
@@ -39,20 +39,29 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
 
 
 def each_layer(
-    model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = ()
-) -> Compressed:
+    model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
     """A copy of `model` with make(name, layer) in the place of each linear layer of the blocks, but for those in whose names a
-    regular expression of `ignore` is found.
+    regular expression of `ignore` is found. `settings`: the method's name and what `per_layer` may change, which `make` looks up.
 
     Errors that `make` raises are given the layer's name; NaN or infinity anywhere is one before any work. `model` is unchanged.
     """
     began = time.perf_counter()
-    walk.check_finite(model)
+    walk.check_finite(model, by_block=True)
     original, model = model, sharing.structure(model).eval()
-    for name, module in selection.selected(model, ignore).items():
-        with naming(name):
-            walk.replace(model, name, make(name, module))
-    return Compressed(sharing.own(model, original), {**settings, **selection.kept(ignore)}, time.perf_counter() - began)
+    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
+    selection.check_per_layer(per_layer, names.values(), [name for name in settings if name != "method"])
+
+    def one_block(block: nn.Module, _states: None) -> walk.Facts:
+        for module in walk.linears(block).values():
+            if (name := names.get(id(module))) is not None:
+                with naming(name):
+                    walk.replace(model, name, make(name, module))
+        return {}
+
+    walk.each_block(model, one_block, settings["method"])
+    return Compressed(sharing.own(model, original), {**settings, **selection.kept(ignore, per_layer)}, time.perf_counter() - began)
 
 
 def round_activations(compressed: Compressed) -> Compressed:

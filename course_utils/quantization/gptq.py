@@ -173,7 +173,7 @@ def quantize(
     Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does not fit the model.
     """
     began = time.perf_counter()
-    walk.check_finite(model)
+    walk.check_finite(model, by_block=True)
     walk.blocks(model)
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
@@ -183,29 +183,30 @@ def quantize(
         "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
         "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
-    errors: dict[str, float] = {}
-    rounded: list[str] = []
-    loud: list[str] = []
-    few: dict[str, int] = {}
     selection.check_per_layer(per_layer, chosen, settings)
     warn_of_few_tokens(calibration, chosen)
-    for block, states in walk.through_blocks(model, calibration, "GPTQ"):
+
+    def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
         counts: dict[nn.Module, int] = {}
         hessians = block_hessians(block, states, wanted, counts)
+        facts: walk.Facts = {}
         for module in wanted:
             name, weight, H = names[id(module)], walk.weight_of(module).float(), hessians.pop(module, None)
             own = selection.settings_of(name, settings, per_layer)
             with naming(name):
                 if H is None or counts[module] < min(len(H), calibration.numel()):
-                    few[name] = counts.get(module, 0)
                     result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
+                    facts[name] = {"few": counts.get(module, 0)}
                 else:
-                    loud += [name] * is_loud(H)
                     result = quantize_layer(weight, H, **own)
-                    errors[name] = layer_error(weight, result.weight, H)
-            rounded += [name] * result.rounded
+                    facts[name] = {"loud": is_loud(H), "error": layer_error(weight, result.weight, H)}
+            facts[name]["rounded"] = result.rounded
             walk.replace(model, name, QuantizedLinear.of(result, module.bias))
+        return facts
+
+    facts = walk.each_block(model, one_block, "GPTQ", calibration)
+    loud = [name for name, found in facts.items() if found.get("loud")]
     if loud:
         warnings.warn(
             f"damping: in {len(loud)} layers ({loud[0]} …) a few inputs are so loud that 1 % of the mean of diag H exceeds its "
@@ -213,5 +214,9 @@ def quantize(
             CompressionWarning, stacklevel=2,
         )  # fmt: skip
     settings = {"method": "gptq", **settings, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
-    details = {"layer_error": errors, "rounded": rounded, "loud": loud, "few_tokens": few}
+    details = {
+        "layer_error": {name: found["error"] for name, found in facts.items() if "error" in found},
+        "rounded": [name for name, found in facts.items() if found["rounded"]], "loud": loud,
+        "few_tokens": {name: found["few"] for name, found in facts.items() if "few" in found},
+    }  # fmt: skip
     return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)

@@ -141,12 +141,9 @@ def quantize(
 ) -> Compressed:
     """HQQ of every linear layer of the blocks. Works on a copy; `per_layer` as in `rtn.quantize`; errors name the layer."""
     common = {"bits": bits, "group_size": group_size}
-    selection.check_per_layer(per_layer, selection.selected(model, ignore), common)
 
     def make(name: str, module: nn.Module) -> nn.Module:
         settings = selection.settings_of(name, common, per_layer)
         return RealZeroLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
 
-    result = each_layer(model, make, {"method": "hqq", **common}, ignore)
-    result.settings.update(selection.kept(ignore, per_layer))
-    return result
+    return each_layer(model, make, {"method": "hqq", **common}, ignore, per_layer)

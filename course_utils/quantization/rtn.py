@@ -1,16 +1,15 @@
 """Round-to-nearest: each weight goes to the closest point of its grid, looking at nothing else."""
 
-import time
-
 from torch import Tensor, nn
 
-from course_utils.models import selection, sharing, walk
+from course_utils.models import selection, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
+from .convert import each_layer
 from .grids import dequantize, make_grid
 from .grids import quantize as to_codes
-from .layer import LayerResult, QuantizedLinear, naming
+from .layer import LayerResult, QuantizedLinear
 
 
 def quantize_layer(
@@ -36,15 +35,10 @@ def quantize(
     is found. per_layer={"down_proj": {"bits": 8}} changes settings of the layers that a pattern is found in. Works on a copy; `model` is unchanged. Raises
     CompressionError as `quantize_layer` does, naming the layer, or if there is nothing to quantize.
     """
-    began = time.perf_counter()
-    walk.check_finite(model)
     common = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
-    original, model = model, sharing.structure(model)
-    chosen = selection.selected(model, ignore)
-    selection.check_per_layer(per_layer, chosen, common)
-    for name, module in chosen.items():
-        with naming(name):
-            result = quantize_layer(walk.weight_of(module), **selection.settings_of(name, common, per_layer))
-        walk.replace(model, name, QuantizedLinear.of(result, module.bias))
-    settings = {"method": "rtn", **common, **selection.kept(ignore, per_layer)}
-    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began)
+
+    def make(name: str, module: nn.Module) -> nn.Module:
+        result = quantize_layer(walk.weight_of(module), **selection.settings_of(name, common, per_layer))
+        return QuantizedLinear.of(result, module.bias)
+
+    return each_layer(model, make, {"method": "rtn", **common}, ignore, per_layer)
