@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from course_utils import checkpoints, evaluation, models, pruning, quantization
+from course_utils import blockwise, checkpoints, evaluation, models, pruning, quantization
 from course_utils.errors import CompressionError, CompressionWarning
+from course_utils.models.shelf import PLACES
 from course_utils.quantization import Compressed, compressed
 
 GRID = ("bits", "group_size", "symmetric")
@@ -27,6 +28,7 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = { 
     "gptq": (quantization.gptq.quantize, True, (*GRID, "act_order")),
     "awq": (quantization.awq.quantize, True, GRID),
     "nf4": (quantization.nf4.quantize, False, ()),
+    "hqq": (quantization.hqq.quantize, False, ("bits", "group_size")),
     "magnitude": (pruning.magnitude.prune, False, SHARE),
     "wanda": (pruning.wanda.prune, True, SHARE),
     "sparsegpt": (pruning.sparsegpt.prune, True, SHARE),
@@ -98,24 +100,37 @@ def compress(given: argparse.Namespace) -> dict[str, Any]:
         options = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise CompressionError(f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}.")
     writable(given.out, given.format)
+    shards, why = blockwise.shards_of(given, packed_by)
+    if shards is not None:
+        tokenizer = models.load_tokenizer(given.tokenizer or given.model)
+        result = blockwise.compress(given, method, calibration_of(given, tokenizer) if calibrates else [], tokenizer, chosen)
+        return told(given, result, result.details["bytes"], shards.bytes())
     whole, tokenizer = opened(given.model, given.tokenizer)
     if whole.settings["method"] != "none":
         raise CompressionError(f"model {given.model!r}: it is compressed already ({whole.settings['method']}); start from the original.")
-    ids = []
-    if calibrates:
-        ids = [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
-    result = method(whole.model, *ids, ignore=given.ignore or (), **chosen)
+    if why:
+        print(f"course: the whole model is loaded: {why}", file=sys.stderr)
+    result = method(whole.model, *(calibration_of(given, tokenizer) if calibrates else ()), ignore=given.ignore or (), **chosen)
     if given.format == "course" and "sparsity" in result.details:
         result = without_zeros(result)
-    size, found = FORMATS[given.format](result, given.out, tokenizer), result.coverage
+    size = FORMATS[given.format](result, given.out, tokenizer)
     with tempfile.TemporaryDirectory() as folder:  # the original, written in the same way and with its tokenizer
         before = Compressed(whole.model, {"method": "none"}, 0.0).save(Path(folder) / "model", tokenizer)
+    return told(given, result, size, before)
+
+
+def told(given: argparse.Namespace, result: Compressed, size: int, before: int) -> dict[str, Any]:
+    found = result.coverage
     return {
         "out": str(given.out), "format": given.format, "settings": result.settings, "bytes": size, "bytes_before": before,
         "seconds": round(result.seconds, 2), "share": found["share"], "share_of_blocks": found["share_of_blocks"],
         "left": {name: {"parameters": n, "because": why} for name, (n, why) in found["left"].items()},
         "sparsity": result.details.get("sparsity"),
     }  # fmt: skip
+
+
+def calibration_of(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    return [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
 
 
 def without_zeros(pruned: Compressed) -> Compressed:
@@ -228,6 +243,10 @@ def parsers(commands: Any) -> None:
     small.add_argument("--sparsity", type=float)
     small.add_argument("--pattern", help="such as 2:4")
     small.add_argument("--ignore", action="append", help="a regular expression: layers with such names stay as they are (repeat it)")
+    small.add_argument("--states", choices=PLACES, default="memory",
+                       help="where calibration's hidden states wait: in memory, there in 16 bits, or in files beside --out")  # fmt: skip
+    small.add_argument("--device", default="cpu", help="where a block is computed (default: cpu)")
+    small.add_argument("--in-memory", action="store_true", help="load the whole model, instead of one block at a time")
     text(small, "calibration", "samples", 64)
     test = command(evaluate, "measure a model's perplexity")
     text(test, "text", "windows", 64)
@@ -271,7 +290,10 @@ def run(given: argparse.Namespace) -> int:
         print(f"course: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("course: stopped; nothing was written.", file=sys.stderr)
+        out = getattr(given, "out", None)
+        begun = out is not None and out.with_name(f".{out.name}.part").is_dir()
+        left = "what is done is kept; the same command goes on from there." if begun else "nothing was written."
+        print(f"course: stopped; {left}", file=sys.stderr)
         return 130
     print(json.dumps(found, default=str, ensure_ascii=False) if given.json else in_words(found))
     return 0

@@ -137,8 +137,10 @@ class Shards:
         self.read(names)
         chosen = {ours for hub, ours in self.units[None].items() if hub in names}
         found = {name: tensor.detach() for name, tensor in self.blank.state_dict().items() if name in chosen and not tensor.is_meta}
-        for name in found:
+        for name, tensor in found.items():
             module, _, last = name.rpartition(".")
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise CompressionError(f"{module}: {last}: contains NaN or infinity; repair it before compressing the model.")
             drop_one(self.blank.get_submodule(module), last)
         return found
 

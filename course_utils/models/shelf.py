@@ -40,7 +40,7 @@ class Shelf:
             kept = self.folder / str(self.count)
             self.count += 1
             try:
-                flat.contiguous().view(torch.uint8).cpu().numpy().tofile(kept)
+                flat.view(torch.uint8).cpu().clone().numpy().tofile(kept)  # a clone: memory that numpy has seen keeps its size
             except OSError as error:
                 raise CompressionError(f"states: {kept} could not be written ({error}); free some space, or choose states='half'.") from error
         self.away[storage._cdata] = kept

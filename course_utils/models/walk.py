@@ -77,7 +77,8 @@ def through_blocks(
     next one is felt by the next: its states have gone through the changed block. `shelf`: where states wait, see `gates.States`.
     """
     found = blocks(model)
-    steps = gates.stations(model, found, _batches(ids.to(model.device), batch or batch_for(ids.shape[1])), shelf)
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    steps = gates.stations(model, found, _batches(ids.to(device), batch or batch_for(ids.shape[1])), shelf)
     try:
         yield from tqdm(steps, desc=title, unit="block", leave=False, total=len(found))
     finally:
@@ -92,12 +93,14 @@ def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title:
     one block.
     """
     source = source_of(model)
+    if source is not None and (known := source.all_done()) is not None:
+        return known
     found = list(dict.fromkeys(blocks(model))) if isinstance(model, PreTrainedModel) else [model]
     facts: Facts = {}
     try:
         if source is not None:
             source.begin(model, calibration is not None)
-        arrivals: Any = ((block, None) for block in tqdm(found, desc=title, unit="block", leave=False, disable=source is None))
+        arrivals: Any = ((block, None) for block in tqdm(found, desc=title, unit="block", leave=False, disable=source is None or None))
         if calibration is not None:
             arrivals = through_blocks(model, calibration, title, shelf=None if source is None else source.shelf)  # type: ignore[arg-type]
         for block, states in arrivals:

@@ -56,9 +56,9 @@ def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
             )
 
 
-def check_model(model: nn.Module) -> None:
-    """Raises CompressionError unless this is a Hugging Face model with finite values and without adapters."""
-    walk.check_model(model)
+def check_model(model: nn.Module, *, by_block: bool = False) -> None:
+    """Raises CompressionError unless this is a Hugging Face model with finite values and without adapters; see `walk.check_model`."""
+    walk.check_model(model, by_block=by_block)
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
                                "for nn.Sequential use pruning.magnitude.")  # fmt: skip

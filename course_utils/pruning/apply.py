@@ -1,8 +1,7 @@
 """Put masks on a model, keep them there while it trains, and read its sparsity."""
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,11 +9,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from course_utils.errors import CompressionError
-from course_utils.models import experts, selection, walk
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
 from . import masks as mask_functions
+from .anatomy import set_weight
 
 Masks = Mapping[str, Tensor]
 
@@ -108,6 +108,22 @@ def each_step(
             handle.remove()
 
 
+def facts_of(layers: Mapping[str, nn.Module], pruned: Iterable[str]) -> walk.Facts:
+    """What a method that goes block by block tells of layers: zeros, weights, and whether it worked on them."""
+    told: walk.Facts = {}
+    for name, module in layers.items():
+        weight = walk.weight_of(module)
+        gone = weight == 0
+        told[name] = {"zeros": int(gone.sum()), "size": weight.numel(), "share": float(gone.float().mean()), "pruned": name in pruned}
+    return told
+
+
+def sparsity_from(facts: walk.Facts) -> tuple[float, dict[str, float]]:
+    """(the fraction of zeros among all weights told of, that of each layer that was worked on)."""
+    zeros, size = (sum(told[key] for told in facts.values()) for key in ("zeros", "size"))
+    return zeros / size, {name: told["share"] for name, told in facts.items() if told["pruned"]}
+
+
 def zeros(model: nn.Module) -> dict[str, float]:
     """The fraction of zero weights in each linear layer that compression works on."""
     return {n: float((walk.weight_of(m) == 0).float().mean()) for n, m in walk.compressible(model).items()}
@@ -136,7 +152,7 @@ def prune(
     Raises CompressionError for scores that do not fit the model, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()
-    model = experts.listed(model)
+    original, model = model, sharing.structure(model)
     check_masks(model, scores)
     if ignore:
         scores = {name: score for name, score in scores.items() if name in selection.selected(model, ignore)}
@@ -147,8 +163,10 @@ def prune(
     for name, score in scores.items():
         if name not in masks:
             masks |= make_masks({name: score}, **own[name])
-    model = copy.deepcopy(model)
-    apply(model, masks)
+    layers = check_masks(model, masks)
+    for name, mask in masks.items():
+        weight = walk.weight_of(layers[name])
+        set_weight(layers[name], weight.masked_fill(~mask.to(weight.device), 0))
     settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer", **selection.kept(ignore, per_layer)}
     share = {name: value for name, value in zeros(model).items() if name in masks}
-    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, {"sparsity": share})
+    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"sparsity": share})

@@ -1,12 +1,16 @@
 """Magnitude pruning: the smallest weights go (Han et al., 2015)."""
 
+import time
+
 from torch import nn
 
-from course_utils.models import experts, walk
+from course_utils.errors import CompressionError
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
-from . import apply, scores
+from . import apply, masks, scores
+from .anatomy import set_weight
 
 
 def prune(
@@ -20,7 +24,28 @@ def prune(
     `apply.prune`.
     Raises CompressionError for NaN weights, or a bad sparsity or pattern.
     """
-    walk.check_model(model)
-    model = experts.listed(model)
-    found = {name: scores.magnitude(walk.weight_of(module)) for name, module in walk.compressible(model).items()}
-    return apply.prune(model, found, sparsity, pattern=pattern, method="magnitude", ignore=ignore, per_layer=per_layer)
+    walk.check_model(model, by_block=True)
+    if pattern == "global":
+        if walk.source_of(model) is not None:
+            raise CompressionError("pattern='global': one ranking needs all weights at once; load the whole model, or choose another pattern.")
+        found = {name: scores.magnitude(walk.weight_of(module)) for name, module in walk.compressible(experts.listed(model)).items()}
+        return apply.prune(model, found, sparsity, pattern=pattern, method="magnitude", ignore=ignore, per_layer=per_layer)
+    began = time.perf_counter()
+    original, model = model, sharing.structure(model)
+    names = {id(module): name for name, module in walk.compressible(model).items()}
+    chosen = selection.selected(model, ignore)
+    common = {"sparsity": sparsity, "pattern": pattern}
+    selection.check_per_layer(per_layer, chosen, common)
+
+    def one_block(block: nn.Module, _states: None) -> walk.Facts:
+        layers = {names[id(module)]: module for module in walk.linears(block).values()}
+        for name, module in layers.items():
+            if name in chosen:
+                weight = walk.weight_of(module)
+                mask = masks.make(scores.magnitude(weight), **selection.settings_of(name, common, per_layer))
+                set_weight(module, weight.masked_fill(~mask, 0))
+        return apply.facts_of(layers, chosen)
+
+    total, share = apply.sparsity_from(walk.each_block(model, one_block, "magnitude"))
+    settings = {"method": "magnitude", "sparsity": total, "pattern": pattern or "per_layer", **selection.kept(ignore, per_layer)}
+    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"sparsity": share})

@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import experts, selection, walk
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.gptq import (
@@ -32,7 +32,7 @@ from course_utils.quantization.grids import Grid, check_matrix, dequantize, make
 from course_utils.quantization.layer import LayerResult, QuantizedLinear
 
 from . import masks
-from .anatomy import check_model
+from .anatomy import check_model, set_weight
 
 
 @dataclass(frozen=True)
@@ -162,38 +162,42 @@ def prune(
     setting of a layer) and layers that no token reaches as in `wanda.prune`. `settings["sparsity"]` is the share of zeros that came out, of the layers that were pruned.
     """
     began = time.perf_counter()
-    check_model(model)
+    check_model(model, by_block=True)
     calibration = walk.check_calibration(calibration, model)
-    model = experts.copy_listed(model).eval()
+    original, model = model, sharing.structure(model).eval()
     names = {id(module): name for name, module in selection.selected(model, ignore).items()}
     settings = {
         "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,
         "group_size": group_size, "symmetric": symmetric,
     }  # fmt: skip
     selection.check_per_layer(per_layer, names.values(), settings)
-    errors: dict[str, float] = {}
-    zeros: dict[str, float] = {}
-    unreached: list[str] = []
     warn_of_few_tokens(calibration, selection.selected(model, ignore))
-    for block, states in walk.through_blocks(model, calibration, "SparseGPT"):
+
+    def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
         hessians = block_hessians(block, states, wanted)
+        facts: walk.Facts = {}
         for module in wanted:
-            weight, name = walk.weight_of(module).float(), names[id(module)]
-            unreached += [name] * (module not in hessians)
-            H = hessians.pop(module, None)
+            weight, name, H = walk.weight_of(module).float(), names[id(module)], hessians.pop(module, None)
+            reached = H is not None
             H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
             result = prune_layer(weight, H.to(weight.device), **selection.settings_of(name, settings, per_layer))
-            errors[name] = layer_error(weight, result.weight, H)
-            zeros[name] = float((result.weight == 0).float().mean())
+            facts[name] = {
+                "error": layer_error(weight, result.weight, H), "zeros": float((result.weight == 0).float().mean()),
+                "size": weight.numel(), "reached": reached,
+            }  # fmt: skip
             if result.grid is None:
-                walk.weight_of(module).copy_(result.weight)
+                set_weight(module, result.weight)
             else:
                 walk.replace(model, name, QuantizedLinear.of(LayerResult(result.codes, result.grid, result.weight), module.bias))
+        return facts
+
+    facts = walk.each_block(model, one_block, "SparseGPT", calibration)
     kept = {k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")}
-    sizes = {name: module.in_features * module.out_features if bits else walk.weight_of(module).numel()
-             for name, module in model.named_modules() if name in zeros}  # fmt: skip
-    achieved = sum(zeros[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    achieved = sum(told["zeros"] * told["size"] for told in facts.values()) / sum(told["size"] for told in facts.values())
     settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
-    details = {"layer_error": errors, "sparsity": zeros, "unreached": unreached}
-    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, details)
+    details = {
+        "layer_error": {name: told["error"] for name, told in facts.items()}, "sparsity": {name: told["zeros"] for name, told in facts.items()},
+        "unreached": [name for name, told in facts.items() if not told["reached"]],
+    }  # fmt: skip
+    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details)

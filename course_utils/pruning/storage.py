@@ -11,7 +11,6 @@ A value of −0 comes back as 0; everything else comes back bit for bit.
 """
 
 import bisect
-import copy
 import math
 import time
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
-from course_utils.models import walk
+from course_utils.models import experts, sharing, walk
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.convert import frozen
 from course_utils.quantization.layer import naming, storable
@@ -161,10 +160,21 @@ def sixteen_bits(compressed: Compressed) -> Compressed:
     Methods that move weights (SparseGPT, `compensate`, training) leave float32 values, which a file keeps in four bytes.
     The model still computes in its own precision: measure the quality of this copy, not of the other.
     """
-    model = copy.deepcopy(compressed.model)
-    for parameter in model.parameters():
-        parameter.copy_(parameter.bfloat16())
+    model = sharing.structure(compressed.model)
+    halve(model)
+    model = sharing.own(experts.fuse(model), compressed.model)
     return Compressed(model, {**compressed.settings, "values": "bfloat16"}, compressed.seconds, compressed.details)
+
+
+@torch.no_grad()
+def halve(module: nn.Module) -> None:
+    """Give every parameter below `module` a new tensor of bfloat16 values, in the precision that it had; tied ones stay tied."""
+    made: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, old in part._parameters.items():
+            if old is not None:
+                made.setdefault(id(old), nn.Parameter(old.bfloat16().to(old.dtype), old.requires_grad))
+                part._parameters[name] = made[id(old)]
 
 
 @storable
@@ -232,13 +242,32 @@ def compress(model: nn.Module, format: str | None = None) -> Compressed:
     Raises CompressionError for an unknown format, or a layer that does not fit it.
     """
     began = time.perf_counter()
-    model = copy.deepcopy(model).eval()
+    original, model = model, sharing.structure(model).eval()
     settings = {"method": "sparse_storage", "format": format or "smallest", "sparsity": apply.sparsity_of(model)}
+    chosen = shrink(model, walk.compressible(model), format)
+    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"formats": chosen})
+
+
+def shrink(root: nn.Module, layers: dict[str, nn.Module], format: str | None = None) -> dict[str, str]:
+    """Put the sparse form of each of these layers of `root` in its place, where that is smaller; returns the chosen formats."""
     chosen: dict[str, str] = {}
-    for name, module in walk.compressible(model).items():
+    for name, module in layers.items():
         weight = walk.weight_of(module)
         chosen[name] = format or best(weight)
         if chosen[name] != "dense":
             with naming(name):
-                walk.replace(model, name, SparseLinear.of(module, chosen[name]))
-    return Compressed(model, settings, time.perf_counter() - began, {"formats": chosen})
+                walk.replace(root, name, SparseLinear.of(module, chosen[name]))
+    return chosen
+
+
+def store(block: nn.Module) -> None:
+    """`sixteen_bits` and `compress` of one block, in place: for `quantization.streaming`."""
+    experts.list_in_place(block)
+    halve(block)
+    shrink(block, walk.linears(block))
+    experts.fuse(block)
+
+
+def stored_settings(pruned: Compressed) -> Compressed:
+    """What a result is told of whose blocks went through `store`."""
+    return Compressed(pruned.model, {**pruned.settings, "values": "bfloat16", "storage": "smallest"}, pruned.seconds, pruned.details)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from course_utils.models import experts, selection, walk
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.grids import check_matrix
 
 from . import apply, masks, scores
-from .anatomy import check_model
+from .anatomy import check_model, set_weight
 
 
 def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor]:
@@ -64,26 +64,31 @@ def prune(
     Raises CompressionError for empty calibration data, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()
-    check_model(model)
+    check_model(model, by_block=True)
     calibration = walk.check_calibration(calibration, model)
-    model = experts.copy_listed(model).eval()
-    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
+    original, model = model, sharing.structure(model).eval()
+    names = {id(module): name for name, module in walk.compressible(model).items()}
+    chosen = selection.selected(model, ignore)
     common = {"sparsity": sparsity, "pattern": pattern}
-    selection.check_per_layer(per_layer, names.values(), common)
-    unreached: list[str] = []
-    for block, states in walk.through_blocks(model, calibration, "Wanda"):
+    selection.check_per_layer(per_layer, chosen, common)
+
+    def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         norms = input_norms(block, states)
-        for module in walk.linears(block).values():
-            if id(module) not in names:
-                continue
-            weight = walk.weight_of(module)
-            unreached += [names[id(module)]] * (module not in norms)
-            norm = norms.get(module, weight.new_ones(weight.shape[1]))
-            weight.masked_fill_(~mask_layer(weight, norm, **selection.settings_of(names[id(module)], common, per_layer)), 0)
+        layers = {names[id(module)]: module for module in walk.linears(block).values()}
+        reached = {name for name, module in layers.items() if module in norms}
+        for name, module in layers.items():
+            if name in chosen:
+                weight = walk.weight_of(module)
+                norm = norms.get(module, weight.new_ones(weight.shape[1]))
+                mask = mask_layer(weight, norm, **selection.settings_of(name, common, per_layer))
+                set_weight(module, weight.masked_fill(~mask, 0))
+        return {name: {**told, "reached": name in reached} for name, told in apply.facts_of(layers, chosen).items()}
+
+    facts = walk.each_block(model, one_block, "Wanda", calibration)
+    total, share = apply.sparsity_from(facts)
     settings = {
-        "method": "wanda", "sparsity": apply.sparsity_of(model), "pattern": pattern or "per_row",
-        "calibration": list(calibration.shape), **selection.kept(ignore, per_layer),
+        "method": "wanda", "sparsity": total, "pattern": pattern or "per_row", "calibration": list(calibration.shape),
+        **selection.kept(ignore, per_layer),
     }  # fmt: skip
-    share = {name: value for name, value in apply.zeros(model).items() if name in names.values()}
-    details = {"sparsity": share, "unreached": unreached}
-    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, details)
+    details = {"sparsity": share, "unreached": [name for name in share if not facts[name]["reached"]]}
+    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details)

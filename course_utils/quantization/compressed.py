@@ -98,8 +98,7 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
 
     Raises CompressionError if `folder` holds something without the file `mark`, which says that it was written here.
     """
-    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CompressionError(f"folder: {folder} holds something else; choose a new folder, or one that was written here before.")
+    check_folder(folder, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -113,6 +112,12 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
     return size
 
 
+def check_folder(folder: Path, mark: str) -> None:
+    """Raises CompressionError if `folder` holds something without the file `mark`."""
+    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CompressionError(f"folder: {folder} holds something else; choose a new folder, or one that was written here before.")
+
+
 def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors, shared = without_copies({k: v for k, v in model.state_dict().items() if k not in tied})
@@ -120,7 +125,7 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
     write_rest(compressed, work, tokenizer, [WEIGHTS], shared)
 
 
-def write_rest(compressed: Compressed, work: Path, tokenizer, weights: list[str], shared: dict[str, str]) -> None:
+def write_rest(compressed: Compressed, work: Path, tokenizer, weights: list[str], shared: dict[str, str], ignore: tuple[str, ...] = ()) -> None:
     """What stands beside the weights: config, generation settings, tokenizer, and last the manifest with all digests."""
     model: Any = compressed.model
     model.config.save_pretrained(work)
@@ -130,7 +135,7 @@ def write_rest(compressed: Compressed, work: Path, tokenizer, weights: list[str]
     manifest: dict[str, Any] = {
         "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers_of(model),
         "architecture": type(model).__name__, "module": type(model).__module__, "experts": experts.names_of_listed(model), "shared": shared,
-        "weights": weights, "sha256": digests(work),
+        "weights": weights, "sha256": {file: found for file, found in digests(work).items() if file not in ignore},
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
     (work / MANIFEST).write_text(json.dumps(manifest, default=_plain))
