@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,18 +109,24 @@ def block_hessians(
 ) -> dict[nn.Module, Tensor]:
     """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it.
 
-    Layers that are fed the same tensor (query, key and value) share one product. `layers`: only these; one that no token
+    Layers that are fed the same tensor (query, key and value) share one sum, which they must not change. `layers`: only these; one that no token
     reaches is not in the answer. `counts`, if given, is filled with the tokens that each of them saw.
     """
     sums: dict[nn.Module, Tensor] = {}
     counts = {} if counts is None else counts
-    latest: list[Tensor] = [torch.empty(0), torch.empty(0)]  # the latest input and its XᵀX
+    latest: list[Any] = [None, None, {}]  # the latest input, its XᵀX, and the sums that it was added to: id → (before, after)
 
     def collect(module, args):
         if args[0] is not latest[0]:
             x = args[0].reshape(-1, args[0].shape[-1]).float()
-            latest[:] = args[0], x.T @ x
-        sums[module] = sums[module] + latest[1] if module in sums else latest[1]
+            latest[:] = args[0], x.T @ x, {}
+        before = sums.get(module)
+        if before is None:
+            sums[module] = latest[1]
+        else:
+            if id(before) not in latest[2]:
+                latest[2][id(before)] = before, before + latest[1]
+            sums[module] = latest[2][id(before)][1]
         counts[module] = counts.get(module, 0) + args[0].shape[:-1].numel()
 
     watched = walk.linears(block).values() if layers is None else layers
@@ -127,7 +134,12 @@ def block_hessians(
     try:
         for hidden, kwargs in states:
             walk.run_block(block, hidden, kwargs)
+            latest[:] = None, None, {}
     finally:
         for handle in handles:
             handle.remove()
-    return {module: sums[module] * (2.0 / counts[module]) for module in sums}
+    means: dict[int, Tensor] = {}
+    for module, total in sums.items():  # layers that share a sum saw the same inputs
+        if id(total) not in means:
+            means[id(total)] = total.mul_(2.0 / counts[module])
+    return sums
