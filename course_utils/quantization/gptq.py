@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionWarning
+from course_utils.kernels import columns as columns_of
 from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
@@ -118,15 +119,7 @@ def _walk_columns(
             for first in range(-(-start // size) * size, end, size):
                 group = W[first : first + size]
                 scale[first // size], zero[first // size] = scale_and_zero(group.amin(0), group.amax(0), bits, symmetric)
-        errors = torch.empty_like(W[start:end])
-        for i in range(start, end):
-            s, z = scale[group_of[i]], zero[group_of[i]]
-            q = torch.div(W[i], s).round_().add_(z).clamp_(0, largest)
-            codes[i] = q
-            q.sub_(z).mul_(s)
-            error = torch.sub(W[i], q, out=errors[i - start]).div_(U[i, i])
-            W[i] = q  # this column is done: from here on its row of W holds ŵ
-            W[i + 1 : end].addr_(U[i, i + 1 : end], error, alpha=-1)
+        errors = columns_of.walk(W, U, scale, zero, group_of, codes, start, end, largest)
         W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
     del U
 
