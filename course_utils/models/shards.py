@@ -18,7 +18,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from course_utils.errors import CompressionError
 
-from . import experts, loading
+from . import experts, loading, shipped
 from .blocks import blocks
 from .empty import compute_buffers, drop, empty_like
 
@@ -33,6 +33,8 @@ class Shards:
     """
 
     def __init__(self, name: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"):
+        if str(name) in shipped.SHIPPED:
+            name = shipped.folder_of(str(name))
         source, local = loading._source(name)
         if not local:
             raise CompressionError(f"model {str(name)!r}: is no folder, so it cannot be read block by block; download it (hf download), or {IN_MEMORY}.")
@@ -109,7 +111,7 @@ class Shards:
             for file in {self.files[name] for name in names}:
                 opened[file] = safe_open(file, framework="pt")
             tensors = {name: opened[self.files[name]].get_slice(name) for name in names}
-            with loading._no_bars():
+            with loading.no_bars():
                 loader.convert_and_load_state_dict_in_model(
                     self.blank, tensors, LoadStateDictConfig(dtype=self.dtype, weight_mapping=mapping, device_map={"": self.device})
                 )
