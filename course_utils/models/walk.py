@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 
-from . import gates
+from . import gates, parallel
 from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_of
 from .checks import check_calibration, check_context, check_finite, check_loaded, check_model, longest_context
 from .gates import States
@@ -102,7 +102,7 @@ def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title:
             source.begin(model, calibration is not None)
         arrivals: Any = ((block, None) for block in tqdm(found, desc=title, unit="block", leave=False, disable=source is None or None))
         if calibration is not None:
-            arrivals = through_blocks(model, calibration, title, shelf=None if source is None else source.shelf)  # type: ignore[arg-type]
+            arrivals = through_blocks(model, parallel.part_of(calibration), title, shelf=None if source is None else source.shelf)  # type: ignore[arg-type]
         for block, states in arrivals:
             if source is None:
                 facts |= work(block, states)

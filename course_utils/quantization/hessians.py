@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError, CompressionWarning
-from course_utils.models import walk
+from course_utils.models import parallel, walk
 
 from .grids import check_matrix
 
@@ -129,7 +129,7 @@ def block_hessians(
             sums[module] = latest[2][id(before)][1]
         counts[module] = counts.get(module, 0) + args[0].shape[:-1].numel()
 
-    watched = walk.linears(block).values() if layers is None else layers
+    watched = list(walk.linears(block).values() if layers is None else layers)
     handles = [m.register_forward_pre_hook(collect) for m in watched]
     try:
         for hidden, kwargs in states:
@@ -138,6 +138,7 @@ def block_hessians(
     finally:
         for handle in handles:
             handle.remove()
+    parallel.add_up(sums, counts, watched)
     means: dict[int, Tensor] = {}
     for module, total in sums.items():  # layers that share a sum saw the same inputs
         if id(total) not in means:
