@@ -22,6 +22,7 @@ PEERS = {  # packages, and the script that runs beside them
     ),
     "transformers": (("gptqmodel==7.7.0", "transformers==5.23.0", "optimum==2.3.0", "accelerate==1.15.0"), "loader.py"),
     "autoawq": ((TORCH, "autoawq==0.2.9", "transformers==4.51.3", "accelerate==1.5.0", "huggingface-hub==0.36.2"), "words.py"),
+    "llama.cpp": (("xllamacpp==2026.10.11549",), "llamacpp.py"),
     "torchao": ((TORCH, "torchao==0.18.0", "safetensors==0.8.0"), "ao.py"),
 }  # fmt: skip
 ENVIRON = {
@@ -40,8 +41,9 @@ def environment(peer: str) -> Path:
         print(f"making {folder} (some minutes)", flush=True)
         venv.create(folder, with_pip=True, clear=True)
         pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        first = [pins[0]] if pins[0].startswith("torch==") else ["torch"]  # their builds look for it
-        subprocess.run([*pip, *first, "numpy", "setuptools", "wheel"], check=True)
+        if peer != "llama.cpp":
+            first = [pins[0]] if pins[0].startswith("torch==") else ["torch"]  # their builds look for it
+            subprocess.run([*pip, *first, "numpy", "setuptools", "wheel"], check=True)
         subprocess.run([*pip, "--no-build-isolation", *pins], check=True, env={**os.environ, "BUILD_CUDA_EXT": "0"})
         stamp.write_text(wanted)
     return python

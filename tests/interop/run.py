@@ -3,6 +3,7 @@
     make interop                     auto-gptq 0.7.1, in both directions
     make interop PEER=transformers   transformers' GPTQ and AWQ loaders and GPTQModel
     make interop PEER=autoawq        AutoAWQ 0.2.9 unpacks the weights of our AWQ checkpoints
+    make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same greedy text (greedy.py)
     make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales, outputs (weights.py)
 
 Or: PYTHONPATH=tests/common python tests/interop/run.py [--peer NAME] [--kinds llama opt gpt2 qwen2]. Each peer has an
@@ -19,6 +20,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import greedy
 import torch
 import weights
 from peers import PEERS, ask, environment, gap, tiny
@@ -207,6 +209,9 @@ def main() -> int:
     asked, began = parser.parse_args(), time.perf_counter()
     environment(asked.peer)
     print(f"environment ready after {time.perf_counter() - began:.0f} s", flush=True)
+    if asked.peer == "llama.cpp":
+        with tempfile.TemporaryDirectory() as temporary:
+            return greedy.run(partial(ask, "llama.cpp"), Path(temporary))
     if asked.peer == "torchao":
         with tempfile.TemporaryDirectory() as temporary:
             total, failures = weights.compare(partial(ask, "torchao"), Path(temporary))
