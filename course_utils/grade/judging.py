@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import multiprocessing
 import os
 import threading
@@ -13,9 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from course_utils.errors import CompressionError
-from course_utils.learn.checks import exercise
+from course_utils.learn.checks import checking, exercise
 
 from . import clock, confined, judge, submission
+from . import lab as labs
 from .keeper import Keeper
 from .lab import Lab
 from .sandbox import Limits
@@ -35,9 +37,27 @@ def ready(lab: Lab, limits: Limits, seed: int, kind: str) -> Iterator[None]:
     for topic in exercise.topics():
         exercise.of_topic(topic)
     with Zygote(lab.prelude, limits, data=lab.data, kind=kind) as zygote:
+        _answer_once(lab, seed)
         _job.update(lab=lab, limits=limits, seed=seed, kind=kind, address=zygote.address, root=zygote.bench)
         check_solution(lab)
         yield
+
+
+def _answer_once(lab: Lab, seed: int) -> None:
+    """Ask the specifications about the inputs of this run, once for all submissions: judges are forked from this process.
+
+    Each test runs up to the first thing that it asks of a learner's function itself, which there is none of here.
+    """
+
+    def filled(name: str, _function: Any, *, seed: int, show: bool) -> Any:
+        checking.remember(name, seed)
+        return exercise.Verdict(True, True, None, "")
+
+    for test in lab.tests:
+        functions = dict.fromkeys(lab.reference)
+        namespace = {**lab.namespace, **functions, "check": labs.seeded(filled, seed, [])}
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+            labs.run_test(test.source, namespace, test.points or 0.0)
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:

@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -37,16 +38,18 @@ RIGHT |= {
     "a pipe": 0,
     "nothing": 0,
 }
+COLUMNS = [(kind, user) for kind in ("namespaces", "bwrap") for user in ("root", "user")]
+TITLES = {"namespaces": "namespaces", "bwrap": "bubblewrap", "root": "root", "user": "an ordinary user"}
+MINE = (KIND, "root" if os.geteuid() == 0 else "user")
 HEAD = """# Attacks on the grader
 
-Made by `python tests/common/attack_table.py --write docs/attacks.md`; `make test` grades the same class and checks this table.
+Made as root by `python tests/common/attack_table.py --write docs/attacks.md`, which grades the class four times: in each
+sandbox, by root and by the user `nobody`. `make test` grades the same class once more and checks its column.
 
 Each row is one submission to a small lab with exercises worth 5, 4 and 3 points (`tests/common/attacks.py`). An attack
 is wrong work on the exercise of 5 points and right work on the others, so 7 is right; what begins with "right" is right
 work in an unusual form. All of them are graded in one run, beside each other.
 
-| attack | our score | right score |
-|---|---|---|
 """
 
 
@@ -84,22 +87,77 @@ def grade(folder: Path, opened: lab.Lab) -> dict[str, dict]:
         del os.environ["SECRET_OF_THE_GRADER"]
 
 
-def document(results: dict[str, dict]) -> str:
-    scores = {name: (results[slug(name)]["score"], right) for name, right in RIGHT.items()}
-    rows = [f"| {name} | {'none' if ours is None else f'{ours:g}'} | {right} |" for name, (ours, right) in scores.items()]
-    differences = sum(ours != right for ours, right in scores.values())
-    return HEAD + "\n".join(rows) + f"\n\n{len(rows)} submissions, {differences} differences.\n"
+def scores(results: dict[str, dict]) -> dict[str, float | None]:
+    return {name: results[slug(name)]["score"] for name in RIGHT}
+
+
+def cell(score: float | None) -> str:
+    return "none" if score is None else f"{score:g}"
+
+
+def document(columns: dict[tuple[str, str], dict[str, float | None]]) -> str:
+    """The page, from the scores of each (sandbox, user) that was tried."""
+    titles = [f"{TITLES[kind]}, {TITLES[user]}" for kind, user in columns]
+    lines = [f"| attack | {' | '.join(titles)} | right score |", "|---|" + "---|" * (len(columns) + 1)]
+    lines += [
+        f"| {name} | {' | '.join(cell(found[name]) for found in columns.values())} | {right} |" for name, right in RIGHT.items()
+    ]
+    differences = sum(found[name] != right for found in columns.values() for name, right in RIGHT.items())
+    return HEAD + "\n".join(lines) + f"\n\n{len(RIGHT)} submissions, {len(columns)} times, {differences} differences.\n"
+
+
+def column(text: str, mine: tuple[str, str]) -> dict[str, str]:
+    """The cells of one column of the page, by attack."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    place = rows[0].index(", ".join(TITLES[word] for word in mine))
+    return {row[0]: row[place] for row in rows[1:] if len(row) == len(rows[0])}
+
+
+def graded() -> dict[str, float | None]:
+    """The class graded in this process's sandbox, by its user."""
+    with tempfile.TemporaryDirectory() as folder:
+        opened = lab.load(grading.make_root(Path(folder, "root")), grading.LAB)
+        hand_in(Path(folder, "class"), opened)
+        return scores(grade(Path(folder, "class"), opened))
+
+
+def graded_by(kind: str, user: str) -> dict[str, float | None]:
+    """The same in another process; Python is shown to the ordinary user also where it lies in root's own folder."""
+    command = [sys.executable, __file__, "--scores"]
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, 0o777)
+        environment = {**os.environ, "COURSE_TEST_SANDBOX": kind, "HOME": home, "MPLCONFIGDIR": home, "TQDM_DISABLE": "1"}
+        if user != "root":
+            command = ["unshare", "--mount", "bash", "-ec", AS_NOBODY, "-", str(Path(sys.base_prefix).resolve()), *command]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd="/")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+AS_NOBODY = """
+python=$1; shift
+shut=$(p=$python; while [ "$p" != / ]; do p=$(dirname "$p"); find "$p" -maxdepth 0 ! -perm -o=x; done | tail -1)
+if [ -n "$shut" ]; then  # a folder that others may not enter: an empty one in its place, with Python in it
+    aside=$(mktemp -d); mount --bind "$python" "$aside"
+    mount -t tmpfs -o mode=755 none "$shut"; mkdir -p "$python"; mount --bind "$aside" "$python"
+fi
+exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"
+"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--scores", action="store_true", help="only this process's sandbox and user, as JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        opened = lab.load(grading.make_root(Path(folder, "root")), grading.LAB)
-        hand_in(Path(folder, "class"), opened)
-        text = document(grade(Path(folder, "class"), opened))
-    print(text)
+    if options.scores:
+        print(json.dumps(graded()))
+        return 0
+    columns = {}
+    for kind, user in COLUMNS if os.geteuid() == 0 else [MINE]:
+        columns[kind, user] = found = graded_by(kind, user)
+        wrong = {name: found[name] for name, right in RIGHT.items() if found[name] != right}
+        print(f"{kind}, {user}: {len(found)} submissions, {len(wrong)} differences {wrong or ''}", flush=True)
+    text = document(columns)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     return 0 if " 0 differences" in text else 1

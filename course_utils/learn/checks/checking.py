@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,7 +40,14 @@ def judge(name: str, function: Any, *, seed: int | None = None, seconds: float |
     if seconds is not None:
         exercise = replace(exercise, seconds=seconds)
     text = texts.exercise(name, mistakes=exercise.mistakes, properties=exercise.properties)
-    return _judge(exercise, text, function, random.SystemRandom().getrandbits(48) if seed is None else int(seed))
+    return _judge(exercise, text, function, seed)
+
+
+def remember(name: str, seed: int) -> None:
+    """Ask the specification what it answers to the inputs of this seed, before anybody's answer is judged."""
+    exercise = find(name)
+    for i in range(exercise.trials):
+        _remembered(exercise.spec, exercise.inputs, exercise.gradients, seed + i)
 
 
 def _show(verdict: Verdict, facts: str) -> None:
@@ -48,7 +56,7 @@ def _show(verdict: Verdict, facts: str) -> None:
     show.message(kind, title, "\n\n".join(filter(None, (body, facts))))
 
 
-def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int) -> Verdict:
+def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int | None) -> Verdict:
     from .trials import draw, run, time_limit
 
     if function is None or function is ...:
@@ -56,9 +64,11 @@ def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int) -
     if not callable(function):
         return saying.wrong(text, ui("not_callable", got=type(function).__name__))
     trials: list[Trial] = []
+    first = random.SystemRandom().getrandbits(48) if seed is None else int(seed)
     with time_limit(exercise.seconds) as clock:
         for i in range(exercise.trials):
-            trial = run(function, draw(exercise, seed + i), clock, exercise.gradients)
+            trial = run(function, draw(exercise, first + i), clock, exercise.gradients)
+            trial.seed = None if seed is None else first + i
             trials.append(trial)
             if i == 0 and isinstance(trial.error, NotImplementedError):
                 return saying.not_attempted(text)
@@ -102,12 +112,27 @@ def _nothing(trials: list[Trial]) -> bool:
 
 
 def _wanted(function: Callable[..., Any], exercise: Exercise, trial: Trial) -> Trial:
-    """What the specification (or a named mistake) answers to the inputs of a trial."""
-    from .gradients import called
-    from .trials import Trial, clone
+    """What the specification (or a named mistake) answers to the inputs of a trial; remembered where a seed repeats them."""
+    from .trials import clone
 
-    result, slopes = called(function, clone(trial.inputs), exercise.gradients)
-    return Trial(trial.inputs, result, gradients=slopes)
+    if trial.seed is not None:
+        return _remembered(function, exercise.inputs, exercise.gradients, trial.seed)
+    return _answer(function, clone(trial.inputs), exercise.gradients)
+
+
+def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...]) -> Trial:
+    from .gradients import called
+    from .trials import Trial
+
+    result, slopes = called(function, given, wanted)
+    return Trial(given, result, gradients=slopes)
+
+
+@functools.lru_cache(maxsize=512)
+def _remembered(function: Callable[..., Any], inputs: Callable[..., Any], wanted: tuple[str, ...], seed: int) -> Trial:
+    import torch
+
+    return _answer(function, inputs(torch.Generator().manual_seed(seed)), wanted)
 
 
 def _difference(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Found | None:

@@ -36,6 +36,7 @@ class Trial:
     error: BaseException | None = None
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+    seed: int | None = None  # of the inputs, where the check was asked for one
 
 
 def draw(exercise: Exercise, seed: int) -> dict[str, Any]:
