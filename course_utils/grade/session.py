@@ -170,9 +170,9 @@ class Session:
         self.serving_until = deadline
         try:
             asked = reply["callback"]
+            function = self.references[asked] if isinstance(asked, str) else callbacks[asked]
             if isinstance(asked, str):
                 self.referred.add(asked)
-            function = self.references[asked] if isinstance(asked, str) else callbacks[asked]
             arguments = [given.decode(node, found) for node in reply["arguments"]]
             named = {remote.text(k, 200): given.decode(node, found) for k, node in reply["named"].items()}
             crossing.check_size([arguments, named])

@@ -159,7 +159,9 @@ def main() -> int:
         print(f"{kind}, {user}: {len(found)} submissions, {len(wrong)} differences {wrong or ''}", flush=True)
     text = document(columns)
     if options.write:
-        options.write.write_text(text, encoding="utf-8")
+        before = options.write.read_text(encoding="utf-8") if options.write.exists() else ""
+        _, mark, rest = before.partition("\n## ")  # what `hostile.py` writes
+        options.write.write_text(text + mark + rest, encoding="utf-8")
     return 0 if " 0 differences" in text else 1
 
 

@@ -1,5 +1,6 @@
 """A small course with one solution, for tests that change it."""
 
+import contextlib
 from pathlib import Path
 
 import nbformat
@@ -7,9 +8,28 @@ import pytest
 from grading import cell
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from course_utils.grade import judging
+
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "def double(x):\n    ### BEGIN SOLUTION\n    answer_in_full = 2 * x\n    return answer_in_full\n    ### END SOLUTION"
 TEST = "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(21) == 42\n### END HIDDEN TESTS"
+
+
+@pytest.fixture(scope="module")
+def one_zygote():
+    """Runs of a file that need the same process with torch in it start it once."""
+    started, make = {}, judging.Zygote
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
+
+        @contextlib.contextmanager
+        def shared(prelude, limits, *, data=None, kind="namespaces"):
+            key = tuple(prelude), limits, data, kind
+            if key not in started:
+                started[key] = stack.enter_context(make(prelude, limits, data=data, kind=kind))
+            yield started[key]
+
+        patched.setattr(judging, "Zygote", shared)
+        yield
 
 
 @pytest.fixture

@@ -1,25 +1,24 @@
 """Our own functions that see a learner's values: they write nowhere, and have limits on memory and time."""
 
-import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import grading
+import hostile
 import nbformat
 import pytest
 import torch
 from grading import cell
+from hostile import FORGED, HOSTILE, LIMITS, MOST
 from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.grade import confined, crossing, judging, kinds, lab, run, sandbox
 from course_utils.grade.remote import explained
 
+pytestmark = pytest.mark.usefixtures("one_zygote")
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = sandbox.Limits(cell=15, call=15, total=60, cpu=100)
-MOST = 1024  # megabytes
 ANSWERS = {
     "save": "def save(folder):\n    folder = __import__('pathlib').Path(folder)\n    folder.mkdir(parents=True)\n    (folder / 'x').write_text('1')\n    return 1",
     "second": "def second(x):\n    return 2 * x",
@@ -103,76 +102,23 @@ def test_an_end_without_an_answer_is_named(tmp_path, work, said):
         child(work, root=tmp_path, seconds=1 if "1 second" in said else 30)
 
 
-HOSTILE = {  # the answer to hessian is wrong and takes what it can; pack and double are right
-    "the solution's function on a wide matrix": {
-        "hessian": "raise ValueError",
-        "double": "def double(x):\n    try:\n        hessian(torch.ones(1, 14000))\n    except ValueError:\n        pass\n    return 2 * x",
-    },
-    "the solution's function on many matrices": {
-        "hessian": "raise ValueError",
-        "double": "def double(x):\n    for n in range(200):\n        try:\n            hessian(torch.ones(2000, 2000))\n        except Exception:\n            pass\n    return 2 * x",
-    },
-    "a result that is large": {"hessian": "def hessian(x):\n    return torch.ones(15_000_000, dtype=torch.float32)"},
-    "a result that is larger": {"hessian": "def hessian(x):\n    return torch.ones(40_000_000, dtype=torch.float64)"},
-    "a result that is widened": {"hessian": "def hessian(x):\n    return torch.ones(63_000_000, dtype=torch.uint8)"},
-    "results that are large": {"hessian": "def hessian(x):\n    return [torch.ones(3_000_000) for _ in range(5)]"},
-    "a list of ones": {"hessian": "def hessian(x):\n    return [1.0] * 4_000_000"},
-    "a large mapping": {"hessian": "def hessian(x):\n    return {n * (2**61 - 1): 1 for n in range(300_000)}"},
-    "a mapping that collides": {"hessian": "def hessian(x):\n    return {n * (2**61 - 1): 1 for n in range(4_000)}"},
-    "a deep nest": {"hessian": "def hessian(x):\n    nest = []\n    for _ in range(800):\n        nest = [nest]\n    return nest"},
-    "a storm of calls": {
-        "hessian": "raise ValueError",
-        "double": "def double(x):\n    for n in range(10**6):\n        hessian(torch.ones(2, 2))\n    return 2 * x",
-    },
-}  # fmt: skip
-SENT = "from course_utils.grade import worker\n{change}\ndef hessian(x):\n    raise ValueError('x')\n"
-FORGED = {
-    "an error without its parts": "worker.explain = lambda error: {}",
-    "an error that is none": "worker.explain = lambda error: 5",
-    "an error with parts of other kinds": "worker.explain = lambda error: {'type': [], 'said': {}, 'line': 'x', 'source': 3}",
-    "a line that is a flood": "worker.explain = lambda error: {'type': 'V' * 10**6, 'said': 's' * 10**6, 'line': 10**30, 'source': 'q' * 10**6}",
-    "a name of 7 MB": "worker.signature = lambda f: [['n' * (7 << 20), 1, False]]",
-    "a kind of 7 MB": "worker.Worker._encode = lambda self, value, given: ['function', 0, 'k' * (7 << 20), None]",
-    "nothing but brackets": "import json\nworker.wire.json.dumps = lambda c, real=json.dumps: '[' * 100_000 if 'error' in c else real(c)",
-    "a dataclass of nothing": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'Grid', {}]",
-    "a dataclass that is none": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'nothing', {}]",
-    "tensors that are none": "worker.wire.save_tensors = lambda t: [b'\\xff' * 64]\nworker.explain = lambda e: {}",
-}
-
-
-GRADER = """
-import sys
-from pathlib import Path
-from course_utils.grade import lab, run, sandbox
-
-root, course, name = sys.argv[1:]
-limits = sandbox.Limits(cell=15, call=15, total=60, cpu=100)
-run.run(Path(root), Path(course), lab.load(Path(root), name), jobs=2, seed=7, limits=limits, book=False, progress=False)
-"""
-
-
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory, opened):
+def results(tmp_path_factory, opened):
     course = tmp_path_factory.mktemp("class")
-    for name, answers in HOSTILE.items():
-        grading.hand_in(course, opened, name, grading.submit(opened, answers))
-    for name, change in FORGED.items():
-        grading.hand_in(course, opened, name, grading.submit(opened, {"hessian": SENT.format(change=change)}))
-    made = [sys.executable, "-c", GRADER, str(opened.folder.parents[1]), str(course), grading.LAB]
-    subprocess.run(made, check=True, timeout=500)  # a grader as it is started: this process may be large already
-    return {
-        name: json.loads((course / "grades" / grading.LAB / f"{name}.json").read_bytes()) for name in FORGED | HOSTILE
-    }
+    hostile.hand_in(course, opened)
+    found, megabytes, _ = hostile.grade(course, opened)
+    assert megabytes <= MOST
+    return found
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *FORGED])
-def test_a_hostile_reply_costs_that_answer_and_little_memory_and_time(hostile, name):
-    result = hostile[name]
+def test_a_hostile_reply_costs_that_answer_and_little_memory_and_time(results, name):
+    result = results[name]
     late = 4 if "storm" in name or "many" in name.split() else 7  # double itself takes too long
     assert "fault" not in result and result["score"] == late, (result.get("fault"), result["cells"])
     assert result["used"]["megabytes of the grader"] <= MOST

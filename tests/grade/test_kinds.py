@@ -14,6 +14,7 @@ from course_utils.grade.keeper import Keeper
 from course_utils.grade.session import Session
 from course_utils.grade.warm import Zygote
 
+pytestmark = pytest.mark.usefixtures("one_zygote")
 LIMITS = sandbox.Limits(cell=15, call=15, total=120, cpu=100)
 no_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 TRIED = (

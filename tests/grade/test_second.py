@@ -6,6 +6,7 @@ import pytest
 
 from course_utils.grade import lab, run, sandbox
 
+pytestmark = pytest.mark.usefixtures("one_zygote")
 LIMITS = sandbox.Limits(cell=15, call=15, total=60, cpu=100)
 COUNT = """
 from pathlib import Path

@@ -12,6 +12,7 @@ import torch
 from course_utils.grade import lab
 from course_utils.learn.checks import checking, exercise, trials
 from course_utils.learn.page import catalogue
+from course_utils.pruning.masks import n_of_m
 from course_utils.quantization.grids import scale_and_zero
 
 SIZES = (8, 16, 20, 32, 64, 128)
@@ -34,7 +35,7 @@ def graded(opened, name):
 
 
 def points(opened, test, **functions):
-    """What the hidden lines of a test give, the released check left out; 0 where they raise."""
+    """What the other lines of a test give, its checks left out; 0 where they raise."""
     (found,) = [t for t in opened.tests if t.grade_id == test]
     namespace = {**opened.namespace, **opened.reference, **functions, "check": lambda *_, **__: True}
     try:
@@ -136,6 +137,8 @@ LAZY = [
     ("budget.weight_bytes", lambda parameters, bits: parameters // 8 * bits),
     ("budget.weight_bytes", lambda parameters, bits: parameters * (bits // 8)),
     ("lab_distillation.paired_interval", lambda alone, distilled, t: (abs(float((alone - distilled).mean())), float(t * (alone - distilled).std() / len(alone) ** 0.5))),
+    ("budget.smallest_within", lambda sizes, losses, limit: sizes.index(min(s for s, loss in zip(sizes, losses, strict=True) if loss <= limit)) if min(losses) <= limit else -1),
+    ("lab_pruner.n_of_m", lambda score, n, m: n_of_m(score.abs(), n, m)),
     ("lab_wanda.mask", of_the_whole),
     ("lab_wanda.input_norm", lambda batches: sum(batch.square().sum(0) for batch in batches[:4]).sqrt()),
     ("distillation_losses.attention", lambda student_map, teacher_map, mask: (teacher_map * (teacher_map / student_map).log()).sum(-1).transpose(1, 2)[mask].mean()),
@@ -152,6 +155,12 @@ def test_an_answer_that_saves_work_is_wrong(place):
 def test_shares_are_rounded_as_the_task_says(opened, rounding):
     right = opened["lab-3.2-wanda"].reference
     assert not any(checking.judge("lab_wanda.mask", rounded(right["wanda_mask"], rounding), seed=seed) for seed in range(4))
+
+
+def test_a_seed_that_is_not_used_is_wrong(opened):
+    """Lab 4.2's random masks: with the same seed the same ones, which a check of single results cannot see."""
+    shuffled = lambda masks, seed: {name: m.flatten()[torch.randperm(m.numel())].view(m.shape) for name, m in masks.items()}  # noqa: E731
+    assert points(opened["lab-4.2-lottery-ticket"], "random-masks-test") == 6 and points(opened["lab-4.2-lottery-ticket"], "random-masks-test", random_masks=shuffled) == 0
 
 
 # --- lab 3.1, whose hidden tests have large inputs of their own ---

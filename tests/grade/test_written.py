@@ -14,6 +14,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from course_utils.grade import gradebook, lab, report, run, sandbox, written
 from course_utils.grade.submission import Submission
 
+pytestmark = pytest.mark.usefixtures("one_zygote")
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40)).decode()
 ACTIVE = {"script", "img", "iframe", "object", "embed", "svg", "math", "form", "input", "button", "style", "link", "meta", "base", "video", "audio", "a"}
 ATTACKS = [

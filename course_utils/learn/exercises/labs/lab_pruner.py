@@ -76,6 +76,12 @@ def signed(weights, sparsity):
     return global_masks({name: weight - lowest_of_all for name, weight in weights.items()}, sparsity)
 
 
+def signed_scores(rng: torch.Generator) -> dict:
+    """Half of the scores lie below zero every other time: the highest stay, not the largest."""
+    given = scores.n_of_m_inputs(rng)
+    return {**given, "score": given["score"] - turn(rng, 0.5, 0.0, every=2)}
+
+
 # --- channels ---
 
 
@@ -204,7 +210,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pruner.n_of_m", inputs=scores.n_of_m_inputs, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=8,
+        id="lab_pruner.n_of_m", inputs=signed_scores, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=8,
         counts=scores.stay_in_groups,
         mistakes={
             "along_outputs": lambda score, n, m: scores.n_of_m(score.T, n, m).T,
