@@ -2,6 +2,7 @@
 
 import concurrent.futures.process
 import multiprocessing
+import multiprocessing.context
 import multiprocessing.pool
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +40,11 @@ def install() -> None:
     ) -> Any:
         return multiprocessing.pool.ThreadPool(processes, initializer, initargs)
 
+    def pool_of_context(_context: Any, *arguments: Any, **named: Any) -> Any:
+        return pool(*arguments, **named)
+
     multiprocessing.Pool = pool  # type: ignore[assignment]
+    multiprocessing.context.BaseContext.Pool = pool_of_context  # type: ignore[method-assign,assignment]
 
     def as_it_is(model: Any = None, **_settings: Any) -> Any:
         return (lambda function: function) if model is None else model

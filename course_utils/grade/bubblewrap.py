@@ -38,7 +38,8 @@ def command(root: Path, *, read: Sequence[Path] = (), change: Sequence[Path] = (
     for path in [*sandbox.visible(), Path(sys.base_prefix), Path(sys.prefix), *read]:
         linked = path.is_symlink() and not os.readlink(path).startswith("/")
         words += ["--symlink", os.readlink(path), str(path)] if linked else ["--ro-bind", str(path), str(path)]
-    words += ["--tmpfs", str(sandbox.HIDDEN), "--ro-bind", *[str(sandbox.HIDDEN / "__init__.py")] * 2]
+    for folder, stay in sandbox.taken_away().items():
+        words += ["--tmpfs", str(folder), *(word for path in stay for word in ("--ro-bind", str(path), str(path)))]
     for path in change:
         words += ["--bind", str(path), str(path)]
     return [*words, "--dir", str(root), "--chdir", str(root)]

@@ -21,6 +21,7 @@ from . import seccomp
 PACKAGE = Path(__file__).resolve().parents[1]
 WORK = "/tmp/work-of-learner"
 HIDDEN = PACKAGE / "learn" / "exercises"  # the right answers
+TEXTS = PACKAGE / "learn" / "text"  # the worked solutions are among them
 SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
@@ -65,6 +66,11 @@ def visible() -> list[Path]:
         if path.exists() and not any(path == f or f in path.parents for f in found):
             found.append(path)
     return found
+
+
+def taken_away() -> dict[Path, list[Path]]:
+    """Folders with answers to the exercises, each with the files in it that stay."""
+    return {HIDDEN: [HIDDEN / "__init__.py"], TEXTS: sorted(TEXTS.glob("*/*.yaml"))}
 
 
 def refused(root: Path) -> str:
@@ -210,11 +216,14 @@ def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Pa
     for device in DEVICES:
         place(Path(device))  # sealed too: one can write into it, and leave no mark on it for another worker
     if hide:
-        mask = f"{root}{HIDDEN}"
-        note = (HIDDEN / "__init__.py").read_bytes()
-        mount("none", mask, "tmpfs", NO_SUID, "size=64k,mode=755")
-        Path(mask, "__init__.py").write_bytes(note)
-        seal(mask)
+        for folder, stay in taken_away().items():
+            mask = f"{root}{folder}"
+            mount("none", mask, "tmpfs", NO_SUID, "size=1m,mode=755")
+            for path in stay:
+                target = Path(f"{root}{path}")
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(path.read_bytes())
+            seal(mask)
     os.symlink("/tmp", f"{root}/dev/shm")
     if data is not None:
         shutil.copytree(data, f"{root}{WORK}", ignore=shutil.ignore_patterns("*.ipynb"))

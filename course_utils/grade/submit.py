@@ -44,7 +44,7 @@ def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
         )
     for cell in found.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+            cell.outputs = []  # the execution count stays: of two copies of a cell the one that was run last counts
     found.metadata = nbformat.from_dict(
         {k: v for k, v in found.metadata.items() if k in ("kernelspec", "language_info")}
     )

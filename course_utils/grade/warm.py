@@ -63,6 +63,7 @@ class Zygote:
         environment |= {
             "TORCHDYNAMO_DISABLE": "1"
         }  # torch.compile leaves a function as it is: there is no compiler inside
+        environment |= {"JOBLIB_MULTIPROCESSING": "0"}  # joblib works in one process then
         self.process = subprocess.Popen(
             [*wall, sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())], env=environment,
             cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True,

@@ -41,7 +41,12 @@ class Tail(io.TextIOBase):
 
 
 class Quiet:
-    """`get_ipython()` for magics in an answer cell: they do nothing."""
+    """`get_ipython()` for magics in an answer cell: they do nothing, and a shell command says nothing (`files = !ls`)."""
+
+    def getoutput(self, *_arguments: Any, **_named: Any) -> Any:
+        from IPython.utils.text import SList
+
+        return SList()
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_arguments, **_named: None

@@ -141,6 +141,7 @@ class Keeper:
             LANG="C.UTF-8",
             HF_HUB_OFFLINE="1",
             OMP_NUM_THREADS="1",
+            JOBLIB_MULTIPROCESSING="0",
         )
         sys.stdin = open(os.devnull)  # noqa: SIM115
         code = 0

@@ -76,10 +76,15 @@ FORMS: dict[str, dict[str, str]] = {
     "single precision": {"hessian": "def hessian(x):\n    x = x.float()\n    return 2 * x.T @ x / x.shape[0]"},
     "type hints and a docstring": {"hessian": f'def hessian(x: "torch.Tensor") -> torch.Tensor:\n    """H."""\n    {BODY}'},
     "experiments below the answer": {"hessian": f"{GOOD}\nprint(hessian(torch.eye(2)))\ncheck('gptq.hessian', hessian)"},
+    "an argument by position only": {"hessian": f"def hessian(x, /):\n    {BODY}"},
+    "any arguments": {"hessian": f"def hessian(*given):\n    (x,) = given\n    {BODY}"},
+    "what a shell command says": {"hessian": f"files = !true\nfound = len(files)\n{GOOD}"},
+    "a pool of another context": {"hessian": "import multiprocessing\ndef one(row):\n    return row[:, None] * row\ndef hessian(x):\n    with multiprocessing.get_context('spawn').Pool(2) as pool:\n        return 2 / len(x) * sum(pool.map(one, x))"},
+    "joblib": {"hessian": "from joblib import Parallel, delayed\ndef one(row):\n    return row[:, None] * row\ndef hessian(x):\n    return 2 / len(x) * sum(Parallel(n_jobs=2)(delayed(one)(row) for row in x))"},
     "match": {"hessian": "def hessian(x):\n    match x.dim():\n        case 2:\n            return 2 / len(x) * (x.T @ x)"},
 }  # fmt: skip
 
-ONLY_GRADED = {"a byte order mark"}  # no kernel runs it
+ONLY_GRADED = {"a byte order mark", "a pool of another context", "joblib"}  # no kernel runs the first, the others start processes
 
 RESULTS: dict[
     str, str

@@ -34,6 +34,10 @@ HOSTILE = {  # the answer to hessian is wrong and takes what it can; pack and do
     "a large mapping": {"hessian": "def hessian(x):\n    return {n * (2**61 - 1): 1 for n in range(300_000)}"},
     "a mapping that collides": {"hessian": "def hessian(x):\n    return {n * (2**61 - 1): 1 for n in range(4_000)}"},
     "a deep nest": {"hessian": "def hessian(x):\n    nest = []\n    for _ in range(800):\n        nest = [nest]\n    return nest"},
+    "names of functions that there are none of": {
+        "hessian": "raise ValueError",
+        "double": "import gc\nfrom course_utils.grade.worker import Worker\n(mine,) = [o for o in gc.get_objects() if isinstance(o, Worker)]\ndef double(x):\n    for n in range(60):\n        try:\n            mine._call_back('x' * (7 << 20) + str(n), (), {})\n        except ValueError:\n            pass\n    return 2 * x",
+    },
     "a storm of calls": {
         "hessian": "raise ValueError",
         "double": "def double(x):\n    for n in range(10**6):\n        hessian(torch.ones(2, 2))\n    return 2 * x",

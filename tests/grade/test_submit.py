@@ -99,11 +99,14 @@ def test_pictures_go_along_and_cells_that_are_missing_or_doubled_are_named(lab, 
     notebook = nbformat.read(lab, as_version=4)
     answer = next(c for c in notebook.cells if c.id == "answer")
     notebook.cells[0].attachments = {"a.png": {"image/png": "AAAA"}}
-    notebook.cells.append(nbformat.from_dict({**answer, "id": "again"}))
+    notebook.cells.append(nbformat.from_dict({**answer, "id": "again", "execution_count": 3}))
+    answer.execution_count = 9
     nbformat.write(notebook, mine / lab.name)
     said = submit.submit(mine / lab.name, tmp_path / "mine.ipynb")
     assert "answer: 2 cells; the one that was run last counts" in said and not any("MISSING" in line for line in said)
-    assert "attachments" in nbformat.read(tmp_path / "mine.ipynb", as_version=4).cells[0]
+    made = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
+    assert "attachments" in made.cells[0]
+    assert {c.id: c.execution_count for c in made.cells if c.id in ("answer", "again")} == {"answer": 9, "again": 3}
     for cell in notebook.cells:
         if "nbgrader" in cell.metadata:
             cell.metadata.nbgrader.grade_id = "other"

@@ -37,7 +37,24 @@ def called(function: Callable[..., Any], given: dict[str, Any], names: Sequence[
 def arguments(function: Callable[..., Any], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments by position where the function has them so: some go by the type of their first one (`singledispatch`)."""
     try:
-        bound = inspect.signature(function).bind(**given)
+        found = bound(function, given)
     except (TypeError, ValueError):  # a built-in without a signature
         return (), given
-    return bound.args, bound.kwargs
+    return found.args, found.kwargs
+
+
+def bound(function: Callable[..., Any], given: dict[str, Any]) -> inspect.BoundArguments:
+    """The arguments bound to the function's parameters, in their order if it takes them by position only (`x, /`, `*args`).
+
+    Raises TypeError if it does not take them, ValueError if it has no signature.
+    """
+    signature = inspect.signature(function)
+    try:
+        return signature.bind(**given)
+    except TypeError:
+        parameters = list(signature.parameters.values())
+        by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)]
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if not by_place or named != list(given)[: len(named)]:
+            raise
+        return signature.bind(*given.values())

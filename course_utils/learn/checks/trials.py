@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import signal
 import threading
 import time
@@ -62,7 +61,7 @@ def run(function: Callable[..., Any], inputs: dict[str, Any], clock: Clock, want
     given = clone(inputs)
     trial = Trial(inputs)
     try:
-        inspect.signature(function).bind(**given)
+        gradients.bound(function, given)
     except TypeError as error:
         trial.error = SignatureError(str(error))
         return trial
