@@ -72,6 +72,7 @@ def stock(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "compression"
+    config.Execute.timeout = 300  # nbgrader's own is 30 seconds for a cell, which a busy machine exceeds
     api = NbGraderAPI(CourseDirectory(config=config), config=config)
     with pytest.MonkeyPatch.context() as patched:  # the commands of this environment; kernels with progress of their own
         patched.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
