@@ -1,0 +1,84 @@
+"""GPTQ against what it cannot avoid: forward passes of its calibration and one Cholesky factor and inverse for each layer.
+
+    python benchmarks/gptq_unavoidable.py [--tokens 16384] [--blocks 2] [--repeats 3]
+
+A random model with the shapes of SmolLM2-135M (hidden 576, MLP 1536, 9 heads of 64, 3 for keys and values), 4 bits, groups of 64.
+Processor time of one thread, parts interleaved, the median of the repeats. Two forward passes: one for the Hessians, one through the
+quantized block. The same with the readable walk over columns (`columns.walk_in_torch`), to see what the compiled one is worth.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from course_utils.kernels import columns
+from course_utils.models import walk
+from course_utils.quantization import gptq
+from course_utils.quantization.hessians import block_hessians
+
+
+def seconds(work) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=1024, hidden_size=576, intermediate_size=1536, num_hidden_layers=given.blocks, num_attention_heads=9, num_key_value_heads=3,
+        max_position_embeddings=1024,
+    )).eval()  # fmt: skip
+    ids = torch.randint(0, 1024, (given.tokens // 512, 512))
+    hessians = {}
+    for block, states in walk.through_blocks(model, ids):
+        hessians |= block_hessians(block, states)
+
+    def forward() -> None:
+        with torch.no_grad():
+            for part in ids.split(8):
+                model.model(part, use_cache=False)
+
+    def factors() -> None:
+        for H in hessians.values():
+            gptq.inverse_cholesky(gptq.damped(H, 0.01))
+
+    def products() -> None:  # XᵀX of the four different inputs of a block
+        for width, count in ((576, 3), (1536, 1)):
+            x = torch.randn(4096, width)
+            for _ in range(count * given.blocks * given.tokens // 4096):
+                x.T @ x
+
+    def whole() -> None:
+        gptq.quantize(model, ids, bits=4, group_size=64)
+
+    compiled = columns.walk
+    rows: dict[str, list[float]] = {name: [] for name in ("forward", "factors", "products", "compiled", "readable")}
+    whole()  # compiles
+    for _ in range(given.repeats):
+        rows["forward"].append(2 * seconds(forward))
+        rows["factors"].append(seconds(factors))
+        rows["products"].append(seconds(products))
+        rows["compiled"].append(seconds(whole))
+        columns.walk = columns.walk_in_torch
+        rows["readable"].append(seconds(whole))
+        columns.walk = compiled
+    found = {name: statistics.median(values) for name, values in rows.items()}
+    least = found["forward"] + found["factors"]
+    print(f"{given.blocks} blocks of SmolLM2's shapes, {given.tokens} tokens, processor seconds of one thread: "
+          + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))  # fmt: skip
+    print(f"gptq / (two forward passes + factors): compiled walk {found['compiled'] / least:.2f}, readable walk {found['readable'] / least:.2f}; "
+          f"with the products XᵀX counted too: {found['compiled'] / (least + found['products']):.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
