@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -200,6 +201,10 @@ def compress(
     began, out = time.perf_counter(), Path(out).expanduser()
     compressed.check_folder(out, compressed.MANIFEST)
     part = out.with_name(f".{out.name}.part")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CompressionError(f"device={device!r}: cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'.") from error
     shards = Shards(model, device=device)
     if lacking := shards.lacking():
         raise CompressionError(f"model {str(model)!r}: its files lack {lacking[0]}; copy it again.")

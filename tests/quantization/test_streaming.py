@@ -169,6 +169,7 @@ def test_what_cannot_go_on_is_told(tmp_path, monkeypatch):
     rtn, out = quantization.rtn.quantize, tmp_path / "out"
     refuse("holds something else", place, rtn, out=tmp_path / "full")
     refuse("is no folder", "some/name", rtn, out=out)
+    refuse("device='nowhere': cannot be used", place, rtn, out=out, device="nowhere")
     refuse("bits=9", place, rtn, out=out, bits=9)
     refuse("meta device", place, quantization.awq.quantize, IDS, out=out)
     refuse("'global'", place, pruning.magnitude.prune, out=out, pattern="global")
