@@ -54,7 +54,8 @@ def compare(model, tokenizer, prompts, file: Path, n: int) -> dict:
         found = model(torch.tensor([start + theirs["ids"]])).logits[0, len(start) - 1 : -1].double().log_softmax(-1)
         chosen = found.gather(1, torch.tensor(theirs["ids"])[:, None])[:, 0]
         surprise = max(surprise, float((found.max(1).values - chosen).max()))
-        logs = max(logs, float((chosen - torch.tensor(theirs["logs"]).double()).abs().max()))
+        told = torch.tensor(theirs["logs"]).double()
+        logs = max(logs, float((chosen[: len(told)] - told).abs().max()))
     texts = sum(tokenizer(t)["input_ids"] == ids for t, ids in zip(TEXTS, said["tokens"], strict=True))
     return {"texts": texts, "same": same, "surprise": surprise, "logs": logs}
 

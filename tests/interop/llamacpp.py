@@ -1,7 +1,7 @@
 """Runs beside llama.cpp (the package xllamacpp, nothing else): greedy text and tokens of GGUF files.
 
 jobs.json: [{"file", "prompts", "texts", "n"}] → answers.json: for each "" or what went wrong; the results go to FILE.json:
-"greedy": for each prompt the ids of at most n tokens and their log-probabilities, "tokens": for each text its ids.
+"greedy": for each prompt the ids of at most n tokens and the first ones' log-probabilities, "tokens": for each text its ids.
 Keys and values are kept in float32 and flash attention is off, so that files of real numbers are computed in single precision.
 """
 
@@ -34,9 +34,10 @@ def answer(job: dict) -> dict:
     tokens = [post(running, "/tokenize", content=t, add_special=True, parse_special=True)["tokens"] for t in job["texts"]]
     greedy = []
     for prompt in job["prompts"]:
-        found = post(running, "/completion", prompt=prompt, n_predict=job["n"], temperature=0, n_probs=1, cache_prompt=False)
-        steps = found["completion_probabilities"]
-        greedy.append({"ids": [s["id"] for s in steps], "logs": [s["logprob"] for s in steps], "text": found["content"]})
+        found = post(running, "/completion", prompt=prompt, n_predict=job["n"], temperature=0, n_probs=1, cache_prompt=False, return_tokens=True)
+        ids, steps = found["tokens"], found["completion_probabilities"]  # the server leaves out steps that end inside a character
+        whole = next((i for i, (a, s) in enumerate(zip(ids, steps, strict=False)) if a != s["id"]), min(len(ids), len(steps)))
+        greedy.append({"ids": ids, "logs": [s["logprob"] for s in steps[:whole]], "text": found["content"]})
     return {"greedy": greedy, "tokens": tokens}
 
 

@@ -27,7 +27,7 @@ sys.path.append(str(INTEROP))
 
 import greedy  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 NEEDED = [shipped.SHIPPED["smollm2"].package, "xllamacpp", "gguf", "accelerate"]
 FILES = {("smollm2", "shipped"): 20, ("smollm2", "F16"): 50, ("bundled", "F16"): 50, ("bundled", "F32"): 50}  # tokens to compare
 
