@@ -106,7 +106,7 @@ def run(ask: Callable, work: Path, n: int = 50) -> int:
             continue
         found = compare(gguf.read(file), gguf.read_tokenizer(file), prompts[name], file, n)
         logs, surprise = WHOLE.get(kind, ROUNDED)
-        whole = found["same"] == len(prompts[name]) or kind not in WHOLE
+        whole = found["same"] == len(prompts[name]) or kind != "F32"  # elsewhere llama.cpp rounds activations
         wrong = found["texts"] < len(TEXTS) or found["logs"] > logs or found["surprise"] > surprise or not whole
         failures += wrong
         print(f"{name + ' ' + kind:32}{found['texts']:2} of {len(TEXTS)}{found['same']:8} of {len(prompts[name])}"
