@@ -84,6 +84,8 @@ def _hub_answers() -> bool:
 
 def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerBase:
     """The tokenizer of a model; see `load` for names and errors. One that is made without any vocabulary is one of them."""
+    if str(name_or_path) in shipped.SHIPPED:
+        name_or_path = shipped.folder_of(str(name_or_path))
     if is_gguf(name_or_path):
         return gguf_files.read_tokenizer(name_or_path)
     lacking = CompressionError(
