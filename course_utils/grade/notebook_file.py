@@ -16,7 +16,7 @@ from typing import Any
 
 LARGEST = 50 << 20  # bytes without outputs
 LARGEST_FILE = 1 << 30
-PARTS = 5_000_000  # brackets and texts that are looked at in a larger file
+PARTS = 5_000_000  # brackets and texts that are looked at in a larger file; values of one that is read whole
 MARK = re.compile(rb'["\[\]{}]')
 
 
@@ -44,7 +44,13 @@ def read(path: Path) -> tuple[bytes | None, str, str]:
         size = os.fstat(file.fileno()).st_size
         if size <= LARGEST:
             content = file.read(LARGEST + 1)
-            return content, hashlib.sha256(content).hexdigest(), ""
+            digest = hashlib.sha256(content).hexdigest()
+            if _values(content) <= PARTS:
+                return content, digest, ""
+            slim = without_outputs(content)
+            if slim is None or _values(slim) > PARTS:
+                return None, digest, f"the file holds more than {PARTS:,} values; it was not read"
+            return slim, digest, "the file holds very many values; its outputs were not read"
         if size > LARGEST_FILE:
             return None, f"{size} bytes", f"the file is larger than {LARGEST_FILE >> 20} MB; it was not read"
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
@@ -53,6 +59,11 @@ def read(path: Path) -> tuple[bytes | None, str, str]:
     if slim is None:
         return None, digest, f"the file is larger than {LARGEST >> 20} MB also without its outputs; it was not read"
     return slim, digest, f"the file has {size >> 20} MB; its outputs were not read"
+
+
+def _values(content: bytes) -> int:
+    """At most as many values are in JSON: each takes up to a hundred bytes of memory, and two of the file."""
+    return sum(map(content.count, (b",", b"[", b"{")))
 
 
 def without_outputs(data: Any) -> bytes | None:

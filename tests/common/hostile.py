@@ -72,7 +72,7 @@ FILES = {  # changes of a notebook that is right otherwise
 SECTION = "## What hostile submissions cost"
 HEAD = f"""{SECTION}
 Made by `python tests/common/hostile.py --write docs/attacks.md` with {LIMITS.total:g} s for a submission and {LIMITS.call:g} s for a call;
-`make test` grades the first two tables' submissions and holds them to 1 GB and their time.
+`make test` grades the first table's submissions and holds them to 1 GB and their time.
 Memory is the largest resident size of the process of the grader that looks at the submission (what it has in common with the
 others counts, about 450 MB), not of the sandboxed worker. The seconds under "learner" were spent waiting for the learner's
 code; each result says so.

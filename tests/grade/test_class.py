@@ -14,7 +14,18 @@ import grading
 import pytest
 
 from course_utils.errors import CompressionError
-from course_utils.grade import classroom, gradebook, judging, lab, names, report, run, scratch, submission
+from course_utils.grade import (
+    classroom,
+    gradebook,
+    judging,
+    lab,
+    names,
+    notebook_file,
+    report,
+    run,
+    scratch,
+    submission,
+)
 from course_utils.grade.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("one_zygote")
@@ -176,6 +187,16 @@ def test_reading_takes_time_in_proportion(opened, name):
     began = time.process_time()
     found = submission.parse(content, opened)
     assert time.process_time() - began < 5 and set(found.answers) == set(grading.ANSWERS)
+
+
+def test_a_file_of_very_many_values_is_read_without_its_outputs_or_not_at_all(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(notebook_file, "PARTS", 20_000)
+    notebook = grading.submit(opened, {})
+    for place, read in ((grading.by_id(notebook)["imports"]["outputs"], True), (notebook["metadata"].setdefault("x", []), False)):
+        place.extend([0] * 20_000)
+        (tmp_path / "one.ipynb").write_text(json.dumps(notebook))
+        found = submission.read(tmp_path / "one.ipynb", opened)
+        assert bool(found.answers) == read and any("not read" in note for note in found.notes)
 
 
 def test_a_fault_is_in_the_report(tmp_path, opened, monkeypatch):
