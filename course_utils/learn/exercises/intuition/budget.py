@@ -113,20 +113,23 @@ def whole_bytes_at_the_end(rows, columns, bits, group_size):
 def choice_inputs(rng: torch.Generator) -> dict:
     """Candidates of which the smallest that fits has a loss below the limit, or exactly at it; now and then none fits.
 
-    The first one never does; every other time it is as large as the one to be found.
+    In half of the trials the first one does not fit, and is as large as the one to be found.
     """
     n = turn(rng, int(torch.randint(5, 9, (), generator=rng)), 263)
     sizes = (torch.randperm(900, generator=rng)[:n] + 10).tolist()
     losses = [round(0.6 + 0.001 * k, 3) for k in torch.randperm(600, generator=rng)[:n].tolist()]
-    worst = losses.index(max(losses))
-    losses[0], losses[worst] = losses[worst], losses[0]
+    trap = turn(rng, False, True, every=2)
+    if trap:
+        worst = losses.index(max(losses))
+        losses[0], losses[worst] = losses[worst], losses[0]
     ranked = sorted(range(n), key=losses.__getitem__)
     fitting = ranked[: n - 2]
     case = pick(rng, "at the limit", "below", "between", "none")
     winner = fitting[-1] if case == "at the limit" else fitting[1]
     smallest = min(fitting, key=sizes.__getitem__)
     sizes[winner], sizes[smallest] = sizes[smallest], sizes[winner]
-    sizes[0] = turn(rng, sizes[0], sizes[winner])
+    if trap:
+        sizes[0] = sizes[winner]
     limit = {"none": 0.5, "between": losses[fitting[-1]] + 0.0005}.get(case, losses[fitting[-1]])
     return {"sizes": sizes, "losses": losses, "limit": limit}
 
