@@ -14,7 +14,7 @@ from course_utils import evaluation
 from course_utils.evaluation import by_window, comparison
 from course_utils.models import load
 from course_utils.models.data import token_windows
-from course_utils.quantization import QuantizedLinear, entropy_coded, gptq, rtn
+from course_utils.quantization import QuantizedLinear, entropy_coded, gptq, hqq, rtn
 
 
 def coded(bits, steps="one", classes=1, walked=False):
@@ -26,6 +26,7 @@ def coded(bits, steps="one", classes=1, walked=False):
 ROWS = {
     "round to nearest, 2 bits": lambda net, _: rtn.quantize(net, bits=2),
     "GPTQ, 2 bits": lambda net, ids: gptq.quantize(net, ids, bits=2),
+    "HQQ, 2 bits": lambda net, _: hqq.quantize(net, bits=2),
     "round to nearest, 3 bits": lambda net, _: rtn.quantize(net, bits=3),
     "one step, 3.3 bits": coded(3.3),
     "one step, 2.3 bits": coded(2.3),
@@ -36,15 +37,15 @@ ROWS = {
     "one step, walk, 1.7 bits": coded(1.7, walked=True),
     "WaterSIC steps, walk, 1.7 bits": coded(1.7, "watersic", 8, walked=True),
     "one step, 1.2 bits": coded(1.2),
+    "one step, 0.9 bits": coded(0.9),
 }
 SEEDS = (1, 2, 3)
 
 
 def bits_of(compressed) -> float:
     """Bits of the blocks' layers for each of their weights, tables, scales and zero points counted."""
-    layers = [
-        m for m in compressed.model.modules() if isinstance(m, QuantizedLinear | entropy_coded.EntropyCodedLinear)
-    ]
+    kinds = QuantizedLinear | hqq.RealZeroLinear | entropy_coded.EntropyCodedLinear
+    layers = [m for m in compressed.model.modules() if isinstance(m, kinds)]
     size = sum(b.nbytes for m in layers for name, b in m.named_buffers() if name != "order")
     return 8 * size / sum(m.in_features * m.out_features for m in layers)
 
