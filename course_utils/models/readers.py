@@ -55,7 +55,7 @@ class Probe:
     def __init__(self, block: nn.Module, near: walk.States, far: walk.States):
         dtype = torch.float64 if next(block.parameters()).dtype == torch.float64 else torch.float32
         self.block = copy.deepcopy(block).to(dtype).eval()
-        self.near, self.far = _exact(near, dtype), _exact(far, dtype)
+        self.near, self.far = _exact(list(near), dtype), _exact(list(far), dtype)
         self.layers = walk.linears(self.block)
         self.before = self.inputs()  # in the order in which they run
 

@@ -26,7 +26,8 @@ ALLOWED = {  # package → packages of course_utils that it may import, besides 
     "learn": {"models", "evaluation", "checkpoints", "pipeline"} | METHODS,
     "grade": {"models", "evaluation", "checkpoints", "learn"} | METHODS,
     "bootstrap": set(),
-    "command": {"models", "evaluation", "checkpoints"} | METHODS,
+    "blockwise": {"models"} | METHODS,
+    "command": {"models", "evaluation", "checkpoints", "blockwise"} | METHODS,
     "cli": {"bootstrap", "command", "grade", "learn", "models"},
 }
 

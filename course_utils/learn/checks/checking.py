@@ -128,7 +128,7 @@ def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[s
     return Trial(given, result, gradients=slopes)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=4096)
 def _remembered(function: Callable[..., Any], inputs: Callable[..., Any], wanted: tuple[str, ...], seed: int) -> Trial:
     import torch
 
