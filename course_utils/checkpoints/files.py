@@ -15,8 +15,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, walk
+from course_utils.models.checkpointing import file_digest
 from course_utils.quantization import compressed
-from course_utils.quantization.compressed import Compressed, digests, file_digest
+from course_utils.quantization.compressed import Compressed, digests
 from course_utils.quantization.grids import Grid, exact_half
 from course_utils.quantization.layer import KINDS, naming
 

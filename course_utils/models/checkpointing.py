@@ -1,5 +1,6 @@
 """Checkpoints of a training run: weights, optimizer moments and notes in one safetensors file."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,15 @@ from torch import Tensor
 from course_utils.errors import CompressionError
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file, read a piece at a time."""
+    found = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:

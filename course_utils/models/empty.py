@@ -33,12 +33,16 @@ def compute_buffers(model: PreTrainedModel) -> None:
 def drop(module: nn.Module) -> None:
     """Let go of every number below `module` that a file holds: its parameters and saved buffers go to the meta device."""
     for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                part._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        for name, buffer in part._buffers.items():
-            if buffer is not None and name not in part._non_persistent_buffers_set:
-                part._buffers[name] = torch.empty_like(buffer, device="meta")
+        for name in (*part._parameters, *(part._buffers.keys() - part._non_persistent_buffers_set)):
+            drop_one(part, name)
+
+
+def drop_one(module: nn.Module, name: str) -> None:
+    """Let go of one parameter or saved buffer of a module itself."""
+    if (parameter := module._parameters.get(name)) is not None:
+        module._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    elif (buffer := module._buffers.get(name)) is not None:
+        module._buffers[name] = torch.empty_like(buffer, device="meta")
 
 
 def move(source: nn.Module, target: nn.Module) -> None:

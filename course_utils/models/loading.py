@@ -26,8 +26,6 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
     """What to hand to transformers, and whether it is on this disk."""
     if str(name_or_path) == "bundled":
         return str(BUNDLED), True
-    if str(name_or_path) in shipped.SHIPPED:
-        return str(shipped.folder_of(str(name_or_path))), True
     path = Path(name_or_path).expanduser()
     looks_like_path = path.is_absolute() or str(name_or_path).startswith((".", "~")) or path.exists()
     if not looks_like_path:
@@ -84,8 +82,7 @@ def _hub_answers() -> bool:
 
 def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerBase:
     """The tokenizer of a model; see `load` for names and errors. One that is made without any vocabulary is one of them."""
-    if str(name_or_path) in shipped.SHIPPED:
-        name_or_path = shipped.folder_of(str(name_or_path))
+    name_or_path = shipped.resolved(name_or_path)
     if is_gguf(name_or_path):
         return gguf_files.read_tokenizer(name_or_path)
     lacking = CompressionError(
@@ -112,8 +109,7 @@ def load(
     """
     if is_gguf(name_or_path):
         return gguf_files.read(name_or_path, dtype=dtype).to(device), gguf_files.read_tokenizer(name_or_path)
-    if str(name_or_path) in shipped.SHIPPED:
-        name_or_path = shipped.folder_of(str(name_or_path))
+    name_or_path = shipped.resolved(name_or_path)
     config = _load(AutoConfig.from_pretrained, name_or_path)
     model = _load(auto_class(config).from_pretrained, name_or_path, dtype=dtype, use_safetensors=True)
     return model.to(device).eval(), load_tokenizer(name_or_path)

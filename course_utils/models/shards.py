@@ -20,7 +20,8 @@ from course_utils.errors import CompressionError
 
 from . import experts, loading, shipped
 from .blocks import blocks
-from .empty import compute_buffers, drop, empty_like
+from .empty import compute_buffers, drop, drop_one, empty_like
+from .quiet import no_bars
 
 IN_MEMORY = "compress it in memory: the method's own function on models.load(…), or --in-memory"
 
@@ -33,8 +34,7 @@ class Shards:
     """
 
     def __init__(self, name: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"):
-        if str(name) in shipped.SHIPPED:
-            name = shipped.folder_of(str(name))
+        name = shipped.resolved(name)
         source, local = loading._source(name)
         if not local:
             raise CompressionError(f"model {str(name)!r}: is no folder, so it cannot be read block by block; download it (hf download), or {IN_MEMORY}.")
@@ -111,7 +111,7 @@ class Shards:
             for file in {self.files[name] for name in names}:
                 opened[file] = safe_open(file, framework="pt")
             tensors = {name: opened[self.files[name]].get_slice(name) for name in names}
-            with loading.no_bars():
+            with no_bars():
                 loader.convert_and_load_state_dict_in_model(
                     self.blank, tensors, LoadStateDictConfig(dtype=self.dtype, weight_mapping=mapping, device_map={"": self.device})
                 )
@@ -151,14 +151,6 @@ class Shards:
         tied = set(getattr(self.blank, "all_tied_weights_keys", None) or {})
         have = set(self.units[None].values())
         return [name for name in self.blank.state_dict() if self.unit(name) is None and name not in have and name not in tied]
-
-
-def drop_one(module: nn.Module, name: str) -> None:
-    """Let go of one parameter or saved buffer of a module itself."""
-    if (parameter := module._parameters.get(name)) is not None:
-        module._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    elif (buffer := module._buffers.get(name)) is not None:
-        module._buffers[name] = torch.empty_like(buffer, device="meta")
 
 
 def check_whole(module: nn.Module, where: str, folder: Path) -> None:

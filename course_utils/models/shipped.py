@@ -5,7 +5,6 @@ a minimum for 32 weights: what is measured on it starts from weights that were r
 """
 
 import base64
-import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from course_utils.errors import CompressionError
 from course_utils.kernels.build import alone
 
 from . import gguf_files
+from .checkpointing import file_digest
 from .quiet import no_bars
 
 DIGEST = "sha256.txt"  # of the cached weights
@@ -53,10 +53,10 @@ def file_of(name: str) -> tuple[Path, str]:
     if len(found) != 1 or not Path(str(found[0].locate())).is_file():
         raise CompressionError(f"model {name!r}: the package {what.package} is installed but holds no GGUF file; {again}")
     file, said = Path(str(found[0].locate())), found[0].hash
-    digest = _sha256(file)
-    if said is not None and said.mode == "sha256" and base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != said.value:
+    digest = file_digest(file)
+    if said is not None and said.mode == "sha256" and base64.urlsafe_b64encode(bytes.fromhex(digest)).rstrip(b"=").decode() != said.value:
         raise CompressionError(f"model {name!r}: {file} is not as the package lists it, damaged or altered; {again}")
-    return file, digest.hex()
+    return file, digest
 
 
 def place() -> Path:
@@ -88,6 +88,11 @@ def folder_of(name: str) -> Path:
     return folder
 
 
+def resolved(name_or_path: str | Path) -> str | Path:
+    """The folder of a shipped model, whatever else was asked for as it is."""
+    return folder_of(str(name_or_path)) if str(name_or_path) in SHIPPED else name_or_path
+
+
 def _fill(folder: Path, file: Path) -> None:
     """Write beside the folder and move there when done, so that nobody sees half a model."""
     model, words = gguf_files.read(file), gguf_files.read_tokenizer(file)
@@ -103,7 +108,7 @@ def _fill(folder: Path, file: Path) -> None:
             words.save_pretrained(work)
         except Exception as error:  # safetensors has an error of its own for a full disk
             raise OSError(str(error).splitlines()[0]) from error
-        (work / DIGEST).write_text("".join(f"{_sha256(f).hex()}  {f.name}\n" for f in sorted(work.iterdir())))
+        (work / DIGEST).write_text("".join(f"{file_digest(f)}  {f.name}\n" for f in sorted(work.iterdir())))
         os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -113,14 +118,6 @@ def _whole(folder: Path) -> bool:
     """Whether every file that was written is there as it was."""
     try:
         lines = (folder / DIGEST).read_text().splitlines()
-        return bool(lines) and all(_sha256(folder / name).hex() == digest for digest, name in (line.split("  ", 1) for line in lines))
+        return bool(lines) and all(file_digest(folder / name) == digest for digest, name in (line.split("  ", 1) for line in lines))
     except (OSError, ValueError):
         return False
-
-
-def _sha256(file: Path) -> bytes:
-    with file.open("rb") as content:
-        digest = hashlib.sha256()
-        while part := content.read(1 << 22):
-            digest.update(part)
-    return digest.digest()

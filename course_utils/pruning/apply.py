@@ -62,6 +62,12 @@ def apply(model: nn.Module, masks: Masks) -> None:
         walk.weight_of(module).masked_fill_(~masks[name].to(module.weight.device), 0)
 
 
+def zero_outside(module: nn.Module, mask: Tensor) -> None:
+    """Give a layer a new weight: zeros outside the mask (out, in), the old numbers elsewhere."""
+    weight = walk.weight_of(module)
+    set_weight(module, weight.masked_fill(~mask.to(weight.device), 0))
+
+
 def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer):
     """Apply the masks now and after every step of the optimizer, whose momentum would move pruned weights.
 
@@ -110,12 +116,12 @@ def each_step(
 
 def facts_of(layers: Mapping[str, nn.Module], pruned: Iterable[str]) -> walk.Facts:
     """What a method that goes block by block tells of layers: zeros, weights, and whether it worked on them."""
-    told: walk.Facts = {}
-    for name, module in layers.items():
-        weight = walk.weight_of(module)
-        gone = weight == 0
-        told[name] = {"zeros": int(gone.sum()), "size": weight.numel(), "share": float(gone.float().mean()), "pruned": name in pruned}
-    return told
+    return {name: told_of(walk.weight_of(module) == 0, name in pruned) for name, module in layers.items()}
+
+
+def told_of(gone: Tensor, pruned: bool) -> dict[str, float]:
+    """What `sparsity_from` wants to know of one layer: where its zeros are, and whether the method worked on it."""
+    return {"zeros": int(gone.sum()), "size": gone.numel(), "share": float(gone.float().mean()), "pruned": pruned}
 
 
 def sparsity_from(facts: walk.Facts) -> tuple[float, dict[str, float]]:
@@ -165,8 +171,7 @@ def prune(
             masks |= make_masks({name: score}, **own[name])
     layers = check_masks(model, masks)
     for name, mask in masks.items():
-        weight = walk.weight_of(layers[name])
-        set_weight(layers[name], weight.masked_fill(~mask.to(weight.device), 0))
+        zero_outside(layers[name], mask)
     settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer", **selection.kept(ignore, per_layer)}
     share = {name: value for name, value in zeros(model).items() if name in masks}
     return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"sparsity": share})

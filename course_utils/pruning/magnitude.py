@@ -10,7 +10,6 @@ from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
 from . import apply, masks, scores
-from .anatomy import set_weight
 
 
 def prune(
@@ -41,9 +40,8 @@ def prune(
         layers = {names[id(module)]: module for module in walk.linears(block).values()}
         for name, module in layers.items():
             if name in chosen:
-                weight = walk.weight_of(module)
-                mask = masks.make(scores.magnitude(weight), **selection.settings_of(name, common, per_layer))
-                set_weight(module, weight.masked_fill(~mask, 0))
+                score = scores.magnitude(walk.weight_of(module))
+                apply.zero_outside(module, masks.make(score, **selection.settings_of(name, common, per_layer)))
         return apply.facts_of(layers, chosen)
 
     total, share = apply.sparsity_from(walk.each_block(model, one_block, "magnitude"))

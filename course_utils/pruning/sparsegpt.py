@@ -31,7 +31,7 @@ from course_utils.quantization.gptq import (
 from course_utils.quantization.grids import Grid, check_matrix, dequantize, make_grid, quantize
 from course_utils.quantization.layer import LayerResult, QuantizedLinear
 
-from . import masks
+from . import apply, masks
 from .anatomy import check_model, set_weight
 
 
@@ -182,10 +182,8 @@ def prune(
             reached = H is not None
             H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
             result = prune_layer(weight, H.to(weight.device), **selection.settings_of(name, settings, per_layer))
-            facts[name] = {
-                "error": layer_error(weight, result.weight, H), "zeros": float((result.weight == 0).float().mean()),
-                "size": weight.numel(), "reached": reached,
-            }  # fmt: skip
+            gone = result.weight == 0
+            facts[name] = {**apply.told_of(gone, True), "error": layer_error(weight, result.weight, H), "reached": reached}
             if result.grid is None:
                 set_weight(module, result.weight)
             else:
@@ -194,10 +192,10 @@ def prune(
 
     facts = walk.each_block(model, one_block, "SparseGPT", calibration)
     kept = {k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")}
-    achieved = sum(told["zeros"] * told["size"] for told in facts.values()) / sum(told["size"] for told in facts.values())
+    achieved, zeros = apply.sparsity_from(facts)
     settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
     details = {
-        "layer_error": {name: told["error"] for name, told in facts.items()}, "sparsity": {name: told["zeros"] for name, told in facts.items()},
+        "layer_error": {name: told["error"] for name, told in facts.items()}, "sparsity": zeros,
         "unreached": [name for name, told in facts.items() if not told["reached"]],
     }  # fmt: skip
     return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details)

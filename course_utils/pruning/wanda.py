@@ -16,7 +16,7 @@ from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.grids import check_matrix
 
 from . import apply, masks, scores
-from .anatomy import check_model, set_weight
+from .anatomy import check_model
 
 
 def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor]:
@@ -81,7 +81,7 @@ def prune(
                 weight = walk.weight_of(module)
                 norm = norms.get(module, weight.new_ones(weight.shape[1]))
                 mask = mask_layer(weight, norm, **selection.settings_of(name, common, per_layer))
-                set_weight(module, weight.masked_fill(~mask, 0))
+                apply.zero_outside(module, mask)
         return {name: {**told, "reached": name in reached} for name, told in apply.facts_of(layers, chosen).items()}
 
     facts = walk.each_block(model, one_block, "Wanda", calibration)

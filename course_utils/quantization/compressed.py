@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, walk
+from course_utils.models.checkpointing import file_digest
 from course_utils.models.empty import compute_buffers, empty_like
 
 from .layer import KINDS
@@ -197,15 +198,6 @@ def digest(content: bytes) -> str:
 def digests(folder: Path) -> dict[str, str]:
     """The digest of every file below a folder, by its path from there."""
     return {str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
-def file_digest(file: Path) -> str:
-    """The digest of a file, read a piece at a time."""
-    found = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(2**20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _plain(number: Any) -> int | float:
