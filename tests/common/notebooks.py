@@ -28,8 +28,9 @@ def run(command: list[str], home: Path, log: Path) -> None:
     with peaks.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until each kernel has written its peak
         kilobytes = [int(line) for line in file]
-    assert kilobytes, "no kernel has told its peak of memory"
-    assert max(kilobytes) * 1024 < MEMORY_LIMIT, f"{max(kilobytes) / 2**20:.1f} GiB in one kernel"
+    assert kilobytes or "COURSE_TEST_COPIES" not in os.environ, "no kernel has told its peak of memory"
+    peak = max(kilobytes, default=0) * 1024
+    assert peak < MEMORY_LIMIT, f"{peak / 2**30:.1f} GiB in one kernel"
 
 
 def check_lesson(path: Path, folder: Path) -> None:

@@ -17,9 +17,9 @@ import socket
 import sys
 from pathlib import Path
 
-IMPORTED = (
-    "torch", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama", "scipy.optimize", "matplotlib.figure", "ipywidgets", "ipykernel.kernelapp",
+IMPORTED = (  # ipykernel first: tqdm looks whether it is there
+    "ipykernel.kernelapp", "torch", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama", "scipy.optimize", "matplotlib.figure", "ipywidgets",
 )  # fmt: skip
 
 
@@ -39,9 +39,9 @@ def become_kernel(request: dict, files: list[int]) -> None:
     os.environ.update(request["environment"])
     for target, file in enumerate(files, 1):
         os.dup2(file, target)
-    sys.modules["numpy"].random.seed()  # copies must not draw the same numbers; Python's own generator starts anew by itself
+    importlib.import_module("numpy").random.seed()  # copies must not draw the same numbers; Python's own `random` starts anew
     sys.argv = ["ipykernel_launcher", *request["arguments"]]
-    sys.modules["ipykernel.kernelapp"].launch_new_instance()
+    importlib.import_module("ipykernel.kernelapp").launch_new_instance()
 
 
 def keep(channel: socket.socket) -> None:
