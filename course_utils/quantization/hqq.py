@@ -11,9 +11,14 @@ by turns, with the scale s of the min-max grid kept. With z fixed, E is the gene
 with E and the codes fixed, z ← mean of q − (W − E) / s in each group; and β grows by κ. No data is used. As published:
 p = 0.7, β = 10, κ = 1.01, 20 rounds at most, ended when mean|W − Ŵ| over the matrix no longer falls. Here the zero points of
 the best round are kept.
+
+`fit_scale` goes beyond the paper: scale and zero point of each group are fitted to its codes by least squares, by turns with
+the codes, Σ (W − s (q − z))² → min, from grids over the whole range and over parts of it (STARTS); the best ends are
+kept. At 2 bits the range is what costs most: a min-max grid has two of its four values at the very ends.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +33,7 @@ from .grids import check_bits, check_group_size, check_matrix, exact_half, is_ha
 from .layer import storable
 
 P, BETA, KAPPA, ROUNDS = 0.7, 10.0, 1.01, 20
+STARTS = (1.0, 0.9, 0.8, 0.7)  # of the range
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,21 @@ def shrink(error: Tensor, beta: float, p: float = P) -> Tensor:
 
 
 def quantize_layer(
-    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, p: float = P, beta: float = BETA, kappa: float = KAPPA, rounds: int = ROUNDS
+    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, p: float = P, beta: float = BETA,
+    kappa: float = KAPPA, rounds: int = ROUNDS,
 ) -> RealZero:  # fmt: skip
     """HQQ of one weight (out, in). Zero points are rounded to float16, in which they are stored, before the codes are taken.
 
-    With rounds=0 this is the min-max grid with real zero points. Raises CompressionError for NaN, infinity, bad bits, or a
+    `fit_scale`: least squares for scales too, see the head (p, beta and kappa play no part). With rounds=0 this is the min-max grid with real zero points. Raises CompressionError for NaN, infinity, bad bits, or a
     group size that does not divide the inputs.
     """
     check_bits(bits)
     weight, largest = check_matrix(weight).float(), 2**bits - 1
     rows, columns = weight.shape
     groups = weight.view(rows, -1, check_group_size(group_size, columns))
+    if fit_scale:
+        scale, best = fitted(groups, largest, rounds)
+        return _result(groups, scale, best, bits)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = (high - low) / largest
     scale = exact_half(torch.where(scale == 0, torch.where(low == 0, 1.0, low.abs()), scale.clamp(min=torch.finfo(torch.float32).tiny)))
@@ -79,9 +89,40 @@ def quantize_layer(
         best, least = zero, found
         zero = (codes - units + shrink(error, beta, p) / scale).mean(-1, keepdim=True)
         beta *= kappa
-    zero = best.half().float()
-    codes = (units + zero).round().clamp(0, largest).to(torch.uint8).view(rows, columns)
+    return _result(groups, scale, best, bits)
+
+
+def _result(groups: Tensor, scale: Tensor, zero: Tensor, bits: int) -> RealZero:
+    zero = zero.half().float()
+    codes = (groups / scale + zero).round().clamp(0, 2**bits - 1).to(torch.uint8).flatten(1)
     return RealZero(codes, scale.squeeze(-1), zero.squeeze(-1), bits)
+
+
+def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
+    """Scales and zero points (out, groups, 1) with the least Σ (w − s (q − z))² found, q = clamp(round(w/s + z), 0, largest).
+
+    With codes fixed the best line is that of regression: s = cov(q, w) / var(q), z = mean q − mean w / s.
+    """
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    middle, width = (low + high) / 2, high - low
+    tiny = torch.finfo(torch.float32).tiny
+    flat = torch.where(middle == 0, torch.ones_like(middle), middle.abs())  # the scale of a group of equal weights
+    least, best_scale, best_zero = torch.full_like(low, torch.inf), flat, low
+    for share in STARTS:
+        scale = torch.where(width == 0, flat, (share * width / largest).clamp(min=tiny))
+        zero = largest / 2 - middle / scale
+        for step in range(rounds + 1):
+            stored, zero = exact_half(scale), zero.half().float()
+            codes = (groups / stored + zero).round().clamp(0, largest)
+            error = (groups - stored * (codes - zero)).square().sum(-1, keepdim=True)
+            better = error < least
+            least, best_scale, best_zero = torch.where(better, error, least), torch.where(better, stored, best_scale), torch.where(better, zero, best_zero)
+            if step < rounds:
+                q, w = codes.mean(-1, keepdim=True), groups.mean(-1, keepdim=True)
+                together, alone = ((codes - q) * (groups - w)).sum(-1, keepdim=True), (codes - q).square().sum(-1, keepdim=True)
+                scale = torch.where(together > 0, together / alone.clamp(min=tiny), scale).clamp(min=tiny)
+                zero = q - w / scale
+    return best_scale, best_zero
 
 
 @storable
@@ -137,10 +178,11 @@ class RealZeroLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, ignore: Patterns = (), per_layer: PerLayer | None = None
-) -> Compressed:
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks. Works on a copy; `per_layer` as in `rtn.quantize`; errors name the layer."""
-    common = {"bits": bits, "group_size": group_size}
+    common: dict[str, Any] = {"bits": bits, "group_size": group_size, "fit_scale": fit_scale}
 
     def make(name: str, module: nn.Module) -> nn.Module:
         settings = selection.settings_of(name, common, per_layer)

@@ -1,11 +1,17 @@
-"""A key-value cache in few bits (after KIVI, Liu et al., 2024).
+"""A key-value cache in few bits.
 
-Keys have channels that are large for every token, so they share a scale along the tokens: one for each channel of a
-group of tokens. Values have no such channels, and attention mixes whole tokens, so each token has its own scale. The
-newest tokens stay in full precision. Bytes of a token: 2 · layers · kv_heads · head_dim · (bits / 8), and the scales.
+KIVI (Liu et al., 2024): keys have channels that are large for every token, so they share a scale along the tokens: one for
+each channel of a group of tokens. Values have no such channels, and attention mixes whole tokens, so each token has its own
+scale. The newest tokens stay in full precision, as does a number of first tokens, where attention may have its sinks. KVQuant
+(Hooper et al., 2024): keys are quantized as they are before the rotary embedding, which turns channels into each other
+(`before_rope`; see `rotary`). Of the rest of KVQuant (thresholds from calibration, values that are not even, outliers kept apart)
+nothing is here. TurboQuant: each vector alone, see `turboquant`.
+Bytes of a token: 2 · layers · kv_heads · head_dim · (bits / 8), and the scales.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +22,11 @@ from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, unpack
 from course_utils.models import walk
 
+from . import rotary, turboquant
 from .grids import Grid, check_bits, dequantize, is_half, make_grid
 from .grids import quantize as to_codes
+
+METHODS = ("grid", "turboquant", "turboquant-unbiased")  # the last: keys whose products are unbiased
 
 
 @dataclass(frozen=True)
@@ -67,41 +76,60 @@ def restore(packed: PackedStates, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class QuantizedCacheLayer(DynamicLayer):
-    """One layer's cache. The newest `window` to `window + group − 1` tokens are in full precision, older ones packed."""
+    """One layer's cache. The newest `window` to `window + group − 1` tokens and the `first` ones are in full precision, others packed."""
 
     is_croppable = False
     keys: Tensor  # type: ignore[assignment]
     values: Tensor  # type: ignore[assignment]
 
-    def __init__(self, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel", value_axis: str = "token"):
+    def __init__(
+        self, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel", value_axis: str = "token", *,
+        first: int = 0, method: str = "grid", turn: Callable[..., Tensor] | None = None, seed: int = 0,
+    ):  # fmt: skip
         super().__init__()
-        self.bits, self.group, self.window = bits, group, window
+        self.seed = seed
+        self.bits, self.group, self.window, self.first, self.method, self.turn = bits, group, window, first, method, turn
         self.by_channel = (key_axis == "channel", value_axis == "channel")
-        self.old: list[tuple[PackedStates, PackedStates]] = []
+        self.old: list[tuple[Any, Any]] = []
+        self.kept: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append, and return all keys and values: old ones restored, new ones as they came."""
+        """Append, and return all keys and values: old ones restored, first and new ones as they came."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+            self.kept = None
         self.keys = torch.cat([self.keys, key_states], dim=-2)
         self.values = torch.cat([self.values, value_states], dim=-2)
-        parts = [(restore(k, self.dtype), restore(v, self.dtype)) for k, v in self.old] + [(self.keys, self.values)]
+        if self.first and self.kept is None and self.keys.shape[-2] >= self.first:
+            self.kept = (self.keys[..., : self.first, :], self.values[..., : self.first, :])
+            self.keys, self.values = self.keys[..., self.first :, :], self.values[..., self.first :, :]
+        parts = [self.kept] if self.kept is not None else []
+        parts += [(self._restored(k, i), _unpacked(v, self.dtype)) for i, (k, v) in enumerate(self.old)] + [(self.keys, self.values)]
         keys, values = (torch.cat(states, dim=-2) for states in zip(*parts, strict=True))
-        while self.keys.shape[-2] >= self.window + self.group:
-            new = tuple(
-                compress(states[..., : self.group, :], bits=self.bits, by_channel=by_channel)
-                for states, by_channel in zip((self.keys, self.values), self.by_channel, strict=True)
-            )
-            self.old.append(new)
+        while self.keys.shape[-2] >= self.window + self.group and (self.kept is not None or not self.first):
+            self.old.append(self._packed(self.keys[..., : self.group, :], self.values[..., : self.group, :]))
             self.keys, self.values = self.keys[..., self.group :, :], self.values[..., self.group :, :]
         return keys, values
 
+    def _packed(self, keys: Tensor, values: Tensor) -> tuple[Any, Any]:
+        if self.turn is not None:
+            keys = self.turn(keys, self.first + self.group * len(self.old), back=True)
+        if self.method != "grid":
+            unbiased, common = self.method == "turboquant-unbiased", {"bits": self.bits, "seed": self.seed}
+            return turboquant.compress(keys, unbiased=unbiased, **common), turboquant.compress(values, **common)
+        made = (compress(s, bits=self.bits, by_channel=c) for s, c in zip((keys, values), self.by_channel, strict=True))
+        return next(made), next(made)
+
+    def _restored(self, keys: Any, index: int) -> Tensor:
+        found = _unpacked(keys, self.dtype)
+        return found if self.turn is None else self.turn(found, self.first + self.group * index, back=False)
+
     def get_seq_length(self) -> int:
         recent = self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
-        return recent + self.group * len(self.old)
+        return recent + self.group * len(self.old) + (self.first if self.kept is not None else 0)
 
     def reset(self) -> None:
-        self.old, self.is_initialized = [], False
+        self.old, self.kept, self.is_initialized = [], None, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx)
@@ -114,14 +142,19 @@ class QuantizedCacheLayer(DynamicLayer):
             indices = indices.to(self.keys.device)
             self.old = [(k.take(indices), v.take(indices)) for k, v in self.old]
             self.keys, self.values = self.keys[indices], self.values[indices]
+            self.kept = None if self.kept is None else (self.kept[0][indices], self.kept[1][indices])
 
     def crop(self, tokens_to_remove: int) -> None:
         raise CompressionError("cache: packed tokens cannot be cut off again; use a fresh cache.")
 
     @property
     def bytes(self) -> int:
-        recent = (self.keys, self.values) if self.is_initialized else ()
+        recent = (self.keys, self.values, *(self.kept or ())) if self.is_initialized else ()
         return sum(k.bytes + v.bytes for k, v in self.old) + sum(t.numel() * t.element_size() for t in recent)
+
+
+def _unpacked(states: Any, dtype: torch.dtype) -> Tensor:
+    return turboquant.restore(states, dtype) if isinstance(states, turboquant.PackedVectors) else restore(states, dtype)
 
 
 class QuantizedCache(Cache):
@@ -131,20 +164,32 @@ class QuantizedCache(Cache):
     def bytes(self) -> int:
         return sum(layer.bytes for layer in self.layers if isinstance(layer, QuantizedCacheLayer))
 
+    @property
+    def packed_bits(self) -> float:
+        """Bits for each packed number, with scales, zero points and norms; NaN as long as nothing is packed."""
+        packed = [s for layer in self.layers if isinstance(layer, QuantizedCacheLayer) for pair in layer.old for s in pair]
+        numbers = sum(torch.Size(s.shape).numel() for s in packed)
+        return 8 * sum(s.bytes for s in packed) / numbers if numbers else float("nan")
+
 
 def new(
     model: PreTrainedModel, *, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel",
-    value_axis: str = "token",
+    value_axis: str = "token", first: int = 0, method: str = "grid", before_rope: bool = False, seed: int = 0,
 ) -> QuantizedCache:  # fmt: skip
     """An empty quantized cache for a causal language model; use it for one batch of sequences.
 
-    `group`: tokens that are packed together; `window`: newest tokens that always stay in full precision. `key_axis` and
-    `value_axis` say which states share a scale: those of a 'channel' (of a group of tokens) or of a 'token'.
-    Raises CompressionError for bad settings or a model with sliding-window or linear attention.
+    `group`: tokens that are packed together; `window`: newest tokens that always stay in full precision; `first`: first
+    tokens that do. `key_axis` and `value_axis` say which states share a scale: those of a 'channel' (of a group of tokens)
+    or of a 'token'. `method`: "grid", or "turboquant" or "turboquant-unbiased" (whose bits are those of codes, the sign of the
+    residual included; the axes do not matter; `seed` of the rotation). `before_rope`: keys are turned back by their position before they are quantized.
+    Raises CompressionError for bad settings, a model with sliding-window or linear attention, or `before_rope` on a model whose keys
+    cannot be turned back.
     """
     check_bits(bits)
-    if group < 1 or window < 0:
-        raise CompressionError(f"group={group}, window={window}: choose at least 1 and 0.")
+    if group < 1 or window < 0 or first < 0:
+        raise CompressionError(f"group={group}, window={window}, first={first}: choose at least 1, 0 and 0.")
+    if method not in METHODS:
+        raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     for name, axis in (("key_axis", key_axis), ("value_axis", value_axis)):
         if axis not in ("channel", "token"):
             raise CompressionError(f"{name}={axis!r}: choose 'channel' or 'token'.")
@@ -152,8 +197,24 @@ def new(
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise CompressionError(f"model: its layers use {', '.join(sorted(kinds))}; only full_attention is supported.")
-    layers = [QuantizedCacheLayer(bits, group, window, key_axis, value_axis) for _ in range(config.num_hidden_layers)]
+    turn = rotary.turner(model) if before_rope else None
+    layers = [
+        QuantizedCacheLayer(bits, group, window, key_axis, value_axis, first=first, method=method, turn=turn, seed=seed)
+        for _ in range(config.num_hidden_layers)
+    ]
     return QuantizedCache(layers=layers)
+
+
+def _read(model: PreTrainedModel, ids: Tensor, chunk: int, batch: int, settings: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Cache]]:
+    """(ids, logits, cache) of each batch, read `chunk` tokens at a time; bits=None reads through an ordinary cache."""
+    ids = walk.check_calibration(ids, model)
+    if ids.shape[1] < 2 or chunk < 1 or batch < 1:
+        raise CompressionError(f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, and at least 1 of each.")
+    full = "bits" in settings and settings["bits"] is None
+    for part in ids.split(batch):
+        part = part.to(model.device)
+        cache = Cache(layer_class_to_replicate=DynamicLayer) if full else new(model, **settings)
+        yield part, torch.cat([model(input_ids=p, past_key_values=cache, use_cache=True).logits for p in part.split(chunk, 1)], 1), cache
 
 
 @torch.no_grad()
@@ -164,15 +225,21 @@ def loss(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 1
     generation. `cache_settings` as in `new`; bits=None reads through an ordinary cache.
     Raises CompressionError as `new`, and for ids without a next token or a chunk or batch below 1.
     """
-    ids = walk.check_calibration(ids, model)
-    if ids.shape[1] < 2 or chunk < 1 or batch < 1:
-        raise CompressionError(f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, and at least 1 of each.")
-    full = "bits" in cache_settings and cache_settings["bits"] is None
     total = 0.0
-    for part in ids.split(batch):
-        part = part.to(model.device)
-        cache = Cache(layer_class_to_replicate=DynamicLayer) if full else new(model, **cache_settings)
-        logits = [model(input_ids=p, past_key_values=cache, use_cache=True).logits for p in part.split(chunk, 1)]
-        predicted = torch.cat(logits, 1)[:, :-1].flatten(0, 1).float()
+    for part, logits, _ in _read(model, ids, chunk, batch, cache_settings):
+        predicted = logits[:, :-1].flatten(0, 1).float()
         total += float(torch.nn.functional.cross_entropy(predicted, part[:, 1:].flatten(), reduction="sum"))
     return total / (ids.shape[0] * (ids.shape[1] - 1))
+
+
+@torch.no_grad()
+def divergences(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, **cache_settings) -> tuple[Tensor, float]:
+    """(KL, bits): KL(full cache ‖ quantized cache) in nats at each token (sequences, context), read as in `loss`, and the
+    cache's `packed_bits` at the end. Errors as `loss`."""
+    found, bits = [], float("nan")
+    with_full = _read(model, ids, chunk, batch, {"bits": None})
+    for (_, exact, _), (_, logits, cache) in zip(with_full, _read(model, ids, chunk, batch, cache_settings), strict=True):
+        p, q = exact.float().log_softmax(-1), logits.float().log_softmax(-1)
+        found.append(torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1, dtype=torch.float64).cpu())
+        bits = cache.packed_bits if isinstance(cache, QuantizedCache) else bits
+    return torch.cat(found), bits
