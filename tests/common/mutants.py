@@ -29,7 +29,7 @@ from course_utils.learn.checks import checking, exercise
 PLANTED = Path(__file__).parents[1] / "learn" / "planted"
 SURVIVORS = PLANTED.with_name("survivors.yaml")
 SEEDS = (1, 2, 3)
-SECONDS = 5.0  # for one check of a mutant; of a right answer it takes less than half a second
+SECONDS = 2.5  # for one check of a mutant; of a right answer it takes less than half a second
 MEMORY = 4 << 30  # above what the process has
 STUCK = 120.0  # for a mutant that does not come back from a call outside Python
 GOAL = 0.9

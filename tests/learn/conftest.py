@@ -125,5 +125,4 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.delenv("COURSE_STATIC", raising=False)
     exercise.register(ROWS)
     exercise.register(PAIR)
-    texts.forget()
     return folder

@@ -130,9 +130,9 @@ def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[s
 
 @functools.lru_cache(maxsize=4096)
 def _remembered(function: Callable[..., Any], inputs: Callable[..., Any], wanted: tuple[str, ...], seed: int) -> Trial:
-    import torch
+    from .trials import clone, drawn
 
-    return _answer(function, inputs(torch.Generator().manual_seed(seed)), wanted)
+    return _answer(function, clone(drawn(inputs, seed)), wanted)
 
 
 def _difference(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Found | None:

@@ -32,20 +32,23 @@ def difference(result: Any, want: Any, tolerance: float, where: str = "") -> Dif
     """
     want = forms.simple(want)
     result = forms.taken(result, want)
-    name = where or ui("your_result")
     if isinstance(want, (list, tuple)):
         return _sequence(result, want, tolerance, where)
     if isinstance(want, dict):
         return _mapping(result, want, tolerance, where)
     if type(want) is str or want is None:
         if type(result) is not type(want):
-            return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
-        return None if result == want else _value("wrong_value", name, repr(want), repr(result))
+            return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
+        return None if result == want else _value("wrong_value", _here(where), repr(want), repr(result))
     if type(result) not in NUMBERS + TENSORS:
-        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
+        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
     if _dim(want) and type(result) not in TENSORS or _dim(result) and type(want) not in TENSORS:
-        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
+        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
     return _numbers(result, want, tolerance, where)
+
+
+def _here(where: str) -> str:
+    return where or ui("your_result")
 
 
 def _dim(value: Any) -> int:
@@ -53,12 +56,11 @@ def _dim(value: Any) -> int:
 
 
 def _sequence(result: Any, want: Any, tolerance: float, where: str) -> Difference | None:
-    name = where or ui("your_result")
     if not isinstance(result, (list, tuple)):
-        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
+        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
     items = forms.items(result) or []
     if len(items) != len(want):
-        return Difference(ui("wrong_length", where=name, expected=len(want), got=len(items)))
+        return Difference(ui("wrong_length", where=_here(where), expected=len(want), got=len(items)))
     for i, (item, right) in enumerate(zip(items, want, strict=True)):
         if found := difference(item, right, tolerance, f"{where or 'result'}[{i}]"):
             return found
@@ -66,27 +68,27 @@ def _sequence(result: Any, want: Any, tolerance: float, where: str) -> Differenc
 
 
 def _mapping(result: Any, want: dict[Any, Any], tolerance: float, where: str) -> Difference | None:
-    name = where or ui("your_result")
     if type(result) is not dict:
-        return Difference(ui("wrong_type", where=name, expected=kind(want), got=kind(result)))
+        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
     if set(result) != set(want):
         return Difference(
-            ui("wrong_keys", where=name, expected=", ".join(map(str, want)), got=", ".join(map(str, result)))
+            ui("wrong_keys", where=_here(where), expected=", ".join(map(str, want)), got=", ".join(map(str, result)))
         )
     found = (difference(result[k], want[k], tolerance, f"{where or 'result'}[{k!r}]") for k in want)
     return next((text for text in found if text), None)
 
 
 def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference | None:
-    name = where or ui("your_result")
+    if _plainly_equal(result, want):
+        return None
     if type(result) is int and type(want) is int:
-        return None if result == want else _value("wrong_value", name, want, result)
+        return None if result == want else _value("wrong_value", _here(where), want, result)
     try:
         got, right = _tensor(result), _tensor(want)
     except Exception as error:  # a layout, a device or a size that gives no numbers
-        return Difference(ui("not_comparable", where=name, error=f"{type(error).__name__}: {error}"))
+        return Difference(ui("not_comparable", where=_here(where), error=f"{type(error).__name__}: {error}"))
     if got.shape != right.shape:
-        return Difference(ui("wrong_shape", where=name, expected=tuple(right.shape), got=tuple(got.shape)))
+        return Difference(ui("wrong_shape", where=_here(where), expected=tuple(right.shape), got=tuple(got.shape)))
     wrong, good = _dtype_class(got), _dtype_class(right)
     single = right.dim() == 0 and {wrong, good} == {"integer", "floating"}  # 28 and 28.0 are the same answer
     if wrong != good and not single and got.numel():
@@ -94,7 +96,7 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
         equal = not bool(_differs(*wide, tolerance).any())
         if equal and (wrong, good) == ("integer", "floating"):  # and so are [28] and [28.0]
             return None
-        text = ui("wrong_dtype", where=name, expected=ui(good), got=ui(wrong), dtype=_dtype(result))
+        text = ui("wrong_dtype", where=_here(where), expected=ui(good), got=ui(wrong), dtype=_dtype(result))
         return Difference(text + (" " + ui("only_the_kind", to=ui(TO_TYPE[good])) if equal else ""))
     if bool((bad := torch.isnan(got) & ~torch.isnan(right)).any()):
         return Difference(ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel()))
@@ -103,12 +105,22 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
         return None
     values = apart(_at(right, bad), _at(got, bad))
     if right.dim() == 0:
-        found = _value("wrong_value", name, *values)
+        found = _value("wrong_value", _here(where), *values)
     else:
         found = _value("wrong_element", _element(where, bad), *values, count=int(bad.sum()), total=bad.numel())
     narrow = _dtype(result) in ("torch.float32", "torch.float16", "torch.bfloat16")
     rounded = narrow and not bool(_differs(got, right, torch.finfo(result.dtype).eps * 8).any())
     return found._replace(text=f"{found.text} {ui('narrow_type', dtype=_dtype(result))}") if rounded else found
+
+
+def _plainly_equal(one: Any, other: Any) -> bool:
+    """True where nothing needs a closer look: two numbers or two tensors of one type, the same to the last bit."""
+    if type(one) is not type(other):
+        return False
+    if type(one) not in TENSORS:
+        return bool(one == other)
+    alike = one.dtype == other.dtype and one.layout == other.layout == torch.strided and one.device == other.device
+    return alike and torch.equal(one, other)
 
 
 def _value(key: str, where: str, expected: object, got: object, **counts: int) -> Difference:
@@ -158,7 +170,7 @@ def _at(value: torch.Tensor, bad: torch.Tensor) -> Any:
 def _element(where: str, bad: torch.Tensor) -> str:
     index = _first(bad)
     if not index:
-        return where or ui("your_result")
+        return _here(where)
     return f"{where or 'result'}[{', '.join(map(str, index))}]"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import signal
 import threading
 import time
@@ -40,7 +41,13 @@ class Trial:
 
 def draw(exercise: Exercise, seed: int) -> dict[str, Any]:
     """Fresh inputs of an exercise."""
-    return exercise.inputs(torch.Generator().manual_seed(seed))
+    return clone(drawn(exercise.inputs, seed))
+
+
+@functools.lru_cache(maxsize=64)
+def drawn(inputs: Callable[[torch.Generator], dict[str, Any]], seed: int) -> dict[str, Any]:
+    """The inputs of a seed, not to be changed: the specification and its mistakes are asked for the same ones."""
+    return inputs(torch.Generator().manual_seed(seed))
 
 
 def clone(value: Any) -> Any:
