@@ -9,7 +9,7 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 from course_utils.theory import entropy as coder
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- bits of a quantized model ---
 
@@ -112,11 +112,22 @@ def one_more(counts, slack):
     return "fixed" if found["fixed"] <= (1 + slack) * found["entropy"] else "huffman"
 
 
+def whole_of_none(counts, slack):
+    """Takes log₂ of the number of symbols for the length of a code, which is a whole number."""
+    return "fixed" if math.log2(len(counts)) <= (1 + slack) * lengths(counts)["entropy"] else choose_coder(counts, slack)
+
+
+def slack_of_the_length(counts, slack):
+    """At most `slack` of the code's own length, not of the entropy."""
+    found = lengths(counts)
+    return next((n for n in ("fixed", "huffman") if (1 - slack) * found[n] <= found["entropy"]), "arithmetic")
+
+
 def any_counts(rng: torch.Generator) -> dict:
     """Counts for which a fixed length, a Huffman code or only an arithmetic code will do."""
     kind = pick(rng, "even", "powers", "middle", "sharp", "alone")
     if kind == "even":
-        counts = [100 + int(torch.randint(60, (), generator=rng)) for _ in range(pick(rng, 4, 8, 15, 16))]
+        counts = [100 + int(torch.randint(60, (), generator=rng)) for _ in range(pick(rng, 4, 8, 11, 13, 15, 16))]
     elif kind == "powers":
         counts = [2**k for k in range(pick(rng, 5, 7))]
     elif kind == "middle":
@@ -136,16 +147,17 @@ CODER_MISTAKES = {
     "against_huffman": of_huffman,
     "shortest": shortest,
     "no_arithmetic": one_more,
+    "not_whole": whole_of_none,
+    "slack_of_the_length": slack_of_the_length,
 }
 
 
 def coder_inputs(rng: torch.Generator) -> dict:
-    """Counts on which two of the mistakes, drawn by chance, show."""
-    a, b = (pick(rng, *CODER_MISTAKES.values()) for _ in range(2))
+    """Counts on which one of the mistakes shows, each in its turn."""
+    mistake = turn(rng, *CODER_MISTAKES.values())
     while True:
         drawn = any_counts(rng)
-        right = choose_coder(**drawn)
-        if a(**drawn) != right and (a is b or b(**drawn) != right or pick(rng, True, False)):
+        if mistake(**drawn) != choose_coder(**drawn):
             return drawn
 
 

@@ -17,7 +17,7 @@ LESSON = "4.4-intrinsic-dimension"
 
 def draw_spiked(rng: torch.Generator) -> dict:
     """Noise of deviation σ and a few signals of rank one: one strong, others that only just show; wide, tall or square."""
-    n, m = turn(rng, (40, 120), (110, 50), (70, 70))
+    n, m = turn(rng, (24, 240), (150, 30), (70, 70))
     sigma = float(10 ** (2 * torch.rand((), generator=rng) - 1.5))
     W = sigma * torch.randn(n, m, generator=rng, dtype=torch.float64)
     threshold = spectra.visible_above(n, m, sigma)
@@ -29,10 +29,10 @@ def draw_spiked(rng: torch.Generator) -> dict:
 
 def is_clear(given: dict) -> bool:
     """No eigenvalue lies within 3 % of the edge; a first guess by the whole variance counts fewer."""
-    W, variance = given["weight"], given["sigma"] ** 2
-    edge = spectra.edges(spectra.ratio(tuple(W.shape)), variance)[1]
-    near = (spectra.eigenvalues(W) / edge - 1).abs().min() < 0.03
-    return not near and spectra.spikes(W) < spectra.spikes(W, variance)
+    W, q = given["weight"], spectra.ratio(tuple(given["weight"].shape))
+    edge, own = (spectra.edges(q, variance)[1] for variance in (given["sigma"] ** 2, float(W.var())))
+    values = spectra.eigenvalues(W)
+    return not (values / edge - 1).abs().min() < 0.03 and int((values > own).sum()) < int((values > edge).sum())
 
 
 def spiked_inputs(rng: torch.Generator) -> dict:
@@ -100,11 +100,15 @@ def edge_inputs(rng: torch.Generator) -> dict:
     """Sparsities in any order; measured damage leaves the prediction somewhere, may come back by chance, or holds to the end."""
     n = pick(rng, 6, 7, 8)
     sparsities = (0.1 + 0.8 * torch.rand(n, generator=rng, dtype=torch.float64)).sort().values
-    predicted = 0.02 * sparsities**2 * (0.9 + 0.2 * torch.rand(n, generator=rng, dtype=torch.float64))
+    predicted = 0.02 * sparsities**2 * (0.6 + 0.8 * torch.rand(n, generator=rng, dtype=torch.float64))
     factor = pick(rng, 1.5, 2.0, 3.0)
     ratio = 1 + 0.8 * (factor - 1) * torch.rand(n, generator=rng, dtype=torch.float64)
     breaks = turn(rng, 3, 2, n, 0, 4)
     ratio[breaks:] = factor * (1.3 + 4 * torch.rand(n - breaks, generator=rng, dtype=torch.float64))
+    if breaks < n:
+        ratio[breaks] = 1.06 * factor
+    if breaks:
+        ratio[breaks - 1] = 0.96 * factor
     if 0 < breaks < n - 2:
         ratio[breaks + 1] = 0.9 * factor  # one later point that happens to agree
     order = torch.randperm(n, generator=rng)
@@ -174,6 +178,7 @@ EXERCISES = [
             "first_break": edge_with(lambda rows, f: next((s for s, m, p in rows if m > f * p), rows[-1][0])),
             "given_order": in_given_order,
             "difference": edge_with(lambda rows, f: max((s for s, m, p in rows if m - p <= f * 0.01), default=0.0)),
+            "relative_difference": edge_with(lambda rows, f: breaking_sparsity(*map(list, zip(*rows, strict=True)), 1 + f)),
             "ratio_inverted": edge_with(lambda rows, f: max((s for s, m, p in rows if p <= f * m), default=0.0)),
         },
         lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=5,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick, turn
+from ..draws import pick, turn, until
 
 LESSON = "4.5-knowledge-capacity"
 
@@ -22,6 +22,7 @@ def logit_inputs(rng: torch.Generator) -> dict:
     right = torch.randint(n, (facts,), generator=rng)
     for i, boost in enumerate((8.0, 3.0, 0.0, -4.0)):
         logits[i, values[right[i]]] += boost
+    logits[4, values[right[4]]] = logits[4, values].max() - 0.3  # likelier than a guess, and not the likeliest
     return {"logits": logits, "values": values.tolist(), "right": right.tolist()}
 
 
@@ -49,14 +50,15 @@ def held_with(bits):
 
 def memory_inputs(rng: torch.Generator) -> dict:
     """What was right before and after, and how often each person was seen; some facts were never known, some are gained."""
-    n = pick(rng, 30, 45, 60)
+    low, high, share = turn(rng, (0.55, 0.95, 1 / 3), (0.05, 0.45, 0.4), (0.55, 0.95, 0.23))
+    n = until(rng, lambda rng: int(torch.randint(30, 61, (), generator=rng)), lambda n: low < share * n % 1 < high)
     seen = (torch.randperm(400, generator=rng)[:n] + 1).tolist()
     before = torch.rand(n, generator=rng) < 0.75
     odds = torch.tensor([0.35 if s > 200 else 0.7 for s in seen])
     after = torch.where(before, torch.rand(n, generator=rng) > odds, torch.rand(n, generator=rng) < 0.3)
     order = torch.tensor(seen).argsort().tolist()
     before[order[:2]], before[order[-2:]] = True, True
-    return {"before": before.tolist(), "after": after.tolist(), "seen": seen, "share": turn(rng, 1 / 3, 0.25, 0.5)}
+    return {"before": before.tolist(), "after": after.tolist(), "seen": seen, "share": share}
 
 
 def forgotten(before: list[bool], after: list[bool], seen: list[int], share: float) -> tuple[float, float]:
@@ -70,10 +72,10 @@ def forgotten(before: list[bool], after: list[bool], seen: list[int], share: flo
     return result[0], result[1]
 
 
-def forgotten_with(of_group, key=lambda seen, i: seen[i], swap=False):
+def forgotten_with(of_group, key=lambda seen, i: seen[i], swap=False, size=int):
     def answer(before, after, seen, share):
         order = sorted(range(len(seen)), key=lambda i: key(seen, i))
-        k = int(share * len(seen))
+        k = size(share * len(seen))
         low, high = (of_group(g, before, after, seen) for g in (order[:k], order[-k:]))
         return (high, low) if swap else (low, high)
 
@@ -88,9 +90,23 @@ def lost(group, before, after, seen):
 # --- how many parameters? ---
 
 
-def size_inputs(rng: torch.Generator) -> dict:
+def draw_size(rng: torch.Generator) -> dict:
     values = [int(v) for v in torch.randint(3, 60, (pick(rng, 2, 4, 5),), generator=rng)]
-    return {"people": int(torch.randint(50, 5000, (), generator=rng)), "values": values, "per_parameter": pick(rng, 2.0, 1.8, 1.0)}
+    return {"people": int(torch.randint(50, 500, (), generator=rng)), "values": values, "per_parameter": pick(rng, 2.0, 1.8, 0.6)}
+
+
+def size_inputs(rng: torch.Generator) -> dict:
+    """The quotient is a little above a whole number, a little below one, above one with few bits a parameter, or whole."""
+    if turn(rng, False, False, False, True):
+        return {"people": 2 * int(torch.randint(25, 250, (), generator=rng)), "values": [4, pick(rng, 2, 8), 16], "per_parameter": 2.0}
+    low, high = turn(rng, (0.05, 0.3), (0.6, 0.95), (0.05, 0.3))
+    rate = turn(rng, (2.0, 1.8), (2.0, 1.8, 0.6), (0.6,))
+
+    def good(given: dict) -> bool:
+        bits = given["people"] * sum(math.log2(v) for v in given["values"])
+        return given["per_parameter"] in rate and low < bits / given["per_parameter"] % 1 < high and 0.05 < bits % 1 < 0.95
+
+    return until(rng, draw_size, good)
 
 
 def parameters_needed(people: int, values: list[int], per_parameter: float) -> int:
@@ -124,6 +140,7 @@ EXERCISES = [
             "kept": forgotten_with(lambda g, b, a, s: 1 - lost(g, b, a, s)),
             "groups_swapped": forgotten_with(lost, swap=True),
             "order_of_the_list": forgotten_with(lost, key=lambda seen, i: i),
+            "rounded": forgotten_with(lost, size=round),
         },
         lesson=LESSON, kind="design", difficulty=2, minutes=12, trials=5,
     ),
@@ -138,6 +155,6 @@ EXERCISES = [
             "people_forgotten": lambda people, values, per_parameter: math.ceil(sum(math.log2(v) for v in values) / per_parameter),
             "whole_bits": lambda people, values, per_parameter: math.ceil(people * sum(math.ceil(math.log2(v)) for v in values) / per_parameter),
         },
-        lesson=LESSON, kind="formula", difficulty=1, minutes=5,
+        lesson=LESSON, kind="formula", difficulty=1, minutes=5, tolerance=1e-6, trials=8,
     ),
 ]  # fmt: skip

@@ -51,8 +51,10 @@ def predicted_with(term, join=sum):
 
 
 def sample_inputs(rng: torch.Generator) -> dict:
-    """A weight and a noisy copy of it: one of the four models, at a level drawn anew."""
-    w = torch.randn(70, 90, generator=rng, dtype=torch.float64) * 10 ** (2 * float(torch.rand((), generator=rng)) - 1)
+    """A weight, normal, even or heavy-tailed, and a noisy copy of it: one of the models, at a level drawn anew."""
+    w = torch.randn(70, 90, generator=rng, dtype=torch.float64)
+    tails = torch.rand(70, 90, generator=rng, dtype=torch.float64)
+    w = turn(rng, w, 2 * tails - 1, -w.sign() * tails.log()) * 10 ** (2 * float(torch.rand((), generator=rng)) - 1)
     kind, level = pick(rng, "additive", "multiplicative", "signal"), 0.02 + 0.1 * float(torch.rand((), generator=rng))
     return {"weight": w, "changed": noise.noisy(w, level, kind, rng)}
 
@@ -88,11 +90,12 @@ def by_mean_of_relative(weight, changed):
 
 
 def ste_inputs(rng: torch.Generator) -> dict:
-    """Weights inside, at and beyond both ends of the range; a gradient that is 0 nowhere."""
+    """Weights inside both ends of the range, just beyond them, and far; a gradient that is 0 nowhere."""
     bits, scale = turn(rng, 4, 2, 5), 0.05 + float(torch.rand((), generator=rng))
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     w = (torch.rand(6, 7, generator=rng, dtype=torch.float64) * 2 - 1) * 1.6 * 2 ** (bits - 1) * scale
-    w[0, 0], w[0, 1], w[0, 2] = low * scale, high * scale, (high + 0.25) * scale
+    for j, t in enumerate((low + 0.02, low - 0.02, high - 0.02, high + 0.02, high + 0.25, low - 0.25, -high - 0.6)):
+        w[0, j] = t * scale
     return {"weight": w, "gradient": torch.randn(6, 7, generator=rng, dtype=torch.float64), "scale": scale, "bits": bits}
 
 
@@ -104,7 +107,7 @@ def ste(weight: Tensor, gradient: Tensor, scale: float, bits: int) -> tuple[Tens
         for j in range(weight.shape[1]):
             t = float(weight[i, j]) / scale
             hat[i, j] = scale * min(max(round(t), low), high)
-            back[i, j] = gradient[i, j] if low - 1e-9 <= t <= high + 1e-9 else 0.0
+            back[i, j] = gradient[i, j] if low <= t <= high else 0.0
     return hat, back
 
 

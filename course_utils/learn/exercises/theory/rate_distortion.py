@@ -7,13 +7,22 @@ from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
-from ..draws import pick
+from ..draws import pick, turn
 
 # --- reverse water-filling ---
 
 
+def cascade(rng: torch.Generator) -> dict:
+    """Each time that the sources below the level are left out, the level rises above some others: four times."""
+    steps = [torch.full((k,), v, dtype=torch.float64) for k, v in ((8, 0.01), (6, 1.02), (4, 1.58), (2, 1.87), (4, 60.0))]
+    variances = torch.cat(steps) * 10 ** (torch.rand((), generator=rng, dtype=torch.float64) - 0.5)
+    return {"variances": variances[torch.randperm(24, generator=rng)], "distortion": 24 * float(variances.max()) / 60}
+
+
 def parts_inputs(rng: torch.Generator) -> dict:
-    """Variances over four orders of magnitude; the level covers some of them, all but one, or none."""
+    """Variances over four orders of magnitude; the level covers some of them, all but one, or none; or a cascade."""
+    if turn(rng, False, False, False, True):
+        return cascade(rng)
     n = pick(rng, 2, 3, 5, 8, 13)
     variances = 10 ** (4 * torch.rand(n, generator=rng, dtype=torch.float64) - 2)
     if pick(rng, True, False):
@@ -66,7 +75,7 @@ def rates_with(change):
 def gap_inputs(rng: torch.Generator) -> dict:
     bits = float(torch.rand((), generator=rng)) * 6 + 0.3
     variance = 10 ** float(torch.rand((), generator=rng) * 4 - 2)
-    gap = 1 + 2 * float(torch.rand((), generator=rng))
+    gap = turn(rng, 1.1, 0.5, 1.5) * (1 + float(torch.rand((), generator=rng)) * 0.6)  # a source that is not normal may lie below
     return {"bits": bits, "distortion": variance * 4**-bits * gap, "variance": variance}
 
 

@@ -91,6 +91,17 @@ def costliest(counts, slack):
     return "fixed" if fixed >= huffman else "huffman"
 
 
+def no_ceiling(counts, slack):
+    _, huffman, h = mean_lengths(counts)
+    limit = h + slack * h
+    return "fixed" if math.log2(len(counts)) <= limit else "huffman" if huffman <= limit else "arithmetic"
+
+
+def of_the_length(counts, slack):
+    fixed, huffman, h = mean_lengths(counts)
+    return "fixed" if fixed - h <= slack * fixed else "huffman" if huffman - h <= slack * huffman else "arithmetic"
+
+
 def slack_added(counts, slack):
     fixed, huffman, h = mean_lengths(counts)
     return "fixed" if fixed <= h + slack else "huffman" if huffman <= h + slack else "arithmetic"
@@ -135,6 +146,8 @@ WRONG = {
         (against_huffman, "against_huffman"),
         (lambda counts, slack: "huffman" if mean_lengths(counts)[1] <= mean_lengths(counts)[2] + 1e-12 else "arithmetic", "shortest"),
         (lambda counts, slack: "fixed" if mean_lengths(counts)[0] <= (1 + slack) * mean_lengths(counts)[2] else "huffman", "no_arithmetic"),
+        (no_ceiling, "not_whole"),
+        (of_the_length, "slack_of_the_length"),
         (one_too_far, None),
         (costliest, None),
     ],

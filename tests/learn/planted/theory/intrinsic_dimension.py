@@ -96,6 +96,12 @@ def rows(choose):
     return answer
 
 
+def by_prediction(sparsities, measured, predicted, factor):
+    """Walks from the smallest prediction up."""
+    held = itertools.takewhile(lambda row: row[1] <= factor * row[0], sorted(zip(predicted, measured, sparsities, strict=True)))
+    return ([0.0] + [sparsity for *_, sparsity in held])[-1]
+
+
 RIGHT = {
     "intrinsic_dimension.spikes": [by_svd, by_singular_edge, by_rows_as_n],
     "intrinsic_dimension.subspace_step": [by_matrix, by_autograd, by_lengths],
@@ -112,6 +118,7 @@ WRONG = {
         (count(lambda W, s, q: s**2 * (1 + q) ** 2), "root_left_out"),
         (count(lambda W, s, q: s**2 * (1 - q**0.5) ** 2), "lower_edge"),
         (lambda weight, sigma: min(weight.shape) - by_svd(weight, sigma), None),
+        (lambda weight, sigma: int((torch.linalg.svdvals(weight) > 2 * sigma * (sum(weight.shape) / 2) ** 0.5).sum()), None),
     ],
     "intrinsic_dimension.subspace_step": [
         (plan(lambda o, B, P, z, g, r: (z - r * g @ P, o + P @ z - r * g)), "trains_everything"),
@@ -130,6 +137,8 @@ WRONG = {
         (lambda sparsities, measured, predicted, factor: rows_as_given(sparsities, measured, predicted, factor), "given_order"),
         (rows(lambda found, f: max([s for s, m, p in found if m - p <= 0.01 * f] or [0])), "difference"),
         (rows(lambda found, f: max([s for s, m, p in found if p <= f * m] or [0])), "ratio_inverted"),
+        (rows(lambda found, f: max([s for s in [0.0] + [s for s, *_ in found] if all((m - p) / p <= f for t, m, p in found if t <= s)])), "relative_difference"),
+        (by_prediction, None),
     ],
 }
 

@@ -65,9 +65,9 @@ def by_means(before, after, seen, share):
     return means[0], means[1]
 
 
-def groups(of_group, order_by=lambda seen, i: seen[i], turned=False):
+def groups(of_group, order_by=lambda seen, i: seen[i], turned=False, size=int):
     def answer(before, after, seen, share):
-        order, k = sorted(range(len(seen)), key=lambda i: order_by(seen, i)), int(share * len(seen))
+        order, k = sorted(range(len(seen)), key=lambda i: order_by(seen, i)), size(share * len(seen))
         found = [of_group(g, before, after, seen) for g in (order[:k], order[-k:])]
         return tuple(reversed(found)) if turned else tuple(found)
 
@@ -109,6 +109,7 @@ WRONG = {
         (variant(lambda p, whole, best, n, v: -math.log2(p)), "loss"),
         (variant(lambda p, whole, best, n, v: max(0.0, math.log(n * p))), "nats"),
         (variant(lambda p, whole, best, n, v: max(0.0, math.log2(n * p)) / 6), None),
+        (variant(lambda p, whole, best, n, v: best * math.log2(n * p) if best else 0.0), None),
     ],
     "knowledge_capacity.forgotten": [
         (groups(lambda g, b, a, s: sum(not a[i] for i in g) / len(g)), "never_known_counted"),
@@ -119,6 +120,8 @@ WRONG = {
         (groups(lost, turned=True), "groups_swapped"),
         (groups(lost, order_by=lambda seen, i: i), "order_of_the_list"),
         (groups(lost, order_by=lambda seen, i: -seen[i], turned=False), "groups_swapped"),
+        (groups(lost, size=lambda k: int(k + 0.5)), "rounded"),
+        (groups(lost, size=math.ceil), None),
     ],
     "knowledge_capacity.parameters_needed": [
         (lambda people, values, per_parameter: math.ceil(people * math.log2(sum(values)) / per_parameter), "log_of_the_sum"),
@@ -129,5 +132,9 @@ WRONG = {
         (lambda people, values, per_parameter: math.ceil(math.log2(math.prod(values)) / per_parameter), "people_forgotten"),
         (lambda people, values, per_parameter: math.ceil(people * sum(math.ceil(math.log2(v)) for v in values) / per_parameter), "whole_bits"),
         (lambda people, values, per_parameter: people * len(values), None),
+        (lambda people, values, per_parameter: round(people * math.log2(math.prod(values)) / per_parameter), None),
+        (lambda people, values, per_parameter: int(people * math.log2(math.prod(values)) / per_parameter) + 1, None),
+        (lambda people, values, per_parameter: math.ceil(math.ceil(people * math.log2(math.prod(values))) / per_parameter), None),
+        (lambda people, values, per_parameter: people * math.log2(math.prod(values)) / per_parameter, None),
     ],
 }

@@ -49,6 +49,11 @@ def plan(competing, gone, start=lambda initial, trained, new: initial * new, sig
     return answer
 
 
+def by_quantile(initial, trained, mask, rate):
+    new = mask & (trained.abs() > trained[mask].abs().quantile(rate))
+    return new, initial * new
+
+
 def usual(mask, rate, n):
     return round(rate * n)
 
@@ -153,13 +158,19 @@ WRONG = {
         (plan(same, usual, lambda initial, trained, new: trained * new), "not_rewound"),
         (plan(same, usual, lambda initial, trained, new: initial.clone()), "start_not_masked"),
         (plan(same, lambda mask, rate, n: n - round(rate * n)), None),
+        (plan(same, lambda mask, rate, n: math.ceil(rate * n)), None),
+        (by_quantile, None),
     ],
     "overparameterization.within": [
         (judged(lambda a, b, n, t: 0.0), "mean_only"),
         (judged(lambda a, b, n, t: t * math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n)), "unpaired"),
         (judged(lambda a, b, n, t: 1.96 * (b - a).std(ddof=1) / math.sqrt(n)), "normal_quantile"),
         (judged(lambda a, b, n, t: t * (b - a).std(ddof=1)), "spread"),
+        (judged(lambda a, b, n, t: t * (b - a).std() / math.sqrt(n)), "degrees_of_freedom"),
         (not_significant, "no_difference_seen"),
+        (judged(lambda a, b, n, t: stats.t.ppf(0.975, n) * (b - a).std(ddof=1) / math.sqrt(n)), None),
+        (judged(lambda a, b, n, t: stats.t.ppf(0.995, n - 1) * (b - a).std(ddof=1) / math.sqrt(n)), None),
+        (lambda dense, ticket, epsilon: by_hand(dense, ticket, epsilon * statistics.mean(dense)), None),
         (lambda dense, ticket, epsilon: "open", None),
         (lambda dense, ticket, epsilon: by_hand(dense, ticket, 0.0), None),
     ],
@@ -173,6 +184,7 @@ WRONG = {
         (promised(paid, lambda bits, n, nt, delta: (bits * math.log(2) - math.log(delta)) / nt), "examples_of_the_test"),
         (promised(paid, share=lambda w, n, wt, nt: wt / nt), "test_error"),
         (by_hoeffding, "hoeffding"),
+        (lambda **given: max(by_inverse(**given), given["wrong_test"] / given["n_test"]), None),
         (lambda wrong, n, wrong_test, n_test, dimensions, bits, tried, delta: wrong_test / n_test, None),
     ],
 }

@@ -67,6 +67,28 @@ def growth(weight, changed):
     return float(np.polyfit(size, energy, 1)[0])
 
 
+def by_likelihood(weight, changed):
+    """The model under which the errors are the likeliest: normal with a deviation that grows like |w|^(k/2)."""
+    w, e = weight.flatten().abs(), (changed - weight).flatten()
+    fits = [-0.5 * (e**2 / w**k).mean().log() - 0.5 * k * w.log().mean() for k in (0, 1, 2)]
+    return ("additive", "signal", "multiplicative")[int(torch.stack(fits).argmax())]
+
+
+def by_kurtosis(weight, changed):
+    """Thresholds that hold for normal weights only."""
+    e = changed - weight
+    k = float((e**4).mean() / (e**2).mean() ** 2)
+    return "additive" if k < 3.8 else "signal" if k < 6.5 else "multiplicative"
+
+
+def by_size(weight, changed):
+    """Errors of the larger half over those of the smaller, judged by what normal weights give."""
+    small, large = weight.flatten().abs().argsort().tensor_split(2)
+    e2 = (changed - weight).flatten() ** 2
+    ratio = float(e2[large].mean() / e2[small].mean())
+    return "additive" if ratio < 1.6 else "signal" if ratio < 10 else "multiplicative"
+
+
 # --- the straight-through gradient ---
 
 
@@ -74,7 +96,7 @@ def by_where(weight, gradient, scale, bits):
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     t = weight / scale
     hat = torch.round(t).clamp(low, high) * scale
-    return hat, torch.where((t < low - 1e-9) | (t > high + 1e-9), torch.zeros_like(gradient), gradient)
+    return hat, torch.where((t < low) | (t > high), torch.zeros_like(gradient), gradient)
 
 
 def by_autograd(weight, gradient, scale, bits):
@@ -82,15 +104,14 @@ def by_autograd(weight, gradient, scale, bits):
     w = weight.clone().requires_grad_()
     t = (w / scale).clamp(low, high)
     hat = scale * (t + (t.round() - t).detach())
-    inside = ((weight / scale - t.detach()).abs() < 1e-9).double()  # clamp passes a gradient at its very ends
     hat.backward(gradient)
-    return hat.detach().clone(), torch.where(inside > 0, gradient, w.grad)
+    return hat.detach().clone(), w.grad
 
 
 def by_fake_quantize(weight, gradient, scale, bits):
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     hat = torch.fake_quantize_per_tensor_affine(weight, scale, 0, low, high)
-    return [hat, gradient * ((weight >= (low - 1e-9) * scale) * (weight <= (high + 1e-9) * scale)).to(gradient)]
+    return [hat, gradient * ((weight > low * scale) * (weight < high * scale)).to(gradient)]
 
 
 def half(forward, backward):
@@ -108,7 +129,7 @@ NAMES = ("additive", "signal", "multiplicative")
 
 RIGHT = {
     "quantization_noise.predicted_kl": [by_norms, by_arrays, by_means],
-    "quantization_noise.which_noise": [by_polyfit, by_halves, by_evenness],
+    "quantization_noise.which_noise": [by_polyfit, by_halves, by_evenness, by_likelihood],
     "quantization_noise.ste": [by_where, by_autograd, by_fake_quantize],
 }
 
@@ -130,6 +151,8 @@ WRONG = {
         (lambda weight, changed: "multiplicative", None),
         (lambda weight, changed: NAMES[2 - min(2, max(0, round(growth(weight, changed))))], None),
         (lambda weight, changed: round(growth(weight, changed)), None),
+        (by_kurtosis, None),
+        (by_size, None),
     ],
     "quantization_noise.ste": [
         (half(None, lambda t, g, s, low, high: g.clone()), "passed_everywhere"),

@@ -39,6 +39,19 @@ def rates(change):
     return lambda variances, distortion: change(variances, exact_level(variances, distortion))
 
 
+def redistributed(times):
+    """Gives what the sources below the level leave to the others, so many times; done until nothing changes it is right."""
+
+    def answer(variances, distortion):
+        below, level = torch.zeros(len(variances), dtype=torch.bool), distortion / len(variances)
+        for _ in range(times):
+            below |= variances < level
+            level = (distortion - float(variances[below].sum())) / int((~below).sum())
+        return (0.5 * torch.log2(variances / level)).clamp(min=0)
+
+    return answer
+
+
 # --- mutual information ---
 
 
@@ -76,7 +89,7 @@ def with_epsilon(joint):
 
 
 RIGHT = {
-    "rate_distortion.water_filling": [by_sorting, by_library, by_brent],
+    "rate_distortion.water_filling": [by_sorting, by_library, by_brent, redistributed(30)],
     "rate_distortion.mutual_information": [by_entropies, by_nan_to_num, by_xlogy],
     "rate_distortion.gap_db": [
         lambda bits, distortion, variance: 10 * math.log10(distortion / variance) + 20 * bits * math.log10(2),
@@ -96,6 +109,8 @@ WRONG = {
         (rates(lambda v, level: 0.5 * torch.log2(v.sqrt() / level).clamp(min=0)), "deviations"),
         (rates(lambda v, level: v.clamp(max=level)), "distortions"),
         (rates(lambda v, level: (0.5 * torch.log2(v / level)).clamp(min=0).round()), None),
+        (redistributed(1), None),
+        (redistributed(3), None),
     ],
     "rate_distortion.gap_db": [
         (lambda bits, distortion, variance: 20 * math.log10(distortion / (variance * 4**-bits)), "twenty"),
@@ -106,6 +121,7 @@ WRONG = {
         (lambda bits, distortion, variance: bits - 0.5 * math.log2(variance / distortion), "in_bits"),
         (lambda bits, distortion, variance: 10 * math.log10(distortion * 4**bits), "variance_forgotten"),
         (lambda bits, distortion, variance: 6.02 * bits, None),
+        (lambda bits, distortion, variance: abs(10 * math.log10(distortion / (variance * 4**-bits))), None),
     ],
     "rate_distortion.mutual_information": [
         (only_the_zeros_mended, "nats"),
