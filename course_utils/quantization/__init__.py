@@ -6,6 +6,7 @@ from . import (
     approximate,
     awq,
     codebooks,
+    decoding,
     entropy_coded,
     extreme,
     floats,
@@ -30,7 +31,7 @@ from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
-    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "codebooks", "dequantize", "entropy_coded",
+    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "codebooks", "decoding", "dequantize", "entropy_coded",
     "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hqq", "kv_cache", "llm_int8", "load",
     "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
 ]  # fmt: skip

@@ -156,6 +156,10 @@ class EntropyCodedLinear(ExpandedLinear):
         """Ŵ (out, in), float32."""
         return self.codes.float() * self.step.float()
 
+    def forget(self) -> None:
+        """Let go of the decoded codes; the next product decodes them again."""
+        self._decoded = None
+
     def coded_bytes(self) -> int:
         """Bytes of everything that the weight needs: stream, tables, classes, steps."""
         return sum(b.nbytes for b in (self.stream, self.table, self.lowest, self.which, self.step))
@@ -175,12 +179,9 @@ def bits_per_weight(model: nn.Module) -> float:
 
 def relative_steps(weights: dict[str, Tensor], steps: str, diagonals: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """Each layer's steps up to the common factor: 1, its standard deviation, or U_jj over its geometric mean."""
-    if steps == "one":
-        return {name: torch.ones(1) for name in weights}
     if steps == "sigma":
         return {name: w.float().std().reshape(1).clamp(min=1e-12) for name, w in weights.items()}
-    assert diagonals is not None
-    return diagonals
+    return diagonals or {name: torch.ones(1) for name in weights}
 
 
 def find_step(weights: dict[str, Tensor], relative: dict[str, Tensor], bits: float, classes: int = 1) -> float:
@@ -265,9 +266,8 @@ def _coded(
 
     if calibration is None:
         for name, module in walk.compressible(model).items():
-            if name not in weights:
-                continue
-            put(module, round_to(weights[name], step[name]))
+            if name in weights:
+                put(module, round_to(weights[name], step[name]))
         return model
     for block, states in walk.through_blocks(model, calibration, "entropy-coded"):
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
