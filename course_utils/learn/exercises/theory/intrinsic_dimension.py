@@ -178,7 +178,7 @@ EXERCISES = [
             "first_break": edge_with(lambda rows, f: next((s for s, m, p in rows if m > f * p), rows[-1][0])),
             "given_order": in_given_order,
             "difference": edge_with(lambda rows, f: max((s for s, m, p in rows if m - p <= f * 0.01), default=0.0)),
-            "relative_difference": edge_with(lambda rows, f: breaking_sparsity(*map(list, zip(*rows, strict=True)), 1 + f)),
+            "relative_difference": lambda sparsities, measured, predicted, factor: breaking_sparsity(sparsities, measured, predicted, 1 + factor),
             "ratio_inverted": edge_with(lambda rows, f: max((s for s, m, p in rows if p <= f * m), default=0.0)),
         },
         lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=5,
