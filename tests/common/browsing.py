@@ -115,7 +115,7 @@ def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> No
     end = time.monotonic() + 120  # a busy machine draws a figure in a minute
     while now() == before:
         assert time.monotonic() < end, f"nothing has changed: {str(before)[:500]}"
-        page.wait_for_timeout(300)
+        page.wait_for_timeout(50)
 
 
 def free_port() -> int:
