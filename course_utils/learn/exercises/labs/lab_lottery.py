@@ -169,10 +169,14 @@ def search_with(weights="start", masks="last", prune="last", rank="trained", par
 
 
 def control_inputs(rng: torch.Generator) -> dict:
-    """Masks that keep unlike shares of their layers."""
+    """Masks that keep unlike shares of their layers, and favour some rows and columns, as tickets do."""
     shapes = turn(rng, [(12, 15), (9, 20)], [(16, 11), (10, 14), (8, 9)], [LARGE, (20, 17)])
     shares = [0.06, 0.3, 0.6]
-    masks = {f"layer{i}": torch.rand(shape, generator=rng) < shares[i] for i, shape in enumerate(shapes)}
+    masks = {}
+    for i, shape in enumerate(shapes):
+        rows, columns = (torch.randn(n, generator=rng).exp() for n in shape)
+        odds = torch.outer(rows, columns)
+        masks[f"layer{i}"] = torch.rand(shape, generator=rng) < shares[i] * odds / odds.mean()
     return {"masks": masks, "seed": int(torch.randint(10_000, (), generator=rng))}
 
 
@@ -191,7 +195,8 @@ def counts(inputs: dict, result: dict[str, Tensor]) -> dict[str, int]:
 
 
 def by_chance(inputs: dict, result: dict[str, Tensor]) -> bool:
-    """No more in common with the ticket than chance gives, and no lean to one end of rows or columns, at five deviations."""
+    """No more in common with the ticket than chance gives, no lean to one end of rows or columns, at five deviations, and
+    rows and columns filled as evenly as chance fills them (χ² within eight deviations)."""
     for name, mask in inputs["masks"].items():
         new, n, size = result[name], int(mask.sum()), mask.numel()
         expected = n * n / size
@@ -201,6 +206,10 @@ def by_chance(inputs: dict, result: dict[str, Tensor]) -> bool:
         for axis, length in enumerate(mask.shape):
             deviation = ((length**2 - 1) / 12 / n) ** 0.5
             if abs(float(places[:, axis].mean()) - (length - 1) / 2) > 5 * deviation:
+                return False
+            even = n / length
+            spread = float(((new.sum(1 - axis) - even) ** 2).sum()) / (even * (1 - n / size))
+            if spread > length + 8 * (2 * length) ** 0.5 + 8:
                 return False
     return True
 

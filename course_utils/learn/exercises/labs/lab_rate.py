@@ -71,7 +71,8 @@ def walk_inputs(rng: torch.Generator) -> dict:
     x = x + torch.randn(4 * columns, 1, generator=rng, dtype=torch.float64)
     H = 2 / len(x) * x.T @ x
     weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
-    weight[int(torch.randint(rows, (), generator=rng)), pick(rng, 0, 2, columns - 1)] *= 40
+    far = int(torch.randint(rows, (), generator=rng)), pick(rng, 0, 2, columns - 1)
+    weight[far] = (200 + 200 * torch.rand((), generator=rng, dtype=torch.float64)) * weight[far].sign()
     steps = 0.2 + torch.rand(columns, generator=rng, dtype=torch.float64)
     return {"weight": weight, "H": H + 0.02 * torch.eye(columns, dtype=torch.float64), "steps": steps}
 

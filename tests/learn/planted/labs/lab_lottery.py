@@ -252,6 +252,12 @@ def t_of(n):
     return intervals.quantile(0.95, n - 1)
 
 
+def within_rows(masks, seed):
+    """Each row keeps its number of weights."""
+    rng = torch.Generator().manual_seed(seed)
+    return {name: torch.stack([row[torch.randperm(len(row), generator=rng)] for row in mask]) for name, mask in masks.items()}
+
+
 RIGHT = {
     "lab_lottery.next_masks": [round_by_sorting, round_by_threshold, round_in_place, rounds(hidden_first, gone_of)],
     "lab_lottery.train_masked": [by_autograd, by_masked_gradients, by_holding, trains(put_on, put_on)],
@@ -299,6 +305,8 @@ WRONG = {
         (lambda masks, seed: {n: ~m for n, m in shuffled(masks, seed).items()}, "gone_for_kept"),
         (the_first, "by_chance"),
         (lambda masks, seed: masks, "by_chance"),
+        (lambda masks, seed: {n: m[torch.randperm(len(m), generator=torch.Generator().manual_seed(seed))] for n, m in masks.items()}, "by_chance"),
+        (within_rows, "by_chance"),
         (by_coin, None),
         (lambda masks, seed: {n: torch.zeros_like(m) for n, m in masks.items()}, "by_chance"),
     ],

@@ -250,6 +250,7 @@ WRONG = {
         (lambda weight, H, steps: walks(weight, H, steps, limit=3), None),
         (lambda weight, H, steps: walks(weight, H, steps.flip(0)), None),
         (lambda weight, H, steps: walk_by_course(weight, H, steps) + 1, None),
+        (lambda weight, H, steps: walk_by_course(weight, H, steps).clamp(-128, 127), None),
     ],
     "lab_rate.encode": [
         (lambda symbols, frequencies: streams(symbols, frequencies, order=1), "forward"),
