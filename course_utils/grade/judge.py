@@ -10,7 +10,7 @@ import resource
 import time
 from typing import Any
 
-from course_utils.learn.checks import checking
+from course_utils.learn.checks import calling, checking
 
 from . import kinds, remote, second
 from . import lab as labs
@@ -148,7 +148,9 @@ class Bench:
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 for name in mentioned:
-                    namespace[name] = session.get(self.owner[name], name)
+                    namespace[name] = answer = session.get(self.owner[name], name)
+                    if isinstance(answer, RemoteFunction):
+                        answer._names = calling.names(self.lab.reference.get(name))
                 result["score"] = labs.run_test(test.source, namespace, test.points or 0.0)
         except WorkerLost as lost:
             result["message"], result["flag"] = f"Did not run to its end: {lost}.", "did not run"

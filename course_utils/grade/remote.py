@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from course_utils.learn.checks import calling
+
 SAID = 2000  # characters of a learner's message that are kept
 
 
@@ -41,9 +43,25 @@ class Remote:
 
 
 class RemoteFunction(Remote):
-    """A function (or class) of the learner; calling it calls the one in the worker."""
+    """A function (or class) of the learner; calling it calls the one in the worker.
+
+    `_names` are those of the arguments that have a place, where they are known: with them, one that takes its arguments
+    by name only (`*, x`, `**given`) can be called by place.
+    """
+
+    _names: tuple[str, ...] = ()
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        placed = dict(zip(self._names, arguments, strict=False))
+        if not placed or len(arguments) > len(placed) or placed.keys() & named.keys():
+            return self._asked(*arguments, **named)
+        try:
+            found = calling.ways(self, placed | named)
+        except TypeError:  # the learner's function says so itself
+            return self._asked(*arguments, **named)
+        return calling.by(found, self._asked, self)
+
+    def _asked(self, *arguments: Any, **named: Any) -> Any:
         return self._call(self._where, self._incarnation, "call", arguments, named)
 
     def with_gradients(self, asked: list[str], given: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -91,7 +109,8 @@ def exception(error: dict[str, Any]) -> Exception:
     if error["line"]:
         said = f"{said} (line {error['line']}: {error['source']})"
     kind = getattr(builtins, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+    ends_a_loop = (StopIteration, StopAsyncIteration)  # `map` and `all` would take it for an end without a complaint
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, ends_a_loop):
         kind = type(name, (LearnerError,), {}) if name.isidentifier() else LearnerError
     try:
         return kind(said)

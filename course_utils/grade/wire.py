@@ -13,6 +13,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -149,6 +151,8 @@ def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
         return ["dict", [[encode(k, tensors, special), encode(v, tensors, special)] for k, v in value.items()]]
     if isinstance(value, np.generic):
         return _number(value)
+    if kind in (Fraction, Decimal):
+        return float(value)
     if isinstance(value, Sequence) and kind not in (bytes, bytearray, memoryview) and not isinstance(value, str):
         return ["list", [encode(item, tensors, special) for item in value]]
     if kind is np.ndarray and value.dtype.kind in "biufc":

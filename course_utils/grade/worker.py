@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from course_utils.learn.checks import checkpoints
+from course_utils.learn.checks import checkpoints, forms
 from course_utils.learn.checks.gradients import called
 
 from . import alone, cells, objects, wire
@@ -130,6 +130,8 @@ class Worker:
 
     def _encode(self, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         def special(value: Any) -> Any:
+            if isinstance(value, forms.ONCE):
+                return inner(forms.settled(value))
             if not inspect.isroutine(value):
                 with contextlib.suppress(wire.NotPlain):
                     node = objects.encode(value, inner)

@@ -4,7 +4,13 @@ Each form is a list of cells; a name before `|` is where the cell goes: the answ
 of the learner's own just before the exercise's answer, `below` for one after it, `first` for the lab's first cell,
 with `{}` for what is in it. The forms answer `hessian`; the other exercises of the small lab are answered as usual,
 unless they are named.
+
+    python tests/common/forms.py --write docs/attacks.md
 """
+
+import argparse
+import re
+from pathlib import Path
 
 from grading import ANSWERS
 
@@ -78,6 +84,25 @@ FORMS: dict[str, dict[str, str]] = {
     "experiments below the answer": {"hessian": f"{GOOD}\nprint(hessian(torch.eye(2)))\ncheck('gptq.hessian', hessian)"},
     "an argument by position only": {"hessian": f"def hessian(x, /):\n    {BODY}"},
     "any arguments": {"hessian": f"def hessian(*given):\n    (x,) = given\n    {BODY}"},
+    "arguments under any name": {"hessian": f"def hessian(**given):\n    x = given['x']\n    {BODY}"},
+    "an argument by name only": {"hessian": f"def hessian(*, x):\n    {BODY}"},
+    "anything, looked for by name": {"hessian": f"def hessian(*args, **kwargs):\n    x = kwargs['x']\n    {BODY}"},
+    "anything, looked for by place": {"hessian": f"def hessian(*args, **kwargs):\n    x = args[0]\n    {BODY}"},
+    "a decorator that says nothing of what it wraps": {"hessian": f"def counted(f):\n    def inner(*args, **kwargs):\n        return f(*args, **kwargs)\n    return inner\n@counted\ndef hessian(x):\n    {BODY}"},
+    "functools.wraps, and a cache": {"hessian": f"import functools\ndef counted(f):\n    @functools.wraps(f)\n    def inner(*args, **kwargs):\n        return f(*args, **kwargs)\n    return inner\n@counted\n@functools.lru_cache(maxsize=4)\ndef hessian(x):\n    {BODY}"},
+    "an argument by place only, of another name": {"hessian": "def hessian(tokens, /):\n    return 2 / len(tokens) * (tokens.T @ tokens)", "double": "import operator\nfrom functools import partial\ndouble = partial(operator.mul, 2)"},
+    "arguments more, with defaults": {"hessian": "def hessian(x, scale=2, *rest, dtype=None, **settings):\n    return scale / len(x) * (x.T @ x)"},
+    "a partial by name, within a partial": {"hessian": "from functools import partial\nscaled = partial(lambda c, x, p: c / len(x) * (x.T @ x) ** p, p=1)\nhessian = partial(scaled, 2)"},
+    "a class that is called": {"hessian": f"class hessian:\n    def __new__(cls, x):\n        {BODY}"},
+    "static and class methods": {"hessian": f"class Layer:\n    @staticmethod\n    def hessian(x):\n        {BODY}\nhessian = Layer.hessian", "double": "class Twice:\n    times = 2\n    @classmethod\n    def of(cls, x):\n        return cls.times * x\ndouble = Twice.of"},
+    "a static method as it is": {"hessian": f"@staticmethod\ndef hessian(x):\n    {BODY}"},
+    "type hints that nobody defines": {"hessian": f"def hessian(x: 'Float[Tensor, \"n d\"]', *, eps: 'Unknown' = 0) -> 'Float[Tensor, \"d d\"]':\n    {BODY}"},
+    "a type variable": {"hessian": f"from typing import TypeVar\nT = TypeVar('T', bound=torch.Tensor)\ndef hessian(x: T) -> T:\n    {BODY}"},
+    "a lambda with a type": {"hessian": "from collections.abc import Callable\nhessian: Callable[[torch.Tensor], torch.Tensor] = lambda x: 2 / len(x) * (x.T @ x)"},
+    "made by another function": {"hessian": f"def made():\n    def hessian(x):\n        {BODY}\n    return hessian\nhessian = made()"},
+    "torch.vmap": {"hessian": "@torch.vmap\ndef squares(row):\n    return torch.outer(row, row)\ndef hessian(x):\n    return 2 * squares(x).mean(0)"},
+    "numpy.vectorize": {"hessian": GOOD, "double": "import numpy as np\ndouble = lambda x: np.vectorize(lambda n: 2 * n)(x).tolist() if not isinstance(x, list) else 2 * x"},
+    "a generator, and what zip gives": {"double": "def double(x):\n    if isinstance(x, list):\n        return (item for _ in range(2) for item in x)\n    return 2 * x", "hessian": GOOD},
     "what a shell command says": {"hessian": f"files = !true\nfound = len(files)\n{GOOD}"},
     "a pool of another context": {"hessian": "import multiprocessing\ndef one(row):\n    return row[:, None] * row\ndef hessian(x):\n    with multiprocessing.get_context('spawn').Pool(2) as pool:\n        return 2 / len(x) * sum(pool.map(one, x))"},
     "joblib": {"hessian": "from joblib import Parallel, delayed\ndef one(row):\n    return row[:, None] * row\ndef hessian(x):\n    return 2 / len(x) * sum(Parallel(n_jobs=2)(delayed(one)(row) for row in x))"},
@@ -104,5 +129,38 @@ RESULTS: dict[
     "NumPy's half precision": "{'a': [1, 2], 'b': np.float16(0.5)}",
     "NumPy's long double": "{'a': [1, 2], 'b': np.longdouble(0.5)}",
     "tensors of one number": "{'a': [torch.tensor(1), torch.tensor(2)], 'b': torch.tensor(0.5)}",
+    "a fraction": "{'a': [1, 2], 'b': fractions.Fraction(1, 2)}",
+    "a decimal": "{'a': [1, 2], 'b': decimal.Decimal('0.5')}",
+    "an array of no dimension": "{'a': [1, 2], 'b': np.array(0.5)}",
     "NumPy's text as a key": "{np.str_('a'): [1, 2], 'b': 0.5}",
 }
+
+SECTION = "## Right answers in other forms"
+HEAD = f"""{SECTION}
+Made by `python tests/common/forms.py --write docs/attacks.md`. Each row is a submission with a right answer in this form
+(`tests/common/forms.py`); `tests/grade/test_forms.py` runs it in a kernel's shell, where the check must say that it is right, and
+grades it, for full points. A dash: no kernel runs it, or it starts processes.
+
+"""
+
+
+def section() -> str:
+    """The table of the forms, as `docs/attacks.md` has it."""
+    lines = ["| form of the answer | notebook | grader |", "|---|---|---|"]
+    lines += [f"| {name} | {'–' if name in ONLY_GRADED else 'taken'} | taken |" for name in FORMS]
+    lines += ["", "| form of a result, where a mapping with a list and a number is asked for | notebook | grader |", "|---|---|---|"]
+    lines += [f"| {name} | taken | taken |" for name in RESULTS]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", type=Path, required=True)
+    path = parser.parse_args().write
+    text = re.sub(rf"\n{SECTION}\n.*?(?=\n## |\Z)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    before, mark, rest = text.partition("\n## ")
+    path.write_text(f"{before.rstrip()}\n\n{section()}{mark}{rest}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

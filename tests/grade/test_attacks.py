@@ -125,9 +125,10 @@ def test_nothing_is_graded_again_and_the_same_seed_gives_the_same(results, cours
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
-    """The second judge to finish kills the grader; the next run grades only what is left."""
-    for n in range(6):
-        grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, {}))
+    """The second judge to finish kills the grader; the next run grades only what is left, with the seed that was drawn: as
+    a run with this seed that nobody disturbs."""
+    for n in range(4):
+        grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, {"hessian": attacks.WRONG} if n % 2 else {}))
     root, out = opened.folder.parents[1], tmp_path / "grades" / "lab-a"
     child = os.fork()
     if child == 0:
@@ -151,9 +152,13 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.glob("*.json")}
     assert len(kept) == 2
     found = run.run(root, tmp_path, opened, jobs=2, limits=LIMITS, progress=False)
-    assert {s: r["score"] for s, r in found.items()} == {f"learner-{n}": 12 for n in range(6)}
+    assert {s: r["score"] for s, r in found.items()} == {f"learner-{n}": 7 if n % 2 else 12 for n in range(4)}
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in kept} == kept
-    assert len({r["seed"] for r in found.values()}) == 1
+    (drawn,) = {r["seed"] for r in found.values()}
+    assert drawn == int((out / "seed").read_text())
+    whole = run.run(root, tmp_path, opened, jobs=2, seed=drawn, again=True, limits=LIMITS, progress=False)
+    timeless = {"seconds": None, "used": None}
+    assert {s: {**r, **timeless} for s, r in whole.items()} == {s: {**r, **timeless} for s, r in found.items()}
 
 
 SEEDED = ["right", "right, in float32", "right, changes its input", "remembers its first answer", "dtype: NaN", "patches torch",

@@ -33,6 +33,7 @@ NAMES = [
     "ann", "o'neil, jr.", "=1+1", "<img src=x onerror=1>", "\u202eevil", "new\nline: 12 of 12", "\x1b[31mred", "學生", "x" * 250, "ü" * 120,
     os.fsdecode(b"caf\xe9"), "-rf", "a b", "CON", "..x", "%s%n{0}", "`id`",
 ]  # fmt: skip
+STRANGE = os.fsdecode(b"caf\xe9\n12 of 12\x1b[31m.ipynb")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def graded(tmp_path_factory, opened):
     course = tmp_path_factory.mktemp("class")
     for name in NAMES:
         notebook = grading.submit(opened, {"written": "mine"} if name == "ann" else {})
-        folder = grading.hand_in(course, opened, name, notebook)
+        folder = grading.hand_in(course, opened, name, notebook, name=STRANGE if name == "CON" else f"{grading.LAB}.ipynb")
         (folder / "timestamp.txt").write_text("1:" + "1" * 30 if name == "a b" else "1." * 400_000)
     (course / "submitted" / "linked").symlink_to(course / "submitted" / "ann")
     (course / "submitted" / "case" / "LAB-A").mkdir(parents=True)
@@ -71,6 +72,26 @@ def test_everybody_is_graded(graded):
     assert "caf?" in {row["student_id"] for row in rows}
     assert "is a link" in done.stdout and "is not called lab-a" in done.stdout and done.stdout.count("lies") == 2
     assert "\x1b" not in done.stdout and "\n12 of 12" not in done.stdout and "new line: 12 of 12: 12 of 14" in done.stdout
+
+
+def test_a_folder_that_may_not_be_read_is_a_note(tmp_path, opened, monkeypatch):
+    """The class above is graded by root in CI, who may read everything."""
+
+    def refused(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(submission.os, "scandir", refused)
+        found = run._read(tmp_path, opened)
+    assert found.answers == {} and found.notes == ["could not be read (PermissionError)"]
+
+
+def test_a_run_with_nothing_new_says_what_it_does(graded, opened, monkeypatch, capsys):
+    course, _ = graded
+    monkeypatch.setattr(judging, "Zygote", None)  # nobody is graded
+    found = run.run(opened.folder.parents[1], course, opened, kind="namespaces")
+    said = capsys.readouterr().err
+    assert len(found) == len(NAMES) + 1 and "reading" in said and "as before" in said
 
 
 def test_the_report_of_such_a_class(graded):

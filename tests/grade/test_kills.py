@@ -1,4 +1,5 @@
-"""Twenty kills of the grader at random moments: nothing is lost, nothing runs on, and the next run ends what was begun."""
+"""Twenty kills of the grader at random moments: nothing is lost, nothing runs on, and the next run ends what was begun,
+with the seed that it had drawn."""
 
 import json
 import os
@@ -23,6 +24,11 @@ def scores(results):
     return {s: (r["score"], [(c["grade_id"], c["score"], c["mistake"]) for c in r["cells"]]) for s, r in results.items()}
 
 
+def said(results):
+    """All of each result but how long it took."""
+    return {s: {key: value for key, value in r.items() if key not in ("seconds", "used")} for s, r in results.items()}
+
+
 @pytest.fixture
 def opened(tmp_path_factory):
     return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
@@ -42,7 +48,7 @@ def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, scratches):
         grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, ANSWERS[n % len(ANSWERS)]))
 
     def graded(**more):
-        return run.run(root, tmp_path, opened, jobs=2, seed=3, limits=LIMITS, progress=False, **more)
+        return run.run(root, tmp_path, opened, jobs=2, limits=LIMITS, progress=False, **more)
 
     def on_disk():
         return {path.stem: json.loads(path.read_bytes()) for path in out.glob("*.json")}
@@ -66,10 +72,12 @@ def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, scratches):
         assert grading.ended(with_it), f"kill {kill}: something runs on"
         assert {path: path.read_bytes() for path in handed_in} == handed_in
         assert scores(on_disk()) == wanted, f"kill {kill}: a result of before or of now, whole"
-        if kill % 4 == 0:  # what a killed run leaves is taken up
-            assert scores(graded()) == wanted
+        if kill % 4 == 3:  # what a killed run leaves is taken up, with the inputs that it had drawn
+            seed, resumed = (out / "seed").read_text(), graded()
+            assert scores(resumed) == wanted and (out / "seed").read_text() == seed
+            assert {result["seed"] for result in resumed.values()} == {int(seed)}
     assert early >= KILLS // 2, "most of them end a run that works"
-    assert scores(graded(again=True)) == wanted
+    assert said(graded(again=True, seed=int(seed))) == said(resumed), "as one run that nobody disturbs"
     assert not list(scratches.glob(f"{scratch.PREFIX}*")) and not list(out.glob(".*.unfinished-*"))
 
     from nbgrader.api import Gradebook

@@ -147,6 +147,12 @@ def writes_something_else(model, calibration, folder, bits, group_size, layer):
     return (folder / "weights.safetensors").write_text("hello"), made
 
 
+def keeps_the_weights(model, calibration, folder, bits, group_size, layer):
+    written, loaded = right(model, calibration, folder, bits, group_size, layer)
+    torch.save(model.state_dict(), folder / "before.bin")
+    return written + (folder / "before.bin").stat().st_size, loaded
+
+
 def changes_the_model(model, calibration, folder, bits, group_size, layer):
     done = right(model, calibration, folder, bits, group_size, layer)
     with torch.no_grad():
@@ -168,6 +174,7 @@ WRONG = [
     (rounding, "layer_unused"),
     (default_layer, "layer_unused"),
     (changes_the_model, "model_changed"),
+    (keeps_the_weights, "not_smaller"),
     (lambda **_: 1 / 0, None),
     (lambda model: None, None),
 ]

@@ -12,6 +12,7 @@ from unittest import mock
 
 from .. import show as display
 from .. import texts
+from . import calling
 from .exercise import Verdict
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def _run(make: Callable[..., Any], bits: int, group_size: int) -> Problem:
         folder = Path(place) / "checkpoint"
         try:
             with other_on_disk():
-                result = make(model=model, calibration=calibration, folder=folder, **settings, layer=_unusual_layer)
+                given = {"model": model, "calibration": calibration, "folder": folder, **settings, "layer": _unusual_layer}
+                result = calling.call(make, given)
         except NotImplementedError:
             return "not_attempted", {}
         except Exception as error:
@@ -73,6 +75,9 @@ def _run(make: Callable[..., Any], bits: int, group_size: int) -> Problem:
         return "nothing_written", {}
     if result[0] != sum(sizes):
         return "wrong_bytes", {"said": result[0], "size": sum(sizes)}
+    whole = sum(value.nbytes for value in before.values())
+    if sum(sizes) >= whole:
+        return "not_smaller", {"size": sum(sizes), "whole": whole}
     if not _same(model.state_dict(), before):
         return "model_changed", {}
     problem = _problem_of_model(result[1], want, folder, stored, bits)

@@ -7,7 +7,8 @@ what comes are taken; an object's own idea of equality, length or order is never
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -19,6 +20,7 @@ TENSORS = (torch.Tensor, torch.nn.Parameter)
 NUMBERS = (bool, int, float, complex)
 LARGEST = 1_000_000  # values that are taken out of lists, at most
 DEEPEST = 20
+ONCE = (Iterator, KeysView, ValuesView, ItemsView)  # what gives its items only once, and views of a dict
 SEQUENCES = (list, tuple, range, collections.deque, collections.UserList)
 
 
@@ -36,6 +38,15 @@ def simple(value: Any) -> Any:
         kind, size = value.dtype.kind, value.dtype.itemsize
         wide = np.int64 if kind == "u" and size > 1 else np.float64 if kind == "f" and size > 8 else value.dtype.newbyteorder("=")
         return torch.from_numpy(np.array(value, dtype=wide))
+    return value
+
+
+def settled(value: Any) -> Any:
+    """What gives its items only once (a generator, `zip`, `map`) or is a view of a dict as a list, also inside a list or tuple."""
+    if isinstance(value, ONCE):
+        return list(itertools.islice(value, LARGEST))
+    if type(value) in (list, tuple) and any(isinstance(item, ONCE) for item in value):
+        return type(value)(settled(item) if isinstance(item, ONCE) else item for item in value)
     return value
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from . import calling
 
 
 def gradients(result: Any, of: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
@@ -27,34 +28,7 @@ def called(function: Callable[..., Any], given: dict[str, Any], names: Sequence[
         result, found = remote(function, asked, given)
     else:
         with torch.enable_grad():
-            positional, named = arguments(function, given)
-            result = function(*positional, **named)
+            result = calling.call(function, given)
             found = gradients(result, [given[name] for name in asked])
     zero = {name: torch.zeros_like(given[name]).detach() for name in asked}
     return result, {name: zero[name] if g is None else g.detach().clone() for name, g in zip(asked, found, strict=True)}
-
-
-def arguments(function: Callable[..., Any], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments by position where the function has them so: some go by the type of their first one (`singledispatch`)."""
-    try:
-        found = bound(function, given)
-    except (TypeError, ValueError):  # a built-in without a signature
-        return (), given
-    return found.args, found.kwargs
-
-
-def bound(function: Callable[..., Any], given: dict[str, Any]) -> inspect.BoundArguments:
-    """The arguments bound to the function's parameters, in their order if it takes them by position only (`x, /`, `*args`).
-
-    Raises TypeError if it does not take them, ValueError if it has no signature.
-    """
-    signature = inspect.signature(function)
-    try:
-        return signature.bind(**given)
-    except TypeError:
-        parameters = list(signature.parameters.values())
-        by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)]
-        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if not by_place or named != list(given)[: len(named)]:
-            raise
-        return signature.bind(*given.values())

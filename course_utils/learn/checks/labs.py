@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils.errors import CompressionError
 
 from .. import show, texts
+from . import calling
 from .checking import check
 from .checkpoints import check_checkpoint
 from .exercise import find
@@ -110,7 +111,8 @@ def gptq_layer(quantize_layer: Callable[..., Any]) -> Callable[..., LayerResult]
         H, used = H.double(), weight.double().clone()  # inverting a nearly singular H asks for the precision
         used[:, H.diagonal() == 0] = 0
         with _one_thread(weight.numel()):
-            codes, scale, zero = quantize_layer(weight=used, H=gptq.damped(H, damping), bits=bits, group_size=size)
+            given = {"weight": used, "H": gptq.damped(H, damping), "bits": bits, "group_size": size}
+            codes, scale, zero = calling.call(quantize_layer, given)
         result = layer_result(codes, scale.to(weight.dtype), zero.to(weight.dtype), bits)
         rounded = rtn.quantize_layer(weight, bits=bits, group_size=group_size)
         errors = [gptq.layer_error(weight, way.weight, H) for way in (result, rounded)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import compare, gradients
+from . import calling, compare, forms, gradients
 from .exercise import Exercise
 
 
@@ -68,12 +68,10 @@ def run(function: Callable[..., Any], inputs: dict[str, Any], clock: Clock, want
     given = clone(inputs)
     trial = Trial(inputs)
     try:
-        gradients.bound(function, given)
+        calling.ways(function, given)
     except TypeError as error:
         trial.error = SignatureError(str(error))
         return trial
-    except ValueError:  # a built-in without a signature
-        pass
     clock.start()
     try:
         trial.result, trial.gradients = _call(function, given, wanted)
@@ -90,8 +88,7 @@ def _call(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str
     """The clock interrupts only what runs below this frame."""
     if wanted:
         return gradients.called(function, given, wanted)
-    positional, named = gradients.arguments(function, given)
-    return function(*positional, **named), {}
+    return forms.settled(calling.call(function, given)), {}
 
 
 def same(given: Any, before: Any) -> bool:

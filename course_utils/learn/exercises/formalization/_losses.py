@@ -19,10 +19,11 @@ def impossible(logits: Tensor) -> Tensor:
 
 
 def real_tokens(rng: torch.Generator, batch: int, tokens: int) -> Tensor:
-    """(batch, tokens), True at real tokens: every row but the first ends in padding."""
+    """(batch, tokens), True at real tokens: every row but the first ends in padding, or in turn begins with it."""
     length = torch.randint(2, tokens, (batch, 1), generator=rng)
     length[0] = tokens
-    return torch.arange(tokens) < length
+    mask = torch.arange(tokens) < length
+    return turn(rng, mask, mask.flip(1))
 
 
 # --- Kullback-Leibler ---
