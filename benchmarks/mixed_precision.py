@@ -1,15 +1,17 @@
 """Mixed precision on the bundled model: bits for each layer by several measures of sensitivity, at equal mean bits.
 
-    python benchmarks/mixed_precision.py          # ten minutes on one core
+    python benchmarks/mixed_precision.py          # six minutes on one core
+    python benchmarks/mixed_precision.py rows     # five minutes: widths for each output channel
 
-HQQ with fitted scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 32 windows of 128 training tokens (three sets), the damage of
+HQQ with fitted scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 20 windows of 128 training tokens (three sets), the damage of
 the result is measured on 64 other windows of the validation split. Mean bits count the codes of all weights of the
 blocks; scales and zero points (float16, 0.5 bit a weight) are the same for every row of the table and are added.
-Writes learn/tables/mixed-layers.json and mixed-grids.json.
+Writes learn/tables/mixed-layers.json and mixed-rows.json.
 """
 
 import copy
 import functools
+import sys
 
 import torch
 from tables import PROTOCOL, bundled
@@ -18,16 +20,17 @@ from course_utils import evaluation
 from course_utils.evaluation import allocation, by_window, sensitivity
 from course_utils.evaluation.comparison import compare
 from course_utils.models import walk
-from course_utils.quantization import fake_quantize, hqq
+from course_utils.quantization import hqq, mixed_rows
 from course_utils.theory import noise
 
-BITS, SWAPS = (2, 3, 4), 60
+BITS, SWAPS = (2, 3, 4), 30
+COMMAND = "python benchmarks/mixed_precision.py"
 
 
-GRIDS = {
-    "hqq": lambda w, bits: hqq.quantize_layer(w, bits=bits, fit_scale=True).weight,
-    "min-max": lambda w, bits: fake_quantize(w, bits=bits, group_size=64),
-}
+
+def fitted(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    return hqq.quantize_layer(weight, bits=bits, fit_scale=True).weight
+
 
 def main() -> None:
     model, tokenizer, divergences = bundled()
@@ -38,33 +41,33 @@ def main() -> None:
 
     @functools.cache
     def text(seed: int):
-        return evaluation.calibration(tokenizer, "bundled", n=32, context=128, seed=200 + seed)
+        return evaluation.calibration(tokenizer, "bundled", n=20, context=128, seed=200 + seed)
 
-    rounded = {(g, n, b): make(w, b) for g, make in GRIDS.items() for n, w in layers.items() for b in BITS}
+    rounded = {(n, b): fitted(w, b) for n, w in layers.items() for b in BITS}
     by_sum = {float(w.sum()): n for n, w in layers.items()}
     assert len(by_sum) == len(layers)
 
     @functools.cache
-    def damages(seed: int, grid: str = "hqq"):
-        options = {b: lambda w, b=b: rounded[grid, by_sum[float(w.sum())], b] for b in BITS}
+    def damages(seed: int):
+        options = {b: lambda w, b=b: rounded[by_sum[float(w.sum())], b] for b in BITS}
         found = allocation.measured_damages(model, text(seed), options, progress=False)
-        print("damages", grid, seed, flush=True)
+        print("damages", seed, flush=True)
         return found
 
     @functools.cache
     def weight_errors():
-        return {n: {b: float((rounded["hqq", n, b] - w).square().sum()) for b in BITS} for n, w in layers.items()}
+        return {n: {b: float((rounded[n, b] - w).square().sum()) for b in BITS} for n, w in layers.items()}
 
     @functools.cache
     def from_noise(seed: int):
         alpha = sensitivity.noise_sensitivities(model, text(seed))
-        return {n: {b: alpha[n] * noise.relative_error(w, rounded["hqq", n, b]) for b in BITS} for n, w in layers.items()}
+        return {n: {b: alpha[n] * noise.relative_error(w, rounded[n, b]) for b in BITS} for n, w in layers.items()}
 
-    def model_of(chosen, grid="hqq"):
+    def model_of(chosen):
         """The weights that the packed model computes with, without packing it."""
         made = copy.deepcopy(model)
         for name, module in walk.compressible(made).items():
-            walk.weight_of(module).copy_(rounded[grid, name, chosen[name]])
+            walk.weight_of(module).copy_(rounded[name, chosen[name]])
         return made
 
     def best(table, mean_bits):
@@ -80,11 +83,11 @@ def main() -> None:
                 left -= weights[names[i]]
         return chosen
 
-    def swapped(seed, mean_bits, grid="hqq"):
+    def swapped(seed, mean_bits):
         """From the optimum by added damages: random swaps of bits between layers that fit and lower the true KL on the same text."""
-        chosen, ids, rng = best(damages(seed, grid), mean_bits), text(seed), torch.Generator().manual_seed(seed)
+        chosen, ids, rng = best(damages(seed), mean_bits), text(seed), torch.Generator().manual_seed(seed)
         goal = by_window.predictions(model, ids)
-        least, names, tried = float(by_window.kl_by_window(goal, model_of(chosen, grid), ids).mean()), list(layers), 0
+        least, names, tried = float(by_window.kl_by_window(goal, model_of(chosen), ids).mean()), list(layers), 0
         start = least
         while tried < SWAPS:
             up, down = (names[i] for i in torch.randint(len(names), (2,), generator=rng).tolist())
@@ -93,9 +96,9 @@ def main() -> None:
             if up == down or not fits:
                 continue
             tried += 1
-            if (found := float(by_window.kl_by_window(goal, model_of(other, grid), ids).mean())) < least:
+            if (found := float(by_window.kl_by_window(goal, model_of(other), ids).mean())) < least:
                 chosen, least = other, found
-        print(f"swaps, {grid}, set {seed}: {start:.6f} → {least:.6f}", flush=True)
+        print(f"swaps, set {seed}: {start:.6f} → {least:.6f}", flush=True)
         return chosen
 
     ways = {
@@ -109,40 +112,72 @@ def main() -> None:
     }  # fmt: skip
     bits, predicted = {}, {}
 
-    def row(label, choose, grid="hqq"):
+    def row(label, choose):
         def run(seed):
             chosen = choose(seed)
-            beside = (lambda b: 0.5) if grid == "hqq" else lambda b: 0.25 + b / 64
-            bits[label] = f"{sum(weights[n] * (b + beside(b)) for n, b in chosen.items()) / total:.3f}"
-            guess = sum(damages(seed, grid)[n][b] for n, b in chosen.items())
+            bits[label] = f"{sum(weights[n] * (b + 0.5) for n, b in chosen.items()) / total:.3f}"
+            guess = sum(damages(seed)[n][b] for n, b in chosen.items())
             predicted.setdefault(label, []).append(guess)
-            found = divergences(model_of(chosen, grid))
+            found = divergences(model_of(chosen))
             print(f"{label}, set {seed}: {bits[label]} bits, {float(found.mean()):.6f} (added damages {guess:.6f})", flush=True)
             return found
 
         return run
 
-    def finish(title, rows, against, name, protocol):
+    def finish(title, rows, against, name, protocol, command=COMMAND):
         table = compare(title, rows, against=against, unit="nats", protocol=f"{PROTOCOL}; {protocol}")
         table.columns["bits a weight"] = {k: bits[k] for k in rows}
         table.columns["added damages"] = {k: f"{sum(predicted[k]) / len(predicted[k]):.2g}" for k in rows}
         print(table)
-        table.save(name, command="python benchmarks/mixed_precision.py")
+        table.save(name, command=command)
 
+    if "rows" in sys.argv:
+        spent = {}
+
+        def by_rows(label, table):
+            def run(seed):
+                size_of = {n: torch.tensor([[w.shape[1] * b + 8.0 for b in BITS]]).expand(len(w), -1) for n, w in layers.items()}
+                chosen, bound = mixed_rows.allocate_rows(table(seed), size_of, 2.5 * total, BITS)
+                made = copy.deepcopy(model)
+                for n, module in walk.compressible(made).items():
+                    for b in BITS:
+                        walk.weight_of(module)[chosen[n] == b] = rounded[n, b][chosen[n] == b]
+                taken = sum(float((chosen[n].double() * w.shape[1] + 8).sum()) for n, w in layers.items())
+                spent[label] = f"{taken / total + 0.5:.3f}"
+                found = divergences(made.eval())
+                print(label, seed, spent[label], float(found.mean()), flush=True)
+                return found
+
+            return run
+
+        @functools.cache
+        def fisher(seed):
+            return mixed_rows.row_damages(model, text(seed), BITS, seed=seed)
+
+        def of_layers(seed):
+            """The same estimates, added up for each layer."""
+            table = {n: dict(zip(BITS, d.sum(0).tolist(), strict=True)) for n, d in fisher(seed).items()}
+            spent["layers, Fisher"] = "3.000"
+            return divergences(model_of(best(table, 2.5)))
+
+        def chance(seed):
+            rng = torch.Generator().manual_seed(seed)
+            return {n: torch.rand(len(w), 1, generator=rng).double() * torch.tensor([1.0, 0.1, 0.02]) for n, w in layers.items()}
+
+        rows = {
+            "layers, Fisher": of_layers, "rows, Fisher": by_rows("rows, Fisher", fisher), "rows by chance": by_rows("rows by chance", chance),
+        }  # fmt: skip
+        about = f"{PROTOCOL}; 20 windows of 128 training tokens, 3 sets; 2.5 bits a weight for codes and the widths of rows"
+        table = compare("Bits for each row", rows, against="layers, Fisher", unit="nats", protocol=about)
+        table.columns["bits a weight"] = spent
+        return print(table.save("mixed-rows", command=f"{COMMAND} rows"), table, sep="\n")
     one = best(damages(0), 2.5)  # written weights are those of the packed model
     packed = hqq.quantize(model, bits=2, fit_scale=True, per_layer=allocation.as_per_layer(one)).model
     assert torch.allclose(divergences(packed), divergences(model_of(one)), atol=1e-6)
     finish(
         "Bits for each layer, HQQ in groups of 64", {k: row(k, f) for k, f in ways.items()}, "uniform 3", "mixed-layers",
-        "sensitivities from 32 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points",
+        "sensitivities from 20 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points",
     )  # fmt: skip
-    grids = {
-        "min-max, uniform 2": row("min-max, uniform 2", ways["uniform 2"], "min-max"),
-        "min-max, KL, 2.5": row("min-max, KL, 2.5", lambda s: best(damages(s, "min-max"), 2.5), "min-max"),
-        "min-max, KL and swaps, 2.5": row("min-max, KL and swaps, 2.5", lambda s: swapped(s, 2.5, "min-max"), "min-max"),
-        "HQQ, uniform 2": row("HQQ, uniform 2", ways["uniform 2"]), "HQQ, KL, 2.5": row("HQQ, KL, 2.5", ways["KL, 2.5"]),
-    }
-    finish("Do damages add?", grids, "HQQ, KL, 2.5", "mixed-grids", "as in mixed-layers; min-max grids have codes for zero points")
 
 
 if __name__ == "__main__":

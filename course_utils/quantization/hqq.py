@@ -13,8 +13,9 @@ p = 0.7, β = 10, κ = 1.01, 20 rounds at most, ended when mean|W − Ŵ| over t
 the best round are kept.
 
 `fit_scale` goes beyond the paper: scale and zero point of each group are fitted to its codes by least squares, by turns with
-the codes, Σ (W − s (q − z))² → min, from grids over the whole range and over parts of it (STARTS); the best ends are
-kept. At 2 bits the range is what costs most: a min-max grid has two of its four values at the very ends.
+the codes, Σ (W − s (q − z))² → min, starting from the min-max grid; the best round is kept for each group. At 2 bits the
+range is what costs most: a min-max grid has two of its four values at the very ends. (Starts from parts of the range end at
+smaller squared errors and, on the bundled model at 2 bits, at a larger KL: .7 of the range gives 0.5 % less error and 1.8 times the KL.)
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,6 @@ from .grids import check_bits, check_group_size, check_matrix, exact_half, is_ha
 from .layer import storable
 
 P, BETA, KAPPA, ROUNDS = 0.7, 10.0, 1.01, 20
-STARTS = (1.0, 0.9, 0.8, 0.7)  # of the range
 
 
 @dataclass(frozen=True)
@@ -104,24 +104,23 @@ def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
     With codes fixed the best line is that of regression: s = cov(q, w) / var(q), z = mean q − mean w / s.
     """
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    middle, width = (low + high) / 2, high - low
+    width = high - low
     tiny = torch.finfo(torch.float32).tiny
-    flat = torch.where(middle == 0, torch.ones_like(middle), middle.abs())  # the scale of a group of equal weights
+    flat = torch.where(low == 0, torch.ones_like(low), low.abs())  # the scale of a group of equal weights
     least, best_scale, best_zero = torch.full_like(low, torch.inf), flat, low
-    for share in STARTS:
-        scale = torch.where(width == 0, flat, (share * width / largest).clamp(min=tiny))
-        zero = largest / 2 - middle / scale
-        for step in range(rounds + 1):
-            stored, zero = exact_half(scale), zero.half().float()
-            codes = (groups / stored + zero).round().clamp(0, largest)
-            error = (groups - stored * (codes - zero)).square().sum(-1, keepdim=True)
-            better = error < least
-            least, best_scale, best_zero = torch.where(better, error, least), torch.where(better, stored, best_scale), torch.where(better, zero, best_zero)
-            if step < rounds:
-                q, w = codes.mean(-1, keepdim=True), groups.mean(-1, keepdim=True)
-                together, alone = ((codes - q) * (groups - w)).sum(-1, keepdim=True), (codes - q).square().sum(-1, keepdim=True)
-                scale = torch.where(together > 0, together / alone.clamp(min=tiny), scale).clamp(min=tiny)
-                zero = q - w / scale
+    scale = torch.where(width == 0, flat, (width / largest).clamp(min=tiny))
+    zero = -low / scale
+    for step in range(rounds + 1):
+        stored, zero = exact_half(scale), zero.half().float()
+        codes = (groups / stored + zero).round().clamp(0, largest)
+        error = (groups - stored * (codes - zero)).square().sum(-1, keepdim=True)
+        better = error < least
+        least, best_scale, best_zero = torch.where(better, error, least), torch.where(better, stored, best_scale), torch.where(better, zero, best_zero)
+        if step < rounds:
+            q, w = codes.mean(-1, keepdim=True), groups.mean(-1, keepdim=True)
+            together, alone = ((codes - q) * (groups - w)).sum(-1, keepdim=True), (codes - q).square().sum(-1, keepdim=True)
+            scale = torch.where(together > 0, together / alone.clamp(min=tiny), scale).clamp(min=tiny)
+            zero = q - w / scale
     return best_scale, best_zero
 
 

@@ -233,13 +233,19 @@ def loss(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 1
 
 
 @torch.no_grad()
-def divergences(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, **cache_settings) -> tuple[Tensor, float]:
+def divergences(
+    model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, original: Tensor | None = None, **cache_settings
+) -> tuple[Tensor, float]:
     """(KL, bits): KL(full cache ‖ quantized cache) in nats at each token (sequences, context), read as in `loss`, and the
-    cache's `packed_bits` at the end. Errors as `loss`."""
+    cache's `packed_bits` at the end. `original`: log-probabilities (sequences, context, vocabulary) of the model with a full
+    cache, as `evaluation.predictions` gives them; without it they are computed. Errors as `loss`."""
     found, bits = [], float("nan")
-    with_full = _read(model, ids, chunk, batch, {"bits": None})
-    for (_, exact, _), (_, logits, cache) in zip(with_full, _read(model, ids, chunk, batch, cache_settings), strict=True):
-        p, q = exact.float().log_softmax(-1), logits.float().log_softmax(-1)
+    if original is None:
+        known: Iterator[Tensor] = (logits.float().log_softmax(-1) for _, logits, _ in _read(model, ids, chunk, batch, {"bits": None}))
+    else:
+        known = iter(original.split(batch))
+    for exact, (_, logits, cache) in zip(known, _read(model, ids, chunk, batch, cache_settings), strict=True):
+        p, q = exact.to(logits.device), logits.float().log_softmax(-1)
         found.append(torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1, dtype=torch.float64).cpu())
         bits = cache.packed_bits if isinstance(cache, QuantizedCache) else bits
     return torch.cat(found), bits
