@@ -134,6 +134,8 @@ def searches(curves: Mapping[str, Sequence[Tensor]], batch: int, lines: Mapping[
     for (label, value), style in zip(lines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(value, linestyle=style, color=base.BLACK, linewidth=1.2, label=label)
     axes.set_yscale("log")
+    axes.set_yticks([1, 1.2, 1.5, 2], ["1", "1.2", "1.5", "2"])
+    axes.minorticks_off()
     axes.legend(fontsize=9)
     plt.close(figure)
     return figure
@@ -143,8 +145,10 @@ def points(sizes: Sequence[float], damages: Sequence[float], best: Sequence[bool
     """All allocations of a small example: bytes over damage, the best for each size marked."""
     _, axes = base.figure(title="All allocations of three layers", xlabel="bytes", ylabel="damage", size=(7, 3.6))
     axes.plot(sizes, damages, "o", color=base.SKY)
-    chosen = [(s, d) for s, d, b in zip(sizes, damages, best, strict=True) if b]
-    axes.plot(*zip(*chosen, strict=True), "s-", color=base.RED)
+    front = sorted((s, d, n) for s, d, n, b in zip(sizes, damages, names, best, strict=True) if b)
+    axes.plot([s for s, _, _ in front], [d for _, d, _ in front], "s-", color=base.RED)
     axes.set_yscale("log")
-    name_points(axes, chosen, [n for n, b in zip(names, best, strict=True) if b])
+    axes.set_yticks([2, 5, 10], ["2", "5", "10"])
+    axes.minorticks_off()
+    name_points(axes, [(s, d) for s, d, _ in front], [n for _, _, n in front])
     plt.show()
