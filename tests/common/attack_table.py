@@ -18,7 +18,7 @@ from course_utils.grade import lab, run, sandbox
 
 STRANGE = '=1+1, "學生" O\'Neil'
 KIND = os.environ.get("COURSE_TEST_SANDBOX", "namespaces")  # or bwrap: the whole class inside bubblewrap
-LIMITS = sandbox.Limits(cell=15, call=15, total=120, cpu=100)
+LIMITS = sandbox.Limits(cell=15, call=6, total=120, cpu=100)
 FOLDERS = {  # name: (files beside the notebook, name of the notebook)
     "a module named like a package": (
         {"yaml.py": "raise SystemExit", "torch.py": "x = 1", "sitecustomize.py": "x = 1"},

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import attacks
@@ -36,7 +37,7 @@ HOSTILE = {  # the answer to hessian is wrong and takes what it can; pack and do
     "a deep nest": {"hessian": "def hessian(x):\n    nest = []\n    for _ in range(800):\n        nest = [nest]\n    return nest"},
     "names of functions that there are none of": {
         "hessian": "raise ValueError",
-        "double": "import gc\nfrom course_utils.grade.worker import Worker\n(mine,) = [o for o in gc.get_objects() if isinstance(o, Worker)]\ndef double(x):\n    for n in range(60):\n        try:\n            mine._call_back('x' * (7 << 20) + str(n), (), {})\n        except ValueError:\n            pass\n    return 2 * x",
+        "double": "import gc\nfrom course_utils.grade.worker import Worker\n(mine,) = [o for o in gc.get_objects() if isinstance(o, Worker)]\ndef double(x):\n    for n in range(15):\n        try:\n            mine._call_back('x' * (7 << 20) + str(n), (), {})\n        except ValueError:\n            pass\n    return 2 * x",
     },
     "a storm of calls": {
         "hessian": "raise ValueError",
@@ -99,10 +100,9 @@ def hand_in(course: Path, opened: lab.Lab) -> None:
         grading.hand_in(course, opened, name, grading.submit(opened, {"hessian": SENT.format(change=change)}))
 
 
-def grade(course: Path, opened: lab.Lab) -> tuple[dict[str, dict], int, float]:
+def grade(course: Path, opened: lab.Lab, limits: sandbox.Limits = LIMITS) -> tuple[dict[str, dict], int, float]:
     """Results, megabytes and seconds of a grader as it is started: this process may be large already."""
-    limits = json.dumps({"cell": LIMITS.cell, "call": LIMITS.call, "total": LIMITS.total, "cpu": LIMITS.cpu})
-    words = [sys.executable, "-c", GRADER, str(opened.folder.parents[1]), str(course), opened.name, limits]
+    words = [sys.executable, "-c", GRADER, str(opened.folder.parents[1]), str(course), opened.name, json.dumps(asdict(limits))]
     done = subprocess.run(words, check=True, timeout=900, stdout=subprocess.PIPE, text=True)
     megabytes, seconds = json.loads(done.stdout.splitlines()[-1])
     found = {p.stem: json.loads(p.read_bytes()) for p in (course / "grades" / opened.name).glob("*.json")}
