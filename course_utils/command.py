@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = { 
     "gptq": (quantization.gptq.quantize, True, (*GRID, "act_order")),
     "awq": (quantization.awq.quantize, True, GRID),
     "nf4": (quantization.nf4.quantize, False, ()),
+    "mxfp4": (partial(quantization.microscaling.quantize, scheme="MXFP4"), False, ()),
+    "nvfp4": (partial(quantization.microscaling.quantize, scheme="NVFP4", four_over_six=True), False, ()),
     "hqq": (quantization.hqq.quantize, False, ("bits", "group_size")),
     "magnitude": (pruning.magnitude.prune, False, SHARE),
     "wanda": (pruning.wanda.prune, True, SHARE),
@@ -38,10 +41,14 @@ FORMATS: dict[str, Callable[..., int]] = {
     "gptq": checkpoints.gptq.write,
     "awq": checkpoints.awq.write,
     "bitsandbytes": checkpoints.bitsandbytes.write,
+    "compressed-tensors": checkpoints.compressed_tensors.write,
     "gguf": checkpoints.gguf.write,
     "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
 }
-READ = {"gptq": checkpoints.gptq.read, "awq": checkpoints.awq.read, "bitsandbytes": checkpoints.bitsandbytes.read}
+READ = {
+    "gptq": checkpoints.gptq.read, "awq": checkpoints.awq.read, "bitsandbytes": checkpoints.bitsandbytes.read,
+    "compressed-tensors": checkpoints.compressed_tensors.read,
+}  # fmt: skip
 EXAMPLES = """examples:
   course compress bundled --method gptq --bits 4 --out small
   course compress ~/models/opt-125m --method wanda --pattern 2:4 --calibration my.txt --out sparse
@@ -55,7 +62,7 @@ Opened = tuple[Compressed, PreTrainedTokenizerBase]
 
 
 def opened(name: str, tokenizer: str | None = None) -> Opened:
-    """A model by name: 'bundled', a Hugging Face folder, one that was compressed here or by GPTQ, AWQ or bitsandbytes, a GGUF file.
+    """A model by name: 'bundled', a Hugging Face folder, one that was compressed here or by another tool (READ), a GGUF file.
 
     `tokenizer` is the folder of one, where the model has none of its own. Raises CompressionError as the readers do.
     """
@@ -78,7 +85,7 @@ def opened(name: str, tokenizer: str | None = None) -> Opened:
 
 
 def packed_by(folder: Path) -> str | None:
-    """gptq, awq or bitsandbytes if the folder's config says so. Raises CompressionError for another method."""
+    """A key of READ if the folder's config says so. Raises CompressionError for another method."""
     if not (folder / "config.json").is_file():
         return None
     try:

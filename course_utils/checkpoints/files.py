@@ -119,7 +119,7 @@ def write_model(
         if module.bias is not None:
             tensors[f"{name}.bias"] = module.bias.detach().to(dtype)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
             raise CompressionError(f"{name}: NaN, infinity, or too large for {dtype}; repair it, or give dtype=torch.bfloat16.")
     tensors = revert_weight_conversion(model, tensors)  # the hub's names, and its one tensor for each expert
     save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work / WEIGHTS, metadata={"format": "pt"})

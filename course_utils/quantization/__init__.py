@@ -17,6 +17,7 @@ from . import (
     hqq,
     kv_cache,
     llm_int8,
+    logarithmic,
     microscaling,
     nf4,
     observers,
@@ -24,6 +25,7 @@ from . import (
     qat,
     rtn,
     smoothquant,
+    value_tables,
     w8a8,
 )
 from .compressed import Compressed, load
@@ -32,6 +34,7 @@ from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
     "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "codebooks", "decoding", "dequantize", "entropy_coded",
-    "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hqq", "kv_cache", "llm_int8", "load",
-    "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack", "w8a8",
+    "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hqq", "kv_cache", "llm_int8", "load", "logarithmic",
+    "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack",
+    "value_tables", "w8a8",
 ]  # fmt: skip

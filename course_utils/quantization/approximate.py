@@ -1,4 +1,4 @@
-"""Products that are cheap and wrong on purpose: Mitchell's logarithms, and streams of random bits."""
+"""Products that are cheap and wrong on purpose: Mitchell's logarithms, multipliers with parts left out, streams of random bits."""
 
 import torch
 from torch import Tensor
@@ -20,14 +20,51 @@ def mitchell(a: Tensor, b: Tensor) -> Tensor:
     return torch.where((a == 0) | (b == 0), 0.0, value * torch.sign(a) * torch.sign(b))
 
 
-def stochastic_product(p: Tensor, q: Tensor, bits: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """p · q for numbers in [0, 1] as streams of `bits` random bits that are 1 with probability p and q, joined by AND.
+def truncated_product(a: Tensor, b: Tensor, *, columns: int, bits: int = 8) -> Tensor:
+    """a · b of sizes below 2^bits without the partial products a_i b_j 2^(i + j) of the lowest columns, i + j < `columns`.
 
-    The share of ones is unbiased, with the standard deviation √(pq (1 − pq) / bits): one more bit of precision takes four
-    times the stream (Gaines, 1969). Shapes broadcast; float64. Raises CompressionError for numbers outside [0, 1].
+    A multiplier adds bits² such products; c ≤ bits columns hold c (c + 1) / 2 of them. The result is never too large in
+    size, and at most Σ_{k < c} (k + 1) 2^k = (c − 1) 2^c + 1 too small. Whole numbers, int64; shapes broadcast.
+    Raises CompressionError for real numbers, sizes of more than `bits` bits, or more columns than bits.
+    """
+    a, b = torch.broadcast_tensors(torch.as_tensor(a), torch.as_tensor(b))
+    if a.is_floating_point() or b.is_floating_point() or not 0 <= columns <= bits <= 30:
+        raise CompressionError(f"a, b, columns={columns}, bits={bits}: expected whole numbers, and 0 to bits ≤ 30 columns.")
+    m, n = a.long().abs(), b.long().abs()
+    if m.numel() and max(int(m.max()), int(n.max())) >= 2**bits:
+        raise CompressionError(f"a, b: a size above {2**bits - 1}, the largest of {bits} bits.")
+    lost = torch.zeros_like(m)
+    for i in range(columns):
+        lost += (m >> i & 1) * (n & (2 ** (columns - i) - 1)) << i  # bit i of a meets the bits j < columns − i of b
+    return (m * n - lost) * torch.sign(a.long()) * torch.sign(b.long())
+
+
+def stochastic_product(
+    p: Tensor, q: Tensor, bits: int, *, bipolar: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """p · q by streams of `bits` random bits, one gate for all of them (Gaines, 1969). Shapes broadcast; float64.
+
+    Unipolar: numbers in [0, 1], a bit is 1 with probability p, the gate is AND, the product the share of ones.
+    Bipolar: numbers in [−1, 1], a bit is 1 with probability (1 + p) / 2, the gate is XNOR, the product 2 · share − 1.
+    Both are unbiased, with the variance of `stream_variance`. Raises CompressionError for numbers outside.
     """
     p, q = torch.broadcast_tensors(torch.as_tensor(p, dtype=torch.float64), torch.as_tensor(q, dtype=torch.float64))
-    if bits < 1 or not bool(((p >= 0) & (p <= 1) & (q >= 0) & (q <= 1)).all()):
-        raise CompressionError(f"p, q, bits={bits}: probabilities lie between 0 and 1, and a stream has at least one bit.")
-    streams = [torch.rand(*p.shape, bits, generator=generator, dtype=torch.float64) < x[..., None] for x in (p, q)]
-    return (streams[0] & streams[1]).double().mean(-1)
+    low = -1.0 if bipolar else 0.0
+    if bits < 1 or not bool(((p >= low) & (p <= 1) & (q >= low) & (q <= 1)).all()):
+        raise CompressionError(
+            f"p, q, bits={bits}: {'bipolar numbers lie between −1' if bipolar else 'probabilities lie between 0'} and 1, "
+            "and a stream has at least one bit."
+        )
+    shares = [(1 + x) / 2 if bipolar else x for x in (p, q)]
+    one, two = (torch.rand(*p.shape, bits, generator=generator, dtype=torch.float64) < x[..., None] for x in shares)
+    return 2 * (one == two).double().mean(-1) - 1 if bipolar else (one & two).double().mean(-1)
+
+
+def stream_variance(p: Tensor | float, q: Tensor | float, bits: int, *, bipolar: bool = False) -> Tensor:
+    """The variance of `stochastic_product`: pq (1 − pq) / bits, bipolar (1 − p² q²) / bits.
+
+    A bit of the product is 1 with probability r, so that the share of ones has the variance r (1 − r) / bits; r = pq, or
+    (1 + pq) / 2 and a factor of 2² for 2 · share − 1. One more bit of precision takes four times the stream.
+    """
+    product = torch.as_tensor(p, dtype=torch.float64) * torch.as_tensor(q, dtype=torch.float64)
+    return ((1 - product**2) if bipolar else product * (1 - product)) / bits

@@ -12,7 +12,7 @@ NVFP4: a block of 16 shares an FP8 number s, and the whole tensor one number t i
 
     t = max|x| / (6 · 448),     s = E4M3(max of the block / (6 t)),     x̂ = t · s · E2M1(x / (t s))
 
-6 and 448 are the largest numbers of E2M1 and E4M3. With `four_over_six` (Cook et al., 2025) each block also tries the
+6 and 448 are the largest numbers of E2M1 and E4M3; t is the reciprocal of a number in FP32, because files hold 1 / t. With `four_over_six` (Cook et al., 2025) each block also tries the
 scale that puts its largest number at 4, and keeps the better in the squared error: E2M1 has nothing between 4 and 6. That
 scale is 1.5 times as large, so t puts the largest at 256, for 1.5 · 256 = 384 is in E4M3.
 """
@@ -145,8 +145,7 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
         codes = _nearest(blocks, _block_scales(scales, scheme, tensor_scale), found)
     else:
         top = 256.0 if four_over_six else E4M3.largest
-        tensor_scale = (peak.amax() / (top * E2M1.largest)).float()
-        tensor_scale = torch.where(tensor_scale > 0, tensor_scale, 1.0)
+        tensor_scale = _reciprocal(peak.amax() / (top * E2M1.largest))
         scales, codes = _with_peak_at(E2M1.largest, blocks, peak, tensor_scale)
         if four_over_six:
             others = _with_peak_at(4.0, blocks, peak, tensor_scale)
@@ -155,6 +154,12 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
             scales = torch.where(better, others[0], scales)
             codes = torch.where(better[..., None], others[1], codes)
     return Blocks(codes.flatten(1)[:, : x.shape[1]], scales, tensor_scale, scheme)
+
+
+def _reciprocal(t: Tensor) -> Tensor:
+    """The number nearest to t that is 1 / g for a g in float32 (1 for t = 0): 1 / (1 / t) gives it back bit for bit."""
+    inverse = torch.where(t > 0, 1 / t, 1.0).clamp(max=2.0**126).float()
+    return 1 / inverse
 
 
 def _with_peak_at(place: float, blocks: Tensor, peak: Tensor, tensor_scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,6 +198,7 @@ class MicroscaledLinear(ExpandedLinear):
 
     packed: Tensor
     scales: Tensor
+    tensor_scale: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, *, scheme: str, bias: bool = False, dtype: torch.dtype = torch.float32):
         super().__init__()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from course_utils.checkpoints import awq, bitsandbytes, gguf, gptq
+from course_utils.checkpoints import awq, bitsandbytes, compressed_tensors, gguf, gptq
 from course_utils.errors import CompressionError
-from course_utils.quantization import compressed, load, nf4, rtn
+from course_utils.quantization import compressed, load, microscaling, nf4, rtn
 
 IDS = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(0))
 
@@ -27,8 +27,11 @@ FORMATS = {
     "gptq": (lambda place: gptq.write(rtn.quantize(tiny(), bits=4), place), gptq.read),
     "awq": (lambda place: awq.write(rtn.quantize(tiny(), bits=4), place), awq.read),
     "bitsandbytes": (lambda place: bitsandbytes.write(nf4.quantize(tiny()), place), bitsandbytes.read),
+    "compressed-tensors": (
+        lambda place: compressed_tensors.write(microscaling.quantize(tiny(), scheme="NVFP4"), place), compressed_tensors.read,
+    ),
     "gguf": (lambda place: gguf.write(tiny(), place, type_name="Q8_0"), gguf.read),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(params=FORMATS)

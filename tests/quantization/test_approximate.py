@@ -41,3 +41,52 @@ def test_streams_are_unbiased_with_the_variance_of_a_share():
 def test_what_is_no_probability_is_refused(p, bits):
     with pytest.raises(CompressionError, match="probabilities lie between 0 and 1"):
         approximate.stochastic_product(torch.tensor(p), torch.tensor(0.5), bits)
+
+
+@pytest.mark.parametrize(("bits", "columns"), [(4, 0), (4, 2), (4, 4), (6, 5)])
+def test_a_multiplier_without_its_lowest_columns(bits, columns):
+    """Against the schoolbook sum, for all pairs; the bound of the error is reached where every bit is set."""
+    every = torch.arange(2**bits)
+    found = approximate.truncated_product(every[:, None], every, columns=columns, bits=bits)
+    for a in range(2**bits):
+        for b in range(2**bits):
+            partial = [(a >> i & 1) * (b >> j & 1) << (i + j) for i in range(bits) for j in range(bits) if i + j >= columns]
+            assert int(found[a, b]) == sum(partial)
+    assert int((every[:, None] * every - found).max()) == (columns - 1) * 2**columns + 1
+    signs = torch.tensor([[1, -1], [-1, 1]])
+    assert torch.equal(approximate.truncated_product(signs * 7, torch.tensor(-3), columns=columns, bits=bits), -signs * found[7, 3])
+    for wrong in ({"columns": bits + 1}, {"columns": -1}):
+        with pytest.raises(CompressionError, match="columns"):
+            approximate.truncated_product(every, every, bits=bits, **wrong)
+    with pytest.raises(CompressionError, match="whole numbers"):
+        approximate.truncated_product(torch.ones(2), every[:2], columns=1)
+    with pytest.raises(CompressionError, match="the largest of 2 bits"):
+        approximate.truncated_product(every, every, columns=1, bits=2)
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.7, -0.3), (-0.1, 0.05), (-1.0, 1.0)])
+def test_bipolar_streams(p, q):
+    """Unbiased, with the variance of a share of ones: by counting every pair of streams of 3 bits, and by drawing."""
+    import itertools
+
+    mean = square = 0.0
+    for a in itertools.product((0, 1), repeat=3):
+        for b in itertools.product((0, 1), repeat=3):
+            chance = 1.0
+            for bit, x in [*((bit, p) for bit in a), *((bit, q) for bit in b)]:
+                chance *= (1 + x) / 2 if bit else (1 - x) / 2
+            value = 2 * sum(i == j for i, j in zip(a, b, strict=True)) / 3 - 1
+            mean, square = mean + chance * value, square + chance * value**2
+    assert mean == pytest.approx(p * q, abs=1e-12)
+    assert float(approximate.stream_variance(p, q, 3, bipolar=True)) == pytest.approx(square - mean**2, abs=1e-12)
+    times, bits = 4000, 64
+    found = approximate.stochastic_product(torch.full((times,), p), torch.tensor(q), bits, bipolar=True, generator=torch.Generator().manual_seed(0))
+    deviation = float(approximate.stream_variance(p, q, bits, bipolar=True)) ** 0.5
+    assert abs(float(found.mean()) - p * q) <= 4 * deviation / times**0.5 + 1e-7
+    assert abs(float(found.std()) - deviation) <= 4 * deviation / (2 * times) ** 0.5 + 1e-12
+
+
+def test_unipolar_variance_by_counting_and_the_range_of_bipolar_numbers():
+    assert float(approximate.stream_variance(0.7, 0.3, 256)) == pytest.approx(0.21 * 0.79 / 256)
+    with pytest.raises(CompressionError, match="bipolar numbers lie between −1 and 1"):
+        approximate.stochastic_product(torch.tensor(-1.2), torch.tensor(0.5), 8, bipolar=True)

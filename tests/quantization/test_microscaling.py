@@ -101,12 +101,20 @@ def test_nvfp4_block_by_block(columns, four_over_six):
     x = sample(9, columns, seed=1)
     x[3] *= 1e-6 / x[3].abs().max()  # far below the tensor's largest: the scale underflows
     found = microscaling.fake_quantize(x, "NVFP4", four_over_six=four_over_six).numpy()
-    whole = float(np.float32(float(x.abs().max()) / 6 / (256 if four_over_six else 448)))
+    whole = float(1 / np.float32(6 * (256 if four_over_six else 448) / float(x.abs().max())))  # the file holds the reciprocal
     for row, line in enumerate(x.double().numpy()):
         for start in range(0, columns, 16):
             block = line[start : start + 16]
             wanted = nvfp4(block, whole, (6, 4) if four_over_six else (6,)) if block.any() else block
             np.testing.assert_allclose(found[row, start : start + 16], wanted, rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 0.013, 1.0, 7e37])
+def test_the_scale_of_a_tensor_is_the_reciprocal_of_its_reciprocal(size):
+    scale = microscaling.encode(torch.tensor([[size, size / 3]]), "NVFP4").tensor_scale
+    assert scale > 0 and 1 / (1 / scale) == scale
+    if size > 1e-35:
+        assert float(scale) == pytest.approx(size / (6 * 448), rel=3e-7)
 
 
 def test_a_quiet_block_of_nvfp4_keeps_what_the_smallest_scale_can_hold():
