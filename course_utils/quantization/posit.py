@@ -55,6 +55,17 @@ def decode(codes: Tensor | int, bits: int = 8, es: int = 2) -> Tensor:
     return torch.where(codes == 2 ** (bits - 1), torch.nan, value)
 
 
+def fields(code: int, bits: int = 8, es: int = 2) -> tuple[str, str, str, str]:
+    """Sign, regime with the bit that closes it, exponent and fraction of one pattern, as bits; of a negative one after its negation."""
+    _check(bits, es, 32)
+    if not 0 <= code < 2**bits:
+        raise CompressionError(f"code={code}: expected a whole number from 0 to {2**bits - 1}.")
+    sign = format(code, f"0{bits}b")[0]
+    body = format((2**bits - code) % 2**bits if sign == "1" else code, f"0{bits}b")[1:]
+    end = len(body) - len(body.lstrip(body[0])) + 1
+    return sign, body[:end], body[end : end + es], body[end + es :]
+
+
 @functools.cache
 def _boundaries(bits: int, es: int) -> Tensor:
     """Between the patterns p and p + 1 of n bits lies the pattern 2 p + 1 of n + 1 bits: there the rounding turns."""

@@ -49,7 +49,8 @@ def best_scale(x: Tensor, points: Tensor) -> Tensor:
     """(rows, 1): for each row the scale s of the least squared error, among those 2^(k/4) times the largest |x| / largest point.
 
     k runs from where the row's deviation would be the largest point (all that is larger saturates) up to where its largest
-    number would be the smallest point: a format whose numbers lie closest at 1 is used there. A row of zeros gets 1.
+    number would be the smallest point: a format whose numbers lie closest at 1 is used there. Octaves are tried first, then the
+    quarters around the best of them. A row of zeros gets 1.
     """
     x, points = check_matrix(x).double(), points.double()
     peak, rms = x.abs().amax(1, keepdim=True), x.square().mean(1, keepdim=True).sqrt()
@@ -57,12 +58,15 @@ def best_scale(x: Tensor, points: Tensor) -> Tensor:
     deviation = float((rms / peak.clamp(min=1e-300)).clamp(min=1e-6).min())
     least = math.floor(STEPS * math.log2(deviation)) if bool(peak.all()) else 0
     most = math.ceil(STEPS * math.log2(float(points.abs().max() / points[points > 0].min())))
-    scale, error = ends, torch.full_like(ends, math.inf)
-    for k in range(least, most + 1):
-        tried = ends * 2.0 ** (k / STEPS)
-        found = (nearest(x / tried, points) * tried - x).square().sum(1, keepdim=True)
-        scale, error = torch.where(found < error, tried, scale), torch.minimum(found, error)
-    return scale
+    best, error = torch.zeros_like(ends), torch.full_like(ends, math.inf)
+    octaves = [torch.full_like(ends, float(k)) for k in range(least - least % STEPS, most + 1, STEPS)]
+    for stage in range(2):
+        around = octaves if stage == 0 else [best + k for k in range(-STEPS + 1, STEPS)]
+        for power in around:
+            tried = ends * torch.exp2(power / STEPS)
+            found = (nearest(x / tried, points) * tried - x).square().sum(1, keepdim=True)
+            best, error = torch.where(found < error, power, best), torch.minimum(found, error)
+    return ends * torch.exp2(best / STEPS)
 
 
 def scaled(x: Tensor, points: Tensor) -> Tensor:

@@ -94,3 +94,18 @@ def test_signs_zero_and_what_is_no_number():
 def test_what_is_no_pattern_is_refused(wrong):
     with pytest.raises(CompressionError):
         wrong()
+
+
+@pytest.mark.parametrize("bits", [3, 6, 8])
+def test_the_fields_of_a_pattern_give_its_value(bits):
+    for code in range(1, 2**bits):
+        if code == 2 ** (bits - 1):
+            continue
+        sign, regime, exponent, fraction = posit.fields(code, bits)
+        assert 1 + len(regime + exponent + fraction) == bits
+        run = len(regime) - (len(set(regime)) == 2)
+        power = 4 * (run - 1 if regime[0] == "1" else -run) + int((exponent + "00")[:2], 2)
+        value = Fraction(2) ** power * (1 + Fraction(int(fraction or "0", 2), 2 ** len(fraction)))
+        assert float(posit.decode(code, bits)) == (-1 if sign == "1" else 1) * value
+    with pytest.raises(CompressionError, match="0 to 255"):
+        posit.fields(256)

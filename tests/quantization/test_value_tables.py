@@ -32,6 +32,7 @@ def test_the_values_of_a_format(name):
 
 @pytest.mark.parametrize("name", tables.NAMES)
 def test_rounding_with_the_best_scale_of_those_tried(name):
+    """Against every scale of a fine list, within 2 %; octaves come first."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(3, 40, generator=g, dtype=torch.float64)
     x[1] *= 1e3
@@ -44,10 +45,11 @@ def test_rounding_with_the_best_scale_of_those_tried(name):
             assert abs(float(found[row, j] - x[row, j])) == pytest.approx(min(abs(s * p - float(x[row, j])) for p in points.tolist()), rel=1e-9)
         power = 4 * math.log2(s * float(points.abs().max()) / float(x[row].abs().max()))
         assert power == pytest.approx(round(power), abs=1e-9)
-        for k in range(-20, 40):
+        errors = []
+        for k in range(-24, 40):
             tried = float(x[row].abs().max() / points.abs().max()) * 2 ** (k / 4)
-            error = (tables.nearest(x[row] / tried, points) * tried - x[row]).square().sum()
-            assert error >= (found[row] - x[row]).square().sum() * (1 - 1e-12) or tried * float(points.abs().max()) < float(x[row].square().mean().sqrt())
+            errors.append(float((tables.nearest(x[row] / tried, points) * tried - x[row]).square().sum()))
+        assert float((found[row] - x[row]).square().sum()) <= 1.02 * min(errors)
 
 
 def test_zeros_and_decibels():

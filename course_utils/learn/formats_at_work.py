@@ -1,0 +1,128 @@
+"""What lesson 5.2 measures: rows with outliers, decibels of each row, a model with rounded weights, the inputs of one layer."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from course_utils.models import walk
+from course_utils.quantization import approximate, convert, formats, microscaling, rtn, value_tables
+
+EIGHT = ("INT8", "FP8 E4M3", "FP8 E5M2", "posit8", "LNS8")
+BLOCKS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {  # four bits, by blocks: bits a number with scales, rounding
+    "INT4 symmetric, 32": (4.5, lambda x: rtn.quantize_layer(x, bits=4, group_size=32, symmetric=True).weight),
+    "INT4 with zero point, 32": (4.625, lambda x: rtn.quantize_layer(x, bits=4, group_size=32).weight),
+    "NF4, 32": (4.5, lambda x: formats.scaled_cast(x, "NF4", group_size=32)[0]),
+    "FP4 E2M1, 32": (4.5, lambda x: formats.scaled_cast(x, "FP4 E2M1", group_size=32)[0]),
+    "MXFP4": (4.25, lambda x: microscaling.fake_quantize(x, "MXFP4")),
+    "NVFP4": (4.5, lambda x: microscaling.fake_quantize(x, "NVFP4")),
+    "NVFP4, 4 over 6": (4.5, lambda x: microscaling.fake_quantize(x, "NVFP4", four_over_six=True)),
+}
+
+
+def rows_with_outliers(size: float, seed: int, *, rows: int = 64, columns: int = 512) -> Tensor:
+    """Normal numbers (rows, columns); in each row one of them, at a random place, is `size` times as large."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, columns, generator=g, dtype=torch.float64)
+    x[torch.arange(rows), torch.randint(columns, (rows,), generator=g)] *= size
+    return x
+
+
+def decibels(x: Tensor, rounded: Tensor) -> Tensor:
+    """SQNR of each row, 10 log10(Σ x² / Σ (x − x̂)²)."""
+    return 10 * torch.log10(x.double().square().sum(1) / (x.double() - rounded.double()).square().sum(1))
+
+
+def eight_bit_rows(size: float, rows: int) -> dict[str, Callable[[int], Tensor]]:
+    """For `compare`: format → seed → decibels of each row, with the best scale of each row."""
+
+    def row(name: str) -> Callable[[int], Tensor]:
+        def measured(seed: int) -> Tensor:
+            x = rows_with_outliers(size, seed, rows=rows)
+            return decibels(x, value_tables.scaled(x, value_tables.values(name)))
+
+        return measured
+
+    return {name: row(name) for name in EIGHT}
+
+
+def four_bit_rows(size: float, rows: int) -> dict[str, Callable[[int], Tensor]]:
+    """The same for blocks of four bits."""
+
+    def row(name: str) -> Callable[[int], Tensor]:
+        def measured(seed: int) -> Tensor:
+            x = rows_with_outliers(size, seed, rows=rows).float()
+            return decibels(x, BLOCKS[name][1](x))
+
+        return measured
+
+    return {name: row(name) for name in BLOCKS}
+
+
+def turning(sizes: tuple[float, ...], columns: int, rows: int = 4) -> dict[str, list[float]]:
+    """Format of eight bits → mean decibels for each size of the outlier, one in `columns`."""
+    inputs = [rows_with_outliers(size, 0, rows=rows, columns=columns) for size in sizes]
+    return {n: [float(decibels(x, value_tables.scaled(x, value_tables.values(n))).mean()) for x in inputs] for n in EIGHT}
+
+
+def with_weights(model: PreTrainedModel, rounded: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of the model whose linear layers of the blocks hold rounded(weight), in full precision."""
+
+    def make(name: str, module: nn.Module) -> nn.Module:
+        weight = rounded(walk.weight_of(module))
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None)
+        layer.weight = nn.Parameter(weight.float(), requires_grad=False)
+        if module.bias is not None:
+            layer.bias = convert.frozen(module.bias)
+        return layer
+
+    return convert.each_layer(model, make, {"method": "rounded"}).model
+
+
+def share_of_fours(compressed: nn.Module) -> float:
+    """Of the blocks of NVFP4 layers, the share whose largest element is 4 and not 6."""
+    fours = blocks = 0
+    for layer in compressed.modules():
+        if isinstance(layer, microscaling.MicroscaledLinear):
+            elements = microscaling.unpack(layer.packed, 4, layer.in_features).long() & 7
+            top = elements.view(len(elements), -1, 16).amax(-1)
+            fours, blocks = fours + int((top == 6).sum()), blocks + top.numel()
+    return fours / blocks
+
+
+@torch.no_grad()
+def inputs_of(model: PreTrainedModel, name: str, windows: Tensor) -> Tensor:
+    """What goes into the layer `name`: (windows, tokens, inputs)."""
+    held: list[Tensor] = []
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, given: held.append(given[0].detach()))
+    try:
+        model(input_ids=windows)
+    finally:
+        hook.remove()
+    return held[0]
+
+
+def cheap_products(dots: int = 64, terms: int = 256) -> dict[str, Callable[[int], Tensor]]:
+    """For `compare`: a way to multiply → seed → |error| of each dot product of signed 7-bit numbers, over the products' deviation."""
+
+    def row(multiply: Callable[[Tensor, Tensor, torch.Generator], Tensor], mended: bool = False) -> Callable[[int], Tensor]:
+        def measured(seed: int) -> Tensor:
+            g = torch.Generator().manual_seed(seed)
+            a, b = (torch.randint(-127, 128, (dots, terms), generator=g) for _ in range(2))
+            exact, found = (a * b).sum(1).double(), multiply(a, b, g).double().sum(1)
+            factor = float((exact * found).sum() / found.square().sum()) if mended else 1.0
+            return (factor * found - exact).abs() / exact.std()
+
+        return measured
+
+    def streams(a: Tensor, b: Tensor, g: torch.Generator) -> Tensor:
+        return 127**2 * approximate.stochastic_product(a / 127, b / 127, 256, bipolar=True, generator=g)
+
+    return {
+        "exact": row(lambda a, b, g: a * b),
+        "4 of 14 columns left out": row(lambda a, b, g: approximate.truncated_product(a, b, columns=4, bits=7)),
+        "Mitchell": row(lambda a, b, g: approximate.mitchell(a, b)),
+        "Mitchell, times one factor": row(lambda a, b, g: approximate.mitchell(a, b), mended=True),
+        "streams of 256 bits": row(streams),
+    }
