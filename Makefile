@@ -25,5 +25,5 @@ build: install  ## make labs/ from solutions/
 bench: install  ## ratios, not seconds
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
 
-interop: install  ## exchange checkpoints with auto-gptq 0.7.1, or PEER=transformers, autoawq, torchao, llama.cpp, in an environment of its own
+interop: install  ## exchange checkpoints with auto-gptq 0.7.1, or PEER=transformers, compressed-tensors, autoawq, torchao, llama.cpp, in an environment of its own
 	TQDM_DISABLE=1 PYTHONPATH=tests/common $(BIN)/python tests/interop/run.py --peer $(or $(PEER),auto-gptq)

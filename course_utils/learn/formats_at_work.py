@@ -1,6 +1,6 @@
 """What lesson 5.2 measures: rows with outliers, decibels of each row, a model with rounded weights, the inputs of one layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,12 @@ BLOCKS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {  # four bits, by
 }
 
 
-def rows_with_outliers(size: float, seed: int, *, rows: int = 64, columns: int = 512) -> Tensor:
-    """Normal numbers (rows, columns); in each row one of them, at a random place, is `size` times as large."""
+def rows_with_outliers(size: float, seed: int, *, rows: int = 64, every: int = 128) -> Tensor:
+    """Normal numbers (rows, 512); of each row one in `every`, at random places, is `size` times as large."""
     g = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, columns, generator=g, dtype=torch.float64)
-    x[torch.arange(rows), torch.randint(columns, (rows,), generator=g)] *= size
-    return x
+    x = torch.randn(rows, 512, generator=g, dtype=torch.float64)
+    places = torch.rand(rows, 512, generator=g).argsort(1)[:, : max(1, 512 // every)]
+    return x.scatter(1, places, size * x.gather(1, places))
 
 
 def decibels(x: Tensor, rounded: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ def four_bit_rows(size: float, rows: int) -> dict[str, Callable[[int], Tensor]]:
     return {name: row(name) for name in BLOCKS}
 
 
-def turning(sizes: tuple[float, ...], columns: int, rows: int = 4) -> dict[str, list[float]]:
-    """Format of eight bits → mean decibels for each size of the outlier, one in `columns`."""
-    inputs = [rows_with_outliers(size, 0, rows=rows, columns=columns) for size in sizes]
+def turning(sizes: Sequence[float], every: int, rows: int = 4) -> dict[str, list[float]]:
+    """Format of eight bits → mean decibels for each size of the outliers, one number in `every`."""
+    inputs = [rows_with_outliers(size, 0, rows=rows, every=every) for size in sizes]
     return {n: [float(decibels(x, value_tables.scaled(x, value_tables.values(n))).mean()) for x in inputs] for n in EIGHT}
 
 

@@ -2,6 +2,7 @@
 
     make interop                     auto-gptq 0.7.1, in both directions
     make interop PEER=transformers   transformers' GPTQ and AWQ loaders and GPTQModel
+    make interop PEER=compressed-tensors   transformers reads our MXFP4 and NVFP4 files, and we those of compressed-tensors
     make interop PEER=autoawq        AutoAWQ 0.2.9 unpacks the weights of our AWQ checkpoints
     make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same greedy text (greedy.py)
     make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales, outputs (weights.py)
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import greedy
+import microscaled
 import torch
 import weights
 from peers import PEERS, ask, environment, gap, tiny
@@ -212,10 +214,12 @@ def main() -> int:
     if asked.peer == "llama.cpp":
         with tempfile.TemporaryDirectory() as temporary:
             return greedy.run(partial(ask, "llama.cpp"), Path(temporary))
-    if asked.peer == "torchao":
+    others = {"torchao": (weights.compare, "layers"), "compressed-tensors": (microscaled.compare, "cases")}
+    if asked.peer in others:
+        run, what = others[asked.peer]
         with tempfile.TemporaryDirectory() as temporary:
-            total, failures = weights.compare(partial(ask, "torchao"), Path(temporary))
-        print(f"\n{total - failures} of {total} layers agree, {failures} differ")
+            total, failures = run(partial(ask, asked.peer), Path(temporary))
+        print(f"\n{total - failures} of {total} {what} agree, {failures} differ")
         return int(failures > 0)
     ids = torch.randint(64, (8, 32), generator=torch.Generator().manual_seed(0))
     failures = aside = total = 0

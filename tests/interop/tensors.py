@@ -2,9 +2,10 @@
 
     tensors.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
 
-Jobs: {folder, out, dequantize} loads a checkpoint with transformers, the weights expanded while it is read or at the first pass,
-and writes its logits for the ids and every weight of a linear layer; {"make": scheme, plain, folder, out} lets compressed-tensors
-quantize a plain model to NVFP4A16 or MXFP4A16 and save it. An answer is "" or an error.
+Jobs: {folder, out, dequantize} loads a checkpoint with transformers and writes its logits for the ids and every weight of a linear
+layer. The weights are expanded while it is read, in FP32, or at the first pass, where the package makes them BF16 and the model
+has to be. {"make": scheme, plain, folder, out} lets compressed-tensors quantize a plain model to NVFP4A16 or MXFP4A16 and save
+it, and reads it. An answer is "" or an error.
 """
 
 import json
@@ -20,8 +21,10 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 
 def read(folder, dequantize):
-    settings = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if dequantize else {}
-    return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32, **settings)
+    if not dequantize:
+        return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.bfloat16)
+    settings = CompressedTensorsConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32, quantization_config=settings)
 
 
 def make(plain, folder, scheme):
@@ -53,7 +56,7 @@ def main(jobs):
         try:
             if "make" in job:
                 make(job["plain"], job["folder"], job["make"])
-            model = read(job["folder"], job.get("dequantize", False)).eval()
+            model = read(job["folder"], job.get("dequantize", True)).eval()
             logits = model(input_ids=ids).logits
             weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
             save_file({k: v.float().contiguous().clone() for k, v in {"logits": logits, **weights}.items()}, job["out"])

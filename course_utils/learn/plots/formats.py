@@ -13,10 +13,10 @@ from course_utils.quantization import approximate, formats, value_tables
 from . import base
 
 
-def turning(sizes: Sequence[float], curves: Mapping[str, Sequence[float]], columns: int) -> Figure:
-    """Decibels of each format over the size of one outlier in a row."""
+def turning(sizes: Sequence[float], curves: Mapping[str, Sequence[float]], every: int) -> Figure:
+    """Decibels of each format over the size of the outliers."""
     figure, axes = base.figure(
-        title=f"One number in {columns} grows", xlabel="how many times as large", ylabel="SQNR, dB", size=(8, 3.8)
+        title=f"One number in {every} grows", xlabel="how many times as large", ylabel="SQNR, dB", size=(8, 3.8)
     )
     for (name, values), marker in zip(curves.items(), base.MARKERS, strict=False):
         axes.plot(sizes, values, marker=marker, label=name)
