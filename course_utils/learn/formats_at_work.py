@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from course_utils.errors import CompressionError
 from course_utils.models import walk
 from course_utils.quantization import approximate, convert, formats, microscaling, rtn, value_tables
 
@@ -92,15 +93,25 @@ def share_of_fours(compressed: nn.Module) -> float:
 
 
 @torch.no_grad()
-def inputs_of(model: PreTrainedModel, name: str, windows: Tensor) -> Tensor:
-    """What goes into the layer `name`: (windows, tokens, inputs)."""
+def after_activation(model: PreTrainedModel, windows: Tensor) -> Tensor:
+    """What comes out of the activation function of a block in the middle, float64 (windows, numbers of a window)."""
+    names = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in ("act_fn", "activation_fn", "act")]
+    if not names:
+        raise CompressionError("model: no module act_fn, activation_fn or act is found; this comparison needs one.")
     held: list[Tensor] = []
-    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, given: held.append(given[0].detach()))
+    hook = model.get_submodule(names[len(names) // 2]).register_forward_hook(lambda _, __, out: held.append(out.detach()))
     try:
         model(input_ids=windows)
     finally:
         hook.remove()
-    return held[0]
+    return held[len(held) // 2].double().reshape(len(windows), -1)
+
+
+def best_affine(sample: Tensor, bits: int = 4) -> Tensor:
+    """The values s (q − z), q = 0 … 2^bits − 1, of the least squared error: every zero point, for each the best scale."""
+    lists = [torch.arange(2**bits, dtype=torch.float64) - z for z in range(2**bits - 1)]
+    scaled = [points * value_tables.best_scale(sample[None], points)[0] for points in lists]
+    return min(scaled, key=lambda points: value_tables.mean_error(sample, points))
 
 
 def cheap_products(dots: int = 64, terms: int = 256) -> dict[str, Callable[[int], Tensor]]:
