@@ -10,7 +10,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = { 
     "gptq": (quantization.gptq.quantize, True, (*GRID, "act_order")),
     "awq": (quantization.awq.quantize, True, GRID),
     "nf4": (quantization.nf4.quantize, False, ()),
-    "mxfp4": (partial(quantization.microscaling.quantize, scheme="MXFP4"), False, ()),
-    "nvfp4": (partial(quantization.microscaling.quantize, scheme="NVFP4", four_over_six=True), False, ()),
+    "mxfp4": (lambda model, **more: quantization.microscaling.quantize(model, scheme="MXFP4", **more), False, ()),
+    "nvfp4": (lambda model, **more: quantization.microscaling.quantize(model, scheme="NVFP4", four_over_six=True, **more), False, ()),
     "hqq": (quantization.hqq.quantize, False, ("bits", "group_size")),
     "magnitude": (pruning.magnitude.prune, False, SHARE),
     "wanda": (pruning.wanda.prune, True, SHARE),
@@ -38,17 +37,12 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = { 
 }
 FORMATS: dict[str, Callable[..., int]] = {
     "course": lambda what, out, tokenizer: what.save(out, tokenizer),
-    "gptq": checkpoints.gptq.write,
-    "awq": checkpoints.awq.write,
+    "gptq": checkpoints.gptq.write, "awq": checkpoints.awq.write,
     "bitsandbytes": checkpoints.bitsandbytes.write,
     "compressed-tensors": checkpoints.compressed_tensors.write,
-    "gguf": checkpoints.gguf.write,
-    "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
-}
-READ = {
-    "gptq": checkpoints.gptq.read, "awq": checkpoints.awq.read, "bitsandbytes": checkpoints.bitsandbytes.read,
-    "compressed-tensors": checkpoints.compressed_tensors.read,
+    "gguf": checkpoints.gguf.write, "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
 }  # fmt: skip
+READ = {name: getattr(checkpoints, name.replace("-", "_")).read for name in ("gptq", "awq", "bitsandbytes", "compressed-tensors")}
 EXAMPLES = """examples:
   course compress bundled --method gptq --bits 4 --out small
   course compress ~/models/opt-125m --method wanda --pattern 2:4 --calibration my.txt --out sparse

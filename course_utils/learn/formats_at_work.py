@@ -74,8 +74,8 @@ def with_weights(model: PreTrainedModel, rounded: Callable[[Tensor], Tensor]) ->
         weight = rounded(walk.weight_of(module))
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None)
         layer.weight = nn.Parameter(weight.float(), requires_grad=False)
-        if module.bias is not None:
-            layer.bias = convert.frozen(module.bias)
+        if isinstance(module.bias, Tensor):
+            layer.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
         return layer
 
     return convert.each_layer(model, make, {"method": "rounded"}).model

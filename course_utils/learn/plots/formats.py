@@ -30,10 +30,10 @@ def turning(sizes: Sequence[float], curves: Mapping[str, Sequence[float]], every
 def number_lines(lists: Mapping[str, Tensor]) -> None:
     """The values of each format, the largest at 1."""
     _, axes = base.figure(title="Sixteen patterns, six lists", xlabel="value / largest value", size=(8, 0.9 + 0.5 * len(lists)))
-    for i, values in enumerate(reversed(lists.values())):
+    for i, values in enumerate(list(lists.values())[::-1]):
         axes.axhline(i, color=base.BLACK, linewidth=0.5, alpha=0.4)
         axes.plot(values / values.abs().max(), [i] * len(values), "|", markersize=16, markeredgewidth=2, color=base.COLOURS[i % 7])
-    axes.set_yticks(range(len(lists)), list(reversed(lists)))
+    axes.set_yticks(range(len(lists)), list(lists)[::-1])
     axes.set_ylim(-0.6, len(lists) - 0.4)
     axes.grid(False)
     plt.show()
@@ -96,9 +96,9 @@ def own_values(sample: Tensor, lists: Mapping[str, Tensor]) -> None:
     counts, edges = torch.histogram(sample.float().cpu(), bins=160)
     above.stairs(counts / len(sample), edges, fill=True, color=base.SKY)
     above.set(yscale="log", ylabel="share of the numbers", title="Where the numbers are, and where the values")
-    for i, values in enumerate(reversed(lists.values())):
+    for i, values in enumerate(list(lists.values())[::-1]):
         below.plot(values, [i] * len(values), "|", markersize=14, markeredgewidth=2, color=base.COLOURS[i % 7])
-    below.set_yticks(range(len(lists)), list(reversed(lists)))
+    below.set_yticks(range(len(lists)), list(lists)[::-1])
     below.set_ylim(-0.6, len(lists) - 0.4)
     figure.align_ylabels()
     plt.show()
