@@ -28,7 +28,7 @@ def grid(exponent: int, mantissa: int) -> list[float]:
         for M in range(2**mantissa):
             fraction = M / 2**mantissa
             found.append(2.0 ** (E - bias) * (1 + fraction) if E > 0 else 2.0 ** (1 - bias) * fraction)
-    return sorted(found)
+    return found  # patterns are in the order of their numbers
 
 
 def grid_with(bias=lambda e: 2 ** (e - 1) - 1, last=0, hidden_at_zero=False, subnormal_power=1, with_zero=True, signed=False):
