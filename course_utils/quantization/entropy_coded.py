@@ -147,7 +147,8 @@ class EntropyCodedLinear(ExpandedLinear):
             which = np.broadcast_to(which, (self.out_features, self.in_features))
             flat = coding.decode(self.stream.cpu().numpy().tobytes(), self.table.cpu().numpy(), which)
             codes = torch.from_numpy(flat).view(self.out_features, self.in_features) + int(self.lowest)
-            kind = torch.int8 if max(-int(codes.min()), int(codes.max())) < 128 else torch.int16
+            largest = max(-int(codes.min()), int(codes.max()))
+            kind = next(kind for kind in (torch.int8, torch.int16, torch.int32) if largest <= torch.iinfo(kind).max)
             self._decoded = codes.to(kind).to(self.stream.device)
         return self._decoded
 
@@ -180,7 +181,7 @@ def bits_per_weight(model: nn.Module) -> float:
 def relative_steps(weights: dict[str, Tensor], steps: str, diagonals: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """Each layer's steps up to the common factor: 1, its standard deviation, or U_jj over its geometric mean."""
     if steps == "sigma":
-        return {name: w.float().std().reshape(1).clamp(min=1e-12) for name, w in weights.items()}
+        return {n: w.float().std(correction=0).reshape(1).clamp(min=1e-3 * float(w.abs().max()) or 1.0) for n, w in weights.items()}
     return diagonals or {name: torch.ones(1) for name in weights}
 
 
@@ -191,7 +192,9 @@ def find_step(weights: dict[str, Tensor], relative: dict[str, Tensor], bits: flo
     def rate(factor: float) -> float:
         return sum(code_bits(round_to(w, factor * relative[name]), classes) for name, w in weights.items()) / total
 
-    spread = max(float((w.float() / relative[name]).std()) for name, w in weights.items())
+    spread = max(float((w.float() / relative[name]).square().mean().sqrt()) for name, w in weights.items())
+    if spread == 0:
+        raise CompressionError("model: every weight of its layers is 0; there is nothing to round.")
     low, high = spread * 2.0**-12, spread * 64
     while high / low > 1.002:
         middle = (low * high) ** 0.5

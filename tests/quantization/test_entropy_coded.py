@@ -131,6 +131,22 @@ def test_damage_is_noticed(tiny_wide):
         _ = layer.weight
 
 
+@pytest.mark.parametrize("steps", ["one", "sigma"])
+def test_weights_without_spread_and_codes_far_from_zero(steps):
+    net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(1, 1))
+    with torch.no_grad():
+        net[0].weight.fill_(0.3)
+        net[2].weight.fill_(-2.0)
+        done = entropy_coded.quantize(net, bits=3.0, steps=steps).model
+        assert (done[0].weight - 0.3).abs().max() <= done[0].step / 2 and (done[2].weight + 2.0).abs() <= done[2].step / 2
+        far = torch.full((4, 6), 10**6) + torch.arange(6)
+        assert torch.equal(entropy_coded.EntropyCodedLinear.of(far.int(), torch.ones(1), None).codes.long(), far)
+        for layer in net:
+            layer.weight.zero_()
+        with pytest.raises(CompressionError, match="every weight"):
+            entropy_coded.quantize(net, steps=steps)
+
+
 def test_bad_input(tiny, ids):
     with pytest.raises(CompressionError, match="bits=0.01"):
         entropy_coded.quantize(tiny, bits=0.01)
