@@ -17,7 +17,7 @@ from hostile import FORGED, HOSTILE, LIMITS, MOST
 from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.grade import confined, crossing, judging, kinds, lab, run, sandbox
-from course_utils.grade.remote import explained
+from course_utils.grade.remote import LearnerError, exception, explained
 
 pytestmark = pytest.mark.usefixtures("one_zygote")
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +151,13 @@ def test_what_was_received_is_freed_at_once():
 def test_an_error_has_all_its_parts_whatever_was_sent():
     for sent in (None, {}, [], {"said": 3}, {"type": None, "line": True}):
         assert explained(sent) == {"type": "an error without a name", "said": "", "line": None, "source": ""}
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit"])
+def test_no_error_of_a_learner_ends_a_loop_of_ours(name):
+    """`all(map(...))` would be true where the first call raises StopIteration."""
+    raised = exception(explained({"type": name, "said": "x"}))
+    assert type(raised).__name__ == name and isinstance(raised, LearnerError)
 
 
 def test_an_answer_that_ends_our_process_by_a_function_of_ours_costs_that_answer(tmp_path, opened):
