@@ -160,7 +160,7 @@ def candidates(rng: torch.Generator) -> dict:
         e[1:] *= turn(rng, 1.0, 3.0, 0.4)
         noise[name] = x + e * (x.square().sum() / e.square().sum()).sqrt() * 10 ** (-goal / 20)
     reached = value_tables.sqnr(x, noise[names[turn(rng, 1, 2, 3, 0)]])
-    return {"x": x, "rounded": noise, "bits": bits, "target": reached - 1e-6}
+    return {"x": x, "rounded": noise, "bits": bits, "target": reached - 1e-3}
 
 
 def cheapest(x: Tensor, rounded: dict, bits: dict, target: float) -> tuple[str, float]:
