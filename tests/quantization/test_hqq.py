@@ -89,19 +89,20 @@ def test_layers_of_their_own():
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_fitted_scales_are_the_least_squares_of_their_codes(bits):
-    """Given its codes no other scale and zero point does better, and the error is below that of kept scales in most groups."""
+    """Given its codes no other scale and zero point does better, and no group ends above the min-max grid it starts from."""
     w = torch.randn(6, 32, generator=torch.Generator().manual_seed(bits))
     w[0, 3] = 6.0
-    found, kept = (hqq.quantize_layer(w, bits=bits, group_size=16, fit_scale=fit) for fit in (True, False))
+    found = hqq.quantize_layer(w, bits=bits, group_size=16, fit_scale=True)
+    start = hqq.quantize_layer(w, bits=bits, group_size=16, rounds=0)  # the min-max grid
     for result, groups in ((found, found.codes.view(6, 2, 16).double()),):
         for i in range(6):
             for j in range(2):
                 q, x = groups[i, j], w.view(6, 2, 16)[i, j].double()
-                slope, start = np.polyfit(q.numpy(), x.numpy(), 1)
-                best = float(((slope * q + start - x) ** 2).sum())
+                slope, shift = np.polyfit(q.numpy(), x.numpy(), 1)
+                best = float(((slope * q + shift - x) ** 2).sum())
                 mine = float(((result.weight.view(6, 2, 16)[i, j].double() - x) ** 2).sum())
                 assert mine < best * 1.001 + 1e-6, "but for zero points and scales in float16"
-    error = [((r.weight - w) ** 2).view(6, 2, 16).sum(-1) for r in (found, kept)]
-    assert (error[0] <= error[1] * 1.001).sum() >= 9 and error[0].sum() < error[1].sum(), "by turns, so not the best in every group"
+    error = [((r.weight - w) ** 2).view(6, 2, 16).sum(-1) for r in (found, start)]
+    assert (error[0] <= error[1] * 1.0001).all() and error[0].sum() < 0.9 * error[1].sum()
     flat = hqq.quantize_layer(torch.full((1, 16), -0.5), bits=2, group_size=16, fit_scale=True)
     assert torch.equal(flat.weight, torch.full((1, 16), -0.5)) and not hqq.quantize_layer(torch.zeros(1, 16), bits=2, group_size=16, fit_scale=True).weight.any()
