@@ -1,6 +1,6 @@
 """A process that has imported what every notebook imports, and a copy of it for each kernel that is asked for.
 
-python copies.py SOCKET
+python copies.py SOCKET READY     READY: a file that is closed once kernels can be asked for
 
 The imports take four seconds of every kernel; nothing of the course is among them. The
 socket's name is the number of the process that runs the tests; this one ends with it.
@@ -66,15 +66,20 @@ def keep(channel: socket.socket) -> None:
         channel.send(bytes([os.waitstatus_to_exitcode(status) & 255]))
 
 
-def main(address: str) -> None:
+def main(address: str, ready: int) -> None:
+    if os.fork():  # a child of nobody: who asks for the first kernel may end, and all that it has started be killed
+        return
+    os.setsid()
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as ipykernel sets it before the first cell
     del sys.path[0]
     for name in IMPORTED:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening = socket.socket(socket.AF_UNIX)
+    Path(address).unlink(missing_ok=True)  # of one that was killed
     listening.bind(address)
     listening.listen(16)
+    os.close(ready)
     listening.settimeout(5)
     while Path("/proc", Path(address).name).exists():
         try:
@@ -89,4 +94,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -63,3 +63,18 @@ def test_a_copy_is_a_kernel_of_its_own(kernels, tmp_path):
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
         assert time.monotonic() < last, "a killed kernel goes on"
         time.sleep(0.05)
+
+
+def test_one_that_was_killed_is_started_again(tmp_path):
+    copied = lambda: [p for p in psutil.process_iter(["cmdline"]) if os.environ["COURSE_TEST_COPIES"] in (p.info["cmdline"] or [])]  # noqa: E731
+    for _ in range(2):
+        manager, client = start_new_kernel(cwd=str(tmp_path))
+        assert said(client, "print(1)")[1] == "1\n"
+        there = copied()
+        started = [p for p in there if p.ppid() not in {other.pid for other in there}]
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        assert len(started) == 1, "one process is copied"
+        assert manager.provisioner.pid not in {p.ppid() for p in started}, "it lives on when the first kernel is killed"
+        started[0].kill()
+        psutil.wait_procs(started, 30)

@@ -207,7 +207,7 @@ EXERCISES = [
             "no_hidden_one": posit_with(hidden=0.0),
             "other_es": posit_with(base=2.0, exponent_bits=0),
         },
-        lesson=LESSON, kind="step", difficulty=3, minutes=9, trials=12, tolerance=1e-12,
+        lesson=LESSON, kind="step", difficulty=3, minutes=9, trials=12, tolerance=0,
     ),
     Exercise(
         "number_formats.stream_length", products, stream_length,

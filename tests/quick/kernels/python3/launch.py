@@ -10,11 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 COPIES = Path(__file__).parents[2] / "copies.py"
-PATIENCE = 120  # seconds until the first kernel of a busy machine starts by itself
 
 
 def connected(address: str) -> "socket.socket | None":
@@ -28,16 +26,16 @@ def connected(address: str) -> "socket.socket | None":
 
 
 def server(address: str) -> "socket.socket | None":
-    """A connection to the process that is copied; the first kernel of a test run starts it."""
+    """A connection to the process that is copied; the first kernel of a test run starts it. None if it does not start."""
     with open(f"{address}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (channel := connected(address)):
-            command = [sys.executable, str(COPIES), address]
-            quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started = subprocess.Popen(command, start_new_session=True, **quiet)
-            last = time.monotonic() + PATIENCE
-            while not (channel := connected(address)) and started.poll() is None and time.monotonic() < last:
-                time.sleep(0.05)
+            ready, busy = os.pipe()
+            command = [sys.executable, str(COPIES), address, str(busy)]
+            subprocess.run(command, pass_fds=[busy], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            os.close(busy)
+            os.read(ready, 1)  # ends when the other side is closed: it listens, or it is dead
+            channel = connected(address)
     return channel
 
 
