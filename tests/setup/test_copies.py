@@ -43,9 +43,9 @@ def test_a_copy_is_a_kernel_of_its_own(kernels, tmp_path):
     assert drawn[0][3] == drawn[1][3] and drawn[0][4] == str(tmp_path)
 
     manager, client = one
-    waiting = client.execute("import time; time.sleep(60)")
-    while client.get_iopub_msg(timeout=60)["msg_type"] != "execute_input":
-        pass
+    waiting = client.execute("import time; print(1, flush=True); time.sleep(60)", stop_on_error=False)
+    while client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
+        pass  # until it runs
     manager.interrupt_kernel()
     while (reply := client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] != waiting:
         pass
