@@ -4,29 +4,14 @@ import re
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from wide_models import small
 
 from course_utils.errors import CompressionError
 from course_utils.evaluation import allocation, by_window
 from course_utils.models import walk
 from course_utils.quantization import hqq, load, mixed_rows
 
-SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-MAKE = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=32)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)),
-}  # fmt: skip
+MAKE = small(hidden=32, layers=1)
 
 
 @pytest.fixture(scope="module", params=list(MAKE))

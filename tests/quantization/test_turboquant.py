@@ -5,32 +5,18 @@ import math
 import pytest
 import torch
 from scipy import integrate
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from wide_models import small
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import kv_cache, rotary, turboquant
-
-SIZES = {"vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 
 
 @pytest.fixture(scope="module")
 def models():
     torch.manual_seed(0)
-    return {
-        "llama": LlamaForCausalLM(LlamaConfig(**SIZES)).eval(),
-        "qwen2": Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval(),
-        "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval(),
-        "opt": OPTForCausalLM(OPTConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=32)).eval(),
-    }  # fmt: skip
+    wide, narrow = small(hidden=64, layers=2), small(hidden=32, layers=2)
+    chosen = {"llama": wide, "qwen2": wide, "gpt2": narrow, "opt": narrow}
+    return {name: made[name]().eval() for name, made in chosen.items()}
 
 
 def vectors(n, width, seed=0):
