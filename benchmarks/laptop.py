@@ -81,10 +81,12 @@ def main() -> int:
     full = 128 * 2048 * WIDTH * {"memory": 4, "half": 2, "disk": 0}[given.states]
     whole = found["peak"] + 2 * (full - state * (given.states != "disk")) + (32000 - VOCABULARY) * WIDTH * 4
     print(f"{given.blocks} blocks, {size / 1e9:.2f} GB of bfloat16 weights, {given.tokens} calibration tokens, states in {given.states}, {torch.get_num_threads()} threads")
+    allowed = 4 * (4 * WIDTH**2 + 3 * WIDTH * MLP) + 4 * (3 * WIDTH**2 + MLP**2) + 2 * state // (2 if given.states == "half" else 1) + 10**9
     print(f"peak {found['peak'] / GIB:.2f} GiB (libraries alone {found['before'] / GIB:.2f}), {found['seconds'] / 60:.1f} minutes, result {found['bytes'] / 1e9:.2f} GB")
+    print(f"one block in float32, its Hessians, two times the states and 1 GB: {allowed / GIB:.2f} GiB")
     print(f"32 blocks, 128 x 2048 tokens, vocabulary 32000, computed: at most {whole / GIB:.2f} GiB with states in {given.states}")
-    missed = found["peak"] > 6e9 or (given.states != "memory" and whole > 12e9)
-    print("goals missed" if missed else "goals met: peak at most 6 GB, and 12 GB for 32 blocks with states in half precision or on disk")
+    missed = found["peak"] > min(allowed, 6e9) or (given.states != "memory" and whole > 12e9)
+    print("goals missed" if missed else "goals met: peak within that and 6 GB, and 12 GB for 32 blocks with states in half precision or on disk")
     return int(missed)
 
 

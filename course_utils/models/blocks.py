@@ -8,6 +8,9 @@ from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
 
+from .empty import drop
+from .source import source_of
+
 # where most architectures keep their list of blocks; others are searched for
 BLOCK_PATHS = (
     "model.layers", "model.decoder.layers", "transformer.h", "gpt_neox.layers", "decoder.layers", "layers", "h",
@@ -93,10 +96,15 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where the submodule `name` is, and wherever else the model uses the same module."""
+    """Put `new` where the submodule `name` is, and wherever else the model uses the same module.
+
+    Of a model that is read block by block, the old one's numbers are let go at once.
+    """
     if not name:
         raise CompressionError("model: is itself one linear layer; wrap it in nn.Sequential.")
     old = model.get_submodule(name)
     places = [(parent, child) for parent in model.modules() for child, module in parent._modules.items() if module is old]
     for parent, child in places:
         setattr(parent, child, new.train(model.training))
+    if source_of(model) is not None:
+        drop(old)

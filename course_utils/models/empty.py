@@ -1,6 +1,9 @@
 """Models without numbers: made on the meta device, so that only names and shapes take memory."""
 
 import copy
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,3 +54,23 @@ def move(source: nn.Module, target: nn.Module) -> None:
         other = target.get_submodule(path)
         other._parameters.update(part._parameters)
         other._buffers.update({k: v for k, v in part._buffers.items() if k not in part._non_persistent_buffers_set})
+
+
+@contextmanager
+def large_blocks_given_back(size: int = 2**20) -> Iterator[None]:
+    """While this is open, glibc gives freed memory of `size` bytes or more back to the system at once, in all threads.
+
+    It keeps freed blocks of up to 32 MiB otherwise, in a pool for each thread; between the steps of a block that is some hundred
+    MiB to several GiB of nothing. Does nothing where the C library has no `mallopt`.
+    """
+    threshold, dynamic_ends_at = -3, 2**25  # M_MMAP_THRESHOLD; where glibc's own adjustment ends
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    mallopt(threshold, size)
+    try:
+        yield
+    finally:
+        mallopt(threshold, dynamic_ends_at)

@@ -54,6 +54,10 @@ def add_up(sums: dict[nn.Module, Tensor], counts: dict[nn.Module, int], layers: 
         if count:
             weight: Any = layer.weight
             inputs = weight.shape[0] if type(layer).__name__ == "Conv1D" else weight.shape[1]
-            total = sums[layer].clone() if layer in sums else weight.new_zeros(inputs, inputs, dtype=torch.float32)
+            total = sums.pop(layer, None)
+            if total is None:
+                total = weight.new_zeros(inputs, inputs, dtype=torch.float32)
+            elif any(total is other for other in sums.values()):
+                total = total.clone()
             distributed.all_reduce(total)
             sums[layer], counts[layer] = total, count

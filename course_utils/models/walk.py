@@ -62,9 +62,9 @@ def run_block(block: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tenso
     return out[0] if isinstance(out, tuple | list) else out
 
 
-def batch_for(context: int) -> int:
-    """How many sequences go through a block at once: 8, or fewer long ones."""
-    return max(1, min(8, 4096 // context))
+def batch_for(context: int, widest: int = 0) -> int:
+    """How many sequences go through a block at once: 8, or fewer where they are long, or a layer has very many (`widest`) inputs."""
+    return max(1, min(8, 4096 // context, 2**24 // (context * max(1, widest))))
 
 
 @torch.no_grad()
@@ -78,7 +78,8 @@ def through_blocks(
     """
     found = blocks(model)
     device = torch.device("cpu") if model.device.type == "meta" else model.device
-    steps = gates.stations(model, found, _batches(ids.to(device), batch or batch_for(ids.shape[1])), shelf)
+    widest = max(max(weight_of(m).shape) for m in linears(found[0]).values()) if linears(found[0]) else 0
+    steps = gates.stations(model, found, _batches(ids.to(device), batch or batch_for(ids.shape[1], widest)), shelf)
     try:
         yield from tqdm(steps, desc=title, unit="block", leave=False, total=len(found))
     finally:

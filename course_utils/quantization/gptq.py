@@ -100,7 +100,7 @@ def _walk_columns(
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(columns, device=H.device)
     group_of = order // size if static_groups else torch.arange(columns, device=H.device) // size
     dead = H.diagonal()[order] == 0
-    U = inverse_cholesky(damped(H[order][:, order] if act_order else H, damping))
+    U = inverse_cholesky(damped(H[order[:, None], order] if act_order else H, damping))
 
     W = weight.T[order].contiguous() if act_order else weight.T.clone(memory_format=torch.contiguous_format)
     # W is (in, out): a column of the weight is a row here

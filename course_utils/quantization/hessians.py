@@ -53,14 +53,29 @@ def inverse_cholesky(H: Tensor) -> Tensor:
     With J the reversal of order and JHJ = LLᵀ, U = J L⁻¹ J: one Cholesky factor and one triangular inverse.
     Raises CompressionError if H is not positive definite, or so nearly singular that rounding errors would decide.
     """
-    diagonal = H.diagonal().flip(0)
-    L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-    if failed or not (L.diagonal() ** 2 > 10 * torch.finfo(H.dtype).eps * diagonal).all():
+    A = H.flip(0, 1).mT  # symmetric, and column by column in memory, as LAPACK wants it: factored in its place
+    del H  # a wide layer's factors are large: hold as few at once as can be
+    diagonal = A.diagonal().clone()
+    L, failed = torch.linalg.cholesky_ex(A, out=(A, torch.empty((), dtype=torch.int32, device=A.device)))
+    if failed or not (L.diagonal() ** 2 > 10 * torch.finfo(L.dtype).eps * diagonal).all():
         raise CompressionError("H is not positive definite; use more calibration data or a larger damping (try 0.1).")
-    inverse = torch.eye(len(H), dtype=H.dtype, device=H.device)
+    inverse = torch.eye(len(L), dtype=L.dtype, device=L.device)
     torch.linalg.solve_triangular(L, inverse, upper=False, out=inverse)
-    del H, L  # a wide layer's factors are large: hold as few at once as can be
-    return inverse.flip(0, 1)
+    del A, L
+    return reversed_in_place(inverse)
+
+
+def reversed_in_place(x: Tensor) -> Tensor:
+    """`x.flip(0, 1)` of a square matrix in its own memory, a few rows at a time."""
+    n = len(x)
+    for start in range(0, n // 2, 256):
+        end = min(start + 256, n // 2)
+        top = x[start:end].clone()
+        x[start:end] = x[n - end : n - start].flip(0, 1)
+        x[n - end : n - start] = top.flip(0, 1)
+    if n % 2:
+        x[n // 2] = x[n // 2].flip(0)
+    return x
 
 
 def layer_error(weight: Tensor, quantized: Tensor, H: Tensor) -> float:
@@ -112,35 +127,74 @@ def block_hessians(
     Layers that are fed the same tensor (query, key and value) share one sum, which they must not change. `layers`: only these; one that no token
     reaches is not in the answer. `counts`, if given, is filled with the tokens that each of them saw.
     """
-    sums: dict[nn.Module, Tensor] = {}
     counts = {} if counts is None else counts
-    latest: list[Any] = [None, None, {}]  # the latest input, its XᵀX, and the sums that it was added to: id → (before, after)
+    sums: dict[nn.Module, _Sum] = {}
+    latest: list[Any] = [None, None]  # the input with which the newest sum began, and that sum
 
     def collect(module, args):
-        if args[0] is not latest[0]:
-            x = args[0].reshape(-1, args[0].shape[-1]).float()
-            latest[:] = args[0], x.T @ x, {}
-        before = sums.get(module)
-        if before is None:
+        x = args[0]
+        counts[module] = counts.get(module, 0) + x.shape[:-1].numel()
+        if module not in sums:
+            if latest[0] is not x:
+                latest[:] = x, _Sum(_rows(x).T @ _rows(x))
             sums[module] = latest[1]
-        else:
-            if id(before) not in latest[2]:
-                latest[2][id(before)] = before, before + latest[1]
-            sums[module] = latest[2][id(before)][1]
-        counts[module] = counts.get(module, 0) + args[0].shape[:-1].numel()
+            latest[1].layers.add(module)
+            return
+        latest[:] = None, None
+        if (own := sums[module]).input is not None and (own.input is not x or module in own.seen):
+            sums.update(own.parted())
+        own = sums[module]
+        own.input = x
+        own.seen.add(module)
+        if own.seen == own.layers:
+            own.add()
 
     watched = list(walk.linears(block).values() if layers is None else layers)
     handles = [m.register_forward_pre_hook(collect) for m in watched]
     try:
         for hidden, kwargs in states:
             walk.run_block(block, hidden, kwargs)
-            latest[:] = None, None, {}
+            latest[:] = None, None
+            for own in [own for own in sums.values() if own.input is not None]:
+                sums.update(own.parted())
     finally:
         for handle in handles:
             handle.remove()
-    parallel.add_up(sums, counts, watched)
-    means: dict[int, Tensor] = {}
-    for module, total in sums.items():  # layers that share a sum saw the same inputs
-        if id(total) not in means:
-            means[id(total)] = total.mul_(2.0 / counts[module])
-    return sums
+    totals = {module: own.total for module, own in sums.items()}
+    del sums
+    parallel.add_up(totals, counts, watched)
+    done: set[int] = set()
+    for module, total in totals.items():  # layers that share a sum saw the same inputs
+        if id(total) not in done:
+            total.mul_(2.0 / counts[module])
+            done.add(id(total))
+    return totals
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).float()
+
+
+class _Sum:
+    """XᵀX, `total`, of `layers` that were fed the same tensors so far. `input` is added, in place, when all of them have `seen` it."""
+
+    def __init__(self, total: Tensor):
+        self.total, self.input = total, None  # type: Tensor, Tensor | None
+        self.layers: set[nn.Module] = set()
+        self.seen: set[nn.Module] = set()
+
+    def add(self) -> None:
+        assert self.input is not None
+        x = _rows(self.input)
+        self.total.addmm_(x.T, x)
+        self.input, self.seen = None, set()
+
+    def parted(self) -> "dict[nn.Module, _Sum]":
+        """The layers that saw `input` when others did not, with a sum of their own from here on."""
+        if self.input is None:
+            return {}
+        apart = _Sum(self.total.clone())
+        apart.layers, apart.seen, apart.input = self.seen, self.seen, self.input
+        apart.add()
+        self.layers, self.seen, self.input = self.layers - apart.layers, set(), None
+        return dict.fromkeys(apart.layers, apart)

@@ -25,7 +25,7 @@ from course_utils.errors import CompressionError
 from course_utils.models import checks, experts, sharing
 from course_utils.models.blocks import blocks
 from course_utils.models.checkpointing import read_notes, write_tensors, write_text
-from course_utils.models.empty import drop, move
+from course_utils.models.empty import drop, large_blocks_given_back, move
 from course_utils.models.shards import Shards
 from course_utils.models.shelf import Shelf
 from course_utils.models.source import Facts
@@ -212,7 +212,7 @@ def compress(
     ids = [checks.check_calibration(each, skeleton) for each in calibration]
     told = {"method": f"{method.__module__}.{method.__qualname__}", "model": shards.fingerprint(), "states": "half" if states == "half" else "exact",
             "calibration": [_digest(each) for each in ids], "settings": settings, "stored": stored is not None}  # fmt: skip
-    with _alone(out):
+    with _alone(out), large_blocks_given_back():
         _check_job(part, json.dumps(told, sort_keys=True, default=str))
         try:
             stream = Stream(shards, part, states)
