@@ -77,11 +77,10 @@ def main() -> int:
         size = make(Path(place) / "model", given.blocks)
         command = [sys.executable, __file__, "--work", f"{place}/model", f"{place}/out", "--tokens", str(given.tokens), "--states", given.states]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip().splitlines()[-1])
-    state = given.tokens * WIDTH * 4
-    full = 128 * 2048 * WIDTH * {"memory": 4, "half": 2, "disk": 0}[given.states]
-    whole = found["peak"] + 2 * (full - state * (given.states != "disk")) + (32000 - VOCABULARY) * WIDTH * 4
+    state, full = (n * WIDTH * {"memory": 4, "half": 2, "disk": 0}[given.states] for n in (given.tokens, 128 * 2048))
+    whole = found["peak"] + 2 * (full - state) + (32000 - VOCABULARY) * WIDTH * 4
     print(f"{given.blocks} blocks, {size / 1e9:.2f} GB of bfloat16 weights, {given.tokens} calibration tokens, states in {given.states}, {torch.get_num_threads()} threads")
-    allowed = 4 * (4 * WIDTH**2 + 3 * WIDTH * MLP) + 4 * (3 * WIDTH**2 + MLP**2) + 2 * state // (2 if given.states == "half" else 1) + 10**9
+    allowed = 4 * (4 * WIDTH**2 + 3 * WIDTH * MLP) + 4 * (3 * WIDTH**2 + MLP**2) + 2 * state + 10**9
     print(f"peak {found['peak'] / GIB:.2f} GiB (libraries alone {found['before'] / GIB:.2f}), {found['seconds'] / 60:.1f} minutes, result {found['bytes'] / 1e9:.2f} GB")
     print(f"one block in float32, its Hessians, two times the states and 1 GB: {allowed / GIB:.2f} GiB")
     print(f"32 blocks, 128 x 2048 tokens, vocabulary 32000, computed: at most {whole / GIB:.2f} GiB with states in {given.states}")

@@ -161,7 +161,7 @@ def block_hessians(
         for handle in handles:
             handle.remove()
     totals = {module: own.total for module, own in sums.items()}
-    del sums
+    sums.clear()
     parallel.add_up(totals, counts, watched)
     done: set[int] = set()
     for module, total in totals.items():  # layers that share a sum saw the same inputs
