@@ -1,0 +1,80 @@
+"""Second moments are summed in place, apart where layers' inputs part; factors of wide ones need little beside themselves."""
+
+import random
+
+import pytest
+import torch
+from peak_memory import peak_of
+from torch import nn
+
+from course_utils.quantization import hessians
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 511, 512, 513, 700, 1025])
+def test_reversed_in_place(n):
+    x = torch.arange(n * n, dtype=torch.float64).view(n, n)
+    wanted, place = x.flip(0, 1), x.data_ptr()
+    assert torch.equal(hessians.reversed_in_place(x), wanted) and x.data_ptr() == place
+    column_by_column = wanted.T.contiguous().T
+    assert torch.equal(hessians.reversed_in_place(column_by_column), wanted.flip(0, 1))
+
+
+def test_the_factor_of_a_wide_matrix_needs_two_copies_of_it():
+    """H stays as it is; beside it there are the factor, made where its copy lay, and its inverse."""
+    x = torch.randn(900, 768, generator=torch.Generator().manual_seed(0))
+    H = hessians.damped(hessians.hessian(x), 0.01)
+    before = H.clone()
+    U, most = peak_of(lambda: hessians.inverse_cholesky(H))
+    assert torch.equal(H, before) and torch.equal(U, U.triu()) and (U.diagonal() > 0).all()
+    inverse = torch.linalg.inv(H.double())
+    assert (U.double().T @ U.double() - inverse).norm() < 1e-4 * inverse.norm()
+    assert 2 * H.nbytes <= most < 2.2 * H.nbytes
+
+
+class Routed(nn.Module):
+    """A block that feeds its layers as `routes` say: for each pass a list of (layer, which of three inputs)."""
+
+    def __init__(self, layers: int, width: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, 3, bias=False) for _ in range(layers))
+        self.routes: list[list[tuple[int, int]]] = []
+        self.fed: list[list[torch.Tensor]] = [[] for _ in range(layers)]
+
+    def forward(self, hidden):
+        inputs = [hidden, 2 * hidden.roll(1, -1), hidden[:, :2] - 1]
+        for layer, which in self.routes.pop(0):
+            self.layers[layer](inputs[which])
+            self.fed[layer].append(inputs[which].reshape(-1, hidden.shape[-1]))
+        return hidden
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_layers_that_part_get_sums_of_their_own(seed):
+    """Random routes: layers share inputs in some passes and not in others, are skipped, and are called twice."""
+    draws, noise = random.Random(seed), torch.Generator().manual_seed(seed)
+    layers, width = 5, 6
+    block = Routed(layers, width)
+    states = [(torch.randn(2, 4, width, generator=noise), {}) for _ in range(4)]
+    same = [(layer, 0) for layer in range(layers)]
+    block.routes = [
+        same if draws.random() < 0.4 else [(draws.randrange(layers), draws.randrange(3)) for _ in range(draws.randrange(1, 8))] for _ in states
+    ]
+    counts: dict[nn.Module, int] = {}
+    found = hessians.block_hessians(block, states, block.layers, counts)
+    for layer, fed in zip(block.layers, block.fed, strict=True):
+        assert (layer in found) == bool(fed)
+        if fed:
+            x = torch.cat(fed).double()
+            assert counts[layer] == len(x)
+            torch.testing.assert_close(found[layer].double(), 2 / len(x) * x.T @ x, rtol=1e-5, atol=1e-5)
+    assert not any(m._forward_pre_hooks for m in block.modules())
+
+
+def test_a_second_pass_makes_no_new_sums():
+    """Three layers with one input: one sum, to which every later pass is added in its place."""
+    block = Routed(3, 512)
+    block.routes = [[(0, 0), (1, 0), (2, 0)]] * 4
+    states = [(torch.randn(1, 4, 512), {}) for _ in range(4)]
+    found, most = peak_of(lambda: hessians.block_hessians(block, states))
+    assert len({H.data_ptr() for H in found.values()}) == 1
+    assert most < 1.2 * found[block.layers[0]].nbytes
