@@ -62,6 +62,27 @@ def _check_dimension(x: Tensor, n: int) -> None:
         raise CompressionError(f"x: its last dimension is {x.shape[-1] if x.dim() else 0}; this lattice takes vectors of {n}.")
 
 
+def e8_points(largest: int) -> Tensor:
+    """The points of E₈ with norm² at most `largest`, (points, 8) float32, ascending by norm². There are 240 σ₃(n) with norm²
+    2n, σ₃(n) the sum of the cubes of n's divisors: 1, 240, 2160, 6720, 17520, 30240 for 0, 2, … 10.
+
+    Raises CompressionError for `largest` outside 0 to 12 (117,361 points).
+    """
+    if not 0 <= largest <= 12:
+        raise CompressionError(f"largest={largest}: choose a squared norm from 0 to 12; the ball grows with its 4th power.")
+    found = []
+    for shift in (0.0, 0.5):
+        edge = math.floor(math.sqrt(largest) + 0.5)
+        line = torch.arange(-edge, edge + 1, dtype=torch.float32) - shift
+        points = torch.zeros(1, 0)
+        for left in range(7, -1, -1):  # the numbers still to come have at least `shift`² each
+            points = torch.cat([points.repeat_interleave(len(line), 0), line.repeat(len(points))[:, None]], 1)
+            points = points[points.square().sum(1) <= largest - left * shift**2]
+        found.append(points[points.sum(1) % 2 == 0])
+    points = torch.cat(found)
+    return points[points.square().sum(1).argsort(stable=True)]
+
+
 LATTICES: dict[str, tuple[Callable[[Tensor], Tensor], int, float]] = {  # nearest point, dimension, volume of a cell
     "Z": (nearest_z, 1, 1.0),
     "A2": (nearest_a2, 2, math.sqrt(3) / 2),

@@ -4,8 +4,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import (
+    additive,
     codebooks,
     compressed,
+    e8,
     extreme,
     hqq,
     llm_int8,
@@ -14,6 +16,7 @@ from course_utils.quantization import (
     nf4,
     qat,
     rtn,
+    trellis,
     w8a8,
 )
 
@@ -34,6 +37,12 @@ METHODS = {
     "mxint8": lambda m: microscaling.quantize(m, scheme="MXINT8"),
     "nvfp4": lambda m: microscaling.quantize(m, scheme="NVFP4", four_over_six=True),
     "llm.int8": lambda m: llm_int8.quantize(m, threshold=3.0),
+    "e8": lambda m: e8.quantize(m),
+    "e8, mixed": lambda m: e8.quantize(m, rotation=2, group_size=16),
+    "trellis": lambda m: trellis.quantize(m, state_bits=6),
+    "computed trellis": lambda m: trellis.quantize(m, state_bits=6, values="1mad", rotation=2),
+    "additive": lambda m: additive.quantize(m, entries=16, rounds=1),
+    "additive, each its own": lambda m: additive.quantize(m, entries=8, rounds=0, shared=False, rotation=2),
     "qat": lambda m: qat.quantize(m, IDS, steps=2, batch=2, group_size=16),
 }
 MODELS = {

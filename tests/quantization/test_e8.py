@@ -1,0 +1,76 @@
+"""E₈ by its theta series, E8P against brute force over all 65,536 points, and the distortion of normal numbers."""
+
+import pytest
+import torch
+
+from course_utils.errors import CompressionError
+from course_utils.quantization import e8
+from course_utils.theory import lattices
+
+
+def normal(n, seed=0):
+    return torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def ball():
+    return lattices.e8_points(10)
+
+
+def test_the_shells_are_those_of_the_theta_series(ball):
+    shells = [int((ball.square().sum(1) == 2 * n).sum()) for n in range(6)]
+    assert shells == [1, *(240 * sum(d**3 for d in range(1, n + 1) if n % d == 0) for n in range(1, 6))]
+    assert sum(shells) == len(ball) == len(torch.unique(ball, dim=0)) == 56_881
+    assert torch.equal(lattices.nearest_e8(ball), ball), "each is a point of E₈"
+
+
+def test_the_ball_has_the_distortion_of_the_literature(ball):
+    x = normal(4000)
+    found = min(
+        float((ball[(ball.square().sum(1) / 2 - (x / s) @ ball.T).argmin(1)] * s - x).square().mean()) for s in (0.98, 1.0, 1.02)
+    )
+    assert found == pytest.approx(0.0923, rel=0.02)
+
+
+def test_every_index_is_another_point_of_a_shifted_e8():
+    points = e8.decode(torch.arange(65536))
+    assert len(torch.unique(points, dim=0)) == 65536
+    assert torch.equal(lattices.nearest_e8(points - 0.25), points - 0.25)
+    sizes = e8.sizes().square().sum(1)
+    assert (int((sizes <= 10).sum()), int((sizes == 12).sum())) == (227, 29)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])  # near 0, usual, mostly outside
+def test_the_nearest_point_is_that_of_brute_force(spread):
+    x = normal(300, seed=1) * spread
+    points = e8.decode(torch.arange(65536))
+    nearest = torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist").min(1).values
+    torch.testing.assert_close((e8.decode(e8.encode(x)) - x).norm(dim=1), nearest, rtol=1e-5, atol=1e-6)
+    assert torch.equal(e8.encode(points[::997]), torch.arange(65536)[::997])
+
+
+def test_two_bits_leave_what_they_should():
+    """Between a little over R(D) times the gain of E₈'s cells and the scalar .1175; the published figure is about .089."""
+    x = normal(20_000, seed=2)
+    found = float((e8.decode(e8.encode(x / e8.FACTOR)) * e8.FACTOR - x).square().mean())
+    assert found == pytest.approx(0.089, rel=0.035)
+    for factor in (0.94, 1.0):
+        assert float((e8.decode(e8.encode(x / factor)) * factor - x).square().mean()) > found
+
+
+def test_layers_hold_two_bytes_for_eight_weights():
+    weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(3))  # 20 is no multiple of 8
+    layer, values = e8.quantize_layer(weight)
+    assert layer.packed.shape == (6, 6) and values.shape == (6, 20)
+    by_hand = e8.decode(layer.codes).flatten(1)[:, :20] * layer.scale.float()
+    assert torch.equal(layer.weight, by_hand)
+    assert (values - weight).square().mean() < 0.2
+
+
+def test_bad_input_is_named():
+    with pytest.raises(CompressionError, match="vectors of 8"):
+        e8.encode(torch.zeros(3, 7))
+    with pytest.raises(CompressionError, match="group_size=7"):
+        e8.quantize_layer(torch.ones(4, 16), group_size=7)
+    with pytest.raises(CompressionError, match="largest=14"):
+        lattices.e8_points(14)
