@@ -60,6 +60,8 @@ def tensors_of(model: Any) -> dict[str, tuple[Tensor, bool]]:
     for i, block in enumerate(model.model.layers):
         for theirs, ours in NAMES.items():
             module = block.get_submodule(theirs)
+            if getattr(module, "weight", None) is None:
+                raise CompressionError(f"block {i}: {theirs} is a {type(module).__name__}, for which GGUF has no place; use Compressed.save.")
             for part in ("weight", "bias"):
                 tensor = getattr(module, part, None)
                 if tensor is not None:

@@ -68,7 +68,7 @@ def _cause(error: BaseException) -> str:
 def with_real_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A copy in which every quantized layer is an nn.Linear with the weight that its codes stand for."""
     model = copy.deepcopy(model)
-    for name, module in list(model.named_modules()):
+    for name, module in reversed(list(model.named_modules())):  # what is inside another layer first
         if type(module).__name__ in KINDS:
             linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
             linear.weight.data = module.weight.to(model.dtype)

@@ -5,6 +5,7 @@ from course_utils.kernels.packing import pack, unpack
 from . import (
     approximate,
     awq,
+    cayley,
     codebooks,
     decoding,
     entropy_coded,
@@ -14,18 +15,23 @@ from . import (
     formats,
     gptq,
     grids,
+    hadamard,
     hqq,
     kv_cache,
     llm_int8,
     logarithmic,
+    low_rank,
     microscaling,
     nf4,
     observers,
     posit,
     qat,
+    qronos,
+    rotations,
     rtn,
     smoothquant,
     value_tables,
+    vectors,
     w8a8,
 )
 from .compressed import Compressed, load
@@ -33,8 +39,8 @@ from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
-    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "codebooks", "decoding", "dequantize", "entropy_coded",
-    "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hqq", "kv_cache", "llm_int8", "load", "logarithmic",
-    "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "quantize", "rtn", "smoothquant", "unpack",
-    "value_tables", "w8a8",
+    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "cayley", "codebooks", "decoding", "dequantize",
+    "entropy_coded", "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hadamard", "hqq", "kv_cache",
+    "llm_int8", "load", "logarithmic", "low_rank", "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "qronos",
+    "quantize", "rotations", "rtn", "smoothquant", "unpack", "value_tables", "vectors", "w8a8",
 ]  # fmt: skip

@@ -50,7 +50,7 @@ class Compressed:
 
         Reached are the layers that are stored in another form, and those that a pruning method gave zeros.
         """
-        packed = {name: m for name, m in self.model.named_modules() if type(m).__name__ in KINDS}
+        packed = {name: m for name, m in self.model.named_modules() if type(m).__name__ in KINDS and not any(m.children())}
         sizes = {name: m.in_features * m.out_features for name, m in packed.items()}
         return selection.coverage(self.model, {*sizes, *self.details.get("sparsity", {})}, sizes)
 

@@ -146,6 +146,15 @@ class OnlineHadamard(FixedBuffers):
         made.block = made.block.to(layer.weight.device)
         return made
 
+    @property
+    def weight(self) -> Tensor:
+        """W (out, in): one matrix that does the same, for files that have no place for the product."""
+        return transform(walk.weight_of(self.inner), self.block.T)  # H = B ⊗ S with a symmetric S
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.inner.bias
+
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(transform(x, self.block))
 

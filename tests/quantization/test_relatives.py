@@ -1,0 +1,198 @@
+"""LDLQ, Qronos and low rank, against slow mathematics in float64."""
+
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file
+
+from course_utils import quantization
+from course_utils.errors import CompressionError
+from course_utils.models import walk
+from course_utils.quantization import gptq, low_rank, qronos
+from course_utils.quantization.grids import Grid, make_grid
+
+IDS = torch.randint(3, tiny_models.VOCABULARY, (8, 24), generator=torch.Generator().manual_seed(1))
+
+
+def layer(seed=0, rows=6, columns=12, tokens=60):
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(columns, columns, generator=g, dtype=torch.float64)
+    X = torch.randn(tokens, columns, generator=g, dtype=torch.float64) @ mix
+    W = torch.randn(rows, columns, generator=g, dtype=torch.float64)
+    return W, X, X + 0.3 * torch.randn(tokens, columns, generator=g, dtype=torch.float64)  # inputs, the original's inputs
+
+
+def slow_gptq(W, H, grid):
+    """At each column the least-squares answer of the columns to come, from normal equations solved afresh."""
+    W, out = W.clone(), torch.zeros_like(W)
+    for i in range(W.shape[1]):
+        g = grid.group_index[i]
+        s, z = grid.scale[:, g].double(), grid.zero_point[:, g].double()
+        out[:, i] = s * ((W[:, i] / s).round().add(z).clamp(0, grid.largest) - z)
+        if i + 1 < W.shape[1]:
+            W[:, i + 1 :] += torch.linalg.solve(H[i + 1 :, i + 1 :], torch.outer(H[i + 1 :, i], W[:, i] - out[:, i])).T
+    return out
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_ldlq_is_gptq_whether_or_not_the_grid_clamps(bits):
+    for seed in range(4):
+        W, X, _ = layer(seed)
+        H = gptq.hessian(X)
+        grid = make_grid(W, bits=bits, symmetric=False, group_size=4)
+        wanted = slow_gptq(W, gptq.damped(H, 0.01), grid)
+        torch.testing.assert_close(qronos.ldlq_layer(W, H, grid), wanted, rtol=0, atol=1e-9)
+        torch.testing.assert_close(gptq.quantize_layer_spec(W, H, grid=grid), wanted, rtol=0, atol=1e-9)
+        found = gptq.quantize_layer(W, H, bits=bits, group_size=4, static_groups=True, never_worse=False)
+        torch.testing.assert_close(found.weight, wanted, rtol=0, atol=1e-9)
+
+
+def test_ldlq_reaches_whole_numbers_far_from_any_limit():
+    W, X, _ = layer(5)
+    H = gptq.hessian(X)
+    wide = Grid(torch.full((6, 1), 0.05, dtype=torch.float64), torch.full((6, 1), 2.0**15, dtype=torch.float64), torch.zeros(12, dtype=torch.long), 16, False)
+    found = qronos.ldlq_layer(W, H, wide)
+    torch.testing.assert_close(found, slow_gptq(W, gptq.damped(H, 0.01), wide), rtol=0, atol=1e-9)
+    rounded = 0.05 * (W / 0.05).round()
+    assert gptq.layer_error(W, found, H) < gptq.layer_error(W, rounded, H)
+
+
+def slow_qronos(W, X, Y, grid, ridge, first):
+    """Column by column, by least squares on the inputs themselves with √λ I below them, as the paper states it."""
+    n = W.shape[1]
+    A = torch.cat([X * (2 / len(X)) ** 0.5, ridge**0.5 * torch.eye(n, dtype=torch.float64)])
+    B = torch.cat([Y * (2 / len(Y)) ** 0.5, ridge**0.5 * torch.eye(n, dtype=torch.float64)]) @ W.T
+    out = torch.zeros_like(W)
+    now = W.clone() if first == "held" else torch.linalg.lstsq(A, B).solution.T
+    for i in range(n):
+        if i == 0 and first == "held":
+            rest = B - A[:, 1:] @ W[:, 1:].T
+            value = (A[:, 0] @ rest) / A[:, 0].square().sum()
+        else:
+            value = now[:, i]
+        g = grid.group_index[i]
+        s, z = grid.scale[:, g].double(), grid.zero_point[:, g].double()
+        out[:, i] = s * ((value / s).round().add(z).clamp(0, grid.largest) - z)
+        if i + 1 < n:
+            rest = B - A[:, : i + 1] @ out[:, : i + 1].T
+            now[:, i + 1 :] = torch.linalg.lstsq(A[:, i + 1 :], rest).solution.T
+    return out
+
+
+@pytest.mark.parametrize("first", ["held", "free"])
+def test_qronos_is_the_papers_walk(first):
+    for seed in range(4):
+        W, X, Y = layer(seed)
+        H, C = gptq.hessian(X), (2 / len(X)) * Y.T @ X
+        ridge = float((gptq.damped(H, 0.01) - H).diagonal()[0])
+        V = qronos.target(W, H, C, first=first)
+        found = gptq.quantize_layer(V, H, bits=4, group_size=4, static_groups=True, never_worse=False)
+        wanted = slow_qronos(W, X, Y, found.grid, ridge, first)
+        torch.testing.assert_close(found.weight, wanted, rtol=0, atol=1e-8)
+        same = qronos.quantize_layer(W, H, C, bits=4, group_size=4, static_groups=True, first=first)
+        torch.testing.assert_close(same.weight, found.weight)
+
+
+def test_equal_inputs_leave_qronos_at_gptq_and_wrong_ones_are_errors():
+    W, X, _ = layer(7)
+    H = gptq.hessian(X)
+    for first in ("held", "free"):
+        torch.testing.assert_close(qronos.target(W, H, H, first=first), W, rtol=0, atol=1e-9)
+    with pytest.raises(CompressionError, match="^C:"):
+        qronos.target(W, H, H[:5, :5])
+    with pytest.raises(CompressionError, match="^H:"):
+        qronos.target(W, H * float("nan"), H)
+    with pytest.raises(CompressionError, match="'held' or 'free'"):
+        qronos.target(W, H, H, first="last")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "mixtral"])
+def test_models_are_quantized_by_qronos_and_saved(kind, tmp_path):
+    model = tiny_models.stirred(kind, 0.05, layers=2)
+    made = qronos.quantize(model, IDS, bits=3, group_size=8)
+    first = gptq.quantize(model, IDS, bits=3, group_size=8)
+    names = [n for n, m in made.model.named_modules() if type(m).__name__ == "QuantizedLinear"]
+    block = [n for n in names if ".0." in n and "expert" not in n]
+    for name in block[:2]:  # nothing before the first block is changed: C = H there
+        torch.testing.assert_close(made.model.get_submodule(name).weight, first.model.get_submodule(name).weight, rtol=1e-3, atol=1e-3)
+    made.save(tmp_path / "a")
+    loaded = quantization.load(tmp_path / "a")
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=IDS).logits, made.model(input_ids=IDS).logits)
+
+
+# --- low rank ---
+
+
+def test_the_loss_is_the_sum_of_the_dropped_squares_and_no_other_factors_are_better():
+    W, X, _ = layer(3, rows=8)
+    H = gptq.hessian(X)
+    Hd = gptq.damped(H, 1e-4)
+    for rank in (1, 3, 7):
+        found = low_rank.factor(W, H, rank=rank)
+        D = W - found.weight
+        assert float((D @ Hd * D).sum()) == pytest.approx(found.loss, rel=1e-9)
+        assert found.out_factor.shape == (8, rank) and found.in_factor.shape == (rank, 12)
+        plain = low_rank.factor(W, rank=rank)
+        torch.testing.assert_close(plain.weight, best_by_hand(W, rank), rtol=0, atol=1e-9)
+        g = torch.Generator().manual_seed(rank)
+        others = [plain.weight]
+        for size in (1e-3, 1e-1, 1.0):
+            for _ in range(40):  # near the answer and far from it, the other factor at its best
+                B = found.in_factor + size * torch.randn(rank, 12, generator=g, dtype=torch.float64)
+                A = torch.linalg.solve(B @ Hd @ B.T, B @ Hd @ W.T).T
+                others.append(A @ B)
+        assert all(float(((W - V) @ Hd * (W - V)).sum()) >= found.loss * (1 - 1e-9) for V in others)
+
+
+def best_by_hand(W, rank):
+    """By eigenvectors of WᵀW, without an SVD."""
+    _, vectors = torch.linalg.eigh(W.T @ W)
+    top = vectors[:, -rank:]
+    return W @ top @ top.T
+
+
+def test_ranks_and_bad_arguments():
+    assert low_rank.rank_for(0.5, 8, 8) == 2 and low_rank.rank_for(0.5, 64, 32) == 10
+    for rows, columns, ratio in ((48, 32, 0.9), (10, 10, 0.3), (512, 256, 0.5)):
+        rank = low_rank.rank_for(ratio, rows, columns)
+        assert rank * (rows + columns) <= ratio * rows * columns < (rank + 1) * (rows + columns)
+    W, X, _ = layer()
+    for rank in (0, 7, -1):
+        with pytest.raises(CompressionError, match="rank="):
+            low_rank.factor(W, rank=rank)
+    for ratio in (0, 1, 2.5):
+        with pytest.raises(CompressionError, match="ratio="):
+            low_rank.rank_for(ratio, 8, 8)
+    with pytest.raises(CompressionError, match="not even rank 1"):
+        low_rank.rank_for(0.1, 4, 4)
+    with pytest.raises(CompressionError, match="^H:"):
+        low_rank.factor(W, gptq.hessian(X)[:4, :4], rank=2)
+    singular = torch.zeros(12, 12, dtype=torch.float64)
+    singular[0, 0] = 1.0
+    assert torch.isfinite(low_rank.factor(W, singular, rank=2).weight).all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_thin_factors_are_what_is_saved(kind, tmp_path):
+    model = tiny_models.stirred(kind, 0.05, layers=2)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    for calibration in (None, IDS):
+        made = low_rank.compress(model, calibration, ratio=0.5)
+        layers = {n: m for n, m in made.model.named_modules() if isinstance(m, low_rank.LowRankLinear)}
+        assert set(layers) == set(made.details["loss"]) == set(walk.compressible(model))
+        inside = sum(m.in_factor.numel() + m.out_factor.numel() for m in layers.values())
+        dense = sum(walk.weight_of(m).numel() for m in walk.compressible(model).values())
+        assert 0.4 * dense < inside <= 0.5 * dense and made.coverage["share_of_blocks"] > 0.9
+        made.save(tmp_path / "a")
+        loaded = quantization.load(tmp_path / "a")
+        with torch.no_grad():
+            assert torch.equal(loaded(input_ids=IDS).logits, made.model(input_ids=IDS).logits)
+        file = load_file(tmp_path / "a" / "weights.safetensors")
+        factors = [t for n, t in file.items() if n.endswith("_factor")]
+        assert sum(t.nbytes for t in factors) == 2 * inside
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    with pytest.raises(CompressionError, match="precision"):
+        low_rank.compress(model, precision="int8")
+    with pytest.raises(CompressionError, match="per_layer"):
+        low_rank.compress(model, per_layer={"nowhere": {"ratio": 0.3}})
