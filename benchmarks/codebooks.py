@@ -49,7 +49,6 @@ def main() -> None:
         "E8P, mixed": lambda s: e8.quantize(model, rotation=s),
         "additive, mixed": lambda s: additive.quantize(model, rotation=s),
         "trellis 2⁸, mixed": lambda s: trellis.quantize(model, state_bits=8, rotation=s),
-        "trellis 2¹⁰, mixed": lambda s: trellis.quantize(model, state_bits=10, rotation=s),
     }
     walked = {
         "GPTQ": lambda s: gptq.quantize(model, text(s), bits=2, group_size=None),
