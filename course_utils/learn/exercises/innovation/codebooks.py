@@ -76,7 +76,11 @@ def stream(rng: torch.Generator) -> dict:
 
 def read_trellis(codes: list, bits: int, state_bits: int, values: Tensor) -> Tensor:
     """values[state_t], state = (state · 2^k + code) mod 2^L, the register first filled by the row's own last codes."""
-    return _read(codes, bits, state_bits, values)
+    state, found = 0, []
+    for code in codes + codes:
+        state = ((state << bits) | code) % 2**state_bits
+        found.append(values[state])
+    return torch.stack(found[len(codes) :])
 
 
 def _read(codes, bits, state_bits, values, *, start="ring", push=None, take=lambda before, after: after, cut=True):
@@ -117,7 +121,7 @@ def one_bit_at_a_time(codes, bits, state_bits, values):
 
 
 def step_inputs(rng: torch.Generator) -> dict:
-    bits, state_bits = turn(rng, (1, 3), (2, 4), (1, 2), (2, 5))
+    bits, state_bits = turn(rng, (1, 3), (2, 4), (3, 5), (2, 5))
     states = 2**state_bits
     return {
         "cost": 3 * torch.rand(states, generator=rng, dtype=torch.float64), "x": float(torch.randn((), generator=rng)),
@@ -127,7 +131,10 @@ def step_inputs(rng: torch.Generator) -> dict:
 
 def viterbi_step(cost: Tensor, x: float, values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """New costs (x − value[s])² + the least old cost of the 2^k states from which s can come, and which one that was."""
-    return _step(cost, x, values, bits)
+    s = torch.arange(len(cost))
+    before = (s >> bits)[:, None] + torch.arange(2**bits) * (len(cost) >> bits)
+    best = cost[before].min(1)
+    return best.values + (x - values) ** 2, before.gather(1, best.indices[:, None])[:, 0]
 
 
 def _parents(states: int, bits: int) -> Tensor:
@@ -182,7 +189,15 @@ def real_bits(shapes, width, codebooks, entries, shared, *, scale=16, number=16,
 
 def best_offer(shapes: list, offers: dict, budget: float) -> tuple[str, float]:
     """The offer of the most real bits a weight that still fits the budget, and these bits."""
-    return _offer(shapes, offers, budget)
+    weights = sum(rows * columns for rows, columns in shapes)
+    rates = {}
+    for name, offer in offers.items():
+        codes = weights / offer["width"] * offer["codebooks"] * math.log2(offer["entries"])
+        sets = 1 if offer["shared"] else len(shapes)
+        vectors = 16 * sets * offer["codebooks"] * offer["entries"] * offer["width"]
+        rates[name] = (codes + 16 * sum(rows for rows, _ in shapes) + vectors) / weights
+    name = max((name for name in rates if rates[name] <= budget), key=rates.__getitem__)
+    return name, rates[name]
 
 
 def _offer(shapes, offers, budget, **changes):
