@@ -16,7 +16,7 @@ WORK_PER_THREAD = 2**18  # weights times tokens for which another thread pays
 
 
 COUNTS = ("rows", "columns", "groups", "row_bytes", "zero_bytes", "group_size", "group_bytes")
-KINDS = ("bits", "half", "zero_bits", "middle")
+KINDS = ("bits", "half")
 
 
 class _Weight(ctypes.Structure):
@@ -66,22 +66,15 @@ def index_of(variant: str | None) -> int:
     return variants().index(variant)
 
 
-def describe(weight: PackedWeight) -> list[tuple[int, _Weight]]:
-    """Ŵ = Σ factor · part: one part for each of `packing.planes`. The first one takes the zero points.
-
-    s (q − z) with q = q₀ + 4 q₁ is s (q₀ − z) + 4 s (q₁ − 0).
-    """
+def describe(weight: PackedWeight) -> _Weight:
+    """What the products are told of a weight: addresses, so its tensors have to stay where they are."""
     groups, columns, zero = weight.groups, weight.columns, weight.zero_point
-    size, codes, parts = columns // groups, weight.codes.data_ptr(), []
-    for width, low in planes(weight.bits):
-        first = low == 0
-        parts.append((2**low, _Weight(
-            codes, weight.scale.data_ptr(), zero.data_ptr() if first and zero is not None else 0, weight.rows, columns, groups,
-            weight.codes.shape[1], 0 if zero is None else zero.shape[1], size, -(-size * width // 8), width,
-            weight.scale.dtype == torch.float16, weight.bits, 2 ** (weight.bits - 1) if first else 0,
-        )))  # fmt: skip
-        codes += packed_width(columns, width)
-    return parts
+    size, (first, _) = columns // groups, planes(weight.bits)[0]
+    return _Weight(
+        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), weight.rows, columns,
+        groups, weight.codes.shape[1], 0 if zero is None else zero.shape[1], size, packed_width(size, first), weight.bits,
+        weight.scale.dtype == torch.float16,
+    )  # fmt: skip
 
 
 def threads_for(work: int) -> int:
@@ -89,24 +82,18 @@ def threads_for(work: int) -> int:
 
 
 def product(
-    x: Tensor, parts: list[tuple[int, _Weight]], bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0
-) -> Tensor:
+    x: Tensor, weight: _Weight, bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0
+) -> Tensor:  # fmt: skip
     """x (…, columns) times Ŵᵀ, plus b, in the dtype of x, with Ŵ from `describe`. Of the shapes nothing is checked."""
     functions = _functions()
     assert functions is not None, "ask `variants` first"
-    rows, columns = parts[0][1].rows, parts[0][1].columns
+    rows, columns = weight.rows, weight.columns
     flat = x.reshape(-1, columns).float().contiguous()
     bias = None if bias is None else bias.detach().float().contiguous()
     y = torch.empty(len(flat), rows)
     threads = threads_for(len(flat) * rows * columns)
-    for factor, weight in parts:
-        into = y if factor == 1 else torch.empty_like(y)
-        add = bias.data_ptr() if bias is not None and factor == 1 else None
-        functions[0](
-            ctypes.addressof(weight), flat.data_ptr(), len(flat), add, into.data_ptr(), int8, kernel, threads
-        )  # fmt: skip
-        if factor > 1:
-            y.add_(into, alpha=factor)
+    add = None if bias is None else bias.data_ptr()
+    functions[0](ctypes.addressof(weight), flat.data_ptr(), len(flat), add, y.data_ptr(), int8, kernel, threads)
     return y.view(*x.shape[:-1], rows).to(x.dtype)
 
 

@@ -37,117 +37,115 @@ inline int32_t total(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_srli_si128(two, 4)));
 }
 
-template <int BITS>
-inline int nth(uint8_t byte, int part) {  // the code in a part of a byte
-    return byte >> (part * BITS) & ((1 << BITS) - 1);
+inline __m128i load(const uint8_t* from, int64_t bytes) {  // 16, or fewer and zeros
+    if (bytes >= 16) return _mm_loadu_si128((const __m128i*)from);
+    if (bytes == 8) return _mm_loadl_epi64((const __m128i*)from);
+    alignas(16) uint8_t some[16] = {};
+    std::memcpy(some, from, bytes);
+    return _mm_load_si128((const __m128i*)some);
 }
 
-struct FloatTile {
-    static constexpr int sums = 4;
+// Each byte twice: the first with its low four bits, the second with its high four bits as low ones. What is above is waste.
+inline __m256i nibbles(__m128i bytes) {
+    const __m256i twice = _mm256_cvtepu8_epi16(bytes);
+    return _mm256_or_si256(twice, _mm256_slli_epi16(twice, 4));
+}
 
-    template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
-        const float* x = in.x + token * in.stride;
-        const __m256i low_bits = _mm256_set1_epi32((1 << BITS) - 1);
-        float scales[R][16], zeros[R][16];
-        __m256 sum[R][T];
-        EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps(), y[r][t] = 0;
-        int64_t b = 0;
-        for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-            const int64_t end = b + w.group_bytes;
-            for (; b + 8 <= end; b += 8)
-                EACH(r, R) {
-                    const uint8_t* from = block.codes + r * block.code_step + b;
-                    __builtin_prefetch(from + ahead_of(w, b));
-                    const __m256 scale = _mm256_set1_ps(scales[r][g % 16]), zero = _mm256_set1_ps(zeros[r][g % 16]);
-                    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
-                    EACH(part, 8 / BITS) {
-                        const __m256i codes = _mm256_and_si256(_mm256_srli_epi32(bytes, part * BITS), low_bits);
-                        const __m256 value = _mm256_mul_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(codes), zero));
-                        const float* at = x + b + part * in.part;
-                        EACH(t, T) sum[r][t] = _mm256_fmadd_ps(value, _mm256_loadu_ps(at + t * in.stride), sum[r][t]);
-                    }
-                }
-            for (; b < end; b++)
-                EACH(r, R) EACH(part, 8 / BITS) {
-                    const int code = nth<BITS>(block.codes[r * block.code_step + b], part);
-                    const float value = scales[r][g % 16] * (code - zeros[r][g % 16]);
-                    EACH(t, T) y[r][t] += value * x[t * in.stride + b + part * in.part];
-                }
-        }
-        EACH(r, R) EACH(t, T) y[r][t] += total(sum[r][t]);
+// Each byte four times, pair i of its bits as the low bits of the i-th.
+inline __m256i pairs(__m128i bytes) {
+    const __m256i one = _mm256_cvtepu8_epi32(bytes), two = _mm256_or_si256(one, _mm256_slli_epi32(one, 12));
+    return _mm256_or_si256(two, _mm256_slli_epi32(two, 6));
+}
+
+// Number p of `width` bits in each byte becomes the bits of codes[p] from `low` on.
+template <int PARTS>
+inline void add_bits(__m256i bytes, int width, int low, __m256i (&codes)[PARTS]) {
+    const __m256i mask = _mm256_set1_epi8(char(((1 << width) - 1) << low));
+    EACH(p, PARTS) {
+        const int up = low - p * width;
+        const __m256i moved = up > 0 ? _mm256_slli_epi16(bytes, up) : _mm256_srli_epi16(bytes, -up);
+        codes[p] = _mm256_or_si256(codes[p], _mm256_and_si256(moved, mask));
     }
-};
+}
+
+// The codes whose low bits are in 32 bytes of a row, or in the `left` that there are: codes[p] are those of part p.
+template <int BITS, int PARTS>
+inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, int64_t b, int64_t left, __m256i (&codes)[PARTS]) {
+    constexpr int first = planes.first;
+    const __m256i bytes = left >= 32 ? _mm256_loadu_si256((const __m256i*)(row + b))
+                                     : _mm256_set_m128i(left > 16 ? load(row + b + 16, left - 16) : _mm_setzero_si128(), load(row + b, left));
+    EACH(p, PARTS)
+        codes[p] = BITS == 8 ? bytes : _mm256_and_si256(_mm256_srli_epi16(bytes, p * first), _mm256_set1_epi8((1 << first) - 1));
+    if (planes.twos) add_bits(nibbles(load(row + planes.twos_at + b / 2, (left + 1) / 2)), 2, 4, codes);
+    const uint8_t* ones = row + planes.ones_at + b / planes.ones_share;
+    if (planes.ones && first == 2) add_bits(nibbles(load(ones, (left + 1) / 2)), 1, 2, codes);
+    if (planes.ones && first == 4) add_bits(pairs(load(ones, left >= 32 ? 8 : (left + 3) / 4)), 1, BITS - 1, codes);
+}
 
 // sums[i] += Σ of four products, for 32 codes and 32 activations
 template <int BITS>
-inline __m256i add_products(__m256i sum, __m256i codes, __m256i q) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    if (BITS <= 4)  // codes up to 15: two products fit in 16 bits
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), ones));
-    for (int half = 0; half < 2; half++) {
-        const __m128i c = half ? _mm256_extracti128_si256(codes, 1) : _mm256_castsi256_si128(codes);
-        const __m128i a = half ? _mm256_extracti128_si256(q, 1) : _mm256_castsi256_si128(q);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(c), _mm256_cvtepi8_epi16(a)));
+inline void add_products(__m256i& sums, __m256i codes, const int8_t* q) {
+    const __m256i ones = _mm256_set1_epi16(1), numbers = _mm256_loadu_si256((const __m256i*)q);
+    if (BITS < 8) {  // codes up to 127: two products fit in 16 bits
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, numbers), ones));
+        return;
     }
-    return sum;
+    EACH(half, 2) {
+        const __m128i c = half ? _mm256_extracti128_si256(codes, 1) : _mm256_castsi256_si128(codes);
+        const __m128i a = half ? _mm256_extracti128_si256(numbers, 1) : _mm256_castsi256_si128(numbers);
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepu8_epi16(c), _mm256_cvtepi8_epi16(a)));
+    }
 }
 
-inline __m256i load(const void* from, int64_t bytes) {  // 32, or 16 or 8 and zeros
-    if (bytes >= 32) return _mm256_loadu_si256((const __m256i*)from);
-    return _mm256_zextsi128_si256(bytes >= 16 ? _mm_loadu_si128((const __m128i*)from) : _mm_loadl_epi64((const __m128i*)from));
+template <int BITS>
+inline void add_products(__m256& sums, __m256i codes, const float* x) {
+    EACH(i, 4) {
+        const __m128i half = i < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
+        const __m256i eight = _mm256_cvtepu8_epi32(i % 2 ? _mm_srli_si128(half, 8) : half);
+        sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(eight), _mm256_loadu_ps(x + 8 * i), sums);
+    }
 }
 
-struct Int8Tile {
+inline const float* numbers(const Input& in, float) { return in.x; }
+inline const int8_t* numbers(const Input& in, int8_t) { return in.q; }
+inline __m256 no_sums(float) { return _mm256_setzero_ps(); }
+inline __m256i no_sums(int8_t) { return _mm256_setzero_si256(); }
+inline __m256 real(__m256 sums) { return sums; }
+inline __m256 real(__m256i sums) { return _mm256_cvtepi32_ps(sums); }
+
+template <typename Number>  // of the activations: float or int8_t
+struct Tile {
     static constexpr int sums = 4;
 
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
-        const int8_t* q = in.q + token * in.stride;
-        const __m256i low_bits = _mm256_set1_epi8(char((1 << BITS) - 1));
+        const Planes<BITS> planes(w);
+        const Number* x = numbers(in, Number()) + token * in.stride;
         float scales[R][16], zeros[R][16];
-        __m256 sum[R][T];
-        float rest[R][T] = {};  // − Σ_g s_g z_g Σ q_x, and what does not fill a vector
-        EACH(r, R) EACH(t, T) sum[r][t] = _mm256_setzero_ps();
+        __m256 all[R][T];
+        EACH(r, R) EACH(t, T) all[r][t] = _mm256_setzero_ps(), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
             if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-            __m256i products[R][T];
-            int32_t others[R][T];
-            EACH(r, R) EACH(t, T) {
-                products[r][t] = _mm256_setzero_si256();
-                others[r][t] = -int32_t(zeros[r][g % 16]) * int32_t(in.q_sum[(token + t) * w.groups + g]);
-            }
+            decltype(no_sums(Number())) some[R][T];
+            EACH(r, R) EACH(t, T) some[r][t] = no_sums(Number());
             const int64_t end = b + w.group_bytes;
-            auto step = [&](int64_t left) __attribute__((always_inline)) {
+            for (; b < end; b += 32)
                 EACH(r, R) {
-                    const uint8_t* from = block.codes + r * block.code_step + b;
-                    __builtin_prefetch(from + ahead_of(w, b));
-                    const __m256i bytes = load(from, left);
-                    EACH(part, 8 / BITS) {
-                        const __m256i shifted = part ? _mm256_srli_epi16(bytes, part * BITS) : bytes;
-                        const __m256i codes = BITS == 8 ? shifted : _mm256_and_si256(shifted, low_bits);
-                        const int8_t* at = q + b + part * in.part;
-                        EACH(t, T) products[r][t] = add_products<BITS>(products[r][t], codes, load(at + t * in.stride, left));
-                    }
+                    const uint8_t* row = block.codes + r * block.code_step;
+                    ask_ahead(w, planes, row, b);
+                    __m256i codes[planes.parts];
+                    read_codes(row, planes, b, end - b, codes);
+                    EACH(p, planes.parts) EACH(t, T) add_products<BITS>(some[r][t], codes[p], x + b + p * in.part + t * in.stride);
                 }
-            };
-            for (; b + 32 <= end; b += 32) step(32);
-            if (b + 16 <= end) step(16), b += 16;
-            if (b + 8 <= end) step(8), b += 8;
-            for (; b < end; b++)
-                EACH(r, R) EACH(part, 8 / BITS) {
-                    const int code = nth<BITS>(block.codes[r * block.code_step + b], part);
-                    EACH(t, T) others[r][t] += code * q[t * in.stride + b + part * in.part];
-                }
+            b = end;
             EACH(r, R) EACH(t, T) {
-                const __m256 scale = _mm256_set1_ps(scales[r][g % 16]);
-                sum[r][t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(products[r][t]), sum[r][t]);
-                rest[r][t] += scales[r][g % 16] * float(others[r][t]);
+                const float scale = scales[r][g % 16];
+                all[r][t] = _mm256_fmadd_ps(_mm256_set1_ps(scale), real(some[r][t]), all[r][t]);
+                y[r][t] -= scale * zeros[r][g % 16] * in.sum[(token + t) * w.groups + g];
             }
         }
-        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * (total(sum[r][t]) + rest[r][t]);
+        EACH(r, R) EACH(t, T) y[r][t] = (total(all[r][t]) + y[r][t]) * (in.q ? in.q_scale[token + t] : 1);
     }
 };
 
@@ -170,7 +168,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx2 = {"avx2", all_tiles<FloatTile>, all_tiles<Int8Tile>, integer_rows};
+const Kernels avx2 = {"avx2", false, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -31,74 +31,81 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
         __builtin_prefetch(from + SCALES_AHEAD / 4);
         _mm512_store_ps(scale, _mm512_maskz_loadu_ps(mask, from));
     }
-    if (!w.zero || w.zero_bits != BITS) return read_zeros<BITS>(w, row, g, zero);
+    if (!w.zero) return read_zeros<BITS>(w, row, g, zero);
     const uint8_t* from = w.zero + row * w.zero_bytes + g * BITS / 8;
     __builtin_prefetch(from + SCALES_AHEAD / 4);
     const int64_t left = w.zero_bytes - g * BITS / 8;
     const __m512i packed = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(first_lanes(left < 2 * BITS ? left : 2 * BITS), from));
     constexpr Numbers bit = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * BITS;
-    const __m512i codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), packed), (__m512i)(bit & 31));
+    __m512i codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), packed), (__m512i)(bit & 31));
+    if (32 % BITS) {  // some begin in one number of 32 bits and end in the next
+        const __m512i next = _mm512_permutexvar_epi32((__m512i)((bit >> 5) + 1), packed);
+        codes = _mm512_or_si512(codes, _mm512_sllv_epi32(next, (__m512i)(32 - (bit & 31))));
+    }
     _mm512_store_ps(zero, _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1))));
 }
 
-struct FloatTile {
-    static constexpr int sums = 16;
+// The bytes of a step of 64 that exist, and those of planes with half and a quarter as many.
+struct Step {
+    int64_t b;
+    __mmask64 all;
+    __mmask32 half;
+    __mmask16 quarter;
 
-    template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
-        const __m512i counting = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        const __m512 code = _mm512_cvtepi32_ps(_mm512_and_si512(counting, _mm512_set1_epi32((1 << BITS) - 1)));
-        const float* x = in.x + token * in.stride;
-        alignas(64) float scales[R][16], zeros[R][16];
-        __m512 sum[R][T];
-        EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_ps();
-        int64_t b = 0, ahead = AHEAD;
-        for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) {
-                ahead = ahead_of(w, b);
-                EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-            }
-            __m512 scale[R], zero[R], table[R];
-            EACH(r, R) {
-                scale[r] = _mm512_set1_ps(scales[r][g % 16]);
-                zero[r] = _mm512_set1_ps(zeros[r][g % 16]);
-                table[r] = _mm512_mul_ps(scale[r], _mm512_sub_ps(code, zero[r]));
-            }
-            const int64_t end = b + w.group_bytes;
-            if (T == 1)
-                for (int64_t line = b; line < end; line += 64)
-                    EACH(r, R) __builtin_prefetch(block.codes + r * block.code_step + line + ahead);
-            auto step = [&](__mmask16 mask) __attribute__((always_inline)) {  // 16 bytes of each row
-                EACH(r, R) {
-                    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, block.codes + r * block.code_step + b));
-                    EACH(part, 8 / BITS) {
-                        const __m512 value =
-                            BITS == 8 ? _mm512_mul_ps(scale[r], _mm512_sub_ps(_mm512_cvtepi32_ps(bytes), zero[r]))
-                                      : _mm512_permutexvar_ps(part ? _mm512_srli_epi32(bytes, part * BITS) : bytes, table[r]);
-                        const float* at = x + b + part * in.part;
-                        EACH(t, T) sum[r][t] = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, at + t * in.stride), sum[r][t]);
-                    }
-                }
-            };
-            for (; b + 16 <= end; b += 16) step(0xffff);
-            if (b < end) step(first_lanes(end - b)), b = end;
-        }
-        EACH(r, R) EACH(t, T) y[r][t] = _mm512_reduce_add_ps(sum[r][t]);
-    }
+    Step(int64_t b, int64_t left)
+        : b(b), all(left >= 64 ? ~0ull : (1ull << left) - 1), half(left >= 64 ? ~0u : (1u << (left + 1) / 2) - 1), quarter(first_lanes((left + 3) / 4)) {}
 };
 
+// Each byte twice: the first with its low four bits, the second with its high four bits as low ones. What is above is waste.
+inline __m512i nibbles(__m256i bytes) {
+    const __m512i twice = _mm512_cvtepu8_epi16(bytes);
+    return _mm512_or_si512(twice, _mm512_slli_epi16(twice, 4));
+}
+
+// Each byte four times, pair i of its bits as the low bits of the i-th.
+inline __m512i pairs(__m128i bytes) {
+    const __m512i one = _mm512_cvtepu8_epi32(bytes), two = _mm512_or_si512(one, _mm512_slli_epi32(one, 12));
+    return _mm512_or_si512(two, _mm512_slli_epi32(two, 6));
+}
+
+// Number p of `width` bits in each byte becomes the bits of codes[p] from `low` on.
+template <int PARTS>
+inline void add_bits(__m512i bytes, int width, int low, __m512i (&codes)[PARTS]) {
+    const __m512i mask = _mm512_set1_epi8(char(((1 << width) - 1) << low));
+    EACH(p, PARTS) {
+        const int up = low - p * width;
+        const __m512i moved = up > 0 ? _mm512_slli_epi16(bytes, up) : up < 0 ? _mm512_srli_epi16(bytes, -up) : bytes;
+        codes[p] = _mm512_ternarylogic_epi32(codes[p], moved, mask, 0xf8);  // codes | (moved & mask)
+    }
+}
+
+// The codes whose low bits are the 64 bytes of a step: codes[p] are those of part p.
+template <int BITS, int PARTS>
+inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, const Step& step, __m512i (&codes)[PARTS]) {
+    constexpr int first = planes.first;
+    const __m512i bytes = _mm512_maskz_loadu_epi8(step.all, row + step.b);
+    EACH(p, PARTS)
+        codes[p] = BITS == 8 ? bytes : _mm512_and_si512(_mm512_srli_epi16(bytes, p * first), _mm512_set1_epi8((1 << first) - 1));
+    if (planes.twos) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, row + planes.twos_at + step.b / 2)), 2, 4, codes);
+    const uint8_t* ones = row + planes.ones_at + step.b / planes.ones_share;
+    if (planes.ones && first == 2) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, ones)), 1, 2, codes);
+    if (planes.ones && first == 4) add_bits(pairs(_mm_maskz_loadu_epi8(step.quarter, ones)), 1, BITS - 1, codes);
+}
+
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.
-struct Int8Tile {
-    static constexpr int sums = 8;
+template <int N>  // digits of a token
+struct Tile {
+    static constexpr int sums = N == 1 ? 8 : 4;
 
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
-        const int8_t* q = in.q + token * in.stride;
+        const Planes<BITS> planes(w);
+        const int8_t* q = in.q + token * N * in.stride;
         const int64_t together = w.group_bytes >= 4 && 64 % w.group_bytes == 0 ? 64 / w.group_bytes : 1;
         const int64_t unit = together * w.group_bytes, length = w.groups * w.group_bytes;
         int32_t lanes[16];
         for (int i = 0; i < 16; i++) lanes[i] = i * int(together) / 16;
-        const __m512i group_of = _mm512_loadu_si512(lanes), low_bits = _mm512_set1_epi8(char((1 << BITS) - 1));
+        const __m512i group_of = _mm512_loadu_si512(lanes);
         alignas(64) float scales[R][16], zeros[R][16];
         __m512 total[R][T];
         EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
@@ -107,34 +114,35 @@ struct Int8Tile {
                 read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
                 const __m512 both = _mm512_mul_ps(_mm512_load_ps(scales[r]), _mm512_load_ps(zeros[r]));
                 EACH(t, T) {
-                    const float* from = in.q_sum + (token + t) * w.groups + g;
+                    const float* from = in.sum + (token + t) * w.groups + g;
                     total[r][t] = _mm512_fnmadd_ps(both, _mm512_maskz_loadu_ps(first_lanes(w.groups - g), from), total[r][t]);
                 }
             }
-            __m512i sum[R][T];
-            EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_si512();
+            __m512i sum[R][T][N];
+            EACH(r, R) EACH(t, T) EACH(n, N) sum[r][t][n] = _mm512_setzero_si512();
             const int64_t end = b + unit < length ? b + unit : length;
-            do {
-                const __mmask64 mask = end - b >= 64 ? ~0ull : (1ull << (end - b)) - 1;
-                const int64_t ahead = ahead_of(w, b);
+            for (; b < end; b += 64) {
+                const Step step(b, end - b);
                 EACH(r, R) {
-                    const uint8_t* from = block.codes + r * block.code_step + b;
-                    __builtin_prefetch(from + ahead);
-                    const __m512i bytes = _mm512_maskz_loadu_epi8(mask, from);
-                    EACH(part, 8 / BITS) {
-                        const __m512i shifted = part ? _mm512_srli_epi16(bytes, part * BITS) : bytes;
-                        const __m512i codes = BITS == 8 ? shifted : _mm512_and_si512(shifted, low_bits);
-                        const int8_t* at = q + b + part * in.part;
-                        EACH(t, T) sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], codes, _mm512_loadu_si512(at + t * in.stride));
+                    const uint8_t* row = block.codes + r * block.code_step;
+                    ask_ahead(w, planes, row, b);
+                    __m512i codes[planes.parts];
+                    read_codes(row, planes, step, codes);
+                    EACH(p, planes.parts) EACH(t, T) EACH(n, N) {
+                        const int8_t* at = q + b + p * in.part + (t * N + n) * in.stride;
+                        sum[r][t][n] = _mm512_dpbusd_epi32(sum[r][t][n], codes[p], _mm512_loadu_si512(at));
                     }
                 }
-                b += 64;
-            } while (b < end);
+            }
             b = end;
             const __m512i lane = _mm512_add_epi32(group_of, _mm512_set1_epi32(g % 16));
             EACH(r, R) {
                 const __m512 scale = _mm512_permutexvar_ps(lane, _mm512_load_ps(scales[r]));
-                EACH(t, T) total[r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[r][t]), total[r][t]);
+                EACH(t, T) {
+                    __m512 number = _mm512_cvtepi32_ps(sum[r][t][N - 1]);
+                    EACH(n, N - 1) number = _mm512_fmadd_ps(number, _mm512_set1_ps(1 / 256.f), _mm512_cvtepi32_ps(sum[r][t][N - 2 - n]));
+                    total[r][t] = _mm512_fmadd_ps(scale, number, total[r][t]);
+                }
             }
         }
         EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * _mm512_reduce_add_ps(total[r][t]);
@@ -154,7 +162,7 @@ void integer_tile(const int8_t* w, const Input& in, int64_t token, int64_t width
         for (int t = 0; t < T; t++)
             sum[t] = _mm512_dpbusd_epi32(sum[t], shifted, _mm512_maskz_loadu_epi8(mask, q + t * in.stride + c));
     }
-    for (int t = 0; t < T; t++) y[(token + t) * width] = _mm512_reduce_add_epi32(sum[t]) - 128 * int32_t(in.q_sum[token + t]);
+    for (int t = 0; t < T; t++) y[(token + t) * width] = _mm512_reduce_add_epi32(sum[t]) - 128 * int32_t(in.sum[token + t]);
 }
 
 void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, Range rows) {
@@ -167,7 +175,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx512 = {"avx512", all_tiles<FloatTile>, all_tiles<Int8Tile>, integer_rows};
+const Kernels avx512 = {"avx512", true, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
 
 #if defined(__clang__)
 #pragma clang attribute pop

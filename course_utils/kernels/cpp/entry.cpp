@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
@@ -63,29 +64,51 @@ void place(const Number* row, int64_t columns, const Input& in, Number* to) {
                   : place<8, Number>)(row, columns, in.part, to);
 }
 
-inline float sum_of(const int8_t* q, int64_t n) {
-    int32_t sum = 0;
+template <typename Number>
+inline float sum_of(const Number* q, int64_t n) {
+    std::conditional_t<std::is_integral_v<Number>, int64_t, double> sum = 0;
     for (int64_t i = 0; i < n; i++) sum += q[i];
     return float(sum);
 }
 
-// q = round(x / s), ties to even, and s = max |x| / 127 (1 where all are 0), as `reference.round_tokens` does it.
-// An x with NaN or infinity gets the scale NaN.
-float round_token(const float* x, int64_t columns, int8_t* q) {
-    int32_t largest = 0;  // floats of one sign are ordered like their bits
-    for (int64_t c = 0; c < columns; c++) {
+float largest(const float* x, int64_t n) {  // max |x|; NaN or infinity where one is among them
+    int32_t most = 0;  // floats of one sign are ordered like their bits
+    for (int64_t i = 0; i < n; i++) {
         int32_t bits;
-        std::memcpy(&bits, x + c, 4);
+        std::memcpy(&bits, x + i, 4);
         bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
+        most = bits > most ? bits : most;
     }
-    if (largest >= 0x7f800000) return NAN;
-    float scale;
-    std::memcpy(&scale, &largest, 4);
-    scale = largest ? std::max(scale / 127, FLT_MIN) : 1;
+    float found;
+    std::memcpy(&found, &most, 4);
+    return found;
+}
+
+// s = max |x| / 127 (1 where all are 0), as `reference.round_tokens` has it; NaN for an x with NaN or infinity.
+float scale_of(const float* x, int64_t columns) {
+    const float most = largest(x, columns);
+    return !std::isfinite(most) ? NAN : most > 0 ? std::max(most / 127, FLT_MIN) : 1;
+}
+
+// q = round(x / s), ties to even.
+void round_token(const float* x, int64_t columns, float scale, int8_t* q) {
+    if (std::isnan(scale)) return;
     const float magic = 0x1.8p23f;  // near it, floats are whole numbers: adding it rounds
     for (int64_t c = 0; c < columns; c++) q[c] = int8_t(int32_t(x[c] / scale + magic - magic));
-    return scale;
+}
+
+// 2²⁴ x / s, rounded, at most 127 · 2²⁴: the DIGITS digits of x as one whole number.
+void whole_token(const float* x, int64_t columns, float scale, int32_t* q) {
+    const double factor = 0x1p24 / scale, magic = 0x1.8p52;
+    for (int64_t c = 0; c < columns; c++) q[c] = int32_t(x[c] * factor + magic - magic);
+}
+
+// Takes the last digit, −128 to 127, off each number.
+void take_digit(int32_t* numbers, int64_t columns, int8_t* digit) {
+    for (int64_t c = 0; c < columns; c++) {
+        digit[c] = int8_t(numbers[c]);
+        numbers[c] = (numbers[c] - digit[c]) >> 8;
+    }
 }
 
 }  // namespace
@@ -97,29 +120,43 @@ const char* kernel_name(int i) { return found(i) ? found(i)->name : nullptr; }
 // y (tokens, rows) from x (tokens, columns), rounded to int8 token by token first if `int8`.
 void packed_product(const Weight* w, const float* x, int64_t tokens, const float* bias, float* y, int int8, int kernel, int threads) {
     const Kernels* use = found(kernel);
-    if (w->groups > 1 && w->group_size % (8 / w->bits)) use = &portable;  // groups that begin inside a byte
-    if (int8 && w->group_size > 65536) use = &portable;                   // sums that may not fit in 32 bits
-    const int64_t parts = use == &portable ? 1 : 8 / w->bits;
+    const int smallest = w->bits & -w->bits;  // bits of a code in the last plane
+    if (w->groups > 1 && w->group_size % (8 / smallest)) use = &portable;  // groups that begin inside a byte
+    if ((int8 || use->digits) && w->group_size > 65536) use = &portable;   // sums that may not fit in 32 bits
+    if (!int8 && !std::isfinite(largest(x, tokens * w->columns))) use = &portable;
+    const int64_t columns = w->columns, parts = use == &portable ? 1 : 8 / first_plane(w->bits);
+    const int digits = int8 ? 1 : use->digits ? DIGITS : 0;
     Input in = {};
     in.tokens = tokens;
-    in.part = (w->columns / parts + 128) / 64 * 64;
+    in.part = (columns / parts + 128) / 64 * 64;
     in.stride = parts * in.part;
-    std::vector<float> floats, scales(int8 ? tokens : 0);
-    std::vector<int8_t> integers, row(int8 ? w->columns : 0);
-    std::vector<float> sums(int8 ? tokens * w->groups : 0);
-    if (int8) {
-        integers.resize(tokens * in.stride);
-        for (int64_t t = 0; t < tokens; t++) {
-            scales[t] = round_token(x + t * w->columns, w->columns, row.data());
-            place(row.data(), w->columns, in, integers.data() + t * in.stride);
-            for (int64_t g = 0; g < w->groups; g++) sums[t * w->groups + g] = sum_of(row.data() + g * w->group_size, w->group_size);
+    std::vector<float> floats(digits ? 0 : tokens * in.stride), scales(tokens), sums(tokens * w->groups);
+    std::vector<int8_t> integers(tokens * digits * in.stride), row(columns);
+    std::vector<int32_t> whole(columns);
+    for (int64_t t = 0; t < tokens; t++) {
+        const float* from = x + t * columns;
+        float* sum = sums.data() + t * w->groups;
+        int8_t* to = integers.data() + t * digits * in.stride;
+        scales[t] = scale_of(from, columns);
+        if (digits == 0) {
+            place(from, columns, in, floats.data() + t * in.stride);
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(from + g * w->group_size, w->group_size);
         }
-        in.q = integers.data(), in.q_scale = scales.data(), in.q_sum = sums.data();
-    } else {
-        floats.resize(tokens * in.stride);
-        for (int64_t t = 0; t < tokens; t++) place(x + t * w->columns, w->columns, in, floats.data() + t * in.stride);
-        in.x = floats.data();
+        if (digits == 1) {
+            round_token(from, columns, scales[t], row.data());
+            place(row.data(), columns, in, to);
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(row.data() + g * w->group_size, w->group_size);
+        }
+        if (digits == DIGITS) {
+            whole_token(from, columns, scales[t], whole.data());
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(whole.data() + g * w->group_size, w->group_size) * 0x1p-24f;
+            for (int d = DIGITS; d-- > 0;) {
+                take_digit(whole.data(), columns, row.data());
+                place(row.data(), columns, in, to + d * in.stride);
+            }
+        }
     }
+    in.x = floats.data(), in.q = integers.data(), in.q_scale = scales.data(), in.sum = sums.data();
     share(w->rows, threads, [&](Range rows) { (int8 ? use->int8_rows : use->float_rows)(*w, in, bias, y, rows); });
 }
 
@@ -128,7 +165,7 @@ void integer_product(const int8_t* w, const int8_t* q, int64_t tokens, int64_t r
     std::vector<float> sums(tokens);
     for (int64_t t = 0; t < tokens; t++) sums[t] = sum_of(q + t * columns, columns);
     Input in = {};
-    in.tokens = tokens, in.stride = in.part = columns, in.q = q, in.q_sum = sums.data();
+    in.tokens = tokens, in.stride = in.part = columns, in.q = q, in.sum = sums.data();
     share(rows, threads, [&](Range range) { found(kernel)->integer_rows(w, in, y, rows, range); });
 }
 }

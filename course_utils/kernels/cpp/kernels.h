@@ -4,18 +4,25 @@
 #include <cstring>
 
 struct Weight {
-    const uint8_t* codes;  // (rows, row_bytes), of which ceil(columns · bits / 8) are read; the first columns are the low bits
+    const uint8_t* codes;  // (rows, row_bytes), each row as `packing.pack_planes` writes it
     const void* scale;     // (rows, groups), float, or IEEE half precision if `half`
-    const uint8_t* zero;   // (rows, zero_bytes), each row a stream of numbers of zero_bits; null: `middle` everywhere
+    const uint8_t* zero;   // (rows, zero_bytes), each row a stream of numbers of `bits` bits; null: 2^(bits − 1) everywhere
     int64_t rows, columns, groups;
     int64_t row_bytes, zero_bytes, group_size, group_bytes;
-    int32_t bits;  // 1, 2, 4 or 8
-    int32_t half, zero_bits, middle;
+    int32_t bits;  // 1 to 8
+    int32_t half;
 };
 
-// Activations of several tokens. Either x is given, or q with its scales and sums: x = q_scale q.
-// A row holds `stride` numbers. A byte of codes has 8 / bits parts, and so has a row: part p holds the columns whose
-// codes are part p of a byte, from p · part on. So byte j belongs to the numbers j, part + j, 2 part + j …
+// Bits of a code in the first plane of a row: the largest of 8, 4, 2 and 1 that `bits` holds. It has the low bits.
+constexpr int first_plane(int bits) { return bits & 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; }
+
+// A token as float32 is written in so many digits of 8 bits: x = q_scale (q₀ + q₁ / 256 + q₂ / 256² + q₃ / 256³), good to
+// max |x| / 2³². Then the instructions for bytes multiply floats as well. A token in INT8 is q₀ alone.
+constexpr int DIGITS = 4;
+
+// Activations of several tokens. Either x is given, or q, one or DIGITS rows for each token, with scales and sums.
+// A row holds `stride` numbers. A byte of codes (of the first plane) has 8 / bits parts, and so has a row: part p holds the
+// columns whose codes are part p of a byte, from p · part on. So byte j belongs to the numbers j, part + j, 2 part + j …
 // Behind the last column of a part there are 64 zeros at least, so that vectors may be loaded there.
 // The portable products want whole rows: there is one part.
 struct Input {
@@ -23,7 +30,7 @@ struct Input {
     const float* x;
     const int8_t* q;
     const float* q_scale;  // (tokens)
-    const float* q_sum;    // (tokens, groups): the sum of q over each group of columns, a whole number
+    const float* sum;      // (tokens, groups): the sum of x over each group of columns; of x / q_scale where q is given
 };
 
 // Rows that a kernel may look at together. Memory answers faster when several places are asked for at once: reading 8
@@ -41,6 +48,7 @@ using IntegerRows = void(const int8_t* w, const Input& in, int32_t* y, int64_t w
 
 struct Kernels {
     const char* name;
+    bool digits;  // whether float_rows reads q and not x
     Rows* float_rows;
     Rows* int8_rows;
     IntegerRows* integer_rows;

@@ -30,52 +30,6 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
     read_zeros<BITS>(w, row, g, zero);
 }
 
-template <int BITS>
-inline int nth(uint8_t byte, int part) {  // the code in a part of a byte
-    return byte >> (part * BITS) & ((1 << BITS) - 1);
-}
-
-struct FloatTile {
-    static constexpr int sums = 8;
-
-    template <int BITS, int T, int R>
-    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
-        const float* x = in.x + token * in.stride;
-        float scales[R][16], zeros[R][16];
-        float32x4_t sum[R][T];
-        EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0), y[r][t] = 0;
-        int64_t b = 0;
-        for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-            const int64_t end = b + w.group_bytes;
-            for (; b + 8 <= end; b += 8)
-                EACH(r, R) {
-                    const uint8_t* from = block.codes + r * block.code_step + b;
-                    __builtin_prefetch(from + ahead_of(w, b));
-                    const uint8x8_t bytes = vld1_u8(from);
-                    EACH(part, 8 / BITS) {
-                        const uint8x8_t shifted = vshl_u8(bytes, vdup_n_s8(-part * BITS));
-                        const uint16x8_t codes = vmovl_u8(vand_u8(shifted, vdup_n_u8((1 << BITS) - 1)));
-                        EACH(half, 2) {
-                            const uint32x4_t four = vmovl_u16(half ? vget_high_u16(codes) : vget_low_u16(codes));
-                            const float32x4_t less = vsubq_f32(vcvtq_f32_u32(four), vdupq_n_f32(zeros[r][g % 16]));
-                            const float32x4_t value = vmulq_n_f32(less, scales[r][g % 16]);
-                            const float* at = x + b + part * in.part + 4 * half;
-                            EACH(t, T) sum[r][t] = vfmaq_f32(sum[r][t], value, vld1q_f32(at + t * in.stride));
-                        }
-                    }
-                }
-            for (; b < end; b++)
-                EACH(r, R) EACH(part, 8 / BITS) {
-                    const int code = nth<BITS>(block.codes[r * block.code_step + b], part);
-                    const float value = scales[r][g % 16] * (code - zeros[r][g % 16]);
-                    EACH(t, T) y[r][t] += value * x[t * in.stride + b + part * in.part];
-                }
-        }
-        EACH(r, R) EACH(t, T) y[r][t] += vaddvq_f32(sum[r][t]);
-    }
-};
-
 // sums[i] += Σ of four products
 inline int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
 #ifdef DOTPROD
@@ -86,62 +40,85 @@ inline int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
 #endif
 }
 
-inline uint8x16_t load(const void* from, int64_t bytes) {  // 16, or 8 and zeros
-    const uint8_t* at = static_cast<const uint8_t*>(from);
-    return bytes >= 16 ? vld1q_u8(at) : vcombine_u8(vld1_u8(at), vdup_n_u8(0));
+inline uint8x16_t load(const uint8_t* from, int64_t bytes, uint8_t fill = 0) {  // 16, or fewer and `fill`
+    if (bytes >= 16) return vld1q_u8(from);
+    if (bytes == 8) return vcombine_u8(vld1_u8(from), vdup_n_u8(fill));
+    uint8_t some[16];
+    std::memset(some, fill, 16);
+    std::memcpy(some, from, bytes);
+    return vld1q_u8(some);
 }
 
-struct Int8Tile {
-    static constexpr int sums = 8;
+// Each byte 8 / width times, number i of `width` bits as the low bits of the i-th. What is above is waste.
+inline uint8x16_t spread(uint8x16_t bytes, int width) {
+    const uint8x16_t i = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const uint8x16_t from = width == 4 ? vshrq_n_u8(i, 1) : vshrq_n_u8(i, 2);
+    const uint8x16_t down = vmulq_u8(vandq_u8(i, vdupq_n_u8(8 / width - 1)), vdupq_n_u8(width));
+    return vshlq_u8(vqtbl1q_u8(bytes, from), vnegq_s8(vreinterpretq_s8_u8(down)));
+}
+
+// Number p of `width` bits in each byte becomes the bits of codes[p] from `low` on.
+template <int PARTS>
+inline void add_bits(uint8x16_t bytes, int width, int low, uint8x16_t (&codes)[PARTS]) {
+    EACH(p, PARTS) {
+        const uint8x16_t moved = vshlq_u8(bytes, vdupq_n_s8(low - p * width));
+        codes[p] = vorrq_u8(codes[p], vandq_u8(moved, vdupq_n_u8(((1 << width) - 1) << low)));
+    }
+}
+
+// The codes whose low bits are in 16 bytes of a row, or in the `left` that there are: codes[p] are those of part p.
+template <int BITS, int PARTS>
+inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, int64_t b, int64_t left, uint8x16_t (&codes)[PARTS]) {
+    constexpr int first = planes.first;
+    const uint8x16_t bytes = load(row + b, left, BITS == 8 ? 128 : 0);
+    EACH(p, PARTS) codes[p] = vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-p * first)), vdupq_n_u8((1 << first) - 1));
+    if (planes.twos) add_bits(spread(load(row + planes.twos_at + b / 2, left >= 16 ? 8 : (left + 1) / 2), 4), 2, 4, codes);
+    const uint8_t* ones = row + planes.ones_at + b / planes.ones_share;
+    if (planes.ones && first == 2) add_bits(spread(load(ones, left >= 16 ? 8 : (left + 1) / 2), 4), 1, 2, codes);
+    if (planes.ones && first == 4) add_bits(spread(load(ones, left >= 16 ? 4 : (left + 3) / 4), 2), 1, BITS - 1, codes);
+}
+
+template <int N>  // digits of a token
+struct Tile {
+    static constexpr int sums = N == 1 ? 8 : 4;
 
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
-        const int8_t* q = in.q + token * in.stride;
+        const Planes<BITS> planes(w);
+        const int8_t* q = in.q + token * N * in.stride;
         constexpr int middle = BITS == 8 ? 128 : 0;  // codes of 8 bits become signed: code − 128
         float scales[R][16], zeros[R][16];
         float32x4_t sum[R][T];
-        float rest[R][T] = {};  // − Σ_g s_g z_g Σ q_x, and what does not fill a vector
-        EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0);
+        EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
             if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-            int32x4_t products[R][T];
-            int32_t others[R][T];
-            EACH(r, R) EACH(t, T) {
-                products[r][t] = vdupq_n_s32(0);
-                others[r][t] = (middle - int32_t(zeros[r][g % 16])) * int32_t(in.q_sum[(token + t) * w.groups + g]);
-            }
+            int32x4_t products[R][T][N];
+            EACH(r, R) EACH(t, T) EACH(n, N) products[r][t][n] = vdupq_n_s32(0);
             const int64_t end = b + w.group_bytes;
-            auto step = [&](int64_t left) __attribute__((always_inline)) {
+            for (; b < end; b += 16)
                 EACH(r, R) {
-                    const uint8_t* from = block.codes + r * block.code_step + b;
-                    __builtin_prefetch(from + ahead_of(w, b));
-                    const uint8x16_t bytes = load(from, left);
-                    EACH(part, 8 / BITS) {
-                        const uint8x16_t shifted = part ? vshlq_u8(bytes, vdupq_n_s8(-part * BITS)) : bytes;
-                        const uint8x16_t codes = BITS == 8 ? veorq_u8(shifted, vdupq_n_u8(128))
-                                                           : vandq_u8(shifted, vdupq_n_u8((1 << BITS) - 1));
-                        const int8_t* at = q + b + part * in.part;
-                        EACH(t, T) {
-                            const int8x16_t numbers = vreinterpretq_s8_u8(load(at + t * in.stride, left));
-                            products[r][t] = add_products(products[r][t], vreinterpretq_s8_u8(codes), numbers);
+                    const uint8_t* row = block.codes + r * block.code_step;
+                    ask_ahead(w, planes, row, b);
+                    uint8x16_t codes[planes.parts];
+                    read_codes(row, planes, b, end - b, codes);
+                    EACH(p, planes.parts) {
+                        const int8x16_t numbers = vreinterpretq_s8_u8(veorq_u8(codes[p], vdupq_n_u8(middle)));
+                        EACH(t, T) EACH(n, N) {
+                            const int8_t* at = q + b + p * in.part + (t * N + n) * in.stride;
+                            products[r][t][n] = add_products(products[r][t][n], numbers, vld1q_s8(at));
                         }
                     }
                 }
-            };
-            for (; b + 16 <= end; b += 16) step(16);
-            if (b + 8 <= end) step(8), b += 8;
-            for (; b < end; b++)
-                EACH(r, R) EACH(part, 8 / BITS) {
-                    const int code = nth<BITS>(block.codes[r * block.code_step + b], part) - middle;
-                    EACH(t, T) others[r][t] += code * q[t * in.stride + b + part * in.part];
-                }
+            b = end;
             EACH(r, R) EACH(t, T) {
-                sum[r][t] = vfmaq_n_f32(sum[r][t], vcvtq_f32_s32(products[r][t]), scales[r][g % 16]);
-                rest[r][t] += scales[r][g % 16] * float(others[r][t]);
+                float32x4_t number = vcvtq_f32_s32(products[r][t][N - 1]);
+                EACH(n, N - 1) number = vfmaq_n_f32(vcvtq_f32_s32(products[r][t][N - 2 - n]), number, 1 / 256.f);
+                sum[r][t] = vfmaq_n_f32(sum[r][t], number, scales[r][g % 16]);
+                y[r][t] += scales[r][g % 16] * (middle - zeros[r][g % 16]) * in.sum[(token + t) * w.groups + g];
             }
         }
-        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * (vaddvq_f32(sum[r][t]) + rest[r][t]);
+        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * (vaddvq_f32(sum[r][t]) + y[r][t]);
     }
 };
 
@@ -166,7 +143,7 @@ const Kernels KERNELS = {
 #else
     "neon",
 #endif
-    all_tiles<FloatTile>, all_tiles<Int8Tile>, integer_rows};
+    true, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
 
 #if defined(DOTPROD) && defined(__clang__)
 #pragma clang attribute pop

@@ -1,4 +1,6 @@
 // The products as one would write them down; every other file computes the same sums with wider instructions.
+#include <vector>
+
 #include "kernels.h"
 
 namespace {
@@ -14,8 +16,15 @@ inline float half_to_float(uint16_t h) {  // finite numbers only
     return f;
 }
 
-inline int code(const uint8_t* packed, int64_t i, int bits) {
-    return packed[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1);
+void read_codes(const Weight& w, const uint8_t* plane, uint8_t* codes) {  // of a row
+    std::memset(codes, 0, w.columns);
+    for (int width = 8, low = 0; width; width /= 2) {
+        if (!(w.bits & width)) continue;
+        for (int64_t c = 0; c < w.columns; c++)
+            codes[c] |= (plane[c * width / 8] >> (c * width % 8) & ((1 << width) - 1)) << low;
+        plane += (w.columns * width + 7) / 8;
+        low += width;
+    }
 }
 
 inline float scale_of(const Weight& w, int64_t row, int64_t group) {
@@ -24,18 +33,19 @@ inline float scale_of(const Weight& w, int64_t row, int64_t group) {
 }
 
 inline int zero_of(const Weight& w, int64_t row, int64_t group) {
-    if (!w.zero) return w.middle;
+    if (!w.zero) return 1 << (w.bits - 1);
     int number = 0;
-    for (int i = 0; i < w.zero_bits; i++) {  // a number may begin in one byte and end in the next
-        const int64_t bit = group * w.zero_bits + i;
+    for (int i = 0; i < w.bits; i++) {  // a number may begin in one byte and end in the next
+        const int64_t bit = group * w.bits + i;
         number |= (w.zero[row * w.zero_bytes + bit / 8] >> (bit % 8) & 1) << i;
     }
     return number;
 }
 
 void float_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
+    std::vector<uint8_t> codes(w.columns);
     for (int64_t row = rows.first; row < rows.last; row++) {
-        const uint8_t* codes = w.codes + row * w.row_bytes;
+        read_codes(w, w.codes + row * w.row_bytes, codes.data());
         for (int64_t t = 0; t < in.tokens; t++) {
             const float* x = in.x + t * in.stride;
             float sum = 0;
@@ -43,7 +53,7 @@ void float_rows(const Weight& w, const Input& in, const float* bias, float* y, R
                 const float scale = scale_of(w, row, g);
                 const int zero = zero_of(w, row, g);
                 for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++)
-                    sum += x[c] * (scale * float(code(codes, c, w.bits) - zero));
+                    sum += x[c] * (scale * float(codes[c] - zero));
             }
             y[t * w.rows + row] = sum + (bias ? bias[row] : 0);
         }
@@ -52,15 +62,16 @@ void float_rows(const Weight& w, const Input& in, const float* bias, float* y, R
 
 // y = s_x Σ_g s_g (Σ q_x q_w − z_g Σ q_x): inside a group only integers are multiplied and added.
 void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
+    std::vector<uint8_t> codes(w.columns);
     for (int64_t row = rows.first; row < rows.last; row++) {
-        const uint8_t* codes = w.codes + row * w.row_bytes;
+        read_codes(w, w.codes + row * w.row_bytes, codes.data());
         for (int64_t t = 0; t < in.tokens; t++) {
             const int8_t* q = in.q + t * in.stride;
             float sum = 0;
             for (int64_t g = 0; g < w.groups; g++) {
                 int64_t products = 0;
-                for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * code(codes, c, w.bits);
-                sum += scale_of(w, row, g) * float(products - zero_of(w, row, g) * int64_t(in.q_sum[t * w.groups + g]));
+                for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * codes[c];
+                sum += scale_of(w, row, g) * float(products - zero_of(w, row, g) * int64_t(in.sum[t * w.groups + g]));
             }
             y[t * w.rows + row] = in.q_scale[t] * sum + (bias ? bias[row] : 0);
         }
@@ -78,4 +89,4 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels portable = {"portable", float_rows, int8_rows, integer_rows};
+const Kernels portable = {"portable", false, float_rows, int8_rows, integer_rows};

@@ -17,14 +17,31 @@ struct Block {  // rows of a weight at equal distances
     int64_t code_step;
 };
 
+// The planes of a row: what is left of a code beside the first plane is in a plane of 2 bits, one of 1 bit, or both.
+// `share` bytes of the first plane go with one byte of the other.
+template <int BITS>
+struct Planes {
+    static constexpr int first = first_plane(BITS), parts = 8 / first;
+    static constexpr bool twos = first > 2 && BITS & 2, ones = first > 1 && BITS & 1;
+    static constexpr int twos_share = first / 2, ones_share = first;
+    int64_t twos_at, ones_at;  // where they begin in a row
+
+    explicit Planes(const Weight& w) : twos_at((w.columns * first + 7) / 8), ones_at(twos_at + (twos ? (w.columns + 3) / 4 : 0)) {}
+};
+
 // Memory is asked this many bytes early for what a row's stream will need, and for its scales and zero points; an
 // address behind the end does no harm.
 constexpr int64_t AHEAD = 1024, SCALES_AHEAD = 256;
 
-// What lies AHEAD of byte b of a row, which may be in the next one. A row may hold more than these codes.
-inline int64_t ahead_of(const Weight& w, int64_t b) {
+// Asks for what lies AHEAD of byte b of a row's first plane, which may be in the next row, and for what belongs to it.
+template <int BITS>
+inline void ask_ahead(const Weight& w, const Planes<BITS>& planes, const uint8_t* row, int64_t b) {
     const int64_t length = w.groups * w.group_bytes;
-    return b + AHEAD < length ? AHEAD : AHEAD + w.row_bytes - length;
+    int64_t at = b + AHEAD;
+    if (at >= length) at -= length, row += w.row_bytes;
+    __builtin_prefetch(row + at);
+    if (planes.twos) __builtin_prefetch(row + planes.twos_at + at / planes.twos_share);
+    if (planes.ones) __builtin_prefetch(row + planes.ones_at + at / planes.ones_share);
 }
 
 // 16 numbers of `width` bits, number i on; behind the end of a row of `bytes` bytes, any numbers. Eight take width bytes.
@@ -40,13 +57,10 @@ __attribute__((always_inline)) inline void read_16(const uint8_t* row, int64_t b
 // Zero points of the 16 groups of a row from group g on; where there is no group, any number.
 template <int BITS>
 inline void read_zeros(const Weight& w, int64_t row, int64_t g, float* to) {
-    const uint8_t* from = w.zero + row * w.zero_bytes;
-    if (!w.zero)
-        EACH(i, 16) to[i] = float(w.middle);
-    else if (w.zero_bits == BITS)
-        read_16(from, w.zero_bytes, g, BITS, to);
+    if (w.zero)
+        read_16(w.zero + row * w.zero_bytes, w.zero_bytes, g, BITS, to);
     else
-        read_16(from, w.zero_bytes, g, w.zero_bits, to);
+        EACH(i, 16) to[i] = float(1 << (BITS - 1));
 }
 
 // T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
@@ -87,11 +101,9 @@ void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Ra
 
 template <typename Tile>
 void all_tiles(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
-    const auto tiles = w.bits == 1   ? each_tile<Tile, 1>
-                       : w.bits == 2 ? each_tile<Tile, 2>
-                       : w.bits == 4 ? each_tile<Tile, 4>
-                                     : each_tile<Tile, 8>;
-    tiles(w, in, bias, y, rows);
+    constexpr Rows* tiles[] = {each_tile<Tile, 1>, each_tile<Tile, 2>, each_tile<Tile, 3>, each_tile<Tile, 4>,
+                               each_tile<Tile, 5>, each_tile<Tile, 6>, each_tile<Tile, 7>, each_tile<Tile, 8>};
+    tiles[w.bits - 1](w, in, bias, y, rows);
 }
 
 }  // namespace
