@@ -1,6 +1,8 @@
 """Packed products against FP32, torch's own and bitsandbytes', as ratios measured in one run.
 
-    python benchmarks/int4_kernel.py [width] [--threads N]        default: 8192, 1
+    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--batch 1 4]        default: 8192, 1, all
+
+With --bits or --batch only the packed widths are compared, which is short at a width of 4096.
 
 CPU: a square layer, groups of 64. Each contestant walks over copies of its weight that together are larger than the
 last-level cache, so that every product reads from memory; they take turns, and a ratio is that of the medians. With
@@ -107,12 +109,13 @@ def plain_read(total: int, threads: int):
     return lambda: read_all(large.data_ptr(), len(large), threads), large.nbytes
 
 
-def compare_widths(width: int, total: int, clock) -> None:
-    """Batch 1 at every width; with act-order the input is permuted first."""
-    x, dense, order = torch.randn(1, width), torch.randn(width, width), torch.randperm(width)
+def compare_widths(width: int, total: int, clock, widths=kernels.BITS, batch: int = 1) -> None:
+    """One batch at each of the widths, beside what the bytes allow; with act-order the input is permuted first."""
+    x, dense, order = torch.randn(batch, width), torch.randn(width, width), torch.randperm(width)
     fp32 = copies(dense.clone, dense.nbytes, total)
-    print("batch 1, times faster than fp32:   bytes   × float   × INT8   × float with act-order")
-    for bits in kernels.BITS:
+    print(f"batch {batch}, times faster than fp32 (part of what the bytes allow):")
+    print("            bytes         × float          × INT8  × float, act-order")
+    for bits in widths:
         one = packed(width, bits)
         weights = copies(lambda w=one: clone(w), one.nbytes, total)
         runs = {
@@ -126,15 +129,14 @@ def compare_widths(width: int, total: int, clock) -> None:
             for name, run in runs.items():
                 times[name].append(median(run, clock, 1))
         base, *ours = (statistics.median(t[1:]) for t in times.values())
-        print(
-            f"  {bits} bits {one.nbytes / dense.nbytes:29.3f}" + "".join(f"{base / t:10.2f}" for t in ours), flush=True
-        )
+        part = one.nbytes / dense.nbytes
+        print(f"  {bits} bits {part:8.3f}" + "".join(f"{base / t:9.2f} ({base / t * part:.2f})" for t in ours), flush=True)
 
 
 def check(width: int) -> None:
     """A wrong product may not be a fast one."""
     x = torch.randn(2, width)
-    for bits in (2, 3, 4, 8):
+    for bits in kernels.BITS:
         for activations in kernels.ACTIVATIONS:
             weight = packed(width, bits)
             wanted = kernels.reference.linear(x, weight, activations=activations)
@@ -170,13 +172,13 @@ def median(function, clock, repeats: int) -> float:
 
 
 @torch.no_grad()
-def main(width: int, threads: int) -> int:
+def main(width: int, threads: int, widths: list[int] | None, batches: list[int] | None) -> int:
     torch.set_num_threads(threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
     if not kernels.cpu.variants():
         print("no compiled kernels here; nothing to measure")
         return 0
-    check(width)
+    check(256)
     total = int(1.1 * cache_bytes())
     print(
         f"{processor()}; torch {torch.__version__}; {threads} thread(s), {'processor time' if threads == 1 else 'wall clock'}"
@@ -184,6 +186,10 @@ def main(width: int, threads: int) -> int:
     print(
         f"{width} × {width}, groups of {GROUP}; copies of at least {total / 2**20:.0f} MiB; kernels: {kernels.cpu.variants()[0]}"
     )
+    if widths or batches:
+        for batch in batches or [1]:
+            compare_widths(width, total, clock, widths or kernels.BITS, batch)
+        return 0
     runs = contestants(width, total)
     read_large, read_bytes = plain_read(total, threads)
     medians, missed = {}, []
@@ -237,5 +243,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("width", nargs="?", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bits", type=int, nargs="+", choices=kernels.BITS)
+    parser.add_argument("--batch", type=int, nargs="+")
     chosen = parser.parse_args()
-    sys.exit(main(chosen.width, chosen.threads))
+    sys.exit(main(chosen.width, chosen.threads, chosen.bits, chosen.batch))

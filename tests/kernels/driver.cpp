@@ -20,12 +20,12 @@ std::vector<Number> read(int64_t count) {
 }
 
 int main() {
-    int64_t h[16];
+    int64_t h[14];
     bool any = false;
     while (fread(h, sizeof h, 1, stdin) == 1) {
         any = true;
-        const int64_t rows = h[0], columns = h[1], groups = h[2], tokens = h[11];
-        const int int8 = int(h[14]), kernel = int(h[15]);
+        const int64_t rows = h[0], columns = h[1], groups = h[2], tokens = h[9];
+        const int int8 = int(h[12]), kernel = int(h[13]);
         if (int8 == 2) {  // both sides are integers
             const auto w = read<int8_t>(rows * columns), q = read<int8_t>(tokens * columns);
             std::vector<int32_t> y(tokens * rows);
@@ -34,12 +34,12 @@ int main() {
             continue;
         }
         const auto codes = read<uint8_t>(rows * h[3]), scale = read<uint8_t>(rows * groups * (h[8] ? 2 : 4));
-        const auto zero = read<uint8_t>(h[12] ? rows * h[4] : 0);
-        const auto x = read<float>(tokens * columns), bias = read<float>(h[13] ? rows : 0);
-        const Weight w = {codes.data(), scale.data(), h[12] ? zero.data() : nullptr, rows, columns, groups, h[3], h[4],
-                          h[5], h[6], int32_t(h[7]), int32_t(h[8]), int32_t(h[9]), int32_t(h[10])};
+        const auto zero = read<uint8_t>(h[10] ? rows * h[4] : 0);
+        const auto x = read<float>(tokens * columns), bias = read<float>(h[11] ? rows : 0);
+        const Weight w = {codes.data(), scale.data(), h[10] ? zero.data() : nullptr, rows, columns, groups, h[3], h[4],
+                          h[5], h[6], int32_t(h[7]), int32_t(h[8])};
         std::vector<float> y(tokens * rows);
-        packed_product(&w, x.data(), tokens, h[13] ? bias.data() : nullptr, y.data(), int8, kernel, 1);
+        packed_product(&w, x.data(), tokens, h[11] ? bias.data() : nullptr, y.data(), int8, kernel, 1);
         fwrite(y.data(), 4, y.size(), stdout);
     }
     for (int i = 0; !any && kernel_name(i); i++) puts(kernel_name(i));

@@ -1,5 +1,8 @@
 """Every compiled variant and the reference against float64, within `packed_weights.TOLERANCE`."""
 
+import ctypes
+import mmap
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,6 +159,48 @@ def test_zeros_denormals_huge_numbers_and_nan_stay_in_their_token(name, activati
     y = run(name, x, weight, None, activations)
     assert (y[0] == 0).all() and y[3].isnan().all() and y[[1, 2, 4]].isfinite().all()
     torch.testing.assert_close(y[4], run(name, x[4:], weight, None, activations)[0])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_infinity_reaches_the_rows_that_it_should(name):
+    weight, x = make_weight(9, 64, 2, 3), torch.randn(2, 64)
+    x[0, 5] = torch.inf
+    wanted = x.double() @ kernels.reference.dequantize(weight, torch.float64).T
+    torch.testing.assert_close(run(name, x, weight).double(), wanted, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("bits", [3, 4, 7])
+def test_floats_beside_a_large_one_keep_their_digits(name, bits):
+    """One number 1000 times as large as the others: what the others add is still exact to a part in 10⁵."""
+    weight, x = make_weight(16, 1024, 8, bits), torch.randn(1, 1024)
+    x[0, 3] = 0
+    large = torch.zeros(1, 1024)
+    large[0, 3] = 1000
+    matrix = kernels.reference.dequantize(weight, torch.float64)
+    found = run(name, x + large, weight).double() - large.double() @ matrix.T
+    assert ((found - x.double() @ matrix.T).abs() < 2e-5 * (x.abs().double() @ matrix.abs().T)).all()
+
+
+@pytest.mark.parametrize("name", kernels.cpu.variants())
+@pytest.mark.parametrize("bits", kernels.BITS)
+def test_nothing_is_read_behind_the_codes(name, bits):
+    """The last byte of the codes is the last one before a page that nobody may read."""
+    libc, page = ctypes.CDLL(None), mmap.PAGESIZE
+    for rows, columns, groups in ((3, 7, 1), (9, 40, 5), (8, 36, 18), (17, 192, 3), (2, 768, 3)):
+        weight, x = make_weight(rows, columns, groups, bits), torch.randn(2, columns)
+        whole = -(-weight.codes.nbytes // page) * page
+        room = mmap.mmap(-1, whole + page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        assert libc.mprotect(ctypes.c_void_p(start + whole), page, 0) == 0
+        at = start + whole - weight.codes.nbytes
+        ctypes.memmove(at, weight.codes.data_ptr(), weight.codes.nbytes)
+        told = kernels.cpu.describe(weight)
+        told.codes = at
+        for int8 in (False, True):
+            found = kernels.cpu.product(x, told, int8=int8, kernel=kernels.cpu.variants().index(name))
+            assert torch.equal(found, run(name, x, weight, None, "int8" if int8 else "float"))
+        libc.mprotect(ctypes.c_void_p(start + whole), page, 3)
 
 
 @pytest.mark.parametrize("name", RUNS)

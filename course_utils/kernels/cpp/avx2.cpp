@@ -130,14 +130,16 @@ struct Tile {
             decltype(no_sums(Number())) some[R][T];
             EACH(r, R) EACH(t, T) some[r][t] = no_sums(Number());
             const int64_t end = b + w.group_bytes;
-            for (; b < end; b += 32)
+            for (; b < end; b += 32, x += planes.parts * 32) {
+                const Ask<BITS> ask(planes, b);
                 EACH(r, R) {
                     const uint8_t* row = block.codes + r * block.code_step;
-                    ask_ahead(w, planes, row, b);
+                    ask.of(row);
                     __m256i codes[planes.parts];
                     read_codes(row, planes, b, end - b, codes);
-                    EACH(p, planes.parts) EACH(t, T) add_products<BITS>(some[r][t], codes[p], x + b + p * in.part + t * in.stride);
+                    EACH(p, planes.parts) EACH(t, T) add_products<BITS>(some[r][t], codes[p], x + p * 32 + t * in.stride);
                 }
+            }
             b = end;
             EACH(r, R) EACH(t, T) {
                 const float scale = scales[r][g % 16];
@@ -168,7 +170,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx2 = {"avx2", false, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows};
+const Kernels avx2 = {"avx2", 32, 0, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows};
 
 #if defined(__clang__)
 #pragma clang attribute pop

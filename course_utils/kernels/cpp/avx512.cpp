@@ -95,21 +95,20 @@ inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, const Ste
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.
 template <int N>  // digits of a token
 struct Tile {
-    static constexpr int sums = N == 1 ? 8 : 4;
+    static constexpr int sums = N == 1 ? 8 : 2;
 
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
-        const int8_t* q = in.q + token * N * in.stride;
-        const int64_t together = w.group_bytes >= 4 && 64 % w.group_bytes == 0 ? 64 / w.group_bytes : 1;
-        const int64_t unit = together * w.group_bytes, length = w.groups * w.group_bytes;
+        const int8_t* q = in.q + token * in.stride;
+        const int64_t groups = together(w, 64), unit = groups * w.group_bytes;
         int32_t lanes[16];
-        for (int i = 0; i < 16; i++) lanes[i] = i * int(together) / 16;
+        for (int i = 0; i < 16; i++) lanes[i] = i * int(groups) / 16;
         const __m512i group_of = _mm512_loadu_si512(lanes);
         alignas(64) float scales[R][16], zeros[R][16];
         __m512 total[R][T];
         EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
-        for (int64_t b = 0, g = 0; b < length; g += together) {
+        for (int64_t b = 0, g = 0; g < w.groups; g += groups) {
             if (g % 16 == 0) EACH(r, R) {  // total −= Σ_g s_g z_g Σ q, what a sum over codes holds too much
                 read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
                 const __m512 both = _mm512_mul_ps(_mm512_load_ps(scales[r]), _mm512_load_ps(zeros[r]));
@@ -120,20 +119,22 @@ struct Tile {
             }
             __m512i sum[R][T][N];
             EACH(r, R) EACH(t, T) EACH(n, N) sum[r][t][n] = _mm512_setzero_si512();
-            const int64_t end = b + unit < length ? b + unit : length;
-            for (; b < end; b += 64) {
+            const int64_t end = b + unit < planes.length ? b + unit : planes.length;
+            do {
                 const Step step(b, end - b);
+                const Ask<BITS> ask(planes, b);
                 EACH(r, R) {
                     const uint8_t* row = block.codes + r * block.code_step;
-                    ask_ahead(w, planes, row, b);
+                    ask.of(row);
                     __m512i codes[planes.parts];
                     read_codes(row, planes, step, codes);
                     EACH(p, planes.parts) EACH(t, T) EACH(n, N) {
-                        const int8_t* at = q + b + p * in.part + (t * N + n) * in.stride;
+                        const int8_t* at = q + t * in.stride + (p * N + n) * 64;
                         sum[r][t][n] = _mm512_dpbusd_epi32(sum[r][t][n], codes[p], _mm512_loadu_si512(at));
                     }
                 }
-            }
+                b += 64, q += planes.parts * N * 64;
+            } while (b < end);
             b = end;
             const __m512i lane = _mm512_add_epi32(group_of, _mm512_set1_epi32(g % 16));
             EACH(r, R) {
@@ -175,7 +176,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx512 = {"avx512", true, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
+const Kernels avx512 = {"avx512", 64, DIGITS, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -46,23 +46,34 @@ void share(int64_t rows, int threads, Work work) {
     for (int64_t first = 0; first < rows; first += chunk) work(Range{first, first + chunk < rows ? first + chunk : rows});
 }
 
-template <int PARTS, typename Number>
-void place(const Number* row, int64_t columns, int64_t part, Number* to) {
-    const int64_t whole = columns / PARTS;
-    for (int64_t j = 0; j < whole; j++)
-        for (int p = 0; p < PARTS; p++) to[p * part + j] = row[j * PARTS + p];
-    for (int64_t c = whole * PARTS; c < columns; c++) to[c % PARTS * part + whole] = row[c];
-}
+// How a row of activations is laid out for a kernel (see Input), in columns of the weight.
+struct Order {
+    int64_t columns, unit, parts, step, digits;
 
-// Copies a row's columns to where Input wants them.
-template <typename Number>
-void place(const Number* row, int64_t columns, const Input& in, Number* to) {
-    const int64_t parts = in.stride / in.part;
-    (parts == 1   ? place<1, Number>
-     : parts == 2 ? place<2, Number>
-     : parts == 4 ? place<4, Number>
-                  : place<8, Number>)(row, columns, in.part, to);
-}
+    int64_t steps() const { return (unit + parts * step - 1) / (parts * step); }  // of a unit
+    int64_t size() const { return (columns + unit - 1) / unit * steps() * step * parts * digits; }
+
+    // One digit of a row, or floats; `to` is where the first one belongs. Places that nothing belongs to are left alone.
+    template <int PARTS, typename Number>
+    void place(const Number* row, Number* to) const {
+        for (int64_t begin = 0; begin < columns; begin += unit) {
+            const int64_t end = std::min(begin + unit, columns);
+            for (int64_t s = 0; s < steps(); s++)
+                for (int64_t p = 0; p < PARTS; p++, to += digits * step) {
+                    const int64_t first = begin + s * step * PARTS + p;
+                    const int64_t n = std::min(step, (end - first + PARTS - 1) / PARTS);
+                    for (int64_t i = 0; i < n; i++) to[i] = row[first + i * PARTS];
+                }
+        }
+    }
+    template <typename Number>
+    void place(const Number* row, Number* to) const {
+        if (parts == 1) place<1>(row, to);
+        if (parts == 2) place<2>(row, to);
+        if (parts == 4) place<4>(row, to);
+        if (parts == 8) place<8>(row, to);
+    }
+};
 
 template <typename Number>
 inline float sum_of(const Number* q, int64_t n) {
@@ -124,27 +135,28 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
     if (w->groups > 1 && w->group_size % (8 / smallest)) use = &portable;  // groups that begin inside a byte
     if ((int8 || use->digits) && w->group_size > 65536) use = &portable;   // sums that may not fit in 32 bits
     if (!int8 && !std::isfinite(largest(x, tokens * w->columns))) use = &portable;
-    const int64_t columns = w->columns, parts = use == &portable ? 1 : 8 / first_plane(w->bits);
-    const int digits = int8 ? 1 : use->digits ? DIGITS : 0;
+    const int64_t columns = w->columns, parts = 8 / first_plane(w->bits);
+    const int digits = int8 ? 1 : use->digits;
+    Order order = {columns, together(*w, use->step) * w->group_size, parts, use->step, std::max(digits, 1)};
+    if (!use->step) order = {columns, columns, 1, columns, 1};
     Input in = {};
     in.tokens = tokens;
-    in.part = (columns / parts + 128) / 64 * 64;
-    in.stride = parts * in.part;
+    in.stride = order.size();
     std::vector<float> floats(digits ? 0 : tokens * in.stride), scales(tokens), sums(tokens * w->groups);
-    std::vector<int8_t> integers(tokens * digits * in.stride), row(columns);
+    std::vector<int8_t> integers(digits ? tokens * in.stride : 0), row(columns);
     std::vector<int32_t> whole(columns);
     for (int64_t t = 0; t < tokens; t++) {
         const float* from = x + t * columns;
         float* sum = sums.data() + t * w->groups;
-        int8_t* to = integers.data() + t * digits * in.stride;
+        int8_t* to = integers.data() + t * in.stride;
         scales[t] = scale_of(from, columns);
         if (digits == 0) {
-            place(from, columns, in, floats.data() + t * in.stride);
+            order.place(from, floats.data() + t * in.stride);
             for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(from + g * w->group_size, w->group_size);
         }
         if (digits == 1) {
             round_token(from, columns, scales[t], row.data());
-            place(row.data(), columns, in, to);
+            order.place(row.data(), to);
             for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(row.data() + g * w->group_size, w->group_size);
         }
         if (digits == DIGITS) {
@@ -152,7 +164,7 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
             for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(whole.data() + g * w->group_size, w->group_size) * 0x1p-24f;
             for (int d = DIGITS; d-- > 0;) {
                 take_digit(whole.data(), columns, row.data());
-                place(row.data(), columns, in, to + d * in.stride);
+                order.place(row.data(), to + d * order.step);
             }
         }
     }
@@ -165,7 +177,7 @@ void integer_product(const int8_t* w, const int8_t* q, int64_t tokens, int64_t r
     std::vector<float> sums(tokens);
     for (int64_t t = 0; t < tokens; t++) sums[t] = sum_of(q + t * columns, columns);
     Input in = {};
-    in.tokens = tokens, in.stride = in.part = columns, in.q = q, in.sum = sums.data();
+    in.tokens = tokens, in.stride = columns, in.q = q, in.sum = sums.data();
     share(rows, threads, [&](Range range) { found(kernel)->integer_rows(w, in, y, rows, range); });
 }
 }

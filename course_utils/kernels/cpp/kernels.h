@@ -20,18 +20,22 @@ constexpr int first_plane(int bits) { return bits & 8 ? 8 : bits & 4 ? 4 : bits 
 // max |x| / 2³². Then the instructions for bytes multiply floats as well. A token in INT8 is q₀ alone.
 constexpr int DIGITS = 4;
 
-// Activations of several tokens. Either x is given, or q, one or DIGITS rows for each token, with scales and sums.
-// A row holds `stride` numbers. A byte of codes (of the first plane) has 8 / bits parts, and so has a row: part p holds the
-// columns whose codes are part p of a byte, from p · part on. So byte j belongs to the numbers j, part + j, 2 part + j …
-// Behind the last column of a part there are 64 zeros at least, so that vectors may be loaded there.
-// The portable products want whole rows: there is one part.
+// Activations of several tokens. Either x is given, or q, with scales and sums.
+// A row of `stride` numbers is in the order in which a kernel reads it, which takes `step` bytes of the first plane at a
+// time: for each step first the numbers for part 0 of each byte, then for part 1, …, and if there are digits, q₀, q₁, … of each
+// part. A step ends with the unit, which is `together` groups; what is missing is 0. The portable products want rows as they are.
 struct Input {
-    int64_t tokens, stride, part;
+    int64_t tokens, stride;
     const float* x;
     const int8_t* q;
     const float* q_scale;  // (tokens)
     const float* sum;      // (tokens, groups): the sum of x over each group of columns; of x / q_scale where q is given
 };
+
+// Groups that are read in one step, their scales spread over the lanes.
+inline int64_t together(const Weight& w, int step) {
+    return step == 64 && w.group_bytes >= 4 && step % w.group_bytes == 0 ? step / w.group_bytes : 1;
+}
 
 // Rows that a kernel may look at together. Memory answers faster when several places are asked for at once: reading 8
 // rows side by side was 1.5 times as fast as one after the other on the server processor of docs/benchmarks.md.
@@ -48,7 +52,8 @@ using IntegerRows = void(const int8_t* w, const Input& in, int32_t* y, int64_t w
 
 struct Kernels {
     const char* name;
-    bool digits;  // whether float_rows reads q and not x
+    int step;    // bytes of a row's first plane that are read at a time; 0: the portable ones
+    int digits;  // of q that float_rows reads; 0: it reads x
     Rows* float_rows;
     Rows* int8_rows;
     IntegerRows* integer_rows;

@@ -85,7 +85,7 @@ struct Tile {
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
-        const int8_t* q = in.q + token * N * in.stride;
+        const int8_t* q = in.q + token * in.stride;
         constexpr int middle = BITS == 8 ? 128 : 0;  // codes of 8 bits become signed: code − 128
         float scales[R][16], zeros[R][16];
         float32x4_t sum[R][T];
@@ -96,20 +96,22 @@ struct Tile {
             int32x4_t products[R][T][N];
             EACH(r, R) EACH(t, T) EACH(n, N) products[r][t][n] = vdupq_n_s32(0);
             const int64_t end = b + w.group_bytes;
-            for (; b < end; b += 16)
+            for (; b < end; b += 16, q += planes.parts * N * 16) {
+                const Ask<BITS> ask(planes, b);
                 EACH(r, R) {
                     const uint8_t* row = block.codes + r * block.code_step;
-                    ask_ahead(w, planes, row, b);
+                    ask.of(row);
                     uint8x16_t codes[planes.parts];
                     read_codes(row, planes, b, end - b, codes);
                     EACH(p, planes.parts) {
                         const int8x16_t numbers = vreinterpretq_s8_u8(veorq_u8(codes[p], vdupq_n_u8(middle)));
                         EACH(t, T) EACH(n, N) {
-                            const int8_t* at = q + b + p * in.part + (t * N + n) * in.stride;
+                            const int8_t* at = q + t * in.stride + (p * N + n) * 16;
                             products[r][t][n] = add_products(products[r][t][n], numbers, vld1q_s8(at));
                         }
                     }
                 }
+            }
             b = end;
             EACH(r, R) EACH(t, T) {
                 float32x4_t number = vcvtq_f32_s32(products[r][t][N - 1]);
@@ -143,7 +145,7 @@ const Kernels KERNELS = {
 #else
     "neon",
 #endif
-    true, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
+    16, DIGITS, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
 
 #if defined(DOTPROD) && defined(__clang__)
 #pragma clang attribute pop

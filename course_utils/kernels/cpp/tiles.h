@@ -23,10 +23,12 @@ template <int BITS>
 struct Planes {
     static constexpr int first = first_plane(BITS), parts = 8 / first;
     static constexpr bool twos = first > 2 && BITS & 2, ones = first > 1 && BITS & 1;
-    static constexpr int twos_share = first / 2, ones_share = first;
-    int64_t twos_at, ones_at;  // where they begin in a row
+    static constexpr int twos_share = first > 2 ? first / 2 : 1, ones_share = first;
+    int64_t length, row_bytes, twos_at, ones_at;  // of the first plane, of a row; where in a row the other planes begin
 
-    explicit Planes(const Weight& w) : twos_at((w.columns * first + 7) / 8), ones_at(twos_at + (twos ? (w.columns + 3) / 4 : 0)) {}
+    explicit Planes(const Weight& w)
+        : length(w.groups * w.group_bytes), row_bytes(w.row_bytes), twos_at((w.columns * first + 7) / 8),
+          ones_at(twos_at + (twos ? (w.columns + 3) / 4 : 0)) {}
 };
 
 // Memory is asked this many bytes early for what a row's stream will need, and for its scales and zero points; an
@@ -35,14 +37,20 @@ constexpr int64_t AHEAD = 1024, SCALES_AHEAD = 256;
 
 // Asks for what lies AHEAD of byte b of a row's first plane, which may be in the next row, and for what belongs to it.
 template <int BITS>
-inline void ask_ahead(const Weight& w, const Planes<BITS>& planes, const uint8_t* row, int64_t b) {
-    const int64_t length = w.groups * w.group_bytes;
-    int64_t at = b + AHEAD;
-    if (at >= length) at -= length, row += w.row_bytes;
-    __builtin_prefetch(row + at);
-    if (planes.twos) __builtin_prefetch(row + planes.twos_at + at / planes.twos_share);
-    if (planes.ones) __builtin_prefetch(row + planes.ones_at + at / planes.ones_share);
-}
+struct Ask {
+    int64_t first, twos, ones;
+
+    Ask(const Planes<BITS>& planes, int64_t b) {
+        const bool here = b + AHEAD < planes.length;
+        const int64_t at = here ? b + AHEAD : b + AHEAD - planes.length, row = here ? 0 : planes.row_bytes;
+        first = row + at, twos = row + planes.twos_at + at / planes.twos_share, ones = row + planes.ones_at + at / planes.ones_share;
+    }
+    void of(const uint8_t* row) const {
+        __builtin_prefetch(row + first);
+        if (Planes<BITS>::twos) __builtin_prefetch(row + twos);
+        if (Planes<BITS>::ones) __builtin_prefetch(row + ones);
+    }
+};
 
 // 16 numbers of `width` bits, number i on; behind the end of a row of `bytes` bytes, any numbers. Eight take width bytes.
 __attribute__((always_inline)) inline void read_16(const uint8_t* row, int64_t bytes, int64_t i, int width, float* to) {
@@ -66,7 +74,7 @@ inline void read_zeros(const Weight& w, int64_t row, int64_t g, float* to) {
 // T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
 template <typename Tile, int BITS, int T>
 void run(const Weight& w, const Input& in, int64_t t, const Block& block, const float* bias, float* y) {
-    constexpr int R = Tile::sums / T < ROWS ? Tile::sums / T : ROWS;
+    constexpr int R = Tile::sums < T ? 1 : Tile::sums / T < ROWS ? Tile::sums / T : ROWS;
     float sums[R][T];
     for (int first = 0; first < ROWS; first += R) {
         const int64_t row = block.row + first * block.step;
