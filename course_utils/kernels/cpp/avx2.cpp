@@ -170,7 +170,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx2 = {"avx2", 32, 0, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows};
+const Kernels avx2 = {"avx2", 32, 32, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,5 +1,5 @@
-// AVX-512 with VNNI. Real numbers: a 4-bit code selects one of the 16 values s (q − z) held in a register. Integers:
-// `dpbusd` multiplies unsigned by signed bytes and adds four neighbouring products to each 32-bit sum.
+// AVX-512 with VNNI. Integers: `dpbusd` multiplies unsigned by signed bytes and adds four neighbouring products to each
+// 32-bit sum. One token of floats goes the same way, digit by digit; with several tokens, unpacking costs less than the digits.
 #include "kernels.h"
 
 #ifdef X86
@@ -16,6 +16,17 @@ namespace {
 inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : (1u << n) - 1; }
 
 typedef int32_t Numbers __attribute__((vector_size(64)));
+
+// 16 numbers of WIDTH bits, each in a lane of 32. What is above is waste.
+template <int WIDTH>
+inline __m512i sixteen(__m128i packed) {
+    constexpr Numbers bit = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * WIDTH;
+    const __m512i all = _mm512_castsi128_si512(packed), shift = (__m512i)(bit & 31);
+    const __m512i numbers = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), all), shift);
+    if (32 % WIDTH == 0) return numbers;  // else some begin in one 32 bits and end in the next
+    const __m512i next = _mm512_permutexvar_epi32((__m512i)((bit >> 5) + 1), all);
+    return _mm512_or_si512(numbers, _mm512_sllv_epi32(next, (__m512i)(32 - (bit & 31))));
+}
 
 // Scales and zero points of 16 groups of a row from group g on; scales are 0 behind the last group.
 template <int BITS>
@@ -35,15 +46,67 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
     const uint8_t* from = w.zero + row * w.zero_bytes + g * BITS / 8;
     __builtin_prefetch(from + SCALES_AHEAD / 4);
     const int64_t left = w.zero_bytes - g * BITS / 8;
-    const __m512i packed = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(first_lanes(left < 2 * BITS ? left : 2 * BITS), from));
-    constexpr Numbers bit = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * BITS;
-    __m512i codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), packed), (__m512i)(bit & 31));
-    if (32 % BITS) {  // some begin in one number of 32 bits and end in the next
-        const __m512i next = _mm512_permutexvar_epi32((__m512i)((bit >> 5) + 1), packed);
-        codes = _mm512_or_si512(codes, _mm512_sllv_epi32(next, (__m512i)(32 - (bit & 31))));
-    }
-    _mm512_store_ps(zero, _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1))));
+    const __m128i packed = _mm_maskz_loadu_epi8(first_lanes(left < 2 * BITS ? left : 2 * BITS), from);
+    _mm512_store_ps(zero, _mm512_cvtepi32_ps(_mm512_and_si512(sixteen<BITS>(packed), _mm512_set1_epi32((1 << BITS) - 1))));
 }
+
+// 16 bytes of a row at a time. Codes of up to 4 bits select one of the values s (q − z) held in a register.
+struct FloatTile {
+    static constexpr int sums = 16;
+
+    template <int BITS, int T, int R>
+    static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
+        const Planes<BITS> planes(w);
+        constexpr int first = planes.first, parts = planes.parts, share = first == 4 ? 2 : 4;  // bits of `ones` for a byte
+        constexpr Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const __m512 code = _mm512_cvtepi32_ps((__m512i)(lane & ((1 << BITS) - 1)));
+        const float* x = in.x + token * in.stride;
+        alignas(64) float scales[R][16], zeros[R][16];
+        __m512 sum[R][T];
+        EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_ps();
+        int64_t b = 0;
+        for (int64_t g = 0; g < w.groups; g++) {
+            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            __m512 scale[R], zero[R], table[R];
+            EACH(r, R) {
+                scale[r] = _mm512_set1_ps(scales[r][g % 16]);
+                zero[r] = _mm512_set1_ps(zeros[r][g % 16]);
+                table[r] = _mm512_mul_ps(scale[r], _mm512_sub_ps(code, zero[r]));
+            }
+            const int64_t end = b + w.group_bytes;
+            auto step = [&](int64_t left) __attribute__((always_inline)) {  // 16 bytes of each row, or what is left of a group
+                const __mmask16 all = first_lanes(left), half = first_lanes((left + 1) / 2), some = first_lanes((left * share + 7) / 8);
+                EACH(r, R) {
+                    const uint8_t* row = block.codes + r * block.code_step;
+                    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(all, row + b));
+                    __m512i twos, ones;
+                    if (planes.twos) twos = sixteen<4>(_mm_maskz_loadu_epi8(half, row + planes.twos_at + b / 2));
+                    if (planes.ones) ones = sixteen<share>(_mm_maskz_loadu_epi8(some, row + planes.ones_at + b / planes.ones_share));
+                    EACH(p, parts) {
+                        __m512i codes = p ? _mm512_srli_epi32(bytes, p * first) : bytes;
+                        if (BITS > 4 || planes.ones) codes = _mm512_and_si512(codes, _mm512_set1_epi32((1 << first) - 1));
+                        if (planes.twos) codes = with_bits(codes, twos, 2, 4, p);
+                        if (planes.ones) codes = with_bits(codes, ones, 1, BITS - 1, p);
+                        const __m512 value = BITS > 4 ? _mm512_mul_ps(scale[r], _mm512_sub_ps(_mm512_cvtepi32_ps(codes), zero[r]))
+                                                      : _mm512_permutexvar_ps(codes, table[r]);
+                        EACH(t, T) sum[r][t] = _mm512_fmadd_ps(value, _mm512_loadu_ps(x + t * in.stride + p * 16), sum[r][t]);
+                    }
+                }
+                x += parts * 16;
+            };
+            for (; b + 16 <= end; b += 16) step(16);
+            if (b < end) step(end - b), b = end;
+        }
+        EACH(r, R) EACH(t, T) y[r][t] = _mm512_reduce_add_ps(sum[r][t]);
+    }
+
+    // Number p of `width` bits in each lane becomes the bits of a code from `low` on.
+    static inline __m512i with_bits(__m512i codes, __m512i numbers, int width, int low, int p) {
+        const int up = low - p * width;
+        const __m512i moved = up > 0 ? _mm512_slli_epi32(numbers, up) : _mm512_srli_epi32(numbers, -up);
+        return _mm512_ternarylogic_epi32(codes, moved, _mm512_set1_epi32(((1 << width) - 1) << low), 0xf8);  // codes | (moved & mask)
+    }
+};
 
 // The bytes of a step of 64 that exist, and those of planes with half and a quarter as many.
 struct Step {
@@ -62,10 +125,14 @@ inline __m512i nibbles(__m256i bytes) {
     return _mm512_or_si512(twice, _mm512_slli_epi16(twice, 4));
 }
 
-// Each byte four times, pair i of its bits as the low bits of the i-th.
-inline __m512i pairs(__m128i bytes) {
-    const __m512i one = _mm512_cvtepu8_epi32(bytes), two = _mm512_or_si512(one, _mm512_slli_epi32(one, 12));
-    return _mm512_or_si512(two, _mm512_slli_epi32(two, 6));
+// Bits 2 i and 2 i + 1 of 16 bytes are bit `low` of the i-th code of codes[0] and codes[1].
+inline void add_ones(__m128i bytes, int low, __m512i (&codes)[2]) {
+    constexpr Numbers byte = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x01010101;  // each byte four times
+    const __m512i four = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), (__m512i)byte), one = _mm512_set1_epi8(1 << low);
+    EACH(p, 2) {
+        const __mmask64 is_one = _mm512_test_epi8_mask(four, _mm512_set1_epi32(0x40100401 << p));
+        codes[p] = _mm512_mask_add_epi8(codes[p], is_one, codes[p], one);
+    }
 }
 
 // Number p of `width` bits in each byte becomes the bits of codes[p] from `low` on.
@@ -89,13 +156,13 @@ inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, const Ste
     if (planes.twos) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, row + planes.twos_at + step.b / 2)), 2, 4, codes);
     const uint8_t* ones = row + planes.ones_at + step.b / planes.ones_share;
     if (planes.ones && first == 2) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, ones)), 1, 2, codes);
-    if (planes.ones && first == 4) add_bits(pairs(_mm_maskz_loadu_epi8(step.quarter, ones)), 1, BITS - 1, codes);
+    if constexpr (planes.ones && first == 4) add_ones(_mm_maskz_loadu_epi8(step.quarter, ones), BITS - 1, codes);
 }
 
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.
 template <int N>  // digits of a token
-struct Tile {
-    static constexpr int sums = N == 1 ? 8 : 2;
+struct Int8Tile {
+    static constexpr int sums = N == 1 ? 8 : 4;
 
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
@@ -123,14 +190,20 @@ struct Tile {
             do {
                 const Step step(b, end - b);
                 const Ask<BITS> ask(planes, b);
-                EACH(r, R) {
-                    const uint8_t* row = block.codes + r * block.code_step;
-                    ask.of(row);
-                    __m512i codes[planes.parts];
-                    read_codes(row, planes, step, codes);
+                constexpr int C = R > 1 ? 2 : 1;  // rows for which activations are loaded once
+                EACH(first, R / C) {
+                    __m512i codes[C][planes.parts];
+                    EACH(c, C) {
+                        const uint8_t* row = block.codes + (first * C + c) * block.code_step;
+                        ask.of(row);
+                        read_codes(row, planes, step, codes[c]);
+                    }
                     EACH(p, planes.parts) EACH(t, T) EACH(n, N) {
-                        const int8_t* at = q + t * in.stride + (p * N + n) * 64;
-                        sum[r][t][n] = _mm512_dpbusd_epi32(sum[r][t][n], codes[p], _mm512_loadu_si512(at));
+                        const __m512i x = _mm512_loadu_si512(q + t * in.stride + (p * N + n) * 64);
+                        EACH(c, C) {
+                            __m512i& s = sum[first * C + c][t][n];
+                            s = _mm512_dpbusd_epi32(s, codes[c][p], x);
+                        }
                     }
                 }
                 b += 64, q += planes.parts * N * 64;
@@ -176,7 +249,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx512 = {"avx512", 64, DIGITS, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
+const Kernels avx512 = {"avx512", 16, 64, all_tiles<FloatTile>, all_tiles<Int8Tile<1>>, integer_rows, all_tiles<Int8Tile<DIGITS>>};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -133,12 +133,13 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
     const Kernels* use = found(kernel);
     const int smallest = w->bits & -w->bits;  // bits of a code in the last plane
     if (w->groups > 1 && w->group_size % (8 / smallest)) use = &portable;  // groups that begin inside a byte
-    if ((int8 || use->digits) && w->group_size > 65536) use = &portable;   // sums that may not fit in 32 bits
+    if (int8 && w->group_size > 65536) use = &portable;                    // sums that may not fit in 32 bits
     if (!int8 && !std::isfinite(largest(x, tokens * w->columns))) use = &portable;
+    const bool in_digits = !int8 && tokens == 1 && use->digit_rows && w->group_size <= 65536;
     const int64_t columns = w->columns, parts = 8 / first_plane(w->bits);
-    const int digits = int8 ? 1 : use->digits;
-    Order order = {columns, together(*w, use->step) * w->group_size, parts, use->step, std::max(digits, 1)};
-    if (!use->step) order = {columns, columns, 1, columns, 1};
+    const int digits = int8 ? 1 : in_digits ? DIGITS : 0, step = digits ? use->int8_step : use->float_step;
+    Order order = {columns, together(*w, step) * w->group_size, parts, step, std::max(digits, 1)};
+    if (!step) order = {columns, columns, 1, columns, 1};
     Input in = {};
     in.tokens = tokens;
     in.stride = order.size();
@@ -169,7 +170,7 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
         }
     }
     in.x = floats.data(), in.q = integers.data(), in.q_scale = scales.data(), in.sum = sums.data();
-    share(w->rows, threads, [&](Range rows) { (int8 ? use->int8_rows : use->float_rows)(*w, in, bias, y, rows); });
+    share(w->rows, threads, [&](Range rows) { (int8 ? use->int8_rows : in_digits ? use->digit_rows : use->float_rows)(*w, in, bias, y, rows); });
 }
 
 // y (tokens, rows) = q Wᵀ exactly; q (tokens, columns) and w (rows, columns) int8.

@@ -16,7 +16,7 @@ struct Weight {
 // Bits of a code in the first plane of a row: the largest of 8, 4, 2 and 1 that `bits` holds. It has the low bits.
 constexpr int first_plane(int bits) { return bits & 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; }
 
-// A token as float32 is written in so many digits of 8 bits: x = q_scale (q₀ + q₁ / 256 + q₂ / 256² + q₃ / 256³), good to
+// A token as float32 may be written in so many digits of 8 bits: x = q_scale (q₀ + q₁ / 256 + q₂ / 256² + q₃ / 256³), good to
 // max |x| / 2³². Then the instructions for bytes multiply floats as well. A token in INT8 is q₀ alone.
 constexpr int DIGITS = 4;
 
@@ -52,11 +52,11 @@ using IntegerRows = void(const int8_t* w, const Input& in, int32_t* y, int64_t w
 
 struct Kernels {
     const char* name;
-    int step;    // bytes of a row's first plane that are read at a time; 0: the portable ones
-    int digits;  // of q that float_rows reads; 0: it reads x
+    int float_step, int8_step;  // bytes of a row's first plane that are read at a time; 0: a whole row
     Rows* float_rows;
     Rows* int8_rows;
     IntegerRows* integer_rows;
+    Rows* digit_rows;  // for one token in DIGITS digits, in steps of int8_step, where that is faster than float_rows; or null
 };
 
 extern const Kernels portable;

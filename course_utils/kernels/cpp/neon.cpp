@@ -30,16 +30,6 @@ inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, f
     read_zeros<BITS>(w, row, g, zero);
 }
 
-// sums[i] += Σ of four products
-inline int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
-#ifdef DOTPROD
-    return vdotq_s32(sums, a, b);
-#else
-    sums = vpadalq_s16(sums, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
-    return vpadalq_s16(sums, vmull_high_s8(a, b));
-#endif
-}
-
 inline uint8x16_t load(const uint8_t* from, int64_t bytes, uint8_t fill = 0) {  // 16, or fewer and `fill`
     if (bytes >= 16) return vld1q_u8(from);
     if (bytes == 8) return vcombine_u8(vld1_u8(from), vdup_n_u8(fill));
@@ -78,49 +68,72 @@ inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, int64_t b
     if (planes.ones && first == 4) add_bits(spread(load(ones, left >= 16 ? 4 : (left + 3) / 4), 2), 1, BITS - 1, codes);
 }
 
-template <int N>  // digits of a token
+// sums[i] += Σ of four products
+inline int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
+#ifdef DOTPROD
+    return vdotq_s32(sums, a, b);
+#else
+    sums = vpadalq_s16(sums, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    return vpadalq_s16(sums, vmull_high_s8(a, b));
+#endif
+}
+
+inline void add_products(int32x4_t& sums, uint8x16_t codes, int middle, const int8_t* q) {
+    sums = add_products(sums, vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(middle))), vld1q_s8(q));
+}
+
+inline void add_products(float32x4_t& sums, uint8x16_t codes, int middle, const float* x) {
+    const int8x16_t numbers = vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(middle)));
+    EACH(i, 4) {
+        const int16x8_t eight = vmovl_s8(i < 2 ? vget_low_s8(numbers) : vget_high_s8(numbers));
+        const int32x4_t four = vmovl_s16(i % 2 ? vget_high_s16(eight) : vget_low_s16(eight));
+        sums = vfmaq_f32(sums, vcvtq_f32_s32(four), vld1q_f32(x + 4 * i));
+    }
+}
+
+inline const float* numbers(const Input& in, float) { return in.x; }
+inline const int8_t* numbers(const Input& in, int8_t) { return in.q; }
+inline float32x4_t no_sums(float) { return vdupq_n_f32(0); }
+inline int32x4_t no_sums(int8_t) { return vdupq_n_s32(0); }
+inline float32x4_t real(float32x4_t sums) { return sums; }
+inline float32x4_t real(int32x4_t sums) { return vcvtq_f32_s32(sums); }
+
+template <typename Number>  // of the activations: float or int8_t
 struct Tile {
-    static constexpr int sums = N == 1 ? 8 : 4;
+    static constexpr int sums = 8;
 
     template <int BITS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
-        const int8_t* q = in.q + token * in.stride;
+        const Number* x = numbers(in, Number()) + token * in.stride;
         constexpr int middle = BITS == 8 ? 128 : 0;  // codes of 8 bits become signed: code − 128
         float scales[R][16], zeros[R][16];
-        float32x4_t sum[R][T];
-        EACH(r, R) EACH(t, T) sum[r][t] = vdupq_n_f32(0), y[r][t] = 0;
+        float32x4_t all[R][T];
+        EACH(r, R) EACH(t, T) all[r][t] = vdupq_n_f32(0), y[r][t] = 0;
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
             if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-            int32x4_t products[R][T][N];
-            EACH(r, R) EACH(t, T) EACH(n, N) products[r][t][n] = vdupq_n_s32(0);
+            decltype(no_sums(Number())) some[R][T];
+            EACH(r, R) EACH(t, T) some[r][t] = no_sums(Number());
             const int64_t end = b + w.group_bytes;
-            for (; b < end; b += 16, q += planes.parts * N * 16) {
+            for (; b < end; b += 16, x += planes.parts * 16) {
                 const Ask<BITS> ask(planes, b);
                 EACH(r, R) {
                     const uint8_t* row = block.codes + r * block.code_step;
                     ask.of(row);
                     uint8x16_t codes[planes.parts];
                     read_codes(row, planes, b, end - b, codes);
-                    EACH(p, planes.parts) {
-                        const int8x16_t numbers = vreinterpretq_s8_u8(veorq_u8(codes[p], vdupq_n_u8(middle)));
-                        EACH(t, T) EACH(n, N) {
-                            const int8_t* at = q + t * in.stride + (p * N + n) * 16;
-                            products[r][t][n] = add_products(products[r][t][n], numbers, vld1q_s8(at));
-                        }
-                    }
+                    EACH(p, planes.parts) EACH(t, T) add_products(some[r][t], codes[p], middle, x + p * 16 + t * in.stride);
                 }
             }
             b = end;
             EACH(r, R) EACH(t, T) {
-                float32x4_t number = vcvtq_f32_s32(products[r][t][N - 1]);
-                EACH(n, N - 1) number = vfmaq_n_f32(vcvtq_f32_s32(products[r][t][N - 2 - n]), number, 1 / 256.f);
-                sum[r][t] = vfmaq_n_f32(sum[r][t], number, scales[r][g % 16]);
-                y[r][t] += scales[r][g % 16] * (middle - zeros[r][g % 16]) * in.sum[(token + t) * w.groups + g];
+                const float scale = scales[r][g % 16];
+                all[r][t] = vfmaq_n_f32(all[r][t], real(some[r][t]), scale);
+                y[r][t] += scale * (middle - zeros[r][g % 16]) * in.sum[(token + t) * w.groups + g];
             }
         }
-        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * (vaddvq_f32(sum[r][t]) + y[r][t]);
+        EACH(r, R) EACH(t, T) y[r][t] = (vaddvq_f32(all[r][t]) + y[r][t]) * (in.q ? in.q_scale[token + t] : 1);
     }
 };
 
@@ -145,7 +158,7 @@ const Kernels KERNELS = {
 #else
     "neon",
 #endif
-    16, DIGITS, all_tiles<Tile<DIGITS>>, all_tiles<Tile<1>>, integer_rows};
+    16, 16, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr};
 
 #if defined(DOTPROD) && defined(__clang__)
 #pragma clang attribute pop

@@ -107,7 +107,7 @@ void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Ra
         for (int64_t row = rows.first; row < rows.last; row++) run_all<Tile, BITS>(w, in, bias, y, row, 0);
 }
 
-template <typename Tile>
+template <typename Tile>  // its `rows`: R rows at equal distances times T tokens; `sums`: the most that R · T may be
 void all_tiles(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
     constexpr Rows* tiles[] = {each_tile<Tile, 1>, each_tile<Tile, 2>, each_tile<Tile, 3>, each_tile<Tile, 4>,
                                each_tile<Tile, 5>, each_tile<Tile, 6>, each_tile<Tile, 7>, each_tile<Tile, 8>};
