@@ -1,12 +1,13 @@
 """Mixed precision on the bundled model: bits for each layer by several measures of sensitivity, at equal mean bits.
 
     python benchmarks/mixed_precision.py          # six minutes on one core
-    python benchmarks/mixed_precision.py rows     # five minutes: widths for each output channel
+    python benchmarks/mixed_precision.py grids    # six minutes: the published grid and the one of least squares beside it
+    python benchmarks/mixed_precision.py rows     # three minutes: widths for each output channel
 
-HQQ with fitted scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 20 windows of 128 training tokens (three sets), the damage of
-the result is measured on 64 other windows of the validation split. Mean bits count the codes of all weights of the
+HQQ with fitted, unbiased scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 32 windows of 128 training tokens (three sets), the
+damage of the result is measured on 64 other windows of the validation split. Mean bits count the codes of all weights of the
 blocks; scales and zero points (float16, 0.5 bit a weight) are the same for every row of the table and are added.
-Writes learn/tables/mixed-layers.json and mixed-rows.json.
+Writes learn/tables/mixed-layers.json, mixed-grids.json and mixed-rows.json.
 """
 
 import copy
@@ -25,11 +26,7 @@ from course_utils.theory import noise
 
 BITS, SWAPS = (2, 3, 4), 30
 COMMAND = "python benchmarks/mixed_precision.py"
-
-
-
-def fitted(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    return hqq.quantize_layer(weight, bits=bits, fit_scale=True).weight
+GRIDS = {"published": {}, "least squares": {"fit_scale": True}, "unbiased": {"fit_scale": True, "unbiased": True}}
 
 
 def main() -> None:
@@ -41,17 +38,21 @@ def main() -> None:
 
     @functools.cache
     def text(seed: int):
-        return evaluation.calibration(tokenizer, "bundled", n=20, context=128, seed=200 + seed)
+        return evaluation.calibration(tokenizer, "bundled", n=32, context=128, seed=200 + seed)
 
-    rounded = {(n, b): fitted(w, b) for n, w in layers.items() for b in BITS}
+    @functools.cache
+    def on(grid: str):
+        return {(n, b): hqq.quantize_layer(w, bits=b, **GRIDS[grid]).weight for n, w in layers.items() for b in BITS}
+
+    rounded = on("unbiased")
     by_sum = {float(w.sum()): n for n, w in layers.items()}
     assert len(by_sum) == len(layers)
 
     @functools.cache
-    def damages(seed: int):
-        options = {b: lambda w, b=b: rounded[by_sum[float(w.sum())], b] for b in BITS}
+    def damages(seed: int, grid: str = "unbiased"):
+        options = {b: lambda w, b=b: on(grid)[by_sum[float(w.sum())], b] for b in BITS}
         found = allocation.measured_damages(model, text(seed), options, progress=False)
-        print("damages", seed, flush=True)
+        print("damages", grid, seed, flush=True)
         return found
 
     @functools.cache
@@ -63,11 +64,11 @@ def main() -> None:
         alpha = sensitivity.noise_sensitivities(model, text(seed))
         return {n: {b: alpha[n] * noise.relative_error(w, rounded[n, b]) for b in BITS} for n, w in layers.items()}
 
-    def model_of(chosen):
+    def model_of(chosen, grid="unbiased"):
         """The weights that the packed model computes with, without packing it."""
         made = copy.deepcopy(model)
         for name, module in walk.compressible(made).items():
-            walk.weight_of(module).copy_(rounded[name, chosen[name]])
+            walk.weight_of(module).copy_(on(grid)[name, chosen[name]])
         return made
 
     def best(table, mean_bits):
@@ -112,13 +113,13 @@ def main() -> None:
     }  # fmt: skip
     bits, predicted = {}, {}
 
-    def row(label, choose):
+    def row(label, choose, grid="unbiased"):
         def run(seed):
             chosen = choose(seed)
             bits[label] = f"{sum(weights[n] * (b + 0.5) for n, b in chosen.items()) / total:.3f}"
-            guess = sum(damages(seed)[n][b] for n, b in chosen.items())
+            guess = sum(damages(seed, grid)[n][b] for n, b in chosen.items())
             predicted.setdefault(label, []).append(guess)
-            found = divergences(model_of(chosen))
+            found = divergences(model_of(chosen, grid))
             print(f"{label}, set {seed}: {bits[label]} bits, {float(found.mean()):.6f} (added damages {guess:.6f})", flush=True)
             return found
 
@@ -152,7 +153,7 @@ def main() -> None:
 
         @functools.cache
         def fisher(seed):
-            return mixed_rows.row_damages(model, text(seed), BITS, seed=seed)
+            return mixed_rows.row_damages(model, text(seed), BITS, seed=seed, **GRIDS["unbiased"])
 
         def of_layers(seed):
             """The same estimates, added up for each layer."""
@@ -167,16 +168,25 @@ def main() -> None:
         rows = {
             "layers, Fisher": of_layers, "rows, Fisher": by_rows("rows, Fisher", fisher), "rows by chance": by_rows("rows by chance", chance),
         }  # fmt: skip
-        about = f"{PROTOCOL}; 20 windows of 128 training tokens, 3 sets; 2.5 bits a weight for codes and the widths of rows"
+        about = f"{PROTOCOL}; 32 windows of 128 training tokens, 3 sets; 2.5 bits a weight for codes and the widths of rows"
         table = compare("Bits for each row", rows, against="layers, Fisher", unit="nats", protocol=about)
         table.columns["bits a weight"] = spent
         return print(table.save("mixed-rows", command=f"{COMMAND} rows"), table, sep="\n")
+    if "grids" in sys.argv:
+        rows = {}
+        for grid in GRIDS:
+            rows |= {f"uniform {b}, {grid}": row(f"uniform {b}, {grid}", lambda s, b=b: dict.fromkeys(layers, b), grid) for b in (2, 3)}
+            rows |= {f"{m}, {grid}": row(f"{m}, {grid}", lambda s, m=m, grid=grid: best(damages(s, grid), m), grid) for m in (2.25, 2.5)}
+        return finish(
+            "Three grids of HQQ, bits for each layer by KL on that grid", rows, "uniform 2, unbiased", "mixed-grids",
+            "sensitivities from 32 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points", f"{COMMAND} grids",
+        )  # fmt: skip
     one = best(damages(0), 2.5)  # written weights are those of the packed model
-    packed = hqq.quantize(model, bits=2, fit_scale=True, per_layer=allocation.as_per_layer(one)).model
+    packed = hqq.quantize(model, bits=2, fit_scale=True, unbiased=True, per_layer=allocation.as_per_layer(one)).model
     assert torch.allclose(divergences(packed), divergences(model_of(one)), atol=1e-6)
     finish(
         "Bits for each layer, HQQ in groups of 64", {k: row(k, f) for k, f in ways.items()}, "uniform 3", "mixed-layers",
-        "sensitivities from 20 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points",
+        "sensitivities from 32 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points",
     )  # fmt: skip
 
 

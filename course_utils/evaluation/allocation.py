@@ -6,6 +6,7 @@ one option o_l for each layer: a multiple-choice knapsack. Damages add where cha
 optimum is found exactly, and the true damage of the chosen model is measured afterwards.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 
-from . import by_window
+from . import by_window, replay
 from .sensitivity import kept_weight
 
 Option = TypeVar("Option", bound=Hashable)
@@ -72,13 +73,19 @@ def measured_damages(
     text than the one that the result is judged on. `model` stays as it is.
     """
     original = by_window.predictions(model, ids)
-    found: dict[str, dict[Option, float]] = {}
-    for name, module in tqdm(walk.compressible(model).items(), desc="damages", leave=False, disable=not progress):
-        found[name] = {}
-        original_weight = walk.weight_of(module)
-        with kept_weight(module) as stored:
-            module.weight.data = stored.clone()
-            for option, change in options.items():
-                walk.weight_of(module).copy_(change(original_weight.float()))
-                found[name][option] = float(by_window.kl_by_window(original, model, ids).mean())
+    layers, place = walk.compressible(model), replay.block_of(model)
+    names = sorted(layers, key=lambda name: place.get(name, 0))
+    found: dict[str, dict[Option, float]] = {name: {} for name in layers}
+    done = tqdm(total=len(layers), desc="damages", leave=False, disable=not progress)
+    for block, group in itertools.groupby(names, key=lambda name: place.get(name, 0)):
+        with replay.before(model, block, ids):
+            for name in group:
+                original_weight = walk.weight_of(layers[name])
+                with kept_weight(layers[name]) as stored:
+                    layers[name].weight.data = stored.clone()
+                    for option, change in options.items():
+                        walk.weight_of(layers[name]).copy_(change(original_weight.float()))
+                        found[name][option] = float(by_window.kl_by_window(original, model, ids).mean())
+                done.update()
+    done.close()
     return found

@@ -16,6 +16,11 @@ the best round are kept.
 the codes, Σ (W − s (q − z))² → min, starting from the min-max grid; the best round is kept for each group. At 2 bits the
 range is what costs most: a min-max grid has two of its four values at the very ends. (Starts from parts of the range end at
 smaller squared errors and, on the bundled model at 2 bits, at a larger KL: .7 of the range gives 0.5 % less error and 1.8 times the KL.)
+
+The least-squares line shrinks: its error is orthogonal to ŵ, so Σ (ŵ − w̄)² = (1 − t²) Σ (w − w̄)² with t² the relative error, and a layer's
+outputs become smaller by about as much. Such errors do not average out over inputs, and they have the same sign in all layers.
+`unbiased` stretches the values of each group around their mean, codes as they are, until Σ (ŵ − w̄)(w − w̄) = Σ (w − w̄)²: the squared error
+grows from t² to t² / (1 − t²), and the error has nothing of w left in it.
 """
 
 from dataclasses import dataclass
@@ -24,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
 from course_utils.models import selection, walk
 from course_utils.models.selection import Patterns, PerLayer
@@ -60,21 +66,24 @@ def shrink(error: Tensor, beta: float, p: float = P) -> Tensor:
 
 
 def quantize_layer(
-    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, p: float = P, beta: float = BETA,
-    kappa: float = KAPPA, rounds: int = ROUNDS,
+    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False, p: float = P,
+    beta: float = BETA, kappa: float = KAPPA, rounds: int = ROUNDS,
 ) -> RealZero:  # fmt: skip
     """HQQ of one weight (out, in). Zero points are rounded to float16, in which they are stored, before the codes are taken.
 
-    `fit_scale`: least squares for scales too, see the head (p, beta and kappa play no part). With rounds=0 this is the min-max grid with real zero points. Raises CompressionError for NaN, infinity, bad bits, or a
-    group size that does not divide the inputs.
+    `fit_scale`: least squares for scales too, see the head (p, beta and kappa play no part); `unbiased` stretches them. With rounds=0 this is the
+    min-max grid with real zero points. Raises CompressionError for NaN, infinity, bad bits, a group size that does not divide the inputs,
+    or `unbiased` without `fit_scale`.
     """
     check_bits(bits)
     weight, largest = check_matrix(weight).float(), 2**bits - 1
     rows, columns = weight.shape
     groups = weight.view(rows, -1, check_group_size(group_size, columns))
     if fit_scale:
-        scale, best = fitted(groups, largest, rounds)
-        return _result(groups, scale, best, bits)
+        made = _result(groups, *fitted(groups, largest, rounds), bits)
+        return stretched(groups, made) if unbiased else made
+    if unbiased:
+        raise CompressionError("unbiased=True: goes with fit_scale=True, whose shrinking it takes back; set both.")
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = (high - low) / largest
     scale = exact_half(torch.where(scale == 0, torch.where(low == 0, 1.0, low.abs()), scale.clamp(min=torch.finfo(torch.float32).tiny)))
@@ -122,6 +131,21 @@ def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
             scale = torch.where(together > 0, together / alone.clamp(min=tiny), scale).clamp(min=tiny)
             zero = q - w / scale
     return best_scale, best_zero
+
+
+def stretched(groups: Tensor, made: RealZero) -> RealZero:
+    """The same codes (out, in) with scales and zero points such that the error of each group (out, groups, size) is uncorrelated with its weights.
+
+    ŵ ← w̄ + c (ŵ − mean ŵ),  c = Σ (w − w̄)² / Σ (w − w̄)(ŵ − mean ŵ), 1 where that is not positive. Scales and zero points are rounded to float16.
+    """
+    codes = made.codes.view(groups.shape).float()
+    w, q = groups.mean(-1, keepdim=True), codes.mean(-1, keepdim=True)
+    whole, together = (groups - w).square().sum(-1, keepdim=True), ((groups - w) * (codes - q)).sum(-1, keepdim=True)
+    good = together > 0
+    scale = torch.where(good, whole / together.clamp(min=torch.finfo(torch.float32).tiny), made.scale[..., None])
+    scale = torch.where(good, exact_half(scale), scale)
+    zero = torch.where(good, (q - w / scale).half().float(), made.zero_point[..., None])
+    return RealZero(made.codes, scale.squeeze(-1), zero.squeeze(-1), made.bits)
 
 
 @storable
@@ -177,11 +201,11 @@ class RealZeroLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, ignore: Patterns = (),
-    per_layer: PerLayer | None = None,
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False,
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks. Works on a copy; `per_layer` as in `rtn.quantize`; errors name the layer."""
-    common: dict[str, Any] = {"bits": bits, "group_size": group_size, "fit_scale": fit_scale}
+    common: dict[str, Any] = {"bits": bits, "group_size": group_size, "fit_scale": fit_scale, "unbiased": unbiased}
 
     def make(name: str, module: nn.Module) -> nn.Module:
         settings = selection.settings_of(name, common, per_layer)

@@ -58,11 +58,11 @@ class MixedRowsLinear(ExpandedLinear):
         }  # fmt: skip
 
     @classmethod
-    def of(cls, weight: Tensor, bits: Tensor, bias: Tensor | None, group_size: int | None = 64) -> "MixedRowsLinear":
-        """HQQ of weight (out, in), each row in `bits` (out,) bits."""
+    def of(cls, weight: Tensor, bits: Tensor, bias: Tensor | None, group_size: int | None = 64, **grid: bool) -> "MixedRowsLinear":
+        """HQQ of weight (out, in), each row in `bits` (out,) bits. `grid`: `fit_scale`, `unbiased` of `hqq.quantize_layer`."""
         if bits.shape != weight.shape[:1]:
             raise CompressionError(f"bits: shape {tuple(bits.shape)}; give one width for each of the {len(weight)} rows.")
-        parts = {int(b): hqq.quantize_layer(weight, bits=int(b), group_size=group_size) for b in bits.unique()}
+        parts = {int(b): hqq.quantize_layer(weight, bits=int(b), group_size=group_size, **grid) for b in bits.unique()}
         streams = {b: pack(part.codes, b) for b, part in parts.items()}
         rows = [streams[int(b)][i] for i, b in enumerate(bits)]
         scale = torch.stack([parts[int(b)].scale[i] for i, b in enumerate(bits)])
@@ -92,10 +92,12 @@ class MixedRowsLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits per weight={float(self.bits.float().mean()):.3f}"
 
 
-def quantize(model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64, ignore: selection.Patterns = ()) -> Compressed:
+def quantize(
+    model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64, ignore: selection.Patterns = (), **grid: bool
+) -> Compressed:
     """HQQ of every linear layer of the blocks, rows of layer `name` in `bits[name]` (out,) bits. Works on a copy.
 
-    `details["bits_per_weight"]`: what the layers take with scales, zero points and widths. Raises CompressionError for a layer without
+    `grid`: `fit_scale`, `unbiased` as in `hqq`. `details["bits_per_weight"]`: what the layers take with scales, zero points and widths. Raises CompressionError for a layer without
     bits, and as `hqq.quantize`, with the layer's name.
     """
     missing = sorted(set(selection.selected(model, ignore)) - set(bits))
@@ -103,9 +105,9 @@ def quantize(model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | 
         raise CompressionError(f"bits: nothing is said of {', '.join(missing[:3])}; give widths for every layer, or ignore some.")
 
     def make(name: str, module: nn.Module) -> nn.Module:
-        return MixedRowsLinear.of(walk.weight_of(module), bits[name], module.bias, group_size)
+        return MixedRowsLinear.of(walk.weight_of(module), bits[name], module.bias, group_size, **grid)
 
-    made = each_layer(model, make, {"method": "mixed_rows", "group_size": group_size}, ignore)
+    made = each_layer(model, make, {"method": "mixed_rows", "group_size": group_size, **grid}, ignore)
     layers = [m for m in made.model.modules() if isinstance(m, MixedRowsLinear)]
     stored = sum(b.nbytes for m in layers for b in (m.packed, m.bits, m.scale, m.zero_point))
     made.details["bits_per_weight"] = 8 * stored / sum(m.in_features * m.out_features for m in layers)
@@ -114,9 +116,10 @@ def quantize(model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | 
 
 @torch.enable_grad()
 def row_damages(
-    model: PreTrainedModel, ids: Tensor, options: Sequence[int] = (2, 3, 4), *, group_size: int | None = 64, seed: int = 0, batch: int = 4
-) -> dict[str, Tensor]:
-    """{layer: damages (out, options)} in nats a token, from ids (windows, context) and one draw of tokens at each place."""
+    model: PreTrainedModel, ids: Tensor, options: Sequence[int] = (2, 3, 4), *, group_size: int | None = 64, seed: int = 0, batch: int = 4,
+    **grid: bool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """{layer: damages (out, options)} in nats a token, from ids (windows, context) and one draw of tokens at each place; `grid` as in `quantize`."""
     ids = walk.check_calibration(ids, model, whole=True)
     layers = walk.compressible(model)
     second = {name: torch.zeros(walk.weight_of(m).shape[0], dtype=torch.float64) for name, m in layers.items()}
@@ -152,7 +155,7 @@ def row_damages(
         w = walk.weight_of(module).detach().float().cpu()
         terms = []
         for b in options:
-            error = hqq.quantize_layer(w, bits=b, group_size=group_size).weight - w
+            error = hqq.quantize_layer(w, bits=b, group_size=group_size, **grid).weight - w
             terms.append(0.5 * second[name] / tokens * ((error @ (H[name] / tokens)) * error).sum(1).double())
         found[name] = torch.stack(terms, 1)
     return found

@@ -10,7 +10,7 @@ from scipy.optimize import LinearConstraint, milp
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from course_utils.errors import CompressionError
-from course_utils.evaluation import allocation, by_window
+from course_utils.evaluation import allocation, by_window, replay
 from course_utils.models import walk
 from course_utils.quantization import fake_quantize, rtn
 
@@ -89,6 +89,34 @@ def test_damages_are_those_of_a_model_with_one_changed_layer():
         alone = rtn.quantize(model, bits=b, group_size=16, ignore=[f"^(?!{re.escape(name)}$)"])
         assert abs(found[name][b] - float(by_window.kl_by_window(model, alone, ids).mean())) < 1e-8
     assert all(damages[2] > damages[4] > 0 for damages in found.values())
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_blocks_before_are_not_run_again_where_that_changes_nothing(shares):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64)).eval()
+    ids = torch.randint(64, (40, 20), generator=torch.Generator().manual_seed(1))
+    runs, blocks = [], list(model.transformer.h)
+    blocks[0].mlp.register_forward_hook(lambda *_: runs.append(model.note))
+    if shares:  # the last block looks at what the first one does at each pass
+        first, last = blocks[0].mlp, blocks[2].mlp
+        first.register_forward_hook(lambda _m, _i, out: setattr(model, "held", out))
+        last.register_forward_hook(lambda _m, _i, out: out + model.held)
+    model.note = "before"
+    goal = by_window.predictions(model, ids)
+    with replay.before(model, 2, ids) as skipped:
+        model.note = "within"
+        assert skipped is (not shares)
+        again = by_window.predictions(model, ids)
+        assert torch.equal(again, goal) and torch.equal(by_window.predictions(model, ids), goal)
+        weight = blocks[2].mlp.c_fc.weight
+        with torch.no_grad():
+            weight.mul_(1.5)
+        changed = by_window.predictions(model, ids)
+        assert ("within" in runs) is shares
+    assert torch.equal(by_window.predictions(model, ids), changed) and "forward" not in blocks[0].__dict__
+    with replay.before(model, 0, ids) as skipped:
+        assert not skipped
 
 
 def test_the_choice_is_what_a_quantizer_takes():

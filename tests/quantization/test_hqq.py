@@ -106,3 +106,31 @@ def test_fitted_scales_are_the_least_squares_of_their_codes(bits):
     assert (error[0] <= error[1] * 1.0001).all() and error[0].sum() < 0.9 * error[1].sum()
     flat = hqq.quantize_layer(torch.full((1, 16), -0.5), bits=2, group_size=16, fit_scale=True)
     assert torch.equal(flat.weight, torch.full((1, 16), -0.5)) and not hqq.quantize_layer(torch.zeros(1, 16), bits=2, group_size=16, fit_scale=True).weight.any()
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_unbiased_errors_have_nothing_of_the_weights_in_them(bits):
+    """Same codes, and Σ (ŵ − w̄)(w − w̄) = Σ (w − w̄)² in each group; the error grows from t² to t² / (1 − t²)."""
+    w = torch.randn(6, 64, generator=torch.Generator().manual_seed(bits)) + 0.3
+    w[0, 3] = 6.0
+    w[1] = -0.5  # two groups of equal weights
+    plain, found = (hqq.quantize_layer(w, bits=bits, group_size=32, fit_scale=True, unbiased=u) for u in (False, True))
+    assert torch.equal(found.codes, plain.codes) and torch.equal(found.weight[1], w[1])
+    centred = [(t - t.mean(-1, keepdim=True)).double() for t in (w.view(6, 2, 32), plain.weight.view(6, 2, 32), found.weight.view(6, 2, 32))]
+    x, before, after = (torch.cat([t[:1], t[2:]]) for t in centred)
+    energy = (x * x).sum(-1)
+    torch.testing.assert_close((after * x).sum(-1), energy, rtol=3e-3, atol=0)  # scales in float16
+    assert ((before * x).sum(-1) < 0.999 * energy).all(), "least squares shrinks"
+    t2 = (before - x).square().sum(-1) / energy
+    torch.testing.assert_close((after - x).square().sum(-1) / energy, t2 / (1 - t2), rtol=0.02, atol=1e-4)
+    with pytest.raises(CompressionError, match="goes with fit_scale"):
+        hqq.quantize_layer(w, unbiased=True)
+
+
+def test_unbiased_scales_halve_the_damage_of_two_bits():
+    net, tokenizer = models.load()
+    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=8, context=128, seed=0).ids
+    original = evaluation.predictions(net, ids)
+    made = [hqq.quantize(net, bits=2, fit_scale=True, unbiased=u).model for u in (True, False)]
+    cost = [float(evaluation.kl_by_window(original, one, ids).mean()) for one in made]
+    assert cost[0] < 0.7 * cost[1]

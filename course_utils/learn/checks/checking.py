@@ -47,7 +47,7 @@ def remember(name: str, seed: int) -> None:
     """Ask the specification what it answers to the inputs of this seed, before anybody's answer is judged."""
     exercise = find(name)
     for i in range(exercise.trials):
-        _remembered(exercise.spec, exercise.inputs, exercise.gradients, seed + i)
+        _remembered(exercise.spec, exercise.inputs, exercise.gradients, exercise.refuses, seed + i)
 
 
 def _show(verdict: Verdict, facts: str) -> None:
@@ -67,14 +67,15 @@ def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int | 
     first = random.SystemRandom().getrandbits(48) if seed is None else int(seed)
     with time_limit(exercise.seconds) as clock:
         for i in range(exercise.trials):
-            trial = run(function, draw(exercise, first + i), clock, exercise.gradients)
+            trial = run(function, draw(exercise, first + i), clock, exercise.gradients, exercise.refuses)
             trial.seed = None if seed is None else first + i
             trials.append(trial)
             if i == 0 and isinstance(trial.error, NotImplementedError):
                 return saying.not_attempted(text)
             if trial.error is not None:
                 shown = trial if isinstance(trial.error, Exception) else None
-                return saying.wrong(text, saying.error(trial.error, function, exercise), trial=shown)
+                said = saying.error(trial.error, function, exercise)
+                return saying.wrong(text, said, saying.refusal(trial.error, exercise), trial=shown)
     return _compared(exercise, text, trials)
 
 
@@ -116,23 +117,28 @@ def _wanted(function: Callable[..., Any], exercise: Exercise, trial: Trial) -> T
     from .trials import clone
 
     if trial.seed is not None:
-        return _remembered(function, exercise.inputs, exercise.gradients, trial.seed)
-    return _answer(function, clone(trial.inputs), exercise.gradients)
+        return _remembered(function, exercise.inputs, exercise.gradients, exercise.refuses, trial.seed)
+    return _answer(function, clone(trial.inputs), exercise.gradients, exercise.refuses)
 
 
-def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...]) -> Trial:
+def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...], refuses: str) -> Trial:
     from .gradients import called
-    from .trials import Trial
+    from .trials import Refused, Trial, refusal
 
-    result, slopes = called(function, given, wanted)
+    try:
+        result, slopes = called(function, given, wanted)
+    except Exception as error:
+        if not refusal(error, refuses):
+            raise
+        result, slopes = Refused(), {}
     return Trial(given, result, gradients=slopes)
 
 
 @functools.lru_cache(maxsize=4096)
-def _remembered(function: Callable[..., Any], inputs: Callable[..., Any], wanted: tuple[str, ...], seed: int) -> Trial:
+def _remembered(function: Callable[..., Any], inputs: Callable[..., Any], wanted: tuple[str, ...], refuses: str, seed: int) -> Trial:
     from .trials import clone, drawn
 
-    return _answer(function, clone(drawn(inputs, seed)), wanted)
+    return _answer(function, clone(drawn(inputs, seed)), wanted, refuses)
 
 
 def _difference(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Found | None:
@@ -153,8 +159,11 @@ def _apart(exercise: Exercise, trial: Trial, want: Any) -> Difference | None:
     """How a result differs from another, in what counts."""
     from . import compare
     from .forms import like
-    from .trials import clone
+    from .trials import Refused, clone
 
+    refused = [isinstance(one, Refused) for one in (trial.result, want)]
+    if any(refused):
+        return None if all(refused) else compare.Difference(ui("refused" if refused[0] else "not_refused", word=exercise.refuses), True)
     found = compare.difference(trial.result, want, exercise.tolerance)
     if found is None or not found.of_value or exercise.counts is None:
         return found

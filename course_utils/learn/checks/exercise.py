@@ -33,7 +33,8 @@ class Exercise:
     functions with a name; `properties[name](inputs, result)` must be true of a right result as well.
     A result is right when every number is within `tolerance` times the largest magnitude of the spec's. Where several
     answers are right, such as masks among equal scores, `counts(inputs, result)` is what they have in common.
-    `kind` (one of KINDS), `difficulty` (1 to 3) and `minutes` are shown; a lab's exercises may leave them out.
+    `refuses`: a word; where the spec raises ValueError there is no right answer, and a right function raises ValueError with that word
+    in its message. `kind` (one of KINDS), `difficulty` (1 to 3) and `minutes` are shown; a lab's exercises may leave them out.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Exercise:
     seconds: float = 10.0  # for all trials together
     counts: Callable[[dict[str, Any], Any], Any] | None = None
     gradients: tuple[str, ...] = ()  # arguments: where they ask for gradients, those of the result are compared too
+    refuses: str = ""
     kind: str = ""
     difficulty: int = 0
     minutes: int = 0

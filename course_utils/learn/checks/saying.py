@@ -65,6 +65,12 @@ def error(raised: BaseException, function: Callable[..., Any], exercise: Exercis
     return ui("raised", type=type(raised).__name__, said=said) + ("\n\n" + place if place else "")
 
 
+def refusal(raised: BaseException, exercise: Exercise) -> str:
+    """For a ValueError, how an answer says that there is none, where an exercise has such inputs."""
+    kinds = {kind.__name__ for kind in type(raised).__mro__}
+    return ui("refusal", word=exercise.refuses) if exercise.refuses and "ValueError" in kinds else ""
+
+
 def _place(raised: BaseException, function: Callable[..., Any]) -> str:
     """The learner's line where the error came from: the deepest one in the file (or cell) of the function."""
     try:
