@@ -12,25 +12,21 @@ class Rounded:
     """run(bits, text): log-probabilities (windows, tokens, vocabulary) with the layers in `bits` rounded, all others as they are."""
 
     def __init__(self, layers: dict[str, list[int]], shape: tuple[int, int, int], seed: int) -> None:
-        self.layers, self.shape, self.seed = layers, shape, seed
+        self.layers, self.numbers = layers, {name: i for i, name in enumerate(layers)}
+        rng = torch.Generator().manual_seed(seed)
+        self.logits = {text: 2 * torch.randn(shape, generator=rng, dtype=torch.float64) for text in ("calibration", "test")}
+        self.noise = {text: torch.randn(shape, generator=rng, dtype=torch.float64) for text in self.logits}
 
     def __repr__(self) -> str:  # in a message: the same in every process
         return "run(bits, text)"
 
-    def _noise(self, *at: int) -> Tensor:
-        seed = self.seed
-        for number in at:
-            seed = (seed * 7919 + number + 1) % 2**31
-        return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
     def __call__(self, bits: dict[str, int], text: str = "calibration") -> Tensor:
-        place = ("calibration", "test").index(text)
-        logits, names = 2 * self._noise(place, 0), list(self.layers)
+        logits, noise = self.logits[text], self.noise[text]
         for name, width in bits.items():
-            number = names.index(name)
+            number = self.numbers[name]
             if int(width) not in self.layers[name]:
                 raise ValueError(f"{name} has no option of {width} bits")
-            logits = logits * (1 + 0.1 / int(width)) + (1 + number % 3) / int(width) * self._noise(place, 1 + number)
+            logits = logits + (2 + number % 3) / (2 + int(width)) * math.cos(1 + number) * noise.flatten().roll(7 * number).view_as(noise)
         return logits.log_softmax(-1)
 
 
