@@ -13,12 +13,12 @@ def allocate(damages: Table, sizes: Table, times: Table, most_bytes: float, most
 
     For each (bytes, time) that the layers so far can take, the least damage is kept. Raises ValueError if no choice keeps both budgets.
     """
-    best: dict = {(0, 0.0): (0.0, ())}
+    best: dict = {(0, 0): (0, ())}
     for name, options in damages.items():
         grown: dict = {}
         for (taken, spent), (harm, chosen) in best.items():
             for bits, damage in options.items():
-                at = round(taken + sizes[name][bits], 9), round(spent + times[name][bits], 9)
+                at = taken + sizes[name][bits], spent + times[name][bits]
                 if within(at[0], most_bytes) and within(at[1], most_time) and (at not in grown or harm + damage < grown[at][0]):
                     grown[at] = harm + damage, (chosen, bits)
         best = grown
@@ -58,7 +58,7 @@ def strictly_below(damages, sizes, times, most_bytes, most_time):
 def equal_layers(damages, sizes, times, most_bytes, most_time):
     """Counts widths, as if a bit took the same in every layer."""
     step = sum(max(s.values()) for s in sizes.values()) / max(1, sum(map(max, sizes.values())))
-    return allocate(damages, {n: {b: step * b for b in s} for n, s in sizes.items()}, times, most_bytes, most_time)
+    return allocate(damages, {n: {b: b for b in s} for n, s in sizes.items()}, times, most_bytes / step, most_time)
 
 
 def mean_bits(damages, sizes, times, most_bytes, most_time):
