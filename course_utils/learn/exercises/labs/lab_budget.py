@@ -1,8 +1,9 @@
-"""Lab 5.2: bytes of a layer, the exact allocation under two budgets, sensitivities by KL."""
+"""Lab 5.2: bytes of a layer, times from runs, the exact allocation under two budgets, sensitivities by KL."""
 
 import math
 
 import torch
+from torch import Tensor
 
 from course_utils.learn.checks.exercise import Exercise
 
@@ -31,6 +32,42 @@ def bytes_with(row):
     return lambda rows, columns, bits, group_size: rows * row(columns, bits, group_size)
 
 
+# --- times ---
+
+
+def time_inputs(rng: torch.Generator) -> dict:
+    """Runs with a slow beginning and a few that something else disturbed; even and odd numbers of them."""
+    (layers, options), runs = turn(rng, ((2, 3), (9, 14)), ((133, 1), (6, 7)), ((1, 133), (5, 8)), ((2, 2), (140, 171)))
+    warmup, seconds = turn(rng, 2, 3, 1), {}
+    for i in range(layers):
+        seconds[f"layer {i}"] = {}
+        for b in range(2, 2 + options):
+            count = pick(rng, *runs)
+            noise = torch.rand(count, generator=rng, dtype=torch.float64)
+            disturbed = torch.rand(count, generator=rng) < 0.15
+            found = 1e-6 * (20 + 3 * b + i % 7) * (1 + 0.2 * noise + 5 * disturbed)
+            found[:warmup] = found[:warmup] * 30 + 1e-3
+            seconds[f"layer {i}"][b] = found
+    return {"seconds": seconds, "warmup": warmup}
+
+
+def time_table(seconds: dict, warmup: int) -> dict:
+    """{layer: {bits: microseconds}}: the median of the runs after the first `warmup`."""
+    return {name: {b: 1e6 * middle(runs[warmup:]) for b, runs in options.items()} for name, options in seconds.items()}
+
+
+def middle(runs: Tensor) -> float:
+    """The median; of an even number the mean of the two in the middle."""
+    n, found = len(runs), runs.sort().values
+    return float(found[(n - 1) // 2] + found[n // 2]) / 2
+
+
+def times_with(of, factor=1e6, skip=lambda warmup: warmup):
+    return lambda seconds, warmup: {
+        name: {b: factor * float(of(runs[skip(warmup) :])) for b, runs in options.items()} for name, options in seconds.items()
+    }
+
+
 EXERCISES = [
     Exercise(
         "lab_budget.layer_bytes", bytes_inputs, layer_bytes,
@@ -41,6 +78,19 @@ EXERCISES = [
             "part_bytes": bytes_with(lambda c, b, g: c * b / 8 + 4 * math.ceil(c / g)),
             "in_bits": bytes_with(lambda c, b, g: 8 * (math.ceil(c * b / 8) + 4 * math.ceil(c / g))),
             "one_scale_a_row": bytes_with(lambda c, b, g: math.ceil(c * b / 8) + 4),
+        },
+        lesson=LAB, trials=6,
+    ),
+    Exercise(
+        "lab_budget.time_table", time_inputs, time_table,
+        {
+            "mean": times_with(lambda runs: runs.mean()),
+            "warmup_counted": times_with(middle, skip=lambda warmup: 0),
+            "least": times_with(lambda runs: runs.min()),
+            "lower_middle": times_with(lambda runs: runs.sort().values[(len(runs) - 1) // 2]),
+            "in_seconds": times_with(middle, factor=1.0),
+            "in_milliseconds": times_with(middle, factor=1e3),
+            "one_run_skipped": times_with(middle, skip=lambda warmup: 1),
         },
         lesson=LAB, trials=6,
     ),

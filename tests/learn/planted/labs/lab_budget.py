@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 
 import numpy as np
 import torch
@@ -30,6 +31,29 @@ def by_division(rows, columns, bits, group_size):
 
 def bytes_by(row):
     return lambda rows, columns, bits, group_size: rows * row(columns * bits, columns / group_size)
+
+
+# --- times ---
+
+
+def by_statistics(seconds, warmup):
+    return {n: {b: statistics.median(runs.tolist()[warmup:]) * 1e6 for b, runs in o.items()} for n, o in seconds.items()}
+
+
+def by_quantile(seconds, warmup):
+    found = {}
+    for name, options in seconds.items():
+        for bits, runs in options.items():
+            found.setdefault(name, {})[bits] = torch.quantile(runs[warmup:] * 1e6, 0.5)
+    return found
+
+
+def by_numpy_median(seconds, warmup):
+    return {n: {b: np.median(np.asarray(runs)[warmup:]) / 1e-6 for b, runs in o.items()} for n, o in seconds.items()}
+
+
+def timed(of, unit=1e6, first=lambda warmup: warmup):
+    return lambda seconds, warmup: {n: {b: unit * float(of(runs.tolist()[first(warmup) :])) for b, runs in o.items()} for n, o in seconds.items()}
 
 
 # --- the exact allocation ---
@@ -239,6 +263,7 @@ def those_before(errors, name, bits):
 
 RIGHT = {
     "lab_budget.layer_bytes": [by_walking, by_numpy, by_division],
+    "lab_budget.time_table": [by_statistics, by_quantile, by_numpy_median],
     "lab_budget.allocate": [by_milp, by_memory, by_halves],
     "lab_budget.measure": [by_kl_div, by_windows, by_distributions],
 }
@@ -252,6 +277,18 @@ WRONG = {
         (bytes_by(lambda codes, groups: -(-codes // 8) + 4), "one_scale_a_row"),
         (bytes_by(lambda codes, groups: codes // 8 + 4 * math.ceil(groups)), None),
         (lambda rows, columns, bits, group_size: rows * columns * bits / 8 + 4 * rows * columns / group_size, None),
+    ],
+    "lab_budget.time_table": [
+        (timed(statistics.mean), "mean"),
+        (timed(statistics.median, first=lambda warmup: 0), "warmup_counted"),
+        (timed(min), "least"),
+        (timed(statistics.median_low), "lower_middle"),
+        (timed(statistics.median, unit=1), "in_seconds"),
+        (timed(statistics.median, unit=1000), "in_milliseconds"),
+        (timed(statistics.median, first=lambda warmup: 1), "one_run_skipped"),
+        (timed(statistics.median_high), None),
+        (timed(max), None),
+        (timed(lambda runs: runs[-1]), None),
     ],
     "lab_budget.allocate": [
         (step_by_step, "greedy"),
