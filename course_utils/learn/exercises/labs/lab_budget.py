@@ -38,7 +38,8 @@ def bytes_with(row):
 def time_inputs(rng: torch.Generator) -> dict:
     """Runs with a slow beginning and a few that something else disturbed; even and odd numbers of them."""
     (layers, options), runs = turn(rng, ((2, 3), (9, 14)), ((133, 1), (6, 7)), ((1, 133), (5, 8)), ((2, 2), (140, 171)))
-    warmup, seconds = turn(rng, 2, 3, 1), {}
+    warmup = turn(rng, 2, 3, 1)
+    seconds: dict[str, dict[int, Tensor]] = {}
     for i in range(layers):
         seconds[f"layer {i}"] = {}
         for b in range(2, 2 + options):
