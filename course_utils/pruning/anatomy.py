@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import sharing, walk
+from course_utils.models.empty import compute_buffers
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,13 @@ def smaller_config(config, **changes: Any):
 def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTrainedModel:
     """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
     attention = getattr(model.config, "_attn_implementation", None)
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
         new = type(model)._from_config(copy.deepcopy(config), dtype=model.dtype, attn_implementation=attention)
     tied = set(getattr(new, "all_tied_weights_keys", None) or {})
+    dtypes = {name: tensor.dtype for name, tensor in new.state_dict().items()}
+    tensors = {k: v.to(dtypes.get(k, v.dtype)) for k, v in tensors.items() if k not in tied}
     try:
-        found = new.load_state_dict({k: v for k, v in tensors.items() if k not in tied}, strict=False)
+        found = new.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:  # its first line is a heading
         reason = str(error).strip().split("\n")[-1].strip()
         raise CompressionError(f"model: {model.config.model_type}'s layers do not follow the smaller config ({reason}).") from error
@@ -114,6 +117,8 @@ def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTr
     if wrong:
         raise CompressionError(f"model: weights and the smaller config disagree about {', '.join(sorted(wrong)[:3])}.")
     new.tie_weights()
+    compute_buffers(new)
+    sharing.own(new, model)
     if hasattr(model, "generation_config"):  # encoders have none
         new.generation_config = copy.deepcopy(model.generation_config)
     return new.to(model.device).train(model.training)

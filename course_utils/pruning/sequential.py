@@ -5,7 +5,6 @@ next layer's weight; behind nn.Flatten one channel of a picture is height · wid
 leaves at once, so that the layers still fit (Fang et al., 2023). Convolutions and linear layers mix freely.
 """
 
-import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_utils.errors import CompressionError
+from course_utils.models import sharing
 from course_utils.quantization.compressed import Compressed
 
 from . import groups
@@ -113,7 +113,7 @@ def prune(model: nn.Sequential, *, keep: int | float = 0.5, scores: Mapping[str,
     Raises CompressionError for an unknown module, a score that is missing or does not fit, or a bad `keep`.
     """
     began = time.perf_counter()
-    work = copy.deepcopy(model)
+    work = sharing.structure(model)
     found = find(work)
     chosen: dict[str, Tensor] = {}
     for channels in found:
@@ -125,7 +125,7 @@ def prune(model: nn.Sequential, *, keep: int | float = 0.5, scores: Mapping[str,
     for channels in found:
         _keep(channels, chosen[channels.name])
     settings = {"method": "channels", "keep": keep}
-    return Compressed(work, settings, time.perf_counter() - began, {"kept": {k: v.tolist() for k, v in chosen.items()}})
+    return Compressed(sharing.own(work, model), settings, time.perf_counter() - began, {"kept": {k: v.tolist() for k, v in chosen.items()}})
 
 
 def _keep(channels: Channels, stay: Tensor) -> None:

@@ -6,7 +6,6 @@ for all.
 """
 
 import collections
-import copy
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import sharing, walk
 from course_utils.quantization.compressed import Compressed, empty_like
 from course_utils.quantization.gptq import check_hessian
 from course_utils.quantization.layer import naming
@@ -71,7 +70,7 @@ def prune_mlp(
     count = groups.how_many(before, keep, "channels")
     config = anatomy.smaller_config(model.config, **{parts.width: count})
     skeleton = walk.blocks(empty_like(type(model), config))
-    work = copy.deepcopy(model).eval()
+    work = sharing.structure(model, experts_apart=False).eval()
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "MLP channels"):
         out = block.get_submodule(parts.out)
@@ -143,7 +142,7 @@ def prune_heads(
     rows = [walk.weight_of(walk.blocks(skeleton)[0].get_submodule(name)).shape[0] for name in parts.attention_in]
     if rows != [count * size, new_kv * size, new_kv * size]:
         raise CompressionError(_no_head_size(config.model_type))
-    work = copy.deepcopy(model).eval()
+    work = sharing.structure(model, experts_apart=False).eval()
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "attention heads"):
         out = block.get_submodule(parts.attention_out)

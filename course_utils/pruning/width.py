@@ -6,7 +6,6 @@ coordinates stay that are largest where the layer norms look, and each norm's we
 those), since the norm over fewer coordinates makes that 1. This costs much more than the heads alone: train afterwards.
 """
 
-import copy
 import time
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import sharing, walk
 from course_utils.quantization.compressed import Compressed
 
 from . import anatomy, groups, structured
@@ -58,7 +57,7 @@ def prune_heads(
     inner = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]
     changes = {heads_field: count, parts.width: inner, **dict.fromkeys(width_fields, count * size)}
     smaller = anatomy.smaller_config(config, **changes)
-    work = copy.deepcopy(model).eval()
+    work = sharing.structure(model, experts_apart=False).eval()
     chosen: list[Tensor] = []
     for block, states in walk.through_blocks(work, calibration, "attention heads"):
         out = block.get_submodule(parts.attention_out)

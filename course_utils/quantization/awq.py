@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import experts, selection, walk
+from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns
 
 from . import folding
@@ -140,17 +140,27 @@ def quantize(
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     check_bits(bits)
-    model = experts.copy_listed(model).eval()
+    original, model = model, sharing.structure(model).eval()
+    theirs = sharing.memory_of(original)
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     names = {id(module): name for name, module in walk.compressible(model).items()}
-    kept = selection.selected(model, ignore)
+    kept = list(selection.selected(model, ignore))
+    last = {name: number for number, block in enumerate(walk.blocks(model)) for name in (names[id(m)] for m in walk.linears(block).values())}
     chosen: dict[str, float] = {}
     scaled: set[str] = set()
     done: set[str] = set()
     unreached: list[str] = []
     ready: list[tuple[str, QuantizedLinear]] = []
+
+    def put(before: int) -> None:
+        """Layers of blocks that have run for the last time give way to their quantized ones."""
+        for name, layer in [each for each in ready if last[each[0]] < before]:
+            walk.replace(model, name, layer)
+        ready[:] = [each for each in ready if last[each[0]] >= before]
+
     plan: list[list[folding.Fold]] = folding.folds(model) if scale else [[] for _ in walk.blocks(model)]
-    for folds, (block, states) in zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True):
+    for number, (folds, (block, states)) in enumerate(zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True)):
+        put(number)
         hessians, magnitudes, counts = _statistics(block, states)
         for module, H in hessians.items():
             with naming(names[id(module)]):
@@ -165,6 +175,8 @@ def quantize(
             magnitude = fold.gather(seen).to(clean)
             weights = [check_matrix(walk.weight_of(t)) for t in fold.targets]
             s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, **settings)
+            for part in (fold.source, *fold.targets, *fold.others):
+                sharing.apart(part, theirs)
             folding.apply(fold, s)
             chosen[names[id(first)]] = alpha
             inverse = 1 / fold.spread(s)
@@ -182,11 +194,11 @@ def quantize(
                 H = hessians.get(module, torch.eye(weight.shape[1]).to(weight))
                 result = _round(weight, H, clip and module in hessians and not name.endswith(NOT_CLIPPED), settings)
             ready.append((name, QuantizedLinear.of(result, module.bias)))
-    for name, layer in ready:
-        walk.replace(model, name, layer)
+        folds.clear()  # they hold on to layers that will be replaced
+    put(len(plan))
     details = {"alpha": chosen, "unscaled": [name for name in kept if name not in scaled], "unreached": unreached}
     settings = {"method": "awq", **settings, "clip": clip, "scale": scale, "calibration": list(calibration.shape), **selection.kept(ignore)}
-    return Compressed(model, settings, time.perf_counter() - began, details)
+    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
 
 
 def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:

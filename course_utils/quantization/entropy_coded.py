@@ -12,7 +12,6 @@ Columns are sorted into `classes` by the spread of their codes; each class has i
 codes go through rANS (`course_utils.theory.coding`). The file holds codes, tables, classes and steps: all are counted.
 """
 
-import copy
 import math
 import time
 from collections.abc import Container
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.models import selection, walk
+from course_utils.models import selection, sharing, walk
 from course_utils.theory import coding
 
 from . import gptq
@@ -260,7 +259,7 @@ def _coded(
     model: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor], calibration: Tensor | None, classes: int, damping: float
 ) -> nn.Module:
     """A copy of `model` whose layers are coded with these steps."""
-    model = copy.deepcopy(model).eval()
+    original, model = model, sharing.structure(model, experts_apart=False).eval()
     names = {id(module): name for name, module in walk.compressible(model).items() if name in weights}
 
     def put(module: nn.Module, codes: Tensor) -> None:
@@ -271,7 +270,7 @@ def _coded(
         for name, module in walk.compressible(model).items():
             if name in weights:
                 put(module, round_to(weights[name], step[name]))
-        return model
+        return sharing.own(model, original)
     for block, states in walk.through_blocks(model, calibration, "entropy-coded"):
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
         for module, H in gptq.block_hessians(block, states, wanted).items():
@@ -279,7 +278,7 @@ def _coded(
             with naming(name):
                 codes = walk_columns(weights[name], H, step[name], damping=damping)
             put(module, codes)
-    return model
+    return sharing.own(model, original)
 
 
 def _stored(steps: Tensor) -> Tensor:

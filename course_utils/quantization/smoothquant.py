@@ -9,14 +9,17 @@ for each input channel j, X diag(s)⁻¹ and W diag(s) share the spread between 
 into the norm before the layer.
 """
 
+import dataclasses
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
-from course_utils.models import experts, selection, walk
+from course_utils.models import experts, selection, sharing, walk
 
 from . import folding, w8a8
 from .compressed import Compressed
@@ -37,10 +40,22 @@ def smoothing_scale(activations: Tensor, weights: Tensor, alpha: float = 0.5) ->
 @torch.no_grad()
 def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -> PreTrainedModel:
     """A copy of the model that computes the same function with smoothed inputs behind every norm of the blocks."""
+    made, scales = _scales(model, calibration, alpha)
+    theirs = sharing.memory_of(model)
+    for fold, scale in scales:
+        for part in (fold.source, *fold.targets, *fold.others):
+            sharing.apart(part, theirs)
+        folding.apply(fold, scale)
+    return sharing.own(experts.fuse(made), model)
+
+
+@torch.no_grad()
+def _scales(model: PreTrainedModel, calibration: Tensor, alpha: float) -> tuple[Any, list[tuple[folding.Fold, Tensor]]]:
+    """A copy that shares the model's numbers, and what to fold into its norms and layers."""
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     walk.compressible(model)  # a compressed model is an error before any work
-    listed = experts.copy_listed(model).eval()
+    listed = sharing.structure(model).eval()
     chosen = folding.norms_before(listed)
     largest: dict[str, Tensor] = {}
 
@@ -61,12 +76,41 @@ def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -
     finally:
         for handle in handles:
             handle.remove()
+    found = []
     for name, fold in zip(names, chosen, strict=True):
         weights = torch.stack([walk.weight_of(t).float().abs().amax(0) for t in fold.targets]).amax(0)
         if not torch.isfinite(largest[name]).all() or not torch.isfinite(weights).all():
             raise CompressionError(f"{fold.name}: NaN or infinity in its outputs or in the weights behind it.")
-        folding.apply(fold, smoothing_scale(largest[name], weights, alpha))
-    return experts.fuse(listed)
+        found.append((fold, smoothing_scale(largest[name], weights, alpha)))
+    return listed, found
+
+
+_SCALED: dict[type, type] = {}  # a kind of linear layer → the same with its weight scaled at each use
+
+
+class _Scaled:
+    """A linear layer whose weight is multiplied by `spread` (in,) whenever it is looked at, so that no second one is kept."""
+
+    @property
+    def weight(self: Any) -> Tensor:
+        weight = self._parameters["weight"].detach()
+        return weight * (self.spread[:, None] if isinstance(self, Conv1D) else self.spread).to(weight)
+
+
+def _scale_when_used(layer: Any, spread: Tensor) -> None:
+    kind = type(layer)
+    layer.spread = spread
+    layer.__class__ = _SCALED.setdefault(kind, type(f"Scaled{kind.__name__}", (_Scaled, kind), {}))
+
+
+def _settle(model: torch.nn.Module) -> None:
+    """Layers that still are scaled at each use become ordinary ones with that weight."""
+    scaled: list[Any] = [module for module in model.modules() if isinstance(module, _Scaled)]
+    for layer in scaled:
+        weight = layer.weight
+        layer.__class__ = type(layer).__mro__[2]
+        layer.weight = torch.nn.Parameter(weight, layer.weight.requires_grad)
+        del layer.spread
 
 
 def quantize(
@@ -79,8 +123,16 @@ def quantize(
     """
     began = time.perf_counter()
     calibration = walk.check_calibration(calibration, model)
-    smoothed = smooth(model, calibration, alpha=alpha)
+    smoothed, scales = _scales(model, calibration, alpha)
+    theirs = sharing.memory_of(model)
+    for fold, scale in scales:  # of norms: their weights are small
+        for part in (fold.source, *fold.others):
+            sharing.apart(part, theirs)
+        folding.apply(dataclasses.replace(fold, targets=()), scale)
+        for target in fold.targets:
+            _scale_when_used(target, fold.spread(scale))
     observed = calibration if observer else None
     result = w8a8.quantize(smoothed, observed, observer=observer, activations=activations, weights=weights, ignore=ignore)
+    _settle(result.model)
     settings = {**result.settings, "method": "smoothquant", "alpha": alpha, "calibration": list(calibration.shape)}
     return Compressed(result.model, settings, time.perf_counter() - began)
