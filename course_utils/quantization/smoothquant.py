@@ -94,7 +94,8 @@ class _Scaled:
     @property
     def weight(self: Any) -> Tensor:
         weight = self._parameters["weight"].detach()
-        return weight * (self.spread[:, None] if isinstance(self, Conv1D) else self.spread).to(weight)
+        spread: Any = self.spread
+        return weight * (spread[:, None] if isinstance(self, Conv1D) else spread).to(weight)
 
 
 def _scale_when_used(layer: Any, spread: Tensor) -> None:
