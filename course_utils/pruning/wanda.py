@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from course_utils.models import experts, selection, sharing, walk
+from course_utils.models import experts, parallel, selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.grids import check_matrix
@@ -22,11 +22,14 @@ from .anatomy import check_model
 def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor]:
     """‖X_j‖₂ of every input of every linear layer of a block, over all the tokens of the states: (in,)."""
     squares: dict[nn.Module, Tensor] = {}
+    counts: dict[nn.Module, int] = {}
 
     def see(module, x):
         squares[module] = squares.get(module, 0) + x.square().sum(0, dtype=torch.float64)
+        counts[module] = counts.get(module, 0) + len(x)
 
     walk.watch_inputs(block, states, see)
+    parallel.add_up(squares, counts, list(walk.linears(block).values()), dimensions=1, dtype=torch.float64)
     return {module: total.sqrt().float() for module, total in squares.items()}
 
 

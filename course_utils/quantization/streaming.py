@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import checks, experts, sharing
+from course_utils.models import checks, experts, parallel, sharing
 from course_utils.models.blocks import blocks
 from course_utils.models.checkpointing import read_notes, write_tensors, write_text
 from course_utils.models.empty import drop, large_blocks_given_back, move
@@ -47,6 +47,7 @@ class Stream:
     def __init__(self, shards: Shards, part: Path, states: str = "memory"):
         self.shards, self.part, self.states = shards, part, states
         self.shelf = Shelf(states, part if states == "disk" else None)
+        self.ready: set[int] = parallel.first(lambda: {number for number in range(shards.count) if self.file(number).is_file()})
         self.here: tuple[int, list[nn.Module]] | None = None  # the block that has its numbers, and the modules that got them
 
     def __deepcopy__(self, memo: Any) -> "Stream":
@@ -56,12 +57,12 @@ class Stream:
         return self.part / f"block-{number:05d}.safetensors"
 
     def all_done(self) -> Facts | None:
-        if not all(self.file(number).is_file() for number in range(self.shards.count)):
+        if len(self.ready) < self.shards.count:
             return None
-        found: Facts = {}
-        for number in range(self.shards.count):
-            found |= json.loads(read_notes(self.file(number))["facts"])
-        return found
+        return parallel.first(lambda: {k: v for number in range(self.shards.count) for k, v in self.facts(number).items()})
+
+    def facts(self, number: int) -> Facts:
+        return json.loads(read_notes(self.file(number))["facts"])
 
     def begin(self, model: nn.Module, calibrated: bool) -> None:
         if not calibrated:
@@ -89,17 +90,19 @@ class Stream:
             drop(self.embedding)  # every batch has gone through it
             self.embedding = None
         block = blocks(model)[number]
-        if self.file(number).is_file():
+        if number in self.ready:
             self.put_back(block, number)
             self.here = number, list(block.modules())
-            return json.loads(read_notes(self.file(number))["facts"])
+            return self.facts(number)
         move(self.shards.block(number), block)
         given = list(block.modules())
         self.here = number, given
         facts = work()
         for module in set(given) - set(block.modules()):  # layers that were replaced
             drop(module)
-        self.write(block, number, facts)
+        if parallel.leads():
+            self.write(block, number, facts)
+        self.ready.add(number)
         return facts
 
     def leave(self, model: nn.Module) -> None:
@@ -154,7 +157,7 @@ class Stream:
             if not self.file(number).is_file():  # a block that the model does not call
                 self.write(self.shards.block(number), number, {})
             if stored is not None and "stored" not in read_notes(self.file(number)):
-                made, facts = self.done(number), json.loads(read_notes(self.file(number))["facts"])
+                made, facts = self.done(number), self.facts(number)
                 stored(made)
                 self.write(made, number, facts, stored="yes")
             drop(made := self.done(number))
@@ -212,8 +215,15 @@ def compress(
     ids = [checks.check_calibration(each, skeleton) for each in calibration]
     told = {"method": f"{method.__module__}.{method.__qualname__}", "model": shards.fingerprint(), "states": "half" if states == "half" else "exact",
             "calibration": [_digest(each) for each in ids], "settings": settings, "stored": stored is not None}  # fmt: skip
-    with _alone(out), large_blocks_given_back():
-        _check_job(part, json.dumps(told, sort_keys=True, default=str))
+    if parallel.processes() > 1:
+        told["processes"] = parallel.processes()
+    with ExitStack() as alone, large_blocks_given_back():
+
+        def begin() -> None:
+            alone.enter_context(_alone(out))
+            _check_job(part, json.dumps(told, sort_keys=True, default=str))
+
+        parallel.first(begin)
         try:
             stream = Stream(shards, part, states)
             skeleton.blocks_lie_in = stream  # type: ignore[assignment]
@@ -222,9 +232,10 @@ def compress(
             finally:
                 stream.shelf.close()
         finally:
-            if not any(part.glob("block-*")):  # nothing to go on with
+            if parallel.leads() and not any(part.glob("block-*")):  # nothing to go on with
                 shutil.rmtree(part, ignore_errors=True)
-        result.details["bytes"] = stream.finish(result, out, tokenizer, stored)
+        parallel.meet()  # every process is done with its states
+        result.details["bytes"] = parallel.first(lambda: stream.finish(result, out, tokenizer, stored))
     result.seconds = time.perf_counter() - began
     return result
 
