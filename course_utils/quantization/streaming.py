@@ -213,7 +213,7 @@ def compress(
         raise CompressionError(f"model {str(model)!r}: its files lack {lacking[0]}; copy it again.")
     skeleton = shards.model()
     ids = [checks.check_calibration(each, skeleton) for each in calibration]
-    told = {"method": f"{method.__module__}.{method.__qualname__}", "model": shards.fingerprint(), "states": "half" if states == "half" else "exact",
+    told: dict[str, Any] = {"method": f"{method.__module__}.{method.__qualname__}", "model": shards.fingerprint(), "states": "half" if states == "half" else "exact",
             "calibration": [_digest(each) for each in ids], "settings": settings, "stored": stored is not None}  # fmt: skip
     if parallel.processes() > 1:
         told["processes"] = parallel.processes()
