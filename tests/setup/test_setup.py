@@ -1,12 +1,14 @@
 """The set-up files agree with each other, and the second installation does nothing."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from course_utils import bootstrap, cli
 
@@ -125,3 +127,26 @@ def test_the_tests_cannot_leave_this_machine():
     code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "the tests run offline" in child.stderr
+
+
+def test_workflows_and_the_container_name_what_exists():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert any(step.endswith(".ci/run") for step in steps)
+    named = re.findall(r"(?:notebooks|solutions|tests)/[\w./-]+", " ".join(steps))
+    assert len(named) >= 4 and all((ROOT / path).exists() for path in named)
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).is_file()
+    assert container["hostRequirements"]["cpus"] == 2
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation) and citation["license"] == "Apache-2.0"
+
+
+def test_the_log_of_decisions_names_what_exists():
+    text = (ROOT / "docs/log.md").read_text(encoding="utf-8")
+    files = re.findall(r"`((?:benchmarks|docs)/[\w./-]+)`", text)
+    assert len(files) >= 4 and all((ROOT / path).is_file() for path in files)
+    lessons = {path.name.split("-")[0] for path in (ROOT / "notebooks").rglob("*.ipynb")}
+    assert set(re.findall(r"lessons? (\d\.\d)", text)) <= lessons
+    dates = re.findall(r"^\| (\d{4}-\d\d-\d\d) \|", text, re.MULTILINE)
+    assert len(dates) > 15
