@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from course_utils import blockwise, checkpoints, evaluation, models, pruning, quantization
 from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.models.shelf import PLACES
-from course_utils.quantization import Compressed, compressed
+from course_utils.opening import opened, packed_by
+from course_utils.quantization import Compressed
 
 GRID = ("bits", "group_size", "symmetric")
 SHARE = ("sparsity", "pattern")
@@ -42,56 +43,15 @@ FORMATS: dict[str, Callable[..., int]] = {
     "compressed-tensors": checkpoints.compressed_tensors.write,
     "gguf": checkpoints.gguf.write, "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
 }  # fmt: skip
-READ = {name: getattr(checkpoints, name.replace("-", "_")).read for name in ("gptq", "awq", "bitsandbytes", "compressed-tensors")}
 EXAMPLES = """examples:
   course compress bundled --method gptq --bits 4 --out small
   course compress ~/models/opt-125m --method wanda --pattern 2:4 --calibration my.txt --out sparse
   course evaluate small --text my.txt --windows 64
+  course evaluate small --tasks hellaswag,mmlu --data ~/benchmarks --shots 5
   course report small --json
   course export small --format gptq --out for-others
   course chat small --prompt "Story: Ada puts the lamp in the kitchen."
 """
-
-Opened = tuple[Compressed, PreTrainedTokenizerBase]
-
-
-def opened(name: str, tokenizer: str | None = None) -> Opened:
-    """A model by name: 'bundled', a Hugging Face folder, one that was compressed here or by another tool (READ), a GGUF file.
-
-    `tokenizer` is the folder of one, where the model has none of its own. Raises CompressionError as the readers do.
-    """
-    place = Path(name).expanduser()
-    settings: dict[str, Any] = {"method": "none"}
-    read: Callable[[Path], PreTrainedModel] | None = None
-    if place.suffix == ".gguf" and tokenizer:
-        read = checkpoints.gguf.read
-    elif (place / compressed.MANIFEST).is_file():
-        read = compressed.load
-        settings = json.loads((place / compressed.MANIFEST).read_text(encoding="utf-8")).get("settings", settings)
-    elif (method := packed_by(place)) is not None:
-        read, settings = READ[method], {"method": method}
-    if read is None:
-        network, words = models.load(name)
-        return Compressed(network, settings, 0.0), models.load_tokenizer(tokenizer) if tokenizer else words
-    if not tokenizer and not (place / "tokenizer_config.json").is_file():
-        raise CompressionError(f"model {name!r}: it comes without a tokenizer; name the folder of one with --tokenizer.")
-    return Compressed(read(place), settings, 0.0), models.load_tokenizer(tokenizer or place)
-
-
-def packed_by(folder: Path) -> str | None:
-    """A key of READ if the folder's config says so. Raises CompressionError for another method."""
-    if not (folder / "config.json").is_file():
-        return None
-    try:
-        method = (json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}).get("quant_method")
-    except (ValueError, AttributeError) as error:
-        raise CompressionError(f"{folder / 'config.json'}: not readable ({error}); copy the model again.") from error
-    if method is None:
-        return None
-    if method not in READ:
-        raise CompressionError(f"model {str(folder)!r}: quantized by {method!r}, which is not read here; known are {', '.join(READ)}.")
-    return method
-
 
 def compress(given: argparse.Namespace) -> dict[str, Any]:
     """Compress, write, and say what was reached, what was left and how many bytes it took."""
@@ -143,12 +103,27 @@ def without_zeros(pruned: Compressed) -> Compressed:
 
 
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:
-    """Perplexity with its interval and its protocol."""
+    """Perplexity with its interval and its protocol; with --tasks, scores on the files of benchmarks."""
+    if given.tasks is not None or given.data is not None:
+        return benchmark(given)
     model, tokenizer = opened(given.model, given.tokenizer)
     text = text_of(given.text)
     found = evaluation.perplexity(model, tokenizer, text, split=given.split, context=given.context, n=given.windows, seed=given.seed)
     half = None if math.isnan(found.half_width) else found.half_width
     return {"nats": found.nats, "half_width": half, "perplexity": found.value, "protocol": found.protocol, "said": str(found)}
+
+
+def benchmark(given: argparse.Namespace) -> dict[str, Any]:
+    """Scores of lm-evaluation-harness on files in a folder; see `evaluation.benchmarks`."""
+    from course_utils.grade import programs
+
+    if given.tasks is None or given.data is None:
+        missing = "--tasks NAMES, such as hellaswag,mmlu" if given.tasks is None else "--data FOLDER with the files of the tasks; nothing is downloaded"
+        raise CompressionError(f"evaluate: it also needs {missing}.")
+    model, tokenizer = opened(given.model, given.tokenizer)
+    tasks = [name.strip() for name in given.tasks.split(",") if name.strip()]
+    found = evaluation.benchmarks.run(model, tokenizer, tasks, given.data, shots=given.shots, n=given.items, execute=programs.run)
+    return {"tasks": {name: score.plain() for name, score in found.items()}, "said": "\n".join(map(str, found.values()))}
 
 
 def report(given: argparse.Namespace) -> dict[str, Any]:
@@ -249,8 +224,12 @@ def parsers(commands: Any) -> None:
     small.add_argument("--device", default="cpu", help="where a block is computed (default: cpu)")
     small.add_argument("--in-memory", action="store_true", help="load the whole model, instead of one block at a time")
     text(small, "calibration", "samples", 64)
-    test = command(evaluate, "measure a model's perplexity")
+    test = command(evaluate, "measure a model's perplexity, or its scores on benchmarks")
     text(test, "text", "windows", 64)
+    test.add_argument("--tasks", help="instead of perplexity: benchmarks, such as hellaswag,mmlu,glue,super_glue,rte,humaneval")
+    test.add_argument("--data", help="with --tasks: the folder with their files; nothing is downloaded")
+    test.add_argument("--shots", type=int, default=0, help="with --tasks: solved items before each (default: 0)")
+    test.add_argument("--items", type=int, help="with --tasks: the first items of each (default: all)")
     test.add_argument("--split", default="validation", choices=("train", "validation", "test", "all"))
     whole = command(report, "bytes, speed, perplexity and scores of a model")
     text(whole, "text", "windows", 64)

@@ -1,8 +1,9 @@
 """The same items through EleutherAI's lm-evaluation-harness, with its own model wrapper and its own scoring."""
 
+import contextlib
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -55,25 +56,47 @@ def run(
     tokenizer has no end of text.
     """
     found = task_items(tasks, n, split, seed)
+    harness()
+    from lm_eval.api.task import ConfigurableTask
+
+    with quiet():
+        made = {f"course_{task}": ConfigurableTask(config=task_config(task, group)) for task, group in found.items()}
+    results = evaluated(model, tokenizer, made, batch_size)["results"]
+    return {task: float(results[f"course_{task}"]["acc,none"]) for task in found}
+
+
+def harness() -> None:
+    """Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not installed."""
     try:
-        from lm_eval import evaluator
-        from lm_eval.api.task import ConfigurableTask
-        from lm_eval.models.huggingface import HFLM
+        import lm_eval.evaluator
+        import lm_eval.models.huggingface  # noqa: F401
     except ImportError as error:
         raise CompressionError(
             f"lm-evaluation-harness cannot be used ({error}); install the extra `eval`: pip install -e '.[eval]'."
         ) from error
+
+
+def evaluated(model: Subject, tokenizer: PreTrainedTokenizerBase, made: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """What the harness finds for tasks {name: task}: "results" and, item for item, "samples"."""
+    harness()
+    from lm_eval import evaluator
+    from lm_eval.models.huggingface import HFLM
+
     if tokenizer.eos_token_id is None:
         raise CompressionError("tokenizer: lm-evaluation-harness needs an end of text; set tokenizer.eos_token to one of its tokens.")
+    with quiet(), scoring(model) as ready:
+        # HFLM gives the tokenizer a padding token where it has none
+        wrapped = HFLM(pretrained=ready, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
+        return evaluator.evaluate(lm=wrapped, task_dict=made, bootstrap_iters=0, log_samples=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors of the harness are shown."""
     log = logging.getLogger("lm_eval")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with scoring(model) as ready:
-            # HFLM gives the tokenizer a padding token where it has none
-            wrapped = HFLM(pretrained=ready, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
-            made = {f"course_{task}": ConfigurableTask(config=task_config(task, group)) for task, group in found.items()}
-            results = evaluator.evaluate(lm=wrapped, task_dict=made, bootstrap_iters=0, log_samples=False)["results"]
+        yield
     finally:
         log.setLevel(level)
-    return {task: float(results[f"course_{task}"]["acc,none"]) for task in found}
