@@ -3,11 +3,13 @@
 from course_utils.kernels.packing import pack, unpack
 
 from . import (
+    additive,
     approximate,
     awq,
     cayley,
     codebooks,
     decoding,
+    e8,
     entropy_coded,
     extreme,
     floats,
@@ -30,6 +32,7 @@ from . import (
     rotations,
     rtn,
     smoothquant,
+    trellis,
     value_tables,
     vectors,
     w8a8,
@@ -39,8 +42,8 @@ from .grids import Grid, dequantize, fake_quantize, make_grid, quantize
 from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
-    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "approximate", "awq", "cayley", "codebooks", "decoding", "dequantize",
-    "entropy_coded", "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hadamard", "hqq", "kv_cache",
+    "Compressed", "Grid", "LayerResult", "QuantizedLinear", "additive", "approximate", "awq", "cayley", "codebooks", "decoding", "dequantize",
+    "e8", "entropy_coded", "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hadamard", "hqq", "kv_cache",
     "llm_int8", "load", "logarithmic", "low_rank", "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "qronos",
-    "quantize", "rotations", "rtn", "smoothquant", "unpack", "value_tables", "vectors", "w8a8",
+    "quantize", "rotations", "rtn", "smoothquant", "trellis", "unpack", "value_tables", "vectors", "w8a8",
 ]  # fmt: skip
