@@ -1,0 +1,25 @@
+// A plain read of what a product reads, with nothing computed from it: the speed that a kernel is compared with.
+#include <cstdint>
+#include <cstring>
+
+static uint64_t read(const void *from, int64_t bytes) {
+    const char *data = static_cast<const char *>(from);
+    uint64_t sum[8] = {};
+    int64_t i = 0;
+    for (; i + 64 <= bytes; i += 64) {
+        uint64_t words[8];
+        std::memcpy(words, data + i, 64);
+        for (int k = 0; k < 8; ++k) sum[k] += words[k];
+    }
+    uint64_t all = 0;
+    for (; i < bytes; ++i) all += static_cast<unsigned char>(data[i]);
+    for (int k = 0; k < 8; ++k) all += sum[k];
+    return all;
+}
+
+extern "C" void product(const uint8_t *codes, const float *scale, const uint8_t *zero, const float *x, float *y, int64_t rows,
+                        int64_t columns, int64_t group, int64_t batch) {
+    const int64_t groups = (columns + group - 1) / group;
+    y[0] = static_cast<float>(read(codes, rows * ((columns + 1) / 2)) + read(scale, rows * groups * 4) +
+                              read(zero, rows * groups) + read(x, batch * columns * 4));
+}
