@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from course_utils.errors import CompressionError
+from course_utils.learn import native
 from course_utils.learn.checks import checking, exercise
 
 from . import clock, confined, judge, submission
@@ -22,6 +24,7 @@ from .keeper import Keeper
 from .lab import Lab
 from .sandbox import Limits
 from .warm import Zygote
+from .workshop import Workshop
 
 TRIES = 2  # for a submission during which the grader's own process dies
 NOT_LENT = (
@@ -111,9 +114,10 @@ def grade(found: submission.Submission) -> dict[str, Any]:
     limits = _job["limits"]
     for lend in [True] * TRIES + [False]:
         try:
-            with Keeper(_job["address"], limits.total) as keeper:
+            with Keeper(_job["address"], limits.total) as keeper, _workshop() as shop:
+                kept = [keeper.socket.fileno(), *([shop.channel.fileno()] if shop else [])]
                 return confined.call(
-                    functools.partial(_judge, found, keeper, lend), limits, _job["root"], keep=[keeper.socket.fileno()],
+                    functools.partial(_judge, found, keeper, lend, shop), limits, _job["root"], keep=kept,
                     seconds=2 * limits.total + 60, unsafe=_job["kind"] == "none",
                 )  # fmt: skip
         except confined.Died as died:  # twice: what a learner's code makes our functions do must be kept from it
@@ -123,8 +127,17 @@ def grade(found: submission.Submission) -> dict[str, Any]:
     return {"fault": f"the grader's own process died at every try of this submission ({why})"}
 
 
-def _judge(found: submission.Submission, keeper: Keeper, lend: bool) -> dict[str, Any]:
+def _workshop() -> contextlib.AbstractContextManager[Workshop | None]:
+    """What compiles and runs kernels, for a lab that asks for it; None for others."""
+    if not _job["lab"].compiles:
+        return contextlib.nullcontext()
+    return Workshop(_job["root"], Path(_job["address"]).with_name("measuring"), unsafe=_job["kind"] == "none")
+
+
+def _judge(found: submission.Submission, keeper: Keeper, lend: bool, shop: Workshop | None = None) -> dict[str, Any]:
     """With `lend`, the solution's functions take the places of wrong answers."""
+    if shop:
+        native.ask = shop.ask
     try:
         if not lend:
             _job["lab"].reference.clear()  # of this process only

@@ -84,6 +84,11 @@ class Lab:
         return frozenset(text.strip() for text in (*own, *given, *(source for _, source in self.prelude), ""))
 
     @property
+    def compiles(self) -> bool:
+        """Whether its tests compile what a learner wrote: they use `course_utils.learn.native`."""
+        return any("native" in used(test.source) for test in self.tests)
+
+    @property
     def data(self) -> Path | None:
         """The lab's folder if it holds more than notebooks."""
         return self.folder if any(p.suffix != ".ipynb" for p in self.folder.rglob("*") if p.is_file()) else None

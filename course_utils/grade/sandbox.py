@@ -106,14 +106,16 @@ def _done(result: int, what: str) -> None:
 
 
 def enter(
-    limits: Limits, root: Path, report: int, keep: Sequence[int], data: Path | None = None, *, hide: bool = True
-) -> None:
+    limits: Limits, root: Path, report: int, keep: Sequence[int], data: Path | None = None, *, hide: bool = True,
+    show: Sequence[Path] | None = None,
+) -> None:  # fmt: skip
     """Call in a new child with one thread: returns inside the sandbox, in process 1 of its own.
 
     The child itself stays outside, writes the process id of the inside to the descriptor `report`, waits, and ends
     with the same status. `root` is an empty folder to build on; of the open files only `keep` survive; the folder
-    `data` is copied into the working folder; `hide` takes away the answers to the exercises. Raises OSError when a step
-    is refused; nothing has been run then.
+    `data` is copied into the working folder; `hide` takes away the answers to the exercises. With `show`, only these
+    paths are seen, in the place of Python and the packages, and programs among them may be started. Raises OSError when
+    a step is refused; nothing has been run then.
     """
     c = libc()
     user, group = os.geteuid(), os.getegid()
@@ -134,7 +136,7 @@ def enter(
         os._exit(code if code >= 0 else 128 - code)
     os.close(report)
     os.setsid()  # a signal to its own group would reach the process outside, where both are of one account
-    _build_root(c, root, limits, alone if user == 0 else 0, data, hide)
+    _build_root(c, root, limits, alone if user == 0 else 0, data, hide, show)
     if user == 0:
         os.setgroups([])
         os.setresgid(alone, alone, alone)
@@ -144,7 +146,7 @@ def enter(
     c.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     set_limits(limits, most)
     _close_all_but(keep)
-    seccomp.install(c)
+    seccomp.install(c, programs=show is not None)
 
 
 def address_space(limits: Limits) -> int:
@@ -179,7 +181,9 @@ def _drop_capabilities(c: ctypes.CDLL) -> None:
     _done(c.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
-def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Path | None, hide: bool) -> None:
+def _build_root(
+    c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Path | None, hide: bool, show: Sequence[Path] | None
+) -> None:  # fmt: skip
     def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
         encoded = [text.encode() if text is not None else None for text in (source, target, kind)]
         _done(c.mount(*encoded, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
@@ -211,13 +215,15 @@ def _build_root(c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Pa
         NO_SUID | NO_DEVICES,
         f"size={limits.folder},nr_inodes=4096,mode=700,uid={owner}",
     )
-    for path in visible():
+    for path in visible() if show is None else show:
         place(path)
-    for device in DEVICES:
+    for device in DEVICES if show is None else DEVICES[:1]:
         place(Path(device))  # sealed too: one can write into it, and leave no mark on it for another worker
     if hide:
         for folder, stay in taken_away().items():
             mask = f"{root}{folder}"
+            if not os.path.isdir(mask):  # not shown at all
+                continue
             mount("none", mask, "tmpfs", NO_SUID, "size=1m,mode=755")
             for path in stay:
                 target = Path(f"{root}{path}")

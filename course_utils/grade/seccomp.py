@@ -37,22 +37,25 @@ REFUSED = {
     "move_pages": (279, 239), "migrate_pages": (256, 238), "vmsplice": (278, 75),
 }  # fmt: skip
 CLONE, CLONE3 = (56, 220), (435, 435)
+STARTS = ("fork", "vfork", "execve", "execveat")
+NEW_NAMESPACES = 0x7E020080  # bits of clone's flags
 
 
-def program(machine: str) -> bytes:
-    """The filter for a machine, as an array of struct sock_filter."""
+def program(machine: str, programs: bool = False) -> bytes:
+    """The filter for a machine, as an array of struct sock_filter; with `programs`, other programs may be started."""
     column = list(AUDIT_ARCH).index(machine)
     lines = [
         (LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, NUMBER), (JUMP_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, ERRNO | errno.ENOSYS),
     ]  # fmt: skip
-    for number in (numbers[column] for numbers in REFUSED.values()):
+    for number in (numbers[column] for name, numbers in REFUSED.items() if not (programs and name in STARTS)):
         if number is not None:
             lines += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ERRNO | errno.EPERM)]
     # the C library falls back to clone; there, new threads are let through and new processes are not
     lines += [(JUMP_EQUAL, 0, 1, CLONE3[column]), (RETURN, 0, 0, ERRNO | errno.ENOSYS)]
     lines += [(JUMP_EQUAL, 0, 3, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT)]
-    lines += [(JUMP_ANY_BIT, 1, 0, CLONE_THREAD), (RETURN, 0, 0, ERRNO | errno.EPERM), (RETURN, 0, 0, ALLOW)]
+    allowed = (JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES) if programs else (JUMP_ANY_BIT, 1, 0, CLONE_THREAD)
+    lines += [allowed, (RETURN, 0, 0, ERRNO | errno.EPERM), (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("HBBI", *line) for line in lines)
 
 
@@ -60,13 +63,13 @@ def supported() -> bool:
     return platform.system() == "Linux" and platform.machine() in AUDIT_ARCH
 
 
-def install(libc: ctypes.CDLL) -> bool:
+def install(libc: ctypes.CDLL, programs: bool = False) -> bool:
     """Put this process, and all it will ever be, under the filter. Raises OSError if the kernel refuses."""
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs was refused")
     if not supported():
         return False
-    code = program(platform.machine())
+    code = program(platform.machine(), programs)
     kept = ctypes.create_string_buffer(code, len(code))
 
     class Program(ctypes.Structure):

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import show as showing
 from .. import texts
-from . import service
+from . import compiling, service, trials
 
 __all__ = ["Report", "judged", "problem", "see"]
 
@@ -35,10 +35,11 @@ class Report:
         return float(self.speed["ratio"]) if self.speed else 0.0
 
     def points(self, *steps: float) -> float:
-        """The sum of the steps whose mark (`service.MARKS`) is reached."""
+        """The sum of the steps whose mark (`trials.MARKS`) is reached."""
         if not self.speed:
             return 0.0
-        return float(sum(step for step, mark in zip(steps, service.marks(self.speed), strict=True) if self.ratio >= mark))
+        marks = trials.marks(self.speed["ours"])
+        return float(sum(step for step, mark in zip(steps, marks, strict=True) if self.ratio >= mark))
 
 
 def words(name: str, **details: Any) -> str:
@@ -60,6 +61,8 @@ def judged(function: Any, *, seed: int | None = None, speed: bool = False) -> Re
         return Report(False, False, None, words("not_attempted"))
     if not isinstance(source, str):
         return Report(False, True, None, words("not_text", got=type(source).__name__))
+    if len(source) > compiling.LARGEST:
+        return Report(False, True, None, words("too_large", characters=len(source), most=compiling.LARGEST))
     seed = random.SystemRandom().getrandbits(31) if seed is None else seed
     found = ask({"source": source, "seed": seed, "beside": _ours() if speed else None})
     if "why" in found:
@@ -104,12 +107,12 @@ def _explained(why: dict[str, Any]) -> str:
 
 
 def _measured(speed: dict[str, Any]) -> str:
-    here = service.marks(speed)
+    here = trials.marks(speed["ours"])
     reached = [mark for mark in here if speed["ratio"] >= mark]
     said = words(
         "measured", ratio=f"{speed['ratio']:.2f}", kernel=f"{speed['kernel']:.1f}", plain=f"{speed['plain']:.1f}",
         megabytes=f"{speed['megabytes']:.0f}", calls=speed["calls"],
     )  # fmt: skip
     step = words("all_marks") if len(reached) == len(here) else words("next_mark", mark=f"{here[len(reached)]:.2f}")
-    lower = words("lower_marks", ours=f"{speed['ours']:.2f}") if here[-1] < service.MARKS[-1] else ""
+    lower = words("lower_marks", ours=f"{speed['ours']:.2f}") if here[-1] < trials.MARKS[-1] else ""
     return " ".join(filter(None, (said, step, lower)))

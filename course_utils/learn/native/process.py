@@ -79,11 +79,12 @@ class Kernel:
     def __init__(self, runner: Path, library: Path, board: Board, launch: Launch = Plain) -> None:
         self.board = board
         self.ended: int | None = None
+        self.trial = 0
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = launch(runner, library, [theirs.fileno(), board.read_only, board.files["outputs"]])
         try:
-            self._wait(time.monotonic() + PATIENCE)
+            self._wait(time.monotonic() + PATIENCE, CALL if sys.platform == "linux" else None)
         except BaseException:
             self.close()
             raise
@@ -109,7 +110,7 @@ class Kernel:
 
     def call(self, trial: int) -> None:
         """One call. Raises Fell; the answer is to be taken from the board at once."""
-        limit = time.monotonic() + PATIENCE
+        self.trial, limit = trial, time.monotonic() + PATIENCE
         try:
             self.channel.sendall(struct.pack("=i", trial))
         except OSError:
@@ -141,7 +142,7 @@ class Kernel:
         if code == 128 + signal.SIGSYS:
             return Fell("system_call")
         if state == MEMORY and 0 <= buffer < len(BUFFERS):
-            return _outside(BUFFERS[buffer], place, self.board, buffer)
+            return _outside(BUFFERS[buffer], place, self.board.places[self.trial][BUFFERS[buffer]][3])
         if state == MEMORY:
             return Fell("memory")
         if state == SIGNAL:
@@ -152,12 +153,13 @@ class Kernel:
         return Fell("signal", name=_name(code - 128)) if code > 128 else Fell("ended")
 
 
-def _outside(name: str, place: int, board: Board, buffer: int) -> Fell:
-    if name != "y" and any(0 <= place < where[name][3] for where in board.places):
+def _outside(name: str, place: int, size: int) -> Fell:
+    """What was touched, `place` bytes from the beginning of a buffer of so many bytes."""
+    if 0 <= place < size:
         return Fell("wrote_input", buffer=name)
     if place < 0:
         return Fell("before", buffer=name, bytes=-place)
-    return Fell("after", buffer=name, place=place)
+    return Fell("after", buffer=name, bytes=place - size + 1)
 
 
 def _name(number: int) -> str:

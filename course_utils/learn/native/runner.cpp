@@ -7,6 +7,7 @@
 // wrong is left in the first page of OUTPUTS. Whoever started this process trusts none of it: results are compared, and
 // time is taken, outside. After the library is loaded a system call that a product has no use for ends the process.
 #include <dlfcn.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,24 +84,26 @@ char *mapped(int file, const Buffer &buffer, int access) {
 #ifdef __linux__
 template <int N>
 void allow(const int (&calls)[N], unsigned otherwise) {
-    sock_filter lines[2 * N + 2];
+    sock_filter lines[2 * N + 4];
     lines[0] = BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr));
     for (int i = 0; i < N; ++i) {
         lines[2 * i + 1] = BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(calls[i]), 0, 1);
         lines[2 * i + 2] = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     }
-    lines[2 * N + 1] = BPF_STMT(BPF_RET | BPF_K, otherwise);
-    sock_fprog program = {static_cast<unsigned short>(2 * N + 2), lines};
+    lines[2 * N + 1] = BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_mmap, 0, 1);  // malloc, when the heap is full
+    lines[2 * N + 2] = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM);
+    lines[2 * N + 3] = BPF_STMT(BPF_RET | BPF_K, otherwise);
+    sock_fprog program = {static_cast<unsigned short>(2 * N + 4), lines};
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);  // where the kernel has no filters there are none
 }
 
 const int TO_RUN[] = {__NR_read, __NR_write, __NR_futex, __NR_brk, __NR_exit, __NR_exit_group, __NR_rt_sigprocmask,
                       __NR_rt_sigreturn, __NR_gettid, __NR_getpid, __NR_tgkill, __NR_madvise, __NR_fstat,
-                      __NR_newfstatat, __NR_getrandom, __NR_lseek};
+                      __NR_newfstatat, __NR_getrandom, __NR_lseek, __NR_ioctl};
 const int TO_LOAD[] = {__NR_read, __NR_write, __NR_futex, __NR_brk, __NR_exit, __NR_exit_group, __NR_rt_sigprocmask,
                        __NR_rt_sigreturn, __NR_gettid, __NR_getpid, __NR_tgkill, __NR_madvise, __NR_fstat,
-                       __NR_newfstatat, __NR_getrandom, __NR_lseek, __NR_openat, __NR_close, __NR_mmap, __NR_mprotect,
+                       __NR_newfstatat, __NR_getrandom, __NR_lseek, __NR_ioctl, __NR_openat, __NR_close, __NR_mmap, __NR_mprotect,
                        __NR_munmap, __NR_pread64, __NR_prctl, __NR_prlimit64, __NR_getcwd, __NR_readlinkat};
 #endif
 
@@ -143,7 +146,7 @@ int main(int count, char **words) {
 #ifdef __linux__
     mallopt(M_MMAP_MAX, 0);  // memory comes from one heap: there is no mmap later on
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
-    allow(TO_LOAD, SECCOMP_RET_ERRNO | 1);
+    allow(TO_LOAD, SECCOMP_RET_ERRNO | EPERM);
 #endif
     void *library = dlopen(words[1], RTLD_NOW | RTLD_LOCAL);
     if (!library) {

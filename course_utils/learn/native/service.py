@@ -19,9 +19,6 @@ from course_utils.kernels import build
 from . import compiling, trials
 from .process import Fell, Launch, Plain
 
-MARKS = (0.1, 0.2, 0.3, 0.45, 0.6)  # shares of the plain read's speed that points are given for
-OF_OURS = 0.9  # no mark is above this share of what the course's own kernel reaches in the same run
-
 
 def answer(
     order: Mapping[str, Any], launch: Launch = Plain, run: compiling.Run = compiling.here, alone: Callable[[], Any] = contextlib.nullcontext
@@ -30,8 +27,6 @@ def answer(
     if sys.platform == "win32":
         return {"why": {"reason": "no_compiler", "said": "the runner of kernels needs Linux or macOS."}}
     source, seed = order["source"], int(order["seed"])
-    if len(source) > compiling.LARGEST:
-        return {"why": {"reason": "too_large", "characters": len(source), "most": compiling.LARGEST}}
     try:
         compiler = build.find_compiler()
         runner, plain = (compiling.program(name, compiler) for name in ("runner", "plain.so"))
@@ -45,7 +40,7 @@ def answer(
                 return {"speed": None}
             ours = _compiled(compiler, order["beside"], Path(place, "ours"), run)
             with alone():
-                return {"speed": trials.ratio(runner, library, {"plain": plain, "ours": ours}, seed, MARKS, launch)}
+                return {"speed": trials.ratio(runner, library, {"plain": plain, "ours": ours}, seed, launch)}
         except Fell as fell:
             return {"why": fell.why}
 
@@ -59,8 +54,3 @@ def _compiled(compiler: str, source: str, folder: Path, run: compiling.Run) -> P
     if said:
         raise Fell("not_compiled", said=said)
     return folder / "kernel.so"
-
-
-def marks(speed: Mapping[str, Any]) -> list[float]:
-    """The marks that hold in this run."""
-    return [min(mark, OF_OURS * speed["ours"]) for mark in MARKS]

@@ -23,6 +23,8 @@ COLUMNS, GROUP = 4096, 64  # of the matrix that is timed
 SMALLEST, LARGEST = 64 << 20, 192 << 20  # bytes of it; between them twice the largest cache
 ROUNDS, MORE = 6, 12  # calls of each side, and further ones where the ratio is just below a mark
 NEAR = 0.85
+MARKS = (0.1, 0.2, 0.3, 0.45, 0.6)  # shares of the plain read's speed that points are given for
+OF_OURS = 0.9  # no mark is above this share of what the course's own kernel reaches in the same run
 LOOKED_AT = 64  # rows of each timed answer that are compared
 
 
@@ -66,6 +68,11 @@ def _shape(problem: Problem) -> dict[str, int]:
     return dict(zip(("rows", "columns", "group", "batch"), problem.shape, strict=True))
 
 
+def marks(ours: float) -> list[float]:
+    """The marks that hold where the course's own kernel reaches the ratio `ours`."""
+    return [min(mark, OF_OURS * ours) for mark in MARKS]
+
+
 class Stream:
     """New inputs for the timed shape at each call, from a pool of random bytes that is read at random places."""
 
@@ -91,7 +98,7 @@ class Stream:
 
 
 def ratio(
-    runner: Path, library: Path, others: Mapping[str, Path], seed: int, marks: tuple[float, ...] = (), launch: Launch = Plain
+    runner: Path, library: Path, others: Mapping[str, Path], seed: int, launch: Launch = Plain
 ) -> dict[str, Any]:  # fmt: skip
     """Seconds of `others["plain"]`, a plain read, divided by those of the kernel, each the least of several calls in turn.
 
@@ -129,10 +136,10 @@ def ratio(
                     _sampled(problem, y, clean, rng)
             least = {name: max(min(seconds), 1e-9) for name, seconds in used.items()}
             found = least["plain"] / least["kernel"]
-            if done + 1 >= ROUNDS and not any(NEAR * mark < found < mark for mark in marks):
+            ours = least["plain"] / least.get("ours", least["plain"])
+            if done + 1 >= ROUNDS and not any(NEAR * mark < found < mark for mark in marks(ours)):
                 break
     size = sum(v.nbytes for v in (problem.codes, problem.scale, problem.zero))
-    ours = least["plain"] / least["ours"] if "ours" in least else 1.0
     speed = {name: size / least[name] / 1e9 for name in ("kernel", "plain")}
     return {"ratio": found, "ours": ours, "calls": done + 1, "megabytes": size / 1e6, **speed}
 
