@@ -142,11 +142,12 @@ class Bench:
         if not any(answer in self.submission.answers for answer in about):
             return {**result, "message": "Not attempted.", "flag": "not attempted"}
         verdicts: list[Any] = []
+        said = io.StringIO()
         session.referred.clear()
         namespace = dict(self.lab.namespace)
         namespace["check"] = labs.seeded(_check, self.seed, verdicts)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
                 for name in mentioned:
                     namespace[name] = answer = session.get(self.owner[name], name)
                     if isinstance(answer, RemoteFunction):
@@ -169,6 +170,7 @@ class Bench:
             borrowed = ", ".join(sorted(session.referred))
             result["message"] = borrowed and f"Right, with the course's own {borrowed} in the place of yours."
             return result
+        result["message"] = result["message"] or said.getvalue().strip()[:1000]  # why some of the points
         result["mistake"] = next((v.mistake for v in verdicts if not v.passed and v.mistake), None)
         if errors := [failed[answer] for answer in dict.fromkeys(about) if answer in failed]:
             line = f" (line {errors[0]['line']}: {errors[0]['source']})" if errors[0]["line"] else ""

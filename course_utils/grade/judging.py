@@ -134,10 +134,19 @@ def _workshop() -> contextlib.AbstractContextManager[Workshop | None]:
     return Workshop(_job["root"], Path(_job["address"]).with_name("measuring"), unsafe=_job["kind"] == "none")
 
 
+def _asked(shop: Workshop, keeper: Keeper, order: dict[str, Any]) -> dict[str, Any]:
+    """The workshop's answer; without one nothing is known about the submission."""
+    try:
+        return shop.ask(order)
+    except OSError as error:
+        keeper.broken = keeper.broken or str(error)
+        raise
+
+
 def _judge(found: submission.Submission, keeper: Keeper, lend: bool, shop: Workshop | None = None) -> dict[str, Any]:
     """With `lend`, the solution's functions take the places of wrong answers."""
     if shop:
-        native.ask = shop.ask
+        native.ask = functools.partial(_asked, shop, keeper)
     try:
         if not lend:
             _job["lab"].reference.clear()  # of this process only

@@ -16,15 +16,15 @@ LEVELS_1_TO_3 = {
     "2.1-quantization", "2.2-pruning", "2.3-distillation", "2.4-choosing", "2.5-pitfalls",
     "3.1-uniform-quantization", "3.2-gptq", "3.3-awq-smoothquant", "3.4-pruning-scores", "3.5-distillation-losses", "3.6-what-it-costs",
 }  # fmt: skip
-DAYS_1_TO_10 = {
+DAYS_1_TO_12 = {
     "lab-1.1-first-compression", "lab-2.1-quantizer", "lab-2.2-pruner", "lab-3.1-gptq", "lab-3.2-wanda", "lab-3.3-distillation",
-    "lab-3.4-pipeline", "lab-4.1-rate-distortion", "lab-4.2-lottery-ticket", "lab-5.2-mixed-precision",
+    "lab-3.4-pipeline", "lab-4.1-rate-distortion", "lab-4.2-lottery-ticket", "lab-5.1-int4-kernel", "lab-5.2-mixed-precision",
 }  # fmt: skip
 
 
 def test_expected_notebooks_exist():
     assert {path.stem for path in LESSONS} >= LEVELS_1_TO_3
-    assert {path.stem for path in SOLUTIONS} >= DAYS_1_TO_10
+    assert {path.stem for path in SOLUTIONS} >= DAYS_1_TO_12
     assert {path.stem for path in LABS} == {path.stem for path in SOLUTIONS}
     assert START[0].exists()
 
