@@ -92,6 +92,7 @@ def secrets(opened):
     for _, name, _ in checked(opened):
         found |= lines_of(inspect.getsource(inspect.getmodule(exercise.find(name).spec)))
         found |= lines_of(texts.load(texts.topic_of(name))["exercises"][name].get("solution", ""))
+    found = {line for line in found if not line.startswith("#include <")}  # of a kernel in C++
     return found - in_sight() - lines_of(opened.released) - lines_of("\n".join(source for _, source in opened.prelude))
 
 
@@ -148,7 +149,7 @@ def test_no_solution_is_in_the_sandbox(opened, zygote):
 
 
 def test_every_lab_has_exercises_that_are_checked(opened):
-    assert len(checked(opened)) >= 4
+    assert len(checked(opened)) + sum("native.judged(" in test.source for test in opened.tests) >= 4
     assert all(len(table(name, "RIGHT")) >= 3 for _, name, _ in checked(opened))
 
 

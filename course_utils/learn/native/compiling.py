@@ -20,7 +20,7 @@ LARGEST = 200_000  # characters of a source
 SECONDS = 40  # for a compilation, on the wall clock
 LINES, WIDTH = 14, 200  # of what the compiler says
 STANDARD = ["-std=c++17", "-O3", "-ffast-math", "-fopenmp-simd", "-fPIC", "-shared"]
-NATIVE = (["-march=native"], ["-mcpu=native"], [])  # the first that the compiler takes
+NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])  # the first that the compiler takes
 Run = Callable[[Sequence[str], Path], "tuple[int, str]"]  # a command and its folder: exit status, what was said
 
 

@@ -89,7 +89,8 @@ class Stream:
         groups = COLUMNS // GROUP
         at = [int(n) for n in self.rng.integers(0, (1 << 16) - 8, 3)]
         codes = self.pool[at[0] : at[0] + self.rows * COLUMNS // 2].reshape(self.rows, -1)
-        scale, zero = (v[n : n + self.rows * groups].reshape(self.rows, -1) for v, n in zip((self.scale, self.zero), at[1:], strict=True))
+        scale = self.scale[at[1] : at[1] + self.rows * groups].reshape(self.rows, -1)
+        zero = self.zero[at[2] : at[2] + self.rows * groups].reshape(self.rows, -1)
         return Problem(COLUMNS, GROUP, codes, scale, zero, self.rng.standard_normal((1, COLUMNS)).astype(np.float32))
 
     def flush(self) -> int:

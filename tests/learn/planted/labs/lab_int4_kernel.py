@@ -31,12 +31,11 @@ def by_group(codes, columns, scale, zero, group):
     return torch.cat(parts, 1)
 
 
-def laid(order=(0, 4), at=lambda z: z, signed=False, wide=None):
+def laid(order=(0, 4), at=lambda z: z, signed=False):
     def answer(codes, columns, scale, zero, group):
         q = torch.stack([codes >> by & 15 for by in order], 2).reshape(len(codes), -1)[:, :columns].double()
         q = (q + 8) % 16 - 8 if signed else q
-        repeat = group if wide is None else wide(columns, scale.shape[1])
-        s, z = (t.double().repeat_interleave(repeat, 1)[:, :columns] for t in (scale, zero))
+        s, z = (t.double().repeat_interleave(group, 1)[:, :columns] for t in (scale, zero))
         return s * q - s * at(z)
 
     return answer
@@ -57,6 +56,15 @@ def unscaled_zero(codes, columns, scale, zero, group):
 def without_last(codes, columns, scale, zero, group):
     weight = in_two_halves(codes, columns, scale, zero, group)
     weight[:, columns // group * group :] = 0
+    return weight
+
+
+def cut_evenly(codes, columns, scale, zero, group):
+    """As many columns in every group."""
+    weight, groups = in_loops(codes, columns, torch.ones_like(scale), torch.zeros_like(zero), group), scale.shape[1]
+    for j in range(columns):
+        g = int(j / columns * groups + 1e-9)
+        weight[:, j] = scale[:, g] * (weight[:, j] - zero[:, g])
     return weight
 
 
@@ -91,6 +99,7 @@ WRONG = {
         (laid(at=lambda z: -z), "zero_added"),
         (unscaled_zero, "zero_not_scaled"),
         (laid(signed=True), "signed"),
+        (cut_evenly, "equal_groups"),
         (without_last, None),
         (lambda codes, columns, scale, zero, group: in_two_halves(codes, columns, scale, zero, group).T, None),
     ],
