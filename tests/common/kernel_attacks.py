@@ -54,7 +54,7 @@ ATTACKS = {  # name: (source, reason)
     "handles its faults when loaded": (loaded("signal(SIGSEGV, SIG_IGN);", "#include <csignal>").replace("float sum = 0;", "float sum = 0; volatile uint8_t v = codes[-1]; (void)v;"), "before"),
     "starts a thread when loaded": (loaded("std::thread([] { for (;;) {} }).detach();", "#include <thread>"), "aborted"),
     "ends when loaded": (loaded("_exit(0);", SYSCALLS), "ended"),
-    "runs forever when loaded": (loaded("for (;;) asm volatile(\"\");"), "hangs"),
+    "runs forever when loaded": (loaded("for (;;) asm volatile(\"\");"), "slow"),
     "throws": (before("throw 1;"), "exception"),
     "aborts": (before("abort();", "#include <cstdlib>"), "aborted"),
     "exits": (before("exit(0);", "#include <cstdlib>"), "ended"),
@@ -62,7 +62,7 @@ ATTACKS = {  # name: (source, reason)
     "divides by zero": (before("volatile int64_t n = 0; if (rows / n) return;"), "signal"),
     "fills the stack": (before("f(1);", "static int f(volatile int n) { volatile char a[4096]; a[n & 7] = n; return f(n + 1) + a[n & 7]; }"), "memory"),
     "takes all memory": (before("for (;;) *(char* volatile*)&kept = new char[1 << 30];", "static char* kept;"), "exception"),
-    "answers before it is asked": (loaded('char b[64] = {}; for (int f = 3; f < 64; ++f) if (write(f, b, 64)) {}', SYSCALLS).replace("y[b * rows + r] = sum;", "y[b * rows + r] = sum * 2;"), "not_written"),
+    "answers before it is asked": (loaded('char b[64] = {}; for (int f = 3; f < 1024; ++f) if (write(f, b, 64)) {}', SYSCALLS).replace("y[b * rows + r] = sum;", "y[b * rows + r] = sum * 2;"), "not_written"),
     "includes a file of the host": ('#include "/etc/passwd"\n' + SCALAR, "not_compiled"),
     "includes the course's kernel": ('#include "COURSE/learn/exercises/labs/_int4_kernels.py"\n' + SCALAR, "not_compiled"),
     "takes a file in as bytes": (SCALAR + '\nasm(".section .rodata\\n.incbin \\"/etc/passwd\\"\\n.text");\n', "not_compiled"),
@@ -83,14 +83,14 @@ TIMED = {  # right on small shapes; measured
     "half of the rows, timed": (SKIPPING, "wrong_timed"),
     "remembers its answer, timed": (REMEMBERING, "wrong_timed"),
 }
-BUSY = "{ volatile int64_t n = 0; for (int64_t i = 0; i < 300000000; ++i) n = n + 1; }"
+AHEAD = "{ volatile int64_t n = 0; for (int64_t i = 0; i < 300000000; ++i) n = n + 1; }"
 LATE = f"""{FAST_ALONE}
 #include <unistd.h>
 {SIGNATURE}
     if (rows > 10000) {{  // answers first, works then, and takes back the byte that asks for the next call
         char done = 'd';
-        for (int f = 3; f < 16; ++f) if (write(f, &done, 1)) {{}}
-        {BUSY}
+        for (int f = 3; f < 1024; ++f) if (write(f, &done, 1)) {{}}
+        {AHEAD}
     }}
     honest({GIVEN});
 }}
