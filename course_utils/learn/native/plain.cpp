@@ -19,7 +19,7 @@ static uint64_t read(const void *from, int64_t bytes) {
 
 extern "C" void product(const uint8_t *codes, const float *scale, const uint8_t *zero, const float *x, float *y, int64_t rows,
                         int64_t columns, int64_t group, int64_t batch) {
-    const int64_t groups = (columns + group - 1) / group;
-    y[0] = static_cast<float>(read(codes, rows * ((columns + 1) / 2)) + read(scale, rows * groups * 4) +
-                              read(zero, rows * groups) + read(x, batch * columns * 4));
+    const int64_t each = (columns + group - 1) / group;  // groups of a row
+    y[0] = static_cast<float>(read(codes, rows * ((columns + 1) / 2)) + read(scale, rows * each * 4) +
+                              read(zero, rows * each) + read(x, batch * columns * 4));
 }
