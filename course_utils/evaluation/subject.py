@@ -50,11 +50,12 @@ def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrained
     """The model in evaluation mode, its packed layers standing as dense ones with the same weight Ŵ.
 
     So each layer is unpacked once, not at each call; the numbers are the same. Layers that round their activations
-    stay. Afterwards all is as before.
+    stay, and layers with hooks. Afterwards all is as before.
     """
     model = runnable(subject, context)
     modes = {module: module.training for module in model.modules()}
-    plain = lambda module: type(module) is QuantizedLinear and module.activations == "float"  # noqa: E731
+    hooks = ("_forward_pre_hooks", "_forward_hooks")
+    plain = lambda m: type(m) is QuantizedLinear and m.activations == "float" and not any(getattr(m, h) for h in hooks)  # noqa: E731
     packed = {name: module for name, module in model.named_modules() if plain(module)}
     try:
         for name, module in packed.items():

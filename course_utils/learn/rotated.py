@@ -66,19 +66,23 @@ def without_folding(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     return made
 
 
-def learned_rows(x: Tensor, unseen: Tensor, weight: Tensor, *, bits: int, steps: int, seeds: tuple[int, ...]) -> dict[str, Any]:
+def learned_rows(
+    x: Tensor, unseen: Tensor, weight: Tensor, *, bits: int, steps: int, seeds: tuple[int, ...]
+) -> tuple[dict[str, Any], dict[int, tuple[float, float]]]:  # fmt: skip
     """For `compare`: no rotation, a random Hadamard rotation of each seed, and the same after so many Cayley steps on inputs x.
 
-    One number for each part of the unseen inputs (parts, tokens, n): the error of the rounded product, relative.
+    One number for each part of the unseen inputs (parts, tokens, n): the error of the rounded product, relative. And for each seed
+    that error on x itself, at the start and at the best step.
     """
     starts = {seed: hadamard.randomized(x.shape[1], seed) for seed in seeds}
-    learned = {seed: cayley.learn(lambda R: cayley.product_error(x, weight, R, bits), R, steps=steps)[0] for seed, R in starts.items()}
+    learned = {seed: cayley.learn(lambda R: cayley.product_error(x, weight, R, bits), R, steps=steps) for seed, R in starts.items()}
 
     def errors(R: Tensor) -> Tensor:
         return torch.stack([cayley.product_error(part, weight, R, bits) for part in unseen])
 
-    return {
+    rows = {
         "as it is": errors(torch.eye(x.shape[1], dtype=x.dtype)),
         "random Hadamard": lambda seed: errors(starts[seed]),
-        "learned from it": lambda seed: errors(learned[seed]),
+        "learned from it": lambda seed: errors(learned[seed][0]),
     }
+    return rows, {seed: (losses[0], min(losses)) for seed, (_, losses) in learned.items()}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from wide_models import tiny
 
+from course_utils.evaluation.by_window import kl_by_window
 from course_utils.learn import rotated
 from course_utils.learn.plots import rotations as pictures
 from course_utils.models import planting, walk
@@ -49,6 +50,10 @@ def test_inputs_are_rounded_token_by_token_also_those_of_quantized_layers_and_on
         with rotated.rounded_inputs(made, 2):
             assert not torch.allclose(logits(made), before, atol=1e-3)
         assert torch.equal(logits(made), before)
+    made = rtn.quantize(model, bits=8, group_size=-1).model
+    unrounded = kl_by_window(model, made, IDS).abs()
+    with rotated.rounded_inputs(made, 2):  # evaluation puts dense layers in the place of packed ones, but not of these
+        assert (kl_by_window(model, made, IDS) > 10 * unrounded).all()
 
 
 def test_principal_axes_are_a_basis_without_correlations(model):
@@ -78,7 +83,7 @@ def test_folding_takes_planted_outliers_away(model):
 def test_rows_of_learned_rotations_are_errors_of_their_rounded_products():
     g = torch.Generator().manual_seed(0)
     x, unseen, W = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((40, 16), (3, 20, 16), (8, 16)))
-    rows = rotated.learned_rows(x, unseen, W, bits=4, steps=3, seeds=(0, 1))
+    rows, fitted = rotated.learned_rows(x, unseen, W, bits=4, steps=3, seeds=(0, 1))
     R = hadamard.randomized(16, 1)
 
     def rounded(y):
@@ -90,6 +95,7 @@ def test_rows_of_learned_rotations_are_errors_of_their_rounded_products():
     exact = unseen[2] @ W.T
     wanted = (rounded(unseen[2] @ R.T) @ rounded(W @ R.T).T - exact).square().sum() / exact.square().sum()
     assert float(rows["random Hadamard"](1)[2]) == pytest.approx(float(wanted), rel=0.02)  # (x/s + z) may round otherwise than x/s
+    assert list(fitted) == [0, 1] and all(best <= start for start, best in fitted.values())
     assert rows["as it is"].shape == rows["learned from it"](0).shape == (3,)
 
 
