@@ -61,8 +61,8 @@ def without_folding(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     rotations.rotate_writers(made, norms, Q)
     for norm in norms:
         for name in norm.readers:
-            layer = made.get_submodule(name)
-            layer.weight.copy_(layer.weight.double() @ Q.T)
+            weight = walk.weight_of(made.get_submodule(name))  # a view, also of a Conv1D's
+            weight.copy_(weight.double() @ Q.T)
     return made
 
 
