@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import experts, selection, walk
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.models.selection import Patterns
 
 from . import gptq, rtn
@@ -92,10 +92,10 @@ def quantize(
     began = time.perf_counter()
     walk.check_finite(model)
     calibration = walk.check_calibration(calibration, model)
-    original = experts.listed(model)
+    given, original = model, experts.listed(model)
     training = original.training
     original.eval()
-    model = experts.copy_listed(model).eval()
+    model = sharing.structure(model).eval()
     names = {id(module): name for name, module in selection.selected(model, ignore).items()}
     settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     plain: list[str] = []
@@ -118,7 +118,7 @@ def quantize(
     finally:
         original.train(training)
     settings = {"method": "qronos", **settings, "damping": damping, "first": first, "calibration": list(calibration.shape), **selection.kept(ignore)}
-    return Compressed(experts.fuse(model), settings, time.perf_counter() - began, {"symmetric": plain})
+    return Compressed(sharing.own(experts.fuse(model), given), settings, time.perf_counter() - began, {"symmetric": plain})
 
 
 def quantize_layer(weight: Tensor, H: Tensor, C: Tensor, *, damping: float = 0.01, first: str = "held", **settings: Any) -> LayerResult:

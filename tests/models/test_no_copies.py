@@ -15,29 +15,29 @@ from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalL
 from course_utils import pruning, quantization
 from course_utils.models import sharing, walk
 
-BLOCKS = 8
-SHARE = 7  # blocks beside the result: one with its Hessians and their factors, distances to codebooks; a whole copy is 8 and these
+FEW, MANY = 2, 5  # blocks: what a method needs beside its result is the same for both, and a whole copy would be three blocks more
+GROWTH = 1.5
 IDS = torch.randint(3, 96, (4, 16), generator=torch.Generator().manual_seed(1))
 TRAINED = ("qat.quantize", "recovery.train", "schedules.train", "schedules.one_shot", "schedules.iterative", "schedules.gradual")  # train a copy
-HELPERS = ("convert.each_layer", "streaming.compress")  # called by methods, or tried in test_streaming
+HELPERS = ("convert.each_layer", "vectors.quantize_model", "streaming.compress", "trellis.quantize")  # called by methods; test_streaming; slow, and as e8
 
 
-def llama():
+def llama(blocks=MANY):
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=BLOCKS, num_attention_heads=4, num_key_value_heads=2, vocab_size=96,
+        hidden_size=64, intermediate_size=128, num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=2, vocab_size=96,
     )).eval()  # fmt: skip
 
 
-def opt():
+def opt(blocks=MANY):
     torch.manual_seed(0)
     return OPTForCausalLM(OPTConfig(
-        hidden_size=64, ffn_dim=128, num_hidden_layers=BLOCKS, num_attention_heads=4, vocab_size=96, max_position_embeddings=64, word_embed_proj_dim=64,
+        hidden_size=64, ffn_dim=128, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=96, max_position_embeddings=64, word_embed_proj_dim=64,
     )).eval()  # fmt: skip
 
 
-def sequential():
-    return torch.nn.Sequential(*(layer for _ in range(BLOCKS) for layer in (torch.nn.Linear(64, 64), torch.nn.ReLU())))
+def sequential(blocks=MANY):
+    return torch.nn.Sequential(*(layer for _ in range(blocks) for layer in (torch.nn.Linear(64, 64), torch.nn.ReLU())))
 
 
 GIVEN = {
@@ -45,7 +45,11 @@ GIVEN = {
     "scores": lambda model: {n: walk.weight_of(m).abs() for n, m in walk.compressible(model).items()},
     "bits": lambda model: {n: torch.full((len(walk.weight_of(m)),), 4) for n, m in walk.compressible(model).items()},
 }
-SETTINGS = {"awq.quantize": {"alphas": (0.0, 0.5)}}  # less to search
+SETTINGS = {  # less to search
+    "awq.quantize": {"alphas": (0.0, 0.5)}, "additive.quantize": {"entries": 16, "codebooks": 1, "rounds": 1, "beam": 1, "calibration": None,
+                          "shared": False},  # shared codebooks are learned from vectors of all layers, held together
+    "e8.quantize": {"calibration": None},
+}  # fmt: skip
 MODELS = {"width.prune_heads": opt, "sequential.prune": sequential}
 
 
@@ -74,14 +78,19 @@ def bytes_of(*models):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.filterwarnings("ignore::course_utils.errors.CompressionWarning")
-def test_what_is_new_is_the_result_and_a_few_blocks(name, monkeypatch):
+def test_what_is_new_is_the_result_and_the_same_for_every_depth(name, monkeypatch):
+    monkeypatch.setattr(quantization.entropy_coded, "ATTEMPTS", 1)
+    few, many = (blocks_beside_the_result(name, blocks) for blocks in (FEW, MANY))
+    assert many - few <= GROWTH, f"{few:.1f} and {many:.1f} blocks beside the result"
+
+
+def blocks_beside_the_result(name, blocks):
     made, signature = METHODS[name]
-    model = MODELS.get(name, llama)()
+    model = MODELS.get(name, llama)(blocks)
     # a static range may be asked of calibration, so it is given wherever it can be
-    wanted = [p for n, p in signature.parameters.items() if n != "model" and (p.default is p.empty or n == "calibration")]
+    wanted = [p for n, p in signature.parameters.items() if n != "model" and p.kind is not p.VAR_KEYWORD and (p.default is p.empty or n == "calibration")]
     assert {p.name for p in wanted} <= GIVEN.keys(), "a new method: say in GIVEN what it must be given"
     given = {p.name: GIVEN[p.name](model) for p in wanted} | SETTINGS.get(name, {})
-    monkeypatch.setattr(quantization.entropy_coded, "ATTEMPTS", 1)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     objects = list(map(id, (*model.parameters(), *model.buffers())))
     result, most = peak_of(lambda: made(model, **given))
@@ -90,9 +99,8 @@ def test_what_is_new_is_the_result_and_a_few_blocks(name, monkeypatch):
     assert objects == list(map(id, (*model.parameters(), *model.buffers())))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert not sharing.memory_of(model) & {p for p in sharing.memory_of(result.model) if p}
-    block = bytes_of(model) / BLOCKS if name == "sequential.prune" else bytes_of(walk.blocks(model)[0])
-    beside = (most - bytes_of(result.model)) / block
-    assert beside <= SHARE, f"{beside:.1f} blocks beside the result"
+    block = bytes_of(model) / blocks if name == "sequential.prune" else bytes_of(walk.blocks(model)[0])
+    return (most - bytes_of(result.model)) / block
 
 
 @pytest.mark.parametrize("observer", [None, "min_max"])
