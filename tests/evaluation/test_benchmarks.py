@@ -37,7 +37,7 @@ def found(folders, bundled):
 
         def execute(given, written=written):
             written += given
-            return [True, False, True]
+            return [True, False, True][: len(given)]
 
         with pytest.MonkeyPatch.context() as patched, pytest.warns(CompressionWarning, match="mmlu: not in .*: 55 of its 57 parts"):
             patched.setattr(benchmarks, "evaluated", spy)
@@ -105,6 +105,32 @@ def test_examples_come_from_mmlus_dev_file(folders, theirs, bundled):
         assert "2 of 57 subjects" in score.protocol and "2 examples" in score.protocol
     first = theirs["samples"]["mmlu_anatomy"][0]["arguments"][0][0]
     assert first.count("Answer:") == 3 and first.startswith("The following are multiple choice questions")
+
+
+def test_examples_of_glue_come_from_its_training_file(tmp_path, bundled, monkeypatch):
+    header, rows, _ = benchmark_items.GLUE["RTE"]
+    benchmark_items.tabs(tmp_path / "RTE" / "dev.tsv", header, rows[:2])
+    benchmark_items.tabs(tmp_path / "RTE" / "train.tsv", header, [(0, "It rains.", "It is wet.", "entailment")] * 2)
+    seen = {}
+    monkeypatch.setattr(benchmarks, "evaluated", lambda *given: seen.update(harness.evaluated(*given)) or seen)
+    assert benchmarks.run(*bundled, ["rte"], tmp_path, shots=1)["rte"].n == 2
+    asked = [sample["arguments"][0][0] for sample in seen["samples"]["rte"]]
+    shown = "It rains.\nQuestion: It is wet. True or False?\nAnswer: True\n\n"
+    assert asked == [f"{shown}{row[1]}\nQuestion: {row[2]} True or False?\nAnswer:" for row in rows[:2]]
+
+
+def test_a_long_head_of_a_function_is_told(tmp_path, bundled):
+    benchmark_items.lines(tmp_path / "HumanEval.jsonl", [{**benchmark_items.HUMANEVAL[0], "prompt": "# a long story\n" * 200}])
+    assert "1 of 1 items cut on the left" in benchmarks.run(*bundled, "humaneval", tmp_path, execute=lambda g: [True] * len(g))["humaneval"].protocol
+
+
+def test_no_sandbox_is_said_before_the_model_writes(folders, bundled, monkeypatch):
+    def none(_programs):
+        raise CompressionError("no sandbox")
+
+    monkeypatch.setattr(benchmarks, "evaluated", lambda *given: pytest.fail("the model was asked"))
+    with pytest.raises(CompressionError, match="no sandbox"):
+        benchmarks.run(*bundled, "humaneval", folders["original"], execute=none)
 
 
 def test_log_probabilities_and_both_accuracies_by_our_own_passes(found, bundled):
@@ -222,7 +248,7 @@ def test_wrong_files_are_named_with_a_remedy(case, bundled, tmp_path):
 
 def test_bad_arguments(bundled, folders, tmp_path):
     for settings, said in (
-        ({"shots": -1}, "shots=-1"), ({"n": 0}, "n=0"), ({"batch_size": 0}, "batch_size=0"), ({"shots": 3, "tasks": "mmlu_anatomy"}, "fewer than shots=3"),
+        ({"shots": -1}, "shots=-1"), ({"n": 0}, "n=0"), ({"batch_size": 0}, "batch_size=0"), ({"shots": 3, "tasks": "mmlu_anatomy"}, "shots=3 needs 3 solved items; its dev file has 2"),
         ({"shots": 1}, "no file of its train split"), ({"tasks": []}, "is not known"), ({"tasks": "humaneval"}, "in a sandbox"),
         ({"tasks": "humaneval", "shots": 1, "execute": list}, "without solved items"), ({"data": tmp_path / "none"}, "no such folder"),
     ):  # fmt: skip
@@ -242,7 +268,7 @@ def test_rows_that_end_early_are_counted(tmp_path, bundled):
 def test_what_the_model_cannot_read_whole_and_a_broken_model_are_told(tmp_path, bundled):
     model, tokenizer = bundled
     hellaswag(tmp_path, ctx_a="Ada sat down. " * 400)
-    assert "1 of 1 items cut on the left to 512 tokens" in benchmarks.run(model, tokenizer, "hellaswag", tmp_path)["hellaswag"].protocol
+    assert "1 of 1 items cut on the left to the model's 512 tokens" in benchmarks.run(model, tokenizer, "hellaswag", tmp_path)["hellaswag"].protocol
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.model.norm.weight.fill_(float("nan"))

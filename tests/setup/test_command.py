@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_items
 import pytest
 import torch
 
@@ -178,7 +179,8 @@ def test_the_lines_of_the_readme_run(course, tmp_path, monkeypatch, capsys):
     assert "of the parameters were reached" in capsys.readouterr().out
     shutil.rmtree("small"), shutil.rmtree("for-others")
     shell = re.findall(r"^course (?:compress|evaluate|report|export|chat) .*$", page, re.MULTILINE)
-    assert len(shell) == 5
+    assert len(shell) == 6
+    benchmark_items.original(tmp_path / "FOLDER")
     for line in shell:
         words = shlex.split(line, comments=True)[1:]
         fewer = {"compress": FEW, "evaluate": FEWER, "report": FEWER}.get(words[0], [])

@@ -82,7 +82,8 @@ def run(
     tasks: names of lm-evaluation-harness ("hellaswag", "rte", "sglue_rte", …), "humaneval", and "glue", "super_glue" and
     "mmlu" for all of theirs that are in the folder. shots: solved items before each, from the training file (MMLU: its dev
     file). n: the first n items of each task (MMLU: of each subject), None for all. execute: runs programs and says of each
-    whether it came to its end, such as `course_utils.grade.programs.run`; without it "humaneval" is refused.
+    whether it came to its end, such as `course_utils.grade.programs.run` (it is also asked about none, first, so that it
+    can say that there is no sandbox); without it "humaneval" is refused.
 
     Raises CompressionError for an unknown task, for a file that is missing, unreadable or not what it should be, before
     the model is asked anything; if the harness is not installed; and if the model's log-probabilities are not numbers.
@@ -100,6 +101,8 @@ def run(
     if "humaneval" in asked and (execute is None or shots):
         why = "is asked without solved items; leave shots at 0" if shots else "runs code that a model wrote; give execute=, which runs it in a sandbox"
         raise CompressionError(f"humaneval {why}.")
+    if "humaneval" in asked and execute:
+        execute([])  # says so now, and not after hours of writing, if there is no sandbox
     made = {task: programs.config(one.rows, execute, longest_context(network)) for task, one in asked.items() if execute and task == "humaneval"}
     own = {task: configured(one, shots) for task, one in asked.items() if task not in made}
     with quiet(), squad.importable():
@@ -128,8 +131,9 @@ def gathered(chosen: list[str], subjects: list[str], folder: Path, shots: int, n
                 absent[task] = error
                 continue
             examples = items.read(task, source, folder, source.shots)[0] if shots and task != "humaneval" else []
-            if len(examples) < shots and task != "humaneval":
-                raise CompressionError(f"{task}: {len(examples)} solved items in its {source.shots} file; ask for fewer than shots={shots}.")
+            drawn = shots + (source.shots != "dev")  # MMLU's are the first; of others the harness draws one to spare
+            if shots and len(examples) < drawn and task != "humaneval":
+                raise CompressionError(f"{task}: shots={shots} needs {drawn} solved items; its {source.shots} file has {len(examples)}. Ask for fewer.")
             asked[task] = Asked(source, rows[:n], examples, paths)
         if absent:
             first = next(iter(absent.values()))
@@ -188,15 +192,19 @@ def told(task: str, one: Asked, shots: int, found: dict[str, Any], network: Any,
     protocol = [f"n={len(one.rows)}", f"{one.source.split} split", f"{shots} examples", f"lm-eval {importlib.metadata.version('lm-eval')}"]
     chance = None
     longest = longest_context(network)
+    cut = 0
     if task == "humaneval":
         protocol += [f"greedy, at most {programs.new_tokens(longest)} tokens, {programs.HOW}"]
+        room = math.inf if longest is None else longest - programs.new_tokens(longest)
+        cut = sum(len(tokenizer(row["prompt"])["input_ids"]) > room for row in one.rows)
     else:
         if broken := sum(any(math.isnan(float(r[0][0])) for r in sample["resps"]) for sample in samples):
             raise CompressionError(f"{task}: the model's log-probabilities of {broken} of {len(samples)} items are not numbers; it is broken.")
         if "acc" in scores:
             chance = sum(1 / len(sample["arguments"]) for sample in samples) / len(samples)
-        if cut := sum(any(too_long(tokenizer, pair, longest) for pair in sample["arguments"]) for sample in samples):
-            protocol.append(f"{cut} of {len(samples)} items cut on the left to {longest} tokens")
+        cut = sum(any(too_long(tokenizer, pair, longest) for pair in sample["arguments"]) for sample in samples)
+    if cut:
+        protocol.append(f"{cut} of {len(samples)} items cut on the left to the model's {longest} tokens")
     protocol += [NOTES[task]] if task in NOTES else []
     return Benchmark(task, scores, len(one.rows), ", ".join([*protocol, "from " + " ".join(path.name for path in one.files)]), chance)
 
