@@ -91,6 +91,18 @@ def test_half_precision_is_not_enough(answer):
     assert answer(halved)["why"]["reason"] in ("wrong", "not_compiled")  # some compilers have no such type
 
 
+def test_the_verdict_does_not_depend_on_the_seed(tmp_path):
+    compiler = build.find_compiler()
+    runner = compiling.program("runner", compiler)
+    assert compiling.kernel(compiler, _int4_kernels.FAST, tmp_path) == ""
+    for seed in range(100, 120):
+        trials.right(runner, tmp_path / "kernel.so", seed)
+    assert compiling.kernel(compiler, kernel_attacks.SCALAR.replace("columns; ++j", "columns - (columns > 100); ++j"), tmp_path) == ""
+    for seed in range(100, 104):  # one column of more than a hundred
+        with pytest.raises(process.Fell):
+            trials.right(runner, tmp_path / "kernel.so", seed)
+
+
 def test_a_speed_is_that_of_the_bytes(answer):
     speed = answer(_int4_kernels.FAST, _int4_kernels.FAST)["speed"]
     assert 0 < speed["ratio"] < 1.5 and 0.4 < speed["ratio"] / speed["ours"] < 2.5

@@ -15,7 +15,8 @@ import numpy as np
 
 BUFFERS = ("codes", "scale", "zero", "x", "y")
 GROUPS = (16, 32, 64, 128)
-TOLERANCE = 2e-5  # of Σ scale (q + zero + 1) |x|: far above what sums in single precision lose, below what x in half precision does
+TOLERANCE = 2e-5  # of Σ scale (|q − zero| + 1) max |x| of the group: x as 16-bit integers is within it, x in half precision is not
+SINGLE = 2e-6  # of Σ scale (q + zero + 1) |x|: what sums in single precision may lose, in any order
 EDGES = (1, 2, 3, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 130, 257)
 
 
@@ -49,7 +50,10 @@ class Problem:
         """y and how far from it an answer may be, both (batch, rows)."""
         q, scale, zero = self.unpacked()
         x = self.x.astype(np.float64)
-        return x @ (scale * (q - zero)).T, TOLERANCE * (np.abs(x) @ (scale * (q + zero + 1)).T)
+        starts = np.arange(0, self.columns, self.group)
+        largest = np.maximum.reduceat(np.abs(x), starts, axis=1)[:, np.arange(self.columns) // self.group]
+        room = TOLERANCE * (largest @ (scale * (np.abs(q - zero) + 1)).T) + SINGLE * (np.abs(x) @ (scale * (q + zero + 1)).T)
+        return x @ (scale * (q - zero)).T, room
 
 
 def sizes(rows: int, columns: int, group: int, batch: int) -> dict[str, int]:
