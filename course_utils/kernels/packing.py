@@ -61,6 +61,34 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     return (stream.reshape(rows, columns, bits) << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
 
 
+TRITS = 5  # in a byte: 3⁵ = 243 of its 256 values are used
+
+
+def pack_ternary(codes: Tensor) -> Tensor:
+    """Pack codes 0, 1, 2 (rows, columns), five in a byte: Σ_i 3^i t_i; 1.6 bits each, where the least possible is log₂ 3 = 1.585.
+
+    Column 5 j + i is digit i of byte j in base 3; missing digits of the last byte are 0. Returns (rows, ceil(columns / 5)) uint8.
+    Raises CompressionError for other codes.
+    """
+    check_codes(codes, 2)
+    if (codes == 3).any():
+        raise CompressionError("codes: hold a 3, but a ternary digit is 0, 1 or 2 (a weight of −1, 0, 1 plus 1).")
+    rows, columns = codes.shape
+    digits = torch.nn.functional.pad(codes.long(), (0, -columns % TRITS)).view(rows, -(-columns // TRITS), TRITS)
+    return (digits * 3 ** torch.arange(TRITS, device=codes.device)).sum(-1).to(torch.uint8)
+
+
+def unpack_ternary(packed: Tensor, columns: int) -> Tensor:
+    """The inverse of `pack_ternary`: codes (rows, columns), uint8. Raises CompressionError for bytes that it does not write."""
+    if packed.dim() != 2 or packed.dtype != torch.uint8 or packed.shape[1] != -(-columns // TRITS):
+        found = f"{tuple(packed.shape)} {packed.dtype}"
+        raise CompressionError(f"packed: {found}; {columns} ternary codes take rows of {-(-columns // TRITS)} bytes.")
+    if (packed >= 3**TRITS).any():
+        raise CompressionError(f"packed: holds {int(packed.max())}; five ternary digits give at most {3**TRITS - 1}.")
+    digits = packed.long()[..., None] // 3 ** torch.arange(TRITS, device=packed.device) % 3
+    return digits.to(torch.uint8).view(len(packed), packed.shape[1] * TRITS)[:, :columns]
+
+
 def planes(bits: int) -> list[tuple[int, int]]:
     """Widths 4, 2 or 1 (or one of 8) that sum to `bits`, and the lowest bit that each holds: 3 → [(2, 0), (1, 2)]."""
     check_bits(bits)

@@ -4,6 +4,8 @@ Binary (Rastegari et al., 2016, XNOR-Net): ŵ = α sign(w), least squares gives 
 Ternary: ŵ = α t, t ∈ {−1, 0, 1}, t = 0 where |w| ≤ Δ; for a given Δ least squares gives α = mean{|w| : |w| > Δ}. Rules for Δ:
 'twn' Δ = 0.7 mean|w| (Li et al., 2016); 'optimal' tries every Δ and takes the least squared error;
 'absmean' rounds w / mean|w| and keeps α = mean|w| (Ma et al., 2024, BitNet b1.58).
+
+Ternary codes take 2 bits in a layer, which the products read; `kernels.packing.pack_ternary` stores them in 1.6 without loss.
 """
 
 import torch

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from course_utils.errors import CompressionError
-from course_utils.kernels.packing import pack_planes, packed_width, unpack_planes
-from course_utils.quantization import pack, unpack
+from course_utils.kernels.packing import pack_planes, pack_ternary, packed_width, unpack_planes, unpack_ternary
+from course_utils.quantization import extreme, pack, unpack
 
 
 def reference(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -84,3 +84,38 @@ def test_codes_that_do_not_fit_are_refused(codes, bits, message):
 def test_bytes_of_another_width_are_refused():
     with pytest.raises(CompressionError, match="3 bytes in a row, but 8 codes of 4 bits take 4"):
         unpack(torch.zeros(2, 3, dtype=torch.uint8), 4, 8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), rows=st.integers(0, 4), columns=st.integers(0, 23))
+def test_ternary_is_base_three(data, rows, columns):
+    """Against Python's own reading of digits in base 3, the first column the lowest."""
+    codes = data.draw(arrays(np.uint8, (rows, columns), elements=st.integers(0, 2)))
+    packed = pack_ternary(torch.from_numpy(codes))
+    starts = range(0, columns, 5)
+    assert packed.tolist() == [[int("".join(map(str, row[s : s + 5][::-1])), 3) for s in starts] for row in codes]
+    assert packed.dtype == torch.uint8 and packed.shape == (rows, -(-columns // 5))
+    assert np.array_equal(unpack_ternary(packed, columns).numpy(), codes)
+
+
+def test_ternary_weights_come_back_in_1_6_bits():
+    result = extreme.ternary_layer(torch.randn(6, 320, generator=torch.Generator().manual_seed(0)), group_size=64)
+    digits = result.codes - result.codes.min()
+    packed = pack_ternary(digits)
+    assert packed.numel() * 8 == 1.6 * digits.numel()
+    assert torch.equal(unpack_ternary(packed, 320), digits)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: pack_ternary(torch.tensor([[0, 3]])), "0, 1 or 2"),
+        (lambda: pack_ternary(torch.tensor([[-1, 1]])), "-1 to 1"),
+        (lambda: pack_ternary(torch.tensor([[0.5, 1]])), "whole numbers"),
+        (lambda: unpack_ternary(torch.tensor([[243]], dtype=torch.uint8), 5), "at most 242"),
+        (lambda: unpack_ternary(torch.zeros(1, 2, dtype=torch.uint8), 5), "rows of 1 bytes"),
+    ],
+)
+def test_what_is_not_ternary_is_refused(call, words):
+    with pytest.raises(CompressionError, match=words):
+        call()
