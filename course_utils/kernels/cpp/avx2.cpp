@@ -71,15 +71,16 @@ inline void add_bits(__m256i bytes, int width, int low, __m256i (&codes)[PARTS])
 // The codes whose low bits are in 32 bytes of a row, or in the `left` that there are: codes[p] are those of part p.
 template <int BITS, int PARTS>
 inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, int64_t b, int64_t left, __m256i (&codes)[PARTS]) {
-    constexpr int first = planes.first;
+    using P = Planes<BITS>;
+    constexpr int first = P::first;
     const __m256i bytes = left >= 32 ? _mm256_loadu_si256((const __m256i*)(row + b))
                                      : _mm256_set_m128i(left > 16 ? load(row + b + 16, left - 16) : _mm_setzero_si128(), load(row + b, left));
     EACH(p, PARTS)
         codes[p] = BITS == 8 ? bytes : _mm256_and_si256(_mm256_srli_epi16(bytes, p * first), _mm256_set1_epi8((1 << first) - 1));
-    if (planes.twos) add_bits(nibbles(load(row + planes.twos_at + b / 2, (left + 1) / 2)), 2, 4, codes);
-    const uint8_t* ones = row + planes.ones_at + b / planes.ones_share;
-    if (planes.ones && first == 2) add_bits(nibbles(load(ones, (left + 1) / 2)), 1, 2, codes);
-    if (planes.ones && first == 4) add_bits(pairs(load(ones, left >= 32 ? 8 : (left + 3) / 4)), 1, BITS - 1, codes);
+    if (P::twos) add_bits(nibbles(load(row + planes.twos_at + b / 2, (left + 1) / 2)), 2, 4, codes);
+    const uint8_t* ones = row + planes.ones_at + b / P::ones_share;
+    if (P::ones && first == 2) add_bits(nibbles(load(ones, (left + 1) / 2)), 1, 2, codes);
+    if (P::ones && first == 4) add_bits(pairs(load(ones, left >= 32 ? 8 : (left + 3) / 4)), 1, BITS - 1, codes);
 }
 
 // sums[i] += Σ of four products, for 32 codes and 32 activations

@@ -149,14 +149,15 @@ inline void add_bits(__m512i bytes, int width, int low, __m512i (&codes)[PARTS])
 // The codes whose low bits are the 64 bytes of a step: codes[p] are those of part p.
 template <int BITS, int PARTS>
 inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, const Step& step, __m512i (&codes)[PARTS]) {
-    constexpr int first = planes.first;
+    using P = Planes<BITS>;
+    constexpr int first = P::first;
     const __m512i bytes = _mm512_maskz_loadu_epi8(step.all, row + step.b);
     EACH(p, PARTS)
         codes[p] = BITS == 8 ? bytes : _mm512_and_si512(_mm512_srli_epi16(bytes, p * first), _mm512_set1_epi8((1 << first) - 1));
-    if (planes.twos) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, row + planes.twos_at + step.b / 2)), 2, 4, codes);
-    const uint8_t* ones = row + planes.ones_at + step.b / planes.ones_share;
-    if (planes.ones && first == 2) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, ones)), 1, 2, codes);
-    if constexpr (planes.ones && first == 4) add_ones(_mm_maskz_loadu_epi8(step.quarter, ones), BITS - 1, codes);
+    if (P::twos) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, row + planes.twos_at + step.b / 2)), 2, 4, codes);
+    const uint8_t* ones = row + planes.ones_at + step.b / P::ones_share;
+    if (P::ones && first == 2) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, ones)), 1, 2, codes);
+    if constexpr (P::ones && first == 4) add_ones(_mm_maskz_loadu_epi8(step.quarter, ones), BITS - 1, codes);
 }
 
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.

@@ -59,13 +59,14 @@ inline void add_bits(uint8x16_t bytes, int width, int low, uint8x16_t (&codes)[P
 // The codes whose low bits are in 16 bytes of a row, or in the `left` that there are: codes[p] are those of part p.
 template <int BITS, int PARTS>
 inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, int64_t b, int64_t left, uint8x16_t (&codes)[PARTS]) {
-    constexpr int first = planes.first;
+    using P = Planes<BITS>;
+    constexpr int first = P::first;
     const uint8x16_t bytes = load(row + b, left, BITS == 8 ? 128 : 0);
     EACH(p, PARTS) codes[p] = vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-p * first)), vdupq_n_u8((1 << first) - 1));
-    if (planes.twos) add_bits(spread(load(row + planes.twos_at + b / 2, left >= 16 ? 8 : (left + 1) / 2), 4), 2, 4, codes);
-    const uint8_t* ones = row + planes.ones_at + b / planes.ones_share;
-    if (planes.ones && first == 2) add_bits(spread(load(ones, left >= 16 ? 8 : (left + 1) / 2), 4), 1, 2, codes);
-    if (planes.ones && first == 4) add_bits(spread(load(ones, left >= 16 ? 4 : (left + 3) / 4), 2), 1, BITS - 1, codes);
+    if (P::twos) add_bits(spread(load(row + planes.twos_at + b / 2, left >= 16 ? 8 : (left + 1) / 2), 4), 2, 4, codes);
+    const uint8_t* ones = row + planes.ones_at + b / P::ones_share;
+    if (P::ones && first == 2) add_bits(spread(load(ones, left >= 16 ? 8 : (left + 1) / 2), 4), 1, 2, codes);
+    if (P::ones && first == 4) add_bits(spread(load(ones, left >= 16 ? 4 : (left + 3) / 4), 2), 1, BITS - 1, codes);
 }
 
 // sums[i] += Σ of four products

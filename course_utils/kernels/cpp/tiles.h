@@ -43,7 +43,8 @@ struct Ask {
     Ask(const Planes<BITS>& planes, int64_t b) {
         const bool here = b + AHEAD < planes.length;
         const int64_t at = here ? b + AHEAD : b + AHEAD - planes.length, row = here ? 0 : planes.row_bytes;
-        first = row + at, twos = row + planes.twos_at + at / planes.twos_share, ones = row + planes.ones_at + at / planes.ones_share;
+        using P = Planes<BITS>;
+        first = row + at, twos = row + planes.twos_at + at / P::twos_share, ones = row + planes.ones_at + at / P::ones_share;
     }
     void of(const uint8_t* row) const {
         __builtin_prefetch(row + first);
