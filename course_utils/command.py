@@ -115,15 +115,22 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
 
 def benchmark(given: argparse.Namespace) -> dict[str, Any]:
     """Scores of lm-evaluation-harness on files in a folder; see `evaluation.benchmarks`."""
-    from course_utils.grade import programs
-
     if given.tasks is None or given.data is None:
         missing = "--tasks NAMES, such as hellaswag,mmlu" if given.tasks is None else "--data FOLDER with the files of the tasks; nothing is downloaded"
         raise CompressionError(f"evaluate: it also needs {missing}.")
-    model, tokenizer = opened(given.model, given.tokenizer)
     tasks = [name.strip() for name in given.tasks.split(",") if name.strip()]
-    found = evaluation.benchmarks.run(model, tokenizer, tasks, given.data, shots=given.shots, n=given.items, execute=programs.run)
+    execute = sandboxed() if "humaneval" in tasks else None
+    model, tokenizer = opened(given.model, given.tokenizer)
+    found = evaluation.benchmarks.run(model, tokenizer, tasks, given.data, shots=given.shots, n=given.items, execute=execute)
     return {"tasks": {name: score.plain() for name, score in found.items()}, "said": "\n".join(map(str, found.values()))}
+
+
+def sandboxed() -> evaluation.benchmarks.Execute:
+    if sys.platform != "linux":
+        raise CompressionError(f"humaneval: programs that a model wrote run in a sandbox of Linux, and this is {sys.platform}; leave humaneval out.")
+    from course_utils.grade import programs
+
+    return programs.run
 
 
 def report(given: argparse.Namespace) -> dict[str, Any]:

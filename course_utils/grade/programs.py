@@ -42,7 +42,7 @@ def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = Tru
         try:
             with process.stdin as orders:
                 json.dump({"root": str(root), "seconds": seconds, "programs": ["", *programs]}, orders)
-            lines = tqdm(process.stdout, total=len(programs) + 1, desc="programs", unit="program", disable=not progress)
+            lines = tqdm(process.stdout, total=len(programs) + 1, desc="programs", unit="program", disable=not (progress and programs))
             found = [json.loads(line) for line in lines]
         finally:
             process.kill()

@@ -191,6 +191,10 @@ def test_a_compressed_folder_by_the_command(folders, tmp_path, capsys):
     for words, said in ((["--tasks", "hellaswag"], "--data FOLDER"), (["--data", data], "--tasks NAMES")):
         assert cli.main(["evaluate", out, *words]) == 1
         assert said in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.platform", "darwin")
+        assert cli.main(["evaluate", out, "--tasks", "humaneval", "--data", data]) == 1
+    assert "a sandbox of Linux, and this is darwin" in capsys.readouterr().err
 
 
 def hellaswag(folder, **changes):
