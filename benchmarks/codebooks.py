@@ -1,6 +1,7 @@
 """Two bits a weight on the bundled model: values for one weight, E8P, a trellis, additive codebooks, entropy coding.
 
-    python benchmarks/codebooks.py      # about ten minutes on one core
+    python benchmarks/codebooks.py        # the first table, three minutes on one core
+    python benchmarks/codebooks.py walk   # the second one, ten minutes
 
 Two tables. Without data: what a code does with weights as they are and with mixed rows and columns; a seed is one draw of the
 signs of the mixing. With 25,600 calibration tokens (200 × 128) every method walks: GPTQ, block LDLQ, GPTQ's walk with entropy coding; a
@@ -57,7 +58,7 @@ def main() -> None:
         "trellis 2⁸, mixed": lambda s: trellis.quantize(model, text(s), state_bits=8, rotation=s),
         "entropy-coded": lambda s: entropy_coded.quantize(model, text(s), bits=2.057),
     }
-    if "walk" not in sys.argv[1:]:
+    if "walk" not in sys.argv[1:]:  # each table by itself
         rows = {label: measured(label, make, False) for label, make in free.items()}
         rows["trellis 2⁸"] = measured("trellis 2⁸", lambda s: trellis.quantize(model, state_bits=8), False)
         rows |= {label: measured(label, make) for label, make in mixed.items()}
@@ -66,12 +67,12 @@ def main() -> None:
         table.columns.update({"bits a weight": dict(bits)})
         print(table)
         table.save("codes", command=COMMAND)
-    bits.clear()
+        return
     table = compare("About 2 bits a weight, with a walk: KL from the original", {k: measured(k, v) for k, v in walked.items()},
                     against="GPTQ", unit="nats", protocol=f"{PROTOCOL}; 3 calibration sets of 25,600 tokens")  # fmt: skip
     table.columns.update({"bits a weight": dict(bits)})
     print(table)
-    table.save("codes-walk", command=COMMAND)
+    table.save("codes-walk", command=f"{COMMAND} walk")
 
 
 if __name__ == "__main__":
