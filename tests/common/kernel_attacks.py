@@ -1,7 +1,13 @@
 """Kernels of lab 5.1 that try something, as source texts: ATTACKS with what is said of them, HONEST in odd styles.
 
 An attack on correctness would pass if the try succeeded; one on time ("…, timed") is right, or pretends to be.
+
+    python tests/common/kernel_attacks.py --write docs/attacks.md
 """
+
+import re
+import sys
+from pathlib import Path
 
 from course_utils.learn.exercises.labs._int4_kernels import FAST, SCALAR
 
@@ -169,3 +175,24 @@ extern "C" void product(const uint8_t* codes, const float* scale, const uint8_t*
     "prints": before('printf("%d rows\\n", int(rows)); std::fflush(stdout);', "#include <cstdio>"),
     "rows from the last, pragmas": before(";").replace("static void honest", "#pragma GCC push_options\n#pragma GCC optimize(\"O2\")\nstatic void honest").replace("for (int64_t r = 0; r < rows; ++r)", "for (int64_t r = rows - 1; r >= 0; --r)"),
 }  # fmt: skip
+
+SECTION = "## Kernels in C++"
+ABOUT = f"""{SECTION}
+
+Lab 5.1 compiles what learners wrote. Each row is a kernel that tries something, and why it gets no points (the texts are in
+`learn/text/en/labs/lab_int4_kernel.yaml`); `tests/grade/test_kernels.py` gives each of them to the sandboxes of the grader.
+"""
+
+
+def section():
+    """The part of docs/attacks.md about kernels."""
+    lines = [f"| {name} | {reason} |" for name, (_, reason) in [*ATTACKS.items(), *TIMED.items()]]
+    taken = "Taken, as honest: " + "; ".join(HONEST) + "."
+    return "\n".join([ABOUT, "| kernel | refused as |", "|---|---|", *lines, "", taken, ""])
+
+
+if __name__ == "__main__":  # before the last section, which `hostile.py` writes
+    path = Path(sys.argv[2])
+    text = re.sub(rf"\n{re.escape(SECTION)}\n.*?(?=\n## |\Z)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    before, mark, rest = text.partition("\n## What hostile")
+    path.write_text(f"{before.rstrip()}\n\n{section()}{mark}{rest}", encoding="utf-8")

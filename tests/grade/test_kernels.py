@@ -177,6 +177,10 @@ def test_every_reason_has_a_text():
     assert {f"mistake_{name}" for name in problems.MISTAKES} <= texts.keys()
 
 
+def test_the_kernels_are_in_the_docs():
+    assert kernel_attacks.section() in (catalogue.ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+
+
 def test_a_workshop_answers_and_ends_with_its_channel(tmp_path):
     (tmp_path / "root").mkdir()
     with workshop.Workshop(tmp_path / "root", tmp_path / "lock") as shop:
