@@ -97,6 +97,7 @@ def explained(error: Any) -> dict[str, Any]:
     line = sent.get("line")
     return {
         "type": text(sent.get("type"), 60) or "an error without a name",
+        "builtin": text(sent.get("builtin"), 60),  # the kind that it is a subclass of
         "said": text(sent.get("said")),
         "line": line if type(line) is int and 0 < line < 10**7 else None,
         "source": text(sent.get("source"), 200),
@@ -111,7 +112,8 @@ def exception(error: dict[str, Any]) -> Exception:
     kind = getattr(builtins, name, None)
     ends_a_loop = (StopIteration, StopAsyncIteration)  # `map` and `all` would take it for an end without a complaint
     if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, ends_a_loop):
-        kind = type(name, (LearnerError,), {}) if name.isidentifier() else LearnerError
+        bases = (LearnerError, ValueError) if error.get("builtin") == "ValueError" else (LearnerError,)
+        kind = type(name, bases, {}) if name.isidentifier() else LearnerError
     try:
         return kind(said)
     except TypeError:  # a kind whose constructor wants more

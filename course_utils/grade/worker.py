@@ -209,7 +209,8 @@ def explain(error: BaseException) -> dict[str, Any]:
         source = (frames[-1].line or "")[:SAID] if frames else ""
         if isinstance(error, SyntaxError):
             line, source = error.lineno, str(error.text or "").strip()[:SAID]
-        return {"type": type(error).__name__, "said": said, "line": line, "source": source}
+        builtin = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
+        return {"type": type(error).__name__, "builtin": builtin, "said": said, "line": line, "source": source}
     return {"type": "Exception", "said": "", "line": None, "source": ""}
 
 

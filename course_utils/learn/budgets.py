@@ -160,7 +160,7 @@ def greedy(damages: Table, sizes: Table, times: Table, most_bytes: float, most_t
 def hidden_tables(seed: int, layers: int) -> dict[str, Any]:
     """Arguments of an allocation: layers of unlike sizes, times in floats that need not rise with the bits, budgets that some choice meets exactly."""
     rng = torch.Generator().manual_seed(seed)
-    speed = (0.5 + torch.rand(len(WIDTHS), generator=rng, dtype=torch.float64)).tolist()
+    speed = [round(s, 3) for s in (0.5 + torch.rand(len(WIDTHS), generator=rng, dtype=torch.float64)).tolist()]
     units = [(1, 2, 4)[int(torch.randint(3, (), generator=rng))] for _ in range(layers)]
     given: dict[str, Any] = {"damages": {}, "sizes": {}, "times": {}}
     for i, unit in enumerate(units):

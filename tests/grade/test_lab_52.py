@@ -75,6 +75,33 @@ def grade():
         yield lambda answers: judge.grade(opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces")
 
 
+OWN_ERROR = """
+class Infeasible(ValueError):
+    def __init__(self, what):
+        super().__init__(f"the budget of {what} is too small")
+
+def allocate(damages, sizes, times, most_bytes, most_time):
+    best = {(0, 0): (0, {})}
+    for name in damages:
+        grown = {}
+        for (a, b), (harm, chosen) in best.items():
+            for bits, d in damages[name].items():
+                at = round(a + sizes[name][bits], 7), round(b + times[name][bits], 7)
+                fits = at[0] <= most_bytes * (1 + 1e-9) and at[1] <= most_time * (1 + 1e-9)
+                if fits and (at not in grown or harm + d < grown[at][0]):
+                    grown[at] = harm + d, {**chosen, name: bits}
+        best = grown
+    if not best:
+        raise Infeasible("bytes or time")
+    return min(best.values(), key=lambda entry: entry[0])[1]
+"""
+
+
+def test_an_own_kind_of_value_error_refuses_as_well(grade):
+    cells = {c["grade_id"]: c for c in grade({"allocate": OWN_ERROR})["cells"]}
+    assert cells["allocate-test"]["score"] == cells["allocate-test"]["points"], cells["allocate-test"]["message"]
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_worse_choice_is_not_paid(grade, name):
     cells = {c["grade_id"]: c for c in grade({"allocate": GREEDY + ATTACKS[name]})["cells"]}

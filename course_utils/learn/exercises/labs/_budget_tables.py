@@ -48,6 +48,7 @@ def plain(rng: torch.Generator, kind: str) -> dict:
     if kind == "floats":
         for table, scale in (("damages", 1e-4), ("times", 1.0)):
             given[table] = {n: {b: v * scale * (1 + float(torch.rand((), generator=rng))) for b, v in t.items()} for n, t in given[table].items()}
+        given["times"] = {n: {b: round(v, 3) for b, v in t.items()} for n, t in given["times"].items()}
         given["sizes"] = {n: {b: v / 10 for b, v in t.items()} for n, t in given["sizes"].items()}
     return totals(given, some(rng, given))
 
