@@ -29,6 +29,7 @@ from course_utils.models import experts, readers, walk
 from course_utils.models.selection import Patterns, as_list
 
 from . import folding, hadamard
+from .layer import KINDS
 
 BASES = ("hadamard", "random")
 SAME = 1e-4  # relative change of the logits that rounding may cause in float32
@@ -84,8 +85,7 @@ def rotate(
     Raises CompressionError for a basis that is not orthogonal, and, naming the model, where a rotation would change what it
     computes (norms behind the layers as in Gemma 2 or OLMo 2, norms on the embeddings) or where no values of heads are found.
     """
-    walk.check_finite(model)
-    walk.check_loaded(model)
+    _check(model)
     chosen = _basis(basis, _width(model), seed)
     wanted = _logits(model.eval() if not model.training else copy.deepcopy(model).eval())
     made = experts.copy_listed(model).eval()
@@ -103,6 +103,17 @@ def rotate(
     if as_list(online):
         hadamard.before(made, online)
     return experts.fuse(made).train(model.training)
+
+
+def _check(model: PreTrainedModel) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise CompressionError("model: expected a causal language model of transformers; the residual stream of other modules is not known.")
+    walk.check_loaded(model)
+    walk.blocks(model)  # refuses encoders with decoders
+    packed = [name for name, m in model.named_modules() if type(m).__name__ in KINDS and not isinstance(m, hadamard.OnlineHadamard)]
+    if packed:
+        raise CompressionError(f"model: {packed[0]} is compressed already; rotate the model first, then compress it.")
+    walk.check_finite(model)
 
 
 def _width(model: PreTrainedModel) -> int:

@@ -6,6 +6,7 @@ import pytest
 import scipy.linalg
 import tiny_models
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from course_utils import quantization
 from course_utils.checkpoints import gguf, onnx
@@ -134,6 +135,20 @@ def test_a_head_that_has_no_values_to_rotate_says_how_to_go_on(monkeypatch, llam
     monkeypatch.setattr(rotations, "_by_heads", lambda fold, size: False)
     with pytest.raises(CompressionError, match="heads=False"):
         rotations.rotate(llama)
+
+
+def test_what_is_no_causal_model_of_its_own_numbers_is_refused(llama):
+    t5 = T5ForConditionalGeneration(T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, vocab_size=96))
+    for model, said in ((torch.nn.Linear(4, 4), "causal"), (t5, "encoder and a decoder"), (rtn.quantize(llama, group_size=-1).model, "rotate the model first")):
+        with pytest.raises(CompressionError, match=said):
+            rotations.rotate(model)
+    broken = tiny_models.stirred("llama", 0.05, layers=1)
+    with torch.no_grad():
+        broken.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(CompressionError, match="up_proj.*NaN"):
+        rotations.rotate(broken)
+    half = tiny_models.stirred("llama", 0.05, layers=1).bfloat16()
+    assert rotations.rotate(half).dtype == torch.bfloat16 and apart(rotations.rotate(half), half) < 0.03
 
 
 # --- quantized, saved, with the online product ---
