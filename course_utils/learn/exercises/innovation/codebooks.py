@@ -143,6 +143,10 @@ def _parents(states: int, bits: int) -> Tensor:
     return (s >> bits)[:, None] + torch.arange(2**bits) * (states >> bits)
 
 
+def _sharing_high_bits(states: int, bits: int) -> Tensor:
+    return (torch.arange(states) >> bits << bits)[:, None] + torch.arange(2**bits)
+
+
 def _step(cost, x, values, bits, *, parents=_parents, best=lambda old: old.min(1), own=lambda x, v: (x - v) ** 2, came=None):
     before = parents(len(cost), bits)
     found = best(cost[before])
@@ -257,7 +261,8 @@ EXERCISES = [
     Exercise(
         "codebooks.viterbi_step", step_inputs, viterbi_step,
         {
-            "neighbours": step_with(parents=lambda n, bits: (torch.arange(n) >> bits << bits)[:, None] + torch.arange(2**bits)),
+            "as_given": step_with(parents=_sharing_high_bits, came=lambda few, at: few),
+            "neighbours": step_with(parents=_sharing_high_bits),
             "children": step_with(parents=lambda n, bits: ((torch.arange(n) << bits) % n)[:, None] + torch.arange(2**bits)),
             "any_state": step_with(parents=lambda n, bits: torch.arange(n).expand(n, n)),
             "worst": step_with(best=lambda old: old.max(1)),

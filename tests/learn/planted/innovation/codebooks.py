@@ -288,6 +288,7 @@ WRONG = {
     ],
     "codebooks.viterbi_step": [
         (stepped(lambda s, k, n: [(s >> k << k) + j for j in range(2**k)]), "neighbours"),
+        (stepped(lambda s, k, n: [(s >> k << k) + j for j in range(2**k)], answer=lambda p, options: options.index(p)), "as_given"),
         (stepped(lambda s, k, n: [(s << k) % n + j for j in range(2**k)]), "children"),
         (stepped(lambda s, k, n: list(range(n))), "any_state"),
         (stepped(true_parents, best=max), "worst"),
