@@ -180,7 +180,7 @@ SECTION = "## Kernels in C++"
 ABOUT = f"""{SECTION}
 
 Lab 5.1 compiles what learners wrote. Each row is a kernel that tries something, and why it gets no points (the texts are in
-`learn/text/en/labs/lab_int4_kernel.yaml`); `tests/grade/test_kernels.py` gives each of them to the sandboxes of the grader.
+`learn/text/en/kernels.yaml`); `tests/grade/test_kernels.py` gives each of them to the sandboxes of the grader.
 """
 
 

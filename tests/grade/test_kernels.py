@@ -171,7 +171,7 @@ def test_a_learner_sees_what_is_wrong(monkeypatch, capsys):
 
 
 def test_every_reason_has_a_text():
-    texts = native.texts.load("lab_int4_kernel")["kernels"]
+    texts = native.texts.load("kernels")["kernels"]
     said = {reason for table in (kernel_attacks.ATTACKS, kernel_attacks.TIMED) for _, reason in table.values()}
     assert said | {"hangs", "signal", "not_loaded", "compiler_late"} <= texts.keys()
     assert {f"mistake_{name}" for name in problems.MISTAKES} <= texts.keys()

@@ -43,7 +43,7 @@ class Report:
 
 
 def words(name: str, **details: Any) -> str:
-    return str(texts.load("lab_int4_kernel")["kernels"][name]).format(**details)
+    return str(texts.load("kernels")["kernels"][name]).format(**details)
 
 
 def judged(function: Any, *, seed: int | None = None, speed: bool = False) -> Report:

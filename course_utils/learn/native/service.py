@@ -2,7 +2,7 @@
 
 An order is {"source": text, "seed": number, "beside": text or None}; with `beside`, the source of another kernel that is
 timed with it, the speed is measured. The answer is {"why": {...}} where something is wrong (reasons: the texts of
-`lab_int4_kernel`), else {"speed": {...} or None}.
+`kernels`), else {"speed": {...} or None}.
 """
 
 from __future__ import annotations
