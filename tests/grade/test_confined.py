@@ -150,7 +150,7 @@ def test_what_was_received_is_freed_at_once():
 
 def test_an_error_has_all_its_parts_whatever_was_sent():
     for sent in (None, {}, [], {"said": 3}, {"type": None, "line": True}):
-        assert explained(sent) == {"type": "an error without a name", "said": "", "line": None, "source": ""}
+        assert explained(sent) == {"type": "an error without a name", "said": "", "line": None, "source": "", "builtin": ""}
 
 
 @pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit"])
