@@ -56,7 +56,7 @@ def test_every_answer_has_a_check_and_a_test(solution):
             checked, test = cells[i + 1], cells[i + 2]
             function = re.search(r"def (\w+)", cell.source)[1]
             assert "nbgrader" not in checked.metadata, cell.id
-            assert "check" in checked.source or f"{function}(" in checked.source, cell.id  # the learner sees at once
+            assert re.search(rf"\b{function}\b", checked.source), cell.id  # the learner sees at once
             assert test.metadata.nbgrader.grade and "### BEGIN HIDDEN TESTS" in test.source, cell.id
             assert function in test.source
 
