@@ -1,6 +1,7 @@
 """GPTQ against what it cannot avoid: forward passes of its calibration and one Cholesky factor and inverse for each layer.
 
     python benchmarks/gptq_unavoidable.py [--tokens 16384] [--blocks 2] [--repeats 3]
+    python benchmarks/gptq_unavoidable.py --real --repeats 1    # SmolLM2-135M-Instruct itself, 30 blocks, 32 x 512 tokens of pydoc
 
 A random model with the shapes of SmolLM2-135M (hidden 576, MLP 1536, 9 heads of 64, 3 for keys and values), 4 bits, groups of 64.
 Processor time of one thread, parts interleaved, the median of the repeats. Two forward passes: one for the Hessians, one through the
@@ -14,6 +15,7 @@ import time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from course_utils import evaluation, models
 from course_utils.kernels import columns
 from course_utils.models import walk
 from course_utils.quantization import gptq
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--real", action="store_true", help="the model of `make real`")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -39,6 +42,10 @@ def main() -> None:
         max_position_embeddings=1024,
     )).eval()  # fmt: skip
     ids = torch.randint(0, 1024, (given.tokens // 512, 512))
+    if given.real:
+        model, tokenizer = models.load("smollm2")
+        given.blocks = len(walk.blocks(model))
+        ids = evaluation.calibration(tokenizer, "pydoc", n=given.tokens // 512, context=512)
     hessians = {}
     for block, states in walk.through_blocks(model, ids):
         hessians |= block_hessians(block, states)
@@ -63,7 +70,8 @@ def main() -> None:
 
     compiled = columns.walk
     rows: dict[str, list[float]] = {name: [] for name in ("forward", "factors", "products", "compiled", "readable")}
-    whole()  # compiles
+    if not given.real:
+        whole()  # compiles
     for _ in range(given.repeats):
         rows["forward"].append(2 * seconds(forward))
         rows["factors"].append(seconds(factors))
@@ -74,7 +82,8 @@ def main() -> None:
         columns.walk = compiled
     found = {name: statistics.median(values) for name, values in rows.items()}
     least = found["forward"] + found["factors"]
-    print(f"{given.blocks} blocks of SmolLM2's shapes, {given.tokens} tokens, processor seconds of one thread: "
+    what = "SmolLM2" if given.real else "SmolLM2's shapes"
+    print(f"{given.blocks} blocks of {what}, {given.tokens} tokens, processor seconds of one thread: "
           + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))  # fmt: skip
     print(f"gptq / (two forward passes + factors): compiled walk {found['compiled'] / least:.2f}, readable walk {found['readable'] / least:.2f}; "
           f"with the products XᵀX counted too: {found['compiled'] / (least + found['products']):.2f}")  # fmt: skip
