@@ -23,7 +23,7 @@ from course_utils.models.selection import Patterns, PerLayer
 from .compressed import Compressed
 from .grids import check_matrix
 from .layer import storable
-from .vectors import ScaledCodes, mixed_weight, quantize_model, refitted, row_scales, spread, walk_groups
+from .vectors import ScaledCodes, mixed_weight, quantize_model, row_scales, spread, walk_groups
 
 SAMPLE = 32768  # vectors that codebooks are learned from
 LEARNED = ("width", "codebooks", "entries", "rounds", "seed", "rotation")
@@ -179,8 +179,7 @@ def quantize_layer(
         found = torch.stack(codes, 1)
     layer = AdditiveLinear(columns, rows, width=width, codebooks=codebooks, entries=entries, groups=scale.shape[1])
     layer.vectors = vectors
-    layer._fill(pack(found.reshape(rows, -1), layer.bits), scale, None)
-    layer._fill(layer.packed, refitted(weight, layer.values(), scale, H), None)
+    layer._fill(pack(found.reshape(rows, -1), layer.bits), weight, scale, H)
     return layer, layer.weight
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
+from .qat import round_ste
+
 AMISS = 1e-3  # how far R Rᵀ may be from I
 
 
@@ -63,22 +65,12 @@ def learn(loss: Callable[[Tensor], Tensor], R: Tensor, *, steps: int = 60, rate:
     return best, losses
 
 
-class _Round(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # noqa: ANN001
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, g):  # noqa: ANN001
-        return g
-
-
 def rounded(x: Tensor, bits: int) -> Tensor:
     """Each row of x (…, n) on the affine grid of its own range, 2^bits values; the gradient passes through the rounding."""
     low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=1e-12).detach()
     zero = (-low / scale).round().detach()
-    return (_Round.apply(x / scale + zero).clamp(0, 2**bits - 1) - zero) * scale
+    return (round_ste(x / scale + zero).clamp(0, 2**bits - 1) - zero) * scale
 
 
 def product_error(x: Tensor, weight: Tensor, R: Tensor, bits: int) -> Tensor:

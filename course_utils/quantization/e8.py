@@ -23,7 +23,7 @@ from course_utils.models.selection import Patterns, PerLayer
 from .compressed import Compressed
 from .grids import check_matrix
 from .layer import storable
-from .vectors import ScaledCodes, quantize_model, refitted, row_scales, spread, walk_groups
+from .vectors import ScaledCodes, quantize_model, row_scales, spread, walk_groups
 
 WIDTH = 8
 FACTOR = 0.97  # scale over the root mean square of normal numbers, of the least error
@@ -124,8 +124,7 @@ def quantize_layer(
         walk_groups(weight, H, WIDTH, code, damping=damping)
         index = torch.stack(codes, 1)
     layer = E8Linear(columns, rows, groups=scale.shape[1])
-    layer._fill(torch.stack([index & 255, index >> 8], -1).to(torch.uint8).flatten(1), scale, None)
-    layer._fill(layer.packed, refitted(weight, layer.values(), scale, H), None)
+    layer._fill(torch.stack([index & 255, index >> 8], -1).to(torch.uint8).flatten(1), weight, scale, H)
     return layer, layer.weight
 
 

@@ -26,7 +26,7 @@ from course_utils.models.selection import Patterns, PerLayer
 from .compressed import Compressed
 from .grids import check_matrix
 from .layer import storable
-from .vectors import ScaledCodes, quantize_model, refitted, row_scales, spread, walk_groups
+from .vectors import ScaledCodes, quantize_model, row_scales, spread, walk_groups
 
 KINDS_OF_VALUES = ("normal", "1mad")
 AHEAD = 16  # columns behind a segment that are looked at, so that it does not end in a state that is bad for them
@@ -184,8 +184,7 @@ def quantize_layer(
     layer = layer.to(weight.device)
     if values != "1mad":
         layer.table = listed.half() if table is None else table
-    layer._fill(pack((states % 2**bits).to(torch.uint8), bits), scale, None)
-    layer._fill(layer.packed, refitted(weight, layer.values(), scale, H), None)
+    layer._fill(pack((states % 2**bits).to(torch.uint8), bits), weight, scale, H)
     return layer, layer.weight
 
 

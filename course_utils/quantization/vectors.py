@@ -125,8 +125,10 @@ class ScaledCodes(ExpandedLinear):
         self.register_buffer("scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype)))
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
-    def _fill(self, packed: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        self.packed, self.bias = packed, frozen(bias)
+    def _fill(self, packed: Tensor, weight: Tensor, scale: Tensor, H: Tensor | None) -> None:
+        """The codes of a weight, and its scales, fitted once more now that the codes are known."""
+        self.packed = packed
+        scale = refitted(weight, self.values(), scale, H)
         self.scale = scale.half() if is_half(scale) else scale
 
     def shape(self) -> dict[str, Any]:
@@ -171,6 +173,7 @@ def quantize_model(
     `details`: `bits_per_weight`, everything counted; with calibration `layer_error` by name. Works on a copy; errors name the layer.
     """
     began = time.perf_counter()
+
     def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
         """The layer, made in the mixed basis where there is one."""
         rotation = own.pop("rotation")
