@@ -30,6 +30,9 @@ def loaded(statement, top=""):
 
 
 LAST = "const int64_t width = (columns + 1) / 2, groups = (columns + group - 1) / group; (void)width; (void)groups;\n"
+LATE = (  # the first answer is made so late that one which was given before has been looked at
+    "static bool first = true; if (first) for (volatile long i = 0; i < (1L << 28); ++i) {} first = false; y[b * rows + r] = sum * 2;"
+)
 SYSCALLS = "#include <unistd.h>\n#include <sys/syscall.h>\n#include <fcntl.h>\n"
 
 ATTACKS = {  # name: (source, reason)
@@ -68,7 +71,7 @@ ATTACKS = {  # name: (source, reason)
     "divides by zero": (before("volatile int64_t n = 0; if (rows / n) return;"), "signal"),
     "fills the stack": (before("f(1);", "static int f(volatile int n) { volatile char a[4096]; a[n & 7] = n; return f(n + 1) + a[n & 7]; }"), "memory"),
     "takes all memory": (before("for (;;) *(char* volatile*)&kept = new char[1 << 30];", "static char* kept;"), "exception"),
-    "answers before it is asked": (loaded('char b[64] = {}; for (int f = 3; f < 1024; ++f) if (write(f, b, 64)) {}', SYSCALLS).replace("y[b * rows + r] = sum;", "y[b * rows + r] = sum * 2;"), "not_written"),
+    "answers before it is asked": (loaded('char b[64] = {}; for (int f = 3; f < 1024; ++f) if (write(f, b, 64)) {}', SYSCALLS).replace("y[b * rows + r] = sum;", LATE), "not_written"),
     "includes a file of the host": ('#include "/etc/passwd"\n' + SCALAR, "not_compiled"),
     "includes the course's kernel": ('#include "COURSE/learn/exercises/labs/_int4_kernels.py"\n' + SCALAR, "not_compiled"),
     "takes a file in as bytes": (SCALAR + '\nasm(".section .rodata\\n.incbin \\"/etc/passwd\\"\\n.text");\n', "not_compiled"),

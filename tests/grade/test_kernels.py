@@ -4,7 +4,6 @@ Each kernel goes through `service.answer` with the sandboxes of a workshop, in t
 """
 
 import contextlib
-import shutil
 import sys
 import time
 
@@ -20,7 +19,7 @@ from course_utils.learn.native import compiling, problems, process, service, tri
 from course_utils.learn.native.board import Board
 from course_utils.learn.page import catalogue
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("c++"), reason="needs Linux and a C++ compiler")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the ratio needs Linux")
 
 
 @pytest.fixture(scope="module")
