@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -14,13 +15,75 @@ Patterns = str | Iterable[str]
 PerLayer = Mapping[str, Mapping[str, Any]]
 
 
-def as_list(patterns: Patterns) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+@dataclass(frozen=True)
+class Chosen:
+    """The layers that a method works on, by name, and the settings of each; `told`: what a result's settings say about the choice."""
+
+    layers: dict[str, nn.Module]
+    own: dict[str, dict[str, Any]]
+    told: dict[str, Any]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The name of each layer by the id of its module."""
+        return {id(module): name for name, module in self.layers.items()}
+
+    def different(self) -> list[dict[str, Any]]:
+        """Every settings that some layer has, once: to refuse bad ones before any work."""
+        found: list[dict[str, Any]] = []
+        for own in self.own.values():
+            if own not in found:
+                found.append(own)
+        return found
 
 
-def _matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
-    """The names in which the regular expression is found. Raises CompressionError for a bad one, or one found nowhere."""
+def choose(
+    model: nn.Module, common: Mapping[str, Any], ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Chosen:
+    """The layers of `blocks.compressible` that `ignore` does not name, with the settings `common`, changed by `per_layer`.
+
+    A pattern is the name of a layer, or of a module that holds layers, or else a regular expression that is searched in the
+    names: "model.layers.1" is the block 1 and not 10 too; "down_proj", or r"layers\.[0-3]\.", every layer in whose name it
+    is found. Where several of `per_layer` name a layer, the last one wins. Raises CompressionError for a pattern that names
+    nothing, a setting that is not in `common`, or when nothing is left.
+    """
+    layers = selected(model, ignore)
+    return Chosen(layers, own_settings(layers, common, per_layer, compressible(model)), kept(ignore, per_layer))
+
+
+def own_settings(
+    names: Iterable[str], common: Mapping[str, Any], per_layer: PerLayer | None, all_names: Iterable[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """The settings of each layer as in `choose`; `all_names`: those that are ignored too."""
     names = list(names)
+    own = {name: dict(common) for name in names}
+    if per_layer is not None and not (isinstance(per_layer, Mapping) and all(isinstance(each, Mapping) for each in per_layer.values())):
+        raise CompressionError(f"per_layer={per_layer!r}: give {{name or regular expression: {{setting: value}}}}.")
+    for pattern, changes in (per_layer or {}).items():
+        meant = matching(pattern, list(all_names) or names, "per_layer")
+        if not meant & set(names):
+            raise CompressionError(f"per_layer: {pattern!r} names only layers that ignore leaves alone; take it out of one of the two.")
+        if wrong := sorted(set(map(str, changes)) - set(common)):
+            raise CompressionError(f"per_layer: {pattern!r} sets {', '.join(wrong)}; settings of a layer here are {', '.join(common)}.")
+        for name in meant & set(names):
+            own[name] |= changes
+    return own
+
+
+def as_list(patterns: Patterns) -> list[str]:
+    listed = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+    if wrong := [each for each in listed if not isinstance(each, str)]:
+        raise CompressionError(f"ignore: {wrong[0]!r} is no text; give names of layers, or regular expressions on names.")
+    return listed
+
+
+def matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
+    """The names that a pattern means, as in `choose`. Raises CompressionError for a bad one, or one that means nothing."""
+    names = list(names)
+    if not isinstance(pattern, str):
+        raise CompressionError(f"{argument}: {pattern!r} is no text; give the name of a layer, or a regular expression on names.")
+    if exactly := {name for name in names if name == pattern or name.startswith(f"{pattern}.")}:
+        return exactly
     try:
         found = {name for name in names if re.search(pattern, name)}
     except re.error as error:
@@ -31,33 +94,22 @@ def _matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
 
 
 def selected(model: nn.Module, ignore: Patterns = ()) -> dict[str, nn.Module]:
-    """The layers of `blocks.compressible` whose names hold none of the regular expressions `ignore` (re.search).
+    """The layers of `blocks.compressible` but those that the patterns `ignore` mean, as in `choose`.
 
     Raises CompressionError for a pattern that matches nothing, or when nothing is left.
     """
     found = compressible(model)
-    gone = {name for pattern in as_list(ignore) for name in _matching(pattern, found, "ignore")}
+    gone = {name for pattern in as_list(ignore) for name in matching(pattern, found, "ignore")}
     if len(gone) == len(found):
         raise CompressionError(f"ignore={as_list(ignore)}: leaves no layer to compress.")
     return {name: module for name, module in found.items() if name not in gone}
 
 
-def check_per_layer(per_layer: PerLayer | None, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises CompressionError for a pattern without a layer, or a setting that the method does not have."""
-    known = list(known)
-    for pattern, changes in (per_layer or {}).items():
-        _matching(pattern, names, "per_layer")
-        if wrong := sorted(set(changes) - set(known)):
-            raise CompressionError(f"per_layer: {pattern!r} sets {', '.join(wrong)}; settings of a layer here are {', '.join(known)}.")
-
-
-def settings_of(name: str, common: Mapping[str, Any], per_layer: PerLayer | None) -> dict[str, Any]:
-    """The settings of one layer: the common ones, changed by every pattern that its name holds, the last one winning."""
-    chosen = dict(common)
-    for pattern, changes in (per_layer or {}).items():
-        if re.search(pattern, name):
-            chosen |= changes
-    return chosen
+def none_here(why: str, ignore: Patterns = (), per_layer: PerLayer | None = None) -> None:
+    """For a method that treats all layers alike by its nature: refuse `ignore` and `per_layer` with the sentence `why`."""
+    for name, given in (("ignore", as_list(ignore)), ("per_layer", per_layer)):
+        if given:
+            raise CompressionError(f"{name}: {why}")
 
 
 def kept(ignore: Patterns = (), per_layer: PerLayer | None = None) -> dict[str, Any]:

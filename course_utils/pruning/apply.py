@@ -160,11 +160,10 @@ def prune(
     began = time.perf_counter()
     original, model = model, sharing.structure(model)
     check_masks(model, scores)
-    if ignore:
-        scores = {name: score for name, score in scores.items() if name in selection.selected(model, ignore)}
+    chosen = selection.selected(model, ignore)
     common = {"sparsity": sparsity, "pattern": pattern}
-    selection.check_per_layer(per_layer, scores, common)
-    own = {name: selection.settings_of(name, common, per_layer) for name in scores}
+    own = selection.own_settings([name for name in scores if name in chosen], common, per_layer, scores)
+    scores = {name: score for name, score in scores.items() if name in chosen}
     masks = make_masks({name: score for name, score in scores.items() if own[name] == common}, **common) if common in own.values() else {}
     for name, score in scores.items():
         if name not in masks:

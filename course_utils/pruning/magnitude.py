@@ -32,18 +32,16 @@ def prune(
     began = time.perf_counter()
     original, model = model, sharing.structure(model)
     names = {id(module): name for name, module in walk.compressible(model).items()}
-    chosen = selection.selected(model, ignore)
-    common = {"sparsity": sparsity, "pattern": pattern}
-    selection.check_per_layer(per_layer, chosen, common)
+    chosen = selection.choose(model, {"sparsity": sparsity, "pattern": pattern}, ignore, per_layer)
 
     def one_block(block: nn.Module, _states: None) -> walk.Facts:
         layers = {names[id(module)]: module for module in walk.linears(block).values()}
         for name, module in layers.items():
-            if name in chosen:
+            if name in chosen.own:
                 score = scores.magnitude(walk.weight_of(module))
-                apply.zero_outside(module, masks.make(score, **selection.settings_of(name, common, per_layer)))
-        return apply.facts_of(layers, chosen)
+                apply.zero_outside(module, masks.make(score, **chosen.own[name]))
+        return apply.facts_of(layers, chosen.own)
 
     total, share = apply.sparsity_from(walk.each_block(model, one_block, "magnitude"))
-    settings = {"method": "magnitude", "sparsity": total, "pattern": pattern or "per_layer", **selection.kept(ignore, per_layer)}
+    settings = {"method": "magnitude", "sparsity": total, "pattern": pattern or "per_layer", **chosen.told}
     return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"sparsity": share})

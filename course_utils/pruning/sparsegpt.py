@@ -165,13 +165,13 @@ def prune(
     check_model(model, by_block=True)
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
-    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
     settings = {
         "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,
         "group_size": group_size, "symmetric": symmetric,
     }  # fmt: skip
-    selection.check_per_layer(per_layer, names.values(), settings)
-    warn_of_few_tokens(calibration, selection.selected(model, ignore))
+    chosen = selection.choose(model, settings, ignore, per_layer)
+    names = chosen.names
+    warn_of_few_tokens(calibration, chosen.layers)
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
@@ -181,7 +181,7 @@ def prune(
             weight, name, H = walk.weight_of(module).float(), names[id(module)], hessians.pop(module, None)
             reached = H is not None
             H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
-            result = prune_layer(weight, H.to(weight.device), **selection.settings_of(name, settings, per_layer))
+            result = prune_layer(weight, H.to(weight.device), **chosen.own[name])
             gone = result.weight == 0
             facts[name] = {**apply.told_of(gone, True), "error": layer_error(weight, result.weight, H), "reached": reached}
             if result.grid is None:
@@ -193,7 +193,7 @@ def prune(
     facts = walk.each_block(model, one_block, "SparseGPT", calibration)
     kept = {k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")}
     achieved, zeros = apply.sparsity_from(facts)
-    settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
+    settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **chosen.told}
     details = {
         "layer_error": {name: told["error"] for name, told in facts.items()}, "sparsity": zeros,
         "unreached": [name for name, told in facts.items() if not told["reached"]],

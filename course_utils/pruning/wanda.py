@@ -71,27 +71,25 @@ def prune(
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
     names = {id(module): name for name, module in walk.compressible(model).items()}
-    chosen = selection.selected(model, ignore)
-    common = {"sparsity": sparsity, "pattern": pattern}
-    selection.check_per_layer(per_layer, chosen, common)
+    chosen = selection.choose(model, {"sparsity": sparsity, "pattern": pattern}, ignore, per_layer)
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         norms = input_norms(block, states)
         layers = {names[id(module)]: module for module in walk.linears(block).values()}
         reached = {name for name, module in layers.items() if module in norms}
         for name, module in layers.items():
-            if name in chosen:
+            if name in chosen.own:
                 weight = walk.weight_of(module)
                 norm = norms.get(module, weight.new_ones(weight.shape[1]))
-                mask = mask_layer(weight, norm, **selection.settings_of(name, common, per_layer))
+                mask = mask_layer(weight, norm, **chosen.own[name])
                 apply.zero_outside(module, mask)
-        return {name: {**told, "reached": name in reached} for name, told in apply.facts_of(layers, chosen).items()}
+        return {name: {**told, "reached": name in reached} for name, told in apply.facts_of(layers, chosen.own).items()}
 
     facts = walk.each_block(model, one_block, "Wanda", calibration)
     total, share = apply.sparsity_from(facts)
     settings = {
         "method": "wanda", "sparsity": total, "pattern": pattern or "per_row", "calibration": list(calibration.shape),
-        **selection.kept(ignore, per_layer),
+        **chosen.told,
     }  # fmt: skip
     details = {"sparsity": share, "unreached": [name for name in share if not facts[name]["reached"]]}
     return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details)

@@ -13,6 +13,7 @@ the norm or the linear layer before.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import selection, sharing, walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from . import folding
 from .compressed import Compressed
@@ -58,16 +59,17 @@ def rounded(weight: Tensor, scale: Tensor, **settings) -> Tensor:
 
 def search_scale(
     weights: Sequence[Tensor], H: Tensor, magnitude: Tensor, *, bits: int = 4, group_size: int | None = 64,
-    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, spread=lambda scale: scale,
+    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, spread=lambda scale: scale, each: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[Tensor, float, list[float]]:  # fmt: skip
     """The best s = m^α for layers that share an input: (scale, α, the error at each α).
 
     `weights` are (out, in), H = (2/N) XᵀX (in, in), `magnitude` m (channels,) with `spread` from channels to inputs.
-    The error is the summed `gptq.layer_error`. α = 0, no scaling, should be among `alphas`.
+    The error is the summed `gptq.layer_error`. α = 0, no scaling, should be among `alphas`. `each`: bits, group size and symmetry
+    of each weight, where they differ.
     """
-    settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    each = each or [{"bits": bits, "group_size": group_size, "symmetric": symmetric}] * len(weights)
     scales = [scale_for(magnitude, alpha) for alpha in alphas]
-    errors = [sum(layer_error(w, rounded(w, spread(s), **settings), H) for w in weights) for s in scales]
+    errors = [sum(layer_error(w, rounded(w, spread(s), **own), H) for w, own in zip(weights, each, strict=True)) for s in scales]
     best = min(range(len(errors)), key=errors.__getitem__)
     return scales[best], alphas[best], errors
 
@@ -124,10 +126,12 @@ def quantize_layer(
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
     alphas: Sequence[float] = ALPHAS, clip: bool = True, scale: bool = True, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """AWQ of every linear layer in the blocks of a causal language model. Works on a copy.
 
-    Layers in whose names a regular expression of `ignore` is found are scaled with the others, but not rounded.
+    Layers that `ignore` names are scaled with those that share their input, but not rounded; `per_layer` (of bits, group_size,
+    symmetric, clip) as in `rtn.quantize`.
 
     `calibration` holds token ids (sequences, context). Every block sees the activations of the full-precision model.
     scale=False leaves the scaling out, clip=False the clipping, to see what each is worth. Query and key layers are
@@ -139,12 +143,15 @@ def quantize(
     began = time.perf_counter()
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
-    check_bits(bits)
     original, model = model, sharing.structure(model).eval()
     theirs = sharing.memory_of(original)
-    settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric, "clip": clip}
     names = {id(module): name for name, module in walk.compressible(model).items()}
-    kept = list(selection.selected(model, ignore))
+    choice = selection.choose(model, settings, ignore, per_layer)
+    for own in choice.different():
+        check_bits(own["bits"])
+    kept, told = choice.own, choice.told
+    del choice  # its layers are let go one by one
     last = {name: number for number, block in enumerate(walk.blocks(model)) for name in (names[id(m)] for m in walk.linears(block).values())}
     chosen: dict[str, float] = {}
     scaled: set[str] = set()
@@ -168,13 +175,15 @@ def quantize(
         clean = states[0][0].device
         for fold in folds:
             reached = [t for t in fold.targets if t in hessians]
-            if not reached:
+            scored = [t for t in fold.targets if names[id(t)] in kept]  # what is not rounded has no error
+            if not reached or not scored:
                 continue
             first = reached[0]
             H, seen = _together(reached, hessians, counts), _together(reached, magnitudes, counts)
             magnitude = fold.gather(seen).to(clean)
-            weights = [check_matrix(walk.weight_of(t)) for t in fold.targets]
-            s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, **settings)
+            weights = [check_matrix(walk.weight_of(t)) for t in scored]
+            each = [_grid(kept[names[id(t)]]) for t in scored]
+            s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, each=each)
             for part in (fold.source, *fold.targets, *fold.others):
                 sharing.apart(part, theirs)
             folding.apply(fold, s)
@@ -192,13 +201,18 @@ def quantize(
             with naming(name):
                 weight = check_matrix(walk.weight_of(module))
                 H = hessians.get(module, torch.eye(weight.shape[1]).to(weight))
-                result = _round(weight, H, clip and module in hessians and not name.endswith(NOT_CLIPPED), settings)
+                own = kept[name]
+                result = _round(weight, H, own["clip"] and module in hessians and not name.endswith(NOT_CLIPPED), _grid(own))
             ready.append((name, QuantizedLinear.of(result, module.bias)))
         folds.clear()  # they hold on to layers that will be replaced
     put(len(plan))
     details = {"alpha": chosen, "unscaled": [name for name in kept if name not in scaled], "unreached": unreached}
-    settings = {"method": "awq", **settings, "clip": clip, "scale": scale, "calibration": list(calibration.shape), **selection.kept(ignore)}
+    settings = {"method": "awq", **settings, "scale": scale, "calibration": list(calibration.shape), **told}
     return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
+
+
+def _grid(own: dict[str, Any]) -> dict[str, Any]:
+    return {name: own[name] for name in ("bits", "group_size", "symmetric")}
 
 
 def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:

@@ -7,6 +7,7 @@ squared input behind the weight (Kim et al., 2024, SqueezeLLM).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
 from course_utils.models import walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .grids import check_granularity, check_matrix, is_half
 from .layer import storable
 
@@ -186,11 +187,16 @@ class CodebookLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
 
 
-def quantize(model: nn.Module, *, bits: int = 4, granularity: str = "per_channel", ignore: Patterns = ()) -> Compressed:
-    """k-means codebooks for every linear layer of the blocks. Works on a copy; errors name the layer."""
+def quantize(
+    model: nn.Module, *, bits: int = 4, granularity: str = "per_channel", ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Compressed:
+    """k-means codebooks for every linear layer of the blocks. Works on a copy; errors name the layer.
+
+    `ignore`, `per_layer` as in `rtn.quantize`.
+    """
     settings = {"bits": bits, "granularity": granularity}
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        return CodebookLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return CodebookLinear.of(quantize_layer(walk.weight_of(module), **own), module.bias)
 
-    return each_layer(model, make, {"method": "kmeans", **settings}, ignore)
+    return layer_by_layer(model, make, {"method": "kmeans", **settings}, ignore, per_layer)

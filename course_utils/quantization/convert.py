@@ -14,6 +14,8 @@ from course_utils.models.selection import Patterns, PerLayer
 from .compressed import Compressed
 from .layer import QuantizedLinear, naming
 
+Make = Callable[[str, nn.Module, dict[str, Any]], nn.Module]  # name, layer, its settings → the layer in its place
+
 
 class FixedBuffers(nn.Module):
     """A module whose buffers keep their precision: `half()` and the like move scales, but do not round them."""
@@ -38,30 +40,36 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
     return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
 
-def each_layer(
-    model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = (),
-    per_layer: PerLayer | None = None,
+def layer_by_layer(
+    model: nn.Module, make: Make, settings: dict[str, Any], ignore: Patterns = (), per_layer: PerLayer | None = None,
+    told: dict[str, Any] | None = None,
 ) -> Compressed:  # fmt: skip
-    """A copy of `model` with make(name, layer) in the place of each linear layer of the blocks, but for those in whose names a
-    regular expression of `ignore` is found. `settings`: the method's name and what `per_layer` may change, which `make` looks up.
+    """A copy of `model` with make(name, layer, settings) in the place of each linear layer of the blocks, but for those that
+    `ignore` names. `settings`: the method's name and what `per_layer` may change (`selection.choose`); `make` is given each
+    layer's own, without the method. `told`: what else the result's settings say.
 
     Errors that `make` raises are given the layer's name; NaN or infinity anywhere is one before any work. `model` is unchanged.
     """
     began = time.perf_counter()
     walk.check_finite(model, by_block=True)
     original, model = model, sharing.structure(model).eval()
-    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
-    selection.check_per_layer(per_layer, names.values(), [name for name in settings if name != "method"])
+    chosen = selection.choose(model, {k: v for k, v in settings.items() if k != "method"}, ignore, per_layer)
+    names = chosen.names
 
     def one_block(block: nn.Module, _states: None) -> walk.Facts:
         for module in walk.linears(block).values():
             if (name := names.get(id(module))) is not None:
                 with naming(name):
-                    walk.replace(model, name, make(name, module))
+                    walk.replace(model, name, make(name, module, dict(chosen.own[name])))
         return {}
 
     walk.each_block(model, one_block, settings["method"])
-    return Compressed(sharing.own(model, original), {**settings, **selection.kept(ignore, per_layer)}, time.perf_counter() - began)
+    return Compressed(sharing.own(model, original), {**settings, **(told or {}), **chosen.told}, time.perf_counter() - began)
+
+
+def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = ()) -> Compressed:
+    """`layer_by_layer` for a make(name, layer) that treats all layers alike."""
+    return layer_by_layer(model, lambda name, layer, _own: make(name, layer), {"method": settings["method"]}, ignore, told=settings)
 
 
 def round_activations(compressed: Compressed) -> Compressed:

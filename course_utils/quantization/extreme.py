@@ -8,16 +8,18 @@ Ternary: ŵ = α t, t ∈ {−1, 0, 1}, t = 0 where |w| ≤ Δ; for a given Δ l
 Ternary codes take 2 bits in a layer, which the products read; `kernels.packing.pack_ternary` stores them in 1.6 without loss.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from .codebooks import CodebookLinear, CodebookResult
 from .compressed import Compressed
-from .convert import each_layer
+from .convert import layer_by_layer
 from .grids import Grid, check_group_size, check_matrix, exact_half
 from .layer import LayerResult, QuantizedLinear
 
@@ -83,20 +85,25 @@ def best_threshold(magnitude: Tensor) -> Tensor:
 
 
 def quantize(
-    model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1, ignore: Patterns = ()
-) -> Compressed:
+    model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
     """Binary ('binary') or ternary ('ternary') weights in every linear layer of the blocks. Works on a copy.
 
-    `rule` and `group_size` concern ternary weights. Errors name the layer.
+    `rule` and `group_size` concern ternary weights. `ignore`, `per_layer` as in `rtn.quantize`. Errors name the layer.
     """
+    _known(kind)
+
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        weight = walk.weight_of(module)
+        if _known(own.pop("kind")) == "binary":
+            return CodebookLinear.of(binary_layer(weight), module.bias)
+        return QuantizedLinear.of(ternary_layer(weight, **own), module.bias)
+
+    return layer_by_layer(model, make, {"method": kind, "kind": kind, "rule": rule, "group_size": group_size}, ignore, per_layer)
+
+
+def _known(kind: str) -> str:
     if kind not in ("binary", "ternary"):
         raise CompressionError(f"kind={kind!r}: choose 'binary' or 'ternary'.")
-
-    def make(name: str, module: nn.Module) -> nn.Module:
-        weight = walk.weight_of(module)
-        if kind == "binary":
-            return CodebookLinear.of(binary_layer(weight), module.bias)
-        return QuantizedLinear.of(ternary_layer(weight, rule=rule, group_size=group_size), module.bias)
-
-    settings = {"rule": rule, "group_size": group_size} if kind == "ternary" else {}
-    return each_layer(model, make, {"method": kind, **settings}, ignore)
+    return kind

@@ -9,16 +9,17 @@ Patterns and rounding are those of `formats`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .formats import find
 from .grids import check_granularity, check_matrix, exact_half, is_half
 from .layer import storable
@@ -119,12 +120,17 @@ class FloatLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}"
 
 
-def quantize(model: nn.Module, *, format: str = "FP8 E4M3", granularity: str = "per_channel", ignore: Patterns = ()) -> Compressed:
-    """FP16, BF16 or FP8 weights in every linear layer of the blocks. Works on a copy; errors name the layer."""
+def quantize(
+    model: nn.Module, *, format: str = "FP8 E4M3", granularity: str = "per_channel", ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Compressed:
+    """FP16, BF16 or FP8 weights in every linear layer of the blocks. Works on a copy; errors name the layer.
+
+    `ignore`, `per_layer` as in `rtn.quantize`.
+    """
     check_format(format)
     settings = {"format": format, "granularity": granularity}
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        return FloatLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return FloatLinear.of(quantize_layer(walk.weight_of(module), **own), module.bias)
 
-    return each_layer(model, make, {"method": "float", **settings}, ignore)
+    return layer_by_layer(model, make, {"method": "float", **settings}, ignore, per_layer)

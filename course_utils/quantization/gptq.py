@@ -155,8 +155,7 @@ def quantize(
     static_groups: bool = False, never_worse: bool = True, quantize_layer=quantize_layer,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """GPTQ of every linear layer in the blocks of a causal language model, but for those in whose names a regular expression
-    of `ignore` is found; `per_layer` as in `rtn.quantize`.
+    """GPTQ of every linear layer in the blocks of a causal language model; `ignore`, `per_layer` as in `rtn.quantize`.
 
     `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went
     through the blocks already quantized. Another `quantize_layer` with the same arguments may be given.
@@ -170,13 +169,12 @@ def quantize(
     walk.blocks(model)
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
-    chosen = selection.selected(model, ignore)
-    names = {id(module): name for name, module in chosen.items()}
     settings = {
         "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
         "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
-    selection.check_per_layer(per_layer, chosen, settings)
+    chosen = selection.choose(model, settings, ignore, per_layer)
+    names = chosen.names
     warn_of_few_tokens(calibration, chosen)
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
@@ -186,7 +184,7 @@ def quantize(
         facts: walk.Facts = {}
         for module in wanted:
             name, weight, H = names[id(module)], walk.weight_of(module).float(), hessians.pop(module, None)
-            own = selection.settings_of(name, settings, per_layer)
+            own = chosen.own[name]
             with naming(name):
                 if H is None or counts[module] < min(len(H), calibration.numel()):
                     result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
@@ -206,7 +204,7 @@ def quantize(
             f"median; the mean was bounded by {LOUD} medians there. Try damping=0.001, or AWQ, which scales such inputs.",
             CompressionWarning, stacklevel=2,
         )  # fmt: skip
-    settings = {"method": "gptq", **settings, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
+    settings = {"method": "gptq", **settings, "calibration": list(calibration.shape), **chosen.told}
     details = {
         "layer_error": {name: found["error"] for name, found in facts.items() if "error" in found},
         "rounded": [name for name, found in facts.items() if found["rounded"]], "loud": loud,

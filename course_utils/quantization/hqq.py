@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
-from course_utils.models import selection, walk
+from course_utils.models import walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .grids import check_bits, check_group_size, check_matrix, exact_half, is_half
 from .layer import storable
 
@@ -204,11 +204,10 @@ def quantize(
     model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """HQQ of every linear layer of the blocks. Works on a copy; `per_layer` as in `rtn.quantize`; errors name the layer."""
+    """HQQ of every linear layer of the blocks. Works on a copy; `ignore`, `per_layer` as in `rtn.quantize`; errors name the layer."""
     common: dict[str, Any] = {"bits": bits, "group_size": group_size, "fit_scale": fit_scale, "unbiased": unbiased}
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        settings = selection.settings_of(name, common, per_layer)
-        return RealZeroLinear.of(quantize_layer(walk.weight_of(module), **settings), module.bias)
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return RealZeroLinear.of(quantize_layer(walk.weight_of(module), **own), module.bias)
 
-    return each_layer(model, make, {"method": "hqq", **common}, ignore, per_layer)
+    return layer_by_layer(model, make, {"method": "hqq", **common}, ignore, per_layer)

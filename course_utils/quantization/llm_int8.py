@@ -8,15 +8,17 @@ Q_x with a scale for each token, Q_w with one for each output. Ŵ_O is the INT8 
 copy of the weight is kept.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import each_layer, frozen
+from .convert import frozen, layer_by_layer
 from .layer import storable
 from .w8a8 import Int8Linear, integer_product, to_int8
 
@@ -59,16 +61,24 @@ class LLMInt8Linear(Int8Linear):
         return y if self.bias is None else y + self.bias
 
 
-def quantize(model: nn.Module, *, threshold: float = 6.0, ignore: Patterns = ()) -> Compressed:
-    """LLM.int8() in every linear layer of the blocks; needs no calibration. Works on a copy; errors name the layer."""
-    if not threshold > 0:
-        raise CompressionError(f"threshold={threshold}: choose a positive number, usually 6.0.")
+def quantize(model: nn.Module, *, threshold: float = 6.0, ignore: Patterns = (), per_layer: PerLayer | None = None) -> Compressed:
+    """LLM.int8() in every linear layer of the blocks; needs no calibration. Works on a copy; errors name the layer.
 
-    def make(name: str, module: nn.Module) -> nn.Module:
+    `ignore`, `per_layer` as in `rtn.quantize`.
+    """
+    _check(threshold)
+
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        _check(own["threshold"])
         weight = walk.weight_of(module)
-        layer = LLMInt8Linear(weight.shape[1], weight.shape[0], threshold=threshold)
+        layer = LLMInt8Linear(weight.shape[1], weight.shape[0], **own)
         layer.set_weight(weight)
         layer.bias = frozen(module.bias)
         return layer.to(weight.device)
 
-    return each_layer(model, make, {"method": "llm.int8", "threshold": threshold}, ignore)
+    return layer_by_layer(model, make, {"method": "llm.int8", "threshold": threshold}, ignore, per_layer)
+
+
+def _check(threshold: float) -> None:
+    if not threshold > 0:
+        raise CompressionError(f"threshold={threshold}: choose a positive number, usually 6.0.")

@@ -23,7 +23,7 @@ from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import each_layer, frozen
+from .convert import frozen, layer_by_layer
 from .grids import check_matrix
 from .hessians import block_hessians, check_hessian, damped
 from .layer import naming, storable
@@ -132,15 +132,15 @@ def compress(
     common: dict[str, Any] = {"ratio": ratio, "damping": damping, "precision": precision}
     losses: dict[str, float] = {}
 
-    def make(name: str, module: nn.Module, H: Tensor | None = None) -> LowRankLinear:
-        own, weight = selection.settings_of(name, common, per_layer), walk.weight_of(module)
+    def make(name: str, module: nn.Module, own: dict[str, Any], H: Tensor | None = None) -> LowRankLinear:
+        weight = walk.weight_of(module)
         found = factor(walk.exact(weight), H, rank=rank_for(own["ratio"], *weight.shape), damping=own["damping"])
         losses[name] = found.loss
         return LowRankLinear.of(found, module.bias, own["precision"], weight.dtype)  # type: ignore[arg-type]
 
     settings = {"method": "low_rank", **common}
     if calibration is None:
-        result = each_layer(model, make, settings, ignore, per_layer)
+        result = layer_by_layer(model, make, settings, ignore, per_layer)
         result.details["loss"] = losses
         return result
     return _whitened(model, calibration, make, settings, losses, ignore, per_layer)
@@ -153,18 +153,18 @@ def _whitened(
     walk.check_finite(model, by_block=True)
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
-    chosen = selection.selected(model, ignore)
-    names = {id(module): name for name, module in chosen.items()}
-    selection.check_per_layer(per_layer, chosen, [name for name in settings if name != "method"])
+    chosen = selection.choose(model, {k: v for k, v in settings.items() if k != "method"}, ignore, per_layer)
+    names = chosen.names
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
         hessians = block_hessians(block, states, wanted)
         for module in wanted:
-            with naming(names[id(module)]):
-                walk.replace(model, names[id(module)], make(names[id(module)], module, hessians.pop(module, None)))
+            name = names[id(module)]
+            with naming(name):
+                walk.replace(model, name, make(name, module, chosen.own[name], hessians.pop(module, None)))
         return {}
 
     walk.each_block(model, one_block, "low rank", calibration)
-    settings = {**settings, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
+    settings = {**settings, "calibration": list(calibration.shape), **chosen.told}
     return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, {"loss": losses})

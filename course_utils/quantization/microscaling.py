@@ -18,6 +18,7 @@ scale is 1.5 times as large, so t puts the largest at 256, for 1.5 · 256 = 384 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,11 @@ from torch import Tensor, nn
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
 from course_utils.models import walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from . import formats
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .formats import Format
 from .grids import check_matrix
 from .layer import storable
@@ -240,13 +241,17 @@ class MicroscaledLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, scheme: str = "MXFP4", rule: str = "floor", four_over_six: bool = False, ignore: Patterns = ()
-) -> Compressed:
-    """Weights of every linear layer of the blocks in a block format. Works on a copy; errors name the layer."""
+    model: nn.Module, *, scheme: str = "MXFP4", rule: str = "floor", four_over_six: bool = False, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
+    """Weights of every linear layer of the blocks in a block format. Works on a copy; errors name the layer.
+
+    `ignore`, `per_layer` as in `rtn.quantize`.
+    """
     settings = {"scheme": scheme, "rule": rule, "four_over_six": four_over_six}
     encode(torch.ones(1, 1), **settings)  # refuses a scheme, a rule or an option before any work
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        return MicroscaledLinear.of(encode(walk.weight_of(module), **settings), module.bias)
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return MicroscaledLinear.of(encode(walk.weight_of(module), **own), module.bias)
 
-    return each_layer(model, make, {"method": "microscaling", **settings}, ignore)
+    return layer_by_layer(model, make, {"method": "microscaling", **settings}, ignore, per_layer)

@@ -23,7 +23,7 @@ from course_utils.models import selection, walk
 
 from . import hqq
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .grids import is_half
 from .layer import storable
 
@@ -93,21 +93,23 @@ class MixedRowsLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64, ignore: selection.Patterns = (), **grid: bool
-) -> Compressed:
+    model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64, ignore: selection.Patterns = (),
+    per_layer: selection.PerLayer | None = None, fit_scale: bool = False, unbiased: bool = False,
+) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks, rows of layer `name` in `bits[name]` (out,) bits. Works on a copy.
 
-    `grid`: `fit_scale`, `unbiased` as in `hqq`. `details["bits_per_weight"]`: what the layers take with scales, zero points and widths. Raises CompressionError for a layer without
+    `fit_scale`, `unbiased` as in `hqq`; `ignore`, `per_layer` (not of bits, which are by layer anyway) as in `rtn.quantize`. `details["bits_per_weight"]`: what the layers take with scales, zero points and widths. Raises CompressionError for a layer without
     bits, and as `hqq.quantize`, with the layer's name.
     """
     missing = sorted(set(selection.selected(model, ignore)) - set(bits))
     if missing:
         raise CompressionError(f"bits: nothing is said of {', '.join(missing[:3])}; give widths for every layer, or ignore some.")
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        return MixedRowsLinear.of(walk.weight_of(module), bits[name], module.bias, group_size, **grid)
+    def make(name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return MixedRowsLinear.of(walk.weight_of(module), bits[name], module.bias, **own)
 
-    made = each_layer(model, make, {"method": "mixed_rows", "group_size": group_size, **grid}, ignore)
+    settings = {"method": "mixed_rows", "group_size": group_size, "fit_scale": fit_scale, "unbiased": unbiased}
+    made = layer_by_layer(model, make, settings, ignore, per_layer)
     layers = [m for m in made.model.modules() if isinstance(m, MixedRowsLinear)]
     stored = sum(b.nbytes for m in layers for b in (m.packed, m.bits, m.scale, m.zero_point))
     made.details["bits_per_weight"] = 8 * stored / sum(m.in_features * m.out_features for m in layers)

@@ -12,16 +12,17 @@ those of bitsandbytes.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .grids import LARGEST
 from .layer import storable
 
@@ -198,16 +199,17 @@ class BlockwiseLinear(ExpandedLinear):
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}, block {self.block_size}"
 
 
-def quantize(model: nn.Module, *, format: str = "nf4", block_size: int = 64, double: bool = True, ignore: Patterns = ()) -> Compressed:
+def quantize(
+    model: nn.Module, *, format: str = "nf4", block_size: int = 64, double: bool = True, ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Compressed:
     """Block-wise codes for every linear layer of the blocks: 'nf4', 'fp4' or 'int8'. Works on a copy.
 
-    `double` quantizes the scales too, as QLoRA does. Raises CompressionError as `encode`, naming the layer.
+    `double` quantizes the scales too, as QLoRA does. `ignore`, `per_layer` as in `rtn.quantize`. Raises CompressionError as `encode`, naming the layer.
     """
     table(format)
     settings = {"format": format, "block_size": block_size, "double": double}
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        weight = walk.weight_of(module)
-        return BlockwiseLinear.of(weight, module.bias, format=format, block_size=block_size, nested=double)
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return BlockwiseLinear.of(walk.weight_of(module), module.bias, nested=own.pop("double"), **own)
 
-    return each_layer(model, make, {"method": "nf4" if format == "nf4" else f"blockwise-{format}", **settings}, ignore)
+    return layer_by_layer(model, make, {"method": "nf4" if format == "nf4" else f"blockwise-{format}", **settings}, ignore, per_layer)

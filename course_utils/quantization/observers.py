@@ -4,7 +4,7 @@ A wide range clips nothing but has a large step; a narrow one has a small step b
 moving average forgets early batches; percentile, squared error and entropy clip a little on purpose.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -216,16 +216,22 @@ def grid(observer: MinMax, columns: int, *, bits: int = 8, symmetric: bool = Tru
     return Grid(scale, zero, torch.zeros(columns, dtype=torch.long), bits, symmetric)
 
 
-@torch.no_grad()
 def watch(model: nn.Module, calibration: Tensor, make_observer: Callable[[], MinMax], batch: int = 8) -> dict[str, MinMax]:
     """Run token ids (sequences, context) through the model; an observer of the input of each linear layer, by name."""
+    found = {name: make_observer() for name in walk.compressible(model)}
+    observe(model, calibration, found, batch)
+    return found
+
+
+@torch.no_grad()
+def observe(model: nn.Module, calibration: Tensor, found: Mapping[str, MinMax], batch: int = 8) -> None:
+    """Show each observer the inputs of the layer of its name while token ids (sequences, context) go through the model."""
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     layers = walk.compressible(model)
-    found = {name: make_observer() for name in layers}
     handles = [
-        module.register_forward_pre_hook(lambda _, args, name=name: found[name].observe(args[0]))
-        for name, module in layers.items()
+        layers[name].register_forward_pre_hook(lambda _, args, observer=observer: observer.observe(args[0]))
+        for name, observer in found.items()
     ]
     training = model.training
     model.eval()
@@ -236,4 +242,3 @@ def watch(model: nn.Module, calibration: Tensor, make_observer: Callable[[], Min
         model.train(training)
         for handle in handles:
             handle.remove()
-    return found

@@ -85,7 +85,7 @@ class QATLinear(nn.Module):
 def quantize(
     model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
     steps: int = 200, batch: int = 8, learning_rate: float = 1e-3, learned_step: bool = True, distill: float = 1.0,
-    seed: int = 0, ignore: selection.Patterns = (),
+    seed: int = 0, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Train the blocks of a causal language model with quantized weights, then pack them. Works on a copy, which is
     trained in float32 and then given the model's own precision.
@@ -93,7 +93,7 @@ def quantize(
     `data`: token ids (sequences, context); each step takes `batch` of them at random. The loss is
     (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). Grids start as round-to-nearest;
     AdamW, the learning rate falling linearly to zero; the grids' steps learn at a tenth of it. Embeddings and head stay as they are.
-    So do layers in whose names a regular expression of `ignore` is found. `details["loss"]` holds the loss of each step.
+    `ignore`, `per_layer` (of bits, group_size, symmetric, learned_step) as in `rtn.quantize`. `details["loss"]` holds the loss of each step.
     Raises CompressionError for bad settings or data, or when the loss stops being finite.
     """
     began = time.perf_counter()
@@ -104,21 +104,24 @@ def quantize(
     teacher, model = model, copy.deepcopy(model).float().eval()  # in half precision small steps are lost, and Adam's ε is 0
     grid_settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     layers: dict[str, QATLinear] = {}
-    chosen = selection.selected(model, ignore)
-    left = [module for name, module in walk.compressible(model).items() if name not in chosen]
-    for name, module in chosen.items():
+    learns: dict[str, bool] = {}
+    chosen = selection.choose(model, {**grid_settings, "learned_step": learned_step}, ignore, per_layer)
+    left = [module for name, module in walk.compressible(model).items() if name not in chosen.layers]
+    for name, module in chosen.layers.items():
+        own = dict(chosen.own[name])
+        learns[name] = own.pop("learned_step")
         weight = walk.weight_of(module).float()
         with naming(name):
-            grid = rtn.quantize_layer(weight, **grid_settings).grid
-        layers[name] = QATLinear(weight, module.bias, grid, learned_step)
+            grid = rtn.quantize_layer(weight, **own).grid
+        layers[name] = QATLinear(weight, module.bias, grid, learns[name])
         walk.replace(model, name, layers[name])
     model.requires_grad_(False)
     for parameter in walk.blocks(model).parameters():
         parameter.requires_grad_(True)
     for module in left:
         module.requires_grad_(False)
-    for layer in layers.values():
-        layer.step.requires_grad_(learned_step)
+    for name, layer in layers.items():
+        layer.step.requires_grad_(learns[name])
     was_training = teacher.training
     try:
         losses = _train(model, teacher.eval(), data, steps, batch, learning_rate, distill, seed)
@@ -131,7 +134,7 @@ def quantize(
     settings = {
         "method": "qat", **grid_settings, "steps": steps, "batch": batch, "learning_rate": learning_rate,
         "learned_step": learned_step, "distill": distill, "seed": seed, "data": list(data.shape),
-        **selection.kept(ignore),
+        **chosen.told,
     }  # fmt: skip
     return Compressed(model.eval(), settings, time.perf_counter() - began, {"loss": losses})
 

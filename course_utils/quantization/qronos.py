@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, sharing, walk
-from course_utils.models.selection import Patterns
+from course_utils.models.selection import Patterns, PerLayer
 
 from . import gptq, rtn
 from .compressed import Compressed
@@ -81,7 +81,7 @@ def target(weight: Tensor, H: Tensor, C: Tensor, *, damping: float = 0.01, first
 @torch.no_grad()
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
-    damping: float = 0.01, first: str = "held", ignore: Patterns = (),
+    damping: float = 0.01, first: str = "held", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Qronos of every linear layer in the blocks of a causal language model in memory. Arguments as in `gptq.quantize`.
 
@@ -96,8 +96,9 @@ def quantize(
     training = original.training
     original.eval()
     model = sharing.structure(model).eval()
-    names = {id(module): name for name, module in selection.selected(model, ignore).items()}
-    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
+    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "first": first}
+    chosen = selection.choose(model, settings, ignore, per_layer)
+    names = chosen.names
     plain: list[str] = []
     both = zip(walk.through_blocks(model, calibration, "Qronos"), walk.through_blocks(original, calibration, "original"), strict=True)
     try:
@@ -107,17 +108,18 @@ def quantize(
                 if (name := names.get(id(module))) is None:
                     continue
                 weight, (H, C, tokens) = walk.weight_of(module).float(), moments.get(short, (None, None, 0))
+                own = chosen.own[name]
                 with naming(name):
                     if H is None or tokens < min(len(H), calibration.numel()):
-                        result = rtn.quantize_layer(weight, **settings)
+                        result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
                         plain.append(name)
                     else:
                         plain += [name] * (C is None)
-                        result = quantize_layer(weight, H, H if C is None else C, damping=damping, first=first, **settings)
+                        result = quantize_layer(weight, H, H if C is None else C, **own)
                 walk.replace(model, name, QuantizedLinear.of(result, module.bias))  # type: ignore[arg-type]
     finally:
         original.train(training)
-    settings = {"method": "qronos", **settings, "damping": damping, "first": first, "calibration": list(calibration.shape), **selection.kept(ignore)}
+    settings = {"method": "qronos", **settings, "calibration": list(calibration.shape), **chosen.told}
     return Compressed(sharing.own(experts.fuse(model), given), settings, time.perf_counter() - began, {"symmetric": plain})
 
 

@@ -1,12 +1,14 @@
 """Round-to-nearest: each weight goes to the closest point of its grid, looking at nothing else."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from course_utils.models import selection, walk
+from course_utils.models import walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import each_layer
+from .convert import layer_by_layer
 from .grids import dequantize, make_grid
 from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear
@@ -31,14 +33,14 @@ def quantize(
 ) -> Compressed:  # fmt: skip
     """RTN of every linear layer in the transformer blocks (of any other module: every nn.Linear).
 
-    Embeddings, norms and the output head stay as they are, and so do layers in whose names a regular expression of `ignore`
-    is found. per_layer={"down_proj": {"bits": 8}} changes settings of the layers that a pattern is found in. Works on a copy; `model` is unchanged. Raises
-    CompressionError as `quantize_layer` does, naming the layer, or if there is nothing to quantize.
+    Embeddings, norms and the output head stay as they are, and so do layers that `ignore` names.
+    per_layer={"down_proj": {"bits": 8}} changes settings of the layers that a pattern means: both as in `selection.choose`.
+    Works on a copy; `model` is unchanged. Raises CompressionError as `quantize_layer` does, naming the layer, or if there is
+    nothing to quantize.
     """
     common = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        result = quantize_layer(walk.weight_of(module), **selection.settings_of(name, common, per_layer))
-        return QuantizedLinear.of(result, module.bias)
+    def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        return QuantizedLinear.of(quantize_layer(walk.weight_of(module), **own), module.bias)
 
-    return each_layer(model, make, {"method": "rtn", **common}, ignore, per_layer)
+    return layer_by_layer(model, make, {"method": "rtn", **common}, ignore, per_layer)

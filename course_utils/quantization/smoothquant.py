@@ -117,12 +117,18 @@ def _settle(model: torch.nn.Module) -> None:
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5, observer: str | None = None,
     activations: str = "per_tensor", weights: str = "per_channel", ignore: selection.Patterns = (),
+    per_layer: selection.PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Smooth, then INT8 weights and activations as in `w8a8.quantize`. Works on a copy.
 
-    Layers in whose names a regular expression of `ignore` is found are smoothed with those that share their input, and not rounded.
+    Layers that `ignore` names are smoothed with those that share their input, and not rounded. `per_layer` (of what `w8a8.quantize`
+    sets, not of alpha: layers with one input share its scales) as in `rtn.quantize`.
     """
     began = time.perf_counter()
+    common: dict[str, Any] = {
+        "observer": observer, "activations": activations, "weights": weights, "weight_bits": 8, "activation_bits": 8, "symmetric": True,
+    }  # fmt: skip
+    choice = selection.choose(sharing.structure(model) if experts.fused(model) else model, common, ignore, per_layer)
     calibration = walk.check_calibration(calibration, model)
     smoothed, scales = _scales(model, calibration, alpha)
     theirs = sharing.memory_of(model)
@@ -132,8 +138,8 @@ def quantize(
         folding.apply(dataclasses.replace(fold, targets=()), scale)
         for target in fold.targets:
             _scale_when_used(target, fold.spread(scale))
-    observed = calibration if observer else None
-    result = w8a8.quantize(smoothed, observed, observer=observer, activations=activations, weights=weights, ignore=ignore)
+    observed = calibration if any(own["observer"] for own in choice.different()) else None
+    result = w8a8.quantize(smoothed, observed, **common, ignore=ignore, per_layer=per_layer)
     _settle(result.model)
     settings = {**result.settings, "method": "smoothquant", "alpha": alpha, "calibration": list(calibration.shape)}
     return Compressed(result.model, settings, time.perf_counter() - began)

@@ -26,7 +26,7 @@ from course_utils.models.selection import Patterns, PerLayer
 
 from . import hadamard
 from .compressed import Compressed
-from .convert import ExpandedLinear, each_layer, frozen
+from .convert import ExpandedLinear, frozen, layer_by_layer
 from .grids import check_group_size, check_matrix, exact_half, is_half
 from .hessians import block_hessians, check_walk, damped, inverse_cholesky, layer_error, warn_of_few_tokens
 from .layer import KINDS, naming
@@ -187,20 +187,19 @@ def quantize_model(
     own_settings = {k: v for k, v in settings.items() if k != "method"}
     if calibration is None:
 
-        def alone(name: str, module: nn.Module) -> nn.Module:
-            layer = make(walk.weight_of(module).float(), None, selection.settings_of(name, own_settings, per_layer))
+        def alone(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+            layer = make(walk.weight_of(module).float(), None, own)
             layer.bias = frozen(module.bias)
             return layer
 
-        found = each_layer(model, alone, settings, ignore, per_layer)
+        found = layer_by_layer(model, alone, settings, ignore, per_layer)
         return Compressed(found.model, found.settings, time.perf_counter() - began, {"bits_per_weight": bits_per_weight(found.model)})
     walk.check_finite(model, by_block=True)
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
-    chosen = selection.selected(model, ignore)
-    names = {id(module): name for name, module in chosen.items()}
-    selection.check_per_layer(per_layer, chosen, own_settings)
-    warn_of_few_tokens(calibration, chosen)
+    chosen = selection.choose(model, own_settings, ignore, per_layer)
+    names = chosen.names
+    warn_of_few_tokens(calibration, chosen.layers)
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
@@ -211,14 +210,14 @@ def quantize_model(
             name, weight, H = names[id(module)], walk.weight_of(module).float(), hessians.pop(module, None)
             few = H is None or counts[module] < min(len(H), calibration.numel())
             with naming(name):
-                layer = make(weight, None if few else H, selection.settings_of(name, own_settings, per_layer))
+                layer = make(weight, None if few else H, dict(chosen.own[name]))
             facts[name] = {"few": counts.get(module, 0)} if few else {"error": layer_error(weight, layer.weight, H)}
             layer.bias = frozen(module.bias)
             walk.replace(model, name, layer)
         return facts
 
     facts = walk.each_block(model, one_block, settings["method"], calibration)
-    kept = {**settings, "damping": damping, "calibration": list(calibration.shape), **selection.kept(ignore, per_layer)}
+    kept = {**settings, "damping": damping, "calibration": list(calibration.shape), **chosen.told}
     result = sharing.own(model, original)
     details = {
         "bits_per_weight": bits_per_weight(result),

@@ -9,18 +9,20 @@ eq. 7). Dynamic: each call measures its activations' range (per token or per ten
 with calibration data beforehand, which saves the measuring but clips whatever is larger.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
-from course_utils.models import experts, sharing, walk
-from course_utils.models.selection import Patterns
+from course_utils.models import experts, selection, sharing, walk
+from course_utils.models.selection import Patterns, PerLayer
 
 from . import observers
 from .compressed import Compressed
-from .convert import FixedBuffers, each_layer, frozen
-from .grids import check_bits, make_grid
+from .convert import FixedBuffers, frozen, layer_by_layer
+from .grids import Grid, check_bits, make_grid
 from .grids import quantize as to_codes
 from .layer import storable
 
@@ -134,57 +136,71 @@ class Int8Linear(FixedBuffers):
 def quantize(
     model: nn.Module, calibration: Tensor | None = None, *, observer: str | None = None, weights: str = "per_channel",
     activations: str = "per_token", weight_bits: int = 8, activation_bits: int = 8, symmetric: bool = True,
-    ignore: Patterns = (),
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Integer weights and activations in every linear layer of the blocks.
 
     observer None: dynamic, no calibration needed. Otherwise static with one range for each layer's input, found by
     that observer (`observers.OBSERVERS`) on `calibration`, token ids (sequences, context); `activations` must then
-    be 'per_tensor'. Weights are symmetric; `symmetric` is about the activations. Works on a copy.
+    be 'per_tensor'. Weights are symmetric; `symmetric` is about the activations. `ignore`, `per_layer` as in `rtn.quantize`.
+    Works on a copy.
 
     Raises CompressionError for unknown names, bad bits, or a missing calibration set.
     """
-    check_bits(weight_bits)
-    check_bits(activation_bits)
-    for name, value, known in (("weights", weights, WEIGHTS), ("activations", activations, ACTIVATIONS)):
-        if value not in known:
-            raise CompressionError(f"{name}={value!r}: choose one of {', '.join(known)}.")
-    grids = {}
+    common: dict[str, Any] = {
+        "observer": observer, "weights": weights, "activations": activations, "weight_bits": weight_bits,
+        "activation_bits": activation_bits, "symmetric": symmetric,
+    }  # fmt: skip
     walk.check_finite(model)
     calibration = None if calibration is None else walk.check_calibration(calibration, model)
     model = sharing.structure(model) if experts.fused(model) else model
-    if observer is not None:
-        if activations != "per_tensor":
-            raise CompressionError("observer: a static range is per tensor; give activations='per_tensor'.")
-        if calibration is None:
-            raise CompressionError("calibration: a static range needs token ids to observe; give some, or observer=None.")
-        layers = walk.compressible(model)
-        observers.make(observer)  # an unknown name is an error before any work
-        seen = observers.watch(
-            model, calibration, lambda: observers.make(observer, bits=activation_bits, symmetric=symmetric)
-        )
-        for name, watched in seen.items():
-            if watched.low is None:  # an expert that no token went to: its range is measured at each call
-                continue
-            columns = walk.weight_of(layers[name]).shape[1]
-            grids[name] = observers.grid(watched, columns, bits=activation_bits, symmetric=symmetric)
+    chosen = selection.choose(model, common, ignore, per_layer)
+    for own in chosen.different():
+        _check(own, calibration)
+    grids = _static(model, calibration, chosen)
 
-    def make(name: str, module: nn.Module) -> nn.Module:
-        weight = walk.weight_of(module)
+    def make(name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
+        weight, bits = walk.weight_of(module), own["activation_bits"]
         layer = Int8Linear(
-            weight.shape[1], weight.shape[0], per_channel=weights == "per_channel", static=name in grids,
-            activations=activations, activation_bits=activation_bits, symmetric=symmetric,
+            weight.shape[1], weight.shape[0], per_channel=own["weights"] == "per_channel", static=name in grids,
+            activations=own["activations"], activation_bits=bits, symmetric=own["symmetric"],
         )  # fmt: skip
-        layer.set_weight(weight, weight_bits)
+        layer.set_weight(weight, own["weight_bits"])
         if name in grids:
             layer.input_scale = grids[name].scale.float()
-            layer.input_zero = (grids[name].zero_point - 2 ** (activation_bits - 1)).int()
-        layer.bias = frozen(module.bias)
+            layer.input_zero = (grids[name].zero_point - 2 ** (bits - 1)).int()
+        layer.bias = frozen(module.bias)  # type: ignore[arg-type]
         return layer.to(weight.device)
 
-    settings = {
-        "method": "w8a8", "observer": observer, "weights": weights, "activations": activations,
-        "weight_bits": weight_bits, "activation_bits": activation_bits, "symmetric": symmetric,
-        "calibration": None if calibration is None else list(calibration.shape),
-    }  # fmt: skip
-    return each_layer(model, make, settings, ignore)
+    told = {"calibration": None if calibration is None else list(calibration.shape)}
+    return layer_by_layer(model, make, {"method": "w8a8", **common}, ignore, per_layer, told)
+
+
+def _check(own: dict[str, Any], calibration: Tensor | None) -> None:
+    check_bits(own["weight_bits"])
+    check_bits(own["activation_bits"])
+    for name, known in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
+        if own[name] not in known:
+            raise CompressionError(f"{name}={own[name]!r}: choose one of {', '.join(known)}.")
+    if own["observer"] is None:
+        return
+    if own["activations"] != "per_tensor":
+        raise CompressionError("observer: a static range is per tensor; give activations='per_tensor'.")
+    if calibration is None:
+        raise CompressionError("calibration: a static range needs token ids to observe; give some, or observer=None.")
+    observers.make(own["observer"])  # an unknown name is an error before any work
+
+
+def _static(model: nn.Module, calibration: Tensor | None, chosen: selection.Chosen) -> dict[str, Grid]:
+    """The fixed grid of each layer's input that has an observer. An expert that no token went to has none: its range is measured at each call."""
+    grids: dict[str, Grid] = {}
+    static = {name: own for name, own in chosen.own.items() if own["observer"] is not None}
+    if not static or calibration is None:
+        return grids
+    made = {name: observers.make(own["observer"], bits=own["activation_bits"], symmetric=own["symmetric"]) for name, own in static.items()}
+    observers.observe(model, calibration, made)
+    for name, watched in made.items():
+        if watched.low is not None:
+            columns, own = walk.weight_of(chosen.layers[name]).shape[1], static[name]
+            grids[name] = observers.grid(watched, columns, bits=own["activation_bits"], symmetric=own["symmetric"])
+    return grids
