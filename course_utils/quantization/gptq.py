@@ -175,7 +175,7 @@ def quantize(
     }  # fmt: skip
     chosen = selection.choose(model, settings, ignore, per_layer)
     names = chosen.names
-    warn_of_few_tokens(calibration, chosen)
+    warn_of_few_tokens(calibration, chosen.layers)
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
