@@ -1,6 +1,11 @@
 """What the benchmarks that make a lesson's table share: 64 windows of 128 tokens of the validation split, on one thread."""
 
+import argparse
+import json
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,3 +25,35 @@ def bundled() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Callable[[PreTr
     ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=WINDOWS, context=CONTEXT, seed=0).ids
     goal = evaluation.predictions(model, ids)
     return model, tokenizer, lambda subject: evaluation.kl_by_window(goal, subject, ids)
+
+
+class Kept:
+    """What a long benchmark has measured so far, in ~/.cache/course-benchmarks/NAME.json, so that a stopped run goes on.
+
+    With `--seconds N` the run stops by itself behind the measurement that passes N seconds; `--anew` forgets what was kept.
+    """
+
+    def __init__(self, name: str) -> None:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--seconds", type=float, default=float("inf"))
+        parser.add_argument("--anew", action="store_true")
+        given = parser.parse_args()
+        self.file = Path.home() / ".cache" / "course-benchmarks" / f"{name}.json"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.values = {} if given.anew or not self.file.exists() else json.loads(self.file.read_text())
+        self.end = time.monotonic() + given.seconds
+
+    def value(self, key: str, make: Callable):
+        """A number, a list or a dict of them: measured once."""
+        if key not in self.values:
+            if time.monotonic() > self.end:
+                print("stopped; run again to go on")
+                sys.exit(0)
+            self.values[key] = make()
+            part = self.file.with_suffix(".part")
+            part.write_text(json.dumps(self.values))
+            part.replace(self.file)
+        return self.values[key]
+
+    def tensor(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        return torch.tensor(self.value(key, lambda: make().tolist()), dtype=torch.float64)

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.theory import noise
+from course_utils.theory import noise, one_view
 
 from . import by_window
 
@@ -65,17 +65,11 @@ def relative_errors(model: nn.Module, compressed: nn.Module) -> dict[str, float]
 
     Raises CompressionError for a layer of which `compressed` has no weight of the same shape.
     """
-    found = {}
-    for name, module in walk.compressible(model).items():
-        try:
-            changed = compressed.get_submodule(name)
-            weight = walk.weight_of(changed) if hasattr(changed, "weight") else None
-        except AttributeError:
-            weight = None
-        if weight is None or weight.shape != walk.weight_of(module).shape:
-            raise CompressionError(f"{name}: the compressed model has no weight of this shape; give a model with the same layers.")
-        found[name] = noise.relative_error(walk.weight_of(module).float(), weight.float())
-    return found
+    layers = walk.compressible(model)
+    return {
+        name: float(delta.pow(2).sum() / walk.weight_of(layers[name]).float().pow(2).sum())
+        for name, delta in one_view.change(model, compressed).items()
+    }
 
 
 @torch.no_grad()

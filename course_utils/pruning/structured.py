@@ -8,7 +8,7 @@ for all.
 import collections
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +50,13 @@ def _shrink(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool) -> Non
 
 @torch.no_grad()
 def prune_mlp(
-    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, score: str = "energy",
-    compensate: bool = True,
+    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5,
+    score: str | Callable[[Tensor, Tensor, int], Tensor] = "energy", compensate: bool = True,
 ) -> Compressed:  # fmt: skip
     """Remove MLP channels: rows of the projections into the MLP (gate and up, or one), columns of the one out of it.
 
     `keep`: a fraction of the channels (float) or their number (int), the same in every block. `score`: 'energy',
-    'surgeon' or 'magnitude' (`groups.score`). `compensate`: refit the output projection to the channels that stay,
+    'surgeon' or 'magnitude' (`groups.score`), or a function of (W, H, count) that gives the channels that stay (`qubo.chooser`). `compensate`: refit the output projection to the channels that stay,
     by least squares. Blocks are done in order; each sees inputs that went through the pruned ones.
     `calibration` holds token ids (sequences, context). Works on a copy.
     Raises CompressionError for an unknown architecture, empty calibration data or a bad `keep`.
@@ -75,14 +75,16 @@ def prune_mlp(
     for block, states in walk.through_blocks(work, calibration, "MLP channels"):
         out = block.get_submodule(parts.out)
         H = second_moment(block, states, out, f"block {len(chosen)}: {parts.out}")
-        columns = groups.kept(groups.score(walk.weight_of(out).float(), H, 1, score), count)
+        weight = walk.weight_of(out).float()
+        columns = score(weight, H, count) if callable(score) else groups.kept(groups.score(weight, H, 1, score), count)
         _shrink(out, H, columns, compensate)
         for name, made in parts.made.items():
             anatomy.take(block.get_submodule(name), rows=made[columns].T.flatten() if made[0, -1] >= before else made[columns].flatten())
         for name, module in skeleton[len(chosen)].named_modules():
             _same_numbers(block.get_submodule(name), module)
         chosen.append(columns.tolist())
-    settings = {"method": "prune_mlp", "channels": count, "of": before, "score": score, "compensate": compensate}
+    named = getattr(score, "__name__", type(score).__name__) if callable(score) else score
+    settings = {"method": "prune_mlp", "channels": count, "of": before, "score": named, "compensate": compensate}
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
 
 

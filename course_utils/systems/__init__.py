@@ -1,0 +1,1 @@
+"""What happens around a model when it runs: which tokens pass through which blocks."""

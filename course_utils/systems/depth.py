@@ -1,0 +1,186 @@
+"""Dynamic depth: not every token needs every block. Early exits and mixtures of depths, on any Hugging Face decoder.
+
+A block that is skipped for a token leaves its state as it is. Everything here is that one operation:
+
+    early exit         a token that is sure after block k skips all later ones (Schuster et al., CALM, 2022)
+    mixture of depths  in each block a router lets some tokens through and the others pass by (Raposo et al., 2024)
+    static depth       a block is skipped for every token: the control of equal cost
+
+Tokens that skip a block still give it keys and values, made from the state they carry: later tokens can look at them.
+These functions measure quality and count blocks. They do not make this model faster: all blocks are computed, and what a
+token skips is thrown away.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from course_utils.errors import CompressionError
+from course_utils.models import gates, walk
+
+Skips = Mapping[int, Tensor]
+
+
+@contextmanager
+def bypassed(model: PreTrainedModel, skips: Skips) -> Iterator[None]:
+    """While this is open, block b does nothing to the tokens where skips[b] (windows, tokens; or one value) is True.
+
+    Raises CompressionError for a block that is not there.
+    """
+    blocks = walk.blocks(model)
+    if wrong := [b for b in skips if not 0 <= b < len(blocks)]:
+        raise CompressionError(f"skips: there is no block {wrong[0]}; the model has blocks 0 to {len(blocks) - 1}.")
+
+    def hook(skip: Tensor):
+        def pass_by(block, args, kwargs, out):
+            state, _ = gates.by_name(block, args, kwargs)
+            new = out[0] if isinstance(out, tuple) else out
+            keep = torch.as_tensor(skip, device=new.device).expand(new.shape[:-1])
+            new = torch.where(keep[..., None], state, new)
+            return (new, *out[1:]) if isinstance(out, tuple) else new
+
+        return pass_by
+
+    handles = [blocks[b].register_forward_hook(hook(skip), with_kwargs=True) for b, skip in skips.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def skips_of(depths: Tensor, blocks: int) -> dict[int, Tensor]:
+    """A token of depth d goes through blocks 0 … d − 1 and skips the others."""
+    return {b: depths <= b for b in range(blocks)}
+
+
+@torch.no_grad()
+def predictions(model: PreTrainedModel, ids: Tensor, skips: Skips | None = None, batch: int = 16) -> Tensor:
+    """(windows, tokens, vocabulary) log-probabilities of the next token, float32, when tokens skip these blocks."""
+    was, found = model.training, []
+    model.eval()
+    try:
+        for i in range(0, len(ids), batch):
+            here = {b: s[i : i + batch] if s.dim() == 2 else s for b, s in (skips or {}).items()}
+            with bypassed(model, here):
+                found.append(model(input_ids=ids[i : i + batch].long().to(model.device), use_cache=False).logits.float().log_softmax(-1).cpu())
+    finally:
+        model.train(was)
+    return torch.cat(found)
+
+
+def kl(original: Tensor, changed: Tensor) -> Tensor:
+    """(windows,) KL(original ‖ changed) in nats a token, from log-probabilities of `predictions`."""
+    return (original.exp() * (original - changed)).sum(-1, dtype=torch.float64).mean(1)
+
+
+def exits(model: PreTrainedModel, ids: Tensor, threshold: float, first: int = 1) -> Tensor:
+    """(windows, tokens) depths: a token leaves after the first block, from `first` on, where its likeliest next token has p > threshold.
+
+    What it would say there is read by the model's own last norm and head (the "logit lens"). All blocks where it is never sure.
+    Raises CompressionError for a threshold outside 0 … 1 or a first depth that is not there.
+    """
+    count = len(walk.blocks(model))
+    if not 0 <= threshold <= 1 or not 1 <= first <= count:
+        raise CompressionError(f"threshold={threshold}, first={first}: give a probability, and a depth from 1 to {count}.")
+    depths = torch.full(ids.shape, count)
+    for depth in range(first, count):
+        now = depths.clamp(max=depth)
+        sure = predictions(model, ids, skips_of(now, count)).amax(-1).exp() > threshold
+        depths = torch.where((depths == count) & sure, depth, depths)
+    return depths
+
+
+@torch.no_grad()
+def changes(model: PreTrainedModel, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """(states that enter each block, ‖what the block adds‖ / ‖state‖): (windows, tokens, width) and (windows, tokens), one each."""
+    states: list[Tensor] = []
+    sizes: list[Tensor] = []
+
+    def see(block, args, kwargs, out):
+        state, _ = gates.by_name(block, args, kwargs)
+        new = out[0] if isinstance(out, tuple) else out
+        states.append(state.float())
+        sizes.append(((new - state).norm(dim=-1) / state.norm(dim=-1).clamp(min=1e-12)).float())
+
+    handles = [block.register_forward_hook(see, with_kwargs=True) for block in walk.blocks(model)]
+    try:
+        model(input_ids=ids.long().to(model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states, sizes
+
+
+class Router:
+    """A linear guess, from the state that enters a block, of how much the block will change it; small changes are skipped.
+
+    Fitted by least squares (with a ridge) to log changes on calibration text. The threshold of each block is the quantile that
+    lets `capacity` of the calibration tokens through: a token decides by itself, without looking at later ones.
+    """
+
+    def __init__(self, model: PreTrainedModel, ids: Tensor, blocks: tuple[int, ...], capacity: float, ridge: float = 1e-2):
+        if not 0 < capacity < 1:
+            raise CompressionError(f"capacity={capacity}: choose the share of tokens that a block sees, between 0 and 1.")
+        states, sizes = changes(model, ids)
+        self.blocks, self.capacity = blocks, capacity
+        self.weights, self.cuts = {}, {}
+        for b in blocks:
+            x, y = self._features(states[b]), sizes[b].flatten().double().clamp(min=1e-9).log()
+            A = x.T @ x
+            self.weights[b] = torch.linalg.solve(A + ridge * A.diagonal().mean() * torch.eye(len(A), dtype=A.dtype), x.T @ y)
+            self.cuts[b] = float((x @ self.weights[b]).quantile(1 - capacity)) if len(x) < 2**24 else 0.0
+
+    @staticmethod
+    def _features(state: Tensor) -> Tensor:
+        x = state.flatten(0, -2).double()
+        x = x / x.pow(2).mean(1, keepdim=True).sqrt().clamp(min=1e-12)
+        return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+
+    def skips(self, model: PreTrainedModel, ids: Tensor) -> dict[int, Tensor]:
+        """Who passes by each block, decided block by block, each from the states that the earlier decisions have left."""
+        found: dict[int, Tensor] = {}
+        for b in self.blocks:
+            with bypassed(model, found):
+                states, _ = changes(model, ids)
+            found[b] = (self._features(states[b]) @ self.weights[b] <= self.cuts[b]).view(ids.shape)
+        return found
+
+
+Choose = Callable[[PreTrainedModel, Tensor], dict[int, Tensor]]  # (model, ids) → skips
+
+
+def best_block(model: PreTrainedModel, ids: Tensor) -> Choose:
+    """Skip, for every token, the block without which the predictions on these ids change least."""
+    original = predictions(model, ids)
+    costs = [float(kl(original, predictions(model, ids, {b: torch.tensor(True)})).mean()) for b in range(len(walk.blocks(model)))]
+    return lambda _, ids: {costs.index(min(costs)): torch.ones(ids.shape, dtype=torch.bool)}
+
+
+def by_chance(model: PreTrainedModel, blocks: tuple[int, ...], capacity: float, seed: int = 0) -> Choose:
+    """Each of these blocks sees a share `capacity` of the tokens, drawn by chance: the control of a router."""
+    rng = torch.Generator().manual_seed(seed)
+    return lambda _, ids: {b: torch.rand(ids.shape, generator=rng) >= capacity for b in blocks}
+
+
+def exit_at_mean(model: PreTrainedModel, ids: Tensor, mean: float, rounds: int = 20) -> Choose:
+    """Early exits by the threshold at which tokens of these ids run `mean` blocks on average, found by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float(exits(model, ids, middle).float().mean()) > mean else (middle, high)
+    return lambda model, ids: skips_of(exits(model, ids, (low + high) / 2), len(walk.blocks(model)))
+
+
+def shuffled(choose: Choose, seed: int = 0) -> Choose:
+    """The same depths, given to tokens by chance: the control of an early exit, which shows what the choice is worth."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def choose_by_chance(model: PreTrainedModel, ids: Tensor) -> dict[int, Tensor]:
+        order = torch.randperm(ids.numel(), generator=rng)
+        return {b: skip.flatten()[order].view(ids.shape) for b, skip in choose(model, ids).items()}
+
+    return choose_by_chance
