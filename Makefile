@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: lab test install real lint build bench interop
+.PHONY: lab test install real site site-test lint build bench interop
 
 lab:      ## open the course in JupyterLab
 	$(PYTHON) -m course_utils.bootstrap lab
@@ -14,6 +14,12 @@ install:  ## make .venv
 
 real:     ## .venv, with the real language model of models.load("smollm2")
 	$(PYTHON) -m course_utils.bootstrap real
+
+site:     ## the pages to read, build/site/html, from the committed notebooks
+	$(PYTHON) -m course_utils.bootstrap site
+
+site-test: site  ## the built pages in Chromium
+	$(BIN)/pytest tests/site --site build/site/html
 
 lint: install
 	$(BIN)/ruff check .

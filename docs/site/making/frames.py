@@ -1,0 +1,281 @@
+"""Draw the frames of every `explore` and the live answers of every `ask`, so that a page without Python can show them.
+
+    python docs/site/build.py --frames [LESSON …]
+
+Only the cells run that an `explore` or an `ask(…, expected=…)` needs. The frames are committed, docs/site/frames/<lesson>/, with
+a fingerprint of these cells; where a lesson has changed since, the site leaves its widget out and says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import symtable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[1]
+ROOT = HERE.parents[1]
+FRAMES = HERE / "frames"
+MOST = 60  # frames of one widget
+DPI = 80
+MUTE = ("check", "hint", "overview", "solution")  # what a slice need not show
+
+
+def bound(tree: ast.Module) -> set[str]:
+    """The names that a cell binds or changes in place, by a method or an index."""
+    names = settled(tree) | {s.get_name() for s in _symbols(tree).get_symbols() if s.is_assigned() or s.is_imported()}
+    for part in ast.walk(tree):
+        if isinstance(part, (ast.Subscript, ast.Attribute)) and isinstance(part.ctx, ast.Store):
+            names |= _base(part)
+        elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call) and isinstance(part.value.func, ast.Attribute):
+            names |= _base(part.value.func)
+    return names
+
+
+def settled(tree: ast.Module) -> set[str]:
+    """The names that a cell gives a new value, whatever they were before."""
+    names: set[str] = set()
+    for part in tree.body:
+        if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+            names.add(part.name)
+        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in part.names}
+        elif isinstance(part, ast.Assign):
+            names |= {n.id for target in part.targets for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names
+
+
+def _symbols(tree: ast.Module) -> symtable.SymbolTable:
+    return symtable.symtable(ast.unparse(tree), "cell", "exec")
+
+
+def _base(node: ast.AST) -> set[str]:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def used(tree: ast.Module) -> set[str]:
+    """The global names that a cell reads, also inside its functions."""
+    top = _symbols(tree)
+    names = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+    inner = list(top.get_children())
+    while inner:
+        table = inner.pop()
+        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+        inner += table.get_children()
+    return names
+
+
+def _calls(tree: ast.AST) -> bool:
+    """True for a cell with an `explore`, or an `ask` whose answer is computed."""
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name):
+            if part.func.id == "explore":
+                return True
+            if part.func.id == "ask" and (part.keywords or len(part.args) > 1):
+                return True
+    return False
+
+
+def code_cells(path: Path) -> list[tuple[str, str]]:
+    """(id, source) of the code cells of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [(cell["id"], "".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+
+
+def needed(cells: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """For each cell with a widget the ids of the cells that it needs, itself last."""
+    trees = [ast.parse(source) for _, source in cells]
+    found = {}
+    for last, tree in enumerate(trees):
+        if not _calls(tree):
+            continue
+        chosen, wanted = {last}, used(tree)
+        for i in range(last - 1, -1, -1):
+            if bound(trees[i]) & wanted:
+                chosen.add(i)
+                wanted = wanted - settled(trees[i]) | used(trees[i])
+        found[cells[last][0]] = [cells[i][0] for i in sorted(chosen)]
+    return found
+
+
+def fingerprint(cells: list[tuple[str, str]], ids: list[str]) -> str:
+    source = dict(cells)
+    return hashlib.sha256("\0".join(source[name] for name in ids).encode()).hexdigest()[:16]
+
+
+def values_of(control: Any) -> list[Any]:
+    """All values of a control, in order."""
+    if control.kind == "checkbox":
+        return [False, True]
+    if control.kind != "slider":
+        return list(control.choices)
+    low, high, step = control.choices
+    count = int((high - low) / step + 1e-6) + 1
+    values = [low + i * step for i in range(count)]
+    values = values if all(isinstance(x, int) for x in (low, high, step)) else [round(x, 6) for x in values]
+    return sorted({*values, control.value})
+
+
+def thinned(values: list[Any], first: Any, count: int) -> list[Any]:
+    """At most `count` of the values: the ends, `first`, and others evenly between."""
+    if len(values) <= count:
+        return values
+    places = {round(i * (len(values) - 1) / (count - 1)) for i in range(count)}
+    at = values.index(first)
+    if at not in places:
+        inner = sorted(places - {0, len(values) - 1}) or sorted(places)
+        places.remove(min(inner, key=lambda place: abs(place - at)))
+    return [values[i] for i in sorted({*places, at})]
+
+
+def plan(controls: dict[str, Any]) -> tuple[dict[str, list[Any]], bool]:
+    """The values of each control that are drawn, and whether all their combinations are (else one control moves at a time)."""
+    every = {name: values_of(control) for name, control in controls.items()}
+    counts = {name: len(values) for name, values in every.items()}
+    sliders = [name for name, control in controls.items() if control.kind == "slider"]
+
+    def product() -> int:
+        total = 1
+        for count in counts.values():
+            total *= count
+        return total
+
+    least = 3 if len(sliders) > 2 else 5
+    while product() > MOST and (long := [name for name in sliders if counts[name] > least]):
+        counts[max(long, key=lambda name: counts[name])] -= 1
+    together = product() <= MOST
+    if not together:
+        rest = sum(counts[name] for name in every if name not in sliders)
+        each = (MOST - rest) // max(1, len(sliders))
+        counts = {name: min(len(values), each) if name in sliders else len(values) for name, values in every.items()}
+    return {name: thinned(values, controls[name].value, max(2, counts[name])) for name, values in every.items()}, together
+
+
+def combinations(values: dict[str, list[Any]], first: dict[str, Any], together: bool) -> Iterator[dict[str, Any]]:
+    """The settings that are drawn, in the order that the page counts them in."""
+    if together:
+        for chosen in itertools.product(*values.values()):
+            yield dict(zip(values, chosen, strict=True))
+        return
+    for name, choices in values.items():
+        for choice in choices:
+            yield {**first, name: choice}
+
+
+class Recorder:
+    """Stands in for `explore` and `ask` while a slice runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cell = ""
+        self.widgets: dict[str, list[dict[str, Any]]] = {}
+        self.expected: dict[str, dict[str, float]] = {}
+
+    def ask(self, name: str, expected: float | None = None) -> None:
+        if expected is not None:
+            self.expected.setdefault(self.cell, {})[name] = float(expected)
+
+    def explore(self, draw: Any, **controls: Any) -> None:
+        from course_utils.learn.widgets import picture
+
+        first = {name: control.value for name, control in controls.items()}
+        values, together = plan(controls)
+        drawn: dict[str, str] = {}
+        said_of: dict[str, str] = {}
+        frames, alts = [], []
+        for setting in combinations(values, first, together):
+            key = json.dumps(setting)
+            if key not in drawn:
+                data, said = _webp(draw(**setting), picture)
+                name = f"{hashlib.sha256(data).hexdigest()[:12]}.webp"
+                (self.folder / name).write_bytes(data)
+                drawn[key] = name
+                said_of[key] = said
+            frames.append(drawn[key])
+            alts.append(said_of[key])
+        shown = {
+            name: {"kind": control.kind, "label": control.label or name.replace("_", " "), "values": values[name], "first": first[name]}
+            for name, control in controls.items()
+        }
+        self.widgets.setdefault(self.cell, []).append({"controls": shown, "together": together, "frames": frames, "alts": alts})
+
+
+def _webp(figure: Any, picture: Any) -> tuple[bytes, str]:
+    """The figure as WebP, and its titles."""
+    from PIL import Image
+
+    held = io.BytesIO()
+    figure.savefig(held, format="png", bbox_inches="tight", dpi=DPI)
+    said = picture(figure, {})["text/plain"]  # closes it
+    out = io.BytesIO()
+    Image.open(held).convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB").save(out, "WEBP", lossless=True, method=6)
+    return out.getvalue(), said
+
+
+def fresh(path: Path) -> dict[str, dict[str, Any]]:
+    """What is drawn of the cells of a notebook, where it fits them as they are now."""
+    file = FRAMES / path.stem / "frames.json"
+    if not file.is_file():
+        return {}
+    cells = code_cells(path)
+    slices = needed(cells)
+    drawn = json.loads(file.read_text(encoding="utf-8"))
+    return {name: one for name, one in drawn.items() if name in slices and fingerprint(cells, slices[name]) == one["fingerprint"]}
+
+
+def record(path: Path) -> None:
+    """Run what the widgets of a notebook need, write their frames and what the page must know of them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import course_utils.learn as learn
+
+    cells = code_cells(path)
+    slices = needed(cells)
+    wanted = {name for ids in slices.values() for name in ids}
+    folder = FRAMES / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*"):
+        old.unlink()
+    recorder = Recorder(folder)
+    learn.explore, learn.ask = recorder.explore, recorder.ask  # type: ignore[assignment]
+    learn.predict = lambda name: _Silent()  # type: ignore[assignment]
+    for name in MUTE:
+        setattr(learn, name, lambda *args, **keywords: None)
+    space: dict[str, Any] = {"__name__": "__main__", "display": lambda *args, **keywords: None}
+    os.chdir(path.parent)
+    for name, source in cells:
+        if name in wanted:
+            recorder.cell = name
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(source, f"{path.stem}:{name}", "exec"), space)
+    found = {
+        name: {
+            "fingerprint": fingerprint(cells, slices[name]),
+            "widgets": recorder.widgets.get(name, []),
+            "expected": recorder.expected.get(name, {}),
+        }
+        for name in slices
+    }
+    (folder / "frames.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+class _Silent:
+    def result(self, measured: Any, shown: Any = None) -> None:
+        """Nothing is shown while frames are drawn."""
+
+
+def main(lessons: list[str]) -> None:
+    """Draw anew what these lessons move, or all."""
+    for path in sorted((ROOT / "notebooks").glob("*/*.ipynb")):
+        if (not lessons or path.stem in lessons) and needed(code_cells(path)):
+            record(path)
