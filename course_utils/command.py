@@ -45,6 +45,7 @@ FORMATS: dict[str, Callable[..., int]] = {
 }  # fmt: skip
 EXAMPLES = """examples:
   course compress bundled --method gptq --bits 4 --out small
+  course compress bundled --method rtn --bits 4 --per-layer '{"down_proj": {"bits": 8}}' --ignore q_proj --out mixed
   course compress ~/models/opt-125m --method wanda --pattern 2:4 --calibration my.txt --out sparse
   course evaluate small --text my.txt --windows 64
   course evaluate small --tasks hellaswag,mmlu --data ~/benchmarks --shots 5
@@ -60,6 +61,7 @@ def compress(given: argparse.Namespace) -> dict[str, Any]:
     if wrong := sorted(set(chosen) - set(names)):
         options = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise CompressionError(f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}.")
+    chosen |= {"per_layer": of_layers(given.per_layer)} if given.per_layer else {}
     writable(given.out, given.format)
     shards, why = blockwise.shards_of(given, packed_by)
     if shards is not None:
@@ -190,6 +192,14 @@ def text_of(name: str) -> str | Path:
     return path if path.is_file() else name
 
 
+def of_layers(given: str) -> dict[str, dict[str, Any]]:
+    """The value of --per-layer; what it holds is checked by the method."""
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise CompressionError(f"--per-layer {given}: no JSON such as {{\"down_proj\": {{\"bits\": 8}}}} ({error}).") from error
+
+
 def writable(out: Path, kind: str) -> None:
     """Raises CompressionError before anything is computed if the result could not be written."""
     if kind in ("gguf", "onnx") and out.suffix != f".{kind}":
@@ -225,7 +235,8 @@ def parsers(commands: Any) -> None:
         small.add_argument(flag, action="store_true", default=None)
     small.add_argument("--sparsity", type=float)
     small.add_argument("--pattern", help="such as 2:4")
-    small.add_argument("--ignore", action="append", help="a regular expression: layers with such names stay as they are (repeat it)")
+    small.add_argument("--ignore", action="append", help="a layer's name, or a regular expression on names: such layers stay as they are (repeat it)")
+    small.add_argument("--per-layer", help="other settings for layers with such names, as JSON (see the examples)")
     small.add_argument("--states", choices=PLACES, default="memory",
                        help="where calibration's hidden states wait: in memory, there in 16 bits, or in files beside --out")  # fmt: skip
     small.add_argument("--device", default="cpu", help="where a block is computed (default: cpu)")

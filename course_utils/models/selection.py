@@ -99,10 +99,23 @@ def selected(model: nn.Module, ignore: Patterns = ()) -> dict[str, nn.Module]:
     Raises CompressionError for a pattern that matches nothing, or when nothing is left.
     """
     found = compressible(model)
-    gone = {name for pattern in as_list(ignore) for name in matching(pattern, found, "ignore")}
-    if len(gone) == len(found):
+    return {name: found[name] for name in left_by(ignore, found)}
+
+
+def left_by(ignore: Patterns, names: Iterable[str]) -> list[str]:
+    """The names that no pattern means. Raises CompressionError for a pattern that means none, or when nothing is left."""
+    names = list(names)
+    gone = {name for pattern in as_list(ignore) for name in matching(pattern, names, "ignore")}
+    if names and len(gone) == len(names):
         raise CompressionError(f"ignore={as_list(ignore)}: leaves no layer to compress.")
-    return {name: module for name, module in found.items() if name not in gone}
+    return [name for name in names if name not in gone]
+
+
+def blocks_named(model: nn.Module, ignore: Patterns) -> list[int]:
+    """The numbers of the blocks in which a pattern means a layer."""
+    gone = set(compressible(model)) - set(left_by(ignore, compressible(model)))
+    names = {id(module): name for name, module in compressible(model).items()}
+    return [number for number, block in enumerate(blocks(model)) if any(names.get(id(m)) in gone for m in linears(block).values())]
 
 
 def none_here(why: str, ignore: Patterns = (), per_layer: PerLayer | None = None) -> None:

@@ -13,6 +13,12 @@ from course_utils.errors import CompressionError
 from course_utils.models import sharing, walk
 from course_utils.models.empty import compute_buffers
 
+ONE_NUMBER = (
+    "the config has one number of channels and one of heads for all blocks, so that every block loses as many; for some layers only "
+    "use wanda, sparsegpt or magnitude."
+)
+WHOLE_BLOCKS = "a block goes whole or stays whole, so that there is nothing to set for single layers; name the blocks that stay with ignore."
+
 
 @dataclass(frozen=True)
 class Anatomy:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from . import masks as mask_functions
 from .anatomy import set_weight
 
 Masks = Mapping[str, Tensor]
+Settings = Mapping[str, Mapping[str, Any]]  # by layer
 
 
 def make_masks(scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str | None = None) -> dict[str, Tensor]:
@@ -26,14 +28,24 @@ def make_masks(scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str
     return {name: mask_functions.make(score, sparsity, pattern) for name, score in scores.items()}
 
 
+def masks_of(scores: Mapping[str, Tensor], own: Settings) -> dict[str, Tensor]:
+    """A mask for every score at its layer's own `sparsity` and `pattern`; 'global' ranks layers together that have the same of both."""
+    together: dict[tuple, dict[str, Tensor]] = {}
+    for name, score in scores.items():
+        together.setdefault((own[name]["sparsity"], own[name]["pattern"]), {})[name] = score
+    found = {name: mask for settings, group in together.items() for name, mask in make_masks(group, *settings).items()}
+    return {name: found[name] for name in scores}
+
+
 def stricter(
-    scores: Mapping[str, Tensor], kept: Masks, sparsity: float, pattern: str | None = None
+    scores: Mapping[str, Tensor], kept: Masks, sparsity: float, pattern: str | None = None, own: Settings | None = None
 ) -> dict[str, Tensor]:
-    """Masks at this sparsity in which nothing that is gone comes back: pruned weights get the lowest score of all."""
+    """Masks at this sparsity (or at each layer's `own`, as in `masks_of`) in which nothing that is gone comes back: pruned
+    weights get the lowest score of all."""
     lowest = min(float(score.min()) for score in scores.values())
     lowest -= max(1.0, abs(lowest))  # by 1 alone a float32 of 10⁸ stays what it is
     found = {name: score.masked_fill(~kept[name], lowest) for name, score in scores.items()}
-    return {name: mask & kept[name] for name, mask in make_masks(found, sparsity, pattern).items()}
+    return {name: mask & kept[name] for name, mask in (make_masks(found, sparsity, pattern) if own is None else masks_of(found, own)).items()}
 
 
 def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
@@ -153,8 +165,8 @@ def prune(
     """One-shot pruning by any scores with any mask. Works on a copy; `model` is unchanged.
 
     `scores` maps names of linear layers to tensors (out, in), higher = keep, as the functions of
-    `pruning.scores` make them; layers without a score stay dense, and those in whose names a regular expression of `ignore`
-    is found. `per_layer`: such an expression → the `sparsity` or `pattern` of those layers ('global' ranks what has none of its own).
+    `pruning.scores` make them; layers without a score stay dense. `ignore` and `per_layer` (of sparsity and pattern) as in
+    `selection.choose`; 'global' ranks together what has the same settings.
     Raises CompressionError for scores that do not fit the model, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()
@@ -164,10 +176,7 @@ def prune(
     common = {"sparsity": sparsity, "pattern": pattern}
     own = selection.own_settings([name for name in scores if name in chosen], common, per_layer, scores)
     scores = {name: score for name, score in scores.items() if name in chosen}
-    masks = make_masks({name: score for name, score in scores.items() if own[name] == common}, **common) if common in own.values() else {}
-    for name, score in scores.items():
-        if name not in masks:
-            masks |= make_masks({name: score}, **own[name])
+    masks = masks_of(scores, own) if scores else make_masks(scores, **common)
     layers = check_masks(model, masks)
     for name, mask in masks.items():
         zero_outside(layers[name], mask)

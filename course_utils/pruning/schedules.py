@@ -5,16 +5,18 @@ anew from the weights as they are; after every step they are applied again, beca
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.distillation import digits
 from course_utils.errors import CompressionError
-from course_utils.models import walk
+from course_utils.models import selection, walk
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
 from . import apply, recovery, scores, statistics
@@ -51,13 +53,14 @@ def train(
     model: PreTrainedModel, ids: Tensor, target: Callable[[int], float], *, steps: int = 100, update: int = 5,
     pattern: str | None = None, score: str = "magnitude", peak: float = 1e-3, batch: int = 16, seed: int = 0,
     validation: Tensor | None = None, folder: str | Path | None = None, every: int = 50, progress: bool = True,
-    name: str = "schedule",
+    name: str = "schedule", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Train a copy of the model on token ids (n, context) while it is pruned to the sparsity `target(step)`.
 
     target(0) is applied before training; then the target is read every `update` steps and at the last. `pattern` as in
     `apply.make_masks`. `score`: 'magnitude', or 'movement' (from the second update on what counts is how the weights
-    moved in this run; needs target(0) = 0). Training as in `recovery.train`; a killed run with a `folder` goes on.
+    moved in this run; needs target(0) = 0). `ignore` and `per_layer` (of pattern and of the sparsity at the end, which a layer then
+    approaches as the others do theirs) as in `selection.choose`. Training as in `recovery.train`; a killed run with a `folder` goes on.
     Raises CompressionError for a target outside 0 … 1 or that shrinks, and what `recovery.train` raises.
     """
     check_model(model)
@@ -74,22 +77,30 @@ def train(
     for low, high in zip(path, path[1:], strict=False):
         if high < low:
             raise CompressionError(f"target: falls from {low:.3f} to {high:.3f}; pruned weights do not come back.")
-    apply.make_masks(_magnitudes(model), path[-1], pattern)  # refuses what does not fit, before the training
+    chosen = selection.choose(model, {"sparsity": path[-1], "pattern": pattern}, ignore, per_layer)
+
+    def own(now: float) -> dict[str, dict[str, Any]]:
+        """Sparsity and pattern of each layer when the target is `now`."""
+        part = now / path[-1] if path[-1] else 1.0
+        share = {n: now if each["sparsity"] == path[-1] else each["sparsity"] * part for n, each in chosen.own.items()}
+        return {n: {"sparsity": share[n], "pattern": each["pattern"] if share[n] else None} for n, each in chosen.own.items()}
+
+    apply.masks_of(_magnitudes(model, chosen.own), chosen.own)  # refuses what does not fit, before the training
     model = copy.deepcopy(model).train()
-    apply.apply(model, apply.make_masks(_magnitudes(model), path[0], None if path[0] == 0 else pattern))
+    apply.apply(model, apply.masks_of(_magnitudes(model, chosen.own), own(path[0])))
     kept: dict[str, Tensor] = {}
     movement = statistics.Movement(model) if score == "movement" else None
     next_token = recovery.next_token(model, ids)
 
     def losses(rows: Tensor):
         if not kept:  # the first step of this process: a resumed run reads its masks from its weights
-            kept.update(apply.nonzero(model))
+            kept.update({n: mask for n, mask in apply.nonzero(model).items() if n in chosen.own})
         return next_token(rows)
 
     def hold(step: int) -> None:
         apply.apply(model, kept)
         if step % update == 0 or step == steps:
-            kept.update(_stricter(model, kept, target(step), pattern, movement) if target(step) > 0 else {})
+            kept.update(_stricter(model, kept, own(target(step)), movement) if target(step) > 0 else {})
             apply.apply(model, kept)
 
     with movement or apply.each_step(model), apply.each_step(model, after=hold):
@@ -99,24 +110,25 @@ def train(
         )  # fmt: skip
     settings = {
         "method": name, "score": score, "pattern": pattern or "per_layer", "steps": steps, "update": update, "peak": peak,
-        "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model),
+        "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model), **chosen.told,
     }  # fmt: skip
     return Compressed(
         model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": apply.zeros(model)}
     )
 
 
-def _magnitudes(model) -> dict[str, Tensor]:
-    return {name: scores.magnitude(walk.weight_of(module)) for name, module in walk.compressible(model).items()}
+def _magnitudes(model: nn.Module, chosen: Container[str] | None = None) -> dict[str, Tensor]:
+    layers = walk.compressible(model).items()
+    return {name: scores.magnitude(walk.weight_of(module)) for name, module in layers if chosen is None or name in chosen}
 
 
-def _stricter(model, kept, sparsity: float, pattern: str | None, movement) -> dict[str, Tensor]:
+def _stricter(model, kept, own: dict[str, dict[str, Any]], movement) -> dict[str, Tensor]:
     if movement is None:
-        found = _magnitudes(model)
+        found = _magnitudes(model, own)
     else:
-        weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items()}
-        found = {name: scores.movement(weights[name], moved) for name, moved in movement.total.items()}
-    return apply.stricter(found, kept, sparsity, pattern)
+        weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items() if name in own}
+        found = {name: scores.movement(weight, movement.total[name]) for name, weight in weights.items()}
+    return apply.stricter(found, kept, 0.0, own=own)
 
 
 def one_shot(model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training) -> Compressed:

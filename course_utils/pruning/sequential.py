@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_utils.errors import CompressionError
-from course_utils.models import sharing
+from course_utils.models import selection, sharing
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
 from . import groups
@@ -105,26 +106,33 @@ def magnitude(channels: Channels) -> Tensor:
     return score + _columns(channels).square().sum(1)
 
 
-def prune(model: nn.Sequential, *, keep: int | float = 0.5, scores: Mapping[str, Tensor] | None = None) -> Compressed:
+def prune(
+    model: nn.Sequential, *, keep: int | float = 0.5, scores: Mapping[str, Tensor] | None = None, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
     """A copy with fewer channels between its layers: smaller tensors, an ordinary nn.Sequential.
 
     `keep`: a fraction or number of the channels of each layer but the last. `scores`: for each of those layers, by
     name, the worth of its outputs (out,); `magnitude` if not given. All scores are those of the model as it comes.
+    `ignore`: layers whose outputs all stay; `per_layer`: another `keep` for some; both as in `selection.choose`.
     Raises CompressionError for an unknown module, a score that is missing or does not fit, or a bad `keep`.
     """
     began = time.perf_counter()
     work = sharing.structure(model)
     found = find(work)
     chosen: dict[str, Tensor] = {}
+    names = [channels.name for channels in found]
+    own = selection.own_settings(selection.left_by(ignore, names), {"keep": keep}, per_layer, names)
+    found = [channels for channels in found if channels.name in own]
     for channels in found:
         count = channels.producer.weight.shape[0]
         score = magnitude(channels) if scores is None else scores.get(channels.name)
         if score is None or score.shape != (count,) or not torch.isfinite(score).all():
             raise CompressionError(f"scores: {channels.name} needs {count} finite values, one for each output.")
-        chosen[channels.name] = groups.kept(score, groups.how_many(count, keep, f"channels of {channels.name}"))
+        chosen[channels.name] = groups.kept(score, groups.how_many(count, own[channels.name]["keep"], f"channels of {channels.name}"))
     for channels in found:
         _keep(channels, chosen[channels.name])
-    settings = {"method": "channels", "keep": keep}
+    settings = {"method": "channels", "keep": keep, **selection.kept(ignore, per_layer)}
     return Compressed(sharing.own(work, model), settings, time.perf_counter() - began, {"kept": {k: v.tolist() for k, v in chosen.items()}})
 
 

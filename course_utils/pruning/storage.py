@@ -13,13 +13,14 @@ A value of −0 comes back as 0; everything else comes back bit for bit.
 import bisect
 import math
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
 from course_utils.kernels.packing import pack, packed_width, unpack
-from course_utils.models import experts, sharing, walk
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.convert import frozen
 from course_utils.quantization.layer import naming, storable
@@ -234,26 +235,30 @@ class SparseLinear(nn.Module):
 
 
 @torch.no_grad()
-def compress(model: nn.Module, format: str | None = None) -> Compressed:
+def compress(
+    model: nn.Module, format: str | None = None, *, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None
+) -> Compressed:
     """A copy of a pruned model whose linear layers keep only what is not zero; `save` writes the smaller file.
 
     `format` None: for each layer the smallest, and a layer that no format makes smaller stays as it is. Works on any
-    model whose layers are nn.Linear or Conv1D; the outputs stay the same.
+    model whose layers are nn.Linear or Conv1D; the outputs stay the same. `ignore`, `per_layer` (of format) as in `selection.choose`.
     Raises CompressionError for an unknown format, or a layer that does not fit it.
     """
     began = time.perf_counter()
     original, model = model, sharing.structure(model).eval()
     settings = {"method": "sparse_storage", "format": format or "smallest", "sparsity": apply.sparsity_of(model)}
-    chosen = shrink(model, walk.compressible(model), format)
+    found = selection.choose(model, {"format": format}, ignore, per_layer)
+    chosen = shrink(model, found.layers, {name: own["format"] for name, own in found.own.items()})
+    settings |= found.told
     return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"formats": chosen})
 
 
-def shrink(root: nn.Module, layers: dict[str, nn.Module], format: str | None = None) -> dict[str, str]:
+def shrink(root: nn.Module, layers: dict[str, nn.Module], formats: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """Put the sparse form of each of these layers of `root` in its place, where that is smaller; returns the chosen formats."""
     chosen: dict[str, str] = {}
     for name, module in layers.items():
         weight = walk.weight_of(module)
-        chosen[name] = format or best(weight)
+        chosen[name] = (formats or {}).get(name) or best(weight)
         if chosen[name] != "dense":
             with naming(name):
                 walk.replace(root, name, SparseLinear.of(module, chosen[name]))

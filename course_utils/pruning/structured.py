@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import sharing, walk
+from course_utils.models import selection, sharing, walk
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed, empty_like
 from course_utils.quantization.gptq import check_hessian
 from course_utils.quantization.layer import naming
@@ -51,7 +52,8 @@ def _shrink(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool) -> Non
 @torch.no_grad()
 def prune_mlp(
     model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5,
-    score: str | Callable[[Tensor, Tensor, int], Tensor] = "energy", compensate: bool = True,
+    score: str | Callable[[Tensor, Tensor, int], Tensor] = "energy", compensate: bool = True, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Remove MLP channels: rows of the projections into the MLP (gate and up, or one), columns of the one out of it.
 
@@ -59,9 +61,11 @@ def prune_mlp(
     'surgeon' or 'magnitude' (`groups.score`), or a function of (W, H, count) that gives the channels that stay (`qubo.chooser`). `compensate`: refit the output projection to the channels that stay,
     by least squares. Blocks are done in order; each sees inputs that went through the pruned ones.
     `calibration` holds token ids (sequences, context). Works on a copy.
-    Raises CompressionError for an unknown architecture, empty calibration data or a bad `keep`.
+    Raises CompressionError for an unknown architecture, empty calibration data or a bad `keep`, and for `ignore` and `per_layer`:
+    the config has one number for all blocks.
     """
     began = time.perf_counter()
+    selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
     anatomy.check_model(model)
     parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
     if isinstance(getattr(model.config, parts.width, None), list | tuple):
@@ -108,7 +112,7 @@ def query_heads(weight: Tensor, H: Tensor, kv: int, ratio: int, size: int, keep:
 @torch.no_grad()
 def prune_heads(
     model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, unit: str = "group",
-    score: str = "energy", compensate: bool = True,
+    score: str = "energy", compensate: bool = True, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Remove attention heads: rows of q, k and v, columns of the output projection.
 
@@ -119,6 +123,7 @@ def prune_heads(
     config ties the head size to the hidden size (OPT, GPT-2; see `pruning.width`).
     """
     began = time.perf_counter()
+    selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
     anatomy.check_model(model)
     parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config
     if not hasattr(config, "num_key_value_heads"):
@@ -241,37 +246,55 @@ def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedMode
 
 
 @torch.no_grad()
-def prune_layers(model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5) -> Compressed:
-    """Remove the blocks with the lowest influence (ShortGPT; `block_influence`). `keep`: fraction or number of blocks."""
+def prune_layers(
+    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Compressed:
+    """Remove the blocks with the lowest influence (ShortGPT; `block_influence`). `keep`: fraction or number of blocks.
+
+    Blocks of which `ignore` names a layer (`selection.choose`) stay, and are counted. A block goes or stays, so `per_layer` is refused.
+    """
     began = time.perf_counter()
+    selection.none_here(anatomy.WHOLE_BLOCKS, (), per_layer)
     anatomy.check_model(model)
     count = groups.how_many(len(walk.blocks(model)), keep, "blocks")
+    stay = selection.blocks_named(model, ignore)
+    if len(stay) > count:
+        raise CompressionError(f"ignore: names {len(stay)} blocks, but {count} are to stay (keep={keep}); keep more, or name fewer.")
     influence = block_influence(model, calibration)
-    chosen = groups.kept(torch.tensor(influence, dtype=torch.float64), count).tolist()
-    settings = {"method": "prune_layers", "layers": count, "of": len(influence)}
+    worth = torch.tensor(influence, dtype=torch.float64)
+    worth[stay] = torch.inf
+    chosen = groups.kept(worth, count).tolist()
+    settings = {"method": "prune_layers", "layers": count, "of": len(influence), **selection.kept(ignore)}
     details = {"kept": chosen, "influence": influence}
     return Compressed(keep_layers(model, chosen), settings, time.perf_counter() - began, details)
 
 
 @torch.no_grad()
-def prune_blocks(model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5) -> Compressed:
+def prune_blocks(
+    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, ignore: Patterns = (), per_layer: PerLayer | None = None
+) -> Compressed:
     """Remove one run of neighbouring blocks: the run over which the residual stream turns least.
 
-    Its angular distance is E[arccos(cos(x_l, x_{l+n}))] / π (Gromov et al., 2024, eq. 7), from 0 to 1.
+    Its angular distance is E[arccos(cos(x_l, x_{l+n}))] / π (Gromov et al., 2024, eq. 7), from 0 to 1. `ignore`, `per_layer` as in
+    `prune_layers`: no run with such a block is taken.
     """
     began = time.perf_counter()
+    selection.none_here(anatomy.WHOLE_BLOCKS, (), per_layer)
     anatomy.check_model(model)
     total = len(walk.blocks(model))
     count = groups.how_many(total, keep, "blocks")
-    n = total - count
+    n, stay = total - count, selection.blocks_named(model, ignore)
+    open_to = [first for first in range(total - n + 1) if not any(first <= block < first + n for block in stay)]
+    if not open_to:
+        raise CompressionError(f"ignore: every run of {n} blocks has one that it names; keep more, or name fewer.")
     last: collections.deque[Tensor] = collections.deque(maxlen=n + 1)  # a run of n blocks: what enters it, …, what leaves it
     angles = []
     for x in residual_stream(model, walk.check_calibration(calibration, model)):
         last.append(x)
         if len(last) > n:
             angles.append(float(torch.arccos(torch.cosine_similarity(last[0], x, dim=-1).clamp(-1, 1)).mean() / torch.pi))
-    first = min(range(len(angles)), key=angles.__getitem__)
+    first = min(open_to, key=angles.__getitem__)
     chosen = [i for i in range(total) if not first <= i < first + n]
-    settings = {"method": "prune_blocks", "layers": count, "of": total}
+    settings = {"method": "prune_blocks", "layers": count, "of": total, **selection.kept(ignore)}
     details = {"kept": chosen, "distance": angles}
     return Compressed(keep_layers(model, chosen), settings, time.perf_counter() - began, details)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import sharing, walk
+from course_utils.models import selection, sharing, walk
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
 
 from . import anatomy, groups, structured
@@ -32,6 +33,8 @@ def prune_heads(
     keep: int | float = 0.5,
     score: str = "energy",
     compensate: bool = True,
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """OPT or GPT-2 with fewer heads of the same size, and a stream narrower in proportion; an ordinary smaller model.
 
@@ -39,6 +42,7 @@ def prune_heads(
     Raises CompressionError for other model types, empty calibration data or a bad `keep`.
     """
     began = time.perf_counter()
+    selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
     anatomy.check_model(model)
     config, parts = model.config, anatomy.of(model)
     if config.model_type not in FIELDS:

@@ -14,22 +14,24 @@ codes go through rANS (`course_utils.theory.coding`). The file holds codes, tabl
 
 import math
 import time
-from collections.abc import Container
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.models import selection, sharing, walk
+from course_utils.models import experts, selection, sharing, walk
 from course_utils.theory import coding
 
 from . import gptq
+from .coded_layer import EntropyCodedLinear, column_classes
 from .compressed import Compressed
-from .convert import ExpandedLinear, frozen
-from .grids import check_matrix, exact_half, is_half
-from .layer import naming, storable
+from .grids import check_matrix, exact_half
+from .layer import naming
+
+__all__ = ["EntropyCodedLinear", "bits_per_weight", "code_bits", "column_classes", "find_step", "quantize", "relative_steps", "round_to", "walk_columns"]
 
 STEPS = ("one", "sigma", "watersic")
 CLOSE, ATTEMPTS = 0.004, 4  # bits a weight; how often the step is corrected at most
@@ -59,13 +61,6 @@ def walk_columns(weight: Tensor, H: Tensor, steps: Tensor, *, damping: float = 0
     return codes.T.contiguous().to(torch.int32)
 
 
-def column_classes(codes: Tensor, classes: int) -> Tensor:
-    """Each column's class (in,) int64: equal parts of the columns in the order of their mean |q|."""
-    spread = codes.abs().float().mean(0)
-    rank = spread.argsort(stable=True).argsort()
-    return rank * min(classes, codes.shape[1]) // codes.shape[1]
-
-
 def code_bits(codes: Tensor, classes: int = 1) -> float:
     """Bits that the codes cost at the entropy of each class of columns, tables not counted."""
     which = column_classes(codes, classes)
@@ -74,106 +69,15 @@ def code_bits(codes: Tensor, classes: int = 1) -> float:
     )
 
 
-@storable
-class EntropyCodedLinear(ExpandedLinear):
-    """y = x Ŵᵀ + b with Ŵ = Δ_j q_ij, its codes kept as one rANS stream; they are decoded at the first product.
-
-    Buffers: `stream` uint8; `table` (classes, K) int16 of frequencies; `lowest` (), the code of the table's first entry;
-    `which` (in,) uint8, each column's class; `step` (1 or in,) float16 where that is exact enough, else float32. In
-    memory the decoded codes stay, one or two bytes each; the file holds the stream.
-    """
-
-    stream: Tensor
-    table: Tensor
-    lowest: Tensor
-    which: Tensor
-    step: Tensor
-
-    def __init__(
-        self, in_features: int, out_features: int, *, stream: int = 0, classes: int = 1, symbols: int = 1, steps: int = 1,
-        step_dtype: str = "float32", bias: bool = False, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.register_buffer("stream", torch.zeros(stream, dtype=torch.uint8))
-        self.register_buffer("table", torch.zeros(classes, symbols, dtype=torch.int16))
-        self.register_buffer("lowest", torch.zeros((), dtype=torch.int32))
-        self.register_buffer("which", torch.zeros(in_features if classes > 1 else 0, dtype=torch.uint8))
-        self.register_buffer("step", torch.ones(steps, dtype=getattr(torch, step_dtype)))
-        self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
-        self._decoded: Tensor | None = None
-
-    def shape(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "in_features": self.in_features, "out_features": self.out_features, "stream": len(self.stream),
-            "classes": len(self.table), "symbols": self.table.shape[1], "steps": len(self.step),
-            "step_dtype": str(self.step.dtype).removeprefix("torch."), "bias": self.bias is not None,
-        }  # fmt: skip
-
-    @classmethod
-    def of(cls, codes: Tensor, steps: Tensor, bias: Tensor | None, *, classes: int = 1) -> "EntropyCodedLinear":
-        """The coded form of codes (out, in) and steps (in,) or a scalar."""
-        if not 1 <= classes <= 256:
-            raise CompressionError(f"classes={classes}: choose 1 to 256.")
-        rows, columns = codes.shape
-        which = column_classes(codes, classes)
-        lowest, highest = int(codes.min()), int(codes.max())
-        if highest - lowest >= 1 << coding.PRECISION:
-            raise CompressionError(f"codes span {highest - lowest + 1} values, more than {1 << coding.PRECISION}; use a larger step.")
-        shifted = (codes - lowest).long().cpu()
-        counts = torch.zeros(int(which.max()) + 1, highest - lowest + 1, dtype=torch.int64)
-        counts.index_put_((which.cpu().expand(rows, -1), shifted), torch.ones((), dtype=torch.int64), accumulate=True)
-        table = np.stack([coding.frequencies(row.numpy()) for row in counts])
-        lanes = max(8, min(128, codes.numel() // 2048))
-        data = coding.encode(shifted.numpy(), table, which.cpu().expand(rows, -1).numpy(), lanes)
-        steps = steps.reshape(-1).float()
-        layer = cls(columns, rows, stream=len(data), classes=len(table), symbols=table.shape[1], steps=len(steps))
-        layer.stream.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        layer.table.copy_(torch.from_numpy(table))
-        layer.lowest.fill_(lowest)
-        if len(table) > 1:
-            layer.which.copy_(which)
-        layer.step = steps.half() if len(steps) > 1 and is_half(steps) else steps
-        layer.bias = frozen(bias)
-        return layer.to(codes.device)
-
-    @property
-    def codes(self) -> Tensor:
-        """q (out, in), the smallest integer type that holds them."""
-        if self._decoded is None:
-            which = self.which.cpu().numpy().astype(np.int64) if len(self.which) else np.zeros(self.in_features, np.int64)
-            which = np.broadcast_to(which, (self.out_features, self.in_features))
-            flat = coding.decode(self.stream.cpu().numpy().tobytes(), self.table.cpu().numpy(), which)
-            codes = torch.from_numpy(flat).view(self.out_features, self.in_features) + int(self.lowest)
-            largest = max(-int(codes.min()), int(codes.max()))
-            kind = next(kind for kind in (torch.int8, torch.int16, torch.int32) if largest <= torch.iinfo(kind).max)
-            self._decoded = codes.to(kind).to(self.stream.device)
-        return self._decoded
-
-    @property
-    def weight(self) -> Tensor:
-        """Ŵ (out, in), float32."""
-        return self.codes.float() * self.step.float()
-
-    def forget(self) -> None:
-        """Let go of the decoded codes; the next product decodes them again."""
-        self._decoded = None
-
-    def coded_bytes(self) -> int:
-        """Bytes of everything that the weight needs: stream, tables, classes, steps."""
-        return sum(b.nbytes for b in (self.stream, self.table, self.lowest, self.which, self.step))
-
-    def extra_repr(self) -> str:
-        rate = 8 * self.coded_bytes() / (self.in_features * self.out_features)
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits per weight={rate:.3f}"
-
-
 def bits_per_weight(model: nn.Module) -> float:
     """Bits of the coded layers, with their tables, for each of their weights."""
     layers = [m for m in model.modules() if isinstance(m, EntropyCodedLinear)]
     if not layers:
         raise CompressionError("model: no layer of it is entropy-coded.")
+    return _rate(layers)
+
+
+def _rate(layers: Sequence[Any]) -> float:
     return 8 * sum(m.coded_bytes() for m in layers) / sum(m.in_features * m.out_features for m in layers)
 
 
@@ -201,62 +105,104 @@ def find_step(weights: dict[str, Tensor], relative: dict[str, Tensor], bits: flo
     return (low * high) ** 0.5
 
 
+@dataclass
+class _Part:
+    """Layers that share one factor of their steps, because they are asked for the same bits in the same way."""
+
+    names: list[str]
+    bits: float
+    classes: int
+    relative: dict[str, Tensor]
+    tried: list[float] = field(default_factory=list)  # log2 of the factor
+    took: list[float] = field(default_factory=list)
+
+    @property
+    def off(self) -> float:
+        """By how many bits a weight the last attempt missed."""
+        return abs(self.took[-1] - self.bits)
+
+    def next_try(self) -> None:
+        """Correct the factor by what was taken: a step twice as large saves one bit at high rates, less near zero bits."""
+        saved = 1.0
+        if len(self.tried) > 1 and self.tried[-1] != self.tried[-2]:
+            saved = min(1.5, max(0.3, (self.took[-2] - self.took[-1]) / (self.tried[-1] - self.tried[-2])))
+        self.tried.append(self.tried[-1] + (self.took[-1] - self.bits) / saved)
+
+
 @torch.no_grad()
 def quantize(
     model: nn.Module, calibration: Tensor | None = None, *, bits: float = 2.0, steps: str = "one", classes: int = 1,
-    damping: float = 0.01, ignore: selection.Patterns = (),
+    damping: float = 0.01, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Entropy-code every linear layer of the blocks at about `bits` bits a weight, everything counted.
 
     Without `calibration` weights are rounded; with it (token ids, (sequences, context)) columns are walked as in GPTQ.
     The step is found by rounding; a walk and the tables cost more than that, so it is corrected from what was really
-    taken, until that is within .004 bit of `bits` or four steps were tried (the nearest stays). Layers in whose names a
-    regular expression of `ignore` is found stay as they are. `details["bits_per_weight"]` is what the layers really
-    take. Works on a copy; errors name the layer.
+    taken, until that is within .004 bit of `bits` or four steps were tried (the nearest stays). `ignore`, `per_layer` as in
+    `rtn.quantize`: layers of other bits, steps or classes than the rest share a factor of their own.
+    `details["bits_per_weight"]` is what the layers really take. Works on a copy; errors name the layer.
     Raises CompressionError for bits outside 0.1 to 12, unknown `steps`, or watersic without calibration.
     """
     began = time.perf_counter()
-    if not 0.1 <= bits <= 12:
-        raise CompressionError(f"bits={bits}: choose a rate from 0.1 to 12 bits a weight.")
-    if steps not in STEPS:
-        raise CompressionError(f"steps={steps!r}: choose one of {', '.join(STEPS)}.")
-    if steps == "watersic" and calibration is None:
-        raise CompressionError("steps='watersic' follows the inputs of each layer: give calibration.")
     if calibration is not None:
         calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
+    model = sharing.structure(model) if experts.fused(model) else model
+    common: dict[str, Any] = {"bits": bits, "steps": steps, "classes": classes, "damping": damping}
+    chosen = selection.choose(model, common, ignore, per_layer)
+    for own in chosen.different():
+        _check(own, calibration)
     weights = {}
-    for name, module in selection.selected(model, ignore).items():
+    for name, module in chosen.layers.items():
         with naming(name):
             weights[name] = check_matrix(walk.weight_of(module)).float()
-    diagonals = _diagonals(model, calibration, damping, weights) if calibration is not None and steps == "watersic" else None
-    relative = relative_steps(weights, steps, diagonals)
-    tried = [math.log2(find_step(weights, relative, bits, classes))]
-    took: list[float] = []
+    parts = _parts(model, weights, chosen, calibration)
+    least = math.inf
     while True:
-        step = {name: _stored(2.0 ** tried[-1] * r) for name, r in relative.items()}
-        attempt = _coded(model, weights, step, calibration, classes, damping)
-        took.append(bits_per_weight(attempt))
-        if abs(took[-1] - bits) <= min(abs(t - bits) for t in took):
-            result, found = attempt, took[-1]
-        if abs(found - bits) <= CLOSE or len(took) == ATTEMPTS:
+        step = {name: _stored(2.0 ** part.tried[-1] * r) for part in parts for name, r in part.relative.items()}
+        attempt = _coded(model, weights, step, calibration, chosen)
+        for part in parts:
+            part.took.append(_rate([attempt.get_submodule(name) for name in part.names]))
+        if (off := max(part.off for part in parts)) < least:
+            result, least = attempt, off
+        if least <= CLOSE or len(parts[0].took) == ATTEMPTS:
             break
-        tried.append(tried[-1] + (took[-1] - bits) / _bits_lost(tried, took))
-    settings: dict[str, Any] = {"method": "entropy_coded", "bits": bits, "steps": steps, "classes": classes, **selection.kept(ignore)}
+        for part in parts:
+            part.next_try()
+    settings: dict[str, Any] = {"method": "entropy_coded", "bits": bits, "steps": steps, "classes": classes, **chosen.told}
     if calibration is not None:
         settings |= {"damping": damping, "calibration": list(calibration.shape)}
-    return Compressed(result, settings, time.perf_counter() - began, {"bits_per_weight": found})
+    return Compressed(result, settings, time.perf_counter() - began, {"bits_per_weight": bits_per_weight(result)})
 
 
-def _bits_lost(tried: list[float], took: list[float]) -> float:
-    """Bits a weight that a step twice as large saves, from the last two attempts: one at high rates, less near zero bits."""
-    if len(tried) < 2 or tried[-1] == tried[-2]:
-        return 1.0
-    return min(1.5, max(0.3, (took[-2] - took[-1]) / (tried[-1] - tried[-2])))
+def _check(own: dict[str, Any], calibration: Tensor | None) -> None:
+    if not 0.1 <= own["bits"] <= 12:
+        raise CompressionError(f"bits={own['bits']}: choose a rate from 0.1 to 12 bits a weight.")
+    if own["steps"] not in STEPS:
+        raise CompressionError(f"steps={own['steps']!r}: choose one of {', '.join(STEPS)}.")
+    if own["steps"] == "watersic" and calibration is None:
+        raise CompressionError("steps='watersic' follows the inputs of each layer: give calibration.")
+
+
+def _parts(model: nn.Module, weights: dict[str, Tensor], chosen: selection.Chosen, calibration: Tensor | None) -> list[_Part]:
+    """Layers by what they share, each part with the factor to try first."""
+    together: dict[tuple, list[str]] = {}
+    for name, own in chosen.own.items():
+        together.setdefault((own["bits"], own["steps"], own["classes"]), []).append(name)
+    follow = [name for name, own in chosen.own.items() if own["steps"] == "watersic"]
+    diagonals = _diagonals(model, calibration, {name: chosen.own[name]["damping"] for name in follow}) if calibration is not None and follow else {}
+    parts = []
+    for (bits, steps, classes), names in together.items():
+        own = {name: weights[name] for name in names}
+        relative = relative_steps(own, steps, {name: diagonals[name] for name in names} if steps == "watersic" else None)
+        part = _Part(names, bits, classes, relative)
+        part.tried.append(math.log2(find_step(own, relative, bits, classes)))
+        parts.append(part)
+    return parts
 
 
 def _coded(
-    model: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor], calibration: Tensor | None, classes: int, damping: float
+    model: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor], calibration: Tensor | None, chosen: selection.Chosen
 ) -> nn.Module:
     """A copy of `model` whose layers are coded with these steps."""
     original, model = model, sharing.structure(model, experts_apart=False).eval()
@@ -264,7 +210,7 @@ def _coded(
 
     def put(module: nn.Module, codes: Tensor) -> None:
         name = names[id(module)]
-        walk.replace(model, name, EntropyCodedLinear.of(codes, step[name], module.bias, classes=classes))
+        walk.replace(model, name, EntropyCodedLinear.of(codes, step[name], module.bias, classes=chosen.own[name]["classes"]))
 
     if calibration is None:
         for name, module in walk.compressible(model).items():
@@ -273,10 +219,14 @@ def _coded(
         return sharing.own(model, original)
     for block, states in walk.through_blocks(model, calibration, "entropy-coded"):
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
-        for module, H in gptq.block_hessians(block, states, wanted).items():
+        hessians = gptq.block_hessians(block, states, wanted)
+        for module in wanted:
             name = names[id(module)]
+            if module not in hessians:  # an expert that no token reached
+                put(module, round_to(weights[name], step[name]))
+                continue
             with naming(name):
-                codes = walk_columns(weights[name], H, step[name], damping=damping)
+                codes = walk_columns(weights[name], hessians[module], step[name], damping=chosen.own[name]["damping"])
             put(module, codes)
     return sharing.own(model, original)
 
@@ -286,14 +236,16 @@ def _stored(steps: Tensor) -> Tensor:
     return exact_half(steps) if len(steps) > 1 else steps.float()
 
 
-def _diagonals(model: nn.Module, calibration: Tensor, damping: float, chosen: Container[str]) -> dict[str, Tensor]:
-    """U_jj of each layer of the model as it is, divided by their geometric mean: the common factor says the rest."""
-    names = {id(module): name for name, module in walk.compressible(model).items() if name in chosen}
-    found = {}
+def _diagonals(model: nn.Module, calibration: Tensor, damping: dict[str, float]) -> dict[str, Tensor]:
+    """U_jj of each layer of the model as it is, divided by their geometric mean: the common factor says the rest. 1 where no token comes."""
+    layers = walk.compressible(model)
+    names = {id(layers[name]): name for name in damping}
+    found = {name: torch.ones(walk.weight_of(layers[name]).shape[1]) for name in damping}
     for block, states in walk.through_blocks(model, calibration, "Hessians"):
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
         for module, H in gptq.block_hessians(block, states, wanted).items():
-            with naming(names[id(module)]):
-                U = gptq.inverse_cholesky(gptq.damped(H, damping)).diagonal()
-            found[names[id(module)]] = U / U.log().mean().exp()
+            name = names[id(module)]
+            with naming(name):
+                U = gptq.inverse_cholesky(gptq.damped(H, damping[name])).diagonal()
+            found[name] = U / U.log().mean().exp()
     return found

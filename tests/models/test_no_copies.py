@@ -3,73 +3,24 @@
 The list is read from the package, so that a new method is tried too; what it must be given beside a model stands in GIVEN.
 """
 
-import importlib
-import inspect
-import pkgutil
-
+import methods
 import pytest
 import torch
+from methods import IDS, llama
 from peak_memory import peak_of
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from course_utils import pruning, quantization
+from course_utils import quantization
 from course_utils.models import sharing, walk
 
 FEW, MANY = 2, 5  # blocks: what a method needs beside its result is the same for both, and a whole copy would be three blocks more
 GROWTH = 1.5
-IDS = torch.randint(3, 96, (4, 16), generator=torch.Generator().manual_seed(1))
-TRAINED = ("qat.quantize", "recovery.train", "schedules.train", "schedules.one_shot", "schedules.iterative", "schedules.gradual")  # train a copy
-HELPERS = ("convert.each_layer", "vectors.quantize_model", "streaming.compress", "trellis.quantize")  # called by methods; test_streaming; slow, and as e8
-
-
-def llama(blocks=MANY):
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=2, vocab_size=96,
-    )).eval()  # fmt: skip
-
-
-def opt(blocks=MANY):
-    torch.manual_seed(0)
-    return OPTForCausalLM(OPTConfig(
-        hidden_size=64, ffn_dim=128, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=96, max_position_embeddings=64, word_embed_proj_dim=64,
-    )).eval()  # fmt: skip
-
-
-def sequential(blocks=MANY):
-    return torch.nn.Sequential(*(layer for _ in range(blocks) for layer in (torch.nn.Linear(64, 64), torch.nn.ReLU())))
-
-
-GIVEN = {
-    "calibration": lambda model: IDS,
-    "scores": lambda model: {n: walk.weight_of(m).abs() for n, m in walk.compressible(model).items()},
-    "bits": lambda model: {n: torch.full((len(walk.weight_of(m)),), 4) for n, m in walk.compressible(model).items()},
-}
-SETTINGS = {  # less to search
-    "awq.quantize": {"alphas": (0.0, 0.5)}, "additive.quantize": {"entries": 16, "codebooks": 1, "rounds": 1, "beam": 1, "calibration": None,
-                          "shared": False},  # shared codebooks are learned from vectors of all layers, held together
-    "e8.quantize": {"calibration": None},
-}  # fmt: skip
-MODELS = {"width.prune_heads": opt, "sequential.prune": sequential}
-
-
-def found():
-    for package in (quantization, pruning):
-        for module in pkgutil.iter_modules(package.__path__):
-            home = importlib.import_module(f"{package.__name__}.{module.name}")
-            for name, made in vars(home).items():
-                own = inspect.isfunction(made) and made.__module__ == home.__name__ and not name.startswith("_")
-                signature = inspect.signature(made) if own else None
-                if signature and "Compressed" in str(signature.return_annotation) and next(iter(signature.parameters), "") == "model":
-                    yield f"{module.name}.{name}", made, signature
-
-
-METHODS = {name: (made, signature) for name, made, signature in found() if name not in TRAINED + HELPERS}
+OTHERS = (*methods.TRAINED, *methods.SHARED, "trellis.quantize")  # test_streaming; slow, and as e8
+METHODS = {name: (made, signature) for name, made, signature in methods.found() if name not in OTHERS}
 
 
 def test_methods_are_found():
     assert {"gptq.quantize", "awq.quantize", "smoothquant.quantize", "sparsegpt.prune", "structured.prune_heads"} <= METHODS.keys()
-    assert set(TRAINED + HELPERS) <= {name for name, *_ in found()}
+    assert set(OTHERS) <= {name for name, *_ in methods.found()}
 
 
 def bytes_of(*models):
@@ -86,11 +37,8 @@ def test_what_is_new_is_the_result_and_the_same_for_every_depth(name, monkeypatc
 
 def blocks_beside_the_result(name, blocks):
     made, signature = METHODS[name]
-    model = MODELS.get(name, llama)(blocks)
-    # a static range may be asked of calibration, so it is given wherever it can be
-    wanted = [p for n, p in signature.parameters.items() if n != "model" and p.kind is not p.VAR_KEYWORD and (p.default is p.empty or n == "calibration")]
-    assert {p.name for p in wanted} <= GIVEN.keys(), "a new method: say in GIVEN what it must be given"
-    given = {p.name: GIVEN[p.name](model) for p in wanted} | SETTINGS.get(name, {})
+    model = methods.model_for(name, blocks)
+    given = methods.given(name, signature, model)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     objects = list(map(id, (*model.parameters(), *model.buffers())))
     result, most = peak_of(lambda: made(model, **given))
@@ -106,7 +54,7 @@ def blocks_beside_the_result(name, blocks):
 @pytest.mark.parametrize("observer", [None, "min_max"])
 def test_smoothquant_is_w8a8_of_the_smoothed_model(observer):
     """Scaled only when used, layer by layer, or all of them beforehand: the same bits; also where layers are left as they are."""
-    model = llama()
+    model = llama(MANY)
     settings = {"observer": observer, "ignore": "3.*(q_proj|up_proj)"}
     result = quantization.smoothquant.quantize(model, IDS, **settings)
     smoothed = quantization.smoothquant.smooth(model, IDS)

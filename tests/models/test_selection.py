@@ -1,4 +1,4 @@
-"""`ignore`, `per_layer`, coverage, and mixtures of experts in every method."""
+"""Settings of layers, coverage, and mixtures of experts. (`ignore` and `per_layer` in every method: `test_single_layers`.)"""
 
 import copy
 
@@ -21,9 +21,7 @@ from course_utils.quantization import (
     llm_int8,
     load,
     nf4,
-    qat,
     rtn,
-    smoothquant,
     w8a8,
 )
 
@@ -33,41 +31,13 @@ QUANTIZERS = {
     "rtn": lambda m, **s: rtn.quantize(m, group_size=8, **s), "gptq": lambda m, **s: gptq.quantize(m, IDS, group_size=8, **s),
     "nf4": nf4.quantize, "w8a8": w8a8.quantize, "static": lambda m, **s: w8a8.quantize(m, IDS, observer="min_max", activations="per_tensor", **s),
     "llm_int8": llm_int8.quantize, "float": floats.quantize, "kmeans": lambda m, **s: codebooks.quantize(m, bits=3, **s),
+    "entropy-coded": lambda m, **s: entropy_coded.quantize(m, IDS, bits=3.0, **s),
     "ternary": extreme.quantize, "awq": lambda m, **s: awq.quantize(m, IDS, group_size=8, **s),
 }  # fmt: skip
 PRUNERS = {
     "magnitude": magnitude.prune, "wanda": lambda m, **s: wanda.prune(m, IDS, **s), "sparsegpt": lambda m, **s: sparsegpt.prune(m, IDS, **s),
 }  # fmt: skip
-OTHERS = {  # not for mixtures of experts
-    "qat": lambda m, **s: qat.quantize(m, IDS, bits=4, group_size=8, steps=2, batch=2, **s),
-    "smoothquant": lambda m, **s: smoothquant.quantize(m, IDS, **s),
-    "entropy-coded": lambda m, **s: entropy_coded.quantize(m, bits=3.0, **s),
-    "watersic": lambda m, **s: entropy_coded.quantize(m, IDS, bits=3.0, steps="watersic", **s),
-}  # fmt: skip
-METHODS = {**QUANTIZERS, **PRUNERS, **OTHERS}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_ignored_layers_stay_as_they_are(method, tmp_path):
-    model = tiny_models.model_of("llama")
-    result = METHODS[method](model, ignore=[r"down_proj$", r"layers\.0\."])
-    assert result.settings["ignore"] == [r"down_proj$", r"layers\.0\."]
-    dense = dict(model.named_modules())
-    left = 0
-    for name, module in walk.linears(result.model).items():
-        if "down_proj" in name or "layers.0." in name:
-            left += 1
-            if method not in ("awq", "smoothquant"):  # they scale them with the others
-                assert torch.equal(module.weight, dense[name].weight), name
-    assert left == 6 + 6 and any(not torch.equal(a, b) for a, b in zip(result.model.parameters(), model.parameters(), strict=False))
-    for name in walk.compressible(model):
-        assert (name in result.coverage["left"]) == ("down_proj" in name or "layers.0." in name)
-    result.save(tmp_path / "model")
-    with torch.no_grad():
-        torch.testing.assert_close(load(tmp_path / "model")(IDS).logits, result.model(IDS).logits, atol=1e-5, rtol=1e-5)
-    for bad, message in (("nowhere", "found in no layer's name"), ("(", "no regular expression"), (".", "leaves no layer")):
-        with pytest.raises(CompressionError, match=message):
-            METHODS[method](model, ignore=bad)
+METHODS = {**QUANTIZERS, **PRUNERS}
 
 
 def test_settings_of_single_layers():
@@ -115,7 +85,7 @@ def test_coverage_counts_every_parameter_once():
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "awq" and m not in OTHERS])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "awq"])
 def test_mixtures_of_experts_are_reached(kind, method, tmp_path):
     model = tiny_models.model_of(kind)
     before = copy.deepcopy(model.state_dict())

@@ -50,12 +50,14 @@ def test_each_method_writes_a_model_that_is_read_back(method, course, tmp_path):
 
 
 def test_the_command_and_the_call_give_the_same_model(course, tmp_path):
-    settings = ["--bits", "3", "--group-size", "32", "--act-order", "--seed", "5", "--ignore", r"\.0\.mlp"]
+    settings = ["--bits", "3", "--group-size", "32", "--act-order", "--seed", "5", "--ignore", r"\.0\.mlp", "--per-layer", '{"down_proj": {"bits": 4}}']
     assert course("compress", "bundled", "--method", "gptq", *settings, *FEW, "--out", tmp_path / "out")[0] == 0
     network, tokenizer = models.load()
     ids = evaluation.calibration(tokenizer, n=4, context=32, seed=5)
-    wanted = quantization.gptq.quantize(network, ids, bits=3, group_size=32, act_order=True, ignore=r"\.0\.mlp").model.state_dict()
-    found = opened(str(tmp_path / "out"))[0].model.state_dict()
+    wanted = quantization.gptq.quantize(network, ids, bits=3, group_size=32, act_order=True, ignore=r"\.0\.mlp", per_layer={"down_proj": {"bits": 4}}).model.state_dict()
+    made = opened(str(tmp_path / "out"))[0]
+    assert made.settings["ignore"] == [r"\.0\.mlp"] and made.settings["per_layer"] == {"down_proj": {"bits": 4}}
+    found = made.model.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -133,6 +135,8 @@ WRONG = {
     "too few": ["evaluate", "{small}", "--text", "{short}"],
     "--context": ["evaluate", "{small}", "--context", "1"],
     "ignore": ["compress", "bundled", "--method", "rtn", "--ignore", "[", "--out", "{new}"],
+    "no JSON such as": ["compress", "bundled", "--method", "rtn", "--per-layer", "down_proj=8", "--out", "{new}"],
+    "'down_proj' sets bit;": ["compress", "bundled", "--method", "rtn", "--per-layer", '{{"down_proj": {{"bit": 8}}}}', "--out", "{new}"],
 }
 
 
