@@ -106,14 +106,14 @@ def train(
     with movement or apply.each_step(model), apply.each_step(model, after=hold):
         fitted = recovery.run(
             model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed, validation=validation, folder=folder,
-            every=every, progress=progress, told={"path": path, "pattern": pattern, "update": update}, title=name,
+            every=every, progress=progress, told={"path": path, "pattern": pattern, "update": update, **chosen.told}, title=name,
         )  # fmt: skip
     settings = {
         "method": name, "score": score, "pattern": pattern or "per_layer", "steps": steps, "update": update, "peak": peak,
         "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model), **chosen.told,
     }  # fmt: skip
     return Compressed(
-        model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": apply.zeros(model)}
+        model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": {n: share for n, share in apply.zeros(model).items() if n in chosen.own}}
     )
 
 

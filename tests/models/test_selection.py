@@ -31,7 +31,7 @@ QUANTIZERS = {
     "rtn": lambda m, **s: rtn.quantize(m, group_size=8, **s), "gptq": lambda m, **s: gptq.quantize(m, IDS, group_size=8, **s),
     "nf4": nf4.quantize, "w8a8": w8a8.quantize, "static": lambda m, **s: w8a8.quantize(m, IDS, observer="min_max", activations="per_tensor", **s),
     "llm_int8": llm_int8.quantize, "float": floats.quantize, "kmeans": lambda m, **s: codebooks.quantize(m, bits=3, **s),
-    "entropy-coded": lambda m, **s: entropy_coded.quantize(m, IDS, bits=3.0, **s),
+    "entropy-coded": lambda m, **s: entropy_coded.quantize(m, bits=3.0, **s),
     "ternary": extreme.quantize, "awq": lambda m, **s: awq.quantize(m, IDS, group_size=8, **s),
 }  # fmt: skip
 PRUNERS = {
