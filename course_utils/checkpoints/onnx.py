@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.models import walk
 from course_utils.quantization import Compressed
-from course_utils.quantization.layer import KINDS
+from course_utils.quantization.layer import KINDS, QuantizedLinear
 
 from . import files
 
@@ -117,9 +117,55 @@ def _warn_of_the_rest(graph: Any) -> None:
         )  # fmt: skip
 
 
-def run(file: str | Path, input_ids: Tensor) -> Tensor:
-    """Logits of an exported file for token ids (batch, sequence), by ONNX Runtime on the CPU."""
+def with_codes(source: str | Path, file: str | Path, result: Compressed) -> int:
+    """An exported file of `result` in which each weight with one scale for an output is its own codes; returns its bytes.
+
+    A matrix W^T in float32 becomes DequantizeLinear(codes int8, scale, axis 1), which any runtime of ONNX reads. For symmetric grids
+    of 8 bits or fewer; other layers stay in float32. Raises CompressionError where the file holds none of the layers' weights.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model, found = onnx.load(source), 0
+    layers = [m for m in files.model_of(result).modules() if isinstance(m, QuantizedLinear) and m.symmetric and m.groups == 1]
+    by_value = {m.weight.T.contiguous().numpy().tobytes(): m for m in layers}
+    for tensor in list(model.graph.initializer):
+        layer = by_value.get(numpy_helper.to_array(tensor).tobytes()) if len(tensor.dims) == 2 else None
+        if layer is None:
+            continue
+        codes = (layer.codes.short() - 2 ** (layer.bits - 1)).to(torch.int8).T.contiguous()
+        parts = {"codes": codes.numpy(), "scale": layer.scale.float().flatten().numpy()}
+        model.graph.initializer.extend(numpy_helper.from_array(value, f"{tensor.name}.{part}") for part, value in parts.items())
+        names = [f"{tensor.name}.{part}" for part in parts]
+        model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, [tensor.name], axis=1))
+        model.graph.initializer.remove(tensor)
+        found += 1
+    if not found:
+        raise CompressionError(f"{source}: holds no weight of a symmetric layer with one scale for an output; write it from this result first.")
+    onnx.save(model, str(file))
+    return Path(file).stat().st_size
+
+
+def codes_in(file: str | Path) -> list[tuple[Tensor, Tensor]]:
+    """(codes (out, in) int8, scale (out,)) of every matrix that an ONNX file keeps as DequantizeLinear of constants."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(file).graph
+    values = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in graph.initializer}
+    nodes = [n for n in graph.node if n.op_type == "DequantizeLinear" and all(name in values for name in n.input[:2])]
+    return [(values[n.input[0]].T.contiguous(), values[n.input[1]]) for n in nodes if values[n.input[0]].dim() == 2]
+
+
+def session(file: str | Path) -> Any:
+    """An ONNX Runtime session on the CPU. Products with coded weights are added up in float32 there; by default inputs are rounded to INT8."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["logits"], {"input_ids": input_ids.long().numpy()})[0])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def run(file: str | Path, input_ids: Tensor) -> Tensor:
+    """Logits of an exported file for token ids (batch, sequence), by ONNX Runtime on the CPU."""
+    return torch.from_numpy(session(file).run(["logits"], {"input_ids": input_ids.long().numpy()})[0])

@@ -12,7 +12,7 @@ IDS = torch.randint(64, (3, 11), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(scope="module")
 def result():
-    """Three kinds of layers in one model: the export writes the values that they stand for."""
+    """Four kinds of layers in one model: the export writes the values that they stand for."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
@@ -22,6 +22,8 @@ def result():
     result = rtn.quantize(model, bits=8)
     walk.replace(result.model, "model.layers.0.mlp.up_proj", nf4.quantize(model).model.model.layers[0].mlp.up_proj)
     walk.replace(result.model, "model.layers.0.self_attn.q_proj", model.model.layers[0].self_attn.q_proj)
+    outputs = rtn.quantize(model, bits=8, group_size=-1, symmetric=True).model
+    walk.replace(result.model, "model.layers.0.mlp.gate_proj", outputs.model.layers[0].mlp.gate_proj)
     return result
 
 
@@ -47,6 +49,20 @@ def test_dynamic_int8_and_four_bits(result, exported):
     assert layout.quantize_4bit(exported, int4) < 0.6 * size
     error = {file: float((layout.run(file, IDS) - exact).norm() / exact.norm()) for file in (int8, int4)}
     assert 0 < error[int8] < 0.05 and error[int8] < error[int4] < 0.3
+
+
+def test_codes_stand_in_the_graph_and_are_read_back(result, exported):
+    """One layer has a symmetric scale for each output: its codes go into the file, and ONNX Runtime computes with them."""
+    file = exported.with_name("codes.onnx")
+    layer = result.model.model.layers[0].mlp.gate_proj
+    assert layout.with_codes(exported, file, result) < exported.stat().st_size - 2.9 * layer.weight.numel()
+    ((codes, scale),) = layout.codes_in(file)
+    assert torch.equal(codes.int() + 128, layer.codes.int()) and torch.equal(scale, layer.scale.float().flatten())
+    with torch.no_grad():
+        torch.testing.assert_close(layout.run(file, IDS), result.model(input_ids=IDS).logits, rtol=1e-4, atol=1e-5)
+    assert layout.codes_in(exported) == []
+    with pytest.raises(CompressionError, match="holds no weight of a symmetric layer"):
+        layout.with_codes(exported, file, rtn.quantize(LlamaForCausalLM(result.model.config), bits=8, group_size=-1, symmetric=True))
 
 
 def test_errors(tmp_path):
