@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +34,8 @@ def parts(model: PreTrainedModel) -> list[Part]:
     hidden, vocabulary = model.config.hidden_size, model.config.vocab_size
     found: list[Part] = [("ends", hidden, vocabulary)]
     for block in walk.blocks(model):
-        attention, mlp = getattr(block, "self_attn", None), getattr(block, "mlp", None)
+        attention: Any = getattr(block, "self_attn", None)
+        mlp: Any = getattr(block, "mlp", None)
         if not hasattr(attention, "o_proj") or not hasattr(mlp, "down_proj"):
             raise CompressionError(f"model: blocks of {type(model).__name__} are not those of Llama; tables are made for Llama-like models.")
         found.append(("attention", hidden, walk.weight_of(attention.o_proj).shape[1] // attention.head_dim))
@@ -90,7 +93,7 @@ def measure(
     ids = torch.randint(4, (batch, context), generator=torch.Generator().manual_seed(0))
     jobs: dict[str, Callable[[], object]] = {f"{i}": _job(part, ids) for i, part in enumerate(dict.fromkeys(wanted))}
     for name, model in (models or {}).items():
-        jobs[f"model {name}"] = lambda model=model: _run(model, ids)
+        jobs[f"model {name}"] = partial(_run, model, ids)
     found = timing.best(jobs, turns=turns)
     table = LatencyTable({part: found[f"{i}"] for i, part in enumerate(dict.fromkeys(wanted))}, batch, context)
     return table, {name: found[f"model {name}"] for name in models or {}}
@@ -107,7 +110,8 @@ def _job(part: Part, ids: Tensor) -> Callable[[], object]:
         model = llama(2, 32, 0, hidden=hidden, vocabulary=width)
         return lambda: _run(model, ids)
     model = llama(width if kind == "attention" else 2, width if kind == "mlp" else 32, 1, hidden=hidden, vocabulary=8)
-    block, states = walk.blocks(model)[0], torch.randn(*ids.shape, hidden, generator=torch.Generator().manual_seed(1))
+    block: Any = walk.blocks(model)[0]
+    states = torch.randn(*ids.shape, hidden, generator=torch.Generator().manual_seed(1))
     if kind == "mlp":
         return _without_gradients(lambda: states + block.mlp(block.post_attention_layernorm(states)))
     angles = model.model.rotary_emb(states, torch.arange(ids.shape[1])[None])

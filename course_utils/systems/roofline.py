@@ -9,6 +9,7 @@ intensity. Below the ridge I = P / M the bytes decide, above it the operations.
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def packed_times(width: int, bits: tuple[int, ...], *, memory: int = 2**26, turn
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(1, width, generator=rng)
     products_ = {b: _packed(width, b, memory, rng) for b in bits}
-    found = timing.best({str(b): (lambda b=b: products_[b](x)) for b in bits}, turns=turns)
+    found = timing.best({str(b): partial(product, x) for b, product in products_.items()}, turns=turns)
     return {b: found[str(b)] for b in bits}
 
 

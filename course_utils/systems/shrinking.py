@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ def candidates(model: PreTrainedModel, calibration: Tensor, *, heads: Sequence[i
 @torch.no_grad()
 def damages(model: PreTrainedModel, ids: Tensor, options: Options) -> dict[str, dict[int, float]]:
     """KL from the original, nats a token, when one part alone has each width; `ids` of another text than the final judge."""
-    original, found = by_window.predictions(model, ids), {}
+    original = by_window.predictions(model, ids)
+    found: dict[str, dict[int, float]] = {}
     for name, widths in options.items():
         module = model.get_submodule(name)
         with kept_weight(module) as weight:
@@ -107,7 +109,8 @@ def build(model: PreTrainedModel, options: Options, chosen: Mapping[str, int]) -
 
 def _unit(model: PreTrainedModel, name: str) -> int:
     """Inputs of a layer that belong to one unit: a head's, or one."""
-    return walk.blocks(model)[0].self_attn.head_dim if name.endswith("o_proj") else 1
+    attention: Any = walk.blocks(model)[0].self_attn
+    return attention.head_dim if name.endswith("o_proj") else 1
 
 
 def uniform(options: Options, cost: Mapping[str, Mapping[int, float]], budget: float) -> dict[str, int]:
