@@ -1,16 +1,19 @@
-"""Lesson 5.3 on the bundled model, with three calibration sets: GPTQ and Qronos at equal bits, low rank with and without whitening.
+"""Lesson 5.3 on the bundled model, with three calibration sets: GPTQ, Qronos and GPTAQ at equal bits, low rank with and without whitening.
 
-    python benchmarks/rotations.py      # two minutes on one core
+    python benchmarks/rotations.py relatives   # three minutes on one core; a run that was stopped goes on
+    python benchmarks/rotations.py low-rank    # one minute
 
-A calibration set is 16 × 256 tokens, the same for all rows of a table. Both walks have damping .01 and no fallback on rounding.
+A calibration set is 16 × 256 tokens, the same for all rows of a table. All walks have damping .01 and no fallback on rounding.
 Writes learn/tables/relatives-2-bit.json, relatives-3-bit.json and low-rank.json.
 """
 
-from tables import PROTOCOL, bundled
+import sys
+
+from tables import PROTOCOL, Kept, bundled
 
 from course_utils import evaluation
 from course_utils.evaluation.comparison import compare
-from course_utils.quantization import gptq, low_rank, qronos, rtn
+from course_utils.quantization import gptaq, gptq, low_rank, qronos, rtn
 
 COMMAND = "python benchmarks/rotations.py"
 RATIOS = (0.9, 0.7, 0.5)
@@ -19,20 +22,31 @@ RATIOS = (0.9, 0.7, 0.5)
 def main() -> None:
     model, tokenizer, divergences = bundled()
     sets = {seed: evaluation.calibration(tokenizer, "bundled", n=16, context=256, seed=200 + seed) for seed in (0, 1, 2)}
+    if "low-rank" in sys.argv:
+        return ranks(model, sets, divergences)
     for bits in (2, 3):
-        grid = {"bits": bits, "group_size": 64}
+        grid, name = {"bits": bits, "group_size": 64}, f"relatives-{bits}-bit"
+        kept = Kept(name)
+
+        def row(label, method, kept=kept, **settings):
+            return lambda seed: kept.tensor(f"{label} {seed}", lambda: divergences(method(model, sets[seed], **settings).model))
+
         rows = {
             "rounding": divergences(rtn.quantize(model, **grid).model),
-            "GPTQ": lambda seed, grid=grid: divergences(gptq.quantize(model, sets[seed], never_worse=False, **grid).model),
-            "Qronos": lambda seed, grid=grid: divergences(qronos.quantize(model, sets[seed], **grid).model),
+            "GPTQ": row("GPTQ", gptq.quantize, never_worse=False, **grid),
+            "Qronos": row("Qronos", qronos.quantize, **grid),
+            "GPTAQ": row("GPTAQ", gptaq.quantize, **grid),
+            "GPTAQ, α = 1": row("GPTAQ, α = 1", gptaq.quantize, alpha=1, **grid),
         }
         table = compare(
             f"{bits} bits in groups of 64: KL from the original", rows, against="GPTQ", unit="nats",
             protocol=f"{PROTOCOL}; 3 calibration sets of 16 × 256 tokens",
         )  # fmt: skip
         print(table, flush=True)
-        table.save(f"relatives-{bits}-bit", command=COMMAND)
+        table.save(name, command=f"{COMMAND} relatives")
 
+
+def ranks(model, sets, divergences) -> None:
     rounded = rtn.quantize(model, bits=8, group_size=-1)
     rows, bytes_of = {"INT8, a scale a row": divergences(rounded.model)}, {"INT8, a scale a row": rounded.bytes_on_disk}
     for ratio in RATIOS:
@@ -46,7 +60,7 @@ def main() -> None:
         columns={"MB on disk": {row: round(size / 1e6, 2) for row, size in bytes_of.items()}},
     )  # fmt: skip
     print(table, flush=True)
-    table.save("low-rank", command=COMMAND)
+    table.save("low-rank", command=f"{COMMAND} low-rank")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Kept:
         parser = argparse.ArgumentParser()
         parser.add_argument("--seconds", type=float, default=float("inf"))
         parser.add_argument("--anew", action="store_true")
-        given = parser.parse_args()
+        given = parser.parse_known_args()[0]  # other words choose the table
         self.file = Path.home() / ".cache" / "course-benchmarks" / f"{name}.json"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.values = {} if given.anew or not self.file.exists() else json.loads(self.file.read_text())

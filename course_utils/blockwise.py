@@ -10,7 +10,7 @@ from course_utils.errors import CompressionError
 from course_utils.models.shards import Shards
 from course_utils.quantization import Compressed, compressed, streaming
 
-METHODS = ("rtn", "gptq", "hqq", "nf4", "magnitude", "wanda", "sparsegpt")
+METHODS = ("rtn", "gptq", "hqq", "nf4", "mxfp4", "nvfp4", "e8p", "trellis", "magnitude", "wanda", "sparsegpt")
 
 
 def shards_of(given: argparse.Namespace, packed_by: Callable[[Path], str | None]) -> tuple[Shards | None, str]:
@@ -19,6 +19,10 @@ def shards_of(given: argparse.Namespace, packed_by: Callable[[Path], str | None]
         return None, ""
     if given.format != "course":
         return None, f"--format {given.format} is written from all of it (for a large one: --format course, then course export)."
+    if given.method in ("qronos", "gptaq"):
+        return None, f"{given.method} runs the original beside it."
+    if given.method == "additive":
+        return None, "its layers share codebooks that are learned from all of them."
     if given.method not in METHODS:
         return None, f"{given.method} looks at all of it at once."
     if given.pattern == "global":

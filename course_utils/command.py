@@ -28,14 +28,24 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = { 
     "rtn": (quantization.rtn.quantize, False, GRID),
     "gptq": (quantization.gptq.quantize, True, (*GRID, "act_order")),
     "awq": (quantization.awq.quantize, True, GRID),
+    "qronos": (quantization.qronos.quantize, True, GRID),
+    "gptaq": (quantization.gptaq.quantize, True, (*GRID, "act_order")),
     "nf4": (quantization.nf4.quantize, False, ()),
-    "mxfp4": (lambda model, **more: quantization.microscaling.quantize(model, scheme="MXFP4", **more), False, ()),
-    "nvfp4": (lambda model, **more: quantization.microscaling.quantize(model, scheme="NVFP4", four_over_six=True, **more), False, ()),
+    "mxfp4": (quantization.microscaling.quantize, False, ()),
+    "nvfp4": (quantization.microscaling.quantize, False, ()),
     "hqq": (quantization.hqq.quantize, False, ("bits", "group_size")),
+    "e8p": (quantization.e8.quantize, True, ("group_size",)),
+    "trellis": (quantization.trellis.quantize, True, ("bits", "group_size", "state_bits")),
+    "additive": (quantization.additive.quantize, True, ("group_size",)),
     "magnitude": (pruning.magnitude.prune, False, SHARE),
     "wanda": (pruning.wanda.prune, True, SHARE),
     "sparsegpt": (pruning.sparsegpt.prune, True, SHARE),
 }
+MIXED = {"rotation": 0}  # codes for normal numbers want rows and columns mixed
+FIXED: dict[str, dict[str, Any]] = {  # settings that make a method of the command line out of a function
+    "mxfp4": {"scheme": "MXFP4"}, "nvfp4": {"scheme": "NVFP4", "four_over_six": True}, "e8p": MIXED, "trellis": {**MIXED, "state_bits": 8},
+    "additive": MIXED,
+}  # fmt: skip
 FORMATS: dict[str, Callable[..., int]] = {
     "course": lambda what, out, tokenizer: what.save(out, tokenizer),
     "gptq": checkpoints.gptq.write, "awq": checkpoints.awq.write,
@@ -57,11 +67,11 @@ EXAMPLES = """examples:
 def compress(given: argparse.Namespace) -> dict[str, Any]:
     """Compress, write, and say what was reached, what was left and how many bytes it took."""
     method, calibrates, names = METHODS[given.method]
-    chosen = {name: getattr(given, name) for name in (*GRID, "act_order", *SHARE) if getattr(given, name) is not None}
+    chosen = {name: getattr(given, name) for name in (*GRID, "act_order", "state_bits", *SHARE) if getattr(given, name) is not None}
     if wrong := sorted(set(chosen) - set(names)):
         options = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise CompressionError(f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}.")
-    chosen |= {"per_layer": of_layers(given.per_layer)} if given.per_layer else {}
+    chosen = FIXED.get(given.method, {}) | chosen | ({"per_layer": of_layers(given.per_layer)} if given.per_layer else {})
     writable(given.out, given.format)
     shards, why = blockwise.shards_of(given, packed_by)
     if shards is not None:
@@ -233,6 +243,7 @@ def parsers(commands: Any) -> None:
     small.add_argument("--group-size", type=int)
     for flag in ("--symmetric", "--act-order"):
         small.add_argument(flag, action="store_true", default=None)
+    small.add_argument("--state-bits", type=int, help="of a trellis's register (default: 8); time doubles with each")
     small.add_argument("--sparsity", type=float)
     small.add_argument("--pattern", help="such as 2:4")
     small.add_argument("--ignore", action="append", help="a layer's name, or a regular expression on names: such layers stay as they are (repeat it)")

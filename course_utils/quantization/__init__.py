@@ -15,6 +15,7 @@ from . import (
     floats,
     folding,
     formats,
+    gptaq,
     gptq,
     grids,
     hadamard,
@@ -26,6 +27,7 @@ from . import (
     microscaling,
     nf4,
     observers,
+    paired,
     posit,
     qat,
     qronos,
@@ -43,7 +45,7 @@ from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
     "Compressed", "Grid", "LayerResult", "QuantizedLinear", "additive", "approximate", "awq", "cayley", "codebooks", "decoding", "dequantize",
-    "e8", "entropy_coded", "extreme", "fake_quantize", "floats", "folding", "formats", "gptq", "grids", "hadamard", "hqq", "kv_cache",
-    "llm_int8", "load", "logarithmic", "low_rank", "make_grid", "microscaling", "nf4", "observers", "pack", "posit", "qat", "qronos",
+    "e8", "entropy_coded", "extreme", "fake_quantize", "floats", "folding", "formats", "gptaq", "gptq", "grids", "hadamard", "hqq", "kv_cache",
+    "llm_int8", "load", "logarithmic", "low_rank", "make_grid", "microscaling", "nf4", "observers", "pack", "paired", "posit", "qat", "qronos",
     "quantize", "rotations", "rtn", "smoothquant", "trellis", "unpack", "value_tables", "vectors", "w8a8",
 ]  # fmt: skip

@@ -152,8 +152,8 @@ def vectors_of(weight: Tensor, width: int, group_size: int | None) -> Tensor:
 def quantize_layer(
     weight: Tensor, H: Tensor | None = None, *, width: int = 8, codebooks: int = 2, entries: int = 256, group_size: int | None = None,
     rounds: int = 8, beam: int = 8, seed: int = 0, damping: float = 0.01, vectors: Tensor | None = None,
-) -> tuple[AdditiveLinear, Tensor]:  # fmt: skip
-    """Additive codes of a weight (out, in): the packed layer and its Ŵ. With H, block LDLQ over groups of `width`.
+) -> AdditiveLinear:  # fmt: skip
+    """Additive codes of a weight (out, in): the packed layer, whose `weight` is Ŵ. With H, block LDLQ over groups of `width`.
 
     `vectors` (M, K, width) float16: codebooks learned before, kept as this very tensor; without them this layer learns its own.
     """
@@ -180,7 +180,7 @@ def quantize_layer(
     layer = AdditiveLinear(columns, rows, width=width, codebooks=codebooks, entries=entries, groups=scale.shape[1])
     layer.vectors = vectors
     layer._fill(pack(found.reshape(rows, -1), layer.bits), weight, scale, H)
-    return layer, layer.weight
+    return layer
 
 
 def sampled(x: Tensor, seed: int, n: int = SAMPLE) -> Tensor:
@@ -205,6 +205,8 @@ def quantize(
         "beam": beam, "seed": seed, "rotation": rotation,
     }  # fmt: skip
     vectors = None
+    if shared and walk.source_of(model) is not None:
+        raise CompressionError("additive: shared codebooks are learned from layers of the whole model, which is not in memory here; give shared=False.")
     if shared:
         for pattern, changes in (per_layer or {}).items():
             if wrong := set(changes) & set(LEARNED):
@@ -216,7 +218,7 @@ def quantize(
         pool = torch.cat([sampled(vectors_of(w, width, _fitting(group_size, w)), seed, part) for w in weights])
         vectors = learn(sampled(pool, seed), codebooks=codebooks, entries=entries, rounds=rounds, beam=beam, seed=seed)[0].half()
 
-    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> tuple[ScaledCodes, Tensor]:
+    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
         return quantize_layer(weight, H, **own, damping=damping, vectors=vectors)
 
     result = quantize_model(model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer)

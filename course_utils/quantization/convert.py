@@ -1,8 +1,9 @@
-"""Replace every linear layer of a copy of a model; shared by the methods that look at one layer at a time."""
+"""Replace every linear layer of a copy of a model; shared by the methods that look at one layer at a time, with calibration or without."""
 
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
+from .hessians import block_hessians, warn_of_few_tokens
 from .layer import QuantizedLinear, naming
 
-Make = Callable[[str, nn.Module, dict[str, Any]], nn.Module]  # name, layer, its settings → the layer in its place
+Made = nn.Module | tuple[nn.Module, dict[str, Any]]  # the layer in a layer's place, and what is told of it: plain values by name
+Make = Callable[..., Made]  # of a layer's name, the layer, its settings, and with calibration what was `Seen`
 
 
 class FixedBuffers(nn.Module):
@@ -40,31 +43,66 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
     return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What calibration brought to a layer: H = (2/N) XᵀX (in, in) of its N `tokens`, None where none reached it.
+
+    `few`: fewer tokens than it has inputs, though the calibration has as many. So it is with experts; H is then singular.
+    """
+
+    H: Tensor | None
+    tokens: int
+    few: bool
+
+
 def layer_by_layer(
     model: nn.Module, make: Make, settings: dict[str, Any], ignore: Patterns = (), per_layer: PerLayer | None = None,
-    told: dict[str, Any] | None = None,
+    told: dict[str, Any] | None = None, calibration: Any = None,
 ) -> Compressed:  # fmt: skip
     """A copy of `model` with make(name, layer, settings) in the place of each linear layer of the blocks, but for those that
     `ignore` names. `settings`: the method's name and what `per_layer` may change (`selection.choose`); `make` is given each
     layer's own, without the method. `told`: what else the result's settings say.
 
+    With `calibration` it is make(name, layer, settings, seen), seen a `Seen` of inputs that went through the blocks done so far. What `make`
+    tells beside the layer is in the result: details[key][name]. It is kept when a model is read and written block by block.
+
     Errors that `make` raises are given the layer's name; NaN or infinity anywhere is one before any work. `model` is unchanged.
     """
     began = time.perf_counter()
     walk.check_finite(model, by_block=True)
+    if calibration is not None:
+        walk.blocks(model)  # type: ignore[arg-type]
+        calibration = walk.check_calibration(calibration, model)  # type: ignore[arg-type]
     original, model = model, sharing.structure(model).eval()
     chosen = selection.choose(model, {k: v for k, v in settings.items() if k != "method"}, ignore, per_layer)
     names = chosen.names
+    if calibration is not None:
+        warn_of_few_tokens(calibration, chosen.layers)
 
-    def one_block(block: nn.Module, _states: None) -> walk.Facts:
-        for module in walk.linears(block).values():
-            if (name := names.get(id(module))) is not None:
-                with naming(name):
-                    walk.replace(model, name, make(name, module, dict(chosen.own[name])))
-        return {}
+    def one_block(block: nn.Module, states: walk.States | None) -> walk.Facts:
+        wanted = [module for module in walk.linears(block).values() if id(module) in names]
+        counts: dict[nn.Module, int] = {}
+        hessians = {} if states is None else block_hessians(block, states, wanted, counts)
+        facts: walk.Facts = {}
+        for module in wanted:
+            name, seen = names[id(module)], ()  # type: str, tuple[Seen, ...]
+            if states is not None:
+                H, tokens = hessians.pop(module, None), counts.get(module, 0)
+                seen = (Seen(H, tokens, H is None or tokens < min(len(H), calibration.numel())),)
+                del H
+            with naming(name):
+                made = make(name, module, dict(chosen.own[name]), *seen)
+            layer, facts[name] = made if isinstance(made, tuple) else (made, {})
+            walk.replace(model, name, layer)
+        return facts
 
-    walk.each_block(model, one_block, settings["method"])
-    return Compressed(sharing.own(model, original), {**settings, **(told or {}), **chosen.told}, time.perf_counter() - began)
+    details: dict[str, dict[str, Any]] = {}
+    for name, found in walk.each_block(model, one_block, settings["method"], calibration).items():
+        for key, value in found.items():
+            details.setdefault(key, {})[name] = value
+    shape = {} if calibration is None else {"calibration": list(calibration.shape)}
+    settings = {**settings, **(told or {}), **shape, **chosen.told}
+    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
 
 
 def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = ()) -> Compressed:

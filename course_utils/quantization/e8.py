@@ -101,8 +101,8 @@ class E8Linear(ScaledCodes):
 
 def quantize_layer(
     weight: Tensor, H: Tensor | None = None, *, group_size: int | None = None, damping: float = 0.01
-) -> tuple[E8Linear, Tensor]:
-    """E8P of a weight (out, in): the packed layer and its Ŵ. With H, block LDLQ over groups of eight.
+) -> E8Linear:
+    """E8P of a weight (out, in): the packed layer, whose `weight` is Ŵ. With H, block LDLQ over groups of eight.
 
     2 bits a weight, and 16 for each scale (a row's, or a group's). Where `in` is no multiple of 8, zeros fill the last vector.
     """
@@ -125,7 +125,7 @@ def quantize_layer(
         index = torch.stack(codes, 1)
     layer = E8Linear(columns, rows, groups=scale.shape[1])
     layer._fill(torch.stack([index & 255, index >> 8], -1).to(torch.uint8).flatten(1), weight, scale, H)
-    return layer, layer.weight
+    return layer
 
 
 def quantize(
@@ -139,7 +139,7 @@ def quantize(
     """
     settings: dict[str, Any] = {"method": "e8", "group_size": group_size, "rotation": rotation}
 
-    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> tuple[ScaledCodes, Tensor]:
+    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
         return quantize_layer(weight, H, **own, damping=damping)
 
     return quantize_model(model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer)

@@ -16,7 +16,6 @@ better than rounding, but it need not be (few bits, strongly correlated inputs, 
 leave). `quantize_layer` therefore compares the two and keeps plain rounding for a layer where that is better.
 """
 
-import time
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -27,11 +26,12 @@ from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionWarning
 from course_utils.kernels import columns as columns_of
-from course_utils.models import selection, sharing, walk
+from course_utils.models import walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from . import rtn
 from .compressed import Compressed
+from .convert import Seen, layer_by_layer
 from .grids import Grid, check_bits, check_group_size, make_grid, scale_and_zero
 from .hessians import (
     LOUD,
@@ -45,7 +45,7 @@ from .hessians import (
     layer_error,
     warn_of_few_tokens,
 )  # fmt: skip
-from .layer import LayerResult, QuantizedLinear, naming
+from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
     "LOUD", "block_hessians", "check_hessian", "check_walk", "damped", "hessian", "inverse_cholesky", "is_loud", "layer_error",
@@ -94,13 +94,15 @@ def rounding_error(weight: Tensor, H: Tensor, bits: int, group_size: int | None,
 
 def _walk_columns(
     weight: Tensor, H: Tensor, bits: int, size: int, symmetric: bool, damping: float, block_size: int,
-    act_order: bool, static_groups: bool,
+    act_order: bool, static_groups: bool, mismatch: Tensor | None = None,
 ) -> LayerResult:  # fmt: skip
+    """The walk itself. `mismatch` (in, in): what `gptaq` adds to it."""
     rows, columns = weight.shape
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(columns, device=H.device)
     group_of = order // size if static_groups else torch.arange(columns, device=H.device) // size
     dead = H.diagonal()[order] == 0
     U = inverse_cholesky(damped(H[order[:, None], order] if act_order else H, damping))
+    P = None if mismatch is None else (mismatch[order[:, None], order] @ U.T).triu_(1) @ U
 
     W = weight.T[order].contiguous() if act_order else weight.T.clone(memory_format=torch.contiguous_format)
     # W is (in, out): a column of the weight is a row here
@@ -119,8 +121,12 @@ def _walk_columns(
             for first in range(-(-start // size) * size, end, size):
                 group = W[first : first + size]
                 scale[first // size], zero[first // size] = scale_and_zero(group.amin(0), group.amax(0), bits, symmetric)
+        if P is not None:
+            _hand_on_within(W[start:end], U[start:end, start:end], P[start:end, start:end])
         errors = columns_of.walk(W, U, scale, zero, group_of, codes, start, end, largest)
         W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
+        if P is not None:  # from the values before they were rounded
+            W[end:].addmm_(P[start:end, end:].T, torch.addcmul(W[start:end], errors, U.diagonal()[start:end, None]))
     del U
 
     if act_order:
@@ -128,6 +134,18 @@ def _walk_columns(
         codes, W, group_of = codes[back], W[back], group_of[back]
     grid = Grid(scale.T.contiguous(), zero.T.contiguous(), group_of, bits, symmetric)
     return LayerResult(codes.T.contiguous(), grid, W.T.contiguous())
+
+
+def _hand_on_within(W: Tensor, U: Tensor, P: Tensor) -> None:
+    """Make w_j = W_j + Σ_{i<j} (w_i P_ij − e_i U_ij), for a block of columns, GPTQ's own walk, in place.
+
+    The rows of w are w = (W − E U_s) T with T = (I − P)⁻¹ and U_s = U without its diagonal: W T in W's place, U_s T in that of U_s.
+    W is (columns, rows) here; U and P (columns, columns), P strictly upper triangular. P = 0 changes no bit.
+    """
+    one = torch.eye(len(P), dtype=P.dtype, device=P.device)
+    T = torch.linalg.solve_triangular(one - P, one, upper=True, unitriangular=True)
+    W.copy_(T.T @ W)
+    U.copy_(U.diagonal().diag() + U.triu(1) @ T)
 
 
 def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float = 0.01) -> Tensor:
@@ -164,50 +182,29 @@ def quantize(
     them with their tokens. `details["layer_error"]` holds each layer's `layer_error`, `details["rounded"]` the layers that kept rounding.
     Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does not fit the model.
     """
-    began = time.perf_counter()
-    walk.check_finite(model, by_block=True)
-    walk.blocks(model)
-    calibration = walk.check_calibration(calibration, model)
-    original, model = model, sharing.structure(model).eval()
     settings = {
-        "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
+        "method": "gptq", "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
         "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
-    chosen = selection.choose(model, settings, ignore, per_layer)
-    names = chosen.names
-    warn_of_few_tokens(calibration, chosen.layers)
 
-    def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
-        wanted = [module for module in walk.linears(block).values() if id(module) in names]
-        counts: dict[nn.Module, int] = {}
-        hessians = block_hessians(block, states, wanted, counts)
-        facts: walk.Facts = {}
-        for module in wanted:
-            name, weight, H = names[id(module)], walk.weight_of(module).float(), hessians.pop(module, None)
-            own = chosen.own[name]
-            with naming(name):
-                if H is None or counts[module] < min(len(H), calibration.numel()):
-                    result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
-                    facts[name] = {"few": counts.get(module, 0)}
-                else:
-                    result = quantize_layer(weight, H, **own)
-                    facts[name] = {"loud": is_loud(H), "error": layer_error(weight, result.weight, H)}
-            facts[name]["rounded"] = result.rounded
-            walk.replace(model, name, QuantizedLinear.of(result, module.bias))
-        return facts
+    def make(_name: str, module: nn.Module, own: dict[str, Any], seen: Seen) -> tuple[nn.Module, dict[str, Any]]:
+        weight = walk.weight_of(module).float()
+        told: dict[str, Any] = {}
+        if seen.few:
+            result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
+            told["few_tokens"] = seen.tokens
+        else:
+            result = quantize_layer(weight, seen.H, **own)
+            told |= {"loud": is_loud(seen.H), "layer_error": layer_error(weight, result.weight, seen.H)}  # type: ignore[arg-type]
+        return QuantizedLinear.of(result, module.bias), {**told, "rounded": result.rounded}  # type: ignore[arg-type]
 
-    facts = walk.each_block(model, one_block, "GPTQ", calibration)
-    loud = [name for name, found in facts.items() if found.get("loud")]
-    if loud:
+    made = layer_by_layer(model, make, settings, ignore, per_layer, calibration=calibration)
+    told = {key: made.details.get(key, {}) for key in ("layer_error", "rounded", "loud", "few_tokens")}
+    made.details = {key: [name for name in found if found[name]] if key in ("rounded", "loud") else found for key, found in told.items()}
+    if loud := made.details["loud"]:
         warnings.warn(
             f"damping: in {len(loud)} layers ({loud[0]} …) a few inputs are so loud that 1 % of the mean of diag H exceeds its "
             f"median; the mean was bounded by {LOUD} medians there. Try damping=0.001, or AWQ, which scales such inputs.",
             CompressionWarning, stacklevel=2,
         )  # fmt: skip
-    settings = {"method": "gptq", **settings, "calibration": list(calibration.shape), **chosen.told}
-    details = {
-        "layer_error": {name: found["error"] for name, found in facts.items() if "error" in found},
-        "rounded": [name for name, found in facts.items() if found["rounded"]], "loud": loud,
-        "few_tokens": {name: found["few"] for name, found in facts.items() if "few" in found},
-    }  # fmt: skip
-    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
+    return made

@@ -10,23 +10,21 @@ below, H stands for H + λI.) Without H this is the SVD of the weight. The two f
 only below r = out · in / (out + in), half the rank of a square matrix, is anything saved.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
-from course_utils.models import selection, sharing, walk
+from course_utils.models import walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .convert import frozen, layer_by_layer
+from .convert import Seen, frozen, layer_by_layer
 from .grids import check_matrix
-from .hessians import block_hessians, check_hessian, damped
-from .layer import naming, storable
+from .hessians import check_hessian, damped
+from .layer import storable
 
 PRECISIONS = ("bfloat16", "float16", "float32")
 
@@ -130,41 +128,10 @@ def compress(
     if precision not in PRECISIONS:
         raise CompressionError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}.")
     common: dict[str, Any] = {"ratio": ratio, "damping": damping, "precision": precision}
-    losses: dict[str, float] = {}
 
-    def make(name: str, module: nn.Module, own: dict[str, Any], H: Tensor | None = None) -> LowRankLinear:
+    def make(_name: str, module: nn.Module, own: dict[str, Any], seen: Seen | None = None) -> tuple[LowRankLinear, dict[str, float]]:
         weight = walk.weight_of(module)
-        found = factor(walk.exact(weight), H, rank=rank_for(own["ratio"], *weight.shape), damping=own["damping"])
-        losses[name] = found.loss
-        return LowRankLinear.of(found, module.bias, own["precision"], weight.dtype)  # type: ignore[arg-type]
+        found = factor(walk.exact(weight), seen and seen.H, rank=rank_for(own["ratio"], *weight.shape), damping=own["damping"])
+        return LowRankLinear.of(found, module.bias, own["precision"], weight.dtype), {"loss": found.loss}  # type: ignore[arg-type]
 
-    settings = {"method": "low_rank", **common}
-    if calibration is None:
-        result = layer_by_layer(model, make, settings, ignore, per_layer)
-        result.details["loss"] = losses
-        return result
-    return _whitened(model, calibration, make, settings, losses, ignore, per_layer)
-
-
-def _whitened(
-    model: PreTrainedModel | Any, calibration: Tensor, make: Any, settings: dict, losses: dict, ignore: Patterns, per_layer: PerLayer | None
-) -> Compressed:  # fmt: skip
-    began = time.perf_counter()
-    walk.check_finite(model, by_block=True)
-    calibration = walk.check_calibration(calibration, model)
-    original, model = model, sharing.structure(model).eval()
-    chosen = selection.choose(model, {k: v for k, v in settings.items() if k != "method"}, ignore, per_layer)
-    names = chosen.names
-
-    def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
-        wanted = [module for module in walk.linears(block).values() if id(module) in names]
-        hessians = block_hessians(block, states, wanted)
-        for module in wanted:
-            name = names[id(module)]
-            with naming(name):
-                walk.replace(model, name, make(name, module, chosen.own[name], hessians.pop(module, None)))
-        return {}
-
-    walk.each_block(model, one_block, "low rank", calibration)
-    settings = {**settings, "calibration": list(calibration.shape), **chosen.told}
-    return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, {"loss": losses})
+    return layer_by_layer(model, make, {"method": "low_rank", **common}, ignore, per_layer, calibration=calibration)

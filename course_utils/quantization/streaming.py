@@ -125,6 +125,10 @@ class Stream:
         whole = experts.fuse(sharing.structure(block))
         tensors = {name: narrow(tensor).contiguous().cpu() for name, tensor in whole.state_dict().items()}
         kept = {"facts": json.dumps(facts), "layers": json.dumps(compressed.layers_of(whole)), **notes}
+        seen: set[int] = set()
+        for name, tensor in tensors.items():  # what layers share is written for each of them
+            tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+            seen.add(tensor.data_ptr())
         write_tensors(self.file(number), {f"{self.shards.path}.{number}.{name}": tensor for name, tensor in tensors.items()}, kept)
 
     def done(self, number: int) -> nn.Module:

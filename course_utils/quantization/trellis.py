@@ -148,8 +148,8 @@ class TrellisLinear(ScaledCodes):
 def quantize_layer(
     weight: Tensor, H: Tensor | None = None, *, bits: int = 2, state_bits: int = 12, values: str = "normal",
     group_size: int | None = None, segment: int = 16, damping: float = 0.01, table: Tensor | None = None,
-) -> tuple[TrellisLinear, Tensor]:  # fmt: skip
-    """Trellis codes of a weight (out, in): the packed layer and its Ŵ.
+) -> TrellisLinear:  # fmt: skip
+    """Trellis codes of a weight (out, in): the packed layer, whose `weight` is Ŵ.
 
     With H, block LDLQ over segments of `segment` columns: the register goes on from one to the next, and the last one
     ends as the first began. `table`: the values in float16, kept as this very tensor, which layers can share. Raises CompressionError for bits outside 1 to 4, a row with fewer bits than the register, or
@@ -185,7 +185,7 @@ def quantize_layer(
     if values != "1mad":
         layer.table = listed.half() if table is None else table
     layer._fill(pack((states % 2**bits).to(torch.uint8), bits), weight, scale, H)
-    return layer, layer.weight
+    return layer
 
 
 def quantize(
@@ -205,7 +205,7 @@ def quantize(
 
     tables: dict[tuple[str, int], Tensor] = {}  # one for all layers with the same values
 
-    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> tuple[ScaledCodes, Tensor]:
+    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
         kind = own["values"], own["state_bits"]
         if kind not in tables:
             tables[kind] = values_of(*kind).half()

@@ -13,7 +13,6 @@ A row's scale is its root mean square times the code's own factor, and is fitted
 s = w H q / (q H q), H = 1 without calibration, q the row of code values.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.models import selection, sharing, walk
+from course_utils.models import walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from . import hadamard
 from .compressed import Compressed
-from .convert import ExpandedLinear, frozen, layer_by_layer
+from .convert import ExpandedLinear, Seen, frozen, layer_by_layer
 from .grids import check_group_size, check_matrix, exact_half, is_half
-from .hessians import block_hessians, check_walk, damped, inverse_cholesky, layer_error, warn_of_few_tokens
-from .layer import KINDS, naming
+from .hessians import check_walk, damped, inverse_cholesky, layer_error
+from .layer import KINDS
 
 Encode = Callable[[Tensor, int], Tensor]  # values (rows, g), first column → the values that their codes stand for
 
@@ -155,11 +154,11 @@ def bits_per_weight(model: nn.Module) -> float:
     layers: list[Any] = [m for m in model.modules() if type(m).__name__ in KINDS and hasattr(m, "in_features")]
     if not layers:
         raise CompressionError("model: no layer of it is compressed; quantize it first.")
-    held = {(b.data_ptr(), b.nbytes): b.nbytes for m in layers for b in m.buffers(recurse=False)}
+    held = {(b.data_ptr() or id(b), b.nbytes): b.nbytes for m in layers for b in m.buffers(recurse=False)}
     return 8 * sum(held.values()) / sum(m.in_features * m.out_features for m in layers)
 
 
-Make = Callable[[Tensor, Tensor | None, dict[str, Any]], tuple[ScaledCodes, Tensor]]  # weight, H, settings → layer, Ŵ
+Make = Callable[[Tensor, Tensor | None, dict[str, Any]], ScaledCodes]  # weight, H, settings → layer
 
 
 @torch.no_grad()
@@ -172,56 +171,22 @@ def quantize_model(
 
     `details`: `bits_per_weight`, everything counted; with calibration `layer_error` by name. Works on a copy; errors name the layer.
     """
-    began = time.perf_counter()
 
-    def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
+    def make(_name: str, module: nn.Module, own: dict[str, Any], seen: Seen | None = None) -> tuple[nn.Module, dict[str, Any]]:
         """The layer, made in the mixed basis where there is one."""
-        rotation = own.pop("rotation")
+        weight = check_matrix(walk.weight_of(module)).float()
+        rotation, H, kept = own.pop("rotation"), None if seen is None or seen.few else seen.H, weight
         if rotation is not None and H is not None:
-            weight = weight.masked_fill(H.diagonal() == 0, 0)
-            H = mixed(mixed(H, rotation).T, rotation)
-        layer, _ = layer_of(mixed_weight(check_matrix(weight), rotation), H, own)
-        layer.rotation = rotation
-        return layer
+            kept, H = weight.masked_fill(H.diagonal() == 0, 0), mixed(mixed(H, rotation).T, rotation)
+        layer = layer_of(mixed_weight(kept, rotation), H, own)
+        layer.rotation, layer.bias = rotation, frozen(module.bias)  # type: ignore[arg-type]
+        if seen is None:
+            return layer, {}
+        return layer, {"few_tokens": seen.tokens} if seen.few else {"layer_error": layer_error(weight, layer.weight, seen.H)}  # type: ignore[arg-type]
 
-    own_settings = {k: v for k, v in settings.items() if k != "method"}
-    if calibration is None:
-
-        def alone(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
-            layer = make(walk.weight_of(module).float(), None, own)
-            layer.bias = frozen(module.bias)
-            return layer
-
-        found = layer_by_layer(model, alone, settings, ignore, per_layer)
-        return Compressed(found.model, found.settings, time.perf_counter() - began, {"bits_per_weight": bits_per_weight(found.model)})
-    walk.check_finite(model, by_block=True)
-    calibration = walk.check_calibration(calibration, model)
-    original, model = model, sharing.structure(model).eval()
-    chosen = selection.choose(model, own_settings, ignore, per_layer)
-    names = chosen.names
-    warn_of_few_tokens(calibration, chosen.layers)
-
-    def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
-        wanted = [module for module in walk.linears(block).values() if id(module) in names]
-        counts: dict[nn.Module, int] = {}
-        hessians = block_hessians(block, states, wanted, counts)
-        facts: walk.Facts = {}
-        for module in wanted:
-            name, weight, H = names[id(module)], walk.weight_of(module).float(), hessians.pop(module, None)
-            few = H is None or counts[module] < min(len(H), calibration.numel())
-            with naming(name):
-                layer = make(weight, None if few else H, dict(chosen.own[name]))
-            facts[name] = {"few": counts.get(module, 0)} if few else {"error": layer_error(weight, layer.weight, H)}
-            layer.bias = frozen(module.bias)
-            walk.replace(model, name, layer)
-        return facts
-
-    facts = walk.each_block(model, one_block, settings["method"], calibration)
-    kept = {**settings, "damping": damping, "calibration": list(calibration.shape), **chosen.told}
-    result = sharing.own(model, original)
-    details = {
-        "bits_per_weight": bits_per_weight(result),
-        "layer_error": {name: fact["error"] for name, fact in facts.items() if "error" in fact},
-        "few_tokens": {name: fact["few"] for name, fact in facts.items() if "few" in fact},
-    }
-    return Compressed(result, kept, time.perf_counter() - began, details)
+    told = {} if calibration is None else {"damping": damping}
+    result = layer_by_layer(model, make, settings, ignore, per_layer, told, calibration)
+    result.details = {"bits_per_weight": bits_per_weight(result.model)} | result.details
+    if calibration is not None:
+        result.details = {"layer_error": {}, "few_tokens": {}} | result.details
+    return result

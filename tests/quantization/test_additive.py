@@ -48,10 +48,10 @@ def test_no_turn_raises_the_error():
 
 
 def test_layers_hold_codes_scales_and_codebooks():
-    layer, values = additive.quantize_layer(draw(32, 20), codebooks=3, entries=8, rounds=1)
+    layer = additive.quantize_layer(draw(32, 20), codebooks=3, entries=8, rounds=1)
     assert layer.packed.shape == (32, -(-3 * 3 * 3 // 8)) and layer.vectors.shape == (3, 8, 8)  # 3 vectors a row, 3 codes of 3 bits
     by_hand = sum(layer.vectors[m][layer.codes[..., m].long()].float() for m in range(3)).flatten(1)[:, :20]
-    assert torch.equal(values, by_hand * layer.scale.float())
+    assert torch.equal(layer.weight, by_hand * layer.scale.float())
 
 
 def test_bad_input_is_named():

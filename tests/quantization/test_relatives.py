@@ -1,4 +1,4 @@
-"""LDLQ, Qronos and low rank, against slow mathematics in float64."""
+"""LDLQ, Qronos, GPTAQ and low rank, against slow mathematics in float64."""
 
 import pytest
 import tiny_models
@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from course_utils import quantization
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.quantization import gptq, low_rank, qronos
+from course_utils.quantization import gptaq, gptq, low_rank, qronos
 from course_utils.quantization.grids import Grid, make_grid
 
 IDS = torch.randint(3, tiny_models.VOCABULARY, (8, 24), generator=torch.Generator().manual_seed(1))
@@ -106,10 +106,69 @@ def test_equal_inputs_leave_qronos_at_gptq_and_wrong_ones_are_errors():
         qronos.target(W, H, H, first="last")
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "mixtral"])
-def test_models_are_quantized_by_qronos_and_saved(kind, tmp_path):
+def slow_gptaq(W, X, Y, grid, ridge, alpha):
+    """Column by column: both steps of the columns behind it by least squares on the inputs themselves, √λ I below them."""
+    n, scale = W.shape[1], (2 / len(X)) ** 0.5
+    A = torch.cat([X * scale, ridge**0.5 * torch.eye(n, dtype=torch.float64)])
+    off = torch.cat([(Y - X) * scale, torch.zeros(n, n, dtype=torch.float64)])
+    now, out = W.clone(), torch.zeros_like(W)
+    for q in range(n):
+        g, value = grid.group_index[q], now[:, q].clone()
+        s, z = grid.scale[:, g].double(), grid.zero_point[:, g].double()
+        out[:, q] = s * ((value / s).round().add(z).clamp(0, grid.largest) - z)
+        if q + 1 < n:
+            lost = torch.outer(A[:, q], value - out[:, q]) + alpha * torch.outer(off[:, q], value)
+            now[:, q + 1 :] += torch.linalg.lstsq(A[:, q + 1 :], lost).solution.T
+    return out
+
+
+@pytest.mark.parametrize(("alpha", "block_size"), [(1.0, 1), (1.0, 5), (0.25, 128)])
+def test_gptaq_is_the_papers_walk(alpha, block_size):
+    for seed in range(4):
+        W, X, Y = layer(seed)
+        H, C = gptq.hessian(X), (2 / len(X)) * Y.T @ X
+        ridge = float((gptq.damped(H, 0.01) - H).diagonal()[0])
+        found = gptaq.quantize_layer(W, H, C, bits=4, group_size=4, static_groups=True, alpha=alpha, block_size=block_size)
+        torch.testing.assert_close(found.weight, slow_gptaq(W, X, Y, found.grid, ridge, alpha), rtol=0, atol=1e-8)
+        plain = gptq.quantize_layer(W, H, bits=4, group_size=4, static_groups=True, never_worse=False)
+        assert torch.equal(found.grid.scale, plain.grid.scale) and not torch.equal(found.weight, plain.weight)
+        turned = torch.argsort(H.diagonal(), descending=True)  # another order of columns is the same walk over them
+        ordered = gptaq.quantize_layer(W, H, C, bits=4, group_size=-1, act_order=True, alpha=alpha, block_size=block_size)
+        wanted = slow_gptaq(W[:, turned], X[:, turned], Y[:, turned], ordered.grid, ridge, alpha)
+        torch.testing.assert_close(ordered.weight[:, turned], wanted, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_with_equal_inputs_gptaq_is_gptq_bit_for_bit(dtype):
+    for seed, settings in enumerate(({"group_size": 4}, {"group_size": -1, "act_order": True}, {"group_size": 4, "block_size": 3}, {"bits": 2, "group_size": 4, "symmetric": True})):
+        W, X, Y = (t.to(dtype) for t in layer(seed))
+        H = gptq.hessian(X)
+        wanted = gptq.quantize_layer(W, H, never_worse=False, **settings)
+        for found in (gptaq.quantize_layer(W, H, H, **settings), gptaq.quantize_layer(W, H, (2 / len(X)) * Y.T @ X, alpha=0, **settings)):
+            assert torch.equal(found.weight, wanted.weight) and torch.equal(found.codes, wanted.codes) and torch.equal(found.grid.scale, wanted.grid.scale)
+    for message, arguments in (("^C:", (W, H, H[:5, :5])), ("^H:", (W, H * float("nan"), H)), ("alpha=2", (W, H, H, 2))):
+        with pytest.raises(CompressionError, match=message):
+            gptaq.quantize_layer(*arguments[:3], group_size=4, alpha=arguments[3] if len(arguments) > 3 else 1)
+
+
+def test_gptaq_comes_nearer_to_the_originals_outputs():
+    """What it is for: where inputs are off by what later columns can make up for, ‖Ŵ X − W X̃‖² is smaller than GPTQ's."""
+    errors = {0.0: 0.0, 0.25: 0.0, 1.0: 0.0}
+    for seed in range(8):
+        W, X, _ = layer(seed, tokens=200)
+        Y = X + 0.1 * X @ torch.randn(12, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tril(-1).T
+        for alpha in errors:
+            made = gptaq.quantize_layer(W, gptq.hessian(X), (2 / len(X)) * Y.T @ X, bits=8, group_size=-1, static_groups=True, alpha=alpha)
+            errors[alpha] += float((X @ made.weight.T - Y @ W.T).square().sum())
+    assert errors[1.0] < errors[0.25] < errors[0.0]
+
+
+@pytest.mark.parametrize("method", [qronos.quantize, gptaq.quantize])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "qwen2", "gemma", "mixtral"])
+@pytest.mark.filterwarnings("ignore::course_utils.errors.CompressionWarning")
+def test_models_are_quantized_beside_the_original_and_saved(kind, method, tmp_path):
     model = tiny_models.stirred(kind, 0.05, layers=2)
-    made = qronos.quantize(model, IDS, bits=3, group_size=8)
+    made = method(model, IDS, bits=3, group_size=8)
     first = gptq.quantize(model, IDS, bits=3, group_size=8)
     names = [n for n, m in made.model.named_modules() if type(m).__name__ == "QuantizedLinear"]
     block = [n for n in names if ".0." in n and "expert" not in n]

@@ -23,6 +23,10 @@ METHODS = {
     "hqq": (quantization.hqq.quantize, (), {"group_size": 8}),
     "wanda": (pruning.wanda.prune, (IDS,), {"pattern": "2:4"}),
     "sparsegpt": (pruning.sparsegpt.prune, (IDS,), {"sparsity": 0.6}),
+    "e8": (quantization.e8.quantize, (IDS,), {"rotation": 0}),
+    "trellis": (quantization.trellis.quantize, (IDS,), {"state_bits": 4, "segment": 8, "per_layer": {"down_proj": {"bits": 3}}}),
+    "additive": (quantization.additive.quantize, (), {"shared": False, "entries": 8, "rounds": 1, "ignore": "0.*v_proj"}),
+    "low_rank": (quantization.low_rank.compress, (IDS,), {"per_layer": {"down_proj": {"ratio": 0.7}}}),
     "magnitude": (pruning.magnitude.prune, (), {"ignore": "0.*v_proj"}),
 }  # fmt: skip
 PAIRS = [("llama", name) for name in METHODS] + [
@@ -58,8 +62,12 @@ def test_the_same_model_as_in_memory(kind, method, tmp_path):
     wanted = function(in_memory(place), *ids, **settings)
     wanted.save(tmp_path / "wanted")
     same(compressed.load(tmp_path / "out"), compressed.load(tmp_path / "wanted"))
-    told = {k: v for k, v in result.details.items() if k != "bytes"}
-    assert (result.settings, told, result.coverage) == (wanted.settings, wanted.details, wanted.coverage)
+    told, expected = ({k: v for k, v in r.details.items() if k not in ("bytes", "bits_per_weight")} for r in (result, wanted))
+    assert (result.settings, told, result.coverage) == (wanted.settings, expected, wanted.coverage)
+    if "bits_per_weight" in result.details:  # in the file each layer has its own table; else as in memory
+        shared = method == "trellis"
+        assert (result.details["bits_per_weight"] > wanted.details["bits_per_weight"]) == shared
+        assert shared or result.details["bits_per_weight"] == wanted.details["bits_per_weight"]
     assert result.details["bytes"] == sum(f.stat().st_size for f in (tmp_path / "out").iterdir())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out", "wanted"]
 
@@ -140,9 +148,9 @@ def test_one_block_has_its_numbers_at_a_time_and_no_state_is_kept(tmp_path, monk
         assert all(hidden.untyped_storage().nbytes() == 0 for _, hidden, _ in states.arrived)
         return plain(block, states, *rest)
 
-    plain, structure, made = quantization.gptq.block_hessians, quantization.gptq.sharing.structure, []
-    monkeypatch.setattr(quantization.gptq, "block_hessians", hessians)
-    monkeypatch.setattr(quantization.gptq.sharing, "structure", lambda m: made.append(structure(m)) or made[-1])
+    plain, structure, made = quantization.convert.block_hessians, quantization.convert.sharing.structure, []
+    monkeypatch.setattr(quantization.convert, "block_hessians", hessians)
+    monkeypatch.setattr(quantization.convert.sharing, "structure", lambda m: made.append(structure(m)) or made[-1])
     streaming.compress(place, quantization.gptq.quantize, IDS, out=tmp_path / "out", states="disk", group_size=8)
     assert held == [1] * 5
 
@@ -172,6 +180,8 @@ def test_what_cannot_go_on_is_told(tmp_path, monkeypatch):
     refuse("device='nowhere': cannot be used", place, rtn, out=out, device="nowhere")
     refuse("bits=9", place, rtn, out=out, bits=9)
     refuse("meta device", place, quantization.awq.quantize, IDS, out=out)
+    refuse("both must be in memory", place, quantization.qronos.quantize, IDS, out=out)
+    refuse("give shared=False", place, quantization.additive.quantize, out=out)
     refuse("'global'", place, pruning.magnitude.prune, out=out, pattern="global")
     refuse("states='tape'", place, quantization.gptq.quantize, IDS, out=out, states="tape")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "model"]

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from course_utils import cli, evaluation, models, pruning, quantization
-from course_utils.command import EXAMPLES, FORMATS, METHODS, opened
+from course_utils.command import EXAMPLES, FIXED, FORMATS, METHODS, opened
 from course_utils.models import walk
 
 FEW = ["--samples", "4", "--context", "32"]
+SLOW = ("e8p", "trellis", "additive")  # seconds for each block: one of them is enough
 FEWER = ["--windows", "4", "--context", "32"]
 
 
@@ -39,7 +40,7 @@ def small(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in SLOW])
 def test_each_method_writes_a_model_that_is_read_back(method, course, tmp_path):
     code, out, _ = course("compress", "bundled", "--method", method, *FEW, "--out", tmp_path / "out", "--json")
     told = json.loads(out)
@@ -47,6 +48,19 @@ def test_each_method_writes_a_model_that_is_read_back(method, course, tmp_path):
     assert told["bytes"] == sum(f.stat().st_size for f in (tmp_path / "out").rglob("*") if f.is_file()) < 0.65 * told["bytes_before"]
     model, tokenizer = opened(str(tmp_path / "out"))
     assert model.settings == told["settings"] and tokenizer.vocab_size == models.load_tokenizer().vocab_size
+
+
+@pytest.mark.parametrize("method", SLOW)
+def test_codes_of_many_weights_from_the_command_line(method, course, tmp_path, monkeypatch):
+    monkeypatch.setitem(FIXED, "additive", {**FIXED["additive"], "entries": 16, "rounds": 1})
+    ignored = ["--ignore", r"\.[1-4]\.|\.0\.mlp"]
+    code, out, err = course("compress", "bundled", "--method", method, *ignored, *FEW, "--out", tmp_path / "out", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["settings"]["rotation"] == 0 and told["bytes"] < told["bytes_before"]
+    assert ("share codebooks" in err) == (method == "additive"), "the others go block by block"
+    kinds = [type(m).__name__ for m in opened(str(tmp_path / "out"))[0].model.modules() if hasattr(m, "rotation")]
+    assert len(kinds) == 4 and set(kinds) == {{"e8p": "E8Linear", "trellis": "TrellisLinear", "additive": "AdditiveLinear"}[method]}
+    assert course("compress", "bundled", "--method", method, "--sparsity", "0.5", "--out", tmp_path / "other")[0] != 0
 
 
 def test_the_command_and_the_call_give_the_same_model(course, tmp_path):
