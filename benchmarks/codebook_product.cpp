@@ -59,6 +59,75 @@ extern "C" void one_mad(const uint8_t* codes, const float* scale, const float* x
     }
 }
 
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+// The same with vector registers: signs are a mask, the eighth sign comes from a table.
+extern "C" void e8p_vectors(const uint16_t* codes, const float* scale, const float* table, const uint8_t* parity, const float* x, float* y,
+                            int rows, int vectors) {
+    alignas(64) float sums[65536 / 8];
+    uint8_t signs[2][128];
+    for (int v = 0; v < vectors; ++v) {
+        sums[v] = 0;
+        for (int i = 0; i < 8; ++i) sums[v] += 0.25f * x[8 * v + i];
+    }
+    for (int s = 0; s < 128; ++s)
+        for (int odd = 0; odd < 2; ++odd) signs[odd][s] = s | ((__builtin_popcount(s) + odd) & 1) << 7;
+    const __m256 minus = _mm256_set1_ps(-0.0f);
+    for (int r = 0; r < rows; ++r) {
+        const uint16_t* row = codes + (long)r * vectors;
+        __m256 total[4];
+        for (int i = 0; i < 4; ++i) total[i] = _mm256_setzero_ps();
+        __m512 shift = _mm512_setzero_ps();
+        for (int v = 0; v < vectors; v += 16) {
+            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(row + v)));
+            const __m512 some = _mm512_load_ps(sums + v);
+            shift = _mm512_add_ps(shift, _mm512_mask_sub_ps(some, _mm512_test_epi32_mask(wide, _mm512_set1_epi32(1)), _mm512_setzero_ps(), some));
+            for (int i = 0; i < 16; ++i) {
+                const unsigned code = row[v + i], size = code >> 8;
+                const __m256 w = _mm256_loadu_ps(table + 8 * size);
+                const __mmask8 down = signs[parity[size]][code >> 1 & 127];
+                total[i % 4] = _mm256_fmadd_ps(_mm256_mask_xor_ps(w, down, w, minus), _mm256_loadu_ps(x + 8 * (v + i)), total[i % 4]);
+            }
+        }
+        float each[8], sum = _mm512_reduce_add_ps(shift);
+        _mm256_storeu_ps(each, _mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3])));
+        for (int i = 0; i < 8; ++i) sum += each[i];
+        y[r] = scale[r] * sum;
+    }
+}
+
+// 16 states at a time: 64 bits of the row, their pairs in reverse order, shifted 16 times; `dpbusd` adds the four bytes.
+extern "C" void one_mad_vectors(const uint8_t* codes, const float* scale, const float* x, float* y, int rows, int columns, int state_bits) {
+    const __m512i mask = _mm512_set1_epi32((1u << state_bits) - 1), times = _mm512_set1_epi32(34038481), plus = _mm512_set1_epi32(76625530);
+    const __m512i ones = _mm512_set1_epi8(1), by = _mm512_set_epi64(16, 18, 20, 22, 24, 26, 28, 30), more = _mm512_set_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    float all = 0;
+    for (int c = 0; c < columns; ++c) all += x[c];
+    for (int r = 0; r < rows; ++r) {
+        const uint8_t* row = codes + (long)r * (columns / 4);
+        __m512 total = _mm512_setzero_ps();
+        uint32_t before;
+        __builtin_memcpy(&before, row + columns / 4 - 4, 4);
+        for (int c = 0; c < columns; c += 16) {
+            uint32_t now;
+            __builtin_memcpy(&now, row + c / 4, 4);
+            uint64_t both = __builtin_bswap64((uint64_t)now << 32 | before);
+            both = (both >> 4 & 0x0f0f0f0f0f0f0f0full) | (both & 0x0f0f0f0f0f0f0f0full) << 4;
+            both = (both >> 2 & 0x3333333333333333ull) | (both & 0x3333333333333333ull) << 2;
+            before = now;  // the newest code is in the lowest two bits
+            const __m512i word = _mm512_set1_epi64((long long)both);
+            const __m256i low = _mm512_cvtepi64_epi32(_mm512_srlv_epi64(word, by));
+            const __m256i high = _mm512_cvtepi64_epi32(_mm512_srlv_epi64(word, more));
+            const __m512i state = _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), mask);
+            const __m512i z = _mm512_add_epi32(_mm512_mullo_epi32(state, times), plus);
+            const __m512 value = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), z, ones));
+            total = _mm512_fmadd_ps(value, _mm512_loadu_ps(x + c), total);
+        }
+        y[r] = scale[r] * (_mm512_reduce_add_ps(total) - 510 * all) / 147.8f;
+    }
+}
+#endif
+
 // The same product with the weights themselves.
 extern "C" void dense(const float* weight, const float* x, float* y, int rows, int columns) {
     for (int r = 0; r < rows; ++r) {

@@ -2,7 +2,7 @@
 
     python benchmarks/codebook_product.py      # half a minute
 
-codebook_product.cpp decodes while it multiplies, in plain loops; `dense` is the same product with FP32 weights (32 MB, more
+codebook_product.cpp decodes while it multiplies, in plain loops and (`vectors`) in registers of AVX-512; `dense` is the same product with FP32 weights (32 MB, more
 than a core's cache); `decode` is what a layer does here: the weight is made whole by torch, then multiplied. All take turns, the best of
 each counts, as processor time. Random codes; results are compared with those of the layers.
 """
@@ -76,10 +76,17 @@ def main() -> None:
                 packed["trellis, computed"], at(scale["trellis, computed"]), at(x), at(y), ROWS, COLUMNS, STATE_BITS
             ),
         }  # fmt: skip
-        for name, layer in layers.items():
-            ways[name]()
-            wanted = cut(layer)(x)
-            assert (y[:PART] - wanted).abs().max() < 1e-3 * wanted.abs().max(), name
+        if hasattr(run, "e8p_vectors"):  # compiled for a processor with AVX-512 VNNI
+            ways["E8P, vectors"] = lambda: run.e8p_vectors(packed["E8P"], at(scale["E8P"]), at(table), at(parity), at(x), at(y), ROWS, COLUMNS // 8)
+            ways["trellis, vectors"] = lambda: run.one_mad_vectors(
+                packed["trellis, computed"], at(scale["trellis, computed"]), at(x), at(y), ROWS, COLUMNS, STATE_BITS
+            )
+        of = {"E8P, vectors": "E8P", "trellis, vectors": "trellis, computed"}
+        for name in ways:
+            if name != "dense":
+                ways[name]()
+                wanted = cut(layers[of.get(name, name)])(x)
+                assert (y[:PART] - wanted).abs().max() < 1e-3 * wanted.abs().max(), name
         times = {name: min(seconds(way) for _ in range(2)) for name, way in ways.items()}
         for _ in range(ROUNDS):
             for name, way in ways.items():
@@ -88,9 +95,12 @@ def main() -> None:
         decode = {name: ROWS / PART * min(seconds(lambda layer=layer: layer(x)) for _ in range(3)) for name, layer in few.items()}
     print(f"{'':20} bits a weight   speed, FP32 = 1   decoded whole first")
     print(f"{'dense FP32':20} {32:13.2f} {1:17.2f}")
-    for name, layer in layers.items():
+    for name in ways:
+        if name == "dense":
+            continue
+        layer = layers[of.get(name, name)]
         bits = 8 * sum(b.nbytes for b in layer.buffers()) / (ROWS * COLUMNS)
-        print(f"{name:20} {bits:13.2f} {times['dense'] / times[name]:17.2f} {times['dense'] / decode[name]:18.3f}")
+        print(f"{name:20} {bits:13.2f} {times['dense'] / times[name]:17.2f} {times['dense'] / decode[of.get(name, name)]:18.3f}")
 
 
 if __name__ == "__main__":

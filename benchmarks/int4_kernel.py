@@ -1,8 +1,9 @@
 """Packed products against FP32, torch's own and bitsandbytes', as ratios measured in one run.
 
-    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--batch 1 4]        default: 8192, 1, all
+    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--formats mxfp4 nvfp4] [--batch 1 4]
 
-With --bits or --batch only the packed widths are compared, which is short at a width of 4096.
+Default: a width of 8192, one thread, all. With --bits, --formats or --batch only the packed widths are compared, which is short at a
+width of 4096.
 
 CPU: a square layer, groups of 64. Each contestant walks over copies of its weight that together are larger than the
 last-level cache, so that every product reads from memory; they take turns, and a ratio is that of the medians. With
@@ -12,6 +13,7 @@ wall clock, and the machine should be idle. Read: read.cpp, a sum over a large a
 
 import argparse
 import ctypes
+import dataclasses
 import itertools
 import statistics
 import subprocess
@@ -29,6 +31,7 @@ GROUP = 64
 GOALS = {"fp32": 6.0, "torch int4pack": 1.0, "bitsandbytes NF4": 1.0}  # INT4 × INT8, batch 1: times faster at least
 BANDWIDTH = 0.6  # of a plain read, at least
 BATCHES = (1, 2, 4, 8, 16, 32)
+FORMATS = {"mxfp4": "E8M0", "nvfp4": "E4M3"}  # the kinds of their scales
 
 
 def cache_bytes() -> int:
@@ -44,15 +47,27 @@ def packed(width: int, bits: int) -> kernels.PackedWeight:
     return kernels.from_codes(codes, scale, torch.randint(2**bits, scale.shape, generator=g), bits=bits)
 
 
+def blocks(width: int, kind: str) -> kernels.BlockWeight:
+    g = torch.Generator().manual_seed(0)
+    codes = torch.randint(256, (width, width // 2), generator=g, dtype=torch.uint8)
+    low, high = (118, 122) if kind == "E8M0" else (40, 88)
+    scale = torch.randint(low, high, (width, width // kernels.BLOCKS[kind]), generator=g).to(torch.uint8)
+    return kernels.BlockWeight(codes, scale, torch.tensor(0.01) if kind == "E4M3" else None, kind, width)
+
+
+def weight_of(width: int, name: int | str):
+    """The weight of a number of bits or of a format."""
+    return blocks(width, FORMATS[name]) if isinstance(name, str) else packed(width, name)
+
+
 def copies(make_one, nbytes: int, total: int):
     """An endless round over enough copies that `total` bytes are read before one comes back."""
     return itertools.cycle([make_one() for _ in range(max(2, -(-total // nbytes)))])
 
 
-def clone(weight: kernels.PackedWeight) -> kernels.PackedWeight:
-    return kernels.PackedWeight(
-        weight.codes.clone(), weight.scale.clone(), weight.zero_point.clone(), weight.bits, weight.columns
-    )
+def clone(weight):
+    held = {name: value.clone() for name, value in vars(weight).items() if isinstance(value, torch.Tensor)}
+    return dataclasses.replace(weight, **held)
 
 
 def contestants(width: int, total: int) -> dict:
@@ -109,14 +124,14 @@ def plain_read(total: int, threads: int):
     return lambda: read_all(large.data_ptr(), len(large), threads), large.nbytes
 
 
-def compare_widths(width: int, total: int, clock, widths=kernels.BITS, batch: int = 1) -> None:
-    """One batch at each of the widths, beside what the bytes allow; with act-order the input is permuted first."""
+def compare_widths(width: int, total: int, clock, widths=(*kernels.BITS, *FORMATS), batch: int = 1) -> None:
+    """One batch at each of the widths and formats, beside what the bytes allow; with act-order the input is permuted first."""
     x, dense, order = torch.randn(batch, width), torch.randn(width, width), torch.randperm(width)
     fp32 = copies(dense.clone, dense.nbytes, total)
     print(f"batch {batch}, times faster than fp32 (part of what the bytes allow):")
     print("            bytes         × float          × INT8  × float, act-order")
-    for bits in widths:
-        one = packed(width, bits)
+    for name in widths:
+        one = weight_of(width, name)
         weights = copies(lambda w=one: clone(w), one.nbytes, total)
         runs = {
             "fp32": lambda: linear(x, next(fp32)),
@@ -124,25 +139,26 @@ def compare_widths(width: int, total: int, clock, widths=kernels.BITS, batch: in
             "int8": lambda w=weights: kernels.linear(x, next(w), activations="int8"),
             "order": lambda w=weights: kernels.linear(x.index_select(-1, order), next(w)),
         }
-        times = {name: [] for name in runs}
+        times = {way: [] for way in runs}
         for _ in range(9):
-            for name, run in runs.items():
-                times[name].append(median(run, clock, 1))
+            for way, run in runs.items():
+                times[way].append(median(run, clock, 1))
         base, *ours = (statistics.median(t[1:]) for t in times.values())
         part = one.nbytes / dense.nbytes
-        print(f"  {bits} bits {part:8.3f}" + "".join(f"{base / t:9.2f} ({base / t * part:.2f})" for t in ours), flush=True)
+        label = name if isinstance(name, str) else f"{name} bits"
+        print(f"  {label:6} {part:8.3f}" + "".join(f"{base / t:9.2f} ({base / t * part:.2f})" for t in ours), flush=True)
 
 
 def check(width: int) -> None:
     """A wrong product may not be a fast one."""
     x = torch.randn(2, width)
-    for bits in kernels.BITS:
+    for name in (*kernels.BITS, *FORMATS):
         for activations in kernels.ACTIVATIONS:
-            weight = packed(width, bits)
+            weight = weight_of(width, name)
             wanted = kernels.reference.linear(x, weight, activations=activations)
             found = kernels.linear(x, weight, activations=activations)
             if (found - wanted).abs().max() > 1e-4 * wanted.abs().max():
-                raise SystemExit(f"INT{bits}, {activations} activations: the kernel and the reference disagree")
+                raise SystemExit(f"{name}, {activations} activations: the kernel and the reference disagree")
 
 
 def compare_variants(width: int, clock) -> None:
@@ -172,7 +188,7 @@ def median(function, clock, repeats: int) -> float:
 
 
 @torch.no_grad()
-def main(width: int, threads: int, widths: list[int] | None, batches: list[int] | None) -> int:
+def main(width: int, threads: int, widths: list[int | str], batches: list[int] | None) -> int:
     torch.set_num_threads(threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
     if not kernels.cpu.variants():
@@ -188,7 +204,7 @@ def main(width: int, threads: int, widths: list[int] | None, batches: list[int] 
     )
     if widths or batches:
         for batch in batches or [1]:
-            compare_widths(width, total, clock, widths or kernels.BITS, batch)
+            compare_widths(width, total, clock, widths or (*kernels.BITS, *FORMATS), batch)
         return 0
     runs = contestants(width, total)
     read_large, read_bytes = plain_read(total, threads)
@@ -243,7 +259,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("width", nargs="?", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bits", type=int, nargs="+", choices=kernels.BITS)
+    parser.add_argument("--bits", type=int, nargs="+", choices=kernels.BITS, default=[])
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[])
     parser.add_argument("--batch", type=int, nargs="+")
     chosen = parser.parse_args()
-    sys.exit(main(chosen.width, chosen.threads, chosen.bits, chosen.batch))
+    sys.exit(main(chosen.width, chosen.threads, [*chosen.bits, *chosen.formats], chosen.batch))

@@ -12,6 +12,7 @@ from course_utils.errors import CompressionError
 from course_utils.models import BUNDLED, walk
 from course_utils.quantization.compressed import Compressed
 from course_utils.quantization.layer import QuantizedLinear
+from course_utils.quantization.microscaling import MicroscaledLinear
 
 Subject = PreTrainedModel | Compressed
 
@@ -55,7 +56,7 @@ def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrained
     model = runnable(subject, context)
     modes = {module: module.training for module in model.modules()}
     hooks = ("_forward_pre_hooks", "_forward_hooks")
-    plain = lambda m: type(m) is QuantizedLinear and m.activations == "float" and not any(getattr(m, h) for h in hooks)  # noqa: E731
+    plain = lambda m: type(m) in (QuantizedLinear, MicroscaledLinear) and m.activations == "float" and not any(getattr(m, h) for h in hooks)  # noqa: E731
     packed = {name: module for name, module in model.named_modules() if plain(module)}
     try:
         for name, module in packed.items():

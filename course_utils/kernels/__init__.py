@@ -9,11 +9,11 @@ from torch import Tensor
 from course_utils.errors import CompressionError
 
 from . import build, cpu, reference
-from .formats import BITS, PackedWeight, from_codes
+from .formats import BITS, BLOCKS, BlockWeight, PackedWeight, from_codes
 from .packing import pack, pack_planes, unpack, unpack_planes
 
 __all__ = [
-    "ACTIVATIONS", "BITS", "MOST_TOKENS", "PackedWeight", "build", "compiled_for", "cpu", "from_codes", "linear", "pack",
+    "ACTIVATIONS", "BITS", "BLOCKS", "BlockWeight", "MOST_TOKENS", "PackedWeight", "build", "compiled_for", "cpu", "from_codes", "linear", "pack",
     "pack_planes", "reference", "unpack", "unpack_planes",
 ]  # fmt: skip
 
@@ -41,7 +41,8 @@ def compiled_for(x: Tensor, columns: int) -> bool:
 
 
 def linear(
-    x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, activations: str = "float", variant: str | None = None
+    x: Tensor, weight: PackedWeight | BlockWeight, bias: Tensor | None = None, *, activations: str = "float",
+    variant: str | None = None,
 ) -> Tensor:  # fmt: skip
     """y = x Ŵᵀ + b without unpacking Ŵ where that is faster; x (…, columns), y (…, rows) in the dtype of x.
 

@@ -9,21 +9,22 @@ from torch import Tensor
 from course_utils.errors import CompressionError
 
 from .build import library
-from .formats import PackedWeight
+from .formats import BlockWeight, PackedWeight
 from .packing import packed_width, planes
 
 WORK_PER_THREAD = 2**18  # weights times tokens for which another thread pays
 
 
 COUNTS = ("rows", "columns", "groups", "row_bytes", "zero_bytes", "group_size", "group_bytes")
-KINDS = ("bits", "half")
+KINDS = ("bits", "scales")
+SCALES = ("float", "half", "E8M0", "E4M3")  # numbers of `enum Scales`
 
 
 class _Weight(ctypes.Structure):
     """`struct Weight` of cpp/kernels.h; addresses as plain numbers."""
 
     _fields_ = [
-        *((name, ctypes.c_size_t) for name in ("codes", "scale", "zero")),
+        *((name, ctypes.c_size_t) for name in ("codes", "scale", "zero", "factor")),
         *((name, ctypes.c_int64) for name in COUNTS),
         *((name, ctypes.c_int32) for name in KINDS),
     ]
@@ -66,14 +67,20 @@ def index_of(variant: str | None) -> int:
     return variants().index(variant)
 
 
-def describe(weight: PackedWeight) -> _Weight:
+def describe(weight: PackedWeight | BlockWeight) -> _Weight:
     """What the products are told of a weight: addresses, so its tensors have to stay where they are."""
+    if isinstance(weight, BlockWeight):
+        factor = 0 if weight.tensor_scale is None else weight.tensor_scale.data_ptr()
+        return _Weight(
+            weight.codes.data_ptr(), weight.scale.data_ptr(), 0, factor, weight.rows, weight.columns,
+            weight.groups, weight.codes.shape[1], 0, weight.block, weight.block // 2, 4, SCALES.index(weight.kind),
+        )  # fmt: skip
     groups, columns, zero = weight.groups, weight.columns, weight.zero_point
     size, (first, _) = columns // groups, planes(weight.bits)[0]
     return _Weight(
-        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), weight.rows, columns,
+        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), 0, weight.rows, columns,
         groups, weight.codes.shape[1], 0 if zero is None else zero.shape[1], size, packed_width(size, first), weight.bits,
-        weight.scale.dtype == torch.float16,
+        SCALES.index("half" if weight.scale.dtype == torch.float16 else "float"),
     )  # fmt: skip
 
 

@@ -3,11 +3,17 @@
 import torch
 from torch import Tensor
 
-from .formats import PackedWeight, unpack_weight
+from .formats import E2M1, BlockWeight, PackedWeight, block_scales, unpack_weight
+from .packing import unpack
 
 
-def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Ŵ = s (q − z), (rows, columns), computed in float32 at least and then rounded once to `dtype`."""
+def dequantize(weight: PackedWeight | BlockWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Ŵ = s (q − z) or t s E2M1(q), (rows, columns), computed in float32 (blocks: float64) at least and then rounded once to `dtype`."""
+    if isinstance(weight, BlockWeight):
+        elements = torch.tensor([*E2M1, *(-v for v in E2M1)], dtype=torch.float64, device=weight.codes.device)
+        scale = block_scales(weight.scale, weight.kind).double() * (1 if weight.tensor_scale is None else weight.tensor_scale.double())
+        values = elements[unpack(weight.codes, 4, weight.columns).long()]
+        return (values * scale.repeat_interleave(weight.block, 1)[:, : weight.columns]).to(dtype)
     codes, scale, zero = unpack_weight(weight)
     work = torch.promote_types(dtype, torch.float32)
     shape = (weight.rows, weight.groups, weight.columns // weight.groups)
@@ -32,7 +38,7 @@ def rounded(x: Tensor) -> Tensor:
     return (q * scale).view(x.shape).to(x.dtype)
 
 
-def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, activations: str = "float") -> Tensor:
+def linear(x: Tensor, weight: PackedWeight | BlockWeight, bias: Tensor | None = None, *, activations: str = "float") -> Tensor:
     """x Ŵᵀ + b for x (…, columns), in the precision of x.
 
     activations "int8": every token is rounded first, x ≈ s_x q_x; the sum is the one that integers give,

@@ -25,6 +25,7 @@ from course_utils.models.checkpointing import file_digest
 from course_utils.models.empty import compute_buffers, empty_like
 
 from .layer import KINDS
+from .ternary_files import narrowed, widened
 
 MANIFEST = "compression.json"
 WEIGHTS = "weights.safetensors"
@@ -122,7 +123,7 @@ def check_folder(folder: Path, mark: str) -> None:
 def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors, shared = without_copies({k: v for k, v in model.state_dict().items() if k not in tied})
-    save_file({k: narrow(v).contiguous() for k, v in tensors.items()}, work / WEIGHTS)
+    save_file({k: narrow(v).contiguous() for k, v in narrowed(model, tensors).items()}, work / WEIGHTS)
     write_rest(compressed, work, tokenizer, [WEIGHTS], shared)
 
 
@@ -262,6 +263,7 @@ def load(folder: str | Path) -> PreTrainedModel:
     build_layers(model, manifest["layers"], dtype, folder)
     try:
         tensors = {name: tensor for file in weights_of(manifest) for name, tensor in load_file(folder / file).items()}
+        tensors = widened(tensors, manifest["layers"])
         tensors |= {name: tensors[stored] for name, stored in manifest.get("shared", {}).items()}
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         for name in tensors:  # one at a time, so that never more than one tensor is there twice

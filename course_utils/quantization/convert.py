@@ -14,7 +14,7 @@ from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
 from .hessians import block_hessians, warn_of_few_tokens
-from .layer import QuantizedLinear, naming
+from .layer import Described, naming
 
 Made = nn.Module | tuple[nn.Module, dict[str, Any]]  # the layer in a layer's place, and what is told of it: plain values by name
 Make = Callable[..., Made]  # of a layer's name, the layer, its settings, and with calibration what was `Seen`
@@ -111,15 +111,15 @@ def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], se
 
 
 def round_activations(compressed: Compressed) -> Compressed:
-    """A copy whose packed layers (`QuantizedLinear`) round each token to INT8 before they multiply.
+    """A copy whose packed layers (`QuantizedLinear`, MXFP4 and NVFP4) round each token to INT8 before they multiply.
 
     The products are then sums of integers, which is faster on a CPU
     (`course_utils.kernels`); the results change, so evaluate again. Raises CompressionError if no layer is packed.
     """
     model = copy.deepcopy(compressed.model)
-    packed = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    packed = [module for module in model.modules() if isinstance(module, Described)]
     if not packed:
-        raise CompressionError("compressed: it has no packed layer (QuantizedLinear), as rtn, gptq and awq make; use one of those.")
+        raise CompressionError("compressed: it has no packed layer, as rtn, gptq, awq and microscaling (MXFP4, NVFP4) make; use one of those.")
     for module in packed:
         module.activations = "int8"
     return Compressed(model, {**compressed.settings, "activations": "int8"}, compressed.seconds, dict(compressed.details))

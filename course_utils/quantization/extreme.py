@@ -5,7 +5,7 @@ Ternary: ŵ = α t, t ∈ {−1, 0, 1}, t = 0 where |w| ≤ Δ; for a given Δ l
 'twn' Δ = 0.7 mean|w| (Li et al., 2016); 'optimal' tries every Δ and takes the least squared error;
 'absmean' rounds w / mean|w| and keeps α = mean|w| (Ma et al., 2024, BitNet b1.58).
 
-Ternary codes take 2 bits in a layer, which the products read; `kernels.packing.pack_ternary` stores them in 1.6 without loss.
+Ternary codes take 2 bits in a layer, which the products read, and 1.6 in a file (`ternary_files`).
 """
 
 from typing import Any

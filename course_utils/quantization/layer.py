@@ -45,8 +45,33 @@ def naming(layer: str) -> Iterator[None]:
         raise CompressionError(f"{layer}: {error}") from error
 
 
+def check_activations(activations: str) -> str:
+    """`activations`, or a CompressionError if the products do not take such."""
+    if activations not in kernels.ACTIVATIONS:
+        raise CompressionError(f"activations={activations!r}: choose one of {', '.join(kernels.ACTIVATIONS)}.")
+    return activations
+
+
+class Described:
+    """A layer that the compiled products read: `packed_weight()`, `bias`, and `activations`, one of `kernels.ACTIVATIONS`."""
+
+    activations: str
+    _described: tuple | None = None  # what the products were told, and where the buffers were then
+
+    def product(self, x: Tensor, buffers: tuple[str, ...]) -> Tensor:
+        """y = x Ŵᵀ + b by the compiled product, from the buffers of these names."""
+        found = [tensor for name in buffers if (tensor := getattr(self, name)) is not None]
+        place = [t.data_ptr() if t.is_contiguous() else None for t in found]
+        if self._described is None or self._described[0] != place:
+            for name in buffers:  # the products are told addresses: what lies there must stay
+                setattr(self, name, None if (tensor := getattr(self, name)) is None else tensor.contiguous())
+            place = [tensor.data_ptr() for name in buffers if (tensor := getattr(self, name)) is not None]
+            self._described = place, kernels.cpu.describe(self.packed_weight())  # type: ignore[attr-defined]
+        return kernels.cpu.product(x, self._described[1], self.bias, int8=self.activations == "int8")  # type: ignore[attr-defined]
+
+
 @storable
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(Described, nn.Module):
     """y = x Ŵᵀ + b with Ŵ read from its integers.
 
     Up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels`; otherwise Ŵ is unpacked at each
@@ -70,10 +95,7 @@ class QuantizedLinear(nn.Module):
         activations: str = "float",
     ):  # fmt: skip
         super().__init__()
-        if activations not in kernels.ACTIVATIONS:
-            raise CompressionError(f"activations={activations!r}: choose one of {', '.join(kernels.ACTIVATIONS)}.")
-        self.activations = activations
-        self._described: tuple | None = None  # what the compiled products were told, and where the buffers were then
+        self.activations = check_activations(activations)
         self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, int(bits), symmetric
         self.groups = groups
         self.register_buffer("packed", torch.zeros(out_features, planes_width(in_features, bits), dtype=torch.uint8))
@@ -173,23 +195,11 @@ class QuantizedLinear(nn.Module):
             raise CompressionError("group_index: the kernels read groups of one size only; use `weight`.")
         return kernels.PackedWeight(self.packed, self.scale, self.zero_point, self.bits, self.in_features)
 
-    def _description(self):
-        buffers = [t for t in (self.packed, self.scale, self.zero_point) if t is not None]
-        place = [t.data_ptr() if t.is_contiguous() else None for t in buffers]
-        if self._described is None or self._described[0] != place:
-            for name in ("packed", "scale", "zero_point"):  # the products are told addresses: what lies there must stay
-                setattr(self, name, None if (tensor := getattr(self, name)) is None else tensor.contiguous())
-            weight = self.packed_weight()
-            place = [t.data_ptr() for t in (weight.codes, weight.scale, weight.zero_point) if t is not None]
-            self._described = place, kernels.cpu.describe(weight)
-        return self._described[1]
-
     def forward(self, x: Tensor) -> Tensor:
-        int8 = self.activations == "int8"
         if self._even and self.packed.device == x.device and kernels.compiled_for(x, self.in_features):
             x = x if self.order is None else x.index_select(-1, self.order)
-            return kernels.cpu.product(x, self._description(), self.bias, int8=int8)
-        x = kernels.reference.rounded(x) if int8 else x
+            return self.product(x, ("packed", "scale", "zero_point"))
+        x = kernels.reference.rounded(x) if self.activations == "int8" else x
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CompressionError
-from course_utils.kernels.packing import pack, packed_width, unpack
+from course_utils.kernels import BlockWeight, compiled_for, pack, reference, unpack
+from course_utils.kernels.packing import packed_width
 from course_utils.models import walk
 from course_utils.models.selection import Patterns, PerLayer
 
@@ -33,10 +34,11 @@ from .compressed import Compressed
 from .convert import ExpandedLinear, frozen, layer_by_layer
 from .formats import Format
 from .grids import check_matrix
-from .layer import storable
+from .layer import Described, check_activations, storable
 
 E8M0_BIAS, LOWEST, HIGHEST = 127, -127, 127  # 0xFF is NaN: it stands for no scale
 RULES = ("floor", "ceil")
+PRODUCTS = ("MXFP4", "NVFP4")  # schemes that `course_utils.kernels` multiplies with
 E2M1, E4M3 = formats.find("FP4 E2M1"), formats.find("FP8 E4M3")
 
 
@@ -98,10 +100,10 @@ def _in_blocks(x: Tensor, size: int) -> Tensor:
 
 
 def scale_values(scales: Tensor, scheme: str) -> Tensor:
-    """The numbers, float64, that patterns of scales stand for: 2^(E − 127), or E4M3."""
+    """The numbers, float64, that patterns of scales stand for: 2^(E − 127), NaN for E = 255, or E4M3."""
     if find(scheme).scale == "E4M3":
         return formats.decode(scales, E4M3).double()
-    return formats.power_of_two(scales.long() - E8M0_BIAS)
+    return torch.where(scales == 255, torch.nan, formats.power_of_two(scales.long() - E8M0_BIAS))
 
 
 def _block_scales(scales: Tensor, scheme: str, tensor_scale: Tensor) -> Tensor:
@@ -190,8 +192,11 @@ def fake_quantize(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six:
 
 
 @storable
-class MicroscaledLinear(ExpandedLinear):
-    """y = x Ŵᵀ + b with Ŵ decoded at each call.
+class MicroscaledLinear(Described, ExpandedLinear):
+    """y = x Ŵᵀ + b with Ŵ read from its elements and scales.
+
+    MXFP4 and NVFP4: up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels`, which sum the same
+    products in float32; `activations="int8"` rounds each token to INT8 first. Otherwise Ŵ is decoded at each call.
 
     Buffers: `packed` (out, bytes) uint8, elements as `kernels.pack` packs them; `scales` (out, blocks) uint8;
     `tensor_scale` () float32, NVFP4 only.
@@ -201,8 +206,12 @@ class MicroscaledLinear(ExpandedLinear):
     scales: Tensor
     tensor_scale: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, *, scheme: str, bias: bool = False, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, in_features: int, out_features: int, *, scheme: str, bias: bool = False, dtype: torch.dtype = torch.float32,
+        activations: str = "float",
+    ):  # fmt: skip
         super().__init__()
+        self.activations = check_activations(activations)
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
         found = find(scheme)
         blocks = -(-in_features // found.block)
@@ -216,6 +225,7 @@ class MicroscaledLinear(ExpandedLinear):
         """The constructor's arguments."""
         return {
             "in_features": self.in_features, "out_features": self.out_features, "scheme": self.scheme, "bias": self.bias is not None,
+            "activations": self.activations,
         }  # fmt: skip
 
     @classmethod
@@ -235,6 +245,17 @@ class MicroscaledLinear(ExpandedLinear):
         codes = unpack(self.packed, find(self.scheme).element.bits, self.in_features)
         whole = torch.ones((), device=codes.device) if self.tensor_scale is None else self.tensor_scale
         return decode(Blocks(codes, self.scales, whole, self.scheme))
+
+    def packed_weight(self) -> BlockWeight:
+        """The weight as `course_utils.kernels` reads it. Raises CompressionError for other schemes than MXFP4 and NVFP4."""
+        if self.scheme not in PRODUCTS:
+            raise CompressionError(f"scheme: {self.scheme}; the kernels read {' and '.join(PRODUCTS)} only; use `weight`.")
+        return BlockWeight(self.packed, self.scales, self.tensor_scale, find(self.scheme).scale, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scheme in PRODUCTS and self.packed.device == x.device and compiled_for(x, self.in_features):
+            return self.product(x, ("packed", "scales", "tensor_scale"))
+        return super().forward(reference.rounded(x) if self.activations == "int8" else x)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.scheme}"

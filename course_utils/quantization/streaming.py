@@ -32,6 +32,7 @@ from course_utils.models.source import Facts
 
 from . import compressed
 from .compressed import Compressed, narrow
+from .ternary_files import narrowed, widened
 
 JOB = "job.json"
 PIECE = 2**28  # bytes of the tensors outside the blocks that are written to one file
@@ -123,7 +124,7 @@ class Stream:
     def write(self, block: nn.Module, number: int, facts: Facts, **notes: str) -> None:
         """The block with the library's names, in one move."""
         whole = experts.fuse(sharing.structure(block))
-        tensors = {name: narrow(tensor).contiguous().cpu() for name, tensor in whole.state_dict().items()}
+        tensors = {name: narrow(tensor).contiguous().cpu() for name, tensor in narrowed(whole, whole.state_dict()).items()}
         kept = {"facts": json.dumps(facts), "layers": json.dumps(compressed.layers_of(whole)), **notes}
         seen: set[int] = set()
         for name, tensor in tensors.items():  # what layers share is written for each of them
@@ -142,7 +143,7 @@ class Stream:
         prefix = f"{self.shards.path}.{number}."
         dtypes = {name: tensor.dtype for name, tensor in made.state_dict().items()}
         try:
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+            tensors = widened({name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}, layers)
             made.load_state_dict({name: tensor.to(self.shards.device, dtypes[name]) for name, tensor in tensors.items()}, assign=True)
         except (SafetensorError, RuntimeError, KeyError) as error:
             raise CompressionError(f"{file}: damaged ({str(error).splitlines()[0]}); delete it and run again.") from error

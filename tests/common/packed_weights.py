@@ -63,3 +63,51 @@ def by_hand(x):
         scale = token.abs().max() / 127
         out[t] = (token / scale).round().double() * scale.double() if scale > 0 else 0
     return out
+
+
+ELEMENTS = [0, 0.5, 1, 1.5, 2, 3, 4, 6]  # of E2M1
+
+
+def make_blocks(rows, columns, kind, *, seed=0, scales=None):
+    """A BlockWeight with every code and scales of six octaves, or with these patterns of `scales`."""
+    g = torch.Generator().manual_seed(seed)
+    codes = torch.randint(16, (rows, columns), generator=g)
+    shape = (rows, -(-columns // kernels.BLOCKS[kind]))
+    low, high = (120, 126) if kind == "E8M0" else (40, 88)
+    drawn = torch.randint(low, high, shape, generator=g) if scales is None else torch.tensor(scales)[torch.randint(len(scales), shape, generator=g)]
+    whole = None if kind == "E8M0" else torch.tensor(0.0371)
+    return kernels.BlockWeight(kernels.pack(codes, 4), drawn.to(torch.uint8), whole, kind, columns)
+
+
+def scale_by_hand(pattern, kind):
+    """What a byte of E8M0 or E4M3 stands for, in Python's floats."""
+    if kind == "E8M0":
+        return float("nan") if pattern == 255 else 2.0 ** (pattern - 127)
+    sign, e, m = (-1) ** (pattern >> 7), pattern >> 3 & 15, pattern & 7
+    if e == 15 and m == 7:
+        return float("nan")
+    return sign * (m / 8 * 2.0**-6 if e == 0 else (1 + m / 8) * 2.0 ** (e - 7))
+
+
+def blocks_by_hand(weight):
+    """Ŵ and the size of its parts, number by number in float64: what is subtracted of the products of integers is 6 s each."""
+    whole, block = 1.0 if weight.tensor_scale is None else float(weight.tensor_scale), kernels.BLOCKS[weight.kind]
+    matrix = torch.empty(weight.rows, weight.columns, dtype=torch.float64)
+    size = torch.empty_like(matrix)
+    for i, (row, scales) in enumerate(zip(weight.codes.tolist(), weight.scale.tolist(), strict=True)):
+        for j in range(weight.columns):
+            code, scale = row[j // 2] >> 4 * (j % 2) & 15, whole * scale_by_hand(scales[j // block], weight.kind)
+            matrix[i, j] = scale * (-ELEMENTS[code - 8] if code > 7 else ELEMENTS[code])
+            size[i, j] = abs(matrix[i, j]) + 6 * abs(scale)
+    return matrix, size
+
+
+def block_error(y, x, weight, bias):
+    """As `error`, for blocks; a row whose products hold NaN must be NaN."""
+    matrix, size = blocks_by_hand(weight)
+    wanted, scale = x.double() @ matrix.T, x.double().abs() @ size.T
+    if bias is not None:
+        wanted, scale = wanted + bias.double(), scale + bias.double().abs()
+    if not torch.equal(wanted.isnan(), y.isnan()):
+        return float("inf")
+    return float(((y.double() - wanted).abs() / scale.clamp(min=1e-30)).nan_to_num(0).max())

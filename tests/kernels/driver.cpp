@@ -20,7 +20,7 @@ std::vector<Number> read(int64_t count) {
 }
 
 int main() {
-    int64_t h[14];
+    int64_t h[15];
     bool any = false;
     while (fread(h, sizeof h, 1, stdin) == 1) {
         any = true;
@@ -33,10 +33,11 @@ int main() {
             fwrite(y.data(), 4, y.size(), stdout);
             continue;
         }
-        const auto codes = read<uint8_t>(rows * h[3]), scale = read<uint8_t>(rows * groups * (h[8] ? 2 : 4));
+        const auto codes = read<uint8_t>(rows * h[3]), scale = read<uint8_t>(rows * groups * (h[8] == FLOAT ? 4 : h[8] == HALF ? 2 : 1));
         const auto zero = read<uint8_t>(h[10] ? rows * h[4] : 0);
+        const auto factor = read<float>(h[14]);
         const auto x = read<float>(tokens * columns), bias = read<float>(h[11] ? rows : 0);
-        const Weight w = {codes.data(), scale.data(), h[10] ? zero.data() : nullptr, rows, columns, groups, h[3], h[4],
+        const Weight w = {codes.data(), scale.data(), h[10] ? zero.data() : nullptr, h[14] ? factor.data() : nullptr, rows, columns, groups, h[3], h[4],
                           h[5], h[6], int32_t(h[7]), int32_t(h[8])};
         std::vector<float> y(tokens * rows);
         packed_product(&w, x.data(), tokens, h[11] ? bias.data() : nullptr, y.data(), int8, kernel, 1);

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from course_utils import kernels
 from course_utils.errors import CompressionError
 from course_utils.evaluation.subject import scoring
-from course_utils.quantization import Grid, QuantizedLinear, convert, gptq, load, rtn, w8a8
+from course_utils.quantization import Grid, QuantizedLinear, convert, gptq, load, microscaling, rtn, w8a8
 from course_utils.quantization.layer import LayerResult
 
 X = torch.randn(4, 96, generator=torch.Generator().manual_seed(2))
@@ -235,3 +235,79 @@ def test_buffers_with_gaps(calls):
         others = [torch.full_like(buffer, 1) for _ in range(20)]  # what would be found where a copy was freed
         assert torch.equal(packed(X), expected) and len(others) == 20
     assert len(calls) == 4
+
+
+def blocks(scheme, columns=96, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    weight, bias = torch.randn(10, columns, generator=g), torch.randn(10, generator=g)
+    return microscaling.MicroscaledLinear.of(microscaling.encode(weight, scheme), bias)
+
+
+@pytest.mark.parametrize("scheme", microscaling.PRODUCTS)
+@pytest.mark.parametrize("columns", [96, 37])
+def test_blocks_stay_packed(scheme, columns, calls):
+    """One to 32 tokens by the product, more and gradients with the weight decoded; to a part in 10⁶ of what is summed."""
+    packed = blocks(scheme, columns)
+    for tokens, compiled in ((1, 1), (4, 1), (32, 1), (33, 0)):
+        calls.clear()
+        x = torch.randn(tokens, columns)
+        agree(packed(x), packed, x)
+        agree(packed(x[None])[0], packed, x)
+        assert len(calls) == 2 * compiled
+    calls.clear()
+    x = torch.randn(2, columns, requires_grad=True)
+    packed(x).sum().backward()
+    torch.testing.assert_close(x.grad, packed.weight.sum(0).expand_as(x))
+    assert not calls and packed(x.detach().bfloat16()).dtype == torch.bfloat16 and len(calls) == 1
+    with pytest.raises(RuntimeError):
+        packed(torch.randn(2, columns + 1))
+
+
+@pytest.mark.parametrize("scheme", microscaling.PRODUCTS)
+def test_blocks_with_int8_activations(scheme, calls):
+    packed = blocks(scheme)
+    packed.activations = "int8"
+    agree(packed(X), packed, kernels.reference.rounded(X))
+    many = X.repeat(10, 1)
+    agree(packed(many), packed, kernels.reference.rounded(many))
+    assert len(calls) == 1
+    again = microscaling.MicroscaledLinear(**packed.shape())
+    again.load_state_dict(packed.state_dict())
+    assert again.activations == "int8" and torch.equal(again(X), packed(X))
+    with pytest.raises(CompressionError, match="float, int8"):
+        microscaling.MicroscaledLinear(8, 8, scheme=scheme, activations="int4")
+
+
+def test_other_block_formats_are_decoded(calls):
+    packed = blocks("MXFP6 E2M3")
+    agree(packed(X), packed, X)
+    assert not calls
+    with pytest.raises(CompressionError, match="MXFP6 E2M3; the kernels read MXFP4 and NVFP4"):
+        packed.packed_weight()
+
+
+@pytest.mark.parametrize("change", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.half().float()])
+def test_blocks_that_changed_are_read_anew(change):
+    packed, other = blocks("NVFP4"), blocks("NVFP4", seed=1)
+    before = packed(X)
+    moved = change(packed)
+    moved.tensor_scale.mul_(2)  # in its place
+    agree(moved(X), moved, X)
+    moved.packed.zero_()
+    agree(moved(X), moved, X)
+    packed.load_state_dict(other.state_dict())
+    assert torch.equal(packed(X), other(X)) and not torch.equal(packed(X), before)
+
+
+def test_blocks_with_rounded_activations_are_evaluated_as_they_run():
+    config = LlamaConfig(vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64)
+    torch.manual_seed(0)
+    compressed = microscaling.quantize(LlamaForCausalLM(config).eval(), scheme="NVFP4")
+    faster, ids = convert.round_activations(compressed), torch.arange(2, 32)[None]
+    with torch.no_grad():
+        rounded, plain = faster.model(ids).logits, compressed.model(ids).logits
+        with scoring(faster) as model:
+            assert torch.equal(model(ids).logits, rounded) and not torch.equal(rounded, plain)
+        with scoring(compressed) as model:  # dense for the time being
+            assert not any(isinstance(m, microscaling.MicroscaledLinear) for m in model.modules())
+            torch.testing.assert_close(model(ids).logits, plain)

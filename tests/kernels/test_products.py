@@ -35,13 +35,23 @@ def test_shapes(name, bits, activations):
     g = torch.Generator().manual_seed(1)
     for i, (rows, columns, groups) in enumerate(SHAPES):
         weight = make_weight(rows, columns, groups, bits, symmetric=i % 3 == 0, half=i % 2 == 0, seed=i)
-        x, bias = torch.randn(3, columns, generator=g), torch.randn(rows, generator=g)
-        rounded = x if activations == "float" else by_hand(x)
-        assert error(run(name, x, weight, bias, activations), rounded, weight, bias) < TOLERANCE, (
-            rows,
-            columns,
-            groups,
-        )
+        bias = torch.randn(rows, generator=g)
+        for tokens in (1, 3):
+            x = torch.randn(tokens, columns, generator=g)
+            rounded = x if activations == "float" else by_hand(x)
+            assert error(run(name, x, weight, bias, activations), rounded, weight, bias) < TOLERANCE, (rows, columns, groups, tokens)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_one_token_and_codes_of_one_bit(name, symmetric, half):
+    """What goes through tables: groups of 32, 64, 160 and whole rows, more than 512 groups, rows that are no multiple of 32."""
+    for rows, columns, groups in ((1, 32, 1), (33, 96, 3), (70, 2080, 13), (5, 16640, 520), (40, 4160, 65), (2, 992, 1)):
+        weight = make_weight(rows, columns, groups, 1, symmetric=symmetric, half=half)
+        x, bias = torch.randn(1, columns, generator=torch.Generator().manual_seed(rows)), torch.randn(rows)
+        assert error(run(name, x, weight, bias), x, weight, bias) < TOLERANCE, (rows, columns, groups)
+        assert error(run(name, x, weight, None, "int8"), by_hand(x), weight, None) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -197,9 +207,10 @@ def test_nothing_is_read_behind_the_codes(name, bits):
         ctypes.memmove(at, weight.codes.data_ptr(), weight.codes.nbytes)
         told = kernels.cpu.describe(weight)
         told.codes = at
-        for int8 in (False, True):
-            found = kernels.cpu.product(x, told, int8=int8, kernel=kernels.cpu.variants().index(name))
-            assert torch.equal(found, run(name, x, weight, None, "int8" if int8 else "float"))
+        for tokens in (1, 2):
+            for int8 in (False, True):
+                found = kernels.cpu.product(x[:tokens], told, int8=int8, kernel=kernels.cpu.variants().index(name))
+                assert torch.equal(found, run(name, x[:tokens], weight, None, "int8" if int8 else "float"))
         libc.mprotect(ctypes.c_void_p(start + whole), page, 3)
 
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import (
+    QuantizedLinear,
     additive,
     codebooks,
     compressed,
@@ -78,6 +80,41 @@ def test_fewer_bits_are_fewer_bytes():
     sizes = {name: METHODS[name](model).bytes_on_disk for name in ("w8a8 dynamic", "int8 blocks", "nf4", "k-means", "binary")}
     for name, low, high in (("w8a8 dynamic", 8, 9.2), ("int8 blocks", 8, 9.2), ("nf4", 4.2, 5.2), ("k-means", 3, 5), ("binary", 1, 2.3)):
         assert low <= sizes[name] * 8 / weights <= high, (name, sizes[name] * 8 / weights)
+
+
+def codes_stored(folder):
+    """Bytes of the codes of all layers in a saved model, and under which names they lie."""
+    held = load_file(folder / "weights.safetensors")
+    names = {name for name in held if ".packed" in name}
+    return sum(held[name].nbytes for name in names), {name.rpartition(".")[2] for name in names}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_ternary_codes_are_stored_five_in_a_byte(kind, tmp_path):
+    torch.manual_seed(0)
+    result = extreme.quantize(MODELS[kind]().eval(), group_size=16)
+    layers = [layer for layer in result.model.modules() if isinstance(layer, QuantizedLinear)]
+    result.save(tmp_path / "model")
+    found, names = codes_stored(tmp_path / "model")
+    assert names == {"packed_ternary"} and found == sum(layer.out_features * -(-layer.in_features // 5) for layer in layers)
+    state = load(tmp_path / "model").state_dict()
+    for name, tensor in result.model.state_dict().items():
+        assert torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype, name
+
+
+def test_other_two_bits_and_single_layers_with_a_fourth_code_stay(tmp_path):
+    torch.manual_seed(0)
+    model = MODELS["llama"]().eval()
+    for result in (rtn.quantize(model, bits=2, group_size=16), rtn.quantize(model, bits=2, group_size=16, symmetric=True)):
+        result.save(tmp_path / "model")
+        assert codes_stored(tmp_path / "model")[1] == {"packed"}
+    result = extreme.quantize(model)
+    first = next(layer for layer in result.model.modules() if isinstance(layer, QuantizedLinear))
+    first.packed[0, 0] &= 0b11111100  # −2 s
+    result.save(tmp_path / "model")
+    assert codes_stored(tmp_path / "model")[1] == {"packed", "packed_ternary"}
+    again = load(tmp_path / "model").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in result.model.state_dict().items())
 
 
 def test_unknown_kinds_are_named(tmp_path, monkeypatch):

@@ -16,7 +16,9 @@ namespace {
 template <int BITS>
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
-    if (w.half) {
+    if (w.blocks()) {
+        EACH(i, 16) scale[i] = i < n ? block_scale(w.scales, static_cast<const uint8_t*>(w.scale)[at + i]) : 0;
+    } else if (w.scales == HALF) {
         alignas(16) uint16_t half[16] = {};
         std::memcpy(half, static_cast<const uint16_t*>(w.scale) + at, 2 * n);
         for (int i = 0; i < 16; i += 8) _mm256_storeu_ps(scale + i, _mm256_cvtph_ps(_mm_load_si128((const __m128i*)(half + i))));
@@ -118,11 +120,13 @@ template <typename Number>  // of the activations: float or int8_t
 struct Tile {
     static constexpr int sums = 4;
 
-    template <int BITS, int T, int R>
+    template <int BITS, bool BLOCKS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
         const Number* x = numbers(in, Number()) + token * in.stride;
         float scales[R][16], zeros[R][16];
+        float unit[T];
+        EACH(t, T) unit[t] = unit_of(w) * (in.q ? in.q_scale[token + t] : 1);
         __m256 all[R][T];
         EACH(r, R) EACH(t, T) all[r][t] = _mm256_setzero_ps(), y[r][t] = 0;
         int64_t b = 0;
@@ -130,7 +134,7 @@ struct Tile {
             if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             decltype(no_sums(Number())) some[R][T];
             EACH(r, R) EACH(t, T) some[r][t] = no_sums(Number());
-            const int64_t end = b + w.group_bytes;
+            const int64_t end = end_of(w, planes, b);
             for (; b < end; b += 32, x += planes.parts * 32) {
                 const Ask<BITS> ask(planes, b);
                 EACH(r, R) {
@@ -138,17 +142,18 @@ struct Tile {
                     ask.of(row);
                     __m256i codes[planes.parts];
                     read_codes(row, planes, b, end - b, codes);
+                    if (BLOCKS) EACH(p, planes.parts) codes[p] = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)E2M1)), codes[p]);
                     EACH(p, planes.parts) EACH(t, T) add_products<BITS>(some[r][t], codes[p], x + p * 32 + t * in.stride);
                 }
             }
             b = end;
             EACH(r, R) EACH(t, T) {
-                const float scale = scales[r][g % 16];
+                const float scale = scales[r][g % 16] * unit[t];
                 all[r][t] = _mm256_fmadd_ps(_mm256_set1_ps(scale), real(some[r][t]), all[r][t]);
                 y[r][t] -= scale * zeros[r][g % 16] * in.sum[(token + t) * w.groups + g];
             }
         }
-        EACH(r, R) EACH(t, T) y[r][t] = (total(all[r][t]) + y[r][t]) * (in.q ? in.q_scale[token + t] : 1);
+        EACH(r, R) EACH(t, T) y[r][t] = total(all[r][t]) + y[r][t];
     }
 };
 
@@ -171,7 +176,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx2 = {"avx2", 32, 32, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr};
+const Kernels avx2 = {"avx2", 32, 32, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr, nullptr};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -9,71 +9,38 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")
 #endif
-#include "tiles.h"
+#include "avx512.h"
 
 namespace {
-
-inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : (1u << n) - 1; }
-
-typedef int32_t Numbers __attribute__((vector_size(64)));
-
-// 16 numbers of WIDTH bits, each in a lane of 32. What is above is waste.
-template <int WIDTH>
-inline __m512i sixteen(__m128i packed) {
-    constexpr Numbers bit = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * WIDTH;
-    const __m512i all = _mm512_castsi128_si512(packed), shift = (__m512i)(bit & 31);
-    const __m512i numbers = _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(bit >> 5), all), shift);
-    if (32 % WIDTH == 0) return numbers;  // else some begin in one 32 bits and end in the next
-    const __m512i next = _mm512_permutexvar_epi32((__m512i)((bit >> 5) + 1), all);
-    return _mm512_or_si512(numbers, _mm512_sllv_epi32(next, (__m512i)(32 - (bit & 31))));
-}
-
-// Scales and zero points of 16 groups of a row from group g on; scales are 0 behind the last group.
-template <int BITS>
-inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
-    const __mmask16 mask = first_lanes(w.groups - g);
-    const int64_t at = row * w.groups + g;
-    if (w.half) {
-        const uint16_t* from = static_cast<const uint16_t*>(w.scale) + at;
-        __builtin_prefetch(from + SCALES_AHEAD / 2);
-        _mm512_store_ps(scale, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from)));
-    } else {
-        const float* from = static_cast<const float*>(w.scale) + at;
-        __builtin_prefetch(from + SCALES_AHEAD / 4);
-        _mm512_store_ps(scale, _mm512_maskz_loadu_ps(mask, from));
-    }
-    if (!w.zero) return read_zeros<BITS>(w, row, g, zero);
-    const uint8_t* from = w.zero + row * w.zero_bytes + g * BITS / 8;
-    __builtin_prefetch(from + SCALES_AHEAD / 4);
-    const int64_t left = w.zero_bytes - g * BITS / 8;
-    const __m128i packed = _mm_maskz_loadu_epi8(first_lanes(left < 2 * BITS ? left : 2 * BITS), from);
-    _mm512_store_ps(zero, _mm512_cvtepi32_ps(_mm512_and_si512(sixteen<BITS>(packed), _mm512_set1_epi32((1 << BITS) - 1))));
-}
 
 // 16 bytes of a row at a time. Codes of up to 4 bits select one of the values s (q − z) held in a register.
 struct FloatTile {
     static constexpr int sums = 16;
 
-    template <int BITS, int T, int R>
+    template <int BITS, bool BLOCKS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
         constexpr int first = planes.first, parts = planes.parts, share = first == 4 ? 2 : 4;  // bits of `ones` for a byte
         constexpr Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        const __m512 code = _mm512_cvtepi32_ps((__m512i)(lane & ((1 << BITS) - 1)));
+        const __m512i values = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)E2M1));
+        const __m512 code = _mm512_cvtepi32_ps(BLOCKS ? values : (__m512i)(lane & ((1 << BITS) - 1))), unit = _mm512_set1_ps(unit_of(w));
         const float* x = in.x + token * in.stride;
         alignas(64) float scales[R][16], zeros[R][16];
         __m512 sum[R][T];
         EACH(r, R) EACH(t, T) sum[r][t] = _mm512_setzero_ps();
         int64_t b = 0;
         for (int64_t g = 0; g < w.groups; g++) {
-            if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
+            if (g % 16 == 0) EACH(r, R) {
+                _mm512_store_ps(scales[r], read_scales(w, block.row + r * block.step, g));
+                _mm512_store_ps(zeros[r], times_zeros<BITS>(w, block.row + r * block.step, g, _mm512_set1_ps(1)));
+            }
             __m512 scale[R], zero[R], table[R];
             EACH(r, R) {
-                scale[r] = _mm512_set1_ps(scales[r][g % 16]);
+                scale[r] = _mm512_mul_ps(_mm512_set1_ps(scales[r][g % 16]), unit);
                 zero[r] = _mm512_set1_ps(zeros[r][g % 16]);
                 table[r] = _mm512_mul_ps(scale[r], _mm512_sub_ps(code, zero[r]));
             }
-            const int64_t end = b + w.group_bytes;
+            const int64_t end = end_of(w, planes, b);
             auto step = [&](int64_t left) __attribute__((always_inline)) {  // 16 bytes of each row, or what is left of a group
                 const __mmask16 all = first_lanes(left), half = first_lanes((left + 1) / 2), some = first_lanes((left * share + 7) / 8);
                 EACH(r, R) {
@@ -125,85 +92,109 @@ inline __m512i nibbles(__m256i bytes) {
     return _mm512_or_si512(twice, _mm512_slli_epi16(twice, 4));
 }
 
-// Bits 2 i and 2 i + 1 of 16 bytes are bit `low` of the i-th code of codes[0] and codes[1].
-inline void add_ones(__m128i bytes, int low, __m512i (&codes)[2]) {
-    constexpr Numbers byte = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x01010101;  // each byte four times
-    const __m512i four = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), (__m512i)byte), one = _mm512_set1_epi8(1 << low);
-    EACH(p, 2) {
-        const __mmask64 is_one = _mm512_test_epi8_mask(four, _mm512_set1_epi32(0x40100401 << p));
-        codes[p] = _mm512_mask_add_epi8(codes[p], is_one, codes[p], one);
-    }
+// Each of 16 bytes four times: bits 2 i and 2 i + 1 of the i-th belong to parts 0 and 1.
+inline __m512i four_times(__m128i bytes) {
+    constexpr Numbers byte = Numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x01010101;
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), (__m512i)byte);
 }
 
-// Number p of `width` bits in each byte becomes the bits of codes[p] from `low` on.
-template <int PARTS>
-inline void add_bits(__m512i bytes, int width, int low, __m512i (&codes)[PARTS]) {
-    const __m512i mask = _mm512_set1_epi8(char(((1 << width) - 1) << low));
-    EACH(p, PARTS) {
-        const int up = low - p * width;
-        const __m512i moved = up > 0 ? _mm512_slli_epi16(bytes, up) : up < 0 ? _mm512_srli_epi16(bytes, -up) : bytes;
-        codes[p] = _mm512_ternarylogic_epi32(codes[p], moved, mask, 0xf8);  // codes | (moved & mask)
-    }
+// Number p of `width` bits in each byte becomes the bits of a code from `low` on.
+inline __m512i with_bits(__m512i codes, __m512i bytes, int width, int low, int p) {
+    const int up = low - p * width;
+    const __m512i moved = up > 0 ? _mm512_slli_epi16(bytes, up) : up < 0 ? _mm512_srli_epi16(bytes, -up) : bytes;
+    return _mm512_ternarylogic_epi32(codes, moved, _mm512_set1_epi8(char(((1 << width) - 1) << low)), 0xf8);  // codes | (moved & mask)
 }
 
-// The codes whose low bits are the 64 bytes of a step: codes[p] are those of part p.
-template <int BITS, int PARTS>
-inline void read_codes(const uint8_t* row, const Planes<BITS>& planes, const Step& step, __m512i (&codes)[PARTS]) {
+// What a step reads of a row: 64 bytes of the first plane, and those of the others spread over them.
+template <int BITS>
+struct Codes {
     using P = Planes<BITS>;
-    constexpr int first = P::first;
-    const __m512i bytes = _mm512_maskz_loadu_epi8(step.all, row + step.b);
-    EACH(p, PARTS)
-        codes[p] = BITS == 8 ? bytes : _mm512_and_si512(_mm512_srli_epi16(bytes, p * first), _mm512_set1_epi8((1 << first) - 1));
-    if (P::twos) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, row + planes.twos_at + step.b / 2)), 2, 4, codes);
-    const uint8_t* ones = row + planes.ones_at + step.b / P::ones_share;
-    if (P::ones && first == 2) add_bits(nibbles(_mm256_maskz_loadu_epi8(step.half, ones)), 1, 2, codes);
-    if constexpr (P::ones && first == 4) add_ones(_mm_maskz_loadu_epi8(step.quarter, ones), BITS - 1, codes);
-}
+    static constexpr int first = P::first;
+    __m512i bytes, twos, ones;
+
+    Codes(const uint8_t* row, const Planes<BITS>& planes, const Step& step) {
+        bytes = _mm512_maskz_loadu_epi8(step.all, row + step.b);
+        if (P::twos) twos = nibbles(_mm256_maskz_loadu_epi8(step.half, row + planes.twos_at + step.b / 2));
+        const uint8_t* from = row + planes.ones_at + step.b / P::ones_share;
+        if (P::ones && first == 2) ones = nibbles(_mm256_maskz_loadu_epi8(step.half, from));
+        if (P::ones && first == 4) ones = four_times(_mm_maskz_loadu_epi8(step.quarter, from));
+    }
+    // The codes of part p, made only when they are needed, so that few registers are held.
+    __m512i part(int p) const {
+        __m512i codes = BITS == 8 ? bytes : _mm512_and_si512(p ? _mm512_srli_epi16(bytes, p * first) : bytes, _mm512_set1_epi8((1 << first) - 1));
+        if (P::twos) codes = with_bits(codes, twos, 2, 4, p);
+        if (P::ones && first == 2) codes = with_bits(codes, ones, 1, 2, p);
+        if (P::ones && first == 4) {
+            const __mmask64 is_one = _mm512_test_epi8_mask(ones, _mm512_set1_epi32(0x40100401 << p));
+            codes = _mm512_mask_add_epi8(codes, is_one, codes, _mm512_set1_epi8(1 << (BITS - 1)));
+        }
+        return codes;
+    }
+};
 
 // 64 bytes of a row at a time: a part of one group, or several small groups whose scales are spread over their lanes.
 template <int N>  // digits of a token
 struct Int8Tile {
     static constexpr int sums = N == 1 ? 8 : 4;
 
-    template <int BITS, int T, int R>
+    // The sum that the sums of digits make: 256 times as large if there are several. Neighbouring digits are joined as whole
+    // numbers where a group is `few` bytes: 64 steps of sums below 2¹⁷ leave room for eight bits.
+    static inline __m512 number_of(const __m512i (&sum)[N], bool few) {
+        if (N == 1) return _mm512_cvtepi32_ps(sum[0]);
+        const __m512 one = _mm512_set1_ps(256), next = _mm512_set1_ps(1 / 256.f);
+        if (few) {
+            const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]), low = _mm512_add_epi32(_mm512_slli_epi32(sum[N - 2], 8), sum[N - 1]);
+            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(next, next), _mm512_cvtepi32_ps(high));
+        }
+        __m512 number = _mm512_cvtepi32_ps(sum[N - 1]);
+        EACH(n, N - 1) number = _mm512_fmadd_ps(number, next, _mm512_cvtepi32_ps(sum[N - 2 - n]));
+        return _mm512_mul_ps(number, one);
+    }
+
+    template <int BITS, bool BLOCKS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
         const int8_t* q = in.q + token * in.stride;
-        const int64_t groups = together(w, 64), unit = groups * w.group_bytes;
+        const int64_t groups = together(w, 64), bytes = groups * w.group_bytes;
         int32_t lanes[16];
         for (int i = 0; i < 16; i++) lanes[i] = i * int(groups) / 16;
         const __m512i group_of = _mm512_loadu_si512(lanes);
-        alignas(64) float scales[R][16], zeros[R][16];
-        __m512 total[R][T];
+        alignas(64) float scales[R][16];
+        const __m512i values = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)E2M1));
+        __m512 total[R][T], unit[T], per_sum[T];  // x is unit times its digits, or per_sum times their sums from `number`
+        EACH(t, T) unit[t] = _mm512_set1_ps(in.q_scale[token + t] * unit_of(w)), per_sum[t] = N == 1 ? unit[t] : _mm512_mul_ps(unit[t], _mm512_set1_ps(1 / 256.f));
         EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; g < w.groups; g += groups) {
             if (g % 16 == 0) EACH(r, R) {  // total −= Σ_g s_g z_g Σ q, what a sum over codes holds too much
-                read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
-                const __m512 both = _mm512_mul_ps(_mm512_load_ps(scales[r]), _mm512_load_ps(zeros[r]));
+                const __m512 scale = read_scales(w, block.row + r * block.step, g);
+                const __m512 both = times_zeros<BITS>(w, block.row + r * block.step, g, scale);
+                _mm512_store_ps(scales[r], T == 1 ? _mm512_mul_ps(scale, per_sum[0]) : scale);
                 EACH(t, T) {
                     const float* from = in.sum + (token + t) * w.groups + g;
-                    total[r][t] = _mm512_fnmadd_ps(both, _mm512_maskz_loadu_ps(first_lanes(w.groups - g), from), total[r][t]);
+                    const __m512 sums = _mm512_maskz_loadu_ps(first_lanes(w.groups - g), from);
+                    total[r][t] = _mm512_fnmadd_ps(_mm512_mul_ps(both, unit[t]), sums, total[r][t]);
                 }
             }
             __m512i sum[R][T][N];
             EACH(r, R) EACH(t, T) EACH(n, N) sum[r][t][n] = _mm512_setzero_si512();
-            const int64_t end = b + unit < planes.length ? b + unit : planes.length;
+            const int64_t end = b + bytes < planes.length ? b + bytes : planes.length;
             do {
                 const Step step(b, end - b);
                 const Ask<BITS> ask(planes, b);
                 constexpr int C = R > 1 ? 2 : 1;  // rows for which activations are loaded once
                 EACH(first, R / C) {
-                    __m512i codes[C][planes.parts];
-                    EACH(c, C) {
-                        const uint8_t* row = block.codes + (first * C + c) * block.code_step;
-                        ask.of(row);
-                        read_codes(row, planes, step, codes[c]);
-                    }
-                    EACH(p, planes.parts) EACH(t, T) EACH(n, N) {
-                        const __m512i x = _mm512_loadu_si512(q + t * in.stride + (p * N + n) * 64);
-                        EACH(c, C) {
-                            __m512i& s = sum[first * C + c][t][n];
-                            s = _mm512_dpbusd_epi32(s, codes[c][p], x);
+                    const uint8_t* row = block.codes + first * C * block.code_step;
+                    const Codes<BITS> even(row, planes, step), odd(row + (C - 1) * block.code_step, planes, step);
+                    EACH(c, C) ask.of(row + c * block.code_step);
+                    EACH(p, planes.parts) {
+                        __m512i codes[2] = {even.part(p), C > 1 ? odd.part(p) : even.part(p)};
+                        if (BLOCKS) EACH(c, C) codes[c] = _mm512_shuffle_epi8(values, codes[c]);
+                        EACH(t, T) EACH(n, N) {
+                            const __m512i x = _mm512_loadu_si512(q + t * in.stride + (p * N + n) * 64);
+                            EACH(c, C) {
+                                __m512i& s = sum[first * C + c][t][n];
+                                s = _mm512_dpbusd_epi32(s, codes[c], x);
+                            }
                         }
                     }
                 }
@@ -214,13 +205,12 @@ struct Int8Tile {
             EACH(r, R) {
                 const __m512 scale = _mm512_permutexvar_ps(lane, _mm512_load_ps(scales[r]));
                 EACH(t, T) {
-                    __m512 number = _mm512_cvtepi32_ps(sum[r][t][N - 1]);
-                    EACH(n, N - 1) number = _mm512_fmadd_ps(number, _mm512_set1_ps(1 / 256.f), _mm512_cvtepi32_ps(sum[r][t][N - 2 - n]));
-                    total[r][t] = _mm512_fmadd_ps(scale, number, total[r][t]);
+                    const __m512 number = number_of(sum[r][t], bytes <= 4096);
+                    total[r][t] = _mm512_fmadd_ps(T == 1 ? scale : _mm512_mul_ps(scale, per_sum[t]), number, total[r][t]);
                 }
             }
         }
-        EACH(r, R) EACH(t, T) y[r][t] = in.q_scale[token + t] * _mm512_reduce_add_ps(total[r][t]);
+        EACH(r, R) EACH(t, T) y[r][t] = _mm512_reduce_add_ps(total[r][t]);
     }
 };
 
@@ -250,7 +240,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx512 = {"avx512", 16, 64, all_tiles<FloatTile>, all_tiles<Int8Tile<1>>, integer_rows, all_tiles<Int8Tile<DIGITS>>};
+const Kernels avx512 = {"avx512", 16, 64, all_tiles<FloatTile>, all_tiles<Int8Tile<1>>, integer_rows, all_tiles<Int8Tile<DIGITS>>, avx512_tables};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -135,9 +135,10 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
     if (w->groups > 1 && w->group_size % (8 / smallest)) use = &portable;  // groups that begin inside a byte
     if (int8 && w->group_size > 65536) use = &portable;                    // sums that may not fit in 32 bits
     if (!int8 && !std::isfinite(largest(x, tokens * w->columns))) use = &portable;
-    const bool in_digits = !int8 && tokens == 1 && use->digit_rows && w->group_size <= 65536;
+    const bool by_tables = !int8 && tokens == 1 && use->table_rows && w->bits == 1 && w->group_size % 32 == 0;
+    const bool in_digits = !int8 && tokens == 1 && use->digit_rows && w->group_size <= 65536 && !by_tables;
     const int64_t columns = w->columns, parts = 8 / first_plane(w->bits);
-    const int digits = int8 ? 1 : in_digits ? DIGITS : 0, step = digits ? use->int8_step : use->float_step;
+    const int digits = int8 ? 1 : in_digits ? DIGITS : 0, step = by_tables ? 0 : digits ? use->int8_step : use->float_step;
     Order order = {columns, together(*w, step) * w->group_size, parts, step, std::max(digits, 1)};
     if (!step) order = {columns, columns, 1, columns, 1};
     Input in = {};
@@ -153,16 +154,16 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
         scales[t] = scale_of(from, columns);
         if (digits == 0) {
             order.place(from, floats.data() + t * in.stride);
-            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(from + g * w->group_size, w->group_size);
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(from + g * w->group_size, w->end(g) - g * w->group_size);
         }
         if (digits == 1) {
             round_token(from, columns, scales[t], row.data());
             order.place(row.data(), to);
-            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(row.data() + g * w->group_size, w->group_size);
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(row.data() + g * w->group_size, w->end(g) - g * w->group_size);
         }
         if (digits == DIGITS) {
             whole_token(from, columns, scales[t], whole.data());
-            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(whole.data() + g * w->group_size, w->group_size) * 0x1p-24f;
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(whole.data() + g * w->group_size, w->end(g) - g * w->group_size) * 0x1p-24f;
             for (int d = DIGITS; d-- > 0;) {
                 take_digit(whole.data(), columns, row.data());
                 order.place(row.data(), to + d * order.step);
@@ -170,7 +171,8 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
         }
     }
     in.x = floats.data(), in.q = integers.data(), in.q_scale = scales.data(), in.sum = sums.data();
-    share(w->rows, threads, [&](Range rows) { (int8 ? use->int8_rows : in_digits ? use->digit_rows : use->float_rows)(*w, in, bias, y, rows); });
+    Rows* product = int8 ? use->int8_rows : by_tables ? use->table_rows : in_digits ? use->digit_rows : use->float_rows;
+    share(w->rows, threads, [&](Range rows) { product(*w, in, bias, y, rows); });
 }
 
 // y (tokens, rows) = q Wᵀ exactly; q (tokens, columns) and w (rows, columns) int8.

@@ -21,7 +21,9 @@ namespace {
 template <int BITS>
 inline void read_groups(const Weight& w, int64_t row, int64_t g, float* scale, float* zero) {
     const int64_t n = w.groups - g < 16 ? w.groups - g : 16, at = row * w.groups + g;
-    if (w.half) {
+    if (w.blocks()) {
+        EACH(i, 16) scale[i] = i < n ? block_scale(w.scales, static_cast<const uint8_t*>(w.scale)[at + i]) : 0;
+    } else if (w.scales == HALF) {
         uint16_t half[16] = {};
         std::memcpy(half, static_cast<const uint16_t*>(w.scale) + at, 2 * n);
         EACH(i, 4) vst1q_f32(scale + 4 * i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half + 4 * i))));
@@ -103,12 +105,14 @@ template <typename Number>  // of the activations: float or int8_t
 struct Tile {
     static constexpr int sums = 8;
 
-    template <int BITS, int T, int R>
+    template <int BITS, bool BLOCKS, int T, int R>
     static void rows(const Weight& w, const Input& in, int64_t token, const Block& block, float (&y)[R][T]) {
         const Planes<BITS> planes(w);
         const Number* x = numbers(in, Number()) + token * in.stride;
         constexpr int middle = BITS == 8 ? 128 : 0;  // codes of 8 bits become signed: code − 128
         float scales[R][16], zeros[R][16];
+        float unit[T];
+        EACH(t, T) unit[t] = unit_of(w) * (in.q ? in.q_scale[token + t] : 1);
         float32x4_t all[R][T];
         EACH(r, R) EACH(t, T) all[r][t] = vdupq_n_f32(0), y[r][t] = 0;
         int64_t b = 0;
@@ -116,7 +120,7 @@ struct Tile {
             if (g % 16 == 0) EACH(r, R) read_groups<BITS>(w, block.row + r * block.step, g, scales[r], zeros[r]);
             decltype(no_sums(Number())) some[R][T];
             EACH(r, R) EACH(t, T) some[r][t] = no_sums(Number());
-            const int64_t end = b + w.group_bytes;
+            const int64_t end = end_of(w, planes, b);
             for (; b < end; b += 16, x += planes.parts * 16) {
                 const Ask<BITS> ask(planes, b);
                 EACH(r, R) {
@@ -124,17 +128,18 @@ struct Tile {
                     ask.of(row);
                     uint8x16_t codes[planes.parts];
                     read_codes(row, planes, b, end - b, codes);
+                    if (BLOCKS) EACH(p, planes.parts) codes[p] = vqtbl1q_u8(vld1q_u8(E2M1), codes[p]);
                     EACH(p, planes.parts) EACH(t, T) add_products(some[r][t], codes[p], middle, x + p * 16 + t * in.stride);
                 }
             }
             b = end;
             EACH(r, R) EACH(t, T) {
-                const float scale = scales[r][g % 16];
+                const float scale = scales[r][g % 16] * unit[t];
                 all[r][t] = vfmaq_n_f32(all[r][t], real(some[r][t]), scale);
                 y[r][t] += scale * (middle - zeros[r][g % 16]) * in.sum[(token + t) * w.groups + g];
             }
         }
-        EACH(r, R) EACH(t, T) y[r][t] = (vaddvq_f32(all[r][t]) + y[r][t]) * (in.q ? in.q_scale[token + t] : 1);
+        EACH(r, R) EACH(t, T) y[r][t] = vaddvq_f32(all[r][t]) + y[r][t];
     }
 };
 
@@ -159,7 +164,7 @@ const Kernels KERNELS = {
 #else
     "neon",
 #endif
-    16, 16, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr};
+    16, 16, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr, nullptr};
 
 #if defined(DOTPROD) && defined(__clang__)
 #pragma clang attribute pop

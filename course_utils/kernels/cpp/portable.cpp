@@ -25,15 +25,17 @@ void read_codes(const Weight& w, const uint8_t* plane, uint8_t* codes) {  // of 
         plane += (w.columns * width + 7) / 8;
         low += width;
     }
+    for (int64_t c = 0; w.blocks() && c < w.columns; c++) codes[c] = E2M1[codes[c]];
 }
 
 inline float scale_of(const Weight& w, int64_t row, int64_t group) {
     const int64_t at = row * w.groups + group;
-    return w.half ? half_to_float(static_cast<const uint16_t*>(w.scale)[at]) : static_cast<const float*>(w.scale)[at];
+    if (w.blocks()) return unit_of(w) * block_scale(w.scales, static_cast<const uint8_t*>(w.scale)[at]);
+    return w.scales == HALF ? half_to_float(static_cast<const uint16_t*>(w.scale)[at]) : static_cast<const float*>(w.scale)[at];
 }
 
 inline int zero_of(const Weight& w, int64_t row, int64_t group) {
-    if (!w.zero) return 1 << (w.bits - 1);
+    if (!w.zero) return w.blocks() ? E2M1_ZERO : 1 << (w.bits - 1);
     int number = 0;
     for (int i = 0; i < w.bits; i++) {  // a number may begin in one byte and end in the next
         const int64_t bit = group * w.bits + i;
@@ -52,7 +54,7 @@ void float_rows(const Weight& w, const Input& in, const float* bias, float* y, R
             for (int64_t g = 0; g < w.groups; g++) {
                 const float scale = scale_of(w, row, g);
                 const int zero = zero_of(w, row, g);
-                for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++)
+                for (int64_t c = g * w.group_size; c < w.end(g); c++)
                     sum += x[c] * (scale * float(codes[c] - zero));
             }
             y[t * w.rows + row] = sum + (bias ? bias[row] : 0);
@@ -70,10 +72,10 @@ void int8_rows(const Weight& w, const Input& in, const float* bias, float* y, Ra
             float sum = 0;
             for (int64_t g = 0; g < w.groups; g++) {
                 int64_t products = 0;
-                for (int64_t c = g * w.group_size; c < (g + 1) * w.group_size; c++) products += q[c] * codes[c];
-                sum += scale_of(w, row, g) * float(products - zero_of(w, row, g) * int64_t(in.sum[t * w.groups + g]));
+                for (int64_t c = g * w.group_size; c < w.end(g); c++) products += q[c] * codes[c];
+                sum += in.q_scale[t] * scale_of(w, row, g) * float(products - zero_of(w, row, g) * int64_t(in.sum[t * w.groups + g]));
             }
-            y[t * w.rows + row] = in.q_scale[t] * sum + (bias ? bias[row] : 0);
+            y[t * w.rows + row] = sum + (bias ? bias[row] : 0);
         }
     }
 }
@@ -89,4 +91,4 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels portable = {"portable", 0, 0, float_rows, int8_rows, integer_rows, nullptr};
+const Kernels portable = {"portable", 0, 0, float_rows, int8_rows, integer_rows, nullptr, nullptr};

@@ -27,7 +27,7 @@ struct Planes {
     int64_t length, row_bytes, twos_at, ones_at;  // of the first plane, of a row; where in a row the other planes begin
 
     explicit Planes(const Weight& w)
-        : length(w.groups * w.group_bytes), row_bytes(w.row_bytes), twos_at((w.columns * first + 7) / 8),
+        : length(w.blocks() ? w.row_bytes : w.groups * w.group_bytes), row_bytes(w.row_bytes), twos_at((w.columns * first + 7) / 8),
           ones_at(twos_at + (twos ? (w.columns + 3) / 4 : 0)) {}
 };
 
@@ -69,17 +69,23 @@ inline void read_zeros(const Weight& w, int64_t row, int64_t g, float* to) {
     if (w.zero)
         read_16(w.zero + row * w.zero_bytes, w.zero_bytes, g, BITS, to);
     else
-        EACH(i, 16) to[i] = float(1 << (BITS - 1));
+        EACH(i, 16) to[i] = float(w.blocks() ? E2M1_ZERO : 1 << (BITS - 1));
+}
+
+// Where a group that begins at byte b of the first plane ends: behind the last whole byte of it that a row has.
+template <int BITS>
+inline int64_t end_of(const Weight& w, const Planes<BITS>& planes, int64_t b) {
+    return b + w.group_bytes < planes.length ? b + w.group_bytes : planes.length;
 }
 
 // T tokens from token t on, with so many rows at a time that their Tile::sums sums fit in the registers.
-template <typename Tile, int BITS, int T>
+template <typename Tile, int BITS, bool BLOCKS, int T>
 void run(const Weight& w, const Input& in, int64_t t, const Block& block, const float* bias, float* y) {
     constexpr int R = Tile::sums < T ? 1 : Tile::sums / T < ROWS ? Tile::sums / T : ROWS;
     float sums[R][T];
     for (int first = 0; first < ROWS; first += R) {
         const int64_t row = block.row + first * block.step;
-        Tile::template rows<BITS, T, R>(w, in, t, {row, block.step, w.codes + row * w.row_bytes, block.code_step}, sums);
+        Tile::template rows<BITS, BLOCKS, T, R>(w, in, t, {row, block.step, w.codes + row * w.row_bytes, block.code_step}, sums);
         for (int r = 0; r < R; r++)
             for (int i = 0; i < T; i++) {
                 const int64_t at = row + r * block.step;
@@ -88,31 +94,31 @@ void run(const Weight& w, const Input& in, int64_t t, const Block& block, const 
     }
 }
 
-template <typename Tile, int BITS>
+template <typename Tile, int BITS, bool BLOCKS>
 void run_all(const Weight& w, const Input& in, const float* bias, float* y, int64_t row, int64_t step) {
     const Block block{row, step, nullptr, step * w.row_bytes};
     int64_t t = 0;
-    for (; t + 4 <= in.tokens; t += 4) run<Tile, BITS, 4>(w, in, t, block, bias, y);
-    for (; t + 2 <= in.tokens; t += 2) run<Tile, BITS, 2>(w, in, t, block, bias, y);
-    for (; t < in.tokens; t++) run<Tile, BITS, 1>(w, in, t, block, bias, y);
+    for (; t + 4 <= in.tokens; t += 4) run<Tile, BITS, BLOCKS, 4>(w, in, t, block, bias, y);
+    for (; t + 2 <= in.tokens; t += 2) run<Tile, BITS, BLOCKS, 2>(w, in, t, block, bias, y);
+    for (; t < in.tokens; t++) run<Tile, BITS, BLOCKS, 1>(w, in, t, block, bias, y);
 }
 
 // All rows of the range and all tokens. The ROWS rows of a block lie far apart, so that memory is read in ROWS
 // unbroken streams. Rows left over are done together with some that were done before; fewer than ROWS, one at a time.
-template <typename Tile, int BITS>
+template <typename Tile, int BITS, bool BLOCKS = false>
 void each_tile(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
     const int64_t n = rows.last - rows.first, apart = n / ROWS;
-    for (int64_t i = 0; i < apart; i++) run_all<Tile, BITS>(w, in, bias, y, rows.first + i, apart);
-    if (apart && n % ROWS) run_all<Tile, BITS>(w, in, bias, y, rows.last - ROWS, 1);
+    for (int64_t i = 0; i < apart; i++) run_all<Tile, BITS, BLOCKS>(w, in, bias, y, rows.first + i, apart);
+    if (apart && n % ROWS) run_all<Tile, BITS, BLOCKS>(w, in, bias, y, rows.last - ROWS, 1);
     if (!apart)
-        for (int64_t row = rows.first; row < rows.last; row++) run_all<Tile, BITS>(w, in, bias, y, row, 0);
+        for (int64_t row = rows.first; row < rows.last; row++) run_all<Tile, BITS, BLOCKS>(w, in, bias, y, row, 0);
 }
 
 template <typename Tile>  // its `rows`: R rows at equal distances times T tokens; `sums`: the most that R · T may be
 void all_tiles(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
     constexpr Rows* tiles[] = {each_tile<Tile, 1>, each_tile<Tile, 2>, each_tile<Tile, 3>, each_tile<Tile, 4>,
                                each_tile<Tile, 5>, each_tile<Tile, 6>, each_tile<Tile, 7>, each_tile<Tile, 8>};
-    tiles[w.bits - 1](w, in, bias, y, rows);
+    (w.blocks() ? each_tile<Tile, 4, true> : tiles[w.bits - 1])(w, in, bias, y, rows);
 }
 
 }  // namespace

@@ -1,0 +1,147 @@
+// One token of floats times codes of 1 bit, through tables, with AVX-512.
+//
+// Four bits of a row belong to four neighbouring columns, and what these add to the sum, Σ code x, is one of 16 floats: a register.
+// One instruction looks it up for 16 rows, so nothing is widened and nothing multiplied.
+#include "kernels.h"
+
+#ifdef X86
+#include <immintrin.h>
+
+#include <vector>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")
+#endif
+#include "avx512.h"
+
+namespace {
+
+constexpr int LANES = 16, ROWS_AT_ONCE = 2 * LANES;
+constexpr int COLUMNS = 32;  // bits of a lane
+
+// 64 bytes of each of 16 rows: lane r of dword[k] is number k of row r. Bytes that a row does not have are 0.
+struct Across {
+    alignas(64) uint32_t dword[16][LANES];
+
+    void read(const uint8_t* const* rows, int64_t at, int64_t bytes, int64_t ahead) {
+        const __mmask64 some = bytes - at >= 64 ? ~0ull : (1ull << (bytes - at)) - 1;
+        __m512i four[16];  // four[4 i + k]: lane of 128 bits j holds number 4 j + k of rows 4 i to 4 i + 3
+        EACH(i, 4) {
+            __m512i row[4];
+            EACH(j, 4) {
+                __builtin_prefetch(rows[4 * i + j] + at + ahead, 0, 2);
+                row[j] = _mm512_maskz_loadu_epi8(some, rows[4 * i + j] + at);
+            }
+            const __m512i a = _mm512_unpacklo_epi32(row[0], row[1]), b = _mm512_unpacklo_epi32(row[2], row[3]);
+            const __m512i c = _mm512_unpackhi_epi32(row[0], row[1]), d = _mm512_unpackhi_epi32(row[2], row[3]);
+            four[4 * i] = _mm512_unpacklo_epi64(a, b), four[4 * i + 1] = _mm512_unpackhi_epi64(a, b);
+            four[4 * i + 2] = _mm512_unpacklo_epi64(c, d), four[4 * i + 3] = _mm512_unpackhi_epi64(c, d);
+        }
+        EACH(k, 4) {
+            const __m512i a = _mm512_shuffle_i32x4(four[k], four[4 + k], 0x44), b = _mm512_shuffle_i32x4(four[8 + k], four[12 + k], 0x44);
+            const __m512i c = _mm512_shuffle_i32x4(four[k], four[4 + k], 0xee), d = _mm512_shuffle_i32x4(four[8 + k], four[12 + k], 0xee);
+            _mm512_store_si512(dword[k], _mm512_shuffle_i32x4(a, b, 0x88));
+            _mm512_store_si512(dword[4 + k], _mm512_shuffle_i32x4(a, b, 0xdd));
+            _mm512_store_si512(dword[8 + k], _mm512_shuffle_i32x4(c, d, 0x88));
+            _mm512_store_si512(dword[12 + k], _mm512_shuffle_i32x4(c, d, 0xdd));
+        }
+    }
+    __m512i number(int64_t k) const { return _mm512_load_si512(dword[k % 16]); }
+};
+
+// For each four columns the 16 sums.
+void make_tables(const float* x, int64_t columns, float* to) {
+    constexpr Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int64_t c = 0; c < columns; c += 4, to += 16) {
+        __m512 sums = _mm512_setzero_ps();
+        EACH(j, 4) sums = _mm512_mask_add_ps(sums, _mm512_test_epi32_mask((__m512i)lane, _mm512_set1_epi32(1 << j)), sums, _mm512_set1_ps(x[c + j]));
+        _mm512_store_ps(to, sums);
+    }
+}
+
+// What 32 columns add to the sums of two times 16 rows. A lookup takes the lowest four bits of a lane; others come there by
+// multiplications, since shifts are done where lookups are.
+inline void add_columns(const __m512i (&bits)[2], const float* tables, __m512 (&sum)[2]) {
+    __m512 found[2][8];
+    EACH(half, 2) EACH(i, 4) {
+        const __m512 table = _mm512_load_ps(tables + 16 * (4 * half + i));
+        EACH(h, 2) {
+            const __m512i low = half ? _mm512_srli_epi32(bits[h], 16) : bits[h];
+            const __m512i four = i ? _mm512_mulhi_epu16(low, _mm512_set1_epi32(1 << (16 - 4 * i))) : low;
+            found[h][4 * half + i] = _mm512_permutexvar_ps(four, table);
+        }
+    }
+    EACH(h, 2) {
+        const __m512 a = _mm512_add_ps(_mm512_add_ps(found[h][0], found[h][1]), _mm512_add_ps(found[h][2], found[h][3]));
+        const __m512 b = _mm512_add_ps(_mm512_add_ps(found[h][4], found[h][5]), _mm512_add_ps(found[h][6], found[h][7]));
+        sum[h] = _mm512_add_ps(sum[h], _mm512_add_ps(a, b));
+    }
+}
+
+struct Rows16 {
+    const uint8_t *codes[LANES], *scales[LANES], *zeros[LANES];
+    Across code, scale, zero;
+
+    void begin(const Weight& w, int64_t first, int64_t last) {  // behind the last row, the last one again
+        for (int64_t r = 0; r < LANES; r++) {
+            const int64_t row = first + r < last ? first + r : last - 1;
+            codes[r] = w.codes + row * w.row_bytes, zeros[r] = w.zero + row * w.zero_bytes;
+            scales[r] = static_cast<const uint8_t*>(w.scale) + row * w.groups * (w.scales == HALF ? 2 : 4);
+        }
+        if (!w.zero) std::memset(&zero, 255, sizeof zero);
+    }
+
+    void read_group(const Weight& w, int64_t g) {  // what is needed from group g on
+        const int64_t size = w.scales == HALF ? 2 : 4;
+        if (g % (64 / size) == 0) scale.read(scales, g * size, w.groups * size, ROWS_AT_ONCE * w.groups * size);
+        if (w.zero && g % 512 == 0) zero.read(zeros, g / 8, w.zero_bytes, ROWS_AT_ONCE * w.zero_bytes);
+    }
+
+    // total + s (Σ code x − z Σ x) for a group whose sum over codes is `number`.
+    __m512 add_group(const Weight& w, __m512 total, __m512 number, int64_t g, float x) const {
+        const __m512i two = scale.number(g / 2);
+        const __m512 s = w.scales == HALF ? _mm512_cvtph_ps(_mm512_cvtepi32_epi16(g % 2 ? _mm512_srli_epi32(two, 16) : two))
+                                          : _mm512_castsi512_ps(scale.number(g));
+        const __mmask16 one = _mm512_test_epi32_mask(zero.number(g / 32), _mm512_set1_epi32(1u << g % 32));
+        return _mm512_fmadd_ps(_mm512_mask_sub_ps(number, one, number, _mm512_set1_ps(x)), s, total);
+    }
+};
+
+// 32 neighbouring rows: at the distances that a power of two makes, they would drive each other from the cache.
+void block(const Weight& w, const Input& in, const float* tables, const float* bias, float* y, int64_t first, int64_t last) {
+    const int64_t units = w.columns / COLUMNS, group_units = w.group_size / COLUMNS;
+    Rows16 rows[2];
+    __m512 sum[2], total[2];
+    EACH(h, 2) rows[h].begin(w, first + h * LANES, last), total[h] = _mm512_setzero_ps();
+    for (int64_t u = 0, g = 0, left = 0; u < units; u++) {
+        if (u % 16 == 0) EACH(h, 2) rows[h].code.read(rows[h].codes, 4 * u, w.row_bytes, ROWS_AT_ONCE * w.row_bytes);
+        if (left == 0) {
+            EACH(h, 2) rows[h].read_group(w, g);
+            sum[0] = sum[1] = _mm512_setzero_ps(), left = group_units;
+        }
+        const __m512i bits[2] = {rows[0].code.number(u), rows[1].code.number(u)};
+        add_columns(bits, tables + u * 8 * 16, sum);
+        if (--left == 0) {
+            EACH(h, 2) total[h] = rows[h].add_group(w, total[h], sum[h], g, in.sum[g]);
+            g++;
+        }
+    }
+    alignas(64) float found[ROWS_AT_ONCE];
+    EACH(h, 2) _mm512_store_ps(found + h * LANES, total[h]);
+    for (int64_t r = 0; r < ROWS_AT_ONCE && first + r < last; r++) y[first + r] = found[r] + (bias ? bias[first + r] : 0);
+}
+
+}  // namespace
+
+void avx512_tables(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
+    std::vector<float> held(w.columns * 4 + 16);
+    float* tables = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(held.data()) + 63) / 64 * 64);
+    make_tables(in.x, w.columns, tables);
+    for (int64_t row = rows.first; row < rows.last; row += ROWS_AT_ONCE) block(w, in, tables, bias, y, row, rows.last);
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
