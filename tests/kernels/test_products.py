@@ -55,6 +55,16 @@ def test_one_token_and_codes_of_one_bit(name, symmetric, half):
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 7, 8])
+def test_one_token_and_large_groups(name, bits):
+    """Long sums, all codes and activations as large as they can be."""
+    for columns in (4096, 9000, 65536):
+        weight = kernels.from_codes(torch.full((9, columns), 2**bits - 1), torch.full((9, 1), 0.5), torch.zeros(9, 1), bits=bits)
+        for x in (torch.ones(1, columns), -torch.ones(1, columns), torch.randn(1, columns)):
+            assert error(run(name, x, weight), x, weight, None) < TOLERANCE, columns
+
+
+@pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("activations", kernels.ACTIVATIONS)
 def test_batches(name, activations):
     weight = make_weight(12, 160, 5, 4)

@@ -137,18 +137,20 @@ template <int N>  // digits of a token
 struct Int8Tile {
     static constexpr int sums = N == 1 ? 8 : 4;
 
-    // The sum that the sums of digits make: 256 times as large if there are several. Neighbouring digits are joined as whole
-    // numbers where a group is `few` bytes: 64 steps of sums below 2¹⁷ leave room for eight bits.
+    // What the sums of digits make together: 256 times the sum of x / q_scale if there are several. Neighbouring digits are
+    // joined as whole numbers where a group is `few` bytes: 32 steps, of sums below 2¹⁷ each, leave room for eight bits.
     static inline __m512 number_of(const __m512i (&sum)[N], bool few) {
-        if (N == 1) return _mm512_cvtepi32_ps(sum[0]);
-        const __m512 one = _mm512_set1_ps(256), next = _mm512_set1_ps(1 / 256.f);
-        if (few) {
-            const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]), low = _mm512_add_epi32(_mm512_slli_epi32(sum[N - 2], 8), sum[N - 1]);
-            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(next, next), _mm512_cvtepi32_ps(high));
+        if constexpr (N == 1) return _mm512_cvtepi32_ps(sum[0]);
+        else {
+            if (!few) {
+                __m512 number = _mm512_setzero_ps();
+                for (int n = N; n-- > 0;) number = _mm512_fmadd_ps(number, _mm512_set1_ps(1 / 256.f), _mm512_cvtepi32_ps(sum[n]));
+                return _mm512_mul_ps(number, _mm512_set1_ps(256));
+            }
+            const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]);
+            const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(sum[2], 8), sum[3]);
+            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(0x1p-16f), _mm512_cvtepi32_ps(high));
         }
-        __m512 number = _mm512_cvtepi32_ps(sum[N - 1]);
-        EACH(n, N - 1) number = _mm512_fmadd_ps(number, next, _mm512_cvtepi32_ps(sum[N - 2 - n]));
-        return _mm512_mul_ps(number, one);
     }
 
     template <int BITS, bool BLOCKS, int T, int R>
@@ -161,14 +163,14 @@ struct Int8Tile {
         const __m512i group_of = _mm512_loadu_si512(lanes);
         alignas(64) float scales[R][16];
         const __m512i values = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)E2M1));
-        __m512 total[R][T], unit[T], per_sum[T];  // x is unit times its digits, or per_sum times their sums from `number`
-        EACH(t, T) unit[t] = _mm512_set1_ps(in.q_scale[token + t] * unit_of(w)), per_sum[t] = N == 1 ? unit[t] : _mm512_mul_ps(unit[t], _mm512_set1_ps(1 / 256.f));
+        __m512 total[R][T], unit[T], per_number[T];  // what turns in.sum, and what `number_of` gives, into sums of x
+        EACH(t, T) unit[t] = _mm512_set1_ps(in.q_scale[token + t] * unit_of(w)), per_number[t] = _mm512_mul_ps(unit[t], _mm512_set1_ps(N == 1 ? 1 : 1 / 256.f));
         EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; g < w.groups; g += groups) {
             if (g % 16 == 0) EACH(r, R) {  // total −= Σ_g s_g z_g Σ q, what a sum over codes holds too much
                 const __m512 scale = read_scales(w, block.row + r * block.step, g);
                 const __m512 both = times_zeros<BITS>(w, block.row + r * block.step, g, scale);
-                _mm512_store_ps(scales[r], T == 1 ? _mm512_mul_ps(scale, per_sum[0]) : scale);
+                _mm512_store_ps(scales[r], T == 1 ? _mm512_mul_ps(scale, per_number[0]) : scale);
                 EACH(t, T) {
                     const float* from = in.sum + (token + t) * w.groups + g;
                     const __m512 sums = _mm512_maskz_loadu_ps(first_lanes(w.groups - g), from);
@@ -205,8 +207,8 @@ struct Int8Tile {
             EACH(r, R) {
                 const __m512 scale = _mm512_permutexvar_ps(lane, _mm512_load_ps(scales[r]));
                 EACH(t, T) {
-                    const __m512 number = number_of(sum[r][t], bytes <= 4096);
-                    total[r][t] = _mm512_fmadd_ps(T == 1 ? scale : _mm512_mul_ps(scale, per_sum[t]), number, total[r][t]);
+                    const __m512 number = number_of(sum[r][t], bytes <= 2048);
+                    total[r][t] = _mm512_fmadd_ps(T == 1 ? scale : _mm512_mul_ps(scale, per_number[t]), number, total[r][t]);
                 }
             }
         }
