@@ -55,7 +55,7 @@ default_role = "code"
 def as_written(app, what, name, obj, options, lines):
     """Docstrings are plain text with `code`: nothing else in them is markup."""
     parts = re.split(r"`+([^`]*)`+", "\n".join(lines))
-    code = (f"``{' '.join(part.split())}``" if part.strip() else "" for part in parts[1::2])
+    code = (f"\\ ``{' '.join(part.split())}``\\ " if part.strip() else "" for part in parts[1::2])
     text = (re.sub(r"([\\*|_`])", r"\\\1", part) for part in parts[::2])
     lines[:] = "".join(a + b for a, b in itertools.zip_longest(text, code, fillvalue="")).split("\n")
     if any(line.startswith(" ") for line in lines[1:]):  # columns and drawings keep their shape

@@ -20,7 +20,8 @@ SPOKEN = (  # what site.js says
     "too_small", "each_once", "look_at_place", "look_at_first", "prediction_kept", "guess_right", "guess_wrong", "guess_near",
     "guess_factor", "guess_apart",
 )  # fmt: skip
-KINDS = {colour: kind for kind, colour in show.COLOURS.items()}
+KINDS = {**{colour: kind for kind, colour in show.COLOURS.items()}, "#666666": "note"}
+COLOUR = re.compile(rf"color:({'|'.join(KINDS)})(?![0-9A-Fa-f])")
 BOX = re.compile(r"<div style='border-left:4px solid (#\w{6})[^']*'><b style='color:#\w{6}'>")
 MEASURED = re.compile(rf">{re.escape(ui('measured'))}</td><td[^>]*><b>(.*?)</b></td>", re.DOTALL)
 
@@ -38,7 +39,8 @@ def anchor(title: str) -> str:
 
 def themed(text: str) -> str:
     """HTML of the engine with classes in the place of its colours, so that it can be read in the dark too."""
-    return BOX.sub(lambda found: f"<div class='course-box course-{KINDS.get(found[1], 'note')}'><b>", text)
+    text = BOX.sub(lambda found: f"<div class='course-box course-{KINDS.get(found[1], 'note')}'><b>", text)
+    return COLOUR.sub(lambda found: f"color:var(--course-{KINDS[found[1]]})", text)
 
 
 def formulas(text: str) -> str:

@@ -244,8 +244,6 @@ def record(path: Path) -> None:
     wanted = {name for ids in slices.values() for name in ids}
     folder = FRAMES / path.stem
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*"):
-        old.unlink()
     recorder = Recorder(folder)
     learn.explore, learn.ask = recorder.explore, recorder.ask  # type: ignore[assignment]
     learn.predict = lambda name: _Silent()  # type: ignore[assignment]
@@ -266,6 +264,10 @@ def record(path: Path) -> None:
         }
         for name in slices
     }
+    kept = {frame for one in found.values() for widget in one["widgets"] for frame in widget["frames"]}
+    for old in folder.glob("*.webp"):
+        if old.name not in kept:
+            old.unlink()
     (folder / "frames.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

@@ -61,11 +61,13 @@ def _to_page(found: re.Match[str], level: str) -> str:
 def write(pages: list[Path], html: Path, kept: Path) -> None:
     """Write slides/<level>/<lesson>.html for staged notebooks."""
     reveal, target = vendor.package("reveal.js@4.6.1", kept), html / "_static" / "reveal"
-    for part in ("dist", "plugin/notes"):
+    for part in ("plugin/notes", "dist/theme/fonts/source-sans-pro"):
         shutil.copytree(reveal / part, target / part, dirs_exist_ok=True)
+    for part in ("dist/reveal.js", "dist/reveal.css", "dist/theme/white.css"):  # other themes ask for fonts from elsewhere
+        shutil.copy(reveal / part, target / part)
     exporter = SlidesExporter(
         template_name="slides_template", extra_template_basedirs=[str(HERE)], exclude_input=True, exclude_output_prompt=True,
-        reveal_url_prefix="../../_static/reveal", reveal_scroll=True,
+        reveal_url_prefix="../../_static/reveal", reveal_scroll=True, reveal_theme="white",
     )  # fmt: skip
     for path in pages:
         level = path.parent.name

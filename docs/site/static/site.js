@@ -140,8 +140,10 @@
 
   document.querySelectorAll(".course-form").forEach(start);
   document.querySelectorAll(".course-widget").forEach(move);
-  document.querySelectorAll(".bd-article pre, .bd-article .cell_output .output.text_html").forEach(part => {
+  const reach = () => document.querySelectorAll(".bd-article pre, .bd-article .text_html, .bd-article table, .bd-article mjx-container").forEach(part => {
     if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;  // a keyboard can move what is wider than the page
   });
+  reach();
+  addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
   window.course = {parseNumber, judge, compare};
 })();
