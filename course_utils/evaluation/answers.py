@@ -1,11 +1,12 @@
 """How a model answers: the likeliest choice, or a greedy continuation. In batches, with the result of one by one."""
 
 import functools
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
@@ -17,6 +18,7 @@ from .subject import Subject, scoring
 NEW_TOKENS = 96  # a generated answer is cut here
 LOGITS = 2**25  # most entries of one batch of logits
 TOKENS = 4096  # most tokens of one batch
+CACHED = 8192  # most tokens whose keys and values are held while answers are written
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -36,7 +38,7 @@ def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], l
 
     Rows are padded on the right behind an attention mask, so that positions count from 0 in every architecture.
     What does not fit the model's context is cut on the left. Pairs with the same input (one-token continuations
-    of one context) share a row.
+    of one context) share a row, and the head sees only the last positions, those that a continuation asks for.
     """
     longest = longest_context(model)
     rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -45,29 +47,45 @@ def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], l
             raise CompressionError("items: a prompt and each of its choices must hold at least one token.")
         whole = (context + continuation)[:-1]
         rows[tuple(whole[-longest:] if longest else whole)].append(i)
+    asked = {row: max(min(len(pairs[i][1]), len(row)) for i in members) for row, members in rows.items()}
     scores = [0.0] * len(pairs)
-    for batch in batches(sorted(rows, key=len), model.config.vocab_size):
+    for batch in batches(sorted(rows, key=len), model.config.vocab_size, asked):
         width = len(batch[-1])
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        keep = max(width - len(row) + asked[row] for row in batch)
+        logits = run(model, keep, input_ids=ids, attention_mask=mask, use_cache=False).logits
+        first = width - logits.shape[1]  # the position of the first logits
         for r, row in enumerate(batch):
             for i in rows[row]:
                 wanted = torch.tensor(pairs[i][1][-len(row) :], device=model.device)
-                log_p = logits[r, len(row) - len(wanted) : len(row)].float().log_softmax(-1)
+                log_p = logits[r, len(row) - len(wanted) - first : len(row) - first].float().log_softmax(-1)
                 scores[i] = float(log_p.gather(1, wanted[:, None]).double().sum())
     return scores
 
 
-def batches(rows: Sequence[tuple[int, ...]], vocabulary: int) -> list[list[tuple[int, ...]]]:
-    """Rows, sorted by length, divided so that a padded batch stays within TOKENS and LOGITS."""
-    limit = min(TOKENS, LOGITS // vocabulary)
+def run(model: PreTrainedModel, keep: int, **inputs: Any) -> Any:
+    """The model's output with the logits of the last `keep` positions, or of all where it has no way to make a part of them."""
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"] = keep
+    return model(**inputs)
+
+
+def batches(rows: Sequence[tuple[int, ...]], vocabulary: int, asked: dict[tuple[int, ...], int]) -> list[list[tuple[int, ...]]]:
+    """Rows, sorted by length, divided so that a padded batch stays within TOKENS, and its logits within LOGITS.
+
+    `asked`: how many of the last positions of a row need logits.
+    """
     out: list[list[tuple[int, ...]]] = []
+    kept = 0
     for row in rows:
-        if out and (len(out[-1]) + 1) * len(row) <= limit:
+        shorter = len(row) - len(out[-1][-1]) if out else 0
+        kept = max(kept + shorter, asked[row])
+        if out and (len(out[-1]) + 1) * len(row) <= TOKENS and (len(out[-1]) + 1) * kept * vocabulary <= LOGITS:
             out[-1].append(row)
         else:
             out.append([row])
+            kept = asked[row]
     return out
 
 
@@ -75,48 +93,53 @@ def batches(rows: Sequence[tuple[int, ...]], vocabulary: int) -> list[list[tuple
 def continuations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], new_tokens: int = NEW_TOKENS
 ) -> list[str]:
-    """The most likely next token again and again, up to a newline, the end of the text, or `new_tokens`.
-
-    Prompts of equal length go together, so no row is padded; keys and values are cached.
-    """
+    """The most likely next token again and again, up to a newline, the end of the text, or `new_tokens`. See `greedy`."""
     longest = longest_context(model)
     if longest is not None and longest <= new_tokens:
         raise CompressionError(f"new_tokens={new_tokens}: the model reads only {longest} tokens; ask for fewer.")
-    by_length: dict[int, list[int]] = defaultdict(list)
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     if longest is not None:
         ids = [row[new_tokens - longest :] for row in ids]
-    for i, row in enumerate(ids):
-        by_length[len(row)].append(i)
     ends, newline = ends_of_text(model, tokenizer), newline_test(tokenizer)
     texts = [""] * len(prompts)
-    for length, members in by_length.items():
-        size = max(1, min(TOKENS, LOGITS // model.config.vocab_size) // length)
-        for start in range(0, len(members), size):
-            part = members[start : start + size]
-            new = greedy(model, torch.tensor([ids[i] for i in part], device=model.device), new_tokens, ends, newline)
-            for i, row in zip(part, new, strict=True):
-                texts[i] = str(tokenizer.decode(row, skip_special_tokens=True)).split("\n")[0]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)  # the longest first
+    while order:
+        size = max(1, min(CACHED // (len(ids[order[0]]) + new_tokens), LOGITS // model.config.vocab_size))
+        part, order = order[:size], order[size:]
+        for i, row in zip(part, greedy(model, [ids[i] for i in part], new_tokens, ends, newline), strict=True):
+            texts[i] = str(tokenizer.decode(row, skip_special_tokens=True)).split("\n")[0]
     return texts
 
 
-def greedy(model: PreTrainedModel, ids: Tensor, new_tokens: int, ends: set[int], newline) -> list[list[int]]:
-    """New tokens of each row of `ids` (rows, length); an end of text is left out."""
-    rows: list[list[int]] = [[] for _ in ids]
-    running, cache, step = set(range(len(rows))), None, ids
-    for _ in range(new_tokens):
-        out = model(input_ids=step, past_key_values=cache, use_cache=True)
-        cache, step = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
-        for i in sorted(running):
-            token = int(step[i])
-            if token in ends:
-                running.discard(i)
+def greedy(model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int, ends: set[int], newline) -> list[list[int]]:
+    """New tokens of each prompt; an end of text is left out.
+
+    No row is padded: the pass over all prompts stops where the shortest ends, and a longer one gives its own next tokens before
+    the model's. Keys and values are cached; rows that are done leave the batch.
+    """
+    rows: list[list[int]] = [[] for _ in prompts]
+    running, cache = list(range(len(rows))), None
+    read = min(map(len, prompts))
+    step = torch.tensor([row[:read] for row in prompts], device=model.device)
+    while running:
+        out = run(model, 1, input_ids=step, past_key_values=cache, use_cache=True)
+        cache, guesses = out.past_key_values, out.logits[:, -1].argmax(-1).tolist()
+        going, given = [], []  # places in the batch of those that go on, and what each reads next
+        for place, (i, token) in enumerate(zip(running, guesses, strict=True)):
+            if read < len(prompts[i]):
+                token = prompts[i][read]
+            elif token in ends:
                 continue
-            rows[i].append(token)
-            if newline(token):
-                running.discard(i)
-        if not running:
-            break
+            else:
+                rows[i].append(token)
+                if newline(token) or len(rows[i]) == new_tokens:
+                    continue
+            going.append(place)
+            given.append(token)
+        if going and len(going) < len(running):
+            cache.reorder_cache(torch.tensor(going, device=model.device))
+        running, read = [running[place] for place in going], read + 1
+        step = torch.tensor(given, device=model.device)[:, None]
     return rows
 
 

@@ -5,12 +5,16 @@ a minimum for 32 weights: what is measured on it starts from weights that were r
 """
 
 import base64
+import contextlib
+import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from course_utils.errors import CompressionError
 from course_utils.kernels.build import alone
@@ -20,6 +24,8 @@ from .checkpointing import file_digest
 from .quiet import no_bars
 
 DIGEST = "sha256.txt"  # of the cached weights
+CHECKED = "checked.json"  # beside the cached folders: the SHA-256 of files that were read once, and what they were like then
+SETTLED = 0.1  # seconds: a file that changed less long ago could change again without a trace in its times
 FORMAT = 1  # of the cached folder; a change of what is written changes its name
 
 
@@ -53,7 +59,7 @@ def file_of(name: str) -> tuple[Path, str]:
     if len(found) != 1 or not Path(str(found[0].locate())).is_file():
         raise CompressionError(f"model {name!r}: the package {what.package} is installed but holds no GGUF file; {again}")
     file, said = Path(str(found[0].locate())), found[0].hash
-    digest = file_digest(file)
+    digest = checksum(file)
     if said is not None and said.mode == "sha256" and base64.urlsafe_b64encode(bytes.fromhex(digest)).rstrip(b"=").decode() != said.value:
         raise CompressionError(f"model {name!r}: {file} is not as the package lists it, damaged or altered; {again}")
     return file, digest
@@ -66,8 +72,35 @@ def place() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "course-models"
 
 
+def checksum(file: Path) -> str:
+    """The SHA-256 of a file, remembered while its size, its times and its place on the disk stay what they were."""
+    memory, key = place() / CHECKED, str(file.resolve())
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(memory.read_text(encoding="utf-8"))
+        known = found if isinstance(found, dict) else {}
+    like = _looks(file)
+    if isinstance(entry := known.get(key), list) and entry[:-1] == like:
+        return entry[-1]
+    digest = file_digest(file)
+    if _looks(file) == like and time.time() - max(like[1:3]) / 1e9 > SETTLED:
+        with contextlib.suppress(OSError):  # a folder that cannot be written: it is read again next time
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            there = {path: entry for path, entry in known.items() if Path(path).exists()}
+            half = memory.with_suffix(f".{os.getpid()}")
+            half.write_text(json.dumps({**there, key: [*like, digest]}), encoding="utf-8")
+            os.replace(half, memory)
+    return digest
+
+
+def _looks(file: Path) -> list[int]:
+    """Bytes, time of the last change of content and of anything (Linux: nobody can set the latter back), place on the disk."""
+    now = file.stat()
+    return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+
+
 def folder_of(name: str) -> Path:
-    """A folder with the model as safetensors (float32) and its tokenizer; made at the first call, checked at each.
+    """A folder with the model as safetensors (float32) and its tokenizer; made at the first call, checked at each: see `checksum`.
 
     Raises CompressionError as `file_of`, and if it cannot be written.
     """
@@ -118,6 +151,6 @@ def _whole(folder: Path) -> bool:
     """Whether every file that was written is there as it was."""
     try:
         lines = (folder / DIGEST).read_text().splitlines()
-        return bool(lines) and all(file_digest(folder / name) == digest for digest, name in (line.split("  ", 1) for line in lines))
+        return bool(lines) and all(checksum(folder / name) == digest for digest, name in (line.split("  ", 1) for line in lines))
     except (OSError, ValueError):
         return False

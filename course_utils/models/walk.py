@@ -3,6 +3,7 @@
 Finding is in `blocks`, the checks before any work in `checks`, the forward pass that halts at each block in `gates`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from .source import Facts, Source, source_of
 __all__ = [
     "BLOCK_PATHS", "Facts", "Source", "States", "as_precise_as", "batch_for", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
     "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "source_of",
-    "through_blocks", "watch_inputs", "weight_of",
+    "through_blocks", "watch", "watch_inputs", "weight_of",
 ]  # fmt: skip
 
 def exact(x: Tensor) -> Tensor:
@@ -115,24 +116,47 @@ def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title:
     return facts
 
 
+class _Enough(BaseException):  # not an Exception: a block's own error handling must not swallow it
+    pass
+
+
 @torch.no_grad()
-def watch_inputs(block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers=None) -> None:
-    """Run the states through a block and call see(layer, x) for what enters its linear layers, x (tokens, in), float32.
+def watch(
+    block: nn.Module, states: States | Sequence[tuple[Tensor, dict[str, Any]]], layers: Sequence[nn.Module], see: Callable[[nn.Module, Tensor], None],
+    after: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Run the states through a block and call see(layer, x) with what enters each of `layers`, and after() behind each batch.
 
-    `layers`: only these modules; by default every linear layer of the block.
+    Where the first batch called each of them once, later batches that call them in the same order end at the last: what a block
+    still computes from there is of no use here.
     """
-    watched = list(linears(block).values()) if layers is None else list(layers)
+    order: list[nn.Module] = []
+    met: list[nn.Module] = []
 
-    def hook(module, args):
-        see(module, args[0].reshape(-1, args[0].shape[-1]).float())
+    def hook(module: nn.Module, args: tuple) -> None:
+        see(module, args[0])
+        met.append(module)
+        if met == order:
+            raise _Enough
 
-    handles = [module.register_forward_pre_hook(hook) for module in watched]
+    handles = [module.register_forward_pre_hook(hook) for module in layers]
     try:
-        for hidden, kwargs in states:
-            run_block(block, hidden, kwargs)
+        for number, (hidden, kwargs) in enumerate(states):
+            met.clear()
+            with contextlib.suppress(_Enough):
+                run_block(block, hidden, kwargs)
+            after()
+            if number == 0 and len(met) == len(layers) and set(met) == set(layers):
+                order = list(met)
     finally:
         for handle in handles:
             handle.remove()
+
+
+def watch_inputs(block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers=None) -> None:
+    """`watch` with x as (tokens, in), float32. `layers`: only these modules; by default every linear layer of the block."""
+    watched = list(linears(block).values()) if layers is None else list(layers)
+    watch(block, states, watched, lambda module, x: see(module, x.reshape(-1, x.shape[-1]).float()))
 
 
 @torch.no_grad()

@@ -78,9 +78,12 @@ def quantize_layer(
         weight, H.to(weight), bits, check_group_size(group_size, weight.shape[1]), symmetric, damping, block_size,
         act_order, static_groups,
     )  # fmt: skip
-    if not never_worse or layer_error(weight, result.weight, H) <= rounding_error(weight, H, bits, group_size, symmetric):
+    if not never_worse:
         return result
-    return replace(rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric), rounded=True)
+    error, plain = layer_error(weight, result.weight, H), rounding_error(weight, H, bits, group_size, symmetric)
+    if error <= plain:
+        return replace(result, error=error)
+    return replace(rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric), rounded=True, error=plain)
 
 
 def rounding_error(weight: Tensor, H: Tensor, bits: int, group_size: int | None, symmetric: bool) -> float:
@@ -195,7 +198,8 @@ def quantize(
             told["few_tokens"] = seen.tokens
         else:
             result = quantize_layer(weight, seen.H, **own)
-            told |= {"loud": is_loud(seen.H), "layer_error": layer_error(weight, result.weight, seen.H)}  # type: ignore[arg-type]
+            error = layer_error(weight, result.weight, seen.H) if result.error is None else result.error  # type: ignore[arg-type]
+            told |= {"loud": is_loud(seen.H), "layer_error": error}  # type: ignore[arg-type]
         return QuantizedLinear.of(result, module.bias), {**told, "rounded": result.rounded}  # type: ignore[arg-type]
 
     made = layer_by_layer(model, make, settings, ignore, per_layer, calibration=calibration)

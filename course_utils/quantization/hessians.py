@@ -13,6 +13,7 @@ from course_utils.models import parallel, walk
 from .grids import check_matrix
 
 LOUD = 100
+PANEL = 128  # columns of XᵀX that are computed at once, at least
 
 
 def is_loud(H: Tensor) -> bool:
@@ -27,6 +28,27 @@ def hessian(x: Tensor) -> Tensor:
     if len(x) == 0:
         raise CompressionError("x: no inputs; give at least one token.")
     return (2.0 / len(x)) * (x.T @ x)
+
+
+def add_half(total: Tensor, x: Tensor) -> None:
+    """total += XᵀX for X (tokens, in), on and above the diagonal only, in panels of rows: half of the arithmetic. See `mirrored`."""
+    panel = panel_of(total)
+    for start in range(0, len(total), panel):
+        end = start + panel
+        total[start:end, start:].addmm_(x[:, start:end].T, x[:, start:])
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """What `add_half` left out, filled in place: the panels below the diagonal."""
+    panel = panel_of(total)
+    for start in range(0, len(total), panel):
+        end = start + panel
+        total[end:, start:end] = total[start:end, end:].T
+    return total
+
+
+def panel_of(total: Tensor) -> int:
+    return max(PANEL, -(-len(total) // 8))
 
 
 def damped(H: Tensor, damping: float) -> Tensor:
@@ -131,12 +153,11 @@ def block_hessians(
     sums: dict[nn.Module, _Sum] = {}
     latest: list[Any] = [None, None]  # the input with which the newest sum began, and that sum
 
-    def collect(module, args):
-        x = args[0]
+    def collect(module: nn.Module, x: Tensor) -> None:
         counts[module] = counts.get(module, 0) + x.shape[:-1].numel()
         if module not in sums:
             if latest[0] is not x:
-                latest[:] = x, _Sum(_rows(x).T @ _rows(x))
+                latest[:] = x, _Sum.of(x)
             sums[module] = latest[1]
             latest[1].layers.add(module)
             return
@@ -149,24 +170,20 @@ def block_hessians(
         if own.seen == own.layers:
             own.add()
 
+    def settle() -> None:
+        latest[:] = None, None
+        for own in [own for own in sums.values() if own.input is not None]:
+            sums.update(own.parted())
+
     watched = list(walk.linears(block).values() if layers is None else layers)
-    handles = [m.register_forward_pre_hook(collect) for m in watched]
-    try:
-        for hidden, kwargs in states:
-            walk.run_block(block, hidden, kwargs)
-            latest[:] = None, None
-            for own in [own for own in sums.values() if own.input is not None]:
-                sums.update(own.parted())
-    finally:
-        for handle in handles:
-            handle.remove()
+    walk.watch(block, states, watched, collect, settle)
     totals = {module: own.total for module, own in sums.items()}
     sums.clear()
     parallel.add_up(totals, counts, watched)
     done: set[int] = set()
     for module, total in totals.items():  # layers that share a sum saw the same inputs
         if id(total) not in done:
-            total.mul_(2.0 / counts[module])
+            mirrored(total).mul_(2.0 / counts[module])
             done.add(id(total))
     return totals
 
@@ -176,17 +193,23 @@ def _rows(x: Tensor) -> Tensor:
 
 
 class _Sum:
-    """XᵀX, `total`, of `layers` that were fed the same tensors so far. `input` is added, in place, when all of them have `seen` it."""
+    """XᵀX, `total` (`add_half`), of `layers` that were fed the same tensors so far. `input` is added, in place, when all of them have `seen` it."""
 
     def __init__(self, total: Tensor):
         self.total, self.input = total, None  # type: Tensor, Tensor | None
         self.layers: set[nn.Module] = set()
         self.seen: set[nn.Module] = set()
 
+    @classmethod
+    def of(cls, x: Tensor) -> "_Sum":
+        rows = _rows(x)
+        total = rows.new_zeros(rows.shape[1], rows.shape[1])
+        add_half(total, rows)
+        return cls(total)
+
     def add(self) -> None:
         assert self.input is not None
-        x = _rows(self.input)
-        self.total.addmm_(x.T, x)
+        add_half(self.total, _rows(self.input))
         self.input, self.seen = None, set()
 
     def parted(self) -> "dict[nn.Module, _Sum]":

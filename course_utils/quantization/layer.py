@@ -18,13 +18,14 @@ from .grids import Grid, dequantize, is_half
 class LayerResult:
     """What a layer algorithm returns: codes (out, in) uint8, their grid, and the weight they stand for.
 
-    `rounded` says that GPTQ kept plain rounding, because that was better.
+    `rounded` says that GPTQ kept plain rounding, because that was better; `error` is its `layer_error`, where it was computed.
     """
 
     codes: Tensor
     grid: Grid
     weight: Tensor
     rounded: bool = False
+    error: float | None = None
 
 
 KINDS: dict[str, type[nn.Module]] = {}  # layers that can be saved and loaded, by class name

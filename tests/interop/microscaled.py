@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from greedy import PROMPTS
 from peers import tiny
 from safetensors.torch import load_file, save_file
 
+from course_utils import evaluation, models
 from course_utils.checkpoints import compressed_tensors as layout
+from course_utils.errors import CompressionError
+from course_utils.evaluation import answers
 from course_utils.quantization import microscaling
 
 KINDS, SCHEMES = ("llama", "opt", "qwen2"), ("MXFP4", "NVFP4")
@@ -39,21 +43,52 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
             folder = work / f"theirs-{kind}-{scheme}"
             jobs.append({"make": f"{scheme}A16", "plain": str(work / kind), "folder": str(folder), "out": f"{folder}.out"})
             cases.append((f"{kind} {scheme} theirs, read here", lambda folder=folder: layout.read(folder), scheme, True))
+    real, expected = smollm2(work)
+    jobs += real
+    cases += [(f"smollm2 {Path(job['folder']).name} ours, greedy text", lambda: None, "", True) for job in real]
     altered = work / "altered"  # a control: what is wrong must be seen
     shutil.copytree(jobs[0]["folder"], altered)
     tensors = load_file(altered / "model.safetensors")
     name = next(key for key in tensors if key.endswith(".weight_scale"))
     save_file({**tensors, name: tensors[name] + 1}, altered / "model.safetensors", metadata={"format": "pt"})
-    *answers, unread = ask([*jobs, {"folder": str(altered), "out": f"{altered}.out"}], work)
+    *errors, unread = ask([*jobs, {"folder": str(altered), "out": f"{altered}.out"}], work)
     failures, first = 0, cases[0][1]()
-    for job, answer, (case, model_of, scheme, at_once) in zip(jobs, answers, cases, strict=True):
-        wrong = answer or apart(load_file(job["out"]), model_of(), ids, scheme, at_once)
+    for job, answer, (case, model_of, scheme, at_once) in zip(jobs, errors, cases, strict=True):
+        if job in real:
+            wrong = answer or otherwise(load_file(job["out"])["greedy"], expected[job["folder"]])
+        else:
+            wrong = answer or apart(load_file(job["out"]), model_of(), ids, scheme, at_once)
         print(f"{case:36} {wrong or 'agrees'}", flush=True)
         failures += bool(wrong)
     if unread or not apart(load_file(f"{altered}.out"), first, ids, "MXFP4", True):
         print(f"a checkpoint with doubled scales gave the same weights, or none ({unread}); this test sees nothing")
         failures += 1
     return len(jobs), failures
+
+
+@torch.no_grad()
+def smollm2(work: Path, n: int = 50) -> tuple[list[dict], dict[str, list[list[int]]]]:
+    """(jobs, folder → greedy text as token ids) of the real model in MXFP4 and NVFP4, where `make real` has brought it."""
+    try:
+        model, words = models.load("smollm2")
+    except CompressionError as error:
+        print(error)
+        return [], {}
+    jobs, expected = [], {}
+    prompts = [words(prompt)["input_ids"] for prompt in PROMPTS["smollm2"]]
+    for scheme in SCHEMES:
+        folder = work / scheme
+        made = microscaling.quantize(model, scheme=scheme, four_over_six=scheme == "NVFP4")
+        layout.write(made, folder, words, dtype=torch.float32)
+        with evaluation.subject.scoring(made) as net:
+            expected[str(folder)] = [answers.greedy(net, [prompt], n, set(), lambda _: False)[0] for prompt in prompts]
+        jobs.append({"folder": str(folder), "out": f"{folder}.out", "dequantize": True, "prompts": prompts, "n": n})
+    return jobs, expected
+
+
+def otherwise(found: torch.Tensor, expected: list[list[int]]) -> str:
+    same = sum(theirs == ours for theirs, ours in zip(found.tolist(), expected, strict=True))
+    return "" if same == len(expected) else f"{same} of {len(expected)} texts of {found.shape[1]} tokens are the same"
 
 
 def apart(found: dict[str, torch.Tensor], ours: torch.nn.Module, ids: torch.Tensor, scheme: str, at_once: bool) -> str:

@@ -24,6 +24,7 @@ PEERS = {  # packages, and the script that runs beside them
     "compressed-tensors": ((TORCH, "compressed-tensors==0.20.1", "transformers==5.23.0", "accelerate==1.15.0"), "tensors.py"),
     "autoawq": ((TORCH, "autoawq==0.2.9", "transformers==4.51.3", "accelerate==1.5.0", "huggingface-hub==0.36.2"), "words.py"),
     "llama.cpp": (("xllamacpp==2026.10.11549",), "llamacpp.py"),
+    "llm-compressor": ((TORCH, "llmcompressor==0.14.0.1", "transformers==5.17.0"), "oneshot.py"),  # benchmarks/peers.py asks it
     "torchao": ((TORCH, "torchao==0.18.0", "safetensors==0.8.0"), "ao.py"),
 }  # fmt: skip
 ENVIRON = {

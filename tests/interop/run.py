@@ -206,7 +206,7 @@ def show(title: str, found: dict, limit: float) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default="auto-gptq", choices=list(PEERS))
+    parser.add_argument("--peer", default="auto-gptq", choices=[name for name in PEERS if name != "llm-compressor"])
     parser.add_argument("--kinds", nargs="+", default=list(MODELS), choices=list(MODELS))
     asked, began = parser.parse_args(), time.perf_counter()
     environment(asked.peer)

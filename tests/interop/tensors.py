@@ -4,7 +4,7 @@
 
 Jobs: {folder, out, dequantize} loads a checkpoint with transformers and writes its logits for the ids and every weight of a linear
 layer. The weights are expanded while it is read, in FP32, or at the first pass, where the package makes them BF16 and the model
-has to be. {"make": scheme, plain, folder, out} lets compressed-tensors quantize a plain model to NVFP4A16 or MXFP4A16 and save
+has to be. With {prompts: lists of token ids, n} it writes n tokens of greedy text for each instead, `greedy` (prompts, n). {"make": scheme, plain, folder, out} lets compressed-tensors quantize a plain model to NVFP4A16 or MXFP4A16 and save
 it, and reads it. An answer is "" or an error.
 """
 
@@ -49,6 +49,16 @@ def make(plain, folder, scheme):
     compressor.update_config(folder)
 
 
+def greedy(model, prompt, n):
+    """n tokens, whether the text ends before or not."""
+    step, cache, found = torch.tensor([prompt]), None, []
+    for _ in range(n):
+        out = model(input_ids=step, past_key_values=cache, use_cache=True)
+        cache, step = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        found.append(int(step))
+    return found
+
+
 @torch.no_grad()
 def main(jobs):
     ids, answers = load_file(jobs.parent / "ids.safetensors")["ids"], []
@@ -57,6 +67,11 @@ def main(jobs):
             if "make" in job:
                 make(job["plain"], job["folder"], job["make"])
             model = read(job["folder"], job.get("dequantize", True)).eval()
+            if "prompts" in job:
+                texts = [greedy(model, prompt, job["n"]) for prompt in job["prompts"]]
+                save_file({"greedy": torch.tensor(texts)}, job["out"])
+                answers.append("")
+                continue
             logits = model(input_ids=ids).logits
             weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
             save_file({k: v.float().contiguous().clone() for k, v in {"logits": logits, **weights}.items()}, job["out"])

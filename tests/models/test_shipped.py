@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import sys
 import threading
 
@@ -89,6 +90,29 @@ def test_a_damaged_cache_is_made_again(package, written, tmp_path, damage):
     left.mkdir()
     assert same(models.load("smollm2")[0], written[0]) and not left.exists()
     assert shipped._whole(cached(tmp_path))
+
+
+def test_a_check_is_remembered_and_a_change_is_noticed(package, tmp_path, monkeypatch):
+    """Same size, and the time of the content set back: what the file system itself notes still differs."""
+    read, digest = [], shipped.file_digest
+    monkeypatch.setattr(shipped, "SETTLED", 0)
+    models.load("smollm2")
+    models.load("smollm2")
+    monkeypatch.setattr(shipped, "file_digest", lambda file: read.append(file.name) or digest(file))
+    models.load("smollm2")
+    assert read == []
+    file = cached(tmp_path) / "model.safetensors"
+    before = file.stat()
+    flip(cached(tmp_path))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not shipped._whole(cached(tmp_path)) and read == ["model.safetensors"]
+    models.load("smollm2")
+    for broken in ("{", "[]", "{}"):
+        (tmp_path / "cache" / shipped.CHECKED).write_text(broken)
+        assert shipped._whole(cached(tmp_path))
+    package.write_bytes(package.read_bytes()[:-1])
+    with pytest.raises(CompressionError, match="damaged or altered"):
+        models.load("smollm2")
 
 
 def test_two_at_once_write_one(package, tmp_path, monkeypatch):
