@@ -50,19 +50,32 @@ def test_greedy_continuations_equal_those_of_generate(tiny, tokenizer):
         assert text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).split("\n")[0]
 
 
+class Counting:
+    """Counts up from its last token. Its cache notes which rows are left."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rows):
+        self.calls, self.left = [], list(range(rows))
+
+    def reorder_cache(self, places):
+        self.left = [self.left[place] for place in places]
+
+    def forward(self, input_ids, past_key_values, use_cache):
+        assert past_key_values is (self if self.calls else None) and use_cache
+        self.calls.append((input_ids.tolist(), list(self.left)))
+        return types.SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids + 1, 50).float(), past_key_values=self)
+
+    __call__ = forward
+
+
 def test_generation_stops_at_the_end_of_text_and_at_a_newline():
-    """A model that counts up from its last token: 5 ends the text, 9 is a newline."""
-    calls = []
-
-    def counting(input_ids, past_key_values, use_cache):
-        calls.append(input_ids.shape)
-        return types.SimpleNamespace(
-            logits=torch.nn.functional.one_hot(input_ids + 1, 50).float(), past_key_values=(past_key_values or 0) + 1
-        )
-
-    rows = greedy(counting, torch.tensor([[1, 2], [4, 3], [9, 6]]), 30, {5}, lambda token: token == 9)
-    assert rows == [[3, 4], [4], [7, 8, 9]]
-    assert calls == [(3, 2), (3, 1), (3, 1)]  # the cache is used, and it stops with the last row
+    """5 ends the text, 9 is a newline. A longer prompt is read to its end first, and what is done leaves the batch."""
+    model = Counting(4)
+    prompts = [[1, 2], [4, 3], [9, 6], [1, 5, 9, 30]]  # an end of text and a newline in a prompt end nothing
+    assert greedy(model, prompts, 3, {5}, lambda token: token == 9) == [[3, 4], [4], [7, 8, 9], [31, 32, 33]]
+    assert model.calls[:2] == [([[1, 2], [4, 3], [9, 6], [1, 5]], [0, 1, 2, 3]), ([[3], [4], [7], [9]], [0, 1, 2, 3])]
+    assert model.calls[2:] == [([[4], [8], [30]], [0, 2, 3]), ([[31]], [3]), ([[32]], [3])]
 
 
 def test_batches_decide_as_one_by_one(bundled):

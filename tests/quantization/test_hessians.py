@@ -7,6 +7,7 @@ import torch
 from peak_memory import peak_of
 from torch import nn
 
+from course_utils.models import walk
 from course_utils.quantization import hessians
 
 
@@ -43,8 +44,8 @@ class Routed(nn.Module):
     def forward(self, hidden):
         inputs = [hidden, 2 * hidden.roll(1, -1), hidden[:, :2] - 1]
         for layer, which in self.routes.pop(0):
+            self.fed[layer].append(inputs[which].reshape(-1, hidden.shape[-1]))  # a pass may end at its last layer
             self.layers[layer](inputs[which])
-            self.fed[layer].append(inputs[which].reshape(-1, hidden.shape[-1]))
         return hidden
 
 
@@ -68,6 +69,31 @@ def test_layers_that_part_get_sums_of_their_own(seed):
             assert counts[layer] == len(x)
             torch.testing.assert_close(found[layer].double(), 2 / len(x) * x.T @ x, rtol=1e-5, atol=1e-5)
     assert not any(m._forward_pre_hooks for m in block.modules())
+
+
+@pytest.mark.parametrize("width", [1, 127, 128, 129, 300, 1100])
+def test_half_of_a_product_and_its_mirror(width):
+    x, y = torch.randn(2, 64, width, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(width, width)
+    hessians.add_half(total, x)
+    hessians.add_half(total, y)
+    both = torch.cat((x, y)).double()
+    torch.testing.assert_close(hessians.mirrored(total).double(), both.T @ both, rtol=1e-5, atol=1e-4)
+
+
+def test_a_pass_ends_at_the_last_layer_that_is_watched():
+    """From the second batch on, if the first one called each layer once; never where a batch takes another way."""
+    block = Routed(3, 6)
+    ways = [[(0, 0), (1, 0)], [(0, 0), (2, 1), (1, 0)], [(0, 0), (1, 0)], [(0, 0), (1, 0)]]
+    states = [(torch.randn(1, 4, 6), {}) for _ in ways]
+    seen, ran = [], []
+    block.layers[1].register_forward_hook(lambda *_: ran.append(len(seen)))
+    for watched, whole in ((block.layers[:2], 1), (block.layers, 4)):
+        seen.clear(), ran.clear()
+        block.routes = [list(way) for way in ways]
+        walk.watch(block, states, list(watched), lambda module, _: seen.append(module), lambda: seen.append(None))
+        assert seen.count(None) == 4 and seen.count(block.layers[1]) == 4
+        assert len(ran) == whole
 
 
 def test_a_second_pass_makes_no_new_sums():
