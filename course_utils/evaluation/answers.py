@@ -13,12 +13,13 @@ from course_utils.errors import CompressionError
 from course_utils.models.walk import longest_context
 from course_utils.world import Choice, Generate
 
+from .memory import kv_cache
 from .subject import Subject, scoring
 
 NEW_TOKENS = 96  # a generated answer is cut here
 LOGITS = 2**25  # most entries of one batch of logits
 TOKENS = 4096  # most tokens of one batch
-CACHED = 8192  # most tokens whose keys and values are held while answers are written
+CACHE = 3 * 2**29  # most bytes of keys and values that are held while answers are written
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -103,8 +104,9 @@ def continuations(
     ends, newline = ends_of_text(model, tokenizer), newline_test(tokenizer)
     texts = [""] * len(prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)  # the longest first
+    room = CACHE // bytes_of_a_token(model)
     while order:
-        size = max(1, min(CACHED // (len(ids[order[0]]) + new_tokens), LOGITS // model.config.vocab_size))
+        size = max(1, min(room // (len(ids[order[0]]) + new_tokens), LOGITS // model.config.vocab_size))
         part, order = order[:size], order[size:]
         for i, row in zip(part, greedy(model, [ids[i] for i in part], new_tokens, ends, newline), strict=True):
             texts[i] = str(tokenizer.decode(row, skip_special_tokens=True)).split("\n")[0]
@@ -141,6 +143,14 @@ def greedy(model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int
         running, read = [running[place] for place in going], read + 1
         step = torch.tensor(given, device=model.device)[:, None]
     return rows
+
+
+def bytes_of_a_token(model: PreTrainedModel) -> int:
+    """What one token's keys and values take; of an architecture without the usual names, as with keys as wide as the states."""
+    config = model.config.get_text_config()
+    if hasattr(config, "num_attention_heads"):
+        return kv_cache(config, context=1, batch=1, bits=8 * model.dtype.itemsize)
+    return 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
 
 
 def ends_of_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
