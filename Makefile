@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: lab test install real site site-test lint build bench interop
+PINS = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header pyproject.toml \
+	$(addprefix --extra ,gpu deploy eval grade real site peers hub cluster dev)
+
+.PHONY: lab test install real site site-test lint pins build bench interop
 
 lab:      ## open the course in JupyterLab
 	$(PYTHON) -m course_utils.bootstrap lab
@@ -24,6 +27,10 @@ site-test: site  ## the built pages in Chromium
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	cp constraints.txt .venv/pins.txt && $(PINS) -o .venv/pins.txt && diff constraints.txt .venv/pins.txt
+
+pins: install  ## constraints.txt from pyproject.toml; UPGRADE=--upgrade for the newest versions
+	$(PINS) $(UPGRADE) -o constraints.txt
 
 build: install  ## make labs/ from solutions/
 	$(BIN)/python -m course_utils.grade build

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "matplotlib", "jupyterlab", "ipywidgets")
 OPTIONAL = {
-    "bitsandbytes": "",
+    "bitsandbytes": "peers",
     "nbval": "dev",
     "papermill": "dev",
     "nbgrader": "grade",

@@ -1,5 +1,6 @@
 """The classic picture on real digits."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,14 @@ from course_utils.errors import CompressionError
 def taught():
     data = digits.load()
     return data, digits.big(data)
+
+
+def test_the_file_holds_the_digits_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    images, names = load_digits(return_X_y=True)
+    with np.load(digits.FILE, allow_pickle=False) as stored:
+        assert (stored["x"] == images).all() and (stored["y"] == names).all()
 
 
 def test_data_is_divided():

@@ -5,10 +5,13 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from course_utils import bootstrap, cli
 
@@ -33,18 +36,27 @@ def test_importing_the_package_loads_nothing_heavy():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 
-def test_constraints_pin_core_packages_with_a_marker():
+def test_constraints_pin_every_package_for_every_python_and_system():
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r'[\w.-]+==[\w.]+; python_version >= "3\.11"', pin) for pin in pins)
-    assert {"torch", "transformers", "jupyterlab", "pytest", "nbval", "papermill"} <= names("\n".join(pins))
+    pins = [Requirement(line) for line in lines]
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) and pin.url is None for pin in pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: wishes for name, wishes in project["optional-dependencies"].items() if name != "gptq"}
+    asked = [Requirement(wish) for wishes in (project["dependencies"], *extras.values()) for wish in wishes]
+    for version, system in [(v, s) for v in ("3.10", "3.11", "3.12", "3.13") for s in ("linux", "darwin", "win32")]:
+        place = {"python_version": version, "python_full_version": f"{version}.1", "sys_platform": system}
+        chosen = {canonicalize_name(p.name): p for p in pins if p.marker is None or p.marker.evaluate(place)}
+        for wish in asked:
+            if wish.marker is None or wish.marker.evaluate(place):
+                assert str(chosen[canonicalize_name(wish.name)].specifier)[2:] in wish.specifier, (wish, place)
 
 
 def test_extras_and_core_are_declared():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = {"torch", "transformers", "jupyterlab", "matplotlib", "ipywidgets", "bitsandbytes", "nbval", "papermill"}
     assert declared <= names(text)
-    for extra in ("gpu", "gptq", "deploy", "eval", "grade", "cluster", "dev"):
+    for extra in ("gpu", "gptq", "deploy", "eval", "grade", "cluster", "dev", "peers"):
         assert re.search(rf"^{extra} = \[", text, re.MULTILINE)
     assert 'requires-python = ">=3.10,<3.14"' in text
 
@@ -60,6 +72,11 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "course-installed")
     monkeypatch.setattr(bootstrap.venv, "create", lambda folder, **_: Path(folder).mkdir(exist_ok=True))
     monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, **_: calls.append(command) or 0)
+    monkeypatch.setattr(bootstrap, "pip_settings", dict)
+    monkeypatch.setattr(bootstrap.shutil, "which", {"uv": "/bin/uv"}.get)
+    monkeypatch.setattr(bootstrap.platform, "system", lambda: "Linux")
+    for name in bootstrap.SETTINGS.values():
+        monkeypatch.delenv(name, raising=False)
     return tmp_path, calls
 
 
@@ -81,6 +98,59 @@ def test_failed_install_is_tried_again(project, monkeypatch):
     with pytest.raises(SystemExit, match="failed"):
         bootstrap.install()
     assert not (folder / ".venv" / "course-installed").exists()
+
+
+def test_learners_get_the_small_set_and_the_whole_set_serves_them_too(project):
+    folder, calls = project
+    bootstrap.install("")
+    assert calls[-1][-2:] == ["-e", str(folder)]
+    bootstrap.install()
+    assert calls[-1][-1] == f"{folder}[{bootstrap.EXTRAS}]"
+    count = len(calls)
+    bootstrap.install("")
+    assert len(calls) == count
+
+
+def test_the_build_of_torch_is_the_machines_unless_chosen(project, monkeypatch, capsys):
+    _, calls = project
+    bootstrap.install("")
+    assert calls[0][-3:] == ["--torch-backend", "cpu", "torch"] and "--torch cuda" in capsys.readouterr().out
+    count = len(calls)
+    assert bootstrap.main(["lab", "--torch", "cuda"]) == 0
+    again = calls[count]
+    assert "--torch-backend" not in again and "--reinstall-package" in again and again[-1] == "torch"
+    count = len(calls)
+    assert bootstrap.main(["lab"]) == 0 and len(calls) == count + 1  # what was chosen stays
+    with pytest.raises(SystemExit):
+        bootstrap.main(["lab", "--torch", "rocm"])
+    for driver, own, wanted in ((True, {}, []), (False, {"UV_FIND_LINKS": "wheels"}, []), (False, {}, ["--torch-backend", "cpu"])):
+        monkeypatch.setattr(bootstrap.shutil, "which", lambda name, driver=driver: "/bin/it" if driver else None)
+        assert bootstrap.torch_build(bootstrap.build_for(""), own) == wanted
+
+
+def test_without_uv_pip_installs_the_same_versions(project, monkeypatch):
+    folder, calls = project
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
+    bootstrap.install("")
+    pip = [call for call in calls if call[1:4] == ["-m", "pip", "install"]]
+    assert calls == pip and pip[0][-1] == "uv" and pip[-1][-1] == str(folder)  # uv was asked for, and did not come
+    assert all(str(folder / "constraints.txt") in call for call in pip) and not any("--torch-backend" in call for call in pip)
+
+
+def test_what_pip_was_told_is_told_to_uv(monkeypatch):
+    said = ":env:.find-links='/some/wheels'\nglobal.index-url='https://example.org/simple'\nglobal.timeout='9'\n"
+    monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=said))
+    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://example.org/mine")  # one's own word for uv stays
+    assert bootstrap.pip_settings() == {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_FIND_LINKS": "/some/wheels"}
+
+
+def test_a_full_disk_is_named_before_anything_is_fetched(project, monkeypatch):
+    _, calls = project
+    monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**9))
+    with pytest.raises(SystemExit, match="1.0 GB are free and 2 GB are needed"):
+        bootstrap.install("")
+    assert calls == []
 
 
 def test_unsupported_python_is_named(project, monkeypatch):
