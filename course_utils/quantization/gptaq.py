@@ -46,8 +46,8 @@ def quantize_layer(
     weight = check_walk(weight, H, damping, block_size)
     paired.check_moments(H, C, weight.shape[1])
     check_bits(bits)
-    if not 0 <= alpha <= 1:
-        raise CompressionError(f"alpha={alpha}: choose a number from 0 (GPTQ) to 1; the published code has 0.25.")
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise CompressionError(f"alpha={alpha!r}: choose a number from 0 (GPTQ) to 1; the published code has 0.25.")
     size = check_group_size(group_size, weight.shape[1])
     mismatch = alpha * (C.to(weight) - H.to(weight))
     return gptq._walk_columns(weight, H.to(weight), bits, size, symmetric, damping, block_size, act_order, static_groups, mismatch)

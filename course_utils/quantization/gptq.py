@@ -202,6 +202,8 @@ def quantize(
             told |= {"loud": is_loud(seen.H), "layer_error": error}  # type: ignore[arg-type]
         return QuantizedLinear.of(result, module.bias), {**told, "rounded": result.rounded}  # type: ignore[arg-type]
 
+    walk.blocks(model)
+    calibration = walk.check_calibration(calibration, model)  # None is no calibration of this method
     made = layer_by_layer(model, make, settings, ignore, per_layer, calibration=calibration)
     told = {key: made.details.get(key, {}) for key in ("layer_error", "rounded", "loud", "few_tokens")}
     made.details = {key: [name for name in found if found[name]] if key in ("rounded", "loud") else found for key, found in told.items()}

@@ -1,5 +1,7 @@
 """E₈ by its theta series, E8P against brute force over all 65,536 points, and the distortion of normal numbers."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -49,11 +51,23 @@ def test_the_nearest_point_is_that_of_brute_force(spread):
     assert torch.equal(e8.encode(points[::997]), torch.arange(65536)[::997])
 
 
-def test_two_bits_leave_what_they_should():
-    """Between a little over R(D) times the gain of E₈'s cells and the scalar .1175; the published figure is about .089."""
+def test_two_bits_leave_what_they_should(monkeypatch):
+    """A paper lists .089 (see `e8`): near it, and never below. Which 29 of the 56 sizes of norm² 12 are taken changes nothing: other choices, as the published code's, agree within half a percent.
+    """
     x = normal(20_000, seed=2)
-    found = float((e8.decode(e8.encode(x / e8.FACTOR)) * e8.FACTOR - x).square().mean())
-    assert found == pytest.approx(0.089, rel=0.035)
+
+    def left():
+        return float((e8.decode(e8.encode(x / e8.FACTOR)) * e8.FACTOR - x).square().mean())
+
+    found = left()
+    assert 0.089 < found < 1.035 * 0.089
+    outer = torch.tensor([v for v in itertools.product((0.5, 1.5), repeat=8) if sum(v) == 9])
+    for seed in (0, 1):
+        chosen = outer[torch.randperm(56, generator=torch.Generator().manual_seed(seed))[:29]]
+        with monkeypatch.context() as patch:
+            other = torch.cat([e8.sizes()[:227], chosen])
+            patch.setattr(e8, "sizes", lambda other=other: other)
+            assert left() == pytest.approx(found, rel=0.005)
     for factor in (0.94, 1.0):
         assert float((e8.decode(e8.encode(x / factor)) * factor - x).square().mean()) > found
 

@@ -146,7 +146,7 @@ def test_with_equal_inputs_gptaq_is_gptq_bit_for_bit(dtype):
         wanted = gptq.quantize_layer(W, H, never_worse=False, **settings)
         for found in (gptaq.quantize_layer(W, H, H, **settings), gptaq.quantize_layer(W, H, (2 / len(X)) * Y.T @ X, alpha=0, **settings)):
             assert torch.equal(found.weight, wanted.weight) and torch.equal(found.codes, wanted.codes) and torch.equal(found.grid.scale, wanted.grid.scale)
-    for message, arguments in (("^C:", (W, H, H[:5, :5])), ("^H:", (W, H * float("nan"), H)), ("alpha=2", (W, H, H, 2))):
+    for message, arguments in (("^C:", (W, H, H[:5, :5])), ("^H:", (W, H * float("nan"), H)), ("alpha=2", (W, H, H, 2)), ("alpha='x'", (W, H, H, "x"))):
         with pytest.raises(CompressionError, match=message):
             gptaq.quantize_layer(*arguments[:3], group_size=4, alpha=arguments[3] if len(arguments) > 3 else 1)
 
@@ -169,6 +169,8 @@ def test_gptaq_comes_nearer_to_the_originals_outputs():
 def test_models_are_quantized_beside_the_original_and_saved(kind, method, tmp_path):
     model = tiny_models.stirred(kind, 0.05, layers=2)
     made = method(model, IDS, bits=3, group_size=8)
+    with pytest.raises(CompressionError, match="calibration"):
+        gptq.quantize(model, None, group_size=8)  # type: ignore[arg-type]
     first = gptq.quantize(model, IDS, bits=3, group_size=8)
     names = [n for n, m in made.model.named_modules() if type(m).__name__ == "QuantizedLinear"]
     block = [n for n in names if ".0." in n and "expert" not in n]
