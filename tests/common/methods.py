@@ -11,7 +11,7 @@ from course_utils import pruning, quantization
 from course_utils.models import walk
 
 IDS = torch.randint(3, 96, (4, 16), generator=torch.Generator().manual_seed(1))
-TRAINED = ("qat.quantize", "recovery.train", "schedules.train", "schedules.one_shot", "schedules.iterative", "schedules.gradual")  # train a copy
+TRAINED = ("qat.quantize", "learned_masks.prune", "gated.prune", "recovery.train", "schedules.train", "schedules.one_shot", "schedules.iterative", "schedules.gradual")  # train a copy or masks
 SHARED = ("convert.each_layer", "convert.layer_by_layer", "vectors.quantize_model", "paired.quantize", "streaming.compress")  # what methods call, or that calls them
 
 

@@ -29,7 +29,7 @@ CHANGES = {  # what one layer has of its own
     "entropy_coded.quantize": {"bits": 3.5, "classes": 2}, "magnitude.prune": {"sparsity": 0.75, "pattern": "per_row"}, "apply.prune": {"sparsity": 0.75},
     "wanda.prune": {"sparsity": 0.75}, "sparsegpt.prune": {"pattern": "2:4"}, "storage.compress": {"format": "csr16"}, "sequential.prune": {"keep": 0.75},
     "schedules.train": {"sparsity": 0.75}, "schedules.one_shot": {"sparsity": 0.75}, "schedules.iterative": {"sparsity": 0.75},
-    "schedules.gradual": {"sparsity": 0.75, "pattern": "per_row"},
+    "schedules.gradual": {"sparsity": 0.75, "pattern": "per_row"}, "learned_masks.prune": {"pattern": "1:4"}, "gated.prune": {"sparsity": 0.75},
 }  # fmt: skip
 WHOLE = {  # these treat all layers alike by their nature: refused with a sentence that says why
     "structured.prune_mlp": "one number of channels", "structured.prune_heads": "one number of channels", "width.prune_heads": "one number of channels",
