@@ -26,6 +26,7 @@ from course_utils.quantization.gptq import (
     damped,
     inverse_cholesky,
     layer_error,
+    shrunk,
     warn_of_few_tokens,
 )  # fmt: skip
 from course_utils.quantization.grids import Grid, check_matrix, dequantize, make_grid, quantize
@@ -175,13 +176,15 @@ def prune(
 
     def one_block(block: nn.Module, states: walk.States) -> walk.Facts:
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
-        hessians = block_hessians(block, states, wanted)
+        counts: dict[nn.Module, int] = {}
+        hessians = block_hessians(block, states, wanted, counts)
         facts: walk.Facts = {}
         for module in wanted:
             weight, name, H = walk.weight_of(module).float(), names[id(module)], hessians.pop(module, None)
             reached = H is not None
             H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
-            result = prune_layer(weight, H.to(weight.device), **chosen.own[name])
+            known = shrunk(H, counts[module]) if reached else H
+            result = prune_layer(weight, known.to(weight.device), **chosen.own[name])
             gone = result.weight == 0
             facts[name] = {**apply.told_of(gone, True), "error": layer_error(weight, result.weight, H), "reached": reached}
             if result.grid is None:

@@ -18,35 +18,11 @@ from course_utils.errors import CompressionError
 from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed, empty_like
-from course_utils.quantization.gptq import check_hessian
-from course_utils.quantization.layer import naming
 
 from . import anatomy, groups, mlp
+from .refit import narrow, second_moment, warn_of_few_tokens
 
 LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
-
-
-def second_moment(block: nn.Module, states: walk.States, layer: nn.Module, name: str = "model") -> Tensor:
-    """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block, `name` in messages.
-
-    Raises CompressionError where they hold NaN or infinity.
-    """
-    total: list = [0, 0]
-
-    def see(_, x):
-        total[0], total[1] = total[0] + x.T @ x, total[1] + len(x)
-
-    walk.watch_inputs(block, states, see, [layer])
-    H = total[0] * (2.0 / total[1])
-    with naming(name):
-        check_hessian(H, H.shape[1])
-    return H
-
-
-def _shrink(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool) -> None:
-    """Take inputs away from the layer that reads the pruned channels."""
-    weight = walk.weight_of(out).float()
-    anatomy.set_weight(out, groups.compensated(weight, H, columns) if compensate else weight[:, columns])
 
 
 @torch.no_grad()
@@ -74,6 +50,7 @@ def prune_mlp(
     count = groups.how_many(before, keep, "channels")
     config = anatomy.smaller_config(model.config, **{parts.width: count})
     skeleton = walk.blocks(empty_like(type(model), config))
+    warn_of_few_tokens(calibration.numel(), before, parts.out, compensate)
     work = sharing.structure(model, experts_apart=False).eval()
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "MLP channels"):
@@ -81,7 +58,7 @@ def prune_mlp(
         H = second_moment(block, states, out, f"block {len(chosen)}: {parts.out}")
         weight = walk.weight_of(out).float()
         columns = score(weight, H, count) if callable(score) else groups.kept(groups.score(weight, H, 1, score), count)
-        _shrink(out, H, columns, compensate)
+        narrow(out, H, columns, compensate, calibration.numel())
         for name, made in parts.made.items():
             anatomy.take(block.get_submodule(name), rows=made[columns].T.flatten() if made[0, -1] >= before else made[columns].flatten())
         for name, module in skeleton[len(chosen)].named_modules():
@@ -149,13 +126,14 @@ def prune_heads(
     rows = [walk.weight_of(walk.blocks(skeleton)[0].get_submodule(name)).shape[0] for name in parts.attention_in]
     if rows != [count * size, new_kv * size, new_kv * size]:
         raise CompressionError(_no_head_size(config.model_type))
+    warn_of_few_tokens(calibration.numel(), heads * size, parts.attention_out, compensate)
     work = sharing.structure(model, experts_apart=False).eval()
     chosen = []
     for block, states in walk.through_blocks(work, calibration, "attention heads"):
         out = block.get_submodule(parts.attention_out)
         H = second_moment(block, states, out, f"block {len(chosen)}: {parts.attention_out}")
         stay = query_heads(walk.weight_of(out).float(), H, kv, ratio, size, count, unit, score)
-        _shrink(out, H, groups.members(stay, size), compensate)
+        narrow(out, H, groups.members(stay, size), compensate, calibration.numel())
         shared = torch.unique(stay // ratio)
         for name, which in zip(parts.attention_in, (stay, shared, shared), strict=True):
             anatomy.take(block.get_submodule(name), rows=groups.members(which, size))

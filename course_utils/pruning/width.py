@@ -16,8 +16,10 @@ from course_utils.errors import CompressionError
 from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization.compressed import Compressed
+from course_utils.quantization.hessians import shrunk
 
 from . import anatomy, groups, structured
+from .refit import ENOUGH, warn_of_few_tokens
 
 FIELDS = {  # model type: (heads, hidden size and what equals it)
     "gpt2": ("n_head", ("n_embd",)),
@@ -61,6 +63,7 @@ def prune_heads(
     inner = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]
     changes = {heads_field: count, parts.width: inner, **dict.fromkeys(width_fields, count * size)}
     smaller = anatomy.smaller_config(config, **changes)
+    warn_of_few_tokens(calibration.numel(), width, parts.attention_out, compensate)
     work = sharing.structure(model, experts_apart=False).eval()
     chosen: list[Tensor] = []
     for block, states in walk.through_blocks(work, calibration, "attention heads"):
@@ -68,7 +71,7 @@ def prune_heads(
         weight, H = walk.weight_of(out).float(), structured.second_moment(block, states, out)
         chosen.append(groups.kept(groups.score(weight, H, size, score), count))
         columns, new = groups.members(chosen[-1], size), torch.zeros_like(weight)
-        new[:, columns] = groups.compensated(weight, H, columns) if compensate else weight[:, columns]
+        new[:, columns] = groups.compensated(weight, shrunk(H, calibration.numel(), ENOUGH), columns) if compensate else weight[:, columns]
         anatomy.set_weight(out, new)
     energy = stream_energy(work, calibration)
     stay = groups.kept(energy, count * size)

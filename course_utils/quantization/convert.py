@@ -13,7 +13,7 @@ from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .hessians import block_hessians, warn_of_few_tokens
+from .hessians import block_hessians, shrunk, warn_of_few_tokens
 from .layer import Described, naming
 
 Made = nn.Module | tuple[nn.Module, dict[str, Any]]  # the layer in a layer's place, and what is told of it: plain values by name
@@ -53,6 +53,11 @@ class Seen:
     H: Tensor | None
     tokens: int
     few: bool
+
+    @property
+    def known(self) -> Tensor | None:
+        """H, shrunk where the tokens are too few to say it."""
+        return None if self.H is None else shrunk(self.H, self.tokens)
 
 
 def layer_by_layer(

@@ -197,8 +197,10 @@ def quantize(
             result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
             told["few_tokens"] = seen.tokens
         else:
-            result = quantize_layer(weight, seen.H, **own)
-            error = layer_error(weight, result.weight, seen.H) if result.error is None else result.error  # type: ignore[arg-type]
+            known = seen.known
+            result = quantize_layer(weight, known, **own)  # type: ignore[arg-type]
+            measured = result.error is not None and known is seen.H
+            error = result.error if measured else layer_error(weight, result.weight, seen.H)  # type: ignore[arg-type]
             told |= {"loud": is_loud(seen.H), "layer_error": error}  # type: ignore[arg-type]
         return QuantizedLinear.of(result, module.bias), {**told, "rounded": result.rounded}  # type: ignore[arg-type]
 

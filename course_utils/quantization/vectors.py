@@ -175,7 +175,7 @@ def quantize_model(
     def make(_name: str, module: nn.Module, own: dict[str, Any], seen: Seen | None = None) -> tuple[nn.Module, dict[str, Any]]:
         """The layer, made in the mixed basis where there is one."""
         weight = check_matrix(walk.weight_of(module)).float()
-        rotation, H, kept = own.pop("rotation"), None if seen is None or seen.few else seen.H, weight
+        rotation, H, kept = own.pop("rotation"), None if seen is None or seen.few else seen.known, weight
         if rotation is not None and H is not None:
             kept, H = weight.masked_fill(H.diagonal() == 0, 0), mixed(mixed(H, rotation).T, rotation)
         layer = layer_of(mixed_weight(kept, rotation), H, own)

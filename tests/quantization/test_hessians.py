@@ -8,7 +8,9 @@ from peak_memory import peak_of
 from torch import nn
 
 from course_utils.models import walk
-from course_utils.quantization import hessians
+from course_utils.pruning import groups
+from course_utils.quantization import gptq, hessians, rtn
+from course_utils.quantization.hessians import hessian, layer_error, shrunk
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 511, 512, 513, 700, 1025])
@@ -104,3 +106,51 @@ def test_a_second_pass_makes_no_new_sums():
     found, most = peak_of(lambda: hessians.block_hessians(block, states))
     assert len({H.data_ptr() for H in found.values()}) == 1
     assert most < 1.2 * found[block.layers[0]].nbytes
+
+
+def few_and_many(seed, inputs=96):
+    """Inputs with correlations that fall off slowly, as a network's do: (tokens, in) to calibrate on, and as many others as one likes."""
+    rng = torch.Generator().manual_seed(seed)
+    mix = torch.randn(inputs, inputs, generator=rng, dtype=torch.float64) * torch.arange(1, inputs + 1).pow(-0.7)
+    return lambda tokens: torch.randn(tokens, inputs, generator=rng, dtype=torch.float64) @ mix.T
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0, 1.5])
+def test_with_few_tokens_neither_the_walk_nor_a_refit_is_worse_than_without(share):
+    """On tokens that were not in the calibration; without shrinking both are, where tokens are about as many as inputs."""
+    walked, fitted, plain = [], [], []
+    for seed in range(6):
+        draw = few_and_many(seed)
+        tokens, weight = int(share * 96), torch.randn(24, 96, generator=torch.Generator().manual_seed(99 + seed), dtype=torch.float64)
+        H, test = hessian(draw(tokens)), hessian(draw(4000))
+        known = shrunk(H, tokens, 2.0)
+        rounded = layer_error(weight, rtn.quantize_layer(weight, bits=3, group_size=32).weight, test)
+        walked.append(layer_error(weight, gptq.quantize_layer(weight, known, bits=3, group_size=32, never_worse=False).weight, test) / rounded)
+        columns = torch.arange(0, 96, 2)
+
+        def cost(new, weight=weight, columns=columns, test=test):
+            return layer_error(weight, torch.zeros_like(weight).index_copy_(1, columns, new), test)
+
+        fitted.append(cost(groups.compensated(weight, known, columns)) / cost(weight[:, columns]))
+        plain.append(cost(groups.compensated(weight, H, columns)) / cost(weight[:, columns]))
+    assert max(walked) <= 1.0 and max(fitted) <= 1.0
+    assert share not in (0.5,) or min(plain) > 1.2, "48 tokens for 48 inputs that stay: a fit of noise"
+
+
+def test_shrinking_is_the_formula_and_ends_where_tokens_suffice():
+    x = few_and_many(0)(40)
+    H = hessian(x)
+    deviation = H.diagonal().sqrt()
+    R = H / deviation[:, None] / deviation
+    size, p, n = sum(float(r) ** 2 for r in R.flatten()), 96, 40
+    share = ((1 - 2 / p) * size + p**2) / ((n + 1 - 2 / p) * (size - p))
+    assert 0 < share < 1
+    wanted = (1 - share) * H + share * torch.diag(H.diagonal())
+    torch.testing.assert_close(shrunk(H, 40), wanted, rtol=1e-10, atol=1e-12)
+    assert shrunk(H, 96) is H and shrunk(H, 95) is not H
+    independent = torch.diag(torch.rand(8, generator=torch.Generator().manual_seed(0)) + 0.1)
+    assert torch.equal(shrunk(independent, 3), independent)
+    dead = H.clone()
+    dead[3], dead[:, 3] = 0, 0
+    found = shrunk(dead, 40)
+    assert torch.isfinite(found).all() and (found[3] == 0).all()
