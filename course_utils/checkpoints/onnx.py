@@ -52,8 +52,9 @@ def write(what: Compressed | PreTrainedModel, file: str | Path) -> int:
             f"model: PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({_cause(error)}); write another layout, such as gptq or gguf."
         ) from error
     assert program is not None  # dynamo=True returns a program
+    beside = file.with_name(f"{file.name}.data")  # for what is above the 2 GB that one file of this format holds
+    beside.unlink(missing_ok=True)  # of a larger model that stood here before
     program.save(file, external_data=False)
-    beside = file.with_name(f"{file.name}.data")  # above the 2 GB that one file of this format holds
     return file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
 
 

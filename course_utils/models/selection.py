@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
 
@@ -142,6 +143,7 @@ def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int])
         inside = {id(m) for m in blocks(model).modules()}
     except CompressionError:
         inside = {id(m) for m in model.modules()}
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     dense, seen = {id(m) for m in linears(model).values()}, set()
     total = {"all": 0, "blocks": 0, "reached": 0}
     left: dict[str, tuple[int, str]] = {}
@@ -158,18 +160,18 @@ def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int])
         if name in names:
             total["reached"] += count
         else:
-            left[name] = count, _why(module, id(module) in inside, id(module) in dense)
+            left[name] = count, _why(module, id(module) in inside, id(module) in dense, module is head)
     return {
         "parameters": total["all"], "reached": total["reached"], "share": total["reached"] / max(1, total["all"]),
         "share_of_blocks": total["reached"] / max(1, total["blocks"]), "left": left,
     }  # fmt: skip
 
 
-def _why(module: nn.Module, inside: bool, dense: bool) -> str:
+def _why(module: nn.Module, inside: bool, dense: bool, head: bool) -> str:
     if isinstance(module, nn.Embedding):
         return "embedding"
     if not inside:
-        return "output head" if dense else "outside the blocks"
+        return "output head" if head else "outside the blocks"
     if dense:
         return "a linear layer left alone: ignored, or never reached by calibration"
     if any(p.dim() > 2 for p in module.parameters(recurse=False)):

@@ -94,11 +94,12 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
 
 
 def smaller_config(config, **changes: Any):
-    """A copy of a config with these fields changed. Raises CompressionError if the model type does not allow them."""
+    """A copy of a config with these fields changed, of a model with towers those of its language model. Raises CompressionError
+    if the model type does not allow them."""
     new = copy.deepcopy(config)
     try:
         for key, value in changes.items():
-            setattr(new, key, value)
+            setattr(new.get_text_config(), key, value)
         type(config).from_dict(new.to_dict())
     except Exception as error:
         reason = str(error).strip().split("\n")[-1].strip()

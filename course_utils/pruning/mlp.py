@@ -30,7 +30,7 @@ def of(model: PreTrainedModel) -> Channels:
     """The MLP's channels in each block. Raises CompressionError, naming the model, where none are found or the config has no number of them."""
     names = set(walk.linears(walk.blocks(model)[0]))
     for known in anatomy.KNOWN:
-        if names >= {*known.attention_in, known.attention_out, *known.mlp_in, known.mlp_out}:
+        if names >= {*known.attention_in, known.attention_out, *known.mlp_in, known.mlp_out} and hasattr(model.config.get_text_config(), known.width):
             size = walk.weight_of(walk.blocks(model)[0].get_submodule(known.mlp_out)).shape[1]
             return Channels(known.mlp_out, {name: torch.arange(size)[:, None] for name in known.mlp_in}, known.width)
     if experts.fused(model) or experts.names_of_listed(model):
@@ -99,7 +99,7 @@ def _mixes(probe: readers.Probe, source: str, out: str) -> bool:
 def _width(model: PreTrainedModel, out: str, made: dict[str, Tensor], size: int) -> str:
     """The config's field that sets the number of channels: with another number, these layers and no others change."""
     config: Any = model.config
-    fields = [name for name, value in config.to_dict().items() if value == size or (name in FIELDS and value is None)]
+    fields = [name for name, value in config.get_text_config().to_dict().items() if value == size or (name in FIELDS and value is None)]
     for name in sorted(fields, key=lambda name: name not in FIELDS):
         try:
             skeleton = walk.blocks(empty_like(type(model), anatomy.smaller_config(config, **{name: size // 2})))[0]

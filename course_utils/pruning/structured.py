@@ -44,7 +44,7 @@ def prune_mlp(
     selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
     anatomy.check_model(model)
     parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
-    if isinstance(getattr(model.config, parts.width, None), list | tuple):
+    if isinstance(getattr(model.config.get_text_config(), parts.width, None), list | tuple):
         raise CompressionError(f"model: {model.config.model_type} has a number of channels for each block; use prune_layers, or wanda.")
     before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.out)).shape[1]
     count = groups.how_many(before, keep, "channels")
@@ -102,7 +102,7 @@ def prune_heads(
     began = time.perf_counter()
     selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
     anatomy.check_model(model)
-    parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config
+    parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config.get_text_config()
     if not hasattr(config, "num_key_value_heads"):
         raise CompressionError(_no_head_size(config.model_type))
     if getattr(config, "num_kv_shared_layers", 0):
@@ -121,7 +121,7 @@ def prune_heads(
     if count % step:
         raise CompressionError(f"keep={keep}: {count} query heads are not a multiple of {step}; with unit={unit!r} choose one.")
     new_kv = count // ratio if unit == "group" else kv
-    config = _config_with_heads(config, count, new_kv, size, step)
+    config = _config_with_heads(model.config, count, new_kv, size, step)
     skeleton = empty_like(type(model), config)
     rows = [walk.weight_of(walk.blocks(skeleton)[0].get_submodule(name)).shape[0] for name in parts.attention_in]
     if rows != [count * size, new_kv * size, new_kv * size]:
@@ -162,7 +162,7 @@ def _same_numbers(module: nn.Module, other: nn.Module) -> None:
 def _config_with_heads(config, count: int, kv: int, size: int, step: int):
     """The smaller config, or an error that lists the counts which the model type accepts (Llama wants divisors)."""
     allowed = []
-    for heads in range(step, config.num_attention_heads + 1, step):
+    for heads in range(step, config.get_text_config().num_attention_heads + 1, step):
         try:
             new = anatomy.smaller_config(config, num_attention_heads=heads, num_key_value_heads=kv, head_dim=size)
         except CompressionError:
@@ -213,7 +213,7 @@ def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedMode
     chosen, total = list(layers), len(walk.blocks(model))
     if not chosen or not all(0 <= layer < total for layer in chosen):
         raise CompressionError(f"layers={chosen}: name at least one of the blocks 0 to {total - 1}.")
-    fields = {k: [v[i] for i in chosen] for k, v in model.config.to_dict().items() if k in LAYER_BY_LAYER and v}
+    fields = {k: [v[i] for i in chosen] for k, v in model.config.get_text_config().to_dict().items() if k in LAYER_BY_LAYER and v}
     config = anatomy.smaller_config(model.config, num_hidden_layers=len(chosen), **fields)
     inside = walk.blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is inside) + "."

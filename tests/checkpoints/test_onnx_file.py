@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -71,3 +73,21 @@ def test_errors(tmp_path):
     for size in (0, 24, 512):
         with pytest.raises(CompressionError, match=f"block_size={size}: choose one of 16"):
             layout.quantize_4bit(tmp_path / "model.onnx", tmp_path / "a.onnx", block_size=size)
+
+
+def test_weights_beside_the_file_are_counted_and_go_with_it(tmp_path, monkeypatch):
+    """Above 1.5 GB the exporter puts weights into FILE.data, asked or not; the limit is lowered here."""
+    from torch.onnx._internal.exporter import _onnx_program
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=512, max_position_embeddings=64,
+    )).eval()  # fmt: skip
+    file, beside = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+    written = layout.write(model, file)
+    assert beside.is_file() and written == file.stat().st_size + beside.stat().st_size > 2 * sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(layout.run(file, IDS), model(input_ids=IDS).logits.detach(), rtol=1e-4, atol=1e-5)
+    small = SimpleNamespace(save=lambda place, external_data: place.write_bytes(b"small"))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: small)
+    assert layout.write(model, file) == 5 and not beside.exists(), "of the larger one nothing stays"

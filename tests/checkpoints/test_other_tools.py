@@ -12,6 +12,7 @@ from wide_models import tiny
 
 from course_utils import checkpoints, models
 from course_utils.errors import CompressionError, CompressionWarning
+from course_utils.pruning import magnitude
 from course_utils.quantization import QuantizedLinear, nf4, rtn
 
 gguf = pytest.importorskip("gguf")
@@ -68,6 +69,27 @@ def test_experts_are_refused_or_left_under_the_hubs_names(tmp_path):
     tensors = load_file(tmp_path / "rest" / "model.safetensors")
     found = [name for name in tensors if "experts.3" in name]
     assert sorted(n.rpartition("experts.3.")[2] for n in found) == ["w1.weight", "w2.weight", "w3.weight"]
+    pytest.importorskip("bitsandbytes")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "rest")
+    experts = model.model.layers[0].mlp.experts
+    for ours, read in zip(experts.parameters(), theirs.model.layers[0].mlp.experts.parameters(), strict=True):
+        torch.testing.assert_close(read, ours, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe"])
+def test_pruned_experts_go_out_under_the_hubs_names_and_come_back(kind, tmp_path):
+    """An ordinary model: transformers writes one tensor an expert, as on the hub, and reads the same zeros and logits."""
+    model = tiny_models.model_of(kind, layers=2)
+    made = magnitude.prune(model, 0.5)
+    made.model.save_pretrained(tmp_path / "hub")
+    names = set(load_file(tmp_path / "hub" / "model.safetensors"))
+    last = "w2.weight" if kind == "mixtral" else "down_proj.weight"
+    assert any(name.endswith(f"experts.3.{last}") for name in names) and not any(".listed." in name for name in names)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "hub").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=IDS).logits, made.model(input_ids=IDS).logits, rtol=1e-5, atol=1e-6)
+    for a, b in zip(again.parameters(), made.model.parameters(), strict=True):
+        assert torch.equal(a == 0, b == 0)
 
 
 def test_sizes_that_the_gptq_layout_cannot_hold(tmp_path):

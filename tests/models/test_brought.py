@@ -8,8 +8,14 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaForCausalLM,
     LlamaModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipVisionConfig,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -260,3 +266,39 @@ def test_a_tokenizer_is_not_made_up(tmp_path):
         (tmp_path / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{kind}"}}')
         with pytest.raises(CompressionError, match="without the vocabulary of a tokenizer"):
             models.load_tokenizer(tmp_path)
+
+
+def with_eyes(kind):
+    """A language model behind a tower for pictures."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+    if kind == "llava":
+        eyes = CLIPVisionConfig(**sizes, projection_dim=32)
+        return LlavaForConditionalGeneration(LlavaConfig(vision_config=eyes, text_config=tiny_models.config_of("llama"), image_token_index=90)).eval()
+    eyes, text = SiglipVisionConfig(**sizes), tiny_models.config_of("gemma3_text")
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=4, image_token_index=90)).eval()
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "wanda", "prune_mlp", "prune_heads", "prune_layers"])
+@pytest.mark.parametrize("kind", ["llava", "gemma3"])
+def test_the_language_model_behind_a_tower(kind, method, tmp_path):
+    model = with_eyes(kind)
+    made = METHODS[method](model)
+    towers = {n: p for n, p in model.named_parameters() if "vision_tower" in n or "projector" in n}
+    now = dict(made.model.named_parameters())
+    assert towers and all(torch.equal(now[n], p) for n, p in towers.items())
+    inside = {n for n in made.coverage["left"] if "vision_tower" in n}
+    assert inside and {made.coverage["left"][n][1] for n in inside} <= {"outside the blocks", "embedding"}
+    assert made.coverage["share_of_blocks"] > 0.95 or sum(p.numel() for p in now.values()) < 0.92 * sum(p.numel() for p in model.parameters())
+    made.save(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(compressed.load(tmp_path / "model")(input_ids=IDS).logits, made.model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_names_of_layers_are_not_taken_for_those_of_the_config(tmp_path):
+    """BioGPT's layers are called like OPT's, and its config's number of channels is not."""
+    made = structured.prune_mlp(tiny_models.model_of("biogpt", layers=2), IDS)
+    assert made.model.config.intermediate_size == 24
+    made.save(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(compressed.load(tmp_path / "model")(input_ids=IDS).logits, made.model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)

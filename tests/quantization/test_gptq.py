@@ -425,7 +425,7 @@ def test_model_untouched_after_success_and_after_errors(tiny, ids):
     assert unchanged()
     attempts = [
         ({"group_size": 20}, ids, "group_size=20"), ({"bits": 1, "group_size": 16}, ids, "bits=1"),
-        ({"damping": 0, "group_size": 16}, ids[:1, :5], r"\.0\..*larger damping"), ({}, ids[:0], "calibration"),
+        ({"damping": 0, "group_size": 16}, ids[:1, :5].repeat(60, 1), r"\.0\..*larger damping"), ({}, ids[:0], "calibration"),
         ({"group_size": 16}, ids + 60, "token ids outside 0 to 95"), ({}, ids.float().mean(), "calibration"),
     ]  # fmt: skip
     for settings, calibration, message in attempts:
