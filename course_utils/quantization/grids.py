@@ -63,7 +63,8 @@ def check_group_size(group_size: int | None, columns: int) -> int:
     if not isinstance(group_size, Integral) or group_size < 1 or columns % group_size:
         fitting = [g for g in (16, 32, 64, 128, 256) if columns % g == 0] or [columns]
         raise CompressionError(
-            f"group_size={group_size} does not divide the {columns} columns; choose one of {fitting}, or -1 for whole rows."
+            f"group_size={group_size} does not divide the {columns} columns; choose one of {fitting}, or -1 for whole rows "
+            "(in a model, per_layer can give a layer its own)."
         )
     return group_size
 
