@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -28,14 +28,23 @@ class Channels:
 
 def of(model: PreTrainedModel) -> Channels:
     """The MLP's channels in each block. Raises CompressionError, naming the model, where none are found or the config has no number of them."""
-    names = set(walk.linears(walk.blocks(model)[0]))
+    block = walk.blocks(model)[0]
+    names = set(walk.linears(block))
     for known in anatomy.KNOWN:
-        if names >= {*known.attention_in, known.attention_out, *known.mlp_in, known.mlp_out} and hasattr(model.config.get_text_config(), known.width):
-            size = walk.weight_of(walk.blocks(model)[0].get_submodule(known.mlp_out)).shape[1]
+        there = names >= {*known.attention_in, known.attention_out, *known.mlp_in, known.mlp_out}
+        if there and hasattr(model.config.get_text_config(), known.width) and not _more_inside(block, known):
+            size = walk.weight_of(block.get_submodule(known.mlp_out)).shape[1]
             return Channels(known.mlp_out, {name: torch.arange(size)[:, None] for name in known.mlp_in}, known.width)
     if experts.fused(model) or experts.names_of_listed(model):
         raise CompressionError(f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt.")
     return _found(model)
+
+
+def _more_inside(block: nn.Module, known: anatomy.Anatomy) -> bool:
+    """Whether the MLP holds parameters beside those of its layers, such as a norm over its channels (BitNet)."""
+    inside, _, _ = known.mlp_out.rpartition(".")
+    layers = tuple(f"{name}." for name in (*known.mlp_in, known.mlp_out))
+    return bool(inside) and any(not f"{inside}.{name}".startswith(layers) for name, _ in block.get_submodule(inside).named_parameters())
 
 
 def _found(model: PreTrainedModel) -> Channels:

@@ -295,6 +295,12 @@ def test_the_language_model_behind_a_tower(kind, method, tmp_path):
         torch.testing.assert_close(compressed.load(tmp_path / "model")(input_ids=IDS).logits, made.model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
 
 
+def test_channels_under_a_norm_of_their_own_are_refused():
+    """BitNet's layers are called like Llama's, but a norm mixes the channels before they are read."""
+    with pytest.raises(CompressionError, match="no layer was found that reads the channels of an MLP one by one"):
+        structured.prune_mlp(tiny_models.model_of("bitnet", layers=1), IDS)
+
+
 def test_names_of_layers_are_not_taken_for_those_of_the_config(tmp_path):
     """BioGPT's layers are called like OPT's, and its config's number of channels is not."""
     made = structured.prune_mlp(tiny_models.model_of("biogpt", layers=2), IDS)
