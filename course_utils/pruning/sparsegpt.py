@@ -26,10 +26,10 @@ from course_utils.quantization.gptq import (
     damped,
     inverse_cholesky,
     layer_error,
-    shrunk,
     warn_of_few_tokens,
 )  # fmt: skip
 from course_utils.quantization.grids import Grid, check_matrix, dequantize, make_grid, quantize
+from course_utils.quantization.hessians import shrunk
 from course_utils.quantization.layer import LayerResult, QuantizedLinear
 
 from . import apply, masks

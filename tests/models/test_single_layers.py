@@ -20,7 +20,7 @@ from course_utils.quantization.layer import KINDS
 LAYER = "model.layers.0.mlp.down_proj"
 BOTH = r"(q|k)_proj$"
 CHANGES = {  # what one layer has of its own
-    "rtn.quantize": {"bits": 3}, "gptq.quantize": {"bits": 3, "act_order": True}, "awq.quantize": {"bits": 3, "clip": False}, "qronos.quantize": {"bits": 3},
+    "rtn.quantize": {"bits": 3}, "gptq.quantize": {"bits": 3, "act_order": True}, "awq.quantize": {"bits": 3, "clip": False}, "qronos.quantize": {"bits": 3}, "gptaq.quantize": {"bits": 3},
     "hqq.quantize": {"bits": 3}, "nf4.quantize": {"format": "fp4", "block_size": 32}, "codebooks.quantize": {"bits": 3},
     "floats.quantize": {"format": "BF16"}, "extreme.quantize": {"kind": "binary"}, "microscaling.quantize": {"scheme": "MXFP8 E4M3"},
     "llm_int8.quantize": {"threshold": 3.0}, "w8a8.quantize": {"weight_bits": 4, "activations": "per_tensor", "observer": "min_max"},
