@@ -171,9 +171,13 @@ def picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
     held = io.BytesIO()
     figure.savefig(held, format="png", bbox_inches="tight", dpi=100)
     _close(figure)
-    titles = [t for axes in figure.axes for side in ("left", "center", "right") if (t := axes.get_title(loc=side))]
-    words = "; ".join([*titles, *(f"{name} = {value}" for name, value in values.items())])
+    words = "; ".join([*titles(figure), *(f"{name} = {value}" for name, value in values.items())])
     return {"image/png": base64.b64encode(held.getvalue()).decode(), "text/plain": words}
+
+
+def titles(figure: Any) -> list[str]:
+    """The titles of a figure's axes, for those who do not see it."""
+    return [title for axes in figure.axes for side in ("left", "center", "right") if (title := axes.get_title(loc=side))]
 
 
 def _close(figure: Any) -> None:

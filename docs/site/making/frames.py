@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
 FRAMES = HERE / "frames"
 MOST = 60  # frames of one widget
+LEAST = 5  # positions of a slider whose combinations with the others are all drawn
 DPI = 80
 MUTE = ("check", "hint", "overview", "solution")  # what a slice need not show
 
@@ -126,15 +127,18 @@ def values_of(control: Any) -> list[Any]:
 
 
 def thinned(values: list[Any], first: Any, count: int) -> list[Any]:
-    """At most `count` of the values: the ends, `first`, and others evenly between."""
+    """At most `count` of the values: the ends, `first`, 0 if it is one, and others evenly between."""
     if len(values) <= count:
         return values
-    places = {round(i * (len(values) - 1) / (count - 1)) for i in range(count)}
-    at = values.index(first)
-    if at not in places:
-        inner = sorted(places - {0, len(values) - 1}) or sorted(places)
-        places.remove(min(inner, key=lambda place: abs(place - at)))
-    return [values[i] for i in sorted({*places, at})]
+    last = len(values) - 1
+    places = {round(i * last / (count - 1)) for i in range(count)}
+    kept = {0, last}
+    for at in [values.index(value) for value in (first, 0) if value in values]:
+        kept.add(at)
+        if at not in places and (free := places - kept):
+            places.remove(min(free, key=lambda place: abs(place - at)))
+            places.add(at)
+    return [values[i] for i in sorted(places)]
 
 
 def plan(controls: dict[str, Any]) -> tuple[dict[str, list[Any]], bool]:
@@ -149,15 +153,14 @@ def plan(controls: dict[str, Any]) -> tuple[dict[str, list[Any]], bool]:
             total *= count
         return total
 
-    least = 3 if len(sliders) > 2 else 5
-    while product() > MOST and (long := [name for name in sliders if counts[name] > least]):
+    while product() > MOST and (long := [name for name in sliders if counts[name] > LEAST]):
         counts[max(long, key=lambda name: counts[name])] -= 1
     together = product() <= MOST
     if not together:
         rest = sum(counts[name] for name in every if name not in sliders)
         each = (MOST - rest) // max(1, len(sliders))
         counts = {name: min(len(values), each) if name in sliders else len(values) for name, values in every.items()}
-    return {name: thinned(values, controls[name].value, max(2, counts[name])) for name, values in every.items()}, together
+    return {name: thinned(values, controls[name].value, max(3, counts[name])) for name, values in every.items()}, together
 
 
 def combinations(values: dict[str, list[Any]], first: dict[str, Any], together: bool) -> Iterator[dict[str, Any]]:
@@ -185,8 +188,6 @@ class Recorder:
             self.expected.setdefault(self.cell, {})[name] = float(expected)
 
     def explore(self, draw: Any, **controls: Any) -> None:
-        from course_utils.learn.widgets import picture
-
         first = {name: control.value for name, control in controls.items()}
         values, together = plan(controls)
         drawn: dict[str, str] = {}
@@ -195,7 +196,7 @@ class Recorder:
         for setting in combinations(values, first, together):
             key = json.dumps(setting)
             if key not in drawn:
-                data, said = _webp(draw(**setting), picture)
+                data, said = _webp(draw(**setting), setting)
                 name = f"{hashlib.sha256(data).hexdigest()[:12]}.webp"
                 (self.folder / name).write_bytes(data)
                 drawn[key] = name
@@ -209,16 +210,19 @@ class Recorder:
         self.widgets.setdefault(self.cell, []).append({"controls": shown, "together": together, "frames": frames, "alts": alts})
 
 
-def _webp(figure: Any, picture: Any) -> tuple[bytes, str]:
-    """The figure as WebP, and its titles."""
+def _webp(figure: Any, setting: dict[str, Any]) -> tuple[bytes, str]:
+    """The figure as WebP, and what it shows in words."""
+    import matplotlib.pyplot as plt
     from PIL import Image
 
-    held = io.BytesIO()
+    from course_utils.learn.widgets import titles
+
+    held, out = io.BytesIO(), io.BytesIO()
     figure.savefig(held, format="png", bbox_inches="tight", dpi=DPI)
-    said = picture(figure, {})["text/plain"]  # closes it
-    out = io.BytesIO()
-    Image.open(held).convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB").save(out, "WEBP", lossless=True, method=6)
-    return out.getvalue(), said
+    plt.close(figure)
+    few = Image.open(held).convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
+    few.save(out, "WEBP", lossless=True, method=4)
+    return out.getvalue(), "; ".join([*titles(figure), *(f"{name} = {value}" for name, value in setting.items())])
 
 
 def fresh(path: Path) -> dict[str, dict[str, Any]]:

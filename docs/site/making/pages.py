@@ -16,8 +16,8 @@ from course_utils.learn.page.catalogue import ROOT, Unit
 from course_utils.learn.texts import ui
 
 INSTRUCTORS = ("instructor", "fairness", "attacks", "mutants")
-MEASURED = ("benchmarks", "benchmarks-distillation", "models", "interop", "log", "development")
-PACKAGES = ("quantization", "pruning", "distillation", "kernels", "theory", "evaluation", "checkpoints", "models", "world", "learn", "grade")
+MEASURED = tuple(sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(INSTRUCTORS)))
+PACKAGES = tuple(sorted(path.parent.name for path in (ROOT / "course_utils").glob("*/__init__.py")))
 DEEP = {"learn": ("learn", "questions", "page", "checks", "plots")}  # of `learn` only its machinery, not each exercise
 
 
