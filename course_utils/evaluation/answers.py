@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from course_utils.errors import CompressionError
 from course_utils.models.walk import longest_context
@@ -37,6 +38,57 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
 def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """For each (context, continuation): Σ ln p(token of the continuation | all before it), in nats.
 
+    A context with several continuations of more than one token is read once, and they go on from its keys and values, where the
+    architecture keeps nothing but these. Other pairs are rows of their own: see `by_rows`.
+    """
+    longest = longest_context(model)
+    contexts: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, (context, continuation) in enumerate(pairs):
+        if not continuation or not context:
+            raise CompressionError("items: a prompt and each of its choices must hold at least one token.")
+        contexts[tuple(context)].append(i)
+    together: dict[int, list[tuple[int, ...]]] = defaultdict(list)  # contexts by their length: no row is padded on the left
+    for context, members in contexts.items():
+        whole = len(context) + max(len(pairs[i][1]) for i in members) - 1
+        if len({tuple(pairs[i][1][:-1]) for i in members}) > 1 and (not longest or whole <= longest):
+            together[len(context)].append(context)
+    found: dict[int, float] = {}
+    for length, group in together.items():
+        tails = max(len(contexts[c]) * max(len(pairs[i][1]) for i in contexts[c]) for c in group)
+        size = max(1, min(TOKENS // length, LOGITS // (tails * model.config.vocab_size)))
+        for start in range(0, len(group), size):
+            found |= by_contexts(model, pairs, {c: contexts[c] for c in group[start : start + size]})
+    rest = [i for i in range(len(pairs)) if i not in found]
+    found |= zip(rest, by_rows(model, [pairs[i] for i in rest]), strict=True)
+    return [found[i] for i in range(len(pairs))]
+
+
+def by_contexts(
+    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], contexts: dict[tuple[int, ...], list[int]]
+) -> dict[int, float]:
+    """Pair → its log-probability, for pairs of contexts that are equally long; {} where the cache holds more than keys and values."""
+    out = run(model, 1, input_ids=torch.tensor(list(contexts), device=model.device), use_cache=True)
+    cache = getattr(out, "past_key_values", None)
+    if not isinstance(cache, DynamicCache) or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return {}
+    ends = [(place, i) for place, members in enumerate(contexts.values()) for i in members if len(pairs[i][1]) > 1]
+    rows = {key: row for row, key in enumerate(dict.fromkeys((place, tuple(pairs[i][1][:-1])) for place, i in ends))}
+    width = max(len(tail) for _, tail in rows)
+    cache.reorder_cache(torch.tensor([place for place, _ in rows], device=model.device))
+    ids = torch.tensor([[*tail, *[0] * (width - len(tail))] for _, tail in rows], device=model.device)  # nothing looks at what comes after
+    later = run(model, width, input_ids=ids, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
+    first = out.logits[:, -1].float().log_softmax(-1)
+    found = {i: float(first[place, pairs[i][1][0]]) for place, members in enumerate(contexts.values()) for i in members}
+    for place, i in ends:
+        wanted = torch.tensor(pairs[i][1][1:], device=model.device)
+        log_p = later[rows[place, tuple(pairs[i][1][:-1])], : len(wanted)]
+        found[i] += float(log_p.gather(1, wanted[:, None]).double().sum())
+    return found
+
+
+def by_rows(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    """`log_probabilities`, each different input in a row of its own.
+
     Rows are padded on the right behind an attention mask, so that positions count from 0 in every architecture.
     What does not fit the model's context is cut on the left. Pairs with the same input (one-token continuations
     of one context) share a row, and the head sees only the last positions, those that a continuation asks for.
@@ -44,8 +96,6 @@ def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], l
     longest = longest_context(model)
     rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, (context, continuation) in enumerate(pairs):
-        if not continuation or not context:
-            raise CompressionError("items: a prompt and each of its choices must hold at least one token.")
         whole = (context + continuation)[:-1]
         rows[tuple(whole[-longest:] if longest else whole)].append(i)
     asked = {row: max(min(len(pairs[i][1]), len(row)) for i in members) for row, members in rows.items()}

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from transformers import AutoModelForCausalLM
 
 from course_utils.errors import CompressionError
-from course_utils.evaluation import Score, judge, task_scores
+from course_utils.evaluation import Score, answers, judge, task_scores
 from course_utils.evaluation.answers import continuations, encode_pair, greedy, log_probabilities, pick
 from course_utils.world import CHANCE, CHOICE_TASKS, Choice, items
 
@@ -30,6 +30,24 @@ def test_padded_rows_score_as_single_ones(tiny, tokenizer):
     found = log_probabilities(model, pairs)
     for pair, score in zip(pairs, found, strict=True):
         assert score == pytest.approx(one_by_one(model, *pair), abs=1e-5)
+
+
+def test_a_context_is_read_once_for_all_its_continuations(tiny, monkeypatch):
+    """Of one to five tokens, one in two of them, contexts of two lengths; the same without any cache."""
+    model, noise = tiny.double(), torch.Generator().manual_seed(0)
+    draw = lambda n: torch.randint(1, 60, (n,), generator=noise).tolist()  # noqa: E731
+    pairs = [(context, draw(n)) for context in (draw(9), draw(12), draw(9)) for n in (1, 5, 2, 1, 3)]
+    pairs += [(pairs[0][0], pairs[1][1][:3]), (draw(7), draw(4))]
+    read = []
+    handle = model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True)
+    found = log_probabilities(model, pairs)
+    handle.remove()
+    assert sum(read) < sum(len(a + b) - 1 for a, b in pairs) / 2
+    for pair, score in zip(pairs, found, strict=True):
+        assert score == pytest.approx(one_by_one(model, *pair), abs=1e-5)
+    assert log_probabilities(model, pairs[::-1]) == pytest.approx(found[::-1], abs=1e-9)
+    monkeypatch.setattr(answers, "by_contexts", lambda *_: {})
+    assert log_probabilities(model, pairs) == pytest.approx(found, abs=1e-5)
 
 
 def test_a_long_prompt_is_cut_on_the_left(make):

@@ -13,10 +13,11 @@ from greedy import PROMPTS
 from peers import tiny
 from safetensors.torch import load_file, save_file
 
-from course_utils import evaluation, models
+from course_utils import models
 from course_utils.checkpoints import compressed_tensors as layout
 from course_utils.errors import CompressionError
 from course_utils.evaluation import answers
+from course_utils.models import walk
 from course_utils.quantization import microscaling
 
 KINDS, SCHEMES = ("llama", "opt", "qwen2"), ("MXFP4", "NVFP4")
@@ -45,7 +46,7 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
             cases.append((f"{kind} {scheme} theirs, read here", lambda folder=folder: layout.read(folder), scheme, True))
     real, expected = smollm2(work)
     jobs += real
-    cases += [(f"smollm2 {Path(job['folder']).name} ours, greedy text", lambda: None, "", True) for job in real]
+    cases += [("smollm2 MXFP4 ours, greedy text", lambda: None, "", True) for _ in real]
     altered = work / "altered"  # a control: what is wrong must be seen
     shutil.copytree(jobs[0]["folder"], altered)
     tensors = load_file(altered / "model.safetensors")
@@ -68,22 +69,26 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
 
 @torch.no_grad()
 def smollm2(work: Path, n: int = 50) -> tuple[list[dict], dict[str, list[list[int]]]]:
-    """(jobs, folder → greedy text as token ids) of the real model in MXFP4 and NVFP4, where `make real` has brought it."""
+    """(jobs, folder → greedy text as token ids) of the real model in MXFP4, where `make real` has brought it.
+
+    Not in NVFP4, whose weights the package rounds to BF16: nearly equal tokens could change places.
+    """
     try:
         model, words = models.load("smollm2")
     except CompressionError as error:
         print(error)
         return [], {}
-    jobs, expected = [], {}
+    made, folder = microscaling.quantize(model, scheme="MXFP4"), work / "smollm2"
+    layout.write(made, folder, words, dtype=torch.float32)
     prompts = [words(prompt)["input_ids"] for prompt in PROMPTS["smollm2"]]
-    for scheme in SCHEMES:
-        folder = work / scheme
-        made = microscaling.quantize(model, scheme=scheme, four_over_six=scheme == "NVFP4")
-        layout.write(made, folder, words, dtype=torch.float32)
-        with evaluation.subject.scoring(made) as net:
-            expected[str(folder)] = [answers.greedy(net, [prompt], n, set(), lambda _: False)[0] for prompt in prompts]
-        jobs.append({"folder": str(folder), "out": f"{folder}.out", "dequantize": True, "prompts": prompts, "n": n})
-    return jobs, expected
+    layers = [(name, m) for name, m in made.model.named_modules() if isinstance(m, microscaling.MicroscaledLinear)]
+    for name, layer in layers:  # made once: such a layer unpacks its weight at each call
+        dense = torch.nn.Linear(*reversed(layer.weight.shape), bias=False, device="meta")
+        dense.weight = torch.nn.Parameter(layer.weight)
+        walk.replace(made.model, name, dense)
+    texts = answers.greedy(made.model, prompts, n, set(), lambda _: False)
+    job = {"folder": str(folder), "out": f"{folder}.out", "dequantize": True, "prompts": prompts, "n": n}
+    return [job], {job["folder"]: texts}
 
 
 def otherwise(found: torch.Tensor, expected: list[list[int]]) -> str:
