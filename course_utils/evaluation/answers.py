@@ -48,10 +48,10 @@ def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], l
             raise CompressionError("items: a prompt and each of its choices must hold at least one token.")
         contexts[tuple(context)].append(i)
     together: dict[int, list[tuple[int, ...]]] = defaultdict(list)  # contexts by their length: no row is padded on the left
-    for context, members in contexts.items():
-        whole = len(context) + max(len(pairs[i][1]) for i in members) - 1
+    for read, members in contexts.items():
+        whole = len(read) + max(len(pairs[i][1]) for i in members) - 1
         if len({tuple(pairs[i][1][:-1]) for i in members}) > 1 and (not longest or whole <= longest):
-            together[len(context)].append(context)
+            together[len(read)].append(read)
     found: dict[int, float] = {}
     for length, group in together.items():
         tails = max(len(contexts[c]) * max(len(pairs[i][1]) for i in contexts[c]) for c in group)
@@ -74,7 +74,7 @@ def by_contexts(
     ends = [(place, i) for place, members in enumerate(contexts.values()) for i in members if len(pairs[i][1]) > 1]
     rows = {key: row for row, key in enumerate(dict.fromkeys((place, tuple(pairs[i][1][:-1])) for place, i in ends))}
     width = max(len(tail) for _, tail in rows)
-    cache.reorder_cache(torch.tensor([place for place, _ in rows], device=model.device))
+    cache.reorder_cache(torch.tensor([place for place, _ in rows], device=model.device))  # type: ignore[arg-type]
     ids = torch.tensor([[*tail, *[0] * (width - len(tail))] for _, tail in rows], device=model.device)  # nothing looks at what comes after
     later = run(model, width, input_ids=ids, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
     first = out.logits[:, -1].float().log_softmax(-1)
