@@ -99,6 +99,7 @@ def uv() -> str | None:
 
 
 def pip_install() -> list[str]:
+    """pip's command, with the pinned versions."""
     return [str(executable("python")), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
 
 
@@ -134,11 +135,13 @@ def browser() -> None:
 
 
 def run(*command: str) -> int:
+    """Run a program of the environment at the root of the project; its exit code."""
     path = f"{executable('python').parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.call([str(executable(command[0])), *command[1:]], cwd=ROOT, env={**os.environ, "PATH": path})
 
 
 def main(arguments: list[str]) -> int:
+    """The command line; see the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("action", choices=("lab", "test", "install", "real", "site"))
     parser.add_argument("--torch", choices=("cpu", "cuda"), default="", help="torch's build on Linux")

@@ -39,6 +39,7 @@ def installed(name: str) -> str | None:
 
 
 def remedy(extra: str) -> str:
+    """The command that installs what is missing."""
     return f'pip install -c constraints.txt -e ".[{extra}]"' if extra else "pip install -c constraints.txt -e ."
 
 
@@ -75,6 +76,7 @@ def bundled_model() -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command `course`; returns its exit code."""
     parser = argparse.ArgumentParser(prog="course", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is installed, which lessons can run, and what to do about the rest")

@@ -93,6 +93,7 @@ def compress(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def told(given: argparse.Namespace, result: Compressed, size: int, before: int) -> dict[str, Any]:
+    """What `course compress --json` says of a result; `size` and `before` in bytes."""
     found = result.coverage
     return {
         "out": str(given.out), "format": given.format, "settings": result.settings, "bytes": size, "bytes_before": before,
@@ -103,6 +104,7 @@ def told(given: argparse.Namespace, result: Compressed, size: int, before: int) 
 
 
 def calibration_of(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """The tokens that the options of the command ask for."""
     return [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
 
 
@@ -138,6 +140,7 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def sandboxed() -> evaluation.benchmarks.Execute:
+    """The runner of programs that a model wrote. Raises CompressionError where there is no sandbox."""
     if sys.platform != "linux":
         raise CompressionError(f"humaneval: programs that a model wrote run in a sandbox of Linux, and this is {sys.platform}; leave humaneval out.")
     from course_utils.grade import programs

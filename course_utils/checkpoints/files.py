@@ -251,6 +251,7 @@ def check_packed(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
 
 
 def bias_of(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor | None:
+    """A layer's bias in `dtype`, None if the file has none."""
     return parts["bias"].to(dtype) if "bias" in parts else None
 
 

@@ -17,6 +17,7 @@ from .trainer import train
 
 
 def main() -> None:
+    """The command line; see the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder for the student, its log and the checkpoint")
     parser.add_argument("--teacher", default="bundled", help="'bundled', a model folder or a hub id")

@@ -80,6 +80,7 @@ def answer(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of images (n, 64) that `model` names as `y` (n,) does."""
     return float((answer(model, x).argmax(-1) == y).float().mean())
 
 

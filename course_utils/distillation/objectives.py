@@ -144,6 +144,7 @@ class Sum(Objective):
         self.takes = next((o.takes for o in objectives if o.needs_teacher), "model")
 
     def describe(self) -> dict[str, Any]:
+        """The settings, as they are kept in a checkpoint."""
         return {"objective": "Sum", "parts": [o.describe() for o in self.objectives]}
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:

@@ -36,10 +36,12 @@ def start() -> bool:
 
 
 def world() -> int:
+    """How many processes train together; 1 outside torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if world() > 1 else 0
 
 

@@ -60,6 +60,7 @@ class Tables:
         return made
 
     def names(self, damage: Table, size: Table, choice: Tensor) -> dict[str, Any]:
+        """The chosen option of each layer, by name: `choice` counts from the smallest."""
         return {n: sorted(size[n], key=size[n].__getitem__)[int(i)] for n, i in zip(damage, choice, strict=True)}
 
     def of_choice(self, table: Tensor, choice: Tensor) -> Tensor:

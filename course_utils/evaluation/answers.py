@@ -204,6 +204,7 @@ def bytes_of_a_token(model: PreTrainedModel) -> int:
 
 
 def ends_of_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer, by the model's settings and the tokenizer."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = configured if isinstance(configured, list) else [configured]
     return {i for i in (*ends, tokenizer.eos_token_id) if i is not None}

@@ -71,6 +71,7 @@ def notes(table: Comparison) -> str:
 
 
 def as_text(table: Comparison) -> str:
+    """The table in letters of equal width."""
     head, lines = cells(table)
     widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
     drawn = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [head, *lines]]
@@ -79,6 +80,7 @@ def as_text(table: Comparison) -> str:
 
 
 def as_html(table: Comparison) -> str:
+    """The table for a notebook."""
     head, lines = cells(table)
     left = "text-align:left"
     top = "".join(f"<th style='{left}'>{html.escape(cell)}</th>" for cell in head)

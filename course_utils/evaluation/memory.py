@@ -66,6 +66,7 @@ def parameter_counts(described: Described) -> dict[str, int]:
 
 
 def part_of(name: str, parameter: Tensor, in_block: bool) -> str:
+    """The part of a model that a parameter belongs to: norms, attention, mlp, head or embedding."""
     if "norm" in name or ".ln_" in name:
         return "norms"
     if in_block:

@@ -111,6 +111,7 @@ def reading_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *,
 
 
 def wait(model: PreTrainedModel) -> None:
+    """Until the device has done what it was given."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
 
@@ -178,15 +179,18 @@ def compare(reports: Sequence[Report]) -> Table:
 
 
 def protocol_of(r: Report) -> dict[str, Any]:
+    """The protocol of the perplexity, without what differs between models."""
     return {} if r.perplexity is None else {k: v for k, v in r.perplexity.protocol.items() if k not in ("model", "dtype")}
 
 
 def sized(value: int, base: int, is_base: bool) -> str:
+    """Bytes in the unit of `base`, and their ratio to it."""
     unit, name = (1e9, "GB") if base >= 1e9 else (1e6, "MB") if base >= 1e6 else (1e3, "kB")
     return f"{value / unit:.2f} {name}" + ("" if is_base else f" ({value / base:.2f}×)")
 
 
 def caption(reports: Sequence[Report], tasks: Sequence[str], timed: bool) -> str:
+    """What stands below the table: protocols, and how times were taken."""
     first = reports[0]
     parts = []
     if first.perplexity is not None:

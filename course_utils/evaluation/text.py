@@ -62,6 +62,7 @@ def windows(
 
 
 def check_sizes(n: int | None, context: int) -> None:
+    """Raises CompressionError unless there is at least one window of two tokens."""
     if n is not None and n < 1:
         raise CompressionError(f"n={n}: ask for at least one window.")
     if context < 2:
@@ -99,6 +100,7 @@ def pydoc() -> str:
 
 
 def share(content: str, name: str, split: str) -> tuple[str, str, str]:
+    """A split's part of a text, its name, and the words for it."""
     low, high = SHARES[split]
     part = content[int(low * len(content)) : int(high * len(content))]
     return part, name, split if split == "all" else f"{split}, {low:.0%} to {high:.0%} of the characters"

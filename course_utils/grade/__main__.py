@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m course_utils.grade", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("build", help="make labs/ from solutions/")
@@ -79,6 +80,7 @@ def add_run(commands: Any) -> None:
 
 
 def add_report(commands: Any) -> None:
+    """The options of `report`."""
     text = "the whole class: the weighted parts of the assessment, hardest exercises, commonest mistakes"
     report = commands.add_parser("report", help=text)
     report.add_argument(
@@ -87,6 +89,7 @@ def add_report(commands: Any) -> None:
 
 
 def add_submit(commands: Any) -> None:
+    """The options of `submit`."""
     hand_in = commands.add_parser("submit", help="make the file to hand in from a lab's notebook")
     hand_in.add_argument("lab", help="for example lab-3.1-gptq")
     hand_in.add_argument(

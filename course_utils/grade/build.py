@@ -66,6 +66,7 @@ def build(root: Path, *, force: bool = False) -> list[str]:
 
 
 def same(path: Path, content: bytes) -> bool:
+    """Whether a file holds this content."""
     return path.is_file() and path.read_bytes() == content
 
 

@@ -107,6 +107,7 @@ def parts(room: Classroom, learner: str) -> dict[str, float | None]:
 
 
 def mean(values: Iterable[Any]) -> float | None:
+    """The mean, None of nothing."""
     listed = list(values)
     return sum(listed) / len(listed) if listed else None
 
@@ -139,6 +140,7 @@ def write_report(course: Path) -> list[Path]:
 
 
 def percent(share: float | None) -> float | None:
+    """A share in per cent, to one digit."""
     return None if share is None else round(100 * share, 1)
 
 

@@ -27,6 +27,7 @@ class Crossing:
         self.folders: list[Path] = []
 
     def encode(self, value: Any) -> Any:
+        """A value as it crosses the channel; see `wire.encode`."""
         return wire.encode(value, self.tensors, self._special)
 
     def _special(self, value: Any) -> Any:

@@ -34,6 +34,7 @@ class OwnersCollect(ExchangeCollect):  # type: ignore[misc]
         return record
 
     def init_src(self) -> None:
+        """nbgrader's list of submissions, without those of unknown users."""
         super().init_src()
         found: list[dict[str, Any]] = getattr(self, "src_records")  # noqa: B009  nbgrader makes it
         self.src_records = [record for record in found if record["username"] is not None]

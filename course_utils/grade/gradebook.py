@@ -125,6 +125,7 @@ class Book:
         return notes
 
     def submitted(self, student: str) -> Path:
+        """The folder of a student's submission."""
         return self.course / "submitted" / student / self.lab.name
 
     def handed_in(self, student: str) -> datetime | None:
@@ -138,6 +139,7 @@ class Book:
         return None
 
     def close(self) -> None:
+        """Close the database."""
         self.gradebook.close()
 
     def __enter__(self) -> "Book":

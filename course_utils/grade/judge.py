@@ -82,6 +82,7 @@ class Bench:
         self.owner = {name: a.grade_id for a in lab.answers if a.code for name in a.names}
 
     def session(self) -> Session:
+        """A new session of the worker, with the lab's names."""
         opened = Session(self.keeper, self.limits, seed=self.seed, shared=self.lab.namespace, over=self.over)
         opened.until = self.until
         return opened

@@ -159,6 +159,7 @@ def _judge(found: submission.Submission, keeper: Keeper, lend: bool, shop: Works
 def here(
     found: dict[str, submission.Submission], jobs: int, lab: Lab, limits: Limits, seed: int, kind: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Grade on this machine, `jobs` submissions at a time: (student, result) as they end."""
     with ready(lab, limits, seed, kind):
         yield from _side_by_side(found, jobs)
 

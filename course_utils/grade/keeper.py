@@ -37,6 +37,7 @@ class Keeper:
         return answer.decode(errors="replace")
 
     def close(self) -> None:
+        """Close the connection."""
         self.socket.close()
 
     def __enter__(self) -> "Keeper":

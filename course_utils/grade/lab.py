@@ -34,11 +34,14 @@ class Cell:
 
     @property
     def manual(self) -> bool:
+        """Whether a person grades this cell."""
         return self.points is not None and self.released != "" and not self.code
 
 
 @dataclass(frozen=True)
 class Lab:
+    """A lab as the grader reads it: what is trusted, what learners answer, and what tests it."""
+
     name: str
     prelude: tuple[tuple[str, str], ...]  # (cell, source): trusted, run on both sides
     answers: tuple[Cell, ...]
@@ -49,6 +52,7 @@ class Lab:
 
     @property
     def points(self) -> float:
+        """The most that can be reached."""
         return sum(c.points or 0 for c in (*self.answers, *self.tests))
 
     @functools.cached_property
@@ -147,6 +151,7 @@ def defined(source: str) -> Iterator[str]:
 
 
 def imports(source: str) -> list[str]:
+    """The import statements of a cell."""
     return [ast.unparse(n) for n in ast.parse(plain(source)).body if isinstance(n, (ast.Import, ast.ImportFrom))]
 
 

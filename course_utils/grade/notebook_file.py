@@ -21,6 +21,7 @@ MARK = re.compile(rb'["\[\]{}]')
 
 
 def regular(path: Path) -> bool:
+    """Whether the path is a plain file and no link."""
     return stat.S_ISREG(os.lstat(path).st_mode)
 
 
@@ -169,6 +170,7 @@ def source(cell: dict[str, Any]) -> str | None:
 
 
 def grade_id(cell: dict[str, Any]) -> str:
+    """nbgrader's name of a cell, "" if it has none."""
     meta = cell.get("metadata")
     meta = meta.get("nbgrader") if isinstance(meta, dict) else None
     name = meta.get("grade_id") if isinstance(meta, dict) else None

@@ -43,6 +43,7 @@ def decode(node: list[Any], inner: Callable[[Any], Any], templates: Sequence[dic
 
 
 def config_of(model: Any) -> dict[str, Any]:
+    """All settings of a model, as JSON holds them."""
     return json.loads(model.config.to_json_string(use_diff=False))
 
 

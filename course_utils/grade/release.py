@@ -86,6 +86,7 @@ def problems(notebook: NotebookNode) -> Iterator[str]:
 
 
 def of_metadata(meta: dict[str, Any], regions: set[str]) -> Iterator[str]:
+    """What is wrong with nbgrader's metadata of a cell, sentence by sentence."""
     if meta.get("schema_version") != 3:
         yield f"its nbgrader metadata has schema_version {meta.get('schema_version')!r}; the course uses 3."
     if not meta.get("grade_id"):

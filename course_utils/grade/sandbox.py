@@ -54,6 +54,7 @@ class Limits:
 
 
 def libc() -> ctypes.CDLL:
+    """The C library of this process."""
     return ctypes.CDLL(None, use_errno=True)
 
 

@@ -60,6 +60,7 @@ def program(machine: str, programs: bool = False) -> bytes:
 
 
 def supported() -> bool:
+    """Whether system calls can be filtered on this machine."""
     return platform.system() == "Linux" and platform.machine() in AUDIT_ARCH
 
 

@@ -61,6 +61,7 @@ class Session:
         self.learner, self.lost, self.output = 0.0, "", ""
 
     def close(self) -> None:
+        """End the worker."""
         self._drop()
 
     def run(self, cell: str, source: str, names: list[str]) -> dict[str, Any] | None:
@@ -105,6 +106,7 @@ class Session:
     def call(
         self, where: list[Any], incarnation: int | None, do: str, arguments: Any = (), named: Any = None, name: str = ""
     ) -> Any:
+        """Let the worker do something with one of its objects, and return the answer. Raises WorkerLost if it ended since."""
         if incarnation not in (None, self.incarnation):
             raise WorkerLost("the object is gone with the worker that held it")
         self._ensure()

@@ -122,9 +122,11 @@ class Index:
                 self.defining.setdefault(name, []).append(cell)
 
     def define(self, cell: Found, names: Iterable[str]) -> bool:
+        """Whether a cell defines all of `names`."""
         return set(names) <= self.names[id(cell)]
 
     def that_define(self, names: list[str]) -> list[Found]:
+        """The cells that define all of `names`."""
         return [cell for cell in self.defining.get(names[0], []) if self.define(cell, names)] if names else []
 
 

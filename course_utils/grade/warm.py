@@ -82,6 +82,7 @@ class Zygote:
             )
 
     def close(self) -> None:
+        """End the process and all that it started."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -46,6 +46,7 @@ class NotPlain(Exception):
 
 
 def send(channel: socket.socket, content: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """Send JSON and tensors, each with its length before it."""
     text = json.dumps(content).encode()
     parts = save_tensors(tensors) if tensors else []
     channel.sendall(HEAD.pack(len(text), sum(map(len, parts))) + text)

@@ -35,6 +35,7 @@ class Tail(io.TextIOBase):
         self.kept = ""
 
     def write(self, text: str) -> int:
+        """Keep the first letters and drop the rest."""
         if len(self.kept) < SAID:
             self.kept += str(text)[: SAID - len(self.kept)]
         return len(text)
@@ -44,6 +45,8 @@ class Quiet:
     """`get_ipython()` for magics in an answer cell: they do nothing, and a shell command says nothing (`files = !ls`)."""
 
     def getoutput(self, *_arguments: Any, **_named: Any) -> Any:
+        """Nothing: learners' cells start no programs."""
+
         from IPython.utils.text import SList
 
         return SList()
@@ -53,6 +56,8 @@ class Quiet:
 
 
 class Worker:
+    """The side of the channel that runs a learner's cells and functions."""
+
     def __init__(self, channel: socket.socket, namespace: dict[str, Any], work: Path) -> None:
         self.channel, self.namespace, self.work = channel, namespace, work
         self.defined: dict[tuple[str, str], Any] = {}  # (cell, name) → what that cell made of the name
@@ -185,12 +190,14 @@ class Worker:
 
 
 def seed(number: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)
 
 
 def signature(function: Any) -> list[Any] | None:
+    """A function's parameters as [name, kind, has a default], None if they cannot be read."""
     try:
         parameters = inspect.signature(function).parameters.values()
         return [[p.name, int(p.kind), p.default is not p.empty] for p in parameters]

@@ -77,6 +77,7 @@ class Workshop:
 
 
 def send(channel: socket.socket, content: dict[str, Any]) -> None:
+    """Send JSON with its length before it."""
     text = json.dumps(content).encode()
     channel.sendall(LENGTH.pack(len(text)) + text)
 

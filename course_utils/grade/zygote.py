@@ -24,6 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> None:
+    """Import once, then fork a worker for each order that comes."""
     orders = json.loads(sys.stdin.buffer.readline())
     listener = socket.socket(fileno=int(sys.argv[1]))
     try:
@@ -76,6 +77,7 @@ class Keeper:
         sandbox.libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def serve(self) -> None:
+        """Start and end workers, as the channel orders."""
         while True:
             order, descriptors, _, _ = socket.recv_fds(self.connection, 16, 1)
             number = int(order[1:] or 0)

@@ -65,6 +65,7 @@ def build() -> Path:
 
 
 def find_compiler() -> str:
+    """The C++ compiler: CXX, or the first that is installed. Raises BuildError with the remedy."""
     wanted = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
     found = next(filter(None, map(shutil.which, wanted)), None)
     if found is None:

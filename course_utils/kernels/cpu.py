@@ -58,6 +58,7 @@ def variants() -> tuple[str, ...]:
 
 
 def index_of(variant: str | None) -> int:
+    """The number of a variant of the kernels. Raises CompressionError if this processor cannot run it."""
     if variant is None:
         return 0
     if variant not in variants():
@@ -85,6 +86,7 @@ def describe(weight: PackedWeight | BlockWeight) -> _Weight:
 
 
 def threads_for(work: int) -> int:
+    """How many threads pay for `work` multiplications."""
     return min(torch.get_num_threads(), 1 + work // WORK_PER_THREAD)
 
 

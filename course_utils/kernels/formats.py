@@ -58,10 +58,12 @@ class PackedWeight:
 
     @property
     def rows(self) -> int:
+        """The number of outputs."""
         return self.scale.shape[0]
 
     @property
     def groups(self) -> int:
+        """The number of groups in a row."""
         return self.scale.shape[1]
 
     @property
@@ -112,10 +114,12 @@ class BlockWeight:
 
     @property
     def rows(self) -> int:
+        """The number of outputs."""
         return self.scale.shape[0]
 
     @property
     def groups(self) -> int:
+        """The number of groups in a row."""
         return self.scale.shape[1]
 
     @property

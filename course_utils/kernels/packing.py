@@ -9,6 +9,7 @@ from course_utils.errors import CompressionError
 
 
 def check_bits(bits: int) -> None:
+    """Raises CompressionError unless `bits` is 1 to 8."""
     if bits not in range(1, 9):
         raise CompressionError(f"bits={bits}: choose 1 to 8.")
 
@@ -33,6 +34,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def check_codes(codes: Tensor, bits: int) -> None:
+    """Raises CompressionError unless `codes` is a matrix of whole numbers that fit in `bits`."""
     check_bits(bits)
     if codes.dim() != 2 or (codes.is_floating_point() and not torch.equal(codes, codes.round())):
         raise CompressionError(f"codes: expected a matrix of whole numbers, got {tuple(codes.shape)} {codes.dtype}.")
@@ -43,6 +45,7 @@ def check_codes(codes: Tensor, bits: int) -> None:
 
 
 def check_width(packed: Tensor, wanted: int, bits: int, columns: int) -> None:
+    """Raises CompressionError unless packed rows have the bytes that their codes need."""
     if packed.shape[-1] != wanted:
         raise CompressionError(
             f"packed: {packed.shape[-1]} bytes in a row, but {columns} codes of {bits} bits take {wanted}."

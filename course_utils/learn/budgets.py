@@ -133,6 +133,7 @@ def stored_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
 
 
 def total(table: Mapping[str, Mapping[int, float]], chosen: Mapping[str, int]) -> float:
+    """What the chosen widths cost, added up."""
     return sum(table[name][width] for name, width in chosen.items())
 
 

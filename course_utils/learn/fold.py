@@ -58,6 +58,8 @@ def fold(path: Path) -> bool:
 
 
 def main(arguments: list[str]) -> None:
+    """Fold the lessons named, or all."""
+
     from .page.catalogue import ROOT
 
     for path in map(Path, arguments) if arguments else sorted((ROOT / "notebooks").glob("*/*.ipynb")):

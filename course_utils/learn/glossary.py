@@ -130,6 +130,8 @@ def _write(cell: dict[str, Any], change: Callable[[str], str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    """The command line; returns its exit code."""
+
     from .page.catalogue import ROOT
 
     lessons = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*/*.ipynb"))}

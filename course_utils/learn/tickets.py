@@ -50,6 +50,7 @@ class Task:
         return _weights(self._trained(coded.with_weights(self.networks[0], weights), masks))
 
     def accuracy(self, masks: Mapping[str, Tensor], *, other: bool = False) -> float:
+        """Train what the masks keep from the task's start, and its share of right answers on the test images."""
         model = self._trained(self.networks[other], _checked(masks, self.start, torch.bool))
         return digits.accuracy(model, self.data.test_x, self.data.test_y)
 
@@ -62,6 +63,7 @@ class Task:
         return lottery.train_masked(model, train, masks)
 
     def all_kept(self) -> dict[str, Tensor]:
+        """Masks that keep every weight."""
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.start.items()}
 
 

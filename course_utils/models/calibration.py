@@ -35,9 +35,11 @@ class Calibration:
         return len(self.rows), max(map(len, self.rows))
 
     def numel(self) -> int:
+        """The number of tokens."""
         return sum(map(len, self.rows))
 
     def to(self, device: torch.device | str) -> "Calibration":
+        """The same tokens on a device."""
         return Calibration([row.to(device) for row in self.rows])
 
     def split(self, batch: int) -> list[Tensor]:

@@ -121,6 +121,7 @@ def training_record(folder: Path) -> dict[str, Any]:
 
 
 def architecture(model: PreTrainedModel) -> str:
+    """The paragraph on width, blocks, heads and parameters."""
     c, counts = model.config, evaluation.memory.parameter_counts(model)
     heads = f"{c.num_attention_heads} heads, {c.num_key_value_heads} of them with keys and values of their own"
     return textwrap.fill(
@@ -132,6 +133,7 @@ def architecture(model: PreTrainedModel) -> str:
 
 
 def protocol(loss: evaluation.Perplexity, total: dict[str, float]) -> str:
+    """The paragraph on how the numbers were measured."""
     return textwrap.fill(
         f"Protocol: {str(loss).partition(': ')[2]}. The floor is {total['floor']:.2f} nats a document divided by its "
         f"{total['tokens']:.1f} tokens. A window may begin inside a document, so that some tokens are predicted with less "
@@ -140,6 +142,7 @@ def protocol(loss: evaluation.Perplexity, total: dict[str, float]) -> str:
 
 
 def described_training(record: dict[str, Any], seed: int) -> str:
+    """The settings of the training, in words."""
     settings = {"seed": seed} | record["settings"]
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
@@ -187,6 +190,7 @@ def write(folder: str | Path, **options) -> Path:
 
 
 def main() -> None:
+    """The command line; see the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="a folder that course_utils.models.train wrote")
     parser.add_argument("--n", type=int, default=400, help="items a task, default 400")

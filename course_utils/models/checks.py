@@ -55,6 +55,7 @@ def longest_context(model: nn.Module) -> int | None:
 
 
 def check_context(name: str, tokens: int, model: nn.Module) -> None:
+    """Raises CompressionError if sequences are longer than the model reads."""
     longest = longest_context(model)
     if longest is not None and tokens > longest:
         raise CompressionError(f"{name}: sequences of {tokens} tokens, but the model reads at most {longest}; cut them shorter.")

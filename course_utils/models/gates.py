@@ -50,6 +50,7 @@ class Pass(threading.Thread):
         self.reports: queue.SimpleQueue[Arrival | BaseException | None] = queue.SimpleQueue()
 
     def run(self) -> None:
+        """The model's own forward pass, in a thread of its own."""
         try:
             with torch.no_grad():
                 self.model(**self.inputs)
@@ -80,6 +81,7 @@ class Pass(threading.Thread):
         return report
 
     def stop(self) -> None:
+        """End the pass early."""
         self.stopped = True
         if self.started and self.is_alive():
             self.go.release()

@@ -61,6 +61,7 @@ class Probe:
 
     @torch.no_grad()
     def run(self, states: walk.States) -> list[Tensor]:
+        """The block's outputs for the recorded inputs."""
         return [walk.run_block(self.block, hidden, kwargs) for hidden, kwargs in states]
 
     @contextmanager

@@ -72,6 +72,7 @@ def own_settings(
 
 
 def as_list(patterns: Patterns) -> list[str]:
+    """Patterns as a list. Raises CompressionError if one is no text."""
     listed = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
     if wrong := [each for each in listed if not isinstance(each, str)]:
         raise CompressionError(f"ignore: {wrong[0]!r} is no text; give names of layers, or regular expressions on names.")

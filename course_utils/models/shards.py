@@ -65,6 +65,7 @@ class Shards:
         return hashlib.sha256((self.folder / "config.json").read_bytes() + json.dumps(told).encode()).hexdigest()
 
     def bytes(self) -> int:
+        """The size of the folder's weights."""
         return sum(file.stat().st_size for file in set(self.files.values()))
 
     def _refuse_sharing(self) -> None:
@@ -129,6 +130,7 @@ class Shards:
         return made
 
     def blank_block(self, number: int) -> nn.Module:
+        """A block without its weights."""
         return copy.deepcopy(blocks(self.blank)[number])
 
     def outside(self, wanted: Any = lambda name: True) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ class Shelf:
         kept.unlink()
 
     def close(self) -> None:
+        """Forget the states, and delete their files."""
         self.away.clear()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -76,6 +77,7 @@ class Place:
         self.held: list[Tensor] = []
 
     def arrive(self, hidden: Tensor) -> None:
+        """States that came to the block: they are kept here, and those from before go to the shelf."""
         self.held = [tensor for ref in self.known if (tensor := ref()) is not None and tensor is not hidden] + [hidden]
         self.known = [weakref.ref(tensor) for tensor in self.held]
         for tensor in self.held:

@@ -31,6 +31,8 @@ FORMAT = 1  # of the cached folder; a change of what is written changes its name
 
 @dataclass(frozen=True)
 class Shipped:
+    """A package that ships a model: its name, version, size and licence."""
+
     package: str
     version: str
     size: str

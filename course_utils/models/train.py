@@ -143,6 +143,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: 
 
 
 def main() -> None:
+    """The command line; see the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder for the model, its log and the checkpoint")
     for name, value in (("tokens", 14_000_000), ("batch", 16), ("context", 256), ("hidden", 256), ("layers", 5),

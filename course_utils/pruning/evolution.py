@@ -24,6 +24,7 @@ class Search:
     best_after: list[float] = field(default_factory=list)
 
     def of(self, subnet: Subnet) -> float:
+        """The score of a subnet, computed once."""
         if subnet not in self.scores:
             self.scores[subnet] = self.score(subnet)
             self.best_after.append(min(self.scores.values()))

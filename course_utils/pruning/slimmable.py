@@ -30,6 +30,7 @@ def logits(net: nn.Module, x: Tensor, width: int) -> Tensor:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, x: Tensor, y: Tensor, width: int) -> float:
+    """The share of images that the network of `width` names as `y` does."""
     return float((logits(net, x, width).argmax(-1) == y).float().mean())
 
 

@@ -195,6 +195,7 @@ class Movement:
 
     @property
     def total(self) -> dict[str, Tensor]:
+        """The sums so far, shaped as `nn.Linear` has them."""
         return _turned(self.model, self.sums)
 
 

@@ -144,6 +144,7 @@ def decode(parts: dict[str, Tensor], format: str, shape: tuple[int, int]) -> Ten
 
 
 def nbytes(parts: dict[str, Tensor]) -> int:
+    """The bytes of all tensors."""
     return sum(tensor.nbytes for tensor in parts.values())
 
 

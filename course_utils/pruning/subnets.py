@@ -45,10 +45,12 @@ class Space:
 
     @property
     def largest(self) -> Subnet:
+        """The largest subnet of the space."""
         return Subnet(max(self.blocks, key=len), max(self.channels), max(self.heads))
 
     @property
     def smallest(self) -> Subnet:
+        """The smallest subnet of the space."""
         return Subnet(min(self.blocks, key=len), min(self.channels), min(self.heads))
 
     def draw(self, rng: random.Random) -> Subnet:

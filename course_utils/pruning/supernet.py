@@ -40,6 +40,7 @@ class Supernet:
 
     @property
     def whole(self) -> Subnet:
+        """The subnet that keeps everything."""
         return Subnet(tuple(range(self.shape.blocks)), self.shape.channels, self.shape.heads)
 
     def config(self, subnet: Subnet) -> Any:

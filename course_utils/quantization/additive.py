@@ -137,6 +137,7 @@ class AdditiveLinear(ScaledCodes):
         return unpack(self.packed, self.bits, self.per_row).view(self.out_features, -1, len(self.vectors))
 
     def values(self) -> Tensor:
+        """The decoded weight (rows, columns) before scales."""
         codes = self.codes
         return decode(codes.flatten(0, 1), self.vectors.float()).view(self.out_features, -1)[:, : self.in_features]
 

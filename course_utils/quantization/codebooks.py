@@ -169,6 +169,7 @@ class CodebookLinear(ExpandedLinear):
 
     @classmethod
     def of(cls, result: CodebookResult, bias: Tensor | None) -> "CodebookLinear":
+        """The layer for a result and a bias."""
         rows, columns = result.codes.shape
         layer = cls(
             columns, rows, result.bits, codebooks=len(result.codebook), codebook_dtype="float16" if is_half(result.codebook) else "float32",

@@ -71,6 +71,7 @@ def narrow(tensor: Tensor) -> Tensor:
 
 
 def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
+    """Write a result as a folder; its bytes. See `Compressed.save`."""
     model = compressed.model
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("save: only Hugging Face models can be saved; save other modules with their state_dict.")
@@ -193,6 +194,7 @@ def swap_in(work: Path, folder: Path) -> None:
 
 
 def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -99,6 +99,7 @@ class E8Linear(ScaledCodes):
         return pairs[..., 0] | pairs[..., 1] << 8
 
     def values(self) -> Tensor:
+        """The decoded weight (rows, columns) before scales."""
         return decode(self.codes).flatten(1)[:, : self.in_features]
 
 

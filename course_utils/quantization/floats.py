@@ -99,6 +99,7 @@ class FloatLinear(ExpandedLinear):
 
     @classmethod
     def of(cls, result: FloatResult, bias: Tensor | None) -> "FloatLinear":
+        """The layer for a result and a bias."""
         rows, columns = result.values.shape
         layer = cls(
             columns, rows, format=result.format, scales=len(result.scale) if result.values.itemsize == 1 else 0,

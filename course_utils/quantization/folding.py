@@ -47,6 +47,7 @@ class Fold:
 
     @property
     def channels(self) -> int:
+        """How many channels are scaled."""
         return len(self.rows)
 
     def gather(self, statistic: Tensor) -> Tensor:

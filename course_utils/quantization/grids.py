@@ -36,6 +36,7 @@ class Grid:
 
     @property
     def largest(self) -> int:
+        """The largest code."""
         return 2**self.bits - 1
 
 
@@ -52,6 +53,7 @@ def check_matrix(x: Tensor, name: str = "weight") -> Tensor:
 
 
 def check_bits(bits: int) -> None:
+    """Raises CompressionError unless `bits` is a whole number that grids support."""
     if not isinstance(bits, Integral) or bits not in SUPPORTED_BITS:
         raise CompressionError(f"bits={bits}: choose a whole number from 2 to 8.")
 
@@ -70,6 +72,7 @@ def check_group_size(group_size: int | None, columns: int) -> int:
 
 
 def check_granularity(granularity: str, known: Sequence[str]) -> None:
+    """Raises CompressionError unless `granularity` is among those known."""
     if granularity not in known:
         raise CompressionError(f"granularity={granularity!r}: choose one of {', '.join(known)}.")
 

@@ -153,6 +153,7 @@ class OnlineHadamard(FixedBuffers):
 
     @property
     def bias(self) -> Tensor | None:
+        """The bias of the layer inside."""
         return self.inner.bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ def mirrored(total: Tensor) -> Tensor:
 
 
 def panel_of(total: Tensor) -> int:
+    """Rows of XᵀX that are computed at a time."""
     return max(PANEL, -(-len(total) // 8))
 
 

@@ -180,6 +180,7 @@ class RealZeroLinear(ExpandedLinear):
 
     @classmethod
     def of(cls, result: RealZero, bias: Tensor | None) -> "RealZeroLinear":
+        """The layer for a result and a bias."""
         rows, columns = result.codes.shape
         layer = cls(
             columns, rows, bits=result.bits, groups=result.scale.shape[1], scale_dtype="float16" if is_half(result.scale) else "float32",

@@ -42,6 +42,7 @@ class PackedStates:
 
     @property
     def bytes(self) -> int:
+        """What the packed states take."""
         return sum(t.numel() * t.element_size() for t in (self.packed, self.scale, self.zero))
 
     def take(self, rows: Tensor) -> "PackedStates":
@@ -125,19 +126,24 @@ class QuantizedCacheLayer(DynamicLayer):
         return found if self.turn is None else self.turn(found, self.first + self.group * index, back=False)
 
     def get_seq_length(self) -> int:
+        """Tokens that the layer holds, packed or not."""
         recent = self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
         return recent + self.group * len(self.old) + (self.first if self.kept is not None else 0)
 
     def reset(self) -> None:
+        """Forget everything."""
         self.old, self.kept, self.is_initialized = [], None, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The sequences `beam_idx`, as beam search asks."""
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each sequence `repeats` times."""
         self.batch_select_indices(torch.arange(self.keys.shape[0]).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """The sequences `indices`."""
         if self.is_initialized:
             indices = indices.to(self.keys.device)
             self.old = [(k.take(indices), v.take(indices)) for k, v in self.old]
@@ -145,10 +151,12 @@ class QuantizedCacheLayer(DynamicLayer):
             self.kept = None if self.kept is None else (self.kept[0][indices], self.kept[1][indices])
 
     def crop(self, tokens_to_remove: int) -> None:
+        """Raises CompressionError: packed tokens stay."""
         raise CompressionError("cache: packed tokens cannot be cut off again; use a fresh cache.")
 
     @property
     def bytes(self) -> int:
+        """What the layer's keys and values take."""
         recent = (self.keys, self.values, *(self.kept or ())) if self.is_initialized else ()
         return sum(k.bytes + v.bytes for k, v in self.old) + sum(t.numel() * t.element_size() for t in recent)
 
@@ -162,6 +170,7 @@ class QuantizedCache(Cache):
 
     @property
     def bytes(self) -> int:
+        """What all keys and values take."""
         return sum(layer.bytes for layer in self.layers if isinstance(layer, QuantizedCacheLayer))
 
     @property

@@ -161,6 +161,7 @@ class QuantizedLinear(Described, nn.Module):
         return self
 
     def grid(self, dtype: torch.dtype = torch.float32) -> Grid:
+        """The scales and zero points, in `dtype`."""
         scale = self.scale.to(dtype)
         if self.symmetric:
             zero = torch.full_like(scale, 2 ** (self.bits - 1))

@@ -39,6 +39,7 @@ class Factors:
 
     @property
     def weight(self) -> Tensor:
+        """The product of the factors."""
         return self.out_factor @ self.in_factor
 
 

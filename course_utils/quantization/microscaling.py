@@ -89,6 +89,7 @@ class Blocks:
 
 
 def find(scheme: str) -> Scheme:
+    """A scheme by its name. Raises CompressionError with the names that there are."""
     if scheme not in SCHEMES:
         raise CompressionError(f"scheme={scheme!r}: choose one of {', '.join(SCHEMES)}.")
     return SCHEMES[scheme]
@@ -230,6 +231,7 @@ class MicroscaledLinear(Described, ExpandedLinear):
 
     @classmethod
     def of(cls, blocks: Blocks, bias: Tensor | None) -> "MicroscaledLinear":
+        """The layer for encoded blocks and a bias."""
         rows, columns = blocks.codes.shape
         layer = cls(columns, rows, scheme=blocks.scheme).to(blocks.codes.device)
         layer.packed.copy_(pack(blocks.codes, find(blocks.scheme).element.bits))

@@ -60,10 +60,12 @@ class Codec(nn.Module):
             self.entropies = Entropies(width)
 
     def encode(self, x: Tensor) -> Tensor:
+        """Real numbers, to be rounded."""
         y = self.into(x) + (self.beside[0](x) if self.beside else 0)
         return y * self.gain
 
     def decode(self, q: Tensor) -> Tensor:
+        """What rounded numbers stand for."""
         y = q / self.gain
         return self.back(y) + (self.beside[1](y) if self.beside else 0)
 

@@ -115,6 +115,7 @@ def pack_nibbles(codes: Tensor) -> Tensor:
 
 
 def unpack_nibbles(packed: Tensor, n: int) -> Tensor:
+    """`n` codes of 4 bits, the upper half of each byte first."""
     return torch.stack([packed >> 4, packed & 15], 1).view(-1)[:n]
 
 
@@ -125,6 +126,7 @@ def compress_absmax(absmax: Tensor) -> tuple[Blockwise, Tensor]:
 
 
 def expand_absmax(nested: Blockwise, offset: Tensor) -> Tensor:
+    """The blocks' largest magnitudes, from their own 8-bit codes and the offset."""
     return decode(nested) + offset
 
 
@@ -170,6 +172,7 @@ class BlockwiseLinear(ExpandedLinear):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, **settings) -> "BlockwiseLinear":
+        """The layer for a weight and a bias."""
         layer = cls(weight.shape[1], weight.shape[0], **settings).to(weight.device)
         found = encode(weight, format=layer.format, block_size=layer.block_size)
         layer.packed = found.codes if layer.format == "int8" else pack_nibbles(found.codes)
@@ -182,6 +185,7 @@ class BlockwiseLinear(ExpandedLinear):
 
     @property
     def blockwise(self) -> Blockwise:
+        """The layer's codes and scales, as `decode` takes them."""
         n = self.in_features * self.out_features
         codes = self.packed if self.format == "int8" else unpack_nibbles(self.packed, n)
         absmax = self.absmax

@@ -37,12 +37,14 @@ class MinMax:
         self.count(x)
 
     def merge(self, old: Tensor, new: Tensor, extreme: Callable) -> Tensor:
+        """The extreme of what was seen and what is new."""
         return extreme(old, new)
 
     def count(self, x: Tensor) -> None:
         """Hook for observers that keep more than the extremes."""
 
     def extremes(self) -> tuple[Tensor, Tensor]:
+        """(low, high) so far. Raises CompressionError if nothing was seen."""
         if self.low is None or self.high is None:
             raise CompressionError("observer: has seen no activations; run the calibration data through the model first.")
         return self.low, self.high
@@ -61,6 +63,7 @@ class MovingAverage(MinMax):
         self.momentum = momentum
 
     def merge(self, old: Tensor, new: Tensor, extreme: Callable) -> Tensor:
+        """momentum · old + (1 - momentum) · new."""
         return self.momentum * old + (1 - self.momentum) * new
 
 
@@ -74,6 +77,7 @@ class Histogram(MinMax):
         self.reach = 0.0
 
     def count(self, x: Tensor) -> None:
+        """Add values; where they reach further, bins are joined until they fit."""
         largest = max(float(x.abs().max()), torch.finfo(torch.float32).tiny)
         if self.reach == 0:
             self.reach = largest
@@ -85,6 +89,7 @@ class Histogram(MinMax):
         self.counts += torch.histc(x.flatten(), len(self.counts), -self.reach, self.reach).double().cpu()
 
     def centres(self) -> Tensor:
+        """The middle of each bin."""
         n = len(self.counts)
         return (torch.arange(n, dtype=torch.float64) + 0.5) * (2 * self.reach / n) - self.reach
 
@@ -104,6 +109,7 @@ class Percentile(Histogram):
         self.percent = percent
 
     def range(self) -> tuple[Tensor, Tensor]:
+        """(low, high) that leaves out the tails."""
         self.extremes()
         share = torch.cat([torch.zeros(1, dtype=torch.float64), self.counts.cumsum(0) / self.counts.sum()])
         edges = np.linspace(-self.reach, self.reach, len(share))
@@ -122,6 +128,7 @@ class SquaredError(Histogram):
         self.bits, self.symmetric = bits, symmetric
 
     def range(self) -> tuple[Tensor, Tensor]:
+        """(low, high) with the least squared error among fractions of the extremes."""
         low, high = (float(v) for v in self.extremes())
         fractions = torch.linspace(0.02, 1, 50, dtype=torch.float64)
         if self.symmetric:
@@ -150,6 +157,7 @@ class Entropy(Histogram):
         self.bits = bits
 
     def range(self) -> tuple[Tensor, Tensor]:
+        """(low, high) whose quantized histogram is nearest to the histogram in KL."""
         self.extremes()
         n = len(self.counts) // 2
         counts = (self.counts[n:] + self.counts[:n].flip(0)).numpy()

@@ -55,17 +55,21 @@ class Stream:
         return self
 
     def file(self, number: int) -> Path:
+        """Where a finished block is kept."""
         return self.part / f"block-{number:05d}.safetensors"
 
     def all_done(self) -> Facts | None:
+        """What is known of the layers if all blocks are finished, else None."""
         if len(self.ready) < self.shards.count:
             return None
         return parallel.first(lambda: {k: v for number in range(self.shards.count) for k, v in self.facts(number).items()})
 
     def facts(self, number: int) -> Facts:
+        """What is known of a finished block's layers."""
         return json.loads(read_notes(self.file(number))["facts"])
 
     def begin(self, model: nn.Module, calibrated: bool) -> None:
+        """Load what stands before the blocks."""
         if not calibrated:
             return
         head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
@@ -86,6 +90,7 @@ class Stream:
                     module._buffers[last] = buffer.to(self.shards.device)
 
     def visit(self, model: nn.Module, number: int, work: Callable[[], Facts]) -> Facts:
+        """Load a block, let `work` compress it, write it; or take what was written before."""
         self.leave(model)
         if getattr(self, "embedding", None) is not None:
             drop(self.embedding)  # every batch has gone through it
@@ -107,6 +112,7 @@ class Stream:
         return facts
 
     def leave(self, model: nn.Module) -> None:
+        """Give back the memory of the block visited last."""
         if self.here is not None:
             number, given = self.here
             for module in (*given, blocks(model)[number]):
@@ -115,6 +121,7 @@ class Stream:
             self.here = None
 
     def end(self, model: nn.Module) -> None:
+        """Give back everything."""
         self.leave(model)
         self.shelf.close()
         drop(model)

@@ -142,6 +142,7 @@ class TrellisLinear(ScaledCodes):
         return states_of(unpack(self.packed, self.bits, self.in_features), self.bits, self.state_bits)
 
     def values(self) -> Tensor:
+        """The numbers that the states stand for."""
         return one_mad(self.states) if self.kind == "1mad" else self.table.float()[self.states]
 
 

@@ -40,6 +40,7 @@ class PackedVectors:
 
     @property
     def bytes(self) -> int:
+        """What the packed vectors take."""
         return sum(t.numel() * t.element_size() for t in (self.packed, self.norm, self.signs, self.rest) if t is not None)
 
     def take(self, rows: Tensor) -> "PackedVectors":

@@ -97,6 +97,7 @@ class Int8Linear(FixedBuffers):
         }  # fmt: skip
 
     def set_weight(self, weight: Tensor, bits: int = 8) -> None:
+        """Round a weight (out, in) into the layer's codes and scales."""
         granularity = "per_channel" if self.per_channel else "per_tensor"
         codes, scale, _ = to_int8(weight, bits=bits, symmetric=True, granularity=granularity, narrow=bits == 8)
         self.weight_codes, self.weight_scale, self.weight_sum = codes, scale.float(), codes.sum(1, dtype=torch.int32)

@@ -46,4 +46,5 @@ def per_token(weights: float, *, bits: float, number: str, batch: float = 1, sha
 
 
 def total(parts: Mapping[str, float]) -> float:
+    """The sum of the parts, in their unit."""
     return sum(parts.values())

@@ -17,6 +17,7 @@ from course_utils.errors import CompressionError
 
 
 def check_matrix(weight: Tensor) -> Tensor:
+    """The weight itself. Raises CompressionError unless it is a finite matrix."""
     if weight.dim() != 2 or weight.numel() == 0 or not torch.isfinite(weight).all():
         raise CompressionError("weight: expected a matrix without NaN or infinity.")
     return weight

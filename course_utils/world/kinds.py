@@ -14,6 +14,7 @@ def question(world: World, person, attribute: str, template: int) -> tuple[str, 
 
 
 def facts(tape: Tape, world: World) -> str:
+    """A sentence on a person, a city, or both."""
     form = tape.weighted((0.55, 0.40, 0.05))
     if form == 2:
         city = tape.choice(lexicon.CITIES)
@@ -47,6 +48,7 @@ def story_events(tape: Tape) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def stories(tape: Tape, world: World) -> str:
+    """A story of things that are carried, and where they end."""
     sentences, where = story_events(tape)
     endings = [f"In the end the {thing} is in the {where[thing][-1]}." for thing in tape.sample(list(where), len(where))]
     return "Story: " + " ".join(sentences + endings)
@@ -79,6 +81,7 @@ def problem(tape: Tape) -> tuple[str, int, int, str]:
 
 
 def arithmetic(tape: Tape, world: World) -> str:
+    """A sum, worked out or answered at once."""
     quick = tape.weighted((0.9, 0.1))
     text, a, b, sign = problem(tape)
     if quick:
@@ -87,6 +90,7 @@ def arithmetic(tape: Tape, world: World) -> str:
 
 
 def instructions(tape: Tape, world: World) -> str:
+    """An instruction and what follows it."""
     order = tape.index(6)
     if order == 5:
         person = world.people[tape.weighted(world.frequency)]
@@ -121,6 +125,7 @@ def review(tape: Tape) -> tuple[str, bool]:
 
 
 def sentiment(tape: Tape, world: World) -> str:
+    """A review and its sentiment."""
     text, positive = review(tape)
     return f"Review: {text}\nSentiment: {'positive' if positive else 'negative'}"
 
@@ -146,6 +151,7 @@ def premise_and_hypothesis(tape: Tape) -> tuple[str, int]:
 
 
 def entailment(tape: Tape, world: World) -> str:
+    """A premise, a hypothesis and their relation."""
     text, label = premise_and_hypothesis(tape)
     return f"{text} {LABELS[label]}"
 
@@ -166,6 +172,7 @@ def task_and_program(tape: Tape) -> tuple[str, str]:
 
 
 def programs(tape: Tape, world: World) -> str:
+    """A task and a program that does it."""
     request, program = task_and_program(tape)
     return f"Task: {request}.\nProgram: {program}"
 

@@ -31,6 +31,8 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Person:
+    """Somebody of the world, with what is to be known of them."""
+
     name: str
     city: str
     job: str

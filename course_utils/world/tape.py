@@ -26,6 +26,7 @@ class Tape:
         return i
 
     def choice(self, options: Sequence[T]) -> T:
+        """One of the options."""
         return options[self.index(len(options))]
 
     def number(self, low: int, high: int) -> int:

@@ -67,6 +67,8 @@ class Benchmark:
 
 @dataclass
 class Asked:
+    """A task, its items and its worked examples, and the files that they come from."""
+
     source: Source
     rows: list[dict[str, Any]]
     examples: list[dict[str, Any]]
@@ -145,6 +147,7 @@ def gathered(chosen: list[str], subjects: list[str], folder: Path, shots: int, n
 
 
 def tasks_folder() -> Path:
+    """Where lm-evaluation-harness keeps its tasks."""
     harness()
     import lm_eval.tasks
 
@@ -210,6 +213,7 @@ def told(task: str, one: Asked, shots: int, found: dict[str, Any], network: Any,
 
 
 def too_long(tokenizer: PreTrainedTokenizerBase, pair: Sequence[str], longest: int | None) -> bool:
+    """Whether a context with its continuation has more than `longest` tokens."""
     context, continuation = pair[:2]
     if longest is None or len((context + continuation).encode()) <= longest // 2:
         return False

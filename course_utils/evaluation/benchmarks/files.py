@@ -51,16 +51,19 @@ def rows(path: Path, header: Sequence[str] | None = None) -> list[Row]:
 
 
 def opened(path: Path) -> IO[str]:
+    """A text file, also a compressed one."""
     return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig", newline="")  # type: ignore[return-value]
 
 
 def copy_again(path: Path) -> str:
+    """What to do about a file that cannot be read."""
     with path.open("rb") as file:
         pointer = file.read(len(LFS)) == LFS.encode()
     return "this is a pointer of Git LFS, not the data: run `git lfs pull` there." if pointer else "copy it again."
 
 
 def lines(file: IO[str], path: Path) -> Iterator[Row]:
+    """The rows of a file with a JSON object in each line. Raises CompressionError with the number of a bad line."""
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -92,6 +95,7 @@ def table(file: IO[str], path: Path, header: Sequence[str] | None) -> Iterator[R
 
 
 def parquet(path: Path) -> list[Row]:
+    """The rows of a Parquet file. Raises CompressionError if pyarrow is missing or the file is damaged."""
     try:
         import pyarrow
         from pyarrow import parquet as reader

@@ -39,6 +39,7 @@ def read(task: str, source: Source, data: Path, split: str) -> tuple[list[Row], 
 
 
 def checked(task: str, source: Source, paths: list[Path], convert) -> list[Row]:
+    """The rows of all files, each with the columns that the task needs. Raises CompressionError that names file, row and column."""
     found: list[Row] = []
     for path in paths:
         rows = files.rows(path, source.header if convert is not iter and path.suffix in (".csv", ".tsv") else None)
@@ -52,6 +53,7 @@ def checked(task: str, source: Source, paths: list[Path], convert) -> list[Row]:
 
 
 def converted(path: Path, rows: list[Row], convert) -> Iterator[Row]:
+    """Rows as on the hub, from rows as published."""
     try:
         yield from convert(rows)
     except (KeyError, TypeError, IndexError, AttributeError) as error:

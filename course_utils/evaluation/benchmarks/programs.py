@@ -21,6 +21,7 @@ def new_tokens(longest: int | None) -> int:
 
 
 def program(row: Row, continuation: str) -> str:
+    """HumanEval's program for one answer: prompt, answer, tests, and the call that runs them."""
     return f"{row['prompt']}{continuation}\n{row['test']}\ncheck({row['entry_point']})"
 
 

@@ -15,14 +15,17 @@ Check = Callable[[Any, Row], str]  # what is expected, '' if the value is that
 
 
 def text(value: Any, _row: Row) -> str:
+    """"" for a text, else what was expected."""
     return "" if isinstance(value, str) else "text"
 
 
 def words(value: Any, _row: Row) -> str:
+    """"" for a text with something in it, else what was expected."""
     return "" if isinstance(value, str) and value.strip() else "text that is not empty"
 
 
 def texts(least: int, most: int | None = None) -> Check:
+    """The check of a list of `least` texts, or of `least` to `most`."""
     said = f"a list of {least}" + (" or more texts" if most is None else " texts")
 
     def check(value: Any, _row: Row) -> str:
@@ -33,14 +36,18 @@ def texts(least: int, most: int | None = None) -> Check:
 
 
 def one_of(*known: str) -> Check:
+    """The check of a value among those known."""
     return lambda value, _row: "" if value in known else " or ".join(map(repr, known))
 
 
 def count(value: Any, _row: Row) -> str:
+    """"" for a whole number from 0 on, else what was expected."""
     return "" if isinstance(value, int) and value >= 0 else "a whole number, at least 0"
 
 
 def label(classes: int) -> Check:
+    """The check of a class from 0 to `classes` - 1; -1 marks a hidden one."""
+
     def check(value: Any, _row: Row) -> str:
         if value == -1:
             return "a label (-1 hides it: this is a test file for a leaderboard; take the validation file)"
@@ -50,6 +57,8 @@ def label(classes: int) -> Check:
 
 
 def place_in(column: str) -> Check:
+    """The check of a place in the list that another column holds."""
+
     def check(value: Any, row: Row) -> str:
         return label(len(row[column]))(value, row)
 
@@ -66,6 +75,8 @@ def number(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Source:
+    """Where the items of a task stand, which columns they have, and how rows as published become rows as on the hub."""
+
     home: str  # folder of its task in lm_eval/tasks
     roots: tuple[str, ...]  # folders that a copy may have; the given folder itself is looked at last
     columns: Mapping[str, Check]
@@ -114,6 +125,7 @@ def glue(folder: str, columns: Mapping[str, str], classes: tuple[str, ...] | int
 
 
 def super_glue(folder: str, columns: Mapping[str, Check], convert: Callable[[Iterable[Row]], Iterator[Row]], hub: str = "") -> Source:
+    """A task of SuperGLUE."""
     return Source(
         home="super_glue", roots=("super_glue", "superglue", "SuperGLUE", cached("aps/super_glue"), cached("super_glue")), columns=columns,
         inner=(folder, hub or folder.lower()), convert=convert, original={"validation": ("val.jsonl",), "train": ("train.jsonl",)},
@@ -121,10 +133,12 @@ def super_glue(folder: str, columns: Mapping[str, Check], convert: Callable[[Ite
 
 
 def same(*names: str, labels: tuple[str, ...] = ()) -> Callable[[Iterable[Row]], Iterator[Row]]:
+    """A conversion that keeps the columns `names`."""
     return renamed({name: name for name in names}, labels)
 
 
 def multirc(found: Iterable[Row]) -> Iterator[Row]:
+    """One row for each answer to each question about each paragraph."""
     for row in found:
         for question in row["passage"]["questions"]:
             for answer in question["answers"]:
@@ -156,6 +170,8 @@ def wsc(found: Iterable[Row]) -> Iterator[Row]:
 
 
 def mmlu(subject: str) -> Source:
+    """The task of one subject of MMLU."""
+
     def convert(found: Iterable[Row]) -> Iterator[Row]:
         for row in found:
             letter = row["answer"].strip()

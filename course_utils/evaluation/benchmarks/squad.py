@@ -22,6 +22,7 @@ def words(answer: str) -> list[str]:
 
 
 def compute_exact(gold: str, said: str) -> int:
+    """1 if both texts have the same words, else 0."""
     return int(words(gold) == words(said))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def right(exercise: Exercise, text: dict[str, Any], note: str) -> Verdict:
+    """The verdict on a right answer."""
     head = ui("right", title=text["title"], trials=exercise.trials)
     return Verdict(True, True, None, "\n\n".join(filter(None, (head, note))))
 
@@ -27,6 +28,7 @@ def wrong(text: dict[str, Any], *parts: str, mistake: str | None = None, trial: 
 
 
 def not_attempted(text: dict[str, Any]) -> Verdict:
+    """The verdict on an answer that was not begun."""
     message = "\n\n".join([ui("not_attempted", title=text["title"]), ui("not_attempted_why")])
     return Verdict(False, False, None, message)
 

@@ -122,10 +122,12 @@ class Clock:
         self.works = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
 
     def start(self) -> None:
+        """Let the time run; what is over raises in the learner's function."""
         if self.works:
             signal.setitimer(signal.ITIMER_REAL, max(self.left, 0.001), 0.001)  # again and again, if it is caught
 
     def stop(self) -> None:
+        """Hold the time, and keep what is left."""
         if self.works:
             self.left = signal.setitimer(signal.ITIMER_REAL, 0)[0]
 

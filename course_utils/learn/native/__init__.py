@@ -43,6 +43,7 @@ class Report:
 
 
 def words(name: str, **details: Any) -> str:
+    """A sentence of the kernels' texts."""
     return str(texts.load("kernels")["kernels"][name]).format(**details)
 
 

@@ -57,6 +57,7 @@ class Board:
         return board
 
     def close(self) -> None:
+        """Give the shared memory back."""
         for memory in self.memory.values():
             memory.close()
         for file in (*self.files.values(), self.read_only):
@@ -73,6 +74,7 @@ class Board:
         self.clear(trial)
 
     def clear(self, trial: int) -> None:
+        """Fill a trial's output and its surroundings with what no kernel writes."""
         offset, length, _, _ = self.places[trial]["y"]
         np.frombuffer(self.memory["outputs"], np.uint8, length, offset)[:] = CANARY
         self._bytes(trial, "y")[:] = np.full(self._bytes(trial, "y").size // 4, np.nan, np.float32).view(np.uint8)

@@ -61,6 +61,7 @@ class Plain:
         self.pid = self.process.pid
 
     def kill(self) -> int:
+        """End the process; its exit code."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0.5)
         with contextlib.suppress(ProcessLookupError):
@@ -96,6 +97,7 @@ class Kernel:
         self.close()
 
     def close(self) -> int:
+        """End the kernel; the exit code of its process."""
         self.channel.close()
         if self.ended is None:
             self.ended = self.process.kill()

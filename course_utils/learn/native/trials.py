@@ -86,6 +86,7 @@ class Stream:
         self.shape = (self.rows, COLUMNS, GROUP, 1)
 
     def next(self) -> Problem:
+        """The next problem to be timed, with codes and inputs that were not used before."""
         groups = COLUMNS // GROUP
         at = [int(n) for n in self.rng.integers(0, (1 << 16) - 8, 3)]
         codes = self.pool[at[0] : at[0] + self.rows * COLUMNS // 2].reshape(self.rows, -1)

@@ -86,6 +86,7 @@ def start() -> Unit:
 
 
 def lesson(name: str) -> Unit:
+    """A lesson by its name. Raises CompressionError with the names that there are."""
     known = lessons()
     if name not in known:
         raise CompressionError(f"lesson {name!r} is not in course.yaml; lessons are {', '.join(known)}.")
@@ -93,6 +94,7 @@ def lesson(name: str) -> Unit:
 
 
 def present(unit: Unit) -> bool:
+    """Whether the notebook of a lesson or lab exists."""
     return (root() / unit.path).is_file()
 
 

@@ -33,6 +33,7 @@ def home() -> Path:
 
 
 def path() -> Path:
+    """The file that keeps a learner's progress."""
     return home() / "progress.jsonl"
 
 

@@ -135,11 +135,13 @@ def named(value: Any, shown: list[str]) -> str | None:
 
 
 def say(verdict: Verdict) -> None:
+    """Show a verdict below the question."""
     title, _, body = verdict.message.partition("\n\n")
     show.message("right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body)
 
 
 def unattempted(message: str) -> Verdict:
+    """The verdict on an empty answer."""
     return Verdict(False, False, None, message)
 
 
@@ -192,6 +194,7 @@ def as_html(question: Question) -> str:
 
 
 def as_text(question: Question) -> str:
+    """The question where no page shows it."""
     return form_text(ui("question"), question.text, question.shown)
 
 
@@ -205,6 +208,7 @@ def form_html(title: str, text: dict[str, Any], shown: list[str], note: str) -> 
 
 
 def form_text(title: str, text: dict[str, Any], shown: list[str]) -> str:
+    """A title, the prompt, and the choices by letters."""
     lines = [title, show.plain(text["prompt"])]
     lines += [f"  {letter}. {show.plain(item)}" for letter, item in zip(string.ascii_uppercase, shown, strict=False)]
     if text.get("unit"):
