@@ -4,7 +4,7 @@ BIN = .venv/bin
 PINS = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header pyproject.toml \
 	$(addprefix --extra ,gpu deploy eval grade real site peers hub cluster dev)
 
-.PHONY: lab test install real site site-test lint pins build bench interop
+.PHONY: lab test install real site site-test lint pins build bench interop deploy
 
 lab:      ## open the course in JupyterLab
 	$(PYTHON) -m course_utils.bootstrap lab
@@ -40,3 +40,7 @@ bench: install  ## ratios, not seconds
 
 interop: install  ## exchange checkpoints with auto-gptq 0.7.1, or PEER=transformers, compressed-tensors, autoawq, torchao, llama.cpp, in an environment of its own
 	TQDM_DISABLE=1 PYTHONPATH=tests/common $(BIN)/python tests/interop/run.py --peer $(or $(PEER),auto-gptq)
+
+deploy: install  ## the same compressed model in ONNX Runtime, OpenVINO, torchao, ExecuTorch, Core ML: one table (WRITE=--write keeps it)
+	$(BIN)/python examples/deploy/environment.py
+	.interop/deploy/bin/python examples/deploy/table.py $(WRITE)
