@@ -20,6 +20,10 @@ def make(work):
     model = common.plain()
     model.config._attn_implementation = "eager"
     program = torch.export.export(common.Logits(model).eval(), (common.windows()[:1].int(),), strict=False).run_decompositions({})
+    for node in list(program.graph.nodes):  # coremltools 9 does not know that an alias is its input
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
     model.config._attn_implementation = "sdpa"
     whole = ct.convert(program, minimum_deployment_target=ct.target.iOS18, compute_precision=ct.precision.FLOAT32, skip_model_load=True)
     each = tools.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
