@@ -49,19 +49,20 @@ def choose(
     nothing, a setting that is not in `common`, or when nothing is left.
     """
     layers = selected(model, ignore)
-    return Chosen(layers, own_settings(layers, common, per_layer, compressible(model)), kept(ignore, per_layer))
+    return Chosen(layers, own_settings(layers, common, per_layer, every_name(model)), kept(ignore, per_layer))
 
 
 def own_settings(
-    names: Iterable[str], common: Mapping[str, Any], per_layer: PerLayer | None, all_names: Iterable[str] = ()
+    names: Iterable[str], common: Mapping[str, Any], per_layer: PerLayer | None, said: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The settings of each layer as in `choose`; `all_names`: those that are ignored too."""
+    """The settings of each layer as in `choose`; `said`: `every_name`, those of ignored layers too."""
     names = list(names)
+    said = {name: name for name in names} if said is None else said
     own = {name: dict(common) for name in names}
     if per_layer is not None and not (isinstance(per_layer, Mapping) and all(isinstance(each, Mapping) for each in per_layer.values())):
         raise CompressionError(f"per_layer={per_layer!r}: give {{name or regular expression: {{setting: value}}}}.")
     for pattern, changes in (per_layer or {}).items():
-        meant = matching(pattern, list(all_names) or names, "per_layer")
+        meant = {said[name] for name in matching(pattern, said, "per_layer")}
         if not meant & set(names):
             raise CompressionError(f"per_layer: {pattern!r} names only layers that ignore leaves alone; take it out of one of the two.")
         if wrong := sorted(set(map(str, changes)) - set(common)):
@@ -101,13 +102,21 @@ def selected(model: nn.Module, ignore: Patterns = ()) -> dict[str, nn.Module]:
     Raises CompressionError for a pattern that matches nothing, or when nothing is left.
     """
     found = compressible(model)
-    return {name: found[name] for name in left_by(ignore, found)}
+    return {name: found[name] for name in left_by(ignore, found, every_name(model))}
 
 
-def left_by(ignore: Patterns, names: Iterable[str]) -> list[str]:
-    """The names that no pattern means. Raises CompressionError for a pattern that means none, or when nothing is left."""
+def every_name(model: nn.Module) -> dict[str, str]:
+    """Each name under which the model has one of its layers → the layer's own: a layer of a block that is used twice has two."""
+    own = {id(module): name for name, module in compressible(model).items()}
+    return {name: own[id(module)] for name, module in model.named_modules(remove_duplicate=False) if id(module) in own}
+
+
+def left_by(ignore: Patterns, names: Iterable[str], said: Mapping[str, str] | None = None) -> list[str]:
+    """The names that no pattern means; `said` as in `own_settings`. Raises CompressionError for a pattern that means none, or when
+    nothing is left."""
     names = list(names)
-    gone = {name for pattern in as_list(ignore) for name in matching(pattern, names, "ignore")}
+    said = {name: name for name in names} if said is None else said
+    gone = {said[name] for pattern in as_list(ignore) for name in matching(pattern, said, "ignore")}
     if names and len(gone) == len(names):
         raise CompressionError(f"ignore={as_list(ignore)}: leaves no layer to compress.")
     return [name for name in names if name not in gone]
@@ -115,8 +124,9 @@ def left_by(ignore: Patterns, names: Iterable[str]) -> list[str]:
 
 def blocks_named(model: nn.Module, ignore: Patterns) -> list[int]:
     """The numbers of the blocks in which a pattern means a layer."""
-    gone = set(compressible(model)) - set(left_by(ignore, compressible(model)))
-    names = {id(module): name for name, module in compressible(model).items()}
+    layers = compressible(model)
+    gone = set(layers) - set(left_by(ignore, layers, every_name(model)))
+    names = {id(module): name for name, module in layers.items()}
     return [number for number, block in enumerate(blocks(model)) if any(names.get(id(m)) in gone for m in linears(block).values())]
 
 

@@ -174,7 +174,7 @@ def prune(
     check_masks(model, scores)
     chosen = selection.selected(model, ignore)
     common = {"sparsity": sparsity, "pattern": pattern}
-    own = selection.own_settings([name for name in scores if name in chosen], common, per_layer, scores)
+    own = selection.own_settings([name for name in scores if name in chosen], common, per_layer, {name: name for name in scores})
     scores = {name: score for name, score in scores.items() if name in chosen}
     masks = masks_of(scores, own) if scores else make_masks(scores, **common)
     layers = check_masks(model, masks)

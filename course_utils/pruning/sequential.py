@@ -122,7 +122,7 @@ def prune(
     found = find(work)
     chosen: dict[str, Tensor] = {}
     names = [channels.name for channels in found]
-    own = selection.own_settings(selection.left_by(ignore, names), {"keep": keep}, per_layer, names)
+    own = selection.own_settings(selection.left_by(ignore, names), {"keep": keep}, per_layer, {name: name for name in names})
     found = [channels for channels in found if channels.name in own]
     for channels in found:
         count = channels.producer.weight.shape[0]

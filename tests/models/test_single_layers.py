@@ -164,6 +164,15 @@ def test_blocks_that_stay(name):
         run(name, keep=1, ignore=[r"layers\.1\."] if name.endswith("blocks") else ["model.layers.0", "model.layers.1"])
 
 
+def test_a_layer_of_a_block_that_is_used_twice_has_two_names():
+    model = methods.llama(3)
+    model.model.layers[2] = model.model.layers[0]
+    for name in ("model.layers.2.mlp.down_proj", r"layers\.2\.mlp\.d", LAYER):
+        made = quantization.rtn.quantize(model, ignore=name, per_layer={"model.layers.2.mlp.up_proj": {"bits": 8}}).model.model.layers
+        assert made[2] is made[0] and type(made[2].mlp.down_proj) is nn.Linear and made[0].mlp.up_proj.bits == 8
+        assert (made[1].mlp.down_proj.bits, made[1].mlp.up_proj.bits, made[0].mlp.gate_proj.bits) == (4, 4, 4)
+
+
 def test_a_name_is_exactly_its_layer_or_what_is_inside():
     names = [f"model.layers.{i}.mlp.{part}" for i in range(12) for part in ("fc1", "fc10")]
     assert selection.matching("model.layers.1.mlp.fc1", names, "ignore") == {"model.layers.1.mlp.fc1"}
