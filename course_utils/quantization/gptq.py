@@ -204,6 +204,7 @@ def quantize(
             told |= {"loud": is_loud(seen.H), "layer_error": error}  # type: ignore[arg-type]
         return QuantizedLinear.of(result, module.bias), {**told, "rounded": result.rounded}  # type: ignore[arg-type]
 
+    walk.check_finite(model, by_block=True)
     walk.blocks(model)
     calibration = walk.check_calibration(calibration, model)  # None is no calibration of this method
     made = layer_by_layer(model, make, settings, ignore, per_layer, calibration=calibration)

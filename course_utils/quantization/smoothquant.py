@@ -128,8 +128,9 @@ def quantize(
     common: dict[str, Any] = {
         "observer": observer, "activations": activations, "weights": weights, "weight_bits": 8, "activation_bits": 8, "symmetric": True,
     }  # fmt: skip
-    choice = selection.choose(sharing.structure(model) if experts.fused(model) else model, common, ignore, per_layer)
     calibration = walk.check_calibration(calibration, model)
+    walk.check_finite(model)
+    choice = selection.choose(sharing.structure(model) if experts.fused(model) else model, common, ignore, per_layer)
     smoothed, scales = _scales(model, calibration, alpha)
     theirs = sharing.memory_of(model)
     for fold, scale in scales:  # of norms: their weights are small
