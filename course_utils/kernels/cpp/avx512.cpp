@@ -119,7 +119,7 @@ struct Codes {
         if (P::ones && first == 2) ones = nibbles(_mm256_maskz_loadu_epi8(step.half, from));
         if (P::ones && first == 4) ones = four_times(_mm_maskz_loadu_epi8(step.quarter, from));
     }
-    // The codes of part p, made only when they are needed, so that few registers are held.
+    // The codes of part p of the bytes.
     __m512i part(int p) const {
         __m512i codes = BITS == 8 ? bytes : _mm512_and_si512(p ? _mm512_srli_epi16(bytes, p * first) : bytes, _mm512_set1_epi8((1 << first) - 1));
         if (P::twos) codes = with_bits(codes, twos, 2, 4, p);
@@ -188,14 +188,19 @@ struct Int8Tile {
                     const uint8_t* row = block.codes + first * C * block.code_step;
                     const Codes<BITS> even(row, planes, step), odd(row + (C - 1) * block.code_step, planes, step);
                     EACH(c, C) ask.of(row + c * block.code_step);
+                    __m512i codes[planes.parts][2];
+                    auto make = [&](int p) __attribute__((always_inline)) {
+                        codes[p][0] = even.part(p), codes[p][1] = C > 1 ? odd.part(p) : codes[p][0];
+                        if (BLOCKS) EACH(c, C) codes[p][c] = _mm512_shuffle_epi8(values, codes[p][c]);
+                    };
+                    if (N == 1) EACH(p, planes.parts) make(p);
                     EACH(p, planes.parts) {
-                        __m512i codes[2] = {even.part(p), C > 1 ? odd.part(p) : even.part(p)};
-                        if (BLOCKS) EACH(c, C) codes[c] = _mm512_shuffle_epi8(values, codes[c]);
+                        if (N > 1) make(p);  // only when they are needed: the sums of digits fill the registers
                         EACH(t, T) EACH(n, N) {
                             const __m512i x = _mm512_loadu_si512(q + t * in.stride + (p * N + n) * 64);
                             EACH(c, C) {
                                 __m512i& s = sum[first * C + c][t][n];
-                                s = _mm512_dpbusd_epi32(s, codes[c], x);
+                                s = _mm512_dpbusd_epi32(s, codes[p][c], x);
                             }
                         }
                     }

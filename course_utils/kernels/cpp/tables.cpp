@@ -24,13 +24,12 @@ constexpr int COLUMNS = 32;  // bits of a lane
 struct Across {
     alignas(64) uint32_t dword[16][LANES];
 
-    void read(const uint8_t* const* rows, int64_t at, int64_t bytes, int64_t ahead) {
+    void read(const uint8_t* const* rows, int64_t at, int64_t bytes) {
         const __mmask64 some = bytes - at >= 64 ? ~0ull : (1ull << (bytes - at)) - 1;
         __m512i four[16];  // four[4 i + k]: lane of 128 bits j holds number 4 j + k of rows 4 i to 4 i + 3
         EACH(i, 4) {
             __m512i row[4];
             EACH(j, 4) {
-                __builtin_prefetch(rows[4 * i + j] + at + ahead, 0, 2);
                 row[j] = _mm512_maskz_loadu_epi8(some, rows[4 * i + j] + at);
             }
             const __m512i a = _mm512_unpacklo_epi32(row[0], row[1]), b = _mm512_unpacklo_epi32(row[2], row[3]);
@@ -94,8 +93,8 @@ struct Rows16 {
 
     void read_group(const Weight& w, int64_t g) {  // what is needed from group g on
         const int64_t size = w.scales == HALF ? 2 : 4;
-        if (g % (64 / size) == 0) scale.read(scales, g * size, w.groups * size, ROWS_AT_ONCE * w.groups * size);
-        if (w.zero && g % 512 == 0) zero.read(zeros, g / 8, w.zero_bytes, ROWS_AT_ONCE * w.zero_bytes);
+        if (g % (64 / size) == 0) scale.read(scales, g * size, w.groups * size);
+        if (w.zero && g % 512 == 0) zero.read(zeros, g / 8, w.zero_bytes);
     }
 
     // total + s (Σ code x − z Σ x) for a group whose sum over codes is `number`.
@@ -108,18 +107,37 @@ struct Rows16 {
     }
 };
 
+// The 32 rows behind those of a block lie in one piece: what is read of it is asked for line by line while the block is done.
+struct Next {
+    const uint8_t *codes, *scales, *zeros;
+    int64_t size;
+
+    Next(const Weight& w, int64_t row)
+        : codes(w.codes + row * w.row_bytes), zeros(w.zero + row * w.zero_bytes), size(w.scales == HALF ? 2 : 4) {
+        scales = static_cast<const uint8_t*>(w.scale) + row * w.groups * size;
+    }
+    void ask(int64_t unit) const { EACH(i, 2) __builtin_prefetch(codes + unit * ROWS_AT_ONCE * 4 + 64 * i, 0, 2); }
+    void ask_group(int64_t g) const {
+        for (int64_t at = 0; at < size * ROWS_AT_ONCE; at += 64) __builtin_prefetch(scales + g * size * ROWS_AT_ONCE + at, 0, 2);
+        if (g % 16 == 0) __builtin_prefetch(zeros + g / 8 * ROWS_AT_ONCE, 0, 2);
+    }
+};
+
 // 32 neighbouring rows: at the distances that a power of two makes, they would drive each other from the cache.
 void block(const Weight& w, const Input& in, const float* tables, const float* bias, float* y, int64_t first, int64_t last) {
     const int64_t units = w.columns / COLUMNS, group_units = w.group_size / COLUMNS;
     Rows16 rows[2];
     __m512 sum[2], total[2];
+    const Next next(w, first + ROWS_AT_ONCE);
     EACH(h, 2) rows[h].begin(w, first + h * LANES, last), total[h] = _mm512_setzero_ps();
     for (int64_t u = 0, g = 0, left = 0; u < units; u++) {
-        if (u % 16 == 0) EACH(h, 2) rows[h].code.read(rows[h].codes, 4 * u, w.row_bytes, ROWS_AT_ONCE * w.row_bytes);
+        if (u % 16 == 0) EACH(h, 2) rows[h].code.read(rows[h].codes, 4 * u, w.row_bytes);
         if (left == 0) {
             EACH(h, 2) rows[h].read_group(w, g);
+            next.ask_group(g);
             sum[0] = sum[1] = _mm512_setzero_ps(), left = group_units;
         }
+        next.ask(u);
         const __m512i bits[2] = {rows[0].code.number(u), rows[1].code.number(u)};
         add_columns(bits, tables + u * 8 * 16, sum);
         if (--left == 0) {
