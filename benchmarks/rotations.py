@@ -36,8 +36,9 @@ def main() -> None:
             "GPTQ": row("GPTQ", gptq.quantize, never_worse=False, **grid),
             "Qronos": row("Qronos", qronos.quantize, **grid),
             "GPTAQ": row("GPTAQ", gptaq.quantize, **grid),
-            "GPTAQ, α = 1": row("GPTAQ, α = 1", gptaq.quantize, alpha=1, **grid),
         }
+        if bits == 2:
+            rows["GPTAQ, α of 1"] = row("GPTAQ, α of 1", gptaq.quantize, alpha=1, **grid)
         table = compare(
             f"{bits} bits in groups of 64: KL from the original", rows, against="GPTQ", unit="nats",
             protocol=f"{PROTOCOL}; 3 calibration sets of 16 × 256 tokens",

@@ -31,7 +31,10 @@ METHOD = "compressed-tensors"
 def tensors_of(layer: MicroscaledLinear) -> dict[str, Tensor]:
     """weight_packed, weight_scale and weight_global_scale of a layer. Raises CompressionError where the layout cannot hold it."""
     if layer.scheme not in FORMATS:
-        raise CompressionError(f"layer: {layer.scheme}; this layout is written for {' and '.join(FORMATS)}.")
+        raise CompressionError(
+            f"layer: {layer.scheme}; this layout is written for {' and '.join(FORMATS)}. compressed-tensors has other layouts for MXFP8 and MXFP6 (E2M3), "
+            "which are not written here, and none for MXINT8; keep the model in the course's own format."
+        )
     block = find(layer.scheme).block
     if layer.in_features % block:
         raise CompressionError(

@@ -10,7 +10,7 @@ Seven signs are stored; the eighth makes the sum even. `shift` adds +¼ or −¼
 table of 256 · 8 numbers, computed here and the same for all layers: nothing of it is in a file.
 
 Normal numbers, each vector at its nearest point, the best scale: .0914 of the variance is left. The published code's own 256 sizes at its own scale
-(1/1.03) leave .0913, on the same numbers. QTIP's paper lists .089 for E8P, without its protocol; that was not reached with either.
+(1/1.03) leave .0913, on the same numbers. The papers list .089 for E8P; that was not reached with either, and why is not known.
 """
 
 import functools
