@@ -70,4 +70,4 @@ def test_the_committed_table_is_that_of_the_page():
     page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     assert all(f"| {' | '.join(row)} |" in page for row in held["rows"]) and held["date"] in page
     gaps = [float(row[3]) for row in held["rows"] if row[3]]
-    assert len(gaps) >= 4 and max(gaps) < 1e-3, "every runtime that ran computes our numbers"
+    assert len(gaps) >= 5 and max(gaps) < 1e-3, "every runtime that ran computes our numbers"
