@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from course_utils import blockwise, checkpoints, evaluation, models, pruning, quantization
@@ -175,28 +174,16 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = opened(given.model, given.tokenizer)
     network = evaluation.subject.runnable(model)
     if given.prompt is not None:
-        return {"prompt": given.prompt, "said": answer(network, tokenizer, given.prompt, given.tokens)}
+        return {"prompt": given.prompt, "said": evaluation.answers.reply(network, tokenizer, given.prompt, given.tokens)}
     print("Type a line; an empty one ends.", file=sys.stderr)
     said = []
     for line in map(str.strip, sys.stdin):
         if not line:
             break
-        said.append({"prompt": line, "answer": answer(network, tokenizer, line, given.tokens)})
+        said.append({"prompt": line, "answer": evaluation.answers.reply(network, tokenizer, line, given.tokens)})
         if not given.json:
             print(said[-1]["answer"], flush=True)
     return {"answers": said, "said": ""}
-
-
-def answer(network: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
-    """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has one."""
-    if tokenizer.chat_template:
-        turn = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
-    else:
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-    with torch.no_grad():
-        out = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
-    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
 def text_of(name: str) -> str | Path:

@@ -195,6 +195,18 @@ def greedy(model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int
     return rows
 
 
+def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: int) -> str:
+    """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has one."""
+    if tokenizer.chat_template:
+        turn = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    else:
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    with torch.no_grad():
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
 def bytes_of_a_token(model: PreTrainedModel) -> int:
     """What one token's keys and values take; of an architecture without the usual names, as with keys as wide as the states."""
     config = model.config.get_text_config()

@@ -47,6 +47,7 @@ def forecasts(known: LatencyTable, whole: Mapping[str, float], models: Mapping[s
 
 
 def mean_error(ratios: Mapping[str, float]) -> float:
+    """The mean distance of ratios from 1."""
     return sum(abs(r - 1) for r in ratios.values()) / len(ratios)
 
 
@@ -62,6 +63,7 @@ class Pruning:
         self.rest = known.of(("ends", model.config.hidden_size, model.config.vocab_size))
 
     def seconds(self, chosen: Mapping[str, int]) -> float:
+        """The forecast of a pass, from the widths chosen for each layer."""
         return self.rest + sum(self.times[n][w] for n, w in chosen.items())
 
     def exact(self, target: float) -> dict[str, int]:
@@ -87,6 +89,7 @@ class Pruning:
         return chosen
 
     def build(self, chosen: Mapping[str, int]) -> PreTrainedModel:
+        """The pruned model."""
         return shrinking.build(self.model, self.options, chosen)
 
 
