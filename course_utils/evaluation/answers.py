@@ -195,7 +195,7 @@ def greedy(model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int
     return rows
 
 
-def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: int) -> str:
+def reply(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
     """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has one."""
     if tokenizer.chat_template:
         turn = [{"role": "user", "content": prompt}]
