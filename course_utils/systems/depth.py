@@ -166,7 +166,7 @@ def by_chance(model: PreTrainedModel, blocks: tuple[int, ...], capacity: float, 
     return lambda _, ids: {b: torch.rand(ids.shape, generator=rng) >= capacity for b in blocks}
 
 
-def exit_at_mean(model: PreTrainedModel, ids: Tensor, mean: float, rounds: int = 20) -> Choose:
+def exit_at_mean(model: PreTrainedModel, ids: Tensor, mean: float, rounds: int = 10) -> Choose:
     """Early exits by the threshold at which tokens of these ids run `mean` blocks on average, found by bisection."""
     low, high = 0.0, 1.0
     for _ in range(rounds):

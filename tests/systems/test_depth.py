@@ -63,7 +63,7 @@ def test_a_router_lets_its_share_through_and_knows_more_than_chance(model):
 
 
 def test_choices_of_equal_cost(model):
-    exit_four = depth.exit_at_mean(model, IDS, 2.0)
+    exit_four = depth.exit_at_mean(model, IDS, 2.0, rounds=20)
     skips = exit_four(model, IDS)
     used = 3 - sum(float(s.float().mean()) for s in skips.values())
     assert abs(used - 2.0) < 0.15
