@@ -61,9 +61,9 @@ def _log2_choose(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
-def promise(method: str, sparsity: float, seed: int, *, widths=(64, 16, 10), bits: int = 4) -> dict[str, float]:
+def promise(method: str, sparsity: float, seed: int, *, widths=(64, 16, 10), bits: int = 4, steps: int = 400) -> dict[str, float]:
     """A sparse network on one grid for all its numbers: train and test error, its message, and Occam's bound (95 %)."""
-    grown, data = sparse_digits(method, sparsity, seed, widths=widths)
+    grown, data = sparse_digits(method, sparsity, seed, widths=widths, steps=steps)
     net, most = grown.model, 2 ** (bits - 1)
     kept = {f"{name}.weight": mask for name, mask in grown.masks.items()}
     exact = {name: p.detach().clone() for name, p in net.named_parameters()}

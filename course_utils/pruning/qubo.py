@@ -97,7 +97,8 @@ def restarts(Q: Tensor, remove: int, *, times: int = 20, seed: int = 0) -> Tenso
 def anneal(Q: Tensor, remove: int, *, steps: int = 20_000, hot: float | None = None, cold: float | None = None, seed: int = 0) -> Tensor:
     """Simulated annealing by swaps, which keep the count: a swap that costs ΔE is taken with probability min(1, e^(−ΔE/T)).
 
-    T falls geometrically from `hot` to `cold`; by default from the mean |ΔE| of swaps drawn by chance to a thousandth of it.
+    T falls geometrically from `hot` to `cold`; by default from the median of the diagonal to a thousandth
+    of it (a mean would be that of a few loud channels).
     `steps` swaps are tried; the best subset that was visited is given back.
     """
     n, rng = _checked(Q, remove, seed)
@@ -114,7 +115,7 @@ def anneal(Q: Tensor, remove: int, *, steps: int = 20_000, hot: float | None = N
         return d[i] + d[j] + 2 * (f[j] - f[i] - matrix[i, j])
 
     draws_i, draws_j = chance.integers(remove, size=steps), chance.integers(n - remove, size=steps)
-    usual = float(np.mean([abs(cost(inside[a], outside[b])) for a, b in zip(draws_i[:200], draws_j[:200], strict=True)])) or 1.0
+    usual = float(np.median(np.abs(d))) or 1.0
     hot, cold = usual if hot is None else hot, usual / 1000 if cold is None else cold
     now = best = 0.0
     kept, luck = inside.copy(), -np.log(chance.random(steps))
