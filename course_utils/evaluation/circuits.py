@@ -26,14 +26,15 @@ def seen_before(ids: Tensor) -> Tensor:
     return (same & torch.ones_like(same[0]).tril(-1)).any(-1)
 
 
-def kl_where(original: Tensor, model: Subject, ids: Tensor, where: Tensor) -> Tensor:
+def kl_where(original: Tensor, model: Subject | Tensor, ids: Tensor, where: Tensor) -> Tensor:
     """(windows,) mean KL, in nats, from `original` (`by_window.predictions`) over the tokens t where `where` (windows, tokens − 1) holds.
 
+    `model` may be its predictions, too.
     Raises CompressionError where a window has no such token: take longer windows.
     """
     if where.shape != (len(ids), ids.shape[1] - 1) or not where.any(1).all():
         raise CompressionError(f"where: shape {tuple(where.shape)}; give (windows, tokens − 1) with at least one token in each window.")
-    changed = by_window.predictions(model, ids)[:, :-1]
+    changed = (model if isinstance(model, Tensor) else by_window.predictions(model, ids))[:, :-1]
     terms = (original[:, :-1].exp() * (original[:, :-1] - changed)).sum(-1, dtype=torch.float64)
     return (terms * where).sum(1) / where.sum(1)
 

@@ -53,6 +53,8 @@ def test_kl_at_some_tokens(model):
         q = changed(input_ids=IDS).logits.log_softmax(-1)
     expected = torch.nn.functional.kl_div(q[:, :4], original[:, :4], log_target=True, reduction="none").sum(-1).mean(1)
     torch.testing.assert_close(circuits.kl_where(original, changed, IDS, where).float(), expected, rtol=1e-4, atol=1e-6)
+    again = circuits.kl_where(original, by_window.predictions(changed, IDS), IDS, where)
+    torch.testing.assert_close(again, circuits.kl_where(original, changed, IDS, where))
     with pytest.raises(CompressionError, match="each window"):
         circuits.kl_where(original, changed, IDS, torch.zeros(3, 11, dtype=torch.bool))
 

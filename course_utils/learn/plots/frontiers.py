@@ -21,6 +21,7 @@ def predicted(pairs: Mapping[str, tuple[float, float]]) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="½ δᵀFδ, nats", ylabel="measured KL, nats", xlim=ends, ylim=ends)
     axes.set_title("A square, and where it ends")
     axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    plt.close(figure)  # shown once, by whoever asked for it
     return figure
 
 
@@ -38,6 +39,7 @@ def connections(images: Tensor, masks: Mapping[str, Tensor]) -> Figure:
     for place in axes:
         place.set(xticks=[], yticks=[])
         place.grid(False)
+    plt.close(figure)  # shown once, by whoever asked for it
     return figure
 
 
@@ -49,8 +51,9 @@ def searches(ratios: Mapping[str, float], factor: float) -> Figure:
     axes.bar_label(bars, [f" {v:.2f}" for v in values], fontsize=10)
     axes.axvline(1, color=base.BLACK, linewidth=1)
     axes.set(xscale="log", xlim=(0.8, 20), xlabel="energy, divided by that of the best subset")
-    axes.set_title(f"Parts {factor:g} and {1 - factor:g} of the same channels")
+    axes.set_title(f"Parts {factor:g} and {1 - factor:g} of the same channels".replace("-", "−"))
     axes.invert_yaxis()
+    plt.close(figure)  # shown once, by whoever asked for it
     return figure
 
 
@@ -66,6 +69,7 @@ def heads(before: Tensor, after: Tensor, names: tuple[str, str], distances: Sequ
         place.grid(False)
     axes[0].set_ylabel("head")
     figure.colorbar(shown, ax=axes, label="attention")
+    plt.close(figure)  # shown once, by whoever asked for it
     return figure
 
 
@@ -77,4 +81,5 @@ def depths(words: Sequence[str], depth: Sequence[int], last: int) -> Figure:
     axes.set_xticks(range(len(words)), [w.replace("\n", "↵").strip() or "␣" for w in words], rotation=90, fontsize=9)
     axes.set_title("Who leaves early (blue) and who does not")
     axes.grid(axis="x", visible=False)
+    plt.close(figure)  # shown once, by whoever asked for it
     return figure
