@@ -1,6 +1,6 @@
 """Lesson 5.4 on the bundled model: 2:4 masks that were learned, beside magnitude, Wanda and SparseGPT, with three calibration sets.
 
-    python benchmarks/learned_masks.py            # ten minutes on one core; goes on where it was stopped
+    python benchmarks/learned_masks.py            # eight minutes on one core; goes on where it was stopped
     python benchmarks/learned_masks.py --seconds 200
 
 A calibration set is 64 × 128 tokens, the same for all rows; a learned mask is trained for 160 steps of 4 sequences of it.
@@ -27,7 +27,6 @@ def main() -> None:
         "Wanda": lambda seed: wanda.prune(model, sets[seed], pattern="2:4"),
         "learned": lambda seed: learned_masks.prune(model, sets[seed], seed=seed),
         "learned, no noise": lambda seed: learned_masks.prune(model, sets[seed], seed=seed, noise=0.0),
-        "learned, start by magnitude": lambda seed: learned_masks.prune(model, sets[seed], seed=seed, start="magnitude"),
         "SparseGPT (moves weights)": lambda seed: sparsegpt.prune(model, sets[seed], pattern="2:4"),
     }
 
