@@ -18,9 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.theory import noise, one_view
+from course_utils.theory import noise
 
-from . import by_window
+from . import by_window, one_view
 
 
 @contextmanager

@@ -32,10 +32,12 @@ class Row:
         return float(gone @ self.H @ gone / (self.weight @ self.H @ self.weight))
 
     def scores(self) -> dict[str, Tensor]:
+        """What magnitude and Wanda say of each weight."""
         return {"magnitude": self.weight.abs(), "Wanda": self.weight.abs() * self.H.diagonal().sqrt()}
 
 
 def row(seed: int, n: int = 8) -> Row:
+    """A made row of `n` weights with the Hessian of its inputs."""
     rng = torch.Generator().manual_seed(seed)
     X = torch.randn(64, n, generator=rng, dtype=torch.float64) @ torch.randn(n, n, generator=rng, dtype=torch.float64)
     return Row(torch.randn(n, generator=rng, dtype=torch.float64), X.T @ X / 64)

@@ -7,11 +7,10 @@ import torch
 from tiny_models import stirred
 
 from course_utils.errors import CompressionError
-from course_utils.evaluation import by_window, sensitivity
+from course_utils.evaluation import by_window, one_view, sensitivity
 from course_utils.models import walk
 from course_utils.pruning import magnitude, structured
 from course_utils.quantization import rtn
-from course_utils.theory import one_view
 
 IDS = torch.randint(3, 96, (3, 10), generator=torch.Generator().manual_seed(0))
 KINDS = ("llama", "gpt2", "gemma2", "opt")

@@ -19,8 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-
-from . import noise
+from course_utils.theory import noise
 
 
 def change(model: nn.Module, compressed: Any) -> dict[str, Tensor]:
