@@ -228,3 +228,12 @@ def test_the_log_of_decisions_names_what_exists():
     assert set(re.findall(r"lessons? (\d\.\d)", text)) <= lessons
     dates = re.findall(r"^\| (\d{4}-\d\d-\d\d) \|", text, re.MULTILINE)
     assert len(dates) > 15
+
+
+def test_the_readme_lists_every_lesson_and_lab_with_its_minutes():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    course = yaml.safe_load((ROOT / "course_utils/learn/course.yaml").read_text(encoding="utf-8"))
+    rows = dict(re.findall(r"^\| [\d.]+ \[[^\]]+\]\(([^)]+)\) \| (\d+) \|$", readme, re.MULTILINE))
+    there = {str(p.relative_to(ROOT)) for folder in ("notebooks", "labs") for p in (ROOT / folder).glob("*/*.ipynb")}
+    assert set(rows) == there
+    assert all(int(minutes) == (course["lessons"] | course["labs"])[Path(path).stem]["minutes"] for path, minutes in rows.items())
