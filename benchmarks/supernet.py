@@ -5,7 +5,7 @@
 
 120 subnets: blocks 0 and 4 and any of 1 to 3, five numbers of MLP channels, 1, 2 or 4 key-value heads. Each training takes 32 steps of
 4 sequences × 128 tokens from 256, the same for all rows; 4 subnets share a step. A separate training gives one subnet all 32 steps.
-Writes learn/tables/supernet-small.json, supernet-middle.json, supernet-large.json and supernet-space.json.
+Writes learn/tables/supernet-small.json, supernet-middle.json, supernet-large.json and plain/supernet-space.json.
 """
 
 import itertools
@@ -92,7 +92,7 @@ def main() -> None:
     ]  # fmt: skip
     protocol = f"in-place, seed 0; search: 16 windows of 128 training tokens; test: 64 of validation, for the {TESTED} best of at most {BUDGET} numbers"
     told = {"command": COMMAND, "protocol": protocol, "budget": BUDGET, "subnets": found}
-    (TABLES / "supernet-space.json").write_text(json.dumps(told).replace('{"blocks"', '\n{"blocks"') + "\n")
+    (TABLES / "plain" / "supernet-space.json").write_text(json.dumps(told).replace('{"blocks"', '\n{"blocks"') + "\n")
 
 
 @torch.no_grad()

@@ -131,5 +131,5 @@ def most_unlike(model: PreTrainedModel) -> tuple[str, Tensor]:
 
 def runtimes() -> None:
     """The table that `make deploy` made, with its command and date."""
-    held = json.loads((TABLES / "deploy.json").read_text(encoding="utf-8"))
+    held = json.loads((TABLES / "plain" / "deploy.json").read_text(encoding="utf-8"))
     table(held["rows"], held["head"], f"{held['command']}, {held['date']}")

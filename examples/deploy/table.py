@@ -17,7 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("torch_compile", "onnx_runtime", "openvino_nncf", "torchao_int8", "executorch_xnnpack", "core_ml", "tensorrt_engine")
-TABLE = ROOT / "course_utils" / "learn" / "tables" / "deploy.json"
+TABLE = ROOT / "course_utils" / "learn" / "tables" / "plain" / "deploy.json"
 MADE = ("python examples/deploy/table.py --write, script by script", "make deploy WRITE=--write")
 HEAD = ["runtime", "file, MB", "nats a token", "largest difference of a logit", "tokens a second, PyTorch = 1", "note"]
 
