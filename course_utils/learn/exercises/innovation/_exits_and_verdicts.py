@@ -72,18 +72,18 @@ DIFFERENT, SAME, UNFAIR = ("better", "worse"), "no difference seen", "unfair"
 
 
 def trial(rng: torch.Generator) -> dict:
-    """A small experiment: seeds that differ much from each other, paired; sometimes unlike steps or tuning, or too few seeds."""
+    """A small experiment: seeds that differ much from each other, paired; sometimes unlike steps or tuning, too few seeds, or just enough."""
 
     def make(rng):
-        n, kind = pick(rng, 5, 6, 8), turn(rng, "clear", "paired", "none", "steps", "clear", "tuned", "spread", "few")
+        n, kind = pick(rng, 5, 6, 8), turn(rng, "clear", "paired", "none", "steps", "three", "tuned", "spread", "few")
         base = torch.randn(n, generator=rng, dtype=torch.float64) * (0.02 if kind == "spread" else 0.3) + 2
         gap = {"clear": 0.12, "paired": 0.08, "none": 0.0, "spread": 0.03}.get(kind, 0.3) * pick(rng, 1, -1)
         noise = torch.randn(n, generator=rng, dtype=torch.float64) * {"spread": 0.05}.get(kind, 0.04)
         control = {"losses": base, "steps": 400, "tuned": 4}
         idea = {"losses": base + gap + noise, "steps": 600 if kind == "steps" else 400, "tuned": 12 if kind == "tuned" else 4}
-        if kind == "few":
+        if kind in ("few", "three"):
             for each in (control, idea):
-                each["losses"] = each["losses"][:2]
+                each["losses"] = each["losses"][: 2 if kind == "few" else 3]
         return {"idea": idea, "control": control, "t": quantile(0.95, len(control["losses"]) - 1)}
 
     def clear_of_the_border(given):

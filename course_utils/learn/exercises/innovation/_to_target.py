@@ -7,15 +7,7 @@ import torch
 from course_utils.learn.checks.exercise import Exercise
 
 from ..draws import pick, turn, until
-
-
-def total(table: list[list], chosen) -> float:
-    return sum(row[o] for row, o in zip(table, chosen, strict=True))
-
-
-def least(damages, fits):
-    choices = itertools.product(*(range(len(row)) for row in damages))
-    return list(min(filter(fits, choices), key=lambda c: total(damages, c), default=(0,) * len(damages)))
+from .mixed_precision import least, total
 
 
 def to_target(damages: list, seconds: list, weights: list, rest: float, target: float) -> list[int]:
