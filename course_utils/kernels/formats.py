@@ -15,8 +15,24 @@ BLOCKS = {"E8M0": 32, "E4M3": 16}  # scales of MXFP4 and NVFP4, and how many num
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of the codes 0 to 7; 8 to 15 are their negatives
 
 
+class _Scaled:
+    """A weight with scales (rows, groups)."""
+
+    scale: Tensor
+
+    @property
+    def rows(self) -> int:
+        """The number of outputs."""
+        return self.scale.shape[0]
+
+    @property
+    def groups(self) -> int:
+        """The number of groups in a row."""
+        return self.scale.shape[1]
+
+
 @dataclass(frozen=True, eq=False)
-class PackedWeight:
+class PackedWeight(_Scaled):
     """Ŵ = s (q − z), a matrix (rows, columns) with one s and z for each group of neighbouring columns in a row.
 
     `codes` (rows, bytes) uint8, each row as `packing.pack_planes` writes it: with 4 bits the even columns are the low
@@ -57,23 +73,13 @@ class PackedWeight:
                 object.__setattr__(self, name, tensor.contiguous())
 
     @property
-    def rows(self) -> int:
-        """The number of outputs."""
-        return self.scale.shape[0]
-
-    @property
-    def groups(self) -> int:
-        """The number of groups in a row."""
-        return self.scale.shape[1]
-
-    @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
         return sum(t.nbytes for t in (self.codes, self.scale, self.zero_point) if t is not None)
 
 
 @dataclass(frozen=True, eq=False)
-class BlockWeight:
+class BlockWeight(_Scaled):
     """Ŵ = t · s · E2M1(code), a matrix (rows, columns) with one s for each block of neighbours in a row: MXFP4 and NVFP4.
 
     `codes` (rows, ceil(columns / 2)) uint8, as `packing.pack` writes them. `scale` (rows, blocks) uint8, patterns of `kind`:
@@ -111,16 +117,6 @@ class BlockWeight:
     def block(self) -> int:
         """Numbers that share a scale."""
         return BLOCKS[self.kind]
-
-    @property
-    def rows(self) -> int:
-        """The number of outputs."""
-        return self.scale.shape[0]
-
-    @property
-    def groups(self) -> int:
-        """The number of groups in a row."""
-        return self.scale.shape[1]
 
     @property
     def nbytes(self) -> int:
