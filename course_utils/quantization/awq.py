@@ -26,7 +26,16 @@ from course_utils.models.selection import Patterns, PerLayer
 from . import folding
 from .compressed import Compressed
 from .gptq import check_hessian, layer_error
-from .grids import Grid, check_bits, check_group_size, check_matrix, dequantize, make_grid, scale_and_zero
+from .grids import (
+    Grid,
+    check_bits,
+    check_group_size,
+    check_matrix,
+    dequantize,
+    make_grid,
+    scale_and_zero,
+    settings_of_grid,
+)
 from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear, naming
 
@@ -182,7 +191,7 @@ def quantize(
             H, seen = _together(reached, hessians, counts), _together(reached, magnitudes, counts)
             magnitude = fold.gather(seen).to(clean)
             weights = [check_matrix(walk.weight_of(t)) for t in scored]
-            each = [_grid(kept[names[id(t)]]) for t in scored]
+            each = [settings_of_grid(kept[names[id(t)]]) for t in scored]
             s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, each=each)
             for part in (fold.source, *fold.targets, *fold.others):
                 sharing.apart(part, theirs)
@@ -202,17 +211,13 @@ def quantize(
                 weight = check_matrix(walk.weight_of(module))
                 H = hessians.get(module, torch.eye(weight.shape[1]).to(weight))
                 own = kept[name]
-                result = _round(weight, H, own["clip"] and module in hessians and not name.endswith(NOT_CLIPPED), _grid(own))
+                result = _round(weight, H, own["clip"] and module in hessians and not name.endswith(NOT_CLIPPED), settings_of_grid(own))
             ready.append((name, QuantizedLinear.of(result, module.bias)))
         folds.clear()  # they hold on to layers that will be replaced
     put(len(plan))
     details = {"alpha": chosen, "unscaled": [name for name in kept if name not in scaled], "unreached": unreached}
     settings = {"method": "awq", **settings, "scale": scale, "calibration": list(calibration.shape), **told}
     return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
-
-
-def _grid(own: dict[str, Any]) -> dict[str, Any]:
-    return {name: own[name] for name in ("bits", "group_size", "symmetric")}
 
 
 def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:

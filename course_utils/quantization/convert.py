@@ -13,7 +13,7 @@ from course_utils.models import selection, sharing, walk
 from course_utils.models.selection import Patterns, PerLayer
 
 from .compressed import Compressed
-from .hessians import block_hessians, shrunk, warn_of_few_tokens
+from .hessians import block_hessians, shrunk, too_few, warn_of_few_tokens
 from .layer import Described, naming
 
 Made = nn.Module | tuple[nn.Module, dict[str, Any]]  # the layer in a layer's place, and what is told of it: plain values by name
@@ -47,7 +47,7 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
 class Seen:
     """What calibration brought to a layer: H = (2/N) XᵀX (in, in) of its N `tokens`, None where none reached it.
 
-    `few`: fewer tokens than it has inputs, though the calibration has as many. So it is with experts; H is then singular.
+    `few`: `hessians.too_few`.
     """
 
     H: Tensor | None
@@ -93,7 +93,7 @@ def layer_by_layer(
             name, seen = names[id(module)], ()  # type: str, tuple[Seen, ...]
             if states is not None:
                 H, tokens = hessians.pop(module, None), counts.get(module, 0)
-                seen = (Seen(H, tokens, H is None or tokens < min(len(H), calibration.numel())),)
+                seen = (Seen(H, tokens, too_few(H, tokens, calibration)),)
                 del H
             with naming(name):
                 made = make(name, module, dict(chosen.own[name]), *seen)

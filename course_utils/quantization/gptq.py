@@ -32,7 +32,7 @@ from course_utils.models.selection import Patterns, PerLayer
 from . import rtn
 from .compressed import Compressed
 from .convert import Seen, layer_by_layer
-from .grids import Grid, check_bits, check_group_size, make_grid, scale_and_zero
+from .grids import Grid, check_bits, check_group_size, make_grid, scale_and_zero, settings_of_grid
 from .hessians import (
     LOUD,
     block_hessians,
@@ -194,7 +194,7 @@ def quantize(
         weight = walk.weight_of(module).float()
         told: dict[str, Any] = {}
         if seen.few:
-            result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
+            result = rtn.quantize_layer(weight, **settings_of_grid(own))
             told["few_tokens"] = seen.tokens
         else:
             known = seen.known

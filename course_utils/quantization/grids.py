@@ -6,9 +6,10 @@ with an integer zero point z (Jacob et al., 2018, eq. 1). Every tensor here is a
 (out_features, in_features), activations are (tokens, features).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,11 @@ def check_bits(bits: int) -> None:
     """Raises CompressionError unless `bits` is a whole number that grids support."""
     if not isinstance(bits, Integral) or bits not in SUPPORTED_BITS:
         raise CompressionError(f"bits={bits}: choose a whole number from 2 to 8.")
+
+
+def settings_of_grid(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a layer's settings those that say its grid: `bits`, `group_size` and `symmetric`."""
+    return {name: own[name] for name in ("bits", "group_size", "symmetric")}
 
 
 def check_group_size(group_size: int | None, columns: int) -> int:

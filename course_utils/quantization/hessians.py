@@ -148,6 +148,11 @@ def check_walk(weight: Tensor, H: Tensor, damping: float, block_size: int) -> Te
     return weight
 
 
+def too_few(H: Tensor | None, tokens: int, calibration: Tensor) -> bool:
+    """Whether a layer saw fewer tokens than it has inputs, though the calibration has as many. So it is with experts; H is then singular."""
+    return H is None or tokens < min(len(H), calibration.numel())
+
+
 def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> None:
     """Warn where a layer has more inputs than there are tokens: its H is singular, and `shrunk`."""
     tokens = calibration.numel()

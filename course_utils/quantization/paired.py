@@ -20,7 +20,8 @@ from course_utils.models.source import source_of
 
 from . import rtn
 from .compressed import Compressed
-from .hessians import check_hessian, warn_of_few_tokens
+from .grids import settings_of_grid
+from .hessians import check_hessian, too_few, warn_of_few_tokens
 from .layer import LayerResult, QuantizedLinear, naming
 
 
@@ -67,8 +68,8 @@ def quantize(
                 weight, (H, C, tokens) = walk.weight_of(module).float(), moments.get(short, (None, None, 0))
                 own = chosen.own[name]
                 with naming(name):
-                    if H is None or tokens < min(len(H), calibration.numel()):
-                        result = rtn.quantize_layer(weight, **{k: own[k] for k in ("bits", "group_size", "symmetric")})
+                    if too_few(H, tokens, calibration):
+                        result = rtn.quantize_layer(weight, **settings_of_grid(own))
                         plain.append(name)
                     else:
                         plain += [name] * (C is None)
