@@ -70,23 +70,30 @@ def damped(H: Tensor, damping: float) -> Tensor:
     return H
 
 
-def shrunk(H: Tensor, tokens: int, enough: float = 1.0) -> Tensor:
-    """H of few tokens drawn towards its diagonal, by as much as chance moves what is beside it; from `enough` tokens an input on, H itself.
+def chance(H: Tensor, tokens: int, enough: float = 1.0) -> float:
+    """The part ρ of the correlations in H that so few tokens leave to chance; 0 from `enough` tokens an input on.
 
-    With R the matrix of correlations, p inputs and N tokens, R ← (1 − ρ) R + ρ I with
+    With R the matrix of correlations, p inputs and N tokens
 
         ρ = min(1, ((1 − 2/p) ‖R‖² + p²) / ((N + 1 − 2/p) (‖R‖² − p)))
 
-    the oracle approximating shrinkage (Chen et al., 2010, eq. 23), for normal inputs the one of the least expected error. Without
-    correlations GPTQ is plain rounding, and a refit changes nothing.
+    the oracle approximating shrinkage (Chen et al., 2010, eq. 23), for normal inputs the one of the least expected error.
     """
     p = int((H.diagonal() > 0).sum())
     if tokens >= enough * len(H) or p < 2:
-        return H
+        return 0.0
     deviation = H.diagonal().clamp(min=torch.finfo(H.dtype).tiny).sqrt()
     size = float((H / deviation / deviation[:, None]).double().square().sum())
-    share = min(1.0, ((1 - 2 / p) * size + p * p) / ((tokens + 1 - 2 / p) * max(size - p, 1e-9)))
-    return torch.lerp(H, torch.diag(H.diagonal()), share)
+    return min(1.0, ((1 - 2 / p) * size + p * p) / ((tokens + 1 - 2 / p) * max(size - p, 1e-9)))
+
+
+def shrunk(H: Tensor, tokens: int, enough: float = 1.0) -> Tensor:
+    """H of few tokens drawn towards its diagonal by `chance`, R ← (1 − ρ) R + ρ I; H itself where that is 0.
+
+    Without correlations GPTQ is plain rounding, and a refit changes nothing.
+    """
+    share = chance(H, tokens, enough)
+    return torch.lerp(H, torch.diag(H.diagonal()), share) if share else H
 
 
 def inverse_cholesky(H: Tensor) -> Tensor:

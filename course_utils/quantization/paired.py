@@ -21,8 +21,10 @@ from course_utils.models.source import source_of
 from . import rtn
 from .compressed import Compressed
 from .grids import settings_of_grid
-from .hessians import check_hessian, too_few, warn_of_few_tokens
+from .hessians import chance, check_hessian, too_few, warn_of_few_tokens
 from .layer import LayerResult, QuantizedLinear, naming
+
+ENOUGH = 2  # tokens for each input from which H and C are taken as they are
 
 
 def check_moments(H: Tensor, C: Tensor, inputs: int) -> None:
@@ -73,12 +75,19 @@ def quantize(
                         plain.append(name)
                     else:
                         plain += [name] * (C is None)
-                        result = quantize_layer(weight, H, H if C is None else C, **own)
+                        result = quantize_layer(weight, *without_chance(H, H if C is None else C, tokens), **own)
                 walk.replace(model, name, QuantizedLinear.of(result, module.bias))  # type: ignore[arg-type]
     finally:
         original.train(training)
     settings = {**settings, "calibration": list(calibration.shape), **chosen.told}
     return Compressed(sharing.own(experts.fuse(model), given), settings, time.perf_counter() - began, {"symmetric": plain})
+
+
+def without_chance(H: Tensor, C: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """H and C of few tokens, both drawn towards the diagonal of H by `hessians.chance`: what tells X̃ from X is then taken in part, too."""
+    share = chance(H, tokens, ENOUGH)
+    alone = torch.diag(H.diagonal())
+    return (torch.lerp(H, alone, share), torch.lerp(C, alone, share)) if share else (H, C)
 
 
 def _moments(block: nn.Module, states: walk.States, before: nn.Module, exact: walk.States) -> dict[str, tuple[Tensor, Tensor | None, int]]:

@@ -7,9 +7,10 @@ import torch
 from peak_memory import peak_of
 from torch import nn
 
+from course_utils import evaluation, models
 from course_utils.models import walk
 from course_utils.pruning import groups
-from course_utils.quantization import gptq, hessians, rtn
+from course_utils.quantization import gptaq, gptq, hessians, low_rank, paired, qronos, rtn
 from course_utils.quantization.hessians import hessian, layer_error, shrunk
 
 
@@ -108,6 +109,17 @@ def test_a_second_pass_makes_no_new_sums():
     assert most < 1.2 * found[block.layers[0]].nbytes
 
 
+def hessians_of(model, layers, ids):
+    """H of some layers, in the model as it is."""
+    sums = {}
+    handles = [layer.register_forward_pre_hook(lambda m, x: sums.update({m: hessian(x[0].flatten(0, -2))})) for layer in layers]
+    with torch.no_grad():
+        model(ids)
+    for handle in handles:
+        handle.remove()
+    return sums
+
+
 def few_and_many(seed, inputs=96):
     """Inputs with correlations that fall off slowly, as a network's do: (tokens, in) to calibrate on, and as many others as one likes."""
     rng = torch.Generator().manual_seed(seed)
@@ -135,6 +147,60 @@ def test_with_few_tokens_neither_the_walk_nor_a_refit_is_worse_than_without(shar
         plain.append(cost(groups.compensated(weight, H, columns)) / cost(weight[:, columns]))
     assert max(walked) <= 1.0 and max(fitted) <= 1.0
     assert share not in (0.5,) or min(plain) > 1.2, "48 tokens for 48 inputs that stay: a fit of noise"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0, 1.5])
+def test_with_few_tokens_what_two_models_tell_is_better_in_part(share):
+    """A copy whose inputs are noisy beside the original's: on other tokens, GPTAQ and Qronos by what chance leaves of H and C are better than by
+    all of it, and GPTAQ never worse than rounding."""
+    better, errors = [], []
+    for seed in range(6):
+        draw, rng = few_and_many(seed), torch.Generator().manual_seed(50 + seed)
+        tokens, weight = int(share * 96), torch.randn(24, 96, generator=rng, dtype=torch.float64)
+
+        def noisy(x, rng=rng):
+            return x + 0.3 * x.std(0) * torch.randn(x.shape, generator=rng, dtype=torch.float64)
+
+        exact, other = draw(tokens), draw(4000)
+        x, test = noisy(exact), noisy(other)
+        H, C = hessian(x), (2 / tokens) * exact.T @ x
+
+        def cost(result, weight=weight, other=other, test=test):
+            return float((other @ weight.T - test @ result.weight.T).square().sum())
+
+        known = paired.without_chance(H, C, tokens)
+        for method in (gptaq, qronos):
+            raw, tamed = (cost(method.quantize_layer(weight, *m, bits=3, group_size=32)) for m in ((H, C), known))
+            better.append(tamed / raw)
+        errors.append(cost(gptaq.quantize_layer(weight, *known, bits=3, group_size=32)) / cost(rtn.quantize_layer(weight, bits=3, group_size=32)))
+    assert max(errors) < 1.0
+    assert max(better) < 1.0
+
+
+@torch.no_grad()
+def test_factors_by_few_tokens_of_a_language_model():
+    """A text's tokens are not independent: 256 of them say less of 512 inputs than so many draws would."""
+    model, tokenizer = models.load("bundled")
+    layers = [layer for name, layer in walk.compressible(model).items() if "down_proj" in name][1::2]
+    seen = {seed: hessians_of(model, layers, evaluation.calibration(tokenizer, "bundled", n=n, context=128, seed=seed)) for seed, n in ((1, 2), (2, 2), (9, 32))}
+    for seed in (1, 2):
+        lost = [0.0, 0.0]
+        for layer in layers:
+            H, far = seen[seed][layer], seen[9][layer]
+            for place, known in enumerate((H, shrunk(H, 256, low_rank.ENOUGH))):
+                lost[place] += layer_error(layer.weight, low_rank.factor(layer.weight, known, rank=96).weight, far) / layer_error(layer.weight, 0 * layer.weight, far)
+        assert lost[1] < 0.9 * lost[0]
+
+
+def test_what_tells_two_models_apart_is_shrunk_by_the_same_part():
+    x = few_and_many(1)(50)
+    H, C = hessian(x), hessian(x) + 0.1 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    share = hessians.chance(H, 50, paired.ENOUGH)
+    tamed, with_it = paired.without_chance(H, C, 50)
+    assert 0 < share < 1
+    torch.testing.assert_close(tamed, shrunk(H, 50, paired.ENOUGH), rtol=1e-12, atol=0)
+    torch.testing.assert_close(with_it - tamed, (1 - share) * (C - H), rtol=1e-9, atol=1e-12)
+    assert paired.without_chance(H, C, 192) == (H, C)
 
 
 def test_shrinking_is_the_formula_and_ends_where_tokens_suffice():
