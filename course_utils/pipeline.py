@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from course_utils import distillation, pruning, quantization
 from course_utils.errors import CompressionError
 from course_utils.models import walk
+from course_utils.models.selection import Patterns, PerLayer
 from course_utils.quantization import Compressed
 from course_utils.quantization.layer import KINDS
 
@@ -37,16 +38,19 @@ def channels(model, supplies: Supplies, *, keep: int | float = 0.5) -> Compresse
     return pruning.structured.prune_mlp(model, supplies.calibration, keep=keep)
 
 
-def layers(model, supplies: Supplies, *, keep: int | float = 0.5) -> Compressed:
+def layers(model, supplies: Supplies, *, keep: int | float = 0.5, ignore: Patterns = ()) -> Compressed:
     """Remove the blocks with the lowest influence; `pruning.structured.prune_layers`."""
-    return pruning.structured.prune_layers(model, supplies.calibration, keep=keep)
+    return pruning.structured.prune_layers(model, supplies.calibration, keep=keep, ignore=ignore)
 
 
-def gradual(model, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40, peak: float = 1e-3) -> Compressed:
+def gradual(
+    model, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40, peak: float = 1e-3, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
     """Set weights to zero little by little while training; `pruning.schedules.gradual`."""
     return pruning.schedules.gradual(
         model, supplies.data, sparsity, steps=steps, update=max(1, steps // 10), peak=peak, batch=supplies.batch,
-        seed=supplies.seed, progress=False,
+        seed=supplies.seed, progress=False, ignore=ignore, per_layer=per_layer,
     )  # fmt: skip
 
 
@@ -65,14 +69,16 @@ def distil(model, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3) ->
     )  # fmt: skip
 
 
-def quantize(model, supplies: Supplies, *, method: str = "rtn", bits: int = 4, group_size: int = 64) -> Compressed:
-    """Pack the weights of the blocks: method 'rtn', 'gptq' or 'awq'."""
-    if method == "rtn":
-        return quantization.rtn.quantize(model, bits=bits, group_size=group_size)
-    if method not in ("gptq", "awq"):
+def quantize(
+    model, supplies: Supplies, *, method: str = "rtn", bits: int = 4, group_size: int = 64, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:  # fmt: skip
+    """Pack the weights of the blocks: method 'rtn', 'gptq' or 'awq'. `ignore` and `per_layer` as in `rtn.quantize`."""
+    ways = {"rtn": quantization.rtn, "gptq": quantization.gptq, "awq": quantization.awq}
+    if method not in ways:
         raise CompressionError(f"method={method!r}: choose 'rtn', 'gptq' or 'awq'.")
-    way = quantization.gptq if method == "gptq" else quantization.awq
-    return way.quantize(model, supplies.calibration, bits=bits, group_size=group_size)
+    calibrated = () if method == "rtn" else (supplies.calibration,)
+    return ways[method].quantize(model, *calibrated, bits=bits, group_size=group_size, ignore=ignore, per_layer=per_layer)
 
 
 def half(model, supplies: Supplies) -> Compressed:

@@ -52,6 +52,22 @@ def test_one_step_is_the_function_it_stands_for(net, supplies):
     assert abs(pruning.apply.sparsity_of(sparse) - 0.5) < 0.01
 
 
+def test_settings_of_single_layers_reach_the_step(net, supplies):
+    first = "model.layers.0.mlp.down_proj"
+    quantized = pipeline.run(net, [("quantize", {"bits": 4, **SMALL, "ignore": "q_proj", "per_layer": {first: {"bits": 8}}})], supplies)
+    modules = dict(quantized.model.named_modules())
+    assert modules[first].bits == 8 and modules[first.replace("0", "1", 1)].bits == 4
+    assert not any(isinstance(m, QuantizedLinear) for name, m in modules.items() if name.endswith("q_proj"))
+    assert quantized.details["stages"][0]["per_layer"] == {first: {"bits": 8}}
+    shares = {name: float((walk.weight_of(m) == 0).float().mean()) for name, m in walk.compressible(
+        pipeline.run(net, [("gradual", {"steps": 4, "ignore": "q_proj", "per_layer": {first: {"sparsity": 0.75}}})], supplies).model).items()}  # fmt: skip
+    assert all(shares[n] == 0 for n in shares if n.endswith("q_proj")) and shares[first] == pytest.approx(0.75, abs=0.01)
+    kept = pipeline.run(net, [("layers", {"keep": 1, "ignore": "layers.3."})], supplies).model
+    assert torch.equal(walk.blocks(kept)[0].mlp.up_proj.weight, pipeline.stored(net).model.layers[3].mlp.up_proj.weight)
+    with pytest.raises(CompressionError, match="nothing_like_it"):
+        pipeline.run(net, [("quantize", {**SMALL, "ignore": "nothing_like_it"})], supplies)
+
+
 @pytest.mark.parametrize(("name", "settings", "pruned", "packs", "updates", "after"), [
     ("channels", {"keep": 0.5}, True, False, 0, 0), ("channels", {"keep": 1.0}, False, False, 0, 0),
     ("layers", {"keep": 3}, True, False, 0, 0), ("gradual", {"sparsity": 0.5, "steps": 4}, True, False, 4, 0),
