@@ -1,12 +1,13 @@
 """Where the parts of a transformer block are, and how to cut them out of it."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
@@ -17,6 +18,7 @@ ONE_NUMBER = (
     "the config has one number of channels and one of heads for all blocks, so that every block loses as many; for some layers only "
     "use wanda, sparsegpt or magnitude."
 )
+LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
 WHOLE_BLOCKS = "a block goes whole or stays whole, so that there is nothing to set for single layers; name the blocks that stay with ignore."
 
 
@@ -105,6 +107,39 @@ def smaller_config(config, **changes: Any):
         reason = str(error).strip().split("\n")[-1].strip()
         raise CompressionError(f"model: {config.model_type} cannot be {changes} ({reason}); keep another number.") from error
     return new
+
+
+def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str, Any]:
+    """The fields of a config that say something of single blocks, for the blocks `chosen` in this order.
+
+    Lists with an entry for each block; which blocks have experts, as DeepSeek (the first k have none), Qwen (a list of those without, beside a
+    rhythm) and ERNIE (a first and a last one) say it. Raises CompressionError where such a config cannot say it of the blocks that stay.
+    """
+    told = config.to_dict()
+    fields: dict[str, Any] = {k: [v[i] for i in chosen] for k, v in told.items() if k in LAYER_BY_LAYER and v}
+    if "first_k_dense_replace" in told:
+        dense = [i < told["first_k_dense_replace"] for i in chosen]
+        fields["first_k_dense_replace"] = sum(dense)
+        possible = dense == sorted(dense, reverse=True)
+    elif "mlp_only_layers" in told:
+        without, step = told["mlp_only_layers"] or [], told.get("decoder_sparse_step", 1)
+        fields |= {"mlp_only_layers": [new for new, i in enumerate(chosen) if i in without or (i + 1) % step], "decoder_sparse_step": 1}
+        possible = True
+    elif "moe_layer_start_index" in told:
+        every, last = told.get("moe_layer_interval", 1), told["moe_layer_end_index"]
+        last = told["num_hidden_layers"] - 1 if last < 0 else last
+        sparse = [new for new, i in enumerate(chosen) if (i + 1) % every == 0 and told["moe_layer_start_index"] <= i <= last]
+        first, end = (sparse[0], sparse[-1]) if sparse else (len(chosen), len(chosen))
+        fields |= {"moe_layer_start_index": first, "moe_layer_end_index": end, "moe_layer_interval": 1}
+        possible = len(sparse) in (0, end - first + 1)
+    else:
+        return fields
+    if not possible:
+        raise CompressionError(
+            f"layers={list(chosen)}: {config.model_type}'s config can only say that blocks with experts follow each other, behind those without; "
+            "keep other blocks, or these in their order."
+        )
+    return fields
 
 
 def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTrainedModel:

@@ -22,8 +22,6 @@ from course_utils.quantization.compressed import Compressed, empty_like
 from . import anatomy, groups, mlp
 from .refit import narrow, second_moment, warn_of_few_tokens
 
-LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
-
 
 @torch.no_grad()
 def prune_mlp(
@@ -208,12 +206,12 @@ def _joined(states: list[Tensor], number: int, model: PreTrainedModel) -> Tensor
 
 
 def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedModel:
-    """A copy of the model with only these blocks, in the order given. Raises CompressionError for unknown blocks."""
+    """A copy of the model with only these blocks, in the order given. Raises CompressionError for unknown blocks, and as `anatomy.said_of_blocks`."""
     anatomy.check_model(model)
     chosen, total = list(layers), len(walk.blocks(model))
     if not chosen or not all(0 <= layer < total for layer in chosen):
         raise CompressionError(f"layers={chosen}: name at least one of the blocks 0 to {total - 1}.")
-    fields = {k: [v[i] for i in chosen] for k, v in model.config.get_text_config().to_dict().items() if k in LAYER_BY_LAYER and v}
+    fields = anatomy.said_of_blocks(model.config.get_text_config(), chosen)
     config = anatomy.smaller_config(model.config, num_hidden_layers=len(chosen), **fields)
     inside = walk.blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is inside) + "."

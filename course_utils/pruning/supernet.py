@@ -50,7 +50,7 @@ class Supernet:
         if subnet.heads != self.shape.heads:
             count, size = subnet.heads * self.shape.ratio, self.shape.size
             config = structured._config_with_heads(config, count, subnet.heads, size, self.shape.ratio)
-        fields = {k: [v[i] for i in subnet.blocks] for k, v in config.to_dict().items() if k in structured.LAYER_BY_LAYER and v}
+        fields = anatomy.said_of_blocks(config, subnet.blocks)
         return anatomy.smaller_config(config, num_hidden_layers=len(subnet.blocks), **{self.shape.parts.width: subnet.channels}, **fields)
 
     def slices(self, subnet: Subnet) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import tiny_models
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
@@ -260,6 +261,42 @@ def test_blocks_without_positions_stay_without_them(ids):
     assert small.config.no_rope_layers == [1, 0]
     del walk.blocks(model)[1:3]
     assert close(logits(small, ids), logits(model, ids))
+
+
+EXPERTS = {  # as each config says it: changes, blocks that stay, what the smaller config then says
+    "deepseek_v3": ({"first_k_dense_replace": 2}, [1, 2, 4], {"first_k_dense_replace": 1}),
+    "glm4_moe": ({"first_k_dense_replace": 1}, [3, 4, 5], {"first_k_dense_replace": 0}),
+    "qwen2_moe": ({"mlp_only_layers": [3], "decoder_sparse_step": 2}, [0, 1, 3, 5], {"mlp_only_layers": [0, 2], "decoder_sparse_step": 1}),
+    "ernie4_5_moe": ({"moe_layer_start_index": 1, "moe_layer_end_index": 4}, [0, 2, 3, 5], {"moe_layer_start_index": 1, "moe_layer_end_index": 2}),
+}  # fmt: skip
+
+
+def with_experts_where(kind, changes):
+    config = tiny_models.config_of(kind)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_blocks_with_experts_keep_them(kind, ids):
+    changes, chosen, said = EXPERTS[kind]
+    model = with_experts_where(kind, changes)
+    small = structured.keep_layers(model, chosen)
+    assert {name: getattr(small.config, name) for name in said} == said
+    inside = walk.blocks(model)
+    for gone in sorted(set(range(6)) - set(chosen), reverse=True):
+        del inside[gone]
+    with torch.no_grad():
+        wanted = model(ids, use_cache=False).logits
+    assert close(logits(small, ids), wanted)
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("deepseek_v3", [3, 0]), ("ernie4_5_moe", [2, 0, 3])])
+def test_an_order_of_experts_that_the_config_cannot_say_is_refused(kind, chosen):
+    with pytest.raises(CompressionError, match=f"{kind}'s config can only say"):
+        structured.keep_layers(with_experts_where(kind, EXPERTS[kind][0]), chosen)
 
 
 @pytest.mark.parametrize(
