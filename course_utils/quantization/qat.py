@@ -85,13 +85,14 @@ class QATLinear(nn.Module):
 def quantize(
     model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
     steps: int = 200, batch: int = 8, learning_rate: float = 1e-3, learned_step: bool = True, distill: float = 1.0,
-    seed: int = 0, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None,
+    seed: int = 0, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None, teacher: PreTrainedModel | None = None,
 ) -> Compressed:  # fmt: skip
     """Train the blocks of a causal language model with quantized weights, then pack them. Works on a copy, which is
     trained in float32 and then given the model's own precision.
 
     `data`: token ids (sequences, context); each step takes `batch` of them at random. The loss is
-    (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). Grids start as round-to-nearest;
+    (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). The original is `model`, or another `teacher`
+    with the same tokens: the one from before a pruning, for a model that is pruned and quantized. Grids start as round-to-nearest;
     AdamW, the learning rate falling linearly to zero; the grids' steps learn at a tenth of it. Embeddings and head stay as they are.
     `ignore`, `per_layer` (of bits, group_size, symmetric, learned_step) as in `rtn.quantize`. `details["loss"]` holds the loss of each step.
     Raises CompressionError for bad settings or data, or when the loss stops being finite.
@@ -101,7 +102,7 @@ def quantize(
     walk.check_finite(model)
     if steps < 1 or batch < 1 or learning_rate <= 0 or not 0 <= distill <= 1:
         raise CompressionError("steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1.")
-    teacher, model = model, copy.deepcopy(model).float().eval()  # in half precision small steps are lost, and Adam's ε is 0
+    original, model = model, copy.deepcopy(model).float().eval()  # in half precision small steps are lost, and Adam's ε is 0
     grid_settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     layers: dict[str, QATLinear] = {}
     learns: dict[str, bool] = {}
@@ -122,6 +123,9 @@ def quantize(
         module.requires_grad_(False)
     for name, layer in layers.items():
         layer.step.requires_grad_(learns[name])
+    teacher = original if teacher is None else teacher
+    if teacher.config.get_text_config().vocab_size != model.config.get_text_config().vocab_size:
+        raise CompressionError("teacher: its vocabulary is not the model's; take the original that the model was made from.")
     was_training = teacher.training
     try:
         losses = _train(model, teacher.eval(), data, steps, batch, learning_rate, distill, seed)
@@ -130,7 +134,7 @@ def quantize(
     for name, layer in layers.items():
         walk.replace(model, name, QuantizedLinear.of(layer.result(), layer.bias))
     model.requires_grad_(False).zero_grad(set_to_none=True)
-    walk.as_precise_as(teacher, model)
+    walk.as_precise_as(original, model)
     settings = {
         "method": "qat", **grid_settings, "steps": steps, "batch": batch, "learning_rate": learning_rate,
         "learned_step": learned_step, "distill": distill, "seed": seed, "data": list(data.shape),

@@ -38,3 +38,31 @@ def test_order_does_not_matter_and_nothing_is_on_the_front_that_is_beaten():
 def test_what_cannot_be_compared_is_refused(bad):
     with pytest.raises(CompressionError, match="costs"):
         pareto.front(bad)
+
+
+DENT = [(1.0, 10.0), (5.0, 8.0), (10.0, 1.0)]  # the middle one is on the front, in a dent of it
+
+
+def test_a_weighted_sum_never_takes_a_point_in_a_dent_and_limits_reach_it():
+    assert pareto.front(DENT) == [0, 1, 2]
+    assert {pareto.weighted(DENT, (w / 1000, 1 - w / 1000)) for w in range(1001)} == {0, 2}
+    assert pareto.within(DENT, (6, math.inf), 1) == 1
+    assert pareto.within(DENT, (math.inf, 9), 0) == 1
+
+
+def test_limits_reach_all_of_the_front_and_only_it():
+    rng = random.Random(0)
+    for _ in range(100):
+        costs = [(rng.randrange(8), rng.randrange(8), rng.randrange(8)) for _ in range(8)]
+        kept = pareto.front(costs)
+        reached = {pareto.within(costs, costs[i], 0) for i in kept}
+        assert {costs[i] for i in reached} == {costs[i] for i in kept}
+        assert pareto.within(costs, (math.inf, 9, 9), 2) in kept
+
+
+def test_weights_and_limits_refused():
+    for weights in ((1.0,), (0.0, 0.0), (-1.0, 2.0)):
+        with pytest.raises(CompressionError, match="weight"):
+            pareto.weighted(DENT, weights)
+    with pytest.raises(CompressionError, match="limits"):
+        pareto.within(DENT, (0.5, 9), 0)

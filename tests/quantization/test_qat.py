@@ -127,3 +127,22 @@ def test_models_in_half_precision_are_trained_too(dtype):
     data = torch.randint(60, (4, 12))
     result = qat.quantize(model, data, bits=3, group_size=32, steps=2, batch=2)
     assert result.model(input_ids=data).logits.dtype == dtype and all(map(math.isfinite, result.details["loss"]))
+
+
+def test_a_teacher_from_before_the_pruning():
+    """With one, the loss is the divergence from it; without, from the model itself; the model stays as it is."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)
+    original, pruned = GPT2LMHeadModel(config).eval(), GPT2LMHeadModel(config).eval()
+    ids = torch.randint(0, 50, (4, 12))
+    before = {k: v.clone() for k, v in pruned.state_dict().items()}
+    settings = {"bits": 8, "group_size": None, "steps": 1, "batch": 4, "learning_rate": 1e-4}
+    own = qat.quantize(pruned, ids, **settings).details["loss"][0]
+    told = qat.quantize(pruned, ids, **settings, teacher=original).details["loss"][0]
+    with torch.no_grad():
+        p, q = (m(input_ids=ids).logits.log_softmax(-1) for m in (original, pruned))
+    rows = torch.randint(4, (4,), generator=torch.Generator().manual_seed(0))
+    assert told == pytest.approx(float((p.exp() * (p - q)).sum(-1)[rows, :-1].mean()), rel=0.02) and own < told / 10
+    assert all(torch.equal(v, before[k]) for k, v in pruned.state_dict().items())
+    with pytest.raises(CompressionError, match="teacher: its vocabulary"):
+        qat.quantize(pruned, ids, **settings, teacher=GPT2LMHeadModel(GPT2Config(vocab_size=51, n_embd=32, n_layer=1, n_head=2)))
