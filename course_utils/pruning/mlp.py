@@ -28,6 +28,8 @@ class Channels:
 
 def of(model: PreTrainedModel) -> Channels:
     """The MLP's channels in each block. Raises CompressionError, naming the model, where none are found or the config has no number of them."""
+    if experts.fused(model) or experts.names_of_listed(model):
+        raise CompressionError(f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt.")
     block = walk.blocks(model)[0]
     names = set(walk.linears(block))
     for known in anatomy.KNOWN:
@@ -35,8 +37,6 @@ def of(model: PreTrainedModel) -> Channels:
         if there and hasattr(model.config.get_text_config(), known.width) and not _more_inside(block, known):
             size = walk.weight_of(block.get_submodule(known.mlp_out)).shape[1]
             return Channels(known.mlp_out, {name: torch.arange(size)[:, None] for name in known.mlp_in}, known.width)
-    if experts.fused(model) or experts.names_of_listed(model):
-        raise CompressionError(f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt.")
     return _found(model)
 
 

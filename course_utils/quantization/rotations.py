@@ -212,8 +212,7 @@ def rotate_writers(model: PreTrainedModel, norms: list[readers.Norm], Q: Tensor)
 
 def _rotate_heads(model: PreTrainedModel, seed: int, wanted: Tensor) -> None:
     """Rotate what values pass on, within each head, wherever the logits stay. Raises CompressionError where they stay nowhere."""
-    config = model.config.get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = _head_size(model)
     together = defaultdict(list)
     for fold in (fold for block in folding.folds(model) for fold in block if not fold.is_norm):
         if _by_heads(fold, size):
@@ -230,10 +229,22 @@ def _rotate_heads(model: PreTrainedModel, seed: int, wanted: Tensor) -> None:
             for parameter, old in zip(parameters, kept, strict=True):
                 parameter.copy_(old)
     if not done:
-        raise CompressionError(
-            f"heads: no layer of values was found in {type(model).__name__} ({model.config.model_type}) whose heads can be rotated; "
-            "use heads=False, which rotates the residual stream alone."
-        )
+        raise _without_heads(model, "no layer of values was found whose heads can be rotated")
+
+
+def _without_heads(model: PreTrainedModel, why: str) -> CompressionError:
+    return CompressionError(
+        f"heads: {type(model).__name__} ({model.config.model_type}): {why}; use heads=False, which rotates the residual stream alone."
+    )
+
+
+def _head_size(model: PreTrainedModel) -> int:
+    """The one size of all heads. Raises CompressionError where there are no heads, or several sizes of them (Gemma 4)."""
+    config = model.config.get_text_config()
+    try:
+        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    except (AttributeError, RuntimeError, ValueError) as error:  # transformers refuses to tell a number that differs between blocks
+        raise _without_heads(model, "its config has no one size of heads") from error
 
 
 def _by_heads(fold: folding.Fold, size: int) -> bool:

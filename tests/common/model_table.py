@@ -33,6 +33,7 @@ A ✓ stands where this held:
 - GPTQ, AWQ: 8 bits change the logits by less than 10 %, or by at most 1.5 times what plain rounding does, and the saved folder gives the same logits bit for bit when loaded.
   The percentage is the part of the blocks' parameters that was reached (norms and biases are never).
 - SmoothQuant: the smoothed model's logits equal the original's to 10⁻⁴.
+- rotation (`rotations.rotate`, Hadamard): the rotated model's logits equal the original's to 10⁻⁴.
 - Wanda: half of the weights are 0, and the saved folder gives the same logits.
 - channels, heads, layers (`prune_mlp`, `prune_heads`, `prune_layers`): the model is smaller, an ordinary one of its class, and the
   saved folder gives the same logits. (That the channels are the right ones: `tests/pruning/test_mlp_channels.py`.)
@@ -49,7 +50,7 @@ KINDS = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "phi", "phi3", "falcon", "bloom",
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "olmo", "olmo2", "olmo3", "granite", "glm", "glm4", "starcoder2", "stablelm", "cohere",
     "cohere2", "nemotron", "exaone4", "smollm3", "xglm", "codegen", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe",
-    "jamba", "mamba",
+    "jamba", "mamba", "deepseek_v3", "glm4_moe", "ernie4_5_moe",
 )  # fmt: skip
 
 
@@ -116,6 +117,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "GPTQ": quantized(lambda m: quantization.gptq.quantize(m, IDS, bits=8, group_size=-1)),
     "AWQ": quantized(lambda m: quantization.awq.quantize(m, IDS, bits=8, group_size=-1, alphas=(0.0, 0.5), clip=False)),
     "SmoothQuant": smoothed,
+    "rotation": lambda m: near(quantization.rotations.rotate(m), m, 1e-4) or "✓",
     "Wanda": wanda,
     "channels": smaller(lambda m: structured.prune_mlp(m, IDS)),
     "heads": smaller(lambda m: structured.prune_heads(m, IDS)),
