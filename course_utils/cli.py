@@ -26,6 +26,7 @@ OPTIONAL = {
 
 PASSED_ON = {
     "grade": "grade the submissions of a lab (`course grade LAB`), or report on the class (`course grade report`)",
+    "board": "the Pareto board of the challenge, lab 5.4 (`course board CLASS`)",
     "submit": "make the file to hand in from a lab's notebook (`course submit LAB`)",
 }
 
@@ -92,8 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command in PASSED_ON:
         from course_utils.grade.__main__ import main as grade
 
-        if chosen.command == "submit":
-            return grade(["submit", *rest])
+        if chosen.command in ("submit", "board"):
+            return grade([chosen.command, *rest])
         return grade(rest if rest[:1] == ["report"] else ["run", *rest])
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -1,4 +1,4 @@
-"""`python -m course_utils.grade`: labs from solutions, files to hand in, scores, a report on the class."""
+"""`python -m course_utils.grade`: labs from solutions, files to hand in, scores, a report on the class, a board."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from course_utils.errors import CompressionError
 
-from . import build
+from . import board_command, build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_run(commands)
     add_report(commands)
     add_submit(commands)
+    board_command.add_board(commands)
     chosen = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):  # names of any kind can be printed on a terminal of any kind
         if hasattr(stream, "reconfigure"):
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             for line in submit(notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb"), chosen.lab):
                 print(line)
             return 0
+        if chosen.command == "board":
+            return board_command.command(chosen)
         if chosen.command == "report":
             from . import classroom
 

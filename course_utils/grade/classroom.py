@@ -165,7 +165,7 @@ def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, 
             cells = json.loads(path.read_bytes())["cells"]
             found_in = [[c["grade_id"], points(c), remark(c)] for c in cells]
             body.append(_table(["exercise", "points", "what was found"], found_in))
-    return _document(learner, "".join(body))
+    return document(learner, "".join(body))
 
 
 def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
@@ -178,7 +178,7 @@ def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
         _bars("Commonest named mistakes", "learners", common),
     ]  # fmt: skip
     body = f"<p>{len(rows)} learners. Numbers are per cent of the points.</p>{_histogram(totals)}{''.join(pictures)}"
-    return _document("Class report", body + _table(columns, rows))
+    return document("Class report", body + _table(columns, rows))
 
 
 def _number(value: float | None) -> str:
@@ -194,12 +194,20 @@ def _table(columns: list[str], rows: list[list[Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _document(title: str, body: str) -> str:
+STYLE = (
+    ":root{color-scheme:light dark;--page:#fff;--ink:#1a1a1a;--band:#f3f3f3}"
+    "@media(prefers-color-scheme:dark){:root{--page:#16181d;--ink:#e8e8e8;--band:#22252c}}"
+    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;background:var(--page);color:var(--ink)}"
+    "td,th{padding:.2em .6em;text-align:left;vertical-align:top}td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}"
+    "tr:nth-child(even){background:var(--band)}img{background:#fff}"
+)
+
+
+def document(title: str, body: str, *, style: str = "", head: str = "") -> str:
+    """A page of the reports as one file of HTML; `body`, `style` and `head` are HTML already, the title is text."""
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
-        "<style>body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}td,th{padding:.2em .6em;text-align:left;vertical-align:top}"
-        "td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}tr:nth-child(even){background:#f3f3f3}</style>"
-        f"<h1>{html.escape(title)}</h1>{body}</html>\n"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<meta name='viewport' content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style><h1>{html.escape(title)}</h1>{body}</html>\n"
     )
 
 

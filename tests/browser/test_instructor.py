@@ -21,6 +21,7 @@ ELSEWHERE = {  # commands that this file does not run
     "jupyter lab": "below, through browsing.jupyterlab",
     "nbgrader collect": "test_hub.py, in the grader's terminal",
     "course build": "tests/grade/test_build.py; here it would change the course",
+    "course board": "tests/grade/test_board.py",
 }
 HOSTILE = (  # what cyd writes: each part would leave a mark where it runs
     "I would ship 2 bits. <img src=x onerror='window.top.marked = 1'> <svg onload='window.top.marked = 2'></svg>\n\n"
@@ -79,7 +80,7 @@ def test_every_command_of_the_page_is_run():
     assert len(run_here) >= 13 and spans and unknown == []
     sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)
     with_commands = {text.partition("\n")[0] for text in sections if "```" in text}
-    assert with_commands == {"Set up", "Grade", "With JupyterHub", "More than one machine"}  # test_hub.py, test_cluster.py
+    assert with_commands == {"Set up", "Grade", "The board of the challenge", "With JupyterHub", "More than one machine"}  # others: see ELSEWHERE, test_hub.py, test_cluster.py
 
 
 def test_the_commands_did_what_the_page_says(made):
