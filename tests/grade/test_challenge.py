@@ -1,0 +1,114 @@
+"""The score of a file of the challenge: gates that say why, hostile files that cost nothing but their own row."""
+
+import json
+import os
+import time
+
+import pytest
+import torch
+
+from course_utils import models
+from course_utils.challenge import encoders, file, gates, layout, model
+from course_utils.errors import CompressionError
+from course_utils.grade import challenge, decoding
+
+KEYS = {"bytes", "sha256", "valid", "reason", "seconds", "gates", "passed"}
+
+
+@pytest.fixture(scope="module")
+def original():
+    return models.load("bundled")[0]
+
+
+@pytest.fixture(scope="module")
+def content(original):
+    return model.pack(original)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(gates, "ITEMS", dict.fromkeys(gates.ITEMS, 3))
+    monkeypatch.setattr(gates, "WINDOWS", 4)
+
+
+def test_the_original_passes_every_gate_and_a_ruined_model_is_told_its_divergence(few, original, content, tmp_path):
+    path = tmp_path / "a.smol"
+    path.write_bytes(content)
+    found = challenge.score(path, seeds=(5, 6))
+    assert set(found) == KEYS and json.loads(json.dumps(found)) == found
+    assert found["valid"] and found["passed"] and found["bytes"] == len(content) and set(found["gates"]) == {"kl", "facts_head", "facts_tail", *gates.ITEMS}
+    assert all(gate["passed"] and gate["interval"][0] <= gate["value"] <= gate["interval"][1] for gate in found["gates"].values())
+    zeros = {name: encoders.bf16(torch.zeros(shape)) for name, shape in layout.shapes(model.sizes(original)).items()}
+    found = gates.score(model.pack(original, zeros), (5,))
+    assert found["valid"] and not found["passed"] and set(found["gates"]) == {"kl"} and found["gates"]["kl"]["value"] > 1
+
+
+def test_what_comes_from_the_other_process_is_what_is_read_here(content):
+    config, tensors = decoding.decoded(content)
+    same, here = file.read(content)
+    assert config == same and list(tensors) == list(here)
+    assert all((tensors[name] == here[name]).all() for name in here)
+
+
+def test_a_gate_stops_only_what_its_whole_interval_is_against():
+    assert gates.share_gate(76, 80)["passed"] and gates.share_gate(73, 80)["passed"]
+    assert not gates.share_gate(70, 80)["passed"] and not gates.share_gate(0, 80)["passed"]
+    near = torch.full((16,), 0.0205, dtype=torch.float64) + 0.002 * torch.linspace(-1, 1, 16, dtype=torch.float64)
+    assert gates._kl_gate(near)["passed"] and not gates._kl_gate(near + 0.01)["passed"]
+    assert not gates._kl_gate(torch.tensor([0.0, float("nan")], dtype=torch.float64))["passed"]
+
+
+HOSTILE = {
+    "none": b"", "noise": os.urandom(100), "a pickle": b"\x80\x04cos\nsystem\n(S'touch /tmp/x'\ntR.", "too large": bytes(layout.LARGEST + 1),
+    "a size of 4 GB": file.MAGIC + b"\xff" * 40, "python": b"import os; os._exit(0)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_in_one_sentence(name, tmp_path):
+    path = tmp_path / "a.smol"
+    path.write_bytes(HOSTILE[name])
+    found = challenge.score(path)
+    assert set(found) == KEYS and not found["valid"] and not found["passed"] and found["gates"] == {}
+    assert found["reason"] and "\n" not in found["reason"]
+
+
+def test_links_pipes_folders_and_changes_between_reads(tmp_path, few, content):
+    real, link, pipe = (tmp_path / name for name in ("real.smol", "link.smol", "pipe.smol"))
+    real.write_bytes(b"something")
+    link.symlink_to(real)
+    os.mkfifo(pipe)
+    for path in (link, pipe, tmp_path, tmp_path / "none"):
+        assert not challenge.score(path)["valid"]
+    link.unlink()
+    link.symlink_to(models.BUNDLED / "model.safetensors")  # the right model of the package
+    assert not challenge.score(link)["valid"] and not challenge.score(models.BUNDLED / "model.safetensors")["valid"]
+
+
+def test_a_file_is_opened_once(tmp_path, monkeypatch):
+    path, opened, real = tmp_path / "a.smol", [], os.open
+    path.write_bytes(b"x" * 50)
+    monkeypatch.setattr(file.os, "open", lambda *given, **named: opened.append(str(given[0])) or real(*given, **named))
+    assert challenge.score(path)["bytes"] == 50
+    assert opened.count(str(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import time; time.sleep(60)", "longer than"), ("import os; os._exit(3)", "without an answer"),
+        ("import sys; sys.stdout.write('x' * (1 << 27))", "more numbers"), ("print('{}')", "without an answer"),
+    ],
+)  # fmt: skip
+def test_a_decoder_that_sleeps_dies_or_talks_too_much_ends(monkeypatch, code, said):
+    monkeypatch.setattr(decoding, "CODE", code)
+    began = time.monotonic()
+    with pytest.raises(CompressionError, match=said):
+        decoding.decoded(b"", seconds=3)
+    assert time.monotonic() - began < 20
+
+
+def test_seeds_are_whole_numbers():
+    for seeds in ((), (-1,), (1.5,), (True,)):
+        with pytest.raises(CompressionError, match="seeds"):
+            gates.score(b"", seeds)
