@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -65,11 +65,11 @@ def sample(
     filler = ends[0] if ends else 0
     ids, real = pushed(prompts.to(model.device), real.to(model.device), "left")
     chance: dict[str, Any] = {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
-    training = model.training
+    training, writer = model.training, cast(Any, model)
     model.eval()
     model.generation_config = GenerationConfig(max_new_tokens=tokens, eos_token_id=ends or None, pad_token_id=filler, **chance)
     try:
-        out = model.generate(input_ids=ids, attention_mask=real.long())
+        out = writer.generate(input_ids=ids, attention_mask=real.long())
     finally:
         model.generation_config = own_settings
         model.train(training)
