@@ -68,6 +68,7 @@ def _inside(work: Callable[..., dict[str, Any]], file: str, seeds: tuple[int, ..
     """The process itself."""
     with contextlib.suppress(AttributeError, OSError):
         sandbox.libc().prctl(sandbox.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends this process
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

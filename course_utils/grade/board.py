@@ -199,10 +199,11 @@ def checked(found: Score, size: int) -> Score:
     try:
         if not found["valid"]:
             return refusal(str(found["reason"]))
+        stopped = not found["passed"] and all(gate["passed"] for gate in found["gates"].values())  # not all gates were asked
         gates = {
             str(name): {
                 "value": float(gate["value"]), "interval": [float(edge) for edge in gate["interval"]], "needed": float(gate["needed"]),
-                "passed": bool(gate["passed"]),
+                "passed": bool(gate["passed"]) and not stopped,
             }
             for name, gate in found["gates"].items()
         }  # fmt: skip

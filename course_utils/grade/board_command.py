@@ -2,15 +2,17 @@
 
 import argparse
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CompressionError
 
+LADDER = "challenge.json"
 EXAMPLES = """examples:
   course board ../my-class                                       # board/board.html and board.csv in the class folder
   course board ../my-class --jobs 4 --pseudonyms --out public    # for showing: no name leaves the class folder
-  course board ../my-class --entry mine.bin --name "instructor"  # the instructor's own entry; it stays on the board
+  course board ../my-class --entry mine.smol --name "instructor"  # the instructor's own entry; it stays on the board
   course board ../my-class --limit 3 --seeds seeds.txt           # fewer attempts; other hidden items, everything is scored anew
 
 exit codes: 0 the board is written; 1 it is written, but some files could not be scored (--again tries them once more); 2 nothing
@@ -79,5 +81,13 @@ def scorer() -> Any:
 
 
 def baselines() -> list[Any]:
-    """The committed ladder as entries of the board."""
-    return []
+    """The committed ladder of the challenge (`benchmarks/challenge.py`) as entries of the board; none where there is no table."""
+    from course_utils.evaluation.comparison import TABLES
+
+    from . import board
+
+    try:
+        rows = json.loads(TABLES.joinpath("plain", LADDER).read_text(encoding="utf-8"))["rows"]
+    except FileNotFoundError:
+        return []
+    return [board.entry_of(row["name"], board.checked({"valid": True, **row}, row["bytes"]), "baseline") for row in rows]
