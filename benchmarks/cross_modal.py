@@ -1,0 +1,91 @@
+"""Drivers with equal labels, and a projector for written digits that is trained through the frozen model; three seeds, with controls.
+
+    python benchmarks/cross_modal.py      # a few minutes on one core; goes on where it was stopped
+
+Drivers: 2,000 labels and 800 steps each. Writes learn/tables/cross-modal-driving.json: the share of 200 cars that stay on the road for
+100 steps at noise .15; and -expert-states.json, -own-states.json: the root mean square error of the steering on 5,000 states of the expert
+that is pushed by .02, and of the driver's own.
+
+Projectors: each row trains for 60 steps of 8 sums of the pictures of the training part, by the divergence of what the model says for the text
+and for the pictures. Writes learn/tables/cross-modal-through.json: the share of 500 test pictures whose nearest embedding is right.
+"""
+
+import torch
+from tables import Kept
+
+from course_utils import models
+from course_utils.distillation import cross_modal, digits, imitation
+from course_utils.evaluation.comparison import compare
+
+SEEDS, STEPS, BATCH = range(3), 60, 8
+COMMAND = "python benchmarks/cross_modal.py"
+
+
+def driving(kept: Kept) -> None:
+    careful, rough = 0.02, 0.15
+    makers = {
+        "clone": lambda seed: imitation.clone(noise=careful, seed=seed),
+        "clone, expert pushed": lambda seed: imitation.clone(noise=rough, seed=seed),
+        "DAgger": lambda seed: imitation.dagger(noise=rough, first_noise=careful, seed=seed),
+    }
+
+    def measured(name: str, seed: int) -> dict[str, float]:
+        test = {"noise": rough, "cars": 200, "seed": 5000 + seed}
+        smooth = imitation.drive(imitation.expert, cars=50, noise=careful, seed=6000 + seed).states.flatten(0, 1)
+        if name == "expert":
+            return {"stayed": float(imitation.drive(imitation.expert, **test).stayed.float().mean())}
+        network = makers[name](seed)[0]
+        drove = imitation.drive(imitation.by(network), **test)
+        return {
+            "stayed": float(drove.stayed.float().mean()), "expert": imitation.error(network, smooth),
+            "own": imitation.error(network, imitation.some(drove, 5000, seed)),
+        }  # fmt: skip
+
+    def value(name: str, seed: int, what: str) -> float:
+        return kept.value(f"driver {name}, {seed}", lambda: measured(name, seed))[what]
+
+    protocol = "2,000 labels, 800 steps of training for every driver"
+    for table, what, names, unit, better, title in (
+        ("driving", "stayed", ("expert", *makers), "", "higher", "Cars on the road after 100 steps, share of 200, noise .15"),
+        ("expert-states", "expert", tuple(makers), "radians", "lower", "Error of the steering where a careful expert drives"),
+        ("own-states", "own", tuple(makers), "radians", "lower", "Error of the steering where the driver itself drives"),
+    ):
+        found = compare(
+            title, {name: (lambda seed, name=name, what=what: value(name, seed, what)) for name in names},
+            seeds=SEEDS, against="clone", unit=unit, better=better, protocol=protocol,
+        )  # fmt: skip
+        print(found)
+        found.save(f"cross-modal-{table}", command=COMMAND)
+
+
+def main() -> None:
+    kept = Kept("cross-modal")
+    torch.set_num_threads(1)
+    driving(kept)
+    model, tokenizer = models.load("bundled")
+    embeddings = cross_modal.digit_embeddings(model, tokenizer)
+    rows = {"not trained": (True, None), "whole space": (False, 3e-3), "a mix of ten": (True, 1e-2)}
+
+    def right(name: str, seed: int) -> list[float]:
+        mixed, peak = rows[name]
+        data = digits.load(seed)
+        projector = digits.network(64, 128, 10 if mixed else embeddings.shape[1], seed=seed)
+        see = cross_modal.Mix(projector, embeddings) if mixed else projector
+        if peak:
+            x, y = data.train_x, data.train_y
+            cross_modal.through_model(model, tokenizer, see, x, y, steps=STEPS, batch=BATCH, peak=peak, seed=seed)
+        with torch.no_grad():
+            named = cross_modal.nearest(see(data.test_x), embeddings)
+        return (named == data.test_y).float().tolist()
+
+    table = compare(
+        "Trained through the model: test pictures whose nearest embedding is right",
+        {name: (lambda seed, name=name: torch.tensor(kept.value(f"{name}, {seed}", lambda: right(name, seed))).mean()) for name in rows},
+        seeds=SEEDS, against="not trained", better="higher", protocol=f"500 test pictures; {STEPS} steps of {BATCH} sums, the model frozen",
+    )  # fmt: skip
+    print(table)
+    table.save("cross-modal-through", command=COMMAND)
+
+
+if __name__ == "__main__":
+    main()
