@@ -34,7 +34,7 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     for digit in range(10):
         number = f"{digit}{digit}"
         ids = tokenizer.encode(number, add_special_tokens=False)
-        if len(ids) < 2 or ids[-1] != ids[-2] or tokenizer.decode([ids[-1]]).strip() != str(digit):
+        if len(ids) < 2 or ids[-1] != ids[-2] or str(tokenizer.decode([ids[-1]])).strip() != str(digit):
             raise CompressionError(
                 f"tokenizer: {number!r} becomes {tokenizer.convert_ids_to_tokens(ids)}. A picture can only stand for a digit that is "
                 "one token of its own; choose a model that splits numbers into digits (the bundled one, Llama 2, Qwen 2.5, Gemma)."
@@ -45,9 +45,14 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 def digit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """(10, d): what the model reads for the digits 0 … 9."""
-    embedding = model.get_input_embeddings()
     with torch.no_grad():
-        return embedding(digit_tokens(tokenizer).to(embedding.weight.device)).float().cpu()
+        return looked_up(model, digit_tokens(tokenizer)).float().cpu()
+
+
+def looked_up(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """The embeddings of token ids, on the model's device and scaled as the model does where it does so in its table."""
+    embedding: nn.Module = model.get_input_embeddings()
+    return embedding(ids.to(model.device))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def insert(model: PreTrainedModel, asked: Prompts, vectors: Tensor) -> Tensor:
     """Inputs (n, L, d): the embeddings of the prompts, with `vectors` (n, k, d) at the places of the digits."""
     if vectors.shape[:2] != (len(asked.ids), len(asked.places)):
         raise CompressionError(f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} places of {len(asked.ids)} prompts.")
-    inputs = model.get_input_embeddings()(asked.ids.to(model.device))
+    inputs = looked_up(model, asked.ids)
     inputs = inputs.detach().clone()
     inputs[:, asked.places.to(model.device)] = vectors.to(inputs)
     return inputs
@@ -92,11 +97,12 @@ def answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Prompts, vectors: Tensor | None = None, *, new_tokens: int = NEW_TOKENS
 ) -> list[str]:
     """The greedy continuation of each prompt up to the line's end, read as text or (with `vectors`) as pictures."""
-    inputs = model.get_input_embeddings()(asked.ids.to(model.device)) if vectors is None else insert(model, asked, vectors)
+    inputs = looked_up(model, asked.ids) if vectors is None else insert(model, asked, vectors)
     mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    written = model.generate(inputs_embeds=inputs, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad)
-    return [tokenizer.decode(row, skip_special_tokens=True).strip().split("\n")[0] for row in written]
+    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
+    written = generate(inputs_embeds=inputs, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad)
+    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip().split("\n")[0] for row in written]
 
 
 def last_number(text: str) -> int | None:

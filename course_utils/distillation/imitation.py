@@ -123,7 +123,8 @@ def dagger(
     """
     if rounds < 1 or labels % rounds or steps % rounds:
         raise CompressionError(f"labels={labels}, steps={steps}, rounds={rounds}: choose rounds that divide both.")
-    states, driver, network = torch.empty(0, 2), expert, fresh(seed)
+    driver: Policy = expert
+    states, network = torch.empty(0, 2), fresh(seed)
     for number in range(rounds):
         pushed = first_noise if number == 0 and first_noise is not None else noise
         drove = drive(driver, cars=max(40, labels // 20), noise=pushed, seed=1000 + seed + 100 * number)
