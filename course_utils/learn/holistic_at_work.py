@@ -64,6 +64,12 @@ def _timed(job, prompts: Tensor) -> tuple[list[speculative.Written], float]:
     return made, time.perf_counter() - began
 
 
+def bytes_of(model: torch.nn.Module) -> int:
+    """Bytes of what a model holds: packed layers as they are, everything else in 16 bits, tied tensors once."""
+    held = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers()) if t.numel()}
+    return sum(2 * t.numel() if t.is_floating_point() else t.nbytes for t in held.values())
+
+
 def measured_front() -> dict[str, dict[str, float]]:
     """{configuration: bytes, kl with kl_half, facts, milliseconds, cache, embedding}, from benchmarks/holistic.py."""
     return held_front()["rows"]
