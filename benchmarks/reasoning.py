@@ -1,6 +1,6 @@
 """What a small student learns from a teacher's chains: which are kept, what stands in them, and the controls; equal tokens, three seeds.
 
-    python benchmarks/reasoning.py        # five minutes on one core
+    python benchmarks/reasoning.py        # minutes on one core
 
 The teacher, the student and the budget of lab 5.3. Every row: 320,000 tokens read, the same rate, accuracy on 500 new prompts of 6 to 10
 digits. A seed is another rule, another teacher, other prompts and another student. Writes learn/tables/reasoning.json.
@@ -75,7 +75,7 @@ if __name__ == "__main__":
     }
     table = compare(
         "What the student has learned", rows, seeds=SEEDS, against="chains kept by the key", better="higher",
-        protocol="500 new prompts of 6 to 10 digits; 320,000 tokens read by every student; 3 seeds",
+        protocol="500 new prompts of 6 to 10 digits; 320,000 tokens read by every student",
     )  # fmt: skip
     table.save("reasoning", command=COMMAND)
     print(table)
