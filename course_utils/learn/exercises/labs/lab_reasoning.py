@@ -192,13 +192,13 @@ def once_in_all(samples, answers):
 
 def vote_inputs(rng: torch.Generator) -> dict:
     """Majorities that stand on many texts or on one text said often, ties, cut-off texts that would turn it; some without any complete text."""
-    prompts, n, length = turn(rng, (5, 7, 3), (4, 9, 4), (139, 5, 2), (3, 143, 2), (3, 5, 137))
+    prompts, n, length = turn(rng, (5, 7, 3), (4, 9, 4), (139, 6, 2), (3, 143, 2), (3, 5, 137))
     samples: list[list[list[int]]] = []
     for i in range(prompts):
         a, b, c = torch.randperm(10, generator=rng)[:3].tolist()
         big = n // 2
-        if i % 4 == 0:  # a tie of three: the middle one comes first, then the smallest, then the largest
-            second, first, third = sorted((a, b, c))
+        if i % 4 == 0:  # a tie of three: the largest comes first, then the smallest, then the middle one, which is the median of all
+            second, third, first = sorted((a, b, c))
             big = (n - 1) // 3
             texts = [text_of(some(rng, length), one) for one in (first, second, third) for _ in range(big)]
             texts[0] = text_of([], first)

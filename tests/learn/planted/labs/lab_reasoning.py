@@ -282,6 +282,7 @@ WRONG = {
         (voted(votes, latest), "last_of_equal"),
         (voted(votes, nobody=0), "zero_for_none"),
         (voted(votes, min), None),
+        (voted(votes, lambda v: max(a for a in v if v.count(a) == max(map(v.count, v)))), None),
         (voted(votes, lambda v: sorted(v)[len(v) // 2]), None),
         (lambda samples: [a for a in vote_by_counter(samples) if a is not None], None),
     ],
