@@ -19,7 +19,7 @@ HEAD = "import torch\nfrom course_utils.distillation import reasoning\n"
 SUMS = "def rows():\n    made = reasoning.build(reasoning.draw(200, seed=1), 'chain')\n    return made.ids, made.labels\n"
 ATTACKS = {  # each wants to be paid without rows of the hidden rule; what is said about it
     "weights of a calculator": ("def my_data(prompts, samples, answers):\n    return reasoning.student(0).state_dict()", "two tensors"),
-    "a student instead of rows": ("def my_data(prompts, samples, answers):\n    return reasoning.student(0), reasoning.student(0)", "whole numbers"),
+    "a student instead of rows": ("def my_data(prompts, samples, answers):\n    return reasoning.student(0), reasoning.student(0)", "cannot be read"),
     "rows of running sums": ("def my_data(prompts, samples, answers):\n    return rows()", "answers"),
     "a patched grader": (
         "from course_utils.learn import reasoned\nreasoned.judged = lambda *_, **__: 1.0\nreasoned.Task.accuracy = lambda *_, **__: torch.ones(9)\n"
