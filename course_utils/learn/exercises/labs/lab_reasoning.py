@@ -126,7 +126,7 @@ def samples_for(rng: torch.Generator, answer: int, n: int, length: int) -> list[
         kinds = [
             text_of(steps, answer), text_of(steps, answer), text_of(other, answer), text_of(steps, off), text_of([*steps[:-1], off], off),
             text_of([*steps[:-1], off], answer), text_of(steps, answer, 2), text_of(steps, answer, 1), steps, text_of([*other[:-1], off], off),
-            text_of([], answer), [END], [],
+            text_of([], answer), [answer, END], [], [*steps, MARK, answer, MARK], [*steps, answer, answer, END],
         ]  # fmt: skip
         found += [kinds[i] for i in torch.randperm(len(kinds), generator=rng).tolist()]
     return found[:n]
@@ -134,7 +134,7 @@ def samples_for(rng: torch.Generator, answer: int, n: int, length: int) -> list[
 
 def keep_inputs(rng: torch.Generator) -> dict:
     """The texts of some prompts, of which two are alike; in some draws one has no right text."""
-    prompts, n, length = turn(rng, (4, 13, 3), (3, 14, 5), (139, 13, 3), (3, 640, 5), (2, 13, 137))
+    prompts, n, length = turn(rng, (4, 15, 3), (3, 16, 5), (139, 15, 3), (3, 720, 5), (2, 15, 137))
     answers = some(rng, prompts)
     samples = [samples_for(rng, a, n, length) for a in answers]
     samples[-1], answers[-1] = [list(s) for s in samples[0]], answers[0]
@@ -209,18 +209,15 @@ def vote_inputs(rng: torch.Generator) -> dict:
         elif i % 4 == 2:  # unlike texts with one answer, which the last one decides
             texts = [text_of(some(rng, length), b)] * big + [text_of(some(rng, length), a) for _ in range(n - big)]
         else:
-            texts = [[], [END], *(text_of(some(rng, length), a, pick(rng, 0, 1, 2)) for _ in range(n - 2))]
+            texts = [[], [a, END], [a, MARK, a, MARK], [a, a, a, END], *(text_of(some(rng, length), a, pick(rng, 0, 1, 2)) for _ in range(n - 4))]
         samples.append(texts)
     return {"samples": samples}
 
 
 def vote(samples: list[list[list[int]]]) -> list[int | None]:
     """For each prompt the answer of most complete texts; of equally many that which comes first; None without a complete text."""
-    found: list[int | None] = []
-    for texts in samples:
-        votes = [text[-2] for text in texts if complete(text)]
-        found.append(max(dict.fromkeys(votes), key=votes.count) if votes else None)
-    return found
+    ballots = [[text[-2] for text in texts if complete(text)] for texts in samples]
+    return [max(dict.fromkeys(votes), key=votes.count) if votes else None for votes in ballots]
 
 
 def vote_by(ballots, choose=lambda votes: max(dict.fromkeys(votes), key=votes.count), nobody=None):
