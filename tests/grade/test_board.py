@@ -204,7 +204,13 @@ def test_no_name_gets_out_under_pseudonyms(strange, found):
 # --- what counts ---
 
 
-def test_limits_and_the_best_of_the_first(tmp_path):
+@pytest.fixture
+def here(monkeypatch):
+    """Files are scored in this process, which is faster."""
+    monkeypatch.setattr(board.apart, "score", lambda work, copy, seeds, **more: made.score(copy, seeds))
+
+
+def test_limits_and_the_best_of_the_first(tmp_path, here):
     sizes = {"2026-11-03 10:00": 1500, "2026-11-01 10:00": 3000, "2026-11-02 10:00": 2500, "2026-11-04 10:00": 1000}
     for date, size in sizes.items():
         hand_in(tmp_path, "ann", f"{date}/a.entry", size=size)
@@ -237,7 +243,7 @@ def test_limits_and_the_best_of_the_first(tmp_path):
         assert book.seeds == (1, 2, 3) and len(book.scores) == 2, "and later runs use them"
 
 
-def test_refused_files_use_up_no_attempt_but_not_without_end(tmp_path):
+def test_refused_files_use_up_no_attempt_but_not_without_end(tmp_path, here):
     for n in range(10):
         hand_in(tmp_path, "ann", f"2026-11-{n + 1:02}.entry", content=b"damaged %d" % n)
     hand_in(tmp_path, "bob", "2026-11-01.entry", content=b"damaged")
@@ -294,6 +300,23 @@ def test_kills_lose_nothing_and_score_nothing_twice(tmp_path):
     assert not list(path.parent.glob(".*unfinished*")) and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_run_that_is_stopped_keeps_what_is_scored_and_nothing_else(tmp_path, command, monkeypatch):
+    def score(work, copy, seeds, **more):
+        if b"bob" in copy.read_bytes():
+            raise KeyboardInterrupt
+        return made.score(copy, seeds)
+
+    for learner in ("ann", "bob", "cyd"):
+        hand_in(tmp_path, learner, id=learner)
+    with monkeypatch.context() as patched:
+        patched.setattr(board.apart, "score", score)
+        code, said = command(tmp_path)
+    assert code == 130 and "start again" in said.out and not (tmp_path / "board").exists()
+    kept = json.loads((tmp_path / ledger.FOLDER / ledger.SCORES).read_bytes())["scores"]
+    assert 1 <= sum(map(len, kept.values())) <= 2
+    assert command(tmp_path)[0] == 0 and "3 learners; 3 with" in command(tmp_path)[1].out
+
+
 def test_two_runs_at_once_are_refused(tmp_path):
     hand_in(tmp_path, "ann")
     with ledger.opened(tmp_path), pytest.raises(CompressionError, match=r"another `course board` works on this class"):
@@ -304,9 +327,8 @@ def test_two_runs_at_once_are_refused(tmp_path):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, here, monkeypatch, capsys):
     """`course board` with the scorer of these tests, in this process."""
-    monkeypatch.setattr(board.apart, "score", lambda work, copy, seeds, **more: made.score(copy, seeds))
     monkeypatch.setattr(board_command, "scorer", lambda: made)
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
