@@ -121,6 +121,8 @@ def gate_text(gate: dict[str, Any]) -> str:
     if math.isnan(gate["value"]):
         return "no number"
     low, high = gate["interval"]
+    if low == gate["value"] == high and not gate["lower"]:  # all of its items were asked
+        return f"{100 * low:.1f} %"
     if gate["lower"]:
         return f"{gate['value']:g} ({low:g} to {high:g})"
     return f"{100 * gate['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
@@ -150,7 +152,7 @@ def _table(board: Board, rows: list[Row]) -> str:
     head = "".join(f"<th scope='col'>{_text(name)}</th>" for name in heads)
     return (
         "<h2>Entries</h2><p id='key'>Bold: on the Pareto front. Grey: another entry is at least as small and as good, and better in one. "
-        "In brackets: 95 % intervals.</p>"
+        "In brackets: 95 % intervals, where items were drawn.</p>"
         "<div class='wide' role='region' aria-label='Entries' tabindex='0'><table class='sort' aria-label='Entries' aria-describedby='key'>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
@@ -201,7 +203,7 @@ def figure(rows: list[Row]) -> str:
     return (
         f"<figure><svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{_text(said)}'>{''.join(parts)}</svg><figcaption>"
         "Which entries are worth having? Left and low is better. Blue: the Pareto front. Hollow: stopped by a gate. Dashed: the gates. "
-        "Circles are learners, diamonds the instructor's entries, squares the baselines.</figcaption></figure>"
+        "Circles are learners, diamonds the instructor's entries, squares the course's baselines, measured on items of their own.</figcaption></figure>"
     )
 
 
@@ -230,7 +232,7 @@ def _ticks_y(bottom: float, top: float, y: Any) -> list[str]:
                 line = "gate" if use == 1 else "grid"
                 parts.append(
                     f"<g{kind}><line class='{line}' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y(use):.1f}' y2='{y(use):.1f}'/>"
-                    f"<text x='{LEFT - 8}' y='{y(use) + 4:.1f}' text-anchor='end'>{100 * use:g} %</text></g>"
+                    f"<text x='{LEFT - 8}' y='{y(use) + 4:.1f}' text-anchor='end'>{'≤ ' if use == LEAST else ''}{100 * use:g} %</text></g>"
                 )
     return [*parts, f"<text x='4' y='{TOP - 16}'>used of the worst gate's allowance (logarithmic)</text>"]
 
@@ -261,6 +263,6 @@ def _labels(points: list[tuple[float, float, Row]]) -> list[str]:
     return parts
 
 
-def short(entry: Entry, most: int = 16) -> str:
+def short(entry: Entry, most: int = 28) -> str:
     """A name for the figure."""
     return entry.name if len(entry.name) <= most else f"{entry.name[: most - 1]}…"
