@@ -124,7 +124,7 @@ def strange(tmp_path_factory):
     course = tmp_path_factory.mktemp("class")
     for n, name in enumerate(NAMES):
         hand_in(course, name, size=2000 + n, id=name.encode("utf-8", "replace").decode())
-    for do in ("die", "raise", "nonsense", "exit", "hang", "grow"):
+    for do in ("die", "raise", "nonsense", "exit", "grow"):
         hand_in(course, f"does-{do}", do=do)
     hand_in(course, "garbage", content=b"<b>PK\x03\x04" * 100)
     hand_in(course, "empty", content=b"")
@@ -144,7 +144,11 @@ def strange(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(strange):
-    return board.make(strange, options(jobs=2, seconds=2), [])
+    first = board.make(strange, options(jobs=2), [])
+    hand_in(strange, "does-hang", do="hang")  # alone, so that a busy machine makes nobody else late
+    second = board.make(strange, options(seconds=2), [])
+    assert (first.faults, second.faults) == (5, 1)
+    return second
 
 
 def test_a_hostile_file_costs_its_own_row_only(found):
@@ -152,7 +156,7 @@ def test_a_hostile_file_costs_its_own_row_only(found):
     assert sum(row["kind"] == "learner" for row in rows.values()) == len(NAMES) and rows["ann"]["rank"] == "1"
     assert said["does-die", "1"] == "the process that scored it was ended by signal 9 (memory?)" and "ended without" in said["does-exit", "1"]
     assert said["does-hang", "1"] == "no score after 2 seconds" and said["does-nonsense", "1"] == "the scorer's answer is no score"
-    assert said["does-raise", "1"] == "RuntimeError: a scorer's own mistake" and "memory" in said["does-grow", "1"] and found.faults == 6
+    assert said["does-raise", "1"] == "RuntimeError: a scorer's own mistake" and "memory" in said["does-grow", "1"]
     assert "no entry" in said["garbage", "1"] and said["empty", ""] == "the file is empty" and "larger than 200,000" in said["huge", ""]
     assert all("links are not followed" in said[learner, ""] for learner in ("link", "zero", "gone"))
     assert said["pipe", ""] == "it is no plain file" and ".entry" in said["notebook-only", ""] and ".entry" in said["folder", ""]
