@@ -80,7 +80,8 @@ def offer(rng: torch.Generator) -> dict:
 
 def pays(alpha: float, c: float, most: int) -> tuple[int, float]:
     """(k, speed-up): the k from 0 to `most` with the largest speed-up; 0 is plain decoding, 1 times."""
-    return pays_with()(alpha, c, most)
+    gains = [expected_tokens(alpha, k) / (k * c + 1) for k in range(most + 1)]
+    return gains.index(max(gains)), max(gains)
 
 
 def pays_with(tokens=expected_tokens, cost=lambda c, k: k * c + 1, start=0, by=lambda gain, tokens: gain):

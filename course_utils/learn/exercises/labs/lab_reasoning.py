@@ -187,9 +187,6 @@ def once_in_all(samples, answers):
     return found
 
 
-# --- the vote ---
-
-
 def vote_inputs(rng: torch.Generator) -> dict:
     """Majorities that stand on many texts or on one text said often, ties, cut-off texts that would turn it; some without any complete text."""
     prompts, n, length = turn(rng, (5, 7, 3), (4, 9, 4), (139, 6, 2), (3, 143, 2), (3, 5, 137))
