@@ -32,6 +32,8 @@ def check_config(config: Any) -> dict[str, Any]:
         raise CompressionError(f"config: {ALSO} must be true or false.")
     if config["head_dim"] % 2 or config["num_attention_heads"] % config["num_key_value_heads"]:
         raise CompressionError("config: head_dim must be even, and key-value heads must divide the attention heads.")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise CompressionError("config: the attention heads must divide hidden_size, as transformers asks.")
     count = sum(math.prod(shape) for shape in shapes(config).values())
     if count > PARAMETERS:
         raise CompressionError(f"config: {count:,} parameters, more than {PARAMETERS:,}.")

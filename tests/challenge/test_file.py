@@ -154,6 +154,7 @@ HOSTILE = {
     "a size that is true": (changed(("config", "num_hidden_layers"), True), "num_hidden_layers"),
     "a size that is a float": (changed(("config", "hidden_size"), 8.0), "hidden_size"),
     "16 million parameters": (changed(("config",), CONFIG | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 1}), "parameters"),
+    "heads that do not divide the width": (changed(("config",), CONFIG | {"num_attention_heads": 3, "num_key_value_heads": 3}), "divide hidden_size"),
     "another vocabulary": (changed(("config",), CONFIG | {"vocab_size": 5}), "exactly"),
     "a stream of 2^63": (changed((*EMBED, "streams", 0), 1 << 63), "ends before"),
     "a stream below 0": (changed((*EMBED, "streams", 0), -1), "lengths"),

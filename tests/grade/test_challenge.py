@@ -108,6 +108,13 @@ def test_a_decoder_that_sleeps_dies_or_talks_too_much_ends(monkeypatch, code, sa
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize(("ruined", "nats"), [(4, 4.0), (2, 15.0), (1, 1e3), (16, 0.2)])
+def test_a_few_ruined_windows_do_not_pass_by_their_wide_interval(ruined, nats):
+    windows = torch.full((64,), 0.001, dtype=torch.float64)
+    windows[:ruined] = nats
+    assert not gates._kl_gate(windows)["passed"]
+
+
 def test_seeds_are_whole_numbers():
     for seeds in ((), (-1,), (1.5,), (True,)):
         with pytest.raises(CompressionError, match="seeds"):
