@@ -21,6 +21,12 @@ def matrices(model: PreTrainedModel) -> dict[str, Tensor]:
     return {f"{name}.weight": walk.weight_of(layer).detach().float() for name, layer in walk.compressible(model).items()}
 
 
+def embedding_of(model: PreTrainedModel) -> Tensor:
+    """The embedding (tokens, width), float32."""
+    layer: Any = model.get_input_embeddings()
+    return layer.weight.detach().float()
+
+
 def on_grid(weight: Tensor, *, bits: int, group_size: int = 64) -> encoders.Part:
     """Plain rounding: min-max grids of groups of `group_size`."""
     made = rtn.quantize_layer(weight, bits=bits, group_size=group_size)
@@ -61,15 +67,16 @@ def walked(model: PreTrainedModel, calibration: Tensor, step: float, *, classes:
         layers = list(walk.linears(block).values())
         hessians: dict[Any, Tensor] = gptq.block_hessians(block, states, layers)
         for layer in layers:
+            bias: Any = layer.bias
             codes = entropy_coded.walk_columns(walk.weight_of(layer).float(), hessians[layer], torch.tensor(step), damping=damping)
             name = names[id(layer)]
             found[f"{name}.weight"] = encoders.coded(codes, torch.tensor(step), classes=classes)
-            walk.replace(made, name, entropy_coded.EntropyCodedLinear.of(codes, torch.tensor([step]), layer.bias))
+            walk.replace(made, name, entropy_coded.EntropyCodedLinear.of(codes, torch.tensor([step]), bias))
     return found
 
 
 def mixed(model: PreTrainedModel, calibration: Tensor, *, blocks: float, embedding: float, classes: int = 8) -> Parts:
     """The walk at about `blocks` bits a weight, and the tied embedding rounded and coded at about `embedding` bits."""
-    table = model.get_input_embeddings().weight.detach().float()
+    table = embedding_of(model)
     parts = walked(model, calibration, step_for(matrices(model), blocks), classes=classes)
     return parts | {EMBEDDING: coded(table, step_for({EMBEDDING: table}, embedding))}

@@ -88,7 +88,7 @@ def worth(content):
 def test_a_file_is_paid_by_its_gates_and_its_bytes(monkeypatch):
     found = {"bytes": 865_000, "passed": True}
     assert smallest.points(found) == 15 and smallest.points(found | {"bytes": 865_001}) == 10
-    assert smallest.points(found | {"bytes": 799_999}) == 20 and smallest.points(found | {"bytes": 800_000}) == 15
+    assert smallest.points(found | {"bytes": 774_999}) == 20 and smallest.points(found | {"bytes": 775_000}) == 15
     assert smallest.points(found | {"passed": False, "bytes": 1}) == 0
     monkeypatch.setattr(gates, "ITEMS", dict.fromkeys(gates.ITEMS, 3))
     network = opened().namespace["network"]

@@ -14,20 +14,21 @@ LAB = "lab-5.4-challenge"
 
 
 def plan_inputs(rng: torch.Generator) -> dict:
-    """Tensors with rates that do not come out even, one of them used twice."""
+    """Streams that end within a byte and one that ends at a whole one; one tensor used twice. Rates are exact in binary."""
     plan = []
     for i in range(pick(rng, 3, 5, 8)):
         count, side = int(torch.randint(100, 9000, (), generator=rng)), int(torch.randint(4, 300, (), generator=rng))
-        plan.append((f"layer {i}", count, pick(rng, 1.7, 2.3, 3.0, 4.9), side))
-    plan.insert(int(torch.randint(len(plan) + 1, (), generator=rng)), ("tied", 5001, 4.9, 77))
+        plan.append((f"layer {i}", count, pick(rng, 1.75, 2.375, 3.0, 4.875), side))
+    plan.append(("whole", 64 * pick(rng, 3, 7, 20), pick(rng, 1.75, 2.375, 3.0), 9))
+    plan.insert(int(torch.randint(len(plan) + 1, (), generator=rng)), ("tied", 5001, 4.875, 77))
     if turn(rng, True, True, False):
-        plan.append(("tied", 5001, 4.9, 77))
+        plan.append(("tied", 5001, 4.875, 77))
     return {"plan": plan, "header": int(torch.randint(50, 2000, (), generator=rng))}
 
 
 def plan_bytes(plan: list, header: int) -> int:
     """header + Σ (⌈count · bits / 8⌉ + side), a name that stands twice counted once."""
-    return header + sum(math.ceil(count * bits / 8 - 1e-9) + side for count, bits, side in {name: rest for name, *rest in plan}.values())
+    return header + sum(math.ceil(count * bits / 8) + side for count, bits, side in {name: rest for name, *rest in plan}.values())
 
 
 def bytes_with(of, once=True, head=True, last=lambda total: total):
@@ -40,7 +41,7 @@ def bytes_with(of, once=True, head=True, last=lambda total: total):
 
 def right_row(count, bits, side):
     """Bytes of one tensor."""
-    return math.ceil(count * bits / 8 - 1e-9) + side
+    return math.ceil(count * bits / 8) + side
 
 
 # --- a gate ---
@@ -120,10 +121,10 @@ EXERCISES = [
         {
             "tied_twice": bytes_with(right_row, once=False),
             "header_forgotten": bytes_with(right_row, head=False),
-            "side_forgotten": bytes_with(lambda c, b, s: math.ceil(c * b / 8 - 1e-9)),
-            "rounded_down": bytes_with(lambda c, b, s: int(c * b / 8 + 1e-9) + s),
-            "rounded_once": bytes_with(lambda c, b, s: c * b / 8 + s, last=lambda total: math.ceil(total - 1e-9)),
-            "in_bits": bytes_with(lambda c, b, s: math.ceil(c * b - 1e-9) + s),
+            "side_forgotten": bytes_with(lambda c, b, s: math.ceil(c * b / 8)),
+            "rounded_down": bytes_with(lambda c, b, s: int(c * b / 8) + s),
+            "rounded_once": bytes_with(lambda c, b, s: c * b / 8 + s, last=lambda total: math.ceil(total)),
+            "in_bits": bytes_with(lambda c, b, s: math.ceil(c * b) + s),
         },
         lesson=LAB, trials=6, tolerance=1e-7,
     ),

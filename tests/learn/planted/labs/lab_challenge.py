@@ -12,8 +12,8 @@ from course_utils.theory import intervals
 
 
 def up(count, bits):
-    """Whole bytes of codes; rates have one digit behind the point."""
-    return -(-count * round(10 * bits) // 80)
+    """Whole bytes of codes; rates are whole eighths."""
+    return -(-count * round(8 * bits) // 64)
 
 
 def by_walking(plan, header):
@@ -128,9 +128,9 @@ WRONG = {
         (lambda plan, header: header + sum(up(c, b) + s for _, c, b, s in plan), "tied_twice"),
         (lambda plan, header: by_walking(plan, 0), "header_forgotten"),
         (lambda plan, header: by_walking([(n, c, b, 0) for n, c, b, _ in plan], header), "side_forgotten"),
-        (lambda plan, header: header + sum(c * round(10 * b) // 80 + s for _, c, b, s in {e[0]: e for e in plan}.values()), "rounded_down"),
-        (lambda plan, header: header + -(-sum(c * round(10 * b) + 80 * s for _, c, b, s in {e[0]: e for e in plan}.values()) // 80), "rounded_once"),
-        (lambda plan, header: header + sum(-(-c * round(10 * b) // 10) + s for _, c, b, s in {e[0]: e for e in plan}.values()), "in_bits"),
+        (lambda plan, header: header + sum(c * round(8 * b) // 64 + s for _, c, b, s in {e[0]: e for e in plan}.values()), "rounded_down"),
+        (lambda plan, header: header + -(-sum(c * round(8 * b) + 64 * s for _, c, b, s in {e[0]: e for e in plan}.values()) // 64), "rounded_once"),
+        (lambda plan, header: header + sum(-(-c * round(8 * b) // 8) + s for _, c, b, s in {e[0]: e for e in plan}.values()), "in_bits"),
         (lambda plan, header: header, None),
         (lambda plan, header: header + sum(c for _, c, *_ in plan), None),
     ],
