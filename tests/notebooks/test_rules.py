@@ -19,7 +19,7 @@ LEVELS_1_TO_3 = {
 DAYS_1_TO_12 = {
     "lab-1.1-first-compression", "lab-2.1-quantizer", "lab-2.2-pruner", "lab-3.1-gptq", "lab-3.2-wanda", "lab-3.3-distillation",
     "lab-3.4-pipeline", "lab-4.1-rate-distortion", "lab-4.2-lottery-ticket", "lab-5.1-int4-kernel", "lab-5.2-mixed-precision",
-    "lab-5.3-reasoning",
+    "lab-5.3-reasoning", "lab-5.4-challenge",
 }  # fmt: skip
 
 
