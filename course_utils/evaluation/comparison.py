@@ -66,9 +66,12 @@ class Comparison:
     def order(self, a: str, b: str) -> str:
         """"<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference holds 0.
 
-        Raises CompressionError if two single numbers are compared: nothing tells how far they may be off.
+        Rows that are equal for every seed and window are "=" too: however wide an interval, it would hold their difference of 0.
+        Raises CompressionError if two single numbers that differ are compared: nothing tells how far they may be off.
         """
         mean, half = self.difference(a, b)
+        if bool((self._row(a) == self._row(b)).all()):
+            return "="
         if math.isnan(half):
             raise CompressionError(
                 f"{self.title!r}: {a!r} and {b!r} are one number each, which has no interval; give one for each "

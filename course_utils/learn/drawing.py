@@ -90,7 +90,7 @@ def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:
             images = squares(change["new"], count)
             left = sum(one is None for one in images)
             if left:
-                said.value = show.box("note", ui("draw_more").format(left=left))
+                said.value = show.box("note", ui("draw_more", left=left))
                 return
             said.value = show.box("right", ui("draw_read"), answer(torch.stack([one for one in images if one is not None])))
         except Exception as error:  # a callback has no cell to show an error in

@@ -1,8 +1,9 @@
-"""Every lesson is run whole in JupyterLab, then every control of it is moved; and a guess lets its result appear.
+"""Every lesson is run whole in JupyterLab, then every control of it is moved; and a guess lets its result appear; digits are drawn.
 
 Lessons run with `fast = True`, so that all of them take minutes. Tracks of sliders are measured at two widths of the page.
 """
 
+import math
 from collections.abc import Callable
 
 import nbformat
@@ -32,6 +33,16 @@ texts.forget()""",
 guess.result(3.5, shown=figure)""",
 ]
 
+DRAW = """from course_utils.distillation import digits
+from course_utils.learn import drawing
+import torch
+data = digits.load(0)
+means = torch.stack([data.train_x[data.train_y == d].mean(0) for d in range(10)])
+def add(images):
+    a, b, c, d = torch.cdist(images, means).argmin(1).tolist()
+    return f"{a}{b} + {c}{d} = {10 * (a + c) + b + d}"
+drawing.draw(add)"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -51,6 +62,8 @@ def folder(tmp_path_factory):
     guess.cells[2].outputs = [nbformat.v4.new_output("display_data", {"text/html": "The result\n<b>the answer of before</b>"})]
     nbformat.write(guess, place / "guess.ipynb")
     assert fold.fold(place / "guess.ipynb")
+    written = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=[nbformat.v4.new_code_cell(DRAW)])
+    nbformat.write(written, place / "draw.ipynb")
     return place
 
 
@@ -184,3 +197,33 @@ def test_a_guess_lets_the_result_appear(page):
     result.locator("img").wait_for(timeout=2 * MINUTE)
     assert "Your guess: 4 GB" in cells.nth(1).inner_text()
     keep(page, "prediction-answered")
+
+
+def test_digits_that_are_drawn_by_the_mouse_are_added(page):
+    open_next(page, "draw.ipynb")
+    run_all(page)
+    canvas, area = page.locator(f"{PANEL} canvas"), page.locator(f"{PANEL} .course-drawing")
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
+    assert place is not None
+    side = place["width"] / 4
+
+    def stroke(square: int, points: list[tuple[float, float]]) -> None:
+        where = [(place["x"] + (square + x) * side, place["y"] + y * side) for x, y in points]
+        page.mouse.move(*where[0])
+        page.mouse.down()
+        for point in where[1:]:
+            page.mouse.move(*point, steps=3)
+        page.mouse.up()
+
+    bar = [(0.5, 0.12), (0.5, 0.88)]
+    ring = [(0.5 + 0.2 * math.sin(t / 3), 0.5 - 0.35 * math.cos(t / 3)) for t in range(20)]
+    for square, points in enumerate((bar, ring, bar, bar)):
+        expect(area).to_contain_text("Write one digit" if square == 0 else f"still empty: {4 - square}")
+        stroke(square, points)
+    expect(area).to_contain_text("10 + 11 = 21")
+    keep(page, "drawn-digits")
+    area.get_by_role("button", name="Clear").click()
+    expect(area).to_contain_text("Write one digit")
+    stroke(2, ring)
+    expect(area).to_contain_text("still empty: 3")

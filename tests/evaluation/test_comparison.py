@@ -83,6 +83,14 @@ def test_a_single_number_has_no_interval_and_no_order():
     assert exact.order("a", "b") == "<" and exact.order("b", "b") == "="
 
 
+def test_rows_that_are_equal_for_every_seed_are_equal_without_an_interval():
+    moving = [0.2, 0.6, 0.5]
+    table = quiet("t", {"a": lambda s: 1.0, "b": lambda s: 1.0, "c": lambda s: moving[s], "d": lambda s: moving[s], "e": lambda s: 0.5})
+    assert table.order("a", "b") == "=" == table.order("c", "d") and table.order("c", "a") == "<" == table.order("d", "a")
+    with pytest.raises(CompressionError, match="one number each"):
+        table.order("a", "e")  # a constant difference other than 0
+
+
 def test_rows_draw_alike_and_the_generator_is_left_alone():
     drawn = []
     before = torch.random.get_rng_state()

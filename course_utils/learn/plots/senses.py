@@ -19,7 +19,7 @@ def written_sum(images: Tensor, title: str) -> Figure:
     for place in axes:
         place.set(xticks=[], yticks=[])
         place.grid(False)
-    axes[0].set_title(title, fontsize=11, loc="left")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     plt.close(figure)  # shown once, by whoever asked for it
     return figure
 
@@ -40,7 +40,7 @@ def heard(powers: Tensor, names: Sequence[str], hertz: Sequence[int]) -> Figure:
 
 def paths(drives: Mapping[str, Tensor], limit: float) -> Figure:
     """Offsets (T, n) of cars over time, one picture for each driver; the edges of the road are dashed."""
-    figure, axes = plt.subplots(1, len(drives), figsize=(3.3 * len(drives), 2.8), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(drives), figsize=(2.7 * len(drives), 2.6), layout="constrained", sharey=True)
     for place, (name, offsets), colour in zip(axes, drives.items(), base.COLOURS, strict=False):
         place.plot(offsets, color=colour, linewidth=0.7, alpha=0.7)
         for edge in (-limit, limit):
