@@ -7,17 +7,22 @@ Each row is a student of 56,256 parameters that reads the tokens that its table 
 seed is other prompts and another student. Writes learn/tables/llm-*.json.
 """
 
+import functools
+
 import torch
 from tables import Kept
 
-from course_utils import evaluation, models, world
-from course_utils.distillation import across, on_policy, reasoning
+from course_utils import models, world
+from course_utils.distillation import across, on_policy, reasoning, votes
 from course_utils.evaluation.comparison import compare
 from course_utils.learn import reasoned_by_model as at_work
 
 SEEDS, BUDGET, COMMAND = range(3), 200_000, "python benchmarks/llm_distillation.py"
-WEAK = 140_000  # tokens of the teacher that errs
-TEST = reasoning.draw(200, seed=999)
+WEAK = 140_000  # tokens of a student that errs
+VOTES = 15
+TEST, LONG = reasoning.draw(200, seed=999), reasoning.draw(200, (10,), seed=5)
+GROWING = {f"{k},000 tokens": 1000 * k for k in (80, 110, 140, 160, 180, 200)}
+PREFIXES = {"right so far": False, "last step made wrong": True}
 JUDGED = "200 new prompts of 4 to 10 digits"
 
 
@@ -62,34 +67,45 @@ def together(seed):
     return {"one student for each task": alone, "one student, both tasks": lambda: both(2 * B), "one student, running sums only": other}
 
 
-def filtered(seed, kept):
-    """A teacher that is often wrong writes a chain for each prompt; the student learns from all of them, or from those that end rightly."""
-    asked = prompts(seed)
-    teacher = weak(seed)
-    written = reasoning.write(teacher, asked, temperature=1.0, seed=seed)
-    good = reasoning.right(written, asked).bool()
-    chosen = good.nonzero().flatten().tolist()
-    kept.value(f"share right, {seed}", lambda: float(good.float().mean()))
-
-    def of(rows):
-        return score(student(seed, at_work.of_written([asked[i] for i in rows], written[rows])))
-
-    return {"the teacher": lambda: score(teacher), "all its chains": lambda: of(list(range(len(asked)))),
-            "as many, drawn by chance": lambda: of(list(range(len(chosen)))), "those that end rightly": lambda: of(chosen)}  # fmt: skip
+@functools.cache
+def grown(seed, tokens):
+    """The student of chains that has read so many tokens."""
+    return student(seed, reasoning.build(prompts(seed)), tokens)
 
 
-_weak: dict[int, object] = {}
+def leap(seed):
+    """For each budget: the share of right digits of each chain, and whether all are right."""
+    return {label: lambda tokens=tokens: [part.tolist() for part in at_work.by_token(grown(seed, tokens), LONG)] for label, tokens in GROWING.items()}
 
 
-def weak(seed):
-    if seed not in _weak:
-        _weak[seed] = student(seed, reasoning.build(prompts(seed)), WEAK)
-    return _weak[seed]
+def prefixes(seed):
+    """The next step behind half a chain: as the teacher writes it, or with its last step made wrong."""
+    return {label: lambda wrong=wrong: at_work.next_steps(grown(seed, WEAK), TEST, wrong=wrong) for label, wrong in PREFIXES.items()}
+
+
+def voting(seed):
+    """One answer and the vote of 15, drawn at two temperatures, and the likeliest answer."""
+    model, rights = grown(seed, WEAK), [reasoning.SUMS.chain(d)[-1] for d in TEST]
+
+    def one(heat):
+        return lambda: reasoning.right(reasoning.write(model, TEST, temperature=heat, seed=100 * seed), TEST)
+
+    def vote(heat):
+        def answers():
+            drawn = [reasoning.write(model, TEST, temperature=heat, seed=100 * seed + s).tolist() for s in range(VOTES)]
+            return [[reasoning.answer_of(text) for text in of_one] for of_one in zip(*drawn, strict=True)]
+
+        return lambda: torch.tensor(votes.accuracy(answers(), rights))
+
+    rows = {"the likeliest chain": one(0.0)}
+    for heat in (1.0, 0.3):
+        rows |= {f"one chain, temperature {heat}": one(heat), f"vote of {VOTES}, temperature {heat}": vote(heat)}
+    return rows
 
 
 def own_texts(seed):
     """40 more steps for a student that errs, by the data or by a teacher on its own texts."""
-    begun, teacher = weak(seed), student(50 + seed, reasoning.build(prompts(seed)))
+    begun, teacher = grown(seed, WEAK), student(50 + seed, reasoning.build(prompts(seed)))
     rows = reasoning.build(prompts(seed, 1300))
     asked = torch.tensor([reasoning.prompt(p) for p in prompts(seed, 1300)])
 
@@ -148,9 +164,8 @@ def characters(seed):
 def main() -> None:
     kept = Kept("llm-distillation")
     torch.set_num_threads(1)
-    _ = evaluation
 
-    def table(name, title, make, names, *, against, protocol, better="higher", part=None):
+    def table(name, title, make, names, *, against, protocol, better="higher", part=None, file=None):
         rows = {}
         for label in names:
             def row(seed, label=label):
@@ -164,17 +179,20 @@ def main() -> None:
             rows[label] = row
         done = compare(title, rows, seeds=SEEDS, against=against, better=better, protocol=protocol, progress=False)
         print(done, flush=True)
-        done.save(f"llm-{name}" if part in (None, 0) else f"llm-{name}-broken", command=COMMAND)
+        done.save(f"llm-{file or name}", command=COMMAND)
 
     k = f"{BUDGET:,} tokens for every row"
     table("chains", "Running sums: right answers", chains, ["chain", "answer", "random digits for steps", "answer, 3 times the tokens"],
           against="answer", protocol=f"{k} but the last; {JUDGED}")  # fmt: skip
     table("own-texts", "40 more steps: right answers", own_texts, ["before", "data, forward", "data, reverse", "own texts, forward", "own texts, reverse", "half and half, js"],
           against="data, forward", protocol=f"40 steps of 32 texts; {JUDGED}")  # fmt: skip
-    for part, title in ((0, "A rule: right answers"), (1, "A rule: chains that break it")):
-        table("rule", title, ruled, ["as written", "revised"], against="as written", protocol=f"{k}; {JUDGED}", part=part, better="lower" if part else "higher")
-    table("filter", "A teacher that errs: right answers", lambda seed: filtered(seed, kept), ["the teacher", "all its chains", "as many, drawn by chance", "those that end rightly"],
-          against="all its chains", protocol=f"{k} but the teacher ({WEAK:,}); {JUDGED}")  # fmt: skip
+    for part, title, file in ((0, "A rule: right answers", "rule"), (1, "A rule: chains that break it", "rule-broken")):
+        table("rule", title, ruled, ["as written", "revised"], against="as written", protocol=f"{k}; {JUDGED}", part=part, file=file, better="lower" if part else "higher")
+    for part, title, file in ((0, "Ten steps and the answer: digits right", "leap-digits"), (1, "Ten steps and the answer: all right", "leap-whole")):
+        table("leap", title, leap, list(GROWING), against="140,000 tokens", protocol="200 new prompts of 10 digits; each digit behind the right ones before it", part=part, file=file)
+    table("prefix", "The next step follows from the last", prefixes, list(PREFIXES), against="right so far", protocol=f"students of {WEAK:,} tokens; {JUDGED}, half of the chain given")
+    heats = [f"{what}, temperature {t}" for t in (1.0, 0.3) for what in ("one chain", f"vote of {VOTES}")]
+    table("votes", f"Students of {WEAK:,} tokens: right answers", voting, ["the likeliest chain", *heats], against="the likeliest chain", protocol=JUDGED)
     table("tasks", "Two tasks behind one sign: right answers", together, ["one student for each task", "one student, both tasks", "one student, running sums only"],
           against="one student for each task", protocol="320,000 tokens in all, the last row 160,000; 200 new prompts, half of each task")  # fmt: skip
     table("uld", "Across tokenizers: nats for a character", characters, ["text alone", "ULD, same index", "ULD, same characters"],

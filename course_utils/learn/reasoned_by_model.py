@@ -82,11 +82,10 @@ def next_steps(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, wron
 
 
 @torch.no_grad()
-def by_token(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """(share of steps, share of whole chains) whose every token is the likeliest one behind the teacher's prefix."""
+def by_token(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(n,) shares of right digits, and (n,) 1.0 where all of them are right: steps and answer, each the likeliest behind the right ones."""
     rows = reasoning.build(prompts)
     said = model(input_ids=rows.ids, attention_mask=rows.mask.long(), use_cache=False).logits[:, :-1].argmax(-1)
-    counted = rows.labels[:, 1:] != reasoning.trainer.IGNORED
-    digits = counted & (rows.labels[:, 1:] < 10)
-    hit = said == rows.labels[:, 1:]
-    return float(hit[digits].double().mean()), float((hit | ~digits).all(1).double().mean())
+    digits = (rows.labels[:, 1:] != reasoning.trainer.IGNORED) & (rows.labels[:, 1:] < 10)
+    hit = (said == rows.labels[:, 1:]) & digits
+    return hit.sum(1) / digits.sum(1), (hit == digits).all(1).float()

@@ -15,6 +15,8 @@ class Rule(torch.nn.Module):
             for t in range(reasoning.WIDTH, len(ids)):
                 done = t - reasoning.WIDTH
                 state = ids[t] if done else 0
+                if state == reasoning.MARK:
+                    out[row, t, ids[t - 1]] = 1  # the answer is the last step
                 if done < reasoning.WIDTH and ids[done] < 10 and state < 10:
                     out[row, t, reasoning.SUMS.step(state, ids[done])] = 1
         return type("Out", (), {"logits": out})
@@ -41,4 +43,14 @@ def test_a_rule_follows_from_right_and_from_wrong_prefixes():
     prompts = reasoning.draw(12, seed=1)
     for wrong in (False, True):
         assert at_work.next_steps(Rule(), prompts, wrong=wrong).tolist() == [1.0] * 12
-    assert at_work.by_token(Rule(), prompts) == (1.0, 1.0) or at_work.by_token(Rule(), prompts)[0] > 0.8
+    assert [part.tolist() for part in at_work.by_token(Rule(), prompts)] == [[1.0] * 12] * 2
+
+
+def test_digits_and_whole_chains_are_counted():
+    class Fours(torch.nn.Module):
+        def forward(self, input_ids, **_):
+            return type("Out", (), {"logits": torch.nn.functional.one_hot(torch.full_like(input_ids, 4), 15)})
+
+    share, whole = at_work.by_token(Fours(), [[4, 0, 0], [3, 1, 2], [1, 1, 1, 1]])
+    torch.testing.assert_close(share, torch.tensor([1.0, 0.25, 0.4]))  # 444:4, 346:6, 1234:4
+    assert whole.tolist() == [1.0, 0.0, 0.0]
