@@ -63,7 +63,7 @@ def fit_normal(log_p: Tensor, grid: Tensor, direction: str, *, mean: float, sd: 
         adam.step()
     with torch.no_grad():
         far = divergence(log_p, log_normal(grid, at[0], at[1].exp()), direction)
-    return float(at[0]), float(at[1].exp()), float(far)
+    return float(at[0].detach()), float(at[1].detach().exp()), float(far)
 
 
 def kept_after(probabilities: Tensor, draws: int, generations: int, *, fresh: float = 0.0, generator: torch.Generator | None = None) -> Tensor:

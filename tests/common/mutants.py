@@ -60,6 +60,7 @@ ANOTHER = {  # what is changed is a planted answer: the specification has switch
     "lab_wanda.input_norm": "running_norm",
     "lab_wanda.prune_layer": "layer_by_rows",
     "lab_wanda.prune_n_of_m": "pattern_by_rows",
+    "llm_distillation.which": "by_loops",
     "memory.from_config": "config_by_formula",
     "numbers.bits_needed": "bits_by_doubling",
     "quantization_noise.predicted_kl": "by_norms",
