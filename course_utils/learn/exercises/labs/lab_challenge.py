@@ -126,7 +126,7 @@ EXERCISES = [
             "rounded_once": bytes_with(lambda c, b, s: c * b / 8 + s, last=lambda total: math.ceil(total)),
             "in_bits": bytes_with(lambda c, b, s: math.ceil(c * b) + s),
         },
-        lesson=LAB, trials=6, tolerance=1e-7,
+        lesson=LAB, trials=6, tolerance=1e-6,
     ),
     Exercise(
         "lab_challenge.gate", gate_inputs, gate,
