@@ -104,7 +104,7 @@ def in_numpy(value):
 def test_results_in_numpy_are_taken_by_both(opened):
     for test, name, function_name in checked(opened):
         right = opened.reference[function_name]
-        answer = lambda *given, right=right, **named: in_numpy(right(*given, **named))  # noqa: E731
+        answer = lambda *given, _right=right, **named: in_numpy(_right(*given, **named))  # noqa: E731
         assert checking.judge(name, answer, seed=3) and not verdict(opened, test, function_name, answer), name
 
 
