@@ -41,16 +41,21 @@ def write(config: dict[str, Any], parts: dict[str, Any], path: Path | str | None
     return content
 
 
+def plain(path: Path | str, most: int) -> bytes | None:
+    """The first `most` + 1 bytes of a plain file, opened once; None for a folder, a pipe or a device. Raises OSError for a link, too."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        return file.read(most + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+
+
 def content(path: Path | str) -> bytes:
     """A file's bytes, read once. Raises CompressionError for a link, for what is no plain file, and for one that is too large."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise CompressionError("the file is no plain file.")
-            data = file.read(layout.LARGEST + 1)
+        data = plain(path, layout.LARGEST)
     except OSError as error:
         raise CompressionError(f"the file cannot be read ({error.strerror or type(error).__name__}); links are not followed.") from error
+    if data is None:
+        raise CompressionError("the file is no plain file.")
     if len(data) > layout.LARGEST:
         raise CompressionError(f"the file is larger than {layout.LARGEST:,} bytes.")
     return data

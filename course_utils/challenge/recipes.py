@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from course_utils.models import sharing, walk
+from course_utils.models import walk
 from course_utils.quantization import entropy_coded, gptq, rtn
 from course_utils.quantization.layer import QuantizedLinear
 
@@ -60,19 +60,11 @@ def walked(model: PreTrainedModel, calibration: Tensor, step: float, *, classes:
 
     `calibration` (sequences, context) token ids. The model is not changed.
     """
-    made = sharing.structure(model, experts_apart=False).eval()
-    names: dict[int, str] = {id(layer): name for name, layer in walk.compressible(made).items()}
-    found: Parts = {}
-    for block, states in walk.through_blocks(made, calibration, "walk"):
-        layers = list(walk.linears(block).values())
-        hessians: dict[Any, Tensor] = gptq.block_hessians(block, states, layers)
-        for layer in layers:
-            bias: Any = layer.bias
-            codes = entropy_coded.walk_columns(walk.weight_of(layer).float(), hessians[layer], torch.tensor(step), damping=damping)
-            name = names[id(layer)]
-            found[f"{name}.weight"] = encoders.coded(codes, torch.tensor(step), classes=classes)
-            walk.replace(made, name, entropy_coded.EntropyCodedLinear.of(codes, torch.tensor([step]), bias))
-    return found
+    weights = {name.removesuffix(".weight"): weight for name, weight in matrices(model).items()}
+    steps = {name: torch.tensor([step]) for name in weights}
+    made = entropy_coded.coded(model, weights, steps, calibration, {name: {"classes": 1, "damping": damping} for name in weights})
+    layers: dict[str, Any] = {name: made.get_submodule(name) for name in weights}
+    return {f"{name}.weight": encoders.coded(layer.codes, torch.tensor(step), classes=classes) for name, layer in layers.items()}
 
 
 def mixed(model: PreTrainedModel, calibration: Tensor, *, blocks: float, embedding: float, classes: int = 8) -> Parts:

@@ -21,7 +21,7 @@ from course_utils.models import walk
 from . import losses
 from .cache import check_ids, fingerprint
 from .fit import fit
-from .trainer import Result, weights_fingerprint
+from .trainer import Result, ready, weights_fingerprint
 
 ALIGNMENTS = ("index", "characters")
 
@@ -123,12 +123,8 @@ def train(
 
     told: dict[str, Any] = {"method": "across tokenizers", "weight": weight, "alignment": alignment, "data": fingerprint(data),
                             "student": weights_fingerprint(student), "teacher": weights_fingerprint(teacher)}  # fmt: skip
-    training = teacher.training
-    teacher.eval()
-    try:
+    with ready(teacher):
         fitted = fit(learner, losses_of, len(data), steps=steps, batch=batch, peak=peak, seed=seed, keep="last", settings=told, progress=progress)
-    finally:
-        teacher.train(training)
     walk.as_precise_as(student, learner)
     used = {"method": "across tokenizers", "weight": weight, "alignment": alignment, "steps": fitted.step, "batch": batch, "peak": peak, "seed": seed}
     return Result(learner.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)

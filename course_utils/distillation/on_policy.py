@@ -7,8 +7,6 @@ Any causal language models that number their tokens alike.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +20,7 @@ from course_utils.models import walk
 from .cache import check_ids, fingerprint
 from .fit import fit
 from .losses.logits import DIVERGENCES
-from .trainer import IGNORED, Result, as_wide, check_tokenizers, check_vocabulary, weights_fingerprint
+from .trainer import IGNORED, Result, as_wide, check_tokenizers, check_vocabulary, ready, weights_fingerprint
 from .views import teacher_view, view
 
 
@@ -145,7 +143,7 @@ def train(
                             "temperature": temperature, "prompts": fingerprint(prompts), "data": fingerprint(data), "real": fingerprint(real),
                             "labels": fingerprint(labels), "mask": fingerprint(mask), "end": end,
                             "student": weights_fingerprint(student), "teacher": weights_fingerprint(teacher)}  # fmt: skip
-    with _quiet(teacher):
+    with ready(teacher):
         fitted = fit(
             learner, losses_of, len(prompts), steps=steps, batch=batch, accumulate=accumulate, peak=peak, warmup=warmup,
             weight_decay=weight_decay, seed=seed, folder=folder, every=every, keep="last", settings=told, progress=progress,
@@ -183,16 +181,3 @@ def _rows(prompts, data, labels, mask, share: float, student: PreTrainedModel) -
     if not own[:, 1:].any(1).all():
         raise CompressionError("labels, mask: some rows have nothing to learn from; leave them out.")
     return Written(data, real, own)
-
-
-@contextmanager
-def _quiet(model: PreTrainedModel) -> Iterator[None]:
-    """In evaluation mode; as before afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-

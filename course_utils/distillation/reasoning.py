@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from course_utils.errors import CompressionError
 
-from . import trainer
+from . import on_policy, trainer
 from .fit import batch_rows
 
 WIDTH = 10
@@ -196,21 +196,15 @@ def write(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, temperatu
     """(n, WIDTH + 4) ids that the model writes after each prompt, up to "." or as long as a chain may be; PAD after its end.
 
     temperature 0: always the likeliest token; else drawn from softmax(logits / temperature), another draw for another seed.
-    Raises CompressionError for a temperature below 0.
+    Raises CompressionError as `on_policy.sample` does, such as for a temperature below 0.
     """
-    if not temperature >= 0:
-        raise CompressionError(f"temperature={temperature}: choose 0 (greedy) or more.")
-    chosen = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     ids, found = torch.tensor([prompt(digits) for digits in prompts], device=model.device), []
-    training, generate = model.training, cast(Any, model).generate
-    model.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for part in ids.split(batch):
-            ends = {"max_new_tokens": WIDTH + 4, "eos_token_id": END, "pad_token_id": PAD}
-            out = generate(input_ids=part, attention_mask=torch.ones_like(part), **ends, **chosen)[:, part.shape[1] :]
-            found.append(torch.nn.functional.pad(out, (0, WIDTH + 4 - out.shape[1]), value=PAD))
-    model.train(training)
+            out = on_policy.sample(model, part, tokens=WIDTH + 4, temperature=temperature, end=END)
+            new = torch.where(out.real, out.ids, PAD)[:, part.shape[1] :]
+            found.append(torch.nn.functional.pad(new, (0, WIDTH + 4 - new.shape[1]), value=PAD))
     return torch.cat(found).cpu()
 
 

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,8 +155,8 @@ def train(
     both = nn.ModuleDict({"student": student, "objective": objective.to(device)})
     with ExitStack() as stack:
         for one in teachers:
-            stack.enter_context(_ready(one, objective.needs))
-        stack.enter_context(_ready(student, objective.needs))
+            stack.enter_context(ready(one, objective.needs))
+        stack.enter_context(ready(student, objective.needs))
         student.train()
         fitted = fit(
             both, losses, len(data), steps=steps, batch=batch, accumulate=accumulate, peak=peak, warmup=warmup, weight_decay=weight_decay,
@@ -262,7 +262,7 @@ def _moved(seen: View, device) -> View:
 
 
 @contextmanager
-def _ready(model: PreTrainedModel, needs) -> Iterator[None]:
+def ready(model: PreTrainedModel, needs: Collection[str] = ()) -> Iterator[None]:
     """In evaluation mode, with attention maps to see if they are needed; both as before afterwards."""
     training, attention = model.training, model.config._attn_implementation
     if "attention" in needs:

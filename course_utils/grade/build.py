@@ -76,11 +76,19 @@ def write(path: Path, content: bytes) -> None:
     if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe stays what it is
         path.write_bytes(content)
         return
+    replace(path, content, mode=0o644)
+
+
+def replace(path: Path, content: bytes, *, mode: int, sync: bool = False) -> None:
+    """Put a whole file in the place of `path`, in a folder that is there; killed, it leaves the former one. `sync`: it is on the disk then."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.unfinished-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o644)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
+from course_utils.challenge import file as container
+
 from . import written
 
 DATE = re.compile(r"(\d{4})-(\d\d?)-(\d\d?)(?:[ T_](\d\d?)[:.h-]?(\d\d)(?:[:.m-]?(\d\d))?)?")
@@ -52,14 +54,12 @@ def of(folder: Path, suffix: str, largest: int) -> Handed:
 def content(path: Path, largest: int) -> bytes:
     """A file's bytes. Raises Refused for what is no plain file, is empty, cannot be read or is larger than `largest` bytes."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise Refused("it is no plain file")
-            data = file.read(largest + 1)
+        data = container.plain(path, largest)
     except OSError as error:
         link = path.is_symlink()
         raise Refused("it is a link; links are not followed" if link else f"it cannot be read ({error.strerror})") from None
+    if data is None:
+        raise Refused("it is no plain file")
     if not data:
         raise Refused("the file is empty")
     if len(data) > largest:

@@ -12,7 +12,6 @@ import hmac
 import json
 import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from course_utils.errors import CompressionError
 
-from . import names, scratch
+from . import build, names, scratch
 
 FOLDER, SCORES, KEY, SEEDS, OWN, LOCK = ".board", "scores.json", "key", "seeds", "own", "lock"
 LETTERS = 8  # of a pseudonym: 40 bits
@@ -143,16 +142,7 @@ def opened(course: Path) -> Iterator[Ledger]:
 def replace(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, whole or not at all, and on the disk."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.unfinished-")  # mode 600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    build.replace(path, content, mode=0o600, sync=True)
 
 
 def shown(ledger: Ledger, learners: list[str], pseudonyms: bool) -> dict[str, str]:

@@ -45,7 +45,7 @@ def sweep() -> None:
 
 
 def sweep_unfinished(place: Path) -> None:
-    """Remove the unfinished files that `build.write` leaves below a folder when it is killed."""
+    """Remove the unfinished files that `build.replace` leaves below a folder when it is killed."""
     for path in place.glob(".*.unfinished-*") if place.is_dir() else []:
         with contextlib.suppress(OSError):
             path.unlink()

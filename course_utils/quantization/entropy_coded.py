@@ -14,7 +14,7 @@ codes go through rANS (`course_utils.theory.coding`). The file holds codes, tabl
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,7 +160,7 @@ def quantize(
     least = math.inf
     while True:
         step = {name: _stored(2.0 ** part.tried[-1] * r) for part in parts for name, r in part.relative.items()}
-        attempt = _coded(model, weights, step, calibration, chosen)
+        attempt = coded(model, weights, step, calibration, chosen.own)
         for part in parts:
             part.took.append(_rate([attempt.get_submodule(name) for name in part.names]))
         if (off := max(part.off for part in parts)) < least:
@@ -201,16 +201,19 @@ def _parts(model: nn.Module, weights: dict[str, Tensor], chosen: selection.Chose
     return parts
 
 
-def _coded(
-    model: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor], calibration: Tensor | None, chosen: selection.Chosen
+def coded(
+    model: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor], calibration: Tensor | None, own: Mapping[str, Mapping[str, Any]]
 ) -> nn.Module:
-    """A copy of `model` whose layers are coded with these steps."""
+    """A copy of `model` whose layers are coded with these steps: rounded, or with `calibration` walked, each block behind those before it.
+
+    By the names of layers: `weights` (out, in), `step` (in,) or (1,), and `own` with "classes" and "damping".
+    """
     original, model = model, sharing.structure(model, experts_apart=False).eval()
     names = {id(module): name for name, module in walk.compressible(model).items() if name in weights}
 
     def put(module: nn.Module, codes: Tensor) -> None:
         name = names[id(module)]
-        walk.replace(model, name, EntropyCodedLinear.of(codes, step[name], module.bias, classes=chosen.own[name]["classes"]))
+        walk.replace(model, name, EntropyCodedLinear.of(codes, step[name], module.bias, classes=own[name]["classes"]))
 
     if calibration is None:
         for name, module in walk.compressible(model).items():
@@ -226,7 +229,7 @@ def _coded(
                 put(module, round_to(weights[name], step[name]))
                 continue
             with naming(name):
-                codes = walk_columns(weights[name], hessians[module], step[name], damping=chosen.own[name]["damping"])
+                codes = walk_columns(weights[name], hessians[module], step[name], damping=own[name]["damping"])
             put(module, codes)
     return sharing.own(model, original)
 

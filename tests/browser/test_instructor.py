@@ -95,8 +95,11 @@ def test_the_commands_did_what_the_page_says(made):
 
 
 def test_the_options_of_the_page(made):
-    table = set(re.findall(r"^\| `(--[a-z-]+)", PAGE, re.MULTILINE))
-    assert table >= {"--unsafe-no-sandbox", "--seed"} and table <= set(re.findall(r"--[a-z-]+", run(["course grade --help"], made) + run(["course board --help"], made)))
+    before, _, rest = PAGE.partition("\n## The board of the challenge\n")
+    board, _, after = rest.partition("\n## ")
+    for part, command, least in ((before + after, "grade", {"--unsafe-no-sandbox", "--seed"}), (board, "board", {"--limit", "--seeds"})):
+        table = set(re.findall(r"^\| `(--[a-z-]+)", part, re.MULTILINE))
+        assert least <= table <= set(re.findall(r"--[a-z-]+", run([f"course {command} --help"], made)))
     said = run([f"course grade {LAB} --course . --again --seed 5 --seconds 300 --jobs 2 --unsafe-no-sandbox"], made)
     assert "Sandbox: none" in said and "bob: 34 of 40" in said and "cyd: 30 of 40" in said
     assert (made / "grades" / LAB / "seed").read_text() == "5"
