@@ -26,6 +26,7 @@ site-test: site  ## the built pages in Chromium
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cp constraints.txt .venv/pins.txt && $(PINS) -o .venv/pins.txt && diff constraints.txt .venv/pins.txt
 

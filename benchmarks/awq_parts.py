@@ -22,8 +22,12 @@ def main() -> None:
 
     rows = {
         "rounding": divergences(rtn.quantize(model, **grid).model),
-        "AWQ, scaling alone": lambda seed: divergences(awq.quantize(model, text(seed), clip=False, **grid).model),
-        "AWQ, clipping alone": lambda seed: divergences(awq.quantize(model, text(seed), scale=False, **grid).model),
+        "AWQ, scaling alone": lambda seed: divergences(
+            awq.quantize(model, text(seed), clip=False, **grid).model
+        ),
+        "AWQ, clipping alone": lambda seed: divergences(
+            awq.quantize(model, text(seed), scale=False, **grid).model
+        ),
         "AWQ, both": lambda seed: divergences(awq.quantize(model, text(seed), **grid).model),
         "GPTQ": lambda seed: divergences(gptq.quantize(model, text(seed), **grid).model),
     }

@@ -31,13 +31,19 @@ def rounded(store, bits: int):
     work = copy.deepcopy(store)
     for p in work.parameters():
         rows = p if p.dim() == 2 else p[None]
-        p.copy_(fake_quantize(rows, bits=bits, symmetric=True, narrow=True, granularity="per_channel").view_as(p))
+        p.copy_(
+            fake_quantize(
+                rows, bits=bits, symmetric=True, narrow=True, granularity="per_channel"
+            ).view_as(p)
+        )
     return work
 
 
 def left(count: int, bits: int, seed: int) -> float:
     store, facts = learned(count, seed)
-    return round(capacity.held_bits(rounded(store, bits), facts) / capacity.held_bits(store, facts), 3)
+    return round(
+        capacity.held_bits(rounded(store, bits), facts) / capacity.held_bits(store, facts), 3
+    )
 
 
 def main() -> None:

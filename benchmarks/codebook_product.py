@@ -25,7 +25,18 @@ STATE_BITS, ROUNDS = 12, 5
 
 def compiled(folder: str) -> ctypes.CDLL:
     source, target = Path(__file__).with_name("codebook_product.cpp"), Path(folder) / "product.so"
-    command = [kernels.build.find_compiler(), "-O3", "-march=native", "-ffast-math", "-std=c++17", "-shared", "-fPIC", str(source), "-o", str(target)]
+    command = [
+        kernels.build.find_compiler(),
+        "-O3",
+        "-march=native",
+        "-ffast-math",
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        str(source),
+        "-o",
+        str(target),
+    ]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(target))
 
@@ -61,7 +72,10 @@ def main() -> None:
     layers["additive 2 × 256"].vectors.copy_(torch.randn(2, 256, 8, generator=g))
     scale = {name: layer.scale.float().flatten() for name, layer in layers.items()}
     table, parity = e8.sizes().contiguous(), (e8.sizes().sum(1).long() % 2).to(torch.uint8)
-    books, products = layers["additive 2 × 256"].vectors.float().contiguous(), torch.empty(COLUMNS // 8, 512)
+    books, products = (
+        layers["additive 2 × 256"].vectors.float().contiguous(),
+        torch.empty(COLUMNS // 8, 512),
+    )
     weight, y = torch.randn(ROWS, COLUMNS, generator=g), torch.empty(ROWS)
     with tempfile.TemporaryDirectory() as folder:
         run = compiled(folder)
@@ -77,9 +91,24 @@ def main() -> None:
             ),
         }  # fmt: skip
         if hasattr(run, "e8p_vectors"):  # compiled for a processor with AVX-512 VNNI
-            ways["E8P, vectors"] = lambda: run.e8p_vectors(packed["E8P"], at(scale["E8P"]), at(table), at(parity), at(x), at(y), ROWS, COLUMNS // 8)
+            ways["E8P, vectors"] = lambda: run.e8p_vectors(
+                packed["E8P"],
+                at(scale["E8P"]),
+                at(table),
+                at(parity),
+                at(x),
+                at(y),
+                ROWS,
+                COLUMNS // 8,
+            )
             ways["trellis, vectors"] = lambda: run.one_mad_vectors(
-                packed["trellis, computed"], at(scale["trellis, computed"]), at(x), at(y), ROWS, COLUMNS, STATE_BITS
+                packed["trellis, computed"],
+                at(scale["trellis, computed"]),
+                at(x),
+                at(y),
+                ROWS,
+                COLUMNS,
+                STATE_BITS,
             )
         of = {"E8P, vectors": "E8P", "trellis, vectors": "trellis, computed"}
         for name in ways:
@@ -92,7 +121,10 @@ def main() -> None:
             for name, way in ways.items():
                 times[name] = min(times[name], seconds(way))
         few = {name: cut(layer) for name, layer in layers.items()}
-        decode = {name: ROWS / PART * min(seconds(lambda layer=layer: layer(x)) for _ in range(3)) for name, layer in few.items()}
+        decode = {
+            name: ROWS / PART * min(seconds(lambda layer=layer: layer(x)) for _ in range(3))
+            for name, layer in few.items()
+        }
     print(f"{'':20} bits a weight   speed, FP32 = 1   decoded whole first")
     print(f"{'dense FP32':20} {32:13.2f} {1:17.2f}")
     for name in ways:
@@ -100,7 +132,9 @@ def main() -> None:
             continue
         layer = layers[of.get(name, name)]
         bits = 8 * sum(b.nbytes for b in layer.buffers()) / (ROWS * COLUMNS)
-        print(f"{name:20} {bits:13.2f} {times['dense'] / times[name]:17.2f} {times['dense'] / decode[of.get(name, name)]:18.3f}")
+        print(
+            f"{name:20} {bits:13.2f} {times['dense'] / times[name]:17.2f} {times['dense'] / decode[of.get(name, name)]:18.3f}"
+        )
 
 
 if __name__ == "__main__":

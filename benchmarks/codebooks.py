@@ -36,7 +36,10 @@ def main() -> None:
         def compute(seed):
             made = make(seed)
             spent, found = f"{bits_per_weight(made.model):.3f}", divergences(made.model)
-            print(f"{label}, {seed}: {spent} bits, {float(found.mean()):.4f} nats, {made.seconds:.0f} s", flush=True)
+            print(
+                f"{label}, {seed}: {spent} bits, {float(found.mean()):.4f} nats, {made.seconds:.0f} s",
+                flush=True,
+            )
             return {"nats": found.tolist(), "bits": spent}
 
         def row(seed):
@@ -53,7 +56,9 @@ def main() -> None:
         "entropy-coded": lambda s: entropy_coded.quantize(model, bits=2.057),
     }
     mixed = {
-        "one weight, mixed": lambda s: additive.quantize(model, width=1, codebooks=1, entries=4, rotation=s),
+        "one weight, mixed": lambda s: additive.quantize(
+            model, width=1, codebooks=1, entries=4, rotation=s
+        ),
         "E8P, mixed": lambda s: e8.quantize(model, rotation=s),
         "additive, mixed": lambda s: additive.quantize(model, rotation=s),
         "trellis 2⁸, mixed": lambda s: trellis.quantize(model, state_bits=8, rotation=s),
@@ -67,7 +72,9 @@ def main() -> None:
     }
     if name == "codes":
         rows = {label: measured(label, make, False) for label, make in free.items()}
-        rows["trellis 2⁸"] = measured("trellis 2⁸", lambda s: trellis.quantize(model, state_bits=8), False)
+        rows["trellis 2⁸"] = measured(
+            "trellis 2⁸", lambda s: trellis.quantize(model, state_bits=8), False
+        )
         rows |= {label: measured(label, make) for label, make in mixed.items()}
         table = compare("About 2 bits a weight, no data: KL from the original", rows, against="one weight, mixed", unit="nats",
                         protocol=f"{PROTOCOL}; 3 draws of the signs of the mixing")  # fmt: skip

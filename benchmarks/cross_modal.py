@@ -36,9 +36,13 @@ def driving(kept: Kept) -> None:
 
     def measured(name: str, seed: int) -> dict[str, float]:
         test = {"noise": rough, "cars": 200, "seed": 5000 + seed}
-        smooth = imitation.drive(imitation.expert, cars=50, noise=careful, seed=6000 + seed).states.flatten(0, 1)
+        smooth = imitation.drive(
+            imitation.expert, cars=50, noise=careful, seed=6000 + seed
+        ).states.flatten(0, 1)
         if name == "expert":
-            return {"stayed": float(imitation.drive(imitation.expert, **test).stayed.float().mean())}
+            return {
+                "stayed": float(imitation.drive(imitation.expert, **test).stayed.float().mean())
+            }
         network = makers[name](seed)[0]
         drove = imitation.drive(imitation.by(network), **test)
         return {
@@ -51,9 +55,30 @@ def driving(kept: Kept) -> None:
 
     protocol = "2,000 labels, 800 steps of training for every driver"
     for table, what, names, unit, better, title in (
-        ("driving", "stayed", ("expert", *makers), "", "higher", "Cars on the road after 100 steps, share of 200, noise .15"),
-        ("expert-states", "expert", tuple(makers), "radians", "lower", "Error of the steering where a careful expert drives"),
-        ("own-states", "own", tuple(makers), "radians", "lower", "Error of the steering where the driver itself drives"),
+        (
+            "driving",
+            "stayed",
+            ("expert", *makers),
+            "",
+            "higher",
+            "Cars on the road after 100 steps, share of 200, noise .15",
+        ),
+        (
+            "expert-states",
+            "expert",
+            tuple(makers),
+            "radians",
+            "lower",
+            "Error of the steering where a careful expert drives",
+        ),
+        (
+            "own-states",
+            "own",
+            tuple(makers),
+            "radians",
+            "lower",
+            "Error of the steering where the driver itself drives",
+        ),
     ):
         found = compare(
             title, {name: (lambda seed, name=name, what=what: value(name, seed, what)) for name in names},
@@ -63,25 +88,43 @@ def driving(kept: Kept) -> None:
         found.save(f"cross-modal-{table}", command=COMMAND)
 
 
-def added(kept: Kept, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embeddings: Tensor) -> None:
+def added(
+    kept: Kept, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embeddings: Tensor
+) -> None:
     count, steps = 120, 600
 
     def measured(seed: int) -> dict[str, float]:
         data = digits.load(seed)
-        see = cross_modal.to_embeddings(embeddings, data.train_x, data.train_y, steps=steps, seed=seed)
+        see = cross_modal.to_embeddings(
+            embeddings, data.train_x, data.train_y, steps=steps, seed=seed
+        )
         order = cross_modal.into_sums(data.test_y, count)
         x, y = data.test_x[order], data.test_y[order]
         ways = {
             "text": None, "pictures": see, "three times as long": lambda x: 3 * see(x), "thirty times as long": lambda x: 30 * see(x),
             "one place further": lambda x: see(x).roll(1, 0),
         }  # fmt: skip
-        found = {name: float(cross_modal.right_sums(model, tokenizer, way, x, y).mean()) for name, way in ways.items()}
+        found = {
+            name: float(cross_modal.right_sums(model, tokenizer, way, x, y).mean())
+            for name, way in ways.items()
+        }
         with torch.no_grad():
             named = cross_modal.nearest(see(x), embeddings) == y
             single = cross_modal.nearest(see(data.test_x), embeddings) == data.test_y
-        return {**found, "all four digits read rightly": float(named.view(-1, 4).all(1).float().mean()), "one digit": float(single.float().mean())}
+        return {
+            **found,
+            "all four digits read rightly": float(named.view(-1, 4).all(1).float().mean()),
+            "one digit": float(single.float().mean()),
+        }
 
-    names = ("text", "all four digits read rightly", "pictures", "three times as long", "thirty times as long", "one place further")
+    names = (
+        "text",
+        "all four digits read rightly",
+        "pictures",
+        "three times as long",
+        "thirty times as long",
+        "one place further",
+    )
     found = compare(
         "Right sums of written numbers, share of 120",
         {name: (lambda seed, name=name: kept.value(f"sums {seed}", lambda: measured(seed))[name]) for name in names},
@@ -99,7 +142,11 @@ def main() -> None:
     embeddings = cross_modal.digit_embeddings(model, tokenizer)
     added(kept, model, tokenizer, embeddings)
     rows = {"not trained": (True, None)}
-    rows |= {f"{name}, rate {peak}": (mixed, peak) for name, mixed in (("whole space", False), ("a mix of ten", True)) for peak in (0.003, 0.01, 0.03)}
+    rows |= {
+        f"{name}, rate {peak}": (mixed, peak)
+        for name, mixed in (("whole space", False), ("a mix of ten", True))
+        for peak in (0.003, 0.01, 0.03)
+    }
 
     def right(name: str, seed: int) -> list[float]:
         mixed, peak = rows[name]
@@ -108,7 +155,9 @@ def main() -> None:
         see = cross_modal.Mix(projector, embeddings) if mixed else projector
         if peak:
             x, y = data.train_x, data.train_y
-            cross_modal.through_model(model, tokenizer, see, x, y, steps=STEPS, batch=BATCH, peak=peak, seed=seed)
+            cross_modal.through_model(
+                model, tokenizer, see, x, y, steps=STEPS, batch=BATCH, peak=peak, seed=seed
+            )
         with torch.no_grad():
             named = cross_modal.nearest(see(data.test_x), embeddings)
         return (named == data.test_y).float().tolist()

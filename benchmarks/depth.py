@@ -15,20 +15,29 @@ from course_utils.systems import depth
 
 SEEDS, COMMAND = (0, 1, 2), "python benchmarks/depth.py"
 
+
 def main() -> None:
     kept = Kept("depth")
     torch.set_num_threads(1)
     net, tokenizer = models.load("bundled")
-    windows = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=64, seed=0).ids
+    windows = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=64, seed=0
+    ).ids
     original = depth.predictions(net, windows)
 
     def text(seed: int, n: int = 64):
-        return evaluation.text.windows(tokenizer, "bundled", split="train", n=n, context=64, seed=seed).ids
+        return evaluation.text.windows(
+            tokenizer, "bundled", split="train", n=n, context=64, seed=seed
+        ).ids
 
     ways = {
         "one block for all": lambda seed: depth.best_block(net, text(seed)),
-        "tokens by chance, all blocks but the first": lambda seed: depth.by_chance(net, (1, 2, 3, 4), 0.75, seed),
-        "router, all blocks but the first": lambda seed: depth.Router(net, text(seed), (1, 2, 3, 4), 0.75).skips,
+        "tokens by chance, all blocks but the first": lambda seed: depth.by_chance(
+            net, (1, 2, 3, 4), 0.75, seed
+        ),
+        "router, all blocks but the first": lambda seed: (
+            depth.Router(net, text(seed), (1, 2, 3, 4), 0.75).skips
+        ),
         "tokens by chance, blocks 2 and 3": lambda seed: depth.by_chance(net, (2, 3), 0.5, seed),
         "router, blocks 2 and 3": lambda seed: depth.Router(net, text(seed), (2, 3), 0.5).skips,
         "early exit": lambda seed: depth.exit_at_mean(net, text(seed), 4.0),
@@ -37,10 +46,19 @@ def main() -> None:
     def measure(name: str, seed: int) -> dict:
         skips = ways[name](seed)(net, windows)
         used = 5 - sum(float(s.float().mean()) for s in skips.values())
-        return {"kl": depth.kl(original, depth.predictions(net, windows, skips)).tolist(), "blocks": used}
+        return {
+            "kl": depth.kl(original, depth.predictions(net, windows, skips)).tolist(),
+            "blocks": used,
+        }
 
-    found = {n: [kept.value(f"{n}, {seed}", lambda n=n, seed=seed: measure(n, seed)) for seed in SEEDS] for n in ways}
-    blocks = {name: round(sum(each["blocks"] for each in line) / len(line), 2) for name, line in found.items()}
+    found = {
+        n: [kept.value(f"{n}, {seed}", lambda n=n, seed=seed: measure(n, seed)) for seed in SEEDS]
+        for n in ways
+    }
+    blocks = {
+        name: round(sum(each["blocks"] for each in line) / len(line), 2)
+        for name, line in found.items()
+    }
     table = compare(
         "Four of five blocks a token, not trained: KL from the original",
         {n: (lambda seed, n=n: torch.tensor(found[n][seed]["kl"])) for n in ways}, seeds=SEEDS, against="one block for all",

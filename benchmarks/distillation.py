@@ -35,7 +35,9 @@ def gain(mine: list[float], base: list[float], sign: int) -> str:
 
 def gains(found: dict, name: str, what: str, sign: int) -> list[str]:
     """The gains over labels alone and over the response alone; empty where a way would be compared with itself."""
-    bases = {"labels alone": [], "response": ["labels alone"]}.get(name, ["labels alone", "response"])
+    bases = {"labels alone": [], "response": ["labels alone"]}.get(
+        name, ["labels alone", "response"]
+    )
     told = [gain(found[name][what], found[base][what], sign) for base in bases]
     return told + [""] * (2 - len(told))
 
@@ -52,7 +54,14 @@ class Setting:
         if a.before:
             ids = self.text("train", a.before * BATCH, 0)
             self.student = train(
-                self.student, None, ids, loss="labels", steps=a.before, batch=BATCH, peak=a.peak, progress=False
+                self.student,
+                None,
+                ids,
+                loss="labels",
+                steps=a.before,
+                batch=BATCH,
+                peak=a.peak,
+                progress=False,
             ).model
 
     def text(self, split: str, n: int, seed: int) -> torch.Tensor:
@@ -61,14 +70,18 @@ class Setting:
     def facts(self, model) -> float:
         """Accuracy on as many questions of each split that no training text comes from."""
         splits = [
-            task_scores(model, self.tokenizer, tasks=("facts",), n=self.a.questions, split=split)["facts"].accuracy
+            task_scores(model, self.tokenizer, tasks=("facts",), n=self.a.questions, split=split)[
+                "facts"
+            ].accuracy
             for split in ("validation", "test")
         ]
         return sum(splits) / 2
 
     def measure(self, seeds: Sequence[int]) -> dict[str, dict]:
         """What `compare.losses` finds, seed by seed, so that a run that is stopped has told what it knows."""
-        found: dict[str, dict] = {name: {"loss": [], "step": [], "score": [], "seconds": 0.0} for name in self.a.ways}
+        found: dict[str, dict] = {
+            name: {"loss": [], "step": [], "score": [], "seconds": 0.0} for name in self.a.ways
+        }
         a = self.a
         ways = {name: WAYS[name] for name in a.ways}
         for seed in seeds:
@@ -86,10 +99,15 @@ class Setting:
 
     def report(self, found: dict[str, dict]) -> None:
         share = students.parameters(self.student) / students.parameters(self.teacher)
-        print(f"\n### {self.size}: {students.parameters(self.student):,} parameters, {share:.0%} of the teacher's\n")
+        print(
+            f"\n### {self.size}: {students.parameters(self.student):,} parameters, {share:.0%} of the teacher's\n"
+        )
         for name, model in (("Teacher", self.teacher), ("the student's start", self.student)):
             end = "; " if name == "Teacher" else ".\n\n"
-            print(f"{name} {mean_loss(model, self.validation):.4f} nats, facts {self.facts(model):.1%}", end=end)
+            print(
+                f"{name} {mean_loss(model, self.validation):.4f} nats, facts {self.facts(model):.1%}",
+                end=end,
+            )
         print(
             "| trained by | nats | gain over labels | over response | facts | gain over labels | over response | time / labels |"
         )
@@ -103,14 +121,28 @@ class Setting:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sizes", nargs="*", default=["quarter", "tenth"])
-    parser.add_argument("--kinds", nargs="*", help="kinds of documents, such as facts; all by default")
+    parser.add_argument(
+        "--kinds", nargs="*", help="kinds of documents, such as facts; all by default"
+    )
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument(
-        "--ways", nargs="*", choices=WAYS, default=list(WAYS), help="labels alone and response are needed"
+        "--ways",
+        nargs="*",
+        choices=WAYS,
+        default=list(WAYS),
+        help="labels alone and response are needed",
     )
-    for option, value in (("before", 0), ("windows", 64), ("steps", 40), ("seeds", 3), ("questions", 200)):
+    for option, value in (
+        ("before", 0),
+        ("windows", 64),
+        ("steps", 40),
+        ("seeds", 3),
+        ("questions", 200),
+    ):
         parser.add_argument(f"--{option}", type=int, default=value)
     a = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -34,13 +34,22 @@ def teacher(seed: int, kind: str):
     if kind == "nothing":
         return net.eval()
     return digits.train(
-        net, data(seed).train_x[:EXAMPLES], data(seed).train_y[:EXAMPLES], steps=500, peak=3e-3, seed=seed
+        net,
+        data(seed).train_x[:EXAMPLES],
+        data(seed).train_y[:EXAMPLES],
+        steps=500,
+        peak=3e-3,
+        seed=seed,
     )
 
 
 @functools.cache
 def student(
-    seed: int, kind: str | None, temperature: float = 4.0, alpha: float = 0.1, examples: int = EXAMPLES
+    seed: int,
+    kind: str | None,
+    temperature: float = 4.0,
+    alpha: float = 0.1,
+    examples: int = EXAMPLES,
 ) -> float:
     here = data(seed)
     guide = None if kind is None else teacher(seed, kind)
@@ -55,7 +64,15 @@ def taught(*settings):
 
 
 def table(title: str, rows: dict, **more) -> Comparison:
-    return compare(title, rows, seeds=list(SEEDS), against=next(iter(rows)), better="higher", protocol=PROTOCOL, **more)
+    return compare(
+        title,
+        rows,
+        seeds=list(SEEDS),
+        against=next(iter(rows)),
+        better="higher",
+        protocol=PROTOCOL,
+        **more,
+    )
 
 
 def worth() -> Comparison:
@@ -66,11 +83,15 @@ def worth() -> Comparison:
         "the teacher of 1,297 itself": lambda s: digits.accuracy(teacher(s, "all"), data(s).test_x, data(s).test_y),
     }  # fmt: skip
     behind = dict(zip(rows, ("100", "100", "1,297", "1,297", "100", "1,297"), strict=True))
-    return table("A student of 12 units, τ = 4, α = 0.1", rows, columns={"images behind it": behind})
+    return table(
+        "A student of 12 units, τ = 4, α = 0.1", rows, columns={"images behind it": behind}
+    )
 
 
 def temperature() -> Comparison:
-    rows = {"labels": taught(None)} | {f"τ = {t}": taught("all", float(t)) for t in (1, 2, 4, 8, 16, 32)}
+    rows = {"labels": taught(None)} | {
+        f"τ = {t}": taught("all", float(t)) for t in (1, 2, 4, 8, 16, 32)
+    }
     return table("One student, many temperatures, α = 0.1", rows)
 
 
@@ -80,23 +101,38 @@ def ignorant() -> Comparison:
         for name, kind in (("good", "all"), ("ignorant", "nothing"))
         for a in (0.0, 0.5)
     }
-    return table("Teachers that know and do not know, τ = 4", {"labels alone (α = 1)": taught(None)} | mixes)
+    return table(
+        "Teachers that know and do not know, τ = 4", {"labels alone (α = 1)": taught(None)} | mixes
+    )
 
 
 def missing() -> Comparison:
     found = functools.cache(lambda seed: digits.without(3, seed=seed))
-    names = ("labels", "labels, bias corrected", "distilled", "distilled, bias corrected", "teacher")
+    names = (
+        "labels",
+        "labels, bias corrected",
+        "distilled",
+        "distilled, bias corrected",
+        "teacher",
+    )
     rows = {name: lambda seed, name=name: found(seed)[name] for name in names}
     protocol = f"32 hidden units, all images but the 3s, 600 steps, τ = 8, α = 0; share of the test 3s that are named, {len(SEEDS)} seeds"
     return compare(
-        "A student that never saw a 3", rows, seeds=list(SEEDS), against="labels", better="higher", protocol=protocol
+        "A student that never saw a 3",
+        rows,
+        seeds=list(SEEDS),
+        against="labels",
+        better="higher",
+        protocol=protocol,
     )
 
 
 TABLES = {"worth": worth, "temperature": temperature, "ignorant": ignorant, "missing": missing}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)}; all by default")
     torch.set_num_threads(1)
     for name in parser.parse_args().tables or TABLES:

@@ -95,7 +95,13 @@ def objective(name: str, seed: int):
 
 @functools.cache
 def run(name: str, seed: int):
-    result = train(start, teacher, text(seed), loss=objective(name, seed), **options(seed, peak=LABELS.get(name, PEAK)))
+    result = train(
+        start,
+        teacher,
+        text(seed),
+        loss=objective(name, seed),
+        **options(seed, peak=LABELS.get(name, PEAK)),
+    )
     told = f"{name}, seed {seed}: step {result.step}, choosing {result.validation:.4f}, last {result.history[-1]['validation']:.4f}"
     print(told, file=sys.stderr, flush=True)
     return result, nats_by_window(result.model, judge)
@@ -115,10 +121,14 @@ def of_losses(title: str, names: list[str], against: str):
 
     columns = {
         "kept step": each(lambda r: f"{mean(one.step for one in r):.0f}"),
-        f"choosing windows, step {STEPS}": each(lambda r: f"{mean(one.history[-1]['validation'] for one in r):.3f}"),
+        f"choosing windows, step {STEPS}": each(
+            lambda r: f"{mean(one.history[-1]['validation'] for one in r):.3f}"
+        ),
     }
     rows = {name: lambda seed, name=name: run(name, seed)[1] for name in names}
-    return compare(title, rows, seeds=SEEDS, against=against, unit="nats", protocol=PROTOCOL, columns=columns)
+    return compare(
+        title, rows, seeds=SEEDS, against=against, unit="nats", protocol=PROTOCOL, columns=columns
+    )
 
 
 @functools.cache
@@ -152,12 +162,19 @@ def arrangements() -> dict[str, Callable[[int], Tensor]]:
 
 def who():
     own = dict.fromkeys(
-        ("progressive: assistant", "progressive: growing", "self: born again", "online: two peers"), str(STEPS // 2)
+        ("progressive: assistant", "progressive: growing", "self: born again", "online: two peers"),
+        str(STEPS // 2),
     )
     rows = arrangements()
     columns = {"steps of the student": {name: own.get(name, str(STEPS)) for name in rows}}
     return compare(
-        "Who teaches whom", rows, seeds=SEEDS, against=next(iter(rows)), unit="nats", protocol=PROTOCOL, columns=columns
+        "Who teaches whom",
+        rows,
+        seeds=SEEDS,
+        against=next(iter(rows)),
+        unit="nats",
+        protocol=PROTOCOL,
+        columns=columns,
     )
 
 
@@ -168,7 +185,9 @@ TABLES = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)}; all by default")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     for name in parser.parse_args().tables or TABLES:

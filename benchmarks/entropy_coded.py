@@ -53,7 +53,9 @@ def bits_of(compressed) -> float:
 def main() -> None:
     torch.set_num_threads(2)
     net, tokenizer = load("bundled")
-    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=256, seed=0).ids
+    ids = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=256, seed=0
+    ).ids
     original = by_window.predictions(net, ids)
     bits: dict[str, list[float]] = {}
 
@@ -62,7 +64,10 @@ def main() -> None:
             compressed = make(net, token_windows(tokenizer, "train", 16, 256, seed))
             bits.setdefault(name, []).append(bits_of(compressed))
             found = by_window.kl_by_window(original, compressed, ids)
-            print(f"{name:34} seed {seed}: {bits[name][-1]:.3f} bits, KL {float(found.mean()):.5f}", flush=True)
+            print(
+                f"{name:34} seed {seed}: {bits[name][-1]:.3f} bits, KL {float(found.mean()):.5f}",
+                flush=True,
+            )
             return found
 
         chance = "GPTQ" in name or "walk" in name
@@ -74,7 +79,9 @@ def main() -> None:
         protocol="bundled model; 64 validation windows of 256 tokens; calibration 16 × 256 training tokens, 3 sets",
     )  # fmt: skip
     taken = {name: round(sum(b) / len(b), 3) for name, b in bits.items()}
-    replace(table, columns={"bits a weight": taken}).save("entropy_coded", command="python benchmarks/entropy_coded.py")
+    replace(table, columns={"bits a weight": taken}).save(
+        "entropy_coded", command="python benchmarks/entropy_coded.py"
+    )
 
 
 if __name__ == "__main__":

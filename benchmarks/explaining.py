@@ -30,7 +30,9 @@ def noisy(net, level: float, seed: int):
     """Every layer of the blocks with Gaussian noise of this relative size."""
     changed = copy.deepcopy(net)
     for i, module in enumerate(walk.compressible(changed).values()):
-        module.weight.data = noise.noisy(module.weight.data, level, "additive", torch.Generator().manual_seed(1000 * seed + i))
+        module.weight.data = noise.noisy(
+            module.weight.data, level, "additive", torch.Generator().manual_seed(1000 * seed + i)
+        )
     return changed
 
 
@@ -46,10 +48,17 @@ def main() -> None:
     kept = Kept("explaining")
     torch.set_num_threads(1)
     net, tokenizer = models.load("bundled")
-    windows = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=128, seed=0).ids
+    windows = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=128, seed=0
+    ).ids
     original, asked = by_window.predictions(net, windows), facts.questions(tokenizer)
     copied = circuits.seen_before(windows)
-    sets = {seed: evaluation.text.windows(tokenizer, "bundled", split="train", n=32, context=64, seed=seed).ids for seed in SEEDS}
+    sets = {
+        seed: evaluation.text.windows(
+            tokenizer, "bundled", split="train", n=32, context=64, seed=seed
+        ).ids
+        for seed in SEEDS
+    }
 
     def damage(changed):
         return by_window.kl_by_window(original, changed, windows)
@@ -73,7 +82,11 @@ def main() -> None:
         def measure():
             changed = ways[name](strength, seed)
             right = facts.known(changed, asked).right.view(-1, 5).mean(1)
-            return {"kl": damage(changed).tolist(), "facts": right.tolist(), "copying": circuits.kl_where(original, changed, windows, copied).tolist()}
+            return {
+                "kl": damage(changed).tolist(),
+                "facts": right.tolist(),
+                "copying": circuits.kl_where(original, changed, windows, copied).tolist(),
+            }
 
         found = kept.value(f"{name}, {seed}", measure)
         return {key: torch.tensor(values, dtype=torch.float64) for key, values in found.items()}
@@ -81,17 +94,53 @@ def main() -> None:
     for name in ways:
         for seed in SEEDS if name in drawn else SEEDS[:1]:
             found = measured(name, seed)
-            print(name, seed, {key: round(float(v.mean()), 4) for key, v in found.items()}, flush=True)
+            print(
+                name, seed, {key: round(float(v.mean()), 4) for key, v in found.items()}, flush=True
+            )
     parts = {
-        "kl": ("Divergence, made equal", "kl", slice(None), {"unit": "nats of KL"}, "64 validation windows of 128 tokens"),
-        "often": ("Facts right: the 50 people talked about most", "facts", slice(0, 50), {"better": "higher"}, "250 facts, by person"),
-        "seldom": ("Facts right: the 150 people talked about least", "facts", slice(150, 300), {"better": "higher"}, "750 facts, by person"),
-        "copying": ("Divergence at tokens that can be copied", "copying", slice(None), {"unit": "nats of KL"}, "64 validation windows of 128 tokens, a quarter of their tokens"),
+        "kl": (
+            "Divergence, made equal",
+            "kl",
+            slice(None),
+            {"unit": "nats of KL"},
+            "64 validation windows of 128 tokens",
+        ),
+        "often": (
+            "Facts right: the 50 people talked about most",
+            "facts",
+            slice(0, 50),
+            {"better": "higher"},
+            "250 facts, by person",
+        ),
+        "seldom": (
+            "Facts right: the 150 people talked about least",
+            "facts",
+            slice(150, 300),
+            {"better": "higher"},
+            "750 facts, by person",
+        ),
+        "copying": (
+            "Divergence at tokens that can be copied",
+            "copying",
+            slice(None),
+            {"unit": "nats of KL"},
+            "64 validation windows of 128 tokens, a quarter of their tokens",
+        ),
     }
     for key, (title, what, part, settings, protocol) in parts.items():
         names = [n for n in ways if key in ("often", "seldom") or n != "original"]
-        rows = {n: (lambda seed, n=n, what=what, part=part: measured(n, seed)[what][part]) for n in names}
-        table = compare(title, rows, seeds=SEEDS, against="noise", protocol=f"{protocol}; 3 calibration sets or draws of the noise", **settings)
+        rows = {
+            n: (lambda seed, n=n, what=what, part=part: measured(n, seed)[what][part])
+            for n in names
+        }
+        table = compare(
+            title,
+            rows,
+            seeds=SEEDS,
+            against="noise",
+            protocol=f"{protocol}; 3 calibration sets or draws of the noise",
+            **settings,
+        )
         print(table)
         table.save(f"explaining-{key}", command=COMMAND)
 

@@ -22,11 +22,15 @@ SEEDS = (0, 1, 2)
 def main() -> None:
     torch.set_num_threads(1)
     net, tokenizer = models.load("bundled")
-    windows = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=64, seed=0).ids
+    windows = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=64, seed=0
+    ).ids
     original, asked = by_window.predictions(net, windows), facts.questions(tokenizer)
 
     def calibration(seed: int):
-        return evaluation.text.windows(tokenizer, "bundled", split="train", n=32, context=64, seed=seed).ids
+        return evaluation.text.windows(
+            tokenizer, "bundled", split="train", n=32, context=64, seed=seed
+        ).ids
 
     ways = {
         "magnitude .6": lambda seed: magnitude.prune(net, 0.6),
@@ -44,16 +48,46 @@ def main() -> None:
             changed = make(seed)
             kl[name].append(by_window.kl_by_window(original, changed, windows))
             people[name].append(facts.known(changed, asked).right.view(-1, 5).mean(1))
-            print(name, seed, float(kl[name][-1].mean()), float(people[name][-1].mean()), flush=True)
+            print(
+                name, seed, float(kl[name][-1].mean()), float(people[name][-1].mean()), flush=True
+            )
     command = "python benchmarks/forgetting.py"
     parts = {
-        "kl": ("Divergence", kl, slice(None), {"unit": "nats of KL"}, "64 validation windows of 64 tokens"),
-        "often": ("Facts right: the 50 people talked about most", people, slice(0, 50), {"better": "higher"}, "250 facts, by person"),
-        "seldom": ("Facts right: the 150 people talked about least", people, slice(150, 300), {"better": "higher"}, "750 facts, by person"),
+        "kl": (
+            "Divergence",
+            kl,
+            slice(None),
+            {"unit": "nats of KL"},
+            "64 validation windows of 64 tokens",
+        ),
+        "often": (
+            "Facts right: the 50 people talked about most",
+            people,
+            slice(0, 50),
+            {"better": "higher"},
+            "250 facts, by person",
+        ),
+        "seldom": (
+            "Facts right: the 150 people talked about least",
+            people,
+            slice(150, 300),
+            {"better": "higher"},
+            "750 facts, by person",
+        ),
     }
     for key, (title, found, part, settings, protocol) in parts.items():
-        rows = {n: v[0][part] if len(v) == 1 else (lambda seed, v=v, part=part: v[seed][part]) for n, v in found.items()}
-        table = compare(title, rows, seeds=SEEDS, against="RTN 2 bits", protocol=f"{protocol}; 3 calibration sets", **settings)
+        rows = {
+            n: v[0][part] if len(v) == 1 else (lambda seed, v=v, part=part: v[seed][part])
+            for n, v in found.items()
+        }
+        table = compare(
+            title,
+            rows,
+            seeds=SEEDS,
+            against="RTN 2 bits",
+            protocol=f"{protocol}; 3 calibration sets",
+            **settings,
+        )
         print(table)
         table.save(f"forgetting-{key}", command=command)
 

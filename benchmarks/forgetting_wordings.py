@@ -73,7 +73,9 @@ def main() -> None:
     wordings = [facts.questions(tokenizer, template=t) for t in (0, 1, 2)]
 
     def calibration(seed: int):
-        return evaluation.text.windows(tokenizer, "bundled", split="train", n=32, context=64, seed=seed).ids
+        return evaluation.text.windows(
+            tokenizer, "bundled", split="train", n=32, context=64, seed=seed
+        ).ids
 
     ways = {
         "original": lambda seed: net,
@@ -92,8 +94,18 @@ def main() -> None:
             right = torch.stack([facts.known(model, asked_of(w, seldom)).right for w in wordings])
             one.setdefault(name, []).append(right[0].view(-1, VALUES).mean(1))
             any_of.setdefault(name, []).append(right.amax(0).view(-1, VALUES).mean(1))
-            guessed.setdefault(name, []).append((right[0] + (1 - right[0]) * chance).view(-1, VALUES).mean(1))
-            print(name, seed, "each wording", right.mean(1).tolist(), "any", float(right.amax(0).mean()), flush=True)
+            guessed.setdefault(name, []).append(
+                (right[0] + (1 - right[0]) * chance).view(-1, VALUES).mean(1)
+            )
+            print(
+                name,
+                seed,
+                "each wording",
+                right.mean(1).tolist(),
+                "any",
+                float(right.amax(0).mean()),
+                flush=True,
+            )
 
     def row(values: list):
         return values[0] if len(values) == 1 else values.__getitem__
@@ -105,16 +117,27 @@ def main() -> None:
         rows[f"{name}, if guessed twice more"] = row(guessed[name])
     settings = {"seeds": SEEDS, "against": "original", "better": "higher"}
     command = "python benchmarks/forgetting_wordings.py"
-    table = compare("Facts right, in one wording or in any of three", rows, protocol="750 facts of 150 people, by person", **settings)
+    table = compare(
+        "Facts right, in one wording or in any of three",
+        rows,
+        protocol="750 facts of 150 people, by person",
+        **settings,
+    )
     print(table)
     table.save("forgetting-wordings", command=command)
     for name, make in ways.items():
         for seed in SEEDS:
             model, found = make(seed), torch.zeros(len(seldom))
-            for half in torch.randperm(300, generator=torch.Generator().manual_seed(seed)).split(150):
+            for half in torch.randperm(300, generator=torch.Generator().manual_seed(seed)).split(
+                150
+            ):
                 others = sorted(set(seldom) - set(half.tolist()))
                 learned = trained(model, asked_of(wordings[0], half.tolist()), seed)
-                known = facts.known(learned, asked_of(wordings[0], others)).right.view(-1, VALUES).mean(1)
+                known = (
+                    facts.known(learned, asked_of(wordings[0], others))
+                    .right.view(-1, VALUES)
+                    .mean(1)
+                )
                 found[torch.tensor(others) - SELDOM.start] = known
             after.setdefault(name, []).append(found)
             print(name, seed, "norms trained on others", float(found.mean()), flush=True)
@@ -123,7 +146,12 @@ def main() -> None:
         rows[name] = row(one[name])
         rows[f"{name}, norms trained on others"] = after[name].__getitem__
     protocol = f"750 facts of 150 people, by person; trained on the half without them, {STEPS} steps of {BATCH} questions"
-    table = compare("Facts right before and after training the norms on other people", rows, protocol=protocol, **settings)
+    table = compare(
+        "Facts right before and after training the norms on other people",
+        rows,
+        protocol=protocol,
+        **settings,
+    )
     print(table)
     table.save("forgetting-trained", command=command)
 

@@ -47,7 +47,14 @@ def measured(seed: int, wrong: float) -> dict[str, float]:
     def look(step: int) -> None:
         nonlocal best
         if step % 25 == 0:
-            best = max(best, (digits.accuracy(net, held_x, held_y), digits.accuracy(net, data.test_x, data.test_y)), key=lambda each: each[0])
+            best = max(
+                best,
+                (
+                    digits.accuracy(net, held_x, held_y),
+                    digits.accuracy(net, data.test_x, data.test_y),
+                ),
+                key=lambda each: each[0],
+            )
 
     with apply.each_step(net, after=look):
         fit(net)
@@ -60,14 +67,18 @@ def measured(seed: int, wrong: float) -> dict[str, float]:
     found |= {f"{s:.0%} pruned": accuracy(magnitude.prune(net, s).model) for s in (0.5, 0.7, 0.9)}
     for s in (0.7, 0.9, 0.97):
         target = lambda step, s=s: schedules.cubic(step, end=int(0.75 * STEPS), final=s)  # noqa: E731
-        found[f"{s:.0%} pruned while training"] = accuracy(schedules.while_training(start, fit, target, update=20))
+        found[f"{s:.0%} pruned while training"] = accuracy(
+            schedules.while_training(start, fit, target, update=20)
+        )
     return found
 
 
 def main() -> None:
     kept = Kept("generalization")
     torch.set_num_threads(1)
-    found = {seed: kept.value(f"0.2, {seed}", lambda seed=seed: measured(seed, 0.2)) for seed in SEEDS}
+    found = {
+        seed: kept.value(f"0.2, {seed}", lambda seed=seed: measured(seed, 0.2)) for seed in SEEDS
+    }
     table = compare(
         "Digits, a fifth of the labels drawn by chance: test accuracy", {name: (lambda seed, name=name: found[seed][name]) for name in found[0]},
         seeds=SEEDS, against="trained to the end", better="higher",

@@ -24,7 +24,9 @@ GOALS = {2048: (3.0, 4.0)}  # width: (times faster at least, copies at most)
 SETTINGS = {"bits": 4, "group_size": 64}
 
 
-def plain(weight: torch.Tensor, H: torch.Tensor, bits: int, group_size: int, damping: float = 0.01) -> torch.Tensor:
+def plain(
+    weight: torch.Tensor, H: torch.Tensor, bits: int, group_size: int, damping: float = 0.01
+) -> torch.Tensor:
     """GPTQ column by column: round, divide by U_ii, move every column that is left."""
     W, U = weight.clone(), gptq.inverse_cholesky(gptq.damped(H, damping))
     result = torch.empty_like(W)
@@ -42,7 +44,9 @@ def plain(weight: torch.Tensor, H: torch.Tensor, bits: int, group_size: int, dam
 def layer(width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A square layer and the Hessian of correlated inputs."""
     g = torch.Generator().manual_seed(width)
-    x = torch.randn(2 * width, width, generator=g) @ (torch.randn(width, width, generator=g) / width**0.5)
+    x = torch.randn(2 * width, width, generator=g) @ (
+        torch.randn(width, width, generator=g) / width**0.5
+    )
     return torch.randn(width, width, generator=g), gptq.hessian(x)
 
 
@@ -59,7 +63,9 @@ def times(width: int, repeats: int) -> tuple[float, float, float]:
     slow = gptq.layer_error(weight, plain(weight, H, **SETTINGS), H)
     fast = gptq.layer_error(weight, bare.weight, H)
     if abs(fast / slow - 1) > 0.01:
-        raise SystemExit(f"width {width}: the two do not agree, layer errors {slow:.6g} and {fast:.6g}")
+        raise SystemExit(
+            f"width {width}: the two do not agree, layer errors {slow:.6g} and {fast:.6g}"
+        )
     runs = [
         (
             seconds(lambda: plain(weight, H, **SETTINGS)),
@@ -98,19 +104,30 @@ def peak_copies(width: int) -> float:
 
 
 def main(widths: list[int]) -> int:
-    print(f"GPTQ of one square float32 layer, {SETTINGS['bits']} bits, groups of {SETTINGS['group_size']}")
-    print("width  plain / ours  plain / ours without never_worse  peak memory in copies of the layer")
+    print(
+        f"GPTQ of one square float32 layer, {SETTINGS['bits']} bits, groups of {SETTINGS['group_size']}"
+    )
+    print(
+        "width  plain / ours  plain / ours without never_worse  peak memory in copies of the layer"
+    )
     missed = []
     for width in widths:
         slow, ours, bare = times(width, repeats=5 if width < 4096 else 3)
-        # glibc then hands every large block back when it is freed, so that none hides in what was resident before
+        # glibc then hands every large block back when it is freed, so that none hides in what was
+        # resident before
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
         command = [sys.executable, __file__, "--memory", str(width)]
-        copies = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+        copies = float(
+            subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+            ).stdout
+        )
         print(f"{width:5}  {slow / ours:12.1f}  {slow / bare:33.1f}  {copies:34.1f}", flush=True)
         faster, most = GOALS.get(width, (0.0, float("inf")))
         if slow / ours < faster or copies > most:
-            missed.append(f"width {width}: goal at least {faster:g} times faster and at most {most:g} copies")
+            missed.append(
+                f"width {width}: goal at least {faster:g} times faster and at most {most:g} copies"
+            )
     print(
         "\n".join(missed)
         or f"goals met: {', '.join(f'width {w}: ≥ {f:g} ×, ≤ {c:g} copies' for w, (f, c) in GOALS.items())}"

@@ -73,7 +73,13 @@ def main() -> None:
 
     compiled = columns.walk
     rows: dict[str, list[float]] = {}
-    works = {"forward": forward, "factors": factors, "half products": lambda: products(True), "full products": lambda: products(False), "GPTQ": whole}
+    works = {
+        "forward": forward,
+        "factors": factors,
+        "half products": lambda: products(True),
+        "full products": lambda: products(False),
+        "GPTQ": whole,
+    }
     if given.readable:
         works["readable"] = whole
     if not given.real:

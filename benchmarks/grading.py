@@ -30,7 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LAB = "lab-3.1-gptq"
 GOAL = 4.0
 NAMES = ["ann", "李雷", "bo", "王芳", "chiara", "zoë", "張偉", "dmitri", "o'neil", "三毛"]
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TQDM_DISABLE": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "TQDM_DISABLE": "1",
+}
 
 OTHERS = {  # exercise: (another right answer, a wrong one)
     "hessian": (
@@ -92,7 +96,9 @@ def submission(lab, n: int) -> bytes:
     if kind in ("other right", "no metadata"):
         sources |= {name: right for name, (right, _) in OTHERS.items()}
     elif kind in ("one wrong", "three wrong"):
-        sources |= {name: OTHERS[name][1] for name in rng.sample(code, 1 if kind == "one wrong" else 3)}
+        sources |= {
+            name: OTHERS[name][1] for name in rng.sample(code, 1 if kind == "one wrong" else 3)
+        }
     elif kind == "half missing":
         sources |= {a.grade_id: a.released for a in rng.sample(lab.answers, len(lab.answers) // 2)}
     elif kind == "crashing":
@@ -104,7 +110,8 @@ def submission(lab, n: int) -> bytes:
         sources[third] += "\n)"
     elif kind == "noisy":
         sources |= {
-            name: f"import sys\n{sources[name]}\nprint('x' * 5000, file=sys.stderr)" for name in rng.sample(code, 2)
+            name: f"import sys\n{sources[name]}\nprint('x' * 5000, file=sys.stderr)"
+            for name in rng.sample(code, 2)
         }
     elif kind == "mixed":
         sources |= {name: rng.choice(pair) for name, pair in OTHERS.items()}
@@ -112,7 +119,9 @@ def submission(lab, n: int) -> bytes:
     for cell in notebook["cells"]:
         name = cell["metadata"].get("nbgrader", {}).get("grade_id")
         cell["source"] = (
-            f"{sources[name]}\n# learner {n}" if name in code else sources.get(name, "".join(cell["source"]))
+            f"{sources[name]}\n# learner {n}"
+            if name in code
+            else sources.get(name, "".join(cell["source"]))
         )
         cell["source"] = cell["source"].replace("fast = False", "fast = True")
         if kind == "no metadata":
@@ -129,7 +138,10 @@ def hand_in(course: Path, lab, learners: dict[str, int]) -> None:
 
 
 def results(course: Path) -> dict[str, dict]:
-    return {path.stem: json.loads(path.read_bytes()) for path in (course / "grades" / LAB).glob("*.json")}
+    return {
+        path.stem: json.loads(path.read_bytes())
+        for path in (course / "grades" / LAB).glob("*.json")
+    }
 
 
 def ours(course: Path, jobs: int, log, stop_at: int = 0) -> float:
@@ -169,7 +181,9 @@ def prepare_stock(course: Path, lab, log) -> None:
 def nbgrader(course: Path, log, *arguments: str) -> float:
     """Seconds of an nbgrader command. A submission that it cannot grade is its business, and it goes on with the next."""
     began = time.monotonic()
-    subprocess.run(["nbgrader", *arguments], cwd=course, stdout=log, stderr=log, env=ENVIRONMENT, check=False)
+    subprocess.run(
+        ["nbgrader", *arguments], cwd=course, stdout=log, stderr=log, env=ENVIRONMENT, check=False
+    )
     return time.monotonic() - began
 
 
@@ -185,7 +199,9 @@ def main(submissions: int, stock: int, jobs: int, log) -> int:
         parts = [beside[i * stock // 4 : (i + 1) * stock // 4] for i in range(4)]
 
         def stock_part(i: int) -> float:
-            return sum(nbgrader(theirs, log, "autograde", LAB, "--student", name) for name in parts[i])
+            return sum(
+                nbgrader(theirs, log, "autograde", LAB, "--student", name) for name in parts[i]
+            )
 
         def timed(what: str, seconds: float) -> float:
             print(f"{what}: {seconds:.0f} s; load average {os.getloadavg()[0]:.1f}", flush=True)
@@ -193,10 +209,15 @@ def main(submissions: int, stock: int, jobs: int, log) -> int:
 
         slow = [timed(f"stock, {len(parts[0])} submissions", stock_part(0))]
         quick = [timed("ours, until killed", ours(killed, jobs, log, stop_at=submissions // 2))]
-        kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (killed / "grades" / LAB).glob("*.json")}
+        kept = {
+            p: (p.read_bytes(), p.stat().st_mtime_ns)
+            for p in (killed / "grades" / LAB).glob("*.json")
+        }
         slow.append(timed(f"stock, {len(parts[1])} submissions", stock_part(1)))
         quick.append(timed(f"ours, the other {submissions - len(kept)}", ours(killed, jobs, log)))
-        assert all((p.read_bytes(), p.stat().st_mtime_ns) == before for p, before in kept.items()), "graded twice"
+        assert all(
+            (p.read_bytes(), p.stat().st_mtime_ns) == before for p, before in kept.items()
+        ), "graded twice"
         slow.append(timed(f"stock, {len(parts[2])} submissions", stock_part(2)))
         quick.append(timed(f"ours, all {submissions} in one run", ours(whole, jobs, log)))
         slow.append(timed(f"stock, {len(parts[3])} submissions", stock_part(3)))
@@ -213,7 +234,9 @@ def main(submissions: int, stock: int, jobs: int, log) -> int:
         f"{submissions} submissions, killed when {len(kept)} were graded, resumed: none lost, none graded twice, scores as in one run"
     )
     rates = {"ours": 2 * submissions / sum(quick) * 60, "stock": stock / sum(slow) * 60}
-    print(f"course grade --jobs {jobs}: {rates['ours']:.1f} submissions/minute, the start of each run included")
+    print(
+        f"course grade --jobs {jobs}: {rates['ours']:.1f} submissions/minute, the start of each run included"
+    )
     print(
         f"nbgrader autograde: {rates['stock']:.2f} submissions/minute ({stock} submissions, of which {graded} did not fail)"
     )
@@ -225,10 +248,19 @@ def main(submissions: int, stock: int, jobs: int, log) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--submissions", type=int, default=20)
-    parser.add_argument("--stock", type=int, default=4, help="how many of them stock nbgrader grades; at least 4")
+    parser.add_argument(
+        "--stock", type=int, default=4, help="how many of them stock nbgrader grades; at least 4"
+    )
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--log", type=argparse.FileType("w"), default=subprocess.DEVNULL, help="what the graders say")
+    parser.add_argument(
+        "--log",
+        type=argparse.FileType("w"),
+        default=subprocess.DEVNULL,
+        help="what the graders say",
+    )
     chosen = parser.parse_args()
     raise SystemExit(main(chosen.submissions, chosen.stock, chosen.jobs, chosen.log))

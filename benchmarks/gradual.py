@@ -26,7 +26,9 @@ def main(options: argparse.Namespace) -> None:
 
     def trained(prune, **more):
         def row(seed: int) -> torch.Tensor:
-            ids = token_windows(tokenizer, "train", options.steps * BATCH, CONTEXT, 5000 + seed).long()
+            ids = token_windows(
+                tokenizer, "train", options.steps * BATCH, CONTEXT, 5000 + seed
+            ).long()
             tried = []
             for peak in options.peaks:
                 training = {
@@ -39,7 +41,10 @@ def main(options: argparse.Namespace) -> None:
                 }
                 pruned = prune(model, ids, options.sparsity, **training, **more).model
                 tried.append((mean_loss(pruned, chosen_on), peak, divergences(pruned)))
-                print(f"seed {seed}, {prune.__name__}, peak {peak}: KL {float(tried[-1][2].mean()):.4f}", flush=True)
+                print(
+                    f"seed {seed}, {prune.__name__}, peak {peak}: KL {float(tried[-1][2].mean()):.4f}",
+                    flush=True,
+                )
             return min(tried, key=lambda t: t[:2])[2]
 
         return row

@@ -33,7 +33,10 @@ def main() -> None:
     )  # fmt: skip
     print(table)
     for share in SPARSITIES:
-        print(f"{share:.0%}: gradually − at once", table.difference(f"gradually, {share:.0%} gone", f"at once, {share:.0%} gone"))
+        print(
+            f"{share:.0%}: gradually − at once",
+            table.difference(f"gradually, {share:.0%} gone", f"at once, {share:.0%} gone"),
+        )
     table.save("gradual_digits", command="python benchmarks/gradual_digits.py")
 
 

@@ -38,7 +38,15 @@ def data(seed: int):
 
 def trained(model, seed: int, peak: float, bits: int, steps: int = STEPS, skip: int = 0):
     """Train on the original's probabilities, through a grid of 2 or (nearly none) 8 bits; new text behind the first `skip` steps."""
-    made = qat.quantize(model, data(seed)[8 * skip :], bits=bits, steps=steps, learning_rate=peak, seed=seed, teacher=net)
+    made = qat.quantize(
+        model,
+        data(seed)[8 * skip :],
+        bits=bits,
+        steps=steps,
+        learning_rate=peak,
+        seed=seed,
+        teacher=net,
+    )
     return pipeline.unpacked(made.model)
 
 
@@ -47,7 +55,7 @@ def prune(model):
 
 
 def round_to_two(model):
-    """(packed to 2 bits by GPTQ)"""
+    """(packed to 2 bits by GPTQ)."""
     return gptq.quantize(model, calibration, bits=2, group_size=64)
 
 
@@ -66,8 +74,14 @@ def together() -> None:
         def make():
             began = time.perf_counter()
             model = ways[name](seed, peak)
-            out = {"kl": divergences(model).tolist(), "others": float(by_window.kl_by_window(others_goal, model, others).mean())}
-            print(f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} ({time.perf_counter() - began:.0f} s)", flush=True)
+            out = {
+                "kl": divergences(model).tolist(),
+                "others": float(by_window.kl_by_window(others_goal, model, others).mean()),
+            }
+            print(
+                f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} ({time.perf_counter() - began:.0f} s)",
+                flush=True,
+            )
             return out
 
         return kept.value(f"together, {name}, {seed}, {peak}", make)
@@ -94,7 +108,9 @@ def steps() -> None:
     ways = {
         "at once": lambda ids, **k: pruning.schedules.one_shot(net, ids, 0.8, update=5, **k),
         "five rounds": lambda ids, **k: pruning.schedules.iterative(net, ids, 0.8, rounds=5, **k),
-        "gradually": lambda ids, **k: pruning.schedules.gradual(net, ids, 0.8, settle=0.45, update=5, **k),
+        "gradually": lambda ids, **k: pruning.schedules.gradual(
+            net, ids, 0.8, settle=0.45, update=5, **k
+        ),
     }
 
     def measured(name: str, seed: int, peak: float) -> dict:
@@ -102,8 +118,14 @@ def steps() -> None:
             began = time.perf_counter()
             ids = token_windows(tokenizer, "train", 240, 128, 5000 + seed)
             model = ways[name](ids, steps=60, batch=4, peak=peak, seed=seed, progress=False).model
-            out = {"kl": divergences(model).tolist(), "others": float(by_window.kl_by_window(others_goal, model, others).mean())}
-            print(f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} ({time.perf_counter() - began:.0f} s)", flush=True)
+            out = {
+                "kl": divergences(model).tolist(),
+                "others": float(by_window.kl_by_window(others_goal, model, others).mean()),
+            }
+            print(
+                f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} ({time.perf_counter() - began:.0f} s)",
+                flush=True,
+            )
             return out
 
         return kept.value(f"steps, {name}, {seed}, {peak}", make)
@@ -140,24 +162,52 @@ def drafts() -> None:
     for seed in SEEDS:
 
         def make(seed=seed):
-            ids = speculative.sample(net, token_windows(tokenizer, "validation", 64, 16, 100 + seed), new_tokens=112, seed=seed)
+            ids = speculative.sample(
+                net,
+                token_windows(tokenizer, "validation", 64, 16, 100 + seed),
+                new_tokens=112,
+                seed=seed,
+            )
             target, out = by_window.predictions(net, ids), {}
             for name, (model, _) in models.items():
-                alpha, r = (x[:, 15:] for x in speculative.chances(target, by_window.predictions(model, ids), ids))
+                alpha, r = (
+                    x[:, 15:]
+                    for x in speculative.chances(target, by_window.predictions(model, ids), ids)
+                )
                 tokens = {k: speculative.tokens_per_round(r, k).tolist() for k in (1, 2, 4, 8)}
-                beside = speculative.tokens_per_round(alpha.mean().expand(1, 200), 8)  # the formula, by the same count
-                assert abs(float(beside) - speculative.expected_tokens(float(alpha.mean()), 8)) < 1e-9
-                agree = float((target.argmax(-1) == by_window.predictions(model, ids).argmax(-1))[:, 15:-1].double().mean())
-                out[name] = {"alpha": alpha.mean(1).tolist(), "greedy": agree, "tokens": tokens, "pairs": float((r[:, :-1] * r[:, 1:]).mean())}
+                # the formula, by the same count
+                beside = speculative.tokens_per_round(alpha.mean().expand(1, 200), 8)
+                assert (
+                    abs(float(beside) - speculative.expected_tokens(float(alpha.mean()), 8)) < 1e-9
+                )
+                agree = float(
+                    (target.argmax(-1) == by_window.predictions(model, ids).argmax(-1))[:, 15:-1]
+                    .double()
+                    .mean()
+                )
+                out[name] = {
+                    "alpha": alpha.mean(1).tolist(),
+                    "greedy": agree,
+                    "tokens": tokens,
+                    "pairs": float((r[:, :-1] * r[:, 1:]).mean()),
+                }
             return out
 
         found[seed] = kept.value(f"drafts, {seed}", make)
     rows = {}
     for name in models:
         for k in ("1", "4", "8"):
-            rows[f"{name}, k = {k}"] = lambda seed, name=name, k=k: torch.tensor(_by(found[seed][name]["tokens"], k))
-    alphas = {name: sum(sum(found[s][name]["alpha"]) for s in SEEDS) / 64 / len(SEEDS) for name in models}
-    formula = {f"{name}, k = {k}": round(speculative.expected_tokens(alphas[name], int(k)), 3) for name in models for k in "148"}
+            rows[f"{name}, k = {k}"] = lambda seed, name=name, k=k: torch.tensor(
+                _by(found[seed][name]["tokens"], k)
+            )
+    alphas = {
+        name: sum(sum(found[s][name]["alpha"]) for s in SEEDS) / 64 / len(SEEDS) for name in models
+    }
+    formula = {
+        f"{name}, k = {k}": round(speculative.expected_tokens(alphas[name], int(k)), 3)
+        for name in models
+        for k in "148"
+    }
     table = compare(
         "Tokens for each forward of the target", rows, seeds=SEEDS, unit="tokens", better="higher",
         protocol="bundled model at temperature 1; 64 texts of 112 tokens that it wrote itself, for each seed; expectation over what is accepted",
@@ -180,14 +230,25 @@ def _by(table: dict, k: str) -> list[float]:
 
 def configurations() -> dict:
     """{name: function that makes it}: shapes, then bits."""
-    shapes = {"whole": lambda: net, "four blocks": lambda: pruning.structured.prune_layers(net, calibration, keep=4).model}
+    shapes = {
+        "whole": lambda: net,
+        "four blocks": lambda: pruning.structured.prune_layers(net, calibration, keep=4).model,
+    }
     for percent in (75, 50, 25):
-        shapes[f"{percent} % of the channels"] = lambda share=percent / 100: pruning.structured.prune_mlp(net, calibration, keep=share).model
+        shapes[f"{percent} % of the channels"] = lambda share=percent / 100: (
+            pruning.structured.prune_mlp(net, calibration, keep=share).model
+        )
     found = {}
     for name, make in shapes.items():
-        found[f"{name}, 16 bits"] = lambda make=make: pipeline.run(pipeline.unpacked(make()), [("half", {})], pipeline.Supplies(net, calibration, calibration))
+        found[f"{name}, 16 bits"] = lambda make=make: pipeline.run(
+            pipeline.unpacked(make()),
+            [("half", {})],
+            pipeline.Supplies(net, calibration, calibration),
+        )
         for bits in (4, 3, 2):
-            found[f"{name}, GPTQ {bits} bits"] = lambda make=make, bits=bits: gptq.quantize(pipeline.unpacked(make()), calibration, bits=bits)
+            found[f"{name}, GPTQ {bits} bits"] = lambda make=make, bits=bits: gptq.quantize(
+                pipeline.unpacked(make()), calibration, bits=bits
+            )
     for bits in (8, 4, 3, 2):
         found[f"whole, rounded to {bits} bits"] = lambda bits=bits: rtn.quantize(net, bits=bits)
     return found
@@ -200,7 +261,9 @@ def front() -> None:
         def measured(make=make, name=name):
             made = make()
             kl = divergences(made.model)
-            score = evaluation.task_scores(made.model, tokenizer, tasks=["facts"], n=300, split="test")["facts"]
+            score = evaluation.task_scores(
+                made.model, tokenizer, tasks=["facts"], n=300, split="test"
+            )["facts"]
             plain = pipeline.unpacked(made.model)
             table = latency.parts(plain)
             embedding = 2 * plain.get_input_embeddings().weight.numel()
@@ -210,12 +273,21 @@ def front() -> None:
                 "kl_half": comparison.compare("", {"a": kl}, seeds=(0,), progress=False).half_width("a"), "facts": score.accuracy,
                 "flops": latency.flops(plain, 1), "parts": [list(p) for p in table],
             }  # fmt: skip
-            print(f"  {name}: {out['bytes']:,} bytes, KL {out['kl']:.4f} ± {out['kl_half']:.4f}, facts {out['facts']:.3f}", flush=True)
+            print(
+                f"  {name}: {out['bytes']:,} bytes, KL {out['kl']:.4f} ± {out['kl_half']:.4f}, facts {out['facts']:.3f}",
+                flush=True,
+            )
             return out
 
         rows[name] = dict(kept.value(f"front, {name}", measured))
     wanted = {tuple(part) for row in rows.values() for part in row["parts"]}
-    seconds = kept.value("front, latency", lambda: [[list(p), s] for p, s in latency.measure(sorted(wanted), batch=1, context=64)[0].seconds.items()])
+    seconds = kept.value(
+        "front, latency",
+        lambda: [
+            [list(p), s]
+            for p, s in latency.measure(sorted(wanted), batch=1, context=64)[0].seconds.items()
+        ],
+    )
     table = latency.LatencyTable({(p[0], p[1], p[2]): s for p, s in seconds}, 1, 64)
     for row in rows.values():
         row["milliseconds"] = round(1000 * table.total([tuple(p) for p in row.pop("parts")]), 3)
@@ -223,7 +295,9 @@ def front() -> None:
         "command": "python benchmarks/holistic.py front", "date": time.strftime("%Y-%m-%d"), "rows": rows,
         "protocol": f"{PROTOCOL}; 300 test questions; milliseconds: one thread, 64 tokens, dense products in FP32, the parts of a latency table added",
     }  # fmt: skip
-    (comparison.TABLES / "plain" / "holistic-front.json").write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (comparison.TABLES / "plain" / "holistic-front.json").write_text(
+        json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ import torch
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 TUNING = {
     "gemv": {"ROWS": (4, 8, 16, 32), "BYTES": (64, 128, 256), "num_warps": (2, 4, 8)},
-    "gemm": {"TOKENS": (16, 32), "ROWS": (32, 64, 128), "BYTES": (32, 64), "num_warps": (4, 8), "num_stages": (2, 4)},
+    "gemm": {
+        "TOKENS": (16, 32),
+        "ROWS": (32, 64, 128),
+        "BYTES": (32, 64),
+        "num_warps": (4, 8),
+        "num_stages": (2, 4),
+    },
 }
 LAUNCH = ("num_warps", "num_stages")
 
@@ -37,7 +43,8 @@ def best(x, weight) -> tuple[float, dict]:
     for blocks, launch in settings("gemv" if len(x) == 1 else "gemm"):
         try:
             ms = triton.testing.do_bench(
-                lambda b=blocks, k=launch: gpu.linear(x, weight, blocks=b, **k), return_mode="median"
+                lambda b=blocks, k=launch: gpu.linear(x, weight, blocks=b, **k),
+                return_mode="median",
             )
         except triton.runtime.errors.OutOfResources:
             continue
@@ -62,9 +69,13 @@ def main(width: int) -> int:
     weights = {}
     for bits in kernels.BITS:
         w = packed(width, bits)
-        weights[bits] = kernels.PackedWeight(w.codes.cuda(), w.scale.cuda(), w.zero_point.cuda(), bits, width)
+        weights[bits] = kernels.PackedWeight(
+            w.codes.cuda(), w.scale.cuda(), w.zero_point.cuda(), bits, width
+        )
     dense = kernels.reference.dequantize(weights[4]).bfloat16()
-    theirs = Linear4bit(width, width, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4").cuda()
+    theirs = Linear4bit(
+        width, width, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+    ).cuda()
     source, target = (
         torch.empty(2**28, dtype=torch.uint8, device="cuda"),
         torch.empty(2**28, dtype=torch.uint8, device="cuda"),
@@ -73,7 +84,9 @@ def main(width: int) -> int:
     print(
         f"{torch.cuda.get_device_name()}; torch {torch.__version__}; triton {triton.__version__}; copy {copy:.0f} GB/s"
     )
-    print("batch  INT4 / BF16  INT8 / BF16  INT4 / bitsandbytes  INT4's share of the copy bandwidth  setting of INT4")
+    print(
+        "batch  INT4 / BF16  INT8 / BF16  INT4 / bitsandbytes  INT4's share of the copy bandwidth  setting of INT4"
+    )
     for batch in BATCHES:
         x = torch.randn(batch, width, device="cuda", dtype=torch.bfloat16)
         (four, setting), (eight, _) = best(x, weights[4]), best(x, weights[8])

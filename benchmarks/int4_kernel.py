@@ -28,7 +28,8 @@ from torch.nn.functional import linear
 from course_utils import kernels
 
 GROUP = 64
-GOALS = {"fp32": 6.0, "torch int4pack": 1.0, "bitsandbytes NF4": 1.0}  # INT4 × INT8, batch 1: times faster at least
+# INT4 × INT8, batch 1: times faster at least
+GOALS = {"fp32": 6.0, "torch int4pack": 1.0, "bitsandbytes NF4": 1.0}
 BANDWIDTH = 0.6  # of a plain read, at least
 BATCHES = (1, 2, 4, 8, 16, 32)
 FORMATS = {"mxfp4": "E8M0", "nvfp4": "E4M3"}  # the kinds of their scales
@@ -36,23 +37,35 @@ FORMATS = {"mxfp4": "E8M0", "nvfp4": "E4M3"}  # the kinds of their scales
 
 def cache_bytes() -> int:
     """The last-level cache, or 64 MB where the system does not say."""
-    sizes = [f.read_text().strip() for f in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max([int(s[:-1]) * {"K": 2**10, "M": 2**20}[s[-1]] for s in sizes if s[-1] in "KM"], default=64 * 2**20)
+    sizes = [
+        f.read_text().strip()
+        for f in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
+    return max(
+        [int(s[:-1]) * {"K": 2**10, "M": 2**20}[s[-1]] for s in sizes if s[-1] in "KM"],
+        default=64 * 2**20,
+    )
 
 
 def packed(width: int, bits: int) -> kernels.PackedWeight:
     g = torch.Generator().manual_seed(bits)
     codes = torch.randint(2**bits, (width, width), generator=g, dtype=torch.uint8)
     scale = torch.rand(width, width // GROUP, generator=g).mul(0.01).add(0.001).half().float()
-    return kernels.from_codes(codes, scale, torch.randint(2**bits, scale.shape, generator=g), bits=bits)
+    return kernels.from_codes(
+        codes, scale, torch.randint(2**bits, scale.shape, generator=g), bits=bits
+    )
 
 
 def blocks(width: int, kind: str) -> kernels.BlockWeight:
     g = torch.Generator().manual_seed(0)
     codes = torch.randint(256, (width, width // 2), generator=g, dtype=torch.uint8)
     low, high = (118, 122) if kind == "E8M0" else (40, 88)
-    scale = torch.randint(low, high, (width, width // kernels.BLOCKS[kind]), generator=g).to(torch.uint8)
-    return kernels.BlockWeight(codes, scale, torch.tensor(0.01) if kind == "E4M3" else None, kind, width)
+    scale = torch.randint(low, high, (width, width // kernels.BLOCKS[kind]), generator=g).to(
+        torch.uint8
+    )
+    return kernels.BlockWeight(
+        codes, scale, torch.tensor(0.01) if kind == "E4M3" else None, kind, width
+    )
 
 
 def weight_of(width: int, name: int | str):
@@ -66,7 +79,11 @@ def copies(make_one, nbytes: int, total: int):
 
 
 def clone(weight):
-    held = {name: value.clone() for name, value in vars(weight).items() if isinstance(value, torch.Tensor)}
+    held = {
+        name: value.clone()
+        for name, value in vars(weight).items()
+        if isinstance(value, torch.Tensor)
+    }
     return dataclasses.replace(weight, **held)
 
 
@@ -88,7 +105,9 @@ def contestants(width: int, total: int) -> dict:
         "INT4 × INT8": lambda x: kernels.linear(x, next(int4), activations="int8"),
         "INT8 × float": lambda x: kernels.linear(x, next(int8)),
         "INT8 × INT8": lambda x: kernels.linear(x, next(int8), activations="int8"),
-        "torch int4pack": lambda x: torch._weight_int4pack_mm_for_cpu(x.bfloat16(), *four_of(next(pack4))),
+        "torch int4pack": lambda x: torch._weight_int4pack_mm_for_cpu(
+            x.bfloat16(), *four_of(next(pack4))
+        ),
         "torch int8pack": lambda x: torch._weight_int8pack_mm(x, next(pack8), row),
         "bitsandbytes NF4": bitsandbytes(width),
     }
@@ -117,14 +136,19 @@ def plain_read(total: int, threads: int):
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "read.so"
         source, compiler = Path(__file__).with_name("read.cpp"), kernels.build.find_compiler()
-        subprocess.run([compiler, *kernels.build.FLAGS, "-march=native", "-fopenmp", source, "-o", library], check=True)
+        subprocess.run(
+            [compiler, *kernels.build.FLAGS, "-march=native", "-fopenmp", source, "-o", library],
+            check=True,
+        )
         read_all = ctypes.CDLL(str(library)).read_all
     read_all.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
     large = torch.ones(total // 2**20 * 2**17, dtype=torch.int64)
     return lambda: read_all(large.data_ptr(), len(large), threads), large.nbytes
 
 
-def compare_widths(width: int, total: int, clock, widths=(*kernels.BITS, *FORMATS), batch: int = 1) -> None:
+def compare_widths(
+    width: int, total: int, clock, widths=(*kernels.BITS, *FORMATS), batch: int = 1
+) -> None:
     """One batch at each of the widths and formats, beside what the bytes allow; with act-order the input is permuted first."""
     x, dense, order = torch.randn(batch, width), torch.randn(width, width), torch.randperm(width)
     fp32 = copies(dense.clone, dense.nbytes, total)
@@ -146,7 +170,11 @@ def compare_widths(width: int, total: int, clock, widths=(*kernels.BITS, *FORMAT
         base, *ours = (statistics.median(t[1:]) for t in times.values())
         part = one.nbytes / dense.nbytes
         label = name if isinstance(name, str) else f"{name} bits"
-        print(f"  {label:6} {part:8.3f}" + "".join(f"{base / t:9.2f} ({base / t * part:.2f})" for t in ours), flush=True)
+        print(
+            f"  {label:6} {part:8.3f}"
+            + "".join(f"{base / t:9.2f} ({base / t * part:.2f})" for t in ours),
+            flush=True,
+        )
 
 
 def check(width: int) -> None:
@@ -158,19 +186,26 @@ def check(width: int) -> None:
             wanted = kernels.reference.linear(x, weight, activations=activations)
             found = kernels.linear(x, weight, activations=activations)
             if (found - wanted).abs().max() > 1e-4 * wanted.abs().max():
-                raise SystemExit(f"{name}, {activations} activations: the kernel and the reference disagree")
+                raise SystemExit(
+                    f"{name}, {activations} activations: the kernel and the reference disagree"
+                )
 
 
 def compare_variants(width: int, clock) -> None:
     """Each way to compute the same product at batch 1, on rows that stay in the cache: what each attempt gave."""
     weight = packed(width, 4)
-    part = kernels.PackedWeight(weight.codes[:256], weight.scale[:256], weight.zero_point[:256], 4, width)
+    part = kernels.PackedWeight(
+        weight.codes[:256], weight.scale[:256], weight.zero_point[:256], 4, width
+    )
     x, dense = torch.randn(1, width), torch.randn(256, width)
     base = median(lambda: linear(x, dense), clock, 21)
     print("INT4 at batch 1, 256 rows in the cache, times faster than fp32:")
     for name in kernels.cpu.variants():
         ratios = [
-            base / median(lambda n=name, a=a: kernels.linear(x, part, activations=a, variant=n), clock, 21)
+            base
+            / median(
+                lambda n=name, a=a: kernels.linear(x, part, activations=a, variant=n), clock, 21
+            )
             for a in kernels.ACTIVATIONS
         ]
         print(f"  {name:9} × float {ratios[0]:5.2f}   × INT8 {ratios[1]:5.2f}")
@@ -224,7 +259,9 @@ def main(width: int, threads: int, widths: list[int | str], batches: list[int] |
                 read_large()
                 read.append(clock() - began)
         medians = {name: statistics.median(t[1:]) for name, t in times.items() if t}
-        ratios = [f"{medians['fp32'] / medians[n]:16.2f}" if n in medians else f"{'':16}" for n in runs]
+        ratios = [
+            f"{medians['fp32'] / medians[n]:16.2f}" if n in medians else f"{'':16}" for n in runs
+        ]
         print(f"{batch:5}  " + "  ".join(ratios), flush=True)
         if batch == 1:
             missed = verdict(medians, packed(width, 4).nbytes, read_bytes / statistics.median(read))
@@ -241,7 +278,9 @@ def verdict(medians: dict, nbytes: int, read: float) -> list[str]:
     print(f"       INT4 × INT8 reads its weight at {share:.0%} of the speed of a plain read")
     for name, least in GOALS.items():
         if medians[name] / ours < least:
-            missed.append(f"goal missed: {medians[name] / ours:.2f} times faster than {name}, wanted {least:g}")
+            missed.append(
+                f"goal missed: {medians[name] / ours:.2f} times faster than {name}, wanted {least:g}"
+            )
     if share < BANDWIDTH:
         missed.append(f"goal missed: {share:.0%} of the read bandwidth, wanted {BANDWIDTH:.0%}")
     return missed
@@ -252,7 +291,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return "processor unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "processor unknown")
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        "processor unknown",
+    )
 
 
 if __name__ == "__main__":

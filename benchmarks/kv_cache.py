@@ -27,7 +27,12 @@ WAYS = {
     "TurboQuant": {"method": "turboquant"},
     "TurboQuant, unbiased keys": {"method": "turboquant-unbiased"},
 }
-TOKENS = {"nothing kept": {}, "first 4 kept": {"first": 4}, "first 32 kept": {"first": 32}, "newest 32 kept": {"window": 32}}
+TOKENS = {
+    "nothing kept": {},
+    "first 4 kept": {"first": 4},
+    "first 32 kept": {"first": 32},
+    "newest 32 kept": {"window": 32},
+}
 
 
 def tokens(model, ids, original, title, name, protocol, command):
@@ -35,24 +40,36 @@ def tokens(model, ids, original, title, name, protocol, command):
     bits = {}
 
     def row(label, settings):
-        found, bits[label] = kv_cache.divergences(model, ids, original=original, bits=2, **{**PLAIN, **settings})
+        found, bits[label] = kv_cache.divergences(
+            model, ids, original=original, bits=2, **{**PLAIN, **settings}
+        )
         print(name, label, float(found[:, 64:].mean()), flush=True)
         return found[:, 64:].mean(1)
 
-    table = compare(title, {k: row(k, v) for k, v in TOKENS.items()}, against="nothing kept", unit="nats", protocol=protocol)
+    table = compare(
+        title,
+        {k: row(k, v) for k, v in TOKENS.items()},
+        against="nothing kept",
+        unit="nats",
+        protocol=protocol,
+    )
     print(table.save(name, command=command), table, sep="\n")
 
 
 def main() -> None:
     model, tokenizer, _ = bundled()
-    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=256, seed=0).ids
+    ids = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=256, seed=0
+    ).ids
     original = evaluation.predictions(model, ids)
     about = "bundled model; 64 windows of 256 validation tokens, read 32 at a time; older tokens packed in groups of 32"
     for bits in (2, 3, 4):
         took = {}
 
         def measured(label, settings, bits=bits, took=took):
-            found, used = kv_cache.divergences(model, ids, original=original, bits=bits, **PLAIN, **settings)
+            found, used = kv_cache.divergences(
+                model, ids, original=original, bits=bits, **PLAIN, **settings
+            )
             took[label] = f"{used:.2f}"
             print(bits, label, took[label], float(found.mean()), flush=True)
             return found.mean(1)
@@ -63,24 +80,56 @@ def main() -> None:
             return measured(label, settings)
 
         rows = {label: row(label, settings) for label, settings in WAYS.items()}
-        table = compare(f"{bits}-bit cache: KL from the full cache", rows, against="keys by channel (KIVI)", unit="nats", protocol=about)
+        table = compare(
+            f"{bits}-bit cache: KL from the full cache",
+            rows,
+            against="keys by channel (KIVI)",
+            unit="nats",
+            protocol=about,
+        )
         table.columns["bits a number"] = took
         print(table.save(f"cache-{bits}-bit", command=COMMAND), table, sep="\n")
-    tokens(model, ids, original, "2-bit cache of the bundled model, some tokens exact", "cache-tokens", f"{about}; from the 65th token on", COMMAND)
-    long = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=512, seed=0).ids
+    tokens(
+        model,
+        ids,
+        original,
+        "2-bit cache of the bundled model, some tokens exact",
+        "cache-tokens",
+        f"{about}; from the 65th token on",
+        COMMAND,
+    )
+    long = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=512, seed=0
+    ).ids
     found, _ = kv_cache.divergences(model, long, bits=2, **PLAIN)
     parts = {f"tokens {a} to {a + 63}": found[:, a : a + 64].mean(1) for a in range(64, 512, 64)}
-    table = compare("2-bit cache (KIVI) against context length", parts, against="tokens 64 to 127", unit="nats", protocol=about.replace("of 256", "of 512"))
+    table = compare(
+        "2-bit cache (KIVI) against context length",
+        parts,
+        against="tokens 64 to 127",
+        unit="nats",
+        protocol=about.replace("of 256", "of 512"),
+    )
     print(table.save("cache-length", command=COMMAND), table, sep="\n")
 
 
 def real() -> None:
     torch.set_num_threads(1)
     model, tokenizer = models.load("smollm2")
-    ids = evaluation.text.windows(tokenizer, "pydoc", split="all", n=64, context=128, seed=0, scattered=True).ids
+    ids = evaluation.text.windows(
+        tokenizer, "pydoc", split="all", n=64, context=128, seed=0, scattered=True
+    ).ids
     original = evaluation.predictions(model, ids)
     about = "SmolLM2-135M-Instruct, weights rounded to Q4_1 before; 64 windows of 128 tokens of pydoc, from the 65th token on"
-    tokens(model, ids, original, "2-bit cache of SmolLM2, some tokens exact", "cache-tokens-real", about, f"{COMMAND} smollm2")
+    tokens(
+        model,
+        ids,
+        original,
+        "2-bit cache of SmolLM2, some tokens exact",
+        "cache-tokens-real",
+        about,
+        f"{COMMAND} smollm2",
+    )
 
 
 if __name__ == "__main__":

@@ -40,11 +40,29 @@ def make(folder: Path, blocks: int) -> int:
 
     square = (WIDTH, WIDTH)
     for i in range(blocks):
-        parts = {f"self_attn.{n}_proj.weight": square for n in "qkvo"} | {f"mlp.{n}_proj.weight": (MLP, WIDTH) for n in ("gate", "up")}
-        parts |= {"mlp.down_proj.weight": (WIDTH, MLP), "input_layernorm.weight": (WIDTH,), "post_attention_layernorm.weight": (WIDTH,)}
-        write(f"model-{i:05d}.safetensors", {f"model.layers.{i}.{name}": shape for name, shape in parts.items()})
-    write("model-rest.safetensors", {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "lm_head.weight": (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,)})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        parts = {f"self_attn.{n}_proj.weight": square for n in "qkvo"} | {
+            f"mlp.{n}_proj.weight": (MLP, WIDTH) for n in ("gate", "up")
+        }
+        parts |= {
+            "mlp.down_proj.weight": (WIDTH, MLP),
+            "input_layernorm.weight": (WIDTH,),
+            "post_attention_layernorm.weight": (WIDTH,),
+        }
+        write(
+            f"model-{i:05d}.safetensors",
+            {f"model.layers.{i}.{name}": shape for name, shape in parts.items()},
+        )
+    write(
+        "model-rest.safetensors",
+        {
+            "model.embed_tokens.weight": (VOCABULARY, WIDTH),
+            "lm_head.weight": (VOCABULARY, WIDTH),
+            "model.norm.weight": (WIDTH,),
+        },
+    )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
@@ -52,15 +70,32 @@ def compress(folder: str, out: str, tokens: int, states: str) -> None:
     """The work, in a process of its own: prints its peak, the peak before it began, and its seconds."""
     from course_utils.quantization import gptq, streaming
 
-    ids = torch.randint(0, VOCABULARY, (tokens // 512, 512), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        0, VOCABULARY, (tokens // 512, 512), generator=torch.Generator().manual_seed(1)
+    )
     before, began = peak(), time.perf_counter()
-    result = streaming.compress(folder, gptq.quantize, ids, out=out, states=states, bits=4, group_size=128)
-    print(json.dumps({"peak": peak(), "before": before, "seconds": time.perf_counter() - began, "bytes": result.details["bytes"]}))
+    result = streaming.compress(
+        folder, gptq.quantize, ids, out=out, states=states, bits=4, group_size=128
+    )
+    print(
+        json.dumps(
+            {
+                "peak": peak(),
+                "before": before,
+                "seconds": time.perf_counter() - began,
+                "bytes": result.details["bytes"],
+            }
+        )
+    )
 
 
 def peak() -> int:
     """Bytes of VmHWM (Linux)."""
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in open("/proc/self/status")
+        if line.startswith("VmHWM")
+    )
 
 
 def main() -> int:
@@ -75,17 +110,46 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as place:
         size = make(Path(place) / "model", given.blocks)
-        command = [sys.executable, __file__, "--work", f"{place}/model", f"{place}/out", "--tokens", str(given.tokens), "--states", given.states]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip().splitlines()[-1])
-    state, full = (n * WIDTH * {"memory": 4, "half": 2, "disk": 0}[given.states] for n in (given.tokens, 128 * 2048))
+        command = [
+            sys.executable,
+            __file__,
+            "--work",
+            f"{place}/model",
+            f"{place}/out",
+            "--tokens",
+            str(given.tokens),
+            "--states",
+            given.states,
+        ]
+        found = json.loads(
+            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            .stdout.strip()
+            .splitlines()[-1]
+        )
+    state, full = (
+        n * WIDTH * {"memory": 4, "half": 2, "disk": 0}[given.states]
+        for n in (given.tokens, 128 * 2048)
+    )
     whole = found["peak"] + 2 * (full - state) + (32000 - VOCABULARY) * WIDTH * 4
-    print(f"{given.blocks} blocks, {size / 1e9:.2f} GB of bfloat16 weights, {given.tokens} calibration tokens, states in {given.states}, {torch.get_num_threads()} threads")
+    print(
+        f"{given.blocks} blocks, {size / 1e9:.2f} GB of bfloat16 weights, {given.tokens} calibration tokens, states in {given.states}, {torch.get_num_threads()} threads"
+    )
     allowed = 4 * (4 * WIDTH**2 + 3 * WIDTH * MLP) + 4 * (3 * WIDTH**2 + MLP**2) + 2 * state + 10**9
-    print(f"peak {found['peak'] / GIB:.2f} GiB (libraries alone {found['before'] / GIB:.2f}), {found['seconds'] / 60:.1f} minutes, result {found['bytes'] / 1e9:.2f} GB")
-    print(f"one block in float32, its Hessians, two times the states and 1 GB: {allowed / GIB:.2f} GiB")
-    print(f"32 blocks, 128 x 2048 tokens, vocabulary 32000, computed: at most {whole / GIB:.2f} GiB with states in {given.states}")
+    print(
+        f"peak {found['peak'] / GIB:.2f} GiB (libraries alone {found['before'] / GIB:.2f}), {found['seconds'] / 60:.1f} minutes, result {found['bytes'] / 1e9:.2f} GB"
+    )
+    print(
+        f"one block in float32, its Hessians, two times the states and 1 GB: {allowed / GIB:.2f} GiB"
+    )
+    print(
+        f"32 blocks, 128 x 2048 tokens, vocabulary 32000, computed: at most {whole / GIB:.2f} GiB with states in {given.states}"
+    )
     missed = found["peak"] > min(allowed, 6e9) or (given.states != "memory" and whole > 12e9)
-    print("goals missed" if missed else "goals met: peak within that and 6 GB, and 12 GB for 32 blocks with states in half precision or on disk")
+    print(
+        "goals missed"
+        if missed
+        else "goals met: peak within that and 6 GB, and 12 GB for 32 blocks with states in half precision or on disk"
+    )
     return int(missed)
 
 

@@ -21,12 +21,17 @@ COMMAND = "python benchmarks/learned_masks.py"
 def main() -> None:
     kept = Kept("learned-masks")
     model, tokenizer, divergences = bundled()
-    sets = {seed: evaluation.calibration(tokenizer, "bundled", n=64, context=128, seed=200 + seed) for seed in (0, 1, 2)}
+    sets = {
+        seed: evaluation.calibration(tokenizer, "bundled", n=64, context=128, seed=200 + seed)
+        for seed in (0, 1, 2)
+    }
     methods = {
         "magnitude": lambda seed: magnitude.prune(model, pattern="2:4"),
         "Wanda": lambda seed: wanda.prune(model, sets[seed], pattern="2:4"),
         "learned": lambda seed: learned_masks.prune(model, sets[seed], seed=seed),
-        "learned, no noise": lambda seed: learned_masks.prune(model, sets[seed], seed=seed, noise=0.0),
+        "learned, no noise": lambda seed: learned_masks.prune(
+            model, sets[seed], seed=seed, noise=0.0
+        ),
         "SparseGPT (moves weights)": lambda seed: sparsegpt.prune(model, sets[seed], pattern="2:4"),
     }
 

@@ -53,18 +53,34 @@ def together(seed):
     def alone():
         found = torch.zeros(200)
         for kind in (0, 1):
-            model = student(seed, at_work.of_instructions(at_work.instructed(2000, (kind,), seed=200 + seed)), B)
+            model = student(
+                seed, at_work.of_instructions(at_work.instructed(2000, (kind,), seed=200 + seed)), B
+            )
             own = torch.tensor([float(p[0] == kind) for p in test])
             found += own * at_work.followed(model, test)
         return found
 
     def both(tokens):
-        return at_work.followed(student(seed, at_work.of_instructions(at_work.instructed(4000, seed=200 + seed)), tokens), test)
+        return at_work.followed(
+            student(
+                seed, at_work.of_instructions(at_work.instructed(4000, seed=200 + seed)), tokens
+            ),
+            test,
+        )
 
     def other():
-        return at_work.followed(student(seed, at_work.of_instructions(at_work.instructed(2000, (0,), seed=200 + seed)), B), test)
+        return at_work.followed(
+            student(
+                seed, at_work.of_instructions(at_work.instructed(2000, (0,), seed=200 + seed)), B
+            ),
+            test,
+        )
 
-    return {"one student for each task": alone, "one student, both tasks": lambda: both(2 * B), "one student, running sums only": other}
+    return {
+        "one student for each task": alone,
+        "one student, both tasks": lambda: both(2 * B),
+        "one student, running sums only": other,
+    }
 
 
 @functools.cache
@@ -75,12 +91,20 @@ def grown(seed, tokens):
 
 def leap(seed):
     """For each budget: the share of right digits of each chain, and whether all are right."""
-    return {label: lambda tokens=tokens: [part.tolist() for part in at_work.by_token(grown(seed, tokens), LONG)] for label, tokens in GROWING.items()}
+    return {
+        label: lambda tokens=tokens: [
+            part.tolist() for part in at_work.by_token(grown(seed, tokens), LONG)
+        ]
+        for label, tokens in GROWING.items()
+    }
 
 
 def prefixes(seed):
     """The next step behind half a chain: as the teacher writes it, or with its last step made wrong."""
-    return {label: lambda wrong=wrong: at_work.next_steps(grown(seed, WEAK), TEST, wrong=wrong) for label, wrong in PREFIXES.items()}
+    return {
+        label: lambda wrong=wrong: at_work.next_steps(grown(seed, WEAK), TEST, wrong=wrong)
+        for label, wrong in PREFIXES.items()
+    }
 
 
 def voting(seed):
@@ -88,18 +112,29 @@ def voting(seed):
     model, rights = grown(seed, WEAK), [reasoning.SUMS.chain(d)[-1] for d in TEST]
 
     def one(heat):
-        return lambda: reasoning.right(reasoning.write(model, TEST, temperature=heat, seed=100 * seed), TEST)
+        return lambda: reasoning.right(
+            reasoning.write(model, TEST, temperature=heat, seed=100 * seed), TEST
+        )
 
     def vote(heat):
         def answers():
-            drawn = [reasoning.write(model, TEST, temperature=heat, seed=100 * seed + s).tolist() for s in range(VOTES)]
-            return [[reasoning.answer_of(text) for text in of_one] for of_one in zip(*drawn, strict=True)]
+            drawn = [
+                reasoning.write(model, TEST, temperature=heat, seed=100 * seed + s).tolist()
+                for s in range(VOTES)
+            ]
+            return [
+                [reasoning.answer_of(text) for text in of_one]
+                for of_one in zip(*drawn, strict=True)
+            ]
 
         return lambda: torch.tensor(votes.accuracy(answers(), rights))
 
     rows = {"the likeliest chain": one(0.0)}
     for heat in (1.0, 0.3):
-        rows |= {f"one chain, temperature {heat}": one(heat), f"vote of {VOTES}, temperature {heat}": vote(heat)}
+        rows |= {
+            f"one chain, temperature {heat}": one(heat),
+            f"vote of {VOTES}, temperature {heat}": vote(heat),
+        }
     return rows
 
 
@@ -130,7 +165,10 @@ def ruled(seed):
     def both(texts):
         model = student(seed, at_work.of_written(asked, texts))
         written = reasoning.write(model, TEST)
-        return [reasoning.right(written, TEST).tolist(), [float(bool(at_work.critique(w))) for w in written.tolist()]]
+        return [
+            reasoning.right(written, TEST).tolist(),
+            [float(bool(at_work.critique(w))) for w in written.tolist()],
+        ]
 
     return {name: (lambda texts=texts: both(texts)) for name, texts in made.items()}
 
@@ -139,7 +177,9 @@ def characters(seed):
     """A student of characters, 60 steps on stories and facts, beside the bundled model."""
     teacher, bpe = models.load("bundled")
     texts = [d.text for d, _ in zip(world.documents("train", seed=seed), range(1000), strict=False)]
-    held = [d.text for d, _ in zip(world.documents("validation", seed=seed), range(64), strict=False)]
+    held = [
+        d.text for d, _ in zip(world.documents("validation", seed=seed), range(64), strict=False)
+    ]
     chars = across.character_tokenizer(texts)
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -150,7 +190,19 @@ def characters(seed):
     ))  # fmt: skip
 
     def nats(weight, alignment):
-        model = across.train(blank, teacher, (chars, bpe), texts, steps=60, context=96, weight=weight, alignment=alignment, peak=4e-3, seed=seed, progress=False).model
+        model = across.train(
+            blank,
+            teacher,
+            (chars, bpe),
+            texts,
+            steps=60,
+            context=96,
+            weight=weight,
+            alignment=alignment,
+            peak=4e-3,
+            seed=seed,
+            progress=False,
+        ).model
         found = []
         for text in held:
             ids = torch.tensor([across.encode(chars, text)[0][:96]])
@@ -158,26 +210,47 @@ def characters(seed):
                 found.append(float(model(input_ids=ids, labels=ids).loss))
         return torch.tensor(found)
 
-    return {"text alone": lambda: nats(0.0, "characters"), "ULD, same index": lambda: nats(1.0, "index"), "ULD, same characters": lambda: nats(1.0, "characters")}
+    return {
+        "text alone": lambda: nats(0.0, "characters"),
+        "ULD, same index": lambda: nats(1.0, "index"),
+        "ULD, same characters": lambda: nats(1.0, "characters"),
+    }
 
 
 def main() -> None:
     kept = Kept("llm-distillation")
     torch.set_num_threads(1)
 
-    def table(name, title, make, names, *, against, protocol, better="higher", part=None, file=None):
+    def table(
+        name, title, make, names, *, against, protocol, better="higher", part=None, file=None
+    ):
         rows = {}
         for label in names:
+
             def row(seed, label=label):
                 key = f"{name}: {label}, {seed}"
                 if key not in kept.values:
                     made = make(seed)
                     for each in names:
-                        kept.value(f"{name}: {each}, {seed}", lambda each=each, made=made: (lambda v: v.tolist() if isinstance(v, torch.Tensor) else v)(made[each]()))
+                        kept.value(
+                            f"{name}: {each}, {seed}",
+                            lambda each=each, made=made: (
+                                lambda v: v.tolist() if isinstance(v, torch.Tensor) else v
+                            )(made[each]()),
+                        )
                 found = kept.values[key]
                 return torch.tensor(found if part is None else found[part], dtype=torch.float64)
+
             rows[label] = row
-        done = compare(title, rows, seeds=SEEDS, against=against, better=better, protocol=protocol, progress=False)
+        done = compare(
+            title,
+            rows,
+            seeds=SEEDS,
+            against=against,
+            better=better,
+            protocol=protocol,
+            progress=False,
+        )
         print(done, flush=True)
         done.save(f"llm-{file or name}", command=COMMAND)
 
@@ -186,13 +259,54 @@ def main() -> None:
           against="answer", protocol=f"{k} but the last; {JUDGED}")  # fmt: skip
     table("own-texts", "40 more steps: right answers", own_texts, ["before", "data, forward", "data, reverse", "own texts, forward", "own texts, reverse", "half and half, js"],
           against="data, forward", protocol=f"40 steps of 32 texts; {JUDGED}")  # fmt: skip
-    for part, title, file in ((0, "A rule: right answers", "rule"), (1, "A rule: chains that break it", "rule-broken")):
-        table("rule", title, ruled, ["as written", "revised"], against="as written", protocol=f"{k}; {JUDGED}", part=part, file=file, better="lower" if part else "higher")
-    for part, title, file in ((0, "Ten steps and the answer: digits right", "leap-digits"), (1, "Ten steps and the answer: all right", "leap-whole")):
-        table("leap", title, leap, list(GROWING), against="140,000 tokens", protocol="200 new prompts of 10 digits; each digit behind the right ones before it", part=part, file=file)
-    table("prefix", "The next step follows from the last", prefixes, list(PREFIXES), against="right so far", protocol=f"students of {WEAK:,} tokens; {JUDGED}, half of the chain given")
-    heats = [f"{what}, temperature {t}" for t in (1.0, 0.3) for what in ("one chain", f"vote of {VOTES}")]
-    table("votes", f"Students of {WEAK:,} tokens: right answers", voting, ["the likeliest chain", *heats], against="the likeliest chain", protocol=JUDGED)
+    for part, title, file in (
+        (0, "A rule: right answers", "rule"),
+        (1, "A rule: chains that break it", "rule-broken"),
+    ):
+        table(
+            "rule",
+            title,
+            ruled,
+            ["as written", "revised"],
+            against="as written",
+            protocol=f"{k}; {JUDGED}",
+            part=part,
+            file=file,
+            better="lower" if part else "higher",
+        )
+    for part, title, file in (
+        (0, "Ten steps and the answer: digits right", "leap-digits"),
+        (1, "Ten steps and the answer: all right", "leap-whole"),
+    ):
+        table(
+            "leap",
+            title,
+            leap,
+            list(GROWING),
+            against="140,000 tokens",
+            protocol="200 new prompts of 10 digits; each digit behind the right ones before it",
+            part=part,
+            file=file,
+        )
+    table(
+        "prefix",
+        "The next step follows from the last",
+        prefixes,
+        list(PREFIXES),
+        against="right so far",
+        protocol=f"students of {WEAK:,} tokens; {JUDGED}, half of the chain given",
+    )
+    heats = [
+        f"{what}, temperature {t}" for t in (1.0, 0.3) for what in ("one chain", f"vote of {VOTES}")
+    ]
+    table(
+        "votes",
+        f"Students of {WEAK:,} tokens: right answers",
+        voting,
+        ["the likeliest chain", *heats],
+        against="the likeliest chain",
+        protocol=JUDGED,
+    )
     table("tasks", "Two tasks behind one sign: right answers", together, ["one student for each task", "one student, both tasks", "one student, running sums only"],
           against="one student for each task", protocol="320,000 tokens in all, the last row 160,000; 200 new prompts, half of each task")  # fmt: skip
     table("uld", "Across tokenizers: nats for a character", characters, ["text alone", "ULD, same index", "ULD, same characters"],

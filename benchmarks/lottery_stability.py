@@ -25,7 +25,9 @@ SEEDS, STEPS, LATER = range(10), 150, (0, 5, 20, 50)
 
 def training(data: digits.Digits, seed: int, common: int = STEPS, other: int = 0):
     """Training of the lesson; after `common` steps each batch goes through a permutation of the images, drawn from `other`."""
-    order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(7919 * other + seed))
+    order = torch.randperm(
+        len(data.train_x), generator=torch.Generator().manual_seed(7919 * other + seed)
+    )
 
     def train(net: nn.Module) -> nn.Module:
         taken = 0
@@ -34,10 +36,22 @@ def training(data: digits.Digits, seed: int, common: int = STEPS, other: int = 0
             nonlocal taken
             rows = order[rows] if taken >= common else rows
             taken += 1
-            return {"labels": cross_entropy(net(data.train_x[rows]), data.train_y[rows])}, float(len(rows))
+            return {"labels": cross_entropy(net(data.train_x[rows]), data.train_y[rows])}, float(
+                len(rows)
+            )
 
         net.train()
-        fit(net, step, len(data.train_x), steps=STEPS, batch=64, peak=1e-2, seed=seed, every=STEPS, progress=False)
+        fit(
+            net,
+            step,
+            len(data.train_x),
+            steps=STEPS,
+            batch=64,
+            peak=1e-2,
+            seed=seed,
+            every=STEPS,
+            progress=False,
+        )
         return net.eval()
 
     return train
@@ -53,7 +67,9 @@ def between(one: nn.Module, other: nn.Module, share: float) -> nn.Module:
 
 
 def barrier(data: digits.Digits, one: nn.Module, other: nn.Module) -> float:
-    errors = [1 - digits.accuracy(between(one, other, i / 8), data.test_x, data.test_y) for i in range(9)]
+    errors = [
+        1 - digits.accuracy(between(one, other, i / 8), data.test_x, data.test_y) for i in range(9)
+    ]
     return max(errors) - (errors[0] + errors[-1]) / 2
 
 
@@ -65,8 +81,13 @@ def main() -> None:
         tickets = lottery.find(start, training(data, seed), rounds=6, rate=0.4)
         for name, masks in (("dense", tickets[0].masks), ("ticket, 4.7 % left", tickets[-1].masks)):
             for common in LATER:
-                ends = [lottery.train_masked(start, training(data, seed, common, other), masks) for other in (1, 2)]
-                found.setdefault(f"{name}, apart from step {common}", {})[seed] = barrier(data, *ends)
+                ends = [
+                    lottery.train_masked(start, training(data, seed, common, other), masks)
+                    for other in (1, 2)
+                ]
+                found.setdefault(f"{name}, apart from step {common}", {})[seed] = barrier(
+                    data, *ends
+                )
         print(f"seed {seed}", {name: round(by[seed], 3) for name, by in found.items()}, flush=True)
     table = compare(
         "Error on the line between two trainings, above that of its ends",

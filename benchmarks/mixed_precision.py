@@ -26,7 +26,11 @@ from course_utils.theory import noise
 
 BITS, SWAPS = (2, 3, 4), 30
 COMMAND = "python benchmarks/mixed_precision.py"
-GRIDS = {"published": {}, "least squares": {"fit_scale": True}, "unbiased": {"fit_scale": True, "unbiased": True}}
+GRIDS = {
+    "published": {},
+    "least squares": {"fit_scale": True},
+    "unbiased": {"fit_scale": True, "unbiased": True},
+}
 
 
 def main() -> None:
@@ -42,7 +46,11 @@ def main() -> None:
 
     @functools.cache
     def on(grid: str):
-        return {(n, b): hqq.quantize_layer(w, bits=b, **GRIDS[grid]).weight for n, w in layers.items() for b in BITS}
+        return {
+            (n, b): hqq.quantize_layer(w, bits=b, **GRIDS[grid]).weight
+            for n, w in layers.items()
+            for b in BITS
+        }
 
     rounded = on("unbiased")
     by_sum = {float(w.sum()): n for n, w in layers.items()}
@@ -57,12 +65,18 @@ def main() -> None:
 
     @functools.cache
     def weight_errors():
-        return {n: {b: float((rounded[n, b] - w).square().sum()) for b in BITS} for n, w in layers.items()}
+        return {
+            n: {b: float((rounded[n, b] - w).square().sum()) for b in BITS}
+            for n, w in layers.items()
+        }
 
     @functools.cache
     def from_noise(seed: int):
         alpha = sensitivity.noise_sensitivities(model, text(seed))
-        return {n: {b: alpha[n] * noise.relative_error(w, rounded[n, b]) for b in BITS} for n, w in layers.items()}
+        return {
+            n: {b: alpha[n] * noise.relative_error(w, rounded[n, b]) for b in BITS}
+            for n, w in layers.items()
+        }
 
     def model_of(chosen, grid="unbiased"):
         """The weights that the packed model computes with, without packing it."""
@@ -86,9 +100,17 @@ def main() -> None:
 
     def swapped(seed, mean_bits):
         """From the optimum by added damages: random swaps of bits between layers that fit and lower the true KL on the same text."""
-        chosen, ids, rng = best(damages(seed), mean_bits), text(seed), torch.Generator().manual_seed(seed)
+        chosen, ids, rng = (
+            best(damages(seed), mean_bits),
+            text(seed),
+            torch.Generator().manual_seed(seed),
+        )
         goal = by_window.predictions(model, ids)
-        least, names, tried = float(by_window.kl_by_window(goal, model_of(chosen), ids).mean()), list(layers), 0
+        least, names, tried = (
+            float(by_window.kl_by_window(goal, model_of(chosen), ids).mean()),
+            list(layers),
+            0,
+        )
         start = least
         while tried < SWAPS:
             up, down = (names[i] for i in torch.randint(len(names), (2,), generator=rng).tolist())
@@ -120,15 +142,22 @@ def main() -> None:
             guess = sum(damages(seed, grid)[n][b] for n, b in chosen.items())
             predicted.setdefault(label, []).append(guess)
             found = divergences(model_of(chosen, grid))
-            print(f"{label}, set {seed}: {bits[label]} bits, {float(found.mean()):.6f} (added damages {guess:.6f})", flush=True)
+            print(
+                f"{label}, set {seed}: {bits[label]} bits, {float(found.mean()):.6f} (added damages {guess:.6f})",
+                flush=True,
+            )
             return found
 
         return run
 
     def finish(title, rows, against, name, protocol, command=COMMAND):
-        table = compare(title, rows, against=against, unit="nats", protocol=f"{PROTOCOL}; {protocol}")
+        table = compare(
+            title, rows, against=against, unit="nats", protocol=f"{PROTOCOL}; {protocol}"
+        )
         table.columns["bits a weight"] = {k: bits[k] for k in rows}
-        table.columns["added damages"] = {k: f"{sum(predicted[k]) / len(predicted[k]):.2g}" for k in rows}
+        table.columns["added damages"] = {
+            k: f"{sum(predicted[k]) / len(predicted[k]):.2g}" for k in rows
+        }
         print(table)
         table.save(name, command=command)
 
@@ -137,13 +166,18 @@ def main() -> None:
 
         def by_rows(label, table):
             def run(seed):
-                size_of = {n: torch.tensor([[w.shape[1] * b + 8.0 for b in BITS]]).expand(len(w), -1) for n, w in layers.items()}
+                size_of = {
+                    n: torch.tensor([[w.shape[1] * b + 8.0 for b in BITS]]).expand(len(w), -1)
+                    for n, w in layers.items()
+                }
                 chosen, bound = mixed_rows.allocate_rows(table(seed), size_of, 2.5 * total, BITS)
                 made = copy.deepcopy(model)
                 for n, module in walk.compressible(made).items():
                     for b in BITS:
                         walk.weight_of(module)[chosen[n] == b] = rounded[n, b][chosen[n] == b]
-                taken = sum(float((chosen[n].double() * w.shape[1] + 8).sum()) for n, w in layers.items())
+                taken = sum(
+                    float((chosen[n].double() * w.shape[1] + 8).sum()) for n, w in layers.items()
+                )
                 spent[label] = f"{taken / total + 0.5:.3f}"
                 found = divergences(made.eval())
                 print(label, seed, spent[label], float(found.mean()), flush=True)
@@ -157,26 +191,43 @@ def main() -> None:
 
         def of_layers(seed):
             """The same estimates, added up for each layer."""
-            table = {n: dict(zip(BITS, d.sum(0).tolist(), strict=True)) for n, d in fisher(seed).items()}
+            table = {
+                n: dict(zip(BITS, d.sum(0).tolist(), strict=True)) for n, d in fisher(seed).items()
+            }
             spent["layers, Fisher"] = "3.000"
             return divergences(model_of(best(table, 2.5)))
 
         def chance(seed):
             rng = torch.Generator().manual_seed(seed)
-            return {n: torch.rand(len(w), 1, generator=rng).double() * torch.tensor([1.0, 0.1, 0.02]) for n, w in layers.items()}
+            return {
+                n: torch.rand(len(w), 1, generator=rng).double() * torch.tensor([1.0, 0.1, 0.02])
+                for n, w in layers.items()
+            }
 
         rows = {
             "layers, Fisher": of_layers, "rows, Fisher": by_rows("rows, Fisher", fisher), "rows by chance": by_rows("rows by chance", chance),
         }  # fmt: skip
         about = f"{PROTOCOL}; 64 windows of 128 training tokens, 3 sets; 2.5 bits a weight for codes and the widths of rows"
-        table = compare("Bits for each row", rows, against="layers, Fisher", unit="nats", protocol=about)
+        table = compare(
+            "Bits for each row", rows, against="layers, Fisher", unit="nats", protocol=about
+        )
         table.columns["bits a weight"] = spent
         return print(table.save("mixed-rows", command=f"{COMMAND} rows"), table, sep="\n")
     if "grids" in sys.argv:
         rows = {}
         for grid in GRIDS:
-            rows |= {f"uniform {b}, {grid}": row(f"uniform {b}, {grid}", lambda s, b=b: dict.fromkeys(layers, b), grid) for b in (2, 3)}
-            rows |= {f"{m}, {grid}": row(f"{m}, {grid}", lambda s, m=m, grid=grid: best(damages(s, grid), m), grid) for m in (2.25, 2.5)}
+            rows |= {
+                f"uniform {b}, {grid}": row(
+                    f"uniform {b}, {grid}", lambda s, b=b: dict.fromkeys(layers, b), grid
+                )
+                for b in (2, 3)
+            }
+            rows |= {
+                f"{m}, {grid}": row(
+                    f"{m}, {grid}", lambda s, m=m, grid=grid: best(damages(s, grid), m), grid
+                )
+                for m in (2.25, 2.5)
+            }
         finish(
             "Three grids of HQQ, bits for each layer by KL on that grid", rows, "uniform 2, unbiased", "mixed-grids",
             "sensitivities from 64 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points", f"{COMMAND} grids",
@@ -184,7 +235,9 @@ def main() -> None:
     if "layers" not in sys.argv and len(sys.argv) > 1:
         return
     one = best(damages(0), 2.5)  # written weights are those of the packed model
-    packed = hqq.quantize(model, bits=2, fit_scale=True, unbiased=True, per_layer=allocation.as_per_layer(one)).model
+    packed = hqq.quantize(
+        model, bits=2, fit_scale=True, unbiased=True, per_layer=allocation.as_per_layer(one)
+    ).model
     assert torch.allclose(divergences(packed), divergences(model_of(one)), atol=1e-6)
     finish(
         "Bits for each layer, HQQ in groups of 64", {k: row(k, f) for k, f in ways.items()}, "uniform 3", "mixed-layers",

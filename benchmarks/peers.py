@@ -39,7 +39,9 @@ def ours(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, An
     torch.set_num_threads(1)
     model, _ = models.load("smollm2")
     before, began = peak(), time.process_time()
-    result = gptq.quantize(model, tokens["calibration"], bits=bits, group_size=group, symmetric=True)
+    result = gptq.quantize(
+        model, tokens["calibration"], bits=bits, group_size=group, symmetric=True
+    )
     seconds, after = time.process_time() - began, peak()
     nats = float(evaluation.nats_by_window(result, tokens["windows"]).mean())
     return {"seconds": seconds, "before": before, "after": after, "nats": nats}
@@ -49,12 +51,20 @@ def theirs(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         save_file(tokens, work / "tokens.safetensors")
-        job = {"plain": str(shipped.folder_of("smollm2")), "tokens": str(work / "tokens.safetensors"), "folder": str(work / "out"), "bits": bits, "group": group}
+        job = {
+            "plain": str(shipped.folder_of("smollm2")),
+            "tokens": str(work / "tokens.safetensors"),
+            "folder": str(work / "out"),
+            "bits": bits,
+            "group": group,
+        }
         return json.loads(json.dumps(peers.ask("llm-compressor", [job], work)[0]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=64)
@@ -63,17 +73,26 @@ def main() -> None:
     words = models.load_tokenizer("smollm2")
     tokens = {
         "calibration": evaluation.calibration(words, "pydoc", n=asked.tokens // 512, context=512),
-        "windows": evaluation.text.windows(words, "pydoc", split="validation", n=16, context=256, seed=0).ids,
+        "windows": evaluation.text.windows(
+            words, "pydoc", split="validation", n=16, context=256, seed=0
+        ).ids,
     }
     runs = {"ours": ours, "llm-compressor": theirs}
     found: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         if asked.only in (None, name):
-            found[name] = run({k: v.contiguous() for k, v in tokens.items()}, asked.bits, asked.group_size)
+            found[name] = run(
+                {k: v.contiguous() for k, v in tokens.items()}, asked.bits, asked.group_size
+            )
             f = found[name]
-            print(f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats", flush=True)
+            print(
+                f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats",
+                flush=True,
+            )
     if len(found) == 2:
-        print(f"ours / llm-compressor: {found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time")
+        print(
+            f"ours / llm-compressor: {found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time"
+        )
 
 
 if __name__ == "__main__":

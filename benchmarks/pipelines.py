@@ -86,7 +86,10 @@ def tuned(start_steps, after=(), start=None):
 
     @functools.cache
     def peak() -> float:
-        tried = {p: mean_loss(made([("distil", {"steps": STEPS, "peak": p})], 0, first).model, others) for p in PEAKS}
+        tried = {
+            p: mean_loss(made([("distil", {"steps": STEPS, "peak": p})], 0, first).model, others)
+            for p in PEAKS
+        }
         print("   ", {p: round(x, 3) for p, x in tried.items()}, flush=True)
         return min(tried, key=tried.__getitem__)
 
@@ -103,25 +106,43 @@ def advice(seeds: int):
     zeros = pruning.magnitude.prune(net, 0.5)
 
     def repaired(seed):
-        trained = pruning.recovery.train(zeros.model, supplies(seed).data, steps=STEPS, peak=1e-4, batch=8, seed=seed, progress=False)
+        trained = pruning.recovery.train(
+            zeros.model,
+            supplies(seed).data,
+            steps=STEPS,
+            peak=1e-4,
+            batch=8,
+            seed=seed,
+            progress=False,
+        )
         return Compressed(pipeline.stored(trained.model), trained.settings, trained.seconds)
 
     repaired.trained = True
     rows = {
         "original": steps(("half", {})),
-        "edge: student + 4 bits": steps(("student", {"keep": 0.5, "steps": STEPS, "peak": 2e-3}), four, trained=True),
-        "control: half the channels + GPTQ 3 bits": steps(half, ("quantize", {"method": "gptq", "bits": 3})),
+        "edge: student + 4 bits": steps(
+            ("student", {"keep": 0.5, "steps": STEPS, "peak": 2e-3}), four, trained=True
+        ),
+        "control: half the channels + GPTQ 3 bits": steps(
+            half, ("quantize", {"method": "gptq", "bits": 3})
+        ),
         "memory: 4 bits": steps(four),
         "control: 3 bits": steps(("quantize", {"bits": 3})),
-        "speed: half the channels, trained, 8 bits": steps(half, distil, ("quantize", {"bits": 8}), trained=True),
+        "speed: half the channels, trained, 8 bits": steps(
+            half, distil, ("quantize", {"bits": 8}), trained=True
+        ),
         "control: the same, not trained": steps(half, ("quantize", {"bits": 8})),
         "cloud: 88 % of the channels, 16 bits": steps(("channels", {"keep": 0.875}), ("half", {})),
         "control: 8 bits": steps(("quantize", {"bits": 8})),
         "quality: GPTQ 4 bits": steps(("quantize", {"method": "gptq", "bits": 4})),
         "quality: AWQ 4 bits": steps(("quantize", {"method": "awq", "bits": 4})),
-        "quality: gradual, half zero": steps(("gradual", {"sparsity": 0.5, "steps": STEPS, "peak": 1e-4}), trained=True),
+        "quality: gradual, half zero": steps(
+            ("gradual", {"sparsity": 0.5, "steps": STEPS, "peak": 1e-4}), trained=True
+        ),
         "control: half zero at once, then trained": repaired,
-        "control: half zero at once": lambda seed: Compressed(pipeline.stored(zeros.model), {"method": "zeros"}, 0.0),
+        "control: half zero at once": lambda seed: Compressed(
+            pipeline.stored(zeros.model), {"method": "zeros"}, 0.0
+        ),
     }
     return table("Advice and controls", rows, "original", seeds)
 
@@ -129,7 +150,9 @@ def advice(seeds: int):
 def budget(seeds: int):
     last = ("quantize", {"method": "gptq", "bits": 2})
     cut = [("layers", {"keep": 1}), ("channels", {"keep": 0.1})]
-    narrow = distillation.students.from_layers(net, range(5), hidden=88, mlp=176, heads=4, calibration=calibration)
+    narrow = distillation.students.from_layers(
+        net, range(5), hidden=88, mlp=176, heads=4, calibration=calibration
+    )
     some = [("channels", {"keep": 0.25})]
     rows = {
         "original": steps(("half", {})),
@@ -144,7 +167,11 @@ def budget(seeds: int):
 
 
 def orders(seeds: int):
-    train, three, prune = ("distil", {"steps": STEPS, "peak": 5e-4}), ("quantize", {"bits": 3}), ("channels", {"keep": 0.25})
+    train, three, prune = (
+        ("distil", {"steps": STEPS, "peak": 5e-4}),
+        ("quantize", {"bits": 3}),
+        ("channels", {"keep": 0.25}),
+    )
     drop, wider = ("layers", {"keep": 3}), ("channels", {"keep": 0.375})
     two = ("quantize", {"method": "gptq", "bits": 2})
     rows = {
@@ -161,11 +188,15 @@ def orders(seeds: int):
         "3/8 of the channels, 2 bits": steps(wider, two),
         "3/8 of the channels, train, 2 bits": steps(wider, train, two, trained=True),
     }
-    return table("What each step does", rows, "prune, 2 bits", seeds, PROTOCOL + "; peak learning rate 5e-4")
+    return table(
+        "What each step does", rows, "prune, 2 bits", seeds, PROTOCOL + "; peak learning rate 5e-4"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tables", nargs="*", default=["advice", "budget", "orders"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
@@ -174,4 +205,6 @@ if __name__ == "__main__":
     for name in a.tables:
         found = {"advice": advice, "budget": budget, "orders": orders}[name](a.seeds)
         if a.write:
-            found.save(f"pipelines-{name}", command=f"python benchmarks/pipelines.py {name} --write")
+            found.save(
+                f"pipelines-{name}", command=f"python benchmarks/pipelines.py {name} --write"
+            )

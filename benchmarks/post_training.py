@@ -22,7 +22,9 @@ from course_utils.quantization import awq, gptq, llm_int8, rtn, smoothquant, w8a
 
 COMMAND = "python benchmarks/post_training.py {}"
 net, tokenizer = load("bundled")
-windows = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=256, seed=0).ids
+windows = evaluation.text.windows(
+    tokenizer, "bundled", split="validation", n=64, context=256, seed=0
+).ids
 exact = evaluation.predictions(net, windows)
 BEST = "GPTQ, damping 0.001, act-order, static groups"
 RULES = {"min-max": "min_max", "percentile": "percentile", "MSE": "mse", "KL": "entropy"}
@@ -38,16 +40,32 @@ def texts(seed: int, n: int) -> Tensor:
     return evaluation.calibration(tokenizer, "bundled", n=n, context=256, seed=seed)
 
 
-def table(name: str, part: str, title: str, rows: dict[str, Callable], n: int, seeds, against: str, alike=()) -> None:
+def table(
+    name: str,
+    part: str,
+    title: str,
+    rows: dict[str, Callable],
+    n: int,
+    seeds,
+    against: str,
+    alike=(),
+) -> None:
     """Compare `rows`, functions of calibration ids; those of `alike` do not depend on them and are made once."""
 
     @functools.cache
     def kl(label: str, seed: int) -> Tensor:
-        return evaluation.kl_by_window(exact, rows[label](seed if label in alike else texts(seed, n)), windows)
+        return evaluation.kl_by_window(
+            exact, rows[label](seed if label in alike else texts(seed, n)), windows
+        )
 
-    measured = {label: (lambda seed, label=label: kl(label, 0 if label in alike else seed)) for label in rows}
+    measured = {
+        label: (lambda seed, label=label: kl(label, 0 if label in alike else seed))
+        for label in rows
+    }
     protocol = f"bundled model; {n} calibration sequences of 256 tokens, {len(seeds)} sets; KL on 64 validation windows"
-    found = compare(title, measured, seeds=seeds, against=against, unit="nats of KL", protocol=protocol)
+    found = compare(
+        title, measured, seeds=seeds, against=against, unit="nats of KL", protocol=protocol
+    )
     found.save(name, command=COMMAND.format(part))
     print(found, flush=True)
 
@@ -69,8 +87,19 @@ def gptq_(bits=(8, 4, 3, 2)) -> None:
         settings = {"bits": b, "group_size": 64}
         rows = {"rounding": lambda _, settings=settings: rtn.quantize(net, **settings)}
         for label, more in {"GPTQ": {}, **(VARIANTS if b in (4, 2) else {})}.items():
-            rows[label] = lambda ids, more=more, settings=settings: gptq.quantize(net, ids, **settings, **more)
-        table(f"gptq-{b}-bit", "gptq", f"{b} bits, groups of 64", rows, 16, range(4), "rounding", ("rounding",))
+            rows[label] = lambda ids, more=more, settings=settings: gptq.quantize(
+                net, ids, **settings, **more
+            )
+        table(
+            f"gptq-{b}-bit",
+            "gptq",
+            f"{b} bits, groups of 64",
+            rows,
+            16,
+            range(4),
+            "rounding",
+            ("rounding",),
+        )
 
 
 def models() -> dict:
@@ -98,15 +127,30 @@ def awq_() -> None:
 def int8() -> None:
     for name, model in models().items():
         rows = {
-            "W8A8, a scale for each tensor": lambda _, m=model: w8a8.quantize(m, activations="per_tensor"),
-            "W8A8, a scale for each token": lambda _, m=model: w8a8.quantize(m, activations="per_token"),
-            "SmoothQuant, a scale for each tensor": lambda ids, m=model: smoothquant.quantize(m, ids),
-            "SmoothQuant, static scales": lambda ids, m=model: smoothquant.quantize(m, ids, observer="min_max"),
+            "W8A8, a scale for each tensor": lambda _, m=model: w8a8.quantize(
+                m, activations="per_tensor"
+            ),
+            "W8A8, a scale for each token": lambda _, m=model: w8a8.quantize(
+                m, activations="per_token"
+            ),
+            "SmoothQuant, a scale for each tensor": lambda ids, m=model: smoothquant.quantize(
+                m, ids
+            ),
+            "SmoothQuant, static scales": lambda ids, m=model: smoothquant.quantize(
+                m, ids, observer="min_max"
+            ),
             "LLM.int8()": lambda _, m=model: llm_int8.quantize(m),
         }
         title = f"Weights and activations in INT8; model {name.replace('outliers', 'with planted outliers').replace('-', ' ')}"
         table(
-            f"int8-{name}", "int8", title, rows, 8, range(3), next(iter(rows)), [r for r in rows if "Smooth" not in r]
+            f"int8-{name}",
+            "int8",
+            title,
+            rows,
+            8,
+            range(3),
+            next(iter(rows)),
+            [r for r in rows if "Smooth" not in r],
         )
 
 
@@ -123,7 +167,9 @@ def narrow() -> None:
         return torch.full_like(ids, tokenizer(digit, add_special_tokens=False)["input_ids"][-1])
 
     rows = {f"{label}: text": method for label, method in methods.items()}
-    rows |= {f"{label}: one token": lambda ids, m=m: m(one_token(ids)) for label, m in methods.items()}
+    rows |= {
+        f"{label}: one token": lambda ids, m=m: m(one_token(ids)) for label, m in methods.items()
+    }
     title = "Calibrated on text, or on one token again and again; model with planted outliers"
     table("narrow-calibration", "narrow", title, rows, 8, range(3), "AWQ: text")
 
@@ -156,9 +202,20 @@ def pruning() -> None:
 
 def few() -> None:
     rows = {"magnitude": lambda _: magnitude.prune(net, 0.5, pattern="per_row")}
-    rows["Fisher"] = lambda ids: apply.prune(net, statistics.scores_of(net, "fisher", ids), 0.5, pattern="per_row")
+    rows["Fisher"] = lambda ids: apply.prune(
+        net, statistics.scores_of(net, "fisher", ids), 0.5, pattern="per_row"
+    )
     rows["Wanda"] = lambda ids: wanda.prune(net, ids, 0.5, pattern="per_row")
-    table("pruning-few", "few", "Half of each row goes, 8 sequences", rows, 8, range(3), "magnitude", ("magnitude",))
+    table(
+        "pruning-few",
+        "few",
+        "Half of each row goes, 8 sequences",
+        rows,
+        8,
+        range(3),
+        "magnitude",
+        ("magnitude",),
+    )
 
 
 if __name__ == "__main__":
@@ -171,7 +228,9 @@ if __name__ == "__main__":
         "pruning": pruning,
         "few": few,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="which tables to make (all)")
     for part in parser.parse_args().parts or parts:
         parts[part]()

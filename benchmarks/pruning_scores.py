@@ -27,17 +27,28 @@ def main() -> None:
         def row(seed):
             if (kind, n, seed) not in measured:
                 measured[kind, n, seed] = statistics.scores_of(model, kind, text(seed, n))
-            found = divergences(apply.prune(model, measured[kind, n, seed], 0.5, pattern=PLACES[place]).model)
-            print(f"{kind}, {n} sequences, within each {place}, set {seed}: {float(found.mean()):.5f}", flush=True)
+            found = divergences(
+                apply.prune(model, measured[kind, n, seed], 0.5, pattern=PLACES[place]).model
+            )
+            print(
+                f"{kind}, {n} sequences, within each {place}, set {seed}: {float(found.mean()):.5f}",
+                flush=True,
+            )
             return found
 
         return row
 
     measured: dict[tuple[str, int, int], dict] = {}
-    rows = {"random": lambda seed: divergences(apply.prune(model, statistics.scores_of(model, "random", seed=seed), 0.5).model)}
+    rows = {
+        "random": lambda seed: divergences(
+            apply.prune(model, statistics.scores_of(model, "random", seed=seed), 0.5).model
+        )
+    }
     for place, pattern in PLACES.items():
         score = statistics.scores_of(model, "magnitude")
-        rows[f"magnitude, {place}"] = divergences(apply.prune(model, score, 0.5, pattern=pattern).model)
+        rows[f"magnitude, {place}"] = divergences(
+            apply.prune(model, score, 0.5, pattern=pattern).model
+        )
     for n in (8, 96):
         for kind in ("gradient", "fisher"):
             rows |= {f"{kind}, {place}, {n}": of_loss(kind, n, place) for place in PLACES}
@@ -45,7 +56,9 @@ def main() -> None:
             rows[f"Wanda, {place}, {n}"] = lambda seed, n=n, pattern=pattern: divergences(
                 wanda.prune(model, text(seed, n), 0.5, pattern=pattern).model
             )
-        rows[f"SparseGPT, {n}"] = lambda seed, n=n: divergences(sparsegpt.prune(model, text(seed, n), 0.5).model)
+        rows[f"SparseGPT, {n}"] = lambda seed, n=n: divergences(
+            sparsegpt.prune(model, text(seed, n), 0.5).model
+        )
     table = compare(
         "Half of the weights gone: KL from the dense model", rows, against="magnitude, layer", unit="nats",
         protocol=f"{PROTOCOL}; 3 calibration sets of 8 or 96 sequences of 256 tokens",
@@ -55,8 +68,12 @@ def main() -> None:
 
     patterns = {}
     for label, pattern in {"free": None, "2:4": "2:4", "blocks of 4 × 4": "4x4"}.items():
-        patterns[f"magnitude, {label}"] = divergences(magnitude.prune(model, 0.5, pattern=pattern).model)
-        patterns[f"Wanda, {label}"] = lambda seed, p=pattern: divergences(wanda.prune(model, text(seed, 8), 0.5, pattern=p).model)
+        patterns[f"magnitude, {label}"] = divergences(
+            magnitude.prune(model, 0.5, pattern=pattern).model
+        )
+        patterns[f"Wanda, {label}"] = lambda seed, p=pattern: divergences(
+            wanda.prune(model, text(seed, 8), 0.5, pattern=p).model
+        )
         if pattern != "4x4":
             patterns[f"SparseGPT, {label}"] = lambda seed, p=pattern: divergences(
                 sparsegpt.prune(model, text(seed, 8), 0.5, pattern=p).model

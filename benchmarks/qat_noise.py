@@ -32,7 +32,14 @@ def trained(net, ids, bits: int, how: str, rate: float, seed: int):
     torch.manual_seed(seed)
     with patch.object(qat, "QATLinear", NoisyLinear if how == "even noise" else qat.QATLinear):
         return qat.quantize(
-            net, ids, bits=bits, steps=STEPS, batch=8, learning_rate=rate, learned_step=how == "LSQ", seed=seed
+            net,
+            ids,
+            bits=bits,
+            steps=STEPS,
+            batch=8,
+            learning_rate=rate,
+            learned_step=how == "LSQ",
+            seed=seed,
         )
 
 
@@ -41,24 +48,42 @@ def main() -> None:
     net, tokenizer = models.load("bundled")
 
     def text(split: str, n: int, seed: int):
-        return evaluation.text.windows(tokenizer, "bundled", split=split, n=n, context=64, seed=seed).ids
+        return evaluation.text.windows(
+            tokenizer, "bundled", split=split, n=n, context=64, seed=seed
+        ).ids
 
     windows, others = text("validation", 64, 0), text("train", 64, 77)
     original, beside = by_window.predictions(net, windows), by_window.predictions(net, others)
     rows: dict = {}
-    for bits, ways in ((3, ("straight through", "even noise")), (2, ("straight through", "even noise", "LSQ"))):
-        rows[f"{bits} bits, rounded"] = by_window.kl_by_window(original, rtn.quantize(net, bits=bits), windows)
+    for bits, ways in (
+        (3, ("straight through", "even noise")),
+        (2, ("straight through", "even noise", "LSQ")),
+    ):
+        rows[f"{bits} bits, rounded"] = by_window.kl_by_window(
+            original, rtn.quantize(net, bits=bits), windows
+        )
         for how in ways:
             tried = {
-                rate: float(by_window.kl_by_window(beside, trained(net, text("train", 128, 9), bits, how, rate, 9), others).mean())
+                rate: float(
+                    by_window.kl_by_window(
+                        beside, trained(net, text("train", 128, 9), bits, how, rate, 9), others
+                    ).mean()
+                )
                 for rate in RATES
             }
             rate = min(tried, key=tried.__getitem__)
             print(bits, how, tried, flush=True)
-            found = [by_window.kl_by_window(original, trained(net, text("train", 128, seed), bits, how, rate, seed), windows) for seed in SEEDS]
+            found = [
+                by_window.kl_by_window(
+                    original, trained(net, text("train", 128, seed), bits, how, rate, seed), windows
+                )
+                for seed in SEEDS
+            ]
             rows[f"{bits} bits, trained: {how}"] = found.__getitem__
             print(bits, how, rate, [round(float(f.mean()), 5) for f in found], flush=True)
-    rows["2 bits, HQQ, not trained"] = by_window.kl_by_window(original, hqq.quantize(net, bits=2), windows)
+    rows["2 bits, HQQ, not trained"] = by_window.kl_by_window(
+        original, hqq.quantize(net, bits=2), windows
+    )
     table = compare(
         "Trained through rounding, or through noise", rows, seeds=SEEDS, against="2 bits, rounded", unit="nats of KL",
         protocol=f"64 validation windows of 64 tokens; {STEPS} steps of 8 × 64 tokens, groups of 64, the best of three rates for each row",

@@ -29,7 +29,9 @@ WINDOWS, CONTEXT, SAMPLES, LENGTH = 64, 64, 16, 128
 ROUNDED = "SmolLM2-135M-Instruct, whose weights were rounded to Q4_1 before"
 COMMAND = "python benchmarks/real_model.py {}"
 net, tokenizer = load("smollm2")
-windows = evaluation.text.windows(tokenizer, "pydoc", split="validation", n=WINDOWS, context=CONTEXT, seed=0).ids
+windows = evaluation.text.windows(
+    tokenizer, "pydoc", split="validation", n=WINDOWS, context=CONTEXT, seed=0
+).ids
 
 
 def bits(b: int) -> dict[str, Callable]:
@@ -71,13 +73,32 @@ def kl(part: str, label: str, seed: int, kept: Path | None) -> Tensor:
 
 def costs(parts: list[str], sets: int, without: list[str], kept: Path | None) -> None:
     rows = {part: [label for label in PARTS[part][1] if label not in without] for part in parts}
-    wanted = [(p, r, seed) for seed in range(sets) for p in parts for r in rows[p] if r not in ONCE or seed == 0]
-    found = {key: kl(*key, kept) for key in sorted(wanted, key=lambda key: key[1] in ("HQQ", "AWQ"))}  # the longest last
+    wanted = [
+        (p, r, seed)
+        for seed in range(sets)
+        for p in parts
+        for r in rows[p]
+        if r not in ONCE or seed == 0
+    ]
+    # the longest last
+    found = {
+        key: kl(*key, kept) for key in sorted(wanted, key=lambda key: key[1] in ("HQQ", "AWQ"))
+    }
     more = f" --sets {sets}" + "".join(f" --without {label}" for label in without)
     for part in parts:
-        measured = {r: lambda seed, r=r, part=part: found[part, r, 0 if r in ONCE else seed] for r in rows[part]}
+        measured = {
+            r: lambda seed, r=r, part=part: found[part, r, 0 if r in ONCE else seed]
+            for r in rows[part]
+        }
         protocol = f"{ROUNDED}; {SAMPLES} × {LENGTH} tokens of calibration, sets: {sets}; KL on {WINDOWS} windows of {CONTEXT} tokens of pydoc"
-        table = compare(PARTS[part][0], measured, seeds=range(sets), against=rows[part][0], unit="nats of KL", protocol=protocol)
+        table = compare(
+            PARTS[part][0],
+            measured,
+            seeds=range(sets),
+            against=rows[part][0],
+            unit="nats of KL",
+            protocol=protocol,
+        )
         table.save(f"real-{part}", command=COMMAND.format(part + more))
         print(table, flush=True)
 
@@ -85,12 +106,14 @@ def costs(parts: list[str], sets: int, without: list[str], kept: Path | None) ->
 @torch.no_grad()
 def inside(model, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each window: the largest of the residual stream over its median, in the block where that is largest; whether it
-    stands at the first token; the share of attention on the first token (queries from 16 on, blocks from the second on)."""
+    stands at the first token; the share of attention on the first token (queries from 16 on, blocks from the second on).
+    """
     model.set_attn_implementation("eager")
     ratio, first, sink = [], [], []
     for row in ids:
         out = model(row[None], output_hidden_states=True, output_attentions=True)
-        states = torch.cat(out.hidden_states[1:-1]).abs()  # (blocks, tokens, width); the last one is normalized
+        # (blocks, tokens, width); the last one is normalized
+        states = torch.cat(out.hidden_states[1:-1]).abs()
         ratios = states.flatten(1).max(1).values / states.flatten(1).median(1).values
         block = int(ratios.argmax())
         ratio.append(ratios[block])
@@ -101,8 +124,12 @@ def inside(model, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def activations(context: int = 128) -> None:
     small, words = load("bundled")
-    ids = evaluation.text.windows(words, "bundled", split="validation", n=WINDOWS, context=context, seed=0).ids
-    theirs = evaluation.text.windows(tokenizer, "pydoc", split="validation", n=WINDOWS, context=context, seed=0).ids
+    ids = evaluation.text.windows(
+        words, "bundled", split="validation", n=WINDOWS, context=context, seed=0
+    ).ids
+    theirs = evaluation.text.windows(
+        tokenizer, "pydoc", split="validation", n=WINDOWS, context=context, seed=0
+    ).ids
     here, there = inside(small, ids), inside(load("smollm2")[0], theirs)
     text = f"{ROUNDED}, on pydoc; the bundled model on its world; {WINDOWS} windows of {context} tokens"
     outliers = compare(
@@ -121,10 +148,16 @@ def activations(context: int = 128) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["activations", *PARTS, []], help="which tables to make (all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts", nargs="*", choices=["activations", *PARTS, []], help="which tables to make (all)"
+    )
     parser.add_argument("--sets", type=int, default=3, help="sets of calibration text (3)")
-    parser.add_argument("--without", action="append", default=[], help="a row to leave out, such as AWQ")
+    parser.add_argument(
+        "--without", action="append", default=[], help="a row to leave out, such as AWQ"
+    )
     parser.add_argument("--kept", type=Path, help="a folder for what was measured already")
     asked = parser.parse_args()
     wanted = asked.parts or ["activations", *PARTS]

@@ -18,7 +18,13 @@ COMMAND, SEEDS = "python benchmarks/reasoning.py", (0, 1, 2)
 
 def of_texts(task, texts):
     """Rows of the texts that are kept for each prompt."""
-    return pad([example(p, t[:-3], t[-2]) for p, some in zip(task.prompts, texts, strict=True) for t in some])
+    return pad(
+        [
+            example(p, t[:-3], t[-2])
+            for p, some in zip(task.prompts, texts, strict=True)
+            for t in some
+        ]
+    )
 
 
 def everything(task):
@@ -39,7 +45,10 @@ def answers_only(task):
 
 def random_steps(task):
     rng = torch.Generator().manual_seed(task.seed)
-    texts = [[[*torch.randint(10, (len(p),), generator=rng).tolist(), MARK, a, END]] for p, a in zip(task.prompts, task.answers, strict=True)]
+    texts = [
+        [[*torch.randint(10, (len(p),), generator=rng).tolist(), MARK, a, END]]
+        for p, a in zip(task.prompts, task.answers, strict=True)
+    ]
     return of_texts(task, texts)
 
 
@@ -58,7 +67,11 @@ def row(make, agree=True):
 def teacher(seed):
     """The share of its texts that are complete and right."""
     task = reasoned.Task(seed)
-    right = [complete(t) and t[-2] == a for some, a in zip(task.samples, task.answers, strict=True) for t in some]
+    right = [
+        complete(t) and t[-2] == a
+        for some, a in zip(task.samples, task.answers, strict=True)
+        for t in some
+    ]
     return sum(right) / len(right)
 
 

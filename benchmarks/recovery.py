@@ -34,7 +34,9 @@ def main(options: argparse.Namespace) -> None:
     def told(subject) -> str:
         return f"KL {float(losses.kl(logits(subject), goal)):.3f}, loss {mean_loss(subject, windows):.3f}"
 
-    print(f"dense: loss {mean_loss(model, windows):.3f}; {options.steps} steps of {BATCH} x {CONTEXT} tokens")
+    print(
+        f"dense: loss {mean_loss(model, windows):.3f}; {options.steps} steps of {BATCH} x {CONTEXT} tokens"
+    )
     for name, cut in {
         "50 % of the weights": magnitude.prune(model, 0.5),
         "a block of five": structured.prune_layers(model, calibration, keep=4),
@@ -43,12 +45,16 @@ def main(options: argparse.Namespace) -> None:
     }.items():
         print(f"{name}, not trained: {told(cut.model)}", flush=True)
         for peak in options.peaks:
-            run = recovery.train(cut.model, ids, steps=options.steps, batch=BATCH, peak=peak, progress=False)
+            run = recovery.train(
+                cut.model, ids, steps=options.steps, batch=BATCH, peak=peak, progress=False
+            )
             print(f"{name}, peak {peak:g}: {told(run.model)}", flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--peaks", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
     main(parser.parse_args())

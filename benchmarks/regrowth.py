@@ -24,24 +24,42 @@ COMMAND = "python benchmarks/regrowth.py"
 
 def halfway(net, fit, sparsity):
     """Dense for half of the steps, then without the smallest weights of each layer."""
-    return schedules.while_training(net, fit, lambda step: sparsity if step >= STEPS // 2 else 0.0, update=STEPS // 2)
+    return schedules.while_training(
+        net, fit, lambda step: sparsity if step >= STEPS // 2 else 0.0, update=STEPS // 2
+    )
 
 
 def gradual(net, fit, sparsity):
-    return schedules.while_training(net, fit, lambda step: schedules.cubic(step, end=int(0.75 * STEPS), final=sparsity), update=20)
+    return schedules.while_training(
+        net,
+        fit,
+        lambda step: schedules.cubic(step, end=int(0.75 * STEPS), final=sparsity),
+        update=20,
+    )
 
 
 def at_the_end(net, fit, sparsity):
     net = copy.deepcopy(net)
     fit(net)
-    apply.apply(net, apply.make_masks({name: scores.magnitude(walk.weight_of(m)) for name, m in walk.compressible(net).items()}, sparsity))
+    apply.apply(
+        net,
+        apply.make_masks(
+            {
+                name: scores.magnitude(walk.weight_of(m))
+                for name, m in walk.compressible(net).items()
+            },
+            sparsity,
+        ),
+    )
     return net
 
 
 def moving(method, seed):
-    return lambda net, fit, sparsity: regrowth.train(
-        net, fit, regrowth.begin(net, sparsity, seed), steps=STEPS, method=method, seed=seed
-    ).model
+    return lambda net, fit, sparsity: (
+        regrowth.train(
+            net, fit, regrowth.begin(net, sparsity, seed), steps=STEPS, method=method, seed=seed
+        ).model
+    )
 
 
 def small_dense(seed):
@@ -62,7 +80,11 @@ def accuracy(make, sparsity: float, seed: int) -> dict[str, float]:
     x, y = data.train_x[:-HELD_OUT], data.train_y[:-HELD_OUT]
     found = []
     for peak in PEAKS:
-        net = make(digits.network(64, 128, 64, 10, seed=seed), lambda n, peak=peak: digits.train(n, x, y, steps=STEPS, peak=peak, seed=seed), sparsity)
+        net = make(
+            digits.network(64, 128, 64, 10, seed=seed),
+            lambda n, peak=peak: digits.train(n, x, y, steps=STEPS, peak=peak, seed=seed),
+            sparsity,
+        )
         held = digits.accuracy(net, data.train_x[-HELD_OUT:], data.train_y[-HELD_OUT:])
         found.append((held, peak, digits.accuracy(net, data.test_x, data.test_y)))
     best = max(found, key=lambda each: each[0])
@@ -81,7 +103,9 @@ def main() -> None:
 
     def value(name: str, sparsity: float, seed: int) -> float:
         s = 0.0 if name == "dense" else sparsity
-        return kept.value(f"{name}, {s}, {seed}", lambda: accuracy(rows[name](seed), s, seed))["accuracy"]
+        return kept.value(f"{name}, {s}, {seed}", lambda: accuracy(rows[name](seed), s, seed))[
+            "accuracy"
+        ]
 
     for sparsity in (0.95, 0.98):
         table = compare(

@@ -21,7 +21,10 @@ RATIOS = (0.9, 0.7, 0.5)
 
 def main() -> None:
     model, tokenizer, divergences = bundled()
-    sets = {seed: evaluation.calibration(tokenizer, "bundled", n=16, context=256, seed=200 + seed) for seed in (0, 1, 2)}
+    sets = {
+        seed: evaluation.calibration(tokenizer, "bundled", n=16, context=256, seed=200 + seed)
+        for seed in (0, 1, 2)
+    }
     if "low-rank" in sys.argv:
         return ranks(model, sets, divergences)
     for bits in (2, 3):
@@ -29,7 +32,9 @@ def main() -> None:
         kept = Kept(name)
 
         def row(label, method, kept=kept, **settings):
-            return lambda seed: kept.tensor(f"{label} {seed}", lambda: divergences(method(model, sets[seed], **settings).model))
+            return lambda seed: kept.tensor(
+                f"{label} {seed}", lambda: divergences(method(model, sets[seed], **settings).model)
+            )
 
         rows = {
             "rounding": divergences(rtn.quantize(model, **grid).model),
@@ -49,12 +54,20 @@ def main() -> None:
 
 def ranks(model, sets, divergences) -> None:
     rounded = rtn.quantize(model, bits=8, group_size=-1)
-    rows, bytes_of = {"INT8, a scale a row": divergences(rounded.model)}, {"INT8, a scale a row": rounded.bytes_on_disk}
+    rows, bytes_of = (
+        {"INT8, a scale a row": divergences(rounded.model)},
+        {"INT8, a scale a row": rounded.bytes_on_disk},
+    )
     for ratio in RATIOS:
         plain = low_rank.compress(model, ratio=ratio)
         rows[f"SVD, {ratio:g} of the numbers"] = divergences(plain.model)
-        rows[f"whitened, {ratio:g}"] = lambda seed, ratio=ratio: divergences(low_rank.compress(model, sets[seed], ratio=ratio).model)
-        bytes_of |= {f"SVD, {ratio:g} of the numbers": plain.bytes_on_disk, f"whitened, {ratio:g}": plain.bytes_on_disk}
+        rows[f"whitened, {ratio:g}"] = lambda seed, ratio=ratio: divergences(
+            low_rank.compress(model, sets[seed], ratio=ratio).model
+        )
+        bytes_of |= {
+            f"SVD, {ratio:g} of the numbers": plain.bytes_on_disk,
+            f"whitened, {ratio:g}": plain.bytes_on_disk,
+        }
     table = compare(
         "Low rank: KL from the original", rows, against="INT8, a scale a row", unit="nats",
         protocol=f"{PROTOCOL}; 3 calibration sets of 16 × 256 tokens; factors in BF16",

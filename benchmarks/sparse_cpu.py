@@ -39,7 +39,9 @@ def on_gpu(width: int, tokens: int) -> float:
 
 def main(width: int, sizes: list[int]) -> int:
     torch.set_num_threads(1)
-    print(f"{width} x {width}, float32: time of the dense product / time of the CSR product; bytes against dense")
+    print(
+        f"{width} x {width}, float32: time of the dense product / time of the CSR product; bytes against dense"
+    )
     print("sparsity" + "".join(f"{f'{tokens} tokens':>14}" for tokens in sizes) + "   bytes")
     pays: dict[int, float | None] = dict.fromkeys(sizes)
     for sparsity in SPARSITIES:
@@ -50,11 +52,18 @@ def main(width: int, sizes: list[int]) -> int:
             if row[-1] > 1 and pays[tokens] is None:
                 pays[tokens] = sparsity
         share = storage.size("csr", (width, width), int((weight != 0).sum()), 32) / weight.nbytes
-        print(f"{sparsity:8.2f}" + "".join(f"{value:14.2f}" for value in row) + f"{share:8.2f}", flush=True)
+        print(
+            f"{sparsity:8.2f}" + "".join(f"{value:14.2f}" for value in row) + f"{share:8.2f}",
+            flush=True,
+        )
     for tokens, sparsity in pays.items():
         print(
             f"{tokens} tokens: "
-            + (f"sparse is faster from {sparsity} on" if sparsity else "sparse is never faster here")
+            + (
+                f"sparse is faster from {sparsity} on"
+                if sparsity
+                else "sparse is never faster here"
+            )
         )
     try:
         semi_structured.check_device()
@@ -62,7 +71,9 @@ def main(width: int, sizes: list[int]) -> int:
         print(f"2:4 kernels not timed. {error}")
         return 0
     for tokens in (64, 1024):
-        print(f"GPU, {4 * width} wide, 2:4 in float16, {tokens} tokens: {on_gpu(4 * width, tokens):.2f}")
+        print(
+            f"GPU, {4 * width} wide, 2:4 in float16, {tokens} tokens: {on_gpu(4 * width, tokens):.2f}"
+        )
     return 0
 
 

@@ -56,7 +56,12 @@ def compare(name: str, model, calibration: torch.Tensor, sizes: list[int]) -> bo
     """Print a line for each number of tokens; whether the goal is met from FROM tokens on."""
     half = structured.prune_mlp(model, calibration, keep=0.5)
     one = structured.prune_mlp(model, calibration, keep=1, score="magnitude", compensate=False)
-    models = {"dense": model, "half": half.model, "zeros": masked(model, half.details["kept"]), "one": one.model}
+    models = {
+        "dense": model,
+        "half": half.model,
+        "zeros": masked(model, half.details["kept"]),
+        "one": one.model,
+    }
     mlps = {kind: [mlp_of(b, anatomy.of(m)) for b in walk.blocks(m)] for kind, m in models.items()}
     width = model.config.hidden_size
     print(
@@ -67,9 +72,14 @@ def compare(name: str, model, calibration: torch.Tensor, sizes: list[int]) -> bo
     for tokens in sizes:
         x = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(0))
         runs = [[seconds(mlps[kind], x) for kind in models] for _ in range(ROUNDS)]
-        dense, fewer, zeros, floor = (statistics.median(column) for column in zip(*runs, strict=True))
+        dense, fewer, zeros, floor = (
+            statistics.median(column) for column in zip(*runs, strict=True)
+        )
         met = met and (tokens < FROM or dense / fewer >= GOAL)
-        print(f"{tokens:6}  {dense / fewer:17.2f}  {dense / zeros:12.2f}  {dense / floor:11.2f}", flush=True)
+        print(
+            f"{tokens:6}  {dense / fewer:17.2f}  {dense / zeros:12.2f}  {dense / floor:11.2f}",
+            flush=True,
+        )
     return met
 
 
@@ -81,12 +91,20 @@ def main(name: str | None, sizes: list[int]) -> int:
         wide = train.build(
             vocabulary=len(tokenizer), hidden=1024, layers=2, heads=8, kv_heads=8, mlp=2816, seed=0
         ).eval()
-        met = compare("random weights", wide, token_windows(tokenizer, "train", 1, 64, 0), sizes) and met
-    print(f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at {FROM} tokens and more")
+        met = (
+            compare("random weights", wide, token_windows(tokenizer, "train", 1, 64, 0), sizes)
+            and met
+        )
+    print(
+        f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at {FROM} tokens and more"
+    )
     return int(not met)
 
 
 if __name__ == "__main__":
     raise SystemExit(
-        main(sys.argv[1] if len(sys.argv) > 1 else None, [int(a) for a in sys.argv[2:]] or [1, 8, 64, 512])
+        main(
+            sys.argv[1] if len(sys.argv) > 1 else None,
+            [int(a) for a in sys.argv[2:]] or [1, 8, 64, 512],
+        )
     )

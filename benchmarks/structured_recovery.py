@@ -27,8 +27,16 @@ def main() -> None:
 
     def trained(subject):
         def row(seed: int):
-            ids = evaluation.calibration(tokenizer, "bundled", n=STEPS * BATCH, context=CONTEXT, seed=100 + seed)
-            training = {"steps": STEPS, "batch": BATCH, "peak": 1e-4, "seed": seed, "progress": False}
+            ids = evaluation.calibration(
+                tokenizer, "bundled", n=STEPS * BATCH, context=CONTEXT, seed=100 + seed
+            )
+            training = {
+                "steps": STEPS,
+                "batch": BATCH,
+                "peak": 1e-4,
+                "seed": seed,
+                "progress": False,
+            }
             return divergences(recovery.train(subject, ids, teacher=model, **training).model)
 
         return row

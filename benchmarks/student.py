@@ -33,7 +33,17 @@ def main(options: argparse.Namespace) -> None:
         if not steps:
             return start
         data = evaluation.calibration(tokenizer, n=steps * BATCH, context=CONTEXT, seed=seed)
-        run = distillation.train(start, net, data, steps=steps, batch=BATCH, peak=PEAK, seed=seed, keep="last", progress=False)
+        run = distillation.train(
+            start,
+            net,
+            data,
+            steps=steps,
+            batch=BATCH,
+            peak=PEAK,
+            seed=seed,
+            keep="last",
+            progress=False,
+        )
         print(f"{steps} steps, seed {seed}: {run.seconds:.0f} s", flush=True)
         return in_bf16(run.model)
 
@@ -43,20 +53,38 @@ def main(options: argparse.Namespace) -> None:
     versions = {"original": lambda seed: net, "student, not trained": lambda seed: start}
     versions |= {name: functools.partial(trained, steps) for name, steps in names.items()}
     versions[f"student, {last} steps, 4 bits"] = lambda seed: rounded(seed).model
-    megabytes = {name: Compressed(make(0), {"method": "none"}, 0.0).bytes_on_disk / 1e6 for name, make in versions.items()}
+    megabytes = {
+        name: Compressed(make(0), {"method": "none"}, 0.0).bytes_on_disk / 1e6
+        for name, make in versions.items()
+    }
     tokens = {name: f"{steps * BATCH * CONTEXT:,}" for name, steps in names.items()}
 
     def table(title: str, measure, **more):
-        rows = {name: functools.partial(lambda make, seed: measure(make(seed)), make) for name, make in versions.items()}
-        return compare(title, rows, seeds=range(options.seeds), against="original", columns={"MB": megabytes, "tokens": tokens}, **more)
+        rows = {
+            name: functools.partial(lambda make, seed: measure(make(seed)), make)
+            for name, make in versions.items()
+        }
+        return compare(
+            title,
+            rows,
+            seeds=range(options.seeds),
+            against="original",
+            columns={"MB": megabytes, "tokens": tokens},
+            **more,
+        )
 
     losses = table(
-        "A student, trained a little and a little longer", functools.cache(lambda m: evaluation.nats_by_window(m, windows)), unit="nats per token",
+        "A student, trained a little and a little longer",
+        functools.cache(lambda m: evaluation.nats_by_window(m, windows)),
+        unit="nats per token",
         protocol="bundled model, validation split, 64 windows of 256 tokens; three seeds, each with its own text",
     )
     facts = table(
-        "What the student knows", functools.cache(lambda m: [float(r) for r in evaluation.judge(m, tokenizer, questions)]),
-        unit="share of the facts", better="higher", protocol=f"{FACTS} questions of the test split with four choices; chance 25 %",
+        "What the student knows",
+        functools.cache(lambda m: [float(r) for r in evaluation.judge(m, tokenizer, questions)]),
+        unit="share of the facts",
+        better="higher",
+        protocol=f"{FACTS} questions of the test split with four choices; chance 25 %",
     )
     print(losses, facts, sep="\n\n")
     if options.write:
@@ -70,7 +98,9 @@ def in_bf16(model):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[40, 120])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true")

@@ -21,13 +21,16 @@ def trained(data, y, hidden: int, d: int | None, seed: int):
     network = digits.network(64, hidden, 10, seed=seed)
     if d is None:
         return digits.train(network, data.train_x, y, steps=300, peak=1e-2, seed=seed)
-    return digits.train(dimension.Subspace(network, d, seed), data.train_x, y, steps=300, peak=0.3, seed=seed)
+    return digits.train(
+        dimension.Subspace(network, d, seed), data.train_x, y, steps=300, peak=0.3, seed=seed
+    )
 
 
 def d90(hidden: int, seed: int) -> float:
     data = digits.load(seed)
     whole, *found = (
-        digits.accuracy(trained(data, data.train_y, hidden, d, seed), data.test_x, data.test_y) for d in (None, *DIMENSIONS)
+        digits.accuracy(trained(data, data.train_y, hidden, d, seed), data.test_x, data.test_y)
+        for d in (None, *DIMENSIONS)
     )
     return dimension.dimension_at(DIMENSIONS, found, whole)
 

@@ -21,18 +21,31 @@ from course_utils.pruning.subnets import Space, Subnet
 
 COMMAND = "python benchmarks/supernet.py"
 STEPS, SEEDS = 32, (0, 1, 2)
-DEPTHS = tuple((0, *inner, 4) for count in range(4) for inner in itertools.combinations((1, 2, 3), count))
+DEPTHS = tuple(
+    (0, *inner, 4) for count in range(4) for inner in itertools.combinations((1, 2, 3), count)
+)
 CHANNELS, HEADS = (64, 128, 256, 384, 512), (1, 2, 4)
 BUDGET, TESTED = 1_700_000, 12
-SHOWN = {"small": Subnet((0, 4), 64, 1), "middle": Subnet((0, 2, 3, 4), 256, 2), "large": Subnet((0, 1, 2, 3, 4), 512, 4)}
+SHOWN = {
+    "small": Subnet((0, 4), 64, 1),
+    "middle": Subnet((0, 2, 3, 4), 256, 2),
+    "large": Subnet((0, 1, 2, 3, 4), 512, 4),
+}
 
 
 def main() -> None:
     kept = Kept("supernet")
     model, tokenizer, _ = bundled()
-    test = evaluation.text.windows(tokenizer, "bundled", split="validation", n=64, context=128, seed=0).ids
-    search = evaluation.text.windows(tokenizer, "bundled", split="train", n=16, context=128, seed=9).ids
-    texts = {seed: evaluation.calibration(tokenizer, "bundled", n=256, context=128, seed=300 + seed) for seed in SEEDS}
+    test = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=64, context=128, seed=0
+    ).ids
+    search = evaluation.text.windows(
+        tokenizer, "bundled", split="train", n=16, context=128, seed=9
+    ).ids
+    texts = {
+        seed: evaluation.calibration(tokenizer, "bundled", n=256, context=128, seed=300 + seed)
+        for seed in SEEDS
+    }
     space = subnets.space(model, depths=DEPTHS, channels=CHANNELS, heads=HEADS)
     whole = [(space, STEPS)]
     ways = {
@@ -57,7 +70,9 @@ def main() -> None:
     def separate(name: str, seed: int) -> list[float]:
         net, only = ordered(seed), SHOWN[name]
         one = Space((only.blocks,), (only.channels,), (only.heads,))
-        supernet_training.train(net, texts[seed], [(one, STEPS)], seed=seed, sandwich=False, distill=False, each=1)
+        supernet_training.train(
+            net, texts[seed], [(one, STEPS)], seed=seed, sandwich=False, distill=False, each=1
+        )
         return nats(net, only, test).tolist()
 
     for seed in SEEDS:
@@ -65,23 +80,40 @@ def main() -> None:
             found = kept.value(f"{way}, {seed}", lambda way=way, seed=seed: measured(way, seed))
             print(seed, way, {n: round(sum(v) / len(v), 3) for n, v in found.items()}, flush=True)
         for name in SHOWN:
-            kept.value(f"separate {name}, {seed}", lambda name=name, seed=seed: separate(name, seed))
+            kept.value(
+                f"separate {name}, {seed}", lambda name=name, seed=seed: separate(name, seed)
+            )
 
     dense = torch.tensor(evaluation.nats_by_window(model, test).tolist(), dtype=torch.float64)
     size = supernet.Supernet(model)
     for name, subnet in SHOWN.items():
-        rows = {way: lambda seed, way=way, name=name: torch.tensor(kept.values[f"{way}, {seed}"][name], dtype=torch.float64) for way in ways}
-        rows["trained alone"] = lambda seed, name=name: torch.tensor(kept.values[f"separate {name}, {seed}"], dtype=torch.float64)
+        rows = {
+            way: lambda seed, way=way, name=name: torch.tensor(
+                kept.values[f"{way}, {seed}"][name], dtype=torch.float64
+            )
+            for way in ways
+        }
+        rows["trained alone"] = lambda seed, name=name: torch.tensor(
+            kept.values[f"separate {name}, {seed}"], dtype=torch.float64
+        )
         rows["the whole model, as it was"] = dense
         title = f"{len(subnet.blocks)} blocks, {subnet.channels} channels, {subnet.heads} key-value heads: {size.parameters(subnet) / 1e6:.2f} M numbers"
-        table = compare(title, rows, against="sandwich, in-place", unit="nats a token", protocol=f"{PROTOCOL}; {STEPS} steps, 3 seeds")
+        table = compare(
+            title,
+            rows,
+            against="sandwich, in-place",
+            unit="nats a token",
+            protocol=f"{PROTOCOL}; {STEPS} steps, 3 seeds",
+        )
         print(table, flush=True)
         table.save(f"supernet-{name}", command=COMMAND)
 
     net = ordered(0)
     if not all(f"space {s}" in kept.values for s in space):
         supernet_training.train(net, texts[0], seed=0, **ways["sandwich, in-place"])
-    scored = {s: kept.value(f"space {s}", lambda s=s: float(nats(net, s, search).mean())) for s in space}
+    scored = {
+        s: kept.value(f"space {s}", lambda s=s: float(nats(net, s, search).mean())) for s in space
+    }
     sizes = {s: size.parameters(s) for s in space}
     best = sorted((s for s in space if sizes[s] <= BUDGET), key=scored.__getitem__)[:TESTED]
     tested = {s: kept.value(f"test {s}", lambda s=s: nats(net, s, test).tolist()) for s in best}
@@ -92,7 +124,9 @@ def main() -> None:
     ]  # fmt: skip
     protocol = f"in-place, seed 0; search: 16 windows of 128 training tokens; test: 64 of validation, for the {TESTED} best of at most {BUDGET} numbers"
     told = {"command": COMMAND, "protocol": protocol, "budget": BUDGET, "subnets": found}
-    (TABLES / "plain" / "supernet-space.json").write_text(json.dumps(told).replace('{"blocks"', '\n{"blocks"') + "\n")
+    (TABLES / "plain" / "supernet-space.json").write_text(
+        json.dumps(told).replace('{"blocks"', '\n{"blocks"') + "\n"
+    )
 
 
 @torch.no_grad()

@@ -18,11 +18,15 @@ WINDOWS, CONTEXT = 64, 128
 PROTOCOL = f"bundled model; {WINDOWS} windows of {CONTEXT} validation tokens"
 
 
-def bundled() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Callable[[PreTrainedModel], Tensor]]:
+def bundled() -> tuple[
+    PreTrainedModel, PreTrainedTokenizerBase, Callable[[PreTrainedModel], Tensor]
+]:
     """The bundled model, its tokenizer, and divergences(subject): KL(model ‖ subject) in nats for each window, (64,)."""
     torch.set_num_threads(1)
     model, tokenizer = load("bundled")
-    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=WINDOWS, context=CONTEXT, seed=0).ids
+    ids = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=WINDOWS, context=CONTEXT, seed=0
+    ).ids
     goal = evaluation.predictions(model, ids)
     return model, tokenizer, lambda subject: evaluation.kl_by_window(goal, subject, ids)
 
@@ -40,7 +44,9 @@ class Kept:
         given = parser.parse_known_args()[0]  # other words choose the table
         self.file = Path.home() / ".cache" / "course-benchmarks" / f"{name}.json"
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.values = {} if given.anew or not self.file.exists() else json.loads(self.file.read_text())
+        self.values = (
+            {} if given.anew or not self.file.exists() else json.loads(self.file.read_text())
+        )
         self.end = time.monotonic() + given.seconds
 
     def value(self, key: str, make: Callable):

@@ -22,19 +22,26 @@ def main() -> None:
     grid = {"bits": 2, "group_size": 64}
 
     def text(seed: int, tokens: int = MANY):
-        return evaluation.calibration(tokenizer, "bundled", n=MANY // 128, context=128, seed=100 + seed)[: tokens // 128]
+        return evaluation.calibration(
+            tokenizer, "bundled", n=MANY // 128, context=128, seed=100 + seed
+        )[: tokens // 128]
 
     def measured(label, make):
         def row(seed):
             made = make(seed)
             found = divergences(made.model)
-            print(f"{label}, set {seed}: {float(found.mean()):.4f} nats in {made.seconds:.0f} s", flush=True)
+            print(
+                f"{label}, set {seed}: {float(found.mean()):.4f} nats in {made.seconds:.0f} s",
+                flush=True,
+            )
             return found
 
         return row
 
     def train(steps):
-        return lambda seed: qat.quantize(model, text(seed), **grid, steps=steps, batch=8, learning_rate=RATE)
+        return lambda seed: qat.quantize(
+            model, text(seed), **grid, steps=steps, batch=8, learning_rate=RATE
+        )
 
     ways = {
         "rounding": lambda seed: rtn.quantize(model, **grid),
@@ -45,8 +52,13 @@ def main() -> None:
         "QAT, 32 steps": train(32),
         "QAT, 128 steps": train(128),
     }
-    data = {"rounding": "none"} | {label: "2,048" if "2,048" in label else "25,600" for label in ways if label != "rounding"}
-    trained = {label: f"{int(label.split()[-2]) * 8 * 128:,}" if "QAT" in label else "once" for label in ways} | {"rounding": "–"}
+    data = {"rounding": "none"} | {
+        label: "2,048" if "2,048" in label else "25,600" for label in ways if label != "rounding"
+    }
+    trained = {
+        label: f"{int(label.split()[-2]) * 8 * 128:,}" if "QAT" in label else "once"
+        for label in ways
+    } | {"rounding": "–"}
     rows = {label: measured(label, make) for label, make in ways.items()}
     table = compare(
         "2 bits in groups of 64: KL from the original", rows, against="GPTQ", unit="nats",

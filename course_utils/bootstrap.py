@@ -36,18 +36,24 @@ SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "fin
 
 def executable(name: str) -> Path:
     """A program of the environment, on any system."""
-    return VENV / ("Scripts" if os.name == "nt" else "bin") / (name + (".exe" if os.name == "nt" else ""))
+    return (
+        VENV
+        / ("Scripts" if os.name == "nt" else "bin")
+        / (name + (".exe" if os.name == "nt" else ""))
+    )
 
 
 def wanted(extras: str, build: str) -> str:
     """A fingerprint of what should be installed."""
     parts = [sys.version, extras, build, str(ROOT)]
-    parts += [(ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")]
+    parts += [
+        (ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def build_for(choice: str) -> str:
-    """torch's build: what was chosen, else the one for this machine."""
+    """Torch's build: what was chosen, else the one for this machine."""
     driver = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
     return choice or ("cuda" if driver else "cpu")
 
@@ -55,43 +61,72 @@ def build_for(choice: str) -> str:
 def install(extras: str = EXTRAS, choice: str = "") -> None:
     """Make the environment unless it is complete already. `choice`: torch's build, "cpu", "cuda" or "" for what fits."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        sys.exit(f"Python {sys.version.split()[0]} is not supported: run this with Python 3.10 to 3.13.")
-    enough = {wanted(each, build) for each in (extras, EXTRAS) for build in ([choice] if choice else ["cpu", "cuda"])}
+        sys.exit(
+            f"Python {sys.version.split()[0]} is not supported: run this with Python 3.10 to 3.13."
+        )
+    enough = {
+        wanted(each, build)
+        for each in (extras, EXTRAS)
+        for build in ([choice] if choice else ["cpu", "cuda"])
+    }
     if STAMP.exists() and STAMP.read_text() in enough:
         return
     build = build_for(choice)
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDS[extras]:
-        sys.exit(f"{ROOT}: {free:.1f} GB are free and {NEEDS[extras]} GB are needed; make room, then give the same command again.")
+        sys.exit(
+            f"{ROOT}: {free:.1f} GB are free and {NEEDS[extras]} GB are needed; make room, then give the same command again."
+        )
     if not executable("python").exists():
         print(f"Making the environment in {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
     settings = pip_settings()
     # torch first: with the pinned version in place no other package asks for a different build
-    fetch(["torch"], [*torch_build(build, settings), *(["--reinstall-package", "torch"] if choice else [])], settings)
+    fetch(
+        ["torch"],
+        [*torch_build(build, settings), *(["--reinstall-package", "torch"] if choice else [])],
+        settings,
+    )
     fetch(["-e", f"{ROOT}[{extras}]" if extras else str(ROOT)], [], settings)
     STAMP.write_text(wanted(extras, build))
 
 
 def pip_settings() -> dict[str, str]:
     """What this machine's user has told pip by variables and files (an index, wheels, certificates), under uv's names."""
-    said = subprocess.run([str(executable("python")), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        [str(executable("python")), "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
     pairs = re.findall(r"^[\w:.]+?\.([\w-]+)='(.*)'$", said, re.MULTILINE)
-    found = {SETTINGS[key]: value for key, value in pairs if key in SETTINGS and SETTINGS[key] not in os.environ}
-    return {"UV_INDEX_STRATEGY": "unsafe-best-match", **found}  # pip's own: the best version of all indices
+    found = {
+        SETTINGS[key]: value
+        for key, value in pairs
+        if key in SETTINGS and SETTINGS[key] not in os.environ
+    }
+    # pip's own: the best version of all indices
+    return {"UV_INDEX_STRATEGY": "unsafe-best-match", **found}
 
 
 def torch_build(build: str, settings: dict[str, str]) -> list[str]:
-    """uv's options for a build of torch. There is a choice on Linux only; wheels or an index of one's own decide for themselves."""
-    own = [name for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX") if name in settings or name in os.environ]
+    """Uv's options for a build of torch. There is a choice on Linux only; wheels or an index of one's own decide for themselves."""
+    own = [
+        name
+        for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX")
+        if name in settings or name in os.environ
+    ]
     if platform.system() != "Linux" or own:
         return []
-    print(f"torch: its {build.upper()} build; --torch {'cuda' if build == 'cpu' else 'cpu'} installs the other", flush=True)
+    print(
+        f"torch: its {build.upper()} build; --torch {'cuda' if build == 'cpu' else 'cpu'} installs the other",
+        flush=True,
+    )
     return ["--torch-backend", "cpu"] if build == "cpu" else []
 
 
 def uv() -> str | None:
-    """uv on PATH, or in the environment, where pip fetches it; None if neither can be."""
+    """Uv on PATH, or in the environment, where pip fetches it; None if neither can be."""
     inside = executable("uv")
     if not (found := shutil.which("uv")) and not inside.exists():
         subprocess.call([*pip_install(), "--quiet", "uv"])
@@ -99,14 +134,35 @@ def uv() -> str | None:
 
 
 def pip_install() -> list[str]:
-    """pip's command, with the pinned versions."""
-    return [str(executable("python")), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    """Pip's command, with the pinned versions."""
+    return [
+        str(executable("python")),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "-c",
+        str(ROOT / "constraints.txt"),
+    ]
 
 
 def fetch(what: list[str], options: list[str], settings: dict[str, str]) -> None:
     """Install by uv, else by pip, in the versions of constraints.txt."""
     tool = uv()
-    command = [tool, "pip", "install", "--python", str(executable("python")), "-c", str(ROOT / "constraints.txt"), *options] if tool else []
+    command = (
+        [
+            tool,
+            "pip",
+            "install",
+            "--python",
+            str(executable("python")),
+            "-c",
+            str(ROOT / "constraints.txt"),
+            *options,
+        ]
+        if tool
+        else []
+    )
     if subprocess.call([*(command or pip_install()), *what], env={**settings, **os.environ}) != 0:
         sys.exit(FAILED.format(what=" ".join(what)))
 
@@ -131,26 +187,40 @@ def browser() -> None:
     if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         return
     if subprocess.call([str(executable("python")), "-m", "playwright", "install", "chromium"]) != 0:
-        print("No Chromium on PATH and none could be fetched: install it for the browser test.", flush=True)
+        print(
+            "No Chromium on PATH and none could be fetched: install it for the browser test.",
+            flush=True,
+        )
 
 
 def run(*command: str) -> int:
     """Run a program of the environment at the root of the project; its exit code."""
     path = f"{executable('python').parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return subprocess.call([str(executable(command[0])), *command[1:]], cwd=ROOT, env={**os.environ, "PATH": path})
+    return subprocess.call(
+        [str(executable(command[0])), *command[1:]], cwd=ROOT, env={**os.environ, "PATH": path}
+    )
 
 
 def main(arguments: list[str]) -> int:
     """The command line; see the head of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("action", choices=("lab", "test", "install", "real", "site"))
-    parser.add_argument("--torch", choices=("cpu", "cuda"), default="", help="torch's build on Linux")
+    parser.add_argument(
+        "--torch", choices=("cpu", "cuda"), default="", help="torch's build on Linux"
+    )
     asked, rest = parser.parse_known_args(arguments)
     action = asked.action
     install("" if action == "lab" else EXTRAS, asked.torch)
     if action == "lab":
-        root = hasattr(os, "geteuid") and os.geteuid() == 0  # as in most containers; JupyterLab refuses unless told
-        return run("jupyter-lab", "notebooks/start.ipynb", *(["--allow-root"] if root else []), *rest)
+        # as in most containers; JupyterLab refuses unless told
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        return run(
+            "jupyter-lab", "notebooks/start.ipynb", *(["--allow-root"] if root else []), *rest
+        )
     if action == "real":
         real()
     if action == "site":
@@ -158,7 +228,15 @@ def main(arguments: list[str]) -> int:
         return run("python", "docs/site/build.py", *rest)
     if action == "test":
         browser()
-        return run("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder", *rest)
+        return run(
+            "pytest",
+            "-n",
+            str(min(2, os.cpu_count() or 1)),
+            "--dist",
+            "loadfile",
+            "--no-loadscope-reorder",
+            *rest,
+        )
     return 0
 
 

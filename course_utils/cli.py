@@ -9,7 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "matplotlib", "jupyterlab", "ipywidgets")
+CORE = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "matplotlib",
+    "jupyterlab",
+    "ipywidgets",
+)
 OPTIONAL = {
     "bitsandbytes": "peers",
     "nbval": "dev",
@@ -41,13 +50,19 @@ def installed(name: str) -> str | None:
 
 def remedy(extra: str) -> str:
     """The command that installs what is missing."""
-    return f'pip install -c constraints.txt -e ".[{extra}]"' if extra else "pip install -c constraints.txt -e ."
+    return (
+        f'pip install -c constraints.txt -e ".[{extra}]"'
+        if extra
+        else "pip install -c constraints.txt -e ."
+    )
 
 
 def doctor() -> int:
     """Say what is installed and what can run, without the network; return 1 if a lesson cannot run."""
     python_ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
-    print(f"Python        {sys.version.split()[0]:<12} {'ok' if python_ok else 'use Python 3.10 to 3.13'}")
+    print(
+        f"Python        {sys.version.split()[0]:<12} {'ok' if python_ok else 'use Python 3.10 to 3.13'}"
+    )
     missing = [name for name in CORE if installed(name) is None]
     for name in CORE:
         print(f"{name:<13} {installed(name) or 'missing: ' + remedy('')}")
@@ -59,7 +74,11 @@ def doctor() -> int:
     print(f"\nLessons on disk: {len(lessons)}")
     for lesson in lessons:
         print(f"  {'ready  ' if ready else 'blocked'} {lesson.relative_to(ROOT).as_posix()}")
-    print("\nEverything a lesson needs is here." if ready else "\nLessons are blocked; the lines above say what to do.")
+    print(
+        "\nEverything a lesson needs is here."
+        if ready
+        else "\nLessons are blocked; the lines above say what to do."
+    )
     return 0 if ready else 1
 
 
@@ -70,7 +89,9 @@ def bundled_model() -> bool:
 
         model, _tokenizer = models.load("bundled")
     except Exception as error:
-        print(f"bundled model does not load: {error}\n  remedy: git checkout -- course_utils/models/bundled")
+        print(
+            f"bundled model does not load: {error}\n  remedy: git checkout -- course_utils/models/bundled"
+        )
         return False
     print(f"bundled model {sum(p.numel() for p in model.parameters()):,} parameters, loads")
     return True
@@ -80,15 +101,21 @@ def main(arguments: list[str] | None = None) -> int:
     """The command `course`; returns its exit code."""
     parser = argparse.ArgumentParser(prog="course", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what is installed, which lessons can run, and what to do about the rest")
+    commands.add_parser(
+        "doctor", help="what is installed, which lessons can run, and what to do about the rest"
+    )
     build = commands.add_parser("build", help="make labs/ from solutions/")
-    build.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale")
+    build.add_argument(
+        "--check", action="store_true", help="change nothing; fail when a lab is stale"
+    )
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
-    if (arguments if arguments is not None else sys.argv[1:])[:1] not in ([name] for name in ("doctor", "build", *PASSED_ON)):
-        from course_utils import command
+    if (arguments if arguments is not None else sys.argv[1:])[:1] not in (
+        [name] for name in ("doctor", "build", *PASSED_ON)
+    ):
+        from course_utils import command, options
 
-        command.parsers(commands)
+        options.parsers(commands)
     chosen, rest = parser.parse_known_args(arguments)
     if chosen.command in PASSED_ON:
         from course_utils.grade.__main__ import main as grade

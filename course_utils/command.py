@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from course_utils import blockwise, checkpoints, evaluation, models, pruning, quantization
 from course_utils.errors import CompressionError, CompressionWarning
-from course_utils.models.shelf import PLACES
 from course_utils.opening import opened, packed_by
 from course_utils.quantization import Compressed
 
 GRID = ("bits", "group_size", "symmetric")
 SHARE = ("sparsity", "pattern")
-METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = {  # function, calibrates?, settings
+# function, calibrates?, settings
+METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = {
     "rtn": (quantization.rtn.quantize, False, GRID),
     "gptq": (quantization.gptq.quantize, True, (*GRID, "act_order")),
     "awq": (quantization.awq.quantize, True, GRID),
@@ -41,7 +41,8 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = { 
     "sparsegpt": (pruning.sparsegpt.prune, True, SHARE),
 }
 MIXED = {"rotation": 0}  # codes for normal numbers want rows and columns mixed
-FIXED: dict[str, dict[str, Any]] = {  # settings that make a method of the command line out of a function
+# settings that make a method of the command line out of a function
+FIXED: dict[str, dict[str, Any]] = {
     "mxfp4": {"scheme": "MXFP4"}, "nvfp4": {"scheme": "NVFP4", "four_over_six": True}, "e8p": MIXED, "trellis": {**MIXED, "state_bits": 8},
     "additive": MIXED,
 }  # fmt: skip
@@ -63,31 +64,54 @@ EXAMPLES = """examples:
   course chat small --prompt "Story: Ada puts the lamp in the kitchen."
 """
 
+
 def compress(given: argparse.Namespace) -> dict[str, Any]:
     """Compress, write, and say what was reached, what was left and how many bytes it took."""
     method, calibrates, names = METHODS[given.method]
-    chosen = {name: getattr(given, name) for name in (*GRID, "act_order", "state_bits", *SHARE) if getattr(given, name) is not None}
+    chosen = {
+        name: getattr(given, name)
+        for name in (*GRID, "act_order", "state_bits", *SHARE)
+        if getattr(given, name) is not None
+    }
     if wrong := sorted(set(chosen) - set(names)):
         options = ", ".join("--" + name.replace("_", "-") for name in wrong)
-        raise CompressionError(f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}.")
-    chosen = FIXED.get(given.method, {}) | chosen | ({"per_layer": of_layers(given.per_layer)} if given.per_layer else {})
+        raise CompressionError(
+            f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}."
+        )
+    chosen = (
+        FIXED.get(given.method, {})
+        | chosen
+        | ({"per_layer": of_layers(given.per_layer)} if given.per_layer else {})
+    )
     writable(given.out, given.format)
     shards, why = blockwise.shards_of(given, packed_by)
     if shards is not None:
         tokenizer = models.load_tokenizer(given.tokenizer or given.model)
-        result = blockwise.compress(given, method, calibration_of(given, tokenizer) if calibrates else [], tokenizer, chosen)
+        result = blockwise.compress(
+            given, method, calibration_of(given, tokenizer) if calibrates else [], tokenizer, chosen
+        )
         return told(given, result, result.details["bytes"], shards.bytes())
     whole, tokenizer = opened(given.model, given.tokenizer)
     if whole.settings["method"] != "none":
-        raise CompressionError(f"model {given.model!r}: it is compressed already ({whole.settings['method']}); start from the original.")
+        raise CompressionError(
+            f"model {given.model!r}: it is compressed already ({whole.settings['method']}); start from the original."
+        )
     if why:
         print(f"course: the whole model is loaded: {why}", file=sys.stderr)
-    result = method(whole.model, *(calibration_of(given, tokenizer) if calibrates else ()), ignore=given.ignore or (), **chosen)
+    result = method(
+        whole.model,
+        *(calibration_of(given, tokenizer) if calibrates else ()),
+        ignore=given.ignore or (),
+        **chosen,
+    )
     if given.format == "course" and "sparsity" in result.details:
         result = without_zeros(result)
     size = FORMATS[given.format](result, given.out, tokenizer)
-    with tempfile.TemporaryDirectory() as folder:  # the original, written in the same way and with its tokenizer
-        before = Compressed(whole.model, {"method": "none"}, 0.0).save(Path(folder) / "model", tokenizer)
+    # the original, written in the same way and with its tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        before = Compressed(whole.model, {"method": "none"}, 0.0).save(
+            Path(folder) / "model", tokenizer
+        )
     return told(given, result, size, before)
 
 
@@ -104,7 +128,15 @@ def told(given: argparse.Namespace, result: Compressed, size: int, before: int) 
 
 def calibration_of(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """The tokens that the options of the command ask for."""
-    return [evaluation.calibration(tokenizer, text_of(given.calibration), n=given.samples, context=given.context, seed=given.seed)]
+    return [
+        evaluation.calibration(
+            tokenizer,
+            text_of(given.calibration),
+            n=given.samples,
+            context=given.context,
+            seed=given.seed,
+        )
+    ]
 
 
 def without_zeros(pruned: Compressed) -> Compressed:
@@ -112,7 +144,9 @@ def without_zeros(pruned: Compressed) -> Compressed:
     half = pruning.storage.sixteen_bits(pruned)
     found = pruning.storage.compress(half.model)
     seconds = pruned.seconds + found.seconds
-    return Compressed(found.model, {**half.settings, "storage": found.settings["format"]}, seconds, pruned.details)
+    return Compressed(
+        found.model, {**half.settings, "storage": found.settings["format"]}, seconds, pruned.details
+    )
 
 
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:
@@ -121,27 +155,52 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
         return benchmark(given)
     model, tokenizer = opened(given.model, given.tokenizer)
     text = text_of(given.text)
-    found = evaluation.perplexity(model, tokenizer, text, split=given.split, context=given.context, n=given.windows, seed=given.seed)
+    found = evaluation.perplexity(
+        model,
+        tokenizer,
+        text,
+        split=given.split,
+        context=given.context,
+        n=given.windows,
+        seed=given.seed,
+    )
     half = None if math.isnan(found.half_width) else found.half_width
-    return {"nats": found.nats, "half_width": half, "perplexity": found.value, "protocol": found.protocol, "said": str(found)}
+    return {
+        "nats": found.nats,
+        "half_width": half,
+        "perplexity": found.value,
+        "protocol": found.protocol,
+        "said": str(found),
+    }
 
 
 def benchmark(given: argparse.Namespace) -> dict[str, Any]:
     """Scores of lm-evaluation-harness on files in a folder; see `evaluation.benchmarks`."""
     if given.tasks is None or given.data is None:
-        missing = "--tasks NAMES, such as hellaswag,mmlu" if given.tasks is None else "--data FOLDER with the files of the tasks; nothing is downloaded"
+        missing = (
+            "--tasks NAMES, such as hellaswag,mmlu"
+            if given.tasks is None
+            else "--data FOLDER with the files of the tasks; nothing is downloaded"
+        )
         raise CompressionError(f"evaluate: it also needs {missing}.")
     tasks = [name.strip() for name in given.tasks.split(",") if name.strip()]
     execute = sandboxed() if "humaneval" in tasks else None
     model, tokenizer = opened(given.model, given.tokenizer)
-    found = evaluation.benchmarks.run(model, tokenizer, tasks, given.data, shots=given.shots, n=given.items, execute=execute)
-    return {"tasks": {name: score.plain() for name, score in found.items()}, "said": "\n".join(map(str, found.values()))}
+    found = evaluation.benchmarks.run(
+        model, tokenizer, tasks, given.data, shots=given.shots, n=given.items, execute=execute
+    )
+    return {
+        "tasks": {name: score.plain() for name, score in found.items()},
+        "said": "\n".join(map(str, found.values())),
+    }
 
 
 def sandboxed() -> evaluation.benchmarks.Execute:
     """The runner of programs that a model wrote. Raises CompressionError where there is no sandbox."""
     if sys.platform != "linux":
-        raise CompressionError(f"humaneval: programs that a model wrote run in a sandbox of Linux, and this is {sys.platform}; leave humaneval out.")
+        raise CompressionError(
+            f"humaneval: programs that a model wrote run in a sandbox of Linux, and this is {sys.platform}; leave humaneval out."
+        )
     from course_utils.grade import programs
 
     return programs.run
@@ -166,7 +225,11 @@ def export(given: argparse.Namespace) -> dict[str, Any]:
     """Write a model in the format of another tool."""
     writable(given.out, given.format)
     model, tokenizer = opened(given.model, given.tokenizer)
-    return {"out": str(given.out), "format": given.format, "bytes": FORMATS[given.format](model, given.out, tokenizer)}
+    return {
+        "out": str(given.out),
+        "format": given.format,
+        "bytes": FORMATS[given.format](model, given.out, tokenizer),
+    }
 
 
 def chat(given: argparse.Namespace) -> dict[str, Any]:
@@ -174,13 +237,21 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = opened(given.model, given.tokenizer)
     network = evaluation.subject.runnable(model)
     if given.prompt is not None:
-        return {"prompt": given.prompt, "said": evaluation.answers.reply(network, tokenizer, given.prompt, given.tokens)}
+        return {
+            "prompt": given.prompt,
+            "said": evaluation.answers.reply(network, tokenizer, given.prompt, given.tokens),
+        }
     print("Type a line; an empty one ends.", file=sys.stderr)
     said = []
     for line in map(str.strip, sys.stdin):
         if not line:
             break
-        said.append({"prompt": line, "answer": evaluation.answers.reply(network, tokenizer, line, given.tokens)})
+        said.append(
+            {
+                "prompt": line,
+                "answer": evaluation.answers.reply(network, tokenizer, line, given.tokens),
+            }
+        )
         if not given.json:
             print(said[-1]["answer"], flush=True)
     return {"answers": said, "said": ""}
@@ -197,69 +268,19 @@ def of_layers(given: str) -> dict[str, dict[str, Any]]:
     try:
         return json.loads(given)
     except ValueError as error:
-        raise CompressionError(f"--per-layer {given}: no JSON such as {{\"down_proj\": {{\"bits\": 8}}}} ({error}).") from error
+        raise CompressionError(
+            f'--per-layer {given}: no JSON such as {{"down_proj": {{"bits": 8}}}} ({error}).'
+        ) from error
 
 
 def writable(out: Path, kind: str) -> None:
     """Raises CompressionError before anything is computed if the result could not be written."""
     if kind in ("gguf", "onnx") and out.suffix != f".{kind}":
-        raise CompressionError(f"--out {out}: a {kind} file is one file; let its name end in .{kind}.")
+        raise CompressionError(
+            f"--out {out}: a {kind} file is one file; let its name end in .{kind}."
+        )
     if kind in ("gguf", "onnx") and out.is_dir():
         raise CompressionError(f"--out {out}: there is a folder of this name; choose another name.")
-
-
-def parsers(commands: Any) -> None:
-    """Add the five commands to the parser of `course`."""
-
-    def command(work: Callable[[argparse.Namespace], dict[str, Any]], told: str) -> argparse.ArgumentParser:
-        parser = commands.add_parser(
-            work.__name__, help=told, description=work.__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        parser.set_defaults(work=work)
-        parser.add_argument("model", help="'bundled', 'smollm2', a model's folder, a GGUF file, or a name on the hub")
-        parser.add_argument("--tokenizer", help="folder of the tokenizer, if the model has none")
-        parser.add_argument("--json", action="store_true", help="the result as JSON")
-        return parser
-
-    def text(parser: argparse.ArgumentParser, name: str, count: str, default: int) -> None:
-        parser.add_argument(f"--{name}", default="bundled", help="'bundled', 'pydoc' (Python's documentation), a text file, or a data set of the hub (default: bundled)")
-        parser.add_argument(f"--{count}", type=int, default=default, help=f"windows of text (default: {default})")
-        parser.add_argument("--context", type=int, default=256, help="tokens of a window (default: 256)")
-        parser.add_argument("--seed", type=int, default=0)
-
-    small = command(compress, "compress a model and write it")
-    small.add_argument("--method", choices=METHODS, required=True)
-    small.add_argument("--bits", type=int)
-    small.add_argument("--group-size", type=int)
-    for flag in ("--symmetric", "--act-order"):
-        small.add_argument(flag, action="store_true", default=None)
-    small.add_argument("--state-bits", type=int, help="of a trellis's register (default: 8); time doubles with each")
-    small.add_argument("--sparsity", type=float)
-    small.add_argument("--pattern", help="such as 2:4")
-    small.add_argument("--ignore", action="append", help="a layer's name, or a regular expression on names: such layers stay as they are (repeat it)")
-    small.add_argument("--per-layer", help="other settings for layers with such names, as JSON (see the examples)")
-    small.add_argument("--states", choices=PLACES, default="memory",
-                       help="where calibration's hidden states wait: in memory, there in 16 bits, or in files beside --out")  # fmt: skip
-    small.add_argument("--device", default="cpu", help="where a block is computed (default: cpu)")
-    small.add_argument("--in-memory", action="store_true", help="load the whole model, instead of one block at a time")
-    text(small, "calibration", "samples", 64)
-    test = command(evaluate, "measure a model's perplexity, or its scores on benchmarks")
-    text(test, "text", "windows", 64)
-    test.add_argument("--tasks", help="instead of perplexity: benchmarks, such as hellaswag,mmlu,glue,super_glue,rte,humaneval")
-    test.add_argument("--data", help="with --tasks: the folder with their files; nothing is downloaded")
-    test.add_argument("--shots", type=int, default=0, help="with --tasks: solved items before each (default: 0)")
-    test.add_argument("--items", type=int, help="with --tasks: the first items of each (default: all)")
-    test.add_argument("--split", default="validation", choices=("train", "validation", "test", "all"))
-    whole = command(report, "bytes, speed, perplexity and scores of a model")
-    text(whole, "text", "windows", 64)
-    whole.add_argument("--items", type=int, default=200, help="items of a task (default: 200)")
-    other = command(export, "write a model in another tool's format")
-    for parser in (small, other):
-        parser.add_argument("--out", type=Path, required=True, help="a new folder; for gguf and onnx a file")
-        parser.add_argument("--format", choices=FORMATS, required=parser is other, default="course")
-    talk = command(chat, "let a model answer, greedily")
-    talk.add_argument("--prompt", help="one prompt; without it, lines are read")
-    talk.add_argument("--tokens", type=int, default=60, help="tokens of an answer (default: 60)")
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -269,11 +290,16 @@ def in_words(found: dict[str, Any]) -> str:
     lines = [f"{found['out']}: {found['bytes'] / 1e6:.2f} MB ({found['format']})"]
     if "bytes_before" in found:
         lines[0] += f", before {found['bytes_before'] / 1e6:.2f} MB; {found['seconds']:.1f} s"
-        lines.append(f"reached: {found['share']:.1%} of the parameters, {found['share_of_blocks']:.1%} of those in the blocks")
+        lines.append(
+            f"reached: {found['share']:.1%} of the parameters, {found['share_of_blocks']:.1%} of those in the blocks"
+        )
         reasons: dict[str, list[int]] = {}
         for left in found["left"].values():
             reasons.setdefault(left["because"], []).append(left["parameters"])
-        lines += [f"left as they are: {sum(n):,} parameters of {len(n)} modules ({why})" for why, n in reasons.items()]
+        lines += [
+            f"left as they are: {sum(n):,} parameters of {len(n)} modules ({why})"
+            for why, n in reasons.items()
+        ]
     return "\n".join(lines)
 
 
@@ -291,7 +317,11 @@ def run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         out = getattr(given, "out", None)
         begun = out is not None and out.with_name(f".{out.name}.part").is_dir()
-        left = "what is done is kept; the same command goes on from there." if begun else "nothing was written."
+        left = (
+            "what is done is kept; the same command goes on from there."
+            if begun
+            else "nothing was written."
+        )
         print(f"course: stopped; {left}", file=sys.stderr)
         return 130
     print(json.dumps(found, default=str, ensure_ascii=False) if given.json else in_words(found))

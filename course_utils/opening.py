@@ -11,7 +11,10 @@ from course_utils import checkpoints, models
 from course_utils.errors import CompressionError
 from course_utils.quantization import Compressed, compressed
 
-READ = {name: getattr(checkpoints, name.replace("-", "_")).read for name in ("gptq", "awq", "bitsandbytes", "compressed-tensors")}
+READ = {
+    name: getattr(checkpoints, name.replace("-", "_")).read
+    for name in ("gptq", "awq", "bitsandbytes", "compressed-tensors")
+}
 
 Opened = tuple[Compressed, PreTrainedTokenizerBase]
 
@@ -28,14 +31,20 @@ def opened(name: str, tokenizer: str | None = None) -> Opened:
         read = checkpoints.gguf.read
     elif (place / compressed.MANIFEST).is_file():
         read = compressed.load
-        settings = json.loads((place / compressed.MANIFEST).read_text(encoding="utf-8")).get("settings", settings)
+        settings = json.loads((place / compressed.MANIFEST).read_text(encoding="utf-8")).get(
+            "settings", settings
+        )
     elif (method := packed_by(place)) is not None:
         read, settings = READ[method], {"method": method}
     if read is None:
         network, words = models.load(name)
-        return Compressed(network, settings, 0.0), models.load_tokenizer(tokenizer) if tokenizer else words
+        return Compressed(network, settings, 0.0), models.load_tokenizer(
+            tokenizer
+        ) if tokenizer else words
     if not tokenizer and not (place / "tokenizer_config.json").is_file():
-        raise CompressionError(f"model {name!r}: it comes without a tokenizer; name the folder of one with --tokenizer.")
+        raise CompressionError(
+            f"model {name!r}: it comes without a tokenizer; name the folder of one with --tokenizer."
+        )
     return Compressed(read(place), settings, 0.0), models.load_tokenizer(tokenizer or place)
 
 
@@ -44,11 +53,20 @@ def packed_by(folder: Path) -> str | None:
     if not (folder / "config.json").is_file():
         return None
     try:
-        method = (json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}).get("quant_method")
+        method = (
+            json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+                "quantization_config"
+            )
+            or {}
+        ).get("quant_method")
     except (ValueError, AttributeError) as error:
-        raise CompressionError(f"{folder / 'config.json'}: not readable ({error}); copy the model again.") from error
+        raise CompressionError(
+            f"{folder / 'config.json'}: not readable ({error}); copy the model again."
+        ) from error
     if method is None:
         return None
     if method not in READ:
-        raise CompressionError(f"model {str(folder)!r}: quantized by {method!r}, which is not read here; known are {', '.join(READ)}.")
+        raise CompressionError(
+            f"model {str(folder)!r}: quantized by {method!r}, which is not read here; known are {', '.join(READ)}."
+        )
     return method

@@ -38,7 +38,9 @@ def channels(model, supplies: Supplies, *, keep: int | float = 0.5) -> Compresse
     return pruning.structured.prune_mlp(model, supplies.calibration, keep=keep)
 
 
-def layers(model, supplies: Supplies, *, keep: int | float = 0.5, ignore: Patterns = ()) -> Compressed:
+def layers(
+    model, supplies: Supplies, *, keep: int | float = 0.5, ignore: Patterns = ()
+) -> Compressed:
     """Remove the blocks with the lowest influence; `pruning.structured.prune_layers`."""
     return pruning.structured.prune_layers(model, supplies.calibration, keep=keep, ignore=ignore)
 
@@ -54,7 +56,9 @@ def gradual(
     )  # fmt: skip
 
 
-def student(model, supplies: Supplies, *, keep: int | float = 0.5, steps: int = 40, peak: float = 2e-3) -> Compressed:
+def student(
+    model, supplies: Supplies, *, keep: int | float = 0.5, steps: int = 40, peak: float = 2e-3
+) -> Compressed:
     """Keep evenly spread blocks (their number, or a fraction), then train as `distil` does."""
     count = pruning.groups.how_many(len(walk.blocks(model)), keep, "blocks")
     smaller = distillation.students.from_layers(model, distillation.students.evenly(model, count))
@@ -78,7 +82,9 @@ def quantize(
     if method not in ways:
         raise CompressionError(f"method={method!r}: choose 'rtn', 'gptq' or 'awq'.")
     calibrated = () if method == "rtn" else (supplies.calibration,)
-    return ways[method].quantize(model, *calibrated, bits=bits, group_size=group_size, ignore=ignore, per_layer=per_layer)
+    return ways[method].quantize(
+        model, *calibrated, bits=bits, group_size=group_size, ignore=ignore, per_layer=per_layer
+    )
 
 
 def half(model, supplies: Supplies) -> Compressed:
@@ -104,7 +110,9 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
         raise CompressionError(f"steps: none given; choose from {', '.join(STEPS)}.")
     unknown = [name for name, _ in steps if name not in STEPS]
     if unknown:
-        raise CompressionError(f"steps: {', '.join(map(repr, unknown))} unknown; choose from {', '.join(STEPS)}.")
+        raise CompressionError(
+            f"steps: {', '.join(map(repr, unknown))} unknown; choose from {', '.join(STEPS)}."
+        )
     for name, settings in steps:
         accepted = set(STEPS[name].__kwdefaults__ or {})
         if wrong := set(settings) - accepted:
@@ -121,9 +129,20 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
         seconds = time.perf_counter() - began
         packed = any(type(m).__name__ in KINDS for m in now.modules())
         pruned = not packed and _weights(now) < _weights(before)
-        stages.append({"step": name, **settings, "seconds": seconds, "pruned": pruned, "packed": packed, **did})
+        stages.append(
+            {
+                "step": name,
+                **settings,
+                "seconds": seconds,
+                "pruned": pruned,
+                "packed": packed,
+                **did,
+            }
+        )
     told = " → ".join(name for name, _ in steps)
-    return Compressed(stored(now), {"method": told}, sum(s["seconds"] for s in stages), {"stages": stages})
+    return Compressed(
+        stored(now), {"method": told}, sum(s["seconds"] for s in stages), {"stages": stages}
+    )
 
 
 def _weights(model: nn.Module) -> int:
@@ -141,7 +160,10 @@ def _trained() -> Iterator[dict[str, int]]:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights = sum(int(p.count_nonzero()) for p in parameters)
         gone = bool(left) and weights < left[0][1]
-        did.update(updates=did["updates"] + 1, updates_after_pruning=0 if gone else did["updates_after_pruning"] + 1)
+        did.update(
+            updates=did["updates"] + 1,
+            updates_after_pruning=0 if gone else did["updates_after_pruning"] + 1,
+        )
         left[:] = [(parameters, weights)]
 
     hook = register_optimizer_step_post_hook(count)
@@ -165,7 +187,9 @@ def unpacked(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for name in names:
         packed: Any = model.get_submodule(name)
-        dense = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None, device="meta")
+        dense = nn.Linear(
+            packed.in_features, packed.out_features, bias=packed.bias is not None, device="meta"
+        )
         dense.weight = nn.Parameter(packed.weight.to(model.dtype).clone())
         if packed.bias is not None:
             dense.bias = nn.Parameter(packed.bias.detach().clone())

@@ -15,8 +15,12 @@ WIDTHS = (2, 3, 4)
 def main(source="bundled", mean_bits="3", text="bundled"):
     model, tokenizer = models.load(source)
     some = evaluation.text.windows(tokenizer, text, split="train", n=4, context=128, seed=0).ids
-    held_out = evaluation.text.windows(tokenizer, text, split="validation", n=16, context=256, seed=0).ids
-    options = {b: lambda w, b=b: quantization.fake_quantize(w, bits=b, group_size=64) for b in WIDTHS}
+    held_out = evaluation.text.windows(
+        tokenizer, text, split="validation", n=16, context=256, seed=0
+    ).ids
+    options = {
+        b: lambda w, b=b: quantization.fake_quantize(w, bits=b, group_size=64) for b in WIDTHS
+    }
     damage = allocation.measured_damages(model, some, options)
     weights = {name: walk.weight_of(m).numel() for name, m in walk.compressible(model).items()}
     size = {name: {b: b * n for b in WIDTHS} for name, n in weights.items()}

@@ -13,7 +13,10 @@ def main(source="bundled", text="bundled"):
     tasks = ("facts", "addition") if source == "bundled" else ()
     few = quantization.rtn.quantize(model, bits=3).model
     fewer = quantization.rtn.quantize(model, bits=2).model
-    reports = [evaluation.report(m, tokenizer, tasks=tasks, n=40, text=text, windows=24) for m in (model, few, fewer)]
+    reports = [
+        evaluation.report(m, tokenizer, tasks=tasks, n=40, text=text, windows=24)
+        for m in (model, few, fewer)
+    ]
     print(evaluation.compare(reports))
     return reports
 

@@ -19,9 +19,13 @@ def main(source="bundled", text="bundled"):
     }
     for name, pruned in made.items():
         small = pruned.model
-        zeros = sum(float((walk.weight_of(m) == 0).sum()) for m in walk.compressible(small).values())
+        zeros = sum(
+            float((walk.weight_of(m) == 0).sum()) for m in walk.compressible(small).values()
+        )
         damage = float(evaluation.kl_by_window(model, small, ids).mean())
-        print(f"{name}: {small.num_parameters():,} parameters, {zeros:,.0f} of them 0, KL {damage:.4f}")
+        print(
+            f"{name}: {small.num_parameters():,} parameters, {zeros:,.0f} of them 0, KL {damage:.4f}"
+        )
     return made
 
 

@@ -16,7 +16,9 @@ def main(source="bundled", out="quantized", text="bundled"):
     print(f"{small.coverage['share']:.0%} of the parameters are packed; {out}: {size / 1e6:.2f} MB")
 
     again = quantization.load(out)
-    ids = evaluation.text.windows(tokenizer, text, split="validation", n=16, context=256, seed=0).ids
+    ids = evaluation.text.windows(
+        tokenizer, text, split="validation", n=16, context=256, seed=0
+    ).ids
     damage = evaluation.kl_by_window(model, again, ids)
     print(f"KL to the original: {float(damage.mean()):.5f} nats a token")
     return again

@@ -23,8 +23,10 @@ def server(source="bundled", port=8000):
             try:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 ids = torch.tensor([tokenizer(asked["prompt"])["input_ids"]])
-                out = small.generate(input_ids=ids, max_new_tokens=int(asked.get("tokens", 24)), do_sample=False)
-                status, said = 200, {"text": tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)}
+                most = int(asked.get("tokens", 24))
+                out = small.generate(input_ids=ids, max_new_tokens=most, do_sample=False)
+                text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+                status, said = 200, {"text": text}
             except (KeyError, TypeError, ValueError) as error:
                 status, said = 400, {"error": f'send {{"prompt": "...", "tokens": 24}}; {error!r}'}
             self.send_response(status)

@@ -52,7 +52,9 @@ class Budget:
         for name, cost in costs.items():
             left = getattr(self, name) - cost
             if left < 0:
-                raise CompressionError(f"the file asks for too much work: over {getattr(Budget, name):,} {name}.")
+                raise CompressionError(
+                    f"the file asks for too much work: over {getattr(Budget, name):,} {name}."
+                )
             setattr(self, name, left)
 
 
@@ -70,9 +72,15 @@ class Streams:
         return self.content[self.at - size : self.at]
 
 
-def decode(part: Any, shape: tuple[int, int], streams: Streams, budget: Budget, depth: int = 0) -> np.ndarray:
+def decode(
+    part: Any, shape: tuple[int, int], streams: Streams, budget: Budget, depth: int = 0
+) -> np.ndarray:
     """(rows, columns) float32. Raises CompressionError for whatever is not as the description says."""
-    if not isinstance(part, dict) or not isinstance(part.get("codec"), str) or part["codec"] not in DECODERS:
+    if (
+        not isinstance(part, dict)
+        or not isinstance(part.get("codec"), str)
+        or part["codec"] not in DECODERS
+    ):
         raise CompressionError(f"a tensor's codec must be one of {', '.join(DECODERS)}.")
     if depth > DEPTH:
         raise CompressionError(f"codecs lie inside each other more than {DEPTH} deep.")
@@ -87,7 +95,9 @@ def whole(part: dict[str, Any], name: str, low: int, high: int) -> int:
     """A whole number of a description, from low to high. Raises CompressionError otherwise."""
     value = part.get(name)
     if type(value) is not int or not low <= value <= high:
-        raise CompressionError(f"{part['codec']}: {name} must be a whole number from {low:,} to {high:,}.")
+        raise CompressionError(
+            f"{part['codec']}: {name} must be a whole number from {low:,} to {high:,}."
+        )
     return value
 
 
@@ -102,7 +112,11 @@ def flag(part: dict[str, Any], name: str) -> bool:
 def lengths(part: dict[str, Any], *wanted: int | None) -> list[int]:
     """The stated lengths of the streams, each as wanted (None: any). Raises CompressionError otherwise."""
     found = part.get("streams")
-    good = isinstance(found, list) and len(found) == len(wanted) and all(type(n) is int and n >= 0 for n in found)
+    good = (
+        isinstance(found, list)
+        and len(found) == len(wanted)
+        and all(type(n) is int and n >= 0 for n in found)
+    )
     if not good or any(w is not None and n != w for n, w in zip(found or [], wanted, strict=True)):
         said = ", ".join("any" if w is None else f"{w:,}" for w in wanted)
         raise CompressionError(f"{part['codec']}: streams must be the lengths ({said}).")
@@ -111,7 +125,9 @@ def lengths(part: dict[str, Any], *wanted: int | None) -> list[int]:
 
 def unpack(data: memoryview, bits: int, count: int) -> np.ndarray:
     """`count` codes (int64) of `bits` bits, the lowest bit first, without gaps."""
-    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little").reshape(count, bits)
+    flat = np.unpackbits(
+        np.frombuffer(data, np.uint8), count=count * bits, bitorder="little"
+    ).reshape(count, bits)
     codes = np.zeros(count, np.int64)
     for place in range(bits):
         codes |= flat[:, place].astype(np.int64) << place
@@ -127,43 +143,67 @@ def _spread(values: np.ndarray, shape: tuple[int, int], group: int) -> np.ndarra
     return np.repeat(values.reshape(shape[0], -1), group, axis=1)[:, : shape[1]]
 
 
-def _bf16(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _bf16(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     (size,) = lengths(part, 2 * shape[0] * shape[1])
-    return (np.frombuffer(streams.take(size), "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    return (
+        (np.frombuffer(streams.take(size), "<u2").astype(np.uint32) << 16)
+        .view(np.float32)
+        .reshape(shape)
+    )
 
 
-def _f16(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _f16(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     (size,) = lengths(part, 2 * shape[0] * shape[1])
     return _half(streams.take(size)).reshape(shape)
 
 
-def _grid(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
-    bits, group, zeros = whole(part, "bits", 1, 8), whole(part, "group", 1, shape[1]), flag(part, "zeros")
+def _grid(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
+    bits, group, zeros = (
+        whole(part, "bits", 1, 8),
+        whole(part, "group", 1, shape[1]),
+        flag(part, "zeros"),
+    )
     count, groups = shape[0] * shape[1], shape[0] * -(-shape[1] // group)
-    codes, scales, points = lengths(part, (count * bits + 7) // 8, 2 * groups, groups if zeros else 0)
+    codes, scales, points = lengths(
+        part, (count * bits + 7) // 8, 2 * groups, groups if zeros else 0
+    )
     q = unpack(streams.take(codes), bits, count).reshape(shape).astype(np.float32)
     s = _spread(_half(streams.take(scales)), shape, group)
     z = np.frombuffer(streams.take(points), np.uint8).astype(np.float32)
     return s * (q - (_spread(z, shape, group) if zeros else np.float32(1 << (bits - 1))))
 
 
-def _ternary(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _ternary(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     group, count = whole(part, "group", 1, shape[1]), shape[0] * shape[1]
     codes, scales = lengths(part, -(-count // 5), 2 * shape[0] * -(-shape[1] // group))
     packed = np.frombuffer(streams.take(codes), np.uint8)
     if (packed >= 3**5).any():
         raise CompressionError("ternary: a byte is 243 or more; it holds five digits of base 3.")
-    t = (packed[:, None] // 3 ** np.arange(5) % 3).reshape(-1)[:count].reshape(shape).astype(np.float32) - 1
+    t = (packed[:, None] // 3 ** np.arange(5) % 3).reshape(-1)[:count].reshape(shape).astype(
+        np.float32
+    ) - 1
     return t * _spread(_half(streams.take(scales)), shape, group)
 
 
-def _symbols(data: memoryview, count: int, tables: np.ndarray, which: np.ndarray | None, budget: Budget) -> np.ndarray:
+def _symbols(
+    data: memoryview, count: int, tables: np.ndarray, which: np.ndarray | None, budget: Budget
+) -> np.ndarray:
     """`count` symbols of a rANS stream; what it asks for is looked at before it gets it."""
     if len(data) < struct.calcsize(coding.HEADER):
         raise CompressionError("a rANS stream is shorter than its header.")
     stated, _, lanes, _ = struct.unpack_from(coding.HEADER, data)
     if stated != count or not 1 <= lanes <= 65535 or lanes * tables.shape[1] > ENTRIES:
-        raise CompressionError(f"a rANS stream must hold {count:,} symbols in 1 to {ENTRIES // tables.shape[1]:,} lanes.")
+        raise CompressionError(
+            f"a rANS stream must hold {count:,} symbols in 1 to {ENTRIES // tables.shape[1]:,} lanes."
+        )
     budget.spend(rounds=-(-count // lanes), comparisons=count * tables.shape[1])
     return coding.decode(bytes(data), tables, which)
 
@@ -175,52 +215,105 @@ def _tables(data: memoryview, classes: int) -> np.ndarray:
     return found
 
 
-def _coded(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _coded(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     symbols, classes = whole(part, "symbols", 1, SYMBOLS), whole(part, "classes", 1, CLASSES)
     lowest, steps = whole(part, "lowest", -(1 << 15), 1 << 15), whole(part, "steps", 1, shape[1])
     if steps not in (1, shape[1]):
         raise CompressionError(f"coded: steps must be 1 or {shape[1]}.")
-    sizes = lengths(part, None, 2 * classes * symbols, shape[1] if classes > 1 else 0, 4 if steps == 1 and shape[1] > 1 else 2 * steps)
+    sizes = lengths(
+        part,
+        None,
+        2 * classes * symbols,
+        shape[1] if classes > 1 else 0,
+        4 if steps == 1 and shape[1] > 1 else 2 * steps,
+    )
     data, tables, columns, step = (streams.take(size) for size in sizes)
-    which = np.frombuffer(columns, np.uint8).astype(np.int64) if classes > 1 else np.zeros(shape[1], np.int64)
+    which = (
+        np.frombuffer(columns, np.uint8).astype(np.int64)
+        if classes > 1
+        else np.zeros(shape[1], np.int64)
+    )
     if which.max() >= classes:
         raise CompressionError(f"coded: a column's class must be 0 to {classes - 1}.")
-    q = _symbols(data, shape[0] * shape[1], _tables(tables, classes), np.broadcast_to(which, shape), budget).reshape(shape) + lowest
-    return q.astype(np.float32) * (np.frombuffer(step, "<f4") if len(step) == 4 and steps == 1 else _half(step))
+    q = (
+        _symbols(
+            data,
+            shape[0] * shape[1],
+            _tables(tables, classes),
+            np.broadcast_to(which, shape),
+            budget,
+        ).reshape(shape)
+        + lowest
+    )
+    return q.astype(np.float32) * (
+        np.frombuffer(step, "<f4") if len(step) == 4 and steps == 1 else _half(step)
+    )
 
 
-def _table(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
-    values, dim, coded = whole(part, "values", 2, 1 << 16), whole(part, "dim", 1, min(shape[1], 64)), flag(part, "coded")
+def _table(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
+    values, dim, coded = (
+        whole(part, "values", 2, 1 << 16),
+        whole(part, "dim", 1, min(shape[1], 64)),
+        flag(part, "coded"),
+    )
     if shape[1] % dim or (coded and values > SYMBOLS):
-        raise CompressionError(f"table: dim must divide {shape[1]} columns, and under rANS values are at most {SYMBOLS:,}.")
+        raise CompressionError(
+            f"table: dim must divide {shape[1]} columns, and under rANS values are at most {SYMBOLS:,}."
+        )
     count, bits = shape[0] * shape[1] // dim, (values - 1).bit_length()
     budget.spend(numbers=values * dim)
-    first, second, third = lengths(part, 2 * values * dim, None if coded else (count * bits + 7) // 8, 2 * values if coded else 0)
-    vectors, places, tables = _half(streams.take(first)).reshape(values, dim), streams.take(second), streams.take(third)
-    index = _symbols(places, count, _tables(tables, 1), None, budget) if coded else unpack(places, bits, count)
+    first, second, third = lengths(
+        part,
+        2 * values * dim,
+        None if coded else (count * bits + 7) // 8,
+        2 * values if coded else 0,
+    )
+    vectors, places, tables = (
+        _half(streams.take(first)).reshape(values, dim),
+        streams.take(second),
+        streams.take(third),
+    )
+    index = (
+        _symbols(places, count, _tables(tables, 1), None, budget)
+        if coded
+        else unpack(places, bits, count)
+    )
     if index.max(initial=0) >= values:
         raise CompressionError(f"table: an index is {values:,} or more.")
     return vectors[index].reshape(shape)
 
 
-def _product(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _product(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     rank = whole(part, "rank", 1, min(shape))
     budget.spend(products=shape[0] * shape[1] * rank)
     left = decode(part.get("left"), (shape[0], rank), streams, budget, depth + 1)
     return left @ decode(part.get("right"), (rank, shape[1]), streams, budget, depth + 1)
 
 
-def _masked(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _masked(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     axis = part.get("axis")
     if axis not in ("all", "rows", "columns"):
         raise CompressionError("masked: axis must be all, rows or columns.")
     count = {"all": shape[0] * shape[1], "rows": shape[0], "columns": shape[1]}[axis]
     (size,) = lengths(part, (count + 7) // 8)
-    mask = np.unpackbits(np.frombuffer(streams.take(size), np.uint8), count=count, bitorder="little").astype(bool)
+    mask = np.unpackbits(
+        np.frombuffer(streams.take(size), np.uint8), count=count, bitorder="little"
+    ).astype(bool)
     if not (kept := int(mask.sum())):
         raise CompressionError("masked: nothing is kept.")
     inner = {"all": (1, kept), "rows": (kept, shape[1]), "columns": (shape[0], kept)}[axis]
-    inside, out = decode(part.get("inside"), inner, streams, budget, depth + 1), np.zeros(shape, np.float32)
+    inside, out = (
+        decode(part.get("inside"), inner, streams, budget, depth + 1),
+        np.zeros(shape, np.float32),
+    )
     if axis == "all":
         out[mask.reshape(shape)] = inside[0]
     elif axis == "rows":
@@ -230,7 +323,9 @@ def _masked(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budg
     return out
 
 
-def _sum(part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int) -> np.ndarray:
+def _sum(
+    part: dict[str, Any], shape: tuple[int, int], streams: Streams, budget: Budget, depth: int
+) -> np.ndarray:
     terms = part.get("terms")
     if not isinstance(terms, list) or not 2 <= len(terms) <= 4:
         raise CompressionError("sum: terms must be a list of 2 to 4.")

@@ -31,10 +31,22 @@ def write(config: dict[str, Any], parts: dict[str, Any], path: Path | str | None
     """
     order = list(layout.shapes(layout.check_config(config)))
     if set(parts) != set(order):
-        raise CompressionError(f"parts: missing or unknown {', '.join(sorted(set(order) ^ set(parts))[:5])}.")
-    header = json.dumps({"config": config, "tensors": {name: parts[name].said for name in order}}, separators=(",", ":"))
+        raise CompressionError(
+            f"parts: missing or unknown {', '.join(sorted(set(order) ^ set(parts))[:5])}."
+        )
+    header = json.dumps(
+        {"config": config, "tensors": {name: parts[name].said for name in order}},
+        separators=(",", ":"),
+    )
     packed = zlib.compress(header.encode(), 9)
-    content = b"".join([MAGIC, LENGTH.pack(len(packed)), packed, *(stream for name in order for stream in parts[name].streams)])
+    content = b"".join(
+        [
+            MAGIC,
+            LENGTH.pack(len(packed)),
+            packed,
+            *(stream for name in order for stream in parts[name].streams),
+        ]
+    )
     read(content)
     if path is not None:
         Path(path).write_bytes(content)
@@ -43,7 +55,9 @@ def write(config: dict[str, Any], parts: dict[str, Any], path: Path | str | None
 
 def plain(path: Path | str, most: int) -> bytes | None:
     """The first `most` + 1 bytes of a plain file, opened once; None for a folder, a pipe or a device. Raises OSError for a link, too."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    handle = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    )
     with os.fdopen(handle, "rb") as file:
         return file.read(most + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
 
@@ -53,7 +67,9 @@ def content(path: Path | str) -> bytes:
     try:
         data = plain(path, layout.LARGEST)
     except OSError as error:
-        raise CompressionError(f"the file cannot be read ({error.strerror or type(error).__name__}); links are not followed.") from error
+        raise CompressionError(
+            f"the file cannot be read ({error.strerror or type(error).__name__}); links are not followed."
+        ) from error
     if data is None:
         raise CompressionError("the file is no plain file.")
     if len(data) > layout.LARGEST:
@@ -65,12 +81,18 @@ def read(data: bytes | Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray
     """(config, {name: tensor, float32}) of a file or its bytes. Raises CompressionError, with the reason, for whatever is no such file."""
     data = data if isinstance(data, bytes) else content(data)
     header, streams = _header(data)
-    if not isinstance(header, dict) or set(header) != {"config", "tensors"} or not isinstance(header["tensors"], dict):
+    if (
+        not isinstance(header, dict)
+        or set(header) != {"config", "tensors"}
+        or not isinstance(header["tensors"], dict)
+    ):
         raise CompressionError("the header must hold config and tensors.")
     config, found = layout.check_config(header["config"]), {}
     wanted = layout.shapes(config)
     if set(header["tensors"]) != set(wanted):
-        raise CompressionError(f"tensors: {len(set(wanted) - set(header['tensors']))} are missing, {len(set(header['tensors']) - set(wanted))} are unknown.")
+        raise CompressionError(
+            f"tensors: {len(set(wanted) - set(header['tensors']))} are missing, {len(set(header['tensors']) - set(wanted))} are unknown."
+        )
     budget = codecs.Budget()
     for name, part in header["tensors"].items():
         shape = wanted[name]
@@ -84,7 +106,9 @@ def read(data: bytes | Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray
             raise CompressionError(f"{name}: holds a value that is not finite.")
         found[name] = made.reshape(shape)
     if streams.at != len(streams.content):
-        raise CompressionError(f"{len(streams.content) - streams.at:,} bytes are left over behind the last stream.")
+        raise CompressionError(
+            f"{len(streams.content) - streams.at:,} bytes are left over behind the last stream."
+        )
     return config, found
 
 

@@ -37,7 +37,12 @@ WINDOWS, CONTEXT = 64, 128
 LOST = 1.0  # nats: beyond this nothing else is asked
 
 
-def score(content: bytes, seeds: Sequence[int] = OPEN_SEEDS, *, read: Callable[[bytes], Any] = container.read) -> dict[str, Any]:
+def score(
+    content: bytes,
+    seeds: Sequence[int] = OPEN_SEEDS,
+    *,
+    read: Callable[[bytes], Any] = container.read,
+) -> dict[str, Any]:
     """Plain values: bytes, sha256, valid, reason (one sentence if refused), seconds (of decoding), gates, passed.
 
     `seeds` draw the items. `gates[name]` is {"value", "interval": [low, high], "needed", "passed"}; where KL is beyond 1 nat it is
@@ -53,7 +58,13 @@ def score(content: bytes, seeds: Sequence[int] = OPEN_SEEDS, *, read: Callable[[
     seconds = time.perf_counter() - began
     gates = measured(model, seeds)
     passed = len(gates) > 1 and all(gate["passed"] for gate in gates.values())
-    return _said(content) | {"valid": True, "reason": "", "seconds": seconds, "gates": gates, "passed": passed}
+    return _said(content) | {
+        "valid": True,
+        "reason": "",
+        "seconds": seconds,
+        "gates": gates,
+        "passed": passed,
+    }
 
 
 def measured(model: Any, seeds: Sequence[int] = OPEN_SEEDS) -> dict[str, dict[str, Any]]:
@@ -66,13 +77,33 @@ def measured(model: Any, seeds: Sequence[int] = OPEN_SEEDS) -> dict[str, dict[st
             return gates
         known = facts.known(model, _questions())
         people = int(known.person.max()) + 1
-        for name, chosen in (("facts_head", known.person < HEAD), ("facts_tail", known.person >= people - TAIL)):
+        for name, chosen in (
+            ("facts_head", known.person < HEAD),
+            ("facts_tail", known.person >= people - TAIL),
+        ):
             value = float(known.right[chosen].mean())
-            gates[name] = {"value": value, "interval": [value, value], "needed": FACTS, "passed": value >= FACTS}
-        asked = {task: [item for seed, n in _shared(seeds, count) for item in items(task, n=n, split="test", seed=seed)] for task, count in ITEMS.items()}
-        right = answers.judge(model, tokenizer, [item for group in asked.values() for item in group])
+            gates[name] = {
+                "value": value,
+                "interval": [value, value],
+                "needed": FACTS,
+                "passed": value >= FACTS,
+            }
+        asked = {
+            task: [
+                item
+                for seed, n in _shared(seeds, count)
+                for item in items(task, n=n, split="test", seed=seed)
+            ]
+            for task, count in ITEMS.items()
+        }
+        right = answers.judge(
+            model, tokenizer, [item for group in asked.values() for item in group]
+        )
     for task, group in asked.items():
-        gates[task], right = share_gate(sum(map(bool, right[: len(group)])), len(group)), right[len(group) :]
+        gates[task], right = (
+            share_gate(sum(map(bool, right[: len(group)])), len(group)),
+            right[len(group) :],
+        )
     return gates
 
 
@@ -90,12 +121,21 @@ def _kl_gate(windows: Tensor) -> dict[str, Any]:
     value, half = interval(windows.tolist())
     if not math.isfinite(value + half):
         value, half = 99.0, 0.0
-    return {"value": value, "interval": [max(0.0, value - half), value + half], "needed": NATS, "passed": value - min(half, NATS / 2) <= NATS}
+    return {
+        "value": value,
+        "interval": [max(0.0, value - half), value + half],
+        "needed": NATS,
+        "passed": value - min(half, NATS / 2) <= NATS,
+    }
 
 
 def _shared(seeds: Sequence[int], count: int) -> list[tuple[int, int]]:
     """(seed, items of it), together `count`."""
-    return [(seed, n) for i, seed in enumerate(seeds) if (n := count // len(seeds) + (i < count % len(seeds)))]
+    return [
+        (seed, n)
+        for i, seed in enumerate(seeds)
+        if (n := count // len(seeds) + (i < count % len(seeds)))
+    ]
 
 
 @functools.cache
@@ -112,7 +152,9 @@ def _questions() -> facts.Asked:
 def _windows(seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Windows of the test split, and the original's predictions there."""
     model, tokenizer = _original()
-    cut: Callable[..., Any] = functools.partial(text.windows, tokenizer, "bundled", split="test", context=CONTEXT)
+    cut: Callable[..., Any] = functools.partial(
+        text.windows, tokenizer, "bundled", split="test", context=CONTEXT
+    )
     ids = torch.cat([cut(n=n, seed=seed).ids for seed, n in _shared(seeds, WINDOWS)])
     return ids, by_window.predictions(model, ids)
 
@@ -123,4 +165,10 @@ def _said(content: bytes) -> dict[str, Any]:
 
 def refused(content: bytes, reason: str) -> dict[str, Any]:
     """The score of what is no file."""
-    return _said(content) | {"valid": False, "reason": reason, "seconds": 0.0, "gates": {}, "passed": False}
+    return _said(content) | {
+        "valid": False,
+        "reason": reason,
+        "seconds": 0.0,
+        "gates": {},
+        "passed": False,
+    }

@@ -31,9 +31,13 @@ def check_config(config: Any) -> dict[str, Any]:
     if type(config[ALSO]) is not bool:
         raise CompressionError(f"config: {ALSO} must be true or false.")
     if config["head_dim"] % 2 or config["num_attention_heads"] % config["num_key_value_heads"]:
-        raise CompressionError("config: head_dim must be even, and key-value heads must divide the attention heads.")
+        raise CompressionError(
+            "config: head_dim must be even, and key-value heads must divide the attention heads."
+        )
     if config["hidden_size"] % config["num_attention_heads"]:
-        raise CompressionError("config: the attention heads must divide hidden_size, as transformers asks.")
+        raise CompressionError(
+            "config: the attention heads must divide hidden_size, as transformers asks."
+        )
     count = sum(math.prod(shape) for shape in shapes(config).values())
     if count > PARAMETERS:
         raise CompressionError(f"config: {count:,} parameters, more than {PARAMETERS:,}.")
@@ -43,13 +47,25 @@ def check_config(config: Any) -> dict[str, Any]:
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name → shape of every tensor that the file must hold, in the names of transformers."""
     d, m = config["hidden_size"], config["intermediate_size"]
-    queries, keys = (config[f"num_{kind}_heads"] * config["head_dim"] for kind in ("attention", "key_value"))
+    queries, keys = (
+        config[f"num_{kind}_heads"] * config["head_dim"] for kind in ("attention", "key_value")
+    )
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, d)}
     for i in range(config["num_hidden_layers"]):
         at = f"model.layers.{i}."
-        found |= {f"{at}self_attn.q_proj.weight": (queries, d), f"{at}self_attn.k_proj.weight": (keys, d)}
-        found |= {f"{at}self_attn.v_proj.weight": (keys, d), f"{at}self_attn.o_proj.weight": (d, queries)}
-        found |= {f"{at}mlp.gate_proj.weight": (m, d), f"{at}mlp.up_proj.weight": (m, d), f"{at}mlp.down_proj.weight": (d, m)}
+        found |= {
+            f"{at}self_attn.q_proj.weight": (queries, d),
+            f"{at}self_attn.k_proj.weight": (keys, d),
+        }
+        found |= {
+            f"{at}self_attn.v_proj.weight": (keys, d),
+            f"{at}self_attn.o_proj.weight": (d, queries),
+        }
+        found |= {
+            f"{at}mlp.gate_proj.weight": (m, d),
+            f"{at}mlp.up_proj.weight": (m, d),
+            f"{at}mlp.down_proj.weight": (d, m),
+        }
         found |= {f"{at}input_layernorm.weight": (d,), f"{at}post_attention_layernorm.weight": (d,)}
     found["model.norm.weight"] = (d,)
     if not config[ALSO]:

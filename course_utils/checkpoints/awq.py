@@ -26,7 +26,9 @@ def interleave(codes: Tensor) -> Tensor:
     """4-bit codes (rows, columns) as int32 (rows, columns / 8): nibble n of a word holds column ORDER[n] of its eight."""
     rows, columns = codes.shape
     if columns % 8:
-        raise CompressionError(f"codes: {columns} outputs are no multiple of 8, which the AWQ layout needs.")
+        raise CompressionError(
+            f"codes: {columns} outputs are no multiple of 8, which the AWQ layout needs."
+        )
     return to_words(codes.reshape(rows, -1, 8)[:, :, ORDER].reshape(rows, columns), 4)
 
 
@@ -39,7 +41,9 @@ def deinterleave(words: Tensor) -> Tensor:
 def tensors_of(layer: QuantizedLinear) -> dict[str, Tensor]:
     """qweight, qzeros, scales of a layer. Raises CompressionError where the layout cannot hold it."""
     if layer.bits != 4 or layer.group_index is not None:
-        raise CompressionError("layer: the AWQ layout holds 4 bits with neighbouring inputs in a group (no act-order).")
+        raise CompressionError(
+            "layer: the AWQ layout holds 4 bits with neighbouring inputs in a group (no act-order)."
+        )
     grid = layer.grid()
     scales = files.half_scales(grid)
     return {
@@ -49,7 +53,9 @@ def tensors_of(layer: QuantizedLinear) -> dict[str, Tensor]:
     }
 
 
-def layer_from(qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | None) -> QuantizedLinear:
+def layer_from(
+    qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | None
+) -> QuantizedLinear:
     """The layer that these tensors describe. Raises CompressionError if they do not fit each other."""
     files.check_packed(qweight, qzeros, scales)
     groups, out = scales.shape
@@ -61,12 +67,22 @@ def layer_from(qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | N
         )
     zero = deinterleave(qzeros)
     index = torch.arange(inputs) // (inputs // groups)
-    grid = Grid(scales.float().T.contiguous(), zero.float().T.contiguous(), index, 4, bool((zero == 8).all()))
+    grid = Grid(
+        scales.float().T.contiguous(),
+        zero.float().T.contiguous(),
+        index,
+        4,
+        bool((zero == 8).all()),
+    )
     return QuantizedLinear.of(LayerResult(deinterleave(qweight).T.contiguous(), grid, scales), bias)
 
 
 def write(
-    what: Compressed | PreTrainedModel, folder: str | Path, tokenizer=None, *, dtype: torch.dtype = torch.float16
+    what: Compressed | PreTrainedModel,
+    folder: str | Path,
+    tokenizer=None,
+    *,
+    dtype: torch.dtype = torch.float16,
 ) -> int:
     """Write a model of 4-bit `QuantizedLinear` layers in the AWQ GEMM layout; returns the bytes written.
 
@@ -74,7 +90,9 @@ def write(
     """
     model = files.model_of(what)
     layers: dict[str, QuantizedLinear] = files.layers_of(model, QuantizedLinear, "awq.quantize")
-    sizes = {layer.in_features // layer.groups if layer.groups > 1 else -1 for layer in layers.values()} - {-1} or {-1}
+    sizes = {
+        layer.in_features // layer.groups if layer.groups > 1 else -1 for layer in layers.values()
+    } - {-1} or {-1}
     if len(sizes) > 1:
         raise CompressionError("model: its layers differ in group size; the AWQ layout has one.")
     tensors = files.tensors_by_layer(layers, tensors_of)
@@ -82,7 +100,10 @@ def write(
         "quant_method": "awq", "bits": 4, "group_size": next(iter(sizes)), "zero_point": True, "version": "gemm",
         "modules_to_not_convert": files.dense_outside(model, layers) or None,
     }  # fmt: skip
-    return files.write_folder(folder, lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer))
+    return files.write_folder(
+        folder,
+        lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer),
+    )
 
 
 def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -92,9 +113,17 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     """
     folder = Path(folder)
     settings = files.read_settings(folder, "awq")
-    bits, version = settings.get("bits", settings.get("w_bit")), str(settings.get("version", "gemm")).lower()
+    bits, version = (
+        settings.get("bits", settings.get("w_bit")),
+        str(settings.get("version", "gemm")).lower(),
+    )
     if bits != 4 or version != "gemm":
-        raise CompressionError(f"{folder}: {bits} bits in the order {version!r}; supported is 4 bits in 'gemm' order.")
+        raise CompressionError(
+            f"{folder}: {bits} bits in the order {version!r}; supported is 4 bits in 'gemm' order."
+        )
     return files.read_packed(
-        folder, dtype, "an AWQ", lambda parts, bias: layer_from(parts["qweight"], parts["qzeros"], parts["scales"], bias)
+        folder,
+        dtype,
+        "an AWQ",
+        lambda parts, bias: layer_from(parts["qweight"], parts["qzeros"], parts["scales"], bias),
     )

@@ -35,16 +35,37 @@ def tensors_of(layer: BlockwiseLinear | LLMInt8Linear, dtype: torch.dtype) -> di
         "quant_type": layer.format, "blocksize": layer.block_size, "dtype": str(dtype).removeprefix("torch."),
         "shape": [layer.out_features, layer.in_features],
     }  # fmt: skip
-    tensors = {"weight": layer.packed.view(-1, 1), "weight.absmax": layer.absmax, "weight.quant_map": table(layer.format).clone()}
+    tensors = {
+        "weight": layer.packed.view(-1, 1),
+        "weight.absmax": layer.absmax,
+        "weight.quant_map": table(layer.format).clone(),
+    }
     if layer.nested:
-        tensors.update({"weight.nested_absmax": layer.nested_absmax, "weight.nested_quant_map": table("int8").clone()})
-        state.update({"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": float(layer.offset)})
-    tensors[STATE + layer.format] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+        tensors.update(
+            {
+                "weight.nested_absmax": layer.nested_absmax,
+                "weight.nested_quant_map": table("int8").clone(),
+            }
+        )
+        state.update(
+            {
+                "nested_blocksize": NESTED_BLOCK,
+                "nested_dtype": "float32",
+                "nested_offset": float(layer.offset),
+            }
+        )
+    tensors[STATE + layer.format] = torch.tensor(
+        list(json.dumps(state).encode()), dtype=torch.uint8
+    )
     return tensors
 
 
 def write(
-    what: Compressed | PreTrainedModel, folder: str | Path, tokenizer=None, *, dtype: torch.dtype = torch.float32
+    what: Compressed | PreTrainedModel,
+    folder: str | Path,
+    tokenizer=None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> int:
     """Write what `nf4.quantize` (NF4, FP4) or `llm_int8.quantize` made; returns the bytes written.
 
@@ -53,33 +74,58 @@ def write(
     layers in different formats.
     """
     model = files.model_of(what)
-    layers = files.layers_of(model, (BlockwiseLinear, LLMInt8Linear), "nf4.quantize or llm_int8.quantize")
-    kinds = {(m.format, m.block_size, m.nested) if isinstance(m, BlockwiseLinear) else m.threshold for m in layers.values()}
+    layers = files.layers_of(
+        model, (BlockwiseLinear, LLMInt8Linear), "nf4.quantize or llm_int8.quantize"
+    )
+    kinds = {
+        (m.format, m.block_size, m.nested) if isinstance(m, BlockwiseLinear) else m.threshold
+        for m in layers.values()
+    }
     if len(kinds) > 1:
-        raise CompressionError("model: its layers differ in format; bitsandbytes' configuration has one.")
+        raise CompressionError(
+            "model: its layers differ in format; bitsandbytes' configuration has one."
+        )
     first = next(iter(layers.values()))
     settings: dict = {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}
     if isinstance(first, LLMInt8Linear):
         settings.update({"load_in_8bit": True, "llm_int8_threshold": first.threshold})
     elif first.format == "int8":
-        raise CompressionError("model: bitsandbytes keeps models in nf4, fp4 or LLM.int8(); block-wise int8 is not among them.")
+        raise CompressionError(
+            "model: bitsandbytes keeps models in nf4, fp4 or LLM.int8(); block-wise int8 is not among them."
+        )
     else:
         settings.update({
             "load_in_4bit": True, "bnb_4bit_quant_type": first.format, "bnb_4bit_use_double_quant": first.nested,
             "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."), "bnb_4bit_quant_storage": "uint8",
         })  # fmt: skip
     settings["llm_int8_skip_modules"] = files.dense_outside(model, layers)
-    tensors = {f"{name}.{key}": t for name, layer in layers.items() for key, t in tensors_of(layer, dtype).items()}
-    return files.write_folder(folder, lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer))
+    tensors = {
+        f"{name}.{key}": t
+        for name, layer in layers.items()
+        for key, t in tensors_of(layer, dtype).items()
+    }
+    return files.write_folder(
+        folder,
+        lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer),
+    )
 
 
-def layer_from(tensors: dict[str, Tensor], bias: Tensor | None, threshold: float) -> BlockwiseLinear | LLMInt8Linear:
+def layer_from(
+    tensors: dict[str, Tensor], bias: Tensor | None, threshold: float
+) -> BlockwiseLinear | LLMInt8Linear:
     """The layer that bitsandbytes' tensors of one layer describe. Raises CompressionError if they do not fit."""
     layer: BlockwiseLinear | LLMInt8Linear
     if "SCB" in tensors:
         codes = tensors["weight"]
-        if codes.dtype != torch.int8 or codes.dim() != 2 or tensors["SCB"].shape != codes.shape[:1] or not torch.isfinite(tensors["SCB"]).all():
-            raise CompressionError("weight and SCB: expected int8 (out, in) and finite numbers (out,).")
+        if (
+            codes.dtype != torch.int8
+            or codes.dim() != 2
+            or tensors["SCB"].shape != codes.shape[:1]
+            or not torch.isfinite(tensors["SCB"]).all()
+        ):
+            raise CompressionError(
+                "weight and SCB: expected int8 (out, in) and finite numbers (out,)."
+            )
         layer = LLMInt8Linear(codes.shape[1], codes.shape[0], threshold=threshold)
         layer.weight_codes, layer.weight_scale = codes, tensors["SCB"].float()[:, None] / 127
         layer.weight_sum = codes.sum(1, dtype=torch.int32)
@@ -89,7 +135,11 @@ def layer_from(tensors: dict[str, Tensor], bias: Tensor | None, threshold: float
             state = json.loads(bytes(tensors[key].tolist())) if key else {}
             out, inputs = state["shape"]
             layer = BlockwiseLinear(
-                inputs, out, format=state["quant_type"], block_size=state["blocksize"], nested="nested_offset" in state
+                inputs,
+                out,
+                format=state["quant_type"],
+                block_size=state["blocksize"],
+                nested="nested_offset" in state,
             )
             parts = {"packed": tensors["weight"].view(-1), "absmax": tensors["weight.absmax"]}
             maps = {"quant_map": layer.format}
@@ -106,10 +156,16 @@ def layer_from(tensors: dict[str, Tensor], bias: Tensor | None, threshold: float
                 raise CompressionError(f"{name}: not the published table of {maps[name]}.")
         for name, tensor in parts.items():
             buffer = getattr(layer, name)
-            same_kind = tensor.is_floating_point() if buffer.is_floating_point() else tensor.dtype == buffer.dtype
+            same_kind = (
+                tensor.is_floating_point()
+                if buffer.is_floating_point()
+                else tensor.dtype == buffer.dtype
+            )
             if tensor.shape != buffer.shape or not same_kind:
                 found_kind = f"{tuple(tensor.shape)} {tensor.dtype}"
-                raise CompressionError(f"{name}: {found_kind}, expected {tuple(buffer.shape)} {buffer.dtype}.")
+                raise CompressionError(
+                    f"{name}: {found_kind}, expected {tuple(buffer.shape)} {buffer.dtype}."
+                )
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise CompressionError(f"{name}: NaN or infinity; the file is damaged.")
             buffer.copy_(tensor)
@@ -129,10 +185,16 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     marks = (".SCB", ".weight.absmax")
     names = {key.removesuffix(mark) for mark in marks for key in tensors if key.endswith(mark)}
     if not names:
-        raise CompressionError(f"{folder}: holds no SCB and no absmax; is it a bitsandbytes checkpoint?")
+        raise CompressionError(
+            f"{folder}: holds no SCB and no absmax; is it a bitsandbytes checkpoint?"
+        )
     threshold, used = settings.get("llm_int8_threshold", 6.0), set()
     for name in sorted(names):
         parts = files.parts_of(tensors, name, ("weight",), folder)
         used |= {f"{name}.{key}" for key in parts}
-        files.place(model, folder, name, partial(layer_from, parts, files.bias_of(parts, dtype), threshold))
-    return files.load_others(model, {k: v for k, v in tensors.items() if k not in used}, names, folder)
+        files.place(
+            model, folder, name, partial(layer_from, parts, files.bias_of(parts, dtype), threshold)
+        )
+    return files.load_others(
+        model, {k: v for k, v in tensors.items() if k not in used}, names, folder
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -44,9 +44,15 @@ def tensors_of(layer: MicroscaledLinear) -> dict[str, Tensor]:
         return {"weight_packed": layer.packed, "weight_scale": layer.scales}
     inverse = layer.tensor_scale.reciprocal()
     if not torch.equal(inverse.reciprocal(), layer.tensor_scale):
-        raise CompressionError("layer: the scale of its tensor is no reciprocal of a number in FP32; quantize it with microscaling.quantize.")
+        raise CompressionError(
+            "layer: the scale of its tensor is no reciprocal of a number in FP32; quantize it with microscaling.quantize."
+        )
     scales = layer.scales.view(torch.float8_e4m3fn)
-    return {"weight_packed": layer.packed, "weight_scale": scales, "weight_global_scale": inverse.view(1)}
+    return {
+        "weight_packed": layer.packed,
+        "weight_scale": scales,
+        "weight_global_scale": inverse.view(1),
+    }
 
 
 def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> MicroscaledLinear:
@@ -54,7 +60,9 @@ def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> Mi
     packed, scales, block = parts["weight_packed"], parts["weight_scale"], find(scheme).block
     wanted = torch.uint8 if scheme == "MXFP4" else torch.float8_e4m3fn
     if packed.dtype != torch.uint8 or scales.dtype != wanted or packed.dim() != 2:
-        raise CompressionError(f"weight_packed {packed.dtype}, weight_scale {scales.dtype}: expected bytes and {wanted} for {scheme}.")
+        raise CompressionError(
+            f"weight_packed {packed.dtype}, weight_scale {scales.dtype}: expected bytes and {wanted} for {scheme}."
+        )
     rows, inputs = packed.shape[0], 2 * packed.shape[1]
     if inputs % block or scales.shape != (rows, inputs // block):
         raise CompressionError(
@@ -64,10 +72,16 @@ def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> Mi
         whole, damaged = torch.ones(()), bool((scales == 255).any())
     else:
         whole = 1 / parts["weight_global_scale"].float().reshape(-1)[0]
-        damaged = not bool(torch.isfinite(scales.float()).all() and torch.isfinite(whole) and whole > 0)
+        damaged = not bool(
+            torch.isfinite(scales.float()).all() and torch.isfinite(whole) and whole > 0
+        )
     if damaged:
-        raise CompressionError("weight_scale, weight_global_scale: NaN, infinity or no positive number; the file is damaged.")
-    return MicroscaledLinear.of(Blocks(unpack(packed, 4, inputs), scales.view(torch.uint8), whole, scheme), bias)
+        raise CompressionError(
+            "weight_scale, weight_global_scale: NaN, infinity or no positive number; the file is damaged."
+        )
+    return MicroscaledLinear.of(
+        Blocks(unpack(packed, 4, inputs), scales.view(torch.uint8), whole, scheme), bias
+    )
 
 
 def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
@@ -78,7 +92,13 @@ def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
         "num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group" if tensor else "group",
         "group_size": find(scheme).block, "dynamic": False, "scale_dtype": kind, "zp_dtype": kind,
     }  # fmt: skip
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None, "format": FORMATS[scheme]}
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": FORMATS[scheme],
+    }
     return {
         "quant_method": METHOD, "format": FORMATS[scheme], "quantization_status": "compressed", "config_groups": {"group_0": group},
         "ignore": ignore, "kv_cache_scheme": None, "global_compression_ratio": None,
@@ -86,7 +106,11 @@ def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
 
 
 def write(
-    what: Compressed | PreTrainedModel, folder: str | Path, tokenizer=None, *, dtype: torch.dtype = torch.bfloat16
+    what: Compressed | PreTrainedModel,
+    folder: str | Path,
+    tokenizer=None,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> int:
     """Write a model of `MicroscaledLinear` layers, all MXFP4 or all NVFP4; returns the bytes written.
 
@@ -94,23 +118,36 @@ def write(
     do not fill whole blocks; and for a model that holds both schemes.
     """
     model = files.model_of(what)
-    layers: dict[str, MicroscaledLinear] = files.layers_of(model, MicroscaledLinear, "microscaling.quantize")
+    layers: dict[str, MicroscaledLinear] = files.layers_of(
+        model, MicroscaledLinear, "microscaling.quantize"
+    )
     tensors = files.tensors_by_layer(layers, tensors_of)
     schemes = sorted({layer.scheme for layer in layers.values()})
     if len(schemes) > 1:
-        raise CompressionError(f"model: its layers are {' and '.join(schemes)}; this layout is written for one of them at a time.")
+        raise CompressionError(
+            f"model: its layers are {' and '.join(schemes)}; this layout is written for one of them at a time."
+        )
     settings = config_of(schemes[0], files.dense_outside(model, layers))
-    return files.write_folder(folder, lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer))
+    return files.write_folder(
+        folder,
+        lambda work: files.write_model(model, tensors, layers, settings, work, dtype, tokenizer),
+    )
 
 
 def scheme_of(settings: dict[str, Any], folder: Path) -> str:
-    """"MXFP4" or "NVFP4". Raises CompressionError for what is not read here."""
+    """ "MXFP4" or "NVFP4". Raises CompressionError for what is not read here."""
     found = {name: form for name, form in FORMATS.items() if form == settings.get("format")}
     if not found:
-        raise CompressionError(f"{folder}: the format {settings.get('format')!r}; supported are {', '.join(FORMATS.values())}.")
+        raise CompressionError(
+            f"{folder}: the format {settings.get('format')!r}; supported are {', '.join(FORMATS.values())}."
+        )
     groups = settings.get("config_groups") or {}
-    if any(group.get("input_activations") for group in groups.values() if isinstance(group, dict)) or settings.get("kv_cache_scheme"):
-        raise CompressionError(f"{folder}: activations or the cache are quantized too, which is not read here; use a file of weights only (A16).")
+    if any(
+        group.get("input_activations") for group in groups.values() if isinstance(group, dict)
+    ) or settings.get("kv_cache_scheme"):
+        raise CompressionError(
+            f"{folder}: activations or the cache are quantized too, which is not read here; use a file of weights only (A16)."
+        )
     return next(iter(found))
 
 
@@ -125,9 +162,19 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     tensors = files.by_our_names(model, files.read_tensors(folder))
     names = {key.rpartition(".")[0] for key in tensors if key.endswith(".weight_packed")}
     if not names:
-        raise CompressionError(f"{folder}: holds no weight_packed; is it a compressed-tensors checkpoint?")
-    needed = ("weight_packed", "weight_scale", *(("weight_global_scale",) if scheme == "NVFP4" else ()))
+        raise CompressionError(
+            f"{folder}: holds no weight_packed; is it a compressed-tensors checkpoint?"
+        )
+    needed = (
+        "weight_packed",
+        "weight_scale",
+        *(("weight_global_scale",) if scheme == "NVFP4" else ()),
+    )
     for name in sorted(names):
         parts = files.parts_of(tensors, name, needed, folder)
-        files.place(model, folder, name, lambda parts=parts: layer_from(parts, scheme, files.bias_of(parts, dtype)))  # type: ignore[misc]
+
+        def layer(parts: dict[str, Tensor] = parts) -> nn.Module:
+            return layer_from(parts, scheme, files.bias_of(parts, dtype))
+
+        files.place(model, folder, name, layer)
     return files.load_others(model, tensors, names, folder)

@@ -29,7 +29,9 @@ def model_of(what: Compressed | PreTrainedModel) -> PreTrainedModel:
     """The model of a result, or a model itself."""
     model = what.model if isinstance(what, Compressed) else what
     if not isinstance(model, PreTrainedModel):
-        raise CompressionError("model: expected a compressed Hugging Face model, or what a method returned.")
+        raise CompressionError(
+            "model: expected a compressed Hugging Face model, or what a method returned."
+        )
     walk.check_loaded(model)
     return model
 
@@ -42,13 +44,21 @@ def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str
             f"model: the experts of {listed[0]} are compressed one by one; other tools look for them under other names, so that this "
             "format is not written. Use Compressed.save, or leave the experts as they are: ignore='experts'."
         )
-    packed = {name: module for name, module in model.named_modules() if type(module).__name__ in KINDS}
+    packed = {
+        name: module for name, module in model.named_modules() if type(module).__name__ in KINDS
+    }
     found = {name: module for name, module in packed.items() if isinstance(module, kind)}
     if not found:
-        raise CompressionError(f"model: holds no layers of this format; compress it with {wanted} first.")
-    others = [f"{name} ({type(module).__name__})" for name, module in packed.items() if name not in found]
+        raise CompressionError(
+            f"model: holds no layers of this format; compress it with {wanted} first."
+        )
+    others = [
+        f"{name} ({type(module).__name__})" for name, module in packed.items() if name not in found
+    ]
     if others:
-        raise CompressionError(f"model: besides layers of this format it holds {others[0]}; compress all of it with {wanted}.")
+        raise CompressionError(
+            f"model: besides layers of this format it holds {others[0]}; compress all of it with {wanted}."
+        )
     return found
 
 
@@ -65,7 +75,9 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> int:
     return compressed.write_folder(Path(folder), CHECKSUMS, fill_and_sum)
 
 
-def tensors_by_layer(layers: Mapping[str, Any], tensors_of: Callable[[Any], dict[str, Tensor]]) -> dict[str, Tensor]:
+def tensors_by_layer(
+    layers: Mapping[str, Any], tensors_of: Callable[[Any], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """What `tensors_of` makes of each layer, under the layer's name. Its errors are given that name."""
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
@@ -93,11 +105,15 @@ def verify(folder: Path) -> None:
     try:
         sums = dict(json.loads((folder / CHECKSUMS).read_text()))
     except (ValueError, TypeError) as error:
-        raise CompressionError(f"{folder / CHECKSUMS}: not readable ({error}); copy the checkpoint again.") from error
+        raise CompressionError(
+            f"{folder / CHECKSUMS}: not readable ({error}); copy the checkpoint again."
+        ) from error
     for name, wanted in sums.items():
         file = folder / name
         if not file.is_file() or file_digest(file) != wanted:
-            raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
+            raise CompressionError(
+                f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again."
+            )
 
 
 def write_model(
@@ -119,13 +135,25 @@ def write_model(
         if module.bias is not None:
             tensors[f"{name}.bias"] = module.bias.detach().to(dtype)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
-            raise CompressionError(f"{name}: NaN, infinity, or too large for {dtype}; repair it, or give dtype=torch.bfloat16.")
-    tensors = revert_weight_conversion(model, tensors)  # the hub's names, and its one tensor for each expert
-    save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work / WEIGHTS, metadata={"format": "pt"})
+        if (
+            tensor.is_floating_point()
+            and not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()
+        ):
+            raise CompressionError(
+                f"{name}: NaN, infinity, or too large for {dtype}; repair it, or give dtype=torch.bfloat16."
+            )
+    # the hub's names, and its one tensor for each expert
+    tensors = revert_weight_conversion(model, tensors)
+    save_file(
+        {k: v.contiguous().cpu() for k, v in tensors.items()},
+        work / WEIGHTS,
+        metadata={"format": "pt"},
+    )
     model.config.save_pretrained(work)
     config = json.loads((work / "config.json").read_text())
-    config.update({"dtype": str(dtype).removeprefix("torch."), "quantization_config": quantization_config})
+    config.update(
+        {"dtype": str(dtype).removeprefix("torch."), "quantization_config": quantization_config}
+    )
     config["torch_dtype"] = config["dtype"]  # the name older readers look for
     (work / "config.json").write_text(json.dumps(config, indent=2))
     compressed.save_generation(model, work)
@@ -135,15 +163,24 @@ def write_model(
 
 def hub_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
     """Our name → the hub's, where transformers has renamed what checkpoints hold (GPT-NeoX's `embed_out`)."""
-    names = [name for name in names if ".experts." not in name]  # those are not renamed but taken apart
+    # those are not renamed but taken apart
+    names = [name for name in names if ".experts." not in name]
     marked = {name: torch.tensor(float(i), dtype=torch.float64) for i, name in enumerate(names)}
-    renamed = {names[int(t)]: theirs for theirs, t in revert_weight_conversion(model, marked).items() if t.dim() == 0}
+    renamed = {
+        names[int(t)]: theirs
+        for theirs, t in revert_weight_conversion(model, marked).items()
+        if t.dim() == 0
+    }
     return {name: renamed.get(name, name) for name in names}
 
 
 def by_our_names(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A file's tensors under the names of the model's own modules."""
-    ours = {theirs: mine for mine, theirs in hub_names(model, model.state_dict()).items() if mine != theirs}
+    ours = {
+        theirs: mine
+        for mine, theirs in hub_names(model, model.state_dict()).items()
+        if mine != theirs
+    }
     if not ours:
         return tensors
     modules = {theirs.rpartition(".")[0]: mine.rpartition(".")[0] for theirs, mine in ours.items()}
@@ -157,7 +194,11 @@ def by_our_names(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str
 
 def dense_outside(model: PreTrainedModel, layers: Mapping[str, Any]) -> list[str]:
     """Linear layers that are not in `layers`: a configuration names them, or readers would expect them quantized."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in layers]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name not in layers
+    ]
 
 
 def read_settings(folder: Path, method: str) -> dict[str, Any]:
@@ -168,10 +209,17 @@ def read_settings(folder: Path, method: str) -> dict[str, Any]:
         if settings is None and (folder / "quantize_config.json").is_file():
             settings = json.loads((folder / "quantize_config.json").read_text())
         found = (settings or {}).get("quant_method", method if settings else "none")
-    except (ValueError, AttributeError) as error:  # AttributeError: not an object of names and values
-        raise CompressionError(f"{folder}: config is not readable ({error}); copy the checkpoint again.") from error
+    except (
+        ValueError,
+        AttributeError,
+    ) as error:  # AttributeError: not an object of names and values
+        raise CompressionError(
+            f"{folder}: config is not readable ({error}); copy the checkpoint again."
+        ) from error
     if found != method:
-        raise CompressionError(f"{folder}: quantization method {found!r}, expected {method!r}; use the reader of that format.")
+        raise CompressionError(
+            f"{folder}: quantization method {found!r}, expected {method!r}; use the reader of that format."
+        )
     return settings or {}
 
 
@@ -179,13 +227,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of the folder's safetensors files. Raises CompressionError if one cannot be read."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise CompressionError(f"{folder}: holds no .safetensors file; pickled weights are not read.")
+        raise CompressionError(
+            f"{folder}: holds no .safetensors file; pickled weights are not read."
+        )
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
             tensors.update(load_file(file))
         except (SafetensorError, OSError) as error:
-            raise CompressionError(f"{file}: not readable as safetensors ({error}); copy it again.") from error
+            raise CompressionError(
+                f"{file}: not readable as safetensors ({error}); copy it again."
+            ) from error
     return tensors
 
 
@@ -198,7 +250,9 @@ def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise CompressionError(f"{folder}: its config.json makes no model ({reason}); copy the checkpoint again.") from error
+        raise CompressionError(
+            f"{folder}: its config.json makes no model ({reason}); copy the checkpoint again."
+        ) from error
 
 
 def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn.Module]) -> None:
@@ -209,13 +263,21 @@ def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn
     except (CompressionError, AttributeError) as error:
         raise CompressionError(f"{folder}: {name}: {error}") from error
     if expected != (layer.out_features, layer.in_features):
-        raise CompressionError(f"{folder}: {name} is {layer.out_features}×{layer.in_features}, the config says {expected}.")
+        raise CompressionError(
+            f"{folder}: {name} is {layer.out_features}×{layer.in_features}, the config says {expected}."
+        )
     walk.replace(model, name, layer)
 
 
-def parts_of(tensors: dict[str, Tensor], name: str, needed: tuple[str, ...], folder: Path) -> dict[str, Tensor]:
+def parts_of(
+    tensors: dict[str, Tensor], name: str, needed: tuple[str, ...], folder: Path
+) -> dict[str, Tensor]:
     """The tensors below `name`, by what follows it. Raises CompressionError if a needed one is missing."""
-    found = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    found = {
+        key.removeprefix(f"{name}."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(f"{name}.")
+    }
     missing = [key for key in needed if key not in found]
     if missing:
         raise CompressionError(f"{folder}: {name} lacks {', '.join(missing)}.")
@@ -223,7 +285,10 @@ def parts_of(tensors: dict[str, Tensor], name: str, needed: tuple[str, ...], fol
 
 
 def read_packed(
-    folder: Path, dtype: torch.dtype, wanted: str, layer_from: Callable[[dict[str, Tensor], Tensor | None], nn.Module]
+    folder: Path,
+    dtype: torch.dtype,
+    wanted: str,
+    layer_from: Callable[[dict[str, Tensor], Tensor | None], nn.Module],
 ) -> PreTrainedModel:
     """The model of a folder whose layers are stored as qweight, qzeros and scales: layer_from(parts, bias) makes each."""
     model = empty_model(folder, dtype)
@@ -245,7 +310,9 @@ def check_packed(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
     ):  # fmt: skip
         if not fits or tensor.dim() != 2 or tensor.numel() == 0:
             wanted = "real numbers" if name == "scales" else "32-bit words"
-            raise CompressionError(f"{name}: expected a matrix of {wanted}, got {tuple(tensor.shape)} {tensor.dtype}.")
+            raise CompressionError(
+                f"{name}: expected a matrix of {wanted}, got {tuple(tensor.shape)} {tensor.dtype}."
+            )
     if not torch.isfinite(scales).all():
         raise CompressionError("scales: NaN or infinity; the file is damaged.")
 
@@ -255,17 +322,25 @@ def bias_of(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor | None:
     return parts["bias"].to(dtype) if "bias" in parts else None
 
 
-def load_others(model: PreTrainedModel, tensors: dict[str, Tensor], layers: set[str], folder: Path) -> PreTrainedModel:
+def load_others(
+    model: PreTrainedModel, tensors: dict[str, Tensor], layers: set[str], folder: Path
+) -> PreTrainedModel:
     """Load what is not in the quantized `layers`, which are in place already; tie, and check that nothing is missing."""
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    mine = {k: v for k, v in tensors.items() if k.rpartition(".")[0] not in layers and k not in tied}
+    mine = {
+        k: v for k, v in tensors.items() if k.rpartition(".")[0] not in layers and k not in tied
+    }
     try:
         found = model.load_state_dict(mine, strict=False)
     except RuntimeError as error:
         raise CompressionError(f"{folder}: weights and config disagree ({error}).") from error
-    missing = [k for k in found.missing_keys if k not in tied and k.rpartition(".")[0] not in layers]
+    missing = [
+        k for k in found.missing_keys if k not in tied and k.rpartition(".")[0] not in layers
+    ]
     unexpected = [k for k in found.unexpected_keys if not k.endswith(".rotary_emb.inv_freq")]
     if missing or unexpected:
-        raise CompressionError(f"{folder}: weights and config disagree about {', '.join(sorted(missing + unexpected)[:3])}.")
+        raise CompressionError(
+            f"{folder}: weights and config disagree about {', '.join(sorted(missing + unexpected)[:3])}."
+        )
     model.tie_weights()
     return model.eval()

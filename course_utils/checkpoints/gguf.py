@@ -19,7 +19,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError, CompressionWarning
-from course_utils.models.gguf_files import BLANK, CHECKSUM, checksum_place, pre_tokenizer, read, read_tokenizer
+from course_utils.models.gguf_files import (
+    BLANK,
+    CHECKSUM,
+    checksum_place,
+    pre_tokenizer,
+    read,
+    read_tokenizer,
+)
 from course_utils.quantization import Compressed
 
 from . import files
@@ -30,7 +37,17 @@ FILE_TYPES = {  # what general.file_type says, by the type of most tensors
 }  # fmt: skip
 TYPES = tuple(FILE_TYPES)
 ARCHITECTURES = ("llama", "qwen2")
-__all__ = ["BLANK", "CHECKSUM", "TYPES", "pre_tokenizer", "quantize", "read", "read_tokenizer", "tensors_of", "write"]
+__all__ = [
+    "BLANK",
+    "CHECKSUM",
+    "TYPES",
+    "pre_tokenizer",
+    "quantize",
+    "read",
+    "read_tokenizer",
+    "tensors_of",
+    "write",
+]
 NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
@@ -61,13 +78,18 @@ def tensors_of(model: Any) -> dict[str, tuple[Tensor, bool]]:
         for theirs, ours in NAMES.items():
             module = block.get_submodule(theirs)
             if getattr(module, "weight", None) is None:
-                raise CompressionError(f"block {i}: {theirs} is a {type(module).__name__}, for which GGUF has no place; use Compressed.save.")
+                raise CompressionError(
+                    f"block {i}: {theirs} is a {type(module).__name__}, for which GGUF has no place; use Compressed.save."
+                )
             for part in ("weight", "bias"):
                 tensor = getattr(module, part, None)
                 if tensor is not None:
                     permuted = config.model_type == "llama" and ours in heads
                     tensor = permute(tensor, heads[ours]) if permuted else tensor
-                    tensors[f"blk.{i}.{ours}.{part}"] = (tensor, part == "weight" and tensor.dim() == 2)
+                    tensors[f"blk.{i}.{ours}.{part}"] = (
+                        tensor,
+                        part == "weight" and tensor.dim() == 2,
+                    )
     tensors["output_norm.weight"] = (model.model.norm.weight, False)
     if not config.tie_word_embeddings:
         tensors["output.weight"] = (model.get_output_embeddings().weight, True)
@@ -81,7 +103,8 @@ def check_config(config: Any) -> None:
         f"rotary scaling {rope!r}": rope != "default",
         f"the activation {config.hidden_act!r}": config.hidden_act != "silu",
         "biases": config.model_type == "llama" and (config.attention_bias or config.mlp_bias),
-        "sliding-window attention": "sliding_attention" in (getattr(config, "layer_types", None) or ()),
+        "sliding-window attention": "sliding_attention"
+        in (getattr(config, "layer_types", None) or ()),
     }
     for what, found in unsaid.items():
         if found:
@@ -91,7 +114,9 @@ def check_config(config: Any) -> None:
             )
 
 
-def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, *, type_name: str = "Q8_0") -> int:
+def write(
+    what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, *, type_name: str = "Q8_0"
+) -> int:
     """Write a Llama or Qwen2 model as one GGUF file and return its bytes. The weights are quantized here, to `type_name`.
 
     The embedding is kept in float16, norms and biases in float32. A byte-level BPE tokenizer is written along.
@@ -104,17 +129,25 @@ def write(what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, 
     if type_name not in TYPES:
         raise CompressionError(f"type_name={type_name!r}: choose one of {', '.join(TYPES)}.")
     if model.config.model_type not in ARCHITECTURES:
-        raise CompressionError(f"model: {model.config.model_type!r} is not written; supported are {', '.join(ARCHITECTURES)}.")
+        raise CompressionError(
+            f"model: {model.config.model_type!r} is not written; supported are {', '.join(ARCHITECTURES)}."
+        )
     check_config(model.config)
     if tokenizer is None:
-        warnings.warn("gguf: written without a tokenizer, which llama.cpp needs to load the file; give tokenizer=.", CompressionWarning, stacklevel=2)
+        warnings.warn(
+            "gguf: written without a tokenizer, which llama.cpp needs to load the file; give tokenizer=.",
+            CompressionWarning,
+            stacklevel=2,
+        )
     file, config = Path(file), model.config
     kind = gguf.GGMLQuantizationType[type_name]
     block = gguf.GGML_QUANT_SIZES[kind][0]
     tensors = tensors_of(model)
     for name, (tensor, matrix) in tensors.items():
         if matrix and tensor.shape[-1] % block:
-            raise CompressionError(f"{name}: {tensor.shape[-1]} inputs are no multiple of {block}, the block of {type_name}.")
+            raise CompressionError(
+                f"{name}: {tensor.shape[-1]} inputs are no multiple of {block}, the block of {type_name}."
+            )
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, work = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     os.close(handle)
@@ -173,7 +206,9 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
 
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     if content["model"]["type"] != "BPE":
-        raise CompressionError("tokenizer: only byte-level BPE can be written; leave the tokenizer out.")
+        raise CompressionError(
+            "tokenizer: only byte-level BPE can be written; leave the tokenizer out."
+        )
     by_id = {i: token for token, i in tokenizer.get_vocab().items()}
     special = set(tokenizer.all_special_ids)
     kinds = gguf.TokenType
@@ -191,13 +226,19 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
         kinds.CONTROL if i in special or added.get(i) else kinds.USER_DEFINED if i in added else kinds.NORMAL if i in by_id else kinds.UNUSED
         for i in range(config.vocab_size)
     ])  # fmt: skip
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]])
+    writer.add_token_merges(
+        [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]]
+    )
     for add, token in ((writer.add_bos_token_id, tokenizer.bos_token_id), (writer.add_eos_token_id, tokenizer.eos_token_id),
                        (writer.add_pad_token_id, tokenizer.pad_token_id)):  # fmt: skip
         if token is not None:
             add(token)
     ids = tokenizer("a")["input_ids"]
-    writer.add_add_bos_token(tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id)
-    writer.add_add_eos_token(tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id)
+    writer.add_add_bos_token(
+        tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    )
+    writer.add_add_eos_token(
+        tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id
+    )
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)

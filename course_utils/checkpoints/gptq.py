@@ -34,7 +34,9 @@ FORMATS = ("gptq", "gptq_v2")
 def to_words(codes: Tensor, bits: int) -> Tensor:
     """Codes (rows, columns) as 32-bit words (rows, columns · bits / 32): each row one little-endian bit stream."""
     if codes.shape[1] * bits % 32:
-        raise CompressionError(f"codes: {codes.shape[1]} codes of {bits} bits do not fill whole 32-bit words.")
+        raise CompressionError(
+            f"codes: {codes.shape[1]} codes of {bits} bits do not fill whole 32-bit words."
+        )
     return pack(codes, bits).view(torch.int32)
 
 
@@ -51,9 +53,13 @@ def fits(layer: QuantizedLinear) -> bool:
 def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[str, Tensor]:
     """qweight, qzeros, scales, g_idx of a layer. Raises CompressionError where the layout cannot hold it."""
     if layer.bits not in BITS:
-        raise CompressionError(f"bits={layer.bits}: the GPTQ layout holds {', '.join(map(str, BITS))}.")
+        raise CompressionError(
+            f"bits={layer.bits}: the GPTQ layout holds {', '.join(map(str, BITS))}."
+        )
     if not fits(layer):
-        raise CompressionError("layer: the GPTQ layout needs inputs and outputs in multiples of 32; unfit='leave' writes such layers unquantized.")
+        raise CompressionError(
+            "layer: the GPTQ layout needs inputs and outputs in multiples of 32; unfit='leave' writes such layers unquantized."
+        )
     grid = layer.grid()
     scales = files.half_scales(grid)
     zero = grid.zero_point.to(torch.int16)
@@ -99,7 +105,9 @@ def layer_from(
         zero = zero + 1
     codes = from_words(qweight.T, bits)
     symmetric = bool((zero == 2 ** (bits - 1)).all())
-    grid = Grid(scales.float().T.contiguous(), zero.float().T.contiguous(), g_idx.long(), bits, symmetric)
+    grid = Grid(
+        scales.float().T.contiguous(), zero.float().T.contiguous(), g_idx.long(), bits, symmetric
+    )
     return QuantizedLinear.of(LayerResult(codes, grid, scales), bias)
 
 
@@ -116,25 +124,45 @@ def write(
     32, or a zero point of 0 in the format 'gptq'; and for a model whose layers differ in bits.
     """
     if checkpoint_format not in (None, *FORMATS):
-        raise CompressionError(f"checkpoint_format={checkpoint_format!r}: choose one of {', '.join(FORMATS)}.")
+        raise CompressionError(
+            f"checkpoint_format={checkpoint_format!r}: choose one of {', '.join(FORMATS)}."
+        )
     model = files.model_of(what)
-    layers: dict[str, QuantizedLinear] = files.layers_of(model, QuantizedLinear, "gptq.quantize or rtn.quantize")
+    layers: dict[str, QuantizedLinear] = files.layers_of(
+        model, QuantizedLinear, "gptq.quantize or rtn.quantize"
+    )
     if unfit not in ("refuse", "leave"):
         raise CompressionError(f"unfit={unfit!r}: choose 'refuse' or 'leave'.")
-    every, left = layers, {n: layer for n, layer in layers.items() if unfit == "leave" and not fits(layer)}
+    every, left = (
+        layers,
+        {n: layer for n, layer in layers.items() if unfit == "leave" and not fits(layer)},
+    )
     layers = {n: layer for n, layer in layers.items() if n not in left}
     if not layers:
-        raise CompressionError("model: no layer has inputs and outputs in multiples of 32, as the GPTQ layout needs.")
+        raise CompressionError(
+            "model: no layer has inputs and outputs in multiples of 32, as the GPTQ layout needs."
+        )
     made = what.settings if isinstance(what, Compressed) else {}
     if checkpoint_format is None:
-        low = any(bool((layer.grid().zero_point == 0).any()) for layer in layers.values() if not layer.symmetric)
+        low = any(
+            bool((layer.grid().zero_point == 0).any())
+            for layer in layers.values()
+            if not layer.symmetric
+        )
         checkpoint_format = FORMATS[low]
-    kinds = {(layer.bits, layer.in_features // layer.groups if layer.groups > 1 else -1) for layer in layers.values()}
+    kinds = {
+        (layer.bits, layer.in_features // layer.groups if layer.groups > 1 else -1)
+        for layer in layers.values()
+    }
     sizes = {size for _, size in kinds if size != -1} or {-1}
     if len({bits for bits, _ in kinds}) > 1 or len(sizes) > 1:
-        raise CompressionError("model: its layers differ in bits or group size; the GPTQ layout has one of each.")
+        raise CompressionError(
+            "model: its layers differ in bits or group size; the GPTQ layout has one of each."
+        )
     bits, size = next(iter(kinds))[0], next(iter(sizes))
-    tensors = files.tensors_by_layer(layers, partial(tensors_of, checkpoint_format=checkpoint_format))
+    tensors = files.tensors_by_layer(
+        layers, partial(tensors_of, checkpoint_format=checkpoint_format)
+    )
     settings = {
         "bits": bits, "group_size": size, "damp_percent": made.get("damping", 0.01),
         "desc_act": any(layer.group_index is not None for layer in layers.values()), "static_groups": bool(made.get("static_groups", False)),
@@ -170,7 +198,13 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
 
     def layer(parts: dict[str, Tensor], bias: Tensor | None) -> QuantizedLinear:
         return layer_from(
-            parts["qweight"], parts["qzeros"], parts["scales"], parts.get("g_idx"), bias, bits=bits, checkpoint_format=form
+            parts["qweight"],
+            parts["qzeros"],
+            parts["scales"],
+            parts.get("g_idx"),
+            bias,
+            bits=bits,
+            checkpoint_format=form,
         )
 
     return files.read_packed(folder, dtype, "a GPTQ", layer)

@@ -14,7 +14,9 @@ BLOCK = 256
 
 def _blocks(weight: np.ndarray) -> np.ndarray:
     if weight.shape[-1] % BLOCK:
-        raise CompressionError(f"weight: {weight.shape[-1]} inputs are no multiple of {BLOCK}, which k-quants need.")
+        raise CompressionError(
+            f"weight: {weight.shape[-1]} inputs are no multiple of {BLOCK}, which k-quants need."
+        )
     return weight.astype(np.float32).reshape(-1, BLOCK)
 
 
@@ -23,7 +25,7 @@ def _inverse(x: np.ndarray) -> np.ndarray:
 
 
 def _half(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x (blocks,) in float16: its two bytes, and its value."""
+    """X (blocks,) in float16: its two bytes, and its value."""
     half = x.astype(np.float16)
     return half.view(np.uint8).reshape(-1, 2), half.astype(np.float32)
 
@@ -39,7 +41,8 @@ def q4_k(weight: np.ndarray) -> np.ndarray:
     m = np.rint(minimum * _inverse(dmin)[:, None]).clip(0, 63).astype(np.uint8)
     step, offset = d[:, None] * sc, dmin[:, None] * m
     q = np.rint((x + offset[..., None]) * _inverse(step)[..., None]).clip(0, 15).astype(np.uint8)
-    # bytes 0-3: low scales with the top two bits of the high ones; 4-7: minima likewise; 8-11: the high ones' low nibbles
+    # bytes 0-3: low scales with the top two bits of the high ones; 4-7: minima likewise; 8-11: the
+    # high ones' low nibbles
     packed = np.concatenate([
         sc[:, :4] | (sc[:, 4:] >> 4) << 6, m[:, :4] | (m[:, 4:] >> 4) << 6, (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4,
     ], axis=1)  # fmt: skip
@@ -56,7 +59,11 @@ def q6_k(weight: np.ndarray) -> np.ndarray:
     largest = np.take_along_axis(scale, np.abs(scale).argmax(-1)[:, None], -1)[:, 0]
     d_bytes, d = _half(largest / -128)
     sc = np.rint(scale * _inverse(d)[:, None]).clip(-128, 127)
-    q = (np.rint(x * _inverse(d[:, None] * sc)[..., None]).clip(-32, 31) + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
+    q = (
+        (np.rint(x * _inverse(d[:, None] * sc)[..., None]).clip(-32, 31) + 32)
+        .astype(np.uint8)
+        .reshape(-1, 2, 4, 32)
+    )
     low = (q[:, :, :2] & 15) | (q[:, :, 2:] & 15) << 4
     high = q >> 4
     top = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6

@@ -41,7 +41,12 @@ def write(what: Compressed | PreTrainedModel, file: str | Path) -> int:
     model, file = files.model_of(what), Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     ids = torch.zeros(2, 8, dtype=torch.long)
-    sizes = {"input_ids": {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=walk.longest_context(model))}}
+    sizes = {
+        "input_ids": {
+            0: torch.export.Dim("batch"),
+            1: torch.export.Dim("sequence", max=walk.longest_context(model)),
+        }
+    }
     try:
         program = torch.onnx.export(
             _Logits(with_real_weights(model)).eval(), (ids,), dynamo=True, input_names=["input_ids"],
@@ -52,7 +57,8 @@ def write(what: Compressed | PreTrainedModel, file: str | Path) -> int:
             f"model: PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({_cause(error)}); write another layout, such as gptq or gguf."
         ) from error
     assert program is not None  # dynamo=True returns a program
-    beside = file.with_name(f"{file.name}.data")  # for what is above the 2 GB that one file of this format holds
+    # for what is above the 2 GB that one file of this format holds
+    beside = file.with_name(f"{file.name}.data")
     beside.unlink(missing_ok=True)  # of a larger model that stood here before
     program.save(file, external_data=False)
     return file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
@@ -71,7 +77,9 @@ def with_real_weights(model: PreTrainedModel) -> PreTrainedModel:
     model = copy.deepcopy(model)
     for name, module in reversed(list(model.named_modules())):  # what is inside another layer first
         if type(module).__name__ in KINDS:
-            linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            linear = nn.Linear(
+                module.in_features, module.out_features, bias=module.bias is not None
+            )
             linear.weight.data = module.weight.to(model.dtype)
             if module.bias is not None:
                 linear.bias.data = module.bias.data.to(model.dtype)
@@ -98,7 +106,9 @@ def quantize_4bit(source: str | Path, file: str | Path, *, block_size: int = 32)
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     if block_size not in BLOCK_SIZES:
-        raise CompressionError(f"block_size={block_size}: choose one of {', '.join(map(str, BLOCK_SIZES))}.")
+        raise CompressionError(
+            f"block_size={block_size}: choose one of {', '.join(map(str, BLOCK_SIZES))}."
+        )
     quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=block_size, is_symmetric=False)
     quantizer.process()
     _warn_of_the_rest(quantizer.model.model.graph)
@@ -108,8 +118,18 @@ def quantize_4bit(source: str | Path, file: str | Path, *, block_size: int = 32)
 
 def _warn_of_the_rest(graph: Any) -> None:
     """Name the products whose matrices are still in float."""
-    sizes = {t.name: math.prod(t.dims) for t in graph.initializer if t.data_type == 1 and len(t.dims) == 2}
-    left = {name: node.op_type for node in graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input if name in sizes}
+    sizes = {
+        t.name: math.prod(t.dims)
+        for t in graph.initializer
+        if t.data_type == 1 and len(t.dims) == 2
+    }
+    left = {
+        name: node.op_type
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm")
+        for name in node.input
+        if name in sizes
+    }
     if left:
         count = sum(sizes[name] for name in left)
         warnings.warn(
@@ -128,21 +148,33 @@ def with_codes(source: str | Path, file: str | Path, result: Compressed) -> int:
     from onnx import helper, numpy_helper
 
     model, found = onnx.load(source), 0
-    layers = [m for m in files.model_of(result).modules() if isinstance(m, QuantizedLinear) and m.symmetric and m.groups == 1]
+    layers = [
+        m
+        for m in files.model_of(result).modules()
+        if isinstance(m, QuantizedLinear) and m.symmetric and m.groups == 1
+    ]
     by_value = {m.weight.T.contiguous().numpy().tobytes(): m for m in layers}
     for tensor in list(model.graph.initializer):
-        layer = by_value.get(numpy_helper.to_array(tensor).tobytes()) if len(tensor.dims) == 2 else None
+        layer = (
+            by_value.get(numpy_helper.to_array(tensor).tobytes()) if len(tensor.dims) == 2 else None
+        )
         if layer is None:
             continue
         codes = (layer.codes.short() - 2 ** (layer.bits - 1)).to(torch.int8).T.contiguous()
         parts = {"codes": codes.numpy(), "scale": layer.scale.float().flatten().numpy()}
-        model.graph.initializer.extend(numpy_helper.from_array(value, f"{tensor.name}.{part}") for part, value in parts.items())
+        model.graph.initializer.extend(
+            numpy_helper.from_array(value, f"{tensor.name}.{part}") for part, value in parts.items()
+        )
         names = [f"{tensor.name}.{part}" for part in parts]
-        model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, [tensor.name], axis=1))
+        model.graph.node.insert(
+            0, helper.make_node("DequantizeLinear", names, [tensor.name], axis=1)
+        )
         model.graph.initializer.remove(tensor)
         found += 1
     if not found:
-        raise CompressionError(f"{source}: holds no weight of a symmetric layer with one scale for an output; write it from this result first.")
+        raise CompressionError(
+            f"{source}: holds no weight of a symmetric layer with one scale for an output; write it from this result first."
+        )
     onnx.save(model, str(file))
     return Path(file).stat().st_size
 
@@ -154,8 +186,16 @@ def codes_in(file: str | Path) -> list[tuple[Tensor, Tensor]]:
 
     graph = onnx.load(file).graph
     values = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in graph.initializer}
-    nodes = [n for n in graph.node if n.op_type == "DequantizeLinear" and all(name in values for name in n.input[:2])]
-    return [(values[n.input[0]].T.contiguous(), values[n.input[1]]) for n in nodes if values[n.input[0]].dim() == 2]
+    nodes = [
+        n
+        for n in graph.node
+        if n.op_type == "DequantizeLinear" and all(name in values for name in n.input[:2])
+    ]
+    return [
+        (values[n.input[0]].T.contiguous(), values[n.input[1]])
+        for n in nodes
+        if values[n.input[0]].dim() == 2
+    ]
 
 
 def session(file: str | Path) -> Any:
@@ -169,4 +209,6 @@ def session(file: str | Path) -> Any:
 
 def run(file: str | Path, input_ids: Tensor) -> Tensor:
     """Logits of an exported file for token ids (batch, sequence), by ONNX Runtime on the CPU."""
-    return torch.from_numpy(session(file).run(["logits"], {"input_ids": input_ids.long().numpy()})[0])
+    return torch.from_numpy(
+        session(file).run(["logits"], {"input_ids": input_ids.long().numpy()})[0]
+    )

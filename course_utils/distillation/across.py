@@ -32,17 +32,26 @@ def distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     0 … 2; no gradient reaches the teacher. Where V_S = V_T = V it is V times the 1-Wasserstein distance of the two lists of
     probabilities (`scipy.stats.wasserstein_distance(p, q)`). Raises CompressionError for unlike counts of positions.
     """
-    if student_logits.dim() != 2 or teacher_logits.dim() != 2 or len(student_logits) != len(teacher_logits) or not len(student_logits):
+    if (
+        student_logits.dim() != 2
+        or teacher_logits.dim() != 2
+        or len(student_logits) != len(teacher_logits)
+        or not len(student_logits)
+    ):
         raise CompressionError(
             f"teacher_logits: shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; give paired positions, (n, V) each, n ≥ 1."
         )
     q = walk.exact(student_logits).softmax(-1).sort(-1, descending=True).values
     p = walk.exact(teacher_logits.detach()).softmax(-1).sort(-1, descending=True).values.to(q)
     wide = max(p.shape[-1], q.shape[-1])
-    return (F.pad(p, (0, wide - p.shape[-1])) - F.pad(q, (0, wide - q.shape[-1]))).abs().sum(-1).mean()
+    return (
+        (F.pad(p, (0, wide - p.shape[-1])) - F.pad(q, (0, wide - q.shape[-1]))).abs().sum(-1).mean()
+    )
 
 
-def pairs(student_ends: Sequence[int], teacher_ends: Sequence[int], alignment: str = "characters") -> list[tuple[int, int]]:
+def pairs(
+    student_ends: Sequence[int], teacher_ends: Sequence[int], alignment: str = "characters"
+) -> list[tuple[int, int]]:
     """Which positions see the same text: (i, j) of tokens that end at the same character ("characters"), or i = j ("index", as published).
 
     `…_ends`: for each token the number of characters up to its end, growing; tokens without characters (specials) carry 0 and pair
@@ -64,17 +73,23 @@ def character_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     made.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="<s>", unk_token="<unk>", pad_token="<s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="<s>", unk_token="<unk>", pad_token="<s>"
+    )
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """(ids with the tokenizer's first token before them, characters up to the end of each): what `pairs` reads."""
     if not tokenizer.is_fast:
-        raise CompressionError("tokenizer: it does not say where its tokens end; load a fast one (use_fast=True).")
+        raise CompressionError(
+            "tokenizer: it does not say where its tokens end; load a fast one (use_fast=True)."
+        )
     made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     before = [] if first is None else [int(first)]
-    return before + list(made["input_ids"]), [0] * len(before) + [end for _, end in made["offset_mapping"]]
+    return before + list(made["input_ids"]), [0] * len(before) + [
+        end for _, end in made["offset_mapping"]
+    ]
 
 
 def train(
@@ -89,7 +104,9 @@ def train(
     Raises CompressionError for empty texts, ids that a model does not have, tokenizers that cannot say where tokens end.
     """
     if not texts or weight < 0:
-        raise CompressionError(f"texts, weight={weight}: give at least one text, and a weight of 0 or more.")
+        raise CompressionError(
+            f"texts, weight={weight}: give at least one text, and a weight of 0 or more."
+        )
     learner = copy.deepcopy(student).float()
     ours: list[list[int]] = []
     theirs: list[list[int]] = []
@@ -115,7 +132,11 @@ def train(
         found = {"labels": losses.cross_entropy(logits[:, :-1], ids[:, 1:], there[:, 1:])}
         if weight:
             with torch.no_grad():
-                said = teacher(input_ids=asked[rows].to(teacher.device), attention_mask=asked_real[rows].long().to(teacher.device), use_cache=False).logits
+                said = teacher(
+                    input_ids=asked[rows].to(teacher.device),
+                    attention_mask=asked_real[rows].long().to(teacher.device),
+                    use_cache=False,
+                ).logits
             at = [(n, i, j) for n, row in enumerate(rows.tolist()) for i, j in places[row]]
             n, i, j = (torch.tensor(part) for part in zip(*at, strict=True))
             found["uld"] = weight * distance(logits[n, i], said[n, j].to(logits.device))
@@ -124,10 +145,31 @@ def train(
     told: dict[str, Any] = {"method": "across tokenizers", "weight": weight, "alignment": alignment, "data": fingerprint(data),
                             "student": weights_fingerprint(student), "teacher": weights_fingerprint(teacher)}  # fmt: skip
     with ready(teacher):
-        fitted = fit(learner, losses_of, len(data), steps=steps, batch=batch, peak=peak, seed=seed, keep="last", settings=told, progress=progress)
+        fitted = fit(
+            learner,
+            losses_of,
+            len(data),
+            steps=steps,
+            batch=batch,
+            peak=peak,
+            seed=seed,
+            keep="last",
+            settings=told,
+            progress=progress,
+        )
     walk.as_precise_as(student, learner)
-    used = {"method": "across tokenizers", "weight": weight, "alignment": alignment, "steps": fitted.step, "batch": batch, "peak": peak, "seed": seed}
-    return Result(learner.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)
+    used = {
+        "method": "across tokenizers",
+        "weight": weight,
+        "alignment": alignment,
+        "steps": fitted.step,
+        "batch": batch,
+        "peak": peak,
+        "seed": seed,
+    }
+    return Result(
+        learner.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped
+    )
 
 
 def _together(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

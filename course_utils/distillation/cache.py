@@ -52,10 +52,14 @@ class TeacherCache:
     def check(self, data: Tensor, student: PreTrainedModel) -> None:
         """Raises CompressionError unless the cache was made from these token ids, for the student's vocabulary."""
         if self.description["data"] != fingerprint(data):
-            raise CompressionError("teacher: this cache was made from other data; write it again for these token ids.")
+            raise CompressionError(
+                "teacher: this cache was made from other data; write it again for these token ids."
+            )
         size = vocabulary_of("student", student)
         if size != self.vocabulary:
-            raise CompressionError(f"teacher: the cache has a vocabulary of {self.vocabulary}, the student of {size}.")
+            raise CompressionError(
+                f"teacher: the cache has a vocabulary of {self.vocabulary}, the student of {size}."
+            )
 
 
 def vocabulary_of(role: str, model: PreTrainedModel) -> int:
@@ -70,11 +74,21 @@ def vocabulary_of(role: str, model: PreTrainedModel) -> int:
 
 def check_ids(name: str, ids: Tensor, model: PreTrainedModel, role: str = "student") -> None:
     """Raises CompressionError unless `ids` (n, context) are token ids that the model can read and predict."""
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) == 0 or ids.shape[1] < 2 or ids.is_floating_point():
-        raise CompressionError(f"{name}: expected token ids of shape (n, context), at least one row of two tokens.")
+    if (
+        not isinstance(ids, Tensor)
+        or ids.dim() != 2
+        or len(ids) == 0
+        or ids.shape[1] < 2
+        or ids.is_floating_point()
+    ):
+        raise CompressionError(
+            f"{name}: expected token ids of shape (n, context), at least one row of two tokens."
+        )
     size = vocabulary_of(role, model)
     if ids.min() < 0 or ids.max() >= size:
-        raise CompressionError(f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the {role}'s tokenizer.")
+        raise CompressionError(
+            f"{name}: holds token ids outside 0 … {size - 1}; tokenize with the {role}'s tokenizer."
+        )
     walk.check_context(name, ids.shape[1], model)
 
 
@@ -113,18 +127,30 @@ def write(
     teacher.eval()
     try:
         for ids in tqdm(data.split(batch), desc="asking the teacher", disable=not progress):
-            logits = teacher(input_ids=ids.long().to(teacher.device), use_cache=False).logits[:, :-1]
+            logits = teacher(input_ids=ids.long().to(teacher.device), use_cache=False).logits[
+                :, :-1
+            ]
             if not torch.isfinite(logits).all():
                 raise CompressionError(
                     "teacher: its logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32."
                 )
             values, indices, rest = (part.cpu() for part in keep_top(logits, k, temperature))
-            parts.append((values.half(), indices.to(torch.int16 if size <= 2**15 else torch.int32), rest.half()))
+            parts.append(
+                (
+                    values.half(),
+                    indices.to(torch.int16 if size <= 2**15 else torch.int32),
+                    rest.half(),
+                )
+            )
     finally:
         teacher.train(was_training)
     values, indices, rest = (torch.cat(part) for part in zip(*parts, strict=True))
     description = {"data": fingerprint(data), "teacher": str(teacher.name_or_path), "k": k}
-    notes = {"temperature": str(temperature), "vocabulary": str(size), "description": json.dumps(description)}
+    notes = {
+        "temperature": str(temperature),
+        "vocabulary": str(size),
+        "description": json.dumps(description),
+    }
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_tensors(Path(folder) / FILE, {"values": values, "indices": indices, "rest": rest}, notes)
     return read(folder)
@@ -144,11 +170,16 @@ def read(folder: str | Path) -> TeacherCache:
             path.stat().st_size,
         )  # fmt: skip
     except (KeyError, ValueError) as error:
-        raise CompressionError(f"{path}: not a teacher's cache ({error}); write it again.") from error
+        raise CompressionError(
+            f"{path}: not a teacher's cache ({error}); write it again."
+        ) from error
 
 
 def effect_of_k(
-    student_logits: Tensor, teacher_logits: Tensor, ks: tuple[int, ...] = (1, 4, 16, 64, 256), temperature: float = 2.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    ks: tuple[int, ...] = (1, 4, 16, 64, 256),
+    temperature: float = 2.0,
 ) -> list[dict[str, float]]:
     """What keeping only k costs, for logits (..., V): a row for each k.
 
@@ -163,11 +194,18 @@ def effect_of_k(
         kept = keep_top(teacher_logits.detach(), k, temperature)
         values, indices, rest = kept.values.half().float(), kept.indices, kept.rest.half().float()
         total = torch.logaddexp((values / temperature).logsumexp(-1), rest)
-        row = {"k": k, "bytes": 4 * k + 2, "mass": float((1 - (rest - total).exp()).mean()), "full": float(full.detach())}
+        row = {
+            "k": k,
+            "bytes": 4 * k + 2,
+            "mass": float((1 - (rest - total).exp()).mean()),
+            "full": float(full.detach()),
+        }
         for tail in ("bucket", "renormalize"):
             far = losses.top_k(student, TopK(values, indices, rest), temperature, tail=tail)
             (got,) = torch.autograd.grad(far, student)
             row[tail] = float(far.detach())
-            row[f"{tail} cosine"] = float(torch.cosine_similarity(got.flatten(), wanted.flatten(), dim=0))
+            row[f"{tail} cosine"] = float(
+                torch.cosine_similarity(got.flatten(), wanted.flatten(), dim=0)
+            )
         rows.append(row)
     return rows

@@ -38,7 +38,11 @@ def losses(
                     start, teacher, ids, loss=loss, validation=validation if choose is None else choose,
                     keep="last" if choose is None else "best", seed=seed, progress=False, **options,
                 )  # fmt: skip
-                judged = result.history[-1]["validation"] if choose is None else mean_loss(result.model, validation)
+                judged = (
+                    result.history[-1]["validation"]
+                    if choose is None
+                    else mean_loss(result.model, validation)
+                )
                 found[name]["loss"].append(judged)
                 found[name]["step"].append(result.step)
                 found[name]["seconds"] += result.seconds

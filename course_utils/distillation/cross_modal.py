@@ -34,7 +34,11 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     for digit in range(10):
         number = f"{digit}{digit}"
         ids = tokenizer.encode(number, add_special_tokens=False)
-        if len(ids) < 2 or ids[-1] != ids[-2] or str(tokenizer.decode([ids[-1]])).strip() != str(digit):
+        if (
+            len(ids) < 2
+            or ids[-1] != ids[-2]
+            or str(tokenizer.decode([ids[-1]])).strip() != str(digit)
+        ):
             raise CompressionError(
                 f"tokenizer: {number!r} becomes {tokenizer.convert_ids_to_tokens(ids)}. A picture can only stand for a digit that is "
                 "one token of its own; choose a model that splits numbers into digits (the bundled one, Llama 2, Qwen 2.5, Gemma)."
@@ -68,8 +72,16 @@ def prompts(tokenizer: PreTrainedTokenizerBase, shown: Tensor, template: str = T
 
     Raises CompressionError for other shapes, values that are no digits, and a template whose digits cannot be found.
     """
-    if shown.ndim != 2 or shown.shape[1] % 2 or not len(shown) or shown.min() < 0 or shown.max() > 9:
-        raise CompressionError(f"shown: shape {tuple(shown.shape)}; give rows of an even number of digits 0 … 9, at least one row.")
+    if (
+        shown.ndim != 2
+        or shown.shape[1] % 2
+        or not len(shown)
+        or shown.min() < 0
+        or shown.max() > 9
+    ):
+        raise CompressionError(
+            f"shown: shape {tuple(shown.shape)}; give rows of an even number of digits 0 … 9, at least one row."
+        )
     half, known = shown.shape[1] // 2, set(digit_tokens(tokenizer).tolist())
     texts = []
     for row in shown.tolist():
@@ -77,15 +89,23 @@ def prompts(tokenizer: PreTrainedTokenizerBase, shown: Tensor, template: str = T
         texts.append(template.format(a=a, b=b))
     ids = [tokenizer(text)["input_ids"] for text in texts]
     places = [[i for i, token in enumerate(row) if token in known] for row in ids]
-    if any(len(p) != shown.shape[1] for p in places) or len({len(row) for row in ids}) > 1 or any(p != places[0] for p in places):
-        raise CompressionError(f"template={template!r}: its only digits must be those of {{a}} and {{b}}, each one token.")
+    if (
+        any(len(p) != shown.shape[1] for p in places)
+        or len({len(row) for row in ids}) > 1
+        or any(p != places[0] for p in places)
+    ):
+        raise CompressionError(
+            f"template={template!r}: its only digits must be those of {{a}} and {{b}}, each one token."
+        )
     return Prompts(torch.tensor(ids), torch.tensor(places[0]))
 
 
 def insert(model: PreTrainedModel, asked: Prompts, vectors: Tensor) -> Tensor:
     """Inputs (n, L, d): the embeddings of the prompts, with `vectors` (n, k, d) at the places of the digits."""
     if vectors.shape[:2] != (len(asked.ids), len(asked.places)):
-        raise CompressionError(f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} places of {len(asked.ids)} prompts.")
+        raise CompressionError(
+            f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} places of {len(asked.ids)} prompts."
+        )
     inputs = looked_up(model, asked.ids)
     inputs = inputs.detach().clone()
     inputs[:, asked.places.to(model.device)] = vectors.to(inputs)
@@ -94,15 +114,29 @@ def insert(model: PreTrainedModel, asked: Prompts, vectors: Tensor) -> Tensor:
 
 @torch.no_grad()
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Prompts, vectors: Tensor | None = None, *, new_tokens: int = NEW_TOKENS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Prompts,
+    vectors: Tensor | None = None,
+    *,
+    new_tokens: int = NEW_TOKENS,
 ) -> list[str]:
     """The greedy continuation of each prompt up to the line's end, read as text or (with `vectors`) as pictures."""
     inputs = looked_up(model, asked.ids) if vectors is None else insert(model, asked, vectors)
     mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-    written = generate(inputs_embeds=inputs, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad)
-    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip().split("\n")[0] for row in written]
+    written = generate(
+        inputs_embeds=inputs,
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    return [
+        str(tokenizer.decode(row, skip_special_tokens=True)).strip().split("\n")[0]
+        for row in written
+    ]
 
 
 def last_number(text: str) -> int | None:
@@ -120,18 +154,31 @@ def sums(shown: Tensor) -> list[int]:
 
 def into_sums(names: Tensor, count: int) -> Tensor:
     """(4 · count,): row numbers of `names` (n,), four for each sum of two numbers. Each is taken once, and no number begins with 0."""
-    first, rest = (names > 0).nonzero().flatten()[: 2 * count], torch.ones(len(names), dtype=torch.bool)
+    first, rest = (
+        (names > 0).nonzero().flatten()[: 2 * count],
+        torch.ones(len(names), dtype=torch.bool),
+    )
     rest[first] = False
     second = rest.nonzero().flatten()
-    second = second[torch.randperm(len(second), generator=torch.Generator().manual_seed(0))][: 2 * count]  # zeros are not all in front
+    # zeros are not all in front
+    second = second[torch.randperm(len(second), generator=torch.Generator().manual_seed(0))][
+        : 2 * count
+    ]
     if count < 1 or len(first) < 2 * count or len(second) < 2 * count:
-        raise CompressionError(f"count={count}: {len(names)} digits are not enough for so many sums of four; ask for at least one, and fewer.")
+        raise CompressionError(
+            f"count={count}: {len(names)} digits are not enough for so many sums of four; ask for at least one, and fewer."
+        )
     tens, ones = first.view(count, 2), second.view(count, 2)
     return torch.stack([tens[:, 0], ones[:, 0], tens[:, 1], ones[:, 1]], 1).flatten()
 
 
 def right_sums(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, see: See | None, inputs: Tensor, names: Tensor, template: str = TEMPLATE
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    see: See | None,
+    inputs: Tensor,
+    names: Tensor,
+    template: str = TEMPLATE,
 ) -> Tensor:
     """(n,) of 0 and 1: was the sum right? `inputs` (4 n, …), taken four by four, are pictures of the digits `names` (4 n,).
 
@@ -140,15 +187,21 @@ def right_sums(
     """
     n = len(names) // 4
     if not n or len(inputs) != len(names):
-        raise CompressionError(f"inputs: {len(inputs)} with {len(names)} names; give as many of both, at least four.")
+        raise CompressionError(
+            f"inputs: {len(inputs)} with {len(names)} names; give as many of both, at least four."
+        )
     shown = names[: 4 * n].view(n, 4)
     if see is None:
         said = answers(model, tokenizer, prompts(tokenizer, shown, template))
     else:
         with torch.no_grad():
             vectors = see(inputs[: 4 * n]).view(n, 4, -1)
-        said = answers(model, tokenizer, prompts(tokenizer, torch.zeros_like(shown), template), vectors)
-    return torch.tensor([float(last_number(text) == total) for text, total in zip(said, sums(shown), strict=True)])
+        said = answers(
+            model, tokenizer, prompts(tokenizer, torch.zeros_like(shown), template), vectors
+        )
+    return torch.tensor(
+        [float(last_number(text) == total) for text, total in zip(said, sums(shown), strict=True)]
+    )
 
 
 def nearest(vectors: Tensor, embeddings: Tensor) -> Tensor:
@@ -169,17 +222,39 @@ class Mix(nn.Module):
 
 
 def to_embeddings(
-    embeddings: Tensor, x: Tensor, y: Tensor, *, hidden: int = 128, steps: int = 600, batch: int = 64, peak: float = 3e-3, seed: int = 0
+    embeddings: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    hidden: int = 128,
+    steps: int = 600,
+    batch: int = 64,
+    peak: float = 3e-3,
+    seed: int = 0,
 ) -> nn.Module:
     """A projector x → d, trained by ‖projector(x) − embeddings[y]‖² alone. The language model is not run."""
     if len(x) != len(y) or not len(x):
-        raise CompressionError(f"x, y: {len(x)} pictures and {len(y)} digits; give as many of both, at least one.")
+        raise CompressionError(
+            f"x, y: {len(x)} pictures and {len(y)} digits; give as many of both, at least one."
+        )
     projector = digits.network(x.shape[1], hidden, embeddings.shape[1], seed=seed)
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:
-        return {"distance": (projector(x[rows]) - embeddings[y[rows]]).square().sum(-1).mean()}, float(len(rows))
+        return {
+            "distance": (projector(x[rows]) - embeddings[y[rows]]).square().sum(-1).mean()
+        }, float(len(rows))
 
-    fit(projector, step, len(x), steps=steps, batch=min(batch, len(x)), peak=peak, seed=seed, every=steps, progress=False)
+    fit(
+        projector,
+        step,
+        len(x),
+        steps=steps,
+        batch=min(batch, len(x)),
+        peak=peak,
+        seed=seed,
+        every=steps,
+        progress=False,
+    )
     return projector.eval()
 
 
@@ -194,10 +269,17 @@ def through_model(
     """
     n = len(y) // 4
     if not n or len(x) != len(y):
-        raise CompressionError(f"x, y: {len(x)} pictures and {len(y)} digits; give as many of both, at least four.")
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[: 4 * n].view(n, 4)
+        raise CompressionError(
+            f"x, y: {len(x)} pictures and {len(y)} digits; give as many of both, at least four."
+        )
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[: 4 * n].view(
+        n, 4
+    )
     asked = prompts(tokenizer, y[order], template)
-    told = [tokenizer.encode(" " + text, add_special_tokens=False) for text in answers(model, tokenizer, asked)]
+    told = [
+        tokenizer.encode(" " + text, add_special_tokens=False)
+        for text in answers(model, tokenizer, asked)
+    ]
     length, filler = max(map(len, told)), asked.ids[0, -1].item()
     tail = torch.tensor([row + [filler] * (length - len(row)) for row in told])
     counted = torch.arange(length + 1) <= torch.tensor([[len(row)] for row in told])
@@ -211,10 +293,22 @@ def through_model(
             teacher = model(input_ids=whole.ids.to(model.device)).logits[:, start:]
         vectors = projector(x[order[rows].flatten()]).view(len(rows), 4, -1)
         student = model(inputs_embeds=insert(model, whole, vectors)).logits[:, start:]
-        return {"kl": losses.kl(student, teacher, mask=counted[rows].to(student.device))}, float(len(rows))
+        return {"kl": losses.kl(student, teacher, mask=counted[rows].to(student.device))}, float(
+            len(rows)
+        )
 
     try:
-        fit(projector, step, n, steps=steps, batch=min(batch, n), peak=peak, seed=seed, every=steps, progress=False)
+        fit(
+            projector,
+            step,
+            n,
+            steps=steps,
+            batch=min(batch, n),
+            peak=peak,
+            seed=seed,
+            every=steps,
+            progress=False,
+        )
     finally:
         for parameter, wanted in zip(model.parameters(), frozen, strict=True):
             parameter.requires_grad_(wanted)

@@ -36,7 +36,10 @@ def load(seed: int = 0, test: int = 500) -> Digits:
     with np.load(FILE, allow_pickle=False) as stored:
         x, y = stored["x"], stored["y"]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    images, digits = torch.tensor(x, dtype=torch.float32)[order] / 16, torch.tensor(y, dtype=torch.long)[order]
+    images, digits = (
+        torch.tensor(x, dtype=torch.float32)[order] / 16,
+        torch.tensor(y, dtype=torch.long)[order],
+    )
     return Digits(images[test:], digits[test:], images[:test], digits[:test])
 
 
@@ -56,17 +59,31 @@ def train(
 ) -> nn.Module:  # fmt: skip
     """Train `model` in place, on labels alone or by `losses.response` from a teacher; returns it in evaluation mode."""
     if len(x) == 0 or len(x) != len(y):
-        raise CompressionError(f"data: {len(x)} images and {len(y)} labels; give as many of both, at least one.")
+        raise CompressionError(
+            f"data: {len(x)} images and {len(y)} labels; give as many of both, at least one."
+        )
     answers = answer(teacher, x) if teacher is not None else None
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:
         logits = model(x[rows])
         if answers is None:
             return {"labels": losses.cross_entropy(logits, y[rows])}, float(len(rows))
-        return {"response": losses.response(logits, answers[rows], y[rows], temperature, alpha)}, float(len(rows))
+        return {
+            "response": losses.response(logits, answers[rows], y[rows], temperature, alpha)
+        }, float(len(rows))
 
     model.train()
-    fit(model, step, len(x), steps=steps, batch=min(batch, len(x)), peak=peak, seed=seed, every=steps, progress=False)
+    fit(
+        model,
+        step,
+        len(x),
+        steps=steps,
+        batch=min(batch, len(x)),
+        peak=peak,
+        seed=seed,
+        every=steps,
+        progress=False,
+    )
     return model.eval()
 
 
@@ -94,7 +111,14 @@ def dark_knowledge(model: nn.Module, x: Tensor, y: Tensor, temperature: float = 
 
 def big(data: Digits, seed: int = 0) -> nn.Module:
     """The teacher: 64-256-256-10 with dropout, trained on all training images."""
-    return train(network(64, 256, 256, 10, seed=seed, dropout=0.3), data.train_x, data.train_y, steps=500, peak=3e-3, seed=seed)
+    return train(
+        network(64, 256, 256, 10, seed=seed, dropout=0.3),
+        data.train_x,
+        data.train_y,
+        steps=500,
+        peak=3e-3,
+        seed=seed,
+    )
 
 
 def experiment(
@@ -114,13 +138,17 @@ def experiment(
         row = {"seed": float(seed), "teacher": accuracy(teacher, data.test_x, data.test_y)}
         for name, guide in (("labels", None), ("distilled", teacher)):
             student = network(64, hidden, 10, seed=seed)
-            train(student, x, y, guide, temperature=temperature, alpha=alpha, steps=steps, seed=seed)
+            train(
+                student, x, y, guide, temperature=temperature, alpha=alpha, steps=steps, seed=seed
+            )
             row[name] = accuracy(student, data.test_x, data.test_y)
         rows.append(row)
     return rows
 
 
-def without(digit: int = 3, *, seed: int = 0, hidden: int = 32, temperature: float = 8.0, steps: int = 600) -> dict[str, float]:
+def without(
+    digit: int = 3, *, seed: int = 0, hidden: int = 32, temperature: float = 8.0, steps: int = 600
+) -> dict[str, float]:
     """Accuracy on images of a digit that the student never saw, taught by labels or by the teacher's answers.
 
     After Hinton et al. (2015, section 3): the other digits' answers say what a 3 is like. As there, the student's bias
@@ -134,7 +162,16 @@ def without(digit: int = 3, *, seed: int = 0, hidden: int = 32, temperature: flo
     found = {"teacher": accuracy(teacher, data.test_x[missing], data.test_y[missing])}
     for name, guide in (("labels", None), ("distilled", teacher)):
         student = network(64, hidden, 10, seed=seed)
-        train(student, data.train_x[seen], data.train_y[seen], guide, temperature=temperature, alpha=0.0, steps=steps, seed=seed)
+        train(
+            student,
+            data.train_x[seen],
+            data.train_y[seen],
+            guide,
+            temperature=temperature,
+            alpha=0.0,
+            steps=steps,
+            seed=seed,
+        )
         found[name] = accuracy(student, data.test_x[missing], data.test_y[missing])
         logits, share = answer(student, data.train_x), float((~seen).float().mean())
         others = logits.clone()
@@ -143,5 +180,7 @@ def without(digit: int = 3, *, seed: int = 0, hidden: int = 32, temperature: flo
         last: Any = student[-1]
         with torch.no_grad():
             last.bias[digit] += needed
-        found[f"{name}, bias corrected"] = accuracy(student, data.test_x[missing], data.test_y[missing])
+        found[f"{name}, bias corrected"] = accuracy(
+            student, data.test_x[missing], data.test_y[missing]
+        )
     return found

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_utils.errors import CompressionError
-from course_utils.models.checkpointing import load_checkpoint, read_notes, save_checkpoint, write_tensors, write_text
+from course_utils.models.checkpointing import (
+    load_checkpoint,
+    read_notes,
+    save_checkpoint,
+    write_tensors,
+    write_text,
+)
 from course_utils.models.train import learning_rate
 
 from . import parallel
@@ -34,7 +40,9 @@ class Diverged(CompressionError):
     """Training met NaN or infinity. `step` counts from 1, `cause` names where it was seen first."""
 
     def __init__(self, step: int, cause: str, kept: str):
-        super().__init__(f"step {step}: {cause}. Training stopped; {kept} Try a lower peak learning rate.")
+        super().__init__(
+            f"step {step}: {cause}. Training stopped; {kept} Try a lower peak learning rate."
+        )
         self.step, self.cause = step, cause
 
 
@@ -71,7 +79,11 @@ def best_line(history: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _exhausted(history: list[dict[str, Any]], patience: int | None) -> bool:
     best = best_line(history)
-    return patience is not None and best is not None and len(history) - 1 - history.index(best) >= patience
+    return (
+        patience is not None
+        and best is not None
+        and len(history) - 1 - history.index(best) >= patience
+    )
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -84,12 +96,16 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def put(module: nn.Module, saved: dict[str, Tensor]) -> None:
     """Copy `weights` back."""
     with torch.no_grad():
-        for name, tensor in (dict(module.named_parameters()) | dict(module.named_buffers())).items():
+        for name, tensor in (
+            dict(module.named_parameters()) | dict(module.named_buffers())
+        ).items():
             if name in saved:
                 tensor.copy_(saved[name])
 
 
-def _resume(folder: Path, module: nn.Module, optimizer, settings: str) -> tuple[int, list[dict[str, Any]]]:
+def _resume(
+    folder: Path, module: nn.Module, optimizer, settings: str
+) -> tuple[int, list[dict[str, Any]]]:
     """Step and history of the folder's checkpoint, whose weights are put in place; (0, []) without one."""
     path = folder / CHECKPOINT
     if not path.exists():
@@ -98,7 +114,9 @@ def _resume(folder: Path, module: nn.Module, optimizer, settings: str) -> tuple[
     if notes.get("settings") != settings:
         old, new = json.loads(notes.get("settings", "{}")), json.loads(settings)
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        raise CompressionError(f"folder={folder}: holds a run with other settings ({', '.join(differ)}); choose another folder.")
+        raise CompressionError(
+            f"folder={folder}: holds a run with other settings ({', '.join(differ)}); choose another folder."
+        )
     load_checkpoint(path, module, optimizer)
     return int(notes["step"]), json.loads(notes["history"])
 
@@ -108,7 +126,9 @@ def _best_of(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(folder / BEST)
     except (OSError, SafetensorError) as error:
-        raise CompressionError(f"{folder / BEST}: cannot be read ({error}); choose another folder to start again.") from error
+        raise CompressionError(
+            f"{folder / BEST}: cannot be read ({error}); choose another folder to start again."
+        ) from error
 
 
 def _finite(module: nn.Module) -> bool:
@@ -142,11 +162,17 @@ def fit(
     warmup = max(1, min(200, steps // 10)) if warmup is None else warmup
     _check(rows, steps, batch, every, warmup, peak, patience, keep, evaluate)
     if not isinstance(accumulate, Integral) or not 1 <= accumulate <= batch:
-        raise CompressionError(f"accumulate={accumulate}: choose a whole number from 1 to the batch of {batch}.")
+        raise CompressionError(
+            f"accumulate={accumulate}: choose a whole number from 1 to the batch of {batch}."
+        )
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
-        raise CompressionError("student: no parameter requires a gradient; unfreeze what should learn.")
-    optimizer = torch.optim.AdamW(trainable, lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+        raise CompressionError(
+            "student: no parameter requires a gradient; unfreeze what should learn."
+        )
+    optimizer = torch.optim.AdamW(
+        trainable, lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
+    )
     plan = {"rows": rows, "steps": steps, "batch": batch, "peak": peak, "warmup": warmup, "decay": weight_decay,
             "seed": seed, "every": every, "patience": patience, "keep": keep, **(settings or {}), **({"accumulate": accumulate} if accumulate > 1 else {})}  # fmt: skip
     told = json.dumps(plan, sort_keys=True, default=str)
@@ -157,14 +183,23 @@ def fit(
         try:
             where.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CompressionError(f"folder={folder}: cannot be made ({error}); choose another.") from error
+            raise CompressionError(
+                f"folder={folder}: cannot be made ({error}); choose another."
+            ) from error
         start, history = _resume(where, module, optimizer, told)
         if start and keep == "best":
             best = _best_of(where)
     began, before = time.perf_counter(), history[-1]["seconds"] if history else 0.0
     sums: dict[str, float] = {}
     shown = progress and parallel.rank() == 0
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc=description, mininterval=1, disable=not shown)
+    bar = tqdm(
+        range(start, steps),
+        initial=start,
+        total=steps,
+        desc=description,
+        mininterval=1,
+        disable=not shown,
+    )
     with torch.random.fork_rng():
         for step in bar:
             if _exhausted(history, patience):
@@ -174,7 +209,10 @@ def fit(
             parts, scale = _backward(losses, mine, accumulate, trainable)
             parallel.average_gradients(trainable)
             norm = torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-            shown_parts = {k: parallel.total(v * scale, trainable[0]) / parallel.world() for k, v in parts.items()}
+            shown_parts = {
+                k: parallel.total(v * scale, trainable[0]) / parallel.world()
+                for k, v in parts.items()
+            }
             if not all(map(math.isfinite, (*shown_parts.values(), float(norm)))):
                 optimizer.zero_grad(set_to_none=True)
                 raise Diverged(step + 1, _cause(shown_parts, mine, explain), _kept(where, history))
@@ -187,7 +225,9 @@ def fit(
             if (step + 1) % every and step + 1 < steps:
                 continue
             if not _finite(module):
-                raise Diverged(step + 1, "the update made the weights infinite", _kept(where, history))
+                raise Diverged(
+                    step + 1, "the update made the weights infinite", _kept(where, history)
+                )
             count = step + 1 - (history[-1]["step"] if history else 0)
             line: dict[str, Any] = {"step": step + 1, "loss": sum(sums.values()) / count}
             line |= {k: v / count for k, v in sums.items()} if len(sums) > 1 else {}
@@ -195,7 +235,9 @@ def fit(
             if evaluate is not None:
                 line["validation"] = float(evaluate())
                 if math.isnan(line["validation"]):
-                    raise Diverged(step + 1, "the validation loss is not a number", _kept(where, history))
+                    raise Diverged(
+                        step + 1, "the validation loss is not a number", _kept(where, history)
+                    )
                 bar.set_postfix(validation=f"{line['validation']:.4f}")
             line["seconds"] = round(before + time.perf_counter() - began, 2)
             history.append(line)
@@ -209,10 +251,14 @@ def fit(
     chosen = best_line(history) if keep == "best" else None
     early = bool(history) and history[-1]["step"] < steps
     kept_step = chosen["step"] if chosen is not None else history[-1]["step"]
-    return Fitted(history, kept_step, "early" if early else "steps", before + time.perf_counter() - began)
+    return Fitted(
+        history, kept_step, "early" if early else "steps", before + time.perf_counter() - began
+    )
 
 
-def _backward(losses: Losses, rows: Tensor, accumulate: int, trainable: list[nn.Parameter]) -> tuple[dict[str, float], float]:
+def _backward(
+    losses: Losses, rows: Tensor, accumulate: int, trainable: list[nn.Parameter]
+) -> tuple[dict[str, float], float]:
     """Gradients of the weighted mean of the losses of `accumulate` parts of a batch: (sum of each loss, what its mean is multiplied by)."""
 
     def scaled(weight: float) -> float:
@@ -241,17 +287,30 @@ def _backward(losses: Losses, rows: Tensor, accumulate: int, trainable: list[nn.
 def _write(where: Path, module, optimizer, history, best, line: dict[str, Any], told: str) -> None:
     if best is not None and history.index(line) == history.index(best_line(history) or line):
         write_tensors(where / BEST, best, {"step": str(line["step"])})
-    save_checkpoint(where / CHECKPOINT, module, optimizer, line["step"], history=json.dumps(history), settings=told)
+    save_checkpoint(
+        where / CHECKPOINT,
+        module,
+        optimizer,
+        line["step"],
+        history=json.dumps(history),
+        settings=told,
+    )
     write_text(where / LOG, "".join(json.dumps(entry) + "\n" for entry in history))
 
 
 def _kept(where: Path | None, history: list[dict[str, Any]]) -> str:
     if where is None:
         return "no folder was given, so no checkpoint is kept."
-    return f"the checkpoint of step {history[-1]['step']} is kept in {where}." if history else f"no checkpoint was due in {where} yet."
+    return (
+        f"the checkpoint of step {history[-1]['step']} is kept in {where}."
+        if history
+        else f"no checkpoint was due in {where} yet."
+    )
 
 
-def _cause(parts: dict[str, float], rows: Tensor, explain: Callable[[Tensor], str | None] | None) -> str:
+def _cause(
+    parts: dict[str, float], rows: Tensor, explain: Callable[[Tensor], str | None] | None
+) -> str:
     wrong = [name for name, value in parts.items() if not math.isfinite(value)]
     what = f"the loss is not finite ({', '.join(wrong)})" if wrong else "the gradient is not finite"
     why = explain(rows) if explain is not None else None
@@ -261,7 +320,13 @@ def _cause(parts: dict[str, float], rows: Tensor, explain: Callable[[Tensor], st
 def _check(rows, steps, batch, every, warmup, peak, patience, keep, evaluate) -> None:
     if rows < 1:
         raise CompressionError("data: empty; give at least one example.")
-    counts = (("steps", steps, 1), ("batch", batch, 1), ("every", every, 1), ("patience", patience, 1), ("warmup", warmup, 0))
+    counts = (
+        ("steps", steps, 1),
+        ("batch", batch, 1),
+        ("every", every, 1),
+        ("patience", patience, 1),
+        ("warmup", warmup, 0),
+    )
     for name, value, least in counts:
         if value is not None and (not isinstance(value, Integral) or value < least):
             raise CompressionError(f"{name}={value}: choose a whole number, {least} or more.")

@@ -29,7 +29,8 @@ SPEED, LIMIT = 0.25, 1.0  # half widths of the lane: in a step, and where it end
 PIXELS, VIEW, SPOT = 24, 2.4, 0.2  # of a camera row; half its width; the spot's
 NEAR, FAR = 0.4, 2.0  # how far ahead the rows look
 MOST = 0.5  # radians of steering in a step
-Policy = Callable[[Tensor, Tensor], Tensor]  # (camera (n, 2 · PIXELS), state (n, 2)) → steering (n,)
+# (camera (n, 2 · PIXELS), state (n, 2)) → steering (n,)
+Policy = Callable[[Tensor, Tensor], Tensor]
 
 
 def camera(state: Tensor) -> Tensor:
@@ -59,10 +60,14 @@ class Drive:
 
 
 @torch.no_grad()
-def drive(policy: Policy, *, cars: int = 200, steps: int = 100, noise: float = 0.1, seed: int = 0) -> Drive:
+def drive(
+    policy: Policy, *, cars: int = 200, steps: int = 100, noise: float = 0.1, seed: int = 0
+) -> Drive:
     """Let cars drive; noise · N(0, 1) turns each at every step. A car that has left the road stays off and stands still."""
     if cars < 1 or steps < 1 or not noise >= 0:
-        raise CompressionError(f"cars={cars}, steps={steps}, noise={noise}: at least one car and step, and no negative noise.")
+        raise CompressionError(
+            f"cars={cars}, steps={steps}, noise={noise}: at least one car and step, and no negative noise."
+        )
     rng = torch.Generator().manual_seed(seed)
     state = torch.randn(cars, 2, generator=rng) * 0.05
     on, seen = torch.ones(cars, dtype=torch.bool), []
@@ -80,16 +85,39 @@ def by(network: nn.Module) -> Policy:
     return lambda view, state: network(view)[:, 0].clamp(-MOST, MOST)
 
 
-def train(network: nn.Module, states: Tensor, steering: Tensor, *, steps: int = 800, peak: float = 3e-3, seed: int = 0) -> nn.Module:
+def train(
+    network: nn.Module,
+    states: Tensor,
+    steering: Tensor,
+    *,
+    steps: int = 800,
+    peak: float = 3e-3,
+    seed: int = 0,
+) -> nn.Module:
     """Squared error of the steering (n,) from the camera's views of the states (n, 2); in place."""
     if len(states) != len(steering) or not len(states):
-        raise CompressionError(f"states: {len(states)}, steering: {len(steering)}; give as many of both, at least one.")
+        raise CompressionError(
+            f"states: {len(states)}, steering: {len(steering)}; give as many of both, at least one."
+        )
     views = camera(states)
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:
-        return {"error": (network(views[rows])[:, 0] - steering[rows]).square().mean()}, float(len(rows))
+        return {"error": (network(views[rows])[:, 0] - steering[rows]).square().mean()}, float(
+            len(rows)
+        )
 
-    fit(network, step, len(views), steps=steps, batch=min(64, len(views)), peak=peak, weight_decay=0.0, seed=seed, every=steps, progress=False)
+    fit(
+        network,
+        step,
+        len(views),
+        steps=steps,
+        batch=min(64, len(views)),
+        peak=peak,
+        weight_decay=0.0,
+        seed=seed,
+        every=steps,
+        progress=False,
+    )
     return network.eval()
 
 
@@ -103,18 +131,32 @@ def some(drove: Drive, labels: int, seed: int) -> Tensor:
     flat = drove.states.flatten(0, 1)
     flat = flat[flat[:, 0].abs() <= LIMIT]
     if len(flat) < labels:
-        raise CompressionError(f"labels={labels}: the drive has {len(flat)} states on the road; let more cars drive.")
+        raise CompressionError(
+            f"labels={labels}: the drive has {len(flat)} states on the road; let more cars drive."
+        )
     return flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[:labels]]
 
 
-def clone(labels: int = 2000, *, noise: float = 0.0, steps: int = 800, seed: int = 0) -> tuple[nn.Module, Tensor]:
+def clone(
+    labels: int = 2000, *, noise: float = 0.0, steps: int = 800, seed: int = 0
+) -> tuple[nn.Module, Tensor]:
     """(driver, its states): trained on `labels` states that the expert visits while `noise` pushes it."""
-    states = some(drive(expert, cars=max(40, labels // 20), noise=noise, seed=1000 + seed), labels, seed)
-    return train(fresh(seed), states, expert(camera(states), states), steps=steps, seed=seed), states
+    states = some(
+        drive(expert, cars=max(40, labels // 20), noise=noise, seed=1000 + seed), labels, seed
+    )
+    return train(
+        fresh(seed), states, expert(camera(states), states), steps=steps, seed=seed
+    ), states
 
 
 def dagger(
-    labels: int = 2000, *, rounds: int = 5, noise: float = 0.0, first_noise: float | None = None, steps: int = 800, seed: int = 0
+    labels: int = 2000,
+    *,
+    rounds: int = 5,
+    noise: float = 0.0,
+    first_noise: float | None = None,
+    steps: int = 800,
+    seed: int = 0,
 ) -> tuple[nn.Module, Tensor]:
     """(driver, its states): as many labels as `clone` and as many steps of training, both in `rounds` equal parts.
 
@@ -122,14 +164,24 @@ def dagger(
     from the learner's own. The expert names the steering at all of them; each round goes on training on all labels so far.
     """
     if rounds < 1 or labels % rounds or steps % rounds:
-        raise CompressionError(f"labels={labels}, steps={steps}, rounds={rounds}: choose rounds that divide both.")
+        raise CompressionError(
+            f"labels={labels}, steps={steps}, rounds={rounds}: choose rounds that divide both."
+        )
     driver: Policy = expert
     states, network = torch.empty(0, 2), fresh(seed)
     for number in range(rounds):
         pushed = first_noise if number == 0 and first_noise is not None else noise
-        drove = drive(driver, cars=max(40, labels // 20), noise=pushed, seed=1000 + seed + 100 * number)
+        drove = drive(
+            driver, cars=max(40, labels // 20), noise=pushed, seed=1000 + seed + 100 * number
+        )
         states = torch.cat([states, some(drove, labels // rounds, seed + number)])
-        train(network, states, expert(camera(states), states), steps=steps // rounds, seed=seed + number)
+        train(
+            network,
+            states,
+            expert(camera(states), states),
+            steps=steps // rounds,
+            seed=seed + number,
+        )
         driver = by(network)
     return network, states
 

@@ -35,7 +35,9 @@ def narrow(
     for models without RMS norms (Llama, Qwen2, Mistral and their kin have them).
     """
     if calibration is None:
-        raise CompressionError("calibration: needed to see which directions, heads and channels matter; give token ids.")
+        raise CompressionError(
+            "calibration: needed to see which directions, heads and channels matter; give token ids."
+        )
     calibration = walk.check_calibration(calibration, model)
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
@@ -43,11 +45,17 @@ def narrow(
         model = structured.prune_heads(model, calibration, keep=int(heads)).model  # type: ignore[assignment]
     if mlp is not None:
         model = structured.prune_mlp(model, calibration, keep=int(mlp)).model  # type: ignore[assignment]
-    return copy.deepcopy(model) if hidden is None else narrow_stream(model, calibration, hidden, method)
+    return (
+        copy.deepcopy(model)
+        if hidden is None
+        else narrow_stream(model, calibration, hidden, method)
+    )
 
 
 @torch.no_grad()
-def directions(model: PreTrainedModel, calibration: Tensor, method: str = "pca") -> tuple[Tensor, Tensor]:
+def directions(
+    model: PreTrainedModel, calibration: Tensor, method: str = "pca"
+) -> tuple[Tensor, Tensor]:
     """(Q, energy): an orthogonal basis (d, d) in float64 by falling energy, and the energy of each direction.
 
     The energy of q is the mean over the stream before and after all blocks, and over tokens, of (qᵀx)² / mean(x²),
@@ -66,7 +74,9 @@ def directions(model: PreTrainedModel, calibration: Tensor, method: str = "pca")
 
 
 @torch.no_grad()
-def narrow_stream(model: PreTrainedModel, calibration: Tensor, hidden: int, method: str = "pca") -> PreTrainedModel:
+def narrow_stream(
+    model: PreTrainedModel, calibration: Tensor, hidden: int, method: str = "pca"
+) -> PreTrainedModel:
     """Only the residual stream made narrower; see `narrow`."""
     parts, config = anatomy.of(model), model.config
     norms = ("input_layernorm", "post_attention_layernorm")
@@ -104,12 +114,18 @@ def narrow_stream(model: PreTrainedModel, calibration: Tensor, hidden: int, meth
     outward = head * inner.norm.weight @ turn
     tied = head is embedding or head.data_ptr() == embedding.data_ptr()
     turned = embedding @ turn
-    fit = (turned * outward).sum(0) / turned.square().sum(0).clamp(min=1e-12) if tied else torch.ones(hidden)
+    fit = (
+        (turned * outward).sum(0) / turned.square().sum(0).clamp(min=1e-12)
+        if tied
+        else torch.ones(hidden)
+    )
     tensors = work.state_dict()
     tensors |= {_name(work, embedding): turned, _name(work, inner.norm.weight): gain * fit}
     if not tied:
         tensors[_name(work, head)] = outward
-    return anatomy.rebuild(model, smaller, {k: v.to(model.dtype).contiguous() for k, v in tensors.items()})
+    return anatomy.rebuild(
+        model, smaller, {k: v.to(model.dtype).contiguous() for k, v in tensors.items()}
+    )
 
 
 def is_rms_norm(norm: Any) -> bool:
@@ -118,7 +134,9 @@ def is_rms_norm(norm: Any) -> bool:
     if weight is None or getattr(norm, "bias", None) is not None:
         return False
     x = torch.linspace(-2, 3, weight.numel(), device=weight.device, dtype=torch.float32)[None]
-    return torch.allclose(norm(x).float(), x * weight.float() / x.square().mean().sqrt(), rtol=1e-2, atol=1e-2)
+    return torch.allclose(
+        norm(x).float(), x * weight.float() / x.square().mean().sqrt(), rtol=1e-2, atol=1e-2
+    )
 
 
 def _name(model: nn.Module, wanted: Tensor) -> str:

@@ -41,8 +41,14 @@ class Objective(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Plain settings: a run may only be continued with the same ones."""
-        plain = {k: v for k, v in vars(self).items() if isinstance(v, bool | int | float | str | list | tuple)}
-        return {"objective": type(self).__name__} | {k: v for k, v in plain.items() if not k.startswith("_") and k != "training"}
+        plain = {
+            k: v
+            for k, v in vars(self).items()
+            if isinstance(v, bool | int | float | str | list | tuple)
+        }
+        return {"objective": type(self).__name__} | {
+            k: v for k, v in plain.items() if not k.startswith("_") and k != "training"
+        }
 
 
 class Labels(Objective):
@@ -102,7 +108,11 @@ class Mixture(Objective):
         known = batch.labels.masked_fill(~batch.counted, 0)
         mixed = losses.mixture(several, known, self.temperature, self.weighting) * self.temperature
         logits = student.logits[:, :-1]
-        return {"response": losses.response(logits, mixed, batch.labels, self.temperature, self.alpha, batch.counted)}
+        return {
+            "response": losses.response(
+                logits, mixed, batch.labels, self.temperature, self.alpha, batch.counted
+            )
+        }
 
 
 class Exits(Objective):
@@ -123,7 +133,12 @@ class Exits(Objective):
         last = student.logits[:, :-1]
         early = [
             losses.response(
-                read_out(student.model, hidden[:, :-1]), last, batch.labels, self.temperature, self.alpha, batch.counted
+                read_out(student.model, hidden[:, :-1]),
+                last,
+                batch.labels,
+                self.temperature,
+                self.alpha,
+                batch.counted,
             )
             for hidden in student.hidden[1:-1]
         ]
@@ -162,12 +177,16 @@ def layer_pairs(student: PreTrainedModel, teacher: PreTrainedModel) -> list[tupl
     return [(i, max(0, round((i + 1) * many / few) - 1)) for i in range(few)]
 
 
-def _check_pairs(pairs, student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[int, int]]:
+def _check_pairs(
+    pairs, student: PreTrainedModel, teacher: PreTrainedModel
+) -> list[tuple[int, int]]:
     pairs = layer_pairs(student, teacher) if pairs is None else [(int(s), int(t)) for s, t in pairs]
     few, many = len(walk.blocks(student)), len(walk.blocks(teacher))
     for s, t in pairs:
         if not (0 <= s < few and 0 <= t < many):
-            raise CompressionError(f"pairs: ({s}, {t}) does not exist; the student has blocks 0 … {few - 1}, the teacher 0 … {many - 1}.")
+            raise CompressionError(
+                f"pairs: ({s}, {t}) does not exist; the student has blocks 0 … {few - 1}, the teacher 0 … {many - 1}."
+            )
     if not pairs:
         raise CompressionError("pairs: empty; name at least one (student block, teacher block).")
     return pairs
@@ -189,15 +208,30 @@ class Feature(Objective):
 
     needs = frozenset({"hidden"})
 
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, pairs=None, seed: int = 0):
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        weight: float = 1.0,
+        pairs=None,
+        seed: int = 0,
+    ):
         super().__init__()
         self.weight, self.pairs = weight, _check_pairs(pairs, student, teacher)
         widths = student.config.hidden_size, teacher.config.hidden_size
-        self.projectors = nn.ModuleList(_projector(*widths, seed + i) for i in range(len(self.pairs)))
+        self.projectors = nn.ModuleList(
+            _projector(*widths, seed + i) for i in range(len(self.pairs))
+        )
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
         each = [
-            losses.feature(walk.exact(student.hidden[s + 1]), teacher.hidden[t + 1], project, batch.real, relative=True)
+            losses.feature(
+                walk.exact(student.hidden[s + 1]),
+                teacher.hidden[t + 1],
+                project,
+                batch.real,
+                relative=True,
+            )
             for (s, t), project in zip(self.pairs, self.projectors, strict=True)
         ]
         return {"feature": self.weight * torch.stack(each).mean()}
@@ -208,13 +242,21 @@ class Attention(Objective):
 
     needs = frozenset({"attention"})
 
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, pairs=None):
+    def __init__(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, pairs=None
+    ):
         super().__init__()
         last = [layer_pairs(student, teacher)[-1]]
-        self.weight, self.pairs = weight, _check_pairs(last if pairs is None else pairs, student, teacher)
+        self.weight, self.pairs = (
+            weight,
+            _check_pairs(last if pairs is None else pairs, student, teacher),
+        )
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
-        each = [losses.attention_maps(student.attention[s], teacher.attention[t], batch.real) for s, t in self.pairs]
+        each = [
+            losses.attention_maps(student.attention[s], teacher.attention[t], batch.real)
+            for s, t in self.pairs
+        ]
         return {"attention": self.weight * torch.stack(each).mean()}
 
 
@@ -223,7 +265,14 @@ class ValueRelations(Objective):
 
     needs = frozenset({"values"})
 
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, heads: int = 1, pairs=None):
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        weight: float = 1.0,
+        heads: int = 1,
+        pairs=None,
+    ):
         super().__init__()
         last = [layer_pairs(student, teacher)[-1]]
         self.weight, self.heads = weight, heads
@@ -231,7 +280,8 @@ class ValueRelations(Objective):
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
         each = [
-            losses.value_relations(student.values[s], teacher.values[t], self.heads, batch.real) for s, t in self.pairs
+            losses.value_relations(student.values[s], teacher.values[t], self.heads, batch.real)
+            for s, t in self.pairs
         ]
         return {"values": self.weight * torch.stack(each).mean()}
 
@@ -240,7 +290,9 @@ def sample_tokens(batch: Batch, n: int) -> Tensor:
     """(n, 2) places (row, token) of real tokens, evenly spread over the batch."""
     real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.real is None else batch.real.bool()
     places = real.nonzero()
-    return places[torch.linspace(0, len(places) - 1, min(n, len(places)), device=places.device).round().long()]
+    return places[
+        torch.linspace(0, len(places) - 1, min(n, len(places)), device=places.device).round().long()
+    ]
 
 
 class Relation(Objective):
@@ -276,5 +328,8 @@ class Contrastive(Objective):
 
     def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
         row, token = sample_tokens(batch, self.tokens).T
-        s, t = self.projector(walk.exact(student.hidden[-1][row, token])), teacher.hidden[-1][row, token]
+        s, t = (
+            self.projector(walk.exact(student.hidden[-1][row, token])),
+            teacher.hidden[-1][row, token],
+        )
         return {"contrastive": self.weight * losses.contrastive(s, t, self.temperature)}

@@ -20,7 +20,15 @@ from course_utils.models import walk
 from .cache import check_ids, fingerprint
 from .fit import fit
 from .losses.logits import DIVERGENCES
-from .trainer import IGNORED, Result, as_wide, check_tokenizers, check_vocabulary, ready, weights_fingerprint
+from .trainer import (
+    IGNORED,
+    Result,
+    as_wide,
+    check_tokenizers,
+    check_vocabulary,
+    ready,
+    weights_fingerprint,
+)
 from .views import teacher_view, view
 
 
@@ -52,7 +60,9 @@ def sample(
     """
     _check_prompts(prompts, model)
     if tokens < 1 or not 0 <= temperature < float("inf"):
-        raise CompressionError(f"tokens={tokens}, temperature={temperature}: write at least one token, at a temperature of 0 or more.")
+        raise CompressionError(
+            f"tokens={tokens}, temperature={temperature}: write at least one token, at a temperature of 0 or more."
+        )
     real = torch.ones_like(prompts, dtype=torch.bool) if real is None else real.bool()
     if real.shape != prompts.shape or not real.any(1).all():
         raise CompressionError("real: needs the shape of the prompts, and a token in each row.")
@@ -62,33 +72,53 @@ def sample(
     ends: list[int] = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
     filler = ends[0] if ends else 0
     ids, real = pushed(prompts.to(model.device), real.to(model.device), "left")
-    chance: dict[str, Any] = {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    chance: dict[str, Any] = (
+        {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
     training, writer = model.training, cast(Any, model)
     model.eval()
-    model.generation_config = GenerationConfig(max_new_tokens=tokens, eos_token_id=ends or None, pad_token_id=filler, **chance)
+    model.generation_config = GenerationConfig(
+        max_new_tokens=tokens, eos_token_id=ends or None, pad_token_id=filler, **chance
+    )
     try:
         out = writer.generate(input_ids=ids, attention_mask=real.long())
     finally:
         model.generation_config = own_settings
         model.train(training)
     new = out[:, ids.shape[1] :]
-    stops = torch.isin(new, torch.tensor(ends, device=new.device, dtype=new.dtype)) if ends else torch.zeros_like(new, dtype=torch.bool)
+    stops = (
+        torch.isin(new, torch.tensor(ends, device=new.device, dtype=new.dtype))
+        if ends
+        else torch.zeros_like(new, dtype=torch.bool)
+    )
     fresh = (stops.long().cumsum(1) - stops.long()) == 0
     own = torch.cat([torch.zeros_like(real), fresh], 1)
     together, both = pushed(out, torch.cat([real, fresh], 1), "right")
-    return Written(together, both, pushed(own.long(), torch.cat([real, fresh], 1), "right")[0].bool() & both)
+    return Written(
+        together, both, pushed(own.long(), torch.cat([real, fresh], 1), "right")[0].bool() & both
+    )
 
 
 def loss(
-    student_logits: Tensor, teacher_logits: Tensor, own: Tensor, divergence: str = "reverse", temperature: float = 1.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    own: Tensor,
+    divergence: str = "reverse",
+    temperature: float = 1.0,
 ) -> Tensor:
     """The mean divergence at the tokens that count, in nats: logits (n, tokens, V) of whole rows, `own` (n, tokens) their tokens.
 
     The logits at t − 1 belong to the token t. `divergence`: forward KL(p_T ‖ p_S), reverse KL(p_S ‖ p_T), or js.
     """
     if divergence not in DIVERGENCES:
-        raise CompressionError(f"divergence={divergence!r}: choose one of {', '.join(DIVERGENCES)}.")
-    return DIVERGENCES[divergence](student_logits[:, :-1], teacher_logits[:, :-1], temperature, own[:, 1:])
+        raise CompressionError(
+            f"divergence={divergence!r}: choose one of {', '.join(DIVERGENCES)}."
+        )
+    return DIVERGENCES[divergence](
+        student_logits[:, :-1], teacher_logits[:, :-1], temperature, own[:, 1:]
+    )
 
 
 def train(
@@ -108,9 +138,13 @@ def train(
     Raises CompressionError for a share outside 0 … 1, missing or unlike data, other vocabularies or tokenizers, and as `fit.fit` does.
     """
     if not 0 <= share <= 1:
-        raise CompressionError(f"share={share}: choose 0 (data alone) to 1 (the student's own texts alone).")
+        raise CompressionError(
+            f"share={share}: choose 0 (data alone) to 1 (the student's own texts alone)."
+        )
     if divergence not in DIVERGENCES:
-        raise CompressionError(f"divergence={divergence!r}: choose one of {', '.join(DIVERGENCES)}.")
+        raise CompressionError(
+            f"divergence={divergence!r}: choose one of {', '.join(DIVERGENCES)}."
+        )
     for one in (student, teacher):
         walk.check_loaded(one)
     _check_prompts(prompts, student)
@@ -127,17 +161,26 @@ def train(
     def batch_of(chosen: Tensor) -> Written:
         if rows is None or float(torch.rand(())) < share:
             return sample(
-                learner, prompts[chosen], tokens=tokens, real=None if real is None else real[chosen], temperature=temperature, end=end
+                learner,
+                prompts[chosen],
+                tokens=tokens,
+                real=None if real is None else real[chosen],
+                temperature=temperature,
+                end=end,
             )
         return Written(*(part[chosen].to(learner.device) for part in rows))
 
     def losses_of(chosen: Tensor) -> tuple[dict[str, Tensor], float]:
         texts = batch_of(chosen)
-        there = teacher_view(teacher, texts.ids.to(teacher.device), texts.real.to(teacher.device)).logits.to(learner.device)
+        there = teacher_view(
+            teacher, texts.ids.to(teacher.device), texts.real.to(teacher.device)
+        ).logits.to(learner.device)
         mine = view(learner, texts.ids, texts.real).logits
         count = int(texts.own[:, 1:].sum())
         scored[len(scored)] = count
-        return {divergence: loss(mine, as_wide(there, mine.shape[-1]), texts.own, divergence)}, float(count)
+        return {
+            divergence: loss(mine, as_wide(there, mine.shape[-1]), texts.own, divergence)
+        }, float(count)
 
     told: dict[str, Any] = {"method": "on-policy distillation", "share": share, "divergence": divergence, "tokens": tokens,
                             "temperature": temperature, "prompts": fingerprint(prompts), "data": fingerprint(data), "real": fingerprint(real),
@@ -152,7 +195,9 @@ def train(
     walk.as_precise_as(given, learner)
     used = {"method": "on-policy distillation", "share": share, "divergence": divergence, "steps": fitted.step, "batch": batch, "peak": peak,
             "temperature": temperature, "seed": seed, "scored tokens": sum(scored.values())}  # fmt: skip
-    return Result(learner.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)
+    return Result(
+        learner.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped
+    )
 
 
 def _check_prompts(prompts: Tensor, model: PreTrainedModel) -> None:
@@ -165,19 +210,27 @@ def _rows(prompts, data, labels, mask, share: float, student: PreTrainedModel) -
     """The data as `Written`: own is True at labels that count. None where all comes from the student."""
     if data is None:
         if share < 1:
-            raise CompressionError(f"data: needed for share={share}; give a text for each prompt, or share=1.")
+            raise CompressionError(
+                f"data: needed for share={share}; give a text for each prompt, or share=1."
+            )
         return None
     check_ids("data", data, student)
     for name, extra in (("labels", labels), ("mask", mask)):
         if extra is not None and extra.shape != data.shape:
-            raise CompressionError(f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}.")
+            raise CompressionError(
+                f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}."
+            )
     if len(data) != len(prompts):
-        raise CompressionError(f"data: {len(data)} texts for {len(prompts)} prompts; row i of both belongs together.")
+        raise CompressionError(
+            f"data: {len(data)} texts for {len(prompts)} prompts; row i of both belongs together."
+        )
     real = torch.ones_like(data, dtype=torch.bool) if mask is None else mask.bool()
     own = real.clone() if labels is None else real & (labels != IGNORED)
     own = pushed(own.long(), real, "right")[0].bool()
     data, real = pushed(data.long(), real, "right")
     own = own & real
     if not own[:, 1:].any(1).all():
-        raise CompressionError("labels, mask: some rows have nothing to learn from; leave them out.")
+        raise CompressionError(
+            "labels, mask: some rows have nothing to learn from; leave them out."
+        )
     return Written(data, real, own)

@@ -48,7 +48,9 @@ def rank() -> int:
 def share(rows: Tensor) -> Tensor:
     """This process's rows of a batch."""
     if len(rows) < world():
-        raise CompressionError(f"batch: {len(rows)} rows for {world()} processes; use at least one for each.")
+        raise CompressionError(
+            f"batch: {len(rows)} rows for {world()} processes; use at least one for each."
+        )
     return rows[rank() :: world()]
 
 
@@ -66,7 +68,9 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if world() == 1:
         return
     parameters = list(parameters)
-    used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    used = torch.tensor(
+        [float(p.grad is not None) for p in parameters], device=parameters[0].device
+    )
     dist.all_reduce(used)
     live = [p for p, n in zip(parameters, used.tolist(), strict=True) if n]
     for p in live:

@@ -85,7 +85,9 @@ def draw(n: int, lengths: Sequence[int] = (4, 6, 8, 10), *, seed: int = 0) -> li
     Raises CompressionError for lengths that are not 1 … WIDTH.
     """
     if n < 1 or not lengths or any(not 1 <= k <= WIDTH for k in lengths):
-        raise CompressionError(f"n={n}, lengths={list(lengths)}: ask for at least one list, of 1 … {WIDTH} digits.")
+        raise CompressionError(
+            f"n={n}, lengths={list(lengths)}: ask for at least one list, of 1 … {WIDTH} digits."
+        )
     rng = torch.Generator().manual_seed(seed)
     sizes = [lengths[i % len(lengths)] for i in torch.randperm(n, generator=rng).tolist()]
     return [torch.randint(10, (k,), generator=rng).tolist() for k in sizes]
@@ -98,7 +100,9 @@ def prompt(digits: Sequence[int]) -> list[int]:
     return [int(d) for d in digits] + [BLANK] * (WIDTH - len(digits)) + [EQUALS]
 
 
-def example(digits: Sequence[int], steps: Sequence[int], answer: int) -> tuple[list[int], list[int]]:
+def example(
+    digits: Sequence[int], steps: Sequence[int], answer: int
+) -> tuple[list[int], list[int]]:
     """(ids, labels) of prompt, steps, ":", answer, "."; the prompt's labels are IGNORED. No steps: the answer only."""
     head, tail = prompt(digits), [*(int(s) for s in steps), MARK, int(answer), END]
     return head + tail, [trainer.IGNORED] * len(head) + tail
@@ -119,9 +123,12 @@ def pad(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Rows:
     return Rows(whole[0], whole[1])
 
 
-def build(prompts: Sequence[Sequence[int]], form: str = "chain", *, world: World = SUMS, seed: int = 0) -> Rows:
+def build(
+    prompts: Sequence[Sequence[int]], form: str = "chain", *, world: World = SUMS, seed: int = 0
+) -> Rows:
     """Rows with right answers. form: "chain"; "answer", without steps; and controls with as many tokens as the chain: "noise", random
-    digits for steps, and "shuffled", the chain's own steps in random order."""
+    digits for steps, and "shuffled", the chain's own steps in random order.
+    """
     if form not in FORMS:
         raise CompressionError(f"form={form!r}: choose from {', '.join(FORMS)}.")
     rng = torch.Generator().manual_seed(seed)
@@ -132,7 +139,9 @@ def build(prompts: Sequence[Sequence[int]], form: str = "chain", *, world: World
             "chain": lambda chain: chain,
             "answer": lambda chain: [],
             "noise": lambda chain: torch.randint(10, (len(chain),), generator=rng).tolist(),
-            "shuffled": lambda chain: [chain[i] for i in torch.randperm(len(chain), generator=rng).tolist()],
+            "shuffled": lambda chain: [
+                chain[i] for i in torch.randperm(len(chain), generator=rng).tolist()
+            ],
         }[form](chain)
         pairs.append(example(digits, steps, chain[-1]))
     return pad(pairs)
@@ -143,7 +152,9 @@ def text(ids: Sequence[int]) -> str:
     return "".join(SYMBOLS[int(i)] for i in ids if int(i) != PAD)
 
 
-def student(seed: int = 0, *, hidden: int = 48, mlp: int = 128, layers: int = 2, heads: int = 4) -> LlamaForCausalLM:
+def student(
+    seed: int = 0, *, hidden: int = 48, mlp: int = 128, layers: int = 2, heads: int = 4
+) -> LlamaForCausalLM:
     """An untrained Llama of 56,256 parameters (by default) for this world's 15 ids."""
     config = LlamaConfig(
         vocab_size=len(SYMBOLS), hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers, num_attention_heads=heads,
@@ -166,9 +177,13 @@ def spent(rows: Rows, *, batch: int = BATCH, seed: int = 0) -> Iterator[int]:
 
 def steps_within(rows: Rows, tokens: int, *, batch: int = BATCH, seed: int = 0) -> int:
     """The most steps that read at most `tokens` real tokens. Raises CompressionError where one step already reads more."""
-    steps = sum(1 for _ in takewhile(lambda total: total <= tokens, spent(rows, batch=batch, seed=seed)))
+    steps = sum(
+        1 for _ in takewhile(lambda total: total <= tokens, spent(rows, batch=batch, seed=seed))
+    )
     if not steps:
-        raise CompressionError(f"tokens={tokens}: the first step of {batch} rows reads more; give more tokens or a smaller batch.")
+        raise CompressionError(
+            f"tokens={tokens}: the first step of {batch} rows reads more; give more tokens or a smaller batch."
+        )
     return steps
 
 
@@ -187,12 +202,21 @@ def train(
         model, None, rows.ids, steps=steps, loss="labels", labels=rows.labels, mask=rows.mask, batch=batch, peak=peak, seed=seed,
         folder=folder, progress=progress, **settings,
     )  # fmt: skip
-    result.settings["tokens"] = next(islice(spent(rows, batch=batch, seed=seed), result.step - 1, None))
+    result.settings["tokens"] = next(
+        islice(spent(rows, batch=batch, seed=seed), result.step - 1, None)
+    )
     return result
 
 
 @torch.no_grad()
-def write(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, temperature: float = 0.0, seed: int = 0, batch: int = 512) -> Tensor:
+def write(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch: int = 512,
+) -> Tensor:
     """(n, WIDTH + 4) ids that the model writes after each prompt, up to "." or as long as a chain may be; PAD after its end.
 
     temperature 0: always the likeliest token; else drawn from softmax(logits / temperature), another draw for another seed.
@@ -219,9 +243,16 @@ def answer_of(written: Sequence[int]) -> int | None:
 
 def right(written: Tensor, prompts: Sequence[Sequence[int]], world: World = SUMS) -> Tensor:
     """(n,) 1.0 where the answer that was written (n, T) is the world's, else 0.0; steps are not looked at."""
-    return torch.tensor([float(answer_of(row) == world.chain(digits)[-1]) for row, digits in zip(written.tolist(), prompts, strict=True)])
+    return torch.tensor(
+        [
+            float(answer_of(row) == world.chain(digits)[-1])
+            for row, digits in zip(written.tolist(), prompts, strict=True)
+        ]
+    )
 
 
-def accuracy(model: PreTrainedModel, prompts: Sequence[Sequence[int]], world: World = SUMS) -> float:
+def accuracy(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], world: World = SUMS
+) -> float:
     """The share of prompts that the model answers rightly, writing greedily. By chance: 0.1."""
     return float(right(write(model, prompts), prompts, world).mean())

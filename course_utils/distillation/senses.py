@@ -29,8 +29,16 @@ PLACES = ((3, 1), *((i // 3, i % 3) for i in range(9)))  # (row, column) of the 
 
 def tones(digits: Tensor, *, noise: float = 1.0, seed: int = 0) -> Tensor:
     """Sounds (n, SAMPLES) of digits (n,): two sines of amplitude 1 with phases by chance, and noise of this standard deviation."""
-    if digits.ndim != 1 or not len(digits) or digits.min() < 0 or digits.max() > 9 or not noise >= 0:
-        raise CompressionError(f"digits: shape {tuple(digits.shape)}, noise={noise}; give a row of digits 0 … 9, and no negative noise.")
+    if (
+        digits.ndim != 1
+        or not len(digits)
+        or digits.min() < 0
+        or digits.max() > 9
+        or not noise >= 0
+    ):
+        raise CompressionError(
+            f"digits: shape {tuple(digits.shape)}, noise={noise}; give a row of digits 0 … 9, and no negative noise."
+        )
     rng = torch.Generator().manual_seed(seed)
     hertz = torch.tensor([[ROWS[r], COLUMNS[c]] for r, c in PLACES], dtype=torch.float32)[digits]
     phase = 2 * math.pi * torch.rand(len(digits), 2, 1, generator=rng)
@@ -67,16 +75,39 @@ def soft(teacher: nn.Module, x: Tensor, temperature: float = 1.0) -> Tensor:
     return (teacher(x) / temperature).softmax(-1)
 
 
-def teach(student: nn.Module, x: Tensor, targets: Tensor, *, steps: int = 300, peak: float = 1e-2, seed: int = 0) -> nn.Module:
+def teach(
+    student: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    *,
+    steps: int = 300,
+    peak: float = 1e-2,
+    seed: int = 0,
+) -> nn.Module:
     """Train in place by −Σ targets · log softmax(student(x)); row i of `targets` (n, 10) may come from a teacher that saw another
-    half of pair i. One loss for labels (`one_hot`) and for answers (`soft`)."""
+    half of pair i. One loss for labels (`one_hot`) and for answers (`soft`).
+    """
     if len(x) != len(targets) or not len(x):
-        raise CompressionError(f"x, targets: {len(x)} and {len(targets)} rows; pairs need as many of both, at least one.")
+        raise CompressionError(
+            f"x, targets: {len(x)} and {len(targets)} rows; pairs need as many of both, at least one."
+        )
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:
-        return {"answers": -(targets[rows] * student(x[rows]).log_softmax(-1)).sum(-1).mean()}, float(len(rows))
+        return {
+            "answers": -(targets[rows] * student(x[rows]).log_softmax(-1)).sum(-1).mean()
+        }, float(len(rows))
 
-    fit(student, step, len(x), steps=steps, batch=min(64, len(x)), peak=peak, seed=seed, every=steps, progress=False)
+    fit(
+        student,
+        step,
+        len(x),
+        steps=steps,
+        batch=min(64, len(x)),
+        peak=peak,
+        seed=seed,
+        every=steps,
+        progress=False,
+    )
     return student.eval()
 
 

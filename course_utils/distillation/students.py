@@ -25,7 +25,9 @@ def from_layers(
     count = len(walk.blocks(teacher))
     chosen = [i + count if i < 0 else i for i in layers]
     if not chosen or any(not 0 <= i < count for i in chosen):
-        raise CompressionError(f"layers={list(layers)}: choose at least one block from 0 … {count - 1}.")
+        raise CompressionError(
+            f"layers={list(layers)}: choose at least one block from 0 … {count - 1}."
+        )
     student = structured.keep_layers(teacher, chosen)
     if hidden is None and mlp is None and heads is None:
         return student
@@ -45,7 +47,10 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-SIZES = {"quarter": {"hidden": 128, "mlp": 224, "heads": 4}, "tenth": {"hidden": 80, "mlp": 192, "heads": 4}}
+SIZES = {
+    "quarter": {"hidden": 128, "mlp": 224, "heads": 4},
+    "tenth": {"hidden": 80, "mlp": 192, "heads": 4},
+}
 
 
 def bundled(teacher: PreTrainedModel, size: str, calibration: Tensor) -> PreTrainedModel:

@@ -50,7 +50,9 @@ class Result(Compressed):
     @property
     def validation(self) -> float | None:
         """Validation loss of the kept weights."""
-        return next((line.get("validation") for line in self.history if line["step"] == self.step), None)
+        return next(
+            (line.get("validation") for line in self.history if line["step"] == self.step), None
+        )
 
 
 def train(
@@ -83,15 +85,20 @@ def train(
             walk.check_loaded(one)
     given, student = student, copy.deepcopy(student)
     check_ids("data", data, student)
-    half = next((p.dtype for p in student.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None)
-    if half is not None:  # steps are lost beside weights of 8 or 11 bits, so they are gathered in float32
+    half = next(
+        (p.dtype for p in student.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None
+    )
+    # steps are lost beside weights of 8 or 11 bits, so they are gathered in float32
+    if half is not None:
         student = student.float()
     data = data.long()
     if validation is not None:
         check_ids("validation", validation, student)
     for name, extra in (("labels", labels), ("mask", mask)):
         if extra is not None and extra.shape != data.shape:
-            raise CompressionError(f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}.")
+            raise CompressionError(
+                f"{name}: shape {tuple(extra.shape)}; data has {tuple(data.shape)}."
+            )
     for one in teachers:
         if tokenizers is None:
             check_vocabulary(student, one)
@@ -103,7 +110,9 @@ def train(
     labels = data if labels is None else labels.long()
     labels = labels if mask is None else labels.masked_fill(~mask.bool(), IGNORED)
     if len(silent := (labels[:, 1:] == IGNORED).all(1).nonzero()):
-        raise CompressionError(f"labels, mask: {len(silent)} rows have nothing to predict, such as row {int(silent[0])}; leave them out.")
+        raise CompressionError(
+            f"labels, mask: {len(silent)} rows have nothing to predict, such as row {int(silent[0])}; leave them out."
+        )
     if isinstance(teacher, TeacherCache):
         teacher.check(data, student)
         _check_cached(objective, teacher, mask)
@@ -117,7 +126,10 @@ def train(
 
     def views(rows: Tensor):
         here = batch_of(rows)
-        there = here.ids.to(teacher_device), None if here.real is None else here.real.to(teacher_device)
+        there = (
+            here.ids.to(teacher_device),
+            None if here.real is None else here.real.to(teacher_device),
+        )
         seen: Any = None
         if isinstance(teacher, TeacherCache):
             seen = teacher.rows(rows, device)
@@ -141,15 +153,26 @@ def train(
         for one in every_teacher:
             if isinstance(one, View) and not torch.isfinite(one.logits).all():
                 return "the teacher's logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32"
-        return None if torch.isfinite(mine.logits).all() else "the student's logits hold NaN or infinity"
+        return (
+            None
+            if torch.isfinite(mine.logits).all()
+            else "the student's logits hold NaN or infinity"
+        )
 
     def evaluate() -> float:
         assert validation is not None
         return mean_loss(student, validation)
 
-    told: dict[str, Any] = {"loss": objective.describe(), "data": fingerprint(data), "labels": fingerprint(labels)}
+    told: dict[str, Any] = {
+        "loss": objective.describe(),
+        "data": fingerprint(data),
+        "labels": fingerprint(labels),
+    }
     told |= {"mask": fingerprint(mask), "validation": fingerprint(validation)}
-    told |= {"student": weights_fingerprint(student), "teacher": [weights_fingerprint(one) for one in teachers]}
+    told |= {
+        "student": weights_fingerprint(student),
+        "teacher": [weights_fingerprint(one) for one in teachers],
+    }
     if isinstance(teacher, TeacherCache):
         told["teacher"] = [teacher.description]
     both = nn.ModuleDict({"student": student, "objective": objective.to(device)})
@@ -164,9 +187,17 @@ def train(
             patience=patience, keep=keep, settings=told | (settings or {}), explain=explain, progress=progress,
         )  # fmt: skip
     walk.as_precise_as(given, student)
-    used = {"method": "distillation", **objective.describe(), "steps": fitted.step, "batch": batch, "peak": peak}
+    used = {
+        "method": "distillation",
+        **objective.describe(),
+        "steps": fitted.step,
+        "batch": batch,
+        "peak": peak,
+    }
     used |= {"seed": seed, "tokens": fitted.step * batch * data.shape[1], **(settings or {})}
-    return Result(student.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)
+    return Result(
+        student.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped
+    )
 
 
 def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
@@ -229,36 +260,62 @@ def _objective(loss, student, teacher) -> objectives.Objective:
         names = loss.split("+")
         unknown = [name for name in names if name not in NAMED]
         if unknown:
-            raise CompressionError(f"loss={loss!r}: choose from {', '.join(NAMED)}, several joined by '+'.")
+            raise CompressionError(
+                f"loss={loss!r}: choose from {', '.join(NAMED)}, several joined by '+'."
+            )
         if not isinstance(teacher, PreTrainedModel) and names != ["labels"]:
-            raise CompressionError(f"loss={loss!r}: needs one teacher model; for others give an Objective.")
+            raise CompressionError(
+                f"loss={loss!r}: needs one teacher model; for others give an Objective."
+            )
         parts = [NAMED[name](student, teacher) for name in names]
         return parts[0] if len(parts) == 1 else objectives.Sum(*parts)
     if not isinstance(loss, objectives.Objective):
         raise CompressionError(f"loss={loss!r}: give a name such as 'response', or an Objective.")
     if loss.needs_teacher and teacher is None:
-        raise CompressionError(f"teacher: {type(loss).__name__} needs one; give a model or a cache of its logits.")
+        raise CompressionError(
+            f"teacher: {type(loss).__name__} needs one; give a model or a cache of its logits."
+        )
     takes = loss.takes
-    given = "cache" if isinstance(teacher, TeacherCache) else "model" if isinstance(teacher, PreTrainedModel) else "list"
+    given = (
+        "cache"
+        if isinstance(teacher, TeacherCache)
+        else "model"
+        if isinstance(teacher, PreTrainedModel)
+        else "list"
+    )
     if teacher is not None and loss.needs_teacher and takes != given:
         raise CompressionError(f"teacher: {type(loss).__name__} takes a {takes}, not a {given}.")
     return copy.deepcopy(loss)
 
 
-def _check_cached(objective: objectives.Objective, teacher: TeacherCache, mask: Tensor | None) -> None:
+def _check_cached(
+    objective: objectives.Objective, teacher: TeacherCache, mask: Tensor | None
+) -> None:
     for part in objective.modules():
-        if isinstance(part, objectives.CachedResponse) and part.tail == "bucket" and part.temperature != teacher.temperature:
+        if (
+            isinstance(part, objectives.CachedResponse)
+            and part.tail == "bucket"
+            and part.temperature != teacher.temperature
+        ):
             raise CompressionError(
                 f"temperature={part.temperature}: the cache holds the rest of its tokens at {teacher.temperature}; use that, or "
                 "write the cache again."
             )
     if mask is not None and bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()):
-        raise CompressionError("mask: the teacher of a cache has read padding as text; move it behind the real tokens of each row.")
+        raise CompressionError(
+            "mask: the teacher of a cache has read padding as text; move it behind the real tokens of each row."
+        )
 
 
 def _moved(seen: View, device) -> View:
     move = lambda tensors: tuple(t.to(device) for t in tensors)  # noqa: E731
-    return View(seen.model, seen.logits.to(device), move(seen.hidden), move(seen.attention), move(seen.values))
+    return View(
+        seen.model,
+        seen.logits.to(device),
+        move(seen.hidden),
+        move(seen.attention),
+        move(seen.values),
+    )
 
 
 @contextmanager

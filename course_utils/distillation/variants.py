@@ -28,7 +28,12 @@ def _inside(folder: str | Path | None, name: str) -> Path | None:
 
 
 def assistants(
-    chain: Sequence[PreTrainedModel], teacher: PreTrainedModel, data: Tensor, *, folder=None, **options
+    chain: Sequence[PreTrainedModel],
+    teacher: PreTrainedModel,
+    data: Tensor,
+    *,
+    folder=None,
+    **options,
 ) -> list[Result]:
     """Progressive distillation through teacher assistants (Mirzadeh et al., 2020).
 
@@ -36,18 +41,26 @@ def assistants(
     student. Raises CompressionError for an empty chain.
     """
     if not chain:
-        raise CompressionError("chain: empty; give the assistants in falling size, the student last.")
+        raise CompressionError(
+            "chain: empty; give the assistants in falling size, the student last."
+        )
     results: list[Result] = []
     for i, student in enumerate(chain):
         above = results[-1].model if results else teacher
-        results.append(train(student, above, data, folder=_inside(folder, f"assistant-{i}"), **options))
+        results.append(
+            train(student, above, data, folder=_inside(folder, f"assistant-{i}"), **options)
+        )
     return results
 
 
-def grow(student: PreTrainedModel, has: Sequence[int], teacher: PreTrainedModel, wants: Sequence[int]) -> PreTrainedModel:
+def grow(
+    student: PreTrainedModel, has: Sequence[int], teacher: PreTrainedModel, wants: Sequence[int]
+) -> PreTrainedModel:
     """A student with the blocks `wants` of the teacher, those it `has` taken over from `student` with all else."""
     if len(walk.blocks(student)) != len(has) or not set(has) <= set(wants):
-        raise CompressionError(f"has={list(has)}: must name the student's blocks and be among wants={list(wants)}.")
+        raise CompressionError(
+            f"has={list(has)}: must name the student's blocks and be among wants={list(wants)}."
+        )
     taller = students.from_layers(teacher, wants)
     inside = walk.blocks(taller)
     place = next(name for name, module in taller.named_modules() if module is inside) + "."
@@ -60,7 +73,12 @@ def grow(student: PreTrainedModel, has: Sequence[int], teacher: PreTrainedModel,
 
 
 def growing(
-    teacher: PreTrainedModel, data: Tensor, *, stages: Sequence[Sequence[int]], folder=None, **options
+    teacher: PreTrainedModel,
+    data: Tensor,
+    *,
+    stages: Sequence[Sequence[int]],
+    folder=None,
+    **options,
 ) -> list[Result]:
     """Progressive distillation by growing depth: train with few of the teacher's blocks, add some, train again.
 
@@ -68,7 +86,11 @@ def growing(
     """
     results: list[Result] = []
     for i, layers in enumerate(stages):
-        start = grow(results[-1].model, stages[i - 1], teacher, layers) if results else students.from_layers(teacher, layers)
+        start = (
+            grow(results[-1].model, stages[i - 1], teacher, layers)
+            if results
+            else students.from_layers(teacher, layers)
+        )
         results.append(train(start, teacher, data, folder=_inside(folder, f"depth-{i}"), **options))
     if not results:
         raise CompressionError("stages: empty; give lists of the teacher's blocks.")
@@ -76,7 +98,13 @@ def growing(
 
 
 def born_again(
-    student: PreTrainedModel, data: Tensor, *, generations: int = 2, loss=None, folder=None, **options
+    student: PreTrainedModel,
+    data: Tensor,
+    *,
+    generations: int = 2,
+    loss=None,
+    folder=None,
+    **options,
 ) -> list[Result]:
     """Self-distillation by generations (Furlanello et al., 2018): all start from the same weights.
 
@@ -85,14 +113,27 @@ def born_again(
     """
     if generations < 1:
         raise CompressionError(f"generations={generations}: choose 1 or more.")
-    results = [train(student, None, data, loss="labels", folder=_inside(folder, "generation-0"), **options)]
+    results = [
+        train(student, None, data, loss="labels", folder=_inside(folder, "generation-0"), **options)
+    ]
     for i in range(1, generations + 1):
         above = results[-1].model
-        results.append(train(student, above, data, loss=loss or "response", folder=_inside(folder, f"generation-{i}"), **options))
+        results.append(
+            train(
+                student,
+                above,
+                data,
+                loss=loss or "response",
+                folder=_inside(folder, f"generation-{i}"),
+                **options,
+            )
+        )
     return results
 
 
-def deep_to_shallow(model: PreTrainedModel, data: Tensor, *, temperature: float = 2.0, alpha: float = 0.5, **options) -> Result:
+def deep_to_shallow(
+    model: PreTrainedModel, data: Tensor, *, temperature: float = 2.0, alpha: float = 0.5, **options
+) -> Result:
     """Self-distillation inside one network: its last block teaches all others to end it (`objectives.Exits`)."""
     return train(model, None, data, loss=objectives.Exits(temperature, alpha), **options)
 
@@ -102,7 +143,13 @@ def several_teachers(
     temperature: float = 2.0, alpha: float = 0.5, **options,
 ) -> Result:  # fmt: skip
     """One student of several teachers, weighted "uniform", by "entropy" or by "label" (`losses.mixture`)."""
-    return train(student, list(teachers), data, loss=objectives.Mixture(temperature, alpha, weighting), **options)
+    return train(
+        student,
+        list(teachers),
+        data,
+        loss=objectives.Mixture(temperature, alpha, weighting),
+        **options,
+    )
 
 
 def stages(
@@ -120,7 +167,17 @@ def stages(
     results: list[Result] = []
     for i, (loss, steps) in enumerate(plan):
         start = results[-1].model if results else student
-        results.append(train(start, teacher, data, loss=loss, steps=steps, folder=_inside(folder, f"stage-{i}"), **options))
+        results.append(
+            train(
+                start,
+                teacher,
+                data,
+                loss=loss,
+                steps=steps,
+                folder=_inside(folder, f"stage-{i}"),
+                **options,
+            )
+        )
     return results
 
 
@@ -148,7 +205,9 @@ def mutual(
         logits = [peer(input_ids=ids, use_cache=False).logits[:, :-1] for peer in cohort]
         found = {}
         for i, mine in enumerate(logits):
-            others = [losses.kl(mine, other, temperature) for j, other in enumerate(logits) if j != i]
+            others = [
+                losses.kl(mine, other, temperature) for j, other in enumerate(logits) if j != i
+            ]
             together = weight * temperature**2 * torch.stack(others).mean()
             found[f"peer {i}"] = losses.cross_entropy(mine, ids[:, 1:]) + together
         return found, float(ids[:, 1:].numel())
@@ -159,14 +218,24 @@ def mutual(
         return sum(each) / len(each)
 
     told = {"temperature": temperature, "weight": weight, "peers": len(peers)}
-    inputs = {"cohort": weights_fingerprint(cohort), "data": fingerprint(data), "validation": fingerprint(validation)}
+    inputs = {
+        "cohort": weights_fingerprint(cohort),
+        "data": fingerprint(data),
+        "validation": fingerprint(validation),
+    }
     fitted = fit(
-        cohort, step, len(data), evaluate=evaluate if validation is not None else None, settings=told | inputs, **options
+        cohort,
+        step,
+        len(data),
+        evaluate=evaluate if validation is not None else None,
+        settings=told | inputs,
+        **options,
     )
     settings = {"method": "mutual learning", **told, "steps": fitted.step}
     peers_now: list[Any] = list(cohort.eval())
     return [
-        Result(peer, settings, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped) for peer in peers_now
+        Result(peer, settings, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped)
+        for peer in peers_now
     ]
 
 
@@ -187,7 +256,9 @@ def quantization_aware(
     student.requires_grad_(False)
     for name, module in walk.compressible(student).items():
         weight = walk.weight_of(module).float()
-        grid = rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric).grid
+        grid = rtn.quantize_layer(
+            weight, bits=bits, group_size=group_size, symmetric=symmetric
+        ).grid
         walk.replace(student, name, qat.QATLinear(weight, getattr(module, "bias", None), grid))
     result = train(student, model, data, loss=loss or objectives.Response(1.0, 0.0), **options)
     for name, module in list(result.model.named_modules()):
@@ -195,5 +266,10 @@ def quantization_aware(
             walk.replace(result.model, name, QuantizedLinear.of(module.result(), module.bias))
     result.model.requires_grad_(False)
     walk.as_precise_as(model, result.model)
-    result.settings |= {"method": "quantization-aware distillation", "bits": bits, "group_size": group_size, "symmetric": symmetric}
+    result.settings |= {
+        "method": "quantization-aware distillation",
+        "bits": bits,
+        "group_size": group_size,
+        "symmetric": symmetric,
+    }
     return result

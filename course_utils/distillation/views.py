@@ -13,7 +13,12 @@ from transformers.pytorch_utils import Conv1D
 from course_utils.errors import CompressionError
 from course_utils.models import walk
 
-FINAL_NORMS = ("model.norm", "model.decoder.final_layer_norm", "transformer.ln_f", "gpt_neox.final_layer_norm")
+FINAL_NORMS = (
+    "model.norm",
+    "model.decoder.final_layer_norm",
+    "transformer.ln_f",
+    "gpt_neox.final_layer_norm",
+)
 INSIDE = ("hidden", "attention", "values")
 
 
@@ -40,7 +45,9 @@ def value_projection(block: nn.Module) -> tuple[nn.Module, bool]:
             return module, False
         if name.endswith(".c_attn") and isinstance(module, Conv1D):
             return module, True
-    raise CompressionError(f"model: no value projection found in {type(block).__name__}; use another loss.")
+    raise CompressionError(
+        f"model: no value projection found in {type(block).__name__}; use another loss."
+    )
 
 
 @contextmanager
@@ -75,7 +82,9 @@ def _listening(model: PreTrainedModel, needs: Collection[str]) -> Iterator[dict[
             handle.remove()
 
 
-def view(model: PreTrainedModel, ids: Tensor, real: Tensor | None = None, needs: Collection[str] = ()) -> View:
+def view(
+    model: PreTrainedModel, ids: Tensor, real: Tensor | None = None, needs: Collection[str] = ()
+) -> View:
     """Run `model` on token ids (batch, tokens); `real` (batch, tokens) is False at padding, `needs` names from INSIDE.
 
     The model is as it was afterwards. Attention maps need `model.set_attn_implementation("eager")` before.
@@ -97,10 +106,14 @@ def read_out(model: PreTrainedModel, hidden: Tensor) -> Tensor:
         except AttributeError:
             continue
         return model.get_output_embeddings()(norm(hidden))
-    raise CompressionError(f"model: the final norm of {type(model).__name__} was not found; known are {', '.join(FINAL_NORMS)}.")
+    raise CompressionError(
+        f"model: the final norm of {type(model).__name__} was not found; known are {', '.join(FINAL_NORMS)}."
+    )
 
 
 @torch.no_grad()
-def teacher_view(model: PreTrainedModel, ids: Tensor, real: Tensor | None = None, needs: Collection[str] = ()) -> View:
+def teacher_view(
+    model: PreTrainedModel, ids: Tensor, real: Tensor | None = None, needs: Collection[str] = ()
+) -> View:
     """`view` without gradient."""
     return view(model, ids, real, needs)

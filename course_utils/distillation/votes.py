@@ -34,8 +34,12 @@ def right_by_vote(p: float, m: int) -> float:
     return min(1.0, math.fsum(terms[m // 2 + 1 :]) + (terms[m // 2] / 2 if m % 2 == 0 else 0.0))
 
 
-def accuracy(answers: Sequence[Sequence[Hashable | None]], right: Sequence[Hashable], m: int | None = None) -> list[float]:
+def accuracy(
+    answers: Sequence[Sequence[Hashable | None]], right: Sequence[Hashable], m: int | None = None
+) -> list[float]:
     """For each question 1.0 where the majority of its first `m` answers (all of them by default) is right, else 0.0."""
     if len(answers) != len(right):
-        raise CompressionError(f"right: {len(right)} right answers for {len(answers)} questions; give one for each.")
+        raise CompressionError(
+            f"right: {len(right)} right answers for {len(answers)} questions; give one for each."
+        )
     return [float(majority(a[:m]) == r) for a, r in zip(answers, right, strict=True)]

@@ -19,7 +19,8 @@ PLACES = ("anywhere", "edge", "cloud")
 GOALS = ("edge", "memory", "speed", "cloud", "quality")
 WIDTHS = (16, 8, 4, 3, 2)
 GROUP = 64
-SMALLEST_STUDENT = 0.1  # of the parameters; below this a student is another project, not a compression
+# of the parameters; below this a student is another project, not a compression
+SMALLEST_STUDENT = 0.1
 HIGH_QUALITY = 0.99
 
 Step = tuple[str, dict[str, Any]]  # as in `course_utils.pipeline`
@@ -42,7 +43,9 @@ def weight_bytes(parameters: float, bits: int, group_size: int = GROUP) -> float
 
 def bits_that_fit(parameters: float, memory: float, group_size: int = GROUP) -> int:
     """The largest width in WIDTHS whose weights take at most `memory` bytes; 0 if none does."""
-    return next((bits for bits in WIDTHS if weight_bytes(parameters, bits, group_size) <= memory), 0)
+    return next(
+        (bits for bits in WIDTHS if weight_bytes(parameters, bits, group_size) <= memory), 0
+    )
 
 
 def goal_of(*, bits: int, speedup: float, place: str) -> str:
@@ -89,7 +92,9 @@ def advise(
         keep = round(max(0.25, 1 / speedup), 2)
         repair: list[Step] = [("distil", {})] if training else []
         # a width below 8 would have made memory the goal, so INT8 fits
-        pipelines = [(("channels", {"keep": keep}), *repair, ("quantize", {"method": method, "bits": 8}))]
+        pipelines = [
+            (("channels", {"keep": keep}), *repair, ("quantize", {"method": method, "bits": 8}))
+        ]
         if not training:
             why.append(("no_repair", {}))
         if careful:
@@ -99,11 +104,14 @@ def advise(
     elif goal == "cloud":
         pipelines = [(("channels", {"keep": 0.875}), ("half", {}))]
         if bits < 16:
-            pipelines = [(("channels", {"keep": 0.875}), ("quantize", {"method": "rtn", "bits": 8}))]
+            pipelines = [
+                (("channels", {"keep": 0.875}), ("quantize", {"method": "rtn", "bits": 8}))
+            ]
             why.append(("half_too_large", {}))
     else:
         pipelines = [(("quantize", {"method": way, "bits": 4}),) for way in ("gptq", "awq")]
-        if training and parameters * (1 + 0.5 * 16) / 8 <= memory:  # a map of one bit, and half of the weights
+        # a map of one bit, and half of the weights
+        if training and parameters * (1 + 0.5 * 16) / 8 <= memory:
             pipelines.append((("gradual", {"sparsity": 0.5}),))
     if not pipelines:
         raise CompressionError(
@@ -132,16 +140,26 @@ def _students(parameters: float, memory: float, method: str) -> tuple[Step, ...]
 
 def _check(parameters, memory, speedup, quality, place, training) -> None:
     def number(value) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        return (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and not math.isnan(value)
+        )
 
     if not number(parameters) or not 0 < parameters < math.inf:
-        raise CompressionError(f"parameters={parameters!r}: give the number of weights, such as 7e9.")
+        raise CompressionError(
+            f"parameters={parameters!r}: give the number of weights, such as 7e9."
+        )
     if not number(memory) or memory <= 0:
-        raise CompressionError(f"memory={memory!r}: give a positive number of bytes, such as 4e9, or leave it out.")
+        raise CompressionError(
+            f"memory={memory!r}: give a positive number of bytes, such as 4e9, or leave it out."
+        )
     if not number(speedup) or not 1 <= speedup < math.inf:
         raise CompressionError(f"speedup={speedup!r}: give 1 (as fast as now) or more.")
     if not number(quality) or not 0 < quality <= 1:
-        raise CompressionError(f"quality={quality!r}: give the share that must stay, above 0 and up to 1.")
+        raise CompressionError(
+            f"quality={quality!r}: give the share that must stay, above 0 and up to 1."
+        )
     if place not in PLACES:
         raise CompressionError(f"place={place!r}: choose one of {', '.join(map(repr, PLACES))}.")
     if not isinstance(training, bool):

@@ -34,15 +34,31 @@ def allocate(damage: Table, size: Table, budget: float) -> dict[str, Any]:
     is possible. Of equal damages the smaller size wins, then the option that is listed first.
     Raises CompressionError if the tables do not name the same options, or if even the smallest sizes exceed the budget.
     """
-    if not damage or {k: set(v) for k, v in damage.items()} != {k: set(v) for k, v in size.items()} or not all(damage.values()):
-        raise CompressionError("damage, size: name the same layers and the same options in both, at least one of each.")
-    numbers = [x for table in (damage, size) for options in table.values() for x in options.values()]
-    if not all(torch.isfinite(torch.tensor(numbers, dtype=torch.float64))) or min(x for o in size.values() for x in o.values()) <= 0:
-        raise CompressionError("damage, size: numbers that are finite, and sizes above 0; measure the layer again.")
+    if (
+        not damage
+        or {k: set(v) for k, v in damage.items()} != {k: set(v) for k, v in size.items()}
+        or not all(damage.values())
+    ):
+        raise CompressionError(
+            "damage, size: name the same layers and the same options in both, at least one of each."
+        )
+    numbers = [
+        x for table in (damage, size) for options in table.values() for x in options.values()
+    ]
+    if (
+        not all(torch.isfinite(torch.tensor(numbers, dtype=torch.float64)))
+        or min(x for o in size.values() for x in o.values()) <= 0
+    ):
+        raise CompressionError(
+            "damage, size: numbers that are finite, and sizes above 0; measure the layer again."
+        )
     least = sum(min(options.values()) for options in size.values())
     if least > budget:
-        raise CompressionError(f"budget={budget:,}: the smallest options take {least:,} already; raise it, or offer smaller ones.")
-    front: list[tuple[float, float, tuple]] = [(0.0, 0.0, ())]  # (size, damage, options so far), sizes rise and damages fall
+        raise CompressionError(
+            f"budget={budget:,}: the smallest options take {least:,} already; raise it, or offer smaller ones."
+        )
+    # (size, damage, options so far), sizes rise and damages fall
+    front: list[tuple[float, float, tuple]] = [(0.0, 0.0, ())]
     remaining = least
     for layer in damage:
         remaining -= min(size[layer].values())
@@ -65,7 +81,11 @@ def as_per_layer(chosen: Mapping[str, int], setting: str = "bits") -> dict[str, 
 
 
 def measured_damages(
-    model: PreTrainedModel, ids: Tensor, options: Mapping[Option, Callable[[Tensor], Tensor]], *, progress: bool = True
+    model: PreTrainedModel,
+    ids: Tensor,
+    options: Mapping[Option, Callable[[Tensor], Tensor]],
+    *,
+    progress: bool = True,
 ) -> dict[str, dict[Option, float]]:
     """KL from the original, nats, when one layer alone is changed: {layer: {option: KL}}.
 
@@ -85,7 +105,9 @@ def measured_damages(
                     layers[name].weight.data = stored.clone()
                     for option, change in options.items():
                         walk.weight_of(layers[name]).copy_(change(original_weight.float()))
-                        found[name][option] = float(by_window.kl_by_window(original, model, ids).mean())
+                        found[name][option] = float(
+                            by_window.kl_by_window(original, model, ids).mean()
+                        )
                 done.update()
     done.close()
     return found

@@ -46,22 +46,33 @@ class Tables:
     @classmethod
     def of(cls, damage: Table, size: Table, budget: float) -> "Tables":
         """Raises CompressionError for tables that do not name the same options, or a budget that nothing fits into."""
-        if not damage or {k: set(v) for k, v in damage.items()} != {k: set(v) for k, v in size.items()}:
-            raise CompressionError("damage, size: name the same layers and the same options in both, at least one of each.")
+        if not damage or {k: set(v) for k, v in damage.items()} != {
+            k: set(v) for k, v in size.items()
+        }:
+            raise CompressionError(
+                "damage, size: name the same layers and the same options in both, at least one of each."
+            )
         if len({len(v) for v in damage.values()}) != 1:
-            raise CompressionError("damage: search needs as many options for every layer; leave some out, or use `allocation.allocate`.")
+            raise CompressionError(
+                "damage: search needs as many options for every layer; leave some out, or use `allocation.allocate`."
+            )
         orders = {name: sorted(options, key=options.__getitem__) for name, options in size.items()}
         made = cls(
             torch.tensor([[damage[n][o] for o in orders[n]] for n in damage], dtype=torch.float64),
             torch.tensor([[size[n][o] for o in orders[n]] for n in damage], dtype=torch.float64), float(budget),
         )  # fmt: skip
         if (least := float(made.size[:, 0].sum())) > budget:
-            raise CompressionError(f"budget={budget:,}: the smallest options take {least:,.0f} already; raise it, or offer smaller ones.")
+            raise CompressionError(
+                f"budget={budget:,}: the smallest options take {least:,.0f} already; raise it, or offer smaller ones."
+            )
         return made
 
     def names(self, damage: Table, size: Table, choice: Tensor) -> dict[str, Any]:
         """The chosen option of each layer, by name: `choice` counts from the smallest."""
-        return {n: sorted(size[n], key=size[n].__getitem__)[int(i)] for n, i in zip(damage, choice, strict=True)}
+        return {
+            n: sorted(size[n], key=size[n].__getitem__)[int(i)]
+            for n, i in zip(damage, choice, strict=True)
+        }
 
     def of_choice(self, table: Tensor, choice: Tensor) -> Tensor:
         """Σ_l table[l, choice_l] of choices (tries, layers)."""
@@ -81,7 +92,7 @@ class Tables:
         return choice
 
     def at_a_price(self, logits: Tensor) -> Tensor:
-        """argmax of logits − λ · size with the least λ ≥ 0 (by bisection) at which the total fits: one choice (layers,)."""
+        """Argmax of logits − λ · size with the least λ ≥ 0 (by bisection) at which the total fits: one choice (layers,)."""
 
         def at(price: float) -> Tensor:
             return (logits - price * self.size).argmax(-1)
@@ -93,7 +104,11 @@ class Tables:
             high *= 2
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (low, middle) if float(self.of_choice(self.size, at(middle)[None])) <= self.budget else (middle, high)
+            low, high = (
+                (low, middle)
+                if float(self.of_choice(self.size, at(middle)[None])) <= self.budget
+                else (middle, high)
+            )
         return at(high)
 
 
@@ -119,7 +134,14 @@ def _search(
 
 
 def reinforce(
-    damage: Table, size: Table, budget: float, *, rounds: int = 60, batch: int = 32, rate: float = 0.1, seed: int = 0
+    damage: Table,
+    size: Table,
+    budget: float,
+    *,
+    rounds: int = 60,
+    batch: int = 32,
+    rate: float = 0.1,
+    seed: int = 0,
 ) -> Found:
     """Policy gradient with independent layers; see the head. Raises CompressionError as `Tables.of`."""
     shape = Tables.of(damage, size, budget).size.shape
@@ -128,15 +150,30 @@ def reinforce(
 
     def learn(choice: Tensor, found: Tensor) -> None:
         optimizer.zero_grad()
-        log_p = logits.log_softmax(-1).expand(len(choice), -1, -1).gather(2, choice[..., None]).sum((1, 2))
+        log_p = (
+            logits.log_softmax(-1)
+            .expand(len(choice), -1, -1)
+            .gather(2, choice[..., None])
+            .sum((1, 2))
+        )
         (-(_advantage(found) * log_p).mean()).backward()
         optimizer.step()
 
-    return _search(damage, size, budget, logits, rounds, batch, torch.Generator().manual_seed(seed), learn)
+    return _search(
+        damage, size, budget, logits, rounds, batch, torch.Generator().manual_seed(seed), learn
+    )
 
 
 def cross_entropy(
-    damage: Table, size: Table, budget: float, *, rounds: int = 60, batch: int = 32, elite: float = 0.1, keep: float = 0.7, seed: int = 0
+    damage: Table,
+    size: Table,
+    budget: float,
+    *,
+    rounds: int = 60,
+    batch: int = 32,
+    elite: float = 0.1,
+    keep: float = 0.7,
+    seed: int = 0,
 ) -> Found:
     """The cross-entropy method: p ← keep · p + (1 − keep) · frequencies among the best `elite` of a round."""
     shape = Tables.of(damage, size, budget).size.shape
@@ -149,7 +186,9 @@ def cross_entropy(
         p.mul_(keep).add_((1 - keep) * share)
         logits.copy_(p.clamp(min=1e-6).log())
 
-    return _search(damage, size, budget, logits, rounds, batch, torch.Generator().manual_seed(seed), learn)
+    return _search(
+        damage, size, budget, logits, rounds, batch, torch.Generator().manual_seed(seed), learn
+    )
 
 
 def _advantage(found: Tensor) -> Tensor:
@@ -168,14 +207,20 @@ class Prior(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = nn.Sequential(nn.Linear(2 * options, width), nn.Tanh(), nn.Linear(width, options)).double()
+            self.net = nn.Sequential(
+                nn.Linear(2 * options, width), nn.Tanh(), nn.Linear(width, options)
+            ).double()
 
     def forward(self, tables: Tables) -> Tensor:
         log_damage = tables.damage.clamp(min=1e-300).log()
         log_steps = tables.size.diff(dim=1).log()
         low, high = tables.size[:, 0].sum(), tables.size[:, -1].sum()
         share = ((tables.budget - low) / (high - low)).expand(len(log_damage), 1)
-        return self.net(torch.cat([log_damage - log_damage.mean(), log_steps - log_steps.mean(), share * 4 - 2], 1))
+        return self.net(
+            torch.cat(
+                [log_damage - log_damage.mean(), log_steps - log_steps.mean(), share * 4 - 2], 1
+            )
+        )
 
     def choose(self, damage: Table, size: Table, budget: float) -> Found:
         """The likeliest option of each layer, at a price that meets the budget. Nothing is tried."""
@@ -189,15 +234,27 @@ class Prior(nn.Module):
 def random_tables(layers: int, options: int, rng: torch.Generator) -> Tables:
     """Damages α_l 4^−b with α and sizes log-normal and a factor of chance for each option; a budget on the way."""
     alpha = torch.randn(layers, 1, generator=rng, dtype=torch.float64)
-    steps = torch.arange(options, dtype=torch.float64) + 0.15 * torch.randn(layers, options, generator=rng, dtype=torch.float64)
+    steps = torch.arange(options, dtype=torch.float64) + 0.15 * torch.randn(
+        layers, options, generator=rng, dtype=torch.float64
+    )
     damage = (1.2 * alpha - 1.2 * steps).exp().cummin(1).values
-    size = (0.5 * torch.randn(layers, 1, generator=rng, dtype=torch.float64)).exp() * torch.arange(2, options + 2)
+    size = (0.5 * torch.randn(layers, 1, generator=rng, dtype=torch.float64)).exp() * torch.arange(
+        2, options + 2
+    )
     share = 0.1 + 0.7 * float(torch.rand((), generator=rng))
     low, high = float(size[:, 0].sum()), float(size[:, -1].sum())
     return Tables(damage, size, low + share * (high - low))
 
 
-def learn_prior(options: int, *, tasks: int = 200, layers: int = 12, batch: int = 32, rate: float = 0.02, seed: int = 0) -> Prior:
+def learn_prior(
+    options: int,
+    *,
+    tasks: int = 200,
+    layers: int = 12,
+    batch: int = 32,
+    rate: float = 0.02,
+    seed: int = 0,
+) -> Prior:
     """A `Prior` trained by policy gradient on `tasks` random tables, `batch` tries on each."""
     prior, rng = Prior(options, seed=seed), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(prior.parameters(), lr=rate)
@@ -206,7 +263,9 @@ def learn_prior(options: int, *, tasks: int = 200, layers: int = 12, batch: int 
         logits = prior(tables)
         choice = tables.repaired(_sampled(logits, batch, rng), rng)
         found = tables.of_choice(tables.damage, choice)
-        log_p = logits.log_softmax(-1).expand(batch, -1, -1).gather(2, choice[..., None]).sum((1, 2))
+        log_p = (
+            logits.log_softmax(-1).expand(batch, -1, -1).gather(2, choice[..., None]).sum((1, 2))
+        )
         optimizer.zero_grad()
         (-(_advantage(found) * log_p).mean()).backward()
         optimizer.step()

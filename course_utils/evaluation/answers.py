@@ -23,7 +23,9 @@ TOKENS = 4096  # most tokens of one batch
 CACHE = 3 * 2**29  # most bytes of keys and values that are held while answers are written
 
 
-def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
     """Token ids of both parts: the whole is tokenized at once and divided where the context's own ids end.
 
     Spaces at the end of the context belong to the continuation. This is how lm-evaluation-harness divides them.
@@ -35,7 +37,9 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
 
 
 @torch.no_grad()
-def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+def log_probabilities(
+    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]
+) -> list[float]:
     """For each (context, continuation): Σ ln p(token of the continuation | all before it), in nats.
 
     A context with several continuations of more than one token is read once, and they go on from its keys and values, where the
@@ -45,40 +49,72 @@ def log_probabilities(model: PreTrainedModel, pairs: Sequence[tuple[list[int], l
     contexts: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, (context, continuation) in enumerate(pairs):
         if not continuation or not context:
-            raise CompressionError("items: a prompt and each of its choices must hold at least one token.")
+            raise CompressionError(
+                "items: a prompt and each of its choices must hold at least one token."
+            )
         contexts[tuple(context)].append(i)
-    together: dict[int, list[tuple[int, ...]]] = defaultdict(list)  # contexts by their length: no row is padded on the left
+    # contexts by their length: no row is padded on the left
+    together: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for read, members in contexts.items():
         whole = len(read) + max(len(pairs[i][1]) for i in members) - 1
-        if len({tuple(pairs[i][1][:-1]) for i in members}) > 1 and (not longest or whole <= longest):
+        if len({tuple(pairs[i][1][:-1]) for i in members}) > 1 and (
+            not longest or whole <= longest
+        ):
             together[len(read)].append(read)
     found: dict[int, float] = {}
     for length, group in together.items():
         tails = max(len(contexts[c]) * max(len(pairs[i][1]) for i in contexts[c]) for c in group)
         size = max(1, min(TOKENS // length, LOGITS // (tails * model.config.vocab_size)))
         for start in range(0, len(group), size):
-            found |= by_contexts(model, pairs, {c: contexts[c] for c in group[start : start + size]})
+            found |= by_contexts(
+                model, pairs, {c: contexts[c] for c in group[start : start + size]}
+            )
     rest = [i for i in range(len(pairs)) if i not in found]
     found |= zip(rest, by_rows(model, [pairs[i] for i in rest]), strict=True)
     return [found[i] for i in range(len(pairs))]
 
 
 def by_contexts(
-    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], contexts: dict[tuple[int, ...], list[int]]
+    model: PreTrainedModel,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    contexts: dict[tuple[int, ...], list[int]],
 ) -> dict[int, float]:
     """Pair → its log-probability, for pairs of contexts that are equally long; {} where the cache holds more than keys and values."""
     out = run(model, 1, input_ids=torch.tensor(list(contexts), device=model.device), use_cache=True)
     cache = getattr(out, "past_key_values", None)
-    if not isinstance(cache, DynamicCache) or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+    if not isinstance(cache, DynamicCache) or any(
+        type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    ):
         return {}
-    ends = [(place, i) for place, members in enumerate(contexts.values()) for i in members if len(pairs[i][1]) > 1]
-    rows = {key: row for row, key in enumerate(dict.fromkeys((place, tuple(pairs[i][1][:-1])) for place, i in ends))}
+    ends = [
+        (place, i)
+        for place, members in enumerate(contexts.values())
+        for i in members
+        if len(pairs[i][1]) > 1
+    ]
+    rows = {
+        key: row
+        for row, key in enumerate(
+            dict.fromkeys((place, tuple(pairs[i][1][:-1])) for place, i in ends)
+        )
+    }
     width = max(len(tail) for _, tail in rows)
     cache.reorder_cache(torch.tensor([place for place, _ in rows], device=model.device))  # type: ignore[arg-type]
-    ids = torch.tensor([[*tail, *[0] * (width - len(tail))] for _, tail in rows], device=model.device)  # nothing looks at what comes after
-    later = run(model, width, input_ids=ids, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
+    # nothing looks at what comes after
+    ids = torch.tensor(
+        [[*tail, *[0] * (width - len(tail))] for _, tail in rows], device=model.device
+    )
+    later = (
+        run(model, width, input_ids=ids, past_key_values=cache, use_cache=True)
+        .logits.float()
+        .log_softmax(-1)
+    )
     first = out.logits[:, -1].float().log_softmax(-1)
-    found = {i: float(first[place, pairs[i][1][0]]) for place, members in enumerate(contexts.values()) for i in members}
+    found = {
+        i: float(first[place, pairs[i][1][0]])
+        for place, members in enumerate(contexts.values())
+        for i in members
+    }
     for place, i in ends:
         wanted = torch.tensor(pairs[i][1][1:], device=model.device)
         log_p = later[rows[place, tuple(pairs[i][1][:-1])], : len(wanted)]
@@ -98,19 +134,29 @@ def by_rows(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]
     for i, (context, continuation) in enumerate(pairs):
         whole = (context + continuation)[:-1]
         rows[tuple(whole[-longest:] if longest else whole)].append(i)
-    asked = {row: max(min(len(pairs[i][1]), len(row)) for i in members) for row, members in rows.items()}
+    asked = {
+        row: max(min(len(pairs[i][1]), len(row)) for i in members) for row, members in rows.items()
+    }
     scores = [0.0] * len(pairs)
     for batch in batches(sorted(rows, key=len), model.config.vocab_size, asked):
         width = len(batch[-1])
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
+        ids = torch.tensor(
+            [[*row, *[0] * (width - len(row))] for row in batch], device=model.device
+        )
+        mask = torch.tensor(
+            [[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device
+        )
         keep = max(width - len(row) + asked[row] for row in batch)
         logits = run(model, keep, input_ids=ids, attention_mask=mask, use_cache=False).logits
         first = width - logits.shape[1]  # the position of the first logits
         for r, row in enumerate(batch):
             for i in rows[row]:
                 wanted = torch.tensor(pairs[i][1][-len(row) :], device=model.device)
-                log_p = logits[r, len(row) - len(wanted) - first : len(row) - first].float().log_softmax(-1)
+                log_p = (
+                    logits[r, len(row) - len(wanted) - first : len(row) - first]
+                    .float()
+                    .log_softmax(-1)
+                )
                 scores[i] = float(log_p.gather(1, wanted[:, None]).double().sum())
     return scores
 
@@ -122,7 +168,9 @@ def run(model: PreTrainedModel, keep: int, **inputs: Any) -> Any:
     return model(**inputs)
 
 
-def batches(rows: Sequence[tuple[int, ...]], vocabulary: int, asked: dict[tuple[int, ...], int]) -> list[list[tuple[int, ...]]]:
+def batches(
+    rows: Sequence[tuple[int, ...]], vocabulary: int, asked: dict[tuple[int, ...], int]
+) -> list[list[tuple[int, ...]]]:
     """Rows, sorted by length, divided so that a padded batch stays within TOKENS, and its logits within LOGITS.
 
     `asked`: how many of the last positions of a row need logits.
@@ -132,7 +180,11 @@ def batches(rows: Sequence[tuple[int, ...]], vocabulary: int, asked: dict[tuple[
     for row in rows:
         shorter = len(row) - len(out[-1][-1]) if out else 0
         kept = max(kept + shorter, asked[row])
-        if out and (len(out[-1]) + 1) * len(row) <= TOKENS and (len(out[-1]) + 1) * kept * vocabulary <= LOGITS:
+        if (
+            out
+            and (len(out[-1]) + 1) * len(row) <= TOKENS
+            and (len(out[-1]) + 1) * kept * vocabulary <= LOGITS
+        ):
             out[-1].append(row)
         else:
             out.append([row])
@@ -142,12 +194,17 @@ def batches(rows: Sequence[tuple[int, ...]], vocabulary: int, asked: dict[tuple[
 
 @torch.no_grad()
 def continuations(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], new_tokens: int = NEW_TOKENS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    new_tokens: int = NEW_TOKENS,
 ) -> list[str]:
     """The most likely next token again and again, up to a newline, the end of the text, or `new_tokens`. See `greedy`."""
     longest = longest_context(model)
     if longest is not None and longest <= new_tokens:
-        raise CompressionError(f"new_tokens={new_tokens}: the model reads only {longest} tokens; ask for fewer.")
+        raise CompressionError(
+            f"new_tokens={new_tokens}: the model reads only {longest} tokens; ask for fewer."
+        )
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     if longest is not None:
         ids = [row[new_tokens - longest :] for row in ids]
@@ -156,14 +213,20 @@ def continuations(
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)  # the longest first
     room = CACHE // bytes_of_a_token(model)
     while order:
-        size = max(1, min(room // (len(ids[order[0]]) + new_tokens), LOGITS // model.config.vocab_size))
+        size = max(
+            1, min(room // (len(ids[order[0]]) + new_tokens), LOGITS // model.config.vocab_size)
+        )
         part, order = order[:size], order[size:]
-        for i, row in zip(part, greedy(model, [ids[i] for i in part], new_tokens, ends, newline), strict=True):
+        for i, row in zip(
+            part, greedy(model, [ids[i] for i in part], new_tokens, ends, newline), strict=True
+        ):
             texts[i] = str(tokenizer.decode(row, skip_special_tokens=True)).split("\n")[0]
     return texts
 
 
-def greedy(model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int, ends: set[int], newline) -> list[list[int]]:
+def greedy(
+    model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int, ends: set[int], newline
+) -> list[list[int]]:
     """New tokens of each prompt; an end of text is left out.
 
     No row is padded: the pass over all prompts stops where the shortest ends, and a longer one gives its own next tokens before
@@ -199,11 +262,18 @@ def reply(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
     """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has one."""
     if tokenizer.chat_template:
         turn = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(
+            turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
     else:
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
     with torch.no_grad():
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=False,
+        )
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -223,18 +293,29 @@ def ends_of_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def newline_test(tokenizer: PreTrainedTokenizerBase):
-    """token id → does its text hold a newline?"""
+    """Token id → does its text hold a newline?"""
     return functools.cache(lambda token: "\n" in tokenizer.decode([token]))
 
 
-def judge(model: Subject, tokenizer: PreTrainedTokenizerBase, items: Sequence[Choice | Generate]) -> list[bool]:
+def judge(
+    model: Subject, tokenizer: PreTrainedTokenizerBase, items: Sequence[Choice | Generate]
+) -> list[bool]:
     """For each item: is the model's answer right? A choice whose log-probability is not a number is never the answer."""
-    pairs = [encode_pair(tokenizer, i.prompt, c) for i in items if isinstance(i, Choice) for c in i.choices]
+    pairs = [
+        encode_pair(tokenizer, i.prompt, c)
+        for i in items
+        if isinstance(i, Choice)
+        for c in i.choices
+    ]
     with scoring(model) as ready:
         scores = iter(log_probabilities(ready, pairs))
-        written = iter(continuations(ready, tokenizer, [i.prompt for i in items if isinstance(i, Generate)]))
+        written = iter(
+            continuations(ready, tokenizer, [i.prompt for i in items if isinstance(i, Generate)])
+        )
     return [
-        pick([next(scores) for _ in item.choices]) == item.answer if isinstance(item, Choice) else item.is_correct(next(written))
+        pick([next(scores) for _ in item.choices]) == item.answer
+        if isinstance(item, Choice)
+        else item.is_correct(next(written))
         for item in items
     ]
 

@@ -29,18 +29,30 @@ def kl_by_window(original: Subject | Tensor, model: Subject, ids: Tensor) -> Ten
     p is the original's distribution of the next token, q the model's. `original` may be its `predictions(…, ids)`.
     """
     if isinstance(original, Tensor) and original.shape[:2] != ids.shape:
-        raise CompressionError(f"original: predictions for {tuple(original.shape[:2])} tokens, ids are {tuple(ids.shape)}; give both the same windows.")
+        raise CompressionError(
+            f"original: predictions for {tuple(original.shape[:2])} tokens, ids are {tuple(ids.shape)}; give both the same windows."
+        )
     found = []
     with scoring(model, _context(ids)) as ready:
-        for i, rows in zip(range(0, len(ids), size := _batch(ready, ids)), ids.split(size), strict=True):
-            p = original[i : i + size].to(ready.device) if isinstance(original, Tensor) else predictions(original, rows).to(ready.device)
+        for i, rows in zip(
+            range(0, len(ids), size := _batch(ready, ids)), ids.split(size), strict=True
+        ):
+            p = (
+                original[i : i + size].to(ready.device)
+                if isinstance(original, Tensor)
+                else predictions(original, rows).to(ready.device)
+            )
             terms = torch.where(p > -torch.inf, p.exp() * (p - _log_p(ready, rows)), 0.0)
             found.append(terms.sum(-1, dtype=torch.float64).mean(1).cpu())
     return torch.cat(found)
 
 
 def _log_p(model, rows: Tensor) -> Tensor:
-    return model(input_ids=rows.long().to(model.device), use_cache=False).logits.float().log_softmax(-1)
+    return (
+        model(input_ids=rows.long().to(model.device), use_cache=False)
+        .logits.float()
+        .log_softmax(-1)
+    )
 
 
 def _batch(model, ids: Tensor) -> int:
@@ -50,5 +62,7 @@ def _batch(model, ids: Tensor) -> int:
 
 def _context(ids: Tensor) -> int:
     if ids.dim() != 2 or not ids.numel():
-        raise CompressionError(f"ids: shape {tuple(ids.shape)}; expected (windows, context) token ids.")
+        raise CompressionError(
+            f"ids: shape {tuple(ids.shape)}; expected (windows, context) token ids."
+        )
     return ids.shape[1]

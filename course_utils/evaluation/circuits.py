@@ -33,7 +33,9 @@ def kl_where(original: Tensor, model: Subject | Tensor, ids: Tensor, where: Tens
     Raises CompressionError where a window has no such token: take longer windows.
     """
     if where.shape != (len(ids), ids.shape[1] - 1) or not where.any(1).all():
-        raise CompressionError(f"where: shape {tuple(where.shape)}; give (windows, tokens − 1) with at least one token in each window.")
+        raise CompressionError(
+            f"where: shape {tuple(where.shape)}; give (windows, tokens − 1) with at least one token in each window."
+        )
     changed = (model if isinstance(model, Tensor) else by_window.predictions(model, ids))[:, :-1]
     terms = (original[:, :-1].exp() * (original[:, :-1] - changed)).sum(-1, dtype=torch.float64)
     return (terms * where).sum(1) / where.sum(1)
@@ -48,14 +50,20 @@ def attention_maps(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
     before = getattr(model.config, "_attn_implementation", None)
     try:
         model.set_attn_implementation("eager")
-        maps = model(input_ids=ids.long().to(model.device), use_cache=False, output_attentions=True).attentions
+        maps = model(
+            input_ids=ids.long().to(model.device), use_cache=False, output_attentions=True
+        ).attentions
     except (ValueError, AttributeError, TypeError) as error:
-        raise CompressionError(f"model: {type(model).__name__} does not give its attention weights ({error}).") from error
+        raise CompressionError(
+            f"model: {type(model).__name__} does not give its attention weights ({error})."
+        ) from error
     finally:
         if before is not None:
             model.set_attn_implementation(before)
     if not maps or any(m is None or m.dim() != 4 for m in maps):
-        raise CompressionError(f"model: {type(model).__name__} has blocks without attention weights; heads cannot be read.")
+        raise CompressionError(
+            f"model: {type(model).__name__} has blocks without attention weights; heads cannot be read."
+        )
     return [m.float().cpu() for m in maps]
 
 
@@ -67,7 +75,9 @@ def looking_back(maps: list[Tensor], distance: int) -> Tensor:
 def matching(maps: list[Tensor], ids: Tensor) -> Tensor:
     """(blocks, heads): the mean weight on places that follow an earlier token like the one read, over tokens that have such places."""
     before = torch.cat([torch.full_like(ids[:, :1], -1), ids[:, :-1]], 1)
-    same = (ids[:, :, None] == before[:, None]) & torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril(-1)
+    same = (ids[:, :, None] == before[:, None]) & torch.ones(
+        ids.shape[1], ids.shape[1], dtype=torch.bool
+    ).tril(-1)
     count = same.any(-1).sum()
     if not count:
         raise CompressionError("ids: no token occurs twice in a window; take longer windows.")
@@ -84,7 +94,9 @@ def without_head(model: PreTrainedModel, block: int, head: int) -> Iterator[None
 
     heads, blocks = model.config.num_attention_heads, walk.blocks(model)
     if not (0 <= block < len(blocks) and 0 <= head < heads):
-        raise CompressionError(f"block={block}, head={head}: {type(model).__name__} has {len(blocks)} blocks of {heads} heads.")
+        raise CompressionError(
+            f"block={block}, head={head}: {type(model).__name__} has {len(blocks)} blocks of {heads} heads."
+        )
     out = blocks[block].get_submodule(anatomy.of(model).attention_out)
     size = walk.weight_of(out).shape[1] // heads
 

@@ -64,7 +64,7 @@ class Comparison:
         return crossed_interval(self._row(a) - self._row(b))
 
     def order(self, a: str, b: str) -> str:
-        """"<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference holds 0.
+        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference holds 0.
 
         Rows that are equal for every seed and window are "=" too: however wide an interval, it would hold their difference of 0.
         Raises CompressionError if two single numbers that differ are compared: nothing tells how far they may be off.
@@ -81,13 +81,19 @@ class Comparison:
 
     def _row(self, label: str) -> Tensor:
         if label not in self.values:
-            raise CompressionError(f"{self.title!r} has no row {label!r}; its rows are {', '.join(map(repr, self.values))}.")
+            raise CompressionError(
+                f"{self.title!r} has no row {label!r}; its rows are {', '.join(map(repr, self.values))}."
+            )
         return self.values[label]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON takes it; numbers with nine digits, one text of numbers for each seed."""
-        lines = {label: [" ".join(f"{x:.9g}" for x in line) for line in v.tolist()] for label, v in self.values.items()}
-        rows = [{"label": label, "values": line} for label, line in lines.items()]  # a list: notebooks sort the keys of a mapping
+        lines = {
+            label: [" ".join(f"{x:.9g}" for x in line) for line in v.tolist()]
+            for label, v in self.values.items()
+        }
+        # a list: notebooks sort the keys of a mapping
+        rows = [{"label": label, "values": line} for label, line in lines.items()]
         held = {name: getattr(self, name) for name in TEXTS}
         return {**held, "seeds": list(self.seeds), "columns": self.columns, "rows": rows}
 
@@ -99,7 +105,9 @@ class Comparison:
         file = _file(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         made = replace(self, command=command, date=time.strftime("%Y-%m-%d"))
-        file.write_text(json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_text(
+            json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         return file
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -135,9 +143,13 @@ def compare(
     if better not in ("lower", "higher"):
         raise CompressionError(f"better={better!r}: say 'lower' or 'higher'.")
     if not rows or not seeds or len(set(seeds)) != len(seeds):
-        raise CompressionError("rows, seeds: give at least one row, and at least one seed, each once.")
+        raise CompressionError(
+            "rows, seeds: give at least one row, and at least one seed, each once."
+        )
     if against is not None and against not in rows:
-        raise CompressionError(f"against={against!r}: there is no such row; rows are {', '.join(map(repr, rows))}.")
+        raise CompressionError(
+            f"against={against!r}: there is no such row; rows are {', '.join(map(repr, rows))}."
+        )
     extra = {name: dict(column) for name, column in (columns or {}).items()}
     if unknown := sorted({label for column in extra.values() for label in column} - set(rows)):
         raise CompressionError(f"columns: there are no rows {unknown}.")
@@ -149,11 +161,15 @@ def compare(
                 found.append(_numbers(_run(row, seed), label, seed))
                 bar.update()
             if len({len(v) for v in found}) > 1:
-                raise CompressionError(f"row {label!r}: it gives {[len(v) for v in found]} numbers; give as many for every seed.")
+                raise CompressionError(
+                    f"row {label!r}: it gives {[len(v) for v in found]} numbers; give as many for every seed."
+                )
             values[label] = torch.stack(found)
     if len({v.shape[1] for v in values.values()}) > 1:
         lengths = {label: v.shape[1] for label, v in values.items()}
-        raise CompressionError(f"rows: numbers for each seed are {lengths}; evaluate all rows on the same windows.")
+        raise CompressionError(
+            f"rows: numbers for each seed are {lengths}; evaluate all rows on the same windows."
+        )
     return Comparison(title, values, tuple(seeds), against, unit, better, protocol, extra)
 
 
@@ -180,9 +196,13 @@ def _numbers(value: Any, label: str, seed: int) -> Tensor:
         ) from None
     found = found.reshape(1) if found.dim() == 0 else found
     if found.dim() != 1 or not len(found):
-        raise CompressionError(f"row {label!r}, seed {seed}: shape {tuple(found.shape)}; return one number for each window.")
+        raise CompressionError(
+            f"row {label!r}, seed {seed}: shape {tuple(found.shape)}; return one number for each window."
+        )
     if not torch.isfinite(found).all():
-        raise CompressionError(f"row {label!r}, seed {seed}: {found[~torch.isfinite(found)][0]} is not finite; look at the run itself.")
+        raise CompressionError(
+            f"row {label!r}, seed {seed}: {found[~torch.isfinite(found)][0]} is not finite; look at the run itself."
+        )
     return found
 
 
@@ -204,15 +224,27 @@ def load(path: str | Path) -> Comparison:
         known = ", ".join(sorted(f.stem for f in file.parent.glob("*.json"))) or "none"
         raise CompressionError(f"there is no table {file.name}; beside it are: {known}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CompressionError(f"{file.name}: this is not a saved comparison ({type(error).__name__}: {error}); make it again.") from error
+        raise CompressionError(
+            f"{file.name}: this is not a saved comparison ({type(error).__name__}: {error}); make it again."
+        ) from error
 
 
 def from_json(data: Mapping[str, Any]) -> Comparison:
     """The comparison that `to_json` has described: what stands in an executed notebook under MIME."""
     rows = data["rows"]
-    pairs = rows.items() if isinstance(rows, dict) else [(row["label"], row["values"]) for row in rows]  # dict: until 2026-11
+    # dict: until 2026-11
+    pairs = (
+        rows.items() if isinstance(rows, dict) else [(row["label"], row["values"]) for row in rows]
+    )
     values = {
-        label: torch.tensor([[float(x) for x in line.split()] for line in lines], dtype=torch.float64)
+        label: torch.tensor(
+            [[float(x) for x in line.split()] for line in lines], dtype=torch.float64
+        )
         for label, lines in pairs
     }
-    return Comparison(values=values, seeds=tuple(data["seeds"]), columns=data["columns"], **{name: data[name] for name in TEXTS})
+    return Comparison(
+        values=values,
+        seeds=tuple(data["seeds"]),
+        columns=data["columns"],
+        **{name: data[name] for name in TEXTS},
+    )

@@ -13,7 +13,7 @@ COLOURS = {BETTER: "#009E73", WORSE: "#D55E00", SAME: "#666666"}
 
 
 def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
-    """"0.6455 ± 0.0021": as many digits as give the half width two; the mean alone where there is no half width."""
+    """ "0.6455 ± 0.0021": as many digits as give the half width two; the mean alone where there is no half width."""
     plus = "+" if sign else ""
     if not half > 0:
         return f"{mean:{plus}.4g}".replace("-", "−")
@@ -23,7 +23,9 @@ def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
         return f"{mean:{plus}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
     power = math.floor(math.log10(max(abs(mean), half)))
     digits = max(1, places + power)
-    return f"({mean / 10.0**power:{plus}.{digits}f} ± {half / 10.0**power:.{digits}f})e{power}".replace("-", "−")
+    return f"({mean / 10.0**power:{plus}.{digits}f} ± {half / 10.0**power:.{digits}f})e{power}".replace(
+        "-", "−"
+    )
 
 
 def verdict(table: Comparison, label: str) -> str:
@@ -49,7 +51,10 @@ def cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
         line = [label, plus_minus(table.mean(label), table.half_width(label))]
         if table.against is not None:
             same = label == table.against
-            line += ["" if same else plus_minus(*table.difference(label, table.against), sign=True), verdict(table, label)]
+            line += [
+                "" if same else plus_minus(*table.difference(label, table.against), sign=True),
+                verdict(table, label),
+            ]
         lines.append([*line, *(_value(column.get(label, "")) for column in table.columns.values())])
     return head, lines
 
@@ -74,7 +79,10 @@ def as_text(table: Comparison) -> str:
     """The table in letters of equal width."""
     head, lines = cells(table)
     widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
-    drawn = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [head, *lines]]
+    drawn = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *lines]
+    ]
     drawn.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join([table.title, *drawn, notes(table)])
 
@@ -89,7 +97,9 @@ def as_html(table: Comparison) -> str:
         word = verdict(table, label)
         drawn = []
         for i, cell in enumerate(line):
-            colour = f";color:{COLOURS[word]}" if i == 3 and word and table.against is not None else ""
+            colour = (
+                f";color:{COLOURS[word]}" if i == 3 and word and table.against is not None else ""
+            )
             drawn.append(f"<td style='{left};white-space:nowrap{colour}'>{html.escape(cell)}</td>")
         body.append(f"<tr>{''.join(drawn)}</tr>")
     caption = f"<caption style='{left};font-weight:bold'>{html.escape(table.title)}</caption>"

@@ -36,7 +36,9 @@ def beginnings(tokens: list[list[int]]) -> list[list[int]]:
     found = []
     for i, row in enumerate(tokens):
         others = [other for j, other in enumerate(tokens) if j != i]
-        cuts = [row[:n] for n in range(1, len(row)) if not any(other[:n] == row[:n] for other in others)]
+        cuts = [
+            row[:n] for n in range(1, len(row)) if not any(other[:n] == row[:n] for other in others)
+        ]
         found.append(cuts[0] if cuts else row)
     return found
 
@@ -50,7 +52,9 @@ class Asked:
     rights: list[int]
 
 
-def questions(tokenizer: PreTrainedTokenizerBase, *, template: int = 0, world: World | None = None) -> Asked:
+def questions(
+    tokenizer: PreTrainedTokenizerBase, *, template: int = 0, world: World | None = None
+) -> Asked:
     """Ask for every fact of the world in the words of `template` (0, 1 or 2). Raises CompressionError for another one."""
     if template not in (0, 1, 2):
         raise CompressionError(f"template={template}: questions are worded in three ways, 0 to 2.")
@@ -61,7 +65,9 @@ def questions(tokenizer: PreTrainedTokenizerBase, *, template: int = 0, world: W
         question, answer = kinds.question(world, person, attribute, template)
         context = f"Question: {question}\nAnswer:"
         if attribute not in values:
-            values[attribute] = beginnings([answers.encode_pair(tokenizer, context, f" {v}")[1] for v in ATTRIBUTES[attribute]])
+            values[attribute] = beginnings(
+                [answers.encode_pair(tokenizer, context, f" {v}")[1] for v in ATTRIBUTES[attribute]]
+            )
         ids = tokenizer(context)["input_ids"]
         asked.pairs.extend((ids, part) for part in values[attribute])
         asked.sizes.append(len(values[attribute]))
@@ -72,8 +78,12 @@ def questions(tokenizer: PreTrainedTokenizerBase, *, template: int = 0, world: W
 def known(model: Subject, asked: Asked) -> Known:
     """What the model knows of what is asked."""
     with scoring(model) as ready:
-        scores = torch.tensor(answers.log_probabilities(ready, asked.pairs), dtype=torch.float64).split(asked.sizes)
-    right = torch.tensor([float(int(s.argmax()) == r) for s, r in zip(scores, asked.rights, strict=True)])
+        scores = torch.tensor(
+            answers.log_probabilities(ready, asked.pairs), dtype=torch.float64
+        ).split(asked.sizes)
+    right = torch.tensor(
+        [float(int(s.argmax()) == r) for s, r in zip(scores, asked.rights, strict=True)]
+    )
     log_p = [s.log_softmax(-1)[r : r + 1] for s, r in zip(scores, asked.rights, strict=True)]
     bits = torch.cat([capacity.stored_bits(p, n) for p, n in zip(log_p, asked.sizes, strict=True)])
     return Known(right, bits, torch.arange(len(asked.sizes)) // len(ATTRIBUTES))

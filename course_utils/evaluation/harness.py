@@ -37,12 +37,23 @@ def task_config(task: str, found: Sequence[Item]) -> dict[str, Any]:
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
     if isinstance(found[0], Choice):
-        return shared | {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "answer"}
+        return shared | {
+            "output_type": "multiple_choice",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
+        }
     return shared | {
         "output_type": "generate_until",
         "doc_to_target": "",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": NEW_TOKENS, "do_sample": False, "repetition_penalty": 1.0},
-        "process_results": lambda row, results: {"acc": float(found[row["position"]].is_correct(results[0]))},
+        "generation_kwargs": {
+            "until": ["\n"],
+            "max_gen_toks": NEW_TOKENS,
+            "do_sample": False,
+            "repetition_penalty": 1.0,
+        },
+        "process_results": lambda row, results: {
+            "acc": float(found[row["position"]].is_correct(results[0]))
+        },
     }
 
 
@@ -60,7 +71,10 @@ def run(
     from lm_eval.api.task import ConfigurableTask
 
     with quiet():
-        made = {f"course_{task}": ConfigurableTask(config=task_config(task, group)) for task, group in found.items()}
+        made = {
+            f"course_{task}": ConfigurableTask(config=task_config(task, group))
+            for task, group in found.items()
+        }
     results = evaluated(model, tokenizer, made, batch_size)["results"]
     return {task: float(results[f"course_{task}"]["acc,none"]) for task in found}
 
@@ -76,17 +90,26 @@ def harness() -> None:
         ) from error
 
 
-def evaluated(model: Subject, tokenizer: PreTrainedTokenizerBase, made: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def evaluated(
+    model: Subject, tokenizer: PreTrainedTokenizerBase, made: dict[str, Any], batch_size: int
+) -> dict[str, Any]:
     """What the harness finds for tasks {name: task}: "results" and, item for item, "samples"."""
     harness()
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
     if tokenizer.eos_token_id is None:
-        raise CompressionError("tokenizer: lm-evaluation-harness needs an end of text; set tokenizer.eos_token to one of its tokens.")
+        raise CompressionError(
+            "tokenizer: lm-evaluation-harness needs an end of text; set tokenizer.eos_token to one of its tokens."
+        )
     with quiet(), scoring(model) as ready:
         # HFLM gives the tokenizer a padding token where it has none
-        wrapped = HFLM(pretrained=ready, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
+        wrapped = HFLM(
+            pretrained=ready,
+            tokenizer=copy.deepcopy(tokenizer),
+            backend="causal",
+            batch_size=batch_size,
+        )
         return evaluator.evaluate(lm=wrapped, task_dict=made, bootstrap_iters=0, log_samples=True)
 
 

@@ -5,7 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -36,7 +42,9 @@ def configuration(described: Described) -> PretrainedConfig:
         return described
     if isinstance(described, str):
         if described not in CONFIGS:
-            raise CompressionError(f"config={described!r}: known names are {', '.join(CONFIGS)}; or pass a configuration.")
+            raise CompressionError(
+                f"config={described!r}: known names are {', '.join(CONFIGS)}; or pass a configuration."
+            )
         described = CONFIGS[described]
     if "model_type" not in described:
         raise CompressionError("config: a dict needs its 'model_type', such as 'llama'.")
@@ -48,15 +56,25 @@ def skeleton(described: Described) -> PreTrainedModel:
     if isinstance(described, PreTrainedModel):
         return described
     config = copy.deepcopy(configuration(described))
-    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    auto = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder else AutoModel
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(
+        config, "is_decoder", False
+    )
+    auto = (
+        AutoModelForCausalLM
+        if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
+        else AutoModel
+    )
     with torch.device("meta"):
         return auto.from_config(config)
 
 
 def parameter_counts(described: Described) -> dict[str, int]:
     """Parameters in embeddings, attention, mlp, norms, head and in total; a tied head counts with the embeddings."""
-    model, counts, seen = skeleton(described), dict.fromkeys(("embeddings", "attention", "mlp", "norms", "head"), 0), set()
+    model, counts, seen = (
+        skeleton(described),
+        dict.fromkeys(("embeddings", "attention", "mlp", "norms", "head"), 0),
+        set(),
+    )
     inside = {id(p) for p in walk.blocks(model).parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) not in seen:
@@ -82,7 +100,8 @@ def kv_cache(config: PretrainedConfig, *, context: int, batch: int, bits: float 
     return round(2 * config.num_hidden_layers * kv_heads * width * context * batch * bits / 8)
 
 
-# entries per MLP unit that an activation function leaves for the backward pass, the next layer's input among them
+# entries per MLP unit that an activation function leaves for the backward pass, the next layer's
+# input among them
 KEPT_BY = {"relu": 1, "gelu_new": 5}
 
 
@@ -97,16 +116,33 @@ def block_entries(model: nn.Module, config: PretrainedConfig) -> int:
     heads, h = config.num_attention_heads, config.hidden_size
     width = getattr(config, "head_dim", None) or h // heads
     q, k = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
-    f = next((v for v in (getattr(config, a, None) for a in ("intermediate_size", "ffn_dim", "n_inner")) if v), 4 * h)
+    f = next(
+        (
+            v
+            for v in (getattr(config, a, None) for a in ("intermediate_size", "ffn_dim", "n_inner"))
+            if v
+        ),
+        4 * h,
+    )
     names = [name for name, _ in walk.blocks(model)[0].named_parameters()]
     norms = 4 if any(n.endswith("bias") and ("norm" in n or "ln_" in n) for n in names) else 6
-    function = str(getattr(config, "hidden_act", None) or getattr(config, "activation_function", ""))
+    function = str(
+        getattr(config, "hidden_act", None) or getattr(config, "activation_function", "")
+    )
     mlp = 4 if any("gate" in n for n in names) else KEPT_BY.get(function, 2)
     mlp *= getattr(config, "num_experts_per_tok", None) or 1
     return norms * h + 2 * q + 2 * k + mlp * f
 
 
-def activations(model: nn.Module, config: PretrainedConfig, *, context: int, batch: int, bits: float, training: bool) -> int:
+def activations(
+    model: nn.Module,
+    config: PretrainedConfig,
+    *,
+    context: int,
+    batch: int,
+    bits: float,
+    training: bool,
+) -> int:
     """Bytes of intermediate results; `block_entries` says what is counted in a block.
 
     Training keeps every block's until the backward pass (nothing is recomputed), and the logits' log-softmax in 32
@@ -136,12 +172,16 @@ def budget(
     if dtype_bits <= 0 or kv_bits <= 0 or context < 1 or batch < 1:
         raise CompressionError("dtype_bits, kv_bits, context and batch must all be positive.")
     if training and dtype_bits not in (16, 32):
-        raise CompressionError(f"dtype_bits={dtype_bits}: training is counted for 32 bits and for 16 (mixed precision).")
+        raise CompressionError(
+            f"dtype_bits={dtype_bits}: training is counted for 32 bits and for 16 (mixed precision)."
+        )
     model, found = skeleton(config), configuration(config)
     n = sum(p.numel() for p in model.parameters())
     out = {
         "weights": round(n * dtype_bits / 8),
-        "kv_cache": 0 if training or not model.can_generate() else kv_cache(found, context=context, batch=batch, bits=kv_bits),
+        "kv_cache": 0
+        if training or not model.can_generate()
+        else kv_cache(found, context=context, batch=batch, bits=kv_bits),
         "activations": activations(
             model, found, context=context, batch=batch, bits=max(16, dtype_bits), training=training
         ),

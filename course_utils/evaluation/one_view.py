@@ -35,13 +35,17 @@ def change(model: nn.Module, compressed: Any) -> dict[str, Tensor]:
         except AttributeError:
             weight = None
         if weight is None or weight.shape != walk.weight_of(module).shape:
-            raise CompressionError(f"{name}: the compressed model has no weight of this shape; give a model with the same layers.")
+            raise CompressionError(
+                f"{name}: the compressed model has no weight of this shape; give a model with the same layers."
+            )
         found[name] = weight.float() - walk.weight_of(module).float()
     return found
 
 
 @torch.no_grad()
-def predicted_kl(model: PreTrainedModel, delta: dict[str, Tensor], ids: Tensor, batch: int = 8) -> Tensor:
+def predicted_kl(
+    model: PreTrainedModel, delta: dict[str, Tensor], ids: Tensor, batch: int = 8
+) -> Tensor:
     """(windows,) ½ δᵀFδ in nats a token, for token ids (windows, context): what `evaluation.kl_by_window` measures, to second order.
 
     `delta` as `change` gives it. Raises CompressionError for unknown layers or shapes, and for a model that has no
@@ -50,13 +54,20 @@ def predicted_kl(model: PreTrainedModel, delta: dict[str, Tensor], ids: Tensor, 
     layers = walk.compressible(model)
     for name, d in delta.items():
         if name not in layers or walk.weight_of(layers[name]).shape != d.shape:
-            raise CompressionError(f"delta: {name} is no linear layer of this shape; make it by one_view.change(model, compressed).")
+            raise CompressionError(
+                f"delta: {name} is no linear layer of this shape; make it by one_view.change(model, compressed)."
+            )
     if ids.dim() != 2 or not ids.numel():
-        raise CompressionError(f"ids: shape {tuple(ids.shape)}; expected (windows, context) token ids.")
+        raise CompressionError(
+            f"ids: shape {tuple(ids.shape)}; expected (windows, context) token ids."
+        )
     stored: dict[str, Any] = {name: layers[name].weight for name in delta}
     weights = {f"{name}.weight": weight.detach() for name, weight in stored.items()}
     tangents = {
-        f"{name}.weight": (d.T if isinstance(layers[name], Conv1D) else d).to(stored[name]).contiguous() for name, d in delta.items()
+        f"{name}.weight": (d.T if isinstance(layers[name], Conv1D) else d)
+        .to(stored[name])
+        .contiguous()
+        for name, d in delta.items()
     }
     training, found = model.training, []
     model.eval()
@@ -64,7 +75,9 @@ def predicted_kl(model: PreTrainedModel, delta: dict[str, Tensor], ids: Tensor, 
         for rows in ids.long().to(model.device).split(batch):
 
             def logits(w, rows=rows):
-                return functional_call(model, w, args=(), kwargs={"input_ids": rows, "use_cache": False}).logits
+                return functional_call(
+                    model, w, args=(), kwargs={"input_ids": rows, "use_cache": False}
+                ).logits
 
             with sdpa_kernel(SDPBackend.MATH):  # the others have no derivative in forward mode
                 z, moved = jvp(logits, (weights,), (tangents,))[:2]

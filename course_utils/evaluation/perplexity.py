@@ -81,10 +81,17 @@ def perplexity(
 
 
 def calibration(
-    tokenizer: PreTrainedTokenizerBase, text: Text = "bundled", *, n: int = 64, context: int = 256, seed: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    text: Text = "bundled",
+    *,
+    n: int = 64,
+    context: int = 256,
+    seed: int = 0,
 ) -> Tensor:
     """(n, context) token ids of the training split, for methods that look at activations.
 
     Of a fixed text, `n` different windows are drawn from `seed`. Raises CompressionError as `perplexity` does.
     """
-    return windows(tokenizer, text, split="train", n=n, context=context, seed=seed, scattered=True).ids
+    return windows(
+        tokenizer, text, split="train", n=n, context=context, seed=seed, scattered=True
+    ).ids

@@ -73,4 +73,8 @@ def _forward(module: nn.Module, function: Any) -> Iterator[None]:
 def block_of(model: PreTrainedModel) -> dict[str, int]:
     """The number of the block of each compressible layer, by name."""
     places = {id(m): i for i, block in enumerate(walk.blocks(model)) for m in block.modules()}
-    return {name: places[id(module)] for name, module in walk.compressible(model).items() if id(module) in places}
+    return {
+        name: places[id(module)]
+        for name, module in walk.compressible(model).items()
+        if id(module) in places
+    }

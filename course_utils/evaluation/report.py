@@ -68,14 +68,18 @@ def report(
         bytes_on_disk=whole.bytes_on_disk,
         bytes_in_memory=bytes_in_memory(network),
         tokens_per_second=speed(network, tokenizer, runs=runs) if timed else None,
-        perplexity=None if encoder else perplexity(model, tokenizer, text, context=context, n=windows, seed=seed),
+        perplexity=None
+        if encoder
+        else perplexity(model, tokenizer, text, context=context, n=windows, seed=seed),
         scores={} if encoder else task_scores(model, tokenizer, tasks=tasks, n=n, seed=seed),
         settings=dict(whole.settings),
     )
 
 
 @torch.no_grad()
-def decoding_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int = 24, runs: int = 3) -> float:
+def decoding_speed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int = 24, runs: int = 3
+) -> float:
     """Tokens per second of greedy decoding: batch 1, key-value cache, after one fixed prompt; the median of `runs`.
 
     Reading the prompt is not timed, an unmeasured run goes first, and the end of text does not stop it.
@@ -83,7 +87,9 @@ def decoding_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *
     ids = torch.tensor([tokenizer(SPEED_PROMPT)["input_ids"]], device=model.device)
     longest = longest_context(model)
     if longest is not None and longest < ids.shape[1] + tokens:
-        raise CompressionError(f"model: reads {longest} tokens, too few to time decoding ({ids.shape[1] + tokens}); use runs=0.")
+        raise CompressionError(
+            f"model: reads {longest} tokens, too few to time decoding ({ids.shape[1] + tokens}); use runs=0."
+        )
     seconds = []
     for _ in range(runs + 1):
         out = model(input_ids=ids, use_cache=True)
@@ -98,9 +104,13 @@ def decoding_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *
 
 
 @torch.no_grad()
-def reading_speed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, runs: int = 3) -> float:
+def reading_speed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, runs: int = 3
+) -> float:
     """Tokens per second of one pass over a short text, batch 8; the median of `runs` after an unmeasured one."""
-    ids = torch.tensor([tokenizer(SPEED_PROMPT)["input_ids"][: longest_context(model)]] * 8, device=model.device)
+    ids = torch.tensor(
+        [tokenizer(SPEED_PROMPT)["input_ids"][: longest_context(model)]] * 8, device=model.device
+    )
     seconds = []
     for _ in range(runs + 1):
         began = time.perf_counter()
@@ -128,7 +138,12 @@ class Table:
         lines = [self.header, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
         text = [
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+            "  ".join(
+                [
+                    line[0].ljust(widths[0]),
+                    *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+                ]
+            ).rstrip()
             for line in lines
         ]
         return "\n".join([*text, self.caption])
@@ -138,11 +153,20 @@ class Table:
     def _repr_html_(self) -> str:
         def row(cells, tag):
             left, right = ' style="text-align:left"', ' style="text-align:right"'
-            return "<tr>" + "".join(f"<{tag}{right if i else left}>{html.escape(c)}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
+            return (
+                "<tr>"
+                + "".join(
+                    f"<{tag}{right if i else left}>{html.escape(c)}</{tag}>"
+                    for i, c in enumerate(cells)
+                )
+                + "</tr>"
+            )
 
         body = "".join(row(cells, "td") for cells in self.rows)
         caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(self.caption)}</caption>'
-        return f"<table>{caption}<thead>{row(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
+        return (
+            f"<table>{caption}<thead>{row(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
+        )
 
 
 def compare(reports: Sequence[Report]) -> Table:
@@ -155,13 +179,29 @@ def compare(reports: Sequence[Report]) -> Table:
         raise CompressionError("compare: give at least one report.")
     first, protocols = reports[0], [protocol_of(r) for r in reports]
     if any(p != protocols[0] for p in protocols):
-        raise CompressionError("compare: these perplexities have different protocols and cannot be compared; measure again alike.")
-    if any(r.scores[t].n != score.n for t, score in first.scores.items() for r in reports if t in r.scores):
-        raise CompressionError("compare: these scores are over different items and cannot be compared; measure again with one n.")
+        raise CompressionError(
+            "compare: these perplexities have different protocols and cannot be compared; measure again alike."
+        )
+    if any(
+        r.scores[t].n != score.n
+        for t, score in first.scores.items()
+        for r in reports
+        if t in r.scores
+    ):
+        raise CompressionError(
+            "compare: these scores are over different items and cannot be compared; measure again with one n."
+        )
     tasks = [t for t in first.scores if all(t in r.scores for r in reports)]
     timed = all(r.tokens_per_second for r in reports)
     measured = [r.perplexity for r in reports if r.perplexity is not None]
-    header = ["model", "on disk", "in memory", *(["tokens/s"] if timed else []), *(["nats/token", "perplexity"] if measured else []), *tasks]
+    header = [
+        "model",
+        "on disk",
+        "in memory",
+        *(["tokens/s"] if timed else []),
+        *(["nats/token", "perplexity"] if measured else []),
+        *tasks,
+    ]
     rows = []
     for r in reports:
         cells = [
@@ -180,7 +220,11 @@ def compare(reports: Sequence[Report]) -> Table:
 
 def protocol_of(r: Report) -> dict[str, Any]:
     """The protocol of the perplexity, without what differs between models."""
-    return {} if r.perplexity is None else {k: v for k, v in r.perplexity.protocol.items() if k not in ("model", "dtype")}
+    return (
+        {}
+        if r.perplexity is None
+        else {k: v for k, v in r.perplexity.protocol.items() if k not in ("model", "dtype")}
+    )
 
 
 def sized(value: int, base: int, is_base: bool) -> str:
@@ -203,7 +247,11 @@ def caption(reports: Sequence[Report], tasks: Sequence[str], timed: bool) -> str
         chance = ", ".join(f"{t} {first.scores[t].chance:.0%}" for t in tasks)
         parts.append(f"Accuracy on {first.scores[tasks[0]].n} items a task; chance: {chance}.")
     if timed:
-        how = "reading, batch 8" if first.perplexity is None else "greedy decoding, batch 1, key-value cache"
+        how = (
+            "reading, batch 8"
+            if first.perplexity is None
+            else "greedy decoding, batch 1, key-value cache"
+        )
         parts.append(f"Tokens/s: {how}, median of several runs here.")
     for r in reports:
         if r.settings.get("method") != "none" and describe(r.settings) not in r.name:

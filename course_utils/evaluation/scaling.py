@@ -42,7 +42,9 @@ def fit(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
     """
     n = len(sizes)
     if n != len(costs) or n < 3:
-        raise CompressionError(f"sizes, costs: {n} and {len(costs)} numbers; give as many of both, at least three.")
+        raise CompressionError(
+            f"sizes, costs: {n} and {len(costs)} numbers; give as many of both, at least three."
+        )
     if not all(math.isfinite(v) and v > 0 for v in (*sizes, *costs)):
         raise CompressionError("sizes, costs: a power law needs positive finite numbers.")
     x, y = [math.log(v) for v in sizes], [math.log(v) for v in costs]
@@ -57,7 +59,7 @@ def fit(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
 
 @contextmanager
 def one_thread():
-    """torch on one thread, so that its processor time counts work and not waiting for another thread."""
+    """Torch on one thread, so that its processor time counts work and not waiting for another thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

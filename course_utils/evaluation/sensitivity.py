@@ -34,7 +34,12 @@ def kept_weight(module: Any) -> Iterator[Tensor]:
 
 
 def noise_sensitivities(
-    model: PreTrainedModel, ids: Tensor, *, level: float = 0.05, kind: str = "additive", seeds: Sequence[int] = (0,),
+    model: PreTrainedModel,
+    ids: Tensor,
+    *,
+    level: float = 0.05,
+    kind: str = "additive",
+    seeds: Sequence[int] = (0,),
     layers: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """α of every linear layer of the blocks (or of `layers` alone), the mean over draws of noise; `ids` (windows, context). `model` stays as it is.
@@ -43,10 +48,14 @@ def noise_sensitivities(
     quadratic. Raises CompressionError for a level that is not positive.
     """
     if not level > 0 or not seeds:
-        raise CompressionError(f"level={level}, seeds={tuple(seeds)}: give a positive level and at least one seed.")
+        raise CompressionError(
+            f"level={level}, seeds={tuple(seeds)}: give a positive level and at least one seed."
+        )
     original = by_window.predictions(model, ids)
     found = {}
-    for i, (name, module) in enumerate(tqdm(walk.compressible(model).items(), desc="sensitivities", leave=False)):
+    for i, (name, module) in enumerate(
+        tqdm(walk.compressible(model).items(), desc="sensitivities", leave=False)
+    ):
         if layers is not None and name not in layers:
             continue
         alphas = []
@@ -77,7 +86,9 @@ def streams(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
     """The residual stream behind each block, (windows, context, width) each."""
     seen: list[Tensor] = []
     hooks = [
-        block.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
         for block in walk.blocks(model)
     ]
     try:
@@ -88,7 +99,9 @@ def streams(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
     return seen
 
 
-def stream_errors(model: PreTrainedModel, compressed: PreTrainedModel, ids: Tensor, only: int | None = None) -> list[float]:
+def stream_errors(
+    model: PreTrainedModel, compressed: PreTrainedModel, ids: Tensor, only: int | None = None
+) -> list[float]:
     """‖x̂ − x‖ / ‖x‖ of the residual stream behind each block; with `only`, when that block alone is the compressed one."""
     exact = streams(model, ids)
     if only is None:
@@ -103,7 +116,9 @@ def stream_errors(model: PreTrainedModel, compressed: PreTrainedModel, ids: Tens
     return [float((a - b).norm() / b.norm()) for a, b in zip(changed, exact, strict=True)]
 
 
-def part_way(original: Tensor, model: PreTrainedModel, compressed: nn.Module, ids: Tensor, share: float) -> Tensor:
+def part_way(
+    original: Tensor, model: PreTrainedModel, compressed: nn.Module, ids: Tensor, share: float
+) -> Tensor:
     """(windows,) KL from `original` (`by_window.predictions`) of the weights W + share · (Ŵ − W): the same error, smaller.
 
     KL / share² is the same for all shares as long as KL is quadratic in the error. `model` stays as it is.
@@ -111,6 +126,8 @@ def part_way(original: Tensor, model: PreTrainedModel, compressed: nn.Module, id
     with ExitStack() as stack:
         for name, module in walk.compressible(model).items():
             weight = stack.enter_context(kept_weight(module))
-            error = walk.weight_of(compressed.get_submodule(name)).to(weight.dtype) - walk.weight_of(module)
+            error = walk.weight_of(compressed.get_submodule(name)).to(
+                weight.dtype
+            ) - walk.weight_of(module)
             module.weight.data = weight + share * (error.T if isinstance(module, Conv1D) else error)
         return by_window.kl_by_window(original, model, ids)

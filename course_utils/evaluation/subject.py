@@ -21,7 +21,9 @@ def model_in(subject: Subject) -> PreTrainedModel:
     """The model itself. Raises CompressionError if it is none of Hugging Face."""
     model = subject.model if isinstance(subject, Compressed) else subject
     if not isinstance(model, PreTrainedModel):
-        raise CompressionError(f"model: expected a Hugging Face model or a Compressed, got {type(subject).__name__}.")
+        raise CompressionError(
+            f"model: expected a Hugging Face model or a Compressed, got {type(subject).__name__}."
+        )
     return model
 
 
@@ -30,19 +32,32 @@ def is_encoder(subject: Subject) -> bool:
     model = model_in(subject)
     if model.main_input_name != "input_ids":
         return True
-    embeds = isinstance(getattr(model.base_model, "get_input_embeddings", lambda: None)(), nn.Embedding)
-    decodes = model.config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and getattr(model.config, "is_decoder", True)
-    return embeds and not model.can_generate() and (model.get_encoder() is model or not model.config.is_encoder_decoder) and not decodes
+    embeds = isinstance(
+        getattr(model.base_model, "get_input_embeddings", lambda: None)(), nn.Embedding
+    )
+    decodes = model.config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and getattr(
+        model.config, "is_decoder", True
+    )
+    return (
+        embeds
+        and not model.can_generate()
+        and (model.get_encoder() is model or not model.config.is_encoder_decoder)
+        and not decodes
+    )
 
 
 def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
     """The causal language model itself. Raises CompressionError if it is none or cannot read `context` tokens."""
     model = model_in(subject)
     if not model.can_generate() or model.config.is_encoder_decoder:
-        raise CompressionError(f"model: expected a causal language model with its head, got {type(model).__name__}.")
+        raise CompressionError(
+            f"model: expected a causal language model with its head, got {type(model).__name__}."
+        )
     longest = walk.longest_context(model)
     if context is not None and longest is not None and context > longest:
-        raise CompressionError(f"context={context}: {name_of(subject)} reads at most {longest} tokens; choose fewer.")
+        raise CompressionError(
+            f"context={context}: {name_of(subject)} reads at most {longest} tokens; choose fewer."
+        )
     return model
 
 
@@ -56,7 +71,11 @@ def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrained
     model = runnable(subject, context)
     modes = {module: module.training for module in model.modules()}
     hooks = ("_forward_pre_hooks", "_forward_hooks")
-    plain = lambda m: type(m) in (QuantizedLinear, MicroscaledLinear) and m.activations == "float" and not any(getattr(m, h) for h in hooks)  # noqa: E731
+
+    def plain(m: nn.Module) -> bool:
+        known = type(m) in (QuantizedLinear, MicroscaledLinear)
+        return known and m.activations == "float" and not any(getattr(m, h) for h in hooks)
+
     packed = {name: module for name, module in model.named_modules() if plain(module)}
     try:
         for name, module in packed.items():
@@ -91,5 +110,11 @@ def describe(settings: dict) -> str:
     for key, value in settings.items():
         if key == "method" or value is None or value is False:
             continue
-        shown.append(key if value is True else f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+        shown.append(
+            key
+            if value is True
+            else f"{key} {value:.4g}"
+            if isinstance(value, float)
+            else f"{key} {value}"
+        )
     return ", ".join(shown)

@@ -28,7 +28,9 @@ class Score:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}; chance {self.chance:.0%}, n={self.n})"
+        return (
+            f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}; chance {self.chance:.0%}, n={self.n})"
+        )
 
     __repr__ = __str__
 
@@ -40,7 +42,10 @@ def task_items(tasks: Sequence[str] | None, n: int, split: str, seed: int) -> di
     if n < 1:
         raise CompressionError(f"n={n}: ask for at least one item.")
     try:
-        return {task: items(task, n=n, split=split, seed=seed) for task in (CHANCE if tasks is None else tasks)}
+        return {
+            task: items(task, n=n, split=split, seed=seed)
+            for task in (CHANCE if tasks is None else tasks)
+        }
     except ValueError as error:
         raise CompressionError(str(error)) from error
 

@@ -44,7 +44,9 @@ def windows(
         raise CompressionError(f"split={split!r}: choose one of {', '.join(SHARES)}.")
     if isinstance(text, str) and text == "bundled":
         if split == "all" or n is None:
-            raise CompressionError("text='bundled': the world is endless; give n, and split as train, validation or test.")
+            raise CompressionError(
+                "text='bundled': the world is endless; give n, and split as train, validation or test."
+            )
         return Windows(token_windows(tokenizer, split, n, context, seed).long(), "bundled", split)
     content, name, split = read(text, split)
     ids = torch.tensor(tokenizer(content, verbose=False)["input_ids"], dtype=torch.long)
@@ -53,7 +55,11 @@ def windows(
         wanted = "even one window" if not found else f"n={n} windows"
         raise CompressionError(
             f"text: {name} ({split}) holds {len(ids):,} tokens, too few for {wanted} of {context}; "
-            + ("give a longer text or a smaller context." if not found else f"ask for n={found} or fewer, or n=None for all.")
+            + (
+                "give a longer text or a smaller context."
+                if not found
+                else f"ask for n={found} or fewer, or n=None for all."
+            )
         )
     rows = ids[: found * context].view(found, context)
     if scattered:
@@ -66,14 +72,18 @@ def check_sizes(n: int | None, context: int) -> None:
     if n is not None and n < 1:
         raise CompressionError(f"n={n}: ask for at least one window.")
     if context < 2:
-        raise CompressionError(f"context={context}: a window needs at least two tokens, one to read and one to predict.")
+        raise CompressionError(
+            f"context={context}: a window needs at least two tokens, one to read and one to predict."
+        )
 
 
 def read(text: Text, split: str) -> tuple[str, str, str]:
     """(content, name, split in words) of a file, of strings, or of a hub data set."""
     if isinstance(text, str | Path):
         if len(str(text)) > 200 or "\n" in str(text):
-            raise CompressionError("text: a string names a file or a data set; put the text itself in a list: [text].")
+            raise CompressionError(
+                "text: a string names a file or a data set; put the text itself in a list: [text]."
+            )
         if str(text) == "pydoc":
             return share(pydoc(), f"pydoc's topics of Python {platform.python_version()}", split)
         path = Path(text).expanduser()
@@ -81,13 +91,22 @@ def read(text: Text, split: str) -> tuple[str, str, str]:
             try:
                 return share(path.read_text(encoding="utf-8"), path.name, split)
             except UnicodeDecodeError as error:
-                raise CompressionError(f"text: {path.name} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-        if isinstance(text, Path) or text.endswith(".txt") or path.is_absolute() or text.startswith((".", "~")):
+                raise CompressionError(
+                    f"text: {path.name} is not UTF-8 text ({error.reason} at byte {error.start})."
+                ) from error
+        if (
+            isinstance(text, Path)
+            or text.endswith(".txt")
+            or path.is_absolute()
+            or text.startswith((".", "~"))
+        ):
             raise CompressionError(f"text={str(text)!r}: there is no such file.")
         return from_hub(text, split)
     strings = list(text)
     if not strings or not all(isinstance(s, str) for s in strings):
-        raise CompressionError("text: expected 'bundled', 'pydoc', a text file, a hub data set, or a non-empty list of strings.")
+        raise CompressionError(
+            "text: expected 'bundled', 'pydoc', a text file, a hub data set, or a non-empty list of strings."
+        )
     return share("\n\n".join(strings), f"{len(strings)} strings", split)
 
 
@@ -103,21 +122,31 @@ def share(content: str, name: str, split: str) -> tuple[str, str, str]:
     """A split's part of a text, its name, and the words for it."""
     low, high = SHARES[split]
     part = content[int(low * len(content)) : int(high * len(content))]
-    return part, name, split if split == "all" else f"{split}, {low:.0%} to {high:.0%} of the characters"
+    return (
+        part,
+        name,
+        split if split == "all" else f"{split}, {low:.0%} to {high:.0%} of the characters",
+    )
 
 
 def from_hub(name: str, split: str) -> tuple[str, str, str]:
     """The `text` column of a hub data set, joined by blank lines as in the GPTQ and Wanda protocols."""
     if split == "all":
-        raise CompressionError(f"text={name!r}: a hub data set has its own splits; choose train, validation or test.")
+        raise CompressionError(
+            f"text={name!r}: a hub data set has its own splits; choose train, validation or test."
+        )
     source, configuration = HUB.get(name, (name, None))
     try:
         import datasets
     except ImportError as error:
-        raise CompressionError(f"text={name!r}: reading it needs the extra `eval` (pip install '.[eval]').") from error
+        raise CompressionError(
+            f"text={name!r}: reading it needs the extra `eval` (pip install '.[eval]')."
+        ) from error
     rows = load_split(datasets, name, source, configuration, split)
     if "text" not in rows.column_names:
-        raise CompressionError(f"text={name!r}: has no column 'text' but {', '.join(rows.column_names)}; save the one you want to a file.")
+        raise CompressionError(
+            f"text={name!r}: has no column 'text' but {', '.join(rows.column_names)}; save the one you want to a file."
+        )
     return "\n\n".join(rows["text"]), " ".join(filter(None, (source, configuration))), split
 
 
@@ -134,6 +163,8 @@ def load_split(datasets, name: str, source: str, configuration: str | None, spli
                 "use 'bundled' or a text file of yours."
             ) from error
         reason = str(error).strip().split("\n")[0]
-        raise CompressionError(f"text={name!r}: the hub does not give its {split} split ({reason}).") from error
+        raise CompressionError(
+            f"text={name!r}: the hub does not give its {split} split ({reason})."
+        ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline

@@ -42,13 +42,23 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.question.strip().endswith("?"):
-            raise CompressionError("question: end it with a question mark, and ask what a number can deny.")
+            raise CompressionError(
+                "question: end it with a question mark, and ask what a number can deny."
+            )
         if self.idea == self.control:
-            raise CompressionError(f"control={self.control!r}: it is the idea itself; the control is the same without the idea.")
+            raise CompressionError(
+                f"control={self.control!r}: it is the idea itself; the control is the same without the idea."
+            )
         if self.expected not in OUTCOMES:
-            raise CompressionError(f"expected={self.expected!r}: choose one of {', '.join(OUTCOMES)}.")
-        if not self.equal or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in self.equal.values()):
-            raise CompressionError("equal: name what both rows share, such as {'steps': (400, 400), 'settings tried': (4, 4)}.")
+            raise CompressionError(
+                f"expected={self.expected!r}: choose one of {', '.join(OUTCOMES)}."
+            )
+        if not self.equal or any(
+            not isinstance(pair, tuple | list) or len(pair) != 2 for pair in self.equal.values()
+        ):
+            raise CompressionError(
+                "equal: name what both rows share, such as {'steps': (400, 400), 'settings tried': (4, 4)}."
+            )
 
 
 def faults(plan: Plan, table: Comparison) -> list[str]:
@@ -58,16 +68,27 @@ def faults(plan: Plan, table: Comparison) -> list[str]:
     """
     for row in (plan.idea, plan.control):
         if row not in table.values:
-            raise CompressionError(f"table: there is no row {row!r}; its rows are {', '.join(map(repr, table.values))}.")
-    found = [f"{name} is not equal: {a} for the idea, {b} for the control." for name, (a, b) in plan.equal.items() if a != b]
+            raise CompressionError(
+                f"table: there is no row {row!r}; its rows are {', '.join(map(repr, table.values))}."
+            )
+    found = [
+        f"{name} is not equal: {a} for the idea, {b} for the control."
+        for name, (a, b) in plan.equal.items()
+        if a != b
+    ]
     seeds, windows = table.values[plan.idea].shape
-    varies = any(bool((table.values[row] != table.values[row][:1]).any()) for row in (plan.idea, plan.control))
+    varies = any(
+        bool((table.values[row] != table.values[row][:1]).any())
+        for row in (plan.idea, plan.control)
+    )
     if seeds < SEEDS and (varies or windows == 1):
         found.append(f"{seeds} seeds are too few where chance plays a part: take {SEEDS} or more.")
     if 1 < windows < WINDOWS:
         found.append(f"{windows} windows are too few: take {WINDOWS} or more.")
     if windows == 1 and not varies:
-        found.append("One number for each row has no interval: give one for each window, or rows that depend on the seed.")
+        found.append(
+            "One number for each row has no interval: give one for each window, or rows that depend on the seed."
+        )
     return found
 
 
@@ -76,21 +97,47 @@ def verdict(plan: Plan, table: Comparison) -> str:
     if faults(plan, table):
         return UNFAIR
     order = table.order(plan.idea, plan.control)
-    return SAME if order == "=" else BETTER if (order == "<") == (table.better == "lower") else WORSE
+    return (
+        SAME if order == "=" else BETTER if (order == "<") == (table.better == "lower") else WORSE
+    )
 
 
 def report(plan: Plan, table: Comparison, path: str | Path | None = None) -> str:
     """The trial as Markdown, written to `path` as well if there is one."""
     wrong, said = faults(plan, table), verdict(plan, table)
-    lines = ["# Report of a trial", "", f"**Question.** {plan.question}", "", f"**Idea:** {plan.idea}. **Control:** {plan.control}.", ""]
-    lines += ["| kept equal | idea | control |", "|---|---|---|", *(f"| {name} | {a} | {b} |" for name, (a, b) in plan.equal.items()), ""]
+    lines = [
+        "# Report of a trial",
+        "",
+        f"**Question.** {plan.question}",
+        "",
+        f"**Idea:** {plan.idea}. **Control:** {plan.control}.",
+        "",
+    ]
+    lines += [
+        "| kept equal | idea | control |",
+        "|---|---|---|",
+        *(f"| {name} | {a} | {b} |" for name, (a, b) in plan.equal.items()),
+        "",
+    ]
     if wrong:
-        lines += ["**No verdict.** The comparison has faults:", "", *(f"- {each}" for each in wrong), ""]
+        lines += [
+            "**No verdict.** The comparison has faults:",
+            "",
+            *(f"- {each}" for each in wrong),
+            "",
+        ]
     else:
         mean, half = table.difference(plan.idea, plan.control)
         unit = f" {table.unit}" if table.unit else ""
-        lines += [f"**Verdict: {said}.** Idea − control = {plus_minus(mean, half)}{unit} (95 %, paired).", ""]
-        lines += [f"Expected was: {plan.expected}. " + ("It came so." if plan.expected == said else "It came otherwise."), ""]
+        lines += [
+            f"**Verdict: {said}.** Idea − control = {plus_minus(mean, half)}{unit} (95 %, paired).",
+            "",
+        ]
+        lines += [
+            f"Expected was: {plan.expected}. "
+            + ("It came so." if plan.expected == said else "It came otherwise."),
+            "",
+        ]
     lines += ["```", as_text(table), "```", ""]
     text = "\n".join(lines)
     if path is not None:

@@ -17,15 +17,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m course_utils.grade", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("build", help="make labs/ from solutions/")
-    make.add_argument("--check", action="store_true", help="change nothing; fail when a lab is stale, missing or extra")
+    make.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; fail when a lab is stale, missing or extra",
+    )
     make.add_argument("--force", action="store_true", help="overwrite labs that hold answers")
-    make.add_argument("--root", type=Path, default=ROOT, help="the folder that holds solutions/ and labs/")
+    make.add_argument(
+        "--root", type=Path, default=ROOT, help="the folder that holds solutions/ and labs/"
+    )
     add_run(commands)
     add_report(commands)
     add_submit(commands)
     board_command.add_board(commands)
     chosen = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # names of any kind can be printed on a terminal of any kind
+    # names of any kind can be printed on a terminal of any kind
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -35,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
             from .submit import find, submit
 
             notebook = chosen.notebook or find(chosen.lab)
-            for line in submit(notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb"), chosen.lab):
+            for line in submit(
+                notebook, chosen.out or Path(f"{chosen.lab}-submission.ipynb"), chosen.lab
+            ):
                 print(line)
             return 0
         if chosen.command == "board":
@@ -67,17 +76,24 @@ def add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="grade the submissions of a lab")
     run.add_argument("lab", help="for example lab-3.1-gptq")
     run.add_argument(
-        "--course", type=Path, default=Path(), help="the folder with submitted/ and gradebook.db (default: this one)"
+        "--course",
+        type=Path,
+        default=Path(),
+        help="the folder with submitted/ and gradebook.db (default: this one)",
     )
     run.add_argument("--root", type=Path, default=ROOT, help="the folder that holds solutions/")
     run.add_argument("--jobs", type=int, default=1, help="submissions at a time")
     run.add_argument("--seed", type=int, help="repeat the hidden inputs of an earlier run")
     run.add_argument("--again", action="store_true", help="grade also what was graded before")
-    run.add_argument("--seconds", type=float, default=600, help="the longest time for one submission")
+    run.add_argument(
+        "--seconds", type=float, default=600, help="the longest time for one submission"
+    )
     text = "bubblewrap around namespaces, namespaces, or nothing (default: the first that works)"
     run.add_argument("--sandbox", choices=("bwrap", "namespaces", "none"), help=text)
     text = "run learners' code as yourself, unprotected; the same as --sandbox none"
-    run.add_argument("--unsafe-no-sandbox", dest="sandbox", action="store_const", const="none", help=text)
+    run.add_argument(
+        "--unsafe-no-sandbox", dest="sandbox", action="store_const", const="none", help=text
+    )
     text = "grade on Dask's workers: of the scheduler at ADDRESS, or of --jobs processes of this machine"
     run.add_argument("--dask", nargs="?", const="local", metavar="ADDRESS", help=text)
 
@@ -87,7 +103,10 @@ def add_report(commands: Any) -> None:
     text = "the whole class: the weighted parts of the assessment, hardest exercises, commonest mistakes"
     report = commands.add_parser("report", help=text)
     report.add_argument(
-        "--course", type=Path, default=Path(), help="the folder with gradebook.db and grades/ (default: this one)"
+        "--course",
+        type=Path,
+        default=Path(),
+        help="the folder with gradebook.db and grades/ (default: this one)",
     )
 
 
@@ -96,7 +115,9 @@ def add_submit(commands: Any) -> None:
     hand_in = commands.add_parser("submit", help="make the file to hand in from a lab's notebook")
     hand_in.add_argument("lab", help="for example lab-3.1-gptq")
     hand_in.add_argument(
-        "--notebook", type=Path, help="default: LAB.ipynb in labs/LAB, in this folder, or in the course's labs/LAB"
+        "--notebook",
+        type=Path,
+        help="default: LAB.ipynb in labs/LAB, in this folder, or in the course's labs/LAB",
     )
     hand_in.add_argument("--out", type=Path, help="default: LAB-submission.ipynb")
 
@@ -126,7 +147,9 @@ def grade(chosen: argparse.Namespace) -> int:
     for path in report.write_all(chosen.course, opened, results, missed):
         print(path)
     if not results:
-        raise CompressionError(f"nobody has handed in {opened.name}: there is no submitted/<learner>/{opened.name}/.")
+        raise CompressionError(
+            f"nobody has handed in {opened.name}: there is no submitted/<learner>/{opened.name}/."
+        )
     return 1 if any("fault" in result for result in results.values()) else 0
 
 

@@ -21,7 +21,9 @@ def install() -> None:
         arguments = (*arguments[:5], 0, *arguments[6:]) if len(arguments) > 5 else arguments
         for name in ("multiprocessing_context", "prefetch_factor", "persistent_workers"):
             named.pop(name, None)
-        made(self, *arguments, **{**named, **({"num_workers": 0} if "num_workers" in named else {})})
+        made(
+            self, *arguments, **{**named, **({"num_workers": 0} if "num_workers" in named else {})}
+        )
 
     loader.__init__ = without_workers  # type: ignore[method-assign]
 
@@ -36,7 +38,11 @@ def install() -> None:
     concurrent.futures.process.ProcessPoolExecutor = Threads  # type: ignore[misc,assignment]
 
     def pool(
-        processes: int | None = None, initializer: Any = None, initargs: Any = (), *_others: Any, **_named: Any
+        processes: int | None = None,
+        initializer: Any = None,
+        initargs: Any = (),
+        *_others: Any,
+        **_named: Any,
     ) -> Any:
         return multiprocessing.pool.ThreadPool(processes, initializer, initargs)
 

@@ -29,7 +29,14 @@ class Stopped(Exception):
 
 
 def score(
-    work: Callable[..., dict[str, Any]], file: Path, seeds: tuple[int, ...], *, seconds: float, memory: int, threads: int, stop: threading.Event
+    work: Callable[..., dict[str, Any]],
+    file: Path,
+    seeds: tuple[int, ...],
+    *,
+    seconds: float,
+    memory: int,
+    threads: int,
+    stop: threading.Event,
 ) -> dict[str, Any]:
     """What `work(file, seeds=seeds)` returns, a function of a module, from a process that ends with this one.
 
@@ -38,7 +45,9 @@ def score(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_inside, args=(work, str(file), seeds, memory, threads, writer), daemon=True)
+    process = context.Process(
+        target=_inside, args=(work, str(file), seeds, memory, threads, writer), daemon=True
+    )
     process.start()
     writer.close()
     until = time.monotonic() + seconds
@@ -64,7 +73,14 @@ def score(
     return found
 
 
-def _inside(work: Callable[..., dict[str, Any]], file: str, seeds: tuple[int, ...], memory: int, threads: int, out: Connection) -> None:
+def _inside(
+    work: Callable[..., dict[str, Any]],
+    file: str,
+    seeds: tuple[int, ...],
+    memory: int,
+    threads: int,
+    out: Connection,
+) -> None:
     """The process itself."""
     with contextlib.suppress(AttributeError, OSError):
         sandbox.libc().prctl(sandbox.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

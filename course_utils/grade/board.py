@@ -57,7 +57,14 @@ class Board:
     learners: int = 0
 
 
-def make(course: Path, options: Options, baselines: list[Entry], *, seeds: Path | None = None, own: tuple[str, Path] | None = None) -> Board:
+def make(
+    course: Path,
+    options: Options,
+    baselines: list[Entry],
+    *,
+    seeds: Path | None = None,
+    own: tuple[str, Path] | None = None,
+) -> Board:
     """Score what is new under course/submitted, and the instructor's own entry (name, file); return the board.
 
     Raises CompressionError for a class without entries, for seeds that are none, and for an own entry that cannot be scored.
@@ -67,23 +74,35 @@ def make(course: Path, options: Options, baselines: list[Entry], *, seeds: Path 
             book.use(ledger.read_seeds(seeds))
         if own:
             _keep_own(book, own, options)
-        folders = run.submissions(course, LAB) if (course / "submitted").is_dir() or not book.own else {}
+        folders = (
+            run.submissions(course, LAB) if (course / "submitted").is_dir() or not book.own else {}
+        )
         if not folders and not book.own:
-            raise CompressionError(f"nobody has handed in {LAB}: there is no submitted/<learner>/{LAB}/.")
+            raise CompressionError(
+                f"nobody has handed in {LAB}: there is no submitted/<learner>/{LAB}/."
+            )
         return _scored(book, folders, options, baselines)
 
 
-def _scored(book: Ledger, folders: dict[str, Path], options: Options, baselines: list[Entry]) -> Board:
+def _scored(
+    book: Ledger, folders: dict[str, Path], options: Options, baselines: list[Entry]
+) -> Board:
     scorer = Scorer(book, options)
     shown = ledger.shown(book, list(folders), options.pseudonyms)
-    with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(folders), desc=LAB, unit="learner", disable=not options.progress) as bar:
+    with (
+        ThreadPoolExecutor(options.jobs) as pool,
+        tqdm(total=len(folders), desc=LAB, unit="learner", disable=not options.progress) as bar,
+    ):
         try:
             waiting = []
             for learner, folder in folders.items():
                 waiting.append(pool.submit(scorer.learner, learner, folder))
                 waiting[-1].add_done_callback(lambda _: bar.update())
             found = {learner: each.result() for learner, each in zip(folders, waiting, strict=True)}
-            own = {name: scorer.score(sha, book.folder / ledger.OWN / sha) for name, sha in book.own.items()}
+            own = {
+                name: scorer.score(sha, book.folder / ledger.OWN / sha)
+                for name, sha in book.own.items()
+            }
         except BaseException:
             options.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -101,11 +120,23 @@ def _scored(book: Ledger, folders: dict[str, Path], options: Options, baselines:
     for learner, (scores, refused) in found.items():
         name = shown[learner]
         board.scored[name] = len(scores)
-        board.refused += [(name, number, handed_in.shown_reason(why, list(folders), options.pseudonyms)) for number, why in refused]
+        board.refused += [
+            (name, number, handed_in.shown_reason(why, list(folders), options.pseudonyms))
+            for number, why in refused
+        ]
         if scores:
-            sha, score = min(scores, key=lambda pair: standing.merit(pair[1]["gates"], pair[1]["bytes"]))
+            sha, score = min(
+                scores, key=lambda pair: standing.merit(pair[1]["gates"], pair[1]["bytes"])
+            )
             others = [shown[other] for other in owners[sha] if other != learner]
-            board.entries.append(entry_of(name, score, "learner", f"the same file as {', '.join(sorted(others)[:3])}" if others else ""))
+            board.entries.append(
+                entry_of(
+                    name,
+                    score,
+                    "learner",
+                    f"the same file as {', '.join(sorted(others)[:3])}" if others else "",
+                )
+            )
     board.refused.sort()
     board.faults = scorer.faults
     return board
@@ -113,7 +144,13 @@ def _scored(book: Ledger, folders: dict[str, Path], options: Options, baselines:
 
 def entry_of(name: str, score: Score, kind: str, note: str = "") -> Entry:
     """A score as an entry of the board, its numbers rounded."""
-    return Entry(name, score["bytes"], {gate: standing.shown_gate(gate, found) for gate, found in score["gates"].items()}, kind, note)
+    return Entry(
+        name,
+        score["bytes"],
+        {gate: standing.shown_gate(gate, found) for gate, found in score["gates"].items()},
+        kind,
+        note,
+    )
 
 
 class Scorer:
@@ -124,7 +161,9 @@ class Scorer:
         self.faults = 0
         self.guard, self.locks = threading.Lock(), dict[str, threading.Lock]()
 
-    def learner(self, learner: str, folder: Path) -> tuple[list[tuple[str, Score]], list[tuple[str, str]]]:
+    def learner(
+        self, learner: str, folder: Path
+    ) -> tuple[list[tuple[str, Score]], list[tuple[str, str]]]:
         """A learner's scored files as (SHA-256, score), and (attempt, reason) of those that are not scored."""
         handed = handed_in.of(folder, self.options.suffix, self.options.largest)
         self.book.number(learner, list(handed.files))
@@ -171,7 +210,9 @@ class Scorer:
             except handed_in.Refused as error:
                 return refusal(str(error)) | {"passing": True}
             if hashlib.sha256(data).hexdigest() != sha:
-                return refusal("the file changed while it was read; start the board again") | {"passing": True}
+                return refusal("the file changed while it was read; start the board again") | {
+                    "passing": True
+                }
             why = ""
             for _ in range(TRIES):
                 try:
@@ -199,7 +240,8 @@ def checked(found: Score, size: int) -> Score:
     try:
         if not found["valid"]:
             return refusal(str(found["reason"]))
-        stopped = not found["passed"] and all(gate["passed"] for gate in found["gates"].values())  # not all gates were asked
+        # not all gates were asked
+        stopped = not found["passed"] and all(gate["passed"] for gate in found["gates"].values())
         gates = {
             str(name): {
                 "value": float(gate["value"]), "interval": [float(edge) for edge in gate["interval"]], "needed": float(gate["needed"]),
@@ -211,7 +253,13 @@ def checked(found: Score, size: int) -> Score:
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise apart.Fault("the scorer's answer is no score") from None
-    return {"valid": True, "reason": "", "bytes": size, "seconds": float(found.get("seconds") or 0), "gates": gates}
+    return {
+        "valid": True,
+        "reason": "",
+        "bytes": size,
+        "seconds": float(found.get("seconds") or 0),
+        "gates": gates,
+    }
 
 
 def _keep_own(book: Ledger, own: tuple[str, Path], options: Options) -> None:

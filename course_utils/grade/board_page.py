@@ -71,16 +71,36 @@ def write_all(out: Path, board: Board, limit: int) -> list[Path]:
 def table(board: Board, rows: list[Row]) -> str:
     """The board as CSV: every entry in its order, then what is not on it."""
     gates = gates_of(rows)
-    columns = ["rank", "entry", "kind", "bytes", "on the front", "worst gate", "allowance used, %", "gates failed", *gates, "files scored", "note"]
+    columns = [
+        "rank",
+        "entry",
+        "kind",
+        "bytes",
+        "on the front",
+        "worst gate",
+        "allowance used, %",
+        "gates failed",
+        *gates,
+        "files scored",
+        "note",
+    ]
     lines: list[list[Any]] = []
     for row in rows:
         entry = row.entry
-        values = [None if (gate := entry.gates.get(name)) is None or math.isnan(gate["value"]) else gate["value"] for name in gates]
+        values = [
+            None
+            if (gate := entry.gates.get(name)) is None or math.isnan(gate["value"])
+            else gate["value"]
+            for name in gates
+        ]
         lines.append(
             [row.rank, entry.name, entry.kind, entry.bytes, "yes" if row.on_front else "no", entry.worst[0], percent(entry.worst[1]),
              "; ".join(entry.failed), *values, board.scored.get(entry.name) if entry.kind == "learner" else None, note(row)]
         )  # fmt: skip
-    lines += [[None, name, f"refused {number}".strip(), *[None] * (len(columns) - 4), why] for name, number, why in board.refused]
+    lines += [
+        [None, name, f"refused {number}".strip(), *[None] * (len(columns) - 4), why]
+        for name, number, why in board.refused
+    ]
     return as_csv(columns, lines)
 
 
@@ -89,14 +109,19 @@ def page(board: Board, rows: list[Row], limit: int) -> str:
     mark = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{mark}'; base-uri 'none'; form-action 'none'"
     passed = sum(row.rank is not None for row in rows)
-    body = [f"<p>{board.learners} learners, {passed} of them with an entry that passes every gate.</p>"]
+    body = [
+        f"<p>{board.learners} learners, {passed} of them with an entry that passes every gate.</p>"
+    ]
     if rows:
         body += [RULES.format(limit=limit), figure(rows), _table(board, rows)]
     if board.refused:
         body += [f"<h2>Not on the board</h2>{_refused(board.refused)}"]
     body.append(f"<script>{SCRIPT}</script>")
     return document(
-        "Challenge: the board", f"<main>{''.join(body)}</main>", style=STYLE, head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        "Challenge: the board",
+        f"<main>{''.join(body)}</main>",
+        style=STYLE,
+        head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
     )
 
 
@@ -112,7 +137,11 @@ def percent(used: float) -> float | None:
 
 def note(row: Row) -> str:
     """What is to be said of a row beside its numbers."""
-    said = [PLACES.get(row.entry.kind, ""), f"equal in quality to the smaller {row.equal_to}" if row.equal_to else "", row.entry.note]
+    said = [
+        PLACES.get(row.entry.kind, ""),
+        f"equal in quality to the smaller {row.equal_to}" if row.equal_to else "",
+        row.entry.note,
+    ]
     return "; ".join(filter(None, said))
 
 
@@ -131,8 +160,21 @@ def gate_text(gate: dict[str, Any]) -> str:
 def _table(board: Board, rows: list[Row]) -> str:
     gates = gates_of(rows)
     needed = {name: gate for row in reversed(rows) for name, gate in row.entry.gates.items()}
-    limits = [f"≤ {needed[g]['needed']:g}" if needed[g]["lower"] else f"≥ {100 * needed[g]['needed']:g} %" for g in gates]
-    heads = ["rank", "entry", "bytes", "front", "worst gate", "gates failed", *(f"{g} {limit}" for g, limit in zip(gates, limits, strict=True)), "files", "note"]
+    limits = [
+        f"≤ {needed[g]['needed']:g}" if needed[g]["lower"] else f"≥ {100 * needed[g]['needed']:g} %"
+        for g in gates
+    ]
+    heads = [
+        "rank",
+        "entry",
+        "bytes",
+        "front",
+        "worst gate",
+        "gates failed",
+        *(f"{g} {limit}" for g, limit in zip(gates, limits, strict=True)),
+        "files",
+        "note",
+    ]
     lines = []
     for row in rows:
         entry = row.entry
@@ -142,13 +184,26 @@ def _table(board: Board, rows: list[Row]) -> str:
             f"<th scope='row'>{_text(entry.name)}</th>",
             _cell(f"{entry.bytes:,}", entry.bytes, "n b"),
             _cell("front" if row.on_front else "", "front" if row.on_front else None),
-            _cell(f"{entry.worst[0]}: {'no number' if used is None else f'{used:,} %'}", 10**9 if used is None else used, "g"),
+            _cell(
+                f"{entry.worst[0]}: {'no number' if used is None else f'{used:,} %'}",
+                10**9 if used is None else used,
+                "g",
+            ),
             _cell(", ".join(entry.failed), ", ".join(entry.failed) or None, "bad"),
-            *(_cell(gate_text(entry.gates[g]), _number(entry.gates[g]["value"]), "g") if g in entry.gates else _cell("", None) for g in gates),
-            _cell(str(files), files, "n") if entry.kind == "learner" and (files := board.scored.get(entry.name)) else _cell("", None),
+            *(
+                _cell(gate_text(entry.gates[g]), _number(entry.gates[g]["value"]), "g")
+                if g in entry.gates
+                else _cell("", None)
+                for g in gates
+            ),
+            _cell(str(files), files, "n")
+            if entry.kind == "learner" and (files := board.scored.get(entry.name))
+            else _cell("", None),
             _cell(note(row), note(row) or None),
         ]
-        lines.append(f"<tr class='{'front' if row.on_front else 'dominated'} {entry.kind}'>{''.join(cells)}</tr>")
+        lines.append(
+            f"<tr class='{'front' if row.on_front else 'dominated'} {entry.kind}'>{''.join(cells)}</tr>"
+        )
     head = "".join(f"<th scope='col'>{_text(name)}</th>" for name in heads)
     return (
         "<h2>Entries</h2><p id='key'>Bold: on the Pareto front. Grey: another entry is at least as small and as good, and better in one. "
@@ -159,7 +214,10 @@ def _table(board: Board, rows: list[Row]) -> str:
 
 
 def _refused(refused: list[tuple[str, str, str]]) -> str:
-    lines = "".join(f"<tr><th scope='row'>{_text(name)}</th><td>{_text(number or '–')}</td><td>{_text(why)}</td></tr>" for name, number, why in refused)
+    lines = "".join(
+        f"<tr><th scope='row'>{_text(name)}</th><td>{_text(number or '–')}</td><td>{_text(why)}</td></tr>"
+        for name, number, why in refused
+    )
     return (
         "<div class='wide' role='region' aria-label='Not on the board' tabindex='0'><table><thead><tr><th scope='col'>entry</th>"
         f"<th scope='col'>file</th><th scope='col'>why</th></tr></thead><tbody>{lines}</tbody></table></div>"
@@ -187,17 +245,29 @@ def figure(rows: list[Row]) -> str:
     low, high = min(sizes) / 1.15, max(sizes) * 1.15
     used = [min(MOST, max(LEAST, row.entry.worst[1])) for row in rows]
     bottom, top = min([*used, 0.2]) / 1.25, max([*used, 1.0]) * 1.25
-    x = lambda size: LEFT + (WIDTH - LEFT - RIGHT) * math.log(size / low) / math.log(high / low)  # noqa: E731
-    y = lambda use: HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * math.log(use / bottom) / math.log(top / bottom)  # noqa: E731
+
+    def x(size: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(size / low) / math.log(high / low)
+
+    def y(use: float) -> float:
+        share = math.log(use / bottom) / math.log(top / bottom)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+
     parts = [*_ticks_x(low, high, x), *_ticks_y(bottom, top, y)]
     points = sorted(
-        ((x(row.entry.bytes), y(use), row) for row, use in zip(rows, used, strict=True)), key=lambda point: (point[2].on_front, point[2].entry.name)
+        ((x(row.entry.bytes), y(use), row) for row, use in zip(rows, used, strict=True)),
+        key=lambda point: (point[2].on_front, point[2].entry.name),
     )
     stairs = sorted({(round(px, 1), round(py, 1)) for px, py, row in points if row.on_front})
-    path = "".join(f"{'M' if i == 0 else f'H{px}V'}{f'{px} {py}' if i == 0 else py}" for i, (px, py) in enumerate(stairs))
+    path = "".join(
+        f"{'M' if i == 0 else f'H{px}V'}{f'{px} {py}' if i == 0 else py}"
+        for i, (px, py) in enumerate(stairs)
+    )
     parts.append(f"<path class='step' d='{path}H{WIDTH - RIGHT}'/>")
     parts += [_mark(px, py, row) for px, py, row in points]
-    parts += _labels([point for point in points if point[2].on_front or point[2].entry.kind != "learner"])
+    parts += _labels(
+        [point for point in points if point[2].on_front or point[2].entry.kind != "learner"]
+    )
     fronts = [row for row in rows if row.on_front]
     said = f"Bytes against the use of the worst gate, of {len(rows)} entries; {len(fronts)} are on the Pareto front. The table below has all numbers."
     return (
@@ -214,12 +284,21 @@ def _ticks_x(low: float, high: float, x: Any) -> list[str]:
             size = step * 10**power
             if low <= size <= high and (high / low < 30 or step in (1, 2, 5)):
                 kind = "" if step in (1, 2, 5) else " class='minor'"
-                text = f"{size / 1e6:g} MB" if size >= 1e6 else f"{size / 1e3:g} kB" if size >= 1e3 else f"{size:g} B"
+                text = (
+                    f"{size / 1e6:g} MB"
+                    if size >= 1e6
+                    else f"{size / 1e3:g} kB"
+                    if size >= 1e3
+                    else f"{size:g} B"
+                )
                 parts.append(
                     f"<g{kind}><line class='grid' x1='{x(size):.1f}' x2='{x(size):.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}'/>"
                     f"<text x='{x(size):.1f}' y='{HEIGHT - BOTTOM + 20}' text-anchor='middle'>{text}</text></g>"
                 )
-    return [*parts, f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 8}' text-anchor='middle'>size of the file (logarithmic)</text>"]
+    return [
+        *parts,
+        f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 8}' text-anchor='middle'>size of the file (logarithmic)</text>",
+    ]
 
 
 def _ticks_y(bottom: float, top: float, y: Any) -> list[str]:
@@ -234,14 +313,19 @@ def _ticks_y(bottom: float, top: float, y: Any) -> list[str]:
                     f"<g{kind}><line class='{line}' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y(use):.1f}' y2='{y(use):.1f}'/>"
                     f"<text x='{LEFT - 8}' y='{y(use) + 4:.1f}' text-anchor='end'>{'≤ ' if use == LEAST else ''}{100 * use:g} %</text></g>"
                 )
-    return [*parts, f"<text x='4' y='{TOP - 16}'>used of the worst gate's allowance (logarithmic)</text>"]
+    return [
+        *parts,
+        f"<text x='4' y='{TOP - 16}'>used of the worst gate's allowance (logarithmic)</text>",
+    ]
 
 
 def _mark(x: float, y: float, row: Row) -> str:
     entry = row.entry
     kind = f"{'front' if row.on_front else 'dot'}{' hollow' if entry.failed else ''}"
     used = percent(entry.worst[1])
-    title = f"<title>{_text(f'{entry.name}: {entry.bytes:,} bytes, {entry.worst[0]} {used} %')}</title>"
+    title = (
+        f"<title>{_text(f'{entry.name}: {entry.bytes:,} bytes, {entry.worst[0]} {used} %')}</title>"
+    )
     if entry.kind == "baseline":
         return f"<rect class='{kind}' x='{x - 5:.1f}' y='{y - 5:.1f}' width='10' height='10'>{title}</rect>"
     if entry.kind == "instructor":
@@ -257,7 +341,10 @@ def _labels(points: list[tuple[float, float, Row]]) -> list[str]:
         text = short(row.entry)
         wide = 7.5 * len(text)
         left = x + 9 if x + 9 + wide < WIDTH - RIGHT else x - 9 - wide
-        if all(abs(y - 7 - other) > 15 or left > end or left + wide < begin for begin, end, other in placed):
+        if all(
+            abs(y - 7 - other) > 15 or left > end or left + wide < begin
+            for begin, end, other in placed
+        ):
             placed.append((left, left + wide, y - 7))
             parts.append(f"<text class='minor' x='{left:.1f}' y='{y - 7:.1f}'>{_text(text)}</text>")
     return parts

@@ -15,7 +15,8 @@ from pathlib import Path
 from . import sandbox, scratch
 
 WAIT = 120  # seconds for the trial
-# what `sandbox.enter` needs when the grader is root; an ordinary user's worker has them in a user namespace of its own
+# what `sandbox.enter` needs when the grader is root; an ordinary user's worker has them in a user
+# namespace of its own
 ROOT_NEEDS = ("SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "FOWNER", "DAC_OVERRIDE", "KILL")
 
 
@@ -37,9 +38,17 @@ def command(root: Path, *, read: Sequence[Path] = (), change: Sequence[Path] = (
         words += [word for name in ROOT_NEEDS for word in ("--cap-add", f"CAP_{name}")]
     for path in [*sandbox.visible(), Path(sys.base_prefix), Path(sys.prefix), *read]:
         linked = path.is_symlink() and not os.readlink(path).startswith("/")
-        words += ["--symlink", os.readlink(path), str(path)] if linked else ["--ro-bind", str(path), str(path)]
+        words += (
+            ["--symlink", os.readlink(path), str(path)]
+            if linked
+            else ["--ro-bind", str(path), str(path)]
+        )
     for folder, stay in sandbox.taken_away().items():
-        words += ["--tmpfs", str(folder), *(word for path in stay for word in ("--ro-bind", str(path), str(path)))]
+        words += [
+            "--tmpfs",
+            str(folder),
+            *(word for path in stay for word in ("--ro-bind", str(path), str(path))),
+        ]
     for path in change:
         words += ["--bind", str(path), str(path)]
     return [*words, "--dir", str(root), "--chdir", str(root)]
@@ -53,7 +62,9 @@ def problem() -> str:
     with scratch.folder() as folder:
         words = [*command(folder), sys.executable, "-m", __name__, str(folder)]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=WAIT)
+            done = subprocess.run(
+                words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=WAIT
+            )
             said, why = done.stdout.strip(), done.stderr.strip()
         except (OSError, subprocess.TimeoutExpired) as error:
             said, why = "", str(error)

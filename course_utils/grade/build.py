@@ -13,9 +13,13 @@ IGNORED = {".ipynb_checkpoints", "__pycache__", ".DS_Store"}
 
 def wanted(root: Path) -> dict[Path, bytes]:
     """What labs/ should hold: path below labs/ → content. Raises CompressionError if a solution is wrong."""
-    folders = sorted(f for f in (root / "solutions").glob("*") if f.is_dir() and f.name not in IGNORED)
+    folders = sorted(
+        f for f in (root / "solutions").glob("*") if f.is_dir() and f.name not in IGNORED
+    )
     if not folders:
-        raise CompressionError(f"{root / 'solutions'}: holds no solutions; labs are made in a checkout of the course.")
+        raise CompressionError(
+            f"{root / 'solutions'}: holds no solutions; labs are made in a checkout of the course."
+        )
     out: dict[Path, bytes] = {}
     for folder in folders:
         if not (folder / f"{folder.name}.ipynb").is_file():
@@ -28,7 +32,11 @@ def wanted(root: Path) -> dict[Path, bytes]:
 
 def files(folder: Path) -> list[Path]:
     """Every file below a folder, without caches and checkpoints."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and not IGNORED & set(p.relative_to(folder).parts))
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and not IGNORED & set(p.relative_to(folder).parts)
+    )
 
 
 def differences(root: Path) -> list[str]:
@@ -41,7 +49,9 @@ def differences(root: Path) -> list[str]:
         for p in sorted(there & set(right))
         if (root / "labs" / p).read_bytes() != right[p]
     ]
-    return out + [f"labs/{p.as_posix()}: extra, no solution makes it" for p in sorted(there - set(right))]
+    return out + [
+        f"labs/{p.as_posix()}: extra, no solution makes it" for p in sorted(there - set(right))
+    ]
 
 
 def build(root: Path, *, force: bool = False) -> list[str]:
@@ -61,7 +71,9 @@ def build(root: Path, *, force: bool = False) -> list[str]:
         write(root / "labs" / path, content)
     extra = [p for p in files(root / "labs") if p.relative_to(root / "labs") not in right]
     lines = [f"labs/{path.as_posix()}: written" for path in changed]
-    lines += [f"labs/{p.relative_to(root / 'labs').as_posix()}: extra, delete it yourself" for p in extra]
+    lines += [
+        f"labs/{p.relative_to(root / 'labs').as_posix()}: extra, delete it yourself" for p in extra
+    ]
     return lines or [f"{len(right)} lab files are up to date"]
 
 
@@ -73,7 +85,8 @@ def same(path: Path, content: bytes) -> bool:
 def write(path: Path, content: bytes) -> None:
     """Replace a file whole, so that an interrupted build leaves the former one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe stays what it is
+    # a device or a pipe stays what it is
+    if path.exists() and not (path.is_file() or path.is_dir()):
         path.write_bytes(content)
         return
     replace(path, content, mode=0o644)

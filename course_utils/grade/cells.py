@@ -25,7 +25,13 @@ def plain(source: str) -> str:
     while found := TIMED.match(source):
         source = source[found.end() :]
     with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        compile(source, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        compile(
+            source,
+            "<cell>",
+            "exec",
+            ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+            dont_inherit=True,
+        )
         return source  # Python already
     return TransformerManager().transform_cell(source)
 
@@ -33,7 +39,9 @@ def plain(source: str) -> str:
 def run(source: str, file: str, namespace: dict[str, Any], flags: int = 0) -> int:
     """Run a cell as a kernel does; the flags of the compiler for later cells. `file` names it in a traceback."""
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    code = compile(plain(source), file, "exec", flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    code = compile(
+        plain(source), file, "exec", flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    )
     waits = eval(code, namespace)
     if asyncio.iscoroutine(waits):
         asyncio.run(waits)
@@ -58,7 +66,10 @@ def run_plain(source: str, namespace: dict[str, Any], given: set[str]) -> list[s
             left_out |= names
             continue
         with contextlib.suppress(Exception):
-            exec(compile(ast.Module([node], []), "<an extra cell>", "exec", dont_inherit=True), namespace)
+            exec(
+                compile(ast.Module([node], []), "<an extra cell>", "exec", dont_inherit=True),
+                namespace,
+            )
     return sorted(left_out)
 
 
@@ -69,17 +80,30 @@ def _made(node: ast.stmt) -> Iterator[str]:
     elif isinstance(node, (ast.Import, ast.ImportFrom)):
         yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
     else:
-        yield from (n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        yield from (
+            n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        )
 
 
 def _is_plain(node: ast.stmt) -> bool:
-    if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+    if isinstance(
+        node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    ):
         return True
     if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
         return False
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     inside = (part for whole in (*targets, node.value) for part in ast.walk(whole))
-    busy = (ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    busy = (
+        ast.Call,
+        ast.Await,
+        ast.Yield,
+        ast.YieldFrom,
+        ast.ListComp,
+        ast.SetComp,
+        ast.DictComp,
+        ast.GeneratorExp,
+    )
     return all(isinstance(t, (ast.Name, ast.Tuple, ast.List)) for t in targets) and not any(
         isinstance(p, busy) for p in inside
     )

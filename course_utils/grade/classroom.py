@@ -23,9 +23,11 @@ from .report import as_csv, points, remark
 class Classroom:
     """Scores from the gradebook, so that those given by hand count; the rest from grades/<lab>/<learner>.json."""
 
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # lab → learner → part of the points, 0 to 1
+    # lab → learner → part of the points, 0 to 1
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
     learners: list[str] = field(default_factory=list)
-    exercises: dict[str, list[float]] = field(default_factory=dict)  # lab: exercise → parts of its points
+    # lab: exercise → parts of its points
+    exercises: dict[str, list[float]] = field(default_factory=dict)
     mistakes: Counter[str] = field(default_factory=Counter)
     pending: dict[str, list[str]] = field(default_factory=dict)  # learner → what is not counted yet
 
@@ -38,7 +40,9 @@ def load(course: Path) -> Classroom:
 
     database = course / "gradebook.db"
     if not database.is_file():
-        raise CompressionError(f"{database}: is missing; grade a lab first: course grade LAB --course {course}.")
+        raise CompressionError(
+            f"{database}: is missing; grade a lab first: course grade LAB --course {course}."
+        )
     without_alembic()
     room = Classroom()
     with Gradebook(f"sqlite:///{database}", course_id(database)) as book:
@@ -61,7 +65,9 @@ def load(course: Path) -> Classroom:
             ) from error
         room.learners.append(student)
         waits = sum(c["points"] for c in cells if c["manual"] and c.get("score_by_hand") is None)
-        why = ["not graded"] if "fault" in result else [f"{waits:g} points by hand"] if waits else []
+        why = (
+            ["not graded"] if "fault" in result else [f"{waits:g} points by hand"] if waits else []
+        )
         room.pending.setdefault(student, []).extend(f"{path.parent.name}: {text}" for text in why)
         for cell in cells:
             if not cell.get("by_hand"):
@@ -99,7 +105,9 @@ def parts(room: Classroom, learner: str) -> dict[str, float | None]:
         for name, items in checklist(room, learner).items()
     }
     weights = {
-        name: part["weight"] for name, part in catalogue.structure()["assessment"].items() if out[name] is not None
+        name: part["weight"]
+        for name, part in catalogue.structure()["assessment"].items()
+        if out[name] is not None
     }
     earned = sum(weight * (out[name] or 0.0) for name, weight in weights.items())
     out["total"] = earned / sum(weights.values()) if weights else None
@@ -116,16 +124,22 @@ def write_report(course: Path) -> list[Path]:
     """grades/class.csv, grades/class.html and grades/learners/<learner>.html; the paths of the two files and the folder."""
     room = load(course)
     structure, words = catalogue.structure()["assessment"], texts.load("course")["assessment"]
-    titles = {name: f"{words[name]['title']} ({part['weight']} %)" for name, part in structure.items()} | {
-        "total": "total"
-    }
+    titles = {
+        name: f"{words[name]['title']} ({part['weight']} %)" for name, part in structure.items()
+    } | {"total": "total"}
     labs = sorted(room.scores)
     rows = []
     for learner in room.learners:
         found = parts(room, learner)
         shares = [room.scores[lab].get(learner) for lab in labs] + [found[name] for name in titles]
         shares += [share for items in checklist(room, learner).values() for share in items.values()]
-        rows.append([learner, *(percent(share) for share in shares), "; ".join(room.pending.get(learner, []))])
+        rows.append(
+            [
+                learner,
+                *(percent(share) for share in shares),
+                "; ".join(room.pending.get(learner, [])),
+            ]
+        )
     columns = ["student_id", *labs, *titles.values()]
     items = [f"{name}: {item}" for name, part in structure.items() for item in part["items"]]
     pages = {
@@ -159,7 +173,9 @@ def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, 
     body.append(_table(["item", "%"], rows))
     for lab in sorted(room.scores):
         share = room.scores[lab].get(learner)
-        body.append(f"<h2>{html.escape(lab)}: {'not handed in' if share is None else f'{100 * share:.1f} %'}</h2>")
+        body.append(
+            f"<h2>{html.escape(lab)}: {'not handed in' if share is None else f'{100 * share:.1f} %'}</h2>"
+        )
         path = course / "grades" / lab / f"{names.stem(learner)}.json"
         if path.is_file():
             cells = json.loads(path.read_bytes())["cells"]
@@ -218,7 +234,9 @@ def _histogram(totals: list[float]) -> str:
 
     from course_utils.learn import plots
 
-    figure, axes = plots.figure(title="Distribution of the total", xlabel="total, %", ylabel="learners")
+    figure, axes = plots.figure(
+        title="Distribution of the total", xlabel="total, %", ylabel="learners"
+    )
     axes.hist(totals, bins=range(0, 101, 10), color=plots.BLUE, edgecolor="white")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return _picture(figure, "Distribution of the total")
@@ -229,8 +247,12 @@ def _bars(title: str, xlabel: str, found: Sequence[tuple[str, float]]) -> str:
         return ""
     from course_utils.learn import plots
 
-    figure, axes = plots.figure(title=title, xlabel=xlabel, ylabel="", size=(9, 0.8 + 0.35 * len(found)))
-    axes.barh([name for name, _ in found][::-1], [value for _, value in found][::-1], color=plots.BLUE)
+    figure, axes = plots.figure(
+        title=title, xlabel=xlabel, ylabel="", size=(9, 0.8 + 0.35 * len(found))
+    )
+    axes.barh(
+        [name for name, _ in found][::-1], [value for _, value in found][::-1], color=plots.BLUE
+    )
     return _picture(figure, title)
 
 

@@ -30,10 +30,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "course_utils"
 WAIT = 60  # seconds for a first worker
 COMMAND = [sys.executable, "-m", __package__ + ".cluster"]
-_graders: dict[int, tuple[dict[str, Any], subprocess.Popen[str]]] = {}  # by the thread of a Dask worker
+# by the thread of a Dask worker
+_graders: dict[int, tuple[dict[str, Any], subprocess.Popen[str]]] = {}
 
 
-def order(root: Path, lab: labs.Lab, limits: sandbox.Limits, seed: int, kind: str | None) -> dict[str, Any]:
+def order(
+    root: Path, lab: labs.Lab, limits: sandbox.Limits, seed: int, kind: str | None
+) -> dict[str, Any]:
     """What a grader has to know, as JSON. `root` is sent only if it is not this course's own folder."""
     place = None if root.resolve() == ROOT else str(root.resolve())
     known = {"root": place, "lab": lab.name, "digest": lab.digest, "course": fingerprint()}
@@ -45,7 +48,9 @@ def fingerprint() -> str:
     """SHA-256 of every Python and text file of `course_utils`, with their names."""
     found = hashlib.sha256()
     for path in sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".yaml")):
-        found.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        found.update(
+            path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+        )
     return found.hexdigest()
 
 
@@ -60,10 +65,20 @@ def results(
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError as error:
-        raise CompressionError('--dask: Dask is not installed; add the extra: pip install -e ".[cluster]".') from error
+        raise CompressionError(
+            '--dask: Dask is not installed; add the extra: pip install -e ".[cluster]".'
+        ) from error
     if address == "local":  # with TLS, so that other users of this machine cannot send it anything
-        settings = {"n_workers": jobs, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
-        with LocalCluster(host="127.0.0.1", security=True, **settings) as cluster, cluster.get_client() as client:  # type: ignore[no-untyped-call]
+        settings = {
+            "n_workers": jobs,
+            "threads_per_worker": 1,
+            "memory_limit": 0,
+            "dashboard_address": "127.0.0.1:0",
+        }
+        with (
+            LocalCluster(host="127.0.0.1", security=True, **settings) as cluster,
+            cluster.get_client() as client,
+        ):  # type: ignore[no-untyped-call]
             yield from _results(client, as_completed, found, order)
         return
     with contextlib.ExitStack() as opened:
@@ -71,7 +86,9 @@ def results(
             client = opened.enter_context(Client(address, timeout=WAIT))  # type: ignore[no-untyped-call]
             client.wait_for_workers(1, timeout=WAIT)
         except (OSError, ValueError) as error:
-            raise CompressionError(f"--dask {address}: no worker was found in {WAIT} seconds ({error}).") from error
+            raise CompressionError(
+                f"--dask {address}: no worker was found in {WAIT} seconds ({error})."
+            ) from error
         yield from _results(client, as_completed, found, order)
 
 
@@ -79,7 +96,9 @@ def _results(
     client: Any, as_completed: Any, found: dict[str, Submission], order: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     running = {
-        client.submit(graded, order, asdict(submission), pure=False, retries=judging.TRIES - 1): student
+        client.submit(
+            graded, order, asdict(submission), pure=False, retries=judging.TRIES - 1
+        ): student
         for student, submission in found.items()
     }
     try:
@@ -124,7 +143,9 @@ def _grader(order: dict[str, Any]) -> subprocess.Popen[str]:
     if known and known[0] == order and known[1].poll() is None:
         return known[1]
     _end(threading.get_ident())
-    grader = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    grader = subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    )
     _graders[threading.get_ident()] = order, grader
     assert grader.stdin
     grader.stdin.write(json.dumps(order) + "\n")
@@ -148,7 +169,8 @@ def stop() -> None:
 def main() -> None:
     """The grader: an order, then submissions from stdin; for each one a result to stdout."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what else is printed does not come between, and no program started here keeps the pipe open
+    # what else is printed does not come between, and no program started here keeps the pipe open
+    os.dup2(2, 1)
     os.register_at_fork(after_in_child=lambda: os.dup2(2, out.fileno()))  # nor does a judge
     asked = json.loads(sys.stdin.readline())
 
@@ -167,7 +189,9 @@ def main() -> None:
         kinds.check_sandbox(kind, root / "solutions")
         with judging.ready(opened, limits, asked["seed"], kind):
             for line in sys.stdin:
-                print(json.dumps(judging.grade(Submission(**json.loads(line)))), file=out, flush=True)
+                print(
+                    json.dumps(judging.grade(Submission(**json.loads(line)))), file=out, flush=True
+                )
     except CompressionError as error:
         answer({"refused": f"{platform.node()} does not grade: {error}"})
 

@@ -29,7 +29,13 @@ class Died(Exception):
 
 
 def call(
-    work: Callable[[], Any], limits: Limits, root: Path, *, keep: Sequence[int], seconds: float, unsafe: bool = False
+    work: Callable[[], Any],
+    limits: Limits,
+    root: Path,
+    *,
+    keep: Sequence[int],
+    seconds: float,
+    unsafe: bool = False,
 ) -> Any:
     """What `work()` returns, run in a process of its own that ends with it; only the descriptors in `keep` stay open there.
 
@@ -85,7 +91,13 @@ def _end(child: int, inside: int, patience: float) -> int:
 
 
 def _inside(
-    work: Callable[[], Any], limits: Limits, root: Path, writer: int, report: int, keep: Sequence[int], unsafe: bool
+    work: Callable[[], Any],
+    limits: Limits,
+    root: Path,
+    writer: int,
+    report: int,
+    keep: Sequence[int],
+    unsafe: bool,
 ) -> None:
     """The process itself; it never returns."""
     try:
@@ -102,7 +114,9 @@ def _inside(
         null = os.open("/dev/null", os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        os.environ.update(HOME=str(place), TMPDIR=str(place), COURSE_HOME=str(place), COURSE_KERNELS="torch")
+        os.environ.update(
+            HOME=str(place), TMPDIR=str(place), COURSE_HOME=str(place), COURSE_KERNELS="torch"
+        )
         tempfile.tempdir = None
         _answer(writer, {"result": work()})
     except BaseException as error:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 LARGEST = 1 << 22  # elements of a tensor that a function of ours is called with by a learner's code
-WIDEST = {1: 1 << 20, 2: 1 << 11}  # by number of dimensions: its last one, which our functions may square
+# by number of dimensions: its last one, which our functions may square
+WIDEST = {1: 1 << 20, 2: 1 << 11}
 FILES = 200
 
 
@@ -58,11 +59,15 @@ class Crossing:
         for file in sorted(path.rglob("*")) if path.is_dir() else []:
             if file.is_file() and file.stat().st_size:
                 content = bytearray(file.read_bytes())
-                self.tensors[place := f"file-{len(self.tensors)}"] = torch.frombuffer(content, dtype=torch.uint8)
+                self.tensors[place := f"file-{len(self.tensors)}"] = torch.frombuffer(
+                    content, dtype=torch.uint8
+                )
                 found.append([file.relative_to(path).as_posix(), place])
         return found
 
-    def decode(self, node: Any, tensors: dict[str, torch.Tensor], place: list[Any] | None = None) -> Any:
+    def decode(
+        self, node: Any, tensors: dict[str, torch.Tensor], place: list[Any] | None = None
+    ) -> Any:
         """The value that a worker sent; `place` is where any worker finds the object if it is none that can be sent.
 
         Raises WorkerLost if it cannot be read.
@@ -89,9 +94,17 @@ class Crossing:
 class _Reply:
     """A value that a worker sent: `top` is the node of it, `place` where any worker finds it."""
 
-    def __init__(self, crossing: Crossing, tensors: dict[str, torch.Tensor], top: Any, place: list[Any] | None) -> None:
+    def __init__(
+        self,
+        crossing: Crossing,
+        tensors: dict[str, torch.Tensor],
+        top: Any,
+        place: list[Any] | None,
+    ) -> None:
         self.session, self.tensors, self.top, self.place = crossing.session, tensors, top, place
-        self.paths: Mapping[str, str] = {str(inside(n, path)): str(path) for n, path in enumerate(crossing.folders)}
+        self.paths: Mapping[str, str] = {
+            str(inside(n, path)): str(path) for n, path in enumerate(crossing.folders)
+        }
 
     def decode(self, node: Any) -> Any:
         return wire.decode(node, self.tensors, self._special)
@@ -146,6 +159,8 @@ def check_size(value: Any) -> None:
     elif isinstance(value, torch.Tensor):
         widest = WIDEST.get(value.dim(), 1 << 16)
         if value.numel() > LARGEST or value.dim() > 6 or (value.dim() and value.shape[-1] > widest):
-            raise ValueError(f"a tensor of shape {tuple(value.shape)} is larger than any of the tests")
+            raise ValueError(
+                f"a tensor of shape {tuple(value.shape)} is larger than any of the tests"
+            )
     elif type(value) is int and abs(value) > 10**12:
         raise ValueError("a number of more than 12 digits is larger than any of the tests")

@@ -31,7 +31,9 @@ CODE = f"import sys; sys.path.insert(0, {ROOT!r}); from course_utils.grade impor
 HEAD = 1 << 14  # bytes of the first line that comes back
 
 
-def decoded(content: bytes, seconds: float = SECONDS) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def decoded(
+    content: bytes, seconds: float = SECONDS
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `challenge.file.read(content)` returns, from another process. Raises CompressionError with the reason for a file that is refused."""
     alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as given:
@@ -50,7 +52,9 @@ def decoded(content: bytes, seconds: float = SECONDS) -> tuple[dict[str, Any], d
             process.stdout.close()
 
 
-def _answer(process: subprocess.Popen, until: float, seconds: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _answer(
+    process: subprocess.Popen, until: float, seconds: float
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     assert process.stdout
     out, said, most = process.stdout.fileno(), bytearray(), HEAD + 4 * layout.PARAMETERS
     while True:
@@ -68,7 +72,9 @@ def _answer(process: subprocess.Popen, until: float, seconds: float) -> tuple[di
         found = json.loads(head[:HEAD])
         config = None if "problem" in found else found["config"]
     except (ValueError, KeyError, TypeError):
-        raise CompressionError("decoding ended without an answer: it needs more memory or time than a file may take.") from None
+        raise CompressionError(
+            "decoding ended without an answer: it needs more memory or time than a file may take."
+        ) from None
     if "problem" in found:
         raise CompressionError(found["problem"])
     config, tensors, at = layout.check_config(config), {}, 0
@@ -96,7 +102,9 @@ def main() -> None:
     except CompressionError as error:
         out.write(json.dumps({"problem": str(error)[:500]}).encode())
     except MemoryError:
-        out.write(json.dumps({"problem": "decoding needs more memory than a file may take."}).encode())
+        out.write(
+            json.dumps({"problem": "decoding needs more memory than a file may take."}).encode()
+        )
     else:
         out.write(json.dumps({"config": config}).encode() + b"\n")
         for name in layout.shapes(config):

@@ -12,7 +12,9 @@ from typing import Any
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import parse_utc
 
-TIME = re.compile(r"\+\d{4}-\d\d?-\d\d?[ T]\d\d?:\d\d(:\d\d(\.\d{1,9})?)?( ?[A-Za-z]{1,5}|[+-]\d\d:?\d\d)?(\+[\w-]{1,40})?$")
+TIME = re.compile(
+    r"\+\d{4}-\d\d?-\d\d?[ T]\d\d?:\d\d(:\d\d(\.\d{1,9})?)?( ?[A-Za-z]{1,5}|[+-]\d\d:?\d\d)?(\+[\w-]{1,40})?$"
+)
 
 
 class OwnersCollect(ExchangeCollect):  # type: ignore[misc]
@@ -30,11 +32,15 @@ class OwnersCollect(ExchangeCollect):  # type: ignore[misc]
             why = f"made by {whose}, not by {record['username']}; cheating attempt?"
         if why:
             self.log.error("%s: %s. It is not collected.", path, why)
-            return {"username": None, "filename": os.path.basename(path), "timestamp": parse_utc("1970-01-01 00:00:00 UTC")}
+            return {
+                "username": None,
+                "filename": os.path.basename(path),
+                "timestamp": parse_utc("1970-01-01 00:00:00 UTC"),
+            }
         return record
 
     def init_src(self) -> None:
-        """nbgrader's list of submissions, without those of unknown users."""
+        """Nbgrader's list of submissions, without those of unknown users."""
         super().init_src()
         found: list[dict[str, Any]] = getattr(self, "src_records")  # noqa: B009  nbgrader makes it
         self.src_records = [record for record in found if record["username"] is not None]

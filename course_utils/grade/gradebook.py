@@ -20,7 +20,9 @@ from .lab import Lab
 from .submission import Submission
 
 SHOWN = 20_000  # characters of a written answer
-TIME = re.compile(r"\d{4}-\d\d?-\d\d?[T ]\d\d?:\d\d(:\d\d(\.\d{1,9})?)?\s*([A-Za-z]{1,5}|[+-]\d\d:?\d\d)?")
+TIME = re.compile(
+    r"\d{4}-\d\d?-\d\d?[T ]\d\d?:\d\d(:\d\d(\.\d{1,9})?)?\s*([A-Za-z]{1,5}|[+-]\d\d:?\d\d)?"
+)
 
 
 def notebook(lab: Lab, found: Submission, result: dict[str, Any]) -> NotebookNode:
@@ -36,7 +38,9 @@ def notebook(lab: Lab, found: Submission, result: dict[str, Any]) -> NotebookNod
             if cell.cell_type == "code":
                 cell.source = written.readable(found.answers[name])
             else:
-                cell.source, cell.attachments = shown(found.answers[name], found.attachments.get(name))
+                cell.source, cell.attachments = shown(
+                    found.answers[name], found.attachments.get(name)
+                )
         if cell.cell_type == "code" and name in cells:
             cell.outputs = _outputs(cells[name])
     return made
@@ -45,7 +49,11 @@ def notebook(lab: Lab, found: Submission, result: dict[str, Any]) -> NotebookNod
 def shown(text: str, attached: Any) -> tuple[str, dict[str, Any]]:
     """A written answer as it is recorded, and its pictures."""
     kept, names = written.attachments(attached)
-    more = f"\n\n[{len(text):,} characters; the rest is in the learner's own file]" if len(text) > SHOWN else ""
+    more = (
+        f"\n\n[{len(text):,} characters; the rest is in the learner's own file]"
+        if len(text) > SHOWN
+        else ""
+    )
     return written.inert(text[:SHOWN], names) + more, kept
 
 
@@ -54,9 +62,17 @@ def _outputs(cell: dict[str, Any]) -> list[NotebookNode]:
     if cell["score"] == 0:
         text = written.readable(cell["message"])
         kind = cell["mistake"] or cell["flag"] or "not right"
-        return [nbformat.v4.new_output("error", ename=kind, evalue=text.partition("\n")[0], traceback=[text])]
+        return [
+            nbformat.v4.new_output(
+                "error", ename=kind, evalue=text.partition("\n")[0], traceback=[text]
+            )
+        ]
     if cell["score"] < cell["points"]:
-        return [nbformat.v4.new_output("execute_result", data={"text/plain": repr(cell["score"])}, execution_count=1)]
+        return [
+            nbformat.v4.new_output(
+                "execute_result", data={"text/plain": repr(cell["score"])}, execution_count=1
+            )
+        ]
     return []
 
 
@@ -64,10 +80,18 @@ def _changed(path: Path, made: NotebookNode) -> set[str]:
     """The grade_ids of cells that were something else when they were recorded before."""
     try:
         before = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-        old = {cell.metadata.nbgrader.grade_id: cell.source for cell in before.cells if "nbgrader" in cell.metadata}
+        old = {
+            cell.metadata.nbgrader.grade_id: cell.source
+            for cell in before.cells
+            if "nbgrader" in cell.metadata
+        }
     except (OSError, ValueError, AttributeError, nbformat.ValidationError):
         return set()
-    new = {cell.metadata.nbgrader.grade_id: cell.source for cell in made.cells if "nbgrader" in cell.metadata}
+    new = {
+        cell.metadata.nbgrader.grade_id: cell.source
+        for cell in made.cells
+        if "nbgrader" in cell.metadata
+    }
     return {name for name in new if name in old and new[name] != old[name]}
 
 
@@ -85,7 +109,8 @@ class Book:
             raise CompressionError(
                 'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
             ) from error
-        warnings.filterwarnings("ignore", category=SAWarning)  # nbgrader's own, about the order in which it adds rows
+        # nbgrader's own, about the order in which it adds rows
+        warnings.filterwarnings("ignore", category=SAWarning)
         without_alembic()
         with said(course):
             self.gradebook = Gradebook(self.url, course_id(course / "gradebook.db"))
@@ -103,11 +128,15 @@ class Book:
         changed = _changed(path, made)
         notes = []
         self.gradebook.update_or_create_student(student)
-        self.gradebook.update_or_create_submission(self.lab.name, student, timestamp=self.handed_in(student))
+        self.gradebook.update_or_create_submission(
+            self.lab.name, student, timestamp=self.handed_in(student)
+        )
         for cell in result["cells"]:
             name = cell["grade_id"]
             grade = self.gradebook.find_grade(name, self.lab.name, self.lab.name, student)
-            again = cell.get("by_hand", False) and grade.manual_score is not None and name in changed
+            again = (
+                cell.get("by_hand", False) and grade.manual_score is not None and name in changed
+            )
             if again:
                 notes.append(
                     f"{name}: was changed after it was graded by hand ({grade.manual_score:g} points); grade it again"
@@ -116,12 +145,18 @@ class Book:
             if cell.get("by_hand"):
                 cell["score_by_hand"] = grade.manual_score
             waits = cell["score"] is None and grade.manual_score is None
-            grade.needs_manual_grade = waits or again or (grade.needs_manual_grade and cell["score"] is None)
+            grade.needs_manual_grade = (
+                waits or again or (grade.needs_manual_grade and cell["score"] is None)
+            )
         self.gradebook.db.commit()
         write(path, nbformat.writes(made).encode())
-        for name in ("timestamp.txt", "submission_secret.txt"):  # nbgrader's; it releases feedback by them
+        # nbgrader's; it releases feedback by them
+        for name in ("timestamp.txt", "submission_secret.txt"):
             with contextlib.suppress(OSError):
-                write(path.with_name(name), notebook_file.read_bytes(self.submitted(student) / name, 1000))
+                write(
+                    path.with_name(name),
+                    notebook_file.read_bytes(self.submitted(student) / name, 1000),
+                )
         return notes
 
     def submitted(self, student: str) -> Path:
@@ -150,7 +185,7 @@ class Book:
 
 
 def without_alembic() -> None:
-    """nbgrader asks the program alembic for the version of a new gradebook; this process can say it itself.
+    """Nbgrader asks the program alembic for the version of a new gradebook; this process can say it itself.
 
     So no program has to be found, and none is left when the grader is killed.
     """

@@ -57,7 +57,11 @@ def content(path: Path, largest: int) -> bytes:
         data = container.plain(path, largest)
     except OSError as error:
         link = path.is_symlink()
-        raise Refused("it is a link; links are not followed" if link else f"it cannot be read ({error.strerror})") from None
+        raise Refused(
+            "it is a link; links are not followed"
+            if link
+            else f"it cannot be read ({error.strerror})"
+        ) from None
     if data is None:
         raise Refused("it is no plain file")
     if not data:
@@ -77,7 +81,9 @@ def _candidates(folder: Path, suffix: str) -> list[tuple[float, str, Path]]:
             out.append((_time(place, folder), place.name, place))
         elif _is_folder(place) and not place.name.startswith("."):
             with contextlib.suppress(OSError), os.scandir(place) as inside:
-                files = [Path(e.path) for e in islice(inside, LISTED) if e.name.lower().endswith(suffix)]
+                files = [
+                    Path(e.path) for e in islice(inside, LISTED) if e.name.lower().endswith(suffix)
+                ]
                 out += [(_time(path, place), f"{place.name}/{path.name}", path) for path in files]
     return out
 
@@ -95,7 +101,9 @@ def _time(path: Path, folder: Path) -> float:
     for text in said:
         if found := DATE.search(text):
             with contextlib.suppress(ValueError, OverflowError):
-                return datetime(*(int(part or 0) for part in found.groups()), tzinfo=timezone.utc).timestamp()  # type: ignore[arg-type,misc]
+                year, month, day, hour, minute, second = (int(n or 0) for n in found.groups())
+                said_at = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
+                return said_at.timestamp()
     with contextlib.suppress(OSError):
         return path.lstat().st_mtime
     return 0.0
@@ -107,6 +115,7 @@ def shown_reason(reason: str, learners: list[str], hide: bool) -> str:
         reason = re.sub(r"(['\"“‘`])(?:.*)(['\"”’`])", "[…]", reason)
         for learner in sorted(learners, key=len, reverse=True):
             if len(learner) > 1:
-                reason = re.sub(rf"(?<!\w){re.escape(learner)}(?!\w)", "[…]", reason, flags=re.IGNORECASE)
+                reason = re.sub(
+                    rf"(?<!\w){re.escape(learner)}(?!\w)", "[…]", reason, flags=re.IGNORECASE
+                )
     return written.line(reason, 300)
-

@@ -30,7 +30,13 @@ class MachineFault(Exception):
 
 
 def grade(
-    lab: Lab, submission: Submission, keeper: "str | Keeper", limits: Limits, *, seed: int, kind: str
+    lab: Lab,
+    submission: Submission,
+    keeper: "str | Keeper",
+    limits: Limits,
+    *,
+    seed: int,
+    kind: str,
 ) -> dict[str, Any]:
     """The result of one submission as plain JSON, with workers of the keeper, or of a new one of the zygote at an address.
 
@@ -71,9 +77,21 @@ class Bench:
     """
 
     def __init__(
-        self, lab: Lab, submission: Submission, keeper: Keeper, limits: Limits, seed: int, clock: Clock
+        self,
+        lab: Lab,
+        submission: Submission,
+        keeper: Keeper,
+        limits: Limits,
+        seed: int,
+        clock: Clock,
     ) -> None:
-        self.lab, self.submission, self.limits, self.seed, self.clock = lab, submission, limits, seed, clock
+        self.lab, self.submission, self.limits, self.seed, self.clock = (
+            lab,
+            submission,
+            limits,
+            seed,
+            clock,
+        )
         self.keeper = keeper
         self.over = time.monotonic() + limits.total
         self.until = self.over
@@ -83,7 +101,9 @@ class Bench:
 
     def session(self) -> Session:
         """A new session of the worker, with the lab's names."""
-        opened = Session(self.keeper, self.limits, seed=self.seed, shared=self.lab.namespace, over=self.over)
+        opened = Session(
+            self.keeper, self.limits, seed=self.seed, shared=self.lab.namespace, over=self.over
+        )
         opened.until = self.until
         return opened
 
@@ -103,18 +123,26 @@ class Bench:
                 if result["score"] < (test.points or 0.0):
                     self._stand_in(test, self.lab.tests[place + 1 :], session)
                     result = second.opinion(self, test, result, session)
-                self.used[test.grade_id] = round(result.pop("retried", 0.0) + session.learner - began, 3)
+                self.used[test.grade_id] = round(
+                    result.pop("retried", 0.0) + session.learner - began, 3
+                )
                 found.append(result)
         return found
 
-    def run(self, session: Session, names: tuple[str, ...], test: Cell | None = None) -> dict[str, Any]:
+    def run(
+        self, session: Session, names: tuple[str, ...], test: Cell | None = None
+    ) -> dict[str, Any]:
         """Run the learner's answers of these names, and what stands before them and before the test; the errors of those that failed."""
         failed: dict[str, Any] = {}
         for answer in self.lab.answers:
             source = self.submission.answers.get(answer.grade_id)
             if answer.code and answer.grade_id in names:
                 self._extras(session, answer.grade_id)
-                error = session.run(answer.grade_id, source, list(answer.names)) if source is not None else None
+                error = (
+                    session.run(answer.grade_id, source, list(answer.names))
+                    if source is not None
+                    else None
+                )
                 failed |= {answer.grade_id: error} if error else {}
         if test is not None:
             self._extras(session, test.grade_id)
@@ -126,7 +154,10 @@ class Bench:
             used = {
                 word
                 for word in left_out
-                if any(re.search(rf"\b{re.escape(word)}\b", a) for a in self.submission.answers.values())
+                if any(
+                    re.search(rf"\b{re.escape(word)}\b", a)
+                    for a in self.submission.answers.values()
+                )
             }
             if used:
                 note = f"{', '.join(sorted(used))}: made by an extra cell, of which only imports, plain constants and functions are run"
@@ -160,21 +191,30 @@ class Bench:
             session.lost = TOO_LONG
             result["message"], result["flag"] = "The test of it took too long.", "did not run"
         except AssertionError as error:
-            result["message"] = remote.text(str(error)) or "An answer was not right in a further test."
+            result["message"] = (
+                remote.text(str(error)) or "An answer was not right in a further test."
+            )
         except Exception as error:
             result["message"] = f"{type(error).__name__}: {str(error)[:1000]}"
-        except BaseException as error:  # a test that is interrupted belongs to the person at the keyboard
+        except (
+            BaseException
+        ) as error:  # a test that is interrupted belongs to the person at the keyboard
             if isinstance(error, KeyboardInterrupt):
                 raise
             result["message"] = f"{type(error).__name__}"
         if result["score"] == (test.points or 0.0):
             borrowed = ", ".join(sorted(session.referred))
-            result["message"] = borrowed and f"Right, with the course's own {borrowed} in the place of yours."
+            result["message"] = (
+                borrowed and f"Right, with the course's own {borrowed} in the place of yours."
+            )
             return result
-        result["message"] = result["message"] or said.getvalue().strip()[:1000]  # why some of the points
+        # why some of the points
+        result["message"] = result["message"] or said.getvalue().strip()[:1000]
         result["mistake"] = next((v.mistake for v in verdicts if not v.passed and v.mistake), None)
         if errors := [failed[answer] for answer in dict.fromkeys(about) if answer in failed]:
-            line = f" (line {errors[0]['line']}: {errors[0]['source']})" if errors[0]["line"] else ""
+            line = (
+                f" (line {errors[0]['line']}: {errors[0]['source']})" if errors[0]["line"] else ""
+            )
             head = f"The answer cell failed: {errors[0]['type']}: {errors[0]['said']}{line}"
             result["message"] = f"{head}\n\n{result['message']}".strip()
         if errors or (session.lost and not result["mistake"]):
@@ -197,5 +237,7 @@ class Bench:
 def _check(name: str, function: Any, *, seed: int, show: bool = False) -> Any:
     """`check` without the learner's progress, and without its limit on time: the worker has its own."""
     if not isinstance(function, RemoteFunction):
-        raise AssertionError(f"{name}: the answer cell defines no function, but a {type(function).__name__}.")
+        raise AssertionError(
+            f"{name}: the answer cell defines no function, but a {type(function).__name__}."
+        )
     return checking.judge(name, function, seed=seed, seconds=NO_LIMIT)

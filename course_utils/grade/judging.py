@@ -27,21 +27,22 @@ from .warm import Zygote
 from .workshop import Workshop
 
 TRIES = 2  # for a submission during which the grader's own process dies
-NOT_LENT = (
-    "the grader's own process died twice over it, so wrong answers were not replaced by the course's own functions"
-)
+NOT_LENT = "the grader's own process died twice over it, so wrong answers were not replaced by the course's own functions"
 _job: dict[str, Any] = {}  # what a forked job needs, set before the fork
 
 
 @contextlib.contextmanager
 def ready(lab: Lab, limits: Limits, seed: int, kind: str) -> Iterator[None]:
     """A context in which `grade` works: workers can be started, and the lab's own solution has got its points."""
-    _ = lab.namespace, lab.reference  # these and the exercises are loaded once, before the jobs are forked
+    # these and the exercises are loaded once, before the jobs are forked
+    _ = lab.namespace, lab.reference
     for topic in exercise.topics():
         exercise.of_topic(topic)
     with Zygote(lab.prelude, limits, data=lab.data, kind=kind) as zygote:
         _answer_once(lab, seed)
-        _job.update(lab=lab, limits=limits, seed=seed, kind=kind, address=zygote.address, root=zygote.bench)
+        _job.update(
+            lab=lab, limits=limits, seed=seed, kind=kind, address=zygote.address, root=zygote.bench
+        )
         check_solution(lab)
         yield
 
@@ -65,7 +66,9 @@ def _answer_once(lab: Lab, seed: int) -> None:
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     """Forked processes for judges."""
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork"), initializer=_begin)
+    return ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("fork"), initializer=_begin
+    )
 
 
 def _begin() -> None:
@@ -99,7 +102,9 @@ def check_solution(lab: Lab) -> None:
         except BrokenProcessPool:
             result = {"fault": "the judge's own process died; is there memory enough?"}
     if "fault" in result:
-        raise CompressionError(f"{lab.name}: its own solution could not be graded: {result['fault']}")
+        raise CompressionError(
+            f"{lab.name}: its own solution could not be graded: {result['fault']}"
+        )
     for cell in result["cells"]:
         if not cell["manual"] and cell["score"] != cell["points"]:
             raise CompressionError(
@@ -120,7 +125,9 @@ def grade(found: submission.Submission) -> dict[str, Any]:
                     functools.partial(_judge, found, keeper, lend, shop), limits, _job["root"], keep=kept,
                     seconds=2 * limits.total + 60, unsafe=_job["kind"] == "none",
                 )  # fmt: skip
-        except confined.Died as died:  # twice: what a learner's code makes our functions do must be kept from it
+        except (
+            confined.Died
+        ) as died:  # twice: what a learner's code makes our functions do must be kept from it
             why = str(died)
         except OSError as error:
             return {"fault": f"{type(error).__name__}: {error}"}
@@ -131,7 +138,9 @@ def _workshop() -> contextlib.AbstractContextManager[Workshop | None]:
     """What compiles and runs kernels, for a lab that asks for it; None for others."""
     if not _job["lab"].compiles:
         return contextlib.nullcontext()
-    return Workshop(_job["root"], Path(_job["address"]).with_name("measuring"), unsafe=_job["kind"] == "none")
+    return Workshop(
+        _job["root"], Path(_job["address"]).with_name("measuring"), unsafe=_job["kind"] == "none"
+    )
 
 
 def _asked(shop: Workshop, keeper: Keeper, order: dict[str, Any]) -> dict[str, Any]:
@@ -143,28 +152,39 @@ def _asked(shop: Workshop, keeper: Keeper, order: dict[str, Any]) -> dict[str, A
         raise
 
 
-def _judge(found: submission.Submission, keeper: Keeper, lend: bool, shop: Workshop | None = None) -> dict[str, Any]:
+def _judge(
+    found: submission.Submission, keeper: Keeper, lend: bool, shop: Workshop | None = None
+) -> dict[str, Any]:
     """With `lend`, the solution's functions take the places of wrong answers."""
     if shop:
         native.ask = functools.partial(_asked, shop, keeper)
     try:
         if not lend:
             _job["lab"].reference.clear()  # of this process only
-        result = judge.grade(_job["lab"], found, keeper, _job["limits"], seed=_job["seed"], kind=_job["kind"])
+        result = judge.grade(
+            _job["lab"], found, keeper, _job["limits"], seed=_job["seed"], kind=_job["kind"]
+        )
         return result if lend else {**result, "notes": [*result["notes"], NOT_LENT]}
     except (Exception, clock.TestsTookTooLong) as error:
         return {"fault": f"{type(error).__name__}: {error}"[:500]}
 
 
 def here(
-    found: dict[str, submission.Submission], jobs: int, lab: Lab, limits: Limits, seed: int, kind: str
+    found: dict[str, submission.Submission],
+    jobs: int,
+    lab: Lab,
+    limits: Limits,
+    seed: int,
+    kind: str,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Grade on this machine, `jobs` submissions at a time: (student, result) as they end."""
     with ready(lab, limits, seed, kind):
         yield from _side_by_side(found, jobs)
 
 
-def _side_by_side(found: dict[str, submission.Submission], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _side_by_side(
+    found: dict[str, submission.Submission], jobs: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one.
 
     A fault means that nothing is known about the submission; it is graded in the next run.
@@ -175,7 +195,8 @@ def _side_by_side(found: dict[str, submission.Submission], jobs: int) -> Iterato
         width, batch = (1, list(tried)[:1]) if alone else (jobs, list(tried))
         with _pool(width) as pool:
             running: dict[Future[dict[str, Any]], str] = {}
-            with contextlib.suppress(BrokenProcessPool):  # already: what was not handed out is in the next round
+            # already: what was not handed out is in the next round
+            with contextlib.suppress(BrokenProcessPool):
                 for student in batch:
                     running[pool.submit(grade, found[student])] = student
             for future in as_completed(running):

@@ -57,15 +57,17 @@ def describe(kind: str) -> str:
     wall = "bubblewrap around " if kind == "bwrap" else ""
     who = "a user id of its own" if os.geteuid() == 0 else "a user namespace"
     calls = "seccomp" if seccomp.supported() else "no seccomp on this machine"
-    return (
-        f"{wall}namespaces (mount, process, network, IPC, host name), {who}, no capabilities, {calls}, resource limits"
-    )
+    return f"{wall}namespaces (mount, process, network, IPC, host name), {who}, no capabilities, {calls}, resource limits"
 
 
 def check_sandbox(kind: str, *private: Path) -> None:
     """Raises CompressionError if there is no such sandbox here, or if learners' code could read one of the paths."""
     if why := missing(kind):
-        unprotected = " To run it unprotected all the same: --unsafe-no-sandbox." if sys.platform == "linux" else ""
+        unprotected = (
+            " To run it unprotected all the same: --unsafe-no-sandbox."
+            if sys.platform == "linux"
+            else ""
+        )
         raise CompressionError(f"no sandbox: {why}{unprotected}")
     if kind != "none":
         check_private(*private)

@@ -30,7 +30,8 @@ class Cell:
     points: float | None
     code: bool
     names: tuple[str, ...] = ()  # what an answer cell defines
-    of: tuple[str, ...] = ()  # the answers that a test is about: those since the test before, else the last one
+    # the answers that a test is about: those since the test before, else the last one
+    of: tuple[str, ...] = ()
 
     @property
     def manual(self) -> bool:
@@ -58,7 +59,10 @@ class Lab:
     @functools.cached_property
     def namespace(self) -> dict[str, Any]:
         """What the tests see besides the learner's functions: the lab's own cells, run here."""
-        namespace: dict[str, Any] = {"__name__": "__main__", "display": lambda *_objects, **_settings: None}
+        namespace: dict[str, Any] = {
+            "__name__": "__main__",
+            "display": lambda *_objects, **_settings: None,
+        }
         with contextlib.redirect_stdout(io.StringIO()):
             for cell, source in self.prelude:
                 try:
@@ -77,15 +81,22 @@ class Lab:
             if answer.code:
                 exec(compile(plain(answer.source), f"[{answer.grade_id}]", "exec"), namespace)
         return {
-            name: namespace[name] for answer in self.answers for name in answer.names if callable(namespace.get(name))
+            name: namespace[name]
+            for answer in self.answers
+            for name in answer.names
+            if callable(namespace.get(name))
         }
 
     @functools.cached_property
     def texts(self) -> frozenset[str]:
         """The cells that are not a learner's: as they were released, and those of the solution."""
-        own = [text for cell in (*self.answers, *self.tests) for text in (cell.source, cell.released)]
+        own = [
+            text for cell in (*self.answers, *self.tests) for text in (cell.source, cell.released)
+        ]
         given = ["".join(cell["source"]) for cell in json.loads(self.released)["cells"]]
-        return frozenset(text.strip() for text in (*own, *given, *(source for _, source in self.prelude), ""))
+        return frozenset(
+            text.strip() for text in (*own, *given, *(source for _, source in self.prelude), "")
+        )
 
     @property
     def compiles(self) -> bool:
@@ -95,7 +106,11 @@ class Lab:
     @property
     def data(self) -> Path | None:
         """The lab's folder if it holds more than notebooks."""
-        return self.folder if any(p.suffix != ".ipynb" for p in self.folder.rglob("*") if p.is_file()) else None
+        return (
+            self.folder
+            if any(p.suffix != ".ipynb" for p in self.folder.rglob("*") if p.is_file())
+            else None
+        )
 
 
 def load(root: Path, name: str) -> Lab:
@@ -103,9 +118,14 @@ def load(root: Path, name: str) -> Lab:
     path = root / "solutions" / name / f"{name}.ipynb"
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in (root / "solutions").glob("*") if p.is_dir()))
-        raise CompressionError(f"lab {name!r}: {path} is missing; labs here are: {known or 'none'}.")
+        raise CompressionError(
+            f"lab {name!r}: {path} is missing; labs here are: {known or 'none'}."
+        )
     text = release.release(path)
-    solution, released = release.read(path), {c.id: c for c in nbformat.reads(text, as_version=4).cells}
+    solution, released = (
+        release.read(path),
+        {c.id: c for c in nbformat.reads(text, as_version=4).cells},
+    )
     answers: list[Cell] = []
     tests: list[Cell] = []
     before, later = [], []
@@ -120,7 +140,9 @@ def load(root: Path, name: str) -> Lab:
             fresh += [meta["grade_id"]] if code else []
         elif meta.get("grade") and code:
             about = tuple(fresh) or (tests[-1].of if tests else ())
-            tests.append(Cell(meta["grade_id"], cell.id, cell.source, given, points, True, of=about))
+            tests.append(
+                Cell(meta["grade_id"], cell.id, cell.source, given, points, True, of=about)
+            )
             fresh = []
         elif code and not any(a.code for a in answers):
             fast = "\nfast = True" if "parameters" in cell.metadata.get("tags", []) else ""
@@ -152,7 +174,11 @@ def defined(source: str) -> Iterator[str]:
 
 def imports(source: str) -> list[str]:
     """The import statements of a cell."""
-    return [ast.unparse(n) for n in ast.parse(plain(source)).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return [
+        ast.unparse(n)
+        for n in ast.parse(plain(source)).body
+        if isinstance(n, (ast.Import, ast.ImportFrom))
+    ]
 
 
 def used(source: str) -> set[str]:
@@ -176,7 +202,9 @@ def run_test(source: str, namespace: dict[str, Any], points: float) -> float:
 def seeded(check: Callable[..., Any], seed: int, verdicts: list[Any]) -> Callable[..., Any]:
     """`check` with seeds of this run in the place of those that are written in the notebook."""
 
-    def checked(name: str, function: Callable[..., Any], *, seed: int | None = seed, show: bool = False) -> Any:
+    def checked(
+        name: str, function: Callable[..., Any], *, seed: int | None = seed, show: bool = False
+    ) -> Any:
         mixed = int.from_bytes(hashlib.sha256(f"{run}/{name}/{seed}".encode()).digest()[:6], "big")
         verdicts.append(verdict := check(name, function, seed=mixed, show=False))
         return verdict

@@ -32,7 +32,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.scores: dict[str, dict[str, Score]] = {}  # seeds' digest → SHA-256 → score
-        self.attempts: dict[str, list[str]] = {}  # learner → SHA-256 of each file, in the order in which the board saw them
+        # learner → SHA-256 of each file, in the order in which the board saw them
+        self.attempts: dict[str, list[str]] = {}
         self.own: dict[str, str] = {}  # the instructor's entries: name → SHA-256
         self.guard = threading.RLock()
         path = folder / SCORES
@@ -97,7 +98,9 @@ class Ledger:
                 replace(path, secrets.token_bytes(32))
             key = path.read_bytes()
         if len(key) != 32:
-            raise CompressionError(f"{path}: is no key of 32 bytes; move it away, and all pseudonyms will be new ones.")
+            raise CompressionError(
+                f"{path}: is no key of 32 bytes; move it away, and all pseudonyms will be new ones."
+            )
         return key
 
     def _seeds(self) -> tuple[int, ...]:
@@ -114,10 +117,14 @@ def read_seeds(path: Path) -> tuple[int, ...]:
     """Whole numbers of at least 0 from a text file, between spaces or lines. Raises CompressionError for anything else."""
     try:
         words = path.read_text(encoding="utf-8").split()
-        if not words or not all(word.isascii() and word.isdigit() and len(word) <= 18 for word in words):
+        if not words or not all(
+            word.isascii() and word.isdigit() and len(word) <= 18 for word in words
+        ):
             raise ValueError
     except (UnicodeDecodeError, ValueError):
-        raise CompressionError(f"{path}: holds no seeds; write whole numbers of at most 18 digits, between spaces or lines.") from None
+        raise CompressionError(
+            f"{path}: holds no seeds; write whole numbers of at most 18 digits, between spaces or lines."
+        ) from None
     return tuple(map(int, words))
 
 
@@ -133,7 +140,9 @@ def opened(course: Path) -> Iterator[Ledger]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CompressionError(f"{folder}: another `course board` works on this class; wait until it ends.") from None
+            raise CompressionError(
+                f"{folder}: another `course board` works on this class; wait until it ends."
+            ) from None
         for place in (folder, folder / OWN):
             scratch.sweep_unfinished(place)
         yield Ledger(folder)

@@ -13,7 +13,9 @@ def stem(student: str) -> str:
     encoded = os.fsencode(student)
     if len(encoded) <= LONGEST:
         return student.replace("/", "_")
-    return f"{os.fsdecode(encoded[:120])}-{hashlib.sha256(encoded).hexdigest()[:16]}".replace("/", "_")
+    return f"{os.fsdecode(encoded[:120])}-{hashlib.sha256(encoded).hexdigest()[:16]}".replace(
+        "/", "_"
+    )
 
 
 def is_text(student: str) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 
 LARGEST = 50 << 20  # bytes without outputs
 LARGEST_FILE = 1 << 30
-PARTS = 5_000_000  # brackets and texts that are looked at in a larger file; values of one that is read whole
+# brackets and texts that are looked at in a larger file; values of one that is read whole
+PARTS = 5_000_000
 MARK = re.compile(rb'["\[\]{}]')
 
 
@@ -32,7 +33,9 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
 
 
 def _opened(path: Path) -> Any:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    )
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{path}: not an ordinary file")
@@ -53,12 +56,20 @@ def read(path: Path) -> tuple[bytes | None, str, str]:
                 return None, digest, f"the file holds more than {PARTS:,} values; it was not read"
             return slim, digest, "the file holds very many values; its outputs were not read"
         if size > LARGEST_FILE:
-            return None, f"{size} bytes", f"the file is larger than {LARGEST_FILE >> 20} MB; it was not read"
+            return (
+                None,
+                f"{size} bytes",
+                f"the file is larger than {LARGEST_FILE >> 20} MB; it was not read",
+            )
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
             digest = hashlib.sha256(data).hexdigest()
             slim = without_outputs(data)
     if slim is None:
-        return None, digest, f"the file is larger than {LARGEST >> 20} MB also without its outputs; it was not read"
+        return (
+            None,
+            digest,
+            f"the file is larger than {LARGEST >> 20} MB also without its outputs; it was not read",
+        )
     return slim, digest, f"the file has {size >> 20} MB; its outputs were not read"
 
 
@@ -129,7 +140,9 @@ def cells(content: bytes, notes: list[str]) -> list[dict[str, Any]]:
         if not isinstance(found, list):
             raise ValueError("cells are no list")
     except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
-        notes.append(f"the notebook is damaged ({type(error).__name__}); cells before the damage were graded")
+        notes.append(
+            f"the notebook is damaged ({type(error).__name__}); cells before the damage were graded"
+        )
         found = list(_salvage(text))
     return [c for c in found if isinstance(c, dict)]
 
@@ -141,7 +154,9 @@ def _text(content: bytes, notes: list[str]) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        notes.append(f"the file is not UTF-8 (byte {error.start}); unreadable characters were replaced")
+        notes.append(
+            f"the file is not UTF-8 (byte {error.start}); unreadable characters were replaced"
+        )
         return content.decode("utf-8-sig", errors="replace")
 
 
@@ -170,7 +185,7 @@ def source(cell: dict[str, Any]) -> str | None:
 
 
 def grade_id(cell: dict[str, Any]) -> str:
-    """nbgrader's name of a cell, "" if it has none."""
+    """Nbgrader's name of a cell, "" if it has none."""
     meta = cell.get("metadata")
     meta = meta.get("nbgrader") if isinstance(meta, dict) else None
     name = meta.get("grade_id") if isinstance(meta, dict) else None

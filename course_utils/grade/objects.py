@@ -23,13 +23,19 @@ def encode(value: Any, inner: Callable[[Any], Any]) -> Any:
         return ["generator", inner(value.get_state())]
     name = type(value).__name__
     if dataclasses.is_dataclass(value) and DATACLASSES.get(name) == type(value).__module__:
-        return ["dataclass", name, {f.name: inner(getattr(value, f.name)) for f in dataclasses.fields(value)}]
+        return [
+            "dataclass",
+            name,
+            {f.name: inner(getattr(value, f.name)) for f in dataclasses.fields(value)},
+        ]
     if isinstance(value, torch.nn.Module):
         return _encode_model(value, inner)
     raise NotPlain(f"{type(value).__name__} cannot be sent")
 
 
-def decode(node: list[Any], inner: Callable[[Any], Any], templates: Sequence[dict[str, Any]] | None = None) -> Any:
+def decode(
+    node: list[Any], inner: Callable[[Any], Any], templates: Sequence[dict[str, Any]] | None = None
+) -> Any:
     """What `encode` was given. With `templates`, a model must have one of these configurations, sizes aside."""
     kind, *rest = node
     if kind == "generator":
@@ -53,14 +59,22 @@ def _encode_model(model: Any, inner: Callable[[Any], Any]) -> Any:
     from course_utils.quantization.layer import KINDS
 
     if not isinstance(model, PreTrainedModel):
-        raise NotPlain(f"{type(model).__name__} is not a Hugging Face model; only those can be sent")
+        raise NotPlain(
+            f"{type(model).__name__} is not a Hugging Face model; only those can be sent"
+        )
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors = {name: inner(value) for name, value in model.state_dict().items() if name not in tied}
-    layers = {name: [type(m).__name__, m.shape()] for name, m in model.named_modules() if type(m).__name__ in KINDS}
+    layers = {
+        name: [type(m).__name__, m.shape()]
+        for name, m in model.named_modules()
+        if type(m).__name__ in KINDS
+    }
     return ["model", config_of(model), layers, tensors, str(model.name_or_path), model.training]
 
 
-def _decode_model(rest: list[Any], inner: Callable[[Any], Any], templates: Sequence[dict[str, Any]] | None) -> Any:
+def _decode_model(
+    rest: list[Any], inner: Callable[[Any], Any], templates: Sequence[dict[str, Any]] | None
+) -> Any:
     sent, layers, nodes, name, training = rest
     tensors = {key: inner(node) for key, node in nodes.items()}
     config = dict(sent) if templates is None else _known(sent, templates, len(tensors))
@@ -79,7 +93,9 @@ def _decode_model(rest: list[Any], inner: Callable[[Any], Any], templates: Seque
     return model.train(bool(training))
 
 
-def _known(sent: dict[str, Any], templates: Sequence[dict[str, Any]], tensors: int) -> dict[str, Any]:
+def _known(
+    sent: dict[str, Any], templates: Sequence[dict[str, Any]], tensors: int
+) -> dict[str, Any]:
     """The most similar template of the same kind, with the whole numbers of what was sent: no name, path or code in it counts."""
     alike = [t for t in templates if t["model_type"] == sent.get("model_type")]
     if not alike:

@@ -19,7 +19,12 @@ from .sandbox import Limits
 
 SECONDS = 3  # of processor time for a program, as HumanEval allows
 PATIENCE = 5  # times as long on the wall clock, for a busy machine
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = True) -> list[bool]:
@@ -30,7 +35,9 @@ def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = Tru
     """
     kind = kinds.best()
     if why := kinds.missing(kind):
-        raise CompressionError(f"programs that a model wrote run in a sandbox only, and there is none here: {why}")
+        raise CompressionError(
+            f"programs that a model wrote run in a sandbox only, and there is none here: {why}"
+        )
     with scratch.folder() as place:
         (root := place / "root").mkdir()
         wall = bubblewrap.command(root) if kind == "bwrap" else []
@@ -41,15 +48,26 @@ def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = Tru
         assert process.stdin and process.stdout
         try:
             with process.stdin as orders:
-                json.dump({"root": str(root), "seconds": seconds, "programs": ["", *programs]}, orders)
-            lines = tqdm(process.stdout, total=len(programs) + 1, desc="programs", unit="program", disable=not (progress and programs))
+                json.dump(
+                    {"root": str(root), "seconds": seconds, "programs": ["", *programs]}, orders
+                )
+            lines = tqdm(
+                process.stdout,
+                total=len(programs) + 1,
+                desc="programs",
+                unit="program",
+                disable=not (progress and programs),
+            )
             found = [json.loads(line) for line in lines]
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
-    if len(found) != len(programs) + 1 or found[0] is not True:  # the empty program first: does the sandbox work?
-        raise CompressionError(f"the sandbox for programs does not work here: {found[0] if found else 'it ended at once'}")
+    # the empty program first: does the sandbox work?
+    if len(found) != len(programs) + 1 or found[0] is not True:
+        raise CompressionError(
+            f"the sandbox for programs does not work here: {found[0] if found else 'it ended at once'}"
+        )
     return [one is True for one in found[1:]]
 
 

@@ -27,10 +27,14 @@ def release(path: Path) -> str:
             notebook, resources = preprocessor.preprocess(notebook, resources)
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
-            raise CompressionError(f"{path.parent.name}/{path.name}: nbgrader refuses it: {reason}") from error
+            raise CompressionError(
+                f"{path.parent.name}/{path.name}: nbgrader refuses it: {reason}"
+            ) from error
     # what an editor or a run leaves behind is not part of a lab
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": kernel, "language_info": {"name": "python"}}
+    )
     for cell in notebook.cells:
         for key in ("execution", "collapsed", "scrolled", "papermill"):
             cell.metadata.pop(key, None)
@@ -44,18 +48,24 @@ def read(path: Path) -> NotebookNode:
         nbformat.validate(notebook)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CompressionError(f"{path}: not a readable notebook ({reason}); open it in JupyterLab and save it again.") from error
+        raise CompressionError(
+            f"{path}: not a readable notebook ({reason}); open it in JupyterLab and save it again."
+        ) from error
     if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
-        raise CompressionError(f"{path}: its format is older than 4.5, so its cells have no ids; save it in JupyterLab 4.")
+        raise CompressionError(
+            f"{path}: its format is older than 4.5, so its cells have no ids; save it in JupyterLab 4."
+        )
     return notebook
 
 
 def preprocessors() -> list[Any]:
-    """nbgrader's own steps of generate_assignment, in its order, without those that need a gradebook."""
+    """Nbgrader's own steps of generate_assignment, in its order, without those that need a gradebook."""
     try:
         from nbgrader import preprocessors as steps
     except ImportError as error:
-        raise CompressionError('nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".') from error
+        raise CompressionError(
+            'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
+        ) from error
     chosen = (
         steps.LockCells, steps.ClearSolutions, steps.ClearOutput, steps.CheckCellMetadata, steps.ClearHiddenTests,
         steps.ClearMarkScheme, steps.ComputeChecksums, steps.CheckCellMetadata,
@@ -93,7 +103,10 @@ def of_metadata(meta: dict[str, Any], regions: set[str]) -> Iterator[str]:
         yield "its nbgrader metadata has no grade_id."
     if meta.get("grade") and not isinstance(meta.get("points"), int | float):
         yield "it is graded but has no points."
-    solution, test = bool(meta.get("solution")), bool(meta.get("grade")) and not meta.get("solution")
+    solution, test = (
+        bool(meta.get("solution")),
+        bool(meta.get("grade")) and not meta.get("solution"),
+    )
     if "SOLUTION" in regions and not solution:
         yield "has SOLUTION markers, but its nbgrader metadata does not say solution: true."
     if solution and "SOLUTION" not in regions:
@@ -127,6 +140,10 @@ def answered(path: Path) -> list[str]:
     try:
         cells = read(path).cells
         answers = [cell for cell in cells if utils.is_solution(cell)]
-        return [c.id for c in answers if c.metadata.nbgrader.get("checksum") != utils.compute_checksum(c)]
+        return [
+            c.id
+            for c in answers
+            if c.metadata.nbgrader.get("checksum") != utils.compute_checksum(c)
+        ]
     except (CompressionError, KeyError, TypeError, ValueError, AttributeError):
         return []

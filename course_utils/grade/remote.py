@@ -27,7 +27,9 @@ class Remote:
     `call` is `Session.call`; `incarnation` is the number of the worker that holds the object, None where any has it.
     """
 
-    def __init__(self, call: Callable[..., Any], where: list[Any], incarnation: int | None, kind: str) -> None:
+    def __init__(
+        self, call: Callable[..., Any], where: list[Any], incarnation: int | None, kind: str
+    ) -> None:
         self._call, self._where, self._incarnation, self._kind = call, where, incarnation, kind
 
     def __getattr__(self, name: str) -> Any:
@@ -36,7 +38,9 @@ class Remote:
         return self._call(self._where, self._incarnation, "attribute", name=name)
 
     def __bool__(self) -> bool:
-        raise TypeError(f"the learner's {self._kind} is neither true nor false; a plain value was expected")
+        raise TypeError(
+            f"the learner's {self._kind} is neither true nor false; a plain value was expected"
+        )
 
     def __repr__(self) -> str:
         return f"<the learner's {self._kind}>"
@@ -83,7 +87,9 @@ def signature(listed: Any) -> inspect.Signature | None:
     with contextlib.suppress(TypeError, ValueError):
         parameters = [
             inspect.Parameter(
-                text(name, 100), inspect._ParameterKind(kind), default=None if has_default else inspect.Parameter.empty
+                text(name, 100),
+                inspect._ParameterKind(kind),
+                default=None if has_default else inspect.Parameter.empty,
             )
             for name, kind, has_default in listed[:50]
         ]
@@ -110,9 +116,14 @@ def exception(error: dict[str, Any]) -> Exception:
     if error["line"]:
         said = f"{said} (line {error['line']}: {error['source']})"
     kind = getattr(builtins, name, None)
-    ends_a_loop = (StopIteration, StopAsyncIteration)  # `map` and `all` would take it for an end without a complaint
-    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, ends_a_loop):
-        bases = (LearnerError, ValueError) if error.get("builtin") == "ValueError" else (LearnerError,)
+    # `map` and `all` would take it for an end without a complaint
+    ends_a_loop = (StopIteration, StopAsyncIteration)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(
+        kind, ends_a_loop
+    ):
+        bases = (
+            (LearnerError, ValueError) if error.get("builtin") == "ValueError" else (LearnerError,)
+        )
         kind = type(name, bases, {}) if name.isidentifier() else LearnerError
     try:
         return kind(said)

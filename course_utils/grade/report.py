@@ -24,13 +24,17 @@ def lines(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         if "fault" in result:
             yield f"{name}: not graded ({written.line(result['fault'])})"
             continue
-        by_hand = sum(c["points"] for c in result["cells"] if c["manual"] and c.get("score_by_hand") is None)
+        by_hand = sum(
+            c["points"] for c in result["cells"] if c["manual"] and c.get("score_by_hand") is None
+        )
         yield f"{name}: {result['score']:g} of {result['points']:g}" + (
             f", {by_hand:g} to be given by hand" if by_hand else ""
         )
         yield from (f"  {written.line(note)}" for note in result["notes"])
         yield from (
-            f"  {c['grade_id']}: {c['flag']}" for c in result["cells"] if c["flag"] not in ("", "not attempted")
+            f"  {c['grade_id']}: {c['flag']}"
+            for c in result["cells"]
+            if c["flag"] not in ("", "not attempted")
         )
 
 
@@ -38,8 +42,17 @@ def kinds_of(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """What is to be looked at, by kind: how many, which learners, what to do."""
     found: dict[str, list[str]] = {}
     for student, result in results.items():
-        said = ["not graded: start the run again; if it stays so, look at the fault"] if "fault" in result else []
-        said += [KINDS[key] for key in KINDS for note in result["notes"] if key in note and "fault" not in result]
+        said = (
+            ["not graded: start the run again; if it stays so, look at the fault"]
+            if "fault" in result
+            else []
+        )
+        said += [
+            KINDS[key]
+            for key in KINDS
+            for note in result["notes"]
+            if key in note and "fault" not in result
+        ]
         said += [
             "an answer did not run: the learner's feedback says why"
             for c in result["cells"]
@@ -87,10 +100,16 @@ def write_all(
     table, notes = (course / "grades" / f"{lab.name}{ending}" for ending in (".csv", ".txt"))
     write(table, table_of(lab, results).encode())
     write(
-        notes, "".join(f"{line}\n" for line in (*(overlooked or []), *kinds_of(results), "", *lines(results))).encode()
+        notes,
+        "".join(
+            f"{line}\n" for line in (*(overlooked or []), *kinds_of(results), "", *lines(results))
+        ).encode(),
     )
     for student, result in results.items():
-        write(course / "grades" / lab.name / f"{names.stem(student)}.md", feedback(lab, result).encode())
+        write(
+            course / "grades" / lab.name / f"{names.stem(student)}.md",
+            feedback(lab, result).encode(),
+        )
     return [table, notes]
 
 
@@ -104,10 +123,23 @@ def table_of(lab: Lab, results: dict[str, dict[str, Any]]) -> str:
         scores = [_score(cells.get(name, {})) for name in columns]
         mistakes = ", ".join(c["mistake"] for c in result["cells"] if c["mistake"])
         total = None if result["score"] is None else result["score"] + sum(filter(None, by_hand))
-        waits = sum(c["points"] for c in result["cells"] if c["manual"] and c.get("score_by_hand") is None)
-        rows.append([student, total, result["points"], waits, *scores, mistakes, "; ".join(result["notes"])])
+        waits = sum(
+            c["points"] for c in result["cells"] if c["manual"] and c.get("score_by_hand") is None
+        )
+        rows.append(
+            [student, total, result["points"], waits, *scores, mistakes, "; ".join(result["notes"])]
+        )
     return as_csv(
-        ["student_id", "score", "max_score", "points_to_be_given_by_hand", *columns, "mistakes", "notes"], rows
+        [
+            "student_id",
+            "score",
+            "max_score",
+            "points_to_be_given_by_hand",
+            *columns,
+            "mistakes",
+            "notes",
+        ],
+        rows,
     )
 
 
@@ -141,7 +173,10 @@ def feedback(lab: Lab, result: dict[str, Any]) -> str:
     for cell in result["cells"]:
         parts += [f"## {cell['grade_id']}: {points(cell)}", _quoted(remark(cell))]
     if result["notes"]:
-        parts += ["## Your file", *(f"- {written.inert(written.line(note, 500))}" for note in result["notes"])]
+        parts += [
+            "## Your file",
+            *(f"- {written.inert(written.line(note, 500))}" for note in result["notes"]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,7 +188,11 @@ def _quoted(text: str) -> str:
 
 def points(cell: dict[str, Any]) -> str:
     """The points of an exercise in words."""
-    return f"up to {cell['points']:g}, by hand" if cell["manual"] else f"{cell['score']:g} of {cell['points']:g}"
+    return (
+        f"up to {cell['points']:g}, by hand"
+        if cell["manual"]
+        else f"{cell['score']:g} of {cell['points']:g}"
+    )
 
 
 def remark(cell: dict[str, Any]) -> str:

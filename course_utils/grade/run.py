@@ -56,7 +56,9 @@ def overlooked(course: Path, lab: str) -> list[str]:
         if place.is_symlink():
             found.append(f"submitted/{name}: is a link; links are not followed")
         elif place.suffix == ".ipynb":
-            found.append(f"submitted/{name}: lies in no learner's folder; put it in submitted/<learner>/{lab}/")
+            found.append(
+                f"submitted/{name}: lies in no learner's folder; put it in submitted/<learner>/{lab}/"
+            )
         elif _is_folder(place):
             with contextlib.suppress(OSError):
                 found += _overlooked_of(place, name, lab)
@@ -108,7 +110,9 @@ def run(
             if not book or "fault" in done[student]:
                 return
             if not names.is_text(student):
-                notes = ["the name of its folder is no UTF-8, so it is not in the gradebook; rename the folder"]
+                notes = [
+                    "the name of its folder is no UTF-8, so it is not in the gradebook; rename the folder"
+                ]
             else:
                 with gradebook.said(course):
                     notes = opened().record(student, parsed[student], done[student])
@@ -118,11 +122,15 @@ def run(
 
         if waiting:
             if dask:
-                results = cluster.results(dask, jobs, waiting, cluster.order(root, lab, limits, seed, kind))
+                results = cluster.results(
+                    dask, jobs, waiting, cluster.order(root, lab, limits, seed, kind)
+                )
             else:
                 assert kind
                 results = judging.here(waiting, jobs, lab, limits, seed, kind)
-            with tqdm(total=len(waiting), desc=lab.name, unit="submission", disable=not progress) as bar:
+            with tqdm(
+                total=len(waiting), desc=lab.name, unit="submission", disable=not progress
+            ) as bar:
                 for student, result in results:
                     if "fault" in result:
                         result |= {
@@ -131,12 +139,16 @@ def run(
                             "score": None,
                             "points": lab.points,
                         }
-                    result["student"] = names.shown(student) if not names.is_text(student) else student
+                    result["student"] = (
+                        names.shown(student) if not names.is_text(student) else student
+                    )
                     _keep(out, student, result)
                     done[student] = result
                     record(student)  # while the next ones are graded
                     bar.update()
-        with tqdm(kept, desc="as before", unit="submission", disable=not progress or not kept) as known:
+        with tqdm(
+            kept, desc="as before", unit="submission", disable=not progress or not kept
+        ) as known:
             for student in known:  # an earlier run may have been stopped before it came to these
                 record(student)
     return {student: done[student] for student in parsed if student in done}
@@ -163,7 +175,10 @@ def _read(folder: Path, lab: Lab) -> submission.Submission:
         path, notes = submission.find(folder, lab)
         found = submission.read(path, lab) if path else submission.Submission(digest="none")
     except Exception as error:  # whatever a file or a folder may be, the others are graded
-        found, notes = submission.Submission(digest="unreadable"), [f"could not be read ({type(error).__name__})"]
+        found, notes = (
+            submission.Submission(digest="unreadable"),
+            [f"could not be read ({type(error).__name__})"],
+        )
     found.notes[:0] = notes
     return found
 
@@ -174,7 +189,11 @@ def _kept(
     for student, found in parsed.items():
         with contextlib.suppress(OSError, ValueError):
             result = json.loads((out / f"{names.stem(student)}.json").read_bytes())
-            if "fault" not in result and (result.get("submission"), result.get("bundle"), result.get("seed")) == (
+            if "fault" not in result and (
+                result.get("submission"),
+                result.get("bundle"),
+                result.get("seed"),
+            ) == (
                 found.digest,
                 lab.digest,
                 seed,

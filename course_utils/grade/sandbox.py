@@ -22,7 +22,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 WORK = "/tmp/work-of-learner"
 HIDDEN = PACKAGE / "learn" / "exercises"  # the right answers
 TEXTS = PACKAGE / "learn" / "text"  # the worked solutions are among them
-SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
+SYSTEM = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+)
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
     0x20000,
@@ -32,7 +40,16 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
     0x20000000,
     0x40000000,
 )
-READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 DETACH, PIVOT_ROOT = 2, {"x86_64": 155, "aarch64": 41}
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
@@ -120,7 +137,8 @@ def enter(
     """
     c = libc()
     user, group = os.geteuid(), os.getegid()
-    alone = 2_000_000 + secrets.randbits(28) if user == 0 else user  # owns nothing, and says nothing of other workers
+    # owns nothing, and says nothing of other workers
+    alone = 2_000_000 + secrets.randbits(28) if user == 0 else user
     most = address_space(limits)
     os.setsid()
     c.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -136,7 +154,8 @@ def enter(
         code = os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1])
         os._exit(code if code >= 0 else 128 - code)
     os.close(report)
-    os.setsid()  # a signal to its own group would reach the process outside, where both are of one account
+    # a signal to its own group would reach the process outside, where both are of one account
+    os.setsid()
     _build_root(c, root, limits, alone if user == 0 else 0, data, hide, show)
     if user == 0:
         os.setgroups([])
@@ -152,7 +171,10 @@ def enter(
 
 def address_space(limits: Limits) -> int:
     """Bytes: what this process has now, and what the limits add."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limits.memory
+    return (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        + limits.memory
+    )
 
 
 def set_limits(limits: Limits, most: int | None = None) -> None:
@@ -199,7 +221,9 @@ def _build_root(
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if path.is_symlink():
             os.symlink(os.readlink(path), target)
-            if not os.readlink(path).startswith("/") or os.path.exists(f"{root}{os.readlink(path)}"):
+            if not os.readlink(path).startswith("/") or os.path.exists(
+                f"{root}{os.readlink(path)}"
+            ):
                 return
             os.unlink(target)
         os.mkdir(target) if path.is_dir() else Path(target).touch()
@@ -219,7 +243,8 @@ def _build_root(
     for path in visible() if show is None else show:
         place(path)
     for device in DEVICES if show is None else DEVICES[:1]:
-        place(Path(device))  # sealed too: one can write into it, and leave no mark on it for another worker
+        # sealed too: one can write into it, and leave no mark on it for another worker
+        place(Path(device))
     if hide:
         for folder, stay in taken_away().items():
             mask = f"{root}{folder}"

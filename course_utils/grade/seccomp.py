@@ -1,4 +1,4 @@
-"""A seccomp filter that takes from a process what learner code never needs: other processes, sockets, mounts, ptrace …
+"""A seccomp filter that takes from a process what learner code never needs: other processes, sockets, mounts, ptrace ….
 
 Linux on x86-64 and on 64-bit Arm; elsewhere `install` returns False and the namespaces and limits stand alone.
 Layout of the filter: struct sock_filter of linux/filter.h, actions of linux/seccomp.h.
@@ -48,13 +48,18 @@ def program(machine: str, programs: bool = False) -> bytes:
         (LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, NUMBER), (JUMP_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, ERRNO | errno.ENOSYS),
     ]  # fmt: skip
-    for number in (numbers[column] for name, numbers in REFUSED.items() if not (programs and name in STARTS)):
+    for number in (
+        numbers[column] for name, numbers in REFUSED.items() if not (programs and name in STARTS)
+    ):
         if number is not None:
             lines += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ERRNO | errno.EPERM)]
-    # the C library falls back to clone; there, new threads are let through and new processes are not
+    # the C library falls back to clone; there, new threads are let through and new processes are
+    # not
     lines += [(JUMP_EQUAL, 0, 1, CLONE3[column]), (RETURN, 0, 0, ERRNO | errno.ENOSYS)]
     lines += [(JUMP_EQUAL, 0, 3, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT)]
-    allowed = (JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES) if programs else (JUMP_ANY_BIT, 1, 0, CLONE_THREAD)
+    allowed = (
+        (JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES) if programs else (JUMP_ANY_BIT, 1, 0, CLONE_THREAD)
+    )
     lines += [allowed, (RETURN, 0, 0, ERRNO | errno.EPERM), (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("HBBI", *line) for line in lines)
 

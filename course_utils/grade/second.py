@@ -16,7 +16,8 @@ from .session import TOO_LONG, Session
 if TYPE_CHECKING:
     from .judge import Bench
 
-Setting = Callable[[Session], dict[str, Any]]  # prepares a new worker for the test; the errors of the answer's own cell
+# prepares a new worker for the test; the errors of the answer's own cell
+Setting = Callable[[Session], dict[str, Any]]
 
 
 def opinion(bench: "Bench", test: Cell, result: dict[str, Any], session: Session) -> dict[str, Any]:
@@ -27,7 +28,10 @@ def opinion(bench: "Bench", test: Cell, result: dict[str, Any], session: Session
 
     def tried(setting: Setting) -> dict[str, Any]:
         nonlocal retried
-        with contextlib.closing(bench.session()) as again, bench.clock.limit(bench.limits.call, again):
+        with (
+            contextlib.closing(bench.session()) as again,
+            bench.clock.limit(bench.limits.call, again),
+        ):
             found = bench.test(test, again, setting(again))
         retried += again.learner
         return found
@@ -48,7 +52,9 @@ def _ways(
 ) -> Iterator[tuple[Setting, Setting, str]]:
     """Pairs of settings, without and with what may be the cause, and what to say if it is."""
     given = [a for a in bench.lab.answers if a.code and a.grade_id in bench.submission.answers]
-    last = max((place for place, a in enumerate(bench.lab.answers) if a.grade_id in test.of), default=-1)
+    last = max(
+        (place for place, a in enumerate(bench.lab.answers) if a.grade_id in test.of), default=-1
+    )
     before = [a for a in bench.lab.answers[: last + 1] if a.code and a.grade_id not in test.of]
     others = tuple(a.grade_id for a in before if a in given)
     after = tuple(a.grade_id for a in given if a not in before and a.grade_id not in test.of)

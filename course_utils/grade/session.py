@@ -49,14 +49,17 @@ class Session:
         self.number = keeper.workers
         keeper.workers += 1
         self.templates = [
-            objects.config_of(v) for v in self.shared.values() if hasattr(v, "config") and hasattr(v, "name_or_path")
+            objects.config_of(v)
+            for v in self.shared.values()
+            if hasattr(v, "config") and hasattr(v, "name_or_path")
         ]
         self.channel: socket.socket | None = None
         self.cells: list[Ran] = []
         self.references: dict[str, Callable[..., Any]] = {}
         self.referred: set[str] = set()  # references that were called
         self.over = self.until = time.monotonic() + limits.total if over is None else over
-        self.serving_until: float | None = None  # while a function of ours runs for the learner's code
+        # while a function of ours runs for the learner's code
+        self.serving_until: float | None = None
         self.incarnation = self.restarts = self.calls = 0
         self.learner, self.lost, self.output = 0.0, "", ""
 
@@ -71,7 +74,11 @@ class Session:
     def run_extra(self, source: str) -> set[str]:
         """Run the imports, plain constants and functions of another cell; the names that the rest of it would make."""
         left_out, _ = self._run({"do": "extra", "source": source})
-        return {remote.text(name, 100) for name in left_out[:100]} if isinstance(left_out, list) else set()
+        return (
+            {remote.text(name, 100) for name in left_out[:100]}
+            if isinstance(left_out, list)
+            else set()
+        )
 
     def _run(self, content: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
         value, error, began = None, None, self.learner
@@ -96,7 +103,9 @@ class Session:
         """What the cell made of the name: a plain value or a `Remote`. Raises NameError if there is none."""
         self._ensure()
         try:
-            node, tensors, _ = self._request({"do": "get", "cell": cell, "name": name}, self.limits.call)
+            node, tensors, _ = self._request(
+                {"do": "get", "cell": cell, "name": name}, self.limits.call
+            )
         except _Raised as raised:
             raise remote.exception(raised.error) from None
         if node == ["missing"]:
@@ -104,7 +113,13 @@ class Session:
         return Crossing(self).decode(node, tensors, ["defined", cell, name])
 
     def call(
-        self, where: list[Any], incarnation: int | None, do: str, arguments: Any = (), named: Any = None, name: str = ""
+        self,
+        where: list[Any],
+        incarnation: int | None,
+        do: str,
+        arguments: Any = (),
+        named: Any = None,
+        name: str = "",
     ) -> Any:
         """Let the worker do something with one of its objects, and return the answer. Raises WorkerLost if it ended since."""
         if incarnation not in (None, self.incarnation):
@@ -117,7 +132,9 @@ class Session:
             "arguments": [given.encode(a) for a in arguments], "named": {k: given.encode(v) for k, v in (named or {}).items()},
         }  # fmt: skip
         try:
-            node, found, files = self._request(content, self.limits.call, given.tensors, given.callbacks)
+            node, found, files = self._request(
+                content, self.limits.call, given.tensors, given.callbacks
+            )
         except _Raised as raised:
             given.write_files(*raised.files)
             raise remote.exception(raised.error) from None
@@ -129,14 +146,17 @@ class Session:
         callbacks: list[Callable[..., Any]] | None = None,
     ) -> tuple[Any, dict[str, torch.Tensor], Any]:  # fmt: skip
         assert self.channel
-        asked = secrets.token_hex(8)  # an answer that was written before the question is known by it
+        # an answer that was written before the question is known by it
+        asked = secrets.token_hex(8)
         began = time.monotonic()
         deadline = min(began + seconds, self.until, self.over)
         try:
             self.channel.settimeout(max(0.1, deadline - began))
             wire.send(self.channel, {**content, "asked": asked}, tensors)
             while True:
-                reply, found = wire.receive(self.channel, deadline=deadline, largest=self.limits.reply)
+                reply, found = wire.receive(
+                    self.channel, deadline=deadline, largest=self.limits.reply
+                )
                 if "callback" in reply and (callbacks or self.references):
                     self._answer(callbacks or [], reply, found, deadline)
                     continue
@@ -148,7 +168,9 @@ class Session:
         except MemoryError:
             self._drop()
             raise WorkerLost("it sent more than fits into memory") from None
-        except BaseException:  # also a check's own limit on time: the channel is in the middle of something
+        except (
+            BaseException
+        ):  # also a check's own limit on time: the channel is in the middle of something
             self._drop()
             raise
         finally:
@@ -176,11 +198,16 @@ class Session:
             if isinstance(asked, str):
                 self.referred.add(asked)
             arguments = [given.decode(node, found) for node in reply["arguments"]]
-            named = {remote.text(k, 200): given.decode(node, found) for k, node in reply["named"].items()}
+            named = {
+                remote.text(k, 200): given.decode(node, found) for k, node in reply["named"].items()
+            }
             crossing.check_size([arguments, named])
             content = {"value": given.encode(function(*arguments, **named))}
         except Exception as error:
-            given, content = Crossing(self), {"error": f"{type(error).__name__}: {error}"[: remote.SAID]}
+            given, content = (
+                Crossing(self),
+                {"error": f"{type(error).__name__}: {error}"[: remote.SAID]},
+            )
         finally:
             self.serving_until = None
         wire.send(self.channel, content, given.tensors)
@@ -217,7 +244,11 @@ class Session:
         for entry in [entry for entry in self.cells if entry.seconds > SLOW]:
             self.cells.remove(entry)
             self.references.update(
-                {name: references[name] for name in entry.content.get("names", []) if name in references}
+                {
+                    name: references[name]
+                    for name in entry.content.get("names", [])
+                    if name in references
+                }
             )
 
     def _why(self, said: str) -> str:

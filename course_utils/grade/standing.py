@@ -13,7 +13,8 @@ from course_utils.evaluation.pareto import front
 
 STEP = 0.005  # of shares: what is shown of hidden items is rounded to it
 DIGITS = 2  # of everything else
-Gate = dict[str, Any]  # "value", "interval": [low, high], "needed", "passed"; "lower": lower is better
+# "value", "interval": [low, high], "needed", "passed"; "lower": lower is better
+Gate = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Entry:
     gates: dict[str, Gate]
     kind: str = "learner"
     note: str = ""
-    worst: tuple[str, float] = field(init=False)  # the gate, and the part of its allowance that is used
+    # the gate, and the part of its allowance that is used
+    worst: tuple[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
         uses = {name: allowance(gate, gate["value"]) for name, gate in self.gates.items()}
-        object.__setattr__(self, "worst", max(uses.items(), key=lambda pair: pair[1], default=("", math.inf)))
+        object.__setattr__(
+            self, "worst", max(uses.items(), key=lambda pair: pair[1], default=("", math.inf))
+        )
 
     @property
     def failed(self) -> list[str]:
@@ -106,10 +110,24 @@ def standing(entries: list[Entry]) -> list[Row]:
                 break
     sizes = [entry.bytes for entry in entries if entry.kind == "learner" and not entry.failed]
     rows = [
-        Row(entry, None if entry.failed or entry.kind != "learner" else 1 + sum(size < entry.bytes for size in sizes), i in kept, equal.get(i, ""))
+        Row(
+            entry,
+            None
+            if entry.failed or entry.kind != "learner"
+            else 1 + sum(size < entry.bytes for size in sizes),
+            i in kept,
+            equal.get(i, ""),
+        )
         for i, entry in enumerate(entries)
     ]
-    return sorted(rows, key=lambda row: (*merit(row.entry.gates, row.entry.bytes), row.entry.worst[1], row.entry.name))
+    return sorted(
+        rows,
+        key=lambda row: (
+            *merit(row.entry.gates, row.entry.bytes),
+            row.entry.worst[1],
+            row.entry.name,
+        ),
+    )
 
 
 def merit(gates: dict[str, Gate], size: int) -> tuple[bool, int, int]:

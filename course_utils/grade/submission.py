@@ -51,10 +51,16 @@ class Found:
 
 def find(folder: Path, lab: Lab) -> tuple[Path | None, list[str]]:
     """The notebook to grade in a learner's folder, and notes. Links are not followed."""
-    notebooks = [Path(e.path) for e in sorted(os.scandir(folder), key=lambda e: e.name) if e.name.endswith(".ipynb")]
+    notebooks = [
+        Path(e.path)
+        for e in sorted(os.scandir(folder), key=lambda e: e.name)
+        if e.name.endswith(".ipynb")
+    ]
     real = [p for p in notebooks if notebook_file.regular(p)]
     notes = [
-        f"{written.line(p.name, 80)} is a link or no ordinary file; it was not read" for p in notebooks if p not in real
+        f"{written.line(p.name, 80)} is a link or no ordinary file; it was not read"
+        for p in notebooks
+        if p not in real
     ][:CANDIDATES]
     for path in real:
         if path.name == f"{lab.name}.ipynb":
@@ -117,7 +123,9 @@ class Index:
         for cell in cells:
             self.by_grade.setdefault(cell.grade_id, []).append(cell)
             self.by_cell.setdefault(cell.cell_id, cell)
-            self.names[id(cell)] = defined(cell.source) if cell.code and len(cell.source) <= LARGEST_CELL else set()
+            self.names[id(cell)] = (
+                defined(cell.source) if cell.code and len(cell.source) <= LARGEST_CELL else set()
+            )
             for name in self.names[id(cell)]:
                 self.defining.setdefault(name, []).append(cell)
 
@@ -127,7 +135,11 @@ class Index:
 
     def that_define(self, names: list[str]) -> list[Found]:
         """The cells that define all of `names`."""
-        return [cell for cell in self.defining.get(names[0], []) if self.define(cell, names)] if names else []
+        return (
+            [cell for cell in self.defining.get(names[0], []) if self.define(cell, names)]
+            if names
+            else []
+        )
 
 
 def defined(source: str) -> set[str]:
@@ -190,7 +202,9 @@ def last_run(cells: list[Found]) -> Found:
     return max(enumerate(cells), key=lambda pair: (pair[1].count, pair[0]))[1]
 
 
-def _extras(lab: Lab, cells: list[Found], taken: dict[str, Found], notes: list[str]) -> dict[str, list[str]]:
+def _extras(
+    lab: Lab, cells: list[Found], taken: dict[str, Found], notes: list[str]
+) -> dict[str, list[str]]:
     """The learner's own code cells, and cells of the lab that were changed, by the graded cell that comes next."""
     graded = {id(cell): name for name, cell in taken.items()}
     tests = {test.grade_id for test in lab.tests}
@@ -204,6 +218,8 @@ def _extras(lab: Lab, cells: list[Found], taken: dict[str, Found], notes: list[s
             waiting.append(cell.source)
     out.setdefault("", []).extend(waiting)
     if sum(len(source) for sources in out.values() for source in sources) > LARGEST_CELL:
-        notes.append(f"extra cells: together larger than {LARGEST_CELL >> 20} MB; they were not read")
+        notes.append(
+            f"extra cells: together larger than {LARGEST_CELL >> 20} MB; they were not read"
+        )
         return {}
     return {name: sources for name, sources in out.items() if sources}

@@ -12,7 +12,8 @@ from .build import write
 from .release import read
 
 ROOT = Path(__file__).resolve().parents[2]
-PROSE, CODE = "YOUR ANSWER HERE", "raise NotImplementedError()"  # what a released answer cell ends with
+# what a released answer cell ends with
+PROSE, CODE = "YOUR ANSWER HERE", "raise NotImplementedError()"
 
 
 def find(lab: str) -> Path:
@@ -44,7 +45,8 @@ def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
         )
     for cell in found.cells:
         if cell.cell_type == "code":
-            cell.outputs = []  # the execution count stays: of two copies of a cell the one that was run last counts
+            # the execution count stays: of two copies of a cell the one that was run last counts
+            cell.outputs = []
     found.metadata = nbformat.from_dict(
         {k: v for k, v in found.metadata.items() if k in ("kernelspec", "language_info")}
     )
@@ -54,17 +56,35 @@ def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
         f"{cell.metadata.nbgrader.grade_id}: {'not attempted' if blank(cell.source) else 'answered'}"
         for cell in answers
     ]
-    lines += said_of_cells(lab or notebook.stem, [cell.metadata.nbgrader.grade_id for cell in answers])
-    return [f"From {notebook}", *lines, f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
+    lines += said_of_cells(
+        lab or notebook.stem, [cell.metadata.nbgrader.grade_id for cell in answers]
+    )
+    return [
+        f"From {notebook}",
+        *lines,
+        f"{out}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}",
+    ]
 
 
 def said_of_cells(lab: str, there: list[str]) -> list[str]:
     """What is wrong with the answer cells: one that the released lab has and this notebook has not, or has twice."""
-    lines = [f"{name}: {there.count(name)} cells; the one that was run last counts" for name in dict.fromkeys(there) if there.count(name) > 1]
+    lines = [
+        f"{name}: {there.count(name)} cells; the one that was run last counts"
+        for name in dict.fromkeys(there)
+        if there.count(name) > 1
+    ]
     released = ROOT / "labs" / lab / f"{lab}.ipynb"
     if released.is_file():
-        wanted = [c.metadata.nbgrader.grade_id for c in read(released).cells if (c.metadata.get("nbgrader") or {}).get("solution")]
-        lines += [f"{name}: its cell is MISSING; copy it again from labs/{lab}/{lab}.ipynb" for name in wanted if name not in there]
+        wanted = [
+            c.metadata.nbgrader.grade_id
+            for c in read(released).cells
+            if (c.metadata.get("nbgrader") or {}).get("solution")
+        ]
+        lines += [
+            f"{name}: its cell is MISSING; copy it again from labs/{lab}/{lab}.ipynb"
+            for name in wanted
+            if name not in there
+        ]
         if not set(wanted) & set(there):
             lines.append(f"None of these cells is of {lab}: is this the right notebook?")
     return lines
@@ -81,5 +101,11 @@ def blank(source: str) -> bool:
         found = ast.parse(source).body
     except SyntaxError:
         return False
-    inside = [part for node in found for part in (node.body if isinstance(node, ast.FunctionDef) else [node])]
-    return all(isinstance(part, (ast.Raise, ast.Expr, ast.Import, ast.ImportFrom)) for part in inside)
+    inside = [
+        part
+        for node in found
+        for part in (node.body if isinstance(node, ast.FunctionDef) else [node])
+    ]
+    return all(
+        isinstance(part, (ast.Raise, ast.Expr, ast.Import, ast.ImportFrom)) for part in inside
+    )

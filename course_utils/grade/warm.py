@@ -24,7 +24,12 @@ class Zygote:
     """The process that forks workers for one lab. A context manager; everything it started ends with it."""
 
     def __init__(
-        self, prelude: Sequence[tuple[str, str]], limits: Limits, *, data: Path | None = None, kind: str = "namespaces"
+        self,
+        prelude: Sequence[tuple[str, str]],
+        limits: Limits,
+        *,
+        data: Path | None = None,
+        kind: str = "namespaces",
     ) -> None:
         self.opened = contextlib.ExitStack()
         self.folder = self.opened.enter_context(scratch.folder())
@@ -39,9 +44,15 @@ class Zygote:
         self.bench = self.folder / "bench"  # an empty folder for those who judge
         if data is not None:  # a copy, so that the solution beside it is nowhere near
             given = self.folder / "data"
-            data = shutil.copytree(data, given, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
+            data = shutil.copytree(
+                data, given, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints")
+            )
         fonts = shutil.copytree(_fonts(), self.folder / "fonts", ignore=_all_but_fonts)
-        wall = bubblewrap.command(root, read=[data] if data else [], change=[fonts]) if kind == "bwrap" else []
+        wall = (
+            bubblewrap.command(root, read=[data] if data else [], change=[fonts])
+            if kind == "bwrap"
+            else []
+        )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self.address)
         listener.listen(64)
@@ -59,7 +70,12 @@ class Zygote:
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
         }
-        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COURSE_STATIC": "1", "TQDM_DISABLE": "1"}
+        environment |= {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "COURSE_STATIC": "1",
+            "TQDM_DISABLE": "1",
+        }
         environment |= {
             "TORCHDYNAMO_DISABLE": "1"
         }  # torch.compile leaves a function as it is: there is no compiler inside
@@ -100,7 +116,7 @@ class Zygote:
 
 
 def _fonts() -> str:
-    """matplotlib's cache, so that it is not made anew."""
+    """Matplotlib's cache, so that it is not made anew."""
     import matplotlib
 
     return matplotlib.get_cachedir()

@@ -45,7 +45,9 @@ class NotPlain(Exception):
     """This value cannot be sent."""
 
 
-def send(channel: socket.socket, content: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
+def send(
+    channel: socket.socket, content: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None
+) -> None:
     """Send JSON and tensors, each with its length before it."""
     text = json.dumps(content).encode()
     parts = save_tensors(tensors) if tensors else []
@@ -64,7 +66,11 @@ def save_tensors(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
         if tensor.dtype not in NAMES:
             raise NotPlain(f"a tensor of {tensor.dtype} cannot be sent")
         start, end = end, end + tensor.numel() * tensor.dtype.itemsize
-        head[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        head[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
         if tensor.numel():
             parts.append(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(head).encode()
@@ -109,7 +115,8 @@ def load_tensors(blob: bytearray) -> dict[str, torch.Tensor]:
             or not 0 <= start <= end <= len(blob)
         ):
             raise ValueError(f"{name[:40]}: no tensor")
-        flat = torch.empty(end - start, dtype=torch.uint8)  # torch's own memory: aligned as its products want it
+        # torch's own memory: aligned as its products want it
+        flat = torch.empty(end - start, dtype=torch.uint8)
         if count:
             flat.copy_(torch.frombuffer(blob, dtype=torch.uint8, count=end - start, offset=start))
         found[name] = flat.view(dtype).reshape(shape)
@@ -149,12 +156,19 @@ def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
         items = list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value)
         return [name, [encode(item, tensors, special) for item in items]]
     if isinstance(value, Mapping):
-        return ["dict", [[encode(k, tensors, special), encode(v, tensors, special)] for k, v in value.items()]]
+        return [
+            "dict",
+            [[encode(k, tensors, special), encode(v, tensors, special)] for k, v in value.items()],
+        ]
     if isinstance(value, np.generic):
         return _number(value)
     if kind in (Fraction, Decimal):
         return float(value)
-    if isinstance(value, Sequence) and kind not in (bytes, bytearray, memoryview) and not isinstance(value, str):
+    if (
+        isinstance(value, Sequence)
+        and kind not in (bytes, bytearray, memoryview)
+        and not isinstance(value, str)
+    ):
         return ["list", [encode(item, tensors, special) for item in value]]
     if kind is np.ndarray and value.dtype.kind in "biufc":
         value = (
@@ -162,7 +176,11 @@ def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
             if value.dtype.itemsize > 16 or value.dtype == np.longdouble
             else value
         )
-        return ["array", _store(torch.from_numpy(np.ascontiguousarray(value)), tensors), list(value.shape)]
+        return [
+            "array",
+            _store(torch.from_numpy(np.ascontiguousarray(value)), tensors),
+            list(value.shape),
+        ]
     if kind is torch.dtype:
         return ["dtype", str(value).removeprefix("torch.")]
     return special(value)
@@ -185,9 +203,16 @@ def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
     if tensor.device.type == "meta":
         raise NotPlain("a tensor on the device meta has no numbers")
     wants_gradient, tensor = tensor.requires_grad, tensor.detach()
-    tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).cpu().resolve_conj().resolve_neg()
+    tensor = (
+        (tensor.to_dense() if tensor.layout != torch.strided else tensor)
+        .cpu()
+        .resolve_conj()
+        .resolve_neg()
+    )
     is_complex = tensor.is_complex()
-    tensors[name := str(len(tensors))] = (torch.view_as_real(tensor) if is_complex else tensor).contiguous()
+    tensors[name := str(len(tensors))] = (
+        torch.view_as_real(tensor) if is_complex else tensor
+    ).contiguous()
     return [name, is_complex, wants_gradient]
 
 
@@ -249,7 +274,8 @@ class _Decoder:
 
     def _fetch(self, name: Any, is_complex: Any, wants_gradient: Any) -> torch.Tensor:
         tensor = torch.view_as_complex(self.tensors[name]) if is_complex else self.tensors[name]
-        return tensor.clone().requires_grad_() if wants_gradient is True else tensor  # a leaf: no graph crosses
+        # a leaf: no graph crosses
+        return tensor.clone().requires_grad_() if wants_gradient is True else tensor
 
 
 def _plain(dtype: np.dtype) -> np.dtype:

@@ -46,7 +46,6 @@ class Quiet:
 
     def getoutput(self, *_arguments: Any, **_named: Any) -> Any:
         """Nothing: learners' cells start no programs."""
-
         from IPython.utils.text import SList
 
         return SList()
@@ -60,12 +59,16 @@ class Worker:
 
     def __init__(self, channel: socket.socket, namespace: dict[str, Any], work: Path) -> None:
         self.channel, self.namespace, self.work = channel, namespace, work
-        self.defined: dict[tuple[str, str], Any] = {}  # (cell, name) → what that cell made of the name
+        # (cell, name) → what that cell made of the name
+        self.defined: dict[tuple[str, str], Any] = {}
         self.held: list[Any] = []  # objects that the other side has a number of
         self.folders: dict[int, Path] = {}
-        self.flags = 0  # of the compiler: what `from __future__` in a cell asks for holds in later ones
+        # of the compiler: what `from __future__` in a cell asks for holds in later ones
+        self.flags = 0
         self.given = set(namespace)  # the lab's own names
-        namespace.update(__name__="__main__", get_ipython=Quiet, display=lambda *_objects, **_settings: None)
+        namespace.update(
+            __name__="__main__", get_ipython=Quiet, display=lambda *_objects, **_settings: None
+        )
 
     def serve(self) -> None:
         """Answer requests until the channel ends."""
@@ -83,7 +86,9 @@ class Worker:
             except BaseException as error:
                 given, reply = {}, {"error": explain(error)}
             if self.folders:
-                reply["files"] = {str(n): read_folder(path, given) for n, path in self.folders.items()}
+                reply["files"] = {
+                    str(n): read_folder(path, given) for n, path in self.folders.items()
+                }
                 self.folders = {}
             known = {"asked": content.get("asked"), "out": out.kept}
             try:
@@ -91,7 +96,12 @@ class Worker:
             except (TypeError, ValueError, RuntimeError) as error:  # before anything was sent
                 wire.send(self.channel, {"error": explain(error), **known})
 
-    def _do(self, content: dict[str, Any], tensors: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> Any:
+    def _do(
+        self,
+        content: dict[str, Any],
+        tensors: dict[str, torch.Tensor],
+        given: dict[str, torch.Tensor],
+    ) -> Any:
         if content["do"] == "cell":
             return self._cell(content["cell"], content["source"], content["names"])
         if content["do"] == "extra":
@@ -140,12 +150,18 @@ class Worker:
             if not inspect.isroutine(value):
                 with contextlib.suppress(wire.NotPlain):
                     node = objects.encode(value, inner)
-                    if node[0] == "model":  # a folder that was given is known to the other side by its place in WORK
+                    # a folder that was given is known to the other side by its place in WORK
+                    if node[0] == "model":
                         node[4] = node[4].replace(str(self.work), WORK, 1)
                     return node
             self.held.append(value)
             kind = "function" if callable(value) else "object"
-            return [kind, len(self.held) - 1, type(value).__name__, signature(value) if callable(value) else None]
+            return [
+                kind,
+                len(self.held) - 1,
+                type(value).__name__,
+                signature(value) if callable(value) else None,
+            ]
 
         def inner(value: Any) -> Any:
             return wire.encode(value, tensors, special)
@@ -211,13 +227,23 @@ def explain(error: BaseException) -> dict[str, Any]:
         said = str(error)[:SAID]
         if isinstance(error, PermissionError):
             said += f" ({alone.WHY})"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<")]
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<")
+        ]
         line = frames[-1].lineno if frames else None
         source = (frames[-1].line or "")[:SAID] if frames else ""
         if isinstance(error, SyntaxError):
             line, source = error.lineno, str(error.text or "").strip()[:SAID]
-        builtin = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
-        return {"type": type(error).__name__, "builtin": builtin, "said": said, "line": line, "source": source}
+        builtin = next(
+            kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"
+        )
+        return {
+            "type": type(error).__name__,
+            "builtin": builtin,
+            "said": said,
+            "line": line,
+            "source": source,
+        }
     return {"type": "Exception", "said": "", "line": None, "source": ""}
 
 
@@ -235,7 +261,8 @@ def read_folder(folder: Path, tensors: dict[str, torch.Tensor]) -> list[Any]:
 
 def prepare(lab: list[list[str]]) -> dict[str, Any]:
     """Run the lab's own cells before the first answer, once for all submissions; what talks to the learner is silenced."""
-    module = types.ModuleType("__main__")  # where pickle, dataclasses and typing look for what a cell defines
+    # where pickle, dataclasses and typing look for what a cell defines
+    module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     namespace = module.__dict__
     namespace.update(__builtins__=builtins, display=lambda *_: None)

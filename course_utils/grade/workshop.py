@@ -48,9 +48,21 @@ class Workshop:
 
     def __init__(self, root: Path, lock: Path, unsafe: bool = False) -> None:
         self.channel, theirs = socket.socketpair()
-        words = [sys.executable, "-m", __name__, str(theirs.fileno()), str(root), str(lock), *["unsafe"][: int(unsafe)]]
+        words = [
+            sys.executable,
+            "-m",
+            __name__,
+            str(theirs.fileno()),
+            str(root),
+            str(lock),
+            *["unsafe"][: int(unsafe)],
+        ]
         self.process = subprocess.Popen(
-            words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            words,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
         theirs.close()
 
@@ -109,12 +121,17 @@ class Confined:
             for source, name in ((runner, "runner"), (library, "kernel.so")):
                 shutil.copyfile(source, f"{given}/{name}")
                 os.chmod(f"{given}/{name}", 0o755)
-            self.outside, self.pid = _entered(RUNNING, root, files, Path(given), LIBRARIES, lambda: _become(files))
+            self.outside, self.pid = _entered(
+                RUNNING, root, files, Path(given), LIBRARIES, lambda: _become(files)
+            )
 
     def kill(self) -> int:
         """See `process.Started`; the process outside has the status of the one inside."""
         until = time.monotonic() + 0.5
-        while (ended := os.waitpid(self.outside, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+        while (ended := os.waitpid(self.outside, os.WNOHANG)) == (
+            0,
+            0,
+        ) and time.monotonic() < until:
             time.sleep(0.002)
         if ended == (0, 0):
             os.kill(self.pid, signal.SIGKILL)
@@ -168,7 +185,11 @@ def compiler_paths(compiler: str) -> list[Path]:
     prefix = Path(os.path.realpath(compiler)).parents[1]
     paths = [Path(path) for path in (*LIBRARIES, *TOOLS)]
     if prefix != Path("/usr"):
-        paths += [path for path in prefix.iterdir() if path.name in ("bin", "lib", "lib64", "include", "libexec") or "linux" in path.name]
+        paths += [
+            path
+            for path in prefix.iterdir()
+            if path.name in ("bin", "lib", "lib64", "include", "libexec") or "linux" in path.name
+        ]
     return [path for path in paths if path.exists()]
 
 
@@ -181,7 +202,13 @@ def compiled(root: Path, command: Sequence[str], folder: Path) -> tuple[int, str
 
     def work() -> None:
         with open("said", "wb") as said:
-            done = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, env=ENVIRONMENT)
+            done = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env=ENVIRONMENT,
+            )
             try:
                 code = done.wait(SECONDS)
             except subprocess.TimeoutExpired:
@@ -193,7 +220,9 @@ def compiled(root: Path, command: Sequence[str], folder: Path) -> tuple[int, str
         os._exit(0)
 
     try:
-        outside, inside = _entered(COMPILING, root, [writer], folder, compiler_paths(command[0]), work)
+        outside, inside = _entered(
+            COMPILING, root, [writer], folder, compiler_paths(command[0]), work
+        )
     finally:
         os.close(writer)
     content = _read(reader, SECONDS + 10.0)
@@ -215,7 +244,10 @@ def compiled(root: Path, command: Sequence[str], folder: Path) -> tuple[int, str
 def _read(reader: int, seconds: float) -> bytes:
     content, until = b"", time.monotonic() + seconds
     with os.fdopen(reader, "rb", buffering=0) as file:
-        while len(content) < COMPILING.file + SAID and select.select([file], [], [], max(0.0, until - time.monotonic()))[0]:
+        while (
+            len(content) < COMPILING.file + SAID
+            and select.select([file], [], [], max(0.0, until - time.monotonic()))[0]
+        ):
             part = file.read(1 << 20)
             if not part:
                 break
@@ -242,7 +274,9 @@ def serve(channel: socket.socket, root: Path, lock: Path, unsafe: bool) -> None:
         if asked not in known:
             try:
                 if unsafe:
-                    known[asked] = service.answer(order, Plain, compiling.here, lambda: measuring(lock))
+                    known[asked] = service.answer(
+                        order, Plain, compiling.here, lambda: measuring(lock)
+                    )
                 else:
                     known[asked] = service.answer(
                         order, lambda runner, library, files: Confined(root, runner, library, files),
@@ -256,4 +290,9 @@ def serve(channel: socket.socket, root: Path, lock: Path, unsafe: bool) -> None:
 
 if __name__ == "__main__":
     sandbox.libc().prctl(sandbox.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] == ["unsafe"])
+    serve(
+        socket.socket(fileno=int(sys.argv[1])),
+        Path(sys.argv[2]),
+        Path(sys.argv[3]),
+        sys.argv[4:] == ["unsafe"],
+    )

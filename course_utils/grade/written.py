@@ -43,7 +43,9 @@ def inert(text: str, pictures: dict[str, str] | None = None) -> str:
     text = _outside(HARMLESS, text, lambda part: TAG.sub("<" + GAP, part))
     text = _outside(WEB, text, lambda part: LINK.sub("]" + GAP, part))
     text = text.replace("![", f"!{GAP}[")
-    text = re.sub(r"(?i)(javascript|vbscript|data|attachment|file|blob)(\s*):", rf"\1{GAP}\2:", text)
+    text = re.sub(
+        r"(?i)(javascript|vbscript|data|attachment|file|blob)(\s*):", rf"\1{GAP}\2:", text
+    )
     text = re.sub(r"&(?=[#a-zA-Z])", "&" + GAP, text)  # else `&#58;` would be a colon again
     text = MATH.sub("\\\\" + GAP, text)
     return re.sub("\0([^\0]*)\0", r"![\1](attachment:\1)", text)
@@ -69,9 +71,16 @@ def attachments(sent: Any) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     for name, kinds in sent.items() if isinstance(sent, dict) else ():
         for kind, content in kinds.items() if isinstance(kinds, dict) else ():
             content = (
-                "".join(content) if isinstance(content, list) and all(isinstance(c, str) for c in content) else content
+                "".join(content)
+                if isinstance(content, list) and all(isinstance(c, str) for c in content)
+                else content
             )
-            if kind not in SIGNATURES or not isinstance(content, str) or len(content) > left or len(kept) == PICTURES:
+            if (
+                kind not in SIGNATURES
+                or not isinstance(content, str)
+                or len(content) > left
+                or len(kept) == PICTURES
+            ):
                 continue
             try:
                 data = base64.b64decode(re.sub(r"\s+", "", content), validate=True)
@@ -95,7 +104,11 @@ def line(text: object, most: int = 200) -> str:
     """A text in one line of a report: no line end, no control, nothing that turns the direction of writing."""
     shown = readable(str(text)[: most + 1])
     shown = "".join(
-        " " if c in "\n\t\r\u2028\u2029" else "" if unicodedata.category(c) == "Cf" and c not in "\u200c\u200d" else c
+        " "
+        if c in "\n\t\r\u2028\u2029"
+        else ""
+        if unicodedata.category(c) == "Cf" and c not in "\u200c\u200d"
+        else c
         for c in shown
     )
     return shown if len(shown) <= most else shown[: most - 1] + "…"

@@ -68,9 +68,12 @@ def warm(torch: Any) -> None:
 
 class Keeper:
     """Starts worker n ("Sn" with the descriptor of its channel) and kills it ("Kn"); it answers with why none
-    was started ("ready" if one was) or how the worker ended. No answer means that the keeper itself is gone."""
+    was started ("ready" if one was) or how the worker ended. No answer means that the keeper itself is gone.
+    """
 
-    def __init__(self, connection: socket.socket, orders: dict[str, Any], namespace: dict[str, Any]) -> None:
+    def __init__(
+        self, connection: socket.socket, orders: dict[str, Any], namespace: dict[str, Any]
+    ) -> None:
         self.connection, self.orders, self.namespace = connection, orders, namespace
         self.limits = sandbox.Limits(**orders["limits"])
         self.workers: dict[int, list[int]] = {}  # by number: the process outside, the one inside
@@ -161,11 +164,13 @@ class Keeper:
         done, status = os.waitpid(outside, os.WNOHANG)
         if not done:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(outside, signal.SIGKILL)  # without a sandbox, this is the worker's own group
+                # without a sandbox, this is the worker's own group
+                os.killpg(outside, signal.SIGKILL)
             os.kill(outside, signal.SIGKILL)
             os.waitpid(outside, 0)
         for pid in inside:
-            with contextlib.suppress(ChildProcessError):  # it was waited for; else it is this process's child now
+            # it was waited for; else it is this process's child now
+            with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
@@ -174,4 +179,5 @@ class Keeper:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # nothing is left to tidy up, and the lab's libraries may talk while they are torn down
+    # nothing is left to tidy up, and the lab's libraries may talk while they are torn down
+    os._exit(0)

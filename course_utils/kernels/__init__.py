@@ -44,7 +44,7 @@ def linear(
     x: Tensor, weight: PackedWeight | BlockWeight, bias: Tensor | None = None, *, activations: str = "float",
     variant: str | None = None,
 ) -> Tensor:  # fmt: skip
-    """y = x Ŵᵀ + b without unpacking Ŵ where that is faster; x (…, columns), y (…, rows) in the dtype of x.
+    """Y = x Ŵᵀ + b without unpacking Ŵ where that is faster; x (…, columns), y (…, rows) in the dtype of x.
 
     activations "float": the sums are those of `reference.linear` up to float32 rounding. "int8": each token is rounded
     to INT8 first (`reference.round_tokens`), which is faster and changes the result. `variant` names one of
@@ -53,15 +53,25 @@ def linear(
     Raises CompressionError for an unknown name, and for shapes, dtypes or devices that do not fit together.
     """
     if activations not in ACTIVATIONS:
-        raise CompressionError(f"activations={activations!r}: choose one of {', '.join(ACTIVATIONS)}.")
+        raise CompressionError(
+            f"activations={activations!r}: choose one of {', '.join(ACTIVATIONS)}."
+        )
     if not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != weight.columns:
-        raise CompressionError(f"x: expected real numbers (…, {weight.columns}), got {tuple(x.shape)} {x.dtype}.")
+        raise CompressionError(
+            f"x: expected real numbers (…, {weight.columns}), got {tuple(x.shape)} {x.dtype}."
+        )
     if x.device != weight.codes.device:
-        raise CompressionError(f"x: on {x.device}, but the weight is on {weight.codes.device}; move one of them.")
+        raise CompressionError(
+            f"x: on {x.device}, but the weight is on {weight.codes.device}; move one of them."
+        )
     if bias is not None and bias.shape != (weight.rows,):
         raise CompressionError(f"bias: shape {tuple(bias.shape)}; expected ({weight.rows},).")
     if variant is None and not compiled_for(x, weight.columns):
         return reference.linear(x, weight, bias, activations=activations)
     if variant is not None and (x.dtype not in DTYPES or x.device.type != "cpu"):
-        raise CompressionError(f"x: {x.dtype} on {x.device}; variants take float32, bfloat16 and float16 on the CPU.")
-    return cpu.product(x, cpu.describe(weight), bias, int8=activations == "int8", kernel=cpu.index_of(variant))
+        raise CompressionError(
+            f"x: {x.dtype} on {x.device}; variants take float32, bfloat16 and float16 on the CPU."
+        )
+    return cpu.product(
+        x, cpu.describe(weight), bias, int8=activations == "int8", kernel=cpu.index_of(variant)
+    )

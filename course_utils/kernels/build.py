@@ -44,14 +44,20 @@ def library() -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(build()))
     except (BuildError, OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
-        warnings.warn(f"The compiled kernels are not available: {error} {SLOWER}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"The compiled kernels are not available: {error} {SLOWER}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return None
 
 
 def build() -> Path:
     """The compiled library, from the cache or new. Raises BuildError."""
     files = sorted(f for f in SOURCES.iterdir() if f.suffix in (".cpp", ".h"))
-    content = [f.read_bytes() for f in files] + [f"{sys.platform} {platform.machine()} {FLAGS}".encode()]
+    content = [f.read_bytes() for f in files] + [
+        f"{sys.platform} {platform.machine()} {FLAGS}".encode()
+    ]
     name = hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
     place = folder()
     target = place / f"kernels-{name}.so"
@@ -69,7 +75,9 @@ def find_compiler() -> str:
     wanted = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
     found = next(filter(None, map(shutil.which, wanted)), None)
     if found is None:
-        raise BuildError(f"no C++ compiler was found ({', '.join(wanted)}); install g++ or clang++, or set CXX.")
+        raise BuildError(
+            f"no C++ compiler was found ({', '.join(wanted)}); install g++ or clang++, or set CXX."
+        )
     return found
 
 
@@ -77,7 +85,8 @@ def compile_to(target: Path, compiler: str, sources: list[Path]) -> None:
     """Compile beside the target and move there when done, so that nobody sees half a library."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as work:
         output = Path(work) / target.name
-        for threads in (["-fopenmp"], []):  # some compilers come without OpenMP; then one thread works
+        # some compilers come without OpenMP; then one thread works
+        for threads in (["-fopenmp"], []):
             command = [compiler, *FLAGS, *threads, *map(str, sources), "-o", str(output)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
             if done.returncode == 0:
@@ -92,7 +101,9 @@ def alone(file: Path) -> Iterator[None]:
     """One process at a time; the lock goes with the process that holds it, however that ends."""
     try:
         import fcntl
-    except ImportError:  # not on Windows: two may compile at once, and the later one replaces the earlier one's file
+    except (
+        ImportError
+    ):  # not on Windows: two may compile at once, and the later one replaces the earlier one's file
         yield
         return
     with file.open("w") as lock:

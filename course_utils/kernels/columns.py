@@ -21,7 +21,17 @@ def _function():
     return function
 
 
-def walk(W: Tensor, U: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor, codes: Tensor, start: int, end: int, largest: int) -> Tensor:
+def walk(
+    W: Tensor,
+    U: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    group_of: Tensor,
+    codes: Tensor,
+    start: int,
+    end: int,
+    largest: int,
+) -> Tensor:
     """Round the columns start … end − 1 of a weight, one after the other; each hands its error to those behind it up to `end`.
 
     W (in, out) holds a column of the weight in each row and is changed in place, like `codes` (in, out). U (in, in) upper
@@ -29,7 +39,9 @@ def walk(W: Tensor, U: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor, co
     columns from `end` on still have to be given. float32 on a CPU runs compiled where a compiler is (COURSE_KERNELS=torch: never).
     """
     held = (W, U, scale, zero, group_of, codes)
-    compiled = W.dtype == torch.float32 and all(t.device.type == "cpu" and t.is_contiguous() for t in held)
+    compiled = W.dtype == torch.float32 and all(
+        t.device.type == "cpu" and t.is_contiguous() for t in held
+    )
     function = _function() if compiled else None
     if function is None:
         return walk_in_torch(W, U, scale, zero, group_of, codes, start, end, largest)
@@ -40,7 +52,17 @@ def walk(W: Tensor, U: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor, co
     return errors
 
 
-def walk_in_torch(W: Tensor, U: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor, codes: Tensor, start: int, end: int, largest: int) -> Tensor:
+def walk_in_torch(
+    W: Tensor,
+    U: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    group_of: Tensor,
+    codes: Tensor,
+    start: int,
+    end: int,
+    largest: int,
+) -> Tensor:
     """`walk`, to be read: the loop of the algorithm."""
     errors = torch.empty_like(W[start:end])
     for i in range(start, end):

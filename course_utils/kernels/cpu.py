@@ -93,7 +93,7 @@ def threads_for(work: int) -> int:
 def product(
     x: Tensor, weight: _Weight, bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0
 ) -> Tensor:  # fmt: skip
-    """x (…, columns) times Ŵᵀ, plus b, in the dtype of x, with Ŵ from `describe`. Of the shapes nothing is checked."""
+    """X (…, columns) times Ŵᵀ, plus b, in the dtype of x, with Ŵ from `describe`. Of the shapes nothing is checked."""
     functions = _functions()
     assert functions is not None, "ask `variants` first"
     rows, columns = weight.rows, weight.columns
@@ -102,12 +102,21 @@ def product(
     y = torch.empty(len(flat), rows)
     threads = threads_for(len(flat) * rows * columns)
     add = None if bias is None else bias.data_ptr()
-    functions[0](ctypes.addressof(weight), flat.data_ptr(), len(flat), add, y.data_ptr(), int8, kernel, threads)
+    functions[0](
+        ctypes.addressof(weight),
+        flat.data_ptr(),
+        len(flat),
+        add,
+        y.data_ptr(),
+        int8,
+        kernel,
+        threads,
+    )
     return y.view(*x.shape[:-1], rows).to(x.dtype)
 
 
 def integer_product(q: Tensor, weight: Tensor, *, variant: str | None = None) -> Tensor:
-    """q (tokens, columns) int8 times weightᵀ, weight (rows, columns) int8: (tokens, rows) int32, exact.
+    """Q (tokens, columns) int8 times weightᵀ, weight (rows, columns) int8: (tokens, rows) int32, exact.
 
     Raises CompressionError for other dtypes or shapes, and above 65536 columns, where a sum could overflow.
     """
@@ -121,7 +130,9 @@ def integer_product(q: Tensor, weight: Tensor, *, variant: str | None = None) ->
         found = f"{tuple(q.shape)} {q.dtype} and {tuple(weight.shape)} {weight.dtype}"
         raise CompressionError(f"q, weight: expected int8 matrices of the same width, got {found}.")
     if q.shape[1] > 65536:
-        raise CompressionError(f"q: {q.shape[1]} columns; sums of more than 65536 products may overflow; split them.")
+        raise CompressionError(
+            f"q: {q.shape[1]} columns; sums of more than 65536 products may overflow; split them."
+        )
     index, functions = index_of(variant), _functions()
     assert functions is not None
     q, weight = q.contiguous(), weight.contiguous()

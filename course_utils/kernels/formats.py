@@ -51,7 +51,9 @@ class PackedWeight(_Scaled):
             raise CompressionError(f"bits={self.bits}: the kernels read weights of 1 to 8 bits.")
         rows, groups = self.scale.shape if self.scale.dim() == 2 else (-1, 0)
         if self.scale.dtype not in SCALES:
-            raise CompressionError(f"scale: {self.scale.dtype}; the kernels read torch.float16 and torch.float32.")
+            raise CompressionError(
+                f"scale: {self.scale.dtype}; the kernels read torch.float16 and torch.float32."
+            )
         if not groups or self.columns % groups:
             raise CompressionError(
                 f"scale: shape {tuple(self.scale.shape)}; expected (rows, groups), groups dividing the {self.columns} columns."
@@ -62,7 +64,9 @@ class PackedWeight(_Scaled):
         for name, (tensor, width) in wanted.items():
             if tensor.dtype != torch.uint8 or tensor.shape != (rows, width):
                 found = f"{tuple(tensor.shape)} {tensor.dtype}"
-                raise CompressionError(f"{name}: expected bytes of shape ({rows}, {width}), got {found}.")
+                raise CompressionError(
+                    f"{name}: expected bytes of shape ({rows}, {width}), got {found}."
+                )
             if tensor.device != self.scale.device:
                 raise CompressionError(
                     f"{name}: on {tensor.device}, but scale is on {self.scale.device}; move one of them."
@@ -95,21 +99,36 @@ class BlockWeight(_Scaled):
 
     def __post_init__(self) -> None:
         if self.kind not in BLOCKS:
-            raise CompressionError(f"kind={self.kind!r}: the kernels read scales of the kinds {', '.join(BLOCKS)}.")
-        wanted = {"codes": (self.codes, packed_width(self.columns, 4)), "scale": (self.scale, -(-self.columns // self.block))}
+            raise CompressionError(
+                f"kind={self.kind!r}: the kernels read scales of the kinds {', '.join(BLOCKS)}."
+            )
+        wanted = {
+            "codes": (self.codes, packed_width(self.columns, 4)),
+            "scale": (self.scale, -(-self.columns // self.block)),
+        }
         for name, (tensor, width) in wanted.items():
-            if tensor.dtype != torch.uint8 or tensor.dim() != 2 or tensor.shape != (len(self.codes), width):
+            if (
+                tensor.dtype != torch.uint8
+                or tensor.dim() != 2
+                or tensor.shape != (len(self.codes), width)
+            ):
                 found = f"{tuple(tensor.shape)} {tensor.dtype}"
-                raise CompressionError(f"{name}: expected bytes of shape ({len(self.codes)}, {width}), got {found}.")
+                raise CompressionError(
+                    f"{name}: expected bytes of shape ({len(self.codes)}, {width}), got {found}."
+                )
         whole = self.tensor_scale
         if whole is not None and (whole.dtype != torch.float32 or whole.numel() != 1):
-            raise CompressionError(f"tensor_scale: expected one float32, got {tuple(whole.shape)} {whole.dtype}.")
+            raise CompressionError(
+                f"tensor_scale: expected one float32, got {tuple(whole.shape)} {whole.dtype}."
+            )
         for name in ("codes", "scale", "tensor_scale"):
             tensor = getattr(self, name)
             if tensor is None:
                 continue
             if tensor.device != self.codes.device:
-                raise CompressionError(f"{name}: on {tensor.device}, but codes are on {self.codes.device}; move one of them.")
+                raise CompressionError(
+                    f"{name}: on {tensor.device}, but codes are on {self.codes.device}; move one of them."
+                )
             if not tensor.is_contiguous():  # the kernels take addresses
                 object.__setattr__(self, name, tensor.contiguous())
 
@@ -124,7 +143,9 @@ class BlockWeight(_Scaled):
         return sum(t.nbytes for t in (self.codes, self.scale, self.tensor_scale) if t is not None)
 
 
-def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, bits: int = 4) -> PackedWeight:
+def from_codes(
+    codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, bits: int = 4
+) -> PackedWeight:
     """Pack codes (rows, columns), whole numbers 0 … 2^bits − 1, with scales and zero points (rows, groups).
 
     Scales become float16 where that is exact, else float32. zero_point None: symmetric. Raises CompressionError for
@@ -139,7 +160,9 @@ def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *
             "scale: contains NaN, infinity, or numbers that are not positive; quantize a finite weight."
         )
     if scale.dim() != 2 or len(scale) != len(codes):
-        raise CompressionError(f"scale: shape {tuple(scale.shape)}; expected ({len(codes)}, groups).")
+        raise CompressionError(
+            f"scale: shape {tuple(scale.shape)}; expected ({len(codes)}, groups)."
+        )
     half = scale.half()
     stored = half if torch.equal(half.to(scale.dtype), scale) else scale.float()
     zero = None if zero_point is None else pack(zero_point, bits)

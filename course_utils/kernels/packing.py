@@ -30,14 +30,18 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     rows, columns = codes.shape
     stream = (codes.to(torch.uint8)[..., None] >> _shifts(bits, codes.device)) & 1
     stream = torch.nn.functional.pad(stream.reshape(rows, columns * bits), (0, -columns * bits % 8))
-    return (stream.view(rows, packed_width(columns, bits), 8) << _shifts(8, codes.device)).sum(-1, dtype=torch.uint8)
+    return (stream.view(rows, packed_width(columns, bits), 8) << _shifts(8, codes.device)).sum(
+        -1, dtype=torch.uint8
+    )
 
 
 def check_codes(codes: Tensor, bits: int) -> None:
     """Raises CompressionError unless `codes` is a matrix of whole numbers that fit in `bits`."""
     check_bits(bits)
     if codes.dim() != 2 or (codes.is_floating_point() and not torch.equal(codes, codes.round())):
-        raise CompressionError(f"codes: expected a matrix of whole numbers, got {tuple(codes.shape)} {codes.dtype}.")
+        raise CompressionError(
+            f"codes: expected a matrix of whole numbers, got {tuple(codes.shape)} {codes.dtype}."
+        )
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
         raise CompressionError(
             f"codes: from {int(codes.min())} to {int(codes.max())}, but {bits} bits hold 0 to {2**bits - 1}."
@@ -59,9 +63,15 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     rows = packed.shape[0]
     if 8 % bits == 0:  # whole codes in each byte
         shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(rows, packed.shape[1] * (8 // bits))[:, :columns]
-    stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).reshape(rows, packed.shape[1] * 8)[:, : columns * bits]
-    return (stream.reshape(rows, columns, bits) << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
+        return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(
+            rows, packed.shape[1] * (8 // bits)
+        )[:, :columns]
+    stream = ((packed[..., None] >> _shifts(8, packed.device)) & 1).reshape(
+        rows, packed.shape[1] * 8
+    )[:, : columns * bits]
+    return (stream.reshape(rows, columns, bits) << _shifts(bits, packed.device)).sum(
+        -1, dtype=torch.uint8
+    )
 
 
 TRITS = 5  # in a byte: 3⁵ = 243 of its 256 values are used
@@ -75,9 +85,13 @@ def pack_ternary(codes: Tensor) -> Tensor:
     """
     check_codes(codes, 2)
     if (codes == 3).any():
-        raise CompressionError("codes: hold a 3, but a ternary digit is 0, 1 or 2 (a weight of −1, 0, 1 plus 1).")
+        raise CompressionError(
+            "codes: hold a 3, but a ternary digit is 0, 1 or 2 (a weight of −1, 0, 1 plus 1)."
+        )
     rows, columns = codes.shape
-    digits = torch.nn.functional.pad(codes.long(), (0, -columns % TRITS)).view(rows, -(-columns // TRITS), TRITS)
+    digits = torch.nn.functional.pad(codes.long(), (0, -columns % TRITS)).view(
+        rows, -(-columns // TRITS), TRITS
+    )
     return (digits * 3 ** torch.arange(TRITS, device=codes.device)).sum(-1).to(torch.uint8)
 
 
@@ -85,9 +99,13 @@ def unpack_ternary(packed: Tensor, columns: int) -> Tensor:
     """The inverse of `pack_ternary`: codes (rows, columns), uint8. Raises CompressionError for bytes that it does not write."""
     if packed.dim() != 2 or packed.dtype != torch.uint8 or packed.shape[1] != -(-columns // TRITS):
         found = f"{tuple(packed.shape)} {packed.dtype}"
-        raise CompressionError(f"packed: {found}; {columns} ternary codes take rows of {-(-columns // TRITS)} bytes.")
+        raise CompressionError(
+            f"packed: {found}; {columns} ternary codes take rows of {-(-columns // TRITS)} bytes."
+        )
     if (packed >= 3**TRITS).any():
-        raise CompressionError(f"packed: holds {int(packed.max())}; five ternary digits give at most {3**TRITS - 1}.")
+        raise CompressionError(
+            f"packed: holds {int(packed.max())}; five ternary digits give at most {3**TRITS - 1}."
+        )
     digits = packed.long()[..., None] // 3 ** torch.arange(TRITS, device=packed.device) % 3
     return digits.to(torch.uint8).view(len(packed), packed.shape[1] * TRITS)[:, :columns]
 
@@ -118,7 +136,10 @@ def unpack_planes(packed: Tensor, bits: int, columns: int) -> Tensor:
     """The inverse of `pack_planes`: codes (rows, columns), uint8. Raises CompressionError for bytes of another width."""
     check_width(packed, planes_width(columns, bits), bits, columns)
     parts = packed.split([packed_width(columns, width) for width, _ in planes(bits)], 1)
-    codes = [unpack(part, width, columns) << low for part, (width, low) in zip(parts, planes(bits), strict=True)]
+    codes = [
+        unpack(part, width, columns) << low
+        for part, (width, low) in zip(parts, planes(bits), strict=True)
+    ]
     return functools.reduce(torch.bitwise_or, codes)
 
 

@@ -14,7 +14,19 @@ from .page.card import overview
 from .questions import ask, predict
 from .widgets import explore
 
-__all__ = ["ask", "check", "explore", "hint", "labs", "native", "overview", "plots", "predict", "progress", "solution"]
+__all__ = [
+    "ask",
+    "check",
+    "explore",
+    "hint",
+    "labs",
+    "native",
+    "overview",
+    "plots",
+    "predict",
+    "progress",
+    "solution",
+]
 
 LATE = {"plots": "plots", "labs": "checks.labs", "native": "native"}
 

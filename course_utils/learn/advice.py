@@ -14,7 +14,9 @@ def in_words(pipeline: Sequence[Step]) -> str:
     said = []
     for name, given in pipeline:
         settings = {**(STEPS[name].__kwdefaults__ or {}), **given}
-        said.append(words["steps"][settings["method"] if name == "quantize" else name].format(**settings))
+        said.append(
+            words["steps"][settings["method"] if name == "quantize" else name].format(**settings)
+        )
     return words["show"]["join"].join(said)
 
 
@@ -28,8 +30,11 @@ def show_advice(advice: Advice) -> None:
     """Show the goal, the pipelines and the reasons."""
     words = texts.load("advice")
     told = [
-        words["show"]["first" if i == 0 else "other"].format(steps=in_words(p)) for i, p in enumerate(advice.pipelines)
+        words["show"]["first" if i == 0 else "other"].format(steps=in_words(p))
+        for i, p in enumerate(advice.pipelines)
     ]
     show.message(
-        "note", words["show"]["title"].format(goal=words["goals"][advice.goal]), "\n\n".join([*told, *reasons(advice)])
+        "note",
+        words["show"]["title"].format(goal=words["goals"][advice.goal]),
+        "\n\n".join([*told, *reasons(advice)]),
     )

@@ -33,13 +33,18 @@ Part = Mapping[str, Any]
 Encode = Callable[[Tensor, Tensor], Tensor]
 
 
-def statistics(model: PreTrainedModel, calibration: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def statistics(
+    model: PreTrainedModel, calibration: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(weights, Hessians) of the blocks' linear layers by name, double precision; H is damped by 1 %.
 
     `calibration`: token ids (sequences, context). The Hessians are those of the model as it is.
     """
     names = {id(module): name for name, module in walk.compressible(model).items()}
-    weights = {name: walk.weight_of(module).detach().double() for name, module in walk.compressible(model).items()}
+    weights = {
+        name: walk.weight_of(module).detach().double()
+        for name, module in walk.compressible(model).items()
+    }
     hessians = {}
     for block, states in walk.through_blocks(model, calibration, "Hessians"):
         for module, H in gptq.block_hessians(block, states).items():
@@ -60,7 +65,9 @@ def read(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
     """`count` symbols (int64) of a stream of rANS with one state. Raises CompressionError unless it ends where it should."""
     f = [int(n) for n in frequencies.tolist()]
     if min(f, default=-1) < 0 or sum(f) != WHOLE:
-        raise CompressionError(f"frequencies: must be whole numbers, none negative, with the sum {WHOLE}.")
+        raise CompressionError(
+            f"frequencies: must be whole numbers, none negative, with the sum {WHOLE}."
+        )
     if stream.dtype != torch.uint8 or stream.dim() != 1 or len(stream) < 4 or len(stream) % 2:
         raise CompressionError("stream: expected uint8, 4 bytes of the state and 2 for each word.")
     start = np.concatenate([[0], np.cumsum(f)[:-1]]).tolist()
@@ -76,7 +83,9 @@ def read(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
             at += 1
         found[i] = s
     if x != coding.LOW or at != end:
-        raise CompressionError("stream: after its last symbol the decoder is not where the encoder began, so it was not read as written.")
+        raise CompressionError(
+            "stream: after its last symbol the decoder is not where the encoder began, so it was not read as written."
+        )
     return torch.tensor(found, dtype=torch.int64)
 
 
@@ -96,7 +105,9 @@ def part(codes: Tensor, steps: Tensor, encode: Encode, classes: int = 1) -> dict
         symbols = own - lowest
         frequencies = torch.from_numpy(coding.frequencies(torch.bincount(symbols).numpy()))
         stream = encode(symbols, frequencies)
-        parts.append({"lowest": lowest, "frequencies": frequencies.to(torch.int16), "stream": stream})
+        parts.append(
+            {"lowest": lowest, "frequencies": frequencies.to(torch.int16), "stream": stream}
+        )
     columns = which.to(torch.uint8) if len(parts) > 1 else torch.zeros(0, dtype=torch.uint8)
     return {"steps": _stored(steps), "which": columns, "classes": parts}
 
@@ -125,7 +136,9 @@ def expected_bytes(codes: Tensor, steps: Tensor, classes: int = 1) -> float:
 def file_bytes(parts: Mapping[str, Part]) -> int:
     """All bytes of a file: steps, classes of columns, and for each class its lowest code (4), frequencies (2 each), stream."""
     return sum(
-        p["steps"].nbytes + p["which"].nbytes + sum(4 + 2 * len(c["frequencies"]) + c["stream"].nbytes for c in p["classes"])
+        p["steps"].nbytes
+        + p["which"].nbytes
+        + sum(4 + 2 * len(c["frequencies"]) + c["stream"].nbytes for c in p["classes"])
         for p in parts.values()
     )
 
@@ -137,36 +150,73 @@ def decode(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> 
     fit its shape.
     """
     if set(parts) != set(shapes):
-        raise CompressionError(f"parts: expected one for each of the {len(shapes)} matrices, by its name; got {len(parts)}.")
+        raise CompressionError(
+            f"parts: expected one for each of the {len(shapes)} matrices, by its name; got {len(parts)}."
+        )
     found = {}
     for name, (rows, columns) in shapes.items():
         try:
             found[name] = _matrix(parts[name], rows, columns)
-        except (CompressionError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-            raise CompressionError(f"{name}: {error if isinstance(error, CompressionError) else f'no part ({error!r})'}") from error
+        except (
+            CompressionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            IndexError,
+        ) as error:
+            raise CompressionError(
+                f"{name}: {error if isinstance(error, CompressionError) else f'no part ({error!r})'}"
+            ) from error
     return found
 
 
 def _matrix(given: Part, rows: int, columns: int) -> Tensor:
-    tensors = [given["steps"], given["which"], *(t for c in given["classes"] for t in (c["frequencies"], c["stream"]))]
+    tensors = [
+        given["steps"],
+        given["which"],
+        *(t for c in given["classes"] for t in (c["frequencies"], c["stream"])),
+    ]
     if not all(isinstance(t, Tensor) for t in tensors):
         raise CompressionError("steps, which, frequencies and stream are tensors.")
-    if set(given) != {"steps", "which", "classes"} or any(set(c) != {"lowest", "frequencies", "stream"} for c in given["classes"]):
-        raise CompressionError("a part holds steps, which, classes; a class holds lowest, frequencies, stream; nothing else.")
+    if set(given) != {"steps", "which", "classes"} or any(
+        set(c) != {"lowest", "frequencies", "stream"} for c in given["classes"]
+    ):
+        raise CompressionError(
+            "a part holds steps, which, classes; a class holds lowest, frequencies, stream; nothing else."
+        )
     steps, which, classes = given["steps"], given["which"], given["classes"]
-    if steps.dtype not in (torch.float16, torch.float32) or tuple(steps.shape) not in ((1,), (columns,)):
+    if steps.dtype not in (torch.float16, torch.float32) or tuple(steps.shape) not in (
+        (1,),
+        (columns,),
+    ):
         raise CompressionError(f"steps: expected (1,) or ({columns},) in float16 or float32.")
     if not bool((torch.isfinite(steps) & (steps > 0)).all()):
         raise CompressionError("steps: must be positive and finite.")
-    if which.dtype != torch.uint8 or tuple(which.shape) != ((columns,) if len(classes) > 1 else (0,)):
-        raise CompressionError(f"which: expected uint8, one for each of {columns} columns where there are several classes, else none.")
+    if which.dtype != torch.uint8 or tuple(which.shape) != (
+        (columns,) if len(classes) > 1 else (0,)
+    ):
+        raise CompressionError(
+            f"which: expected uint8, one for each of {columns} columns where there are several classes, else none."
+        )
     of = which.long() if len(classes) > 1 else torch.zeros(columns, dtype=torch.long)
     if not 1 <= len(classes) <= MOST or int(of.max()) >= len(classes):
-        raise CompressionError(f"classes: {len(classes)} of them; `which` names one that is not there, or they are none or too many.")
+        raise CompressionError(
+            f"classes: {len(classes)} of them; `which` names one that is not there, or they are none or too many."
+        )
     codes = torch.zeros(rows, columns, dtype=torch.int64)
     for k, one in enumerate(classes):
         table, lowest, mine = one["frequencies"], one["lowest"], of == k
-        if table.dtype != torch.int16 or table.dim() != 1 or type(lowest) is not int or abs(lowest) >= 1 << 31:
-            raise CompressionError("a class: frequencies are int16 (K,), lowest is a whole number of 4 bytes.")
-        codes[:, mine] = (read(one["stream"], table, rows * int(mine.sum())) + lowest).view(rows, -1)
+        if (
+            table.dtype != torch.int16
+            or table.dim() != 1
+            or type(lowest) is not int
+            or abs(lowest) >= 1 << 31
+        ):
+            raise CompressionError(
+                "a class: frequencies are int16 (K,), lowest is a whole number of 4 bytes."
+            )
+        codes[:, mine] = (read(one["stream"], table, rows * int(mine.sum())) + lowest).view(
+            rows, -1
+        )
     return codes.float() * steps.float()

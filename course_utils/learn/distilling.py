@@ -36,13 +36,19 @@ class OwnLosses(objectives.Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             starts = [
-                nn.init.orthogonal_(torch.empty(wide, narrow)) if wide != narrow else torch.eye(wide)
+                nn.init.orthogonal_(torch.empty(wide, narrow))
+                if wide != narrow
+                else torch.eye(wide)
                 for _ in self.pairs
             ]
         self.projectors = nn.ParameterList(starts if feature is not None else [])
 
     def forward(self, student: Any, teacher: Any, batch: objectives.Batch) -> dict[str, Tensor]:
-        real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.real is None else batch.real.bool()
+        real = (
+            torch.ones_like(batch.ids, dtype=torch.bool)
+            if batch.real is None
+            else batch.real.bool()
+        )
         found = {
             "response": self.response(
                 student_logits=student.logits[:, :-1], teacher_logits=teacher.logits[:, :-1], labels=batch.labels,
@@ -54,7 +60,10 @@ class OwnLosses(objectives.Objective):
             for (s, t), projector in zip(self.pairs, self.projectors, strict=True):
                 target = teacher.hidden[t + 1]
                 loss = self.feature(
-                    student_hidden=student.hidden[s + 1], teacher_hidden=target, projector=projector, mask=real
+                    student_hidden=student.hidden[s + 1],
+                    teacher_hidden=target,
+                    projector=projector,
+                    mask=real,
                 )
                 each.append(loss / target[real].square().mean())
             found["feature"] = self.weight * torch.stack(each).mean()
@@ -63,16 +72,24 @@ class OwnLosses(objectives.Objective):
             maps = student.attention[s], teacher.attention[t]
             if maps[0].shape[1] != maps[1].shape[1]:
                 maps = maps[0].mean(1, keepdim=True), maps[1].mean(1, keepdim=True)
-            found["attention"] = self.weight * self.attention(student_map=maps[0], teacher_map=maps[1], mask=real)
+            found["attention"] = self.weight * self.attention(
+                student_map=maps[0], teacher_map=maps[1], mask=real
+            )
         return found
 
 
 def _needs(feature: object, attention: object) -> frozenset[str]:
-    return frozenset(name for name, given in (("hidden", feature), ("attention", attention)) if given is not None)
+    return frozenset(
+        name for name, given in (("hidden", feature), ("attention", attention)) if given is not None
+    )
 
 
 def twins(
-    distil: Callable[..., Tensor], seeds: Sequence[int] = range(6), *, images: int = 50, steps: int = 100
+    distil: Callable[..., Tensor],
+    seeds: Sequence[int] = range(6),
+    *,
+    images: int = 50,
+    steps: int = 100,
 ) -> list[tuple[float, float]]:
     """(accuracy alone, accuracy taught) by seed of two students of one layer, on handwritten digits.
 
@@ -85,11 +102,18 @@ def twins(
     for seed in seeds:
         data = digits.load(seed)
         x, y = data.train_x.double(), data.train_y
-        choose, judge = (data.test_x[:100].double(), data.test_y[:100]), (data.test_x[100:].double(), data.test_y[100:])
+        choose, judge = (
+            (data.test_x[:100].double(), data.test_y[:100]),
+            (data.test_x[100:].double(), data.test_y[100:]),
+        )
         blank = torch.zeros(10, 64, dtype=torch.float64)
         *_, teacher = _by_labels(blank, x, y, 300)
-        alone = min(_by_labels(blank, x[:images], y[:images], steps), key=lambda w: _miss(w, *choose))
-        taught = distil(blank.clone(), teacher, [x[:images].clone() for _ in range(steps)], 4.0, 1.0)
+        alone = min(
+            _by_labels(blank, x[:images], y[:images], steps), key=lambda w: _miss(w, *choose)
+        )
+        taught = distil(
+            blank.clone(), teacher, [x[:images].clone() for _ in range(steps)], 4.0, 1.0
+        )
         found.append((_hit(alone, *judge), _hit(torch.as_tensor(taught).detach().double(), *judge)))
     return found
 

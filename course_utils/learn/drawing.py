@@ -20,7 +20,8 @@ from .widgets import show_widget
 
 DOTS, SHOWN = 32, 128  # of the side of a square: dots that are kept, pixels on the page
 
-# On each event of the pointer: a thick line from the last place; when it is lifted, the dots go to the hidden field.
+# On each event of the pointer: a thick line from the last place; when it is lifted, the dots go to
+# the hidden field.
 _SCRIPT = {
     "pointerdown": "this.setPointerCapture(event.pointerId);this.down=1;this.last=null;this.onpointermove(event)",
     "pointermove": (
@@ -39,9 +40,12 @@ _SCRIPT = {
 
 def image(dots: Tensor) -> Tensor:
     """(64,) from 0 to 1 of a square of dots (32, 32), as the digits of the file were made: enlarged to the whole square, then the
-    share of dots in each block of 4 × 4 (Alpaydin and Kaynak, 1998). Raises CompressionError for an empty square."""
+    share of dots in each block of 4 × 4 (Alpaydin and Kaynak, 1998). Raises CompressionError for an empty square.
+    """
     if dots.shape != (DOTS, DOTS) or not dots.any():
-        raise CompressionError(f"dots: shape {tuple(dots.shape)}, {int(dots.count_nonzero())} dots; draw a digit in a square of {DOTS} × {DOTS}.")
+        raise CompressionError(
+            f"dots: shape {tuple(dots.shape)}, {int(dots.count_nonzero())} dots; draw a digit in a square of {DOTS} × {DOTS}."
+        )
     rows, columns = (dots.any(axis).nonzero().flatten() for axis in (1, 0))
     cut = dots[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].float()
     scale = DOTS / max(cut.shape)
@@ -56,7 +60,9 @@ def image(dots: Tensor) -> Tensor:
 def squares(text: str, count: int) -> list[Tensor | None]:
     """The image of each of `count` squares side by side, from their dots row by row as 0 and 1; None for an empty one."""
     if len(text) != count * DOTS * DOTS or set(text) - {"0", "1"}:
-        raise CompressionError(f"dots: {len(text)} characters; {count} squares have {count * DOTS * DOTS}, each 0 or 1.")
+        raise CompressionError(
+            f"dots: {len(text)} characters; {count} squares have {count * DOTS * DOTS}, each 0 or 1."
+        )
     dots = torch.tensor([c == "1" for c in text]).view(DOTS, count, DOTS).transpose(0, 1)
     return [image(square) if square.any() else None for square in dots]
 
@@ -92,7 +98,11 @@ def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:
             if left:
                 said.value = show.box("note", ui("draw_more", left=left))
                 return
-            said.value = show.box("right", ui("draw_read"), answer(torch.stack([one for one in images if one is not None])))
+            said.value = show.box(
+                "right",
+                ui("draw_read"),
+                answer(torch.stack([one for one in images if one is not None])),
+            )
         except Exception as error:  # a callback has no cell to show an error in
             said.value = show.box("wrong", ui("draw_failed"), f"`{type(error).__name__}: {error}`")
 

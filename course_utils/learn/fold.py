@@ -38,7 +38,8 @@ def fold(path: Path) -> bool:
     """Fold the outputs of these cells in a notebook, and of no others; True when the file has changed."""
     before = path.read_text(encoding="utf-8")
     notebook = json.loads(before)
-    notebook["metadata"].pop("widgets", None)  # the state of widgets that a committed page does not show
+    # the state of widgets that a committed page does not show
+    notebook["metadata"].pop("widgets", None)
     wanted = {cell["id"] for cell in results(notebook["cells"])}
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
@@ -59,10 +60,11 @@ def fold(path: Path) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Fold the lessons named, or all."""
-
     from .page.catalogue import ROOT
 
-    for path in map(Path, arguments) if arguments else sorted((ROOT / "notebooks").glob("*/*.ipynb")):
+    for path in (
+        map(Path, arguments) if arguments else sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+    ):
         if fold(path):
             print(f"{path}: folded")
 

@@ -11,9 +11,16 @@ from course_utils.models import walk
 from course_utils.quantization import approximate, convert, formats, microscaling, rtn, value_tables
 
 EIGHT = ("INT8", "FP8 E4M3", "FP8 E5M2", "posit8", "LNS8")
-BLOCKS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {  # four bits, by blocks: bits a number with scales, rounding
-    "INT4 symmetric, 32": (4.5, lambda x: rtn.quantize_layer(x, bits=4, group_size=32, symmetric=True).weight),
-    "INT4 with zero point, 32": (4.625, lambda x: rtn.quantize_layer(x, bits=4, group_size=32).weight),
+# four bits, by blocks: bits a number with scales, rounding
+BLOCKS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
+    "INT4 symmetric, 32": (
+        4.5,
+        lambda x: rtn.quantize_layer(x, bits=4, group_size=32, symmetric=True).weight,
+    ),
+    "INT4 with zero point, 32": (
+        4.625,
+        lambda x: rtn.quantize_layer(x, bits=4, group_size=32).weight,
+    ),
     "NF4, 32": (4.5, lambda x: formats.scaled_cast(x, "NF4", group_size=32)[0]),
     "FP4 E2M1, 32": (4.5, lambda x: formats.scaled_cast(x, "FP4 E2M1", group_size=32)[0]),
     "MXFP4": (4.25, lambda x: microscaling.fake_quantize(x, "MXFP4")),
@@ -32,7 +39,9 @@ def rows_with_outliers(size: float, seed: int, *, rows: int = 64, every: int = 1
 
 def decibels(x: Tensor, rounded: Tensor) -> Tensor:
     """SQNR of each row, 10 log10(Σ x² / Σ (x − x̂)²)."""
-    return 10 * torch.log10(x.double().square().sum(1) / (x.double() - rounded.double()).square().sum(1))
+    return 10 * torch.log10(
+        x.double().square().sum(1) / (x.double() - rounded.double()).square().sum(1)
+    )
 
 
 def eight_bit_rows(size: float, rows: int) -> dict[str, Callable[[int], Tensor]]:
@@ -64,7 +73,13 @@ def four_bit_rows(size: float, rows: int) -> dict[str, Callable[[int], Tensor]]:
 def turning(sizes: Sequence[float], every: int, rows: int = 4) -> dict[str, list[float]]:
     """Format of eight bits → mean decibels for each size of the outliers, one number in `every`."""
     inputs = [rows_with_outliers(size, 0, rows=rows, every=every) for size in sizes]
-    return {n: [float(decibels(x, value_tables.scaled(x, value_tables.values(n))).mean()) for x in inputs] for n in EIGHT}
+    return {
+        n: [
+            float(decibels(x, value_tables.scaled(x, value_tables.values(n))).mean())
+            for x in inputs
+        ]
+        for n in EIGHT
+    }
 
 
 def with_weights(model: PreTrainedModel, rounded: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -95,11 +110,19 @@ def share_of_fours(compressed: nn.Module) -> float:
 @torch.no_grad()
 def after_activation(model: PreTrainedModel, windows: Tensor) -> Tensor:
     """What comes out of the activation function of a block in the middle, float64 (windows, numbers of a window)."""
-    names = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in ("act_fn", "activation_fn", "act")]
+    names = [
+        name
+        for name, _ in model.named_modules()
+        if name.rpartition(".")[2] in ("act_fn", "activation_fn", "act")
+    ]
     if not names:
-        raise CompressionError("model: no module act_fn, activation_fn or act is found; this comparison needs one.")
+        raise CompressionError(
+            "model: no module act_fn, activation_fn or act is found; this comparison needs one."
+        )
     held: list[Tensor] = []
-    hook = model.get_submodule(names[len(names) // 2]).register_forward_hook(lambda _, __, out: held.append(out.detach()))
+    hook = model.get_submodule(names[len(names) // 2]).register_forward_hook(
+        lambda _, __, out: held.append(out.detach())
+    )
     try:
         model(input_ids=windows)
     finally:
@@ -117,7 +140,9 @@ def best_affine(sample: Tensor, bits: int = 4) -> Tensor:
 def cheap_products(dots: int = 64, terms: int = 256) -> dict[str, Callable[[int], Tensor]]:
     """For `compare`: a way to multiply → seed → |error| of each dot product of signed 7-bit numbers, over the products' deviation."""
 
-    def row(multiply: Callable[[Tensor, Tensor, torch.Generator], Tensor], mended: bool = False) -> Callable[[int], Tensor]:
+    def row(
+        multiply: Callable[[Tensor, Tensor, torch.Generator], Tensor], mended: bool = False
+    ) -> Callable[[int], Tensor]:
         def measured(seed: int) -> Tensor:
             g = torch.Generator().manual_seed(seed)
             a, b = (torch.randint(-127, 128, (dots, terms), generator=g) for _ in range(2))
@@ -128,11 +153,15 @@ def cheap_products(dots: int = 64, terms: int = 256) -> dict[str, Callable[[int]
         return measured
 
     def streams(a: Tensor, b: Tensor, g: torch.Generator) -> Tensor:
-        return 127**2 * approximate.stochastic_product(a / 127, b / 127, 256, bipolar=True, generator=g)
+        return 127**2 * approximate.stochastic_product(
+            a / 127, b / 127, 256, bipolar=True, generator=g
+        )
 
     return {
         "exact": row(lambda a, b, g: a * b),
-        "4 of 14 columns left out": row(lambda a, b, g: approximate.truncated_product(a, b, columns=4, bits=7)),
+        "4 of 14 columns left out": row(
+            lambda a, b, g: approximate.truncated_product(a, b, columns=4, bits=7)
+        ),
         "Mitchell": row(lambda a, b, g: approximate.mitchell(a, b)),
         "Mitchell, times one factor": row(lambda a, b, g: approximate.mitchell(a, b), mended=True),
         "streams of 256 bits": row(streams),

@@ -12,7 +12,15 @@ from transformers import PreTrainedModel
 
 from course_utils.distillation import digits
 from course_utils.errors import CompressionError
-from course_utils.pruning import concrete, gumbel, masks, slimmable, subnets, supernet, supernet_training
+from course_utils.pruning import (
+    concrete,
+    gumbel,
+    masks,
+    slimmable,
+    subnets,
+    supernet,
+    supernet_training,
+)
 from course_utils.pruning.budget import Lagrangian
 from course_utils.pruning.subnets import Space, Subnet
 
@@ -33,13 +41,18 @@ class Row:
 
     def scores(self) -> dict[str, Tensor]:
         """What magnitude and Wanda say of each weight."""
-        return {"magnitude": self.weight.abs(), "Wanda": self.weight.abs() * self.H.diagonal().sqrt()}
+        return {
+            "magnitude": self.weight.abs(),
+            "Wanda": self.weight.abs() * self.H.diagonal().sqrt(),
+        }
 
 
 def row(seed: int, n: int = 8) -> Row:
     """A made row of `n` weights with the Hessian of its inputs."""
     rng = torch.Generator().manual_seed(seed)
-    X = torch.randn(64, n, generator=rng, dtype=torch.float64) @ torch.randn(n, n, generator=rng, dtype=torch.float64)
+    X = torch.randn(64, n, generator=rng, dtype=torch.float64) @ torch.randn(
+        n, n, generator=rng, dtype=torch.float64
+    )
     return Row(torch.randn(n, generator=rng, dtype=torch.float64), X.T @ X / 64)
 
 
@@ -50,7 +63,9 @@ def all_masks(n: int) -> Tensor:
     return kept[found].flatten(1)
 
 
-def learned(one: Row, *, steps: int = 150, seed: int = 0, noise: float = 1.0, rate: float = 0.1) -> Tensor:
+def learned(
+    one: Row, *, steps: int = 150, seed: int = 0, noise: float = 1.0, rate: float = 0.1
+) -> Tensor:
     """The 2:4 mask of a row by gradient descent on the logits of its patterns, all equal at the start; τ from 1 to .05."""
     kept, n = gumbel.patterns(2, 4).double(), len(one.weight)
     rng = torch.Generator().manual_seed(seed)
@@ -58,7 +73,9 @@ def learned(one: Row, *, steps: int = 150, seed: int = 0, noise: float = 1.0, ra
     optimizer, whole = torch.optim.Adam([patterns], lr=rate), one.weight @ one.H @ one.weight
     for step in range(steps):
         g = noise * gumbel.noise(patterns.shape, rng, torch.float64)
-        gone = one.weight * (1 - gumbel.as_mask(gumbel.relaxed(patterns, 0.05 ** (step / steps), g), kept)[0])
+        gone = one.weight * (
+            1 - gumbel.as_mask(gumbel.relaxed(patterns, 0.05 ** (step / steps), g), kept)[0]
+        )
         optimizer.zero_grad()
         (gone @ one.H @ gone / whole).backward()
         optimizer.step()
@@ -71,13 +88,24 @@ PIXELS, HIDDEN, STEPS = 64, 32, 300
 STRICT = 0.25  # the weight of the size in the loss
 
 
-def _trained(data: digits.Digits, gate: Callable[[], Tensor], penalty: Callable[[nn.Module], Tensor], own: Tensor, seed: int, after: Callable[[], None] = lambda: None) -> nn.Module:
+def _trained(
+    data: digits.Digits,
+    gate: Callable[[], Tensor],
+    penalty: Callable[[nn.Module], Tensor],
+    own: Tensor,
+    seed: int,
+    after: Callable[[], None] = lambda: None,
+) -> nn.Module:
     """A network 64-32-10 trained for 300 steps on inputs times gate(), with the gates' own numbers beside its weights."""
     net, rng = digits.network(PIXELS, HIDDEN, 10, seed=seed), torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam([{"params": net.parameters(), "lr": 1e-2}, {"params": [own], "lr": 5e-2}])
+    optimizer = torch.optim.Adam(
+        [{"params": net.parameters(), "lr": 1e-2}, {"params": [own], "lr": 5e-2}]
+    )
     for _ in range(STEPS):
         rows = torch.randint(len(data.train_x), (64,), generator=rng)
-        loss = nn.functional.cross_entropy(net(data.train_x[rows] * gate()), data.train_y[rows]) + penalty(net)
+        loss = nn.functional.cross_entropy(
+            net(data.train_x[rows] * gate()), data.train_y[rows]
+        ) + penalty(net)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -85,7 +113,9 @@ def _trained(data: digits.Digits, gate: Callable[[], Tensor], penalty: Callable[
     return net
 
 
-def hard_gates(seed: int, keep: int = 16, price: float | None = None) -> tuple[Tensor, dict[str, list[float]]]:
+def hard_gates(
+    seed: int, keep: int = 16, price: float | None = None
+) -> tuple[Tensor, dict[str, list[float]]]:
     """α (64,) of hard concrete gates on the pixels, under the Lagrangian of `keep` open gates, or at a fixed price; its history."""
     data, rng = digits.load(seed), torch.Generator().manual_seed(seed + 50)
     alpha = torch.full((PIXELS,), 2.0, requires_grad=True)
@@ -120,10 +150,14 @@ def dropout_rates(seed: int) -> Tensor:
     logit = torch.full((PIXELS,), -2.0, requires_grad=True)
 
     def gate() -> Tensor:
-        return concrete.drop_gate(logit, concrete.logistic_noise((64, PIXELS), rng)) / (1 - torch.sigmoid(logit))
+        return concrete.drop_gate(logit, concrete.logistic_noise((64, PIXELS), rng)) / (
+            1 - torch.sigmoid(logit)
+        )
 
     def penalty(net: Any) -> Tensor:
-        return concrete.dropout_penalty(torch.sigmoid(logit), net[0].weight, length=0.1, examples=len(data.train_x))
+        return concrete.dropout_penalty(
+            torch.sigmoid(logit), net[0].weight, length=0.1, examples=len(data.train_x)
+        )
 
     _trained(data, gate, penalty, logit, seed)
     return torch.sigmoid(logit).detach()
@@ -159,7 +193,14 @@ def slimmed(seed: int, way: str) -> list[float]:
     data = digits.load(seed)
 
     def trained(widths: tuple[int, ...], distill: bool = True) -> nn.Module:
-        return slimmable.train(digits.network(64, 64, 10, seed=seed), data.train_x, data.train_y, widths, distill=distill, seed=seed)
+        return slimmable.train(
+            digits.network(64, 64, 10, seed=seed),
+            data.train_x,
+            data.train_y,
+            widths,
+            distill=distill,
+            seed=seed,
+        )
 
     if way == "alone":
         return [slimmable.accuracy(trained((w,)), data.test_x, data.test_y, w) for w in WIDTHS]
@@ -174,8 +215,16 @@ def space_of(model: PreTrainedModel) -> Space:
     """Subnets of a causal language model: its first and last block and any of at most three between, eighths of the channels, some heads."""
     net = supernet.Supernet(model)
     shape, last = net.shape, net.shape.blocks - 1
-    inner = sorted({1 + round(i * (last - 2) / 2) for i in range(3)}) if last > 2 else list(range(1, last))
-    depths = [tuple(sorted({0, *some, last})) for k in range(len(inner) + 1) for some in itertools.combinations(inner, k)]
+    inner = (
+        sorted({1 + round(i * (last - 2) / 2) for i in range(3)})
+        if last > 2
+        else list(range(1, last))
+    )
+    depths = [
+        tuple(sorted({0, *some, last}))
+        for k in range(len(inner) + 1)
+        for some in itertools.combinations(inner, k)
+    ]
     channels = sorted({max(1, shape.channels * eighths // 8) for eighths in (1, 2, 4, 6, 8)})
     heads = []
     for count in sorted({1, max(1, shape.heads // 2), shape.heads}):

@@ -21,8 +21,10 @@ from course_utils.errors import CompressionError
 
 from . import texts
 
-LINKED = re.compile(r"\[([^\]]+)\]\((?:[^\s)]*\.ipynb)?(?:#[^\s)]*)? \"[^\"]*\"\)")  # what --write has made
-ASIDE = re.compile(  # what is not prose: fences, formulas, code, headings, links, tags, the details of rubrics
+# what --write has made
+LINKED = re.compile(r"\[([^\]]+)\]\((?:[^\s)]*\.ipynb)?(?:#[^\s)]*)? \"[^\"]*\"\)")
+# what is not prose: fences, formulas, code, headings, links, tags, the details of rubrics
+ASIDE = re.compile(
     r"```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|`[^`]+`|^#[^\n]*$|!?\[[^\]]*\]\([^)\"]*(?:\"[^\"]*\")?[^)]*\)|<details>.*?</details>|<[^>]+>",
     re.DOTALL | re.MULTILINE,
 )
@@ -44,9 +46,13 @@ def terms() -> tuple[Term, ...]:
     """All terms, the longest first: "inverse Hessian" is not a use of "Hessian"."""
     found = []
     for name, entry in texts.load("glossary")["terms"].items():
-        forms = "|".join(sorted(map(re.escape, [name, *entry.get("also", ())]), key=len, reverse=True))
+        forms = "|".join(
+            sorted(map(re.escape, [name, *entry.get("also", ())]), key=len, reverse=True)
+        )
         if any(mark in entry["means"] for mark in '"[]()\n'):
-            raise CompressionError(f"glossary: {name!r} is explained with quotes, brackets or lines; they break its link.")
+            raise CompressionError(
+                f"glossary: {name!r} is explained with quotes, brackets or lines; they break its link."
+            )
         pattern = re.compile(rf"(?<![\w-])(?:{forms})(?![\w-])", re.IGNORECASE)
         found.append(Term(name, entry["means"], str(entry["lesson"]), entry["cell"], pattern))
     return tuple(sorted(found, key=lambda term: -len(term.name)))
@@ -57,7 +63,11 @@ def _taught(path: Path, _changed: int) -> dict[str, tuple[int, str]]:
     """For each cell: its place in the notebook, and the anchor of the heading in it or above it."""
     anchor, found = "", {}
     for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
-        heads = re.findall(r"^#+\s+(.+?)\s*$", _source(cell), re.MULTILINE) if cell["cell_type"] == "markdown" else []
+        heads = (
+            re.findall(r"^#+\s+(.+?)\s*$", _source(cell), re.MULTILINE)
+            if cell["cell_type"] == "markdown"
+            else []
+        )
         anchor = quote(heads[0].replace(" ", "-"), safe="-_.:?!,'/–") if heads else anchor
         found[cell["id"]] = (i, anchor)
     return found
@@ -68,7 +78,9 @@ def place(term: Term, lessons: dict[str, Path]) -> tuple[Path, int, str]:
     path = lessons.get(term.lesson)
     cells = _taught(path, path.stat().st_mtime_ns) if path else {}
     if path is None or term.cell not in cells:
-        raise CompressionError(f"glossary: {term.name!r} is taught in cell {term.cell!r} of {term.lesson!r}, which is not there.")
+        raise CompressionError(
+            f"glossary: {term.name!r} is taught in cell {term.cell!r} of {term.lesson!r}, which is not there."
+        )
     return path, *cells[term.cell]
 
 
@@ -81,7 +93,9 @@ def first_uses(cells: list[dict[str, Any]]) -> Iterator[tuple[Term, int, int, in
             if cell["cell_type"] != "markdown":
                 continue
             for match in term.forms.finditer(_prose(_source(cell))):
-                if any(match.start() < end and start < match.end() for start, end in taken.get(i, ())):
+                if any(
+                    match.start() < end and start < match.end() for start, end in taken.get(i, ())
+                ):
                     continue
                 here = here or (term, i, *match.span())
                 taken.setdefault(i, []).append(match.span())
@@ -104,6 +118,7 @@ def link_notebook(path: Path, lessons: dict[str, Path]) -> str:
         where = "" if target == path else Path(os.path.relpath(target, path.parent)).as_posix()
         edits.setdefault(i, []).append((start, end, f'{where}#{anchor} "{term.means}"'))
     for i, changes in edits.items():
+
         def linked(source: str, changes: list[tuple[int, int, str]] = changes) -> str:
             for start, end, target in sorted(changes, reverse=True):
                 source = f"{source[:start]}[{source[start:end]}]({target}){source[end:]}"
@@ -126,12 +141,13 @@ def _write(cell: dict[str, Any], change: Callable[[str], str]) -> None:
     """Change the source of a cell, in the form (a text, or a list of lines) in which it is."""
     after = change(_source(cell))
     if after != _source(cell):
-        cell["source"] = after.splitlines(keepends=True) if isinstance(cell["source"], list) else after
+        cell["source"] = (
+            after.splitlines(keepends=True) if isinstance(cell["source"], list) else after
+        )
 
 
 def main(arguments: list[str]) -> int:
     """The command line; returns its exit code."""
-
     from .page.catalogue import ROOT
 
     lessons = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*/*.ipynb"))}

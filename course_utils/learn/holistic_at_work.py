@@ -16,22 +16,43 @@ from course_utils.systems import cascade, speculative
 from course_utils.world import Choice, items
 
 
-def answers(model: Subject, tokenizer: PreTrainedTokenizerBase, task: str, *, n: int, split: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+def answers(
+    model: Subject,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    *,
+    n: int,
+    split: str,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
     """(confidence, right) of n choice questions: the probability of the chosen one among the choices, and whether it is the answer."""
     asked = [item for item in items(task, n=n, split=split, seed=seed) if isinstance(item, Choice)]
-    pairs = [encode_pair(tokenizer, item.prompt, choice) for item in asked for choice in item.choices]
+    pairs = [
+        encode_pair(tokenizer, item.prompt, choice) for item in asked for choice in item.choices
+    ]
     with scoring(model) as ready:
         scores = iter(log_probabilities(ready, pairs))
-    found = [torch.tensor([next(scores) for _ in item.choices], dtype=torch.float64).softmax(0) for item in asked]
+    found = [
+        torch.tensor([next(scores) for _ in item.choices], dtype=torch.float64).softmax(0)
+        for item in asked
+    ]
     right = [int(p.argmax()) == item.answer for p, item in zip(found, asked, strict=True)]
     return torch.stack([p.max() for p in found]), torch.tensor(right)
 
 
 def cascades(
-    large: PreTrainedModel, small: dict[str, tuple[Subject, float, float]], tokenizer: PreTrainedTokenizerBase, *, n: int, risk: float, task: str = "facts"
+    large: PreTrainedModel,
+    small: dict[str, tuple[Subject, float, float]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int,
+    risk: float,
+    task: str = "facts",
 ) -> list[list[Any]]:
     """For each {name: (model, its cost, cost of passing on)}: alone on the test questions, the threshold from validation, what is passed on, lost, paid."""
-    validation, test = (answers(large, tokenizer, task, n=n, split=split)[1] for split in ("validation", "test"))
+    validation, test = (
+        answers(large, tokenizer, task, n=n, split=split)[1] for split in ("validation", "test")
+    )
     rows = [["the large one alone", float(test.double().mean()), "", 1.0, 0.0, 1.0]]
     for name, (model, cost, passing) in small.items():
         sure, right = answers(model, tokenizer, task, n=n, split="validation")
@@ -44,16 +65,36 @@ def cascades(
     return rows
 
 
-def runs(target: Subject, drafts: dict[str, Subject], prompts: Tensor, *, new_tokens: int, k: int, temperature: float) -> list[list[Any]]:
+def runs(
+    target: Subject,
+    drafts: dict[str, Subject],
+    prompts: Tensor,
+    *,
+    new_tokens: int,
+    k: int,
+    temperature: float,
+) -> list[list[Any]]:
     """Speculative runs on a few prompts: tokens for each forward of the target, whether greedy texts are the same, and seconds against plain decoding."""
     rows: list[list[Any]] = []
-    plain, alone = _timed(lambda ids, seed: speculative.write(target, None, ids, new_tokens=new_tokens, temperature=temperature, seed=seed), prompts)
+    plain, alone = _timed(
+        lambda ids, seed: speculative.write(
+            target, None, ids, new_tokens=new_tokens, temperature=temperature, seed=seed
+        ),
+        prompts,
+    )
     for name, draft in drafts.items():
         made, seconds = _timed(
-            lambda ids, seed, draft=draft: speculative.write(target, draft, ids, new_tokens=new_tokens, k=k, temperature=temperature, seed=seed), prompts
+            lambda ids, seed, draft=draft: speculative.write(
+                target, draft, ids, new_tokens=new_tokens, k=k, temperature=temperature, seed=seed
+            ),
+            prompts,
         )
         forwards = sum(m.target_forwards for m in made)
-        same = sum(m.tokens == p.tokens for m, p in zip(made, plain, strict=True)) if temperature == 0 else ""
+        same = (
+            sum(m.tokens == p.tokens for m, p in zip(made, plain, strict=True))
+            if temperature == 0
+            else ""
+        )
         rows.append([name, new_tokens * len(prompts) / forwards, same, round(alone / seconds, 2)])
     return rows
 
@@ -77,21 +118,46 @@ def measured_front() -> dict[str, dict[str, float]]:
 
 def held_front() -> dict[str, Any]:
     """The whole file: rows, command, date, protocol."""
-    return json.loads((comparison.TABLES / "plain" / "holistic-front.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (comparison.TABLES / "plain" / "holistic-front.json").read_text(encoding="utf-8")
+    )
 
 
-def preferred(rows: dict[str, dict[str, float]], *, bytes_: float, kl: float, facts: float, milliseconds: float) -> str:
+def preferred(
+    rows: dict[str, dict[str, float]],
+    *,
+    bytes_: float,
+    kl: float,
+    facts: float,
+    milliseconds: float,
+) -> str:
     """The row with the least weighted sum. Each cost is divided by its value for the unchanged model, or by its range where that is 0."""
     names = list(rows)
     whole = rows[names[0]]
     spread = max(row["kl"] for row in rows.values())
-    costs = [[row["bytes"] / whole["bytes"], row["kl"] / spread, 1 - row["facts"], row["milliseconds"] / whole["milliseconds"]] for row in rows.values()]
+    costs = [
+        [
+            row["bytes"] / whole["bytes"],
+            row["kl"] / spread,
+            1 - row["facts"],
+            row["milliseconds"] / whole["milliseconds"],
+        ]
+        for row in rows.values()
+    ]
     return names[pareto.weighted(costs, (bytes_, kl, facts, milliseconds))]
 
 
-def fitting(rows: dict[str, dict[str, float]], *, megabytes: float, milliseconds: float, facts: float) -> str | None:
+def fitting(
+    rows: dict[str, dict[str, float]], *, megabytes: float, milliseconds: float, facts: float
+) -> str | None:
     """The row with the least divergence that keeps the three limits; None where none does."""
-    names, least = list(rows), [[row["kl"], row["bytes"] / 1e6, row["milliseconds"], -row["facts"]] for row in rows.values()]
+    names, least = (
+        list(rows),
+        [
+            [row["kl"], row["bytes"] / 1e6, row["milliseconds"], -row["facts"]]
+            for row in rows.values()
+        ],
+    )
     try:
         return names[pareto.within(least, (float("inf"), megabytes, milliseconds, -facts), 0)]
     except CompressionError:

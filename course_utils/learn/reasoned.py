@@ -26,23 +26,41 @@ def world(seed: int) -> reasoning.World:
     return reasoning.World((1, 3, 7, 9)[previous], (3, 7, 9, 1)[digit], shift or 5)
 
 
-def teach(rule: reasoning.World, prompts: Sequence[Sequence[int]], *, samples: int = SAMPLES, seed: int = 0, agree: bool = True) -> Chains:
+def teach(
+    rule: reasoning.World,
+    prompts: Sequence[Sequence[int]],
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    agree: bool = True,
+) -> Chains:
     """What the teacher writes, `samples` times after each prompt: [steps, ":", answer, "."], as ids.
 
     At `HARD` of the 100 pairs (state, digit) it has learned another state, which it takes with probability `MISLED`; anywhere it
     slips with probability `SLIP`. Without `agree` the wrong states of those pairs are drawn anew each time. What follows continues from the state that it wrote. A share `CUT` of the texts is cut off.
     """
     rng = torch.Generator().manual_seed(1000 + seed)
-    hard = {divmod(p, 10): int(torch.randint(1, 10, (), generator=rng)) for p in torch.randperm(100, generator=rng)[:HARD].tolist()}
+    hard = {
+        divmod(p, 10): int(torch.randint(1, 10, (), generator=rng))
+        for p in torch.randperm(100, generator=rng)[:HARD].tolist()
+    }
     chance = torch.rand(len(prompts), samples, reasoning.WIDTH + 1, generator=rng).tolist()
-    other = torch.randint(1, 10, (len(prompts), samples, reasoning.WIDTH + 1), generator=rng).tolist()
+    other = torch.randint(
+        1, 10, (len(prompts), samples, reasoning.WIDTH + 1), generator=rng
+    ).tolist()
     found: Chains = []
     for digits, by_sample, off in zip(prompts, chance, other, strict=True):
         found.append([])
         for u, o in zip(by_sample, off, strict=True):
             steps, state = [], 0
             for i, d in enumerate(digits):
-                wrong = (o[i] if not agree else hard[state, d]) if (state, d) in hard and u[i] < MISLED else o[i] if u[i] > 1 - SLIP else 0
+                wrong = (
+                    (o[i] if not agree else hard[state, d])
+                    if (state, d) in hard and u[i] < MISLED
+                    else o[i]
+                    if u[i] > 1 - SLIP
+                    else 0
+                )
                 state = (rule.step(state, d) + wrong) % 10
                 steps.append(state)
             text = [*steps, reasoning.MARK, state, reasoning.END]
@@ -62,36 +80,63 @@ class Task:
     def __repr__(self) -> str:
         return f"Task(seed={self.seed})"
 
-    def accuracy(self, rows: reasoning.Rows | tuple[Tensor, Tensor], *, tokens: int = TOKENS, items: int = 500, seed: int = 0) -> Tensor:
+    def accuracy(
+        self,
+        rows: reasoning.Rows | tuple[Tensor, Tensor],
+        *,
+        tokens: int = TOKENS,
+        items: int = 500,
+        seed: int = 0,
+    ) -> Tensor:
         """(items,) 1.0 where the student that has read `tokens` tokens of these rows answers a new prompt rightly.
 
         The prompts are drawn when the rows are there, by their hash. Raises CompressionError for rows that break a rule.
         """
-        ids, labels = checked(*((rows.ids, rows.labels) if isinstance(rows, reasoning.Rows) else rows))
+        ids, labels = checked(
+            *((rows.ids, rows.labels) if isinstance(rows, reasoning.Rows) else rows)
+        )
         asked = reasoning.draw(items, ASKED, seed=zlib.crc32(ids.numpy().tobytes(), seed))
-        made = reasoning.train(reasoning.student(seed), reasoning.Rows(ids, labels), tokens=tokens, seed=seed)
+        made = reasoning.train(
+            reasoning.student(seed), reasoning.Rows(ids, labels), tokens=tokens, seed=seed
+        )
         return reasoning.right(reasoning.write(made.model, asked), asked, self.world)
 
 
 def checked(ids: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """The rows as whole numbers (n, W). Raises CompressionError that says which rule they break: shapes, ids, labels, their number."""
     for name, one in (("ids", ids), ("labels", labels)):
-        if not isinstance(one, Tensor) or one.dim() != 2 or one.is_floating_point() or one.is_complex() or one.dtype == torch.bool:
+        if (
+            not isinstance(one, Tensor)
+            or one.dim() != 2
+            or one.is_floating_point()
+            or one.is_complex()
+            or one.dtype == torch.bool
+        ):
             raise CompressionError(f"{name}: expected a tensor of whole numbers (rows, places).")
     if ids.shape != labels.shape:
-        raise CompressionError(f"ids, labels: shapes {tuple(ids.shape)} and {tuple(labels.shape)} differ.")
+        raise CompressionError(
+            f"ids, labels: shapes {tuple(ids.shape)} and {tuple(labels.shape)} differ."
+        )
     rows, places = ids.shape
     if not reasoning.BATCH <= rows <= MOST_ROWS or not reasoning.WIDTH < places <= MOST_PLACES:
-        raise CompressionError(f"ids: {rows} rows of {places} places; from {reasoning.BATCH} to {MOST_ROWS} rows, at most {MOST_PLACES} places.")
+        raise CompressionError(
+            f"ids: {rows} rows of {places} places; from {reasoning.BATCH} to {MOST_ROWS} rows, at most {MOST_PLACES} places."
+        )
     ids, labels = ids.long(), labels.long()
     if int(ids.min()) < 0 or int(ids.max()) >= len(reasoning.SYMBOLS):
         raise CompressionError(f"ids: must lie from 0 to {len(reasoning.SYMBOLS) - 1}.")
     scored = labels != IGNORED
     if not bool((labels == ids)[scored].all()) or bool((ids == reasoning.PAD)[scored].any()):
-        raise CompressionError(f"labels: each is the id that stands at its place, or {IGNORED}; at padding {IGNORED}.")
+        raise CompressionError(
+            f"labels: each is the id that stands at its place, or {IGNORED}; at padding {IGNORED}."
+        )
     if not bool(scored[:, 1:].any(1).all()):
-        raise CompressionError(f"labels: row {int((~scored[:, 1:].any(1)).nonzero()[0])} has nothing to predict.")
-    if bool(((ids != reasoning.PAD)[:, 1:] & (ids == reasoning.PAD)[:, :-1]).any()) or bool((ids[:, 0] == reasoning.PAD).any()):
+        raise CompressionError(
+            f"labels: row {int((~scored[:, 1:].any(1)).nonzero()[0])} has nothing to predict."
+        )
+    if bool(((ids != reasoning.PAD)[:, 1:] & (ids == reasoning.PAD)[:, :-1]).any()) or bool(
+        (ids[:, 0] == reasoning.PAD).any()
+    ):
         raise CompressionError("ids: padding stands behind the row, not in it or before it.")
     return ids, labels
 
@@ -102,7 +147,13 @@ def judged(make: Callable[..., Any], seed: int, *, tokens: int | None = None) ->
     It reads `tokens` of them, TOKENS by default. Raises CompressionError that says which rule the rows break.
     """
     task = Task(seed)
-    found = make([list(p) for p in task.prompts], [[list(s) for s in some] for some in task.samples], list(task.answers))
+    found = make(
+        [list(p) for p in task.prompts],
+        [[list(s) for s in some] for some in task.samples],
+        list(task.answers),
+    )
     if not isinstance(found, (tuple, list)) or len(found) != 2:
-        raise CompressionError("rows: expected two tensors, ids and labels: return rows.ids, rows.labels.")
+        raise CompressionError(
+            "rows: expected two tensors, ids and labels: return rows.ids, rows.labels."
+        )
     return float(task.accuracy((found[0], found[1]), tokens=tokens or TOKENS, seed=seed).mean())

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from course_utils.distillation import reasoning
 from course_utils.distillation.reasoning import BLANK, END, MARK, Rows, World, example, pad
 
-TASKS = {0: World(), 1: World(previous=9)}  # by the first digit, the instruction: the running sum, or s ← d − s
+# by the first digit, the instruction: the running sum, or s ← d − s
+TASKS = {0: World(), 1: World(previous=9)}
 FORBIDDEN = 7
 
 
@@ -20,13 +21,21 @@ def states(prompt: Sequence[int]) -> list[int]:
 
 def instructed(n: int, kinds: Sequence[int] = (0, 1), *, seed: int = 0) -> list[list[int]]:
     """`n` prompts of 4 to 9 digits, each behind its instruction; the kinds take turns."""
-    return [[kinds[i % len(kinds)], *digits] for i, digits in enumerate(reasoning.draw(n, (4, 6, 8, 9), seed=seed))]
+    return [
+        [kinds[i % len(kinds)], *digits]
+        for i, digits in enumerate(reasoning.draw(n, (4, 6, 8, 9), seed=seed))
+    ]
 
 
 def followed(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     """(n,) 1.0 where the model writes the answer that the instruction asks for."""
     written = reasoning.write(model, prompts).tolist()
-    return torch.tensor([float(reasoning.answer_of(w) == states(p)[-1]) for w, p in zip(written, prompts, strict=True)])
+    return torch.tensor(
+        [
+            float(reasoning.answer_of(w) == states(p)[-1])
+            for w, p in zip(written, prompts, strict=True)
+        ]
+    )
 
 
 def of_instructions(prompts: Sequence[Sequence[int]]) -> Rows:
@@ -63,7 +72,9 @@ def of_written(prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]
 
 
 @torch.no_grad()
-def next_steps(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, wrong: bool, seed: int = 0) -> Tensor:
+def next_steps(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, wrong: bool, seed: int = 0
+) -> Tensor:
     """(n,) 1.0 where the step behind a prefix follows from it: the teacher's prefix, or one whose last step was made wrong.
 
     The prefix holds half of the steps. "Follows": last written state + next digit, mod 10, whether that state was right or not.
@@ -85,7 +96,11 @@ def next_steps(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, wron
 def by_token(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """(n,) shares of right digits, and (n,) 1.0 where all of them are right: steps and answer, each the likeliest behind the right ones."""
     rows = reasoning.build(prompts)
-    said = model(input_ids=rows.ids, attention_mask=rows.mask.long(), use_cache=False).logits[:, :-1].argmax(-1)
+    said = (
+        model(input_ids=rows.ids, attention_mask=rows.mask.long(), use_cache=False)
+        .logits[:, :-1]
+        .argmax(-1)
+    )
     digits = (rows.labels[:, 1:] != reasoning.trainer.IGNORED) & (rows.labels[:, 1:] < 10)
     hit = (said == rows.labels[:, 1:]) & digits
     return hit.sum(1) / digits.sum(1), (hit == digits).all(1).float()

@@ -26,9 +26,16 @@ def rounded_inputs(model: nn.Module, bits: int) -> Iterator[None]:
 
     def hook(_: Any, args: tuple) -> tuple:
         x = args[0]
-        return (fake_quantize(x.reshape(-1, x.shape[-1]), bits=bits, group_size=-1).view_as(x), *args[1:])
+        return (
+            fake_quantize(x.reshape(-1, x.shape[-1]), bits=bits, group_size=-1).view_as(x),
+            *args[1:],
+        )
 
-    inside = [m for m in walk.blocks(model).modules() if hasattr(m, "weight") and getattr(m.weight, "dim", int)() == 2]
+    inside = [
+        m
+        for m in walk.blocks(model).modules()
+        if hasattr(m, "weight") and getattr(m.weight, "dim", int)() == 2
+    ]
     layers = [m for m in inside if not isinstance(m, nn.Embedding | hadamard.OnlineHadamard)]
     handles = [layer.register_forward_pre_hook(hook) for layer in layers]
     try:
@@ -40,7 +47,9 @@ def rounded_inputs(model: nn.Module, bits: int) -> Iterator[None]:
 
 def stream(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """The residual stream in front of each block, each state divided by its root mean square: (tokens of all blocks, width)."""
-    found = [states[0][0].flatten(0, 1) for _, states in walk.through_blocks(model, ids, batch=len(ids))]
+    found = [
+        states[0][0].flatten(0, 1) for _, states in walk.through_blocks(model, ids, batch=len(ids))
+    ]
     x = torch.cat(found).double()
     return x / x.square().mean(-1, keepdim=True).sqrt()
 
@@ -75,7 +84,10 @@ def learned_rows(
     that error on x itself, at the start and at the best step.
     """
     starts = {seed: hadamard.randomized(x.shape[1], seed) for seed in seeds}
-    learned = {seed: cayley.learn(lambda R: cayley.product_error(x, weight, R, bits), R, steps=steps) for seed, R in starts.items()}
+    learned = {
+        seed: cayley.learn(lambda R: cayley.product_error(x, weight, R, bits), R, steps=steps)
+        for seed, R in starts.items()
+    }
 
     def errors(R: Tensor) -> Tensor:
         return torch.stack([cayley.product_error(part, weight, R, bits) for part in unseen])

@@ -15,9 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"right": "#009E73", "wrong": "#D55E00", "hint": "#56B4E9", "question": "#0072B2", "note": "#999999"}
+COLOURS = {
+    "right": "#009E73",
+    "wrong": "#D55E00",
+    "hint": "#56B4E9",
+    "question": "#0072B2",
+    "note": "#999999",
+}
 FONT = "line-height:1.5;max-width:52em"
-RUNNERS = re.compile(r"exec\(eval\(sys\.stdin|nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run")
+RUNNERS = re.compile(
+    r"exec\(eval\(sys\.stdin|nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run"
+)
 _bold = re.compile(r"\*\*(.+?)\*\*")
 _block = re.compile(r"```[a-z]*\n?(.*?)```", re.DOTALL)
 
@@ -37,7 +45,9 @@ def live() -> bool:
     """
     if chosen := os.environ.get("COURSE_STATIC"):
         return chosen == "0" and in_notebook()
-    return in_notebook() and ("JPY_SESSION_NAME" in os.environ or not RUNNERS.search(_parent_command()))
+    return in_notebook() and (
+        "JPY_SESSION_NAME" in os.environ or not RUNNERS.search(_parent_command())
+    )
 
 
 def _parent_command() -> str:
@@ -46,12 +56,16 @@ def _parent_command() -> str:
     if not parent.isdigit() or os.name == "nt":
         return ""
     try:
-        return Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        return (
+            Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        )
     except OSError:
         pass
     try:
         command = ["ps", "-o", "command=", "-p", parent]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=False
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -138,7 +152,11 @@ def bundles(shown: Any) -> list[dict[str, Any]]:
         with capture_output() as held:
             value = shown()
         printed = [{"text/plain": held.stdout}] if held.stdout else []
-        return [*printed, *(output.data for output in held.outputs), *([] if value is None else bundles(value))]
+        return [
+            *printed,
+            *(output.data for output in held.outputs),
+            *([] if value is None else bundles(value)),
+        ]
     if in_notebook():
         return [sys.modules["IPython"].get_ipython().display_formatter.format(shown)[0]]
     return [{"text/plain": str(shown)}]
@@ -156,4 +174,7 @@ def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
             drawn.append(f"<img src='data:image/png;base64,{part['image/png']}'>")
         else:
             drawn.append(f"<pre>{html.escape(part.get('text/plain', ''))}</pre>")
-    return {"text/html": "".join(drawn), "text/plain": "\n".join(part.get("text/plain", "") for part in parts)}
+    return {
+        "text/html": "".join(drawn),
+        "text/plain": "\n".join(part.get("text/plain", "") for part in parts),
+    }

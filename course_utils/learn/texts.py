@@ -19,13 +19,16 @@ from course_utils.errors import CompressionError
 HERE = Path(__file__).parent
 FOLDERS = [HERE / "text"]  # searched in turn; tests add one
 BASE = "en"
-QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it: ten times as fast
+# libyaml where PyYAML was built with it: ten times as fast
+QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 RUNGS = 3  # hints of every exercise: nudge, formula, code shape
 
 
 def language() -> str:
     """The language asked for, or English when there is no folder for it."""
-    return _folder_of(os.environ.get("COURSE_LANG", BASE).replace("_", "-").split(".")[0], tuple(FOLDERS))
+    return _folder_of(
+        os.environ.get("COURSE_LANG", BASE).replace("_", "-").split(".")[0], tuple(FOLDERS)
+    )
 
 
 @functools.cache
@@ -44,7 +47,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CompressionError(f"{path.name}: this file of texts cannot be read; repair its YAML ({error}).") from error
+        raise CompressionError(
+            f"{path.name}: this file of texts cannot be read; repair its YAML ({error})."
+        ) from error
     if not isinstance(content, dict):
         raise CompressionError(f"{path.name}: a file of texts holds a mapping at its top.")
     return content
@@ -55,9 +60,16 @@ def merge(base: Any, over: Any) -> Any:
     if over is None or over == "":
         return base
     if isinstance(base, Mapping) and isinstance(over, Mapping):
-        return {key: merge(base.get(key), over.get(key)) for key in [*base, *(k for k in over if k not in base)]}
+        return {
+            key: merge(base.get(key), over.get(key))
+            for key in [*base, *(k for k in over if k not in base)]
+        }
     if isinstance(base, list) and isinstance(over, list):
-        return [merge(b, o) for b, o in zip(base, over, strict=True)] if len(base) == len(over) else base
+        return (
+            [merge(b, o) for b, o in zip(base, over, strict=True)]
+            if len(base) == len(over)
+            else base
+        )
     return over
 
 
@@ -92,7 +104,9 @@ def ui(key: str, **values: Any) -> str:
     """A string of the engine itself, with {fields} filled in."""
     text = _load("ui", language(), tuple(FOLDERS)).get(key)
     if not isinstance(text, str):
-        raise CompressionError(f"ui.yaml: the string {key!r} is missing; add it to text/{BASE}/ui.yaml.")
+        raise CompressionError(
+            f"ui.yaml: the string {key!r} is missing; add it to text/{BASE}/ui.yaml."
+        )
     return text.format(**values)
 
 
@@ -100,7 +114,9 @@ def topic_of(name: str) -> str:
     """The topic of an id: "gptq" for "gptq.column_update"."""
     topic, dot, rest = name.partition(".") if isinstance(name, str) else ("", "", "")
     if not (topic.isidentifier() and dot and rest):
-        raise CompressionError(f"id {name!r}: an id reads topic.name, for example 'gptq.column_update'.")
+        raise CompressionError(
+            f"id {name!r}: an id reads topic.name, for example 'gptq.column_update'."
+        )
     return topic
 
 
@@ -123,19 +139,28 @@ def _entry(section: str, name: str) -> dict[str, Any]:
 def exercise(name: str, *, mistakes: object = (), properties: object = ()) -> dict[str, Any]:
     """The texts of an exercise: title, hints, mistakes, properties, reread. Raises CompressionError when one is missing."""
     entry = _entry("exercises", name)
-    entry["mistakes"], entry["properties"] = entry.get("mistakes") or {}, entry.get("properties") or {}
+    entry["mistakes"], entry["properties"] = (
+        entry.get("mistakes") or {},
+        entry.get("properties") or {},
+    )
     for key, names in {"mistakes": mistakes, "properties": properties}.items():
         wanted = set(names)  # type: ignore[call-overload]
         if different := sorted(wanted ^ set(entry[key])):
-            raise CompressionError(f"exercise {name!r}: {key} of the texts and of the code differ in {different}.")
+            raise CompressionError(
+                f"exercise {name!r}: {key} of the texts and of the code differ in {different}."
+            )
     hints = entry.get("hints")
     if not (isinstance(hints, list) and len(hints) == RUNGS and all(_filled(h) for h in hints)):
-        raise CompressionError(f"exercise {name!r}: hints must be {RUNGS} texts (nudge, formula, code shape).")
+        raise CompressionError(
+            f"exercise {name!r}: hints must be {RUNGS} texts (nudge, formula, code shape)."
+        )
     empty = [key for key in ("title", "reread") if not _filled(entry.get(key))]
     empty += [f"mistakes.{k}" for k, text in entry["mistakes"].items() if not _filled(text)]
     empty += [f"properties.{k}" for k, text in entry["properties"].items() if not _filled(text)]
     if empty:
-        raise CompressionError(f"exercise {name!r}: these texts are missing or empty: {', '.join(empty)}.")
+        raise CompressionError(
+            f"exercise {name!r}: these texts are missing or empty: {', '.join(empty)}."
+        )
     return entry
 
 
@@ -147,7 +172,11 @@ def question(name: str) -> dict[str, Any]:
         problem = "prompt is missing"
     elif kind == "choice":
         options = entry.get("options") or []
-        if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, dict) for o in options):
+        if (
+            not isinstance(options, list)
+            or len(options) < 2
+            or not all(isinstance(o, dict) for o in options)
+        ):
             problem = "options must be at least two {text, why}"
         elif not all(_filled(o.get("text")) and _filled(o.get("why")) for o in options):
             problem = "every option needs text and why"
@@ -159,7 +188,10 @@ def question(name: str) -> dict[str, Any]:
         near = entry.setdefault("near", [])
         if not _filled(entry.get("why")):
             problem = "why is missing"
-        elif not all(isinstance(n, dict) and _filled(n.get("why")) and ("value" in n) != ("factor" in n) for n in near):
+        elif not all(
+            isinstance(n, dict) and _filled(n.get("why")) and ("value" in n) != ("factor" in n)
+            for n in near
+        ):
             problem = "each entry of near needs why, and either value or factor"
     elif kind == "ordering":
         items = entry.get("items") or []
@@ -182,7 +214,10 @@ def prediction(name: str) -> dict[str, Any]:
     Raises CompressionError when one is missing.
     """
     entry = _entry("predictions", name)
-    kind, key = entry.get("kind"), {"order": "items", "choice": "options"}.get(entry.get("kind", ""))
+    kind, key = (
+        entry.get("kind"),
+        {"order": "items", "choice": "options"}.get(entry.get("kind", "")),
+    )
     given = (entry.get(key) if key else None) or {}
     shown: dict[Any, Any] = {text: text for text in given} if isinstance(given, list) else given
     problem = None
@@ -190,7 +225,9 @@ def prediction(name: str) -> dict[str, Any]:
         problem = f"kind is {kind!r}; it must be number, order or choice"
     elif missing := [part for part in ("prompt", "why") if not _filled(entry.get(part))]:
         problem = f"{' and '.join(missing)} missing"
-    elif key and not (isinstance(shown, dict) and len(shown) > 1 and all(_filled(text) for text in shown.values())):
+    elif key and not (
+        isinstance(shown, dict) and len(shown) > 1 and all(_filled(text) for text in shown.values())
+    ):
         problem = f"{key} must be at least two texts, or a mapping of short names to texts"
     elif key and len(set(shown.values())) != len(shown):
         problem = f"two {key} have the same text"

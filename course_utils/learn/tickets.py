@@ -36,17 +36,23 @@ class Task:
         """A copy: what is done to it changes nothing here."""
         return _weights(self.networks[0])
 
-    def train(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def train(
+        self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The trained weights; `rewound` becomes False if the kept ones did not begin at `start`.
 
         Raises CompressionError after `limit` calls, or if weights or masks do not fit.
         """
         self.trainings += 1
         if self.trainings > self.limit:
-            raise CompressionError(f"train: {self.limit} trainings are allowed; take more of the weights in each round.")
+            raise CompressionError(
+                f"train: {self.limit} trainings are allowed; take more of the weights in each round."
+            )
         start, masks = self.start, _checked(masks, self.start, torch.bool)
         weights = _checked(weights, start, torch.float32)
-        self.rewound &= all(torch.equal(weights[name][masks[name]], w[masks[name]]) for name, w in start.items())
+        self.rewound &= all(
+            torch.equal(weights[name][masks[name]], w[masks[name]]) for name, w in start.items()
+        )
         return _weights(self._trained(coded.with_weights(self.networks[0], weights), masks))
 
     def accuracy(self, masks: Mapping[str, Tensor], *, other: bool = False) -> float:
@@ -64,19 +70,28 @@ class Task:
 
     def all_kept(self) -> dict[str, Tensor]:
         """Masks that keep every weight."""
-        return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.start.items()}
+        return {
+            name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.start.items()
+        }
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: walk.weight_of(module).detach().clone() for name, module in walk.compressible(model).items()}
+    return {
+        name: walk.weight_of(module).detach().clone()
+        for name, module in walk.compressible(model).items()
+    }
 
 
-def _checked(given: Mapping[str, Tensor], start: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _checked(
+    given: Mapping[str, Tensor], start: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
     if not isinstance(given, Mapping) or set(given) != set(start):
         raise CompressionError(f"expected a dict with the layers {', '.join(start)}.")
     for name, one in given.items():
         if not isinstance(one, Tensor) or one.dtype != dtype or one.shape != start[name].shape:
-            raise CompressionError(f"layer {name!r}: expected {dtype} of shape {tuple(start[name].shape)}; masks are True = kept.")
+            raise CompressionError(
+                f"layer {name!r}: expected {dtype} of shape {tuple(start[name].shape)}; masks are True = kept."
+            )
     return dict(given)
 
 
@@ -87,7 +102,11 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
 
 def nested(masks: Sequence[Mapping[str, Tensor]]) -> bool:
     """True when no weight that was gone comes back, from each dict of masks to the next."""
-    return all(not bool((later[name] & ~earlier[name]).any()) for earlier, later in zip(masks, masks[1:], strict=False) for name in earlier)
+    return all(
+        not bool((later[name] & ~earlier[name]).any())
+        for earlier, later in zip(masks, masks[1:], strict=False)
+        for name in earlier
+    )
 
 
 def judged(find, seed: int, limit: int = 10) -> tuple[float, float]:
@@ -99,11 +118,17 @@ def judged(find, seed: int, limit: int = 10) -> tuple[float, float]:
     task = Task(seed, limit=limit)
     found = [_checked(masks, task.start, torch.bool) for masks in find(task.start, task.train)]
     if len(found) < 2 or not all(bool(mask.all()) for mask in found[0].values()):
-        raise CompressionError("masks: the first ones keep everything, and at least one round follows.")
+        raise CompressionError(
+            "masks: the first ones keep everything, and at least one round follows."
+        )
     if not nested(found):
         raise CompressionError("masks: a weight that was pruned came back in a later round.")
     if not task.rewound:
-        raise CompressionError("weights: a training began elsewhere than at the initial weights; they never change.")
+        raise CompressionError(
+            "weights: a training began elsewhere than at the initial weights; they never change."
+        )
     if sparsity(found[-1]) < 0.95:
-        raise CompressionError(f"masks: {sparsity(found[-1]):.2%} of the weights are gone at the end; at least 95 % must be.")
+        raise CompressionError(
+            f"masks: {sparsity(found[-1]):.2%} of the weights are gone at the end; at least 95 % must be."
+        )
     return task.accuracy(found[-1]), task.accuracy(lottery.random_masks(found[-1], seed))

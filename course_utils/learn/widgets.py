@@ -31,14 +31,23 @@ class Control:
 
 
 def slider(
-    low: float, high: float, value: float | None = None, *, step: float | None = None, label: str | None = None
+    low: float,
+    high: float,
+    value: float | None = None,
+    *,
+    step: float | None = None,
+    label: str | None = None,
 ) -> Control:
     """A number between `low` and `high`; whole numbers when all are whole."""
     value = low if value is None else value
-    whole = all(isinstance(x, int) for x in (low, high, value)) and (step is None or isinstance(step, int))
+    whole = all(isinstance(x, int) for x in (low, high, value)) and (
+        step is None or isinstance(step, int)
+    )
     step = step or (1 if whole else (high - low) / 100)
     if not low <= value <= high:
-        raise CompressionError(f"slider: value {value} is outside {low} to {high}; choose one within.")
+        raise CompressionError(
+            f"slider: value {value} is outside {low} to {high}; choose one within."
+        )
     return Control("slider", value, (low, high, step), label)
 
 
@@ -61,7 +70,9 @@ def _choice(kind: str, options: Sequence[Any], value: Any, label: str | None) ->
     options = tuple(options)
     value = options[0] if value is None and options else value
     if value not in options:
-        raise CompressionError(f"{kind}: value {value!r} is not among the options {list(options)}; choose one of them.")
+        raise CompressionError(
+            f"{kind}: value {value!r} is not among the options {list(options)}; choose one of them."
+        )
     return Control(kind, value, options, label)
 
 
@@ -72,7 +83,9 @@ def explore(draw: Callable[..., Any], **controls: Control) -> None:
     """
     for name, control in controls.items():
         if not isinstance(control, Control):
-            raise CompressionError(f"explore: {name} must be a control, such as {name}=slider(2, 8, 4).")
+            raise CompressionError(
+                f"explore: {name} must be a control, such as {name}=slider(2, 8, 4)."
+            )
     values = {name: control.value for name, control in controls.items()}
     if not show.in_notebook():
         _close(draw(**values))
@@ -129,18 +142,31 @@ def _build(controls: dict[str, Control]) -> tuple[Any, dict[str, Any]]:
             kind = w.IntSlider if whole else w.FloatSlider
             more = {} if whole else {"readout_format": ".3g"}
             made[name] = kind(
-                value=control.value, min=low, max=high, step=step, continuous_update=False, **common, **more
+                value=control.value,
+                min=low,
+                max=high,
+                step=step,
+                continuous_update=False,
+                **common,
+                **more,
             )
         elif control.kind == "dropdown":
             made[name] = w.Dropdown(options=control.choices, value=control.value, **common)
         elif control.kind == "toggle":
             common["layout"] = {"width": "auto"}
-            made[name] = w.ToggleButtons(options=control.choices, value=control.value, style={"button_width": "auto"}, **common)
+            made[name] = w.ToggleButtons(
+                options=control.choices,
+                value=control.value,
+                style={"button_width": "auto"},
+                **common,
+            )
         else:
             common["layout"] = {"width": "max-content", "max_width": "100%"}
             made[name] = w.Checkbox(value=control.value, indent=False, description=label, **common)
         if control.kind != "checkbox":
-            rows.append(w.HTML(f"<div style='line-height:1.3;margin-top:.3em'>{show.inline(label)}</div>"))
+            rows.append(
+                w.HTML(f"<div style='line-height:1.3;margin-top:.3em'>{show.inline(label)}</div>")
+            )
         rows.append(made[name])
     box = w.VBox(rows)
     box.add_class("course-controls")
@@ -167,7 +193,9 @@ def _described(controls: dict[str, Control]) -> str:
 def picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The figure as a PNG of an output; it is closed, so that it is not shown twice."""
     if not hasattr(figure, "savefig"):
-        raise CompressionError(f"explore: draw returned {type(figure).__name__}; return the matplotlib Figure.")
+        raise CompressionError(
+            f"explore: draw returned {type(figure).__name__}; return the matplotlib Figure."
+        )
     held = io.BytesIO()
     figure.savefig(held, format="png", bbox_inches="tight", dpi=100)
     _close(figure)
@@ -177,7 +205,12 @@ def picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 def titles(figure: Any) -> list[str]:
     """The titles of a figure's axes, for those who do not see it."""
-    return [title for axes in figure.axes for side in ("left", "center", "right") if (title := axes.get_title(loc=side))]
+    return [
+        title
+        for axes in figure.axes
+        for side in ("left", "center", "right")
+        if (title := axes.get_title(loc=side))
+    ]
 
 
 def _close(figure: Any) -> None:

@@ -24,7 +24,11 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     Known places first; otherwise the list of modules, not inside another such list, that holds the most parameters in
     linear layers. Raises CompressionError where there is none, and for encoder-decoder models, which have two stacks.
     """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder") and model.get_encoder() is not model:
+    if (
+        getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        and hasattr(model, "get_encoder")
+        and model.get_encoder() is not model
+    ):
         raise CompressionError(
             f"model: {type(model).__name__} has an encoder and a decoder; compress one stack, such as model.get_encoder()."
         )
@@ -66,7 +70,9 @@ def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
 
 def _has_layers(module: nn.Module) -> bool:
     """Whether a linear layer is inside, compressed ones (QuantizedLinear and the like) included."""
-    return any(type(m).__name__.endswith("Linear") or isinstance(m, Conv1D) for m in module.modules())
+    return any(
+        type(m).__name__.endswith("Linear") or isinstance(m, Conv1D) for m in module.modules()
+    )
 
 
 def linears(module: nn.Module) -> dict[str, nn.Module]:
@@ -85,7 +91,9 @@ def compressible(model: nn.Module) -> dict[str, nn.Module]:
     else:
         found = linears(model)
     if not found:
-        raise CompressionError("model: holds no nn.Linear or Conv1D to compress; was it compressed already?")
+        raise CompressionError(
+            "model: holds no nn.Linear or Conv1D to compress; was it compressed already?"
+        )
     return found
 
 
@@ -103,7 +111,12 @@ def replace(model: nn.Module, name: str, new: nn.Module) -> None:
     if not name:
         raise CompressionError("model: is itself one linear layer; wrap it in nn.Sequential.")
     old = model.get_submodule(name)
-    places = [(parent, child) for parent in model.modules() for child, module in parent._modules.items() if module is old]
+    places = [
+        (parent, child)
+        for parent in model.modules()
+        for child, module in parent._modules.items()
+        if module is old
+    ]
     for parent, child in places:
         setattr(parent, child, new.train(model.training))
     if source_of(model) is not None:

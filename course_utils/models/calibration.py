@@ -50,7 +50,9 @@ class Calibration:
         return [part for rows in lengths.values() for part in torch.stack(rows).split(batch)]
 
 
-def of(what: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int = 512) -> Tensor | Calibration:
+def of(
+    what: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int = 512
+) -> Tensor | Calibration:
     """Calibration in any of the forms above, as integers of 64 bits: one tensor if all sequences are equally long.
 
     A string, or a .txt file, is cut every `context` tokens; each string of a list, each chat and each line of a .jsonl file
@@ -73,13 +75,18 @@ def of(what: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, context: 
         raise CompressionError(f"calibration: expected {FORMS}; at least one of each.")
     first = items[0]
     if all(isinstance(item, str) for item in items):
-        return _joined([_words(tokenizer)(text, verbose=False)["input_ids"][:context] for text in items])
+        return _joined(
+            [_words(tokenizer)(text, verbose=False)["input_ids"][:context] for text in items]
+        )
     if isinstance(first, Mapping) and "role" in first:
         items, first = [items], [first]
     if all(isinstance(item, list) and item and isinstance(item[0], Mapping) for item in items):
         return _joined([_chat(_words(tokenizer), turns)[:context] for turns in items])
     if all(isinstance(item, Mapping) and "input_ids" in item for item in items):
-        return _encoded([item["input_ids"] for item in items], [item.get("attention_mask", [1] * len(item["input_ids"])) for item in items])
+        return _encoded(
+            [item["input_ids"] for item in items],
+            [item.get("attention_mask", [1] * len(item["input_ids"])) for item in items],
+        )
     if all(isinstance(item, int) for item in items):
         items = [items]
     return _encoded(items, None)
@@ -98,11 +105,17 @@ def _encoded(ids: Any, mask: Any) -> Tensor | Calibration:
         if any(row.is_floating_point() and row.numel() for row in read):
             raise TypeError("token ids are integers")
         rows = [row.long().flatten() for row in read]
-        kept = [torch.ones_like(row, dtype=torch.bool) for row in rows] if mask is None else [torch.as_tensor(m).bool().flatten() for m in mask]
+        kept = (
+            [torch.ones_like(row, dtype=torch.bool) for row in rows]
+            if mask is None
+            else [torch.as_tensor(m).bool().flatten() for m in mask]
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise CompressionError(f"calibration: expected {FORMS}; at least one of each.") from error
     if len(rows) != len(kept) or any(len(a) != len(b) for a, b in zip(rows, kept, strict=False)):
-        raise CompressionError("calibration: its attention_mask has another shape than its input_ids.")
+        raise CompressionError(
+            "calibration: its attention_mask has another shape than its input_ids."
+        )
     return _joined([row[here].tolist() for row, here in zip(rows, kept, strict=True)])
 
 
@@ -117,13 +130,17 @@ def _joined(rows: list[list[int]]) -> Tensor | Calibration:
 
 def _words(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
     if tokenizer is None:
-        raise CompressionError("calibration: text needs the model's tokenizer; give models.calibration.of(text, tokenizer).")
+        raise CompressionError(
+            "calibration: text needs the model's tokenizer; give models.calibration.of(text, tokenizer)."
+        )
     return tokenizer
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, turns: list) -> list[int]:
     if not getattr(tokenizer, "chat_template", None):
-        raise CompressionError("calibration: this tokenizer has no chat template; give the chats as strings.")
+        raise CompressionError(
+            "calibration: this tokenizer has no chat template; give the chats as strings."
+        )
     found: Any = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
     return list(found["input_ids"])
 
@@ -139,12 +156,16 @@ def _content(file: Path) -> Any:
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         return [row["messages"] if "messages" in row else row["text"] for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise CompressionError(f"calibration: {file.name} is not readable as text, or as lines of 'text' or 'messages' ({error}).") from error
+        raise CompressionError(
+            f"calibration: {file.name} is not readable as text, or as lines of 'text' or 'messages' ({error})."
+        ) from error
 
 
 def for_model(what: Any, model: Any) -> Tensor | Calibration:
     """`of` with the tokenizer that lies in the model's own folder, where text needs one."""
     known = Path(getattr(model, "name_or_path", "") or "")
-    texts = isinstance(what, str | Path) or (isinstance(what, list) and bool(what) and not isinstance(what[0], int | Tensor))
+    texts = isinstance(what, str | Path) or (
+        isinstance(what, list) and bool(what) and not isinstance(what[0], int | Tensor)
+    )
     own = texts and isinstance(model, PreTrainedModel) and str(known) != "." and known.is_dir()
     return of(what, load_tokenizer(known) if own else None)

@@ -93,7 +93,9 @@ Licence: Apache-2.0, as the course itself.
 """
 
 
-def per_document(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> dict[str, dict[str, float]]:
+def per_document(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, seed: int
+) -> dict[str, dict[str, float]]:
     """For each kind and for 'all': mean floor, model's cost (nats) and tokens of `n` validation documents.
 
     A document's tokens are its own and the separator that ends it; the separator before it is given.
@@ -106,14 +108,19 @@ def per_document(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: 
         for key in (document.kind, "all"):
             for i, value in enumerate((1, document.nats, -cost, len(row))):
                 sums[key][i] += value
-    return {k: {"floor": v[1] / v[0], "model": v[2] / v[0], "tokens": v[3] / v[0]} for k, v in sums.items()}
+    return {
+        k: {"floor": v[1] / v[0], "model": v[2] / v[0], "tokens": v[3] / v[0]}
+        for k, v in sums.items()
+    }
 
 
 def training_record(folder: Path) -> dict[str, Any]:
     """The log's last line, and `settings` if the training wrote them. Raises CompressionError without a log."""
     log = folder / "log.jsonl"
     if not log.is_file():
-        raise CompressionError(f"{folder}: holds no log.jsonl; give the folder that course_utils.models.train wrote.")
+        raise CompressionError(
+            f"{folder}: holds no log.jsonl; give the folder that course_utils.models.train wrote."
+        )
     record = json.loads(log.read_text().splitlines()[-1])
     settings = folder / "training.json"
     record["settings"] = json.loads(settings.read_text()) if settings.is_file() else {}
@@ -147,7 +154,9 @@ def described_training(record: dict[str, Any], seed: int) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def make(folder: str | Path, *, n: int = 400, windows: int = 256, texts: int = 3000, seed: int = 0) -> str:
+def make(
+    folder: str | Path, *, n: int = 400, windows: int = 256, texts: int = 3000, seed: int = 0
+) -> str:
     """The card's text. `seed` is the training's, where the folder does not say it (training.json)."""
     folder = Path(folder)
     record = training_record(folder)
@@ -166,8 +175,16 @@ def make(folder: str | Path, *, n: int = 400, windows: int = 256, texts: int = 3
         f"| {t} | {s.accuracy:.1%} ({s.interval[0]:.1%} to {s.interval[1]:.1%}) | {s.chance:.0%} | {s.n} |"
         for t, s in scores.items()
     ]
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in (GENERATED, "checkpoint.safetensors")]
-    size_rows = ["| file | bytes |", "|---|---|", *(f"| {f.name} | {f.stat().st_size:,} |" for f in files)]
+    files = [
+        f
+        for f in sorted(folder.iterdir())
+        if f.is_file() and f.name not in (GENERATED, "checkpoint.safetensors")
+    ]
+    size_rows = [
+        "| file | bytes |",
+        "|---|---|",
+        *(f"| {f.name} | {f.stat().st_size:,} |" for f in files),
+    ]
     size_rows.append(f"| in all | {sum(f.stat().st_size for f in files):,} |")
     return TEXT.format(
         name=name_of(model), architecture=architecture(model), world_seed=world.seed, people=len(world.people),
@@ -191,12 +208,23 @@ def write(folder: str | Path, **options) -> Path:
 
 def main() -> None:
     """The command line; see the head of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", help="a folder that course_utils.models.train wrote")
     parser.add_argument("--n", type=int, default=400, help="items a task, default 400")
-    parser.add_argument("--windows", type=int, default=256, help="windows of 256 tokens for the loss, default 256")
-    parser.add_argument("--texts", type=int, default=3000, help="documents for the floor, default 3000")
-    parser.add_argument("--seed", type=int, default=0, help="the training's seed where training.json is missing, default 0")
+    parser.add_argument(
+        "--windows", type=int, default=256, help="windows of 256 tokens for the loss, default 256"
+    )
+    parser.add_argument(
+        "--texts", type=int, default=3000, help="documents for the floor, default 3000"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="the training's seed where training.json is missing, default 0",
+    )
     arguments = vars(parser.parse_args())
     try:
         print(write(arguments.pop("folder"), **arguments))

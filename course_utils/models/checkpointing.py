@@ -24,7 +24,9 @@ def file_digest(file: Path) -> str:
     return found.hexdigest()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None
+) -> None:
     """Write one safetensors file in one move: an interrupted or failed write leaves the old file as it was."""
     _in_one_move(path, lambda half_done: save_file(tensors, half_done, metadata=notes))
 
@@ -57,19 +59,29 @@ def save_checkpoint(
         for key in MOMENTS:
             if key in optimizer.state.get(parameter, {}):
                 tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
-    write_tensors(path, {k: v.detach().contiguous() for k, v in tensors.items()}, {"step": str(step), **notes})
+    write_tensors(
+        path, {k: v.detach().contiguous() for k, v in tensors.items()}, {"step": str(step), **notes}
+    )
 
 
-def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, str]:
+def load_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, str]:
     """Put a checkpoint's weights and moments in place and return its notes, `step` among them."""
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             saved = tensors.get(f"model.{name}")
             if saved is None or saved.shape != parameter.shape:
-                raise CompressionError(f"{path}: made by a run of another width or depth; choose another folder.")
+                raise CompressionError(
+                    f"{path}: made by a run of another width or depth; choose another folder."
+                )
             parameter.copy_(saved)
-            moments = {k: tensors[f"{k}.{name}"].to(parameter.device) for k in MOMENTS if f"{k}.{name}" in tensors}
+            moments = {
+                k: tensors[f"{k}.{name}"].to(parameter.device)
+                for k in MOMENTS
+                if f"{k}.{name}" in tensors
+            }
             if moments:
                 optimizer.state[parameter] = moments
         for name, buffer in model.named_buffers():
@@ -84,4 +96,6 @@ def read_notes(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as f:
             return f.metadata() or {}
     except SafetensorError as error:
-        raise CompressionError(f"{path}: not a readable checkpoint ({error}); delete it to start again.") from error
+        raise CompressionError(
+            f"{path}: not a readable checkpoint ({error}); delete it to start again."
+        ) from error

@@ -20,8 +20,10 @@ LOOK_BACK = (1, 3, 1, 3, 2, 4, 2, 4)  # how many tokens back each head of the fi
 # what each group of heads in the second layer looks for, and the first-layer head it relies on
 FOLLOWS, SAME = "what came after this token before", "where the token so far back was the same"
 MATCH = ((FOLLOWS, 0), (SAME, 1), (SAME, 3), (FOLLOWS, 2))
-CONSTANT = 6.0  # the embeddings' first channel, in standard deviations: what purely positional heads read
-SHARPNESS = (6.0, 4.0, 3.0, 2.0)  # nats that each of the fastest RoPE frequencies can add to a look-back score
+# the embeddings' first channel, in standard deviations: what purely positional heads read
+CONSTANT = 6.0
+# nats that each of the fastest RoPE frequencies can add to a look-back score
+SHARPNESS = (6.0, 4.0, 3.0, 2.0)
 SLOW = 0.02  # radians a token: RoPE channels slower than this compare content
 WRITTEN = 0.03  # the size of what the first layer writes
 MATCHED = 2.0  # of the queries and keys that compare it
@@ -32,13 +34,20 @@ def rotated(vector: Tensor, tokens: int, frequencies: Tensor) -> Tensor:
     """RoPE's rotation of a head's vector by so many tokens (Su et al., 2021), halves paired as in Llama."""
     angle, half = tokens * frequencies, len(frequencies)
     first, second = vector[:half], vector[half:]
-    return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()])
+    return torch.cat(
+        [first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()]
+    )
 
 
-def _projections(layer: LlamaDecoderLayer, heads: int, groups: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _projections(
+    layer: LlamaDecoderLayer, heads: int, groups: int, size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Views by head: queries (heads, size, width), keys and values (groups, size, width), output (width, heads, size)."""
     a = layer.self_attn
-    q, k, v = (m.weight.view(n, size, -1) for m, n in ((a.q_proj, heads), (a.k_proj, groups), (a.v_proj, groups)))
+    q, k, v = (
+        m.weight.view(n, size, -1)
+        for m, n in ((a.q_proj, heads), (a.k_proj, groups), (a.v_proj, groups))
+    )
     return q, k, v, a.o_proj.weight.view(-1, heads, size)
 
 
@@ -56,10 +65,16 @@ def plant_copying(model: LlamaForCausalLM, *, seed: int = 1) -> None:
     Raises CompressionError for a model with fewer than two layers, or heads that do not fill the width.
     """
     config = model.config
-    width, heads, groups = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    width, heads, groups = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+    )
     size = width // heads
     if config.num_hidden_layers < 2 or size * heads != width or size % 2:
-        raise CompressionError("model: copying is planted in two layers or more, with heads of even size that fill the width.")
+        raise CompressionError(
+            "model: copying is planted in two layers or more, with heads of even size that fill the width."
+        )
     generator = torch.Generator().manual_seed(seed)
     rope: Any = config.rope_parameters
     frequencies = rope["rope_theta"] ** (-torch.arange(size // 2) * 2 / size)

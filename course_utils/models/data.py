@@ -21,7 +21,12 @@ def starts_documents(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def token_windows(
-    tokenizer: PreTrainedTokenizerBase, split: str, n: int, context: int, seed: int, kinds: Sequence[str] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    split: str,
+    n: int,
+    context: int,
+    seed: int,
+    kinds: Sequence[str] | None = None,
 ) -> Tensor:
     """(n, context) int32 token ids of the world: documents one after the other, cut every `context` tokens."""
     before = starts_documents(tokenizer)
@@ -44,7 +49,10 @@ def answers_only(tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> Tensor:
     for row, ids in zip(labels, windows.tolist(), strict=True):
         pieces = [str(tokenizer.decode([i])) for i in ids]
         ends = list(itertools.accumulate(map(len, pieces)))
-        text = "".join("\n" * len(p) if i == tokenizer.eos_token_id else p for i, p in zip(ids, pieces, strict=True))
+        text = "".join(
+            "\n" * len(p) if i == tokenizer.eos_token_id else p
+            for i, p in zip(ids, pieces, strict=True)
+        )
         for found in ANSWER.finditer(text):
             for k, end in enumerate(ends):
                 if found.start() < end <= found.end():
@@ -58,11 +66,14 @@ def nats_by_window(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> 
     was_training = model.training
     model.eval()
     found = []
-    batch = max(1, min(batch, 2**25 // (windows.shape[1] * model.config.vocab_size)))  # at most 128 MB of logits, or one window
+    # at most 128 MB of logits, or one window
+    batch = max(1, min(batch, 2**25 // (windows.shape[1] * model.config.vocab_size)))
     for ids in windows.split(batch):
         ids = ids.long().to(model.device)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        nats = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none")
+        nats = torch.nn.functional.cross_entropy(
+            logits.float(), ids[:, 1:].flatten(), reduction="none"
+        )
         found.append(nats.view(len(ids), -1).double().mean(1).cpu())
     model.train(was_training)
     return torch.cat(found)

@@ -22,14 +22,19 @@ def compute_buffers(model: PreTrainedModel) -> None:
     """Give a model that was made on the meta device what no file holds, such as rotary frequencies."""
     for tensor in model.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True  # transformers then leaves it as it is
-    owners: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    owners: list[tuple[str, Any]] = [
+        (name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)
+    ]
     for path, module in model.named_modules():
         lacking = [name for name, buffer in module.named_buffers(recurse=False)
                    if buffer is not None and buffer.is_meta and name in module._non_persistent_buffers_set]  # fmt: skip
         for name in lacking:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
         if lacking:  # by the innermost model around it, which knows how
-            owner = max((o for o in owners if path == o[0] or path.startswith(f"{o[0]}." if o[0] else "")), key=lambda o: len(o[0]))
+            owner = max(
+                (o for o in owners if path == o[0] or path.startswith(f"{o[0]}." if o[0] else "")),
+                key=lambda o: len(o[0]),
+            )
             owner[1]._init_weights(module)
 
 
@@ -43,7 +48,9 @@ def drop(module: nn.Module) -> None:
 def drop_one(module: nn.Module, name: str) -> None:
     """Let go of one parameter or saved buffer of a module itself."""
     if (parameter := module._parameters.get(name)) is not None:
-        module._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        module._parameters[name] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), parameter.requires_grad
+        )
     elif (buffer := module._buffers.get(name)) is not None:
         module._buffers[name] = torch.empty_like(buffer, device="meta")
 
@@ -53,7 +60,9 @@ def move(source: nn.Module, target: nn.Module) -> None:
     for path, part in source.named_modules():
         other = target.get_submodule(path)
         other._parameters.update(part._parameters)
-        other._buffers.update({k: v for k, v in part._buffers.items() if k not in part._non_persistent_buffers_set})
+        other._buffers.update(
+            {k: v for k, v in part._buffers.items() if k not in part._non_persistent_buffers_set}
+        )
 
 
 @contextmanager

@@ -29,7 +29,9 @@ def fused(model: nn.Module) -> dict[str, nn.Module]:
 class _Listed:
     """The forward pass over a list of experts; a mixin in front of the fused class, whose gate and activation it uses."""
 
-    def forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    def forward(
+        self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+    ) -> Tensor:
         flat = hidden_states.reshape(-1, hidden_states.shape[-1])
         out = torch.zeros_like(flat)
         for number, expert in enumerate(self.listed):
@@ -76,14 +78,18 @@ def _list(name: str, module: Any) -> None:
         raise _refuse(name, module, f"it holds {', '.join(sorted(held))}")
     experts = nn.ModuleList()
     for i in range(len(getattr(module, into))):
-        experts.append(nn.ModuleDict({part: _linear(module, part, i) for part in (into, "down_proj")}))
+        experts.append(
+            nn.ModuleDict({part: _linear(module, part, i) for part in (into, "down_proj")})
+        )
     for part in (into, "down_proj"):
         delattr(module, part)
         if module.has_bias:
             delattr(module, f"{part}_bias")
     kind = type(module)
     module.into, module.listed = into, experts
-    module.__class__ = _CLASSES.setdefault(kind, type(f"Listed{kind.__name__}", (_Listed, kind), {}))
+    module.__class__ = _CLASSES.setdefault(
+        kind, type(f"Listed{kind.__name__}", (_Listed, kind), {})
+    )
 
 
 def _linear(module: Any, part: str, i: int) -> nn.Linear:
@@ -122,10 +128,19 @@ def fuse(model: nn.Module) -> Any:
 def _fuse(module: Any) -> None:
     for part in (module.into, "down_proj"):
         layers = [expert[part] for expert in module.listed]
-        weight = torch.stack([layer.weight.detach().T if module.is_transposed else layer.weight.detach() for layer in layers])
+        weight = torch.stack(
+            [
+                layer.weight.detach().T if module.is_transposed else layer.weight.detach()
+                for layer in layers
+            ]
+        )
         setattr(module, part, nn.Parameter(weight, layers[0].weight.requires_grad))
         if module.has_bias:
-            setattr(module, f"{part}_bias", nn.Parameter(torch.stack([layer.bias.detach() for layer in layers])))
+            setattr(
+                module,
+                f"{part}_bias",
+                nn.Parameter(torch.stack([layer.bias.detach() for layer in layers])),
+            )
     del module.listed, module.into
     module.__class__ = type(module).__mro__[2]
 

@@ -35,7 +35,9 @@ def by_name(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tens
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]  # fmt: skip
     if len(args) > len(names):
-        raise CompressionError(f"model: {type(block).__name__} takes arguments that have no names; it cannot be run block by block.")
+        raise CompressionError(
+            f"model: {type(block).__name__} takes arguments that have no names; it cannot be run block by block."
+        )
     named = {**dict(zip(names, args, strict=False)), **kwargs}
     return named.pop("hidden_states" if "hidden_states" in named else next(iter(named))), named
 
@@ -119,7 +121,10 @@ class States(Sequence[tuple[Tensor, dict[str, Any]]]):
 
 
 def stations(
-    model: nn.Module, blocks: nn.ModuleList, batches: Iterable[dict[str, Any]], shelf: Shelf | None = None
+    model: nn.Module,
+    blocks: nn.ModuleList,
+    batches: Iterable[dict[str, Any]],
+    shelf: Shelf | None = None,
 ) -> Generator[tuple[nn.Module, States], None, None]:
     """For each block that the model calls, in its order: (block, what enters it in every batch), before it has run.
 
@@ -131,10 +136,13 @@ def stations(
 
     def gate(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         here = threading.current_thread()
-        if isinstance(here, Pass) and here in passes:  # another walk through the same model has gates of its own
+        # another walk through the same model has gates of its own
+        if isinstance(here, Pass) and here in passes:
             here.gate(block, args, kwargs)
 
-    handles = [block.register_forward_pre_hook(gate, with_kwargs=True) for block in dict.fromkeys(blocks)]
+    handles = [
+        block.register_forward_pre_hook(gate, with_kwargs=True) for block in dict.fromkeys(blocks)
+    ]
     met: list[Arrival] = []
     try:
         for _ in blocks:
@@ -151,7 +159,9 @@ def stations(
             if len(now) < len(passes):
                 break
             if len({id(block) for block, _, _ in now}) > 1:
-                raise CompressionError("model: its blocks are called in an order that depends on the text; it cannot be run block by block.")
+                raise CompressionError(
+                    "model: its blocks are called in an order that depends on the text; it cannot be run block by block."
+                )
             met = now
             yield met[0][0], States(met, shelf)
     finally:

@@ -10,17 +10,24 @@ from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from course_utils.errors import CompressionError
 
 from .quiet import no_bars_at_all
 
-CHECKSUM, BLANK = "course.sha256", b"0" * 64  # our own files hold a checksum of themselves, with 64 zeros in its place
+# our own files hold a checksum of themselves, with 64 zeros in its place
+CHECKSUM, BLANK = "course.sha256", b"0" * 64
 PIECES = (  # how text is cut before merging → llama.cpp's name for it
     (r"\p{N}{1,3}", "llama-bpe"), (r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|", "qwen2"),
 )  # fmt: skip
-SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")  # llama.cpp cuts these alike
+# llama.cpp cuts these alike
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
 
 def checksum_place(content: bytes) -> int:
@@ -34,8 +41,14 @@ def _verify(file: Path) -> None:
     content = file.read_bytes()
     place = checksum_place(content)
     found = content[place : place + 64]
-    if place >= 0 and hashlib.sha256(content[:place] + BLANK + content[place + 64 :]).hexdigest().encode() != found:
-        raise CompressionError(f"{file}: checksum differs; the file is damaged or truncated. Copy it again.")
+    if (
+        place >= 0
+        and hashlib.sha256(content[:place] + BLANK + content[place + 64 :]).hexdigest().encode()
+        != found
+    ):
+        raise CompressionError(
+            f"{file}: checksum differs; the file is damaged or truncated. Copy it again."
+        )
 
 
 def pre_tokenizer(content: dict[str, Any]) -> str:
@@ -43,10 +56,18 @@ def pre_tokenizer(content: dict[str, Any]) -> str:
     outer = content.get("pre_tokenizer") or {}
     steps = outer.get("pretokenizers", [outer])
     kinds = [step.get("type") for step in steps]
-    patterns = [str(step.get("pattern", {}).get("Regex", "")) for step in steps if step.get("type") == "Split"]
+    patterns = [
+        str(step.get("pattern", {}).get("Regex", ""))
+        for step in steps
+        if step.get("type") == "Split"
+    ]
     if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
         return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
+    if (
+        kinds == ["Digits", "ByteLevel"]
+        and steps[0].get("individual_digits")
+        and steps[1].get("use_regex", True)
+    ):
         return "smollm"
     if kinds == ["Split", "ByteLevel"]:
         for piece, name in PIECES:
@@ -67,12 +88,16 @@ def _there(file: str | Path) -> Path:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
     except ImportError as error:
-        raise CompressionError(f"{file}: reading GGUF needs the packages gguf and accelerate (pip install gguf accelerate).") from error
+        raise CompressionError(
+            f"{file}: reading GGUF needs the packages gguf and accelerate (pip install gguf accelerate)."
+        ) from error
     return file
 
 
 def _unreadable(file: Path, error: Exception) -> CompressionError:
-    return CompressionError(f"{file}: not readable as GGUF ({str(error).strip().splitlines()[0] if str(error).strip() else error!r}).")
+    return CompressionError(
+        f"{file}: not readable as GGUF ({str(error).strip().splitlines()[0] if str(error).strip() else error!r})."
+    )
 
 
 def _plain(model: Any) -> PreTrainedModel:
@@ -100,16 +125,27 @@ def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedM
             raise ValueError("the file ends too early")
         with no_bars_at_all():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True, local_files_only=True
+                file.parent,
+                gguf_file=file.name,
+                dtype=dtype,
+                output_loading_info=True,
+                local_files_only=True,
             )
         model, report = loaded
-        lost = sorted(str(k) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[kind])
+        lost = sorted(
+            str(k)
+            for kind in ("missing_keys", "mismatched_keys", "unexpected_keys")
+            for k in report[kind]
+        )
         if lost:  # transformers would fill them with random numbers
             raise ValueError(f"tensors and sizes disagree about {', '.join(lost[:3])}")
-        theirs = {t.name for t in reader.tensors}  # these two, transformers passes over without a word
+        # these two, transformers passes over without a word
+        theirs = {t.name for t in reader.tensors}
         if "rope_freqs.weight" in theirs:
             raise ValueError("its rotary scaling, rope_freqs, is not read")
-        if any(n.endswith(".bias") for n in theirs) and not any(n.endswith(".bias") for n, _ in model.named_parameters()):
+        if any(n.endswith(".bias") for n in theirs) and not any(
+            n.endswith(".bias") for n, _ in model.named_parameters()
+        ):
             raise ValueError("its biases are not read")
         return _plain(model).eval()
     except Exception as error:
@@ -128,15 +164,22 @@ def read_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
     try:
         said = gguf.GGUFReader(file).fields
         if "tokenizer.ggml.model" not in said:
-            raise CompressionError(f"{file}: comes without a tokenizer; load another's with models.load_tokenizer.")
+            raise CompressionError(
+                f"{file}: comes without a tokenizer; load another's with models.load_tokenizer."
+            )
         cut = said["tokenizer.ggml.pre"].contents() if "tokenizer.ggml.pre" in said else None
         with no_bars_at_all():
-            words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+            words = AutoTokenizer.from_pretrained(
+                file.parent, gguf_file=file.name, local_files_only=True
+            )
     except CompressionError:
         raise
     except Exception as error:
         raise _unreadable(file, error) from error
     if cut in SINGLE_DIGITS:
-        steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        steps = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
         words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     return words

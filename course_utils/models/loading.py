@@ -27,13 +27,19 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
     if str(name_or_path) == "bundled":
         return str(BUNDLED), True
     path = Path(name_or_path).expanduser()
-    looks_like_path = path.is_absolute() or str(name_or_path).startswith((".", "~")) or path.exists()
+    looks_like_path = (
+        path.is_absolute() or str(name_or_path).startswith((".", "~")) or path.exists()
+    )
     if not looks_like_path:
         return str(name_or_path), False
     if not path.is_dir():
-        raise CompressionError(f"model {str(name_or_path)!r}: there is no such folder; give a model folder or 'bundled'.")
+        raise CompressionError(
+            f"model {str(name_or_path)!r}: there is no such folder; give a model folder or 'bundled'."
+        )
     if not (path / "config.json").is_file():
-        raise CompressionError(f"model {str(name_or_path)!r}: the folder holds no config.json; give a Hugging Face model folder.")
+        raise CompressionError(
+            f"model {str(name_or_path)!r}: the folder holds no config.json; give a Hugging Face model folder."
+        )
     if not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
         raise CompressionError(
             f"model {str(name_or_path)!r}: its weights are pickled (.bin), which can run code when loaded; "
@@ -50,7 +56,9 @@ def _load(what, name_or_path: str | Path, **options):
     except Exception as error:
         if local:
             reason = str(error).strip().split("\n")[0]
-            raise CompressionError(f"model {str(name_or_path)!r}: could not be read ({reason}).") from error
+            raise CompressionError(
+                f"model {str(name_or_path)!r}: could not be read ({reason})."
+            ) from error
     if not _hub_answers():
         raise CompressionError(
             f"model {str(name_or_path)!r}: the hub cannot be reached and no copy is on this machine; "
@@ -60,7 +68,9 @@ def _load(what, name_or_path: str | Path, **options):
         return what(source, trust_remote_code=False, **options)
     except OSError as error:
         reason = str(error).strip().split("\n")[0]
-        raise CompressionError(f"model {str(name_or_path)!r}: the hub does not give it ({reason}).") from error
+        raise CompressionError(
+            f"model {str(name_or_path)!r}: the hub does not give it ({reason})."
+        ) from error
 
 
 def _hub_answers() -> bool:
@@ -93,7 +103,8 @@ def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerB
         tokenizer = _load(AutoTokenizer.from_pretrained, name_or_path)
     except CompressionError as error:
         raise lacking if "instantiate the backend tokenizer" in str(error) else error from error
-    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes up an empty one where files are missing
+    # transformers makes up an empty one where files are missing
+    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:
         raise lacking
     return tokenizer
 
@@ -108,10 +119,14 @@ def load(
     is missing or damaged, or the hub cannot be reached.
     """
     if is_gguf(name_or_path):
-        return gguf_files.read(name_or_path, dtype=dtype).to(device), gguf_files.read_tokenizer(name_or_path)
+        return gguf_files.read(name_or_path, dtype=dtype).to(device), gguf_files.read_tokenizer(
+            name_or_path
+        )
     name_or_path = shipped.resolved(name_or_path)
     config = _load(AutoConfig.from_pretrained, name_or_path)
-    model = _load(auto_class(config).from_pretrained, name_or_path, dtype=dtype, use_safetensors=True)
+    model = _load(
+        auto_class(config).from_pretrained, name_or_path, dtype=dtype, use_safetensors=True
+    )
     return model.to(device).eval(), load_tokenizer(name_or_path)
 
 
@@ -122,7 +137,11 @@ def is_gguf(name_or_path: str | Path) -> bool:
 
 def auto_class(config) -> Any:
     """The auto class that makes a model of this config: with its head for causal language models, bare for all others."""
-    return AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config) else AutoModel
+    return (
+        AutoModelForCausalLM
+        if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config)
+        else AutoModel
+    )
 
 
 def _has_head(config) -> bool:

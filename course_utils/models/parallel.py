@@ -27,7 +27,9 @@ def calibration() -> Iterator[None]:
     """
     global _shared
     if not (distributed.is_available() and distributed.is_initialized()):
-        raise CompressionError('parallel: no process group; start with torchrun and call torch.distributed.init_process_group("gloo") first.')
+        raise CompressionError(
+            'parallel: no process group; start with torchrun and call torch.distributed.init_process_group("gloo") first.'
+        )
     _shared = True
     try:
         yield
@@ -73,12 +75,18 @@ def part_of(ids: Any) -> Any:
         return ids
     rank, size = distributed.get_rank(), distributed.get_world_size()
     if len(ids) < size:
-        raise CompressionError(f"calibration: {len(ids)} sequences for {size} processes; give one to each at least.")
+        raise CompressionError(
+            f"calibration: {len(ids)} sequences for {size} processes; give one to each at least."
+        )
     return Calibration(ids.rows[rank::size]) if isinstance(ids, Calibration) else ids[rank::size]
 
 
 def add_up(
-    sums: dict[nn.Module, Tensor], counts: dict[nn.Module, int], layers: Sequence[nn.Module], dimensions: int = 2, dtype: torch.dtype = torch.float32
+    sums: dict[nn.Module, Tensor],
+    counts: dict[nn.Module, int],
+    layers: Sequence[nn.Module],
+    dimensions: int = 2,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Add what the processes summed over their tokens, in place: the sums (in, in), or (in,), of `layers` and the numbers of tokens."""
     if not _shared:

@@ -23,7 +23,10 @@ def _pairs(block: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
     names = {name for name, _ in block.named_modules()}
     for pairs in PAIRS:
         if all({norm, *readers} <= names for norm, readers in pairs):
-            return [(block.get_submodule(n), [block.get_submodule(r) for r in readers]) for n, readers in pairs]
+            return [
+                (block.get_submodule(n), [block.get_submodule(r) for r in readers])
+                for n, readers in pairs
+            ]
     raise CompressionError(
         f"model: the norms of {type(block).__name__} are not known; planting knows blocks like Llama's, OPT's and GPT-2's."
     )
@@ -44,7 +47,9 @@ def influential(model: PreTrainedModel, channels: int) -> list[int]:
 
 
 @torch.no_grad()
-def plant_outliers(model: PreTrainedModel, *, channels: int = 8, factor: float = 64.0) -> PreTrainedModel:
+def plant_outliers(
+    model: PreTrainedModel, *, channels: int = 8, factor: float = 64.0
+) -> PreTrainedModel:
     """A copy of the model in which a few channels of every norm's output are `factor` times as large.
 
     y = (x · diag(f)) (W · diag(1/f))ᵀ: the norm's weight (and bias) is multiplied in those channels, the columns of
@@ -54,14 +59,22 @@ def plant_outliers(model: PreTrainedModel, *, channels: int = 8, factor: float =
     Raises CompressionError for an unknown architecture, one that normalizes after its parts, or a bad count or factor.
     """
     config = model.config
-    if not getattr(config, "do_layer_norm_before", True) or not getattr(config, "layer_norm_elementwise_affine", True):
-        raise CompressionError("model: outliers are planted in norms with weights that come before the layers; this OPT has none.")
+    if not getattr(config, "do_layer_norm_before", True) or not getattr(
+        config, "layer_norm_elementwise_affine", True
+    ):
+        raise CompressionError(
+            "model: outliers are planted in norms with weights that come before the layers; this OPT has none."
+        )
     if not isinstance(channels, int) or not 1 <= channels <= config.hidden_size:
-        raise CompressionError(f"channels={channels}: choose from 1 to the hidden size, {config.hidden_size}.")
+        raise CompressionError(
+            f"channels={channels}: choose from 1 to the hidden size, {config.hidden_size}."
+        )
     if not 0 < factor < float("inf"):
         raise CompressionError(f"factor={factor}: choose a positive number, usually 30 to 100.")
     if any("gemma" in type(module).__name__.lower() for module in model.modules()):
-        raise CompressionError("model: Gemma's norms multiply by 1 + weight; planting knows Llama's, OPT's and GPT-2's.")
+        raise CompressionError(
+            "model: Gemma's norms multiply by 1 + weight; planting knows Llama's, OPT's and GPT-2's."
+        )
     model = copy.deepcopy(model)
     chosen = influential(model, channels)
     for block in walk.blocks(model):

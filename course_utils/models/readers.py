@@ -67,7 +67,9 @@ class Probe:
     @contextmanager
     def changed(self, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """What the module `name` puts out goes through `change`."""
-        handle = self.block.get_submodule(name).register_forward_hook(lambda _, args, out: change(out))
+        handle = self.block.get_submodule(name).register_forward_hook(
+            lambda _, args, out: change(out)
+        )
         try:
             yield
         finally:
@@ -80,7 +82,10 @@ class Probe:
         def see(name: str, x: Tensor) -> None:
             seen.setdefault(name, []).append(x.detach().flatten(0, -2).clone())
 
-        handles = [m.register_forward_pre_hook(lambda _, args, n=n: see(n, args[0])) for n, m in self.layers.items()]
+        handles = [
+            m.register_forward_pre_hook(lambda _, args, n=n: see(n, args[0]))
+            for n, m in self.layers.items()
+        ]
         try:
             self.run(self.near if states is None else states)
         finally:
@@ -96,7 +101,12 @@ class Probe:
 
         def made(name: str, module: nn.Module, args: tuple, out: Any) -> None:
             weight: Any = module.weight
-            if isinstance(out, Tensor) and args and out.shape[-1] == len(weight) and out.shape == args[0].shape:
+            if (
+                isinstance(out, Tensor)
+                and args
+                and out.shape[-1] == len(weight)
+                and out.shape == args[0].shape
+            ):
                 held.append(out)
                 calls[name] = args
                 found[out.untyped_storage().data_ptr()] = Norm(name)
@@ -107,7 +117,11 @@ class Probe:
             if norm is None:
                 return
             if is_listed(module):
-                norm.readers += [n for n in self.layers if n.startswith(f"{name}.listed.") and n.endswith(f".{module.into}")]
+                norm.readers += [
+                    n
+                    for n in self.layers
+                    if n.startswith(f"{name}.listed.") and n.endswith(f".{module.into}")
+                ]
             elif name in self.layers:
                 norm.readers.append(name)
             elif getattr(getattr(module, "weight", None), "dim", int)() == 2:
@@ -116,10 +130,20 @@ class Probe:
         handles = []
         for name, module in self.block.named_modules():
             own = dict(module.named_parameters(recurse=False))
-            if "weight" in own and own["weight"].dim() == 1 and all(p.dim() == 1 for p in own.values()):
-                handles.append(module.register_forward_hook(lambda m, args, out, n=name: made(n, m, args, out)))
+            if (
+                "weight" in own
+                and own["weight"].dim() == 1
+                and all(p.dim() == 1 for p in own.values())
+            ):
+                handles.append(
+                    module.register_forward_hook(lambda m, args, out, n=name: made(n, m, args, out))
+                )
             elif name:
-                handles.append(module.register_forward_pre_hook(lambda m, args, kw, n=name: read(n, m, args, kw), with_kwargs=True))
+                handles.append(
+                    module.register_forward_pre_hook(
+                        lambda m, args, kw, n=name: read(n, m, args, kw), with_kwargs=True
+                    )
+                )
         try:
             self.run(self.near[:1])
         finally:
@@ -137,7 +161,11 @@ class Probe:
     def _offset(self, name: str, args: tuple) -> float | None:
         """0 or 1, if dividing (offset + weight) and the bias by a number divides the output by it."""
         module: Any = self.block.get_submodule(name)
-        wanted, weight, bias = module(*args) / 2, module.weight.clone(), getattr(module, "bias", None)
+        wanted, weight, bias = (
+            module(*args) / 2,
+            module.weight.clone(),
+            getattr(module, "bias", None),
+        )
         shift = bias.clone() if isinstance(bias, Tensor) else None
         for offset in (0.0, 1.0):
             module.weight.copy_((offset + weight) / 2 - offset)
@@ -191,7 +219,11 @@ def _behind(before: Tensor, after: Tensor, factor: Tensor, part: Tensor) -> Tens
     if (rest > 1e-8 * energy).any():
         return None
     ordered, order = factor[part].sort()
-    place = torch.searchsorted(ordered, ratio[used].cpu()).clamp(1, len(ordered) - 1) if len(ordered) > 1 else None
+    place = (
+        torch.searchsorted(ordered, ratio[used].cpu()).clamp(1, len(ordered) - 1)
+        if len(ordered) > 1
+        else None
+    )
     if place is None:
         near = torch.zeros(int(used.sum()), dtype=torch.long)
     else:

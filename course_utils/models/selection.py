@@ -39,9 +39,12 @@ class Chosen:
 
 
 def choose(
-    model: nn.Module, common: Mapping[str, Any], ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: nn.Module,
+    common: Mapping[str, Any],
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Chosen:
-    """The layers of `blocks.compressible` that `ignore` does not name, with the settings `common`, changed by `per_layer`.
+    r"""The layers of `blocks.compressible` that `ignore` does not name, with the settings `common`, changed by `per_layer`.
 
     A pattern is the name of a layer, or of a module that holds layers, or else a regular expression that is searched in the
     names: "model.layers.1" is the block 1 and not 10 too; "down_proj", or r"layers\.[0-3]\.", every layer in whose name it
@@ -49,24 +52,38 @@ def choose(
     nothing, a setting that is not in `common`, or when nothing is left.
     """
     layers = selected(model, ignore)
-    return Chosen(layers, own_settings(layers, common, per_layer, every_name(model)), kept(ignore, per_layer))
+    return Chosen(
+        layers, own_settings(layers, common, per_layer, every_name(model)), kept(ignore, per_layer)
+    )
 
 
 def own_settings(
-    names: Iterable[str], common: Mapping[str, Any], per_layer: PerLayer | None, said: Mapping[str, str] | None = None
+    names: Iterable[str],
+    common: Mapping[str, Any],
+    per_layer: PerLayer | None,
+    said: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The settings of each layer as in `choose`; `said`: `every_name`, those of ignored layers too."""
     names = list(names)
     said = {name: name for name in names} if said is None else said
     own = {name: dict(common) for name in names}
-    if per_layer is not None and not (isinstance(per_layer, Mapping) and all(isinstance(each, Mapping) for each in per_layer.values())):
-        raise CompressionError(f"per_layer={per_layer!r}: give {{name or regular expression: {{setting: value}}}}.")
+    if per_layer is not None and not (
+        isinstance(per_layer, Mapping)
+        and all(isinstance(each, Mapping) for each in per_layer.values())
+    ):
+        raise CompressionError(
+            f"per_layer={per_layer!r}: give {{name or regular expression: {{setting: value}}}}."
+        )
     for pattern, changes in (per_layer or {}).items():
         meant = {said[name] for name in matching(pattern, said, "per_layer")}
         if not meant & set(names):
-            raise CompressionError(f"per_layer: {pattern!r} names only layers that ignore leaves alone; take it out of one of the two.")
+            raise CompressionError(
+                f"per_layer: {pattern!r} names only layers that ignore leaves alone; take it out of one of the two."
+            )
         if wrong := sorted(set(map(str, changes)) - set(common)):
-            raise CompressionError(f"per_layer: {pattern!r} sets {', '.join(wrong)}; settings of a layer here are {', '.join(common)}.")
+            raise CompressionError(
+                f"per_layer: {pattern!r} sets {', '.join(wrong)}; settings of a layer here are {', '.join(common)}."
+            )
         for name in meant & set(names):
             own[name] |= changes
     return own
@@ -74,9 +91,15 @@ def own_settings(
 
 def as_list(patterns: Patterns) -> list[str]:
     """Patterns as a list. Raises CompressionError if one is no text."""
-    listed = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+    listed = (
+        [patterns]
+        if isinstance(patterns, str) or not isinstance(patterns, Iterable)
+        else list(patterns)
+    )
     if wrong := [each for each in listed if not isinstance(each, str)]:
-        raise CompressionError(f"ignore: {wrong[0]!r} is no text; give names of layers, or regular expressions on names.")
+        raise CompressionError(
+            f"ignore: {wrong[0]!r} is no text; give names of layers, or regular expressions on names."
+        )
     return listed
 
 
@@ -84,15 +107,21 @@ def matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
     """The names that a pattern means, as in `choose`. Raises CompressionError for a bad one, or one that means nothing."""
     names = list(names)
     if not isinstance(pattern, str):
-        raise CompressionError(f"{argument}: {pattern!r} is no text; give the name of a layer, or a regular expression on names.")
+        raise CompressionError(
+            f"{argument}: {pattern!r} is no text; give the name of a layer, or a regular expression on names."
+        )
     if exactly := {name for name in names if name == pattern or name.startswith(f"{pattern}.")}:
         return exactly
     try:
         found = {name for name in names if re.search(pattern, name)}
     except re.error as error:
-        raise CompressionError(f"{argument}: {pattern!r} is no regular expression ({error}).") from error
+        raise CompressionError(
+            f"{argument}: {pattern!r} is no regular expression ({error})."
+        ) from error
     if not found:
-        raise CompressionError(f"{argument}: {pattern!r} is found in no layer's name; names look like {names[0]!r}.")
+        raise CompressionError(
+            f"{argument}: {pattern!r} is found in no layer's name; names look like {names[0]!r}."
+        )
     return found
 
 
@@ -108,12 +137,19 @@ def selected(model: nn.Module, ignore: Patterns = ()) -> dict[str, nn.Module]:
 def every_name(model: nn.Module) -> dict[str, str]:
     """Each name under which the model has one of its layers → the layer's own: a layer of a block that is used twice has two."""
     own = {id(module): name for name, module in compressible(model).items()}
-    return {name: own[id(module)] for name, module in model.named_modules(remove_duplicate=False) if id(module) in own}
+    return {
+        name: own[id(module)]
+        for name, module in model.named_modules(remove_duplicate=False)
+        if id(module) in own
+    }
 
 
-def left_by(ignore: Patterns, names: Iterable[str], said: Mapping[str, str] | None = None) -> list[str]:
+def left_by(
+    ignore: Patterns, names: Iterable[str], said: Mapping[str, str] | None = None
+) -> list[str]:
     """The names that no pattern means; `said` as in `own_settings`. Raises CompressionError for a pattern that means none, or when
-    nothing is left."""
+    nothing is left.
+    """
     names = list(names)
     said = {name: name for name in names} if said is None else said
     gone = {said[name] for pattern in as_list(ignore) for name in matching(pattern, said, "ignore")}
@@ -127,7 +163,11 @@ def blocks_named(model: nn.Module, ignore: Patterns) -> list[int]:
     layers = compressible(model)
     gone = set(layers) - set(left_by(ignore, layers, every_name(model)))
     names = {id(module): name for name, module in layers.items()}
-    return [number for number, block in enumerate(blocks(model)) if any(names.get(id(m)) in gone for m in linears(block).values())]
+    return [
+        number
+        for number, block in enumerate(blocks(model))
+        if any(names.get(id(m)) in gone for m in linears(block).values())
+    ]
 
 
 def none_here(why: str, ignore: Patterns = (), per_layer: PerLayer | None = None) -> None:
@@ -139,7 +179,10 @@ def none_here(why: str, ignore: Patterns = (), per_layer: PerLayer | None = None
 
 def kept(ignore: Patterns = (), per_layer: PerLayer | None = None) -> dict[str, Any]:
     """What a result's settings say about it; nothing where all layers were treated alike."""
-    found = {"ignore": as_list(ignore), "per_layer": {k: dict(v) for k, v in (per_layer or {}).items()}}
+    found = {
+        "ignore": as_list(ignore),
+        "per_layer": {k: dict(v) for k, v in (per_layer or {}).items()},
+    }
     return {name: value for name, value in found.items() if value}
 
 
@@ -149,7 +192,8 @@ def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int])
     `reached`: names of layers; `sizes`: the dense number of weights of those that no longer hold a Parameter. The answer has
     `parameters`, `reached` and `share` of the whole model, `share_of_blocks`, and `left`: name → (parameters, reason).
     """
-    names = {part for name in reached for part in (name, name.partition(".listed.")[0])}  # experts that were fused again
+    # experts that were fused again
+    names = {part for name in reached for part in (name, name.partition(".listed.")[0])}
     try:
         inside = {id(m) for m in blocks(model).modules()}
     except CompressionError:
@@ -171,7 +215,10 @@ def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int])
         if name in names:
             total["reached"] += count
         else:
-            left[name] = count, _why(module, id(module) in inside, id(module) in dense, module is head)
+            left[name] = (
+                count,
+                _why(module, id(module) in inside, id(module) in dense, module is head),
+            )
     return {
         "parameters": total["all"], "reached": total["reached"], "share": total["reached"] / max(1, total["all"]),
         "share_of_blocks": total["reached"] / max(1, total["blocks"]), "left": left,

@@ -37,11 +37,15 @@ class Shards:
         name = shipped.resolved(name)
         source, local = loading._source(name)
         if not local:
-            raise CompressionError(f"model {str(name)!r}: is no folder, so it cannot be read block by block; download it (hf download), or {IN_MEMORY}.")
+            raise CompressionError(
+                f"model {str(name)!r}: is no folder, so it cannot be read block by block; download it (hf download), or {IN_MEMORY}."
+            )
         self.folder, self.dtype, self.device = Path(source), dtype, device
         config = loading._load(AutoConfig.from_pretrained, name)
         if getattr(config, "quantization_config", None) is not None:
-            raise CompressionError(f"model {str(name)!r}: it is compressed already; start from the original.")
+            raise CompressionError(
+                f"model {str(name)!r}: it is compressed already; start from the original."
+            )
         self.files = _files(self.folder)
         self.blank = empty_like(loading.auto_class(config), config, dtype).eval()
         compute_buffers(self.blank)
@@ -62,7 +66,9 @@ class Shards:
         """Changes when the folder's config or weights change (sizes and times are looked at, not every byte)."""
         files = sorted({file for file in self.files.values()})
         told = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-        return hashlib.sha256((self.folder / "config.json").read_bytes() + json.dumps(told).encode()).hexdigest()
+        return hashlib.sha256(
+            (self.folder / "config.json").read_bytes() + json.dumps(told).encode()
+        ).hexdigest()
 
     def bytes(self) -> int:
         """The size of the folder's weights."""
@@ -72,8 +78,12 @@ class Shards:
         tied = set(getattr(self.blank, "all_tied_weights_keys", None) or {})
         seen: dict[int, str] = {}
         for name, parameter in self.blank.named_parameters(remove_duplicate=False):
-            if seen.setdefault(id(parameter), name) != name and (name.startswith(f"{self.path}.") or name not in tied):
-                raise CompressionError(f"model: {name} is the same weight as {seen[id(parameter)]}, so its blocks cannot be read one by one; {IN_MEMORY}.")
+            if seen.setdefault(id(parameter), name) != name and (
+                name.startswith(f"{self.path}.") or name not in tied
+            ):
+                raise CompressionError(
+                    f"model: {name} is the same weight as {seen[id(parameter)]}, so its blocks cannot be read one by one; {IN_MEMORY}."
+                )
 
     def unit(self, name: str) -> int | None:
         """The number of the block that a tensor of the model belongs to; None outside the blocks."""
@@ -83,9 +93,14 @@ class Shards:
     def _units(self) -> dict[int | None, dict[str, str]]:
         """Block number (None: outside) → {the hub's name of a tensor: our name of what it becomes, or becomes a part of}."""
         loader, mapping = self._loader()
-        kinds = [[entry for entry in mapping if isinstance(entry, kind)] for kind in (loader.WeightRenaming, loader.WeightConverter)]
+        kinds = [
+            [entry for entry in mapping if isinstance(entry, kind)]
+            for kind in (loader.WeightRenaming, loader.WeightConverter)
+        ]
         expected = self.blank.state_dict()
-        found: dict[int | None, dict[str, str]] = {number: {} for number in (None, *range(self.count))}
+        found: dict[int | None, dict[str, str]] = {
+            number: {} for number in (None, *range(self.count))
+        }
         for name in self.files:
             ours, _ = loader.rename_source_key(name, *kinds, self.blank.base_model_prefix, expected)
             if ours not in expected and name in expected:
@@ -100,7 +115,9 @@ class Shards:
 
             return core_model_loading, conversion_mapping.get_model_conversion_mapping(self.blank)
         except (ImportError, AttributeError, TypeError) as error:
-            raise CompressionError(f"transformers: this version cannot read a model block by block ({error}); {IN_MEMORY}.") from error
+            raise CompressionError(
+                f"transformers: this version cannot read a model block by block ({error}); {IN_MEMORY}."
+            ) from error
 
     def read(self, names: list[str]) -> None:
         """Give `blank` the tensors of these hub names. Raises CompressionError for a damaged file."""
@@ -114,10 +131,16 @@ class Shards:
             tensors = {name: opened[self.files[name]].get_slice(name) for name in names}
             with no_bars():
                 loader.convert_and_load_state_dict_in_model(
-                    self.blank, tensors, LoadStateDictConfig(dtype=self.dtype, weight_mapping=mapping, device_map={"": self.device})
+                    self.blank,
+                    tensors,
+                    LoadStateDictConfig(
+                        dtype=self.dtype, weight_mapping=mapping, device_map={"": self.device}
+                    ),
                 )
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise CompressionError(f"model {str(self.folder)!r}: could not be read ({str(error).strip().splitlines()[0]}); copy it again.") from error
+            raise CompressionError(
+                f"model {str(self.folder)!r}: could not be read ({str(error).strip().splitlines()[0]}); copy it again."
+            ) from error
 
     def block(self, number: int) -> nn.Module:
         """Block `number` as `models.load` reads it, its experts in a list. Raises CompressionError where the files lack a tensor."""
@@ -140,11 +163,17 @@ class Shards:
             return {}
         self.read(names)
         chosen = {ours for hub, ours in self.units[None].items() if hub in names}
-        found = {name: tensor.detach() for name, tensor in self.blank.state_dict().items() if name in chosen and not tensor.is_meta}
+        found = {
+            name: tensor.detach()
+            for name, tensor in self.blank.state_dict().items()
+            if name in chosen and not tensor.is_meta
+        }
         for name, tensor in found.items():
             module, _, last = name.rpartition(".")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise CompressionError(f"{module}: {last}: contains NaN or infinity; repair it before compressing the model.")
+                raise CompressionError(
+                    f"{module}: {last}: contains NaN or infinity; repair it before compressing the model."
+                )
             drop_one(self.blank.get_submodule(module), last)
         return found
 
@@ -152,18 +181,26 @@ class Shards:
         """Tensors outside the blocks that no file holds and that are tied to none."""
         tied = set(getattr(self.blank, "all_tied_weights_keys", None) or {})
         have = set(self.units[None].values())
-        return [name for name in self.blank.state_dict() if self.unit(name) is None and name not in have and name not in tied]
+        return [
+            name
+            for name in self.blank.state_dict()
+            if self.unit(name) is None and name not in have and name not in tied
+        ]
 
 
 def check_whole(module: nn.Module, where: str, folder: Path) -> None:
     """Raises CompressionError if a parameter or saved buffer has no values, or a parameter holds NaN or infinity."""
     for name, tensor in module.state_dict().items():
         if tensor.is_meta:
-            raise CompressionError(f"model {str(folder)!r}: its files lack {where}.{name}; copy it again.")
+            raise CompressionError(
+                f"model {str(folder)!r}: its files lack {where}.{name}; copy it again."
+            )
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
             module_name, _, last = f"{where}.{name}".rpartition(".")
-            raise CompressionError(f"{module_name}: {last}: contains NaN or infinity; repair it before compressing the model.")
+            raise CompressionError(
+                f"{module_name}: {last}: contains NaN or infinity; repair it before compressing the model."
+            )
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -171,11 +208,20 @@ def _files(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            return {name: folder / file for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
+            return {
+                name: folder / file
+                for name, file in json.loads(index.read_text(encoding="utf-8"))[
+                    "weight_map"
+                ].items()
+            }
         single = folder / "model.safetensors"
         if not single.is_file():
-            raise CompressionError(f"model {str(folder)!r}: it has no model.safetensors, so it cannot be read block by block; {IN_MEMORY}.")
+            raise CompressionError(
+                f"model {str(folder)!r}: it has no model.safetensors, so it cannot be read block by block; {IN_MEMORY}."
+            )
         with safe_open(single, framework="pt") as content:
             return {name: single for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CompressionError(f"model {str(folder)!r}: could not be read ({error}); copy it again.") from error
+        raise CompressionError(
+            f"model {str(folder)!r}: could not be read ({error}); copy it again."
+        ) from error

@@ -24,7 +24,9 @@ def structure(model: nn.Module, *, experts_apart: bool = True) -> Any:
 
 def memory_of(model: nn.Module) -> set[int]:
     """Where the numbers of a model lie."""
-    return {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    return {
+        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+    }
 
 
 def apart(module: nn.Module, theirs: set[int]) -> None:

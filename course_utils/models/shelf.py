@@ -25,12 +25,19 @@ class Shelf:
         if place not in PLACES:
             raise CompressionError(f"states={place!r}: choose one of {', '.join(PLACES)}.")
         self.place, self.away, self.count = place, {}, 0  # type: tuple[str, dict[int, Tensor | Path], int]
-        self.folder = Path(tempfile.mkdtemp(dir=folder, prefix="states-")) if place == "disk" else None
+        self.folder = (
+            Path(tempfile.mkdtemp(dir=folder, prefix="states-")) if place == "disk" else None
+        )
 
     def put(self, tensor: Tensor) -> None:
         """Take the numbers out. Until `bring`, nobody may read the tensor or another view of its memory."""
         storage = tensor.untyped_storage()
-        if self.place == "memory" or storage._cdata in self.away or not storage.resizable() or not tensor.is_floating_point():
+        if (
+            self.place == "memory"
+            or storage._cdata in self.away
+            or not storage.resizable()
+            or not tensor.is_floating_point()
+        ):
             return
         flat = _flat(tensor)
         kept: Tensor | Path
@@ -40,9 +47,12 @@ class Shelf:
             kept = self.folder / str(self.count)
             self.count += 1
             try:
-                flat.view(torch.uint8).cpu().clone().numpy().tofile(kept)  # a clone: memory that numpy has seen keeps its size
+                # a clone: memory that numpy has seen keeps its size
+                flat.view(torch.uint8).cpu().clone().numpy().tofile(kept)
             except OSError as error:
-                raise CompressionError(f"states: {kept} could not be written ({error}); free some space, or choose states='half'.") from error
+                raise CompressionError(
+                    f"states: {kept} could not be written ({error}); free some space, or choose states='half'."
+                ) from error
         self.away[storage._cdata] = kept
         storage.resize_(0)
 
@@ -58,7 +68,9 @@ class Shelf:
             return
         size = kept.stat().st_size
         storage.resize_(size)
-        _flat(tensor).view(torch.uint8).copy_(torch.from_file(str(kept), size=size, dtype=torch.uint8))
+        _flat(tensor).view(torch.uint8).copy_(
+            torch.from_file(str(kept), size=size, dtype=torch.uint8)
+        )
         kept.unlink()
 
     def close(self) -> None:
@@ -78,7 +90,9 @@ class Place:
 
     def arrive(self, hidden: Tensor) -> None:
         """States that came to the block: they are kept here, and those from before go to the shelf."""
-        self.held = [tensor for ref in self.known if (tensor := ref()) is not None and tensor is not hidden] + [hidden]
+        self.held = [
+            tensor for ref in self.known if (tensor := ref()) is not None and tensor is not hidden
+        ] + [hidden]
         self.known = [weakref.ref(tensor) for tensor in self.held]
         for tensor in self.held:
             self.shelf.put(tensor)

@@ -24,8 +24,10 @@ from .checkpointing import file_digest
 from .quiet import no_bars
 
 DIGEST = "sha256.txt"  # of the cached weights
-CHECKED = "checked.json"  # beside the cached folders: the SHA-256 of files that were read once, and what they were like then
-SETTLED = 0.1  # seconds: a file that changed less long ago could change again without a trace in its times
+# beside the cached folders: the SHA-256 of files that were read once, and what they were like then
+CHECKED = "checked.json"
+# seconds: a file that changed less long ago could change again without a trace in its times
+SETTLED = 0.1
 FORMAT = 1  # of the cached folder; a change of what is written changes its name
 
 
@@ -59,11 +61,19 @@ def file_of(name: str) -> tuple[Path, str]:
     found = [entry for entry in listed if entry.suffix == ".gguf"]
     again = f"install it again: {install} --force-reinstall."
     if len(found) != 1 or not Path(str(found[0].locate())).is_file():
-        raise CompressionError(f"model {name!r}: the package {what.package} is installed but holds no GGUF file; {again}")
+        raise CompressionError(
+            f"model {name!r}: the package {what.package} is installed but holds no GGUF file; {again}"
+        )
     file, said = Path(str(found[0].locate())), found[0].hash
     digest = checksum(file)
-    if said is not None and said.mode == "sha256" and base64.urlsafe_b64encode(bytes.fromhex(digest)).rstrip(b"=").decode() != said.value:
-        raise CompressionError(f"model {name!r}: {file} is not as the package lists it, damaged or altered; {again}")
+    if (
+        said is not None
+        and said.mode == "sha256"
+        and base64.urlsafe_b64encode(bytes.fromhex(digest)).rstrip(b"=").decode() != said.value
+    ):
+        raise CompressionError(
+            f"model {name!r}: {file} is not as the package lists it, damaged or altered; {again}"
+        )
     return file, digest
 
 
@@ -86,7 +96,8 @@ def checksum(file: Path) -> str:
         return entry[-1]
     digest = file_digest(file)
     if _looks(file) == like and time.time() - max(like[1:3]) / 1e9 > SETTLED:
-        with contextlib.suppress(OSError):  # a folder that cannot be written: it is read again next time
+        # a folder that cannot be written: it is read again next time
+        with contextlib.suppress(OSError):
             memory.parent.mkdir(parents=True, exist_ok=True)
             there = {path: entry for path, entry in known.items() if Path(path).exists()}
             half = memory.with_suffix(f".{os.getpid()}")
@@ -112,7 +123,8 @@ def folder_of(name: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with alone(folder.parent / f".{name}.lock"):
             if not _whole(folder):
-                for left in (folder, *folder.parent.glob(f".{name}-*")):  # damaged, or of a process that was killed
+                # damaged, or of a process that was killed
+                for left in (folder, *folder.parent.glob(f".{name}-*")):
                     shutil.rmtree(left, ignore_errors=True)
                 _fill(folder, file)
     except OSError as error:
@@ -143,7 +155,9 @@ def _fill(folder: Path, file: Path) -> None:
             words.save_pretrained(work)
         except Exception as error:  # safetensors has an error of its own for a full disk
             raise OSError(str(error).splitlines()[0]) from error
-        (work / DIGEST).write_text("".join(f"{file_digest(f)}  {f.name}\n" for f in sorted(work.iterdir())))
+        (work / DIGEST).write_text(
+            "".join(f"{file_digest(f)}  {f.name}\n" for f in sorted(work.iterdir()))
+        )
         os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -153,6 +167,9 @@ def _whole(folder: Path) -> bool:
     """Whether every file that was written is there as it was."""
     try:
         lines = (folder / DIGEST).read_text().splitlines()
-        return bool(lines) and all(checksum(folder / name) == digest for digest, name in (line.split("  ", 1) for line in lines))
+        return bool(lines) and all(
+            checksum(folder / name) == digest
+            for digest, name in (line.split("  ", 1) for line in lines)
+        )
     except (OSError, ValueError):
         return False

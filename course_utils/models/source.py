@@ -7,7 +7,8 @@ from torch import nn
 
 from .shelf import Shelf
 
-Facts = dict[str, dict[str, Any]]  # what a method has to tell of each layer: plain numbers and names
+# what a method has to tell of each layer: plain numbers and names
+Facts = dict[str, dict[str, Any]]
 
 
 class Source(Protocol):

@@ -12,7 +12,9 @@ SEPARATOR = "<|end|>"  # begins every document, and so ends the one before
 PADDING = "<|pad|>"
 
 
-def train_tokenizer(texts: Iterable[str] | None = None, *, vocabulary: int = 1024) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str] | None = None, *, vocabulary: int = 1024
+) -> PreTrainedTokenizerFast:
     """Byte-pair encoding (Sennrich et al., 2016) on `texts`; by default 30,000 training documents of the world.
 
     Calling the tokenizer puts SEPARATOR before the text; `add_special_tokens=False` leaves it out.
@@ -21,7 +23,10 @@ def train_tokenizer(texts: Iterable[str] | None = None, *, vocabulary: int = 102
         texts = (document.text for document in itertools.islice(documents("train"), 30_000))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -33,7 +38,9 @@ def train_tokenizer(texts: Iterable[str] | None = None, *, vocabulary: int = 102
             show_progress=False,
         ),
     )
-    bpe.post_processor = processors.TemplateProcessing(single=f"{SEPARATOR} $A", special_tokens=[(SEPARATOR, 0)])
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{SEPARATOR} $A", special_tokens=[(SEPARATOR, 0)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=SEPARATOR,

@@ -25,7 +25,9 @@ from .tokenizer import train_tokenizer
 COPIED_FROM_TEXT = ("stories", "instructions", "entailment")
 
 
-def build(*, vocabulary: int, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, seed: int) -> LlamaForCausalLM:
+def build(
+    *, vocabulary: int, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, seed: int
+) -> LlamaForCausalLM:
     """A randomly initialized Llama model with tied embeddings."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -36,7 +38,9 @@ def build(*, vocabulary: int, hidden: int, layers: int, heads: int, kv_heads: in
     return LlamaForCausalLM(config)
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay: float = 0.35) -> float:
+def learning_rate(
+    step: int, steps: int, peak: float, warmup: int = 200, decay: float = 0.35
+) -> float:
     """Linear warm-up, then constant, then linear to zero over the last `decay` of the run."""
     return peak * min(1.0, (step + 1) / warmup, (steps - step) / max(1, decay * steps))
 
@@ -51,7 +55,11 @@ def last_line(log: Path, checkpoint: Path) -> dict[str, float]:
         log.unlink(missing_ok=True)
         return start
     step = int(read_notes(checkpoint)["step"])
-    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    whole = (
+        [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if log.exists()
+        else []
+    )
     kept = [line for line in map(json.loads, whole) if line["step"] <= step]
     write_text(log, "".join(f"{json.dumps(line)}\n" for line in kept))
     return {**start, **(kept[-1] if kept else {}), "step": step}
@@ -61,9 +69,15 @@ def check_settings(record: Path, settings: dict[str, Any], resumed: bool) -> Non
     """Write the settings of a new run, and refuse to go on with a run of other settings."""
     if resumed and record.exists():
         before = json.loads(record.read_text())
-        changed = [f"{k} {before[k]} instead of {v}" for k, v in settings.items() if k != "every" and before.get(k, v) != v]
+        changed = [
+            f"{k} {before[k]} instead of {v}"
+            for k, v in settings.items()
+            if k != "every" and before.get(k, v) != v
+        ]
         if changed:
-            raise CompressionError(f"{record.parent}: holds a run with {', '.join(changed)}; choose another --out.")
+            raise CompressionError(
+                f"{record.parent}: holds a run with {', '.join(changed)}; choose another --out."
+            )
     write_text(record, json.dumps(settings, indent=1))
 
 
@@ -86,21 +100,35 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     steps = tokens // (batch * context)
     if steps < 1:
-        raise CompressionError(f"tokens={tokens}: less than one batch of {batch * context}; ask for more.")
+        raise CompressionError(
+            f"tokens={tokens}: less than one batch of {batch * context}; ask for more."
+        )
     checkpoint, log = out / "checkpoint.safetensors", out / "log.jsonl"
     check_settings(out / "training.json", settings, checkpoint.exists())
     tokenizer = train_tokenizer()
-    model = build(vocabulary=len(tokenizer), hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, seed=seed)
+    model = build(
+        vocabulary=len(tokenizer),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp=mlp,
+        seed=seed,
+    )
     if answers_first:
         plant_copying(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
     done = last_line(log, checkpoint)
     start = int(done["step"])
     if start:
         load_checkpoint(checkpoint, model, optimizer)
     first = min(answers_first, steps)
     copied = token_windows(tokenizer, "train", first * batch, context, seed, kinds=COPIED_FROM_TEXT)
-    data = torch.cat([copied, token_windows(tokenizer, "train", (steps - first) * batch, context, seed)]).short()
+    data = torch.cat(
+        [copied, token_windows(tokenizer, "train", (steps - first) * batch, context, seed)]
+    ).short()
     answers = answers_only(tokenizer, copied)
     validation = token_windows(tokenizer, "validation", 64, context, seed)
     model.train()
@@ -117,7 +145,9 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        running = float(loss.detach()) if running == 0 else 0.98 * running + 0.02 * float(loss.detach())
+        running = (
+            float(loss.detach()) if running == 0 else 0.98 * running + 0.02 * float(loss.detach())
+        )
         if (step + 1) % every == 0 or step + 1 == steps:
             line = {
                 "step": step + 1,
@@ -144,12 +174,18 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: 
 
 def main() -> None:
     """The command line; see the head of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="folder for the model, its log and the checkpoint")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder for the model, its log and the checkpoint"
+    )
     for name, value in (("tokens", 14_000_000), ("batch", 16), ("context", 256), ("hidden", 256), ("layers", 5),
                         ("heads", 8), ("kv-heads", 4), ("mlp", 512), ("seed", 0), ("every", 250), ("answers-first", 150)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate, default 0.001")
+    parser.add_argument(
+        "--peak", type=float, default=1e-3, help="highest learning rate, default 0.001"
+    )
     parser.add_argument("--no-bf16", dest="bf16", action="store_false", help="float32 products")
     train(**vars(parser.parse_args()))
 

@@ -17,7 +17,14 @@ from course_utils.errors import CompressionError
 
 from . import gates, parallel
 from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_of
-from .checks import check_calibration, check_context, check_finite, check_loaded, check_model, longest_context
+from .checks import (
+    check_calibration,
+    check_context,
+    check_finite,
+    check_loaded,
+    check_model,
+    longest_context,
+)
 from .gates import States
 from .shelf import Shelf
 from .source import Facts, Source, source_of
@@ -27,6 +34,7 @@ __all__ = [
     "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "source_of",
     "through_blocks", "watch", "watch_inputs", "weight_of",
 ]  # fmt: skip
+
 
 def exact(x: Tensor) -> Tensor:
     """At least float32: half precision holds neither squares nor long sums."""
@@ -45,7 +53,9 @@ def _batches(ids: Tensor, batch: int) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def first_block_inputs(model: PreTrainedModel, ids: Tensor, batch: int = 8) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def first_block_inputs(
+    model: PreTrainedModel, ids: Tensor, batch: int = 8
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """For each batch of token ids: what enters the first block, (hidden states, keyword arguments)."""
     for inputs in _batches(ids, batch):
         steps = gates.stations(model, blocks(model), [inputs])
@@ -70,7 +80,11 @@ def batch_for(context: int, widest: int = 0) -> int:
 
 @torch.no_grad()
 def through_blocks(
-    model: PreTrainedModel, ids: Tensor, title: str = "blocks", batch: int | None = None, shelf: Shelf | None = None
+    model: PreTrainedModel,
+    ids: Tensor,
+    title: str = "blocks",
+    batch: int | None = None,
+    shelf: Shelf | None = None,
 ) -> Iterator[tuple[nn.Module, States]]:
     """Each block in order, with the states that enter it: (block, [(hidden states, keyword arguments), …]).
 
@@ -79,15 +93,21 @@ def through_blocks(
     """
     found = blocks(model)
     device = torch.device("cpu") if model.device.type == "meta" else model.device
-    widest = max(max(weight_of(m).shape) for m in linears(found[0]).values()) if linears(found[0]) else 0
-    steps = gates.stations(model, found, _batches(ids.to(device), batch or batch_for(ids.shape[1], widest)), shelf)
+    widest = (
+        max(max(weight_of(m).shape) for m in linears(found[0]).values()) if linears(found[0]) else 0
+    )
+    steps = gates.stations(
+        model, found, _batches(ids.to(device), batch or batch_for(ids.shape[1], widest)), shelf
+    )
     try:
         yield from tqdm(steps, desc=title, unit="block", leave=False, total=len(found))
     finally:
         steps.close()
 
 
-def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title: str, calibration: Any = None) -> Facts:
+def each_block(
+    model: nn.Module, work: Callable[[nn.Module, Any], Facts], title: str, calibration: Any = None
+) -> Facts:
     """work(block, states) for each block in order, and what it tells of its layers, all together.
 
     This is the one loop of the methods that go block by block: for models in memory, and for models that are read from disk
@@ -102,9 +122,19 @@ def each_block(model: nn.Module, work: Callable[[nn.Module, Any], Facts], title:
     try:
         if source is not None:
             source.begin(model, calibration is not None)
-        arrivals: Any = ((block, None) for block in tqdm(found, desc=title, unit="block", leave=False, disable=source is None or None))
+        arrivals: Any = (
+            (block, None)
+            for block in tqdm(
+                found, desc=title, unit="block", leave=False, disable=source is None or None
+            )
+        )
         if calibration is not None:
-            arrivals = through_blocks(model, parallel.part_of(calibration), title, shelf=None if source is None else source.shelf)  # type: ignore[arg-type]
+            arrivals = through_blocks(
+                model,
+                parallel.part_of(calibration),
+                title,
+                shelf=None if source is None else source.shelf,
+            )  # type: ignore[arg-type]
         for block, states in arrivals:
             if source is None:
                 facts |= work(block, states)
@@ -153,7 +183,9 @@ def watch(
             handle.remove()
 
 
-def watch_inputs(block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers=None) -> None:
+def watch_inputs(
+    block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers=None
+) -> None:
     """`watch` with x as (tokens, in), float32. `layers`: only these modules; by default every linear layer of the block."""
     watched = list(linears(block).values()) if layers is None else list(layers)
     watch(block, states, watched, lambda module, x: see(module, x.reshape(-1, x.shape[-1]).float()))
@@ -167,10 +199,14 @@ def inputs_of(model: nn.Module, ids: Tensor, names: Sequence[str]) -> dict[str, 
     """
     layers = linears(model)
     if unknown := [name for name in names if name not in layers]:
-        raise CompressionError(f"names: the model has no linear layer {unknown[0]!r}; take names from walk.compressible.")
+        raise CompressionError(
+            f"names: the model has no linear layer {unknown[0]!r}; take names from walk.compressible."
+        )
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     handles = [
-        layers[name].register_forward_pre_hook(lambda _, args, name=name: seen[name].append(exact(args[0].flatten(0, -2))))
+        layers[name].register_forward_pre_hook(
+            lambda _, args, name=name: seen[name].append(exact(args[0].flatten(0, -2)))
+        )
         for name in names
     ]
     try:

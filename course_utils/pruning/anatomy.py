@@ -18,7 +18,8 @@ ONE_NUMBER = (
     "the config has one number of channels and one of heads for all blocks, so that every block loses as many; for some layers only "
     "use wanda, sparsegpt or magnitude."
 )
-LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # config fields with an entry for each block
+# config fields with an entry for each block
+LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 WHOLE_BLOCKS = "a block goes whole or stays whole, so that there is nothing to set for single layers; name the blocks that stay with ignore."
 
 
@@ -35,7 +36,13 @@ class Anatomy:
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 KNOWN = (
-    Anatomy(QKV, "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size"),
+    Anatomy(
+        QKV,
+        "self_attn.o_proj",
+        ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.down_proj",
+        "intermediate_size",
+    ),
     Anatomy(QKV, "self_attn.out_proj", ("fc1",), "fc2", "ffn_dim"),
     Anatomy(("attn.c_attn",), "attn.c_proj", ("mlp.c_fc",), "mlp.c_proj", "n_inner"),
 )
@@ -45,7 +52,12 @@ def of(model: PreTrainedModel) -> Anatomy:
     """The anatomy of a model's blocks. Raises CompressionError for one that is not known or not dense."""
     names = set(walk.linears(walk.blocks(model)[0]))
     for anatomy in KNOWN:
-        if names >= {*anatomy.attention_in, anatomy.attention_out, *anatomy.mlp_in, anatomy.mlp_out}:
+        if names >= {
+            *anatomy.attention_in,
+            anatomy.attention_out,
+            *anatomy.mlp_in,
+            anatomy.mlp_out,
+        }:
             return anatomy
     raise CompressionError(
         f"model: the parts of {type(model).__name__}'s blocks are not known; pruning of heads and of the stream knows "
@@ -58,7 +70,9 @@ def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
     known = (*parts.attention_in, parts.attention_out)
     inside = parts.attention_out.partition(".")[0]
     for name, parameter in walk.blocks(model)[0].get_submodule(inside).named_parameters():
-        if f"{inside}.{name}".rpartition(".")[0] not in known and (parameter.shape != (size,) or name.count(".") > 1):
+        if f"{inside}.{name}".rpartition(".")[0] not in known and (
+            parameter.shape != (size,) or name.count(".") > 1
+        ):
             raise CompressionError(
                 f"model: {model.config.model_type}'s {inside}.{name} belongs to all heads together or to one each, which head "
                 "pruning does not know; use prune_mlp or prune_layers."
@@ -79,7 +93,9 @@ def take(module: nn.Module, *, rows: Tensor | None = None, columns: Tensor | Non
     if rows is not None:
         weight = weight[rows]
         if module.bias is not None:
-            module.bias = nn.Parameter(module.bias.detach()[rows].clone(), module.bias.requires_grad)
+            module.bias = nn.Parameter(
+                module.bias.detach()[rows].clone(), module.bias.requires_grad
+            )
     if columns is not None:
         weight = weight[:, columns]
     set_weight(module, weight)
@@ -97,7 +113,8 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
 
 def smaller_config(config, **changes: Any):
     """A copy of a config with these fields changed, of a model with towers those of its language model. Raises CompressionError
-    if the model type does not allow them."""
+    if the model type does not allow them.
+    """
     new = copy.deepcopy(config)
     try:
         for key, value in changes.items():
@@ -105,7 +122,9 @@ def smaller_config(config, **changes: Any):
         type(config).from_dict(new.to_dict())
     except Exception as error:
         reason = str(error).strip().split("\n")[-1].strip()
-        raise CompressionError(f"model: {config.model_type} cannot be {changes} ({reason}); keep another number.") from error
+        raise CompressionError(
+            f"model: {config.model_type} cannot be {changes} ({reason}); keep another number."
+        ) from error
     return new
 
 
@@ -116,21 +135,36 @@ def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str,
     rhythm) and ERNIE (a first and a last one) say it. Raises CompressionError where such a config cannot say it of the blocks that stay.
     """
     told = config.to_dict()
-    fields: dict[str, Any] = {k: [v[i] for i in chosen] for k, v in told.items() if k in LAYER_BY_LAYER and v}
+    fields: dict[str, Any] = {
+        k: [v[i] for i in chosen] for k, v in told.items() if k in LAYER_BY_LAYER and v
+    }
     if "first_k_dense_replace" in told:
         dense = [i < told["first_k_dense_replace"] for i in chosen]
         fields["first_k_dense_replace"] = sum(dense)
         possible = dense == sorted(dense, reverse=True)
     elif "mlp_only_layers" in told:
         without, step = told["mlp_only_layers"] or [], told.get("decoder_sparse_step", 1)
-        fields |= {"mlp_only_layers": [new for new, i in enumerate(chosen) if i in without or (i + 1) % step], "decoder_sparse_step": 1}
+        fields |= {
+            "mlp_only_layers": [
+                new for new, i in enumerate(chosen) if i in without or (i + 1) % step
+            ],
+            "decoder_sparse_step": 1,
+        }
         possible = True
     elif "moe_layer_start_index" in told:
         every, last = told.get("moe_layer_interval", 1), told["moe_layer_end_index"]
         last = told["num_hidden_layers"] - 1 if last < 0 else last
-        sparse = [new for new, i in enumerate(chosen) if (i + 1) % every == 0 and told["moe_layer_start_index"] <= i <= last]
+        sparse = [
+            new
+            for new, i in enumerate(chosen)
+            if (i + 1) % every == 0 and told["moe_layer_start_index"] <= i <= last
+        ]
         first, end = (sparse[0], sparse[-1]) if sparse else (len(chosen), len(chosen))
-        fields |= {"moe_layer_start_index": first, "moe_layer_end_index": end, "moe_layer_interval": 1}
+        fields |= {
+            "moe_layer_start_index": first,
+            "moe_layer_end_index": end,
+            "moe_layer_interval": 1,
+        }
         possible = len(sparse) in (0, end - first + 1)
     else:
         return fields
@@ -146,7 +180,9 @@ def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTr
     """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
     attention = getattr(model.config, "_attn_implementation", None)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        new = type(model)._from_config(copy.deepcopy(config), dtype=model.dtype, attn_implementation=attention)
+        new = type(model)._from_config(
+            copy.deepcopy(config), dtype=model.dtype, attn_implementation=attention
+        )
     tied = set(getattr(new, "all_tied_weights_keys", None) or {})
     dtypes = {name: tensor.dtype for name, tensor in new.state_dict().items()}
     tensors = {k: v.to(dtypes.get(k, v.dtype)) for k, v in tensors.items() if k not in tied}
@@ -154,10 +190,14 @@ def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTr
         found = new.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:  # its first line is a heading
         reason = str(error).strip().split("\n")[-1].strip()
-        raise CompressionError(f"model: {model.config.model_type}'s layers do not follow the smaller config ({reason}).") from error
+        raise CompressionError(
+            f"model: {model.config.model_type}'s layers do not follow the smaller config ({reason})."
+        ) from error
     wrong = (set(found.missing_keys) - tied) | set(found.unexpected_keys)
     if wrong:
-        raise CompressionError(f"model: weights and the smaller config disagree about {', '.join(sorted(wrong)[:3])}.")
+        raise CompressionError(
+            f"model: weights and the smaller config disagree about {', '.join(sorted(wrong)[:3])}."
+        )
     new.tie_weights()
     compute_buffers(new)
     sharing.own(new, model)

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, sharing, walk
@@ -21,7 +24,9 @@ Masks = Mapping[str, Tensor]
 Settings = Mapping[str, Mapping[str, Any]]  # by layer
 
 
-def make_masks(scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str | None = None) -> dict[str, Tensor]:
+def make_masks(
+    scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str | None = None
+) -> dict[str, Tensor]:
     """A mask for every score. Patterns as in `masks.make`, and 'global': one ranking over all layers together."""
     if pattern == "global":
         return mask_functions.across(dict(scores), sparsity)
@@ -33,19 +38,33 @@ def masks_of(scores: Mapping[str, Tensor], own: Settings) -> dict[str, Tensor]:
     together: dict[tuple, dict[str, Tensor]] = {}
     for name, score in scores.items():
         together.setdefault((own[name]["sparsity"], own[name]["pattern"]), {})[name] = score
-    found = {name: mask for settings, group in together.items() for name, mask in make_masks(group, *settings).items()}
+    found = {
+        name: mask
+        for settings, group in together.items()
+        for name, mask in make_masks(group, *settings).items()
+    }
     return {name: found[name] for name in scores}
 
 
 def stricter(
-    scores: Mapping[str, Tensor], kept: Masks, sparsity: float, pattern: str | None = None, own: Settings | None = None
+    scores: Mapping[str, Tensor],
+    kept: Masks,
+    sparsity: float,
+    pattern: str | None = None,
+    own: Settings | None = None,
 ) -> dict[str, Tensor]:
     """Masks at this sparsity (or at each layer's `own`, as in `masks_of`) in which nothing that is gone comes back: pruned
-    weights get the lowest score of all."""
+    weights get the lowest score of all.
+    """
     lowest = min(float(score.min()) for score in scores.values())
     lowest -= max(1.0, abs(lowest))  # by 1 alone a float32 of 10⁸ stays what it is
     found = {name: score.masked_fill(~kept[name], lowest) for name, score in scores.items()}
-    return {name: mask & kept[name] for name, mask in (make_masks(found, sparsity, pattern) if own is None else masks_of(found, own)).items()}
+    return {
+        name: mask & kept[name]
+        for name, mask in (
+            make_masks(found, sparsity, pattern) if own is None else masks_of(found, own)
+        ).items()
+    }
 
 
 def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
@@ -53,10 +72,14 @@ def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
     layers = walk.compressible(model)
     for name, mask in masks.items():
         if name not in layers:
-            raise CompressionError(f"masks: the model has no linear layer {name!r}; take names from walk.compressible.")
+            raise CompressionError(
+                f"masks: the model has no linear layer {name!r}; take names from walk.compressible."
+            )
         shape = tuple(walk.weight_of(layers[name]).shape)
         if tuple(mask.shape) != shape:
-            raise CompressionError(f"masks: {name} is {shape} (out, in), its mask {tuple(mask.shape)}.")
+            raise CompressionError(
+                f"masks: {name} is {shape} (out, in), its mask {tuple(mask.shape)}."
+            )
     return {name: layers[name] for name in masks}
 
 
@@ -69,7 +92,9 @@ def apply(model: nn.Module, masks: Masks) -> None:
     layers = check_masks(model, masks)
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
-            raise CompressionError(f"masks: {name} is {mask.dtype}; a mask is boolean, True = kept: use mask != 0.")
+            raise CompressionError(
+                f"masks: {name} is {mask.dtype}; a mask is boolean, True = kept: use mask != 0."
+            )
     for name, module in layers.items():
         walk.weight_of(module).masked_fill_(~masks[name].to(module.weight.device), 0)
 
@@ -91,7 +116,10 @@ def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer):
 
 @contextmanager
 def each_step(
-    model: nn.Module, *, before: Callable[[], None] | None = None, after: Callable[[int], None] | None = None
+    model: nn.Module,
+    *,
+    before: Callable[[], None] | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> Iterator[None]:
     """While this context is open: call before() and after(step) around each step that any optimizer takes on `model`.
 
@@ -103,7 +131,9 @@ def each_step(
     parameters = {id(p) for p in model.parameters()}
 
     def mine(optimizer) -> list[Tensor]:
-        return [p for group in optimizer.param_groups for p in group["params"] if id(p) in parameters]
+        return [
+            p for group in optimizer.param_groups for p in group["params"] if id(p) in parameters
+        ]
 
     def first(optimizer, *_) -> None:
         if before is not None and mine(optimizer):
@@ -114,7 +144,11 @@ def each_step(
         counted = [p for p in mine(optimizer) if "step" in optimizer.state.get(p, {})]
         if after is not None and counted:
             after(int(optimizer.state[counted[0]]["step"]))
-        elif after is not None and mine(optimizer) and not any("step" in state for state in optimizer.state.values()):
+        elif (
+            after is not None
+            and mine(optimizer)
+            and not any("step" in state for state in optimizer.state.values())
+        ):
             taken += 1
             after(taken)
 
@@ -128,12 +162,20 @@ def each_step(
 
 def facts_of(layers: Mapping[str, nn.Module], pruned: Iterable[str]) -> walk.Facts:
     """What a method that goes block by block tells of layers: zeros, weights, and whether it worked on them."""
-    return {name: told_of(walk.weight_of(module) == 0, name in pruned) for name, module in layers.items()}
+    return {
+        name: told_of(walk.weight_of(module) == 0, name in pruned)
+        for name, module in layers.items()
+    }
 
 
 def told_of(gone: Tensor, pruned: bool) -> dict[str, float]:
     """What `sparsity_from` wants to know of one layer: where its zeros are, and whether the method worked on it."""
-    return {"zeros": int(gone.sum()), "size": gone.numel(), "share": float(gone.float().mean()), "pruned": pruned}
+    return {
+        "zeros": int(gone.sum()),
+        "size": gone.numel(),
+        "share": float(gone.float().mean()),
+        "pruned": pruned,
+    }
 
 
 def sparsity_from(facts: walk.Facts) -> tuple[float, dict[str, float]]:
@@ -144,7 +186,10 @@ def sparsity_from(facts: walk.Facts) -> tuple[float, dict[str, float]]:
 
 def zeros(model: nn.Module) -> dict[str, float]:
     """The fraction of zero weights in each linear layer that compression works on."""
-    return {n: float((walk.weight_of(m) == 0).float().mean()) for n, m in walk.compressible(model).items()}
+    return {
+        n: float((walk.weight_of(m) == 0).float().mean())
+        for n, m in walk.compressible(model).items()
+    }
 
 
 def sparsity_of(model: nn.Module) -> float:
@@ -174,12 +219,27 @@ def prune(
     check_masks(model, scores)
     chosen = selection.selected(model, ignore)
     common = {"sparsity": sparsity, "pattern": pattern}
-    own = selection.own_settings([name for name in scores if name in chosen], common, per_layer, {name: name for name in scores})
+    own = selection.own_settings(
+        [name for name in scores if name in chosen],
+        common,
+        per_layer,
+        {name: name for name in scores},
+    )
     scores = {name: score for name, score in scores.items() if name in chosen}
     masks = masks_of(scores, own) if scores else make_masks(scores, **common)
     layers = check_masks(model, masks)
     for name, mask in masks.items():
         zero_outside(layers[name], mask)
-    settings = {"method": method, "sparsity": sparsity_of(model), "pattern": pattern or "per_layer", **selection.kept(ignore, per_layer)}
+    settings = {
+        "method": method,
+        "sparsity": sparsity_of(model),
+        "pattern": pattern or "per_layer",
+        **selection.kept(ignore, per_layer),
+    }
     share = {name: value for name, value in zeros(model).items() if name in masks}
-    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"sparsity": share})
+    return Compressed(
+        sharing.own(experts.fuse(model), original),
+        settings,
+        time.perf_counter() - began,
+        {"sparsity": share},
+    )

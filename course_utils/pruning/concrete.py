@@ -21,33 +21,41 @@ from course_utils.errors import CompressionError
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # Louizos et al., 2018
 
 
-def logistic_noise(shape, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """ln u − ln(1 − u), u uniform in (0, 1): the difference of two Gumbel numbers."""
+def logistic_noise(
+    shape, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Ln u − ln(1 − u), u uniform in (0, 1): the difference of two Gumbel numbers."""
     edge = torch.finfo(dtype).eps / 2
     u = torch.rand(shape, generator=generator, dtype=dtype).clamp(edge, 1 - edge)
     return u.log() - (-u).log1p()
 
 
 def binary(alpha: Tensor, noise: Tensor, beta: float = BETA) -> Tensor:
-    """s = σ((noise + α) / β), in (0, 1). Raises CompressionError unless β > 0."""
+    """S = σ((noise + α) / β), in (0, 1). Raises CompressionError unless β > 0."""
     if not beta > 0:
         raise CompressionError(f"beta={beta}: the temperature of a gate is above 0.")
     return torch.sigmoid((noise + alpha) / beta)
 
 
-def hard(alpha: Tensor, noise: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA) -> Tensor:
-    """z = clip(s (ζ − γ) + γ, 0, 1): exactly 0 and exactly 1 with positive probability. Raises CompressionError unless γ < 0 and ζ > 1."""
+def hard(
+    alpha: Tensor, noise: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA
+) -> Tensor:
+    """Z = clip(s (ζ − γ) + γ, 0, 1): exactly 0 and exactly 1 with positive probability. Raises CompressionError unless γ < 0 and ζ > 1."""
     _check_stretch(gamma, zeta)
     return (binary(alpha, noise, beta) * (zeta - gamma) + gamma).clamp(0, 1)
 
 
-def hard_spec(alpha: float, u: float, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA) -> float:
+def hard_spec(
+    alpha: float, u: float, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA
+) -> float:
     """One gate by plain arithmetic, from a uniform number."""
     s = 1 / (1 + math.exp(-(math.log(u) - math.log(1 - u) + alpha) / beta))
     return min(1.0, max(0.0, s * (zeta - gamma) + gamma))
 
 
-def open_probability(alpha: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA) -> Tensor:
+def open_probability(
+    alpha: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA
+) -> Tensor:
     """P(z ≠ 0) = σ(α − β ln(−γ / ζ)) of a hard concrete gate."""
     _check_stretch(gamma, zeta)
     return torch.sigmoid(alpha - beta * math.log(-gamma / zeta))
@@ -64,7 +72,9 @@ def cumulative(x: Tensor, alpha: Tensor, beta: float = BETA) -> Tensor:
     return torch.sigmoid(beta * torch.logit(x) - alpha)
 
 
-def expected(alpha: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA, points: int = 2000) -> Tensor:
+def expected(
+    alpha: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA, points: int = 2000
+) -> Tensor:
     """E[z] of a hard concrete gate = ∫₀¹ P(z > t) dt, by the midpoint rule."""
     _check_stretch(gamma, zeta)
     t = (torch.arange(points, dtype=torch.float64) + 0.5) / points
@@ -91,4 +101,6 @@ def drop_gate(logit: Tensor, noise: Tensor, beta: float = 0.1) -> Tensor:
 
 def _check_stretch(gamma: float, zeta: float) -> None:
     if not gamma < 0 or not zeta > 1:
-        raise CompressionError(f"gamma={gamma}, zeta={zeta}: a hard gate is stretched beyond both ends; choose gamma < 0 and zeta > 1.")
+        raise CompressionError(
+            f"gamma={gamma}, zeta={zeta}: a hard gate is stretched beyond both ends; choose gamma < 0 and zeta > 1."
+        )

@@ -43,11 +43,19 @@ def exhaustive(space: Space, score: Score, allowed: Allowed) -> Search:
         if allowed(subnet):
             search.of(subnet)
     if not search.scores:
-        raise CompressionError("allowed: no subnet of the space keeps the budget; raise it, or offer smaller choices.")
+        raise CompressionError(
+            "allowed: no subnet of the space keeps the budget; raise it, or offer smaller choices."
+        )
     return search
 
 
-def drawn(space: Space, allowed: Allowed, rng: random.Random, known: dict[Subnet, float], make: Callable[[], Subnet]) -> Subnet | None:
+def drawn(
+    space: Space,
+    allowed: Allowed,
+    rng: random.Random,
+    known: dict[Subnet, float],
+    make: Callable[[], Subnet],
+) -> Subnet | None:
     """A subnet by `make` that is allowed and not known yet; after a hundred tries by chance from the space; at last None."""
     for attempt in range(600):
         subnet = make() if attempt < 100 else space.draw(rng)
@@ -56,7 +64,9 @@ def drawn(space: Space, allowed: Allowed, rng: random.Random, known: dict[Subnet
     return None
 
 
-def by_chance(space: Space, score: Score, allowed: Allowed, *, evaluations: int, seed: int = 0) -> Search:
+def by_chance(
+    space: Space, score: Score, allowed: Allowed, *, evaluations: int, seed: int = 0
+) -> Search:
     """The control: so many different subnets that are allowed, drawn by chance."""
     rng, search = random.Random(seed), Search(score)
     while len(search.scores) < evaluations:
@@ -68,7 +78,15 @@ def by_chance(space: Space, score: Score, allowed: Allowed, *, evaluations: int,
 
 
 def evolve(
-    space: Space, score: Score, allowed: Allowed, *, evaluations: int, population: int = 8, parents: int = 4, rate: float = 0.4, seed: int = 0
+    space: Space,
+    score: Score,
+    allowed: Allowed,
+    *,
+    evaluations: int,
+    population: int = 8,
+    parents: int = 4,
+    rate: float = 0.4,
+    seed: int = 0,
 ) -> Search:
     """Begin with `population` draws; then again and again a child of the best `parents` so far, half of them mutants, half crossings.
 
@@ -76,7 +94,9 @@ def evolve(
     Raises CompressionError for counts that make no sense, or where no subnet is allowed.
     """
     if not 1 <= parents <= population <= evaluations or not 0 < rate <= 1:
-        raise CompressionError(f"parents={parents}, population={population}, evaluations={evaluations}, rate={rate}: each at most the next, rate above 0 and up to 1.")
+        raise CompressionError(
+            f"parents={parents}, population={population}, evaluations={evaluations}, rate={rate}: each at most the next, rate above 0 and up to 1."
+        )
     rng = random.Random(seed)
     search = by_chance(space, score, allowed, evaluations=population, seed=seed)
 
@@ -97,5 +117,7 @@ def evolve(
 
 def _checked(search: Search) -> Search:
     if not search.scores:
-        raise CompressionError("allowed: no subnet that keeps the budget was found; raise it, or offer smaller choices.")
+        raise CompressionError(
+            "allowed: no subnet that keeps the budget was found; raise it, or offer smaller choices."
+        )
     return search

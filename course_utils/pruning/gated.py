@@ -55,13 +55,22 @@ def prune(
         raise CompressionError(f"unit={unit!r}, gates={gates!r}: choose from {UNITS} and {GATES}.")
     original, work = model, sharing.structure(model).eval()
     told = selection.choose(work, {"sparsity": sparsity}, ignore, per_layer)
-    chosen, goals = told.layers, {name: _between(each["sparsity"]) for name, each in told.own.items()}
+    chosen, goals = (
+        told.layers,
+        {name: _between(each["sparsity"]) for name, each in told.own.items()},
+    )
     scores = mask_training.starting_scores(work, data, chosen, start)
     if unit == "input":
-        scores = {name: score.square().mean(0, keepdim=True).sqrt() for name, score in scores.items()}
-    alpha = {name: start_alpha(score, goals[name], spread).requires_grad_() for name, score in scores.items()}
+        scores = {
+            name: score.square().mean(0, keepdim=True).sqrt() for name, score in scores.items()
+        }
+    alpha = {
+        name: start_alpha(score, goals[name], spread).requires_grad_()
+        for name, score in scores.items()
+    }
     frozen = {name: walk.weight_of(module).detach() for name, module in chosen.items()}
-    rows = {name: w.numel() // alpha[name].numel() for name, w in frozen.items()}  # weights behind one gate
+    # weights behind one gate
+    rows = {name: w.numel() // alpha[name].numel() for name, w in frozen.items()}
     total = sum(w.numel() for w in frozen.values())
     goal = sum(goals[name] * w.numel() for name, w in frozen.items()) / total
     generator, lagrangian = torch.Generator().manual_seed(seed + 1), Lagrangian(rho)
@@ -77,7 +86,10 @@ def prune(
 
     def excess() -> Tensor:
         """The share of weights whose gates are expected to be open, minus the share that may stay."""
-        shares = [rows[n] * (concrete.open_probability(a) if gates == "hard" else torch.sigmoid(a)).sum() for n, a in alpha.items()]
+        shares = [
+            rows[n] * (concrete.open_probability(a) if gates == "hard" else torch.sigmoid(a)).sum()
+            for n, a in alpha.items()
+        ]
         return torch.stack(shares).sum() / total - (1 - goal)
 
     def after(_: int) -> None:
@@ -91,21 +103,35 @@ def prune(
         work, gated, alpha.values(), data, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed, title="gates",
         penalty=lambda _: lagrangian.penalty(excess()), after=after,
     )  # fmt: skip
-    settled = {n: (concrete.settled(a) if gates == "hard" else torch.sigmoid(a)).detach() for n, a in alpha.items()}
-    between = sum(int(((z > 0) & (z < 1)).sum()) for z in settled.values()) / sum(z.numel() for z in settled.values())
+    settled = {
+        n: (concrete.settled(a) if gates == "hard" else torch.sigmoid(a)).detach()
+        for n, a in alpha.items()
+    }
+    between = sum(int(((z > 0) & (z < 1)).sum()) for z in settled.values()) / sum(
+        z.numel() for z in settled.values()
+    )
     kept: dict[str, Tensor] = {}
     for share in sorted(set(goals.values())):
         those = {name: a.detach() for name, a in alpha.items() if goals[name] == share}
         kept |= masks.across(those, share) if unit == "weight" else _inputs(those, rows, share)
     for name, module in chosen.items():
-        set_weight(module, torch.where(kept[name], frozen[name] * (settled[name].to(frozen[name]) if fold else 1), torch.zeros_like(frozen[name])))
+        set_weight(
+            module,
+            torch.where(
+                kept[name],
+                frozen[name] * (settled[name].to(frozen[name]) if fold else 1),
+                torch.zeros_like(frozen[name]),
+            ),
+        )
     settings = {
         "method": "gated", "unit": unit, "gates": gates, "sparsity": apply.sparsity_of(work), "steps": steps, "batch": batch,
         "learning_rate": learning_rate, "start": start, "spread": spread, "rho": rho, "fold": fold, "seed": seed, "data": list(data.shape), **told.told,
     }  # fmt: skip
     zeros = {name: value for name, value in apply.zeros(work).items() if name in alpha}
     details = {"sparsity": zeros, "loss": losses, "soft": between, **history}
-    return Compressed(sharing.own(experts.fuse(work), original), settings, time.perf_counter() - began, details)
+    return Compressed(
+        sharing.own(experts.fuse(work), original), settings, time.perf_counter() - began, details
+    )
 
 
 def _inputs(alpha: dict[str, Tensor], rows: dict[str, int], sparsity: float) -> dict[str, Tensor]:
@@ -117,7 +143,10 @@ def _inputs(alpha: dict[str, Tensor], rows: dict[str, int], sparsity: float) -> 
     kept = torch.ones(len(flat), dtype=torch.bool)
     kept[order[gone]] = False
     parts = kept.split([a.numel() for a in alpha.values()])
-    return {name: part.view(1, -1).expand(rows[name], -1) for (name, _), part in zip(alpha.items(), parts, strict=True)}
+    return {
+        name: part.view(1, -1).expand(rows[name], -1)
+        for (name, _), part in zip(alpha.items(), parts, strict=True)
+    }
 
 
 def _between(sparsity: float) -> float:

@@ -17,7 +17,9 @@ from . import masks
 SCORES = ("energy", "surgeon", "magnitude")
 
 
-def score(weight: Tensor, H: Tensor, size: int = 1, kind: str = "energy", damping: float = 1e-4) -> Tensor:
+def score(
+    weight: Tensor, H: Tensor, size: int = 1, kind: str = "energy", damping: float = 1e-4
+) -> Tensor:
     """The worth of each group of inputs, (in / size,), higher = keep. W_g is (out, size).
 
     energy     tr(W_g H_gg W_gᵀ): twice the mean square of what the group adds to the output
@@ -71,7 +73,13 @@ def how_many(n: int, keep: int | float, what: str) -> int:
     if isinstance(keep, Integral):
         count = 0 if isinstance(keep, bool) else int(keep)
     else:
-        count = max(1, n - masks.removed(n, 1 - keep)) if isinstance(keep, Real) and 0 < keep <= 1 else 0
+        count = (
+            max(1, n - masks.removed(n, 1 - keep))
+            if isinstance(keep, Real) and 0 < keep <= 1
+            else 0
+        )
     if not 1 <= count <= n:
-        raise CompressionError(f"keep={keep}: give a fraction above 0 and up to 1.0, or a count from 1 to {n} {what}.")
+        raise CompressionError(
+            f"keep={keep}: give a fraction above 0 and up to 1.0, or a count from 1 to {n} {what}."
+        )
     return count

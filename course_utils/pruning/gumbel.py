@@ -24,14 +24,20 @@ def patterns(n: int, m: int) -> Tensor:
     if not 0 < n < m:
         raise CompressionError(f"pattern {n}:{m}: a choice needs 0 < N < M.")
     if (count := math.comb(m, n)) > MOST:
-        raise CompressionError(f"pattern {n}:{m}: {count} patterns a group are too many to hold a logit for each; choose a smaller M.")
+        raise CompressionError(
+            f"pattern {n}:{m}: {count} patterns a group are too many to hold a logit for each; choose a smaller M."
+        )
     found = torch.zeros(count, m)
     for row, kept in enumerate(itertools.combinations(range(m), n)):
         found[row, list(kept)] = 1
     return found
 
 
-def noise(shape: torch.Size | tuple[int, ...], generator: torch.Generator | None = None, dtype=torch.float32) -> Tensor:
+def noise(
+    shape: torch.Size | tuple[int, ...],
+    generator: torch.Generator | None = None,
+    dtype=torch.float32,
+) -> Tensor:
     """Gumbel noise −ln(−ln u), u uniform in (0, 1): mean .5772, variance π²/6."""
     u = torch.rand(shape, generator=generator, dtype=dtype)
     tiny = torch.finfo(dtype).tiny

@@ -50,7 +50,10 @@ def prune(
     original, work = model, sharing.structure(model).eval()
     told = selection.choose(work, {"pattern": pattern}, ignore, per_layer)
     chosen = told.layers
-    kept = {name: _patterns(told.own[name]["pattern"], name, walk.weight_of(module).shape[1]) for name, module in chosen.items()}
+    kept = {
+        name: _patterns(told.own[name]["pattern"], name, walk.weight_of(module).shape[1])
+        for name, module in chosen.items()
+    }
     scores = mask_training.starting_scores(work, data, chosen, start or "magnitude")
     logits = {
         name: gumbel.prior(score, kept[name], strength if start else 0.0).requires_grad_() for name, score in scores.items()
@@ -63,13 +66,25 @@ def prune(
         tau, made = falling(step, steps, ends), {}
         for name, value in logits.items():
             g = noise * gumbel.noise(value.shape, generator).to(value)
-            made[name] = frozen[name] * gumbel.as_mask(gumbel.relaxed(value, tau, g), kept[name]).to(frozen[name])
+            made[name] = frozen[name] * gumbel.as_mask(
+                gumbel.relaxed(value, tau, g), kept[name]
+            ).to(frozen[name])
         return made
 
     losses = mask_training.descend(
-        work, masked, logits.values(), data, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed, title="learned masks"
+        work,
+        masked,
+        logits.values(),
+        data,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        title="learned masks",
     )
-    changed = sum(int((v.detach().argmax(-1) != before[n]).sum()) for n, v in logits.items()) / sum(v.numel() for v in before.values())
+    changed = sum(int((v.detach().argmax(-1) != before[n]).sum()) for n, v in logits.items()) / sum(
+        v.numel() for v in before.values()
+    )
     for name, value in logits.items():
         apply.zero_outside(chosen[name], gumbel.best(value.detach(), kept[name]))
     settings = {
@@ -79,15 +94,21 @@ def prune(
     }  # fmt: skip
     share = {name: value for name, value in apply.zeros(work).items() if name in logits}
     details = {"sparsity": share, "loss": losses, "changed": changed}
-    return Compressed(sharing.own(experts.fuse(work), original), settings, time.perf_counter() - began, details)
+    return Compressed(
+        sharing.own(experts.fuse(work), original), settings, time.perf_counter() - began, details
+    )
 
 
 def _patterns(pattern: object, name: str, columns: int) -> Tensor:
     """The choices of 'N:M' for a layer with so many inputs. Raises CompressionError for another pattern, or an M that does not fit."""
     pair = masks.parse(pattern, ":") if isinstance(pattern, str) else None
     if pair is None:
-        raise CompressionError(f"pattern={pattern!r}: learned are choices of N of M weights; write 'N:M', such as '2:4'.")
+        raise CompressionError(
+            f"pattern={pattern!r}: learned are choices of N of M weights; write 'N:M', such as '2:4'."
+        )
     kept = gumbel.patterns(*pair)
     if columns % pair[1]:
-        raise CompressionError(f"pattern {pattern}: {pair[1]} does not divide the {columns} inputs of {name}; name it in `ignore`.")
+        raise CompressionError(
+            f"pattern {pattern}: {pair[1]} does not divide the {columns} inputs of {name}; name it in `ignore`."
+        )
     return kept

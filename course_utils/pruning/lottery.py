@@ -34,7 +34,9 @@ class Ticket:
     model: nn.Module
 
 
-def train_masked(model: nn.Module, train: Train, kept: apply.Masks, *, rewind: int = 0) -> nn.Module:
+def train_masked(
+    model: nn.Module, train: Train, kept: apply.Masks, *, rewind: int = 0
+) -> nn.Module:
     """Train a copy of `model` under masks that are put on after step `rewind`, and return it.
 
     `train(model)` trains in place with an optimizer of torch.optim, the same way at each call.
@@ -61,7 +63,13 @@ def train_masked(model: nn.Module, train: Train, kept: apply.Masks, *, rewind: i
 
 
 def find(
-    model: nn.Module, train: Train, *, rounds: int = 6, rate: float = 0.4, rewind: int = 0, pattern: str | None = None
+    model: nn.Module,
+    train: Train,
+    *,
+    rounds: int = 6,
+    rate: float = 0.4,
+    rewind: int = 0,
+    pattern: str | None = None,
 ) -> list[Ticket]:
     """The dense network and the ticket of each round: `rounds` times, `rate` of the weights that are left go.
 
@@ -70,13 +78,21 @@ def find(
     step.
     """
     if not 0 < rate < 1:
-        raise CompressionError(f"rate={rate}: choose the fraction of the remaining weights that goes, between 0 and 1.")
+        raise CompressionError(
+            f"rate={rate}: choose the fraction of the remaining weights that goes, between 0 and 1."
+        )
     if rounds < 0 or rewind < 0:
         raise CompressionError(f"rounds={rounds}, rewind={rewind}: neither can be negative.")
-    kept = {n: torch.ones_like(walk.weight_of(m), dtype=torch.bool) for n, m in walk.compressible(model).items()}
+    kept = {
+        n: torch.ones_like(walk.weight_of(m), dtype=torch.bool)
+        for n, m in walk.compressible(model).items()
+    }
     found = [Ticket(0.0, kept, train_masked(model, train, kept))]
     for number in range(1, rounds + 1):
-        trained = {n: scores.magnitude(walk.weight_of(m)) for n, m in walk.compressible(found[-1].model).items()}
+        trained = {
+            n: scores.magnitude(walk.weight_of(m))
+            for n, m in walk.compressible(found[-1].model).items()
+        }
         sparsity = 1 - (1 - rate) ** number
         kept = apply.stricter(trained, found[-1].masks, sparsity, pattern)
         found.append(Ticket(sparsity, kept, train_masked(model, train, kept, rewind=rewind)))

@@ -13,7 +13,12 @@ from . import apply, masks, scores
 
 
 def prune(
-    model: nn.Module, sparsity: float = 0.5, *, pattern: str | None = None, ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: nn.Module,
+    sparsity: float = 0.5,
+    *,
+    pattern: str | None = None,
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """Remove the weights with the smallest |θ|, with no data and no training.
 
@@ -26,9 +31,22 @@ def prune(
     walk.check_model(model, by_block=True)
     if pattern == "global":
         if walk.source_of(model) is not None:
-            raise CompressionError("pattern='global': one ranking needs all weights at once; load the whole model, or choose another pattern.")
-        found = {name: scores.magnitude(walk.weight_of(module)) for name, module in walk.compressible(experts.listed(model)).items()}
-        return apply.prune(model, found, sparsity, pattern=pattern, method="magnitude", ignore=ignore, per_layer=per_layer)
+            raise CompressionError(
+                "pattern='global': one ranking needs all weights at once; load the whole model, or choose another pattern."
+            )
+        found = {
+            name: scores.magnitude(walk.weight_of(module))
+            for name, module in walk.compressible(experts.listed(model)).items()
+        }
+        return apply.prune(
+            model,
+            found,
+            sparsity,
+            pattern=pattern,
+            method="magnitude",
+            ignore=ignore,
+            per_layer=per_layer,
+        )
     began = time.perf_counter()
     original, model = model, sharing.structure(model)
     names = {id(module): name for name, module in walk.compressible(model).items()}
@@ -43,5 +61,15 @@ def prune(
         return apply.facts_of(layers, chosen.own)
 
     total, share = apply.sparsity_from(walk.each_block(model, one_block, "magnitude"))
-    settings = {"method": "magnitude", "sparsity": total, "pattern": pattern or "per_layer", **chosen.told}
-    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"sparsity": share})
+    settings = {
+        "method": "magnitude",
+        "sparsity": total,
+        "pattern": pattern or "per_layer",
+        **chosen.told,
+    }
+    return Compressed(
+        sharing.own(experts.fuse(model), original),
+        settings,
+        time.perf_counter() - began,
+        {"sparsity": share},
+    )

@@ -20,15 +20,28 @@ Weights = Callable[[int], dict[str, Tensor]]  # of a step: the weights (out, in)
 
 def check_training(steps: int, batch: int, learning_rate: float) -> None:
     """Raises CompressionError for a training that cannot be."""
-    if not isinstance(steps, int) or not isinstance(batch, int) or steps < 1 or batch < 1 or not learning_rate > 0:
-        raise CompressionError(f"steps={steps}, batch={batch}, learning_rate={learning_rate}: choose whole numbers from 1 on, and a rate above 0.")
+    if (
+        not isinstance(steps, int)
+        or not isinstance(batch, int)
+        or steps < 1
+        or batch < 1
+        or not learning_rate > 0
+    ):
+        raise CompressionError(
+            f"steps={steps}, batch={batch}, learning_rate={learning_rate}: choose whole numbers from 1 on, and a rate above 0."
+        )
 
 
 def logits_with(model: nn.Module, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
     """The logits of the model with these weights (out, in) in the place of its own; differentiable in them."""
     layers = walk.compressible(model)
-    turned = {f"{name}.weight": w.T if isinstance(layers[name], Conv1D) else w for name, w in weights.items()}
-    answer: Any = functional_call(model, turned, (), {"input_ids": ids, "use_cache": False}, tie_weights=False)
+    turned = {
+        f"{name}.weight": w.T if isinstance(layers[name], Conv1D) else w
+        for name, w in weights.items()
+    }
+    answer: Any = functional_call(
+        model, turned, (), {"input_ids": ids, "use_cache": False}, tie_weights=False
+    )
     return answer.logits
 
 
@@ -60,9 +73,12 @@ def descend(
             loss = divergence(goal, logits_with(model, weights(step), ids))
             total = loss if penalty is None else loss + penalty(step)
             if not torch.isfinite(total):
-                raise CompressionError(f"learning_rate={learning_rate}: the loss is not finite at step {step}; use a smaller one.")
+                raise CompressionError(
+                    f"learning_rate={learning_rate}: the loss is not finite at step {step}; use a smaller one."
+                )
             for tensor, gradient in zip(learned, torch.autograd.grad(total, learned), strict=True):
-                tensor.grad = gradient  # only of what is learned: the model's own parameters get none
+                # only of what is learned: the model's own parameters get none
+                tensor.grad = gradient
         optimizer.step()
         losses.append(float(loss.detach()))
         if after is not None:
@@ -70,7 +86,9 @@ def descend(
     return losses
 
 
-def starting_scores(model: Any, data: Tensor, names: Iterable[str], start: str) -> dict[str, Tensor]:
+def starting_scores(
+    model: Any, data: Tensor, names: Iterable[str], start: str
+) -> dict[str, Tensor]:
     """The scores (out, in) that a learned mask begins with: 'magnitude', or 'wanda' with the inputs of the dense model."""
     layers = walk.compressible(model)
     chosen = {name: walk.exact(walk.weight_of(layers[name])).abs() for name in names}
@@ -95,4 +113,7 @@ def starting_scores(model: Any, data: Tensor, names: Iterable[str], start: str) 
     finally:
         for handle in handles:
             handle.remove()
-    return {name: w * squares[name].sqrt().to(w) if name in squares else w for name, w in chosen.items()}  # experts without tokens: magnitude
+    # experts without tokens: magnitude
+    return {
+        name: w * squares[name].sqrt().to(w) if name in squares else w for name, w in chosen.items()
+    }

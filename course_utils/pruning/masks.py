@@ -12,7 +12,9 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
-PATTERNS = "'per_layer', 'per_row', 'N:M' such as '2:4', 'RxC' blocks such as '4x4', 'rows', 'columns'"
+PATTERNS = (
+    "'per_layer', 'per_row', 'N:M' such as '2:4', 'RxC' blocks such as '4x4', 'rows', 'columns'"
+)
 
 
 def check_score(score: Tensor, name: str = "score") -> Tensor:
@@ -21,7 +23,9 @@ def check_score(score: Tensor, name: str = "score") -> Tensor:
         shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         raise CompressionError(f"{name}: expected a non-empty matrix (out, in), got {shape}.")
     if not torch.isfinite(score).all():
-        raise CompressionError(f"{name}: contains NaN or infinity; repair the weights or the calibration data first.")
+        raise CompressionError(
+            f"{name}: contains NaN or infinity; repair the weights or the calibration data first."
+        )
     return score
 
 
@@ -31,7 +35,9 @@ def removed(n: int, sparsity: float) -> int:
     Raises CompressionError unless 0 ≤ sparsity ≤ 1.
     """
     if not isinstance(sparsity, Real) or not 0 <= sparsity <= 1:
-        raise CompressionError(f"sparsity={sparsity!r}: choose a number from 0 (nothing goes) to 1 (everything goes).")
+        raise CompressionError(
+            f"sparsity={sparsity!r}: choose a number from 0 (nothing goes) to 1 (everything goes)."
+        )
     return min(n, math.floor(float(sparsity) * n + 0.5))
 
 
@@ -61,9 +67,13 @@ def n_of_m(score: Tensor, n: int = 2, m: int = 4) -> Tensor:
     """
     score = check_score(score)
     if not 0 <= n <= m or m < 1:
-        raise CompressionError(f"pattern {n}:{m}: N of every M weights stay, so 0 <= N <= M is needed.")
+        raise CompressionError(
+            f"pattern {n}:{m}: N of every M weights stay, so 0 <= N <= M is needed."
+        )
     if score.shape[1] % m:
-        raise CompressionError(f"pattern {n}:{m}: {m} does not divide the {score.shape[1]} inputs of a row; choose an M that does.")
+        raise CompressionError(
+            f"pattern {n}:{m}: {m} does not divide the {score.shape[1]} inputs of a row; choose an M that does."
+        )
     return top(score.view(len(score), -1, m), n).view_as(score)
 
 
@@ -75,7 +85,9 @@ def blocks(score: Tensor, sparsity: float, shape: tuple[int, int] = (4, 4)) -> T
     score = check_score(score)
     (rows, columns), (height, width) = score.shape, shape
     if height < 1 or width < 1 or rows % height or columns % width:
-        raise CompressionError(f"blocks of {height}x{width} do not tile a matrix of {rows}x{columns}; choose divisors.")
+        raise CompressionError(
+            f"blocks of {height}x{width} do not tile a matrix of {rows}x{columns}; choose divisors."
+        )
     sums = score.view(rows // height, height, columns // width, width).sum(dim=(1, 3))
     return per_layer(sums, sparsity).repeat_interleave(height, 0).repeat_interleave(width, 1)
 
@@ -94,7 +106,9 @@ def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """One ranking over all the matrices together: the lowest-scored fraction of all weights goes."""
     if not scores:
         raise CompressionError("scores: empty; give the score of at least one layer.")
-    flat = torch.cat([check_score(score, f"score of {name}").flatten() for name, score in scores.items()])
+    flat = torch.cat(
+        [check_score(score, f"score of {name}").flatten() for name, score in scores.items()]
+    )
     gone = removed(len(flat), sparsity)
     if gone == 0:
         kept = torch.ones_like(flat, dtype=torch.bool)
@@ -104,7 +118,9 @@ def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         places = equal.nonzero().flatten()  # of equal ones the first stay
         kept[places[: len(flat) - gone - int(kept.sum())]] = True
     parts = kept.split([score.numel() for score in scores.values()])
-    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    return {
+        name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
 
 
 def parse(pattern: str, separator: str) -> tuple[int, int] | None:
@@ -120,7 +136,13 @@ def make(score: Tensor, sparsity: float = 0.5, pattern: str | None = None) -> Te
     Raises CompressionError for an unknown pattern, or one that does not fit the matrix.
     """
     removed(1, sparsity)
-    plain = {None: per_layer, "per_layer": per_layer, "per_row": per_row, "rows": rows, "columns": columns}
+    plain = {
+        None: per_layer,
+        "per_layer": per_layer,
+        "per_row": per_row,
+        "rows": rows,
+        "columns": columns,
+    }
     if pattern in plain:
         return plain[pattern](score, sparsity)
     if isinstance(pattern, str) and (pair := parse(pattern, ":")):

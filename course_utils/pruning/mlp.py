@@ -29,14 +29,24 @@ class Channels:
 def of(model: PreTrainedModel) -> Channels:
     """The MLP's channels in each block. Raises CompressionError, naming the model, where none are found or the config has no number of them."""
     if experts.fused(model) or experts.names_of_listed(model):
-        raise CompressionError(f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt.")
+        raise CompressionError(
+            f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt."
+        )
     block = walk.blocks(model)[0]
     names = set(walk.linears(block))
     for known in anatomy.KNOWN:
         there = names >= {*known.attention_in, known.attention_out, *known.mlp_in, known.mlp_out}
-        if there and hasattr(model.config.get_text_config(), known.width) and not _more_inside(block, known):
+        if (
+            there
+            and hasattr(model.config.get_text_config(), known.width)
+            and not _more_inside(block, known)
+        ):
             size = walk.weight_of(block.get_submodule(known.mlp_out)).shape[1]
-            return Channels(known.mlp_out, {name: torch.arange(size)[:, None] for name in known.mlp_in}, known.width)
+            return Channels(
+                known.mlp_out,
+                {name: torch.arange(size)[:, None] for name in known.mlp_in},
+                known.width,
+            )
     return _found(model)
 
 
@@ -44,7 +54,10 @@ def _more_inside(block: nn.Module, known: anatomy.Anatomy) -> bool:
     """Whether the MLP holds parameters beside those of its layers, such as a norm over its channels (BitNet)."""
     inside, _, _ = known.mlp_out.rpartition(".")
     layers = tuple(f"{name}." for name in (*known.mlp_in, known.mlp_out))
-    return bool(inside) and any(not f"{inside}.{name}".startswith(layers) for name, _ in block.get_submodule(inside).named_parameters())
+    return bool(inside) and any(
+        not f"{inside}.{name}".startswith(layers)
+        for name, _ in block.get_submodule(inside).named_parameters()
+    )
 
 
 def _found(model: PreTrainedModel) -> Channels:
@@ -52,7 +65,9 @@ def _found(model: PreTrainedModel) -> Channels:
     training = model.training
     model.eval()
     try:
-        (_, one), (_, several) = (next(walk.through_blocks(model, ids, batch=readers.TOKENS)) for ids in (near, far))
+        (_, one), (_, several) = (
+            next(walk.through_blocks(model, ids, batch=readers.TOKENS)) for ids in (near, far)
+        )
     finally:
         model.train(training)
     probe = readers.Probe(walk.blocks(model)[0], one, several)
@@ -83,7 +98,10 @@ def _made_by(probe: readers.Probe, source: str, out: str, size: int) -> Tensor |
     """(size, k): the outputs of `source` that make each input of `out`, if changing some of them changes exactly those inputs."""
     rows = walk.weight_of(probe.layers[source]).shape[0]
     place = torch.arange(size)[:, None]
-    layouts = {size: [place], 2 * size: [torch.cat([place, place + size], 1), torch.cat([2 * place, 2 * place + 1], 1)]}.get(rows, [])
+    layouts = {
+        size: [place],
+        2 * size: [torch.cat([place, place + size], 1), torch.cat([2 * place, 2 * place + 1], 1)],
+    }.get(rows, [])
     if not layouts:
         return None
     some = torch.rand(rows, generator=torch.Generator().manual_seed(3)) < 0.3
@@ -108,14 +126,23 @@ def _mixes(probe: readers.Probe, source: str, out: str) -> bool:
 def _width(model: PreTrainedModel, out: str, made: dict[str, Tensor], size: int) -> str:
     """The config's field that sets the number of channels: with another number, these layers and no others change."""
     config: Any = model.config
-    fields = [name for name, value in config.get_text_config().to_dict().items() if value == size or (name in FIELDS and value is None)]
+    fields = [
+        name
+        for name, value in config.get_text_config().to_dict().items()
+        if value == size or (name in FIELDS and value is None)
+    ]
     for name in sorted(fields, key=lambda name: name not in FIELDS):
         try:
-            skeleton = walk.blocks(empty_like(type(model), anatomy.smaller_config(config, **{name: size // 2})))[0]
+            skeleton = walk.blocks(
+                empty_like(type(model), anatomy.smaller_config(config, **{name: size // 2}))
+            )[0]
         except Exception:  # this field means something else
             continue
         shapes = {n: tuple(walk.weight_of(m).shape) for n, m in walk.linears(skeleton).items()}
-        wanted = {n: tuple(walk.weight_of(m).shape) for n, m in walk.linears(walk.blocks(model)[0]).items()}
+        wanted = {
+            n: tuple(walk.weight_of(m).shape)
+            for n, m in walk.linears(walk.blocks(model)[0]).items()
+        }
         wanted[out] = (wanted[out][0], size // 2)
         wanted |= {n: (rows.shape[1] * (size // 2), wanted[n][1]) for n, rows in made.items()}
         if shapes == wanted:

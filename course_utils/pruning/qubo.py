@@ -27,7 +27,9 @@ BRUTE = 20  # channels: more than a million subsets are not tried
 def matrix(weight: Tensor, H: Tensor) -> Tensor:
     """Q (n, n) in double precision from W (out, n) and H = (2/N) XᵀX (n, n), the second moment that structured pruning takes."""
     if H.shape != (weight.shape[1],) * 2:
-        raise CompressionError(f"H: shape {tuple(H.shape)}; the layer has {weight.shape[1]} inputs, so give ({weight.shape[1]}, {weight.shape[1]}).")
+        raise CompressionError(
+            f"H: shape {tuple(H.shape)}; the layer has {weight.shape[1]} inputs, so give ({weight.shape[1]}, {weight.shape[1]})."
+        )
     W = weight.detach().double()
     return H.double() / 2 * (W.T @ W)
 
@@ -44,15 +46,21 @@ def penalized(Q: Tensor, remove: int, strength: float) -> tuple[Tensor, float]:
     (Σs − r)² = Σ_i (1 − 2r) s_i + 2 Σ_{i<j} s_i s_j + r², since s_i² = s_i. P must exceed what a wrong count can win.
     """
     n, _ = _checked(Q, remove)
-    return Q + strength * (torch.ones_like(Q) - 2 * remove * torch.eye(n, dtype=Q.dtype)), strength * remove**2
+    return Q + strength * (
+        torch.ones_like(Q) - 2 * remove * torch.eye(n, dtype=Q.dtype)
+    ), strength * remove**2
 
 
 def brute_force(Q: Tensor, remove: int) -> Tensor:
     """The best of all subsets. Raises CompressionError for more than 20 channels."""
     n, _ = _checked(Q, remove)
     if n > BRUTE:
-        raise CompressionError(f"Q: {n} channels have too many subsets; brute force takes up to {BRUTE}.")
-    sets = torch.tensor(list(itertools.combinations(range(n), remove)), dtype=torch.long).reshape(-1, remove)
+        raise CompressionError(
+            f"Q: {n} channels have too many subsets; brute force takes up to {BRUTE}."
+        )
+    sets = torch.tensor(list(itertools.combinations(range(n), remove)), dtype=torch.long).reshape(
+        -1, remove
+    )
     s = torch.zeros(len(sets), n, dtype=Q.dtype).scatter_(1, sets, 1.0)
     return s[((s @ Q) * s).sum(1).argmin()] > 0
 
@@ -94,7 +102,15 @@ def restarts(Q: Tensor, remove: int, *, times: int = 20, seed: int = 0) -> Tenso
     return min(ends, key=lambda s: energy(Q, s))
 
 
-def anneal(Q: Tensor, remove: int, *, steps: int = 20_000, hot: float | None = None, cold: float | None = None, seed: int = 0) -> Tensor:
+def anneal(
+    Q: Tensor,
+    remove: int,
+    *,
+    steps: int = 20_000,
+    hot: float | None = None,
+    cold: float | None = None,
+    seed: int = 0,
+) -> Tensor:
     """Simulated annealing by swaps, which keep the count: a swap that costs ΔE is taken with probability min(1, e^(−ΔE/T)).
 
     T falls geometrically from `hot` to `cold`; by default from the median of the diagonal to a thousandth
@@ -173,7 +189,9 @@ def _checked(Q: Tensor, remove: int, seed: int = 0) -> tuple[int, torch.Generato
     if Q.dim() != 2 or Q.shape[0] != Q.shape[1] or not torch.isfinite(Q).all():
         raise CompressionError(f"Q: shape {tuple(Q.shape)}; give a finite square matrix.")
     if not torch.allclose(Q, Q.T, rtol=1e-6, atol=1e-9 * float(Q.abs().max())):
-        raise CompressionError("Q: it is not symmetric; use (Q + Qᵀ) / 2, which has the same energies.")
+        raise CompressionError(
+            "Q: it is not symmetric; use (Q + Qᵀ) / 2, which has the same energies."
+        )
     if isinstance(remove, bool) or not 0 <= remove <= len(Q):
         raise CompressionError(f"remove={remove}: choose a count from 0 to {len(Q)} channels.")
     return len(Q), torch.Generator().manual_seed(seed)

@@ -24,7 +24,9 @@ from .anatomy import check_model
 Losses = Callable[[Tensor], tuple[dict[str, Tensor], float]]
 
 
-def next_token(model: PreTrainedModel, ids: Tensor, teacher: PreTrainedModel | None = None) -> Losses:
+def next_token(
+    model: PreTrainedModel, ids: Tensor, teacher: PreTrainedModel | None = None
+) -> Losses:
     """For row numbers of `ids`: the cross-entropy of the next token; with a teacher, half of it and half response distillation."""
 
     def losses(rows: Tensor) -> tuple[dict[str, Tensor], float]:
@@ -35,7 +37,11 @@ def next_token(model: PreTrainedModel, ids: Tensor, teacher: PreTrainedModel | N
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         else:
             with torch.no_grad():
-                wanted = teacher(input_ids=batch.to(teacher.device), use_cache=False).logits[:, :-1].to(logits)
+                wanted = (
+                    teacher(input_ids=batch.to(teacher.device), use_cache=False)
+                    .logits[:, :-1]
+                    .to(logits)
+                )
             loss = distillation_losses.response(logits, wanted, labels)
         return {"loss": loss}, float(labels.numel())
 
@@ -67,7 +73,14 @@ def train(
             every=every, progress=progress, title="recovery",
             told={"hold": hold, "teacher": None if teacher is None else weights_fingerprint(teacher)},
         )  # fmt: skip
-    settings = {"method": "recovery", "steps": steps, "peak": peak, "batch": batch, "seed": seed, "hold": hold}
+    settings = {
+        "method": "recovery",
+        "steps": steps,
+        "peak": peak,
+        "batch": batch,
+        "seed": seed,
+        "hold": hold,
+    }
     settings |= {"tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model)}
     return Compressed(model.eval(), settings, fitted.seconds, {"history": fitted.history})
 

@@ -14,7 +14,9 @@ from . import anatomy, groups
 ENOUGH = 2  # tokens an input, from which on the fit is by all that they say
 
 
-def second_moment(block: nn.Module, states: walk.States, layer: nn.Module, name: str = "model") -> Tensor:
+def second_moment(
+    block: nn.Module, states: walk.States, layer: nn.Module, name: str = "model"
+) -> Tensor:
     """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block, `name` in messages.
 
     Raises CompressionError where they hold NaN or infinity.
@@ -34,7 +36,12 @@ def second_moment(block: nn.Module, states: walk.States, layer: nn.Module, name:
 def narrow(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool, tokens: int) -> None:
     """Leave a layer these inputs only. `compensate`: its weights for them take over what they can of the others' work."""
     weight = walk.weight_of(out).float()
-    anatomy.set_weight(out, groups.compensated(weight, shrunk(H, tokens, ENOUGH), columns) if compensate else weight[:, columns])
+    anatomy.set_weight(
+        out,
+        groups.compensated(weight, shrunk(H, tokens, ENOUGH), columns)
+        if compensate
+        else weight[:, columns],
+    )
 
 
 def warn_of_few_tokens(tokens: int, inputs: int, name: str, compensate: bool) -> None:

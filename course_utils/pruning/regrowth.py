@@ -43,7 +43,9 @@ def share(step: int, last: float, first: float = 0.3) -> float:
     return first / 2 * (1 + math.cos(math.pi * step / last)) if step < last else 0.0
 
 
-def regrow(weight: Tensor, gradient: Tensor, mask: Tensor, count: int, method: str = "rigl", seed: int = 0) -> Tensor:
+def regrow(
+    weight: Tensor, gradient: Tensor, mask: Tensor, count: int, method: str = "rigl", seed: int = 0
+) -> Tensor:
     """The next mask of a layer: `count` of the connected weights are cut, the smallest |w|, and as many grow elsewhere.
 
     'rigl': where |gradient| is largest among all that are then cut; 'set': there by chance. The number of connections stays.
@@ -52,10 +54,14 @@ def regrow(weight: Tensor, gradient: Tensor, mask: Tensor, count: int, method: s
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if not weight.shape == gradient.shape == mask.shape:
-        raise CompressionError(f"weight, gradient, mask: shapes {tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(mask.shape)} differ.")
+        raise CompressionError(
+            f"weight, gradient, mask: shapes {tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(mask.shape)} differ."
+        )
     active = int(mask.sum())
     if not 0 <= count <= active:
-        raise CompressionError(f"count={count}: {active} weights are connected; move no more than these.")
+        raise CompressionError(
+            f"count={count}: {active} weights are connected; move no more than these."
+        )
     if method == "static" or count == 0:
         return mask.clone()
     alive, score = mask.flatten(), weight.abs().flatten()
@@ -64,12 +70,18 @@ def regrow(weight: Tensor, gradient: Tensor, mask: Tensor, count: int, method: s
     return (stay | masks.top(worth.masked_fill(stay, -1.0), count)).view_as(mask)
 
 
-def begin(model: nn.Module, sparsity: float, seed: int = 0, dense: tuple[str, ...] = ()) -> dict[str, Tensor]:
+def begin(
+    model: nn.Module, sparsity: float, seed: int = 0, dense: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
     """Random masks of this sparsity, the same in every layer but those named in `dense`; every layer has draws of its own."""
     found = {}
     for i, (name, module) in enumerate(walk.compressible(model).items()):
         weight = walk.weight_of(module)
-        found[name] = torch.ones_like(weight, dtype=torch.bool) if name in dense else masks.make(scores.random(weight, seed * 1000 + i), sparsity)
+        found[name] = (
+            torch.ones_like(weight, dtype=torch.bool)
+            if name in dense
+            else masks.make(scores.random(weight, seed * 1000 + i), sparsity)
+        )
     return found
 
 
@@ -86,7 +98,9 @@ def train(
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if every < 1 or not 0 <= first <= 1 or not 0 < until <= 1 or steps < 1:
-        raise CompressionError(f"every={every}, first={first}, until={until}, steps={steps}: moves need every ≥ 1 and shares from 0 to 1.")
+        raise CompressionError(
+            f"every={every}, first={first}, until={until}, steps={steps}: moves need every ≥ 1 and shares from 0 to 1."
+        )
     model = copy.deepcopy(model)
     now, moved, taken = {name: mask.clone() for name, mask in kept.items()}, [], 0
     apply.apply(model, now)
@@ -95,11 +109,20 @@ def train(
 
     def after(optimizer: torch.optim.Optimizer, *_) -> None:
         nonlocal taken
-        if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
+        if not any(
+            id(p) in parameters for group in optimizer.param_groups for p in group["params"]
+        ):
             return
         taken += 1
-        if method != "static" and taken % every == 0 and (part := share(taken, until * steps, first)) > 0:
-            changes = sum(_move(layers[name], now, name, part, method, seed + 7919 * taken + i, optimizer) for i, name in enumerate(now))
+        if (
+            method != "static"
+            and taken % every == 0
+            and (part := share(taken, until * steps, first)) > 0
+        ):
+            changes = sum(
+                _move(layers[name], now, name, part, method, seed + 7919 * taken + i, optimizer)
+                for i, name in enumerate(now)
+            )
             moved.append((taken, changes / sum(int(mask.sum()) for mask in now.values())))
         apply.apply(model, now)
 
@@ -109,16 +132,32 @@ def train(
     finally:
         handle.remove()
     if not taken:
-        raise CompressionError("fit(model) took no step with an optimizer of torch.optim; train the model that it is given, in place.")
+        raise CompressionError(
+            "fit(model) took no step with an optimizer of torch.optim; train the model that it is given, in place."
+        )
     return Grown(model, now, moved)
 
 
-def _move(module: nn.Module, now: dict[str, Tensor], name: str, part: float, method: str, seed: int, optimizer) -> int:
+def _move(
+    module: nn.Module,
+    now: dict[str, Tensor],
+    name: str,
+    part: float,
+    method: str,
+    seed: int,
+    optimizer,
+) -> int:
     """Move this share of a layer's connections in `now`; the first moments of what grew are set to 0. How many are new."""
     weight, old = walk.weight_of(module), now[name]
     if module.weight.grad is None:
-        raise CompressionError(f"{name}: no gradient is left after a step; fit must not clear gradients between the step and its end.")
-    gradient = module.weight.grad if module.weight.shape == weight.shape and module.weight.grad.shape == weight.shape else module.weight.grad.T
+        raise CompressionError(
+            f"{name}: no gradient is left after a step; fit must not clear gradients between the step and its end."
+        )
+    gradient = (
+        module.weight.grad
+        if module.weight.shape == weight.shape and module.weight.grad.shape == weight.shape
+        else module.weight.grad.T
+    )
     if type(module).__name__ == "Conv1D":
         gradient = module.weight.grad.T
     count = min(round(part * int(old.sum())), int((~old).sum()))

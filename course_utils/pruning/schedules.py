@@ -25,7 +25,9 @@ from .anatomy import check_model
 SCORES = ("magnitude", "movement")
 
 
-def cubic(step: int, *, start: int = 0, end: int, initial: float = 0.0, final: float = 0.5) -> float:
+def cubic(
+    step: int, *, start: int = 0, end: int, initial: float = 0.0, final: float = 0.5
+) -> float:
     """s_t = s_f + (s_i − s_f) (1 − (t − t₀) / (t₁ − t₀))³ between `start` t₀ and `end` t₁ (Zhu & Gupta, 2017, eq. 1).
 
     s_i before, s_f after. Steep at first, while there is much to spare.
@@ -44,7 +46,9 @@ def staircase(step: int, *, steps: int, rounds: int, final: float = 0.5) -> floa
     Raises CompressionError unless 1 ≤ rounds ≤ steps.
     """
     if not 1 <= rounds <= steps:
-        raise CompressionError(f"rounds={rounds}: choose 1 up to the number of training steps, {steps}.")
+        raise CompressionError(
+            f"rounds={rounds}: choose 1 up to the number of training steps, {steps}."
+        )
     done = min(rounds, step // (steps // rounds) + 1)
     return 1 - (1 - final) ** (done / rounds) if done < rounds else final
 
@@ -72,20 +76,31 @@ def train(
             "score='movement': gathers while it trains, so target(0) must be 0 and no folder can resume it."
         )
     if update < 1:
-        raise CompressionError(f"update={update}: choose 1 or more steps between two looks at the target.")
+        raise CompressionError(
+            f"update={update}: choose 1 or more steps between two looks at the target."
+        )
     path = [target(step) for step in sorted({*range(0, steps + 1, update), steps})]
     for low, high in zip(path, path[1:], strict=False):
         if high < low:
-            raise CompressionError(f"target: falls from {low:.3f} to {high:.3f}; pruned weights do not come back.")
+            raise CompressionError(
+                f"target: falls from {low:.3f} to {high:.3f}; pruned weights do not come back."
+            )
     chosen = selection.choose(model, {"sparsity": path[-1], "pattern": pattern}, ignore, per_layer)
 
     def own(now: float) -> dict[str, dict[str, Any]]:
         """Sparsity and pattern of each layer when the target is `now`."""
         part = now / path[-1] if path[-1] else 1.0
-        share = {n: now if each["sparsity"] == path[-1] else each["sparsity"] * part for n, each in chosen.own.items()}
-        return {n: {"sparsity": share[n], "pattern": each["pattern"] if share[n] else None} for n, each in chosen.own.items()}
+        share = {
+            n: now if each["sparsity"] == path[-1] else each["sparsity"] * part
+            for n, each in chosen.own.items()
+        }
+        return {
+            n: {"sparsity": share[n], "pattern": each["pattern"] if share[n] else None}
+            for n, each in chosen.own.items()
+        }
 
-    apply.masks_of(_magnitudes(model, chosen.own), chosen.own)  # refuses what does not fit, before the training
+    # refuses what does not fit, before the training
+    apply.masks_of(_magnitudes(model, chosen.own), chosen.own)
     model = copy.deepcopy(model).train()
     apply.apply(model, apply.masks_of(_magnitudes(model, chosen.own), own(path[0])))
     kept: dict[str, Tensor] = {}
@@ -93,14 +108,17 @@ def train(
     next_token = recovery.next_token(model, ids)
 
     def losses(rows: Tensor):
-        if not kept:  # the first step of this process: a resumed run reads its masks from its weights
+        # the first step of this process: a resumed run reads its masks from its weights
+        if not kept:
             kept.update({n: mask for n, mask in apply.nonzero(model).items() if n in chosen.own})
         return next_token(rows)
 
     def hold(step: int) -> None:
         apply.apply(model, kept)
         if step % update == 0 or step == steps:
-            kept.update(_stricter(model, kept, own(target(step)), movement) if target(step) > 0 else {})
+            kept.update(
+                _stricter(model, kept, own(target(step)), movement) if target(step) > 0 else {}
+            )
             apply.apply(model, kept)
 
     with movement or apply.each_step(model), apply.each_step(model, after=hold):
@@ -113,31 +131,55 @@ def train(
         "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model), **chosen.told,
     }  # fmt: skip
     return Compressed(
-        model.eval(), settings, fitted.seconds, {"history": fitted.history, "sparsity": {n: share for n, share in apply.zeros(model).items() if n in chosen.own}}
+        model.eval(),
+        settings,
+        fitted.seconds,
+        {
+            "history": fitted.history,
+            "sparsity": {n: share for n, share in apply.zeros(model).items() if n in chosen.own},
+        },
     )
 
 
 def _magnitudes(model: nn.Module, chosen: Container[str] | None = None) -> dict[str, Tensor]:
     layers = walk.compressible(model).items()
-    return {name: scores.magnitude(walk.weight_of(module)) for name, module in layers if chosen is None or name in chosen}
+    return {
+        name: scores.magnitude(walk.weight_of(module))
+        for name, module in layers
+        if chosen is None or name in chosen
+    }
 
 
 def _stricter(model, kept, own: dict[str, dict[str, Any]], movement) -> dict[str, Tensor]:
     if movement is None:
         found = _magnitudes(model, own)
     else:
-        weights = {name: walk.weight_of(module) for name, module in walk.compressible(model).items() if name in own}
-        found = {name: scores.movement(weight, movement.total[name]) for name, weight in weights.items()}
+        weights = {
+            name: walk.weight_of(module)
+            for name, module in walk.compressible(model).items()
+            if name in own
+        }
+        found = {
+            name: scores.movement(weight, movement.total[name]) for name, weight in weights.items()
+        }
     return apply.stricter(found, kept, 0.0, own=own)
 
 
-def one_shot(model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training) -> Compressed:
+def one_shot(
+    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training
+) -> Compressed:
     """Prune to `sparsity` at once, then train; keywords as in `train`."""
     return train(model, ids, lambda step: sparsity, steps=steps, name="one_shot", **training)
 
 
 def iterative(
-    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, rounds: int = 4, steps: int = 100, **training
+    model: PreTrainedModel,
+    ids: Tensor,
+    sparsity: float = 0.5,
+    *,
+    rounds: int = 4,
+    steps: int = 100,
+    **training,
 ) -> Compressed:
     """`rounds` times: prune the same fraction of what is left, then train steps // rounds steps (Han et al., 2015)."""
     update = max(1, steps // max(1, rounds))
@@ -148,13 +190,28 @@ def iterative(
 
 
 def gradual(
-    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, settle: float = 0.3, **training
+    model: PreTrainedModel,
+    ids: Tensor,
+    sparsity: float = 0.5,
+    *,
+    steps: int = 100,
+    settle: float = 0.3,
+    **training,
 ) -> Compressed:
     """Sparsity along the cubic schedule from 0 to `sparsity`; the last `settle` of the steps train at full sparsity."""
     if not 0 <= settle < 1:
-        raise CompressionError(f"settle={settle}: choose a fraction of the steps from 0 up to (not including) 1.")
+        raise CompressionError(
+            f"settle={settle}: choose a fraction of the steps from 0 up to (not including) 1."
+        )
     end = max(1, round(steps * (1 - settle)))
-    return train(model, ids, lambda step: cubic(step, end=end, final=sparsity), steps=steps, name="gradual", **training)
+    return train(
+        model,
+        ids,
+        lambda step: cubic(step, end=end, final=sparsity),
+        steps=steps,
+        name="gradual",
+        **training,
+    )
 
 
 def while_training(
@@ -182,7 +239,9 @@ def while_training(
     with apply.each_step(model, after=hold):
         train(model)
     if not taken:
-        raise CompressionError("train: no torch optimizer took a step on the model that it was given; train that one, in place.")
+        raise CompressionError(
+            "train: no torch optimizer took a step on the model that it was given; train that one, in place."
+        )
     return model
 
 
@@ -202,10 +261,17 @@ def experiment(
         train = partial(digits.train, x=data.train_x, y=data.train_y, steps=steps, seed=seed)
         dense = train(digits.network(*widths, seed=seed))
         for sparsity in sparsities:
-            row = {"seed": float(seed), "sparsity": sparsity, "dense": digits.accuracy(dense, data.test_x, data.test_y)}
+            row = {
+                "seed": float(seed),
+                "sparsity": sparsity,
+                "dense": digits.accuracy(dense, data.test_x, data.test_y),
+            }
             for name, initial in (("at once", sparsity), ("gradually", 0.0)):
                 target = partial(cubic, end=end, initial=initial, final=sparsity)
-                found = [while_training(dense, partial(train, peak=p), target, pattern="global") for p in peaks]
+                found = [
+                    while_training(dense, partial(train, peak=p), target, pattern="global")
+                    for p in peaks
+                ]
                 row[name] = max(digits.accuracy(m, data.test_x, data.test_y) for m in found)
             rows.append(row)
     return rows

@@ -18,7 +18,9 @@ from course_utils.errors import CompressionError
 
 def _same_shape(weight: Tensor, other: Tensor, name: str) -> None:
     if other.shape != weight.shape:
-        raise CompressionError(f"{name}: shape {tuple(other.shape)}, but the weight is {tuple(weight.shape)}.")
+        raise CompressionError(
+            f"{name}: shape {tuple(other.shape)}, but the weight is {tuple(weight.shape)}."
+        )
 
 
 def random(weight: Tensor, seed: int = 0) -> Tensor:
@@ -73,7 +75,9 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
     the layer shares, the OBD score for the layer's output error.
     """
     if input_norm.shape != weight.shape[1:]:
-        raise CompressionError(f"input_norm: shape {tuple(input_norm.shape)}, but the weight has {weight.shape[1]} inputs.")
+        raise CompressionError(
+            f"input_norm: shape {tuple(input_norm.shape)}, but the weight has {weight.shape[1]} inputs."
+        )
     return weight.abs() * input_norm
 
 

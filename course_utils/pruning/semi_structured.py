@@ -42,10 +42,14 @@ def use_kernels(model: nn.Module) -> list[str]:
     layers = {name: m for name, m in walk.compressible(model).items() if isinstance(m, nn.Linear)}
     for name, module in layers.items():
         if module.weight.dtype not in DTYPES or not module.weight.is_cuda:
-            raise CompressionError(f"model: {name} is {module.weight.dtype} on {module.weight.device}; call model.half().cuda() first.")
+            raise CompressionError(
+                f"model: {name} is {module.weight.dtype} on {module.weight.device}; call model.half().cuda() first."
+            )
     chosen = [name for name, m in layers.items() if _fits(m.weight)]
     if not chosen:
-        raise CompressionError("model: no linear layer is 2:4 with a multiple of 32 outputs and 64 inputs; prune with pattern='2:4'.")
+        raise CompressionError(
+            "model: no linear layer is 2:4 with a multiple of 32 outputs and 64 inputs; prune with pattern='2:4'."
+        )
     for name in chosen:
         sparse = torch.sparse.to_sparse_semi_structured(layers[name].weight.detach())
         layers[name].weight = nn.Parameter(sparse, requires_grad=False)
@@ -53,4 +57,8 @@ def use_kernels(model: nn.Module) -> list[str]:
 
 
 def _fits(weight: torch.Tensor) -> bool:
-    return weight.shape[0] % ROWS == 0 and weight.shape[1] % COLUMNS == 0 and storage.fits("2:4", weight)
+    return (
+        weight.shape[0] % ROWS == 0
+        and weight.shape[1] % COLUMNS == 0
+        and storage.fits("2:4", weight)
+    )

@@ -55,25 +55,41 @@ def find(model: nn.Sequential) -> list[Channels]:
         if isinstance(module, nn.Sequential):
             continue
         if module in met and any(True for _ in module.parameters()):
-            raise CompressionError(f"model: {path} stands in two places; its channels cannot be chosen for both.")
+            raise CompressionError(
+                f"model: {path} stands in two places; its channels cannot be chosen for both."
+            )
         met.add(module)
         if isinstance(module, LAYERS):
             if getattr(module, "groups", 1) != 1:
-                raise CompressionError(f"model: {path} is a grouped convolution; its channels cannot go one by one.")
+                raise CompressionError(
+                    f"model: {path} is a grouped convolution; its channels cannot go one by one."
+                )
             if producer is not None:
-                found.append(Channels(name, producer, tuple(norms), module, _span(path, producer, module, flat)))
+                found.append(
+                    Channels(
+                        name, producer, tuple(norms), module, _span(path, producer, module, flat)
+                    )
+                )
             name, producer, norms, flat = path, module, [], False
         elif isinstance(module, _BatchNorm):
             if producer is None or flat:
-                raise CompressionError(f"model: {path} must come behind a layer, and before nn.Flatten.")
+                raise CompressionError(
+                    f"model: {path} must come behind a layer, and before nn.Flatten."
+                )
             norms.append(module)
-        elif isinstance(module, MIXING) or any(True for _ in module.parameters()) or any(True for _ in module.children()):
+        elif (
+            isinstance(module, MIXING)
+            or any(True for _ in module.parameters())
+            or any(True for _ in module.children())
+        ):
             raise CompressionError(
                 f"model: {path} is a {type(module).__name__}; known are linear layers, convolutions and batch norms."
             )
         flat = flat or isinstance(module, nn.Flatten)
     if not found:
-        raise CompressionError("model: needs at least two layers, since inputs and outputs of the whole stay.")
+        raise CompressionError(
+            "model: needs at least two layers, since inputs and outputs of the whole stay."
+        )
     return found
 
 
@@ -122,24 +138,38 @@ def prune(
     found = find(work)
     chosen: dict[str, Tensor] = {}
     names = [channels.name for channels in found]
-    own = selection.own_settings(selection.left_by(ignore, names), {"keep": keep}, per_layer, {name: name for name in names})
+    own = selection.own_settings(
+        selection.left_by(ignore, names), {"keep": keep}, per_layer, {name: name for name in names}
+    )
     found = [channels for channels in found if channels.name in own]
     for channels in found:
         count = channels.producer.weight.shape[0]
         score = magnitude(channels) if scores is None else scores.get(channels.name)
         if score is None or score.shape != (count,) or not torch.isfinite(score).all():
-            raise CompressionError(f"scores: {channels.name} needs {count} finite values, one for each output.")
-        chosen[channels.name] = groups.kept(score, groups.how_many(count, own[channels.name]["keep"], f"channels of {channels.name}"))
+            raise CompressionError(
+                f"scores: {channels.name} needs {count} finite values, one for each output."
+            )
+        chosen[channels.name] = groups.kept(
+            score,
+            groups.how_many(count, own[channels.name]["keep"], f"channels of {channels.name}"),
+        )
     for channels in found:
         _keep(channels, chosen[channels.name])
     settings = {"method": "channels", "keep": keep, **selection.kept(ignore, per_layer)}
-    return Compressed(sharing.own(work, model), settings, time.perf_counter() - began, {"kept": {k: v.tolist() for k, v in chosen.items()}})
+    return Compressed(
+        sharing.own(work, model),
+        settings,
+        time.perf_counter() - began,
+        {"kept": {k: v.tolist() for k, v in chosen.items()}},
+    )
 
 
 def _keep(channels: Channels, stay: Tensor) -> None:
     producer, consumer = channels.producer, channels.consumer
     for module in (producer, *channels.norms):
-        for name, tensor in list(module.named_parameters(recurse=False)) + list(module.named_buffers(recurse=False)):
+        for name, tensor in list(module.named_parameters(recurse=False)) + list(
+            module.named_buffers(recurse=False)
+        ):
             if tensor.dim():  # not the batch norm's counter
                 _set(module, name, tensor.detach()[stay])
     _set(consumer, "weight", consumer.weight.detach()[:, groups.members(stay, channels.span)])
@@ -156,4 +186,6 @@ def _keep(channels: Channels, stay: Tensor) -> None:
 def _set(module: nn.Module, name: str, value: Tensor) -> None:
     old = getattr(module, name)
     new = value.clone()
-    setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+    setattr(
+        module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    )

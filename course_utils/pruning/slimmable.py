@@ -15,7 +15,9 @@ from . import mask_training
 def _layers(net: nn.Module, width: int) -> tuple[Any, Any]:
     linear = [m for m in net.modules() if isinstance(m, nn.Linear)]
     if len(linear) != 2 or not isinstance(net, nn.Sequential):
-        raise CompressionError("net: expected nn.Sequential with one hidden layer, such as digits.network(64, 64, 10).")
+        raise CompressionError(
+            "net: expected nn.Sequential with one hidden layer, such as digits.network(64, 64, 10)."
+        )
     if not 1 <= width <= linear[0].out_features:
         raise CompressionError(f"width={width}: choose 1 to {linear[0].out_features} hidden units.")
     return linear[0], linear[1]
@@ -35,7 +37,16 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor, width: int) -> float:
 
 
 def train(
-    net: nn.Module, x: Tensor, y: Tensor, widths: Sequence[int], *, distill: bool = True, steps: int = 300, batch: int = 64, peak: float = 1e-2, seed: int = 0
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    widths: Sequence[int],
+    *,
+    distill: bool = True,
+    steps: int = 300,
+    batch: int = 64,
+    peak: float = 1e-2,
+    seed: int = 0,
 ) -> nn.Module:
     """Train these widths together, in place: each step adds their losses. The widest learns from the labels.
 
@@ -53,8 +64,22 @@ def train(
         losses = [nn.functional.cross_entropy(widest, y[rows])]
         for width in widths[1:]:
             own = logits(net, x[rows], width)
-            losses.append(mask_training.divergence(widest.detach(), own) if distill else nn.functional.cross_entropy(own, y[rows]))
+            losses.append(
+                mask_training.divergence(widest.detach(), own)
+                if distill
+                else nn.functional.cross_entropy(own, y[rows])
+            )
         return {"loss": torch.stack(losses).mean()}, float(len(rows))
 
-    fit(net.train(), step, len(x), steps=steps, batch=min(batch, len(x)), peak=peak, seed=seed, every=steps, progress=False)
+    fit(
+        net.train(),
+        step,
+        len(x),
+        steps=steps,
+        batch=min(batch, len(x)),
+        peak=peak,
+        seed=seed,
+        every=steps,
+        progress=False,
+    )
     return net.eval()

@@ -46,17 +46,23 @@ class PrunedLayer:
     grid: Grid | None = None
 
 
-def _check(weight: Tensor, H: Tensor, sparsity: float, pattern: str | None, damping: float, block_size: int) -> int:
+def _check(
+    weight: Tensor, H: Tensor, sparsity: float, pattern: str | None, damping: float, block_size: int
+) -> int:
     """The number of columns whose mask is chosen at once."""
     columns = check_walk(weight, H, damping, block_size).shape[1]
     group = masks.parse(pattern, ":") if isinstance(pattern, str) else None
     if not group and pattern not in (None, "per_layer", "per_row"):
-        raise CompressionError(f"pattern={pattern!r}: SparseGPT chooses masks for None, 'per_layer', 'per_row' or 'N:M'.")
+        raise CompressionError(
+            f"pattern={pattern!r}: SparseGPT chooses masks for None, 'per_layer', 'per_row' or 'N:M'."
+        )
     masks.make(torch.ones(1, columns), sparsity, pattern)
     return group[1] if group else block_size
 
 
-def _choose(score: Tensor, start: int, columns: int, sparsity: float, pattern: str | None) -> Tensor:
+def _choose(
+    score: Tensor, start: int, columns: int, sparsity: float, pattern: str | None
+) -> Tensor:
     """The mask of the columns start … start + width − 1. Counts add up to the exact count of the whole weight."""
     if pattern not in (None, "per_layer", "per_row"):
         return masks.make(score, sparsity, pattern)
@@ -84,17 +90,35 @@ def prune_layer(
     weight = check_matrix(weight)
     rows, columns = weight.shape
     if mask is not None and mask.shape != weight.shape:
-        raise CompressionError(f"mask: shape {tuple(mask.shape)}, but the weight is {(rows, columns)}.")
+        raise CompressionError(
+            f"mask: shape {tuple(mask.shape)}, but the weight is {(rows, columns)}."
+        )
     grid = None
     if bits is not None:
-        first = prune_layer(weight, H, sparsity=sparsity, pattern=pattern, mask=mask, damping=damping, block_size=block_size)
-        mask, grid = first.mask, make_grid(first.weight, bits=bits, symmetric=symmetric, group_size=group_size)
+        first = prune_layer(
+            weight,
+            H,
+            sparsity=sparsity,
+            pattern=pattern,
+            mask=mask,
+            damping=damping,
+            block_size=block_size,
+        )
+        mask, grid = (
+            first.mask,
+            make_grid(first.weight, bits=bits, symmetric=symmetric, group_size=group_size),
+        )
     H = H.to(weight)
     U = inverse_cholesky(damped(H, damping))
-    W = weight.T.clone(memory_format=torch.contiguous_format)  # (in, out): a column of the weight is a row here
+    # (in, out): a column of the weight is a row here
+    W = weight.T.clone(memory_format=torch.contiguous_format)
     W[H.diagonal() == 0] = 0
     result = torch.empty_like(W)
-    keep = torch.empty(columns, rows, dtype=torch.bool, device=W.device) if mask is None else mask.T.contiguous()
+    keep = (
+        torch.empty(columns, rows, dtype=torch.bool, device=W.device)
+        if mask is None
+        else mask.T.contiguous()
+    )
     width = max(at_once, block_size // at_once * at_once)
     for start in range(0, columns, width):
         end = min(start + width, columns)
@@ -118,7 +142,13 @@ def prune_layer(
 def _on_grid(column: Tensor, grid: Grid, i: int) -> Tensor:
     """One column of the weight rounded to its grid."""
     g = grid.group_index[i : i + 1] * 0
-    one = Grid(grid.scale[:, grid.group_index[i], None], grid.zero_point[:, grid.group_index[i], None], g, grid.bits, grid.symmetric)
+    one = Grid(
+        grid.scale[:, grid.group_index[i], None],
+        grid.zero_point[:, grid.group_index[i], None],
+        g,
+        grid.bits,
+        grid.symmetric,
+    )
     return dequantize(quantize(column[:, None], one), one)[:, 0]
 
 
@@ -180,25 +210,50 @@ def prune(
         hessians = block_hessians(block, states, wanted, counts)
         facts: walk.Facts = {}
         for module in wanted:
-            weight, name, H = walk.weight_of(module).float(), names[id(module)], hessians.pop(module, None)
+            weight, name, H = (
+                walk.weight_of(module).float(),
+                names[id(module)],
+                hessians.pop(module, None),
+            )
             reached = H is not None
-            H = torch.eye(weight.shape[1]) if H is None else H  # no token reached it: the smallest weights go
+            # no token reached it: the smallest weights go
+            H = torch.eye(weight.shape[1]) if H is None else H
             known = shrunk(H, counts[module]) if reached else H
             result = prune_layer(weight, known.to(weight.device), **chosen.own[name])
             gone = result.weight == 0
-            facts[name] = {**apply.told_of(gone, True), "error": layer_error(weight, result.weight, H), "reached": reached}
+            facts[name] = {
+                **apply.told_of(gone, True),
+                "error": layer_error(weight, result.weight, H),
+                "reached": reached,
+            }
             if result.grid is None:
                 set_weight(module, result.weight)
             else:
-                walk.replace(model, name, QuantizedLinear.of(LayerResult(result.codes, result.grid, result.weight), module.bias))
+                walk.replace(
+                    model,
+                    name,
+                    QuantizedLinear.of(
+                        LayerResult(result.codes, result.grid, result.weight), module.bias
+                    ),
+                )
         return facts
 
     facts = walk.each_block(model, one_block, "SparseGPT", calibration)
-    kept = {k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")}
+    kept = {
+        k: v for k, v in settings.items() if bits or k not in ("bits", "group_size", "symmetric")
+    }
     achieved, zeros = apply.sparsity_from(facts)
-    settings = {"method": "sparsegpt", **kept, "sparsity": achieved, "calibration": list(calibration.shape), **chosen.told}
+    settings = {
+        "method": "sparsegpt",
+        **kept,
+        "sparsity": achieved,
+        "calibration": list(calibration.shape),
+        **chosen.told,
+    }
     details = {
         "layer_error": {name: told["error"] for name, told in facts.items()}, "sparsity": zeros,
         "unreached": [name for name, told in facts.items() if not told["reached"]],
     }  # fmt: skip
-    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details)
+    return Compressed(
+        sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details
+    )

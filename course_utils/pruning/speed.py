@@ -14,7 +14,11 @@ from . import masks
 
 
 def ratio(
-    slow: Callable[[], object], fast: Callable[[], object], *, rounds: int = 15, clock: Callable[[], float] = time.process_time
+    slow: Callable[[], object],
+    fast: Callable[[], object],
+    *,
+    rounds: int = 15,
+    clock: Callable[[], float] = time.process_time,
 ) -> float:
     """Median time of `slow` over that of `fast`; they take turns, after one round that does not count."""
     times: list[list[float]] = [[], []]

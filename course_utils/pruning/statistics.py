@@ -30,16 +30,23 @@ def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    found: dict[str, Any] = {name: module.weight for name, module in walk.compressible(model).items()}
+    found: dict[str, Any] = {
+        name: module.weight for name, module in walk.compressible(model).items()
+    }
     if not all(parameter.requires_grad for parameter in found.values()):
-        raise CompressionError("model: some weights do not require a gradient; call model.requires_grad_(True) first.")
+        raise CompressionError(
+            "model: some weights do not require a gradient; call model.requires_grad_(True) first."
+        )
     return found
 
 
 def _turned(model: nn.Module, values: Iterable[Tensor]) -> dict[str, Tensor]:
     """Values in the parameters' own layout as (out, in), by name."""
     layers = walk.compressible(model)
-    return {n: v.T if isinstance(m, Conv1D) else v for (n, m), v in zip(layers.items(), values, strict=True)}
+    return {
+        n: v.T if isinstance(m, Conv1D) else v
+        for (n, m), v in zip(layers.items(), values, strict=True)
+    }
 
 
 def _zeros(weights: Iterable[Tensor]) -> list[Tensor]:
@@ -55,7 +62,7 @@ def _batches(batches: Iterable[Any] | Tensor, size: int) -> list[Any]:
 
 
 def gradients(model: nn.Module, batches, loss: Loss = next_token_loss) -> dict[str, Tensor]:
-    """g = ∂L/∂θ, L the mean of `loss` over the batches (a tensor of token ids is cut into batches of 8)."""
+    """G = ∂L/∂θ, L the mean of `loss` over the batches (a tensor of token ids is cut into batches of 8)."""
     weights = list(_parameters(model).values())
     parts = _batches(batches, 8)
     total = _zeros(weights)
@@ -81,7 +88,12 @@ def fisher_diagonal(model: nn.Module, examples, loss: Loss = next_token_loss) ->
 
 
 def hessian_diagonal(
-    model: nn.Module, batch, loss: Loss = next_token_loss, *, probes: int | None = None, seed: int = 0
+    model: nn.Module,
+    batch,
+    loss: Loss = next_token_loss,
+    *,
+    probes: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """H_ii = ∂²L/∂θ_i² on one batch.
 
@@ -92,7 +104,9 @@ def hessian_diagonal(
     weights = list(_parameters(model).values())
     count = sum(w.numel() for w in weights)
     if probes is None and count > LARGEST_EXACT:
-        raise CompressionError(f"probes: the exact diagonal of {count} weights takes as many backward passes; give probes=32.")
+        raise CompressionError(
+            f"probes: the exact diagonal of {count} weights takes as many backward passes; give probes=32."
+        )
     if probes is not None and probes < 1:
         raise CompressionError(f"probes={probes}: choose 1 or more.")
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
@@ -102,7 +116,9 @@ def hessian_diagonal(
         generator = torch.Generator().manual_seed(seed)
         total = _zeros(weights)
         for _ in range(probes):
-            signs = [(torch.randint(0, 2, w.shape, generator=generator) * 2 - 1).to(w) for w in weights]
+            signs = [
+                (torch.randint(0, 2, w.shape, generator=generator) * 2 - 1).to(w) for w in weights
+            ]
             products = torch.autograd.grad(first, weights, grad_outputs=signs, retain_graph=True)
             for sum_, z, product in zip(total, signs, products, strict=True):
                 sum_ += z * product / probes
@@ -118,7 +134,9 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
     return torch.stack(rows).view_as(weight).detach()
 
 
-def layer_hessians(model: nn.Module, ids: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+def layer_hessians(
+    model: nn.Module, ids: Tensor, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """H = (2/N) XᵀX (in, in) of each linear layer's own output error (of those named), for inputs of the dense model."""
     return _mean_over_tokens(model, ids, lambda x: 2 * x.T @ x, names)
 
@@ -139,12 +157,18 @@ def in_turns(weights: Mapping[str, Tensor], most: int = LARGE) -> list[list[str]
 
 def input_sizes(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     """√(diag H) (in,) of each linear layer: ‖X_j‖ √(2/N), without the rest of H."""
-    return {name: mean.sqrt() for name, mean in _mean_over_tokens(model, ids, lambda x: 2 * x.square().sum(0)).items()}
+    return {
+        name: mean.sqrt()
+        for name, mean in _mean_over_tokens(model, ids, lambda x: 2 * x.square().sum(0)).items()
+    }
 
 
 @torch.no_grad()
 def _mean_over_tokens(
-    model: nn.Module, ids: Tensor, of: Callable[[Tensor], Tensor], chosen: Iterable[str] | None = None
+    model: nn.Module,
+    ids: Tensor,
+    of: Callable[[Tensor], Tensor],
+    chosen: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
     """Σ of(x) / N over the inputs x (tokens, in) of each linear layer, by name."""
     if isinstance(model, PreTrainedModel):
@@ -203,7 +227,13 @@ KINDS = ("random", "magnitude", "gradient", "fisher", "obd", "wanda", "surgeon")
 
 
 def scores_of(
-    model: nn.Module, kind: str, data=None, *, loss: Loss = next_token_loss, probes: int = 32, seed: int = 0
+    model: nn.Module,
+    kind: str,
+    data=None,
+    *,
+    loss: Loss = next_token_loss,
+    probes: int = 32,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """The scores of all layers by the name of the method, measured where it needs `data`; see `pruning.scores`.
 
@@ -213,8 +243,13 @@ def scores_of(
     if kind not in KINDS:
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(KINDS)}.")
     if data is None and kind not in ("random", "magnitude"):
-        raise CompressionError(f"data: {kind} scores need examples; give token ids (sequences, context) or batches.")
-    weights = {name: walk.exact(walk.weight_of(module)) for name, module in walk.compressible(model).items()}
+        raise CompressionError(
+            f"data: {kind} scores need examples; give token ids (sequences, context) or batches."
+        )
+    weights = {
+        name: walk.exact(walk.weight_of(module))
+        for name, module in walk.compressible(model).items()
+    }
     if kind == "random":
         return {n: scores.random(w, seed + i) for i, (n, w) in enumerate(weights.items())}
     if kind == "magnitude":
@@ -231,5 +266,8 @@ def scores_of(
         measured = {}
         for turn in in_turns(weights):
             hessians = layer_hessians(model, data, turn)
-            measured |= {n: torch.linalg.inv(damped(H.double(), 0.01)).diagonal().to(H) for n, H in hessians.items()}
+            measured |= {
+                n: torch.linalg.inv(damped(H.double(), 0.01)).diagonal().to(H)
+                for n, H in hessians.items()
+            }
     return {n: getattr(scores, kind)(w, measured[n]) for n, w in weights.items()}

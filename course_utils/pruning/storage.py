@@ -29,14 +29,17 @@ from . import apply, masks
 
 FORMATS = ("dense", "bitmask", "csr", "csr16", "2:4")
 INDEX = {"csr": torch.int32, "csr16": torch.int16}
-PAD_ORDER = torch.tensor([0.1, 0.2, 0.4, 0.3])  # places that fill up a group of four; the order of NVIDIA's own tools
+# places that fill up a group of four; the order of NVIDIA's own tools
+PAD_ORDER = torch.tensor([0.1, 0.2, 0.4, 0.3])
 
 
 def _group(format: str, shape: tuple[int, int]) -> tuple[int, int]:
     """(N, M) of a format by name, after checking that the shape allows the format; (0, 0) for one without groups."""
     found = masks.parse(format, ":") if isinstance(format, str) else None
     if found is None and format not in FORMATS:
-        raise CompressionError(f"format={format!r}: choose one of {', '.join(FORMATS)}, or another N:M.")
+        raise CompressionError(
+            f"format={format!r}: choose one of {', '.join(FORMATS)}, or another N:M."
+        )
     if format == "csr16" and shape[1] > 2**15:
         raise CompressionError(
             f"format='csr16': 16 bits number 32768 columns, the weight has {shape[1]}; choose 'csr'."
@@ -62,7 +65,9 @@ def size(format: str, shape: tuple[int, int], nonzeros: int, bits: int = 16) -> 
     rows, columns = shape
     n, m = _group(format, shape)
     if not 0 <= nonzeros <= rows * columns:
-        raise CompressionError(f"nonzeros={nonzeros}: a weight of {rows} x {columns} has 0 to {rows * columns}.")
+        raise CompressionError(
+            f"nonzeros={nonzeros}: a weight of {rows} x {columns} has 0 to {rows * columns}."
+        )
     kept = {"dense": rows * columns}.get(format, nonzeros) if not m else rows * columns // m * n
     values = math.ceil(kept * bits / 8)
     if m:
@@ -83,7 +88,9 @@ def break_even(format: str, shape: tuple[int, int], bits: int = 16) -> float | N
     dense = size("dense", shape, total, bits)
     if m:
         return 1 - n / m if size(format, shape, total, bits) < dense else None
-    too_many = bisect.bisect_left(range(total + 1), dense, key=lambda count: size(format, shape, count, bits))
+    too_many = bisect.bisect_left(
+        range(total + 1), dense, key=lambda count: size(format, shape, count, bits)
+    )
     return 1 - (too_many - 1) / total if too_many else None
 
 
@@ -115,14 +122,25 @@ def encode(weight: Tensor, format: str) -> dict[str, Tensor]:
             raise CompressionError(
                 f"weight: more than {n} of some {m} neighbours in a row are not zero; prune to {format} first."
             )
-        filler = PAD_ORDER.to(weight.device) if m == 4 else torch.linspace(0.5, 0, m, device=weight.device)
+        filler = (
+            PAD_ORDER.to(weight.device)
+            if m == 4
+            else torch.linspace(0.5, 0, m, device=weight.device)
+        )
         kept = masks.n_of_m(mask + filler.repeat(weight.shape[1] // m), n, m)
         places = (kept.nonzero()[:, 1] % m).view(len(weight), -1)
-        return {"places": pack(places, _place_bits(m)), "values": weight[kept].view(len(weight), -1)}
+        return {
+            "places": pack(places, _place_bits(m)),
+            "values": weight[kept].view(len(weight), -1),
+        }
     if format == "bitmask":
         return {"mask": pack(mask, 1), "values": weight[mask]}
     starts = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
-    return {"columns": mask.nonzero()[:, 1].to(INDEX[format]), "starts": starts.int(), "values": weight[mask]}
+    return {
+        "columns": mask.nonzero()[:, 1].to(INDEX[format]),
+        "starts": starts.int(),
+        "values": weight[mask],
+    }
 
 
 def decode(parts: dict[str, Tensor], format: str, shape: tuple[int, int]) -> Tensor:
@@ -152,7 +170,9 @@ def best(weight: Tensor, formats: tuple[str, ...] = FORMATS) -> str:
     """The format with the fewest bytes for this weight; of equal ones the first."""
     count = int((weight != 0).sum())
     possible = [f for f in formats if fits(f, weight)]
-    return min(possible, key=lambda f: size(f, tuple(weight.shape), count, weight.element_size() * 8))
+    return min(
+        possible, key=lambda f: size(f, tuple(weight.shape), count, weight.element_size() * 8)
+    )
 
 
 @torch.no_grad()
@@ -165,7 +185,9 @@ def sixteen_bits(compressed: Compressed) -> Compressed:
     model = sharing.structure(compressed.model)
     halve(model)
     model = sharing.own(experts.fuse(model), compressed.model)
-    return Compressed(model, {**compressed.settings, "values": "bfloat16"}, compressed.seconds, compressed.details)
+    return Compressed(
+        model, {**compressed.settings, "values": "bfloat16"}, compressed.seconds, compressed.details
+    )
 
 
 @torch.no_grad()
@@ -175,7 +197,9 @@ def halve(module: nn.Module) -> None:
     for part in module.modules():
         for name, old in part._parameters.items():
             if old is not None:
-                made.setdefault(id(old), nn.Parameter(old.bfloat16().to(old.dtype), old.requires_grad))
+                made.setdefault(
+                    id(old), nn.Parameter(old.bfloat16().to(old.dtype), old.requires_grad)
+                )
                 part._parameters[name] = made[id(old)]
 
 
@@ -191,7 +215,12 @@ class SparseLinear(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
-        self.in_features, self.out_features, self.format, self.nonzeros = in_features, out_features, format, nonzeros
+        self.in_features, self.out_features, self.format, self.nonzeros = (
+            in_features,
+            out_features,
+            format,
+            nonzeros,
+        )
         n, m = _group(format, (out_features, in_features))
         like = torch.zeros(out_features, in_features, dtype=dtype)
         if m:
@@ -202,7 +231,11 @@ class SparseLinear(nn.Module):
         for name, tensor in encode(like, format).items():
             self.register_buffer(name, torch.zeros_like(tensor))
             self.names.append(name)
-        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.bias = (
+            nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False)
+            if bias
+            else None
+        )
 
     def shape(self) -> dict:
         """The constructor's arguments."""
@@ -216,7 +249,14 @@ class SparseLinear(nn.Module):
         """The sparse form of an nn.Linear or Conv1D."""
         weight = walk.weight_of(module)
         rows, columns = weight.shape
-        layer = cls(columns, rows, format, int((weight != 0).sum()), bias=module.bias is not None, dtype=weight.dtype)
+        layer = cls(
+            columns,
+            rows,
+            format,
+            int((weight != 0).sum()),
+            bias=module.bias is not None,
+            dtype=weight.dtype,
+        )
         for name, tensor in encode(weight.contiguous(), format).items():
             setattr(layer, name, tensor)
         layer.bias = frozen(module.bias)
@@ -237,7 +277,11 @@ class SparseLinear(nn.Module):
 
 @torch.no_grad()
 def compress(
-    model: nn.Module, format: str | None = None, *, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None
+    model: nn.Module,
+    format: str | None = None,
+    *,
+    ignore: selection.Patterns = (),
+    per_layer: selection.PerLayer | None = None,
 ) -> Compressed:
     """A copy of a pruned model whose linear layers keep only what is not zero; `save` writes the smaller file.
 
@@ -247,14 +291,25 @@ def compress(
     """
     began = time.perf_counter()
     original, model = model, sharing.structure(model).eval()
-    settings = {"method": "sparse_storage", "format": format or "smallest", "sparsity": apply.sparsity_of(model)}
+    settings = {
+        "method": "sparse_storage",
+        "format": format or "smallest",
+        "sparsity": apply.sparsity_of(model),
+    }
     found = selection.choose(model, {"format": format}, ignore, per_layer)
     chosen = shrink(model, found.layers, {name: own["format"] for name, own in found.own.items()})
     settings |= found.told
-    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, {"formats": chosen})
+    return Compressed(
+        sharing.own(experts.fuse(model), original),
+        settings,
+        time.perf_counter() - began,
+        {"formats": chosen},
+    )
 
 
-def shrink(root: nn.Module, layers: dict[str, nn.Module], formats: Mapping[str, str | None] | None = None) -> dict[str, str]:
+def shrink(
+    root: nn.Module, layers: dict[str, nn.Module], formats: Mapping[str, str | None] | None = None
+) -> dict[str, str]:
     """Put the sparse form of each of these layers of `root` in its place, where that is smaller; returns the chosen formats."""
     chosen: dict[str, str] = {}
     for name, module in layers.items():
@@ -276,4 +331,9 @@ def store(block: nn.Module) -> None:
 
 def stored_settings(pruned: Compressed) -> Compressed:
     """What a result is told of whose blocks went through `store`."""
-    return Compressed(pruned.model, {**pruned.settings, "values": "bfloat16", "storage": "smallest"}, pruned.seconds, pruned.details)
+    return Compressed(
+        pruned.model,
+        {**pruned.settings, "values": "bfloat16", "storage": "smallest"},
+        pruned.seconds,
+        pruned.details,
+    )

@@ -43,7 +43,9 @@ def prune_mlp(
     anatomy.check_model(model)
     parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
     if isinstance(getattr(model.config.get_text_config(), parts.width, None), list | tuple):
-        raise CompressionError(f"model: {model.config.model_type} has a number of channels for each block; use prune_layers, or wanda.")
+        raise CompressionError(
+            f"model: {model.config.model_type} has a number of channels for each block; use prune_layers, or wanda."
+        )
     before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.out)).shape[1]
     count = groups.how_many(before, keep, "channels")
     config = anatomy.smaller_config(model.config, **{parts.width: count})
@@ -55,23 +57,42 @@ def prune_mlp(
         out = block.get_submodule(parts.out)
         H = second_moment(block, states, out, f"block {len(chosen)}: {parts.out}")
         weight = walk.weight_of(out).float()
-        columns = score(weight, H, count) if callable(score) else groups.kept(groups.score(weight, H, 1, score), count)
+        columns = (
+            score(weight, H, count)
+            if callable(score)
+            else groups.kept(groups.score(weight, H, 1, score), count)
+        )
         narrow(out, H, columns, compensate, calibration.numel())
         for name, made in parts.made.items():
-            anatomy.take(block.get_submodule(name), rows=made[columns].T.flatten() if made[0, -1] >= before else made[columns].flatten())
+            anatomy.take(
+                block.get_submodule(name),
+                rows=made[columns].T.flatten()
+                if made[0, -1] >= before
+                else made[columns].flatten(),
+            )
         for name, module in skeleton[len(chosen)].named_modules():
             _same_numbers(block.get_submodule(name), module)
         chosen.append(columns.tolist())
     named = getattr(score, "__name__", type(score).__name__) if callable(score) else score
-    settings = {"method": "prune_mlp", "channels": count, "of": before, "score": named, "compensate": compensate}
+    settings = {
+        "method": "prune_mlp",
+        "channels": count,
+        "of": before,
+        "score": named,
+        "compensate": compensate,
+    }
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
 
 
 def _finish(model, config, tensors, settings, began, details) -> Compressed:
-    return Compressed(anatomy.rebuild(model, config, tensors), settings, time.perf_counter() - began, details)
+    return Compressed(
+        anatomy.rebuild(model, config, tensors), settings, time.perf_counter() - began, details
+    )
 
 
-def query_heads(weight: Tensor, H: Tensor, kv: int, ratio: int, size: int, keep: int, unit: str, score: str) -> Tensor:
+def query_heads(
+    weight: Tensor, H: Tensor, kv: int, ratio: int, size: int, keep: int, unit: str, score: str
+) -> Tensor:
     """The query heads that stay, ascending. weight (out, heads · size) is the output projection.
 
     unit 'group': key-value heads go with all the `ratio` query heads that share them; 'query': every key-value
@@ -100,28 +121,43 @@ def prune_heads(
     began = time.perf_counter()
     selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
     anatomy.check_model(model)
-    parts, calibration, config = anatomy.of(model), walk.check_calibration(calibration, model), model.config.get_text_config()
+    parts, calibration, config = (
+        anatomy.of(model),
+        walk.check_calibration(calibration, model),
+        model.config.get_text_config(),
+    )
     if not hasattr(config, "num_key_value_heads"):
         raise CompressionError(_no_head_size(config.model_type))
     if getattr(config, "num_kv_shared_layers", 0):
-        raise CompressionError(f"model: blocks of {config.model_type} use each other's keys and values; use prune_mlp or prune_layers.")
+        raise CompressionError(
+            f"model: blocks of {config.model_type} use each other's keys and values; use prune_mlp or prune_layers."
+        )
     try:
         heads, kv = config.num_attention_heads, config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
     except Exception as error:  # transformers' own, for numbers that differ from block to block
-        raise CompressionError(f"model: heads of {config.model_type} differ from block to block; use prune_mlp or prune_layers.") from error
+        raise CompressionError(
+            f"model: heads of {config.model_type} differ from block to block; use prune_mlp or prune_layers."
+        ) from error
     ratio = heads // kv
     anatomy.check_heads(model, parts, size)
     count = groups.how_many(heads, keep, "heads")
     step = {"group": ratio, "query": kv}.get(unit)
     if step is None:
-        raise CompressionError(f"unit={unit!r}: choose 'group' (key-value heads with their queries) or 'query'.")
+        raise CompressionError(
+            f"unit={unit!r}: choose 'group' (key-value heads with their queries) or 'query'."
+        )
     if count % step:
-        raise CompressionError(f"keep={keep}: {count} query heads are not a multiple of {step}; with unit={unit!r} choose one.")
+        raise CompressionError(
+            f"keep={keep}: {count} query heads are not a multiple of {step}; with unit={unit!r} choose one."
+        )
     new_kv = count // ratio if unit == "group" else kv
     config = _config_with_heads(model.config, count, new_kv, size, step)
     skeleton = empty_like(type(model), config)
-    rows = [walk.weight_of(walk.blocks(skeleton)[0].get_submodule(name)).shape[0] for name in parts.attention_in]
+    rows = [
+        walk.weight_of(walk.blocks(skeleton)[0].get_submodule(name)).shape[0]
+        for name in parts.attention_in
+    ]
     if rows != [count * size, new_kv * size, new_kv * size]:
         raise CompressionError(_no_head_size(config.model_type))
     warn_of_few_tokens(calibration.numel(), heads * size, parts.attention_out, compensate)
@@ -136,14 +172,27 @@ def prune_heads(
         for name, which in zip(parts.attention_in, (stay, shared, shared), strict=True):
             anatomy.take(block.get_submodule(name), rows=groups.members(which, size))
         inside = parts.attention_out.partition(".")[0]
-        _same_numbers(block.get_submodule(inside), walk.blocks(skeleton)[len(chosen)].get_submodule(inside))
+        _same_numbers(
+            block.get_submodule(inside), walk.blocks(skeleton)[len(chosen)].get_submodule(inside)
+        )
         chosen.append(stay.tolist())
-    settings = {"method": "prune_heads", "heads": count, "of": heads, "unit": unit, "score": score, "compensate": compensate}
+    settings = {
+        "method": "prune_heads",
+        "heads": count,
+        "of": heads,
+        "unit": unit,
+        "score": score,
+        "compensate": compensate,
+    }
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
 
 
 def _no_head_size(kind: str) -> str:
-    narrower = "pruning.width.prune_heads, which narrows the residual stream by as much, or " if kind in ("opt", "gpt2") else ""
+    narrower = (
+        "pruning.width.prune_heads, which narrows the residual stream by as much, or "
+        if kind in ("opt", "gpt2")
+        else ""
+    )
     return (
         f"model: {kind}'s config has no head size: it is hidden size / heads, so with fewer heads each would be "
         f"larger and no tensor smaller. Use {narrower}prune_mlp or prune_layers."
@@ -162,13 +211,17 @@ def _config_with_heads(config, count: int, kv: int, size: int, step: int):
     allowed = []
     for heads in range(step, config.get_text_config().num_attention_heads + 1, step):
         try:
-            new = anatomy.smaller_config(config, num_attention_heads=heads, num_key_value_heads=kv, head_dim=size)
+            new = anatomy.smaller_config(
+                config, num_attention_heads=heads, num_key_value_heads=kv, head_dim=size
+            )
         except CompressionError:
             continue
         if heads == count:
             return new
         allowed.append(heads)
-    raise CompressionError(f"keep: {config.model_type} cannot have {count} query heads here; choose from {allowed}.")
+    raise CompressionError(
+        f"keep: {config.model_type} cannot have {count} query heads here; choose from {allowed}."
+    )
 
 
 @torch.no_grad()
@@ -178,7 +231,10 @@ def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
     0 for a block that only rescales its input, up to 2.
     """
     states = residual_stream(model, walk.check_calibration(calibration, model))
-    return [float(1 - torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in itertools.pairwise(states)]
+    return [
+        float(1 - torch.cosine_similarity(a, b, dim=-1).mean())
+        for a, b in itertools.pairwise(states)
+    ]
 
 
 def residual_stream(model: PreTrainedModel, calibration: Tensor) -> Iterator[Tensor]:
@@ -190,7 +246,9 @@ def residual_stream(model: PreTrainedModel, calibration: Tensor) -> Iterator[Ten
     training = model.training
     model.eval()
     try:
-        for number, (block, states) in enumerate(walk.through_blocks(model, calibration, "residual stream")):
+        for number, (block, states) in enumerate(
+            walk.through_blocks(model, calibration, "residual stream")
+        ):
             yield _joined([h for h, _ in states], number - 1, model)
             outputs = [walk.run_block(block, hidden, kwargs) for hidden, kwargs in states]
         yield _joined(outputs, number, model)
@@ -201,7 +259,9 @@ def residual_stream(model: PreTrainedModel, calibration: Tensor) -> Iterator[Ten
 def _joined(states: list[Tensor], number: int, model: PreTrainedModel) -> Tensor:
     x = torch.cat([h.flatten(0, -2) for h in states]).double()
     if not torch.isfinite(x).all():
-        raise CompressionError(f"block {number}: its output holds NaN or infinity in {model.dtype}; load the model in float32.")
+        raise CompressionError(
+            f"block {number}: its output holds NaN or infinity in {model.dtype}; load the model in float32."
+        )
     return x
 
 
@@ -210,7 +270,9 @@ def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedMode
     anatomy.check_model(model)
     chosen, total = list(layers), len(walk.blocks(model))
     if not chosen or not all(0 <= layer < total for layer in chosen):
-        raise CompressionError(f"layers={chosen}: name at least one of the blocks 0 to {total - 1}.")
+        raise CompressionError(
+            f"layers={chosen}: name at least one of the blocks 0 to {total - 1}."
+        )
     fields = anatomy.said_of_blocks(model.config.get_text_config(), chosen)
     config = anatomy.smaller_config(model.config, num_hidden_layers=len(chosen), **fields)
     inside = walk.blocks(model)
@@ -223,7 +285,12 @@ def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedMode
 
 @torch.no_grad()
 def prune_layers(
-    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: PreTrainedModel,
+    calibration: Tensor,
+    *,
+    keep: int | float = 0.5,
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """Remove the blocks with the lowest influence (ShortGPT; `block_influence`). `keep`: fraction or number of blocks.
 
@@ -235,19 +302,31 @@ def prune_layers(
     count = groups.how_many(len(walk.blocks(model)), keep, "blocks")
     stay = selection.blocks_named(model, ignore)
     if len(stay) > count:
-        raise CompressionError(f"ignore: names {len(stay)} blocks, but {count} are to stay (keep={keep}); keep more, or name fewer.")
+        raise CompressionError(
+            f"ignore: names {len(stay)} blocks, but {count} are to stay (keep={keep}); keep more, or name fewer."
+        )
     influence = block_influence(model, calibration)
     worth = torch.tensor(influence, dtype=torch.float64)
     worth[stay] = torch.inf
     chosen = groups.kept(worth, count).tolist()
-    settings = {"method": "prune_layers", "layers": count, "of": len(influence), **selection.kept(ignore)}
+    settings = {
+        "method": "prune_layers",
+        "layers": count,
+        "of": len(influence),
+        **selection.kept(ignore),
+    }
     details = {"kept": chosen, "influence": influence}
     return Compressed(keep_layers(model, chosen), settings, time.perf_counter() - began, details)
 
 
 @torch.no_grad()
 def prune_blocks(
-    model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: PreTrainedModel,
+    calibration: Tensor,
+    *,
+    keep: int | float = 0.5,
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """Remove one run of neighbouring blocks: the run over which the residual stream turns least.
 
@@ -260,15 +339,27 @@ def prune_blocks(
     total = len(walk.blocks(model))
     count = groups.how_many(total, keep, "blocks")
     n, stay = total - count, selection.blocks_named(model, ignore)
-    open_to = [first for first in range(total - n + 1) if not any(first <= block < first + n for block in stay)]
+    open_to = [
+        first
+        for first in range(total - n + 1)
+        if not any(first <= block < first + n for block in stay)
+    ]
     if not open_to:
-        raise CompressionError(f"ignore: every run of {n} blocks has one that it names; keep more, or name fewer.")
-    last: collections.deque[Tensor] = collections.deque(maxlen=n + 1)  # a run of n blocks: what enters it, …, what leaves it
+        raise CompressionError(
+            f"ignore: every run of {n} blocks has one that it names; keep more, or name fewer."
+        )
+    # a run of n blocks: what enters it, …, what leaves it
+    last: collections.deque[Tensor] = collections.deque(maxlen=n + 1)
     angles = []
     for x in residual_stream(model, walk.check_calibration(calibration, model)):
         last.append(x)
         if len(last) > n:
-            angles.append(float(torch.arccos(torch.cosine_similarity(last[0], x, dim=-1).clamp(-1, 1)).mean() / torch.pi))
+            angles.append(
+                float(
+                    torch.arccos(torch.cosine_similarity(last[0], x, dim=-1).clamp(-1, 1)).mean()
+                    / torch.pi
+                )
+            )
     first = min(open_to, key=angles.__getitem__)
     chosen = [i for i in range(total) if not first <= i < first + n]
     settings = {"method": "prune_blocks", "layers": count, "of": total, **selection.kept(ignore)}

@@ -35,13 +35,17 @@ class Space:
         for field in fields(self):
             choices = getattr(self, field.name)
             if not choices or len(set(choices)) != len(choices):
-                raise CompressionError(f"{field.name}={choices}: give at least one choice, each once.")
+                raise CompressionError(
+                    f"{field.name}={choices}: give at least one choice, each once."
+                )
 
     def __len__(self) -> int:
         return len(self.blocks) * len(self.channels) * len(self.heads)
 
     def __iter__(self) -> Iterator[Subnet]:
-        return (Subnet(*chosen) for chosen in itertools.product(self.blocks, self.channels, self.heads))
+        return (
+            Subnet(*chosen) for chosen in itertools.product(self.blocks, self.channels, self.heads)
+        )
 
     @property
     def largest(self) -> Subnet:
@@ -60,7 +64,10 @@ class Space:
     def mutated(self, subnet: Subnet, rng: random.Random, rate: float = 0.4) -> Subnet:
         """The subnet with each of its choices drawn anew with probability `rate`."""
         drawn = self.draw(rng)
-        return replace(subnet, **{f.name: getattr(drawn, f.name) for f in fields(subnet) if rng.random() < rate})
+        return replace(
+            subnet,
+            **{f.name: getattr(drawn, f.name) for f in fields(subnet) if rng.random() < rate},
+        )
 
     @staticmethod
     def crossed(one: Subnet, other: Subnet, rng: random.Random) -> Subnet:
@@ -92,15 +99,20 @@ class Shape:
 def shape_of(model: PreTrainedModel) -> Shape:
     """Raises CompressionError for a model whose blocks are not known (`anatomy.of`) or not all alike."""
     parts, found = anatomy.of(model), walk.blocks(model)
-    shapes = [[tuple(walk.weight_of(m).shape) for m in walk.linears(block).values()] for block in found]
+    shapes = [
+        [tuple(walk.weight_of(m).shape) for m in walk.linears(block).values()] for block in found
+    ]
     if any(shape != shapes[0] for shape in shapes):
-        raise CompressionError(f"model: the blocks of {type(model).__name__} differ in shape; a supernet needs blocks that are alike.")
+        raise CompressionError(
+            f"model: the blocks of {type(model).__name__} differ in shape; a supernet needs blocks that are alike."
+        )
     config: Any = model.config
     heads = config.num_attention_heads
     kv = getattr(config, "num_key_value_heads", None) or heads
     inner = walk.weight_of(found[0].get_submodule(parts.attention_out)).shape[1]
     channels = walk.weight_of(found[0].get_submodule(parts.mlp_out)).shape[1]
-    elastic = hasattr(config, "num_key_value_heads")  # OPT and GPT-2: a head is hidden size / heads wide, and none can go
+    # OPT and GPT-2: a head is hidden size / heads wide, and none can go
+    elastic = hasattr(config, "num_key_value_heads")
     if elastic:
         anatomy.check_heads(model, parts, inner // heads)
     return Shape(parts, len(found), channels, kv, heads // kv, inner // heads, elastic)
@@ -110,15 +122,25 @@ def check(shape: Shape, subnet: Subnet) -> None:
     """Raises CompressionError for a subnet that a model of this shape does not hold."""
     blocks = list(subnet.blocks)
     if not blocks or blocks != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= shape.blocks:
-        raise CompressionError(f"blocks={subnet.blocks}: choose some of 0 to {shape.blocks - 1}, ascending, each once.")
+        raise CompressionError(
+            f"blocks={subnet.blocks}: choose some of 0 to {shape.blocks - 1}, ascending, each once."
+        )
     for name, most in (("channels", shape.channels), ("heads", shape.heads)):
         if not isinstance(count := getattr(subnet, name), int) or not 1 <= count <= most:
             raise CompressionError(f"{name}={count}: choose a whole number from 1 to {most}.")
     if subnet.heads != shape.heads and not shape.elastic_heads:
-        raise CompressionError(f"heads={subnet.heads}: this model's config has no head size, so all {shape.heads} heads stay; make channels and blocks elastic.")
+        raise CompressionError(
+            f"heads={subnet.heads}: this model's config has no head size, so all {shape.heads} heads stay; make channels and blocks elastic."
+        )
 
 
-def space(model: PreTrainedModel, *, depths: Sequence[Sequence[int]] | None = None, channels: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> Space:
+def space(
+    model: PreTrainedModel,
+    *,
+    depths: Sequence[Sequence[int]] | None = None,
+    channels: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> Space:
     """A space of subnets of this model; what is not given stays whole. Raises CompressionError for what the model does not hold."""
     shape = shape_of(model)
     whole = tuple(range(shape.blocks))

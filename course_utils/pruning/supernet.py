@@ -36,7 +36,9 @@ class Supernet:
         self.model: Any = copy.deepcopy(model).eval()
         self._skeletons: dict[Subnet, Any] = {}
         inside = walk.blocks(self.model)
-        self._prefix = next(name for name, module in self.model.named_modules() if module is inside) + "."
+        self._prefix = (
+            next(name for name, module in self.model.named_modules() if module is inside) + "."
+        )
 
     @property
     def whole(self) -> Subnet:
@@ -49,9 +51,16 @@ class Supernet:
         config = self.model.config
         if subnet.heads != self.shape.heads:
             count, size = subnet.heads * self.shape.ratio, self.shape.size
-            config = structured._config_with_heads(config, count, subnet.heads, size, self.shape.ratio)
+            config = structured._config_with_heads(
+                config, count, subnet.heads, size, self.shape.ratio
+            )
         fields = anatomy.said_of_blocks(config, subnet.blocks)
-        return anatomy.smaller_config(config, num_hidden_layers=len(subnet.blocks), **{self.shape.parts.width: subnet.channels}, **fields)
+        return anatomy.smaller_config(
+            config,
+            num_hidden_layers=len(subnet.blocks),
+            **{self.shape.parts.width: subnet.channels},
+            **fields,
+        )
 
     def slices(self, subnet: Subnet) -> dict[str, Tensor]:
         """The smaller model's parameters by its own names: views of the whole model's. Tied ones under each of their names."""
@@ -62,7 +71,9 @@ class Supernet:
                 continue
             number, _, inner = name[len(self._prefix) :].partition(".")
             if int(number) in subnet.blocks:
-                found[f"{self._prefix}{subnet.blocks.index(int(number))}.{inner}"] = self._cut(int(number), inner, tensor, subnet)
+                found[f"{self._prefix}{subnet.blocks.index(int(number))}.{inner}"] = self._cut(
+                    int(number), inner, tensor, subnet
+                )
         return found
 
     def _cut(self, block: int, inner: str, tensor: Tensor, subnet: Subnet) -> Tensor:
@@ -81,7 +92,8 @@ class Supernet:
             columns = subnet.heads * self.shape.ratio * size
         if kind != "weight":
             return tensor if rows is None else tensor[:rows]
-        turned = isinstance(walk.blocks(self.model)[block].get_submodule(path), Conv1D)  # stored (in, out)
+        # stored (in, out)
+        turned = isinstance(walk.blocks(self.model)[block].get_submodule(path), Conv1D)
         if turned:
             rows, columns = columns, rows
         return tensor[slice(rows), slice(columns)] if tensor.dim() == 2 else tensor
@@ -104,7 +116,9 @@ class Supernet:
         for path, module in skeleton.named_modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None:  # what the file holds is the whole model's own
-                    own = self.model.get_submodule(path)._buffers[name] if buffer.is_meta else buffer
+                    own = (
+                        self.model.get_submodule(path)._buffers[name] if buffer.is_meta else buffer
+                    )
                     module._buffers[name] = own.to(self.model.device)
         return skeleton
 
@@ -113,7 +127,10 @@ class Supernet:
         """The same answers from the whole model: channels and heads outside the subnet are set to 0, blocks outside it are left out."""
         subnets.check(self.shape, subnet)
         parts = self.shape.parts
-        limits = {parts.mlp_out: subnet.channels, parts.attention_out: subnet.heads * self.shape.ratio * self.shape.size}
+        limits = {
+            parts.mlp_out: subnet.channels,
+            parts.attention_out: subnet.heads * self.shape.ratio * self.shape.size,
+        }
 
         def zero(limit: int):
             def hook(_: Any, args: tuple) -> tuple:
@@ -152,7 +169,11 @@ class Supernet:
         """An ordinary smaller model with its own copies of the slices: it saves, loads and generates alone."""
         tensors = {name: tensor.detach().clone() for name, tensor in self.slices(subnet).items()}
         buffers = dict(self.model.named_buffers())
-        stored = {name: tensor for name, tensor in self.model.state_dict().items() if name in buffers and not name.startswith(self._prefix)}
+        stored = {
+            name: tensor
+            for name, tensor in self.model.state_dict().items()
+            if name in buffers and not name.startswith(self._prefix)
+        }
         return anatomy.rebuild(self.model, self.config(subnet), {**stored, **tensors})
 
     def parameters(self, subnet: Subnet) -> int:
@@ -176,7 +197,9 @@ class Supernet:
                 _permute(block, states, parts.attention_out, widths, ratio * size, score)
 
 
-def _permute(block: nn.Module, states: walk.States, out: str, makers: dict[str, int], size: int, score: str) -> None:
+def _permute(
+    block: nn.Module, states: walk.States, out: str, makers: dict[str, int], size: int, score: str
+) -> None:
     """Bring the inputs of the layer `out`, in groups of `size`, into the order of their scores, and with them the rows that make them."""
     reader: Any = block.get_submodule(out)
     weight = walk.weight_of(reader).float()
@@ -199,4 +222,3 @@ def compressed(net: Supernet, subnet: Subnet, *, seconds: float = 0.0) -> Compre
         "heads": subnet.heads * net.shape.ratio, "parameters": net.parameters(subnet),
     }  # fmt: skip
     return Compressed(model, settings, seconds)
-

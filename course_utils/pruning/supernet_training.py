@@ -36,7 +36,11 @@ def chosen(space: Space, rng: random.Random, count: int, sandwich: bool) -> list
 def progressive(space: Space, steps: int) -> list[tuple[Space, int]]:
     """Width first, then depth, then both: thirds of the steps, the last third with what is left over."""
     third = steps // 3
-    return [(space.narrowed("channels", "heads"), third), (space.narrowed("blocks"), third), (space, steps - 2 * third)]
+    return [
+        (space.narrowed("channels", "heads"), third),
+        (space.narrowed("blocks"), third),
+        (space, steps - 2 * third),
+    ]
 
 
 def train(
@@ -55,7 +59,9 @@ def train(
     if each < (2 if sandwich else 1):
         raise CompressionError(f"each={each}: a step of the sandwich rule needs 2 subnets or more.")
     if distill and not sandwich:
-        raise CompressionError("distill: the largest teaches, so it must be in each step; use sandwich=True, or distill=False.")
+        raise CompressionError(
+            "distill: the largest teaches, so it must be in each step; use sandwich=True, or distill=False."
+        )
     for subnet in {space.largest for space, _ in stages} | {space.smallest for space, _ in stages}:
         net.config(subnet)  # refuses what the model cannot be
     learned = list(net.model.parameters())
@@ -66,7 +72,11 @@ def train(
     spaces = [space for space, count in stages for _ in range(count)]
     try:
         for step, space in enumerate(tqdm(spaces, desc="supernet", leave=False)):
-            ids = data[torch.randint(len(data), (batch,), generator=generator)].to(net.model.device).long()
+            ids = (
+                data[torch.randint(len(data), (batch,), generator=generator)]
+                .to(net.model.device)
+                .long()
+            )
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * (1 - 0.9 * step / steps)
             optimizer.zero_grad(set_to_none=True)
@@ -86,9 +96,13 @@ def _one_step(net: Supernet, ids: Tensor, among: list[Subnet], distill: bool) ->
     with torch.enable_grad():
         for subnet in among:
             logits = net.logits(subnet, ids)
-            loss = text_loss(logits, ids) if goal is None else mask_training.divergence(goal, logits)
+            loss = (
+                text_loss(logits, ids) if goal is None else mask_training.divergence(goal, logits)
+            )
             if not torch.isfinite(loss):
-                raise CompressionError(f"learning_rate: the loss of {subnet} is not finite; use a smaller one.")
+                raise CompressionError(
+                    f"learning_rate: the loss of {subnet} is not finite; use a smaller one."
+                )
             (loss / len(among)).backward()
             if distill and goal is None:
                 goal = logits.detach()

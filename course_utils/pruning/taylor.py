@@ -51,8 +51,13 @@ def removal_costs(model: nn.Module, batch, loss: Loss) -> dict[str, Tensor]:
 @torch.no_grad()
 def masked_cost(model: nn.Module, masks: Masks, batch, loss: Loss) -> float:
     """L(θ ⊙ M) − L(θ): what the masks (True = kept) cost together. The model stays as it is."""
-    masked = {f"{name}.weight": walk.weight_of(m) * masks[name] for name, m in check_masks(model, masks).items()}
-    return float(loss(lambda *a, **k: functional_call(model, masked, a, k), batch) - loss(model, batch))  # type: ignore[arg-type]
+    masked = {
+        f"{name}.weight": walk.weight_of(m) * masks[name]
+        for name, m in check_masks(model, masks).items()
+    }
+    return float(
+        loss(lambda *a, **k: functional_call(model, masked, a, k), batch) - loss(model, batch)
+    )  # type: ignore[arg-type]
 
 
 def hessian(model: nn.Module, batch, loss: Loss) -> Tensor:

@@ -29,11 +29,15 @@ def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor
         counts[module] = counts.get(module, 0) + len(x)
 
     walk.watch_inputs(block, states, see)
-    parallel.add_up(squares, counts, list(walk.linears(block).values()), dimensions=1, dtype=torch.float64)
+    parallel.add_up(
+        squares, counts, list(walk.linears(block).values()), dimensions=1, dtype=torch.float64
+    )
     return {module: total.sqrt().float() for module, total in squares.items()}
 
 
-def mask_layer(weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5, pattern: str | None = None) -> Tensor:
+def mask_layer(
+    weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5, pattern: str | None = None
+) -> Tensor:
     """The mask of one weight (out, in) for the norms of its inputs (in,). `pattern` as in `masks.make`, by default 'per_row'.
 
     Raises CompressionError for NaN, shapes that do not match, a bad sparsity or pattern.
@@ -47,7 +51,11 @@ def mask_layer_spec(weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5
     mask = torch.ones_like(weight, dtype=torch.bool)
     for i in range(weight.shape[0]):
         for _ in range(masks.removed(weight.shape[1], sparsity)):
-            left = [(float(weight[i, j].abs() * input_norm[j]), -j) for j in range(weight.shape[1]) if mask[i, j]]
+            left = [
+                (float(weight[i, j].abs() * input_norm[j]), -j)
+                for j in range(weight.shape[1])
+                if mask[i, j]
+            ]
             mask[i, -min(left)[1]] = False
     return mask
 
@@ -83,7 +91,10 @@ def prune(
                 norm = norms.get(module, weight.new_ones(weight.shape[1]))
                 mask = mask_layer(weight, norm, **chosen.own[name])
                 apply.zero_outside(module, mask)
-        return {name: {**told, "reached": name in reached} for name, told in apply.facts_of(layers, chosen.own).items()}
+        return {
+            name: {**told, "reached": name in reached}
+            for name, told in apply.facts_of(layers, chosen.own).items()
+        }
 
     facts = walk.each_block(model, one_block, "Wanda", calibration)
     total, share = apply.sparsity_from(facts)
@@ -91,5 +102,10 @@ def prune(
         "method": "wanda", "sparsity": total, "pattern": pattern or "per_row", "calibration": list(calibration.shape),
         **chosen.told,
     }  # fmt: skip
-    details = {"sparsity": share, "unreached": [name for name in share if not facts[name]["reached"]]}
-    return Compressed(sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details)
+    details = {
+        "sparsity": share,
+        "unreached": [name for name in share if not facts[name]["reached"]],
+    }
+    return Compressed(
+        sharing.own(experts.fuse(model), original), settings, time.perf_counter() - began, details
+    )

@@ -55,9 +55,13 @@ def prune_heads(
     heads_field, width_fields = FIELDS[config.model_type]
     heads, width = config.num_attention_heads, config.hidden_size
     if getattr(config, "word_embed_proj_dim", width) != width:
-        raise CompressionError("model: embeddings of another width than the stream are not handled; use prune_mlp.")
+        raise CompressionError(
+            "model: embeddings of another width than the stream are not handled; use prune_mlp."
+        )
     if not getattr(config, "layer_norm_elementwise_affine", True):
-        raise CompressionError("model: this OPT's norms have no weights that could take up the smaller width; use prune_mlp.")
+        raise CompressionError(
+            "model: this OPT's norms have no weights that could take up the smaller width; use prune_mlp."
+        )
     size = width // heads
     count = groups.how_many(heads, keep, "heads")
     inner = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1]
@@ -71,7 +75,11 @@ def prune_heads(
         weight, H = walk.weight_of(out).float(), structured.second_moment(block, states, out)
         chosen.append(groups.kept(groups.score(weight, H, size, score), count))
         columns, new = groups.members(chosen[-1], size), torch.zeros_like(weight)
-        new[:, columns] = groups.compensated(weight, shrunk(H, calibration.numel(), ENOUGH), columns) if compensate else weight[:, columns]
+        new[:, columns] = (
+            groups.compensated(weight, shrunk(H, calibration.numel(), ENOUGH), columns)
+            if compensate
+            else weight[:, columns]
+        )
         anatomy.set_weight(out, new)
     energy = stream_energy(work, calibration)
     stay = groups.kept(energy, count * size)
@@ -99,7 +107,10 @@ def prune_heads(
     }
     details = {"kept": [c.tolist() for c in chosen], "coordinates": stay.tolist()}
     return Compressed(
-        anatomy.rebuild(model, smaller, work.state_dict()), settings, time.perf_counter() - began, details
+        anatomy.rebuild(model, smaller, work.state_dict()),
+        settings,
+        time.perf_counter() - began,
+        details,
     )
 
 
@@ -108,7 +119,9 @@ def stream_energy(model: PreTrainedModel, calibration: Tensor) -> Tensor:
     parts = []
     for x in structured.residual_stream(model, calibration):
         x = x - x.mean(-1, keepdim=True)
-        parts.append((x / x.square().mean(-1, keepdim=True).clamp(min=1e-12).sqrt()).square().mean(0))
+        parts.append(
+            (x / x.square().mean(-1, keepdim=True).clamp(min=1e-12).sqrt()).square().mean(0)
+        )
     return torch.stack(parts).mean(0)
 
 

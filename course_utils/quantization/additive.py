@@ -39,20 +39,32 @@ def encode(x: Tensor, codebooks: Tensor, beam: int = 8) -> Tensor:
     if beam < 1:
         raise CompressionError(f"beam={beam}: keep at least one partial sum.")
     if x.dim() != 2 or codebooks.dim() != 3 or x.shape[1] != codebooks.shape[2]:
-        raise CompressionError(f"x {tuple(x.shape)}, codebooks {tuple(codebooks.shape)}: expected (n, width) and (M, K, width).")
-    at_once = max(1, (1 << 20) // (min(beam, codebooks.shape[1] ** (len(codebooks) - 1)) * codebooks.shape[1]))
-    return torch.cat([_beam(part, codebooks, beam) for part in x.split(at_once)]) if len(x) else x.new_zeros(0, len(codebooks)).long()
+        raise CompressionError(
+            f"x {tuple(x.shape)}, codebooks {tuple(codebooks.shape)}: expected (n, width) and (M, K, width)."
+        )
+    at_once = max(
+        1, (1 << 20) // (min(beam, codebooks.shape[1] ** (len(codebooks) - 1)) * codebooks.shape[1])
+    )
+    return (
+        torch.cat([_beam(part, codebooks, beam) for part in x.split(at_once)])
+        if len(x)
+        else x.new_zeros(0, len(codebooks)).long()
+    )
 
 
 def _beam(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     n, entries = len(x), codebooks.shape[1]
     rest, chosen = x[:, None], torch.zeros(n, 1, 0, dtype=torch.long, device=x.device)
     for vectors in codebooks:
-        cost = vectors.square().sum(1) - 2 * rest @ vectors.T + rest.square().sum(-1, keepdim=True)  # (n, kept, K)
+        # (n, kept, K)
+        cost = vectors.square().sum(1) - 2 * rest @ vectors.T + rest.square().sum(-1, keepdim=True)
         kept = 1 if chosen.shape[2] == len(codebooks) - 1 else min(beam, cost.shape[1] * entries)
         at = cost.flatten(1).topk(kept, largest=False).indices
         parent, entry = at // entries, at % entries
-        chosen = torch.cat([chosen.gather(1, parent[..., None].expand(-1, -1, chosen.shape[2])), entry[..., None]], 2)
+        chosen = torch.cat(
+            [chosen.gather(1, parent[..., None].expand(-1, -1, chosen.shape[2])), entry[..., None]],
+            2,
+        )
         rest = rest.gather(1, parent[..., None].expand(-1, -1, x.shape[1])) - vectors[entry]
     return chosen[:, 0]
 
@@ -90,21 +102,34 @@ def start(x: Tensor, codebooks: int, entries: int, seed: int) -> Tensor:
 
 
 def learn(
-    x: Tensor, *, codebooks: int = 2, entries: int = 256, rounds: int = 8, beam: int = 8, seed: int = 0
+    x: Tensor,
+    *,
+    codebooks: int = 2,
+    entries: int = 256,
+    rounds: int = 8,
+    beam: int = 8,
+    seed: int = 0,
 ) -> tuple[Tensor, list[float]]:
     """Codebooks (M, K, width), float32 numbers that float16 holds, for vectors x (n, width), and the mean squared error
-    before the first round and after each."""
+    before the first round and after each.
+    """
     if codebooks not in range(1, 9) or entries not in [2**b for b in range(1, 9)]:
-        raise CompressionError(f"codebooks={codebooks}, entries={entries}: choose 1 to 8 codebooks of 2, 4, … 256 vectors.")
+        raise CompressionError(
+            f"codebooks={codebooks}, entries={entries}: choose 1 to 8 codebooks of 2, 4, … 256 vectors."
+        )
     if len(x) < entries:
-        raise CompressionError(f"entries={entries}: there are only {len(x)} vectors to learn from; choose fewer, or shared=True.")
+        raise CompressionError(
+            f"entries={entries}: there are only {len(x)} vectors to learn from; choose fewer, or shared=True."
+        )
     vectors = start(x.float(), codebooks, entries, seed)
     codes = encode(x, vectors, beam)
     errors = [float((decode(codes, vectors) - x).square().mean())]
     for _ in range(rounds):
         vectors = best_vectors(x, codes, vectors)
         tried = encode(x, vectors, beam)
-        better = (decode(tried, vectors) - x).square().sum(1) < (decode(codes, vectors) - x).square().sum(1)
+        better = (decode(tried, vectors) - x).square().sum(1) < (
+            decode(codes, vectors) - x
+        ).square().sum(1)
         codes = torch.where(better[:, None], tried, codes)
         errors.append(float((decode(codes, vectors) - x).square().mean()))
     return vectors.half().float(), errors
@@ -113,7 +138,8 @@ def learn(
 @storable
 class AdditiveLinear(ScaledCodes):
     """A layer of additive codes: `packed` (out, bytes) uint8, M codes of log₂ K bits for each `width` columns;
-    `vectors` (M, K, width) float16, one tensor for all layers where it is shared."""
+    `vectors` (M, K, width) float16, one tensor for all layers where it is shared.
+    """
 
     vectors: Tensor
 
@@ -123,7 +149,16 @@ class AdditiveLinear(ScaledCodes):
     ):  # fmt: skip
         super().__init__()
         self.bits, self.per_row = (entries - 1).bit_length(), -(-in_features // width) * codebooks
-        self._set_up(in_features, out_features, packed_width(self.per_row, self.bits), groups, scale_dtype, bias, dtype, rotation)
+        self._set_up(
+            in_features,
+            out_features,
+            packed_width(self.per_row, self.bits),
+            groups,
+            scale_dtype,
+            bias,
+            dtype,
+            rotation,
+        )
         self.register_buffer("vectors", torch.zeros(codebooks, entries, width, dtype=torch.float16))
 
     def shape(self) -> dict[str, Any]:
@@ -134,12 +169,16 @@ class AdditiveLinear(ScaledCodes):
     @property
     def codes(self) -> Tensor:
         """(out, ⌈in / width⌉, M) uint8."""
-        return unpack(self.packed, self.bits, self.per_row).view(self.out_features, -1, len(self.vectors))
+        return unpack(self.packed, self.bits, self.per_row).view(
+            self.out_features, -1, len(self.vectors)
+        )
 
     def values(self) -> Tensor:
         """The decoded weight (rows, columns) before scales."""
         codes = self.codes
-        return decode(codes.flatten(0, 1), self.vectors.float()).view(self.out_features, -1)[:, : self.in_features]
+        return decode(codes.flatten(0, 1), self.vectors.float()).view(self.out_features, -1)[
+            :, : self.in_features
+        ]
 
 
 def vectors_of(weight: Tensor, width: int, group_size: int | None) -> Tensor:
@@ -162,15 +201,26 @@ def quantize_layer(
     rows, columns = weight.shape
     units = vectors_of(weight, width, group_size)
     if vectors is None:
-        vectors = learn(sampled(units, seed), codebooks=codebooks, entries=entries, rounds=rounds, beam=beam, seed=seed)[0].half()
+        vectors = learn(
+            sampled(units, seed),
+            codebooks=codebooks,
+            entries=entries,
+            rounds=rounds,
+            beam=beam,
+            seed=seed,
+        )[0].half()
     if vectors.shape != (codebooks, entries, width):
-        raise CompressionError(f"vectors: {tuple(vectors.shape)}, but codebooks, entries and width are {(codebooks, entries, width)}.")
+        raise CompressionError(
+            f"vectors: {tuple(vectors.shape)}, but codebooks, entries and width are {(codebooks, entries, width)}."
+        )
     table, scale, codes = vectors.float(), row_scales(weight, group_size, 1.0), []
     each = spread(scale, columns)
 
     def code(block: Tensor, first: int) -> Tensor:
         own = each[:, first : first + width]
-        codes.append(encode(nn.functional.pad(block / own, (0, width - block.shape[1])), table, beam))
+        codes.append(
+            encode(nn.functional.pad(block / own, (0, width - block.shape[1])), table, beam)
+        )
         return decode(codes[-1], table)[:, : block.shape[1]] * own
 
     if H is None:
@@ -178,7 +228,9 @@ def quantize_layer(
     else:
         walk_groups(weight, H, width, code, damping=damping)
         found = torch.stack(codes, 1)
-    layer = AdditiveLinear(columns, rows, width=width, codebooks=codebooks, entries=entries, groups=scale.shape[1])
+    layer = AdditiveLinear(
+        columns, rows, width=width, codebooks=codebooks, entries=entries, groups=scale.shape[1]
+    )
     layer.vectors = vectors
     layer._fill(pack(found.reshape(rows, -1), layer.bits), weight, scale, H)
     return layer
@@ -186,7 +238,13 @@ def quantize_layer(
 
 def sampled(x: Tensor, seed: int, n: int = SAMPLE) -> Tensor:
     """At most n of the rows, drawn without repetition."""
-    return x if len(x) <= n else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n].to(x.device)]
+    return (
+        x
+        if len(x) <= n
+        else x[
+            torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n].to(x.device)
+        ]
+    )
 
 
 def quantize(
@@ -207,22 +265,40 @@ def quantize(
     }  # fmt: skip
     vectors = None
     if shared and walk.source_of(model) is not None:
-        raise CompressionError("additive: shared codebooks are learned from layers of the whole model, which is not in memory here; give shared=False.")
+        raise CompressionError(
+            "additive: shared codebooks are learned from layers of the whole model, which is not in memory here; give shared=False."
+        )
     if shared:
         for pattern, changes in (per_layer or {}).items():
             if wrong := set(changes) & set(LEARNED):
-                raise CompressionError(f"per_layer: {pattern!r} sets {', '.join(sorted(wrong))}, which shared codebooks have in common; give shared=False.")
+                raise CompressionError(
+                    f"per_layer: {pattern!r} sets {', '.join(sorted(wrong))}, which shared codebooks have in common; give shared=False."
+                )
         walk.check_finite(model, by_block=True)
         chosen = selection.selected(model, ignore)
         part = max(1, 2 * SAMPLE // len(chosen))
-        weights = (mixed_weight(check_matrix(walk.weight_of(module)).float(), rotation) for module in chosen.values())
-        pool = torch.cat([sampled(vectors_of(w, width, _fitting(group_size, w)), seed, part) for w in weights])
-        vectors = learn(sampled(pool, seed), codebooks=codebooks, entries=entries, rounds=rounds, beam=beam, seed=seed)[0].half()
+        weights = (
+            mixed_weight(check_matrix(walk.weight_of(module)).float(), rotation)
+            for module in chosen.values()
+        )
+        pool = torch.cat(
+            [sampled(vectors_of(w, width, _fitting(group_size, w)), seed, part) for w in weights]
+        )
+        vectors = learn(
+            sampled(pool, seed),
+            codebooks=codebooks,
+            entries=entries,
+            rounds=rounds,
+            beam=beam,
+            seed=seed,
+        )[0].half()
 
     def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
         return quantize_layer(weight, H, **own, damping=damping, vectors=vectors)
 
-    result = quantize_model(model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer)
+    result = quantize_model(
+        model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer
+    )
     result.settings["shared"] = shared
     return result
 

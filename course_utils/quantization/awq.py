@@ -41,7 +41,8 @@ from .layer import LayerResult, QuantizedLinear, naming
 
 ALPHAS = tuple(i / 20 for i in range(20))
 SHRINK = tuple(1 - i / 20 for i in range(10))
-NOT_CLIPPED = ("q_proj", "k_proj", "c_attn")  # their product meets a softmax, where a layer's squared error misleads
+# their product meets a softmax, where a layer's squared error misleads
+NOT_CLIPPED = ("q_proj", "k_proj", "c_attn")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,13 @@ def search_scale(
     """
     each = each or [{"bits": bits, "group_size": group_size, "symmetric": symmetric}] * len(weights)
     scales = [scale_for(magnitude, alpha) for alpha in alphas]
-    errors = [sum(layer_error(w, rounded(w, spread(s), **own), H) for w, own in zip(weights, each, strict=True)) for s in scales]
+    errors = [
+        sum(
+            layer_error(w, rounded(w, spread(s), **own), H)
+            for w, own in zip(weights, each, strict=True)
+        )
+        for s in scales
+    ]
     best = min(range(len(errors)), key=errors.__getitem__)
     return scales[best], alphas[best], errors
 
@@ -124,7 +131,9 @@ def quantize_layer(
     check_bits(bits)
     check_hessian(H, weight.shape[1])
     if magnitude.shape != (weight.shape[1],) or not torch.isfinite(magnitude).all():
-        raise CompressionError(f"magnitude: expected {weight.shape[1]} finite numbers, one for each input of the weight.")
+        raise CompressionError(
+            f"magnitude: expected {weight.shape[1]} finite numbers, one for each input of the weight."
+        )
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     scale, alpha, errors = search_scale([weight], H, magnitude, alphas=alphas, **settings)
     result = _round(weight * scale, H / torch.outer(scale, scale), clip, settings)
@@ -161,7 +170,11 @@ def quantize(
         check_bits(own["bits"])
     kept, told = choice.own, choice.told
     del choice  # its layers are let go one by one
-    last = {name: number for number, block in enumerate(walk.blocks(model)) for name in (names[id(m)] for m in walk.linears(block).values())}
+    last = {
+        name: number
+        for number, block in enumerate(walk.blocks(model))
+        for name in (names[id(m)] for m in walk.linears(block).values())
+    }
     chosen: dict[str, float] = {}
     scaled: set[str] = set()
     done: set[str] = set()
@@ -174,8 +187,12 @@ def quantize(
             walk.replace(model, name, layer)
         ready[:] = [each for each in ready if last[each[0]] >= before]
 
-    plan: list[list[folding.Fold]] = folding.folds(model) if scale else [[] for _ in walk.blocks(model)]
-    for number, (folds, (block, states)) in enumerate(zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True)):
+    plan: list[list[folding.Fold]] = (
+        folding.folds(model) if scale else [[] for _ in walk.blocks(model)]
+    )
+    for number, (folds, (block, states)) in enumerate(
+        zip(plan, walk.through_blocks(model, calibration, "AWQ"), strict=True)
+    ):
         put(number)
         hessians, magnitudes, counts = _statistics(block, states)
         for module, H in hessians.items():
@@ -184,7 +201,8 @@ def quantize(
         clean = states[0][0].device
         for fold in folds:
             reached = [t for t in fold.targets if t in hessians]
-            scored = [t for t in fold.targets if names[id(t)] in kept]  # what is not rounded has no error
+            # what is not rounded has no error
+            scored = [t for t in fold.targets if names[id(t)] in kept]
             if not reached or not scored:
                 continue
             first = reached[0]
@@ -192,7 +210,9 @@ def quantize(
             magnitude = fold.gather(seen).to(clean)
             weights = [check_matrix(walk.weight_of(t)) for t in scored]
             each = [settings_of_grid(kept[names[id(t)]]) for t in scored]
-            s, alpha, _ = search_scale(weights, H, magnitude, alphas=alphas, spread=fold.spread, each=each)
+            s, alpha, _ = search_scale(
+                weights, H, magnitude, alphas=alphas, spread=fold.spread, each=each
+            )
             for part in (fold.source, *fold.targets, *fold.others):
                 sharing.apart(part, theirs)
             folding.apply(fold, s)
@@ -211,21 +231,41 @@ def quantize(
                 weight = check_matrix(walk.weight_of(module))
                 H = hessians.get(module, torch.eye(weight.shape[1]).to(weight))
                 own = kept[name]
-                result = _round(weight, H, own["clip"] and module in hessians and not name.endswith(NOT_CLIPPED), settings_of_grid(own))
+                result = _round(
+                    weight,
+                    H,
+                    own["clip"] and module in hessians and not name.endswith(NOT_CLIPPED),
+                    settings_of_grid(own),
+                )
             ready.append((name, QuantizedLinear.of(result, module.bias)))
         folds.clear()  # they hold on to layers that will be replaced
     put(len(plan))
-    details = {"alpha": chosen, "unscaled": [name for name in kept if name not in scaled], "unreached": unreached}
-    settings = {"method": "awq", **settings, "scale": scale, "calibration": list(calibration.shape), **told}
+    details = {
+        "alpha": chosen,
+        "unscaled": [name for name in kept if name not in scaled],
+        "unreached": unreached,
+    }
+    settings = {
+        "method": "awq",
+        **settings,
+        "scale": scale,
+        "calibration": list(calibration.shape),
+        **told,
+    }
     return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
 
 
 def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:
     """A mean over the tokens of several layers. Layers with one input (query, key and value) have equal ones; experts do not."""
     first = layers[0]
-    if all(counts[layer] == counts[first] and torch.equal(statistic[layer], statistic[first]) for layer in layers):
+    if all(
+        counts[layer] == counts[first] and torch.equal(statistic[layer], statistic[first])
+        for layer in layers
+    ):
         return statistic[first]
-    return sum(statistic[layer] * counts[layer] for layer in layers) / sum(counts[layer] for layer in layers)
+    return sum(statistic[layer] * counts[layer] for layer in layers) / sum(
+        counts[layer] for layer in layers
+    )
 
 
 def _statistics(block, states) -> tuple[dict, dict, dict]:
@@ -240,4 +280,8 @@ def _statistics(block, states) -> tuple[dict, dict, dict]:
         counts[module] = counts.get(module, 0) + len(x)
 
     walk.watch_inputs(block, states, see)
-    return {m: products[m] * (2 / counts[m]) for m in products}, {m: sums[m] / counts[m] for m in sums}, counts
+    return (
+        {m: products[m] * (2 / counts[m]) for m in products},
+        {m: sums[m] / counts[m] for m in sums},
+        counts,
+    )

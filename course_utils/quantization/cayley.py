@@ -22,8 +22,14 @@ AMISS = 1e-3  # how far R Rᵀ may be from I
 
 def check_rotation(R: Tensor) -> None:
     """Raises CompressionError unless R Rᵀ = I."""
-    if R.ndim != 2 or R.shape[0] != R.shape[1] or not (R.double() @ R.double().T - torch.eye(len(R), device=R.device)).abs().max() < AMISS:
-        raise CompressionError("R: an orthogonal matrix is needed, R Rᵀ = I; begin with hadamard.randomized(width).")
+    if (
+        R.ndim != 2
+        or R.shape[0] != R.shape[1]
+        or not (R.double() @ R.double().T - torch.eye(len(R), device=R.device)).abs().max() < AMISS
+    ):
+        raise CompressionError(
+            "R: an orthogonal matrix is needed, R Rᵀ = I; begin with hadamard.randomized(width)."
+        )
 
 
 def direction(R: Tensor, G: Tensor) -> Tensor:
@@ -36,13 +42,17 @@ def step(R: Tensor, G: Tensor, rate: float) -> Tensor:
     """R⁺ (n, n) for R, G (n, n) and η = `rate`, solved in float64. Raises CompressionError if R is no rotation or G not finite."""
     check_rotation(R)
     if not torch.isfinite(G).all():
-        raise CompressionError("G: contains NaN or infinity; take a smaller rate or begin elsewhere.")
+        raise CompressionError(
+            "G: contains NaN or infinity; take a smaller rate or begin elsewhere."
+        )
     W = rate / 2 * direction(R.double(), G.double())
     eye = torch.eye(len(R), dtype=torch.float64, device=R.device)
     return torch.linalg.solve(eye + W, (eye - W) @ R.double()).to(R.dtype)
 
 
-def learn(loss: Callable[[Tensor], Tensor], R: Tensor, *, steps: int = 60, rate: float = 0.05) -> tuple[Tensor, list[float]]:
+def learn(
+    loss: Callable[[Tensor], Tensor], R: Tensor, *, steps: int = 60, rate: float = 0.05
+) -> tuple[Tensor, list[float]]:
     """The best R met on the way, and the losses at each step, the start first.
 
     Steps have a length of their own, η = rate · √n / ‖W‖ falling to 0: gradients through rounding (straight-through) have no reliable
@@ -76,4 +86,6 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 def product_error(x: Tensor, weight: Tensor, R: Tensor, bits: int) -> Tensor:
     """‖X Wᵀ − Q(X Rᵀ) Q(W Rᵀ)ᵀ‖² / ‖X Wᵀ‖² for inputs X (tokens, n) and a weight W (out, n), both rounded row by row."""
     exact = x @ weight.T
-    return (rounded(x @ R.T, bits) @ rounded(weight @ R.T, bits).T - exact).square().sum() / exact.square().sum()
+    return (
+        rounded(x @ R.T, bits) @ rounded(weight @ R.T, bits).T - exact
+    ).square().sum() / exact.square().sum()

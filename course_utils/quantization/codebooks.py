@@ -40,7 +40,9 @@ def look_up(codes: Tensor, codebook: Tensor) -> Tensor:
     return codebook.expand(len(codes), -1).gather(1, codes.long())
 
 
-def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: int = 1000) -> tuple[Tensor, Tensor]:
+def lloyd(
+    values: Tensor, k: int, importance: Tensor | None = None, iterations: int = 1000
+) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm for each row of `values` (rows, n) by itself: (centroids (rows, k) ascending, codes (rows, n)).
 
     In one dimension a cluster is an interval of the sorted values, so that a step is k − 1 searches and differences of
@@ -49,7 +51,11 @@ def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: 
     its cost lies a few percent above the least one (exact by dynamic programming, see the tests).
     """
     x, order = values.double().contiguous().sort(1)
-    h = torch.ones_like(x) if importance is None else importance.double().expand_as(values).gather(1, order)
+    h = (
+        torch.ones_like(x)
+        if importance is None
+        else importance.double().expand_as(values).gather(1, order)
+    )
     zero = x.new_zeros(len(x), 1)
     mass = torch.cat([zero, h.cumsum(1)], 1)
     moment = torch.cat([zero, (h * x).cumsum(1)], 1)
@@ -58,12 +64,16 @@ def lloyd(values: Tensor, k: int, importance: Tensor | None = None, iterations: 
         total, first = mass.gather(1, edges).diff(dim=1), moment.gather(1, edges).diff(dim=1)
         found = first / total.clamp(min=1e-300)
         if (total <= 0).any():
-            found = torch.where(total > 0, found, x[:, :1] if centroids is None else farthest(x, h, centroids))
+            found = torch.where(
+                total > 0, found, x[:, :1] if centroids is None else farthest(x, h, centroids)
+            )
         return found.sort(1).values
 
     centroids = means(start(x, h, k), None)
     for _ in range(iterations):
-        cuts = torch.searchsorted(x, ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), right=True)
+        cuts = torch.searchsorted(
+            x, ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), right=True
+        )
         moved = means(_with_ends(cuts, x.shape[1]), centroids)
         if torch.equal(moved, centroids):
             break
@@ -92,14 +102,21 @@ def start(x: Tensor, h: Tensor, k: int) -> Tensor:
         places = total[:, -1:] * torch.arange(1, 4 * k, device=x.device) / (4 * k)
         cuts = torch.searchsorted(total, places.contiguous())
     edges = _with_ends(cuts, n)
-    mass, moment = (nn.functional.pad(t.cumsum(1), (1, 0)).gather(1, edges).diff(dim=1) for t in (h, h * x))
+    mass, moment = (
+        nn.functional.pad(t.cumsum(1), (1, 0)).gather(1, edges).diff(dim=1) for t in (h, h * x)
+    )
     while mass.shape[1] > k:
         mean, both = moment / mass.clamp(min=1e-300), mass[:, 1:] + mass[:, :-1]
         cost = mass[:, 1:] * mass[:, :-1] / both.clamp(min=1e-300) * mean.diff(dim=1) ** 2
         at = cost.argmin(1, keepdim=True)
         mass, moment = (t.scatter_add(1, at, t.gather(1, at + 1)) for t in (mass, moment))
-        mass, moment = (t[torch.ones_like(t, dtype=torch.bool).scatter_(1, at + 1, False)].view(rows, -1) for t in (mass, moment))
-        edges = edges[torch.ones_like(edges, dtype=torch.bool).scatter_(1, at + 1, False)].view(rows, -1)
+        mass, moment = (
+            t[torch.ones_like(t, dtype=torch.bool).scatter_(1, at + 1, False)].view(rows, -1)
+            for t in (mass, moment)
+        )
+        edges = edges[torch.ones_like(edges, dtype=torch.bool).scatter_(1, at + 1, False)].view(
+            rows, -1
+        )
     return edges
 
 
@@ -111,11 +128,17 @@ def farthest(x: Tensor, h: Tensor, centroids: Tensor) -> Tensor:
 
 def nearest(values: Tensor, centroids: Tensor) -> Tensor:
     """The index of the nearest of each row's ascending centroids; halfway goes to the lower one."""
-    return torch.searchsorted(((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), values.contiguous())
+    return torch.searchsorted(
+        ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous(), values.contiguous()
+    )
 
 
 def quantize_layer(
-    weight: Tensor, *, bits: int = 4, granularity: str = "per_channel", importance: Tensor | None = None
+    weight: Tensor,
+    *,
+    bits: int = 4,
+    granularity: str = "per_channel",
+    importance: Tensor | None = None,
 ) -> CodebookResult:
     """k-means codes of a weight (out, in), with a codebook of 2^bits values for each row or for the whole matrix.
 
@@ -129,8 +152,15 @@ def quantize_layer(
     check_granularity(granularity, GRANULARITIES)
     values, h = weight, importance
     if h is not None:
-        if h.shape not in (weight.shape, weight.shape[1:]) or not torch.isfinite(h).all() or (h < 0).any() or not h.any():
-            raise CompressionError("importance: expected (in,) or (out, in), finite, not negative, not all zero.")
+        if (
+            h.shape not in (weight.shape, weight.shape[1:])
+            or not torch.isfinite(h).all()
+            or (h < 0).any()
+            or not h.any()
+        ):
+            raise CompressionError(
+                "importance: expected (in,) or (out, in), finite, not negative, not all zero."
+            )
         h = h.expand_as(weight)
     if granularity == "per_tensor":
         values, h = weight.reshape(1, -1), None if h is None else h.reshape(1, -1)
@@ -155,8 +185,12 @@ class CodebookLinear(ExpandedLinear):
     ):  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
-        self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
-        self.register_buffer("codebook", torch.zeros(codebooks, 2**bits, dtype=getattr(torch, codebook_dtype)))
+        self.register_buffer(
+            "packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8)
+        )
+        self.register_buffer(
+            "codebook", torch.zeros(codebooks, 2**bits, dtype=getattr(torch, codebook_dtype))
+        )
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
     def shape(self) -> dict:
@@ -189,7 +223,12 @@ class CodebookLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, bits: int = 4, granularity: str = "per_channel", ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: nn.Module,
+    *,
+    bits: int = 4,
+    granularity: str = "per_channel",
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """k-means codebooks for every linear layer of the blocks. Works on a copy; errors name the layer.
 

@@ -45,7 +45,9 @@ class EntropyCodedLinear(ExpandedLinear):
         self.register_buffer("stream", torch.zeros(stream, dtype=torch.uint8))
         self.register_buffer("table", torch.zeros(classes, symbols, dtype=torch.int16))
         self.register_buffer("lowest", torch.zeros((), dtype=torch.int32))
-        self.register_buffer("which", torch.zeros(in_features if classes > 1 else 0, dtype=torch.uint8))
+        self.register_buffer(
+            "which", torch.zeros(in_features if classes > 1 else 0, dtype=torch.uint8)
+        )
         self.register_buffer("step", torch.ones(steps, dtype=getattr(torch, step_dtype)))
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
         self._decoded: Tensor | None = None
@@ -59,7 +61,9 @@ class EntropyCodedLinear(ExpandedLinear):
         }  # fmt: skip
 
     @classmethod
-    def of(cls, codes: Tensor, steps: Tensor, bias: Tensor | None, *, classes: int = 1) -> "EntropyCodedLinear":
+    def of(
+        cls, codes: Tensor, steps: Tensor, bias: Tensor | None, *, classes: int = 1
+    ) -> "EntropyCodedLinear":
         """The coded form of codes (out, in) and steps (in,) or a scalar."""
         if not 1 <= classes <= 256:
             raise CompressionError(f"classes={classes}: choose 1 to 256.")
@@ -67,15 +71,28 @@ class EntropyCodedLinear(ExpandedLinear):
         which = column_classes(codes, classes)
         lowest, highest = int(codes.min()), int(codes.max())
         if highest - lowest >= 1 << coding.PRECISION:
-            raise CompressionError(f"codes span {highest - lowest + 1} values, more than {1 << coding.PRECISION}; use a larger step.")
+            raise CompressionError(
+                f"codes span {highest - lowest + 1} values, more than {1 << coding.PRECISION}; use a larger step."
+            )
         shifted = (codes - lowest).long().cpu()
         counts = torch.zeros(int(which.max()) + 1, highest - lowest + 1, dtype=torch.int64)
-        counts.index_put_((which.cpu().expand(rows, -1), shifted), torch.ones((), dtype=torch.int64), accumulate=True)
+        counts.index_put_(
+            (which.cpu().expand(rows, -1), shifted),
+            torch.ones((), dtype=torch.int64),
+            accumulate=True,
+        )
         table = np.stack([coding.frequencies(row.numpy()) for row in counts])
         lanes = max(8, min(128, codes.numel() // 2048))
         data = coding.encode(shifted.numpy(), table, which.cpu().expand(rows, -1).numpy(), lanes)
         steps = steps.reshape(-1).float()
-        layer = cls(columns, rows, stream=len(data), classes=len(table), symbols=table.shape[1], steps=len(steps))
+        layer = cls(
+            columns,
+            rows,
+            stream=len(data),
+            classes=len(table),
+            symbols=table.shape[1],
+            steps=len(steps),
+        )
         layer.stream.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         layer.table.copy_(torch.from_numpy(table))
         layer.lowest.fill_(lowest)
@@ -87,14 +104,26 @@ class EntropyCodedLinear(ExpandedLinear):
 
     @property
     def codes(self) -> Tensor:
-        """q (out, in), the smallest integer type that holds them."""
+        """Q (out, in), the smallest integer type that holds them."""
         if self._decoded is None:
-            which = self.which.cpu().numpy().astype(np.int64) if len(self.which) else np.zeros(self.in_features, np.int64)
+            which = (
+                self.which.cpu().numpy().astype(np.int64)
+                if len(self.which)
+                else np.zeros(self.in_features, np.int64)
+            )
             which = np.broadcast_to(which, (self.out_features, self.in_features))
-            flat = coding.decode(self.stream.cpu().numpy().tobytes(), self.table.cpu().numpy(), which)
-            codes = torch.from_numpy(flat).view(self.out_features, self.in_features) + int(self.lowest)
+            flat = coding.decode(
+                self.stream.cpu().numpy().tobytes(), self.table.cpu().numpy(), which
+            )
+            codes = torch.from_numpy(flat).view(self.out_features, self.in_features) + int(
+                self.lowest
+            )
             largest = max(-int(codes.min()), int(codes.max()))
-            kind = next(kind for kind in (torch.int8, torch.int16, torch.int32) if largest <= torch.iinfo(kind).max)
+            kind = next(
+                kind
+                for kind in (torch.int8, torch.int16, torch.int32)
+                if largest <= torch.iinfo(kind).max
+            )
             self._decoded = codes.to(kind).to(self.stream.device)
         return self._decoded
 

@@ -51,7 +51,11 @@ class Compressed:
 
         Reached are the layers that are stored in another form, and those that a pruning method gave zeros.
         """
-        packed = {name: m for name, m in self.model.named_modules() if type(m).__name__ in KINDS and not any(m.children())}
+        packed = {
+            name: m
+            for name, m in self.model.named_modules()
+            if type(m).__name__ in KINDS and not any(m.children())
+        }
         sizes = {name: m.in_features * m.out_features for name, m in packed.items()}
         return selection.coverage(self.model, {*sizes, *self.details.get("sparsity", {})}, sizes)
 
@@ -74,7 +78,9 @@ def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
     """Write a result as a folder; its bytes. See `Compressed.save`."""
     model = compressed.model
     if not isinstance(model, PreTrainedModel):
-        raise CompressionError("save: only Hugging Face models can be saved; save other modules with their state_dict.")
+        raise CompressionError(
+            "save: only Hugging Face models can be saved; save other modules with their state_dict."
+        )
     walk.check_loaded(model)
     check_shapes(model)
     return write_folder(folder, MANIFEST, lambda work: _write(compressed, model, work, tokenizer))
@@ -117,18 +123,33 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
 
 def check_folder(folder: Path, mark: str) -> None:
     """Raises CompressionError if `folder` holds something without the file `mark`."""
-    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CompressionError(f"folder: {folder} holds something else; choose a new folder, or one that was written here before.")
+    if (
+        folder.exists()
+        and not (folder / mark).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise CompressionError(
+            f"folder: {folder} holds something else; choose a new folder, or one that was written here before."
+        )
 
 
 def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors, shared = without_copies({k: v for k, v in model.state_dict().items() if k not in tied})
-    save_file({k: narrow(v).contiguous() for k, v in narrowed(model, tensors).items()}, work / WEIGHTS)
+    save_file(
+        {k: narrow(v).contiguous() for k, v in narrowed(model, tensors).items()}, work / WEIGHTS
+    )
     write_rest(compressed, work, tokenizer, [WEIGHTS], shared)
 
 
-def write_rest(compressed: Compressed, work: Path, tokenizer, weights: list[str], shared: dict[str, str], ignore: tuple[str, ...] = ()) -> None:
+def write_rest(
+    compressed: Compressed,
+    work: Path,
+    tokenizer,
+    weights: list[str],
+    shared: dict[str, str],
+    ignore: tuple[str, ...] = (),
+) -> None:
     """What stands beside the weights: config, generation settings, tokenizer, and last the manifest with all digests."""
     model: Any = compressed.model
     model.config.save_pretrained(work)
@@ -152,13 +173,19 @@ def layers_of(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def build_layers(model: torch.nn.Module, layers: dict[str, dict[str, Any]], dtype: torch.dtype, where: Path) -> None:
+def build_layers(
+    model: torch.nn.Module, layers: dict[str, dict[str, Any]], dtype: torch.dtype, where: Path
+) -> None:
     """Put empty layers of these kinds and shapes in their places. Raises CompressionError for a kind that is not known."""
     for name, shape in layers.items():
         kind = shape["kind"]
         if kind not in KINDS:
-            raise CompressionError(f"{where}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}.")
-        walk.replace(model, name, KINDS[kind](**{k: v for k, v in shape.items() if k != "kind"}, dtype=dtype))
+            raise CompressionError(
+                f"{where}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}."
+            )
+        walk.replace(
+            model, name, KINDS[kind](**{k: v for k, v in shape.items() if k != "kind"}, dtype=dtype)
+        )
 
 
 def save_generation(model: PreTrainedModel, work: Path) -> None:
@@ -200,7 +227,9 @@ def digest(content: bytes) -> str:
 
 def digests(folder: Path) -> dict[str, str]:
     """The digest of every file below a folder, by its path from there."""
-    return {str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {
+        str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()
+    }
 
 
 def _plain(number: Any) -> int | float:
@@ -208,27 +237,37 @@ def _plain(number: Any) -> int | float:
 
 
 def _canonical(manifest: dict[str, Any]) -> bytes:
-    return json.dumps({k: v for k, v in manifest.items() if k != "self"}, sort_keys=True, default=_plain).encode()
+    return json.dumps(
+        {k: v for k, v in manifest.items() if k != "self"}, sort_keys=True, default=_plain
+    ).encode()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, after every file that it lists was found unaltered."""
     aside = sorted(folder.parent.glob(f".{folder.name}-*-old"))
     if aside and not folder.exists():
-        raise CompressionError(f"{folder}: a write was interrupted; the model from before it is {aside[-1]}. Rename it back.")
+        raise CompressionError(
+            f"{folder}: a write was interrupted; the model from before it is {aside[-1]}. Rename it back."
+        )
     _present(folder, MANIFEST)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         intact = manifest["self"] == digest(_canonical(manifest))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CompressionError(f"{folder / MANIFEST}: not readable ({error}); save the compressed model again.") from error
+        raise CompressionError(
+            f"{folder / MANIFEST}: not readable ({error}); save the compressed model again."
+        ) from error
     if not intact or manifest.get("format") != FORMAT:
-        raise CompressionError(f"{folder / MANIFEST}: altered, or of another version; save the compressed model again.")
+        raise CompressionError(
+            f"{folder / MANIFEST}: altered, or of another version; save the compressed model again."
+        )
     _present(folder, "config.json", *weights_of(manifest))
     for name, wanted in manifest["sha256"].items():
         file = folder / name
         if not file.is_file() or file_digest(file) != wanted:
-            raise CompressionError(f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again.")
+            raise CompressionError(
+                f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again."
+            )
     return manifest
 
 
@@ -246,7 +285,9 @@ def _present(folder: Path, *names: str) -> None:
 def _class_of(manifest: dict[str, Any]) -> Any:
     """The class of a saved model: one of transformers' own."""
     module, name = manifest.get("module", "transformers"), manifest.get("architecture", "")
-    home: Any = importlib.import_module(module) if module.split(".")[0] == "transformers" else transformers
+    home: Any = (
+        importlib.import_module(module) if module.split(".")[0] == "transformers" else transformers
+    )
     return getattr(home, name, AutoModelForCausalLM)
 
 
@@ -259,12 +300,18 @@ def load(folder: str | Path) -> PreTrainedModel:
     folder = Path(folder)
     manifest = _read_manifest(folder)
     dtype = getattr(torch, manifest["dtype"])
-    model = empty_like(_class_of(manifest), AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype)
+    model = empty_like(
+        _class_of(manifest), AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype
+    )
     if manifest.get("experts"):
         experts.list_in_place(model)
     build_layers(model, manifest["layers"], dtype, folder)
     try:
-        tensors = {name: tensor for file in weights_of(manifest) for name, tensor in load_file(folder / file).items()}
+        tensors = {
+            name: tensor
+            for file in weights_of(manifest)
+            for name, tensor in load_file(folder / file).items()
+        }
         tensors = widened(tensors, manifest["layers"])
         tensors |= {name: tensors[stored] for name, stored in manifest.get("shared", {}).items()}
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
@@ -272,11 +319,15 @@ def load(folder: str | Path) -> PreTrainedModel:
             tensors[name] = tensors[name].to(dtypes.get(name, tensors[name].dtype))
         found = model.load_state_dict(tensors, strict=False, assign=True)
     except (SafetensorError, RuntimeError) as error:
-        raise CompressionError(f"{folder}: weights and config disagree ({error}); save the model again.") from error
+        raise CompressionError(
+            f"{folder}: weights and config disagree ({error}); save the model again."
+        ) from error
     missing = set(found.missing_keys) - set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing or found.unexpected_keys:
         wrong = sorted(missing | set(found.unexpected_keys))[:3]
-        raise CompressionError(f"{folder}: weights and config disagree about {', '.join(wrong)}; save the model again.")
+        raise CompressionError(
+            f"{folder}: weights and config disagree about {', '.join(wrong)}; save the model again."
+        )
     model.tie_weights()
     compute_buffers(model)
     if (folder / "generation_config.json").is_file():

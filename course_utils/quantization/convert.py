@@ -16,8 +16,10 @@ from .compressed import Compressed
 from .hessians import block_hessians, shrunk, too_few, warn_of_few_tokens
 from .layer import Described, naming
 
-Made = nn.Module | tuple[nn.Module, dict[str, Any]]  # the layer in a layer's place, and what is told of it: plain values by name
-Make = Callable[..., Made]  # of a layer's name, the layer, its settings, and with calibration what was `Seen`
+# the layer in a layer's place, and what is told of it: plain values by name
+Made = nn.Module | tuple[nn.Module, dict[str, Any]]
+# of a layer's name, the layer, its settings, and with calibration what was `Seen`
+Make = Callable[..., Made]
 
 
 class FixedBuffers(nn.Module):
@@ -27,7 +29,7 @@ class FixedBuffers(nn.Module):
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         super()._apply(fn, recurse)
         for name, buffer in kept.items():
-            self._buffers[name] = buffer.to(self._buffers[name].device)
+            self._buffers[name] = buffer.to(self.get_buffer(name).device)
         return self
 
 
@@ -79,7 +81,9 @@ def layer_by_layer(
         walk.blocks(model)  # type: ignore[arg-type]
         calibration = walk.check_calibration(calibration, model)  # type: ignore[arg-type]
     original, model = model, sharing.structure(model).eval()
-    chosen = selection.choose(model, {k: v for k, v in settings.items() if k != "method"}, ignore, per_layer)
+    chosen = selection.choose(
+        model, {k: v for k, v in settings.items() if k != "method"}, ignore, per_layer
+    )
     names = chosen.names
     if calibration is not None:
         warn_of_few_tokens(calibration, chosen.layers)
@@ -110,9 +114,20 @@ def layer_by_layer(
     return Compressed(sharing.own(model, original), settings, time.perf_counter() - began, details)
 
 
-def each_layer(model: nn.Module, make: Callable[[str, nn.Module], nn.Module], settings: dict[str, Any], ignore: Patterns = ()) -> Compressed:
+def each_layer(
+    model: nn.Module,
+    make: Callable[[str, nn.Module], nn.Module],
+    settings: dict[str, Any],
+    ignore: Patterns = (),
+) -> Compressed:
     """`layer_by_layer` for a make(name, layer) that treats all layers alike."""
-    return layer_by_layer(model, lambda name, layer, _own: make(name, layer), {"method": settings["method"]}, ignore, told=settings)
+    return layer_by_layer(
+        model,
+        lambda name, layer, _own: make(name, layer),
+        {"method": settings["method"]},
+        ignore,
+        told=settings,
+    )
 
 
 def round_activations(compressed: Compressed) -> Compressed:
@@ -124,7 +139,14 @@ def round_activations(compressed: Compressed) -> Compressed:
     model = copy.deepcopy(compressed.model)
     packed = [module for module in model.modules() if isinstance(module, Described)]
     if not packed:
-        raise CompressionError("compressed: it has no packed layer, as rtn, gptq, awq and microscaling (MXFP4, NVFP4) make; use one of those.")
+        raise CompressionError(
+            "compressed: it has no packed layer, as rtn, gptq, awq and microscaling (MXFP4, NVFP4) make; use one of those."
+        )
     for module in packed:
         module.activations = "int8"
-    return Compressed(model, {**compressed.settings, "activations": "int8"}, compressed.seconds, dict(compressed.details))
+    return Compressed(
+        model,
+        {**compressed.settings, "activations": "int8"},
+        compressed.seconds,
+        dict(compressed.details),
+    )

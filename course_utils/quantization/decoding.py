@@ -22,7 +22,9 @@ def one_block_at_a_time(model: nn.Module) -> nn.Module:
     """
     layers = [module for module in model.modules() if isinstance(module, EntropyCodedLinear)]
     if not layers:
-        raise CompressionError("model: no layer of it is entropy-coded; make one with entropy_coded.quantize.")
+        raise CompressionError(
+            "model: no layer of it is entropy-coded; make one with entropy_coded.quantize."
+        )
     for layer in layers:
         layer.forget()
     for block in walk.blocks(model):

@@ -35,9 +35,13 @@ FACTOR = 0.97  # scale over the root mean square of normal numbers, of the least
 @functools.cache
 def sizes() -> Tensor:
     """The 256 vectors of sizes (256, 8), ascending by norm² and then as lists."""
-    inner = [v for v in itertools.product((0.5, 1.5, 2.5), repeat=WIDTH) if sum(x * x for x in v) <= 10]
+    inner = [
+        v for v in itertools.product((0.5, 1.5, 2.5), repeat=WIDTH) if sum(x * x for x in v) <= 10
+    ]
     outer = [v for v in itertools.product((0.5, 1.5), repeat=WIDTH) if sum(v) == 9]
-    return torch.tensor(sorted(inner, key=lambda v: (sum(x * x for x in v), v)) + outer[: 256 - len(inner)])
+    return torch.tensor(
+        sorted(inner, key=lambda v: (sum(x * x for x in v), v)) + outer[: 256 - len(inner)]
+    )
 
 
 def decode(index: Tensor) -> Tensor:
@@ -55,14 +59,23 @@ def encode(x: Tensor) -> Tensor:
     sizes the best signs are those of x − shift, but for one where the sum would be odd: the one that costs least.
     """
     if x.dim() != 2 or x.shape[1] != WIDTH:
-        raise CompressionError(f"x: expected vectors of {WIDTH}, (n, {WIDTH}), got {tuple(x.shape)}.")
-    return torch.cat([_encode(part) for part in x.float().split(1024)]) if len(x) else torch.zeros(0, dtype=torch.long)
+        raise CompressionError(
+            f"x: expected vectors of {WIDTH}, (n, {WIDTH}), got {tuple(x.shape)}."
+        )
+    return (
+        torch.cat([_encode(part) for part in x.float().split(1024)])
+        if len(x)
+        else torch.zeros(0, dtype=torch.long)
+    )
 
 
 def _encode(x: Tensor) -> Tensor:
     table = sizes().to(x.device)
     odd = table.sum(1).long() % 2
-    least, best = x.new_full((len(x),), torch.inf), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    least, best = (
+        x.new_full((len(x),), torch.inf),
+        torch.zeros(len(x), dtype=torch.long, device=x.device),
+    )
     for shift in (0, 1):
         y = x - (0.25 - 0.5 * shift)
         size, negative = y.abs(), y < 0
@@ -70,11 +83,15 @@ def _encode(x: Tensor) -> Tensor:
         for i in range(1, WIDTH):
             torch.minimum(cheapest, size[:, i : i + 1] * table[:, i], out=cheapest)
         wrong = (negative.sum(1)[:, None] + odd) % 2  # sizes for which a sign must be turned
-        score = torch.addmm(table.square().sum(1), size, table.T, alpha=-2).add_(4 * cheapest * wrong)
+        score = torch.addmm(table.square().sum(1), size, table.T, alpha=-2).add_(
+            4 * cheapest * wrong
+        )
         found, at = score.min(1)
         found += y.square().sum(1)
         turned = (size * table[at]).argmin(1, keepdim=True)
-        signs = negative.scatter(1, turned, negative.gather(1, turned) ^ (wrong.gather(1, at[:, None]) == 1)).long()
+        signs = negative.scatter(
+            1, turned, negative.gather(1, turned) ^ (wrong.gather(1, at[:, None]) == 1)
+        ).long()
         index = (at << 8) | (signs[:, :7] << torch.arange(1, 8, device=x.device)).sum(1) | shift
         better = found < least
         least, best = torch.where(better, found, least), torch.where(better, index, best)
@@ -90,7 +107,16 @@ class E8Linear(ScaledCodes):
         rotation: int | None = None, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
-        self._set_up(in_features, out_features, 2 * -(-in_features // WIDTH), groups, scale_dtype, bias, dtype, rotation)
+        self._set_up(
+            in_features,
+            out_features,
+            2 * -(-in_features // WIDTH),
+            groups,
+            scale_dtype,
+            bias,
+            dtype,
+            rotation,
+        )
 
     @property
     def codes(self) -> Tensor:
@@ -128,7 +154,9 @@ def quantize_layer(
         walk_groups(weight, H, WIDTH, code, damping=damping)
         index = torch.stack(codes, 1)
     layer = E8Linear(columns, rows, groups=scale.shape[1])
-    layer._fill(torch.stack([index & 255, index >> 8], -1).to(torch.uint8).flatten(1), weight, scale, H)
+    layer._fill(
+        torch.stack([index & 255, index >> 8], -1).to(torch.uint8).flatten(1), weight, scale, H
+    )
     return layer
 
 
@@ -146,4 +174,6 @@ def quantize(
     def make(weight: Tensor, H: Tensor | None, own: dict[str, Any]) -> ScaledCodes:
         return quantize_layer(weight, H, **own, damping=damping)
 
-    return quantize_model(model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer)
+    return quantize_model(
+        model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer
+    )

@@ -31,7 +31,17 @@ from .compressed import Compressed
 from .grids import check_matrix, exact_half
 from .layer import naming
 
-__all__ = ["EntropyCodedLinear", "bits_per_weight", "code_bits", "column_classes", "find_step", "quantize", "relative_steps", "round_to", "walk_columns"]
+__all__ = [
+    "EntropyCodedLinear",
+    "bits_per_weight",
+    "code_bits",
+    "column_classes",
+    "find_step",
+    "quantize",
+    "relative_steps",
+    "round_to",
+    "walk_columns",
+]
 
 STEPS = ("one", "sigma", "watersic")
 CLOSE, ATTEMPTS = 0.004, 4  # bits a weight; how often the step is corrected at most
@@ -42,9 +52,12 @@ def round_to(weight: Tensor, steps: Tensor) -> Tensor:
     return torch.round(weight / steps).to(torch.int32)
 
 
-def walk_columns(weight: Tensor, H: Tensor, steps: Tensor, *, damping: float = 0.01, block_size: int = 128) -> Tensor:
+def walk_columns(
+    weight: Tensor, H: Tensor, steps: Tensor, *, damping: float = 0.01, block_size: int = 128
+) -> Tensor:
     """Codes (out, in) of GPTQ's walk with fixed `steps` (in,) and no limits: q_i = round(w_i / Δ_i), then the columns after
-    i move by −(w_i − Δ_i q_i) / U_ii · U_ij."""
+    i move by −(w_i − Δ_i q_i) / U_ii · U_ij.
+    """
     steps = steps.expand(weight.shape[1])
     U = gptq.inverse_cholesky(gptq.damped(H, damping))
     W = weight.T.clone(memory_format=torch.contiguous_format)
@@ -65,7 +78,8 @@ def code_bits(codes: Tensor, classes: int = 1) -> float:
     """Bits that the codes cost at the entropy of each class of columns, tables not counted."""
     which = column_classes(codes, classes)
     return sum(
-        coding.ideal_bits(torch.unique(codes[:, which == k], return_counts=True)[1].numpy()) for k in range(int(which.max()) + 1)
+        coding.ideal_bits(torch.unique(codes[:, which == k], return_counts=True)[1].numpy())
+        for k in range(int(which.max()) + 1)
     )
 
 
@@ -78,24 +92,43 @@ def bits_per_weight(model: nn.Module) -> float:
 
 
 def _rate(layers: Sequence[Any]) -> float:
-    return 8 * sum(m.coded_bytes() for m in layers) / sum(m.in_features * m.out_features for m in layers)
+    return (
+        8
+        * sum(m.coded_bytes() for m in layers)
+        / sum(m.in_features * m.out_features for m in layers)
+    )
 
 
-def relative_steps(weights: dict[str, Tensor], steps: str, diagonals: dict[str, Tensor] | None) -> dict[str, Tensor]:
+def relative_steps(
+    weights: dict[str, Tensor], steps: str, diagonals: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
     """Each layer's steps up to the common factor: 1, its standard deviation, or U_jj over its geometric mean."""
     if steps == "sigma":
-        return {n: w.float().std(correction=0).reshape(1).clamp(min=1e-3 * float(w.abs().max()) or 1.0) for n, w in weights.items()}
+        return {
+            n: w.float().std(correction=0).reshape(1).clamp(min=1e-3 * float(w.abs().max()) or 1.0)
+            for n, w in weights.items()
+        }
     return diagonals or {name: torch.ones(1) for name in weights}
 
 
-def find_step(weights: dict[str, Tensor], relative: dict[str, Tensor], bits: float, classes: int = 1) -> float:
+def find_step(
+    weights: dict[str, Tensor], relative: dict[str, Tensor], bits: float, classes: int = 1
+) -> float:
     """The common factor at which plain rounding costs `bits` a weight at the entropy, found by bisection to 0.2 %."""
     total = sum(w.numel() for w in weights.values())
 
     def rate(factor: float) -> float:
-        return sum(code_bits(round_to(w, factor * relative[name]), classes) for name, w in weights.items()) / total
+        return (
+            sum(
+                code_bits(round_to(w, factor * relative[name]), classes)
+                for name, w in weights.items()
+            )
+            / total
+        )
 
-    spread = max(float((w.float() / relative[name]).square().mean().sqrt()) for name, w in weights.items())
+    spread = max(
+        float((w.float() / relative[name]).square().mean().sqrt()) for name, w in weights.items()
+    )
     if spread == 0:
         raise CompressionError("model: every weight of its layers is 0; there is nothing to round.")
     low, high = spread * 2.0**-12, spread * 64
@@ -125,7 +158,9 @@ class _Part:
         """Correct the factor by what was taken: a step twice as large saves one bit at high rates, less near zero bits."""
         saved = 1.0
         if len(self.tried) > 1 and self.tried[-1] != self.tried[-2]:
-            saved = min(1.5, max(0.3, (self.took[-2] - self.took[-1]) / (self.tried[-1] - self.tried[-2])))
+            saved = min(
+                1.5, max(0.3, (self.took[-2] - self.took[-1]) / (self.tried[-1] - self.tried[-2]))
+            )
         self.tried.append(self.tried[-1] + (self.took[-1] - self.bits) / saved)
 
 
@@ -159,7 +194,11 @@ def quantize(
     parts = _parts(model, weights, chosen, calibration)
     least = math.inf
     while True:
-        step = {name: _stored(2.0 ** part.tried[-1] * r) for part in parts for name, r in part.relative.items()}
+        step = {
+            name: _stored(2.0 ** part.tried[-1] * r)
+            for part in parts
+            for name, r in part.relative.items()
+        }
         attempt = coded(model, weights, step, calibration, chosen.own)
         for part in parts:
             part.took.append(_rate([attempt.get_submodule(name) for name in part.names]))
@@ -169,10 +208,18 @@ def quantize(
             break
         for part in parts:
             part.next_try()
-    settings: dict[str, Any] = {"method": "entropy_coded", "bits": bits, "steps": steps, "classes": classes, **chosen.told}
+    settings: dict[str, Any] = {
+        "method": "entropy_coded",
+        "bits": bits,
+        "steps": steps,
+        "classes": classes,
+        **chosen.told,
+    }
     if calibration is not None:
         settings |= {"damping": damping, "calibration": list(calibration.shape)}
-    return Compressed(result, settings, time.perf_counter() - began, {"bits_per_weight": bits_per_weight(result)})
+    return Compressed(
+        result, settings, time.perf_counter() - began, {"bits_per_weight": bits_per_weight(result)}
+    )
 
 
 def _check(own: dict[str, Any], calibration: Tensor | None) -> None:
@@ -181,20 +228,33 @@ def _check(own: dict[str, Any], calibration: Tensor | None) -> None:
     if own["steps"] not in STEPS:
         raise CompressionError(f"steps={own['steps']!r}: choose one of {', '.join(STEPS)}.")
     if own["steps"] == "watersic" and calibration is None:
-        raise CompressionError("steps='watersic' follows the inputs of each layer: give calibration.")
+        raise CompressionError(
+            "steps='watersic' follows the inputs of each layer: give calibration."
+        )
 
 
-def _parts(model: nn.Module, weights: dict[str, Tensor], chosen: selection.Chosen, calibration: Tensor | None) -> list[_Part]:
+def _parts(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    chosen: selection.Chosen,
+    calibration: Tensor | None,
+) -> list[_Part]:
     """Layers by what they share, each part with the factor to try first."""
     together: dict[tuple, list[str]] = {}
     for name, own in chosen.own.items():
         together.setdefault((own["bits"], own["steps"], own["classes"]), []).append(name)
     follow = [name for name, own in chosen.own.items() if own["steps"] == "watersic"]
-    diagonals = _diagonals(model, calibration, {name: chosen.own[name]["damping"] for name in follow}) if calibration is not None and follow else {}
+    diagonals = (
+        _diagonals(model, calibration, {name: chosen.own[name]["damping"] for name in follow})
+        if calibration is not None and follow
+        else {}
+    )
     parts = []
     for (bits, steps, classes), names in together.items():
         own = {name: weights[name] for name in names}
-        relative = relative_steps(own, steps, {name: diagonals[name] for name in names} if steps == "watersic" else None)
+        relative = relative_steps(
+            own, steps, {name: diagonals[name] for name in names} if steps == "watersic" else None
+        )
         part = _Part(names, bits, classes, relative)
         part.tried.append(math.log2(find_step(own, relative, bits, classes)))
         parts.append(part)
@@ -202,18 +262,28 @@ def _parts(model: nn.Module, weights: dict[str, Tensor], chosen: selection.Chose
 
 
 def coded(
-    model: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor], calibration: Tensor | None, own: Mapping[str, Mapping[str, Any]]
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    step: dict[str, Tensor],
+    calibration: Tensor | None,
+    own: Mapping[str, Mapping[str, Any]],
 ) -> nn.Module:
     """A copy of `model` whose layers are coded with these steps: rounded, or with `calibration` walked, each block behind those before it.
 
     By the names of layers: `weights` (out, in), `step` (in,) or (1,), and `own` with "classes" and "damping".
     """
     original, model = model, sharing.structure(model, experts_apart=False).eval()
-    names = {id(module): name for name, module in walk.compressible(model).items() if name in weights}
+    names = {
+        id(module): name for name, module in walk.compressible(model).items() if name in weights
+    }
 
     def put(module: nn.Module, codes: Tensor) -> None:
         name = names[id(module)]
-        walk.replace(model, name, EntropyCodedLinear.of(codes, step[name], module.bias, classes=own[name]["classes"]))
+        walk.replace(
+            model,
+            name,
+            EntropyCodedLinear.of(codes, step[name], module.bias, classes=own[name]["classes"]),
+        )
 
     if calibration is None:
         for name, module in walk.compressible(model).items():
@@ -229,7 +299,9 @@ def coded(
                 put(module, round_to(weights[name], step[name]))
                 continue
             with naming(name):
-                codes = walk_columns(weights[name], hessians[module], step[name], damping=own[name]["damping"])
+                codes = walk_columns(
+                    weights[name], hessians[module], step[name], damping=own[name]["damping"]
+                )
             put(module, codes)
     return sharing.own(model, original)
 
@@ -239,7 +311,9 @@ def _stored(steps: Tensor) -> Tensor:
     return exact_half(steps) if len(steps) > 1 else steps.float()
 
 
-def _diagonals(model: nn.Module, calibration: Tensor, damping: dict[str, float]) -> dict[str, Tensor]:
+def _diagonals(
+    model: nn.Module, calibration: Tensor, damping: dict[str, float]
+) -> dict[str, Tensor]:
     """U_jj of each layer of the model as it is, divided by their geometric mean: the common factor says the rest. 1 where no token comes."""
     layers = walk.compressible(model)
     names = {id(layers[name]): name for name in damping}

@@ -41,10 +41,14 @@ def binary_layer(weight: Tensor) -> CodebookResult:
     weight = check_matrix(weight)
     alpha = exact_half(weight.abs().mean(1, keepdim=True)).to(weight.dtype)
     codes = (weight >= 0).to(torch.uint8)
-    return CodebookResult(codes, torch.cat([-alpha, alpha], 1).float(), 1, torch.where(codes == 1, alpha, -alpha))
+    return CodebookResult(
+        codes, torch.cat([-alpha, alpha], 1).float(), 1, torch.where(codes == 1, alpha, -alpha)
+    )
 
 
-def ternary_layer(weight: Tensor, *, rule: str = "optimal", group_size: int | None = -1) -> LayerResult:
+def ternary_layer(
+    weight: Tensor, *, rule: str = "optimal", group_size: int | None = -1
+) -> LayerResult:
     """Ternary codes with a scale for each `group_size` inputs of a row (-1: whole rows), as a symmetric 2-bit grid.
 
     Raises CompressionError for an unknown rule, NaN, infinity, or a group size that does not divide the inputs.
@@ -100,7 +104,13 @@ def quantize(
             return CodebookLinear.of(binary_layer(weight), module.bias)
         return QuantizedLinear.of(ternary_layer(weight, **own), module.bias)
 
-    return layer_by_layer(model, make, {"method": kind, "kind": kind, "rule": rule, "group_size": group_size}, ignore, per_layer)
+    return layer_by_layer(
+        model,
+        make,
+        {"method": kind, "kind": kind, "rule": rule, "group_size": group_size},
+        ignore,
+        per_layer,
+    )
 
 
 def _known(kind: str) -> str:

@@ -43,11 +43,15 @@ class FloatResult:
 def check_format(format: str) -> torch.dtype:
     """The type that holds a format. Raises CompressionError for one that weights are not stored in here."""
     if format not in DTYPES:
-        raise CompressionError(f"format={format!r}: choose one of {', '.join(DTYPES)}; FP4 and NF4 are in `nf4`, integers in `rtn`.")
+        raise CompressionError(
+            f"format={format!r}: choose one of {', '.join(DTYPES)}; FP4 and NF4 are in `nf4`, integers in `rtn`."
+        )
     return DTYPES[format]
 
 
-def quantize_layer(weight: Tensor, *, format: str = "FP8 E4M3", granularity: str = "per_channel") -> FloatResult:
+def quantize_layer(
+    weight: Tensor, *, format: str = "FP8 E4M3", granularity: str = "per_channel"
+) -> FloatResult:
     """A weight (out, in) in a floating-point format, with scales for FP8 (kept in float16 where that loses nothing).
 
     Raises CompressionError for an unknown format or granularity, NaN, infinity, or weights beyond FP16's 65504.
@@ -58,9 +62,15 @@ def quantize_layer(weight: Tensor, *, format: str = "FP8 E4M3", granularity: str
     if dtype.itemsize == 2:
         scale = weight.new_ones(1, 1)
         if weight.abs().max() > largest:
-            raise CompressionError(f"weight: a magnitude above {largest:.5g}, the largest of {format}; choose BF16 or FP8.")
+            raise CompressionError(
+                f"weight: a magnitude above {largest:.5g}, the largest of {format}; choose BF16 or FP8."
+            )
     else:
-        peak = weight.abs().amax(1, keepdim=True) if granularity == "per_channel" else weight.abs().amax().view(1, 1)
+        peak = (
+            weight.abs().amax(1, keepdim=True)
+            if granularity == "per_channel"
+            else weight.abs().amax().view(1, 1)
+        )
         scale = exact_half((peak / largest).clamp(min=torch.finfo(torch.float32).tiny))
         scale = torch.where(peak == 0, 1.0, scale)
     values = (weight / scale).clamp(-largest, largest).to(dtype)
@@ -85,7 +95,9 @@ class FloatLinear(ExpandedLinear):
         self.in_features, self.out_features, self.format = in_features, out_features, format
         width = in_features * check_format(format).itemsize
         self.register_buffer("packed", torch.zeros(out_features, width, dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(scales, 1, dtype=getattr(torch, scale_dtype)) if scales else None)
+        self.register_buffer(
+            "scale", torch.ones(scales, 1, dtype=getattr(torch, scale_dtype)) if scales else None
+        )
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
     def shape(self) -> dict:
@@ -122,7 +134,12 @@ class FloatLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, format: str = "FP8 E4M3", granularity: str = "per_channel", ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: nn.Module,
+    *,
+    format: str = "FP8 E4M3",
+    granularity: str = "per_channel",
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """FP16, BF16 or FP8 weights in every linear layer of the blocks. Works on a copy; errors name the layer.
 

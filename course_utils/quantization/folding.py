@@ -52,7 +52,9 @@ class Fold:
 
     def gather(self, statistic: Tensor) -> Tensor:
         """A statistic of the targets' inputs (in,), as its mean for each source channel (channels,)."""
-        total = torch.zeros(self.channels, dtype=statistic.dtype).index_add_(0, self.copies, statistic.cpu())
+        total = torch.zeros(self.channels, dtype=statistic.dtype).index_add_(
+            0, self.copies, statistic.cpu()
+        )
         return total / torch.bincount(self.copies)
 
     def spread(self, scale: Tensor) -> Tensor:
@@ -76,7 +78,17 @@ class _Plan:
         targets = tuple(block.get_submodule(name) for name in self.targets)
         others = tuple(block.get_submodule(name) for name in self.others)
         source = block.get_submodule(self.source)
-        return Fold(self.source, source, targets, self.targets, self.copies, self.rows, self.is_norm, others, self.offset)
+        return Fold(
+            self.source,
+            source,
+            targets,
+            self.targets,
+            self.copies,
+            self.rows,
+            self.is_norm,
+            others,
+            self.offset,
+        )
 
 
 @torch.no_grad()
@@ -86,7 +98,9 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
     Raises CompressionError, naming the model, where nothing can be, or where scaling would change the function.
     """
     if experts := fused(model):
-        raise CompressionError(f"{next(iter(experts))}: its experts share tensors; take them apart with models.experts.listed first.")
+        raise CompressionError(
+            f"{next(iter(experts))}: its experts share tensors; take them apart with models.experts.listed first."
+        )
     walk.check_loaded(model)
     training = model.training
     model.eval()
@@ -95,15 +109,28 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
     found: list[list[Fold]] = []
     plans: list[_Plan] = []
     try:
-        steps = (walk.through_blocks(model, ids, "who reads what", batch=readers.TOKENS) for ids in (near, far))
+        steps = (
+            walk.through_blocks(model, ids, "who reads what", batch=readers.TOKENS)
+            for ids in (near, far)
+        )
         for (block, one), (_, several) in zip(*steps, strict=True):
             if not all(torch.isfinite(hidden).all() for hidden, _ in (*one, *several)):
-                raise CompressionError(f"block {len(found)}: what enters it holds NaN or infinity in {model.dtype}; load the model in float32.")
+                raise CompressionError(
+                    f"block {len(found)}: what enters it holds NaN or infinity in {model.dtype}; load the model in float32."
+                )
             probe = readers.Probe(block, one, several)
             if not plans or not _keeps(probe, plans):  # mostly all blocks are built alike
                 plans = _plans(probe)
             made = [plan.of(block) for plan in plans]
-            found.append([f for f in made if not any(id(p) in shared for m in (f.source, *f.targets) for p in m.parameters())])
+            found.append(
+                [
+                    f
+                    for f in made
+                    if not any(
+                        id(p) in shared for m in (f.source, *f.targets) for p in m.parameters()
+                    )
+                ]
+            )
         if not any(found):
             raise CompressionError(
                 f"model: in the blocks of {type(model).__name__} ({model.config.model_type}) no norm or layer was found whose outputs "
@@ -128,7 +155,9 @@ def norms_before(model: PreTrainedModel) -> list[Fold]:
 
 def _shared(model: nn.Module) -> set[int]:
     """Parameters that stand in more than one place: a scale for one place would be one for the other."""
-    counts = Counter(id(p) for m in _every_module(model) for p in m._parameters.values() if p is not None)
+    counts = Counter(
+        id(p) for m in _every_module(model) for p in m._parameters.values() if p is not None
+    )
     return {number for number, count in counts.items() if count > 1}
 
 
@@ -141,13 +170,21 @@ def _plans(probe: readers.Probe) -> list[_Plan]:
     found = []
     for norm in probe.norms():
         every = torch.arange(walk.weight_of(probe.layers[norm.readers[0]]).shape[1])
-        found.append(_Plan(norm.name, tuple(norm.readers), every, every, True, tuple(norm.others), norm.offset))
-    behind: dict[str, dict[str, Tensor]] = {}  # by the name with numbers of experts left out: those are built alike
+        found.append(
+            _Plan(
+                norm.name, tuple(norm.readers), every, every, True, tuple(norm.others), norm.offset
+            )
+        )
+    # by the name with numbers of experts left out: those are built alike
+    behind: dict[str, dict[str, Tensor]] = {}
     taken: set[str] = set()
     for source in probe.before:
         kind = _kind(source)
         if kind not in behind:
-            behind[kind] = {target.removeprefix(_prefix(source)): at for target, at in probe.carried(source).items()}
+            behind[kind] = {
+                target.removeprefix(_prefix(source)): at
+                for target, at in probe.carried(source).items()
+            }
     for source in probe.layers:
         for short, at in behind.get(_kind(source), {}).items():
             target = _prefix(source) + short
@@ -217,10 +254,17 @@ def _scaled_in_passing(made: Sequence[Fold], work: Any) -> Any:
         weight: Any = fold.source.weight
         outputs = torch.ones(weight.shape[1] if isinstance(fold.source, Conv1D) else len(weight))
         outputs[fold.rows.cpu()] = scale
-        handles.append(fold.source.register_forward_hook(lambda _, args, out, by=outputs: divided(out, by)))
+        handles.append(
+            fold.source.register_forward_hook(lambda _, args, out, by=outputs: divided(out, by))
+        )
         for target in (*fold.targets, *fold.others):
             spread = fold.spread(scale)
-            handles.append(target.register_forward_pre_hook(lambda _, args, kwargs, by=spread: multiplied(args, kwargs, by), with_kwargs=True))
+            handles.append(
+                target.register_forward_pre_hook(
+                    lambda _, args, kwargs, by=spread: multiplied(args, kwargs, by),
+                    with_kwargs=True,
+                )
+            )
     try:
         return work()
     finally:

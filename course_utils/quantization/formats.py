@@ -96,7 +96,8 @@ def find(name: str | Format) -> Format:
 
 def layout(format: str | Format) -> dict[str, int]:
     """Bits of each field, from the left: sign, exponent and mantissa of a float; sign and magnitude of an integer;
-    sign of a binary number; index of a table."""
+    sign of a binary number; index of a table.
+    """
     f = find(format)
     if f.kind == "float":
         return {"sign": 1, "exponent": f.exponent, "mantissa": f.mantissa}
@@ -117,9 +118,13 @@ def fields(code: int, format: str | Format) -> dict[str, int]:
 
 def _check_codes(codes: Tensor, f: Format) -> None:
     if codes.is_floating_point() or codes.is_complex():
-        raise CompressionError("codes: expected integers (bit patterns), got real numbers; did you mean encode?")
+        raise CompressionError(
+            "codes: expected integers (bit patterns), got real numbers; did you mean encode?"
+        )
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**f.bits):
-        raise CompressionError(f"codes: {f.name} has the patterns 0 to {2**f.bits - 1}; mask the others away first.")
+        raise CompressionError(
+            f"codes: {f.name} has the patterns 0 to {2**f.bits - 1}; mask the others away first."
+        )
 
 
 def power_of_two(n: Tensor) -> Tensor:
@@ -141,7 +146,9 @@ def decode(codes: Tensor | int, format: str | Format) -> Tensor:
     if f.kind == "integer":
         return torch.where(codes >= 2 ** (f.bits - 1), codes - 2**f.bits, codes).float()
     M, E = codes & (2**f.mantissa - 1), codes >> f.mantissa & (2**f.exponent - 1)
-    magnitude = torch.where(E > 0, M + 2**f.mantissa, M) * power_of_two(E.clamp(min=1) - f.bias - f.mantissa)
+    magnitude = torch.where(E > 0, M + 2**f.mantissa, M) * power_of_two(
+        E.clamp(min=1) - f.bias - f.mantissa
+    )
     size = codes & (2 ** (f.bits - 1) - 1)
     if f.specials == "ieee":
         magnitude = torch.where(size == f.largest_code + 1, torch.inf, magnitude)
@@ -162,7 +169,9 @@ def encode(x: Tensor | float, format: str | Format, *, saturate: bool | None = N
     f = find(format)
     x = torch.as_tensor(x, dtype=torch.float64)
     if f.specials == "none" and torch.isnan(x).any():
-        raise CompressionError(f"x: contains NaN, and {f.name} has no pattern for it; repair the values first.")
+        raise CompressionError(
+            f"x: contains NaN, and {f.name} has no pattern for it; repair the values first."
+        )
     if f.kind == "table":
         return _nearest_in_table(x, f)
     if f.kind == "integer":
@@ -172,7 +181,8 @@ def encode(x: Tensor | float, format: str | Format, *, saturate: bool | None = N
     finite = size.clamp(max=2.0**200)  # any number above the largest one will do
     exponent = torch.frexp(finite).exponent.long() - 1  # floor(log2 |x|)
     exponent = torch.where(finite > 0, exponent, 1 - f.bias).clamp(min=1 - f.bias)
-    steps = torch.round(finite / power_of_two(exponent - f.mantissa)).long()  # |x| in units of the last mantissa bit
+    # |x| in units of the last mantissa bit
+    steps = torch.round(finite / power_of_two(exponent - f.mantissa)).long()
     code = (exponent + f.bias - 1) * 2**f.mantissa + steps
     saturate = f.saturate if saturate is None else saturate or f.specials == "none"
     over = f.largest_code + (0 if saturate else 1)
@@ -190,7 +200,7 @@ def _nearest_in_table(x: Tensor, f: Format) -> Tensor:
 
 
 def cast(x: Tensor | float, format: str | Format, *, saturate: bool | None = None) -> Tensor:
-    """x rounded to the format: decode(encode(x)), float32."""
+    """X rounded to the format: decode(encode(x)), float32."""
     return decode(encode(x, format, saturate=saturate), format)
 
 
@@ -198,12 +208,16 @@ def values(format: str | Format) -> Tensor:
     """Every finite number of a format of at most 16 bits: float32, ascending, each once (−0 is 0)."""
     f = find(format)
     if f.bits > 16:
-        raise CompressionError(f"format={f.name!r}: {2**f.bits} patterns are too many to list; choose one of at most 16 bits.")
+        raise CompressionError(
+            f"format={f.name!r}: {2**f.bits} patterns are too many to list; choose one of at most 16 bits."
+        )
     found = decode(torch.arange(2**f.bits), f)
     return torch.unique(found[torch.isfinite(found)] + 0.0)
 
 
-def scaled_cast(weight: Tensor, format: str | Format, *, group_size: int | None = 64) -> tuple[Tensor, Tensor]:
+def scaled_cast(
+    weight: Tensor, format: str | Format, *, group_size: int | None = 64
+) -> tuple[Tensor, Tensor]:
     """A matrix (out, in) rounded to a format with one scale for each `group_size` inputs of a row.
 
     ŵ = s · cast(w / s) with s = max|w| / (largest number of the format), rounded to float16, the form in which scales
@@ -215,7 +229,11 @@ def scaled_cast(weight: Tensor, format: str | Format, *, group_size: int | None 
     weight = check_matrix(weight)
     rows, columns = weight.shape
     groups = weight.double().reshape(rows, -1, check_group_size(group_size, columns))
-    scale = groups.abs().mean(-1, keepdim=True) if f.bits == 1 else groups.abs().amax(-1, keepdim=True) / f.largest
+    scale = (
+        groups.abs().mean(-1, keepdim=True)
+        if f.bits == 1
+        else groups.abs().amax(-1, keepdim=True) / f.largest
+    )
     half = scale.half().double()
     scale = torch.where((half > 0) & torch.isfinite(half), half, scale.float().double())
     scale = torch.where(scale > 0, scale, 1.0)

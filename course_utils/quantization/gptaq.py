@@ -47,10 +47,23 @@ def quantize_layer(
     paired.check_moments(H, C, weight.shape[1])
     check_bits(bits)
     if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise CompressionError(f"alpha={alpha!r}: choose a number from 0 (GPTQ) to 1; the published code has 0.25.")
+        raise CompressionError(
+            f"alpha={alpha!r}: choose a number from 0 (GPTQ) to 1; the published code has 0.25."
+        )
     size = check_group_size(group_size, weight.shape[1])
     mismatch = alpha * (C.to(weight) - H.to(weight))
-    return gptq._walk_columns(weight, H.to(weight), bits, size, symmetric, damping, block_size, act_order, static_groups, mismatch)
+    return gptq._walk_columns(
+        weight,
+        H.to(weight),
+        bits,
+        size,
+        symmetric,
+        damping,
+        block_size,
+        act_order,
+        static_groups,
+        mismatch,
+    )
 
 
 def quantize(

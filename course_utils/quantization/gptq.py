@@ -80,13 +80,22 @@ def quantize_layer(
     )  # fmt: skip
     if not never_worse:
         return result
-    error, plain = layer_error(weight, result.weight, H), rounding_error(weight, H, bits, group_size, symmetric)
+    error, plain = (
+        layer_error(weight, result.weight, H),
+        rounding_error(weight, H, bits, group_size, symmetric),
+    )
     if error <= plain:
         return replace(result, error=error)
-    return replace(rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric), rounded=True, error=plain)
+    return replace(
+        rtn.quantize_layer(weight, bits=bits, group_size=group_size, symmetric=symmetric),
+        rounded=True,
+        error=plain,
+    )
 
 
-def rounding_error(weight: Tensor, H: Tensor, bits: int, group_size: int | None, symmetric: bool) -> float:
+def rounding_error(
+    weight: Tensor, H: Tensor, bits: int, group_size: int | None, symmetric: bool
+) -> float:
     """The layer error of rounding to nearest, a few rows at a time to spare memory."""
     settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     total = 0.0
@@ -101,13 +110,21 @@ def _walk_columns(
 ) -> LayerResult:  # fmt: skip
     """The walk itself. `mismatch` (in, in): what `gptaq` adds to it."""
     rows, columns = weight.shape
-    order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(columns, device=H.device)
+    order = (
+        torch.argsort(H.diagonal(), descending=True)
+        if act_order
+        else torch.arange(columns, device=H.device)
+    )
     group_of = order // size if static_groups else torch.arange(columns, device=H.device) // size
     dead = H.diagonal()[order] == 0
     U = inverse_cholesky(damped(H[order[:, None], order] if act_order else H, damping))
     P = None if mismatch is None else (mismatch[order[:, None], order] @ U.T).triu_(1) @ U
 
-    W = weight.T[order].contiguous() if act_order else weight.T.clone(memory_format=torch.contiguous_format)
+    W = (
+        weight.T[order].contiguous()
+        if act_order
+        else weight.T.clone(memory_format=torch.contiguous_format)
+    )
     # W is (in, out): a column of the weight is a row here
     W[dead] = 0
     codes = torch.empty(columns, rows, dtype=torch.uint8, device=W.device)
@@ -123,13 +140,18 @@ def _walk_columns(
         if not static_groups:
             for first in range(-(-start // size) * size, end, size):
                 group = W[first : first + size]
-                scale[first // size], zero[first // size] = scale_and_zero(group.amin(0), group.amax(0), bits, symmetric)
+                scale[first // size], zero[first // size] = scale_and_zero(
+                    group.amin(0), group.amax(0), bits, symmetric
+                )
         if P is not None:
             _hand_on_within(W[start:end], U[start:end, start:end], P[start:end, start:end])
         errors = columns_of.walk(W, U, scale, zero, group_of, codes, start, end, largest)
         W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
         if P is not None:  # from the values before they were rounded
-            W[end:].addmm_(P[start:end, end:].T, torch.addcmul(W[start:end], errors, U.diagonal()[start:end, None]))
+            W[end:].addmm_(
+                P[start:end, end:].T,
+                torch.addcmul(W[start:end], errors, U.diagonal()[start:end, None]),
+            )
     del U
 
     if act_order:
@@ -190,7 +212,9 @@ def quantize(
         "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
 
-    def make(_name: str, module: nn.Module, own: dict[str, Any], seen: Seen) -> tuple[nn.Module, dict[str, Any]]:
+    def make(
+        _name: str, module: nn.Module, own: dict[str, Any], seen: Seen
+    ) -> tuple[nn.Module, dict[str, Any]]:
         weight = walk.weight_of(module).float()
         told: dict[str, Any] = {}
         if seen.few:
@@ -206,10 +230,16 @@ def quantize(
 
     walk.check_finite(model, by_block=True)
     walk.blocks(model)
-    calibration = walk.check_calibration(calibration, model)  # None is no calibration of this method
+    # None is no calibration of this method
+    calibration = walk.check_calibration(calibration, model)
     made = layer_by_layer(model, make, settings, ignore, per_layer, calibration=calibration)
-    told = {key: made.details.get(key, {}) for key in ("layer_error", "rounded", "loud", "few_tokens")}
-    made.details = {key: [name for name in found if found[name]] if key in ("rounded", "loud") else found for key, found in told.items()}
+    told = {
+        key: made.details.get(key, {}) for key in ("layer_error", "rounded", "loud", "few_tokens")
+    }
+    made.details = {
+        key: [name for name in found if found[name]] if key in ("rounded", "loud") else found
+        for key, found in told.items()
+    }
     if loud := made.details["loud"]:
         warnings.warn(
             f"damping: in {len(loud)} layers ({loud[0]} …) a few inputs are so loud that 1 % of the mean of diag H exceeds its "

@@ -47,9 +47,13 @@ def check_matrix(x: Tensor, name: str = "weight") -> Tensor:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise CompressionError(f"{name}: expected a non-empty floating-point matrix, got {shape}.")
     if not torch.isfinite(x).all():
-        raise CompressionError(f"{name}: contains NaN or infinity; repair the weights before compressing them.")
+        raise CompressionError(
+            f"{name}: contains NaN or infinity; repair the weights before compressing them."
+        )
     if x.abs().max() > LARGEST:
-        raise CompressionError(f"{name}: a magnitude above {LARGEST:.0e} leaves no room for a grid in float32; rescale it.")
+        raise CompressionError(
+            f"{name}: a magnitude above {LARGEST:.0e} leaves no room for a grid in float32; rescale it."
+        )
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -118,7 +122,11 @@ def scale_and_zero(
     tiny = torch.finfo(torch.float32).tiny
     scale = torch.where(scale == 0, 1.0, scale.clamp(min=tiny))
     scale = exact_half(scale).double()
-    zero = torch.full_like(scale, 2 ** (bits - 1)) if symmetric else (-low / scale).round().clamp(0, 2**bits - 1)
+    zero = (
+        torch.full_like(scale, 2 ** (bits - 1))
+        if symmetric
+        else (-low / scale).round().clamp(0, 2**bits - 1)
+    )
     return scale.to(dtype), zero.to(dtype)
 
 
@@ -137,7 +145,11 @@ def make_grid(
     check_granularity(granularity, GRANULARITIES)
     rows, columns = x.shape
     size = check_group_size(group_size, columns) if granularity == "per_group" else columns
-    groups = x.reshape(1, 1, -1) if granularity == "per_tensor" else x.reshape(rows, columns // size, size)
+    groups = (
+        x.reshape(1, 1, -1)
+        if granularity == "per_tensor"
+        else x.reshape(rows, columns // size, size)
+    )
     scale, zero = scale_and_zero(groups.amin(-1), groups.amax(-1), bits, symmetric, narrow)
     return Grid(scale, zero, torch.arange(columns, device=x.device) // size, bits, symmetric)
 
@@ -150,7 +162,9 @@ def quantize(x: Tensor, grid: Grid) -> Tensor:
     x = check_matrix(x, "x")
     rows, columns = len(grid.scale), len(grid.group_index)
     if x.shape[1] != columns or rows not in (1, len(x)):
-        raise CompressionError(f"x: shape {tuple(x.shape)}, but the grid is for {rows} rows and {columns} columns.")
+        raise CompressionError(
+            f"x: shape {tuple(x.shape)}, but the grid is for {rows} rows and {columns} columns."
+        )
     scale, zero = grid.scale[:, grid.group_index], grid.zero_point[:, grid.group_index]
     return (torch.round(x.to(scale.dtype) / scale) + zero).clamp(0, grid.largest).to(torch.uint8)
 

@@ -40,7 +40,9 @@ def paley(order: int) -> Tensor | None:
     else:
         return None
     squares = {i * i % q for i in range(1, q)}
-    character = torch.tensor([0.0] + [1.0 if i in squares else -1.0 for i in range(1, q)], dtype=torch.float64)
+    character = torch.tensor(
+        [0.0] + [1.0 if i in squares else -1.0 for i in range(1, q)], dtype=torch.float64
+    )
     at = torch.arange(q)
     core = torch.ones(q + 1, q + 1, dtype=torch.float64)
     core[1:, 1:] = character[(at[:, None] - at[None, :]) % q]
@@ -49,7 +51,9 @@ def paley(order: int) -> Tensor | None:
     if not symmetric:
         core[1:, 0] = -1
         return core + eye
-    return torch.kron(core, torch.tensor([[1.0, 1], [1, -1]]).double()) + torch.kron(eye, torch.tensor([[1.0, -1], [-1, -1]]).double())
+    return torch.kron(core, torch.tensor([[1.0, 1], [1, -1]]).double()) + torch.kron(
+        eye, torch.tensor([[1.0, -1], [-1, -1]]).double()
+    )
 
 
 def random(width: int, seed: int = 0) -> Tensor:
@@ -83,7 +87,9 @@ def transform(x: Tensor, inner: Tensor | None = None) -> Tensor:
     `inner`: the matrix `block(n)`, if it is at hand.
     """
     n, dtype = x.shape[-1], x.dtype
-    B = (block(n) if inner is None else inner).to(x.device, torch.float64 if dtype == torch.float64 else torch.float32)
+    B = (block(n) if inner is None else inner).to(
+        x.device, torch.float64 if dtype == torch.float64 else torch.float32
+    )
     m = len(B)
     y = x.to(B.dtype).reshape(-1, m, n // m)
     half = 1
@@ -104,7 +110,10 @@ def matrix(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def randomized(width: int, seed: int = 0) -> Tensor:
     """H diag(±1) (n, n), float64, the signs drawn from the seed: another rotation for each seed, that spreads as well."""
-    signs = torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
+    signs = (
+        torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)).double() * 2
+        - 1
+    )
     return matrix(width) * signs
 
 
@@ -119,7 +128,15 @@ class OnlineHadamard(FixedBuffers):
     block: Tensor
     inner: Any
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, conv1d: bool = False, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        conv1d: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         if conv1d:
@@ -140,7 +157,13 @@ class OnlineHadamard(FixedBuffers):
     def of(cls, layer: Any) -> "OnlineHadamard":
         """This layer with rotated inputs: the same function."""
         rows, columns = walk.weight_of(layer).shape
-        made = cls(columns, rows, bias=layer.bias is not None, conv1d=isinstance(layer, Conv1D), dtype=layer.weight.dtype)
+        made = cls(
+            columns,
+            rows,
+            bias=layer.bias is not None,
+            conv1d=isinstance(layer, Conv1D),
+            dtype=layer.weight.dtype,
+        )
         made.inner = copy.deepcopy(layer)
         walk.weight_of(made.inner).copy_(transform(walk.weight_of(layer).double()).to(layer.weight))
         made.block = made.block.to(layer.weight.device)

@@ -31,7 +31,7 @@ def hessian(x: Tensor) -> Tensor:
 
 
 def add_half(total: Tensor, x: Tensor) -> None:
-    """total += XᵀX for X (tokens, in), on and above the diagonal only, in panels of rows: half of the arithmetic. See `mirrored`."""
+    """Total += XᵀX for X (tokens, in), on and above the diagonal only, in panels of rows: half of the arithmetic. See `mirrored`."""
     panel = panel_of(total)
     for start in range(0, len(total), panel):
         end = start + panel
@@ -102,12 +102,17 @@ def inverse_cholesky(H: Tensor) -> Tensor:
     With J the reversal of order and JHJ = LLᵀ, U = J L⁻¹ J: one Cholesky factor and one triangular inverse.
     Raises CompressionError if H is not positive definite, or so nearly singular that rounding errors would decide.
     """
-    A = H.flip(0, 1).mT  # symmetric, and column by column in memory, as LAPACK wants it: factored in its place
+    # symmetric, and column by column in memory, as LAPACK wants it: factored in its place
+    A = H.flip(0, 1).mT
     del H  # a wide layer's factors are large: hold as few at once as can be
     diagonal = A.diagonal().clone()
-    L, failed = torch.linalg.cholesky_ex(A, out=(A, torch.empty((), dtype=torch.int32, device=A.device)))
+    L, failed = torch.linalg.cholesky_ex(
+        A, out=(A, torch.empty((), dtype=torch.int32, device=A.device))
+    )
     if failed or not (L.diagonal() ** 2 > 10 * torch.finfo(L.dtype).eps * diagonal).all():
-        raise CompressionError("H is not positive definite; use more calibration data or a larger damping (try 0.1).")
+        raise CompressionError(
+            "H is not positive definite; use more calibration data or a larger damping (try 0.1)."
+        )
     inverse = torch.eye(len(L), dtype=L.dtype, device=L.device)
     torch.linalg.solve_triangular(L, inverse, upper=False, out=inverse)
     del A, L
@@ -163,7 +168,11 @@ def too_few(H: Tensor | None, tokens: int, calibration: Tensor) -> bool:
 def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> None:
     """Warn where a layer has more inputs than there are tokens: its H is singular, and `shrunk`."""
     tokens = calibration.numel()
-    short = {name: walk.weight_of(m).shape[1] for name, m in layers.items() if walk.weight_of(m).shape[1] > tokens}
+    short = {
+        name: walk.weight_of(m).shape[1]
+        for name, m in layers.items()
+        if walk.weight_of(m).shape[1] > tokens
+    }
     if short:
         widest = max(short, key=short.__getitem__)
         warnings.warn(
@@ -175,7 +184,10 @@ def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> Non
 
 
 def block_hessians(
-    block: nn.Module, states: Iterable, layers: Iterable[nn.Module] | None = None, counts: dict[nn.Module, int] | None = None
+    block: nn.Module,
+    states: Iterable,
+    layers: Iterable[nn.Module] | None = None,
+    counts: dict[nn.Module, int] | None = None,
 ) -> dict[nn.Module, Tensor]:
     """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it.
 

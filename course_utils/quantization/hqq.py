@@ -55,7 +55,9 @@ class RealZero:
     def weight(self) -> Tensor:
         """Ŵ = s (q − z), float32 (out, in)."""
         groups = self.codes.view(*self.scale.shape, -1).float()
-        return ((groups - self.zero_point[..., None]) * self.scale[..., None]).view(self.codes.shape)
+        return ((groups - self.zero_point[..., None]) * self.scale[..., None]).view(
+            self.codes.shape
+        )
 
 
 def shrink(error: Tensor, beta: float, p: float = P) -> Tensor:
@@ -83,10 +85,18 @@ def quantize_layer(
         made = _result(groups, *fitted(groups, largest, rounds), bits)
         return stretched(groups, made) if unbiased else made
     if unbiased:
-        raise CompressionError("unbiased=True: goes with fit_scale=True, whose shrinking it takes back; set both.")
+        raise CompressionError(
+            "unbiased=True: goes with fit_scale=True, whose shrinking it takes back; set both."
+        )
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = (high - low) / largest
-    scale = exact_half(torch.where(scale == 0, torch.where(low == 0, 1.0, low.abs()), scale.clamp(min=torch.finfo(torch.float32).tiny)))
+    scale = exact_half(
+        torch.where(
+            scale == 0,
+            torch.where(low == 0, 1.0, low.abs()),
+            scale.clamp(min=torch.finfo(torch.float32).tiny),
+        )
+    )
     units = groups / scale
     zero = -low / scale
     best, least = zero, torch.inf
@@ -115,7 +125,8 @@ def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     width = high - low
     tiny = torch.finfo(torch.float32).tiny
-    flat = torch.where(low == 0, torch.ones_like(low), low.abs())  # the scale of a group of equal weights
+    # the scale of a group of equal weights
+    flat = torch.where(low == 0, torch.ones_like(low), low.abs())
     least, best_scale, best_zero = torch.full_like(low, torch.inf), flat, low
     scale = torch.where(width == 0, flat, (width / largest).clamp(min=tiny))
     zero = -low / scale
@@ -124,11 +135,20 @@ def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
         codes = (groups / stored + zero).round().clamp(0, largest)
         error = (groups - stored * (codes - zero)).square().sum(-1, keepdim=True)
         better = error < least
-        least, best_scale, best_zero = torch.where(better, error, least), torch.where(better, stored, best_scale), torch.where(better, zero, best_zero)
+        least, best_scale, best_zero = (
+            torch.where(better, error, least),
+            torch.where(better, stored, best_scale),
+            torch.where(better, zero, best_zero),
+        )
         if step < rounds:
             q, w = codes.mean(-1, keepdim=True), groups.mean(-1, keepdim=True)
-            together, alone = ((codes - q) * (groups - w)).sum(-1, keepdim=True), (codes - q).square().sum(-1, keepdim=True)
-            scale = torch.where(together > 0, together / alone.clamp(min=tiny), scale).clamp(min=tiny)
+            together, alone = (
+                ((codes - q) * (groups - w)).sum(-1, keepdim=True),
+                (codes - q).square().sum(-1, keepdim=True),
+            )
+            scale = torch.where(together > 0, together / alone.clamp(min=tiny), scale).clamp(
+                min=tiny
+            )
             zero = q - w / scale
     return best_scale, best_zero
 
@@ -140,9 +160,14 @@ def stretched(groups: Tensor, made: RealZero) -> RealZero:
     """
     codes = made.codes.view(groups.shape).float()
     w, q = groups.mean(-1, keepdim=True), codes.mean(-1, keepdim=True)
-    whole, together = (groups - w).square().sum(-1, keepdim=True), ((groups - w) * (codes - q)).sum(-1, keepdim=True)
+    whole, together = (
+        (groups - w).square().sum(-1, keepdim=True),
+        ((groups - w) * (codes - q)).sum(-1, keepdim=True),
+    )
     good = together > 0
-    scale = torch.where(good, whole / together.clamp(min=torch.finfo(torch.float32).tiny), made.scale[..., None])
+    scale = torch.where(
+        good, whole / together.clamp(min=torch.finfo(torch.float32).tiny), made.scale[..., None]
+    )
     scale = torch.where(good, exact_half(scale), scale)
     zero = torch.where(good, (q - w / scale).half().float(), made.zero_point[..., None])
     return RealZero(made.codes, scale.squeeze(-1), zero.squeeze(-1), made.bits)
@@ -165,9 +190,18 @@ class RealZeroLinear(ExpandedLinear):
         dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
-        self.in_features, self.out_features, self.bits, self.groups = in_features, out_features, bits, groups
-        self.register_buffer("packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype)))
+        self.in_features, self.out_features, self.bits, self.groups = (
+            in_features,
+            out_features,
+            bits,
+            groups,
+        )
+        self.register_buffer(
+            "packed", torch.zeros(out_features, packed_width(in_features, bits), dtype=torch.uint8)
+        )
+        self.register_buffer(
+            "scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype))
+        )
         self.register_buffer("zero_point", torch.zeros(out_features, groups, dtype=torch.float16))
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
@@ -206,7 +240,12 @@ def quantize(
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks. Works on a copy; `ignore`, `per_layer` as in `rtn.quantize`; errors name the layer."""
-    common: dict[str, Any] = {"bits": bits, "group_size": group_size, "fit_scale": fit_scale, "unbiased": unbiased}
+    common: dict[str, Any] = {
+        "bits": bits,
+        "group_size": group_size,
+        "fit_scale": fit_scale,
+        "unbiased": unbiased,
+    }
 
     def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
         return RealZeroLinear.of(quantize_layer(walk.weight_of(module), **own), module.bias)

@@ -26,7 +26,8 @@ from . import rotary, turboquant
 from .grids import Grid, check_bits, dequantize, is_half, make_grid
 from .grids import quantize as to_codes
 
-METHODS = ("grid", "turboquant", "turboquant-unbiased")  # the last: keys whose products are unbiased
+# the last: keys whose products are unbiased
+METHODS = ("grid", "turboquant", "turboquant-unbiased")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,18 @@ class PackedStates:
     def take(self, rows: Tensor) -> "PackedStates":
         """The states of some members of the batch."""
         per_member = len(self.packed) // self.shape[0]
-        chosen = (rows[:, None] * per_member + torch.arange(per_member, device=rows.device)).flatten()
+        chosen = (
+            rows[:, None] * per_member + torch.arange(per_member, device=rows.device)
+        ).flatten()
         shape = (len(rows), *self.shape[1:])
-        return PackedStates(self.packed[chosen], self.scale[chosen], self.zero[chosen], shape, self.bits, self.by_channel)
+        return PackedStates(
+            self.packed[chosen],
+            self.scale[chosen],
+            self.zero[chosen],
+            shape,
+            self.bits,
+            self.by_channel,
+        )
 
 
 def compress(states: Tensor, *, bits: int = 4, by_channel: bool) -> PackedStates:
@@ -60,7 +70,12 @@ def compress(states: Tensor, *, bits: int = 4, by_channel: bool) -> PackedStates
     grid = make_grid(rows, bits=bits, granularity="per_channel")
     scale = grid.scale.half() if is_half(grid.scale) else grid.scale
     return PackedStates(
-        pack(to_codes(rows, grid), bits), scale, grid.zero_point.to(torch.uint8), tuple(states.shape), bits, by_channel
+        pack(to_codes(rows, grid), bits),
+        scale,
+        grid.zero_point.to(torch.uint8),
+        tuple(states.shape),
+        bits,
+        by_channel,
     )
 
 
@@ -89,12 +104,21 @@ class QuantizedCacheLayer(DynamicLayer):
     ):  # fmt: skip
         super().__init__()
         self.seed = seed
-        self.bits, self.group, self.window, self.first, self.method, self.turn = bits, group, window, first, method, turn
+        self.bits, self.group, self.window, self.first, self.method, self.turn = (
+            bits,
+            group,
+            window,
+            first,
+            method,
+            turn,
+        )
         self.by_channel = (key_axis == "channel", value_axis == "channel")
         self.old: list[tuple[Any, Any]] = []
         self.kept: tuple[Tensor, Tensor] | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
         """Append, and return all keys and values: old ones restored, first and new ones as they came."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -103,27 +127,51 @@ class QuantizedCacheLayer(DynamicLayer):
         self.values = torch.cat([self.values, value_states], dim=-2)
         if self.first and self.kept is None and self.keys.shape[-2] >= self.first:
             self.kept = (self.keys[..., : self.first, :], self.values[..., : self.first, :])
-            self.keys, self.values = self.keys[..., self.first :, :], self.values[..., self.first :, :]
+            self.keys, self.values = (
+                self.keys[..., self.first :, :],
+                self.values[..., self.first :, :],
+            )
         parts = [self.kept] if self.kept is not None else []
-        parts += [(self._restored(k, i), _unpacked(v, self.dtype)) for i, (k, v) in enumerate(self.old)] + [(self.keys, self.values)]
+        parts += [
+            (self._restored(k, i), _unpacked(v, self.dtype)) for i, (k, v) in enumerate(self.old)
+        ] + [(self.keys, self.values)]
         keys, values = (torch.cat(states, dim=-2) for states in zip(*parts, strict=True))
-        while self.keys.shape[-2] >= self.window + self.group and (self.kept is not None or not self.first):
-            self.old.append(self._packed(self.keys[..., : self.group, :], self.values[..., : self.group, :]))
-            self.keys, self.values = self.keys[..., self.group :, :], self.values[..., self.group :, :]
+        while self.keys.shape[-2] >= self.window + self.group and (
+            self.kept is not None or not self.first
+        ):
+            self.old.append(
+                self._packed(self.keys[..., : self.group, :], self.values[..., : self.group, :])
+            )
+            self.keys, self.values = (
+                self.keys[..., self.group :, :],
+                self.values[..., self.group :, :],
+            )
         return keys, values
 
     def _packed(self, keys: Tensor, values: Tensor) -> tuple[Any, Any]:
         if self.turn is not None:
             keys = self.turn(keys, self.first + self.group * len(self.old), back=True)
         if self.method != "grid":
-            unbiased, common = self.method == "turboquant-unbiased", {"bits": self.bits, "seed": self.seed}
-            return turboquant.compress(keys, unbiased=unbiased, **common), turboquant.compress(values, **common)
-        made = (compress(s, bits=self.bits, by_channel=c) for s, c in zip((keys, values), self.by_channel, strict=True))
+            unbiased, common = (
+                self.method == "turboquant-unbiased",
+                {"bits": self.bits, "seed": self.seed},
+            )
+            return turboquant.compress(keys, unbiased=unbiased, **common), turboquant.compress(
+                values, **common
+            )
+        made = (
+            compress(s, bits=self.bits, by_channel=c)
+            for s, c in zip((keys, values), self.by_channel, strict=True)
+        )
         return next(made), next(made)
 
     def _restored(self, keys: Any, index: int) -> Tensor:
         found = _unpacked(keys, self.dtype)
-        return found if self.turn is None else self.turn(found, self.first + self.group * index, back=False)
+        return (
+            found
+            if self.turn is None
+            else self.turn(found, self.first + self.group * index, back=False)
+        )
 
     def get_seq_length(self) -> int:
         """Tokens that the layer holds, packed or not."""
@@ -148,7 +196,9 @@ class QuantizedCacheLayer(DynamicLayer):
             indices = indices.to(self.keys.device)
             self.old = [(k.take(indices), v.take(indices)) for k, v in self.old]
             self.keys, self.values = self.keys[indices], self.values[indices]
-            self.kept = None if self.kept is None else (self.kept[0][indices], self.kept[1][indices])
+            self.kept = (
+                None if self.kept is None else (self.kept[0][indices], self.kept[1][indices])
+            )
 
     def crop(self, tokens_to_remove: int) -> None:
         """Raises CompressionError: packed tokens stay."""
@@ -158,11 +208,17 @@ class QuantizedCacheLayer(DynamicLayer):
     def bytes(self) -> int:
         """What the layer's keys and values take."""
         recent = (self.keys, self.values, *(self.kept or ())) if self.is_initialized else ()
-        return sum(k.bytes + v.bytes for k, v in self.old) + sum(t.numel() * t.element_size() for t in recent)
+        return sum(k.bytes + v.bytes for k, v in self.old) + sum(
+            t.numel() * t.element_size() for t in recent
+        )
 
 
 def _unpacked(states: Any, dtype: torch.dtype) -> Tensor:
-    return turboquant.restore(states, dtype) if isinstance(states, turboquant.PackedVectors) else restore(states, dtype)
+    return (
+        turboquant.restore(states, dtype)
+        if isinstance(states, turboquant.PackedVectors)
+        else restore(states, dtype)
+    )
 
 
 class QuantizedCache(Cache):
@@ -176,7 +232,13 @@ class QuantizedCache(Cache):
     @property
     def packed_bits(self) -> float:
         """Bits for each packed number, with scales, zero points and norms; NaN as long as nothing is packed."""
-        packed = [s for layer in self.layers if isinstance(layer, QuantizedCacheLayer) for pair in layer.old for s in pair]
+        packed = [
+            s
+            for layer in self.layers
+            if isinstance(layer, QuantizedCacheLayer)
+            for pair in layer.old
+            for s in pair
+        ]
         numbers = sum(torch.Size(s.shape).numel() for s in packed)
         return 8 * sum(s.bytes for s in packed) / numbers if numbers else float("nan")
 
@@ -196,7 +258,9 @@ def new(
     """
     check_bits(bits)
     if group < 1 or window < 0 or first < 0:
-        raise CompressionError(f"group={group}, window={window}, first={first}: choose at least 1, 0 and 0.")
+        raise CompressionError(
+            f"group={group}, window={window}, first={first}: choose at least 1, 0 and 0."
+        )
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     for name, axis in (("key_axis", key_axis), ("value_axis", value_axis)):
@@ -205,29 +269,57 @@ def new(
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
-        raise CompressionError(f"model: its layers use {', '.join(sorted(kinds))}; only full_attention is supported.")
+        raise CompressionError(
+            f"model: its layers use {', '.join(sorted(kinds))}; only full_attention is supported."
+        )
     turn = rotary.turner(model) if before_rope else None
     layers = [
-        QuantizedCacheLayer(bits, group, window, key_axis, value_axis, first=first, method=method, turn=turn, seed=seed)
+        QuantizedCacheLayer(
+            bits,
+            group,
+            window,
+            key_axis,
+            value_axis,
+            first=first,
+            method=method,
+            turn=turn,
+            seed=seed,
+        )
         for _ in range(config.num_hidden_layers)
     ]
     return QuantizedCache(layers=layers)
 
 
-def _read(model: PreTrainedModel, ids: Tensor, chunk: int, batch: int, settings: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Cache]]:
+def _read(
+    model: PreTrainedModel, ids: Tensor, chunk: int, batch: int, settings: dict[str, Any]
+) -> Iterator[tuple[Tensor, Tensor, Cache]]:
     """(ids, logits, cache) of each batch, read `chunk` tokens at a time; bits=None reads through an ordinary cache."""
     ids = walk.check_calibration(ids, model)
     if ids.shape[1] < 2 or chunk < 1 or batch < 1:
-        raise CompressionError(f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, and at least 1 of each.")
+        raise CompressionError(
+            f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, and at least 1 of each."
+        )
     full = "bits" in settings and settings["bits"] is None
     for part in ids.split(batch):
         part = part.to(model.device)
         cache = Cache(layer_class_to_replicate=DynamicLayer) if full else new(model, **settings)
-        yield part, torch.cat([model(input_ids=p, past_key_values=cache, use_cache=True).logits for p in part.split(chunk, 1)], 1), cache
+        yield (
+            part,
+            torch.cat(
+                [
+                    model(input_ids=p, past_key_values=cache, use_cache=True).logits
+                    for p in part.split(chunk, 1)
+                ],
+                1,
+            ),
+            cache,
+        )
 
 
 @torch.no_grad()
-def loss(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, **cache_settings) -> float:
+def loss(
+    model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, **cache_settings
+) -> float:
     """Nats per token of ids (sequences, context) read `chunk` tokens at a time through a quantized cache.
 
     The tokens of a chunk see each other in full precision and the earlier ones as the cache holds them, as in
@@ -237,24 +329,40 @@ def loss(model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 1
     total = 0.0
     for part, logits, _ in _read(model, ids, chunk, batch, cache_settings):
         predicted = logits[:, :-1].flatten(0, 1).float()
-        total += float(torch.nn.functional.cross_entropy(predicted, part[:, 1:].flatten(), reduction="sum"))
+        total += float(
+            torch.nn.functional.cross_entropy(predicted, part[:, 1:].flatten(), reduction="sum")
+        )
     return total / (ids.shape[0] * (ids.shape[1] - 1))
 
 
 @torch.no_grad()
 def divergences(
-    model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, original: Tensor | None = None, **cache_settings
+    model: PreTrainedModel,
+    ids: Tensor,
+    *,
+    chunk: int = 32,
+    batch: int = 16,
+    original: Tensor | None = None,
+    **cache_settings,
 ) -> tuple[Tensor, float]:
     """(KL, bits): KL(full cache ‖ quantized cache) in nats at each token (sequences, context), read as in `loss`, and the
     cache's `packed_bits` at the end. `original`: log-probabilities (sequences, context, vocabulary) of the model with a full
-    cache, as `evaluation.predictions` gives them; without it they are computed. Errors as `loss`."""
+    cache, as `evaluation.predictions` gives them; without it they are computed. Errors as `loss`.
+    """
     found, bits = [], float("nan")
     if original is None:
-        known: Iterator[Tensor] = (logits.float().log_softmax(-1) for _, logits, _ in _read(model, ids, chunk, batch, {"bits": None}))
+        known: Iterator[Tensor] = (
+            logits.float().log_softmax(-1)
+            for _, logits, _ in _read(model, ids, chunk, batch, {"bits": None})
+        )
     else:
         known = iter(original.split(batch))
-    for exact, (_, logits, cache) in zip(known, _read(model, ids, chunk, batch, cache_settings), strict=True):
+    for exact, (_, logits, cache) in zip(
+        known, _read(model, ids, chunk, batch, cache_settings), strict=True
+    ):
         p, q = exact.to(logits.device), logits.float().log_softmax(-1)
-        found.append(torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1, dtype=torch.float64).cpu())
+        found.append(
+            torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1, dtype=torch.float64).cpu()
+        )
         bits = cache.packed_bits if isinstance(cache, QuantizedCache) else bits
     return torch.cat(found), bits

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from course_utils import kernels
 from course_utils.errors import CompressionError
-from course_utils.kernels.packing import pack, pack_planes, packed_width, planes_width, unpack, unpack_planes
+from course_utils.kernels.packing import (
+    pack,
+    pack_planes,
+    packed_width,
+    planes_width,
+    unpack,
+    unpack_planes,
+)
 
 from .grids import Grid, dequantize, is_half
 
@@ -49,7 +56,9 @@ def naming(layer: str) -> Iterator[None]:
 def check_activations(activations: str) -> str:
     """`activations`, or a CompressionError if the products do not take such."""
     if activations not in kernels.ACTIVATIONS:
-        raise CompressionError(f"activations={activations!r}: choose one of {', '.join(kernels.ACTIVATIONS)}.")
+        raise CompressionError(
+            f"activations={activations!r}: choose one of {', '.join(kernels.ACTIVATIONS)}."
+        )
     return activations
 
 
@@ -60,15 +69,23 @@ class Described:
     _described: tuple | None = None  # what the products were told, and where the buffers were then
 
     def product(self, x: Tensor, buffers: tuple[str, ...]) -> Tensor:
-        """y = x Ŵᵀ + b by the compiled product, from the buffers of these names."""
+        """Y = x Ŵᵀ + b by the compiled product, from the buffers of these names."""
         found = [tensor for name in buffers if (tensor := getattr(self, name)) is not None]
         place = [t.data_ptr() if t.is_contiguous() else None for t in found]
         if self._described is None or self._described[0] != place:
             for name in buffers:  # the products are told addresses: what lies there must stay
-                setattr(self, name, None if (tensor := getattr(self, name)) is None else tensor.contiguous())
-            place = [tensor.data_ptr() for name in buffers if (tensor := getattr(self, name)) is not None]
+                setattr(
+                    self,
+                    name,
+                    None if (tensor := getattr(self, name)) is None else tensor.contiguous(),
+                )
+            place = [
+                tensor.data_ptr() for name in buffers if (tensor := getattr(self, name)) is not None
+            ]
             self._described = place, kernels.cpu.describe(self.packed_weight())  # type: ignore[attr-defined]
-        return kernels.cpu.product(x, self._described[1], self.bias, int8=self.activations == "int8")  # type: ignore[attr-defined]
+        bias: Tensor | None = getattr(self, "bias", None)
+        int8 = self.activations == "int8"
+        return kernels.cpu.product(x, self._described[1], bias, int8=int8)
 
 
 @storable
@@ -97,17 +114,34 @@ class QuantizedLinear(Described, nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.activations = check_activations(activations)
-        self.in_features, self.out_features, self.bits, self.symmetric = in_features, out_features, int(bits), symmetric
+        self.in_features, self.out_features, self.bits, self.symmetric = (
+            in_features,
+            out_features,
+            int(bits),
+            symmetric,
+        )
         self.groups = groups
-        self.register_buffer("packed", torch.zeros(out_features, planes_width(in_features, bits), dtype=torch.uint8))
+        self.register_buffer(
+            "packed", torch.zeros(out_features, planes_width(in_features, bits), dtype=torch.uint8)
+        )
         scale_dtype = getattr(torch, scale_dtype) if isinstance(scale_dtype, str) else scale_dtype
         self.register_buffer("scale", torch.ones(out_features, groups, dtype=scale_dtype))
-        zero = None if symmetric else torch.zeros(out_features, packed_width(groups, bits), dtype=torch.uint8)
+        zero = (
+            None
+            if symmetric
+            else torch.zeros(out_features, packed_width(groups, bits), dtype=torch.uint8)
+        )
         self.register_buffer("zero_point", zero)
-        self.register_buffer("group_index", torch.zeros(in_features, dtype=torch.int32) if scattered else None)
+        self.register_buffer(
+            "group_index", torch.zeros(in_features, dtype=torch.int32) if scattered else None
+        )
         self.register_buffer("order", None, persistent=False)
         self._set_order()
-        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.bias = (
+            nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False)
+            if bias
+            else None
+        )
 
     def shape(self) -> dict:
         """The constructor's arguments."""
@@ -169,14 +203,20 @@ class QuantizedLinear(Described, nn.Module):
             zero = unpack(self.zero_point, self.bits, self.groups).to(dtype)
         index = self.group_index
         if index is None:
-            index = torch.arange(self.in_features, device=scale.device) // (self.in_features // self.groups)
+            index = torch.arange(self.in_features, device=scale.device) // (
+                self.in_features // self.groups
+            )
         return Grid(scale, zero, index.long(), self.bits, self.symmetric)
 
     @property
     def codes(self) -> Tensor:
         """The integers (out, in), uint8, unpacked now."""
         codes = unpack_planes(self.packed, self.bits, self.in_features)
-        return codes if self.order is None else torch.empty_like(codes).index_copy_(1, self.order, codes)
+        return (
+            codes
+            if self.order is None
+            else torch.empty_like(codes).index_copy_(1, self.order, codes)
+        )
 
     @property
     def weight(self) -> Tensor:
@@ -184,8 +224,11 @@ class QuantizedLinear(Described, nn.Module):
         codes, grid = self.codes, self.grid()
         if self.group_index is not None:
             return dequantize(codes, grid)
-        shape = (self.out_features, self.groups, -1)  # the same s (q − z), without an index for every column
-        weight = codes.view(shape).float().sub_(grid.zero_point[..., None]).mul_(grid.scale[..., None])
+        # the same s (q − z), without an index for every column
+        shape = (self.out_features, self.groups, -1)
+        weight = (
+            codes.view(shape).float().sub_(grid.zero_point[..., None]).mul_(grid.scale[..., None])
+        )
         return weight.view(self.out_features, self.in_features)
 
     def packed_weight(self) -> kernels.PackedWeight:
@@ -194,11 +237,19 @@ class QuantizedLinear(Described, nn.Module):
         Raises CompressionError where the groups differ in size.
         """
         if not self._even:
-            raise CompressionError("group_index: the kernels read groups of one size only; use `weight`.")
-        return kernels.PackedWeight(self.packed, self.scale, self.zero_point, self.bits, self.in_features)
+            raise CompressionError(
+                "group_index: the kernels read groups of one size only; use `weight`."
+            )
+        return kernels.PackedWeight(
+            self.packed, self.scale, self.zero_point, self.bits, self.in_features
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._even and self.packed.device == x.device and kernels.compiled_for(x, self.in_features):
+        if (
+            self._even
+            and self.packed.device == x.device
+            and kernels.compiled_for(x, self.in_features)
+        ):
             x = x if self.order is None else x.index_select(-1, self.order)
             return self.product(x, ("packed", "scale", "zero_point"))
         x = kernels.reference.rounded(x) if self.activations == "int8" else x

@@ -61,7 +61,13 @@ class LLMInt8Linear(Int8Linear):
         return y if self.bias is None else y + self.bias
 
 
-def quantize(model: nn.Module, *, threshold: float = 6.0, ignore: Patterns = (), per_layer: PerLayer | None = None) -> Compressed:
+def quantize(
+    model: nn.Module,
+    *,
+    threshold: float = 6.0,
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
+) -> Compressed:
     """LLM.int8() in every linear layer of the blocks; needs no calibration. Works on a copy; errors name the layer.
 
     `ignore`, `per_layer` as in `rtn.quantize`.
@@ -76,7 +82,9 @@ def quantize(model: nn.Module, *, threshold: float = 6.0, ignore: Patterns = (),
         layer.bias = frozen(module.bias)
         return layer.to(weight.device)
 
-    return layer_by_layer(model, make, {"method": "llm.int8", "threshold": threshold}, ignore, per_layer)
+    return layer_by_layer(
+        model, make, {"method": "llm.int8", "threshold": threshold}, ignore, per_layer
+    )
 
 
 def _check(threshold: float) -> None:

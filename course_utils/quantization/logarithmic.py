@@ -21,7 +21,9 @@ ROUNDINGS = ("value", "logarithm")
 def check(bits: int, fraction: int) -> None:
     """Raises CompressionError unless 2 ≤ bits ≤ 16 and 0 ≤ fraction ≤ 12."""
     if not (2 <= bits <= 16 and 0 <= fraction <= 12):
-        raise CompressionError(f"bits={bits}, fraction={fraction}: choose 2 to 16 bits, 0 to 12 of them behind the point.")
+        raise CompressionError(
+            f"bits={bits}, fraction={fraction}: choose 2 to 16 bits, 0 to 12 of them behind the point."
+        )
 
 
 def top(bits: int) -> int:
@@ -36,14 +38,20 @@ def decode(codes: Tensor | int, bits: int = 8, fraction: int = 3) -> Tensor:
     """
     check(bits, fraction)
     codes = torch.as_tensor(codes)
-    if codes.is_floating_point() or (codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits)):
-        raise CompressionError(f"codes: expected patterns, whole numbers from 0 to {2**bits - 1}; did you mean encode?")
+    if codes.is_floating_point() or (
+        codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits)
+    ):
+        raise CompressionError(
+            f"codes: expected patterns, whole numbers from 0 to {2**bits - 1}; did you mean encode?"
+        )
     E = codes.long() & top(bits)
     size = torch.where(E > 0, torch.exp2((E - top(bits)).double() / 2**fraction), 0.0)
     return torch.where(codes.long() > top(bits), -size, size)
 
 
-def encode(x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str = "value") -> Tensor:
+def encode(
+    x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str = "value"
+) -> Tensor:
     """The patterns (int64, same shape) nearest to x. Sizes above 1 become 1; those below half of the smallest become 0.
 
     rounding 'value': the nearest number, turning halfway between two. 'logarithm': the logarithm is rounded, as a circuit
@@ -54,14 +62,19 @@ def encode(x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str
         raise CompressionError(f"rounding={rounding!r}: choose one of {', '.join(ROUNDINGS)}.")
     x = torch.as_tensor(x, dtype=torch.float64)
     if torch.isnan(x).any():
-        raise CompressionError("x: contains NaN, and logarithmic numbers have no pattern for it; repair the values first.")
+        raise CompressionError(
+            "x: contains NaN, and logarithmic numbers have no pattern for it; repair the values first."
+        )
     size = x.abs().clamp(max=1.0)
     log = torch.log2(size.clamp(min=1e-300)) * 2**fraction + top(bits)
     if rounding == "logarithm":
         E = torch.floor(log + 0.5)
     else:  # between 2^(k/2^f) and its neighbour, the turn lies at their mean
         lower = torch.floor(log)
-        middle = (torch.exp2((lower - top(bits)) / 2**fraction) + torch.exp2((lower + 1 - top(bits)) / 2**fraction)) / 2
+        middle = (
+            torch.exp2((lower - top(bits)) / 2**fraction)
+            + torch.exp2((lower + 1 - top(bits)) / 2**fraction)
+        ) / 2
         E = lower + (size > middle)
     least = float(torch.exp2(torch.tensor((1 - top(bits)) / 2**fraction, dtype=torch.float64)))
     E = torch.where(size > least / 2, E.clamp(1, top(bits)), 0.0).long()
@@ -69,7 +82,7 @@ def encode(x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str
 
 
 def cast(x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str = "value") -> Tensor:
-    """x rounded to a logarithmic number: decode(encode(x)), float64."""
+    """X rounded to a logarithmic number: decode(encode(x)), float64."""
     return decode(encode(x, bits, fraction, rounding=rounding), bits, fraction)
 
 

@@ -108,7 +108,7 @@ def scale_values(scales: Tensor, scheme: str) -> Tensor:
 
 
 def _block_scales(scales: Tensor, scheme: str, tensor_scale: Tensor) -> Tensor:
-    """t · s of each block, float64 (rows, blocks, 1)."""
+    """T · s of each block, float64 (rows, blocks, 1)."""
     return (scale_values(scales, scheme) * tensor_scale.double())[..., None]
 
 
@@ -139,7 +139,9 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
     if rule not in RULES:
         raise CompressionError(f"rule={rule!r}: choose one of {', '.join(RULES)}.")
     if (four_over_six and found.scale != "E4M3") or (rule != "floor" and found.scale != "E8M0"):
-        raise CompressionError(f"{scheme}: `rule` is for scales of powers of two (MX), `four_over_six` for NVFP4; leave it out.")
+        raise CompressionError(
+            f"{scheme}: `rule` is for scales of powers of two (MX), `four_over_six` for NVFP4; leave it out."
+        )
     x = check_matrix(x)
     blocks = _in_blocks(x.double(), found.block)
     peak = blocks.abs().amax(-1)
@@ -153,7 +155,9 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
         scales, codes = _with_peak_at(E2M1.largest, blocks, peak, tensor_scale)
         if four_over_six:
             others = _with_peak_at(4.0, blocks, peak, tensor_scale)
-            errors = [_squared_error(blocks, *tried, tensor_scale) for tried in ((scales, codes), others)]
+            errors = [
+                _squared_error(blocks, *tried, tensor_scale) for tried in ((scales, codes), others)
+            ]
             better = errors[1] < errors[0]
             scales = torch.where(better, others[0], scales)
             codes = torch.where(better[..., None], others[1], codes)
@@ -166,11 +170,14 @@ def _reciprocal(t: Tensor) -> Tensor:
     return 1 / inverse
 
 
-def _with_peak_at(place: float, blocks: Tensor, peak: Tensor, tensor_scale: Tensor) -> tuple[Tensor, Tensor]:
+def _with_peak_at(
+    place: float, blocks: Tensor, peak: Tensor, tensor_scale: Tensor
+) -> tuple[Tensor, Tensor]:
     """Scales (E4M3 patterns) that put the largest of each block at `place`, and the codes."""
     wanted = peak / place / tensor_scale.double()
     scales = formats.encode(wanted, E4M3, saturate=True)
-    scales = torch.where((scales == 0) & (peak > 0), 1, scales).to(torch.uint8)  # 1: the smallest number, 2^−9
+    # 1: the smallest number, 2^−9
+    scales = torch.where((scales == 0) & (peak > 0), 1, scales).to(torch.uint8)
     return scales, _nearest(blocks, _block_scales(scales, "NVFP4", tensor_scale), SCHEMES["NVFP4"])
 
 
@@ -187,7 +194,9 @@ def decode(blocks: Blocks) -> Tensor:
     return (elements.double() * scale).float().flatten(1)[:, : blocks.codes.shape[1]]
 
 
-def fake_quantize(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool = False) -> Tensor:
+def fake_quantize(
+    x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool = False
+) -> Tensor:
     """decode(encode(x)): the matrix as the format holds it, float32."""
     return decode(encode(x, scheme, rule=rule, four_over_six=four_over_six))
 
@@ -245,17 +254,27 @@ class MicroscaledLinear(Described, ExpandedLinear):
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, decoded now."""
         codes = unpack(self.packed, find(self.scheme).element.bits, self.in_features)
-        whole = torch.ones((), device=codes.device) if self.tensor_scale is None else self.tensor_scale
+        whole = (
+            torch.ones((), device=codes.device) if self.tensor_scale is None else self.tensor_scale
+        )
         return decode(Blocks(codes, self.scales, whole, self.scheme))
 
     def packed_weight(self) -> BlockWeight:
         """The weight as `course_utils.kernels` reads it. Raises CompressionError for other schemes than MXFP4 and NVFP4."""
         if self.scheme not in PRODUCTS:
-            raise CompressionError(f"scheme: {self.scheme}; the kernels read {' and '.join(PRODUCTS)} only; use `weight`.")
-        return BlockWeight(self.packed, self.scales, self.tensor_scale, find(self.scheme).scale, self.in_features)
+            raise CompressionError(
+                f"scheme: {self.scheme}; the kernels read {' and '.join(PRODUCTS)} only; use `weight`."
+            )
+        return BlockWeight(
+            self.packed, self.scales, self.tensor_scale, find(self.scheme).scale, self.in_features
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scheme in PRODUCTS and self.packed.device == x.device and compiled_for(x, self.in_features):
+        if (
+            self.scheme in PRODUCTS
+            and self.packed.device == x.device
+            and compiled_for(x, self.in_features)
+        ):
             return self.product(x, ("packed", "scales", "tensor_scale"))
         return super().forward(reference.rounded(x) if self.activations == "int8" else x)
 

@@ -31,7 +31,8 @@ from .layer import storable
 @storable
 class MixedRowsLinear(ExpandedLinear):
     """y = x Ŵᵀ + b, rows of Ŵ (out, in) with bits of their own. Buffers: `packed` (bytes,) uint8, row after row, each as in
-    `kernels.pack`; `bits` (out,) uint8; `scale` (out, groups), float16 where that is exact; `zero_point` (out, groups) float16."""
+    `kernels.pack`; `bits` (out,) uint8; `scale` (out, groups), float16 where that is exact; `zero_point` (out, groups) float16.
+    """
 
     packed: Tensor
     bits: Tensor
@@ -46,7 +47,9 @@ class MixedRowsLinear(ExpandedLinear):
         self.in_features, self.out_features, self.groups = in_features, out_features, groups
         self.register_buffer("packed", torch.zeros(packed, dtype=torch.uint8))
         self.register_buffer("bits", torch.zeros(out_features, dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype)))
+        self.register_buffer(
+            "scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype))
+        )
         self.register_buffer("zero_point", torch.zeros(out_features, groups, dtype=torch.float16))
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
@@ -58,11 +61,23 @@ class MixedRowsLinear(ExpandedLinear):
         }  # fmt: skip
 
     @classmethod
-    def of(cls, weight: Tensor, bits: Tensor, bias: Tensor | None, group_size: int | None = 64, **grid: bool) -> "MixedRowsLinear":
+    def of(
+        cls,
+        weight: Tensor,
+        bits: Tensor,
+        bias: Tensor | None,
+        group_size: int | None = 64,
+        **grid: bool,
+    ) -> "MixedRowsLinear":
         """HQQ of weight (out, in), each row in `bits` (out,) bits. `grid`: `fit_scale`, `unbiased` of `hqq.quantize_layer`."""
         if bits.shape != weight.shape[:1]:
-            raise CompressionError(f"bits: shape {tuple(bits.shape)}; give one width for each of the {len(weight)} rows.")
-        parts = {int(b): hqq.quantize_layer(weight, bits=int(b), group_size=group_size, **grid) for b in bits.unique()}
+            raise CompressionError(
+                f"bits: shape {tuple(bits.shape)}; give one width for each of the {len(weight)} rows."
+            )
+        parts = {
+            int(b): hqq.quantize_layer(weight, bits=int(b), group_size=group_size, **grid)
+            for b in bits.unique()
+        }
         streams = {b: pack(part.codes, b) for b, part in parts.items()}
         rows = [streams[int(b)][i] for i, b in enumerate(bits)]
         scale = torch.stack([parts[int(b)].scale[i] for i, b in enumerate(bits)])
@@ -72,19 +87,27 @@ class MixedRowsLinear(ExpandedLinear):
         layer.packed.copy_(torch.cat(rows))
         layer.bits.copy_(bits)
         layer.scale.copy_(scale)
-        layer.zero_point.copy_(torch.stack([parts[int(b)].zero_point[i] for i, b in enumerate(bits)]))
+        layer.zero_point.copy_(
+            torch.stack([parts[int(b)].zero_point[i] for i, b in enumerate(bits)])
+        )
         layer.bias = frozen(bias)
         return layer
 
     @property
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, unpacked now."""
-        codes = torch.empty(self.out_features, self.in_features, dtype=torch.uint8, device=self.packed.device)
-        widths = torch.tensor([packed_width(self.in_features, int(b)) for b in self.bits], device=self.packed.device)
+        codes = torch.empty(
+            self.out_features, self.in_features, dtype=torch.uint8, device=self.packed.device
+        )
+        widths = torch.tensor(
+            [packed_width(self.in_features, int(b)) for b in self.bits], device=self.packed.device
+        )
         starts = widths.cumsum(0) - widths
         for b in self.bits.unique().tolist():
             rows = torch.nonzero(self.bits == b).flatten()
-            places = starts[rows, None] + torch.arange(packed_width(self.in_features, b), device=self.packed.device)
+            places = starts[rows, None] + torch.arange(
+                packed_width(self.in_features, b), device=self.packed.device
+            )
             codes[rows] = unpack(self.packed[places], b, self.in_features)
         return hqq.RealZero(codes, self.scale.float(), self.zero_point.float(), 8).weight
 
@@ -103,16 +126,25 @@ def quantize(
     """
     missing = sorted(set(selection.selected(model, ignore)) - set(bits))
     if missing:
-        raise CompressionError(f"bits: nothing is said of {', '.join(missing[:3])}; give widths for every layer, or ignore some.")
+        raise CompressionError(
+            f"bits: nothing is said of {', '.join(missing[:3])}; give widths for every layer, or ignore some."
+        )
 
     def make(name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
         return MixedRowsLinear.of(walk.weight_of(module), bits[name], module.bias, **own)
 
-    settings = {"method": "mixed_rows", "group_size": group_size, "fit_scale": fit_scale, "unbiased": unbiased}
+    settings = {
+        "method": "mixed_rows",
+        "group_size": group_size,
+        "fit_scale": fit_scale,
+        "unbiased": unbiased,
+    }
     made = layer_by_layer(model, make, settings, ignore, per_layer)
     layers = [m for m in made.model.modules() if isinstance(m, MixedRowsLinear)]
     stored = sum(b.nbytes for m in layers for b in (m.packed, m.bits, m.scale, m.zero_point))
-    made.details["bits_per_weight"] = 8 * stored / sum(m.in_features * m.out_features for m in layers)
+    made.details["bits_per_weight"] = (
+        8 * stored / sum(m.in_features * m.out_features for m in layers)
+    )
     return made
 
 
@@ -124,8 +156,14 @@ def row_damages(
     """{layer: damages (out, options)} in nats a token, from ids (windows, context) and one draw of tokens at each place; `grid` as in `quantize`."""
     ids = walk.check_calibration(ids, model, whole=True)
     layers = walk.compressible(model)
-    second = {name: torch.zeros(walk.weight_of(m).shape[0], dtype=torch.float64) for name, m in layers.items()}
-    H = {name: torch.zeros(walk.weight_of(m).shape[1], walk.weight_of(m).shape[1]) for name, m in layers.items()}
+    second = {
+        name: torch.zeros(walk.weight_of(m).shape[0], dtype=torch.float64)
+        for name, m in layers.items()
+    }
+    H = {
+        name: torch.zeros(walk.weight_of(m).shape[1], walk.weight_of(m).shape[1])
+        for name, m in layers.items()
+    }
     seen: dict[str, Tensor] = {}
 
     def keep(name: str):
@@ -142,9 +180,17 @@ def row_damages(
     rng = torch.Generator().manual_seed(seed)
     try:
         for part in ids.split(batch):
-            logits = model(input_ids=part.to(model.device), use_cache=False).logits.flatten(0, 1).float()
-            drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=rng).flatten().to(logits.device)
-            nn.functional.cross_entropy(logits, drawn, reduction="sum").backward(inputs=list(seen.values()))
+            logits = (
+                model(input_ids=part.to(model.device), use_cache=False).logits.flatten(0, 1).float()
+            )
+            drawn = (
+                torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=rng)
+                .flatten()
+                .to(logits.device)
+            )
+            nn.functional.cross_entropy(logits, drawn, reduction="sum").backward(
+                inputs=list(seen.values())
+            )
             for name, output in seen.items():
                 assert output.grad is not None
                 second[name] += output.grad.flatten(0, -2).double().square().sum(0).cpu()
@@ -158,13 +204,18 @@ def row_damages(
         terms = []
         for b in options:
             error = hqq.quantize_layer(w, bits=b, group_size=group_size, **grid).weight - w
-            terms.append(0.5 * second[name] / tokens * ((error @ (H[name] / tokens)) * error).sum(1).double())
+            terms.append(
+                0.5 * second[name] / tokens * ((error @ (H[name] / tokens)) * error).sum(1).double()
+            )
         found[name] = torch.stack(terms, 1)
     return found
 
 
 def allocate_rows(
-    damage: Mapping[str, Tensor], size: Mapping[str, Tensor], budget: float, options: Sequence[int] = (2, 3, 4)
+    damage: Mapping[str, Tensor],
+    size: Mapping[str, Tensor],
+    budget: float,
+    options: Sequence[int] = (2, 3, 4),
 ) -> tuple[dict[str, Tensor], float]:
     """({layer: bits (out,)}, least that any choice within the budget can cost) for damages and sizes (out, options).
 
@@ -174,7 +225,9 @@ def allocate_rows(
     """
     d, s = torch.cat(list(damage.values())).double(), torch.cat(list(size.values())).double()
     if float(s.min(1).values.sum()) > budget:
-        raise CompressionError(f"budget={budget:,}: the smallest options take {float(s.min(1).values.sum()):,.0f} already; raise it.")
+        raise CompressionError(
+            f"budget={budget:,}: the smallest options take {float(s.min(1).values.sum()):,.0f} already; raise it."
+        )
     rows = torch.arange(len(d))
 
     def at(price: float) -> Tensor:
@@ -189,5 +242,7 @@ def allocate_rows(
     high = 0.0 if float(s[rows, at(0.0)].sum()) <= budget else high
     chosen = at(high)
     bound = float((d + high * s).min(1).values.sum()) - high * budget
-    parts = torch.tensor(list(options), dtype=torch.uint8)[chosen].split([len(v) for v in damage.values()])
+    parts = torch.tensor(list(options), dtype=torch.uint8)[chosen].split(
+        [len(v) for v in damage.values()]
+    )
     return dict(zip(damage, parts, strict=True)), bound

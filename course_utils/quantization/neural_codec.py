@@ -33,8 +33,11 @@ class Entropies(nn.Module):
 
     def bits(self, y: Tensor) -> Tensor:
         """−log₂ (F(y + ½) − F(y − ½)), the shape of y (n, width)."""
-        above, below = ((y[..., None] + d - self.mean) * (-self.log_scale).exp() for d in (0.5, -0.5))
-        mirror = torch.where(above + below > 0, -1.0, 1.0)  # both in the lower tail, where the difference is exact
+        above, below = (
+            (y[..., None] + d - self.mean) * (-self.log_scale).exp() for d in (0.5, -0.5)
+        )
+        # both in the lower tail, where the difference is exact
+        mirror = torch.where(above + below > 0, -1.0, 1.0)
         mass = ((mirror * above).sigmoid() - (mirror * below).sigmoid()).abs()
         p = (self.share.softmax(-1) * mass).sum(-1)
         return -torch.log2(p.clamp(min=2.0**-24))
@@ -53,7 +56,13 @@ class Codec(nn.Module):
             for layer in (self.into, self.back):
                 nn.init.zeros_(layer.bias)
             self.beside = nn.ModuleList(
-                nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width))
+                nn.Sequential(
+                    nn.Linear(width, hidden),
+                    nn.SiLU(),
+                    nn.Linear(hidden, hidden),
+                    nn.SiLU(),
+                    nn.Linear(hidden, width),
+                )
                 for _ in range(2 if hidden else 0)
             )
             self.gain = nn.Parameter(torch.ones(width))  # of y; rounding is to whole numbers
@@ -72,7 +81,12 @@ class Codec(nn.Module):
     @property
     def parameters_of_decoder(self) -> int:
         """Numbers that a decoder holds: g, the gains and the tables' parameters."""
-        kept = [self.gain, *self.back.parameters(), *self.entropies.parameters(), *(self.beside[1].parameters() if self.beside else ())]
+        kept = [
+            self.gain,
+            *self.back.parameters(),
+            *self.entropies.parameters(),
+            *(self.beside[1].parameters() if self.beside else ()),
+        ]
         return sum(p.numel() for p in kept)
 
     @torch.no_grad()
@@ -83,16 +97,26 @@ class Codec(nn.Module):
 
 
 def train(
-    blocks: Tensor, trade: float, *, hidden: int = 0, steps: int = 1500, batch: int = 512, rate: float = 5e-3, seed: int = 0
+    blocks: Tensor,
+    trade: float,
+    *,
+    hidden: int = 0,
+    steps: int = 1500,
+    batch: int = 512,
+    rate: float = 5e-3,
+    seed: int = 0,
 ) -> Codec:
     """A codec for blocks (n, width); `trade` is λ: bits that a unit of squared error is worth. Adam, the rate falling to 0.
 
     Raises CompressionError for blocks that are not finite, and for a trade that is not positive.
     """
     if blocks.dim() != 2 or not len(blocks) or not torch.isfinite(blocks).all() or not trade > 0:
-        raise CompressionError(f"blocks: shape {tuple(blocks.shape)}, trade={trade}: give finite blocks (n, width) and a positive trade.")
+        raise CompressionError(
+            f"blocks: shape {tuple(blocks.shape)}, trade={trade}: give finite blocks (n, width) and a positive trade."
+        )
     codec, rng = Codec(blocks.shape[1], hidden, seed), torch.Generator().manual_seed(seed)
-    # at high rates a step s leaves s²/12, and d(bits)/d(error) = 1 / (2 ln 2 · error): start at the step that this asks for
+    # at high rates a step s leaves s²/12, and d(bits)/d(error) = 1 / (2 ln 2 · error): start at the
+    # step that this asks for
     codec.gain.data.fill_(min(1e3, math.sqrt(trade * 2 * math.log(2) / 12)))
     spread = (codec.encode(blocks[:4096]).detach().std(0) / 2).clamp(min=0.1)
     codec.entropies.log_scale.data.copy_(spread.log()[:, None])
@@ -119,11 +143,17 @@ def rounded(x: Tensor, error: float) -> float:
     between 0 and the mean square of x.
     """
     if not 0 < error < float(x.square().mean()):
-        raise CompressionError(f"error={error}: choose one between 0 and the mean square of x, {float(x.square().mean()):g}.")
+        raise CompressionError(
+            f"error={error}: choose one between 0 and the mean square of x, {float(x.square().mean()):g}."
+        )
     low, high = 0.0, 8 * float(x.abs().max())
     while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if float(((x / middle).round() * middle - x).square().mean()) < error else (low, middle)
+        low, high = (
+            (middle, high)
+            if float(((x / middle).round() * middle - x).square().mean()) < error
+            else (low, middle)
+        )
     counts = torch.unique((x / high).round(), return_counts=True)[1].double()
     p = counts / counts.sum()
     return float(-(p * p.log2()).sum())
@@ -152,4 +182,6 @@ def ring(n: int, width: int = 2, noise: float = 0.03, seed: int = 0) -> Tensor:
     """Points (n, 2) near a circle of radius 1: uncorrelated, of equal variance, and far from independent."""
     rng = torch.Generator().manual_seed(seed)
     angle = 2 * math.pi * torch.rand(n, generator=rng)
-    return torch.stack([angle.cos(), angle.sin()], 1) * (1 + noise * torch.randn(n, 1, generator=rng))
+    return torch.stack([angle.cos(), angle.sin()], 1) * (
+        1 + noise * torch.randn(n, 1, generator=rng)
+    )

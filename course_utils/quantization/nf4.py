@@ -80,9 +80,13 @@ def encode(x: Tensor, *, format: str = "nf4", block_size: int = 64) -> Blockwise
     """
     values = table(format).to(x.device)
     if block_size not in BLOCK_SIZES:
-        raise CompressionError(f"block_size={block_size}: choose one of {', '.join(map(str, BLOCK_SIZES))}.")
+        raise CompressionError(
+            f"block_size={block_size}: choose one of {', '.join(map(str, BLOCK_SIZES))}."
+        )
     if x.numel() == 0 or not x.is_floating_point() or not torch.isfinite(x).all():
-        raise CompressionError("x: expected real numbers without NaN or infinity, at least one; repair the weights first.")
+        raise CompressionError(
+            "x: expected real numbers without NaN or infinity, at least one; repair the weights first."
+        )
     if x.abs().max() > LARGEST:
         raise CompressionError(f"x: a magnitude above {LARGEST:.0e}; rescale the weights.")
     flat = x.detach().reshape(-1).float()
@@ -157,9 +161,15 @@ class BlockwiseLinear(ExpandedLinear):
         self.format, self.block_size, self.nested = format, block_size, nested
         n = in_features * out_features
         blocks = -(-n // block_size)
-        self.register_buffer("packed", torch.zeros(n if format == "int8" else -(-n // 2), dtype=torch.uint8))
-        self.register_buffer("absmax", torch.zeros(blocks, dtype=torch.uint8 if nested else torch.float32))
-        self.register_buffer("nested_absmax", torch.zeros(-(-blocks // NESTED_BLOCK)) if nested else None)
+        self.register_buffer(
+            "packed", torch.zeros(n if format == "int8" else -(-n // 2), dtype=torch.uint8)
+        )
+        self.register_buffer(
+            "absmax", torch.zeros(blocks, dtype=torch.uint8 if nested else torch.float32)
+        )
+        self.register_buffer(
+            "nested_absmax", torch.zeros(-(-blocks // NESTED_BLOCK)) if nested else None
+        )
         self.register_buffer("offset", torch.zeros(()) if nested else None)
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
@@ -192,7 +202,13 @@ class BlockwiseLinear(ExpandedLinear):
         if self.nested:
             scales = Blockwise(absmax, self.nested_absmax, "int8", NESTED_BLOCK, absmax.shape)
             absmax = expand_absmax(scales, self.offset)
-        return Blockwise(codes, absmax, self.format, self.block_size, torch.Size((self.out_features, self.in_features)))
+        return Blockwise(
+            codes,
+            absmax,
+            self.format,
+            self.block_size,
+            torch.Size((self.out_features, self.in_features)),
+        )
 
     @property
     def weight(self) -> Tensor:
@@ -204,7 +220,13 @@ class BlockwiseLinear(ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, format: str = "nf4", block_size: int = 64, double: bool = True, ignore: Patterns = (), per_layer: PerLayer | None = None
+    model: nn.Module,
+    *,
+    format: str = "nf4",
+    block_size: int = 64,
+    double: bool = True,
+    ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:
     """Block-wise codes for every linear layer of the blocks: 'nf4', 'fp4' or 'int8'. Works on a copy.
 
@@ -214,6 +236,14 @@ def quantize(
     settings = {"format": format, "block_size": block_size, "double": double}
 
     def make(_name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
-        return BlockwiseLinear.of(walk.weight_of(module), module.bias, nested=own.pop("double"), **own)
+        return BlockwiseLinear.of(
+            walk.weight_of(module), module.bias, nested=own.pop("double"), **own
+        )
 
-    return layer_by_layer(model, make, {"method": "nf4" if format == "nf4" else f"blockwise-{format}", **settings}, ignore, per_layer)
+    return layer_by_layer(
+        model,
+        make,
+        {"method": "nf4" if format == "nf4" else f"blockwise-{format}", **settings},
+        ignore,
+        per_layer,
+    )

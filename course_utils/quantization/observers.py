@@ -28,12 +28,17 @@ class MinMax:
         """Take in a tensor of any shape. Raises CompressionError for none, NaN or infinity."""
         x = x.detach().float()
         if x.numel() == 0 or not torch.isfinite(x).all():
-            raise CompressionError("activations: none, or NaN or infinity among them; check the calibration data.")
+            raise CompressionError(
+                "activations: none, or NaN or infinity among them; check the calibration data."
+            )
         low, high = x.min(), x.max()
         if self.low is None or self.high is None:
             self.low, self.high = low, high
         else:
-            self.low, self.high = self.merge(self.low, low, torch.minimum), self.merge(self.high, high, torch.maximum)
+            self.low, self.high = (
+                self.merge(self.low, low, torch.minimum),
+                self.merge(self.high, high, torch.maximum),
+            )
         self.count(x)
 
     def merge(self, old: Tensor, new: Tensor, extreme: Callable) -> Tensor:
@@ -46,7 +51,9 @@ class MinMax:
     def extremes(self) -> tuple[Tensor, Tensor]:
         """(low, high) so far. Raises CompressionError if nothing was seen."""
         if self.low is None or self.high is None:
-            raise CompressionError("observer: has seen no activations; run the calibration data through the model first.")
+            raise CompressionError(
+                "observer: has seen no activations; run the calibration data through the model first."
+            )
         return self.low, self.high
 
     def range(self) -> tuple[Tensor, Tensor]:
@@ -59,11 +66,13 @@ class MovingAverage(MinMax):
 
     def __init__(self, momentum: float = 0.9):
         if not 0 <= momentum < 1:
-            raise CompressionError(f"momentum={momentum}: choose a number from 0 to below 1, usually 0.9.")
+            raise CompressionError(
+                f"momentum={momentum}: choose a number from 0 to below 1, usually 0.9."
+            )
         self.momentum = momentum
 
     def merge(self, old: Tensor, new: Tensor, extreme: Callable) -> Tensor:
-        """momentum · old + (1 - momentum) · new."""
+        """Momentum · old + (1 - momentum) · new."""
         return self.momentum * old + (1 - self.momentum) * new
 
 
@@ -72,7 +81,9 @@ class Histogram(MinMax):
 
     def __init__(self, bins: int = BINS):
         if bins < 8 or bins % 4:
-            raise CompressionError(f"bins={bins}: choose a multiple of 4 from 8 on, usually {BINS}.")
+            raise CompressionError(
+                f"bins={bins}: choose a multiple of 4 from 8 on, usually {BINS}."
+            )
         self.counts = torch.zeros(bins, dtype=torch.float64)
         self.reach = 0.0
 
@@ -86,7 +97,9 @@ class Histogram(MinMax):
             joined = self.counts.view(-1, 2).sum(1)
             self.counts = torch.nn.functional.pad(joined, (quarter, quarter))
             self.reach *= 2
-        self.counts += torch.histc(x.flatten(), len(self.counts), -self.reach, self.reach).double().cpu()
+        self.counts += (
+            torch.histc(x.flatten(), len(self.counts), -self.reach, self.reach).double().cpu()
+        )
 
     def centres(self) -> Tensor:
         """The middle of each bin."""
@@ -96,7 +109,9 @@ class Histogram(MinMax):
     def within(self, low: float, high: float) -> tuple[Tensor, Tensor]:
         """The range, but not beyond what was seen."""
         seen_low, seen_high = self.extremes()
-        return torch.tensor(low).clamp(min=float(seen_low)), torch.tensor(high).clamp(max=float(seen_high))
+        return torch.tensor(low).clamp(min=float(seen_low)), torch.tensor(high).clamp(
+            max=float(seen_high)
+        )
 
 
 class Percentile(Histogram):
@@ -111,7 +126,9 @@ class Percentile(Histogram):
     def range(self) -> tuple[Tensor, Tensor]:
         """(low, high) that leaves out the tails."""
         self.extremes()
-        share = torch.cat([torch.zeros(1, dtype=torch.float64), self.counts.cumsum(0) / self.counts.sum()])
+        share = torch.cat(
+            [torch.zeros(1, dtype=torch.float64), self.counts.cumsum(0) / self.counts.sum()]
+        )
         edges = np.linspace(-self.reach, self.reach, len(share))
         tail = (100 - self.percent) / 200
         low = edges[max(0, int((share <= tail).sum()) - 1)]
@@ -133,12 +150,17 @@ class SquaredError(Histogram):
         fractions = torch.linspace(0.02, 1, 50, dtype=torch.float64)
         if self.symmetric:
             largest = max(-low, high)
-            lows, highs = (largest * fractions).neg().clamp(min=low), (largest * fractions).clamp(max=high)
+            lows, highs = (
+                (largest * fractions).neg().clamp(min=low),
+                (largest * fractions).clamp(max=high),
+            )
         else:
             pairs = torch.cartesian_prod(fractions[1::2], fractions[1::2])
             lows, highs = low * pairs[:, 0], high * pairs[:, 1]
         used = self.counts > 0
-        errors = expected_error(self.centres()[used], self.counts[used], lows, highs, self.bits, self.symmetric)
+        errors = expected_error(
+            self.centres()[used], self.counts[used], lows, highs, self.bits, self.symmetric
+        )
         best = int(errors.argmin())
         return self.within(float(lows[best]), float(highs[best]))
 
@@ -224,7 +246,9 @@ def grid(observer: MinMax, columns: int, *, bits: int = 8, symmetric: bool = Tru
     return Grid(scale, zero, torch.zeros(columns, dtype=torch.long), bits, symmetric)
 
 
-def watch(model: nn.Module, calibration: Tensor, make_observer: Callable[[], MinMax], batch: int = 8) -> dict[str, MinMax]:
+def watch(
+    model: nn.Module, calibration: Tensor, make_observer: Callable[[], MinMax], batch: int = 8
+) -> dict[str, MinMax]:
     """Run token ids (sequences, context) through the model; an observer of the input of each linear layer, by name."""
     found = {name: make_observer() for name in walk.compressible(model)}
     observe(model, calibration, found, batch)
@@ -232,13 +256,17 @@ def watch(model: nn.Module, calibration: Tensor, make_observer: Callable[[], Min
 
 
 @torch.no_grad()
-def observe(model: nn.Module, calibration: Tensor, found: Mapping[str, MinMax], batch: int = 8) -> None:
+def observe(
+    model: nn.Module, calibration: Tensor, found: Mapping[str, MinMax], batch: int = 8
+) -> None:
     """Show each observer the inputs of the layer of its name while token ids (sequences, context) go through the model."""
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     layers = walk.compressible(model)
     handles = [
-        layers[name].register_forward_pre_hook(lambda _, args, observer=observer: observer.observe(args[0]))
+        layers[name].register_forward_pre_hook(
+            lambda _, args, observer=observer: observer.observe(args[0])
+        )
         for name, observer in found.items()
     ]
     training = model.training

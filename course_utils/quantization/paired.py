@@ -49,25 +49,39 @@ def quantize(
     """
     began, method = time.perf_counter(), settings["method"]
     if source_of(model) is not None:
-        raise CompressionError(f"{method}: runs the original beside the copy, so both must be in memory; load the model, or take gptq, which goes block by block.")
+        raise CompressionError(
+            f"{method}: runs the original beside the copy, so both must be in memory; load the model, or take gptq, which goes block by block."
+        )
     walk.check_finite(model)
     calibration = walk.check_calibration(calibration, model)
     given, original = model, experts.listed(model)
     training = original.training
     original.eval()
     model = sharing.structure(model).eval()
-    chosen = selection.choose(model, {name: value for name, value in settings.items() if name != "method"}, ignore, per_layer)
+    chosen = selection.choose(
+        model,
+        {name: value for name, value in settings.items() if name != "method"},
+        ignore,
+        per_layer,
+    )
     names = chosen.names
     warn_of_few_tokens(calibration, chosen.layers)
     plain: list[str] = []
-    both = zip(walk.through_blocks(model, calibration, method), walk.through_blocks(original, calibration, "original"), strict=True)
+    both = zip(
+        walk.through_blocks(model, calibration, method),
+        walk.through_blocks(original, calibration, "original"),
+        strict=True,
+    )
     try:
         for (block, states), (before, exact) in both:
             moments = _moments(block, states, before, exact)
             for short, module in walk.linears(block).items():
                 if (name := names.get(id(module))) is None:
                     continue
-                weight, (H, C, tokens) = walk.weight_of(module).float(), moments.get(short, (None, None, 0))
+                weight, (H, C, tokens) = (
+                    walk.weight_of(module).float(),
+                    moments.get(short, (None, None, 0)),
+                )
                 own = chosen.own[name]
                 with naming(name):
                     if too_few(H, tokens, calibration):
@@ -75,12 +89,19 @@ def quantize(
                         plain.append(name)
                     else:
                         plain += [name] * (C is None)
-                        result = quantize_layer(weight, *without_chance(H, H if C is None else C, tokens), **own)
+                        result = quantize_layer(
+                            weight, *without_chance(H, H if C is None else C, tokens), **own
+                        )
                 walk.replace(model, name, QuantizedLinear.of(result, module.bias))  # type: ignore[arg-type]
     finally:
         original.train(training)
     settings = {**settings, "calibration": list(calibration.shape), **chosen.told}
-    return Compressed(sharing.own(experts.fuse(model), given), settings, time.perf_counter() - began, {"symmetric": plain})
+    return Compressed(
+        sharing.own(experts.fuse(model), given),
+        settings,
+        time.perf_counter() - began,
+        {"symmetric": plain},
+    )
 
 
 def without_chance(H: Tensor, C: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +111,9 @@ def without_chance(H: Tensor, C: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
     return (torch.lerp(H, alone, share), torch.lerp(C, alone, share)) if share else (H, C)
 
 
-def _moments(block: nn.Module, states: walk.States, before: nn.Module, exact: walk.States) -> dict[str, tuple[Tensor, Tensor | None, int]]:
+def _moments(
+    block: nn.Module, states: walk.States, before: nn.Module, exact: walk.States
+) -> dict[str, tuple[Tensor, Tensor | None, int]]:
     """For each linear layer, by its name in the block: H, C (None where the tokens differ), and N."""
     sums: dict[str, list[Any]] = {}
     for one, other in zip(states, exact, strict=True):
@@ -100,7 +123,10 @@ def _moments(block: nn.Module, states: walk.States, before: nn.Module, exact: wa
             held[0], held[2] = held[0] + seen.T @ seen, held[2] + len(seen)
             same = held[1] is not None and name in y and y[name].shape == seen.shape
             held[1] = held[1] + y[name].T @ seen if same else None
-    return {name: (H * (2 / n), None if C is None else C * (2 / n), n) for name, (H, C, n) in sums.items()}
+    return {
+        name: (H * (2 / n), None if C is None else C * (2 / n), n)
+        for name, (H, C, n) in sums.items()
+    }
 
 
 def _inputs(block: nn.Module, state: tuple) -> dict[str, Tensor]:
@@ -108,5 +134,10 @@ def _inputs(block: nn.Module, state: tuple) -> dict[str, Tensor]:
     layers = walk.linears(block)
     names = {module: name for name, module in layers.items()}
     seen: dict[str, list[Tensor]] = {}
-    walk.watch_inputs(block, [state], lambda module, x: seen.setdefault(names[module], []).append(x.clone()), list(layers.values()))  # type: ignore[arg-type]
+    walk.watch_inputs(
+        block,
+        [state],
+        lambda module, x: seen.setdefault(names[module], []).append(x.clone()),
+        list(layers.values()),
+    )  # type: ignore[arg-type]
     return {name: torch.cat(parts) for name, parts in seen.items()}

@@ -24,7 +24,9 @@ LARGEST_BITS = 16  # `encode` looks in a list of all patterns
 
 def _check(bits: int, es: int, most: int) -> None:
     if not 3 <= bits <= most or not 0 <= es <= 3:
-        raise CompressionError(f"bits={bits}, es={es}: choose 3 to {most} bits, and an es of 0 to 3 (the standard has 2).")
+        raise CompressionError(
+            f"bits={bits}, es={es}: choose 3 to {most} bits, and an es of 0 to 3 (the standard has 2)."
+        )
 
 
 def decode(codes: Tensor | int, bits: int = 8, es: int = 2) -> Tensor:
@@ -34,19 +36,27 @@ def decode(codes: Tensor | int, bits: int = 8, es: int = 2) -> Tensor:
     """
     _check(bits, es, 32)
     codes = torch.as_tensor(codes)
-    if codes.is_floating_point() or (codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits)):
-        raise CompressionError(f"codes: expected patterns, whole numbers from 0 to {2**bits - 1}; did you mean encode?")
+    if codes.is_floating_point() or (
+        codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits)
+    ):
+        raise CompressionError(
+            f"codes: expected patterns, whole numbers from 0 to {2**bits - 1}; did you mean encode?"
+        )
     codes = codes.long()
     negative = codes >> (bits - 1) == 1
     body = torch.where(negative, 2**bits - codes, codes) & (2 ** (bits - 1) - 1)
     ones = body >> (bits - 2) == 1
-    counted = torch.where(ones, ~body & (2 ** (bits - 1) - 1), body)  # the run as zeros from the left
-    length = torch.frexp(counted.double()).exponent.long()  # bits that are left when the run is gone
+    # the run as zeros from the left
+    counted = torch.where(ones, ~body & (2 ** (bits - 1) - 1), body)
+    # bits that are left when the run is gone
+    length = torch.frexp(counted.double()).exponent.long()
     run = bits - 1 - length
     regime = torch.where(ones, run - 1, -run)
     left = (length - 1).clamp(min=0)  # without the bit that closes the run
     tail = body & ((1 << left) - 1)
-    exponent = torch.where(left >= es, tail >> (left - es).clamp(min=0), tail << (es - left).clamp(min=0))
+    exponent = torch.where(
+        left >= es, tail >> (left - es).clamp(min=0), tail << (es - left).clamp(min=0)
+    )
     places = (left - es).clamp(min=0)
     fraction = torch.ldexp((tail & ((1 << places) - 1)).double(), -places)
     value = torch.ldexp(1 + fraction, regime * 2**es + exponent)
@@ -92,5 +102,5 @@ def encode(x: Tensor | float, bits: int = 8, es: int = 2) -> Tensor:
 
 
 def cast(x: Tensor | float, bits: int = 8, es: int = 2) -> Tensor:
-    """x rounded to a posit: decode(encode(x)), float64."""
+    """X rounded to a posit: decode(encode(x)), float64."""
     return decode(encode(x, bits, es), bits, es)

@@ -26,7 +26,8 @@ from .grids import Grid, dequantize, exact_half
 from .grids import quantize as to_codes
 from .layer import LayerResult, QuantizedLinear, naming
 
-STEP_RATE = 0.1  # Adam moves every number by about its rate, whatever the gradient's size; a step moves whole groups
+# Adam moves every number by about its rate, whatever the gradient's size; a step moves whole groups
+STEP_RATE = 0.1
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -69,7 +70,9 @@ class QATLinear(nn.Module):
         """Ŵ (out, in), differentiable."""
         groups = self.weight.view(*self.step.shape, -1)
         step = scale_gradient(self.step, self.step_factor).abs().clamp(min=1e-8)
-        return fake_quantize(groups, step[..., None], self.zero_point[..., None], self.bits).view_as(self.weight)
+        return fake_quantize(
+            groups, step[..., None], self.zero_point[..., None], self.bits
+        ).view_as(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.quantized(), self.bias)
@@ -101,13 +104,20 @@ def quantize(
     data = walk.check_calibration(data, model, whole=True)
     walk.check_finite(model)
     if steps < 1 or batch < 1 or learning_rate <= 0 or not 0 <= distill <= 1:
-        raise CompressionError("steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1.")
-    original, model = model, copy.deepcopy(model).float().eval()  # in half precision small steps are lost, and Adam's ε is 0
+        raise CompressionError(
+            "steps and batch must be at least 1, learning_rate above 0, distill from 0 to 1."
+        )
+    # in half precision small steps are lost, and Adam's ε is 0
+    original, model = model, copy.deepcopy(model).float().eval()
     grid_settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     layers: dict[str, QATLinear] = {}
     learns: dict[str, bool] = {}
-    chosen = selection.choose(model, {**grid_settings, "learned_step": learned_step}, ignore, per_layer)
-    left = [module for name, module in walk.compressible(model).items() if name not in chosen.layers]
+    chosen = selection.choose(
+        model, {**grid_settings, "learned_step": learned_step}, ignore, per_layer
+    )
+    left = [
+        module for name, module in walk.compressible(model).items() if name not in chosen.layers
+    ]
     for name, module in chosen.layers.items():
         own = dict(chosen.own[name])
         learns[name] = own.pop("learned_step")
@@ -125,7 +135,9 @@ def quantize(
         layer.step.requires_grad_(learns[name])
     teacher = original if teacher is None else teacher
     if teacher.config.get_text_config().vocab_size != model.config.get_text_config().vocab_size:
-        raise CompressionError("teacher: its vocabulary is not the model's; take the original that the model was made from.")
+        raise CompressionError(
+            "teacher: its vocabulary is not the model's; take the original that the model was made from."
+        )
     was_training = teacher.training
     try:
         losses = _train(model, teacher.eval(), data, steps, batch, learning_rate, distill, seed)
@@ -147,7 +159,10 @@ def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> 
     trained = [p for p in model.parameters() if p.requires_grad]
     steps_of_grids = {id(m.step) for m in model.modules() if isinstance(m, QATLinear)}
     rates = {id(p): learning_rate * (STEP_RATE if id(p) in steps_of_grids else 1) for p in trained}
-    groups = [{"params": [p for p in trained if rates[id(p)] == rate], "rate": rate} for rate in sorted(set(rates.values()))]
+    groups = [
+        {"params": [p for p in trained if rates[id(p)] == rate], "rate": rate}
+        for rate in sorted(set(rates.values()))
+    ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
     losses = []
@@ -162,10 +177,20 @@ def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> 
             loss = loss + (1 - distill) * nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
         if distill > 0:
             with torch.no_grad():
-                goal = teacher(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float().log_softmax(-1)
-            loss = loss + distill * nn.functional.kl_div(logits.log_softmax(-1), goal, log_target=True, reduction="batchmean")
+                goal = (
+                    teacher(input_ids=ids, use_cache=False)
+                    .logits[:, :-1]
+                    .flatten(0, 1)
+                    .float()
+                    .log_softmax(-1)
+                )
+            loss = loss + distill * nn.functional.kl_div(
+                logits.log_softmax(-1), goal, log_target=True, reduction="batchmean"
+            )
         if not torch.isfinite(loss):
-            raise CompressionError(f"learning_rate={learning_rate}: the loss is not finite at step {step}; use a smaller one.")
+            raise CompressionError(
+                f"learning_rate={learning_rate}: the loss is not finite at step {step}; use a smaller one."
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

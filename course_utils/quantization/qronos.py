@@ -39,7 +39,8 @@ def ldlq_layer(weight: Tensor, H: Tensor, grid: Grid, *, damping: float = 0.01) 
     A is taken from a Cholesky factor of H itself, in the reversed order of columns, and not from `gptq`'s factor of H⁻¹.
     """
     W = check_matrix(weight).double()
-    L = torch.linalg.cholesky(damped(H.double(), damping).flip(0, 1)).flip(0, 1)  # upper triangular, L Lᵀ = H
+    # upper triangular, L Lᵀ = H
+    L = torch.linalg.cholesky(damped(H.double(), damping).flip(0, 1)).flip(0, 1)
     A = L / L.diagonal() - torch.eye(len(L), dtype=L.dtype)
     errors, result = torch.zeros_like(W), torch.empty_like(W)
     for k in range(W.shape[1]):
@@ -51,7 +52,9 @@ def ldlq_layer(weight: Tensor, H: Tensor, grid: Grid, *, damping: float = 0.01) 
     return result
 
 
-def target(weight: Tensor, H: Tensor, C: Tensor, *, damping: float = 0.01, first: str = "held") -> Tensor:
+def target(
+    weight: Tensor, H: Tensor, C: Tensor, *, damping: float = 0.01, first: str = "held"
+) -> Tensor:
     """V (out, in), what GPTQ shall walk from, for H = (2/N) XᵀX and C = (2/N) X̃ᵀX (in, in) of the same tokens; in float64.
 
     first="held": the published start, column 0 at its best value while the others are W; "free": V itself as above. With C = H
@@ -77,10 +80,31 @@ def quantize(
     damping: float = 0.01, first: str = "held", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Qronos of every linear layer in the blocks of a causal language model in memory. Arguments as in `gptq.quantize`, `paired.quantize` does the work."""
-    settings = {"method": "qronos", "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "first": first}
+    settings = {
+        "method": "qronos",
+        "bits": bits,
+        "group_size": group_size,
+        "symmetric": symmetric,
+        "damping": damping,
+        "first": first,
+    }
     return paired.quantize(model, calibration, quantize_layer, settings, ignore, per_layer)
 
 
-def quantize_layer(weight: Tensor, H: Tensor, C: Tensor, *, damping: float = 0.01, first: str = "held", **settings: Any) -> LayerResult:
+def quantize_layer(
+    weight: Tensor,
+    H: Tensor,
+    C: Tensor,
+    *,
+    damping: float = 0.01,
+    first: str = "held",
+    **settings: Any,
+) -> LayerResult:
     """GPTQ's walk from `target`, which never falls back on rounding. `settings`: bits, group_size and the rest of `gptq.quantize_layer`."""
-    return gptq.quantize_layer(target(weight, H, C, damping=damping, first=first).to(weight), H, damping=damping, never_worse=False, **settings)
+    return gptq.quantize_layer(
+        target(weight, H, C, damping=damping, first=first).to(weight),
+        H,
+        damping=damping,
+        never_worse=False,
+        **settings,
+    )

@@ -26,15 +26,22 @@ def turner(model: PreTrainedModel) -> Callable[..., Tensor]:
     token repeated must be equal before the turning. Raises CompressionError where they are not (no rotary embedding, other pairs
     of channels, other angles in each layer).
     """
-    found = [m for name, m in model.named_modules() if name.rpartition(".")[2] == "rotary_emb" and hasattr(m, "inv_freq")]
+    found = [
+        m
+        for name, m in model.named_modules()
+        if name.rpartition(".")[2] == "rotary_emb" and hasattr(m, "inv_freq")
+    ]
     if len(found) != 1:
-        raise CompressionError(f"before_rope: the model has {len(found)} rotary embeddings, one is needed; leave it out.")
+        raise CompressionError(
+            f"before_rope: the model has {len(found)} rotary embeddings, one is needed; leave it out."
+        )
     embed = found[0]
 
     def turn(keys: Tensor, start: int, back: bool) -> Tensor:
         places = torch.arange(start, start + keys.shape[-2], device=keys.device)[None]
         cos, sin = (t[:, None].float() for t in embed(keys.float(), places))
-        scaling = float(cos[0, 0, 0, 0] ** 2 + sin[0, 0, 0, 0] ** 2)  # 1, but for YaRN and its relatives
+        # 1, but for YaRN and its relatives
+        scaling = float(cos[0, 0, 0, 0] ** 2 + sin[0, 0, 0, 0] ** 2)
         width = cos.shape[-1]
         x, rest = keys[..., :width].float(), keys[..., width:]
         half = torch.cat((-x[..., width // 2 :], x[..., : width // 2]), -1)
@@ -48,8 +55,16 @@ def turner(model: PreTrainedModel) -> Callable[..., Tensor]:
 @torch.no_grad()
 def _try(model: PreTrainedModel, turn: Callable[..., Tensor]) -> None:
     cache = DynamicCache()
-    model(input_ids=torch.ones(1, 4, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    model(
+        input_ids=torch.ones(1, 4, dtype=torch.long, device=model.device),
+        past_key_values=cache,
+        use_cache=True,
+    )
     keys: Tensor = getattr(cache.layers[0], "keys")  # noqa: B009
     same = turn(keys, 0, back=True) if keys.dim() == 4 else keys
-    if float((same - same[..., :1, :]).abs().max()) > max(CLOSE, float(torch.finfo(keys.dtype).eps) * 8) * float(keys.abs().max()):
-        raise CompressionError("before_rope: turned back by their positions, the keys of one repeated token are not equal; leave it out.")
+    if float((same - same[..., :1, :]).abs().max()) > max(
+        CLOSE, float(torch.finfo(keys.dtype).eps) * 8
+    ) * float(keys.abs().max()):
+        raise CompressionError(
+            "before_rope: turned back by their positions, the keys of one repeated token are not equal; leave it out."
+        )

@@ -99,7 +99,10 @@ def rotate(
         _fold(made, norm, chosen)
     rotate_writers(made, norms, chosen)
     if not _same(_logits(made), wanted, made.dtype):
-        raise _refused(made, "norms stand behind its layers or on its embeddings, or something else than a norm reads the stream")
+        raise _refused(
+            made,
+            "norms stand behind its layers or on its embeddings, or something else than a norm reads the stream",
+        )
     if as_list(online):
         hadamard.before(made, online)
     return experts.fuse(made).train(model.training)
@@ -107,12 +110,20 @@ def rotate(
 
 def _check(model: PreTrainedModel) -> None:
     if not isinstance(model, PreTrainedModel):
-        raise CompressionError("model: expected a causal language model of transformers; the residual stream of other modules is not known.")
+        raise CompressionError(
+            "model: expected a causal language model of transformers; the residual stream of other modules is not known."
+        )
     walk.check_loaded(model)
     walk.blocks(model)  # refuses encoders with decoders
-    packed = [name for name, m in model.named_modules() if type(m).__name__ in KINDS and not isinstance(m, hadamard.OnlineHadamard)]
+    packed = [
+        name
+        for name, m in model.named_modules()
+        if type(m).__name__ in KINDS and not isinstance(m, hadamard.OnlineHadamard)
+    ]
     if packed:
-        raise CompressionError(f"model: {packed[0]} is compressed already; rotate the model first, then compress it.")
+        raise CompressionError(
+            f"model: {packed[0]} is compressed already; rotate the model first, then compress it."
+        )
     walk.check_finite(model)
 
 
@@ -136,11 +147,18 @@ def _same(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
 def _basis(basis: str | Tensor, width: int, seed: int) -> Tensor:
     if isinstance(basis, Tensor):
         found = basis.detach().double().cpu()
-        if found.shape != (width, width) or not (found @ found.T - torch.eye(width)).abs().max() < 1e-4:
-            raise CompressionError(f"basis: an orthogonal matrix ({width}, {width}) is needed, Q Qᵀ = I; take Q of torch.linalg.qr(basis).")
+        if (
+            found.shape != (width, width)
+            or not (found @ found.T - torch.eye(width)).abs().max() < 1e-4
+        ):
+            raise CompressionError(
+                f"basis: an orthogonal matrix ({width}, {width}) is needed, Q Qᵀ = I; take Q of torch.linalg.qr(basis)."
+            )
         return found
     if basis not in BASES:
-        raise CompressionError(f"basis={basis!r}: choose one of {', '.join(BASES)}, or give an orthogonal matrix.")
+        raise CompressionError(
+            f"basis={basis!r}: choose one of {', '.join(BASES)}, or give an orthogonal matrix."
+        )
     return hadamard.randomized(width, seed) if basis == "hadamard" else hadamard.random(width, seed)
 
 
@@ -181,13 +199,19 @@ def _fold(model: PreTrainedModel, norm: readers.Norm, Q: Tensor) -> None:
     Q = Q.to(module.weight.device)
     gain = norm.offset + module.weight.double()
     shift = None if getattr(module, "bias", None) is None else module.bias.double()
-    if shift is not None and all(isinstance(layer.bias, Tensor) for layer in layers if hasattr(layer, "bias")) and not norm.others:
+    if (
+        shift is not None
+        and all(isinstance(layer.bias, Tensor) for layer in layers if hasattr(layer, "bias"))
+        and not norm.others
+    ):
         for layer in layers:
             layer.bias.copy_(layer.bias.double() + walk.weight_of(layer).double() @ shift)
         module.bias.zero_()
     elif shift is not None and bool((shift != 0).any()):
         if (gain.abs() < 1e-4 * gain.abs().max()).any():
-            raise CompressionError(f"{norm.name}: its gain is nearly 0 somewhere and layers without a bias read it; its shift has nowhere to go.")
+            raise CompressionError(
+                f"{norm.name}: its gain is nearly 0 somewhere and layers without a bias read it; its shift has nowhere to go."
+            )
         module.bias.copy_(Q @ (shift / gain))
     for layer in layers:
         _put(layer, (walk.weight_of(layer).double() * gain) @ Q.T)
@@ -206,7 +230,11 @@ def rotate_writers(model: PreTrainedModel, norms: list[readers.Norm], Q: Tensor)
             if layer.bias is not None:
                 layer.bias.copy_(R @ layer.bias.double())
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and id(module) not in inside and module.embedding_dim == len(Q):
+        if (
+            isinstance(module, nn.Embedding)
+            and id(module) not in inside
+            and module.embedding_dim == len(Q)
+        ):
             module.weight.copy_(module.weight.double() @ Q.to(module.weight.device).T)
 
 
@@ -219,7 +247,9 @@ def _rotate_heads(model: PreTrainedModel, seed: int, wanted: Tensor) -> None:
             together[fold.name].append(fold)
     R, done = hadamard.randomized(size, seed), 0
     for folds in together.values():
-        parameters = [p for f in folds for m in (f.source, *f.targets) for p in m.parameters(recurse=False)]
+        parameters = [
+            p for f in folds for m in (f.source, *f.targets) for p in m.parameters(recurse=False)
+        ]
         kept = [p.clone() for p in parameters]
         for fold in folds:
             _rotate_fold(fold, R)
@@ -243,7 +273,11 @@ def _head_size(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     try:
         return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    except (AttributeError, RuntimeError, ValueError) as error:  # transformers refuses to tell a number that differs between blocks
+    except (
+        AttributeError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # transformers refuses to tell a number that differs between blocks
         raise _without_heads(model, "its config has no one size of heads") from error
 
 
@@ -253,7 +287,11 @@ def _by_heads(fold: folding.Fold, size: int) -> bool:
         return False
     rows, copies = fold.rows.view(-1, size), fold.copies.view(-1, size)
     steps = torch.arange(size)
-    return bool((rows == rows[:, :1] + steps).all() and (copies == copies[:, :1] + steps).all() and (copies[:, 0] % size == 0).all())
+    return bool(
+        (rows == rows[:, :1] + steps).all()
+        and (copies == copies[:, :1] + steps).all()
+        and (copies[:, 0] % size == 0).all()
+    )
 
 
 def _rotate_fold(fold: folding.Fold, R: Tensor) -> None:
@@ -261,7 +299,9 @@ def _rotate_fold(fold: folding.Fold, R: Tensor) -> None:
     R = R.to(source.weight.device)
     rows = fold.rows.to(source.weight.device)
     weight = walk.weight_of(source)
-    weight[rows] = (R @ weight[rows].double().view(-1, size, weight.shape[1])).view(len(rows), -1).to(weight)
+    weight[rows] = (
+        (R @ weight[rows].double().view(-1, size, weight.shape[1])).view(len(rows), -1).to(weight)
+    )
     if source.bias is not None:
         source.bias[rows] = (source.bias[rows].double().view(-1, size) @ R.T).flatten().to(weight)
     for target in fold.targets:

@@ -26,7 +26,7 @@ from .compressed import Compressed
 
 
 def smoothing_scale(activations: Tensor, weights: Tensor, alpha: float = 0.5) -> Tensor:
-    """s (in,) from the largest magnitude of each channel in the activations (in,) and in the weights (in,).
+    """S (in,) from the largest magnitude of each channel in the activations (in,) and in the weights (in,).
 
     A channel that is zero in either gets 1. α = 1 makes all activations alike, α = 0 all weights.
     """
@@ -50,7 +50,9 @@ def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -
 
 
 @torch.no_grad()
-def _scales(model: PreTrainedModel, calibration: Tensor, alpha: float) -> tuple[Any, list[tuple[folding.Fold, Tensor]]]:
+def _scales(
+    model: PreTrainedModel, calibration: Tensor, alpha: float
+) -> tuple[Any, list[tuple[folding.Fold, Tensor]]]:
     """A copy that shares the model's numbers, and what to fold into its norms and layers."""
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
@@ -68,7 +70,11 @@ def _scales(model: PreTrainedModel, calibration: Tensor, alpha: float) -> tuple[
     handles = [
         target.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
         for name, fold in zip(names, chosen, strict=True)
-        for target in (fold.targets if any(".listed." in name for name in fold.target_names) else fold.targets[:1])
+        for target in (
+            fold.targets
+            if any(".listed." in name for name in fold.target_names)
+            else fold.targets[:1]
+        )
     ]
     try:
         for ids in calibration.split(8):
@@ -78,14 +84,19 @@ def _scales(model: PreTrainedModel, calibration: Tensor, alpha: float) -> tuple[
             handle.remove()
     found = []
     for name, fold in zip(names, chosen, strict=True):
-        weights = torch.stack([walk.weight_of(t).float().abs().amax(0) for t in fold.targets]).amax(0)
+        weights = torch.stack([walk.weight_of(t).float().abs().amax(0) for t in fold.targets]).amax(
+            0
+        )
         if not torch.isfinite(largest[name]).all() or not torch.isfinite(weights).all():
-            raise CompressionError(f"{fold.name}: NaN or infinity in its outputs or in the weights behind it.")
+            raise CompressionError(
+                f"{fold.name}: NaN or infinity in its outputs or in the weights behind it."
+            )
         found.append((fold, smoothing_scale(largest[name], weights, alpha)))
     return listed, found
 
 
-_SCALED: dict[type, type] = {}  # a kind of linear layer → the same with its weight scaled at each use
+# a kind of linear layer → the same with its weight scaled at each use
+_SCALED: dict[type, type] = {}
 
 
 class _Scaled:
@@ -130,7 +141,9 @@ def quantize(
     }  # fmt: skip
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
-    choice = selection.choose(sharing.structure(model) if experts.fused(model) else model, common, ignore, per_layer)
+    choice = selection.choose(
+        sharing.structure(model) if experts.fused(model) else model, common, ignore, per_layer
+    )
     smoothed, scales = _scales(model, calibration, alpha)
     theirs = sharing.memory_of(model)
     for fold, scale in scales:  # of norms: their weights are small
@@ -142,5 +155,10 @@ def quantize(
     observed = calibration if any(own["observer"] for own in choice.different()) else None
     result = w8a8.quantize(smoothed, observed, **common, ignore=ignore, per_layer=per_layer)
     _settle(result.model)
-    settings = {**result.settings, "method": "smoothquant", "alpha": alpha, "calibration": list(calibration.shape)}
+    settings = {
+        **result.settings,
+        "method": "smoothquant",
+        "alpha": alpha,
+        "calibration": list(calibration.shape),
+    }
     return Compressed(result.model, settings, time.perf_counter() - began)

@@ -48,8 +48,11 @@ class Stream:
     def __init__(self, shards: Shards, part: Path, states: str = "memory"):
         self.shards, self.part, self.states = shards, part, states
         self.shelf = Shelf(states, part if states == "disk" else None)
-        self.ready: set[int] = parallel.first(lambda: {number for number in range(shards.count) if self.file(number).is_file()})
-        self.here: tuple[int, list[nn.Module]] | None = None  # the block that has its numbers, and the modules that got them
+        self.ready: set[int] = parallel.first(
+            lambda: {number for number in range(shards.count) if self.file(number).is_file()}
+        )
+        # the block that has its numbers, and the modules that got them
+        self.here: tuple[int, list[nn.Module]] | None = None
 
     def __deepcopy__(self, memo: Any) -> "Stream":
         return self
@@ -62,7 +65,11 @@ class Stream:
         """What is known of the layers if all blocks are finished, else None."""
         if len(self.ready) < self.shards.count:
             return None
-        return parallel.first(lambda: {k: v for number in range(self.shards.count) for k, v in self.facts(number).items()})
+        return parallel.first(
+            lambda: {
+                k: v for number in range(self.shards.count) for k, v in self.facts(number).items()
+            }
+        )
 
     def facts(self, number: int) -> Facts:
         """What is known of a finished block's layers."""
@@ -74,7 +81,8 @@ class Stream:
             return
         head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
         names = {id(module): name for name, module in model.named_modules()}
-        skipped = f"{names[id(head)]}." if head is not None and id(head) in names else "\n"  # the walk ends before it
+        # the walk ends before it
+        skipped = f"{names[id(head)]}." if head is not None and id(head) in names else "\n"
         tied = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
         for name, tensor in self.shards.outside(lambda ours: not ours.startswith(skipped)).items():
             module_name, _, last = name.rpartition(".")
@@ -131,13 +139,24 @@ class Stream:
     def write(self, block: nn.Module, number: int, facts: Facts, **notes: str) -> None:
         """The block with the library's names, in one move."""
         whole = experts.fuse(sharing.structure(block))
-        tensors = {name: narrow(tensor).contiguous().cpu() for name, tensor in narrowed(whole, whole.state_dict()).items()}
-        kept = {"facts": json.dumps(facts), "layers": json.dumps(compressed.layers_of(whole)), **notes}
+        tensors = {
+            name: narrow(tensor).contiguous().cpu()
+            for name, tensor in narrowed(whole, whole.state_dict()).items()
+        }
+        kept = {
+            "facts": json.dumps(facts),
+            "layers": json.dumps(compressed.layers_of(whole)),
+            **notes,
+        }
         seen: set[int] = set()
         for name, tensor in tensors.items():  # what layers share is written for each of them
             tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
             seen.add(tensor.data_ptr())
-        write_tensors(self.file(number), {f"{self.shards.path}.{number}.{name}": tensor for name, tensor in tensors.items()}, kept)
+        write_tensors(
+            self.file(number),
+            {f"{self.shards.path}.{number}.{name}": tensor for name, tensor in tensors.items()},
+            kept,
+        )
 
     def done(self, number: int) -> nn.Module:
         """A block that was written, with its numbers. Raises CompressionError if the file is damaged."""
@@ -150,19 +169,40 @@ class Stream:
         prefix = f"{self.shards.path}.{number}."
         dtypes = {name: tensor.dtype for name, tensor in made.state_dict().items()}
         try:
-            tensors = widened({name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}, layers)
-            made.load_state_dict({name: tensor.to(self.shards.device, dtypes[name]) for name, tensor in tensors.items()}, assign=True)
+            tensors = widened(
+                {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()},
+                layers,
+            )
+            made.load_state_dict(
+                {
+                    name: tensor.to(self.shards.device, dtypes[name])
+                    for name, tensor in tensors.items()
+                },
+                assign=True,
+            )
         except (SafetensorError, RuntimeError, KeyError) as error:
-            raise CompressionError(f"{file}: damaged ({str(error).splitlines()[0]}); delete it and run again.") from error
+            raise CompressionError(
+                f"{file}: damaged ({str(error).splitlines()[0]}); delete it and run again."
+            ) from error
         return made
 
     def put_back(self, block: nn.Module, number: int) -> None:
         """Make `block` the one that was written: what runs now is what would have run without an interruption."""
         made = self.done(number)
         experts.list_in_place(made)
-        block._modules, block._parameters, block._buffers = made._modules, made._parameters, made._buffers
+        block._modules, block._parameters, block._buffers = (
+            made._modules,
+            made._parameters,
+            made._buffers,
+        )
 
-    def finish(self, result: Compressed, out: Path, tokenizer: Any, stored: Callable[[nn.Module], None] | None) -> int:
+    def finish(
+        self,
+        result: Compressed,
+        out: Path,
+        tokenizer: Any,
+        stored: Callable[[nn.Module], None] | None,
+    ) -> int:
         """Write what is missing, then the manifest, then put the folder in its place; returns its bytes."""
         skeleton: Any = result.model
         for number in range(self.shards.count):
@@ -175,9 +215,17 @@ class Stream:
             drop(made := self.done(number))
             experts.fuse(made)
             block = blocks(skeleton)[number]
-            block._modules, block._parameters, block._buffers = made._modules, made._parameters, made._buffers
-        weights = [self.file(number).name for number in range(self.shards.count)] + self._write_outside(stored is not None)
-        compressed.write_rest(result, self.part, tokenizer, weights, {}, ignore=(JOB, compressed.MANIFEST))
+            block._modules, block._parameters, block._buffers = (
+                made._modules,
+                made._parameters,
+                made._buffers,
+            )
+        weights = [
+            self.file(number).name for number in range(self.shards.count)
+        ] + self._write_outside(stored is not None)
+        compressed.write_rest(
+            result, self.part, tokenizer, weights, {}, ignore=(JOB, compressed.MANIFEST)
+        )
         compressed.swap_in(self.part, out)
         (out / JOB).unlink(missing_ok=True)
         return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -193,8 +241,14 @@ class Stream:
         for number, names in enumerate(groups):
             tensors = self.shards.outside(lambda ours, names=names: ours in names)
             if halved:
-                tensors = {name: t.bfloat16().to(t.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-            write_tensors(self.part / f"outside-{number:05d}.safetensors", {n: narrow(t).contiguous().cpu() for n, t in tensors.items()})
+                tensors = {
+                    name: t.bfloat16().to(t.dtype) if t.is_floating_point() else t
+                    for name, t in tensors.items()
+                }
+            write_tensors(
+                self.part / f"outside-{number:05d}.safetensors",
+                {n: narrow(t).contiguous().cpu() for n, t in tensors.items()},
+            )
         return [f"outside-{number:05d}.safetensors" for number in range(len(groups))]
 
 
@@ -219,7 +273,9 @@ def compress(
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise CompressionError(f"device={device!r}: cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'.") from error
+        raise CompressionError(
+            f"device={device!r}: cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'."
+        ) from error
     shards = Shards(model, device=device)
     if lacking := shards.lacking():
         raise CompressionError(f"model {str(model)!r}: its files lack {lacking[0]}; copy it again.")
@@ -247,7 +303,9 @@ def compress(
             if parallel.leads() and not any(part.glob("block-*")):  # nothing to go on with
                 shutil.rmtree(part, ignore_errors=True)
         parallel.meet()  # every process is done with its states
-        result.details["bytes"] = parallel.first(lambda: stream.finish(result, out, tokenizer, stored))
+        result.details["bytes"] = parallel.first(
+            lambda: stream.finish(result, out, tokenizer, stored)
+        )
     result.seconds = time.perf_counter() - began
     return result
 
@@ -292,7 +350,9 @@ def _alone(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise CompressionError(f"folder: another process is writing {out}; wait for it, or choose another name.") from error
+            raise CompressionError(
+                f"folder: another process is writing {out}; wait for it, or choose another name."
+            ) from error
         try:
             yield
         finally:

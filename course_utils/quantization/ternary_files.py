@@ -20,7 +20,12 @@ def narrowed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors`, by their names in `model`, with the codes of its ternary layers five in a byte."""
     found = dict(tensors)
     for name, layer in model.named_modules(remove_duplicate=False):
-        if not isinstance(layer, QuantizedLinear) or layer.bits != 2 or not layer.symmetric or name + WIDE not in found:
+        if (
+            not isinstance(layer, QuantizedLinear)
+            or layer.bits != 2
+            or not layer.symmetric
+            or name + WIDE not in found
+        ):
             continue
         codes = unpack(layer.packed, 2, layer.in_features)
         if codes.numel() and codes.all():  # no −2 s
@@ -37,6 +42,8 @@ def widened(tensors: dict[str, Tensor], layers: dict[str, dict[str, Any]]) -> di
         try:
             codes = unpack_ternary(found.pop(stored), layers[name]["in_features"])
         except (KeyError, CompressionError) as error:
-            raise CompressionError(f"{stored}: not the codes of a layer of this model ({error}); save the model again.") from error
+            raise CompressionError(
+                f"{stored}: not the codes of a layer of this model ({error}); save the model again."
+            ) from error
         found[name + WIDE] = pack(codes + 1, 2)
     return found

@@ -29,7 +29,9 @@ from .layer import storable
 from .vectors import ScaledCodes, quantize_model, row_scales, spread, walk_groups
 
 KINDS_OF_VALUES = ("normal", "1mad")
-AHEAD = 16  # columns behind a segment that are looked at, so that it does not end in a state that is bad for them
+# columns behind a segment that are looked at, so that it does not end in a state that is bad for
+# them
+AHEAD = 16
 AT_ONCE = 1 << 18  # costs (states times rows) that are worked on at once: they stay in the cache
 
 
@@ -46,7 +48,9 @@ def values_of(kind: str, state_bits: int) -> Tensor:
     if kind not in KINDS_OF_VALUES:
         raise CompressionError(f"values={kind!r}: choose one of {', '.join(KINDS_OF_VALUES)}.")
     if state_bits not in range(2, 17):
-        raise CompressionError(f"state_bits={state_bits}: choose 2 to 16; time and memory double with each.")
+        raise CompressionError(
+            f"state_bits={state_bits}: choose 2 to 16; time and memory double with each."
+        )
     count = 2**state_bits
     if kind == "1mad":
         return one_mad(torch.arange(count))
@@ -63,7 +67,14 @@ def states_of(codes: Tensor, bits: int, state_bits: int) -> Tensor:
     return states & (2**state_bits - 1)
 
 
-def viterbi(x: Tensor, values: Tensor, bits: int, *, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
+def viterbi(
+    x: Tensor,
+    values: Tensor,
+    bits: int,
+    *,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+) -> Tensor:
     """The states (rows, T) int64 of the least Σ (x_t − value[state_t])² for x (rows, T).
 
     `before` (rows,): the register's last L − k bits when the row begins; without it any start is free. `after` (rows,):
@@ -71,13 +82,19 @@ def viterbi(x: Tensor, values: Tensor, bits: int, *, before: Tensor | None = Non
     """
     count = len(values)
     if count >> bits == 0 or count & (count - 1):
-        raise CompressionError(f"values: {count} of them; a trellis of {bits} bits has a power of two, at least {2**bits}.")
+        raise CompressionError(
+            f"values: {count} of them; a trellis of {bits} bits has a power of two, at least {2**bits}."
+        )
     parts = x.float().split(max(1, AT_ONCE // count))
     limits = [[None] * len(parts) if t is None else t.split(len(parts[0])) for t in (before, after)]
-    return torch.cat([_viterbi(part, values, bits, b, a) for part, b, a in zip(parts, *limits, strict=True)])
+    return torch.cat(
+        [_viterbi(part, values, bits, b, a) for part, b, a in zip(parts, *limits, strict=True)]
+    )
 
 
-def _viterbi(x: Tensor, values: Tensor, bits: int, before: Tensor | None, after: Tensor | None) -> Tensor:
+def _viterbi(
+    x: Tensor, values: Tensor, bits: int, before: Tensor | None, after: Tensor | None
+) -> Tensor:
     rows, steps = x.shape
     count, fan = len(values), 2**bits
     above = count // fan  # values of the L − k bits that a state shares with the one before it
@@ -109,7 +126,8 @@ def _viterbi(x: Tensor, values: Tensor, bits: int, before: Tensor | None, after:
 
 def tail_biting(x: Tensor, values: Tensor, bits: int) -> Tensor:
     """States of x (rows, T) on a ring. As in QTIP the row is turned by half and coded freely; the bits that the register
-    holds in its middle, where the row begins, are then fixed at both ends, and it is coded again. Nearly the best ring."""
+    holds in its middle, where the row begins, are then fixed at both ends, and it is coded again. Nearly the best ring.
+    """
     half = x.shape[1] // 2
     turned = viterbi(x.roll(half, 1), values, bits)
     fixed = turned[:, half] >> bits
@@ -119,7 +137,8 @@ def tail_biting(x: Tensor, values: Tensor, bits: int) -> Tensor:
 @storable
 class TrellisLinear(ScaledCodes):
     """A layer of trellis codes: `packed` (out, ⌈in · k / 8⌉) uint8, k bits a weight; `table` (2^L) float16, empty where the
-    values are computed from the states at each call."""
+    values are computed from the states at each call.
+    """
 
     table: Tensor
 
@@ -128,18 +147,35 @@ class TrellisLinear(ScaledCodes):
         scale_dtype: str = "float16", bias: bool = False, rotation: int | None = None, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
-        self._set_up(in_features, out_features, packed_width(in_features, bits), groups, scale_dtype, bias, dtype, rotation)
+        self._set_up(
+            in_features,
+            out_features,
+            packed_width(in_features, bits),
+            groups,
+            scale_dtype,
+            bias,
+            dtype,
+            rotation,
+        )
         self.bits, self.state_bits, self.kind = bits, state_bits, values
-        self.register_buffer("table", torch.zeros(0 if values == "1mad" else 2**state_bits, dtype=torch.float16))
+        self.register_buffer(
+            "table", torch.zeros(0 if values == "1mad" else 2**state_bits, dtype=torch.float16)
+        )
 
     def shape(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return super().shape() | {"bits": self.bits, "state_bits": self.state_bits, "values": self.kind}
+        return super().shape() | {
+            "bits": self.bits,
+            "state_bits": self.state_bits,
+            "values": self.kind,
+        }
 
     @property
     def states(self) -> Tensor:
         """The register's content at each weight, (out, in) int64."""
-        return states_of(unpack(self.packed, self.bits, self.in_features), self.bits, self.state_bits)
+        return states_of(
+            unpack(self.packed, self.bits, self.in_features), self.bits, self.state_bits
+        )
 
     def values(self) -> Tensor:
         """The numbers that the states stand for."""
@@ -162,7 +198,9 @@ def quantize_layer(
         raise CompressionError(f"bits={bits}: choose 1 to 4.")
     listed = values_of(values, state_bits).to(weight.device)
     if columns * bits < state_bits or state_bits < bits:
-        raise CompressionError(f"state_bits={state_bits}: a row of {columns} weights has {columns * bits} bits; choose {bits} to that many.")
+        raise CompressionError(
+            f"state_bits={state_bits}: a row of {columns} weights has {columns * bits} bits; choose {bits} to that many."
+        )
     if not isinstance(segment, int) or segment < 1:
         raise CompressionError(f"segment={segment}: choose a number of columns, usually 16.")
     scale = row_scales(weight, group_size, 1.0)
@@ -181,7 +219,9 @@ def quantize_layer(
     else:
         walk_groups(weight, H, segment, code, damping=damping, ahead=AHEAD)
         states = torch.cat(found, 1)
-    layer = TrellisLinear(columns, len(weight), bits=bits, state_bits=state_bits, values=values, groups=scale.shape[1])
+    layer = TrellisLinear(
+        columns, len(weight), bits=bits, state_bits=state_bits, values=values, groups=scale.shape[1]
+    )
     layer = layer.to(weight.device)
     if values != "1mad":
         layer.table = listed.half() if table is None else table
@@ -212,4 +252,6 @@ def quantize(
             tables[kind] = values_of(*kind).half()
         return quantize_layer(weight, H, **own, damping=damping, table=tables[kind])
 
-    return quantize_model(model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer)
+    return quantize_model(
+        model, calibration, make, settings, damping=damping, ignore=ignore, per_layer=per_layer
+    )

@@ -21,7 +21,18 @@ from .grids import check_matrix
 
 LOGARITHMIC = {"LNS8": (8, 3), "LNS4": (4, 1)}  # bits, of them behind the point
 POSITS = {"posit8": 8, "posit4": 4}  # es = 2, the standard of 2022
-NAMES = ("INT8", "FP8 E4M3", "FP8 E5M2", "posit8", "LNS8", "INT4", "FP4 E2M1", "NF4", "posit4", "LNS4")
+NAMES = (
+    "INT8",
+    "FP8 E4M3",
+    "FP8 E5M2",
+    "posit8",
+    "LNS8",
+    "INT4",
+    "FP4 E2M1",
+    "NF4",
+    "posit4",
+    "LNS4",
+)
 STEPS = 4  # scales that `best_scale` tries for each factor of 2
 
 
@@ -59,7 +70,9 @@ def best_scale(x: Tensor, points: Tensor) -> Tensor:
     least = math.floor(STEPS * math.log2(deviation)) if bool(peak.all()) else 0
     most = math.ceil(STEPS * math.log2(float(points.abs().max() / points[points > 0].min())))
     best, error = torch.zeros_like(ends), torch.full_like(ends, math.inf)
-    octaves = [torch.full_like(ends, float(k)) for k in range(least - least % STEPS, most + 1, STEPS)]
+    octaves = [
+        torch.full_like(ends, float(k)) for k in range(least - least % STEPS, most + 1, STEPS)
+    ]
     for stage in range(2):
         around = octaves if stage == 0 else [best + k for k in range(-STEPS + 1, STEPS)]
         for power in around:
@@ -78,7 +91,9 @@ def scaled(x: Tensor, points: Tensor) -> Tensor:
 def sqnr(x: Tensor, rounded: Tensor) -> float:
     """10 log10(Σ x² / Σ (x − x̂)²) decibels; infinite where nothing was lost. Raises CompressionError for x = 0 or unlike shapes."""
     if x.shape != rounded.shape or not x.any():
-        raise CompressionError(f"x {tuple(x.shape)}, rounded {tuple(rounded.shape)}: expected one shape, and some number that is not 0.")
+        raise CompressionError(
+            f"x {tuple(x.shape)}, rounded {tuple(rounded.shape)}: expected one shape, and some number that is not 0."
+        )
     noise = float((x.double() - rounded.double()).square().sum())
     return 10 * math.log10(float(x.double().square().sum()) / noise) if noise > 0 else math.inf
 
@@ -99,12 +114,16 @@ def best_values(sample: Tensor, levels: int, *, zero: bool = False) -> Tensor:
     x = np.sort(sample.detach().double().flatten().cpu().numpy())
     n = len(x)
     if not np.isfinite(x).all() or not 1 <= levels <= n:
-        raise CompressionError(f"sample: {n} numbers for {levels} levels; expected finite ones, at least one for each level.")
+        raise CompressionError(
+            f"sample: {n} numbers for {levels} levels; expected finite ones, at least one for each level."
+        )
     first, second = (np.concatenate([[0.0], np.cumsum(x**power)]) for power in (1, 2))
     count = np.arange(n + 1)[None, :] - np.arange(n + 1)[:, None]  # [i, j]: numbers i … j − 1
     inside = count > 0
     about_zero = np.where(inside, second[None, :] - second[:, None], np.inf)
-    about_mean = np.where(inside, about_zero - (first[None, :] - first[:, None]) ** 2 / np.maximum(count, 1), np.inf)
+    about_mean = np.where(
+        inside, about_zero - (first[None, :] - first[:, None]) ** 2 / np.maximum(count, 1), np.inf
+    )
     np.fill_diagonal(about_zero, 0.0)  # no number need be nearest to 0
     states = (about_mean, about_zero) if zero else (about_mean,)
     start = np.where(np.arange(n + 1) == 0, 0.0, np.inf)
@@ -112,11 +131,16 @@ def best_values(sample: Tensor, levels: int, *, zero: bool = False) -> Tensor:
     chosen: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
     for k in range(1, levels + 1):
         for used in range(len(states)):
-            ways = [best[k - 1, used][:, None] + about_mean] + ([best[k - 1, 0][:, None] + about_zero] if used else [])
+            ways = [best[k - 1, used][:, None] + about_mean] + (
+                [best[k - 1, 0][:, None] + about_zero] if used else []
+            )
             costs = np.stack([way.min(0) for way in ways])
             kind = costs.argmin(0)
             best[k, used] = costs.min(0)
-            chosen[k, used] = (kind, np.stack([way.argmin(0) for way in ways])[kind, np.arange(n + 1)])
+            chosen[k, used] = (
+                kind,
+                np.stack([way.argmin(0) for way in ways])[kind, np.arange(n + 1)],
+            )
     points, j, used = [], n, len(states) - 1
     for k in range(levels, 0, -1):
         kind, cut = chosen[k, used][0][j], int(chosen[k, used][1][j])

@@ -30,7 +30,8 @@ from .grids import check_group_size, check_matrix, exact_half, is_half
 from .hessians import check_walk, damped, inverse_cholesky, layer_error
 from .layer import KINDS
 
-Encode = Callable[[Tensor, int], Tensor]  # values (rows, g), first column → the values that their codes stand for
+# values (rows, g), first column → the values that their codes stand for
+Encode = Callable[[Tensor, int], Tensor]
 
 
 def row_scales(weight: Tensor, group_size: int | None, factor: float) -> Tensor:
@@ -45,7 +46,9 @@ def spread(scale: Tensor, columns: int) -> Tensor:
     return scale.repeat_interleave(columns // scale.shape[1], 1)
 
 
-def walk_groups(weight: Tensor, H: Tensor, width: int, encode: Encode, *, damping: float = 0.01, ahead: int = 0) -> Tensor:
+def walk_groups(
+    weight: Tensor, H: Tensor, width: int, encode: Encode, *, damping: float = 0.01, ahead: int = 0
+) -> Tensor:
     """Ŵ (out, in): groups of `width` columns coded from left to right, the later ones moved by each error as above.
 
     encode(W_B, first column) returns Ŵ_B; it is shown `ahead` columns more, where there are any. Weights of inputs that are always 0 become 0 before they are coded.
@@ -57,7 +60,9 @@ def walk_groups(weight: Tensor, H: Tensor, width: int, encode: Encode, *, dampin
     for first in range(0, W.shape[1], width):
         group = slice(first, first + width)
         result[:, group] = encode(W[:, first : first + width + ahead], first)
-        errors = torch.linalg.solve_triangular(U[group, group], W[:, group] - result[:, group], upper=True, left=False)
+        errors = torch.linalg.solve_triangular(
+            U[group, group], W[:, group] - result[:, group], upper=True, left=False
+        )
         W[:, first + width :] -= errors @ U[group, first + width :]
     return result
 
@@ -76,25 +81,31 @@ def refitted(weight: Tensor, values: Tensor, scale: Tensor, H: Tensor | None = N
     else:
         alone = q.square().sum(-1)
     together = (w * q).sum(-1)
-    fitted = exact_half(torch.where((together > 0) & (alone > 0), together / alone.clamp(min=1e-30), scale))
+    fitted = exact_half(
+        torch.where((together > 0) & (alone > 0), together / alone.clamp(min=1e-30), scale)
+    )
     return torch.where(fitted > 0, fitted, scale)
 
 
 def _signs(width: int, seed: int) -> Tensor:
-    return torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)).float() * 2 - 1
+    return (
+        torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)).float() * 2 - 1
+    )
 
 
 def mixed(x: Tensor, seed: int) -> Tensor:
-    """x Rᵀ for rows x (…, n), R = H diag(±1) with H a block diagonal of Hadamard matrices; float32."""
+    """X Rᵀ for rows x (…, n), R = H diag(±1) with H a block diagonal of Hadamard matrices; float32."""
     n = x.shape[-1]
     turned = (x.float() * _signs(n, seed).to(x.device)).reshape(*x.shape[:-1], -1, n & -n)
     return hadamard.transform(turned).reshape(x.shape)
 
 
 def unmixed(x: Tensor, seed: int) -> Tensor:
-    """x R, the inverse of `mixed`: these Hadamard matrices are symmetric."""
+    """X R, the inverse of `mixed`: these Hadamard matrices are symmetric."""
     n = x.shape[-1]
-    return hadamard.transform(x.reshape(*x.shape[:-1], -1, n & -n)).reshape(x.shape) * _signs(n, seed).to(x.device)
+    return hadamard.transform(x.reshape(*x.shape[:-1], -1, n & -n)).reshape(x.shape) * _signs(
+        n, seed
+    ).to(x.device)
 
 
 def mixed_weight(weight: Tensor, seed: int | None) -> Tensor:
@@ -102,7 +113,9 @@ def mixed_weight(weight: Tensor, seed: int | None) -> Tensor:
     if seed is None:
         return weight
     if not isinstance(seed, int) or seed < 0:
-        raise CompressionError(f"rotation={seed!r}: give a seed, a whole number from 0 up, or None.")
+        raise CompressionError(
+            f"rotation={seed!r}: give a seed, a whole number from 0 up, or None."
+        )
     return mixed(mixed(weight, seed).T, seed + 1).T.contiguous()
 
 
@@ -119,9 +132,16 @@ class ScaledCodes(ExpandedLinear):
     def _set_up(
         self, in_features: int, out_features: int, width: int, groups: int, scale_dtype: str, bias: bool, dtype: torch.dtype, rotation: int | None
     ) -> None:  # fmt: skip
-        self.in_features, self.out_features, self.groups, self.rotation = in_features, out_features, groups, rotation
+        self.in_features, self.out_features, self.groups, self.rotation = (
+            in_features,
+            out_features,
+            groups,
+            rotation,
+        )
         self.register_buffer("packed", torch.zeros(out_features, width, dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype)))
+        self.register_buffer(
+            "scale", torch.ones(out_features, groups, dtype=getattr(torch, scale_dtype))
+        )
         self.bias = frozen(torch.zeros(out_features, dtype=dtype)) if bias else None
 
     def _fill(self, packed: Tensor, weight: Tensor, scale: Tensor, H: Tensor | None) -> None:
@@ -145,16 +165,27 @@ class ScaledCodes(ExpandedLinear):
     def weight(self) -> Tensor:
         """Ŵ (out, in), float32, decoded now."""
         weight = self.values() * spread(self.scale.float(), self.in_features)
-        return weight if self.rotation is None else unmixed(unmixed(weight.T, self.rotation + 1).T, self.rotation)
+        return (
+            weight
+            if self.rotation is None
+            else unmixed(unmixed(weight.T, self.rotation + 1).T, self.rotation)
+        )
 
 
 def bits_per_weight(model: nn.Module) -> float:
     """Bits of everything that the compressed layers of any method hold, but for their biases, for each of their weights: codes,
-    scales, tables. A table that layers share counts once."""
-    layers: list[Any] = [m for m in model.modules() if type(m).__name__ in KINDS and hasattr(m, "in_features")]
+    scales, tables. A table that layers share counts once.
+    """
+    layers: list[Any] = [
+        m for m in model.modules() if type(m).__name__ in KINDS and hasattr(m, "in_features")
+    ]
     if not layers:
         raise CompressionError("model: no layer of it is compressed; quantize it first.")
-    held = {(b.data_ptr() or id(b), b.nbytes): b.nbytes for m in layers for b in m.buffers(recurse=False)}
+    held = {
+        (b.data_ptr() or id(b), b.nbytes): b.nbytes
+        for m in layers
+        for b in m.buffers(recurse=False)
+    }
     return 8 * sum(held.values()) / sum(m.in_features * m.out_features for m in layers)
 
 
@@ -172,17 +203,28 @@ def quantize_model(
     `details`: `bits_per_weight`, everything counted; with calibration `layer_error` by name. Works on a copy; errors name the layer.
     """
 
-    def make(_name: str, module: nn.Module, own: dict[str, Any], seen: Seen | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    def make(
+        _name: str, module: nn.Module, own: dict[str, Any], seen: Seen | None = None
+    ) -> tuple[nn.Module, dict[str, Any]]:
         """The layer, made in the mixed basis where there is one."""
         weight = check_matrix(walk.weight_of(module)).float()
-        rotation, H, kept = own.pop("rotation"), None if seen is None or seen.few else seen.known, weight
+        rotation, H, kept = (
+            own.pop("rotation"),
+            None if seen is None or seen.few else seen.known,
+            weight,
+        )
         if rotation is not None and H is not None:
-            kept, H = weight.masked_fill(H.diagonal() == 0, 0), mixed(mixed(H, rotation).T, rotation)
+            kept, H = (
+                weight.masked_fill(H.diagonal() == 0, 0),
+                mixed(mixed(H, rotation).T, rotation),
+            )
         layer = layer_of(mixed_weight(kept, rotation), H, own)
         layer.rotation, layer.bias = rotation, frozen(module.bias)  # type: ignore[arg-type]
         if seen is None:
             return layer, {}
-        return layer, {"few_tokens": seen.tokens} if seen.few else {"layer_error": layer_error(weight, layer.weight, seen.H)}  # type: ignore[arg-type]
+        return layer, {"few_tokens": seen.tokens} if seen.few else {
+            "layer_error": layer_error(weight, layer.weight, seen.H)
+        }  # type: ignore[arg-type]
 
     told = {} if calibration is None else {"damping": damping}
     result = layer_by_layer(model, make, settings, ignore, per_layer, told, calibration)

@@ -41,15 +41,21 @@ def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
     """
     grid = make_grid(x, **{"narrow": True, **grid_settings})
     offset = 2 ** (grid.bits - 1)
-    return (to_codes(x, grid).short() - offset).to(torch.int8), grid.scale, (grid.zero_point - offset).int()
+    return (
+        (to_codes(x, grid).short() - offset).to(torch.int8),
+        grid.scale,
+        (grid.zero_point - offset).int(),
+    )
 
 
 def integer_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to MOST_INPUTS inputs.
+    """X (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to MOST_INPUTS inputs.
 
     For up to FEW tokens on a CPU the compiled kernel is the faster one, for more torch's own product.
     """
-    plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    plain = (
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    )
     if plain and 0 < len(x) <= FEW and x.shape[1] <= MOST_INPUTS and kernels.cpu.variants():
         return kernels.cpu.integer_product(x, weight)
     if x.shape[1] == 1:  # torch 2.13 on a CPU gives wrong sums for a single input
@@ -77,11 +83,15 @@ class Int8Linear(FixedBuffers):
     ):  # fmt: skip
         super().__init__()
         if in_features > MOST_INPUTS:
-            raise CompressionError(f"in_features={in_features}: INT32 sums of more than {MOST_INPUTS} products may overflow; use `rtn`.")
+            raise CompressionError(
+                f"in_features={in_features}: INT32 sums of more than {MOST_INPUTS} products may overflow; use `rtn`."
+            )
         self.in_features, self.out_features = in_features, out_features
         self.per_channel, self.static, self.activations = per_channel, static, activations
         self.activation_bits, self.symmetric = activation_bits, symmetric
-        self.register_buffer("weight_codes", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer(
+            "weight_codes", torch.zeros(out_features, in_features, dtype=torch.int8)
+        )
         self.register_buffer("weight_scale", torch.ones(out_features if per_channel else 1, 1))
         self.register_buffer("weight_sum", torch.zeros(out_features, dtype=torch.int32))
         self.register_buffer("input_scale", torch.ones(1, 1) if static else None)
@@ -99,8 +109,14 @@ class Int8Linear(FixedBuffers):
     def set_weight(self, weight: Tensor, bits: int = 8) -> None:
         """Round a weight (out, in) into the layer's codes and scales."""
         granularity = "per_channel" if self.per_channel else "per_tensor"
-        codes, scale, _ = to_int8(weight, bits=bits, symmetric=True, granularity=granularity, narrow=bits == 8)
-        self.weight_codes, self.weight_scale, self.weight_sum = codes, scale.float(), codes.sum(1, dtype=torch.int32)
+        codes, scale, _ = to_int8(
+            weight, bits=bits, symmetric=True, granularity=granularity, narrow=bits == 8
+        )
+        self.weight_codes, self.weight_scale, self.weight_sum = (
+            codes,
+            scale.float(),
+            codes.sum(1, dtype=torch.int32),
+        )
 
     @property
     def weight(self) -> Tensor:
@@ -108,9 +124,11 @@ class Int8Linear(FixedBuffers):
         return self.weight_codes.float() * self.weight_scale
 
     def quantize_input(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (tokens, in) as int8, with scale and zero point."""
+        """X (tokens, in) as int8, with scale and zero point."""
         if not self.static:
-            return to_int8(x, bits=self.activation_bits, symmetric=self.symmetric, granularity=self.activations)
+            return to_int8(
+                x, bits=self.activation_bits, symmetric=self.symmetric, granularity=self.activations
+            )
         if torch.isnan(x).any():  # as a whole number it would be any
             raise CompressionError("x: contains NaN; repair what comes before this layer.")
         half = 2 ** (self.activation_bits - 1)
@@ -186,22 +204,35 @@ def _check(own: dict[str, Any], calibration: Tensor | None) -> None:
     if own["observer"] is None:
         return
     if own["activations"] != "per_tensor":
-        raise CompressionError("observer: a static range is per tensor; give activations='per_tensor'.")
+        raise CompressionError(
+            "observer: a static range is per tensor; give activations='per_tensor'."
+        )
     if calibration is None:
-        raise CompressionError("calibration: a static range needs token ids to observe; give some, or observer=None.")
+        raise CompressionError(
+            "calibration: a static range needs token ids to observe; give some, or observer=None."
+        )
     observers.make(own["observer"])  # an unknown name is an error before any work
 
 
-def _static(model: nn.Module, calibration: Tensor | None, chosen: selection.Chosen) -> dict[str, Grid]:
+def _static(
+    model: nn.Module, calibration: Tensor | None, chosen: selection.Chosen
+) -> dict[str, Grid]:
     """The fixed grid of each layer's input that has an observer. An expert that no token went to has none: its range is measured at each call."""
     grids: dict[str, Grid] = {}
     static = {name: own for name, own in chosen.own.items() if own["observer"] is not None}
     if not static or calibration is None:
         return grids
-    made = {name: observers.make(own["observer"], bits=own["activation_bits"], symmetric=own["symmetric"]) for name, own in static.items()}
+    made = {
+        name: observers.make(
+            own["observer"], bits=own["activation_bits"], symmetric=own["symmetric"]
+        )
+        for name, own in static.items()
+    }
     observers.observe(model, calibration, made)
     for name, watched in made.items():
         if watched.low is not None:
             columns, own = walk.weight_of(chosen.layers[name]).shape[1], static[name]
-            grids[name] = observers.grid(watched, columns, bits=own["activation_bits"], symmetric=own["symmetric"])
+            grids[name] = observers.grid(
+                watched, columns, bits=own["activation_bits"], symmetric=own["symmetric"]
+            )
     return grids

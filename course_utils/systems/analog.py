@@ -29,14 +29,22 @@ def ranges(weight: Tensor, kind: str = "column") -> Tensor:
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(RANGES)}.")
     if not weight.numel() or not torch.isfinite(weight).all():
         raise CompressionError("weight: empty, NaN or infinite; give a finite matrix (out, in).")
-    top = weight.abs().amax(1, keepdim=True) if kind == "column" else weight.abs().max().expand(len(weight), 1)
+    top = (
+        weight.abs().amax(1, keepdim=True)
+        if kind == "column"
+        else weight.abs().max().expand(len(weight), 1)
+    )
     return top.clamp(min=torch.finfo(weight.dtype).tiny)
 
 
-def program(weight: Tensor, noise: float, kind: str = "column", rng: torch.Generator | None = None) -> Tensor:
+def program(
+    weight: Tensor, noise: float, kind: str = "column", rng: torch.Generator | None = None
+) -> Tensor:
     """Weights (out, in) as a crossbar holds them after one programming with an error of `noise` times the range."""
     _share(noise=noise)
-    return weight + noise * ranges(weight, kind) * torch.randn(weight.shape, generator=rng, dtype=weight.dtype)
+    return weight + noise * ranges(weight, kind) * torch.randn(
+        weight.shape, generator=rng, dtype=weight.dtype
+    )
 
 
 def convert(sums: Tensor, bits: int, top: Tensor | float) -> Tensor:
@@ -48,15 +56,19 @@ def convert(sums: Tensor, bits: int, top: Tensor | float) -> Tensor:
     return ((sums / step + half).round().clamp(0, 2**bits - 1) - half) * step
 
 
-def crossbar(x: Tensor, weight: Tensor, *, tile: int = 64, bits: int | None = 8, reach: float = 4.0) -> Tensor:
-    """y = x Wᵀ in memory: tiles of `tile` inputs, each column's sum through a converter, sums added digitally.
+def crossbar(
+    x: Tensor, weight: Tensor, *, tile: int = 64, bits: int | None = 8, reach: float = 4.0
+) -> Tensor:
+    """Y = x Wᵀ in memory: tiles of `tile` inputs, each column's sum through a converter, sums added digitally.
 
     The converter of a column reaches `reach` times the root mean square of what it may see, ‖x_tile‖ · ‖w_tile‖ / √tile,
     where the mean over tokens is taken. bits None: an ideal converter. x (tokens, in), weight (out, in).
     Raises CompressionError for shapes that do not fit.
     """
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or tile < 1:
-        raise CompressionError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, tile={tile}: expected (tokens, in), (out, in) and a tile of at least 1.")
+        raise CompressionError(
+            f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, tile={tile}: expected (tokens, in), (out, in) and a tile of at least 1."
+        )
     total = x.new_zeros(len(x), len(weight))
     for part, w in zip(x.split(tile, 1), weight.split(tile, 1), strict=True):
         sums = part @ w.T
@@ -67,21 +79,29 @@ def crossbar(x: Tensor, weight: Tensor, *, tile: int = 64, bits: int | None = 8,
     return total
 
 
-def optical(x: Tensor, weight: Tensor, *, photons: float, rng: torch.Generator | None = None) -> Tensor:
-    """y = x Wᵀ with shot noise: each product has `photons` photons at full scale, so a sum errs by max|x| · max|w| · √(in / photons) · e.
+def optical(
+    x: Tensor, weight: Tensor, *, photons: float, rng: torch.Generator | None = None
+) -> Tensor:
+    """Y = x Wᵀ with shot noise: each product has `photons` photons at full scale, so a sum errs by max|x| · max|w| · √(in / photons) · e.
 
     The largest input of a token and the largest weight of an output are full scale.
     """
     if not photons > 0:
         raise CompressionError(f"photons={photons}: give a number above 0.")
     full = x.abs().amax(1, keepdim=True) * ranges(weight).T
-    return x @ weight.T + full * math.sqrt(x.shape[1] / photons) * torch.randn(len(x), len(weight), generator=rng, dtype=x.dtype)
+    return x @ weight.T + full * math.sqrt(x.shape[1] / photons) * torch.randn(
+        len(x), len(weight), generator=rng, dtype=x.dtype
+    )
 
 
 class _Inexact(nn.Module):
     def __init__(self, linear: nn.Module, product):
         super().__init__()
-        self.weight, self.bias, self.product = walk.weight_of(linear).detach(), getattr(linear, "bias", None), product
+        self.weight, self.bias, self.product = (
+            walk.weight_of(linear).detach(),
+            getattr(linear, "bias", None),
+            product,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x.reshape(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], -1)

@@ -25,19 +25,35 @@ def upper_bound(harmed: int, n: int, level: float = 0.95) -> float:
     from scipy.special import betaincinv
 
     if not 0 <= harmed <= n or n < 1 or not 0 < level < 1:
-        raise CompressionError(f"harmed={harmed}, n={n}, level={level}: count at least one question, and choose a level between 0 and 1.")
+        raise CompressionError(
+            f"harmed={harmed}, n={n}, level={level}: count at least one question, and choose a level between 0 and 1."
+        )
     return 1.0 if harmed == n else float(betaincinv(harmed + 1, n - harmed, level))
 
 
-def choose_threshold(confidence: Tensor, harm: Tensor, *, risk: float, level: float = 0.95, grid: Sequence[float] = GRID) -> float:
+def choose_threshold(
+    confidence: Tensor,
+    harm: Tensor,
+    *,
+    risk: float,
+    level: float = 0.95,
+    grid: Sequence[float] = GRID,
+) -> float:
     """The lowest threshold that validation answers allow; inf where none does: the small model then answers nothing.
 
     `confidence` (n,) of the small model, `harm` (n,) true where its answer would be a loss (wrong, while the large one is right).
     Risk is the share of *all* questions that are lost. `grid` falls and does not depend on the answers. Raises CompressionError for
     unlike lengths, NaN, or a risk outside 0 … 1.
     """
-    if confidence.shape != harm.shape or confidence.dim() != 1 or not len(harm) or bool(confidence.isnan().any()):
-        raise CompressionError("confidence, harm: one number and one verdict for each question, none of them NaN.")
+    if (
+        confidence.shape != harm.shape
+        or confidence.dim() != 1
+        or not len(harm)
+        or bool(confidence.isnan().any())
+    ):
+        raise CompressionError(
+            "confidence, harm: one number and one verdict for each question, none of them NaN."
+        )
     if not 0 < risk < 1 or list(grid) != sorted(grid, reverse=True):
         raise CompressionError(f"risk={risk}: allow a share between 0 and 1, on a grid that falls.")
     chosen = math.inf

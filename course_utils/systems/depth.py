@@ -32,7 +32,9 @@ def bypassed(model: PreTrainedModel, skips: Skips) -> Iterator[None]:
     """
     blocks = walk.blocks(model)
     if wrong := [b for b in skips if not 0 <= b < len(blocks)]:
-        raise CompressionError(f"skips: there is no block {wrong[0]}; the model has blocks 0 to {len(blocks) - 1}.")
+        raise CompressionError(
+            f"skips: there is no block {wrong[0]}; the model has blocks 0 to {len(blocks) - 1}."
+        )
 
     def hook(skip: Tensor):
         def pass_by(block, args, kwargs, out):
@@ -44,7 +46,9 @@ def bypassed(model: PreTrainedModel, skips: Skips) -> Iterator[None]:
 
         return pass_by
 
-    handles = [blocks[b].register_forward_hook(hook(skip), with_kwargs=True) for b, skip in skips.items()]
+    handles = [
+        blocks[b].register_forward_hook(hook(skip), with_kwargs=True) for b, skip in skips.items()
+    ]
     try:
         yield
     finally:
@@ -58,7 +62,9 @@ def skips_of(depths: Tensor, blocks: int) -> dict[int, Tensor]:
 
 
 @torch.no_grad()
-def predictions(model: PreTrainedModel, ids: Tensor, skips: Skips | None = None, batch: int = 16) -> Tensor:
+def predictions(
+    model: PreTrainedModel, ids: Tensor, skips: Skips | None = None, batch: int = 16
+) -> Tensor:
     """(windows, tokens, vocabulary) log-probabilities of the next token, float32, when tokens skip these blocks."""
     was, found = model.training, []
     model.eval()
@@ -66,7 +72,12 @@ def predictions(model: PreTrainedModel, ids: Tensor, skips: Skips | None = None,
         for i in range(0, len(ids), batch):
             here = {b: s[i : i + batch] if s.dim() == 2 else s for b, s in (skips or {}).items()}
             with bypassed(model, here):
-                found.append(model(input_ids=ids[i : i + batch].long().to(model.device), use_cache=False).logits.float().log_softmax(-1).cpu())
+                found.append(
+                    model(input_ids=ids[i : i + batch].long().to(model.device), use_cache=False)
+                    .logits.float()
+                    .log_softmax(-1)
+                    .cpu()
+                )
     finally:
         model.train(was)
     return torch.cat(found)
@@ -85,7 +96,9 @@ def exits(model: PreTrainedModel, ids: Tensor, threshold: float, first: int = 1)
     """
     count = len(walk.blocks(model))
     if not 0 <= threshold <= 1 or not 1 <= first <= count:
-        raise CompressionError(f"threshold={threshold}, first={first}: give a probability, and a depth from 1 to {count}.")
+        raise CompressionError(
+            f"threshold={threshold}, first={first}: give a probability, and a depth from 1 to {count}."
+        )
     depths = torch.full(ids.shape, count)
     for depth in range(first, count):
         now = depths.clamp(max=depth)
@@ -122,17 +135,30 @@ class Router:
     lets `capacity` of the calibration tokens through: a token decides by itself, without looking at later ones.
     """
 
-    def __init__(self, model: PreTrainedModel, ids: Tensor, blocks: tuple[int, ...], capacity: float, ridge: float = 1e-2):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ids: Tensor,
+        blocks: tuple[int, ...],
+        capacity: float,
+        ridge: float = 1e-2,
+    ):
         if not 0 < capacity < 1:
-            raise CompressionError(f"capacity={capacity}: choose the share of tokens that a block sees, between 0 and 1.")
+            raise CompressionError(
+                f"capacity={capacity}: choose the share of tokens that a block sees, between 0 and 1."
+            )
         states, sizes = changes(model, ids)
         self.blocks, self.capacity = blocks, capacity
         self.weights, self.cuts = {}, {}
         for b in blocks:
             x, y = self._features(states[b]), sizes[b].flatten().double().clamp(min=1e-9).log()
             A = x.T @ x
-            self.weights[b] = torch.linalg.solve(A + ridge * A.diagonal().mean() * torch.eye(len(A), dtype=A.dtype), x.T @ y)
-            self.cuts[b] = float((x @ self.weights[b]).quantile(1 - capacity)) if len(x) < 2**24 else 0.0
+            self.weights[b] = torch.linalg.solve(
+                A + ridge * A.diagonal().mean() * torch.eye(len(A), dtype=A.dtype), x.T @ y
+            )
+            self.cuts[b] = (
+                float((x @ self.weights[b]).quantile(1 - capacity)) if len(x) < 2**24 else 0.0
+            )
 
     @staticmethod
     def _features(state: Tensor) -> Tensor:
@@ -156,11 +182,16 @@ Choose = Callable[[PreTrainedModel, Tensor], dict[int, Tensor]]  # (model, ids) 
 def best_block(model: PreTrainedModel, ids: Tensor) -> Choose:
     """Skip, for every token, the block without which the predictions on these ids change least."""
     original = predictions(model, ids)
-    costs = [float(kl(original, predictions(model, ids, {b: torch.tensor(True)})).mean()) for b in range(len(walk.blocks(model)))]
+    costs = [
+        float(kl(original, predictions(model, ids, {b: torch.tensor(True)})).mean())
+        for b in range(len(walk.blocks(model)))
+    ]
     return lambda _, ids: {costs.index(min(costs)): torch.ones(ids.shape, dtype=torch.bool)}
 
 
-def by_chance(model: PreTrainedModel, blocks: tuple[int, ...], capacity: float, seed: int = 0) -> Choose:
+def by_chance(
+    model: PreTrainedModel, blocks: tuple[int, ...], capacity: float, seed: int = 0
+) -> Choose:
     """Each of these blocks sees a share `capacity` of the tokens, drawn by chance: the control of a router."""
     rng = torch.Generator().manual_seed(seed)
     return lambda _, ids: {b: torch.rand(ids.shape, generator=rng) >= capacity for b in blocks}
@@ -171,7 +202,11 @@ def exit_at_mean(model: PreTrainedModel, ids: Tensor, mean: float, rounds: int =
     low, high = 0.0, 1.0
     for _ in range(rounds):
         middle = (low + high) / 2
-        low, high = (low, middle) if float(exits(model, ids, middle).float().mean()) > mean else (middle, high)
+        low, high = (
+            (low, middle)
+            if float(exits(model, ids, middle).float().mean()) > mean
+            else (middle, high)
+        )
     return lambda model, ids: skips_of(exits(model, ids, (low + high) / 2), len(walk.blocks(model)))
 
 

@@ -23,7 +23,9 @@ from course_utils.models import walk
 
 from . import timing
 
-Part = tuple[str, int, int]  # ("attention", hidden size, query heads), ("mlp", hidden size, channels), ("ends", hidden size, vocabulary)
+# ("attention", hidden size, query heads), ("mlp", hidden size, channels), ("ends", hidden size,
+# vocabulary)
+Part = tuple[str, int, int]
 
 
 def parts(model: PreTrainedModel) -> list[Part]:
@@ -37,8 +39,12 @@ def parts(model: PreTrainedModel) -> list[Part]:
         attention: Any = getattr(block, "self_attn", None)
         mlp: Any = getattr(block, "mlp", None)
         if not hasattr(attention, "o_proj") or not hasattr(mlp, "down_proj"):
-            raise CompressionError(f"model: blocks of {type(model).__name__} are not those of Llama; tables are made for Llama-like models.")
-        found.append(("attention", hidden, walk.weight_of(attention.o_proj).shape[1] // attention.head_dim))
+            raise CompressionError(
+                f"model: blocks of {type(model).__name__} are not those of Llama; tables are made for Llama-like models."
+            )
+        found.append(
+            ("attention", hidden, walk.weight_of(attention.o_proj).shape[1] // attention.head_dim)
+        )
         found.append(("mlp", hidden, walk.weight_of(mlp.down_proj).shape[1]))
     return found
 
@@ -62,7 +68,9 @@ class LatencyTable:
         kind, hidden, width = part
         wide = [w for k, h, w in self.seconds if (k, h) == (kind, hidden) and w >= width]
         if not wide:
-            raise CompressionError(f"part={part}: no {kind} of hidden size {hidden} and a width of {width} or more was measured; measure it.")
+            raise CompressionError(
+                f"part={part}: no {kind} of hidden size {hidden} and a width of {width} or more was measured; measure it."
+            )
         return self.seconds[kind, hidden, min(wide)]
 
     def total(self, model: PreTrainedModel | Sequence[Part]) -> float:
@@ -70,13 +78,23 @@ class LatencyTable:
         return sum(map(self.of, parts(model) if isinstance(model, PreTrainedModel) else model))
 
 
-def llama(heads: int, channels: int, blocks: int, *, hidden: int = 256, vocabulary: int = 1024, head_size: int = 32, seed: int = 0) -> PreTrainedModel:
+def llama(
+    heads: int,
+    channels: int,
+    blocks: int,
+    *,
+    hidden: int = 256,
+    vocabulary: int = 1024,
+    head_size: int = 32,
+    seed: int = 0,
+) -> PreTrainedModel:
     """A Llama with random weights; every two query heads share a key-value head, as in the bundled model."""
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=channels, num_hidden_layers=blocks, num_attention_heads=1,
         num_key_value_heads=1, head_dim=head_size, max_position_embeddings=512, tie_word_embeddings=True,
     )  # fmt: skip
-    config.num_attention_heads, config.num_key_value_heads = heads, max(1, heads // 2)  # the constructor wants a divisor of `hidden`
+    # the constructor wants a divisor of `hidden`
+    config.num_attention_heads, config.num_key_value_heads = heads, max(1, heads // 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
@@ -84,18 +102,27 @@ def llama(heads: int, channels: int, blocks: int, *, hidden: int = 256, vocabula
 
 @torch.no_grad()
 def measure(
-    wanted: Sequence[Part], *, batch: int = 8, context: int = 64, models: Mapping[str, PreTrainedModel] | None = None, turns: int = 7
+    wanted: Sequence[Part],
+    *,
+    batch: int = 8,
+    context: int = 64,
+    models: Mapping[str, PreTrainedModel] | None = None,
+    turns: int = 7,
 ) -> tuple[LatencyTable, dict[str, float]]:
     """The table of the parts, and the seconds of whole `models` measured in the same turns.
 
     Parts are those of random Llamas: a time does not depend on the numbers in a weight.
     """
     ids = torch.randint(4, (batch, context), generator=torch.Generator().manual_seed(0))
-    jobs: dict[str, Callable[[], object]] = {f"{i}": _job(part, ids) for i, part in enumerate(dict.fromkeys(wanted))}
+    jobs: dict[str, Callable[[], object]] = {
+        f"{i}": _job(part, ids) for i, part in enumerate(dict.fromkeys(wanted))
+    }
     for name, model in (models or {}).items():
         jobs[f"model {name}"] = partial(_run, model, ids)
     found = timing.best(jobs, turns=turns)
-    table = LatencyTable({part: found[f"{i}"] for i, part in enumerate(dict.fromkeys(wanted))}, batch, context)
+    table = LatencyTable(
+        {part: found[f"{i}"] for i, part in enumerate(dict.fromkeys(wanted))}, batch, context
+    )
     return table, {name: found[f"model {name}"] for name in models or {}}
 
 
@@ -109,14 +136,27 @@ def _job(part: Part, ids: Tensor) -> Callable[[], object]:
     if kind == "ends":
         model = llama(2, 32, 0, hidden=hidden, vocabulary=width)
         return lambda: _run(model, ids)
-    model = llama(width if kind == "attention" else 2, width if kind == "mlp" else 32, 1, hidden=hidden, vocabulary=8)
+    model = llama(
+        width if kind == "attention" else 2,
+        width if kind == "mlp" else 32,
+        1,
+        hidden=hidden,
+        vocabulary=8,
+    )
     block: Any = walk.blocks(model)[0]
     states = torch.randn(*ids.shape, hidden, generator=torch.Generator().manual_seed(1))
     if kind == "mlp":
-        return _without_gradients(lambda: states + block.mlp(block.post_attention_layernorm(states)))
+        return _without_gradients(
+            lambda: states + block.mlp(block.post_attention_layernorm(states))
+        )
     angles = model.model.rotary_emb(states, torch.arange(ids.shape[1])[None])
     return _without_gradients(
-        lambda: states + block.self_attn(block.input_layernorm(states), position_embeddings=angles, attention_mask=None)[0]
+        lambda: (
+            states
+            + block.self_attn(
+                block.input_layernorm(states), position_embeddings=angles, attention_mask=None
+            )[0]
+        )
     )
 
 

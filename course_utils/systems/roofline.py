@@ -28,14 +28,30 @@ def operations(rows: int, columns: int, tokens: int) -> int:
     return 2 * rows * columns * tokens
 
 
-def bytes_moved(rows: int, columns: int, tokens: int, *, bits: float = 32, group_size: int | None = None, zero_points: bool = False) -> float:
+def bytes_moved(
+    rows: int,
+    columns: int,
+    tokens: int,
+    *,
+    bits: float = 32,
+    group_size: int | None = None,
+    zero_points: bool = False,
+) -> float:
     """Bytes of y = x Wᵀ, x (tokens, columns): weights once, scales (2 bytes a group), inputs and outputs in float32.
 
     `group_size` None: no scales, as with floats. `zero_points`: `bits` more for each group.
     """
     _positive(rows=rows, columns=columns, tokens=tokens, bits=bits)
-    groups = 0 if group_size is None else rows * math.ceil(columns / (columns if group_size == -1 else group_size))
-    return rows * columns * bits / 8 + groups * (SCALE + zero_points * bits / 8) + FP32 * tokens * (rows + columns)
+    groups = (
+        0
+        if group_size is None
+        else rows * math.ceil(columns / (columns if group_size == -1 else group_size))
+    )
+    return (
+        rows * columns * bits / 8
+        + groups * (SCALE + zero_points * bits / 8)
+        + FP32 * tokens * (rows + columns)
+    )
 
 
 def intensity(rows: int, columns: int, tokens: int, **stored) -> float:
@@ -61,7 +77,10 @@ class Roof:
 
     def seconds(self, rows: int, columns: int, tokens: int, **stored) -> float:
         """The least time of a product: max(operations / P, bytes / M)."""
-        return max(operations(rows, columns, tokens) / self.peak, bytes_moved(rows, columns, tokens, **stored) / self.bandwidth)
+        return max(
+            operations(rows, columns, tokens) / self.peak,
+            bytes_moved(rows, columns, tokens, **stored) / self.bandwidth,
+        )
 
     def tokens_at_ridge(self, rows: int, columns: int, **stored) -> int | None:
         """The fewest tokens at once for which operations decide; None where inputs and outputs alone keep it below the ridge.
@@ -84,13 +103,19 @@ def measure(*, numbers: int = 2**25, side: int = 768, turns: int = 8) -> Roof:
     return Roof(2 * side**3 / found["multiply"], FP32 * numbers / found["read"])
 
 
-def products(width: int, tokens: tuple[int, ...], *, memory: int = 2**27, turns: int = 3) -> dict[str, dict[int, float]]:
+def products(
+    width: int, tokens: tuple[int, ...], *, memory: int = 2**27, turns: int = 3
+) -> dict[str, dict[int, float]]:
     """{format: {tokens: seconds}} of a square layer in FP32, and packed in 8 and 4 bits with groups of 64.
 
     Each walks over copies of its weight that together hold `memory` bytes, or it would be read from a cache and not from memory.
     """
     rng = torch.Generator().manual_seed(0)
-    makers = {"FP32": _dense(width, memory, rng), "INT8": _packed(width, 8, memory, rng), "INT4": _packed(width, 4, memory, rng)}
+    makers = {
+        "FP32": _dense(width, memory, rng),
+        "INT8": _packed(width, 8, memory, rng),
+        "INT4": _packed(width, 4, memory, rng),
+    }
     jobs, inputs = {}, {t: torch.randn(t, width, generator=rng) for t in tokens}
     for (name, product), t in itertools.product(makers.items(), tokens):
         jobs[f"{name} {t}"] = lambda product=product, x=inputs[t]: product(x)
@@ -98,16 +123,24 @@ def products(width: int, tokens: tuple[int, ...], *, memory: int = 2**27, turns:
     return {name: {t: found[f"{name} {t}"] for t in tokens} for name in makers}
 
 
-def packed_times(width: int, bits: tuple[int, ...], *, memory: int = 2**26, turns: int = 3) -> dict[int, float]:
+def packed_times(
+    width: int, bits: tuple[int, ...], *, memory: int = 2**26, turns: int = 3
+) -> dict[int, float]:
     """{bits: seconds} of a square layer packed in groups of 64, for one token, read from memory as in `products`."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(1, width, generator=rng)
     products_ = {b: _packed(width, b, memory, rng) for b in bits}
-    found = timing.best({str(b): partial(product, x) for b, product in products_.items()}, turns=turns)
+    found = timing.best(
+        {str(b): partial(product, x) for b, product in products_.items()}, turns=turns
+    )
     return {b: found[str(b)] for b in bits}
 
 
-STORED: dict[str, dict] = {"FP32": {}, "INT8": {"bits": 8, "group_size": 64}, "INT4": {"bits": 4, "group_size": 64}}
+STORED: dict[str, dict] = {
+    "FP32": {},
+    "INT8": {"bits": 8, "group_size": 64},
+    "INT4": {"bits": 4, "group_size": 64},
+}
 
 
 def _round(make, nbytes: int, memory: int):

@@ -24,11 +24,14 @@ from course_utils.pruning import anatomy, groups, structured
 
 from .latency import LatencyTable
 
-Options = dict[str, dict[int, tuple[Tensor, Tensor]]]  # {layer: {width: (units that stay, refitted weight with zeros elsewhere)}}
+# {layer: {width: (units that stay, refitted weight with zeros elsewhere)}}
+Options = dict[str, dict[int, tuple[Tensor, Tensor]]]
 
 
 @torch.no_grad()
-def candidates(model: PreTrainedModel, calibration: Tensor, *, heads: Sequence[int], channels: Sequence[int]) -> Options:
+def candidates(
+    model: PreTrainedModel, calibration: Tensor, *, heads: Sequence[int], channels: Sequence[int]
+) -> Options:
     """For each block's `o_proj` and `down_proj` the units that stay at each width, by energy, and the weight refitted to them.
 
     `heads` counts query heads; key-value heads go with all the query heads that share them. Each part is fitted on the inputs that
@@ -36,18 +39,35 @@ def candidates(model: PreTrainedModel, calibration: Tensor, *, heads: Sequence[i
     """
     calibration, found = walk.check_calibration(calibration, model), {}
     ratio = model.config.num_attention_heads // model.config.num_key_value_heads
-    for i, (block, states) in enumerate(walk.through_blocks(copy.deepcopy(model), calibration, "parts")):
-        for name, widths, unit in (("self_attn.o_proj", heads, _unit(model, "o_proj")), ("mlp.down_proj", channels, 1)):
+    for i, (block, states) in enumerate(
+        walk.through_blocks(copy.deepcopy(model), calibration, "parts")
+    ):
+        for name, widths, unit in (
+            ("self_attn.o_proj", heads, _unit(model, "o_proj")),
+            ("mlp.down_proj", channels, 1),
+        ):
             layer = block.get_submodule(name)
-            weight, H = walk.weight_of(layer).float(), structured.second_moment(block, states, layer, name)
+            weight, H = (
+                walk.weight_of(layer).float(),
+                structured.second_moment(block, states, layer, name),
+            )
             together = ratio if unit > 1 else 1
             whole, options = weight.shape[1] // unit, {}
             for width in widths:
                 if not 0 < width <= whole or width % together:
-                    raise CompressionError(f"{name}: {width} of {whole} units, in steps of {together}; choose other widths.")
-                stay = groups.members(groups.kept(groups.score(weight, H, unit * together, "energy"), width // together), together)
+                    raise CompressionError(
+                        f"{name}: {width} of {whole} units, in steps of {together}; choose other widths."
+                    )
+                stay = groups.members(
+                    groups.kept(
+                        groups.score(weight, H, unit * together, "energy"), width // together
+                    ),
+                    together,
+                )
                 columns, new = groups.members(stay, unit), torch.zeros_like(weight)
-                new[:, columns] = weight if width == whole else groups.compensated(weight, H, columns)
+                new[:, columns] = (
+                    weight if width == whole else groups.compensated(weight, H, columns)
+                )
                 options[width] = (stay, new)
             found[f"model.layers.{i}.{name}"] = options
     return found
@@ -65,14 +85,21 @@ def damages(model: PreTrainedModel, ids: Tensor, options: Options) -> dict[str, 
             for width, (stay, new) in widths.items():
                 module.weight.data = new.to(weight.dtype)
                 whole = len(stay) * _unit(model, name) == weight.shape[1]
-                found[name][width] = 0.0 if whole else float(by_window.kl_by_window(original, model, ids).mean())
+                found[name][width] = (
+                    0.0 if whole else float(by_window.kl_by_window(original, model, ids).mean())
+                )
     return found
 
 
-def times(model: PreTrainedModel, options: Options, table: LatencyTable) -> dict[str, dict[int, float]]:
+def times(
+    model: PreTrainedModel, options: Options, table: LatencyTable
+) -> dict[str, dict[int, float]]:
     """Seconds of each part at each width, from the table."""
     hidden = model.config.hidden_size
-    return {n: {w: table.of(("attention" if "attn" in n else "mlp", hidden, w)) for w in widths} for n, widths in options.items()}
+    return {
+        n: {w: table.of(("attention" if "attn" in n else "mlp", hidden, w)) for w in widths}
+        for n, widths in options.items()
+    }
 
 
 def weights(model: PreTrainedModel, options: Options) -> dict[str, dict[int, int]]:
@@ -113,14 +140,23 @@ def _unit(model: PreTrainedModel, name: str) -> int:
     return attention.head_dim if name.endswith("o_proj") else 1
 
 
-def uniform(options: Options, cost: Mapping[str, Mapping[int, float]], budget: float) -> dict[str, int]:
+def uniform(
+    options: Options, cost: Mapping[str, Mapping[int, float]], budget: float
+) -> dict[str, int]:
     """The same share of every part: the widest step of widths, counted from the whole, whose cost fits the budget.
 
     Raises CompressionError if even the narrowest does not fit.
     """
     steps = {name: sorted(widths, reverse=True) for name, widths in options.items()}
-    for share in sorted({w / max(widths) for widths in options.values() for w in widths}, reverse=True):
-        chosen = {name: next((w for w in widths if w <= share * widths[0] + 1e-9), widths[-1]) for name, widths in steps.items()}
+    for share in sorted(
+        {w / max(widths) for widths in options.values() for w in widths}, reverse=True
+    ):
+        chosen = {
+            name: next((w for w in widths if w <= share * widths[0] + 1e-9), widths[-1])
+            for name, widths in steps.items()
+        }
         if sum(cost[n][w] for n, w in chosen.items()) <= budget:
             return chosen
-    raise CompressionError(f"budget={budget:.3g}: the narrowest widths take more; raise it, or offer narrower ones.")
+    raise CompressionError(
+        f"budget={budget:.3g}: the narrowest widths take more; raise it, or offer narrower ones."
+    )

@@ -36,7 +36,9 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
     return torch.where(total > 0, left / total.clamp(min=torch.finfo(p.dtype).tiny), p)
 
 
-def verify(p: Tensor, q: Tensor, tokens: list[int], generator: torch.Generator | None = None) -> tuple[int, int]:
+def verify(
+    p: Tensor, q: Tensor, tokens: list[int], generator: torch.Generator | None = None
+) -> tuple[int, int]:
     """(how many drafted tokens are accepted, the token that follows them), from p (k + 1, V), q (k, V) and the k tokens."""
     for i, token in enumerate(tokens):
         u = torch.rand((), generator=generator, dtype=torch.float64)
@@ -48,7 +50,9 @@ def verify(p: Tensor, q: Tensor, tokens: list[int], generator: torch.Generator |
 def expected_tokens(alpha: float, k: int) -> float:
     """E[tokens of a round] = 1 + α + … + α^k = (1 − α^{k+1}) / (1 − α) (eq. 1), if each token is accepted with α by itself."""
     if not 0 <= alpha <= 1 or k < 0:
-        raise CompressionError(f"alpha={alpha}, k={k}: give a probability, and a number of drafted tokens that is not negative.")
+        raise CompressionError(
+            f"alpha={alpha}, k={k}: give a probability, and a number of drafted tokens that is not negative."
+        )
     return float(sum(alpha**j for j in range(k + 1)))
 
 
@@ -81,8 +85,14 @@ class Reader:
             self.cache.crop(same - len(self.read))  # so many fewer
         new = torch.tensor([tokens[same:]], device=self.model.device)
         out = self.model(input_ids=new, past_key_values=self.cache, use_cache=True)
-        self.cache, self.read, self.forwards = getattr(out, "past_key_values", None), list(tokens), self.forwards + 1
-        if not isinstance(self.cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in self.cache.layers):
+        self.cache, self.read, self.forwards = (
+            getattr(out, "past_key_values", None),
+            list(tokens),
+            self.forwards + 1,
+        )
+        if not isinstance(self.cache, DynamicCache) or any(
+            type(layer) is not DynamicLayer for layer in self.cache.layers
+        ):
             self.cache = None
         return distribution(out.logits[0, -last:], self.width, temperature)
 
@@ -123,15 +133,21 @@ def write(
     """
     text = [int(i) for i in ids]
     if not text or new_tokens < 1 or k < 1 or not temperature >= 0:
-        raise CompressionError("ids, new_tokens, k, temperature: give at least one token, one new token, k ≥ 1, and a temperature of 0 or more.")
+        raise CompressionError(
+            "ids, new_tokens, k, temperature: give at least one token, one new token, k ≥ 1, and a temperature of 0 or more."
+        )
     generator = torch.Generator().manual_seed(seed)
     with scoring(target) as large, scoring(large if draft is None else draft) as small:
         for longest in (longest_context(large), longest_context(small)):
             if longest is not None and len(text) + new_tokens > longest:
-                raise CompressionError(f"new_tokens={new_tokens}: with {len(text)} tokens given the models read only {longest}; ask for fewer.")
+                raise CompressionError(
+                    f"new_tokens={new_tokens}: with {len(text)} tokens given the models read only {longest}; ask for fewer."
+                )
         width = large.config.get_text_config().vocab_size
         if max(text) >= min(width, small.config.get_text_config().vocab_size) or min(text) < 0:
-            raise CompressionError("ids: a token that one of the models does not know; both need the same tokenizer.")
+            raise CompressionError(
+                "ids: a token that one of the models does not know; both need the same tokenizer."
+            )
         judge, writer = Reader(large, width), Reader(small, width)
         start, accepted = len(text), []
         while (room := start + new_tokens - len(text)) > 0:
@@ -144,7 +160,10 @@ def write(
             p = judge.distributions(text + drafted, count + 1, temperature)
             taken, follows = verify(p, q, drafted, generator)
             round_ = [*drafted[:taken], follows]
-            if stop and (end := next((i for i, t in enumerate(round_) if t in stop), None)) is not None:
+            if (
+                stop
+                and (end := next((i for i, t in enumerate(round_) if t in stop), None)) is not None
+            ):
                 text += round_[: end + 1]
                 accepted.append(min(taken, end + 1))
                 break
@@ -168,7 +187,11 @@ def sample(model: Subject, prompts: Tensor, *, new_tokens: int, seed: int = 0) -
             token = torch.multinomial(p, 1, generator=generator)
             ids = torch.cat([ids, token], 1)
             if step < new_tokens - 1:
-                out = ready(input_ids=token.to(ready.device), past_key_values=out.past_key_values, use_cache=True)
+                out = ready(
+                    input_ids=token.to(ready.device),
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
     return ids
 
 
@@ -193,11 +216,15 @@ def tokens_per_round(r: Tensor, k: int) -> Tensor:
     """
     r, n = r.double(), r.shape[1]
     if not 1 <= k < n:
-        raise CompressionError(f"k={k}: texts of {n} tokens hold no round of k + 1; take longer ones, and k of 1 or more.")
-    runs = torch.ones(len(r), n - k, k + 1, dtype=torch.float64)  # P(the first j are accepted) from each start
+        raise CompressionError(
+            f"k={k}: texts of {n} tokens hold no round of k + 1; take longer ones, and k of 1 or more."
+        )
+    # P(the first j are accepted) from each start
+    runs = torch.ones(len(r), n - k, k + 1, dtype=torch.float64)
     for j in range(1, k + 1):
         runs[:, :, j] = runs[:, :, j - 1] * r[:, j - 1 : j - 1 + n - k]
-    ends = torch.cat([runs[:, :, :-1] - runs[:, :, 1:], runs[:, :, -1:]], 2)  # P(a round has j + 1 tokens)
+    # P(a round has j + 1 tokens)
+    ends = torch.cat([runs[:, :, :-1] - runs[:, :, 1:], runs[:, :, -1:]], 2)
     starts = torch.zeros(len(r), n + 1, dtype=torch.float64)
     starts[:, 0] = 1
     for t in range(n - k):

@@ -11,7 +11,11 @@ SHORTEST = 2e-3  # seconds of one turn: far above what the clock can tell
 
 
 def best(
-    jobs: Mapping[str, Callable[[], object]], *, turns: int = 7, shortest: float = SHORTEST, clock: Callable[[], float] = time.process_time
+    jobs: Mapping[str, Callable[[], object]],
+    *,
+    turns: int = 7,
+    shortest: float = SHORTEST,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, float]:
     """{name: processor seconds of one call} on one thread.
 
@@ -20,7 +24,9 @@ def best(
     Raises CompressionError for no jobs or no turns.
     """
     if not jobs or turns < 1 or not shortest > 0:
-        raise CompressionError("jobs, turns, shortest: give at least one job, one turn, and a time above 0.")
+        raise CompressionError(
+            "jobs, turns, shortest: give at least one job, one turn, and a time above 0."
+        )
     found = dict.fromkeys(jobs, math.inf)
     with one_thread():
         calls = {name: _calls(job, shortest, clock) for name, job in jobs.items()}
@@ -42,5 +48,7 @@ def _calls(job: Callable[[], object], shortest: float, clock: Callable[[], float
     job()
     calls = 1
     while (taken := _turn(job, calls, clock)) < shortest and calls < 1 << 20:
-        calls = max(2 * calls, min(1 << 20, round(1.2 * calls * shortest / max(taken, shortest / 50))))
+        calls = max(
+            2 * calls, min(1 << 20, round(1.2 * calls * shortest / max(taken, shortest / 50)))
+        )
     return calls

@@ -21,7 +21,9 @@ from course_utils.errors import CompressionError
 def stored_bits(log_probabilities: Tensor, values: int) -> Tensor:
     """Bits of each fact from ln p of its right value among the attribute's `values` values."""
     if values < 1 or (log_probabilities > 1e-6).any():
-        raise CompressionError("log_probabilities are natural logarithms, at most 0, and values counts the possible ones.")
+        raise CompressionError(
+            "log_probabilities are natural logarithms, at most 0, and values counts the possible ones."
+        )
     return (math.log2(values) + log_probabilities.double() / math.log(2)).clamp(min=0)
 
 
@@ -41,20 +43,39 @@ class Facts:
         return len(self.answer) * math.log2(self.values)
 
 
-def random_facts(count: int, *, names: int = 40, attributes: int = 5, values: int = 16, seed: int = 0) -> Facts:
+def random_facts(
+    count: int, *, names: int = 40, attributes: int = 5, values: int = 16, seed: int = 0
+) -> Facts:
     """`count` different questions (first name, second name, attribute) with answers drawn by chance: no rule to find."""
     if not 1 <= count <= names * names * attributes:
-        raise CompressionError(f"count={count}: choose 1 to {names * names * attributes}, the number of questions.")
+        raise CompressionError(
+            f"count={count}: choose 1 to {names * names * attributes}, the number of questions."
+        )
     rng = torch.Generator().manual_seed(seed)
     which = torch.randperm(names * names * attributes, generator=rng)[:count]
     answer = torch.randint(values, (count,), generator=rng)
-    return Facts(which // attributes // names, which // attributes % names, which % attributes, answer, values)
+    return Facts(
+        which // attributes // names,
+        which // attributes % names,
+        which % attributes,
+        answer,
+        values,
+    )
 
 
 class FactStore(nn.Module):
     """Embeddings of both names and of the attribute, summed, and one hidden layer: as small as a memory can be."""
 
-    def __init__(self, *, names: int = 40, attributes: int = 5, values: int = 16, width: int = 16, hidden: int = 32, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        names: int = 40,
+        attributes: int = 5,
+        values: int = 16,
+        width: int = 16,
+        hidden: int = 32,
+        seed: int = 0,
+    ):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -34,14 +34,18 @@ def frequencies(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts, dtype=np.int64)
     used = np.flatnonzero(counts)
     if counts.ndim != 1 or (counts < 0).any() or not 0 < len(used) <= 1 << PRECISION:
-        raise CompressionError(f"counts: expected a list, none negative, 1 to {1 << PRECISION} of them above 0.")
+        raise CompressionError(
+            f"counts: expected a list, none negative, 1 to {1 << PRECISION} of them above 0."
+        )
     share = counts[used] * float(1 << PRECISION) / counts.sum()
     found = np.maximum(1, np.floor(share)).astype(np.int64)
     while (rest := (1 << PRECISION) - int(found.sum())) != 0:
         if rest > 0:
             found[np.argmax(counts[used] * np.log2(1 + 1 / found))] += 1
         else:
-            cost = np.where(found > 1, counts[used] * np.log2(found / np.maximum(found - 1, 1)), np.inf)
+            cost = np.where(
+                found > 1, counts[used] * np.log2(found / np.maximum(found - 1, 1)), np.inf
+            )
             found[np.argmin(cost)] -= 1
     result = np.zeros(len(counts), dtype=np.int64)
     result[used] = found
@@ -58,7 +62,9 @@ def ideal_bits(counts: np.ndarray) -> float:
 def _checked(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     table = np.atleast_2d(np.asarray(table, dtype=np.int64))
     if (table < 0).any() or (table.sum(1) != 1 << PRECISION).any():
-        raise CompressionError(f"table: each row must hold frequencies that sum to {1 << PRECISION}; use `frequencies`.")
+        raise CompressionError(
+            f"table: each row must hold frequencies that sum to {1 << PRECISION}; use `frequencies`."
+        )
     return table, np.concatenate([np.zeros((len(table), 1), np.int64), table.cumsum(1)], 1)
 
 
@@ -66,17 +72,25 @@ def _checksum(symbols: np.ndarray) -> int:
     return zlib.crc32(symbols.astype("<u4").tobytes())
 
 
-def encode(symbols: np.ndarray, table: np.ndarray, which: np.ndarray | None = None, lanes: int = 64) -> bytes:
+def encode(
+    symbols: np.ndarray, table: np.ndarray, which: np.ndarray | None = None, lanes: int = 64
+) -> bytes:
     """Symbols 0 … K−1 as bytes. `table` (T, K) or (K,): frequencies; `which` (same size as symbols): the row of each.
 
     Raises CompressionError for a symbol whose frequency is 0.
     """
     symbols = np.asarray(symbols, dtype=np.int64).reshape(-1)
     table, starts = _checked(table)
-    which = np.zeros(len(symbols), np.int64) if which is None else np.asarray(which, np.int64).reshape(-1)
+    which = (
+        np.zeros(len(symbols), np.int64)
+        if which is None
+        else np.asarray(which, np.int64).reshape(-1)
+    )
     inside = len(symbols) == 0 or (symbols.min() >= 0 and symbols.max() < table.shape[1])
     if not inside or len(which) != len(symbols) or not table[which, symbols].all():
-        raise CompressionError("symbols: one of them has no frequency in its table; count the symbols that you encode.")
+        raise CompressionError(
+            "symbols: one of them has no frequency in its table; count the symbols that you encode."
+        )
     lanes = max(1, min(lanes, len(symbols), (1 << 16) - 1))
     frequency, start = table[which, symbols], starts[which, symbols]
     state, written = np.full(lanes, LOW, np.int64), []
@@ -101,7 +115,11 @@ def decode(data: bytes, table: np.ndarray, which: np.ndarray | None = None) -> n
     try:
         count, size, lanes, checksum = struct.unpack_from(HEADER, data)
         place = struct.calcsize(HEADER)
-        if lanes < 1 or len(data) != place + 4 * lanes + 2 * size or count > (1 << PRECISION) * 16 * (size + 2 * lanes):
+        if (
+            lanes < 1
+            or len(data) != place + 4 * lanes + 2 * size
+            or count > (1 << PRECISION) * 16 * (size + 2 * lanes)
+        ):
             raise ValueError("its length is not the one that it states")
         state = np.frombuffer(data, "<u4", lanes, place).astype(np.int64)
         words = np.frombuffer(data, "<u2", size, place + 4 * lanes).astype(np.int64)
@@ -109,7 +127,9 @@ def decode(data: bytes, table: np.ndarray, which: np.ndarray | None = None) -> n
         raise CompressionError(f"data: truncated or not a rANS stream ({error}).") from error
     which = np.zeros(count, np.int64) if which is None else np.asarray(which, np.int64).reshape(-1)
     if len(which) != count:
-        raise CompressionError(f"which: {len(which)} rows for {count} symbols; give the same as for `encode`.")
+        raise CompressionError(
+            f"which: {len(which)} rows for {count} symbols; give the same as for `encode`."
+        )
     symbols, at = np.zeros(count, np.int64), 0
     for first in range(0, count, lanes):
         rows = which[first : first + lanes]
@@ -120,11 +140,15 @@ def decode(data: bytes, table: np.ndarray, which: np.ndarray | None = None) -> n
         low = x < LOW
         need = int(low.sum())
         if at + need > size:
-            raise CompressionError("data: ends too early; the stream is damaged or its tables are others.")
+            raise CompressionError(
+                "data: ends too early; the stream is damaged or its tables are others."
+            )
         x[low] = x[low] << 16 | words[at : at + need]
         at += need
         state[: len(rows)] = x
         symbols[first : first + lanes] = s
     if at != size or (state != LOW).any() or _checksum(symbols) != checksum:
-        raise CompressionError("data: checksum differs; the stream is damaged or its tables are others.")
+        raise CompressionError(
+            "data: checksum differs; the stream is damaged or its tables are others."
+        )
     return symbols

@@ -35,25 +35,35 @@ class Subspace(nn.Module):
         shapes = {name: p.shape for name, p in network.named_parameters()}
         total = sum(shape.numel() for shape in shapes.values())
         if not 1 <= dimension <= total:
-            raise CompressionError(f"dimension={dimension}: choose 1 to {total}, the network's parameters.")
-        self._network = [network.requires_grad_(False)]  # in a list: its parameters are not this module's
+            raise CompressionError(
+                f"dimension={dimension}: choose 1 to {total}, the network's parameters."
+            )
+        # in a list: its parameters are not this module's
+        self._network = [network.requires_grad_(False)]
         self._shapes, self._sizes = shapes, [shape.numel() for shape in shapes.values()]
         rng = torch.Generator().manual_seed(seed)
         projection = torch.randn(total, dimension, generator=rng)
         self.register_buffer("projection", projection / projection.norm(dim=0))
-        self.register_buffer("origin", torch.cat([p.detach().reshape(-1) for p in network.parameters()]))
+        self.register_buffer(
+            "origin", torch.cat([p.detach().reshape(-1) for p in network.parameters()])
+        )
         self.z = nn.Parameter(torch.zeros(dimension))
 
     def parameters_of(self, z: Tensor) -> dict[str, Tensor]:
         """θ₀ + P z, by name."""
         parts = (self.origin + self.projection @ z).split(self._sizes)
-        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return functional_call(self._network[0], self.parameters_of(self.z), (x,))
 
 
-def dimension_at(dimensions: Sequence[float], accuracies: Sequence[float], whole: float, share: float = 0.9) -> float:
+def dimension_at(
+    dimensions: Sequence[float], accuracies: Sequence[float], whole: float, share: float = 0.9
+) -> float:
     """Where the accuracy first reaches `share` of `whole`, between measured dimensions by a straight line over log d.
 
     inf if it is never reached. Raises CompressionError unless the dimensions ascend.
@@ -67,7 +77,9 @@ def dimension_at(dimensions: Sequence[float], accuracies: Sequence[float], whole
             if i == 0:
                 return float(d[0])
             part = (goal - a[i - 1]) / (found - a[i - 1])
-            return float(math.exp(math.log(d[i - 1]) + part * (math.log(d[i]) - math.log(d[i - 1]))))
+            return float(
+                math.exp(math.log(d[i - 1]) + part * (math.log(d[i]) - math.log(d[i - 1])))
+            )
     return math.inf
 
 
@@ -77,7 +89,9 @@ def principal(points: Tensor, share: float = 0.9) -> int:
     A flat space of so many directions holds the points nearly; a curved surface within it may have fewer dimensions.
     """
     if points.dim() != 2 or len(points) < 2 or not 0 < share <= 1:
-        raise CompressionError(f"points: shape {tuple(points.shape)}, share={share}; give at least two rows and a share up to 1.")
+        raise CompressionError(
+            f"points: shape {tuple(points.shape)}, share={share}; give at least two rows and a share up to 1."
+        )
     x = points.double() - points.double().mean(0)
     held = torch.linalg.svdvals(x).square().cumsum(0)
     return int((held < share * held[-1] * (1 - 1e-12)).sum()) + 1
@@ -91,9 +105,13 @@ def two_nn(points: Tensor) -> float:
     Biased low where d is large and points are few: compare with a control of the same n.
     """
     if points.dim() != 2 or len(points) < 3:
-        raise CompressionError(f"points: shape {tuple(points.shape)}; give at least three rows of features.")
+        raise CompressionError(
+            f"points: shape {tuple(points.shape)}; give at least three rows of features."
+        )
     x = points.double() - points.double().mean(0)
-    nearest = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    nearest = (
+        torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    )
     first, second = nearest[:, 1], nearest[:, 2]
     logs = (second / first)[first > 0].log()
     if not len(logs) or float(logs.sum()) == 0:
@@ -110,15 +128,21 @@ def recovery_threshold(delta: float) -> float:
         g = (1 + z * z) * norm.cdf(-z) - z * norm.pdf(z)
         return (1 - 2 / delta * g) / (1 + z * z - 2 * g)
 
-    return float(-optimize.minimize_scalar(lambda z: -value(z), bounds=(1e-3, 8), method="bounded").fun)
+    return float(
+        -optimize.minimize_scalar(lambda z: -value(z), bounds=(1e-3, 8), method="bounded").fun
+    )
 
 
 def least_l1(A: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """argmin ‖x‖₁ with A x = y, as a linear program in x = u − v, u, v ≥ 0."""
+    """Argmin ‖x‖₁ with A x = y, as a linear program in x = u − v, u, v ≥ 0."""
     m, n = A.shape
-    found = optimize.linprog(np.ones(2 * n), A_eq=np.concatenate([A, -A], 1), b_eq=y, bounds=(0, None), method="highs")
+    found = optimize.linprog(
+        np.ones(2 * n), A_eq=np.concatenate([A, -A], 1), b_eq=y, bounds=(0, None), method="highs"
+    )
     if not found.success:
-        raise CompressionError(f"least_l1: the linear program failed ({found.message}); A must be able to give y.")
+        raise CompressionError(
+            f"least_l1: the linear program failed ({found.message}); A must be able to give y."
+        )
     return found.x[:n] - found.x[n:]
 
 

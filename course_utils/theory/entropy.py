@@ -26,7 +26,9 @@ HEADER = "<QI"  # number of symbols, bytes of code
 def entropy(symbols: Tensor) -> float:
     """Empirical entropy in bits per symbol of integers of any shape. Raises CompressionError if there are none."""
     if symbols.is_floating_point() or symbols.numel() == 0:
-        raise CompressionError("symbols: expected at least one integer; quantize real numbers first.")
+        raise CompressionError(
+            "symbols: expected at least one integer; quantize real numbers first."
+        )
     p = torch.unique(symbols, return_counts=True)[1].double() / symbols.numel()
     return float(-(p * p.log2()).sum()) + 0.0
 
@@ -39,7 +41,9 @@ def code_lengths(counts) -> np.ndarray:
     """
     counts = np.asarray(counts, dtype=np.int64)
     if counts.ndim != 1 or (counts < 0).any() or not (counts > 0).any():
-        raise CompressionError("counts: expected a list of counts, none negative and at least one above 0.")
+        raise CompressionError(
+            "counts: expected a list of counts, none negative and at least one above 0."
+        )
     while True:
         lengths = np.zeros(len(counts), dtype=np.int64)
         heap = [(int(c), i, [i]) for i, c in enumerate(counts) if c > 0]
@@ -73,7 +77,12 @@ def huffman_encode(symbols: Tensor) -> bytes:
 
     Raises CompressionError if there are no symbols or one does not fit a byte.
     """
-    if symbols.is_floating_point() or symbols.numel() == 0 or int(symbols.min()) < 0 or int(symbols.max()) > 255:
+    if (
+        symbols.is_floating_point()
+        or symbols.numel() == 0
+        or int(symbols.min()) < 0
+        or int(symbols.max()) > 255
+    ):
         raise CompressionError("symbols: expected at least one integer, all from 0 to 255.")
     flat = symbols.reshape(-1).cpu().to(torch.uint8).numpy()
     lengths = code_lengths(np.bincount(flat, minlength=256))
@@ -88,7 +97,12 @@ def huffman_encode(symbols: Tensor) -> bytes:
     code = np.packbits(stream).tobytes()
     halves = lengths.astype(np.uint8)
     table = (halves[0::2] << 4 | halves[1::2]).tobytes()
-    return struct.pack(HEADER, len(flat), len(code)) + table + starts[::BLOCK].astype("<u4").tobytes() + code
+    return (
+        struct.pack(HEADER, len(flat), len(code))
+        + table
+        + starts[::BLOCK].astype("<u4").tobytes()
+        + code
+    )
 
 
 def huffman_decode(data: bytes) -> Tensor:
@@ -105,7 +119,9 @@ def huffman_decode(data: bytes) -> Tensor:
     lengths = np.stack([table >> 4, table & 15], 1).reshape(-1).astype(np.int64)
     used = np.flatnonzero(lengths)
     if (2.0 ** -lengths[used]).sum() > 1 or (blocks and int(starts.max()) > 8 * size):
-        raise CompressionError("data: its code lengths or block starts are impossible; the bytes are damaged.")
+        raise CompressionError(
+            "data: its code lengths or block starts are impossible; the bytes are damaged."
+        )
     # every way in which 15 bits can begin -> the symbol they begin with
     symbol_of = np.zeros(2**LONGEST, dtype=np.uint8)
     for symbol, word in zip(used, code_words(lengths)[used], strict=True):
@@ -116,7 +132,9 @@ def huffman_decode(data: bytes) -> Tensor:
     out = np.zeros((BLOCK, blocks), dtype=np.uint8)
     for i in range(min(BLOCK, count)):  # the i-th symbol of every block at once
         byte, offset = at >> 3, at & 7
-        window = (code[byte] << 16 | code[byte + 1] << 8 | code[byte + 2]) >> (24 - LONGEST - offset) & (2**LONGEST - 1)
+        window = (code[byte] << 16 | code[byte + 1] << 8 | code[byte + 2]) >> (
+            24 - LONGEST - offset
+        ) & (2**LONGEST - 1)
         out[i] = symbol_of[window]
         at += lengths[out[i]]
     return torch.from_numpy(out.T.reshape(-1)[:count].copy())
@@ -150,9 +168,15 @@ def decode_bfloat16(data: bytes, shape: tuple[int, ...]) -> Tensor:
         raise CompressionError("data: truncated; encode the weights again.")
     size = struct.unpack_from("<Q", data)[0]
     exponent = huffman_decode(data[8 : 8 + size])
-    rest = torch.frombuffer(bytearray(data[8 + size :]), dtype=torch.uint8) if len(data) > 8 + size else torch.empty(0)
+    rest = (
+        torch.frombuffer(bytearray(data[8 + size :]), dtype=torch.uint8)
+        if len(data) > 8 + size
+        else torch.empty(0)
+    )
     if not len(exponent) == len(rest) == int(np.prod(shape)):
-        raise CompressionError(f"data: holds {len(exponent)} exponents and {len(rest)} mantissas, not the shape {shape}.")
+        raise CompressionError(
+            f"data: holds {len(exponent)} exponents and {len(rest)} mantissas, not the shape {shape}."
+        )
     return join_bfloat16(exponent, rest).reshape(shape)
 
 

@@ -33,7 +33,9 @@ def bernoulli_kl(a: float, b: float) -> float:
 def kl_inverse(error: float, budget: float) -> float:
     """The largest b with kl(error ‖ b) ≤ budget, by bisection to 1e-12."""
     if not (0 <= error <= 1 and budget >= 0):
-        raise CompressionError(f"error={error}, budget={budget}: a share from 0 to 1, and a budget that is not negative.")
+        raise CompressionError(
+            f"error={error}, budget={budget}: a share from 0 to 1, and a budget that is not negative."
+        )
     low, high = error, 1.0
     while high - low > 1e-12:
         middle = (low + high) / 2
@@ -47,7 +49,9 @@ def occam_bound(error: float, n: int, bits: float, delta: float = 0.05) -> float
     `error`: on the n training examples. Below Hoeffding's ê + √((ℓ ln 2 + ln 1/δ) / 2n) always (Pinsker).
     """
     if not (n >= 1 and bits >= 0 and 0 < delta < 1):
-        raise CompressionError(f"n={n}, bits={bits}, delta={delta}: give n ≥ 1 examples, bits ≥ 0 and 0 < delta < 1.")
+        raise CompressionError(
+            f"n={n}, bits={bits}, delta={delta}: give n ≥ 1 examples, bits ≥ 0 and 0 < delta < 1."
+        )
     return kl_inverse(error, (bits * math.log(2) + math.log(1 / delta)) / n)
 
 
@@ -89,7 +93,8 @@ class WideRelu(nn.Module):
 
 def limit_kernel(x: Tensor, other: Tensor | None = None) -> Tensor:
     """Θ of `WideRelu` (scale 1) at infinite width: (x·x′) κ₀ / 2 from W and |x||x′| κ₁ / 2 from a, with the arc-cosine
-    kernels κ₀ = (π − φ)/π and κ₁ = (sin φ + (π − φ) cos φ)/π of the angle φ (Cho and Saul, 2009)."""
+    kernels κ₀ = (π − φ)/π and κ₁ = (sin φ + (π − φ) cos φ)/π of the angle φ (Cho and Saul, 2009).
+    """
     other = x if other is None else other
     norms = x.norm(dim=1)[:, None] * other.norm(dim=1)[None]
     inner = x @ other.T
@@ -99,13 +104,17 @@ def limit_kernel(x: Tensor, other: Tensor | None = None) -> Tensor:
     return inner * k0 / 2 + norms * k1 / 2
 
 
-def random_features_fit(train_x: Tensor, train_y: Tensor, test_x: Tensor, features: int, seed: int = 0) -> Tensor:
+def random_features_fit(
+    train_x: Tensor, train_y: Tensor, test_x: Tensor, features: int, seed: int = 0
+) -> Tensor:
     """Scores (tests, classes) of least squares of least norm on relu(x W), W random: the model of double descent.
 
     With fewer features than examples it is the least-squares fit; with more, the interpolating one of least norm.
     """
     rng = torch.Generator().manual_seed(seed)
-    W = torch.randn(train_x.shape[1], features, generator=rng, dtype=torch.float64) / math.sqrt(train_x.shape[1])
+    W = torch.randn(train_x.shape[1], features, generator=rng, dtype=torch.float64) / math.sqrt(
+        train_x.shape[1]
+    )
     classes = int(train_y.max()) + 1
     goal = nn.functional.one_hot(train_y, classes).double()
     A = torch.relu(train_x.double() @ W)

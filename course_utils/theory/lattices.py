@@ -16,7 +16,13 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
-MOMENTS = {"Z": 1 / 12, "A2": 5 / (36 * math.sqrt(3)), "D4": 0.076603, "E8": 929 / 12960, "Leech": 0.065771}
+MOMENTS = {
+    "Z": 1 / 12,
+    "A2": 5 / (36 * math.sqrt(3)),
+    "D4": 0.076603,
+    "E8": 929 / 12960,
+    "Leech": 0.065771,
+}
 LIMIT = 1 / (2 * math.pi * math.e)
 
 
@@ -27,7 +33,8 @@ def nearest_z(x: Tensor) -> Tensor:
 
 def nearest_a2(x: Tensor) -> Tensor:
     """The nearest point of the hexagonal lattice with unit distance, x (…, 2): a grid of 1 × √3 and the same grid moved to
-    the middle of its rectangles, whichever is nearer."""
+    the middle of its rectangles, whichever is nearer.
+    """
     _check_dimension(x, 2)
     size = x.new_tensor([1.0, math.sqrt(3)])
     first = torch.round(x / size) * size
@@ -37,7 +44,8 @@ def nearest_a2(x: Tensor) -> Tensor:
 
 def nearest_d(x: Tensor) -> Tensor:
     """The nearest point of Dₙ, the whole vectors with an even sum: round; if the sum is odd, the number with the largest
-    rounding error goes the other way (Conway and Sloane, 1982)."""
+    rounding error goes the other way (Conway and Sloane, 1982).
+    """
     rounded = torch.round(x)
     error = x - rounded
     worst = error.abs().argmax(-1, keepdim=True)
@@ -59,7 +67,9 @@ def _nearer(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 def _check_dimension(x: Tensor, n: int) -> None:
     if x.dim() == 0 or x.shape[-1] != n:
-        raise CompressionError(f"x: its last dimension is {x.shape[-1] if x.dim() else 0}; this lattice takes vectors of {n}.")
+        raise CompressionError(
+            f"x: its last dimension is {x.shape[-1] if x.dim() else 0}; this lattice takes vectors of {n}."
+        )
 
 
 def e8_points(largest: int) -> Tensor:
@@ -69,21 +79,26 @@ def e8_points(largest: int) -> Tensor:
     Raises CompressionError for `largest` outside 0 to 12 (117,361 points).
     """
     if not 0 <= largest <= 12:
-        raise CompressionError(f"largest={largest}: choose a squared norm from 0 to 12; the ball grows with its 4th power.")
+        raise CompressionError(
+            f"largest={largest}: choose a squared norm from 0 to 12; the ball grows with its 4th power."
+        )
     found = []
     for shift in (0.0, 0.5):
         edge = math.floor(math.sqrt(largest) + 0.5)
         line = torch.arange(-edge, edge + 1, dtype=torch.float32) - shift
         points = torch.zeros(1, 0)
         for left in range(7, -1, -1):  # the numbers still to come have at least `shift`² each
-            points = torch.cat([points.repeat_interleave(len(line), 0), line.repeat(len(points))[:, None]], 1)
+            points = torch.cat(
+                [points.repeat_interleave(len(line), 0), line.repeat(len(points))[:, None]], 1
+            )
             points = points[points.square().sum(1) <= largest - left * shift**2]
         found.append(points[points.sum(1) % 2 == 0])
     points = torch.cat(found)
     return points[points.square().sum(1).argsort(stable=True)]
 
 
-LATTICES: dict[str, tuple[Callable[[Tensor], Tensor], int, float]] = {  # nearest point, dimension, volume of a cell
+# nearest point, dimension, volume of a cell
+LATTICES: dict[str, tuple[Callable[[Tensor], Tensor], int, float]] = {
     "Z": (nearest_z, 1, 1.0),
     "A2": (nearest_a2, 2, math.sqrt(3) / 2),
     "D4": (nearest_d, 4, 2.0),
@@ -92,22 +107,30 @@ LATTICES: dict[str, tuple[Callable[[Tensor], Tensor], int, float]] = {  # neares
 
 
 def quantize(x: Tensor, name: str, step: float = 1.0) -> Tensor:
-    """x (…, n), in vectors of the lattice's dimension, moved to the nearest points of the lattice whose cells have the volume
-    stepⁿ: lattices of one `step` have as many points in a unit of volume, so that their errors can be compared."""
+    """X (…, n), in vectors of the lattice's dimension, moved to the nearest points of the lattice whose cells have the volume
+    stepⁿ: lattices of one `step` have as many points in a unit of volume, so that their errors can be compared.
+    """
     if name not in LATTICES:
         raise CompressionError(f"lattice {name!r}: choose one of {', '.join(LATTICES)}.")
     nearest, n, volume = LATTICES[name]
     if x.dim() == 0 or x.shape[-1] % n or not step > 0:
-        raise CompressionError(f"x, step: {name} takes a multiple of {n} numbers and a positive step; pad or cut the last dimension.")
+        raise CompressionError(
+            f"x, step: {name} takes a multiple of {n} numbers and a positive step; pad or cut the last dimension."
+        )
     scale = step / volume ** (1 / n)
     vectors = x.reshape(*x.shape[:-1], -1, n) / scale
     return (nearest(vectors) * scale).reshape(x.shape)
 
 
-def normalized_second_moment(name: str, samples: int = 200_000, seed: int = 0) -> tuple[float, float]:
+def normalized_second_moment(
+    name: str, samples: int = 200_000, seed: int = 0
+) -> tuple[float, float]:
     """(G, its standard error) by Monte Carlo: points uniform in a large box are uniform in the cells."""
     nearest, n, volume = LATTICES[name]
-    x = torch.rand(samples, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 1000
+    x = (
+        torch.rand(samples, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * 1000
+    )
     energy = (x - nearest(x)).pow(2).sum(-1) / (n * volume ** (2 / n))
     return float(energy.mean()), float(energy.std() / math.sqrt(samples))
 

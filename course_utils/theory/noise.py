@@ -36,8 +36,10 @@ def stochastic_round(x: Tensor, step: float, rng: torch.Generator | None = None)
     return (below + up) * step
 
 
-def noisy(weight: Tensor, level: float, kind: str = "additive", rng: torch.Generator | None = None) -> Tensor:
-    """A weight (out, in) with Gaussian noise of one of four models, e ~ N(0, 1):
+def noisy(
+    weight: Tensor, level: float, kind: str = "additive", rng: torch.Generator | None = None
+) -> Tensor:
+    """A weight (out, in) with Gaussian noise of one of four models, where e ~ N(0, 1).
 
     additive: w + level · rms(W) · e. multiplicative: w (1 + level · e). signal: w + level · √(|w| · rms(W)) · e, whose
     variance grows with |w|. largest: w + level · max|W| · e, as in an analog array with one range for all.
@@ -46,7 +48,12 @@ def noisy(weight: Tensor, level: float, kind: str = "additive", rng: torch.Gener
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(MODELS)}.")
     e = torch.randn(weight.shape, generator=rng, dtype=weight.dtype)
     rms = weight.pow(2).mean().sqrt()
-    spread = {"additive": rms, "multiplicative": weight, "signal": (weight.abs() * rms).sqrt(), "largest": weight.abs().max()}
+    spread = {
+        "additive": rms,
+        "multiplicative": weight,
+        "signal": (weight.abs() * rms).sqrt(),
+        "largest": weight.abs().max(),
+    }
     return weight + level * spread[kind] * e
 
 

@@ -20,21 +20,27 @@ from torch import Tensor
 
 from course_utils.errors import CompressionError
 
-SPACE_FILLING_LOSS = 0.5 * math.log2(2 * math.pi * math.e / 12)  # bits: uniform cells against spheres
-PANTER_DITE = math.sqrt(3) * math.pi / 2  # D of the best fixed-length scalar code of N(0, 1), times 4^b, many bits
+# bits: uniform cells against spheres
+SPACE_FILLING_LOSS = 0.5 * math.log2(2 * math.pi * math.e / 12)
+# D of the best fixed-length scalar code of N(0, 1), times 4^b, many bits
+PANTER_DITE = math.sqrt(3) * math.pi / 2
 
 
 def gaussian_rate(distortion: float, variance: float = 1.0) -> float:
     """R(D) = max(0, ½ log₂(σ²/D)) bits. Raises CompressionError unless both are positive."""
     if not (distortion > 0 and variance > 0):
-        raise CompressionError(f"distortion={distortion}, variance={variance}: both must be positive.")
+        raise CompressionError(
+            f"distortion={distortion}, variance={variance}: both must be positive."
+        )
     return max(0.0, 0.5 * math.log2(variance / distortion))
 
 
 def gaussian_distortion(rate: float, variance: float = 1.0) -> float:
     """D(R) = σ² 4^−R."""
     if not (rate >= 0 and variance > 0):
-        raise CompressionError(f"rate={rate}, variance={variance}: the rate cannot be negative, the variance must be positive.")
+        raise CompressionError(
+            f"rate={rate}, variance={variance}: the rate cannot be negative, the variance must be positive."
+        )
     return variance * 4.0**-rate
 
 
@@ -43,7 +49,11 @@ def laplace_lower_bound(distortion: float, variance: float = 1.0) -> float:
 
     h(X) − ½ log₂(2πe D) with h = log₂(2e b) and σ² = 2b².
     """
-    return gaussian_rate(distortion, math.e / math.pi * variance) if distortion > 0 else gaussian_rate(distortion)
+    return (
+        gaussian_rate(distortion, math.e / math.pi * variance)
+        if distortion > 0
+        else gaussian_rate(distortion)
+    )
 
 
 def laplace_absolute_rate(distortion: float, scale: float = 1.0) -> float:
@@ -57,7 +67,11 @@ def binary_rate(distortion: float, p: float = 0.5) -> float:
     """R(D) = max(0, h(p) − h(D)) bits for a Bernoulli(p) source under the share of wrong bits, D ≤ min(p, 1 − p)."""
     if not (0 <= distortion <= 1 and 0 <= p <= 1):
         raise CompressionError(f"distortion={distortion}, p={p}: both are shares between 0 and 1.")
-    return max(0.0, binary_entropy(p) - binary_entropy(distortion)) if distortion < min(p, 1 - p) else 0.0
+    return (
+        max(0.0, binary_entropy(p) - binary_entropy(distortion))
+        if distortion < min(p, 1 - p)
+        else 0.0
+    )
 
 
 def binary_entropy(p: float) -> float:
@@ -66,7 +80,12 @@ def binary_entropy(p: float) -> float:
 
 
 def blahut_arimoto(
-    probability: np.ndarray, cost: np.ndarray, slope: float, *, tolerance: float = 1e-9, iterations: int = 100_000
+    probability: np.ndarray,
+    cost: np.ndarray,
+    slope: float,
+    *,
+    tolerance: float = 1e-9,
+    iterations: int = 100_000,
 ) -> tuple[float, float]:
     """(rate in bits, distortion) at the point of a discrete source's R(D) whose slope dR/dD is −`slope` (nats per unit).
 
@@ -75,18 +94,32 @@ def blahut_arimoto(
     bounds on the rate are `tolerance` apart.
     """
     p, d = np.asarray(probability, float), np.asarray(cost, float)
-    if p.ndim != 1 or d.ndim != 2 or len(d) != len(p) or (p < 0).any() or not np.isclose(p.sum(), 1) or not slope > 0:
-        raise CompressionError("probability must sum to 1, cost be (symbols, reproductions), and slope be positive.")
+    if (
+        p.ndim != 1
+        or d.ndim != 2
+        or len(d) != len(p)
+        or (p < 0).any()
+        or not np.isclose(p.sum(), 1)
+        or not slope > 0
+    ):
+        raise CompressionError(
+            "probability must sum to 1, cost be (symbols, reproductions), and slope be positive."
+        )
     A = np.exp(-slope * (d - d.min(1, keepdims=True)))
     r = np.full(d.shape[1], 1 / d.shape[1])
     for _ in range(iterations):
         total = A @ r
         ratio = (p / total) @ A
-        if math.log(ratio.max()) - float((r * ratio) @ np.log(np.maximum(ratio, 1e-300))) < tolerance:
+        if (
+            math.log(ratio.max()) - float((r * ratio) @ np.log(np.maximum(ratio, 1e-300)))
+            < tolerance
+        ):
             break
         r = r * ratio
     else:
-        raise CompressionError(f"blahut_arimoto: not within {tolerance} after {iterations} steps; ask for less.")
+        raise CompressionError(
+            f"blahut_arimoto: not within {tolerance} after {iterations} steps; ask for less."
+        )
     q = A * r / (A @ r)[:, None]
     distortion = float(p @ (q * d).sum(1))
     inside = q > 0
@@ -102,10 +135,17 @@ def water_filling(variances: Tensor, distortion: float) -> tuple[Tensor, Tensor]
     the water level θ get no bits. Raises CompressionError unless 0 < distortion ≤ Σ σ_i².
     """
     v = variances.double()
-    if v.dim() != 1 or not (torch.isfinite(v).all() and (v >= 0).all()) or not 0 < distortion <= float(v.sum()) * (1 + 1e-12):
-        raise CompressionError(f"distortion={distortion}: must lie above 0 and at most at the sum of the variances, {float(v.sum()):g}.")
+    if (
+        v.dim() != 1
+        or not (torch.isfinite(v).all() and (v >= 0).all())
+        or not 0 < distortion <= float(v.sum()) * (1 + 1e-12)
+    ):
+        raise CompressionError(
+            f"distortion={distortion}: must lie above 0 and at most at the sum of the variances, {float(v.sum()):g}."
+        )
     ordered = v.sort().values
-    below = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])[:-1]  # what the smaller parts contribute whole
+    # what the smaller parts contribute whole
+    below = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])[:-1]
     level = (distortion - below) / torch.arange(len(v), 0, -1, dtype=v.dtype)
     fits = torch.nonzero(level <= ordered * (1 + 1e-12))
     theta = level[int(fits[0])] if len(fits) else ordered[-1]
@@ -115,7 +155,11 @@ def water_filling(variances: Tensor, distortion: float) -> tuple[Tensor, Tensor]
 
 
 def lloyd_max(
-    levels: int, density: Callable[[float], float] | None = None, *, low: float = -8.0, high: float = 8.0
+    levels: int,
+    density: Callable[[float], float] | None = None,
+    *,
+    low: float = -8.0,
+    high: float = 8.0,
 ) -> tuple[np.ndarray, float, float]:
     """(points, mean squared error, entropy in bits) of the best `levels`-point quantizer of a density (Max, 1960).
 
@@ -130,10 +174,15 @@ def lloyd_max(
         if density is None:
             at = [0.0 if math.isinf(t) else p(t) for t in (a, b)]
             mass = float(ndtr(b) - ndtr(a))
-            second = mass + (0 if math.isinf(a) else a * at[0]) - (0 if math.isinf(b) else b * at[1])
+            second = (
+                mass + (0 if math.isinf(a) else a * at[0]) - (0 if math.isinf(b) else b * at[1])
+            )
             return mass, at[0] - at[1], second
         a, b = max(a, low), min(b, high)
-        return tuple(integrate.quad(lambda x, k=k: x**k * p(x), a, b, epsabs=1e-13, limit=200)[0] for k in range(3))  # type: ignore[return-value]
+        return tuple(
+            integrate.quad(lambda x, k=k: x**k * p(x), a, b, epsabs=1e-13, limit=200)[0]
+            for k in range(3)
+        )  # type: ignore[return-value]
 
     def edges(points: np.ndarray) -> np.ndarray:
         return np.concatenate([[-math.inf], (points[1:] + points[:-1]) / 2, [math.inf]])
@@ -148,7 +197,10 @@ def lloyd_max(
     if levels > 1:
         points = np.sort(optimize.fsolve(gap, points, xtol=1e-13))
     cells = [moments(a, b) for a, b in zip(edges(points), edges(points)[1:], strict=False)]
-    error = sum(second - 2 * c * first + c * c * mass for c, (mass, first, second) in zip(points, cells, strict=True))
+    error = sum(
+        second - 2 * c * first + c * c * mass
+        for c, (mass, first, second) in zip(points, cells, strict=True)
+    )
     bits = -sum(mass * math.log2(mass) for mass, _, _ in cells if mass > 0)
     return points, float(error), float(bits)
 

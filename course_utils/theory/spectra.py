@@ -31,14 +31,16 @@ def eigenvalues(weight: Tensor) -> Tensor:
 
 
 def ratio(shape: tuple[int, ...]) -> float:
-    """q = n/m of a matrix of this shape, the smaller side over the larger."""
+    """Q = n/m of a matrix of this shape, the smaller side over the larger."""
     return min(shape) / max(shape)
 
 
 def edges(q: float, variance: float = 1.0) -> tuple[float, float]:
     """(λ₋, λ₊) = σ² (1 ∓ √q)²."""
     if not (0 < q <= 1 and variance > 0):
-        raise CompressionError(f"q={q}, variance={variance}: q is the smaller side over the larger, the variance positive.")
+        raise CompressionError(
+            f"q={q}, variance={variance}: q is the smaller side over the larger, the variance positive."
+        )
     return variance * (1 - math.sqrt(q)) ** 2, variance * (1 + math.sqrt(q)) ** 2
 
 
@@ -47,12 +49,15 @@ def density(x: Tensor, q: float, variance: float = 1.0) -> Tensor:
     low, high = edges(q, variance)
     inside = (x > low) & (x < high)
     root = ((high - x) * (x - low)).clamp(min=0).sqrt()
-    return torch.where(inside, root / (2 * math.pi * q * variance * x.where(inside, torch.ones_like(x))), 0.0)
+    return torch.where(
+        inside, root / (2 * math.pi * q * variance * x.where(inside, torch.ones_like(x))), 0.0
+    )
 
 
 def spikes(weight: Tensor, variance: float | None = None) -> int:
     """How many eigenvalues lie above the upper edge for entries of this variance; by default that of the entries, which the
-    spikes themselves raise, so that the count is a careful one."""
+    spikes themselves raise, so that the count is a careful one.
+    """
     W = check_matrix(weight)
     variance = float(W.double().pow(2).mean()) if variance is None else variance
     return int((eigenvalues(W) > edges(ratio(W.shape), variance)[1]).sum())
@@ -65,7 +70,8 @@ def visible_above(n: int, m: int, sigma: float = 1.0) -> float:
 
 def observed_spike(s: float, n: int, m: int, sigma: float = 1.0) -> float:
     """Where a signal of singular value s appears: y² = (s² + σ²n)(s² + σ²m) / s² above the threshold, else at the edge
-    σ(√n + √m) (Benaych-Georges and Nadakuditi, 2012)."""
+    σ(√n + √m) (Benaych-Georges and Nadakuditi, 2012).
+    """
     if s <= visible_above(n, m, sigma):
         return sigma * (math.sqrt(n) + math.sqrt(m))
     return math.sqrt((s**2 + sigma**2 * n) * (s**2 + sigma**2 * m)) / s
@@ -77,7 +83,7 @@ def gavish_donoho(n: int, sigma: float) -> float:
 
 
 def effective_rank(weight: Tensor) -> float:
-    """exp of the entropy of p_i = λ_i / Σλ (Roy and Vetterli, 2007). Compare it with `shuffled`, never with the width alone."""
+    """Exp of the entropy of p_i = λ_i / Σλ (Roy and Vetterli, 2007). Compare it with `shuffled`, never with the width alone."""
     p = eigenvalues(weight)
     p = p[p > 0] / p.sum()
     return float((-(p * p.log()).sum()).exp())

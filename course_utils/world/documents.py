@@ -51,7 +51,9 @@ def documents(
     return _stream(split, chosen, random.Random(f"{split}-{seed}"), world or default_world())
 
 
-def _stream(split: str, kinds: tuple[str, ...], rng: random.Random, world: World) -> Iterator[Document]:
+def _stream(
+    split: str, kinds: tuple[str, ...], rng: random.Random, world: World
+) -> Iterator[Document]:
     weights = [WRITERS[kind][0] for kind in kinds]
     total = sum(weights)
     while True:

@@ -9,7 +9,12 @@ from .people import World
 
 
 def entropy_floor(
-    split: str = "validation", kinds: Sequence[str] | None = None, *, n: int = 2000, seed: int = 0, world: World | None = None
+    split: str = "validation",
+    kinds: Sequence[str] | None = None,
+    *,
+    n: int = 2000,
+    seed: int = 0,
+    world: World | None = None,
 ) -> dict[str, float]:
     """Mean of -ln p(text) over `n` documents of each kind, in nats per document.
 

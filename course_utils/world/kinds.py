@@ -50,7 +50,10 @@ def story_events(tape: Tape) -> tuple[list[str], dict[str, list[str]]]:
 def stories(tape: Tape, world: World) -> str:
     """A story of things that are carried, and where they end."""
     sentences, where = story_events(tape)
-    endings = [f"In the end the {thing} is in the {where[thing][-1]}." for thing in tape.sample(list(where), len(where))]
+    endings = [
+        f"In the end the {thing} is in the {where[thing][-1]}."
+        for thing in tape.sample(list(where), len(where))
+    ]
     return "Story: " + " ".join(sentences + endings)
 
 
@@ -144,7 +147,11 @@ def premise_and_hypothesis(tape: Tape) -> tuple[str, int]:
         claim = f"the {other} of {name} is {tape.choice(lexicon.COLOURS)}"
     else:
         thing = tape.choice(things)
-        colour = tape.choice([c for c in lexicon.COLOURS if c != colours[thing]]) if label else colours[thing]
+        colour = (
+            tape.choice([c for c in lexicon.COLOURS if c != colours[thing]])
+            if label
+            else colours[thing]
+        )
         claim = f"the {thing} of {name} is {colour}"
     owned = f"{name} has a {colours[first]} {first} and a {colours[second]} {second}"
     return f"Premise: {owned}.\nClaim: {claim}.\nFollows:", label

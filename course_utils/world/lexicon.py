@@ -22,9 +22,7 @@ PETS = "cat dog duck fish fox goat horse hamster parrot rabbit snake turtle".spl
 FOODS = "bread cheese curry dumplings eggs figs honey mango noodles olives pasta pizza rice salad soup stew".split()
 COLOURS = "red blue green yellow black white purple pink brown grey".split()
 
-OBJECTS = (
-    "lamp book key coin ball box cup hat map ring rope spoon bell brush clock drum"
-).split()
+OBJECTS = ("lamp book key coin ball box cup hat map ring rope spoon bell brush clock drum").split()
 PLACES = "kitchen garden hall attic cellar garage office library bedroom shed tower barn".split()
 FRUITS = "apples pears plums nuts shells stones cards stamps".split()
 

@@ -6,12 +6,27 @@ MAX_ABS = 10**9  # beyond this a pipeline is treated as wrong rather than comput
 
 # name → (function of (list, number), English phrases); {n} marks operations that take a number
 OPERATIONS: dict[str, tuple[Callable[[list[int], int], list[int]], tuple[str, ...]]] = {
-    "even": (lambda v, n: [x for x in v if x % 2 == 0], ("keep the even numbers", "remove the odd numbers")),
-    "odd": (lambda v, n: [x for x in v if x % 2], ("keep the odd numbers", "remove the even numbers")),
-    "above {n}": (lambda v, n: [x for x in v if x > n], ("keep numbers above {n}", "keep what is more than {n}")),
-    "below {n}": (lambda v, n: [x for x in v if x < n], ("keep numbers below {n}", "keep what is less than {n}")),
+    "even": (
+        lambda v, n: [x for x in v if x % 2 == 0],
+        ("keep the even numbers", "remove the odd numbers"),
+    ),
+    "odd": (
+        lambda v, n: [x for x in v if x % 2],
+        ("keep the odd numbers", "remove the even numbers"),
+    ),
+    "above {n}": (
+        lambda v, n: [x for x in v if x > n],
+        ("keep numbers above {n}", "keep what is more than {n}"),
+    ),
+    "below {n}": (
+        lambda v, n: [x for x in v if x < n],
+        ("keep numbers below {n}", "keep what is less than {n}"),
+    ),
     "add {n}": (lambda v, n: [x + n for x in v], ("add {n} to each", "increase each by {n}")),
-    "sub {n}": (lambda v, n: [x - n for x in v], ("subtract {n} from each", "decrease each by {n}")),
+    "sub {n}": (
+        lambda v, n: [x - n for x in v],
+        ("subtract {n} from each", "decrease each by {n}"),
+    ),
     "mul {n}": (lambda v, n: [x * n for x in v], ("multiply each by {n}", "scale each by {n}")),
     "square": (lambda v, n: [x * x for x in v], ("square each", "multiply each by itself")),
     "sort": (lambda v, n: sorted(v), ("sort them", "put them in order")),
@@ -38,9 +53,13 @@ def run_program(source: str, values: list[int]) -> list[int] | int:
         text = " ".join(words)
         if text in REDUCTIONS:
             if position != len(steps) - 1:
-                raise ValueError(f"step {position + 1}, {text!r}: a reduction must be the last step.")
+                raise ValueError(
+                    f"step {position + 1}, {text!r}: a reduction must be the last step."
+                )
             return REDUCTIONS[text][0](result)
-        takes_number = len(words) == 2 and words[1].isascii() and words[1].isdigit() and len(words[1]) <= 4
+        takes_number = (
+            len(words) == 2 and words[1].isascii() and words[1].isdigit() and len(words[1]) <= 4
+        )
         name = f"{words[0]} {{n}}" if takes_number else text
         if name not in OPERATIONS:
             raise ValueError(f"step {position + 1}, {text!r}: unknown operation.")

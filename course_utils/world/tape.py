@@ -41,6 +41,6 @@ class Tape:
         return i
 
     def sample(self, options: Sequence[T], k: int) -> list[T]:
-        """k different options in random order."""
+        """K different options in random order."""
         left = list(options)
         return [left.pop(self.index(len(left))) for _ in range(k)]

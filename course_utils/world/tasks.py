@@ -58,7 +58,9 @@ def _stories(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
         right = where[thing][-1]
         seen = [p for places in where.values() for p in places if p != right]
         others = list(dict.fromkeys(seen))[:3]
-        others += rng.sample([p for p in lexicon.PLACES if p != right and p not in others], 3 - len(others))
+        others += rng.sample(
+            [p for p in lexicon.PLACES if p != right and p not in others], 3 - len(others)
+        )
         prompt = f"Story: {' '.join(sentences)} In the end the {thing} is in the"
         yield prompt, _four("stories", prompt, right, others, rng)
 
@@ -76,7 +78,10 @@ def _sentiment(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
 def _entailment(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
     while True:
         prompt, label = kinds.premise_and_hypothesis(Tape(rng))
-        yield f"{prompt} {kinds.LABELS[label]}", Choice("entailment", prompt, tuple(f" {w}" for w in kinds.LABELS), label)
+        yield (
+            f"{prompt} {kinds.LABELS[label]}",
+            Choice("entailment", prompt, tuple(f" {w}" for w in kinds.LABELS), label),
+        )
 
 
 def final_number(text: str) -> str:
@@ -91,13 +96,18 @@ def _addition(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
     while True:
         a, b = rng.randint(10, 99), rng.randint(10, 99)
         prompt, target = f"Problem: {a} + {b}\nSolution:", f" {kinds.worked(a, b, '+')}"
-        yield prompt + target, Generate("addition", prompt, target, functools.partial(correct, str(a + b)))
+        yield (
+            prompt + target,
+            Generate("addition", prompt, target, functools.partial(correct, str(a + b))),
+        )
 
 
 def _programs(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
     def correct(reference: str, inputs: list[list[int]], text: str) -> bool:
         try:
-            return all(run_program(text, values) == run_program(reference, values) for values in inputs)
+            return all(
+                run_program(text, values) == run_program(reference, values) for values in inputs
+            )
         except ValueError:
             return False
 
@@ -105,7 +115,12 @@ def _programs(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
         request, program = kinds.task_and_program(Tape(rng))
         inputs = [[rng.randint(-20, 20) for _ in range(rng.randint(3, 12))] for _ in range(8)]
         prompt = f"Task: {request}.\nProgram:"
-        yield f"{prompt} {program}", Generate("programs", prompt, f" {program}", functools.partial(correct, program, inputs))
+        yield (
+            f"{prompt} {program}",
+            Generate(
+                "programs", prompt, f" {program}", functools.partial(correct, program, inputs)
+            ),
+        )
 
 
 _MAKERS = {
@@ -118,10 +133,19 @@ _MAKERS = {
 }
 CHOICE_TASKS = ("facts", "stories", "sentiment", "entailment")
 GENERATIVE_TASKS = ("addition", "programs")
-CHANCE = {"facts": 1 / 4, "stories": 1 / 4, "sentiment": 1 / 2, "entailment": 1 / 3, "addition": 0.0, "programs": 0.0}
+CHANCE = {
+    "facts": 1 / 4,
+    "stories": 1 / 4,
+    "sentiment": 1 / 2,
+    "entailment": 1 / 3,
+    "addition": 0.0,
+    "programs": 0.0,
+}
 
 
-def items(task: str, *, n: int = 200, split: str = "test", seed: int = 0, world: World | None = None) -> list[Item]:
+def items(
+    task: str, *, n: int = 200, split: str = "test", seed: int = 0, world: World | None = None
+) -> list[Item]:
     """`n` different questions of a task whose document (prompt with its answer) belongs to `split`.
 
     A story's document has further endings; its prompt decides the split. Every fact is equally likely to be
@@ -142,5 +166,7 @@ def items(task: str, *, n: int = 200, split: str = "test", seed: int = 0, world:
         if split_of(key) == split:
             found[item.prompt] = item
     if len(found) < n:
-        raise ValueError(f"n={n}: the {split} split has only {len(found)} different {task} questions; ask for fewer.")
+        raise ValueError(
+            f"n={n}: the {split} split has only {len(found)} different {task} questions; ask for fewer."
+        )
     return list(found.values())

@@ -30,7 +30,12 @@ from making.notebooks import Stage  # noqa: E402
 from course_utils.learn.texts import ui  # noqa: E402
 
 BUILD = ROOT / "build" / "site"
-SOURCE, EXTRA, HTML, KEPT = BUILD / "source", BUILD / "extra", BUILD / "html", ROOT / "build" / "npm"
+SOURCE, EXTRA, HTML, KEPT = (
+    BUILD / "source",
+    BUILD / "extra",
+    BUILD / "html",
+    ROOT / "build" / "npm",
+)
 
 
 def stage() -> list[str]:
@@ -48,7 +53,10 @@ def stage() -> list[str]:
         page = made.notebook(path, launch.bar(unit))
         links.repair_cells(page["cells"], path)
         (SOURCE / unit.path).write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
-        _extra(f"{pages.page_of(unit)}.md", pages.markdown(json.loads(path.read_text(encoding="utf-8"))))
+        _extra(
+            f"{pages.page_of(unit)}.md",
+            pages.markdown(json.loads(path.read_text(encoding="utf-8"))),
+        )
         launch.edition(path, EXTRA)
         names[f"{pages.page_of(unit)}.md"] = f"{pages.number(unit)} {unit.title}"
     for name in (*pages.INSTRUCTORS, *pages.MEASURED):
@@ -81,18 +89,40 @@ def main() -> int:
     left_out = stage()
     print(f"staged in {time.perf_counter() - begun:.0f} s", flush=True)
     vendor.mathjax(SOURCE / "_static", KEPT)
-    settings = {"COURSE_SITE_SOURCE": str(SOURCE), "COURSE_SITE_EXTRA": str(EXTRA), "TQDM_DISABLE": "1"}
-    command = ["-m", "sphinx", "-b", "html", "-c", str(HERE), "-j", "2", "-q", "-W", "--keep-going", str(SOURCE), str(HTML)]
+    settings = {
+        "COURSE_SITE_SOURCE": str(SOURCE),
+        "COURSE_SITE_EXTRA": str(EXTRA),
+        "TQDM_DISABLE": "1",
+    }
+    command = [
+        "-m",
+        "sphinx",
+        "-b",
+        "html",
+        "-c",
+        str(HERE),
+        "-j",
+        "2",
+        "-q",
+        "-W",
+        "--keep-going",
+        str(SOURCE),
+        str(HTML),
+    ]
     shutil.rmtree(HTML, ignore_errors=True)
     if code := subprocess.call([sys.executable, *command], env={**os.environ, **settings}):
         return code
-    slides.write([SOURCE / unit.path for unit in pages.units() if not unit.id.startswith("lab-")], HTML, KEPT)
+    slides.write(
+        [SOURCE / unit.path for unit in pages.units() if not unit.id.startswith("lab-")], HTML, KEPT
+    )
     dead = links.dead(HTML)
     for line in dead:
         print(f"dead link: {line}")
     for line in left_out:
         print(f"no frames that fit, so {ui('site_no_frames').split(':')[0].lower()}: {line}")
-    print(f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages in {time.perf_counter() - begun:.0f} s")
+    print(
+        f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages in {time.perf_counter() - begun:.0f} s"
+    )
     return 1 if dead else 0
 
 

@@ -32,7 +32,10 @@ html_theme = "sphinx_book_theme"
 html_static_path = [os.environ["COURSE_SITE_SOURCE"] + "/_static"]
 html_extra_path = [os.environ["COURSE_SITE_EXTRA"]]
 html_css_files = ["site.css"]
-html_js_files = [(None, {"body": f"window.COURSE_WORDS = {forms._json(forms.sentences())};"}), ("site.js", {"defer": "defer"})]
+html_js_files = [
+    (None, {"body": f"window.COURSE_WORDS = {forms._json(forms.sentences())};"}),
+    ("site.js", {"defer": "defer"}),
+]
 html_copy_source = html_show_sourcelink = False
 html_show_copyright = html_show_sphinx = False
 html_theme_options = {
@@ -57,7 +60,9 @@ def as_written(app, what, name, obj, options, lines):
     parts = re.split(r"`+([^`]*)`+", "\n".join(lines))
     code = (f"\\ ``{' '.join(part.split())}``\\ " if part.strip() else "" for part in parts[1::2])
     text = (re.sub(r"([\\*|_`])", r"\\\1", part) for part in parts[::2])
-    lines[:] = "".join(a + b for a, b in itertools.zip_longest(text, code, fillvalue="")).split("\n")
+    lines[:] = "".join(a + b for a, b in itertools.zip_longest(text, code, fillvalue="")).split(
+        "\n"
+    )
     if any(line.startswith(" ") for line in lines[1:]):  # columns and drawings keep their shape
         lines[:] = [f"| {line}" if line.strip() else "" for line in lines]
 

@@ -19,7 +19,8 @@ from course_utils import evaluation, models, quantization
 from course_utils.checkpoints import onnx
 from course_utils.quantization import QuantizedLinear
 
-TOKENS, LIMIT = 64, 1e-3  # tokens of a pass; the largest difference of a logit from the same weights in course_utils
+# tokens of a pass; the largest difference of a logit from the same weights in course_utils
+TOKENS, LIMIT = 64, 1e-3
 Made = namedtuple("Made", "bytes run note", defaults=("",))
 
 
@@ -33,7 +34,9 @@ class Logits(torch.nn.Module):
         self.register_buffer("places", torch.arange(TOKENS)[None])
 
     def forward(self, input_ids):
-        return self.model(input_ids=input_ids, attention_mask=self.mask, position_ids=self.places, use_cache=False).logits
+        return self.model(
+            input_ids=input_ids, attention_mask=self.mask, position_ids=self.places, use_cache=False
+        ).logits
 
 
 @cache
@@ -59,7 +62,9 @@ def layers():
 
 @cache
 def windows(n=64):
-    return evaluation.text.windows(original()[1], "bundled", split="validation", n=n, context=TOKENS, seed=0).ids
+    return evaluation.text.windows(
+        original()[1], "bundled", split="validation", n=n, context=TOKENS, seed=0
+    ).ids
 
 
 @torch.no_grad()
@@ -72,7 +77,9 @@ def of_ours(ids):
 
 
 def nats(found, ids):
-    return float(torch.nn.functional.cross_entropy(found[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+    return float(
+        torch.nn.functional.cross_entropy(found[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    )
 
 
 def with_weights(weights):
@@ -94,5 +101,7 @@ def main(script):
             print(f"{script.NAME}: {made.bytes:,} bytes. {made.note}")
             return made.bytes
         gap = float((logits(made.run, ids) - of_ours(ids)).abs().max())
-    print(f"{script.NAME}: {made.bytes:,} bytes, largest difference of a logit {gap:.1e} (limit {LIMIT:g}). {made.note}")
+    print(
+        f"{script.NAME}: {made.bytes:,} bytes, largest difference of a logit {gap:.1e} (limit {LIMIT:g}). {made.note}"
+    )
     return gap if gap < LIMIT else sys.exit(f"{script.NAME}: the logits differ.")

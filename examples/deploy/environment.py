@@ -11,7 +11,13 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PINS = ("torchao==0.18.0", "openvino==2026.4.1", "nncf==3.4.0", "executorch==1.5.1", "coremltools==9.0")
+PINS = (
+    "torchao==0.18.0",
+    "openvino==2026.4.1",
+    "nncf==3.4.0",
+    "executorch==1.5.1",
+    "coremltools==9.0",
+)
 
 
 def make(folder=ROOT / ".interop" / "deploy"):
@@ -24,7 +30,9 @@ def make(folder=ROOT / ".interop" / "deploy"):
         venv.create(folder, with_pip=True, clear=True)
         site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
         (Path(site) / "course.pth").write_text("\n".join([str(ROOT), *below]) + "\n")
-        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *PINS], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *PINS], check=True
+        )
         stamp.write_text(wanted)
     return python
 

@@ -17,11 +17,19 @@ def make(work):
     from executorch.exir import to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
-    program = torch.export.export(common.Logits(common.plain()), (common.windows()[:1],), strict=False)
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    program = torch.export.export(
+        common.Logits(common.plain()), (common.windows()[:1],), strict=False
+    )
+    lowered = to_edge_transform_and_lower(
+        program, partitioner=[XnnpackPartitioner()]
+    ).to_executorch()
     (work / "model.pte").write_bytes(lowered.buffer)
     method = Runtime.get().load_program(work / "model.pte").load_method("forward")
-    return common.Made((work / "model.pte").stat().st_size, lambda row: method.execute([row])[0], "Our rounded weights in FP32.")
+    return common.Made(
+        (work / "model.pte").stat().st_size,
+        lambda row: method.execute([row])[0],
+        "Our rounded weights in FP32.",
+    )
 
 
 if __name__ == "__main__":

@@ -25,11 +25,19 @@ def export(work):
 
 def make(work):
     file = export(work)
-    ours = {(m.codes.short() - 128).to(torch.int8).numpy().tobytes() for m in common.layers().values()}
-    assert {codes.numpy().tobytes() for codes, _ in onnx.codes_in(file)} == ours, "the file holds other codes"
+    ours = {
+        (m.codes.short() - 128).to(torch.int8).numpy().tobytes() for m in common.layers().values()
+    }
+    assert {codes.numpy().tobytes() for codes, _ in onnx.codes_in(file)} == ours, (
+        "the file holds other codes"
+    )
     session = onnx.session(file)  # products in float32
     run = lambda row: session.run(["logits"], {"input_ids": row.numpy()})[0]  # noqa: E731
-    return common.Made(file.stat().st_size, run, f"Our codes of {len(ours)} layers, read back from the file bit for bit.")
+    return common.Made(
+        file.stat().st_size,
+        run,
+        f"Our codes of {len(ours)} layers, read back from the file bit for bit.",
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import torch
 
 NAME, NEEDS = "OpenVINO", "openvino"
 WITHOUT = "Install openvino and nncf (`make deploy` does); on other processors than Intel's and ARM's take ONNX Runtime, which reads the same file."
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}  # activations stay in float32
+# activations stay in float32
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
 def runner(model):
@@ -27,24 +28,56 @@ def theirs(work):
     import numpy as np
     import openvino
 
-    head, kind = nncf.IgnoredScope(patterns=[".*lm_head.*"], validate=False), nncf.CompressWeightsMode.INT8_SYM
-    model = nncf.compress_weights(openvino.Core().read_model(work / "float.onnx"), mode=kind, ignored_scope=head)
-    constants = {op.get_friendly_name(): op.data.astype(np.float32) for op in model.get_ops() if op.get_type_name() == "Constant"}
+    head, kind = (
+        nncf.IgnoredScope(patterns=[".*lm_head.*"], validate=False),
+        nncf.CompressWeightsMode.INT8_SYM,
+    )
+    model = nncf.compress_weights(
+        openvino.Core().read_model(work / "float.onnx"), mode=kind, ignored_scope=head
+    )
+    constants = {
+        op.get_friendly_name(): op.data.astype(np.float32)
+        for op in model.get_ops()
+        if op.get_type_name() == "Constant"
+    }
 
     def value(node):  # of a constant, or of one that is converted
-        return constants.get((node if node.get_type_name() == "Constant" else node.input_value(0).get_node()).get_friendly_name(), np.zeros(()))
+        return constants.get(
+            (
+                node if node.get_type_name() == "Constant" else node.input_value(0).get_node()
+            ).get_friendly_name(),
+            np.zeros(()),
+        )
 
     weights, steps = {}, []
     for op in model.get_ops():  # a constant in int8, converted, times a scale for each output
-        if op.get_type_name() == "Multiply" and op.input_value(0).get_node().get_type_name() == "Convert":
-            found = torch.as_tensor(value(op.input_value(0).get_node()) * value(op.input_value(1).get_node()))
+        if (
+            op.get_type_name() == "Multiply"
+            and op.input_value(0).get_node().get_type_name() == "Convert"
+        ):
+            found = torch.as_tensor(
+                value(op.input_value(0).get_node()) * value(op.input_value(1).get_node())
+            )
             for name, layer in common.layers().items():
-                w = found if found.shape == layer.weight.shape and (found - layer.weight).norm() < 0.02 * found.norm() else found.T
-                if name not in weights and w.shape == layer.weight.shape and (w - layer.weight).norm() < 0.02 * w.norm():
+                w = (
+                    found
+                    if found.shape == layer.weight.shape
+                    and (found - layer.weight).norm() < 0.02 * found.norm()
+                    else found.T
+                )
+                if (
+                    name not in weights
+                    and w.shape == layer.weight.shape
+                    and (w - layer.weight).norm() < 0.02 * w.norm()
+                ):
                     weights[name] = w.contiguous()
                     steps.append(float(((w - layer.weight) / layer.scale.float()).abs().max()))
     ids = common.windows()[:4]
-    gap = (common.logits(runner(model), ids) - common.logits(common.with_weights(weights), ids)).abs().max()
+    gap = (
+        (common.logits(runner(model), ids) - common.logits(common.with_weights(weights), ids))
+        .abs()
+        .max()
+    )
     return len(weights), float(gap), max(steps, default=float("nan"))
 
 
@@ -52,7 +85,9 @@ def make(work):
     import openvino
 
     file = onnx_runtime.export(work)
-    note = "NNCF's own INT8 of {} layers, read here: logits differ by {:.1e}; its weights lie within {:.2f} of our steps.".format(*theirs(work))
+    note = "NNCF's own INT8 of {} layers, read here: logits differ by {:.1e}; its weights lie within {:.2f} of our steps.".format(
+        *theirs(work)
+    )
     return common.Made(file.stat().st_size, runner(openvino.Core().read_model(file)), note)
 
 

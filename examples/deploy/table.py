@@ -16,18 +16,41 @@ import common
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("torch_compile", "onnx_runtime", "openvino_nncf", "torchao_int8", "executorch_xnnpack", "core_ml", "tensorrt_engine")
+SCRIPTS = (
+    "torch_compile",
+    "onnx_runtime",
+    "openvino_nncf",
+    "torchao_int8",
+    "executorch_xnnpack",
+    "core_ml",
+    "tensorrt_engine",
+)
 TABLE = ROOT / "course_utils" / "learn" / "tables" / "plain" / "deploy.json"
 MADE = ("python examples/deploy/table.py --write, script by script", "make deploy WRITE=--write")
-HEAD = ["runtime", "file, MB", "nats a token", "largest difference of a logit", "tokens a second, PyTorch = 1", "note"]
+HEAD = [
+    "runtime",
+    "file, MB",
+    "nats a token",
+    "largest difference of a logit",
+    "tokens a second, PyTorch = 1",
+    "note",
+]
 
 
 def built(work, scripts):
     """{name: Made} of PyTorch, `course_utils` and every script whose package is here; {name: sentence} of the others."""
     model, packed = common.original()[0], common.small()
     made = {
-        "PyTorch, original in FP32": common.Made(sum(p.nbytes for p in set(model.parameters())), lambda row: model(input_ids=row).logits, "The original."),
-        "course_utils": common.Made(packed.bytes_on_disk, lambda row: packed.model(input_ids=row).logits, "INT8, unpacked at each pass."),
+        "PyTorch, original in FP32": common.Made(
+            sum(p.nbytes for p in set(model.parameters())),
+            lambda row: model(input_ids=row).logits,
+            "The original.",
+        ),
+        "course_utils": common.Made(
+            packed.bytes_on_disk,
+            lambda row: packed.model(input_ids=row).logits,
+            "INT8, unpacked at each pass.",
+        ),
     }
     absent = {}
     for script in map(importlib.import_module, scripts):
@@ -36,7 +59,11 @@ def built(work, scripts):
         else:
             began = time.perf_counter()
             made[script.NAME] = script.make(work)
-            print(f"{script.NAME}: made in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{script.NAME}: made in {time.perf_counter() - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return made, absent
 
 
@@ -54,9 +81,16 @@ def speeds(made, turns=9):
 
 def merged(rows, scripts):
     """These rows, and the kept ones of the scripts that did not run, in the order of SCRIPTS."""
-    kept = json.loads(TABLE.read_text(encoding="utf-8"))["rows"] if TABLE.exists() and set(scripts) != set(SCRIPTS) else []
+    kept = (
+        json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
+        if TABLE.exists() and set(scripts) != set(SCRIPTS)
+        else []
+    )
     by_name = {row[0]: row for row in [*kept, *rows]}
-    order = [*(row[0] for row in rows[:2]), *(importlib.import_module(name).NAME for name in SCRIPTS)]
+    order = [
+        *(row[0] for row in rows[:2]),
+        *(importlib.import_module(name).NAME for name in SCRIPTS),
+    ]
     return [by_name[name] for name in order if name in by_name]
 
 
@@ -69,7 +103,11 @@ def main(write=False, scripts=SCRIPTS):
         ours, rows = common.of_ours(ids), []
         for name, m in made.items():
             found = common.logits(m.run, ids) if m.run else None
-            gap = "" if found is None or "original" in name else f"{float((found - ours).abs().max()):.0e}"
+            gap = (
+                ""
+                if found is None or "original" in name
+                else f"{float((found - ours).abs().max()):.0e}"
+            )
             loss = "" if found is None else f"{common.nats(found, ids):.4f}"
             speed = f"{fast[name] / fast['PyTorch, original in FP32']:.2f}" if m.run else ""
             rows.append([name, f"{m.bytes / 1e6:.2f}", loss, gap, speed, m.note])
@@ -81,11 +119,22 @@ def main(write=False, scripts=SCRIPTS):
     if write:
         rows = merged(rows, scripts)
         lines = [*lines[:2], *(" | ".join(row) for row in rows)]
-        keep = {"head": HEAD, "rows": rows, "command": MADE[set(scripts) == set(SCRIPTS)], "date": time.strftime("%Y-%m-%d")}
+        keep = {
+            "head": HEAD,
+            "rows": rows,
+            "command": MADE[set(scripts) == set(SCRIPTS)],
+            "date": time.strftime("%Y-%m-%d"),
+        }
         TABLE.write_text(json.dumps(keep, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         page = ROOT / "docs" / "deploy.md"
         above = page.read_text(encoding="utf-8").split("<!-- table -->")[0]
-        page.write_text(above + "<!-- table -->\n\n" + "\n".join(f"| {line} |" for line in lines) + f"\n\nMade by `{keep['command']}` on {keep['date']}.\n", encoding="utf-8")
+        page.write_text(
+            above
+            + "<!-- table -->\n\n"
+            + "\n".join(f"| {line} |" for line in lines)
+            + f"\n\nMade by `{keep['command']}` on {keep['date']}.\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ def make(work):
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx_runtime.export(work).read_bytes()):
         sys.exit(f"{NAME}: {parser.get_error(0)}")
-    config, profile, shape = builder.create_builder_config(), builder.create_optimization_profile(), (1, common.TOKENS)
+    config, profile, shape = (
+        builder.create_builder_config(),
+        builder.create_optimization_profile(),
+        (1, common.TOKENS),
+    )
     profile.set_shape("input_ids", shape, shape, shape)
     config.add_optimization_profile(profile)
     plan = bytes(builder.build_serialized_network(network, config))

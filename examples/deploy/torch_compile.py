@@ -15,7 +15,11 @@ WITHOUT = "It comes with PyTorch and needs a C++ compiler; without one run the m
 def make(work):
     compiled = torch.compile(common.plain(), dynamic=False)
     size = sum(p.nbytes for p in set(common.plain().parameters()))
-    return common.Made(size, lambda row: compiled(input_ids=row, use_cache=False).logits, "FP32 in memory; nothing is written.")
+    return common.Made(
+        size,
+        lambda row: compiled(input_ids=row, use_cache=False).logits,
+        "FP32 in memory; nothing is written.",
+    )
 
 
 if __name__ == "__main__":

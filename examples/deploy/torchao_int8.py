@@ -36,7 +36,9 @@ def make(work):
         model.get_submodule(name).weight = torch.nn.Parameter(weight, requires_grad=False)
     torch.save(model.state_dict(), work / "torchao.pt")
     note = f"Our codes in its tensors; its own INT8, read here: logits differ by {theirs():.1e}."
-    return common.Made((work / "torchao.pt").stat().st_size, lambda row: model(input_ids=row).logits, note)
+    return common.Made(
+        (work / "torchao.pt").stat().st_size, lambda row: model(input_ids=row).logits, note
+    )
 
 
 if __name__ == "__main__":

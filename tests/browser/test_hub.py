@@ -14,7 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from browsing import ROOT, chromium, environment, free_port, keep, menu, new_page, quiet, stop, wait_for
+from browsing import (
+    ROOT,
+    chromium,
+    environment,
+    free_port,
+    keep,
+    menu,
+    new_page,
+    quiet,
+    stop,
+    wait_for,
+)
 from instructor_page import section
 from playwright.sync_api import Browser, Page, expect
 
@@ -70,7 +81,9 @@ class Class:
         subprocess.run(["cp", "-a", "/etc", str(self.folder)], check=True)
         for name in ("srv", "home", "var-log"):
             (self.folder / name).mkdir()
-        (self.folder / "etc/default/useradd").write_text(f"HOME={self.folder}/home\nCREATE_MAIL_SPOOL=no\n")
+        (self.folder / "etc/default/useradd").write_text(
+            f"HOME={self.folder}/home\nCREATE_MAIL_SPOOL=no\n"
+        )
         quiet(self.folder / "etc/skel" / SETTINGS)
         shutil.copytree(ROOT / "solutions" / LAB, self.folder / "solutions" / LAB)
 
@@ -80,30 +93,53 @@ class Class:
         *prepare, start = section("With JupyterHub")
         if not self.accounts:
             return ["bash", "-c", f"cd {ROOT}; exec env {start}{options}"]
-        places = {"etc": "/etc", "srv": "/srv", "var-log": "/var/log", "solutions": ROOT / "solutions"}
-        lines = ["set -e", *(f"mount --bind {self.folder}/{name} {place}" for name, place in places.items()), f"cd {ROOT}"]
+        places = {
+            "etc": "/etc",
+            "srv": "/srv",
+            "var-log": "/var/log",
+            "solutions": ROOT / "solutions",
+        }
+        lines = [
+            "set -e",
+            *(f"mount --bind {self.folder}/{name} {place}" for name, place in places.items()),
+            f"cd {ROOT}",
+        ]
         lines += [*prepare, *(line.replace("bob", "cyd") for line in prepare if "bob" in line)]
         lines += [f"echo '{name}:{self.password}' | chpasswd" for name in ("ada", "bob", "cyd")]
-        return ["unshare", "--mount", "bash", "-c", "\n".join([*lines, f"exec env {start}{options}"])]
+        return [
+            "unshare",
+            "--mount",
+            "bash",
+            "-c",
+            "\n".join([*lines, f"exec env {start}{options}"]),
+        ]
 
     def settings(self) -> dict[str, str]:
         found = {"HUB_URL": self.url, "HUB_FORMGRADER_PORT": str(free_port())}
         if self.accounts:
             return found
         places = {"HUB_CLASS": "class", "HUB_EXCHANGE": "exchange", "HUB_DATA": "hub"}
-        return {**found, "HUB_TRIAL": self.password} | {key: str(self.folder / name) for key, name in places.items()}
+        return {**found, "HUB_TRIAL": self.password} | {
+            key: str(self.folder / name) for key, name in places.items()
+        }
 
 
 def accounts_possible() -> bool:
     """True if this is root, may mount, can make accounts, and one without rights can run the course and grade in a sandbox."""
-    tools = all(shutil.which(name) for name in ("useradd", "chpasswd")) and Path("/etc/pam.d/login").is_file()
+    tools = (
+        all(shutil.which(name) for name in ("useradd", "chpasswd"))
+        and Path("/etc/pam.d/login").is_file()
+    )
     if os.geteuid() != 0 or not tools or not Path("/srv").is_dir() or ROOT.parts[1] == "srv":
         return False
     nobody = {"cwd": "/", "user": 26001, "group": 26001, "extra_groups": []}
     tries = (
         (["unshare", "--mount", "true"], {}),
         ([sys.executable, "-c", "import course_utils.grade"], nobody),
-        (["unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--fork", "true"], nobody),
+        (
+            ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--fork", "true"],
+            nobody,
+        ),
     )
     return all(subprocess.run(command, **how).returncode == 0 for command, how in tries)
 
@@ -112,12 +148,16 @@ def accounts_possible() -> bool:
 def room() -> Iterator[Class]:
     """A class whose hub is running."""
     if not find_spec("jupyterhub") or not find_spec("configurable_http_proxy"):
-        pytest.fail('JupyterHub is not installed. Run: pip install -c constraints.txt -e ".[hub,grade]"')
+        pytest.fail(
+            'JupyterHub is not installed. Run: pip install -c constraints.txt -e ".[hub,grade]"'
+        )
     folder = Path(tempfile.mkdtemp(prefix="class-"))
     folder.chmod(0o755)
     made, log = Class(folder), folder / "log"
     with log.open("wb") as out:
-        hub = subprocess.Popen(made.command(), cwd=folder, env=environment(**made.settings()), stdout=out, stderr=out)
+        hub = subprocess.Popen(
+            made.command(), cwd=folder, env=environment(**made.settings()), stdout=out, stderr=out
+        )
     try:
         wait_for(f"{made.url}/hub/login", hub, log)
         yield made
@@ -145,7 +185,9 @@ def log_in(browser: Browser, room: Class, name: str, then: str) -> Page:
 
 def assignments(page: Page):
     """nbgrader's list of assignments in JupyterLab, fresh."""
-    for icon in page.locator(".lm-TabBar-tab[data-id=nbgrader-assignment-list] .lm-TabBar-tabCloseIcon").all():
+    for icon in page.locator(
+        ".lm-TabBar-tab[data-id=nbgrader-assignment-list] .lm-TabBar-tabCloseIcon"
+    ).all():
         icon.click()
     menu(page, "Nbgrader", "Assignment List")
     return page.locator("#nbgrader-assignment-list")
@@ -182,7 +224,11 @@ def work(browser: Browser, room: Class, name: str, answers: dict[str, str]) -> P
     cells = [cell["id"] for cell in json.loads(place.read_text())["cells"]]
     for cell, text in answers.items():
         write(page, cells.index(cell), text)
-    private = [room.inside("class"), room.inside("exchange/compression/inbound"), str(ROOT / "solutions")]
+    private = [
+        room.inside("class"),
+        room.inside("exchange/compression/inbound"),
+        str(ROOT / "solutions"),
+    ]
     private += [str(room.home("bob")), str(room.home("cyd"))]
     write(page, cells.index("kv-cache-check"), LIMITS.replace("PATHS", repr(private)))
     for cell in ("imports", "weight-bytes", "weight-bytes-check", "kv-cache-check"):
@@ -193,10 +239,14 @@ def work(browser: Browser, room: Class, name: str, answers: dict[str, str]) -> P
             keep(page, f"hub-{name}-works")
     expect(said).to_contain_text(f"limits {4 << 30} 1\nno more memory")
     if room.accounts:
-        expect(said).to_contain_text(f"closed {[True, True, True, name != 'bob' or None, name != 'cyd' or None]}")
+        expect(said).to_contain_text(
+            f"closed {[True, True, True, name != 'bob' or None, name != 'cyd' or None]}"
+        )
     keep(page, f"hub-{name}-limits")
     page.keyboard.press("Control+S")
-    wait_until(lambda: all(json.dumps(text)[1:-1] in json.dumps(saved(place)) for text in answers.values()))
+    wait_until(
+        lambda: all(json.dumps(text)[1:-1] in json.dumps(saved(place)) for text in answers.values())
+    )
     expect(assignments(page).get_by_role("button", name="Submit")).to_be_visible()
     page.locator("#nbgrader-assignment-list").get_by_role("button", name="Submit").click()
     expect(page.locator("#submitted_assignments_list .list_item").first).to_contain_text(LAB)
@@ -219,13 +269,19 @@ def press(page: Page, column: str) -> None:
     """Press the button of the lab in a column of the formgrader's table, and read that it worked."""
     page.locator(f"td.{column} a", has=page.locator(".glyphicon")).first.click()
     expect(page.locator(".modal-title")).to_have_text(re.compile("Success|Error"))
-    assert page.locator(".modal-title").inner_text() == "Success", page.locator(".modal-body").inner_text()
+    assert page.locator(".modal-title").inner_text() == "Success", page.locator(
+        ".modal-body"
+    ).inner_text()
     page.locator(".modal-footer button").last.click()
     expect(page.locator(".modal-content")).to_have_count(0)
 
 
 def test_a_class_on_the_hub(room, browser):
-    answers = {a.grade_id: re.sub(" +### .*SOLUTION\n?", "", a.source) for a in labs.load(ROOT, LAB).answers if a.code}
+    answers = {
+        a.grade_id: re.sub(" +### .*SOLUTION\n?", "", a.source)
+        for a in labs.load(ROOT, LAB).answers
+        if a.code
+    }
     ada = log_in(browser, room, "ada", "/hub/home")
     ada.get_by_text("Services").click()
     expect(ada.get_by_role("link", name="compression")).to_be_visible()
@@ -245,7 +301,8 @@ def test_a_class_on_the_hub(room, browser):
     press(ada, "collect")
     expect(ada.locator("td.num-submissions").first).to_have_text("2")
     ada.goto(f"{formgrader}/manage_submissions/{LAB}")
-    ada.locator("tr", has_text="cyd").locator("td.autograde a").click()  # nbgrader's own grader, which is switched off
+    # nbgrader's own grader, which is switched off
+    ada.locator("tr", has_text="cyd").locator("td.autograde a").click()
     expect(ada.locator(".modal-body")).to_contain_text("course-grade-in-a-terminal")
     grade(ada, room)
     ada.goto(f"{formgrader}/manage_submissions/{LAB}")

@@ -14,7 +14,8 @@ from browsing import ROOT, chromium, environment, jupyterlab, keep, menu, new_pa
 from instructor_page import PAGE, section
 from playwright.sync_api import Page, expect
 
-IN_PAGE, LAB = "lab-3.1-gptq", "lab-1.1-first-compression"  # the page's example, and the lab that is graded fastest
+# the page's example, and the lab that is graded fastest
+IN_PAGE, LAB = "lab-3.1-gptq", "lab-1.1-first-compression"
 ELSEWHERE = {  # commands that this file does not run
     "git clone <this course> compression": "a checkout stands ready",
     "python3 -m course_utils.bootstrap install": "`make test` has run it",
@@ -34,10 +35,19 @@ MISTAKE = "This counts bits. Eight bits make one byte."
 def answered(wrong: bool) -> str:
     """The lab with the solution's answers; or with one of them wrong."""
     notebook = nbformat.read(ROOT / "labs" / LAB / f"{LAB}.ipynb", as_version=4)
-    solution = {c.id: c.source for c in nbformat.read(ROOT / "solutions" / LAB / f"{LAB}.ipynb", as_version=4).cells}
+    solution = {
+        c.id: c.source
+        for c in nbformat.read(ROOT / "solutions" / LAB / f"{LAB}.ipynb", as_version=4).cells
+    }
     for cell in notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = solution[cell.id] if cell.cell_type == "code" else HOSTILE if wrong else "I would ship 4 bits."
+            cell.source = (
+                solution[cell.id]
+                if cell.cell_type == "code"
+                else HOSTILE
+                if wrong
+                else "I would ship 4 bits."
+            )
         if wrong and cell.id == "weight-bytes":
             cell.source = "def weight_bytes(parameters, bits):\n    return parameters * bits"
     return nbformat.writes(notebook)
@@ -66,21 +76,37 @@ def made(tmp_path_factory) -> Path:
 
 def run(lines: list[str], place: Path) -> str:
     """What the commands print; the first that fails fails the test."""
-    script = "\n".join(["set -e", *(line.replace(IN_PAGE, LAB) for line in lines if line not in ELSEWHERE)])
+    script = "\n".join(
+        ["set -e", *(line.replace(IN_PAGE, LAB) for line in lines if line not in ELSEWHERE)]
+    )
     env = environment(COURSE_HOME=str(place / "home"), OMP_NUM_THREADS="1")
-    done = subprocess.run(["bash", "-c", script], cwd=place, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=place, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
 def test_every_command_of_the_page_is_run():
     spans = re.findall(r"`((?:course|nbgrader|jupyter) [a-z][^`]*)`", PAGE)
-    run_here = {*section("Set up"), *section("Grade"), "course build --check", f"course submit {IN_PAGE}"}
+    run_here = {
+        *section("Set up"),
+        *section("Grade"),
+        "course build --check",
+        f"course submit {IN_PAGE}",
+    }
     unknown = [s for s in spans if not any(line.startswith(s) for line in {*run_here, *ELSEWHERE})]
     assert len(run_here) >= 13 and spans and unknown == []
     sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)
     with_commands = {text.partition("\n")[0] for text in sections if "```" in text}
-    assert with_commands == {"Set up", "Grade", "The board of the challenge", "With JupyterHub", "More than one machine"}  # others: see ELSEWHERE, test_hub.py, test_cluster.py
+    # others: see ELSEWHERE, test_hub.py, test_cluster.py
+    assert with_commands == {
+        "Set up",
+        "Grade",
+        "The board of the challenge",
+        "With JupyterHub",
+        "More than one machine",
+    }
 
 
 def test_the_commands_did_what_the_page_says(made):
@@ -89,18 +115,33 @@ def test_the_commands_did_what_the_page_says(made):
         told = (made / "feedback" / name / LAB / f"{LAB}.html").read_text(encoding="utf-8")
         assert (MISTAKE in told) == (name == "cyd")
         assert (made / "autograded" / name / LAB / f"{LAB}.ipynb").is_file()
-    assert {row["student_id"] for row in csv.DictReader((made / "grades" / "class.csv").open(encoding="utf-8-sig"))} == {"bob", "cyd"}
-    assert "Commonest named mistakes" in (made / "grades" / "class.html").read_text(encoding="utf-8")
+    assert {
+        row["student_id"]
+        for row in csv.DictReader((made / "grades" / "class.csv").open(encoding="utf-8-sig"))
+    } == {"bob", "cyd"}
+    assert "Commonest named mistakes" in (made / "grades" / "class.html").read_text(
+        encoding="utf-8"
+    )
     assert (made / "release" / LAB / f"{LAB}.ipynb").is_file()
 
 
 def test_the_options_of_the_page(made):
     before, _, rest = PAGE.partition("\n## The board of the challenge\n")
     board, _, after = rest.partition("\n## ")
-    for part, command, least in ((before + after, "grade", {"--unsafe-no-sandbox", "--seed"}), (board, "board", {"--limit", "--seeds"})):
+    for part, command, least in (
+        (before + after, "grade", {"--unsafe-no-sandbox", "--seed"}),
+        (board, "board", {"--limit", "--seeds"}),
+    ):
         table = set(re.findall(r"^\| `(--[a-z-]+)", part, re.MULTILINE))
-        assert least <= table <= set(re.findall(r"--[a-z-]+", run([f"course {command} --help"], made)))
-    said = run([f"course grade {LAB} --course . --again --seed 5 --seconds 300 --jobs 2 --unsafe-no-sandbox"], made)
+        assert (
+            least <= table <= set(re.findall(r"--[a-z-]+", run([f"course {command} --help"], made)))
+        )
+    said = run(
+        [
+            f"course grade {LAB} --course . --again --seed 5 --seconds 300 --jobs 2 --unsafe-no-sandbox"
+        ],
+        made,
+    )
     assert "Sandbox: none" in said and "bob: 34 of 40" in said and "cyd: 30 of 40" in said
     assert (made / "grades" / LAB / "seed").read_text() == "5"
 
@@ -130,7 +171,9 @@ def test_the_formgrader_without_a_hub(made, tmp_path):
         expect(form.locator("body")).to_contain_text("I would ship 4 bits.")
         score = form.locator("input.score#written")
         score.fill("5")
-        with page.expect_response(lambda answer: "/api/grade/" in answer.url and answer.request.method == "PUT") as saved:
+        with page.expect_response(
+            lambda answer: "/api/grade/" in answer.url and answer.request.method == "PUT"
+        ) as saved:
             score.press("Tab")
         assert saved.value.ok
         keep(page, "formgrader-by-hand")
@@ -149,8 +192,12 @@ def nothing_runs(page: Page, formgrader: str, made: Path) -> None:
         for found in page.get_by_text("a link", exact=True).all():
             found.click(force=True)
         page.wait_for_timeout(500)
-        assert page.evaluate("window.marked === undefined") and "javascript" not in page.url, address
-        assert page.locator("img[src=x], iframe[srcdoc], [onload], [ontoggle], [onerror]").count() == 0
+        assert page.evaluate("window.marked === undefined") and "javascript" not in page.url, (
+            address
+        )
+        assert (
+            page.locator("img[src=x], iframe[srcdoc], [onload], [ontoggle], [onerror]").count() == 0
+        )
     keep(page, "what-a-learner-wrote")
 
 

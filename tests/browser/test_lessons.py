@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 import nbformat
 import pytest
-from browsing import MINUTE, chromium, errors, jupyterlab, keep, new_page, open_next, run_all, wait_for_change
+from browsing import (
+    MINUTE,
+    chromium,
+    errors,
+    jupyterlab,
+    keep,
+    new_page,
+    open_next,
+    run_all,
+    wait_for_change,
+)
 from playwright.sync_api import Locator, Page, expect
 
 from course_utils.learn import fold
@@ -58,11 +68,19 @@ def folder(tmp_path_factory):
         nbformat.write(notebook, place / path.name)
     (place / "texts" / "en").mkdir(parents=True)
     (place / "texts" / "en" / "toy.yaml").write_text(TOY)
-    guess = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    guess.cells[2].outputs = [nbformat.v4.new_output("display_data", {"text/html": "The result\n<b>the answer of before</b>"})]
+    guess = nbformat.v4.new_notebook(
+        metadata=notebook.metadata, cells=[nbformat.v4.new_code_cell(source) for source in CELLS]
+    )
+    guess.cells[2].outputs = [
+        nbformat.v4.new_output(
+            "display_data", {"text/html": "The result\n<b>the answer of before</b>"}
+        )
+    ]
     nbformat.write(guess, place / "guess.ipynb")
     assert fold.fold(place / "guess.ipynb")
-    written = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=[nbformat.v4.new_code_cell(DRAW)])
+    written = nbformat.v4.new_notebook(
+        metadata=notebook.metadata, cells=[nbformat.v4.new_code_cell(DRAW)]
+    )
     nbformat.write(written, place / "draw.ipynb")
     return place
 
@@ -86,11 +104,16 @@ def page(lab):
 
 def places(control: Locator) -> tuple[list[Callable[[], None]], Callable[[], None]]:
     """Where a control can be moved (the ends of a slider, the choices of a list or of buttons), and the move back."""
-    handle, options, buttons = (control.locator(part) for part in (".noUi-handle", "option", "button"))
+    handle, options, buttons = (
+        control.locator(part) for part in (".noUi-handle", "option", "button")
+    )
     if handle.count():
         readout = control.locator(".widget-readout")
         shown = readout.inner_text()
-        low, now, high = (float(handle.first.get_attribute(f"aria-value{key}") or 0) for key in ("min", "now", "max"))
+        low, now, high = (
+            float(handle.first.get_attribute(f"aria-value{key}") or 0)
+            for key in ("min", "now", "max")
+        )
         ends = [key for key, end in (("Home", low), ("End", high)) if now != end]
         return [lambda key=key: handle.first.press(key) for key in ends], lambda: (
             readout.fill(shown), readout.press("Enter"))[-1]  # fmt: skip
@@ -102,7 +125,9 @@ def places(control: Locator) -> tuple[list[Callable[[], None]], Callable[[], Non
             listed.select_option(index=chosen) and None)  # fmt: skip
     if buttons.count():
         held = buttons.evaluate_all("all => all.findIndex(b => b.classList.contains('mod-active'))")
-        return [buttons.nth(i).click for i in range(buttons.count()) if i != held], buttons.nth(held).click
+        return [buttons.nth(i).click for i in range(buttons.count()) if i != held], buttons.nth(
+            held
+        ).click
     box = control.locator("input").first
     return [box.click], box.click
 
@@ -135,7 +160,9 @@ class Group:
             moves, back = places(control)
             if not any(self.redrawn(step) != self.first for step in moves):
                 found.append(i)
-            assert self.redrawn(back) == self.first, f"{self.name}: control {i + 1} does not go back"
+            assert self.redrawn(back) == self.first, (
+                f"{self.name}: control {i + 1} does not go back"
+            )
         return found
 
     def speaks(self, i: int) -> bool:
@@ -184,7 +211,9 @@ def test_a_guess_lets_the_result_appear(page):
     assert not cells.nth(2).get_by_text("the answer of before").is_visible(), "folded as committed"
     run_all(page)
     result = cells.nth(2).locator(".jp-OutputArea")
-    assert "once you have given your guess" in result.inner_text() and "3.5" not in result.inner_text()
+    assert (
+        "once you have given your guess" in result.inner_text() and "3.5" not in result.inner_text()
+    )
     assert not result.locator("img").count()
     keep(page, "prediction-waits")
     field = cells.nth(1).locator("input[type=text]")
@@ -219,7 +248,9 @@ def test_digits_that_are_drawn_by_the_mouse_are_added(page):
     bar = [(0.5, 0.12), (0.5, 0.88)]
     ring = [(0.5 + 0.2 * math.sin(t / 3), 0.5 - 0.35 * math.cos(t / 3)) for t in range(20)]
     for square, points in enumerate((bar, ring, bar, bar)):
-        expect(area).to_contain_text("Write one digit" if square == 0 else f"still empty: {4 - square}")
+        expect(area).to_contain_text(
+            "Write one digit" if square == 0 else f"still empty: {4 - square}"
+        )
         stroke(square, points)
     expect(area).to_contain_text("10 + 11 = 21")
     keep(page, "drawn-digits")

@@ -36,7 +36,9 @@ def closed(header, streams):
 def test_every_codec_means_what_its_definition_says():
     config, tensors = file.read(GOOD)
     assert config == CONFIG and list(tensors) == list(layout.shapes(CONFIG))
-    assert {c for c in codecs.DECODERS if f'"{c}"' in json.dumps(opened()[0])} == set(codecs.DECODERS) - {"bf16"}
+    assert {c for c in codecs.DECODERS if f'"{c}"' in json.dumps(opened()[0])} == set(
+        codecs.DECODERS
+    ) - {"bf16"}
     for name, wanted in WANTED.items():
         np.testing.assert_allclose(tensors[name], wanted, rtol=1e-6, atol=1e-6, err_msg=name)
 
@@ -52,7 +54,12 @@ def test_bf16_rounds_as_torch_does():
     weight = torch.randn(8, generator=torch.Generator().manual_seed(0)) * torch.logspace(-20, 20, 8)
     weight[0] = 1 + 2**-8  # a tie
     name = "model.norm.weight"
-    assert torch.equal(torch.from_numpy(file.read(file.write(CONFIG, MADE | {name: encoders.bf16(weight)}))[1][name]), weight.bfloat16().float())
+    assert torch.equal(
+        torch.from_numpy(
+            file.read(file.write(CONFIG, MADE | {name: encoders.bf16(weight)}))[1][name]
+        ),
+        weight.bfloat16().float(),
+    )
 
 
 def test_the_bundled_model_comes_back_bit_for_bit():
@@ -76,7 +83,10 @@ def test_any_bytes_are_refused(noise, marked):
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
-@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 30))
+@given(
+    st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4),
+    st.integers(0, 30),
+)
 def test_a_changed_file_is_read_or_refused(changes, cut):
     content = bytearray(GOOD)
     for place, value in changes:
@@ -98,7 +108,13 @@ VALUES = st.one_of(
 def places(node, path=()):
     """The path of everything in a header."""
     yield path
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+    for key, value in (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    ):
         yield from places(value, (*path, key))
 
 
@@ -127,7 +143,11 @@ def changed(path, value):
     return closed(header, streams)
 
 
-EMBED, DOWN, UP = ("tensors", "model.embed_tokens.weight"), ("tensors", "model.layers.0.mlp.down_proj.weight"), ("tensors", "model.layers.0.mlp.up_proj.weight")
+EMBED, DOWN, UP = (
+    ("tensors", "model.embed_tokens.weight"),
+    ("tensors", "model.layers.0.mlp.down_proj.weight"),
+    ("tensors", "model.layers.0.mlp.up_proj.weight"),
+)
 
 
 def nested(depth):
@@ -187,10 +207,16 @@ def spoiled(lanes=None, count=None):
     """The file whose embedding says another number of lanes or of symbols."""
     place = GOOD.index(MADE["model.embed_tokens.weight"].streams[0])
     stated, words, own, checksum = struct.unpack_from("<QIHI", GOOD, place)
-    return GOOD[:place] + struct.pack("<QIHI", count or stated, words, lanes or own, checksum) + GOOD[place + 18 :]
+    return (
+        GOOD[:place]
+        + struct.pack("<QIHI", count or stated, words, lanes or own, checksum)
+        + GOOD[place + 18 :]
+    )
 
 
-@pytest.mark.parametrize("content", [spoiled(lanes=65535), spoiled(lanes=1), spoiled(count=1 << 63), spoiled(count=5)])
+@pytest.mark.parametrize(
+    "content", [spoiled(lanes=65535), spoiled(lanes=1), spoiled(count=1 << 63), spoiled(count=5)]
+)
 def test_a_rans_stream_that_states_something_else_is_refused(content):
     with pytest.raises(CompressionError):
         file.read(content)
@@ -202,7 +228,9 @@ def test_decoding_bombs_are_paid_from_one_budget():
     budget = codecs.Budget(rounds=10)
     with pytest.raises(CompressionError, match="rounds"):
         part = MADE["model.embed_tokens.weight"]
-        codecs.decode(part.said, (1024, 8), codecs.Streams(memoryview(b"".join(part.streams))), budget)
+        codecs.decode(
+            part.said, (1024, 8), codecs.Streams(memoryview(b"".join(part.streams))), budget
+        )
 
 
 def test_numbers_that_are_not_finite_are_refused():

@@ -41,8 +41,14 @@ def test_words_against_a_plain_unpacker(symmetric):
     weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(0)) + 0.2
     result = rtn.quantize_layer(weight, bits=4, group_size=16, symmetric=symmetric)
     tensors = layout.tensors_of(QuantizedLinear.of(result, None))
-    assert tensors["qweight"].shape == (64, 3) and tensors["qzeros"].shape == (4, 3) and tensors["scales"].shape == (4, 24)
-    torch.testing.assert_close(plain_unpack(*tensors.values(), 16), result.weight, rtol=1e-6, atol=0)
+    assert (
+        tensors["qweight"].shape == (64, 3)
+        and tensors["qzeros"].shape == (4, 3)
+        and tensors["scales"].shape == (4, 24)
+    )
+    torch.testing.assert_close(
+        plain_unpack(*tensors.values(), 16), result.weight, rtol=1e-6, atol=0
+    )
 
 
 def test_interleaving_is_undone():
@@ -57,7 +63,11 @@ def test_written_and_read_again(group_size, tmp_path):
     again = layout.read(tmp_path / "model")
     assert torch.equal(again(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
     config = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
-    assert config["quant_method"] == "awq" and config["version"] == "gemm" and config["group_size"] == group_size
+    assert (
+        config["quant_method"] == "awq"
+        and config["version"] == "gemm"
+        and config["group_size"] == group_size
+    )
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     assert tensors["model.layers.0.mlp.down_proj.qweight"].shape == (256, 16)
     assert "model.layers.0.mlp.down_proj.g_idx" not in tensors

@@ -28,7 +28,9 @@ def test_transformers_loads_four_bits(format, double, kind, tmp_path):
         layer = theirs.get_submodule(name)
         assert isinstance(layer, bnb.nn.Linear4bit)
         found = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        torch.testing.assert_close(found, result.model.get_submodule(name).weight, rtol=2e-6, atol=0)
+        torch.testing.assert_close(
+            found, result.model.get_submodule(name).weight, rtol=2e-6, atol=0
+        )
         assert found.shape == module.weight.shape
     for module in theirs.modules():
         module.training = isinstance(module, bnb.nn.Linear4bit)
@@ -45,17 +47,23 @@ def test_transformers_loads_eight_bits(tmp_path):
         layer, ours = theirs.get_submodule(name), result.model.get_submodule(name)
         assert isinstance(layer, bnb.nn.Linear8bitLt)
         assert torch.equal(layer.weight.data, ours.weight_codes)
-        torch.testing.assert_close(layer.weight.SCB.float() / 127, ours.weight_scale.flatten(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            layer.weight.SCB.float() / 127, ours.weight_scale.flatten(), rtol=1e-6, atol=0
+        )
     with torch.no_grad():
         exact, found = result.model(input_ids=IDS).logits, theirs(input_ids=IDS).logits.float()
-    assert (found - exact).norm() < 2e-2 * exact.norm()  # they round activations to half precision first
+    # they round activations to half precision first
+    assert (found - exact).norm() < 2e-2 * exact.norm()
 
 
 @pytest.mark.parametrize("double", [True, False])
 def test_a_checkpoint_that_transformers_made_loads_here(double, tmp_path):
     tiny().save_pretrained(tmp_path / "plain")
     settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=torch.float32,
     )
     theirs = AutoModelForCausalLM.from_pretrained(
         tmp_path / "plain", quantization_config=settings, device_map="cpu", dtype=torch.float32
@@ -66,15 +74,23 @@ def test_a_checkpoint_that_transformers_made_loads_here(double, tmp_path):
     state = found.state_dict()
     for name, tensor in ours.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(found(input_ids=IDS).logits, ours(input_ids=IDS).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found(input_ids=IDS).logits, ours(input_ids=IDS).logits, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["nf4", "fp4", "llm.int8"])
 def test_written_and_read_again(method, tmp_path):
-    result = llm_int8.quantize(tiny("opt")) if method == "llm.int8" else nf4.quantize(tiny("opt"), format=method)
+    result = (
+        llm_int8.quantize(tiny("opt"))
+        if method == "llm.int8"
+        else nf4.quantize(tiny("opt"), format=method)
+    )
     layout.write(result, tmp_path / "model")
     again = layout.read(tmp_path / "model")
-    torch.testing.assert_close(again(input_ids=IDS).logits, result.model(input_ids=IDS).logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        again(input_ids=IDS).logits, result.model(input_ids=IDS).logits, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_errors(tmp_path):
@@ -112,6 +128,8 @@ def test_damage_without_checksums(part, change, message, tmp_path):
     (tmp_path / "model" / "checksums.json").unlink()
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     key = f"model.layers.1.mlp.up_proj.{part}"
-    save_file({**tensors, key: change(tensors[key]).clone()}, tmp_path / "model" / "model.safetensors")
+    save_file(
+        {**tensors, key: change(tensors[key]).clone()}, tmp_path / "model" / "model.safetensors"
+    )
     with pytest.raises(CompressionError, match=f"up_proj: {message}"):
         layout.read(tmp_path / "model")

@@ -44,12 +44,21 @@ METHODS = {
     "smoothquant": lambda m: smoothquant.quantize(m, IDS),
     "llm.int8": lambda m: llm_int8.quantize(m),
 }
-PACKED = ("rtn 4", "rtn 8 symmetric", "gptq 4", "gptq 4 act-order", "awq", "qat 3 symmetric", "ternary")
+PACKED = (
+    "rtn 4",
+    "rtn 8 symmetric",
+    "gptq 4",
+    "gptq 4 act-order",
+    "awq",
+    "qat 3 symmetric",
+    "ternary",
+)
 FIVE = "bits=5: the GPTQ layout holds 2, 3, 4, 8"
 NO_GPTQ, NO_AWQ, NO_BNB = (f"no layers of this format; compress it with {w} first" for w in (
     "gptq.quantize or rtn.quantize", "awq.quantize", "nf4.quantize or llm_int8.quantize"))  # fmt: skip
 FOUR = r"the AWQ layout holds 4 bits with neighbouring inputs in a group \(no act-order\)"
-WRITTEN = {  # methods that a format holds; all others are refused, with these messages or else the last one
+# methods that a format holds; all others are refused, with these messages or else the last one
+WRITTEN = {
     "gptq": (set(PACKED), {"rtn 5": FIVE}, NO_GPTQ),
     "awq": ({"rtn 4", "gptq 4", "awq"}, dict.fromkeys(("rtn 5", *PACKED), FOUR), NO_AWQ),
     "bitsandbytes": ({"nf4", "fp4", "llm.int8"}, {"int8 blocks": "nf4, fp4 or LLM.int8"}, NO_BNB),
@@ -77,7 +86,9 @@ def test_every_method_into_every_format(made, tmp_path):
         place = tmp_path / format
         if method in held:
             write(result, place)
-            torch.testing.assert_close(read(place)(input_ids=IDS).logits, logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                read(place)(input_ids=IDS).logits, logits, rtol=1e-5, atol=1e-5
+            )
         else:
             with pytest.raises(CompressionError, match=messages.get(method, otherwise)):
                 write(result, place)
@@ -89,7 +100,8 @@ def test_every_method_in_our_own_format_and_as_real_weights(made, tmp_path):
     method, result, logits = made
     result.save(tmp_path / "own")
     assert torch.equal(load(tmp_path / "own")(input_ids=IDS).logits, logits)
-    integers = method in ("w8a8", "smoothquant", "llm.int8")  # their activations are rounded too, which no weight holds
+    # their activations are rounded too, which no weight holds
+    integers = method in ("w8a8", "smoothquant", "llm.int8")
     plain = onnx.with_real_weights(result.model)(input_ids=IDS).logits
     gguf.write(result, tmp_path / "model.gguf", type_name="F32")
     again = gguf.read(tmp_path / "model.gguf")(input_ids=IDS).logits

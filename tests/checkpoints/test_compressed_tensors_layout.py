@@ -26,7 +26,9 @@ def plain(tensors, name):
     elements = nibbles.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float64)
     if f"{name}.weight_global_scale" in tensors:
         whole = np.float64(np.float32(1) / tensors[f"{name}.weight_global_scale"].numpy()[0])
-        scales = scale.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn).astype(np.float64) * whole
+        scales = (
+            scale.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn).astype(np.float64) * whole
+        )
     else:
         scales = scale.numpy().view(ml_dtypes.float8_e8m0fnu).astype(np.float64)
     return elements * scales.repeat(elements.shape[1] // scales.shape[1], 1)
@@ -44,28 +46,48 @@ def test_written_read_plainly_and_read_again(scheme, kind, tmp_path):
     assert torch.equal(again(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
     tensors, ours = load_file(tmp_path / "model" / "model.safetensors"), dict(again.named_modules())
     for name in walk.compressible(model):
-        np.testing.assert_array_equal(plain(tensors, name).astype(np.float32), result.model.get_submodule(name).weight.numpy())
+        np.testing.assert_array_equal(
+            plain(tensors, name).astype(np.float32), result.model.get_submodule(name).weight.numpy()
+        )
         layer = ours[name]
         rows, columns = layer.out_features, layer.in_features
         block = SCHEMES[scheme]
-        assert tensors[f"{name}.weight_packed"].shape == (rows, columns // 2) and f"{name}.weight" not in tensors
+        assert (
+            tensors[f"{name}.weight_packed"].shape == (rows, columns // 2)
+            and f"{name}.weight" not in tensors
+        )
         assert tensors[f"{name}.weight_scale"].shape == (rows, columns // block)
         for key in ("packed", "scales") + (("tensor_scale",) if scheme == "NVFP4" else ()):
-            assert torch.equal(getattr(layer, key), getattr(result.model.get_submodule(name), key)), (name, key)
+            assert torch.equal(
+                getattr(layer, key), getattr(result.model.get_submodule(name), key)
+            ), (name, key)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_the_config_says(scheme, tmp_path):
-    layout.write(microscaling.quantize(tiny("qwen2"), scheme=scheme, ignore="down_proj"), tmp_path / "model")
+    layout.write(
+        microscaling.quantize(tiny("qwen2"), scheme=scheme, ignore="down_proj"), tmp_path / "model"
+    )
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
     said = config["quantization_config"]
-    assert said["quant_method"] == "compressed-tensors" and said["quantization_status"] == "compressed"
+    assert (
+        said["quant_method"] == "compressed-tensors" and said["quantization_status"] == "compressed"
+    )
     group = said["config_groups"]["group_0"]
-    assert said["format"] == group["format"] == f"{scheme.lower()}-pack-quantized" and group["targets"] == ["Linear"]
+    assert said["format"] == group["format"] == f"{scheme.lower()}-pack-quantized" and group[
+        "targets"
+    ] == ["Linear"]
     weights = group["weights"]
-    assert weights["num_bits"] == 4 and weights["type"] == "float" and weights["group_size"] == SCHEMES[scheme]
-    assert weights["strategy"] == ("group" if scheme == "MXFP4" else "tensor_group") and group["input_activations"] is None
+    assert (
+        weights["num_bits"] == 4
+        and weights["type"] == "float"
+        and weights["group_size"] == SCHEMES[scheme]
+    )
+    assert (
+        weights["strategy"] == ("group" if scheme == "MXFP4" else "tensor_group")
+        and group["input_activations"] is None
+    )
     down = [f"model.layers.{i}.mlp.down_proj" for i in range(2)]
     assert sorted(said["ignore"]) == ["lm_head", *down]
     with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
@@ -81,13 +103,20 @@ def damage(folder, change):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(CompressionError, match=r"q_proj: layer: MXFP8 E4M3; this layout is written for MXFP4 and NVFP4"):
+    with pytest.raises(
+        CompressionError,
+        match=r"q_proj: layer: MXFP8 E4M3; this layout is written for MXFP4 and NVFP4",
+    ):
         layout.write(microscaling.quantize(tiny(), scheme="MXFP8 E4M3"), tmp_path / "a")
-    with pytest.raises(CompressionError, match="no layers of this format; compress it with microscaling.quantize"):
+    with pytest.raises(
+        CompressionError, match="no layers of this format; compress it with microscaling.quantize"
+    ):
         layout.write(rtn.quantize(tiny()), tmp_path / "a")
     result = microscaling.quantize(tiny(), scheme="NVFP4")
     name = "model.layers.0.self_attn.q_proj"
-    other = microscaling.MicroscaledLinear.of(microscaling.encode(torch.randn(128, 128), "MXFP4"), None)
+    other = microscaling.MicroscaledLinear.of(
+        microscaling.encode(torch.randn(128, 128), "MXFP4"), None
+    )
     walk.replace(result.model, name, other)
     with pytest.raises(CompressionError, match="MXFP4 and NVFP4; this layout is written for one"):
         layout.write(result, tmp_path / "a")

@@ -49,7 +49,8 @@ def flipped(content, seed, among=None):
     g = torch.Generator().manual_seed(seed)
     at = int(torch.randint(min(len(content), among or len(content)), (), generator=g))
     name = content.find(gguf.CHECKSUM.encode())
-    at += len(gguf.CHECKSUM) if name <= at < name + len(gguf.CHECKSUM) else 0  # see test_a_flipped_bit_is_noticed
+    # see test_a_flipped_bit_is_noticed
+    at += len(gguf.CHECKSUM) if name <= at < name + len(gguf.CHECKSUM) else 0
     broken = bytearray(content)
     broken[at] ^= 1 << int(torch.randint(8, (), generator=g))
     return bytes(broken)
@@ -100,7 +101,9 @@ def test_without_checksums_nothing_is_half_loaded(written):
         (place / "checksums.json").unlink()
     wanted = {name: tensor.shape for name, tensor in read(place).state_dict().items()}
     refused = 0
-    for number, (file, content) in enumerate((f, c) for f, c in files.items() if f.name != "checksums.json"):
+    for number, (file, content) in enumerate(
+        (f, c) for f, c in files.items() if f.name != "checksums.json"
+    ):
         for seed in range(8):
             file.write_bytes(flipped(content, 1000 + 100 * number + seed, among=3000))
             try:

@@ -19,7 +19,12 @@ from course_utils.errors import CompressionError
 from course_utils.models import load
 from course_utils.quantization import rtn
 
-KINDS = {"Q8_0": (1 / 127, 8.5), "Q4_0": (1 / 8, 4.5), "Q4_K": (1 / 15, 4.5), "Q6_K": (1 / 32, 6.5625)}
+KINDS = {
+    "Q8_0": (1 / 127, 8.5),
+    "Q4_0": (1 / 8, 4.5),
+    "Q4_K": (1 / 15, 4.5),
+    "Q6_K": (1 / 32, 6.5625),
+}
 CONFIG = {
     "vocab_size": 64, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 512, "max_position_embeddings": 64,
@@ -29,7 +34,10 @@ IDS = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
 
 def weights(seed=0, rows=6, columns=512):
     g = np.random.default_rng(seed)
-    return (g.standard_normal((rows, columns)) * np.exp(g.standard_normal((rows, columns // 16)).repeat(16, 1))).astype(np.float32)
+    return (
+        g.standard_normal((rows, columns))
+        * np.exp(g.standard_normal((rows, columns // 16)).repeat(16, 1))
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,10 +50,17 @@ def test_blocks_through_the_gguf_package(kind):
     assert data.dtype == np.uint8 and data.size * 8 / x.size == bits
     width = {"Q4_K": 32, "Q6_K": 16}.get(kind, 32)
     blocks, error = x.reshape(-1, width), np.abs(x - found).reshape(-1, width)
-    reach = blocks.max(1, initial=0) - blocks.min(1, initial=0) if kind == "Q4_K" else np.abs(blocks).max(1)
+    reach = (
+        blocks.max(1, initial=0) - blocks.min(1, initial=0)
+        if kind == "Q4_K"
+        else np.abs(blocks).max(1)
+    )
     large = np.abs(x).reshape(-1, 256).max(1).repeat(256 // width) if "K" in kind else reach
-    # half a step of the sub-block, a clipped step for the signed codes, and the rounding of the scales to 6 or 8 bits
-    assert (error.max(1) <= reach * step * 1.05 + large * {"Q4_K": 0.035, "Q6_K": 0.01}.get(kind, 0)).all()
+    # half a step of the sub-block, a clipped step for the signed codes, and the rounding of the
+    # scales to 6 or 8 bits
+    assert (
+        error.max(1) <= reach * step * 1.05 + large * {"Q4_K": 0.035, "Q6_K": 0.01}.get(kind, 0)
+    ).all()
     assert np.sqrt((error**2).mean()) < 0.5 * step * np.sqrt((reach**2).mean())
 
 
@@ -56,7 +71,12 @@ def test_k_quants_against_a_slow_reading_of_the_bytes(kind):
     found = np.empty(256, np.float64)
     half = lambda b: float(np.frombuffer(bytes(b), np.float16)[0])  # noqa: E731
     if kind == "Q4_K":
-        d, dmin, s, codes = half(block[:2]), half(block[2:4]), [int(b) for b in block[4:16]], block[16:]
+        d, dmin, s, codes = (
+            half(block[:2]),
+            half(block[2:4]),
+            [int(b) for b in block[4:16]],
+            block[16:],
+        )
         for i in range(256):
             j = i // 32
             if j < 4:
@@ -66,19 +86,29 @@ def test_k_quants_against_a_slow_reading_of_the_bytes(kind):
             q = int(codes[j // 2 * 32 + i % 32]) >> (4 * (j % 2)) & 15
             found[i] = d * sc * q - dmin * m
     else:
-        low, high, scales, d = block[:128], block[128:192], block[192:208].view(np.int8), half(block[208:])
+        low, high, scales, d = (
+            block[:128],
+            block[128:192],
+            block[192:208].view(np.int8),
+            half(block[208:]),
+        )
         for i in range(256):
             part, r = i // 128, i % 128
             nibble = int(low[part * 64 + r % 64]) >> (4 * (r // 64)) & 15
             top = int(high[part * 32 + r % 32]) >> (2 * (r // 32)) & 3
             found[i] = d * int(scales[i // 16]) * ((nibble | top << 4) - 32)
-    assert np.allclose(dequantize(block[None], gguf.GGMLQuantizationType[kind])[0], found, rtol=1e-6)
+    assert np.allclose(
+        dequantize(block[None], gguf.GGMLQuantizationType[kind])[0], found, rtol=1e-6
+    )
     assert np.sqrt(((found - x[0]) ** 2).mean()) < 0.05 * np.abs(x).max()
 
 
 def test_more_bits_are_closer_and_zeros_stay():
     x = weights(2)
-    error = {k: np.square(dequantize(layout.quantize(x, k), gguf.GGMLQuantizationType[k]) - x).mean() for k in KINDS}
+    error = {
+        k: np.square(dequantize(layout.quantize(x, k), gguf.GGMLQuantizationType[k]) - x).mean()
+        for k in KINDS
+    }
     assert error["Q8_0"] < 0.2 * error["Q6_K"] < 0.2 * error["Q4_K"] < 0.2 * error["Q4_0"] * 1.1
     for kind in KINDS:
         zeros = np.zeros((2, 256), np.float32)
@@ -103,12 +133,16 @@ def test_transformers_reads_the_same_function(kind, type_name, tmp_path):
     model = tiny(kind)
     size = layout.write(model, tmp_path / "model.gguf", type_name=type_name)
     said = gguf.GGUFReader(tmp_path / "model.gguf").fields["general.file_type"].contents()
-    assert gguf.LlamaFileType(said).name.startswith(("ALL_" if type_name == "F32" else "MOSTLY_") + type_name)
+    assert gguf.LlamaFileType(said).name.startswith(
+        ("ALL_" if type_name == "F32" else "MOSTLY_") + type_name
+    )
     assert size == (tmp_path / "model.gguf").stat().st_size and not list(tmp_path.glob(".*"))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
     with torch.no_grad():
         exact, found = model(input_ids=IDS).logits, theirs(input_ids=IDS).logits
-    limit = {"F32": 1e-5, "F16": 2e-3, "Q8_0": 0.02, "Q6_K": 0.08, "Q4_K": 0.3, "Q4_0": 0.3}[type_name]
+    limit = {"F32": 1e-5, "F16": 2e-3, "Q8_0": 0.02, "Q6_K": 0.08, "Q4_K": 0.3, "Q4_0": 0.3}[
+        type_name
+    ]
     assert (found - exact).norm() < limit * exact.norm()
     assert torch.equal(layout.read(tmp_path / "model.gguf")(input_ids=IDS).logits, found)
 
@@ -118,14 +152,18 @@ def test_the_bundled_model_with_its_tokenizer(tmp_path):
     ids = tokenizer("Mara has 12 plums. She", return_tensors="pt")["input_ids"]
     sizes = {}
     for type_name, limit in (("Q8_0", 0.02), ("Q4_K", 0.2)):
-        sizes[type_name] = layout.write(model, tmp_path / f"{type_name}.gguf", tokenizer, type_name=type_name)
+        sizes[type_name] = layout.write(
+            model, tmp_path / f"{type_name}.gguf", tokenizer, type_name=type_name
+        )
         found = layout.read(tmp_path / f"{type_name}.gguf")(input_ids=ids).logits
         exact = model(input_ids=ids).logits
         assert (found - exact).norm() < limit * exact.norm()
     assert sizes["Q4_K"] < 0.7 * sizes["Q8_0"]
     reader = gguf.GGUFReader(tmp_path / "Q8_0.gguf")
     tokens = reader.fields["tokenizer.ggml.tokens"]
-    assert [bytes(tokens.parts[i]).decode() for i in tokens.data[:3]] == tokenizer.convert_ids_to_tokens([0, 1, 2])
+    assert [
+        bytes(tokens.parts[i]).decode() for i in tokens.data[:3]
+    ] == tokenizer.convert_ids_to_tokens([0, 1, 2])
     layout.write(rtn.quantize(model, bits=4), tmp_path / "rounded.gguf", type_name="F16")
     found = layout.read(tmp_path / "rounded.gguf")(input_ids=ids).logits
     exact = rtn.quantize(model, bits=4).model(input_ids=ids).logits
@@ -167,7 +205,8 @@ def test_what_the_file_would_not_say_is_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "message"), [("rope_freqs.weight", (4,), "rope_freqs"), ("blk.0.attn_q.bias", (256,), "biases")]
+    ("name", "shape", "message"),
+    [("rope_freqs.weight", (4,), "rope_freqs"), ("blk.0.attn_q.bias", (256,), "biases")],
 )
 def test_what_transformers_would_pass_over_is_refused(name, shape, message, tmp_path, monkeypatch):
     tensors = {**layout.tensors_of(tiny("llama")), name: (torch.ones(shape), False)}

@@ -19,7 +19,9 @@ IDS = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(0))
 
 def plain_unpack(tensors, name, bits, minus_one=True):
     """The weight (out, in) of one layer from the layout's words, bit by bit, with Python integers."""
-    words, zeros = (tensors[f"{name}.{key}"].numpy().astype(np.uint32) for key in ("qweight", "qzeros"))
+    words, zeros = (
+        tensors[f"{name}.{key}"].numpy().astype(np.uint32) for key in ("qweight", "qzeros")
+    )
     scales, groups = tensors[f"{name}.scales"].float().numpy(), tensors[f"{name}.g_idx"].numpy()
     inputs, outputs = words.shape[0] * 32 // bits, words.shape[1]
 
@@ -40,16 +42,30 @@ def plain_unpack(tensors, name, bits, minus_one=True):
 @pytest.mark.parametrize("bits", layout.BITS)
 def test_words_against_a_plain_unpacker(bits, form):
     g = torch.Generator().manual_seed(bits)
-    weight, x = torch.randn(32, 64, generator=g) + 0.3, torch.randn(200, 64, generator=g) * torch.rand(64, generator=g)
-    for settings in ({"group_size": 32}, {"group_size": -1}, {"group_size": 32, "act_order": True}, {"symmetric": True}):
+    weight, x = (
+        torch.randn(32, 64, generator=g) + 0.3,
+        torch.randn(200, 64, generator=g) * torch.rand(64, generator=g),
+    )
+    for settings in (
+        {"group_size": 32},
+        {"group_size": -1},
+        {"group_size": 32, "act_order": True},
+        {"symmetric": True},
+    ):
         result = gptq.quantize_layer(weight, gptq.hessian(x), bits=bits, **settings)
         tensors = layout.tensors_of(QuantizedLinear.of(result, None), form)
         named = {f"layer.{key}": value for key, value in tensors.items()}
         found = plain_unpack(named, "layer", bits, minus_one=form == "gptq")
         torch.testing.assert_close(found, result.weight, rtol=1e-6, atol=0)
         groups = result.grid.scale.shape[1]
-        assert tensors["qweight"].shape == (64 * bits // 32, 32) and tensors["qweight"].dtype == torch.int32
-        assert tensors["qzeros"].shape == (groups, 32 * bits // 32) and tensors["scales"].shape == (groups, 32)
+        assert (
+            tensors["qweight"].shape == (64 * bits // 32, 32)
+            and tensors["qweight"].dtype == torch.int32
+        )
+        assert tensors["qzeros"].shape == (groups, 32 * bits // 32) and tensors["scales"].shape == (
+            groups,
+            32,
+        )
 
 
 def test_four_bits_against_the_usual_shifts():
@@ -69,7 +85,15 @@ def test_three_bits_cross_words_as_auto_gptq_packs_them():
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("settings", [{"bits": 4}, {"bits": 3, "symmetric": True}, {"bits": 4, "act_order": True}, {"bits": 8, "group_size": -1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bits": 4},
+        {"bits": 3, "symmetric": True},
+        {"bits": 4, "act_order": True},
+        {"bits": 8, "group_size": -1},
+    ],
+)
 def test_written_and_read_again(kind, settings, tmp_path):
     result = gptq.quantize(tiny(kind), IDS, **{"group_size": 32, **settings})
     size = layout.write(result, tmp_path / "model", dtype=torch.float32)
@@ -81,8 +105,12 @@ def test_written_and_read_again(kind, settings, tmp_path):
         assert torch.equal(again(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
     config = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
     assert config == json.loads((tmp_path / "model" / "quantize_config.json").read_text())
-    assert config["bits"] == settings["bits"] and config["desc_act"] == settings.get("act_order", False)
-    assert config["group_size"] == settings.get("group_size", 32) and config["sym"] == settings.get("symmetric", False)
+    assert config["bits"] == settings["bits"] and config["desc_act"] == settings.get(
+        "act_order", False
+    )
+    assert config["group_size"] == settings.get("group_size", 32) and config["sym"] == settings.get(
+        "symmetric", False
+    )
 
 
 def test_half_precision_is_close(tmp_path):
@@ -93,7 +121,10 @@ def test_half_precision_is_close(tmp_path):
     again = layout.read(tmp_path / "model")
     exact, found = result.model(input_ids=ids).logits, again(input_ids=ids).logits
     assert (found - exact).norm() < 1e-3 * exact.norm()
-    assert load_file(tmp_path / "model" / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.float16
+    assert (
+        load_file(tmp_path / "model" / "model.safetensors")["model.embed_tokens.weight"].dtype
+        == torch.float16
+    )
     assert (tmp_path / "model" / "tokenizer.json").is_file()
 
 
@@ -110,8 +141,12 @@ def test_names_and_files_are_those_other_tools_expect(tmp_path):
     name = "model.layers.0.self_attn.q_proj"
     assert {f"{name}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx")} <= set(tensors)
     assert f"{name}.weight" not in tensors
-    assert torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])  # tied; auto-gptq wants both
-    assert tensors[f"{name}.scales"].dtype == torch.float16 and tensors[f"{name}.g_idx"].dtype == torch.int32
+    # tied; auto-gptq wants both
+    assert torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    assert (
+        tensors[f"{name}.scales"].dtype == torch.float16
+        and tensors[f"{name}.g_idx"].dtype == torch.int32
+    )
     config = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
     assert config["quant_method"] == "gptq" and config["checkpoint_format"] == "gptq"
 
@@ -154,10 +189,21 @@ def test_foreign_folders_are_checked_too(written):
     attempt(lambda t: t.pop(f"{name}.scales"), f"{name} lacks scales")
     attempt(lambda t: t.update({f"{name}.g_idx": t[f"{name}.g_idx"] + 9}), f"{name}: g_idx")
     attempt(lambda t: t.update({f"{name}.qweight": t[f"{name}.qweight"][1:].clone()}), f"{name}")
-    attempt(lambda t: t.update({f"{name}.scales": t[f"{name}.scales"] * torch.nan}), f"{name}: scales")
+    attempt(
+        lambda t: t.update({f"{name}.scales": t[f"{name}.scales"] * torch.nan}), f"{name}: scales"
+    )
     for part in ("qweight", "qzeros", "scales"):
-        for change in (torch.flatten, lambda t: t[None], lambda t: t[:0], lambda t: t.flatten()[0].clone(), torch.Tensor.bool):
-            attempt(lambda t, c=change, key=f"{name}.{part}": t.update({key: c(t[key])}), f"{name}: {part}")
+        for change in (
+            torch.flatten,
+            lambda t: t[None],
+            lambda t: t[:0],
+            lambda t: t.flatten()[0].clone(),
+            torch.Tensor.bool,
+        ):
+            attempt(
+                lambda t, c=change, key=f"{name}.{part}": t.update({key: c(t[key])}),
+                f"{name}: {part}",
+            )
     attempt(lambda t: t.pop("model.norm.weight"), "model.norm.weight")
     attempt(lambda t: t.update({"extra.weight": torch.ones(2)}), "extra.weight")
     path.write_bytes(path.read_bytes()[:-64])
@@ -182,7 +228,10 @@ def test_errors(tmp_path, written):
         layout.write(mixed, tmp_path / "a")
     other = nf4.quantize(tiny()).model.model.layers[0].mlp.up_proj
     walk.replace(mixed.model, "model.layers.0.mlp.up_proj", other)
-    with pytest.raises(CompressionError, match=r"besides layers of this format it holds model.layers.0.mlp.up_proj \(BlockwiseLinear\)"):
+    with pytest.raises(
+        CompressionError,
+        match=r"besides layers of this format it holds model.layers.0.mlp.up_proj \(BlockwiseLinear\)",
+    ):
         layout.write(mixed, tmp_path / "a")
     with pytest.raises(CompressionError, match="checkpoint_format='marlin'"):
         layout.write(rtn.quantize(tiny()), tmp_path / "a", checkpoint_format="marlin")
@@ -194,7 +243,10 @@ def test_errors(tmp_path, written):
     shutil.copytree(written, tmp_path / "b")
     (tmp_path / "b" / "checksums.json").unlink()
     config = json.loads((tmp_path / "b" / "config.json").read_text())
-    for change, message in (({"bits": 5}, "5 bits"), ({"quant_method": "awq"}, "'awq', expected 'gptq'")):
+    for change, message in (
+        ({"bits": 5}, "5 bits"),
+        ({"quant_method": "awq"}, "'awq', expected 'gptq'"),
+    ):
         altered = {**config, "quantization_config": {**config["quantization_config"], **change}}
         (tmp_path / "b" / "config.json").write_text(json.dumps(altered))
         with pytest.raises(CompressionError, match=message):
@@ -216,13 +268,20 @@ def test_a_zero_point_of_zero_needs_the_second_format(tmp_path):
     layer = model.model.layers[0].mlp.up_proj
     layer.weight.data[3, :32] = layer.weight.data[3, :32].abs() + 0.01
     result = rtn.quantize(model, bits=4, group_size=32)
-    with pytest.raises(CompressionError, match="layers.0.mlp.up_proj: .*zero point 0.*'gptq_v2'.*symmetric"):
+    with pytest.raises(
+        CompressionError, match="layers.0.mlp.up_proj: .*zero point 0.*'gptq_v2'.*symmetric"
+    ):
         layout.write(result, tmp_path / "model", checkpoint_format="gptq")
     assert not (tmp_path / "model").exists()
     layout.write(result, tmp_path / "model", dtype=torch.float32)
-    assert json.loads((tmp_path / "model" / "quantize_config.json").read_text())["checkpoint_format"] == "gptq_v2"
+    assert (
+        json.loads((tmp_path / "model" / "quantize_config.json").read_text())["checkpoint_format"]
+        == "gptq_v2"
+    )
     layout.write(result, tmp_path / "model", dtype=torch.float32, checkpoint_format="gptq_v2")
-    assert torch.equal(layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
+    assert torch.equal(
+        layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits
+    )
     layout.write(rtn.quantize(tiny(), bits=4, group_size=32), tmp_path / "foreign")
     (tmp_path / "foreign" / "checksums.json").unlink()
     path = tmp_path / "foreign" / "model.safetensors"
@@ -238,11 +297,22 @@ def test_few_bits_asymmetric_are_written_in_a_format_that_holds_them(tmp_path, b
     result = gptq.quantize(tiny(), IDS, bits=bits, group_size=32, static_groups=True)
     layout.write(result, tmp_path / "model", dtype=torch.float32)
     config = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
-    zeros = [int((m.grid().zero_point == 0).sum()) for m in result.model.modules() if isinstance(m, QuantizedLinear)]
-    assert config["checkpoint_format"] == ("gptq_v2" if sum(zeros) else "gptq") and config["static_groups"] is True
-    assert torch.equal(layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits)
+    zeros = [
+        int((m.grid().zero_point == 0).sum())
+        for m in result.model.modules()
+        if isinstance(m, QuantizedLinear)
+    ]
+    assert (
+        config["checkpoint_format"] == ("gptq_v2" if sum(zeros) else "gptq")
+        and config["static_groups"] is True
+    )
+    assert torch.equal(
+        layout.read(tmp_path / "model")(input_ids=IDS).logits, result.model(input_ids=IDS).logits
+    )
     layout.write(gptq.quantize(tiny(), IDS, bits=bits, group_size=32), tmp_path / "b")
-    assert json.loads((tmp_path / "b" / "quantize_config.json").read_text())["static_groups"] is False
+    assert (
+        json.loads((tmp_path / "b" / "quantize_config.json").read_text())["static_groups"] is False
+    )
 
 
 def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
@@ -251,7 +321,8 @@ def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
     with pytest.raises(CompressionError, match="model.norm.weight.*too large for torch.float16"):
         layout.write(rtn.quantize(model, symmetric=True), tmp_path / "a")
     layout.write(rtn.quantize(model, symmetric=True), tmp_path / "a", dtype=torch.bfloat16)
-    model.model.layers[0].mlp.up_proj.weight.data *= 1e-5  # scales of 3e-7, which float16 holds to one digit
+    # scales of 3e-7, which float16 holds to one digit
+    model.model.layers[0].mlp.up_proj.weight.data *= 1e-5
     for write in (layout.write, awq_layout.write):
         with pytest.raises(CompressionError, match="up_proj: layer: its scales do not fit float16"):
             write(rtn.quantize(model, symmetric=True), tmp_path / "b", dtype=torch.bfloat16)

@@ -22,10 +22,18 @@ def result():
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     result = rtn.quantize(model, bits=8)
-    walk.replace(result.model, "model.layers.0.mlp.up_proj", nf4.quantize(model).model.model.layers[0].mlp.up_proj)
-    walk.replace(result.model, "model.layers.0.self_attn.q_proj", model.model.layers[0].self_attn.q_proj)
+    walk.replace(
+        result.model,
+        "model.layers.0.mlp.up_proj",
+        nf4.quantize(model).model.model.layers[0].mlp.up_proj,
+    )
+    walk.replace(
+        result.model, "model.layers.0.self_attn.q_proj", model.model.layers[0].self_attn.q_proj
+    )
     outputs = rtn.quantize(model, bits=8, group_size=-1, symmetric=True).model
-    walk.replace(result.model, "model.layers.0.mlp.gate_proj", outputs.model.layers[0].mlp.gate_proj)
+    walk.replace(
+        result.model, "model.layers.0.mlp.gate_proj", outputs.model.layers[0].mlp.gate_proj
+    )
     return result
 
 
@@ -49,7 +57,9 @@ def test_dynamic_int8_and_four_bits(result, exported):
     int8, int4 = exported.with_name("int8.onnx"), exported.with_name("int4.onnx")
     assert layout.quantize_dynamic(exported, int8) < 0.6 * size
     assert layout.quantize_4bit(exported, int4) < 0.6 * size
-    error = {file: float((layout.run(file, IDS) - exact).norm() / exact.norm()) for file in (int8, int4)}
+    error = {
+        file: float((layout.run(file, IDS) - exact).norm() / exact.norm()) for file in (int8, int4)
+    }
     assert 0 < error[int8] < 0.05 and error[int8] < error[int4] < 0.3
 
 
@@ -57,14 +67,27 @@ def test_codes_stand_in_the_graph_and_are_read_back(result, exported):
     """One layer has a symmetric scale for each output: its codes go into the file, and ONNX Runtime computes with them."""
     file = exported.with_name("codes.onnx")
     layer = result.model.model.layers[0].mlp.gate_proj
-    assert layout.with_codes(exported, file, result) < exported.stat().st_size - 2.9 * layer.weight.numel()
+    assert (
+        layout.with_codes(exported, file, result)
+        < exported.stat().st_size - 2.9 * layer.weight.numel()
+    )
     ((codes, scale),) = layout.codes_in(file)
-    assert torch.equal(codes.int() + 128, layer.codes.int()) and torch.equal(scale, layer.scale.float().flatten())
+    assert torch.equal(codes.int() + 128, layer.codes.int()) and torch.equal(
+        scale, layer.scale.float().flatten()
+    )
     with torch.no_grad():
-        torch.testing.assert_close(layout.run(file, IDS), result.model(input_ids=IDS).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            layout.run(file, IDS), result.model(input_ids=IDS).logits, rtol=1e-4, atol=1e-5
+        )
     assert layout.codes_in(exported) == []
     with pytest.raises(CompressionError, match="holds no weight of a symmetric layer"):
-        layout.with_codes(exported, file, rtn.quantize(LlamaForCausalLM(result.model.config), bits=8, group_size=-1, symmetric=True))
+        layout.with_codes(
+            exported,
+            file,
+            rtn.quantize(
+                LlamaForCausalLM(result.model.config), bits=8, group_size=-1, symmetric=True
+            ),
+        )
 
 
 def test_errors(tmp_path):
@@ -86,8 +109,12 @@ def test_weights_beside_the_file_are_counted_and_go_with_it(tmp_path, monkeypatc
     file, beside = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
     monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
     written = layout.write(model, file)
-    assert beside.is_file() and written == file.stat().st_size + beside.stat().st_size > 2 * sum(p.numel() for p in model.parameters())
-    torch.testing.assert_close(layout.run(file, IDS), model(input_ids=IDS).logits.detach(), rtol=1e-4, atol=1e-5)
+    assert beside.is_file() and written == file.stat().st_size + beside.stat().st_size > 2 * sum(
+        p.numel() for p in model.parameters()
+    )
+    torch.testing.assert_close(
+        layout.run(file, IDS), model(input_ids=IDS).logits.detach(), rtol=1e-4, atol=1e-5
+    )
     small = SimpleNamespace(save=lambda place, external_data: place.write_bytes(b"small"))
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: small)
     assert layout.write(model, file) == 5 and not beside.exists(), "of the larger one nothing stays"

@@ -1,6 +1,6 @@
 """One class in which nearly everyone cheats, graded in one run: attack | our score | right score.
 
-    python tests/common/attack_table.py --write docs/attacks.md
+python tests/common/attack_table.py --write docs/attacks.md
 """
 
 import argparse
@@ -17,7 +17,8 @@ import grading
 from course_utils.grade import lab, run, sandbox
 
 STRANGE = '=1+1, "學生" O\'Neil'
-KIND = os.environ.get("COURSE_TEST_SANDBOX", "namespaces")  # or bwrap: the whole class inside bubblewrap
+# or bwrap: the whole class inside bubblewrap
+KIND = os.environ.get("COURSE_TEST_SANDBOX", "namespaces")
 LIMITS = sandbox.Limits(cell=15, call=6, total=120, cpu=100)
 FOLDERS = {  # name: (files beside the notebook, name of the notebook)
     "a module named like a package": (
@@ -28,7 +29,12 @@ FOLDERS = {  # name: (files beside the notebook, name of the notebook)
     STRANGE: ({}, "lab-a.ipynb"),
 }
 RIGHT = {
-    name: right for name, (*_, right) in [*attacks.ANSWERS.items(), *attacks.NOTEBOOKS.items(), *attacks.BYTES.items()]
+    name: right
+    for name, (*_, right) in [
+        *attacks.ANSWERS.items(),
+        *attacks.NOTEBOOKS.items(),
+        *attacks.BYTES.items(),
+    ]
 }
 RIGHT |= {
     "a module named like a package": 7,
@@ -39,7 +45,12 @@ RIGHT |= {
     "nothing": 0,
 }
 COLUMNS = [(kind, user) for kind in ("namespaces", "bwrap") for user in ("root", "user")]
-TITLES = {"namespaces": "namespaces", "bwrap": "bubblewrap", "root": "root", "user": "an ordinary user"}
+TITLES = {
+    "namespaces": "namespaces",
+    "bwrap": "bubblewrap",
+    "root": "root",
+    "user": "an ordinary user",
+}
 MINE = (KIND, "root" if os.geteuid() == 0 else "user")
 HEAD = """# Attacks on the grader
 
@@ -63,13 +74,20 @@ def hand_in(folder: Path, opened: lab.Lab) -> None:
         grading.hand_in(folder, opened, slug(name), grading.submit(opened, {"hessian": source}))
     for name, (source, change, _right) in attacks.NOTEBOOKS.items():
         grading.hand_in(
-            folder, opened, slug(name), grading.changed(grading.submit(opened, {"hessian": source}), change)
+            folder,
+            opened,
+            slug(name),
+            grading.changed(grading.submit(opened, {"hessian": source}), change),
         )
     for name, (change, _right) in attacks.BYTES.items():
-        grading.hand_in(folder, opened, slug(name), change(json.dumps(grading.submit(opened, {})).encode()))
+        grading.hand_in(
+            folder, opened, slug(name), change(json.dumps(grading.submit(opened, {})).encode())
+        )
     for name, (files, notebook) in FOLDERS.items():
         wrong = {"hessian": "import yaml\n" + attacks.WRONG} if files else {}
-        grading.hand_in(folder, opened, slug(name), grading.submit(opened, wrong), name=notebook, files=files)
+        grading.hand_in(
+            folder, opened, slug(name), grading.submit(opened, wrong), name=notebook, files=files
+        )
     for name in ("a link to someone else's", "a pipe", "nothing"):
         (folder / "submitted" / name / "lab-a").mkdir(parents=True)
     other = folder / "submitted" / "right" / "lab-a" / "lab-a.ipynb"
@@ -82,7 +100,9 @@ def grade(folder: Path, opened: lab.Lab) -> dict[str, dict]:
     os.environ["SECRET_OF_THE_GRADER"] = grading.SECRET
     try:
         root = opened.folder.parents[1]
-        return run.run(root, folder, opened, jobs=2, seed=7, kind=KIND, limits=LIMITS, progress=False)
+        return run.run(
+            root, folder, opened, jobs=2, seed=7, kind=KIND, limits=LIMITS, progress=False
+        )
     finally:
         del os.environ["SECRET_OF_THE_GRADER"]
 
@@ -98,12 +118,22 @@ def cell(score: float | None) -> str:
 def document(columns: dict[tuple[str, str], dict[str, float | None]]) -> str:
     """The page, from the scores of each (sandbox, user) that was tried."""
     titles = [f"{TITLES[kind]}, {TITLES[user]}" for kind, user in columns]
-    lines = [f"| attack | {' | '.join(titles)} | right score |", "|---|" + "---|" * (len(columns) + 1)]
-    lines += [
-        f"| {name} | {' | '.join(cell(found[name]) for found in columns.values())} | {right} |" for name, right in RIGHT.items()
+    lines = [
+        f"| attack | {' | '.join(titles)} | right score |",
+        "|---|" + "---|" * (len(columns) + 1),
     ]
-    differences = sum(found[name] != right for found in columns.values() for name, right in RIGHT.items())
-    return HEAD + "\n".join(lines) + f"\n\n{len(RIGHT)} submissions, {len(columns)} times, {differences} differences.\n"
+    lines += [
+        f"| {name} | {' | '.join(cell(found[name]) for found in columns.values())} | {right} |"
+        for name, right in RIGHT.items()
+    ]
+    differences = sum(
+        found[name] != right for found in columns.values() for name, right in RIGHT.items()
+    )
+    return (
+        HEAD
+        + "\n".join(lines)
+        + f"\n\n{len(RIGHT)} submissions, {len(columns)} times, {differences} differences.\n"
+    )
 
 
 def column(text: str, mine: tuple[str, str]) -> dict[str, str]:
@@ -126,10 +156,27 @@ def graded_by(kind: str, user: str) -> dict[str, float | None]:
     command = [sys.executable, __file__, "--scores"]
     with tempfile.TemporaryDirectory() as home:
         os.chmod(home, 0o777)
-        environment = {**os.environ, "COURSE_TEST_SANDBOX": kind, "HOME": home, "MPLCONFIGDIR": home, "TQDM_DISABLE": "1"}
+        environment = {
+            **os.environ,
+            "COURSE_TEST_SANDBOX": kind,
+            "HOME": home,
+            "MPLCONFIGDIR": home,
+            "TQDM_DISABLE": "1",
+        }
         if user != "root":
-            command = ["unshare", "--mount", "bash", "-ec", AS_NOBODY, "-", str(Path(sys.base_prefix).resolve()), *command]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd="/")
+            command = [
+                "unshare",
+                "--mount",
+                "bash",
+                "-ec",
+                AS_NOBODY,
+                "-",
+                str(Path(sys.base_prefix).resolve()),
+                *command,
+            ]
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd="/"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -147,7 +194,9 @@ exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--scores", action="store_true", help="only this process's sandbox and user, as JSON")
+    parser.add_argument(
+        "--scores", action="store_true", help="only this process's sandbox and user, as JSON"
+    )
     options = parser.parse_args()
     if options.scores:
         print(json.dumps(graded()))
@@ -156,7 +205,10 @@ def main() -> int:
     for kind, user in COLUMNS if os.geteuid() == 0 else [MINE]:
         columns[kind, user] = found = graded_by(kind, user)
         wrong = {name: found[name] for name, right in RIGHT.items() if found[name] != right}
-        print(f"{kind}, {user}: {len(found)} submissions, {len(wrong)} differences {wrong or ''}", flush=True)
+        print(
+            f"{kind}, {user}: {len(found)} submissions, {len(wrong)} differences {wrong or ''}",
+            flush=True,
+        )
     text = document(columns)
     if options.write:
         before = options.write.read_text(encoding="utf-8") if options.write.exists() else ""

@@ -141,7 +141,9 @@ def without_test(notebook):
 
 
 def pointed_elsewhere(notebook):
-    by_id(notebook)["hessian-test"]["metadata"]["nbgrader"].update(grade_id="double-test", points=500)
+    by_id(notebook)["hessian-test"]["metadata"]["nbgrader"].update(
+        grade_id="double-test", points=500
+    )
 
 
 def another_test(notebook):
@@ -156,7 +158,9 @@ def test_as_markdown(notebook):
 def other_metadata(notebook):
     for n, entry in enumerate(notebook["cells"]):
         entry["id"] = f"other-{n}"
-        entry["metadata"].get("nbgrader", {}).update(points=1000, grade=True, solution=True, locked=False, checksum="0" * 32)
+        entry["metadata"].get("nbgrader", {}).update(
+            points=1000, grade=True, solution=True, locked=False, checksum="0" * 32
+        )
 
 
 def claimed_twice(notebook):
@@ -169,17 +173,24 @@ def right_copy_last(notebook):
 
 def wrong_copy_run_last(notebook):
     place = next(i for i, cell in enumerate(notebook["cells"]) if cell["id"] == "hessian")
-    notebook["cells"].insert(place, {**by_id(notebook)["hessian"], "id": "again", "source": WRONG, "execution_count": 9})
+    notebook["cells"].insert(
+        place, {**by_id(notebook)["hessian"], "id": "again", "source": WRONG, "execution_count": 9}
+    )
 
 
 def much_output(notebook):
     output = {"output_type": "stream", "name": "stdout", "text": 'y "outputs": [] {\\ ' * 4_000_000}
-    by_id(notebook)["imports"]["outputs"] = [output, {"output_type": "display_data", "data": {"outputs": [[]]}, "metadata": {}}]
+    by_id(notebook)["imports"]["outputs"] = [
+        output,
+        {"output_type": "display_data", "data": {"outputs": [[]]}, "metadata": {}},
+    ]
 
 
 def many_helpers(notebook):
     lines = "\n".join(f"def helper{n}(): return 1" for n in range(90_000))
-    notebook["cells"].append({**by_id(notebook)["imports"], "id": "many", "metadata": {}, "source": lines})
+    notebook["cells"].append(
+        {**by_id(notebook)["imports"], "id": "many", "metadata": {}, "source": lines}
+    )
 
 
 def newlines(notebook):
@@ -206,20 +217,32 @@ def noise_from_a_thread(notebook):
 
 
 def redefined_later(notebook):
-    by_id(notebook)["double"]["source"] = EQUAL + "def hessian(x): return Equal()\n" + RIGHT["double"]
+    by_id(notebook)["double"]["source"] = (
+        EQUAL + "def hessian(x): return Equal()\n" + RIGHT["double"]
+    )
 
 
 def needs_the_other(notebook):
-    by_id(notebook)["double"]["source"] = "def double(x):\n    assert hessian(torch.eye(2)).equal(torch.eye(2))\n    return 2 * x"
+    by_id(notebook)["double"]["source"] = (
+        "def double(x):\n    assert hessian(torch.eye(2)).equal(torch.eye(2))\n    return 2 * x"
+    )
 
 
 def each_needs_the_other(notebook):
-    by_id(notebook)["double"]["source"] = "def double(x):\n    return int(hessian(torch.ones(1, 1)).item()) * x"
+    by_id(notebook)["double"]["source"] = (
+        "def double(x):\n    return int(hessian(torch.ones(1, 1)).item()) * x"
+    )
 
 
 def extra_cells(notebook):
     for place in range(len(notebook["cells"]), -1, -1):
-        cell = {"cell_type": "code", "id": f"extra-{place}", "metadata": {}, "outputs": [], "execution_count": None}
+        cell = {
+            "cell_type": "code",
+            "id": f"extra-{place}",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
         notebook["cells"].insert(place, {**cell, "source": f"import os\nos._exit({place})"})
 
 
@@ -230,7 +253,13 @@ def stripped(notebook):
 
 
 def wrong_types(notebook):
-    notebook["cells"] += [None, 3, {"source": 5}, {"metadata": [], "source": [1]}, {"metadata": {"nbgrader": 3}, "source": "x"}]
+    notebook["cells"] += [
+        None,
+        3,
+        {"source": 5},
+        {"metadata": [], "source": [1]},
+        {"metadata": {"nbgrader": 3}, "source": "x"},
+    ]
     notebook["metadata"], notebook["nbformat"] = None, "four"
 
 
@@ -250,7 +279,11 @@ NOTEBOOKS = {  # name: (the hessian cell, change of the notebook, right score)
     "redefines an earlier function": (WRONG, redefined_later, 7),
     "wrong, and a right answer needs it": (WRONG, needs_the_other, 7),
     "not there, and a right answer needs it": ("raise ValueError", needs_the_other, 7),
-    "two answers that each call the other": ("def hessian(x):\n    return double(1) / len(x) * (x.T @ x)", each_needs_the_other, 7),
+    "two answers that each call the other": (
+        "def hessian(x):\n    return double(1) / len(x) * (x.T @ x)",
+        each_needs_the_other,
+        7,
+    ),
     "right, redefined later": (GOOD, redefined_later, 12),
     "a grade_id used twice, the last one is wrong": (GOOD, claimed_twice, 7),
     "right, a grade_id used twice": (WRONG, right_copy_last, 12),
@@ -272,7 +305,10 @@ NOTEBOOKS = {  # name: (the hessian cell, change of the notebook, right score)
 BYTES = {  # name: (change of the right notebook's bytes, right score)
     "right, UTF-16": (lambda content: content.decode().encode("utf-16"), 12),
     "right, a byte order mark": (lambda content: b"\xef\xbb\xbf" + content, 12),
-    "right, a byte that is not UTF-8": (lambda content: content.replace(b"# Lab A", b"# Lab \xff\xfe"), 12),
+    "right, a byte that is not UTF-8": (
+        lambda content: content.replace(b"# Lab A", b"# Lab \xff\xfe"),
+        12,
+    ),
     "cut in the middle": (lambda content: content[: content.index(b"double")], 9),
     "not JSON": (lambda content: b"\x00\x01 nothing", 0),
     "a nest of brackets": (lambda content: b"[" * 200_000, 0),

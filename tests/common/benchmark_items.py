@@ -19,8 +19,21 @@ HELLASWAG = [
     for i, name in enumerate(NAMES)
 ]  # fmt: skip
 MMLU = {
-    "anatomy": [(f'How many hands has {name}, "in all"?', "one", "two", "three, or more", "four", "ABCD"[i % 4]) for i, name in enumerate(NAMES)],
-    "astronomy": [(f"What does {name} see at night?\nLook up.", "Stars", "The sun", "1", "Noon", "A") for name in NAMES[:3]],
+    "anatomy": [
+        (
+            f'How many hands has {name}, "in all"?',
+            "one",
+            "two",
+            "three, or more",
+            "four",
+            "ABCD"[i % 4],
+        )
+        for i, name in enumerate(NAMES)
+    ],
+    "astronomy": [
+        (f"What does {name} see at night?\nLook up.", "Stars", "The sun", "1", "Noon", "A")
+        for name in NAMES[:3]
+    ],
 }
 # name: (header of the original, rows of it, rows on the hub)
 GLUE = {
@@ -39,7 +52,10 @@ GLUE = {
     "WNLI": (("index", "sentence1", "sentence2", "label"), [(i, f"{n} saw it.", f"{n} saw the cup.", i % 2) for i, n in enumerate(NAMES)],
              [{"sentence1": f"{n} saw it.", "sentence2": f"{n} saw the cup.", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
 }  # fmt: skip
-MNLI = [{"premise": f"{n} has a cat", "hypothesis": f"{n} has a pet", "label": i % 3, "idx": i} for i, n in enumerate(NAMES)]
+MNLI = [
+    {"premise": f"{n} has a cat", "hypothesis": f"{n} has a pet", "label": i % 3, "idx": i}
+    for i, n in enumerate(NAMES)
+]
 # name: (original items, the hub's rows)
 SUPER_GLUE = {
     "BoolQ": ([{"question": f"is {n} in", "passage": f"{n} is at home.", "idx": i, "label": i % 2 == 0} for i, n in enumerate(NAMES)],
@@ -82,7 +98,9 @@ def lines(path: Path, rows: list) -> None:
 
 def tabs(path: Path, header: tuple | None, rows: list) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in [*([header] if header else []), *rows]))
+    path.write_text(
+        "".join("\t".join(map(str, row)) + "\n" for row in [*([header] if header else []), *rows])
+    )
 
 
 def parquet(path: Path, rows: list) -> None:
@@ -104,7 +122,10 @@ def original(folder: Path) -> Path:
     for name, (header, rows, _) in GLUE.items():
         tabs(folder / "glue" / name / "dev.tsv", header, rows)
     names = ("index", "promptID", "sentence1", "sentence2", "label1", "gold_label")
-    rows = [(i, i, row["premise"], row["hypothesis"], "neutral", NLI[row["label"]]) for i, row in enumerate(MNLI)]
+    rows = [
+        (i, i, row["premise"], row["hypothesis"], "neutral", NLI[row["label"]])
+        for i, row in enumerate(MNLI)
+    ]
     for end in ("matched", "mismatched"):
         tabs(folder / "glue" / "MNLI" / f"dev_{end}.tsv", names, rows)
     for name, (rows, _) in SUPER_GLUE.items():
@@ -115,9 +136,20 @@ def original(folder: Path) -> Path:
 
 def hub(folder: Path) -> Path:
     end = "00000-of-00001.parquet"
-    parquet(folder / "hellaswag" / "data" / f"validation-{end}", [{**row, "label": str(row["label"])} for row in HELLASWAG])
+    parquet(
+        folder / "hellaswag" / "data" / f"validation-{end}",
+        [{**row, "label": str(row["label"])} for row in HELLASWAG],
+    )
     for subject, rows in MMLU.items():
-        made = [{"question": q, "subject": subject, "choices": [a, b, c, d], "answer": "ABCD".index(answer)} for q, a, b, c, d, answer in rows]
+        made = [
+            {
+                "question": q,
+                "subject": subject,
+                "choices": [a, b, c, d],
+                "answer": "ABCD".index(answer),
+            }
+            for q, a, b, c, d, answer in rows
+        ]
         parquet(folder / "mmlu" / subject / f"test-{end}", made)
         parquet(folder / "mmlu" / subject / f"dev-{end}", made[:2])
     for name, (_, _, rows) in GLUE.items():
@@ -125,6 +157,12 @@ def hub(folder: Path) -> Path:
     for ending in ("matched", "mismatched"):
         parquet(folder / "glue" / "mnli" / f"validation_{ending}-{end}", MNLI)
     for name, (_, rows) in SUPER_GLUE.items():
-        parquet(folder / "super_glue" / {"WSC": "wsc.fixed"}.get(name, name.lower()) / f"validation-{end}", rows)
+        parquet(
+            folder
+            / "super_glue"
+            / {"WSC": "wsc.fixed"}.get(name, name.lower())
+            / f"validation-{end}",
+            rows,
+        )
     parquet(folder / "humaneval" / "openai_humaneval" / f"test-{end}", HUMANEVAL)
     return folder

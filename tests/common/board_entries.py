@@ -35,7 +35,13 @@ def score(file: Path, seeds: tuple[int, ...]) -> dict:
     try:
         given = json.loads(data)
     except ValueError:
-        return {"valid": False, "reason": f"no entry: it begins with {data[:12]!r}", "bytes": len(data), "gates": {}, "passed": False}
+        return {
+            "valid": False,
+            "reason": f"no entry: it begins with {data[:12]!r}",
+            "bytes": len(data),
+            "gates": {},
+            "passed": False,
+        }
     do = given.get("do")
     if do == "die":
         os.kill(os.getpid(), 9)
@@ -56,6 +62,19 @@ def score(file: Path, seeds: tuple[int, ...]) -> dict:
         os.write(handle, f"{given.get('id', '')} {' '.join(map(str, seeds))}\n".encode())
         os.close(handle)
     if "reason" in given:
-        return {"valid": False, "reason": given["reason"], "bytes": len(data), "gates": {}, "passed": False}
+        return {
+            "valid": False,
+            "reason": given["reason"],
+            "bytes": len(data),
+            "gates": {},
+            "passed": False,
+        }
     gates = measured(**given.get("gates", {}))
-    return {"valid": True, "reason": "", "bytes": len(data), "seconds": 0.1, "gates": gates, "passed": all(g["passed"] for g in gates.values())}
+    return {
+        "valid": True,
+        "reason": "",
+        "bytes": len(data),
+        "seconds": 0.1,
+        "gates": gates,
+        "passed": all(g["passed"] for g in gates.values()),
+    }

@@ -21,7 +21,13 @@ from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_play
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "artifacts" / "browser"
-FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 MINUTE = 60_000  # milliseconds
 expect.set_options(timeout=4 * MINUTE)  # Playwright's 5 seconds are too short for a busy machine
@@ -30,12 +36,23 @@ expect.set_options(timeout=4 * MINUTE)  # Playwright's 5 seconds are too short f
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Chromium from PATH, or the one that Playwright has fetched."""
-    found = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+    found = next(
+        (
+            p
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (p := shutil.which(name))
+        ),
+        None,
+    )
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=4 * MINUTE)
+            browser = playwright.chromium.launch(
+                executable_path=found, args=FLAGS, timeout=4 * MINUTE
+            )
         except Error as error:
-            pytest.fail(f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}")
+            pytest.fail(
+                f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}"
+            )
         yield browser
         browser.close()
 
@@ -108,7 +125,9 @@ def errors(page: Page) -> list[str]:
 
 
 def figures(page: Page) -> list[str]:
-    return page.locator(".jp-OutputArea img, .widget-image").evaluate_all("images => images.map(i => i.src)")
+    return page.locator(".jp-OutputArea img, .widget-image").evaluate_all(
+        "images => images.map(i => i.src)"
+    )
 
 
 def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> None:
@@ -128,7 +147,11 @@ def free_port() -> int:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with this Python's commands on the path."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more}
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **more,
+    }
 
 
 def quiet(settings: Path) -> None:
@@ -174,11 +197,30 @@ def stop(server: subprocess.Popen, seconds: float = 120) -> list[psutil.Process]
 def jupyterlab(folder: Path, own: Path) -> Iterator[str]:
     """The address of a JupyterLab in `folder`, with home, settings and log below `own`."""
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
-    command += ["--ip=127.0.0.1", "--IdentityProvider.token=", "--allow-root", f"--ServerApp.root_dir={folder}"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.expose_app_in_browser=True"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    command += [
+        "--ip=127.0.0.1",
+        "--IdentityProvider.token=",
+        "--allow-root",
+        f"--ServerApp.root_dir={folder}",
+    ]
+    command += [
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     quiet(own / "s")
-    places = {"COURSE_HOME": "home", "JUPYTERLAB_SETTINGS_DIR": "s", "JUPYTERLAB_WORKSPACES_DIR": "w"}
+    places = {
+        "COURSE_HOME": "home",
+        "JUPYTERLAB_SETTINGS_DIR": "s",
+        "JUPYTERLAB_WORKSPACES_DIR": "w",
+    }
     log = own / "log"
     with log.open("wb") as out:
         own_places = environment(**{name: str(own / place) for name, place in places.items()})

@@ -22,11 +22,16 @@ def parts(seed=0):
         return draw.uniform(0.1, 1, shape).astype("f2").astype(float)
 
     q = draw.integers(-9, 20, (1024, 8))
-    made["model.embed_tokens.weight"], wanted["model.embed_tokens.weight"] = encoders.coded(q, np.float32(0.25), classes=3), q * 0.25
+    made["model.embed_tokens.weight"], wanted["model.embed_tokens.weight"] = (
+        encoders.coded(q, np.float32(0.25), classes=3),
+        q * 0.25,
+    )
     name = f"{at}self_attn.q_proj.weight"
     codes, s, z = draw.integers(0, 8, (8, 8)), half(8, 3), draw.integers(0, 8, (8, 3))
     made[name] = encoders.grid(codes, s, z, bits=3, group=3)
-    wanted[name] = np.array([[s[r, c // 3] * (codes[r, c] - z[r, c // 3]) for c in range(8)] for r in range(8)])
+    wanted[name] = np.array(
+        [[s[r, c // 3] * (codes[r, c] - z[r, c // 3]) for c in range(8)] for r in range(8)]
+    )
     name = f"{at}self_attn.k_proj.weight"
     codes, s = draw.integers(0, 32, (4, 8)), half(4, 1)
     made[name], wanted[name] = encoders.grid(codes, s, bits=5, group=8), s * (codes - 16)
@@ -51,7 +56,9 @@ def parts(seed=0):
     mask, values = draw.random((8, 12)) < 0.3, half(3)
     some, q = draw.integers(0, 3, (1, int(mask.sum()))), draw.integers(-2, 3, (8, 12))
     steps = half(12)
-    made[name] = encoders.total([encoders.masked(mask, encoders.table(values, some, coded=True)), encoders.coded(q, steps)])
+    made[name] = encoders.total(
+        [encoders.masked(mask, encoders.table(values, some, coded=True)), encoders.coded(q, steps)]
+    )
     wanted[name] = q * steps
     wanted[name][mask] += values[some[0]]
     return made, wanted

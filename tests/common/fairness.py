@@ -64,7 +64,9 @@ def cells(path: Path) -> list[dict[str, Any]]:
 
 def comparisons(cell: dict[str, Any]) -> list[Comparison]:
     """The comparisons that the outputs of a cell hold."""
-    return [from_json(o["data"][MIME]) for o in cell.get("outputs", []) if MIME in o.get("data", {})]
+    return [
+        from_json(o["data"][MIME]) for o in cell.get("outputs", []) if MIME in o.get("data", {})
+    ]
 
 
 def flat(text: str) -> str:
@@ -81,7 +83,12 @@ def prose(found: list[dict[str, Any]]) -> Iterator[str]:
             continue
         for verb, name in re.findall(r"\b(ask|predict|check)\(\s*[\"']([\w.\-]+)[\"']", source):
             section = {"ask": "questions", "predict": "predictions", "check": "exercises"}[verb]
-            yield flat(json.dumps((texts.load(texts.topic_of(name)).get(section) or {}).get(name), ensure_ascii=False))
+            yield flat(
+                json.dumps(
+                    (texts.load(texts.topic_of(name)).get(section) or {}).get(name),
+                    ensure_ascii=False,
+                )
+            )
 
 
 def find(entry: dict[str, Any], found: list[dict[str, Any]]) -> Comparison:
@@ -89,13 +96,17 @@ def find(entry: dict[str, Any], found: list[dict[str, Any]]) -> Comparison:
     here = [c for cell in found if cell["id"] == entry["cell"] for c in comparisons(cell)]
     assert here, f"cell {entry['cell']}: its output holds no comparison"
     named = [c for c in here if c.title == entry.get("table", c.title)]
-    assert len(named) == 1, f"cell {entry['cell']}: tables are {[c.title for c in here]}; name one as `table`"
+    assert len(named) == 1, (
+        f"cell {entry['cell']}: tables are {[c.title for c in here]}; name one as `table`"
+    )
     return named[0]
 
 
 def split(claim: str, rows: list[str]) -> tuple[str, str, str]:
     """(a, sign, b) of "a < b"; rows may hold these signs themselves."""
-    ways = [(a, sign, b) for a in rows for b in rows for sign in "<>=" if claim == f"{a} {sign} {b}"]
+    ways = [
+        (a, sign, b) for a in rows for b in rows for sign in "<>=" if claim == f"{a} {sign} {b}"
+    ]
     assert len(ways) == 1, f"claim {claim!r}: write 'a < b', 'a > b' or 'a = b' with rows {rows}"
     return ways[0]
 
@@ -123,12 +134,16 @@ def problems(entry: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     if not entry.get("fewer") and ((moving and len(table.seeds) < SEEDS) or 1 < windows < WINDOWS):
         said.append(f"fewer than {SEEDS} seeds or {WINDOWS} windows, and `fewer` does not say why")
     if not claims:
-        said.append("claims: a sentence that relies on a ranking names an order; write it as 'a < b'")
+        said.append(
+            "claims: a sentence that relies on a ranking names an order; write it as 'a < b'"
+        )
     if not any(flat(entry["sentence"]) in text for text in prose(found)):
         said.append(f"sentence: the notebook does not say {entry['sentence']!r}")
     for a, sign, b in claims:
         if (seen := table.order(a, b)) != sign:
-            said.append(f"claim {a} {sign} {b}: the output shows {seen} ({plus_minus(*table.difference(a, b), sign=True)})")
+            said.append(
+                f"claim {a} {sign} {b}: the output shows {seen} ({plus_minus(*table.difference(a, b), sign=True)})"
+            )
     return said
 
 
@@ -136,7 +151,12 @@ def unlisted(name: str, found: list[dict[str, Any]]) -> list[str]:
     """Comparisons in the outputs that no entry names."""
     file = FOLDER / f"{name}.yaml"
     known = {(e["cell"], find(e, found).title) for e in (entries(file) if file.exists() else [])}
-    return [f"{c['id']}: {t.title}" for c in found for t in comparisons(c) if (c["id"], t.title) not in known]
+    return [
+        f"{c['id']}: {t.title}"
+        for c in found
+        for t in comparisons(c)
+        if (c["id"], t.title) not in known
+    ]
 
 
 def document() -> str:
@@ -147,14 +167,34 @@ def document() -> str:
         for entry in entries(file):
             table = find(entry, found)
             control, unit = entry["control"], f", {table.unit}" if table.unit else ""
-            facts = [f"`{entry['cell']}`", f"control: {control}", f"seeds: {entry['seeds']}", f"windows: {entry['windows']}"]
-            parts.append(f"\n**{table.title}** ({'; '.join(facts)})\n\n> {flat(entry['sentence'])}\n")
+            facts = [
+                f"`{entry['cell']}`",
+                f"control: {control}",
+                f"seeds: {entry['seeds']}",
+                f"windows: {entry['windows']}",
+            ]
+            parts.append(
+                f"\n**{table.title}** ({'; '.join(facts)})\n\n> {flat(entry['sentence'])}\n"
+            )
             parts.append(f"\n{'; '.join(f'`{claim}`' for claim in entry['claims'])}\n")
-            parts.append(f"\n| row | mean ± interval{unit} | difference from {cell(control)} |\n|---|---|---|\n")
+            parts.append(
+                f"\n| row | mean ± interval{unit} | difference from {cell(control)} |\n|---|---|---|\n"
+            )
             for row in entry["rows"]:
-                apart = "" if row == control else plus_minus(*table.difference(row, control), sign=True)
-                parts.append(f"| {cell(row)} | {plus_minus(table.mean(row), table.half_width(row))} | {apart} |\n")
-            notes = filter(None, [table.protocol, entry.get("fewer"), f"`{table.command}`, {table.date}" if table.command else ""])
+                apart = (
+                    "" if row == control else plus_minus(*table.difference(row, control), sign=True)
+                )
+                parts.append(
+                    f"| {cell(row)} | {plus_minus(table.mean(row), table.half_width(row))} | {apart} |\n"
+                )
+            notes = filter(
+                None,
+                [
+                    table.protocol,
+                    entry.get("fewer"),
+                    f"`{table.command}`, {table.date}" if table.command else "",
+                ],
+            )
             parts.append("".join(f"\n{note}\n" for note in notes))
     return "".join(parts)
 
@@ -164,11 +204,20 @@ def cell(text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    wrong = [f"{f.stem}: {p}" for f in files() for e in entries(f) for p in problems(e, cells(notebook_of(f.stem)))]
-    print("\n".join(wrong) or f"{sum(len(entries(f)) for f in files())} comparisons, all claims hold")
+    wrong = [
+        f"{f.stem}: {p}"
+        for f in files()
+        for e in entries(f)
+        for p in problems(e, cells(notebook_of(f.stem)))
+    ]
+    print(
+        "\n".join(wrong) or f"{sum(len(entries(f)) for f in files())} comparisons, all claims hold"
+    )
     if options.write:
         options.write.write_text(document(), encoding="utf-8")
     return bool(wrong)

@@ -109,7 +109,8 @@ FORMS: dict[str, dict[str, str]] = {
     "match": {"hessian": "def hessian(x):\n    match x.dim():\n        case 2:\n            return 2 / len(x) * (x.T @ x)"},
 }  # fmt: skip
 
-ONLY_GRADED = {"a byte order mark", "a pool of another context", "joblib"}  # no kernel runs the first, the others start processes
+# no kernel runs the first, the others start processes
+ONLY_GRADED = {"a byte order mark", "a pool of another context", "joblib"}
 
 RESULTS: dict[
     str, str
@@ -148,7 +149,11 @@ def section() -> str:
     """The table of the forms, as `docs/attacks.md` has it."""
     lines = ["| form of the answer | notebook | grader |", "|---|---|---|"]
     lines += [f"| {name} | {'–' if name in ONLY_GRADED else 'taken'} | taken |" for name in FORMS]
-    lines += ["", "| form of a result, where a mapping with a list and a number is asked for | notebook | grader |", "|---|---|---|"]
+    lines += [
+        "",
+        "| form of a result, where a mapping with a list and a number is asked for | notebook | grader |",
+        "|---|---|---|",
+    ]
     lines += [f"| {name} | taken | taken |" for name in RESULTS]
     return HEAD + "\n".join(lines) + "\n"
 
@@ -157,7 +162,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", type=Path, required=True)
     path = parser.parse_args().write
-    text = re.sub(rf"\n{SECTION}\n.*?(?=\n## |\Z)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(
+        rf"\n{SECTION}\n.*?(?=\n## |\Z)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     before, mark, rest = text.partition("\n## ")
     path.write_text(f"{before.rstrip()}\n\n{section()}{mark}{rest}", encoding="utf-8")
 

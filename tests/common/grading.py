@@ -40,13 +40,18 @@ def cell(make, name, source, **nbgrader):
 
 def solution(answers=ANSWERS):
     """The notebook with its answers and hidden tests."""
-    cells = [cell(new_markdown_cell, "title", "# Lab A"), cell(new_code_cell, "imports", IMPORTS, locked=True)]
+    cells = [
+        cell(new_markdown_cell, "title", "# Lab A"),
+        cell(new_code_cell, "imports", IMPORTS, locked=True),
+    ]
     for name, source in answers.items():
         head, _, body = source.partition("\n")
         answer = f"{head}\n    ### BEGIN SOLUTION\n    # {SECRET}\n{body}\n    ### END SOLUTION"
         cells.append(cell(new_code_cell, name, answer, solution=True))
         test = f"{TESTS[name]}\n### BEGIN HIDDEN TESTS\n{HIDDEN[name]}\n### END HIDDEN TESTS"
-        cells.append(cell(new_code_cell, f"{name}-test", test, grade=True, locked=True, points=POINTS[name]))
+        cells.append(
+            cell(new_code_cell, f"{name}-test", test, grade=True, locked=True, points=POINTS[name])
+        )
     prose = "### BEGIN SOLUTION\nAny answer.\n### END SOLUTION"
     cells.append(cell(new_markdown_cell, "written", prose, grade=True, solution=True, points=2))
     return new_notebook(cells=cells)

@@ -10,7 +10,9 @@ def inputs_of(model, block, ids):
     """Layer → its inputs (tokens, in), for each linear layer of the block while the model reads `ids`."""
     seen: dict = {}
     hooks = [
-        module.register_forward_pre_hook(lambda m, args: seen.setdefault(m, []).append(args[0].flatten(0, -2)))
+        module.register_forward_pre_hook(
+            lambda m, args: seen.setdefault(m, []).append(args[0].flatten(0, -2))
+        )
         for module in walk.linears(block).values()
     ]
     model(input_ids=ids)

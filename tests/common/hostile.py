@@ -1,6 +1,6 @@
 """Submissions that take what they can of the grader, and what each costs: memory of its processes, and time.
 
-    python tests/common/hostile.py --write docs/attacks.md
+python tests/common/hostile.py --write docs/attacks.md
 """
 
 import argparse
@@ -44,7 +44,9 @@ HOSTILE = {  # the answer to hessian is wrong and takes what it can; pack and do
         "double": "def double(x):\n    for n in range(10**6):\n        hessian(torch.ones(2, 2))\n    return 2 * x",
     },
 }  # fmt: skip
-SENT = "from course_utils.grade import worker\n{change}\ndef hessian(x):\n    raise ValueError('x')\n"
+SENT = (
+    "from course_utils.grade import worker\n{change}\ndef hessian(x):\n    raise ValueError('x')\n"
+)
 FORGED = {
     "an error without its parts": "worker.explain = lambda error: {}",
     "an error that is none": "worker.explain = lambda error: 5",
@@ -66,8 +68,12 @@ FILES = {  # changes of a notebook that is right otherwise
     "90,000 helpers in a cell": attacks.many_helpers,
     "3,000 copies of a cell": attacks.answers_marked_often,
     "80 MB of outputs": attacks.much_output,
-    "300,000 cells": lambda notebook: notebook["cells"].extend([{**grading.by_id(notebook)["imports"], "metadata": {}}] * 300_000),
-    "49 MB in one cell": lambda notebook: grading.by_id(notebook)["written"].update(source="word " * 9_800_000),
+    "300,000 cells": lambda notebook: notebook["cells"].extend(
+        [{**grading.by_id(notebook)["imports"], "metadata": {}}] * 300_000
+    ),
+    "49 MB in one cell": lambda notebook: grading.by_id(notebook)["written"].update(
+        source="word " * 9_800_000
+    ),
     "49 MB of metadata": lambda notebook: notebook["metadata"].update(x=[[]] * 12_000_000),
 }
 SECTION = "## What hostile submissions cost"
@@ -97,15 +103,29 @@ def hand_in(course: Path, opened: lab.Lab) -> None:
     for name, answers in HOSTILE.items():
         grading.hand_in(course, opened, name, grading.submit(opened, answers))
     for name, change in FORGED.items():
-        grading.hand_in(course, opened, name, grading.submit(opened, {"hessian": SENT.format(change=change)}))
+        grading.hand_in(
+            course, opened, name, grading.submit(opened, {"hessian": SENT.format(change=change)})
+        )
 
 
-def grade(course: Path, opened: lab.Lab, limits: sandbox.Limits = LIMITS) -> tuple[dict[str, dict], int, float]:
+def grade(
+    course: Path, opened: lab.Lab, limits: sandbox.Limits = LIMITS
+) -> tuple[dict[str, dict], int, float]:
     """Results, megabytes and seconds of a grader as it is started: this process may be large already."""
-    words = [sys.executable, "-c", GRADER, str(opened.folder.parents[1]), str(course), opened.name, json.dumps(asdict(limits))]
+    words = [
+        sys.executable,
+        "-c",
+        GRADER,
+        str(opened.folder.parents[1]),
+        str(course),
+        opened.name,
+        json.dumps(asdict(limits)),
+    ]
     done = subprocess.run(words, check=True, timeout=900, stdout=subprocess.PIPE, text=True)
     megabytes, seconds = json.loads(done.stdout.splitlines()[-1])
-    found = {p.stem: json.loads(p.read_bytes()) for p in (course / "grades" / opened.name).glob("*.json")}
+    found = {
+        p.stem: json.loads(p.read_bytes()) for p in (course / "grades" / opened.name).glob("*.json")
+    }
     return found, megabytes, seconds
 
 
@@ -121,14 +141,25 @@ def section() -> str:
         found, megabytes, _ = grade(Path(folder, "class"), opened)
         lines = ["| reply or answer | MB | seconds | learner | score |", "|---|---|---|---|---|"]
         lines += [row(name, found[name]) for name in HOSTILE | FORGED]
-        lines += ["", f"The process that starts the judges and keeps their results: {megabytes} MB.", ""]
-        lines += ["| file | MB of the process that reads it | MB of its judge | seconds of the run | score |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"The process that starts the judges and keeps their results: {megabytes} MB.",
+            "",
+        ]
+        lines += [
+            "| file | MB of the process that reads it | MB of its judge | seconds of the run | score |",
+            "|---|---|---|---|---|",
+        ]
         for n, (name, change) in enumerate(FILES.items()):
             course = Path(folder, f"file-{n}")
-            grading.hand_in(course, opened, "one", grading.changed(grading.submit(opened, {}), change))
+            grading.hand_in(
+                course, opened, "one", grading.changed(grading.submit(opened, {}), change)
+            )
             found, megabytes, seconds = grade(course, opened)
             judge = found["one"]["used"]["megabytes of the grader"]
-            lines.append(f"| {name} | {megabytes} | {judge} | {seconds:.1f} | {found['one']['score']:g} |")
+            lines.append(
+                f"| {name} | {megabytes} | {judge} | {seconds:.1f} | {found['one']['score']:g} |"
+            )
     return HEAD + "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,9 @@ def before(statement, top=""):
 
 def loaded(statement, top=""):
     """The right product, with code that runs when it is loaded."""
-    return f"{HEAD}{top}\n__attribute__((constructor)) static void loaded() {{ {statement} }}\n{BODY}"
+    return (
+        f"{HEAD}{top}\n__attribute__((constructor)) static void loaded() {{ {statement} }}\n{BODY}"
+    )
 
 
 LAST = "const int64_t width = (columns + 1) / 2, groups = (columns + group - 1) / group; (void)width; (void)groups;\n"
@@ -36,17 +38,26 @@ LATE = (  # the first answer is made so late that one which was given before has
 SYSCALLS = "#include <unistd.h>\n#include <sys/syscall.h>\n#include <fcntl.h>\n"
 
 ATTACKS = {  # name: (source, reason)
-    "reads past its codes": (before(LAST + "volatile uint8_t v = codes[rows * width]; (void)v;"), "after"),
+    "reads past its codes": (
+        before(LAST + "volatile uint8_t v = codes[rows * width]; (void)v;"),
+        "after",
+    ),
     "reads before its codes": (before("volatile uint8_t v = codes[-1]; (void)v;"), "before"),
     "reads past x": (before("volatile float v = x[batch * columns]; (void)v;"), "after"),
-    "reads far past its scales": (before(LAST + "volatile float v = scale[rows * groups + 100000]; (void)v;"), "after"),
+    "reads far past its scales": (
+        before(LAST + "volatile float v = scale[rows * groups + 100000]; (void)v;"),
+        "after",
+    ),
     "writes past y": (before("y[batch * rows] = 0;"), "after"),
     "writes before y": (before("y[-1] = 0;"), "wrote_around"),
     "writes into its codes": (before("const_cast<uint8_t*>(codes)[0] = 0;"), "wrote_input"),
     "writes through nothing": (before("*(volatile int*)0 = 1;"), "memory"),
     "computes one row only": (before("rows = rows > 1 ? rows - 1 : rows;"), "wrong"),
     "remembers its first answers": (
-        before("using std::size_t; static std::map<int64_t, std::vector<float>> kept; auto& k = kept[rows * 1000003 + columns * 101 + group + batch * 7919]; if (!k.empty()) { for (size_t i = 0; i < k.size(); ++i) y[i] = k[i]; return; } honest(codes, scale, zero, x, y, rows, columns, group, batch); k.assign(y, y + rows * batch);", "#include <map>\n#include <vector>"),
+        before(
+            "using std::size_t; static std::map<int64_t, std::vector<float>> kept; auto& k = kept[rows * 1000003 + columns * 101 + group + batch * 7919]; if (!k.empty()) { for (size_t i = 0; i < k.size(); ++i) y[i] = k[i]; return; } honest(codes, scale, zero, x, y, rows, columns, group, batch); k.assign(y, y + rows * batch);",
+            "#include <map>\n#include <vector>",
+        ),
         "wrong",
     ),
     "starts a thread": (before("std::thread([] {}).join();", "#include <thread>"), "system_call"),
@@ -54,37 +65,87 @@ ATTACKS = {  # name: (source, reason)
     "starts a program": (before('system("id");', "#include <cstdlib>"), "system_call"),
     "sleeps": (before("usleep(10);", SYSCALLS), "system_call"),
     "opens a file": (before('open("/etc/passwd", O_RDONLY);', SYSCALLS), "system_call"),
-    "writes a file": (before('FILE* f = fopen("out", "w"); if (f) fclose(f);', "#include <cstdio>"), "system_call"),
+    "writes a file": (
+        before('FILE* f = fopen("out", "w"); if (f) fclose(f);', "#include <cstdio>"),
+        "system_call",
+    ),
     "opens a socket": (before("syscall(__NR_socket, 2, 1, 0);", SYSCALLS), "system_call"),
-    "asks for the time by a system call": (before("long t[2]; syscall(__NR_clock_gettime, 1, t);", SYSCALLS), "system_call"),
-    "takes the guards away": (before("syscall(__NR_mprotect, ((long)codes & -4096) - 4096, 8192, 3);", SYSCALLS), "system_call"),
-    "handles its faults": (before("signal(SIGSEGV, SIG_IGN); volatile uint8_t v = codes[-1]; (void)v;", "#include <csignal>"), "system_call"),
+    "asks for the time by a system call": (
+        before("long t[2]; syscall(__NR_clock_gettime, 1, t);", SYSCALLS),
+        "system_call",
+    ),
+    "takes the guards away": (
+        before("syscall(__NR_mprotect, ((long)codes & -4096) - 4096, 8192, 3);", SYSCALLS),
+        "system_call",
+    ),
+    "handles its faults": (
+        before(
+            "signal(SIGSEGV, SIG_IGN); volatile uint8_t v = codes[-1]; (void)v;",
+            "#include <csignal>",
+        ),
+        "system_call",
+    ),
     "kills": (before("kill(-1, 9);", "#include <csignal>"), "system_call"),
-    "handles its faults when loaded": (loaded("signal(SIGSEGV, SIG_IGN);", "#include <csignal>").replace("float sum = 0;", "float sum = 0; volatile uint8_t v = codes[-1]; (void)v;"), "before"),
-    "starts a thread when loaded": (loaded("std::thread([] { for (;;) {} }).detach();", "#include <thread>"), "aborted"),
+    "handles its faults when loaded": (
+        loaded("signal(SIGSEGV, SIG_IGN);", "#include <csignal>").replace(
+            "float sum = 0;", "float sum = 0; volatile uint8_t v = codes[-1]; (void)v;"
+        ),
+        "before",
+    ),
+    "starts a thread when loaded": (
+        loaded("std::thread([] { for (;;) {} }).detach();", "#include <thread>"),
+        "aborted",
+    ),
     "ends when loaded": (loaded("_exit(0);", SYSCALLS), "ended"),
-    "runs forever when loaded": (loaded("for (;;) asm volatile(\"\");"), "slow"),
+    "runs forever when loaded": (loaded('for (;;) asm volatile("");'), "slow"),
     "throws": (before("throw 1;"), "exception"),
     "aborts": (before("abort();", "#include <cstdlib>"), "aborted"),
     "exits": (before("exit(0);", "#include <cstdlib>"), "ended"),
-    "runs forever": (before("for (;;) asm volatile(\"\");"), "slow"),
+    "runs forever": (before('for (;;) asm volatile("");'), "slow"),
     "divides by zero": (before("volatile int64_t n = 0; if (rows / n) return;"), "signal"),
-    "fills the stack": (before("f(1);", "static int f(volatile int n) { volatile char a[4096]; a[n & 7] = n; return f(n + 1) + a[n & 7]; }"), "memory"),
-    "takes all memory": (before("for (;;) *(char* volatile*)&kept = new char[1 << 30];", "static char* kept;"), "exception"),
-    "answers before it is asked": (loaded('char b[64] = {}; for (int f = 3; f < 1024; ++f) if (write(f, b, 64)) {}', SYSCALLS).replace("y[b * rows + r] = sum;", LATE), "not_written"),
+    "fills the stack": (
+        before(
+            "f(1);",
+            "static int f(volatile int n) { volatile char a[4096]; a[n & 7] = n; return f(n + 1) + a[n & 7]; }",
+        ),
+        "memory",
+    ),
+    "takes all memory": (
+        before("for (;;) *(char* volatile*)&kept = new char[1 << 30];", "static char* kept;"),
+        "exception",
+    ),
+    "answers before it is asked": (
+        loaded(
+            "char b[64] = {}; for (int f = 3; f < 1024; ++f) if (write(f, b, 64)) {}", SYSCALLS
+        ).replace("y[b * rows + r] = sum;", LATE),
+        "not_written",
+    ),
     "includes a file of the host": ('#include "/etc/passwd"\n' + SCALAR, "not_compiled"),
-    "includes the course's kernel": ('#include "COURSE/learn/exercises/labs/_int4_kernels.py"\n' + SCALAR, "not_compiled"),
-    "takes a file in as bytes": (SCALAR + '\nasm(".section .rodata\\n.incbin \\"/etc/passwd\\"\\n.text");\n', "not_compiled"),
+    "includes the course's kernel": (
+        '#include "COURSE/learn/exercises/labs/_int4_kernels.py"\n' + SCALAR,
+        "not_compiled",
+    ),
+    "takes a file in as bytes": (
+        SCALAR + '\nasm(".section .rodata\\n.incbin \\"/etc/passwd\\"\\n.text");\n',
+        "not_compiled",
+    ),
     "includes an endless device": ('#include "/dev/zero"\n' + SCALAR, "not_compiled"),
     "includes itself": ('#include "kernel.cpp"\n' + SCALAR, "not_compiled"),
-    "a template without end": ("template <int N> struct A { static constexpr int v = A<N + 1>::v + A<N + 2>::v; };\nint a = A<0>::v;\n" + SCALAR, "not_compiled"),
+    "a template without end": (
+        "template <int N> struct A { static constexpr int v = A<N + 1>::v + A<N + 2>::v; };\nint a = A<0>::v;\n"
+        + SCALAR,
+        "not_compiled",
+    ),
     "an enormous library": (SCALAR + "\nchar big[1 << 30] = {1};\n", "not_compiled"),
     "no product": (SCALAR.replace("void product", "void produkt"), "no_product"),
     "a C++ name": (SCALAR.replace('extern "C" ', ""), "no_product"),
     "nothing": ("", "no_product"),
     "not C++": ("def product(codes):\n    return codes\n", "not_compiled"),
     "calls what is nowhere": (before("nowhere();", "void nowhere();"), "not_compiled"),
-    "shuts the compiler up": ("#pragma GCC diagnostic ignored \"-Wall\"\n#pragma GCC system_header\n#error no\n", "not_compiled"),
+    "shuts the compiler up": (
+        '#pragma GCC diagnostic ignored "-Wall"\n#pragma GCC system_header\n#error no\n',
+        "not_compiled",
+    ),
 }
 SKIPPING = f"{FAST_ALONE}\n{SIGNATURE}\n    if (rows > 10000) {{ for (int64_t i = 0; i < rows; ++i) y[i] = 0; rows /= 2; }}\n    honest({GIVEN});\n}}\n"
 REMEMBERING = f"{FAST_ALONE}\n{SIGNATURE}\n    static std::vector<float> kept;\n    if (rows > 10000 && !kept.empty()) {{ for (int64_t i = 0; i < rows; ++i) y[i] = kept[i]; return; }}\n    honest({GIVEN});\n    if (rows > 10000) kept.assign(y, y + rows);\n}}\n"
@@ -196,6 +257,11 @@ def section():
 
 if __name__ == "__main__":  # before the last section, which `hostile.py` writes
     path = Path(sys.argv[2])
-    text = re.sub(rf"\n{re.escape(SECTION)}\n.*?(?=\n## |\Z)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(
+        rf"\n{re.escape(SECTION)}\n.*?(?=\n## |\Z)",
+        "",
+        path.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
     before, mark, rest = text.partition("\n## What hostile")
     path.write_text(f"{before.rstrip()}\n\n{section()}{mark}{rest}", encoding="utf-8")

@@ -11,8 +11,25 @@ from course_utils import pruning, quantization
 from course_utils.models import walk
 
 IDS = torch.randint(3, 96, (4, 16), generator=torch.Generator().manual_seed(1))
-TRAINED = ("qat.quantize", "learned_masks.prune", "gated.prune", "recovery.train", "schedules.train", "schedules.one_shot", "schedules.iterative", "schedules.gradual")  # train a copy or masks
-SHARED = ("convert.each_layer", "convert.layer_by_layer", "vectors.quantize_model", "paired.quantize", "streaming.compress")  # what methods call, or that calls them
+# train a copy or masks
+TRAINED = (
+    "qat.quantize",
+    "learned_masks.prune",
+    "gated.prune",
+    "recovery.train",
+    "schedules.train",
+    "schedules.one_shot",
+    "schedules.iterative",
+    "schedules.gradual",
+)
+# what methods call, or that calls them
+SHARED = (
+    "convert.each_layer",
+    "convert.layer_by_layer",
+    "vectors.quantize_model",
+    "paired.quantize",
+    "streaming.compress",
+)
 
 
 def llama(blocks):
@@ -30,7 +47,9 @@ def opt(blocks):
 
 
 def sequential(blocks):
-    return torch.nn.Sequential(*(layer for _ in range(blocks) for layer in (torch.nn.Linear(64, 64), torch.nn.ReLU())))
+    return torch.nn.Sequential(
+        *(layer for _ in range(blocks) for layer in (torch.nn.Linear(64, 64), torch.nn.ReLU()))
+    )
 
 
 GIVEN = {
@@ -40,7 +59,8 @@ GIVEN = {
 }  # fmt: skip
 SETTINGS = {  # less to search
     "awq.quantize": {"alphas": (0.0, 0.5)}, "additive.quantize": {"entries": 16, "codebooks": 1, "rounds": 1, "beam": 1, "calibration": None,
-                          "shared": False},  # shared codebooks are learned from vectors of all layers, held together
+                          # shared codebooks are learned from vectors of all layers, held together
+                          "shared": False},
     "e8.quantize": {"calibration": None}, "trellis.quantize": {"state_bits": 6, "calibration": None},
 }  # fmt: skip
 MODELS = {"width.prune_heads": opt, "sequential.prune": sequential}
@@ -52,9 +72,17 @@ def found():
         for module in pkgutil.iter_modules(package.__path__):
             home = importlib.import_module(f"{package.__name__}.{module.name}")
             for name, made in vars(home).items():
-                own = inspect.isfunction(made) and made.__module__ == home.__name__ and not name.startswith("_")
+                own = (
+                    inspect.isfunction(made)
+                    and made.__module__ == home.__name__
+                    and not name.startswith("_")
+                )
                 signature = inspect.signature(made) if own else None
-                if signature and "Compressed" in str(signature.return_annotation) and next(iter(signature.parameters), "") == "model":
+                if (
+                    signature
+                    and "Compressed" in str(signature.return_annotation)
+                    and next(iter(signature.parameters), "") == "model"
+                ):
                     yield f"{module.name}.{name}", made, signature
 
 
@@ -64,6 +92,16 @@ def model_for(name, blocks):
 
 def given(name, signature, model):
     """The arguments beside the model; calibration wherever it can be given, since a static range may be asked of it."""
-    wanted = [p for n, p in signature.parameters.items() if n != "model" and p.kind is not p.VAR_KEYWORD and (p.default is p.empty or n == "calibration")]
-    assert {p.name for p in wanted} <= GIVEN.keys(), "a new method: say in GIVEN what it must be given"
-    return {p.name: GIVEN[p.name](model) for p in wanted if p.kind is not p.VAR_KEYWORD} | SETTINGS.get(name, {})
+    wanted = [
+        p
+        for n, p in signature.parameters.items()
+        if n != "model"
+        and p.kind is not p.VAR_KEYWORD
+        and (p.default is p.empty or n == "calibration")
+    ]
+    assert {p.name for p in wanted} <= GIVEN.keys(), (
+        "a new method: say in GIVEN what it must be given"
+    )
+    return {
+        p.name: GIVEN[p.name](model) for p in wanted if p.kind is not p.VAR_KEYWORD
+    } | SETTINGS.get(name, {})

@@ -56,7 +56,9 @@ KINDS = (
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(input_ids=IDS, **({"use_cache": False} if hasattr(model.config, "use_cache") else {})).logits
+        return model(
+            input_ids=IDS, **({"use_cache": False} if hasattr(model.config, "use_cache") else {})
+        ).logits
 
 
 def near(model: Any, other: Any, limit: float) -> str:
@@ -78,7 +80,11 @@ def quantized(run: Callable[[Any], Compressed]) -> Callable[[Any], str]:
         wrong = near(result.model, model, 0.1)
         if wrong:  # a model that is as sensitive to plain rounding?
             plain = logits(quantization.rtn.quantize(model, bits=8, group_size=-1).model)
-            wrong = near(result.model, model, 1.5 * float((plain - logits(model)).norm() / logits(model).norm()))
+            wrong = near(
+                result.model,
+                model,
+                1.5 * float((plain - logits(model)).norm() / logits(model).norm()),
+            )
         wrong = wrong or saved(result)
         return wrong or f"✓ {result.coverage['share_of_blocks']:.0%}"
 
@@ -91,24 +97,39 @@ def smoothed(model: Any) -> str:
 
 def wanda(model: Any) -> str:
     result = pruning.wanda.prune(model, IDS)
-    return saved(result) or ("✓" if 0.49 < result.settings["sparsity"] < 0.51 else f"sparsity {result.settings['sparsity']}")
+    return saved(result) or (
+        "✓"
+        if 0.49 < result.settings["sparsity"] < 0.51
+        else f"sparsity {result.settings['sparsity']}"
+    )
 
 
 def smaller(run: Callable[[Any], Compressed]) -> Callable[[Any], str]:
     def column(model: Any) -> str:
         result = run(model)
-        less = result.model.num_parameters() < model.num_parameters() and type(result.model) is type(model)
+        less = result.model.num_parameters() < model.num_parameters() and type(
+            result.model
+        ) is type(model)
         return saved(result) or ("✓" if less else "not smaller")
 
     return column
 
 
-def file(pack: Callable[[Any], Any], write: Callable, read: Callable, name: str = "a") -> Callable[[Any], str]:
+def file(
+    pack: Callable[[Any], Any], write: Callable, read: Callable, name: str = "a"
+) -> Callable[[Any], str]:
     def column(model: Any) -> str:
         packed = pack(model)
         with tempfile.TemporaryDirectory() as place:
             write(packed, Path(place) / name)
-            return near(read(Path(place) / name), packed.model if isinstance(packed, Compressed) else packed, 0.01) or "✓"
+            return (
+                near(
+                    read(Path(place) / name),
+                    packed.model if isinstance(packed, Compressed) else packed,
+                    0.01,
+                )
+                or "✓"
+            )
 
     return column
 
@@ -135,7 +156,8 @@ def made(kind: str) -> Any:
     """A model of two layers where the type allows it."""
     try:
         model = tiny_models.model_of(kind, layers=2)
-        type(model.config).from_dict(model.config.to_dict())  # some lists in a config want all layers
+        # some lists in a config want all layers
+        type(model.config).from_dict(model.config.to_dict())
         logits(model)
     except Exception:
         model = tiny_models.model_of(kind)
@@ -145,7 +167,11 @@ def made(kind: str) -> Any:
 
 def sentence(error: CompressionError, model: Any) -> str:
     """What was said, without the names of this model."""
-    said = re.sub(r"^block \d+: ", "", str(error)).replace(type(model).__name__, "…").replace(f"{model.config.model_type}", "…")
+    said = (
+        re.sub(r"^block \d+: ", "", str(error))
+        .replace(type(model).__name__, "…")
+        .replace(f"{model.config.model_type}", "…")
+    )
     return re.sub(r"\b[\w.]+\.\d+[\w.]*", "…", said).replace("'", "").replace("|", "/")[:330]
 
 
@@ -159,7 +185,9 @@ def row(kind: str) -> dict[str, str]:
         except CompressionError as error:
             found[name] = "refused: " + sentence(error, model)
         except Exception as error:
-            found[name] = f"**{type(error).__name__}**: {str(error).splitlines()[0][:60] if str(error) else ''}"
+            found[name] = (
+                f"**{type(error).__name__}**: {str(error).splitlines()[0][:60] if str(error) else ''}"
+            )
     return found
 
 
@@ -184,13 +212,21 @@ def written(found: dict[str, dict[str, str]]) -> str:
             cells.append(cell.replace("|", "/"))
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     said = [f"{number}. {text}" for text, number in numbers.items()]
-    return HEAD.format(version=transformers.__version__) + "\n".join([*lines, "", "## Refused", "", *said]) + "\n"
+    return (
+        HEAD.format(version=transformers.__version__)
+        + "\n".join([*lines, "", "## Refused", "", *said])
+        + "\n"
+    )
 
 
 def read(page: str) -> dict[str, dict[str, str]]:
     """The rows of a page, its numbers turned back into sentences."""
     said = {number: text for number, text in re.findall(r"^(\d+)\. (.*)$", page, flags=re.M)}
-    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line.startswith("| ")]
+    table = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
     head = table[0][1:]
     return {
         line[0]: {name: f"refused: {said[cell]}" if cell in said else cell for name, cell in zip(head, line[1:], strict=True)}

@@ -33,7 +33,9 @@ SECONDS = 2.5  # for one check of a mutant; of a right answer it takes less than
 MEMORY = 4 << 30  # above what the process has
 STUCK = 120.0  # for a mutant that does not come back from a call outside Python
 GOAL = 0.9
-ANOTHER = {  # what is changed is a planted answer: the specification has switches for named mistakes, is one call, or begins with what does not count
+# what is changed is a planted answer: the specification has switches for named mistakes, is one
+# call, or begins with what does not count
+ANOTHER = {
     "codebooks.read_trellis": "by_deque",
     "coding.choose_coder": "by_table",
     "costs.exponent": "slope_of_sums",
@@ -97,7 +99,9 @@ def exercises() -> dict[str, exercise.Exercise]:
 
 @functools.cache
 def planted(topic: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"planted_{topic}", next(PLANTED.glob(f"*/{topic}.py")))
+    spec = importlib.util.spec_from_file_location(
+        f"planted_{topic}", next(PLANTED.glob(f"*/{topic}.py"))
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -112,12 +116,19 @@ def explained() -> dict[str, dict[str, str]]:
 def mutants(name: str) -> dict[str, Any]:
     """The mutants of an exercise; under "" what they are made from, rebuilt in the same way."""
     if name in ANOTHER:
-        made = mutate.mutants(getattr(planted(name.partition(".")[0]), ANOTHER[name]), ("planted_",))
+        made = mutate.mutants(
+            getattr(planted(name.partition(".")[0]), ANOTHER[name]), ("planted_",)
+        )
     else:
-        made = mutate.mutants(exercises()[name].spec, ("course_utils.learn.exercises.", "course_utils.evaluation.advisor"))
+        made = mutate.mutants(
+            exercises()[name].spec,
+            ("course_utils.learn.exercises.", "course_utils.evaluation.advisor"),
+        )
     whole, asked = made[""], exercises()[name].gradients
     for argument in asked:
-        made[f"{argument} → {argument}.detach()"] = lambda argument=argument, **given: whole(**{**given, argument: given[argument].detach()})
+        made[f"{argument} → {argument}.detach()"] = lambda argument=argument, **given: whole(
+            **{**given, argument: given[argument].detach()}
+        )
     return {**made, "all of it under no_grad": torch.no_grad()(whole)} if asked else made
 
 
@@ -150,7 +161,9 @@ def outcomes(name: str, every_seed: bool = True) -> dict[str, str]:
     left, found = list(mutants(name)), {}
     while left:
         receive, send = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.get_context("fork").Process(target=_work, args=(name, left, every_seed, send))
+        child = multiprocessing.get_context("fork").Process(
+            target=_work, args=(name, left, every_seed, send)
+        )
         child.start()
         send.close()
         try:
@@ -193,7 +206,10 @@ def counts(name: str, found: dict[str, str], judge_planted: bool = True) -> list
         def verdicts(function: Any) -> list[Any]:
             return [checking.judge(name, function, seed=seed) for seed in SEEDS]
 
-        wrong = sum(all(not v.passed and v.mistake == m for v in verdicts(f)) for f, m in answers.WRONG[name])
+        wrong = sum(
+            all(not v.passed and v.mistake == m for v in verdicts(f))
+            for f, m in answers.WRONG[name]
+        )
         right = sum(all(v.passed for v in verdicts(f)) for f in answers.RIGHT[name])
     survived = set(survivors(found))
     return [
@@ -209,36 +225,61 @@ def row(name: str, n: Iterable[int]) -> str:
 def document(table: dict[str, list[int]]) -> str:
     lines = [row(name, n) for name, n in table.items()]
     lines.append(row(f"**all {len(table)}**", map(sum, zip(*table.values(), strict=True))))
-    reasons = [f"\n{name}\n\n" + "\n".join(f"- `{key}`: {why}" for key, why in all_.items()) for name, all_ in explained().items()]
+    reasons = [
+        f"\n{name}\n\n" + "\n".join(f"- `{key}`: {why}" for key, why in all_.items())
+        for name, all_ in explained().items()
+    ]
     return HEAD + "\n".join(lines) + "\n\n## Survivors\n" + "\n".join(reasons) + "\n"
 
 
 def rows(text: str) -> dict[str, list[int]]:
     """The numbers of a document that has been made before."""
-    lines = (line.removeprefix("| ").split(" | ", 1) for line in text.splitlines() if line.startswith("| "))
-    return {name: [int(n) for n in rest.replace("/", " ").replace("|", " ").split()] for name, rest in lines if name in exercises()}
+    lines = (
+        line.removeprefix("| ").split(" | ", 1)
+        for line in text.splitlines()
+        if line.startswith("| ")
+    )
+    return {
+        name: [int(n) for n in rest.replace("/", " ").replace("|", " ").split()]
+        for name, rest in lines
+        if name in exercises()
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="exercises; all if none is given; the rows of others stay")
+    parser.add_argument(
+        "names", nargs="*", help="exercises; all if none is given; the rows of others stay"
+    )
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # a process that is forked after others have worked in threads can wait for them for ever
+    # a process that is forked after others have worked in threads can wait for them for ever
+    torch.set_num_threads(1)
     table, reasons, bad = {}, explained(), 0
     for name in options.names or exercises():
         found = outcomes(name)
         table[name] = counts(name, found)
         print(row(name, table[name]), flush=True)
-        strange = {k: w for k, w in survivors(found).items() if w != "survived" or k not in reasons.get(name, {})}
+        strange = {
+            k: w
+            for k, w in survivors(found).items()
+            if w != "survived" or k not in reasons.get(name, {})
+        }
         gone = reasons.get(name, {}).keys() - survivors(found).keys()
-        for key, what in [*strange.items(), *((key, "explained, but does not survive") for key in gone)]:
+        for key, what in [
+            *strange.items(),
+            *((key, "explained, but does not survive") for key in gone),
+        ]:
             print(f"    {what}: {key}", flush=True)
             bad += 1
     print(document(table).partition("\n| **all")[2].partition("\n")[0].join(["| **all", ""]))
     if options.write:
         old = rows(options.write.read_text(encoding="utf-8")) if options.names else {}
-        whole = {name: table.get(name) or old[name] for name in exercises() if name in table or name in old}
+        whole = {
+            name: table.get(name) or old[name]
+            for name in exercises()
+            if name in table or name in old
+        }
         options.write.write_text(document(whole), encoding="utf-8")
     return 1 if bad else 0
 

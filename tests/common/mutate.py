@@ -25,9 +25,33 @@ OPERATORS = {
 PAIRS = [("min", "max"), ("amin", "amax"), ("argmin", "argmax"), ("sum", "mean"), ("floor", "ceil"), ("any", "all"),
          ("round", "floor"), ("log", "log2"), ("exp", "exp2")]  # fmt: skip
 RENAMED = {old: new for pair in PAIRS for old, new in (pair, pair[::-1])}
-REMOVED = {"abs", "sqrt", "square", "round", "floor", "ceil", "exp", "log", "clamp", "sorted", "cumsum", "T", "mT", "detach"}
+REMOVED = {
+    "abs",
+    "sqrt",
+    "square",
+    "round",
+    "floor",
+    "ceil",
+    "exp",
+    "log",
+    "clamp",
+    "sorted",
+    "cumsum",
+    "T",
+    "mT",
+    "detach",
+}
 COMMUTE = {"min", "max", "zip", "isinstance"}  # their arguments are not exchanged
-CONSTANTS = {"lr": 0.1, "momentum": 0.9, "rate": 0.1, "temperature": 2.0, "alpha": 0.5, "sparsity": 0.5, "bits": 4, "group_size": 4}
+CONSTANTS = {
+    "lr": 0.1,
+    "momentum": 0.9,
+    "rate": 0.1,
+    "temperature": 2.0,
+    "alpha": 0.5,
+    "sparsity": 0.5,
+    "bits": 4,
+    "group_size": 4,
+}
 NOT_THE_ANSWER = {"strict"}  # keywords that only guard against mistakes in the specification itself
 
 
@@ -45,7 +69,9 @@ def family(function: FunctionType, inside: tuple[str, ...]) -> list[FunctionType
 
 def _names(code: CodeType) -> Iterator[str]:
     """The globals that code loads, not the attributes of other things."""
-    yield from (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    yield from (
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    )
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
@@ -76,7 +102,13 @@ def _tree(function: FunctionType) -> ast.Module:
 class _Lazy:
     """A mutant that is compiled at its first call; some fail even then."""
 
-    def __init__(self, function: FunctionType, functions: list[FunctionType], target: FunctionType, source: str):
+    def __init__(
+        self,
+        function: FunctionType,
+        functions: list[FunctionType],
+        target: FunctionType,
+        source: str,
+    ):
         self.parts, self.made = (function, functions, target, source), None
 
     def __call__(self, **arguments: Any) -> Any:
@@ -84,7 +116,9 @@ class _Lazy:
         return self.made(**arguments)
 
 
-def _build(function: FunctionType, functions: list[FunctionType], target: FunctionType, source: str) -> Any:
+def _build(
+    function: FunctionType, functions: list[FunctionType], target: FunctionType, source: str
+) -> Any:
     """`function` with `target` replaced; every function of the family lives in a copy of its module."""
     spaces = {f.__module__: dict(f.__globals__) for f in functions}
     new: dict[Any, Any] = {}
@@ -101,7 +135,9 @@ def _build(function: FunctionType, functions: list[FunctionType], target: Functi
     for f, made in new.items():
         old = made if f is target else f
         made.__defaults__ = old.__defaults__ and tuple(map(renewed, old.__defaults__))
-        made.__kwdefaults__ = old.__kwdefaults__ and {k: renewed(v) for k, v in old.__kwdefaults__.items()}
+        made.__kwdefaults__ = old.__kwdefaults__ and {
+            k: renewed(v) for k, v in old.__kwdefaults__.items()
+        }
     for space in spaces.values():
         space.update({name: renewed(value) for name, value in space.items()})
     return new[function]
@@ -130,7 +166,9 @@ def _changed(tree: ast.Module) -> Iterator[str]:
 def _setter(owner: ast.AST, field: str, value: Any, place: int | None) -> Callable[[Any], None]:
     if place is None:
         return lambda new: setattr(owner, field, new)
-    return lambda new: setattr(owner, field, [*value[:place], *([] if new is None else [new]), *value[place + 1 :]])
+    return lambda new: setattr(
+        owner, field, [*value[:place], *([] if new is None else [new]), *value[place + 1 :]]
+    )
 
 
 def _text(node: Any) -> str:
@@ -143,7 +181,11 @@ def _instead(node: Any, owner: ast.AST, field: str) -> Iterator[Any]:
     """What may stand in the place of a node; None takes it away."""
     for operator in OPERATORS.get(type(node), []):
         yield operator()
-    if isinstance(owner, (ast.Slice, ast.comprehension)) and field in ("lower", "upper", "step", "ifs") and node:
+    if (
+        isinstance(owner, (ast.Slice, ast.comprehension))
+        and field in ("lower", "upper", "step", "ifs")
+        and node
+    ):
         yield None
     if isinstance(node, ast.stmt):
         yield from _instead_of_statement(node)
@@ -161,9 +203,13 @@ def _instead(node: Any, owner: ast.AST, field: str) -> Iterator[Any]:
         yield from (node.body, node.orelse)
     elif isinstance(node, ast.Name) and node.id in CONSTANTS and isinstance(node.ctx, ast.Load):
         yield ast.Constant(CONSTANTS[node.id])
-    elif isinstance(node, ast.Lambda) and isinstance(node.body, ast.Tuple):  # a key without its tie-break
+    elif isinstance(node, ast.Lambda) and isinstance(
+        node.body, ast.Tuple
+    ):  # a key without its tie-break
         yield ast.Lambda(node.args, node.body.elts[0])
-    elif isinstance(node, ast.Attribute) and node.attr in REMOVED and not isinstance(owner, ast.Call):
+    elif (
+        isinstance(node, ast.Attribute) and node.attr in REMOVED and not isinstance(owner, ast.Call)
+    ):
         yield node.value
     elif isinstance(node, ast.Call):
         yield from _instead_of_call(node)
@@ -179,7 +225,9 @@ def _instead_of_statement(node: ast.stmt) -> Iterator[ast.stmt]:
     if isinstance(node, ast.AugAssign):
         yield ast.fix_missing_locations(ast.Assign([node.target], node.value))
     if isinstance(node, ast.For):  # over after the first turn
-        yield ast.fix_missing_locations(ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=1))
+        yield ast.fix_missing_locations(
+            ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=1)
+        )
     if isinstance(node, (ast.Break, ast.Continue)):
         yield ast.Continue() if isinstance(node, ast.Break) else ast.Break()
 
@@ -197,22 +245,36 @@ def _instead_of_call(node: ast.Call) -> Iterator[ast.expr]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     if name in RENAMED:
         other = RENAMED[name]
-        func = ast.Attribute(node.func.value, other, ast.Load()) if isinstance(node.func, ast.Attribute) else ast.Name(other, ast.Load())
+        func = (
+            ast.Attribute(node.func.value, other, ast.Load())
+            if isinstance(node.func, ast.Attribute)
+            else ast.Name(other, ast.Load())
+        )
         yield ast.Call(func, arguments, keywords)
     if name in REMOVED:
-        method = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") not in ("torch", "math", "np")
+        method = isinstance(node.func, ast.Attribute) and getattr(
+            node.func.value, "id", ""
+        ) not in ("torch", "math", "np")
         if method or arguments:
             yield node.func.value if method else arguments[0]  # type: ignore[attr-defined]
-    if name in ("min", "max") and isinstance(node.func, ast.Name) and len(arguments) > 1:  # a limit dropped
+    # a limit dropped
+    if name in ("min", "max") and isinstance(node.func, ast.Name) and len(arguments) > 1:
         yield from (one for one in arguments if not isinstance(one, ast.Starred))
     if name == "round" and len(arguments) == 1 and isinstance(node.func, ast.Name):
-        yield from (ast.parse(form.format(ast.unparse(arguments[0])), mode="eval").body for form in ("int(({}) // 1)", "-int(-({}) // 1)"))
+        yield from (
+            ast.parse(form.format(ast.unparse(arguments[0])), mode="eval").body
+            for form in ("int(({}) // 1)", "-int(-({}) // 1)")
+        )
     if name == "round" and isinstance(node.func, ast.Attribute):
         yield ast.Call(ast.Attribute(node.func.value, "ceil", ast.Load()), arguments, keywords)
     for i in range(len(arguments)):
         yield ast.Call(node.func, arguments[:i] + arguments[i + 1 :], keywords)
         if i and name not in COMMUTE:
-            yield ast.Call(node.func, [*arguments[: i - 1], arguments[i], arguments[i - 1], *arguments[i + 1 :]], keywords)
+            yield ast.Call(
+                node.func,
+                [*arguments[: i - 1], arguments[i], arguments[i - 1], *arguments[i + 1 :]],
+                keywords,
+            )
     for i, keyword in enumerate(keywords):
         if keyword.arg not in NOT_THE_ANSWER:
             yield ast.Call(node.func, arguments, keywords[:i] + keywords[i + 1 :])

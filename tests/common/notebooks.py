@@ -21,14 +21,23 @@ def name(path: Path) -> str:
 def run(command: list[str], home: Path, log: Path) -> None:
     """Run a command on its own progress file; fail with its last lines, or when one of its kernels took too much memory."""
     (peaks := home / "peaks").touch()
-    environment = {**os.environ, "COURSE_HOME": str(home), "COURSE_TEST_PEAKS": str(peaks), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "COURSE_HOME": str(home),
+        "COURSE_TEST_PEAKS": str(peaks),
+        "OMP_NUM_THREADS": "1",
+    }
     with log.open("wb") as out:
-        code = subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        code = subprocess.call(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=out, stderr=out
+        )
     assert code == 0, log.read_text(errors="replace")[-4000:]
     with peaks.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until each kernel has written its peak
         kilobytes = [int(line) for line in file]
-    assert kilobytes or "COURSE_TEST_COPIES" not in os.environ, "no kernel has told its peak of memory"
+    assert kilobytes or "COURSE_TEST_COPIES" not in os.environ, (
+        "no kernel has told its peak of memory"
+    )
     peak = max(kilobytes, default=0) * 1024
     assert peak < MEMORY_LIMIT, f"{peak / 2**30:.1f} GiB in one kernel"
 

@@ -10,7 +10,8 @@ import torch
 from course_utils import kernels
 
 TOLERANCE = 4e-7
-# rows, columns, groups: one number, odd sizes, one row, groups of 2 to 256, groups that begin inside a byte, ragged ends
+# rows, columns, groups: one number, odd sizes, one row, groups of 2 to 256, groups that begin
+# inside a byte, ragged ends
 SHAPES = [
     (1, 1, 1), (3, 7, 1), (1, 64, 1), (2, 128, 2), (5, 96, 3), (17, 192, 3), (9, 40, 5), (8, 36, 18), (4, 33, 3), (7, 33, 1),
     (16, 1024, 8), (6, 1024, 32), (10, 30, 2), (3, 514, 1), (5, 288, 6), (2, 768, 3), (33, 160, 2),
@@ -74,7 +75,11 @@ def make_blocks(rows, columns, kind, *, seed=0, scales=None):
     codes = torch.randint(16, (rows, columns), generator=g)
     shape = (rows, -(-columns // kernels.BLOCKS[kind]))
     low, high = (120, 126) if kind == "E8M0" else (40, 88)
-    drawn = torch.randint(low, high, shape, generator=g) if scales is None else torch.tensor(scales)[torch.randint(len(scales), shape, generator=g)]
+    drawn = (
+        torch.randint(low, high, shape, generator=g)
+        if scales is None
+        else torch.tensor(scales)[torch.randint(len(scales), shape, generator=g)]
+    )
     whole = None if kind == "E8M0" else torch.tensor(0.0371)
     return kernels.BlockWeight(kernels.pack(codes, 4), drawn.to(torch.uint8), whole, kind, columns)
 
@@ -91,12 +96,20 @@ def scale_by_hand(pattern, kind):
 
 def blocks_by_hand(weight):
     """Ŵ and the size of its parts, number by number in float64: what is subtracted of the products of integers is 6 s each."""
-    whole, block = 1.0 if weight.tensor_scale is None else float(weight.tensor_scale), kernels.BLOCKS[weight.kind]
+    whole, block = (
+        1.0 if weight.tensor_scale is None else float(weight.tensor_scale),
+        kernels.BLOCKS[weight.kind],
+    )
     matrix = torch.empty(weight.rows, weight.columns, dtype=torch.float64)
     size = torch.empty_like(matrix)
-    for i, (row, scales) in enumerate(zip(weight.codes.tolist(), weight.scale.tolist(), strict=True)):
+    for i, (row, scales) in enumerate(
+        zip(weight.codes.tolist(), weight.scale.tolist(), strict=True)
+    ):
         for j in range(weight.columns):
-            code, scale = row[j // 2] >> 4 * (j % 2) & 15, whole * scale_by_hand(scales[j // block], weight.kind)
+            code, scale = (
+                row[j // 2] >> 4 * (j % 2) & 15,
+                whole * scale_by_hand(scales[j // block], weight.kind),
+            )
             matrix[i, j] = scale * (-ELEMENTS[code - 8] if code > 7 else ELEMENTS[code])
             size[i, j] = abs(matrix[i, j]) + 6 * abs(scale)
     return matrix, size

@@ -58,8 +58,13 @@ def config_of(kind: str) -> PretrainedConfig:
              if name in ("text_config",) and getattr(part, "model_type", "") in CONFIG_MAPPING}  # fmt: skip
     default = made()
     names = set(inspect.signature(made.__init__).parameters) | set(default.to_dict())
-    known = {k: v for k, v in SIZES.items() if k in names and (_get(default, k) is not None or k in UNSET)}
-    if "kv_lora_rank" in known and "num_key_value_heads" in known:  # latent attention: every head has its own key
+    known = {
+        k: v
+        for k, v in SIZES.items()
+        if k in names and (_get(default, k) is not None or k in UNSET)
+    }
+    # latent attention: every head has its own key
+    if "kv_lora_rank" in known and "num_key_value_heads" in known:
         known["num_key_value_heads"] = known["num_attention_heads"]
     return made(**{**known, **OTHER.get(kind, {}), **inner})
 

@@ -21,7 +21,12 @@ def load(name):
 def points(opened, test, **functions):
     """What the other lines of a test give, its checks left out; 0 where they raise, whatever it is."""
     (found,) = [t for t in opened.tests if t.grade_id == test]
-    namespace = {**opened.namespace, **opened.reference, **functions, "check": lambda *_, **__: True}
+    namespace = {
+        **opened.namespace,
+        **opened.reference,
+        **functions,
+        "check": lambda *_, **__: True,
+    }
     try:
         return lab.run_test(found.source.replace("verdict.message", "''"), namespace, found.points)
     except Exception:
@@ -38,10 +43,18 @@ def cut(value, n, dim):
         return torch.cat([first, torch.zeros_like(rest)], dim)
     inner = "items" if dim == "items of items" else None if dim == "items" else dim
     if isinstance(value, (dict, list)):
-        kept = list(value.items() if isinstance(value, dict) else enumerate(value))[: n if dim == "items" else None]
+        kept = list(value.items() if isinstance(value, dict) else enumerate(value))[
+            : n if dim == "items" else None
+        ]
         found = {name: item if inner is None else cut(item, n, inner) for name, item in kept}
         return found if isinstance(value, dict) else list(found.values())
-    return tuple(cut(item, n, dim) for item in value) if isinstance(value, tuple) else min(value, n) if dim == "value" else value
+    return (
+        tuple(cut(item, n, dim) for item in value)
+        if isinstance(value, tuple)
+        else min(value, n)
+        if dim == "value"
+        else value
+    )
 
 
 def extent(value, dim):
@@ -52,7 +65,15 @@ def extent(value, dim):
         if dim == "items":
             return len(value)
         inner = "items" if dim == "items of items" else dim
-        return max([0, *(extent(item, inner) for item in (value.values() if isinstance(value, dict) else value))])
+        return max(
+            [
+                0,
+                *(
+                    extent(item, inner)
+                    for item in (value.values() if isinstance(value, dict) else value)
+                ),
+            ]
+        )
     return value if dim == "value" and type(value) is int else 0
 
 

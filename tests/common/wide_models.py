@@ -14,10 +14,18 @@ from transformers import (
 
 WIDE = {"vocab_size": 64, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**WIDE, intermediate_size=256, num_key_value_heads=2, tie_word_embeddings=True)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**WIDE, intermediate_size=256, num_key_value_heads=2)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=256, word_embed_proj_dim=128, max_position_embeddings=64)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=128, n_layer=2, n_head=4, n_positions=64)),
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(**WIDE, intermediate_size=256, num_key_value_heads=2, tie_word_embeddings=True)
+    ),
+    "qwen2": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**WIDE, intermediate_size=256, num_key_value_heads=2)
+    ),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(**WIDE, ffn_dim=256, word_embed_proj_dim=128, max_position_embeddings=64)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=128, n_layer=2, n_head=4, n_positions=64)
+    ),
 }
 
 
@@ -28,11 +36,20 @@ def tiny(kind="llama"):
 
 def small(hidden: int, layers: int) -> dict:
     """{architecture: function that makes it}, with 60 tokens and four heads."""
-    sizes = {"vocab_size": 60, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": 60,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+    }
     grouped = {**sizes, "num_key_value_heads": 2, "intermediate_size": 48}
     return {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**grouped)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**grouped)),
-        "opt": lambda: OPTForCausalLM(OPTConfig(**sizes, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=hidden)),
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=hidden, n_layer=layers, n_head=4, n_positions=64)),
+        "opt": lambda: OPTForCausalLM(
+            OPTConfig(**sizes, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=hidden)
+        ),
+        "gpt2": lambda: GPT2LMHeadModel(
+            GPT2Config(vocab_size=60, n_embd=hidden, n_layer=layers, n_head=4, n_positions=64)
+        ),
     }

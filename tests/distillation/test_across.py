@@ -11,7 +11,11 @@ from course_utils.distillation import across
 from course_utils.errors import CompressionError
 from course_utils.models.tokenizer import train_tokenizer
 
-TEXTS = ["The red lamp is in the hall.", "7 + 12 = 19", "Mara moved to the shed, and took the lamp.\nThen she left."] * 8
+TEXTS = [
+    "The red lamp is in the hall.",
+    "7 + 12 = 19",
+    "Mara moved to the shed, and took the lamp.\nThen she left.",
+] * 8
 
 
 def logits(n, v, seed):
@@ -22,7 +26,9 @@ def moved(p, q):
     """The least cost of moving p onto q where every move from one token to another costs 1."""
     n = len(p)
     cost = 1 - torch.eye(n).numpy()
-    rows = [[float(k // n == i) for k in range(n * n)] for i in range(n)] + [[float(k % n == j) for k in range(n * n)] for j in range(n)]
+    rows = [[float(k // n == i) for k in range(n * n)] for i in range(n)] + [
+        [float(k % n == j) for k in range(n * n)] for j in range(n)
+    ]
     return linprog(cost.ravel(), A_eq=rows, b_eq=[*p, *q], method="highs").fun
 
 
@@ -32,7 +38,10 @@ def test_it_is_the_best_pairing_of_tokens_and_twice_its_transport_cost():
     found = float(across.distance(s, t))
     ways = list(itertools.permutations(range(5)))
     assert found == pytest.approx(min(float((p - q[list(w)]).abs().sum()) for w in ways), abs=1e-12)
-    assert found == pytest.approx(2 * min(moved(p.tolist(), q[list(w)].tolist()) for w in ways[::7] + [ways[0]] + best(p, q)), abs=1e-7)
+    assert found == pytest.approx(
+        2 * min(moved(p.tolist(), q[list(w)].tolist()) for w in ways[::7] + [ways[0]] + best(p, q)),
+        abs=1e-7,
+    )
 
 
 def best(p, q):
@@ -42,14 +51,19 @@ def best(p, q):
 
 def test_it_is_the_vocabulary_times_scipys_wasserstein_distance_of_the_probabilities():
     s, t = logits(6, 30, 2), logits(6, 30, 3)
-    due = [30 * wasserstein_distance(a.softmax(-1).numpy(), b.softmax(-1).numpy()) for a, b in zip(s, t, strict=True)]
+    due = [
+        30 * wasserstein_distance(a.softmax(-1).numpy(), b.softmax(-1).numpy())
+        for a, b in zip(s, t, strict=True)
+    ]
     assert float(across.distance(s, t)) == pytest.approx(sum(due) / 6, rel=1e-10)
 
 
 def test_relabelling_changes_nothing_and_only_the_student_learns():
     s, t = logits(3, 7, 4).requires_grad_(), logits(3, 11, 5).requires_grad_()
     loss = across.distance(s, t)
-    assert float(across.distance(s.detach()[:, torch.randperm(7)], t[:, torch.randperm(11)])) == pytest.approx(float(loss.detach()), rel=1e-12)
+    assert float(
+        across.distance(s.detach()[:, torch.randperm(7)], t[:, torch.randperm(11)])
+    ) == pytest.approx(float(loss.detach()), rel=1e-12)
     loss.backward()
     assert t.grad is None
     assert torch.autograd.gradcheck(lambda x: across.distance(x, t.detach()), s)
@@ -62,15 +76,22 @@ def test_pairs_are_the_places_where_both_have_read_the_same():
         b, ends_b = across.encode(bpe, text)
         assert len(ends_a) == len(text) + 1 and ends_b[-1] == len(text)
         found = across.pairs(ends_a, ends_b)
-        assert [j for _, j in found] == list(range(len(b)))  # each of the coarser tokens has its character
-        assert all(chars.decode(a[1 : i + 1]) == bpe.decode(b[1 : j + 1], clean_up_tokenization_spaces=False) for i, j in found)
+        # each of the coarser tokens has its character
+        assert [j for _, j in found] == list(range(len(b)))
+        assert all(
+            chars.decode(a[1 : i + 1])
+            == bpe.decode(b[1 : j + 1], clean_up_tokenization_spaces=False)
+            for i, j in found
+        )
     assert across.pairs([0, 1, 2], [0, 2], "index") == [(0, 0), (1, 1)]
 
 
 def test_characters_come_back_and_strangers_are_unknown():
     chars = across.character_tokenizer(["ab \n"])
     ids = chars("a b\n", add_special_tokens=False)["input_ids"]
-    assert chars.decode(ids) == "a b\n" and chars("z", add_special_tokens=False)["input_ids"] == [chars.unk_token_id]
+    assert chars.decode(ids) == "a b\n" and chars("z", add_special_tokens=False)["input_ids"] == [
+        chars.unk_token_id
+    ]
 
 
 def test_a_student_of_characters_comes_closer_to_a_teacher_of_pieces(make):
@@ -85,10 +106,18 @@ def test_a_student_of_characters_comes_closer_to_a_teacher_of_pieces(make):
     def apart(model):
         total = 0.0
         for text in TEXTS[:3]:
-            (a, ends_a), (b, ends_b) = across.encode(chars, text[:39]), across.encode(bpe, text[:39])
+            (a, ends_a), (b, ends_b) = (
+                across.encode(chars, text[:39]),
+                across.encode(bpe, text[:39]),
+            )
             i, j = zip(*across.pairs(ends_a, ends_b), strict=True)
             with torch.no_grad():
-                total += float(across.distance(model(torch.tensor([a])).logits[0, list(i)], teacher(torch.tensor([b])).logits[0, list(j)]))
+                total += float(
+                    across.distance(
+                        model(torch.tensor([a])).logits[0, list(i)],
+                        teacher(torch.tensor([b])).logits[0, list(j)],
+                    )
+                )
         return total
 
     assert apart(taught.model) < 0.95 * apart(alone.model)

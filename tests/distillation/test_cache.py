@@ -37,7 +37,9 @@ def test_top_k_against_loops(logits, k, tau):
         scaled.append(rel_entr(p_best / p_best.sum(), q_best / q_best.sum()).sum())
     kept = top(teacher, k, tau)
     assert float(losses.top_k(student, kept, tau)) == pytest.approx(np.mean(bucket), rel=1e-9)
-    assert float(losses.top_k(student, kept, tau, tail="renormalize")) == pytest.approx(np.mean(scaled), rel=1e-9, abs=1e-15)
+    assert float(losses.top_k(student, kept, tau, tail="renormalize")) == pytest.approx(
+        np.mean(scaled), rel=1e-9, abs=1e-15
+    )
     free = student.clone().requires_grad_()
     for tail in ("bucket", "renormalize"):
         assert gradcheck(lambda z, tail=tail: losses.top_k(z, kept, tau, tail=tail), free)
@@ -46,18 +48,26 @@ def test_top_k_against_loops(logits, k, tau):
 def test_bucket_grows_with_k_to_the_full_divergence(logits):
     student, teacher = logits
     full = float(losses.kl(student, teacher, 2.0))
-    values = [float(losses.top_k(student, top(teacher, k, 2.0), 2.0)) for k in (1, 2, 5, 10, 20, 39, 40)]
+    values = [
+        float(losses.top_k(student, top(teacher, k, 2.0), 2.0)) for k in (1, 2, 5, 10, 20, 39, 40)
+    ]
     assert values == sorted(values) and values[0] < 0.9 * full
     assert values[-1] == pytest.approx(full, rel=1e-12)
     stored = cache.keep_top(teacher, 5, 2.0)
-    torch.testing.assert_close(stored.rest.double(), top(teacher, 5, 2.0).rest, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        stored.rest.double(), top(teacher, 5, 2.0).rest, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_renormalized_ignores_what_the_student_puts_elsewhere(logits):
     student, teacher = logits
     kept = top(teacher, 5, 1.0)
-    astray = student.scatter_add(-1, teacher.argmin(-1, keepdim=True), torch.full((6, 1), 20.0, dtype=torch.float64))
-    before, after = (float(losses.top_k(z, kept, 1.0, tail="renormalize")) for z in (student, astray))
+    astray = student.scatter_add(
+        -1, teacher.argmin(-1, keepdim=True), torch.full((6, 1), 20.0, dtype=torch.float64)
+    )
+    before, after = (
+        float(losses.top_k(z, kept, 1.0, tail="renormalize")) for z in (student, astray)
+    )
     assert before == pytest.approx(after, rel=1e-9)
     assert float(losses.top_k(astray, kept, 1.0)) > 5 + float(losses.top_k(student, kept, 1.0))
 
@@ -83,7 +93,10 @@ def test_student_of_a_whole_cache_is_the_student_of_the_teacher(make, ids, tmp_p
     curves = {}
     for k in (2, 50):
         stored = cache.write(teacher, ids, tmp_path / str(k), k=k, progress=False)
-        curves[k] = [line["validation"] for line in distillation.train(student, stored, ids, **options).history]
+        curves[k] = [
+            line["validation"]
+            for line in distillation.train(student, stored, ids, **options).history
+        ]
     wanted = [line["validation"] for line in direct.history]
     np.testing.assert_allclose(curves[50], wanted, rtol=2e-4)
     assert max(abs(np.array(curves[2]) - wanted)) > 5 * max(abs(np.array(curves[50]) - wanted))
@@ -97,7 +110,8 @@ def test_effect_of_k_names_bytes_and_bias(make, ids):
     for key in ("mass", "bucket", "bucket cosine", "renormalize cosine"):
         assert [row[key] for row in rows] == sorted(row[key] for row in rows), key
     assert rows[-1]["bucket"] == pytest.approx(rows[-1]["full"], rel=1e-3)
-    assert rows[0]["renormalize"] == pytest.approx(0, abs=1e-6)  # one token always has probability 1
+    # one token always has probability 1
+    assert rows[0]["renormalize"] == pytest.approx(0, abs=1e-6)
 
 
 def test_caches_that_do_not_fit_are_refused(make, ids, tmp_path):
@@ -107,12 +121,25 @@ def test_caches_that_do_not_fit_are_refused(make, ids, tmp_path):
         with pytest.raises(CompressionError, match="other data"):
             distillation.train(student, stored, other, steps=1, progress=False)
     with pytest.raises(CompressionError, match="takes a cache, not a model"):
-        distillation.train(student, teacher, ids, loss=objectives.CachedResponse(), steps=1, progress=False)
+        distillation.train(
+            student, teacher, ids, loss=objectives.CachedResponse(), steps=1, progress=False
+        )
     with pytest.raises(CompressionError, match="takes a model, not a cache"):
-        distillation.train(student, stored, ids, loss=objectives.Response(), steps=1, progress=False)
+        distillation.train(
+            student, stored, ids, loss=objectives.Response(), steps=1, progress=False
+        )
     with pytest.raises(CompressionError, match=r"temperature=3.0.*at 2.0"):
-        distillation.train(student, stored, ids, loss=objectives.CachedResponse(3.0), steps=1, progress=False)
-    distillation.train(student, stored, ids, loss=objectives.CachedResponse(3.0, tail="renormalize"), steps=1, progress=False)
+        distillation.train(
+            student, stored, ids, loss=objectives.CachedResponse(3.0), steps=1, progress=False
+        )
+    distillation.train(
+        student,
+        stored,
+        ids,
+        loss=objectives.CachedResponse(3.0, tail="renormalize"),
+        steps=1,
+        progress=False,
+    )
     behind = torch.arange(ids.shape[1]).expand_as(ids) < 8
     distillation.train(student, stored, ids, mask=behind, steps=1, progress=False)
     with pytest.raises(CompressionError, match="mask.*behind the real tokens"):

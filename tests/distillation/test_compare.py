@@ -20,12 +20,25 @@ def test_every_way_has_the_same_start_batches_and_steps(make, ids):
         lambda seed: student, teacher, data.__getitem__, ways, validation=ids[:6], seeds=(0, 1),
         score=lambda model: float(model.get_input_embeddings().weight.detach().sum()), **options,
     )  # fmt: skip
-    assert list(found) == list(ways) and all(len(one["loss"]) == len(one["score"]) == 2 for one in found.values())
+    assert list(found) == list(ways) and all(
+        len(one["loss"]) == len(one["score"]) == 2 for one in found.values()
+    )
     assert found["response"]["loss"] == found["again"]["loss"] != found["labels"]["loss"]
     for seed in (0, 1):
-        alone = train(student, None, data[seed], loss="labels", validation=ids[:6], keep="last", seed=seed, **options)
+        alone = train(
+            student,
+            None,
+            data[seed],
+            loss="labels",
+            validation=ids[:6],
+            keep="last",
+            seed=seed,
+            **options,
+        )
         assert found["labels"]["loss"][seed] == alone.history[-1]["validation"]
-        assert found["labels"]["score"][seed] == float(alone.model.get_input_embeddings().weight.detach().sum())
+        assert found["labels"]["score"][seed] == float(
+            alone.model.get_input_embeddings().weight.detach().sum()
+        )
     assert found["labels"]["loss"][0] != found["labels"]["loss"][1]
 
 
@@ -36,7 +49,9 @@ def test_a_checkpoint_is_chosen_on_windows_that_do_not_judge(make, ids):
     found = compare.losses(
         lambda seed: student, teacher, lambda seed: ids, {"labels": "labels"}, choose=ids[:4], validation=ids[4:9], seeds=(3,), **options
     )["labels"]  # fmt: skip
-    alone = train(student, None, ids, loss="labels", validation=ids[:4], keep="best", seed=3, **options)
+    alone = train(
+        student, None, ids, loss="labels", validation=ids[:4], keep="best", seed=3, **options
+    )
     assert found["step"] == [alone.step] and found["loss"] == [mean_loss(alone.model, ids[4:9])]
     assert alone.validation == min(line["validation"] for line in alone.history)
 
@@ -51,5 +66,8 @@ def test_a_distilled_student_of_the_bundled_model_beats_labels_alone():
         {"labels": "labels", "response": "response"}, validation=token_windows(tokenizer, "validation", 32, 64, 0).long(),
         seeds=(0, 1), steps=40, batch=8, peak=2e-3, every=40, progress=False,
     )  # fmt: skip
-    gains = [alone - taught for alone, taught in zip(found["labels"]["loss"], found["response"]["loss"], strict=True)]
+    gains = [
+        alone - taught
+        for alone, taught in zip(found["labels"]["loss"], found["response"]["loss"], strict=True)
+    ]
     assert min(gains) > 0.03, gains

@@ -38,7 +38,9 @@ def test_embeddings_in_place_of_digits_are_the_text(bundled):
     zeros = cross_modal.prompts(tokenizer, torch.zeros_like(shown))
     wanted = model.get_input_embeddings()(cross_modal.prompts(tokenizer, shown).ids)
     torch.testing.assert_close(cross_modal.insert(model, zeros, vectors), wanted)
-    assert cross_modal.answers(model, tokenizer, zeros, vectors) == cross_modal.answers(model, tokenizer, cross_modal.prompts(tokenizer, shown))
+    assert cross_modal.answers(model, tokenizer, zeros, vectors) == cross_modal.answers(
+        model, tokenizer, cross_modal.prompts(tokenizer, shown)
+    )
     assert cross_modal.sums(shown) == [82, 108]
 
 
@@ -62,16 +64,22 @@ def test_a_projector_learns_the_embeddings_and_the_model_adds(bundled):
 def test_training_through_the_model_leaves_it_as_it_was(bundled):
     model, tokenizer = bundled
     data, before = digits.load(0), {n: p.clone() for n, p in model.named_parameters()}
-    see = cross_modal.Mix(digits.network(64, 16, 10), cross_modal.digit_embeddings(model, tokenizer))
+    see = cross_modal.Mix(
+        digits.network(64, 16, 10), cross_modal.digit_embeddings(model, tokenizer)
+    )
     first = [p.clone() for p in see.parameters()]
-    cross_modal.through_model(model, tokenizer, see, data.train_x[:16], data.train_y[:16], steps=2, batch=4)
+    cross_modal.through_model(
+        model, tokenizer, see, data.train_x[:16], data.train_y[:16], steps=2, batch=4
+    )
     assert all(torch.equal(p, before[n]) and p.requires_grad for n, p in model.named_parameters())
     assert any(not torch.equal(a, b) for a, b in zip(see.parameters(), first, strict=True))
 
 
 def test_a_mix_lies_between_the_embeddings():
     table = torch.eye(10)
-    assert torch.allclose(cross_modal.Mix(digits.network(64, 10), table)(torch.rand(5, 64)).sum(-1), torch.ones(5))
+    assert torch.allclose(
+        cross_modal.Mix(digits.network(64, 10), table)(torch.rand(5, 64)).sum(-1), torch.ones(5)
+    )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -92,11 +100,15 @@ def test_the_camera_reveals_offset_and_heading():
 
 def test_the_expert_stays_and_nobody_else():
     assert imitation.drive(imitation.expert, cars=50, noise=0.15).stayed.all()
-    assert not imitation.drive(lambda view, state: -imitation.expert(view, state), cars=50, noise=0.15).stayed.any()
+    assert not imitation.drive(
+        lambda view, state: -imitation.expert(view, state), cars=50, noise=0.15
+    ).stayed.any()
 
 
 def test_dagger_has_equal_labels_and_sees_what_the_learner_does():
-    (_, cloned), (_, own) = (make(labels=200, steps=50, noise=0.1) for make in (imitation.clone, imitation.dagger))
+    (_, cloned), (_, own) = (
+        make(labels=200, steps=50, noise=0.1) for make in (imitation.clone, imitation.dagger)
+    )
     assert len(cloned) == len(own) == 200
     assert own[:, 0].abs().mean() > 1.3 * cloned[:, 0].abs().mean()
     with pytest.raises(CompressionError, match="divide both"):

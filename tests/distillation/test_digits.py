@@ -68,7 +68,14 @@ def test_a_digit_never_seen_is_learned_from_the_teacher():
 def test_same_seed_same_student(taught):
     data, teacher = taught
     pairs = [
-        digits.train(digits.network(64, 8, 10, seed=1, dropout=0.2), data.train_x, data.train_y, teacher, steps=20, seed=s)
+        digits.train(
+            digits.network(64, 8, 10, seed=1, dropout=0.2),
+            data.train_x,
+            data.train_y,
+            teacher,
+            steps=20,
+            seed=s,
+        )
         for s in (0, 0, 1)
     ]
     first, second, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in pairs)

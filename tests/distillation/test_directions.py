@@ -12,7 +12,9 @@ from course_utils.errors import CompressionError
 
 def pair(seed=0, v=8):
     g = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(v, generator=g, dtype=torch.float64), (2 * torch.randn(v, generator=g, dtype=torch.float64)).log_softmax(-1)
+    return 2 * torch.randn(v, generator=g, dtype=torch.float64), (
+        2 * torch.randn(v, generator=g, dtype=torch.float64)
+    ).log_softmax(-1)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -21,9 +23,13 @@ def test_gradients_in_closed_form_are_autograds(direction):
     z.requires_grad_()
     far = directions.divergence(log_p, z.log_softmax(-1), direction)
     p, q = log_p.exp().numpy(), z.detach().softmax(-1).numpy()
-    assert float(far) == pytest.approx(rel_entr(*((p, q) if direction == "forward" else (q, p))).sum(), rel=1e-12)
+    assert float(far) == pytest.approx(
+        rel_entr(*((p, q) if direction == "forward" else (q, p))).sum(), rel=1e-12
+    )
     (due,) = torch.autograd.grad(far, z)
-    torch.testing.assert_close(directions.gradient(z.detach(), log_p, direction), due, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        directions.gradient(z.detach(), log_p, direction), due, rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("baseline", [0.0, 1.3])
@@ -45,9 +51,13 @@ def test_forward_covers_with_the_moments_of_the_teacher_and_reverse_picks():
     sd = float((p * (grid - mean) ** 2).sum().sqrt())
     found = directions.fit_normal(log_p, grid, "forward", mean=0.5, sd=1.0)
     assert found[0] == pytest.approx(mean, abs=0.02) and found[1] == pytest.approx(sd, rel=0.02)
-    left, right = (directions.fit_normal(log_p, grid, "reverse", mean=m, sd=1.0) for m in (-1.5, 1.5))
+    left, right = (
+        directions.fit_normal(log_p, grid, "reverse", mean=m, sd=1.0) for m in (-1.5, 1.5)
+    )
     assert left[0] == pytest.approx(-3, abs=0.05) and right[0] == pytest.approx(3, abs=0.05)
-    assert left[2] == pytest.approx(-np.log(0.6), abs=1e-3) and right[2] == pytest.approx(-np.log(0.4), abs=1e-3)
+    assert left[2] == pytest.approx(-np.log(0.6), abs=1e-3) and right[2] == pytest.approx(
+        -np.log(0.4), abs=1e-3
+    )
     with pytest.raises(CompressionError, match="direction"):
         directions.divergence(log_p, log_p, "both")
 
@@ -60,23 +70,40 @@ def test_right_by_vote_is_a_binomial_tail(p, m):
 
 
 def test_majorities():
-    assert votes.majority([3, 1, 1, 3, 2]) == 3 and votes.majority([None, None, 4]) == 4 and votes.majority([None]) is None
-    assert votes.accuracy([[1, 2, 2], [1, 1, 2]], [2, 2]) == [1.0, 0.0] and votes.accuracy([[1, 2, 2]], [1], 1) == [1.0]
-    for wrong in (lambda: votes.majority([]), lambda: votes.right_by_vote(1.2, 3), lambda: votes.right_by_vote(0.5, 0), lambda: votes.accuracy([[1]], [])):
+    assert (
+        votes.majority([3, 1, 1, 3, 2]) == 3
+        and votes.majority([None, None, 4]) == 4
+        and votes.majority([None]) is None
+    )
+    assert votes.accuracy([[1, 2, 2], [1, 1, 2]], [2, 2]) == [1.0, 0.0] and votes.accuracy(
+        [[1, 2, 2]], [1], 1
+    ) == [1.0]
+    for wrong in (
+        lambda: votes.majority([]),
+        lambda: votes.right_by_vote(1.2, 3),
+        lambda: votes.right_by_vote(0.5, 0),
+        lambda: votes.accuracy([[1]], []),
+    ):
         with pytest.raises(CompressionError):
             wrong()
 
 
-@pytest.mark.parametrize(("on", "off"), [(0.1, 1.0), (0.1, 0.1), (0.3, 0.6), (0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("on", "off"), [(0.1, 1.0), (0.1, 0.1), (0.3, 0.6), (0.0, 1.0), (1.0, 0.0)]
+)
 def test_expected_errors_by_recursion_and_by_listing_all_walks(on, off):
     for T in (1, 2, 9):
-        assert compounding.expected_errors(T, on, off) == pytest.approx(compounding.by_enumeration(T, on, off), abs=1e-12)
+        assert compounding.expected_errors(T, on, off) == pytest.approx(
+            compounding.by_enumeration(T, on, off), abs=1e-12
+        )
 
 
 def test_errors_grow_with_the_square_off_the_path_and_linearly_on_it():
     e, T = 1e-4, 50
     assert compounding.expected_errors(T, e, e) == pytest.approx(e * T, rel=1e-12)
-    assert compounding.expected_errors(T, e, 1.0) == pytest.approx(T - (1 - e) * (1 - (1 - e) ** T) / e, rel=1e-9)
+    assert compounding.expected_errors(T, e, 1.0) == pytest.approx(
+        T - (1 - e) * (1 - (1 - e) ** T) / e, rel=1e-9
+    )
     assert compounding.expected_errors(T, e, 1.0) == pytest.approx(e * T * (T + 1) / 2, rel=0.01)
     for wrong in ((0, 0.1, 0.1), (3, 1.1, 0.1), (3, 0.1, -0.1)):
         with pytest.raises(CompressionError):
@@ -87,12 +114,19 @@ def test_errors_grow_with_the_square_off_the_path_and_linearly_on_it():
 
 def test_words_lost_in_a_generation_and_none_comes_back():
     p = torch.tensor([0.5, 0.3, 0.15, 0.04, 0.01], dtype=torch.float64)
-    first = torch.stack([directions.kept_after(p, 30, 1, generator=torch.Generator().manual_seed(s)) for s in range(600)])[:, 1].double()
+    first = torch.stack(
+        [
+            directions.kept_after(p, 30, 1, generator=torch.Generator().manual_seed(s))
+            for s in range(600)
+        ]
+    )[:, 1].double()
     due = float((1 - (1 - p) ** 30).sum())
     assert abs(float(first.mean()) - due) < 4 * float(first.std()) / 600**0.5
     walk = directions.kept_after(p, 30, 20, generator=torch.Generator().manual_seed(0))
     assert walk[0] == 5 and (walk.diff() <= 0).all()
-    fresh = directions.kept_after(p, 3000, 20, fresh=0.5, generator=torch.Generator().manual_seed(0))
+    fresh = directions.kept_after(
+        p, 3000, 20, fresh=0.5, generator=torch.Generator().manual_seed(0)
+    )
     assert fresh[-1] == 5
     with pytest.raises(CompressionError):
         directions.kept_after(p, 0, 1)

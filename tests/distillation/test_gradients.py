@@ -58,7 +58,9 @@ def test_top_k(tail):
         rest_s, rest_p = ((x * ~inside).sum(-1, keepdim=True) for x in (s, p))
         wanted = torch.where(inside, s - p, (rest_s - rest_p) * s / rest_s)
     else:
-        wanted = inside * (s / (s * inside).sum(-1, keepdim=True) - p / (p * inside).sum(-1, keepdim=True))
+        wanted = inside * (
+            s / (s * inside).sum(-1, keepdim=True) - p / (p * inside).sum(-1, keepdim=True)
+        )
     close(by_autograd(lambda x: losses.top_k(x, kept, tau, tail=tail), z), wanted / tau / len(z))
 
 
@@ -131,6 +133,10 @@ def test_contrastive():
     """g = (softmax(ŝ t̂ᵀ / τ) − I) t̂ / (n τ), then through the normalization: (g − ŝ (ŝ · g)) / |s|."""
     s, t, tau = draw(6, 4, seed=0), draw(6, 4, seed=1), 0.3
     unit, target = (x / x.norm(dim=-1, keepdim=True) for x in (s, t))
-    g = ((unit @ target.T / tau).softmax(-1) - torch.eye(6, dtype=torch.float64)) @ target / (6 * tau)
+    g = (
+        ((unit @ target.T / tau).softmax(-1) - torch.eye(6, dtype=torch.float64))
+        @ target
+        / (6 * tau)
+    )
     wanted = (g - unit * (unit * g).sum(-1, keepdim=True)) / s.norm(dim=-1, keepdim=True)
     close(by_autograd(lambda x: losses.contrastive(x, t, tau), s), wanted)

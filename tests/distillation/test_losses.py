@@ -36,13 +36,19 @@ def test_divergences_match_scipy(pair, tau):
     student, teacher, _, mask = pair
     s, t = softmax(rows(student, mask) / tau, -1), softmax(rows(teacher, mask) / tau, -1)
     student, teacher = student.detach(), teacher.detach()
-    assert float(losses.kl(student, teacher, tau, mask)) == pytest.approx(rel_entr(t, s).sum(-1).mean(), rel=1e-12)
-    assert float(losses.reverse_kl(student, teacher, tau, mask)) == pytest.approx(rel_entr(s, t).sum(-1).mean(), rel=1e-12)
+    assert float(losses.kl(student, teacher, tau, mask)) == pytest.approx(
+        rel_entr(t, s).sum(-1).mean(), rel=1e-12
+    )
+    assert float(losses.reverse_kl(student, teacher, tau, mask)) == pytest.approx(
+        rel_entr(s, t).sum(-1).mean(), rel=1e-12
+    )
     js = np.mean([jensenshannon(a, b) ** 2 for a, b in zip(s, t, strict=True)])
     assert float(losses.jensen_shannon(student, teacher, tau, mask)) == pytest.approx(js, rel=1e-10)
     m = 0.2 * t + 0.8 * s
     general = (0.2 * rel_entr(t, m) + 0.8 * rel_entr(s, m)).sum(-1).mean()
-    assert float(losses.jensen_shannon(student, teacher, tau, mask, beta=0.2)) == pytest.approx(general, rel=1e-12)
+    assert float(losses.jensen_shannon(student, teacher, tau, mask, beta=0.2)) == pytest.approx(
+        general, rel=1e-12
+    )
 
 
 def test_jensen_shannon_ends_are_the_two_directions(pair):
@@ -71,14 +77,20 @@ def test_response_gradient_is_tau_times_the_difference_of_probabilities(pair, ta
     positions = labels.numel()
     losses.response(student, teacher, labels, tau, 0.0).backward()
     difference = torch.softmax(student / tau, -1) - torch.softmax(teacher / tau, -1)
-    torch.testing.assert_close(student.grad, tau * difference.detach() / positions, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        student.grad, tau * difference.detach() / positions, rtol=1e-12, atol=1e-15
+    )
     assert teacher.grad is None
 
 
 def test_cross_entropy_gradient(pair):
     student, _, labels, mask = pair
     losses.cross_entropy(student, labels, mask).backward()
-    wanted = (torch.softmax(student, -1) - torch.nn.functional.one_hot(labels, 11)) * mask[..., None] / mask.sum()
+    wanted = (
+        (torch.softmax(student, -1) - torch.nn.functional.one_hot(labels, 11))
+        * mask[..., None]
+        / mask.sum()
+    )
     torch.testing.assert_close(student.grad, wanted.detach(), rtol=1e-12, atol=1e-15)
 
 
@@ -87,7 +99,10 @@ def test_high_temperature_limit(pair):
     student, teacher, _, _ = pair
     centred = [z.detach() - z.detach().mean(-1, keepdim=True) for z in (student, teacher)]
     limit = float(((centred[0] - centred[1]) ** 2).sum(-1).mean()) / (2 * 11)
-    errors = [abs(float(losses.response(student, teacher, None, tau, 0.0)) - limit) for tau in (1e2, 1e3, 1e4)]
+    errors = [
+        abs(float(losses.response(student, teacher, None, tau, 0.0)) - limit)
+        for tau in (1e2, 1e3, 1e4)
+    ]
     assert errors[2] < 1e-3 * limit
     assert 8 < errors[0] / errors[1] < 12 and 8 < errors[1] / errors[2] < 12
 
@@ -96,7 +111,9 @@ def test_high_temperature_limit(pair):
 def test_response_gradcheck(pair, divergence):
     student, teacher, labels, mask = pair
     fixed = teacher.detach()
-    assert gradcheck(lambda z: losses.response(z, fixed, labels, 3.0, 0.4, mask, divergence), student)
+    assert gradcheck(
+        lambda z: losses.response(z, fixed, labels, 3.0, 0.4, mask, divergence), student
+    )
 
 
 def test_masked_positions_do_not_matter(pair):
@@ -113,7 +130,8 @@ def test_masked_positions_do_not_matter(pair):
 
 def test_equal_models_cost_nothing_and_any_other_something(pair):
     student, _, labels, _ = pair
-    same = student.detach() + torch.randn(3, 5, 1, dtype=torch.float64)  # a shift of all logits changes no probability
+    # a shift of all logits changes no probability
+    same = student.detach() + torch.randn(3, 5, 1, dtype=torch.float64)
     for divergence in (losses.kl, losses.reverse_kl, losses.jensen_shannon):
         assert abs(float(divergence(student, same, 2.0))) < 1e-14
         assert float(divergence(student, student.detach().flip(-1), 2.0)) > 0.01
@@ -124,13 +142,19 @@ def test_half_precision_logits_are_raised(pair):
     low = student.detach().half(), teacher.detach().half()
     got = losses.response(*low, labels)
     assert got.dtype == torch.float32
-    assert float(got) == pytest.approx(float(losses.response(low[0].double(), low[1].double(), labels)), rel=1e-5)
+    assert float(got) == pytest.approx(
+        float(losses.response(low[0].double(), low[1].double(), labels)), rel=1e-5
+    )
 
 
 def test_extreme_logits_stay_finite():
     student = torch.tensor([[200.0, -200.0, 0.0]], requires_grad=True)
     teacher = torch.tensor([[-200.0, 200.0, 0.0]])
-    for divergence, wanted in ((losses.kl, 400.0), (losses.reverse_kl, 400.0), (losses.jensen_shannon, math.log(2))):
+    for divergence, wanted in (
+        (losses.kl, 400.0),
+        (losses.reverse_kl, 400.0),
+        (losses.jensen_shannon, math.log(2)),
+    ):
         value = divergence(student, teacher)
         assert float(value) == pytest.approx(wanted, rel=1e-5)
         assert torch.isfinite(torch.autograd.grad(value, student)[0]).all()
@@ -141,7 +165,10 @@ def test_bad_input_is_named(pair):
     for call, word in (
         (lambda: losses.response(student, teacher[..., :-1], labels), "teacher_logits"),
         (lambda: losses.response(student, teacher, labels, temperature=0), "temperature"),
-        (lambda: losses.response(student, teacher, labels, temperature=float("nan")), "temperature"),
+        (
+            lambda: losses.response(student, teacher, labels, temperature=float("nan")),
+            "temperature",
+        ),
         (lambda: losses.response(student, teacher, labels, alpha=1.5), "alpha"),
         (lambda: losses.response(student, teacher), "labels"),
         (lambda: losses.response(student, teacher, labels, divergence="kl"), "divergence"),
@@ -169,10 +196,18 @@ def test_feature_against_loops():
         for i in range(4):
             if mask[b, i]:
                 for o in range(5):
-                    p = sum(float(projector.weight[o, j] * s[b, i, j]) for j in range(3)) + float(projector.bias[o])
-                    total, size, count = total + (p - float(t[b, i, o])) ** 2, size + float(t[b, i, o]) ** 2, count + 1
+                    p = sum(float(projector.weight[o, j] * s[b, i, j]) for j in range(3)) + float(
+                        projector.bias[o]
+                    )
+                    total, size, count = (
+                        total + (p - float(t[b, i, o])) ** 2,
+                        size + float(t[b, i, o]) ** 2,
+                        count + 1,
+                    )
     assert float(losses.feature(s, t, projector, mask)) == pytest.approx(total / count, rel=1e-12)
-    assert float(losses.feature(s, t, projector, mask, relative=True)) == pytest.approx(total / size, rel=1e-12)
+    assert float(losses.feature(s, t, projector, mask, relative=True)) == pytest.approx(
+        total / size, rel=1e-12
+    )
     assert gradcheck(lambda x: losses.feature(x, t, projector, mask, relative=True), s)
     with pytest.raises(CompressionError, match="projector"):
         losses.feature(s, t)
@@ -194,7 +229,9 @@ def test_attention_maps_against_loops():
             rel_entr(theirs[b, h, i].numpy(), ours[b, h, i].numpy()).sum()
             for b in range(2) for h in range(ours.shape[1]) for i in range(4) if mask[b, i]
         ]  # fmt: skip
-        assert float(losses.attention_maps(student, teacher, mask)) == pytest.approx(np.mean(rows), rel=1e-10)
+        assert float(losses.attention_maps(student, teacher, mask)) == pytest.approx(
+            np.mean(rows), rel=1e-10
+        )
     scores = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda z: losses.attention_maps(z.softmax(-1), maps(3, 1), mask), scores)
     assert float(losses.attention_maps(maps(3, 1), maps(3, 1))) == 0
@@ -253,7 +290,9 @@ def test_angle_against_loops():
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
     x, y = s.detach().numpy(), t.numpy()
-    corners = [(i, j, k) for i in range(6) for j in range(6) for k in range(6) if len({i, j, k}) == 3]
+    corners = [
+        (i, j, k) for i in range(6) for j in range(6) for k in range(6) if len({i, j, k}) == 3
+    ]
     wanted = np.mean([huber(cosine(x, *c) - cosine(y, *c)) for c in corners])
     assert float(losses.angle(s, t)) == pytest.approx(wanted, rel=1e-12)
     assert gradcheck(lambda v: losses.angle(v, t), s)
@@ -315,7 +354,11 @@ def test_mixture_against_loops(weighting):
     got = losses.mixture(z, labels, 2.0, weighting).exp()
     for i in range(4):
         plain, soft = softmax(z[:, i].numpy(), -1), softmax(z[:, i].numpy() / 2.0, -1)
-        score = {"uniform": np.zeros(3), "entropy": (plain * np.log(plain)).sum(-1), "label": np.log(plain[:, labels[i]])}
+        score = {
+            "uniform": np.zeros(3),
+            "entropy": (plain * np.log(plain)).sum(-1),
+            "label": np.log(plain[:, labels[i]]),
+        }
         weights = softmax(score[weighting])
         np.testing.assert_allclose(got[i].numpy(), weights @ soft, rtol=1e-12)
 
@@ -324,7 +367,9 @@ def test_confidence_listens_to_the_teacher_that_knows():
     sure, blank = torch.zeros(5, 20), torch.zeros(5, 20)
     sure[:, 3] = 8.0
     for weighting, least in (("entropy", 0.6), ("label", 0.9)):
-        p = losses.mixture(torch.stack([sure, blank]), torch.full((5,), 3), 1.0, weighting).exp()[:, 3]
+        p = losses.mixture(torch.stack([sure, blank]), torch.full((5,), 3), 1.0, weighting).exp()[
+            :, 3
+        ]
         plain = losses.mixture(torch.stack([sure, blank]))[:, 3].exp()
         assert (p > plain).all() and (p > least).all()
 
@@ -332,12 +377,22 @@ def test_confidence_listens_to_the_teacher_that_knows():
 def test_a_token_that_the_teacher_rules_out_adds_nothing():
     """Logits of −∞: the divergence is that over the other tokens, and its gradient is finite and 0 there."""
     g = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(3, 5, generator=g, dtype=torch.float64), torch.randn(3, 5, generator=g, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(3, 5, generator=g, dtype=torch.float64),
+        torch.randn(3, 5, generator=g, dtype=torch.float64),
+    )
     teacher[:, 2] = -torch.inf
     student.requires_grad_(True)
     found = losses.kl(student, teacher)
     p = teacher.softmax(-1)
-    wanted = sum(float(p[i, j] * (p[i, j].log() - student[i].log_softmax(-1)[j])) for i in range(3) for j in (0, 1, 3, 4)) / 3
+    wanted = (
+        sum(
+            float(p[i, j] * (p[i, j].log() - student[i].log_softmax(-1)[j]))
+            for i in range(3)
+            for j in (0, 1, 3, 4)
+        )
+        / 3
+    )
     assert float(found) == pytest.approx(wanted, rel=1e-10)
     found.backward()
     torch.testing.assert_close(student.grad, (student.detach().softmax(-1) - p) / 3)
@@ -347,7 +402,9 @@ def test_a_token_that_the_teacher_rules_out_adds_nothing():
 def test_large_logits_in_pieces_are_those_of_the_whole(divergence, monkeypatch):
     """Value and gradient, also where the teacher rules a class out, a mask hides positions, and pieces are of unlike size."""
     g = torch.Generator().manual_seed(0)
-    student, teacher = (3 * torch.randn(4, 5, 7, generator=g, dtype=torch.float64) for _ in range(2))
+    student, teacher = (
+        3 * torch.randn(4, 5, 7, generator=g, dtype=torch.float64) for _ in range(2)
+    )
     mask = torch.rand(4, 5, generator=g) < 0.8
     if divergence is logits.kl:
         teacher[0, 0, 0] = -torch.inf

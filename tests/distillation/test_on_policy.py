@@ -73,7 +73,11 @@ def by_loops(student, teacher, own, direction):
                 q, p = (x[row, t - 1].double().log_softmax(-1) for x in (student, teacher))
                 m = torch.log((p.exp() + q.exp()) / 2)
                 kl = lambda a, b: float((a.exp() * (a - b)).sum())  # noqa: E731
-                total += {"forward": kl(p, q), "reverse": kl(q, p), "js": (kl(p, m) + kl(q, m)) / 2}[direction]
+                total += {
+                    "forward": kl(p, q),
+                    "reverse": kl(q, p),
+                    "js": (kl(p, m) + kl(q, m)) / 2,
+                }[direction]
                 n += 1
     return total / n
 
@@ -98,9 +102,20 @@ def test_training_comes_closer_to_the_teacher_and_leaves_both_as_they_were(make,
     student, teacher = make(kind, seed=0), make(kind, seed=1)
     before = [copy.deepcopy(m.state_dict()) for m in (student, teacher)]
     prompts = ids[:, :4]
-    settings = {"tokens": 6, "share": share, "data": ids, "batch": 12, "peak": 5e-3, "progress": False, "divergence": "forward"}
+    settings = {
+        "tokens": 6,
+        "share": share,
+        "data": ids,
+        "batch": 12,
+        "peak": 5e-3,
+        "progress": False,
+        "divergence": "forward",
+    }
     done = on_policy.train(student, teacher, prompts, steps=40, **settings)
-    assert done.history[-1]["loss"] < on_policy.train(student, teacher, prompts, steps=2, **settings).history[-1]["loss"]
+    assert (
+        done.history[-1]["loss"]
+        < on_policy.train(student, teacher, prompts, steps=2, **settings).history[-1]["loss"]
+    )
     for model, kept in zip((student, teacher), before, strict=True):
         assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
     assert not done.model.training and done.settings["scored tokens"] > 0
@@ -108,8 +123,17 @@ def test_training_comes_closer_to_the_teacher_and_leaves_both_as_they_were(make,
 
 def test_a_stopped_run_goes_on_to_the_same_weights(make, ids, tmp_path):
     student, teacher = make(seed=0), make(seed=1)
-    whole = on_policy.train(student, teacher, ids[:, :3], steps=6, tokens=4, share=0.5, data=ids, progress=False)
-    settings = {"tokens": 4, "share": 0.5, "data": ids, "progress": False, "folder": tmp_path, "every": 3}
+    whole = on_policy.train(
+        student, teacher, ids[:, :3], steps=6, tokens=4, share=0.5, data=ids, progress=False
+    )
+    settings = {
+        "tokens": 4,
+        "share": 0.5,
+        "data": ids,
+        "progress": False,
+        "folder": tmp_path,
+        "every": 3,
+    }
 
     class Stop(Exception):
         pass

@@ -45,8 +45,19 @@ def launch(script, tmp_path):
     file = tmp_path / "job.py"
     file.write_text(script)
     (tmp_path / "test_parallel_settings.py").write_text(SETTINGS)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(file),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -116,7 +127,9 @@ def test_the_command_line_makes_a_student_folder(make, ids, tmp_path, monkeypatc
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "teacher")
     load_tokenizer().save_pretrained(tmp_path / "teacher")
     words = f"x --out {tmp_path / 'out'} --teacher {tmp_path / 'teacher'} --layers 0,2 --hidden 16 --steps 2 --batch 2"
-    monkeypatch.setattr(sys, "argv", [*words.split(), "--context", "16", "--windows", "40", "--every", "1"])
+    monkeypatch.setattr(
+        sys, "argv", [*words.split(), "--context", "16", "--windows", "40", "--every", "1"]
+    )
     command.main()
     student, _ = load(tmp_path / "out")
     assert student.config.num_hidden_layers == 2 and student.config.hidden_size == 16
@@ -128,6 +141,16 @@ def test_a_run_of_objectives_with_parameters_averages_them_too(make, ids, monkey
     teacher = make()
     student = students.from_layers(teacher, [0], hidden=16, calibration=ids)
     seen = []
-    monkeypatch.setattr(parallel, "average_gradients", lambda parameters: seen.append(len(list(parameters))))
-    train(student, teacher, ids, steps=1, loss=objectives.Feature(student, teacher), progress=False, batch=2)
+    monkeypatch.setattr(
+        parallel, "average_gradients", lambda parameters: seen.append(len(list(parameters)))
+    )
+    train(
+        student,
+        teacher,
+        ids,
+        steps=1,
+        loss=objectives.Feature(student, teacher),
+        progress=False,
+        batch=2,
+    )
     assert seen == [len(list(student.parameters())) + 1]

@@ -17,9 +17,15 @@ def sums(digits):
 
 def test_draws_have_the_lengths_that_were_asked_for():
     assert sorted(len(p) for p in PROMPTS) == [1] * 15 + [4] * 15 + [7] * 15 + [10] * 15
-    assert reasoning.draw(60, (1, 4, 7, 10), seed=3) == PROMPTS != reasoning.draw(60, (1, 4, 7, 10), seed=4)
+    assert (
+        reasoning.draw(60, (1, 4, 7, 10), seed=3)
+        == PROMPTS
+        != reasoning.draw(60, (1, 4, 7, 10), seed=4)
+    )
     assert sorted(len(p) for p in reasoning.draw(5, (2, 3), seed=0)) == [2, 2, 2, 3, 3]
-    counts = torch.bincount(torch.tensor(sum(reasoning.draw(2000, (10,), seed=0), [])), minlength=10)
+    counts = torch.bincount(
+        torch.tensor(sum(reasoning.draw(2000, (10,), seed=0), [])), minlength=10
+    )
     assert ((counts - 2000).abs() < 5 * 42.4).all(), "ten digits alike, at five deviations"
     for bad in ((0, (4,)), (3, ()), (3, (0,)), (3, (11,))):
         with pytest.raises(CompressionError, match="lengths"):
@@ -50,7 +56,9 @@ def test_rows_are_prompt_steps_answer_end_and_only_what_follows_the_prompt_is_sc
         if form == "shuffled":
             assert sorted(steps) == sorted(wanted)
         else:
-            assert len(steps) == (0 if form == "answer" else len(digits)) and (steps == wanted or form != "chain")
+            assert len(steps) == (0 if form == "answer" else len(digits)) and (
+                steps == wanted or form != "chain"
+            )
         for place, (one, label) in enumerate(zip(ids, labels, strict=True)):
             assert label == (one if 11 <= place < len(said) else IGNORED)
             assert (one == reasoning.PAD) == (place >= len(said))
@@ -60,12 +68,18 @@ def test_rows_are_prompt_steps_answer_end_and_only_what_follows_the_prompt_is_sc
 
 
 def test_controls_are_wrong_and_as_long_as_the_chain():
-    chain, noise, shuffled = (reasoning.build(PROMPTS, form) for form in ("chain", "noise", "shuffled"))
+    chain, noise, shuffled = (
+        reasoning.build(PROMPTS, form) for form in ("chain", "noise", "shuffled")
+    )
     assert torch.equal(chain.mask, noise.mask) and torch.equal(chain.mask, shuffled.mask)
     long = torch.tensor([len(p) == 10 for p in PROMPTS])
     for other in (noise, shuffled):
-        assert (other.ids[long] != chain.ids[long]).any(1).all(), "ten random steps are the chain once in 10^10"
-        assert (other.ids[long, 21:24] == chain.ids[long, 21:24]).all(), "mark, answer and end are the chain's"
+        assert (other.ids[long] != chain.ids[long]).any(1).all(), (
+            "ten random steps are the chain once in 10^10"
+        )
+        assert (other.ids[long, 21:24] == chain.ids[long, 21:24]).all(), (
+            "mark, answer and end are the chain's"
+        )
 
 
 def test_steps_within_a_budget_by_brute_force():
@@ -74,7 +88,10 @@ def test_steps_within_a_budget_by_brute_force():
     for batch, budget in ((7, 1000), (16, 5000), (60, 4000), (1, 40)):
         order = [i for epoch in range(9) for i in reasoning.batch_rows(epoch, 60, 60, 2).tolist()]
         read, steps = 0, 0
-        while read + (more := sum(lengths[i] for i in order[steps * batch : (steps + 1) * batch])) <= budget:
+        while (
+            read + (more := sum(lengths[i] for i in order[steps * batch : (steps + 1) * batch]))
+            <= budget
+        ):
             read, steps = read + more, steps + 1
         assert reasoning.steps_within(rows, budget, batch=batch, seed=2) == steps > 0
     assert reasoning.steps_within(rows, rows.tokens, batch=60) == 1
@@ -97,9 +114,23 @@ def test_bad_rows_and_prompts_are_refused():
 
 
 def test_an_answer_stands_between_mark_and_end():
-    read = {"348:8.": 8, ":0.": 0, "34:6": None, "346.": None, "34::.": None, "3:8.:9.": 8, ".": None, "3:.": None, "38:88.": None, "": None}
+    read = {
+        "348:8.": 8,
+        ":0.": 0,
+        "34:6": None,
+        "346.": None,
+        "34::.": None,
+        "3:8.:9.": 8,
+        ".": None,
+        "3:.": None,
+        "38:88.": None,
+        "": None,
+    }
     for said, answer in read.items():
-        assert reasoning.answer_of([reasoning.SYMBOLS.index(c) for c in said] + [reasoning.PAD] * 3) == answer, said
+        assert (
+            reasoning.answer_of([reasoning.SYMBOLS.index(c) for c in said] + [reasoning.PAD] * 3)
+            == answer
+        ), said
 
 
 def test_what_is_written_is_what_the_model_likes_best_token_by_token():
@@ -152,7 +183,9 @@ def test_training_counts_real_tokens_and_continues_where_it_was_stopped(tmp_path
             reasoning.train(student, rows, folder=tmp_path, **settings)
     calls.clear()
     rest = reasoning.train(student, rows, folder=tmp_path, **settings)
-    for a, b in zip(whole.model.state_dict().values(), rest.model.state_dict().values(), strict=True):
+    for a, b in zip(
+        whole.model.state_dict().values(), rest.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
 
 

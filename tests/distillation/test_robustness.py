@@ -24,7 +24,9 @@ def test_a_full_disk_leaves_the_old_cache(make, ids, tmp_path, monkeypatch):
     with pytest.raises(CompressionError, match="No space left.*intact"):
         cache.write(teacher, ids, tmp_path, k=8, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == [cache.FILE]
-    assert (tmp_path / cache.FILE).read_bytes() == old and cache.read(tmp_path).answers.values.shape[-1] == 4
+    assert (tmp_path / cache.FILE).read_bytes() == old and cache.read(
+        tmp_path
+    ).answers.values.shape[-1] == 4
 
 
 def test_a_full_disk_leaves_the_old_log(make, ids, tmp_path, monkeypatch):
@@ -55,7 +57,14 @@ def test_a_full_disk_leaves_the_old_log(make, ids, tmp_path, monkeypatch):
 def test_best_weights_that_are_gone_are_missed(make, ids, tmp_path):
     """Without them a finished run would hand out its last weights as its best."""
     student = make(layers=1)
-    options = {"steps": 4, "every": 2, "progress": False, "folder": tmp_path, "validation": ids[:4], "loss": "labels"}
+    options = {
+        "steps": 4,
+        "every": 2,
+        "progress": False,
+        "folder": tmp_path,
+        "validation": ids[:4],
+        "loss": "labels",
+    }
     train(student, None, ids, **options)
     (tmp_path / fit.BEST).unlink()
     with pytest.raises(CompressionError, match=r"best\.safetensors: cannot be read"):
@@ -68,7 +77,16 @@ def test_a_validation_loss_that_is_no_number_stops():
     losses = lambda rows: ({"square": model(x[rows]).square().mean()}, 1.0)  # noqa: E731
     values = iter([1.0, float("nan"), 0.5])
     with pytest.raises(Diverged, match="step 4: the validation loss is not a number"):
-        fit.fit(model, losses, 8, steps=6, every=2, batch=2, evaluate=lambda: next(values), progress=False)
+        fit.fit(
+            model,
+            losses,
+            8,
+            steps=6,
+            every=2,
+            batch=2,
+            evaluate=lambda: next(values),
+            progress=False,
+        )
 
 
 def test_warm_up_may_be_left_out():
@@ -77,7 +95,9 @@ def test_warm_up_may_be_left_out():
         model = torch.nn.Linear(1, 1, bias=False)
         before = float(model.weight.detach())
         losses = lambda rows, weight=model.weight: ({"weight": weight.sum()}, 1.0)  # noqa: E731
-        fit.fit(model, losses, 4, steps=1, warmup=warmup, peak=0.01, weight_decay=0.0, progress=False)
+        fit.fit(
+            model, losses, 4, steps=1, warmup=warmup, peak=0.01, weight_decay=0.0, progress=False
+        )
         assert before - float(model.weight.detach()) == pytest.approx(0.01 * share, rel=1e-3)
 
 
@@ -99,7 +119,9 @@ def test_overflow_of_a_float16_teacher_is_explained(make, ids, tmp_path):
     with pytest.raises(CompressionError, match="float16"):
         cache.write(low, ids, tmp_path, progress=False)
     assert low.training, "a teacher that cannot answer is as it was"
-    result = train(student, students.from_layers(teacher, range(4)).bfloat16(), ids, steps=2, progress=False)
+    result = train(
+        student, students.from_layers(teacher, range(4)).bfloat16(), ids, steps=2, progress=False
+    )
     assert all(p.isfinite().all() for p in result.model.parameters())
 
 

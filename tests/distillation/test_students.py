@@ -19,13 +19,18 @@ def test_layers_are_the_teachers(make, ids, kind, tmp_path):
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     student = students.from_layers(teacher, [0, -1])
     assert len(walk.blocks(student)) == student.config.num_hidden_layers == 2
-    for mine, theirs in zip(walk.blocks(student), (walk.blocks(teacher)[0], walk.blocks(teacher)[3]), strict=True):
-        for (name, a), b in zip(mine.state_dict().items(), theirs.state_dict().values(), strict=True):
+    for mine, theirs in zip(
+        walk.blocks(student), (walk.blocks(teacher)[0], walk.blocks(teacher)[3]), strict=True
+    ):
+        for (name, a), b in zip(
+            mine.state_dict().items(), theirs.state_dict().values(), strict=True
+        ):
             assert torch.equal(a, b) and a.data_ptr() != b.data_ptr(), name
     # by hand: the teacher with its middle blocks switched off
     handles = [
         walk.blocks(teacher)[i].register_forward_hook(
-            lambda m, args, kwargs, out: (args[0], *out[1:]) if isinstance(out, tuple) else args[0], with_kwargs=True
+            lambda m, args, kwargs, out: (args[0], *out[1:]) if isinstance(out, tuple) else args[0],
+            with_kwargs=True,
         )
         for i in (1, 2)
     ]
@@ -35,7 +40,8 @@ def test_layers_are_the_teachers(make, ids, kind, tmp_path):
     torch.testing.assert_close(logits(student, ids), wanted, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     student.generation_config.pad_token_id = 1
-    out = student.generate(input_ids=ids[:1], max_new_tokens=4, do_sample=False, eos_token_id=-1)  # the cache has two layers
+    # the cache has two layers
+    out = student.generate(input_ids=ids[:1], max_new_tokens=4, do_sample=False, eos_token_id=-1)
     assert out.shape[1] == ids.shape[1] + 4
     student.save_pretrained(tmp_path)
     again = type(student).from_pretrained(tmp_path)
@@ -47,13 +53,19 @@ def test_repeated_layers_make_a_deeper_student(make, ids):
     first, second = walk.blocks(student)[1], walk.blocks(student)[2]
     with torch.no_grad():
         next(first.parameters()).add_(1)
-    assert not torch.equal(next(first.parameters()), next(second.parameters()))  # copies, not the same tensors
+    # copies, not the same tensors
+    assert not torch.equal(next(first.parameters()), next(second.parameters()))
     assert logits(student, ids).isfinite().all()
 
 
 def test_evenly(make):
     teacher = make(layers=5)
-    assert [students.evenly(teacher, n) for n in (1, 2, 3, 5)] == [[0], [0, 4], [0, 2, 4], [0, 1, 2, 3, 4]]
+    assert [students.evenly(teacher, n) for n in (1, 2, 3, 5)] == [
+        [0],
+        [0, 4],
+        [0, 2, 4],
+        [0, 1, 2, 3, 4],
+    ]
     for wrong in (0, 6):
         with pytest.raises(CompressionError, match=f"n={wrong}"):
             students.evenly(teacher, wrong)
@@ -98,15 +110,20 @@ def test_a_stream_of_low_rank_is_cut_without_loss(make, ids):
             for layer in (block.self_attn.o_proj, block.mlp.down_proj):
                 layer.weight.copy_(onto @ layer.weight)
     small = narrow.narrow(teacher, ids, hidden=12)
-    assert small.config.hidden_size == 12 and students.parameters(small) < 0.5 * students.parameters(teacher)
+    assert small.config.hidden_size == 12 and students.parameters(
+        small
+    ) < 0.5 * students.parameters(teacher)
     torch.testing.assert_close(logits(small, ids), logits(teacher, ids), rtol=1e-3, atol=1e-3)
     by_coordinate = narrow.narrow(teacher, ids, hidden=12, method="importance")
-    assert (logits(by_coordinate, ids) - logits(teacher, ids)).abs().max() > 0.1  # the directions are not the axes
+    # the directions are not the axes
+    assert (logits(by_coordinate, ids) - logits(teacher, ids)).abs().max() > 0.1
 
 
 def test_directions_are_an_orthogonal_basis_by_energy(make, ids):
     basis, energy = narrow.directions(make(), ids)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(32, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        basis.T @ basis, torch.eye(32, dtype=torch.float64), rtol=0, atol=1e-10
+    )
     assert (energy.diff() <= 1e-12).all()
     assert float(energy.sum()) == pytest.approx(32, rel=1e-6)
 

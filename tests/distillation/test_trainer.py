@@ -44,7 +44,8 @@ def test_batches_visit_every_row_once_an_epoch():
     seen = torch.cat([fit.batch_rows(step, 10, 4, seed=3) for step in range(5)])
     assert seen[:10].sort().values.tolist() == seen[10:].sort().values.tolist() == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist()
-    assert fit.batch_rows(2, 10, 4, 3).tolist() == seen[8:12].tolist()  # a step's rows need no history
+    # a step's rows need no history
+    assert fit.batch_rows(2, 10, 4, 3).tolist() == seen[8:12].tolist()
     assert fit.batch_rows(0, 10, 4, 4).tolist() != seen[:4].tolist()
 
 
@@ -54,7 +55,14 @@ def test_nothing_given_is_changed(duo, ids):
     teacher.train()
     random = torch.get_rng_state()
     loss = objectives.Feature(student, teacher)
-    result = train(student, teacher, ids, steps=3, loss=objectives.Sum(objectives.Attention(student, teacher), loss), **QUIET)
+    result = train(
+        student,
+        teacher,
+        ids,
+        steps=3,
+        loss=objectives.Sum(objectives.Attention(student, teacher), loss),
+        **QUIET,
+    )
     assert torch.equal(random, torch.get_rng_state())
     assert teacher.training and not student.training and not result.model.training
     assert all(same(m.state_dict(), b) for m, b in zip(duo, before, strict=True))
@@ -120,7 +128,9 @@ def test_killed_while_writing(duo, ids, tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 train(student, teacher, ids, folder=folder, **options)
         again = train(student, teacher, ids, folder=folder, **options)
-        assert same(state(again), state(whole)) and curve(again.history) == curve(whole.history), point
+        assert same(state(again), state(whole)) and curve(again.history) == curve(whole.history), (
+            point
+        )
 
 
 SCRIPT = """
@@ -139,7 +149,11 @@ def test_resumed_after_a_real_kill(duo, ids, tmp_path):
     out, here = tmp_path / "run", os.path.dirname(__file__)
     process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(here=here, out=str(out))])
     deadline = time.monotonic() + 120
-    while not (out / fit.CHECKPOINT).exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (out / fit.CHECKPOINT).exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -176,7 +190,14 @@ def test_early_stop_and_best_weights(duo, ids, tmp_path):
     """A peak rate that is far too high: validation rises after a while, and the best weights come back."""
     teacher, student = duo
     validation = torch.randint(2, 50, (8, 12), generator=torch.Generator().manual_seed(9))
-    options = {"steps": 200, "every": 5, "validation": validation, "loss": "labels", "peak": 3e-2, **QUIET}
+    options = {
+        "steps": 200,
+        "every": 5,
+        "validation": validation,
+        "loss": "labels",
+        "peak": 3e-2,
+        **QUIET,
+    }
     early = train(student, None, ids, patience=3, folder=tmp_path, **options)
     losses = [line["validation"] for line in early.history]
     best = losses.index(min(losses))
@@ -185,7 +206,13 @@ def test_early_stop_and_best_weights(duo, ids, tmp_path):
     assert mean_loss(early.model, validation) == pytest.approx(min(losses), rel=1e-6)
     again = train(student, None, ids, patience=3, folder=tmp_path, **options)
     assert again.stopped == "early" and same(state(again), state(early))
-    last = train(student, None, ids, keep="last", **{**options, "steps": early.history[-1]["step"], "warmup": 20})
+    last = train(
+        student,
+        None,
+        ids,
+        keep="last",
+        **{**options, "steps": early.history[-1]["step"], "warmup": 20},
+    )
     assert last.step == early.history[-1]["step"]
     assert mean_loss(last.model, validation) > min(losses)
 
@@ -207,7 +234,11 @@ def test_nan_stops_with_step_and_cause(duo, ids, tmp_path):
 
     with pytest.raises(Diverged, match="checkpoint of step 4 is kept") as caught:
         train(student, None, ids, loss=Breaks(), steps=20, every=2, folder=tmp_path, **QUIET)
-    assert caught.value.step == 6 and "spoiled" in caught.value.cause and "labels" not in caught.value.cause
+    assert (
+        caught.value.step == 6
+        and "spoiled" in caught.value.cause
+        and "labels" not in caught.value.cause
+    )
     kept = students.from_layers(teacher, [0, 3])
     notes = checkpointing.read_notes(tmp_path / fit.CHECKPOINT)
     tensors = checkpointing.load_file(tmp_path / fit.CHECKPOINT)
@@ -235,7 +266,9 @@ def test_an_infinite_gradient_does_not_touch_the_weights(duo, ids, tmp_path):
 
         def forward(self, mine, seen, batch):
             weight = mine.model.model.norm.weight
-            return super().forward(mine, seen, batch) | {"root": (weight - weight.detach()).abs().sum().sqrt()}
+            return super().forward(mine, seen, batch) | {
+                "root": (weight - weight.detach()).abs().sum().sqrt()
+            }
 
     with pytest.raises(Diverged, match="gradient is not finite"):
         train(student, None, ids, loss=Steep(), steps=3, folder=tmp_path, **QUIET)
@@ -273,7 +306,10 @@ def test_padding_is_never_looked_at(duo, ids):
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, 8:] = False
     spoiled = torch.where(mask, ids, 7)
-    longer, longer_mask = torch.nn.functional.pad(ids, (0, 3), value=9), torch.nn.functional.pad(mask, (0, 3))
+    longer, longer_mask = (
+        torch.nn.functional.pad(ids, (0, 3), value=9),
+        torch.nn.functional.pad(mask, (0, 3)),
+    )
     loss = "response+feature+attention+values+relation+contrastive"
     runs = [
         train(student, teacher, data, mask=m, steps=4, loss=loss, every=1, **QUIET)
@@ -291,10 +327,22 @@ def test_labels_choose_what_is_predicted(duo, ids):
     teacher, student = duo
     labels = torch.full_like(ids, -100)
     labels[:, 5] = ids[:, 5]
-    got = train(student, None, ids, labels=labels, loss="labels", steps=1, every=1, progress=False, batch=len(ids))
+    got = train(
+        student,
+        None,
+        ids,
+        labels=labels,
+        loss="labels",
+        steps=1,
+        every=1,
+        progress=False,
+        batch=len(ids),
+    )
     with torch.no_grad():
         log_p = student(input_ids=ids).logits[:, 4].double().log_softmax(-1)
-    assert got.history[0]["loss"] == pytest.approx(float(-log_p.gather(-1, ids[:, 5:6]).mean()), rel=1e-5)
+    assert got.history[0]["loss"] == pytest.approx(
+        float(-log_p.gather(-1, ids[:, 5:6]).mean()), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -308,13 +356,18 @@ def test_a_teacher_in_half_precision(duo, ids, dtype):
         assert b["response"] == pytest.approx(a["loss"], rel=0.03)
 
 
-@pytest.mark.parametrize("loss", ["response", "feature", "attention", "values", "relation", "contrastive"])
+@pytest.mark.parametrize(
+    "loss", ["response", "feature", "attention", "values", "relation", "contrastive"]
+)
 def test_a_student_in_half_precision(make, ids, loss):
     """Projectors stay in single precision: the first loss is that of the same student in single precision."""
     teacher = make()
     student = students.from_layers(teacher, [0, 3], hidden=16, calibration=ids).bfloat16()
     options = {"steps": 1, "loss": loss, "keep": "last", **QUIET}
-    low, high = train(student, teacher, ids, **options), train(copy.deepcopy(student).float(), teacher, ids, **options)
+    low, high = (
+        train(student, teacher, ids, **options),
+        train(copy.deepcopy(student).float(), teacher, ids, **options),
+    )
     assert low.model.dtype == torch.bfloat16
     assert low.history[0]["loss"] == pytest.approx(high.history[0]["loss"], rel=0.05)
 
@@ -324,7 +377,10 @@ def test_small_steps_of_a_student_in_half_precision_are_not_lost(make, ids):
     teacher = make()
     student = students.from_layers(teacher, [0, 3]).half()
     options = {"steps": 40, "peak": 3e-6, "warmup": 0, "keep": "last", **QUIET}
-    low, high = train(student, teacher, ids, **options).model, train(copy.deepcopy(student).float(), teacher, ids, **options).model
+    low, high = (
+        train(student, teacher, ids, **options).model,
+        train(copy.deepcopy(student).float(), teacher, ids, **options).model,
+    )
     moved = 0
     for a, b, start in zip(low.parameters(), high.parameters(), student.parameters(), strict=True):
         assert a.dtype == torch.float16 and a.equal(b.half())
@@ -336,7 +392,10 @@ def test_a_student_in_bfloat16_learns_as_one_in_float32(make, ids):
     teacher = make()
     student = students.from_layers(teacher, [0, 3]).bfloat16()
     options = {"steps": 40, "peak": 3e-4, "every": 40, "validation": ids, **QUIET}
-    low, high = train(student, teacher, ids, **options), train(copy.deepcopy(student).float(), teacher, ids, **options)
+    low, high = (
+        train(student, teacher, ids, **options),
+        train(copy.deepcopy(student).float(), teacher, ids, **options),
+    )
     assert low.model.dtype == torch.bfloat16
     assert low.validation == pytest.approx(high.validation, rel=0.005)
 
@@ -345,7 +404,9 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(make, ids):
     """Rows with unlike numbers of real tokens, so that each part weighs as much as its tokens."""
     teacher = make()
     student = students.from_layers(teacher, [0, 3])
-    mask = torch.arange(ids.shape[1]) < torch.arange(3, 3 + len(ids))[:, None] % (ids.shape[1] - 3) + 3
+    mask = (
+        torch.arange(ids.shape[1]) < torch.arange(3, 3 + len(ids))[:, None] % (ids.shape[1] - 3) + 3
+    )
     options = {**QUIET, "steps": 3, "batch": 6, "every": 1, "mask": mask}
     whole = train(student, teacher, ids, **options)
     parts = train(student, teacher, ids, accumulate=4, **options)
@@ -365,9 +426,14 @@ def test_vocabularies_and_tokenizers_must_agree(make, ids):
     teacher = make()
     student = students.from_layers(teacher, [0])
     student.resize_token_embeddings(60)
-    with pytest.raises(CompressionError, match="vocabulary has 50 tokens, the student's 60.*loss='labels'"):
+    with pytest.raises(
+        CompressionError, match="vocabulary has 50 tokens, the student's 60.*loss='labels'"
+    ):
         train(student, teacher, ids, steps=1, progress=False)
-    ours, other = load_tokenizer(), train_tokenizer(["something else entirely " * 50], vocabulary=300)
+    ours, other = (
+        load_tokenizer(),
+        train_tokenizer(["something else entirely " * 50], vocabulary=300),
+    )
     with pytest.raises(CompressionError, match="tokenizers.*differently.*loss='labels'"):
         train(teacher, teacher, ids, steps=1, tokenizers=(ours, other), progress=False)
     train(teacher, teacher, ids, steps=1, tokenizers=(ours, load_tokenizer()), progress=False)
@@ -388,7 +454,9 @@ def test_bad_input_is_named(duo, ids, make):
         call = {"data": ids, "teacher": teacher, "steps": 1, **QUIET, **change}
         with pytest.raises(CompressionError, match=word):
             train(student, call.pop("teacher"), call.pop("data"), **call)
-    with pytest.raises(CompressionError, match="student: expected a causal language model.*Compressed"):
+    with pytest.raises(
+        CompressionError, match="student: expected a causal language model.*Compressed"
+    ):
         train(magnitude.prune(student), teacher, ids, steps=1, **QUIET)
     with pytest.raises(CompressionError, match="objectives: empty"):
         objectives.Sum()
@@ -405,7 +473,9 @@ def test_every_loss_falls_on_every_architecture(make, ids, kind):
     student = students.from_layers(teacher, [0, 3])
     for loss in ("labels", "response", "feature", "attention", "values", "relation", "contrastive"):
         # one batch again and again: the loss must go down
-        history = train(student, teacher, ids[:4], steps=15, loss=loss, every=1, peak=3e-3, **QUIET).history
+        history = train(
+            student, teacher, ids[:4], steps=15, loss=loss, every=1, peak=3e-3, **QUIET
+        ).history
         assert history[-1]["loss"] < 0.97 * history[0]["loss"], loss
 
 

@@ -79,6 +79,11 @@ def bare_tokenizer():
     bpe.decoder = decoders.ByteLevel()
     texts = (d.text for d in itertools.islice(documents("train", seed=9), 300))
     bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
     return PreTrainedTokenizerFast(tokenizer_object=bpe)

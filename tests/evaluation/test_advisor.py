@@ -76,7 +76,9 @@ def test_every_advice_fits_its_memory_runs_and_has_words(capsys):
     seen = set()
     for memory, speedup, quality, place, training in grid:
         try:
-            found = advisor.advise(7e9, memory=memory, speedup=speedup, quality=quality, place=place, training=training)
+            found = advisor.advise(
+                7e9, memory=memory, speedup=speedup, quality=quality, place=place, training=training
+            )
         except CompressionError as error:
             assert memory < advisor.weight_bytes(7e9, 2) and "memory" in str(error)
             continue
@@ -84,8 +86,13 @@ def test_every_advice_fits_its_memory_runs_and_has_words(capsys):
         for steps in found.pipelines:
             share, bits = 1.0, 16
             for name, settings in steps:
-                assert set(settings) <= set(pipeline.STEPS[name].__kwdefaults__ or {}), (name, settings)
-                share *= settings["keep"] if name == "student" else 9 / 16 if name == "gradual" else 1
+                assert set(settings) <= set(pipeline.STEPS[name].__kwdefaults__ or {}), (
+                    name,
+                    settings,
+                )
+                share *= (
+                    settings["keep"] if name == "student" else 9 / 16 if name == "gradual" else 1
+                )
                 bits = settings["bits"] if name == "quantize" else bits
                 assert training or name not in ("student", "distil", "gradual")
             assert share * advisor.weight_bytes(7e9, bits) <= memory * 1.02, (steps, memory)
@@ -113,11 +120,22 @@ def test_bad_constraints_are_told(change, told):
 
 def test_no_wish_is_dropped_without_a_word():
     """A high quality is never answered by plain rounding, and a speed that memory overrules is named."""
-    for place, memory, speedup in itertools.product(advisor.PLACES, (2e9, 4e9, math.inf), (1.0, 2.0)):
+    for place, memory, speedup in itertools.product(
+        advisor.PLACES, (2e9, 4e9, math.inf), (1.0, 2.0)
+    ):
         found = advisor.advise(7e9, memory=memory, speedup=speedup, quality=0.995, place=place)
-        methods = [settings["method"] for steps in found.pipelines for name, settings in steps if name == "quantize"]
+        methods = [
+            settings["method"]
+            for steps in found.pipelines
+            for name, settings in steps
+            if name == "quantize"
+        ]
         if found.goal != "cloud":
             assert "rtn" not in methods, (place, memory, speedup)
         told = [name for name, _ in found.reasons]
         if speedup > 1:
-            assert found.goal == "speed" and "speed_costs" in told or "speed_too" in told, (place, memory, told)
+            assert found.goal == "speed" and "speed_costs" in told or "speed_too" in told, (
+                place,
+                memory,
+                told,
+            )

@@ -17,8 +17,16 @@ from course_utils.quantization import fake_quantize, rtn
 
 def tables(layers, options, rng, whole=True):
     names = [f"layer {i}" for i in range(layers)]
-    size = {n: {o: float(rng.integers(1, 40) if whole else rng.uniform(1, 40)) for o in options} for n in names}
-    damage = {n: {o: float(rng.normal(scale=3) if o == options[0] else rng.exponential()) for o in options} for n in names}
+    size = {
+        n: {o: float(rng.integers(1, 40) if whole else rng.uniform(1, 40)) for o in options}
+        for n in names
+    }
+    damage = {
+        n: {
+            o: float(rng.normal(scale=3) if o == options[0] else rng.exponential()) for o in options
+        }
+        for n in names
+    }
     return damage, size
 
 
@@ -32,7 +40,9 @@ def test_no_other_choice_is_better(seed, whole):
     rng = np.random.default_rng(seed)
     options = ["two", 3, (4, "g32")][: 2 + seed % 2]
     damage, size = tables(5, options, rng, whole)
-    every = [dict(zip(damage, chosen, strict=True)) for chosen in itertools.product(options, repeat=5)]
+    every = [
+        dict(zip(damage, chosen, strict=True)) for chosen in itertools.product(options, repeat=5)
+    ]
     sizes = sorted(total(size, chosen) for chosen in every)
     for budget in (sizes[0], sizes[len(sizes) // 3], sizes[len(sizes) // 2] + 0.5, sizes[-1]):
         found = allocation.allocate(damage, size, budget)
@@ -49,7 +59,13 @@ def test_a_large_one_is_that_of_integer_programming():
     bytes_ = np.array([[size[n][o] for o in options] for n in damage])
     one_each = np.kron(np.eye(24), np.ones(4))
     limits = [LinearConstraint(one_each, 1, 1), LinearConstraint(bytes_.reshape(1, -1), 0, budget)]
-    theirs = milp(harms.ravel(), constraints=limits, integrality=np.ones(96), bounds=(0, 1), options={"mip_rel_gap": 0})
+    theirs = milp(
+        harms.ravel(),
+        constraints=limits,
+        integrality=np.ones(96),
+        bounds=(0, 1),
+        options={"mip_rel_gap": 0},
+    )
     found = allocation.allocate(damage, size, budget)
     assert theirs.success and abs(total(damage, found) - theirs.fun) < 1e-9
 
@@ -78,7 +94,9 @@ def test_what_cannot_be_allocated_is_said(damage, size, budget, said):
 
 def test_damages_are_those_of_a_model_with_one_changed_layer():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    ).eval()
     ids = torch.randint(64, (4, 20), generator=torch.Generator().manual_seed(1))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     options = {b: lambda w, b=b: fake_quantize(w, bits=b, group_size=16) for b in (2, 4)}
@@ -94,7 +112,9 @@ def test_damages_are_those_of_a_model_with_one_changed_layer():
 @pytest.mark.parametrize("shares", [False, True])
 def test_blocks_before_are_not_run_again_where_that_changes_nothing(shares):
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64)
+    ).eval()
     ids = torch.randint(64, (40, 20), generator=torch.Generator().manual_seed(1))
     runs, blocks = [], list(model.transformer.h)
     blocks[0].mlp.register_forward_hook(lambda *_: runs.append(model.note))
@@ -114,14 +134,19 @@ def test_blocks_before_are_not_run_again_where_that_changes_nothing(shares):
             weight.mul_(1.5)
         changed = by_window.predictions(model, ids)
         assert ("within" in runs) is shares
-    assert torch.equal(by_window.predictions(model, ids), changed) and "forward" not in blocks[0].__dict__
+    assert (
+        torch.equal(by_window.predictions(model, ids), changed)
+        and "forward" not in blocks[0].__dict__
+    )
     with replay.before(model, 0, ids) as skipped:
         assert not skipped
 
 
 def test_the_choice_is_what_a_quantizer_takes():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    ).eval()
     names = list(walk.compressible(model))
     chosen = {name: 2 + i % 3 for i, name in enumerate(names)}
     result = rtn.quantize(model, group_size=16, per_layer=allocation.as_per_layer(chosen))

@@ -10,14 +10,22 @@ from course_utils.evaluation import allocation_search as search
 
 def as_dicts(tables):
     names = [f"l{i}" for i in range(len(tables.damage))]
-    both = [{n: dict(zip((2, 3, 4), row, strict=True)) for n, row in zip(names, t.tolist(), strict=True)} for t in (tables.damage, tables.size)]
+    both = [
+        {
+            n: dict(zip((2, 3, 4), row, strict=True))
+            for n, row in zip(names, t.tolist(), strict=True)
+        }
+        for t in (tables.damage, tables.size)
+    ]
     return *both, tables.budget
 
 
 @pytest.fixture(scope="module")
 def tables():
     drawn = search.random_tables(14, 3, torch.Generator().manual_seed(4))
-    return as_dicts(search.Tables(drawn.damage, (drawn.size * 100).round(), round(100 * drawn.budget)))
+    return as_dicts(
+        search.Tables(drawn.damage, (drawn.size * 100).round(), round(100 * drawn.budget))
+    )
 
 
 def cost(table, chosen):
@@ -30,7 +38,9 @@ def test_a_search_comes_near_the_optimum_and_never_below_it(tables, method):
     best = cost(damage, allocation.allocate(damage, size, budget))
     found = [method(damage, size, budget, rounds=60, batch=32, seed=s) for s in range(2)]
     for one in found:
-        assert cost(size, one.chosen) <= budget and cost(damage, one.chosen) == pytest.approx(one.damage)
+        assert cost(size, one.chosen) <= budget and cost(damage, one.chosen) == pytest.approx(
+            one.damage
+        )
         assert best - 1e-9 <= one.damage < 1.2 * best and one.tries == 1920
         assert (one.best.diff() <= 0).all() and float(one.best[-1]) == pytest.approx(one.damage)
         assert one.damage < float(one.best[0]), "better than the first round of guesses"
@@ -43,7 +53,9 @@ def test_repair_only_lowers_and_fits():
     rng = torch.Generator().manual_seed(1)
     choice = torch.randint(3, (50, 9), generator=rng)
     fixed = drawn.repaired(choice, rng)
-    assert (fixed <= choice).all() and (drawn.of_choice(drawn.size, fixed) <= drawn.budget * (1 + 1e-9)).all()
+    assert (fixed <= choice).all() and (
+        drawn.of_choice(drawn.size, fixed) <= drawn.budget * (1 + 1e-9)
+    ).all()
     fits = drawn.of_choice(drawn.size, choice) <= drawn.budget
     assert fits.any() and torch.equal(fixed[fits], choice[fits])
 
@@ -66,7 +78,9 @@ def test_the_policy_gradient_is_that_of_the_mean_reward():
     exact = torch.autograd.grad((p[0][:, None] * p[1][None] * reward).sum(), logits)[0]
     drawn = search._sampled(logits, 40_000, torch.Generator().manual_seed(1))
     R = reward[drawn[:, 0], drawn[:, 1]]
-    log_p = logits.log_softmax(-1).expand(len(drawn), -1, -1).gather(2, drawn[..., None]).sum((1, 2))
+    log_p = (
+        logits.log_softmax(-1).expand(len(drawn), -1, -1).gather(2, drawn[..., None]).sum((1, 2))
+    )
     estimate = torch.autograd.grad(((R - R.mean()) * log_p).mean(), logits)[0]
     assert (estimate - exact).abs().max() < 0.02
 
@@ -79,7 +93,11 @@ def test_a_learned_prior_beats_an_untrained_one_on_tables_it_has_not_seen():
         best = cost(drawn[0], allocation.allocate(*drawn))
         for name, one in (("learned", prior), ("fresh", fresh)):
             found = one.choose(*drawn)
-            assert cost(drawn[1], found.chosen) <= drawn[2] and found.damage >= best - 1e-9 and found.tries == 0
+            assert (
+                cost(drawn[1], found.chosen) <= drawn[2]
+                and found.damage >= best - 1e-9
+                and found.tries == 0
+            )
             gaps[name] += (found.damage / best - 1) / 6
     assert gaps["learned"] < 0.4 * gaps["fresh"]
 

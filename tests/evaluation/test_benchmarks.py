@@ -21,7 +21,10 @@ SINGLE = ["hellaswag", *sources.GLUE, *sources.SUPER_GLUE]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {make.__name__: make(tmp_path_factory.mktemp(make.__name__)) for make in (benchmark_items.original, benchmark_items.hub)}
+    return {
+        make.__name__: make(tmp_path_factory.mktemp(make.__name__))
+        for make in (benchmark_items.original, benchmark_items.hub)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,10 @@ def found(folders, bundled):
             written += given
             return [True, False, True][: len(given)]
 
-        with pytest.MonkeyPatch.context() as patched, pytest.warns(CompressionWarning, match="mmlu: not in .*: 55 of its 57 parts"):
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            pytest.warns(CompressionWarning, match="mmlu: not in .*: 55 of its 57 parts"),
+        ):
             patched.setattr(benchmarks, "evaluated", spy)
             scores = benchmarks.run(*bundled, TASKS, folder, execute=execute)
         out[name] = (scores, seen, written)
@@ -48,9 +54,17 @@ def found(folders, bundled):
 
 def test_files_as_published_and_as_on_the_hub_give_the_same(found):
     (published, _, programs_a), (hub, _, programs_b) = found["original"], found["hub"]
-    assert list(published) == ["hellaswag", "mmlu", *sources.GLUE, *sources.SUPER_GLUE, "humaneval"] == list(hub)
+    assert (
+        list(published)
+        == ["hellaswag", "mmlu", *sources.GLUE, *sources.SUPER_GLUE, "humaneval"]
+        == list(hub)
+    )
     for task, score in published.items():
-        assert (score.scores, score.n, score.chance) == (hub[task].scores, hub[task].n, hub[task].chance), task
+        assert (score.scores, score.n, score.chance) == (
+            hub[task].scores,
+            hub[task].n,
+            hub[task].chance,
+        ), task
     assert programs_a == programs_b and len(programs_a) == 3
 
 
@@ -60,11 +74,27 @@ def theirs(folders, bundled, tmp_path_factory):
     from lm_eval.tasks import TaskManager
 
     folder, end = folders["hub"], "00000-of-00001.parquet"
-    places = {"hellaswag": folder / "hellaswag" / "data" / "validation", "mmlu_anatomy": folder / "mmlu" / "anatomy" / "test"}
+    places = {
+        "hellaswag": folder / "hellaswag" / "data" / "validation",
+        "mmlu_anatomy": folder / "mmlu" / "anatomy" / "test",
+    }
     places |= {"mmlu_astronomy": folder / "mmlu" / "astronomy" / "test"}
-    places |= {name: folder / "glue" / name / "validation" for name in sources.GLUE if not name.startswith("mnli")}
-    places |= {"mnli": folder / "glue" / "mnli" / "validation_matched", "mnli_mismatch": folder / "glue" / "mnli" / "validation_mismatched"}
-    places |= {name: folder / "super_glue" / {"sglue_rte": "rte", "wsc": "wsc.fixed"}.get(name, name) / "validation" for name in sources.SUPER_GLUE}
+    places |= {
+        name: folder / "glue" / name / "validation"
+        for name in sources.GLUE
+        if not name.startswith("mnli")
+    }
+    places |= {
+        "mnli": folder / "glue" / "mnli" / "validation_matched",
+        "mnli_mismatch": folder / "glue" / "mnli" / "validation_mismatched",
+    }
+    places |= {
+        name: folder
+        / "super_glue"
+        / {"sglue_rte": "rte", "wsc": "wsc.fixed"}.get(name, name)
+        / "validation"
+        for name in sources.SUPER_GLUE
+    }
     tasks = []
     for name, place in places.items():
         files = {place.name: f"{place}-{end}"}
@@ -72,16 +102,31 @@ def theirs(folders, bundled, tmp_path_factory):
         if place.name == "test":
             files, shots = {**files, "dev": f"{place.parent}/dev-{end}"}, 2
         settings = {"data_files": files, "cache_dir": str(tmp_path_factory.mktemp("cache"))}
-        own = {"task": name, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": settings, "num_fewshot": shots}
+        own = {
+            "task": name,
+            "dataset_path": "parquet",
+            "dataset_name": None,
+            "dataset_kwargs": settings,
+            "num_fewshot": shots,
+        }
         tasks.append(own if shots else {**own, "training_split": None})
     with harness.quiet(), squad.importable():
-        homes = [benchmarks.tasks_folder() / home for home in ("hellaswag", "mmlu/default", "glue", "super_glue")]
-        made = TaskManager(include_defaults=False, include_path=homes).load([{"group": "all", "task": tasks}])["tasks"]
+        homes = [
+            benchmarks.tasks_folder() / home
+            for home in ("hellaswag", "mmlu/default", "glue", "super_glue")
+        ]
+        made = TaskManager(include_defaults=False, include_path=homes).load(
+            [{"group": "all", "task": tasks}]
+        )["tasks"]
     return harness.evaluated(*bundled, dict(made), 8)
 
 
 def numbers(results):
-    return {key.split(",")[0]: value for key, value in results.items() if "," in key and "stderr" not in key}
+    return {
+        key.split(",")[0]: value
+        for key, value in results.items()
+        if "," in key and "stderr" not in key
+    }
 
 
 @pytest.mark.parametrize("name", ["original", "hub"])
@@ -90,7 +135,9 @@ def test_the_harness_measures_the_same(found, theirs, name):
     for task in SINGLE:
         assert scores[task].scores == numbers(theirs["results"][task]), task
         for ours, other in zip(seen["samples"][task], theirs["samples"][task], strict=True):
-            assert [tuple(pair) for pair in ours["arguments"]] == [tuple(pair) for pair in other["arguments"]], task
+            assert [tuple(pair) for pair in ours["arguments"]] == [
+                tuple(pair) for pair in other["arguments"]
+            ], task
             for a, b in zip(ours["resps"], other["resps"], strict=True):
                 assert abs(float(a[0][0]) - float(b[0][0])) < 1e-4
 
@@ -99,29 +146,51 @@ def test_examples_come_from_mmlus_dev_file(folders, theirs, bundled):
     for folder in folders.values():
         with pytest.warns(CompressionWarning, match="55 of its 57"):
             score = benchmarks.run(*bundled, "mmlu", folder, shots=2)["mmlu"]
-        wanted = {name: theirs["results"][f"mmlu_{name}"]["acc,none"] for name in ("anatomy", "astronomy")}
+        wanted = {
+            name: theirs["results"][f"mmlu_{name}"]["acc,none"] for name in ("anatomy", "astronomy")
+        }
         assert {name: part.scores["acc"] for name, part in score.parts.items()} == wanted
-        assert score.scores["acc"] == pytest.approx((5 * wanted["anatomy"] + 3 * wanted["astronomy"]) / 8) and score.n == 8
+        assert (
+            score.scores["acc"]
+            == pytest.approx((5 * wanted["anatomy"] + 3 * wanted["astronomy"]) / 8)
+            and score.n == 8
+        )
         assert "2 of 57 subjects" in score.protocol and "2 examples" in score.protocol
     first = theirs["samples"]["mmlu_anatomy"][0]["arguments"][0][0]
-    assert first.count("Answer:") == 3 and first.startswith("The following are multiple choice questions")
+    assert first.count("Answer:") == 3 and first.startswith(
+        "The following are multiple choice questions"
+    )
 
 
 def test_examples_of_glue_come_from_its_training_file(tmp_path, bundled, monkeypatch):
     header, rows, _ = benchmark_items.GLUE["RTE"]
     benchmark_items.tabs(tmp_path / "RTE" / "dev.tsv", header, rows[:2])
-    benchmark_items.tabs(tmp_path / "RTE" / "train.tsv", header, [(0, "It rains.", "It is wet.", "entailment")] * 2)
+    benchmark_items.tabs(
+        tmp_path / "RTE" / "train.tsv", header, [(0, "It rains.", "It is wet.", "entailment")] * 2
+    )
     seen = {}
-    monkeypatch.setattr(benchmarks, "evaluated", lambda *given: seen.update(harness.evaluated(*given)) or seen)
+    monkeypatch.setattr(
+        benchmarks, "evaluated", lambda *given: seen.update(harness.evaluated(*given)) or seen
+    )
     assert benchmarks.run(*bundled, ["rte"], tmp_path, shots=1)["rte"].n == 2
     asked = [sample["arguments"][0][0] for sample in seen["samples"]["rte"]]
     shown = "It rains.\nQuestion: It is wet. True or False?\nAnswer: True\n\n"
-    assert asked == [f"{shown}{row[1]}\nQuestion: {row[2]} True or False?\nAnswer:" for row in rows[:2]]
+    assert asked == [
+        f"{shown}{row[1]}\nQuestion: {row[2]} True or False?\nAnswer:" for row in rows[:2]
+    ]
 
 
 def test_a_long_head_of_a_function_is_told(tmp_path, bundled):
-    benchmark_items.lines(tmp_path / "HumanEval.jsonl", [{**benchmark_items.HUMANEVAL[0], "prompt": "# a long story\n" * 200}])
-    assert "1 of 1 items cut on the left" in benchmarks.run(*bundled, "humaneval", tmp_path, execute=lambda g: [True] * len(g))["humaneval"].protocol
+    benchmark_items.lines(
+        tmp_path / "HumanEval.jsonl",
+        [{**benchmark_items.HUMANEVAL[0], "prompt": "# a long story\n" * 200}],
+    )
+    assert (
+        "1 of 1 items cut on the left"
+        in benchmarks.run(*bundled, "humaneval", tmp_path, execute=lambda g: [True] * len(g))[
+            "humaneval"
+        ].protocol
+    )
 
 
 def test_no_sandbox_is_said_before_the_model_writes(folders, bundled, monkeypatch):
@@ -144,7 +213,9 @@ def test_log_probabilities_and_both_accuracies_by_our_own_passes(found, bundled)
         own = log_probabilities(model, [encode_pair(tokenizer, *pair) for pair in pairs])
         for a, b in zip(own, sample["resps"], strict=True):
             assert abs(a - float(b[0][0])) < 1e-4
-        by_character = [a / len(pair[1].removeprefix(" ")) for a, pair in zip(own, pairs, strict=True)]
+        by_character = [
+            a / len(pair[1].removeprefix(" ")) for a, pair in zip(own, pairs, strict=True)
+        ]
         right["acc"] += max(range(4), key=own.__getitem__) == item["label"]
         right["acc_norm"] += max(range(4), key=by_character.__getitem__) == item["label"]
     assert {name: n / 5 for name, n in right.items()} == scores["hellaswag"].scores
@@ -159,7 +230,9 @@ def test_humaneval_runs_what_the_model_wrote_with_the_items_tests(found, bundled
     assert scores["humaneval"].scores == {"pass@1": 2 / 3} and scores["humaneval"].n == 3
     item = benchmark_items.HUMANEVAL[1]
     ids = tokenizer(item["prompt"], return_tensors="pt")["input_ids"]
-    new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=256, do_sample=False)[0, ids.shape[1] :]
+    new = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=256, do_sample=False
+    )[0, ids.shape[1] :]
     text = tokenizer.decode(new, skip_special_tokens=True)
     for end in programs.ENDS:
         text = text.split(end)[0]
@@ -172,23 +245,50 @@ def test_humaneval_is_asked_as_the_harness_asks():
         pass
 
     Plain.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-    theirs = yaml.load((benchmarks.tasks_folder() / "humaneval" / "humaneval.yaml").read_text(), Plain)
+    theirs = yaml.load(
+        (benchmarks.tasks_folder() / "humaneval" / "humaneval.yaml").read_text(), Plain
+    )
     ours = programs.config(benchmark_items.HUMANEVAL, lambda given: [True] * len(given), None)
     assert theirs["generation_kwargs"] == ours["generation_kwargs"]
     for name in ("output_type", "test_split", "doc_to_text", "num_fewshot"):
         assert theirs[name] == ours[name]
-    assert theirs["doc_to_target"] == "{{test}}\ncheck({{entry_point}})"  # what `program` puts behind the continuation
+    # what `program` puts behind the continuation
+    assert theirs["doc_to_target"] == "{{test}}\ncheck({{entry_point}})"
 
 
 def test_a_compressed_folder_by_the_command(folders, tmp_path, capsys):
     out, data = str(tmp_path / "small"), str(folders["original"])
     assert cli.main(["compress", "bundled", "--method", "rtn", "--bits", "4", "--out", out]) == 0
     capsys.readouterr()
-    assert cli.main(["evaluate", out, "--tasks", "hellaswag,humaneval", "--data", data, "--items", "2", "--json"]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                out,
+                "--tasks",
+                "hellaswag,humaneval",
+                "--data",
+                data,
+                "--items",
+                "2",
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)["tasks"]
-    assert set(told) == {"hellaswag", "humaneval"} and told["hellaswag"]["n"] == 2 == told["humaneval"]["n"]
-    assert told["humaneval"]["scores"] == {"pass@1": 0.0} and len(told["hellaswag"]["intervals"]["acc_norm"]) == 2
-    for words, said in ((["--tasks", "hellaswag"], "--data FOLDER"), (["--data", data], "--tasks NAMES")):
+    assert (
+        set(told) == {"hellaswag", "humaneval"}
+        and told["hellaswag"]["n"] == 2 == told["humaneval"]["n"]
+    )
+    assert (
+        told["humaneval"]["scores"] == {"pass@1": 0.0}
+        and len(told["hellaswag"]["intervals"]["acc_norm"]) == 2
+    )
+    for words, said in (
+        (["--tasks", "hellaswag"], "--data FOLDER"),
+        (["--data", data], "--tasks NAMES"),
+    ):
         assert cli.main(["evaluate", out, *words]) == 1
         assert said in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patched:
@@ -199,7 +299,9 @@ def test_a_compressed_folder_by_the_command(folders, tmp_path, capsys):
 
 def hellaswag(folder, **changes):
     row = {**benchmark_items.HELLASWAG[0], **changes}
-    benchmark_items.lines(folder / "hellaswag_val.jsonl", [{k: v for k, v in row.items() if v is not None}])
+    benchmark_items.lines(
+        folder / "hellaswag_val.jsonl", [{k: v for k, v in row.items() if v is not None}]
+    )
 
 
 def write(name, content):
@@ -272,7 +374,10 @@ def test_rows_that_end_early_are_counted(tmp_path, bundled):
 def test_what_the_model_cannot_read_whole_and_a_broken_model_are_told(tmp_path, bundled):
     model, tokenizer = bundled
     hellaswag(tmp_path, ctx_a="Ada sat down. " * 400)
-    assert "1 of 1 items cut on the left to the model's 512 tokens" in benchmarks.run(model, tokenizer, "hellaswag", tmp_path)["hellaswag"].protocol
+    assert (
+        "1 of 1 items cut on the left to the model's 512 tokens"
+        in benchmarks.run(model, tokenizer, "hellaswag", tmp_path)["hellaswag"].protocol
+    )
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.model.norm.weight.fill_(float("nan"))
@@ -284,12 +389,17 @@ def test_the_cache_of_the_hub_is_a_folder_too(folders, tmp_path, bundled, found)
     place = tmp_path / "datasets--Rowan--hellaswag" / "snapshots" / "0123"
     place.mkdir(parents=True)
     (place / "data").symlink_to(folders["hub"] / "hellaswag" / "data")
-    assert benchmarks.run(*bundled, "hellaswag", tmp_path)["hellaswag"].scores == found["hub"][0]["hellaswag"].scores
+    assert (
+        benchmarks.run(*bundled, "hellaswag", tmp_path)["hellaswag"].scores
+        == found["hub"][0]["hellaswag"].scores
+    )
 
 
 def test_answers_are_compared_as_squad_does():
     assert [squad.compute_exact("The cup.", s) for s in ("cup", "a CUP", "cups")] == [1, 1, 0]
-    assert squad.compute_f1("the red cup", "red pot") == pytest.approx(0.5) and squad.compute_f1("the", "a") == 1.0 != squad.compute_f1("the", "x")
+    assert squad.compute_f1("the red cup", "red pot") == pytest.approx(0.5) and squad.compute_f1(
+        "the", "a"
+    ) == 1.0 != squad.compute_f1("the", "x")
     normal = {}
     source = (benchmarks.tasks_folder() / "super_glue" / "record" / "t5_utils.py").read_text()
     exec(compile(source, "t5_utils", "exec"), normal)

@@ -14,7 +14,9 @@ def test_nats_are_those_of_the_perplexity(bundled, tokenizer):
     model, _ = bundled
     ids = windows(tokenizer, "bundled", split="validation", n=20, context=64, seed=0).ids
     each = nats_by_window(model, ids)
-    assert float(each.mean()) == pytest.approx(perplexity(model, tokenizer, context=64, n=20).nats, rel=1e-12)
+    assert float(each.mean()) == pytest.approx(
+        perplexity(model, tokenizer, context=64, n=20).nats, rel=1e-12
+    )
     with torch.no_grad():
         losses = [float(model(input_ids=row[None], labels=row[None]).loss) for row in ids]
     assert each.tolist() == pytest.approx(losses, rel=1e-5)
@@ -30,9 +32,13 @@ def test_divergence_is_scipys(bundled, tokenizer):
     kept = predictions(model, ids)
     assert kept.shape == (18, 32, model.config.vocab_size)
     for original in (model, kept):
-        assert kl_by_window(original, rounded, ids).tolist() == pytest.approx(want.tolist(), rel=1e-3)
+        assert kl_by_window(original, rounded, ids).tolist() == pytest.approx(
+            want.tolist(), rel=1e-3
+        )
     assert float(kl_by_window(model, model, ids).abs().max()) == 0
-    assert not torch.allclose(kl_by_window(rounded, model, ids), want), "the order of the two matters"
+    assert not torch.allclose(kl_by_window(rounded, model, ids), want), (
+        "the order of the two matters"
+    )
 
 
 def test_refusals(bundled, tokenizer):

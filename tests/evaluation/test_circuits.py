@@ -25,7 +25,9 @@ def test_looking_back_on_planted_maps():
     back = torch.zeros(1, 2, 6, 6)
     back[0, 0, range(1, 6), range(5)] = 1.0
     back[0, 1, range(2, 6), range(4)] = 0.5
-    assert circuits.looking_back([back], 1).tolist() == [[1.0, 0.0]] and circuits.looking_back([back], 2).tolist() == [[0.0, 0.5]]
+    assert circuits.looking_back([back], 1).tolist() == [[1.0, 0.0]] and circuits.looking_back(
+        [back], 2
+    ).tolist() == [[0.0, 0.5]]
 
 
 def test_matching_on_planted_maps():
@@ -40,7 +42,11 @@ def test_matching_on_planted_maps():
 def test_maps_are_attention_and_the_model_stays(model):
     before = model.config._attn_implementation
     maps = circuits.attention_maps(model, IDS)
-    assert len(maps) == 2 and maps[0].shape == (3, 4, 12, 12) and model.config._attn_implementation == before
+    assert (
+        len(maps) == 2
+        and maps[0].shape == (3, 4, 12, 12)
+        and model.config._attn_implementation == before
+    )
     torch.testing.assert_close(maps[1].sum(-1), torch.ones(3, 4, 12))
     assert maps[0].triu(1).abs().max() == 0
 
@@ -51,8 +57,14 @@ def test_kl_at_some_tokens(model):
     where[:, 4:] = False
     with torch.no_grad():
         q = changed(input_ids=IDS).logits.log_softmax(-1)
-    expected = torch.nn.functional.kl_div(q[:, :4], original[:, :4], log_target=True, reduction="none").sum(-1).mean(1)
-    torch.testing.assert_close(circuits.kl_where(original, changed, IDS, where).float(), expected, rtol=1e-4, atol=1e-6)
+    expected = (
+        torch.nn.functional.kl_div(q[:, :4], original[:, :4], log_target=True, reduction="none")
+        .sum(-1)
+        .mean(1)
+    )
+    torch.testing.assert_close(
+        circuits.kl_where(original, changed, IDS, where).float(), expected, rtol=1e-4, atol=1e-6
+    )
     again = circuits.kl_where(original, by_window.predictions(changed, IDS), IDS, where)
     torch.testing.assert_close(again, circuits.kl_where(original, changed, IDS, where))
     with pytest.raises(CompressionError, match="each window"):
@@ -75,5 +87,8 @@ def test_a_silent_head_is_a_head_with_no_output(kind):
 
 
 def test_heads_that_are_not_there(model):
-    with pytest.raises(CompressionError, match="2 blocks of 4 heads"), circuits.without_head(model, 0, 4):
+    with (
+        pytest.raises(CompressionError, match="2 blocks of 4 heads"),
+        circuits.without_head(model, 0, 4),
+    ):
         pass

@@ -32,33 +32,61 @@ def quiet(title, rows, **options):
 
 def test_rows_without_chance_take_their_interval_from_the_windows_and_are_paired():
     wobble = 0.01 * torch.arange(64, dtype=torch.float64).cos()
-    table = quiet("t", {"RTN": lambda seed: WINDOWS, "GPTQ": lambda seed: WINDOWS - 0.02 + wobble}, against="RTN")
-    low, high = stats.t.interval(0.95, 63, loc=float(WINDOWS.mean()), scale=stats.sem(WINDOWS.numpy()))
+    table = quiet(
+        "t",
+        {"RTN": lambda seed: WINDOWS, "GPTQ": lambda seed: WINDOWS - 0.02 + wobble},
+        against="RTN",
+    )
+    low, high = stats.t.interval(
+        0.95, 63, loc=float(WINDOWS.mean()), scale=stats.sem(WINDOWS.numpy())
+    )
     assert table.interval("RTN") == pytest.approx((low, high), rel=1e-10)
     mean, half = table.difference("GPTQ", "RTN")
-    paired = stats.ttest_rel((WINDOWS - 0.02 + wobble).numpy(), WINDOWS.numpy()).confidence_interval(0.95)
+    paired = stats.ttest_rel(
+        (WINDOWS - 0.02 + wobble).numpy(), WINDOWS.numpy()
+    ).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx((paired.low, paired.high), rel=1e-9)
     assert half < table.half_width("RTN") / 10, "what windows have in common cancels"
-    assert table.order("GPTQ", "RTN") == "<" and table.order("RTN", "GPTQ") == ">" and table.order("RTN", "RTN") == "="
+    assert (
+        table.order("GPTQ", "RTN") == "<"
+        and table.order("RTN", "GPTQ") == ">"
+        and table.order("RTN", "RTN") == "="
+    )
     assert "better" in str(table) and "the same for every seed" in str(table)
 
 
 def test_one_number_for_each_seed():
     a, b = [1.0, 1.3, 0.9, 1.1], [0.8, 1.0, 0.75, 0.8]
-    table = quiet("t", {"a": lambda s: a[s], "b": lambda s: np.float32(b[s])}, seeds=range(4), against="a", better="higher")
+    table = quiet(
+        "t",
+        {"a": lambda s: a[s], "b": lambda s: np.float32(b[s])},
+        seeds=range(4),
+        against="a",
+        better="higher",
+    )
     paired = stats.ttest_rel(b, a).confidence_interval(0.95)
     mean, half = table.difference("b", "a")
     assert (mean - half, mean + half) == pytest.approx((paired.low, paired.high), rel=1e-6)
-    assert table.mean("a") == pytest.approx(1.075) and table.order("b", "a") == "<" and "worse" in str(table)
+    assert (
+        table.mean("a") == pytest.approx(1.075)
+        and table.order("b", "a") == "<"
+        and "worse" in str(table)
+    )
 
 
 def test_both_seeds_and_windows_count():
     table = quiet("t", {"a": noisy(0.0), "b": noisy(0.3), "c": noisy(0.0001, 0.5)}, against="a")
     assert table.order("b", "a") == ">" and table.order("c", "a") == "=" == table.order("a", "c")
-    assert "no difference seen" in str(table) and "3 seeds" in str(table) and "64 windows" in str(table)
+    assert (
+        "no difference seen" in str(table)
+        and "3 seeds" in str(table)
+        and "64 windows" in str(table)
+    )
     by_seed = lambda seed: WINDOWS + 0.5 * (seed - 1)  # noqa: E731
     moved = quiet("t", {"a": lambda seed: WINDOWS, "b": by_seed}, against="a")
-    assert moved.difference("b", "a")[1] == pytest.approx(stats.t.ppf(0.975, 2) * 0.5 / math.sqrt(3), rel=1e-9)
+    assert moved.difference("b", "a")[1] == pytest.approx(
+        stats.t.ppf(0.975, 2) * 0.5 / math.sqrt(3), rel=1e-9
+    )
 
 
 def test_a_false_difference_is_seen_in_five_of_a_hundred():
@@ -76,7 +104,11 @@ def test_a_false_difference_is_seen_in_five_of_a_hundred():
 def test_a_single_number_has_no_interval_and_no_order():
     table = quiet("bytes", {"a": lambda s: 3, "b": 4.0}, against="a")
     assert math.isnan(table.half_width("a")) and table.mean("b") == 4
-    assert "difference seen" not in str(table) and "better" not in str(table) and "worse" not in str(table)
+    assert (
+        "difference seen" not in str(table)
+        and "better" not in str(table)
+        and "worse" not in str(table)
+    )
     with pytest.raises(CompressionError, match="one number each.*window"):
         table.order("a", "b")
     exact = quiet("t", {"a": WINDOWS, "b": WINDOWS + 1}, against="a")
@@ -85,8 +117,19 @@ def test_a_single_number_has_no_interval_and_no_order():
 
 def test_rows_that_are_equal_for_every_seed_are_equal_without_an_interval():
     moving = [0.2, 0.6, 0.5]
-    table = quiet("t", {"a": lambda s: 1.0, "b": lambda s: 1.0, "c": lambda s: moving[s], "d": lambda s: moving[s], "e": lambda s: 0.5})
-    assert table.order("a", "b") == "=" == table.order("c", "d") and table.order("c", "a") == "<" == table.order("d", "a")
+    table = quiet(
+        "t",
+        {
+            "a": lambda s: 1.0,
+            "b": lambda s: 1.0,
+            "c": lambda s: moving[s],
+            "d": lambda s: moving[s],
+            "e": lambda s: 0.5,
+        },
+    )
+    assert table.order("a", "b") == "=" == table.order("c", "d") and table.order(
+        "c", "a"
+    ) == "<" == table.order("d", "a")
     with pytest.raises(CompressionError, match="one number each"):
         table.order("a", "e")  # a constant difference other than 0
 
@@ -94,8 +137,18 @@ def test_rows_that_are_equal_for_every_seed_are_equal_without_an_interval():
 def test_rows_draw_alike_and_the_generator_is_left_alone():
     drawn = []
     before = torch.random.get_rng_state()
-    quiet("t", {"a": lambda s: drawn.append(float(torch.rand(()))) or 1.0, "b": lambda s: drawn.append(float(torch.rand(()))) or 2.0})
-    assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3 and torch.equal(before, torch.random.get_rng_state())
+    quiet(
+        "t",
+        {
+            "a": lambda s: drawn.append(float(torch.rand(()))) or 1.0,
+            "b": lambda s: drawn.append(float(torch.rand(()))) or 2.0,
+        },
+    )
+    assert (
+        drawn[:3] == drawn[3:]
+        and len(set(drawn)) == 3
+        and torch.equal(before, torch.random.get_rng_state())
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +188,9 @@ def test_saved_and_loaded(tmp_path):
     again = comparison.load(path)
     for label in table.values:
         assert again.mean(label) == pytest.approx(table.mean(label), rel=1e-8)
-    assert again.difference("GPTQ", "RTN") == pytest.approx(table.difference("GPTQ", "RTN"), rel=1e-6)
+    assert again.difference("GPTQ", "RTN") == pytest.approx(
+        table.difference("GPTQ", "RTN"), rel=1e-6
+    )
     assert again.command == "python benchmarks/three.py" and again.date and again.seeds == (0, 1, 2)
     assert "Made by python benchmarks/three.py on 20" in str(again) and "1.25" in str(again)
     assert "&lt;b&gt;Three" in again._repr_mimebundle_()["text/html"]
@@ -155,7 +210,8 @@ def test_every_committed_table_can_be_shown_and_names_its_command():
 def test_an_output_holds_the_table_for_readers_and_for_tests():
     table = quiet("t", {"b": noisy(0.2), "a": noisy(0.0)}, against="a", unit="nats")
     bundle = table._repr_mimebundle_()
-    again = comparison.from_json(json.loads(json.dumps(bundle[comparison.MIME], sort_keys=True)))  # as nbformat writes it
+    # as nbformat writes it
+    again = comparison.from_json(json.loads(json.dumps(bundle[comparison.MIME], sort_keys=True)))
     assert again.order("b", "a") == ">" and str(again) == bundle["text/plain"]
     assert bundle["text/html"].count("<tr>") == 3
 

@@ -15,7 +15,12 @@ def bundled():
 
 
 def test_beginnings_tell_values_apart():
-    assert facts.beginnings([[1, 2, 3], [1, 4], [5, 6], [5, 6, 7]]) == [[1, 2], [1, 4], [5, 6], [5, 6, 7]]
+    assert facts.beginnings([[1, 2, 3], [1, 4], [5, 6], [5, 6, 7]]) == [
+        [1, 2],
+        [1, 4],
+        [5, 6],
+        [5, 6, 7],
+    ]
 
 
 def test_beginnings_give_what_whole_answers_give(bundled):
@@ -27,11 +32,21 @@ def test_beginnings_give_what_whole_answers_give(bundled):
     whole, right = [], []
     for person, attribute in world.facts()[:40]:
         question, answer = facts.kinds.question(world, person, attribute, 1)
-        pairs = [answers.encode_pair(tokenizer, f"Question: {question}\nAnswer:", f" {v}") for v in ATTRIBUTES[attribute]]
+        pairs = [
+            answers.encode_pair(tokenizer, f"Question: {question}\nAnswer:", f" {v}")
+            for v in ATTRIBUTES[attribute]
+        ]
         scores = torch.tensor(answers.log_probabilities(net, pairs), dtype=torch.float64)
         place = ATTRIBUTES[attribute].index(answer)
         right.append(float(scores.argmax() == place))
-        whole.append(float((torch.tensor(len(pairs)).log2() + scores.log_softmax(-1)[place] / torch.tensor(2.0).log()).clamp(min=0)))
+        whole.append(
+            float(
+                (
+                    torch.tensor(len(pairs)).log2()
+                    + scores.log_softmax(-1)[place] / torch.tensor(2.0).log()
+                ).clamp(min=0)
+            )
+        )
     assert found.right.tolist() == right
     assert torch.allclose(found.bits, torch.tensor(whole, dtype=torch.float64), atol=2e-3)
     assert found.person[:11].tolist() == [0] * 5 + [1] * 5 + [2]

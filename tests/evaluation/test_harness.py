@@ -32,7 +32,15 @@ def test_agrees_within_half_a_point(bundled, bits):
 def test_programs_are_run_by_the_harness_too(bundled):
     model, tokenizer = bundled
     theirs = harness.run(model, tokenizer, ["programs"], n=40, split="validation", seed=2)
-    assert abs(theirs["programs"] - task_scores(model, tokenizer, tasks=["programs"], n=40, split="validation", seed=2)["programs"].accuracy) <= 0.005
+    assert (
+        abs(
+            theirs["programs"]
+            - task_scores(model, tokenizer, tasks=["programs"], n=40, split="validation", seed=2)[
+                "programs"
+            ].accuracy
+        )
+        <= 0.005
+    )
 
 
 @pytest.fixture
@@ -46,7 +54,9 @@ def no_beginning(bare_tokenizer):
 def test_other_architectures_and_tokenizers(make, no_beginning, bare_tokenizer):
     model = make("gpt2")
     theirs = harness.run(model, no_beginning, ["entailment", "facts"], n=60)
-    for task, score in task_scores(model, no_beginning, tasks=["entailment", "facts"], n=60).items():
+    for task, score in task_scores(
+        model, no_beginning, tasks=["entailment", "facts"], n=60
+    ).items():
         assert abs(theirs[task] - score.accuracy) <= 0.005
     with pytest.raises(CompressionError, match="set tokenizer.eos_token"):
         harness.run(model, bare_tokenizer, ["facts"], n=2)
@@ -58,7 +68,12 @@ def test_prompts_are_divided_as_the_harness_divides_them(bundled, no_beginning):
     model, tokenizer = bundled
     for chosen in (tokenizer, no_beginning):
         wrapped = HFLM(pretrained=model, tokenizer=copy.deepcopy(chosen), backend="causal")
-        pairs = [(i.prompt, c) for task in ("facts", "entailment") for i in items(task, n=10) for c in i.choices]
+        pairs = [
+            (i.prompt, c)
+            for task in ("facts", "entailment")
+            for i in items(task, n=10)
+            for c in i.choices
+        ]
         for pair in [*pairs, ("Ada is ", "four"), ("Count: 1", "23")]:
             assert tuple(wrapped._encode_pair(*pair)) == encode_pair(chosen, *pair)
 

@@ -2,14 +2,22 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 
 from course_utils.errors import CompressionError
 from course_utils.evaluation import memory
 from course_utils.evaluation.configs import CONFIGS
 from course_utils.quantization import rtn
 
-# total parameters as their model pages on the hub state them (GPT-2 and OPT: with tied heads counted once)
+# total parameters as their model pages on the hub state them (GPT-2 and OPT: with tied heads
+# counted once)
 PUBLISHED = {
     "GPT-2": 124_439_808, "OPT-125M": 125_239_296, "Qwen2.5-0.5B": 494_032_768, "Llama-3.2-1B": 1_235_814_400,
     "Llama-2-7B": 6_738_415_616, "Mistral-7B": 7_241_732_096, "Qwen2.5-7B": 7_615_616_512,
@@ -48,7 +56,9 @@ def test_nothing_is_allocated():
 def test_the_seven_billion_question():
     """28 GB in 32 bits, 14 in 16, 3.5 in 4 (decimal)."""
     for bits, gigabytes in ((32, 26.95), (16, 13.48), (8, 6.74), (4, 3.37)):
-        assert memory.budget("Llama-2-7B", dtype_bits=bits)["weights"] / 1e9 == pytest.approx(gigabytes, abs=0.01)
+        assert memory.budget("Llama-2-7B", dtype_bits=bits)["weights"] / 1e9 == pytest.approx(
+            gigabytes, abs=0.01
+        )
 
 
 @pytest.fixture(params=["llama", "qwen2", "opt", "gpt2"])
@@ -89,33 +99,42 @@ def test_training_activations_are_what_autograd_keeps(small):
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # the tensor too, so that its address is not used again
+            # the tensor too, so that its address is not used again
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
     ids = torch.randint(0, 300, (2, 256))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         loss = model(input_ids=ids, labels=ids).loss
     real = sum(size for size, _ in kept.values())
-    counted = memory.budget(small, dtype_bits=32, context=256, batch=2, training=True)["activations"]
+    counted = memory.budget(small, dtype_bits=32, context=256, batch=2, training=True)[
+        "activations"
+    ]
     assert loss.requires_grad and counted == pytest.approx(real, rel=0.1)
 
 
 def test_adamw_in_32_bits_equals_a_real_optimizer(small):
     model = AutoModelForCausalLM.from_config(small)
     optimizer = torch.optim.AdamW(model.parameters())
-    model(torch.zeros(1, 4, dtype=torch.long), labels=torch.zeros(1, 4, dtype=torch.long)).loss.backward()
+    model(
+        torch.zeros(1, 4, dtype=torch.long), labels=torch.zeros(1, 4, dtype=torch.long)
+    ).loss.backward()
     optimizer.step()
     moments = sum(s[k].nbytes for s in optimizer.state.values() for k in ("exp_avg", "exp_avg_sq"))
     found = memory.budget(small, dtype_bits=32, training=True, context=8)
     assert found["optimizer"] == moments
     assert found["gradients"] == sum(p.grad.nbytes for p in model.parameters())
-    assert found["weights"] == memory.bytes_in_memory(model) - sum(b.nbytes for b in model.buffers())
+    assert found["weights"] == memory.bytes_in_memory(model) - sum(
+        b.nbytes for b in model.buffers()
+    )
 
 
 def test_mixed_precision_is_sixteen_bytes_a_parameter():
     found = memory.budget("GPT-2", training=True, context=16)
     assert found["weights"] + found["gradients"] + found["optimizer"] == 16 * PUBLISHED["GPT-2"]
-    assert found["kv_cache"] == 0 and found["total"] == sum(v for k, v in found.items() if k != "total")
+    assert found["kv_cache"] == 0 and found["total"] == sum(
+        v for k, v in found.items() if k != "total"
+    )
 
 
 def test_group_scales_count_as_fractional_bits(llama):
@@ -146,7 +165,9 @@ def test_encoders_and_experts():
     """BERT-base without a head has 109,482,240 parameters, Mixtral-8x7B 46,702,792,704, and an encoder no cache."""
     bert = BertConfig()
     found = memory.budget(bert, dtype_bits=32, context=512)
-    assert found["weights"] == 4 * 109_482_240 and found["kv_cache"] == 0 and found["activations"] > 0
+    assert (
+        found["weights"] == 4 * 109_482_240 and found["kv_cache"] == 0 and found["activations"] > 0
+    )
     assert memory.parameter_counts({"model_type": "mixtral"})["total"] == 46_702_792_704
 
 

@@ -38,13 +38,20 @@ def test_against_the_matrix_itself(llama):
             J.append((sides[0] - sides[1]) / 0.04)
     J = torch.stack(J, -1)  # (windows, tokens, words, weights)
     p = logits.softmax(-1)
-    F = torch.einsum("wtva,wtv,wtvb->wab", J, p, J) - torch.einsum("wta,wtb->wab", *[torch.einsum("wtva,wtv->wta", J, p)] * 2)
+    F = torch.einsum("wtva,wtv,wtvb->wab", J, p, J) - torch.einsum(
+        "wta,wtb->wab", *[torch.einsum("wtva,wtv->wta", J, p)] * 2
+    )
     F = F / IDS.shape[1]
     d = torch.tensor([0.3, -0.2, 0.5, 0.1], dtype=torch.float64)
     delta = torch.zeros_like(weight)
     for (i, j), value in zip(places, d, strict=True):
         delta[i, j] = value
-    torch.testing.assert_close(one_view.predicted_kl(model, {name: delta}, IDS), 0.5 * torch.einsum("a,wab,b->w", d, F, d), rtol=2e-3, atol=1e-9)
+    torch.testing.assert_close(
+        one_view.predicted_kl(model, {name: delta}, IDS),
+        0.5 * torch.einsum("a,wab,b->w", d, F, d),
+        rtol=2e-3,
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +63,11 @@ def test_small_changes_of_many_models(kind):
     logits = model(input_ids=IDS, use_cache=False).logits.detach()
     for name, delta in one_view.change(model, compressed).items():
         weight = model.get_submodule(name).weight.data
-        weight += 0.1 * (delta if weight.shape == delta.shape and type(model.get_submodule(name)).__name__ != "Conv1D" else delta.T).to(weight)
+        weight += 0.1 * (
+            delta
+            if weight.shape == delta.shape and type(model.get_submodule(name)).__name__ != "Conv1D"
+            else delta.T
+        ).to(weight)
     moved = model(input_ids=IDS, use_cache=False).logits.detach()
     p, q = logits.log_softmax(-1), moved.log_softmax(-1)
     measured = (p.exp() * (p - q)).sum(-1).mean(1).double() * 1e2
@@ -83,7 +94,9 @@ def test_it_is_a_quadratic_form_and_nothing_costs_nothing(llama):
 def test_the_model_is_left_as_it_was(llama):
     before = {k: v.clone() for k, v in llama.state_dict().items()}
     llama.train()
-    one_view.predicted_kl(llama, one_view.change(llama, rtn.quantize(llama, bits=4, group_size=-1)), IDS)
+    one_view.predicted_kl(
+        llama, one_view.change(llama, rtn.quantize(llama, bits=4, group_size=-1)), IDS
+    )
     assert llama.training
     llama.eval()
     assert all(torch.equal(v, before[k]) for k, v in llama.state_dict().items())

@@ -12,7 +12,9 @@ from course_utils.evaluation import pareto
 
 def by_definition(costs):
     def beaten(i):
-        return any(all(a <= b for a, b in zip(c, costs[i], strict=True)) and c != costs[i] for c in costs)
+        return any(
+            all(a <= b for a, b in zip(c, costs[i], strict=True)) and c != costs[i] for c in costs
+        )
 
     return sorted((i for i in range(len(costs)) if not beaten(i)), key=lambda i: costs[i])
 

@@ -55,7 +55,9 @@ def test_equals_the_loss_of_transformers(bundled):
     ids = windows(tokenizer, "bundled", split="validation", n=20, context=64, seed=0).ids
     with torch.no_grad():
         losses = [float(model(input_ids=row[None], labels=row[None]).loss) for row in ids]
-    assert perplexity(model, tokenizer, context=64, n=20).nats == pytest.approx(sum(losses) / 20, rel=1e-5)
+    assert perplexity(model, tokenizer, context=64, n=20).nats == pytest.approx(
+        sum(losses) / 20, rel=1e-5
+    )
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(make, tokenizer):
@@ -79,7 +81,16 @@ def test_the_number_carries_its_protocol(bundled):
         "tokens": 117, "unit": "token", "dtype": "float32", "seed": 0,
     }  # fmt: skip
     assert found.protocol == wanted
-    for part in ("model bundled", "float32", "bundled (test)", "context 40", "stride 40", "3 windows", "117 tokens", "per token"):
+    for part in (
+        "model bundled",
+        "float32",
+        "bundled (test)",
+        "context 40",
+        "stride 40",
+        "3 windows",
+        "117 tokens",
+        "per token",
+    ):
         assert part in str(found) and part in repr(found)
 
 
@@ -93,7 +104,10 @@ def test_windows_do_not_overlap_and_lose_nothing(tokenizer):
 def test_a_file_and_its_splits(tmp_path, tokenizer, llama):
     file = tmp_path / "own text.txt"
     file.write_text("".join(f"line {i} of Zürich\n" for i in range(500)), encoding="utf-8")
-    parts = {s: windows(tokenizer, file, split=s, n=None, context=32, seed=0).ids for s in ("train", "validation", "test", "all")}
+    parts = {
+        s: windows(tokenizer, file, split=s, n=None, context=32, seed=0).ids
+        for s in ("train", "validation", "test", "all")
+    }
     lines = {s: set(tokenizer.decode(p.flatten()).split("\n")[1:-1]) for s, p in parts.items()}
     assert not lines["train"] & lines["validation"] and not lines["validation"] & lines["test"]
     assert len(parts["train"]) / len(parts["all"]) == pytest.approx(0.8, abs=0.05)
@@ -113,10 +127,21 @@ def test_calibration_is_seeded_training_text(tokenizer):
 
 
 def test_calibration_on_a_fixed_text_draws_different_windows(tokenizer):
-    every = {tuple(row.tolist()) for row in windows(tokenizer, [" ".join(map(str, range(900)))], split="train", n=None, context=20, seed=0).ids}
-    rows = [tuple(r.tolist()) for r in calibration(tokenizer, [" ".join(map(str, range(900)))], n=12, context=20, seed=4)]
+    every = {
+        tuple(row.tolist())
+        for row in windows(
+            tokenizer, [" ".join(map(str, range(900)))], split="train", n=None, context=20, seed=0
+        ).ids
+    }
+    rows = [
+        tuple(r.tolist())
+        for r in calibration(tokenizer, [" ".join(map(str, range(900)))], n=12, context=20, seed=4)
+    ]
     assert len(set(rows)) == 12 and set(rows) <= every
-    assert rows != [tuple(r.tolist()) for r in calibration(tokenizer, [" ".join(map(str, range(900)))], n=12, context=20, seed=5)]
+    assert rows != [
+        tuple(r.tolist())
+        for r in calibration(tokenizer, [" ".join(map(str, range(900)))], n=12, context=20, seed=5)
+    ]
 
 
 def test_a_tokenizer_without_special_tokens(bare_tokenizer, llama):
@@ -158,22 +183,33 @@ def test_dropout_is_off_and_the_mode_is_restored(make, tokenizer):
     model.train()
     model.transformer.h[0].mlp.eval()
     assert perplexity(model, tokenizer, context=32, n=2).nats == quiet
-    assert model.training and model.transformer.h[1].mlp.training and not model.transformer.h[0].mlp.training
+    assert (
+        model.training
+        and model.transformer.h[1].mlp.training
+        and not model.transformer.h[0].mlp.training
+    )
 
 
 def test_packed_layers_give_the_number_they_give_packed(llama, tokenizer):
     compressed = rtn.quantize(llama, bits=3, group_size=16)
     ids = windows(tokenizer, "bundled", split="validation", n=3, context=32, seed=0).ids
     with torch.no_grad():
-        packed = sum(float(compressed.model(input_ids=row[None], labels=row[None]).loss) for row in ids) / 3
+        packed = (
+            sum(float(compressed.model(input_ids=row[None], labels=row[None]).loss) for row in ids)
+            / 3
+        )
     before = {n: m for n, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)}
     found = perplexity(compressed, tokenizer, context=32, n=3)
     assert found.nats == pytest.approx(packed, rel=1e-6)
     assert "rtn, bits 3, group_size 16" in str(found)
-    assert before and before == {n: m for n, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)}
+    assert before and before == {
+        n: m for n, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)
+    }
     with pytest.raises(RuntimeError, match="stop"), scoring(compressed):
         raise RuntimeError("stop")
-    assert before == {n: m for n, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)}
+    assert before == {
+        n: m for n, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)
+    }
 
 
 @pytest.mark.parametrize(
@@ -206,9 +242,17 @@ def test_a_file_that_is_not_text(tmp_path, llama, tokenizer):
 def test_encoders_are_refused(tokenizer):
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
-    config = BertConfig(vocab_size=1024, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(
+        vocab_size=1024,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     for encoder in (BertModel(config), BertForMaskedLM(config)):
         with pytest.raises(CompressionError, match="causal language model"):
             perplexity(encoder, tokenizer)
-    with pytest.raises(CompressionError, match="expected a Hugging Face model or a Compressed, got Linear"):
+    with pytest.raises(
+        CompressionError, match="expected a Hugging Face model or a Compressed, got Linear"
+    ):
         perplexity(torch.nn.Linear(2, 2), tokenizer)

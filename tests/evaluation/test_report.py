@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from course_utils.errors import CompressionError
-from course_utils.evaluation import Report, Score, compare, decoding_speed, memory, perplexity, report, task_scores
+from course_utils.evaluation import (
+    Report,
+    Score,
+    compare,
+    decoding_speed,
+    memory,
+    perplexity,
+    report,
+    task_scores,
+)
 from course_utils.quantization import rtn
 
-reporting = sys.modules["course_utils.evaluation.report"]  # the function of this name hides the module
+# the function of this name hides the module
+reporting = sys.modules["course_utils.evaluation.report"]
 FEW = {"tasks": ("facts", "addition"), "n": 10, "windows": 4, "context": 64, "runs": 1}
 
 
@@ -18,7 +28,11 @@ FEW = {"tasks": ("facts", "addition"), "n": 10, "windows": 4, "context": 64, "ru
 def pair(bundled):
     model, tokenizer = bundled
     compressed = rtn.quantize(model, bits=4)
-    return compressed, report(model, tokenizer, **FEW), report(compressed, tokenizer, name="INT4 <b>", **FEW)
+    return (
+        compressed,
+        report(model, tokenizer, **FEW),
+        report(compressed, tokenizer, name="INT4 <b>", **FEW),
+    )
 
 
 def test_everything_is_measured(pair, bundled, tmp_path):
@@ -26,7 +40,11 @@ def test_everything_is_measured(pair, bundled, tmp_path):
     compressed, plain, packed = pair
     compressed.save(tmp_path / "model")
     assert packed.bytes_on_disk == sum(f.stat().st_size for f in (tmp_path / "model").iterdir())
-    assert packed.bytes_in_memory == memory.bytes_in_memory(compressed.model) < plain.bytes_in_memory / 2
+    assert (
+        packed.bytes_in_memory
+        == memory.bytes_in_memory(compressed.model)
+        < plain.bytes_in_memory / 2
+    )
     assert packed.perplexity == perplexity(compressed, tokenizer, n=4, context=64)
     assert plain.perplexity == perplexity(model, tokenizer, n=4, context=64)
     assert packed.scores == task_scores(compressed, tokenizer, tasks=FEW["tasks"], n=10)
@@ -46,7 +64,15 @@ def test_table(pair):
     text, page = str(table), table._repr_html_()
     assert f"({packed.bytes_on_disk / plain.bytes_on_disk:.2f}×)" in text
     assert f"({packed.tokens_per_second / plain.tokens_per_second:.2f}×)" in text
-    for part in ("context 64", "4 windows", "252 tokens scored", "10 items", "facts 25%", "key-value cache", "rtn, bits 4"):
+    for part in (
+        "context 64",
+        "4 windows",
+        "252 tokens scored",
+        "10 items",
+        "facts 25%",
+        "key-value cache",
+        "rtn, bits 4",
+    ):
         assert part in text and part in page
     assert "INT4 &lt;b&gt;" in page and "INT4 <b>" not in page
     assert str(plain) in repr(plain) and "bundled" in plain._repr_html_()
@@ -56,7 +82,12 @@ def test_table(pair):
 
 def test_what_was_measured_differently_is_not_compared(pair, bundled):
     with pytest.raises(CompressionError, match="different protocols"):
-        compare([pair[1], report(bundled[0], bundled[1], **FEW | {"context": 32, "runs": 0, "tasks": ()})])
+        compare(
+            [
+                pair[1],
+                report(bundled[0], bundled[1], **FEW | {"context": 32, "runs": 0, "tasks": ()}),
+            ]
+        )
     with pytest.raises(CompressionError, match="at least one"):
         compare([])
     fewer = report(bundled[0], bundled[1], **FEW | {"n": 5, "runs": 0})
@@ -73,7 +104,9 @@ def test_parts_can_be_left_out(bundled):
 def test_decoding_reads_one_token_at_a_time(bundled):
     model, tokenizer = bundled
     widths = []
-    handle = model.register_forward_pre_hook(lambda m, a, k: widths.append(k["input_ids"].shape[1]), with_kwargs=True)
+    handle = model.register_forward_pre_hook(
+        lambda m, a, k: widths.append(k["input_ids"].shape[1]), with_kwargs=True
+    )
     try:
         assert decoding_speed(model, tokenizer, tokens=6, runs=2) > 0
     finally:

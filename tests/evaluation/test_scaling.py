@@ -21,7 +21,10 @@ def test_equals_scipy(n):
     rng = random.Random(n)
     for _ in range(20):
         sizes, costs = noisy(rng, rng.uniform(-1, 3), n, 0.3)
-        ours, theirs = scaling.fit(sizes, costs), linregress([math.log(s) for s in sizes], [math.log(c) for c in costs])
+        ours, theirs = (
+            scaling.fit(sizes, costs),
+            linregress([math.log(s) for s in sizes], [math.log(c) for c in costs]),
+        )
         assert math.isclose(ours.exponent, theirs.slope, rel_tol=1e-9)
         assert math.isclose(ours.error, theirs.stderr, rel_tol=1e-7)
         assert math.isclose(math.log(ours.factor), theirs.intercept, rel_tol=1e-8, abs_tol=1e-9)
@@ -29,7 +32,11 @@ def test_equals_scipy(n):
 
 def test_an_exact_power_law_is_found_and_continued():
     law = scaling.fit([1, 10, 100, 1000], [3 * s**1.5 for s in (1, 10, 100, 1000)])
-    assert math.isclose(law.exponent, 1.5) and law.error < 1e-12 and math.isclose(law(10**6), 3e9, rel_tol=1e-9)
+    assert (
+        math.isclose(law.exponent, 1.5)
+        and law.error < 1e-12
+        and math.isclose(law(10**6), 3e9, rel_tol=1e-9)
+    )
     assert str(law) == "exponent 1.50 ± 0.00"
 
 

@@ -15,9 +15,17 @@ from course_utils.theory import noise
 def model(request):
     torch.manual_seed(0)
     if request.param == "llama":
-        config = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+        config = LlamaConfig(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
         return LlamaForCausalLM(config).eval()
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    ).eval()
 
 
 @pytest.fixture
@@ -31,7 +39,11 @@ def test_alpha_is_the_divergence_over_the_energy(model, ids):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert list(found) == list(walk.compressible(model))
     i, name = 2, list(found)[2]
-    original, weight, alphas = by_window.predictions(model, ids), model.get_submodule(name).weight.data, []
+    original, weight, alphas = (
+        by_window.predictions(model, ids),
+        model.get_submodule(name).weight.data,
+        [],
+    )
     for seed in (0, 3):
         noisy = noise.noisy(weight, 0.1, "additive", torch.Generator().manual_seed(1000 * seed + i))
         model.get_submodule(name).weight.data = noisy
@@ -44,7 +56,10 @@ def test_alpha_is_the_divergence_over_the_energy(model, ids):
 def test_errors_are_those_of_the_weights(model):
     compressed = rtn.quantize(model, bits=3, group_size=16)
     for name, found in sensitivity.relative_errors(model, compressed.model).items():
-        a, b = walk.weight_of(model.get_submodule(name)), walk.weight_of(compressed.model.get_submodule(name))
+        a, b = (
+            walk.weight_of(model.get_submodule(name)),
+            walk.weight_of(compressed.model.get_submodule(name)),
+        )
         assert abs(found - float(((b - a) ** 2).sum() / (a**2).sum())) < 1e-9
     with pytest.raises(CompressionError, match="no weight of this shape"):
         sensitivity.relative_errors(model, torch.nn.Linear(3, 3))
@@ -64,9 +79,12 @@ def test_the_prediction_holds_for_small_errors(model, ids):
 def test_stream_errors_are_those_of_the_hidden_states(model, ids):
     compressed = rtn.quantize(model, bits=3, group_size=16).model
     with torch.no_grad():
-        a, b = (m(input_ids=ids, output_hidden_states=True).hidden_states for m in (compressed, model))
+        a, b = (
+            m(input_ids=ids, output_hidden_states=True).hidden_states for m in (compressed, model)
+        )
     found = sensitivity.stream_errors(model, compressed, ids)
-    assert len(found) == 2 and abs(found[0] - float((a[1] - b[1]).norm() / b[1].norm())) < 1e-6  # the last has the norm on it
+    # the last has the norm on it
+    assert len(found) == 2 and abs(found[0] - float((a[1] - b[1]).norm() / b[1].norm())) < 1e-6
     alone = sensitivity.stream_errors(model, compressed, ids, only=1)
     assert alone[0] == 0 and alone[1] > 0
     assert abs(sensitivity.stream_errors(model, compressed, ids, only=0)[0] - found[0]) < 1e-6

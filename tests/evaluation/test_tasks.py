@@ -10,17 +10,30 @@ from transformers import AutoModelForCausalLM
 
 from course_utils.errors import CompressionError
 from course_utils.evaluation import Score, answers, judge, task_scores
-from course_utils.evaluation.answers import continuations, encode_pair, greedy, log_probabilities, pick
+from course_utils.evaluation.answers import (
+    continuations,
+    encode_pair,
+    greedy,
+    log_probabilities,
+    pick,
+)
 from course_utils.world import CHANCE, CHOICE_TASKS, Choice, items
 
-PROMPTS = [("Ada lives in", " Delft"), ("The pet of Boris Abel is a", " green parrot of Oslo"), ("Q:", " 42"), ("Ada lives in", " Kiel")]
+PROMPTS = [
+    ("Ada lives in", " Delft"),
+    ("The pet of Boris Abel is a", " green parrot of Oslo"),
+    ("Q:", " 42"),
+    ("Ada lives in", " Kiel"),
+]
 
 
 def one_by_one(model, context, continuation):
     ids = torch.tensor([context + continuation])
     with torch.no_grad():
         log_p = model(ids[:, :-1], use_cache=False).logits[0].log_softmax(-1)
-    return math.fsum(float(log_p[len(context) + j - 1, token]) for j, token in enumerate(continuation))
+    return math.fsum(
+        float(log_p[len(context) + j - 1, token]) for j, token in enumerate(continuation)
+    )
 
 
 def test_padded_rows_score_as_single_ones(tiny, tokenizer):
@@ -36,10 +49,14 @@ def test_a_context_is_read_once_for_all_its_continuations(tiny, monkeypatch):
     """Of one to five tokens, one in two of them, contexts of two lengths; the same without any cache."""
     model, noise = tiny.double(), torch.Generator().manual_seed(0)
     draw = lambda n: torch.randint(1, 60, (n,), generator=noise).tolist()  # noqa: E731
-    pairs = [(context, draw(n)) for context in (draw(9), draw(12), draw(9)) for n in (1, 5, 2, 1, 3)]
+    pairs = [
+        (context, draw(n)) for context in (draw(9), draw(12), draw(9)) for n in (1, 5, 2, 1, 3)
+    ]
     pairs += [(pairs[0][0], pairs[1][1][:3]), (draw(7), draw(4))]
     read = []
-    handle = model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True)
+    handle = model.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
     found = log_probabilities(model, pairs)
     handle.remove()
     assert sum(read) < sum(len(a + b) - 1 for a, b in pairs) / 2
@@ -53,8 +70,11 @@ def test_a_context_is_read_once_for_all_its_continuations(tiny, monkeypatch):
 def test_a_long_prompt_is_cut_on_the_left(make):
     model = make("gpt2").double()
     context, continuation = torch.randint(2, 1024, (400,)).tolist(), [7, 8, 9]
-    expected = one_by_one(model, context[-254:], continuation)  # 254 + 2 tokens are read, the last one only predicted
-    assert log_probabilities(model, [(context, continuation)])[0] == pytest.approx(expected, abs=1e-5)
+    # 254 + 2 tokens are read, the last one only predicted
+    expected = one_by_one(model, context[-254:], continuation)
+    assert log_probabilities(model, [(context, continuation)])[0] == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_greedy_continuations_equal_those_of_generate(tiny, tokenizer):
@@ -64,8 +84,13 @@ def test_greedy_continuations_equal_those_of_generate(tiny, tokenizer):
     assert len(set(found)) > 1
     for prompt, text in zip(prompts, found, strict=True):
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
-        assert text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).split("\n")[0]
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False
+        )
+        assert (
+            text
+            == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).split("\n")[0]
+        )
 
 
 class Counting:
@@ -82,7 +107,9 @@ class Counting:
     def forward(self, input_ids, past_key_values, use_cache):
         assert past_key_values is (self if self.calls else None) and use_cache
         self.calls.append((input_ids.tolist(), list(self.left)))
-        return types.SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids + 1, 50).float(), past_key_values=self)
+        return types.SimpleNamespace(
+            logits=torch.nn.functional.one_hot(input_ids + 1, 50).float(), past_key_values=self
+        )
 
     __call__ = forward
 
@@ -90,9 +117,18 @@ class Counting:
 def test_generation_stops_at_the_end_of_text_and_at_a_newline():
     """5 ends the text, 9 is a newline. A longer prompt is read to its end first, and what is done leaves the batch."""
     model = Counting(4)
-    prompts = [[1, 2], [4, 3], [9, 6], [1, 5, 9, 30]]  # an end of text and a newline in a prompt end nothing
-    assert greedy(model, prompts, 3, {5}, lambda token: token == 9) == [[3, 4], [4], [7, 8, 9], [31, 32, 33]]
-    assert model.calls[:2] == [([[1, 2], [4, 3], [9, 6], [1, 5]], [0, 1, 2, 3]), ([[3], [4], [7], [9]], [0, 1, 2, 3])]
+    # an end of text and a newline in a prompt end nothing
+    prompts = [[1, 2], [4, 3], [9, 6], [1, 5, 9, 30]]
+    assert greedy(model, prompts, 3, {5}, lambda token: token == 9) == [
+        [3, 4],
+        [4],
+        [7, 8, 9],
+        [31, 32, 33],
+    ]
+    assert model.calls[:2] == [
+        ([[1, 2], [4, 3], [9, 6], [1, 5]], [0, 1, 2, 3]),
+        ([[3], [4], [7], [9]], [0, 1, 2, 3]),
+    ]
     assert model.calls[2:] == [([[4], [8], [30]], [0, 2, 3]), ([[31]], [3]), ([[32]], [3])]
 
 
@@ -109,7 +145,9 @@ def test_scores_count_the_right_answers(bundled):
     for task in CHOICE_TASKS:
         right = 0
         for item in items(task, n=12, split="validation", seed=1):
-            sums = [one_by_one(model, *encode_pair(tokenizer, item.prompt, c)) for c in item.choices]
+            sums = [
+                one_by_one(model, *encode_pair(tokenizer, item.prompt, c)) for c in item.choices
+            ]
             right += sums.index(max(sums)) == item.answer
         assert (scores[task].accuracy, scores[task].n) == (right / 12, 12)
         assert scores[task].chance == CHANCE[task]

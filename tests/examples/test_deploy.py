@@ -25,7 +25,9 @@ def common():
     module.original = lambda: (one, tokenizer)
     yield module
     sys.path.remove(str(FOLDER))
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(FOLDER))]:
+    for name in [
+        n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(FOLDER))
+    ]:
         del sys.modules[name]
 
 
@@ -33,7 +35,11 @@ def scripts():
     import ast
 
     tree = ast.parse((FOLDER / "table.py").read_text(encoding="utf-8"))
-    return next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "SCRIPTS")
+    return next(
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and n.targets[0].id == "SCRIPTS"
+    )
 
 
 def test_each_is_short_and_in_the_list():

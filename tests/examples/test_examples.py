@@ -38,13 +38,17 @@ def test_prune():
     made = example("prune")["main"]()
     wanda, narrow = made.values()
     weights = [walk.weight_of(m) for m in walk.compressible(wanda.model).values()]
-    assert sum(int((w == 0).sum()) for w in weights) == pytest.approx(sum(w.numel() for w in weights) / 2, rel=0.01)
+    assert sum(int((w == 0).sum()) for w in weights) == pytest.approx(
+        sum(w.numel() for w in weights) / 2, rel=0.01
+    )
     assert narrow.model.num_parameters() < 0.8 * wanda.model.num_parameters()
 
 
 def test_distil(capsys):
     example("distil")["main"](steps="10")
-    before, after = (float(line.split("teacher ")[1]) for line in capsys.readouterr().out.splitlines()[1:])
+    before, after = (
+        float(line.split("teacher ")[1]) for line in capsys.readouterr().out.splitlines()[1:]
+    )
     assert after < before
 
 
@@ -68,7 +72,12 @@ def test_budget(folder, capsys):
 
 def test_export(tmp_path):
     assert example("export")["main"](out=str(tmp_path)) < 1e-4
-    assert {p.name for p in tmp_path.iterdir()} == {"gptq", "model.gguf", "model.onnx", "model-4bit.onnx"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "gptq",
+        "model.gguf",
+        "model.onnx",
+        "model-4bit.onnx",
+    }
 
 
 def test_evaluate(folder):
@@ -83,7 +92,9 @@ def test_serve():
     address = f"http://127.0.0.1:{served.server_port}"
     try:
         asked = json.dumps({"prompt": "Story: Ada puts the lamp in the", "tokens": 8}).encode()
-        first, second = (json.loads(urllib.request.urlopen(address, asked, timeout=60).read()) for _ in range(2))
+        first, second = (
+            json.loads(urllib.request.urlopen(address, asked, timeout=60).read()) for _ in range(2)
+        )
         assert first == second and first["text"].strip()
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(address, b"{}", timeout=60)

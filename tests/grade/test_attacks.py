@@ -52,7 +52,9 @@ def test_the_table_is_in_the_docs(results):
     found = {name: attack_table.cell(score) for name, score in attack_table.scores(results).items()}
     assert attack_table.column(text, attack_table.MINE) == found
     for tried in attack_table.COLUMNS:
-        assert attack_table.column(text, tried) == {name: f"{right}" for name, right in RIGHT.items()}, tried
+        assert attack_table.column(text, tried) == {
+            name: f"{right}" for name, right in RIGHT.items()
+        }, tried
     assert f"{len(RIGHT)} submissions, {len(attack_table.COLUMNS)} times, 0 differences." in text
 
 
@@ -77,7 +79,9 @@ def test_everyone_was_graded_and_nothing_leaked(results):
 def test_what_did_not_run_is_flagged(results):
     for name in ("os._exit", "infinite loop", "memory bomb", "fork bomb", "not valid Python"):
         cells = {c["grade_id"]: c for c in results[name]["cells"]}
-        assert cells["hessian-test"]["flag"] == "did not run" and cells["hessian-test"]["score"] == 0, name
+        assert (
+            cells["hessian-test"]["flag"] == "did not run" and cells["hessian-test"]["score"] == 0
+        ), name
     for name in (
         "right, a grade_id used twice",
         "cut in the middle",
@@ -90,7 +94,10 @@ def test_what_did_not_run_is_flagged(results):
 
 def test_a_wrong_answer_is_named(results):
     cells = {c["grade_id"]: c for c in results["edits a test"]["cells"]}
-    assert cells["hessian-test"]["mistake"] == "factor_forgotten" and "Not yet." in cells["hessian-test"]["message"]
+    assert (
+        cells["hessian-test"]["mistake"] == "factor_forgotten"
+        and "Not yet." in cells["hessian-test"]["message"]
+    )
     cells = {c["grade_id"]: c for c in results["an alarm handler"]["cells"]}
     assert cells["pack-test"]["score"] == 4
 
@@ -118,7 +125,9 @@ def test_the_table_is_safe_for_a_spreadsheet(results, course, opened):
     }
 
 
-def test_nothing_is_graded_again_and_the_same_seed_gives_the_same(results, course, opened, monkeypatch):
+def test_nothing_is_graded_again_and_the_same_seed_gives_the_same(
+    results, course, opened, monkeypatch
+):
     root = opened.folder.parents[1]
     monkeypatch.setattr(judging, "Zygote", None)  # no worker can be started now
     assert run.run(root, course, opened, limits=LIMITS, book=False, progress=False) == results
@@ -128,7 +137,12 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
     """The second judge to finish kills the grader; the next run grades only what is left, with the seed that was drawn: as
     a run with this seed that nobody disturbs."""
     for n in range(4):
-        grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, {"hessian": attacks.WRONG} if n % 2 else {}))
+        grading.hand_in(
+            tmp_path,
+            opened,
+            f"learner-{n}",
+            grading.submit(opened, {"hessian": attacks.WRONG} if n % 2 else {}),
+        )
     root, out = opened.folder.parents[1], tmp_path / "grades" / "lab-a"
     child = os.fork()
     if child == 0:
@@ -148,17 +162,25 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     started = json.loads((tmp_path / "started").read_text())
-    assert len(started) >= 3 and grading.ended(started), "the judges and the zygote end with the grader"
+    assert len(started) >= 3 and grading.ended(started), (
+        "the judges and the zygote end with the grader"
+    )
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.glob("*.json")}
     assert len(kept) == 2
     found = run.run(root, tmp_path, opened, jobs=2, limits=LIMITS, progress=False)
-    assert {s: r["score"] for s, r in found.items()} == {f"learner-{n}": 7 if n % 2 else 12 for n in range(4)}
+    assert {s: r["score"] for s, r in found.items()} == {
+        f"learner-{n}": 7 if n % 2 else 12 for n in range(4)
+    }
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in kept} == kept
     (drawn,) = {r["seed"] for r in found.values()}
     assert drawn == int((out / "seed").read_text())
-    whole = run.run(root, tmp_path, opened, jobs=2, seed=drawn, again=True, limits=LIMITS, progress=False)
+    whole = run.run(
+        root, tmp_path, opened, jobs=2, seed=drawn, again=True, limits=LIMITS, progress=False
+    )
     timeless = {"seconds": None, "used": None}
-    assert {s: {**r, **timeless} for s, r in whole.items()} == {s: {**r, **timeless} for s, r in found.items()}
+    assert {s: {**r, **timeless} for s, r in whole.items()} == {
+        s: {**r, **timeless} for s, r in found.items()
+    }
 
 
 SEEDED = ["right", "right, in float32", "right, changes its input", "remembers its first answer", "dtype: NaN", "patches torch",
@@ -166,17 +188,35 @@ SEEDED = ["right", "right, in float32", "right, changes its input", "remembers i
 
 
 @pytest.mark.usefixtures("one_zygote")
-def test_two_gradings_with_one_seed_are_the_same_and_other_inputs_give_the_same_scores(tmp_path, opened):
+def test_two_gradings_with_one_seed_are_the_same_and_other_inputs_give_the_same_scores(
+    tmp_path, opened
+):
     for name in SEEDED:
         source, _right = attacks.ANSWERS[name]
         grading.hand_in(tmp_path, opened, slug(name), grading.submit(opened, {"hessian": source}))
     root, found = opened.folder.parents[1], []
     for seed in (5, 5, 6):
-        found.append(run.run(root, tmp_path, opened, seed=seed, again=True, limits=LIMITS, book=False, progress=False))
+        found.append(
+            run.run(
+                root,
+                tmp_path,
+                opened,
+                seed=seed,
+                again=True,
+                limits=LIMITS,
+                book=False,
+                progress=False,
+            )
+        )
     for name in SEEDED:
-        one, again, other = ({**results[slug(name)], "seconds": None, "used": None} for results in found)
+        one, again, other = (
+            {**results[slug(name)], "seconds": None, "used": None} for results in found
+        )
         assert one == again and one["seed"] == 5 and other["seed"] == 6, name
-        scores = [[(c["grade_id"], c["score"], c["mistake"], c["flag"]) for c in r["cells"]] for r in (one, other)]
+        scores = [
+            [(c["grade_id"], c["score"], c["mistake"], c["flag"]) for c in r["cells"]]
+            for r in (one, other)
+        ]
         assert scores[0] == scores[1] and one["score"] == RIGHT[name], name
 
 
@@ -197,7 +237,9 @@ def test_a_judge_that_dies_costs_nobody_else_anything(tmp_path, opened, monkeypa
         return real(lab_, submission, *arguments, **named)
 
     monkeypatch.setattr(judge, "grade", grade)
-    found = run.run(opened.folder.parents[1], tmp_path, opened, jobs=1, limits=LIMITS, progress=False)
+    found = run.run(
+        opened.folder.parents[1], tmp_path, opened, jobs=1, limits=LIMITS, progress=False
+    )
     assert [found[f"learner-{n}"]["score"] for n in range(3)] == [12, None, 12]
     assert "died at every try" in found["learner-1"]["fault"]
 
@@ -217,7 +259,10 @@ def test_a_lab_whose_solution_fails_is_not_graded(tmp_path):
 def test_a_judge_that_dies_over_the_solution_is_named(tmp_path, opened, monkeypatch):
     grading.hand_in(tmp_path, opened, "one", grading.submit(opened, {}))
     monkeypatch.setattr(judge, "grade", lambda *_, **named: os._exit(9))
-    with pytest.raises(CompressionError, match="its own solution could not be graded: the grader's own process died"):
+    with pytest.raises(
+        CompressionError,
+        match="its own solution could not be graded: the grader's own process died",
+    ):
         run.run(opened.folder.parents[1], tmp_path, opened, limits=LIMITS, progress=False)
 
 
@@ -244,12 +289,22 @@ def test_the_class_report(results, course):
         student: round(100 * result["score"] / 14, 1) for student, result in results.items()
     }
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/png") == 2 and "學生" in text and "&quot;" in text and "<script" not in text
+    assert (
+        text.count("data:image/png") == 2
+        and "學生" in text
+        and "&quot;" in text
+        and "<script" not in text
+    )
 
 
 def test_totals_are_drawn_where_there_are_any():
     room = classroom.Classroom()
-    assert classroom.page(room, ["student_id", "total"], [["ann", 80.0], ["bo", None]]).count("data:image/png") == 1
+    assert (
+        classroom.page(room, ["student_id", "total"], [["ann", 80.0], ["bo", None]]).count(
+            "data:image/png"
+        )
+        == 1
+    )
     assert "data:image/png" not in classroom.page(room, ["student_id", "total"], [["bo", None]])
 
 
@@ -267,7 +322,9 @@ def test_every_learner_has_a_page(results, course):
 
 
 def test_the_checklist_is_behind_the_parts():
-    room = classroom.Classroom({"lab-1.1-first-compression": {"ann": 0.8}, "lab-3.1-gptq": {"ann": 0.5}}, ["ann", "bo"])
+    room = classroom.Classroom(
+        {"lab-1.1-first-compression": {"ann": 0.8}, "lab-3.1-gptq": {"ann": 0.5}}, ["ann", "bo"]
+    )
     assert classroom.checklist(room, "ann") == {
         "concepts": {"principles": 0.8, "trade_off": 0.8, "choosing": None},
         "implementation": {"gptq": 0.5, "structured_pruning": None, "distillation": None},
@@ -279,7 +336,8 @@ def test_the_checklist_is_behind_the_parts():
 
 def test_the_parts_of_the_assessment_are_weighted():
     room = classroom.Classroom(
-        {"lab-1.1-first-compression": {"ann": 0.8, "bo": 0.4}, "lab-3.1-gptq": {"ann": 0.5}}, ["ann", "bo"]
+        {"lab-1.1-first-compression": {"ann": 0.8, "bo": 0.4}, "lab-3.1-gptq": {"ann": 0.5}},
+        ["ann", "bo"],
     )
     ann, bo = classroom.parts(room, "ann"), classroom.parts(room, "bo")
     assert ann == {

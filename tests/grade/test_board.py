@@ -42,7 +42,11 @@ def options(**given):
 def rows_of(made_board):
     """The CSV's rows of entries, by name."""
     text = board_page.table(made_board, standing.standing(made_board.entries))
-    return {row["entry"].removeprefix("'"): row for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))) if "refused" not in row["kind"]}
+    return {
+        row["entry"].removeprefix("'"): row
+        for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+        if "refused" not in row["kind"]
+    }
 
 
 def reasons(made_board):
@@ -77,28 +81,50 @@ def test_the_board_is_that_of_brute_force():
             ]  # fmt: skip
             assert rows[e.name].on_front == (not better)
             ranked = [o for o in entries if o.kind == "learner" and not o.failed]
-            assert rows[e.name].rank == (sorted(o.bytes for o in ranked).index(e.bytes) + 1 if e in ranked else None)
+            assert rows[e.name].rank == (
+                sorted(o.bytes for o in ranked).index(e.bytes) + 1 if e in ranked else None
+            )
             front = [o for o in entries if rows[o.name].on_front]
-            equal = {o.name for o in front if o.bytes < e.bytes and e.span[1] >= o.span[0]} if e in front else set()
+            equal = (
+                {o.name for o in front if o.bytes < e.bytes and e.span[1] >= o.span[0]}
+                if e in front
+                else set()
+            )
             assert rows[e.name].equal_to in equal if equal else rows[e.name].equal_to == ""
-        order = [(len(r.entry.failed), r.entry.bytes) for r in standing.standing(entries)]  # of entries with the same gates
+        # of entries with the same gates
+        order = [(len(r.entry.failed), r.entry.bytes) for r in standing.standing(entries)]
         assert order == sorted(order)
 
 
 def test_allowances_by_hand():
-    gates = {name: standing.shown_gate(name, gate) for name, gate in made.measured(facts_tail=0.99, KL=0.005).items()}
+    gates = {
+        name: standing.shown_gate(name, gate)
+        for name, gate in made.measured(facts_tail=0.99, KL=0.005).items()
+    }
     entry = Entry("x", 10, gates)
-    assert standing.allowance(gates["facts tail"], 0.99) == pytest.approx(0.5) and standing.allowance(gates["KL"], 0.005) == pytest.approx(0.25)
-    assert entry.worst[0] == "addition" and entry.worst[1] == pytest.approx(0.6) and entry.failed == []
+    assert standing.allowance(gates["facts tail"], 0.99) == pytest.approx(
+        0.5
+    ) and standing.allowance(gates["KL"], 0.005) == pytest.approx(0.25)
+    assert (
+        entry.worst[0] == "addition" and entry.worst[1] == pytest.approx(0.6) and entry.failed == []
+    )
     exact = {"value": 1.0, "needed": 1.0, "lower": False}
     assert standing.allowance(exact, 1.0) == 0 and standing.allowance(exact, 0.999) == float("inf")
-    assert standing.allowance(gates["KL"], float("nan")) == float("inf") and Entry("none", 1, {}).worst == ("", float("inf"))
+    assert standing.allowance(gates["KL"], float("nan")) == float("inf") and Entry(
+        "none", 1, {}
+    ).worst == ("", float("inf"))
 
 
 def test_a_collapse_of_which_one_gate_was_asked_is_the_last():
     """It fails one gate, as an entry does that lacks a single fact."""
-    gates = {name: standing.shown_gate(name, gate) for name, gate in made.measured(facts_tail=0.97, KL=2.0).items()}
-    entries = [Entry("collapsed", 10, {"KL": gates["KL"]}), Entry("nearly", 99, {n: g for n, g in gates.items() if n != "KL"})]
+    gates = {
+        name: standing.shown_gate(name, gate)
+        for name, gate in made.measured(facts_tail=0.97, KL=2.0).items()
+    }
+    entries = [
+        Entry("collapsed", 10, {"KL": gates["KL"]}),
+        Entry("nearly", 99, {n: g for n, g in gates.items() if n != "KL"}),
+    ]
     assert [row.entry.name for row in standing.standing(entries)] == ["nearly", "collapsed"]
 
 
@@ -110,9 +136,19 @@ def test_an_entry_passes_only_if_the_scorer_says_so():
 
 
 def test_what_is_shown_is_rounded():
-    assert standing.rounded(0.98312, False) == 0.985 and standing.rounded(0.013478, True) == 0.013 and standing.rounded(-0.0, True) == 0
+    assert (
+        standing.rounded(0.98312, False) == 0.985
+        and standing.rounded(0.013478, True) == 0.013
+        and standing.rounded(-0.0, True) == 0
+    )
     gate = {"value": 0.97999, "interval": [0.9712, 0.9888], "needed": 0.98, "passed": False}
-    assert standing.shown_gate("facts", gate) == {"value": 0.98, "interval": [0.97, 0.99], "needed": 0.98, "passed": False, "lower": False}
+    assert standing.shown_gate("facts", gate) == {
+        "value": 0.98,
+        "interval": [0.97, 0.99],
+        "needed": 0.98,
+        "passed": False,
+        "lower": False,
+    }
 
 
 # --- a class ---
@@ -132,7 +168,11 @@ def strange(tmp_path_factory):
     hand_in(course, "says", reason="unknown key 'ann' for Zoë Ångström & <b>")
     folder = hand_in(course, "notebook-only", "lab.ipynb", content=b"{}").parent
     os.mkfifo(folder.parent / "p")
-    for learner, target in {"link": course / "submitted" / "ann" / board.LAB / "a.entry", "zero": Path("/dev/zero"), "gone": Path("nowhere")}.items():
+    for learner, target in {
+        "link": course / "submitted" / "ann" / board.LAB / "a.entry",
+        "zero": Path("/dev/zero"),
+        "gone": Path("nowhere"),
+    }.items():
         place = course / "submitted" / learner / board.LAB
         place.mkdir(parents=True)
         (place / "a.entry").symlink_to(target)
@@ -153,27 +193,68 @@ def found(strange):
 
 def test_a_hostile_file_costs_its_own_row_only(found):
     said, rows = reasons(found), rows_of(found)
-    assert sum(row["kind"] == "learner" for row in rows.values()) == len(NAMES) and rows["ann"]["rank"] == "1"
-    assert said["does-die", "1"] == "the process that scored it was ended by signal 9 (memory?)" and "ended without" in said["does-exit", "1"]
-    assert said["does-hang", "1"] == "no score after 2 seconds" and said["does-nonsense", "1"] == "the scorer's answer is no score"
-    assert said["does-raise", "1"] == "RuntimeError: a scorer's own mistake" and "memory" in said["does-grow", "1"]
-    assert "no entry" in said["garbage", "1"] and said["empty", ""] == "the file is empty" and "larger than 200,000" in said["huge", ""]
-    assert all("links are not followed" in said[learner, ""] for learner in ("link", "zero", "gone"))
-    assert said["pipe", ""] == "it is no plain file" and ".entry" in said["notebook-only", ""] and ".entry" in said["folder", ""]
+    assert (
+        sum(row["kind"] == "learner" for row in rows.values()) == len(NAMES)
+        and rows["ann"]["rank"] == "1"
+    )
+    assert (
+        said["does-die", "1"] == "the process that scored it was ended by signal 9 (memory?)"
+        and "ended without" in said["does-exit", "1"]
+    )
+    assert (
+        said["does-hang", "1"] == "no score after 2 seconds"
+        and said["does-nonsense", "1"] == "the scorer's answer is no score"
+    )
+    assert (
+        said["does-raise", "1"] == "RuntimeError: a scorer's own mistake"
+        and "memory" in said["does-grow", "1"]
+    )
+    assert (
+        "no entry" in said["garbage", "1"]
+        and said["empty", ""] == "the file is empty"
+        and "larger than 200,000" in said["huge", ""]
+    )
+    assert all(
+        "links are not followed" in said[learner, ""] for learner in ("link", "zero", "gone")
+    )
+    assert (
+        said["pipe", ""] == "it is no plain file"
+        and ".entry" in said["notebook-only", ""]
+        and ".entry" in said["folder", ""]
+    )
     assert not any(name == "linked" for name, _ in said) and "linked" not in rows
 
 
 def test_a_second_run_scores_nothing_and_again_only_faults(strange, found, monkeypatch):
     asked = []
-    monkeypatch.setattr(board.apart, "score", lambda work, copy, *rest, **more: asked.append(copy.read_bytes()) or made.score(copy, (1,)))
+    monkeypatch.setattr(
+        board.apart,
+        "score",
+        lambda work, copy, *rest, **more: asked.append(copy.read_bytes()) or made.score(copy, (1,)),
+    )
     second = board.make(strange, options(), [])
-    assert asked == [] and second.entries == found.entries and second.refused == found.refused and second.faults == 0
+    assert (
+        asked == []
+        and second.entries == found.entries
+        and second.refused == found.refused
+        and second.faults == 0
+    )
     monkeypatch.setattr(made.time, "sleep", lambda _: None)
     path = strange / ledger.FOLDER / ledger.SCORES
     before = path.read_bytes()
-    monkeypatch.setattr(board.apart, "score", lambda work, copy, *rest, **more: asked.append(copy) or {"valid": False, "reason": "now known"})
+    monkeypatch.setattr(
+        board.apart,
+        "score",
+        lambda work, copy, *rest, **more: (
+            asked.append(copy) or {"valid": False, "reason": "now known"}
+        ),
+    )
     again = board.make(strange, options(again=True), [])
-    assert len(asked) == 6 and reasons(again)["does-die", "1"] == "now known" and again.entries == found.entries
+    assert (
+        len(asked) == 6
+        and reasons(again)["does-die", "1"] == "now known"
+        and again.entries == found.entries
+    )
     path.write_bytes(before)
 
 
@@ -182,27 +263,54 @@ def test_csv_and_html_of_strange_names_do_nothing(strange, found):
     for line in csv.reader(io.StringIO(board_page.table(found, rows).removeprefix("\ufeff"))):
         assert not any(value.lstrip().startswith(("=", "+", "-", "@")) for value in line)
     text = board_page.page(found, rows, 5)
-    assert text.count("<script") == 1 and "<img" not in text and "onerror=1&gt;" in text and "\u202e" not in text and len(text) < 100_000
+    assert (
+        text.count("<script") == 1
+        and "<img" not in text
+        and "onerror=1&gt;" in text
+        and "\u202e" not in text
+        and len(text) < 100_000
+    )
 
 
 def test_no_name_gets_out_under_pseudonyms(strange, found):
     hidden = board.make(strange, options(pseudonyms=True), [])
     out = strange / "public"
-    texts = [path.name + path.read_text("utf-8-sig") for path in board_page.write_all(out, hidden, 5)]
-    words = [*(name for name in NAMES if name != "-rf"), "does-die", "garbage", "notebook-only", "cmd|", "marked=1", "Ångström", "caf", "a.entry", "new line", "學"]
+    texts = [
+        path.name + path.read_text("utf-8-sig") for path in board_page.write_all(out, hidden, 5)
+    ]
+    words = [
+        *(name for name in NAMES if name != "-rf"),
+        "does-die",
+        "garbage",
+        "notebook-only",
+        "cmd|",
+        "marked=1",
+        "Ångström",
+        "caf",
+        "a.entry",
+        "new line",
+        "學",
+    ]
     for text in texts:
         assert not [word for word in words if word in text] and "p-" in text
     assert sorted(path.name for path in out.iterdir()) == ["board.csv", "board.html"]
     again = board.make(strange, options(pseudonyms=True), [])
     assert again.entries == hidden.entries and again.refused == hidden.refused
     key = strange / ledger.FOLDER / ledger.KEY
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    assert (
+        stat.S_IMODE(key.stat().st_mode) == 0o600
+        and stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    )
     kept = key.read_bytes()
     key.unlink()
     other = board.make(strange, options(pseudonyms=True), [])
-    assert not {e.name for e in other.entries} & {e.name for e in hidden.entries}, "other words under another key"
+    assert not {e.name for e in other.entries} & {e.name for e in hidden.entries}, (
+        "other words under another key"
+    )
     key.write_bytes(kept)
-    assert len({e.name for e in found.entries} | {name for name, _, _ in found.refused}) == len({e.name for e in hidden.entries} | {n for n, _, _ in hidden.refused})
+    assert len({e.name for e in found.entries} | {name for name, _, _ in found.refused}) == len(
+        {e.name for e in hidden.entries} | {n for n, _, _ in hidden.refused}
+    )
 
 
 # --- what counts ---
@@ -211,11 +319,18 @@ def test_no_name_gets_out_under_pseudonyms(strange, found):
 @pytest.fixture
 def here(monkeypatch):
     """Files are scored in this process, which is faster."""
-    monkeypatch.setattr(board.apart, "score", lambda work, copy, seeds, **more: made.score(copy, seeds))
+    monkeypatch.setattr(
+        board.apart, "score", lambda work, copy, seeds, **more: made.score(copy, seeds)
+    )
 
 
 def test_limits_and_the_best_of_the_first(tmp_path, here):
-    sizes = {"2026-11-03 10:00": 1500, "2026-11-01 10:00": 3000, "2026-11-02 10:00": 2500, "2026-11-04 10:00": 1000}
+    sizes = {
+        "2026-11-03 10:00": 1500,
+        "2026-11-01 10:00": 3000,
+        "2026-11-02 10:00": 2500,
+        "2026-11-04 10:00": 1000,
+    }
     for date, size in sizes.items():
         hand_in(tmp_path, "ann", f"{date}/a.entry", size=size)
     hand_in(tmp_path, "bob", "2026-11-01.entry", size=900, gates={"KL": 0.05})
@@ -225,20 +340,40 @@ def test_limits_and_the_best_of_the_first(tmp_path, here):
     hand_in(tmp_path, "cyd", size=2500)  # as ann's, byte for byte
     first = board.make(tmp_path, options(limit=3), [])
     rows = rows_of(first)
-    assert rows["ann"]["bytes"] == "1500" and rows["ann"]["files scored"] == "3", "the fourth is not scored"
-    assert reasons(first) == {("ann", "4"): "not scored: 3 attempts are scored", ("bob", "3"): reasons(first)["bob", "3"]}
-    assert (rows["bob"]["bytes"], rows["bob"]["files scored"], rows["bob"]["gates failed"]) == ("5000", "2", ""), "not the smaller one that fails"
+    assert rows["ann"]["bytes"] == "1500" and rows["ann"]["files scored"] == "3", (
+        "the fourth is not scored"
+    )
+    assert reasons(first) == {
+        ("ann", "4"): "not scored: 3 attempts are scored",
+        ("bob", "3"): reasons(first)["bob", "3"],
+    }
+    assert (rows["bob"]["bytes"], rows["bob"]["files scored"], rows["bob"]["gates failed"]) == (
+        "5000",
+        "2",
+        "",
+    ), "not the smaller one that fails"
     by_name = {entry.name: entry for entry in first.entries}
-    assert by_name["bob"].bytes == 5000 and by_name["cyd"].note == "the same file as ann" and by_name["ann"].note == ""
-    hand_in(tmp_path, "ann", "1999-01-01 00:00/a.entry", size=700)  # a clock that was set back buys no place before the others
+    assert (
+        by_name["bob"].bytes == 5000
+        and by_name["cyd"].note == "the same file as ann"
+        and by_name["ann"].note == ""
+    )
+    # a clock that was set back buys no place before the others
+    hand_in(tmp_path, "ann", "1999-01-01 00:00/a.entry", size=700)
     os.utime(hand_in(tmp_path, "bob", "z.entry", size=4000), (4e9, 4e9))
     second = board.make(tmp_path, options(limit=3), [])
-    assert {e.name: e.bytes for e in second.entries} == {"ann": 1500, "bob": 4000, "cyd": 2500} and ("ann", "5") in reasons(second)
+    assert {e.name: e.bytes for e in second.entries} == {
+        "ann": 1500,
+        "bob": 4000,
+        "cyd": 2500,
+    } and ("ann", "5") in reasons(second)
     for path in (tmp_path / "submitted" / "ann" / board.LAB).rglob("*.entry"):
         path.unlink()
     hand_in(tmp_path, "ann", size=600)  # as nbgrader collects: the newest one replaces the others
     third = board.make(tmp_path, options(limit=3), [])
-    assert {e.name: e.bytes for e in third.entries}["ann"] == 1500 and ("ann", "6") in reasons(third)
+    assert {e.name: e.bytes for e in third.entries}["ann"] == 1500 and ("ann", "6") in reasons(
+        third
+    )
     (tmp_path / "seeds").write_text("1 2\n3")
     other = board.make(tmp_path, options(limit=3), [], seeds=tmp_path / "seeds")
     assert reasons(other)["ann", "1"] == "not scored with these seeds: the file was replaced before"
@@ -254,17 +389,30 @@ def test_refused_files_use_up_no_attempt_but_not_without_end(tmp_path, here):
     hand_in(tmp_path, "bob", "2026-11-02.entry")
     found = board.make(tmp_path, options(limit=1), [])
     assert [e.name for e in found.entries] == ["bob"]
-    assert sum(why.startswith("no entry") for why in reasons(found).values()) == 4 and reasons(found)["ann", "4"] == "not scored: 1 attempts are scored"
+    assert (
+        sum(why.startswith("no entry") for why in reasons(found).values()) == 4
+        and reasons(found)["ann", "4"] == "not scored: 1 attempts are scored"
+    )
 
 
 def test_times_of_files(tmp_path):
     place = tmp_path / "ann" / board.LAB
-    for name, told in {"a": "2026-11-30 09:00:00 UTC", "b": "2026-11-29 09:00:00 UTC", "2026-11-28 c": "9999-99-99 99:99", "d": ""}.items():
+    for name, told in {
+        "a": "2026-11-30 09:00:00 UTC",
+        "b": "2026-11-29 09:00:00 UTC",
+        "2026-11-28 c": "9999-99-99 99:99",
+        "d": "",
+    }.items():
         (place / name).mkdir(parents=True)
         (place / name / "x.ENTRY").write_text(name)
         (place / name / "timestamp.txt").write_text(told)
     os.utime(place / "d" / "x.ENTRY", (0, 0))
-    assert [path.parent.name for path in handed_in.of(place, ".entry", 100).files.values()] == ["d", "2026-11-28 c", "b", "a"]
+    assert [path.parent.name for path in handed_in.of(place, ".entry", 100).files.values()] == [
+        "d",
+        "2026-11-28 c",
+        "b",
+        "a",
+    ]
 
 
 # --- kills ---
@@ -281,13 +429,18 @@ def test_kills_lose_nothing_and_score_nothing_twice(tmp_path):
     path = tmp_path / ledger.FOLDER / ledger.SCORES
 
     def kept():
-        return {sha for scores in json.loads(path.read_bytes())["scores"].values() for sha in scores} if path.exists() else set()
+        return (
+            {sha for scores in json.loads(path.read_bytes())["scores"].values() for sha in scores}
+            if path.exists()
+            else set()
+        )
 
     done = set()
     for kill in range(3):
         child = os.fork()
         if child == 0:
-            vars(forkserver._forkserver).update(vars(forkserver.ForkServer()))  # one of its own, as a run of the command has
+            # one of its own, as a run of the command has
+            vars(forkserver._forkserver).update(vars(forkserver.ForkServer()))
             try:
                 board.make(tmp_path, options(jobs=2), [])
             finally:
@@ -296,15 +449,23 @@ def test_kills_lose_nothing_and_score_nothing_twice(tmp_path):
         while len(kept()) < min(11, len(done) + 2) and time.monotonic() < until:
             time.sleep(rng.uniform(0.01, 0.1))
         os.kill(child, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL and done <= kept(), f"kill {kill}"
+        assert (
+            os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL and done <= kept()
+        ), f"kill {kill}"
         done = kept()
     whole = board.make(tmp_path, options(), [])
     assert len(whole.entries) == 12 and set(scored(log)) == {f"n{n}" for n in range(12)}
-    assert len(scored(log)) <= 12 + 3 * 2, "only what was under way at a kill, two files at most, is scored again"
-    assert not list(path.parent.glob(".*unfinished*")) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(scored(log)) <= 12 + 3 * 2, (
+        "only what was under way at a kill, two files at most, is scored again"
+    )
+    assert (
+        not list(path.parent.glob(".*unfinished*")) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    )
 
 
-def test_a_run_that_is_stopped_keeps_what_is_scored_and_nothing_else(tmp_path, command, monkeypatch):
+def test_a_run_that_is_stopped_keeps_what_is_scored_and_nothing_else(
+    tmp_path, command, monkeypatch
+):
     def score(work, copy, seeds, **more):
         if b"bob" in copy.read_bytes():
             raise KeyboardInterrupt
@@ -323,7 +484,10 @@ def test_a_run_that_is_stopped_keeps_what_is_scored_and_nothing_else(tmp_path, c
 
 def test_two_runs_at_once_are_refused(tmp_path):
     hand_in(tmp_path, "ann")
-    with ledger.opened(tmp_path), pytest.raises(CompressionError, match=r"another `course board` works on this class"):
+    with (
+        ledger.opened(tmp_path),
+        pytest.raises(CompressionError, match=r"another `course board` works on this class"),
+    ):
         board.make(tmp_path, options(), [])
 
 
@@ -347,8 +511,22 @@ def test_the_command(tmp_path, command):
     hand_in(tmp_path, "ann", size=3000)
     (tmp_path / "submitted" / "linked").symlink_to(tmp_path / "submitted" / "ann")
     (tmp_path / "mine").write_bytes(made.entry(size=2500))
-    code, said = command(tmp_path, "--entry", tmp_path / "mine", "--name", "=the <b>boss</b>", "--out", tmp_path / "out", "--pseudonyms")
-    assert code == 0 and "1 learners; 1 with an entry" in said.out and "is a link" in said.out and str(tmp_path / "out" / "board.html") in said.out
+    code, said = command(
+        tmp_path,
+        "--entry",
+        tmp_path / "mine",
+        "--name",
+        "=the <b>boss</b>",
+        "--out",
+        tmp_path / "out",
+        "--pseudonyms",
+    )
+    assert (
+        code == 0
+        and "1 learners; 1 with an entry" in said.out
+        and "is a link" in said.out
+        and str(tmp_path / "out" / "board.html") in said.out
+    )
     (tmp_path / "mine").unlink()
     assert command(tmp_path)[0] == 0
     text = (tmp_path / "board" / "board.html").read_text()
@@ -361,19 +539,31 @@ def test_the_commands_of_the_instructors_page(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [shlex.split(line)[2:] for line in section("The board of the challenge")]
     assert len(lines) == 3 and all(command(*words)[0] == 0 for words in lines)
-    assert (tmp_path / "public" / "board.html").is_file() and "the instructor" in (tmp_path / "board" / "board.csv").read_text()
+    assert (tmp_path / "public" / "board.html").is_file() and "the instructor" in (
+        tmp_path / "board" / "board.csv"
+    ).read_text()
 
 
 def test_the_ladder_stands_on_the_board_without_a_rank(tmp_path, command, monkeypatch):
     assert {entry.kind for entry in board_command.baselines()} <= {"baseline"}
-    rows = [{"name": "four bits & walk", "bytes": 900, "gates": made.measured(), "passed": True}, {"name": "too few", "bytes": 800, "gates": made.measured(KL=0.1), "passed": False}]
+    rows = [
+        {"name": "four bits & walk", "bytes": 900, "gates": made.measured(), "passed": True},
+        {"name": "too few", "bytes": 800, "gates": made.measured(KL=0.1), "passed": False},
+    ]
     (tmp_path / "ladder.json").write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(board_command, "LADDER", tmp_path / "ladder.json")
     hand_in(tmp_path, "ann", size=2000)
     assert command(tmp_path)[0] == 0
     with (tmp_path / "board" / "board.csv").open(encoding="utf-8-sig") as file:
-        found = {row["entry"]: (row["rank"], row["kind"], row["on the front"]) for row in csv.DictReader(file)}
-    assert found == {"four bits & walk": ("", "baseline", "yes"), "ann": ("1", "learner", "no"), "too few": ("", "baseline", "yes")}
+        found = {
+            row["entry"]: (row["rank"], row["kind"], row["on the front"])
+            for row in csv.DictReader(file)
+        }
+    assert found == {
+        "four bits & walk": ("", "baseline", "yes"),
+        "ann": ("1", "learner", "no"),
+        "too few": ("", "baseline", "yes"),
+    }
     monkeypatch.setattr(board_command, "LADDER", "no such table")
     assert board_command.baselines() == []
 

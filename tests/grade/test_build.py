@@ -18,16 +18,24 @@ def run(course, *arguments):
 
 
 def snapshot(course):
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(course.rglob("*")) if p.is_file()}
+    return {
+        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(course.rglob("*")) if p.is_file()
+    }
 
 
 def test_a_lab_is_built_with_its_data(course, capsys):
     assert run(course) == 0 and "lab-0.ipynb: written" in capsys.readouterr().out
     cells = {c.id: c for c in nbformat.read(course / LAB, as_version=4).cells}
-    assert cells["answer"].source == "def double(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()"
+    assert (
+        cells["answer"].source
+        == "def double(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()"
+    )
     assert cells["test"].source == "assert double(1) == 2"
     assert cells["test"].metadata.editable is False and cells["answer"].metadata.deletable is False
-    assert cells["test"].metadata.nbgrader.points == 3 and len(cells["test"].metadata.nbgrader.checksum) == 32
+    assert (
+        cells["test"].metadata.nbgrader.points == 3
+        and len(cells["test"].metadata.nbgrader.checksum) == 32
+    )
     assert (course / "labs/lab-0/data/numbers.bin").read_bytes() == bytes(range(256))
     assert not (course / "labs/lab-0/.ipynb_checkpoints").exists()
 
@@ -45,7 +53,13 @@ def test_a_run_in_the_solution_does_not_change_the_lab(course, edit):
     before = (course / LAB).read_bytes()
 
     def ran(cells, notebook):
-        notebook.metadata.update({"widgets": {"state": {}}, "papermill": {"duration": 3}, "kernelspec": {"name": "other", "display_name": "Other"}})
+        notebook.metadata.update(
+            {
+                "widgets": {"state": {}},
+                "papermill": {"duration": 3},
+                "kernelspec": {"name": "other", "display_name": "Other"},
+            }
+        )
         cells["answer"].update(execution_count=7)
         cells["test"].outputs.append(nbformat.v4.new_output("stream", text="secret output"))
         cells["test"].metadata["execution"] = {"iopub.execute_input": "now"}
@@ -79,7 +93,9 @@ def test_check_names_what_differs_and_changes_nothing(course, edit, capsys, chan
     elif change == "missing":
         (course / LAB).unlink()
     else:
-        extra = course / ("labs/lab-9/lab-9.ipynb" if change == "extra lab" else "labs/lab-0/notes.txt")
+        extra = course / (
+            "labs/lab-9/lab-9.ipynb" if change == "extra lab" else "labs/lab-0/notes.txt"
+        )
         extra.parent.mkdir(exist_ok=True)
         extra.write_text("{}")
     before = snapshot(course)
@@ -88,7 +104,9 @@ def test_check_names_what_differs_and_changes_nothing(course, edit, capsys, chan
     assert said in capsys.readouterr().err
     assert snapshot(course) == before
     assert run(course) == 0
-    assert run(course, "--check") == (1 if change.startswith("extra") else 0), "extra files are left to a person"
+    assert run(course, "--check") == (1 if change.startswith("extra") else 0), (
+        "extra files are left to a person"
+    )
 
 
 def markers(source):
@@ -156,7 +174,10 @@ def test_a_lab_with_answers_is_not_overwritten(course, edit, capsys):
     assert run(course) == 2 and "holds answers in answer" in capsys.readouterr().err
     assert (course / LAB).read_text() == worked
     assert run(course, "--force") == 0
-    assert "return x + x" not in (course / LAB).read_text() and "# Lab zero" in (course / LAB).read_text()
+    assert (
+        "return x + x" not in (course / LAB).read_text()
+        and "# Lab zero" in (course / LAB).read_text()
+    )
 
 
 def test_an_interrupted_write_leaves_the_former_file(tmp_path, monkeypatch):

@@ -31,16 +31,34 @@ def few(monkeypatch):
     monkeypatch.setattr(gates, "WINDOWS", 4)
 
 
-def test_the_original_passes_every_gate_and_a_ruined_model_is_told_its_divergence(few, original, content, tmp_path):
+def test_the_original_passes_every_gate_and_a_ruined_model_is_told_its_divergence(
+    few, original, content, tmp_path
+):
     path = tmp_path / "a.smol"
     path.write_bytes(content)
     found = challenge.score(path, seeds=(5, 6))
     assert set(found) == KEYS and json.loads(json.dumps(found)) == found
-    assert found["valid"] and found["passed"] and found["bytes"] == len(content) and set(found["gates"]) == {"kl", "facts_head", "facts_tail", *gates.ITEMS}
-    assert all(gate["passed"] and gate["interval"][0] <= gate["value"] <= gate["interval"][1] for gate in found["gates"].values())
-    zeros = {name: encoders.bf16(torch.zeros(shape)) for name, shape in layout.shapes(model.sizes(original)).items()}
+    assert (
+        found["valid"]
+        and found["passed"]
+        and found["bytes"] == len(content)
+        and set(found["gates"]) == {"kl", "facts_head", "facts_tail", *gates.ITEMS}
+    )
+    assert all(
+        gate["passed"] and gate["interval"][0] <= gate["value"] <= gate["interval"][1]
+        for gate in found["gates"].values()
+    )
+    zeros = {
+        name: encoders.bf16(torch.zeros(shape))
+        for name, shape in layout.shapes(model.sizes(original)).items()
+    }
     found = gates.score(model.pack(original, zeros), (5,))
-    assert found["valid"] and not found["passed"] and set(found["gates"]) == {"kl"} and found["gates"]["kl"]["value"] > 1
+    assert (
+        found["valid"]
+        and not found["passed"]
+        and set(found["gates"]) == {"kl"}
+        and found["gates"]["kl"]["value"] > 1
+    )
 
 
 def test_what_comes_from_the_other_process_is_what_is_read_here(content):
@@ -53,7 +71,9 @@ def test_what_comes_from_the_other_process_is_what_is_read_here(content):
 def test_a_gate_stops_only_what_its_whole_interval_is_against():
     assert gates.share_gate(76, 80)["passed"] and gates.share_gate(73, 80)["passed"]
     assert not gates.share_gate(70, 80)["passed"] and not gates.share_gate(0, 80)["passed"]
-    near = torch.full((16,), 0.0205, dtype=torch.float64) + 0.002 * torch.linspace(-1, 1, 16, dtype=torch.float64)
+    near = torch.full((16,), 0.0205, dtype=torch.float64) + 0.002 * torch.linspace(
+        -1, 1, 16, dtype=torch.float64
+    )
     assert gates._kl_gate(near)["passed"] and not gates._kl_gate(near + 0.01)["passed"]
     assert not gates._kl_gate(torch.tensor([0.0, float("nan")], dtype=torch.float64))["passed"]
 
@@ -69,7 +89,9 @@ def test_a_hostile_file_is_refused_in_one_sentence(name, tmp_path):
     path = tmp_path / "a.smol"
     path.write_bytes(HOSTILE[name])
     found = challenge.score(path)
-    assert set(found) == KEYS and not found["valid"] and not found["passed"] and found["gates"] == {}
+    assert (
+        set(found) == KEYS and not found["valid"] and not found["passed"] and found["gates"] == {}
+    )
     assert found["reason"] and "\n" not in found["reason"]
 
 
@@ -82,13 +104,20 @@ def test_links_pipes_folders_and_changes_between_reads(tmp_path, few, content):
         assert not challenge.score(path)["valid"]
     link.unlink()
     link.symlink_to(models.BUNDLED / "model.safetensors")  # the right model of the package
-    assert not challenge.score(link)["valid"] and not challenge.score(models.BUNDLED / "model.safetensors")["valid"]
+    assert (
+        not challenge.score(link)["valid"]
+        and not challenge.score(models.BUNDLED / "model.safetensors")["valid"]
+    )
 
 
 def test_a_file_is_opened_once(tmp_path, monkeypatch):
     path, opened, real = tmp_path / "a.smol", [], os.open
     path.write_bytes(b"x" * 50)
-    monkeypatch.setattr(file.os, "open", lambda *given, **named: opened.append(str(given[0])) or real(*given, **named))
+    monkeypatch.setattr(
+        file.os,
+        "open",
+        lambda *given, **named: opened.append(str(given[0])) or real(*given, **named),
+    )
     assert challenge.score(path)["bytes"] == 50
     assert opened.count(str(path)) == 1
 

@@ -47,7 +47,13 @@ def graded(tmp_path_factory, opened):
     course = tmp_path_factory.mktemp("class")
     for name in NAMES:
         notebook = grading.submit(opened, {"written": "mine"} if name == "ann" else {})
-        folder = grading.hand_in(course, opened, name, notebook, name=STRANGE if name == "CON" else f"{grading.LAB}.ipynb")
+        folder = grading.hand_in(
+            course,
+            opened,
+            name,
+            notebook,
+            name=STRANGE if name == "CON" else f"{grading.LAB}.ipynb",
+        )
         (folder / "timestamp.txt").write_text("1:" + "1" * 30 if name == "a b" else "1." * 400_000)
     (course / "submitted" / "linked").symlink_to(course / "submitted" / "ann")
     (course / "submitted" / "case" / "LAB-A").mkdir(parents=True)
@@ -56,9 +62,26 @@ def graded(tmp_path_factory, opened):
     (course / "submitted" / "top.ipynb").write_text("{}")
     (shut := course / "submitted" / "shut" / grading.LAB).mkdir(parents=True)
     shut.chmod(0)
-    command = [sys.executable, "-m", "course_utils.grade", "run", grading.LAB, "--root", str(opened.folder.parents[1]), "--course", str(course)]
+    command = [
+        sys.executable,
+        "-m",
+        "course_utils.grade",
+        "run",
+        grading.LAB,
+        "--root",
+        str(opened.folder.parents[1]),
+        "--course",
+        str(course),
+    ]
     env = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "TQDM_DISABLE": "1"}
-    done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, env=env, timeout=500, errors="replace")
+    done = subprocess.run(
+        [*command, "--jobs", "2"],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=500,
+        errors="replace",
+    )
     return course, done
 
 
@@ -70,8 +93,16 @@ def test_everybody_is_graded(graded):
     assert len(rows) == len(NAMES) + 1 and sum(row["score"] == "12.0" for row in rows) == len(NAMES)
     assert not any(row["student_id"].startswith(("=", "-", "+", "@")) for row in rows)
     assert "caf?" in {row["student_id"] for row in rows}
-    assert "is a link" in done.stdout and "is not called lab-a" in done.stdout and done.stdout.count("lies") == 2
-    assert "\x1b" not in done.stdout and "\n12 of 12" not in done.stdout and "new line: 12 of 12: 12 of 14" in done.stdout
+    assert (
+        "is a link" in done.stdout
+        and "is not called lab-a" in done.stdout
+        and done.stdout.count("lies") == 2
+    )
+    assert (
+        "\x1b" not in done.stdout
+        and "\n12 of 12" not in done.stdout
+        and "new line: 12 of 12: 12 of 14" in done.stdout
+    )
 
 
 def test_a_folder_that_may_not_be_read_is_a_note(tmp_path, opened, monkeypatch):
@@ -101,7 +132,10 @@ def test_the_report_of_such_a_class(graded):
     assert "<img src=x" not in text and "onerror=1&gt;" in text
     with table.open(encoding="utf-8-sig", newline="") as file:
         rows = {row["student_id"].removeprefix("'"): row for row in csv.DictReader(file)}
-    assert rows["ann"]["not counted yet"] == "lab-a: 2 points by hand" and rows["學生"]["not counted yet"] == ""
+    assert (
+        rows["ann"]["not counted yet"] == "lab-a: 2 points by hand"
+        and rows["學生"]["not counted yet"] == ""
+    )
     assert len(list(folder.iterdir())) == len(rows) >= len(NAMES)
 
 
@@ -113,12 +147,34 @@ def test_names_of_files():
 
 
 def test_a_large_class_is_summed_up(opened):
-    cell = {"grade_id": "x", "points": 5, "score": 0.0, "manual": False, "flag": "did not run", "mistake": None, "message": ""}
-    broken = {"score": 0.0, "points": 14, "notes": ["hessian: this cell is missing", "the notebook is damaged (x)"], "cells": [cell]}
-    results = {f"learner-{n}": broken for n in range(2000)} | {"lost": {"fault": "x", "notes": [], "cells": [], "score": None, "points": 14}}
+    cell = {
+        "grade_id": "x",
+        "points": 5,
+        "score": 0.0,
+        "manual": False,
+        "flag": "did not run",
+        "mistake": None,
+        "message": "",
+    }
+    broken = {
+        "score": 0.0,
+        "points": 14,
+        "notes": ["hessian: this cell is missing", "the notebook is damaged (x)"],
+        "cells": [cell],
+    }
+    results = {f"learner-{n}": broken for n in range(2000)} | {
+        "lost": {"fault": "x", "notes": [], "cells": [], "score": None, "points": 14}
+    }
     said = report.summary(results)
-    assert len(said) < 10 and said[0] == "2001 learners, 2000 graded: 0 to 0 points, the middle one has 0"
-    assert any(line.startswith("2000 × a cell is missing: ask for the notebook again") and "and 1995 more" in line for line in said)
+    assert (
+        len(said) < 10
+        and said[0] == "2001 learners, 2000 graded: 0 to 0 points, the middle one has 0"
+    )
+    assert any(
+        line.startswith("2000 × a cell is missing: ask for the notebook again")
+        and "and 1995 more" in line
+        for line in said
+    )
     assert any(line.startswith("1 × not graded") and "lost" in line for line in said)
 
 
@@ -141,7 +197,10 @@ def test_a_lab_is_a_name_and_nobody_is_said_to_be_nobody(tmp_path, opened, capsy
     (tmp_path / "submitted").mkdir()
     assert main(["run", f"./{grading.LAB}", "--root", root, "--course", str(tmp_path)]) == 2
     assert main(["run", grading.LAB, "--root", root, "--course", str(tmp_path)]) == 2
-    assert "give the lab's name alone" in (err := capsys.readouterr().err) and "nobody has handed in lab-a" in err
+    assert (
+        "give the lab's name alone" in (err := capsys.readouterr().err)
+        and "nobody has handed in lab-a" in err
+    )
 
 
 def test_a_result_that_is_none_is_named(tmp_path, opened):
@@ -164,7 +223,9 @@ def test_a_gradebook_that_is_locked_is_named(tmp_path, opened):
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / "gradebook.db")) as other:
         other.execute("begin exclusive")
-        with pytest.raises(CompressionError, match=r"gradebook.db: database is locked; close the formgrader"):
+        with pytest.raises(
+            CompressionError, match=r"gradebook.db: database is locked; close the formgrader"
+        ):
             gradebook.Book(tmp_path, opened)
 
 
@@ -174,7 +235,12 @@ def test_a_disk_that_is_full_is_said(tmp_path, opened, monkeypatch, capsys):
 
     grading.hand_in(tmp_path, opened, "ann", grading.submit(opened, {}))
     monkeypatch.setattr(run, "write", full)
-    assert main(["run", grading.LAB, "--root", str(opened.folder.parents[1]), "--course", str(tmp_path)]) == 2
+    assert (
+        main(
+            ["run", grading.LAB, "--root", str(opened.folder.parents[1]), "--course", str(tmp_path)]
+        )
+        == 2
+    )
     assert "seed: No space left on device. What is done is kept" in capsys.readouterr().err
 
 
@@ -202,18 +268,31 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_reading_takes_time_in_proportion(opened, name):
-    notebook = grading.submit(opened, {"hessian": BOMBS[name] + grading.ANSWERS["hessian"], "double": grading.ANSWERS["double"] + "\n" + BOMBS[name]})
-    notebook["cells"] += [{**grading.by_id(notebook)["imports"], "id": "more", "metadata": {}, "source": BOMBS[name]}]
+    notebook = grading.submit(
+        opened,
+        {
+            "hessian": BOMBS[name] + grading.ANSWERS["hessian"],
+            "double": grading.ANSWERS["double"] + "\n" + BOMBS[name],
+        },
+    )
+    notebook["cells"] += [
+        {**grading.by_id(notebook)["imports"], "id": "more", "metadata": {}, "source": BOMBS[name]}
+    ]
     content = json.dumps(notebook).encode()
     began = time.process_time()
     found = submission.parse(content, opened)
     assert time.process_time() - began < 5 and set(found.answers) == set(grading.ANSWERS)
 
 
-def test_a_file_of_very_many_values_is_read_without_its_outputs_or_not_at_all(tmp_path, opened, monkeypatch):
+def test_a_file_of_very_many_values_is_read_without_its_outputs_or_not_at_all(
+    tmp_path, opened, monkeypatch
+):
     monkeypatch.setattr(notebook_file, "PARTS", 20_000)
     notebook = grading.submit(opened, {})
-    for place, read in ((grading.by_id(notebook)["imports"]["outputs"], True), (notebook["metadata"].setdefault("x", []), False)):
+    for place, read in (
+        (grading.by_id(notebook)["imports"]["outputs"], True),
+        (notebook["metadata"].setdefault("x", []), False),
+    ):
         place.extend([0] * 20_000)
         (tmp_path / "one.ipynb").write_text(json.dumps(notebook))
         found = submission.read(tmp_path / "one.ipynb", opened)
@@ -222,10 +301,26 @@ def test_a_file_of_very_many_values_is_read_without_its_outputs_or_not_at_all(tm
 
 def test_a_fault_is_in_the_report(tmp_path, opened, monkeypatch):
     for name in ("ann", "bob"):
-        grading.hand_in(tmp_path, opened, name, grading.submit(opened, {"double": f"def double(x):\n    return 2 * x  # {name}"}))
+        grading.hand_in(
+            tmp_path,
+            opened,
+            name,
+            grading.submit(opened, {"double": f"def double(x):\n    return 2 * x  # {name}"}),
+        )
     real = judging._judge
-    monkeypatch.setattr(judging, "_judge", lambda found, *rest: os._exit(3) if "# bob" in found.answers["double"] else real(found, *rest))
+    monkeypatch.setattr(
+        judging,
+        "_judge",
+        lambda found, *rest: (
+            os._exit(3) if "# bob" in found.answers["double"] else real(found, *rest)
+        ),
+    )
     found = run.run(opened.folder.parents[1], tmp_path, opened, kind="namespaces", progress=False)
-    assert found["bob"]["fault"].startswith("the grader's own process died at every try of this submission (it ended with status 3")
+    assert found["bob"]["fault"].startswith(
+        "the grader's own process died at every try of this submission (it ended with status 3"
+    )
     room = classroom.load(tmp_path)
-    assert room.learners == ["ann", "bob"] and room.pending == {"ann": [], "bob": ["lab-a: not graded"]}
+    assert room.learners == ["ann", "bob"] and room.pending == {
+        "ann": [],
+        "bob": ["lab-a: not graded"],
+    }

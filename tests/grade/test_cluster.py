@@ -21,7 +21,13 @@ from course_utils.errors import CompressionError
 from course_utils.grade import cluster, lab, run, sandbox
 
 LIMITS = sandbox.Limits(cell=60, call=60, total=300)
-SOURCES = [{}, {"hessian": WRONG}, {"double": "def double(x):\n    return 3 * x"}, {"pack": "1 / 0"}, {"hessian": "import os\nos._exit(0)"}]
+SOURCES = [
+    {},
+    {"hessian": WRONG},
+    {"double": "def double(x):\n    return 3 * x"},
+    {"pack": "1 / 0"},
+    {"hessian": "import os\nos._exit(0)"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,10 @@ def course(tmp_path, opened):
 
 
 def scores(results):
-    return {student: [(c["grade_id"], c["score"], c["message"]) for c in r["cells"]] for student, r in results.items()}
+    return {
+        student: [(c["grade_id"], c["score"], c["message"]) for c in r["cells"]]
+        for student, r in results.items()
+    }
 
 
 def descendants(word):
@@ -76,7 +85,9 @@ def test_a_worker_and_a_grader_that_die_cost_nobody_anything(course, opened, mon
     monkeypatch.setattr(run, "write", write_and_kill)
     found = run.run(opened.folder.parents[1], course, opened, dask="local", **settings)
     monkeypatch.undo()
-    assert len(killed) == 2 and len(list((course / "grades" / grading.LAB).glob("*.json"))) == len(SOURCES)
+    assert len(killed) == 2 and len(list((course / "grades" / grading.LAB).glob("*.json"))) == len(
+        SOURCES
+    )
     alone = run.run(opened.folder.parents[1], course, opened, again=True, **settings)
     assert scores(found) == scores(alone)
     assert [r["score"] for r in found.values()] == [12, 7, 9, 8, 7]
@@ -92,7 +103,11 @@ def test_a_grader_that_dies_while_it_checks_the_solution_is_noticed(opened):
             time.sleep(0.001)
             if descendants("course_utils.grade.zygote"):  # before it, the grader has other children
                 found = graders()  # none for a moment, while processes are listed that come and go
-                judges = [p.pid for p in descendants("course_utils.grade.cluster") if p.pid not in [g.pid for g in found]]
+                judges = [
+                    p.pid
+                    for p in descendants("course_utils.grade.cluster")
+                    if p.pid not in [g.pid for g in found]
+                ]
                 killed.extend([found[0].pid, *judges] if len(found) == 1 and judges else [])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -112,18 +127,41 @@ def scheduler(tmp_path_factory, monkeypatch):
     """`dask scheduler` and `dask worker` with TLS files, as docs/instructor.md has them; their address."""
     folder, safe = tmp_path_factory.mktemp("tls"), Security.temporary()
     words, started = [], []
-    for name, content in {"ca-file": safe.tls_ca_file, "cert": safe.tls_client_cert, "key": safe.tls_client_key}.items():
+    for name, content in {
+        "ca-file": safe.tls_ca_file,
+        "cert": safe.tls_client_cert,
+        "key": safe.tls_client_key,
+    }.items():
         (folder / f"{name}.pem").write_text(content)
         words += [f"--tls-{name}", f"{folder}/{name}.pem"]
     place, dask = folder / "scheduler.json", [sys.executable, "-m", "dask"]
     try:
-        serve = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0", "--scheduler-file"]
+        serve = [
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--dashboard-address",
+            ":0",
+            "--scheduler-file",
+        ]
         started.append(subprocess.Popen([*dask, *serve, place, "--protocol", "tls", *words]))
         while not (place.exists() and place.read_text().endswith("}")):
             assert started[0].poll() is None
             time.sleep(0.1)
         address = json.loads(place.read_text())["address"]
-        work = ["worker", address, "--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+        work = [
+            "worker",
+            address,
+            "--nworkers",
+            "1",
+            "--nthreads",
+            "1",
+            "--memory-limit",
+            "0",
+            "--no-dashboard",
+        ]
         started.append(subprocess.Popen([*dask, *work, *words], cwd=folder))
         yield address, folder
     finally:
@@ -134,23 +172,47 @@ def scheduler(tmp_path_factory, monkeypatch):
 def test_the_commands_of_the_manual(course, opened, scheduler):
     address, folder = scheduler
     tls = {"CA_FILE": "ca-file", "CLIENT__CERT": "cert", "CLIENT__KEY": "key"}
-    settings = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": f"{folder}/{file}.pem" for name, file in tls.items()}
-    command = [sys.executable, "-m", "course_utils.cli", "grade", grading.LAB, "--root", str(opened.folder.parents[1])]
+    settings = {
+        f"DASK_DISTRIBUTED__COMM__TLS__{name}": f"{folder}/{file}.pem" for name, file in tls.items()
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "course_utils.cli",
+        "grade",
+        grading.LAB,
+        "--root",
+        str(opened.folder.parents[1]),
+    ]
     command += ["--course", str(course), "--dask", address]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert refused.returncode != 0 and not list((course / "grades" / grading.LAB).glob("*.json")), "without the files"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **settings})
+    assert refused.returncode != 0 and not list((course / "grades" / grading.LAB).glob("*.json")), (
+        "without the files"
+    )
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, **settings}
+    )
     assert done.returncode == 0, done.stderr
-    assert address.startswith("tls://") and "學生-0: 12 of 14" in done.stdout and "學生-1: 7 of 14" in done.stdout
+    assert (
+        address.startswith("tls://")
+        and "學生-0: 12 of 14" in done.stdout
+        and "學生-1: 7 of 14" in done.stdout
+    )
     assert descendants("course_utils.grade") == [], "the workers are left as they were"
 
 
 def test_a_grader_that_always_dies_is_a_fault(course, opened, monkeypatch):
     monkeypatch.setattr(cluster, "COMMAND", [sys.executable, "-c", "input(); input()"])
-    with LocalCluster(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as workers:
+    with LocalCluster(
+        processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"
+    ) as workers:
         place = workers.scheduler_address
-        found = run.run(opened.folder.parents[1], course, opened, dask=place, limits=LIMITS, progress=False)
-    assert {r["fault"] for r in found.values()} == {"GraderDied: the grader's own process died over this submission"}
+        found = run.run(
+            opened.folder.parents[1], course, opened, dask=place, limits=LIMITS, progress=False
+        )
+    assert {r["fault"] for r in found.values()} == {
+        "GraderDied: the grader's own process died over this submission"
+    }
     assert [r["score"] for r in found.values()] == [None] * len(SOURCES)
 
 
@@ -161,12 +223,22 @@ def test_another_version_of_the_course_is_refused(opened, name):
         said = cluster.graded({**order, name: "other"}, {"answers": {}, "notes": [], "digest": ""})
     finally:
         cluster.stop()
-    assert list(said) == ["refused"] and "is not the same; give it the same version of the course" in said["refused"]
+    assert (
+        list(said) == ["refused"]
+        and "is not the same; give it the same version of the course" in said["refused"]
+    )
 
 
 def test_a_refusal_stops_the_run(course, opened, monkeypatch):
-    monkeypatch.setattr(cluster, "graded", lambda order, submission: {"refused": "far-away does not grade: no sandbox"})
-    root, settings = opened.folder.parents[1], {"dashboard_address": ":0", "processes": False, "n_workers": 1}
+    monkeypatch.setattr(
+        cluster,
+        "graded",
+        lambda order, submission: {"refused": "far-away does not grade: no sandbox"},
+    )
+    root, settings = (
+        opened.folder.parents[1],
+        {"dashboard_address": ":0", "processes": False, "n_workers": 1},
+    )
     refused = pytest.raises(CompressionError, match="--dask: far-away does not grade: no sandbox")
     with LocalCluster(threads_per_worker=1, **settings) as workers, refused:
         run.run(root, course, opened, dask=workers.scheduler_address, progress=False)
@@ -177,5 +249,7 @@ def test_no_worker_no_grading(course, opened, monkeypatch):
     monkeypatch.setattr(cluster, "WAIT", 1)
     with LocalCluster(host="127.0.0.1", n_workers=0, dashboard_address=":0") as workers:
         for place in (workers.scheduler_address, "tcp://127.0.0.1:9"):
-            with pytest.raises(CompressionError, match=f"--dask {place}: no worker was found in 1 seconds"):
+            with pytest.raises(
+                CompressionError, match=f"--dask {place}: no worker was found in 1 seconds"
+            ):
                 run.run(opened.folder.parents[1], course, opened, dask=place, progress=False)

@@ -30,7 +30,10 @@ def collect(tmp_path, monkeypatch):
         config.CourseDirectory.assignment_id, config.Exchange.root = LAB, str(tmp_path / "exchange")
         config.OwnersCollect.check_owner = check
         exchange.OwnersCollect(coursedir=CourseDirectory(config=config), config=config).start()
-        return {p.name: (p / LAB / f"{LAB}.ipynb").read_text() for p in (tmp_path / "submitted").glob("*")}
+        return {
+            p.name: (p / LAB / f"{LAB}.ipynb").read_text()
+            for p in (tmp_path / "submitted").glob("*")
+        }
 
     return collected
 
@@ -39,20 +42,27 @@ MINE, NEWER = f"cyd+{LAB}+2026-11-25 10:00:00 UTC", f"cyd+{LAB}+2036-11-25 10:00
 
 
 def test_a_folder_in_anothers_name_is_not_collected_and_replaces_nothing(collect):
-    assert collect({MINE: "cyd", NEWER: "bob", f"bob+{LAB}+2026-11-25 11:00:00.123456 UTC": "bob"}) == {"cyd": "cyd", "bob": "bob"}
+    assert collect(
+        {MINE: "cyd", NEWER: "bob", f"bob+{LAB}+2026-11-25 11:00:00.123456 UTC": "bob"}
+    ) == {"cyd": "cyd", "bob": "bob"}
 
 
 def test_only_anothers_is_none(collect):
     assert collect({NEWER: "bob"}) == {}
 
 
-@pytest.mark.parametrize("time", ["yesterday", "", "1:" + "1" * 30, "1." * 90, "2026-99-99 10:00:00 UTC"])
+@pytest.mark.parametrize(
+    "time", ["yesterday", "", "1:" + "1" * 30, "1." * 90, "2026-99-99 10:00:00 UTC"]
+)
 def test_a_name_without_a_time_stops_nobody(collect, time):
     assert collect({MINE: "cyd", f"bob+{LAB}+{time}": "bob"}) == {"cyd": "cyd"}
 
 
 def test_where_all_accounts_are_one_names_count(collect):
-    assert collect({MINE: "root", f"bob+{LAB}+2026-11-25 11:00:00 UTC": "root"}, check=False) == {"cyd": "root", "bob": "root"}
+    assert collect({MINE: "root", f"bob+{LAB}+2026-11-25 11:00:00 UTC": "root"}, check=False) == {
+        "cyd": "root",
+        "bob": "root",
+    }
 
 
 def test_the_owner_is_the_account_that_made_it(tmp_path):

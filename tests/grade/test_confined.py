@@ -38,9 +38,16 @@ def lab_that_saves(folder):
     for name, source in ANSWERS.items():
         head, _, body = source.partition("\n")
         cells.append(
-            cell(new_code_cell, name, f"{head}\n    ### BEGIN SOLUTION\n{body}\n    ### END SOLUTION", solution=True)
+            cell(
+                new_code_cell,
+                name,
+                f"{head}\n    ### BEGIN SOLUTION\n{body}\n    ### END SOLUTION",
+                solution=True,
+            )
         )
-        cells.append(cell(new_code_cell, f"{name}-test", TESTS[name], grade=True, locked=True, points=4))
+        cells.append(
+            cell(new_code_cell, f"{name}-test", TESTS[name], grade=True, locked=True, points=4)
+        )
     path = folder / "solutions" / grading.LAB / f"{grading.LAB}.ipynb"
     path.parent.mkdir(parents=True)
     nbformat.write(new_notebook(cells=cells), path)
@@ -54,12 +61,32 @@ def test_a_function_of_the_solution_writes_nowhere_for_a_learner(tmp_path, kind)
         pytest.skip(why)
     opened, target = lab_that_saves(tmp_path / "root"), str(tmp_path / "class" / "escaped")
     tmp_path.chmod(0o777)
-    escapes = {"save": "def save(folder):\n    raise ValueError", "second": ESCAPE.format(target=target)}
+    escapes = {
+        "save": "def save(folder):\n    raise ValueError",
+        "second": ESCAPE.format(target=target),
+    }
     grading.hand_in(tmp_path / "class", opened, "one", grading.submit(opened, escapes))
-    grading.hand_in(tmp_path / "class", opened, "two", grading.submit(opened, {**escapes, "save": "raise ValueError"}))
+    grading.hand_in(
+        tmp_path / "class",
+        opened,
+        "two",
+        grading.submit(opened, {**escapes, "save": "raise ValueError"}),
+    )
     grading.hand_in(tmp_path / "class", opened, "right", grading.submit(opened, ANSWERS))
-    found = run.run(tmp_path / "root", tmp_path / "class", opened, kind=kind, limits=LIMITS, book=False, progress=False)
-    assert {student: result["score"] for student, result in found.items()} == {"one": 4, "two": 4, "right": 8}
+    found = run.run(
+        tmp_path / "root",
+        tmp_path / "class",
+        opened,
+        kind=kind,
+        limits=LIMITS,
+        book=False,
+        progress=False,
+    )
+    assert {student: result["score"] for student, result in found.items()} == {
+        "one": 4,
+        "two": 4,
+        "right": 8,
+    }
     assert not os.path.exists(target) and not list(tmp_path.rglob("escaped"))
 
 
@@ -83,7 +110,9 @@ def writes(path):
     return tried
 
 
-@pytest.mark.parametrize("place", ["{tmp}/x", "/usr/lib/x", str(sandbox.PACKAGE / "x"), "/x", "/etc/x"])
+@pytest.mark.parametrize(
+    "place", ["{tmp}/x", "/usr/lib/x", str(sandbox.PACKAGE / "x"), "/x", "/etc/x"]
+)
 def test_nothing_can_be_written(tmp_path, place):
     tmp_path.chmod(0o777)
     path = place.format(tmp=tmp_path)
@@ -126,7 +155,9 @@ def test_a_hostile_reply_costs_that_answer_and_little_memory_and_time(results, n
     assert "fault" not in result and result["score"] == late, (result.get("fault"), result["cells"])
     assert result["used"]["megabytes of the grader"] <= MOST
     assert result["seconds"] <= QUICK.total
-    assert all(len(c["message"]) <= 2000 for c in result["cells"]) and len(json.dumps(result)) < 20_000, "nothing large is kept"
+    assert (
+        all(len(c["message"]) <= 2000 for c in result["cells"]) and len(json.dumps(result)) < 20_000
+    ), "nothing large is kept"
 
 
 def test_what_was_received_is_freed_at_once():
@@ -140,7 +171,9 @@ def test_what_was_received_is_freed_at_once():
     try:
         tensor = torch.ones(3)
         gone = weakref.ref(tensor)
-        value = crossing.Crossing(session).decode(["list", [["tensor", ["0", False, False]], 1]], {"0": tensor})
+        value = crossing.Crossing(session).decode(
+            ["list", [["tensor", ["0", False, False]], 1]], {"0": tensor}
+        )
         assert value[0] is tensor
         del value, tensor
         assert gone() is None
@@ -150,10 +183,19 @@ def test_what_was_received_is_freed_at_once():
 
 def test_an_error_has_all_its_parts_whatever_was_sent():
     for sent in (None, {}, [], {"said": 3}, {"type": None, "line": True}):
-        assert explained(sent) == {"type": "an error without a name", "said": "", "line": None, "source": "", "builtin": ""}
+        assert explained(sent) == {
+            "type": "an error without a name",
+            "said": "",
+            "line": None,
+            "source": "",
+            "builtin": "",
+        }
 
 
-@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit"])
+@pytest.mark.parametrize(
+    "name",
+    ["StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit"],
+)
 def test_no_error_of_a_learner_ends_a_loop_of_ours(name):
     """`all(map(...))` would be true where the first call raises StopIteration."""
     raised = exception(explained({"type": name, "said": "x"}))
@@ -168,5 +210,7 @@ def test_an_answer_that_ends_our_process_by_a_function_of_ours_costs_that_answer
     kill = "def double(x):\n    try:\n        hessian(torch.ones(77, 2))\n    except Exception:\n        pass\n    return 2 * x"
     wrong = {"hessian": "def hessian(x):\n    return x", "double": kill}
     grading.hand_in(tmp_path, broken, "one", grading.submit(broken, wrong))
-    found = run.run(opened.folder.parents[1], tmp_path, broken, limits=LIMITS, book=False, progress=False)["one"]
+    found = run.run(
+        opened.folder.parents[1], tmp_path, broken, limits=LIMITS, book=False, progress=False
+    )["one"]
     assert found["score"] == 7 and judging.NOT_LENT in found["notes"]

@@ -7,7 +7,18 @@ from course_utils.grade import lab as labs
 from course_utils.grade.gradebook import Book
 from course_utils.grade.submission import Submission
 
-RESULT = {"cells": [{"grade_id": "double-test", "score": 3.0, "points": 3.0, "message": "", "mistake": None, "flag": None}]}
+RESULT = {
+    "cells": [
+        {
+            "grade_id": "double-test",
+            "score": 3.0,
+            "points": 3.0,
+            "message": "",
+            "mistake": None,
+            "flag": None,
+        }
+    ]
+}
 
 
 @pytest.fixture
@@ -34,7 +45,13 @@ def test_time_and_secret_are_kept(record):
     assert (graded / "submission_secret.txt").read_bytes() == b"abc"
 
 
-@pytest.mark.parametrize("content", [b"", b"yesterday", b"\xff\xfe", b"9" * 400, b"1:" + b"1" * 30, b"1." * 400_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"yesterday", b"\xff\xfe", b"9" * 400, b"1:" + b"1" * 30, b"1." * 400_000]
+)
 def test_a_time_that_is_none_does_not_stop_grading(record, content):
     time, graded = record(timestamp=content)
-    assert time is None and (graded / f"{LAB}.ipynb").is_file() and not (graded / "submission_secret.txt").exists()
+    assert (
+        time is None
+        and (graded / f"{LAB}.ipynb").is_file()
+        and not (graded / "submission_secret.txt").exists()
+    )

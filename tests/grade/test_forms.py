@@ -36,14 +36,19 @@ def notebook(opened, form):
     """The lab's notebook with the answers in this form."""
     made = grading.submit(
         opened,
-        {"hessian": by_id_released(opened)["hessian"], **{k: v for k, v in form.items() if k in grading.ANSWERS}},
+        {
+            "hessian": by_id_released(opened)["hessian"],
+            **{k: v for k, v in form.items() if k in grading.ANSWERS},
+        },
     )
     cells = by_id(made)
     if "first" in form:
         cells["imports"]["source"] = form["first"].format(cells["imports"]["source"])
     place = next(i for i, cell in enumerate(made["cells"]) if cell["id"] == "hessian")
     if "below" in form:
-        made["cells"].insert(place + 1, {**copy.deepcopy(NEW), "id": "new", "source": form["below"]})
+        made["cells"].insert(
+            place + 1, {**copy.deepcopy(NEW), "id": "new", "source": form["below"]}
+        )
     if "new" in form:
         made["cells"].insert(place, {**copy.deepcopy(NEW), "id": "new", "source": form["new"]})
     return made
@@ -59,7 +64,16 @@ def results(tmp_path_factory, opened):
     for name, form in forms.FORMS.items():
         grading.hand_in(course, opened, name, notebook(opened, form))
     grading.hand_in(course, opened, "made by a call", notebook(opened, MADE))
-    return run.run(opened.folder.parents[1], course, opened, jobs=2, seed=3, limits=LIMITS, book=False, progress=False)
+    return run.run(
+        opened.folder.parents[1],
+        course,
+        opened,
+        jobs=2,
+        seed=3,
+        limits=LIMITS,
+        book=False,
+        progress=False,
+    )
 
 
 def test_the_table_is_in_the_docs():
@@ -103,7 +117,14 @@ def test_the_notebook_takes_it(opened, name):
 @pytest.mark.parametrize("name", forms.RESULTS)
 def test_a_result_may_have_this_form(name):
     """In the notebook it is compared as it is, in the grader after it has crossed."""
-    modules = {"collections": collections, "decimal": decimal, "fractions": fractions, "np": np, "torch": torch, "types": types}
+    modules = {
+        "collections": collections,
+        "decimal": decimal,
+        "fractions": fractions,
+        "np": np,
+        "torch": torch,
+        "types": types,
+    }
     value = eval(forms.RESULTS[name], modules)
     assert compare.difference(value, WANTED, 1e-6) is None
     tensors = {}

@@ -34,7 +34,11 @@ def moved(value, by):
         signs = torch.ones(value.numel(), dtype=torch.float64)
         signs[1::2] = -1
         factor = (1 + by * signs).view(value.shape)
-        return (value.double() * factor) if value.dtype == torch.float64 else value * factor.to(value.dtype)
+        return (
+            (value.double() * factor)
+            if value.dtype == torch.float64
+            else value * factor.to(value.dtype)
+        )
     if type(value) is float:
         return value * (1 + by)
     if isinstance(value, dict):
@@ -81,14 +85,18 @@ def verdict(opened, test, function_name, function):
 
 def checked(opened):
     """(test, exercise, function) of every test that calls `check`."""
-    return [(test, *found.groups()) for test in opened.tests if (found := CHECKED.search(test.source))]
+    return [
+        (test, *found.groups()) for test in opened.tests if (found := CHECKED.search(test.source))
+    ]
 
 
 def test_what_a_check_takes_gets_full_points_and_the_last_bits_change_nothing(opened):
     for test, name, function_name in checked(opened):
         for function in [exercise.find(name).spec, *table(name, "RIGHT")]:
             for by in (0.0, moves(name)[0]):  # the signs are tried with the checks
-                said = verdict(opened, test, function_name, nearly(function, by) if by else function)
+                said = verdict(
+                    opened, test, function_name, nearly(function, by) if by else function
+                )
                 assert not said, (name, function.__name__, by, said)
 
 
@@ -105,7 +113,9 @@ def test_results_in_numpy_are_taken_by_both(opened):
     for test, name, function_name in checked(opened):
         right = opened.reference[function_name]
         answer = lambda *given, _right=right, **named: in_numpy(_right(*given, **named))  # noqa: E731
-        assert checking.judge(name, answer, seed=3) and not verdict(opened, test, function_name, answer), name
+        assert checking.judge(name, answer, seed=3) and not verdict(
+            opened, test, function_name, answer
+        ), name
 
 
 def test_what_a_check_rejects_gets_no_points(opened):

@@ -86,8 +86,11 @@ def test_a_common_mistake_has_its_name(answer, name):
 
 
 def test_half_precision_is_not_enough(answer):
-    halved = _int4_kernels.SCALAR.replace("x[b * columns + j]", "float(_Float16(x[b * columns + j]))")
-    assert answer(halved)["why"]["reason"] in ("wrong", "not_compiled")  # some compilers have no such type
+    halved = _int4_kernels.SCALAR.replace(
+        "x[b * columns + j]", "float(_Float16(x[b * columns + j]))"
+    )
+    # some compilers have no such type
+    assert answer(halved)["why"]["reason"] in ("wrong", "not_compiled")
 
 
 def test_the_verdict_does_not_depend_on_the_seed(tmp_path):
@@ -96,7 +99,14 @@ def test_the_verdict_does_not_depend_on_the_seed(tmp_path):
     assert compiling.kernel(compiler, _int4_kernels.FAST, tmp_path) == ""
     for seed in range(100, 120):
         trials.right(runner, tmp_path / "kernel.so", seed)
-    assert compiling.kernel(compiler, kernel_attacks.SCALAR.replace("columns; ++j", "columns - (columns > 100); ++j"), tmp_path) == ""
+    assert (
+        compiling.kernel(
+            compiler,
+            kernel_attacks.SCALAR.replace("columns; ++j", "columns - (columns > 100); ++j"),
+            tmp_path,
+        )
+        == ""
+    )
     for seed in range(100, 104):  # one column of more than a hundred
         with pytest.raises(process.Fell):
             trials.right(runner, tmp_path / "kernel.so", seed)
@@ -111,10 +121,15 @@ def test_a_speed_is_that_of_the_bytes(answer):
 def test_work_that_nobody_waits_for_is_counted(tmp_path):
     """A kernel that answers first and works then, or works before it is asked: its time is the process's, whenever it works."""
     compiler = build.find_compiler()
-    assert compiling.kernel(compiler, kernel_attacks.LATE.replace("rows > 10000", "true"), tmp_path) == ""
+    assert (
+        compiling.kernel(compiler, kernel_attacks.LATE.replace("rows > 10000", "true"), tmp_path)
+        == ""
+    )
     with contextlib.closing(Board([(1, 32, 16, 1)], [True])) as board:
         board.write(0, problems.draw(np.random.default_rng(1), 1, 32, 16, 1))
-        with process.Kernel(compiling.program("runner", compiler), tmp_path / "kernel.so", board) as kernel:
+        with process.Kernel(
+            compiling.program("runner", compiler), tmp_path / "kernel.so", board
+        ) as kernel:
             before = kernel.seconds()
             kernel.call(0)
             assert np.isnan(board.answer(0)[0]).all()
@@ -127,8 +142,13 @@ def test_work_that_nobody_waits_for_is_counted(tmp_path):
 def test_marks_are_those_of_the_task_and_no_higher_than_ours():
     report = native.Report(True, True, None, "", {"ratio": 0.46, "ours": 0.8})
     assert report.points(2, 3, 5, 2, 2) == 12
-    assert native.Report(True, True, None, "", {"ratio": 0.46, "ours": 0.5}).points(2, 3, 5, 2, 2) == 14
-    assert native.Report(True, True, None, "", {"ratio": 0.1, "ours": 0.8}).points(2, 3, 5, 2, 2) == 2
+    assert (
+        native.Report(True, True, None, "", {"ratio": 0.46, "ours": 0.5}).points(2, 3, 5, 2, 2)
+        == 14
+    )
+    assert (
+        native.Report(True, True, None, "", {"ratio": 0.1, "ours": 0.8}).points(2, 3, 5, 2, 2) == 2
+    )
     assert native.Report(True, True, None, "").points(2, 3, 5, 2, 2) == 0
     assert trials.marks(0.9) == [0.1, 0.2, 0.3, 0.45, 0.6]
 
@@ -147,7 +167,11 @@ def test_expected_products_are_those_of_a_loop():
         for r in range(3):
             for j in range(37):
                 q = problem.codes[r, j // 2] >> 4 if j % 2 else problem.codes[r, j // 2] & 15
-                want[b, r] += float(problem.scale[r, j // 16]) * (int(q) - int(problem.zero[r, j // 16])) * float(problem.x[b, j])
+                want[b, r] += (
+                    float(problem.scale[r, j // 16])
+                    * (int(q) - int(problem.zero[r, j // 16]))
+                    * float(problem.x[b, j])
+                )
     assert np.allclose(problem.right()[0], want, rtol=1e-12)
 
 
@@ -162,7 +186,9 @@ def test_a_learner_sees_what_is_wrong(monkeypatch, capsys):
     assert "kernel.cpp:" in report.message and "error" in report.message
     report = native.judged(lambda: _int4_kernels.SCALAR.replace("q - zero[g]", "q"), seed=1)
     assert not report and report.mistake == "no_zero" and "is right" in report.message
-    assert native.judged(lambda: _int4_kernels.SCALAR, seed=1).message.startswith("Every answer is right")
+    assert native.judged(lambda: _int4_kernels.SCALAR, seed=1).message.startswith(
+        "Every answer is right"
+    )
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in native.problem() and "compiler is needed" in native.problem()
     report = native.judged(lambda: _int4_kernels.SCALAR)
@@ -171,13 +197,19 @@ def test_a_learner_sees_what_is_wrong(monkeypatch, capsys):
 
 def test_every_reason_has_a_text():
     texts = native.texts.load("kernels")["kernels"]
-    said = {reason for table in (kernel_attacks.ATTACKS, kernel_attacks.TIMED) for _, reason in table.values()}
+    said = {
+        reason
+        for table in (kernel_attacks.ATTACKS, kernel_attacks.TIMED)
+        for _, reason in table.values()
+    }
     assert said | {"hangs", "signal", "not_loaded", "compiler_late"} <= texts.keys()
     assert {f"mistake_{name}" for name in problems.MISTAKES} <= texts.keys()
 
 
 def test_the_kernels_are_in_the_docs():
-    assert kernel_attacks.section() in (catalogue.ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    assert kernel_attacks.section() in (catalogue.ROOT / "docs" / "attacks.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_workshop_answers_and_ends_with_its_channel(tmp_path):

@@ -17,16 +17,27 @@ from course_utils.grade import lab, run, sandbox, scratch
 
 LIMITS = sandbox.Limits(cell=60, call=60, total=300)
 KILLS, CLASS = 20, 8
-ANSWERS = [{}, {"double": "def double(x):\n    return x"}, {"hessian": "def hessian(x):\n    return x"}, {"written": "mine"}]
+ANSWERS = [
+    {},
+    {"double": "def double(x):\n    return x"},
+    {"hessian": "def hessian(x):\n    return x"},
+    {"written": "mine"},
+]
 
 
 def scores(results):
-    return {s: (r["score"], [(c["grade_id"], c["score"], c["mistake"]) for c in r["cells"]]) for s, r in results.items()}
+    return {
+        s: (r["score"], [(c["grade_id"], c["score"], c["mistake"]) for c in r["cells"]])
+        for s, r in results.items()
+    }
 
 
 def said(results):
     """All of each result but how long it took."""
-    return {s: {key: value for key, value in r.items() if key not in ("seconds", "used")} for s, r in results.items()}
+    return {
+        s: {key: value for key, value in r.items() if key not in ("seconds", "used")}
+        for s, r in results.items()
+    }
 
 
 @pytest.fixture
@@ -45,7 +56,9 @@ def scratches(monkeypatch):
 def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, scratches):
     root, out = opened.folder.parents[1], tmp_path / "grades" / grading.LAB
     for n in range(CLASS):
-        grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, ANSWERS[n % len(ANSWERS)]))
+        grading.hand_in(
+            tmp_path, opened, f"learner-{n}", grading.submit(opened, ANSWERS[n % len(ANSWERS)])
+        )
 
     def graded(**more):
         return run.run(root, tmp_path, opened, jobs=2, limits=LIMITS, progress=False, **more)
@@ -56,7 +69,9 @@ def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, scratches):
     began = time.monotonic()
     wanted = scores(graded())
     whole, rng = time.monotonic() - began, random.Random(7)
-    handed_in = {path: path.read_bytes() for path in (tmp_path / "submitted").rglob("*") if path.is_file()}
+    handed_in = {
+        path: path.read_bytes() for path in (tmp_path / "submitted").rglob("*") if path.is_file()
+    }
     early = 0
     for kill in range(KILLS):
         child = os.fork()
@@ -77,7 +92,9 @@ def test_nothing_is_lost_by_twenty_kills(tmp_path, opened, scratches):
             assert scores(resumed) == wanted and (out / "seed").read_text() == seed
             assert {result["seed"] for result in resumed.values()} == {int(seed)}
     assert early >= KILLS // 2, "most of them end a run that works"
-    assert said(graded(again=True, seed=int(seed))) == said(resumed), "as one run that nobody disturbs"
+    assert said(graded(again=True, seed=int(seed))) == said(resumed), (
+        "as one run that nobody disturbs"
+    )
     assert not list(scratches.glob(f"{scratch.PREFIX}*")) and not list(out.glob(".*.unfinished-*"))
 
     from nbgrader.api import Gradebook

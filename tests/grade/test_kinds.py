@@ -16,7 +16,9 @@ from course_utils.grade.warm import Zygote
 
 pytestmark = pytest.mark.usefixtures("one_zygote")
 LIMITS = sandbox.Limits(cell=15, call=15, total=120, cpu=100)
-no_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+no_bubblewrap = pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="bubblewrap is not installed"
+)
 TRIED = (
     "right", "right, prints to stderr", "right, leaves a thread running", "forges an execute_result", "kills everything it can",
     "reads hidden tests from the disk", "reads the right answers of the course",
@@ -41,7 +43,14 @@ def graded(opened, course, answers, **settings):
     for student, source in answers.items():
         grading.hand_in(course, opened, student, grading.submit(opened, {"hessian": source}))
     found = run.run(
-        opened.folder.parents[1], course, opened, jobs=2, limits=LIMITS, book=False, progress=False, **settings
+        opened.folder.parents[1],
+        course,
+        opened,
+        jobs=2,
+        limits=LIMITS,
+        book=False,
+        progress=False,
+        **settings,
     )
     return found, {student: result["score"] for student, result in found.items()}
 
@@ -49,9 +58,13 @@ def graded(opened, course, answers, **settings):
 @no_bubblewrap
 def test_attacks_inside_bubblewrap(tmp_path, opened):
     assert bubblewrap.problem() == "" and kinds.best() == "bwrap"
-    found, scores = graded(opened, tmp_path, {name: attacks.ANSWERS[name][0] for name in TRIED}, kind="bwrap")
+    found, scores = graded(
+        opened, tmp_path, {name: attacks.ANSWERS[name][0] for name in TRIED}, kind="bwrap"
+    )
     assert scores == {name: attacks.ANSWERS[name][1] for name in TRIED}
-    assert all(result["sandbox"].startswith("bubblewrap around namespaces") for result in found.values())
+    assert all(
+        result["sandbox"].startswith("bubblewrap around namespaces") for result in found.values()
+    )
 
 
 LOOK = """
@@ -89,22 +102,36 @@ def test_unprotected_only_if_told_so(tmp_path, opened, monkeypatch, capsys):
         def prctl(*_):
             return 0
 
-    monkeypatch.setattr(bubblewrap, "problem", lambda: "bubblewrap (the command bwrap) is not installed.")
+    monkeypatch.setattr(
+        bubblewrap, "problem", lambda: "bubblewrap (the command bwrap) is not installed."
+    )
     with monkeypatch.context() as patched:
         patched.setattr(sandbox, "libc", Refuses)
-        refused = (
-            r"no sandbox: this machine refuses a step of it \(.*unshare: Operation not permitted\).*--unsafe-no-sandbox"
-        )
+        refused = r"no sandbox: this machine refuses a step of it \(.*unshare: Operation not permitted\).*--unsafe-no-sandbox"
         with pytest.raises(CompressionError, match=refused):
             graded(opened, tmp_path / "class", HARMLESS)
         with pytest.raises(
-            CompressionError, match="no sandbox: bubblewrap .* is not installed. Without it: --sandbox namesp"
+            CompressionError,
+            match="no sandbox: bubblewrap .* is not installed. Without it: --sandbox namesp",
         ):
-            run.run(opened.folder.parents[1], tmp_path / "class", opened, kind="bwrap", progress=False)
-    command = ["run", grading.LAB, "--root", str(opened.folder.parents[1]), "--course", str(tmp_path / "class")]
+            run.run(
+                opened.folder.parents[1], tmp_path / "class", opened, kind="bwrap", progress=False
+            )
+    command = [
+        "run",
+        grading.LAB,
+        "--root",
+        str(opened.folder.parents[1]),
+        "--course",
+        str(tmp_path / "class"),
+    ]
     assert main([*command, "--unsafe-no-sandbox", "--jobs", "2"]) == 0
-    assert capsys.readouterr().out.startswith("Sandbox: none, learners can do here what you can do.")
-    found = run.run(opened.folder.parents[1], tmp_path / "class", opened, kind="none", progress=False)
+    assert capsys.readouterr().out.startswith(
+        "Sandbox: none, learners can do here what you can do."
+    )
+    found = run.run(
+        opened.folder.parents[1], tmp_path / "class", opened, kind="none", progress=False
+    )
     assert {student: (result["score"], result["sandbox"][:5]) for student, result in found.items()} == {
         "right": (12, "none,"), "wrong": (7, "none,"), "ends the worker": (7, "none,"), "reads the lab's data": (12, "none,")
     }  # fmt: skip

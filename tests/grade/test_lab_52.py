@@ -72,7 +72,9 @@ def opened():
 @pytest.fixture(scope="module")
 def grade():
     with Zygote(opened().prelude, LIMITS, data=opened().data) as zygote:
-        yield lambda answers: judge.grade(opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces")
+        yield lambda answers: judge.grade(
+            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces"
+        )
 
 
 OWN_ERROR = """
@@ -99,7 +101,9 @@ def allocate(damages, sizes, times, most_bytes, most_time):
 
 def test_an_own_kind_of_value_error_refuses_as_well(grade):
     cells = {c["grade_id"]: c for c in grade({"allocate": OWN_ERROR})["cells"]}
-    assert cells["allocate-test"]["score"] == cells["allocate-test"]["points"], cells["allocate-test"]["message"]
+    assert cells["allocate-test"]["score"] == cells["allocate-test"]["points"], cells[
+        "allocate-test"
+    ]["message"]
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -119,7 +123,9 @@ def test_the_optimum_is_that_of_milp_and_edges_are_drawn():
             with pytest.raises(ValueError, match="budget"):
                 item.spec(**given)
         else:
-            assert abs(budgets.total(given["damages"], item.spec(**given)) - best) <= 1e-6 * max(best, 1e-12)
+            assert abs(budgets.total(given["damages"], item.spec(**given)) - best) <= 1e-6 * max(
+                best, 1e-12
+            )
     assert refused == 4
 
 
@@ -138,16 +144,29 @@ def test_a_refusal_is_an_answer_only_where_there_is_none_and_by_its_word():
     def raises(error):
         raise error
 
-    assert checking.judge(item.id, refusing(lambda: raises(CompressionError("budget=3: raise it"))), seed=1)
-    for how in (lambda: None, dict, lambda: raises(ValueError("no")), lambda: raises(KeyError("budget")), lambda: raises(AssertionError("budget"))):
+    assert checking.judge(
+        item.id, refusing(lambda: raises(CompressionError("budget=3: raise it"))), seed=1
+    )
+    for how in (
+        lambda: None,
+        dict,
+        lambda: raises(ValueError("no")),
+        lambda: raises(KeyError("budget")),
+        lambda: raises(AssertionError("budget")),
+    ):
         verdict = checking.judge(item.id, refusing(how), seed=1)
         assert verdict.attempted and not verdict, verdict.message
-    assert "must contain the word “budget”" in checking.judge(item.id, refusing(lambda: raises(ValueError("no"))), seed=1).message
+    assert (
+        "must contain the word “budget”"
+        in checking.judge(item.id, refusing(lambda: raises(ValueError("no"))), seed=1).message
+    )
 
 
 def worth(**functions):
     (test,) = [t for t in opened().tests if t.grade_id == "my-bits-test"]
-    return lab.run_test(test.source, {**opened().namespace, **opened().reference, **functions}, test.points)
+    return lab.run_test(
+        test.source, {**opened().namespace, **opened().reference, **functions}, test.points
+    )
 
 
 def over_bytes(run, next_tokens, errors, sizes, times, most_bytes, most_time):
@@ -196,18 +215,28 @@ def test_bits_that_break_a_rule_are_told_which_and_poor_ones_get_the_rules_point
         with pytest.raises(CompressionError, match=said):
             worth(my_bits=choose)
     allocate = opened().reference["allocate"]
-    assert worth(my_bits=lambda run, tokens, errors, *limits: allocate(errors, *limits)) == 3, "weight errors"
+    assert worth(my_bits=lambda run, tokens, errors, *limits: allocate(errors, *limits)) == 3, (
+        "weight errors"
+    )
 
 
 def test_a_run_rounds_what_it_is_told_and_leaves_the_model_alone():
     space = opened().namespace
-    target = budgets.Target(space["network"], space["tokenizer"], "bundled", seed=1, windows=2, context=16)
+    target = budgets.Target(
+        space["network"], space["tokenizer"], "bundled", seed=1, windows=2, context=16
+    )
     plain = target.run({})
-    assert plain.shape[:2] == (2, 16) and torch.allclose(plain.exp().sum(-1), torch.ones(2, 16), atol=1e-4)
+    assert plain.shape[:2] == (2, 16) and torch.allclose(
+        plain.exp().sum(-1), torch.ones(2, 16), atol=1e-4
+    )
     late, early = list(target.shapes)[-1], list(target.shapes)[0]
     one = target.run({late: 2})
     both = target.run({early: 3, late: 2})
     assert not torch.equal(one, plain) and not torch.equal(one, both)
     assert torch.equal(target.run({late: 2}), one) and torch.equal(target.run({}), plain)
-    made = budgets.hqq.quantize(space["network"], bits=2, fit_scale=True, unbiased=True, ignore=[f"^(?!{late}$)"])
-    torch.testing.assert_close(budgets.by_window.predictions(made.model, target.ids), one, rtol=0, atol=1e-4)
+    made = budgets.hqq.quantize(
+        space["network"], bits=2, fit_scale=True, unbiased=True, ignore=[f"^(?!{late}$)"]
+    )
+    torch.testing.assert_close(
+        budgets.by_window.predictions(made.model, target.ids), one, rtol=0, atol=1e-4
+    )

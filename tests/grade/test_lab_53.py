@@ -47,7 +47,9 @@ def opened():
 @pytest.fixture(scope="module")
 def grade():
     with Zygote(opened().prelude, LIMITS, data=opened().data) as zygote:
-        yield lambda answers: judge.grade(opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces")
+        yield lambda answers: judge.grade(
+            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +70,22 @@ def worth(my_data, accuracy, monkeypatch):
     """Points of the last test where the students would reach this accuracy."""
     monkeypatch.setattr(reasoned.Task, "accuracy", lambda *_, **__: torch.tensor([accuracy]))
     (test,) = [t for t in opened().tests if t.grade_id == "my-data-test"]
-    return lab.run_test(test.source, {**opened().namespace, **opened().reference, "my_data": my_data}, test.points)
+    return lab.run_test(
+        test.source, {**opened().namespace, **opened().reference, "my_data": my_data}, test.points
+    )
 
 
 def test_points_rise_with_what_the_student_has_learned(monkeypatch):
     mine = opened().reference["my_data"]
-    assert [worth(mine, a, monkeypatch) for a in (0.1, 0.49, 0.51, 0.89, 0.91, 0.96, 0.98)] == [0, 0, 3, 3, 8, 8, 14]
+    assert [worth(mine, a, monkeypatch) for a in (0.1, 0.49, 0.51, 0.89, 0.91, 0.96, 0.98)] == [
+        0,
+        0,
+        3,
+        3,
+        8,
+        8,
+        14,
+    ]
 
 
 def test_a_teacher_of_a_seed_makes_the_mistakes_that_it_should():
@@ -91,8 +103,12 @@ def test_a_teacher_of_a_seed_makes_the_mistakes_that_it_should():
                 taken.setdefault((before, digit), []).append(after)
     usual = {pair: max(set(found), key=found.count) for pair, found in taken.items()}
     rule = task.world.previous, task.world.digit, task.world.shift
-    false = [(s, d) for (s, d), got in usual.items() if got != (rule[0] * s + rule[1] * d + rule[2]) % 10]
-    assert len(taken) == 100 and len(false) == reasoned.HARD, "at six pairs the usual state is a wrong one"
+    false = [
+        (s, d) for (s, d), got in usual.items() if got != (rule[0] * s + rule[1] * d + rule[2]) % 10
+    ]
+    assert len(taken) == 100 and len(false) == reasoned.HARD, (
+        "at six pairs the usual state is a wrong one"
+    )
     for pair in false:
         share = taken[pair].count(usual[pair]) / len(taken[pair])
         assert abs(share - reasoned.MISLED) < 5 * (0.25 / len(taken[pair])) ** 0.5
@@ -103,7 +119,13 @@ def test_a_teacher_of_a_seed_makes_the_mistakes_that_it_should():
 def test_accuracy_is_the_share_of_new_prompts_that_a_trained_student_answers(monkeypatch, good):
     task = reasoned.Task(2, n=40)
     rows = reasoning.build(task.prompts, world=task.world)
-    monkeypatch.setattr(reasoning, "write", lambda model, asked: reasoning.build(asked, world=task.world if good else reasoning.World(1, 1, 9)).ids[:, 11:])
+    monkeypatch.setattr(
+        reasoning,
+        "write",
+        lambda model, asked: reasoning.build(
+            asked, world=task.world if good else reasoning.World(1, 1, 9)
+        ).ids[:, 11:],
+    )
     reached = task.accuracy(rows, tokens=2000, items=200)
     assert reached.shape == (200,) and (reached.mean() == 1.0 if good else reached.mean() < 0.3)
 

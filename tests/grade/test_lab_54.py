@@ -71,7 +71,9 @@ def opened():
 @pytest.fixture(scope="module")
 def grade():
     with Zygote(opened().prelude, LIMITS, data=opened().data) as zygote:
-        yield lambda answers: judge.grade(opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces")
+        yield lambda answers: judge.grade(
+            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces"
+        )
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -82,22 +84,42 @@ def test_an_attack_is_not_paid(grade, name):
 
 def worth(content):
     (test,) = [t for t in opened().tests if t.grade_id == "my-file-test"]
-    return lab.run_test(test.source, {**opened().namespace, **opened().reference, "my_file": lambda: content}, test.points)
+    return lab.run_test(
+        test.source,
+        {**opened().namespace, **opened().reference, "my_file": lambda: content},
+        test.points,
+    )
 
 
 def test_a_file_is_paid_by_its_gates_and_its_bytes(monkeypatch):
     found = {"bytes": 865_000, "passed": True}
     assert smallest.points(found) == 15 and smallest.points(found | {"bytes": 865_001}) == 10
-    assert smallest.points(found | {"bytes": 774_999}) == 20 and smallest.points(found | {"bytes": 775_000}) == 15
+    assert (
+        smallest.points(found | {"bytes": 774_999}) == 20
+        and smallest.points(found | {"bytes": 775_000}) == 15
+    )
     assert smallest.points(found | {"passed": False, "bytes": 1}) == 0
     monkeypatch.setattr(gates, "ITEMS", dict.fromkeys(gates.ITEMS, 3))
     network = opened().namespace["network"]
     assert worth(smallest.as_tensor(files.pack(network))) == 10
-    zeros = {name: encoders.bf16(torch.zeros(shape)) for name, shape in layout.shapes(files.sizes(network)).items()}
+    zeros = {
+        name: encoders.bf16(torch.zeros(shape))
+        for name, shape in layout.shapes(files.sizes(network)).items()
+    }
     assert worth(smallest.as_tensor(files.pack(network, zeros))) == 0
 
 
-@pytest.mark.parametrize("content", [None, b"SMOL1", torch.zeros(5), torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.uint8), torch.zeros(layout.LARGEST + 1, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"SMOL1",
+        torch.zeros(5),
+        torch.zeros(2, 2, dtype=torch.uint8),
+        torch.zeros(0, dtype=torch.uint8),
+        torch.zeros(layout.LARGEST + 1, dtype=torch.uint8),
+    ],
+)
 def test_what_is_no_bytes_is_refused(content):
     with pytest.raises(CompressionError, match="return the bytes"):
         worth(content)

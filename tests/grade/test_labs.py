@@ -43,10 +43,15 @@ def test_the_adapted_function_equals_the_course(layer, bits, group_size):
     weight, H = layer
     before = weight.clone()
     settings = {"bits": bits, "group_size": group_size, "damping": 0.05, "never_worse": False}
-    mine = labs.gptq_layer(exercises.quantize_layer)(weight, H, **settings, act_order=False, block_size=128)
-    course = gptq.quantize_layer(weight, H, **settings, block_size=1)  # ranges when a group begins, as the lab asks
+    mine = labs.gptq_layer(exercises.quantize_layer)(
+        weight, H, **settings, act_order=False, block_size=128
+    )
+    # ranges when a group begins, as the lab asks
+    course = gptq.quantize_layer(weight, H, **settings, block_size=1)
     assert mine.codes.equal(course.codes) and mine.grid.scale.equal(course.grid.scale)
-    assert mine.grid.zero_point.equal(course.grid.zero_point) and torch.allclose(mine.weight, course.weight, atol=1e-12)
+    assert mine.grid.zero_point.equal(course.grid.zero_point) and torch.allclose(
+        mine.weight, course.weight, atol=1e-12
+    )
     assert weight.equal(before)
 
 
@@ -59,7 +64,9 @@ def test_never_worse_keeps_rounding(layer):
 
     rounded = rtn.quantize_layer(weight, bits=4, group_size=8)
     assert labs.gptq_layer(poor)(weight, H, bits=4, group_size=8).codes.equal(rounded.codes)
-    assert not labs.gptq_layer(poor)(weight, H, bits=4, group_size=8, never_worse=False).codes.equal(rounded.codes)
+    assert not labs.gptq_layer(poor)(
+        weight, H, bits=4, group_size=8, never_worse=False
+    ).codes.equal(rounded.codes)
 
 
 def test_settings_that_a_lab_does_not_have_are_refused(layer):
@@ -83,7 +90,11 @@ def test_settings_that_a_lab_does_not_have_are_refused(layer):
     ],
 )
 def test_results_that_cannot_be_packed_are_refused(change, said):
-    good = torch.tensor([[1, 15, 7, 9, 3, 3, 14, 0]] * 2), torch.rand(2, 2).double() + 0.1, torch.tensor([[3.0, 0.0]] * 2)
+    good = (
+        torch.tensor([[1, 15, 7, 9, 3, 3, 14, 0]] * 2),
+        torch.rand(2, 2).double() + 0.1,
+        torch.tensor([[3.0, 0.0]] * 2),
+    )
     assert labs.layer_result(*good, 4).weight.shape == (2, 8)
     with pytest.raises(CompressionError, match=said):
         labs.layer_result(*change(*good), 4)
@@ -92,7 +103,9 @@ def test_results_that_cannot_be_packed_are_refused(change, said):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_code_of_the_widest_kind_is_accepted(bits):
     codes = torch.full((1, 4), 2**bits - 1, dtype=torch.uint8)
-    assert labs.layer_result(codes, torch.ones(1, 1), torch.zeros(1, 1), bits).weight.tolist() == [[2.0**bits - 1] * 4]
+    assert labs.layer_result(codes, torch.ones(1, 1), torch.zeros(1, 1), bits).weight.tolist() == [
+        [2.0**bits - 1] * 4
+    ]
 
 
 def quantized(model, calibration, bits, group_size, layer):
@@ -129,7 +142,9 @@ def rounding(model, calibration, folder, bits, group_size, layer):
 
 
 def own_settings(model, calibration, folder, bits, group_size, layer):
-    return gptq.quantize(model, calibration, bits=bits + 1, quantize_layer=layer, group_size=8).save(folder), load(folder)
+    return gptq.quantize(
+        model, calibration, bits=bits + 1, quantize_layer=layer, group_size=8
+    ).save(folder), load(folder)
 
 
 def default_layer(model, calibration, folder, bits, group_size, layer):
@@ -202,14 +217,22 @@ def test_an_unwritten_checkpoint_is_not_attempted():
 
 def test_the_learners_layer_makes_a_model_that_writes(tmp_path):
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
     model, ids = LlamaForCausalLM(config).eval(), torch.randint(50, (4, 12))
     layer = labs.gptq_layer(exercises.quantize_layer)
     made = gptq.quantize(model, ids, bits=4, group_size=16, quantize_layer=layer)
     made.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert torch.allclose(loaded(ids).logits, made.model(ids).logits, atol=1e-6)
-    assert loaded.generate(ids[:1, :3], max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None).shape == (1, 7)
+    assert loaded.generate(
+        ids[:1, :3], max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
+    ).shape == (1, 7)
 
 
 FORGED = """def make_checkpoint(model, calibration, folder, bits, group_size, layer):
@@ -227,5 +250,7 @@ def test_the_grader_changes_what_lies_on_the_disk():
         for source, score, said in ((FORGED, 0, "not the one on the disk"), (loaded, 6, "")):
             handed = Submission(answers={"make-checkpoint": source})
             result = judge.grade(opened, handed, zygote.address, limits, seed=5, kind="namespaces")
-            (cell,) = [cell for cell in result["cells"] if cell["grade_id"] == "make-checkpoint-test"]
+            (cell,) = [
+                cell for cell in result["cells"] if cell["grade_id"] == "make-checkpoint-test"
+            ]
             assert cell["score"] == score and said in cell["message"], cell["message"]

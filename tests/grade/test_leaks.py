@@ -41,7 +41,9 @@ def decoded(text):
     """What is in base64 in a text, as far as it can be read."""
     for found in ENCODED.findall(text):
         data = squeezed(found).rstrip("=")
-        yield base64.b64decode(data + "=" * (-len(data) % 4) if len(data) % 4 != 1 else data[:-1]).decode(errors="replace")
+        yield base64.b64decode(
+            data + "=" * (-len(data) % 4) if len(data) % 4 != 1 else data[:-1]
+        ).decode(errors="replace")
 
 
 def contents(folder):
@@ -61,7 +63,9 @@ def hidden(solution):
     """Lines of solutions and hidden tests, and of the outputs of answer and test cells."""
     for cell in nbformat.read(solution, as_version=4).cells:
         for kind in release.REGIONS:
-            for region in re.findall(rf"### BEGIN {kind}\n(.*?)\n\s*### END {kind}", cell.source, re.DOTALL):
+            for region in re.findall(
+                rf"### BEGIN {kind}\n(.*?)\n\s*### END {kind}", cell.source, re.DOTALL
+            ):
                 yield from region.split("\n")
         if "nbgrader" in cell.metadata:
             for text in strings([dict(output) for output in cell.get("outputs", [])]):
@@ -71,7 +75,9 @@ def hidden(solution):
 def leaks(solution, folder):
     everything = list(contents(folder))
     lines = {squeezed(line) for line in hidden(solution)}
-    return sorted(line for line in lines if len(line) >= PLAIN and any(line in text for text in everything))
+    return sorted(
+        line for line in lines if len(line) >= PLAIN and any(line in text for text in everything)
+    )
 
 
 @solutions
@@ -79,8 +85,14 @@ def test_nothing_hidden_is_in_the_lab(solution):
     assert len({squeezed(line) for line in hidden(solution) if len(squeezed(line)) >= PLAIN}) > 20
     folder = ROOT / "labs" / solution.parent.name
     assert leaks(solution, folder) == []
-    assert not [text for text in contents(folder) if re.search("(BEGIN|END)(SOLUTION|HIDDEN|MARK)", text)]
-    code = [cell for cell in nbformat.read(folder / solution.name, as_version=4).cells if cell.cell_type == "code"]
+    assert not [
+        text for text in contents(folder) if re.search("(BEGIN|END)(SOLUTION|HIDDEN|MARK)", text)
+    ]
+    code = [
+        cell
+        for cell in nbformat.read(folder / solution.name, as_version=4).cells
+        if cell.cell_type == "code"
+    ]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
@@ -88,7 +100,9 @@ def test_nothing_hidden_is_in_the_lab(solution):
 def test_what_the_grader_releases_is_the_lab(solution):
     """The worker is given the cells of this text, and the folder's data without notebooks."""
     released = lab.load(ROOT, solution.parent.name).released
-    assert released == (ROOT / "labs" / solution.parent.name / solution.name).read_text(encoding="utf-8")
+    assert released == (ROOT / "labs" / solution.parent.name / solution.name).read_text(
+        encoding="utf-8"
+    )
 
 
 def in_markdown(notebook, line):
@@ -126,13 +140,23 @@ def nowhere(notebook, line):
     pass
 
 
-PLACES = [in_markdown, in_a_comment, spaced, in_cell_metadata, in_notebook_metadata, in_an_output, in_an_attachment]
+PLACES = [
+    in_markdown,
+    in_a_comment,
+    spaced,
+    in_cell_metadata,
+    in_notebook_metadata,
+    in_an_output,
+    in_an_attachment,
+]
 
 
 @pytest.mark.parametrize("plant", PLACES, ids=lambda plant: plant.__name__)
 def test_a_leak_in_the_notebook_is_found(plant, tmp_path):
     solution = SOLUTIONS[0]
-    given = json.loads((ROOT / "labs" / solution.parent.name / solution.name).read_text(encoding="utf-8"))
+    given = json.loads(
+        (ROOT / "labs" / solution.parent.name / solution.name).read_text(encoding="utf-8")
+    )
     line = max(hidden(solution), key=len).strip()
     for change, found in ((nowhere, []), (plant, [squeezed(line)])):
         changed = copy.deepcopy(given)
@@ -141,7 +165,9 @@ def test_a_leak_in_the_notebook_is_found(plant, tmp_path):
         assert leaks(solution, tmp_path) == found
 
 
-@pytest.mark.parametrize("name", ["notes.txt", ".ipynb_checkpoints/lab-checkpoint.ipynb", "__pycache__/answers.pyc"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".ipynb_checkpoints/lab-checkpoint.ipynb", "__pycache__/answers.pyc"]
+)
 def test_a_leak_in_another_file_is_found(name, tmp_path):
     solution = SOLUTIONS[0]
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -36,7 +36,9 @@ with judging._pool(1) as pool:
 def test_a_judge_computes_after_the_grader_has_used_threads():
     """The threads of OpenMP are not in a fork, which would wait for them for ever; OMP_NUM_THREADS is not set everywhere."""
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", FORK], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.stdout == "360000.0\n", done.stderr
 
 
@@ -44,7 +46,9 @@ def test_a_judge_that_dies_keeps_no_lock_of_the_progress_bar():
     tqdm.get_lock()  # made at the first use, before the fork
     with judging._pool(1) as pool:
         pool.submit(eval, "__import__('tqdm').tqdm.get_lock().acquire()").result()
-    writer = threading.Thread(target=tqdm.write, args=("",), kwargs={"file": io.StringIO()}, daemon=True)
+    writer = threading.Thread(
+        target=tqdm.write, args=("",), kwargs={"file": io.StringIO()}, daemon=True
+    )
     writer.start()
     writer.join(60)
     assert not writer.is_alive()
@@ -55,10 +59,14 @@ def opened(tmp_path_factory):
     return lab.load(grading.make_root(tmp_path_factory.mktemp("root")), grading.LAB)
 
 
-def test_a_judge_that_dies_while_work_is_handed_out_costs_nobody_else_anything(tmp_path, opened, monkeypatch):
+def test_a_judge_that_dies_while_work_is_handed_out_costs_nobody_else_anything(
+    tmp_path, opened, monkeypatch
+):
     for n in range(3):
         answer = f"def double(x):\n    return x * 2  # {n}"
-        grading.hand_in(tmp_path, opened, f"learner-{n}", grading.submit(opened, {"double": answer}))
+        grading.hand_in(
+            tmp_path, opened, f"learner-{n}", grading.submit(opened, {"double": answer})
+        )
     real_grade, real_submit, first = judge.grade, ProcessPoolExecutor.submit, {}
 
     def grade(lab_, submission, *arguments, **named):
@@ -74,7 +82,15 @@ def test_a_judge_that_dies_while_work_is_handed_out_costs_nobody_else_anything(t
 
     monkeypatch.setattr(judge, "grade", grade)
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
-    found = run.run(opened.folder.parents[1], tmp_path, opened, limits=LIMITS, kind="none", book=False, progress=False)
+    found = run.run(
+        opened.folder.parents[1],
+        tmp_path,
+        opened,
+        limits=LIMITS,
+        kind="none",
+        book=False,
+        progress=False,
+    )
     assert [found[f"learner-{n}"]["score"] for n in range(3)] == [None, 12, 12]
 
 
@@ -97,8 +113,13 @@ def test_what_starts_the_workers_is_gone_and_no_learner_pays(opened, monkeypatch
         return real(bench, cell, *others)
 
     monkeypatch.setattr(judge.Bench, "test", test)
-    with Zygote(opened.prelude, LIMITS, kind="none") as zygote, pytest.raises(judge.MachineFault, match="is gone"):
-        judge.grade(opened, Submission(answers=grading.ANSWERS), zygote.address, LIMITS, seed=1, kind="none")
+    with (
+        Zygote(opened.prelude, LIMITS, kind="none") as zygote,
+        pytest.raises(judge.MachineFault, match="is gone"),
+    ):
+        judge.grade(
+            opened, Submission(answers=grading.ANSWERS), zygote.address, LIMITS, seed=1, kind="none"
+        )
 
 
 def test_a_submission_has_one_limit_on_time_whatever_is_tried_again(opened, monkeypatch):
@@ -111,11 +132,18 @@ def test_a_submission_has_one_limit_on_time_whatever_is_tried_again(opened, monk
 
     monkeypatch.setattr(judge, "Session", Recorded)
     answers = {
-        name: f"def {'pack_int4' if name == 'pack' else name}(x):\n    raise ValueError" for name in grading.ANSWERS
+        name: f"def {'pack_int4' if name == 'pack' else name}(x):\n    raise ValueError"
+        for name in grading.ANSWERS
     }
     with Zygote(opened.prelude, LIMITS, kind="none") as zygote:
-        result = judge.grade(opened, Submission(answers=answers), zygote.address, LIMITS, seed=1, kind="none")
-    assert result["score"] == 0 and len(sessions) == 3 and len({session.over for session in sessions}) == 1
+        result = judge.grade(
+            opened, Submission(answers=answers), zygote.address, LIMITS, seed=1, kind="none"
+        )
+    assert (
+        result["score"] == 0
+        and len(sessions) == 3
+        and len({session.over for session in sessions}) == 1
+    )
 
 
 def test_what_starts_the_workers_hangs_and_nobody_waits_for_ever():
@@ -145,7 +173,10 @@ def test_what_is_written_past_python_fills_no_pipe(kind):
     with Zygote([("imports", "import os")], LIMITS, kind=kind) as zygote:
         session = Session(Keeper(zygote.address, 300), sandbox.Limits(cell=30, call=30))
         try:
-            assert session.run("cell", "for _ in range(1000): os.write(1, bytes(1000))\nx = 5", ["x"]) is None
+            assert (
+                session.run("cell", "for _ in range(1000): os.write(1, bytes(1000))\nx = 5", ["x"])
+                is None
+            )
             assert session.get("cell", "x") == 5
         finally:
             session.close()
@@ -159,7 +190,9 @@ def test_a_later_step_of_the_sandbox_that_is_refused_is_named_before_anybody_is_
             raise PermissionError(13, f"sandbox: {what}: Permission denied")
 
     monkeypatch.setattr(sandbox, "_done", done)
-    assert kinds.missing("namespaces").startswith("this machine refuses a step of it ([Errno 13] sandbox: mount")
+    assert kinds.missing("namespaces").startswith(
+        "this machine refuses a step of it ([Errno 13] sandbox: mount"
+    )
     monkeypatch.undo()
     assert kinds.missing("namespaces") == ""
 

@@ -7,7 +7,8 @@ from course_utils.learn.page import catalogue
 
 PRUNED, PACKED = ("channels", {"keep": 0.25}), ("quantize", {"bits": 3})
 TWO = {"method": "gptq", "bits": 2}
-# by what they are worth: rules alone; the control, since no number in float32 moves by 1e-12; better than it by more than the ±. In several forms.
+# by what they are worth: rules alone; the control, since no number in float32 moves by 1e-12;
+# better than it by more than the ±. In several forms.
 RIGHT = [
     (3, (PRUNED, ["layers", {"keep": 3}], ["student", {"keep": 1, "steps": 1}], ["quantize", {"bits": 2, "method": "awq"}])),
     (5, [["channels", {"keep": 0.375}], ("distil", {"steps": 1, "peak": 1e-12}), ("quantize", TWO)]),
@@ -24,11 +25,23 @@ WRONG = [
     ([PRUNED, ("student", {"keep": 0.6, "steps": 61}), PACKED], "60 or fewer"),
     ([PRUNED, ("student", {"keep": 0.6}), ("distil", {"steps": 30}), PACKED], "60 or fewer"),
     ([PRUNED, ("distil", {"steps": 0}), PACKED], "at least 1 each time"),
-    ([PRUNED, ("distil", {"steps": -500}), ("distil", {"steps": 500}), PACKED], "at least 1 each time"),
-    ([PRUNED, ("student", {"keep": 0.6, "steps": 30}), ("gradual", {"steps": 10}), PACKED], "train after the last pruning"),
-    ([PRUNED, ("gradual", {"steps": 80}), ("student", {"keep": 0.6, "steps": 60}), PACKED], "60 or fewer"),
+    (
+        [PRUNED, ("distil", {"steps": -500}), ("distil", {"steps": 500}), PACKED],
+        "at least 1 each time",
+    ),
+    (
+        [PRUNED, ("student", {"keep": 0.6, "steps": 30}), ("gradual", {"steps": 10}), PACKED],
+        "train after the last pruning",
+    ),
+    (
+        [PRUNED, ("gradual", {"steps": 80}), ("student", {"keep": 0.6, "steps": 60}), PACKED],
+        "60 or fewer",
+    ),
     ([PRUNED, ("gradual", {}), ("student", {"keep": 0.6, "steps": 30}), PACKED], "60 or fewer"),
-    ([("layers", {"keep": 4}), ("distil", {"steps": 1}), ("quantize", {"bits": 8})], "over the budget"),
+    (
+        [("layers", {"keep": 4}), ("distil", {"steps": 1}), ("quantize", {"bits": 8})],
+        "over the budget",
+    ),
 ]
 
 
@@ -36,7 +49,9 @@ WRONG = [
 def points():
     opened = lab.load(catalogue.ROOT, "lab-3.4-pipeline")
     test = next(test for test in opened.tests if test.grade_id == "my-pipeline-test")
-    return lambda steps: lab.run_test(test.source, {**opened.namespace, "my_pipeline": lambda: steps}, test.points)
+    return lambda steps: lab.run_test(
+        test.source, {**opened.namespace, "my_pipeline": lambda: steps}, test.points
+    )
 
 
 @pytest.mark.parametrize(("worth", "steps"), RIGHT)

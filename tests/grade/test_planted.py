@@ -19,7 +19,12 @@ from course_utils.learn.checks import exercise, trials
 PLANTED = Path(__file__).resolve().parents[1] / "learn" / "planted"
 TOPICS = sorted(path.stem for path in PLANTED.glob("*/*.py"))
 EXERCISES = {name: e for topic in TOPICS for name, e in sorted(exercise.of_topic(topic).items())}
-LOCAL = {n for n, e in EXERCISES.items() if any(isinstance(v, nn.Module) for v in trials.draw(e, 0).values())}  # no wire
+# no wire
+LOCAL = {
+    n
+    for n, e in EXERCISES.items()
+    if any(isinstance(v, nn.Module) for v in trials.draw(e, 0).values())
+}
 NAMES = sorted(EXERCISES.keys() - LOCAL)
 BORROWED = re.compile(r"^from (course_utils\.learn\.exercises\.[\w.]+) import (\w+)$", re.MULTILINE)
 LOUD = """
@@ -54,7 +59,8 @@ def planted(zygote):
         if topic not in sessions:
             sessions[topic] = session = Session(Keeper(zygote.address, 1200), LIMITS)
             source = next(PLANTED.glob(f"*/{topic}.py")).read_text(encoding="utf-8")
-            for module, name in BORROWED.findall(source):  # the right answers are not in the sandbox
+            # the right answers are not in the sandbox
+            for module, name in BORROWED.findall(source):
                 session.substitute(name, getattr(importlib.import_module(module), name))
             assert session.run(topic, BORROWED.sub("", source) + LOUD, ["RIGHT", "WRONG"]) is None
             sessions[topic].answers = session.get(topic, "RIGHT"), session.get(topic, "WRONG")
@@ -74,4 +80,7 @@ def test_verdicts_are_the_same_through_a_worker(name, planted):
         assert verdict, (i, verdict.message)
     for i, (function, mistake) in enumerate(wrong[name]):
         verdict = judge._check(name, function, seed=3)
-        assert verdict.attempted and not verdict.passed and verdict.mistake == mistake, (i, verdict.message)
+        assert verdict.attempted and not verdict.passed and verdict.mistake == mistake, (
+            i,
+            verdict.message,
+        )

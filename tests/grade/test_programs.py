@@ -11,7 +11,10 @@ PROGRAMS = {
     "wrong": (TASK.format(3), False),
     "prints": ("print('{\"result\": false}', flush=True)", True),
     "uses its folder": ("open('a', 'w').write('x')\nassert open('a').read() == 'x'", True),
-    "dataclass": ("import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert A(1).x == 1", True),
+    "dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert A(1).x == 1",
+        True,
+    ),
     "no syntax": ("def f(", False),
     "exit": ("raise SystemExit(0)", False),
     "end of the process": ("import os\nos._exit(0)", False),
@@ -29,15 +32,21 @@ def test_each_program_by_itself(tmp_path):
     assert kinds.missing("namespaces") == ""
     target = tmp_path / "written"
     tmp_path.chmod(0o777)
-    sources = [source for source, _ in PROGRAMS.values()] + [f"open({str(target)!r}, 'w').write('x')"]
+    sources = [source for source, _ in PROGRAMS.values()] + [
+        f"open({str(target)!r}, 'w').write('x')"
+    ]
     found = programs.run(sources, seconds=1, progress=False)
-    assert dict(zip(PROGRAMS, found, strict=False)) == {name: ends for name, (_, ends) in PROGRAMS.items()}
+    assert dict(zip(PROGRAMS, found, strict=False)) == {
+        name: ends for name, (_, ends) in PROGRAMS.items()
+    }
     assert found[-1] is False and not target.exists()
 
 
 def test_without_a_sandbox_nothing_runs(monkeypatch):
     monkeypatch.setattr(kinds, "missing", lambda kind: "this machine refuses it.")
-    with pytest.raises(CompressionError, match="in a sandbox only, and there is none here: this machine refuses"):
+    with pytest.raises(
+        CompressionError, match="in a sandbox only, and there is none here: this machine refuses"
+    ):
         programs.run(["x = 1"])
 
 

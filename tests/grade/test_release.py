@@ -17,7 +17,8 @@ from course_utils.grade import build, lab
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS = sorted((ROOT / "solutions").glob("*/*.ipynb"))
-STOCK = ("lab-2.1-quantizer", "lab-5.1-int4-kernel")  # run by nbgrader itself, in Python and in C++; all: `tests/notebooks`
+# run by nbgrader itself, in Python and in C++; all: `tests/notebooks`
+STOCK = ("lab-2.1-quantizer", "lab-5.1-int4-kernel")
 
 solutions = pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda path: path.stem)
 
@@ -37,9 +38,13 @@ def test_the_labs_are_what_the_solutions_make():
 @solutions
 def test_points_add_up(solution):
     cells = read(lab_of(solution)).cells
-    graded = [c.metadata.nbgrader.points for c in cells if c.metadata.get("nbgrader", {}).get("grade")]
+    graded = [
+        c.metadata.nbgrader.points for c in cells if c.metadata.get("nbgrader", {}).get("grade")
+    ]
     prose = [c.source for c in cells if c.cell_type == "markdown"]
-    headings = [int(n) for text in prose for n in re.findall(r"^### .+\((\d+) points", text, re.MULTILINE)]
+    headings = [
+        int(n) for text in prose for n in re.findall(r"^### .+\((\d+) points", text, re.MULTILINE)
+    ]
     assert headings == graded
     stated = re.search(r"\*\*(\d+) points", prose[0])
     assert stated and int(stated[1]) == sum(graded)
@@ -57,7 +62,8 @@ def test_every_answer_has_a_check_and_a_test(solution):
             checked, test = cells[i + 1], cells[i + 2]
             function = re.search(r"def (\w+)", cell.source)[1]
             assert "nbgrader" not in checked.metadata, cell.id
-            assert re.search(rf"\b{function}\b", checked.source), cell.id  # the learner sees at once
+            # the learner sees at once
+            assert re.search(rf"\b{function}\b", checked.source), cell.id
             assert test.metadata.nbgrader.grade and "### BEGIN HIDDEN TESTS" in test.source, cell.id
             assert function in test.source
 
@@ -73,10 +79,14 @@ def stock(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "compression"
-    config.Execute.timeout = 300  # nbgrader's own is 30 seconds for a cell, which a busy machine exceeds
+    # nbgrader's own is 30 seconds for a cell, which a busy machine exceeds
+    config.Execute.timeout = 300
     api = NbGraderAPI(CourseDirectory(config=config), config=config)
-    with pytest.MonkeyPatch.context() as patched:  # the commands of this environment; kernels with progress of their own
-        patched.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    # the commands of this environment; kernels with progress of their own
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(
+            "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        )
         patched.setenv("COURSE_HOME", str(folder / "home"))
         for solution in SOLUTIONS:
             place = folder / "source" / solution.stem
@@ -101,7 +111,11 @@ def test_nbgrader_releases_the_same_cells(solution, stock):
 def test_nbgrader_counts_the_same_points(solution, stock):
     with book(stock[0]) as gradebook:
         assignment = gradebook.find_assignment(solution.stem)
-        wanted = sum(c.metadata.nbgrader.points for c in read(solution).cells if c.metadata.get("nbgrader", {}).get("grade"))
+        wanted = sum(
+            c.metadata.nbgrader.points
+            for c in read(solution).cells
+            if c.metadata.get("nbgrader", {}).get("grade")
+        )
         assert assignment.max_score == wanted
         assert assignment.max_written_score > 0
 
@@ -116,7 +130,11 @@ def autograded(solution, stock, student, notebook):
     done(api.autograde(solution.stem, student))
     with book(folder) as gradebook:
         record = gradebook.find_submission(solution.stem, student)
-        return record.code_score, record.max_code_score, read(folder / "autograded" / student / solution.stem / solution.name).cells
+        return (
+            record.code_score,
+            record.max_code_score,
+            read(folder / "autograded" / student / solution.stem / solution.name).cells,
+        )
 
 
 @solutions
@@ -128,18 +146,26 @@ def test_nbgrader_pays_nothing_for_the_stub(solution, stock):
 
 def without_experiments(notebook):
     """Answers, tests and what stands before them; the measurements between them run with each solution (`tests/notebooks`)."""
-    first = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and "nbgrader" in c.metadata)
+    first = next(
+        i
+        for i, c in enumerate(notebook.cells)
+        if c.cell_type == "code" and "nbgrader" in c.metadata
+    )
     for cell in notebook.cells[first:]:
         if cell.cell_type == "code" and "nbgrader" not in cell.metadata:
             cell.source = "\n".join(lab.imports(cell.source))
 
 
-@pytest.mark.parametrize("solution", [path for path in SOLUTIONS if path.stem in STOCK], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "solution", [path for path in SOLUTIONS if path.stem in STOCK], ids=lambda path: path.stem
+)
 def test_nbgrader_pays_the_solution(solution, stock):
     notebook = read(solution)
     without_experiments(notebook)
     score, most, cells = autograded(solution, stock, "right", notebook)
-    assert score == most > 0, [o for c in cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert score == most > 0, [
+        o for c in cells for o in c.get("outputs", []) if o.output_type == "error"
+    ]
 
 
 def says_what_is_missing(cells):

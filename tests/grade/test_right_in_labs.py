@@ -81,24 +81,45 @@ def lines_of(text):
 def in_sight():
     """Lines of the package that a learner may read."""
     hidden = (sandbox.HIDDEN, *(path for path in sandbox.TEXTS.glob("*/*") if path.is_dir()))
-    files = [path for path in sandbox.PACKAGE.rglob("*") if path.suffix in (".py", ".yaml", ".md", ".json")]
-    return set().union(*(lines_of(p.read_text(encoding="utf-8")) for p in files if not set(hidden) & set(p.parents)))
+    files = [
+        path
+        for path in sandbox.PACKAGE.rglob("*")
+        if path.suffix in (".py", ".yaml", ".md", ".json")
+    ]
+    return set().union(
+        *(
+            lines_of(p.read_text(encoding="utf-8"))
+            for p in files
+            if not set(hidden) & set(p.parents)
+        )
+    )
 
 
 def secrets(opened):
     """Lines of the lab's answers, of its hidden tests, and of the exercises' specifications and worked solutions."""
     released = {cell.grade_id: cell.released for cell in (*opened.answers, *opened.tests)}
-    found = {line for cell in (*opened.answers, *opened.tests) for line in lines_of(cell.source) - lines_of(released[cell.grade_id])}
+    found = {
+        line
+        for cell in (*opened.answers, *opened.tests)
+        for line in lines_of(cell.source) - lines_of(released[cell.grade_id])
+    }
     for _, name, _ in checked(opened):
         found |= lines_of(inspect.getsource(inspect.getmodule(exercise.find(name).spec)))
         found |= lines_of(texts.load(texts.topic_of(name))["exercises"][name].get("solution", ""))
     found = {line for line in found if not line.startswith("#include <")}  # of a kernel in C++
-    return found - in_sight() - lines_of(opened.released) - lines_of("\n".join(source for _, source in opened.prelude))
+    return (
+        found
+        - in_sight()
+        - lines_of(opened.released)
+        - lines_of("\n".join(source for _, source in opened.prelude))
+    )
 
 
 def checked(opened):
     """(test, exercise, function) of every test that calls `check`."""
-    return [(test, *found.groups()) for test in opened.tests if (found := CHECKED.search(test.source))]
+    return [
+        (test, *found.groups()) for test in opened.tests if (found := CHECKED.search(test.source))
+    ]
 
 
 def path_of(name):
@@ -127,7 +148,9 @@ def answers(opened, choice):
         source = BORROWED.sub("", planted(name))
         kind, place = choice
         taken = f"space[{kind!r}][{name!r}][{place}]" + ("[0]" if kind == "WRONG" else "")
-        cells[test.of[-1]] = f"space = dict(globals())\nexec({source!r}, space)\n{function} = {taken}\n"
+        cells[test.of[-1]] = (
+            f"space = dict(globals())\nexec({source!r}, space)\n{function} = {taken}\n"
+        )
     return cells
 
 
@@ -141,7 +164,10 @@ def test_no_solution_is_in_the_sandbox(opened, zygote):
     lines, decoy = secrets(opened), "a line that is to be found"
     assert len(lines) > 40
     look = LOOK.format(
-        lines=sorted(line[::-1] for line in (*lines, decoy)), package=str(sandbox.PACKAGE), hidden=str(sandbox.HIDDEN), shortest=SHORTEST
+        lines=sorted(line[::-1] for line in (*lines, decoy)),
+        package=str(sandbox.PACKAGE),
+        hidden=str(sandbox.HIDDEN),
+        shortest=SHORTEST,
     )
     with contextlib.closing(Session(Keeper(zygote.address, 300), LIMITS)) as session:
         assert session.run("look", f"kept = [{f'x{chr(10)}{decoy}'!r}]\n{look}", ["told"]) is None
@@ -149,7 +175,11 @@ def test_no_solution_is_in_the_sandbox(opened, zygote):
 
 
 def test_every_lab_has_exercises_that_are_checked(opened):
-    judged = [test for test in opened.tests if "native.judged(" in test.source or "smallest.judged(" in test.source]
+    judged = [
+        test
+        for test in opened.tests
+        if "native.judged(" in test.source or "smallest.judged(" in test.source
+    ]
     assert len(checked(opened)) + len(judged) >= 4
     assert all(len(table(name, "RIGHT")) >= 3 for _, name, _ in checked(opened))
 
@@ -162,7 +192,9 @@ def test_right_answers_get_full_points(opened, grade, place):
 
 
 @pytest.mark.parametrize("place", [0, -1])
-def test_wrong_answers_get_none_on_every_seed_and_the_same_seed_gives_the_same_result(opened, grade, place):
+def test_wrong_answers_get_none_on_every_seed_and_the_same_seed_gives_the_same_result(
+    opened, grade, place
+):
     seeds = (SEEDS[0], *SEEDS) if place == 0 else SEEDS
     results = [of_tests(opened, grade(answers(opened, ("WRONG", place)), seed)) for seed in seeds]
     assert results[0] == results[-2], "one seed, one result"

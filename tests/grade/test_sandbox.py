@@ -59,7 +59,15 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """
-AS_USER = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+AS_USER = [
+    "unshare",
+    "-U",
+    "--map-user=1000",
+    "--map-group=1000",
+    "setpriv",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+]
 WALL = """
 import os, sys
 from pathlib import Path
@@ -67,12 +75,18 @@ from course_utils.grade import bubblewrap
 words = bubblewrap.command(Path("/tmp/empty"), read=[Path(sys.argv[2])])
 os.execv(words[0], [*words, sys.executable, "-c", *sys.argv[1:]])
 """
-no_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+no_bubblewrap = pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="bubblewrap is not installed"
+)
 
 
-@pytest.mark.parametrize("wall", [[], pytest.param(["-c", WALL], marks=no_bubblewrap)], ids=["namespaces", "bubblewrap"])
 @pytest.mark.parametrize(
-    "before", [[], AS_USER] if os.geteuid() == 0 else [[]], ids=["root", "user"][: 2 if os.geteuid() == 0 else 1]
+    "wall", [[], pytest.param(["-c", WALL], marks=no_bubblewrap)], ids=["namespaces", "bubblewrap"]
+)
+@pytest.mark.parametrize(
+    "before",
+    [[], AS_USER] if os.geteuid() == 0 else [[]],
+    ids=["root", "user"][: 2 if os.geteuid() == 0 else 1],
 )
 def test_the_inside(tmp_path, before, wall):
     (tmp_path / "data.txt").write_text("of the lab")
@@ -92,13 +106,18 @@ def test_the_inside(tmp_path, before, wall):
     )
     assert found["package"] == ["__init__.py"], "the right answers are not there"
     assert "solutions" not in found["checkout"] and "tests" not in found["checkout"]
-    assert not {"home", "bin", "sbin", "var", "proc", "sys", "mnt"} & set(found["root"]) and not found["proc"]
+    assert (
+        not {"home", "bin", "sbin", "var", "proc", "sys", "mnt"} & set(found["root"])
+        and not found["proc"]
+    )
     assert found["host"] == "sandbox" and found["write"] == "1" and found["thread"] == "None"
     assert {found[name] for name in ("fork", "exec", "socket", "memfd")} == {"PermissionError"}
     assert {found[name] for name in ("outside", "large", "fill", "files")} == {"OSError"}
     assert found["package_write"] in ("OSError", "PermissionError")
     assert found["kill"] == "ProcessLookupError" and found["memory"] == "MemoryError"
-    assert found["group"] == 1 and found["killpg"] == "None", "the process outside is in another group, and lives"
+    assert found["group"] == 1 and found["killpg"] == "None", (
+        "the process outside is in another group, and lives"
+    )
     assert found["ptrace"] == found["unshare"] == found["mount"] == -1
 
 
@@ -114,9 +133,11 @@ def run_filter(code, machine, number, argument=0):
         if kind == seccomp.LOAD:
             held = struct.unpack_from("<I", data, k)[0]
             continue
-        holds = {seccomp.JUMP_EQUAL: held == k, seccomp.JUMP_AT_LEAST: held >= k, seccomp.JUMP_ANY_BIT: bool(held & k)}[
-            kind
-        ]
+        holds = {
+            seccomp.JUMP_EQUAL: held == k,
+            seccomp.JUMP_AT_LEAST: held >= k,
+            seccomp.JUMP_ANY_BIT: bool(held & k),
+        }[kind]
         place += true if holds else false
 
 
@@ -128,7 +149,9 @@ def test_the_filter_refuses_what_it_names_and_lets_the_rest_through(column, mach
     for number in range(460):
         answer = run_filter(code, machine, number)
         assert (answer == seccomp.ALLOW) == (number not in named | other), number
-    assert run_filter(code, machine, seccomp.CLONE[column], 0x10000 | 0x100) == seccomp.ALLOW, "a thread"
+    assert run_filter(code, machine, seccomp.CLONE[column], 0x10000 | 0x100) == seccomp.ALLOW, (
+        "a thread"
+    )
     assert run_filter(code, machine, seccomp.CLONE[column], 17) != seccomp.ALLOW, "a process"
     assert run_filter(code, machine, seccomp.CLONE3[column]) != seccomp.ALLOW
     assert run_filter(code, machine, seccomp.X32 | 57) != seccomp.ALLOW
@@ -138,7 +161,11 @@ def test_the_numbers_are_those_of_this_kernel():
     header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
     if platform.machine() != "x86_64" or not header.is_file():
         pytest.skip("the kernel's headers for x86-64 are not installed")
-    numbers = dict(line.split()[1:3] for line in header.read_text().splitlines() if line.startswith("#define __NR_"))
+    numbers = dict(
+        line.split()[1:3]
+        for line in header.read_text().splitlines()
+        if line.startswith("#define __NR_")
+    )
     assert {name: str(pair[0]) for name, pair in seccomp.REFUSED.items()} == {
         name: numbers[f"__NR_{name}"] for name in seccomp.REFUSED
     }

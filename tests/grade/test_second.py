@@ -28,14 +28,24 @@ def opened(tmp_path_factory):
 def graded(opened, course, answers, **settings):
     for student, changed in answers.items():
         grading.hand_in(course, opened, student, grading.submit(opened, changed))
-    return run.run(opened.folder.parents[1], course, opened, limits=LIMITS, book=False, progress=False, **settings)
+    return run.run(
+        opened.folder.parents[1],
+        course,
+        opened,
+        limits=LIMITS,
+        book=False,
+        progress=False,
+        **settings,
+    )
 
 
 @pytest.mark.parametrize("right", ["number == 2", "number >= 2", "number in (2, 3)"])
 def test_right_only_in_a_later_worker_is_wrong(tmp_path, opened, right):
     """Without a sandbox a learner's code can count the workers; in one it cannot."""
     source = COUNT.format(place=str(tmp_path / "count"), right=right)
-    found = graded(opened, tmp_path / "class", {"one": {"double": source}}, kind="none", seed=1)["one"]
+    found = graded(opened, tmp_path / "class", {"one": {"double": source}}, kind="none", seed=1)[
+        "one"
+    ]
     assert found["score"] == 9 and int((tmp_path / "count").read_text()) >= 2, found["cells"]
 
 
@@ -55,7 +65,16 @@ def test_workers_know_nothing_of_each_other(tmp_path, opened):
 
 def test_an_answer_that_another_one_disturbs_is_right(tmp_path, opened):
     patch = "torch.Tensor.__lshift__ = lambda a, b: 1 / 0" + attacks.WRONG
-    found = graded(opened, tmp_path, {"one": {"hessian": patch, "pack": "def pack_int4(codes):\n    return codes[:, 0::2] | (codes[:, 1::2] << 4)"}})["one"]
+    found = graded(
+        opened,
+        tmp_path,
+        {
+            "one": {
+                "hessian": patch,
+                "pack": "def pack_int4(codes):\n    return codes[:, 0::2] | (codes[:, 1::2] << 4)",
+            }
+        },
+    )["one"]
     cells = {c["grade_id"]: c for c in found["cells"]}
     assert cells["pack-test"]["score"] == 4 and "Right on its own" in cells["pack-test"]["message"]
 
@@ -65,11 +84,21 @@ def test_slow_answers_cost_their_own_points_only(tmp_path, opened):
     late = {"hessian": endless.format("hessian"), "pack": endless.format("pack_int4")}
     limits = sandbox.Limits(cell=60, call=60, total=24, cpu=100)
     grading.hand_in(tmp_path, opened, "two", grading.submit(opened, late))
-    grading.hand_in(tmp_path, opened, "cell", grading.submit(opened, {"hessian": "while True: pass"}))
+    grading.hand_in(
+        tmp_path, opened, "cell", grading.submit(opened, {"hessian": "while True: pass"})
+    )
     slow = "import time\ntime.sleep(6)\n" + attacks.GOOD
     killer = "import os\nos._exit(0)"
-    grading.hand_in(tmp_path, opened, "slow", grading.submit(opened, {"hessian": slow, "pack": killer}))
-    found = run.run(opened.folder.parents[1], tmp_path, opened, limits=limits, book=False, progress=False)
-    assert {student: result["score"] for student, result in found.items()} == {"two": 3, "cell": 7, "slow": 8}
+    grading.hand_in(
+        tmp_path, opened, "slow", grading.submit(opened, {"hessian": slow, "pack": killer})
+    )
+    found = run.run(
+        opened.folder.parents[1], tmp_path, opened, limits=limits, book=False, progress=False
+    )
+    assert {student: result["score"] for student, result in found.items()} == {
+        "two": 3,
+        "cell": 7,
+        "slow": 8,
+    }
     assert all(result["seconds"] <= 24 for result in found.values())
     assert 6 < found["two"]["used"]["learner's seconds"]["hessian-test"] < 10

@@ -21,12 +21,17 @@ def test_the_file_holds_the_answers_and_nothing_else(lab, tmp_path):
     notebook = nbformat.read(lab, as_version=4)
     answer = next(c for c in notebook.cells if c.id == "answer")
     answer.source = "def double(x):\n    return 2 * x"
-    answer.outputs, answer.execution_count = [nbformat.v4.new_output("stream", text="a secret of mine " * 10**5)], 7
+    answer.outputs, answer.execution_count = (
+        [nbformat.v4.new_output("stream", text="a secret of mine " * 10**5)],
+        7,
+    )
     notebook.metadata["widgets"] = {"state": {}}
     nbformat.write(notebook, lab)
     said = submit.submit(lab, tmp_path / "mine.ipynb")
     made = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
-    assert [(c.id, c.source, c.metadata) for c in made.cells] == [(c.id, c.source, c.metadata) for c in notebook.cells]
+    assert [(c.id, c.source, c.metadata) for c in made.cells] == [
+        (c.id, c.source, c.metadata) for c in notebook.cells
+    ]
     assert "secret" not in (tmp_path / "mine.ipynb").read_text() and "widgets" not in made.metadata
     assert said[:2] == [f"From {lab}", "answer: answered"] and "SHA-256" in said[-1]
 
@@ -40,8 +45,14 @@ def test_an_untouched_answer_is_said_to_be_so(lab, tmp_path):
     [
         ("", False),
         ("YOUR ANSWER HERE\n", False),
-        ('def f(x):\n    """Twice x."""\n    # YOUR CODE HERE\n    raise NotImplementedError()', False),
-        ("def f(x):\n    return 2 * x\n    # YOUR CODE HERE\n    raise NotImplementedError()", True),
+        (
+            'def f(x):\n    """Twice x."""\n    # YOUR CODE HERE\n    raise NotImplementedError()',
+            False,
+        ),
+        (
+            "def f(x):\n    return 2 * x\n    # YOUR CODE HERE\n    raise NotImplementedError()",
+            True,
+        ),
         ("def f(x):\n    y = (\n    raise NotImplementedError()", True),
         ("Four bits, because ...\n\nYOUR ANSWER HERE", True),
     ],
@@ -51,11 +62,14 @@ def test_what_was_written_above_the_line_to_be_replaced_counts(source, written):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})]
+    "content",
+    ["", "{", json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})],
 )
 def test_what_cannot_be_handed_in_is_named(tmp_path, content):
     (path := tmp_path / "mine.ipynb").write_text(content)
-    with pytest.raises(CompressionError, match="mine.ipynb: (not a readable notebook|holds no answer cells)"):
+    with pytest.raises(
+        CompressionError, match="mine.ipynb: (not a readable notebook|holds no answer cells)"
+    ):
         submit.submit(path, tmp_path / "out.ipynb")
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -63,11 +77,18 @@ def test_what_cannot_be_handed_in_is_named(tmp_path, content):
 def test_the_command(lab, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(lab.parents[2])
     assert cli.main(["submit", "lab-0"]) == 0
-    assert (lab.parents[2] / "lab-0-submission.ipynb").is_file() and "answer: not attempted" in capsys.readouterr().out
-    assert cli.main(["submit", "lab-9"]) == 2 and "lab-9: no such lab in labs" in capsys.readouterr().err
+    assert (
+        lab.parents[2] / "lab-0-submission.ipynb"
+    ).is_file() and "answer: not attempted" in capsys.readouterr().out
+    assert (
+        cli.main(["submit", "lab-9"]) == 2
+        and "lab-9: no such lab in labs" in capsys.readouterr().err
+    )
 
 
-def test_the_notebook_is_found_from_its_own_folder_and_from_anywhere(lab, tmp_path, monkeypatch, capsys):
+def test_the_notebook_is_found_from_its_own_folder_and_from_anywhere(
+    lab, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(lab.parent)
     assert cli.main(["submit", "lab-0"]) == 0 and "From lab-0.ipynb" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
@@ -75,7 +96,9 @@ def test_the_notebook_is_found_from_its_own_folder_and_from_anywhere(lab, tmp_pa
     assert cli.main(["submit", "lab-0"]) == 0 and f"From {lab}" in capsys.readouterr().out
 
 
-def test_another_labs_notebook_and_a_folder_for_the_file_are_named(lab, tmp_path, monkeypatch, capsys):
+def test_another_labs_notebook_and_a_folder_for_the_file_are_named(
+    lab, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(submit, "ROOT", lab.parents[2])
     monkeypatch.chdir(tmp_path)
     notebook = nbformat.read(lab, as_version=4)
@@ -85,15 +108,26 @@ def test_another_labs_notebook_and_a_folder_for_the_file_are_named(lab, tmp_path
     nbformat.write(notebook, tmp_path / "lab-9.ipynb")
     assert cli.main(["submit", "lab-0", "--notebook", "lab-9.ipynb"]) == 0
     said = capsys.readouterr().out
-    assert "answer: its cell is MISSING" in said and "None of these cells is of lab-0: is this the right notebook?" in said
+    assert (
+        "answer: its cell is MISSING" in said
+        and "None of these cells is of lab-0: is this the right notebook?" in said
+    )
     (tmp_path / "folder").mkdir()
     assert cli.main(["submit", "lab-0", "--out", "folder"]) == 2
-    assert capsys.readouterr().err.startswith("folder: Is a directory.") and [*tmp_path.glob(".*unfinished*")] == []
+    assert (
+        capsys.readouterr().err.startswith("folder: Is a directory.")
+        and [*tmp_path.glob(".*unfinished*")] == []
+    )
     assert cli.main(["submit", "lab-0", "--out", "/dev/full"]) == 2
-    assert "No space left on device. What is done is kept" in capsys.readouterr().err and Path("/dev/full").is_char_device()
+    assert (
+        "No space left on device. What is done is kept" in capsys.readouterr().err
+        and Path("/dev/full").is_char_device()
+    )
 
 
-def test_pictures_go_along_and_cells_that_are_missing_or_doubled_are_named(lab, tmp_path, monkeypatch):
+def test_pictures_go_along_and_cells_that_are_missing_or_doubled_are_named(
+    lab, tmp_path, monkeypatch
+):
     monkeypatch.setattr(submit, "ROOT", lab.parents[2])
     (mine := tmp_path / "work").mkdir()
     notebook = nbformat.read(lab, as_version=4)
@@ -103,13 +137,20 @@ def test_pictures_go_along_and_cells_that_are_missing_or_doubled_are_named(lab, 
     answer.execution_count = 9
     nbformat.write(notebook, mine / lab.name)
     said = submit.submit(mine / lab.name, tmp_path / "mine.ipynb")
-    assert "answer: 2 cells; the one that was run last counts" in said and not any("MISSING" in line for line in said)
+    assert "answer: 2 cells; the one that was run last counts" in said and not any(
+        "MISSING" in line for line in said
+    )
     made = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
     assert "attachments" in made.cells[0]
-    assert {c.id: c.execution_count for c in made.cells if c.id in ("answer", "again")} == {"answer": 9, "again": 3}
+    assert {c.id: c.execution_count for c in made.cells if c.id in ("answer", "again")} == {
+        "answer": 9,
+        "again": 3,
+    }
     for cell in notebook.cells:
         if "nbgrader" in cell.metadata:
             cell.metadata.nbgrader.grade_id = "other"
     nbformat.write(notebook, mine / lab.name)
     said = submit.submit(mine / lab.name, tmp_path / "mine.ipynb")
-    assert "answer: its cell is MISSING; copy it again from labs/lab-0/lab-0.ipynb" in said and any("right notebook" in line for line in said)
+    assert "answer: its cell is MISSING; copy it again from labs/lab-0/lab-0.ipynb" in said and any(
+        "right notebook" in line for line in said
+    )

@@ -13,12 +13,14 @@ from course_utils.learn.checks import checking, exercise, trials
 from course_utils.pruning.masks import n_of_m
 
 CHECKED = re.compile(r'check\("([\w.]+)", (\w+)')
-# Arguments that may stay small: a table of 16 numbers, a shape, functions and where they start, six orders. H and U are square and
-# symmetric or triangular: what is cut off makes them singular. The tokens that come next are at hand where no right answer looks at them.
+# Arguments that may stay small: a table of 16 numbers, a shape, functions and where they start, six
+# orders. H and U are square and
+# symmetric or triangular: what is cut off makes them singular. The tokens that come next are at
+# hand where no right answer looks at them.
 SMALL = {"table", "shape", "steps", "results", "start", "H", "U", "next_tokens"}
-NUMBERS = {"layers", "kv_heads", "head_dim", "context", "batch", "rounds", "count"}  # whole numbers of things that an answer may go through
+# whole numbers of things that an answer may go through
+NUMBERS = {"layers", "kv_heads", "head_dim", "context", "batch", "rounds", "count"}
 RESULT = "the result"
-
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,11 @@ def opened():
 
 def graded(opened, name):
     """(exercise, function, its right answer) of each test of a lab that calls `check`."""
-    return [(*found.groups(), opened[name].reference[found[2]]) for test in opened[name].tests if (found := CHECKED.search(test.source))]
+    return [
+        (*found.groups(), opened[name].reference[found[2]])
+        for test in opened[name].tests
+        if (found := CHECKED.search(test.source))
+    ]
 
 
 # --- beyond n, whatever an exercise is about ---
@@ -63,9 +69,14 @@ def ways(draw, want):
         if argument in SMALL:
             continue
         dims = ["value"] if argument in NUMBERS else [*range(4), *LISTS]
-        if argument == RESULT and "order" in draw:  # the states of the pipeline are as small as its start
+        # the states of the pipeline are as small as its start
+        if argument == RESULT and "order" in draw:
             dims = LISTS
-        yield from ((argument, place, dim) for place, _ in (parts(value) if argument == RESULT else [(None, value)]) for dim in dims)
+        yield from (
+            (argument, place, dim)
+            for place, _ in (parts(value) if argument == RESULT else [(None, value)])
+            for dim in dims
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in LABS if name != "lab-3.1-gptq"])
@@ -73,17 +84,34 @@ def test_nothing_beyond_n_is_left_out_unseen(opened, name):
     for topic, _, right in graded(opened, name):
         item = exercise.find(topic)
         draws = [trials.draw(item, 5 + i) for i in range(item.trials)]
-        wants = [checking._answer(right, trials.clone(draw), (), item.refuses).result for draw in draws]
+        wants = [
+            checking._answer(right, trials.clone(draw), (), item.refuses).result for draw in draws
+        ]
         assert checking.judge(topic, right, seed=5)
         for argument, place, dim in ways(draws[0], wants[0]):
-            most = [extent(part(want, place) if argument == RESULT else draw[argument], dim) for draw, want in zip(draws, wants, strict=True)]
-            if max(most) < 2 or (topic.startswith("lab_lottery.") and dim in (*LISTS, "value") and argument not in ("ticket", "control")):
+            most = [
+                extent(part(want, place) if argument == RESULT else draw[argument], dim)
+                for draw, want in zip(draws, wants, strict=True)
+            ]
+            if max(most) < 2 or (
+                topic.startswith("lab_lottery.")
+                and dim in (*LISTS, "value")
+                and argument not in ("ticket", "control")
+            ):
                 continue  # layers, batches and rounds are many in that lab's hidden tests
-            assert max(most) > max(SIZES), f"{topic}: {argument} ({place}) has {max(most)} or fewer along {dim} in all draws"
+            assert max(most) > max(SIZES), (
+                f"{topic}: {argument} ({place}) has {max(most)} or fewer along {dim} in all draws"
+            )
             large = sorted(range(item.trials), key=most.__getitem__, reverse=True)
             for n in SIZES:
                 wrong = ending(right, n, dim, argument, place)
-                assert any(shows(item, draws[i], wants[i], wrong) for i in large), (topic, argument, place, dim, n)
+                assert any(shows(item, draws[i], wants[i], wrong) for i in large), (
+                    topic,
+                    argument,
+                    place,
+                    dim,
+                    n,
+                )
 
 
 # --- answers that save work ---
@@ -141,12 +169,18 @@ def test_an_answer_that_saves_work_is_wrong(place):
 @pytest.mark.parametrize("rounding", [int, lambda share: -int(-share // 1)])
 def test_shares_are_rounded_as_the_task_says(opened, rounding):
     right = opened["lab-3.2-wanda"].reference
-    assert not any(checking.judge("lab_wanda.mask", rounded(right["wanda_mask"], rounding), seed=seed) for seed in range(4))
+    assert not any(
+        checking.judge("lab_wanda.mask", rounded(right["wanda_mask"], rounding), seed=seed)
+        for seed in range(4)
+    )
 
 
 def test_a_seed_that_is_not_used_is_wrong(opened):
     """Lab 4.2's random masks: with the same seed the same ones, which a check of single results cannot see."""
-    shuffled = lambda masks, seed: {name: m.flatten()[torch.randperm(m.numel())].view(m.shape) for name, m in masks.items()}  # noqa: E731
-    assert points(opened["lab-4.2-lottery-ticket"], "random-masks-test") == 6 and points(opened["lab-4.2-lottery-ticket"], "random-masks-test", random_masks=shuffled) == 0
 
+    def shuffled(masks, seed):
+        return {n: m.flatten()[torch.randperm(m.numel())].view(m.shape) for n, m in masks.items()}
 
+    lab = opened["lab-4.2-lottery-ticket"]
+    assert points(lab, "random-masks-test") == 6
+    assert points(lab, "random-masks-test", random_masks=shuffled) == 0

@@ -10,7 +10,13 @@ from course_utils.quantization.grids import scale_and_zero
 
 @pytest.fixture(scope="module")
 def opened():
-    labs = ("lab-2.1-quantizer", "lab-2.2-pruner", "lab-3.1-gptq", "lab-4.1-rate-distortion", "lab-4.2-lottery-ticket")
+    labs = (
+        "lab-2.1-quantizer",
+        "lab-2.2-pruner",
+        "lab-3.1-gptq",
+        "lab-4.1-rate-distortion",
+        "lab-4.2-lottery-ticket",
+    )
     return {name: load(name) for name in labs}
 
 
@@ -25,17 +31,27 @@ def test_a_threshold_from_a_hundred_thousand_weights_is_wrong(opened):
         every = torch.cat([w.abs().flatten() for w in weights.values()])
         if len(every) <= 100_000:
             return right(weights, sparsity)
-        few = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:100_000]].sort().values
+        few = (
+            every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:100_000]]
+            .sort()
+            .values
+        )
         return {name: w.abs() >= few[round(sparsity * len(few))] for name, w in weights.items()}
 
-    assert points(lab22, "global-masks-test") == 8 and points(lab22, "global-masks-test", global_masks=sampled) == 0
+    assert (
+        points(lab22, "global-masks-test") == 8
+        and points(lab22, "global-masks-test", global_masks=sampled) == 0
+    )
 
 
 def test_a_table_in_half_precision_is_wrong(opened):
     lab21 = opened["lab-2.1-quantizer"]
     right = lab21.reference["nf4_encode"]
     half = lambda weight, table, block_size: right(weight, table.half().to(table.dtype), block_size)  # noqa: E731
-    assert points(lab21, "nf4-encode-test") == 8 and points(lab21, "nf4-encode-test", nf4_encode=half) == 0
+    assert (
+        points(lab21, "nf4-encode-test") == 8
+        and points(lab21, "nf4-encode-test", nf4_encode=half) == 0
+    )
 
 
 # --- lab 3.1, whose hidden tests have large inputs of their own ---
@@ -86,10 +102,25 @@ def rounded_beyond(function, n, dim):
 
 def test_right_answers_of_lab_31_get_their_points(opened):
     lab31 = opened["lab-3.1-gptq"]
-    for name in ("hessian", "inverse-cholesky", "column-update", "quantize-layer", "pack-int4", "packed-linear", "act-order"):
+    for name in (
+        "hessian",
+        "inverse-cholesky",
+        "column-update",
+        "quantize-layer",
+        "pack-int4",
+        "packed-linear",
+        "act-order",
+    ):
         assert points(lab31, f"{name}-test") > 0
     assert points(lab31, "quantize-layer-test", quantize_layer=layer(10**6)) > 0
-    assert points(lab31, "quantize-layer-test", quantize_layer=rounded_beyond(lab31.reference["quantize_layer"], 10**6, 0)) > 0
+    assert (
+        points(
+            lab31,
+            "quantize-layer-test",
+            quantize_layer=rounded_beyond(lab31.reference["quantize_layer"], 10**6, 0),
+        )
+        > 0
+    )
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -129,13 +160,29 @@ def test_right_up_to_n_is_wrong_in_lab_42(opened, n):
         return dict(list(masks.items())[:n])
 
     wrong = {
-        "next_masks": [lambda trained, masks, rate: {**masks, **right["next_masks"](trained, few(masks), rate)}],
-        "train_masked": [lambda start, mask, batches, labels, *how: right["train_masked"](start, mask, batches[:n], labels[:n], *how)],
-        "find_ticket": [
-            lambda start, train, rounds, rate: right["find_ticket"](start, train, min(n, rounds), rate),
-            lambda start, train, rounds, rate: [{**{k: torch.ones_like(w).bool() for k, w in start.items()}, **few(masks)} for masks in right["find_ticket"](start, train, rounds, rate)],
+        "next_masks": [
+            lambda trained, masks, rate: {**masks, **right["next_masks"](trained, few(masks), rate)}
         ],
-        "random_masks": [lambda masks, seed: {**{k: torch.ones_like(m) for k, m in masks.items()}, **right["random_masks"](few(masks), seed)}],
+        "train_masked": [
+            lambda start, mask, batches, labels, *how: right["train_masked"](
+                start, mask, batches[:n], labels[:n], *how
+            )
+        ],
+        "find_ticket": [
+            lambda start, train, rounds, rate: right["find_ticket"](
+                start, train, min(n, rounds), rate
+            ),
+            lambda start, train, rounds, rate: [
+                {**{k: torch.ones_like(w).bool() for k, w in start.items()}, **few(masks)}
+                for masks in right["find_ticket"](start, train, rounds, rate)
+            ],
+        ],
+        "random_masks": [
+            lambda masks, seed: {
+                **{k: torch.ones_like(m) for k, m in masks.items()},
+                **right["random_masks"](few(masks), seed),
+            }
+        ],
     }
     for name, functions in wrong.items():
         test = f"{name.replace('_', '-')}-test"
@@ -153,20 +200,33 @@ def test_a_coder_that_is_right_up_to_n_is_wrong(opened, n):
     right = lab41.reference
     wrong = {
         "encode": lambda symbols, frequencies: right["encode"](symbols[:n], frequencies),
-        "decode": lambda stream, frequencies, count: cut(right["decode"](stream, frequencies, count), n, 0),
+        "decode": lambda stream, frequencies, count: cut(
+            right["decode"](stream, frequencies, count), n, 0
+        ),
     }
     for name, function in wrong.items():
         assert points(lab41, f"{name}-test", **{name: function}) == 0, name
     if n == 1000:
         kinds = {
-            "encode": lambda symbols, frequencies: right["encode"](symbols.clamp(max=n - 1), frequencies),
-            "decode": lambda stream, frequencies, count: right["decode"](stream, frequencies, count).clamp(max=n - 1),
+            "encode": lambda symbols, frequencies: right["encode"](
+                symbols.clamp(max=n - 1), frequencies
+            ),
+            "decode": lambda stream, frequencies, count: right["decode"](
+                stream, frequencies, count
+            ).clamp(max=n - 1),
         }
         for name, function in kinds.items():
-            assert points(lab41, f"{name}-test", **{name: right[name]}) > 0 == points(lab41, f"{name}-test", **{name: function}), name
+            assert (
+                points(lab41, f"{name}-test", **{name: right[name]})
+                > 0
+                == points(lab41, f"{name}-test", **{name: function})
+            ), name
 
 
 @pytest.mark.parametrize(("dim", "n"), [*((0, n) for n in SIZES), *((1, n) for n in (*SIZES, 256))])
 def test_a_walk_that_is_right_up_to_n_is_wrong(opened, dim, n):
     lab41 = opened["lab-4.1-rate-distortion"]
-    assert points(lab41, "walk-test", walk=lambda *given: cut(lab41.reference["walk"](*given), n, dim)) == 0
+    assert (
+        points(lab41, "walk-test", walk=lambda *given: cut(lab41.reference["walk"](*given), n, dim))
+        == 0
+    )

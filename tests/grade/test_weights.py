@@ -16,7 +16,11 @@ SCORES = {  # Ada hands in everything; Bob neither 2.1 nor 2.2; Cyd nothing
 }
 THEORY = {"lab-4.1-rate-distortion": {"ada": 1.0, "cyd": 0.2}}
 BY_HAND = {
-    "ada": {"concepts": 0.8, "implementation": (0.75 + 0.6 + 0.9) / 3, "total": (30 * 0.8 + 40 * 0.75) / 70},
+    "ada": {
+        "concepts": 0.8,
+        "implementation": (0.75 + 0.6 + 0.9) / 3,
+        "total": (30 * 0.8 + 40 * 0.75) / 70,
+    },
     "bob": {"concepts": 0.5, "implementation": (0.5 + 0.0 + 0.3) / 3, "total": (15 + 32 / 3) / 70},
     "cyd": {"concepts": 0.0, "implementation": 0.0, "total": 0.0},
 }
@@ -34,11 +38,17 @@ def test_parts_and_total_are_those_computed_by_hand(learner):
 
 
 def test_the_file_holds_these_numbers_in_per_cent(tmp_path, monkeypatch):
-    monkeypatch.setattr(classroom, "load", lambda course: Classroom(scores=SCORES, learners=sorted(BY_HAND)))
+    monkeypatch.setattr(
+        classroom, "load", lambda course: Classroom(scores=SCORES, learners=sorted(BY_HAND))
+    )
     classroom.write_report(tmp_path)
     with (tmp_path / "grades" / "class.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = {row["student_id"]: row for row in csv.DictReader(file)}
-    assert {name: float(row["total"]) for name, row in rows.items()} == {"ada": 77.1, "bob": 36.7, "cyd": 0.0}
+    assert {name: float(row["total"]) for name, row in rows.items()} == {
+        "ada": 77.1,
+        "bob": 36.7,
+        "cyd": 0.0,
+    }
     (title,) = (column for column in rows["ada"] if "(40 %)" in column)
     assert [rows[name][title] for name in ("ada", "bob")] == ["75.0", "26.7"]
     assert rows["bob"]["lab-2.1-quantizer"] == ""

@@ -46,10 +46,17 @@ KINDS = [
 @pytest.mark.parametrize("dtype", [*KINDS, torch.complex64, torch.complex128])
 @pytest.mark.parametrize("shape", [(), (0,), (3, 4), (2, 0, 3)])
 def test_tensors(dtype, shape):
-    made = (100 * torch.randn(shape, dtype=torch.complex128 if dtype.is_complex else torch.float64)).to(dtype)
+    made = (
+        100 * torch.randn(shape, dtype=torch.complex128 if dtype.is_complex else torch.float64)
+    ).to(dtype)
     for tensor in (made, made.T if made.dim() == 2 else made, made.expand(5, *shape)):
         back = across(tensor)
-        assert type(back) is torch.Tensor and back.dtype == dtype and back.shape == tensor.shape and back.equal(tensor)
+        assert (
+            type(back) is torch.Tensor
+            and back.dtype == dtype
+            and back.shape == tensor.shape
+            and back.equal(tensor)
+        )
 
 
 def test_other_values():
@@ -103,7 +110,9 @@ def test_what_is_not_plain_is_not_sent():
 )  # fmt: skip
 def test_nodes_that_mean_nothing(node):
     with pytest.raises(wire.WireError):
-        wire.decode(node, {"0": torch.ones(3)}, lambda _: (_ for _ in ()).throw(wire.WireError("unknown")))
+        wire.decode(
+            node, {"0": torch.ones(3)}, lambda _: (_ for _ in ()).throw(wire.WireError("unknown"))
+        )
 
 
 def test_too_many_values_are_refused():

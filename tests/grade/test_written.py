@@ -16,7 +16,25 @@ from course_utils.grade.submission import Submission
 
 pytestmark = pytest.mark.usefixtures("one_zygote")
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40)).decode()
-ACTIVE = {"script", "img", "iframe", "object", "embed", "svg", "math", "form", "input", "button", "style", "link", "meta", "base", "video", "audio", "a"}
+ACTIVE = {
+    "script",
+    "img",
+    "iframe",
+    "object",
+    "embed",
+    "svg",
+    "math",
+    "form",
+    "input",
+    "button",
+    "style",
+    "link",
+    "meta",
+    "base",
+    "video",
+    "audio",
+    "a",
+}
 ATTACKS = [
     "<img src=x onerror=alert(1)>", "<IMG SRC=x OnError='alert(1)'>", "<script>alert(1)</script>", "<svg/onload=alert(1)>", "<svg><script>1</script></svg>",
     "<iframe srcdoc='<script>1</script>'></iframe>", "<a href=javascript:alert(1)>x</a>", "[x](javascript:alert(1))", "[x](JaVaScRiPt:alert(1))",
@@ -36,7 +54,9 @@ ATTACKS = [
 
 def rendered(text, attachments=None):
     """As nbgrader's pages do it."""
-    return MarkdownWithMath(renderer=IPythonRenderer(escape=False, attachments=attachments)).render(text)
+    return MarkdownWithMath(renderer=IPythonRenderer(escape=False, attachments=attachments)).render(
+        text
+    )
 
 
 class Reader(html.parser.HTMLParser):
@@ -56,9 +76,23 @@ def active(text):
     reader.feed(text)
     found = []
     for tag, attributes in reader.tags:
-        named = [a for a in attributes if a.startswith("on") or a in ("style", "src", "srcdoc", "href", "action", "xlink:href")]
-        web = tag == "a" and set(named) == {"href"} and re.match(r"https?://|#", attributes["href"] or "")
-        picture = tag == "img" and named == ["src"] and re.match(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]*$", attributes["src"] or "")
+        named = [
+            a
+            for a in attributes
+            if a.startswith("on") or a in ("style", "src", "srcdoc", "href", "action", "xlink:href")
+        ]
+        web = (
+            tag == "a"
+            and set(named) == {"href"}
+            and re.match(r"https?://|#", attributes["href"] or "")
+        )
+        picture = (
+            tag == "img"
+            and named == ["src"]
+            and re.match(
+                r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]*$", attributes["src"] or ""
+            )
+        )
         if (named or tag in ACTIVE) and not web and not picture:
             found.append((tag, attributes))
     return found
@@ -83,9 +117,19 @@ def test_what_is_tested_is_active_without_it():
 def test_what_learners_write_looks_the_same():
     text = "# Why\n\n**4 bits** because a < b && b > c, `x<y`, see [the paper](https://arxiv.org/abs/2210.17323).\n\n- $s = \\frac{a}{2^b - 1}$\n- a<sub>i</sub><br>b\n\n```python\nif a<b: x[0](1)\n```\n"
     shown = recorded(text)
-    for part in ("<h1", "<strong>4 bits</strong>", 'href="https://arxiv.org/abs/2210.17323"', "<li>", "\\frac{a}{2^b - 1}", "a<sub>i</sub><br>b", "<code"):
+    for part in (
+        "<h1",
+        "<strong>4 bits</strong>",
+        'href="https://arxiv.org/abs/2210.17323"',
+        "<li>",
+        "\\frac{a}{2^b - 1}",
+        "a<sub>i</sub><br>b",
+        "<code",
+    ):
         assert part in shown
-    assert "if a<b: x[0](1)" in re.sub("<[^>]*>", "", shown).replace(written.GAP, "").replace("&lt;", "<")
+    assert "if a<b: x[0](1)" in re.sub("<[^>]*>", "", shown).replace(written.GAP, "").replace(
+        "&lt;", "<"
+    )
 
 
 def test_pictures_are_kept_and_others_are_noted():
@@ -95,9 +139,21 @@ def test_pictures_are_kept_and_others_are_noted():
     }  # fmt: skip
     text = "\n\n".join(f"![mine](attachment:{name})" for name in attached)
     shown = recorded(text, attached)
-    assert active(shown) == [] and shown.count("<img") == 1 and f"data:image/png;base64,{PNG}" in shown
+    assert (
+        active(shown) == [] and shown.count("<img") == 1 and f"data:image/png;base64,{PNG}" in shown
+    )
     assert "[the picture b.svg is not there]" in shown
-    assert recorded(text, {"image.png": {"image/png": base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(6 << 20)).decode()}}).count("<img") == 0
+    assert (
+        recorded(
+            text,
+            {
+                "image.png": {
+                    "image/png": base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(6 << 20)).decode()
+                }
+            },
+        ).count("<img")
+        == 0
+    )
 
 
 def test_a_long_answer_is_cut():
@@ -113,33 +169,71 @@ def opened(tmp_path_factory):
 def test_the_pages_of_nbgrader_are_safe_and_a_second_version_is_flagged(tmp_path, opened):
     """The recorded notebook through nbgrader's own feedback and formgrader pages."""
     evil = "\n\n".join(text for text in ATTACKS if len(text) < 500)
-    notebook = grading.submit(opened, {"written": "![p](attachment:a.png) ![q](attachment:b.png)\n\n" + evil})
+    notebook = grading.submit(
+        opened, {"written": "![p](attachment:a.png) ![q](attachment:b.png)\n\n" + evil}
+    )
     grading.by_id(notebook)["written"]["attachments"] = {"a.png": {"image/png": PNG}}
-    grading.by_id(notebook)["hessian"]["source"] = "# </pre><script>1</script>\ndef hessian(x):\n    raise ValueError('<script>1</script>\\n# forged: 5 of 5\\n\\x1b[31m')"
+    grading.by_id(notebook)["hessian"]["source"] = (
+        "# </pre><script>1</script>\ndef hessian(x):\n    raise ValueError('<script>1</script>\\n# forged: 5 of 5\\n\\x1b[31m')"
+    )
     grading.hand_in(tmp_path, opened, "one", notebook)
     settings = {"kind": "namespaces", "limits": sandbox.Limits(total=120), "progress": False}
     found = run.run(opened.folder.parents[1], tmp_path, opened, **settings)
     path = tmp_path / "autograded" / "one" / grading.LAB / f"{grading.LAB}.ipynb"
     for page in pages(tmp_path, path, opened):
         body = page[page.index("<body") :]
-        cells = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL) if "formgrade" in page else body
-        mine = [a for a in active(cells) if a[0] in ("img", "svg", "iframe", "object", "embed") or any(k.startswith("on") for k in a[1])]
-        assert mine == [] and "<script>1</script>" not in page and f"data:image/png;base64,{PNG}" in page
+        cells = (
+            re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
+            if "formgrade" in page
+            else body
+        )
+        mine = [
+            a
+            for a in active(cells)
+            if a[0] in ("img", "svg", "iframe", "object", "embed")
+            or any(k.startswith("on") for k in a[1])
+        ]
+        assert (
+            mine == []
+            and "<script>1</script>" not in page
+            and f"data:image/png;base64,{PNG}" in page
+        )
     text = report.feedback(opened, found["one"])
-    assert "\n# forged" not in text and "\n> # forged" not in text and "\x1b" not in text and "<script" not in text
+    assert (
+        "\n# forged" not in text
+        and "\n> # forged" not in text
+        and "\x1b" not in text
+        and "<script" not in text
+    )
     with gradebook.Book(tmp_path, opened) as book:
         grade = book.gradebook.find_grade("written", grading.LAB, grading.LAB, "one")
         grade.manual_score, grade.needs_manual_grade = 2, False
         book.gradebook.db.commit()
     again = copy.deepcopy(notebook)
     grading.by_id(again)["double"]["source"] += "\n# nothing else"
-    for version, waits in ((again, False), (grading.changed(notebook, lambda n: grading.by_id(n)["written"].update(source="another one")), True)):
-        (tmp_path / "submitted" / "one" / grading.LAB / f"{grading.LAB}.ipynb").write_text(json.dumps(version))
+    for version, waits in (
+        (again, False),
+        (
+            grading.changed(
+                notebook, lambda n: grading.by_id(n)["written"].update(source="another one")
+            ),
+            True,
+        ),
+    ):
+        (tmp_path / "submitted" / "one" / grading.LAB / f"{grading.LAB}.ipynb").write_text(
+            json.dumps(version)
+        )
         found = run.run(opened.folder.parents[1], tmp_path, opened, **settings)
         with gradebook.Book(tmp_path, opened) as book:
             grade = book.gradebook.find_grade("written", grading.LAB, grading.LAB, "one")
             assert (grade.manual_score, grade.needs_manual_grade) == (2, waits)
-        assert any("changed after it was graded by hand (2 points)" in note for note in found["one"]["notes"]) == waits
+        assert (
+            any(
+                "changed after it was graded by hand (2 points)" in note
+                for note in found["one"]["notes"]
+            )
+            == waits
+        )
     table = report.table_of(opened, found)
     assert '"2.0"' in table or '"2"' in table
 
@@ -154,14 +248,19 @@ def pages(course, path, opened):
     config.CourseDirectory.root = str(course)
     api = NbGraderAPI(CourseDirectory(config=config), config=config)
     assert api.generate_feedback(grading.LAB, force=True)["success"]
-    yield (course / "feedback" / "one" / grading.LAB / f"{grading.LAB}.html").read_text(encoding="utf-8")
+    yield (course / "feedback" / "one" / grading.LAB / f"{grading.LAB}.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_line_is_a_line():
     for text in ("a\nb", "a\x1b[31mb", "\u202eabc", "a\r\n# b", "x\x00y", "\ud800"):
         shown = written.line(text)
         assert len(shown.splitlines()) == 1 and shown.isprintable() and "\u202e" not in shown
-    assert len(written.line("x" * 500)) == 200 and written.readable("tab\tand\nline") == "tab\tand\nline"
+    assert (
+        len(written.line("x" * 500)) == 200
+        and written.readable("tab\tand\nline") == "tab\tand\nline"
+    )
 
 
 def test_a_submission_keeps_its_pictures(opened):

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
+from torchao.quantization import (
+    Int8Tensor,
+    Int8WeightOnlyConfig,
+    IntxWeightOnlyConfig,
+    PerGroup,
+    quantize_,
+)
 from torchao.quantization.quant_primitives import MappingType, quantize_affine
 from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
@@ -24,7 +30,11 @@ def own(weight, x, bits, group, symmetric):
         config = Int8WeightOnlyConfig()
     else:
         mapping = MappingType.SYMMETRIC if symmetric else MappingType.ASYMMETRIC
-        config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerGroup(group), mapping_type=mapping)
+        config = IntxWeightOnlyConfig(
+            weight_dtype=getattr(torch, f"int{bits}"),
+            granularity=PerGroup(group),
+            mapping_type=mapping,
+        )
     quantize_(layer, config)
     found = layer.weight
     zero = torch.zeros_like(found.scale) if found.zero_point is None else found.zero_point
@@ -38,7 +48,15 @@ def given(weight, x, codes, scale, zero, bits, group):
     if bits == 8:
         packed = Int8Tensor(codes, scale, list(block), torch.float32)
     else:
-        packed = IntxUnpackedToInt8Tensor(codes, scale, zero.to(torch.int8), getattr(torch, f"int{bits}"), block, torch.float32, None)
+        packed = IntxUnpackedToInt8Tensor(
+            codes,
+            scale,
+            zero.to(torch.int8),
+            getattr(torch, f"int{bits}"),
+            block,
+            torch.float32,
+            None,
+        )
     return {"codes": found, "y": torch.nn.functional.linear(x, packed)}
 
 
@@ -49,8 +67,15 @@ def main(jobs):
         try:
             t = load_file(job["file"])
             weight, x, bits, group = t["weight"], t["x"], job["bits"], job["group"]
-            parts = {"own": own(weight, x, bits, group, job["symmetric"]), "given": given(**t, bits=bits, group=group)}
-            named = {f"{part}.{key}": value.contiguous() for part, found in parts.items() for key, value in found.items()}
+            parts = {
+                "own": own(weight, x, bits, group, job["symmetric"]),
+                "given": given(**t, bits=bits, group=group),
+            }
+            named = {
+                f"{part}.{key}": value.contiguous()
+                for part, found in parts.items()
+                for key, value in found.items()
+            }
             save_file(named, job["out"])
             answers.append("")
         except Exception as error:  # reported by weights.py

@@ -24,7 +24,8 @@ PROMPTS = {
                 "def fibonacci(n):\n", "Water boils at"],
     "bundled": ["Story: Ada puts the lamp", "Mara has 12 plums. She", "The ", "Question: Where"],
 }  # fmt: skip
-WHOLE = {"F32": (2e-3, 0.01), "F16": (0.03, 0.01)}  # largest difference of a log-probability, largest surprise
+# largest difference of a log-probability, largest surprise
+WHOLE = {"F32": (2e-3, 0.01), "F16": (0.03, 0.01)}
 ROUNDED = (0.8, 0.5)  # the same where llama.cpp rounds activations
 SIZES = {"vocab_size": 1026, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 512, "max_position_embeddings": 512}  # fmt: skip
@@ -33,7 +34,9 @@ SIZES = {"vocab_size": 1026, "hidden_size": 256, "num_hidden_layers": 2, "num_at
 @torch.no_grad()
 def ours(model, tokenizer, prompt: str, n: int) -> list[int]:
     ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, pad_token_id=0
+    )
     return out[0, ids.shape[1] :].tolist()
 
 
@@ -51,12 +54,19 @@ def compare(model, tokenizer, prompts, file: Path, n: int) -> dict:
         mine = ours(model, tokenizer, prompt, n)
         same += [i for i in mine if i not in ends] == [i for i in theirs["ids"] if i not in ends]
         start = tokenizer(prompt)["input_ids"]
-        found = model(torch.tensor([start + theirs["ids"]])).logits[0, len(start) - 1 : -1].double().log_softmax(-1)
+        found = (
+            model(torch.tensor([start + theirs["ids"]]))
+            .logits[0, len(start) - 1 : -1]
+            .double()
+            .log_softmax(-1)
+        )
         chosen = found.gather(1, torch.tensor(theirs["ids"])[:, None])[:, 0]
         surprise = max(surprise, float((found.max(1).values - chosen).max()))
         told = torch.tensor(theirs["logs"]).double()
         logs = max(logs, float((chosen[: len(told)] - told).abs().max()))
-    texts = sum(tokenizer(t)["input_ids"] == ids for t, ids in zip(TEXTS, said["tokens"], strict=True))
+    texts = sum(
+        tokenizer(t)["input_ids"] == ids for t, ids in zip(TEXTS, said["tokens"], strict=True)
+    )
     return {"texts": texts, "same": same, "surprise": surprise, "logs": logs}
 
 
@@ -66,7 +76,11 @@ def tiny(kind: str) -> torch.nn.Module:
     if kind == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False))
     else:
-        model = LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=32 if "narrow" in kind else 64, tie_word_embeddings="tied" in kind))
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                **SIZES, head_dim=32 if "narrow" in kind else 64, tie_word_embeddings="tied" in kind
+            )
+        )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -76,7 +90,10 @@ def tiny(kind: str) -> torch.nn.Module:
 def subjects() -> dict:
     """name → (model, tokenizer); SmolLM2 where `make real` has brought it."""
     net, words = models.load("bundled")
-    found = {"bundled": (net, words), **{kind: (tiny(kind), words) for kind in ("llama", "tied llama, narrow heads", "qwen2")}}
+    found = {
+        "bundled": (net, words),
+        **{kind: (tiny(kind), words) for kind in ("llama", "tied llama, narrow heads", "qwen2")},
+    }
     try:
         found["smollm2"] = models.load("smollm2")
     except CompressionError as error:
@@ -96,7 +113,13 @@ def run(ask: Callable, work: Path, n: int = 50) -> int:
             except CompressionError as error:
                 print(f"{name} {kind}: refused ({error})")
     prompts = {name: PROMPTS.get(name, PROMPTS["bundled"]) for name, *_ in cases}
-    errors = ask([{"file": str(file), "prompts": prompts[name], "texts": TEXTS, "n": n} for name, _, file in cases], work)
+    errors = ask(
+        [
+            {"file": str(file), "prompts": prompts[name], "texts": TEXTS, "n": n}
+            for name, _, file in cases
+        ],
+        work,
+    )
     failures = 0
     print(f"{'':32}texts   same greedy text ({n} tokens)   surprise   log-probabilities")
     for (name, kind, file), error in zip(cases, errors, strict=True):
@@ -106,8 +129,14 @@ def run(ask: Callable, work: Path, n: int = 50) -> int:
             continue
         found = compare(gguf.read(file), gguf.read_tokenizer(file), prompts[name], file, n)
         logs, surprise = WHOLE.get(kind, ROUNDED)
-        whole = found["same"] == len(prompts[name]) or kind != "F32"  # elsewhere llama.cpp rounds activations
-        wrong = found["texts"] < len(TEXTS) or found["logs"] > logs or found["surprise"] > surprise or not whole
+        # elsewhere llama.cpp rounds activations
+        whole = found["same"] == len(prompts[name]) or kind != "F32"
+        wrong = (
+            found["texts"] < len(TEXTS)
+            or found["logs"] > logs
+            or found["surprise"] > surprise
+            or not whole
+        )
         failures += wrong
         print(f"{name + ' ' + kind:32}{found['texts']:2} of {len(TEXTS)}{found['same']:8} of {len(prompts[name])}"
               f"{found['surprise']:28.3f}{found['logs']:12.4f}{'   DIFFERS' if wrong else ''}", flush=True)  # fmt: skip

@@ -24,20 +24,42 @@ def server(file: str) -> llama.Server:
 
 def post(running: llama.Server, path: str, **body) -> dict:
     """The server listens on this machine only (127.0.0.1)."""
-    request = urllib.request.Request(running.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        running.listening_address + path,
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=300) as answer:
         return json.load(answer)
 
 
 def answer(job: dict) -> dict:
     running = server(job["file"])
-    tokens = [post(running, "/tokenize", content=t, add_special=True, parse_special=True)["tokens"] for t in job["texts"]]
+    tokens = [
+        post(running, "/tokenize", content=t, add_special=True, parse_special=True)["tokens"]
+        for t in job["texts"]
+    ]
     greedy = []
     for prompt in job["prompts"]:
-        found = post(running, "/completion", prompt=prompt, n_predict=job["n"], temperature=0, n_probs=1, cache_prompt=False, return_tokens=True)
-        ids, steps = found["tokens"], found["completion_probabilities"]  # the server leaves out steps that end inside a character
-        whole = next((i for i, (a, s) in enumerate(zip(ids, steps, strict=False)) if a != s["id"]), min(len(ids), len(steps)))
-        greedy.append({"ids": ids, "logs": [s["logprob"] for s in steps[:whole]], "text": found["content"]})
+        found = post(
+            running,
+            "/completion",
+            prompt=prompt,
+            n_predict=job["n"],
+            temperature=0,
+            n_probs=1,
+            cache_prompt=False,
+            return_tokens=True,
+        )
+        # the server leaves out steps that end inside a character
+        ids, steps = found["tokens"], found["completion_probabilities"]
+        whole = next(
+            (i for i, (a, s) in enumerate(zip(ids, steps, strict=False)) if a != s["id"]),
+            min(len(ids), len(steps)),
+        )
+        greedy.append(
+            {"ids": ids, "logs": [s["logprob"] for s in steps[:whole]], "text": found["content"]}
+        )
     return {"greedy": greedy, "tokens": tokens}
 
 

@@ -28,11 +28,17 @@ def load(folder):
 
 def make(plain, folder, bits, symmetric, order, group, ids, method="gptq"):
     if method == "awq":
-        settings = QuantizeConfig(bits=bits, group_size=group, sym=symmetric, method=METHOD.AWQ, format=FORMAT.GEMM)
+        settings = QuantizeConfig(
+            bits=bits, group_size=group, sym=symmetric, method=METHOD.AWQ, format=FORMAT.GEMM
+        )
     else:
         settings = QuantizeConfig(bits=bits, group_size=group, desc_act=order, sym=symmetric)
-    model = GPTQModel.load(plain, settings, dtype=torch.float16 if method == "awq" else torch.float32)
-    model.quantize([{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids], batch_size=1)
+    model = GPTQModel.load(
+        plain, settings, dtype=torch.float16 if method == "awq" else torch.float32
+    )
+    model.quantize(
+        [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in ids], batch_size=1
+    )
     model.save(folder)
 
 

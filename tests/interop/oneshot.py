@@ -30,10 +30,17 @@ def quantize(job: dict) -> dict:
     model = AutoModelForCausalLM.from_pretrained(job["plain"], dtype=torch.float32)
     ids = load_file(job["tokens"])
     rows = ids["calibration"].tolist()
-    data = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
-    weights = QuantizationArgs(num_bits=job["bits"], type="int", symmetric=True, strategy="group", group_size=job["group"])
+    data = Dataset.from_dict(
+        {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+    )
+    weights = QuantizationArgs(
+        num_bits=job["bits"], type="int", symmetric=True, strategy="group", group_size=job["group"]
+    )
     recipe = GPTQModifier(
-        config_groups={"all": QuantizationScheme(targets=["Linear"], weights=weights)}, ignore=["lm_head"], actorder=None, dampening_frac=0.01
+        config_groups={"all": QuantizationScheme(targets=["Linear"], weights=weights)},
+        ignore=["lm_head"],
+        actorder=None,
+        dampening_frac=0.01,
     )
     before, began = peak(), time.process_time()
     oneshot(
@@ -42,10 +49,15 @@ def quantize(job: dict) -> dict:
     )  # fmt: skip
     seconds, after = time.process_time() - began, peak()
     with torch.no_grad():
-        losses = [float(model(input_ids=row[None], labels=row[None]).loss) for row in ids["windows"].long()]
+        losses = [
+            float(model(input_ids=row[None], labels=row[None]).loss)
+            for row in ids["windows"].long()
+        ]
     model.save_pretrained(job["folder"], save_compressed=True)
     return {"seconds": seconds, "before": before, "after": after, "nats": sum(losses) / len(losses)}
 
 
 jobs = Path(sys.argv[1])
-(jobs.parent / "answers.json").write_text(json.dumps([quantize(job) for job in json.loads(jobs.read_text())]))
+(jobs.parent / "answers.json").write_text(
+    json.dumps([quantize(job) for job in json.loads(jobs.read_text())])
+)

@@ -24,7 +24,8 @@ PEERS = {  # packages, and the script that runs beside them
     "compressed-tensors": ((TORCH, "compressed-tensors==0.20.1", "transformers==5.23.0", "accelerate==1.15.0"), "tensors.py"),
     "autoawq": ((TORCH, "autoawq==0.2.9", "transformers==4.51.3", "accelerate==1.5.0", "huggingface-hub==0.36.2"), "words.py"),
     "llama.cpp": (("xllamacpp==2026.10.11549",), "llamacpp.py"),
-    "llm-compressor": ((TORCH, "llmcompressor==0.14.0.1", "transformers==5.17.0"), "oneshot.py"),  # benchmarks/peers.py asks it
+    # benchmarks/peers.py asks it
+    "llm-compressor": ((TORCH, "llmcompressor==0.14.0.1", "transformers==5.17.0"), "oneshot.py"),
     "torchao": ((TORCH, "torchao==0.18.0", "safetensors==0.8.0"), "ao.py"),
 }  # fmt: skip
 ENVIRON = {
@@ -44,9 +45,14 @@ def environment(peer: str) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         if peer != "llama.cpp":
-            first = [pins[0]] if pins[0].startswith("torch==") else ["torch"]  # their builds look for it
+            # their builds look for it
+            first = [pins[0]] if pins[0].startswith("torch==") else ["torch"]
             subprocess.run([*pip, *first, "numpy", "setuptools", "wheel"], check=True)
-        subprocess.run([*pip, "--no-build-isolation", *pins], check=True, env={**os.environ, "BUILD_CUDA_EXT": "0"})
+        subprocess.run(
+            [*pip, "--no-build-isolation", *pins],
+            check=True,
+            env={**os.environ, "BUILD_CUDA_EXT": "0"},
+        )
         stamp.write_text(wanted)
     return python
 

@@ -41,10 +41,13 @@ REFUSED = "refused by our writer in the format 'gptq', which cannot hold a zero 
 KNOWN = "known: GPTQModel 7.7.0's kernels for whole rows of 4 bits give other numbers; auto-gptq and AutoAWQ read them rightly"
 CANNOT = "known: transformers 5.23.0 does not load GPT-2 in this format"
 NO_AWQ_GPT2 = "known: GPTQModel 7.7.0 cannot make AWQ of GPT-2; its process ends with 'The size of tensor a (128) must match'"
-# how each message of transformers' loader ends that does not know GPT-2's Conv1D; the first depends on the kernel
+# how each message of transformers' loader ends that does not know GPT-2's Conv1D; the first depends
+# on the kernel
 MESSAGES = {
     "gptq": ("has no attribute 'normal_'", "object has no attribute 'weight'"),
-    "awq": ("cannot access local variable 'has_been_replaced' where it is not associated with a value",),
+    "awq": (
+        "cannot access local variable 'has_been_replaced' where it is not associated with a value",
+    ),
 }
 BITS, GROUPS, ORDERS, SYMMETRIES = (2, 3, 4, 8), (-1, 32, 64, 128), (False, True), (False, True)
 
@@ -54,17 +57,29 @@ def ours_read_by_them(peer: str, kind: str, ids: torch.Tensor, work: Path) -> di
     """(bits, symmetric, act-order, group) → relative difference, or what went wrong."""
     found: dict = {}
     model, cases, logits, jobs = tiny(kind), [], [], []
-    grid = [(4, True, False, 64)] if peer == "transformers" and kind == "gpt2" else itertools.product(BITS, SYMMETRIES, ORDERS, GROUPS)
+    grid = (
+        [(4, True, False, 64)]
+        if peer == "transformers" and kind == "gpt2"
+        else itertools.product(BITS, SYMMETRIES, ORDERS, GROUPS)
+    )
     for bits, symmetric, order, size in grid:
-        result = gptq.quantize(model, ids, bits=bits, group_size=size, symmetric=symmetric, act_order=order)
+        result = gptq.quantize(
+            model, ids, bits=bits, group_size=size, symmetric=symmetric, act_order=order
+        )
         folder = work / f"{bits}-{symmetric}-{order}-{size}"
-        if any((m.grid().zero_point == 0).any() for m in result.model.modules() if isinstance(m, QuantizedLinear)):
+        if any(
+            (m.grid().zero_point == 0).any()
+            for m in result.model.modules()
+            if isinstance(m, QuantizedLinear)
+        ):
             found[bits, symmetric, order, size] = REFUSED
             try:
                 layout.write(result, folder, checkpoint_format="gptq")
             except CompressionError:
                 continue
-            sys.exit(f"{folder.name}: a zero point of 0 was written, which auto-gptq reads as {2**bits}.")
+            sys.exit(
+                f"{folder.name}: a zero point of 0 was written, which auto-gptq reads as {2**bits}."
+            )
         layout.write(result, folder, dtype=torch.float32, checkpoint_format="gptq")
         cases.append((bits, symmetric, order, size))
         logits.append(result.model(input_ids=ids).logits)
@@ -73,16 +88,34 @@ def ours_read_by_them(peer: str, kind: str, ids: torch.Tensor, work: Path) -> di
     shutil.copytree(jobs[-1]["folder"], altered)
     tensors = load_file(altered / "model.safetensors")
     name = next(key for key in tensors if key.endswith(".scales"))
-    save_file({**tensors, name: 2 * tensors[name]}, altered / "model.safetensors", metadata={"format": "pt"})
-    *errors, unread = ask(peer, [*jobs, {"do": "read", "folder": str(altered), "out": f"{altered}.logits"}], work)
+    save_file(
+        {**tensors, name: 2 * tensors[name]},
+        altered / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    *errors, unread = ask(
+        peer, [*jobs, {"do": "read", "folder": str(altered), "out": f"{altered}.logits"}], work
+    )
     if (peer, kind) == ("transformers", "gpt2"):
-        return {cases[0]: CANNOT if errors[0].endswith(MESSAGES["gptq"]) else errors[0] or "GPT-2 is read now: compare it"}
+        return {
+            cases[0]: CANNOT
+            if errors[0].endswith(MESSAGES["gptq"])
+            else errors[0] or "GPT-2 is read now: compare it"
+        }
     if unread or gap(Path(f"{altered}.logits"), logits[-1]) < 10 * LIMIT:
-        sys.exit(f"{kind}: a checkpoint with doubled scales gave the same logits, or none ({unread}); this test sees nothing.")
+        sys.exit(
+            f"{kind}: a checkpoint with doubled scales gave the same logits, or none ({unread}); this test sees nothing."
+        )
     for case, job, exact, error in zip(cases, jobs, logits, errors, strict=True):
         found[case] = error or gap(Path(job["out"]), exact)
         # GPTQModel 7.7.0's kernel for 4 bits on AVX-512 gives other numbers for whole rows
-        if peer == "transformers" and case[0] == 4 and case[3] == -1 and not error and found[case] > LIMIT:
+        if (
+            peer == "transformers"
+            and case[0] == 4
+            and case[3] == -1
+            and not error
+            and found[case] > LIMIT
+        ):
             found[case] = KNOWN
     return found
 
@@ -99,7 +132,11 @@ def awq_read_by_them(peer: str, kind: str, ids: torch.Tensor, work: Path) -> dic
     for (case, exact), job, error in zip(cases, jobs, ask(peer, jobs, work), strict=True):
         found[case] = error or gap(Path(job["out"]), exact)
         if kind == "gpt2":
-            found[case] = CANNOT if error.endswith(MESSAGES["awq"]) else error or "GPT-2 is read now: compare it"
+            found[case] = (
+                CANNOT
+                if error.endswith(MESSAGES["awq"])
+                else error or "GPT-2 is read now: compare it"
+            )
         elif case[3] == -1 and not error and found[case] > LIMIT:
             found[case] = KNOWN
     return found
@@ -119,7 +156,9 @@ def words_read_by_autoawq(peer: str, kind: str, ids: torch.Tensor, work: Path) -
         if error:
             found[case] = error
             continue
-        layers = {name: m.weight for name, m in ours.named_modules() if isinstance(m, QuantizedLinear)}
+        layers = {
+            name: m.weight for name, m in ours.named_modules() if isinstance(m, QuantizedLinear)
+        }
         theirs = load_file(job["out"])
         assert theirs.keys() == layers.keys(), f"{kind}: other layers are quantized"
         found[case] = max(float((theirs[name] - w).norm() / w.norm()) for name, w in layers.items())
@@ -133,7 +172,9 @@ def ours_loaded_by_gptqmodel(peer: str, kind: str, ids: torch.Tensor, work: Path
     for bits, symmetric in itertools.product((4, 8), SYMMETRIES):
         result = gptq.quantize(model, ids, bits=bits, group_size=64, symmetric=symmetric)
         folder = work / f"load-{bits}-{symmetric}"
-        layout.write(result, folder, tokenizer, checkpoint_format="gptq" if symmetric else "gptq_v2")
+        layout.write(
+            result, folder, tokenizer, checkpoint_format="gptq" if symmetric else "gptq_v2"
+        )
         cases.append(((bits, symmetric, False, 64), result.model(input_ids=ids).logits))
         jobs.append({"do": "load", "folder": str(folder), "out": f"{folder}.logits"})
     for (case, exact), job, error in zip(cases, jobs, ask(peer, jobs, work), strict=True):
@@ -142,7 +183,9 @@ def ours_loaded_by_gptqmodel(peer: str, kind: str, ids: torch.Tensor, work: Path
 
 
 @torch.no_grad()
-def theirs_read_by_us(peer: str, kind: str, ids: torch.Tensor, work: Path, method: str = "gptq") -> dict:
+def theirs_read_by_us(
+    peer: str, kind: str, ids: torch.Tensor, work: Path, method: str = "gptq"
+) -> dict:
     cases = list(itertools.product((2, 3, 4, 8), (False, True), (False, True), (-1, 64)))
     tokenizer = None
     if peer == "transformers":  # GPTQModel takes long, and wants a tokenizer
@@ -170,14 +213,20 @@ def theirs_read_by_us(peer: str, kind: str, ids: torch.Tensor, work: Path, metho
 
 
 DIRECTIONS = {
-    "auto-gptq": {"ours, read by auto-gptq": (ours_read_by_them, LIMIT), "auto-gptq's, read here": (theirs_read_by_us, LIMIT)},
+    "auto-gptq": {
+        "ours, read by auto-gptq": (ours_read_by_them, LIMIT),
+        "auto-gptq's, read here": (theirs_read_by_us, LIMIT),
+    },
     "autoawq": {"weights of ours, unpacked by AutoAWQ": (words_read_by_autoawq, LIMIT)},
     "transformers": {
         "ours, read by transformers": (ours_read_by_them, LIMIT),
         "ours in AWQ's layout, read by transformers": (awq_read_by_them, LIMIT),
         "ours, loaded by GPTQModel": (ours_loaded_by_gptqmodel, HALF),
         "GPTQModel's, read here and by GPTQModel": (theirs_read_by_us, HALF),
-        "GPTQModel's AWQ, read here and by GPTQModel": (partial(theirs_read_by_us, method="awq"), HALF),
+        "GPTQModel's AWQ, read here and by GPTQModel": (
+            partial(theirs_read_by_us, method="awq"),
+            HALF,
+        ),
     },
 }
 
@@ -194,10 +243,15 @@ def show(title: str, found: dict, limit: float) -> tuple[int, int]:
     Returns how many cases differ without being known to, and how many were refused or are known to differ.
     """
     sizes = sorted({case[3] for case in found})
-    print(f"\n{title}\nbits  grid        act-order  " + "".join(f"group {size:<6}" for size in sizes))
+    print(
+        f"\n{title}\nbits  grid        act-order  " + "".join(f"group {size:<6}" for size in sizes)
+    )
     for bits, symmetric, order in sorted({case[:3] for case in found}):
         cells = "".join(f"{cell(found[bits, symmetric, order, size], limit):<12}" for size in sizes)
-        print(f"{bits:<6}{'symmetric' if symmetric else 'asymmetric':<12}{'yes' if order else 'no':<11}{cells}", flush=True)
+        print(
+            f"{bits:<6}{'symmetric' if symmetric else 'asymmetric':<12}{'yes' if order else 'no':<11}{cells}",
+            flush=True,
+        )
     for message in sorted({c for c in found.values() if isinstance(c, str)}):
         print(f"  {sum(c == message for c in found.values())} × {message}")
     aside = sum(isinstance(c, str) and c.startswith(("known", REFUSED)) for c in found.values())
@@ -205,8 +259,12 @@ def show(title: str, found: dict, limit: float) -> tuple[int, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default="auto-gptq", choices=[name for name in PEERS if name != "llm-compressor"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", default="auto-gptq", choices=[name for name in PEERS if name != "llm-compressor"]
+    )
     parser.add_argument("--kinds", nargs="+", default=list(MODELS), choices=list(MODELS))
     asked, began = parser.parse_args(), time.perf_counter()
     environment(asked.peer)
@@ -214,7 +272,10 @@ def main() -> int:
     if asked.peer == "llama.cpp":
         with tempfile.TemporaryDirectory() as temporary:
             return greedy.run(partial(ask, "llama.cpp"), Path(temporary))
-    others = {"torchao": (weights.compare, "layers"), "compressed-tensors": (microscaled.compare, "cases")}
+    others = {
+        "torchao": (weights.compare, "layers"),
+        "compressed-tensors": (microscaled.compare, "cases"),
+    }
     if asked.peer in others:
         run, what = others[asked.peer]
         with tempfile.TemporaryDirectory() as temporary:
@@ -223,15 +284,21 @@ def main() -> int:
         return int(failures > 0)
     ids = torch.randint(64, (8, 32), generator=torch.Generator().manual_seed(0))
     failures = aside = total = 0
-    for kind, (what, (run, limit)) in itertools.product(asked.kinds, DIRECTIONS[asked.peer].items()):
+    for kind, (what, (run, limit)) in itertools.product(
+        asked.kinds, DIRECTIONS[asked.peer].items()
+    ):
         with tempfile.TemporaryDirectory() as temporary:
             work = Path(temporary)
             save_file({"ids": ids}, work / "ids.safetensors")
             found = run(asked.peer, kind, ids, work)
-        differ, set_aside = show(f"{kind}: {what}; relative difference, limit {limit:g}", found, limit)
+        differ, set_aside = show(
+            f"{kind}: {what}; relative difference, limit {limit:g}", found, limit
+        )
         failures, aside, total = failures + differ, aside + set_aside, total + len(found)
     agree = total - failures - aside
-    print(f"\n{agree} of {total} cases agree, {aside} refused or known, {failures} differ ({time.perf_counter() - began:.0f} s)")
+    print(
+        f"\n{agree} of {total} cases agree, {aside} refused or known, {failures} differ ({time.perf_counter() - began:.0f} s)"
+    )
     return int(failures > 0 or agree == 0)
 
 

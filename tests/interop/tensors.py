@@ -24,13 +24,17 @@ def read(folder, dequantize):
     if not dequantize:
         return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.bfloat16)
     settings = CompressedTensorsConfig(dequantize=True)
-    return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32, quantization_config=settings)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, device_map="cpu", dtype=torch.float32, quantization_config=settings
+    )
 
 
 def make(plain, folder, scheme):
     """Scales by the package's own rules: min-max of each block, and for NVFP4 of the whole tensor."""
     model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
-    apply_quantization_config(model, QuantizationConfig(config_groups={scheme: ["Linear"]}, ignore=["lm_head"]))
+    apply_quantization_config(
+        model, QuantizationConfig(config_groups={scheme: ["Linear"]}, ignore=["lm_head"])
+    )
     for module in model.modules():
         if getattr(module, "quantization_scheme", None) is None:
             continue
@@ -73,8 +77,18 @@ def main(jobs):
                 answers.append("")
                 continue
             logits = model(input_ids=ids).logits
-            weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-            save_file({k: v.float().contiguous().clone() for k, v in {"logits": logits, **weights}.items()}, job["out"])
+            weights = {
+                f"{name}.weight": m.weight
+                for name, m in model.named_modules()
+                if isinstance(m, torch.nn.Linear)
+            }
+            save_file(
+                {
+                    k: v.float().contiguous().clone()
+                    for k, v in {"logits": logits, **weights}.items()
+                },
+                job["out"],
+            )
             answers.append("")
         except Exception as error:  # reported by run.py
             answers.append(f"{type(error).__name__}: {error}".strip().split("\n")[0])

@@ -34,7 +34,8 @@ def make(plain, folder, bits, symmetric, order, group, ids):
     model.seqlen = model.config.max_position_embeddings
     made = GPTQ_CAUSAL_LM_MODEL_MAP[model.config.model_type](model, False, settings)
     made.quantize(
-        [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in ids], use_triton=False
+        [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in ids],
+        use_triton=False,
     )
     made.save_quantized(folder, use_safetensors=True)
     return made.model

@@ -15,12 +15,15 @@ from course_utils import models
 from course_utils.models import walk
 from course_utils.quantization import Grid, LayerResult, QuantizedLinear, dequantize, grids, rtn
 
-SETTINGS = ((8, -1, True), (4, 32, True), (4, 64, True), (4, 64, False))  # bits, group size, symmetric
+# bits, group size, symmetric
+SETTINGS = ((8, -1, True), (4, 32, True), (4, 64, True), (4, 64, False))
 SAME = 1e-5  # ‖theirs − ours‖ / ‖ours‖ of outputs from the same codes and scales
 TIE = 1e-4  # codes may differ where w / s is this close to halfway: torchao multiplies by 1 / s
 
 
-def agree(weight: torch.Tensor, grid: Grid, ours: torch.Tensor, theirs: torch.Tensor) -> tuple[bool, int]:
+def agree(
+    weight: torch.Tensor, grid: Grid, ours: torch.Tensor, theirs: torch.Tensor
+) -> tuple[bool, int]:
     """Whether codes are equal but for ties, and how many ties fell to different sides."""
     steps = weight.double() / grid.scale[:, grid.group_index].double()
     tie = ((steps - steps.floor()) - 0.5).abs() < TIE
@@ -32,7 +35,11 @@ def convention(weight: torch.Tensor, bits: int, group: int, symmetric: bool) -> 
     """torchao's scale by the formula above, (out, groups); of an asymmetric range (high − low) / (2^b − 1), as here."""
     groups = weight.view(len(weight), -1, weight.shape[1] if group == -1 else group)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    return torch.maximum(-low, high) / ((2**bits - 1) / 2) if symmetric else (high - low) / (2**bits - 1)
+    return (
+        torch.maximum(-low, high) / ((2**bits - 1) / 2)
+        if symmetric
+        else (high - low) / (2**bits - 1)
+    )
 
 
 @torch.no_grad()
@@ -52,7 +59,15 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
             }  # fmt: skip
             save_file({k: v.contiguous() for k, v in tensors.items()}, file)
             cases.append((name, weight, x, result))
-            jobs.append({"bits": bits, "group": group, "symmetric": symmetric, "file": str(file), "out": f"{file}.out"})
+            jobs.append(
+                {
+                    "bits": bits,
+                    "group": group,
+                    "symmetric": symmetric,
+                    "file": str(file),
+                    "out": f"{file}.out",
+                }
+            )
     answers = ask(jobs, work)
     problems, rows = [], {setting: [] for setting in SETTINGS}
     for job, answer, (name, weight, x, result) in zip(jobs, answers, cases, strict=True):
@@ -63,7 +78,9 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
         wrong, row = judge(weight, x, result, load_file(job["out"]), *setting)
         problems += [f"{setting} {name}: {what}" for what in wrong]
         rows[setting].append(row)
-    print(f"\n{'bits':<6}{'group':<7}{'grid':<12}{'layers':<8}{'ties':<6}{'same codes and scales':<24}{'error, own scale: theirs':<27}ours")
+    print(
+        f"\n{'bits':<6}{'group':<7}{'grid':<12}{'layers':<8}{'ties':<6}{'same codes and scales':<24}{'error, own scale: theirs':<27}ours"
+    )
     for (bits, group, symmetric), found in rows.items():
         if found:
             ties, same, theirs, ours = torch.tensor(found, dtype=torch.float64).T
@@ -74,7 +91,9 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
     return len(jobs), len({problem.rpartition(":")[0] for problem in problems})
 
 
-def judge(weight, x, result: LayerResult, found: dict, bits: int, group: int, symmetric: bool) -> tuple[list[str], tuple]:
+def judge(
+    weight, x, result: LayerResult, found: dict, bits: int, group: int, symmetric: bool
+) -> tuple[list[str], tuple]:
     """What is wrong with one case, and (ties, largest difference with equal scales, their error, our error)."""
     half, wrong, exact = 2 ** (bits - 1), [], x @ weight.T
 
@@ -86,14 +105,24 @@ def judge(weight, x, result: LayerResult, found: dict, bits: int, group: int, sy
         wrong.append("their scale is not the formula's")
     if not torch.allclose(result.grid.scale.view_as(wanted), wanted, rtol=1e-3):
         wrong.append("our scale is not the formula's")
-    own = Grid(found["own.scale"].view_as(wanted), found["own.zero"].view_as(wanted) + float(half), result.grid.group_index, bits, symmetric)
+    own = Grid(
+        found["own.scale"].view_as(wanted),
+        found["own.zero"].view_as(wanted) + float(half),
+        result.grid.group_index,
+        bits,
+        symmetric,
+    )
     theirs = found["own.codes"].int() + half
     equal, ties = agree(weight, own, grids.quantize(weight, own), theirs)
-    equal_too, ties_too = agree(weight, result.grid, result.codes, found["given.codes"].int() + half)
+    equal_too, ties_too = agree(
+        weight, result.grid, result.codes, found["given.codes"].int() + half
+    )
     if not equal or not equal_too:
         wrong.append(f"codes differ with {'their' if not equal else 'our'} scales")
     ours = QuantizedLinear.of(result, None)
-    read = QuantizedLinear.of(LayerResult(theirs.to(torch.uint8), own, dequantize(theirs, own)), None)
+    read = QuantizedLinear.of(
+        LayerResult(theirs.to(torch.uint8), own, dequantize(theirs, own)), None
+    )
     same = max(off(found["given.y"], ours(x)), off(found["own.y"], read(x)))
     if not same < SAME:
         wrong.append(f"outputs of the same codes and scales differ by {same:.1e}")

@@ -14,11 +14,20 @@ from safetensors.torch import load_file, save_file
 
 
 def weights(folder):
-    tensors, size = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    tensors, size = (
+        load_file(folder / "model.safetensors"),
+        json.loads((folder / "config.json").read_text()),
+    )
     size, found = size["quantization_config"]["group_size"], {}
     for name in [key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")]:
-        words, zeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
-        found[name] = dequantize_gemm(words, zeros, scales, 4, len(words) if size == -1 else size).T.float().contiguous()
+        words, zeros, scales = (
+            tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales")
+        )
+        found[name] = (
+            dequantize_gemm(words, zeros, scales, 4, len(words) if size == -1 else size)
+            .T.float()
+            .contiguous()
+        )
     return found
 
 

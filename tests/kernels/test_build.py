@@ -23,9 +23,16 @@ print(kernels.cpu.variants(), (y - x @ kernels.reference.dequantize(weight).T).a
 
 
 def in_a_process(code, cache, **environment):
-    settings = {**os.environ, "COURSE_KERNELS_CACHE": str(cache), "OMP_NUM_THREADS": "1", **environment}
+    settings = {
+        **os.environ,
+        "COURSE_KERNELS_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
     settings.pop("COURSE_KERNELS", None) if "COURSE_KERNELS" not in environment else None
-    return subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=settings, capture_output=True, text=True
+    )
 
 
 @pytest.fixture
@@ -60,7 +67,11 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     done = in_a_process(PRODUCT, tmp_path / "file" / "cache")
-    assert done.returncode == 0 and done.stdout.startswith("() True") and done.stderr.count("RuntimeWarning") == 1
+    assert (
+        done.returncode == 0
+        and done.stdout.startswith("() True")
+        and done.stderr.count("RuntimeWarning") == 1
+    )
 
 
 def test_the_kernels_can_be_switched_off_silently(tmp_path):
@@ -73,12 +84,15 @@ def test_two_processes_compile_once(tmp_path):
     """A compiler that writes down each call; both processes begin before either is done."""
     log = tmp_path / "calls"
     compiler = fake_compiler(
-        tmp_path, f"echo called >> {log}; sleep 1; while [ $1 != -o ]; do shift; done; echo library > $2"
+        tmp_path,
+        f"echo called >> {log}; sleep 1; while [ $1 != -o ]; do shift; done; echo library > $2",
     )
     code = "from course_utils.kernels import build; print(build.build())"
     settings = {**os.environ, "COURSE_KERNELS_CACHE": str(tmp_path / "cache"), "CXX": compiler}
     both = [
-        subprocess.Popen([sys.executable, "-c", code], env=settings, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=settings, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     names = {process.communicate()[0].strip() for process in both}
@@ -87,19 +101,25 @@ def test_two_processes_compile_once(tmp_path):
 
 
 def test_a_compiled_library_needs_no_compiler(cache, monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo library > $2"))
+    monkeypatch.setenv(
+        "CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo library > $2")
+    )
     first = build.build()
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert build.build() == first
 
 
-def test_an_interrupted_compiler_leaves_no_library_and_the_next_run_succeeds(cache, monkeypatch, tmp_path):
+def test_an_interrupted_compiler_leaves_no_library_and_the_next_run_succeeds(
+    cache, monkeypatch, tmp_path
+):
     half = fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo half > $2; kill -9 $$")
     monkeypatch.setenv("CXX", half)
     with pytest.raises(build.BuildError, match="could not compile"):
         build.build()
     assert [f.name for f in cache.iterdir()] == ["lock"]
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo whole > $2"))
+    monkeypatch.setenv(
+        "CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo whole > $2")
+    )
     assert build.build().read_text() == "whole\n"
 
 
@@ -110,7 +130,9 @@ def test_without_openmp_one_thread_works(cache, monkeypatch, tmp_path):
 
 
 def test_a_damaged_library_is_not_used_in_silence(cache, monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo library > $2"))
+    monkeypatch.setenv(
+        "CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo library > $2")
+    )
     build.library.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="not available"):
@@ -120,7 +142,9 @@ def test_a_damaged_library_is_not_used_in_silence(cache, monkeypatch, tmp_path):
 
 
 def test_other_sources_have_another_name(cache, monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo library > $2"))
+    monkeypatch.setenv(
+        "CXX", fake_compiler(tmp_path, "while [ $1 != -o ]; do shift; done; echo library > $2")
+    )
     first = build.build()
     monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-g"])
     assert build.build() != first

@@ -10,22 +10,39 @@ from course_utils.quantization import QuantizedLinear, rtn
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), st.sampled_from(kernels.BITS), st.integers(1, 7), st.integers(1, 5), st.integers(1, 9))
+@given(
+    st.data(),
+    st.sampled_from(kernels.BITS),
+    st.integers(1, 7),
+    st.integers(1, 5),
+    st.integers(1, 9),
+)
 def test_packing_and_unpacking_is_the_identity(data, bits, rows, groups, size):
     number = st.integers(0, 2**bits - 1)
 
     def matrix(width):
         return torch.tensor(
-            data.draw(st.lists(st.lists(number, min_size=width, max_size=width), min_size=rows, max_size=rows))
+            data.draw(
+                st.lists(
+                    st.lists(number, min_size=width, max_size=width), min_size=rows, max_size=rows
+                )
+            )
         )
 
     codes, zero = matrix(groups * size), matrix(groups)
     scale = torch.rand(rows, groups) + 0.1
     weight = kernels.from_codes(codes, scale, zero, bits=bits)
     found = unpack_weight(weight)
-    assert torch.equal(found[0].long(), codes) and torch.equal(found[1], scale) and torch.equal(found[2].long(), zero)
+    assert (
+        torch.equal(found[0].long(), codes)
+        and torch.equal(found[1], scale)
+        and torch.equal(found[2].long(), zero)
+    )
     assert (weight.rows, weight.columns, weight.groups) == (rows, groups * size, groups)
-    assert weight.codes.shape == (rows, sum(-(-groups * size * width // 8) for width in (1, 2, 4, 8) if bits & width))
+    assert weight.codes.shape == (
+        rows,
+        sum(-(-groups * size * width // 8) for width in (1, 2, 4, 8) if bits & width),
+    )
 
 
 def test_even_columns_are_the_low_nibbles():
@@ -56,7 +73,12 @@ def test_a_packed_layer_is_such_a_weight():
     assert torch.equal(kernels.reference.dequantize(weight), result.weight)
 
 
-GOOD = {"codes": torch.zeros(3, 8), "scale": torch.ones(3, 2), "zero_point": torch.zeros(3, 2), "bits": 4}
+GOOD = {
+    "codes": torch.zeros(3, 8),
+    "scale": torch.ones(3, 2),
+    "zero_point": torch.zeros(3, 2),
+    "bits": 4,
+}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +103,9 @@ def test_what_does_not_fit_is_refused(change, words):
         kernels.from_codes(**{**GOOD, **change})
 
 
-@pytest.mark.parametrize("scale", [torch.ones(3, 2, dtype=torch.bfloat16), torch.ones(3, 2, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "scale", [torch.ones(3, 2, dtype=torch.bfloat16), torch.ones(3, 2, dtype=torch.float64)]
+)
 def test_other_scales_are_refused_with_the_supported_ones(scale):
     with pytest.raises(CompressionError, match="torch.float16 and torch.float32"):
         kernels.PackedWeight(torch.zeros(3, 4, dtype=torch.uint8), scale, None, 4, 8)

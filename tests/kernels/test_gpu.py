@@ -18,7 +18,10 @@ SHAPES = [(1, 1, 1), (5, 96, 3), (17, 66, 1), (9, 40, 5), (4, 33, 3), (20, 256, 
 
 def error(y, x, weight, bias):
     matrix, size = spec(weight)
-    wanted, scale = x.double() @ matrix.T + bias.double(), x.double().abs() @ size.T + bias.double().abs()
+    wanted, scale = (
+        x.double() @ matrix.T + bias.double(),
+        x.double().abs() @ size.T + bias.double().abs(),
+    )
     return float(((y.double() - wanted).abs() / scale).max())
 
 
@@ -26,7 +29,9 @@ def error(y, x, weight, bias):
 @pytest.mark.parametrize("tokens", [1, 2, 19])
 def test_shapes(bits, tokens):
     for i, (rows, columns, groups) in enumerate(SHAPES):
-        weight = make_weight(rows, columns, groups, bits, symmetric=i % 2 == 1, half=i % 3 > 0, seed=i)
+        weight = make_weight(
+            rows, columns, groups, bits, symmetric=i % 2 == 1, half=i % 3 > 0, seed=i
+        )
         g = torch.Generator().manual_seed(i)
         x, bias = torch.randn(tokens, columns, generator=g), torch.randn(rows, generator=g)
         assert error(gpu.linear(x, weight, bias), x, weight, bias) < 4e-7, (rows, columns, groups)
@@ -42,7 +47,9 @@ def test_half_precision(tokens):
 @pytest.mark.parametrize("blocks", [{"ROWS": 2, "BYTES": 16}, {"ROWS": 64, "BYTES": 64}])
 def test_blocks_change_only_the_order_of_the_sum(blocks):
     weight, x = make_weight(20, 96, 3, 4), torch.randn(1, 96)
-    torch.testing.assert_close(gpu.linear(x, weight, blocks=blocks), gpu.linear(x, weight), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        gpu.linear(x, weight, blocks=blocks), gpu.linear(x, weight), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_empty_and_not_contiguous():

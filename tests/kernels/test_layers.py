@@ -12,7 +12,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from course_utils import kernels
 from course_utils.errors import CompressionError
 from course_utils.evaluation.subject import scoring
-from course_utils.quantization import Grid, QuantizedLinear, convert, gptq, load, microscaling, rtn, w8a8
+from course_utils.quantization import (
+    Grid,
+    QuantizedLinear,
+    convert,
+    gptq,
+    load,
+    microscaling,
+    rtn,
+    w8a8,
+)
 from course_utils.quantization.layer import LayerResult
 
 X = torch.randn(4, 96, generator=torch.Generator().manual_seed(2))
@@ -34,7 +43,9 @@ def calls(monkeypatch):
 
 
 def agree(found, layer, x):
-    wanted = x.double() @ layer.weight.double().T + (0 if layer.bias is None else layer.bias.double())
+    wanted = x.double() @ layer.weight.double().T + (
+        0 if layer.bias is None else layer.bias.double()
+    )
     size = x.double().abs() @ layer.weight.double().abs().T + 1
     assert ((found.double() - wanted).abs() / size).max() < 1e-6
 
@@ -51,7 +62,13 @@ def test_rtn_layers(bits, symmetric, group_size, calls):
 def binary(group_size, symmetric):
     g = torch.Generator().manual_seed(0)
     groups = 96 // (group_size if group_size > 0 else 96)
-    grid = Grid(torch.rand(10, groups, generator=g) + 0.1, torch.ones(10, groups), torch.arange(96) // (96 // groups), 1, symmetric)
+    grid = Grid(
+        torch.rand(10, groups, generator=g) + 0.1,
+        torch.ones(10, groups),
+        torch.arange(96) // (96 // groups),
+        1,
+        symmetric,
+    )
     codes = torch.randint(2, (10, 96), generator=g, dtype=torch.uint8)
     return QuantizedLinear.of(LayerResult(codes, grid, codes.float()), None)
 
@@ -61,14 +78,23 @@ def binary(group_size, symmetric):
 @pytest.mark.parametrize("group_size", [32, 48, -1])
 def test_gptq_layers(act_order, bits, group_size, calls, tmp_path):
     """With scattered groups the columns are stored group by group, and the input is permuted."""
-    inputs = torch.randn(200, 96, generator=torch.Generator().manual_seed(5)) * torch.linspace(0.1, 3, 96)
+    inputs = torch.randn(200, 96, generator=torch.Generator().manual_seed(5)) * torch.linspace(
+        0.1, 3, 96
+    )
     weight = torch.randn(10, 96, generator=torch.Generator().manual_seed(6))
     result = gptq.quantize_layer(
-        weight, gptq.hessian(inputs), bits=bits, group_size=group_size, act_order=act_order, never_worse=False
+        weight,
+        gptq.hessian(inputs),
+        bits=bits,
+        group_size=group_size,
+        act_order=act_order,
+        never_worse=False,
     )
     packed = QuantizedLinear.of(result, None)
     assert (packed.group_index is not None) == (act_order and group_size > 0)
-    assert torch.equal(packed.codes, result.codes) and torch.allclose(packed.weight, result.weight, atol=1e-6)
+    assert torch.equal(packed.codes, result.codes) and torch.allclose(
+        packed.weight, result.weight, atol=1e-6
+    )
     wanted = X.double() @ result.weight.double().T
     for run in (packed, copy.deepcopy(packed), pickle.loads(pickle.dumps(packed)), loaded(packed)):
         calls.clear()
@@ -97,7 +123,9 @@ def test_scattered_groups_of_other_sizes_are_unpacked(activations, calls):
     assert torch.equal(packed.codes, codes)
     torch.testing.assert_close(packed.weight, weight)
     x = X[:, :8]
-    torch.testing.assert_close(packed(x), (x if activations == "float" else kernels.reference.rounded(x)) @ weight.T)
+    torch.testing.assert_close(
+        packed(x), (x if activations == "float" else kernels.reference.rounded(x)) @ weight.T
+    )
     assert not calls
     with pytest.raises(CompressionError, match="one size"):
         packed.packed_weight()
@@ -169,8 +197,14 @@ def test_round_activations_works_on_a_copy_and_says_so():
     compressed = rtn.quantize(model, bits=4, group_size=32)
     faster = convert.round_activations(compressed)
     assert faster.settings == {**compressed.settings, "activations": "int8"}
-    assert [m.activations for m in faster.model if isinstance(m, QuantizedLinear)] == ["int8", "int8"]
-    assert [m.activations for m in compressed.model if isinstance(m, QuantizedLinear)] == ["float", "float"]
+    assert [m.activations for m in faster.model if isinstance(m, QuantizedLinear)] == [
+        "int8",
+        "int8",
+    ]
+    assert [m.activations for m in compressed.model if isinstance(m, QuantizedLinear)] == [
+        "float",
+        "float",
+    ]
     assert not torch.equal(faster.model(X), compressed.model(X))
     torch.testing.assert_close(faster.model(X), compressed.model(X), atol=0.1, rtol=0.1)
     with pytest.raises(CompressionError, match="no packed layer"):
@@ -211,7 +245,9 @@ def test_rounded_activations_survive_saving_and_evaluation(tmp_path):
 @pytest.mark.parametrize("act_order", [False, True])
 def test_inputs_of_another_width_are_an_error(act_order):
     weight, x = torch.randn(10, 96), torch.randn(64, 96) * torch.rand(96)
-    result = gptq.quantize_layer(weight, gptq.hessian(x), group_size=32, act_order=act_order, never_worse=False)
+    result = gptq.quantize_layer(
+        weight, gptq.hessian(x), group_size=32, act_order=act_order, never_worse=False
+    )
     packed = QuantizedLinear.of(result, None)
     assert (packed.order is not None) == act_order
     for wrong in (torch.randn(2, 192), torch.randn(4, 48), torch.randn(192)):
@@ -232,7 +268,8 @@ def test_buffers_with_gaps(calls):
     for name in ("packed", "scale", "zero_point"):
         buffer = getattr(packed, name)
         setattr(packed, name, torch.cat([buffer, buffer], 1)[:, : buffer.shape[1]])
-        others = [torch.full_like(buffer, 1) for _ in range(20)]  # what would be found where a copy was freed
+        # what would be found where a copy was freed
+        others = [torch.full_like(buffer, 1) for _ in range(20)]
         assert torch.equal(packed(X), expected) and len(others) == 20
     assert len(calls) == 4
 
@@ -286,7 +323,9 @@ def test_other_block_formats_are_decoded(calls):
         packed.packed_weight()
 
 
-@pytest.mark.parametrize("change", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.half().float()])
+@pytest.mark.parametrize(
+    "change", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.half().float()]
+)
 def test_blocks_that_changed_are_read_anew(change):
     packed, other = blocks("NVFP4"), blocks("NVFP4", seed=1)
     before = packed(X)
@@ -300,7 +339,14 @@ def test_blocks_that_changed_are_read_anew(change):
 
 
 def test_blocks_with_rounded_activations_are_evaluated_as_they_run():
-    config = LlamaConfig(vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=64,
+    )
     torch.manual_seed(0)
     compressed = microscaling.quantize(LlamaForCausalLM(config).eval(), scheme="NVFP4")
     faster, ids = convert.round_activations(compressed), torch.arange(2, 32)[None]

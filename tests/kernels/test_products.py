@@ -34,12 +34,16 @@ def test_this_machine_runs_what_its_processor_has():
 def test_shapes(name, bits, activations):
     g = torch.Generator().manual_seed(1)
     for i, (rows, columns, groups) in enumerate(SHAPES):
-        weight = make_weight(rows, columns, groups, bits, symmetric=i % 3 == 0, half=i % 2 == 0, seed=i)
+        weight = make_weight(
+            rows, columns, groups, bits, symmetric=i % 3 == 0, half=i % 2 == 0, seed=i
+        )
         bias = torch.randn(rows, generator=g)
         for tokens in (1, 3):
             x = torch.randn(tokens, columns, generator=g)
             rounded = x if activations == "float" else by_hand(x)
-            assert error(run(name, x, weight, bias, activations), rounded, weight, bias) < TOLERANCE, (rows, columns, groups, tokens)
+            assert (
+                error(run(name, x, weight, bias, activations), rounded, weight, bias) < TOLERANCE
+            ), (rows, columns, groups, tokens)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -47,10 +51,24 @@ def test_shapes(name, bits, activations):
 @pytest.mark.parametrize("half", [False, True])
 def test_one_token_and_codes_of_one_bit(name, symmetric, half):
     """What goes through tables: groups of 32, 64, 160 and whole rows, more than 512 groups, rows that are no multiple of 32."""
-    for rows, columns, groups in ((1, 32, 1), (33, 96, 3), (70, 2080, 13), (5, 16640, 520), (40, 4160, 65), (2, 992, 1)):
+    for rows, columns, groups in (
+        (1, 32, 1),
+        (33, 96, 3),
+        (70, 2080, 13),
+        (5, 16640, 520),
+        (40, 4160, 65),
+        (2, 992, 1),
+    ):
         weight = make_weight(rows, columns, groups, 1, symmetric=symmetric, half=half)
-        x, bias = torch.randn(1, columns, generator=torch.Generator().manual_seed(rows)), torch.randn(rows)
-        assert error(run(name, x, weight, bias), x, weight, bias) < TOLERANCE, (rows, columns, groups)
+        x, bias = (
+            torch.randn(1, columns, generator=torch.Generator().manual_seed(rows)),
+            torch.randn(rows),
+        )
+        assert error(run(name, x, weight, bias), x, weight, bias) < TOLERANCE, (
+            rows,
+            columns,
+            groups,
+        )
         assert error(run(name, x, weight, None, "int8"), by_hand(x), weight, None) < TOLERANCE
 
 
@@ -59,7 +77,12 @@ def test_one_token_and_codes_of_one_bit(name, symmetric, half):
 def test_one_token_and_large_groups(name, bits):
     """Long sums, all codes and activations as large as they can be."""
     for columns in (4096, 9000, 65536):
-        weight = kernels.from_codes(torch.full((9, columns), 2**bits - 1), torch.full((9, 1), 0.5), torch.zeros(9, 1), bits=bits)
+        weight = kernels.from_codes(
+            torch.full((9, columns), 2**bits - 1),
+            torch.full((9, 1), 0.5),
+            torch.zeros(9, 1),
+            bits=bits,
+        )
         for x in (torch.ones(1, columns), -torch.ones(1, columns), torch.randn(1, columns)):
             assert error(run(name, x, weight), x, weight, None) < TOLERANCE, columns
 
@@ -71,7 +94,9 @@ def test_batches(name, activations):
     for tokens in range(1, 34):
         x = torch.randn(tokens, 160, generator=torch.Generator().manual_seed(tokens))
         rounded = x if activations == "float" else by_hand(x)
-        assert error(run(name, x, weight, None, activations), rounded, weight, None) < TOLERANCE, tokens
+        assert error(run(name, x, weight, None, activations), rounded, weight, None) < TOLERANCE, (
+            tokens
+        )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -102,20 +127,30 @@ def test_integer_products_are_exact(name):
 
 @pytest.mark.parametrize("name", kernels.cpu.variants())
 def test_integer_products_do_not_overflow_at_the_width_allowed(name):
-    q, w = torch.full((1, 65536), -128, dtype=torch.int8), torch.full((1, 65536), 127, dtype=torch.int8)
+    q, w = (
+        torch.full((1, 65536), -128, dtype=torch.int8),
+        torch.full((1, 65536), 127, dtype=torch.int8),
+    )
     assert kernels.cpu.integer_product(q, w, variant=name).item() == -128 * 127 * 65536
     with pytest.raises(CompressionError, match="65536"):
-        kernels.cpu.integer_product(torch.zeros(1, 65537, dtype=torch.int8), torch.zeros(1, 65537, dtype=torch.int8))
+        kernels.cpu.integer_product(
+            torch.zeros(1, 65537, dtype=torch.int8), torch.zeros(1, 65537, dtype=torch.int8)
+        )
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_no_rows_and_no_tokens(name):
     for rows, tokens in ((0, 2), (3, 0), (0, 0)):
-        weight, x = kernels.from_codes(torch.zeros(rows, 8), torch.ones(rows, 2)), torch.ones(tokens, 8)
+        weight, x = (
+            kernels.from_codes(torch.zeros(rows, 8), torch.ones(rows, 2)),
+            torch.ones(tokens, 8),
+        )
         for activations in kernels.ACTIVATIONS:
             assert run(name, x, weight, None, activations).shape == (tokens, rows)
         if name != "reference":
-            found = kernels.cpu.integer_product(x.to(torch.int8), torch.ones(rows, 8, dtype=torch.int8), variant=name)
+            found = kernels.cpu.integer_product(
+                x.to(torch.int8), torch.ones(rows, 8, dtype=torch.int8), variant=name
+            )
             assert found.shape == (tokens, rows)
 
 
@@ -123,15 +158,22 @@ def test_no_rows_and_no_tokens(name):
 def test_groups_so_large_that_sums_leave_32_bits(name):
     columns = 2**17
     for code, zero in ((255, 0), (0, 255)):
-        weight = kernels.from_codes(torch.full((9, columns), code), torch.ones(9, 1), torch.full((9, 1), zero), bits=8)
+        weight = kernels.from_codes(
+            torch.full((9, columns), code), torch.ones(9, 1), torch.full((9, 1), zero), bits=8
+        )
         found = run(name, torch.ones(1, columns), weight, None, "int8")
-        torch.testing.assert_close(found, torch.full((1, 9), float(code - zero) * columns), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            found, torch.full((1, 9), float(code - zero) * columns), rtol=1e-5, atol=0
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_reference_rounds_a_weight_once(dtype):
     weight = make_weight(8, 128, 2, 4)
-    assert torch.equal(kernels.reference.dequantize(weight, dtype), kernels.reference.dequantize(weight, torch.float64).to(dtype))
+    assert torch.equal(
+        kernels.reference.dequantize(weight, dtype),
+        kernels.reference.dequantize(weight, torch.float64).to(dtype),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -186,7 +228,9 @@ def test_infinity_reaches_the_rows_that_it_should(name):
     weight, x = make_weight(9, 64, 2, 3), torch.randn(2, 64)
     x[0, 5] = torch.inf
     wanted = x.double() @ kernels.reference.dequantize(weight, torch.float64).T
-    torch.testing.assert_close(run(name, x, weight).double(), wanted, equal_nan=True, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        run(name, x, weight).double(), wanted, equal_nan=True, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -199,7 +243,9 @@ def test_floats_beside_a_large_one_keep_their_digits(name, bits):
     large[0, 3] = 1000
     matrix = kernels.reference.dequantize(weight, torch.float64)
     found = run(name, x + large, weight).double() - large.double() @ matrix.T
-    assert ((found - x.double() @ matrix.T).abs() < 2e-5 * (x.abs().double() @ matrix.abs().T)).all()
+    assert (
+        (found - x.double() @ matrix.T).abs() < 2e-5 * (x.abs().double() @ matrix.abs().T)
+    ).all()
 
 
 @pytest.mark.parametrize("name", kernels.cpu.variants())
@@ -219,8 +265,12 @@ def test_nothing_is_read_behind_the_codes(name, bits):
         told.codes = at
         for tokens in (1, 2):
             for int8 in (False, True):
-                found = kernels.cpu.product(x[:tokens], told, int8=int8, kernel=kernels.cpu.variants().index(name))
-                assert torch.equal(found, run(name, x[:tokens], weight, None, "int8" if int8 else "float"))
+                found = kernels.cpu.product(
+                    x[:tokens], told, int8=int8, kernel=kernels.cpu.variants().index(name)
+                )
+                assert torch.equal(
+                    found, run(name, x[:tokens], weight, None, "int8" if int8 else "float")
+                )
         libc.mprotect(ctypes.c_void_p(start + whole), page, 3)
 
 
@@ -237,11 +287,20 @@ def test_ties_round_to_even(name):
         (lambda w: kernels.linear(torch.randn(2, 64), w, activations="int4"), "float, int8"),
         (lambda w: kernels.linear(torch.randn(2, 63), w), r"\(…, 64\)"),
         (lambda w: kernels.linear(torch.ones(2, 64, dtype=torch.int8), w), "real numbers"),
-        (lambda w: kernels.linear(torch.randn(2, 64), w, torch.zeros(5)), r"bias: shape \(5,\); expected \(6,\)"),
+        (
+            lambda w: kernels.linear(torch.randn(2, 64), w, torch.zeros(5)),
+            r"bias: shape \(5,\); expected \(6,\)",
+        ),
         (lambda w: kernels.linear(torch.randn(2, 64), w, variant="sse9"), "portable"),
-        (lambda w: kernels.linear(torch.randn(2, 64).double(), w, variant="portable"), "float32, bfloat16 and float16"),
+        (
+            lambda w: kernels.linear(torch.randn(2, 64).double(), w, variant="portable"),
+            "float32, bfloat16 and float16",
+        ),
         (lambda w: kernels.linear(torch.randn(2, 64, device="meta"), w), "meta"),
-        (lambda w: kernels.cpu.integer_product(torch.zeros(2, 3), torch.zeros(2, 3)), "int8 matrices"),
+        (
+            lambda w: kernels.cpu.integer_product(torch.zeros(2, 3), torch.zeros(2, 3)),
+            "int8 matrices",
+        ),
     ],
 )
 def test_errors_name_what_is_supported(call, words):

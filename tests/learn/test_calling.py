@@ -36,7 +36,17 @@ class WithoutHash:
         return good(args[0])
 
 
-@pytest.mark.parametrize("function", [by_name_only, by_place_only, under_any_name, anything_by_place, anything_by_name, WithoutHash()])
+@pytest.mark.parametrize(
+    "function",
+    [
+        by_name_only,
+        by_place_only,
+        under_any_name,
+        anything_by_place,
+        anything_by_name,
+        WithoutHash(),
+    ],
+)
 def test_arguments_are_handed_over_as_a_function_takes_them(function):
     assert checking.judge("toy.rows", function)
 
@@ -72,6 +82,12 @@ def test_names_decide_and_places_only_where_there_are_no_names(function, taken):
 
 
 def test_what_gives_its_items_only_once_is_a_list():
-    for made in (iter([1, 2]), (n for n in (1, 2)), {1: 0, 2: 0}.keys(), {0: 1, 1: 2}.values(), map(int, "12")):
+    for made in (
+        iter([1, 2]),
+        (n for n in (1, 2)),
+        {1: 0, 2: 0}.keys(),
+        {0: 1, 1: 2}.values(),
+        map(int, "12"),
+    ):
         assert forms.settled(made) == [1, 2]
     assert forms.settled((zip([1], [2], strict=True), 3)) == ([(1, 2)], 3)

@@ -27,7 +27,9 @@ def run(function, name="toy.rows", **options):
 
 def rejected(function, *words, name="toy.rows", mistake=None):
     verdict = run(function, name)
-    assert verdict.attempted and not verdict.passed and not verdict and verdict.mistake == mistake, verdict
+    assert (
+        verdict.attempted and not verdict.passed and not verdict and verdict.mistake == mistake
+    ), verdict
     assert verdict.message.startswith("Not yet."), verdict.message
     for word in words:
         assert word in verdict.message, verdict.message
@@ -62,8 +64,14 @@ def test_the_tolerance_is_relative_to_the_largest_magnitude(extra):
 
 
 def test_named_mistakes_are_named():
-    rejected(lambda w: 7 * w / w.abs().max(), "One scale for the whole tensor.", mistake="per_tensor")
-    rejected(lambda w: good(w) * (w.abs().amax(1, keepdim=True) / 7) ** 2, "multiplied", mistake="upside_down")
+    rejected(
+        lambda w: 7 * w / w.abs().max(), "One scale for the whole tensor.", mistake="per_tensor"
+    )
+    rejected(
+        lambda w: good(w) * (w.abs().amax(1, keepdim=True) / 7) ** 2,
+        "multiplied",
+        mistake="upside_down",
+    )
 
 
 def test_the_first_mistake_that_matches_every_trial_is_named():
@@ -78,7 +86,12 @@ def test_the_first_mistake_that_matches_every_trial_is_named():
     exercise.register(exercise.Exercise(id="toy.pair", inputs=ROWS.inputs, spec=scaled_rows))
 
     both = exercise.Exercise(id="toy.rows", inputs=ROWS.inputs, spec=scaled_rows, mistakes=same)
-    text = {"title": "t", "reread": "r", "mistakes": {"b_second": "b", "a_first": "a"}, "properties": {}}
+    text = {
+        "title": "t",
+        "reread": "r",
+        "mistakes": {"b_second": "b", "a_first": "a"},
+        "properties": {},
+    }
     assert checking._judge(both, text, lambda w: 7 * w / w.abs().max(), 0).mistake == "b_second"
 
 
@@ -97,7 +110,11 @@ def stub_raises(w):
 )
 def test_a_stub_is_not_attempted(stub):
     verdict = run(stub)
-    assert not verdict.attempted and not verdict.passed and verdict.message.startswith("Not attempted yet.")
+    assert (
+        not verdict.attempted
+        and not verdict.passed
+        and verdict.message.startswith("Not attempted yet.")
+    )
     assert not list(events.events()), "an untouched stub leaves no trace"
 
 
@@ -121,7 +138,13 @@ def interrupts(w):
 
 def test_exceptions_become_messages_with_type_text_and_line():
     line = raises_division.__code__.co_firstlineno + 2
-    rejected(raises_division, "ZeroDivisionError", "division by zero", f"line {line} ", "return w * (one / 0)")
+    rejected(
+        raises_division,
+        "ZeroDivisionError",
+        "division by zero",
+        f"line {line} ",
+        "return w * (one / 0)",
+    )
     rejected(lambda w: sys.exit(7), "SystemExit", "7")
     rejected(interrupts, "KeyboardInterrupt")
     rejected(raises_sour, "Sour")
@@ -183,7 +206,9 @@ def test_what_is_not_a_function(value):
 def test_a_signature_that_does_not_fit():
     rejected(lambda weight: weight, "(weight)", "could not be called")
     rejected(lambda: 1, "could not be called")
-    assert run(lambda w, factor=7: factor * w / w.abs().amax(1, keepdim=True)), "extra arguments may have defaults"
+    assert run(lambda w, factor=7: factor * w / w.abs().amax(1, keepdim=True)), (
+        "extra arguments may have defaults"
+    )
 
 
 def test_changing_the_input_is_told_but_does_not_fail():
@@ -225,17 +250,28 @@ def test_each_wrong_kind_has_its_own_sentence():
     rejected(lambda w: good(w).bool(), "Kind of numbers", "truth values")
     rejected(lambda w: {"w": good(w)}, "Type", "a dictionary", "a tensor of shape (3, 4)")
     rejected(lambda w: [good(w)[0], good(w)[1, :2]], "Type", "a list of 2 values")
-    assert run(lambda w: good(w).numpy()) and run(lambda w: good(w).tolist()) and run(lambda w: list(good(w)))
+    assert (
+        run(lambda w: good(w).numpy())
+        and run(lambda w: good(w).tolist())
+        and run(lambda w: list(good(w)))
+    )
     rejected(lambda w: "7", "Type", "a text")
     rejected(lambda w: 7.0, "Type", "a number")
     rejected(lambda w: good(w).where(w != w[1, 2], torch.nan), "`result[1, 2]` is NaN", "1 of 12")
-    rejected(lambda w: good(w).where(w != w[2, 3], torch.inf), "`result[2, 3]`", "got inf", mistake="small")
+    rejected(
+        lambda w: good(w).where(w != w[2, 3], torch.inf),
+        "`result[2, 3]`",
+        "got inf",
+        mistake="small",
+    )
 
 
 def test_the_first_different_element_and_both_numbers():
     verdict = run(lambda w: good(w) + torch.eye(3, 4) * 0.5, seed=3)
     right = scaled_rows(ROWS.inputs(torch.Generator().manual_seed(3))["w"])[0, 0].item()
-    assert f"`result[0, 0]`: expected {right:.6g}, got {right + 0.5:.6g}. 3 of 12" in verdict.message, verdict.message
+    assert (
+        f"`result[0, 0]`: expected {right:.6g}, got {right + 0.5:.6g}. 3 of 12" in verdict.message
+    ), verdict.message
 
 
 def test_the_inputs_of_the_failing_trial_are_shown():
@@ -249,9 +285,18 @@ def test_the_inputs_of_the_failing_trial_are_shown():
         return good(w) * (1 + (len(calls) == 3))
 
     said = run(third_time_wrong, seed=3).message
-    assert f"w = [[{ROWS.inputs(torch.Generator().manual_seed(5))['w'][0, 0]:.6g}, " in said, "those of the trial that failed"
-    assert "w = [[" in run(raises_division).message and "n = " in run(lambda x, n: (x, [1, "a", n > 3]), "toy.pair").message
-    large = exercise.Exercise(id="toy.pair", inputs=lambda rng: {"w": torch.randn(30, 40, generator=rng)}, spec=lambda w: w)
+    assert f"w = [[{ROWS.inputs(torch.Generator().manual_seed(5))['w'][0, 0]:.6g}, " in said, (
+        "those of the trial that failed"
+    )
+    assert (
+        "w = [[" in run(raises_division).message
+        and "n = " in run(lambda x, n: (x, [1, "a", n > 3]), "toy.pair").message
+    )
+    large = exercise.Exercise(
+        id="toy.pair",
+        inputs=lambda rng: {"w": torch.randn(30, 40, generator=rng)},
+        spec=lambda w: w,
+    )
     exercise.register(large)
     assert "tensor of shape (30, 40): " in run(lambda w: w + 1, "toy.pair").message
     assert len(run(lambda w: w + 1, "toy.pair").message) < 1500
@@ -259,7 +304,11 @@ def test_the_inputs_of_the_failing_trial_are_shown():
 
 def test_none_is_an_answer_beside_others_and_where_it_is_right():
     answers = iter([None, 1.0, 2.0])
-    exercise.register(exercise.Exercise(id="toy.pair", inputs=PAIR.inputs, spec=lambda x, n: None if n % 2 else float(n)))
+    exercise.register(
+        exercise.Exercise(
+            id="toy.pair", inputs=PAIR.inputs, spec=lambda x, n: None if n % 2 else float(n)
+        )
+    )
     assert run(lambda x, n: None if n % 2 else n, "toy.pair", seed=1)
     verdict = run(lambda x, n: next(answers), "toy.pair", seed=1)
     assert verdict.attempted and not verdict.passed
@@ -274,26 +323,48 @@ def softplus(x, n):
 
 LOSS = exercise.Exercise(
     id="toy.pair",
-    inputs=lambda rng: {"x": torch.randn(5, generator=rng, dtype=torch.float64).requires_grad_(True), "n": 1},
+    inputs=lambda rng: {
+        "x": torch.randn(5, generator=rng, dtype=torch.float64).requires_grad_(True),
+        "n": 1,
+    },
     spec=softplus,
-    mistakes={"half": lambda x, n: softplus(x.detach() / 2 + x / 2, n), "small": lambda x, n: softplus(x, n) / 2},
+    mistakes={
+        "half": lambda x, n: softplus(x.detach() / 2 + x / 2, n),
+        "small": lambda x, n: softplus(x, n) / 2,
+    },
     gradients=("x",),
 )
 
 
 def test_gradients_are_compared_where_a_loss_is_trained(monkeypatch):
     exercise.register(LOSS)
-    text = {"title": "t", "reread": "r", "mistakes": {"half": "Only half of it.", "small": "s"}, "properties": {}}
+    text = {
+        "title": "t",
+        "reread": "r",
+        "mistakes": {"half": "Only half of it.", "small": "s"},
+        "properties": {},
+    }
     monkeypatch.setattr(checking.texts, "exercise", lambda *a, **k: text)
     assert run(lambda x, n: torch.nn.functional.softplus(x).sum(), "toy.pair")
     assert run(lambda x, n: torch.nn.functional.softplus(x.float()).sum(), "toy.pair")
-    rejected(lambda x, n: softplus(x.detach(), n), "gradient of x", "The value is right", name="toy.pair")
+    rejected(
+        lambda x, n: softplus(x.detach(), n), "gradient of x", "The value is right", name="toy.pair"
+    )
     rejected(lambda x, n: float(softplus(x, n)), "gradient of x", name="toy.pair")
-    rejected(lambda x, n: softplus(x / 2 + x.detach() / 2, n), "Only half", name="toy.pair", mistake="half")
-    rejected(lambda x, n: softplus(x, n) + 0 * (x - x).abs().sqrt().sum(), "is NaN", name="toy.pair")
+    rejected(
+        lambda x, n: softplus(x / 2 + x.detach() / 2, n),
+        "Only half",
+        name="toy.pair",
+        mistake="half",
+    )
+    rejected(
+        lambda x, n: softplus(x, n) + 0 * (x - x).abs().sqrt().sum(), "is NaN", name="toy.pair"
+    )
     rejected(torch.no_grad()(lambda x, n: softplus(x, n)), "gradient of x", name="toy.pair")
     with torch.no_grad():
-        assert run(lambda x, n: softplus(x, n), "toy.pair"), "where a check is called does not matter"
+        assert run(lambda x, n: softplus(x, n), "toy.pair"), (
+            "where a check is called does not matter"
+        )
 
 
 def test_constants_and_remembered_answers_fail():
@@ -377,10 +448,17 @@ def test_tuples_lists_numbers_and_texts():
         return [float(x.double().sum()), (2 * n, ("even", "odd")[n % 2], bool(n > 3))]
 
     assert run(right, "toy.pair"), run(right, "toy.pair").message
-    rejected(lambda x, n: (x.sum(), [n * 2, "neither", n > 3]), "result[1][1]", "'neither'", name="toy.pair")
+    rejected(
+        lambda x, n: (x.sum(), [n * 2, "neither", n > 3]),
+        "result[1][1]",
+        "'neither'",
+        name="toy.pair",
+    )
     rejected(lambda x, n: (x.sum(), [n * 2 + 1, "odd", n > 3]), "result[1][0]", name="toy.pair")
     rejected(lambda x, n: (x.sum(), [n * 2]), "Length of result[1]", "3", name="toy.pair")
-    rejected(lambda x, n: (x.sum(), [n * 2, ("even", "odd")[n % 2], 1]), "result[1][2]", name="toy.pair")
+    rejected(
+        lambda x, n: (x.sum(), [n * 2, ("even", "odd")[n % 2], 1]), "result[1][2]", name="toy.pair"
+    )
     rejected(lambda x, n: x.sum(), "a tuple of 2 values", name="toy.pair")
 
 
@@ -416,8 +494,8 @@ def test_missing_texts_are_told(toy):
 
 
 def test_importing_the_package_does_not_load_what_it_may_not_need():
-    code = (
-        "import sys, course_utils.learn; print([m for m in ('torch', 'matplotlib', 'ipywidgets') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = "import sys, course_utils.learn; print([m for m in ('torch', 'matplotlib', 'ipywidgets') if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "[]"

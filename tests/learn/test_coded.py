@@ -16,21 +16,29 @@ SHAPES = {"a": (7, 11), "b": (5, 3)}
 
 def matrices():
     g = torch.Generator().manual_seed(0)
-    codes = {name: (3 * torch.randn(shape, generator=g)).round().long() for name, shape in SHAPES.items()}
+    codes = {
+        name: (3 * torch.randn(shape, generator=g)).round().long() for name, shape in SHAPES.items()
+    }
     steps = {"a": 0.1 + torch.rand(11, generator=g), "b": torch.tensor([0.037])}
     return codes, steps
 
 
 def file(encode=ENCODE):
     codes, steps = matrices()
-    return {"a": coded.part(codes["a"], steps["a"], encode, classes=3), "b": coded.part(codes["b"], steps["b"], encode)}
+    return {
+        "a": coded.part(codes["a"], steps["a"], encode, classes=3),
+        "b": coded.part(codes["b"], steps["b"], encode),
+    }
 
 
 def test_what_is_written_is_read():
     codes, steps = matrices()
     for name, weight in coded.decode(file(), SHAPES).items():
         want = codes[name] * coded.rounded(steps[name])
-        assert torch.allclose(weight.double(), want, rtol=1e-6, atol=0) and weight.dtype == torch.float32
+        assert (
+            torch.allclose(weight.double(), want, rtol=1e-6, atol=0)
+            and weight.dtype == torch.float32
+        )
 
 
 def test_a_stream_is_that_of_the_course_with_one_lane():
@@ -51,7 +59,10 @@ def test_every_byte_is_counted():
 
 def test_the_expected_bytes_are_nearly_those():
     g = torch.Generator().manual_seed(2)
-    codes, steps = (2 * torch.randn(96, 128, generator=g)).round().long(), torch.rand(128, generator=g) + 0.1
+    codes, steps = (
+        (2 * torch.randn(96, 128, generator=g)).round().long(),
+        torch.rand(128, generator=g) + 0.1,
+    )
     for classes in (1, 4):
         written = coded.file_bytes({"w": coded.part(codes, steps, ENCODE, classes)})
         assert 0.99 * written < coded.expected_bytes(codes, steps, classes) <= written + 8 * classes

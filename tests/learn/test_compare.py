@@ -28,7 +28,9 @@ def test_tensors_agree_exactly_when_every_element_is_within_the_tolerance(seed):
 
 
 def test_zero_is_compared_absolutely():
-    assert same(torch.tensor([0.0, 1e-6]), torch.zeros(2)) and not same(torch.tensor([0.0, 1e-4]), torch.zeros(2))
+    assert same(torch.tensor([0.0, 1e-6]), torch.zeros(2)) and not same(
+        torch.tensor([0.0, 1e-4]), torch.zeros(2)
+    )
     assert same(1e-6, 0.0) and not same(1e-4, 0.0)
 
 
@@ -44,14 +46,20 @@ def test_infinities_and_nan_where_they_are_right():
 def test_whole_numbers_are_compared_exactly():
     assert same(torch.tensor([10**6], dtype=torch.int32), torch.tensor([10**6]))
     assert not same(torch.tensor([10**6 + 1]), torch.tensor([10**6]))
-    assert not same(torch.tensor([1.0]), torch.tensor([1])) and same(torch.tensor([1]), torch.tensor([1.0]))
+    assert not same(torch.tensor([1.0]), torch.tensor([1])) and same(
+        torch.tensor([1]), torch.tensor([1.0])
+    )
     assert not same(10**6 + 1, 10**6) and same(10**30, 10**30) and not same(10**30 + 1, 10**30)
     assert same(28.0, 28) and same(28, 28.0) and same(torch.tensor(28.0), 28) and not same(28.1, 28)
 
 
 def test_truth_values_are_not_numbers():
     assert (
-        same(True, True) and not same(True, False) and not same(1, True) and not same(True, 1) and not same(1.0, True)
+        same(True, True)
+        and not same(True, False)
+        and not same(1, True)
+        and not same(True, 1)
+        and not same(1.0, True)
     )
     assert same(torch.tensor(True), True) and same(np.bool_(True), True)
     assert not same(torch.tensor([1, 0]), torch.tensor([True, False]))
@@ -59,19 +67,34 @@ def test_truth_values_are_not_numbers():
 
 def test_numbers_in_other_clothes():
     assert same(np.float32(0.5), 0.5) and same(np.int64(3), 3) and same(torch.tensor(0.5), 0.5)
-    assert same(0.5, torch.tensor(0.5)) and not same(0.5, torch.tensor([0.5])) and not same(torch.tensor([0.5]), 0.5)
-    assert same(torch.nn.Parameter(torch.ones(2)), torch.ones(2)) and same(torch.eye(3).to_sparse(), torch.eye(3))
     assert (
-        same(torch.ones(2, dtype=torch.bfloat16), torch.ones(2)) and same(1 + 2j, 1 + 2j) and not same(1 - 2j, 1 + 2j)
+        same(0.5, torch.tensor(0.5))
+        and not same(0.5, torch.tensor([0.5]))
+        and not same(torch.tensor([0.5]), 0.5)
     )
-    assert same(torch.ones(2, requires_grad=True), torch.ones(2)) and same(torch.zeros(0, 3), torch.zeros(0, 3))
+    assert same(torch.nn.Parameter(torch.ones(2)), torch.ones(2)) and same(
+        torch.eye(3).to_sparse(), torch.eye(3)
+    )
     assert (
-        not same(torch.zeros(0, 3), torch.zeros(3, 0)) and not same(None, 0) and not same("1", 1) and not same(1, "1")
+        same(torch.ones(2, dtype=torch.bfloat16), torch.ones(2))
+        and same(1 + 2j, 1 + 2j)
+        and not same(1 - 2j, 1 + 2j)
+    )
+    assert same(torch.ones(2, requires_grad=True), torch.ones(2)) and same(
+        torch.zeros(0, 3), torch.zeros(0, 3)
+    )
+    assert (
+        not same(torch.zeros(0, 3), torch.zeros(3, 0))
+        and not same(None, 0)
+        and not same("1", 1)
+        and not same(1, "1")
     )
 
 
 def test_what_has_no_numbers_is_told():
-    assert "could not be compared" in difference(torch.ones(2, device="meta"), torch.ones(2), 0.1).text
+    assert (
+        "could not be compared" in difference(torch.ones(2, device="meta"), torch.ones(2), 0.1).text
+    )
 
 
 def test_dictionaries():
@@ -111,8 +134,12 @@ def test_any_form_of_the_right_values_is_taken():
         and same(np.array([1.0, 2.0]), [1.0, 2.0])
         and same(range(3), [0, 1, 2])
     )
-    assert same(MappingProxyType({"a": 1}), {"a": 1}) and same([True, False], torch.tensor([True, False]))
-    assert same(np.array([1, 2], dtype=np.uint16), torch.tensor([1, 2])) and same(Decimal("0.5"), 0.5)
+    assert same(MappingProxyType({"a": 1}), {"a": 1}) and same(
+        [True, False], torch.tensor([True, False])
+    )
+    assert same(np.array([1, 2], dtype=np.uint16), torch.tensor([1, 2])) and same(
+        Decimal("0.5"), 0.5
+    )
     assert same(np.array([1.5], dtype=">f4"), torch.tensor([1.5]))
     for wrong in (
         [1.5, 2.0, 0.25, -3.0],
@@ -139,7 +166,12 @@ def test_numbers_that_print_alike_are_told_apart():
 
 
 def test_right_values_of_the_wrong_kind_are_told_why():
-    assert "only their kind" in difference(torch.tensor([1, 0]), torch.tensor([True, False]), 0.1).text
+    assert (
+        "only their kind" in difference(torch.tensor([1, 0]), torch.tensor([True, False]), 0.1).text
+    )
     assert "only their kind" in difference(torch.tensor([3.0]), torch.tensor([3]), 0.1).text
     assert "only their kind" not in difference(torch.tensor([2.0]), torch.tensor([3]), 0.1).text
-    assert "too few digits" in difference(torch.tensor([0.1]), torch.tensor([0.1], dtype=torch.float64), 1e-9).text
+    assert (
+        "too few digits"
+        in difference(torch.tensor([0.1]), torch.tensor([0.1], dtype=torch.float64), 1e-9).text
+    )

@@ -52,12 +52,19 @@ def test_titles_outcomes_and_minutes():
     hours = catalogue.structure()["hours"]
     assert hours == {"reading": 10, "practice": 24, "mastery": 48}
     total = sum(unit.minutes for unit in units.values()) / 60
-    assert hours["reading"] + hours["practice"] - 4 < total <= hours["mastery"], f"{total:.1f} hours in all"
+    assert hours["reading"] + hours["practice"] - 4 < total <= hours["mastery"], (
+        f"{total:.1f} hours in all"
+    )
 
 
 def test_a_lesson_has_time_for_its_exercises():
     for lesson in catalogue.lessons().values():
-        asked = [e for topic in exercise.topics() for e in exercise.of_topic(topic).values() if e.lesson == lesson.id]
+        asked = [
+            e
+            for topic in exercise.topics()
+            for e in exercise.of_topic(topic).values()
+            if e.lesson == lesson.id
+        ]
         assert sum(e.minutes for e in asked) < lesson.minutes, lesson.id
 
 
@@ -86,7 +93,9 @@ def test_the_assessment_is_the_syllabus():
     for name, part in parts.items():
         assert len(part["items"]) == 3 and list(part["items"]) == list(words[name]["items"])
         assert all(proof in units for proofs in part["items"].values() for proof in proofs)
-    graded = {proof for part in parts.values() for proofs in part["items"].values() for proof in proofs}
+    graded = {
+        proof for part in parts.values() for proofs in part["items"].values() for proof in proofs
+    }
     assert graded >= set(catalogue.labs()), "every lab proves an item"
 
 
@@ -95,7 +104,10 @@ def test_words_and_structure_name_the_same_things():
     for key in ("lessons", "labs", "levels"):
         assert list(data[key]) == list(words[key])
     before, after = data["prerequisites"], data["enables"]
-    assert sorted(before["hard"] + before["soft"]) == sorted(words["prerequisites"]) and len(before["hard"]) == 3
+    assert (
+        sorted(before["hard"] + before["soft"]) == sorted(words["prerequisites"])
+        and len(before["hard"]) == 3
+    )
     assert sorted(after["direct"] + after["indirect"]) == sorted(words["enables"])
 
 
@@ -124,7 +136,8 @@ def course(tmp_path, monkeypatch):
         path = root / unit.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            '{"cells": [{"source": [' + ", ".join(f'"{line}"' for line in source) + "]}]}", encoding="utf-8"
+            '{"cells": [{"source": [' + ", ".join(f'"{line}"' for line in source) + "]}]}",
+            encoding="utf-8",
         )
 
     return put
@@ -143,18 +156,28 @@ def test_a_map_without_lessons(course, capsys):
 
 def test_counts_links_and_what_to_open_next(course, capsys):
     lessons, labs = catalogue.lessons(), catalogue.labs()
-    course(lessons["1.1-why-compress"], [r"check(\"toy.rows\", f)", r"ask(\"toy.choice\")", r"q = ask('toy.ordering')"])
+    course(
+        lessons["1.1-why-compress"],
+        [r"check(\"toy.rows\", f)", r"ask(\"toy.choice\")", r"q = ask('toy.ordering')"],
+    )
     course(lessons["1.2-numbers-in-a-box"], [r"check(\"toy.pair\", f); check(\"toy.pair\", g)"])
     course(labs["lab-1.1-first-compression"], [r"check(\"toy.rows\", f)"])
     page = shown(capsys)
     assert re.search(
-        r"1\.1 +Why compress \[1-intuition/1\.1-why-compress\.ipynb\] +0/1 exercises · 0/2 questions", page
+        r"1\.1 +Why compress \[1-intuition/1\.1-why-compress\.ipynb\] +0/1 exercises · 0/2 questions",
+        page,
     )
-    assert re.search(r"1\.2 .*0/1 exercises$", page, re.MULTILINE), "an exercise checked twice counts once"
+    assert re.search(r"1\.2 .*0/1 exercises$", page, re.MULTILINE), (
+        "an exercise checked twice counts once"
+    )
     assert "[../labs/lab-1.1-first-compression/lab-1.1-first-compression.ipynb]" in page
     following = re.compile(r"Open next\n  (.*?) \[")
     assert following.search(page)[1] == "Why compress"
-    for kind, name in [("check", "toy.rows"), ("question", "toy.choice"), ("question", "toy.ordering")]:
+    for kind, name in [
+        ("check", "toy.rows"),
+        ("question", "toy.choice"),
+        ("question", "toy.ordering"),
+    ]:
         events.record(kind, name, passed=True)
     page = shown(capsys)
     assert re.search(r"1\.1 .*1/1 exercises · 2/2 questions · done", page)

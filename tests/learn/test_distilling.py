@@ -27,16 +27,26 @@ def test_own_losses_are_those_of_the_course(narrow):
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, 7:] = False
     own = OwnLosses(
-        student, teacher, exercises.response, exercises.feature, exercises.attention, temperature=3.0, alpha=0.3
+        student,
+        teacher,
+        exercises.response,
+        exercises.feature,
+        exercises.attention,
+        temperature=3.0,
+        alpha=0.3,
     )
     feature = objectives.Feature(student, teacher)
     for projector, mine in zip(feature.projectors, own.projectors, strict=True):
         if narrow != 24:
             projector.weight.data.copy_(mine.data)
-    course = objectives.Sum(objectives.Response(3.0, 0.3), feature, objectives.Attention(student, teacher))
+    course = objectives.Sum(
+        objectives.Response(3.0, 0.3), feature, objectives.Attention(student, teacher)
+    )
     assert own.needs == course.needs and len(own.projectors) == 2
     first = [
-        train(student, teacher, ids, mask=mask, loss=loss, steps=1, every=1, batch=8, progress=False).history[0]
+        train(
+            student, teacher, ids, mask=mask, loss=loss, steps=1, every=1, batch=8, progress=False
+        ).history[0]
         for loss in (own, course)
     ]
     for name in ("loss", "response", "feature", "attention"):
@@ -47,7 +57,9 @@ def test_only_what_is_given_is_asked_for():
     student, teacher = tiny(0, 1, 16), tiny(1, 2, 24)
     only = OwnLosses(student, teacher, exercises.response)
     assert only.needs == frozenset() and not list(only.parameters())
-    looking = OwnLosses(student, teacher, exercises.response, attention=exercises.attention, weight=2.0)
+    looking = OwnLosses(
+        student, teacher, exercises.response, attention=exercises.attention, weight=2.0
+    )
     assert looking.needs == {"attention"} and not list(looking.parameters())
     ids = torch.randint(2, 50, (4, 6), generator=torch.Generator().manual_seed(3))
     lines = [
@@ -75,5 +87,6 @@ def test_a_right_loop_beats_its_twin_and_wrong_ones_do_not():
 
     assert low(loop) > 0.02
     assert low(lambda s, t, b, tau, rate: loop(s, t, b, tau, rate / tau**2)) < 0  # τ² forgotten
-    assert low(lambda s, t, b, tau, rate: loop(s, 100 * t, b, tau, rate)) < 0  # a teacher as sure as a label
+    # a teacher as sure as a label
+    assert low(lambda s, t, b, tau, rate: loop(s, 100 * t, b, tau, rate)) < 0
     assert low(lambda s, t, b, tau, rate: s) < 0

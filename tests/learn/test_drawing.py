@@ -11,7 +11,9 @@ def test_a_full_square_and_blocks_of_four():
     assert (drawing.image(torch.ones(32, 32, dtype=torch.bool)) == 1).all()
     dots = torch.zeros(32, 32, dtype=torch.bool)
     dots[:, :16] = True  # a bar is moved to the middle
-    assert torch.equal(drawing.image(dots).view(8, 8).sum(0), torch.tensor([0.0, 0, 8, 8, 8, 8, 0, 0]))
+    assert torch.equal(
+        drawing.image(dots).view(8, 8).sum(0), torch.tensor([0.0, 0, 8, 8, 8, 8, 0, 0])
+    )
 
 
 def test_small_drawings_are_enlarged():

@@ -13,7 +13,9 @@ from course_utils.learn.page import catalogue
 
 PLANTED = Path(__file__).parent / "planted"
 EXERCISES = {name: e for topic in exercise.topics() for name, e in exercise.of_topic(topic).items()}
-QUESTIONS = sorted(name for topic in texts.topics() for name in texts.load(topic).get("questions") or {})
+QUESTIONS = sorted(
+    name for topic in texts.topics() for name in texts.load(topic).get("questions") or {}
+)
 RUNGS = ("nudge", "formula", "code shape")
 SEEDS = range(3)  # each check draws three inputs
 
@@ -30,7 +32,9 @@ def planted(topic):
 
 
 RIGHT, WRONG = {}, {}
-for topic in {texts.topic_of(name) for name in EXERCISES} | {path.stem for path in PLANTED.glob("*/*.py")}:
+for topic in {texts.topic_of(name) for name in EXERCISES} | {
+    path.stem for path in PLANTED.glob("*/*.py")
+}:
     right, wrong = planted(topic)
     RIGHT.update(right)
     WRONG.update(wrong)
@@ -52,20 +56,28 @@ def test_an_untouched_stub_is_not_attempted(name):
         raise NotImplementedError
 
     for verdict in (answered(name, stub, 0), answered(name, lambda **arguments: None, 0)):
-        assert not verdict.attempted and not verdict.passed and "Not attempted yet." in verdict.message
+        assert (
+            not verdict.attempted and not verdict.passed and "Not attempted yet." in verdict.message
+        )
 
 
 @exercises
 def test_the_specification_passes_twenty_times(name):
     for seed in range(19):
-        assert answered(name, EXERCISES[name].spec, seed), (seed, answered(name, EXERCISES[name].spec, seed).message)
+        assert answered(name, EXERCISES[name].spec, seed), (
+            seed,
+            answered(name, EXERCISES[name].spec, seed).message,
+        )
     assert answered(name, EXERCISES[name].spec, None), "on inputs of no seed"
 
 
 @exercises
 def test_right_answers_pass(name):
     assert len(RIGHT[name]) >= 3, "three right answers besides the specification"
-    assert len({getattr(f, "__code__", f) for f in [*RIGHT[name], EXERCISES[name].spec]}) == len(RIGHT[name]) + 1
+    assert (
+        len({getattr(f, "__code__", f) for f in [*RIGHT[name], EXERCISES[name].spec]})
+        == len(RIGHT[name]) + 1
+    )
     for i, function in enumerate(RIGHT[name]):
         for seed in SEEDS:
             verdict = answered(name, function, seed)
@@ -98,7 +110,9 @@ def test_wrong_answers_fail_and_mistakes_are_named(name):
 @exercises
 def test_every_mistake_and_property_is_planted(name):
     known = set(EXERCISES[name].mistakes) | set(EXERCISES[name].properties)
-    assert {mistake for _, mistake in WRONG[name] if mistake} >= known, "a planted answer for each name"
+    assert {mistake for _, mistake in WRONG[name] if mistake} >= known, (
+        "a planted answer for each name"
+    )
 
 
 @exercises
@@ -106,7 +120,11 @@ def test_every_mistake_is_wrong_and_named_by_its_own_name(name):
     for key, function in EXERCISES[name].mistakes.items():
         for seed in SEEDS:
             verdict = answered(name, function, seed)
-            assert verdict.attempted and not verdict.passed and verdict.mistake == key, (key, seed, verdict.message)
+            assert verdict.attempted and not verdict.passed and verdict.mistake == key, (
+                key,
+                seed,
+                verdict.message,
+            )
 
 
 @exercises
@@ -115,7 +133,10 @@ def test_a_remembered_answer_fails(name):
     for seed in SEEDS:
         remembered = item.spec(**trials.draw(item, seed))
         assert not answered(name, lambda remembered=remembered, **arguments: remembered, seed), seed
-    wants = [checking._remembered(item.spec, item.inputs, item.gradients, item.refuses, seed).result for seed in range(item.trials)]
+    wants = [
+        checking._remembered(item.spec, item.inputs, item.gradients, item.refuses, seed).result
+        for seed in range(item.trials)
+    ]
     assert any(compare.difference(wants[0], want, item.tolerance) for want in wants[1:])
 
 
@@ -123,7 +144,9 @@ def test_a_remembered_answer_fails(name):
 def test_texts_are_complete(name):
     item = EXERCISES[name]
     text = texts.exercise(name, mistakes=item.mistakes, properties=item.properties)
-    assert len(set(text["hints"])) == len(RUNGS) and all(len(hint.strip()) >= 8 for hint in text["hints"])
+    assert len(set(text["hints"])) == len(RUNGS) and all(
+        len(hint.strip()) >= 8 for hint in text["hints"]
+    )
     assert len(set(text["mistakes"].values())) == len(text["mistakes"])
     assert item.lesson in {"start", *catalogue.lessons(), *catalogue.labs()}
 
@@ -140,7 +163,9 @@ def test_the_specification_leaves_its_inputs_alone_and_inputs_are_repeatable(nam
 
 
 def test_every_exercise_with_texts_has_code():
-    written = {name for topic in texts.topics() for name in texts.load(topic).get("exercises") or {}}
+    written = {
+        name for topic in texts.topics() for name in texts.load(topic).get("exercises") or {}
+    }
     assert written - {"toy.rows", "toy.pair"} == set(EXERCISES)
 
 
@@ -152,9 +177,16 @@ def test_questions_are_complete_and_answerable(name):
     live = text["kind"] == "numeric" and "expected" not in text
     question = Question(name, 12.5 if live else None)
     if text["kind"] == "choice":
-        verdicts = {option["text"]: question.answer(option["text"], show=False) for option in text["options"]}
-        assert [o for o, v in verdicts.items() if v.passed] == [o["text"] for o in text["options"] if o.get("right")]
-        assert len({verdict.message for verdict in verdicts.values()}) == len(verdicts), "each option its own message"
+        verdicts = {
+            option["text"]: question.answer(option["text"], show=False)
+            for option in text["options"]
+        }
+        assert [o for o, v in verdicts.items() if v.passed] == [
+            o["text"] for o in text["options"] if o.get("right")
+        ]
+        assert len({verdict.message for verdict in verdicts.values()}) == len(verdicts), (
+            "each option its own message"
+        )
     elif text["kind"] == "numeric":
         assert question.answer(question.expected, show=False)
         for near in text["near"]:
@@ -162,15 +194,23 @@ def test_questions_are_complete_and_answerable(name):
             verdict = question.answer(value, show=False)
             assert not verdict.passed and near["why"] in verdict.message, near
     else:
-        assert question.answer(text["items"], show=False) and not question.answer(text["items"][::-1], show=False)
+        assert question.answer(text["items"], show=False) and not question.answer(
+            text["items"][::-1], show=False
+        )
 
 
 def test_what_notebooks_check_and_ask_exists():
     """Ids in notebooks, solutions and labs are those of exercises and questions."""
     root = catalogue.ROOT
-    for path in [*root.glob("notebooks/**/*.ipynb"), *root.glob("solutions/*/*.ipynb"), *root.glob("labs/*/*.ipynb")]:
+    for path in [
+        *root.glob("notebooks/**/*.ipynb"),
+        *root.glob("solutions/*/*.ipynb"),
+        *root.glob("labs/*/*.ipynb"),
+    ]:
         for verb, name in catalogue.CALL.findall(path.read_text(encoding="utf-8")):
-            assert name in (EXERCISES if verb == "check" else QUESTIONS), f"{path.name}: {verb}({name!r})"
+            assert name in (EXERCISES if verb == "check" else QUESTIONS), (
+                f"{path.name}: {verb}({name!r})"
+            )
 
 
 def test_no_ratio_of_a_sweep_comes_twice():

@@ -19,11 +19,17 @@ def test_parts_together_cost_what_their_channel_cost():
     energies = [qubo.energy(work.planted(kappa, seed=1), both) for kappa in (0.5, 2.0, 5.0)]
     assert energies == pytest.approx([energies[0]] * 3, rel=1e-9)
     one = torch.tensor([True] + [False] * 11)
-    assert qubo.energy(work.planted(5.0), one) == pytest.approx(25 * qubo.energy(work.planted(1.0), one), rel=1e-9)
+    assert qubo.energy(work.planted(5.0), one) == pytest.approx(
+        25 * qubo.energy(work.planted(1.0), one), rel=1e-9
+    )
 
 
 def test_no_search_is_below_the_optimum():
-    assert all(work.over_optimum(name, kappa, 0) >= 1 - 1e-9 for name in qubo.SEARCHES for kappa in (0.5, 3.0))
+    assert all(
+        work.over_optimum(name, kappa, 0) >= 1 - 1e-9
+        for name in qubo.SEARCHES
+        for kappa in (0.5, 3.0)
+    )
 
 
 def test_a_block_of_any_model():
@@ -33,8 +39,14 @@ def test_a_block_of_any_model():
         W, H = work.layer_of(model, ids, 1)
         assert W.shape[1] == len(H) > 32
         seen: list[torch.Tensor] = []
-        out = next(m for m in walk.linears(walk.blocks(model)[1]).values() if walk.weight_of(m).shape[1] == len(H))
-        handle = out.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].flatten(0, -2)))
+        out = next(
+            m
+            for m in walk.linears(walk.blocks(model)[1]).values()
+            if walk.weight_of(m).shape[1] == len(H)
+        )
+        handle = out.register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0].flatten(0, -2))
+        )
         with torch.no_grad():
             model(input_ids=ids)
         handle.remove()
@@ -71,6 +83,12 @@ def test_figures_draw():
     ]  # fmt: skip
     for figure in made:
         figure.canvas.draw()
-        assert all(place.get_xlabel() or place.get_title() or not place.get_xticks().size or place.get_ylabel() for place in figure.axes)
+        assert all(
+            place.get_xlabel()
+            or place.get_title()
+            or not place.get_xticks().size
+            or place.get_ylabel()
+            for place in figure.axes
+        )
         plt.close(figure)
     assert [tick.get_text() for tick in made[-1].axes[0].get_xticklabels()] == ["the", "↵", "box"]

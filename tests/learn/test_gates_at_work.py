@@ -16,7 +16,10 @@ IDS = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(1))
 
 def test_every_mask_of_a_row_and_its_error_by_the_outputs():
     found = {tuple(m.int().tolist()) for m in gates_at_work.all_masks(8)}
-    assert found == {p for p in itertools.product((0, 1), repeat=8) if sum(p[:4]) == sum(p[4:]) == 2} and len(found) == 36
+    assert (
+        found == {p for p in itertools.product((0, 1), repeat=8) if sum(p[:4]) == sum(p[4:]) == 2}
+        and len(found) == 36
+    )
     row = gates_at_work.row(3)
     X = torch.linalg.cholesky(row.H).T  # inputs with these second moments
     mask = torch.tensor([1, 1, 0, 0, 0, 1, 0, 1])
@@ -40,7 +43,11 @@ def test_gates_keep_pixels_that_are_never_dark():
     data = digits.load(0)
     alpha, told = gates_at_work.hard_gates(0)
     dead = data.train_x.std(0) < 0.01
-    assert dead.sum() >= 3 and alpha[dead].max() < alpha[~dead].median() and len(told["open"]) == gates_at_work.STEPS
+    assert (
+        dead.sum() >= 3
+        and alpha[dead].max() < alpha[~dead].median()
+        and len(told["open"]) == gates_at_work.STEPS
+    )
     assert abs(told["open"][-1] - 16) < 5 < abs(told["open"][0] - 16)
     kept = alpha.argsort(descending=True)[:16]
     assert not dead[kept].any()
@@ -50,8 +57,13 @@ def test_gates_keep_pixels_that_are_never_dark():
 def test_a_space_holds_only_models_that_can_be_written(kind):
     model = small(32, 4)[kind]().eval()
     space, net = gates_at_work.space_of(model), supernet.Supernet(model)
-    assert len({s.blocks for s in space}) == 4 and all(s.blocks[0] == 0 and s.blocks[-1] == 3 for s in space)
-    assert len({s.heads for s in space}) == (2 if kind == "llama" else 1) and space.largest == net.whole
+    assert len({s.blocks for s in space}) == 4 and all(
+        s.blocks[0] == 0 and s.blocks[-1] == 3 for s in space
+    )
+    assert (
+        len({s.heads for s in space}) == (2 if kind == "llama" else 1)
+        and space.largest == net.whole
+    )
     text = gates_at_work.nats(net, space.smallest, IDS)
     with torch.no_grad():
         wanted = net.extract(space.smallest)(input_ids=IDS, labels=IDS).loss
@@ -59,7 +71,9 @@ def test_a_space_holds_only_models_that_can_be_written(kind):
 
 
 def test_figures_say_what_they_show():
-    titles = [pictures.gate(0.0, stretched).axes[0].get_title(loc="left") for stretched in (False, True)]
+    titles = [
+        pictures.gate(0.0, stretched).axes[0].get_title(loc="left") for stretched in (False, True)
+    ]
     assert "closed 0%" in titles[0] and "closed 17%" in titles[1]  # 1 − σ(⅔ ln 11)
     soft, hard = (pictures.soft_choice(t).axes[1].images[0].get_array() for t in (3.0, 0.001))
     assert abs(hard - hard.round()).max() < 0.01 < abs(soft - soft.round()).max()

@@ -37,7 +37,9 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def run(cells, toy, monkeypatch, static):
     monkeypatch.setenv("COURSE_STATIC", static)
     notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in [SETUP.format(folder=str(toy)), *cells]]
+    notebook.cells = [
+        nbformat.v4.new_code_cell(source) for source in [SETUP.format(folder=str(toy)), *cells]
+    ]
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     return [cell.outputs for cell in notebook.cells[1:]]
 
@@ -55,8 +57,15 @@ def test_a_notebook_run_by_a_tool_holds_no_dead_controls(toy, monkeypatch, stati
     assert "how much: <code>1.0</code> (0.5 – 2)" in controls.data["text/html"]
     assert base64.b64decode(picture.data["image/png"]).startswith(b"\x89PNG")
     assert picture.data["text/plain"].startswith("4 bits; bits = 4")
-    choice, numeric, ordering, table, checked, hinted, page = (output.data["text/html"] for output in tasks)
-    assert "<li>INT8</li>" in choice and "<b>eight</b>" in choice and "in GB" in numeric and "<li>FP32</li>" in ordering
+    choice, numeric, ordering, table, checked, hinted, page = (
+        output.data["text/html"] for output in tasks
+    )
+    assert (
+        "<li>INT8</li>" in choice
+        and "<b>eight</b>" in choice
+        and "in GB" in numeric
+        and "<li>FP32</li>" in ordering
+    )
     assert "&lt;b&gt;" in table and "0.1235" in table and "Sizes" in table
     assert "Not attempted yet." in checked and "Hint 1 of 3" in hinted and "The twelve days" in page
     assert all(output.data["text/plain"].strip() for output in tasks)
@@ -72,9 +81,17 @@ def those(kind):
     move = "those(w.IntSlider)[0].value = 6; those(w.Checkbox)[0].value = False; print(drawn)"
     explored, _, moved = run([EXPLORE, find, move], toy, monkeypatch, "0")
     controls, picture = explored
-    assert controls.data[WIDGET]["model_id"] and "bits: <code>4</code> (2 – 8)" in controls.data["text/html"]
-    assert picture.data["text/plain"].startswith("6 bits; bits = 6"), "the figure of the first cell was replaced"
-    assert moved[0].text == "[(4, 1.0, True, 'affine'), (6, 1.0, True, 'affine'), (6, 1.0, False, 'affine')]\n"
+    assert (
+        controls.data[WIDGET]["model_id"]
+        and "bits: <code>4</code> (2 – 8)" in controls.data["text/html"]
+    )
+    assert picture.data["text/plain"].startswith("6 bits; bits = 6"), (
+        "the figure of the first cell was replaced"
+    )
+    assert (
+        moved[0].text
+        == "[(4, 1.0, True, 'affine'), (6, 1.0, True, 'affine'), (6, 1.0, False, 'affine')]\n"
+    )
     assert len(moved) == 1, "nothing is shown below the cell that happens to run"
 
     failing = "those(w.IntSlider)[0].value = 7"
@@ -102,13 +119,17 @@ buttons[0].click()
 texts_.append(said())
 print(json.dumps(texts_))
 """
-    asked, pressed = run(['ask("toy.choice"); ask("toy.numeric"); ask("toy.ordering")', press], toy, monkeypatch, "0")
+    asked, pressed = run(
+        ['ask("toy.choice"); ask("toy.numeric"); ask("toy.ordering")', press], toy, monkeypatch, "0"
+    )
     assert [WIDGET in output.data for output in asked] == [True] * 3
     assert all("Run this cell to answer." in output.data["text/html"] for output in asked)
     empty, wrong, right = json.loads(pressed[0].text)
     assert all("Choose an answer first." in text for text in empty)
     assert "It takes 16." in wrong[0] and "That is FP16." in wrong[1] and "Right." in wrong[2]
-    assert "Right." in right[0] and "The name says so." in right[0] and "It takes 16." not in right[0]
+    assert (
+        "Right." in right[0] and "The name says so." in right[0] and "It takes 16." not in right[0]
+    )
 
 
 def test_a_check_in_a_cell_is_shown_once_and_names_the_line_of_the_cell(toy, monkeypatch):
@@ -135,31 +156,54 @@ guess.result(3.5, shown=[fig, "and a **note**"])"""
 
 def test_a_live_result_waits_for_the_guess_and_then_appears_in_its_place(toy, monkeypatch):
     asked, waiting, pressed, again = run(
-        ['guess = predict("toy.size")', RESULT, PRESS.format(value="4 GB"), RESULT], toy, monkeypatch, "0"
+        ['guess = predict("toy.size")', RESULT, PRESS.format(value="4 GB"), RESULT],
+        toy,
+        monkeypatch,
+        "0",
     )
-    assert WIDGET in asked[0].data and "Run this cell to give your guess" in asked[0].data["text/html"]
+    assert (
+        WIDGET in asked[0].data and "Run this cell to give your guess" in asked[0].data["text/html"]
+    )
     said = [output.data["text/html"] for output in waiting]
-    assert "Your guess" in said[0] and "3.5 GB" in said[0] and "Within 25 %" in said[0], "updated by the press"
+    assert "Your guess" in said[0] and "3.5 GB" in said[0] and "Within 25 %" in said[0], (
+        "updated by the press"
+    )
     assert "data:image/png" in said[1] and "<b>note</b>" in said[1]
     assert len(waiting) == 2, "the figure is not shown a second time by the notebook itself"
-    assert ["image/png" in output.data for output in again] == [False, True, False], "once guessed, as an ordinary output"
+    assert ["image/png" in output.data for output in again] == [False, True, False], (
+        "once guessed, as an ordinary output"
+    )
 
 
 def test_nothing_of_a_live_result_is_shown_before_the_guess(toy, monkeypatch):
-    _, waiting, empty = run(['guess = predict("toy.size")', RESULT, PRESS.format(value=" ")], toy, monkeypatch, "0")
+    _, waiting, empty = run(
+        ['guess = predict("toy.size")', RESULT, PRESS.format(value=" ")], toy, monkeypatch, "0"
+    )
     text = json.dumps([output.data for output in waiting])
-    assert "3.5" not in text and "truth" not in text and "image/png" not in text and "once you have given" in text
+    assert (
+        "3.5" not in text
+        and "truth" not in text
+        and "image/png" not in text
+        and "once you have given" in text
+    )
 
 
 def test_a_tool_that_runs_a_notebook_needs_no_guess(toy, monkeypatch):
     asked, shown = run(['guess = predict("toy.size")', RESULT], toy, monkeypatch, "1")
-    assert WIDGET not in asked[0].data and "Run this cell to give your guess" in asked[0].data["text/html"]
-    assert "3.5 GB" in shown[0].data["text/html"] and "image/png" in shown[1].data and len(shown) == 3
+    assert (
+        WIDGET not in asked[0].data
+        and "Run this cell to give your guess" in asked[0].data["text/html"]
+    )
+    assert (
+        "3.5 GB" in shown[0].data["text/html"] and "image/png" in shown[1].data and len(shown) == 3
+    )
 
 
 def test_a_function_draws_when_the_guess_is_there(toy, monkeypatch):
     draw = "guess.result('rtn', shown=lambda: print('drawn') or plots.table([['INT8', 1.0]], ['format', 'bytes']))"
     _, shown = run(['guess = predict("toy.which")', draw], toy, monkeypatch, "1")
     assert "drawn" in shown[1].data["text/plain"] and "INT8" in shown[2].data["text/html"]
-    _, waiting, _ = run(['guess = predict("toy.which")', draw, 'guess.give("C")'], toy, monkeypatch, "0")
+    _, waiting, _ = run(
+        ['guess = predict("toy.which")', draw, 'guess.give("C")'], toy, monkeypatch, "0"
+    )
     assert "drawn" in waiting[1].data["text/html"] and "<table" in waiting[1].data["text/html"]

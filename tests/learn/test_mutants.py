@@ -11,7 +11,11 @@ import mutants as run
 import pytest
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "mutants.md").read_text(encoding="utf-8")
-ROWS = {line.split(" | ")[0].removeprefix("| "): line for line in DOCUMENT.splitlines() if line.startswith("| ")}
+ROWS = {
+    line.split(" | ")[0].removeprefix("| "): line
+    for line in DOCUMENT.splitlines()
+    if line.startswith("| ")
+}
 
 
 @pytest.mark.parametrize("name", run.exercises())
@@ -20,16 +24,26 @@ def test_mutants_are_rejected_or_explained(name):
     survived, reasons = run.survivors(found), run.explained().get(name, {})
     assert len(found) - len(survived) >= run.GOAL * len(found) > 0
     assert set(survived.values()) <= {"survived"}, "the verdict must not depend on the seed"
-    assert survived.keys() == reasons.keys(), "each survivor is explained in survivors.yaml, and nothing else is"
+    assert survived.keys() == reasons.keys(), (
+        "each survivor is explained in survivors.yaml, and nothing else is"
+    )
     assert all(len(reason) > 15 for reason in reasons.values())
-    assert ROWS[name] == run.row(name, run.counts(name, found, judge_planted=False)), "docs/mutants.md is old"
+    assert ROWS[name] == run.row(name, run.counts(name, found, judge_planted=False)), (
+        "docs/mutants.md is old"
+    )
 
 
 def test_nothing_else_is_explained_and_the_totals_are_those_of_the_rows():
     assert run.explained().keys() <= run.exercises().keys() >= run.ANOTHER.keys()
-    rows = [[int(n) for n in row.replace("/", " ").replace("|", " ").split()[1:]] for name, row in ROWS.items() if name in run.exercises()]
+    rows = [
+        [int(n) for n in row.replace("/", " ").replace("|", " ").split()[1:]]
+        for name, row in ROWS.items()
+        if name in run.exercises()
+    ]
     assert len(rows) == len(run.exercises())
-    assert ROWS[f"**all {len(rows)}**"] == run.row(f"**all {len(rows)}**", map(sum, zip(*rows, strict=True)))
+    assert ROWS[f"**all {len(rows)}**"] == run.row(
+        f"**all {len(rows)}**", map(sum, zip(*rows, strict=True))
+    )
     for reasons in run.explained().values():
         assert all(f"- `{key}`: {reason}" in DOCUMENT for key, reason in reasons.items())
 
@@ -56,7 +70,9 @@ def test_what_a_mutant_is():
 def test_a_check_that_sees_too_little_is_found(monkeypatch):
     """Of a check that only asks for enough bytes, some mutants survive; and one that rejects everything is no check."""
     verdict = collections.namedtuple("Verdict", "passed")
-    monkeypatch.setattr(run.checking, "judge", lambda name, f, **_: verdict(f(count=8, bits=8) >= 8))
+    monkeypatch.setattr(
+        run.checking, "judge", lambda name, f, **_: verdict(f(count=8, bits=8) >= 8)
+    )
     assert run.survivors(run.outcomes("start.bytes_needed"))
     monkeypatch.setattr(run.checking, "judge", lambda name, f, **_: verdict(False))
     with pytest.raises(AssertionError, match="does not pass"):
@@ -64,6 +80,8 @@ def test_a_check_that_sees_too_little_is_found(monkeypatch):
 
 
 def test_a_mutant_that_ends_its_process_counts_as_an_error(monkeypatch):
-    monkeypatch.setattr(run, "mutants", lambda name: {"": abs, "kill": lambda: os._exit(1), "good": abs})
+    monkeypatch.setattr(
+        run, "mutants", lambda name: {"": abs, "kill": lambda: os._exit(1), "good": abs}
+    )
     monkeypatch.setattr(run, "outcome", lambda name, f, every: "survived" if f is abs else f())
     assert run.outcomes("any") == {"kill": "error", "good": "survived"}

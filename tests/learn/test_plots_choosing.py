@@ -33,13 +33,23 @@ def test_advice_above_the_axis_stands_at_its_edge():
 
 
 def test_shares_stand_in_the_order_of_size():
-    axes = choosing.front_share([0.2, 0.9], ["large", "small"], [1], sizes={"large": 2.0, "small": 1.0}).axes[0]
+    axes = choosing.front_share(
+        [0.2, 0.9], ["large", "small"], [1], sizes={"large": 2.0, "small": 1.0}
+    ).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.9, 0.2]
 
 
 def test_each_order_is_a_line_of_its_parts():
-    trace = {f"order {i}": [("original", 0.6), ("prune", 0.8 + i), ("drop", 1.5), ("closed", 1.6)] for i in range(6)}
+    trace = {
+        f"order {i}": [("original", 0.6), ("prune", 0.8 + i), ("drop", 1.5), ("closed", 1.6)]
+        for i in range(6)
+    }
     axes = pipelines.traces(trace).axes
     assert list(axes[3].lines[0].get_ydata()) == [0.6, 3.8, 1.5, 1.6]
     assert [line.get_marker() for line in axes[3].lines[1:5]] == ["o", "o", "o", "X"]
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["original", "prune", "drop", "closed"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == [
+        "original",
+        "prune",
+        "drop",
+        "closed",
+    ]

@@ -24,7 +24,15 @@ def test_the_package_gives_the_figures_of_lessons_their_pyplot():
 
 
 def test_curves_are_drawn_as_given():
-    figure = curves([1, 2, 4], {"a": [3, 2, 1], "b": [1, 1, 1]}, title="t", xlabel="x", ylabel="y", logx=True, level=(2, "two"))
+    figure = curves(
+        [1, 2, 4],
+        {"a": [3, 2, 1], "b": [1, 1, 1]},
+        title="t",
+        xlabel="x",
+        ylabel="y",
+        logx=True,
+        level=(2, "two"),
+    )
     (axes,) = figure.axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert drawn["a"] == [3, 2, 1] and drawn["b"] == [1, 1, 1] and drawn["two"] == [2, 2]
@@ -34,18 +42,25 @@ def test_curves_are_drawn_as_given():
 
 
 def test_intervals_stand_at_the_means_of_a_comparison():
-    rows = {"one": lambda seed: torch.tensor([1.0, 2.0, 3.0]) + seed, "two": lambda seed: torch.tensor([5.0, 6.0, 9.0])}
+    rows = {
+        "one": lambda seed: torch.tensor([1.0, 2.0, 3.0]) + seed,
+        "two": lambda seed: torch.tensor([5.0, 6.0, 9.0]),
+    }
     table = compare("t", rows, progress=False)
     figure = intervals({"t": table}, title="t", xlabel="x", log=False)
     (axes,) = figure.axes
     (bar,) = axes.containers
     assert list(bar.lines[0].get_xdata()) == pytest.approx([table.mean("one"), table.mean("two")])
     spans = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
-    assert spans[0] == pytest.approx(table.interval("one")) and spans[1] == pytest.approx(table.interval("two"))
+    assert spans[0] == pytest.approx(table.interval("one")) and spans[1] == pytest.approx(
+        table.interval("two")
+    )
 
 
 def test_a_row_that_one_table_lacks_is_left_out_of_it():
-    both = compare("t", {"one": lambda seed: 1.0 + seed, "two": lambda seed: 2.0 + seed}, progress=False)
+    both = compare(
+        "t", {"one": lambda seed: 1.0 + seed, "two": lambda seed: 2.0 + seed}, progress=False
+    )
     one = compare("t", {"one": lambda seed: 3.0 + seed}, progress=False)
     figure = intervals({"a": both, "b": one}, title="t", xlabel="x")
     assert [len(bar.lines[0].get_xdata()) for bar in figure.axes[0].containers] == [2, 1]
@@ -67,9 +82,18 @@ def test_the_figures_of_lesson_3_1_draw_what_they_are_given():
     (axes,) = rounding.twelfth(steps, [1.0] * 9, [1.0, 0.9, 0.8]).axes
     drawn = {line.get_label(): line for line in axes.lines}
     assert list(drawn["200,000 of them, rounded"].get_ydata()) == [1.0, 0.9, 0.8]
-    ends = {(8, "min-max"): 3.0, (8, "percentile"): 1.0, (4, "min-max"): 3.0, (4, "percentile"): 2.0}
-    figure = rounding.range_ends(torch.linspace(-3, 3, 50), ends | {(b, r): 2.5 for b in (8, 4) for r in ("MSE", "KL")})
-    places = [{line.get_label(): line.get_xdata()[0] for line in axes.lines} for axes in figure.axes]
+    ends = {
+        (8, "min-max"): 3.0,
+        (8, "percentile"): 1.0,
+        (4, "min-max"): 3.0,
+        (4, "percentile"): 2.0,
+    }
+    figure = rounding.range_ends(
+        torch.linspace(-3, 3, 50), ends | {(b, r): 2.5 for b in (8, 4) for r in ("MSE", "KL")}
+    )
+    places = [
+        {line.get_label(): line.get_xdata()[0] for line in axes.lines} for axes in figure.axes
+    ]
     assert places[0]["percentile"] == 1.0 and places[1]["percentile"] == 2.0
 
 
@@ -97,11 +121,26 @@ def test_the_figures_of_3_2_to_3_4_draw_what_they_are_given():
     assert [bar.get_height() for bar in figure.axes[0].patches] == [1.0, 0.25]
     errors = {4: torch.tensor([[4.0, 2.0], [4.0, 6.0]]), 3: torch.tensor([[2.0, 1.0], [2.0, 1.0]])}
     left, right = scaling.clip_shares(torch.tensor([1.0, 0.9]), errors).axes
-    assert list(left.lines[0].get_ydata()) == [1.0, 1.0] and list(right.lines[0].get_ydata()) == [0.5, 0.5]
-    norm, masks = torch.tensor([1.0, 5.0, 2.0]), {m: torch.tensor([[1, 0, 1], [1, 1, 1]]).bool() for m in ("a", "b")}
-    assert list(scores.kept_by_loudness(norm, masks, name="n").axes[1].lines[0].get_ydata()) == [0.5, 1.0, 1.0]
-    figure = scores.against_bound({"magnitude": [(2.0, 1.5), (4.0, 2.5)], "Wanda": [(1.0, 1.0), (2.0, 1.0)]})
+    assert list(left.lines[0].get_ydata()) == [1.0, 1.0] and list(right.lines[0].get_ydata()) == [
+        0.5,
+        0.5,
+    ]
+    norm, masks = (
+        torch.tensor([1.0, 5.0, 2.0]),
+        {m: torch.tensor([[1, 0, 1], [1, 1, 1]]).bool() for m in ("a", "b")},
+    )
+    assert list(scores.kept_by_loudness(norm, masks, name="n").axes[1].lines[0].get_ydata()) == [
+        0.5,
+        1.0,
+        1.0,
+    ]
+    figure = scores.against_bound(
+        {"magnitude": [(2.0, 1.5), (4.0, 2.5)], "Wanda": [(1.0, 1.0), (2.0, 1.0)]}
+    )
     assert "mean ratio 2.00" in figure.axes[0].lines[0].get_label()
     true, value = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 3.0, 2.0])
     figure = scores.against_truth(torch.ones(2, 2), value > 1, value, true, name="OBD", cost=0.25)
-    assert "0.250 nats; rank correlation 0.50" in figure.axes[1].get_title(loc="left") + figure.axes[1].get_title()
+    assert (
+        "0.250 nats; rank correlation 0.50"
+        in figure.axes[1].get_title(loc="left") + figure.axes[1].get_title()
+    )

@@ -37,20 +37,29 @@ def test_courses_ring_the_checkpoint_with_the_lowest_loss():
 
 def test_looks_show_means_over_windows():
     rows = {"teacher": torch.tensor([0.7, 0.3]), "student": torch.tensor([0.5, 0.5])}
-    left, right = distillation.looks(rows, ["a", "b"], {"student": torch.tensor([1.0, 2.0, 3.0])}, query="b").axes
+    left, right = distillation.looks(
+        rows, ["a", "b"], {"student": torch.tensor([1.0, 2.0, 3.0])}, query="b"
+    ).axes
     assert [bar.get_width() for bar in left.patches] == pytest.approx([0.7, 0.3, 0.5, 0.5])
-    assert right.patches[0].get_width() == pytest.approx(2) and right.patches[0].get_facecolor() == left.patches[2].get_facecolor()
+    assert (
+        right.patches[0].get_width() == pytest.approx(2)
+        and right.patches[0].get_facecolor() == left.patches[2].get_facecolor()
+    )
 
 
 def test_push_shows_the_negative_gradient():
     gradient = torch.tensor([0.25, -0.5])
-    _, right = distillation.push(gradient, gradient, gradient, ["a", "b"], temperature=2.0, title="t").axes
+    _, right = distillation.push(
+        gradient, gradient, gradient, ["a", "b"], temperature=2.0, title="t"
+    ).axes
     assert [bar.get_width() for bar in right.patches] == pytest.approx([-0.25, 0.5])
 
 
 def test_growth_is_relative_to_the_smallest_and_slopes_are_local():
     sizes = [1, 2, 4]
-    left, right = costs.growth({"square": (sizes, [3.0, 12.0, 48.0])}, title="t", xlabel="n", levels={2: "2"}).axes
+    left, right = costs.growth(
+        {"square": (sizes, [3.0, 12.0, 48.0])}, title="t", xlabel="n", levels={2: "2"}
+    ).axes
     assert list(left.lines[0].get_ydata()) == pytest.approx([1, 4, 16])
     assert list(right.lines[0].get_ydata()) == pytest.approx([2, 2])
 
@@ -59,4 +68,7 @@ def test_fits_show_the_interval_of_the_exponent(capsys):
     sizes, times = [1, 2, 4, 8], [1.0, 2.1, 3.9, 8.2]
     laws = costs.fits({"rounding": (sizes, times)}, "N")
     low, high = scaling.fit(sizes, times).interval()
-    assert f"{low:.2f} to {high:.2f}" in capsys.readouterr().out and laws["rounding"].exponent == scaling.fit(sizes, times).exponent
+    assert (
+        f"{low:.2f} to {high:.2f}" in capsys.readouterr().out
+        and laws["rounding"].exponent == scaling.fit(sizes, times).exponent
+    )

@@ -22,7 +22,10 @@ def test_machines_stand_where_their_bytes_are():
 
 def test_bars_add_up():
     axes = memory.plans({"run": BUDGET}, title="t").axes[0]
-    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(7) and axes.texts[0].get_text() == "7 GB"
+    assert (
+        sum(bar.get_width() for bar in axes.patches) == pytest.approx(7)
+        and axes.texts[0].get_text() == "7 GB"
+    )
     axes = memory.one_plan(BUDGET, title="t").axes[0]
     assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(7)
     assert axes.lines[0].get_xdata()[0] == pytest.approx(8 * 2**30 / 1e9)

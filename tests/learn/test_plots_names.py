@@ -11,8 +11,24 @@ matplotlib.use("Agg")
 from course_utils.learn import plots
 from course_utils.learn.plots.names import letters, name_points
 
-CLUSTER = [(2.14, 0.645), (2.145, 0.646), (2.15, 0.6455), (2.6, 0.66), (2.6, 0.68), (6.4, 0.645), (1.1, 1.08)]
-NAMES = ["RTN 4", "GPTQ 4", "AWQ 4", "channels + RTN 8", "channels + distil + RTN 8", "original", "student + RTN 4"]
+CLUSTER = [
+    (2.14, 0.645),
+    (2.145, 0.646),
+    (2.15, 0.6455),
+    (2.6, 0.66),
+    (2.6, 0.68),
+    (6.4, 0.645),
+    (1.1, 1.08),
+]
+NAMES = [
+    "RTN 4",
+    "GPTQ 4",
+    "AWQ 4",
+    "channels + RTN 8",
+    "channels + distil + RTN 8",
+    "original",
+    "student + RTN 4",
+]
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])

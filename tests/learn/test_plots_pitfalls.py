@@ -15,7 +15,11 @@ def close():
 def test_a_rise_that_is_not_seen_stands_on_the_floor():
     rise = {"a": (-0.001, 0.002), "b": (0.001, 0.002), "c": (0.2, 0.01)}
     axes = pitfalls.cliff({"a": 1.5, "b": 2.0, "c": 4.0}, rise, allowed=0.05).axes[0]
-    assert axes.lines[0].get_xydata().tolist() == [[1.5, pitfalls.LOWEST], [2.0, pitfalls.LOWEST], [4.0, 0.2]]
+    assert axes.lines[0].get_xydata().tolist() == [
+        [1.5, pitfalls.LOWEST],
+        [2.0, pitfalls.LOWEST],
+        [4.0, 0.2],
+    ]
 
 
 def test_points_and_bars():

@@ -16,7 +16,9 @@ def close():
 
 
 def regions(granularity):
-    shape = {"per_tensor": (1, 1, 96), "per_channel": (6, 1, 16), "per_group": (6, 4, 4)}[granularity]
+    shape = {"per_tensor": (1, 1, 96), "per_channel": (6, 1, 16), "per_group": (6, 4, 4)}[
+        granularity
+    ]
     return X.reshape(shape)
 
 
@@ -25,14 +27,21 @@ def test_the_maps_show_values_scales_and_errors(granularity):
     figure = plots_quantization.shared_scales(
         X, bits=3, granularity=granularity, group_size=4, rows="output", columns="input"
     )
-    values, scale, error = (torch.as_tensor(axes.images[0].get_array().data) for axes in figure.axes[:3])
+    values, scale, error = (
+        torch.as_tensor(axes.images[0].get_array().data) for axes in figure.axes[:3]
+    )
     cut = regions(granularity)
     step = cut.abs().amax(-1) / 3
     assert torch.equal(values, X)
-    assert torch.allclose(scale, step.repeat_interleave(16 // step.shape[1], 1).expand(6, 16), rtol=1e-3)
+    assert torch.allclose(
+        scale, step.repeat_interleave(16 // step.shape[1], 1).expand(6, 16), rtol=1e-3
+    )
     assert (error <= scale * 1.001).all() and error.max() > 0.2 * scale.min()
     count = step.numel()
-    assert f"{count} scale" in figure.get_suptitle() and f"{3 + 16 * count / 96:.2f} bits" in figure.get_suptitle()
+    assert (
+        f"{count} scale" in figure.get_suptitle()
+        and f"{3 + 16 * count / 96:.2f} bits" in figure.get_suptitle()
+    )
 
 
 def test_the_clipping_curve_is_the_sum_of_its_parts_and_its_end_clips_nothing():
@@ -72,15 +81,22 @@ def test_the_gradient_passes_inside_the_range_only():
 
 def test_points_stand_where_their_bytes_and_distance_are():
     points = {"a": (1.0, 0.1), "W8A8 b": (2.0, 0.01), "c": (3.0, 0.001)}
-    (axes,) = plots_quantization.bytes_against_distance(points, {"one": ["a", "c"], "two": ["W8A8 b"]}).axes
+    (axes,) = plots_quantization.bytes_against_distance(
+        points, {"one": ["a", "c"], "two": ["W8A8 b"]}
+    ).axes
     drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert drawn["one"] == [(1.0, 0.1), (3.0, 0.001)] and drawn["two"] == [(2.0, 0.01)]
     assert {text.get_text() for text in axes.texts} >= {"a", "b", "c"}
 
 
 def test_errors_stand_over_the_cost_of_each_way():
-    ways = {"halved": lambda bits: (X / 2, bits + 0.5), "kept": lambda bits: (X * (1 + 0.5**bits), float(bits))}
+    ways = {
+        "halved": lambda bits: (X / 2, bits + 0.5),
+        "kept": lambda bits: (X * (1 + 0.5**bits), float(bits)),
+    }
     (axes,) = plots_quantization.errors_by_cost(X, ways, title="t").axes
     lines = {line.get_label(): line.get_data() for line in axes.lines}
-    assert list(lines["halved"][0]) == [2.5, 3.5, 4.5, 5.5, 6.5, 8.5] and list(lines["halved"][1]) == pytest.approx([0.5] * 6)
+    assert list(lines["halved"][0]) == [2.5, 3.5, 4.5, 5.5, 6.5, 8.5] and list(
+        lines["halved"][1]
+    ) == pytest.approx([0.5] * 6)
     assert list(lines["kept"][1]) == pytest.approx([0.5**b for b in (2, 3, 4, 5, 6, 8)], rel=1e-3)

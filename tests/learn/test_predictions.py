@@ -57,12 +57,18 @@ def test_choices(capsys):
     assert "was right" in result_of("toy.which", "A", "rtn", capsys)
     assert "turned out differently" in result_of("toy.which", "AWQ", "rtn", capsys)
     assert "Your guess: GPTQ" in result_of("toy.which", "gptq", "rtn", capsys)
-    assert events.summary().guesses["toy.which"].right, "what is guessed after the first look does not count"
+    assert events.summary().guesses["toy.which"].right, (
+        "what is guessed after the first look does not count"
+    )
 
 
 def test_orders_and_ties(capsys):
-    assert "was right" in result_of("toy.rank", ["none", "gptq", "rtn"], ["none", "gptq", "rtn"], capsys)
-    assert "differently" in result_of("toy.rank", ["gptq", "none", "rtn"], ["none", "gptq", "rtn"], capsys)
+    assert "was right" in result_of(
+        "toy.rank", ["none", "gptq", "rtn"], ["none", "gptq", "rtn"], capsys
+    )
+    assert "differently" in result_of(
+        "toy.rank", ["gptq", "none", "rtn"], ["none", "gptq", "rtn"], capsys
+    )
     tied = ["none", ("rtn", "gptq")]
     for guess in (["none", "gptq", "rtn"], ["no rounding", "plain rounding", "GPTQ"]):
         out = result_of("toy.rank", guess, tied, capsys)
@@ -90,7 +96,11 @@ def test_the_first_line_of_a_result_which_a_folded_output_shows_does_not_hold_it
 
 
 def test_the_items_are_not_shown_in_the_order_of_the_file():
-    assert predict("toy.rank").shown == predict("toy.rank").shown != ["GPTQ", "plain rounding", "no rounding"]
+    assert (
+        predict("toy.rank").shown
+        == predict("toy.rank").shown
+        != ["GPTQ", "plain rounding", "no rounding"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +154,9 @@ def test_the_progress_page_tells_how_good_guesses_are(capsys):
     assert "Your intuition" not in capsys.readouterr().out
     predict("toy.which").give("A")
     progress.show()
-    assert "Your intuition" not in capsys.readouterr().out, "nothing is known before the measurement"
+    assert "Your intuition" not in capsys.readouterr().out, (
+        "nothing is known before the measurement"
+    )
     result_of("toy.which", "A", "rtn", capsys)
     result_of("toy.size", 6, 3.0, capsys)
     progress.show()

@@ -25,7 +25,11 @@ def test_events_of_all_three_kinds_are_summed_up():
     for _ in range(5):
         hint("toy.rows")
     done = events.summary()
-    assert done.passed == {"toy.rows"} and done.right == {"toy.choice"} and done.hints == {"toy.rows": 3}
+    assert (
+        done.passed == {"toy.rows"}
+        and done.right == {"toy.choice"}
+        and done.hints == {"toy.rows": 3}
+    )
     assert done.tried == {"toy.rows", "toy.choice", "toy.ordering"} and len(lines()) == 10
 
 
@@ -118,9 +122,9 @@ def test_several_processes_write_at_once():
 
 
 def test_a_killed_writer_leaves_what_it_wrote():
-    code = WRITER.replace('filler="x" * 500)', 'filler="x" * 500)\n    if i == 7: os.kill(os.getpid(), 9)').replace(
-        "import sys", "import os, sys"
-    )
+    code = WRITER.replace(
+        'filler="x" * 500)', 'filler="x" * 500)\n    if i == 7: os.kill(os.getpid(), 9)'
+    ).replace("import sys", "import os, sys")
     assert subprocess.run([sys.executable, "-c", code, "9"], check=False).returncode == -9
     assert len(events.summary().passed) == 8
 
@@ -144,7 +148,10 @@ def test_a_chosen_folder_is_made(monkeypatch, tmp_path, home):
 
 def test_the_start_page_counts_its_own_exercise_and_question(capsys):
     progress.show()
-    assert "This page" in (before := capsys.readouterr().out) and "0/1 exercises · 0/1 questions" in before
+    assert (
+        "This page" in (before := capsys.readouterr().out)
+        and "0/1 exercises · 0/1 questions" in before
+    )
     check("start.bytes_needed", lambda count, bits: count * bits / 8, show=False)
     ask("start.smaller").answer("A")
     progress.show()

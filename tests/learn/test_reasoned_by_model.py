@@ -49,7 +49,11 @@ def test_a_rule_follows_from_right_and_from_wrong_prefixes():
 def test_digits_and_whole_chains_are_counted():
     class Fours(torch.nn.Module):
         def forward(self, input_ids, **_):
-            return type("Out", (), {"logits": torch.nn.functional.one_hot(torch.full_like(input_ids, 4), 15)})
+            return type(
+                "Out",
+                (),
+                {"logits": torch.nn.functional.one_hot(torch.full_like(input_ids, 4), 15)},
+            )
 
     share, whole = at_work.by_token(Fours(), [[4, 0, 0], [3, 1, 2], [1, 1, 1, 1]])
     torch.testing.assert_close(share, torch.tensor([1.0, 0.25, 0.4]))  # 444:4, 346:6, 1234:4

@@ -29,7 +29,9 @@ def model():
 
 
 def test_the_peak_of_a_row():
-    assert rotated.peak(torch.tensor([[3.0, -4.0, 0.0, 0.0], [1.0, 1.0, 1.0, -1.0]])).tolist() == pytest.approx([1.6, 1.0])
+    assert rotated.peak(
+        torch.tensor([[3.0, -4.0, 0.0, 0.0], [1.0, 1.0, 1.0, -1.0]])
+    ).tolist() == pytest.approx([1.6, 1.0])
 
 
 def test_inputs_are_rounded_token_by_token_also_those_of_quantized_layers_and_only_inside(model):
@@ -38,38 +40,51 @@ def test_inputs_are_rounded_token_by_token_also_those_of_quantized_layers_and_on
     seen = {}
     layer = model.get_submodule(names[0])
     with rotated.rounded_inputs(model, 3):
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))  # after the rounding
+        # after the rounding
+        handle = layer.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
         changed = logits(model)
         handle.remove()
-    assert all(len(row.unique()) <= 8 for row in seen["x"].flatten(0, 1)) and not torch.allclose(changed, plain)
+    assert all(len(row.unique()) <= 8 for row in seen["x"].flatten(0, 1)) and not torch.allclose(
+        changed, plain
+    )
     assert torch.equal(logits(model), plain)
     x = walk.inputs_of(model, IDS, names[:1])[names[0]]
     torch.testing.assert_close(seen["x"].flatten(0, 1), fake_quantize(x, bits=3, group_size=-1))
-    for made in (rtn.quantize(model, bits=8, group_size=-1).model, rotations.rotate(model, online="down_proj", heads=False)):
+    for made in (
+        rtn.quantize(model, bits=8, group_size=-1).model,
+        rotations.rotate(model, online="down_proj", heads=False),
+    ):
         before = logits(made)
         with rotated.rounded_inputs(made, 2):
             assert not torch.allclose(logits(made), before, atol=1e-3)
         assert torch.equal(logits(made), before)
     made = rtn.quantize(model, bits=8, group_size=-1).model
     unrounded = kl_by_window(model, made, IDS).abs()
-    with rotated.rounded_inputs(made, 2):  # evaluation puts dense layers in the place of packed ones, but not of these
+    # evaluation puts dense layers in the place of packed ones, but not of these
+    with rotated.rounded_inputs(made, 2):
         assert (kl_by_window(model, made, IDS) > 10 * unrounded).all()
 
 
 def test_principal_axes_are_a_basis_without_correlations(model):
     states = rotated.stream(model, IDS)
-    torch.testing.assert_close(states.square().mean(1), torch.ones(len(states), dtype=torch.float64))
+    torch.testing.assert_close(
+        states.square().mean(1), torch.ones(len(states), dtype=torch.float64)
+    )
     Q = rotated.principal_axes(states)
     torch.testing.assert_close(Q @ Q.T, torch.eye(len(Q), dtype=torch.float64), rtol=0, atol=1e-9)
     moments = (states @ Q.T).T @ (states @ Q.T)
-    assert (moments - moments.diagonal().diag()).abs().max() < 1e-9 * moments.max() and (moments.diagonal().diff() <= 1e-9 * moments.max()).all()
+    assert (moments - moments.diagonal().diag()).abs().max() < 1e-9 * moments.max() and (
+        moments.diagonal().diff() <= 1e-9 * moments.max()
+    ).all()
 
 
 def test_without_folding_another_function_comes_out_unless_gains_are_one(model):
     wrong = rotated.without_folding(model)
     assert (logits(wrong) - logits(model)).norm() > 0.05 * logits(model).norm()
     folded = rotations.rotate(model, basis=torch.eye(model.config.hidden_size), heads=False)
-    torch.testing.assert_close(logits(rotated.without_folding(folded)), logits(model), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(rotated.without_folding(folded)), logits(model), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_folding_takes_planted_outliers_away(model):
@@ -82,7 +97,9 @@ def test_folding_takes_planted_outliers_away(model):
 
 def test_rows_of_learned_rotations_are_errors_of_their_rounded_products():
     g = torch.Generator().manual_seed(0)
-    x, unseen, W = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((40, 16), (3, 20, 16), (8, 16)))
+    x, unseen, W = (
+        torch.randn(*s, generator=g, dtype=torch.float64) for s in ((40, 16), (3, 20, 16), (8, 16))
+    )
     rows, fitted = rotated.learned_rows(x, unseen, W, bits=4, steps=3, seeds=(0, 1))
     R = hadamard.randomized(16, 1)
 
@@ -93,8 +110,11 @@ def test_rows_of_learned_rotations_are_errors_of_their_rounded_products():
         return s * ((y / s).round().add(z).clamp(0, 15) - z)
 
     exact = unseen[2] @ W.T
-    wanted = (rounded(unseen[2] @ R.T) @ rounded(W @ R.T).T - exact).square().sum() / exact.square().sum()
-    assert float(rows["random Hadamard"](1)[2]) == pytest.approx(float(wanted), rel=0.02)  # (x/s + z) may round otherwise than x/s
+    wanted = (
+        rounded(unseen[2] @ R.T) @ rounded(W @ R.T).T - exact
+    ).square().sum() / exact.square().sum()
+    # (x/s + z) may round otherwise than x/s
+    assert float(rows["random Hadamard"](1)[2]) == pytest.approx(float(wanted), rel=0.02)
     assert list(fitted) == [0, 1] and all(best <= start for start, best in fitted.values())
     assert rows["as it is"].shape == rows["learned from it"](0).shape == (3,)
 

@@ -12,7 +12,12 @@ from course_utils.learn.checks import checking, exercise
 from course_utils.learn.checks.solution import code_of
 from course_utils.learn.page import catalogue, events
 
-WITH = sorted(n for t in texts.topics() for n, e in (texts.load(t).get("exercises") or {}).items() if e.get("solution"))
+WITH = sorted(
+    n
+    for t in texts.topics()
+    for n, e in (texts.load(t).get("exercises") or {}).items()
+    if e.get("solution")
+)
 EXERCISES = {name: e for topic in exercise.topics() for name, e in exercise.of_topic(topic).items()}
 DONE = list(catalogue.lessons())
 
@@ -57,7 +62,13 @@ def test_the_code_of_every_solution_passes_its_check(name):
     assert len(text) - len(blocks[0]) >= 120, "a solution explains itself"
     space = {"torch": torch, "math": math, "itertools": itertools}
     exec(compile(blocks[0], f"solution of {name}", "exec"), space)
-    functions = [v for v in space.values() if callable(v) and getattr(v, "__code__", None) and v.__code__.co_filename.startswith("solution of")]
+    functions = [
+        v
+        for v in space.values()
+        if callable(v)
+        and getattr(v, "__code__", None)
+        and v.__code__.co_filename.startswith("solution of")
+    ]
     assert functions, "it defines a function; the last one is the answer"
     for seed in range(5):
         verdict = checking.judge(name, functions[-1], seed=seed)
@@ -79,7 +90,9 @@ def test_exercises_state_what_they_are_and_few_copy_a_formula(lesson):
 
 
 def test_facts_are_shown_and_nonsense_is_refused(capsys):
-    stated = exercise.register(exercise.Exercise("toy.pair", **{**PARTS, "kind": "debug", "difficulty": 2, "minutes": 5}))
+    stated = exercise.register(
+        exercise.Exercise("toy.pair", **{**PARTS, "kind": "debug", "difficulty": 2, "minutes": 5})
+    )
     assert stated.facts() == "Find the mistake · difficulty ●●○ · about 5 min"
     check("toy.pair", lambda x, n: 3)
     assert stated.facts() in capsys.readouterr().out

@@ -15,18 +15,27 @@ def other(toy):
 
     def write(language, topic, content):
         (toy / language).mkdir(exist_ok=True)
-        (toy / language / f"{topic}.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+        (toy / language / f"{topic}.yaml").write_text(
+            yaml.safe_dump(content, allow_unicode=True), encoding="utf-8"
+        )
         texts.forget()
 
     return write
 
 
 def test_english_is_the_fallback_of_each_string(other, monkeypatch):
-    other("zh-TW", "toy", {"exercises": {"toy.rows": {"title": "縮放每一列", "mistakes": {"per_tensor": ""}}}})
+    other(
+        "zh-TW",
+        "toy",
+        {"exercises": {"toy.rows": {"title": "縮放每一列", "mistakes": {"per_tensor": ""}}}},
+    )
     other("zh-TW", "ui", {"not_yet": "還沒。{title}"})
     monkeypatch.setenv("COURSE_LANG", "zh_TW")
     verdict = check("toy.rows", lambda w: 7 * w / w.abs().max(), show=False)
-    assert verdict.message.startswith("還沒。縮放每一列") and "One scale for the whole tensor." in verdict.message
+    assert (
+        verdict.message.startswith("還沒。縮放每一列")
+        and "One scale for the whole tensor." in verdict.message
+    )
     monkeypatch.setenv("COURSE_LANG", "en")
     assert check("toy.rows", lambda w: w, show=False).message.startswith("Not yet. Scale each row")
 
@@ -37,7 +46,10 @@ def test_options_are_merged_in_their_places(other, monkeypatch):
     monkeypatch.setenv("COURSE_LANG", "zh-TW")
     merged = texts.question("toy.choice")["options"]
     assert merged[0] == {"text": "半精度", "why": "It takes 16."}
-    assert merged[1] == {"text": "INT8", "right": True, "why": "名字就是。"} and merged[2]["text"] == "FP32"
+    assert (
+        merged[1] == {"text": "INT8", "right": True, "why": "名字就是。"}
+        and merged[2]["text"] == "FP32"
+    )
 
 
 @pytest.mark.parametrize("chosen", ["xx", "../en", "", "zh-TW"])

@@ -10,7 +10,10 @@ from course_utils.pruning import masks as choose
 
 def kept(start, share):
     """The largest initial weights of each layer."""
-    return {name: choose.top(w.abs().flatten(), round(share * w.numel())).view_as(w) for name, w in start.items()}
+    return {
+        name: choose.top(w.abs().flatten(), round(share * w.numel())).view_as(w)
+        for name, w in start.items()
+    }
 
 
 def full(start):
@@ -60,6 +63,9 @@ def test_the_initial_weights_are_a_copy():
 
 
 def test_sparsity_and_nesting_by_hand():
-    first, second = {"a": torch.tensor([[True, True, False, True]])}, {"a": torch.tensor([[True, False, False, False]])}
+    first, second = (
+        {"a": torch.tensor([[True, True, False, True]])},
+        {"a": torch.tensor([[True, False, False, False]])},
+    )
     assert tickets.sparsity(second) == 0.75
     assert tickets.nested([first, second]) and not tickets.nested([second, first])

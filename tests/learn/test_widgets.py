@@ -17,9 +17,17 @@ def test_explore_in_a_terminal_draws_the_first_values_once():
 
     before = plt.get_fignums()
     explore(
-        draw, bits=slider(2, 8, 4), rate=slider(0.0, 1.0), on=checkbox(), kind=toggle(["a", "b"]), n=dropdown([3, 5], 5)
+        draw,
+        bits=slider(2, 8, 4),
+        rate=slider(0.0, 1.0),
+        on=checkbox(),
+        kind=toggle(["a", "b"]),
+        n=dropdown([3, 5], 5),
     )
-    assert seen == [{"bits": 4, "rate": 0.0, "on": False, "kind": "a", "n": 5}] and plt.get_fignums() == before
+    assert (
+        seen == [{"bits": 4, "rate": 0.0, "on": False, "kind": "a", "n": 5}]
+        and plt.get_fignums() == before
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,14 +73,23 @@ def test_markup_escapes_what_is_not_markup():
     text = "a < b & `x<y` **bold**\n\n```python\nif a < b: pass\n```\n$x<y$"
     shown = show.markup(text)
     assert "<code>x&lt;y</code>" in shown and "<b>bold</b>" in shown and "a &lt; b &amp;" in shown
-    assert "<pre" in shown and "if a &lt; b: pass</pre>" in shown and "<script" not in show.markup("<script>")
+    assert (
+        "<pre" in shown
+        and "if a &lt; b: pass</pre>" in shown
+        and "<script" not in show.markup("<script>")
+    )
     assert show.plain(text) == "a < b & x<y bold\n\nif a < b: pass\n$x<y$"
     assert show.inline("`2**b` and `3**b`") == "<code>2**b</code> and <code>3**b</code>"
     assert show.plain("`2**b` and **`3**b`**") == "2**b and **3**b**"
 
 
 @pytest.mark.parametrize(
-    "command, runs", [("python -m nbconvert --execute", True), ("papermill a b", True), ("python -m jupyterlab", False)]
+    "command, runs",
+    [
+        ("python -m nbconvert --execute", True),
+        ("papermill a b", True),
+        ("python -m jupyterlab", False),
+    ],
 )
 def test_batch_tools_are_told_from_servers(command, runs):
     assert bool(show.RUNNERS.search(command)) is runs

@@ -39,7 +39,9 @@ def make(name: str):
     config = SHAPES[name]()
     config.pad_token_id, config.bos_token_id, config.eos_token_id = 1, 0, 0
     torch.manual_seed(0)
-    model = (BertForMaskedLM(config) if name == "bert" else AutoModelForCausalLM.from_config(config)).eval()
+    model = (
+        BertForMaskedLM(config) if name == "bert" else AutoModelForCausalLM.from_config(config)
+    ).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "norm" not in key.lower() and "ln_" not in key:

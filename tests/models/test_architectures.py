@@ -35,7 +35,9 @@ def made(request):
     except Exception as error:
         if request.param in NOT_MADE:
             pytest.skip(NOT_MADE[request.param])
-        raise AssertionError(f"{request.param}: not made; add sizes to tiny_models or a line to NOT_MADE") from error
+        raise AssertionError(
+            f"{request.param}: not made; add sizes to tiny_models or a line to NOT_MADE"
+        ) from error
     return request.param, model
 
 
@@ -49,7 +51,10 @@ def calls_of(model, ids):
     for block in dict.fromkeys(walk.blocks(model)):
         handles += [
             block.register_forward_pre_hook(
-                lambda _, args, kwargs: entered.append((args[0] if args else kwargs["hidden_states"]).clone()), with_kwargs=True
+                lambda _, args, kwargs: entered.append(
+                    (args[0] if args else kwargs["hidden_states"]).clone()
+                ),
+                with_kwargs=True,
             ),
             block.register_forward_hook(lambda _, args, out: left.append(plain(out).clone())),
         ]
@@ -61,13 +66,18 @@ def calls_of(model, ids):
 
 
 def agree(model, kind):
-    ids = torch.randint(3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))  # beyond the window of 8
+    # beyond the window of 8
+    ids = torch.randint(
+        3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1)
+    )
     wanted = [calls_of(model, part) for part in ids.split(2)]
     steps = 0
     for i, (block, states) in enumerate(walk.through_blocks(model, ids, batch=2)):
         for (hidden, kwargs), (entered, left) in zip(states, wanted, strict=True):
             torch.testing.assert_close(hidden, entered[i], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(walk.run_block(block, hidden, kwargs), left[i], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                walk.run_block(block, hidden, kwargs), left[i], atol=1e-5, rtol=1e-5
+            )
         steps += 1
     assert steps == len(wanted[0][0]) or kind in LOOPED
     assert not any(m._forward_pre_hooks for m in model.modules())
@@ -78,7 +88,9 @@ def test_the_walk_is_the_model(made):
     agree(model, kind)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2", "qwen2", "gpt_neox", "bloom", "phi3", "mixtral"])
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "llama", "opt", "gemma2", "qwen2", "gpt_neox", "bloom", "phi3", "mixtral"]
+)
 def test_whatever_the_attention_implementation(kind):
     """With eager attention some models hand the mask by position."""
     agree(tiny_models.model_of(kind, "eager"), kind)

@@ -45,7 +45,17 @@ METHODS = {
     "prune_blocks": lambda m: structured.prune_blocks(m, IDS),
     "width": lambda m: pruning.width.prune_heads(m, IDS),
 }
-FINITE_FIRST = ("gptq", "awq", "smoothquant", "wanda", "sparsegpt", "prune_mlp", "prune_heads", "prune_layers", "prune_blocks")
+FINITE_FIRST = (
+    "gptq",
+    "awq",
+    "smoothquant",
+    "wanda",
+    "sparsegpt",
+    "prune_mlp",
+    "prune_heads",
+    "prune_layers",
+    "prune_blocks",
+)
 
 
 def llama():
@@ -87,7 +97,10 @@ def injected():
 
 REFUSED = {
     "None": (lambda: None, "expected a model, got NoneType"),
-    "Compressed": (lambda: quantization.rtn.quantize(llama(), group_size=8), "got Compressed; give its .model"),
+    "Compressed": (
+        lambda: quantization.rtn.quantize(llama(), group_size=8),
+        "got Compressed; give its .model",
+    ),
     "NaN": (with_nan, r"layers\.1\.mlp\.up_proj: weight: contains NaN"),
     "meta": (on_meta, "embed_tokens.weight: is on the meta device"),
     "PeftModel": (wrapped, "merge it first"),
@@ -130,7 +143,10 @@ def same_after_saving(result, folder, ids=IDS):
     """The saved model's outputs against those before saving."""
     result.save(folder)
     with torch.no_grad():
-        before, after = (m(input_ids=ids, **options(m))[0] for m in (result.model.eval(), compressed.load(folder)))
+        before, after = (
+            m(input_ids=ids, **options(m))[0]
+            for m in (result.model.eval(), compressed.load(folder))
+        )
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
@@ -140,13 +156,20 @@ def options(model):
 
 def bert(kind=BertModel):
     torch.manual_seed(0)
-    sizes = {"vocab_size": tiny_models.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": tiny_models.VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     return kind(BertConfig(**sizes, intermediate_size=48, max_position_embeddings=64)).eval()
 
 
 def t5():
     torch.manual_seed(0)
-    return T5ForConditionalGeneration(T5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)).eval()
+    return T5ForConditionalGeneration(
+        T5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    ).eval()
 
 
 STACKS = {
@@ -161,13 +184,24 @@ def test_encoders_and_bare_stacks_are_compressed_saved_and_loaded(stack, method,
     if stack.startswith("T5") and method == "prune_layers":
         pytest.skip("relative positions stand in T5's first block only")
     result = METHODS[method](STACKS[stack]())
-    assert method == "prune_layers" or result.coverage["share_of_blocks"] > 0.9 or stack == "T5's decoder"
+    assert (
+        method == "prune_layers"
+        or result.coverage["share_of_blocks"] > 0.9
+        or stack == "T5's decoder"
+    )
     same_after_saving(result, tmp_path / "saved")
 
 
 def test_a_vision_encoder(tmp_path):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    result = quantization.rtn.quantize(ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).eval(), group_size=8)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    result = quantization.rtn.quantize(
+        ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).eval(), group_size=8
+    )
     result.save(tmp_path / "saved")
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -184,8 +218,12 @@ def test_an_encoders_report_has_bytes_and_speed_but_no_perplexity():
     found = evaluation.report(quantization.rtn.quantize(BertModel(BertConfig(
         vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)), group_size=8),
         models.load_tokenizer(), runs=1)  # fmt: skip
-    assert found.perplexity is None and found.tokens_per_second > 0 and "perplexity" not in str(found)
-    with pytest.raises(CompressionError, match="causal language model with its head, got LlamaModel"):
+    assert (
+        found.perplexity is None and found.tokens_per_second > 0 and "perplexity" not in str(found)
+    )
+    with pytest.raises(
+        CompressionError, match="causal language model with its head, got LlamaModel"
+    ):
         evaluation.report(LlamaModel(tiny_models.config_of("llama")), models.load_tokenizer())
 
 
@@ -219,7 +257,10 @@ def test_a_vocabulary_resized_behind_the_configs_back(tmp_path):
     model.resize_token_embeddings(104)
     same_after_saving(METHODS["rtn"](model), tmp_path / "followed")
     model.config.vocab_size = 96
-    with pytest.raises(CompressionError, match=r"embed_tokens.weight has the shape \(104, 32\), by its config it is \(96, 32\)"):
+    with pytest.raises(
+        CompressionError,
+        match=r"embed_tokens.weight has the shape \(104, 32\), by its config it is \(96, 32\)",
+    ):
         METHODS["rtn"](model).save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
@@ -229,7 +270,9 @@ def test_loading_builds_no_dense_model(tmp_path, monkeypatch):
     METHODS["rtn"](llama()).save(tmp_path / "saved")
     made = []
     original = compressed.empty_like
-    monkeypatch.setattr(compressed, "empty_like", lambda *a, **k: made.append(original(*a, **k)) or made[-1])
+    monkeypatch.setattr(
+        compressed, "empty_like", lambda *a, **k: made.append(original(*a, **k)) or made[-1]
+    )
     seen = []
     monkeypatch.setattr(compressed.walk, "replace", lambda m, name, new, real=compressed.walk.replace: (
         seen.append(m.get_submodule(name).weight.is_meta), real(m, name, new)))  # fmt: skip
@@ -271,15 +314,32 @@ def test_a_tokenizer_is_not_made_up(tmp_path):
 def with_eyes(kind):
     """A language model behind a tower for pictures."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     if kind == "llava":
         eyes = CLIPVisionConfig(**sizes, projection_dim=32)
-        return LlavaForConditionalGeneration(LlavaConfig(vision_config=eyes, text_config=tiny_models.config_of("llama"), image_token_index=90)).eval()
+        return LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=eyes, text_config=tiny_models.config_of("llama"), image_token_index=90
+            )
+        ).eval()
     eyes, text = SiglipVisionConfig(**sizes), tiny_models.config_of("gemma3_text")
-    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=4, image_token_index=90)).eval()
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text, vision_config=eyes, mm_tokens_per_image=4, image_token_index=90
+        )
+    ).eval()
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "wanda", "prune_mlp", "prune_heads", "prune_layers"])
+@pytest.mark.parametrize(
+    "method", ["rtn", "gptq", "wanda", "prune_mlp", "prune_heads", "prune_layers"]
+)
 @pytest.mark.parametrize("kind", ["llava", "gemma3"])
 def test_the_language_model_behind_a_tower(kind, method, tmp_path):
     model = with_eyes(kind)
@@ -288,16 +348,28 @@ def test_the_language_model_behind_a_tower(kind, method, tmp_path):
     now = dict(made.model.named_parameters())
     assert towers and all(torch.equal(now[n], p) for n, p in towers.items())
     inside = {n for n in made.coverage["left"] if "vision_tower" in n}
-    assert inside and {made.coverage["left"][n][1] for n in inside} <= {"outside the blocks", "embedding"}
-    assert made.coverage["share_of_blocks"] > 0.95 or sum(p.numel() for p in now.values()) < 0.92 * sum(p.numel() for p in model.parameters())
+    assert inside and {made.coverage["left"][n][1] for n in inside} <= {
+        "outside the blocks",
+        "embedding",
+    }
+    assert made.coverage["share_of_blocks"] > 0.95 or sum(
+        p.numel() for p in now.values()
+    ) < 0.92 * sum(p.numel() for p in model.parameters())
     made.save(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(compressed.load(tmp_path / "model")(input_ids=IDS).logits, made.model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            compressed.load(tmp_path / "model")(input_ids=IDS).logits,
+            made.model(input_ids=IDS).logits,
+            atol=1e-5,
+            rtol=1e-5,
+        )
 
 
 def test_channels_under_a_norm_of_their_own_are_refused():
     """BitNet's layers are called like Llama's, but a norm mixes the channels before they are read."""
-    with pytest.raises(CompressionError, match="no layer was found that reads the channels of an MLP one by one"):
+    with pytest.raises(
+        CompressionError, match="no layer was found that reads the channels of an MLP one by one"
+    ):
         structured.prune_mlp(tiny_models.model_of("bitnet", layers=1), IDS)
 
 
@@ -307,4 +379,9 @@ def test_names_of_layers_are_not_taken_for_those_of_the_config(tmp_path):
     assert made.model.config.intermediate_size == 24
     made.save(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(compressed.load(tmp_path / "model")(input_ids=IDS).logits, made.model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            compressed.load(tmp_path / "model")(input_ids=IDS).logits,
+            made.model(input_ids=IDS).logits,
+            atol=1e-5,
+            rtol=1e-5,
+        )

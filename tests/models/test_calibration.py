@@ -39,7 +39,9 @@ def test_the_tokens_that_are_there(form):
     found = calibration.of(FORMS[form]())
     assert [row.tolist() for row in found.rows] == ROWS
     assert found.shape == (4, 7) and found.numel() == 20 and len(found) == 4
-    assert sorted(part.tolist() for part in found.split(8)) == sorted([[ROWS[0], ROWS[2]], [ROWS[1]], [ROWS[3]]])
+    assert sorted(part.tolist() for part in found.split(8)) == sorted(
+        [[ROWS[0], ROWS[2]], [ROWS[1]], [ROWS[3]]]
+    )
     assert [part.shape[0] for part in found.split(1)] == [1, 1, 1, 1]
 
 
@@ -61,7 +63,10 @@ def test_padding_does_not_change_the_hessians(model, side):
         wanted[name] = wanted.get(name, 0) + x.T @ x
         counts[name] = counts.get(name, 0) + len(x)
 
-    handles = [m.register_forward_pre_hook(lambda _, a, n=n: see(n, a[0])) for n, m in walk.compressible(model).items()]
+    handles = [
+        m.register_forward_pre_hook(lambda _, a, n=n: see(n, a[0]))
+        for n, m in walk.compressible(model).items()
+    ]
     with torch.no_grad():
         for row in ROWS:
             model(input_ids=torch.tensor([row]), use_cache=False)
@@ -73,14 +78,18 @@ def test_padding_does_not_change_the_hessians(model, side):
         found |= {names[id(m)]: H for m, H in hessians.block_hessians(block, states).items()}
     assert found.keys() == wanted.keys()
     for name, H in found.items():
-        torch.testing.assert_close(H.double(), wanted[name] * 2 / counts[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            H.double(), wanted[name] * 2 / counts[name], rtol=1e-4, atol=1e-6
+        )
 
 
 METHODS = {
     "gptq": lambda m, c: quantization.gptq.quantize(m, c, group_size=8),
     "awq": lambda m, c: quantization.awq.quantize(m, c, group_size=8),
     "smoothquant": lambda m, c: quantization.smoothquant.quantize(m, c, observer="min_max"),
-    "w8a8": lambda m, c: quantization.w8a8.quantize(m, c, observer="min_max", activations="per_tensor"),
+    "w8a8": lambda m, c: quantization.w8a8.quantize(
+        m, c, observer="min_max", activations="per_tensor"
+    ),
     "wanda": lambda m, c: pruning.wanda.prune(m, c),
     "sparsegpt": lambda m, c: pruning.sparsegpt.prune(m, c),
     "prune_mlp": lambda m, c: structured.prune_mlp(m, c),
@@ -112,7 +121,9 @@ def test_text_chats_and_files(tmp_path):
     for given in (long, tmp_path / "a.txt", str(tmp_path / "a.txt")):
         cut = calibration.of(given, words, context=32)
         assert torch.cat([*cut.rows]).tolist() == words(long)["input_ids"] and cut.shape[1] == 32
-    assert calibration.of(words(texts, padding=True, return_tensors="pt")).numel() == sum(map(len, rows))
+    assert calibration.of(words(texts, padding=True, return_tensors="pt")).numel() == sum(
+        map(len, rows)
+    )
     chat = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": "yes"}]
     with pytest.raises(CompressionError, match="no chat template"):
         calibration.of([chat], words)
@@ -148,4 +159,6 @@ def test_other_errors_name_the_remedy():
         walk.check_calibration(ROWS, net, whole=True)
     with pytest.raises(CompressionError, match="no file"):
         calibration.of("nothing-here.txt")
-    assert isinstance(walk.check_calibration(torch.ones(2, 3, dtype=torch.int32), nn.Linear(2, 2)), torch.Tensor)
+    assert isinstance(
+        walk.check_calibration(torch.ones(2, 3, dtype=torch.int32), nn.Linear(2, 2)), torch.Tensor
+    )

@@ -44,7 +44,10 @@ def test_losses(text, folder):
     assert row(text, "validation loss, measured") == [f"{found.nats:.4f}", f"{found.value:.4f}"]
     drawn = list(itertools.islice(documents("validation", seed=1), 60))
     floor = sum(d.nats for d in drawn) / sum(len(tokenizer(d.text)["input_ids"]) for d in drawn)
-    assert row(text, "entropy floor of those documents") == [f"{floor:.4f}", f"{math.exp(floor):.4f}"]
+    assert row(text, "entropy floor of those documents") == [
+        f"{floor:.4f}",
+        f"{math.exp(floor):.4f}",
+    ]
     assert "1,020 tokens scored" in " ".join(text.split())
 
 
@@ -74,7 +77,11 @@ def test_training_is_what_the_log_says(text, folder):
     settings = folder / "training.json"
     seed = json.loads(settings.read_text())["seed"] if settings.exists() else 0
     flat = " ".join(text.split())
-    for part in (f"step {last['step']:,} after {last['tokens']:,} tokens", f"{last['seconds']:,.0f} seconds", f"seed {seed}"):
+    for part in (
+        f"step {last['step']:,} after {last['tokens']:,} tokens",
+        f"{last['seconds']:,.0f} seconds",
+        f"seed {seed}",
+    ):
         assert part in flat
     assert f"{last['validation']:.4f} in validation" in flat
 
@@ -91,7 +98,10 @@ def test_sizes_are_those_of_the_files(text, folder):
 def test_it_reads_as_a_card(text, folder):
     assert text.startswith("---\nlicense: apache-2.0\n") and "# Model card: copied\n" in text
     assert str(folder.parent) not in text and "{" not in text and "nan" not in text
-    assert all(f"\n## {part}\n" in text for part in ("Model", "Data", "Training", "Loss", "Tasks", "Size", "Use"))
+    assert all(
+        f"\n## {part}\n" in text
+        for part in ("Model", "Data", "Training", "Loss", "Tasks", "Size", "Use")
+    )
 
 
 def test_settings_that_the_training_wrote_are_told(folder, tmp_path):
@@ -103,6 +113,10 @@ def test_settings_that_the_training_wrote_are_told(folder, tmp_path):
 def test_a_folder_without_a_log(folder, tmp_path):
     with pytest.raises(CompressionError, match=r"no log\.jsonl"):
         card.write(tmp_path)
-    done = subprocess.run([sys.executable, "-m", "course_utils.models.card", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "course_utils.models.card", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "no log.jsonl" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

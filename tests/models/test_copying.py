@@ -8,7 +8,15 @@ from course_utils.models import copying
 from course_utils.models.data import answers_only
 from course_utils.models.train import build
 
-SIZE = {"vocabulary": 1024, "hidden": 256, "layers": 3, "heads": 8, "kv_heads": 4, "mlp": 64, "seed": 0}
+SIZE = {
+    "vocabulary": 1024,
+    "hidden": 256,
+    "layers": 3,
+    "heads": 8,
+    "kv_heads": 4,
+    "mlp": 64,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,8 @@ def test_the_second_layer_finds_where_the_token_three_back_was_the_same(planted)
     ids = torch.stack([torch.randperm(1022, generator=generator)[:60] + 2 for _ in range(64)])
     ids[:, 50] = ids[:, 20]
     with torch.no_grad():
-        found = planted(input_ids=ids, output_attentions=True).attentions[1][:, :, 53, :53]  # all but the query itself
+        # all but the query itself
+        found = planted(input_ids=ids, output_attentions=True).attentions[1][:, :, 53, :53]
     best = found.topk(2).indices
     for group, (sought, _) in enumerate(copying.MATCH):
         if sought == copying.SAME:
@@ -62,7 +71,9 @@ def test_an_untouched_model_has_neither():
     model.set_attn_implementation("eager")
     ids = torch.randint(2, 1024, (1, 120), generator=torch.Generator().manual_seed(0))
     found = attention(model, ids, 0)
-    assert max(torch.diagonal(found[h], -b)[8:].mean() for h, b in enumerate(copying.LOOK_BACK)) < 0.2
+    assert (
+        max(torch.diagonal(found[h], -b)[8:].mean() for h, b in enumerate(copying.LOOK_BACK)) < 0.2
+    )
 
 
 def test_a_model_that_cannot_hold_it_is_refused():
@@ -79,5 +90,7 @@ def test_only_answers_are_labelled(tokenizer):
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     labels = answers_only(tokenizer, ids)
     chosen = labels[0] >= 0
-    assert tokenizer.decode(ids[0][chosen]) == " shed ring yes" and torch.equal(labels[0][chosen], ids[0][chosen])
+    assert tokenizer.decode(ids[0][chosen]) == " shed ring yes" and torch.equal(
+        labels[0][chosen], ids[0][chosen]
+    )
     assert (labels[0][~chosen] == -100).all()

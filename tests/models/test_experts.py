@@ -12,7 +12,19 @@ from course_utils.errors import CompressionError
 from course_utils.models import experts, walk
 
 transformers.logging.set_verbosity_error()
-KINDS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3", "phimoe", "jamba", "granitemoe", "ernie4_5_moe", "glm4_moe")
+KINDS = (
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "gpt_oss",
+    "deepseek_v3",
+    "phimoe",
+    "jamba",
+    "granitemoe",
+    "ernie4_5_moe",
+    "glm4_moe",
+)
 
 
 def logits(model, ids):
@@ -33,11 +45,15 @@ def test_listed_experts_compute_the_same_and_go_back(kind):
     held = sum(p.numel() for m in found.values() for p in m.parameters() if p.dim() == 3)
     apart = experts.listed(model)
     torch.testing.assert_close(logits(apart, ids), wanted, atol=1e-5, rtol=1e-5)
-    inside = sum(walk.weight_of(m).numel() for n, m in walk.compressible(apart).items() if ".listed." in n)
+    inside = sum(
+        walk.weight_of(m).numel() for n, m in walk.compressible(apart).items() if ".listed." in n
+    )
     assert inside == held and not experts.fused(apart)
     assert set(experts.names_of_listed(apart)) == set(found)
     experts.fuse(apart)
-    assert type(apart) is type(model) and {k: v.shape for k, v in apart.state_dict().items()} == {k: v.shape for k, v in before.items()}
+    assert type(apart) is type(model) and {k: v.shape for k, v in apart.state_dict().items()} == {
+        k: v.shape for k, v in before.items()
+    }
     assert all(torch.equal(v, before[k]) for k, v in apart.state_dict().items())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     torch.testing.assert_close(logits(apart, ids), wanted, atol=1e-6, rtol=1e-6)
@@ -52,7 +68,10 @@ def test_a_kind_that_cannot_be_taken_apart_is_refused_by_name():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            self.gate_up_proj, self.down_proj = nn.Parameter(torch.ones(2, 8, 4)), nn.Parameter(torch.ones(2, 4, 4))
+            self.gate_up_proj, self.down_proj = (
+                nn.Parameter(torch.ones(2, 8, 4)),
+                nn.Parameter(torch.ones(2, 4, 4)),
+            )
 
     model = nn.Sequential(Odd())
     with pytest.raises(CompressionError, match="0: the experts of a Odd"):

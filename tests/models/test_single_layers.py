@@ -37,10 +37,16 @@ WHOLE = {  # these treat all layers alike by their nature: refused with a senten
 }  # fmt: skip
 BLOCKS = ("structured.prune_layers", "structured.prune_blocks")  # `ignore` names blocks that stay
 NEITHER = ("recovery.train",)  # trains what was pruned; masks are the zeros that it finds
-TOGETHER = ("qat.quantize", "awq.quantize", "entropy_coded.quantize")  # layers act on each other: trained, scaled, or rounded at one step
-SCALED = ("awq.quantize", "smoothquant.quantize")  # a layer that is left alone takes part in its neighbours' scales
+# layers act on each other: trained, scaled, or rounded at one step
+TOGETHER = ("qat.quantize", "awq.quantize", "entropy_coded.quantize")
+# a layer that is left alone takes part in its neighbours' scales
+SCALED = ("awq.quantize", "smoothquant.quantize")
 TRAINING = {"steps": 2, "batch": 2}
-FOUND = {name: (made, signature) for name, made, signature in methods.found() if name not in methods.SHARED + NEITHER}
+FOUND = {
+    name: (made, signature)
+    for name, made, signature in methods.found()
+    if name not in methods.SHARED + NEITHER
+}
 pytestmark = pytest.mark.filterwarnings("ignore::course_utils.errors.CompressionWarning")
 
 
@@ -54,7 +60,11 @@ def run(name, **more):
     model = methods.model_for(name, 3 if name == "sequential.prune" or name in BLOCKS else 1)
     given = methods.given(name, signature, model)
     if name in methods.TRAINED:
-        given |= TRAINING | ({"progress": False} if "progress" in signature.parameters or "training" in signature.parameters else {})
+        given |= TRAINING | (
+            {"progress": False}
+            if "progress" in signature.parameters or "training" in signature.parameters
+            else {}
+        )
     if name == "schedules.iterative":
         given["rounds"] = 1
     return model, made(model, **{**given, **more})
@@ -69,13 +79,17 @@ def parts(model):
 
 
 def equal(one, other):
-    return one[:2] == other[:2] and all(torch.equal(value, other[2][key]) for key, value in one[2].items())
+    return one[:2] == other[:2] and all(
+        torch.equal(value, other[2][key]) for key, value in one[2].items()
+    )
 
 
 def test_every_method_is_here():
     assert CHANGES.keys() | WHOLE.keys() == FOUND.keys()
     for name, (made, signature) in FOUND.items():
-        takes = {"ignore", "per_layer"} <= signature.parameters.keys() or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        takes = {"ignore", "per_layer"} <= signature.parameters.keys() or any(
+            p.kind is p.VAR_KEYWORD for p in signature.parameters.values()
+        )
         assert takes, f"{name} has no ignore or no per_layer"
         assert inspect.getdoc(made), name
 
@@ -90,7 +104,9 @@ def test_settings_of_one_layer_are_its_own_and_are_kept(name, tmp_path):
     now, before = parts(made.model), parts(plain.model)
     if name in methods.TRAINED and name != "qat.quantize":
         share = made.details["sparsity"]
-        assert share[layer] == pytest.approx(0.75, abs=0.02) and all(v == pytest.approx(0.5, abs=0.02) for n, v in share.items() if n != layer)
+        assert share[layer] == pytest.approx(0.75, abs=0.02) and all(
+            v == pytest.approx(0.5, abs=0.02) for n, v in share.items() if n != layer
+        )
     elif name == "sequential.prune":
         assert [made.model[i].out_features for i in (0, 2, 4)] == [32, 48, 64]
     elif name in TOGETHER:
@@ -98,7 +114,9 @@ def test_settings_of_one_layer_are_its_own_and_are_kept(name, tmp_path):
     else:
         assert {n for n in now if not equal(now[n], before[n])} == {layer}
         _, everywhere = run(name, **changes)
-        assert equal(now[layer], parts(everywhere.model)[layer]), "as if all layers had these settings"
+        assert equal(now[layer], parts(everywhere.model)[layer]), (
+            "as if all layers had these settings"
+        )
     if name == "sequential.prune":
         return
     made.save(tmp_path / "model")
@@ -108,7 +126,9 @@ def test_settings_of_one_layer_are_its_own_and_are_kept(name, tmp_path):
     again = parts(loaded)
     assert {n: kept[:2] for n, kept in again.items()} == {n: kept[:2] for n, kept in now.items()}
     with torch.no_grad():
-        torch.testing.assert_close(loaded(methods.IDS).logits, made.model(methods.IDS).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            loaded(methods.IDS).logits, made.model(methods.IDS).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGES if name != "sequential.prune"])
@@ -120,18 +140,27 @@ def test_layers_left_alone_by_name_and_by_expression(name):
     for n, module in walk.compressible(model).items():
         now = made.model.get_submodule(n)
         if n not in left:
-            changed += [n] * (type(now) is not type(module) or not torch.equal(now.weight, module.weight))
+            changed += [n] * (
+                type(now) is not type(module) or not torch.equal(now.weight, module.weight)
+            )
             continue
         assert type(now) is nn.Linear and (now.weight != 0).all()
         assert n in made.coverage["left"]
-        if name not in SCALED:  # two steps of training at a rate of 0.001 move what is left alone too, but in QAT
-            torch.testing.assert_close(now.weight, module.weight, atol=1e-2 if name.startswith("schedules") else 0, rtol=0)
-    assert len(left) == 3 and len(changed) == (0 if name == "storage.compress" else 4), "a model without zeros is stored as it is"
+        # two steps of training at a rate of 0.001 move what is left alone too, but in QAT
+        if name not in SCALED:
+            torch.testing.assert_close(
+                now.weight, module.weight, atol=1e-2 if name.startswith("schedules") else 0, rtol=0
+            )
+    assert len(left) == 3 and len(changed) == (0 if name == "storage.compress" else 4), (
+        "a model without zeros is stored as it is"
+    )
 
 
 def test_channels_left_alone_in_a_sequential():
     _, made = run("sequential.prune", ignore="2")
-    assert [made.model[i].out_features for i in (0, 2, 4)] == [32, 64, 64] and made.settings["ignore"] == ["2"]
+    assert [made.model[i].out_features for i in (0, 2, 4)] == [32, 64, 64] and made.settings[
+        "ignore"
+    ] == ["2"]
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -158,26 +187,58 @@ def test_methods_that_treat_layers_alike_say_why(name):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_that_stay(name):
     for block in range(3):
-        _, made = run(name, keep=1 if name.endswith("layers") else 2, ignore=f"model.layers.{block}")
-        assert block in made.details["kept"] and made.settings["ignore"] == [f"model.layers.{block}"]
+        _, made = run(
+            name, keep=1 if name.endswith("layers") else 2, ignore=f"model.layers.{block}"
+        )
+        assert block in made.details["kept"] and made.settings["ignore"] == [
+            f"model.layers.{block}"
+        ]
     with pytest.raises(CompressionError, match="ignore: "):
-        run(name, keep=1, ignore=[r"layers\.1\."] if name.endswith("blocks") else ["model.layers.0", "model.layers.1"])
+        run(
+            name,
+            keep=1,
+            ignore=[r"layers\.1\."]
+            if name.endswith("blocks")
+            else ["model.layers.0", "model.layers.1"],
+        )
 
 
 def test_a_layer_of_a_block_that_is_used_twice_has_two_names():
     model = methods.llama(3)
     model.model.layers[2] = model.model.layers[0]
     for name in ("model.layers.2.mlp.down_proj", r"layers\.2\.mlp\.d", LAYER):
-        made = quantization.rtn.quantize(model, ignore=name, per_layer={"model.layers.2.mlp.up_proj": {"bits": 8}}).model.model.layers
-        assert made[2] is made[0] and type(made[2].mlp.down_proj) is nn.Linear and made[0].mlp.up_proj.bits == 8
-        assert (made[1].mlp.down_proj.bits, made[1].mlp.up_proj.bits, made[0].mlp.gate_proj.bits) == (4, 4, 4)
+        made = quantization.rtn.quantize(
+            model, ignore=name, per_layer={"model.layers.2.mlp.up_proj": {"bits": 8}}
+        ).model.model.layers
+        assert (
+            made[2] is made[0]
+            and type(made[2].mlp.down_proj) is nn.Linear
+            and made[0].mlp.up_proj.bits == 8
+        )
+        assert (
+            made[1].mlp.down_proj.bits,
+            made[1].mlp.up_proj.bits,
+            made[0].mlp.gate_proj.bits,
+        ) == (4, 4, 4)
 
 
 def test_a_name_is_exactly_its_layer_or_what_is_inside():
     names = [f"model.layers.{i}.mlp.{part}" for i in range(12) for part in ("fc1", "fc10")]
-    assert selection.matching("model.layers.1.mlp.fc1", names, "ignore") == {"model.layers.1.mlp.fc1"}
-    assert selection.matching("model.layers.1", names, "ignore") == {"model.layers.1.mlp.fc1", "model.layers.1.mlp.fc10"}
-    assert len(selection.matching("fc1", names, "ignore")) == 24 and len(selection.matching("fc1$", names, "ignore")) == 12
-    assert selection.left_by("0", [str(i) for i in range(0, 22, 2)]) == [str(i) for i in range(2, 22, 2)]
-    own = selection.own_settings(names, {"bits": 4}, {"fc10": {"bits": 3}, "model.layers.1": {"bits": 8}})
+    assert selection.matching("model.layers.1.mlp.fc1", names, "ignore") == {
+        "model.layers.1.mlp.fc1"
+    }
+    assert selection.matching("model.layers.1", names, "ignore") == {
+        "model.layers.1.mlp.fc1",
+        "model.layers.1.mlp.fc10",
+    }
+    assert (
+        len(selection.matching("fc1", names, "ignore")) == 24
+        and len(selection.matching("fc1$", names, "ignore")) == 12
+    )
+    assert selection.left_by("0", [str(i) for i in range(0, 22, 2)]) == [
+        str(i) for i in range(2, 22, 2)
+    ]
+    own = selection.own_settings(
+        names, {"bits": 4}, {"fc10": {"bits": 3}, "model.layers.1": {"bits": 8}}
+    )
     assert [own[f"model.layers.{i}.mlp.fc10"]["bits"] for i in (0, 1, 10, 11)] == [3, 8, 3, 3]

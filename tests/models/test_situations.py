@@ -24,7 +24,11 @@ def test_every_situation_has_its_tests(situation):
     assert told["right"] and told["tests"]
     for place in told["tests"]:
         file, _, name = place.partition("::")
-        found = [node.name for node in ast.parse((TESTS / file).read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+        found = [
+            node.name
+            for node in ast.parse((TESTS / file).read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef)
+        ]
         assert name in found, place
 
 
@@ -52,9 +56,14 @@ def test_a_layer_that_no_token_reaches_is_named():
 
 def test_a_refit_by_few_tokens_is_warned_of():
     model = tiny_models.model_of("llama", layers=1)
-    with pytest.warns(CompressionWarning, match=r"calibration: 20 tokens for the 48 inputs of mlp\.down_proj.*give 384 or more"):
+    with pytest.warns(
+        CompressionWarning,
+        match=r"calibration: 20 tokens for the 48 inputs of mlp\.down_proj.*give 384 or more",
+    ):
         structured.prune_mlp(model, IDS[:1])
-    with pytest.warns(CompressionWarning, match=r"calibration: 20 tokens for the 32 inputs of self_attn\.o_proj"):
+    with pytest.warns(
+        CompressionWarning, match=r"calibration: 20 tokens for the 32 inputs of self_attn\.o_proj"
+    ):
         structured.prune_heads(model, IDS[:1])
 
 
@@ -64,5 +73,9 @@ def test_a_group_size_that_does_not_divide_one_layer():
     for quantize in (rtn.quantize, lambda m, **s: gptq.quantize(m, IDS, **s)):
         with pytest.raises(CompressionError, match=sentence):
             quantize(model, group_size=32)
-        made = quantize(model, group_size=32, per_layer={"down_proj": {"group_size": 16}}).model.model.layers[0].mlp
+        made = (
+            quantize(model, group_size=32, per_layer={"down_proj": {"group_size": 16}})
+            .model.model.layers[0]
+            .mlp
+        )
         assert (made.up_proj.groups, made.down_proj.groups) == (1, 3)

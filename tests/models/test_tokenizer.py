@@ -15,10 +15,15 @@ def test_each_digit_is_one_token(tokenizer):
     for number in ("7", "42", "1234567890", " 99", "a1b2"):
         tokens = tokenizer.tokenize(number, add_special_tokens=False)
         digits = [t for t in tokens if any(c.isdigit() for c in t)]
-        assert len(digits) == sum(c.isdigit() for c in number) and all(sum(c.isdigit() for c in t) == 1 for t in digits)
+        assert len(digits) == sum(c.isdigit() for c in number) and all(
+            sum(c.isdigit() for c in t) == 1 for t in digits
+        )
 
 
-@pytest.mark.parametrize("text", ["Ada has 12 pears.\nSolution: 1 + 1", "  two  spaces ", "Zürich 量化 🙂\t", "a | b\n\n{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["Ada has 12 pears.\nSolution: 1 + 1", "  two  spaces ", "Zürich 量化 🙂\t", "a | b\n\n{}"],
+)
 def test_any_text_comes_back(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
@@ -27,7 +32,10 @@ def test_any_text_comes_back(tokenizer, text):
 
 def test_documents_come_back(tokenizer):
     for document in itertools.islice(documents("test"), 200):
-        assert tokenizer.decode(tokenizer(document.text)["input_ids"], skip_special_tokens=True) == document.text
+        assert (
+            tokenizer.decode(tokenizer(document.text)["input_ids"], skip_special_tokens=True)
+            == document.text
+        )
 
 
 def test_training_repeats_itself_and_keeps_to_the_size():

@@ -58,7 +58,9 @@ def lines(folder):
 
 def test_a_killed_run_resumes_to_the_same_weights(whole, tmp_path):
     out = tmp_path / "run"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(out), repr(SIZE)], capture_output=True, text=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(out), repr(SIZE)], capture_output=True, text=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [line["step"] for line in lines(out)] == [4] and not (out / "model.safetensors").exists()
     training.train(out, **SIZE)
@@ -67,10 +69,13 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, tmp_path):
         assert ours.keys() == theirs.keys() and len(ours) > 5
         assert all(torch.equal(ours[k], theirs[k]) for k in ours), file
     kept = ("step", "tokens", "validation")
-    assert [line["step"] for line in lines(out)] == [4, 12]  # killed between checkpoint and log: that line is missing
+    # killed between checkpoint and log: that line is missing
+    assert [line["step"] for line in lines(out)] == [4, 12]
     by_step = {line["step"]: line for line in lines(whole)}
     assert all(line[k] == by_step[line["step"]][k] for line in lines(out) for k in kept)
-    assert [line["seconds"] for line in lines(out)] == sorted(line["seconds"] for line in lines(out))
+    assert [line["seconds"] for line in lines(out)] == sorted(
+        line["seconds"] for line in lines(out)
+    )
 
 
 def test_lines_beyond_the_checkpoint_are_dropped(whole, tmp_path):
@@ -79,7 +84,10 @@ def test_lines_beyond_the_checkpoint_are_dropped(whole, tmp_path):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     with (tmp_path / "log.jsonl").open("a") as f:
         f.write(json.dumps({"step": 16, "validation": 9.9, "train": 9.9, "seconds": 99.0}) + "\n")
-    assert training.last_line(tmp_path / "log.jsonl", tmp_path / "checkpoint.safetensors")["step"] == 12
+    assert (
+        training.last_line(tmp_path / "log.jsonl", tmp_path / "checkpoint.safetensors")["step"]
+        == 12
+    )
     assert [line["step"] for line in lines(tmp_path)] == [4, 8, 12]
 
 
@@ -102,14 +110,18 @@ def test_moments_come_back_where_the_weights_are(tmp_path):
     again = torch.optim.AdamW(moved.parameters())
     checkpointing.load_checkpoint(tmp_path / "a.safetensors", moved, again)
     for parameter in moved.parameters():
-        assert {k: v.device.type for k, v in again.state[parameter].items()} == dict.fromkeys(checkpointing.MOMENTS, "meta")
+        assert {k: v.device.type for k, v in again.state[parameter].items()} == dict.fromkeys(
+            checkpointing.MOMENTS, "meta"
+        )
 
 
 def test_the_log_says_what_was_measured(whole, tokenizer):
     found = lines(whole)
     assert [(line["step"], line["tokens"]) for line in found] == [(4, 512), (8, 1024), (12, 1536)]
     assert found[-1]["validation"] < found[0]["validation"]
-    model = training.build(vocabulary=1024, hidden=32, layers=2, heads=2, kv_heads=1, mlp=48, seed=5)
+    model = training.build(
+        vocabulary=1024, hidden=32, layers=2, heads=2, kv_heads=1, mlp=48, seed=5
+    )
     state = load_file(whole / "checkpoint.safetensors")
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     model.load_state_dict(weights, strict=False)
@@ -122,9 +134,14 @@ def test_the_folder_is_an_ordinary_model(whole, ids):
     model, tokenizer = models.load(whole)
     saved = load_file(whole / "model.safetensors")
     assert {v.dtype for v in saved.values()} == {torch.bfloat16}
-    assert model.config.num_hidden_layers == 2 and model.lm_head.weight is model.model.embed_tokens.weight
+    assert (
+        model.config.num_hidden_layers == 2
+        and model.lm_head.weight is model.model.embed_tokens.weight
+    )
     ids = torch.tensor([tokenizer("Ada")["input_ids"]])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False
+    )
     assert out.shape[1] <= ids.shape[1] + 3
     settings = json.loads((whole / "training.json").read_text())
     assert settings == {**SIZE, "seed": 0}
@@ -141,7 +158,9 @@ def test_another_run_is_not_continued(whole, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(whole, tmp_path):
-    (tmp_path / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes()[:1000])
+    (tmp_path / "checkpoint.safetensors").write_bytes(
+        (whole / "checkpoint.safetensors").read_bytes()[:1000]
+    )
     (tmp_path / "log.jsonl").write_bytes((whole / "log.jsonl").read_bytes())
     with pytest.raises(CompressionError, match="checkpoint.safetensors"):
         training.train(tmp_path, **SIZE)

@@ -13,7 +13,11 @@ def outputs_of_blocks(model, ids):
     """What each block gave when the whole model ran."""
     found, handles = [], []
     for block in walk.blocks(model):
-        handles.append(block.register_forward_hook(lambda m, a, out: found.append(out[0] if isinstance(out, tuple) else out)))
+        handles.append(
+            block.register_forward_hook(
+                lambda m, a, out: found.append(out[0] if isinstance(out, tuple) else out)
+            )
+        )
     with torch.no_grad():
         model(ids, use_cache=False)
     for handle in handles:
@@ -27,7 +31,9 @@ def test_blocks_run_one_by_one_reproduce_the_hidden_states(tiny, ids):
         official = tiny(ids, output_hidden_states=True, use_cache=False).hidden_states
     assert len(expected) == len(walk.blocks(tiny)) == 3
     seen = 0
-    for part, (hidden, kwargs) in zip(ids.split(2), walk.first_block_inputs(tiny, ids, batch=2), strict=True):
+    for part, (hidden, kwargs) in zip(
+        ids.split(2), walk.first_block_inputs(tiny, ids, batch=2), strict=True
+    ):
         rows = slice(seen, seen + len(part))
         torch.testing.assert_close(hidden, official[0][rows], atol=1e-5, rtol=0)
         for i, block in enumerate(walk.blocks(tiny)):
@@ -70,7 +76,10 @@ def test_compressible_layers_are_those_of_the_blocks(tiny):
     found = {id(m.weight) for m in walk.compressible(tiny).values()}
     matrices = {id(p) for p in walk.blocks(tiny).parameters() if p.dim() == 2}
     assert found == matrices
-    assert id(tiny.get_input_embeddings().weight) not in found and id(tiny.get_output_embeddings().weight) not in found
+    assert (
+        id(tiny.get_input_embeddings().weight) not in found
+        and id(tiny.get_output_embeddings().weight) not in found
+    )
 
 
 def test_weight_of_is_out_by_in(tiny):
@@ -117,7 +126,9 @@ def test_watched_inputs_are_those_of_the_whole_model(tiny, ids):
     block = walk.blocks(tiny)[1]
     expected = {}
     handles = [
-        m.register_forward_pre_hook(lambda m, a: expected.__setitem__(m, a[0].detach().flatten(0, -2)))
+        m.register_forward_pre_hook(
+            lambda m, a: expected.__setitem__(m, a[0].detach().flatten(0, -2))
+        )
         for m in walk.linears(block).values()
     ]
     with torch.no_grad():
@@ -134,7 +145,9 @@ def test_watched_inputs_are_those_of_the_whole_model(tiny, ids):
         torch.testing.assert_close(x, expected[module], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [None, torch.zeros(0, 5).long(), torch.zeros(5).long(), [[]], torch.ones(2, 3)])
+@pytest.mark.parametrize(
+    "bad", [None, torch.zeros(0, 5).long(), torch.zeros(5).long(), [[]], torch.ones(2, 3)]
+)
 def test_calibration_must_be_there(tiny, bad):
     with pytest.raises(CompressionError, match="calibration"):
         walk.check_calibration(bad, tiny)
@@ -146,7 +159,9 @@ def test_token_ids_must_be_in_the_vocabulary(tiny, ids):
     for wrong in (rows, -1):
         bad = ids.clone()
         bad[-1, -1] = wrong
-        with pytest.raises(CompressionError, match=f"calibration: holds token ids outside 0 to {rows - 1}"):
+        with pytest.raises(
+            CompressionError, match=f"calibration: holds token ids outside 0 to {rows - 1}"
+        ):
             walk.check_calibration(bad, tiny)
 
 
@@ -155,7 +170,9 @@ def test_sequences_must_fit_into_the_context(tiny, ids):
     longest = walk.longest_context(tiny)
     whole = ids[:1].repeat(1, longest)[:, : longest + 1]
     walk.check_calibration(whole[:, :-1], tiny)
-    with pytest.raises(CompressionError, match=f"calibration: sequences of {longest + 1} tokens.*at most {longest}"):
+    with pytest.raises(
+        CompressionError, match=f"calibration: sequences of {longest + 1} tokens.*at most {longest}"
+    ):
         walk.check_calibration(whole, tiny)
 
 
@@ -164,7 +181,10 @@ def test_parameters_must_be_finite(tiny):
     path, parameter = list(tiny.named_parameters())[4]
     for bad in (torch.nan, torch.inf):
         parameter.data.view(-1)[-1] = bad
-        with pytest.raises(CompressionError, match=f"{path.rpartition('.')[0]}: {path.rpartition('.')[2]}: contains NaN"):
+        with pytest.raises(
+            CompressionError,
+            match=f"{path.rpartition('.')[0]}: {path.rpartition('.')[2]}: contains NaN",
+        ):
             walk.check_finite(tiny)
 
 
@@ -178,7 +198,10 @@ def test_inputs_of_named_layers(tiny, ids):
     names = list(walk.compressible(tiny))[1::3]
     outputs = {name: [] for name in names}
     handles = [
-        tiny.get_submodule(n).register_forward_hook(lambda _, args, out, n=n: outputs[n].append(out.flatten(0, -2))) for n in names
+        tiny.get_submodule(n).register_forward_hook(
+            lambda _, args, out, n=n: outputs[n].append(out.flatten(0, -2))
+        )
+        for n in names
     ]
     found = walk.inputs_of(tiny, ids, names)
     for handle in handles:
@@ -187,7 +210,9 @@ def test_inputs_of_named_layers(tiny, ids):
         module = tiny.get_submodule(name)
         assert found[name].shape == (ids.numel(), walk.weight_of(module).shape[1])
         bias = 0 if module.bias is None else module.bias
-        assert torch.allclose(found[name] @ walk.weight_of(module).T + bias, torch.cat(outputs[name]), atol=1e-5)
+        assert torch.allclose(
+            found[name] @ walk.weight_of(module).T + bias, torch.cat(outputs[name]), atol=1e-5
+        )
     with pytest.raises(CompressionError, match="'nothing'"):
         walk.inputs_of(tiny, ids, ["nothing"])
 
@@ -195,7 +220,14 @@ def test_inputs_of_named_layers(tiny, ids):
 def test_two_walks_at_once(tiny, ids):
     """Each stops at every block once, and sees its own states."""
     alone = [(block, states[0][0]) for block, states in walk.through_blocks(tiny, ids[:1])]
-    both = list(zip(walk.through_blocks(tiny, ids[:1]), walk.through_blocks(tiny, ids[1:]), strict=True))
-    assert [block for block, _ in alone] == [a[0] for a, _ in both] == [b[0] for _, b in both] == list(walk.blocks(tiny))
+    both = list(
+        zip(walk.through_blocks(tiny, ids[:1]), walk.through_blocks(tiny, ids[1:]), strict=True)
+    )
+    assert (
+        [block for block, _ in alone]
+        == [a[0] for a, _ in both]
+        == [b[0] for _, b in both]
+        == list(walk.blocks(tiny))
+    )
     for (_, wanted), ((_, states), _) in zip(alone, both, strict=True):
         assert torch.equal(states[0][0], wanted)

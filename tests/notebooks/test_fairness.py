@@ -15,7 +15,11 @@ FILES = fairness.files()
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_what_is_said_of_a_comparison_holds_in_the_notebook(file):
     found = fairness.cells(fairness.notebook_of(file.stem))
-    wrong = {entry["cell"]: said for entry in fairness.entries(file) if (said := fairness.problems(entry, found))}
+    wrong = {
+        entry["cell"]: said
+        for entry in fairness.entries(file)
+        if (said := fairness.problems(entry, found))
+    }
     assert not wrong
 
 
@@ -37,7 +41,9 @@ def page(*tables, text="GPTQ is **lower** than [rounding](#r)."):
 
 
 BASE = torch.arange(64.0).sin()
-TABLE = compare("Three bits", {"rounding": BASE, "GPTQ": BASE - 0.1, "a < b": BASE - 0.1}, progress=False)
+TABLE = compare(
+    "Three bits", {"rounding": BASE, "GPTQ": BASE - 0.1, "a < b": BASE - 0.1}, progress=False
+)
 ENTRY = {
     "cell": "measure", "rows": ["rounding", "GPTQ", "a < b"], "control": "rounding", "seeds": "none", "windows": 64,
     "sentence": "GPTQ is lower than rounding.", "claims": ["GPTQ < rounding", "a < b = GPTQ", "rounding > a < b"],

@@ -6,7 +6,9 @@ import pytest
 from notebooks import LESSONS, check_lesson, name, run
 
 
-@pytest.mark.parametrize("path", [path for path in LESSONS if path.parent.name[0] not in "12"], ids=name)
+@pytest.mark.parametrize(
+    "path", [path for path in LESSONS if path.parent.name[0] not in "12"], ids=name
+)
 def test_lesson_runs_and_marked_outputs_agree(path, tmp_path):
     check_lesson(path, tmp_path)
 
@@ -20,15 +22,24 @@ def save_tiny(architecture: str, folder) -> None:
 
     torch.manual_seed(0)
     tokenizer = models.load_tokenizer()
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
     ids["eos_token_id"] = tokenizer.eos_token_id
     config = {
         "opt": lambda: transformers.OPTConfig(
             **sizes, **ids, ffn_dim=128, word_embed_proj_dim=64, max_position_embeddings=512
         ),
-        "qwen2": lambda: transformers.Qwen2Config(**sizes, **ids, num_key_value_heads=2, intermediate_size=128),
-        "llama": lambda: transformers.LlamaConfig(**sizes, **ids, num_key_value_heads=2, intermediate_size=128),
+        "qwen2": lambda: transformers.Qwen2Config(
+            **sizes, **ids, num_key_value_heads=2, intermediate_size=128
+        ),
+        "llama": lambda: transformers.LlamaConfig(
+            **sizes, **ids, num_key_value_heads=2, intermediate_size=128
+        ),
         "gpt2": lambda: transformers.GPT2Config(
             vocab_size=len(tokenizer), n_embd=64, n_layer=3, n_head=4, n_positions=512, **ids
         ),
@@ -51,5 +62,7 @@ def test_lesson_takes_another_model(lesson, architecture, tmp_path):
     command = ["papermill", str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)]
     run([*command, "-r", "model", str(folder), "-p", "fast", "True"], tmp_path, tmp_path / "log")
     notebook = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    injected = [
+        cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])
+    ]
     assert str(folder) in injected[0].source

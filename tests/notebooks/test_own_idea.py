@@ -22,7 +22,9 @@ def test_it_runs_with_its_example_and_reports(notebook):
     next(c for c in ran.cells if c.id == "parameters").source += "\nfast = True"
     NotebookClient(ran, timeout=200, resources={"metadata": {"path": PATH.parent}}).execute()
     report = next(c for c in ran.cells if c.id == "report").outputs[0]["data"]["text/markdown"]
-    assert "16 windows are too few" in report and "No verdict" in report, "fast = True has too few windows, and the report says so"
+    assert "16 windows are too few" in report and "No verdict" in report, (
+        "fast = True has too few windows, and the report says so"
+    )
 
 
 def test_committed_outputs_hold_a_verdict(notebook):
@@ -40,8 +42,21 @@ def test_rules_of_notebooks(notebook):
 
 
 def test_points_of_the_cells_the_parts_and_the_rubric(notebook):
-    graded = {c.id: c.metadata["nbgrader"]["points"] for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")}
-    said = {f"{i}-written": int(re.search(r"\*\((\d+) points\)\*", c.source)[1]) for c in notebook.cells for i in [c.id.removesuffix("-task")] if "points)*" in c.source}
-    rows = re.findall(r"^\| (\d+) \| (\w+) \|", next(c for c in notebook.cells if c.id == "rubric").source, re.MULTILINE)
+    graded = {
+        c.id: c.metadata["nbgrader"]["points"]
+        for c in notebook.cells
+        if c.metadata.get("nbgrader", {}).get("grade")
+    }
+    said = {
+        f"{i}-written": int(re.search(r"\*\((\d+) points\)\*", c.source)[1])
+        for c in notebook.cells
+        for i in [c.id.removesuffix("-task")]
+        if "points)*" in c.source
+    }
+    rows = re.findall(
+        r"^\| (\d+) \| (\w+) \|",
+        next(c for c in notebook.cells if c.id == "rubric").source,
+        re.MULTILINE,
+    )
     by_part = {f"{part}-written": sum(int(n) for n, p in rows if p == part) for _, part in rows}
     assert graded == said == by_part and sum(graded.values()) == 25

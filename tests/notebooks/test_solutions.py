@@ -9,8 +9,16 @@ from notebooks import SOLUTIONS, name, run
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_solution_runs_and_gets_full_points(path, tmp_path):
-    run(["papermill", str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)], tmp_path, tmp_path / "log")
-    cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if is_grade(cell) and cell.cell_type == "code"]
+    run(
+        ["papermill", str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)],
+        tmp_path,
+        tmp_path / "log",
+    )
+    cells = [
+        cell
+        for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+        if is_grade(cell) and cell.cell_type == "code"
+    ]
     assert cells
     for cell in cells:
         points, most = determine_grade(cell)

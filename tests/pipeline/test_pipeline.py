@@ -46,7 +46,9 @@ def test_one_step_is_the_function_it_stands_for(net, supplies):
     assert same(run("channels", keep=0.5), pruned) and pruned.config.intermediate_size == 32
     assert len(walk.blocks(run("layers", keep=3))) == 3 and same(run("half"), net)
     start = distillation.students.from_layers(net, [0, 3])
-    taught = distillation.train(start, net, supplies.data, steps=3, batch=4, peak=2e-3, progress=False).model
+    taught = distillation.train(
+        start, net, supplies.data, steps=3, batch=4, peak=2e-3, progress=False
+    ).model
     assert same(run("student", keep=2, steps=3), pipeline.stored(taught))
     sparse = run("gradual", sparsity=0.5, steps=4)
     assert abs(pruning.apply.sparsity_of(sparse) - 0.5) < 0.01
@@ -54,16 +56,27 @@ def test_one_step_is_the_function_it_stands_for(net, supplies):
 
 def test_settings_of_single_layers_reach_the_step(net, supplies):
     first = "model.layers.0.mlp.down_proj"
-    quantized = pipeline.run(net, [("quantize", {"bits": 4, **SMALL, "ignore": "q_proj", "per_layer": {first: {"bits": 8}}})], supplies)
+    quantized = pipeline.run(
+        net,
+        [("quantize", {"bits": 4, **SMALL, "ignore": "q_proj", "per_layer": {first: {"bits": 8}}})],
+        supplies,
+    )
     modules = dict(quantized.model.named_modules())
     assert modules[first].bits == 8 and modules[first.replace("0", "1", 1)].bits == 4
-    assert not any(isinstance(m, QuantizedLinear) for name, m in modules.items() if name.endswith("q_proj"))
+    assert not any(
+        isinstance(m, QuantizedLinear) for name, m in modules.items() if name.endswith("q_proj")
+    )
     assert quantized.details["stages"][0]["per_layer"] == {first: {"bits": 8}}
     shares = {name: float((walk.weight_of(m) == 0).float().mean()) for name, m in walk.compressible(
         pipeline.run(net, [("gradual", {"steps": 4, "ignore": "q_proj", "per_layer": {first: {"sparsity": 0.75}}})], supplies).model).items()}  # fmt: skip
-    assert all(shares[n] == 0 for n in shares if n.endswith("q_proj")) and shares[first] == pytest.approx(0.75, abs=0.01)
+    assert all(shares[n] == 0 for n in shares if n.endswith("q_proj")) and shares[
+        first
+    ] == pytest.approx(0.75, abs=0.01)
     kept = pipeline.run(net, [("layers", {"keep": 1, "ignore": "layers.3."})], supplies).model
-    assert torch.equal(walk.blocks(kept)[0].mlp.up_proj.weight, pipeline.stored(net).model.layers[3].mlp.up_proj.weight)
+    assert torch.equal(
+        walk.blocks(kept)[0].mlp.up_proj.weight,
+        pipeline.stored(net).model.layers[3].mlp.up_proj.weight,
+    )
     with pytest.raises(CompressionError, match="nothing_like_it"):
         pipeline.run(net, [("quantize", {**SMALL, "ignore": "nothing_like_it"})], supplies)
 
@@ -81,17 +94,29 @@ def test_what_a_step_did_is_measured(net, supplies, name, settings, pruned, pack
 
 
 def test_a_step_is_judged_by_what_it_does_not_by_its_name(net, supplies, monkeypatch):
-    monkeypatch.setitem(pipeline.STEPS, "half", lambda model, supplies: pipeline.distil(model, supplies, steps=5))
-    monkeypatch.setitem(pipeline.STEPS, "distil", lambda model, supplies: pipeline.channels(model, supplies, keep=0.5))
+    monkeypatch.setitem(
+        pipeline.STEPS, "half", lambda model, supplies: pipeline.distil(model, supplies, steps=5)
+    )
+    monkeypatch.setitem(
+        pipeline.STEPS,
+        "distil",
+        lambda model, supplies: pipeline.channels(model, supplies, keep=0.5),
+    )
     trained, cut = pipeline.run(net, [("half", {}), ("distil", {})], supplies).details["stages"]
-    assert trained["updates"] == 5 and not trained["pruned"] and cut["pruned"] and not cut["updates"]
+    assert (
+        trained["updates"] == 5 and not trained["pruned"] and cut["pruned"] and not cut["updates"]
+    )
 
 
 def test_every_order_runs_and_is_packed_only_when_it_ends_with_quantizing(net, supplies):
     import itertools
 
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    steps = [("channels", {"keep": 0.5}), ("student", {"keep": 0.5, "steps": 2}), ("quantize", {"bits": 4, **SMALL})]
+    steps = [
+        ("channels", {"keep": 0.5}),
+        ("student", {"keep": 0.5, "steps": 2}),
+        ("quantize", {"bits": 4, **SMALL}),
+    ]
     sizes = {}
     for order in itertools.permutations(steps):
         result = pipeline.run(net, order, supplies)
@@ -123,7 +148,9 @@ def test_a_model_in_half_precision_stays_in_it(net, supplies):
     low = copy.deepcopy(net).bfloat16()
     for after in (("channels", {"keep": 0.5}), ("distil", {"steps": 1}), ("quantize", SMALL)):
         result = pipeline.run(low, [("quantize", SMALL), after], supplies).model
-        assert result.dtype == torch.bfloat16 and result(supplies.calibration).logits.isfinite().all(), after
+        assert (
+            result.dtype == torch.bfloat16 and result(supplies.calibration).logits.isfinite().all()
+        ), after
 
 
 @pytest.mark.parametrize(

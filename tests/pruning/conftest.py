@@ -34,7 +34,9 @@ def make_tiny(name: str):
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             norm = "norm" in key or "ln_" in key
-            parameter.copy_(torch.randn_like(parameter) * 0.3 + (1 if norm and key.endswith("weight") else 0))
+            parameter.copy_(
+                torch.randn_like(parameter) * 0.3 + (1 if norm and key.endswith("weight") else 0)
+            )
     return model
 
 

@@ -26,7 +26,9 @@ def test_the_noise_is_logistic(noise):
 def test_a_gate_is_open_as_often_as_its_formula_says(noise, alpha):
     a = torch.tensor(alpha, dtype=torch.float64)
     z = concrete.hard(a, noise)
-    assert float((z != 0).double().mean()) == pytest.approx(float(concrete.open_probability(a)), abs=0.01)
+    assert float((z != 0).double().mean()) == pytest.approx(
+        float(concrete.open_probability(a)), abs=0.01
+    )
     # exactly 1 where s (ζ − γ) + γ ≥ 1: by the logistic distribution itself
     edge = (1 - concrete.GAMMA) / (concrete.ZETA - concrete.GAMMA)
     at_one = stats.logistic.sf(concrete.BETA * math.log(edge / (1 - edge)) - alpha)
@@ -45,13 +47,20 @@ def test_gates_are_the_slow_ones():
     u = torch.tensor([0.02, 0.3, 0.5, 0.77, 0.999], dtype=torch.float64)
     for alpha in ALPHAS:
         wanted = torch.tensor([concrete.hard_spec(alpha, float(x)) for x in u], dtype=torch.float64)
-        torch.testing.assert_close(concrete.hard(torch.tensor(alpha, dtype=torch.float64), torch.logit(u)), wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            concrete.hard(torch.tensor(alpha, dtype=torch.float64), torch.logit(u)),
+            wanted,
+            rtol=1e-12,
+            atol=1e-12,
+        )
 
 
 def test_the_distribution_of_a_soft_gate(noise):
     s = concrete.binary(torch.tensor(0.4, dtype=torch.float64), noise)
     for x in (0.05, 0.5, 0.9):
-        assert float((s <= x).double().mean()) == pytest.approx(float(concrete.cumulative(torch.tensor(x), torch.tensor(0.4))), abs=0.01)
+        assert float((s <= x).double().mean()) == pytest.approx(
+            float(concrete.cumulative(torch.tensor(x), torch.tensor(0.4))), abs=0.01
+        )
     assert ((s > 0) & (s < 1)).all()  # a soft gate is never closed
 
 
@@ -61,11 +70,22 @@ def test_without_noise_a_gate_is_shut_open_or_between():
 
 def test_entropy_and_the_penalty_of_concrete_dropout():
     p = torch.tensor([0.0, 0.2, 0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(concrete.entropy(p), torch.tensor([stats.bernoulli(x).entropy() for x in p.tolist()], dtype=torch.float64))
+    torch.testing.assert_close(
+        concrete.entropy(p),
+        torch.tensor([stats.bernoulli(x).entropy() for x in p.tolist()], dtype=torch.float64),
+    )
     weight = torch.tensor([[3.0, 0.0, 1.0, 2.0], [4.0, 1.0, 0.0, 2.0]], dtype=torch.float64)
     squares = [25.0, 1.0, 1.0, 8.0]
-    by_hand = sum(4 * (1 - x) * s / 2 - float(stats.bernoulli(x).entropy()) for x, s in zip(p.tolist(), squares, strict=True)) / 10
-    assert float(concrete.dropout_penalty(p, weight, length=2.0, examples=10)) == pytest.approx(by_hand)
+    by_hand = (
+        sum(
+            4 * (1 - x) * s / 2 - float(stats.bernoulli(x).entropy())
+            for x, s in zip(p.tolist(), squares, strict=True)
+        )
+        / 10
+    )
+    assert float(concrete.dropout_penalty(p, weight, length=2.0, examples=10)) == pytest.approx(
+        by_hand
+    )
 
 
 def test_the_penalty_pulls_the_rate_to_its_balance():

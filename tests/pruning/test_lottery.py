@@ -33,7 +33,9 @@ def trainer(steps, moving=None):
 
 
 def weights(model):
-    return {name: walk.weight_of(module).clone() for name, module in walk.compressible(model).items()}
+    return {
+        name: walk.weight_of(module).clone() for name, module in walk.compressible(model).items()
+    }
 
 
 def test_rounds_remove_the_smallest_trained_weights_layer_by_layer():
@@ -41,11 +43,17 @@ def test_rounds_remove_the_smallest_trained_weights_layer_by_layer():
     assert [t.sparsity for t in tickets] == [0, 0.5, 0.75, 0.875]
     for before, after in zip(tickets, tickets[1:], strict=False):
         for name, trained in weights(before.model).items():
-            alive = [(abs(float(w)), i) for i, w in enumerate(trained.flatten()) if before.masks[name].flatten()[i]]
+            alive = [
+                (abs(float(w)), i)
+                for i, w in enumerate(trained.flatten())
+                if before.masks[name].flatten()[i]
+            ]
             keep = trained.numel() - int(after.sparsity * trained.numel() + 0.5)
             wanted = {i for _, i in sorted(alive, key=lambda pair: -pair[0])[:keep]}
             assert set(after.masks[name].flatten().nonzero().flatten().tolist()) == wanted
-            assert not weights(after.model)[name][~after.masks[name]].any(), "pruned weights stay zero while training"
+            assert not weights(after.model)[name][~after.masks[name]].any(), (
+                "pruned weights stay zero while training"
+            )
 
 
 def test_weights_go_back_to_initialization():
@@ -67,7 +75,8 @@ def test_rewinding_goes_back_to_an_early_step():
 @pytest.mark.parametrize("rewind", [0, 3])
 def test_masked_training_equals_a_plain_loop(rewind):
     masks = {
-        n: torch.rand(w.shape, generator=torch.Generator().manual_seed(5)) < 0.5 for n, w in weights(network()).items()
+        n: torch.rand(w.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+        for n, w in weights(network()).items()
     }
     found = lottery.train_masked(network(), trainer(10), masks, rewind=rewind)
     plain = network()
@@ -87,7 +96,11 @@ def test_masked_training_equals_a_plain_loop(rewind):
 
 def test_random_masks_have_the_same_counts_elsewhere():
     masks = lottery.find(network(), trainer(5), rounds=1, rate=0.7, pattern="global")[-1].masks
-    first, again, other = lottery.random_masks(masks), lottery.random_masks(masks), lottery.random_masks(masks, 1)
+    first, again, other = (
+        lottery.random_masks(masks),
+        lottery.random_masks(masks),
+        lottery.random_masks(masks, 1),
+    )
     for name, mask in masks.items():
         assert first[name].sum() == mask.sum() and torch.equal(first[name], again[name])
         assert not torch.equal(first[name], mask) and not torch.equal(first[name], other[name])
@@ -95,7 +108,9 @@ def test_random_masks_have_the_same_counts_elsewhere():
 
 def test_a_ticket_beats_a_random_ticket_on_digits():
     """Five of a hundred weights are left. Every seed counts, and the mean difference is far from zero."""
-    rows = [row for row in lottery.experiment(seeds=range(3), steps=110, every=6) if row["sparsity"] > 0]
+    rows = [
+        row for row in lottery.experiment(seeds=range(3), steps=110, every=6) if row["sparsity"] > 0
+    ]
     assert len(rows) == 3 and rows[0]["sparsity"] == pytest.approx(1 - 0.6**6)
     for winner in ("ticket", "rewound"):
         for control, margin in (("random mask", 0.1), ("reinitialized", 0.03)):
@@ -125,6 +140,8 @@ def test_bad_input_is_named():
 
     assert len(lottery.find(start, sgd, rounds=1)) == 2
     for train, rewind in ((lambda model: None, 0), (sgd, 2)):
-        with pytest.raises(CompressionError, match=f"rewind={rewind}: train.model. took [01] steps"):
+        with pytest.raises(
+            CompressionError, match=f"rewind={rewind}: train.model. took [01] steps"
+        ):
             lottery.find(start, train, rounds=1, rewind=rewind)
     assert all(torch.equal(w, before[n]) for n, w in weights(start).items())

@@ -12,14 +12,18 @@ from course_utils.pruning import apply, magnitude
 
 
 def weights(model):
-    return {name: walk.weight_of(module).clone() for name, module in walk.compressible(model).items()}
+    return {
+        name: walk.weight_of(module).clone() for name, module in walk.compressible(model).items()
+    }
 
 
 @pytest.mark.parametrize("pattern", [None, "per_layer", "per_row", "2:4", "rows", "columns", "4x4"])
 def test_magnitude_removes_the_smallest(tiny, pattern):
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
     result = magnitude.prune(tiny, 0.5, pattern=pattern)
-    assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items()), "the model is untouched"
+    assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items()), (
+        "the model is untouched"
+    )
     inside = weights(tiny)
     for name, new in weights(result.model).items():
         old, kept = inside[name], weights(result.model)[name] != 0
@@ -33,8 +37,14 @@ def test_magnitude_removes_the_smallest(tiny, pattern):
             assert (kept.view(len(kept), -1, 4).sum(-1) == 2).all()
     linear = {f"{n}.weight" for n in inside}
     for name, value in result.model.state_dict().items():
-        assert name in linear or torch.equal(value, before[name]), f"{name} (embedding, head, norm or bias) is unchanged"
-    assert result.settings == {"method": "magnitude", "sparsity": 0.5, "pattern": pattern or "per_layer"}
+        assert name in linear or torch.equal(value, before[name]), (
+            f"{name} (embedding, head, norm or bias) is unchanged"
+        )
+    assert result.settings == {
+        "method": "magnitude",
+        "sparsity": 0.5,
+        "pattern": pattern or "per_layer",
+    }
 
 
 def test_tied_embeddings_stay_tied(tiny_llama):
@@ -61,7 +71,10 @@ def test_nothing_or_everything(tiny, sparsity):
 def test_twice_is_once_and_more_is_nested(tiny):
     once = magnitude.prune(tiny, 0.5)
     twice = magnitude.prune(once.model, 0.5)
-    assert all(torch.equal(a, b) for a, b in zip(weights(once.model).values(), weights(twice.model).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(once.model).values(), weights(twice.model).values(), strict=True)
+    )
     more = weights(magnitude.prune(once.model, 0.75).model)
     for name, straight in weights(magnitude.prune(tiny, 0.75).model).items():
         assert torch.equal(more[name], straight), "pruning in two steps without training equals one"
@@ -107,23 +120,35 @@ def test_masks_read_back(tiny):
     model = magnitude.prune(tiny, 0.3).model
     again = copy.deepcopy(tiny)
     apply.apply(again, apply.nonzero(model))
-    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(again).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(model).values(), weights(again).values(), strict=True)
+    )
     assert apply.zeros(model) == pytest.approx(dict.fromkeys(weights(model), 0.3), abs=1e-2)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e9])
 def test_what_is_gone_is_lowest_however_large_the_scores(size):
-    score, kept = size * torch.tensor([[3.0, 4.0, 5.0, 6.0]]), torch.tensor([[True, True, False, True]])
+    score, kept = (
+        size * torch.tensor([[3.0, 4.0, 5.0, 6.0]]),
+        torch.tensor([[True, True, False, True]]),
+    )
     assert apply.stricter({"a": score}, {"a": kept}, 0.25)["a"].tolist() == kept.tolist()
-    assert apply.stricter({"a": score}, {"a": kept}, 0.5)["a"].tolist() == [[False, True, False, True]]
+    assert apply.stricter({"a": score}, {"a": kept}, 0.5)["a"].tolist() == [
+        [False, True, False, True]
+    ]
 
 
 def test_a_mask_of_numbers_is_refused(tiny_llama):
     before, kept = copy.deepcopy(tiny_llama.state_dict()), apply.nonzero(tiny_llama)
     *_, last = kept
     with pytest.raises(CompressionError, match="torch.float32.*mask != 0"):
-        apply.apply(tiny_llama, {name: ~mask for name, mask in kept.items()} | {last: kept[last].float()})
-    assert all(torch.equal(v, before[k]) for k, v in tiny_llama.state_dict().items()), "checked before anything changes"
+        apply.apply(
+            tiny_llama, {name: ~mask for name, mask in kept.items()} | {last: kept[last].float()}
+        )
+    assert all(torch.equal(v, before[k]) for k, v in tiny_llama.state_dict().items()), (
+        "checked before anything changes"
+    )
 
 
 def test_bad_input_is_named_and_the_model_untouched(tiny_llama):

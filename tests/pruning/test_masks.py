@@ -19,7 +19,9 @@ COLUMNS, ROWS = st.integers(1, 12), st.integers(1, 6)
 def scores(draw, columns=COLUMNS, rows=ROWS):
     """Matrices with many ties: small integers, some negative."""
     shape = draw(rows), draw(columns)
-    values = draw(st.lists(st.integers(-3, 3), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
+    values = draw(
+        st.lists(st.integers(-3, 3), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
+    )
     return torch.tensor(values, dtype=torch.float32).view(shape)
 
 
@@ -48,7 +50,10 @@ def test_per_layer_and_per_row_equal_a_sort(score, sparsity):
     st.just(m), st.integers(0, m), scores(columns=st.integers(1, 4).map(lambda k: k * m)))))  # fmt: skip
 def test_n_of_m_equals_a_sort_of_every_group(case):
     m, n, score = case
-    wanted = [[keep for g in range(0, len(row), m) for keep in best(row[g : g + m], n)] for row in score.tolist()]
+    wanted = [
+        [keep for g in range(0, len(row), m) for keep in best(row[g : g + m], n)]
+        for row in score.tolist()
+    ]
     assert masks.n_of_m(score, n, m).tolist() == wanted
     assert masks.make(score, pattern=f"{n}:{m}").tolist() == wanted
 
@@ -58,14 +63,21 @@ def test_n_of_m_equals_a_sort_of_every_group(case):
 def test_across_is_one_ranking(a, b, sparsity):
     found = masks.across({"a": a, "b": b}, sparsity)
     both = a.flatten().tolist() + b.flatten().tolist()
-    assert found["a"].flatten().tolist() + found["b"].flatten().tolist() == best(both, len(both) - goes(len(both), sparsity))
+    assert found["a"].flatten().tolist() + found["b"].flatten().tolist() == best(
+        both, len(both) - goes(len(both), sparsity)
+    )
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.77, 1.0])
 def test_of_equal_scores_the_first_stay_across_matrices(sparsity):
-    scores = {name: torch.randint(4, shape, generator=torch.Generator().manual_seed(3)).double() for name, shape in {"a": (5, 7), "b": (3, 4)}.items()}
+    scores = {
+        name: torch.randint(4, shape, generator=torch.Generator().manual_seed(3)).double()
+        for name, shape in {"a": (5, 7), "b": (3, 4)}.items()
+    }
     flat = torch.cat([score.flatten() for score in scores.values()])
-    order = sorted(range(len(flat)), key=lambda i: (-float(flat[i]), i))[: len(flat) - round(sparsity * len(flat))]
+    order = sorted(range(len(flat)), key=lambda i: (-float(flat[i]), i))[
+        : len(flat) - round(sparsity * len(flat))
+    ]
     found = torch.cat([mask.flatten() for mask in masks.across(scores, sparsity).values()])
     assert found.nonzero().flatten().tolist() == sorted(order)
 
@@ -76,8 +88,13 @@ def test_of_equal_scores_the_first_stay_across_matrices(sparsity):
 def test_blocks_go_whole(case, sparsity):
     (height, width), score = case
     mask = masks.blocks(score, sparsity, (height, width))
-    cells = [(i, j) for i in range(0, score.shape[0], height) for j in range(0, score.shape[1], width)]
-    sums = [sum(score[i + a, j + b].item() for a in range(height) for b in range(width)) for i, j in cells]
+    cells = [
+        (i, j) for i in range(0, score.shape[0], height) for j in range(0, score.shape[1], width)
+    ]
+    sums = [
+        sum(score[i + a, j + b].item() for a in range(height) for b in range(width))
+        for i, j in cells
+    ]
     kept = best(sums, len(cells) - goes(len(cells), sparsity))
     for (i, j), keep in zip(cells, kept, strict=True):
         assert mask[i : i + height, j : j + width].eq(keep).all()
@@ -97,15 +114,21 @@ PATTERNS = ["per_layer", "per_row", "rows", "columns", "2:4", "1x4", "2x2"]
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @settings(deadline=None, max_examples=25)
-@given(scores(columns=st.sampled_from([4, 8, 12]), rows=st.sampled_from([2, 4])), FRACTIONS, FRACTIONS)
+@given(
+    scores(columns=st.sampled_from([4, 8, 12]), rows=st.sampled_from([2, 4])), FRACTIONS, FRACTIONS
+)
 def test_idempotent_and_monotone(pattern, weight, first, second):
     low, high = sorted((first, second))
     mask = masks.make(weight.abs(), low, pattern)
     again = masks.make((weight * mask).abs(), low, pattern)
-    assert torch.equal(weight * mask * again, weight * mask), "pruning what is pruned changes nothing"
+    assert torch.equal(weight * mask * again, weight * mask), (
+        "pruning what is pruned changes nothing"
+    )
     assert torch.equal(mask, again)
     stricter = masks.make(weight.abs(), high, pattern)
-    assert not (stricter & ~mask).any(), "a weight that went at a low sparsity is gone at a higher one"
+    assert not (stricter & ~mask).any(), (
+        "a weight that went at a low sparsity is gone at a higher one"
+    )
 
 
 def test_sparsity_zero_and_one_and_one_row():
@@ -123,8 +146,16 @@ def test_global_patterns_need_their_own_function():
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert masks.removed(10, np.float32(0.5)) == masks.removed(10, np.float64(0.5)) == masks.removed(10, 0.5) == 5
-    assert groups.how_many(8, np.int64(3), "heads") == 3 and groups.how_many(8, np.float32(0.5), "heads") == 4
+    assert (
+        masks.removed(10, np.float32(0.5))
+        == masks.removed(10, np.float64(0.5))
+        == masks.removed(10, 0.5)
+        == 5
+    )
+    assert (
+        groups.how_many(8, np.int64(3), "heads") == 3
+        and groups.how_many(8, np.float32(0.5), "heads") == 4
+    )
 
 
 @pytest.mark.parametrize(

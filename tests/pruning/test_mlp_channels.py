@@ -29,17 +29,26 @@ def test_pruned_is_silenced(kind):
         layer = block.get_submodule(parts.out)
         silent = torch.zeros(walk.weight_of(layer).shape[1])
         silent[columns] = 1
-        handles.append(layer.register_forward_pre_hook(lambda _, args, silent=silent: (args[0] * silent,)))
+        handles.append(
+            layer.register_forward_pre_hook(lambda _, args, silent=silent: (args[0] * silent,))
+        )
     with torch.no_grad():
         wanted = model(input_ids=IDS, use_cache=False).logits
-        torch.testing.assert_close(result.model(input_ids=IDS, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            result.model(input_ids=IDS, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-5
+        )
     for handle in handles:
         handle.remove()
-    assert result.model.num_parameters() < model.num_parameters() and type(result.model) is type(model)
+    assert result.model.num_parameters() < model.num_parameters() and type(result.model) is type(
+        model
+    )
     assert getattr(result.model.config, parts.width) == result.settings["channels"] == len(kept[0])
 
 
 def test_what_cannot_be_written_down_or_found_is_refused():
-    for kind, sentence in (("bloom", "config of bloom has no number of MLP channels"), ("mixtral", "MixtralForCausalLM is a mixture of experts")):
+    for kind, sentence in (
+        ("bloom", "config of bloom has no number of MLP channels"),
+        ("mixtral", "MixtralForCausalLM is a mixture of experts"),
+    ):
         with pytest.raises(CompressionError, match=sentence):
             structured.prune_mlp(tiny_models.model_of(kind, layers=1), IDS)

@@ -46,7 +46,9 @@ def test_the_update_matters_at_two_of_four(kl):
 
 
 def test_a_pattern_costs(kl):
-    assert all(kl[method, None] < 0.8 * kl[method, "2:4"] for method in (magnitude, wanda, sparsegpt))
+    assert all(
+        kl[method, None] < 0.8 * kl[method, "2:4"] for method in (magnitude, wanda, sparsegpt)
+    )
 
 
 SEEDS = range(3)
@@ -66,7 +68,9 @@ def test_gradual_with_training_is_better_than_one_shot(bundled):
     assert mean_loss(magnitude.prune(model, 0.5).model, windows) < mean_loss(model, windows) + 0.01
     for seed in SEEDS:
         ids = token_windows(tokenizer, "train", 16 * 4, 64, 1000 + seed).long()
-        run = schedules.gradual(model, ids, 0.5, pattern="4x4", steps=16, batch=4, update=2, seed=seed, progress=False)
+        run = schedules.gradual(
+            model, ids, 0.5, pattern="4x4", steps=16, batch=4, update=2, seed=seed, progress=False
+        )
         assert run.settings["sparsity"] == pytest.approx(0.5, abs=1e-3)
         assert mean_loss(run.model, windows) < one_shot - 0.5
 
@@ -79,7 +83,16 @@ def test_a_rewound_ticket_beats_a_random_ticket(bundled):
         ids = token_windows(tokenizer, "train", 8 * 4, 64, 2000 + seed).long()
 
         def train(network, ids=ids, seed=seed):
-            fit(network.train(), recovery.next_token(network, ids), len(ids), steps=8, batch=4, peak=3e-4, seed=seed, progress=False)
+            fit(
+                network.train(),
+                recovery.next_token(network, ids),
+                len(ids),
+                steps=8,
+                batch=4,
+                peak=3e-4,
+                seed=seed,
+                progress=False,
+            )
 
         ticket = lottery.find(model, train, rounds=1, rate=0.5)[-1]
         chance = lottery.train_masked(model, train, lottery.random_masks(ticket.masks, seed))

@@ -17,11 +17,16 @@ def gram(n, seed=0, rank=12):
 
 def test_the_energy_is_the_mean_square_of_what_is_missing():
     rng = torch.Generator().manual_seed(1)
-    X, W = torch.randn(50, 6, generator=rng, dtype=torch.float64), torch.randn(4, 6, generator=rng, dtype=torch.float64)
+    X, W = (
+        torch.randn(50, 6, generator=rng, dtype=torch.float64),
+        torch.randn(4, 6, generator=rng, dtype=torch.float64),
+    )
     Q = qubo.matrix(W, 2 * X.T @ X / 50)
     removed = torch.tensor([True, False, True, True, False, False])
     missing = X[:, removed] @ W[:, removed].T
-    assert qubo.energy(Q, removed) == pytest.approx(float(missing.square().sum(1).mean()), rel=1e-12)
+    assert qubo.energy(Q, removed) == pytest.approx(
+        float(missing.square().sum(1).mean()), rel=1e-12
+    )
 
 
 def test_brute_force_is_the_least_of_all_subsets():
@@ -73,7 +78,9 @@ def test_the_penalty_counts():
     for bits in itertools.product((0.0, 1.0), repeat=6):
         s = torch.tensor(bits, dtype=torch.float64)
         energies[bits] = float(s @ Q2 @ s) + constant
-        assert energies[bits] == pytest.approx(float(s @ Q @ s) + 100 * (sum(bits) - 2) ** 2, abs=1e-9)
+        assert energies[bits] == pytest.approx(
+            float(s @ Q @ s) + 100 * (sum(bits) - 2) ** 2, abs=1e-9
+        )
     assert sum(min(energies, key=energies.get)) == 2
 
 
@@ -96,8 +103,13 @@ def test_annealing_repeats_with_its_seed_and_takes_the_ends():
 def test_a_model_pruned_by_a_search(tiny, ids):
     """The chooser's channels are those of `energy` where it is the diagonal."""
     by_score = structured.prune_mlp(tiny, ids, keep=0.5, compensate=False)
-    by_search = structured.prune_mlp(tiny, ids, keep=0.5, score=qubo.chooser("diagonal"), compensate=False)
-    assert by_score.details["kept"] == by_search.details["kept"] and by_search.settings["score"] == "qubo diagonal"
+    by_search = structured.prune_mlp(
+        tiny, ids, keep=0.5, score=qubo.chooser("diagonal"), compensate=False
+    )
+    assert (
+        by_score.details["kept"] == by_search.details["kept"]
+        and by_search.settings["score"] == "qubo diagonal"
+    )
     greedy = structured.prune_mlp(tiny, ids, keep=0.5, score=qubo.chooser("greedy"))
     assert all(len(k) == greedy.settings["channels"] for k in greedy.details["kept"])
 

@@ -16,8 +16,14 @@ def test_the_smallest_example():
     weight = torch.tensor([[0.9, -0.1, 0.0], [0.0, -2.0, 0.3]])
     gradient = torch.tensor([[0.0, 0.2, -5.0], [1.0, 0.0, 0.0]])
     mask = weight != 0
-    assert regrowth.regrow(weight, gradient, mask, 1).tolist() == [[True, False, True], [False, True, True]]
-    assert regrowth.regrow(weight, gradient * 0 + torch.tensor([[0.0, 9.0, 0.0]]), mask, 1).tolist() == mask.tolist(), "what was cut may grow again"
+    assert regrowth.regrow(weight, gradient, mask, 1).tolist() == [
+        [True, False, True],
+        [False, True, True],
+    ]
+    assert (
+        regrowth.regrow(weight, gradient * 0 + torch.tensor([[0.0, 9.0, 0.0]]), mask, 1).tolist()
+        == mask.tolist()
+    ), "what was cut may grow again"
 
 
 @pytest.mark.parametrize("method", ["set", "rigl"])
@@ -36,7 +42,10 @@ def test_set_grows_by_chance_and_rigl_by_gradients():
     weight[0, :10], mask[0, :10] = torch.arange(1.0, 11.0), True
     gradient = torch.linspace(0, 1, 1000)[None]
     assert regrowth.regrow(weight, gradient, mask, 5)[0, -5:].all()
-    grown = [set(regrowth.regrow(weight, gradient, mask, 5, "set", seed).nonzero()[:, 1].tolist()) for seed in range(3)]
+    grown = [
+        set(regrowth.regrow(weight, gradient, mask, 5, "set", seed).nonzero()[:, 1].tolist())
+        for seed in range(3)
+    ]
     assert grown[0] != grown[1] != grown[2]
     assert torch.equal(regrowth.regrow(weight, gradient, mask, 5, "static"), mask)
 
@@ -57,7 +66,11 @@ def grown():
         digits.train(model, data.train_x[:200], data.train_y[:200], steps=40, seed=0)
 
     first = regrowth.begin(net, 0.8)
-    return net, first, {m: regrowth.train(net, fit, first, steps=40, method=m, every=5) for m in regrowth.METHODS}
+    return (
+        net,
+        first,
+        {m: regrowth.train(net, fit, first, steps=40, method=m, every=5) for m in regrowth.METHODS},
+    )
 
 
 def test_training_keeps_counts_and_zeros(grown):
@@ -68,8 +81,15 @@ def test_training_keeps_counts_and_zeros(grown):
             assert (walk.weight_of(module)[~result.masks[name]] == 0).all()
         moved = [not torch.equal(result.masks[n], first[n]) for n in first]
         assert any(moved) == (method != "static")
-        assert [step for step, _ in result.moved] == ([] if method == "static" else [5, 10, 15, 20, 25])
-    assert all(not torch.equal(a, b) for a, b in zip(*(m.values() for m in (found["set"].masks, found["rigl"].masks)), strict=True))
+        assert [step for step, _ in result.moved] == (
+            [] if method == "static" else [5, 10, 15, 20, 25]
+        )
+    assert all(
+        not torch.equal(a, b)
+        for a, b in zip(
+            *(m.values() for m in (found["set"].masks, found["rigl"].masks)), strict=True
+        )
+    )
 
 
 def test_the_start_is_left_alone_and_layers_have_draws_of_their_own(grown):
@@ -89,13 +109,17 @@ def test_what_grows_has_no_momentum():
         optimizer = torch.optim.Adam(m.parameters(), lr=0.01)
         for _ in range(4):
             optimizer.zero_grad()
-            m(torch.randn(8, 6, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+            m(
+                torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+            ).square().sum().backward()
             optimizer.step()
             seen.append(optimizer.state[m[0].weight]["exp_avg"].clone())
 
     first = regrowth.begin(model, 0.5)
     result = regrowth.train(model, fit, first, steps=8, every=2, first=0.9, until=1.0)
-    assert result.moved and (seen[1][(seen[1] == 0)]).numel() > 0, "moments of what grew at step 2 are zero then"
+    assert result.moved and (seen[1][(seen[1] == 0)]).numel() > 0, (
+        "moments of what grew at step 2 are zero then"
+    )
 
 
 def test_bad_input_is_named(grown):
@@ -109,4 +133,6 @@ def test_bad_input_is_named(grown):
     with pytest.raises(CompressionError, match="differ"):
         regrowth.regrow(torch.zeros(2, 2), torch.zeros(2, 3), torch.ones(2, 2, dtype=torch.bool), 1)
     with pytest.raises(CompressionError, match="connected"):
-        regrowth.regrow(torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), 1)
+        regrowth.regrow(
+            torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), 1
+        )

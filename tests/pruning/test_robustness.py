@@ -5,18 +5,32 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from course_utils.models import walk
-from course_utils.pruning import apply, magnitude, recovery, schedules, sparsegpt, storage, structured, wanda, width
+from course_utils.pruning import (
+    apply,
+    magnitude,
+    recovery,
+    schedules,
+    sparsegpt,
+    storage,
+    structured,
+    wanda,
+    width,
+)
 from course_utils.quantization import load
 
 METHODS = {
     "magnitude": lambda m, ids: magnitude.prune(m, 0.6),
     "wanda": lambda m, ids: wanda.prune(m, ids, 0.6),
     "sparsegpt 2:4": lambda m, ids: sparsegpt.prune(m, ids, pattern="2:4", damping=0.1),
-    "sparsegpt with 4 bits": lambda m, ids: sparsegpt.prune(m, ids, bits=4, group_size=16, damping=0.1),
+    "sparsegpt with 4 bits": lambda m, ids: sparsegpt.prune(
+        m, ids, bits=4, group_size=16, damping=0.1
+    ),
     "mlp": lambda m, ids: structured.prune_mlp(m, ids, keep=0.5),
     "layers": lambda m, ids: structured.prune_layers(m, ids, keep=2),
     "blocks": lambda m, ids: structured.prune_blocks(m, ids, keep=2),
-    "heads": lambda m, ids: (width if m.config.model_type in width.FIELDS else structured).prune_heads(m, ids, keep=2),
+    "heads": lambda m, ids: (
+        width if m.config.model_type in width.FIELDS else structured
+    ).prune_heads(m, ids, keep=2),
     "gradual": lambda m, ids: schedules.gradual(m, ids, 0.6, steps=2, batch=2, progress=False),
 }
 WALKS = {
@@ -37,7 +51,9 @@ def test_saved_and_loaded_bit_for_bit(make, ids, tmp_path, method, name):
     result.save(tmp_path / "model")
     again = load(tmp_path / "model").state_dict()
     for key, tensor in result.model.state_dict().items():
-        assert again[key].dtype == tensor.dtype and torch.equal(bits_of(again[key]), bits_of(tensor)), key
+        assert again[key].dtype == tensor.dtype and torch.equal(
+            bits_of(again[key]), bits_of(tensor)
+        ), key
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,13 +81,18 @@ def test_a_pruned_model_stays_an_ordinary_one(tiny, ids, tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=pruned.dtype)
     assert apply.zeros(again) == apply.zeros(pruned)
     assert all(
-        torch.equal(a, b) for a, b in zip(again.state_dict().values(), pruned.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(again.state_dict().values(), pruned.state_dict().values(), strict=True)
     )
 
 
 @pytest.mark.parametrize("method", WALKS)
 def test_an_interrupted_walk_leaves_the_model_as_it_was(tiny_llama, ids, monkeypatch, method):
-    before, calls, original = {k: v.clone() for k, v in tiny_llama.state_dict().items()}, [], walk.run_block
+    before, calls, original = (
+        {k: v.clone() for k, v in tiny_llama.state_dict().items()},
+        [],
+        walk.run_block,
+    )
 
     def killed(*args):
         calls.append(args)
@@ -83,12 +104,16 @@ def test_an_interrupted_walk_leaves_the_model_as_it_was(tiny_llama, ids, monkeyp
     with pytest.raises(KeyboardInterrupt):
         WALKS[method](tiny_llama, ids)
     assert all(torch.equal(v, before[k]) for k, v in tiny_llama.state_dict().items())
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in tiny_llama.modules()), "no hook stays behind"
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in tiny_llama.modules()), (
+        "no hook stays behind"
+    )
     monkeypatch.setattr(walk, "run_block", original)
     assert WALKS[method](tiny_llama, ids).model(input_ids=ids).logits.isfinite().all()
 
 
-def test_interrupted_recovery_ends_where_an_uninterrupted_one_does(tiny_llama, ids, tmp_path, monkeypatch):
+def test_interrupted_recovery_ends_where_an_uninterrupted_one_does(
+    tiny_llama, ids, tmp_path, monkeypatch
+):
     pruned = magnitude.prune(tiny_llama, 0.5).model
     settings = {"steps": 8, "every": 3, "batch": 2, "progress": False}
     wanted = recovery.train(pruned, ids, **settings).model.state_dict()
@@ -134,7 +159,10 @@ def test_dead_channels_of_a_model_go_first(tiny_llama, ids, prune):
 def test_nothing_and_everything(tiny, ids, prune):
     options = {"damping": 0.1} if prune is sparsegpt.prune else {}
     same, empty = (prune(tiny, ids, s, **options).model for s in (0.0, 1.0))
-    assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), tiny.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(same.state_dict().values(), tiny.state_dict().values(), strict=True)
+    )
     assert apply.sparsity_of(empty) == 1
     with torch.no_grad():
         assert empty(input_ids=ids).logits.isfinite().all()

@@ -22,18 +22,28 @@ def weights(model):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @given(st.integers(0, 50), st.integers(1, 100), st.floats(0, 0.5), st.floats(0.5, 1))
 def test_cubic(start, length, initial, final):
     end = start + length
-    curve = [schedules.cubic(t, start=start, end=end, initial=initial, final=final) for t in range(end + 5)]
-    assert curve[: start + 1] == pytest.approx([initial] * (start + 1)) and curve[end:] == pytest.approx([final] * 5)
+    curve = [
+        schedules.cubic(t, start=start, end=end, initial=initial, final=final)
+        for t in range(end + 5)
+    ]
+    assert curve[: start + 1] == pytest.approx([initial] * (start + 1)) and curve[
+        end:
+    ] == pytest.approx([final] * 5)
     assert all(b >= a - 1e-12 for a, b in zip(curve, curve[1:], strict=False))
     for t in range(start, end + 1):  # the polynomial multiplied out
         u = (t - start) / length
-        assert curve[t] == pytest.approx(initial + (final - initial) * (3 * u - 3 * u**2 + u**3), abs=1e-9)
+        assert curve[t] == pytest.approx(
+            initial + (final - initial) * (3 * u - 3 * u**2 + u**3), abs=1e-9
+        )
 
 
 def test_staircase_keeps_the_same_fraction_each_round():
@@ -41,7 +51,9 @@ def test_staircase_keeps_the_same_fraction_each_round():
     assert found == pytest.approx([0.5] * 4 + [0.75] * 4 + [0.875] * 5)
     assert schedules.staircase(0, steps=5, rounds=1, final=0.3) == 0.3
     uneven = [schedules.staircase(t, steps=11, rounds=3, final=0.875) for t in range(12)]
-    assert uneven == pytest.approx([0.5] * 3 + [0.75] * 3 + [0.875] * 6), "what is left over lengthens the last round"
+    assert uneven == pytest.approx([0.5] * 3 + [0.75] * 3 + [0.875] * 6), (
+        "what is left over lengthens the last round"
+    )
 
 
 @pytest.mark.parametrize("steps, rounds", [(8, 4), (11, 3), (10, 7), (5, 5)])
@@ -55,7 +67,9 @@ def test_every_round_of_iterative_pruning_trains(tiny_llama, ids, monkeypatch, s
 
     monkeypatch.setattr(recovery, "next_token", watched)
     schedules.iterative(tiny_llama, ids, 0.8, steps=steps, rounds=rounds, **FAST)
-    wanted = [1 - 0.2 ** (min(rounds, step // (steps // rounds) + 1) / rounds) for step in range(steps)]
+    wanted = [
+        1 - 0.2 ** (min(rounds, step // (steps // rounds) + 1) / rounds) for step in range(steps)
+    ]
     assert seen == pytest.approx(wanted, abs=2e-3)
 
 
@@ -67,7 +81,11 @@ def test_sparsity_is_reached_and_held(tiny, ids, name, pattern):
     assert same(tiny, before)
     assert apply.sparsity_of(result.model) == pytest.approx(0.6, abs=0.02)
     assert result.settings["method"] == name
-    moved = [n for n, w in weights(result.model).items() if not torch.equal(w[w != 0], weights(tiny)[n][w != 0])]
+    moved = [
+        n
+        for n, w in weights(result.model).items()
+        if not torch.equal(w[w != 0], weights(tiny)[n][w != 0])
+    ]
     assert len(moved) == len(weights(tiny)), "what stays was trained"
 
 
@@ -76,7 +94,9 @@ def test_every_step_obeys_the_schedule(tiny_llama, ids):
     seen: list = []
 
     def watch(optimizer, *_):
-        layers = [p for p in optimizer.param_groups[0]["params"] if p.dim() == 2 and p.shape[0] != 96]
+        layers = [
+            p for p in optimizer.param_groups[0]["params"] if p.dim() == 2 and p.shape[0] != 96
+        ]
         seen.append(torch.cat([p.detach().flatten() == 0 for p in layers]))
 
     target = lambda step: schedules.cubic(step, end=8, final=0.7)  # noqa: E731
@@ -84,7 +104,9 @@ def test_every_step_obeys_the_schedule(tiny_llama, ids):
 
     original = torch.optim.AdamW.zero_grad  # called once after each step, when the masks are on
     try:
-        torch.optim.AdamW.zero_grad = lambda self, *a, **k: (watch(self), original(self, *a, **k))[1]
+        torch.optim.AdamW.zero_grad = lambda self, *a, **k: (watch(self), original(self, *a, **k))[
+            1
+        ]
         schedules.train(tiny_llama, ids, target, steps=12, update=2, **FAST)
     finally:
         torch.optim.AdamW.zero_grad = original
@@ -115,10 +137,15 @@ def test_one_shot_is_pruning_then_held_training(tiny_llama, ids):
 
 
 def test_movement_prunes_what_shrinks(tiny_llama, ids):
-    result = schedules.gradual(tiny_llama, ids, 0.5, steps=10, update=5, score="movement", settle=0.0, **FAST)
+    result = schedules.gradual(
+        tiny_llama, ids, 0.5, steps=10, update=5, score="movement", settle=0.0, **FAST
+    )
     assert apply.sparsity_of(result.model) == pytest.approx(0.5, abs=1e-2)
     other = schedules.gradual(tiny_llama, ids, 0.5, steps=10, update=5, settle=0.0, **FAST)
-    overlap = [float(((a != 0) == (b != 0)).float().mean()) for a, b in zip(weights(result.model).values(), weights(other.model).values(), strict=True)]
+    overlap = [
+        float(((a != 0) == (b != 0)).float().mean())
+        for a, b in zip(weights(result.model).values(), weights(other.model).values(), strict=True)
+    ]
     assert max(overlap) < 0.9, "the masks are others than those of magnitude"
 
 
@@ -128,7 +155,9 @@ def test_hooks_are_gone_afterwards(tiny_llama, ids):
 
 
 @pytest.mark.parametrize("stop", [1, 7])
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_llama, ids, tmp_path, monkeypatch, stop):
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+    tiny_llama, ids, tmp_path, monkeypatch, stop
+):
     settings = {"steps": 10, "update": 2, "every": 3, **FAST}
     wanted = schedules.gradual(tiny_llama, ids, 0.7, **settings)
     before = copy.deepcopy(tiny_llama)
@@ -175,14 +204,18 @@ def test_any_network_is_pruned_while_it_trains():
     result = schedules.while_training(start, train, target, update=2, pattern="global")
     assert same(start, before)
     seen.append(torch.cat([w.flatten() == 0 for w in weights(result).values()]))
-    assert [int(zeros.sum()) for zeros in seen] == [round(16 * target(step // 2 * 2)) for step in range(10)]
+    assert [int(zeros.sum()) for zeros in seen] == [
+        round(16 * target(step // 2 * 2)) for step in range(10)
+    ]
     assert all(not (old & ~new).any() for old, new in zip(seen, seen[1:], strict=False))
 
 
 def test_gradual_beats_at_once_where_little_is_left_on_digits():
     """As many steps, the same batches, each with the better of two learning rates: little is lost at 90 %, much at 97 %."""
     rows = schedules.experiment(sparsities=(0.9, 0.97))
-    gains = {s: [r["gradually"] - r["at once"] for r in rows if r["sparsity"] == s] for s in (0.9, 0.97)}
+    gains = {
+        s: [r["gradually"] - r["at once"] for r in rows if r["sparsity"] == s] for s in (0.9, 0.97)
+    }
     assert min(gains[0.97]) > 0 and sum(gains[0.97]) / 3 > 0.05, gains
     assert sum(gains[0.97]) > sum(gains[0.9]), gains
     assert all(r["dense"] > 0.9 for r in rows)
@@ -200,7 +233,10 @@ def test_recovery_lowers_the_loss_and_holds_zeros(tiny, ids):
     assert apply.sparsity_of(free.model) < 0.1
 
 
-@pytest.mark.parametrize("prune, keep", [(structured.prune_mlp, 0.5), (structured.prune_layers, 2), (structured.prune_heads, 2)])
+@pytest.mark.parametrize(
+    "prune, keep",
+    [(structured.prune_mlp, 0.5), (structured.prune_layers, 2), (structured.prune_heads, 2)],
+)
 def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids, prune, keep):
     small = prune(tiny_llama, ids, keep=keep).model
 
@@ -209,11 +245,18 @@ def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids, prune,
             a, b = (m(input_ids=ids).logits.log_softmax(-1) for m in (tiny_llama, model))
         return float((a.exp() * (a - b)).sum(-1).mean())
 
-    taught = recovery.train(small, ids, steps=30, teacher=tiny_llama, batch=6, progress=False, peak=3e-3)
+    taught = recovery.train(
+        small, ids, steps=30, teacher=tiny_llama, batch=6, progress=False, peak=3e-3
+    )
     alone = recovery.train(small, ids, steps=30, batch=6, progress=False, peak=3e-3)
-    assert distance(taught.model) < 0.7 * distance(alone.model), "closer to the teacher than without it"
+    assert distance(taught.model) < 0.7 * distance(alone.model), (
+        "closer to the teacher than without it"
+    )
     assert taught.model.num_parameters() == small.num_parameters() < tiny_llama.num_parameters()
-    assert same(recovery.train(small, ids, steps=2, **FAST).model, recovery.train(small, ids, steps=2, **FAST).model)
+    assert same(
+        recovery.train(small, ids, steps=2, **FAST).model,
+        recovery.train(small, ids, steps=2, **FAST).model,
+    )
 
 
 def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path):

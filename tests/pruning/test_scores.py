@@ -15,9 +15,11 @@ from course_utils.quantization import gptq
 
 def flat_loss(model, batch, loss):
     """The loss as a function of the two weight matrices, for torch.autograd.functional."""
+
     def run(a, b):
         state = {"0.weight": a, "2.weight": b, "0.bias": model[0].bias, "2.bias": model[2].bias}
         return loss(lambda x: torch.func.functional_call(model, state, (x,)), batch)
+
     return run, (model[0].weight.detach(), model[2].weight.detach())
 
 
@@ -28,11 +30,17 @@ def test_each_formula_in_the_series(small):
     g = torch.autograd.functional.jacobian(run, weights)
     H = torch.autograd.functional.hessian(run, weights)
     for k, w in enumerate(weights):
-        diagonal = torch.stack([H[k][k][i, j, i, j] for i in range(w.shape[0]) for j in range(w.shape[1])]).view_as(w)
+        diagonal = torch.stack(
+            [H[k][k][i, j, i, j] for i in range(w.shape[0]) for j in range(w.shape[1])]
+        ).view_as(w)
         for i in range(w.shape[0]):
             for j in range(w.shape[1]):
-                assert scores.gradient(w, g[k])[i, j] == pytest.approx(abs(float(g[k][i, j] * w[i, j])))
-                assert scores.obd(w, diagonal)[i, j] == pytest.approx(0.5 * float(diagonal[i, j] * w[i, j] ** 2))
+                assert scores.gradient(w, g[k])[i, j] == pytest.approx(
+                    abs(float(g[k][i, j] * w[i, j]))
+                )
+                assert scores.obd(w, diagonal)[i, j] == pytest.approx(
+                    0.5 * float(diagonal[i, j] * w[i, j] ** 2)
+                )
         # the series itself: pruning a weight that is made small changes the loss by g δ + ½ H δ²
         small_w = w * 1e-2
         change = -g[k] * small_w + scores.obd(small_w, diagonal)
@@ -51,11 +59,20 @@ def test_gradients_and_fisher(small):
     found = statistics.gradients(model, [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])], loss)
     for name, g in zip(("0", "2"), wanted, strict=True):
         assert torch.allclose(found[name], g, atol=1e-12)
-    fisher = statistics.fisher_diagonal(model, [(x[i : i + 1], y[i : i + 1]) for i in range(12)], loss)
+    fisher = statistics.fisher_diagonal(
+        model, [(x[i : i + 1], y[i : i + 1]) for i in range(12)], loss
+    )
     for k, name in enumerate(("0", "2")):
-        each = [torch.autograd.functional.jacobian(flat_loss(model, (x[i : i + 1], y[i : i + 1]), loss)[0], weights)[k] for i in range(12)]
+        each = [
+            torch.autograd.functional.jacobian(
+                flat_loss(model, (x[i : i + 1], y[i : i + 1]), loss)[0], weights
+            )[k]
+            for i in range(12)
+        ]
         assert torch.allclose(fisher[name], torch.stack(each).square().mean(0), atol=1e-12)
-        assert not torch.allclose(fisher[name], torch.stack(each).mean(0).square()), "the square comes before the mean"
+        assert not torch.allclose(fisher[name], torch.stack(each).mean(0).square()), (
+            "the square comes before the mean"
+        )
 
 
 def test_hessian_diagonal_exact_and_estimated(small):
@@ -63,23 +80,37 @@ def test_hessian_diagonal_exact_and_estimated(small):
     run, weights = flat_loss(model, batch, loss)
     H = torch.autograd.functional.hessian(run, weights)
     sizes = [w.numel() for w in weights]
-    full = torch.cat([torch.cat([H[a][b].reshape(sizes[a], sizes[b]) for b in range(2)], 1) for a in range(2)])
+    full = torch.cat(
+        [torch.cat([H[a][b].reshape(sizes[a], sizes[b]) for b in range(2)], 1) for a in range(2)]
+    )
     exact = statistics.hessian_diagonal(model, batch, loss)
     found = torch.cat([v.flatten() for v in exact.values()])
     assert torch.allclose(found, full.diagonal(), atol=1e-12)
     probes = 4000
-    estimate = torch.cat([v.flatten() for v in statistics.hessian_diagonal(model, batch, loss, probes=probes).values()])
+    estimate = torch.cat(
+        [
+            v.flatten()
+            for v in statistics.hessian_diagonal(model, batch, loss, probes=probes).values()
+        ]
+    )
     off = full.square().sum(1) - full.diagonal().square()
     z = (estimate - full.diagonal()) / (off / probes).sqrt()
-    assert z.abs().max() < 5 and 0.5 < float(z.square().mean()) < 2, "unbiased, with the variance of the theory"
+    assert z.abs().max() < 5 and 0.5 < float(z.square().mean()) < 2, (
+        "unbiased, with the variance of the theory"
+    )
     again = statistics.hessian_diagonal(model, batch, loss, probes=3, seed=1)
-    assert all(torch.equal(again[n], v) for n, v in statistics.hessian_diagonal(model, batch, loss, probes=3, seed=1).items())
+    assert all(
+        torch.equal(again[n], v)
+        for n, v in statistics.hessian_diagonal(model, batch, loss, probes=3, seed=1).items()
+    )
 
 
 def test_hutchinson_is_exact_for_a_diagonal_hessian():
     model = nn.Sequential(nn.Linear(3, 2, bias=False)).double()
     scale = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=torch.float64)
-    found = statistics.hessian_diagonal(model, scale, lambda m, s: (s * m[0].weight**4).sum(), probes=1)
+    found = statistics.hessian_diagonal(
+        model, scale, lambda m, s: (s * m[0].weight ** 4).sum(), probes=1
+    )
     assert torch.allclose(found["0"], 12 * scale * model[0].weight.detach() ** 2)
 
 
@@ -89,7 +120,12 @@ def test_variance_statement():
 
     H = torch.randn(6, 6, dtype=torch.float64)
     H = H + H.T
-    values = torch.stack([(s := torch.tensor(z, dtype=torch.float64)) * (H @ s) for z in itertools.product((-1.0, 1.0), repeat=6)])
+    values = torch.stack(
+        [
+            (s := torch.tensor(z, dtype=torch.float64)) * (H @ s)
+            for z in itertools.product((-1.0, 1.0), repeat=6)
+        ]
+    )
     assert torch.allclose(values.mean(0), H.diagonal())
     assert torch.allclose(values.var(0, unbiased=False), H.square().sum(1) - H.diagonal() ** 2)
 
@@ -99,16 +135,22 @@ def test_surgeon_and_wanda_belong_together():
     X = torch.randn(40, 6, generator=g, dtype=torch.float64)
     W = torch.randn(3, 6, generator=g, dtype=torch.float64)
     H = gptq.hessian(X)
-    assert torch.allclose(scores.wanda(W, X.norm(dim=0)) ** 2, scores.obd(W, H.diagonal()) * 40), "Wanda² = N · OBD of the layer"
+    assert torch.allclose(scores.wanda(W, X.norm(dim=0)) ** 2, scores.obd(W, H.diagonal()) * 40), (
+        "Wanda² = N · OBD of the layer"
+    )
     found = scores.surgeon(W, torch.linalg.inv(H).diagonal())
     for i in range(3):
         for j in range(6):
             rest = [k for k in range(6) if k != j]
             fit = torch.linalg.lstsq(X[:, rest], (X @ W[i])[:, None]).solution
             error = float((X[:, rest] @ fit - (X @ W[i])[:, None]).square().sum()) * 2 / 40
-            assert found[i, j] == pytest.approx(error / 2, rel=1e-9), "half of the layer error that is left"
+            assert found[i, j] == pytest.approx(error / 2, rel=1e-9), (
+                "half of the layer error that is left"
+            )
     diagonal = torch.diag(H.diagonal())
-    assert torch.allclose(scores.surgeon(W, torch.linalg.inv(diagonal).diagonal()), scores.obd(W, H.diagonal()))
+    assert torch.allclose(
+        scores.surgeon(W, torch.linalg.inv(diagonal).diagonal()), scores.obd(W, H.diagonal())
+    )
 
 
 def test_movement_is_signed_and_counts_each_step():
@@ -121,7 +163,8 @@ def test_movement_is_signed_and_counts_each_step():
         for _ in range(3):
             optimizer.zero_grad()
             w = model[0].weight
-            (0.5 * (w[0, 0] - 3) ** 2 + 0.5 * w[0, 1] ** 2).backward()  # one weight grows to 3, the other shrinks to 0
+            # one weight grows to 3, the other shrinks to 0
+            (0.5 * (w[0, 0] - 3) ** 2 + 0.5 * w[0, 1] ** 2).backward()
             wanted += torch.stack([(w[0, 0] - 3) * w[0, 0], w[0, 1] ** 2])[None].detach()
             optimizer.step()
     assert torch.allclose(movement.total["0"], wanted)
@@ -138,7 +181,17 @@ def test_random_is_uniform_and_repeatable():
     assert abs(float(a.mean()) - 0.5) < 0.02 and float(a.min()) >= 0 and float(a.max()) < 1
 
 
-PATTERNS = {"per_layer": 0.5, "per_row": 0.5, "global": 0.5, "rows": 0.5, "columns": 0.5, "4x4": 0.5, "2:4": 0.5, "4:8": 0.5, "1:4": 0.75}
+PATTERNS = {
+    "per_layer": 0.5,
+    "per_row": 0.5,
+    "global": 0.5,
+    "rows": 0.5,
+    "columns": 0.5,
+    "4x4": 0.5,
+    "2:4": 0.5,
+    "4:8": 0.5,
+    "1:4": 0.75,
+}
 
 
 def moved(model, ids):
@@ -149,12 +202,19 @@ def moved(model, ids):
             optimizer.zero_grad()
             statistics.next_token_loss(model, ids).backward()
             optimizer.step()
-    return {n: scores.movement(walk.weight_of(m).detach(), movement.total[n]) for n, m in walk.compressible(model).items()}
+    return {
+        n: scores.movement(walk.weight_of(m).detach(), movement.total[n])
+        for n, m in walk.compressible(model).items()
+    }
 
 
 @pytest.mark.parametrize("kind", [*statistics.KINDS, "movement"])
 def test_any_score_with_any_mask(tiny_gpt2, ids, kind):
-    found = moved(tiny_gpt2, ids) if kind == "movement" else statistics.scores_of(tiny_gpt2, kind, ids, probes=2)
+    found = (
+        moved(tiny_gpt2, ids)
+        if kind == "movement"
+        else statistics.scores_of(tiny_gpt2, kind, ids, probes=2)
+    )
     shapes = {n: walk.weight_of(m).shape for n, m in walk.compressible(tiny_gpt2).items()}
     assert {n: s.shape for n, s in found.items()} == shapes
     for pattern, gone in PATTERNS.items():
@@ -168,14 +228,20 @@ def test_language_model_statistics(tiny, ids):
     tiny.zero_grad()
     statistics.next_token_loss(tiny, ids).backward()
     for name, module in walk.compressible(tiny).items():
-        wanted = module.weight.grad if grads[name].shape == module.weight.shape and isinstance(module, nn.Linear) else module.weight.grad.T
+        wanted = (
+            module.weight.grad
+            if grads[name].shape == module.weight.shape and isinstance(module, nn.Linear)
+            else module.weight.grad.T
+        )
         assert torch.allclose(grads[name], wanted, rtol=1e-4, atol=1e-6)
     hessians = statistics.layer_hessians(tiny, ids)
     block, states = next(iter(walk.through_blocks(tiny, ids)))
     for name, module in walk.linears(block).items():
         full = next(n for n, m in walk.compressible(tiny).items() if m is module)
         norms = wanda.input_norms(block, states)[module]
-        assert torch.allclose(hessians[full].diagonal(), 2 / ids.numel() * norms**2, rtol=1e-3), name
+        assert torch.allclose(hessians[full].diagonal(), 2 / ids.numel() * norms**2, rtol=1e-3), (
+            name
+        )
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
@@ -194,12 +260,17 @@ def test_half_precision_is_summed_in_single(make, ids, dtype, tolerance):
 def test_small_gradients_of_a_half_precision_model_count():
     """g = 10⁻⁴: its square is below what float16 can hold."""
     model = nn.Sequential(nn.Linear(4, 3, bias=False)).half()
-    fisher = statistics.fisher_diagonal(model, [torch.full((1, 4), 1e-4).half()], lambda m, x: m(x).sum())["0"]
+    fisher = statistics.fisher_diagonal(
+        model, [torch.full((1, 4), 1e-4).half()], lambda m, x: m(x).sum()
+    )["0"]
     assert torch.allclose(fisher, torch.full((3, 4), 1e-8), rtol=1e-2)
 
 
 def test_ranking_equal_scores_needs_no_luck():
-    assert masks.per_layer(scores.fisher(torch.ones(2, 4), torch.ones(2, 4)), 0.5).tolist() == [[True] * 4, [False] * 4]
+    assert masks.per_layer(scores.fisher(torch.ones(2, 4), torch.ones(2, 4)), 0.5).tolist() == [
+        [True] * 4,
+        [False] * 4,
+    ]
 
 
 def test_bad_input_is_named(tiny_llama, ids):
@@ -229,7 +300,9 @@ def test_wanda_scores_need_no_hessian(tiny, ids, monkeypatch):
     found = statistics.input_sizes(tiny, ids)
     for name, H in statistics.layer_hessians(tiny, ids).items():
         torch.testing.assert_close(found[name], H.diagonal().sqrt(), rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr(statistics, "layer_hessians", lambda *_: pytest.fail("made all of H for its diagonal"))
+    monkeypatch.setattr(
+        statistics, "layer_hessians", lambda *_: pytest.fail("made all of H for its diagonal")
+    )
     assert set(statistics.scores_of(tiny, "wanda", ids)) == set(found)
 
 
@@ -241,7 +314,9 @@ def test_surgeon_scores_in_turns_are_those_of_one_pass(monkeypatch):
     whole = pruning.statistics.scores_of(model, "surgeon", ids)
     turns = pruning.statistics.in_turns({n: w for n, w in whole.items()}, most=400_000)
     assert sum(turns, []) == list(whole) and 1 < len(turns) < len(whole)
-    assert all(len(turn) == 1 or sum(whole[n].shape[1] ** 2 for n in turn) <= 400_000 for turn in turns)
+    assert all(
+        len(turn) == 1 or sum(whole[n].shape[1] ** 2 for n in turn) <= 400_000 for turn in turns
+    )
     monkeypatch.setattr(pruning.statistics, "in_turns", lambda weights: turns)
     for name, score in pruning.statistics.scores_of(model, "surgeon", ids).items():
         assert score.equal(whole[name]), name

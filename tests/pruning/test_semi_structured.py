@@ -14,7 +14,9 @@ GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= semi_s
 
 def network(pattern="2:4"):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 32, bias=False))
+    model = nn.Sequential(
+        nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 32, bias=False)
+    )
     return magnitude.prune(model, 0.5, pattern=pattern).model.half()
 
 
@@ -28,7 +30,9 @@ def test_it_says_what_is_missing(monkeypatch):
     with pytest.raises(CompressionError, match=r"Turing has compute capability 7\.5.*8\.0"):
         semi_structured.use_kernels(network())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    with pytest.raises(CompressionError, match=r"0 is torch.float16 on cpu; call model.half\(\).cuda\(\)"):
+    with pytest.raises(
+        CompressionError, match=r"0 is torch.float16 on cpu; call model.half\(\).cuda\(\)"
+    ):
         semi_structured.use_kernels(network())
 
 
@@ -38,7 +42,11 @@ def pretend(monkeypatch):
     given = []
     monkeypatch.setattr(semi_structured, "check_device", lambda: None)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
-    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda dense: given.append(dense) or Cutlass.from_dense(dense))
+    monkeypatch.setattr(
+        torch.sparse,
+        "to_sparse_semi_structured",
+        lambda dense: given.append(dense) or Cutlass.from_dense(dense),
+    )
     return given
 
 
@@ -49,7 +57,11 @@ def test_layers_that_fit_get_torchs_weight_and_no_others(pretend):
     assert all(torch.equal(a, dense[name]) for a, name in zip(pretend, ("0", "4"), strict=True))
     for name in ("0", "4"):
         weight = model.get_submodule(name).weight
-        assert isinstance(weight.data, Cutlass) and not weight.requires_grad and weight.shape == dense[name].shape
+        assert (
+            isinstance(weight.data, Cutlass)
+            and not weight.requires_grad
+            and weight.shape == dense[name].shape
+        )
     assert torch.equal(model[2].weight, dense["2"])
 
 

@@ -21,7 +21,11 @@ def cnn():
 
 def mlp():
     return nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Sequential(nn.Linear(16, 8), nn.Tanh()), nn.Linear(8, 3)
+        nn.Linear(6, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Sequential(nn.Linear(16, 8), nn.Tanh()),
+        nn.Linear(8, 3),
     ), torch.randn(5, 6)
 
 
@@ -31,7 +35,12 @@ def case(request):
     model, x = request.param()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+            for tensor in (
+                module.weight.data,
+                module.bias.data,
+                module.running_mean,
+                module.running_var,
+            ):
                 tensor.uniform_(0.5, 1.5)
     return model.eval(), x
 
@@ -78,12 +87,17 @@ def their_groups(model, x):
             if isinstance(module, nn.Linear)
             else torch_pruning.prune_conv_out_channels
         )
-        yield name, graph.get_pruning_group(module, function, idxs=list(range(module.weight.shape[0])))
+        yield (
+            name,
+            graph.get_pruning_group(module, function, idxs=list(range(module.weight.shape[0]))),
+        )
 
 
 def test_scores_are_those_of_torch_pruning(case):
     model, x = case
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
+    importance = torch_pruning.importance.GroupMagnitudeImportance(
+        p=2, group_reduction="sum", normalizer=None
+    )
     ours = {channels.name: sequential.magnitude(channels) for channels in sequential.find(model)}
     found = {name: importance(group) for name, group in their_groups(model, x)}
     assert list(found) == list(ours)
@@ -95,7 +109,10 @@ def test_scores_are_those_of_torch_pruning(case):
 def test_the_same_groups_go_for_the_same_scores(case, ratio):
     model, x = case
     g = torch.Generator().manual_seed(1)
-    worth = {name: torch.rand(m.weight.shape[0], generator=g) for name, m in list(layers(model).items())[:-1]}
+    worth = {
+        name: torch.rand(m.weight.shape[0], generator=g)
+        for name, m in list(layers(model).items())[:-1]
+    }
     theirs, by_layer = copy.deepcopy(model), {}
     for name, module in layers(theirs).items():
         by_layer[module] = worth.get(name)
@@ -110,7 +127,9 @@ def test_the_same_groups_go_for_the_same_scores(case, ratio):
     for name in wanted:
         assert torch.equal(found[name], wanted[name]), name
     assert torch.equal(run(result.model, x), run(theirs.eval(), x))
-    assert result.model[0].weight.shape[0] == model[0].weight.shape[0] - masks.removed(model[0].weight.shape[0], ratio)
+    assert result.model[0].weight.shape[0] == model[0].weight.shape[0] - masks.removed(
+        model[0].weight.shape[0], ratio
+    )
 
 
 def test_keeping_everything_and_training_on(case):

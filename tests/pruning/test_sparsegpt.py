@@ -17,7 +17,9 @@ from course_utils.quantization import QuantizedLinear, gptq, grids, hessians
 
 def case(rows, columns, seed=0, tokens=64, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    X = torch.randn(tokens, columns, generator=g, dtype=dtype) @ torch.randn(columns, columns, generator=g, dtype=dtype)
+    X = torch.randn(tokens, columns, generator=g, dtype=dtype) @ torch.randn(
+        columns, columns, generator=g, dtype=dtype
+    )
     return torch.randn(rows, columns, generator=g, dtype=dtype), X, gptq.hessian(X)
 
 
@@ -38,24 +40,34 @@ def test_equals_the_specification(pattern, block, sparsity):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 7), st.integers(1, 13), st.floats(0, 1), st.integers(1, 14), st.integers(0, 1000))
+@given(
+    st.integers(1, 7), st.integers(1, 13), st.floats(0, 1), st.integers(1, 14), st.integers(0, 1000)
+)
 def test_counts_are_exact(rows, columns, sparsity, block, seed):
     W, _, H = case(rows, columns, seed)
     mask = sparsegpt.prune_layer(W, H, sparsity=sparsity, block_size=block, damping=0.1).mask
     assert int((~mask).sum()) == masks.removed(W.numel(), sparsity)
-    mask = sparsegpt.prune_layer(W, H, sparsity=sparsity, block_size=block, damping=0.1, pattern="per_row").mask
+    mask = sparsegpt.prune_layer(
+        W, H, sparsity=sparsity, block_size=block, damping=0.1, pattern="per_row"
+    ).mask
     assert ((~mask).sum(1) == masks.removed(columns, sparsity)).all()
 
 
 def test_one_row_one_weight_is_the_best_choice_of_all():
     """One weight of the first block goes: of those candidates, the one with the least error after adapting the columns after it."""
     W, X, H = case(1, 6)
-    result = sparsegpt.prune_layer(W, H, sparsity=1 / 6, pattern="per_row", block_size=6, damping=0.0)
+    result = sparsegpt.prune_layer(
+        W, H, sparsity=1 / 6, pattern="per_row", block_size=6, damping=0.0
+    )
     error = {}
     for j in range(6):
         after = list(range(j + 1, 6))
         target = X[:, j:] @ W[0, j:]
-        fit = torch.linalg.lstsq(X[:, after], target[:, None]).solution if after else torch.zeros(0, 1, dtype=W.dtype)
+        fit = (
+            torch.linalg.lstsq(X[:, after], target[:, None]).solution
+            if after
+            else torch.zeros(0, 1, dtype=W.dtype)
+        )
         error[j] = float((X[:, after] @ fit - target[:, None]).square().sum())
     assert (~result.mask).nonzero()[0, 1] == min(error, key=error.get)
 
@@ -115,7 +127,9 @@ def test_joint_quantization(bits, group, symmetric):
     alone = sparsegpt.prune_layer(W, H)
     assert torch.equal(alone.mask, result.mask)
     grid = grids.make_grid(alone.weight, bits=bits, group_size=group, symmetric=symmetric)
-    assert torch.equal(grids.dequantize(result.codes, grid), result.weight), "what stays is on the grid of the pruned weight"
+    assert torch.equal(grids.dequantize(result.codes, grid), result.weight), (
+        "what stays is on the grid of the pruned weight"
+    )
     U = gptq.inverse_cholesky(gptq.damped(H, 0.01))
     slow = W.clone()
     for i in range(16):  # the same walk for this mask, column by column
@@ -131,7 +145,9 @@ def test_together_beats_one_after_the_other(bits):
     for seed in range(4):
         W, _, H = case(16, 64, seed, tokens=256)
         joint += gptq.layer_error(W, sparsegpt.prune_layer(W, H, bits=bits).weight, H)
-        after += gptq.layer_error(W, grids.fake_quantize(sparsegpt.prune_layer(W, H).weight, bits=bits), H)
+        after += gptq.layer_error(
+            W, grids.fake_quantize(sparsegpt.prune_layer(W, H).weight, bits=bits), H
+        )
     assert joint < {3: 0.96, 4: 0.985}[bits] * after, joint / after
 
 
@@ -148,7 +164,9 @@ def test_dead_inputs_go_first_and_sparse_weights_stay():
     X[:, ::2] = 0
     result = sparsegpt.prune_layer(W, gptq.hessian(X))
     assert torch.equal(result.mask, torch.tensor([[False, True] * 4] * 6))
-    assert torch.equal(result.weight, W * result.mask), "the inputs that live lose nothing, so nothing moves"
+    assert torch.equal(result.weight, W * result.mask), (
+        "the inputs that live lose nothing, so nothing moves"
+    )
     W, _, H = case(6, 8)
     W[:, 1::2] = 0
     result = sparsegpt.prune_layer(W, H)
@@ -167,9 +185,13 @@ def test_models(tiny, ids):
         seen = inputs_of(mixed, block, ids)
         for name, module in walk.linears(block).items():
             H = hessians.shrunk(gptq.hessian(seen[module]), ids.numel())
-            wanted = sparsegpt.prune_layer_spec(walk.weight_of(module), H, pattern="2:4", damping=0.1)
+            wanted = sparsegpt.prune_layer_spec(
+                walk.weight_of(module), H, pattern="2:4", damping=0.1
+            )
             found = walk.weight_of(walk.linears(pruned)[name])
-            assert torch.equal(found != 0, wanted.mask) and close(found.double(), wanted.weight, 1e-3), name
+            assert torch.equal(found != 0, wanted.mask) and close(
+                found.double(), wanted.weight, 1e-3
+            ), name
         for name, module in walk.linears(block).items():
             walk.weight_of(module).copy_(walk.weight_of(walk.linears(pruned)[name]))
 

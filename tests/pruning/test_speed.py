@@ -11,7 +11,10 @@ from course_utils.pruning import speed
 
 def test_the_ratio_is_that_of_the_medians():
     now = [0.0]
-    slow, fast = (itertools.chain([100.0], itertools.cycle(costs)) for costs in ((4.0, 6.0, 50.0), (2.0, 3.0, 1.0)))
+    slow, fast = (
+        itertools.chain([100.0], itertools.cycle(costs))
+        for costs in ((4.0, 6.0, 50.0), (2.0, 3.0, 1.0))
+    )
 
     def spend(costs):
         return lambda: now.__setitem__(0, now[0] + next(costs))

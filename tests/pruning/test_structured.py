@@ -6,7 +6,14 @@ import pytest
 import tiny_models
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2ForCausalLM,
+)
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
@@ -100,7 +107,9 @@ def test_configs_of_opt_and_gpt2_cannot_say_that_heads_are_gone(make, ids, name)
     model = make(name)
     fewer = anatomy.smaller_config(model.config, **{width.FIELDS[name][0]: 2})
     again = type(model)(fewer)
-    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
     with pytest.raises(CompressionError, match=r"hidden size / heads.*pruning\.width\.prune_heads"):
         structured.prune_heads(model, ids)
 
@@ -113,12 +122,19 @@ def test_heads_with_the_width_give_an_ordinary_smaller_model(make, ids, name, co
     result = width.prune_heads(model, ids, keep=2, compensate=compensate)
     assert untouched(model, before)
     config = result.model.config
-    assert (config.num_attention_heads, config.hidden_size) == (2, 16) and result.settings["heads"] == 2
+    assert (config.num_attention_heads, config.hidden_size) == (2, 16) and result.settings[
+        "heads"
+    ] == 2
     size = 8
     for block, kept in zip(walk.blocks(result.model), result.details["kept"], strict=True):
         parts = anatomy.of(result.model)
-        assert len(kept) == 2 and walk.weight_of(block.get_submodule(parts.attention_out)).shape == (16, 2 * size)
-        assert walk.weight_of(block.get_submodule(parts.mlp_out)).shape == (16, walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1])
+        assert len(kept) == 2 and walk.weight_of(
+            block.get_submodule(parts.attention_out)
+        ).shape == (16, 2 * size)
+        assert walk.weight_of(block.get_submodule(parts.mlp_out)).shape == (
+            16,
+            walk.weight_of(walk.blocks(model)[0].get_submodule(parts.mlp_out)).shape[1],
+        )
     roundtrips(result.model, ids, tmp_path)
 
 
@@ -136,7 +152,7 @@ def test_dead_heads_and_dead_coordinates_cost_nothing(make, ids, name):
             if "emb" in key or "wte" in key or "wpe" in key:
                 parameter[:, gone] = 0
                 parameter[:, stay] -= parameter[:, stay].mean(1, keepdim=True)
-            if ("norm" in key or "ln_" in key):
+            if "norm" in key or "ln_" in key:
                 parameter[gone] = 0
         for block in walk.blocks(model):
             for out in (parts.attention_out, parts.mlp_out):
@@ -155,7 +171,10 @@ def test_dead_heads_and_dead_coordinates_cost_nothing(make, ids, name):
 def test_width_keeping_everything_changes_nothing(make, ids):
     for name in ("opt", "gpt2"):
         model = make(name)
-        assert close(logits(width.prune_heads(model, ids, keep=1.0, compensate=False).model, ids), logits(model, ids))
+        assert close(
+            logits(width.prune_heads(model, ids, keep=1.0, compensate=False).model, ids),
+            logits(model, ids),
+        )
     with pytest.raises(CompressionError, match="structured.prune_heads"):
         width.prune_heads(make("llama"), ids)
     with pytest.raises(CompressionError, match="keep=0"):
@@ -167,8 +186,15 @@ def test_width_keeping_everything_changes_nothing(make, ids):
 
 
 def test_head_counts_that_do_not_fit_are_refused(tiny_llama, ids):
-    config = LlamaConfig(vocab_size=96, hidden_size=32, num_attention_heads=8, num_key_value_heads=4, num_hidden_layers=1)
-    with pytest.raises(CompressionError, match=r"choose from \[2, 4, 8\]"):  # Llama wants divisors of 32
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        num_hidden_layers=1,
+    )
+    # Llama wants divisors of 32
+    with pytest.raises(CompressionError, match=r"choose from \[2, 4, 8\]"):
         structured.prune_heads(LlamaForCausalLM(config), ids, keep=6)
     with pytest.raises(CompressionError, match="multiple of 3"):
         structured.prune_heads(tiny_llama, ids, keep=4, unit="query")
@@ -186,7 +212,10 @@ def test_layers_are_those_of_the_formula(tiny, before, ids, tmp_path):
         handle.remove()
     wanted = []
     for x, y in states:
-        cos = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(x.double().flatten(0, 1), y.double().flatten(0, 1), strict=True)]
+        cos = [
+            float(a @ b / (a.norm() * b.norm()))
+            for a, b in zip(x.double().flatten(0, 1), y.double().flatten(0, 1), strict=True)
+        ]
         wanted.append(1 - sum(cos) / len(cos))
     assert structured.block_influence(tiny, ids) == pytest.approx(wanted, abs=1e-6)
     result = structured.prune_layers(tiny, ids, keep=2)
@@ -300,7 +329,13 @@ def test_an_order_of_experts_that_the_config_cannot_say_is_refused(kind, chosen)
 
 
 @pytest.mark.parametrize(
-    "model_type, changes", [("olmo2", {}), ("cohere", {"use_qk_norm": True}), ("stablelm", {"qk_layernorm": True}), ("helium", {})]
+    "model_type, changes",
+    [
+        ("olmo2", {}),
+        ("cohere", {"use_qk_norm": True}),
+        ("stablelm", {"qk_layernorm": True}),
+        ("helium", {}),
+    ],
 )
 def test_heads_that_cannot_go_alone_are_refused(ids, model_type, changes):
     """Norms over all heads or one for each, and an output projection that is always square."""
@@ -330,13 +365,16 @@ def test_influence_is_measured_without_dropout(ids):
     assert structured.block_influence(model, ids) == wanted and model.training
 
 
-# --- the layer-level formulas ------------------------------------------------------------------------------------
+# --- the layer-level formulas
+# ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def layer():
     g = torch.Generator().manual_seed(0)
-    X = torch.randn(50, 12, generator=g, dtype=torch.float64) @ torch.randn(12, 12, generator=g, dtype=torch.float64)
+    X = torch.randn(50, 12, generator=g, dtype=torch.float64) @ torch.randn(
+        12, 12, generator=g, dtype=torch.float64
+    )
     return torch.randn(7, 12, generator=g, dtype=torch.float64), X, 2 / 50 * X.T @ X
 
 
@@ -346,8 +384,12 @@ def test_energy_is_what_a_group_adds(layer, size):
     found = groups.score(W, H, size)
     for g in range(12 // size):
         part = slice(g * size, (g + 1) * size)
-        assert found[g] == pytest.approx(2 / 50 * (X[:, part] @ W[:, part].T).square().sum().item(), rel=1e-10)
-    assert groups.score(W, H, size, "magnitude") == pytest.approx(W.view(7, -1, size).square().sum((0, 2)))
+        assert found[g] == pytest.approx(
+            2 / 50 * (X[:, part] @ W[:, part].T).square().sum().item(), rel=1e-10
+        )
+    assert groups.score(W, H, size, "magnitude") == pytest.approx(
+        W.view(7, -1, size).square().sum((0, 2))
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -357,7 +399,9 @@ def test_surgeon_is_the_error_after_least_squares(layer, size):
     for g in range(12 // size):
         rest = [j for j in range(12) if j // size != g]
         fit = torch.linalg.lstsq(X[:, rest], X @ W.T).solution
-        assert found[g] == pytest.approx(2 / 50 * (X[:, rest] @ fit - X @ W.T).square().sum().item(), rel=1e-8)
+        assert found[g] == pytest.approx(
+            2 / 50 * (X[:, rest] @ fit - X @ W.T).square().sum().item(), rel=1e-8
+        )
 
 
 def test_compensation_is_least_squares(layer):
@@ -370,7 +414,10 @@ def test_compensation_is_least_squares(layer):
 def test_kept_groups_are_the_best_subset_by_brute_force():
     score = torch.tensor([3.0, 1.0, 3.0, 2.0, 1.0])
     for keep in range(1, 6):
-        best = max(itertools.combinations(range(5), keep), key=lambda c: (sum(score[list(c)]), [-i for i in c]))
+        best = max(
+            itertools.combinations(range(5), keep),
+            key=lambda c: (sum(score[list(c)]), [-i for i in c]),
+        )
         assert groups.kept(score, keep).tolist() == list(best)
     assert groups.members(torch.tensor([0, 2]), 3).tolist() == [0, 1, 2, 6, 7, 8]
 
@@ -394,7 +441,12 @@ def test_half_precision_stays_half(make, ids):
 
 @pytest.mark.parametrize("keep", [0, 0.0, 1.5, -0.5, 1000, True, "half"])
 def test_bad_keep_is_named(tiny_llama, ids, keep):
-    for prune in (structured.prune_mlp, structured.prune_heads, structured.prune_layers, structured.prune_blocks):
+    for prune in (
+        structured.prune_mlp,
+        structured.prune_heads,
+        structured.prune_layers,
+        structured.prune_blocks,
+    ):
         with pytest.raises(CompressionError, match="keep="):
             prune(tiny_llama, ids, keep=keep)
 

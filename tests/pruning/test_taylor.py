@@ -15,7 +15,12 @@ def test_hessian_equals_autograds(small):
 
     def run(theta):
         a, b = theta.split([20, 15])
-        state = {"0.weight": a.view(5, 4), "2.weight": b.view(3, 5), "0.bias": model[0].bias, "2.bias": model[2].bias}
+        state = {
+            "0.weight": a.view(5, 4),
+            "2.weight": b.view(3, 5),
+            "0.bias": model[0].bias,
+            "2.bias": model[2].bias,
+        }
         return loss(lambda x: torch.func.functional_call(model, state, (x,)), batch)
 
     theta = torch.cat([model[0].weight.flatten(), model[2].weight.flatten()]).detach()
@@ -45,7 +50,10 @@ def test_costs_are_those_of_masks_applied(small):
 def test_a_linear_layer_is_exactly_quadratic():
     """Squared error of a linear layer at its minimum: the cost of a set of weights is ½ δHδ, with no rest."""
     torch.manual_seed(1)
-    model, x = nn.Sequential(nn.Linear(6, 3, bias=False)).double(), torch.randn(20, 6, dtype=torch.float64)
+    model, x = (
+        nn.Sequential(nn.Linear(6, 3, bias=False)).double(),
+        torch.randn(20, 6, dtype=torch.float64),
+    )
     batch = (x, model(x).detach())
 
     def loss(m, b):

@@ -15,7 +15,9 @@ from course_utils.pruning import apply, masks, wanda
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 6), st.integers(1, 10), st.floats(0, 1), st.integers(0, 10_000), st.booleans())
+@given(
+    st.integers(1, 6), st.integers(1, 10), st.floats(0, 1), st.integers(0, 10_000), st.booleans()
+)
 def test_equals_a_ranking_of_every_row(rows, columns, sparsity, seed, ties):
     g = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, columns, generator=g)
@@ -26,7 +28,9 @@ def test_equals_a_ranking_of_every_row(rows, columns, sparsity, seed, ties):
     assert torch.equal(mask, wanda.mask_layer_spec(weight, norm, sparsity=sparsity))
     for i in range(rows):
         score = [float(weight[i, j].abs() * norm[j]) for j in range(columns)]
-        order = sorted(range(columns), key=lambda j: (score[j], -j))[: masks.removed(columns, sparsity)]
+        order = sorted(range(columns), key=lambda j: (score[j], -j))[
+            : masks.removed(columns, sparsity)
+        ]
         assert sorted(order) == (~mask[i]).nonzero().flatten().tolist()
 
 
@@ -88,7 +92,10 @@ def test_nothing_or_everything(tiny_llama, ids, sparsity):
 def test_already_sparse_weights_stay_and_dead_inputs_go_first(tiny_llama, ids):
     once = wanda.prune(tiny_llama, ids, 0.5).model
     again = wanda.prune(once, ids, 0.5).model
-    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(once.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     weight, norm = torch.randn(3, 8), torch.ones(8)
     norm[::2] = 0
     assert wanda.mask_layer(weight, norm).tolist() == [[False, True] * 4] * 3

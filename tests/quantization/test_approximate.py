@@ -10,7 +10,8 @@ from course_utils.quantization import approximate
 def test_mitchell_is_never_above_and_at_most_a_ninth_below():
     x = 1 + torch.arange(1, 2048, dtype=torch.float64) / 2048
     error = approximate.mitchell(x[:, None], x) / (x[:, None] * x) - 1
-    assert error.max() <= 1e-15 and abs(float(error.min()) + 1 / 9) < 1e-6  # at 1.5 · 1.5: 2 for 2.25
+    # at 1.5 · 1.5: 2 for 2.25
+    assert error.max() <= 1e-15 and abs(float(error.min()) + 1 / 9) < 1e-6
     assert abs(float(error.mean()) + 0.0385) < 1e-4
 
 
@@ -20,20 +21,29 @@ def test_mitchell_over_signs_zeros_and_powers_of_two():
         assert torch.equal(approximate.mitchell(x, torch.tensor(power)), x * power)
     assert approximate.mitchell(torch.tensor(-1.5), torch.tensor(1.5)) == -2
     y = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    logs = [y.abs().log2().floor() + y.abs() / y.abs().log2().floor().exp2() - 1, torch.tensor(3.7).double().log2().floor() + 3.7 / 2 - 1]
+    logs = [
+        y.abs().log2().floor() + y.abs() / y.abs().log2().floor().exp2() - 1,
+        torch.tensor(3.7).double().log2().floor() + 3.7 / 2 - 1,
+    ]
     total = logs[0] + logs[1]
     wanted = total.floor().exp2() * (1 + total - total.floor()) * y.sign()
-    torch.testing.assert_close(approximate.mitchell(y, torch.tensor(3.7, dtype=torch.float64)), wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        approximate.mitchell(y, torch.tensor(3.7, dtype=torch.float64)), wanted, rtol=1e-12, atol=0
+    )
 
 
 def test_streams_are_unbiased_with_the_variance_of_a_share():
     p, q, bits, times = 0.7, 0.3, 256, 20_000
     generator = torch.Generator().manual_seed(0)
-    found = approximate.stochastic_product(torch.full((times,), p), torch.tensor(q), bits, generator=generator)
+    found = approximate.stochastic_product(
+        torch.full((times,), p), torch.tensor(q), bits, generator=generator
+    )
     deviation = (p * q * (1 - p * q) / bits) ** 0.5
     assert abs(float(found.mean()) - p * q) < 4 * deviation / times**0.5
     assert abs(float(found.std()) / deviation - 1) < 4 / (2 * times) ** 0.5
-    ends = approximate.stochastic_product(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]), 7)
+    ends = approximate.stochastic_product(
+        torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]), 7
+    )
     assert ends.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -50,11 +60,19 @@ def test_a_multiplier_without_its_lowest_columns(bits, columns):
     found = approximate.truncated_product(every[:, None], every, columns=columns, bits=bits)
     for a in range(2**bits):
         for b in range(2**bits):
-            partial = [(a >> i & 1) * (b >> j & 1) << (i + j) for i in range(bits) for j in range(bits) if i + j >= columns]
+            partial = [
+                (a >> i & 1) * (b >> j & 1) << (i + j)
+                for i in range(bits)
+                for j in range(bits)
+                if i + j >= columns
+            ]
             assert int(found[a, b]) == sum(partial)
     assert int((every[:, None] * every - found).max()) == (columns - 1) * 2**columns + 1
     signs = torch.tensor([[1, -1], [-1, 1]])
-    assert torch.equal(approximate.truncated_product(signs * 7, torch.tensor(-3), columns=columns, bits=bits), -signs * found[7, 3])
+    assert torch.equal(
+        approximate.truncated_product(signs * 7, torch.tensor(-3), columns=columns, bits=bits),
+        -signs * found[7, 3],
+    )
     for wrong in ({"columns": bits + 1}, {"columns": -1}):
         with pytest.raises(CompressionError, match="columns"):
             approximate.truncated_product(every, every, bits=bits, **wrong)
@@ -78,9 +96,17 @@ def test_bipolar_streams(p, q):
             value = 2 * sum(i == j for i, j in zip(a, b, strict=True)) / 3 - 1
             mean, square = mean + chance * value, square + chance * value**2
     assert mean == pytest.approx(p * q, abs=1e-12)
-    assert float(approximate.stream_variance(p, q, 3, bipolar=True)) == pytest.approx(square - mean**2, abs=1e-12)
+    assert float(approximate.stream_variance(p, q, 3, bipolar=True)) == pytest.approx(
+        square - mean**2, abs=1e-12
+    )
     times, bits = 4000, 64
-    found = approximate.stochastic_product(torch.full((times,), p), torch.tensor(q), bits, bipolar=True, generator=torch.Generator().manual_seed(0))
+    found = approximate.stochastic_product(
+        torch.full((times,), p),
+        torch.tensor(q),
+        bits,
+        bipolar=True,
+        generator=torch.Generator().manual_seed(0),
+    )
     deviation = float(approximate.stream_variance(p, q, bits, bipolar=True)) ** 0.5
     assert abs(float(found.mean()) - p * q) <= 4 * deviation / times**0.5 + 1e-7
     assert abs(float(found.std()) - deviation) <= 4 * deviation / (2 * times) ** 0.5 + 1e-12

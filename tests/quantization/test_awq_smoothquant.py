@@ -22,8 +22,12 @@ KV = {**WIDE, "intermediate_size": 64, "num_key_value_heads": 2}
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**KV)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**KV)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=64)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(**WIDE, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=64)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    ),
 }
 IDS = torch.randint(60, (6, 16), generator=torch.Generator().manual_seed(0))
 
@@ -49,7 +53,9 @@ def test_search_against_the_outputs_themselves():
     """Every α in float64 with real inputs: the errors are proportional, and the chosen α has the smallest."""
     weight, x = salient(0)
     magnitude = x.abs().mean(0)
-    scale, alpha, errors = awq.search_scale([weight], gptq.hessian(x), magnitude, bits=3, group_size=32)
+    scale, alpha, errors = awq.search_scale(
+        [weight], gptq.hessian(x), magnitude, bits=3, group_size=32
+    )
     wanted = []
     for a in awq.ALPHAS:
         s = magnitude.double() ** a
@@ -60,7 +66,10 @@ def test_search_against_the_outputs_themselves():
             torch.testing.assert_close(scale, s)
     assert errors == pytest.approx(wanted, rel=2e-3)
     assert alpha == awq.ALPHAS[wanted.index(min(wanted))] > 0
-    assert errors[0] == pytest.approx(output_error(x, weight, rtn.quantize_layer(weight, bits=3, group_size=32).weight) / 150, rel=2e-3)
+    assert errors[0] == pytest.approx(
+        output_error(x, weight, rtn.quantize_layer(weight, bits=3, group_size=32).weight) / 150,
+        rel=2e-3,
+    )
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -83,7 +92,10 @@ def test_clip_against_a_loop(symmetric):
                 error = float(((w - rounded) @ H[part, part].double() @ (w - rounded).T).item())
                 if error < best * (1 - 1e-6):
                     best, scale, zero = error, s, z
-            assert float(grid.scale[row, group]) == pytest.approx(scale) and int(grid.zero_point[row, group]) == zero
+            assert (
+                float(grid.scale[row, group]) == pytest.approx(scale)
+                and int(grid.zero_point[row, group]) == zero
+            )
 
 
 def test_awq_beats_rounding_where_inputs_are_salient():
@@ -106,15 +118,22 @@ def test_model_level(kind):
         result = awq.quantize(model, IDS, bits=4, group_size=16, **settings)
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
         layers = [m for m in result.model.modules() if isinstance(m, QuantizedLinear)]
-        assert len(layers) == len(walk.compressible(model)) and all(m.group_index is None for m in layers)
+        assert len(layers) == len(walk.compressible(model)) and all(
+            m.group_index is None for m in layers
+        )
         exact, found = model(input_ids=IDS).logits, result.model(input_ids=IDS).logits
         assert (found - exact).norm() < 0.15 * exact.norm()
-    assert result.model.generate(IDS[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0).shape == (6, 7)
+    assert result.model.generate(
+        IDS[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0
+    ).shape == (6, 7)
 
 
 def test_without_scaling_and_clipping_it_is_rounding():
     model = tiny()
-    plain, found = rtn.quantize(model, bits=3, group_size=16), awq.quantize(model, IDS, bits=3, group_size=16, scale=False, clip=False)
+    plain, found = (
+        rtn.quantize(model, bits=3, group_size=16),
+        awq.quantize(model, IDS, bits=3, group_size=16, scale=False, clip=False),
+    )
     assert torch.equal(plain.model(input_ids=IDS).logits, found.model(input_ids=IDS).logits)
 
 
@@ -122,11 +141,16 @@ def test_scaling_alone_keeps_the_function(monkeypatch):
     """With rounding switched off, what AWQ folds into the model leaves its outputs as they were."""
     model = tiny("qwen2")
     kept = {}
-    monkeypatch.setattr(awq.walk, "replace", lambda model, name, layer: kept.update({"model": model}))
+    monkeypatch.setattr(
+        awq.walk, "replace", lambda model, name, layer: kept.update({"model": model})
+    )
     awq.quantize(model, IDS, bits=3, group_size=16)
     gap = (kept["model"](input_ids=IDS).logits - model(input_ids=IDS).logits).abs().max()
     assert gap < 1e-5
-    assert not torch.equal(kept["model"].model.layers[0].input_layernorm.weight, model.model.layers[0].input_layernorm.weight)
+    assert not torch.equal(
+        kept["model"].model.layers[0].input_layernorm.weight,
+        model.model.layers[0].input_layernorm.weight,
+    )
 
 
 def test_smoothing_scale_is_the_formula():
@@ -139,16 +163,25 @@ def test_smoothing_scale_is_the_formula():
 @pytest.mark.parametrize("kind", MODELS)
 def test_smoothing_keeps_the_function_and_evens_the_channels(kind):
     model = tiny(kind)
-    norms = {"llama": "input_layernorm", "qwen2": "input_layernorm", "opt": "self_attn_layer_norm", "gpt2": "ln_1"}
+    norms = {
+        "llama": "input_layernorm",
+        "qwen2": "input_layernorm",
+        "opt": "self_attn_layer_norm",
+        "gpt2": "ln_1",
+    }
     norm = walk.blocks(model)[0].get_submodule(norms[kind])
     norm.weight.data[5] *= 50
     smoothed = smoothquant.smooth(model, IDS, alpha=0.5)
-    torch.testing.assert_close(smoothed(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        smoothed(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=1e-4, atol=1e-5
+    )
 
     def spread(m):
         seen = {}
         block = walk.blocks(m)[0]
-        walk.watch_inputs(block, list(walk.first_block_inputs(m, IDS)), lambda layer, x: seen.setdefault(layer, x))
+        walk.watch_inputs(
+            block, list(walk.first_block_inputs(m, IDS)), lambda layer, x: seen.setdefault(layer, x)
+        )
         largest = next(iter(seen.values())).abs().amax(0)
         return float(largest.max() / largest.median())
 

@@ -21,8 +21,12 @@ from course_utils.quantization import Compressed, QuantizedLinear, compressed, g
 
 METHODS = {
     "rtn 4": lambda model, ids: rtn.quantize(model, bits=4, group_size=16),
-    "rtn 5 symmetric, whole rows": lambda model, ids: rtn.quantize(model, bits=5, group_size=-1, symmetric=True),
-    "gptq 3 act-order": lambda model, ids: gptq.quantize(model, ids, bits=3, group_size=8, act_order=True),
+    "rtn 5 symmetric, whole rows": lambda model, ids: rtn.quantize(
+        model, bits=5, group_size=-1, symmetric=True
+    ),
+    "gptq 3 act-order": lambda model, ids: gptq.quantize(
+        model, ids, bits=3, group_size=8, act_order=True
+    ),
     "gptq 2": lambda model, ids: gptq.quantize(model, ids, bits=2, group_size=16),
     "exact": lambda model, ids: Compressed(model, {"method": "none"}, 0.0),
 }
@@ -45,11 +49,17 @@ def saved(make, ids, tmp_path):
 def test_bit_identical_after_loading(tiny, ids, tmp_path, method):
     made = METHODS[method](tiny, ids)
     size = made.save(tmp_path / "model")
-    assert size == sum(f.stat().st_size for f in (tmp_path / "model").iterdir()) == made.bytes_on_disk
+    assert (
+        size == sum(f.stat().st_size for f in (tmp_path / "model").iterdir()) == made.bytes_on_disk
+    )
     loaded = load(tmp_path / "model")
     assert not loaded.training and type(loaded) is type(tiny)
     assert torch.equal(logits(loaded, ids), logits(made.model, ids))
-    ask = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    ask = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "attention_mask": torch.ones(2, 6, dtype=torch.long),
+    }
     assert torch.equal(loaded.generate(ids[:2, :6], **ask), made.model.generate(ids[:2, :6], **ask))
     again = Compressed(loaded, made.settings, 0.0)
     again.save(tmp_path / "again")
@@ -61,7 +71,11 @@ def test_group_index_is_saved_only_where_groups_are_scattered(make, ids, tmp_pat
     for act_order in (False, True):
         made = gptq.quantize(make("qwen2"), ids, bits=4, group_size=8, act_order=act_order)
         made.save(tmp_path / "model")
-        stored = [k for k in load_file(tmp_path / "model/weights.safetensors") if k.endswith("group_index")]
+        stored = [
+            k
+            for k in load_file(tmp_path / "model/weights.safetensors")
+            if k.endswith("group_index")
+        ]
         assert bool(stored) == act_order
         loaded = load(tmp_path / "model")
         for name, layer in made.model.named_modules():
@@ -80,11 +94,17 @@ def test_bytes_of_a_layer(make, tmp_path, bits, symmetric):
     for name, module in walk.compressible(make("llama")).items():
         rows, columns = walk.weight_of(module).shape
         groups = columns // 16
-        wanted = rows * (columns * bits // 8 + 2 * groups + (0 if symmetric else -(-groups * bits // 8)))
-        parts = [v for k, v in stored.items() if k.startswith(name + ".") and not k.endswith(".bias")]
+        wanted = rows * (
+            columns * bits // 8 + 2 * groups + (0 if symmetric else -(-groups * bits // 8))
+        )
+        parts = [
+            v for k, v in stored.items() if k.startswith(name + ".") and not k.endswith(".bias")
+        ]
         assert sum(v.nbytes for v in parts) == wanted, name
         assert stored[name + ".packed"].nbytes == rows * columns * bits // 8
-    header = (tmp_path / "model/weights.safetensors").stat().st_size - sum(v.nbytes for v in stored.values())
+    header = (tmp_path / "model/weights.safetensors").stat().st_size - sum(
+        v.nbytes for v in stored.values()
+    )
     assert 0 < header < 200 * len(stored)
 
 
@@ -94,13 +114,20 @@ def test_bundled_model_shrinks_as_its_bits_say(tmp_path):
     rest = sum(p.numel() for p in model.parameters()) - linear
     made = rtn.quantize(model, bits=4, group_size=64)
     size = made.save(tmp_path / "model", tokenizer)
-    rest_bytes = 2 * rest  # the bundled weights are bfloat16, and the rest of the model keeps them exactly
+    # the bundled weights are bfloat16, and the rest of the model keeps them exactly
+    rest_bytes = 2 * rest
     weights = linear * 4 / 8 + linear / 64 * 2.5
-    assert weights + rest_bytes < (tmp_path / "model/weights.safetensors").stat().st_size < 1.03 * (weights + rest_bytes)
+    assert (
+        weights + rest_bytes
+        < (tmp_path / "model/weights.safetensors").stat().st_size
+        < 1.03 * (weights + rest_bytes)
+    )
     assert size < 0.6 * sum(f.stat().st_size for f in models.BUNDLED.glob("*.safetensors"))
     reloaded, again = load(tmp_path / "model"), models.load_tokenizer(tmp_path / "model")
     prompt = tokenizer("The ", return_tensors="pt")
-    text = reloaded.generate(prompt["input_ids"], attention_mask=prompt["attention_mask"], max_new_tokens=8)
+    text = reloaded.generate(
+        prompt["input_ids"], attention_mask=prompt["attention_mask"], max_new_tokens=8
+    )
     assert len(again.decode(text[0])) > 4
 
 
@@ -131,7 +158,12 @@ def test_changing_a_models_precision_keeps_its_grids(make, ids):
     made = rtn.quantize(make("llama"), bits=4, group_size=16).model
     wanted = {name: m.weight for name, m in made.named_modules() if isinstance(m, QuantizedLinear)}
     before = logits(made, ids)
-    for change in (lambda m: m.to(torch.bfloat16), lambda m: m.half(), lambda m: m.double(), lambda m: m.float()):
+    for change in (
+        lambda m: m.to(torch.bfloat16),
+        lambda m: m.half(),
+        lambda m: m.double(),
+        lambda m: m.float(),
+    ):
         change(made)
         assert all(torch.equal(made.get_submodule(name).weight, w) for name, w in wanted.items())
         assert (logits(made, ids).float() - before).norm() < 0.02 * before.norm()
@@ -162,13 +194,17 @@ def test_group_dequantizing_is_the_grid_formula(make, ids):
                 for j in range(layer.in_features):
                     g = int(grid.group_index[j])
                     wanted = grid.scale[:, g] * (codes[:, j] - grid.zero_point[:, g])
-                    torch.testing.assert_close(layer.weight[:, j].double(), wanted, rtol=1e-6, atol=0)
+                    torch.testing.assert_close(
+                        layer.weight[:, j].double(), wanted, rtol=1e-6, atol=0
+                    )
 
 
 def compressed_codes(layer):
     """3-bit codes read bit by bit from the packed rows: two low bits, then the high one; columns group by group."""
     columns = layer.in_features
-    bits = ((layer.packed[..., None] >> torch.arange(8)) & 1).reshape(layer.out_features, -1).double()
+    bits = (
+        ((layer.packed[..., None] >> torch.arange(8)) & 1).reshape(layer.out_features, -1).double()
+    )
     low, high = bits[:, : 2 * columns], bits[:, 2 * columns :]
     codes = low[:, ::2] + 2 * low[:, 1::2] + 4 * high
     if layer.group_index is None:
@@ -191,7 +227,10 @@ def test_every_flipped_bit_is_noticed(saved, tmp_path):
             broken = bytearray(whole)
             broken[at] ^= 1 << int(torch.randint(8, (), generator=places))
             file.write_bytes(broken)
-            with pytest.raises(CompressionError, match=file.name if file.name != "compression.json" else "compression"):
+            with pytest.raises(
+                CompressionError,
+                match=file.name if file.name != "compression.json" else "compression",
+            ):
                 load(folder)
         file.write_bytes(whole)
     load(folder)
@@ -236,7 +275,9 @@ def test_a_folder_of_a_later_version_is_refused(saved):
 
 
 @pytest.mark.parametrize("step", ["save_file", "digest", "first rename", "second rename"])
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk", "interrupt"])
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk", "interrupt"]
+)
 def test_interrupted_write_leaves_the_old_folder_whole(make, saved, ids, monkeypatch, step, error):
     made, folder = saved
     before = {f.name: f.read_bytes() for f in folder.iterdir()}

@@ -13,7 +13,11 @@ from course_utils.quantization import compressed, decoding, entropy_coded, rtn
 
 def alive() -> dict[int, int]:
     """Bytes of each tensor that is alive, by its place in memory (what torch.compile and export imitate has none)."""
-    real = (t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter) and t.device.type == "cpu")
+    real = (
+        t
+        for t in gc.get_objects()
+        if type(t) in (torch.Tensor, torch.nn.Parameter) and t.device.type == "cpu"
+    )
     return {t.data_ptr(): t.untyped_storage().nbytes() for t in real if t.layout == torch.strided}
 
 
@@ -37,7 +41,11 @@ def test_written_read_and_decoded_block_by_block(tiny, ids, tmp_path, monkeypatc
         wanted = result.model(input_ids=some).logits
 
     model = decoding.one_block_at_a_time(compressed.load(tmp_path / "m"))
-    layers = {m: name for name, m in model.named_modules() if isinstance(m, entropy_coded.EntropyCodedLinear)}
+    layers = {
+        m: name
+        for name, m in model.named_modules()
+        if isinstance(m, entropy_coded.EntropyCodedLinear)
+    }
     assert len(layers) == len(walk.compressible(tiny))
     blocks = [[m for m in block.modules() if m in layers] for block in walk.blocks(model)]
     dense = 4 * sum(m.in_features * m.out_features for m in layers)
@@ -54,8 +62,12 @@ def test_written_read_and_decoded_block_by_block(tiny, ids, tmp_path, monkeypatc
 
     monkeypatch.setattr(entropy_coded.EntropyCodedLinear, "weight", property(spied))
     with torch.no_grad():
-        assert torch.equal(model(input_ids=some).logits, wanted), "the same bits as the model that was saved"
-    assert max(together) == 1 and len(together) == len(layers), "each layer expands once, one block is decoded"
+        assert torch.equal(model(input_ids=some).logits, wanted), (
+            "the same bits as the model that was saved"
+        )
+    assert max(together) == 1 and len(together) == len(layers), (
+        "each layer expands once, one block is decoded"
+    )
     assert len(peak) == 1 and peak[0] < block_bytes < dense / 2
     assert all(m._decoded is None for m in layers)
     whole = [expand(m) for m in layers]  # the measure itself sees a model that is expanded whole
@@ -66,10 +78,17 @@ def test_written_read_and_decoded_block_by_block(tiny, ids, tmp_path, monkeypatc
 
 def test_it_is_a_compressed_like_every_other(make, ids, tmp_path):
     tiny = make("llama")
-    coded, rounded = (entropy_coded.quantize(tiny, bits=2.0), rtn.quantize(tiny, bits=2, group_size=16))
+    coded, rounded = (
+        entropy_coded.quantize(tiny, bits=2.0),
+        rtn.quantize(tiny, bits=2, group_size=16),
+    )
     assert type(coded) is type(rounded) and coded.coverage.keys() == rounded.coverage.keys()
     assert coded.coverage == rounded.coverage, "the same layers are reached"
-    assert coded.bytes_on_disk == coded.save(tmp_path / "a") == sum(f.stat().st_size for f in (tmp_path / "a").iterdir())
+    assert (
+        coded.bytes_on_disk
+        == coded.save(tmp_path / "a")
+        == sum(f.stat().st_size for f in (tmp_path / "a").iterdir())
+    )
     assert by_window.kl_by_window(tiny, coded, ids[:2]).shape == (2,)
 
 

@@ -21,7 +21,10 @@ def ball():
 
 def test_the_shells_are_those_of_the_theta_series(ball):
     shells = [int((ball.square().sum(1) == 2 * n).sum()) for n in range(6)]
-    assert shells == [1, *(240 * sum(d**3 for d in range(1, n + 1) if n % d == 0) for n in range(1, 6))]
+    assert shells == [
+        1,
+        *(240 * sum(d**3 for d in range(1, n + 1) if n % d == 0) for n in range(1, 6)),
+    ]
     assert sum(shells) == len(ball) == len(torch.unique(ball, dim=0)) == 56_881
     assert torch.equal(lattices.nearest_e8(ball), ball), "each is a point of E₈"
 
@@ -29,7 +32,10 @@ def test_the_shells_are_those_of_the_theta_series(ball):
 def test_the_ball_has_the_distortion_of_the_literature(ball):
     x = normal(4000)
     found = min(
-        float((ball[(ball.square().sum(1) / 2 - (x / s) @ ball.T).argmin(1)] * s - x).square().mean()) for s in (0.98, 1.0, 1.02)
+        float(
+            (ball[(ball.square().sum(1) / 2 - (x / s) @ ball.T).argmin(1)] * s - x).square().mean()
+        )
+        for s in (0.98, 1.0, 1.02)
     )
     assert found == pytest.approx(0.0923, rel=0.02)
 
@@ -47,13 +53,14 @@ def test_the_nearest_point_is_that_of_brute_force(spread):
     x = normal(300, seed=1) * spread
     points = e8.decode(torch.arange(65536))
     nearest = torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist").min(1).values
-    torch.testing.assert_close((e8.decode(e8.encode(x)) - x).norm(dim=1), nearest, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        (e8.decode(e8.encode(x)) - x).norm(dim=1), nearest, rtol=1e-5, atol=1e-6
+    )
     assert torch.equal(e8.encode(points[::997]), torch.arange(65536)[::997])
 
 
 def test_two_bits_leave_what_they_should(monkeypatch):
-    """A paper lists .089 (see `e8`): near it, and never below. Which 29 of the 56 sizes of norm² 12 are taken changes nothing: other choices, as the published code's, agree within half a percent.
-    """
+    """A paper lists .089 (see `e8`): near it, and never below. Which 29 of the 56 sizes of norm² 12 are taken changes nothing: other choices, as the published code's, agree within half a percent."""
     x = normal(20_000, seed=2)
 
     def left():
@@ -73,7 +80,8 @@ def test_two_bits_leave_what_they_should(monkeypatch):
 
 
 def test_layers_hold_two_bytes_for_eight_weights():
-    weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(3))  # 20 is no multiple of 8
+    # 20 is no multiple of 8
+    weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(3))
     layer = e8.quantize_layer(weight)
     assert layer.packed.shape == (6, 6) and layer.weight.shape == (6, 20)
     by_hand = e8.decode(layer.codes).flatten(1)[:, :20] * layer.scale.float()

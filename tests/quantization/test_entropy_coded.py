@@ -14,7 +14,9 @@ from course_utils.theory import coding
 
 def layer_case(seed=0, rows=12, columns=40, tokens=300):
     rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(tokens, columns, generator=rng, dtype=torch.float64) @ torch.randn(columns, columns, generator=rng, dtype=torch.float64)
+    x = torch.randn(tokens, columns, generator=rng, dtype=torch.float64) @ torch.randn(
+        columns, columns, generator=rng, dtype=torch.float64
+    )
     return torch.randn(rows, columns, generator=rng, dtype=torch.float64), gptq.hessian(x)
 
 
@@ -40,8 +42,11 @@ def test_the_walk_is_the_surgeons(block_size):
 
 def test_the_walk_with_equal_steps_is_gptqs_where_nothing_clips():
     weight, H = layer_case(1)
-    wide = torch.cat([weight, torch.full((1, 40), 60.0), torch.full((1, 40), -60.0)]).double()  # rows that make the grid wide
-    grid_rows = gptq.quantize_layer(wide, H, bits=8, group_size=None, symmetric=False, never_worse=False)
+    # rows that make the grid wide
+    wide = torch.cat([weight, torch.full((1, 40), 60.0), torch.full((1, 40), -60.0)]).double()
+    grid_rows = gptq.quantize_layer(
+        wide, H, bits=8, group_size=None, symmetric=False, never_worse=False
+    )
     for row in range(len(weight)):
         scale = grid_rows.grid.scale[row, 0]
         codes = entropy_coded.walk_columns(weight[row : row + 1], H, scale.reshape(1).double())
@@ -65,7 +70,9 @@ def test_a_layer_gives_back_its_codes(classes, spread):
     steps = torch.rand(70, generator=rng).half().float() + 0.01
     bias = torch.randn(33, generator=rng)
     layer = entropy_coded.EntropyCodedLinear.of(codes, steps, bias, classes=classes)
-    assert torch.equal(layer.codes.int(), codes) and torch.equal(layer.weight, codes * layer.step.float())
+    assert torch.equal(layer.codes.int(), codes) and torch.equal(
+        layer.weight, codes * layer.step.float()
+    )
     x = torch.randn(4, 70, generator=rng)
     assert torch.equal(layer(x), nn.functional.linear(x, codes * layer.step.float(), bias))
     ideal = entropy_coded.code_bits(codes, classes)
@@ -73,12 +80,22 @@ def test_a_layer_gives_back_its_codes(classes, spread):
 
 
 def test_bits_follow_the_entropy_of_each_class():
-    codes = torch.cat([torch.zeros(64, 10), torch.arange(64)[:, None].expand(64, 10) % 4 - 1], 1).int()
+    codes = torch.cat(
+        [torch.zeros(64, 10), torch.arange(64)[:, None].expand(64, 10) % 4 - 1], 1
+    ).int()
     assert abs(entropy_coded.code_bits(codes, 2) - 64 * 10 * 2) < 1e-9
     assert entropy_coded.code_bits(codes, 1) > entropy_coded.code_bits(codes, 2)
 
 
-@pytest.mark.parametrize("settings", [{}, {"steps": "sigma"}, {"calibration": True}, {"steps": "watersic", "calibration": True, "classes": 4}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"steps": "sigma"},
+        {"calibration": True},
+        {"steps": "watersic", "calibration": True, "classes": 4},
+    ],
+)
 def test_a_model_is_written_and_read_bit_for_bit(tiny, ids, tmp_path, settings):
     settings = dict(settings)
     calibration = ids if settings.pop("calibration", False) else None
@@ -92,7 +109,9 @@ def test_a_model_is_written_and_read_bit_for_bit(tiny, ids, tmp_path, settings):
     layers = [m for m in back.modules() if isinstance(m, entropy_coded.EntropyCodedLinear)]
     assert len(layers) == len(walk.compressible(tiny))
     with safe_open(tmp_path / "m" / compressed.WEIGHTS, "pt") as file:
-        kept = [k for k in file.keys() if k.rpartition(".")[2] in ("stream", "table", "lowest", "which", "step")]  # noqa: SIM118
+        coded = ("stream", "table", "lowest", "which", "step")
+        names = file.keys()
+        kept = [name for name in names if name.rpartition(".")[2] in coded]
         stored = sum(file.get_tensor(k).nbytes for k in kept)
     weights = sum(m.in_features * m.out_features for m in layers)
     assert stored == sum(m.coded_bytes() for m in layers)
@@ -105,9 +124,15 @@ def test_small_matrices_spend_fewer_bits_with_one_step():
     with torch.no_grad():
         net[0].weight.normal_(0, 1.0)
         net[1].weight.normal_(0, 0.125)
-    bits = [entropy_coded.code_bits(m.codes.int()) / 256**2 for m in entropy_coded.quantize(net, bits=3.0).model]
+    bits = [
+        entropy_coded.code_bits(m.codes.int()) / 256**2
+        for m in entropy_coded.quantize(net, bits=3.0).model
+    ]
     assert abs(bits[0] - bits[1] - 3) < 0.15  # log₂ 8: as reverse water-filling says
-    equal = [entropy_coded.code_bits(m.codes.int()) / 256**2 for m in entropy_coded.quantize(net, bits=3.0, steps="sigma").model]
+    equal = [
+        entropy_coded.code_bits(m.codes.int()) / 256**2
+        for m in entropy_coded.quantize(net, bits=3.0, steps="sigma").model
+    ]
     assert abs(equal[0] - equal[1]) < 0.02
 
 
@@ -138,9 +163,13 @@ def test_weights_without_spread_and_codes_far_from_zero(steps):
         net[0].weight.fill_(0.3)
         net[2].weight.fill_(-2.0)
         done = entropy_coded.quantize(net, bits=3.0, steps=steps).model
-        assert (done[0].weight - 0.3).abs().max() <= done[0].step / 2 and (done[2].weight + 2.0).abs() <= done[2].step / 2
+        assert (done[0].weight - 0.3).abs().max() <= done[0].step / 2 and (
+            done[2].weight + 2.0
+        ).abs() <= done[2].step / 2
         far = torch.full((4, 6), 10**6) + torch.arange(6)
-        assert torch.equal(entropy_coded.EntropyCodedLinear.of(far.int(), torch.ones(1), None).codes.long(), far)
+        assert torch.equal(
+            entropy_coded.EntropyCodedLinear.of(far.int(), torch.ones(1), None).codes.long(), far
+        )
         for layer in net:
             layer.weight.zero_()
         with pytest.raises(CompressionError, match="every weight"):
@@ -160,4 +189,5 @@ def test_bad_input(tiny, ids):
         entropy_coded.EntropyCodedLinear.of(torch.tensor([[0, 1 << 20]]).int(), torch.ones(1), None)
     with pytest.raises(CompressionError, match="no layer"):
         entropy_coded.bits_per_weight(tiny)
-    assert coding.PRECISION == 14 and np.iinfo(np.int16).max >= (1 << 14)  # tables fit the buffer's type
+    # tables fit the buffer's type
+    assert coding.PRECISION == 14 and np.iinfo(np.int16).max >= (1 << 14)

@@ -24,7 +24,10 @@ def sample(seed=0, rows=12, columns=40):
 def test_sixteen_bits_are_torchs_cast(format):
     weight = sample()
     found = floats.quantize_layer(weight, format=format)
-    assert torch.equal(found.weight, weight.to(floats.DTYPES[format]).float()) and not (found.scale != 1).any()
+    assert (
+        torch.equal(found.weight, weight.to(floats.DTYPES[format]).float())
+        and not (found.scale != 1).any()
+    )
 
 
 @pytest.mark.parametrize("granularity", floats.GRANULARITIES)
@@ -40,11 +43,17 @@ def test_eight_bits_are_the_nearest_of_the_scaled_values(format, granularity):
     nearest = (weight.double()[..., None] - scale[..., None] * values).abs().amin(-1)
     off = (found.weight.double() - weight.double()).abs()
     assert (off <= nearest + 1e-6 * weight.double().abs()).all()
-    peak = weight.double().abs().amax(1, keepdim=True) if granularity == "per_channel" else weight.double().abs().max().view(1, 1)
+    peak = (
+        weight.double().abs().amax(1, keepdim=True)
+        if granularity == "per_channel"
+        else weight.double().abs().max().view(1, 1)
+    )
     wanted = peak / formats.find(format).largest
     used = (peak > 0)[:, 0]
     torch.testing.assert_close(found.scale.double()[used], wanted[used], rtol=1e-3, atol=0)
-    assert torch.equal(found.values.float(), formats.cast(weight / found.scale, format, saturate=True))
+    assert torch.equal(
+        found.values.float(), formats.cast(weight / found.scale, format, saturate=True)
+    )
 
 
 @given(
@@ -72,8 +81,16 @@ def test_any_weight(rows, columns, seed, format, size, granularity):
 def test_more_mantissa_is_closer_where_the_range_suffices():
     for seed in range(5):
         weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(seed))
-        error = {f: float((floats.quantize_layer(weight, format=f).weight - weight).norm() / weight.norm()) for f in floats.DTYPES}
-        assert 4 * error["FP16"] < error["BF16"] < 0.2 * error["FP8 E4M3"] and error["FP8 E4M3"] < 0.6 * error["FP8 E5M2"] < 0.05
+        error = {
+            f: float(
+                (floats.quantize_layer(weight, format=f).weight - weight).norm() / weight.norm()
+            )
+            for f in floats.DTYPES
+        }
+        assert (
+            4 * error["FP16"] < error["BF16"] < 0.2 * error["FP8 E4M3"]
+            and error["FP8 E4M3"] < 0.6 * error["FP8 E5M2"] < 0.05
+        )
 
 
 @pytest.mark.parametrize("granularity", floats.GRANULARITIES)
@@ -84,8 +101,16 @@ def test_model_level(tiny, ids, format, granularity, tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
     for name, module in walk.compressible(tiny).items():
         layer = result.model.get_submodule(name)
-        assert torch.equal(layer.weight, floats.quantize_layer(walk.weight_of(module), format=format, granularity=granularity).weight)
-        assert layer.packed.nbytes == layer.in_features * layer.out_features * formats.find(format).bits // 8
+        assert torch.equal(
+            layer.weight,
+            floats.quantize_layer(
+                walk.weight_of(module), format=format, granularity=granularity
+            ).weight,
+        )
+        assert (
+            layer.packed.nbytes
+            == layer.in_features * layer.out_features * formats.find(format).bits // 8
+        )
     with torch.no_grad():
         exact, found = tiny(input_ids=ids).logits, result.model(input_ids=ids).logits
         assert 0 < (found - exact).norm() < 0.2 * exact.norm()
@@ -93,13 +118,18 @@ def test_model_level(tiny, ids, format, granularity, tmp_path):
         assert torch.equal(load(tmp_path / "model")(input_ids=ids).logits, found)
     layer = next(m for m in result.model.modules() if isinstance(m, floats.FloatLinear))
     weight = layer.weight.clone()
-    assert torch.equal(layer.half().weight, weight) and layer.half()(torch.randn(2, layer.in_features).half()).dtype == torch.float16
+    assert (
+        torch.equal(layer.half().weight, weight)
+        and layer.half()(torch.randn(2, layer.in_features).half()).dtype == torch.float16
+    )
 
 
 def test_any_module_with_linear_layers():
     net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2, bias=False))
     x = torch.randn(3, 8)
-    torch.testing.assert_close(floats.quantize(net, format="FP16").model(x), net(x), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        floats.quantize(net, format="FP16").model(x), net(x), rtol=1e-2, atol=1e-2
+    )
 
 
 def test_errors():

@@ -28,8 +28,12 @@ MODELS = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**KV)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**KV)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**KV, head_dim=8)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=64)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=64)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    ),
 }
 
 
@@ -47,7 +51,9 @@ def test_folding_keeps_the_function_and_changes_every_part(kind):
     for fold in (fold for block in found for fold in block):
         weights = [t.weight.clone() for t in fold.targets]
         folding.apply(fold, torch.rand(fold.channels).double() * 3 + 0.2)
-        assert all(not torch.equal(old, t.weight) for old, t in zip(weights, fold.targets, strict=True))
+        assert all(
+            not torch.equal(old, t.weight) for old, t in zip(weights, fold.targets, strict=True)
+        )
         torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=1e-9, atol=1e-9)
 
 
@@ -68,7 +74,9 @@ def test_errors():
     for bad in (torch.ones(31), torch.zeros(32), torch.full((32,), torch.inf)):
         with pytest.raises(CompressionError, match="positive scales"):
             folding.apply(fold, bad)
-    with pytest.raises(CompressionError, match="no norm stands directly before the layers of a 'olmo2' block"):
+    with pytest.raises(
+        CompressionError, match="no norm stands directly before the layers of a 'olmo2' block"
+    ):
         folding.norms_before(tiny_models.model_of("olmo2"))
     with pytest.raises(CompressionError, match=r"mlp.experts: its experts share tensors"):
         folding.folds(tiny_models.model_of("mixtral"))
@@ -76,13 +84,25 @@ def test_errors():
 
 def test_norms_behind_the_layers_take_up_no_scale():
     """OPT with its norms last: values and the ReLU's layer can be scaled, nothing else."""
-    post = OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, do_layer_norm_before=False))
+    post = OPTForCausalLM(
+        OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, do_layer_norm_before=False)
+    )
     assert [f.name for f in folding.folds(post)[0]] == ["self_attn.v_proj", "fc1"]
 
 
 # architecture: what can be scaled in a block, by source and the number of its targets
-LLAMA = {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 2, "mlp.up_proj": 1}
-GEMMA = {"input_layernorm": 3, "self_attn.v_proj": 1, "pre_feedforward_layernorm": 2, "mlp.up_proj": 1}
+LLAMA = {
+    "input_layernorm": 3,
+    "self_attn.v_proj": 1,
+    "post_attention_layernorm": 2,
+    "mlp.up_proj": 1,
+}
+GEMMA = {
+    "input_layernorm": 3,
+    "self_attn.v_proj": 1,
+    "pre_feedforward_layernorm": 2,
+    "mlp.up_proj": 1,
+}
 OLMO = {"self_attn.v_proj": 1, "mlp.up_proj": 1}
 FUSED = {"input_layernorm": 1, "post_attention_layernorm": 1}
 EXPERTS = {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 4,
@@ -94,7 +114,9 @@ FOUND = {
     "gptj": {"ln_1": 4, "attn.v_proj": 1}, "starcoder2": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1},
     "glm4": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1, "mlp.gate_up_proj": 1},
 }  # fmt: skip
-PROBED = torch.randint(3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(5))
+PROBED = torch.randint(
+    3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(5)
+)
 
 
 @pytest.mark.parametrize("kind", FOUND)
@@ -106,17 +128,26 @@ def test_any_architecture_is_scaled_without_changing_its_function(kind):
     found = folding.folds(listed)
     assert all({f.name: len(f.target_names) for f in block} == FOUND[kind] for block in found)
     wanted = model(input_ids=PROBED, use_cache=False).logits
-    torch.testing.assert_close(listed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-6, atol=1e-6)  # put back
+    # put back
+    torch.testing.assert_close(
+        listed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-6, atol=1e-6
+    )
     draws = torch.Generator().manual_seed(0)
     for fold in (fold for block in found for fold in block):
         folding.apply(fold, torch.exp(1.6 * (2 * torch.rand(fold.channels, generator=draws) - 1)))
-    torch.testing.assert_close(listed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        listed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-4
+    )
     if any(f.is_norm for f in found[0]):
         smoothed = smoothquant.smooth(model, PROBED)
-        torch.testing.assert_close(smoothed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            smoothed(input_ids=PROBED, use_cache=False).logits, wanted, rtol=1e-4, atol=1e-4
+        )
         assert smoothed.state_dict().keys() == before.keys()
     result = awq.quantize(model, PROBED, bits=8, group_size=8, alphas=(0.0, 0.5), clip=False)
-    change = (result.model(input_ids=PROBED, use_cache=False).logits - wanted).norm() / wanted.norm()
+    change = (
+        result.model(input_ids=PROBED, use_cache=False).logits - wanted
+    ).norm() / wanted.norm()
     assert change < 0.1 and result.coverage["share_of_blocks"] > 0.8
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -125,9 +156,13 @@ def test_shared_parameters_are_not_scaled():
     model = tiny_models.model_of("llama", layers=4)
     model.model.layers[3].mlp.up_proj.weight = model.model.layers[2].mlp.up_proj.weight
     names = [[f.name for f in block] for block in folding.folds(model)]
-    assert [("mlp.up_proj" in block, "post_attention_layernorm" in block) for block in names] == [(True, True)] * 2 + [(False, False)] * 2
+    assert [("mlp.up_proj" in block, "post_attention_layernorm" in block) for block in names] == [
+        (True, True)
+    ] * 2 + [(False, False)] * 2
     smoothed = smoothquant.smooth(model, PROBED)
-    torch.testing.assert_close(smoothed(input_ids=PROBED).logits, model(input_ids=PROBED).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        smoothed(input_ids=PROBED).logits, model(input_ids=PROBED).logits, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -137,5 +172,11 @@ def test_half_precision_finds_the_same(dtype):
 
 
 def test_gelu_is_not_folded_through():
-    gelu = OPTForCausalLM(OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, activation_function="gelu"))
-    assert [f.name for f in folding.folds(gelu)[0]] == ["self_attn_layer_norm", "self_attn.v_proj", "final_layer_norm"]
+    gelu = OPTForCausalLM(
+        OPTConfig(**WIDE, ffn_dim=48, word_embed_proj_dim=32, activation_function="gelu")
+    )
+    assert [f.name for f in folding.folds(gelu)[0]] == [
+        "self_attn_layer_norm",
+        "self_attn.v_proj",
+        "final_layer_norm",
+    ]

@@ -50,9 +50,12 @@ def test_rounding_agrees_with_torch(name):
     """Random reals, every value of the format, every midpoint of two neighbours, and what lies just beside it."""
     grid = formats.values(name)
     ties = ((grid[1:].double() + grid[:-1].double()) / 2).float()
-    beside = [torch.nextafter(ties, torch.full_like(ties, side)) for side in (-torch.inf, torch.inf)]
+    beside = [
+        torch.nextafter(ties, torch.full_like(ties, side)) for side in (-torch.inf, torch.inf)
+    ]
     x = torch.cat([reals(), grid, ties, *beside])
-    if name == "FP8 E4M3":  # torch versions differ beyond its range; the saturated value is the specification's
+    # torch versions differ beyond its range; the saturated value is the specification's
+    if name == "FP8 E4M3":
         x = x.clamp(-448, 448)
     assert same(formats.cast(x, name), x.to(TORCH[name]).float())
 
@@ -61,7 +64,9 @@ def test_fp32_is_float32():
     x = reals()
     assert torch.equal(formats.encode(x, "FP32"), x.view(torch.int32).long() & 0xFFFFFFFF)
     assert same(formats.decode(formats.encode(x, "FP32"), "FP32"), x)
-    doubles = torch.randn(100_000, dtype=torch.float64) * 2.0 ** torch.randint(-160, 140, (100_000,))
+    doubles = torch.randn(100_000, dtype=torch.float64) * 2.0 ** torch.randint(
+        -160, 140, (100_000,)
+    )
     assert same(formats.cast(doubles, "FP32"), doubles.float())
 
 
@@ -69,9 +74,13 @@ def test_overflow():
     x = torch.tensor([448.0, 463.9, 464.0, 464.1, 1e9, torch.inf, -1e9])
     assert formats.cast(x, "FP8 E4M3").tolist() == [448.0] * 6 + [-448.0]
     loud = formats.cast(x, "FP8 E4M3", saturate=False)
-    # 464 is halfway between 448 and the 480 that the NaN pattern would be: the even one of the two is 448
+    # 464 is halfway between 448 and the 480 that the NaN pattern would be: the even one of the two
+    # is 448
     assert loud[:3].tolist() == [448.0] * 3 and loud[3:].isnan().all()
-    assert formats.cast(1e6, "FP8 E5M2") == torch.inf and formats.cast(1e6, "FP8 E5M2", saturate=True) == 57344
+    assert (
+        formats.cast(1e6, "FP8 E5M2") == torch.inf
+        and formats.cast(1e6, "FP8 E5M2", saturate=True) == 57344
+    )
     assert formats.cast(65520.0, "FP16") == torch.inf and formats.cast(65519.0, "FP16") == 65504
     assert formats.cast(torch.tensor([99.0, -torch.inf]), "FP4 E2M1").tolist() == [6.0, -6.0]
     assert formats.cast(torch.tensor([99.0, -99.0]), "INT4").tolist() == [7.0, -8.0]
@@ -85,10 +94,14 @@ def exact(code: int, f: formats.Format) -> Fraction | None:
     if f.kind == "table":
         return Fraction(f.table[code])
     E, M = int(bits[1 : 1 + f.exponent], 2), int(bits[1 + f.exponent :], 2)
-    if (f.specials == "nan" and "0" not in bits[1:]) or (f.specials == "ieee" and "0" not in bits[1 : 1 + f.exponent]):
+    if (f.specials == "nan" and "0" not in bits[1:]) or (
+        f.specials == "ieee" and "0" not in bits[1 : 1 + f.exponent]
+    ):
         return None
     lead = 0 if E == 0 else 1
-    size = (lead + Fraction(M, 2**f.mantissa)) * Fraction(2) ** (max(E, 1) - (2 ** (f.exponent - 1) - 1))
+    size = (lead + Fraction(M, 2**f.mantissa)) * Fraction(2) ** (
+        max(E, 1) - (2 ** (f.exponent - 1) - 1)
+    )
     return -size if bits[0] == "1" else size
 
 
@@ -100,7 +113,13 @@ def test_small_formats_against_their_definition(name):
     decoded = formats.decode(torch.arange(2**f.bits), f)
     assert all(v is None or Fraction(d) == v for v, d in zip(table, decoded.tolist(), strict=True))
     finite = torch.tensor([float(v) for v in table if v is not None], dtype=torch.float64)
-    x = torch.cat([torch.linspace(-1.2, 1.2, 4001, dtype=torch.float64) * f.largest, finite, torch.randn(2000).double()])
+    x = torch.cat(
+        [
+            torch.linspace(-1.2, 1.2, 4001, dtype=torch.float64) * f.largest,
+            finite,
+            torch.randn(2000).double(),
+        ]
+    )
     nearest = (x[:, None] - finite).abs().amin(1)
     assert torch.equal((formats.cast(x, f, saturate=True).double() - x).abs(), nearest)
 
@@ -113,16 +132,41 @@ def test_ties_go_to_the_even_pattern(name):
 
 
 def test_known_grids():
-    assert formats.values("FP4 E2M1").tolist() == [-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    assert formats.values("FP4 E2M1").tolist() == [
+        -6,
+        -4,
+        -3,
+        -2,
+        -1.5,
+        -1,
+        -0.5,
+        0,
+        0.5,
+        1,
+        1.5,
+        2,
+        3,
+        4,
+        6,
+    ]
     assert formats.values("INT4").tolist() == list(range(-8, 8))
     assert formats.values("binary").tolist() == [-1, 1]
     assert formats.decode(0, "binary") == 1  # the bit is the sign, as in every other format
-    # OCP 8-bit Floating Point Specification, table 1: largest, smallest normal and smallest subnormal number
-    for name, largest, normal, subnormal in (("FP8 E4M3", 448, -6, -9), ("FP8 E5M2", 57344, -14, -16)):
+    # OCP 8-bit Floating Point Specification, table 1: largest, smallest normal and smallest
+    # subnormal number
+    for name, largest, normal, subnormal in (
+        ("FP8 E4M3", 448, -6, -9),
+        ("FP8 E5M2", 57344, -14, -16),
+    ):
         f = formats.find(name)
         assert f.largest == largest
-        assert formats.decode(1, f) == 2.0**subnormal and formats.decode(2**f.mantissa, f) == 2.0**normal
-    assert len(formats.values("FP8 E4M3")) == 253 and len(formats.values("FP16")) == 2**16 - 2**11 - 1
+        assert (
+            formats.decode(1, f) == 2.0**subnormal
+            and formats.decode(2**f.mantissa, f) == 2.0**normal
+        )
+    assert (
+        len(formats.values("FP8 E4M3")) == 253 and len(formats.values("FP16")) == 2**16 - 2**11 - 1
+    )
 
 
 def test_normal_float_is_the_published_table():
@@ -139,7 +183,11 @@ def test_normal_float_is_the_published_table():
         low, high = -10.0, 10.0
         for _ in range(80):
             middle = (low + high) / 2
-            low, high = (middle, high) if (1 + math.erf(middle / math.sqrt(2))) / 2 < probability else (low, middle)
+            low, high = (
+                (middle, high)
+                if (1 + math.erf(middle / math.sqrt(2))) / 2 < probability
+                else (low, middle)
+            )
         return low
 
     half = Fraction(1, 2)
@@ -161,7 +209,8 @@ def test_rounding_to_nf4_agrees_with_bitsandbytes():
     assert (ours - theirs).abs().max() < 1e-5
     cast, scales = formats.scaled_cast(weight, "NF4", group_size=64)
     assert scales.shape == (64, 2) and torch.equal(scales, scales.half().float())
-    # float16 scales move a value by 2^-11 of itself, and to the next value where that crosses a midpoint
+    # float16 scales move a value by 2^-11 of itself, and to the next value where that crosses a
+    # midpoint
     near = (cast - theirs).abs() <= 2**-11 * cast.abs() + 1e-6
     assert near.double().mean() > 0.99
 
@@ -180,9 +229,15 @@ def test_bitsandbytes_fp4_differs_from_e2m1_in_one_size():
 def test_layout_and_fields():
     for name, f in formats.FORMATS.items():
         assert sum(formats.layout(name).values()) == f.bits
-    assert formats.fields(0b1_01111_1000000000, "FP16") == {"sign": 1, "exponent": 15, "mantissa": 512}
+    assert formats.fields(0b1_01111_1000000000, "FP16") == {
+        "sign": 1,
+        "exponent": 15,
+        "mantissa": 512,
+    }
     assert formats.decode(0b1_01111_1000000000, "FP16") == -1.5
-    assert formats.fields(0b1010, "NF4") == {"index": 10} and formats.fields(1, "binary") == {"sign": 1}
+    assert formats.fields(0b1010, "NF4") == {"index": 10} and formats.fields(1, "binary") == {
+        "sign": 1
+    }
 
 
 @pytest.mark.parametrize("name", [n for n in formats.FORMATS if n != "FP32"])

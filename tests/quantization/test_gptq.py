@@ -15,7 +15,10 @@ from course_utils.quantization import QuantizedLinear, gptq, rtn
 def inputs(tokens, columns, seed, dtype=torch.float64):
     """Correlated inputs whose channels differ in size, as in a network."""
     g = torch.Generator().manual_seed(seed)
-    mix = torch.eye(columns, dtype=dtype) + torch.randn(columns, columns, generator=g, dtype=dtype) / columns**0.5
+    mix = (
+        torch.eye(columns, dtype=dtype)
+        + torch.randn(columns, columns, generator=g, dtype=dtype) / columns**0.5
+    )
     sizes = (0.7 * torch.randn(columns, generator=g, dtype=dtype)).exp()
     return torch.randn(tokens, columns, generator=g, dtype=dtype) @ mix * sizes
 
@@ -65,7 +68,11 @@ def specification(
             at_block, first = left, i
         group = order[i] // size if static_groups else i // size
         if group not in scales:
-            now = weight[:, group * size : (group + 1) * size] if static_groups else at_block[:, i - first : i - first + size]
+            now = (
+                weight[:, group * size : (group + 1) * size]
+                if static_groups
+                else at_block[:, i - first : i - first + size]
+            )
             scales[group] = scale_and_zero(now, bits, symmetric)
         s, z = scales[group]
         result[:, i] = s * ((left[:, 0] / s).round().add(z).clamp(0, 2**bits - 1) - z)
@@ -75,7 +82,12 @@ def specification(
 SETTINGS = [
     {"bits": bits, "group_size": size, "symmetric": symmetric, **order}
     for bits, size, symmetric in itertools.product((2, 3, 4, 8), (8, -1), (False, True))
-    for order in ({}, {"act_order": True}, {"static_groups": True}, {"act_order": True, "static_groups": True})
+    for order in (
+        {},
+        {"act_order": True},
+        {"static_groups": True},
+        {"act_order": True, "static_groups": True},
+    )
 ]
 
 
@@ -107,7 +119,9 @@ def test_equals_the_specification_at_every_damping(damping):
 
 def test_the_slow_version_for_readers_is_the_same():
     weight, H = case(6)
-    found = gptq.quantize_layer(weight, H, bits=3, group_size=8, static_groups=True, never_worse=False)
+    found = gptq.quantize_layer(
+        weight, H, bits=3, group_size=8, static_groups=True, never_worse=False
+    )
     shown = gptq.quantize_layer_spec(weight, H, grid=found.grid)
     torch.testing.assert_close(found.weight, shown, rtol=1e-9, atol=1e-9)
 
@@ -118,7 +132,9 @@ def test_single_precision_agrees_with_double():
     for seed in range(12):
         weight, H = case(seed, rows=16, columns=64)
         wanted = specification(weight.float().double(), H, bits=4, group_size=16)
-        found = gptq.quantize_layer(weight.float(), H.float(), bits=4, group_size=16, never_worse=False).weight
+        found = gptq.quantize_layer(
+            weight.float(), H.float(), bits=4, group_size=16, never_worse=False
+        ).weight
         a, b = error_of(weight, found, H), error_of(weight, wanted, H)
         assert abs(a - b) < 0.01 * b
         exact += abs(a - b) < 1e-5 * b
@@ -151,7 +167,13 @@ def test_layer_error_is_the_output_error():
 
 
 @pytest.mark.parametrize(
-    ("size", "order"), [(-1, {}), (-1, {"act_order": True}), (8, {"static_groups": True}), (24, {"static_groups": True})]
+    ("size", "order"),
+    [
+        (-1, {}),
+        (-1, {"act_order": True}),
+        (8, {"static_groups": True}),
+        (24, {"static_groups": True}),
+    ],
 )
 def test_block_size_changes_nothing_for_whole_rows_and_static_groups(size, order):
     weight, H = case(2, rows=5, columns=96)
@@ -173,7 +195,11 @@ def random_case(seed):
     rows, columns = int(torch.randint(1, 65, (), generator=g)), pick(16, 32, 64, 128)
     weight = 0.05 * torch.randn(rows, columns, generator=g)
     H = gptq.hessian(inputs(columns * pick(1, 2, 6), columns, seed, torch.float32))
-    settings = {"bits": pick(2, 3, 4, 8), "group_size": pick(16, -1), "symmetric": pick(False, True)}
+    settings = {
+        "bits": pick(2, 3, 4, 8),
+        "group_size": pick(16, -1),
+        "symmetric": pick(False, True),
+    }
     return weight, H, settings, {"act_order": pick(False, True), "static_groups": pick(False, True)}
 
 
@@ -189,7 +215,9 @@ def test_never_worse_than_rounding_on_200_correlated_layers():
         assert ratios[-1] <= 1 + 1e-5, (seed, settings, order)
         if found.rounded:
             kept += 1
-            assert torch.equal(found.weight, rounded.weight) and torch.equal(found.codes, rounded.codes)
+            assert torch.equal(found.weight, rounded.weight) and torch.equal(
+                found.codes, rounded.codes
+            )
     assert sorted(ratios)[100] < 0.7  # and usually much better
     assert kept < 20
 
@@ -201,7 +229,9 @@ def test_the_bare_algorithm_beats_rounding_on_200_ordinary_layers():
         weight = weight.repeat(8, 1) + 0.05 * torch.randn(8 * len(weight), weight.shape[1])
         settings = {"bits": 3 + seed % 2, "group_size": settings["group_size"]}
         found = gptq.quantize_layer(weight, H, never_worse=False, **settings).weight
-        assert error_of(weight, found, H) < error_of(weight, rtn.quantize_layer(weight, **settings).weight, H), seed
+        assert error_of(weight, found, H) < error_of(
+            weight, rtn.quantize_layer(weight, **settings).weight, H
+        ), seed
 
 
 def test_the_safeguard_is_needed():
@@ -210,7 +240,11 @@ def test_the_safeguard_is_needed():
     lost = 0
     for seed in range(30):
         g = torch.Generator().manual_seed(seed)
-        x = torch.randn(400, 64, generator=g) @ (torch.randn(64, 64, generator=g) / 8) * torch.randn(64, generator=g).exp()
+        x = (
+            torch.randn(400, 64, generator=g)
+            @ (torch.randn(64, 64, generator=g) / 8)
+            * torch.randn(64, generator=g).exp()
+        )
         weight, H = torch.randn(4, 64, generator=g), gptq.hessian(x)
         settings = {"bits": 2, "group_size": 16, "symmetric": True}
         limit = error_of(weight, rtn.quantize_layer(weight, **settings).weight, H)
@@ -309,7 +343,9 @@ def test_bad_arguments_name_themselves(change, message):
 
 def test_hessian_of_half_precision_inputs_does_not_overflow():
     x = (torch.randn(3000, 8, generator=torch.Generator().manual_seed(0)) * 30).half()
-    torch.testing.assert_close(gptq.hessian(x), gptq.hessian(x.double()).float(), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        gptq.hessian(x), gptq.hessian(x.double()).float(), rtol=1e-5, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 9])
@@ -335,7 +371,9 @@ def inputs_of(model, names, ids):
     """What enters each of these layers in a pass of the whole model."""
     caught = {}
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: caught.update({name: args[0]}))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: caught.update({name: args[0]})
+        )
         for name in names
     ]
     model(ids)
@@ -357,7 +395,9 @@ def by_hand(model, ids, *, quantized_inputs=True, **settings):
         caught = inputs_of(seen, names, ids)
         for name in names:
             weight = walk.weight_of(model.get_submodule(name))
-            result[name] = gptq.quantize_layer(weight.clone(), gptq.hessian(caught[name]), **settings)
+            result[name] = gptq.quantize_layer(
+                weight.clone(), gptq.hessian(caught[name]), **settings
+            )
             weight.copy_(result[name].weight)
     return result
 
@@ -371,13 +411,18 @@ def test_later_blocks_see_what_the_quantized_blocks_give(tiny, ids):
     assert min(agree) > 0.98 and sum(agree) / len(agree) > 0.999
     fresh = by_hand(tiny, ids, quantized_inputs=False, **settings)
     last = list(wanted)[-1]
-    assert (found[last].weight == fresh[last].weight).float().mean() < 0.95  # another answer from the original inputs
+    # another answer from the original inputs
+    assert (found[last].weight == fresh[last].weight).float().mean() < 0.95
 
 
 def test_model_every_layer_not_worse_and_outputs_closer(tiny, ids):
     compressed = gptq.quantize(tiny, ids, bits=3, group_size=16)
     rounded = rtn.quantize(tiny, bits=3, group_size=16)
-    assert set(layers_of(compressed.model)) == set(walk.compressible(tiny)) == set(compressed.details["layer_error"])
+    assert (
+        set(layers_of(compressed.model))
+        == set(walk.compressible(tiny))
+        == set(compressed.details["layer_error"])
+    )
     with torch.no_grad():
         exact = tiny(ids).logits
         ours = float((compressed.model(ids).logits - exact).square().mean())
@@ -386,14 +431,21 @@ def test_model_every_layer_not_worse_and_outputs_closer(tiny, ids):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"act_order": True}, {"static_groups": True}, {"act_order": True, "static_groups": True, "symmetric": True}]
+    "settings",
+    [
+        {"act_order": True},
+        {"static_groups": True},
+        {"act_order": True, "static_groups": True, "symmetric": True},
+    ],
 )
 def test_model_with_every_order(tiny, ids, settings):
     compressed = gptq.quantize(tiny, ids, bits=4, group_size=8, **settings)
     for key, value in settings.items():
         assert compressed.settings[key] == value
     scattered = [m.group_index is not None for m in layers_of(compressed.model).values()]
-    assert any(scattered) == (settings.get("act_order", False) and not settings.get("static_groups", False))
+    assert any(scattered) == (
+        settings.get("act_order", False) and not settings.get("static_groups", False)
+    )
     with torch.no_grad():
         exact = tiny(ids).logits
         assert (compressed.model(ids).logits - exact).norm() < 0.3 * exact.norm()
@@ -406,9 +458,12 @@ def test_shared_inputs_share_a_hessian_that_is_right(make, ids):
     found = gptq.block_hessians(block, states)
     x = torch.cat([block.input_layernorm(hidden) for hidden, _ in states]).detach()
     for name in ("q_proj", "k_proj", "v_proj"):
-        torch.testing.assert_close(found[getattr(block.self_attn, name)], gptq.hessian(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found[getattr(block.self_attn, name)], gptq.hessian(x), rtol=1e-4, atol=1e-5
+        )
     q, k, v = (found[getattr(block.self_attn, name)] for name in ("q_proj", "k_proj", "v_proj"))
-    assert q is k is v and len({H.data_ptr() for H in found.values()}) == len(found) - 3  # gate and up share one too
+    # gate and up share one too
+    assert q is k is v and len({H.data_ptr() for H in found.values()}) == len(found) - 3
     assert not any(m._forward_pre_hooks for m in block.modules())
 
 
@@ -419,7 +474,11 @@ def test_model_untouched_after_success_and_after_errors(tiny, ids):
     def unchanged():
         now = tiny.state_dict()
         hooks = [m for m in tiny.modules() if m._forward_pre_hooks or m._forward_hooks]
-        return tiny.training == mode and not hooks and all(torch.equal(before[k], now[k]) for k in before)
+        return (
+            tiny.training == mode
+            and not hooks
+            and all(torch.equal(before[k], now[k]) for k in before)
+        )
 
     assert not gptq.quantize(tiny, ids, bits=2, group_size=16).model.training
     assert unchanged()

@@ -16,7 +16,9 @@ def table():
     """
     model, tokenizer = models.load("bundled")
     calibration = evaluation.calibration(tokenizer, n=24)
-    ids = evaluation.text.windows(tokenizer, "bundled", split="train", n=12, context=256, seed=77).ids
+    ids = evaluation.text.windows(
+        tokenizer, "bundled", split="train", n=12, context=256, seed=77
+    ).ids
 
     @torch.no_grad()
     def measured(subject):
@@ -24,7 +26,9 @@ def table():
             logits = ready(ids).logits.log_softmax(-1)
         exact.append(logits)
         divergence = float((exact[0].exp() * (exact[0] - logits)).sum(-1).mean())
-        return evaluation.perplexity(subject, tokenizer, split="train", seed=77, n=64).nats, divergence
+        return evaluation.perplexity(
+            subject, tokenizer, split="train", seed=77, n=64
+        ).nats, divergence
 
     exact: list[torch.Tensor] = []
     found = {"exact": measured(model)}

@@ -11,7 +11,8 @@ from course_utils.errors import CompressionError
 from course_utils.quantization import grids
 
 BITS = range(2, 9)
-pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per")  # torch calls its own reference deprecated
+# torch calls its own reference deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per")
 
 
 def matrix(rows=6, columns=32, seed=0, dtype=torch.float32):
@@ -26,7 +27,9 @@ def groups_of(x, granularity, size):
         return [(slice(None), slice(None))]
     if granularity in ("per_channel", "per_token"):
         return [(slice(r, r + 1), slice(None)) for r in range(rows)]
-    return [(slice(r, r + 1), slice(c, c + size)) for r in range(rows) for c in range(0, columns, size)]
+    return [
+        (slice(r, r + 1), slice(c, c + size)) for r in range(rows) for c in range(0, columns, size)
+    ]
 
 
 @pytest.mark.parametrize("granularity", grids.GRANULARITIES)
@@ -34,14 +37,23 @@ def groups_of(x, granularity, size):
 def test_scale_and_zero_follow_the_formula_for_each_set(granularity, symmetric):
     """s from the extremes of each set in Fractions, within the 1/1000 of storing it in float16; z = round(−low / s)."""
     x, bits, size = matrix(), 4, 8
-    grid = grids.make_grid(x, bits=bits, symmetric=symmetric, granularity=granularity, group_size=size)
+    grid = grids.make_grid(
+        x, bits=bits, symmetric=symmetric, granularity=granularity, group_size=size
+    )
     sets = groups_of(x, granularity, size)
     assert grid.scale.numel() == len(sets)
     scale = grid.scale[:, grid.group_index].expand_as(x)
     zero = grid.zero_point[:, grid.group_index].expand_as(x)
     for where in sets:
-        low, high = min(Fraction(float(x[where].min())), Fraction(0)), max(Fraction(float(x[where].max())), Fraction(0))
-        wanted = max(-low, high) / Fraction(2**bits - 1, 2) if symmetric else (high - low) / (2**bits - 1)
+        low, high = (
+            min(Fraction(float(x[where].min())), Fraction(0)),
+            max(Fraction(float(x[where].max())), Fraction(0)),
+        )
+        wanted = (
+            max(-low, high) / Fraction(2**bits - 1, 2)
+            if symmetric
+            else (high - low) / (2**bits - 1)
+        )
         (s,), (z,) = scale[where].unique().tolist(), zero[where].unique().tolist()
         assert abs(Fraction(s) / wanted - 1) <= Fraction(1, 1000)
         assert float(torch.tensor(s).half()) == s
@@ -55,7 +67,9 @@ def test_every_value_goes_to_the_nearest_grid_point(bits, symmetric):
     x = matrix(4, 32, seed=bits)
     grid = grids.make_grid(x, bits=bits, symmetric=symmetric, group_size=16)
     y = 1.3 * x
-    scale, zero = (t[:, grid.group_index].double()[..., None] for t in (grid.scale, grid.zero_point))
+    scale, zero = (
+        t[:, grid.group_index].double()[..., None] for t in (grid.scale, grid.zero_point)
+    )
     points = scale * (torch.arange(2**bits, dtype=torch.float64) - zero)
     nearest = (points - y.double()[..., None]).abs().amin(-1)
     codes = grids.quantize(y, grid)
@@ -72,7 +86,8 @@ def test_agrees_with_torch_quantize_per_channel(bits, symmetric):
     scale, zero = grid.scale[:, 0], grid.zero_point[:, 0]
     fake = torch.fake_quantize_per_channel_affine(x, scale, zero.int(), 0, 0, 2**bits - 1)
     ours = grids.dequantize(grids.quantize(x, grid), grid)
-    # torch multiplies by 1/s where we divide: a value within rounding of a tie may fall to the other side
+    # torch multiplies by 1/s where we divide: a value within rounding of a tie may fall to the
+    # other side
     ratio = x.double() / scale.double()[:, None]
     tie = ((ratio - ratio.floor()) - 0.5).abs() < 1e-4
     assert tie.float().mean() < 0.01
@@ -91,7 +106,9 @@ def test_agrees_with_torch_per_tensor():
 
 
 def test_ties_go_to_the_even_code():
-    grid = grids.Grid(torch.ones(1, 1), torch.full((1, 1), 8.0), torch.zeros(7, dtype=torch.long), 4, True)
+    grid = grids.Grid(
+        torch.ones(1, 1), torch.full((1, 1), 8.0), torch.zeros(7, dtype=torch.long), 4, True
+    )
     x = torch.tensor([[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5]])
     assert (grids.quantize(x, grid).int() - 8).tolist() == [[-2, -2, 0, 0, 2, 2, 4]]
 
@@ -107,13 +124,16 @@ def test_zero_is_always_exact():
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
-    "row", [0.0, 1.0, -1.0, 0.1, 1e-45, -1e-45, 1e-40, 1e-30, 7e37, -7e37, 3e-8], ids=lambda v: f"constant {v:g}"
+    "row",
+    [0.0, 1.0, -1.0, 0.1, 1e-45, -1e-45, 1e-40, 1e-30, 7e37, -7e37, 3e-8],
+    ids=lambda v: f"constant {v:g}",
 )
 def test_degenerate_rows_stay_finite_and_close(bits, symmetric, row):
     x = torch.full((2, 16), row)
     y = grids.fake_quantize(x, bits=bits, symmetric=symmetric, group_size=16)
     assert torch.isfinite(y).all()
-    step = max(abs(row) / (2 ** (bits - 1) - 1), torch.finfo(torch.float32).tiny)  # the widest step that a grid takes
+    # the widest step that a grid takes
+    step = max(abs(row) / (2 ** (bits - 1) - 1), torch.finfo(torch.float32).tiny)
     assert (y - x).abs().max() <= 0.51 * step
     if row == 0:
         assert (y == 0).all()
@@ -124,7 +144,9 @@ def test_rows_of_every_size_beside_each_other():
     sizes = torch.tensor([0.0, 1e-42, 1e-20, 1e-5, 1.0, 1e6, 1e30])[:, None]
     x = sizes * matrix(7, 32, seed=5)
     y = grids.fake_quantize(x, bits=8, granularity="per_channel")
-    alone = torch.cat([grids.fake_quantize(row[None], bits=8, granularity="per_channel") for row in x])
+    alone = torch.cat(
+        [grids.fake_quantize(row[None], bits=8, granularity="per_channel") for row in x]
+    )
     assert torch.equal(y, alone)
     relative = ((y - x).double().norm(dim=1) / x.double().norm(dim=1))[2:]
     assert (relative < 0.01).all()
@@ -136,7 +158,13 @@ def test_opposite_extremes_do_not_overflow():
         for symmetric in (False, True):
             grid = grids.make_grid(x, bits=bits, symmetric=symmetric, group_size=-1)
             codes = torch.arange(0, 2**bits, dtype=torch.uint8).clamp(max=2**bits - 1)[None]
-            every = grids.Grid(grid.scale, grid.zero_point, torch.zeros(codes.shape[1], dtype=torch.long), bits, symmetric)
+            every = grids.Grid(
+                grid.scale,
+                grid.zero_point,
+                torch.zeros(codes.shape[1], dtype=torch.long),
+                bits,
+                symmetric,
+            )
             assert torch.isfinite(grids.dequantize(codes, every)).all()
 
 
@@ -173,7 +201,9 @@ def test_property_scaling_by_a_power_of_two_scales_the_result(seed, power, bits)
     scaled = grids.fake_quantize(x * 2.0**power, bits=bits, group_size=8)
     if power >= -4:  # below, float16 has fewer digits for the scale
         assert torch.equal(scaled, y * 2.0**power)
-    assert torch.equal(scaled, grids.fake_quantize(x.flip(0) * 2.0**power, bits=bits, group_size=8).flip(0))
+    assert torch.equal(
+        scaled, grids.fake_quantize(x.flip(0) * 2.0**power, bits=bits, group_size=8).flip(0)
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e38])

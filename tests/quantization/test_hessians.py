@@ -47,7 +47,8 @@ class Routed(nn.Module):
     def forward(self, hidden):
         inputs = [hidden, 2 * hidden.roll(1, -1), hidden[:, :2] - 1]
         for layer, which in self.routes.pop(0):
-            self.fed[layer].append(inputs[which].reshape(-1, hidden.shape[-1]))  # a pass may end at its last layer
+            # a pass may end at its last layer
+            self.fed[layer].append(inputs[which].reshape(-1, hidden.shape[-1]))
             self.layers[layer](inputs[which])
         return hidden
 
@@ -61,7 +62,10 @@ def test_layers_that_part_get_sums_of_their_own(seed):
     states = [(torch.randn(2, 4, width, generator=noise), {}) for _ in range(4)]
     same = [(layer, 0) for layer in range(layers)]
     block.routes = [
-        same if draws.random() < 0.4 else [(draws.randrange(layers), draws.randrange(3)) for _ in range(draws.randrange(1, 8))] for _ in states
+        same
+        if draws.random() < 0.4
+        else [(draws.randrange(layers), draws.randrange(3)) for _ in range(draws.randrange(1, 8))]
+        for _ in states
     ]
     counts: dict[nn.Module, int] = {}
     found = hessians.block_hessians(block, states, block.layers, counts)
@@ -70,7 +74,9 @@ def test_layers_that_part_get_sums_of_their_own(seed):
         if fed:
             x = torch.cat(fed).double()
             assert counts[layer] == len(x)
-            torch.testing.assert_close(found[layer].double(), 2 / len(x) * x.T @ x, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                found[layer].double(), 2 / len(x) * x.T @ x, rtol=1e-5, atol=1e-5
+            )
     assert not any(m._forward_pre_hooks for m in block.modules())
 
 
@@ -81,7 +87,9 @@ def test_half_of_a_product_and_its_mirror(width):
     hessians.add_half(total, x)
     hessians.add_half(total, y)
     both = torch.cat((x, y)).double()
-    torch.testing.assert_close(hessians.mirrored(total).double(), both.T @ both, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        hessians.mirrored(total).double(), both.T @ both, rtol=1e-5, atol=1e-4
+    )
 
 
 def test_a_pass_ends_at_the_last_layer_that_is_watched():
@@ -94,7 +102,13 @@ def test_a_pass_ends_at_the_last_layer_that_is_watched():
     for watched, whole in ((block.layers[:2], 1), (block.layers, 4)):
         seen.clear(), ran.clear()
         block.routes = [list(way) for way in ways]
-        walk.watch(block, states, list(watched), lambda module, _: seen.append(module), lambda: seen.append(None))
+        walk.watch(
+            block,
+            states,
+            list(watched),
+            lambda module, _: seen.append(module),
+            lambda: seen.append(None),
+        )
         assert seen.count(None) == 4 and seen.count(block.layers[1]) == 4
         assert len(ran) == whole
 
@@ -112,7 +126,10 @@ def test_a_second_pass_makes_no_new_sums():
 def hessians_of(model, layers, ids):
     """H of some layers, in the model as it is."""
     sums = {}
-    handles = [layer.register_forward_pre_hook(lambda m, x: sums.update({m: hessian(x[0].flatten(0, -2))})) for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda m, x: sums.update({m: hessian(x[0].flatten(0, -2))}))
+        for layer in layers
+    ]
     with torch.no_grad():
         model(ids)
     for handle in handles:
@@ -123,7 +140,9 @@ def hessians_of(model, layers, ids):
 def few_and_many(seed, inputs=96):
     """Inputs with correlations that fall off slowly, as a network's do: (tokens, in) to calibrate on, and as many others as one likes."""
     rng = torch.Generator().manual_seed(seed)
-    mix = torch.randn(inputs, inputs, generator=rng, dtype=torch.float64) * torch.arange(1, inputs + 1).pow(-0.7)
+    mix = torch.randn(inputs, inputs, generator=rng, dtype=torch.float64) * torch.arange(
+        1, inputs + 1
+    ).pow(-0.7)
     return lambda tokens: torch.randn(tokens, inputs, generator=rng, dtype=torch.float64) @ mix.T
 
 
@@ -133,11 +152,25 @@ def test_with_few_tokens_neither_the_walk_nor_a_refit_is_worse_than_without(shar
     walked, fitted, plain = [], [], []
     for seed in range(6):
         draw = few_and_many(seed)
-        tokens, weight = int(share * 96), torch.randn(24, 96, generator=torch.Generator().manual_seed(99 + seed), dtype=torch.float64)
+        tokens, weight = (
+            int(share * 96),
+            torch.randn(
+                24, 96, generator=torch.Generator().manual_seed(99 + seed), dtype=torch.float64
+            ),
+        )
         H, test = hessian(draw(tokens)), hessian(draw(4000))
         known = shrunk(H, tokens, 2.0)
-        rounded = layer_error(weight, rtn.quantize_layer(weight, bits=3, group_size=32).weight, test)
-        walked.append(layer_error(weight, gptq.quantize_layer(weight, known, bits=3, group_size=32, never_worse=False).weight, test) / rounded)
+        rounded = layer_error(
+            weight, rtn.quantize_layer(weight, bits=3, group_size=32).weight, test
+        )
+        walked.append(
+            layer_error(
+                weight,
+                gptq.quantize_layer(weight, known, bits=3, group_size=32, never_worse=False).weight,
+                test,
+            )
+            / rounded
+        )
         columns = torch.arange(0, 96, 2)
 
         def cost(new, weight=weight, columns=columns, test=test):
@@ -146,7 +179,9 @@ def test_with_few_tokens_neither_the_walk_nor_a_refit_is_worse_than_without(shar
         fitted.append(cost(groups.compensated(weight, known, columns)) / cost(weight[:, columns]))
         plain.append(cost(groups.compensated(weight, H, columns)) / cost(weight[:, columns]))
     assert max(walked) <= 1.0 and max(fitted) <= 1.0
-    assert share not in (0.5,) or min(plain) > 1.2, "48 tokens for 48 inputs that stay: a fit of noise"
+    assert share not in (0.5,) or min(plain) > 1.2, (
+        "48 tokens for 48 inputs that stay: a fit of noise"
+    )
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0, 1.5])
@@ -170,9 +205,15 @@ def test_with_few_tokens_what_two_models_tell_is_better_in_part(share):
 
         known = paired.without_chance(H, C, tokens)
         for method in (gptaq, qronos):
-            raw, tamed = (cost(method.quantize_layer(weight, *m, bits=3, group_size=32)) for m in ((H, C), known))
+            raw, tamed = (
+                cost(method.quantize_layer(weight, *m, bits=3, group_size=32))
+                for m in ((H, C), known)
+            )
             better.append(tamed / raw)
-        errors.append(cost(gptaq.quantize_layer(weight, *known, bits=3, group_size=32)) / cost(rtn.quantize_layer(weight, bits=3, group_size=32)))
+        errors.append(
+            cost(gptaq.quantize_layer(weight, *known, bits=3, group_size=32))
+            / cost(rtn.quantize_layer(weight, bits=3, group_size=32))
+        )
     assert max(errors) < 1.0
     assert max(better) < 1.0
 
@@ -181,20 +222,34 @@ def test_with_few_tokens_what_two_models_tell_is_better_in_part(share):
 def test_factors_by_few_tokens_of_a_language_model():
     """A text's tokens are not independent: 256 of them say less of 512 inputs than so many draws would."""
     model, tokenizer = models.load("bundled")
-    layers = [layer for name, layer in walk.compressible(model).items() if "down_proj" in name][1::2]
-    seen = {seed: hessians_of(model, layers, evaluation.calibration(tokenizer, "bundled", n=n, context=128, seed=seed)) for seed, n in ((1, 2), (2, 2), (9, 32))}
+    layers = [layer for name, layer in walk.compressible(model).items() if "down_proj" in name][
+        1::2
+    ]
+    seen = {
+        seed: hessians_of(
+            model, layers, evaluation.calibration(tokenizer, "bundled", n=n, context=128, seed=seed)
+        )
+        for seed, n in ((1, 2), (2, 2), (9, 32))
+    }
     for seed in (1, 2):
         lost = [0.0, 0.0]
         for layer in layers:
             H, far = seen[seed][layer], seen[9][layer]
             for place, known in enumerate((H, shrunk(H, 256, low_rank.ENOUGH))):
-                lost[place] += layer_error(layer.weight, low_rank.factor(layer.weight, known, rank=96).weight, far) / layer_error(layer.weight, 0 * layer.weight, far)
+                lost[place] += layer_error(
+                    layer.weight, low_rank.factor(layer.weight, known, rank=96).weight, far
+                ) / layer_error(layer.weight, 0 * layer.weight, far)
         assert lost[1] < 0.9 * lost[0]
 
 
 def test_what_tells_two_models_apart_is_shrunk_by_the_same_part():
     x = few_and_many(1)(50)
-    H, C = hessian(x), hessian(x) + 0.1 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    H, C = (
+        hessian(x),
+        hessian(x)
+        + 0.1
+        * torch.randn(96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    )
     share = hessians.chance(H, 50, paired.ENOUGH)
     tamed, with_it = paired.without_chance(H, C, 50)
     assert 0 < share < 1

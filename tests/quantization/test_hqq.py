@@ -38,8 +38,14 @@ def test_zero_points_are_those_of_the_published_steps(bits, spread):
     weight = torch.randn(24, 96, generator=torch.Generator().manual_seed(bits)) ** 3 * spread
     found = hqq.quantize_layer(weight, bits=bits, group_size=32)
     wanted = published(weight, bits, 32)
-    assert ((found.zero_point - wanted).abs() <= 1e-3 * wanted.abs().clamp(min=1)).all(), "but for the rounding to float16"
-    codes = (weight.view(24, 3, 32) / found.scale[..., None] + found.zero_point[..., None]).round().clamp(0, 2**bits - 1)
+    assert ((found.zero_point - wanted).abs() <= 1e-3 * wanted.abs().clamp(min=1)).all(), (
+        "but for the rounding to float16"
+    )
+    codes = (
+        (weight.view(24, 3, 32) / found.scale[..., None] + found.zero_point[..., None])
+        .round()
+        .clamp(0, 2**bits - 1)
+    )
     assert torch.equal(found.codes.view(24, 3, 32).float(), codes)
     by_hand = (codes - found.zero_point[..., None]) * found.scale[..., None]
     assert torch.equal(found.weight.view(24, 3, 32), by_hand)
@@ -60,27 +66,49 @@ def test_fitted_zero_points_err_less_in_the_mean():
 
 def test_constants_zeros_and_what_lies_on_a_grid_are_kept():
     for value in (0.0, -0.75, 3.0):
-        assert torch.equal(hqq.quantize_layer(torch.full((2, 64), value)).weight, torch.full((2, 64), value))
+        assert torch.equal(
+            hqq.quantize_layer(torch.full((2, 64), value)).weight, torch.full((2, 64), value)
+        )
     points = (torch.arange(64) % 4 - 1.25) * 0.5
     assert torch.equal(hqq.quantize_layer(points[None], bits=2).weight, points[None])
 
 
 def test_two_bits_of_the_bundled_model_cost_less_than_by_rounding():
     net, tokenizer = models.load()
-    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=8, context=128, seed=0).ids
+    ids = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=8, context=128, seed=0
+    ).ids
     original = evaluation.predictions(net, ids)
-    cost = [float(evaluation.kl_by_window(original, how.quantize(net, bits=2), ids).mean()) for how in (hqq, rtn)]
+    cost = [
+        float(evaluation.kl_by_window(original, how.quantize(net, bits=2), ids).mean())
+        for how in (hqq, rtn)
+    ]
     assert cost[0] < 0.6 * cost[1]
 
 
 def test_layers_of_their_own():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)).eval()
-    result = hqq.quantize(model, bits=2, group_size=32, ignore="c_proj", per_layer={"c_attn": {"bits": 5, "group_size": 16}})
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+    ).eval()
+    result = hqq.quantize(
+        model,
+        bits=2,
+        group_size=32,
+        ignore="c_proj",
+        per_layer={"c_attn": {"bits": 5, "group_size": 16}},
+    )
     layer = result.model.transformer.h[0].attn.c_attn
     assert (layer.bits, layer.groups) == (5, 2) and result.model.transformer.h[0].mlp.c_fc.bits == 2
-    assert torch.equal(layer.weight, hqq.quantize_layer(walk.weight_of(model.transformer.h[0].attn.c_attn), bits=5, group_size=16).weight)
-    assert result.settings["per_layer"] == {"c_attn": {"bits": 5, "group_size": 16}} and result.settings["ignore"] == ["c_proj"]
+    assert torch.equal(
+        layer.weight,
+        hqq.quantize_layer(
+            walk.weight_of(model.transformer.h[0].attn.c_attn), bits=5, group_size=16
+        ).weight,
+    )
+    assert result.settings["per_layer"] == {
+        "c_attn": {"bits": 5, "group_size": 16}
+    } and result.settings["ignore"] == ["c_proj"]
     with pytest.raises(CompressionError, match=r"per_layer: 'c_attn' sets symmetric"):
         hqq.quantize(model, per_layer={"c_attn": {"symmetric": True}})
     with pytest.raises(CompressionError, match=r"attn.c_attn: group_size=24 does not divide"):
@@ -105,7 +133,12 @@ def test_fitted_scales_are_the_least_squares_of_their_codes(bits):
     error = [((r.weight - w) ** 2).view(6, 2, 16).sum(-1) for r in (found, start)]
     assert (error[0] <= error[1] * 1.0001).all() and error[0].sum() < 0.9 * error[1].sum()
     flat = hqq.quantize_layer(torch.full((1, 16), -0.5), bits=2, group_size=16, fit_scale=True)
-    assert torch.equal(flat.weight, torch.full((1, 16), -0.5)) and not hqq.quantize_layer(torch.zeros(1, 16), bits=2, group_size=16, fit_scale=True).weight.any()
+    assert (
+        torch.equal(flat.weight, torch.full((1, 16), -0.5))
+        and not hqq.quantize_layer(
+            torch.zeros(1, 16), bits=2, group_size=16, fit_scale=True
+        ).weight.any()
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 3])
@@ -114,22 +147,32 @@ def test_unbiased_errors_have_nothing_of_the_weights_in_them(bits):
     w = torch.randn(6, 64, generator=torch.Generator().manual_seed(bits)) + 0.3
     w[0, 3] = 6.0
     w[1] = -0.5  # two groups of equal weights
-    plain, found = (hqq.quantize_layer(w, bits=bits, group_size=32, fit_scale=True, unbiased=u) for u in (False, True))
+    plain, found = (
+        hqq.quantize_layer(w, bits=bits, group_size=32, fit_scale=True, unbiased=u)
+        for u in (False, True)
+    )
     assert torch.equal(found.codes, plain.codes) and torch.equal(found.weight[1], w[1])
-    centred = [(t - t.mean(-1, keepdim=True)).double() for t in (w.view(6, 2, 32), plain.weight.view(6, 2, 32), found.weight.view(6, 2, 32))]
+    centred = [
+        (t - t.mean(-1, keepdim=True)).double()
+        for t in (w.view(6, 2, 32), plain.weight.view(6, 2, 32), found.weight.view(6, 2, 32))
+    ]
     x, before, after = (torch.cat([t[:1], t[2:]]) for t in centred)
     energy = (x * x).sum(-1)
     torch.testing.assert_close((after * x).sum(-1), energy, rtol=3e-3, atol=0)  # scales in float16
     assert ((before * x).sum(-1) < 0.999 * energy).all(), "least squares shrinks"
     t2 = (before - x).square().sum(-1) / energy
-    torch.testing.assert_close((after - x).square().sum(-1) / energy, t2 / (1 - t2), rtol=0.02, atol=1e-4)
+    torch.testing.assert_close(
+        (after - x).square().sum(-1) / energy, t2 / (1 - t2), rtol=0.02, atol=1e-4
+    )
     with pytest.raises(CompressionError, match="goes with fit_scale"):
         hqq.quantize_layer(w, unbiased=True)
 
 
 def test_unbiased_scales_halve_the_damage_of_two_bits():
     net, tokenizer = models.load()
-    ids = evaluation.text.windows(tokenizer, "bundled", split="validation", n=8, context=128, seed=0).ids
+    ids = evaluation.text.windows(
+        tokenizer, "bundled", split="validation", n=8, context=128, seed=0
+    ).ids
     original = evaluation.predictions(net, ids)
     made = [hqq.quantize(net, bits=2, fit_scale=True, unbiased=u).model for u in (True, False)]
     cost = [float(evaluation.kl_by_window(original, one, ids).mean()) for one in made]

@@ -18,9 +18,16 @@ from course_utils.quantization import kv_cache
 def tiny(kind="llama"):
     torch.manual_seed(0)
     if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=128)).eval()
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+        ).eval()
     config = LlamaConfig(
-        vocab_size=60, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48
+        vocab_size=60,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -47,7 +54,9 @@ def test_bytes():
     states = torch.randn(2, 3, 32, 16)
     packed = kv_cache.compress(states, bits=4, by_channel=True)
     assert packed.bytes == 2 * 3 * 16 * (32 // 2 + 2 + 1)  # codes, float16 scale, zero point
-    assert kv_cache.compress(states, bits=2, by_channel=False).bytes == 2 * 3 * 32 * (16 // 4 + 2 + 1)
+    assert kv_cache.compress(states, bits=2, by_channel=False).bytes == 2 * 3 * 32 * (
+        16 // 4 + 2 + 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -64,13 +73,23 @@ def test_eight_bits_generate_what_the_full_cache_generates(kind):
     assert 4 <= layer.keys.shape[-2] < 12 and len(layer.old) * 8 + layer.keys.shape[-2] == 69
     full = DynamicCache()
     model.generate(ids, past_key_values=full, **settings)
-    assert cache.bytes < 0.55 * sum(t.numel() * t.element_size() for k, v, _ in full for t in (k, v))
+    assert cache.bytes < 0.55 * sum(
+        t.numel() * t.element_size() for k, v, _ in full for t in (k, v)
+    )
 
 
 def test_beam_search():
     model, ids = tiny(), torch.randint(60, (2, 20), generator=torch.Generator().manual_seed(1))
-    settings = {"max_new_tokens": 16, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    found = model.generate(ids, past_key_values=kv_cache.new(model, bits=8, group=4, window=0), **settings)
+    settings = {
+        "max_new_tokens": 16,
+        "num_beams": 3,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
+    found = model.generate(
+        ids, past_key_values=kv_cache.new(model, bits=8, group=4, window=0), **settings
+    )
     exact = model.generate(ids, **settings)
     assert found.shape == (2, 36) and (found == exact).float().mean() > 0.8
 
@@ -84,7 +103,12 @@ def test_selection_follows_the_batch():
     after, _ = layer.update(states[[2, 0], :, :1], states[[2, 0], :, :1])
     torch.testing.assert_close(after[:, :, :12], before[[2, 0]], atol=0.02, rtol=0)
     layer.batch_repeat_interleave(2)
-    assert layer.update(states[[0, 0, 1, 1], :, :1], states[[0, 0, 1, 1], :, :1])[0].shape == (4, 2, 14, 8)
+    assert layer.update(states[[0, 0, 1, 1], :, :1], states[[0, 0, 1, 1], :, :1])[0].shape == (
+        4,
+        2,
+        14,
+        8,
+    )
     layer.reset()
     assert layer.get_seq_length() == 0 and layer.bytes == 0
     with pytest.raises(CompressionError, match="cannot be cut"):
@@ -100,13 +124,20 @@ def test_keys_with_outlier_channels_want_a_scale_for_each_channel():
     query = torch.randn(1, 2, 10, 32, generator=g)
 
     def error(states, by_channel, use):
-        return float((use(kv_cache.restore(kv_cache.compress(states, bits=3, by_channel=by_channel))) - use(states)).norm())
+        return float(
+            (
+                use(kv_cache.restore(kv_cache.compress(states, bits=3, by_channel=by_channel)))
+                - use(states)
+            ).norm()
+        )
 
     def scores(k):
         return query @ k.transpose(-1, -2)
 
     assert error(keys, True, scores) < 0.4 * error(keys, False, scores)
-    assert error(values, False, lambda v: v[:, :, :32]) < 0.4 * error(values, True, lambda v: v[:, :, :32])
+    assert error(values, False, lambda v: v[:, :, :32]) < 0.4 * error(
+        values, True, lambda v: v[:, :, :32]
+    )
 
 
 def test_loss_through_a_full_cache_is_the_ordinary_loss():
@@ -115,7 +146,9 @@ def test_loss_through_a_full_cache_is_the_ordinary_loss():
         logits = model(input_ids=ids).logits[:, :-1]
     wanted = float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
     assert kv_cache.loss(model, ids, chunk=16, bits=None) == pytest.approx(wanted, rel=1e-5)
-    assert kv_cache.loss(model, ids, chunk=16, bits=8, group=8, window=0) == pytest.approx(wanted, rel=2e-3)
+    assert kv_cache.loss(model, ids, chunk=16, bits=8, group=8, window=0) == pytest.approx(
+        wanted, rel=2e-3
+    )
 
 
 def test_errors():
@@ -126,7 +159,13 @@ def test_errors():
         with pytest.raises(CompressionError, match=message):
             kv_cache.new(model, **settings)
     ids = torch.zeros(2, 8, dtype=torch.long)
-    for wrong, settings in ((ids[:0], {}), (ids[:, :1], {}), (ids, {"chunk": 0}), (ids, {"batch": 0}), (ids - 1, {})):
+    for wrong, settings in (
+        (ids[:0], {}),
+        (ids[:, :1], {}),
+        (ids, {"chunk": 0}),
+        (ids, {"batch": 0}),
+        (ids - 1, {}),
+    ):
         with pytest.raises(CompressionError):
             kv_cache.loss(model, wrong, **settings)
     config = MistralConfig(

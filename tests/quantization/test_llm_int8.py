@@ -59,7 +59,9 @@ def test_it_is_what_outliers_need():
         regular = x.clone()
         regular[:, [3, 40, 95]] = 0
         # what the activations' rounding costs, on the channels without outliers
-        cost = {name: (f(x) - x @ f.weight.T).norm() for name, f in (("plain", plain), ("parts", parts))}
+        cost = {
+            name: (f(x) - x @ f.weight.T).norm() for name, f in (("plain", plain), ("parts", parts))
+        }
         assert cost["parts"] < 0.15 * cost["plain"]
         assert (parts(x) - exact).norm() < (plain(x) - exact).norm()
 

@@ -31,23 +31,36 @@ def test_every_pattern(bits, fraction):
 def test_the_nearest_of_all_values(bits, fraction):
     values = [exact(code, bits, fraction) for code in range(2**bits)]
     g = torch.Generator().manual_seed(bits)
-    x = torch.cat([1.4 * torch.randn(60, generator=g), torch.exp2(-12 * torch.rand(60, generator=g)), torch.tensor([0.0, 1.0, -3.0])]).double()
-    for number, code in zip(x.tolist(), logarithmic.encode(x, bits, fraction).tolist(), strict=True):
+    x = torch.cat(
+        [
+            1.4 * torch.randn(60, generator=g),
+            torch.exp2(-12 * torch.rand(60, generator=g)),
+            torch.tensor([0.0, 1.0, -3.0]),
+        ]
+    ).double()
+    for number, code in zip(
+        x.tolist(), logarithmic.encode(x, bits, fraction).tolist(), strict=True
+    ):
         best = min(abs(Decimal(number) - value) for value in values)
         assert abs(Decimal(number) - values[code]) <= best + Decimal(1e-15), number
 
 
 @pytest.mark.parametrize(("bits", "fraction"), SIZES)
 def test_patterns_come_back_and_the_logarithm_may_be_rounded_instead(bits, fraction):
-    codes = torch.tensor([c for c in range(2**bits) if c != 2 ** (bits - 1)])  # the second zero comes back as the first
+    # the second zero comes back as the first
+    codes = torch.tensor([c for c in range(2**bits) if c != 2 ** (bits - 1)])
     numbers = logarithmic.decode(codes, bits, fraction)
     for rounding in logarithmic.ROUNDINGS:
-        assert torch.equal(logarithmic.encode(numbers, bits, fraction, rounding=rounding), codes), rounding
+        assert torch.equal(logarithmic.encode(numbers, bits, fraction, rounding=rounding), codes), (
+            rounding
+        )
     low, high = numbers[2 ** (bits - 1) - 2 : 2 ** (bits - 1)].tolist()  # the two largest
     between = (low * high) ** 0.5
     ends = pytest.approx(high, rel=1e-14), pytest.approx(low, rel=1e-14)
     assert low < between < (low + high) / 2
-    assert float(logarithmic.cast(between * 1.0001, bits, fraction, rounding="logarithm")) == ends[0]
+    assert (
+        float(logarithmic.cast(between * 1.0001, bits, fraction, rounding="logarithm")) == ends[0]
+    )
     assert float(logarithmic.cast(between * 1.0001, bits, fraction)) == ends[1]
     assert float(logarithmic.cast((low + high) / 2 * 1.0001, bits, fraction)) == ends[0]
 
@@ -61,11 +74,15 @@ def test_products_are_sums(bits, fraction):
         for b in range(2**bits):
             wanted = exact(a, bits, fraction) * exact(b, bits, fraction)
             found = exact(int(product[a, b]), bits, fraction)
-            assert abs(found - wanted) < Decimal(1e-40) or (found == 0 and abs(wanted) < least * Decimal("0.999"))
+            assert abs(found - wanted) < Decimal(1e-40) or (
+                found == 0 and abs(wanted) < least * Decimal("0.999")
+            )
 
 
 def test_the_relative_error_is_the_same_everywhere():
-    x = torch.exp2(-14 * torch.rand(50_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    x = torch.exp2(
+        -14 * torch.rand(50_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )
     off = (logarithmic.cast(x) - x).abs() / x
     half = (2 ** (1 / 8) - 1) / (2 ** (1 / 8) + 1)  # at the mean of two neighbours
     for part in off[x.argsort()].chunk(5):

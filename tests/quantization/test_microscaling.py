@@ -17,8 +17,18 @@ THEIRS = {
     "MXFP8 E4M3": ml_dtypes.float8_e4m3fn, "MXFP8 E5M2": ml_dtypes.float8_e5m2, "NVFP4": ml_dtypes.float4_e2m1fn,
 }  # fmt: skip
 MX = [name for name in microscaling.SCHEMES if name != "NVFP4"]
-LARGEST = {name: float(ml_dtypes.finfo(kind).max) for name, kind in THEIRS.items()} | {"MXINT8": 127 / 64}
-E_MAX = {"MXFP4": 2, "MXFP6 E2M3": 2, "MXFP6 E3M2": 4, "MXFP8 E4M3": 8, "MXFP8 E5M2": 15, "MXINT8": 0}  # OCP MX 1.0, table 1
+LARGEST = {name: float(ml_dtypes.finfo(kind).max) for name, kind in THEIRS.items()} | {
+    "MXINT8": 127 / 64
+}
+# OCP MX 1.0, table 1
+E_MAX = {
+    "MXFP4": 2,
+    "MXFP6 E2M3": 2,
+    "MXFP6 E3M2": 4,
+    "MXFP8 E4M3": 8,
+    "MXFP8 E5M2": 15,
+    "MXINT8": 0,
+}
 
 
 def sample(rows, columns, seed=0):
@@ -56,7 +66,10 @@ def test_mx_is_the_specification_with_elements_of_ml_dtypes(scheme, rule, column
             if rule == "ceil" and peak / 2.0**shared > LARGEST[scheme]:
                 shared += 1
             wanted = elements(block / 2.0**shared, scheme) * 2.0**shared
-            assert np.array_equal(found[row, start : start + 32], wanted.astype(np.float32)), (row, start)
+            assert np.array_equal(found[row, start : start + 32], wanted.astype(np.float32)), (
+                row,
+                start,
+            )
 
 
 @pytest.mark.parametrize("scheme", microscaling.SCHEMES)
@@ -86,7 +99,11 @@ def nvfp4(block, tensor_scale, peaks):
     """The best of the tried scales by a search, in NumPy with elements and scales of ml_dtypes."""
     best = None
     for place in peaks:
-        scale = np.float64(abs(block).max() / place / tensor_scale).astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
+        scale = (
+            np.float64(abs(block).max() / place / tensor_scale)
+            .astype(ml_dtypes.float8_e4m3fn)
+            .astype(np.float64)
+        )
         scale = max(scale, 2.0**-9) * tensor_scale
         back = elements(block / scale, "NVFP4") * scale
         error = ((back - block) ** 2).sum()
@@ -101,11 +118,14 @@ def test_nvfp4_block_by_block(columns, four_over_six):
     x = sample(9, columns, seed=1)
     x[3] *= 1e-6 / x[3].abs().max()  # far below the tensor's largest: the scale underflows
     found = microscaling.fake_quantize(x, "NVFP4", four_over_six=four_over_six).numpy()
-    whole = float(1 / np.float32(6 * (256 if four_over_six else 448) / float(x.abs().max())))  # the file holds the reciprocal
+    # the file holds the reciprocal
+    whole = float(1 / np.float32(6 * (256 if four_over_six else 448) / float(x.abs().max())))
     for row, line in enumerate(x.double().numpy()):
         for start in range(0, columns, 16):
             block = line[start : start + 16]
-            wanted = nvfp4(block, whole, (6, 4) if four_over_six else (6,)) if block.any() else block
+            wanted = (
+                nvfp4(block, whole, (6, 4) if four_over_six else (6,)) if block.any() else block
+            )
             np.testing.assert_allclose(found[row, start : start + 16], wanted, rtol=2e-7, atol=0)
 
 
@@ -119,8 +139,10 @@ def test_the_scale_of_a_tensor_is_the_reciprocal_of_its_reciprocal(size):
 
 def test_a_quiet_block_of_nvfp4_keeps_what_the_smallest_scale_can_hold():
     x = torch.zeros(1, 32)
-    x[0, 0], x[0, 16] = 448 * 6, 6 * 2.0**-11  # t = 1, the second scale would be 2^−11 and round to 0
-    assert microscaling.fake_quantize(x, "NVFP4")[0, 16] == 1.5 * 2.0**-9  # the tie 1.5 · 2^−9 is an element
+    # t = 1, the second scale would be 2^−11 and round to 0
+    x[0, 0], x[0, 16] = 448 * 6, 6 * 2.0**-11
+    # the tie 1.5 · 2^−9 is an element
+    assert microscaling.fake_quantize(x, "NVFP4")[0, 16] == 1.5 * 2.0**-9
 
 
 def test_four_over_six_is_never_worse_with_the_same_tensor_scale():
@@ -128,17 +150,24 @@ def test_four_over_six_is_never_worse_with_the_same_tensor_scale():
     blocks = microscaling._in_blocks(x.double(), 16)
     peak, whole = blocks.abs().amax(-1), x.abs().max() / 1536
     errors = [
-        microscaling._squared_error(blocks, *microscaling._with_peak_at(place, blocks, peak, whole), whole) for place in (6.0, 4.0)
+        microscaling._squared_error(
+            blocks, *microscaling._with_peak_at(place, blocks, peak, whole), whole
+        )
+        for place in (6.0, 4.0)
     ]
     both = microscaling.fake_quantize(x, "NVFP4", four_over_six=True)
-    torch.testing.assert_close((both.double() - x).square().sum(), torch.minimum(*errors).sum(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        (both.double() - x).square().sum(), torch.minimum(*errors).sum(), rtol=1e-5, atol=0
+    )
     assert (errors[1] < errors[0]).float().mean() > 0.1
 
 
 @pytest.mark.parametrize("scheme", microscaling.SCHEMES)
 def test_every_layer_of_a_model_holds_its_weight_in_the_format(scheme):
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=40, n_layer=1, n_head=4, n_positions=64)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=40, n_layer=1, n_head=4, n_positions=64)
+    ).eval()
     result = microscaling.quantize(model, scheme=scheme, ignore="c_proj")
     for name, module in walk.compressible(model).items():
         found, weight = result.model.get_submodule(name), walk.weight_of(module)

@@ -17,12 +17,29 @@ def test_bits_are_those_of_the_mixture():
     for p in model.parameters():
         p.data += 0.7 * torch.randn_like(p)
     y = torch.randint(-9, 10, (40, 3)).double()
-    share, mean, scale = model.share.softmax(-1).detach().numpy(), model.mean.detach().numpy(), model.log_scale.exp().detach().numpy()
+    share, mean, scale = (
+        model.share.softmax(-1).detach().numpy(),
+        model.mean.detach().numpy(),
+        model.log_scale.exp().detach().numpy(),
+    )
     for j in range(3):
-        wanted = sum(share[j, k] * np.diff(stats.logistic(mean[j, k], scale[j, k]).cdf(np.add.outer(y[:, j].numpy(), [-0.5, 0.5])))[:, 0] for k in range(3))
+        wanted = sum(
+            share[j, k]
+            * np.diff(
+                stats.logistic(mean[j, k], scale[j, k]).cdf(
+                    np.add.outer(y[:, j].numpy(), [-0.5, 0.5])
+                )
+            )[:, 0]
+            for k in range(3)
+        )
         found = model.bits(y)[:, j].detach().numpy()
         np.testing.assert_allclose(found, np.minimum(-np.log2(wanted), 24), rtol=1e-6)
-    everywhere = 2 ** -model.bits(torch.arange(-400.0, 401, dtype=torch.float64)[:, None].expand(-1, 3)).detach()
+    everywhere = (
+        2
+        ** -model.bits(
+            torch.arange(-400.0, 401, dtype=torch.float64)[:, None].expand(-1, 3)
+        ).detach()
+    )
     assert (everywhere.sum(0) - 1).abs().max() < 1e-3, "probabilities sum to 1"
 
 
@@ -30,7 +47,9 @@ def test_the_gain_of_a_sequence_is_that_of_its_eigenvalues():
     """½ log₂ of the arithmetic over the geometric mean of the covariance's eigenvalues, which is also −½ log₂ det / d."""
     lags = np.abs(np.subtract.outer(np.arange(8), np.arange(8)))
     values = np.linalg.eigvalsh(0.9**lags)
-    assert neural_codec.markov_gain(8, 0.9) == pytest.approx(0.5 * math.log2(values.mean()) - 0.5 * np.log2(values).mean(), rel=1e-9)
+    assert neural_codec.markov_gain(8, 0.9) == pytest.approx(
+        0.5 * math.log2(values.mean()) - 0.5 * np.log2(values).mean(), rel=1e-9
+    )
     found = np.cov(neural_codec.markov(200_000, 8, 0.9).numpy().T)
     np.testing.assert_allclose(found, 0.9**lags, atol=0.015)
 

@@ -21,7 +21,10 @@ def sample(n, dtype, seed=0):
 
 def ulps(a, b):
     """The largest distance of two tensors in units of the last place of their type."""
-    up, down = torch.nextafter(b, torch.full_like(b, math.inf)), torch.nextafter(b, torch.full_like(b, -math.inf))
+    up, down = (
+        torch.nextafter(b, torch.full_like(b, math.inf)),
+        torch.nextafter(b, torch.full_like(b, -math.inf)),
+    )
     return bool(((a >= down) & (a <= up)).all())
 
 
@@ -60,7 +63,9 @@ def test_double_quantization_is_that_of_bitsandbytes(format):
     _, state = bnb.quantize_4bit(x, blocksize=64, quant_type=format, compress_statistics=True)
     nested, offset = nf4.compress_absmax(nf4.encode(x, format=format, block_size=64).absmax)
     assert torch.equal(offset, state.offset)
-    assert torch.equal(nested.codes, state.absmax) and torch.equal(nested.absmax, state.state2.absmax)
+    assert torch.equal(nested.codes, state.absmax) and torch.equal(
+        nested.absmax, state.state2.absmax
+    )
     theirs = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
     torch.testing.assert_close(nf4.expand_absmax(nested, offset), theirs, rtol=2e-7, atol=0)
 
@@ -110,7 +115,12 @@ def test_nf4_beats_int4_absmax_on_normal_weights(block_size):
 def tiny():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -137,10 +147,18 @@ def test_model_level(format, double):
 
 
 def test_errors():
-    for settings_, message in (({"format": "nf3"}, "nf4, fp4, int8"), ({"block_size": 48}, "block_size=48")):
+    for settings_, message in (
+        ({"format": "nf3"}, "nf4, fp4, int8"),
+        ({"block_size": 48}, "block_size=48"),
+    ):
         with pytest.raises(CompressionError, match=message):
             nf4.encode(torch.ones(64), **settings_)
-    for bad in (torch.tensor([1.0, math.nan]), torch.tensor([]), torch.tensor([1, 2]), torch.tensor([3e38])):
+    for bad in (
+        torch.tensor([1.0, math.nan]),
+        torch.tensor([]),
+        torch.tensor([1, 2]),
+        torch.tensor([3e38]),
+    ):
         with pytest.raises(CompressionError, match="x:"):
             nf4.encode(bad)
     model = tiny()

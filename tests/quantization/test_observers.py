@@ -53,7 +53,8 @@ def test_percentile_against_numpy(percent):
     low, high = feed(observers.Percentile(percent), *x.split(3000))
     tail = (100 - percent) / 2
     width = 2 * 2 * float(x.abs().max()) / observers.BINS
-    for found, share in ((low, tail), (high, 100 - tail)):  # between the two neighbours in rank, give or take a bin
+    # between the two neighbours in rank, give or take a bin
+    for found, share in ((low, tail), (high, 100 - tail)):
         assert found >= np.percentile(x.numpy(), share, method="lower") - 2 * width
         assert found <= np.percentile(x.numpy(), share, method="higher") + 2 * width
 
@@ -65,7 +66,9 @@ def true_error(x, low, high, bits, symmetric):
     else:
         scale = (high - low) / (2**bits - 1)
         zero = round(-low / scale)
-    return float(((x - scale * (np.clip(np.round(x / scale) + zero, 0, 2**bits - 1) - zero)) ** 2).mean())
+    return float(
+        ((x - scale * (np.clip(np.round(x / scale) + zero, 0, 2**bits - 1) - zero)) ** 2).mean()
+    )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -79,7 +82,16 @@ def test_squared_error_range_is_as_good_as_brute_force(bits, symmetric):
     best = math.inf
     for c in np.linspace(0.03, 1, 60):
         for d in [1.0] if symmetric else np.linspace(0.03, 1, 60):
-            best = min(best, true_error(x, max(lowest, -c * 12) if symmetric else d * lowest, c * largest, bits, symmetric))
+            best = min(
+                best,
+                true_error(
+                    x,
+                    max(lowest, -c * 12) if symmetric else d * lowest,
+                    c * largest,
+                    bits,
+                    symmetric,
+                ),
+            )
     assert ours <= 1.06 * best
     if bits < 8:
         assert ours < 0.9 * true_error(x, lowest, largest, bits, symmetric)
@@ -96,11 +108,17 @@ def slow_divergence(counts, end, levels):
         for i in filled:
             q[i] = sum(counts[j] for j in members) / len(filled)
     total_p, total_q = sum(p), sum(q)
-    return sum(a / total_p * math.log(a / total_p / max(b / total_q, 1e-12)) for a, b in zip(p, q, strict=True) if a > 0)
+    return sum(
+        a / total_p * math.log(a / total_p / max(b / total_q, 1e-12))
+        for a, b in zip(p, q, strict=True)
+        if a > 0
+    )
 
 
 def test_entropy_threshold_is_the_minimum_of_the_slow_formula():
-    x = torch.cat([torch.randn(5000, generator=torch.Generator().manual_seed(1)), torch.tensor([25.0, -31.0])])
+    x = torch.cat(
+        [torch.randn(5000, generator=torch.Generator().manual_seed(1)), torch.tensor([25.0, -31.0])]
+    )
     observer = observers.Entropy(bits=4, bins=256)
     low, high = feed(observer, x)
     counts = np.histogram(x.abs().numpy(), 128, (0, observer.reach))[0].astype(float)
@@ -123,7 +141,12 @@ def test_every_observer_serves_non_negative_and_constant_activations():
 def test_watch_leaves_the_model_as_it_was():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
     )
     model = LlamaForCausalLM(config).train()
     ids = torch.randint(50, (3, 7))
@@ -136,7 +159,9 @@ def test_watch_leaves_the_model_as_it_was():
     layer.register_forward_pre_hook(lambda _, args: caught.update(x=args[0]))
     model(input_ids=ids)
     observer = found["model.layers.1.mlp.down_proj"]
-    torch.testing.assert_close(torch.stack(observer.range()), torch.stack([caught["x"].min(), caught["x"].max()]))
+    torch.testing.assert_close(
+        torch.stack(observer.range()), torch.stack([caught["x"].min(), caught["x"].max()])
+    )
 
 
 def test_errors():
@@ -147,6 +172,10 @@ def test_errors():
     for bad in (torch.tensor([1.0, math.nan]), torch.tensor([])):
         with pytest.raises(CompressionError, match="activations"):
             observers.Entropy().observe(bad)
-    for make in (lambda: observers.Percentile(101), lambda: observers.MovingAverage(1.0), lambda: observers.Histogram(10)):
+    for make in (
+        lambda: observers.Percentile(101),
+        lambda: observers.MovingAverage(1.0),
+        lambda: observers.Histogram(10),
+    ):
         with pytest.raises(CompressionError):
             make()

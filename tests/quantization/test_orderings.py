@@ -38,7 +38,10 @@ def calibration(calibrations):
 @pytest.fixture(scope="module")
 def of_gptq(bundled, calibrations, kl):
     """bits → the KL for each seed."""
-    return {bits: [kl(gptq.quantize(bundled[0], c, bits=bits)) for c in calibrations] for bits in (4, 3, 2)}
+    return {
+        bits: [kl(gptq.quantize(bundled[0], c, bits=bits)) for c in calibrations]
+        for bits in (4, 3, 2)
+    }
 
 
 @pytest.fixture(scope="module")

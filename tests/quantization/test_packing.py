@@ -8,20 +8,34 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from course_utils.errors import CompressionError
-from course_utils.kernels.packing import pack_planes, pack_ternary, packed_width, unpack_planes, unpack_ternary
+from course_utils.kernels.packing import (
+    pack_planes,
+    pack_ternary,
+    packed_width,
+    unpack_planes,
+    unpack_ternary,
+)
 from course_utils.quantization import extreme, pack, unpack
 
 
 def reference(codes: np.ndarray, bits: int) -> np.ndarray:
     """Each code's lowest `bits` bits, least significant first, in one stream a row."""
-    stream = np.unpackbits(codes.astype(np.uint8)[..., None], axis=-1, bitorder="little")[..., :bits]
+    stream = np.unpackbits(codes.astype(np.uint8)[..., None], axis=-1, bitorder="little")[
+        ..., :bits
+    ]
     return np.packbits(stream.reshape(len(codes), -1), axis=-1, bitorder="little")
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 8, 9, 16, 31, 64, 65])
 def test_equals_numpy_and_comes_back(bits, columns):
-    codes = torch.randint(0, 2**bits, (3, columns), generator=torch.Generator().manual_seed(columns), dtype=torch.uint8)
+    codes = torch.randint(
+        0,
+        2**bits,
+        (3, columns),
+        generator=torch.Generator().manual_seed(columns),
+        dtype=torch.uint8,
+    )
     packed = pack(codes, bits)
     assert packed.dtype == torch.uint8
     assert packed.shape == (3, -(-columns * bits // 8)) == (3, packed_width(columns, bits))
@@ -93,13 +107,17 @@ def test_ternary_is_base_three(data, rows, columns):
     codes = data.draw(arrays(np.uint8, (rows, columns), elements=st.integers(0, 2)))
     packed = pack_ternary(torch.from_numpy(codes))
     starts = range(0, columns, 5)
-    assert packed.tolist() == [[int("".join(map(str, row[s : s + 5][::-1])), 3) for s in starts] for row in codes]
+    assert packed.tolist() == [
+        [int("".join(map(str, row[s : s + 5][::-1])), 3) for s in starts] for row in codes
+    ]
     assert packed.dtype == torch.uint8 and packed.shape == (rows, -(-columns // 5))
     assert np.array_equal(unpack_ternary(packed, columns).numpy(), codes)
 
 
 def test_ternary_weights_come_back_in_1_6_bits():
-    result = extreme.ternary_layer(torch.randn(6, 320, generator=torch.Generator().manual_seed(0)), group_size=64)
+    result = extreme.ternary_layer(
+        torch.randn(6, 320, generator=torch.Generator().manual_seed(0)), group_size=64
+    )
     digits = result.codes - result.codes.min()
     packed = pack_ternary(digits)
     assert packed.numel() * 8 == 1.6 * digits.numel()

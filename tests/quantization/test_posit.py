@@ -22,7 +22,9 @@ def read(pattern, bits, es):
     rest = word[run + 1 :]
     exponent = int((rest[:es] + "0" * es)[:es] or "0", 2)
     fraction = rest[es:]
-    value = Fraction(2) ** (regime * 2**es + exponent) * (1 + Fraction(int(fraction or "0", 2), 2 ** len(fraction)))
+    value = Fraction(2) ** (regime * 2**es + exponent) * (
+        1 + Fraction(int(fraction or "0", 2), 2 ** len(fraction))
+    )
     return -value if negative else value
 
 
@@ -60,9 +62,18 @@ def test_every_pattern_means_what_its_bits_say(bits, es):
 
 
 def test_the_numbers_of_the_standard():
-    assert posit.decode(torch.tensor([0x40, 0x41, 0x7F, 0x01, 0xC0])).tolist() == [1.0, 1.125, 2.0**24, 2.0**-24, -1.0]
+    assert posit.decode(torch.tensor([0x40, 0x41, 0x7F, 0x01, 0xC0])).tolist() == [
+        1.0,
+        1.125,
+        2.0**24,
+        2.0**-24,
+        -1.0,
+    ]
     assert [float(posit.decode(0x7F, 8, es)) for es in (0, 1)] == [64.0, 4096.0]
-    assert posit.decode(torch.tensor([0x7FFFFFFF, 0x40000001]), 32).tolist() == [2.0**120, 1 + 2.0**-27]
+    assert posit.decode(torch.tensor([0x7FFFFFFF, 0x40000001]), 32).tolist() == [
+        2.0**120,
+        1 + 2.0**-27,
+    ]
     assert torch.isnan(posit.decode(0x80))
 
 
@@ -71,16 +82,32 @@ def test_rounding_is_that_of_the_endless_pattern(bits, es):
     values = posit.decode(torch.arange(1, 2 ** (bits - 1)), bits, es).tolist()
     middles = [(Fraction(a) + Fraction(b)) / 2 for a, b in zip(values, values[1:], strict=False)]
     turns = [read(2 * p + 1, bits + 1, es) for p in range(2 ** (bits - 1))]
-    draws = torch.randn(300, generator=torch.Generator().manual_seed(bits), dtype=torch.float64).mul(8).exp2().tolist()
-    tried = [*map(Fraction, values), *middles, *turns, *(t * Fraction(1 + 2**-30) for t in turns), *map(Fraction, draws)]
+    draws = (
+        torch.randn(300, generator=torch.Generator().manual_seed(bits), dtype=torch.float64)
+        .mul(8)
+        .exp2()
+        .tolist()
+    )
+    tried = [
+        *map(Fraction, values),
+        *middles,
+        *turns,
+        *(t * Fraction(1 + 2**-30) for t in turns),
+        *map(Fraction, draws),
+    ]
     tried = [x for x in tried if Fraction(float(x)) == x]
-    found = posit.encode(torch.tensor([float(x) for x in tried], dtype=torch.float64), bits, es).tolist()
+    found = posit.encode(
+        torch.tensor([float(x) for x in tried], dtype=torch.float64), bits, es
+    ).tolist()
     for x, pattern in zip(tried, found, strict=True):
         assert pattern == written(x, bits, es), float(x)
 
 
 def test_signs_zero_and_what_is_no_number():
-    x = torch.tensor([0.0, -0.0, 1e-300, -1e-300, 1e300, -1e300, float("nan"), float("inf"), -float("inf")], dtype=torch.float64)
+    x = torch.tensor(
+        [0.0, -0.0, 1e-300, -1e-300, 1e300, -1e300, float("nan"), float("inf"), -float("inf")],
+        dtype=torch.float64,
+    )
     assert posit.encode(x).tolist() == [0, 0, 1, 255, 127, 129, 128, 128, 128]
     draws = torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
     assert torch.equal(posit.cast(-draws), -posit.cast(draws))
@@ -89,7 +116,13 @@ def test_signs_zero_and_what_is_no_number():
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda: posit.decode(256), lambda: posit.decode(1.5), lambda: posit.decode(1, 2), lambda: posit.encode(1.0, 17), lambda: posit.decode(1, 8, 4)],
+    [
+        lambda: posit.decode(256),
+        lambda: posit.decode(1.5),
+        lambda: posit.decode(1, 2),
+        lambda: posit.encode(1.0, 17),
+        lambda: posit.decode(1, 8, 4),
+    ],
 )
 def test_what_is_no_pattern_is_refused(wrong):
     with pytest.raises(CompressionError):

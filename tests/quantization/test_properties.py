@@ -28,7 +28,9 @@ ROWS = {
     "denormal": lambda g, n: 1e-40 * torch.randn(n, generator=g, dtype=torch.float64),
     "tiny": lambda g, n: 1e-30 * torch.randn(n, generator=g, dtype=torch.float64),
     "huge": lambda g, n: 1e37 * torch.rand(n, generator=g, dtype=torch.float64),
-    "outlier": lambda g, n: torch.randn(n, generator=g, dtype=torch.float64) * (1e4 ** (torch.arange(n) == n // 2)),
+    "outlier": lambda g, n: (
+        torch.randn(n, generator=g, dtype=torch.float64) * (1e4 ** (torch.arange(n) == n // 2))
+    ),
 }
 DTYPES = {torch.float64: 1e37, torch.float32: 1e37, torch.bfloat16: 1e37, torch.float16: 6e4}
 
@@ -36,18 +38,32 @@ DTYPES = {torch.float64: 1e37, torch.float32: 1e37, torch.bfloat16: 1e37, torch.
 @st.composite
 def layers(draw):
     """(weight, bits, group size): any shape, dtype, and mixture of rows."""
-    bits, groups, size = draw(st.integers(2, 8)), draw(st.integers(1, 4)), draw(st.sampled_from((1, 2, 3, 8, 16)))
+    bits, groups, size = (
+        draw(st.integers(2, 8)),
+        draw(st.integers(1, 4)),
+        draw(st.sampled_from((1, 2, 3, 8, 16))),
+    )
     kinds = draw(st.lists(st.sampled_from(sorted(ROWS)), min_size=1, max_size=6))
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     dtype = draw(st.sampled_from(list(DTYPES)))
-    weight = torch.stack([ROWS[kind](g, groups * size) for kind in kinds]).clamp(-DTYPES[dtype], DTYPES[dtype])
+    weight = torch.stack([ROWS[kind](g, groups * size) for kind in kinds]).clamp(
+        -DTYPES[dtype], DTYPES[dtype]
+    )
     return weight.to(dtype), bits, draw(st.sampled_from((size, -1)))
 
 
 def sound(result, weight, bits):
     """Codes in range, finite numbers, and three ways to the same weight: the result's, the grid's, the packed layer's."""
-    assert result.codes.dtype == torch.uint8 and int(result.codes.max()) < 2**bits and result.codes.shape == weight.shape
-    assert torch.isfinite(result.weight).all() and torch.isfinite(result.grid.scale).all() and (result.grid.scale > 0).all()
+    assert (
+        result.codes.dtype == torch.uint8
+        and int(result.codes.max()) < 2**bits
+        and result.codes.shape == weight.shape
+    )
+    assert (
+        torch.isfinite(result.weight).all()
+        and torch.isfinite(result.grid.scale).all()
+        and (result.grid.scale > 0).all()
+    )
     assert torch.equal(dequantize(result.codes, result.grid), result.weight)
     assert torch.equal(unpack(pack(result.codes, bits), bits, weight.shape[1]), result.codes)
     layer = QuantizedLinear.of(result, None)
@@ -73,14 +89,21 @@ def test_rounding(layer, symmetric):
 def test_gptq(layer, symmetric, act_order, seed):
     """Sound for every weight, and never worse than rounding for the Hessian that it was given."""
     weight, bits, size = layer
-    x = torch.randn(3 * weight.shape[1], weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(
+        3 * weight.shape[1], weight.shape[1], generator=torch.Generator().manual_seed(seed)
+    )
     H = gptq.hessian(x)
-    result = gptq.quantize_layer(weight, H, bits=bits, group_size=size, symmetric=symmetric, act_order=act_order)
+    result = gptq.quantize_layer(
+        weight, H, bits=bits, group_size=size, symmetric=symmetric, act_order=act_order
+    )
     sound(result, weight, bits)
     ordinary = weight.double().abs().amax() < 1e15  # the squares of larger ones leave float32
     if ordinary:
         plain = rtn.quantize_layer(weight, bits=bits, group_size=size, symmetric=symmetric).weight
-        found, limit = (gptq.layer_error(weight.double(), w.double(), H.double()) for w in (result.weight, plain))
+        found, limit = (
+            gptq.layer_error(weight.double(), w.double(), H.double())
+            for w in (result.weight, plain)
+        )
         assert found <= limit * (1 + 1e-4) + 1e-70
 
 
@@ -92,7 +115,9 @@ def test_awq(layer, symmetric, clip):
     x = torch.randn(64, weight.shape[1], generator=g) * torch.rand(weight.shape[1], generator=g)
     weight = weight.clamp(-1e4, 1e4)
     settings = {"bits": bits, "group_size": size, "symmetric": symmetric}
-    found = awq.quantize_layer(weight, gptq.hessian(x), x.abs().mean(0), alphas=(0.0, 0.5), clip=clip, **settings)
+    found = awq.quantize_layer(
+        weight, gptq.hessian(x), x.abs().mean(0), alphas=(0.0, 0.5), clip=clip, **settings
+    )
     assert torch.isfinite(found.scale).all() and (found.scale > 0).all() and len(found.errors) == 2
     sound(found.result, weight * found.scale, bits)
 
@@ -150,20 +175,32 @@ def test_integer_activations(layer, symmetric, granularity):
     half = 2 ** (bits - 1)
     assert int(codes.min()) >= -half and int(codes.max()) < half
     found = scale.double() * (codes.double() - zero.double())
-    assert ((found - x.double()).abs() <= scale.double() * (0.5 + 2e-3 * 2**bits) + 1e-6 * x.double().abs()).all()
+    assert (
+        (found - x.double()).abs()
+        <= scale.double() * (0.5 + 2e-3 * 2**bits) + 1e-6 * x.double().abs()
+    ).all()
 
 
 @FEW
 @given(st.data(), st.integers(1, 8), st.integers(1, 5), st.integers(1, 40))
 def test_packing_is_the_identity(data, bits, rows, columns):
     seed = data.draw(st.integers(0, 2**31))
-    codes = torch.randint(2**bits, (rows, columns), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    codes = torch.randint(
+        2**bits, (rows, columns), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     assert torch.equal(unpack(pack(codes, bits), bits, columns), codes)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e38])
 @pytest.mark.parametrize(
-    "method", [rtn.quantize_layer, codebooks.quantize_layer, extreme.binary_layer, extreme.ternary_layer, nf4.encode]
+    "method",
+    [
+        rtn.quantize_layer,
+        codebooks.quantize_layer,
+        extreme.binary_layer,
+        extreme.ternary_layer,
+        nf4.encode,
+    ],
 )
 def test_what_no_grid_holds_is_refused(method, bad):
     weight = torch.ones(3, 64)

@@ -73,13 +73,20 @@ def test_training_beats_gptq_on_one_layer():
     for seed in range(3):
         g = torch.Generator().manual_seed(seed)
         weight = torch.randn(16, 64, generator=g)
-        x = torch.randn(512, 64, generator=g) @ (torch.randn(64, 64, generator=g) * torch.logspace(0, -1.5, 64)[:, None])
+        x = torch.randn(512, 64, generator=g) @ (
+            torch.randn(64, 64, generator=g) * torch.logspace(0, -1.5, 64)[:, None]
+        )
         goal = x @ weight.T
         rounded = rtn.quantize_layer(weight, bits=2, group_size=64)
-        error = {"rtn": rounded.weight, "gptq": gptq.quantize_layer(weight, gptq.hessian(x), bits=2, group_size=64).weight}
+        error = {
+            "rtn": rounded.weight,
+            "gptq": gptq.quantize_layer(weight, gptq.hessian(x), bits=2, group_size=64).weight,
+        }
         for learned, rate in ((False, 3e-3), (True, 3e-2)):
             layer = qat.QATLinear(weight, None, rounded.grid, learned)
-            optimizer = torch.optim.Adam([p for p in layer.parameters() if p.requires_grad], lr=rate)
+            optimizer = torch.optim.Adam(
+                [p for p in layer.parameters() if p.requires_grad], lr=rate
+            )
             for step in range(200):
                 optimizer.param_groups[0]["lr"] = rate * (1 - step / 200)
                 optimizer.zero_grad()
@@ -87,17 +94,24 @@ def test_training_beats_gptq_on_one_layer():
                 optimizer.step()
             error[learned] = layer.result().weight
         error = {k: float((x @ w.T - goal).square().mean()) for k, w in error.items()}
-        assert error[True] < 0.7 * error["gptq"] < error["gptq"] < 0.8 * error[False] and error[False] < 0.7 * error["rtn"]
+        assert (
+            error[True] < 0.7 * error["gptq"] < error["gptq"] < 0.8 * error[False]
+            and error[False] < 0.7 * error["rtn"]
+        )
 
 
 def test_model_level():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    ).eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     data = torch.randint(60, (8, 12), generator=torch.Generator().manual_seed(0))
     result = qat.quantize(model, data, bits=2, group_size=32, steps=4, batch=2, distill=0.5)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.requires_grad for p in model.parameters()) and not any(p.requires_grad for p in result.model.parameters())
+    assert all(p.requires_grad for p in model.parameters()) and not any(
+        p.requires_grad for p in result.model.parameters()
+    )
     layers = [m for m in result.model.modules() if isinstance(m, QuantizedLinear)]
     assert len(layers) == 8 and all(m.bits == 2 for m in layers)
     assert torch.equal(result.model.transformer.wte.weight, model.transformer.wte.weight)
@@ -111,9 +125,18 @@ def test_model_level():
 
 
 def test_errors():
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+    )
     data = torch.zeros(2, 8, dtype=torch.long)
-    for settings in ({"steps": 0}, {"batch": 0}, {"learning_rate": 0}, {"distill": 1.5}, {"bits": 1}, {"group_size": 5}):
+    for settings in (
+        {"steps": 0},
+        {"batch": 0},
+        {"learning_rate": 0},
+        {"distill": 1.5},
+        {"bits": 1},
+        {"group_size": 5},
+    ):
         with pytest.raises(CompressionError):
             qat.quantize(model, data, **settings)
     with pytest.raises(CompressionError, match="not finite at step"):
@@ -123,10 +146,14 @@ def test_errors():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_models_in_half_precision_are_trained_too(dtype):
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)).to(dtype)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+    ).to(dtype)
     data = torch.randint(60, (4, 12))
     result = qat.quantize(model, data, bits=3, group_size=32, steps=2, batch=2)
-    assert result.model(input_ids=data).logits.dtype == dtype and all(map(math.isfinite, result.details["loss"]))
+    assert result.model(input_ids=data).logits.dtype == dtype and all(
+        map(math.isfinite, result.details["loss"])
+    )
 
 
 def test_a_teacher_from_before_the_pruning():
@@ -142,7 +169,15 @@ def test_a_teacher_from_before_the_pruning():
     with torch.no_grad():
         p, q = (m(input_ids=ids).logits.log_softmax(-1) for m in (original, pruned))
     rows = torch.randint(4, (4,), generator=torch.Generator().manual_seed(0))
-    assert told == pytest.approx(float((p.exp() * (p - q)).sum(-1)[rows, :-1].mean()), rel=0.02) and own < told / 10
+    assert (
+        told == pytest.approx(float((p.exp() * (p - q)).sum(-1)[rows, :-1].mean()), rel=0.02)
+        and own < told / 10
+    )
     assert all(torch.equal(v, before[k]) for k, v in pruned.state_dict().items())
     with pytest.raises(CompressionError, match="teacher: its vocabulary"):
-        qat.quantize(pruned, ids, **settings, teacher=GPT2LMHeadModel(GPT2Config(vocab_size=51, n_embd=32, n_layer=1, n_head=2)))
+        qat.quantize(
+            pruned,
+            ids,
+            **settings,
+            teacher=GPT2LMHeadModel(GPT2Config(vocab_size=51, n_embd=32, n_layer=1, n_head=2)),
+        )

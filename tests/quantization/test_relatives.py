@@ -19,7 +19,8 @@ def layer(seed=0, rows=6, columns=12, tokens=60):
     mix = torch.randn(columns, columns, generator=g, dtype=torch.float64)
     X = torch.randn(tokens, columns, generator=g, dtype=torch.float64) @ mix
     W = torch.randn(rows, columns, generator=g, dtype=torch.float64)
-    return W, X, X + 0.3 * torch.randn(tokens, columns, generator=g, dtype=torch.float64)  # inputs, the original's inputs
+    # inputs, the original's inputs
+    return W, X, X + 0.3 * torch.randn(tokens, columns, generator=g, dtype=torch.float64)
 
 
 def slow_gptq(W, H, grid):
@@ -30,7 +31,9 @@ def slow_gptq(W, H, grid):
         s, z = grid.scale[:, g].double(), grid.zero_point[:, g].double()
         out[:, i] = s * ((W[:, i] / s).round().add(z).clamp(0, grid.largest) - z)
         if i + 1 < W.shape[1]:
-            W[:, i + 1 :] += torch.linalg.solve(H[i + 1 :, i + 1 :], torch.outer(H[i + 1 :, i], W[:, i] - out[:, i])).T
+            W[:, i + 1 :] += torch.linalg.solve(
+                H[i + 1 :, i + 1 :], torch.outer(H[i + 1 :, i], W[:, i] - out[:, i])
+            ).T
     return out
 
 
@@ -42,15 +45,25 @@ def test_ldlq_is_gptq_whether_or_not_the_grid_clamps(bits):
         grid = make_grid(W, bits=bits, symmetric=False, group_size=4)
         wanted = slow_gptq(W, gptq.damped(H, 0.01), grid)
         torch.testing.assert_close(qronos.ldlq_layer(W, H, grid), wanted, rtol=0, atol=1e-9)
-        torch.testing.assert_close(gptq.quantize_layer_spec(W, H, grid=grid), wanted, rtol=0, atol=1e-9)
-        found = gptq.quantize_layer(W, H, bits=bits, group_size=4, static_groups=True, never_worse=False)
+        torch.testing.assert_close(
+            gptq.quantize_layer_spec(W, H, grid=grid), wanted, rtol=0, atol=1e-9
+        )
+        found = gptq.quantize_layer(
+            W, H, bits=bits, group_size=4, static_groups=True, never_worse=False
+        )
         torch.testing.assert_close(found.weight, wanted, rtol=0, atol=1e-9)
 
 
 def test_ldlq_reaches_whole_numbers_far_from_any_limit():
     W, X, _ = layer(5)
     H = gptq.hessian(X)
-    wide = Grid(torch.full((6, 1), 0.05, dtype=torch.float64), torch.full((6, 1), 2.0**15, dtype=torch.float64), torch.zeros(12, dtype=torch.long), 16, False)
+    wide = Grid(
+        torch.full((6, 1), 0.05, dtype=torch.float64),
+        torch.full((6, 1), 2.0**15, dtype=torch.float64),
+        torch.zeros(12, dtype=torch.long),
+        16,
+        False,
+    )
     found = qronos.ldlq_layer(W, H, wide)
     torch.testing.assert_close(found, slow_gptq(W, gptq.damped(H, 0.01), wide), rtol=0, atol=1e-9)
     rounded = 0.05 * (W / 0.05).round()
@@ -86,7 +99,9 @@ def test_qronos_is_the_papers_walk(first):
         H, C = gptq.hessian(X), (2 / len(X)) * Y.T @ X
         ridge = float((gptq.damped(H, 0.01) - H).diagonal()[0])
         V = qronos.target(W, H, C, first=first)
-        found = gptq.quantize_layer(V, H, bits=4, group_size=4, static_groups=True, never_worse=False)
+        found = gptq.quantize_layer(
+            V, H, bits=4, group_size=4, static_groups=True, never_worse=False
+        )
         wanted = slow_qronos(W, X, Y, found.grid, ridge, first)
         torch.testing.assert_close(found.weight, wanted, rtol=0, atol=1e-8)
         same = qronos.quantize_layer(W, H, C, bits=4, group_size=4, static_groups=True, first=first)
@@ -128,27 +143,59 @@ def test_gptaq_is_the_papers_walk(alpha, block_size):
         W, X, Y = layer(seed)
         H, C = gptq.hessian(X), (2 / len(X)) * Y.T @ X
         ridge = float((gptq.damped(H, 0.01) - H).diagonal()[0])
-        found = gptaq.quantize_layer(W, H, C, bits=4, group_size=4, static_groups=True, alpha=alpha, block_size=block_size)
-        torch.testing.assert_close(found.weight, slow_gptaq(W, X, Y, found.grid, ridge, alpha), rtol=0, atol=1e-8)
-        plain = gptq.quantize_layer(W, H, bits=4, group_size=4, static_groups=True, never_worse=False)
-        assert torch.equal(found.grid.scale, plain.grid.scale) and not torch.equal(found.weight, plain.weight)
-        turned = torch.argsort(H.diagonal(), descending=True)  # another order of columns is the same walk over them
-        ordered = gptaq.quantize_layer(W, H, C, bits=4, group_size=-1, act_order=True, alpha=alpha, block_size=block_size)
+        found = gptaq.quantize_layer(
+            W, H, C, bits=4, group_size=4, static_groups=True, alpha=alpha, block_size=block_size
+        )
+        torch.testing.assert_close(
+            found.weight, slow_gptaq(W, X, Y, found.grid, ridge, alpha), rtol=0, atol=1e-8
+        )
+        plain = gptq.quantize_layer(
+            W, H, bits=4, group_size=4, static_groups=True, never_worse=False
+        )
+        assert torch.equal(found.grid.scale, plain.grid.scale) and not torch.equal(
+            found.weight, plain.weight
+        )
+        # another order of columns is the same walk over them
+        turned = torch.argsort(H.diagonal(), descending=True)
+        ordered = gptaq.quantize_layer(
+            W, H, C, bits=4, group_size=-1, act_order=True, alpha=alpha, block_size=block_size
+        )
         wanted = slow_gptaq(W[:, turned], X[:, turned], Y[:, turned], ordered.grid, ridge, alpha)
         torch.testing.assert_close(ordered.weight[:, turned], wanted, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_with_equal_inputs_gptaq_is_gptq_bit_for_bit(dtype):
-    for seed, settings in enumerate(({"group_size": 4}, {"group_size": -1, "act_order": True}, {"group_size": 4, "block_size": 3}, {"bits": 2, "group_size": 4, "symmetric": True})):
+    for seed, settings in enumerate(
+        (
+            {"group_size": 4},
+            {"group_size": -1, "act_order": True},
+            {"group_size": 4, "block_size": 3},
+            {"bits": 2, "group_size": 4, "symmetric": True},
+        )
+    ):
         W, X, Y = (t.to(dtype) for t in layer(seed))
         H = gptq.hessian(X)
         wanted = gptq.quantize_layer(W, H, never_worse=False, **settings)
-        for found in (gptaq.quantize_layer(W, H, H, **settings), gptaq.quantize_layer(W, H, (2 / len(X)) * Y.T @ X, alpha=0, **settings)):
-            assert torch.equal(found.weight, wanted.weight) and torch.equal(found.codes, wanted.codes) and torch.equal(found.grid.scale, wanted.grid.scale)
-    for message, arguments in (("^C:", (W, H, H[:5, :5])), ("^H:", (W, H * float("nan"), H)), ("alpha=2", (W, H, H, 2)), ("alpha='x'", (W, H, H, "x"))):
+        for found in (
+            gptaq.quantize_layer(W, H, H, **settings),
+            gptaq.quantize_layer(W, H, (2 / len(X)) * Y.T @ X, alpha=0, **settings),
+        ):
+            assert (
+                torch.equal(found.weight, wanted.weight)
+                and torch.equal(found.codes, wanted.codes)
+                and torch.equal(found.grid.scale, wanted.grid.scale)
+            )
+    for message, arguments in (
+        ("^C:", (W, H, H[:5, :5])),
+        ("^H:", (W, H * float("nan"), H)),
+        ("alpha=2", (W, H, H, 2)),
+        ("alpha='x'", (W, H, H, "x")),
+    ):
         with pytest.raises(CompressionError, match=message):
-            gptaq.quantize_layer(*arguments[:3], group_size=4, alpha=arguments[3] if len(arguments) > 3 else 1)
+            gptaq.quantize_layer(
+                *arguments[:3], group_size=4, alpha=arguments[3] if len(arguments) > 3 else 1
+            )
 
 
 def test_gptaq_comes_nearer_to_the_originals_outputs():
@@ -156,9 +203,26 @@ def test_gptaq_comes_nearer_to_the_originals_outputs():
     errors = {0.0: 0.0, 0.25: 0.0, 1.0: 0.0}
     for seed in range(8):
         W, X, _ = layer(seed, tokens=200)
-        Y = X + 0.1 * X @ torch.randn(12, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tril(-1).T
+        Y = (
+            X
+            + 0.1
+            * X
+            @ torch.randn(
+                12, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+            )
+            .tril(-1)
+            .T
+        )
         for alpha in errors:
-            made = gptaq.quantize_layer(W, gptq.hessian(X), (2 / len(X)) * Y.T @ X, bits=8, group_size=-1, static_groups=True, alpha=alpha)
+            made = gptaq.quantize_layer(
+                W,
+                gptq.hessian(X),
+                (2 / len(X)) * Y.T @ X,
+                bits=8,
+                group_size=-1,
+                static_groups=True,
+                alpha=alpha,
+            )
             errors[alpha] += float((X @ made.weight.T - Y @ W.T).square().sum())
     assert errors[1.0] < errors[0.25] < errors[0.0]
 
@@ -175,7 +239,12 @@ def test_models_are_quantized_beside_the_original_and_saved(kind, method, tmp_pa
     names = [n for n, m in made.model.named_modules() if type(m).__name__ == "QuantizedLinear"]
     block = [n for n in names if ".0." in n and "expert" not in n]
     for name in block[:2]:  # nothing before the first block is changed: C = H there
-        torch.testing.assert_close(made.model.get_submodule(name).weight, first.model.get_submodule(name).weight, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            made.model.get_submodule(name).weight,
+            first.model.get_submodule(name).weight,
+            rtol=1e-3,
+            atol=1e-3,
+        )
     made.save(tmp_path / "a")
     loaded = quantization.load(tmp_path / "a")
     with torch.no_grad():
@@ -240,7 +309,9 @@ def test_thin_factors_are_what_is_saved(kind, tmp_path):
     before = {name: p.clone() for name, p in model.named_parameters()}
     for calibration in (None, IDS):
         made = low_rank.compress(model, calibration, ratio=0.5)
-        layers = {n: m for n, m in made.model.named_modules() if isinstance(m, low_rank.LowRankLinear)}
+        layers = {
+            n: m for n, m in made.model.named_modules() if isinstance(m, low_rank.LowRankLinear)
+        }
         assert set(layers) == set(made.details["loss"]) == set(walk.compressible(model))
         inside = sum(m.in_factor.numel() + m.out_factor.numel() for m in layers.values())
         dense = sum(walk.weight_of(m).numel() for m in walk.compressible(model).values())

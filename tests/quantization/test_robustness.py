@@ -8,7 +8,19 @@ from torch import nn
 
 from course_utils.errors import CompressionError
 from course_utils.models import walk
-from course_utils.quantization import awq, codebooks, extreme, floats, gptq, llm_int8, nf4, qat, rtn, smoothquant, w8a8
+from course_utils.quantization import (
+    awq,
+    codebooks,
+    extreme,
+    floats,
+    gptq,
+    llm_int8,
+    nf4,
+    qat,
+    rtn,
+    smoothquant,
+    w8a8,
+)
 
 METHODS = {
     "rtn": lambda model, ids: rtn.quantize(model, bits=4, group_size=16),
@@ -17,7 +29,9 @@ METHODS = {
     "smoothquant": lambda model, ids: smoothquant.quantize(model, ids),
     "smoothquant static": lambda model, ids: smoothquant.quantize(model, ids, observer="min_max"),
     "w8a8": lambda model, ids: w8a8.quantize(model),
-    "w8a8 static": lambda model, ids: w8a8.quantize(model, ids, observer="min_max", activations="per_tensor"),
+    "w8a8 static": lambda model, ids: w8a8.quantize(
+        model, ids, observer="min_max", activations="per_tensor"
+    ),
     "llm.int8": lambda model, ids: llm_int8.quantize(model),
     "nf4": lambda model, ids: nf4.quantize(model, block_size=32),
     "fp8": lambda model, ids: floats.quantize(model),
@@ -31,7 +45,11 @@ CALIBRATED = ("gptq", "awq", "smoothquant", "smoothquant static", "w8a8 static",
 
 def state_of(model):
     """All that a caller can see: parameters by identity and value, mode, hooks, what is trained."""
-    hooks = [n for n, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
+    hooks = [
+        n
+        for n, m in model.named_modules()
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
+    ]
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     kinds = [type(m) for m in model.modules()]
     return hooks, trained, kinds, model.training, [id(p) for p in model.parameters()]
@@ -49,14 +67,24 @@ def test_nan_is_refused_before_any_work(method, make, ids, monkeypatch):
     model = make("opt")
     monkeypatch.setattr(copy, "deepcopy", lambda *_: pytest.fail("work began"))
     monkeypatch.setattr(walk, "replace", lambda *_: pytest.fail("work began"))
-    places = [n for n, _ in model.named_parameters() if n.endswith(("layers.2.fc2.bias", "layers.1.self_attn.q_proj.weight"))]
-    places += [n for n, _ in model.named_parameters() if "embed_tokens" in n or n.endswith("layers.0.final_layer_norm.weight")]
+    places = [
+        n
+        for n, _ in model.named_parameters()
+        if n.endswith(("layers.2.fc2.bias", "layers.1.self_attn.q_proj.weight"))
+    ]
+    places += [
+        n
+        for n, _ in model.named_parameters()
+        if "embed_tokens" in n or n.endswith("layers.0.final_layer_norm.weight")
+    ]
     assert len(places) == 4
     for place, value in zip(places, (torch.nan, torch.inf, -torch.inf, torch.nan), strict=True):
         parameter = model.get_parameter(place)
         kept = parameter.detach().clone()
         parameter.data.view(-1)[-1] = value
-        with pytest.raises(CompressionError, match=rf"{place.rpartition('.')[0]}: .*NaN or infinity"):
+        with pytest.raises(
+            CompressionError, match=rf"{place.rpartition('.')[0]}: .*NaN or infinity"
+        ):
             METHODS[method](model, ids)
         parameter.data.copy_(kept)
     monkeypatch.undo()
@@ -66,7 +94,9 @@ def test_nan_is_refused_before_any_work(method, make, ids, monkeypatch):
 @pytest.mark.parametrize("method", CALIBRATED)
 def test_sequences_that_are_too_long_are_refused(method, make):
     for kind in ("gpt2", "opt"):
-        with pytest.raises(CompressionError, match="calibration: sequences of 65 tokens.*at most 64"):
+        with pytest.raises(
+            CompressionError, match="calibration: sequences of 65 tokens.*at most 64"
+        ):
             METHODS[method](make(kind), torch.zeros(2, 65, dtype=torch.long))
 
 

@@ -52,7 +52,9 @@ def test_the_fast_product_is_scipys_matrix(k):
 def test_paleys_matrices_have_entries_of_one_size_and_orthogonal_rows(order):
     H = hadamard.paley(order)
     assert H is not None and H.abs().eq(1).all()
-    torch.testing.assert_close(H @ H.T, order * torch.eye(order, dtype=torch.float64), rtol=0, atol=0)
+    torch.testing.assert_close(
+        H @ H.T, order * torch.eye(order, dtype=torch.float64), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 24, 48, 43 * 4, 160, 192, 896])
@@ -67,7 +69,9 @@ def test_every_width_has_an_orthogonal_matrix(width):
 
 def test_half_precision_is_transformed_in_single_and_bad_widths_are_errors():
     x = torch.randn(6, 64).bfloat16()
-    torch.testing.assert_close(hadamard.transform(x), hadamard.transform(x.double()).bfloat16(), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(
+        hadamard.transform(x), hadamard.transform(x.double()).bfloat16(), rtol=0.01, atol=0.01
+    )
     with pytest.raises(CompressionError, match="width=0"):
         hadamard.block(0)
 
@@ -76,7 +80,9 @@ def test_a_single_outlier_is_spread_evenly_and_seeds_differ():
     x = torch.zeros(64, dtype=torch.float64)
     x[5] = 8
     for seed in (0, 1):
-        torch.testing.assert_close((hadamard.randomized(64, seed) @ x).abs(), torch.ones(64, dtype=torch.float64))
+        torch.testing.assert_close(
+            (hadamard.randomized(64, seed) @ x).abs(), torch.ones(64, dtype=torch.float64)
+        )
     assert not torch.equal(hadamard.randomized(64, 0), hadamard.randomized(64, 1))
 
 
@@ -90,9 +96,19 @@ def test_a_rotated_model_computes_the_same(kind):
     tied = model.config.tie_word_embeddings
     rotated = rotations.rotate(model, seed=3)
     assert type(rotated) is type(model) and apart(rotated, model) < 2e-6
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters()) and model.config.tie_word_embeddings == tied
+    assert (
+        all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+        and model.config.tie_word_embeddings == tied
+    )
     assert rotated.config.tie_word_embeddings is False
-    moved = [n for n, p in rotated.named_parameters() if n in before and p.dim() > 1 and (p - before[n]).norm() < 0.3 * p.norm() and "router" not in n]
+    moved = [
+        n
+        for n, p in rotated.named_parameters()
+        if n in before
+        and p.dim() > 1
+        and (p - before[n]).norm() < 0.3 * p.norm()
+        and "router" not in n
+    ]
     inner = ("q_norm", "k_norm", "wpe", "gate_up")
     assert all("experts" in n or any(part in n for part in inner) for n in moved), moved
 
@@ -101,7 +117,9 @@ def test_a_rotated_model_computes_the_same(kind):
 def test_what_a_rotation_would_change_is_refused_by_name(kind):
     model = tiny_models.stirred(kind, 0.05, layers=2)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    with pytest.raises(CompressionError, match=rf"{type(model).__name__} \({model.config.model_type}\)"):
+    with pytest.raises(
+        CompressionError, match=rf"{type(model).__name__} \({model.config.model_type}\)"
+    ):
         rotations.rotate(model)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
@@ -121,13 +139,27 @@ def test_bases_of_ones_own_and_bad_ones(llama):
 def test_the_stream_itself_is_rotated_and_heads_are_only_when_asked(llama):
     Q = hadamard.randomized(32, 5)
     rotated = rotations.rotate(llama, seed=5, heads=False)
-    for (_, one), (_, other) in zip(walk.through_blocks(llama, IDS), walk.through_blocks(rotated, IDS), strict=True):
-        torch.testing.assert_close(other[0][0], (one[0][0].double() @ Q.T).float(), rtol=1e-4, atol=1e-5)
+    for (_, one), (_, other) in zip(
+        walk.through_blocks(llama, IDS), walk.through_blocks(rotated, IDS), strict=True
+    ):
+        torch.testing.assert_close(
+            other[0][0], (one[0][0].double() @ Q.T).float(), rtol=1e-4, atol=1e-5
+        )
     q = llama.model.layers[0].self_attn.q_proj.weight * llama.model.layers[0].input_layernorm.weight
-    torch.testing.assert_close(rotated.model.layers[0].self_attn.q_proj.weight, (q.double() @ Q.T).float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        rotated.model.layers[0].self_attn.q_proj.weight,
+        (q.double() @ Q.T).float(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     R = hadamard.randomized(8, 5)
     v = rotated.model.layers[0].self_attn.v_proj.weight.double().view(2, 8, 32)
-    both = rotations.rotate(llama, seed=5).model.layers[0].self_attn.v_proj.weight.double().view(2, 8, 32)
+    both = (
+        rotations.rotate(llama, seed=5)
+        .model.layers[0]
+        .self_attn.v_proj.weight.double()
+        .view(2, 8, 32)
+    )
     torch.testing.assert_close(both, R @ v, rtol=1e-4, atol=1e-5)
 
 
@@ -138,8 +170,14 @@ def test_a_head_that_has_no_values_to_rotate_says_how_to_go_on(monkeypatch, llam
 
 
 def test_what_is_no_causal_model_of_its_own_numbers_is_refused(llama):
-    t5 = T5ForConditionalGeneration(T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, vocab_size=96))
-    for model, said in ((torch.nn.Linear(4, 4), "causal"), (t5, "encoder and a decoder"), (rtn.quantize(llama, group_size=-1).model, "rotate the model first")):
+    t5 = T5ForConditionalGeneration(
+        T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, vocab_size=96)
+    )
+    for model, said in (
+        (torch.nn.Linear(4, 4), "causal"),
+        (t5, "encoder and a decoder"),
+        (rtn.quantize(llama, group_size=-1).model, "rotate the model first"),
+    ):
         with pytest.raises(CompressionError, match=said):
             rotations.rotate(model)
     broken = tiny_models.stirred("llama", 0.05, layers=1)
@@ -148,7 +186,10 @@ def test_what_is_no_causal_model_of_its_own_numbers_is_refused(llama):
     with pytest.raises(CompressionError, match="up_proj.*NaN"):
         rotations.rotate(broken)
     half = tiny_models.stirred("llama", 0.05, layers=1).bfloat16()
-    assert rotations.rotate(half).dtype == torch.bfloat16 and apart(rotations.rotate(half), half) < 0.03
+    assert (
+        rotations.rotate(half).dtype == torch.bfloat16
+        and apart(rotations.rotate(half), half) < 0.03
+    )
 
 
 # --- quantized, saved, with the online product ---
@@ -159,11 +200,18 @@ def online(llama):
     return rotations.rotate(llama, online="down_proj")
 
 
-def test_the_online_product_changes_nothing_and_its_layer_is_the_one_that_is_quantized(llama, online):
+def test_the_online_product_changes_nothing_and_its_layer_is_the_one_that_is_quantized(
+    llama, online
+):
     assert apart(online, llama) < 2e-6
     down = online.model.layers[0].mlp.down_proj
     assert isinstance(down, hadamard.OnlineHadamard) and len(down.block) == 12
-    torch.testing.assert_close(down.inner.weight, hadamard.transform(rotations.rotate(llama).model.layers[0].mlp.down_proj.weight), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        down.inner.weight,
+        hadamard.transform(rotations.rotate(llama).model.layers[0].mlp.down_proj.weight),
+        rtol=1e-4,
+        atol=1e-6,
+    )
     with pytest.raises(CompressionError, match="online: 'nowhere'"):
         rotations.rotate(llama, online="nowhere")
 
@@ -171,11 +219,20 @@ def test_the_online_product_changes_nothing_and_its_layer_is_the_one_that_is_qua
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
 def test_a_rotated_model_is_quantized_saved_and_loaded(online, tmp_path, method):
     settings = {"bits": 4, "group_size": -1}
-    made = rtn.quantize(online, **settings) if method == "rtn" else getattr(quantization, method).quantize(online, IDS, **settings)
+    made = (
+        rtn.quantize(online, **settings)
+        if method == "rtn"
+        else getattr(quantization, method).quantize(online, IDS, **settings)
+    )
     down = made.model.model.layers[1].mlp.down_proj
-    assert isinstance(down, hadamard.OnlineHadamard) and type(down.inner).__name__ == "QuantizedLinear"
+    assert (
+        isinstance(down, hadamard.OnlineHadamard) and type(down.inner).__name__ == "QuantizedLinear"
+    )
     plain = rtn.quantize(rotations.rotate(online, heads=False), **settings)
-    assert made.coverage["reached"] == plain.coverage["reached"] and 0.9 < made.coverage["share_of_blocks"] <= 1
+    assert (
+        made.coverage["reached"] == plain.coverage["reached"]
+        and 0.9 < made.coverage["share_of_blocks"] <= 1
+    )
     made.save(tmp_path / "a")
     assert torch.equal(logits(quantization.load(tmp_path / "a")), logits(made.model))
 
@@ -197,10 +254,19 @@ def test_files_of_other_tools_refuse_the_product_or_hold_a_matrix_in_its_place(o
     with pytest.raises(CompressionError, match="OnlineHadamard"):
         gptq_file.write(made, tmp_path / "a")
     weights, _ = gguf.tensors_of(made.model)["blk.1.ffn_down.weight"]  # dense there: W Hᵀ H
-    assert onnx.with_real_weights(made.model).model.layers[1].mlp.down_proj.weight.shape == weights.shape == (32, 48)
+    assert (
+        onnx.with_real_weights(made.model).model.layers[1].mlp.down_proj.weight.shape
+        == weights.shape
+        == (32, 48)
+    )
     assert apart(onnx.with_real_weights(made.model), made.model) < 2e-6
     plain = rotations.rotate(online, heads=False, basis=torch.eye(32))
-    torch.testing.assert_close(plain.model.layers[0].mlp.down_proj.weight, online.model.layers[0].mlp.down_proj.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        plain.model.layers[0].mlp.down_proj.weight,
+        online.model.layers[0].mlp.down_proj.weight,
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 # --- learned rotations ---
@@ -212,9 +278,14 @@ def test_a_cayley_step_stays_a_rotation_at_any_size_and_is_expm_for_small_ones()
     G = torch.randn(8, 8, generator=g, dtype=torch.float64)
     for rate in (1e-3, 0.1, 1.0, 50.0):
         new = cayley.step(R, G, rate)
-        torch.testing.assert_close(new @ new.T, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            new @ new.T, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-12
+        )
     W = G @ R.T - R @ G.T
-    assert torch.linalg.matrix_norm(cayley.step(R, G, 1e-3) - torch.linalg.matrix_exp(-1e-3 * W) @ R) < 1e-6
+    assert (
+        torch.linalg.matrix_norm(cayley.step(R, G, 1e-3) - torch.linalg.matrix_exp(-1e-3 * W) @ R)
+        < 1e-6
+    )
     with pytest.raises(CompressionError, match="orthogonal"):
         cayley.step(2 * R, G, 0.1)
     with pytest.raises(CompressionError, match="NaN"):
@@ -223,7 +294,9 @@ def test_a_cayley_step_stays_a_rotation_at_any_size_and_is_expm_for_small_ones()
 
 def test_the_loss_falls_as_the_gradient_says():
     g = torch.Generator().manual_seed(1)
-    R, T = (torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=torch.float64)).Q for _ in range(2))
+    R, T = (
+        torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=torch.float64)).Q for _ in range(2)
+    )
     x = torch.randn(20, 6, generator=g, dtype=torch.float64)
 
     def loss(R):
@@ -239,7 +312,9 @@ def test_the_loss_falls_as_the_gradient_says():
     torch.testing.assert_close(G, numeric, rtol=1e-6, atol=1e-5)
     rate = 1e-9
     fall = (loss(R) - loss(cayley.step(R, G, rate))) / rate
-    assert float(fall) == pytest.approx(0.5 * float(cayley.direction(R, G).square().sum()), rel=1e-3)
+    assert float(fall) == pytest.approx(
+        0.5 * float(cayley.direction(R, G).square().sum()), rel=1e-3
+    )
     best, losses = cayley.learn(loss, R, steps=60)
     assert float(loss(best)) == pytest.approx(min(losses)) and min(losses) < 0.5 * losses[0]
     torch.testing.assert_close(best @ best.T, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -251,4 +326,7 @@ def test_gradients_pass_straight_through_the_rounding():
     grad = x.grad
     assert grad is not None and torch.isfinite(grad).all() and (grad - 1).abs().max() < 1e-12
     grid = cayley.rounded(x.detach(), 2)
-    assert all(len(row.unique()) <= 4 for row in grid) and (grid - x.detach()).abs().max() < (x.max() - x.min()) / 2
+    assert (
+        all(len(row.unique()) <= 4 for row in grid)
+        and (grid - x.detach()).abs().max() < (x.max() - x.min()) / 2
+    )

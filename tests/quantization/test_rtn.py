@@ -36,13 +36,19 @@ def test_layer_equals_rounding_by_hand(bits, size):
 
 def test_model_rounds_each_linear_layer_and_nothing_else(tiny):
     before = copy.deepcopy(tiny.state_dict())
-    wanted = {name: round_by_hand(walk.weight_of(m), 4, 16) for name, m in walk.compressible(tiny).items()}
+    wanted = {
+        name: round_by_hand(walk.weight_of(m), 4, 16) for name, m in walk.compressible(tiny).items()
+    }
     compressed = rtn.quantize(tiny, bits=4, group_size=16)
-    layers = {name: m for name, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)}
+    layers = {
+        name: m for name, m in compressed.model.named_modules() if isinstance(m, QuantizedLinear)
+    }
     assert set(layers) == set(wanted)
     for name, layer in layers.items():
         torch.testing.assert_close(layer.weight.double(), wanted[name], rtol=1e-6, atol=1e-6)
-    assert all(torch.equal(before[k], v) for k, v in tiny.state_dict().items()) and set(before) == set(tiny.state_dict())
+    assert all(torch.equal(before[k], v) for k, v in tiny.state_dict().items()) and set(
+        before
+    ) == set(tiny.state_dict())
     kept = compressed.model.state_dict()
     for name, value in before.items():
         if name.rpartition(".")[0] not in layers or name.endswith("bias"):
@@ -57,14 +63,19 @@ def test_model_computes_with_the_rounded_weights(tiny, ids):
     with torch.no_grad():
         for name, module in walk.compressible(dense).items():
             walk.weight_of(module).copy_(compressed.model.get_submodule(name).weight)
-        torch.testing.assert_close(compressed.model(ids).logits, dense(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            compressed.model(ids).logits, dense(ids).logits, rtol=1e-4, atol=1e-4
+        )
         assert (compressed.model(ids).logits - tiny(ids).logits).abs().max() > 0.1
 
 
 def test_more_bits_are_closer(tiny, ids):
     with torch.no_grad():
         exact = tiny(ids).logits
-        errors = [float((rtn.quantize(tiny, bits=b, group_size=16).model(ids).logits - exact).norm()) for b in (2, 4, 6, 8)]
+        errors = [
+            float((rtn.quantize(tiny, bits=b, group_size=16).model(ids).logits - exact).norm())
+            for b in (2, 4, 6, 8)
+        ]
     assert all(a > 2 * b for a, b in zip(errors, errors[1:], strict=False)), errors
 
 
@@ -74,7 +85,9 @@ def test_any_module_with_linear_layers():
     x = torch.randn(5, 16)
     assert isinstance(compressed.model[0], QuantizedLinear) and compressed.model[2].bias is None
     shared = nn.Linear(16, 16)
-    twice = rtn.quantize(nn.Sequential(shared, nn.ReLU(), nn.ModuleList([shared])), bits=8, group_size=8).model
+    twice = rtn.quantize(
+        nn.Sequential(shared, nn.ReLU(), nn.ModuleList([shared])), bits=8, group_size=8
+    ).model
     assert isinstance(twice[0], QuantizedLinear) and twice[2][0] is twice[0]
     torch.testing.assert_close(compressed.model(x), model(x), rtol=0.05, atol=0.05)
 
@@ -90,7 +103,9 @@ def test_errors_name_the_layer_and_leave_the_model(tiny):
     with torch.no_grad():
         walk.weight_of(tiny.get_submodule(names[3]))[0, 0] = 0
     before = copy.deepcopy(tiny.state_dict())
-    with pytest.raises(CompressionError, match=rf"{names[0]}: group_size=20 does not divide the 32 columns"):
+    with pytest.raises(
+        CompressionError, match=rf"{names[0]}: group_size=20 does not divide the 32 columns"
+    ):
         rtn.quantize(tiny, bits=4, group_size=20)
     assert all(torch.equal(before[k], v) for k, v in tiny.state_dict().items())
     with pytest.raises(CompressionError, match="no nn.Linear"):

@@ -33,7 +33,9 @@ METHODS = {
     "binary": lambda m: extreme.quantize(m, kind="binary"),
     "ternary": lambda m: extreme.quantize(m),
     "w8a8 dynamic": lambda m: w8a8.quantize(m),
-    "w8a8 static": lambda m: w8a8.quantize(m, IDS, observer="mse", activations="per_tensor", symmetric=False),
+    "w8a8 static": lambda m: w8a8.quantize(
+        m, IDS, observer="mse", activations="per_tensor", symmetric=False
+    ),
     "hqq": lambda m: hqq.quantize(m, bits=3, group_size=16),
     "mxfp4": lambda m: microscaling.quantize(m),
     "mxint8": lambda m: microscaling.quantize(m, scheme="MXINT8"),
@@ -44,7 +46,9 @@ METHODS = {
     "trellis": lambda m: trellis.quantize(m, state_bits=6),
     "computed trellis": lambda m: trellis.quantize(m, state_bits=6, values="1mad", rotation=2),
     "additive": lambda m: additive.quantize(m, entries=16, rounds=1),
-    "additive, each its own": lambda m: additive.quantize(m, entries=8, rounds=0, shared=False, rotation=2),
+    "additive, each its own": lambda m: additive.quantize(
+        m, entries=8, rounds=0, shared=False, rotation=2
+    ),
     "qat": lambda m: qat.quantize(m, IDS, steps=2, batch=2, group_size=16),
 }
 MODELS = {
@@ -73,12 +77,26 @@ def test_a_saved_model_is_the_same_model(method, kind, tmp_path):
 def test_fewer_bits_are_fewer_bytes():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, intermediate_size=512
+        vocab_size=8,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=512,
     )
     model = LlamaForCausalLM(config).eval()
     weights = sum(p.numel() for p in model.model.layers.parameters())
-    sizes = {name: METHODS[name](model).bytes_on_disk for name in ("w8a8 dynamic", "int8 blocks", "nf4", "k-means", "binary")}
-    for name, low, high in (("w8a8 dynamic", 8, 9.2), ("int8 blocks", 8, 9.2), ("nf4", 4.2, 5.2), ("k-means", 3, 5), ("binary", 1, 2.3)):
+    sizes = {
+        name: METHODS[name](model).bytes_on_disk
+        for name in ("w8a8 dynamic", "int8 blocks", "nf4", "k-means", "binary")
+    }
+    for name, low, high in (
+        ("w8a8 dynamic", 8, 9.2),
+        ("int8 blocks", 8, 9.2),
+        ("nf4", 4.2, 5.2),
+        ("k-means", 3, 5),
+        ("binary", 1, 2.3),
+    ):
         assert low <= sizes[name] * 8 / weights <= high, (name, sizes[name] * 8 / weights)
 
 
@@ -96,7 +114,9 @@ def test_ternary_codes_are_stored_five_in_a_byte(kind, tmp_path):
     layers = [layer for layer in result.model.modules() if isinstance(layer, QuantizedLinear)]
     result.save(tmp_path / "model")
     found, names = codes_stored(tmp_path / "model")
-    assert names == {"packed_ternary"} and found == sum(layer.out_features * -(-layer.in_features // 5) for layer in layers)
+    assert names == {"packed_ternary"} and found == sum(
+        layer.out_features * -(-layer.in_features // 5) for layer in layers
+    )
     state = load(tmp_path / "model").state_dict()
     for name, tensor in result.model.state_dict().items():
         assert torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype, name
@@ -105,7 +125,10 @@ def test_ternary_codes_are_stored_five_in_a_byte(kind, tmp_path):
 def test_other_two_bits_and_single_layers_with_a_fourth_code_stay(tmp_path):
     torch.manual_seed(0)
     model = MODELS["llama"]().eval()
-    for result in (rtn.quantize(model, bits=2, group_size=16), rtn.quantize(model, bits=2, group_size=16, symmetric=True)):
+    for result in (
+        rtn.quantize(model, bits=2, group_size=16),
+        rtn.quantize(model, bits=2, group_size=16, symmetric=True),
+    ):
         result.save(tmp_path / "model")
         assert codes_stored(tmp_path / "model")[1] == {"packed"}
     result = extreme.quantize(model)
@@ -114,7 +137,9 @@ def test_other_two_bits_and_single_layers_with_a_fourth_code_stay(tmp_path):
     result.save(tmp_path / "model")
     assert codes_stored(tmp_path / "model")[1] == {"packed", "packed_ternary"}
     again = load(tmp_path / "model").state_dict()
-    assert all(torch.equal(again[name], tensor) for name, tensor in result.model.state_dict().items())
+    assert all(
+        torch.equal(again[name], tensor) for name, tensor in result.model.state_dict().items()
+    )
 
 
 def test_unknown_kinds_are_named(tmp_path, monkeypatch):

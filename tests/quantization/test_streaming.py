@@ -47,7 +47,11 @@ def in_memory(place):
 def same(a, b):
     first, second = a.state_dict(), b.state_dict()
     assert first.keys() == second.keys()
-    assert [k for k in first if first[k].dtype != second[k].dtype or not torch.equal(first[k], second[k])] == []
+    assert [
+        k
+        for k in first
+        if first[k].dtype != second[k].dtype or not torch.equal(first[k], second[k])
+    ] == []
     with torch.no_grad():
         assert torch.equal(a(IDS[:2])[0], b(IDS[:2])[0])
 
@@ -57,14 +61,22 @@ def same(a, b):
 def test_the_same_model_as_in_memory(kind, method, tmp_path):
     place = folder_of(kind, tmp_path / "model")
     function, ids, settings = METHODS[method]
-    settings = {k: v for k, v in settings.items() if kind == "llama" or k not in ("ignore", "per_layer")}
-    result = streaming.compress(place, function, *ids, out=tmp_path / "out", states="disk", **settings)
+    settings = {
+        k: v for k, v in settings.items() if kind == "llama" or k not in ("ignore", "per_layer")
+    }
+    result = streaming.compress(
+        place, function, *ids, out=tmp_path / "out", states="disk", **settings
+    )
     wanted = function(in_memory(place), *ids, **settings)
     wanted.save(tmp_path / "wanted")
     same(compressed.load(tmp_path / "out"), compressed.load(tmp_path / "wanted"))
-    told, expected = ({k: v for k, v in r.details.items() if k not in ("bytes", "bits_per_weight")} for r in (result, wanted))
+    told, expected = (
+        {k: v for k, v in r.details.items() if k not in ("bytes", "bits_per_weight")}
+        for r in (result, wanted)
+    )
     assert (result.settings, told, result.coverage) == (wanted.settings, expected, wanted.coverage)
-    if "bits_per_weight" in result.details:  # in the file each layer has its own table; else as in memory
+    # in the file each layer has its own table; else as in memory
+    if "bits_per_weight" in result.details:
         shared = method == "trellis"
         assert (result.details["bits_per_weight"] > wanted.details["bits_per_weight"]) == shared
         assert shared or result.details["bits_per_weight"] == wanted.details["bits_per_weight"]
@@ -95,7 +107,8 @@ def test_interrupted_at_every_write_and_begun_again(method, tmp_path, monkeypatc
     monkeypatch.setattr(os, "replace", replace)
     for tries in range(1, 30):
         begun = any((tmp_path / ".out.part").glob("block-*"))
-        left["writes"] = (1 + tries // 8 if begun else 2) if tries > 1 else 0  # the job, a block, then a write more each time; two to end
+        # the job, a block, then a write more each time; two to end
+        left["writes"] = (1 + tries // 8 if begun else 2) if tries > 1 else 0
         try:
             streaming.compress(place, function, *ids, out=tmp_path / "out", **stored, **settings)
             break
@@ -116,7 +129,9 @@ def test_killed_at_a_random_moment(tmp_path):
         print("ready", flush=True)
         streaming.compress({str(place)!r}, gptq.quantize, ids, out={str(tmp_path)!r} + "/out", group_size=8)
     """)
-    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert first.stdout.readline() == b"ready\n"
     blocks = tmp_path / ".out.part"
     wanted = random.randrange(1, 5)
@@ -129,7 +144,9 @@ def test_killed_at_a_random_moment(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        streaming.compress(place, quantization.gptq.quantize, ids, out=tmp_path / "out", group_size=8)
+        streaming.compress(
+            place, quantization.gptq.quantize, ids, out=tmp_path / "out", group_size=8
+        )
         wanted = quantization.gptq.quantize(in_memory(place), ids, group_size=8)
     finally:
         torch.set_num_threads(threads)
@@ -143,22 +160,45 @@ def test_one_block_has_its_numbers_at_a_time_and_no_state_is_kept(tmp_path, monk
 
     def hessians(block, states, *rest):
         model = next(m for m in made)
-        held.append(sum(not all(p.is_meta for p in (*b.parameters(), *b.buffers())) for b in walk.blocks(model)))
-        assert model.get_output_embeddings().weight.is_meta and model.get_input_embeddings().weight.is_meta
+        held.append(
+            sum(
+                not all(p.is_meta for p in (*b.parameters(), *b.buffers()))
+                for b in walk.blocks(model)
+            )
+        )
+        assert (
+            model.get_output_embeddings().weight.is_meta
+            and model.get_input_embeddings().weight.is_meta
+        )
         assert all(hidden.untyped_storage().nbytes() == 0 for _, hidden, _ in states.arrived)
         return plain(block, states, *rest)
 
-    plain, structure, made = quantization.convert.block_hessians, quantization.convert.sharing.structure, []
+    plain, structure, made = (
+        quantization.convert.block_hessians,
+        quantization.convert.sharing.structure,
+        [],
+    )
     monkeypatch.setattr(quantization.convert, "block_hessians", hessians)
-    monkeypatch.setattr(quantization.convert.sharing, "structure", lambda m: made.append(structure(m)) or made[-1])
-    streaming.compress(place, quantization.gptq.quantize, IDS, out=tmp_path / "out", states="disk", group_size=8)
+    monkeypatch.setattr(
+        quantization.convert.sharing, "structure", lambda m: made.append(structure(m)) or made[-1]
+    )
+    streaming.compress(
+        place, quantization.gptq.quantize, IDS, out=tmp_path / "out", states="disk", group_size=8
+    )
     assert held == [1] * 5
 
 
 def test_states_in_half_precision_change_little(tmp_path):
     place = folder_of("llama", tmp_path / "model", layers=3)
     for states in ("half", "memory"):
-        streaming.compress(place, quantization.gptq.quantize, IDS, out=tmp_path / states, states=states, group_size=8)
+        streaming.compress(
+            place,
+            quantization.gptq.quantize,
+            IDS,
+            out=tmp_path / states,
+            states=states,
+            group_size=8,
+        )
     with torch.no_grad():
         half, whole = (compressed.load(tmp_path / name)(IDS)[0] for name in ("half", "memory"))
         dense = in_memory(place)(IDS)[0]
@@ -191,27 +231,61 @@ def test_what_cannot_go_on_is_told(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     plain = checkpointing.save_file
-    monkeypatch.setattr(checkpointing, "save_file", lambda tensors, path, **kw: full(tensors, path) if "00001" in path.name else plain(tensors, path, **kw))
+    monkeypatch.setattr(
+        checkpointing,
+        "save_file",
+        lambda tensors, path, **kw: (
+            full(tensors, path) if "00001" in path.name else plain(tensors, path, **kw)
+        ),
+    )
     refuse("Free some space and run again", place, rtn, out=out, group_size=8)
     monkeypatch.undo()
     refuse("another model, calibration or settings", place, rtn, out=out, group_size=16)
     streaming.compress(place, rtn, out=out, group_size=8)
     before = compressed.load(out).state_dict()
-    streaming.compress(place, rtn, out=out, group_size=16)  # a folder that was written here is replaced
-    assert not torch.equal(before["model.layers.0.mlp.up_proj.scale"], compressed.load(out).state_dict()["model.layers.0.mlp.up_proj.scale"])
+    # a folder that was written here is replaced
+    streaming.compress(place, rtn, out=out, group_size=16)
+    assert not torch.equal(
+        before["model.layers.0.mlp.up_proj.scale"],
+        compressed.load(out).state_dict()["model.layers.0.mlp.up_proj.scale"],
+    )
 
 
 def test_files_that_lack_something_or_hold_no_numbers(tmp_path):
     model = tiny_models.model_of("llama", layers=2)
     tensors = model.state_dict()
-    model.save_pretrained(tmp_path / "nan", state_dict={**tensors, "model.layers.1.mlp.up_proj.weight": tensors["model.layers.1.mlp.up_proj.weight"] * torch.nan})
-    refuse(r"layers\.1\.mlp\.up_proj: weight: contains NaN", tmp_path / "nan", quantization.rtn.quantize, out=tmp_path / "out", group_size=8)
-    model.save_pretrained(tmp_path / "less", state_dict={k: v for k, v in tensors.items() if "1.mlp.up" not in k})
-    refuse("lack model.layers.1.mlp.up_proj.weight", tmp_path / "less", quantization.rtn.quantize, out=tmp_path / "out2", group_size=8)
+    model.save_pretrained(
+        tmp_path / "nan",
+        state_dict={
+            **tensors,
+            "model.layers.1.mlp.up_proj.weight": tensors["model.layers.1.mlp.up_proj.weight"]
+            * torch.nan,
+        },
+    )
+    refuse(
+        r"layers\.1\.mlp\.up_proj: weight: contains NaN",
+        tmp_path / "nan",
+        quantization.rtn.quantize,
+        out=tmp_path / "out",
+        group_size=8,
+    )
+    model.save_pretrained(
+        tmp_path / "less", state_dict={k: v for k, v in tensors.items() if "1.mlp.up" not in k}
+    )
+    refuse(
+        "lack model.layers.1.mlp.up_proj.weight",
+        tmp_path / "less",
+        quantization.rtn.quantize,
+        out=tmp_path / "out2",
+        group_size=8,
+    )
     found = shards.Shards(folder_of("llama", tmp_path / "model"))
     first, second = walk.blocks(found.blank)
     second.mlp.up_proj.weight = first.mlp.up_proj.weight
-    with pytest.raises(CompressionError, match=r"1\.mlp\.up_proj\.weight is the same weight as .*0\.mlp\.up_proj.*in memory"):
+    with pytest.raises(
+        CompressionError,
+        match=r"1\.mlp\.up_proj\.weight is the same weight as .*0\.mlp\.up_proj.*in memory",
+    ):
         found._refuse_sharing()
 
 

@@ -46,8 +46,15 @@ def official(W, H, bits, group, act_order, damping=0.01, block=128):
 
 def layer(seed, rows=48, columns=256):
     g = torch.Generator().manual_seed(seed)
-    mix = torch.eye(columns).double() + torch.randn(columns, columns, generator=g).double() / columns**0.5
-    x = torch.randn(4 * columns, columns, generator=g).double() @ mix * (0.7 * torch.randn(columns, generator=g)).exp().double()
+    mix = (
+        torch.eye(columns).double()
+        + torch.randn(columns, columns, generator=g).double() / columns**0.5
+    )
+    x = (
+        torch.randn(4 * columns, columns, generator=g).double()
+        @ mix
+        * (0.7 * torch.randn(columns, generator=g)).exp().double()
+    )
     return torch.randn(rows, columns, generator=g).double(), gptq.hessian(x)
 
 
@@ -64,7 +71,15 @@ def test_layer_error_is_the_official_algorithms(bits, group, act_order):
     ours = theirs = 0.0
     for seed in range(5):
         weight, H = layer(seed)
-        found = gptq.quantize_layer(weight, H, bits=bits, group_size=group, symmetric=True, act_order=act_order, never_worse=False)
+        found = gptq.quantize_layer(
+            weight,
+            H,
+            bits=bits,
+            group_size=group,
+            symmetric=True,
+            act_order=act_order,
+            never_worse=False,
+        )
         ours += error(weight, found.weight, H)
         theirs += error(weight, official(weight, H, bits, group, act_order), H)
     assert ours <= 1.01 * theirs
@@ -78,7 +93,8 @@ def test_all_levels_of_a_weights_grid(bits):
     assert set(result.codes.flatten().tolist()) == set(range(2**bits))
     assert float(result.grid.scale) == pytest.approx(2 / (2**bits - 1), rel=1e-3)
     assert (result.grid.zero_point == 2 ** (bits - 1)).all()
-    assert float((result.weight - row).abs().max()) <= (0.5 + 2**bits / 1000) * 2 / (2**bits - 1)  # the scale is stored in float16
+    # the scale is stored in float16
+    assert float((result.weight - row).abs().max()) <= (0.5 + 2**bits / 1000) * 2 / (2**bits - 1)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -107,7 +123,11 @@ def test_packed_layers_hold_every_code():
     for bits in (2, 3, 4, 8):
         result = rtn.quantize_layer(weight, bits=bits, group_size=-1, symmetric=True)
         packed = QuantizedLinear.of(result, None)
-        assert torch.equal(packed.codes, result.codes) and int(packed.codes.max()) == 2**bits - 1 and int(packed.codes.min()) == 0
+        assert (
+            torch.equal(packed.codes, result.codes)
+            and int(packed.codes.max()) == 2**bits - 1
+            and int(packed.codes.min()) == 0
+        )
         torch.testing.assert_close(packed.weight, result.weight)
 
 
@@ -123,8 +143,12 @@ def test_integer_activations_and_the_weights_they_meet_reach_127():
     eight, four = w8a8.Int8Linear(3, 2), w8a8.Int8Linear(3, 2)
     eight.set_weight(x)
     four.set_weight(x, bits=4)
-    torch.testing.assert_close(eight.weight_scale, x.abs().amax(1, keepdim=True) / 127, rtol=1e-3, atol=0)
-    torch.testing.assert_close(four.weight_scale, x.abs().amax(1, keepdim=True) / 7.5, rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        eight.weight_scale, x.abs().amax(1, keepdim=True) / 127, rtol=1e-3, atol=0
+    )
+    torch.testing.assert_close(
+        four.weight_scale, x.abs().amax(1, keepdim=True) / 7.5, rtol=1e-3, atol=0
+    )
 
 
 def test_narrow_says_nothing_about_asymmetric_grids():

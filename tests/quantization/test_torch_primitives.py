@@ -17,10 +17,14 @@ def case(seed, rows=64, columns=128, tokens=5):
 def test_int8_weight_only(seed, tokens):
     """torch._weight_int8pack_mm: codes (out, in) int8, a scale for each output."""
     weight, x = case(seed, tokens=tokens)
-    codes, scale, zero = to_int8(weight, bits=8, symmetric=True, granularity="per_channel", narrow=False)
+    codes, scale, zero = to_int8(
+        weight, bits=8, symmetric=True, granularity="per_channel", narrow=False
+    )
     assert not zero.any()
     theirs = torch._weight_int8pack_mm(x, codes, scale.flatten().float())
-    ours = QuantizedLinear.of(rtn.quantize_layer(weight, bits=8, group_size=-1, symmetric=True), None)(x)
+    ours = QuantizedLinear.of(
+        rtn.quantize_layer(weight, bits=8, group_size=-1, symmetric=True), None
+    )(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
     assert (theirs - x @ weight.T).norm() < 0.02 * (x @ weight.T).norm()
 

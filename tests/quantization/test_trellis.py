@@ -29,7 +29,9 @@ def every_path(x, values, bits, state_bits, starts, ends=None):
         for codes in itertools.product(range(2**bits), repeat=len(x)):
             states = register(start, codes, bits, state_bits)
             if ends is None or states[-1] % 2 ** (state_bits - bits) in ends:
-                least = min(least, sum((a - values[s]) ** 2 for a, s in zip(x, states, strict=True)))
+                least = min(
+                    least, sum((a - values[s]) ** 2 for a, s in zip(x, states, strict=True))
+                )
     return least
 
 
@@ -38,14 +40,18 @@ def test_viterbi_is_exhaustive_search(bits, state_bits):
     x, values = draw(3, 6 if bits == 1 else 4), draw(1, 2**state_bits, seed=1)[0]
     prefixes = 2 ** (state_bits - bits)
     states = trellis.viterbi(x, values, bits)
-    fixed = trellis.viterbi(x, values, bits, before=torch.tensor([0, 1, 2]), after=torch.tensor([1, 1, 3]))
+    fixed = trellis.viterbi(
+        x, values, bits, before=torch.tensor([0, 1, 2]), after=torch.tensor([1, 1, 3])
+    )
     for row in range(3):
         numbers, table = x[row].tolist(), values.tolist()
         free = every_path(numbers, table, bits, state_bits, range(prefixes))
         assert float((values[states[row]] - x[row]).square().sum()) == pytest.approx(free, rel=1e-5)
         bound = every_path(numbers, table, bits, state_bits, [row], [(1, 1, 3)[row]])
         assert float((values[fixed[row]] - x[row]).square().sum()) == pytest.approx(bound, rel=1e-5)
-        assert fixed[row].tolist() == register(row, (fixed[row] % 2**bits).tolist(), bits, state_bits)
+        assert fixed[row].tolist() == register(
+            row, (fixed[row] % 2**bits).tolist(), bits, state_bits
+        )
 
 
 def test_six_steps_of_two_bits_too():
@@ -53,9 +59,17 @@ def test_six_steps_of_two_bits_too():
     x, values = draw(1, 6, seed=2)[0], draw(1, 16, seed=3)[0]
     codes = torch.tensor(list(itertools.product(range(4), repeat=6)))
     least = min(
-        float((values[torch.tensor([register(start, c, 2, 4) for c in codes.tolist()])] - x).square().sum(1).min()) for start in range(4)
+        float(
+            (values[torch.tensor([register(start, c, 2, 4) for c in codes.tolist()])] - x)
+            .square()
+            .sum(1)
+            .min()
+        )
+        for start in range(4)
     )
-    assert float((values[trellis.viterbi(x[None], values, 2)[0]] - x).square().sum()) == pytest.approx(least, rel=1e-5)
+    assert float(
+        (values[trellis.viterbi(x[None], values, 2)[0]] - x).square().sum()
+    ) == pytest.approx(least, rel=1e-5)
 
 
 @pytest.mark.parametrize(("bits", "state_bits"), [(2, 8), (2, 7), (3, 8), (1, 6)])
@@ -64,7 +78,9 @@ def test_a_row_is_a_ring(bits, state_bits):
     values = trellis.values_of("normal", state_bits)
     states = trellis.tail_biting(x, values, bits)
     codes = states % 2**bits
-    assert torch.equal(trellis.states_of(codes, bits, state_bits), states), "the codes alone give back every state"
+    assert torch.equal(trellis.states_of(codes, bits, state_bits), states), (
+        "the codes alone give back every state"
+    )
     for row in range(5):  # bit by bit: the state is the last L bits of the ring
         ring = "".join(format(c, f"0{bits}b") for c in codes[row].tolist())
         for t in range(24):
@@ -87,7 +103,9 @@ def test_more_states_leave_less():
     for state_bits in (2, 8, 10):
         values = trellis.values_of("normal", state_bits)
         found = values[trellis.tail_biting(x, values, 2)]
-        left[state_bits] = float((found * (found * x).sum() / found.square().sum() - x).square().mean())
+        left[state_bits] = float(
+            (found * (found * x).sum() / found.square().sum() - x).square().mean()
+        )
     assert 0.0625 < left[10] < 0.083 < left[8] < 0.095 < 0.1175 < left[2]
 
 

@@ -21,7 +21,11 @@ def models():
 
 def vectors(n, width, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(n, width, generator=rng) * torch.logspace(-2, 1, width) * (0.1 + 10 * torch.rand(n, 1, generator=rng))
+    return (
+        torch.randn(n, width, generator=rng)
+        * torch.logspace(-2, 1, width)
+        * (0.1 + 10 * torch.rand(n, 1, generator=rng))
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 6])
@@ -61,7 +65,13 @@ def test_the_error_is_below_the_published_bound(bits):
     """E‖x − x̂‖² ≤ (√3 π/2) 4^−b ‖x‖², and not below 4^−b, for vectors with outliers too."""
     x = vectors(3000, 32)
     x[:, 3] += 50
-    errors = torch.stack([(turboquant.restore(turboquant.compress(x, bits=bits, seed=s)) - x).square().sum(1) / x.square().sum(1) for s in range(8)])
+    errors = torch.stack(
+        [
+            (turboquant.restore(turboquant.compress(x, bits=bits, seed=s)) - x).square().sum(1)
+            / x.square().sum(1)
+            for s in range(8)
+        ]
+    )
     assert 4.0**-bits < float(errors.mean()) < math.sqrt(3) * math.pi / 2 * 4.0**-bits
 
 
@@ -71,8 +81,19 @@ def test_products_are_unbiased_with_the_sketch_and_too_small_without():
     y = x + 0.3 * torch.randn(1, 32, generator=rng)  # so that the product is far from 0
     slope = {}
     for unbiased in (False, True):
-        found = torch.stack([(turboquant.restore(turboquant.compress(x, bits=2, unbiased=unbiased, seed=s)) * y).sum() for s in range(600)])
-        slope[unbiased] = float(found.mean() / (x * y).sum()), float(found.std() / 600**0.5 / (x * y).sum().abs())
+        found = torch.stack(
+            [
+                (
+                    turboquant.restore(turboquant.compress(x, bits=2, unbiased=unbiased, seed=s))
+                    * y
+                ).sum()
+                for s in range(600)
+            ]
+        )
+        slope[unbiased] = (
+            float(found.mean() / (x * y).sum()),
+            float(found.std() / 600**0.5 / (x * y).sum().abs()),
+        )
     mean, error = slope[True]
     assert abs(mean - 1) < 3.5 * error
     mean, error = slope[False]
@@ -82,8 +103,12 @@ def test_products_are_unbiased_with_the_sketch_and_too_small_without():
 def test_bytes_and_batches():
     x = vectors(2 * 3 * 5, 32).view(2, 3, 5, 32)
     packed = turboquant.compress(x, bits=3)
-    assert packed.bytes == 30 * (12 + 2) and turboquant.compress(x, bits=3, unbiased=True).bytes == 30 * (8 + 2 + 4 + 2)
-    torch.testing.assert_close(turboquant.restore(packed.take(torch.tensor([1, 1]))), turboquant.restore(packed)[[1, 1]])
+    assert packed.bytes == 30 * (12 + 2) and turboquant.compress(
+        x, bits=3, unbiased=True
+    ).bytes == 30 * (8 + 2 + 4 + 2)
+    torch.testing.assert_close(
+        turboquant.restore(packed.take(torch.tensor([1, 1]))), turboquant.restore(packed)[[1, 1]]
+    )
     assert not turboquant.restore(turboquant.compress(torch.zeros(2, 8), bits=2)).any()
     large = torch.full((1, 8), 1e5)
     assert torch.isfinite(turboquant.restore(turboquant.compress(large, bits=4))).all()
@@ -100,7 +125,10 @@ def test_errors_name_the_remedy():
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_keys_turned_back_are_those_of_the_projection(models, kind):
-    model, ids = models[kind], torch.randint(60, (2, 11), generator=torch.Generator().manual_seed(0))
+    model, ids = (
+        models[kind],
+        torch.randint(60, (2, 11), generator=torch.Generator().manual_seed(0)),
+    )
     seen = []
     attention = model.model.layers[0].self_attn
     hook = attention.k_proj.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
@@ -111,7 +139,12 @@ def test_keys_turned_back_are_those_of_the_projection(models, kind):
     turn = rotary.turner(model)
     keys = cache.layers[0].keys
     torch.testing.assert_close(turn(keys, 0, back=True), wanted, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(turn(turn(keys[..., 4:, :], 4, back=True), 4, back=False), keys[..., 4:, :], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        turn(turn(keys[..., 4:, :], 4, back=True), 4, back=False),
+        keys[..., 4:, :],
+        atol=1e-5,
+        rtol=1e-5,
+    )
     assert float((keys - wanted).abs().max()) > 0.1
 
 
@@ -121,20 +154,41 @@ def test_models_without_a_rotary_embedding_say_so(models, kind):
         kv_cache.new(models[kind], before_rope=True)
 
 
-@pytest.mark.parametrize("settings", [{"before_rope": True}, {"method": "turboquant"}, {"first": 5}, {"first": 5, "before_rope": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"before_rope": True},
+        {"method": "turboquant"},
+        {"first": 5},
+        {"first": 5, "before_rope": True},
+    ],
+)
 def test_many_bits_change_little_whatever_the_method(models, settings):
-    model, ids = models["llama"], torch.randint(60, (3, 40), generator=torch.Generator().manual_seed(2))
+    model, ids = (
+        models["llama"],
+        torch.randint(60, (3, 40), generator=torch.Generator().manual_seed(2)),
+    )
     found, bits = kv_cache.divergences(model, ids, bits=6, chunk=8, group=8, window=0, **settings)
-    assert found.shape == (3, 40) and float(found[:, :8].abs().max()) < 1e-9 and 0 < float(found[:, 8:].mean()) < 1e-4
+    assert (
+        found.shape == (3, 40)
+        and float(found[:, :8].abs().max()) < 1e-9
+        and 0 < float(found[:, 8:].mean()) < 1e-4
+    )
     coarse, _ = kv_cache.divergences(model, ids, bits=2, chunk=8, group=8, window=0, **settings)
     assert float(coarse.mean()) > 10 * float(found.mean()) and 6 < bits < 9.1
 
 
 def test_gpt2_takes_turboquant_and_generates(models):
-    model, ids = models["gpt2"], torch.randint(60, (2, 20), generator=torch.Generator().manual_seed(3))
+    model, ids = (
+        models["gpt2"],
+        torch.randint(60, (2, 20), generator=torch.Generator().manual_seed(3)),
+    )
     settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     cache = kv_cache.new(model, bits=6, group=4, window=0, first=3, method="turboquant")
-    found, exact = model.generate(ids, past_key_values=cache, **settings), model.generate(ids, **settings)
+    found, exact = (
+        model.generate(ids, past_key_values=cache, **settings),
+        model.generate(ids, **settings),
+    )
     assert found.shape == (2, 32) and (found == exact).float().mean() > 0.8
     assert cache.get_seq_length() == 31 and cache.layers[0].kept[0].shape[-2] == 3
 
@@ -148,10 +202,14 @@ def test_first_tokens_stay_exact_and_follow_the_batch():
     keys, _ = layer.update(more[:, :, :1], more[:, :, :1])
     whole = torch.cat([states, more, more[:, :, :1]], 2)
     assert keys.shape == whole.shape and layer.get_seq_length() == 12
-    assert torch.equal(keys[:, :, :3], whole[:, :, :3]) and not torch.equal(keys[:, :, 3:11], whole[:, :, 3:11])
+    assert torch.equal(keys[:, :, :3], whole[:, :, :3]) and not torch.equal(
+        keys[:, :, 3:11], whole[:, :, 3:11]
+    )
     layer.reorder_cache(torch.tensor([1, 1]))
     assert torch.equal(layer.kept[0], whole[[1, 1], :, :3])
-    assert layer.bytes == sum(k.bytes + v.bytes for k, v in layer.old) + 2 * 4 * 2 * 2 * 16 * (3 + 1)
+    assert layer.bytes == sum(k.bytes + v.bytes for k, v in layer.old) + 2 * 4 * 2 * 2 * 16 * (
+        3 + 1
+    )
     layer.reset()
     assert layer.get_seq_length() == 0 and layer.bytes == 0
 

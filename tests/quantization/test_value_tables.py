@@ -12,7 +12,11 @@ from course_utils.errors import CompressionError
 from course_utils.quantization import value_tables as tables
 from course_utils.theory import rate_distortion
 
-THEIRS = {"FP8 E4M3": ml_dtypes.float8_e4m3fn, "FP8 E5M2": ml_dtypes.float8_e5m2, "FP4 E2M1": ml_dtypes.float4_e2m1fn}
+THEIRS = {
+    "FP8 E4M3": ml_dtypes.float8_e4m3fn,
+    "FP8 E5M2": ml_dtypes.float8_e5m2,
+    "FP4 E2M1": ml_dtypes.float4_e2m1fn,
+}
 
 
 @pytest.mark.parametrize("name", tables.NAMES)
@@ -20,8 +24,15 @@ def test_the_values_of_a_format(name):
     found = tables.values(name)
     assert (found.diff() > 0).all() and 0.0 in found.tolist()
     if name in THEIRS:
-        patterns = np.arange(256 if name.startswith("FP8") else 16).astype(np.uint8).view(THEIRS[name]).astype(np.float64)
-        np.testing.assert_array_equal(found.numpy(), np.unique(patterns[np.isfinite(patterns)] + 0.0))
+        patterns = (
+            np.arange(256 if name.startswith("FP8") else 16)
+            .astype(np.uint8)
+            .view(THEIRS[name])
+            .astype(np.float64)
+        )
+        np.testing.assert_array_equal(
+            found.numpy(), np.unique(patterns[np.isfinite(patterns)] + 0.0)
+        )
     if name.startswith("INT"):
         half = 2 ** (int(name[3:]) - 1)
         assert found.tolist() == list(range(-half, half))
@@ -42,21 +53,28 @@ def test_rounding_with_the_best_scale_of_those_tried(name):
     for row in range(3):
         s = float(scale[row])
         for j in range(40):
-            assert abs(float(found[row, j] - x[row, j])) == pytest.approx(min(abs(s * p - float(x[row, j])) for p in points.tolist()), rel=1e-9)
+            assert abs(float(found[row, j] - x[row, j])) == pytest.approx(
+                min(abs(s * p - float(x[row, j])) for p in points.tolist()), rel=1e-9
+            )
         power = 4 * math.log2(s * float(points.abs().max()) / float(x[row].abs().max()))
         assert power == pytest.approx(round(power), abs=1e-9)
         errors = []
         for k in range(-24, 40):
             tried = float(x[row].abs().max() / points.abs().max()) * 2 ** (k / 4)
-            errors.append(float((tables.nearest(x[row] / tried, points) * tried - x[row]).square().sum()))
+            errors.append(
+                float((tables.nearest(x[row] / tried, points) * tried - x[row]).square().sum())
+            )
         assert float((found[row] - x[row]).square().sum()) <= 1.02 * min(errors)
 
 
 def test_zeros_and_decibels():
     x = torch.zeros(2, 4)
     x[0, 0] = 3.0
-    assert torch.equal(tables.scaled(x, tables.values("INT8"))[1], torch.zeros(4, dtype=torch.float64))
-    assert tables.sqnr(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(20.0)  # 25 / 0.25
+    assert torch.equal(
+        tables.scaled(x, tables.values("INT8"))[1], torch.zeros(4, dtype=torch.float64)
+    )
+    # 25 / 0.25
+    assert tables.sqnr(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(20.0)
     assert tables.sqnr(torch.ones(3), torch.ones(3)) == math.inf
 
 
@@ -82,7 +100,9 @@ def test_the_best_values_against_all_cells(levels, zero):
         x = torch.randn(9, generator=g, dtype=torch.float64) + (2.0 if seed == 3 else 0.0)
         points = tables.best_values(x, levels, zero=zero)
         assert len(points) == levels and (not zero or 0.0 in points.tolist())
-        assert tables.mean_error(x, points) == pytest.approx(brute(x.tolist(), levels, zero), rel=1e-9, abs=1e-15)
+        assert tables.mean_error(x, points) == pytest.approx(
+            brute(x.tolist(), levels, zero), rel=1e-9, abs=1e-15
+        )
 
 
 def test_the_best_values_of_normal_numbers_are_those_of_lloyd_and_max():

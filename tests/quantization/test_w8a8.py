@@ -13,9 +13,16 @@ from course_utils.quantization import observers, w8a8
 def tiny(kind="llama"):
     torch.manual_seed(0)
     if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+        ).eval()
     config = LlamaConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -25,11 +32,23 @@ def tiny(kind="llama"):
     activations=st.sampled_from(w8a8.ACTIVATIONS), per_channel=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
-def test_layer_is_the_product_of_the_rounded_factors(tokens, columns, rows, symmetric, activations, per_channel, seed):
+def test_layer_is_the_product_of_the_rounded_factors(
+    tokens, columns, rows, symmetric, activations, per_channel, seed
+):
     """The integer sum with its correction equals x̂ ŵ + b computed in float64 from the definition."""
     g = torch.Generator().manual_seed(seed)
-    x, weight = torch.randn(tokens, columns, generator=g) + 0.5, torch.randn(rows, columns, generator=g)
-    layer = w8a8.Int8Linear(columns, rows, per_channel=per_channel, activations=activations, symmetric=symmetric, bias=True)
+    x, weight = (
+        torch.randn(tokens, columns, generator=g) + 0.5,
+        torch.randn(rows, columns, generator=g),
+    )
+    layer = w8a8.Int8Linear(
+        columns,
+        rows,
+        per_channel=per_channel,
+        activations=activations,
+        symmetric=symmetric,
+        bias=True,
+    )
     layer.set_weight(weight)
     layer.bias = nn.Parameter(torch.randn(rows, generator=g))
     xs = x.double()
@@ -43,7 +62,12 @@ def test_layer_is_the_product_of_the_rounded_factors(tokens, columns, rows, symm
     zero = torch.zeros_like(sx) if symmetric else (-low / sx).round() - 128
     qx = ((xs / sx).float().round().double() + zero).clamp(-128, 127)
     magnitude = weight.double().abs()
-    sw = ((magnitude.amax(1, True) if per_channel else magnitude.max()) / 127).float().half().double()
+    sw = (
+        ((magnitude.amax(1, True) if per_channel else magnitude.max()) / 127)
+        .float()
+        .half()
+        .double()
+    )
     qw = (weight / sw.float()).round().double().clamp(-127, 127)
     wanted = (sx * (qx - zero)) @ (sw * qw).T + layer.bias.double()
     torch.testing.assert_close(layer(x).double(), wanted, rtol=1e-5, atol=1e-5 * columns)
@@ -73,10 +97,16 @@ def test_static_layer_against_torch_quantized_linear():
     ours, _, _ = layer.quantize_input(x)
     assert torch.equal(ours, codes.int_repr())
     weights = torch.quantize_per_channel(
-        weight, layer.weight_scale.flatten().double(), torch.zeros(8, dtype=torch.long), 0, torch.qint8
+        weight,
+        layer.weight_scale.flatten().double(),
+        torch.zeros(8, dtype=torch.long),
+        0,
+        torch.qint8,
     )
     assert torch.equal(layer.weight_codes, weights.int_repr())
-    torch.testing.assert_close(layer(x), codes.dequantize() @ weights.dequantize().T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        layer(x), codes.dequantize() @ weights.dequantize().T, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -87,11 +117,15 @@ def test_model_level(kind, observer):
     result = w8a8.quantize(model, ids, observer=observer, activations="per_tensor", symmetric=False)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     layers = [m for m in result.model.modules() if isinstance(m, w8a8.Int8Linear)]
-    assert len(layers) == len(walk.compressible(model)) and all(m.static == (observer is not None) for m in layers)
+    assert len(layers) == len(walk.compressible(model)) and all(
+        m.static == (observer is not None) for m in layers
+    )
     with torch.no_grad():
         exact, found = model(input_ids=ids).logits, result.model(input_ids=ids).logits
     assert (found - exact).norm() < 0.1 * exact.norm()
-    assert result.model.generate(ids[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0).shape == (4, 7)
+    assert result.model.generate(
+        ids[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0
+    ).shape == (4, 7)
 
 
 def test_per_token_beats_per_tensor_when_tokens_differ():
@@ -102,7 +136,9 @@ def test_per_token_beats_per_tensor_when_tokens_differ():
     for activations in w8a8.ACTIVATIONS:
         layer = w8a8.Int8Linear(128, 32, activations=activations)
         layer.set_weight(weight)
-        errors[activations] = float(((layer(x) - x @ weight.T).norm(dim=1) / (x @ weight.T).norm(dim=1)).mean())
+        errors[activations] = float(
+            ((layer(x) - x @ weight.T).norm(dim=1) / (x @ weight.T).norm(dim=1)).mean()
+        )
     assert errors["per_token"] < 0.1 * errors["per_tensor"]
 
 
@@ -110,7 +146,9 @@ def test_half_precision_keeps_the_scales():
     layer = w8a8.Int8Linear(64, 8, bias=True)
     layer.set_weight(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) / 3e5)
     scale = layer.weight_scale.clone()
-    assert layer.half().weight_scale.dtype == torch.float32 and torch.equal(layer.weight_scale, scale)
+    assert layer.half().weight_scale.dtype == torch.float32 and torch.equal(
+        layer.weight_scale, scale
+    )
     assert layer(torch.randn(3, 64).half()).dtype == torch.float16
     assert layer(torch.empty(0, 64).half()).shape == (0, 8)
 

@@ -39,7 +39,8 @@ def become_kernel(request: dict, files: list[int]) -> None:
     os.environ.update(request["environment"])
     for target, file in enumerate(files, 1):
         os.dup2(file, target)
-    importlib.import_module("numpy").random.seed()  # copies must not draw the same numbers; Python's own `random` starts anew
+    # copies must not draw the same numbers; Python's own `random` starts anew
+    importlib.import_module("numpy").random.seed()
     sys.argv = ["ipykernel_launcher", *request["arguments"]]
     importlib.import_module("ipykernel.kernelapp").launch_new_instance()
 
@@ -67,10 +68,13 @@ def keep(channel: socket.socket) -> None:
 
 
 def main(address: str, ready: int) -> None:
-    if os.fork():  # a child of nobody: who asks for the first kernel may end, and all that it has started be killed
+    # a child of nobody: who asks for the first kernel may end, and all that it has started be
+    # killed
+    if os.fork():
         return
     os.setsid()
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as ipykernel sets it before the first cell
+    # as ipykernel sets it before the first cell
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     del sys.path[0]
     for name in IMPORTED:
         importlib.import_module(name)

@@ -9,7 +9,8 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 pytestmark = pytest.mark.skipif(
-    "COURSE_TEST_COPIES" not in os.environ, reason="copies need Linux's pidfd; elsewhere kernels start as usual"
+    "COURSE_TEST_COPIES" not in os.environ,
+    reason="copies need Linux's pidfd; elsewhere kernels start as usual",
 )
 DRAWS = "import os, random, numpy, torch; print(os.getpid(), random.random(), numpy.random.rand(), torch.initial_seed(), os.getcwd())"
 
@@ -17,7 +18,9 @@ DRAWS = "import os, random, numpy, torch; print(os.getpid(), random.random(), nu
 def said(client, code):
     texts = []
     reply = client.execute_interactive(
-        code, timeout=60, output_hook=lambda m: m["msg_type"] == "stream" and texts.append(m["content"]["text"])
+        code,
+        timeout=60,
+        output_hook=lambda m: m["msg_type"] == "stream" and texts.append(m["content"]["text"]),
     )
     return reply["content"], "".join(texts)
 
@@ -27,7 +30,8 @@ def kernels(tmp_path):
     peaks = tmp_path / "peaks"
     peaks.touch()
     started = [
-        start_new_kernel(cwd=str(tmp_path), env={**os.environ, "COURSE_TEST_PEAKS": str(peaks)}) for _ in range(2)
+        start_new_kernel(cwd=str(tmp_path), env={**os.environ, "COURSE_TEST_PEAKS": str(peaks)})
+        for _ in range(2)
     ]
     yield started, peaks
     for manager, client in started:
@@ -43,7 +47,9 @@ def test_a_copy_is_a_kernel_of_its_own(kernels, tmp_path):
     assert drawn[0][3] == drawn[1][3] and drawn[0][4] == str(tmp_path)
 
     manager, client = one
-    waiting = client.execute("import time; print(1, flush=True); time.sleep(60)", stop_on_error=False)
+    waiting = client.execute(
+        "import time; print(1, flush=True); time.sleep(60)", stop_on_error=False
+    )
     while client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
         pass  # until it runs
     manager.interrupt_kernel()
@@ -66,7 +72,12 @@ def test_a_copy_is_a_kernel_of_its_own(kernels, tmp_path):
 
 
 def test_one_that_was_killed_is_started_again(tmp_path):
-    copied = lambda: [p for p in psutil.process_iter(["cmdline"]) if os.environ["COURSE_TEST_COPIES"] in (p.info["cmdline"] or [])]  # noqa: E731
+    mine = os.environ["COURSE_TEST_COPIES"]
+
+    def copied():
+        found = psutil.process_iter(["cmdline"])
+        return [p for p in found if mine in (p.info["cmdline"] or [])]
+
     for _ in range(2):
         manager, client = start_new_kernel(cwd=str(tmp_path))
         assert said(client, "print(1)")[1] == "1\n"
@@ -75,6 +86,8 @@ def test_one_that_was_killed_is_started_again(tmp_path):
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         assert len(started) == 1, "one process is copied"
-        assert manager.provisioner.pid not in {p.ppid() for p in started}, "it lives on when the first kernel is killed"
+        assert manager.provisioner.pid not in {p.ppid() for p in started}, (
+            "it lives on when the first kernel is killed"
+        )
         started[0].kill()
         psutil.wait_procs(started, 30)

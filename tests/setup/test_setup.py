@@ -24,16 +24,23 @@ def names(text: str) -> set[str]:
 
 def test_bootstrap_needs_only_the_standard_library():
     tree = ast.parse((ROOT / "course_utils/bootstrap.py").read_text(encoding="utf-8"))
-    modules = {alias.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
-    modules |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    modules = {
+        alias.name.split(".")[0]
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Import)
+        for alias in n.names
+    }
+    modules |= {
+        n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module
+    }
     assert modules <= set(sys.stdlib_module_names)
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    code = (
-        "import sys, course_utils.bootstrap; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, course_utils.bootstrap; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 
 def test_constraints_pin_every_package_for_every_python_and_system():
@@ -42,19 +49,47 @@ def test_constraints_pin_every_package_for_every_python_and_system():
     pins = [Requirement(line) for line in lines]
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) and pin.url is None for pin in pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: wishes for name, wishes in project["optional-dependencies"].items() if name != "gptq"}
-    asked = [Requirement(wish) for wishes in (project["dependencies"], *extras.values()) for wish in wishes]
-    for version, system in [(v, s) for v in ("3.10", "3.11", "3.12", "3.13") for s in ("linux", "darwin", "win32")]:
-        place = {"python_version": version, "python_full_version": f"{version}.1", "sys_platform": system}
-        chosen = {canonicalize_name(p.name): p for p in pins if p.marker is None or p.marker.evaluate(place)}
+    extras = {
+        name: wishes for name, wishes in project["optional-dependencies"].items() if name != "gptq"
+    }
+    asked = [
+        Requirement(wish)
+        for wishes in (project["dependencies"], *extras.values())
+        for wish in wishes
+    ]
+    for version, system in [
+        (v, s) for v in ("3.10", "3.11", "3.12", "3.13") for s in ("linux", "darwin", "win32")
+    ]:
+        place = {
+            "python_version": version,
+            "python_full_version": f"{version}.1",
+            "sys_platform": system,
+        }
+        chosen = {
+            canonicalize_name(p.name): p
+            for p in pins
+            if p.marker is None or p.marker.evaluate(place)
+        }
         for wish in asked:
             if wish.marker is None or wish.marker.evaluate(place):
-                assert str(chosen[canonicalize_name(wish.name)].specifier)[2:] in wish.specifier, (wish, place)
+                assert str(chosen[canonicalize_name(wish.name)].specifier)[2:] in wish.specifier, (
+                    wish,
+                    place,
+                )
 
 
 def test_extras_and_core_are_declared():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    declared = {"torch", "transformers", "jupyterlab", "matplotlib", "ipywidgets", "bitsandbytes", "nbval", "papermill"}
+    declared = {
+        "torch",
+        "transformers",
+        "jupyterlab",
+        "matplotlib",
+        "ipywidgets",
+        "bitsandbytes",
+        "nbval",
+        "papermill",
+    }
     assert declared <= names(text)
     for extra in ("gpu", "gptq", "deploy", "eval", "grade", "cluster", "dev", "peers"):
         assert re.search(rf"^{extra} = \[", text, re.MULTILINE)
@@ -70,8 +105,12 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "course-installed")
-    monkeypatch.setattr(bootstrap.venv, "create", lambda folder, **_: Path(folder).mkdir(exist_ok=True))
-    monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, **_: calls.append(command) or 0)
+    monkeypatch.setattr(
+        bootstrap.venv, "create", lambda folder, **_: Path(folder).mkdir(exist_ok=True)
+    )
+    monkeypatch.setattr(
+        bootstrap.subprocess, "call", lambda command, **_: calls.append(command) or 0
+    )
     monkeypatch.setattr(bootstrap, "pip_settings", dict)
     monkeypatch.setattr(bootstrap.shutil, "which", {"uv": "/bin/uv"}.get)
     monkeypatch.setattr(bootstrap.platform, "system", lambda: "Linux")
@@ -114,17 +153,28 @@ def test_learners_get_the_small_set_and_the_whole_set_serves_them_too(project):
 def test_the_build_of_torch_is_the_machines_unless_chosen(project, monkeypatch, capsys):
     _, calls = project
     bootstrap.install("")
-    assert calls[0][-3:] == ["--torch-backend", "cpu", "torch"] and "--torch cuda" in capsys.readouterr().out
+    assert (
+        calls[0][-3:] == ["--torch-backend", "cpu", "torch"]
+        and "--torch cuda" in capsys.readouterr().out
+    )
     count = len(calls)
     assert bootstrap.main(["lab", "--torch", "cuda"]) == 0
     again = calls[count]
-    assert "--torch-backend" not in again and "--reinstall-package" in again and again[-1] == "torch"
+    assert (
+        "--torch-backend" not in again and "--reinstall-package" in again and again[-1] == "torch"
+    )
     count = len(calls)
     assert bootstrap.main(["lab"]) == 0 and len(calls) == count + 1  # what was chosen stays
     with pytest.raises(SystemExit):
         bootstrap.main(["lab", "--torch", "rocm"])
-    for driver, own, wanted in ((True, {}, []), (False, {"UV_FIND_LINKS": "wheels"}, []), (False, {}, ["--torch-backend", "cpu"])):
-        monkeypatch.setattr(bootstrap.shutil, "which", lambda name, driver=driver: "/bin/it" if driver else None)
+    for driver, own, wanted in (
+        (True, {}, []),
+        (False, {"UV_FIND_LINKS": "wheels"}, []),
+        (False, {}, ["--torch-backend", "cpu"]),
+    ):
+        monkeypatch.setattr(
+            bootstrap.shutil, "which", lambda name, driver=driver: "/bin/it" if driver else None
+        )
         assert bootstrap.torch_build(bootstrap.build_for(""), own) == wanted
 
 
@@ -133,16 +183,25 @@ def test_without_uv_pip_installs_the_same_versions(project, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
     bootstrap.install("")
     pip = [call for call in calls if call[1:4] == ["-m", "pip", "install"]]
-    assert calls == pip and pip[0][-1] == "uv" and pip[-1][-1] == str(folder)  # uv was asked for, and did not come
-    assert all(str(folder / "constraints.txt") in call for call in pip) and not any("--torch-backend" in call for call in pip)
+    # uv was asked for, and did not come
+    assert calls == pip and pip[0][-1] == "uv" and pip[-1][-1] == str(folder)
+    assert all(str(folder / "constraints.txt") in call for call in pip) and not any(
+        "--torch-backend" in call for call in pip
+    )
 
 
 def test_what_pip_was_told_is_told_to_uv(monkeypatch):
     said = ":env:.find-links='/some/wheels'\nglobal.index-url='https://example.org/simple'\nglobal.timeout='9'\n"
-    monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=said))
+    monkeypatch.setattr(
+        bootstrap.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=said)
+    )
     monkeypatch.delenv("UV_FIND_LINKS", raising=False)
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://example.org/mine")  # one's own word for uv stays
-    assert bootstrap.pip_settings() == {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_FIND_LINKS": "/some/wheels"}
+    # one's own word for uv stays
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://example.org/mine")
+    assert bootstrap.pip_settings() == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": "/some/wheels",
+    }
 
 
 def test_a_full_disk_is_named_before_anything_is_fetched(project, monkeypatch):
@@ -164,7 +223,9 @@ def test_the_real_model_is_an_extra_installed_once_and_alone(project):
     for action in ("install", "real", "real"):
         assert bootstrap.main([action]) == 0
     whole = [" ".join(call) for call in calls]
-    assert sum("[real]" in call for call in whole) == 1 and [call for call in calls if bootstrap.MODEL in call] == [calls[-1]]
+    assert sum("[real]" in call for call in whole) == 1 and [
+        call for call in calls if bootstrap.MODEL in call
+    ] == [calls[-1]]
     assert "--no-deps" in calls[-1] and "real" not in bootstrap.EXTRAS.split(",")
 
 
@@ -172,7 +233,9 @@ def test_the_site_is_built_with_its_own_extra(project):
     _, calls = project
     for action in ("site", "site"):
         assert bootstrap.main([action]) == 0
-    assert sum("[site]" in " ".join(call) for call in calls) == 1 and "docs/site/build.py" in calls[-1]
+    assert (
+        sum("[site]" in " ".join(call) for call in calls) == 1 and "docs/site/build.py" in calls[-1]
+    )
     assert "site" not in bootstrap.EXTRAS.split(",")
 
 
@@ -217,7 +280,9 @@ def test_workflows_and_the_container_name_what_exists():
     assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).is_file()
     assert container["hostRequirements"]["cpus"] == 2
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert {"cff-version", "message", "title", "authors"} <= set(citation) and citation["license"] == "Apache-2.0"
+    assert {"cff-version", "message", "title", "authors"} <= set(citation) and citation[
+        "license"
+    ] == "Apache-2.0"
 
 
 def test_the_log_of_decisions_names_what_exists():
@@ -234,6 +299,13 @@ def test_the_readme_lists_every_lesson_and_lab_with_its_minutes():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     course = yaml.safe_load((ROOT / "course_utils/learn/course.yaml").read_text(encoding="utf-8"))
     rows = dict(re.findall(r"^\| [\d.]+ \[[^\]]+\]\(([^)]+)\) \| (\d+) \|$", readme, re.MULTILINE))
-    there = {str(p.relative_to(ROOT)) for folder in ("notebooks", "labs") for p in (ROOT / folder).glob("*/*.ipynb")}
+    there = {
+        str(p.relative_to(ROOT))
+        for folder in ("notebooks", "labs")
+        for p in (ROOT / folder).glob("*/*.ipynb")
+    }
     assert set(rows) == there
-    assert all(int(minutes) == (course["lessons"] | course["labs"])[Path(path).stem]["minutes"] for path, minutes in rows.items())
+    assert all(
+        int(minutes) == (course["lessons"] | course["labs"])[Path(path).stem]["minutes"]
+        for path, minutes in rows.items()
+    )

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "course_utils"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LONGEST = 300  # lines of a file
+LONGEST = 400  # lines of a file
 METHODS = {"quantization", "pruning", "distillation"}
 BELOW = {"errors", "world", "theory", "kernels"}  # what every package may import
 ALLOWED = {  # package → packages of course_utils that it may import, besides BELOW and itself
@@ -16,7 +16,8 @@ ALLOWED = {  # package → packages of course_utils that it may import, besides 
     "world": set(),
     "kernels": set(),
     "theory": set(),
-    "models": METHODS | {"evaluation"},  # card.py writes the bundled model's measurements, where it runs
+    # card.py writes the bundled model's measurements, where it runs
+    "models": METHODS | {"evaluation"},
     "quantization": {"models"},
     "pruning": {"models", "quantization", "distillation"},
     "distillation": {"models", "quantization", "pruning"},
@@ -30,8 +31,10 @@ ALLOWED = {  # package → packages of course_utils that it may import, besides 
     "bootstrap": set(),
     "blockwise": {"models"} | METHODS,
     "opening": {"models", "checkpoints"} | METHODS,
-    "command": {"models", "evaluation", "checkpoints", "blockwise", "opening", "grade"} | METHODS,  # grade: its sandbox
-    "cli": {"bootstrap", "command", "grade", "learn", "models"},
+    # grade: its sandbox
+    "command": {"models", "evaluation", "checkpoints", "blockwise", "opening", "grade"} | METHODS,
+    "options": {"models", "command"},
+    "cli": {"bootstrap", "command", "options", "grade", "learn", "models"},
 }
 
 
@@ -114,5 +117,8 @@ def test_no_import_circles():
 
 
 def test_every_file_can_be_read_in_one_sitting():
-    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    lengths = {
+        str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in FILES
+    }
     assert not {name: lines for name, lines in lengths.items() if lines > LONGEST}

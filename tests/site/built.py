@@ -25,7 +25,27 @@ PICTURES = ROOT / "artifacts" / "site"
 UNITS = [unit for unit in pages.units() if (HTML / f"{pages.page_of(unit)}.html").is_file()]
 LESSONS = [unit for unit in UNITS if not unit.id.startswith("lab-")]
 SHOWN = ("light", 1280), ("dark", 1280), ("light", 390)
-ANSWERS = ["3.5", "3,5", "1,000", "1,000,000.5", "2e9", "1/3", "1/0", "−4", "×", "３.５", "12 GB", "12 gb", "7 apples", ".5", "+5", "4 / 8 GB", "1,00", "", "1e999"]
+ANSWERS = [
+    "3.5",
+    "3,5",
+    "1,000",
+    "1,000,000.5",
+    "2e9",
+    "1/3",
+    "1/0",
+    "−4",
+    "×",
+    "３.５",
+    "12 GB",
+    "12 gb",
+    "7 apples",
+    ".5",
+    "+5",
+    "4 / 8 GB",
+    "1,00",
+    "",
+    "1e999",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +71,30 @@ def opened(browser, address):
     wrong, contexts = [], []
 
     def open_(name, mode="light", width=1280, **more):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode, **more)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=mode, **more
+        )
         contexts.append(context)
         page = context.new_page()
-        page.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
-        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else wrong.append(f"asked {r.url}"))
-        page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 and not r.url.endswith("favicon.ico") else None)
+        page.add_init_script(
+            f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')"
+        )
+        page.on(
+            "request",
+            lambda r: (
+                None
+                if r.url.startswith((address, "data:", "blob:"))
+                else wrong.append(f"asked {r.url}")
+            ),
+        )
+        page.on(
+            "response",
+            lambda r: (
+                wrong.append(f"{r.status} {r.url}")
+                if r.status >= 400 and not r.url.endswith("favicon.ico")
+                else None
+            ),
+        )
         page.on("pageerror", lambda error: wrong.append(f"{name}: {error}"))
         page.goto(f"{address}/{name}.html", wait_until="load")
         return page
@@ -75,13 +113,23 @@ def answer(form, data, right):
     """Give a form the right answer, or a wrong one."""
     kind = {"number": "numeric", "order": "ordering"}.get(data["kind"], data["kind"])
     if kind == "choice":
-        place = data["truth"] if "truth" in data else next(i for i, o in enumerate(data["options"]) if o["right"])
-        form.locator("input[type=radio]").nth(place if right else (place + 1) % form.locator("input[type=radio]").count()).check()
+        place = (
+            data["truth"]
+            if "truth" in data
+            else next(i for i, o in enumerate(data["options"]) if o["right"])
+        )
+        form.locator("input[type=radio]").nth(
+            place if right else (place + 1) % form.locator("input[type=radio]").count()
+        ).check()
     elif kind == "numeric":
-        form.locator("input[type=text]").fill(f"{data.get('truth', data.get('expected')) * (1 if right else -3)}")
+        form.locator("input[type=text]").fill(
+            f"{data.get('truth', data.get('expected')) * (1 if right else -3)}"
+        )
     else:
         order = data.get("order") or [item for group in data["truth"] for item in group]
-        for field, item in zip(form.locator("select").all(), order if right else order[::-1], strict=True):
+        for field, item in zip(
+            form.locator("select").all(), order if right else order[::-1], strict=True
+        ):
             field.select_option(str(item))
     form.locator("button").click()
 
@@ -112,14 +160,21 @@ def test_a_lesson_is_read_answered_and_moved(unit, opened):
                 seen.add(picture.get_attribute("src"))
             elif field.get_attribute("type") == "range":
                 for place in range(int(field.get_attribute("max")) + 1):
-                    field.evaluate("(field, place) => { field.value = place; field.dispatchEvent(new Event('input')); }", place)
+                    field.evaluate(
+                        "(field, place) => { field.value = place; field.dispatchEvent(new Event('input')); }",
+                        place,
+                    )
                     seen.add(picture.get_attribute("src"))
             else:
                 for place in range(field.locator("option").count()):
                     field.select_option(str(place))
                     seen.add(picture.get_attribute("src"))
-            assert len(seen) > 1 or not field.is_visible(), f"{field.get_attribute('id')} changes nothing"
-    assert page.evaluate("[...document.images].every(image => !image.complete || image.naturalWidth > 0)")
+            assert len(seen) > 1 or not field.is_visible(), (
+                f"{field.get_attribute('id')} changes nothing"
+            )
+    assert page.evaluate(
+        "[...document.images].every(image => !image.complete || image.naturalWidth > 0)"
+    )
     cut = page.evaluate("""() => [...document.querySelectorAll('.cell_input pre')].filter(part => part.clientWidth &&
         part.scrollWidth > part.clientWidth + 1).map(part => part.textContent.slice(0, 80))""")
     assert not cut  # code of a hundred characters fits at 1280 pixels
@@ -132,7 +187,16 @@ def test_a_phone_shows_it_without_moving_sideways(unit, opened):
 
 
 @pytest.mark.parametrize(("mode", "width"), SHOWN)
-@pytest.mark.parametrize("name", ["index", "glossary", "reference/quantization", "notebooks/3-formalization/3.2-gptq", "notebooks/1-intuition/1.2-numbers-in-a-box"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "index",
+        "glossary",
+        "reference/quantization",
+        "notebooks/3-formalization/3.2-gptq",
+        "notebooks/1-intuition/1.2-numbers-in-a-box",
+    ],
+)
 def test_nothing_is_hard_to_read_or_to_reach(name, mode, width, opened):
     page = opened(name, mode, width)
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
@@ -140,7 +204,9 @@ def test_nothing_is_hard_to_read_or_to_reach(name, mode, width, opened):
         for right in (False, True):
             answer(form, form_data(form), right)
     page.wait_for_timeout(300)
-    page.add_script_tag(path=str(vendor.package("axe-core@4.10.3", ROOT / "build" / "npm") / "axe.min.js"))
+    page.add_script_tag(
+        path=str(vendor.package("axe-core@4.10.3", ROOT / "build" / "npm") / "axe.min.js")
+    )
     found = page.evaluate("""async () => (await axe.run('.bd-article', {runOnly: ['color-contrast', 'image-alt', 'label', 'select-name',
         'button-name', 'link-name', 'scrollable-region-focusable', 'duplicate-id', 'aria-valid-attr-value', 'link-in-text-block']}))
         .violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' ' + n.failureSummary.slice(0, 200))])""")
@@ -157,7 +223,10 @@ def test_the_keyboard_alone_answers_and_moves(opened):
     assert page.evaluate("document.activeElement.matches('.course-form input')")
     page.keyboard.type("2.1")
     page.keyboard.press("Enter")
-    assert ui("prediction_kept", guess="2.1").replace("**", "") in form.locator(".course-said").inner_text()
+    assert (
+        ui("prediction_kept", guess="2.1").replace("**", "")
+        in form.locator(".course-said").inner_text()
+    )
     slider = page.locator(".course-widget input[type=range]").first
     before = page.locator(".course-widget img").first.get_attribute("src")
     slider.focus()
@@ -176,8 +245,12 @@ def test_numbers_are_read_as_in_a_notebook(opened):
     for unit in ("", "GB"):
         for text in ANSWERS:
             number, problem = parse_number(text, unit)
-            there = page.evaluate("([text, unit]) => window.course.parseNumber(text, unit)", [text, unit])
-            assert there == [number, problem] or (number is not None and there[0] == pytest.approx(number, rel=1e-12)), text
+            there = page.evaluate(
+                "([text, unit]) => window.course.parseNumber(text, unit)", [text, unit]
+            )
+            assert there == [number, problem] or (
+                number is not None and there[0] == pytest.approx(number, rel=1e-12)
+            ), text
 
 
 def test_questions_are_judged_as_in_a_notebook(opened):
@@ -187,29 +260,56 @@ def test_questions_are_judged_as_in_a_notebook(opened):
     page = opened(pages.page_of(LESSONS[0]))
     for topic in texts.topics():
         for name, entry in (texts.load(topic).get("questions") or {}).items():
-            data = re.search(r"<script type='application/json'>(.*?)</script>", forms.question(name, "x", 7.5 if "expected" not in entry and entry["kind"] == "numeric" else None), re.DOTALL)
-            asked = Question(name, 7.5 if "expected" not in entry and entry["kind"] == "numeric" else None)
+            data = re.search(
+                r"<script type='application/json'>(.*?)</script>",
+                forms.question(
+                    name,
+                    "x",
+                    7.5 if "expected" not in entry and entry["kind"] == "numeric" else None,
+                ),
+                re.DOTALL,
+            )
+            asked = Question(
+                name, 7.5 if "expected" not in entry and entry["kind"] == "numeric" else None
+            )
             if entry["kind"] == "numeric":
                 factors = (1, 1.019, 1.021, -1, 10, 1000, 0.001, 1.5, 0.5)
-                tried = [asked.expected * f for f in factors] + [n["value"] if "value" in n else n["factor"] * asked.expected for n in entry.get("near", [])]
+                tried = [asked.expected * f for f in factors] + [
+                    n["value"] if "value" in n else n["factor"] * asked.expected
+                    for n in entry.get("near", [])
+                ]
                 pairs = [(value, value) for value in tried]
             elif entry["kind"] == "ordering":
                 shown = asked.shown
-                pairs = [(shown, list(range(len(shown)))), (entry["items"], [shown.index(i) for i in entry["items"]])]
+                pairs = [
+                    (shown, list(range(len(shown)))),
+                    (entry["items"], [shown.index(i) for i in entry["items"]]),
+                ]
             else:
                 pairs = [(text, i) for i, text in enumerate(asked.shown)]
             for given, coded in pairs:
                 verdict = asked.answer(given, show=False)
-                right, why = page.evaluate("([data, value]) => window.course.judge(JSON.parse(data), value)", [data[1], coded])
-                body = verdict.message.partition("\\n\\n")[2] or verdict.message.partition("\n\n")[2]
-                assert right == verdict.passed and why in (forms.rich(body), f"<p>{body}</p>"), (name, given)
+                right, why = page.evaluate(
+                    "([data, value]) => window.course.judge(JSON.parse(data), value)",
+                    [data[1], coded],
+                )
+                body = (
+                    verdict.message.partition("\\n\\n")[2] or verdict.message.partition("\n\n")[2]
+                )
+                assert right == verdict.passed and why in (forms.rich(body), f"<p>{body}</p>"), (
+                    name,
+                    given,
+                )
 
 
 def test_slides_turn(opened):
     page = opened("slides/1-intuition/1.2-numbers-in-a-box")
     page.wait_for_selector(".reveal.ready", timeout=30_000)
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("Reveal.getTotalSlides()") > 10 and page.evaluate("Reveal.getIndices().h") == 1
+    assert (
+        page.evaluate("Reveal.getTotalSlides()") > 10
+        and page.evaluate("Reveal.getIndices().h") == 1
+    )
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.wait_for_timeout(1000)  # the slide has turned
     page.screenshot(path=PICTURES / "slides.png")

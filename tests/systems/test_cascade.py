@@ -13,7 +13,9 @@ from course_utils.systems import cascade
 @pytest.mark.parametrize(("harmed", "n"), [(0, 40), (3, 200), (17, 60), (60, 60)])
 def test_the_bound_is_clopper_and_pearsons(harmed, n):
     found = cascade.upper_bound(harmed, n)
-    assert found == pytest.approx(binomtest(harmed, n, alternative="less").proportion_ci(0.95, "exact").high, abs=1e-9)
+    assert found == pytest.approx(
+        binomtest(harmed, n, alternative="less").proportion_ci(0.95, "exact").high, abs=1e-9
+    )
     if harmed < n:
         assert binom.cdf(harmed, n, found) == pytest.approx(0.05, abs=1e-9)
 
@@ -39,7 +41,8 @@ def test_nothing_is_allowed_or_all():
     c = torch.linspace(0, 1, 50)
     assert cascade.choose_threshold(c, torch.ones(50, dtype=torch.bool), risk=0.01) == math.inf
     assert cascade.choose_threshold(c, torch.zeros(50, dtype=torch.bool), risk=0.2) == 0.0
-    assert cascade.choose_threshold(c, torch.zeros(50, dtype=torch.bool), risk=0.01) == math.inf  # 50 questions cannot show 1 %
+    # 50 questions cannot show 1 %
+    assert cascade.choose_threshold(c, torch.zeros(50, dtype=torch.bool), risk=0.01) == math.inf
 
 
 def test_served():
@@ -51,9 +54,19 @@ def test_served():
     assert cascade.serve(c, small, large, math.inf).accuracy == 0.75
 
 
-@pytest.mark.parametrize("wrong", [{"risk": 0.0}, {"grid": (0.1, 0.5)}, {"harm": torch.zeros(3)}, {"confidence": torch.tensor([0.1, math.nan])}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"risk": 0.0},
+        {"grid": (0.1, 0.5)},
+        {"harm": torch.zeros(3)},
+        {"confidence": torch.tensor([0.1, math.nan])},
+    ],
+)
 def test_refused(wrong):
     with pytest.raises(CompressionError):
-        cascade.choose_threshold(**{"confidence": torch.tensor([0.1, 0.2]), "harm": torch.zeros(2), "risk": 0.1, **wrong})
+        cascade.choose_threshold(
+            **{"confidence": torch.tensor([0.1, 0.2]), "harm": torch.zeros(2), "risk": 0.1, **wrong}
+        )
     with pytest.raises(CompressionError):
         cascade.upper_bound(3, 2)

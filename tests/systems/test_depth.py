@@ -20,7 +20,12 @@ def model():
 
 def test_a_block_that_everybody_skips_is_not_there(model):
     without = structured.keep_layers(model, [0, 2])
-    torch.testing.assert_close(depth.predictions(model, IDS, {1: ALL}), depth.predictions(without, IDS), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        depth.predictions(model, IDS, {1: ALL}),
+        depth.predictions(without, IDS),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "opt", "mixtral"])
@@ -28,7 +33,9 @@ def test_many_models(kind):
     net = model_of(kind, layers=2).eval()
     blocks = len(walk.blocks(net))
     plain = depth.predictions(net, IDS)
-    torch.testing.assert_close(depth.predictions(net, IDS, depth.skips_of(torch.full(IDS.shape, blocks), blocks)), plain)
+    torch.testing.assert_close(
+        depth.predictions(net, IDS, depth.skips_of(torch.full(IDS.shape, blocks), blocks)), plain
+    )
     assert not torch.allclose(depth.predictions(net, IDS, {blocks - 1: ALL}), plain)
 
 
@@ -70,7 +77,9 @@ def test_choices_of_equal_cost(model):
     mixed = depth.shuffled(exit_four, 0)(model, IDS)
     assert all(int(mixed[b].sum()) == int(skips[b].sum()) for b in skips)
     original = depth.predictions(model, IDS)
-    costs = [float(depth.kl(original, depth.predictions(model, IDS, {b: ALL})).mean()) for b in range(3)]
+    costs = [
+        float(depth.kl(original, depth.predictions(model, IDS, {b: ALL})).mean()) for b in range(3)
+    ]
     assert list(depth.best_block(model, IDS)(model, IDS)) == [costs.index(min(costs))]
     chance = depth.by_chance(model, (1,), 0.5)(model, torch.zeros(100, 100))
     assert abs(float(chance[1].float().mean()) - 0.5) < 0.03

@@ -13,7 +13,11 @@ from course_utils.models import walk
 from course_utils.systems import latency, shrinking
 from course_utils.systems.latency import LatencyTable
 
-TIMES = {("ends", 256, 1024): 5.0, **{("attention", 256, h): 1.0 + h for h in (2, 4, 8)}, **{("mlp", 256, c): 2.0 + c / 100 for c in (128, 256, 512)}}
+TIMES = {
+    ("ends", 256, 1024): 5.0,
+    **{("attention", 256, h): 1.0 + h for h in (2, 4, 8)},
+    **{("mlp", 256, c): 2.0 + c / 100 for c in (128, 256, 512)},
+}
 TABLE = LatencyTable(TIMES, 1, 8)
 
 
@@ -31,9 +35,15 @@ def options(bundled):
 
 def test_parts_of_a_model_and_their_sum(bundled):
     model = bundled[0]
-    assert latency.parts(model) == [("ends", 256, 1024), *[("attention", 256, 8), ("mlp", 256, 512)] * 5]
+    assert latency.parts(model) == [
+        ("ends", 256, 1024),
+        *[("attention", 256, 8), ("mlp", 256, 512)] * 5,
+    ]
     assert TABLE.total(model) == pytest.approx(5 + 5 * (9 + 7.12))
-    assert latency.parts(latency.llama(6, 96, 2)) == [("ends", 256, 1024), *[("attention", 256, 6), ("mlp", 256, 96)] * 2]
+    assert latency.parts(latency.llama(6, 96, 2)) == [
+        ("ends", 256, 1024),
+        *[("attention", 256, 6), ("mlp", 256, 96)] * 2,
+    ]
 
 
 def test_a_width_that_was_not_measured_takes_the_next_larger(bundled):
@@ -47,7 +57,10 @@ def test_a_width_that_was_not_measured_takes_the_next_larger(bundled):
 def test_operations_are_counted_by_pytorch_alike():
     from torch.utils.flop_counter import FlopCounterMode
 
-    model, ids = latency.llama(4, 96, 2, hidden=64, vocabulary=32), torch.zeros(2, 8, dtype=torch.long)
+    model, ids = (
+        latency.llama(4, 96, 2, hidden=64, vocabulary=32),
+        torch.zeros(2, 8, dtype=torch.long),
+    )
     model.config._attn_implementation = "eager"
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=ids, use_cache=False)
@@ -57,8 +70,14 @@ def test_operations_are_counted_by_pytorch_alike():
 
 def test_parts_and_models_are_measured():
     model = latency.llama(2, 32, 1, hidden=64, vocabulary=32)
-    table, whole = latency.measure(latency.parts(model), batch=1, context=4, models={"it": model}, turns=1)
-    assert set(table.seconds) == set(latency.parts(model)) and table.total(model) > 0 and whole["it"] > 0
+    table, whole = latency.measure(
+        latency.parts(model), batch=1, context=4, models={"it": model}, turns=1
+    )
+    assert (
+        set(table.seconds) == set(latency.parts(model))
+        and table.total(model) > 0
+        and whole["it"] > 0
+    )
 
 
 @torch.no_grad()
@@ -69,9 +88,16 @@ def test_parts_together_are_the_model(bundled):
     x = model.model.embed_tokens(ids)
     angles = model.model.rotary_emb(x, torch.arange(8)[None])
     for block in walk.blocks(model):
-        x = x + block.self_attn(block.input_layernorm(x), position_embeddings=angles, attention_mask=None)[0]
+        x = (
+            x
+            + block.self_attn(
+                block.input_layernorm(x), position_embeddings=angles, attention_mask=None
+            )[0]
+        )
         x = x + block.mlp(block.post_attention_layernorm(x))
-    assert torch.allclose(model.lm_head(model.model.norm(x)), model(input_ids=ids).logits, atol=1e-3)
+    assert torch.allclose(
+        model.lm_head(model.model.norm(x)), model(input_ids=ids).logits, atol=1e-3
+    )
 
 
 @torch.no_grad()
@@ -87,8 +113,12 @@ def test_the_smaller_model_is_the_one_whose_damage_was_measured(bundled, options
     for name, width in chosen.items():
         zeroed.get_submodule(name).weight.copy_(options[name][width][1])
     assert torch.allclose(small(input_ids=ids).logits, zeroed(input_ids=ids).logits, atol=1e-3)
-    assert latency.parts(small)[1:] == [("attention" if "attn" in n else "mlp", 256, w) for n, w in chosen.items()]
-    assert latency.parts(model)[1] == ("attention", 256, 8), "the model it was made of stays as it is"
+    assert latency.parts(small)[1:] == [
+        ("attention" if "attn" in n else "mlp", 256, w) for n, w in chosen.items()
+    ]
+    assert latency.parts(model)[1] == ("attention", 256, 8), (
+        "the model it was made of stays as it is"
+    )
 
 
 def test_damages_are_those_of_the_parts_alone(bundled, options):
@@ -101,13 +131,21 @@ def test_damages_are_those_of_the_parts_alone(bundled, options):
         assert found[name][max(few[name])] == 0
         for width in (w for w in few[name] if w != max(few[name])):
             alone = shrinking.build(model, few, {name: width})
-            assert found[name][width] == pytest.approx(float(by_window.kl_by_window(original, alone, ids).mean()), abs=1e-5)
+            assert found[name][width] == pytest.approx(
+                float(by_window.kl_by_window(original, alone, ids).mean()), abs=1e-5
+            )
 
 
 def tables(seed):
     g = torch.Generator().manual_seed(seed)
-    damage = {f"l{i}": {w: float(torch.rand((), generator=g)) * (4 - w) for w in range(4)} for i in range(5)}
-    times = {name: {w: 0.1 + float(torch.rand((), generator=g)) for w in range(4)} for name in damage}  # a narrower one may be slower
+    damage = {
+        f"l{i}": {w: float(torch.rand((), generator=g)) * (4 - w) for w in range(4)}
+        for i in range(5)
+    }
+    # a narrower one may be slower
+    times = {
+        name: {w: 0.1 + float(torch.rand((), generator=g)) for w in range(4)} for name in damage
+    }
     return damage, times
 
 
@@ -120,7 +158,9 @@ def test_the_choice_is_that_of_brute_force_and_milp(seed):
     fits = [c for c in every if sum(times[f"l{i}"][w] for i, w in enumerate(c)) <= target]
     least = min(sum(damage[f"l{i}"][w] for i, w in enumerate(c)) for c in fits)
     assert budgets.total(damage, chosen) == pytest.approx(least, abs=1e-12)
-    assert budgets.milp_damage(damage, times, times, target, target) == pytest.approx(least, abs=1e-9)
+    assert budgets.milp_damage(damage, times, times, target, target) == pytest.approx(
+        least, abs=1e-9
+    )
     assert budgets.total(times, chosen) <= target
 
 
@@ -129,9 +169,16 @@ def test_uniform_keeps_the_budget_and_is_never_better(bundled, options):
     times = shrinking.times(model, options, TABLE)
     whole = sum(w[max(w)] for w in times.values())
     same = shrinking.uniform(options, times, 0.7 * whole)
-    assert budgets.total(times, same) <= 0.7 * whole and len({(n.rsplit(".", 1)[1], w) for n, w in same.items()}) == 2
+    assert (
+        budgets.total(times, same) <= 0.7 * whole
+        and len({(n.rsplit(".", 1)[1], w) for n, w in same.items()}) == 2
+    )
     weights = shrinking.weights(model, options)
-    assert weights["model.layers.0.mlp.down_proj"] == {512: 3 * 256 * 512, 256: 3 * 256 * 256, 128: 3 * 256 * 128}
+    assert weights["model.layers.0.mlp.down_proj"] == {
+        512: 3 * 256 * 512,
+        256: 3 * 256 * 256,
+        128: 3 * 256 * 128,
+    }
     with pytest.raises(CompressionError, match="narrower"):
         shrinking.uniform(options, times, 0.1)
 

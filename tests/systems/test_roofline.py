@@ -28,14 +28,29 @@ def test_bytes_are_those_of_the_packed_weight(bits, group):
     zero = torch.randint(2**bits, (rows, groups))
     weight = kernels.from_codes(codes, torch.full((rows, groups), 0.5), bits=bits)
     x, y = torch.zeros(3, columns), torch.zeros(3, rows)
-    assert roofline.bytes_moved(rows, columns, 3, bits=bits, group_size=group) == weight.nbytes + x.nbytes + y.nbytes
-    more = kernels.from_codes(codes, torch.full((rows, groups), 0.5), zero, bits=bits).nbytes - weight.nbytes
-    asked = roofline.bytes_moved(rows, columns, 3, bits=bits, group_size=group, zero_points=True) - weight.nbytes - x.nbytes - y.nbytes
-    assert asked == pytest.approx(rows * groups * bits / 8) and more >= asked, "a row of packed zero points ends with a whole byte"
+    assert (
+        roofline.bytes_moved(rows, columns, 3, bits=bits, group_size=group)
+        == weight.nbytes + x.nbytes + y.nbytes
+    )
+    more = (
+        kernels.from_codes(codes, torch.full((rows, groups), 0.5), zero, bits=bits).nbytes
+        - weight.nbytes
+    )
+    asked = (
+        roofline.bytes_moved(rows, columns, 3, bits=bits, group_size=group, zero_points=True)
+        - weight.nbytes
+        - x.nbytes
+        - y.nbytes
+    )
+    assert asked == pytest.approx(rows * groups * bits / 8) and more >= asked, (
+        "a row of packed zero points ends with a whole byte"
+    )
 
 
 def test_a_short_group_has_a_scale():
-    whole, short = (roofline.bytes_moved(2, columns, 1, bits=4, group_size=64) for columns in (64, 65))
+    whole, short = (
+        roofline.bytes_moved(2, columns, 1, bits=4, group_size=64) for columns in (64, 65)
+    )
     assert short - whole == 2 * (0.5 + 2) + 4
 
 
@@ -47,10 +62,15 @@ def test_the_ridge_in_tokens_is_the_first_where_operations_decide(bits, ridge):
     assert found is not None
 
     def decides(tokens):
-        return roofline.operations(128, 256, tokens) / roof.peak >= roofline.bytes_moved(128, 256, tokens, **stored) / roof.bandwidth - 1e-18
+        return (
+            roofline.operations(128, 256, tokens) / roof.peak
+            >= roofline.bytes_moved(128, 256, tokens, **stored) / roof.bandwidth - 1e-18
+        )
 
     assert decides(found) and (found == 1 or not decides(found - 1))
-    assert roof.seconds(128, 256, found, **stored) == roofline.operations(128, 256, found) / roof.peak
+    assert (
+        roof.seconds(128, 256, found, **stored) == roofline.operations(128, 256, found) / roof.peak
+    )
 
 
 def test_a_ridge_above_what_inputs_and_outputs_allow_is_never_reached():
@@ -65,12 +85,17 @@ def test_the_roof_is_the_lower_of_two_limits():
 
 
 def test_the_best_turn_counts_and_calls_are_divided_out():
-    now, cost = [0.0], {"a": iter([9e-3, 9e-3, 5e-3, 3e-3, 4e-3]), "b": iter([1e-2, 1e-2, 1e-2, 1e-2, 1e-2])}
+    now, cost = (
+        [0.0],
+        {"a": iter([9e-3, 9e-3, 5e-3, 3e-3, 4e-3]), "b": iter([1e-2, 1e-2, 1e-2, 1e-2, 1e-2])},
+    )
 
     def job(name):
         now[0] += next(cost[name])
 
-    found = timing.best({n: (lambda n=n: job(n)) for n in cost}, turns=3, shortest=2e-3, clock=lambda: now[0])
+    found = timing.best(
+        {n: (lambda n=n: job(n)) for n in cost}, turns=3, shortest=2e-3, clock=lambda: now[0]
+    )
     assert found == pytest.approx({"a": 3e-3, "b": 1e-2})
 
 
@@ -98,4 +123,6 @@ def test_a_small_roof_and_products_are_measured():
     roof = roofline.measure(numbers=2**12, side=16, turns=1)
     assert roof.peak > 0 and roof.bandwidth > 0
     found = roofline.products(128, (1, 2), memory=2**16, turns=1)
-    assert set(found) == set(roofline.STORED) and all(t > 0 for times in found.values() for t in times.values())
+    assert set(found) == set(roofline.STORED) and all(
+        t > 0 for times in found.values() for t in times.values()
+    )

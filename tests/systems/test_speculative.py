@@ -14,7 +14,9 @@ from course_utils.systems import latency, speculative
 
 
 def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).softmax(-1)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).softmax(-1)
 
 
 def pair():
@@ -22,23 +24,41 @@ def pair():
     return target, structured.keep_layers(target, [0, 2]).double().eval()
 
 
-P = [[Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], [Fraction(1, 4), Fraction(0), Fraction(3, 4)], [Fraction(1, 10), Fraction(2, 5), Fraction(1, 2)]]
-Q = [[Fraction(1, 6), Fraction(1, 3), Fraction(1, 2)], [Fraction(1, 4), Fraction(1, 2), Fraction(1, 4)]]
+P = [
+    [Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)],
+    [Fraction(1, 4), Fraction(0), Fraction(3, 4)],
+    [Fraction(1, 10), Fraction(2, 5), Fraction(1, 2)],
+]
+Q = [
+    [Fraction(1, 6), Fraction(1, 3), Fraction(1, 2)],
+    [Fraction(1, 4), Fraction(1, 2), Fraction(1, 4)],
+]
 
 
 def test_one_token_has_the_targets_distribution_exactly():
     p, q = P[0], Q[0]
     alpha = sum(min(a, b) for a, b in zip(p, q, strict=True))
-    left = speculative.residual(torch.tensor([float(x) for x in p]), torch.tensor([float(x) for x in q]))
-    assert float(speculative.acceptance(torch.tensor([float(x) for x in p]), torch.tensor([float(x) for x in q]))) == pytest.approx(float(alpha))
+    left = speculative.residual(
+        torch.tensor([float(x) for x in p]), torch.tensor([float(x) for x in q])
+    )
+    assert float(
+        speculative.acceptance(
+            torch.tensor([float(x) for x in p]), torch.tensor([float(x) for x in q])
+        )
+    ) == pytest.approx(float(alpha))
     for x in range(3):
-        out = q[x] * min(Fraction(1), p[x] / q[x]) + (1 - alpha) * Fraction(float(left[x])).limit_denominator(1000)
+        out = q[x] * min(Fraction(1), p[x] / q[x]) + (1 - alpha) * Fraction(
+            float(left[x])
+        ).limit_denominator(1000)
         assert out == p[x]
 
 
 def test_two_drafted_tokens_by_samples(n=12000):
     """All (first, second, third) tokens of rounds, each filled up by the target, against p₁ p₂ p₃ by χ². The distributions do not depend on the text."""
-    p, q = (torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64) for rows in (P, Q))
+    p, q = (
+        torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64)
+        for rows in (P, Q)
+    )
     rng = torch.Generator().manual_seed(0)
     counts = dict.fromkeys(itertools.product(range(3), repeat=3), 0)
     for _ in range(n):
@@ -56,24 +76,34 @@ def test_two_drafted_tokens_by_samples(n=12000):
 def test_alpha_is_one_minus_total_variation():
     p, q = draw(50, 7), draw(50, 7, seed=1)
     torch.testing.assert_close(speculative.acceptance(p, q), 1 - (p - q).abs().sum(-1) / 2)
-    torch.testing.assert_close(speculative.residual(p, q).sum(-1), torch.ones(50, dtype=torch.float64))
+    torch.testing.assert_close(
+        speculative.residual(p, q).sum(-1), torch.ones(50, dtype=torch.float64)
+    )
     torch.testing.assert_close(speculative.residual(p, p), p)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "mixtral", "opt", "mamba"])
 def test_greedy_text_is_the_targets(kind):
-    layers, dtype = (None if kind == "mamba" else 2), (torch.float32 if kind == "mixtral" else torch.float64)  # experts know no double
+    # experts know no double
+    layers, dtype = (
+        (None if kind == "mamba" else 2),
+        (torch.float32 if kind == "mixtral" else torch.float64),
+    )
     target, draft = model_of(kind, layers=layers).to(dtype), stirred(kind, 0.02, layers).to(dtype)
     prompt = [5, 9, 3, 17]
     plain = speculative.write(target, None, prompt, new_tokens=12)
     for k in (1, 3):
         fast = speculative.write(target, draft, prompt, new_tokens=12, k=k)
         assert fast.tokens == plain.tokens and len(fast.tokens) == 12
-        assert sum(a + 1 for a in fast.accepted) == 12 and fast.target_forwards == len(fast.accepted)
+        assert sum(a + 1 for a in fast.accepted) == 12 and fast.target_forwards == len(
+            fast.accepted
+        )
     ids = list(prompt)  # the plain text itself, without any cache
     with torch.no_grad():
         for _ in range(12):
-            ids.append(int(target(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            ids.append(
+                int(target(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            )
     assert plain.tokens == ids[4:] and plain.target_forwards == 12 and plain.draft_forwards == 0
 
 
@@ -95,7 +125,9 @@ def test_sampled_pairs_have_the_targets_distribution():
     bins = (joint.cumsum(0) * 12).long().clamp(max=11)
     found, n = torch.zeros(12), 500
     for seed in range(n):
-        a, b = speculative.write(target, draft, prompt, new_tokens=2, k=2, temperature=1.0, seed=seed).tokens
+        a, b = speculative.write(
+            target, draft, prompt, new_tokens=2, k=2, temperature=1.0, seed=seed
+        ).tokens
         found[bins[a * 96 + b]] += 1
     expected = torch.zeros(12, dtype=torch.float64).index_add(0, bins, joint) * n
     assert float(((found - expected) ** 2 / expected).sum()) < chi2.ppf(0.999, 11)
@@ -117,10 +149,23 @@ def test_stops():
     stop = {plain[4]}
     short = plain[: next(i for i, t in enumerate(plain) if t in stop) + 1]
     for with_draft in (draft, target, None):
-        assert speculative.write(target, with_draft, [5, 6], new_tokens=10, k=3, stop=stop).tokens == short
+        assert (
+            speculative.write(target, with_draft, [5, 6], new_tokens=10, k=3, stop=stop).tokens
+            == short
+        )
 
 
-@pytest.mark.parametrize("wrong", [{"new_tokens": 0}, {"k": 0}, {"temperature": -1.0}, {"new_tokens": 127}, {"ids": []}, {"ids": [200]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"new_tokens": 0},
+        {"k": 0},
+        {"temperature": -1.0},
+        {"new_tokens": 127},
+        {"ids": []},
+        {"ids": [200]},
+    ],
+)
 def test_refused(wrong):
     target, draft = pair()
     with pytest.raises(CompressionError):
@@ -150,7 +195,9 @@ def test_a_round_by_enumeration():
                 lengths, starts, t = lengths + chance * length, starts + chance, t + length
         assert value == pytest.approx(lengths / starts, rel=1e-12)
     same = torch.full((1, 60), 0.7)
-    assert float(speculative.tokens_per_round(same, 4)) == pytest.approx(speculative.expected_tokens(0.7, 4), rel=1e-6)
+    assert float(speculative.tokens_per_round(same, 4)) == pytest.approx(
+        speculative.expected_tokens(0.7, 4), rel=1e-6
+    )
 
 
 def test_chances_forecast_the_rounds_that_are_run():
@@ -158,12 +205,16 @@ def test_chances_forecast_the_rounds_that_are_run():
     target, draft = pair()
     target.lm_head.weight.data *= 2
     draft.lm_head.weight.data *= 2
-    runs = [speculative.write(target, draft, [5, 6, 7], new_tokens=40, k=3, temperature=1.0, seed=s) for s in range(20)]
+    runs = [
+        speculative.write(target, draft, [5, 6, 7], new_tokens=40, k=3, temperature=1.0, seed=s)
+        for s in range(20)
+    ]
     ids = torch.tensor([[5, 6, 7, *run.tokens] for run in runs])
     with torch.no_grad():
         logs = [m(input_ids=ids).logits.log_softmax(-1) for m in (target, draft)]
     alpha, r = (x[:, 2:] for x in speculative.chances(*logs, ids))
-    assert float(alpha.mean()) == pytest.approx(float(r.mean()), abs=0.04)  # one is the mean of the other over x ~ p
+    # one is the mean of the other over x ~ p
+    assert float(alpha.mean()) == pytest.approx(float(r.mean()), abs=0.04)
     expected = float(speculative.tokens_per_round(r, 3).mean())
     measured = 40 * 20 / sum(len(run.accepted) for run in runs)
     assert measured == pytest.approx(expected, rel=0.06)

@@ -32,7 +32,9 @@ def test_a_table_and_a_guesser():
 
 def test_bits_of_one_fact():
     p = torch.tensor([1.0, 0.25, 1 / 16, 0.001])
-    assert torch.allclose(capacity.stored_bits(p.log(), 16), torch.tensor([4.0, 2.0, 0.0, 0.0]).double(), atol=1e-6)
+    assert torch.allclose(
+        capacity.stored_bits(p.log(), 16), torch.tensor([4.0, 2.0, 0.0, 0.0]).double(), atol=1e-6
+    )
 
 
 def test_questions_are_different_and_answers_even():

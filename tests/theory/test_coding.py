@@ -46,7 +46,8 @@ def test_a_table_for_each_symbol():
     table = np.stack([table_of(symbols[which == t], 9) for t in range(5)])
     data = coding.encode(symbols, table, which)
     assert np.array_equal(coding.decode(data, table, which), symbols)
-    assert len(data) < 60 + 4 * 64 + (which > 0).sum() * np.log2(7) / 8 * 1.01  # the rows of table 0 cost nothing
+    # the rows of table 0 cost nothing
+    assert len(data) < 60 + 4 * 64 + (which > 0).sum() * np.log2(7) / 8 * 1.01
 
 
 @pytest.mark.parametrize("sharp", [0.02, 0.3, 5.0])
@@ -54,7 +55,11 @@ def test_the_size_is_within_a_percent_of_the_entropy(sharp):
     symbols = skewed(200_000, 31, seed=1, sharp=sharp)
     counts = np.bincount(symbols, minlength=31)
     data = coding.encode(symbols, table_of(symbols, 31), lanes=32)
-    assert coding.ideal_bits(counts) <= 8 * len(data) <= 1.01 * coding.ideal_bits(counts) + 8 * (4 * 32 + 18)
+    assert (
+        coding.ideal_bits(counts)
+        <= 8 * len(data)
+        <= 1.01 * coding.ideal_bits(counts) + 8 * (4 * 32 + 18)
+    )
 
 
 def test_as_long_as_a_state_without_limits():

@@ -56,7 +56,10 @@ def test_the_threshold_of_donoho_and_tanner(delta, rho):
 def test_recovery_turns_where_the_threshold_says():
     n, m = 100, 50
     k = dimension.recovery_threshold(m / n) * m
-    rates = {share: dimension.recovery_rate(n, m, round(share * k), trials=12, seed=3) for share in (0.6, 1.0, 1.5)}
+    rates = {
+        share: dimension.recovery_rate(n, m, round(share * k), trials=12, seed=3)
+        for share in (0.6, 1.0, 1.5)
+    }
     assert rates[0.6] == 1.0 and rates[1.5] == 0.0 and 0 < rates[1.0] < 1
 
 
@@ -81,22 +84,31 @@ def test_neighbours_tell_the_dimension_of_a_surface(d):
     rng = torch.Generator().manual_seed(d)
     flat = torch.rand(2000, d, generator=rng, dtype=torch.float64)
     turned = flat @ torch.linalg.qr(torch.randn(30, d, generator=rng, dtype=torch.float64))[0].T
-    assert abs(dimension.two_nn(turned) - d) < 3 * d / 2000**0.5 + 0.06 * d  # chance, and the edges of the cube
+    # chance, and the edges of the cube
+    assert abs(dimension.two_nn(turned) - d) < 3 * d / 2000**0.5 + 0.06 * d
     assert dimension.principal(turned, 1.0) == d
 
 
 def test_a_circle_has_two_directions_and_one_dimension():
-    angle = 2 * torch.pi * torch.rand(1500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    angle = (
+        2
+        * torch.pi
+        * torch.rand(1500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     assert dimension.principal(circle) == 2
     assert abs(dimension.two_nn(circle) - 1) < 3 / 1500**0.5
-    assert abs(dimension.two_nn(torch.cat([circle, circle[:5]])) - 1) < 0.1  # equal points do not count
+    # equal points do not count
+    assert abs(dimension.two_nn(torch.cat([circle, circle[:5]])) - 1) < 0.1
 
 
 def test_principal_directions_are_those_of_sklearn():
     from sklearn.decomposition import PCA
 
-    x = torch.randn(80, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 2, 12) + 5
+    x = (
+        torch.randn(80, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 2, 12)
+        + 5
+    )
     for share in (0.5, 0.9, 0.99):
         held = PCA().fit(x.double().numpy()).explained_variance_ratio_.cumsum()
         assert dimension.principal(x, share) == int((held < share).sum()) + 1

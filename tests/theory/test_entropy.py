@@ -27,12 +27,18 @@ def test_entropy_closed_forms():
     dyadic = torch.tensor([0] * 8 + [1] * 4 + [2] * 2 + [-3] * 2).reshape(4, 4)
     assert abs(entropy.entropy(dyadic) - 1.75) < 1e-12
     symbols = random_symbols(5000, 9.0)
-    assert abs(entropy.entropy(symbols) - scipy_entropy(np.bincount(symbols.numpy()), base=2)) < 1e-10
+    assert (
+        abs(entropy.entropy(symbols) - scipy_entropy(np.bincount(symbols.numpy()), base=2)) < 1e-10
+    )
 
 
 def complete_lengths(n: int) -> list[tuple[int, ...]]:
     """All lengths of n words that a prefix code can have and that waste nothing."""
-    return [lens for lens in itertools.product(range(1, n), repeat=n) if sum(Fraction(1, 2**w) for w in lens) == 1]
+    return [
+        lens
+        for lens in itertools.product(range(1, n), repeat=n)
+        if sum(Fraction(1, 2**w) for w in lens) == 1
+    ]
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
@@ -123,12 +129,17 @@ def test_every_bfloat16_pattern_comes_back():
 def test_normal_weights_lose_nothing_and_a_third_of_their_bytes():
     """Exponents of N(0, σ²) numbers: their probabilities in closed form give the entropy, Huffman comes near it."""
     weight = (torch.randn(300, 1000, generator=torch.Generator().manual_seed(0)) * 2**-6).bfloat16()
-    p = [math.erf(2.0**-e / math.sqrt(2)) - math.erf(2.0 ** (-e - 1) / math.sqrt(2)) for e in range(-4, 40)]
+    p = [
+        math.erf(2.0**-e / math.sqrt(2)) - math.erf(2.0 ** (-e - 1) / math.sqrt(2))
+        for e in range(-4, 40)
+    ]
     expected = -sum(q * math.log2(q) for q in p if q > 0)
     exponent, _ = entropy.split_bfloat16(weight)
     assert abs(entropy.entropy(exponent) - expected) < 0.02
     data = entropy.encode_bfloat16(weight)
-    assert torch.equal(entropy.decode_bfloat16(data, (300, 1000)).view(torch.int16), weight.view(torch.int16))
+    assert torch.equal(
+        entropy.decode_bfloat16(data, (300, 1000)).view(torch.int16), weight.view(torch.int16)
+    )
     assert expected + 8 < 8 * len(data) / weight.numel() < expected + 8.3
 
 

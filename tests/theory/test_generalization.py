@@ -54,7 +54,10 @@ def test_wide_networks_come_near_the_limit_at_the_rate_of_the_root():
     limit = g.limit_kernel(x)
     error = {}
     for width in (64, 1024, 16384):
-        found = [(g.tangent_kernel(g.WideRelu(5, width, seed=s), x) - limit).norm() / limit.norm() for s in range(8)]
+        found = [
+            (g.tangent_kernel(g.WideRelu(5, width, seed=s), x) - limit).norm() / limit.norm()
+            for s in range(8)
+        ]
         error[width] = float(torch.stack(found).mean())
     assert error[16384] < 0.02
     assert 2.5 < error[64] / error[1024] < 6.5 and 2.5 < error[1024] / error[16384] < 6.5  # 4 = √16
@@ -65,11 +68,15 @@ def test_random_features_are_least_squares_and_then_of_least_norm():
     x, y = torch.randn(30, 6, generator=rng), torch.randint(0, 3, (30,), generator=rng)
     y[:3] = torch.arange(3)
     for features in (10, 200):
-        W = torch.randn(6, features, generator=torch.Generator().manual_seed(4), dtype=torch.float64) / math.sqrt(6)
+        W = torch.randn(
+            6, features, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+        ) / math.sqrt(6)
         A, goal = torch.relu(x.double() @ W), torch.nn.functional.one_hot(y).double()
         want = A @ torch.linalg.lstsq(A, goal, driver="gelsd").solution
         assert torch.allclose(g.random_features_fit(x, y, x, features, seed=4), want, atol=1e-6)
-    assert torch.allclose(g.random_features_fit(x, y, x, 200), torch.nn.functional.one_hot(y).double(), atol=1e-6)
+    assert torch.allclose(
+        g.random_features_fit(x, y, x, 200), torch.nn.functional.one_hot(y).double(), atol=1e-6
+    )
 
 
 def test_bad_input():

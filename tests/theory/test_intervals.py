@@ -14,7 +14,9 @@ def test_student_against_scipy():
     values = [0.3, -1.2, 2.5, 0.7, 0.1]
     mean, half = interval(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
-    assert mean - half == pytest.approx(low, rel=1e-12) and mean + half == pytest.approx(high, rel=1e-12)
+    assert mean - half == pytest.approx(low, rel=1e-12) and mean + half == pytest.approx(
+        high, rel=1e-12
+    )
     with pytest.raises(CompressionError, match="at least two"):
         interval([1.0])
 
@@ -22,7 +24,11 @@ def test_student_against_scipy():
 def test_one_source_of_chance_is_students_interval():
     rng = torch.Generator().manual_seed(0)
     row = torch.randn(64, generator=rng, dtype=torch.float64)
-    for got in (crossed_interval(row.expand(3, 64)), crossed_interval(row[None]), crossed_interval(row[:, None])):
+    for got in (
+        crossed_interval(row.expand(3, 64)),
+        crossed_interval(row[None]),
+        crossed_interval(row[:, None]),
+    ):
         assert got == pytest.approx(interval(row.tolist()), rel=1e-10)
     mean, half = crossed_interval(torch.full((3, 1), 2.0))
     assert mean == 2.0 and math.isnan(half), "one number says nothing about how far it may be off"
@@ -34,13 +40,20 @@ def test_both_sources_against_the_textbook_table():
     v = torch.tensor([[3.0, 5, 4, 8], [4, 7, 7, 9], [9, 8, 9, 12]], dtype=torch.float64)
     S, W = v.shape
     g = float(v.mean())
-    rows, columns = [float(v[s].mean()) for s in range(S)], [float(v[:, w].mean()) for w in range(W)]
+    rows, columns = (
+        [float(v[s].mean()) for s in range(S)],
+        [float(v[:, w].mean()) for w in range(W)],
+    )
     ms_s = W * sum((r - g) ** 2 for r in rows) / (S - 1)
     ms_w = S * sum((c - g) ** 2 for c in columns) / (W - 1)
-    ms_r = sum((float(v[s, w]) - rows[s] - columns[w] + g) ** 2 for s in range(S) for w in range(W)) / ((S - 1) * (W - 1))
+    ms_r = sum(
+        (float(v[s, w]) - rows[s] - columns[w] + g) ** 2 for s in range(S) for w in range(W)
+    ) / ((S - 1) * (W - 1))
     total = ms_s + ms_w - ms_r
     degrees = total**2 / (ms_s**2 / 2 + ms_w**2 / 3 + ms_r**2 / 6)
-    assert crossed_interval(v) == pytest.approx((g, stats.t.ppf(0.975, degrees) * math.sqrt(total / 12)), rel=1e-10)
+    assert crossed_interval(v) == pytest.approx(
+        (g, stats.t.ppf(0.975, degrees) * math.sqrt(total / 12)), rel=1e-10
+    )
     assert crossed_interval(v.T) == pytest.approx(crossed_interval(v), rel=1e-10)
 
 

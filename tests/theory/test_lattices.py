@@ -15,23 +15,32 @@ def brute(x, points):
 
 
 def vectors(n, spread=2.0):
-    return (torch.rand(200, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) - 0.5) * spread
+    return (
+        torch.rand(200, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) - 0.5
+    ) * spread
 
 
 def test_d4_and_e8_against_brute_force():
     whole = torch.tensor(list(itertools.product(range(-2, 3), repeat=4)), dtype=torch.float64)
     x = vectors(4)
     d4 = whole[whole.sum(1) % 2 == 0]
-    assert torch.allclose((x - lattices.nearest_d(x)).norm(dim=1), (x - brute(x, d4)).norm(dim=1), atol=1e-12)
+    assert torch.allclose(
+        (x - lattices.nearest_d(x)).norm(dim=1), (x - brute(x, d4)).norm(dim=1), atol=1e-12
+    )
     whole = torch.tensor(list(itertools.product(range(-1, 2), repeat=8)), dtype=torch.float64)
     half = torch.tensor(list(itertools.product((-0.5, 0.5), repeat=8)), dtype=torch.float64)
-    more = torch.cat([half + torch.eye(8, dtype=torch.float64)[i] * s for i in range(8) for s in (-1, 1)])
+    more = torch.cat(
+        [half + torch.eye(8, dtype=torch.float64)[i] * s for i in range(8) for s in (-1, 1)]
+    )
     half = torch.cat([half, more])
     e8 = torch.cat([whole[whole.sum(1) % 2 == 0], half[half.sum(1) % 2 == 0]])
     x = vectors(8, 1.2)
-    assert torch.allclose((x - lattices.nearest_e8(x)).norm(dim=1), (x - brute(x, e8)).norm(dim=1), atol=1e-12)
+    assert torch.allclose(
+        (x - lattices.nearest_e8(x)).norm(dim=1), (x - brute(x, e8)).norm(dim=1), atol=1e-12
+    )
     found = lattices.nearest_e8(vectors(8, 9.0))
-    assert (((found * 2) % 2).sum(1) % 8 == 0).all() and (found.sum(1) % 2 == 0).all()  # all whole or all halves, even sum
+    # all whole or all halves, even sum
+    assert (((found * 2) % 2).sum(1) % 8 == 0).all() and (found.sum(1) % 2 == 0).all()
 
 
 def test_e8_has_240_shortest_vectors():
@@ -44,9 +53,13 @@ def test_e8_has_240_shortest_vectors():
 
 def test_hexagons_against_brute_force():
     basis = torch.tensor([[1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
-    points = torch.tensor(list(itertools.product(range(-6, 7), repeat=2)), dtype=torch.float64) @ basis
+    points = (
+        torch.tensor(list(itertools.product(range(-6, 7), repeat=2)), dtype=torch.float64) @ basis
+    )
     x = vectors(2)
-    assert torch.allclose((x - lattices.nearest_a2(x)).norm(dim=1), (x - brute(x, points)).norm(dim=1), atol=1e-12)
+    assert torch.allclose(
+        (x - lattices.nearest_a2(x)).norm(dim=1), (x - brute(x, points)).norm(dim=1), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", lattices.LATTICES)
@@ -57,12 +70,19 @@ def test_moments_are_those_of_conway_and_sloane(name):
 
 def test_gaps_go_down_to_zero():
     gaps = [lattices.gap_bits(g) for g in (*lattices.MOMENTS.values(), lattices.LIMIT)]
-    assert gaps == sorted(gaps, reverse=True) and abs(gaps[-1]) < 1e-12 and abs(gaps[0] - 0.2546) < 1e-4
+    assert (
+        gaps == sorted(gaps, reverse=True)
+        and abs(gaps[-1]) < 1e-12
+        and abs(gaps[0] - 0.2546) < 1e-4
+    )
 
 
 def test_equal_steps_mean_equal_density():
     x = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    errors = {name: float((lattices.quantize(x, name, 0.2) - x).pow(2).mean()) / 0.04 for name in lattices.LATTICES}
+    errors = {
+        name: float((lattices.quantize(x, name, 0.2) - x).pow(2).mean()) / 0.04
+        for name in lattices.LATTICES
+    }
     for name, found in errors.items():
         assert abs(found / lattices.MOMENTS[name] - 1) < 0.02
     with pytest.raises(CompressionError, match="multiple of 8"):

@@ -17,14 +17,17 @@ def normal(n, seed=0):
 def test_the_series_against_sampling(step):
     x = normal(400_000)
     energy = (torch.round(x / step) * step - x).pow(2)
-    assert abs(float(energy.mean()) - noise.gaussian_error_variance(step)) < 3 * float(energy.std()) / math.sqrt(len(x))
+    assert abs(float(energy.mean()) - noise.gaussian_error_variance(step)) < 3 * float(
+        energy.std()
+    ) / math.sqrt(len(x))
 
 
 def test_the_series_at_the_values_of_the_literature():
     assert abs(noise.gaussian_error_variance(2.0) - 0.3304) < 1e-4  # Δ²/12 = .3333
     assert abs(noise.gaussian_error_variance(3.0) - 0.6483) < 1e-4  # Δ²/12 = .75
     assert abs(noise.gaussian_error_variance(0.3, 2.0) - 0.0075) < 1e-12
-    assert abs(noise.gaussian_error_variance(60.0) - 1) < 1e-2  # all in one cell: the variance itself
+    # all in one cell: the variance itself
+    assert abs(noise.gaussian_error_variance(60.0) - 1) < 1e-2
 
 
 def test_stochastic_rounding_is_unbiased_and_costs_twice():
@@ -50,7 +53,12 @@ def test_four_noise_models_have_the_variance_that_they_say():
     w = normal(300 * 400, 2).view(300, 400)
     rng = torch.Generator().manual_seed(3)
     rms = w.pow(2).mean()
-    wanted = {"additive": 0.01 * rms, "multiplicative": 0.01 * rms, "signal": 0.01 * w.abs().mean() * rms.sqrt(), "largest": 0.01 * w.abs().max() ** 2}
+    wanted = {
+        "additive": 0.01 * rms,
+        "multiplicative": 0.01 * rms,
+        "signal": 0.01 * w.abs().mean() * rms.sqrt(),
+        "largest": 0.01 * w.abs().max() ** 2,
+    }
     for kind, value in wanted.items():
         found = (noise.noisy(w, 0.1, kind, rng) - w).pow(2).mean()
         assert abs(float(found / value) - 1) < 0.02
@@ -67,7 +75,8 @@ def test_half_the_variance_of_the_change_is_the_divergence():
         p, q = z.log_softmax(-1), (z + size * d).log_softmax(-1)
         exact = (p.exp() * (p - q)).sum(-1)
         assert ((noise.quadratic_kl(z, size * d) / exact - 1).abs() < 1.5 * size + 1e-9).all()
-    assert (noise.quadratic_kl(z, torch.full_like(z, 3.0)) < 1e-20).all()  # a change of all logits alike costs nothing
+    # a change of all logits alike costs nothing
+    assert (noise.quadratic_kl(z, torch.full_like(z, 3.0)) < 1e-20).all()
 
 
 def test_damages_add():
@@ -81,7 +90,8 @@ def test_straight_through_never_comes_to_rest_and_a_smaller_rate_cures_nothing()
     for rate in (0.1, 0.01, 0.001):
         latent, codes = noise.straight_through(0.3, 0.0, rate, 40_000)
         shares.append(float(codes[10_000:].double().mean()))
-        assert float((latent[10_000:] - 0.5).abs().max()) <= 0.7 * rate + 1e-6  # it stays at the edge of the cell
+        # it stays at the edge of the cell
+        assert float((latent[10_000:] - 0.5).abs().max()) <= 0.7 * rate + 1e-6
     assert all(abs(s - 0.3) < 0.01 for s in shares)  # the code is right on average: dithering
     _, codes = noise.straight_through(0.0, 0.2, 0.1, 50)
     assert (codes == 0).all()  # a target on the grid: it rests

@@ -12,13 +12,19 @@ from course_utils.theory import rate_distortion as rd
 
 
 def test_constants_of_the_literature():
-    assert abs(rd.SPACE_FILLING_LOSS - 0.2546) < 1e-4 and abs(20 * math.log10(2) * rd.SPACE_FILLING_LOSS - 1.533) < 1e-3
+    assert (
+        abs(rd.SPACE_FILLING_LOSS - 0.2546) < 1e-4
+        and abs(20 * math.log10(2) * rd.SPACE_FILLING_LOSS - 1.533) < 1e-3
+    )
     assert abs(rd.PANTER_DITE - 2.7207) < 1e-4
     assert rd.gaussian_rate(0.25) == 1 and rd.gaussian_rate(3.0, 2.0) == 0
     assert abs(rd.gaussian_distortion(rd.gaussian_rate(0.03, 1.7), 1.7) - 0.03) < 1e-15
 
 
-@pytest.mark.parametrize("levels, error, bits", [(2, 0.3634, 1.0), (4, 0.1175, 1.911), (8, 0.03454, 2.825), (16, 0.009497, 3.765)])
+@pytest.mark.parametrize(
+    "levels, error, bits",
+    [(2, 0.3634, 1.0), (4, 0.1175, 1.911), (8, 0.03454, 2.825), (16, 0.009497, 3.765)],
+)
 def test_lloyd_max_of_the_normal_density(levels, error, bits):
     """Max (1960), tables I and II."""
     points, found, entropy = rd.lloyd_max(levels)
@@ -32,11 +38,17 @@ def test_lloyd_max_of_another_density_against_brute_force():
 
     def cost(inner):
         points = [-abs(inner[1]), -abs(inner[0]), abs(inner[0]), abs(inner[1])]
-        return integrate.quad(lambda x: min((x - c) ** 2 for c in points) * laplace(x), -12, 12, limit=400)[0]
+        return integrate.quad(
+            lambda x: min((x - c) ** 2 for c in points) * laplace(x), -12, 12, limit=400
+        )[0]
 
-    best = optimize.minimize(cost, [0.4, 1.8], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10})
+    best = optimize.minimize(
+        cost, [0.4, 1.8], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10}
+    )
     points, error, _ = rd.lloyd_max(4, laplace, low=-14, high=14)
-    assert abs(error - best.fun) < 1e-5 and np.allclose(np.sort(np.abs(best.x)), points[2:], atol=1e-3)
+    assert abs(error - best.fun) < 1e-5 and np.allclose(
+        np.sort(np.abs(best.x)), points[2:], atol=1e-3
+    )
     assert abs(error - 0.1762) < 2e-4  # Jayant and Noll (1984), table 4.3
 
 
@@ -48,14 +60,17 @@ def test_uniform_rounding_against_integration_and_its_limit():
     for step in (0.1, 0.7, 2.0, 5.0):
         entropy, error = rd.uniform_gaussian(step)
         slow = sum(
-            integrate.quad(lambda x, at=k * step: (x - at) ** 2 * normal(x), (k - 0.5) * step, (k + 0.5) * step)[0]
+            integrate.quad(
+                lambda x, at=k * step: (x - at) ** 2 * normal(x), (k - 0.5) * step, (k + 0.5) * step
+            )[0]
             for k in range(-math.ceil(9 / step), math.ceil(9 / step) + 1)
         )
         assert abs(slow - error) < 1e-7
         assert abs(rd.uniform_step(entropy) - step) < 1e-8
     entropy, error = rd.uniform_gaussian(0.05)
     assert abs(error - 0.05**2 / 12) < 1e-9
-    excess = entropy - rd.gaussian_rate(error) - rd.SPACE_FILLING_LOSS  # its second-order term: Δ² / 24 nats
+    # its second-order term: Δ² / 24 nats
+    excess = entropy - rd.gaussian_rate(error) - rd.SPACE_FILLING_LOSS
     assert abs(excess - 0.05**2 / 24 / math.log(2)) < 1e-6
     entropy, error = rd.uniform_gaussian(rd.uniform_step(0.7), centroids=True)
     assert 0.19 < entropy - rd.gaussian_rate(error) < 0.2  # nearer to R(D) at low rates
@@ -64,8 +79,16 @@ def test_uniform_rounding_against_integration_and_its_limit():
 def test_laplace():
     D, sigma2 = 0.003, 1.3
     b = math.sqrt(sigma2 / 2)
-    h = -integrate.quad(lambda x: math.exp(-abs(x) / b) / (2 * b) * math.log2(math.exp(-abs(x) / b) / (2 * b)), -40, 40, limit=400)[0]
-    assert abs(rd.laplace_lower_bound(D, sigma2) - (h - 0.5 * math.log2(2 * math.pi * math.e * D))) < 1e-6
+    h = -integrate.quad(
+        lambda x: math.exp(-abs(x) / b) / (2 * b) * math.log2(math.exp(-abs(x) / b) / (2 * b)),
+        -40,
+        40,
+        limit=400,
+    )[0]
+    assert (
+        abs(rd.laplace_lower_bound(D, sigma2) - (h - 0.5 * math.log2(2 * math.pi * math.e * D)))
+        < 1e-6
+    )
     assert rd.laplace_absolute_rate(0.25, 1.0) == 2 and rd.laplace_absolute_rate(2.0) == 0
 
 
@@ -95,10 +118,13 @@ def test_water_filling_meets_its_conditions():
             assert abs(float(D.sum()) - total) < 1e-9 and (rate >= 0).all()
             active = rate > 1e-12
             theta = float(D[active].max()) if active.any() else math.inf
-            assert torch.allclose(D[active], torch.full_like(D[active], theta))  # one level for all that get bits
+            # one level for all that get bits
+            assert torch.allclose(D[active], torch.full_like(D[active], theta))
             assert torch.equal(D[~active], v[~active]) and (v[~active] <= theta + 1e-9).all()
     rate, D = rd.water_filling(torch.tensor([4.0, 1.0, 0.0]), 2.0)
-    assert torch.allclose(D, torch.tensor([1.0, 1.0, 0.0]).double()) and torch.allclose(rate, torch.tensor([1.0, 0, 0]).double())
+    assert torch.allclose(D, torch.tensor([1.0, 1.0, 0.0]).double()) and torch.allclose(
+        rate, torch.tensor([1.0, 0, 0]).double()
+    )
 
 
 def test_water_filling_is_not_beaten_by_any_other_division():

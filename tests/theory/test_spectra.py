@@ -11,7 +11,9 @@ from course_utils.theory import spectra
 
 
 def noise(n, m, sigma=1.0, seed=0):
-    return sigma * torch.randn(n, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return sigma * torch.randn(
+        n, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("q, variance", [(1.0, 1.0), (0.5, 2.0), (0.1, 0.3)])
@@ -42,7 +44,9 @@ def test_a_spike_appears_where_theory_says():
     signal = u / u.norm() @ (v / v.norm()).T
     threshold = spectra.visible_above(n, m)
     for s in (1.3 * threshold, 2 * threshold, 4 * threshold):
-        found = [float(torch.linalg.svdvals(noise(n, m, seed=k) + s * signal)[0]) for k in range(10, 18)]
+        found = [
+            float(torch.linalg.svdvals(noise(n, m, seed=k) + s * signal)[0]) for k in range(10, 18)
+        ]
         assert abs(sum(found) / len(found) / spectra.observed_spike(s, n, m) - 1) < 0.01
     assert spectra.observed_spike(0.5 * threshold, n, m) == math.sqrt(n) + math.sqrt(m)
     assert spectra.spikes(noise(n, m, seed=3) + 2 * threshold * signal, variance=1.0) == 1

@@ -82,7 +82,10 @@ def test_one_text_has_one_sequence_of_choices(kind):
 
 
 def test_splits_share_no_document_and_seeds_repeat():
-    texts = {split: {d.text for d in itertools.islice(documents(split), 4000)} for split in ("train", "validation", "test")}
+    texts = {
+        split: {d.text for d in itertools.islice(documents(split), 4000)}
+        for split in ("train", "validation", "test")
+    }
     assert not texts["train"] & texts["validation"]
     assert not texts["train"] & texts["test"]
     assert not texts["validation"] & texts["test"]
@@ -131,14 +134,22 @@ def test_facts_are_true_and_answers_uniform():
         positions[item.answer] += 1
         name = next(n for n in by_name if n in item.prompt)
         person = by_name[name]
-        assert item.choices[item.answer].strip() in (person.city, person.job, person.pet, person.food, person.colour)
+        assert item.choices[item.answer].strip() in (
+            person.city,
+            person.job,
+            person.pet,
+            person.food,
+            person.colour,
+        )
     assert min(positions) > 45
 
 
 def test_story_answer_is_the_last_place():
     for item in items("stories", n=200):
         thing = item.prompt.split("In the end the ")[1].split()[0]
-        mentions = [s for s in item.prompt.split(". ") if f"the {thing} " in s and " the end " not in s]
+        mentions = [
+            s for s in item.prompt.split(". ") if f"the {thing} " in s and " the end " not in s
+        ]
         assert mentions[-1].endswith(item.choices[item.answer].strip())
 
 
@@ -151,7 +162,10 @@ def test_programs_run_as_their_english_says():
     assert run_program("square | drop 3 | min", v) == 9
     assert run_program("sub 5 | count", v) == 5
     assert run_program("above 9 | max", v) == 0
-    assert len(OPERATIONS) * 2 == len({p for _, ps in OPERATIONS.values() for p in ps}) and len(REDUCTIONS) == 4
+    assert (
+        len(OPERATIONS) * 2 == len({p for _, ps in OPERATIONS.values() for p in ps})
+        and len(REDUCTIONS) == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,6 +196,8 @@ def test_entropy_floor_of_questions_matches_a_hand_count():
     """A bare sum: two forms of quick/worked, sign, two ways to ask, 90 × 90 operands."""
     floor = entropy_floor(kinds=["arithmetic"], n=4000)["arithmetic"]
     quick = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
-    operands = math.log(90) + 0.5 * math.log(90) + 0.5 * sum(math.log(a - 9) for a in range(10, 100)) / 90
+    operands = (
+        math.log(90) + 0.5 * math.log(90) + 0.5 * sum(math.log(a - 9) for a in range(10, 100)) / 90
+    )
     expected = quick + 2 * math.log(2) + operands + 0.5 * math.log(40 * 8)
     assert floor == pytest.approx(expected, abs=0.2)

@@ -58,7 +58,9 @@ def attention_maps(student_map: Tensor, teacher_map: Tensor, mask: Tensor | None
     Entries below 1e-12 count as 1e-12 in the logarithms.
     """
     if student_map.dim() != 4 or teacher_map.dim() != 4:
-        raise CompressionError("attention_maps: expected maps of shape (batch, heads, queries, keys).")
+        raise CompressionError(
+            "attention_maps: expected maps of shape (batch, heads, queries, keys)."
+        )
     _same(student_map[:, 0], teacher_map[:, 0], slice(None), "teacher_map")
     student, teacher = exact(student_map), exact(teacher_map.detach())
     if student.shape[1] != teacher.shape[1]:
@@ -69,7 +71,11 @@ def attention_maps(student_map: Tensor, teacher_map: Tensor, mask: Tensor | None
 
 
 def value_relations(
-    student_values: Tensor, teacher_values: Tensor, heads: int = 1, mask: Tensor | None = None, causal: bool = True
+    student_values: Tensor,
+    teacher_values: Tensor,
+    heads: int = 1,
+    mask: Tensor | None = None,
+    causal: bool = True,
 ) -> Tensor:
     """KL(R_T ‖ R_S) with R = softmax(V Vᵀ / √d) in each of `heads` equal parts of the width, d features each.
 
@@ -84,7 +90,8 @@ def value_relations(
     allowed = allowed.expand(batch, 1, tokens, tokens)
     if mask is not None:
         allowed = allowed & mask.bool()[:, None, None, :]
-        allowed = allowed | ~mask.bool()[:, None, :, None]  # rows of padding stay finite; they are not counted
+        # rows of padding stay finite; they are not counted
+        allowed = allowed | ~mask.bool()[:, None, :, None]
 
     def log_relations(values: Tensor, name: str) -> Tensor:
         width = values.shape[-1]
@@ -94,5 +101,7 @@ def value_relations(
         scores = parts @ parts.transpose(-1, -2) / (width // heads) ** 0.5
         return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).log_softmax(-1)
 
-    rows = _row_kl(log_relations(student_values, "student"), log_relations(teacher_values.detach(), "teacher"))
+    rows = _row_kl(
+        log_relations(student_values, "student"), log_relations(teacher_values.detach(), "teacher")
+    )
     return masked_mean(rows, None if mask is None else mask[:, None].expand_as(rows))

@@ -18,7 +18,9 @@ def _pair(student: Tensor, teacher: Tensor, least: int) -> tuple[Tensor, Tensor]
             f"{tuple(teacher.shape)}."
         )
     if len(student) < least:
-        raise CompressionError(f"embeddings: {len(student)} examples; a relation needs at least {least}.")
+        raise CompressionError(
+            f"embeddings: {len(student)} examples; a relation needs at least {least}."
+        )
     return exact(student), exact(teacher.detach())
 
 
@@ -41,7 +43,10 @@ def angle(student: Tensor, teacher: Tensor) -> Tensor:
     """
     student, teacher = _pair(student, teacher, 3)
     n = len(student)
-    i, j, k = (index.flatten() for index in torch.meshgrid(*[torch.arange(n, device=student.device)] * 3, indexing="ij"))
+    i, j, k = (
+        index.flatten()
+        for index in torch.meshgrid(*[torch.arange(n, device=student.device)] * 3, indexing="ij")
+    )
     corner = (i < k) & (i != j) & (j != k)
 
     def cosines(x: Tensor) -> Tensor:

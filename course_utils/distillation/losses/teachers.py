@@ -14,7 +14,13 @@ TAILS = ("bucket", "renormalize")
 WEIGHTINGS = ("uniform", "entropy", "label")
 
 
-def top_k(student_logits: Tensor, teacher, temperature: float, mask: Tensor | None = None, tail: str = "bucket") -> Tensor:
+def top_k(
+    student_logits: Tensor,
+    teacher,
+    temperature: float,
+    mask: Tensor | None = None,
+    tail: str = "bucket",
+) -> Tensor:
     """KL(P_T ‖ P_S) at a temperature τ when only the teacher's k largest are known, the mean over positions, in nats.
 
     `teacher` has values (..., k), log P_T at τ = 1; indices (..., k); and rest (...), log Σ exp(log P_T / τ) over all
@@ -26,20 +32,29 @@ def top_k(student_logits: Tensor, teacher, temperature: float, mask: Tensor | No
         raise CompressionError(f"tail={tail!r}: choose one of {', '.join(TAILS)}.")
     size, k = student_logits.shape[-1], teacher.values.shape[-1]
     scaled = exact(counted(student_logits, mask, size)) / temperature
-    values, indices = counted(teacher.values, mask, k) / temperature, counted(teacher.indices, mask, k)
+    values, indices = (
+        counted(teacher.values, mask, k) / temperature,
+        counted(teacher.indices, mask, k),
+    )
     chosen = scaled.gather(-1, indices)
     if tail == "bucket" and k < size:
         others = scaled.scatter(-1, indices, -math.inf).logsumexp(-1, keepdim=True)
-        chosen, values = torch.cat([chosen, others], -1), torch.cat([values, counted(teacher.rest, mask)[:, None]], -1)
+        chosen, values = (
+            torch.cat([chosen, others], -1),
+            torch.cat([values, counted(teacher.rest, mask)[:, None]], -1),
+        )
     log_s, log_t = chosen.log_softmax(-1), values.log_softmax(-1)
     p = log_t.exp()
     return torch.where(p > 0, p * (log_t - log_s), 0.0).sum(-1).mean()
 
 
 def mixture(
-    teacher_logits: Tensor, labels: Tensor | None = None, temperature: float = 1.0, weighting: str = "uniform"
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    temperature: float = 1.0,
+    weighting: str = "uniform",
 ) -> Tensor:
-    """log Σ_k w_k P_k(τ) of teachers (K, ..., V): (..., V), without gradient.
+    """Log Σ_k w_k P_k(τ) of teachers (K, ..., V): (..., V), without gradient.
 
     w is, at each position: uniform, 1 / K; entropy, softmax_k(−H(P_k)), a teacher counts by how sure it is; label,
     softmax_k(log P_k(label)), by how right it is (after Zhang et al., 2022). Both measured at τ = 1.
@@ -57,4 +72,6 @@ def mixture(
         score = plain.gather(-1, labels.long().expand(plain.shape[:-1])[..., None])[..., 0]
     else:
         score = torch.zeros_like(plain[..., 0])
-    return torch.logsumexp((logits / temperature).log_softmax(-1) + score.log_softmax(0)[..., None], 0)
+    return torch.logsumexp(
+        (logits / temperature).log_softmax(-1) + score.log_softmax(0)[..., None], 0
+    )

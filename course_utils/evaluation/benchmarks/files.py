@@ -25,7 +25,9 @@ def find(folders: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
             if found:
                 parts = [re.search(r"-(\d+)-of-(\d+)\.", path.name) for path in found]
                 if parts[0] and {int(p[1]) for p in parts if p} != set(range(int(parts[0][2]))):
-                    raise CompressionError(f"{folder}: {len(found)} of {int(parts[0][2])} parts of {pattern} are there; copy the others too.")
+                    raise CompressionError(
+                        f"{folder}: {len(found)} of {int(parts[0][2])} parts of {pattern} are there; copy the others too."
+                    )
                 return found
     return []
 
@@ -40,9 +42,13 @@ def rows(path: Path, header: Sequence[str] | None = None) -> list[Row]:
             found = parquet(path)
         else:
             with opened(path) as file:
-                found = list(lines(file, path) if ".jsonl" in path.name else table(file, path, header))
+                found = list(
+                    lines(file, path) if ".jsonl" in path.name else table(file, path, header)
+                )
     except UnicodeDecodeError as error:
-        raise CompressionError(f"{path}: not UTF-8 ({error.reason}, byte {error.start}); {copy_again(path)}") from error
+        raise CompressionError(
+            f"{path}: not UTF-8 ({error.reason}, byte {error.start}); {copy_again(path)}"
+        ) from error
     except (OSError, EOFError, csv.Error) as error:
         raise CompressionError(f"{path}: not readable ({error}); {copy_again(path)}") from error
     if not found:
@@ -52,14 +58,22 @@ def rows(path: Path, header: Sequence[str] | None = None) -> list[Row]:
 
 def opened(path: Path) -> IO[str]:
     """A text file, also a compressed one."""
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig", newline="")  # type: ignore[return-value]
+    return (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8-sig", newline="")
+    )  # type: ignore[return-value]
 
 
 def copy_again(path: Path) -> str:
     """What to do about a file that cannot be read."""
     with path.open("rb") as file:
         pointer = file.read(len(LFS)) == LFS.encode()
-    return "this is a pointer of Git LFS, not the data: run `git lfs pull` there." if pointer else "copy it again."
+    return (
+        "this is a pointer of Git LFS, not the data: run `git lfs pull` there."
+        if pointer
+        else "copy it again."
+    )
 
 
 def lines(file: IO[str], path: Path) -> Iterator[Row]:
@@ -72,16 +86,22 @@ def lines(file: IO[str], path: Path) -> Iterator[Row]:
         except ValueError as error:
             if line.startswith(LFS):
                 raise CompressionError(f"{path}: {copy_again(path)}") from error
-            raise CompressionError(f"{path}, line {number}: not JSON ({error}); each line holds one item.") from error
+            raise CompressionError(
+                f"{path}, line {number}: not JSON ({error}); each line holds one item."
+            ) from error
         if not isinstance(row, dict):
-            raise CompressionError(f"{path}, line {number}: expected an item in braces, got {type(row).__name__}.")
+            raise CompressionError(
+                f"{path}, line {number}: expected an item in braces, got {type(row).__name__}."
+            )
         yield row
 
 
 def table(file: IO[str], path: Path, header: Sequence[str] | None) -> Iterator[Row]:
     """Quotes mean nothing in GLUE's .tsv files, and enclose a field in .csv files."""
     tabs = path.suffix == ".tsv"
-    reader = csv.reader(file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+    reader = csv.reader(
+        file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    )
     names = header or next(reader, [])
     if names and names[0].startswith(LFS):
         raise CompressionError(f"{path}: {copy_again(path)}")
@@ -100,8 +120,12 @@ def parquet(path: Path) -> list[Row]:
         import pyarrow
         from pyarrow import parquet as reader
     except ImportError as error:
-        raise CompressionError(f"{path}: reading Parquet needs pyarrow ({error}); install the extra `eval`.") from error
+        raise CompressionError(
+            f"{path}: reading Parquet needs pyarrow ({error}); install the extra `eval`."
+        ) from error
     try:
         return reader.ParquetFile(path).read().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise CompressionError(f"{path}: not a Parquet file ({error}); {copy_again(path)}") from error
+        raise CompressionError(
+            f"{path}: not a Parquet file ({error}); {copy_again(path)}"
+        ) from error

@@ -29,8 +29,16 @@ def read(task: str, source: Source, data: Path, split: str) -> tuple[list[Row], 
         return checked(task, source, paths, source.convert), paths
     if paths := files.find(folders, hub):
         return checked(task, source, paths, iter), paths
-    examples = [Path(source.roots[0], inner, pattern) for inner, pattern in [(source.inner[0], p) for p in published[:1]] + [(source.inner[-1], hub[0])]]
-    packed = sorted(path.name for path in data.iterdir() if path.name.endswith((".tar", ".zip", ".tar.gz", ".tgz")))
+    examples = [
+        Path(source.roots[0], inner, pattern)
+        for inner, pattern in [(source.inner[0], p) for p in published[:1]]
+        + [(source.inner[-1], hub[0])]
+    ]
+    packed = sorted(
+        path.name
+        for path in data.iterdir()
+        if path.name.endswith((".tar", ".zip", ".tar.gz", ".tgz"))
+    )
     unpack = f" Unpack {packed[0]} first." if packed else ""
     raise Absent(
         f"{task}: no file of its {split} split in {data}. Expected there: {examples[0].as_posix()} (as published) or "
@@ -42,7 +50,9 @@ def checked(task: str, source: Source, paths: list[Path], convert) -> list[Row]:
     """The rows of all files, each with the columns that the task needs. Raises CompressionError that names file, row and column."""
     found: list[Row] = []
     for path in paths:
-        rows = files.rows(path, source.header if convert is not iter and path.suffix in (".csv", ".tsv") else None)
+        rows = files.rows(
+            path, source.header if convert is not iter and path.suffix in (".csv", ".tsv") else None
+        )
         if source.only and source.only[0] in rows[0]:
             rows = [row for row in rows if row[source.only[0]] == source.only[1]]
         wanted = functools.partial(complete, task, source, path)
@@ -68,7 +78,12 @@ def complete(task: str, source: Source, path: Path, rows: Iterable[Row]) -> list
     kept, short, every = [], 0, list(rows)
     for position, row in enumerate(every, 1):
         missing = [name for name in source.columns if row.get(name) is None]
-        if missing and path.suffix == ".tsv" and len(missing) < len(source.columns) and any(not set(missing) & set(other) for other in every):
+        if (
+            missing
+            and path.suffix == ".tsv"
+            and len(missing) < len(source.columns)
+            and any(not set(missing) & set(other) for other in every)
+        ):
             short += 1
             continue
         if missing:
@@ -76,11 +91,20 @@ def complete(task: str, source: Source, path: Path, rows: Iterable[Row]) -> list
             raise CompressionError(
                 f"{path}, item {position}: no {', '.join(map(repr, missing))}. {task} needs {', '.join(source.columns)}; found: {has}."
             )
-        new = {name: number(row[name]) if name in source.numbers else row[name] for name in source.columns}
+        new = {
+            name: number(row[name]) if name in source.numbers else row[name]
+            for name in source.columns
+        }
         for name, check in source.columns.items():
             if expected := check(new[name], new):
-                raise CompressionError(f"{path}, item {position}: {name} is {str(row[name])[:60]!r}; expected {expected}.")
+                raise CompressionError(
+                    f"{path}, item {position}: {name} is {str(row[name])[:60]!r}; expected {expected}."
+                )
         kept.append(new)
     if short:
-        warnings.warn(f"{path}: {short} of {len(every)} rows end before their last column and are left out.", CompressionWarning, stacklevel=2)
+        warnings.warn(
+            f"{path}: {short} of {len(every)} rows end before their last column and are left out.",
+            CompressionWarning,
+            stacklevel=2,
+        )
     return kept

@@ -10,17 +10,23 @@ from typing import Any
 
 from .files import Row
 
-HUB = ("{split}-*.parquet", "data/{split}-*.parquet", "{split}/*.parquet", "{split}.parquet", "{split}.jsonl")
+HUB = (
+    "{split}-*.parquet",
+    "data/{split}-*.parquet",
+    "{split}/*.parquet",
+    "{split}.parquet",
+    "{split}.jsonl",
+)
 Check = Callable[[Any, Row], str]  # what is expected, '' if the value is that
 
 
 def text(value: Any, _row: Row) -> str:
-    """"" for a text, else what was expected."""
+    """ "" for a text, else what was expected."""
     return "" if isinstance(value, str) else "text"
 
 
 def words(value: Any, _row: Row) -> str:
-    """"" for a text with something in it, else what was expected."""
+    """ "" for a text with something in it, else what was expected."""
     return "" if isinstance(value, str) and value.strip() else "text that is not empty"
 
 
@@ -29,7 +35,11 @@ def texts(least: int, most: int | None = None) -> Check:
     said = f"a list of {least}" + (" or more texts" if most is None else " texts")
 
     def check(value: Any, _row: Row) -> str:
-        right = isinstance(value, list) and least <= len(value) <= (most or len(value)) and all(isinstance(v, str) for v in value)
+        right = (
+            isinstance(value, list)
+            and least <= len(value) <= (most or len(value))
+            and all(isinstance(v, str) for v in value)
+        )
         return "" if right else said
 
     return check
@@ -41,7 +51,7 @@ def one_of(*known: str) -> Check:
 
 
 def count(value: Any, _row: Row) -> str:
-    """"" for a whole number from 0 on, else what was expected."""
+    """ "" for a whole number from 0 on, else what was expected."""
     return "" if isinstance(value, int) and value >= 0 else "a whole number, at least 0"
 
 
@@ -51,7 +61,11 @@ def label(classes: int) -> Check:
     def check(value: Any, _row: Row) -> str:
         if value == -1:
             return "a label (-1 hides it: this is a test file for a leaderboard; take the validation file)"
-        return "" if isinstance(value, int) and 0 <= value < classes else f"a whole number from 0 to {classes - 1}"
+        return (
+            ""
+            if isinstance(value, int) and 0 <= value < classes
+            else f"a whole number from 0 to {classes - 1}"
+        )
 
     return check
 
@@ -78,17 +92,20 @@ class Source:
     """Where the items of a task stand, which columns they have, and how rows as published become rows as on the hub."""
 
     home: str  # folder of its task in lm_eval/tasks
-    roots: tuple[str, ...]  # folders that a copy may have; the given folder itself is looked at last
+    # folders that a copy may have; the given folder itself is looked at last
+    roots: tuple[str, ...]
     columns: Mapping[str, Check]
     split: str = "validation"  # the hub's name of what is asked
     shots: str = "train"  # … and of what examples are taken from
     inner: tuple[str, ...] = (".",)  # folders in a root
-    original: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the hub's name of a split: files as published
+    # the hub's name of a split: files as published
+    original: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     header: tuple[str, ...] | None = None  # columns of an original table that does not name them
     convert: Callable[[Iterable[Row]], Iterator[Row]] = iter  # original rows → the hub's
     hub: tuple[str, ...] = HUB
     numbers: tuple[str, ...] = ("label",)  # columns that hold whole numbers, in whatever form
-    only: tuple[str, str] | None = None  # (column, value) of the rows that belong to it, in a file with others
+    # (column, value) of the rows that belong to it, in a file with others
+    only: tuple[str, str] | None = None
 
 
 def cached(name: str) -> str:
@@ -96,7 +113,9 @@ def cached(name: str) -> str:
     return f"datasets--{name.replace('/', '--')}/snapshots/*"
 
 
-def renamed(names: Mapping[str, str], labels: tuple[str, ...] = ()) -> Callable[[Iterable[Row]], Iterator[Row]]:
+def renamed(
+    names: Mapping[str, str], labels: tuple[str, ...] = ()
+) -> Callable[[Iterable[Row]], Iterator[Row]]:
     """{the hub's column: the original one}; `labels` are the names of the label's numbers."""
 
     def convert(found: Iterable[Row]) -> Iterator[Row]:
@@ -113,7 +132,14 @@ def renamed(names: Mapping[str, str], labels: tuple[str, ...] = ()) -> Callable[
     return convert
 
 
-def glue(folder: str, columns: Mapping[str, str], classes: tuple[str, ...] | int = 2, *, file: str = "dev", **more: Any) -> Source:
+def glue(
+    folder: str,
+    columns: Mapping[str, str],
+    classes: tuple[str, ...] | int = 2,
+    *,
+    file: str = "dev",
+    **more: Any,
+) -> Source:
     """`columns`: {the hub's: the original's}."""
     names = classes if isinstance(classes, tuple) else ()
     checks = {name: label(len(names) or 2) if name == "label" else text for name in columns}
@@ -124,7 +150,12 @@ def glue(folder: str, columns: Mapping[str, str], classes: tuple[str, ...] | int
     )  # fmt: skip
 
 
-def super_glue(folder: str, columns: Mapping[str, Check], convert: Callable[[Iterable[Row]], Iterator[Row]], hub: str = "") -> Source:
+def super_glue(
+    folder: str,
+    columns: Mapping[str, Check],
+    convert: Callable[[Iterable[Row]], Iterator[Row]],
+    hub: str = "",
+) -> Source:
     """A task of SuperGLUE."""
     return Source(
         home="super_glue", roots=("super_glue", "superglue", "SuperGLUE", cached("aps/super_glue"), cached("super_glue")), columns=columns,
@@ -142,7 +173,12 @@ def multirc(found: Iterable[Row]) -> Iterator[Row]:
     for row in found:
         for question in row["passage"]["questions"]:
             for answer in question["answers"]:
-                yield {"paragraph": row["passage"]["text"], "question": question["question"], "answer": answer["text"], "label": answer["label"]}
+                yield {
+                    "paragraph": row["passage"]["text"],
+                    "question": question["question"],
+                    "answer": answer["text"],
+                    "label": answer["label"],
+                }
 
 
 def record(found: Iterable[Row]) -> Iterator[Row]:
@@ -152,14 +188,24 @@ def record(found: Iterable[Row]) -> Iterator[Row]:
         entities = sorted({passage["text"][e["start"] : e["end"] + 1] for e in passage["entities"]})
         for asked in row["qas"]:
             answers = sorted({answer["text"] for answer in asked["answers"]})
-            yield {"passage": passage["text"], "query": asked["query"], "entities": entities, "answers": answers}
+            yield {
+                "passage": passage["text"],
+                "query": asked["query"],
+                "entities": entities,
+                "answers": answers,
+            }
 
 
 def wsc(found: Iterable[Row]) -> Iterator[Row]:
     """With the corrections of the hub's `wsc.fixed`: a span that does not occur in the text gets the case of its first
-    word there, no full stop and no line break."""
+    word there, no full stop and no line break.
+    """
     for row in found:
-        new = {"text": row["text"], "label": row["label"], **{k: row["target"][k] for k in ("span1_text", "span2_text", "span2_index")}}
+        new = {
+            "text": row["text"],
+            "label": row["label"],
+            **{k: row["target"][k] for k in ("span1_text", "span2_text", "span2_index")},
+        }
         for name in ("span1", "span2"):
             span = row["target"][f"{name}_text"]
             if span not in row["text"]:
@@ -175,7 +221,11 @@ def mmlu(subject: str) -> Source:
     def convert(found: Iterable[Row]) -> Iterator[Row]:
         for row in found:
             letter = row["answer"].strip()
-            yield {"question": row["question"], "choices": [row[c] for c in "ABCD"], "answer": "ABCD".find(letter) if len(letter) == 1 else letter}
+            yield {
+                "question": row["question"],
+                "choices": [row[c] for c in "ABCD"],
+                "answer": "ABCD".find(letter) if len(letter) == 1 else letter,
+            }
 
     return Source(
         home="mmlu/default", roots=("mmlu", "MMLU", cached("cais/mmlu")), columns={"question": text, "choices": texts(4, 4), "answer": place_in("choices")},
@@ -190,12 +240,20 @@ ENTAILS = ("entailment", "not_entailment")
 MNLI = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
 NLI = ("entailment", "neutral", "contradiction")
 GLUE = {
-    "cola": glue("CoLA", {"sentence": "sentence", "label": "label"}, header=("source", "label", "mark", "sentence")),
+    "cola": glue(
+        "CoLA",
+        {"sentence": "sentence", "label": "label"},
+        header=("source", "label", "mark", "sentence"),
+    ),
     "mnli": glue("MNLI", MNLI, NLI, file="dev_matched", split="validation_matched"),
     "mnli_mismatch": glue("MNLI", MNLI, NLI, file="dev_mismatched", split="validation_mismatched"),
     "mrpc": glue("MRPC", {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}),
-    "qnli": glue("QNLI", {"question": "question", "sentence": "sentence", "label": "label"}, ENTAILS),
-    "qqp": glue("QQP", {"question1": "question1", "question2": "question2", "label": "is_duplicate"}),
+    "qnli": glue(
+        "QNLI", {"question": "question", "sentence": "sentence", "label": "label"}, ENTAILS
+    ),
+    "qqp": glue(
+        "QQP", {"question1": "question1", "question2": "question2", "label": "is_duplicate"}
+    ),
     "rte": glue("RTE", PAIR, ENTAILS),
     "sst2": glue("SST-2", {"sentence": "sentence", "label": "label"}),
     "wnli": glue("WNLI", PAIR),

@@ -10,8 +10,10 @@ from typing import Any
 
 Way = tuple[tuple[Any, ...], dict[str, Any]]  # arguments by place, and by name
 ANYTHING = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-_by_place: weakref.WeakSet[Any] = weakref.WeakSet()  # functions that take anything and look for it by place
-NOT_THERE = (IndexError, KeyError, TypeError, ValueError)  # what a function raises that looks for an argument elsewhere
+# functions that take anything and look for it by place
+_by_place: weakref.WeakSet[Any] = weakref.WeakSet()
+# what a function raises that looks for an argument elsewhere
+NOT_THERE = (IndexError, KeyError, TypeError, ValueError)
 
 
 def call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
@@ -79,14 +81,22 @@ def _placed(signature: inspect.Signature, given: dict[str, Any]) -> inspect.Boun
     """
     parameters = list(signature.parameters.values())
     open_end = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    places = [p for p in parameters if p.kind is p.POSITIONAL_ONLY or (open_end and p.kind is p.POSITIONAL_OR_KEYWORD)]
+    places = [
+        p
+        for p in parameters
+        if p.kind is p.POSITIONAL_ONLY or (open_end and p.kind is p.POSITIONAL_OR_KEYWORD)
+    ]
     for parameter, name in zip(places, given, strict=False):
-        if parameter.name != name and (parameter.name in given or parameter.kind is not parameter.POSITIONAL_ONLY):
+        if parameter.name != name and (
+            parameter.name in given or parameter.kind is not parameter.POSITIONAL_ONLY
+        ):
             return signature.bind(**given)
     by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     first, rest = list(given)[: len(places)], list(given)[len(places) :]
     first += [name for name in rest if open_end and name not in by_name]
-    return signature.bind(*(given[n] for n in first), **{n: given[n] for n in rest if n not in first})
+    return signature.bind(
+        *(given[n] for n in first), **{n: given[n] for n in rest if n not in first}
+    )
 
 
 def names(function: Any) -> tuple[str, ...]:
@@ -95,4 +105,6 @@ def names(function: Any) -> tuple[str, ...]:
         parameters = inspect.signature(function).parameters.values()
     except Exception:
         return ()
-    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return tuple(
+        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    )

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from .compare import Difference
     from .trials import Trial
 
-def check(name: str, function: Callable[..., Any], *, seed: int | None = None, show: bool = True) -> Verdict:
+
+def check(
+    name: str, function: Callable[..., Any], *, seed: int | None = None, show: bool = True
+) -> Verdict:
     """Check the learner's function against an exercise, on fresh random inputs; an int `seed` repeats them.
 
     Nothing that the function does is raised here. Raises CompressionError when there is no such exercise.
@@ -31,7 +34,9 @@ def check(name: str, function: Callable[..., Any], *, seed: int | None = None, s
     return verdict
 
 
-def judge(name: str, function: Any, *, seed: int | None = None, seconds: float | None = None) -> Verdict:
+def judge(
+    name: str, function: Any, *, seed: int | None = None, seconds: float | None = None
+) -> Verdict:
     """The verdict of `check`, neither shown nor recorded. `seconds` replaces the exercise's limit on time.
 
     Raises CompressionError when there is no such exercise.
@@ -67,7 +72,9 @@ def _judge(exercise: Exercise, text: dict[str, Any], function: Any, seed: int | 
     first = random.SystemRandom().getrandbits(48) if seed is None else int(seed)
     with time_limit(exercise.seconds) as clock:
         for i in range(exercise.trials):
-            trial = run(function, draw(exercise, first + i), clock, exercise.gradients, exercise.refuses)
+            trial = run(
+                function, draw(exercise, first + i), clock, exercise.gradients, exercise.refuses
+            )
             trial.seed = None if seed is None else first + i
             trials.append(trial)
             if i == 0 and isinstance(trial.error, NotImplementedError):
@@ -89,13 +96,24 @@ def _compared(exercise: Exercise, text: dict[str, Any], trials: list[Trial]) -> 
     if found is None and slope is None and broken is None:
         return saying.right(exercise, text, note)
     if found is None and broken:
-        return saying.wrong(text, text["properties"][broken.text], note, mistake=broken.text, trial=broken.trial)
+        return saying.wrong(
+            text, text["properties"][broken.text], note, mistake=broken.text, trial=broken.trial
+        )
     first = found or slope
     assert first
     for key in _named(exercise, trials, wanted, slopes=found is None):
-        return saying.wrong(text, text["mistakes"][key], first.text, note, mistake=key, trial=first.trial)
+        return saying.wrong(
+            text, text["mistakes"][key], first.text, note, mistake=key, trial=first.trial
+        )
     if broken:
-        return saying.wrong(text, text["properties"][broken.text], first.text, note, mistake=broken.text, trial=first.trial)
+        return saying.wrong(
+            text,
+            text["properties"][broken.text],
+            first.text,
+            note,
+            mistake=broken.text,
+            trial=first.trial,
+        )
     return saying.wrong(text, first.text, note, trial=first.trial)
 
 
@@ -117,11 +135,15 @@ def _wanted(function: Callable[..., Any], exercise: Exercise, trial: Trial) -> T
     from .trials import clone
 
     if trial.seed is not None:
-        return _remembered(function, exercise.inputs, exercise.gradients, exercise.refuses, trial.seed)
+        return _remembered(
+            function, exercise.inputs, exercise.gradients, exercise.refuses, trial.seed
+        )
     return _answer(function, clone(trial.inputs), exercise.gradients, exercise.refuses)
 
 
-def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...], refuses: str) -> Trial:
+def _answer(
+    function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...], refuses: str
+) -> Trial:
     from .gradients import called
     from .trials import Refused, Trial, refusal
 
@@ -135,7 +157,13 @@ def _answer(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[s
 
 
 @functools.lru_cache(maxsize=4096)
-def _remembered(function: Callable[..., Any], inputs: Callable[..., Any], wanted: tuple[str, ...], refuses: str, seed: int) -> Trial:
+def _remembered(
+    function: Callable[..., Any],
+    inputs: Callable[..., Any],
+    wanted: tuple[str, ...],
+    refuses: str,
+    seed: int,
+) -> Trial:
     from .trials import clone, drawn
 
     return _answer(function, clone(drawn(inputs, seed)), wanted, refuses)
@@ -148,7 +176,9 @@ def _difference(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) ->
         try:
             found = _apart(exercise, trial, want.result)
         except Exception as error:
-            said = ui("not_comparable", where=ui("your_result"), error=f"{type(error).__name__}: {error}")
+            said = ui(
+                "not_comparable", where=ui("your_result"), error=f"{type(error).__name__}: {error}"
+            )
             found = compare.Difference(said)
         if found:
             return Found(found.text, trial, found.of_value)
@@ -163,12 +193,20 @@ def _apart(exercise: Exercise, trial: Trial, want: Any) -> Difference | None:
 
     refused = [isinstance(one, Refused) for one in (trial.result, want)]
     if any(refused):
-        return None if all(refused) else compare.Difference(ui("refused" if refused[0] else "not_refused", word=exercise.refuses), True)
+        return (
+            None
+            if all(refused)
+            else compare.Difference(
+                ui("refused" if refused[0] else "not_refused", word=exercise.refuses), True
+            )
+        )
     found = compare.difference(trial.result, want, exercise.tolerance)
     if found is None or not found.of_value or exercise.counts is None:
         return found
     try:
-        mine, right = (exercise.counts(clone(trial.inputs), like(clone(r), want)) for r in (trial.result, want))
+        mine, right = (
+            exercise.counts(clone(trial.inputs), like(clone(r), want)) for r in (trial.result, want)
+        )
     except Exception:
         return found
     return found if compare.difference(mine, right, exercise.tolerance) else None
@@ -181,7 +219,9 @@ def _slope(exercise: Exercise, trials: list[Trial], wanted: list[Trial]) -> Foun
     for trial, want in zip(trials, wanted, strict=True):
         for name, slope in want.gradients.items():
             where = ui("gradient_of", name=name)
-            found = compare.difference(trial.gradients.get(name), slope, _of_slopes(exercise), where)
+            found = compare.difference(
+                trial.gradients.get(name), slope, _of_slopes(exercise), where
+            )
             if found:
                 return Found(ui("wrong_gradient", name=name, said=found.text), trial)
     return None
@@ -192,22 +232,34 @@ def _of_slopes(exercise: Exercise) -> float:
     return 10 * exercise.tolerance
 
 
-def _named(exercise: Exercise, trials: list[Trial], wanted: list[Trial], slopes: bool) -> Iterator[str]:
+def _named(
+    exercise: Exercise, trials: list[Trial], wanted: list[Trial], slopes: bool
+) -> Iterator[str]:
     """The mistakes that explain all trials, the first one first.
 
     Where several answers are right (`counts`), there are several ways to be wrong, too: then half of the trials are
     enough, if one of them is wrong.
     """
-    alike = {key: list(_equals(exercise, trials, f, slopes)) for key, f in exercise.mistakes.items()}
-    yield from (key for key, same in alike.items() if all(same))  # a list that ends early ends with False
+    alike = {
+        key: list(_equals(exercise, trials, f, slopes)) for key, f in exercise.mistakes.items()
+    }
+    # a list that ends early ends with False
+    yield from (key for key, same in alike.items() if all(same))
     if exercise.counts is not None:
-        wrong = [_apart(exercise, *pair) is not None for pair in zip(trials, (w.result for w in wanted), strict=True)]
+        wrong = [
+            _apart(exercise, *pair) is not None
+            for pair in zip(trials, (w.result for w in wanted), strict=True)
+        ]
         for key, same in alike.items():
-            if 2 * sum(same) >= len(trials) and any(a and b for a, b in zip(same, wrong, strict=False)):
+            if 2 * sum(same) >= len(trials) and any(
+                a and b for a, b in zip(same, wrong, strict=False)
+            ):
                 yield key
 
 
-def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any], slopes: bool) -> Iterator[bool]:
+def _equals(
+    exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any], slopes: bool
+) -> Iterator[bool]:
     """Trial by trial: is the result that of a named mistake? With `slopes`, the gradients must be, too."""
     from . import compare
 
@@ -216,8 +268,14 @@ def _equals(exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any
         try:
             wrong = _wanted(mistaken, exercise, trial)
             same = _apart(exercise, trial, wrong.result) is None
-            pairs = [(trial.gradients.get(name), slope) for name, slope in wrong.gradients.items()] if slopes else []
-            same = same and not any(compare.difference(a, b, _of_slopes(exercise)) for a, b in pairs)
+            pairs = (
+                [(trial.gradients.get(name), slope) for name, slope in wrong.gradients.items()]
+                if slopes
+                else []
+            )
+            same = same and not any(
+                compare.difference(a, b, _of_slopes(exercise)) for a, b in pairs
+            )
         except Exception:
             same = False
         yield same

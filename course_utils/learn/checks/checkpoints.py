@@ -25,7 +25,9 @@ CHANGED = "model.norm.weight"  # what differs on the disk
 Problem = tuple[str, dict[str, Any]]  # the key of a text in labs.yaml, and what to fill in
 
 
-def check_checkpoint(make: Callable[..., Any], *, bits: int = 3, group_size: int = 8, show: bool = True) -> Verdict:
+def check_checkpoint(
+    make: Callable[..., Any], *, bits: int = 3, group_size: int = 8, show: bool = True
+) -> Verdict:
     """Run `make(model, calibration, folder, bits, group_size, layer)`, which returns (bytes written, loaded model).
 
     It is given a small Llama with random weights and settings and a layer function unlike any default. It passes when the bytes
@@ -41,7 +43,9 @@ def check_checkpoint(make: Callable[..., Any], *, bits: int = 3, group_size: int
         verdict = Verdict(False, True, None if key == "raised" else key, message)
     if show:
         title, _, body = verdict.message.partition("\n\n")
-        display.message("right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body)
+        display.message(
+            "right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body
+        )
     return verdict
 
 
@@ -59,7 +63,13 @@ def _run(make: Callable[..., Any], bits: int, group_size: int) -> Problem:
         folder = Path(place) / "checkpoint"
         try:
             with other_on_disk():
-                given = {"model": model, "calibration": calibration, "folder": folder, **settings, "layer": _unusual_layer}
+                given = {
+                    "model": model,
+                    "calibration": calibration,
+                    "folder": folder,
+                    **settings,
+                    "layer": _unusual_layer,
+                }
                 result = calling.call(make, given)
         except NotImplementedError:
             return "not_attempted", {}
@@ -96,7 +106,10 @@ def other_on_disk() -> Iterator[None]:
 
     def save_file(tensors: dict[str, Tensor], path: Path) -> None:
         if CHANGED in tensors:
-            tensors = {**tensors, CHANGED: (tensors[CHANGED].float() + more).to(tensors[CHANGED].dtype)}
+            tensors = {
+                **tensors,
+                CHANGED: (tensors[CHANGED].float() + more).to(tensors[CHANGED].dtype),
+            }
         write(tensors, path)
 
     with mock.patch.object(compressed, "save_file", save_file):
@@ -114,7 +127,9 @@ def _stored(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _problem_of_model(loaded: Any, want: nn.Module, folder: Path, stored: dict[str, Tensor], bits: int) -> str:
+def _problem_of_model(
+    loaded: Any, want: nn.Module, folder: Path, stored: dict[str, Tensor], bits: int
+) -> str:
     from transformers import PreTrainedModel
 
     from course_utils.quantization import QuantizedLinear
@@ -122,20 +137,30 @@ def _problem_of_model(loaded: Any, want: nn.Module, folder: Path, stored: dict[s
     if not isinstance(loaded, PreTrainedModel):
         return "not_loaded"
     found, right = (
-        {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)} for model in (loaded, want)
+        {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+        for model in (loaded, want)
     )
-    if set(found) != set(right) or any((m.bits, m.groups) != (bits, right[name].groups) for name, m in found.items()):
+    if set(found) != set(right) or any(
+        (m.bits, m.groups) != (bits, right[name].groups) for name, m in found.items()
+    ):
         return "not_packed"
     if str(loaded.name_or_path) != str(folder) or not _same(stored, loaded.state_dict()):
         return "not_from_disk"
-    if not _same(*({name: t for name, t in m.state_dict().items() if name != CHANGED} for m in (loaded, want))):
+    if not _same(
+        *(
+            {name: t for name, t in m.state_dict().items() if name != CHANGED}
+            for m in (loaded, want)
+        )
+    ):
         return "layer_unused"
     return ""
 
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Equal names and values; a checkpoint may hold a value in a narrower type."""
-    return one.keys() == other.keys() and all(one[name].float().equal(other[name].float()) for name in one)
+    return one.keys() == other.keys() and all(
+        one[name].float().equal(other[name].float()) for name in one
+    )
 
 
 def _unusual_layer(weight: Tensor, H: Tensor, **settings: Any) -> LayerResult:

@@ -14,8 +14,14 @@ from ..texts import ui
 from . import forms
 from .forms import NUMBERS, TENSORS
 
-ROUNDING = 1e-9  # what double precision may lose on the way, also where an exercise counts whole numbers
-TO_TYPE = {"boolean": "to_boolean", "integer": "to_integer", "floating": "to_floating", "complex": "to_floating"}
+# what double precision may lose on the way, also where an exercise counts whole numbers
+ROUNDING = 1e-9
+TO_TYPE = {
+    "boolean": "to_boolean",
+    "integer": "to_integer",
+    "floating": "to_floating",
+    "complex": "to_floating",
+}
 
 
 class Difference(NamedTuple):
@@ -38,12 +44,22 @@ def difference(result: Any, want: Any, tolerance: float, where: str = "") -> Dif
         return _mapping(result, want, tolerance, where)
     if type(want) is str or want is None:
         if type(result) is not type(want):
-            return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
-        return None if result == want else _value("wrong_value", _here(where), repr(want), repr(result))
+            return Difference(
+                ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result))
+            )
+        return (
+            None
+            if result == want
+            else _value("wrong_value", _here(where), repr(want), repr(result))
+        )
     if type(result) not in NUMBERS + TENSORS:
-        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
+        return Difference(
+            ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result))
+        )
     if _dim(want) and type(result) not in TENSORS or _dim(result) and type(want) not in TENSORS:
-        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
+        return Difference(
+            ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result))
+        )
     return _numbers(result, want, tolerance, where)
 
 
@@ -57,10 +73,14 @@ def _dim(value: Any) -> int:
 
 def _sequence(result: Any, want: Any, tolerance: float, where: str) -> Difference | None:
     if not isinstance(result, (list, tuple)):
-        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
+        return Difference(
+            ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result))
+        )
     items = forms.items(result) or []
     if len(items) != len(want):
-        return Difference(ui("wrong_length", where=_here(where), expected=len(want), got=len(items)))
+        return Difference(
+            ui("wrong_length", where=_here(where), expected=len(want), got=len(items))
+        )
     for i, (item, right) in enumerate(zip(items, want, strict=True)):
         if found := difference(item, right, tolerance, f"{where or 'result'}[{i}]"):
             return found
@@ -69,10 +89,17 @@ def _sequence(result: Any, want: Any, tolerance: float, where: str) -> Differenc
 
 def _mapping(result: Any, want: dict[Any, Any], tolerance: float, where: str) -> Difference | None:
     if type(result) is not dict:
-        return Difference(ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result)))
+        return Difference(
+            ui("wrong_type", where=_here(where), expected=kind(want), got=kind(result))
+        )
     if set(result) != set(want):
         return Difference(
-            ui("wrong_keys", where=_here(where), expected=", ".join(map(str, want)), got=", ".join(map(str, result)))
+            ui(
+                "wrong_keys",
+                where=_here(where),
+                expected=", ".join(map(str, want)),
+                got=", ".join(map(str, result)),
+            )
         )
     found = (difference(result[k], want[k], tolerance, f"{where or 'result'}[{k!r}]") for k in want)
     return next((text for text in found if text), None)
@@ -86,20 +113,33 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
     try:
         got, right = _tensor(result), _tensor(want)
     except Exception as error:  # a layout, a device or a size that gives no numbers
-        return Difference(ui("not_comparable", where=_here(where), error=f"{type(error).__name__}: {error}"))
+        return Difference(
+            ui("not_comparable", where=_here(where), error=f"{type(error).__name__}: {error}")
+        )
     if got.shape != right.shape:
-        return Difference(ui("wrong_shape", where=_here(where), expected=tuple(right.shape), got=tuple(got.shape)))
+        return Difference(
+            ui("wrong_shape", where=_here(where), expected=tuple(right.shape), got=tuple(got.shape))
+        )
     wrong, good = _dtype_class(got), _dtype_class(right)
-    single = right.dim() == 0 and {wrong, good} == {"integer", "floating"}  # 28 and 28.0 are the same answer
+    # 28 and 28.0 are the same answer
+    single = right.dim() == 0 and {wrong, good} == {"integer", "floating"}
     if wrong != good and not single and got.numel():
         wide = got.to(torch.complex128), right.to(torch.complex128)
         equal = not bool(_differs(*wide, tolerance).any())
         if equal and (wrong, good) == ("integer", "floating"):  # and so are [28] and [28.0]
             return None
-        text = ui("wrong_dtype", where=_here(where), expected=ui(good), got=ui(wrong), dtype=_dtype(result))
+        text = ui(
+            "wrong_dtype",
+            where=_here(where),
+            expected=ui(good),
+            got=ui(wrong),
+            dtype=_dtype(result),
+        )
         return Difference(text + (" " + ui("only_the_kind", to=ui(TO_TYPE[good])) if equal else ""))
     if bool((bad := torch.isnan(got) & ~torch.isnan(right)).any()):
-        return Difference(ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel()))
+        return Difference(
+            ui("has_nan", where=_element(where, bad), count=int(bad.sum()), total=bad.numel())
+        )
     bad = _differs(got, right, max(tolerance, ROUNDING))
     if not bool(bad.any()):
         return None
@@ -107,10 +147,16 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
     if right.dim() == 0:
         found = _value("wrong_value", _here(where), *values)
     else:
-        found = _value("wrong_element", _element(where, bad), *values, count=int(bad.sum()), total=bad.numel())
+        found = _value(
+            "wrong_element", _element(where, bad), *values, count=int(bad.sum()), total=bad.numel()
+        )
     narrow = _dtype(result) in ("torch.float32", "torch.float16", "torch.bfloat16")
     rounded = narrow and not bool(_differs(got, right, torch.finfo(result.dtype).eps * 8).any())
-    return found._replace(text=f"{found.text} {ui('narrow_type', dtype=_dtype(result))}") if rounded else found
+    return (
+        found._replace(text=f"{found.text} {ui('narrow_type', dtype=_dtype(result))}")
+        if rounded
+        else found
+    )
 
 
 def _plainly_equal(one: Any, other: Any) -> bool:
@@ -119,7 +165,11 @@ def _plainly_equal(one: Any, other: Any) -> bool:
         return False
     if type(one) not in TENSORS:
         return bool(one == other)
-    alike = one.dtype == other.dtype and one.layout == other.layout == torch.strided and one.device == other.device
+    alike = (
+        one.dtype == other.dtype
+        and one.layout == other.layout == torch.strided
+        and one.device == other.device
+    )
     return alike and torch.equal(one, other)
 
 
@@ -130,9 +180,18 @@ def _value(key: str, where: str, expected: object, got: object, **counts: int) -
 def _tensor(value: Any) -> torch.Tensor:
     """The numbers of a value in the widest type of their class, on the CPU."""
     if type(value) not in TENSORS:
-        return torch.tensor(value, dtype=torch.float64) if type(value) is float else torch.tensor(value)
+        return (
+            torch.tensor(value, dtype=torch.float64)
+            if type(value) is float
+            else torch.tensor(value)
+        )
     value = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-    widest = {"boolean": torch.bool, "complex": torch.complex128, "floating": torch.float64, "integer": torch.int64}
+    widest = {
+        "boolean": torch.bool,
+        "complex": torch.complex128,
+        "floating": torch.float64,
+        "integer": torch.int64,
+    }
     return value.cpu().to(widest[_dtype_class(value)])
 
 
@@ -155,7 +214,8 @@ def _differs(got: torch.Tensor, right: torch.Tensor, tolerance: float) -> torch.
     finite = torch.isfinite(right)
     largest = float(right[finite].abs().max()) if bool(finite.any()) else 0.0
     close = (got - right).abs() <= tolerance * (largest or 1.0)
-    same = (got == right) | (torch.isnan(got) & torch.isnan(right))  # infinities, and NaN where NaN is right
+    # infinities, and NaN where NaN is right
+    same = (got == right) | (torch.isnan(got) & torch.isnan(right))
     return ~torch.where(finite, close, same)
 
 
@@ -196,6 +256,13 @@ def kind(value: Any) -> str:
         return ui("a_tensor", shape=tuple(value.shape), dtype=_dtype(value))
     if isinstance(value, (list, tuple)):
         return ui("a_sequence", type=type(value).__name__, length=len(value))
-    names = {bool: "a_bool", int: "a_number", float: "a_number", str: "a_str", dict: "a_dict", type(None): "none"}
+    names = {
+        bool: "a_bool",
+        int: "a_number",
+        float: "a_number",
+        str: "a_str",
+        dict: "a_dict",
+        type(None): "none",
+    }
     key = names.get(type(value))
     return ui(key) if key else ui("an_object", type=type(value).__name__)

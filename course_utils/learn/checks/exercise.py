@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _added: dict[str, Exercise] = {}
 
-# formula: a formula of the page as code; decide: a decision from numbers; debug: given wrong code; confirm: a
+# formula: a formula of the page as code; decide: a decision from numbers; debug: given wrong code;
+# confirm: a
 # prediction that code confirms; design: a small design; step: a step that the page leaves out
 KINDS = ("formula", "decide", "debug", "confirm", "design", "step")
 
@@ -47,7 +48,8 @@ class Exercise:
     trials: int = 3
     seconds: float = 10.0  # for all trials together
     counts: Callable[[dict[str, Any], Any], Any] | None = None
-    gradients: tuple[str, ...] = ()  # arguments: where they ask for gradients, those of the result are compared too
+    # arguments: where they ask for gradients, those of the result are compared too
+    gradients: tuple[str, ...] = ()
     refuses: str = ""
     kind: str = ""
     difficulty: int = 0
@@ -55,16 +57,22 @@ class Exercise:
 
     def __post_init__(self) -> None:
         if self.kind and self.kind not in KINDS:
-            raise CompressionError(f"exercise {self.id!r}: kind={self.kind!r}; choose one of {', '.join(KINDS)}.")
+            raise CompressionError(
+                f"exercise {self.id!r}: kind={self.kind!r}; choose one of {', '.join(KINDS)}."
+            )
         if self.difficulty not in range(4) or self.minutes < 0:
-            raise CompressionError(f"exercise {self.id!r}: difficulty is 1 to 3, minutes are not negative.")
+            raise CompressionError(
+                f"exercise {self.id!r}: difficulty is 1 to 3, minutes are not negative."
+            )
 
     def facts(self) -> str:
         """Kind, difficulty and minutes in one line; empty where an exercise does not state them."""
         if not (self.kind and self.difficulty and self.minutes):
             return ""
         stars = "●" * self.difficulty + "○" * (3 - self.difficulty)
-        return ui("exercise_facts", kind=ui(f"kind_{self.kind}"), difficulty=stars, minutes=self.minutes)
+        return ui(
+            "exercise_facts", kind=ui(f"kind_{self.kind}"), difficulty=stars, minutes=self.minutes
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,9 @@ def of_topic(topic: str) -> dict[str, Exercise]:
         return found
     for exercise in importlib.import_module(_modules()[topic]).EXERCISES:
         if topic_of(exercise.id) != topic:
-            raise CompressionError(f"exercise {exercise.id!r} is in {topic}.py; its id must begin with {topic!r}.")
+            raise CompressionError(
+                f"exercise {exercise.id!r} is in {topic}.py; its id must begin with {topic!r}."
+            )
         found[exercise.id] = exercise
     return found
 
@@ -124,6 +134,10 @@ def find(name: str) -> Exercise:
     known = of_topic(topic_of(name))
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"topics with exercises: {', '.join(topics()) or 'none'}."
+        advice = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"topics with exercises: {', '.join(topics()) or 'none'}."
+        )
         raise CompressionError(f"exercise {name!r} does not exist; {advice}")
     return known[name]

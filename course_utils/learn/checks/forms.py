@@ -20,7 +20,8 @@ TENSORS = (torch.Tensor, torch.nn.Parameter)
 NUMBERS = (bool, int, float, complex)
 LARGEST = 1_000_000  # values that are taken out of lists, at most
 DEEPEST = 20
-ONCE = (Iterator, KeysView, ValuesView, ItemsView)  # what gives its items only once, and views of a dict
+# what gives its items only once, and views of a dict
+ONCE = (Iterator, KeysView, ValuesView, ItemsView)
 SEQUENCES = (list, tuple, range, collections.deque, collections.UserList)
 
 
@@ -36,7 +37,13 @@ def simple(value: Any) -> Any:
         return float(value)
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         kind, size = value.dtype.kind, value.dtype.itemsize
-        wide = np.int64 if kind == "u" and size > 1 else np.float64 if kind == "f" and size > 8 else value.dtype.newbyteorder("=")
+        wide = (
+            np.int64
+            if kind == "u" and size > 1
+            else np.float64
+            if kind == "f" and size > 8
+            else value.dtype.newbyteorder("=")
+        )
         return torch.from_numpy(np.array(value, dtype=wide))
     return value
 
@@ -59,7 +66,9 @@ def items(value: Any) -> list[Any] | None:
     value = simple(value)
     if type(value) in TENSORS:
         return list(value) if value.dim() else None
-    if isinstance(value, SEQUENCES) or (isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))):
+    if isinstance(value, SEQUENCES) or (
+        isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+    ):
         return [value[i] for i in range(min(len(value), LARGEST))]
     return None
 
@@ -84,7 +93,11 @@ def tensor(value: Any) -> torch.Tensor:
         if type(value) in TENSORS:
             return value
         if type(value) in NUMBERS:
-            return torch.tensor(value, dtype=torch.float64) if type(value) is float else torch.tensor(value)
+            return (
+                torch.tensor(value, dtype=torch.float64)
+                if type(value) is float
+                else torch.tensor(value)
+            )
         inner = items(value)
         if inner is None or depth > DEEPEST or left < len(inner):
             raise NotTaken
@@ -125,7 +138,11 @@ def taken(result: Any, want: Any) -> Any:
 def like(result: Any, want: Any) -> Any:
     """`result` in the types of `want`, layer by layer; what does not fit is left as it is."""
     result = taken(result, want)
-    if isinstance(want, (list, tuple)) and isinstance(result, (list, tuple)) and len(result) == len(want):
+    if (
+        isinstance(want, (list, tuple))
+        and isinstance(result, (list, tuple))
+        and len(result) == len(want)
+    ):
         return type(want)(like(r, w) for r, w in zip(items(result) or [], want, strict=True))
     if isinstance(want, dict) and isinstance(result, dict) and result.keys() == want.keys():
         return {key: like(result[key], want[key]) for key in want}

@@ -4,7 +4,8 @@ from .. import show, texts
 from ..page import events
 from .exercise import find
 
-_climbed: dict[str, int] = {}  # rungs seen since Python started, so that running a lesson again begins at the first
+# rungs seen since Python started, so that running a lesson again begins at the first
+_climbed: dict[str, int] = {}
 
 
 def hint(name: str) -> None:

@@ -57,18 +57,35 @@ def layer_result(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) ->
 
     from course_utils.quantization import Grid, LayerResult, dequantize
 
-    if codes.dim() != 2 or scale.shape != zero_point.shape or scale.dim() != 2 or len(scale) != len(codes):
+    if (
+        codes.dim() != 2
+        or scale.shape != zero_point.shape
+        or scale.dim() != 2
+        or len(scale) != len(codes)
+    ):
         shapes = [tuple(t.shape) for t in (codes, scale, zero_point)]
-        raise CompressionError(f"codes, scale, zero_point: shapes {shapes}; they must be (out, in), (out, groups), (out, groups).")
+        raise CompressionError(
+            f"codes, scale, zero_point: shapes {shapes}; they must be (out, in), (out, groups), (out, groups)."
+        )
     columns, groups = codes.shape[1], scale.shape[1]
     if columns % groups:
-        raise CompressionError(f"scale: {groups} groups do not divide {columns} columns; give one scale for each group.")
+        raise CompressionError(
+            f"scale: {groups} groups do not divide {columns} columns; give one scale for each group."
+        )
     if not (torch.isfinite(scale).all() and (scale > 0).all()):
-        raise CompressionError("scale: must be positive and finite; a group of zeros gets the scale 1.")
+        raise CompressionError(
+            "scale: must be positive and finite; a group of zeros gets the scale 1."
+        )
     for name, whole in {"codes": codes, "zero_point": zero_point}.items():
         whole = whole.double()
-        if not ((whole.round() >= 0) & (whole.round() < 2**bits) & ((whole - whole.round()).abs() < 1e-4)).all():
-            raise CompressionError(f"{name}: must be whole numbers from 0 to {2**bits - 1}; round and clamp them.")
+        if not (
+            (whole.round() >= 0)
+            & (whole.round() < 2**bits)
+            & ((whole - whole.round()).abs() < 1e-4)
+        ).all():
+            raise CompressionError(
+                f"{name}: must be whole numbers from 0 to {2**bits - 1}; round and clamp them."
+            )
     index = torch.arange(columns, device=codes.device) // (columns // groups)
     grid = Grid(scale, zero_point.round().to(scale.dtype), index, bits, False)
     codes = codes.round().to(torch.uint8)
@@ -105,10 +122,15 @@ def gptq_layer(quantize_layer: Callable[..., Any]) -> Callable[..., LayerResult]
         from course_utils.quantization import gptq, rtn
         from course_utils.quantization.grids import check_group_size
 
-        if asked := [name for name in ("symmetric", "act_order", "static_groups") if others.get(name)]:
-            raise CompressionError(f"{', '.join(asked)}: your layer function does not have this; leave it off.")
+        if asked := [
+            name for name in ("symmetric", "act_order", "static_groups") if others.get(name)
+        ]:
+            raise CompressionError(
+                f"{', '.join(asked)}: your layer function does not have this; leave it off."
+            )
         size = check_group_size(group_size, weight.shape[1])
-        H, used = H.double(), weight.double().clone()  # inverting a nearly singular H asks for the precision
+        # inverting a nearly singular H asks for the precision
+        H, used = H.double(), weight.double().clone()
         used[:, H.diagonal() == 0] = 0
         with _one_thread(weight.numel()):
             given = {"weight": used, "H": gptq.damped(H, damping), "bits": bits, "group_size": size}

@@ -21,9 +21,16 @@ def right(exercise: Exercise, text: dict[str, Any], note: str) -> Verdict:
     return Verdict(True, True, None, "\n\n".join(filter(None, (head, note))))
 
 
-def wrong(text: dict[str, Any], *parts: str, mistake: str | None = None, trial: Trial | None = None) -> Verdict:
+def wrong(
+    text: dict[str, Any], *parts: str, mistake: str | None = None, trial: Trial | None = None
+) -> Verdict:
     """`trial` is the one that failed: its inputs are shown."""
-    message = [ui("not_yet", title=text["title"]), *parts, _inputs(trial), ui("reread", where=text["reread"])]
+    message = [
+        ui("not_yet", title=text["title"]),
+        *parts,
+        _inputs(trial),
+        ui("reread", where=text["reread"]),
+    ]
     return Verdict(False, True, mistake, "\n\n".join(part for part in message if part))
 
 
@@ -45,7 +52,9 @@ def _inputs(trial: Trial | None) -> str:
 def changes(trials: list[Trial]) -> str:
     """A note when arguments were changed in place."""
     changed = sorted({name for trial in trials for name in trial.changed})
-    return ui("changed_in_place", names=", ".join(f"`{name}`" for name in changed)) if changed else ""
+    return (
+        ui("changed_in_place", names=", ".join(f"`{name}`" for name in changed)) if changed else ""
+    )
 
 
 def error(raised: BaseException, function: Callable[..., Any], exercise: Exercise) -> str:
@@ -70,7 +79,9 @@ def error(raised: BaseException, function: Callable[..., Any], exercise: Exercis
 def refusal(raised: BaseException, exercise: Exercise) -> str:
     """For a ValueError, how an answer says that there is none, where an exercise has such inputs."""
     kinds = {kind.__name__ for kind in type(raised).__mro__}
-    return ui("refusal", word=exercise.refuses) if exercise.refuses and "ValueError" in kinds else ""
+    return (
+        ui("refusal", word=exercise.refuses) if exercise.refuses and "ValueError" in kinds else ""
+    )
 
 
 def _place(raised: BaseException, function: Callable[..., Any]) -> str:
@@ -79,7 +90,11 @@ def _place(raised: BaseException, function: Callable[..., Any]) -> str:
         file = inspect.unwrap(function).__code__.co_filename  # type: ignore[attr-defined]
     except (AttributeError, ValueError):
         return ""
-    lines = [n for frame, n in traceback.walk_tb(raised.__traceback__) if frame.f_code.co_filename == file]
+    lines = [
+        n
+        for frame, n in traceback.walk_tb(raised.__traceback__)
+        if frame.f_code.co_filename == file
+    ]
     if not lines:
         return ""
     source = linecache.getline(file, lines[-1]).strip()

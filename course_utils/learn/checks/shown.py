@@ -28,7 +28,12 @@ def value(v: Any, whole: int = WHOLE) -> str:
     if type(v) in TENSORS:
         return _tensor(v, whole)
     if isinstance(v, dict):
-        return "{" + ", ".join(f"{k!r}: {value(x, whole // 2)}" for k, x in list(v.items())[:ROWS]) + _more(len(v)) + "}"
+        return (
+            "{"
+            + ", ".join(f"{k!r}: {value(x, whole // 2)}" for k, x in list(v.items())[:ROWS])
+            + _more(len(v))
+            + "}"
+        )
     if isinstance(v, (list, tuple)):
         count = WHOLE if all(isinstance(x, (int, float, str)) for x in v) else ROWS
         inner = ", ".join(value(x, whole // 2) for x in v[:count]) + (_more(len(v), count))

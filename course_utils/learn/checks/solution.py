@@ -27,7 +27,9 @@ def solution(name: str) -> None:
         show.message("note", entry["title"], ui("solution_ask_again", name=name))
         return
     events.record("solution", name)
-    show.message("hint", ui("solution_title", title=entry["title"]), f"{text}\n\n{ui('solution_counts')}")
+    show.message(
+        "hint", ui("solution_title", title=entry["title"]), f"{text}\n\n{ui('solution_counts')}"
+    )
 
 
 def code_of(text: str) -> list[str]:

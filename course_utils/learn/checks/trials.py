@@ -34,7 +34,11 @@ class Refused:
 def refusal(error: BaseException, word: str) -> bool:
     """Whether it is a ValueError with the word in its message; a CompressionError is one, and in the grader known by its name."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(word) and bool(kinds & {"ValueError", "CompressionError"}) and word.lower() in str(error).lower()
+    return (
+        bool(word)
+        and bool(kinds & {"ValueError", "CompressionError"})
+        and word.lower() in str(error).lower()
+    )
 
 
 @dataclass
@@ -74,7 +78,11 @@ def clone(value: Any) -> Any:
 
 
 def run(
-    function: Callable[..., Any], inputs: dict[str, Any], clock: Clock, wanted: tuple[str, ...] = (), refuses: str = ""
+    function: Callable[..., Any],
+    inputs: dict[str, Any],
+    clock: Clock,
+    wanted: tuple[str, ...] = (),
+    refuses: str = "",
 ) -> Trial:
     """One trial; `wanted` are arguments whose gradients are asked for, `refuses` is the exercise's word for that there is no answer."""
     given = clone(inputs)
@@ -96,7 +104,9 @@ def run(
     return trial
 
 
-def _call(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+def _call(
+    function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str, ...]
+) -> tuple[Any, dict[str, Any]]:
     """The clock interrupts only what runs below this frame."""
     if wanted:
         return gradients.called(function, given, wanted)
@@ -106,7 +116,9 @@ def _call(function: Callable[..., Any], given: dict[str, Any], wanted: tuple[str
 def same(given: Any, before: Any) -> bool:
     """False when a tensor or a container among the inputs was changed; other inputs are not looked into."""
     if isinstance(before, dict):
-        return given.keys() == before.keys() and all(same(given[key], before[key]) for key in before)
+        return given.keys() == before.keys() and all(
+            same(given[key], before[key]) for key in before
+        )
     if isinstance(before, (list, tuple)):
         return len(given) == len(before) and all(map(same, given, before))
     if isinstance(before, torch.Tensor):
@@ -119,12 +131,15 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
-        self.works = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+        self.works = (
+            hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+        )
 
     def start(self) -> None:
         """Let the time run; what is over raises in the learner's function."""
         if self.works:
-            signal.setitimer(signal.ITIMER_REAL, max(self.left, 0.001), 0.001)  # again and again, if it is caught
+            # again and again, if it is caught
+            signal.setitimer(signal.ITIMER_REAL, max(self.left, 0.001), 0.001)
 
     def stop(self) -> None:
         """Hold the time, and keep what is left."""
@@ -154,4 +169,6 @@ def time_limit(seconds: float) -> Iterator[Clock]:
         clock.stop()
         signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
         if left:  # someone else's alarm goes on
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001), interval)
+            signal.setitimer(
+                signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001), interval
+            )

@@ -17,7 +17,9 @@ def turn(rng: torch.Generator, *values, every: int = 1):
     return values[rng.initial_seed() // every % len(values)]
 
 
-def until(rng: torch.Generator, make: Callable[[torch.Generator], Any], good: Callable[[Any], bool]) -> Any:
+def until(
+    rng: torch.Generator, make: Callable[[torch.Generator], Any], good: Callable[[Any], bool]
+) -> Any:
     """The first draw that is good; after a hundred, the last one."""
     for _ in range(100):
         made = make(rng)

@@ -14,7 +14,7 @@ def code_inputs(rng: torch.Generator) -> dict:
 
 
 def pack_int4(codes: Tensor) -> Tensor:
-    """byte k = code 2k + 16 · code (2k + 1)."""
+    """Byte k = code 2k + 16 · code (2k + 1)."""
     packed = torch.zeros(codes.shape[0], codes.shape[1] // 2, dtype=torch.uint8)
     for row in range(codes.shape[0]):
         for k in range(packed.shape[1]):
@@ -40,8 +40,10 @@ def product_inputs(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def packed_linear(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, *, high_first: bool = False) -> Tensor:
-    """y = x Ŵᵀ with ŵ_rj = s_rg (q_rj − z_rg), g = ⌊j / group size⌋."""
+def packed_linear(
+    x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, *, high_first: bool = False
+) -> Tensor:
+    """Y = x Ŵᵀ with ŵ_rj = s_rg (q_rj − z_rg), g = ⌊j / group size⌋."""
     rows, columns = packed.shape[0], 2 * packed.shape[1]
     size = columns // scale.shape[1]
     weight = torch.zeros(rows, columns, dtype=scale.dtype)

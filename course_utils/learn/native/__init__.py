@@ -13,7 +13,8 @@ from . import compiling, service, trials
 
 __all__ = ["Report", "judged", "problem", "see"]
 
-ask: Callable[[dict[str, Any]], dict[str, Any]] = service.answer  # a grader puts its own in this place
+# a grader puts its own in this place
+ask: Callable[[dict[str, Any]], dict[str, Any]] = service.answer
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Report:
         if not self.speed:
             return 0.0
         marks = trials.marks(self.speed["ours"])
-        return float(sum(step for step, mark in zip(steps, marks, strict=True) if self.ratio >= mark))
+        return float(
+            sum(step for step, mark in zip(steps, marks, strict=True) if self.ratio >= mark)
+        )
 
 
 def words(name: str, **details: Any) -> str:
@@ -57,13 +60,17 @@ def judged(function: Any, *, seed: int | None = None, speed: bool = False) -> Re
     except NotImplementedError:
         return Report(False, False, None, words("not_attempted"))
     except Exception as error:
-        return Report(False, True, None, words("raised", error=f"{type(error).__name__}: {str(error)[:500]}"))
+        return Report(
+            False, True, None, words("raised", error=f"{type(error).__name__}: {str(error)[:500]}")
+        )
     if source is None or source is ...:
         return Report(False, False, None, words("not_attempted"))
     if not isinstance(source, str):
         return Report(False, True, None, words("not_text", got=type(source).__name__))
     if len(source) > compiling.LARGEST:
-        return Report(False, True, None, words("too_large", characters=len(source), most=compiling.LARGEST))
+        return Report(
+            False, True, None, words("too_large", characters=len(source), most=compiling.LARGEST)
+        )
     seed = random.SystemRandom().getrandbits(31) if seed is None else seed
     found = ask({"source": source, "seed": seed, "beside": _ours() if speed else None})
     if "why" in found:
@@ -114,6 +121,10 @@ def _measured(speed: dict[str, Any]) -> str:
         "measured", ratio=f"{speed['ratio']:.2f}", kernel=f"{speed['kernel']:.1f}", plain=f"{speed['plain']:.1f}",
         megabytes=f"{speed['megabytes']:.0f}", calls=speed["calls"],
     )  # fmt: skip
-    step = words("all_marks") if len(reached) == len(here) else words("next_mark", mark=f"{here[len(reached)]:.2f}")
+    step = (
+        words("all_marks")
+        if len(reached) == len(here)
+        else words("next_mark", mark=f"{here[len(reached)]:.2f}")
+    )
     lower = words("lower_marks", ours=f"{speed['ours']:.2f}") if here[-1] < trials.MARKS[-1] else ""
     return " ".join(filter(None, (said, step, lower)))

@@ -65,19 +65,26 @@ class Board:
 
     def _bytes(self, trial: int, name: str) -> np.ndarray:
         offset, _, start, size = self.places[trial][name]
-        return np.frombuffer(self.memory["outputs" if name == "y" else "inputs"], np.uint8, size, offset + start)
+        return np.frombuffer(
+            self.memory["outputs" if name == "y" else "inputs"], np.uint8, size, offset + start
+        )
 
     def write(self, trial: int, problem: Problem) -> None:
         """The inputs of a problem, and NaN for what is not written yet."""
         for name in BUFFERS[:-1]:
-            np.copyto(self._bytes(trial, name), np.ascontiguousarray(getattr(problem, name)).reshape(-1).view(np.uint8))
+            np.copyto(
+                self._bytes(trial, name),
+                np.ascontiguousarray(getattr(problem, name)).reshape(-1).view(np.uint8),
+            )
         self.clear(trial)
 
     def clear(self, trial: int) -> None:
         """Fill a trial's output and its surroundings with what no kernel writes."""
         offset, length, _, _ = self.places[trial]["y"]
         np.frombuffer(self.memory["outputs"], np.uint8, length, offset)[:] = CANARY
-        self._bytes(trial, "y")[:] = np.full(self._bytes(trial, "y").size // 4, np.nan, np.float32).view(np.uint8)
+        self._bytes(trial, "y")[:] = np.full(
+            self._bytes(trial, "y").size // 4, np.nan, np.float32
+        ).view(np.uint8)
 
     def answer(self, trial: int) -> tuple[np.ndarray, bool]:
         """A copy of y (batch, rows), and whether the bytes around it are untouched."""

@@ -20,15 +20,22 @@ LARGEST = 200_000  # characters of a source
 SECONDS = 40  # for a compilation, on the wall clock
 LINES, WIDTH = 14, 200  # of what the compiler says
 STANDARD = ["-std=c++17", "-O3", "-ffast-math", "-fopenmp-simd", "-fPIC", "-shared"]
-NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])  # the first that the compiler takes
-Run = Callable[[Sequence[str], Path], "tuple[int, str]"]  # a command and its folder: exit status, what was said
+# the first that the compiler takes
+NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
+# a command and its folder: exit status, what was said
+Run = Callable[[Sequence[str], Path], "tuple[int, str]"]
 
 
 def here(command: Sequence[str], folder: Path) -> tuple[int, str]:
     """Run a compiler as the account that asks, without walls."""
     try:
         done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=SECONDS
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         return -1, ""
@@ -38,7 +45,9 @@ def here(command: Sequence[str], folder: Path) -> tuple[int, str]:
 def commands(compiler: str) -> list[list[str]]:
     """Ways to compile kernel.cpp into kernel.so in the current folder, best first."""
     whole = ["-Wl,-z,defs"] if sys.platform == "linux" else []
-    return [[compiler, *STANDARD, *native, *whole, "kernel.cpp", "-o", "kernel.so"] for native in NATIVE]
+    return [
+        [compiler, *STANDARD, *native, *whole, "kernel.cpp", "-o", "kernel.so"] for native in NATIVE
+    ]
 
 
 def kernel(compiler: str, source: str, folder: Path, run: Run = here) -> str:
@@ -58,17 +67,25 @@ def kernel(compiler: str, source: str, folder: Path, run: Run = here) -> str:
 
 def readable(said: str) -> str:
     """The first lines that say what is wrong."""
-    lines = [line.rstrip()[:WIDTH] for line in said.splitlines() if line.strip() and "cc1plus" not in line]
+    lines = [
+        line.rstrip()[:WIDTH]
+        for line in said.splitlines()
+        if line.strip() and "cc1plus" not in line
+    ]
     first = next((i for i, line in enumerate(lines) if "error" in line), 0)
     return "\n".join(lines[first : first + LINES]) or "the compiler ended without a word"
 
 
 def program(name: str, compiler: str) -> Path:
-    """runner or plain.so of this package, compiled once for this machine and kept beside the course's kernels."""
+    """Runner or plain.so of this package, compiled once for this machine and kept beside the course's kernels."""
     source = HERE / f"{name.partition('.')[0]}.cpp"
     flags = [*STANDARD, *NATIVE[0]] if name.endswith(".so") else ["-std=c++17", "-O2"]
     libraries = ["-ldl"] if sys.platform == "linux" and not name.endswith(".so") else []
-    known = source.read_bytes() + f"{sys.platform} {platform.machine()} {compiler} {flags}".encode() + _processor()
+    known = (
+        source.read_bytes()
+        + f"{sys.platform} {platform.machine()} {compiler} {flags}".encode()
+        + _processor()
+    )
     place = build.folder()
     place.mkdir(parents=True, exist_ok=True)
     target = place / f"{hashlib.sha256(known).hexdigest()[:16]}-{name}"
@@ -77,7 +94,10 @@ def program(name: str, compiler: str) -> Path:
             with tempfile.TemporaryDirectory(dir=place, prefix=".build-") as work:
                 for native in NATIVE if name.endswith(".so") else ([],):
                     words = [f for f in flags if f not in NATIVE[0]] + native
-                    done, said = here([compiler, *words, str(source), "-o", f"{work}/{name}", *libraries], Path(work))
+                    done, said = here(
+                        [compiler, *words, str(source), "-o", f"{work}/{name}", *libraries],
+                        Path(work),
+                    )
                     if done == 0:
                         os.replace(f"{work}/{name}", target)
                         return target
@@ -88,5 +108,7 @@ def program(name: str, compiler: str) -> Path:
 def _processor() -> bytes:
     """What `native` means here: a folder may be shared between machines."""
     with contextlib.suppress(OSError):
-        return b"".join(sorted(set(re.findall(rb"(?:flags|Features).*", Path("/proc/cpuinfo").read_bytes()))))
+        return b"".join(
+            sorted(set(re.findall(rb"(?:flags|Features).*", Path("/proc/cpuinfo").read_bytes())))
+        )
     return platform.processor().encode()

@@ -15,7 +15,9 @@ import numpy as np
 
 BUFFERS = ("codes", "scale", "zero", "x", "y")
 GROUPS = (16, 32, 64, 128)
-TOLERANCE = 2e-5  # of Σ scale (|q − zero| + 1) max |x| of the group: x as 16-bit integers is within it, x in half precision is not
+# of Σ scale (|q − zero| + 1) max |x| of the group: x as 16-bit integers is within it, x in half
+# precision is not
+TOLERANCE = 2e-5
 SINGLE = 2e-6  # of Σ scale (q + zero + 1) |x|: what sums in single precision may lose, in any order
 EDGES = (1, 2, 3, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 130, 257)
 
@@ -33,26 +35,38 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """rows, columns, group, batch"""
+        """rows, columns, group, batch."""
         return len(self.codes), self.columns, self.group, len(self.x)
 
     def rows(self, chosen: np.ndarray) -> Problem:
         """The same with some of the rows."""
-        return replace(self, codes=self.codes[chosen], scale=self.scale[chosen], zero=self.zero[chosen])
+        return replace(
+            self, codes=self.codes[chosen], scale=self.scale[chosen], zero=self.zero[chosen]
+        )
 
     def unpacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """q, scale and zero of each weight: (rows, columns) in double precision."""
-        pairs = np.stack((self.codes & 15, self.codes >> 4), -1).reshape(len(self.codes), -1)[:, : self.columns]
+        pairs = np.stack((self.codes & 15, self.codes >> 4), -1).reshape(len(self.codes), -1)[
+            :, : self.columns
+        ]
         of = np.arange(self.columns) // self.group
-        return pairs.astype(np.float64), self.scale.astype(np.float64)[:, of], self.zero.astype(np.float64)[:, of]
+        return (
+            pairs.astype(np.float64),
+            self.scale.astype(np.float64)[:, of],
+            self.zero.astype(np.float64)[:, of],
+        )
 
     def right(self) -> tuple[np.ndarray, np.ndarray]:
-        """y and how far from it an answer may be, both (batch, rows)."""
+        """Y and how far from it an answer may be, both (batch, rows)."""
         q, scale, zero = self.unpacked()
         x = self.x.astype(np.float64)
         starts = np.arange(0, self.columns, self.group)
-        largest = np.maximum.reduceat(np.abs(x), starts, axis=1)[:, np.arange(self.columns) // self.group]
-        room = TOLERANCE * (largest @ (scale * (np.abs(q - zero) + 1)).T) + SINGLE * (np.abs(x) @ (scale * (q + zero + 1)).T)
+        largest = np.maximum.reduceat(np.abs(x), starts, axis=1)[
+            :, np.arange(self.columns) // self.group
+        ]
+        room = TOLERANCE * (largest @ (scale * (np.abs(q - zero) + 1)).T) + SINGLE * (
+            np.abs(x) @ (scale * (q + zero + 1)).T
+        )
         return x @ (scale * (q - zero)).T, room
 
 
@@ -81,10 +95,18 @@ def several(seed: int) -> list[Problem]:
     """Problems of many shapes, in an order that the seed draws: edges of groups and of vectors, one row, several x."""
     rng = np.random.default_rng(seed)
     shapes = [(1, 1, 16, 1), (1, 2, 16, 2), (3, 17, 16, 1), (1, 130, 64, 3)]
-    shapes += [(int(rng.integers(1, 12)), columns, int(rng.choice(GROUPS)), int(rng.integers(1, 4))) for columns in EDGES]
-    for group in GROUPS:  # whole groups, and a last one that is short by an odd and by an even number
+    shapes += [
+        (int(rng.integers(1, 12)), columns, int(rng.choice(GROUPS)), int(rng.integers(1, 4)))
+        for columns in EDGES
+    ]
+    # whole groups, and a last one that is short by an odd and by an even number
+    for group in GROUPS:
         whole = group * int(rng.integers(2, 5))
-        shapes += [(5, whole, group, 1), (2, whole + int(rng.integers(1, group)), group, 2), (4, whole - 2, group, 1)]
+        shapes += [
+            (5, whole, group, 1),
+            (2, whole + int(rng.integers(1, group)), group, 2),
+            (4, whole - 2, group, 1),
+        ]
     shapes += [(131, 513, 128, 2), (67, 2050, 64, 1), (3, 70, 64, 9), (1, 6001, 128, 1)]
     return [draw(rng, *shapes[i]) for i in rng.permutation(len(shapes))]
 
@@ -93,7 +115,7 @@ def _with(
     q: Callable[[np.ndarray], np.ndarray] = lambda q: q, zero: Callable[[np.ndarray], np.ndarray] = lambda z: z,
     until: Callable[[int, int], int] = lambda n, group: n,
 ) -> Callable[[Problem], np.ndarray]:  # fmt: skip
-    """y of a product with one thing wrong."""
+    """Y of a product with one thing wrong."""
 
     def answer(problem: Problem) -> np.ndarray:
         codes, scale, zeros = problem.unpacked()
@@ -141,7 +163,10 @@ def mistake(problems: list[Problem], answers: list[np.ndarray]) -> str | None:
     """The name of the mistake that explains all answers; a right answer among them explains nothing."""
     right = [problem.right() for problem in problems]
     for name, function in MISTAKES.items():
-        wrong = [(y - function(p), room, y - want) for p, y, (want, room) in zip(problems, answers, right, strict=True)]
+        wrong = [
+            (y - function(p), room, y - want)
+            for p, y, (want, room) in zip(problems, answers, right, strict=True)
+        ]
         if all((np.abs(off) <= 2 * room).all() for off, room, _ in wrong) and any(
             (np.abs(away) > room).any() for _, room, away in wrong
         ):

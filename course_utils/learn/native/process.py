@@ -46,7 +46,8 @@ class Started(Protocol):
         ...
 
 
-Launch = Callable[[Path, Path, Sequence[int]], Started]  # the runner, the library, the descriptors that it is given
+# the runner, the library, the descriptors that it is given
+Launch = Callable[[Path, Path, Sequence[int]], Started]
 
 
 class Plain:
@@ -83,7 +84,9 @@ class Kernel:
         self.trial = 0
         self.channel, theirs = socket.socketpair()
         with theirs:
-            self.process = launch(runner, library, [theirs.fileno(), board.read_only, board.files["outputs"]])
+            self.process = launch(
+                runner, library, [theirs.fileno(), board.read_only, board.files["outputs"]]
+            )
         try:
             self._wait(time.monotonic() + PATIENCE, CALL if sys.platform == "linux" else None)
         except BaseException:
@@ -144,11 +147,15 @@ class Kernel:
         if code == 128 + signal.SIGSYS:
             return Fell("system_call")
         if state == MEMORY and 0 <= buffer < len(BUFFERS):
-            return _outside(BUFFERS[buffer], place, self.board.places[self.trial][BUFFERS[buffer]][3])
+            return _outside(
+                BUFFERS[buffer], place, self.board.places[self.trial][BUFFERS[buffer]][3]
+            )
         if state == MEMORY:
             return Fell("memory")
         if state == SIGNAL:
-            return Fell("aborted") if buffer == signal.SIGABRT else Fell("signal", name=_name(buffer))
+            return (
+                Fell("aborted") if buffer == signal.SIGABRT else Fell("signal", name=_name(buffer))
+            )
         known = {NOT_LOADED: "not_loaded", NO_PRODUCT: "no_product", EXCEPTION: "exception"}
         if state in known:
             return Fell(known[state])

@@ -25,7 +25,9 @@ def answer(
 ) -> dict[str, Any]:  # fmt: skip
     """What is found; nothing that the source does is raised here. `alone()` is a context in which nobody else measures."""
     if sys.platform == "win32":
-        return {"why": {"reason": "no_compiler", "said": "the runner of kernels needs Linux or macOS."}}
+        return {
+            "why": {"reason": "no_compiler", "said": "the runner of kernels needs Linux or macOS."}
+        }
     source, seed = order["source"], int(order["seed"])
     try:
         compiler = build.find_compiler()
@@ -40,7 +42,11 @@ def answer(
                 return {"speed": None}
             ours = _compiled(compiler, order["beside"], Path(place, "ours"), run)
             with alone():
-                return {"speed": trials.ratio(runner, library, {"plain": plain, "ours": ours}, seed, launch)}
+                return {
+                    "speed": trials.ratio(
+                        runner, library, {"plain": plain, "ours": ours}, seed, launch
+                    )
+                }
         except Fell as fell:
             return {"why": fell.why}
 

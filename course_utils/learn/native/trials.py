@@ -57,7 +57,11 @@ def _compare(problems: list[Problem], answers: list[np.ndarray]) -> None:
         wrong = ~(np.abs(y - want) <= room)
         if wrong.any():
             b, r = map(int, np.argwhere(wrong)[0])
-            named = mistake(problems, answers) if np.isfinite(np.concatenate([a.ravel() for a in answers])).all() else None
+            named = (
+                mistake(problems, answers)
+                if np.isfinite(np.concatenate([a.ravel() for a in answers])).all()
+                else None
+            )
             raise Fell(
                 "not_written" if np.isnan(y[b, r]) else "wrong", mistake=named, **_shape(problem), b=b, r=r,
                 got=float(y[b, r]), want=float(want[b, r]), count=int(wrong.sum()), of=int(wrong.size),
@@ -80,7 +84,9 @@ class Stream:
         groups = COLUMNS // GROUP
         self.rows = bytes_wanted // (COLUMNS // 2 + 5 * groups)
         self.rng, slack = rng, 1 << 16
-        self.pool = rng.integers(0, 2**64, (self.rows * COLUMNS // 2 + slack) // 8, dtype=np.uint64).view(np.uint8)
+        self.pool = rng.integers(
+            0, 2**64, (self.rows * COLUMNS // 2 + slack) // 8, dtype=np.uint64
+        ).view(np.uint8)
         self.scale = rng.uniform(0.01, 0.1, self.rows * groups + slack).astype(np.float32)
         self.zero = rng.integers(0, 16, self.rows * groups + slack, dtype=np.uint8)
         self.shape = (self.rows, COLUMNS, GROUP, 1)
@@ -92,7 +98,14 @@ class Stream:
         codes = self.pool[at[0] : at[0] + self.rows * COLUMNS // 2].reshape(self.rows, -1)
         scale = self.scale[at[1] : at[1] + self.rows * groups].reshape(self.rows, -1)
         zero = self.zero[at[2] : at[2] + self.rows * groups].reshape(self.rows, -1)
-        return Problem(COLUMNS, GROUP, codes, scale, zero, self.rng.standard_normal((1, COLUMNS)).astype(np.float32))
+        return Problem(
+            COLUMNS,
+            GROUP,
+            codes,
+            scale,
+            zero,
+            self.rng.standard_normal((1, COLUMNS)).astype(np.float32),
+        )
 
     def flush(self) -> int:
         """Read other memory, so that nothing of the inputs is left in a cache."""
@@ -113,10 +126,17 @@ def ratio(
     rng = np.random.default_rng(seed)
     stream = Stream(int(min(max(SMALLEST, 2 * _cache()), LARGEST)), rng)
     libraries = {"kernel": library, **others}
-    with contextlib.closing(Board([stream.shape], [True])) as board, contextlib.ExitStack() as stack:
+    with (
+        contextlib.closing(Board([stream.shape], [True])) as board,
+        contextlib.ExitStack() as stack,
+    ):
         started: dict[str, Kernel] = {}
         for name, path in libraries.items():
-            own = board if name == "kernel" else stack.enter_context(contextlib.closing(Board.beside(board)))
+            own = (
+                board
+                if name == "kernel"
+                else stack.enter_context(contextlib.closing(Board.beside(board)))
+            )
             started[name] = stack.enter_context(Kernel(runner, path, own, launch))
         used: dict[str, list[float]] = {name: [] for name in libraries}
         last = {name: one.seconds() for name, one in started.items()}

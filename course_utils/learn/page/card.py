@@ -28,7 +28,11 @@ def overview(lesson: str) -> None:
         + f"{ui('before_this', lessons=', '.join(page.html for page in before) or nothing)}<br>{html.escape(when)}{last}</div>"
     )
     lines = [ui("you_will"), *(f"  - {show.plain(outcome)}" for outcome in unit.outcomes)]
-    lines += [ui("before_this", lessons=", ".join(page.text for page in before) or nothing), when, *([show.plain(asked)] if asked else [])]
+    lines += [
+        ui("before_this", lessons=", ".join(page.text for page in before) or nothing),
+        when,
+        *([show.plain(asked)] if asked else []),
+    ]
     show.emit(as_html, "\n".join(lines))
 
 
@@ -36,7 +40,12 @@ def _exercises(unit: catalogue.Unit) -> str:
     """The exercises of a lesson with difficulty and minutes, those that state them, in one line."""
     known = [find(name) for name in catalogue.tasks(unit)[0]]
     items = [
-        ui("exercise_item", title=texts.load(texts.topic_of(e.id))["exercises"][e.id]["title"], difficulty=e.difficulty, minutes=e.minutes)
+        ui(
+            "exercise_item",
+            title=texts.load(texts.topic_of(e.id))["exercises"][e.id]["title"],
+            difficulty=e.difficulty,
+            minutes=e.minutes,
+        )
         for e in known
         if e.facts()
     ]

@@ -35,7 +35,9 @@ class Unit:
 
 def checkout() -> Path | None:
     """The folder of the course when it runs from one, or None when only the package is installed."""
-    return ROOT if (ROOT / "pyproject.toml").is_file() and (ROOT / "course_utils").is_dir() else None
+    return (
+        ROOT if (ROOT / "pyproject.toml").is_file() and (ROOT / "course_utils").is_dir() else None
+    )
 
 
 def root() -> Path:
@@ -89,7 +91,9 @@ def lesson(name: str) -> Unit:
     """A lesson by its name. Raises CompressionError with the names that there are."""
     known = lessons()
     if name not in known:
-        raise CompressionError(f"lesson {name!r} is not in course.yaml; lessons are {', '.join(known)}.")
+        raise CompressionError(
+            f"lesson {name!r} is not in course.yaml; lessons are {', '.join(known)}."
+        )
     return known[name]
 
 

@@ -53,12 +53,15 @@ def record(kind: str, name: str, **details: Any) -> None:
 
 def _append(file: Path, event: dict[str, Any]) -> None:
     line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
-    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    descriptor = os.open(
+        file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644
+    )
     try:
         size = os.fstat(descriptor).st_size
         if size:
             os.lseek(descriptor, size - 1, os.SEEK_SET)
-            if os.read(descriptor, 1) != b"\n":  # the last writer was stopped in the middle of its line
+            # the last writer was stopped in the middle of its line
+            if os.read(descriptor, 1) != b"\n":
                 line = b"\n" + line
         os.write(descriptor, line)
     finally:
@@ -76,7 +79,11 @@ def events() -> Iterator[dict[str, Any]]:
             event = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(event, dict) and event.get("kind") in KINDS and isinstance(event.get("id"), str):
+        if (
+            isinstance(event, dict)
+            and event.get("kind") in KINDS
+            and isinstance(event.get("id"), str)
+        ):
             yield event
     yield from list(_in_memory)
 
@@ -90,7 +97,8 @@ class Summary:
     right: set[str] = field(default_factory=set)  # questions
     hints: dict[str, int] = field(default_factory=dict)  # highest rung of each exercise
     solutions: set[str] = field(default_factory=set)  # exercises whose solution was read
-    guesses: dict[str, Guess] = field(default_factory=dict)  # the guess that counts, of each prediction
+    # the guess that counts, of each prediction
+    guesses: dict[str, Guess] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,7 +117,9 @@ def summary() -> Summary:
         name = event["id"]
         if event["kind"] == "hint":
             rung = event.get("rung")
-            result.hints[name] = max(result.hints.get(name, 0), rung if isinstance(rung, int) else 1)
+            result.hints[name] = max(
+                result.hints.get(name, 0), rung if isinstance(rung, int) else 1
+            )
         elif event["kind"] == "solution":
             result.solutions.add(name)
         elif event["kind"] in ("prediction", "measurement"):
@@ -131,4 +141,3 @@ def _guessed(guesses: dict[str, Guess], event: dict[str, Any]) -> None:
         ratio = event.get("log_ratio")
         guesses[name].right = event["right"]
         guesses[name].log_ratio = float(ratio) if isinstance(ratio, (int, float)) else None
-

@@ -29,7 +29,14 @@ class Page(NamedTuple):
 
 def show_page(done: Summary) -> None:
     """Show the whole start page for this progress."""
-    parts = [_next(done), _map(done), _intuition(done), _schedule(done), _assessment(done), _before()]
+    parts = [
+        _next(done),
+        _map(done),
+        _intuition(done),
+        _schedule(done),
+        _assessment(done),
+        _before(),
+    ]
     parts = [part for part in parts if part.text]
     show.emit("".join(part.html for part in parts), "\n\n".join(part.text for part in parts))
 
@@ -41,7 +48,9 @@ def link(unit: Unit) -> Page:
         shown = f"<span style='{QUIET}'>{html.escape(unit.title)} <small>{note}</small></span>"
         return Page(shown, f"{unit.title} {note}")
     target = Path(os.path.relpath(catalogue.root() / unit.path)).as_posix()
-    return Page(f"<a href='{html.escape(target)}'>{html.escape(unit.title)}</a>", f"{unit.title} [{target}]")
+    return Page(
+        f"<a href='{html.escape(target)}'>{html.escape(unit.title)}</a>", f"{unit.title} [{target}]"
+    )
 
 
 def counts(unit: Unit, done: Summary) -> Page:
@@ -49,9 +58,21 @@ def counts(unit: Unit, done: Summary) -> Page:
     exercises, questions = catalogue.tasks(unit)
     said = []
     if exercises:
-        said.append(ui("exercises_count", done=len(done.passed.intersection(exercises)), total=len(exercises)))
+        said.append(
+            ui(
+                "exercises_count",
+                done=len(done.passed.intersection(exercises)),
+                total=len(exercises),
+            )
+        )
     if questions:
-        said.append(ui("questions_count", done=len(done.right.intersection(questions)), total=len(questions)))
+        said.append(
+            ui(
+                "questions_count",
+                done=len(done.right.intersection(questions)),
+                total=len(questions),
+            )
+        )
     if read := len(done.solutions.intersection(exercises)):
         said.append(ui("solutions_read", count=read))
     text = " · ".join(said)
@@ -64,7 +85,11 @@ def counts(unit: Unit, done: Summary) -> Page:
 def complete(unit: Unit, done: Summary) -> bool:
     """True when every exercise and question of the notebook is done; a notebook without any is never complete."""
     exercises, questions = catalogue.tasks(unit)
-    return bool(exercises or questions) and done.passed >= set(exercises) and done.right >= set(questions)
+    return (
+        bool(exercises or questions)
+        and done.passed >= set(exercises)
+        and done.right >= set(questions)
+    )
 
 
 def _all_units() -> dict[str, Unit]:
@@ -73,7 +98,11 @@ def _all_units() -> dict[str, Unit]:
 
 def _next(done: Summary) -> Page:
     """The first unit in the order of days that is on disk and not complete."""
-    here = [unit for unit in sorted(_all_units().values(), key=lambda u: u.days[0]) if catalogue.present(unit)]
+    here = [
+        unit
+        for unit in sorted(_all_units().values(), key=lambda u: u.days[0])
+        if catalogue.present(unit)
+    ]
     open_ones = [unit for unit in here if any(catalogue.tasks(unit)) and not complete(unit, done)]
     open_ones = open_ones or [unit for unit in here if not any(catalogue.tasks(unit))][:1]
     if not open_ones:
@@ -92,7 +121,10 @@ def _next(done: Summary) -> Page:
 def _map(done: Summary) -> Page:
     words = texts.load("course")["levels"]
     first = _cell(catalogue.start(), done)
-    rows, lines = [f"<div style='max-width:15em;margin:.7em 0'>{first.html}</div>"], [ui("map_title"), first.text]
+    rows, lines = (
+        [f"<div style='max-width:15em;margin:.7em 0'>{first.html}</div>"],
+        [ui("map_title"), first.text],
+    )
     for number in catalogue.structure()["levels"]:
         title, aim = ui("level", number=number, title=words[number]["title"]), words[number]["aim"]
         cells, names = [], []
@@ -103,7 +135,9 @@ def _map(done: Summary) -> Page:
                 names.append(line)
         grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:.4em"
         head = f"<div><b>{html.escape(title)}</b> <span style='{QUIET}'>{html.escape(aim)}</span></div>"
-        rows.append(f"<div style='margin:.7em 0'>{head}<div style='{grid}'>{''.join(cells)}</div></div>")
+        rows.append(
+            f"<div style='margin:.7em 0'>{head}<div style='{grid}'>{''.join(cells)}</div></div>"
+        )
         lines += [f"{title} {aim}", *names]
     return Page(_heading("map_title") + "".join(rows), "\n".join(lines))
 
@@ -111,12 +145,19 @@ def _map(done: Summary) -> Page:
 def _cell(unit: Unit, done: Summary) -> Page:
     where, said = link(unit), counts(unit, done)
     number = unit.id.split("-")[1 if unit.id.startswith("lab-") else 0]
-    prefix = f"{ui('lab')} {number}" if unit.id.startswith("lab-") else "" if unit.id == "start" else number
+    prefix = (
+        f"{ui('lab')} {number}"
+        if unit.id.startswith("lab-")
+        else ""
+        if unit.id == "start"
+        else number
+    )
     bar = show.COLOURS["right"] if complete(unit, done) else "#bbb"
     style = f"border:{BORDER};border-left:4px solid {bar};border-radius:4px;padding:.3em .6em;line-height:1.4"
     second = f"<br><small>{said.html}</small>" if said.text else ""
     return Page(
-        f"<div style='{style}'>{prefix} {where.html}{second}</div>", f"  {prefix:<8} {where.text}  {said.text}".rstrip()
+        f"<div style='{style}'>{prefix} {where.html}{second}</div>",
+        f"  {prefix:<8} {where.text}  {said.text}".rstrip(),
     )
 
 
@@ -134,15 +175,21 @@ def _schedule(done: Summary) -> Page:
             "<br>".join(page.html for page in links),
             ui("minutes", minutes=sum(unit.minutes // len(unit.days) for unit in units)),
         ]
-        rows.append("".join(f"<td style='text-align:left;vertical-align:top'>{cell}</td>" for cell in cells))
+        rows.append(
+            "".join(f"<td style='text-align:left;vertical-align:top'>{cell}</td>" for cell in cells)
+        )
         lines.append(f"{ui('day', number=day)}: {words[day]}")
         lines += [f"  {page.text}" for page in links]
     columns = ("column_day", "column_topic", "column_open", "column_time")
     head = "".join(f"<th style='text-align:left'>{ui(key)}</th>" for key in columns)
-    table = f"<table style='margin:0'><thead><tr>{head}</tr></thead><tbody>" + "".join(f"<tr>{r}</tr>" for r in rows)
+    table = f"<table style='margin:0'><thead><tr>{head}</tr></thead><tbody>" + "".join(
+        f"<tr>{r}</tr>" for r in rows
+    )
     hours = ui("hours", **catalogue.structure()["hours"])
     note = f"<p style='{QUIET};margin:.3em 0'>{hours}</p>"
-    return Page(_heading("schedule_title") + table + "</tbody></table>" + note, "\n".join([*lines, hours]))
+    return Page(
+        _heading("schedule_title") + table + "</tbody></table>" + note, "\n".join([*lines, hours])
+    )
 
 
 def _assessment(done: Summary) -> Page:
@@ -155,10 +202,15 @@ def _assessment(done: Summary) -> Page:
         for item, proofs in data["items"].items():
             text = words[part]["items"][item]
             known = [units[name] for name in proofs]
-            proved = [link(unit).html if catalogue.present(unit) else html.escape(unit.title) for unit in known]
+            proved = [
+                link(unit).html if catalogue.present(unit) else html.escape(unit.title)
+                for unit in known
+            ]
             box = "☑" if all(complete(unit, done) for unit in known) else "☐"
             by = f"<span style='{QUIET}'>{ui('shown_by', units=', '.join(proved))}</span>"
-            items.append(f"<li style='list-style:none'>{box} {html.escape(text)} <small>{by}</small></li>")
+            items.append(
+                f"<li style='list-style:none'>{box} {html.escape(text)} <small>{by}</small></li>"
+            )
             lines.append(f"  {box} {text}")
         rows.append(
             f"<div style='margin:.4em 0'><b>{html.escape(title)}</b><ul style='margin:0;padding-left:1em'>{''.join(items)}</ul></div>"
@@ -171,14 +223,27 @@ def _intuition(done: Summary) -> Page:
     judged = {name: guess for name, guess in done.guesses.items() if guess.right is not None}
     if not judged:
         return Page("", "")
-    lines = [ui("intuition_share", right=sum(bool(g.right) for g in judged.values()), total=len(judged))]
+    lines = [
+        ui("intuition_share", right=sum(bool(g.right) for g in judged.values()), total=len(judged))
+    ]
     ratios = [abs(g.log_ratio) for g in judged.values() if g.log_ratio is not None]
     if ratios:
-        lines.append(ui("intuition_factor", factor=f"{math.exp(sum(ratios) / len(ratios)):.2g}", count=len(ratios)))
+        lines.append(
+            ui(
+                "intuition_factor",
+                factor=f"{math.exp(sum(ratios) / len(ratios)):.2g}",
+                count=len(ratios),
+            )
+        )
     if missed := [name for name, guess in judged.items() if not guess.right]:
         lines.append(ui("intuition_list", names=", ".join(f"`{name}`" for name in missed)))
-    shown = "".join(f"<p style='margin:.3em 0;{show.FONT}'>{show.inline(line)}</p>" for line in lines)
-    return Page(_heading("intuition_title") + shown, "\n".join([ui("intuition_title"), *map(show.plain, lines)]))
+    shown = "".join(
+        f"<p style='margin:.3em 0;{show.FONT}'>{show.inline(line)}</p>" for line in lines
+    )
+    return Page(
+        _heading("intuition_title") + shown,
+        "\n".join([ui("intuition_title"), *map(show.plain, lines)]),
+    )
 
 
 def _before() -> Page:
@@ -191,9 +256,14 @@ def _before() -> Page:
     lines = [
         ui("hard_prerequisites", items=listed(data["prerequisites"]["hard"], "prerequisites")),
         ui("soft_prerequisites", items=listed(data["prerequisites"]["soft"], "prerequisites")),
-        ui("enables", items=listed(data["enables"]["direct"] + data["enables"]["indirect"], "enables")),
+        ui(
+            "enables",
+            items=listed(data["enables"]["direct"] + data["enables"]["indirect"], "enables"),
+        ),
     ]
-    shown = "".join(f"<p style='margin:.3em 0;{show.FONT}'>{html.escape(line)}</p>" for line in lines)
+    shown = "".join(
+        f"<p style='margin:.3em 0;{show.FONT}'>{html.escape(line)}</p>" for line in lines
+    )
     return Page(_heading("before_title") + shown, "\n".join([ui("before_title"), *lines]))
 
 

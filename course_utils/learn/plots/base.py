@@ -62,17 +62,30 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str], caption: str = 
             raise CompressionError(
                 f"rows: a row has {len(row)} cells and there are {len(columns)} columns; make them equal."
             )
-    numeric = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        for i in range(len(columns))
+    ]
     cells = [[_cell(value) for value in row] for row in rows]
     align = ["right" if n else "left" for n in numeric]
-    head = "".join(f"<th style='text-align:{a}'>{show.inline(c)}</th>" for c, a in zip(columns, align, strict=True))
+    head = "".join(
+        f"<th style='text-align:{a}'>{show.inline(c)}</th>"
+        for c, a in zip(columns, align, strict=True)
+    )
     body = "".join(
         "<tr>"
-        + "".join(f"<td style='text-align:{a}'>{show.inline(c)}</td>" for c, a in zip(row, align, strict=True))
+        + "".join(
+            f"<td style='text-align:{a}'>{show.inline(c)}</td>"
+            for c, a in zip(row, align, strict=True)
+        )
         + "</tr>"
         for row in cells
     )
-    above = f"<caption style='text-align:left;font-weight:bold'>{html.escape(caption)}</caption>" if caption else ""
+    above = (
+        f"<caption style='text-align:left;font-weight:bold'>{html.escape(caption)}</caption>"
+        if caption
+        else ""
+    )
     show.emit(
         f"<table style='margin:0'>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
         _text(cells, columns, numeric, caption),
@@ -88,7 +101,8 @@ def _text(cells: list[list[str]], columns: Sequence[str], numeric: list[bool], c
     widths = [max(len(row[i]) for row in lines) for i in range(len(columns))]
     drawn = [
         "  ".join(
-            cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True)
+            cell.rjust(w) if n else cell.ljust(w)
+            for cell, w, n in zip(row, widths, numeric, strict=True)
         ).rstrip()
         for row in lines
     ]

@@ -24,8 +24,12 @@ def fitted(sizes: Sequence[float], times: Sequence[float], law: PowerLaw, *, tru
         xlabel="size", ylabel="seconds", size=(7, 3.6),
     )  # fmt: skip
     middle = math.exp(sum(map(math.log, sizes)) / len(sizes))
-    low_line, high_line = ([law(middle) * (s / middle) ** slope for s in sizes] for slope in (low, high))
-    axes.fill_between(sizes, low_line, high_line, color=plots.SKY, alpha=0.3, label="slopes in the interval")
+    low_line, high_line = (
+        [law(middle) * (s / middle) ** slope for s in sizes] for slope in (low, high)
+    )
+    axes.fill_between(
+        sizes, low_line, high_line, color=plots.SKY, alpha=0.3, label="slopes in the interval"
+    )
     axes.loglog(sizes, [law(s) for s in sizes], color=plots.BLUE, label="fitted line")
     axes.loglog(sizes, times, "o", color=plots.BLACK, label="measured")
     axes.legend()
@@ -35,7 +39,8 @@ def fitted(sizes: Sequence[float], times: Sequence[float], law: PowerLaw, *, tru
 def local_slopes(sizes: Sequence[float], times: Sequence[float]) -> list[float]:
     """The slope of log time on log size between neighbours."""
     return [
-        math.log(b / a) / math.log(n / m) for a, b, m, n in zip(times, times[1:], sizes, sizes[1:], strict=False)
+        math.log(b / a) / math.log(n / m)
+        for a, b, m, n in zip(times, times[1:], sizes, sizes[1:], strict=False)
     ]
 
 
@@ -46,12 +51,23 @@ def fits(ways: Mapping[str, Series], grows: str, caption: str = "") -> dict[str,
     for name, law in laws.items():
         low, high = law.interval()
         sizes, times = ways[name]
-        rows.append([name, f"{law.exponent:.2f}", f"{low:.2f} to {high:.2f}", f"{local_slopes(sizes, times)[-1]:.2f}"])
-    plots.table(rows, ["method", f"exponent in {grows}", "95 % interval", "slope at the end"], caption)
+        rows.append(
+            [
+                name,
+                f"{law.exponent:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{local_slopes(sizes, times)[-1]:.2f}",
+            ]
+        )
+    plots.table(
+        rows, ["method", f"exponent in {grows}", "95 % interval", "slope at the end"], caption
+    )
     return laws
 
 
-def growth(ways: Mapping[str, Series], *, title: str, xlabel: str, levels: Mapping[float, str]) -> Figure:
+def growth(
+    ways: Mapping[str, Series], *, title: str, xlabel: str, levels: Mapping[float, str]
+) -> Figure:
     """Left: time over size, relative to the smallest size. Right: slopes between neighbours, with lines at `levels`."""
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     for (name, (sizes, times)), marker in zip(ways.items(), plots.MARKERS, strict=False):
@@ -62,7 +78,9 @@ def growth(ways: Mapping[str, Series], *, title: str, xlabel: str, levels: Mappi
     right.set(title="Slope between neighbours", xlabel=xlabel, ylabel="local exponent")
     for level, what in levels.items():
         right.axhline(level, color="0.6", linestyle=":", linewidth=1.2)
-        right.annotate(what, (1.01, level), xycoords=("axes fraction", "data"), va="center", color="0.4")
+        right.annotate(
+            what, (1.01, level), xycoords=("axes fraction", "data"), va="center", color="0.4"
+        )
     every = [size for sizes, _ in ways.values() for size in sizes]
     for axes in (left, right):
         _powers_of_two(axes, min(every), max(every))
@@ -79,10 +97,17 @@ def _powers_of_two(axes: Axes, low: float, high: float) -> None:
 
 def whole_runs(panels: Mapping[str, Mapping[str, Series]]) -> Figure:
     """A panel for each thing that grows (its name is the axis), a line for each method; time relative to the first."""
-    figure, axes = plots.plt.subplots(1, len(panels), figsize=(3.3 * len(panels), 3.8), layout="constrained", sharey=False)
+    figure, axes = plots.plt.subplots(
+        1, len(panels), figsize=(3.3 * len(panels), 3.8), layout="constrained", sharey=False
+    )
     for axis, (what, ways) in zip(axes, panels.items(), strict=True):
         for (name, (sizes, times)), marker in zip(ways.items(), plots.MARKERS, strict=False):
-            axis.loglog([s / sizes[0] for s in sizes], [t / times[0] for t in times], marker=marker, label=name)
+            axis.loglog(
+                [s / sizes[0] for s in sizes],
+                [t / times[0] for t in times],
+                marker=marker,
+                label=name,
+            )
         end = max(sizes[-1] / sizes[0] for sizes, _ in ways.values())
         axis.loglog([1, end], [1, end], color="0.6", linestyle=":", linewidth=1.2)
         axis.set(xlabel=what, ylabel="time" if axis is axes[0] else "")

@@ -27,7 +27,9 @@ def curves(
     x = [float(v) for v in x]
     for i, (name, values) in enumerate(lines.items()):
         if len(values) != len(x):
-            raise CompressionError(f"{name}: {len(values)} values over {len(x)} places; give one for each.")
+            raise CompressionError(
+                f"{name}: {len(values)} values over {len(x)} places; give one for each."
+            )
         (line,) = axes.plot(x, [float(v) for v in values], color=plots.COLOURS[i % 8], label=name)
         if markers:
             line.set_marker(plots.MARKERS[i % 8])
@@ -45,14 +47,21 @@ def curves(
 
 
 def intervals(
-    tables: Mapping[str, Comparison], *, title: str, xlabel: str, rows: Sequence[str] | None = None, log: bool = True
+    tables: Mapping[str, Comparison],
+    *,
+    title: str,
+    xlabel: str,
+    rows: Sequence[str] | None = None,
+    log: bool = True,
 ) -> Figure:
     """One line for each row of the tables, a dot at its mean and a bar over its 95 % interval; one sign for each table.
 
     A row that a table does not have is left out of it. An interval that reaches to 0 ends at the left edge of a
     logarithmic axis.
     """
-    names = list(rows or dict.fromkeys(label for table in tables.values() for label in table.values))
+    names = list(
+        rows or dict.fromkeys(label for table in tables.values() for label in table.values)
+    )
     figure, axes = plots.figure(
         title=title, xlabel=xlabel, size=(8, 1.2 + 0.32 * len(names) * max(1, 0.6 * len(tables)))
     )

@@ -16,7 +16,10 @@ from . import base
 def turning(sizes: Sequence[float], curves: Mapping[str, Sequence[float]], every: int) -> Figure:
     """Decibels of each format over the size of the outliers."""
     figure, axes = base.figure(
-        title=f"One number in {every} grows", xlabel="how many times as large", ylabel="SQNR, dB", size=(8, 3.8)
+        title=f"One number in {every} grows",
+        xlabel="how many times as large",
+        ylabel="SQNR, dB",
+        size=(8, 3.8),
     )
     for (name, values), marker in zip(curves.items(), base.MARKERS, strict=False):
         axes.plot(sizes, values, marker=marker, label=name)
@@ -29,10 +32,21 @@ def turning(sizes: Sequence[float], curves: Mapping[str, Sequence[float]], every
 
 def number_lines(lists: Mapping[str, Tensor]) -> None:
     """The values of each format, the largest at 1."""
-    _, axes = base.figure(title="Sixteen patterns, six lists", xlabel="value / largest value", size=(8, 0.9 + 0.5 * len(lists)))
+    _, axes = base.figure(
+        title="Sixteen patterns, six lists",
+        xlabel="value / largest value",
+        size=(8, 0.9 + 0.5 * len(lists)),
+    )
     for i, values in enumerate(list(lists.values())[::-1]):
         axes.axhline(i, color=base.BLACK, linewidth=0.5, alpha=0.4)
-        axes.plot(values / values.abs().max(), [i] * len(values), "|", markersize=16, markeredgewidth=2, color=base.COLOURS[i % 7])
+        axes.plot(
+            values / values.abs().max(),
+            [i] * len(values),
+            "|",
+            markersize=16,
+            markeredgewidth=2,
+            color=base.COLOURS[i % 7],
+        )
     axes.set_yticks(range(len(lists)), list(lists)[::-1])
     axes.set_ylim(-0.6, len(lists) - 0.4)
     axes.grid(False)
@@ -46,9 +60,13 @@ def small_float(exponent: int, mantissa: int) -> Figure:
     positive = values[values > 0]
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 2.6), layout="constrained")
     above.plot(values, [0] * len(values), "|", markersize=18, markeredgewidth=1.2, color=base.BLUE)
-    below.plot(positive, [0] * len(positive), "|", markersize=18, markeredgewidth=1.2, color=base.ORANGE)
+    below.plot(
+        positive, [0] * len(positive), "|", markersize=18, markeredgewidth=1.2, color=base.ORANGE
+    )
     below.set_xscale("log", base=2)
-    above.set_title(f"{1 + exponent + mantissa} bits, {len(values)} numbers, largest {made.largest:g}, smallest {float(positive.min()):.3g}")
+    above.set_title(
+        f"{1 + exponent + mantissa} bits, {len(values)} numbers, largest {made.largest:g}, smallest {float(positive.min()):.3g}"
+    )
     below.set_xlabel("the positive ones, logarithmic")
     for axes in (above, below):
         axes.set_yticks([])
@@ -58,7 +76,12 @@ def small_float(exponent: int, mantissa: int) -> Figure:
 
 def relative_errors(names: Sequence[str]) -> None:
     """The largest relative error in each half octave, over the size of the number; each format at a scale that puts its best place at 1."""
-    _, axes = base.figure(title="How precise, at which size?", xlabel="size of the number", ylabel="largest relative error", size=(8, 4))
+    _, axes = base.figure(
+        title="How precise, at which size?",
+        xlabel="size of the number",
+        ylabel="largest relative error",
+        size=(8, 4),
+    )
     edges = torch.logspace(-9, 9, 73, base=2.0, dtype=torch.float64)
     for name, marker in zip(names, base.MARKERS, strict=False):
         values = value_tables.values(name)
@@ -66,7 +89,9 @@ def relative_errors(names: Sequence[str]) -> None:
         found = []
         for low, high in zip(edges, edges[1:], strict=False):
             x = torch.linspace(float(low), float(high), 200, dtype=torch.float64)
-            found.append(float(((value_tables.nearest(x * centre, values) / centre - x) / x).abs().max()))
+            found.append(
+                float(((value_tables.nearest(x * centre, values) / centre - x) / x).abs().max())
+            )
         axes.plot(edges[:-1], found, label=name, marker=marker, markevery=6, markersize=5)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -77,12 +102,26 @@ def relative_errors(names: Sequence[str]) -> None:
 
 def streams(x: float) -> Figure:
     """Relative standard deviation of x · x over the length of the streams, unipolar and bipolar, beside rounding to 8 bits."""
-    figure, axes = base.figure(title=f"{x:.2f} · {x:.2f} by streams", xlabel="bits of a stream", ylabel="deviation / product", size=(8, 3.6))
+    figure, axes = base.figure(
+        title=f"{x:.2f} · {x:.2f} by streams",
+        xlabel="bits of a stream",
+        ylabel="deviation / product",
+        size=(8, 3.6),
+    )
     lengths = [2**k for k in range(4, 17)]
     for label, bipolar, marker in (("unipolar, AND", False, "o"), ("bipolar, XNOR", True, "s")):
-        off = [math.sqrt(float(approximate.stream_variance(x, x, n, bipolar=bipolar))) / x**2 for n in lengths]
+        off = [
+            math.sqrt(float(approximate.stream_variance(x, x, n, bipolar=bipolar))) / x**2
+            for n in lengths
+        ]
         axes.plot(lengths, off, marker=marker, label=label)
-    axes.axhline(math.sqrt(2) / (2 * 127 * math.sqrt(3)) / x, color=base.BLACK, linestyle="--", linewidth=1, label="both factors rounded to 8 bits")
+    axes.axhline(
+        math.sqrt(2) / (2 * 127 * math.sqrt(3)) / x,
+        color=base.BLACK,
+        linestyle="--",
+        linewidth=1,
+        label="both factors rounded to 8 bits",
+    )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_ylim(1e-3, 100)
@@ -92,12 +131,25 @@ def streams(x: float) -> Figure:
 
 def own_values(sample: Tensor, lists: Mapping[str, Tensor]) -> None:
     """A histogram of the numbers, and below it the values of each list."""
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 4.2), layout="constrained", sharex=True, height_ratios=(2, 1))
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(8, 4.2), layout="constrained", sharex=True, height_ratios=(2, 1)
+    )
     counts, edges = torch.histogram(sample.float().cpu(), bins=160)
     above.stairs(counts / len(sample), edges, fill=True, color=base.SKY)
-    above.set(yscale="log", ylabel="share of the numbers", title="Where the numbers are, and where the values")
+    above.set(
+        yscale="log",
+        ylabel="share of the numbers",
+        title="Where the numbers are, and where the values",
+    )
     for i, values in enumerate(list(lists.values())[::-1]):
-        below.plot(values, [i] * len(values), "|", markersize=14, markeredgewidth=2, color=base.COLOURS[i % 7])
+        below.plot(
+            values,
+            [i] * len(values),
+            "|",
+            markersize=14,
+            markeredgewidth=2,
+            color=base.COLOURS[i % 7],
+        )
     below.set_yticks(range(len(lists)), list(lists)[::-1])
     below.set_ylim(-0.6, len(lists) - 0.4)
     figure.align_ylabels()

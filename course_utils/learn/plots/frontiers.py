@@ -18,7 +18,14 @@ def predicted(pairs: Mapping[str, tuple[float, float]]) -> Figure:
     axes.plot(ends, ends, "--", color=base.BLACK, linewidth=1, label="equal")
     for i, (name, (x, y)) in enumerate(pairs.items()):
         axes.plot(x, y, base.MARKERS[i % 8], color=base.COLOURS[i % 7], label=name, markersize=8)
-    axes.set(xscale="log", yscale="log", xlabel="½ δᵀFδ, nats", ylabel="measured KL, nats", xlim=ends, ylim=ends)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="½ δᵀFδ, nats",
+        ylabel="measured KL, nats",
+        xlim=ends,
+        ylim=ends,
+    )
     axes.set_title("A square, and where it ends")
     axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     plt.close(figure)  # shown once, by whoever asked for it
@@ -27,7 +34,9 @@ def predicted(pairs: Mapping[str, tuple[float, float]]) -> Figure:
 
 def connections(images: Tensor, masks: Mapping[str, Tensor]) -> Figure:
     """The mean image, and how many connections of the first layer (out, 64) each pixel has, for each mask."""
-    figure, axes = plt.subplots(1, 1 + len(masks), figsize=(2.6 * (1 + len(masks)), 2.7), layout="constrained")
+    figure, axes = plt.subplots(
+        1, 1 + len(masks), figsize=(2.6 * (1 + len(masks)), 2.7), layout="constrained"
+    )
     counts = {name: mask.float().sum(0).view(8, 8) for name, mask in masks.items()}
     most = max(float(c.max()) for c in counts.values())
     axes[0].imshow(images.mean(0).view(8, 8), cmap="gray_r", vmin=0)
@@ -57,7 +66,9 @@ def searches(ratios: Mapping[str, float], factor: float) -> Figure:
     return figure
 
 
-def heads(before: Tensor, after: Tensor, names: tuple[str, str], distances: Sequence[int]) -> Figure:
+def heads(
+    before: Tensor, after: Tensor, names: tuple[str, str], distances: Sequence[int]
+) -> Figure:
     """Two pictures (heads, distances): the weight that each head of a block gives to the token so far back."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
     most = float(torch.maximum(before, after).max())
@@ -76,9 +87,21 @@ def heads(before: Tensor, after: Tensor, names: tuple[str, str], distances: Sequ
 def depths(words: Sequence[str], depth: Sequence[int], last: int) -> Figure:
     """How many blocks each token of a text ran, as bars with the token below."""
     figure, axes = plt.subplots(figsize=(9, 3), layout="constrained")
-    axes.bar(range(len(words)), depth, color=[base.BLUE if d < last else base.ORANGE for d in depth])
-    axes.set(ylim=(0, last + 0.3), ylabel="blocks run", yticks=range(last + 1), xlim=(-0.7, len(words) - 0.3))
-    axes.set_xticks(range(len(words)), [w.replace("\n", "↵").strip() or "␣" for w in words], rotation=90, fontsize=9)
+    axes.bar(
+        range(len(words)), depth, color=[base.BLUE if d < last else base.ORANGE for d in depth]
+    )
+    axes.set(
+        ylim=(0, last + 0.3),
+        ylabel="blocks run",
+        yticks=range(last + 1),
+        xlim=(-0.7, len(words) - 0.3),
+    )
+    axes.set_xticks(
+        range(len(words)),
+        [w.replace("\n", "↵").strip() or "␣" for w in words],
+        rotation=90,
+        fontsize=9,
+    )
     axes.set_title("Who leaves early (blue) and who does not")
     axes.grid(axis="x", visible=False)
     plt.close(figure)  # shown once, by whoever asked for it

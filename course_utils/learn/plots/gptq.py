@@ -45,10 +45,24 @@ def valley(first: float, second: float, correlation: float) -> Figure:
     d = torch.stack([a - w[0], b - w[1]], -1)
     levels = [0.03, 0.1, 0.25, 0.5, 1, 2]
     axes.contour(a, b, ((d @ H) * d).sum(-1), levels=levels, colors="0.6", linewidths=1)
-    axes.plot(*zip(*itertools.product(range(-2, 4), repeat=2), strict=True), ".", color="0.3", markersize=7, label="grid")
+    axes.plot(
+        *zip(*itertools.product(range(-2, 4), repeat=2), strict=True),
+        ".",
+        color="0.3",
+        markersize=7,
+        label="grid",
+    )
     axes.plot(*w, "o", color=plots.BLACK, label="weights")
     axes.plot(*best, "*", color=plots.GREEN, markersize=22, label="best grid point")
-    axes.plot(*nearest, "s", color=plots.ORANGE, markersize=13, fillstyle="none", markeredgewidth=2.5, label="rounding")
+    axes.plot(
+        *nearest,
+        "s",
+        color=plots.ORANGE,
+        markersize=13,
+        fillstyle="none",
+        markeredgewidth=2.5,
+        label="rounding",
+    )
     axes.plot(*zip(w, slid, found, strict=True), "--", color=plots.BLUE, linewidth=1.5)
     axes.plot(*found, "D", color=plots.BLUE, markersize=7, label="GPTQ, and its way there")
     axes.set(xlim=ends, ylim=ends, aspect="equal")
@@ -56,17 +70,24 @@ def valley(first: float, second: float, correlation: float) -> Figure:
     return figure
 
 
-def by_tokens(counts: Sequence[int], lines: Mapping[str, Sequence[float]], *, inputs: int, title: str) -> Figure:
+def by_tokens(
+    counts: Sequence[int], lines: Mapping[str, Sequence[float]], *, inputs: int, title: str
+) -> Figure:
     """Error on new text relative to rounding's, against the number of calibration tokens; a line for each setting."""
     figure, axes = plots.figure(
-        title=title, xlabel="calibration tokens", ylabel="error on validation text,\nGPTQ / rounding", size=(7.5, 3.8)
+        title=title,
+        xlabel="calibration tokens",
+        ylabel="error on validation text,\nGPTQ / rounding",
+        size=(7.5, 3.8),
     )
     for (name, values), marker in zip(lines.items(), plots.MARKERS, strict=False):
         axes.loglog(counts, values, marker=marker, label=name)
     axes.axhline(1, color=plots.BLACK, linestyle=":", label="as bad as rounding")
     axes.axvline(inputs, color="0.6", linestyle="--", label="as many tokens as inputs")
     axes.set_xticks(list(counts), [str(n) for n in counts])
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]]
+    ticks = [
+        t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]
+    ]
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.legend()
@@ -75,7 +96,9 @@ def by_tokens(counts: Sequence[int], lines: Mapping[str, Sequence[float]], *, in
 
 def block_times(sizes: Sequence[int], times: Sequence[float], *, title: str) -> Figure:
     """Bars: the time of each block size relative to the first."""
-    figure, axes = plots.figure(title=title, xlabel="columns in a block", ylabel="time relative to 1 column", size=(7, 3.2))
+    figure, axes = plots.figure(
+        title=title, xlabel="columns in a block", ylabel="time relative to 1 column", size=(7, 3.2)
+    )
     axes.bar([str(size) for size in sizes], [t / times[0] for t in times], color=plots.BLUE)
     axes.grid(visible=False, axis="x")
     return figure

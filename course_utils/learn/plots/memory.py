@@ -25,7 +25,13 @@ def staircase(sizes: Mapping[str, float], machines: Mapping[str, float], *, titl
         axes.axhline(size / 1e9, color=plots.RED, linestyle="--", linewidth=1.2)
         axes.text(len(heights), size / 1e9 + 0.35, name, ha="right", color=plots.RED)
     for i, height in enumerate(heights):
-        axes.text(i + 0.5, height + 0.4, f"{height:.1f}", ha="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        axes.text(
+            i + 0.5,
+            height + 0.4,
+            f"{height:.1f}",
+            ha="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
     axes.set_xticks([i + 0.5 for i in range(len(heights))], list(sizes))
     axes.grid(visible=False)
     return figure
@@ -43,7 +49,13 @@ def plans(budgets: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
         axes.text(total + 0.015 * max(left), i, f"{total:.0f} GB", va="center")
     axes.set_xlim(0, max(left) * 1.12)
     axes.grid(visible=False, axis="y")
-    axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.45, -0.2), columnspacing=1.0, handlelength=1.2)
+    axes.legend(
+        ncols=5,
+        loc="upper center",
+        bbox_to_anchor=(0.45, -0.2),
+        columnspacing=1.0,
+        handlelength=1.2,
+    )
     return figure
 
 
@@ -63,7 +75,13 @@ def one_plan(budget: Mapping[str, float], *, title: str) -> Figure:
             last = place
             axes.axvline(place, ymax=0.86, color=plots.BLACK, linestyle=":", linewidth=1.5)
             axes.text(place, 0.5, f"{card} GiB", ha="center", va="bottom")
-    axes.text(left, 0, f" {left:.1f} GB", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
+    axes.text(
+        left,
+        0,
+        f" {left:.1f} GB",
+        va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
+    )
     axes.set(xlim=(0, end), ylim=(-0.45, 0.65), yticks=[])
     axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25), handlelength=1.2)
     return figure
@@ -76,19 +94,44 @@ def by_context(budgets: Mapping[int, Mapping[str, float]], *, title: str) -> Fig
     for part in ("weights", "kv_cache", "activations"):
         label, colour = PARTS[part]
         values = [budget[part] / 1e9 for budget in budgets.values()]
-        axes.bar([str(context) for context in budgets], values, bottom=bottom, color=colour, label=label)
+        axes.bar(
+            [str(context) for context in budgets], values, bottom=bottom, color=colour, label=label
+        )
         bottom = [b + v for b, v in zip(bottom, values, strict=True)]
     axes.legend(loc="upper left")
     return figure
 
 
-def on_disk(labels: Sequence[str], measured: Sequence[float], formula: Sequence[float], bare: Sequence[float], outside: float, *, title: str) -> Figure:
+def on_disk(
+    labels: Sequence[str],
+    measured: Sequence[float],
+    formula: Sequence[float],
+    bare: Sequence[float],
+    outside: float,
+    *,
+    title: str,
+) -> Figure:
     """Bytes of files as bars, with the part `outside` the blocks, the formula's value, and N · b / 8."""
     figure, axes = plots.figure(title=title, ylabel="MB", size=(7.5, 3.5))
-    axes.bar(labels, [m / 1e6 for m in measured], color=plots.BLUE, label="measured: bytes of the folder")
-    axes.bar(labels, [outside / 1e6] * len(labels), color=plots.SKY, label="of these: embeddings and norms, in 16 bits")
-    axes.plot(labels, [f / 1e6 for f in formula], "D", color=plots.RED, label="formula with scales and zero points")
-    axes.plot(labels, [b / 1e6 for b in bare], "_", markersize=28, color=plots.BLACK, label="N · b / 8")
+    axes.bar(
+        labels, [m / 1e6 for m in measured], color=plots.BLUE, label="measured: bytes of the folder"
+    )
+    axes.bar(
+        labels,
+        [outside / 1e6] * len(labels),
+        color=plots.SKY,
+        label="of these: embeddings and norms, in 16 bits",
+    )
+    axes.plot(
+        labels,
+        [f / 1e6 for f in formula],
+        "D",
+        color=plots.RED,
+        label="formula with scales and zero points",
+    )
+    axes.plot(
+        labels, [b / 1e6 for b in bare], "_", markersize=28, color=plots.BLACK, label="N · b / 8"
+    )
     for i, m in enumerate(measured):
         axes.text(i, m / 1e6 + 0.02 * measured[0] / 1e6, f"{measured[0] / m:.2f}×", ha="center")
     axes.set_ylim(0, measured[0] / 1e6 * 1.15)

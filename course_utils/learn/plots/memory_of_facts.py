@@ -10,7 +10,12 @@ from . import base
 
 def left_after_rounding(found: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
     """`found`: label → bits → (mean, half width) of the share of the facts' bits that is left."""
-    figure, axes = base.figure(title="What rounding leaves of the facts", xlabel="bits of each parameter", ylabel="share left", size=(7, 3.6))
+    figure, axes = base.figure(
+        title="What rounding leaves of the facts",
+        xlabel="bits of each parameter",
+        ylabel="share left",
+        size=(7, 3.6),
+    )
     for (label, rows), marker in zip(found.items(), base.MARKERS, strict=False):
         bits = sorted(rows)
         means, halves = ([rows[b][i] for b in bits] for i in (0, 1))

@@ -22,7 +22,9 @@ def name_points(
     """
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     inside = axes.get_window_extent()
-    taken = [_around(place, 7) for place in axes.transData.transform(np.asarray(points, dtype=float))]
+    taken = [
+        _around(place, 7) for place in axes.transData.transform(np.asarray(points, dtype=float))
+    ]
     taken += [_around(place, 2) for line in axes.lines for place in _along(axes, line)]
     if (legend := axes.get_legend()) is not None:
         taken.append(legend.get_window_extent())
@@ -30,7 +32,9 @@ def name_points(
     for point, name in zip(points, names, strict=True):
         for distance in (NEAR, 2 * NEAR, 3 * NEAR, 5 * NEAR, 7 * NEAR, 0):
             free = [_name(axes, point, name, side, distance or NEAR, fontsize) for side in SIDES]
-            kept = next((n for n in free if distance == 0 or _fits(letters(n), inside, taken)), None)
+            kept = next(
+                (n for n in free if distance == 0 or _fits(letters(n), inside, taken)), None
+            )
             for other in free:
                 if other is not kept:
                     other.remove()
@@ -48,10 +52,16 @@ def letters(name: Annotation) -> Bbox:
     return Text.get_window_extent(name)
 
 
-def _name(axes: Axes, point, name: str, side: tuple[int, int], distance: float, fontsize: float) -> Annotation:
+def _name(
+    axes: Axes, point, name: str, side: tuple[int, int], distance: float, fontsize: float
+) -> Annotation:
     horizontal = {1: "left", 0: "center", -1: "right"}[side[0]]
     vertical = {1: "bottom", 0: "center", -1: "top"}[side[1]]
-    line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.8, "shrinkA": 0} if distance > NEAR else None
+    line = (
+        {"arrowstyle": "-", "color": "0.5", "linewidth": 0.8, "shrinkA": 0}
+        if distance > NEAR
+        else None
+    )
     return axes.annotate(
         name, point, xytext=(side[0] * distance, side[1] * distance), textcoords="offset points", ha=horizontal,
         va=vertical, fontsize=fontsize, arrowprops=line,
@@ -74,6 +84,7 @@ def _along(axes: Axes, line) -> np.ndarray:
         return np.empty((0, 2))
     corners = line.get_transform().transform(line.get_path().vertices)
     pieces = [
-        np.linspace(a, b, max(2, int(np.abs(b - a).max() / 4))) for a, b in zip(corners, corners[1:], strict=False)
+        np.linspace(a, b, max(2, int(np.abs(b - a).max() / 4)))
+        for a, b in zip(corners, corners[1:], strict=False)
     ]
     return np.concatenate(pieces) if pieces else corners

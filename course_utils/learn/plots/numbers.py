@@ -25,9 +25,13 @@ def grid_and_error(group: Tensor, bits: int) -> Figure:
     grid = make_grid(group, bits=bits, granularity="per_channel")
     rounded = dequantize(quantize(group, grid), grid)
     step, zero, place = float(grid.scale), float(grid.zero_point), range(group.shape[1])
-    figure, (above, below) = plots.plt.subplots(2, 1, figsize=(7.5, 5), sharex=True, layout="constrained", height_ratios=[2, 1])
+    figure, (above, below) = plots.plt.subplots(
+        2, 1, figsize=(7.5, 5), sharex=True, layout="constrained", height_ratios=[2, 1]
+    )
     for code in range(2**bits):
-        above.axhline(step * (code - zero), color=plots.SKY, linewidth=0.8 if bits < 7 else 0.3, zorder=0)
+        above.axhline(
+            step * (code - zero), color=plots.SKY, linewidth=0.8 if bits < 7 else 0.3, zorder=0
+        )
     above.vlines(place, group[0], rounded[0], color=plots.RED, linewidth=1.5)
     above.plot(place, group[0], "o", color=plots.BLUE, markersize=4, label="weight")
     above.plot(place, rounded[0], "_", color=plots.BLACK, markersize=7, label="nearest value")
@@ -49,14 +53,25 @@ def layouts(names: Sequence[str]) -> Figure:
     for row, name in enumerate(names):
         at = 0
         for field, width in formats.layout(name).items():
-            axes.broken_barh([(at + i + 0.06, 0.88) for i in range(width)], (-row - 0.38, 0.76), color=FIELDS[field])
+            axes.broken_barh(
+                [(at + i + 0.06, 0.88) for i in range(width)],
+                (-row - 0.38, 0.76),
+                color=FIELDS[field],
+            )
             at += width
     axes.set_yticks([-row for row in range(len(names))], list(names))
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
-    words = {"sign": "sign", "exponent": "exponent", "mantissa": "mantissa, or magnitude", "index": "place in a table"}
-    handles = [plots.plt.Rectangle((0, 0), 1, 1, color=FIELDS[k], label=v) for k, v in words.items()]
+    words = {
+        "sign": "sign",
+        "exponent": "exponent",
+        "mantissa": "mantissa, or magnitude",
+        "index": "place in a table",
+    }
+    handles = [
+        plots.plt.Rectangle((0, 0), 1, 1, color=FIELDS[k], label=v) for k, v in words.items()
+    ]
     axes.legend(handles=handles, loc="lower right")
     return figure
 
@@ -70,11 +85,21 @@ def pattern(boxes: Sequence[bool], name: str) -> Figure:
     code = sum(bool(on) << (len(boxes) - 1 - i) for i, on in enumerate(boxes))
     code = code << (f.bits - 8) if f.bits > 8 else code & (2**f.bits - 1)
     value = float(formats.decode(code, f))
-    figure, (above, line) = plots.plt.subplots(2, 1, figsize=(7.5, 3), layout="constrained", height_ratios=[3, 1.4])
+    figure, (above, line) = plots.plt.subplots(
+        2, 1, figsize=(7.5, 3), layout="constrained", height_ratios=[3, 1.4]
+    )
     _boxes(above, code, f)
     said = "not a number" if math.isnan(value) else f"{value:g}".replace("inf", "infinity")
-    above.set(xlim=(0, f.bits), ylim=(-0.75, 1.35), title=f"{name}: pattern {code:0{f.bits}b} is {said}")
-    above.text(f.bits / 2, -0.4, _formula(code, f) if math.isfinite(value) else "a special pattern", ha="center", va="center")
+    above.set(
+        xlim=(0, f.bits), ylim=(-0.75, 1.35), title=f"{name}: pattern {code:0{f.bits}b} is {said}"
+    )
+    above.text(
+        f.bits / 2,
+        -0.4,
+        _formula(code, f) if math.isfinite(value) else "a special pattern",
+        ha="center",
+        va="center",
+    )
     above.axis("off")
     line.vlines(formats.values(f) if f.bits <= 8 else [], 0, 1, color=plots.BLUE, linewidth=0.8)
     if math.isfinite(value):
@@ -93,8 +118,14 @@ def _boxes(axes: Axes, code: int, f: formats.Format) -> None:
     for field, width in formats.layout(f).items():
         for i in range(at, at + width):
             bit = code >> (f.bits - 1 - i) & 1
-            axes.add_patch(plots.plt.Rectangle((i + 0.04, 0), 0.92, 1, color=FIELDS[field], alpha=0.95 if bit else 0.25))
-            axes.text(i + 0.5, 0.5, str(bit), ha="center", va="center", fontsize=16 if f.bits <= 8 else 12)
+            axes.add_patch(
+                plots.plt.Rectangle(
+                    (i + 0.04, 0), 0.92, 1, color=FIELDS[field], alpha=0.95 if bit else 0.25
+                )
+            )
+            axes.text(
+                i + 0.5, 0.5, str(bit), ha="center", va="center", fontsize=16 if f.bits <= 8 else 12
+            )
         axes.text(at + width / 2, 1.1, field, ha="center", color=FIELDS[field])
         at += width
 
@@ -122,17 +153,33 @@ def _powers(axes: Axes, f: formats.Format) -> None:
     step = max(4, 2 * round((top + f.bias) / 10))
     exponents = range(top - step * int((top + f.bias - 1) / step), top + 1, step)
     marks = [s * 2.0**e for s in (-1, 1) for e in exponents]
-    axes.set_xticks(marks, [f"{'−' if s < 0 else ''}$2^{{{e}}}$" for s in (-1, 1) for e in exponents], fontsize=9)
+    axes.set_xticks(
+        marks,
+        [f"{'−' if s < 0 else ''}$2^{{{e}}}$" for s in (-1, 1) for e in exponents],
+        fontsize=9,
+    )
     axes.minorticks_off()
-    axes.set_xlim(-1.3 * f.largest if f.largest < 1e38 else -f.largest, 1.3 * f.largest if f.largest < 1e38 else f.largest)
+    axes.set_xlim(
+        -1.3 * f.largest if f.largest < 1e38 else -f.largest,
+        1.3 * f.largest if f.largest < 1e38 else f.largest,
+    )
 
 
 def reach(names: Sequence[str]) -> Figure:
     """From the smallest number above 0 to the largest, with the relative step of each format."""
-    figure, axes = plots.figure(title="From the smallest number above 0 to the largest", xlabel="size", size=(7.5, 3))
+    figure, axes = plots.figure(
+        title="From the smallest number above 0 to the largest", xlabel="size", size=(7.5, 3)
+    )
     for row, name in enumerate(names):
         f = formats.find(name)
-        ends = [math.log10(v) for v in (float(formats.decode(1, f)), float(formats.decode(2**f.mantissa, f)), f.largest)]
+        ends = [
+            math.log10(v)
+            for v in (
+                float(formats.decode(1, f)),
+                float(formats.decode(2**f.mantissa, f)),
+                f.largest,
+            )
+        ]
         axes.plot(ends[1:], [-row, -row], color=plots.BLUE, linewidth=9, solid_capstyle="butt")
         axes.plot(ends[:2], [-row, -row], color=plots.SKY, linewidth=9, solid_capstyle="butt")
         axes.text(40, -row, f"relative step at most 1/{2**f.mantissa:,}", va="center")
@@ -149,7 +196,9 @@ def reach(names: Sequence[str]) -> Figure:
 def values_under(scaled: Tensor, grids: Mapping[str, Tensor]) -> Figure:
     """A histogram of weights divided by the largest of their group, and below it the values of each grid."""
     figure, axes = plots.figure(
-        title="Weights in groups of 64, divided by the largest of their group", xlabel="scaled weight", size=(7.5, 3.8)
+        title="Weights in groups of 64, divided by the largest of their group",
+        xlabel="scaled weight",
+        size=(7.5, 3.8),
     )
     counts, edges = torch.histogram(scaled.float(), bins=121, range=(-1.0, 1.0))
     axes.stairs(counts / counts[1:-1].max(), edges, fill=True, color=plots.SKY, alpha=0.6)
@@ -157,7 +206,12 @@ def values_under(scaled: Tensor, grids: Mapping[str, Tensor]) -> Figure:
         colour = plots.COLOURS[row]
         axes.vlines(values, -0.16 - 0.2 * row, -0.04 - 0.2 * row, color=colour, linewidth=2.5)
         axes.text(1.06, -0.1 - 0.2 * row, name, va="center", color=colour)
-    axes.set(xlim=(-1.1, 1.55), ylim=(-0.1 - 0.2 * len(grids), 1.05), yticks=[], xticks=[-1, -0.5, 0, 0.5, 1])
+    axes.set(
+        xlim=(-1.1, 1.55),
+        ylim=(-0.1 - 0.2 * len(grids), 1.05),
+        yticks=[],
+        xticks=[-1, -0.5, 0, 0.5, 1],
+    )
     axes.grid(visible=False)
     return figure
 
@@ -165,10 +219,20 @@ def values_under(scaled: Tensor, grids: Mapping[str, Tensor]) -> Figure:
 def bytes_against_error(kinds: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
     """Points (name, share of plain BF16, relative error) of each kind."""
     figure, axes = plots.figure(
-        title="Bytes against error", xlabel="bytes, share of plain BF16", ylabel="relative error of the weights", size=(7.5, 4)
+        title="Bytes against error",
+        xlabel="bytes, share of plain BF16",
+        ylabel="relative error of the weights",
+        size=(7.5, 4),
     )
     for i, (label, points) in enumerate(kinds.items()):
-        axes.plot([p[1] for p in points], [p[2] for p in points], plots.MARKERS[i], color=plots.COLOURS[i], markersize=9, label=label)
+        axes.plot(
+            [p[1] for p in points],
+            [p[2] for p in points],
+            plots.MARKERS[i],
+            color=plots.COLOURS[i],
+            markersize=9,
+            label=label,
+        )
     axes.set_xlim(0, 1.08)
     axes.legend()
     named = [(name, (x, y)) for points in kinds.values() for name, x, y in points if name]
@@ -179,7 +243,10 @@ def bytes_against_error(kinds: Mapping[str, Sequence[tuple[str, float, float]]])
 def outlier(error_of_others, names: Sequence[str], factor: int) -> Figure:
     """The relative error of the other weights when the largest is `factor` times larger; error_of_others(name, factor)."""
     figure, axes = plots.figure(
-        title=f"The largest weight {factor} times larger", xlabel="how many times larger", ylabel="relative error of the others", size=(7.5, 3.5)
+        title=f"The largest weight {factor} times larger",
+        xlabel="how many times larger",
+        ylabel="relative error of the others",
+        size=(7.5, 3.5),
     )
     factors = list(range(1, 41))
     for name, colour in zip(names, plots.COLOURS, strict=False):

@@ -23,7 +23,9 @@ def shared_scales(
     `rows` and `columns` name the two directions. The grid is symmetric, s = max|x| / (2^(b−1) − 1) in each region, with
     scales of 16 bits.
     """
-    grid = make_grid(x, bits=bits, granularity=granularity, group_size=group_size, symmetric=True, narrow=True)
+    grid = make_grid(
+        x, bits=bits, granularity=granularity, group_size=group_size, symmetric=True, narrow=True
+    )
     error = (dequantize(quantize(x, grid), grid) - x).abs()
     scale = grid.scale[:, grid.group_index].expand_as(x)
     stored = bits + 16 * grid.scale.numel() / x.numel()
@@ -42,9 +44,15 @@ def shared_scales(
         vmax=largest / (2 ** (bits - 1) - 1) / 2,
     )
     if granularity != "per_tensor":
-        panels[0].hlines(torch.arange(1, len(x)) - 0.5, -0.5, x.shape[1] - 0.5, color="0.35", linewidth=0.4)
+        panels[0].hlines(
+            torch.arange(1, len(x)) - 0.5, -0.5, x.shape[1] - 0.5, color="0.35", linewidth=0.4
+        )
     panels[0].vlines(
-        torch.arange(1, grid.scale.shape[1]) * group_size - 0.5, -0.5, len(x) - 0.5, color="0.35", linewidth=0.8
+        torch.arange(1, grid.scale.shape[1]) * group_size - 0.5,
+        -0.5,
+        len(x) - 0.5,
+        color="0.35",
+        linewidth=0.8,
     )
     for axes in panels:
         axes.set_xlabel(columns)
@@ -105,10 +113,22 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
     right.semilogy(shares, inside.clamp(min=1e-12), ":", color=plots.BLUE, label="rounding")
     right.semilogy(shares, total, color=plots.BLACK, label="in all")
     right.plot(
-        shares[best], total[best], "*", color=plots.GREEN, markersize=14, label=f"best: {float(shares[best]):.2f}"
+        shares[best],
+        total[best],
+        "*",
+        color=plots.GREEN,
+        markersize=14,
+        label=f"best: {float(shares[best]):.2f}",
     )
     equal = int((inside >= beyond).int().argmax())
-    right.plot(shares[equal], inside[equal], "x", color=plots.PURPLE, markersize=9, label=f"equal: {float(shares[equal]):.2f}")
+    right.plot(
+        shares[equal],
+        inside[equal],
+        "x",
+        color=plots.PURPLE,
+        markersize=9,
+        label=f"equal: {float(shares[equal]):.2f}",
+    )
     right.axvline(float(shares[here]), color=plots.RED, linewidth=1)
     right.set_ylim(float(total.min()) / 30, 3)
     right.set(
@@ -138,7 +158,10 @@ def _parts(x: Tensor, threshold: float, top: int) -> tuple[float, float]:
 def token_ranges(x: Tensor, static: Mapping[str, float], *, name: str) -> Figure:
     """The largest magnitude of each token of x (tokens, inputs), sorted, and the ranges that serve all tokens, as lines."""
     figure, axes = plots.figure(
-        title=f"Input of {name}", xlabel="token, sorted", ylabel="largest magnitude", size=(7.5, 3.6)
+        title=f"Input of {name}",
+        xlabel="token, sorted",
+        ylabel="largest magnitude",
+        size=(7.5, 3.6),
     )
     axes.semilogy(x.abs().amax(1).sort().values, color=plots.BLUE, label="of the token (dynamic)")
     colours = (plots.RED, plots.ORANGE, plots.GREEN, plots.PURPLE)
@@ -159,7 +182,13 @@ def loudness(inputs: Mapping[str, Tensor]) -> Figure:
         for i, (name, x) in enumerate(inputs.items()):
             ranges = x.abs().amax(dim).sort(descending=True).values
             share = torch.linspace(0, 100, len(ranges))
-            axes.semilogy(share, ranges / ranges.median(), color=plots.COLOURS[i], linestyle=("-", "--", "-.", ":")[i % 4], label=name)
+            axes.semilogy(
+                share,
+                ranges / ranges.median(),
+                color=plots.COLOURS[i],
+                linestyle=("-", "--", "-.", ":")[i % 4],
+                label=name,
+            )
         axes.axhline(1, color=plots.BLACK, linewidth=0.8)
         axes.set(title=f"Each {what}", xlabel=f"{what}s, loudest first, %")
     panels[0].set_ylabel("largest magnitude,\nmedian = 1")
@@ -174,7 +203,12 @@ def straight_through(scale: float, zero: int, bits: int) -> Figure:
     stairs.sum().backward()
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     left.plot(w.detach(), w.detach(), ":", color=plots.BLACK, label="w")
-    left.plot(w.detach(), stairs.detach(), color=plots.BLUE, label=f"ŵ, {bits} bits, s = {scale}, z = {zero}")
+    left.plot(
+        w.detach(),
+        stairs.detach(),
+        color=plots.BLUE,
+        label=f"ŵ, {bits} bits, s = {scale}, z = {zero}",
+    )
     left.set(title="Forward", xlabel="w", ylabel="ŵ")
     right.plot(w.detach(), w.grad, color=plots.ORANGE, label="straight-through")
     right.plot(w.detach(), torch.zeros(701), ":", color=plots.BLACK, label="true, where it exists")
@@ -184,21 +218,35 @@ def straight_through(scale: float, zero: int, bits: int) -> Figure:
     return figure
 
 
-def bytes_against_distance(points: Mapping[str, tuple[float, float]], kinds: Mapping[str, Sequence[str]]) -> Figure:
+def bytes_against_distance(
+    points: Mapping[str, tuple[float, float]], kinds: Mapping[str, Sequence[str]]
+) -> Figure:
     """Each method's (MB, KL) on logarithmic axes; `kinds` maps a label to the names of its methods."""
     figure, axes = plots.figure(
-        title="Bytes against distance", xlabel="MB on disk", ylabel="KL from the original, nats per token", size=(8, 4.6)
+        title="Bytes against distance",
+        xlabel="MB on disk",
+        ylabel="KL from the original, nats per token",
+        size=(8, 4.6),
     )
     for i, (label, names) in enumerate(kinds.items()):
         x, y = zip(*(points[name] for name in names), strict=True)
         axes.loglog(x, y, plots.MARKERS[i], color=plots.COLOURS[i], markersize=8, label=label)
-    ticks = [t for t in (0.5, 1, 1.5, 2, 3, 4, 6) if axes.get_xlim()[0] < t < axes.get_xlim()[1] * 1.3]
+    ticks = [
+        t for t in (0.5, 1, 1.5, 2, 3, 4, 6) if axes.get_xlim()[0] < t < axes.get_xlim()[1] * 1.3
+    ]
     axes.set_xlim(axes.get_xlim()[0] / 1.15, axes.get_xlim()[1] * 1.5)
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=9)
-    shown = sorted((name for names in kinds.values() for name in names), key=lambda name: -points[name][1])
-    name_points(axes, [points[name] for name in shown], [name.replace("W8A8 ", "") for name in shown], fontsize=8)
+    shown = sorted(
+        (name for names in kinds.values() for name in names), key=lambda name: -points[name][1]
+    )
+    name_points(
+        axes,
+        [points[name] for name in shown],
+        [name.replace("W8A8 ", "") for name in shown],
+        fontsize=8,
+    )
     return figure
 
 
@@ -207,7 +255,10 @@ def errors_by_cost(
 ) -> Figure:
     """Relative error of a weight over the bits that each of its numbers takes in all; way(bits) gives (what comes back, cost)."""
     figure, axes = plots.figure(
-        title=title, xlabel="bits of a weight, scales included", ylabel="relative error of the weights", size=(7, 3.8)
+        title=title,
+        xlabel="bits of a weight, scales included",
+        ylabel="relative error of the weights",
+        size=(7, 3.8),
     )
     for (name, way), marker in zip(ways.items(), plots.MARKERS, strict=False):
         points = [way(bits) for bits in (2, 3, 4, 5, 6, 8)]

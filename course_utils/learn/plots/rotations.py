@@ -31,9 +31,18 @@ def loud_channel(size: float, bits: int, width: int = 64) -> Figure:
 
 def channel_sizes(states: Mapping[str, Tensor]) -> None:
     """The root mean square of each channel (tokens, channels), the loudest first, for several bases."""
-    _, axes = base.figure(title="Where the energy of the residual stream lies", xlabel="channel, the loudest first", ylabel="root mean square")
+    _, axes = base.figure(
+        title="Where the energy of the residual stream lies",
+        xlabel="channel, the loudest first",
+        ylabel="root mean square",
+    )
     for (name, x), style in zip(states.items(), ("-", "--", ":", "-."), strict=False):
-        axes.plot(range(1, x.shape[1] + 1), x.square().mean(0).sqrt().sort(descending=True).values, style, label=name)
+        axes.plot(
+            range(1, x.shape[1] + 1),
+            x.square().mean(0).sqrt().sort(descending=True).values,
+            style,
+            label=name,
+        )
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.legend()

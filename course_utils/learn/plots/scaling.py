@@ -14,7 +14,9 @@ from course_utils.quantization.smoothquant import smoothing_scale
 from . import base as plots
 
 
-def outliers(x: Tensor, weight: Tensor, *, alpha: float | None, name: str, tokens: int = 64) -> Figure:
+def outliers(
+    x: Tensor, weight: Tensor, *, alpha: float | None, name: str, tokens: int = 64
+) -> Figure:
     """Activations x (tokens, in) beside the weight (out, in) they meet: a map of |x|, and the largest value of each channel.
 
     With `alpha` both are shown after smoothing, x / s and W · s, and what they were before as thin lines. The title says
@@ -37,7 +39,13 @@ def outliers(x: Tensor, weight: Tensor, *, alpha: float | None, name: str, token
     figure.colorbar(image, ax=left, shrink=0.9)
     places = torch.arange(len(largest))
     for values, first, colour, label, mark in (
-        (largest, before[0], plots.BLUE, "activations, max |x|", {"marker": "o", "fillstyle": "none", "markersize": 6}),
+        (
+            largest,
+            before[0],
+            plots.BLUE,
+            "activations, max |x|",
+            {"marker": "o", "fillstyle": "none", "markersize": 6},
+        ),
         (columns, before[1], plots.ORANGE, "weights, max |w|", {"marker": ".", "markersize": 5}),
     ):
         if alpha is not None:
@@ -54,12 +62,21 @@ def outliers(x: Tensor, weight: Tensor, *, alpha: float | None, name: str, token
 def clip_shares(shares: Tensor, errors: Mapping[int, Tensor]) -> Figure:
     """`errors[bits]` (rows, shares): left their mean relative to the first share, right how many rows are best at each."""
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for (bits, values), marker, colour in zip(errors.items(), plots.MARKERS, plots.COLOURS, strict=False):
+    for (bits, values), marker, colour in zip(
+        errors.items(), plots.MARKERS, plots.COLOURS, strict=False
+    ):
         how = {"marker": marker, "color": colour, "label": f"{bits} bits"}
         left.plot(shares, values.mean(0) / values.mean(0)[0], **how)
         best = shares[values.argmin(1)]
         right.plot(shares, [float((best == c).double().mean()) for c in shares], **how)
-    left.set(title="one c for all rows", xlabel="c, share of the range", ylabel="output error, relative to c = 1", yscale="log")
-    right.set(title="the best c of each row", xlabel="c, share of the range", ylabel="share of the rows")
+    left.set(
+        title="one c for all rows",
+        xlabel="c, share of the range",
+        ylabel="output error, relative to c = 1",
+        yscale="log",
+    )
+    right.set(
+        title="the best c of each row", xlabel="c, share of the range", ylabel="share of the rows"
+    )
     left.legend()
     return figure

@@ -35,11 +35,15 @@ class Version:
         return self.loss if abs(self.loss) > self.half else 0.0
 
 
-def versions(table: Comparison, kinds: Mapping[str, str], megabytes: Mapping[str, float]) -> list[Version]:
+def versions(
+    table: Comparison, kinds: Mapping[str, str], megabytes: Mapping[str, float]
+) -> list[Version]:
     """The rows of a comparison against "original", with their kind and size."""
     found = []
     for name in table.values:
-        loss, half = (0.0, 0.0) if name == table.against else table.difference(name, table.against or name)
+        loss, half = (
+            (0.0, 0.0) if name == table.against else table.difference(name, table.against or name)
+        )
         found.append(Version(name, kinds[name], megabytes[name], loss, half))
     return found
 
@@ -52,36 +56,69 @@ def size_against_loss(
 
     front: indices joined by a line; limit: a shaded band of allowed loss; chosen: the index of a version to circle.
     """
-    figure, axes = plots.figure(title=title, xlabel="MB on disk", ylabel="nats per token above the original", size=(8, 4.8))
+    figure, axes = plots.figure(
+        title=title, xlabel="MB on disk", ylabel="nats per token above the original", size=(8, 4.8)
+    )
     low = min(0.0, *(v.loss - v.half for v in all_versions)) - 0.06 * top
     axes.set(xlim=(0, 1.12 * max(v.megabytes for v in all_versions)), ylim=(low, 1.08 * top))
     if limit is not None:
         axes.axhspan(low, limit, color=plots.GREEN, alpha=0.12, label="allowed")
     if front:
         line = [all_versions[i] for i in front]
-        axes.step([v.megabytes for v in line], [min(v.seen, 2 * top) for v in line], where="post", color=plots.SKY, zorder=0, label="worth having")
+        axes.step(
+            [v.megabytes for v in line],
+            [min(v.seen, 2 * top) for v in line],
+            where="post",
+            color=plots.SKY,
+            zorder=0,
+            label="worth having",
+        )
     for kind, (colour, marker) in KINDS.items():
         _kind(axes, [v for v in all_versions if v.kind == kind], kind, colour, marker, top)
     if chosen is not None:
         here = all_versions[chosen]
-        axes.plot(here.megabytes, min(here.loss, top), "o", markersize=20, markerfacecolor="none", markeredgecolor=plots.GREEN, markeredgewidth=3)
+        axes.plot(
+            here.megabytes,
+            min(here.loss, top),
+            "o",
+            markersize=20,
+            markerfacecolor="none",
+            markeredgecolor=plots.GREEN,
+            markeredgewidth=3,
+        )
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     said = [v.name if v.loss <= top else f"{v.name}: {v.loss:.2f} ↑" for v in all_versions]
     name_points(axes, [(v.megabytes, min(v.loss, top)) for v in all_versions], said, fontsize=9)
     return figure
 
 
-def _kind(axes: Axes, members: Sequence[Version], kind: str, colour: str, marker: str, top: float) -> None:
+def _kind(
+    axes: Axes, members: Sequence[Version], kind: str, colour: str, marker: str, top: float
+) -> None:
     if not members:
         return
     inside = [v for v in members if v.loss <= top]
     axes.errorbar(
-        [v.megabytes for v in inside], [v.loss for v in inside], yerr=[v.half for v in inside], fmt="none", ecolor=colour, elinewidth=1.2
+        [v.megabytes for v in inside],
+        [v.loss for v in inside],
+        yerr=[v.half for v in inside],
+        fmt="none",
+        ecolor=colour,
+        elinewidth=1.2,
     )
-    axes.plot([v.megabytes for v in members], [min(v.loss, top) for v in members], marker, color=colour, markersize=9, label=kind)
+    axes.plot(
+        [v.megabytes for v in members],
+        [min(v.loss, top) for v in members],
+        marker,
+        color=colour,
+        markersize=9,
+        label=kind,
+    )
 
 
-def shares(table: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str, ylabel: str) -> Figure:
+def shares(
+    table: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str, ylabel: str
+) -> Figure:
     """Bars in groups: table[group][bar] = (share, low, high), with the interval on each bar."""
     figure, axes = plots.figure(title=title, ylabel=ylabel, size=(8, 3.8))
     groups, bars = list(table), list(next(iter(table.values())))
@@ -90,8 +127,12 @@ def shares(table: Mapping[str, Mapping[str, tuple[float, float, float]]], *, tit
         values = [table[group][bar] for group in groups]
         place = [k + width * (i - (len(bars) - 1) / 2) for k in range(len(groups))]
         error = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
-        axes.bar(place, [v[0] for v in values], width=0.92 * width, color=plots.COLOURS[i], label=bar)
-        axes.errorbar(place, [v[0] for v in values], yerr=error, fmt="none", ecolor=plots.BLACK, elinewidth=1)
+        axes.bar(
+            place, [v[0] for v in values], width=0.92 * width, color=plots.COLOURS[i], label=bar
+        )
+        axes.errorbar(
+            place, [v[0] for v in values], yerr=error, fmt="none", ecolor=plots.BLACK, elinewidth=1
+        )
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylim(0, 1.05)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -103,12 +144,28 @@ def two_ways(
     ways: Mapping[str, Sequence[tuple[str, float, float]]], *, original: tuple[float, float]
 ) -> Figure:
     """Perplexity over megabytes: a line of (name, bytes, perplexity) for each way, and the original's (bytes, perplexity)."""
-    figure, axes = plots.figure(title="The same bytes, two ways", xlabel="MB on disk", ylabel="perplexity", size=(7.5, 4))
+    figure, axes = plots.figure(
+        title="The same bytes, two ways", xlabel="MB on disk", ylabel="perplexity", size=(7.5, 4)
+    )
     for i, (label, points) in enumerate(ways.items()):
         colour = (plots.BLUE, plots.RED)[i]
-        axes.semilogy([p[1] / 1e6 for p in points], [p[2] for p in points], plots.MARKERS[i + 1] + "-", color=colour, label=label)
-        for name, size, perplexity in points:  # the first way's names stand below its points, the second one's above
-            axes.annotate(name, (size / 1e6, perplexity), (0, 8 if i else -17), textcoords="offset points", ha="center", color=colour)
+        axes.semilogy(
+            [p[1] / 1e6 for p in points],
+            [p[2] for p in points],
+            plots.MARKERS[i + 1] + "-",
+            color=colour,
+            label=label,
+        )
+        # the first way's names stand below its points, the second one's above
+        for name, size, perplexity in points:
+            axes.annotate(
+                name,
+                (size / 1e6, perplexity),
+                (0, 8 if i else -17),
+                textcoords="offset points",
+                ha="center",
+                color=colour,
+            )
     axes.axhline(original[1], color=plots.BLACK, linestyle="--", linewidth=1.2, label="original")
     every = [p for points in ways.values() for p in points]
     ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 1000) if t < 1.5 * max(p[2] for p in every)]

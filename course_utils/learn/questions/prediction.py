@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from course_utils.evaluation.comparison import Comparison
 
 TOLERANCE = 0.25  # a guessed number is right within this ratio of the measured one
-_waiting: dict[str, Callable[[], None]] = {}  # for each prediction the result that waits for a guess
+# for each prediction the result that waits for a guess
+_waiting: dict[str, Callable[[], None]] = {}
 
 
 class Outcome(NamedTuple):
@@ -57,7 +58,9 @@ class Prediction:
     def give(self, value: Any) -> None:
         """Guess without a mouse: a number, an option (its letter, text or key), or the items in order."""
         found, problem = self._read(value)
-        show.message("note" if found is None else "question", ui("prediction"), problem or self._kept(found))
+        show.message(
+            "note" if found is None else "question", ui("prediction"), problem or self._kept(found)
+        )
         if found is not None:
             self._keep(found)
 
@@ -114,13 +117,18 @@ class Prediction:
         truth = self._measured(measured)
         parts = () if shown is None else shown if callable(shown) else show.bundles(shown)
         if not show.live() or self.guess is not None:
-            for bundle in (self._beside(truth, measured), *(show.bundles(parts) if callable(parts) else parts)):
+            for bundle in (
+                self._beside(truth, measured),
+                *(show.bundles(parts) if callable(parts) else parts),
+            ):
                 show.emit_bundle(bundle)
             return
         from IPython.display import display
 
         wait = show.box("note", ui("result"), ui("prediction_waits"))
-        head = display({"text/html": wait, "text/plain": ui("prediction_waits")}, raw=True, display_id=True)
+        head = display(
+            {"text/html": wait, "text/plain": ui("prediction_waits")}, raw=True, display_id=True
+        )
         body = display({"text/html": "", "text/plain": ""}, raw=True, display_id=True)
 
         def reveal() -> None:
@@ -138,16 +146,22 @@ class Prediction:
             except (TypeError, ValueError):
                 number = math.nan
             if not math.isfinite(number):
-                raise CompressionError(f"measured: prediction {self.id!r} asks for a number; got {measured!r}.")
+                raise CompressionError(
+                    f"measured: prediction {self.id!r} asks for a number; got {measured!r}."
+                )
             return number
         if self.kind == "choice":
             if measured not in self.names:
-                raise CompressionError(f"measured: {measured!r} is no option of {self.id!r}; options are {list(self.names)}.")
+                raise CompressionError(
+                    f"measured: {measured!r} is no option of {self.id!r}; options are {list(self.names)}."
+                )
             return measured
         groups = _ranked(measured, list(self.names)) if hasattr(measured, "order") else measured
         parts = [(part,) if isinstance(part, str) else tuple(part) for part in groups]
         if sorted(key for part in parts for key in part) != sorted(self.names):
-            raise CompressionError(f"measured: prediction {self.id!r} asks for the order of {list(self.names)}; got {groups!r}.")
+            raise CompressionError(
+                f"measured: prediction {self.id!r} asks for the order of {list(self.names)}; got {groups!r}."
+            )
         return parts
 
     def judge(self, guess: Any, truth: Any, measured: Any = None) -> Outcome:
@@ -155,9 +169,15 @@ class Prediction:
         if self.kind == "number":
             return _number(guess, truth, self.text)
         if self.kind == "choice":
-            return Outcome(guess == truth, None, ui("guess_right" if guess == truth else "guess_wrong"))
+            return Outcome(
+                guess == truth, None, ui("guess_right" if guess == truth else "guess_wrong")
+            )
         place = {key: i for i, part in enumerate(truth) for key in part}
-        worse = measured.order if hasattr(measured, "order") else lambda a, b: ">" if place[a] > place[b] else "<"
+        worse = (
+            measured.order
+            if hasattr(measured, "order")
+            else lambda a, b: ">" if place[a] > place[b] else "<"
+        )
         right = not any(worse(a, b) == ">" for i, a in enumerate(guess) for b in guess[i + 1 :])
         return Outcome(right, None, ui("guess_right" if right else "guess_wrong"))
 
@@ -168,14 +188,30 @@ class Prediction:
         if guess is not None:
             outcome = self.judge(guess, truth, measured)
             if events.summary().guesses[self.id].right is None:
-                events.record("measurement", self.id, measured=truth, right=outcome.right, log_ratio=outcome.log_ratio)
+                events.record(
+                    "measurement",
+                    self.id,
+                    measured=truth,
+                    right=outcome.right,
+                    log_ratio=outcome.log_ratio,
+                )
             lines.insert(0, (ui("your_guess"), self.words(guess)))
             said, kind = outcome.said, "right" if outcome.right else "hint"
         cell = "<td style='text-align:left;padding:.1em 1em .1em 0'>"
-        rows = "".join(f"<tr>{cell}{name}</td>{cell}<b>{show.inline(value)}</b></td></tr>" for name, value in lines)
+        rows = "".join(
+            f"<tr>{cell}{name}</td>{cell}<b>{show.inline(value)}</b></td></tr>"
+            for name, value in lines
+        )
         table = f"<table style='margin:.2em 0'>{rows}</table>"
         body = show.box(kind, said, "").removesuffix("</div>") + f"{table}{show.markup(why)}</div>"
-        text = "\n".join([ui("result"), *(f"{name}: {show.plain(value)}" for name, value in lines), said, show.plain(why)])
+        text = "\n".join(
+            [
+                ui("result"),
+                *(f"{name}: {show.plain(value)}" for name, value in lines),
+                said,
+                show.plain(why),
+            ]
+        )
         # JupyterLab shows the first line of a folded output: it must not hold the answer
         return {"text/html": f"{ui('result')}\n{body}", "text/plain": text}
 
@@ -200,7 +236,9 @@ def _number(guess: float, truth: float, text: dict[str, Any]) -> Outcome:
     if "within" in text or guess * truth <= 0:
         right = abs(guess - truth) <= float(text.get("within", 0))
         apart = f"{abs(guess - truth):.2g} {text.get('unit', '')}".strip()
-        return Outcome(right, None, ui("guess_right") if right else ui("guess_apart", difference=apart))
+        return Outcome(
+            right, None, ui("guess_right") if right else ui("guess_apart", difference=apart)
+        )
     ratio, tolerance = math.log(guess / truth), float(text.get("tolerance", TOLERANCE))
     if abs(ratio) <= math.log1p(tolerance) * (1 + 1e-12):
         return Outcome(True, ratio, ui("guess_near", percent=f"{100 * tolerance:.3g}"))

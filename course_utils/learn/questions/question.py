@@ -22,7 +22,9 @@ from ..texts import ui
 
 TOLERANCE = 0.02  # of a numeric answer, relative
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-SEPARATORS = re.compile(r"[\s,;、>]+")  # after NFKC, which makes a comma of ， and a semicolon of ；
+SEPARATORS = re.compile(
+    r"[\s,;、>]+"
+)  # after NFKC, which makes a comma of ， and a semicolon of ；
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(,\d{3})+(?![\d,])")
 
 
@@ -74,7 +76,9 @@ class Question:
         choice: an option's text or its letter ("B"). numeric: a number, or a text such as "3.5 GB".
         ordering: the items in order, as texts or as the letters they are shown with ("B", "A", "C").
         """
-        judge = {"choice": self._choice, "numeric": self._numeric, "ordering": self._ordering}[self.kind]
+        judge = {"choice": self._choice, "numeric": self._numeric, "ordering": self._ordering}[
+            self.kind
+        ]
         verdict = judge(value)
         if verdict.attempted:
             events.record("question", self.id, passed=verdict.passed)
@@ -101,14 +105,18 @@ class Question:
         if _near(number, self.expected, tolerance):
             return _verdict(True, self.text["why"])
         for near in self.text["near"]:
-            target = float(near["value"]) if "value" in near else float(near["factor"]) * self.expected
+            target = (
+                float(near["value"]) if "value" in near else float(near["factor"]) * self.expected
+            )
             if _near(number, target, float(near.get("tolerance", tolerance))):
                 return _verdict(False, near["why"])
         return _verdict(False, _how_far(number, self.expected, tolerance))
 
     def _ordering(self, value: Any) -> Verdict:
         if isinstance(value, str):
-            value = [part for part in SEPARATORS.split(unicodedata.normalize("NFKC", value)) if part]
+            value = [
+                part for part in SEPARATORS.split(unicodedata.normalize("NFKC", value)) if part
+            ]
         given = [self._named(item) for item in value] if isinstance(value, (list, tuple)) else []
         items = self.text["items"]
         if len(given) != len(items) or set(given) != set(items):
@@ -116,7 +124,9 @@ class Question:
         if given == items:
             return _verdict(True, self.text["why"])
         count = next(i for i, (a, b) in enumerate(zip(given, items, strict=True)) if a != b)
-        return _verdict(False, ui("look_at_place", place=count + 1) if count else ui("look_at_first"))
+        return _verdict(
+            False, ui("look_at_place", place=count + 1) if count else ui("look_at_first")
+        )
 
     def _ipython_display_(self) -> None:
         """Nothing: ask() has shown the question."""
@@ -137,7 +147,9 @@ def named(value: Any, shown: list[str]) -> str | None:
 def say(verdict: Verdict) -> None:
     """Show a verdict below the question."""
     title, _, body = verdict.message.partition("\n\n")
-    show.message("right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body)
+    show.message(
+        "right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body
+    )
 
 
 def unattempted(message: str) -> Verdict:
@@ -146,7 +158,9 @@ def unattempted(message: str) -> Verdict:
 
 
 def _verdict(passed: bool, why: str) -> Verdict:
-    return Verdict(passed, True, None, ui("question_right" if passed else "question_wrong") + "\n\n" + why)
+    return Verdict(
+        passed, True, None, ui("question_right" if passed else "question_wrong") + "\n\n" + why
+    )
 
 
 def _near(number: float, target: float, tolerance: float) -> bool:
@@ -157,7 +171,11 @@ def _how_far(number: float, expected: float, tolerance: float) -> str:
     if _near(number, -expected, tolerance):
         return ui("wrong_sign")
     if number * expected > 0:
-        power = round(math.log10(number / expected)) if math.isfinite(number / expected) and number / expected else 0
+        power = (
+            round(math.log10(number / expected))
+            if math.isfinite(number / expected) and number / expected
+            else 0
+        )
         if power and _near(number / 10.0**power, expected, tolerance):
             return ui("power_of_ten")
     return ui("too_large" if number > expected else "too_small")
@@ -204,13 +222,19 @@ def form_html(title: str, text: dict[str, Any], shown: list[str], note: str) -> 
     listed = f"<ol type='A' style='margin:.2em 0'>{items}</ol>" if items else ""
     unit = f" {ui('give_unit', unit=text['unit'])}" if text.get("unit") else ""
     field = "" if items else f"<p style='margin:.3em 0'>____{show.inline(unit)}</p>"
-    return show.box("question", title, text["prompt"]).removesuffix("</div>") + f"{listed}{field}<i>{note}</i></div>"
+    return (
+        show.box("question", title, text["prompt"]).removesuffix("</div>")
+        + f"{listed}{field}<i>{note}</i></div>"
+    )
 
 
 def form_text(title: str, text: dict[str, Any], shown: list[str]) -> str:
     """A title, the prompt, and the choices by letters."""
     lines = [title, show.plain(text["prompt"])]
-    lines += [f"  {letter}. {show.plain(item)}" for letter, item in zip(string.ascii_uppercase, shown, strict=False)]
+    lines += [
+        f"  {letter}. {show.plain(item)}"
+        for letter, item in zip(string.ascii_uppercase, shown, strict=False)
+    ]
     if text.get("unit"):
         lines.append(f"  ({ui('give_unit', unit=text['unit'])})")
     return "\n".join(lines)

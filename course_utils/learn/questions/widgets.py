@@ -27,18 +27,32 @@ STYLE = """<style>
 def show_question(question: Question) -> None:
     """Show the question as a widget; every press of its button is answered below it."""
     field, read = field_of(question.kind, question.shown, str(question.text.get("unit") or ""))
-    prompt = question.text["prompt"] + (letters_of(question.shown) if question.kind == "choice" else "")
+    prompt = question.text["prompt"] + (
+        letters_of(question.shown) if question.kind == "choice" else ""
+    )
 
     def press() -> str:
         value = read()
-        verdict = unattempted(ui("choose_first")) if value is None else question.answer(value, show=False)
+        verdict = (
+            unattempted(ui("choose_first")) if value is None else question.answer(value, show=False)
+        )
         title, _, body = verdict.message.partition("\n\n")
-        return show.box("right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body)
+        return show.box(
+            "right" if verdict.passed else "wrong" if verdict.attempted else "note", title, body
+        )
 
-    show_form(show.box("question", ui("question"), prompt), field, press, ui("check_button"), as_html(question))
+    show_form(
+        show.box("question", ui("question"), prompt),
+        field,
+        press,
+        ui("check_button"),
+        as_html(question),
+    )
 
 
-def show_form(head: str, field: Any, press: Callable[[], str], label: str, fallback: str, said: str = "") -> None:
+def show_form(
+    head: str, field: Any, press: Callable[[], str], label: str, fallback: str, said: str = ""
+) -> None:
     """A prompt, a field, a button, and below it what `press` says; `fallback` is for readers without a kernel."""
     button = w.Button(description=label, button_style="primary", layout={"width": "auto"})
     below = w.HTMLMath(said)
@@ -63,7 +77,9 @@ def letters_of(shown: list[str]) -> str:
     """Options with formulas, in markup: a label of a button shows none."""
     if not _formulas(shown):
         return ""
-    return "\n\n" + "\n\n".join(f"**{a}** {text}" for a, text in zip(string.ascii_uppercase, shown, strict=False))
+    return "\n\n" + "\n\n".join(
+        f"**{a}** {text}" for a, text in zip(string.ascii_uppercase, shown, strict=False)
+    )
 
 
 def _formulas(shown: list[str]) -> bool:
@@ -76,7 +92,9 @@ def _choice(shown: list[str]) -> tuple[Any, Callable[[], Any]]:
         (letter if _formulas(shown) else f"{letter}.  {show.plain(text)}", text)
         for letter, text in zip(string.ascii_uppercase, shown, strict=False)
     ]
-    field = w.RadioButtons(options=labels, value=None, layout={"width": "auto", "margin": "0 0 0 1em"})
+    field = w.RadioButtons(
+        options=labels, value=None, layout={"width": "auto", "margin": "0 0 0 1em"}
+    )
     return field, lambda: field.value
 
 
@@ -107,8 +125,20 @@ def _ordering(shown: list[str]) -> tuple[Any, Callable[[], Any]]:
 def show_prediction(prediction: Prediction, fallback: str) -> None:
     """Show a prediction as a widget; its button keeps the guess and lets the result appear."""
     text, kind, guess = prediction.text, prediction.kind, prediction.guess
-    kept = "" if guess is None else show.box("question", ui("prediction_kept", guess=prediction.words(guess)))
+    kept = (
+        ""
+        if guess is None
+        else show.box("question", ui("prediction_kept", guess=prediction.words(guess)))
+    )
     field, read = field_of(kind, prediction.shown, str(text.get("unit") or ""))
-    more = letters_of(prediction.shown) if kind == "choice" else f"\n\n{ui('prediction_in_order')}" if kind == "order" else ""
+    more = (
+        letters_of(prediction.shown)
+        if kind == "choice"
+        else f"\n\n{ui('prediction_in_order')}"
+        if kind == "order"
+        else ""
+    )
     head = show.box("question", ui("prediction"), text["prompt"] + more)
-    show_form(head, field, lambda: prediction.press(read()), ui("prediction_button"), fallback, kept)
+    show_form(
+        head, field, lambda: prediction.press(read()), ui("prediction_button"), fallback, kept
+    )

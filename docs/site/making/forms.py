@@ -39,13 +39,17 @@ def anchor(title: str) -> str:
 
 def themed(text: str) -> str:
     """HTML of the engine with classes in the place of its colours, so that it can be read in the dark too."""
-    text = BOX.sub(lambda found: f"<div class='course-box course-{KINDS.get(found[1], 'note')}'><b>", text)
+    text = BOX.sub(
+        lambda found: f"<div class='course-box course-{KINDS.get(found[1], 'note')}'><b>", text
+    )
     return COLOUR.sub(lambda found: f"color:var(--course-{KINDS[found[1]]})", text)
 
 
 def formulas(text: str) -> str:
     """`$x$` for MathJax."""
-    return re.sub(r"\$([^$\n]+)\$", r"<span class='math notranslate nohighlight'>\\(\1\\)</span>", text)
+    return re.sub(
+        r"\$([^$\n]+)\$", r"<span class='math notranslate nohighlight'>\\(\1\\)</span>", text
+    )
 
 
 def rich(text: str) -> str:
@@ -70,7 +74,10 @@ def question(name: str, place: str, expected: float | None = None) -> str:
     text, data = asked.text, {"kind": asked.kind}
     if asked.kind == "choice":
         options = {option["text"]: option for option in text["options"]}
-        data["options"] = [{"right": bool(options[s].get("right")), "why": rich(options[s]["why"])} for s in asked.shown]
+        data["options"] = [
+            {"right": bool(options[s].get("right")), "why": rich(options[s]["why"])}
+            for s in asked.shown
+        ]
     elif asked.kind == "numeric":
         tolerance = float(text.get("tolerance", TOLERANCE))
         near = [
@@ -81,16 +88,30 @@ def question(name: str, place: str, expected: float | None = None) -> str:
             }
             for n in text["near"]
         ]
-        data |= {"expected": asked.expected, "tolerance": tolerance, "near": near, "unit": text.get("unit", ""), "why": rich(text["why"])}
+        data |= {
+            "expected": asked.expected,
+            "tolerance": tolerance,
+            "near": near,
+            "unit": text.get("unit", ""),
+            "why": rich(text["why"]),
+        }
     else:
-        data |= {"order": [asked.shown.index(item) for item in text["items"]], "why": rich(text["why"])}
+        data |= {
+            "order": [asked.shown.index(item) for item in text["items"]],
+            "why": rich(text["why"]),
+        }
     return _form(ui("question"), text, asked.kind, asked.shown, ui("check_button"), data, place)
 
 
 def prediction(name: str, place: str, result: str, output: str) -> str:
     """A prediction. `result` is the class of the cell that shows its result; `output` that cell's HTML, which has the measurement."""
     made = Prediction(name)
-    data: dict[str, Any] = {"kind": made.kind, "prediction": name, "result": result, "unit": made.text.get("unit", "")}
+    data: dict[str, Any] = {
+        "kind": made.kind,
+        "prediction": name,
+        "result": result,
+        "unit": made.text.get("unit", ""),
+    }
     truth = measured(made, output)
     if truth is None:
         return _unanswered(ui("prediction"), made.text["prompt"], made.shown)
@@ -100,7 +121,9 @@ def prediction(name: str, place: str, result: str, output: str) -> str:
         if "within" in made.text:
             data["within"] = float(made.text["within"])
     kind = {"number": "numeric", "order": "ordering"}.get(made.kind, made.kind)
-    return _form(ui("prediction"), made.text, kind, made.shown, ui("prediction_button"), data, place)
+    return _form(
+        ui("prediction"), made.text, kind, made.shown, ui("prediction_button"), data, place
+    )
 
 
 def measured(made: Prediction, output: str) -> Any:
@@ -117,7 +140,11 @@ def measured(made: Prediction, output: str) -> Any:
         return shown.index(said) if said in shown else None
     groups: list[list[int]] = [[]]
     while said:
-        place = max((i for i, text in enumerate(shown) if said.startswith(text)), key=lambda i: len(shown[i]), default=None)
+        place = max(
+            (i for i, text in enumerate(shown) if said.startswith(text)),
+            key=lambda i: len(shown[i]),
+            default=None,
+        )
         if place is None:
             return None
         groups[-1].append(place)
@@ -131,10 +158,22 @@ def measured(made: Prediction, output: str) -> Any:
 def _unanswered(title: str, prompt: str, shown: list[str]) -> str:
     """A question whose answer this page does not know: a lab's, or one that a changed lesson computes."""
     items = "".join(f"<li>{line(item)}</li>" for item in shown)
-    return box("question", title, rich(prompt) + (f"<ul>{items}</ul>" if items else "") + f"<p>{ui('site_no_answer')}</p>")
+    return box(
+        "question",
+        title,
+        rich(prompt) + (f"<ul>{items}</ul>" if items else "") + f"<p>{ui('site_no_answer')}</p>",
+    )
 
 
-def _form(title: str, text: dict[str, Any], kind: str, shown: list[str], button: str, data: dict[str, Any], place: str) -> str:
+def _form(
+    title: str,
+    text: dict[str, Any],
+    kind: str,
+    shown: list[str],
+    button: str,
+    data: dict[str, Any],
+    place: str,
+) -> str:
     unit = text.get("unit", "")
     if kind == "choice":
         field = "".join(
@@ -145,9 +184,13 @@ def _form(title: str, text: dict[str, Any], kind: str, shown: list[str], button:
         field = f"<label>{ui('your_number')} <input type='text' name='{place}' autocomplete='off' size='12'></label> {line(unit)}"
     else:
         options = f"<option value=''>{ui('choose_item')}</option>" + "".join(
-            f"<option value='{i}'>{html.escape(show.plain(item))}</option>" for i, item in enumerate(shown)
+            f"<option value='{i}'>{html.escape(show.plain(item))}</option>"
+            for i, item in enumerate(shown)
         )
-        rows = (f"<li><select aria-label='{ui('place', number=i + 1)}'>{options}</select></li>" for i in range(len(shown)))
+        rows = (
+            f"<li><select aria-label='{ui('place', number=i + 1)}'>{options}</select></li>"
+            for i in range(len(shown))
+        )
         field = f"<p>{ui('prediction_in_order')}</p><ol>{''.join(rows)}</ol>"
     return (
         f"<form class='course-form' id='{place}'><fieldset class='course-box course-question'><legend>{title}</legend>"
@@ -188,7 +231,11 @@ def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
     """A figure with controls that choose one of its frames; `folder` is the address of the frames."""
     rows, first = [], _first(drawn)
     for number, control in enumerate(drawn["controls"].values()):
-        values, at, ident = control["values"], control["values"].index(control["first"]), f"{place}-{number}"
+        values, at, ident = (
+            control["values"],
+            control["values"].index(control["first"]),
+            f"{place}-{number}",
+        )
         label, shown = line(control["label"]), [_value(value) for value in values]
         if control["kind"] == "slider":
             field = (
@@ -198,9 +245,14 @@ def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
         elif control["kind"] == "checkbox":
             field = f"<input type='checkbox' id='{ident}'{' checked' if at else ''}>"
         else:
-            options = (f"<option value='{i}'{' selected' if i == at else ''}>{html.escape(v)}</option>" for i, v in enumerate(shown))
+            options = (
+                f"<option value='{i}'{' selected' if i == at else ''}>{html.escape(v)}</option>"
+                for i, v in enumerate(shown)
+            )
             field = f"<select id='{ident}'>{''.join(options)}</select>"
-        rows.append(f"<div class='course-control'><label for='{ident}'>{label}</label>{field}</div>")
+        rows.append(
+            f"<div class='course-control'><label for='{ident}'>{label}</label>{field}</div>"
+        )
     note = "" if drawn["together"] else f"<p class='course-quiet'>{ui('site_one_at_a_time')}</p>"
     data = {
         "counts": [len(c["values"]) for c in drawn["controls"].values()],
@@ -226,7 +278,11 @@ def _first(drawn: dict[str, Any]) -> int:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else str(value)
+    )
 
 
 def exercises_of(names: Iterable[str], *, solved: bool) -> str:

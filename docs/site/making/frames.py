@@ -31,11 +31,17 @@ MUTE = ("check", "hint", "overview", "solution")  # what a slice need not show
 
 def bound(tree: ast.Module) -> set[str]:
     """The names that a cell binds or changes in place, by a method or an index."""
-    names = settled(tree) | {s.get_name() for s in _symbols(tree).get_symbols() if s.is_assigned() or s.is_imported()}
+    names = settled(tree) | {
+        s.get_name() for s in _symbols(tree).get_symbols() if s.is_assigned() or s.is_imported()
+    }
     for part in ast.walk(tree):
         if isinstance(part, (ast.Subscript, ast.Attribute)) and isinstance(part.ctx, ast.Store):
             names |= _base(part)
-        elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call) and isinstance(part.value.func, ast.Attribute):
+        elif (
+            isinstance(part, ast.Expr)
+            and isinstance(part.value, ast.Call)
+            and isinstance(part.value.func, ast.Attribute)
+        ):
             names |= _base(part.value.func)
     return names
 
@@ -49,7 +55,12 @@ def settled(tree: ast.Module) -> set[str]:
         elif isinstance(part, (ast.Import, ast.ImportFrom)):
             names |= {(alias.asname or alias.name).split(".")[0] for alias in part.names}
         elif isinstance(part, ast.Assign):
-            names |= {n.id for target in part.targets for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            names |= {
+                n.id
+                for target in part.targets
+                for n in ast.walk(target)
+                if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+            }
     return names
 
 
@@ -70,7 +81,11 @@ def used(tree: ast.Module) -> set[str]:
     inner = list(top.get_children())
     while inner:
         table = inner.pop()
-        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+        names |= {
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_global() and symbol.is_referenced()
+        }
         inner += table.get_children()
     return names
 
@@ -122,7 +137,11 @@ def values_of(control: Any) -> list[Any]:
     low, high, step = control.choices
     count = int((high - low) / step + 1e-6) + 1
     values = [low + i * step for i in range(count)]
-    values = values if all(isinstance(x, int) for x in (low, high, step)) else [round(x, 6) for x in values]
+    values = (
+        values
+        if all(isinstance(x, int) for x in (low, high, step))
+        else [round(x, 6) for x in values]
+    )
     return sorted({*values, control.value})
 
 
@@ -159,11 +178,19 @@ def plan(controls: dict[str, Any]) -> tuple[dict[str, list[Any]], bool]:
     if not together:
         rest = sum(counts[name] for name in every if name not in sliders)
         each = (MOST - rest) // max(1, len(sliders))
-        counts = {name: min(len(values), each) if name in sliders else len(values) for name, values in every.items()}
-    return {name: thinned(values, controls[name].value, max(3, counts[name])) for name, values in every.items()}, together
+        counts = {
+            name: min(len(values), each) if name in sliders else len(values)
+            for name, values in every.items()
+        }
+    return {
+        name: thinned(values, controls[name].value, max(3, counts[name]))
+        for name, values in every.items()
+    }, together
 
 
-def combinations(values: dict[str, list[Any]], first: dict[str, Any], together: bool) -> Iterator[dict[str, Any]]:
+def combinations(
+    values: dict[str, list[Any]], first: dict[str, Any], together: bool
+) -> Iterator[dict[str, Any]]:
     """The settings that are drawn, in the order that the page counts them in."""
     if together:
         for chosen in itertools.product(*values.values()):
@@ -204,10 +231,17 @@ class Recorder:
             frames.append(drawn[key])
             alts.append(said_of[key])
         shown = {
-            name: {"kind": control.kind, "label": control.label or name.replace("_", " "), "values": values[name], "first": first[name]}
+            name: {
+                "kind": control.kind,
+                "label": control.label or name.replace("_", " "),
+                "values": values[name],
+                "first": first[name],
+            }
             for name, control in controls.items()
         }
-        self.widgets.setdefault(self.cell, []).append({"controls": shown, "together": together, "frames": frames, "alts": alts})
+        self.widgets.setdefault(self.cell, []).append(
+            {"controls": shown, "together": together, "frames": frames, "alts": alts}
+        )
 
 
 def _webp(figure: Any, setting: dict[str, Any]) -> tuple[bytes, str]:
@@ -222,7 +256,9 @@ def _webp(figure: Any, setting: dict[str, Any]) -> tuple[bytes, str]:
     plt.close(figure)
     few = Image.open(held).convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
     few.save(out, "WEBP", lossless=True, method=4)
-    return out.getvalue(), "; ".join([*titles(figure), *(f"{name} = {value}" for name, value in setting.items())])
+    return out.getvalue(), "; ".join(
+        [*titles(figure), *(f"{name} = {value}" for name, value in setting.items())]
+    )
 
 
 def fresh(path: Path) -> dict[str, dict[str, Any]]:
@@ -233,7 +269,11 @@ def fresh(path: Path) -> dict[str, dict[str, Any]]:
     cells = code_cells(path)
     slices = needed(cells)
     drawn = json.loads(file.read_text(encoding="utf-8"))
-    return {name: one for name, one in drawn.items() if name in slices and fingerprint(cells, slices[name]) == one["fingerprint"]}
+    return {
+        name: one
+        for name, one in drawn.items()
+        if name in slices and fingerprint(cells, slices[name]) == one["fingerprint"]
+    }
 
 
 def record(path: Path) -> None:
@@ -268,11 +308,15 @@ def record(path: Path) -> None:
         }
         for name in slices
     }
-    kept = {frame for one in found.values() for widget in one["widgets"] for frame in widget["frames"]}
+    kept = {
+        frame for one in found.values() for widget in one["widgets"] for frame in widget["frames"]
+    }
     for old in folder.glob("*.webp"):
         if old.name not in kept:
             old.unlink()
-    (folder / "frames.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "frames.json").write_text(
+        json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 class _Silent:

@@ -10,17 +10,23 @@ from course_utils.learn.page.catalogue import ROOT, Unit
 from course_utils.learn.texts import ui
 
 REPOSITORY = os.environ.get("COURSE_REPOSITORY", "")
-PUBLISHED = os.environ.get("COURSE_SITE_BRANCH", "gh-pages")  # the branch with the built site, where Colab finds its editions
+# the branch with the built site, where Colab finds its editions
+PUBLISHED = os.environ.get("COURSE_SITE_BRANCH", "gh-pages")
 
 
 def bar(unit: Unit) -> str:
     """A line of links under the title: slides of a lesson, the page as Markdown, and the notebook elsewhere."""
     name, level = Path(unit.path).stem, Path(unit.path).parent.name
-    links = [] if name.startswith("lab-") else [(f"../../slides/{level}/{name}.html", "site_slides")]
+    links = (
+        [] if name.startswith("lab-") else [(f"../../slides/{level}/{name}.html", "site_slides")]
+    )
     links.append((f"{name}.md", "site_markdown"))
     if REPOSITORY:
         colab = f"https://colab.research.google.com/github/{REPOSITORY}/blob/{PUBLISHED}/colab/{name}.ipynb"
-        links += [(colab, "site_open_colab"), (f"https://codespaces.new/{REPOSITORY}", "site_open_codespaces")]
+        links += [
+            (colab, "site_open_colab"),
+            (f"https://codespaces.new/{REPOSITORY}", "site_open_codespaces"),
+        ]
     note = f"\n\n{ui('site_lab')}" if name.startswith("lab-") else ""
     return f"<p class='course-bar'>{' · '.join(f'<a href={address!r}>{ui(key)}</a>' for address, key in links)}</p>{note}"
 
@@ -36,7 +42,14 @@ def edition(path: Path, extra: Path) -> None:
         'if importlib.util.find_spec("course_utils") is None:\n'
         f'    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/{REPOSITORY}"])\n'
     )
-    cell = {"cell_type": "code", "id": "colab-setup", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+    cell = {
+        "cell_type": "code",
+        "id": "colab-setup",
+        "metadata": {},
+        "execution_count": None,
+        "outputs": [],
+        "source": source,
+    }
     page["cells"].insert(1, cell)
     target = extra / "colab" / path.relative_to(ROOT).name
     target.parent.mkdir(parents=True, exist_ok=True)

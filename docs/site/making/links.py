@@ -70,7 +70,11 @@ class Page(HTMLParser):
 
 def dead(folder: Path) -> list[str]:
     """Links and files of pages that lead nowhere in the folder; files that would be loaded from elsewhere."""
-    held = {path.resolve(): Page(path) for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts}
+    held = {
+        path.resolve(): Page(path)
+        for path in sorted(folder.rglob("*.html"))
+        if "_static" not in path.parts
+    }
     found = []
     for path, page in held.items():
         name = path.relative_to(folder.resolve()).as_posix()
@@ -83,6 +87,11 @@ def dead(folder: Path) -> list[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.exists():
                 found.append(f"{name} → {address}")
-            elif parts.fragment and target in held and unquote(parts.fragment) not in held[target].places and parts.fragment not in held[target].places:
+            elif (
+                parts.fragment
+                and target in held
+                and unquote(parts.fragment) not in held[target].places
+                and parts.fragment not in held[target].places
+            ):
                 found.append(f"{name} → {address}: no such place")
     return found

@@ -22,8 +22,12 @@ from course_utils.learn.texts import ui
 from . import forms, frames
 
 ROOT = frames.ROOT
-CALL = re.compile(r"^\s*(?:(\w+)\s*=\s*)?(overview|ask|predict|check|explore)\(\s*(?:[\"']([\w.\-]+)[\"'])?", re.MULTILINE)
-ONLY_SHOWN = re.compile(r"^(?:(?:\w+\s*=\s*)?(?:overview|ask|predict)\([^\n]*\)\s*\n?)+$")  # a cell whose code says nothing to a reader
+CALL = re.compile(
+    r"^\s*(?:(\w+)\s*=\s*)?(overview|ask|predict|check|explore)\(\s*(?:[\"']([\w.\-]+)[\"'])?",
+    re.MULTILINE,
+)
+# a cell whose code says nothing to a reader
+ONLY_SHOWN = re.compile(r"^(?:(?:\w+\s*=\s*)?(?:overview|ask|predict)\([^\n]*\)\s*\n?)+$")
 HELP = re.compile(r"^# (?:hint|solution)\([^\n]*\n?", re.MULTILINE)
 PLOTS = ROOT / "course_utils" / "learn" / "plots"
 FIGURES = "_static/figures"
@@ -49,9 +53,15 @@ class Stage:
             cell = copy.deepcopy(cell)
             cell["source"] = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
-                heading = next(iter(re.findall(r"^#+ (.+)$", cell["source"], re.MULTILINE)[-1:]), heading)
+                heading = next(
+                    iter(re.findall(r"^#+ (.+)$", cell["source"], re.MULTILINE)[-1:]), heading
+                )
                 if not cells and top:
-                    cell["source"] = cell["source"].replace("\n", f"\n\n{top}\n", 1) if "\n" in cell["source"] else f"{cell['source']}\n\n{top}"
+                    cell["source"] = (
+                        cell["source"].replace("\n", f"\n\n{top}\n", 1)
+                        if "\n" in cell["source"]
+                        else f"{cell['source']}\n\n{top}"
+                    )
             else:
                 self._code(cell, heading, results, shown_by)
             cells.append(cell)
@@ -62,12 +72,20 @@ class Stage:
         target.write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
         return page
 
-    def _code(self, cell: dict[str, Any], heading: str, results: dict[str, Any], shown_by: dict[str, tuple[str, str]]) -> None:
+    def _code(
+        self,
+        cell: dict[str, Any],
+        heading: str,
+        results: dict[str, Any],
+        shown_by: dict[str, tuple[str, str]],
+    ) -> None:
         source, tags = cell["source"], cell["metadata"].setdefault("tags", [])
         calls = CALL.findall(source)
         outputs = [self._output(output, cell, heading) for output in cell.get("outputs", [])]
         made = list(self._made(cell, calls, shown_by))
-        if made or any(verb in ("ask", "predict", "check", "explore", "overview") for _, verb, _ in calls):
+        if made or any(
+            verb in ("ask", "predict", "check", "explore", "overview") for _, verb, _ in calls
+        ):
             outputs = [*(o for o in outputs if not _static(o)), *made]
             if any(verb == "explore" for _, verb, _ in calls) and made and cell["id"] in self.drawn:
                 outputs = _without_first_figures(outputs, len(self.drawn[cell["id"]]["widgets"]))
@@ -75,17 +93,28 @@ class Stage:
         cell["execution_count"] = None
         if cell["id"] in results:
             tags += ["hide-output", f"result-{cell['id']}"]
-            cell["metadata"]["mystnb"] = {"code_prompt_show": ui("site_result"), "code_prompt_hide": ui("site_result")}
+            cell["metadata"]["mystnb"] = {
+                "code_prompt_show": ui("site_result"),
+                "code_prompt_hide": ui("site_result"),
+            }
         if "parameters" in tags:
             tags.append("remove-cell")
         elif cell["id"] == "imports":
             tags.append("hide-input")
-            cell["metadata"]["mystnb"] = {"code_prompt_show": ui("site_imports"), "code_prompt_hide": ui("site_imports")}
+            cell["metadata"]["mystnb"] = {
+                "code_prompt_show": ui("site_imports"),
+                "code_prompt_hide": ui("site_imports"),
+            }
         elif ONLY_SHOWN.match(source.strip() + "\n"):
             tags.append("remove-input")
         cell["source"] = HELP.sub("", source).rstrip()
 
-    def _made(self, cell: dict[str, Any], calls: list[tuple[str, str, str]], shown_by: dict[str, tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    def _made(
+        self,
+        cell: dict[str, Any],
+        calls: list[tuple[str, str, str]],
+        shown_by: dict[str, tuple[str, str]],
+    ) -> Iterator[dict[str, Any]]:
         """What stands in the place of forms, checks and widgets that need a kernel."""
         widgets, drawn = 0, self.drawn.get(cell["id"], {"widgets": [], "expected": {}})
         for number, (held, verb, name) in enumerate(calls):
@@ -101,7 +130,11 @@ class Stage:
                 yield _shown(forms.exercise(name, solved=not self.stem.startswith("lab-")))
             elif verb == "explore":
                 if drawn["widgets"]:
-                    yield _shown(forms.widget(drawn["widgets"][widgets], f"{self.up}_static/frames/{self.stem}", place))
+                    yield _shown(
+                        forms.widget(
+                            drawn["widgets"][widgets], f"{self.up}_static/frames/{self.stem}", place
+                        )
+                    )
                 else:
                     self.left_out.append(f"{self.stem}: {cell['id']}")
                     yield _shown(forms.missing())
@@ -109,7 +142,10 @@ class Stage:
 
     def _output(self, output: dict[str, Any], cell: dict[str, Any], heading: str) -> dict[str, Any]:
         """An output with its picture in a file, with words for those who do not see it, and without colours of its own."""
-        data = {mime: "".join(value) if isinstance(value, list) else value for mime, value in output.get("data", {}).items()}
+        data = {
+            mime: "".join(value) if isinstance(value, list) else value
+            for mime, value in output.get("data", {}).items()
+        }
         if "image/png" in data:
             raw = base64.b64decode(data["image/png"])
             name = f"{hashlib.sha256(raw).hexdigest()[:16]}.png"
@@ -119,7 +155,11 @@ class Stage:
             return {**_shown(shown), "course_alt": alt}
         if "text/html" in data:
             data["text/html"] = forms.themed(data["text/html"])
-            return {"output_type": "display_data", "metadata": {}, "data": {k: data[k] for k in ("text/html", "text/plain") if k in data}}
+            return {
+                "output_type": "display_data",
+                "metadata": {},
+                "data": {k: data[k] for k in ("text/html", "text/plain") if k in data},
+            }
         return output
 
 
@@ -133,14 +173,23 @@ def _static(output: dict[str, Any]) -> bool:
     titles = [ui(key) for key in ("question", "prediction", "you_will", "result")]
     if ui("run_to_move") in text:
         return True
-    return "course-box" in text and not text.startswith(ui("result")) and "<table" not in text.split("</b>")[0] and _is_of_engine(text, titles)
+    return (
+        "course-box" in text
+        and not text.startswith(ui("result"))
+        and "<table" not in text.split("</b>")[0]
+        and _is_of_engine(text, titles)
+    )
 
 
 def _is_of_engine(text: str, titles: list[str]) -> bool:
     head = re.search(r"<b>(.*?)</b>", text)
     said = head[1] if head else ""
     starts = [ui(key, title="") for key in ("not_yet", "not_attempted")]
-    return said in titles or any(said.startswith(start.strip()) for start in starts) or said.startswith(ui("question_right"))
+    return (
+        said in titles
+        or any(said.startswith(start.strip()) for start in starts)
+        or said.startswith(ui("question_right"))
+    )
 
 
 def _without_first_figures(outputs: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -181,12 +230,20 @@ def words(said: str, source: str, heading: str) -> str:
     found: list[str] = []
     for part in ast.walk(ast.parse(source)):
         if isinstance(part, ast.Call):
-            name = part.func.attr if isinstance(part.func, ast.Attribute) else getattr(part.func, "id", "")
+            name = (
+                part.func.attr
+                if isinstance(part.func, ast.Attribute)
+                else getattr(part.func, "id", "")
+            )
             if name in _drawers():
                 found.append(_drawers()[name])
             for key in part.keywords:
                 if key.arg in ("title", "xlabel", "ylabel") and (text := _literal(key.value)):
-                    found.append(text if key.arg == "title" else f"{'horizontal' if key.arg == 'xlabel' else 'vertical'}: {text}")
+                    found.append(
+                        text
+                        if key.arg == "title"
+                        else f"{'horizontal' if key.arg == 'xlabel' else 'vertical'}: {text}"
+                    )
     return "; ".join(dict.fromkeys([*found, heading]))
 
 
@@ -194,7 +251,9 @@ def _literal(node: ast.AST) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value.replace("\n", " ")
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        return "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+        )
     return ""
 
 
@@ -204,7 +263,11 @@ def _drawers() -> dict[str, str]:
     found = {}
     for file in sorted(PLOTS.glob("*.py")):
         for part in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and (text := ast.get_docstring(part)):
+            if (
+                isinstance(part, ast.FunctionDef)
+                and not part.name.startswith("_")
+                and (text := ast.get_docstring(part))
+            ):
                 found[part.name] = text.split("\n\n")[0].replace("\n", " ").replace("`", "")
     for general in ("figure", "table"):
         found.pop(general, None)

@@ -18,12 +18,17 @@ from course_utils.learn.texts import ui
 INSTRUCTORS = ("instructor", "fairness", "attacks", "mutants")
 MEASURED = tuple(sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(INSTRUCTORS)))
 PACKAGES = tuple(sorted(path.parent.name for path in (ROOT / "course_utils").glob("*/__init__.py")))
-DEEP = {"learn": ("learn", "questions", "page", "checks", "plots")}  # of `learn` only its machinery, not each exercise
+# of `learn` only its machinery, not each exercise
+DEEP = {"learn": ("learn", "questions", "page", "checks", "plots")}
 
 
 def units() -> list[Unit]:
     """The lessons and labs that are on disk, in order."""
-    return [unit for unit in (*catalogue.lessons().values(), *catalogue.labs().values()) if catalogue.present(unit)]
+    return [
+        unit
+        for unit in (*catalogue.lessons().values(), *catalogue.labs().values())
+        if catalogue.present(unit)
+    ]
 
 
 def page_of(unit: Unit) -> str:
@@ -42,31 +47,65 @@ def facts(unit: Unit) -> str:
 def table(chosen: list[Unit]) -> str:
     """Units with day, minutes, difficulty, and what comes before."""
     known = {unit.id: unit for unit in units()}
-    heads = [ui(key) for key in ("column_open", "column_day", "column_time", "site_difficulty", "site_before")]
+    heads = [
+        ui(key)
+        for key in ("column_open", "column_day", "column_time", "site_difficulty", "site_before")
+    ]
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for unit in chosen:
-        before = ", ".join(f"[{known[name].title}]({known[name].path})" for name in unit.requires if name in known)
-        rows.append(f"| [{number(unit)} {unit.title}]({unit.path}) | {', '.join(map(str, unit.days))} | {facts(unit)} | {before} |")
+        before = ", ".join(
+            f"[{known[name].title}]({known[name].path})" for name in unit.requires if name in known
+        )
+        rows.append(
+            f"| [{number(unit)} {unit.title}]({unit.path}) | {', '.join(map(str, unit.days))} | {facts(unit)} | {before} |"
+        )
     return "\n".join(rows)
 
 
 def number(unit: Unit) -> str:
-    return f"{ui('lab')} {unit.id.split('-')[1]}" if unit.id.startswith("lab-") else unit.id.split("-")[0]
+    return (
+        f"{ui('lab')} {unit.id.split('-')[1]}"
+        if unit.id.startswith("lab-")
+        else unit.id.split("-")[0]
+    )
 
 
 def start(links: str = "") -> str:
     """The first page: the map, the days, and the tree of all pages."""
     words, out = texts.load("course"), []
-    out += [f"# {words['title']}", ui("site_welcome"), ui("site_how"), ui("site_install"), links, f"## {ui('map_title')}"]
+    out += [
+        f"# {words['title']}",
+        ui("site_welcome"),
+        ui("site_how"),
+        ui("site_install"),
+        links,
+        f"## {ui('map_title')}",
+    ]
     for level, text in words["levels"].items():
         chosen = [unit for unit in units() if unit.level == level]
         if chosen:
-            out += [f"### {ui('level', number=level, title=text['title'])}", text["aim"], table(chosen)]
-    out += [f"## {ui('schedule_title')}", _days(words["days"]), ui("hours", **catalogue.structure()["hours"])]
-    out += [f"## {ui('site_more')}", "\n".join(f"- [{ui(key)}]({name}.md)" for name, key in _more())]
+            out += [
+                f"### {ui('level', number=level, title=text['title'])}",
+                text["aim"],
+                table(chosen),
+            ]
+    out += [
+        f"## {ui('schedule_title')}",
+        _days(words["days"]),
+        ui("hours", **catalogue.structure()["hours"]),
+    ]
+    out += [
+        f"## {ui('site_more')}",
+        "\n".join(f"- [{ui(key)}]({name}.md)" for name, key in _more()),
+    ]
     for level, text in words["levels"].items():
         lessons = [unit for unit in units() if unit.level == level]
-        out.append(tree(ui("level", number=level, title=text["title"]), [f"{number(u)} {u.title} </{page_of(u)}>" for u in lessons]))
+        out.append(
+            tree(
+                ui("level", number=level, title=text["title"]),
+                [f"{number(u)} {u.title} </{page_of(u)}>" for u in lessons],
+            )
+        )
     out.append(tree(ui("site_look_up"), ["/glossary", "/reference/index"]))
     out.append(tree(ui("site_instructors"), [f"/docs/{name}" for name in INSTRUCTORS]))
     out.append(tree(ui("site_measured"), [f"/docs/{name}" for name in MEASURED]))
@@ -74,19 +113,34 @@ def start(links: str = "") -> str:
 
 
 def _more() -> list[tuple[str, str]]:
-    return [("glossary", "site_glossary"), ("reference/index", "site_reference"), ("docs/instructor", "site_instructors"), ("docs/benchmarks", "site_benchmarks")]
+    return [
+        ("glossary", "site_glossary"),
+        ("reference/index", "site_reference"),
+        ("docs/instructor", "site_instructors"),
+        ("docs/benchmarks", "site_benchmarks"),
+    ]
 
 
 def _days(words: dict[int, str]) -> str:
     rows = [f"| {ui('column_day')} | {ui('column_topic')} | {ui('column_open')} |", "|---|---|---|"]
     for day in catalogue.structure()["schedule"]:
-        chosen = ", ".join(f"[{number(unit)} {unit.title}]({unit.path})" for unit in units() if day in unit.days)
+        chosen = ", ".join(
+            f"[{number(unit)} {unit.title}]({unit.path})" for unit in units() if day in unit.days
+        )
         rows.append(f"| {day} | {words[day]} | {chosen} |")
     return "\n".join(rows)
 
 
 def tree(caption: str, entries: list[str], hidden: bool = True) -> str:
-    lines = ["```{toctree}", *([":hidden:"] if hidden else []), ":maxdepth: 1", f":caption: {caption}" if caption else "", "", *entries, "```"]
+    lines = [
+        "```{toctree}",
+        *([":hidden:"] if hidden else []),
+        ":maxdepth: 1",
+        f":caption: {caption}" if caption else "",
+        "",
+        *entries,
+        "```",
+    ]
     return "\n".join(lines)
 
 
@@ -97,7 +151,9 @@ def terms() -> str:
     for term in sorted(glossary.terms(), key=lambda term: term.name.casefold()):
         path, _, anchor = glossary.place(term, paths)
         title = catalogue.lessons()[path.stem].title
-        out.append(f"**{term.name}**. {term.means} [{title}]({path.relative_to(ROOT).as_posix()}#{anchor})")
+        out.append(
+            f"**{term.name}**. {term.means} [{title}]({path.relative_to(ROOT).as_posix()}#{anchor})"
+        )
     return "\n\n".join(out) + "\n"
 
 
@@ -110,10 +166,18 @@ def reference(target: Path) -> None:
         doc = _doc(ROOT / "course_utils" / package / "__init__.py")
         out = [f"# course_utils.{package}", doc, _used_in(modules)]
         for name in modules:
-            out += [f"## {name.removeprefix('course_utils.')}", f"```{{eval-rst}}\n.. automodule:: {name}\n```"]
+            out += [
+                f"## {name.removeprefix('course_utils.')}",
+                f"```{{eval-rst}}\n.. automodule:: {name}\n```",
+            ]
         (target / f"{package}.md").write_text("\n\n".join(out) + "\n", encoding="utf-8")
         rows.append(f"- [course_utils.{package}]({package}.md): {doc.split('. ')[0].rstrip('.')}.")
-    body = [f"# {ui('site_reference')}", ui("site_reference_how"), "\n".join(rows), tree("", list(PACKAGES))]
+    body = [
+        f"# {ui('site_reference')}",
+        ui("site_reference_how"),
+        "\n".join(rows),
+        tree("", list(PACKAGES)),
+    ]
     (target / "index.md").write_text("\n\n".join(body) + "\n", encoding="utf-8")
 
 
@@ -126,7 +190,11 @@ def _modules(package: str) -> Iterable[str]:
 
 
 def _doc(file: Path) -> str:
-    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
+    return (
+        (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "")
+        .split("\n\n")[0]
+        .replace("\n", " ")
+    )
 
 
 def _used_in(modules: list[str]) -> str:
@@ -136,8 +204,16 @@ def _used_in(modules: list[str]) -> str:
     for name in modules:
         file, short = ROOT / f"{name.replace('.', '/')}.py", name.rsplit(".", 1)[1]
         does = _doc(file).split(". ")[0].rstrip(".").replace("|", "\\|")
-        taught = [f"[{number(unit)}]({Path('..', unit.path).as_posix()})" for unit in units() if name in _imported(ROOT / unit.path)]
-        tests = [path.relative_to(ROOT / "tests").as_posix().removesuffix(".py").replace("_", "\\_") for path in _tests() if name in _imported(path)]
+        taught = [
+            f"[{number(unit)}]({Path('..', unit.path).as_posix()})"
+            for unit in units()
+            if name in _imported(ROOT / unit.path)
+        ]
+        tests = [
+            path.relative_to(ROOT / "tests").as_posix().removesuffix(".py").replace("_", "\\_")
+            for path in _tests()
+            if name in _imported(path)
+        ]
         rows.append(f"| `{short}` | {does} | {', '.join(taught)} | {', '.join(tests[:3])} |")
     return "\n".join(rows)
 
@@ -154,7 +230,10 @@ def _imported(file: Path) -> frozenset[str]:
     text = re.sub(r"\(\s*([^)]*?)\s*\)", lambda found: found[1].replace("\n", " "), text)
     names = set(re.findall(r"^\W*import (course_utils[\w.]+)", text, re.MULTILINE))
     for start, rest in re.findall(r"from (course_utils[\w.]*) import ([^\n#]+)", text):
-        names |= {start, *(f"{start}.{part.split()[0]}" for part in rest.strip('",').split(",") if part.split())}
+        names |= {
+            start,
+            *(f"{start}.{part.split()[0]}" for part in rest.strip('",').split(",") if part.split()),
+        }
     return frozenset(names)
 
 

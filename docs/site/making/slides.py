@@ -63,7 +63,8 @@ def write(pages: list[Path], html: Path, kept: Path) -> None:
     reveal, target = vendor.package("reveal.js@4.6.1", kept), html / "_static" / "reveal"
     for part in ("plugin/notes", "dist/theme/fonts/source-sans-pro"):
         shutil.copytree(reveal / part, target / part, dirs_exist_ok=True)
-    for part in ("dist/reveal.js", "dist/reveal.css", "dist/theme/white.css"):  # other themes ask for fonts from elsewhere
+    # other themes ask for fonts from elsewhere
+    for part in ("dist/reveal.js", "dist/reveal.css", "dist/theme/white.css"):
         shutil.copy(reveal / part, target / part)
     exporter = SlidesExporter(
         template_name="slides_template", extra_template_basedirs=[str(HERE)], exclude_input=True, exclude_output_prompt=True,

@@ -25,17 +25,32 @@ def package(name: str, kept: Path) -> Path:
         return folder
     npm = shutil.which("npm")
     if npm is None:
-        sys.exit(f"The site needs {name} from npm's registry: install Node.js, or put the package's files into {folder}.")
+        sys.exit(
+            f"The site needs {name} from npm's registry: install Node.js, or put the package's files into {folder}."
+        )
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept) as held:
-        done = subprocess.run([npm, "pack", "--silent", name], cwd=held, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [npm, "pack", "--silent", name],
+            cwd=held,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
         if done.returncode:
-            sys.exit(f"npm pack {name} failed; its reason stands above. Without a network, put the package's files into {folder}.")
+            sys.exit(
+                f"npm pack {name} failed; its reason stands above. Without a network, put the package's files into {folder}."
+            )
         archive = Path(held) / done.stdout.split()[-1]
         if hashlib.sha256(archive.read_bytes()).hexdigest() != PACKED[name]:
-            sys.exit(f"{name} is not the package that was chosen: its SHA-256 differs from the one in {Path(__file__).name}.")
+            sys.exit(
+                f"{name} is not the package that was chosen: its SHA-256 differs from the one in {Path(__file__).name}."
+            )
         with tarfile.open(archive) as opened:
-            opened.extractall(held, filter="data") if sys.version_info >= (3, 12) else opened.extractall(held)
+            opened.extractall(held, filter="data") if sys.version_info >= (
+                3,
+                12,
+            ) else opened.extractall(held)
         os.replace(Path(held) / "package", folder)
     return folder
 

@@ -17,7 +17,10 @@ def draw_logits(rng: torch.Generator, *shape: int) -> Tensor:
 
 
 def soften_inputs(rng: torch.Generator) -> dict:
-    return {"logits": draw_logits(rng, turn(rng, 5, 1, 3), turn(rng, 7, 4, 11)), "temperature": turn(rng, 2.0, 0.7, 4.0)}
+    return {
+        "logits": draw_logits(rng, turn(rng, 5, 1, 3), turn(rng, 7, 4, 11)),
+        "temperature": turn(rng, 2.0, 0.7, 4.0),
+    }
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -81,13 +84,19 @@ def distillation_loss(
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over rows. `still`: the part that has no gradient."""
     value: Tensor = torch.zeros(())
     for z_s, z_t, label in zip(student_logits, teacher_logits.detach(), labels, strict=True):
-        log_s, log_t = (z_s / temperature).log_softmax(-1), (z_t / sharp(temperature)).log_softmax(-1)
+        log_s, log_t = (
+            (z_s / temperature).log_softmax(-1),
+            (z_t / sharp(temperature)).log_softmax(-1),
+        )
         log_p, log_q = (log_s, log_t) if turned else (log_t, log_s)
         far = sum(p.exp() * (entropy * p - q) for p, q in zip(log_p, log_q, strict=True))
         far = far / len(z_s) if over_classes else far
         to_label, to_teacher = weights(alpha)
         right = -(z_s / hard(temperature)).log_softmax(-1)[label]
-        far, right = (far.detach() if still == "teacher" else far), (right.detach() if still == "labels" else right)
+        far, right = (
+            (far.detach() if still == "teacher" else far),
+            (right.detach() if still == "labels" else right),
+        )
         value = value + to_label * right + to_teacher * factor(temperature) * far
     return value if total else value / len(labels)
 
@@ -111,7 +120,10 @@ def training_inputs(rng: torch.Generator) -> dict:
     """The teacher has a normalization that answers otherwise while it is training, and is handed over in that state."""
     features, classes, wide = 4, pick(rng, 3, 4), 5
     norm = nn.BatchNorm1d(wide, dtype=torch.float64)
-    norm.running_mean, norm.running_var = draw_logits(rng, wide), 0.5 + draw_logits(rng, wide).square()
+    norm.running_mean, norm.running_var = (
+        draw_logits(rng, wide),
+        0.5 + draw_logits(rng, wide).square(),
+    )
     batches = [
         (draw_logits(rng, n, features) / 3, torch.randint(classes, (n,), generator=rng))
         for n in (pick(rng, 2, 3), pick(rng, 4, 5), 3)

@@ -29,7 +29,9 @@ def fitting(rng: torch.Generator) -> dict:
     return {"parameters": parameters, "memory": memory, "group_size": group_size}
 
 
-def bits_that_fit(parameters: float, memory: float, group_size: int, *, widths=WIDTHS, size=weight_bytes) -> int:
+def bits_that_fit(
+    parameters: float, memory: float, group_size: int, *, widths=WIDTHS, size=weight_bytes
+) -> int:
     """The first of 16, 8, 4, 3, 2 with N (b + (16 + b) / g) / 8 ≤ memory (no scales at 16 bits); 0 if there is none."""
     for bits in widths:
         if size(parameters, bits, group_size) <= memory:
@@ -38,7 +40,9 @@ def bits_that_fit(parameters: float, memory: float, group_size: int, *, widths=W
 
 
 def with_size(size):
-    return lambda parameters, memory, group_size: bits_that_fit(parameters, memory, group_size, size=size)
+    return lambda parameters, memory, group_size: bits_that_fit(
+        parameters, memory, group_size, size=size
+    )
 
 
 # --- the decision flow ---
@@ -81,7 +85,13 @@ def versions(rng: torch.Generator) -> dict:
     speeds = [round(0.5 + 2.5 * below(rng), 2) for _ in range(n)]
     max_loss = sorted(losses)[pick(rng, 0, n // 2, n // 2, n - 2)]
     min_speed = sorted(speeds)[pick(rng, 1, n // 2, n // 2, n - 1)]
-    return {"sizes": sizes, "losses": losses, "speeds": speeds, "max_loss": max_loss, "min_speed": min_speed}
+    return {
+        "sizes": sizes,
+        "losses": losses,
+        "speeds": speeds,
+        "max_loss": max_loss,
+        "min_speed": min_speed,
+    }
 
 
 def ship(sizes: list, losses: list, speeds: list, max_loss: float, min_speed: float) -> int:
@@ -98,7 +108,9 @@ def among(allowed, key):
     """A wrong choice: the lowest key among the versions that `allowed` lets through."""
 
     def choose(sizes, losses, speeds, max_loss, min_speed):
-        rows = [i for i in range(len(sizes)) if allowed(losses[i] <= max_loss, speeds[i] >= min_speed)]
+        rows = [
+            i for i in range(len(sizes)) if allowed(losses[i] <= max_loss, speeds[i] >= min_speed)
+        ]
         return min(rows, key=lambda i: key(sizes[i], losses[i], speeds[i]), default=-1)
 
     return choose

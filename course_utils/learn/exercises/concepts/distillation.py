@@ -1,6 +1,5 @@
 """Lesson 2.3: softened answers, dark knowledge, the loss, a training loop, a fair gain, which block teaches which."""
 
-
 import torch
 from torch import Tensor
 
@@ -39,12 +38,16 @@ def curves(rng: torch.Generator) -> dict:
     return found
 
 
-def fair_gain(labels_choose: Tensor, labels_judge: Tensor, distilled_choose: Tensor, distilled_judge: Tensor) -> float:
+def fair_gain(
+    labels_choose: Tensor, labels_judge: Tensor, distilled_choose: Tensor, distilled_judge: Tensor
+) -> float:
     """Mean over seeds of (labels − distilled) on the judging windows, each at its own best checkpoint by the choosing ones."""
     total = 0.0
     for row in range(len(labels_choose)):
         label_step = min(range(labels_choose.shape[1]), key=lambda k: float(labels_choose[row, k]))
-        other_step = min(range(distilled_choose.shape[1]), key=lambda k: float(distilled_choose[row, k]))
+        other_step = min(
+            range(distilled_choose.shape[1]), key=lambda k: float(distilled_choose[row, k])
+        )
         total += float(labels_judge[row, label_step]) - float(distilled_judge[row, other_step])
     return total / len(labels_choose)
 
@@ -58,7 +61,11 @@ def of_parts(formula):
     """A wrong gain: formula(choose, judge) of each way."""
 
     def gain(labels_choose, labels_judge, distilled_choose, distilled_judge):
-        return float((formula(labels_choose, labels_judge) - formula(distilled_choose, distilled_judge)).mean())
+        return float(
+            (
+                formula(labels_choose, labels_judge) - formula(distilled_choose, distilled_judge)
+            ).mean()
+        )
 
     return gain
 
@@ -67,11 +74,14 @@ def of_parts(formula):
 
 
 def teachers_inputs(rng: torch.Generator) -> dict:
-    return {"teacher_logits": draw_logits(rng, turn(rng, 3, 2, 5), turn(rng, 4, 1, 7), 6), "temperature": turn(rng, 1.5, 0.7, 4.0)}
+    return {
+        "teacher_logits": draw_logits(rng, turn(rng, 3, 2, 5), turn(rng, 4, 1, 7), 6),
+        "temperature": turn(rng, 1.5, 0.7, 4.0),
+    }
 
 
 def mix_teachers(teacher_logits: Tensor, temperature: float) -> Tensor:
-    """p = (1/K) Σ_k softmax(z_k / τ)."""
+    """P = (1/K) Σ_k softmax(z_k / τ)."""
     out = torch.zeros_like(teacher_logits[0])
     for logits in teacher_logits:
         out += soften(logits, temperature) / len(teacher_logits)

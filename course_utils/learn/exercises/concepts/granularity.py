@@ -13,19 +13,25 @@ from ..draws import pick
 def matrix_inputs(rng: torch.Generator) -> dict:
     """Rows and columns of different sizes; the largest magnitude is negative, and the matrix is not square."""
     x = torch.randn(5, 12, generator=rng, dtype=torch.float64)
-    x = x * torch.rand(5, 1, generator=rng, dtype=torch.float64).add(0.3) * torch.rand(12, generator=rng).add(0.3)
+    x = (
+        x
+        * torch.rand(5, 1, generator=rng, dtype=torch.float64).add(0.3)
+        * torch.rand(12, generator=rng).add(0.3)
+    )
     x[int(torch.randint(5, (), generator=rng)), int(torch.randint(12, (), generator=rng))] = -4.0
     return {"x": x, "bits": pick(rng, 3, 4, 5, 8), "group_size": pick(rng, 3, 4, 6)}
 
 
 def scales(x: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """s = max|x| / (2^(b−1) − 1) over the matrix (1, 1), each row (rows, 1), each group of a row (rows, groups)."""
+    """S = max|x| / (2^(b−1) − 1) over the matrix (1, 1), each row (rows, 1), each group of a row (rows, groups)."""
     rows, columns = x.shape
     levels = 2 ** (bits - 1) - 1
     groups = torch.zeros(rows, columns // group_size, dtype=x.dtype)
     for r in range(rows):
         for g in range(columns // group_size):
-            groups[r, g] = max(abs(v) for v in x[r, g * group_size : (g + 1) * group_size].tolist()) / levels
+            groups[r, g] = (
+                max(abs(v) for v in x[r, g * group_size : (g + 1) * group_size].tolist()) / levels
+            )
     row = groups.amax(1, keepdim=True)
     return row.amax(0, keepdim=True), row, groups
 
@@ -45,7 +51,11 @@ def symmetric(low: Tensor, high: Tensor, bits: int) -> Tensor:
 
 
 def of_columns(x, bits, group_size):
-    return *scales(x, bits, group_size)[:1], scales(x.T, bits, len(x))[1].T, scales(x, bits, group_size)[2]
+    return (
+        *scales(x, bits, group_size)[:1],
+        scales(x.T, bits, len(x))[1].T,
+        scales(x, bits, group_size)[2],
+    )
 
 
 def one_for_all(x, bits, group_size):
@@ -58,7 +68,10 @@ def one_for_all(x, bits, group_size):
 
 def batch_inputs(rng: torch.Generator) -> dict:
     """Batches of unlike ranges, all around 0; the widest is neither the first nor the last. Some are all below 1."""
-    batches = [torch.randn(pick(rng, 3, 4, 6), 7, generator=rng, dtype=torch.float64) + 0.2 for _ in range(4)]
+    batches = [
+        torch.randn(pick(rng, 3, 4, 6), 7, generator=rng, dtype=torch.float64) + 0.2
+        for _ in range(4)
+    ]
     for i, factor in enumerate((0.8, 2.5, 1.6, 0.5)):
         batches[i] = batches[i] * factor
         batches[i][0, :2] = torch.tensor([-1.1, 2.2], dtype=torch.float64) * factor
@@ -67,7 +80,7 @@ def batch_inputs(rng: torch.Generator) -> dict:
 
 
 def static_grid(batches: list[Tensor], bits: int) -> tuple[float, float]:
-    """s = (max − min) / (2^b − 1), z = round(−min / s) with the extremes of all batches."""
+    """S = (max − min) / (2^b − 1), z = round(−min / s) with the extremes of all batches."""
     low, high = 0.0, 0.0
     for batch in batches:
         for value in batch.flatten().tolist():
@@ -113,8 +126,13 @@ def product_inputs(rng: torch.Generator) -> dict:
     given = drawn_product(rng, tokens, columns, rows)
     for i in range(3):
         a, b, x, y = torch.randint(2, 8, (4, columns // 3), generator=rng)
-        for k, (inputs, weights) in enumerate(((a, x), (-b, y), (-torch.ones_like(a), a * x - b * y))):
-            given["x_codes"][i, k::3], given["w_codes"][i, k::3] = given["x_zero"][i] + inputs, weights
+        for k, (inputs, weights) in enumerate(
+            ((a, x), (-b, y), (-torch.ones_like(a), a * x - b * y))
+        ):
+            given["x_codes"][i, k::3], given["w_codes"][i, k::3] = (
+                given["x_zero"][i] + inputs,
+                weights,
+            )
     return given
 
 
@@ -128,7 +146,9 @@ def drawn_product(rng: torch.Generator, tokens: int, columns: int, rows: int) ->
     }  # fmt: skip
 
 
-def integer_linear(x_codes: Tensor, x_scale: Tensor, x_zero: Tensor, w_codes: Tensor, w_scale: Tensor) -> Tensor:
+def integer_linear(
+    x_codes: Tensor, x_scale: Tensor, x_zero: Tensor, w_codes: Tensor, w_scale: Tensor
+) -> Tensor:
     """y_to = s_t s_o (Σ_i q_ti q_oi − z_t Σ_i q_oi)."""
     tokens, rows = len(x_codes), len(w_codes)
     y = torch.zeros(tokens, rows, dtype=x_scale.dtype)
@@ -143,7 +163,9 @@ def with_sum(correction, scale=lambda x_scale, w_scale: x_scale * w_scale.T):
     """A wrong product: `correction(x_codes, x_zero, w_codes)` is added to the sum of integer products."""
 
     def product(x_codes, x_scale, x_zero, w_codes, w_scale):
-        return scale(x_scale, w_scale) * (x_codes @ w_codes.T + correction(x_codes, x_zero, w_codes))
+        return scale(x_scale, w_scale) * (
+            x_codes @ w_codes.T + correction(x_codes, x_zero, w_codes)
+        )
 
     return product
 

@@ -63,7 +63,9 @@ def breaking_point(ratios: list, losses: list, original: float, allowed: float) 
 
 
 def highest_allowed(ratios, losses, original, allowed):
-    return max((r for r, x in zip(ratios, losses, strict=True) if x <= original + allowed), default=1.0)
+    return max(
+        (r for r, x in zip(ratios, losses, strict=True) if x <= original + allowed), default=1.0
+    )
 
 
 def in_given_order(ratios, losses, original, allowed):
@@ -76,14 +78,21 @@ def in_given_order(ratios, losses, original, allowed):
 
 
 def first_broken(ratios, losses, original, allowed):
-    return min((r for r, x in zip(ratios, losses, strict=True) if x > original + allowed), default=max(ratios))
+    return min(
+        (r for r, x in zip(ratios, losses, strict=True) if x > original + allowed),
+        default=max(ratios),
+    )
 
 
 # --- the ratio of two techniques together ---
 
 
 def ratio_inputs(rng: torch.Generator) -> dict:
-    return {"outside": between(rng, 0.03, 0.4), "pruning": between(rng, 1.3, 4), "bits": pick(rng, 2, 3, 4, 8)}
+    return {
+        "outside": between(rng, 0.03, 0.4),
+        "pruning": between(rng, 1.3, 4),
+        "bits": pick(rng, 2, 3, 4, 8),
+    }
 
 
 def combined_ratio(outside: float, pruning: float, bits: int) -> float:

@@ -22,7 +22,9 @@ def channel_inputs(rng: torch.Generator) -> dict:
     return {"gate": gate, "up": up, "down": down, "keep": some(rng, 8, pick(rng, 3, 4, 5))}
 
 
-def remove_channels(gate: Tensor, up: Tensor, down: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def remove_channels(
+    gate: Tensor, up: Tensor, down: Tensor, keep: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """A channel is a row of gate and of up and a column of down."""
     wanted = keep.tolist()
     return (
@@ -52,7 +54,9 @@ def head_inputs(rng: torch.Generator) -> dict:
     return {"q": q, "k": k, "v": v, "o": o, "heads": heads, "keep": some(rng, heads, count)}
 
 
-def remove_heads(q: Tensor, k: Tensor, v: Tensor, o: Tensor, heads: int, keep: Tensor) -> tuple[Tensor, ...]:
+def remove_heads(
+    q: Tensor, k: Tensor, v: Tensor, o: Tensor, heads: int, keep: Tensor
+) -> tuple[Tensor, ...]:
     """Head h has the rows h · d … h · d + d − 1 of q, k and v, and those columns of o."""
     size = len(q) // heads
     index = [h * size + i for h in keep.tolist() for i in range(size)]
@@ -73,16 +77,29 @@ def rows_of_heads(n: int, heads: int, keep: Tensor) -> list[int]:
 
 def step_inputs(rng: torch.Generator) -> dict:
     mask = torch.rand(4, 6, generator=rng) < 0.5
-    weight, velocity, grad = (torch.randn(4, 6, generator=rng, dtype=torch.float64) for _ in range(3))
-    return {"weight": weight * mask, "velocity": velocity, "grad": grad, "mask": mask, "lr": turn(rng, 0.05, 0.3, 0.1), "momentum": turn(rng, 0.9, 0.5, 0.8)}
+    weight, velocity, grad = (
+        torch.randn(4, 6, generator=rng, dtype=torch.float64) for _ in range(3)
+    )
+    return {
+        "weight": weight * mask,
+        "velocity": velocity,
+        "grad": grad,
+        "mask": mask,
+        "lr": turn(rng, 0.05, 0.3, 0.1),
+        "momentum": turn(rng, 0.9, 0.5, 0.8),
+    }
 
 
-def masked_step(weight: Tensor, velocity: Tensor, grad: Tensor, mask: Tensor, lr: float, momentum: float) -> Tensor:
-    """v ← μ v + g, θ ← (θ − η v) ⊙ M."""
+def masked_step(
+    weight: Tensor, velocity: Tensor, grad: Tensor, mask: Tensor, lr: float, momentum: float
+) -> Tensor:
+    """V ← μ v + g, θ ← (θ − η v) ⊙ M."""
     new = weight.clone()
     for i in range(weight.shape[0]):
         for j in range(weight.shape[1]):
-            new[i, j] = weight[i, j] - lr * (momentum * velocity[i, j] + grad[i, j]) if mask[i, j] else 0.0
+            new[i, j] = (
+                weight[i, j] - lr * (momentum * velocity[i, j] + grad[i, j]) if mask[i, j] else 0.0
+            )
     return new
 
 
@@ -92,7 +109,13 @@ def masked_step(weight: Tensor, velocity: Tensor, grad: Tensor, mask: Tensor, lr
 def cubic_inputs(rng: torch.Generator) -> dict:
     """Steps between the ends, and both ends."""
     end = pick(rng, 40, 60, 90)
-    step = turn(rng, int(torch.randint(5, end - 5, (), generator=rng)), int(torch.randint(5, end - 5, (), generator=rng)), 0, end)
+    step = turn(
+        rng,
+        int(torch.randint(5, end - 5, (), generator=rng)),
+        int(torch.randint(5, end - 5, (), generator=rng)),
+        0,
+        end,
+    )
     return {"step": step, "end": end, "final": turn(rng, 0.5, 0.8, 0.95)}
 
 
@@ -106,7 +129,12 @@ def cubic(step: int, end: int, final: float) -> float:
 
 def byte_inputs(rng: torch.Generator) -> dict:
     rows, columns = pick(rng, 24, 48, 64), pick(rng, 40, 56, 72)
-    return {"rows": rows, "columns": columns, "nonzeros": rows * columns * pick(rng, 1, 2, 3) // 4, "bits": pick(rng, 8, 16, 32)}
+    return {
+        "rows": rows,
+        "columns": columns,
+        "nonzeros": rows * columns * pick(rng, 1, 2, 3) // 4,
+        "bits": pick(rng, 8, 16, 32),
+    }
 
 
 def stored_bytes(rows: int, columns: int, nonzeros: int, bits: int) -> tuple[float, float]:

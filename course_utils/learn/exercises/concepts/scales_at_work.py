@@ -69,7 +69,10 @@ def best_in_budget(x: Tensor, choices: list[tuple[int, int]], budget: float) -> 
     """Of the (bits, group size) with bits + (16 + bits) / group size ≤ budget, the one with the least squared error."""
     best, least = choices[0], float("inf")
     for bits, group_size in choices:
-        if bits + (16 + bits) / group_size <= budget and (found := error_of(x, bits, group_size)) < least:
+        if (
+            bits + (16 + bits) / group_size <= budget
+            and (found := error_of(x, bits, group_size)) < least
+        ):
             best, least = (bits, group_size), found
     return best
 

@@ -18,8 +18,24 @@ def format_inputs(rng: torch.Generator) -> dict:
     total = rows * columns
     no_mask = total * (1 - 1 / bits)  # more values than this: dense is smaller than the bitmask
     no_csr = (total - 32 * (rows + 1)) / 32  # fewer than this: CSR is smaller than the bitmask
-    where = pick(rng, no_mask + 1, no_mask + 9, no_mask - 9, no_csr - 1, no_csr, no_csr + 1, no_csr + 4, total / 2, total / 24)
-    return {"rows": rows, "columns": columns, "nonzeros": min(total, max(0, round(where))), "bits": bits}
+    where = pick(
+        rng,
+        no_mask + 1,
+        no_mask + 9,
+        no_mask - 9,
+        no_csr - 1,
+        no_csr,
+        no_csr + 1,
+        no_csr + 4,
+        total / 2,
+        total / 24,
+    )
+    return {
+        "rows": rows,
+        "columns": columns,
+        "nonzeros": min(total, max(0, round(where))),
+        "bits": bits,
+    }
 
 
 def sizes(rows: int, columns: int, nonzeros: int, bits: int) -> dict[str, float]:
@@ -67,11 +83,14 @@ def total(chosen, harm: list[list[float]]) -> float:
 
 def layer_inputs(rng: torch.Generator) -> dict:
     """Four layers of unlike size and patience; harm grows with the level. No other choice is nearly as good as the best,
-    and in half of the trials one step after another does not lead there."""
+    and in half of the trials one step after another does not lead there.
+    """
     tricky = pick(rng, True, False)
     while True:
         sizes = (torch.randint(1, 6, (4,), generator=rng) * 100).tolist()
-        steps = torch.rand(4, 4, generator=rng, dtype=torch.float64) ** 2 * torch.tensor([0.0, 1, 2, 4])
+        steps = torch.rand(4, 4, generator=rng, dtype=torch.float64) ** 2 * torch.tensor(
+            [0.0, 1, 2, 4]
+        )
         harm = steps.cumsum(1) * (torch.rand(4, 1, generator=rng, dtype=torch.float64) * 4 + 0.2)
         goal = pick(rng, 0.4, 0.5, 0.6)
         enough = [c for c in WAYS if gone(c, sizes, LEVELS) >= goal * sum(sizes)]
@@ -118,7 +137,12 @@ def hardest_first(harm, sizes, levels, goal):
 def at_most(harm, sizes, levels, goal):
     """The most that may go without reaching the goal."""
     ways = itertools.product(range(len(levels)), repeat=len(sizes))
-    return list(max((c for c in ways if gone(c, sizes, levels) < goal * sum(sizes)), key=lambda c: gone(c, sizes, levels)))
+    return list(
+        max(
+            (c for c in ways if gone(c, sizes, levels) < goal * sum(sizes)),
+            key=lambda c: gone(c, sizes, levels),
+        )
+    )
 
 
 def as_sparsities(harm, sizes, levels, goal):

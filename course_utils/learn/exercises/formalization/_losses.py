@@ -33,7 +33,11 @@ def kl_inputs(rng: torch.Generator) -> dict:
     """Rows and classes of several counts; one class is so unlikely for the teacher that its probability is 0."""
     shape = pick(rng, 1, 2, 5), pick(rng, 3, 7, 11)
     student, teacher = asks(rng, draw_logits(rng, *shape), impossible(draw_logits(rng, *shape)))
-    return {"student_logits": student, "teacher_logits": teacher, "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0)}
+    return {
+        "student_logits": student,
+        "teacher_logits": teacher,
+        "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0),
+    }
 
 
 def row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -66,7 +70,10 @@ def of_logs(formula):
 
 def gradient_inputs(rng: torch.Generator) -> dict:
     given = kl_inputs(rng)
-    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in given.items()}
+    return {
+        name: value.detach() if isinstance(value, Tensor) else value
+        for name, value in given.items()
+    }
 
 
 def logit_gradient(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -93,7 +100,9 @@ def response_inputs(rng: torch.Generator) -> dict:
     shape = turn(rng, (3, 5, 7), (137, 3, 4), (2, 139, 5), (3, 4, 151))
     mask = real_tokens(rng, *shape[:2])
     noise = torch.where(mask, 1.0, 20.0)[..., None]
-    student, teacher = asks(rng, draw_logits(rng, *shape) * noise, impossible(draw_logits(rng, *shape) * noise))
+    student, teacher = asks(
+        rng, draw_logits(rng, *shape) * noise, impossible(draw_logits(rng, *shape) * noise)
+    )
     labels = torch.randint(shape[2], shape[:2], generator=rng).masked_fill(~mask, -100)
     return {
         "student_logits": student, "teacher_logits": teacher, "labels": labels,
@@ -108,9 +117,15 @@ def response(
 ) -> Tensor:  # fmt: skip
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens. `still`: the part that has no gradient."""
     used = torch.ones_like(mask) if everywhere else mask
-    log_s, log_t = softened(student_logits.detach() if still == "teacher" else student_logits, teacher_logits * (temperature if sharp else 1.0), temperature)
+    log_s, log_t = softened(
+        student_logits.detach() if still == "teacher" else student_logits,
+        teacher_logits * (temperature if sharp else 1.0),
+        temperature,
+    )
     distance = far(log_s, log_t) if backwards else far(log_t, log_s)
-    plain = ((student_logits.detach() if still == "labels" else student_logits) / hard).log_softmax(-1)
+    plain = ((student_logits.detach() if still == "labels" else student_logits) / hard).log_softmax(
+        -1
+    )
     label = -plain.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     a = 1 - alpha if swapped else alpha
     each = a * torch.where(mask, label, 0.0) + (1 - a) * factor(temperature) * distance
@@ -127,7 +142,9 @@ def hard_softened(**given):
 
 def over_tokens(student_logits, teacher_logits, labels, temperature, alpha, mask):
     """The divergence of a softmax over the wrong axis."""
-    log_s, log_t = ((z / temperature).log_softmax(1) for z in (student_logits, teacher_logits.detach()))
+    log_s, log_t = (
+        (z / temperature).log_softmax(1) for z in (student_logits, teacher_logits.detach())
+    )
     hard = response(student_logits, teacher_logits, labels, temperature, 1.0, mask)
     return alpha * hard + (1 - alpha) * temperature**2 * row_kl(log_t, log_s)[mask].mean()
 
@@ -144,15 +161,28 @@ def kl_over_batch(student_logits, teacher_logits, labels, temperature, alpha, ma
 
 
 def feature_inputs(rng: torch.Generator) -> dict:
-    batch, tokens, narrow, wide = turn(rng, (3, 5, 3, 5), (137, 3, 2, 4), (2, 139, 3, 4), (2, 3, 131, 137))
+    batch, tokens, narrow, wide = turn(
+        rng, (3, 5, 3, 5), (137, 3, 2, 4), (2, 139, 3, 4), (2, 3, 131, 137)
+    )
     mask = real_tokens(rng, batch, tokens)
     noise = torch.where(mask, 1.0, 20.0)[..., None]
-    student, teacher = asks(rng, draw_logits(rng, batch, tokens, narrow), draw_logits(rng, batch, tokens, wide) * noise)
-    projector = torch.randn(wide, narrow, generator=rng, dtype=torch.float64).requires_grad_(student.requires_grad)
-    return {"student_hidden": student, "teacher_hidden": teacher, "projector": projector, "mask": mask}
+    student, teacher = asks(
+        rng, draw_logits(rng, batch, tokens, narrow), draw_logits(rng, batch, tokens, wide) * noise
+    )
+    projector = torch.randn(wide, narrow, generator=rng, dtype=torch.float64).requires_grad_(
+        student.requires_grad
+    )
+    return {
+        "student_hidden": student,
+        "teacher_hidden": teacher,
+        "projector": projector,
+        "mask": mask,
+    }
 
 
-def feature(student_hidden: Tensor, teacher_hidden: Tensor, projector: Tensor, mask: Tensor) -> Tensor:
+def feature(
+    student_hidden: Tensor, teacher_hidden: Tensor, projector: Tensor, mask: Tensor
+) -> Tensor:
     """Mean over real tokens and the teacher's features of (P h_S − h_T)²."""
     total, terms = student_hidden.new_zeros(()), 0
     for row, token in mask.nonzero().tolist():
@@ -180,14 +210,23 @@ def attention_inputs(rng: torch.Generator) -> dict:
     """
     batch, heads, tokens = turn(rng, (2, 3, 5), (137, 2, 3), (2, 137, 4), (2, 1, 139))
     seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().triu(-4)
-    maps = [draw_logits(rng, batch, heads, tokens, tokens).div(3).masked_fill(~seen, -torch.inf).softmax(-1) for _ in range(2)]
+    maps = [
+        draw_logits(rng, batch, heads, tokens, tokens)
+        .div(3)
+        .masked_fill(~seen, -torch.inf)
+        .softmax(-1)
+        for _ in range(2)
+    ]
     student, teacher = asks(rng, *maps)
     return {"student_map": student, "teacher_map": teacher, "mask": real_tokens(rng, batch, tokens)}
 
 
 def map_rows(from_map: Tensor, to_map: Tensor) -> Tensor:
     """(batch, heads, queries): Σ_k a_k log(a_k / b_k), where a_k = 0 counts as 0."""
-    ratio = torch.where(from_map > 0, from_map, 1.0).log() - torch.where(from_map > 0, to_map, 1.0).log()
+    ratio = (
+        torch.where(from_map > 0, from_map, 1.0).log()
+        - torch.where(from_map > 0, to_map, 1.0).log()
+    )
     return (from_map * ratio).sum(-1)
 
 
@@ -201,7 +240,9 @@ def of_rows(formula, reverse=False):
     """A wrong reduction: `formula(rows, mask of the same shape, number of keys)`."""
 
     def loss(student_map, teacher_map, mask):
-        pair = (student_map, teacher_map.detach()) if reverse else (teacher_map.detach(), student_map)
+        pair = (
+            (student_map, teacher_map.detach()) if reverse else (teacher_map.detach(), student_map)
+        )
         rows = map_rows(*pair)
         return formula(rows, mask[:, None].expand_as(rows), student_map.shape[-1])
 
@@ -238,7 +279,14 @@ def distance_inputs(rng: torch.Generator) -> dict:
 
 
 def distance(
-    student: Tensor, teacher: Tensor, *, scale=torch.mean, apart=lambda d: d, diagonal=False, norm=2.0, rooted=False
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    scale=torch.mean,
+    apart=lambda d: d,
+    diagonal=False,
+    norm=2.0,
+    rooted=False,
 ) -> Tensor:
     """Mean over pairs of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean over pairs; Huber(u) = u² / 2, beyond 1 |u| − 1/2."""
 
@@ -249,7 +297,9 @@ def distance(
     def distances(x: Tensor) -> Tensor:
         n = len(x)
         pairs = [(i, j) for i in range(n) for j in range(n) if diagonal or i < j]
-        d = torch.stack([apart(length(x[i] - x[j]) if i != j else x.new_zeros(())) for i, j in pairs])
+        d = torch.stack(
+            [apart(length(x[i] - x[j]) if i != j else x.new_zeros(())) for i, j in pairs]
+        )
         return d / scale(d)
 
     u = (distances(student) - distances(teacher.detach())).abs()

@@ -1,6 +1,5 @@
 """Lesson 3.4, first part: what removing costs, and masks, right and wrong. The exercises are in `scores`."""
 
-
 import torch
 from torch import Tensor
 
@@ -10,7 +9,12 @@ from ..draws import kept, pick, turn, with_ties
 def matrix(rng: torch.Generator, rows: int, columns: int) -> Tensor:
     """Weights of both signs whose rows and columns differ in size."""
     weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
-    return weight * torch.logspace(-0.4, 0.4, rows, dtype=torch.float64)[torch.randperm(rows, generator=rng), None]
+    return (
+        weight
+        * torch.logspace(-0.4, 0.4, rows, dtype=torch.float64)[
+            torch.randperm(rows, generator=rng), None
+        ]
+    )
 
 
 def lowest(score: Tensor, count: int) -> Tensor:
@@ -30,11 +34,15 @@ def rows_of(score: Tensor, count: int) -> Tensor:
 
 def removal_inputs(rng: torch.Generator) -> dict:
     weight, grad = (torch.randn(4, 6, generator=rng, dtype=torch.float64) for _ in range(2))
-    return {"weight": weight, "grad": grad, "curvature": torch.rand(4, 6, generator=rng, dtype=torch.float64) + 0.2}
+    return {
+        "weight": weight,
+        "grad": grad,
+        "curvature": torch.rand(4, 6, generator=rng, dtype=torch.float64) + 0.2,
+    }
 
 
 def removal(weight: Tensor, grad: Tensor, curvature: Tensor) -> Tensor:
-    """g δ + ½ H_ii δ² with δ = −θ_i, for each weight by itself."""
+    """G δ + ½ H_ii δ² with δ = −θ_i, for each weight by itself."""
     change = torch.zeros_like(weight)
     for i in range(weight.shape[0]):
         for j in range(weight.shape[1]):
@@ -81,7 +89,9 @@ def stay_in_layer(given: dict, mask: Tensor) -> Tensor:
 
 def limited(score: Tensor, count: int) -> Tensor:
     """Everything above the largest score that should go: of equal ones all go."""
-    return score > torch.cat([score.new_full((1,), -torch.inf), score.flatten().sort().values])[count]
+    return (
+        score > torch.cat([score.new_full((1,), -torch.inf), score.flatten().sort().values])[count]
+    )
 
 
 # --- Wanda ---
@@ -90,7 +100,9 @@ def limited(score: Tensor, count: int) -> Tensor:
 def wanda_inputs(rng: torch.Generator) -> dict:
     """Inputs of different size and with means far from zero, so that leaving out either shows."""
     tokens, n = turn(rng, (12, 8), (37, 7), (12, 11))
-    x = torch.randn(tokens, n, generator=rng, dtype=torch.float64) + 2 * torch.randn(n, generator=rng, dtype=torch.float64)
+    x = torch.randn(tokens, n, generator=rng, dtype=torch.float64) + 2 * torch.randn(
+        n, generator=rng, dtype=torch.float64
+    )
     x *= torch.logspace(-0.6, 0.6, n, dtype=torch.float64)
     x = x[:, torch.randperm(n, generator=rng)]
     x[0, int(torch.randint(n, (), generator=rng))] = 9  # one loud token
@@ -119,7 +131,9 @@ def argsort_as_rank(weight, x, sparsity):
 
 def with_norm(norm):
     """Wanda's ranking with another size of the inputs."""
-    return lambda weight, x, sparsity: rows_of(weight.abs() * norm(x), round(sparsity * weight.shape[1]))
+    return lambda weight, x, sparsity: rows_of(
+        weight.abs() * norm(x), round(sparsity * weight.shape[1])
+    )
 
 
 def wanda_score(weight: Tensor, x: Tensor) -> Tensor:
@@ -132,8 +146,14 @@ def wanda_score(weight: Tensor, x: Tensor) -> Tensor:
 def n_of_m_inputs(rng: torch.Generator) -> dict:
     """Both sides differ and can be divided by M, and N is not M − N, so that no confusion goes unseen."""
     n, m = turn(rng, (1, 4), (3, 4), (2, 6), (5, 6))
-    score = torch.rand(*turn(rng, (12, 24), (12, 132), (132, 12)), generator=rng, dtype=torch.float64)
-    return {"score": with_ties(rng, score) if turn(rng, False, True, every=4) else score, "n": n, "m": m}
+    score = torch.rand(
+        *turn(rng, (12, 24), (12, 132), (132, 12)), generator=rng, dtype=torch.float64
+    )
+    return {
+        "score": with_ties(rng, score) if turn(rng, False, True, every=4) else score,
+        "n": n,
+        "m": m,
+    }
 
 
 def n_of_m(score: Tensor, n: int, m: int) -> Tensor:

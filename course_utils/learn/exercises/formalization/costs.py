@@ -16,7 +16,10 @@ def measurements(rng: torch.Generator) -> dict:
     steps = (1 + 2 * torch.rand(n, generator=rng, dtype=torch.float64)).cumsum(0)
     sizes = [round(10 * 2 ** float(s)) for s in steps]
     noise = (0.2 * torch.randn(n, generator=rng, dtype=torch.float64)).exp().tolist()
-    return {"sizes": sizes, "seconds": [1e-4 * s**exponent * e for s, e in zip(sizes, noise, strict=True)]}
+    return {
+        "sizes": sizes,
+        "seconds": [1e-4 * s**exponent * e for s, e in zip(sizes, noise, strict=True)],
+    }
 
 
 def line(x: list, y: list) -> tuple[float, list, float]:
@@ -58,7 +61,10 @@ def with_formula(formula, transform=logs):
 
 
 def shapes(rng: torch.Generator) -> dict:
-    return {"rows": int(torch.randint(3, 30, (), generator=rng)), "columns": pick(rng, 5, 8, 17, 40)}
+    return {
+        "rows": int(torch.randint(3, 30, (), generator=rng)),
+        "columns": pick(rng, 5, 8, 17, 40),
+    }
 
 
 def walk_multiplications(rows: int, columns: int) -> int:
@@ -88,7 +94,7 @@ def matrices(rng: torch.Generator) -> dict:
 
 
 def largest_part(rows: int, columns: int, tokens: int, *, half=0.5, hessian=None, walk=None) -> str:
-    """"Hessian" (tokens · d_col²), "factor" (d_col³) or "walk" (d_row · d_col (d_col − 1) / 2): what multiplies most."""
+    """ "Hessian" (tokens · d_col²), "factor" (d_col³) or "walk" (d_row · d_col (d_col − 1) / 2): what multiplies most."""
     parts = {
         "Hessian": tokens * columns**2 if hessian is None else hessian(rows, columns, tokens),
         "factor": columns**3,
@@ -106,7 +112,7 @@ def fixed_and_growing(rng: torch.Generator) -> dict:
 
 
 def local_exponent(fixed: float, each: float, size: float) -> float:
-    """d log t / d log N of t = fixed + each · N, which is each · N / (fixed + each · N)."""
+    """D log t / d log N of t = fixed + each · N, which is each · N / (fixed + each · N)."""
     return each * size / (fixed + each * size)
 
 
@@ -125,7 +131,7 @@ def training_operations(
     student: int, teacher: int, tokens: int, passes: int, stored: bool, *, forward=2, backward=4, asked=2,
     teacher_passes=None,
 ) -> int:  # fmt: skip
-    """passes · tokens · 6 N_S, and 2 N_T a token for each pass in which the teacher answers: one if answers are stored."""
+    """Passes · tokens · 6 N_S, and 2 N_T a token for each pass in which the teacher answers: one if answers are stored."""
     times = (1 if stored else passes) if teacher_passes is None else teacher_passes(passes, stored)
     return passes * tokens * (forward + backward) * student + times * tokens * asked * teacher
 

@@ -69,7 +69,14 @@ def limit_of(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def near_limit(
-    student_logits: Tensor, teacher_logits: Tensor, share: float, *, limit=limit_of, square=True, absolute=False, side=0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    share: float,
+    *,
+    limit=limit_of,
+    square=True,
+    absolute=False,
+    side=0,
 ) -> int:
     """The smallest τ of 1, 2, 4, … whose τ² KL is within `share` of its limit; `side`: not farther above (1), below (−1)."""
     end = limit(student_logits, teacher_logits)
@@ -84,7 +91,9 @@ def near_limit(
 
 
 def not_centred(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    return (student_logits - teacher_logits).square().sum(-1).mean() / (2 * student_logits.shape[-1])
+    return (student_logits - teacher_logits).square().sum(-1).mean() / (
+        2 * student_logits.shape[-1]
+    )
 
 
 # --- how many of the teacher's answers to keep ---
@@ -94,10 +103,17 @@ def answers_inputs(rng: torch.Generator) -> dict:
     """Odd seeds: shuffled halves, quarters, …, whose sums meet the share exactly. Even seeds: any probabilities."""
     positions, classes = pick(rng, 4, 6), 8
     if rng.initial_seed() % 2:
-        powers = torch.tensor([0.5**k for k in (*range(1, classes), classes - 1)], dtype=torch.float64)
+        powers = torch.tensor(
+            [0.5**k for k in (*range(1, classes), classes - 1)], dtype=torch.float64
+        )
         order = torch.stack([torch.randperm(classes, generator=rng) for _ in range(positions)])
-        return {"probabilities": powers[order], "share": (0.5, 0.75, 0.9375, 1.0)[rng.initial_seed() // 2 % 4]}
-    logits = draw_logits(rng, positions, classes) * torch.rand(positions, 1, generator=rng, dtype=torch.float64)
+        return {
+            "probabilities": powers[order],
+            "share": (0.5, 0.75, 0.9375, 1.0)[rng.initial_seed() // 2 % 4],
+        }
+    logits = draw_logits(rng, positions, classes) * torch.rand(
+        positions, 1, generator=rng, dtype=torch.float64
+    )
     return {"probabilities": logits.softmax(-1), "share": pick(rng, 0.6, 0.7, 0.8)}
 
 
@@ -121,7 +137,10 @@ def counted_by(formula):
 
 
 def same_for_all(probabilities: Tensor, share: float) -> int:
-    return int((probabilities.mean(0).sort(descending=True).values.cumsum(0) < share - 1e-12).sum()) + 1
+    return (
+        int((probabilities.mean(0).sort(descending=True).values.cumsum(0) < share - 1e-12).sum())
+        + 1
+    )
 
 
 def more_than(probabilities: Tensor, share: float) -> int:

@@ -7,7 +7,16 @@ from course_utils.learn.checks.exercise import Exercise
 from course_utils.quantization.grids import scale_and_zero
 
 from ..draws import pick, turn
-from ..packed import code_inputs, halves, neighbours, pack_int4, packed_linear, product_inputs, tiled, with_grid
+from ..packed import (
+    code_inputs,
+    halves,
+    neighbours,
+    pack_int4,
+    packed_linear,
+    product_inputs,
+    tiled,
+    with_grid,
+)
 
 
 def correlated(rng: torch.Generator, tokens: int, inputs: int) -> Tensor:
@@ -66,9 +75,16 @@ def column_inputs(rng: torch.Generator) -> dict:
     """Columns in the middle, the first and the last one; layers that are wide."""
     columns = turn(rng, 7, 19, 67, 8)
     weight = torch.randn(4, columns, generator=rng, dtype=torch.float64)
-    i = turn(rng, int(torch.randint(1, columns - 2, (), generator=rng)), 0, columns // 2, columns - 1)
+    i = turn(
+        rng, int(torch.randint(1, columns - 2, (), generator=rng)), 0, columns // 2, columns - 1
+    )
     quantized = (weight[:, i] / 0.6).round() * 0.6
-    return {"weight": weight, "U": inverse_cholesky(damped_hessian(rng, columns)), "i": i, "quantized": quantized}
+    return {
+        "weight": weight,
+        "U": inverse_cholesky(damped_hessian(rng, columns)),
+        "i": i,
+        "quantized": quantized,
+    }
 
 
 def column_update(weight: Tensor, U: Tensor, i: int, quantized: Tensor) -> Tensor:
@@ -125,10 +141,25 @@ def layer_inputs(rng: torch.Generator) -> dict:
     columns, size = turn(rng, (16, 4), (40, 8), (133, 19), (16, 8), (15, 5), (132, 44))
     weight = torch.randn(6, columns, generator=rng, dtype=torch.float64)
     weight[0] = weight[0].abs() + 0.2
-    return {"weight": weight, "H": damped_hessian(rng, columns), "bits": turn(rng, 3, 4, 2, 5, 4), "group_size": size}
+    return {
+        "weight": weight,
+        "H": damped_hessian(rng, columns),
+        "bits": turn(rng, 3, 4, 2, 5, 4),
+        "group_size": size,
+    }
 
 
-def quantize_layer(weight, H, bits, group_size, *, U=None, update=quick_update, fixed_scales=False, scales_once=False):
+def quantize_layer(
+    weight,
+    H,
+    bits,
+    group_size,
+    *,
+    U=None,
+    update=quick_update,
+    fixed_scales=False,
+    scales_once=False,
+):
     """Walk the columns: a new grid where a group begins, round, let the later columns absorb the error.
 
     Returns codes (out, in), scale (out, groups), zero point (out, groups).

@@ -47,7 +47,10 @@ def fold(gain: Tensor, weight: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def awq_scale_inputs(rng: torch.Generator) -> dict:
-    return {"x": salient(rng, turn(rng, 7, 12, 37), turn(rng, 5, 4)), "alpha": turn(rng, 0.3, 0.6, 1.0, 0.0)}
+    return {
+        "x": salient(rng, turn(rng, 7, 12, 37), turn(rng, 5, 4)),
+        "alpha": turn(rng, 0.3, 0.6, 1.0, 0.0),
+    }
 
 
 def centred(scale: Tensor) -> Tensor:
@@ -68,7 +71,12 @@ def awq_scale(x: Tensor, alpha: float) -> Tensor:
 
 def error_inputs(rng: torch.Generator) -> dict:
     n = 8
-    return {"x": salient(rng, 10, n), "weight": matrix(rng, 4, n), "s": positive(rng, n), "bits": pick(rng, 3, 4)}
+    return {
+        "x": salient(rng, 10, n),
+        "weight": matrix(rng, 4, n),
+        "s": positive(rng, n),
+        "bits": pick(rng, 3, 4),
+    }
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -93,7 +101,12 @@ def clip_inputs(rng: torch.Generator) -> dict:
     w = torch.randn(12, generator=rng, dtype=torch.float64)
     w[int(torch.randint(12, (), generator=rng))] = 3.5
     w[int(torch.randint(11, (), generator=rng))] -= 3.0
-    return {"w": w, "x": salient(rng, 9, 12), "bits": pick(rng, 2, 3, 4), "shares": [1.0, 0.85, 0.7, 0.55]}
+    return {
+        "w": w,
+        "x": salient(rng, 9, 12),
+        "bits": pick(rng, 2, 3, 4),
+        "shares": [1.0, 0.85, 0.7, 0.55],
+    }
 
 
 def clip_errors(

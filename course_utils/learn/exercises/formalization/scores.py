@@ -39,11 +39,15 @@ from .gptq import correlated, damped_hessian
 
 def remove_inputs(rng: torch.Generator) -> dict:
     w = torch.randn(6, generator=rng, dtype=torch.float64)
-    return {"w": w + w.sign(), "H": damped_hessian(rng, 6), "q": int(torch.randint(6, (), generator=rng))}
+    return {
+        "w": w + w.sign(),
+        "H": damped_hessian(rng, 6),
+        "q": int(torch.randint(6, (), generator=rng)),
+    }
 
 
 def remove_weight(w: Tensor, H: Tensor, q: int) -> Tensor:
-    """w − w_q / [H⁻¹]_qq · [H⁻¹]_q,: — found here as the minimum of ½ δHδᵀ over the other weights."""
+    """W − w_q / [H⁻¹]_qq · [H⁻¹]_q,: — found here as the minimum of ½ δHδᵀ over the other weights."""
     others = [j for j in range(len(w)) if j != q]
     new = torch.zeros_like(w)
     new[others] = w[others] + torch.linalg.solve(H[others][:, others], H[others, q]) * w[q]
@@ -69,13 +73,21 @@ def group_inputs(rng: torch.Generator) -> dict:
 
     In every second trial, the norm of W_g H_gg W_gᵀ ranks the groups otherwise than its trace.
     """
-    return until(rng, groups_of_inputs, lambda given: not turn(rng, True, False) or not norm_for_trace(**given).equal(group_mask(**given)))
+    return until(
+        rng,
+        groups_of_inputs,
+        lambda given: (
+            not turn(rng, True, False) or not norm_for_trace(**given).equal(group_mask(**given))
+        ),
+    )
 
 
 def groups_of_inputs(rng: torch.Generator) -> dict:
     size, groups = turn(rng, 2, 3, every=2), turn(rng, 6, 6, 7, 19)
     weight = torch.randn(5, groups * size, generator=rng, dtype=torch.float64)
-    x = correlated(rng, 80, groups * size) * torch.logspace(-0.5, 0.5, groups * size, dtype=torch.float64)
+    x = correlated(rng, 80, groups * size) * torch.logspace(
+        -0.5, 0.5, groups * size, dtype=torch.float64
+    )
     first = size * int(torch.randint(groups, (), generator=rng))
     noise = torch.randn(80, generator=rng, dtype=torch.float64)
     x[:, first : first + size] = 0.02 * x[:, first : first + size]

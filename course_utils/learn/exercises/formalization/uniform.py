@@ -20,7 +20,9 @@ def range_inputs(rng: torch.Generator) -> dict:
     bits = turn(rng, 3, 4, 2, every=2)
 
     def ends(rng: torch.Generator) -> tuple[float, float]:
-        return -float(torch.rand((), generator=rng)) - 0.3, 2.2 + float(torch.rand((), generator=rng))
+        return -float(torch.rand((), generator=rng)) - 0.3, 2.2 + float(
+            torch.rand((), generator=rng)
+        )
 
     def turned(found: tuple[float, float]) -> bool:
         part = -found[0] / (found[1] - found[0]) * (2**bits - 1) % 1
@@ -36,7 +38,10 @@ def round_trip(x: Tensor, low: float, high: float, bits: int) -> Tensor:
     """x̂ = s (clamp(round(x/s) + z, 0, 2^b − 1) − z), s = (high − low) / (2^b − 1), z = round(−low/s)."""
     scale = (high - low) / (2**bits - 1)
     zero = round(-low / scale)
-    back = [scale * (min(max(round(v / scale) + zero, 0), 2**bits - 1) - zero) for v in x.flatten().tolist()]
+    back = [
+        scale * (min(max(round(v / scale) + zero, 0), 2**bits - 1) - zero)
+        for v in x.flatten().tolist()
+    ]
     return torch.tensor(back, dtype=x.dtype).view_as(x)
 
 
@@ -68,7 +73,11 @@ def heavy_inputs(rng: torch.Generator) -> dict:
     """Numbers with a long tail on both sides, and a threshold that some of them pass."""
     u = torch.rand(300, generator=rng, dtype=torch.float64) - 0.5
     x = -u.sign() * torch.log1p(-1.998 * u.abs())
-    return {"x": x, "threshold": float(torch.rand((), generator=rng)) + 1.5, "bits": pick(rng, 3, 4, 5)}
+    return {
+        "x": x,
+        "threshold": float(torch.rand((), generator=rng)) + 1.5,
+        "bits": pick(rng, 3, 4, 5),
+    }
 
 
 def error_parts(x: Tensor, threshold: float, bits: int) -> tuple[float, float]:
@@ -137,7 +146,7 @@ def stochastic_inputs(rng: torch.Generator) -> dict:
 
 
 def stochastic_round(x: Tensor, scale: float, u: Tensor) -> Tensor:
-    """s (⌊x/s⌋ + 1) where u < x/s − ⌊x/s⌋, else s ⌊x/s⌋."""
+    """S (⌊x/s⌋ + 1) where u < x/s − ⌊x/s⌋, else s ⌊x/s⌋."""
     out = torch.zeros_like(x)
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -156,7 +165,10 @@ def toward_zero(x, scale, u):
 
 
 def bound_inputs(rng: torch.Generator) -> dict:
-    return {"peak": float(torch.rand((), generator=rng)) * 3 + 0.2, "bits": int(torch.randint(2, 9, (), generator=rng))}
+    return {
+        "peak": float(torch.rand((), generator=rng)) * 3 + 0.2,
+        "bits": int(torch.randint(2, 9, (), generator=rng)),
+    }
 
 
 def lower_bound(peak: float, bits: int) -> float:

@@ -1,6 +1,7 @@
 """Lesson 5.9, what is decided: which tokens leave early and what that costs, and what an experiment says."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,24 @@ def looks(rng: torch.Generator) -> dict:
         end = torch.randn(tokens, words, generator=rng, dtype=torch.float64) * 3
         noise = torch.randn(depths, tokens, words, generator=rng, dtype=torch.float64)
         sharp = torch.linspace(0.6, 1.0, depths, dtype=torch.float64)[:, None, None]
-        p = (sharp * end + noise * torch.linspace(2.5, 0.0, depths, dtype=torch.float64)[:, None, None]).softmax(-1)
-        return {"p": p, "threshold": pick(rng, 0.6, 0.7, 0.8), "block": 1.0, "head": pick(rng, 0.2, 0.4, 0.5)}
+        p = (
+            sharp * end
+            + noise * torch.linspace(2.5, 0.0, depths, dtype=torch.float64)[:, None, None]
+        ).softmax(-1)
+        return {
+            "p": p,
+            "threshold": pick(rng, 0.6, 0.7, 0.8),
+            "block": 1.0,
+            "head": pick(rng, 0.2, 0.4, 0.5),
+        }
 
     def good(given):
         depth, same = _exits(given["p"], given["threshold"])
-        return len(set(depth.tolist())) >= 2 and bool((given["p"][-1].amax(-1) < given["threshold"]).any()) and 0 < float(same.mean()) < 1
+        return (
+            len(set(depth.tolist())) >= 2
+            and bool((given["p"][-1].amax(-1) < given["threshold"]).any())
+            and 0 < float(same.mean()) < 1
+        )
 
     return until(rng, make, good)
 
@@ -44,7 +57,9 @@ def exit_cost(p: Tensor, threshold: float, block: float, head: float) -> tuple[f
     return float(depth.double().mean()) * (block + head), float(same.mean())
 
 
-def exit_with(looks=lambda d, last: d, cost=None, agree=None, sure=lambda p, t: p.amax(-1) > t, never=None):
+def exit_with(
+    looks=lambda d, last: d, cost=None, agree=None, sure=lambda p, t: p.amax(-1) > t, never=None
+):
     def answer(p, threshold, block, head):
         ready = sure(p, threshold)
         left = ready.any(0)
@@ -75,12 +90,26 @@ def trial(rng: torch.Generator) -> dict:
     """A small experiment: seeds that differ much from each other, paired; sometimes unlike steps or tuning, too few seeds, or just enough."""
 
     def make(rng):
-        n, kind = pick(rng, 5, 6, 8), turn(rng, "clear", "paired", "none", "steps", "three", "tuned", "spread", "few")
-        base = torch.randn(n, generator=rng, dtype=torch.float64) * (0.02 if kind == "spread" else 0.3) + 2
-        gap = {"clear": 0.12, "paired": 0.08, "none": 0.0, "spread": 0.03}.get(kind, 0.3) * pick(rng, 1, -1)
-        noise = torch.randn(n, generator=rng, dtype=torch.float64) * {"spread": 0.05}.get(kind, 0.04)
-        control = {"losses": base, "steps": 400, "tuned": 4}
-        idea = {"losses": base + gap + noise, "steps": 600 if kind == "steps" else 400, "tuned": 12 if kind == "tuned" else 4}
+        n, kind = (
+            pick(rng, 5, 6, 8),
+            turn(rng, "clear", "paired", "none", "steps", "three", "tuned", "spread", "few"),
+        )
+        base = (
+            torch.randn(n, generator=rng, dtype=torch.float64) * (0.02 if kind == "spread" else 0.3)
+            + 2
+        )
+        gap = {"clear": 0.12, "paired": 0.08, "none": 0.0, "spread": 0.03}.get(kind, 0.3) * pick(
+            rng, 1, -1
+        )
+        noise = torch.randn(n, generator=rng, dtype=torch.float64) * {"spread": 0.05}.get(
+            kind, 0.04
+        )
+        control: dict[str, Any] = {"losses": base, "steps": 400, "tuned": 4}
+        idea: dict[str, Any] = {
+            "losses": base + gap + noise,
+            "steps": 600 if kind == "steps" else 400,
+            "tuned": 12 if kind == "tuned" else 4,
+        }
         if kind in ("few", "three"):
             for each in (control, idea):
                 each["losses"] = each["losses"][: 2 if kind == "few" else 3]
@@ -96,17 +125,28 @@ def trial(rng: torch.Generator) -> dict:
 
 def verdict(idea: dict, control: dict, t: float) -> str:
     """'unfair' for unlike steps or tuning, or fewer than 3 seeds; else by Student's interval of the paired differences of losses."""
-    if idea["steps"] != control["steps"] or idea["tuned"] != control["tuned"] or len(idea["losses"]) < 3:
+    if (
+        idea["steps"] != control["steps"]
+        or idea["tuned"] != control["tuned"]
+        or len(idea["losses"]) < 3
+    ):
         return UNFAIR
     d = idea["losses"] - control["losses"]
     half = t * float(d.std()) / math.sqrt(len(d))
     return SAME if abs(float(d.mean())) <= half else "better" if float(d.mean()) < 0 else "worse"
 
 
-def verdict_with(half=lambda d, a, b, t: t * float(d.std()) / math.sqrt(len(d)), fair=("steps", "tuned", "seeds"), lower="better", only_mean=False):
+def verdict_with(
+    half=lambda d, a, b, t: t * float(d.std()) / math.sqrt(len(d)),
+    fair=("steps", "tuned", "seeds"),
+    lower="better",
+    only_mean=False,
+):
     def answer(idea, control, t):
         a, b = idea["losses"], control["losses"]
-        if any(idea[key] != control[key] for key in fair if key != "seeds") or ("seeds" in fair and len(a) < 3):
+        if any(idea[key] != control[key] for key in fair if key != "seeds") or (
+            "seeds" in fair and len(a) < 3
+        ):
             return UNFAIR
         d = a - b
         if not only_mean and abs(float(d.mean())) <= half(d, a, b, t):

@@ -13,7 +13,9 @@ from ..draws import pick, turn, until
 def network_inputs(rng: torch.Generator) -> dict:
     """Two or three matrices, a rounded copy of each, inputs, and the right classes (which KL does not need)."""
     widths = turn(rng, (4, 6, 5), (5, 4, 6, 3), (3, 5, 4))
-    weights = [torch.randn(b, a, generator=rng, dtype=torch.float64) for a, b in itertools.pairwise(widths)]
+    weights = [
+        torch.randn(b, a, generator=rng, dtype=torch.float64) for a, b in itertools.pairwise(widths)
+    ]
     rounded = [w + 0.4 * torch.randn(w.shape, generator=rng, dtype=torch.float64) for w in weights]
     inputs = torch.randn(7, widths[0], generator=rng, dtype=torch.float64)
     labels = torch.randint(widths[-1], (7,), generator=rng)
@@ -27,7 +29,9 @@ def log_probabilities(weights: list[Tensor], inputs: Tensor) -> Tensor:
     return (x @ weights[-1].T).log_softmax(-1)
 
 
-def damages(weights: list[Tensor], rounded: list[Tensor], inputs: Tensor, labels: Tensor) -> list[float]:
+def damages(
+    weights: list[Tensor], rounded: list[Tensor], inputs: Tensor, labels: Tensor
+) -> list[float]:
     """For each layer, the mean over inputs of KL(network ‖ network with that layer alone rounded), nats."""
     p = log_probabilities(weights, inputs)
     found = []
@@ -42,7 +46,10 @@ def damages(weights: list[Tensor], rounded: list[Tensor], inputs: Tensor, labels
 def damages_with(measure, choose=lambda w, r, i: [*w[:i], r[i], *w[i + 1 :]]):
     def answer(weights, rounded, inputs, labels):
         p = log_probabilities(weights, inputs)
-        return [measure(p, log_probabilities(choose(weights, rounded, i), inputs), labels) for i in range(len(weights))]
+        return [
+            measure(p, log_probabilities(choose(weights, rounded, i), inputs), labels)
+            for i in range(len(weights))
+        ]
 
     return answer
 
@@ -84,7 +91,7 @@ def key_inputs(rng: torch.Generator) -> dict:
 
 
 def min_max(x: Tensor, bits: int, dim: int) -> Tensor:
-    """x on grids of 2^b values from the least to the largest along `dim`."""
+    """X on grids of 2^b values from the least to the largest along `dim`."""
     low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
     step = (high - low) / (2**bits - 1)
     return low + ((x - low) / step).round() * step
@@ -92,12 +99,14 @@ def min_max(x: Tensor, bits: int, dim: int) -> Tensor:
 
 def _scores_ratio(queries: Tensor, keys: Tensor, bits: int) -> float:
     """Squared error of the scores Q Kᵀ with one grid for each channel, over that with one for each token."""
-    channel, token = (float((queries @ (min_max(keys, bits, dim) - keys).T).square().sum()) for dim in (0, 1))
+    channel, token = (
+        float((queries @ (min_max(keys, bits, dim) - keys).T).square().sum()) for dim in (0, 1)
+    )
     return channel / token
 
 
 def scale_axis(queries: Tensor, keys: Tensor, bits: int) -> str:
-    """"channel" or "token": whose numbers should share a grid, for the smaller squared error of the scores Q Kᵀ."""
+    """ "channel" or "token": whose numbers should share a grid, for the smaller squared error of the scores Q Kᵀ."""
     return "channel" if _scores_ratio(queries, keys, bits) < 1 else "token"
 
 
@@ -108,4 +117,8 @@ def by_key_error(queries, keys, bits):
 
 def by_largest(queries, keys, bits):
     size = keys.abs()
-    return "channel" if size.amax(0).max() / size.amax(0).median() > size.amax(1).max() / size.amax(1).median() else "token"
+    return (
+        "channel"
+        if size.amax(0).max() / size.amax(0).median() > size.amax(1).max() / size.amax(1).median()
+        else "token"
+    )

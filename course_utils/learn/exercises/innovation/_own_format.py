@@ -16,7 +16,10 @@ ALLOWED = 10**0.05  # times the least possible error: half a decibel
 def hidden(rng: torch.Generator) -> dict:
     """240 numbers of a distribution drawn anew: one-sided, two humps of unlike height, heavy tails, or skewed."""
     n, kind = 240, turn(rng, "skewed", "humps", "tails", "one-sided")
-    z, u = torch.randn(n, generator=rng, dtype=torch.float64), torch.rand(n, generator=rng, dtype=torch.float64)
+    z, u = (
+        torch.randn(n, generator=rng, dtype=torch.float64),
+        torch.rand(n, generator=rng, dtype=torch.float64),
+    )
     shift = 1 + float(torch.rand((), generator=rng))
     if kind == "skewed":
         x = torch.where(u < 0.7, 0.3 * z, shift + z.abs())
@@ -26,7 +29,10 @@ def hidden(rng: torch.Generator) -> dict:
         x = z * (0.4 + 2.0 * (u < 0.1)) + 0.2 * shift
     else:
         x = (0.8 * z).exp() * (1 - (u < 0.1).double())
-    return {"sample": x * 10 ** (2 * float(torch.rand((), generator=rng)) - 1), "bits": turn(rng, 3, 2, 4, every=4) if kind != "tails" else 3}
+    return {
+        "sample": x * 10 ** (2 * float(torch.rand((), generator=rng)) - 1),
+        "bits": turn(rng, 3, 2, 4, every=4) if kind != "tails" else 3,
+    }
 
 
 def own_format(sample: Tensor, bits: int) -> Tensor:
@@ -37,7 +43,9 @@ def own_format(sample: Tensor, bits: int) -> Tensor:
 def within_reach(given: dict, result: Tensor) -> float:
     """1 if the error is within ALLOWED times the least one, else how many times it."""
     points = torch.as_tensor(result, dtype=torch.float64)
-    found = value_tables.mean_error(given["sample"], points) / _least(given["sample"].numpy().tobytes(), given["bits"])
+    found = value_tables.mean_error(given["sample"], points) / _least(
+        given["sample"].numpy().tobytes(), given["bits"]
+    )
     return 1.0 if found <= ALLOWED else found
 
 
@@ -65,7 +73,9 @@ def zero_put_in(points: Tensor) -> Tensor:
 
 def even(sample: Tensor, bits: int) -> Tensor:
     """Equal steps from the smallest to the largest number, 0 put in."""
-    return zero_put_in(torch.linspace(float(sample.min()), float(sample.max()), 2**bits, dtype=torch.float64))
+    return zero_put_in(
+        torch.linspace(float(sample.min()), float(sample.max()), 2**bits, dtype=torch.float64)
+    )
 
 
 def equal_shares(sample: Tensor, bits: int) -> Tensor:

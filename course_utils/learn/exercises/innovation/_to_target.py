@@ -42,12 +42,18 @@ def same_everywhere(damages, seconds, weights, rest, target):
 
 
 TARGET_MISTAKES = {
-    "rest_forgotten": lambda damages, seconds, weights, rest, target: least(damages, lambda c: total(seconds, c) <= target),
+    "rest_forgotten": lambda damages, seconds, weights, rest, target: least(
+        damages, lambda c: total(seconds, c) <= target
+    ),
     "by_weights": by_weights,
     "greedy": greedy_steps,
     "same_everywhere": same_everywhere,
-    "fastest": lambda damages, seconds, weights, rest, target: [min(range(len(s)), key=lambda o: s[o]) for s in seconds],
-    "without_target": lambda damages, seconds, weights, rest, target: [min(range(len(d)), key=lambda o: d[o]) for d in damages],
+    "fastest": lambda damages, seconds, weights, rest, target: [
+        min(range(len(s)), key=lambda o: s[o]) for s in seconds
+    ],
+    "without_target": lambda damages, seconds, weights, rest, target: [
+        min(range(len(d)), key=lambda o: d[o]) for d in damages
+    ],
 }
 
 
@@ -57,7 +63,9 @@ def draw_target(rng: torch.Generator) -> dict:
     damages, seconds, weights = [], [], []
     for _ in range(n):
         size = pick(rng, 2, 3, 5)
-        grow = (0.3 + torch.rand(3, generator=rng)).cumsum(0) * float((1.5 * torch.randn((), generator=rng)).exp())
+        grow = (0.3 + torch.rand(3, generator=rng)).cumsum(0) * float(
+            (1.5 * torch.randn((), generator=rng)).exp()
+        )
         damages.append([0.0, *(round(float(g), 4) for g in grow)])
         fall = [1.0, *(1 - (0.1 + 0.2 * torch.rand(3, generator=rng)).cumsum(0)).tolist()]
         seconds.append([round(size * f, 3) for f in fall])
@@ -66,15 +74,31 @@ def draw_target(rng: torch.Generator) -> dict:
     seconds[odd][1] = round(1.1 * seconds[odd][0], 3)
     rest = round(2 + 2 * float(torch.rand((), generator=rng)), 3)
     goal = [pick(rng, 0, 1, 2, 3) for _ in range(n)]
-    return {"damages": damages, "seconds": seconds, "weights": weights, "rest": rest, "target": round(rest + total(seconds, goal), 3) + 5e-4}  # never met exactly: floats
+    # never met exactly: floats
+    return {
+        "damages": damages,
+        "seconds": seconds,
+        "weights": weights,
+        "rest": rest,
+        "target": round(rest + total(seconds, goal), 3) + 5e-4,
+    }
 
 
 def tells(given: dict, needed: str) -> bool:
     right = to_target(**given)
     told = {name for name, wrong in TARGET_MISTAKES.items() if wrong(**given) != right}
-    fits = [c for c in itertools.product(range(4), repeat=len(right)) if given["rest"] + total(given["seconds"], c) <= given["target"]]
+    fits = [
+        c
+        for c in itertools.product(range(4), repeat=len(right))
+        if given["rest"] + total(given["seconds"], c) <= given["target"]
+    ]
     near = sorted(total(given["damages"], c) for c in fits)
-    return len(near) > 1 and near[1] > 1.001 * near[0] + 1e-4 and {"rest_forgotten", needed} <= told and len(told) >= 5
+    return (
+        len(near) > 1
+        and near[1] > 1.001 * near[0] + 1e-4
+        and {"rest_forgotten", needed} <= told
+        and len(told) >= 5
+    )
 
 
 def target_inputs(rng: torch.Generator) -> dict:

@@ -18,7 +18,11 @@ def eights(rng: torch.Generator) -> dict:
     """Vectors of both kinds: near whole and near half numbers, with and without a sum that must be mended, some negative and far."""
     x = torch.randn(10, 8, generator=rng, dtype=torch.float64) * turn(rng, 0.7, 1.5, 4.0)
     x[:5] = torch.round(x[:5]) + 0.3 * (torch.rand(5, 8, generator=rng, dtype=torch.float64) - 0.5)
-    x[5:8] = torch.floor(x[5:8]) + 0.5 + 0.3 * (torch.rand(3, 8, generator=rng, dtype=torch.float64) - 0.5)
+    x[5:8] = (
+        torch.floor(x[5:8])
+        + 0.5
+        + 0.3 * (torch.rand(3, 8, generator=rng, dtype=torch.float64) - 0.5)
+    )
     return {"x": x}
 
 
@@ -39,7 +43,9 @@ def nearest_e8(x: Tensor) -> Tensor:
     return torch.where(nearer[:, None], first, second)
 
 
-def e8_with(even=_even, choose=lambda x, a, b: (x - a).square().sum(1) <= (x - b).square().sum(1), back=0.5):
+def e8_with(
+    even=_even, choose=lambda x, a, b: (x - a).square().sum(1) <= (x - b).square().sum(1), back=0.5
+):
     def answer(x):
         first, second = even(x), even(x - 0.5)
         return torch.where(choose(x, first, second + 0.5)[:, None], first, second + back)
@@ -47,7 +53,9 @@ def e8_with(even=_even, choose=lambda x, a, b: (x - a).square().sum(1) <= (x - b
     return answer
 
 
-def even_with(which=lambda error: int(error.abs().argmax()), step=lambda g, r: 1.0 if g > r else -1.0):
+def even_with(
+    which=lambda error: int(error.abs().argmax()), step=lambda g, r: 1.0 if g > r else -1.0
+):
     def even(x):
         found = torch.round(x)
         for row, given in zip(found, x, strict=True):
@@ -83,7 +91,17 @@ def read_trellis(codes: list, bits: int, state_bits: int, values: Tensor) -> Ten
     return torch.stack(found[len(codes) :])
 
 
-def _read(codes, bits, state_bits, values, *, start="ring", push=None, take=lambda before, after: after, cut=True):
+def _read(
+    codes,
+    bits,
+    state_bits,
+    values,
+    *,
+    start="ring",
+    push=None,
+    take=lambda before, after: after,
+    cut=True,
+):
     state, mask = 0, 2**state_bits - 1
     push = push or (lambda s, c: (s << bits) | c)
     if start == "ring":
@@ -110,7 +128,9 @@ def trellis_with(**changes):
 
 def newest_on_top(codes, bits, state_bits, values):
     """The new bits enter at the other end."""
-    return _read(codes, bits, state_bits, values, push=lambda s, c: (s >> bits) | (c << (state_bits - bits)))
+    return _read(
+        codes, bits, state_bits, values, push=lambda s, c: (s >> bits) | (c << (state_bits - bits))
+    )
 
 
 def one_bit_at_a_time(codes, bits, state_bits, values):
@@ -147,7 +167,17 @@ def _sharing_high_bits(states: int, bits: int) -> Tensor:
     return (torch.arange(states) >> bits << bits)[:, None] + torch.arange(2**bits)
 
 
-def _step(cost, x, values, bits, *, parents=_parents, best=lambda old: old.min(1), own=lambda x, v: (x - v) ** 2, came=None):
+def _step(
+    cost,
+    x,
+    values,
+    bits,
+    *,
+    parents=_parents,
+    best=lambda old: old.min(1),
+    own=lambda x, v: (x - v) ** 2,
+    came=None,
+):
     before = parents(len(cost), bits)
     found = best(cost[before])
     at = before.gather(1, found.indices[:, None])[:, 0]
@@ -174,15 +204,28 @@ def offers(rng: torch.Generator) -> dict:
     """Layers of one small or large model, four offers; the one of most code bits is often over the budget once its codebooks are counted."""
     wide = turn(rng, 64, 512, 192, 1024)
     shapes = [(wide, wide), (wide // 2, wide), (2 * wide, wide), (wide, 2 * wide)] * pick(rng, 1, 3)
-    every = [(8, 2, 256, True), (8, 2, 256, False), (8, 1, 256, False), (4, 1, 256, True), (8, 3, 64, True), (4, 1, 64, False), (8, 4, 16, True)]
+    every = [
+        (8, 2, 256, True),
+        (8, 2, 256, False),
+        (8, 1, 256, False),
+        (4, 1, 256, True),
+        (8, 3, 64, True),
+        (4, 1, 64, False),
+        (8, 4, 16, True),
+    ]
     chosen = [every[i] for i in torch.randperm(len(every), generator=rng)[:4].tolist()]
     names = [("A", "B", "C", "D")[i] for i in torch.randperm(4, generator=rng).tolist()]
-    offered = {n: dict(zip(("width", "codebooks", "entries", "shared"), o, strict=True)) for n, o in zip(names, chosen, strict=True)}
+    offered = {
+        n: dict(zip(("width", "codebooks", "entries", "shared"), o, strict=True))
+        for n, o in zip(names, chosen, strict=True)
+    }
     rates = sorted(real_bits(shapes, **o) for o in offered.values())
     return {"shapes": shapes, "offers": offered, "budget": rates[turn(rng, 1, 2, 3, 0)] + 1e-6}
 
 
-def real_bits(shapes, width, codebooks, entries, shared, *, scale=16, number=16, code=None, all_sets=None) -> float:
+def real_bits(
+    shapes, width, codebooks, entries, shared, *, scale=16, number=16, code=None, all_sets=None
+) -> float:
     """Bits a weight: codes of log2(entries) bits, a scale of 16 bits a row, codebooks of 16-bit numbers, once or for each layer."""
     code = math.log2(entries) if code is None else code(entries)
     total = sum(rows * (columns // width * codebooks * code + scale) for rows, columns in shapes)

@@ -8,7 +8,15 @@ from torch import Tensor
 from course_utils.learn.checks.exercise import Exercise
 
 from ..draws import pick, turn, until
-from ._exits_and_verdicts import exit_cost, exit_with, last_sure, looks, trial, verdict, verdict_with
+from ._exits_and_verdicts import (
+    exit_cost,
+    exit_with,
+    last_sure,
+    looks,
+    trial,
+    verdict,
+    verdict_with,
+)
 
 LESSON = "5.9-frontiers"
 
@@ -24,7 +32,9 @@ def candidates(rng: torch.Generator) -> dict:
         F = A @ A.T / n
         F = F * (0.2 + 3 * torch.rand(n, generator=rng, dtype=torch.float64))[:, None].sqrt() * 1.0
         F = (F + F.T) / 2
-        F = F + (0.05 - min(0.0, float(torch.linalg.eigvalsh(F)[0]))) * torch.eye(n, dtype=torch.float64)
+        F = F + (0.05 - min(0.0, float(torch.linalg.eigvalsh(F)[0]))) * torch.eye(
+            n, dtype=torch.float64
+        )
         return {"F": F, "deltas": torch.randn(4, n, generator=rng, dtype=torch.float64)}
 
     return until(rng, make, lambda given: len(set(choices(**given)[1])) == 3)
@@ -32,11 +42,20 @@ def candidates(rng: torch.Generator) -> dict:
 
 def choices(F: Tensor, deltas: Tensor) -> tuple[Tensor, list[int]]:
     """(½ δᵀFδ of each row of deltas, [which row the identity takes, the diagonal of F, F]): each takes what costs least by it."""
-    costs = [torch.einsum("ri,ij,rj->r", deltas, M, deltas) / 2 for M in (torch.eye(len(F), dtype=F.dtype), F.diag().diag(), F)]
+    costs = [
+        torch.einsum("ri,ij,rj->r", deltas, M, deltas) / 2
+        for M in (torch.eye(len(F), dtype=F.dtype), F.diag().diag(), F)
+    ]
     return costs[2], [int(c.argmin()) for c in costs]
 
 
-def choices_with(half=0.5, identity=lambda d: d.square().sum(1), diagonal=lambda F, d: (d.square() * F.diag()).sum(1), full=None, best=torch.argmin):
+def choices_with(
+    half=0.5,
+    identity=lambda d: d.square().sum(1),
+    diagonal=lambda F, d: (d.square() * F.diag()).sum(1),
+    full=None,
+    best=torch.argmin,
+):
     def answer(F, deltas):
         whole = torch.einsum("ri,ij,rj->r", deltas, F, deltas) if full is None else full(F, deltas)
         return half * whole, [int(best(c)) for c in (identity(deltas), diagonal(F, deltas), whole)]
@@ -50,7 +69,11 @@ def choices_with(half=0.5, identity=lambda d: d.square().sum(1), diagonal=lambda
 def problem(rng: torch.Generator) -> dict:
     n = pick(rng, 4, 5)
     A = torch.randn(n, 6, generator=rng, dtype=torch.float64)
-    return {"Q": A @ A.T, "remove": turn(rng, 1, 2, 3), "strength": 2 + 5 * float(torch.rand((), generator=rng))}
+    return {
+        "Q": A @ A.T,
+        "remove": turn(rng, 1, 2, 3),
+        "strength": 2 + 5 * float(torch.rand((), generator=rng)),
+    }
 
 
 def penalty(Q: Tensor, remove: int, strength: float) -> tuple[Tensor, float]:
@@ -59,10 +82,19 @@ def penalty(Q: Tensor, remove: int, strength: float) -> tuple[Tensor, float]:
     return Q + strength * (torch.ones_like(Q) - 2 * remove * eye), strength * remove**2
 
 
-def penalty_with(ones=1.0, linear=lambda r: -2.0 * r, constant=lambda r: r * r, extra=0.0, upper=False, scaled=True):
+def penalty_with(
+    ones=1.0,
+    linear=lambda r: -2.0 * r,
+    constant=lambda r: r * r,
+    extra=0.0,
+    upper=False,
+    scaled=True,
+):
     def answer(Q, remove, strength):
         all_ones = torch.ones_like(Q)
-        pairs = ones * (all_ones.triu() if upper else all_ones) + extra * torch.eye(len(Q), dtype=Q.dtype)
+        pairs = ones * (all_ones.triu() if upper else all_ones) + extra * torch.eye(
+            len(Q), dtype=Q.dtype
+        )
         more = pairs + linear(remove) * torch.eye(len(Q), dtype=Q.dtype)
         return Q + strength * more, (strength if scaled else 1.0) * constant(remove)
 
@@ -91,7 +123,14 @@ def swap(Q: Tensor, removed: Tensor, back: int, gone: int) -> float:
 def swap_with(pair=-2.0, field=2.0, own=1.0, sign=1.0):
     def answer(Q, removed, back, gone):
         f = Q @ removed.to(Q.dtype)
-        return float(sign * (own * (Q[back, back] + Q[gone, gone]) + field * (f[gone] - f[back]) + pair * Q[back, gone]))
+        return float(
+            sign
+            * (
+                own * (Q[back, back] + Q[gone, gone])
+                + field * (f[gone] - f[back])
+                + pair * Q[back, gone]
+            )
+        )
 
     return answer
 
@@ -127,10 +166,18 @@ def regrow_with(size=torch.abs, worth=lambda w, g, now: g.abs(), again=True, lar
     def answer(weight, gradient, mask, count):
         old = mask.flatten()
         flat, w = old.clone(), size(weight.flatten())
-        cut = (w.masked_fill(~old, -math.inf).argsort(descending=True) if largest else w.masked_fill(~old, math.inf).argsort(stable=True))[:count]
+        cut = (
+            w.masked_fill(~old, -math.inf).argsort(descending=True)
+            if largest
+            else w.masked_fill(~old, math.inf).argsort(stable=True)
+        )[:count]
         flat[cut] = False
         shut = flat if again else flat | old
-        grown = worth(weight.flatten(), gradient.flatten(), flat).masked_fill(shut, -math.inf).argsort(descending=True, stable=True)[:count]
+        grown = (
+            worth(weight.flatten(), gradient.flatten(), flat)
+            .masked_fill(shut, -math.inf)
+            .argsort(descending=True, stable=True)[:count]
+        )
         flat[grown] = True
         return flat.view_as(mask)
 

@@ -32,7 +32,11 @@ def intensity(rows: int, columns: int, tokens: int, bits: int, group_size: int) 
 def intensity_with(ops=lambda r, c, t: 2 * r * c * t, codes=lambda r, c, t, b: r * c * b / 8, scales=lambda r, c, g: 2 * r * math.ceil(c / g),
                    moved=lambda r, c, t: 4 * t * (r + c)):  # fmt: skip
     def answer(rows, columns, tokens, bits, group_size):
-        return ops(rows, columns, tokens) / (codes(rows, columns, tokens, bits) + scales(rows, columns, group_size) + moved(rows, columns, tokens))
+        return ops(rows, columns, tokens) / (
+            codes(rows, columns, tokens, bits)
+            + scales(rows, columns, group_size)
+            + moved(rows, columns, tokens)
+        )
 
     return answer
 
@@ -44,9 +48,16 @@ def machines(rng: torch.Generator) -> dict:
     """Every third machine is so poor in bandwidth that inputs and outputs alone hold it up."""
     rows, columns = pick(rng, 64, 96, 256), pick(rng, 64, 160, 512)
     bandwidth = 1e9 * pick(rng, 20, 30, 50)
-    most = rows * columns / (2 * (rows + columns))  # the intensity of a layer that has no weights to read
+    # the intensity of a layer that has no weights to read
+    most = rows * columns / (2 * (rows + columns))
     share = turn(rng, 0.13, 0.61, 1.4) * (1 + 0.2 * float(torch.rand((), generator=rng)))
-    return {"rows": rows, "columns": columns, "bits": pick(rng, 3, 4, 8), "peak": bandwidth * most * share, "bandwidth": bandwidth}
+    return {
+        "rows": rows,
+        "columns": columns,
+        "bits": pick(rng, 3, 4, 8),
+        "peak": bandwidth * most * share,
+        "bandwidth": bandwidth,
+    }
 
 
 def enough_tokens(rows: int, columns: int, bits: int, peak: float, bandwidth: float) -> int:
@@ -71,11 +82,18 @@ def tokens_with(ops=2.0, moved=4.0, width=lambda b: b / 8, up=math.ceil, never=0
 def turns(rng: torch.Generator) -> dict:
     """Jobs measured in turns of many calls, some of them disturbed; and a call of nothing, measured alike."""
     names = ("wide", "narrow", "head")[: turn(rng, 2, 3)]
-    empty = [2e-7 * (1 + float(torch.rand((), generator=rng)) + 3 * pick(rng, 0, 0, 1)) for _ in range(4)]
+    empty = [
+        2e-7 * (1 + float(torch.rand((), generator=rng)) + 3 * pick(rng, 0, 0, 1)) for _ in range(4)
+    ]
     times, calls = {}, {}
     for name in names:
-        true, calls[name] = 1e-6 * (2 + 5 * float(torch.rand((), generator=rng))), pick(rng, 20, 50, 300)
-        slow = [1 + 0.3 * float(torch.rand((), generator=rng)) + pick(rng, 0, 0, 2.5) for _ in range(5)]
+        true, calls[name] = (
+            1e-6 * (2 + 5 * float(torch.rand((), generator=rng))),
+            pick(rng, 20, 50, 300),
+        )
+        slow = [
+            1 + 0.3 * float(torch.rand((), generator=rng)) + pick(rng, 0, 0, 2.5) for _ in range(5)
+        ]
         slow[0] += 1.5
         times[name] = [calls[name] * true * s for s in slow]
     return {"turns": times, "calls": calls, "empty": empty}
@@ -119,16 +137,23 @@ def tables(rng: torch.Generator) -> dict:
     low = measured[0] - 10
     between = [int(torch.randint(low, 512, (), generator=rng)) for _ in range(4)]
     widths = [*between, pick(rng, *measured), between[0]]
-    return {"widths": widths, "measured": dict(reversed(seconds.items())), "rest": round(0.5 + float(torch.rand((), generator=rng)), 3)}
+    return {
+        "widths": widths,
+        "measured": dict(reversed(seconds.items())),
+        "rest": round(0.5 + float(torch.rand((), generator=rng)), 3),
+    }
 
 
 def forecast(widths: list[int], measured: dict[int, float], rest: float) -> float:
-    """rest + Σ over layers of the time of the smallest measured width that is at least as large."""
+    """Rest + Σ over layers of the time of the smallest measured width that is at least as large."""
     return rest + sum(measured[min(m for m in measured if m >= w)] for w in widths)
 
 
 def between(w: int, measured: dict) -> float:
-    low, high = max((m for m in measured if m <= w), default=None), min(m for m in measured if m >= w)
+    low, high = (
+        max((m for m in measured if m <= w), default=None),
+        min(m for m in measured if m >= w),
+    )
     if low is None or low == high:
         return measured[high]
     return measured[low] + (measured[high] - measured[low]) * (w - low) / (high - low)
@@ -158,7 +183,10 @@ FORECAST_MISTAKES = {
 def cells(rng: torch.Generator) -> dict:
     """Outputs of unlike size and sign; in some the largest weight is negative, one is all zeros every third time."""
     rows, columns = pick(rng, 3, 4), pick(rng, 5, 6, 7)
-    weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64) * torch.tensor([0.1, 1.0, 8.0, 2.0], dtype=torch.float64)[:rows, None]
+    weight = (
+        torch.randn(rows, columns, generator=rng, dtype=torch.float64)
+        * torch.tensor([0.1, 1.0, 8.0, 2.0], dtype=torch.float64)[:rows, None]
+    )
     weight[1, 0] = -1.3 * weight[1].abs().max()
     if turn(rng, 0, 1, 0):
         weight[2] = 0
@@ -169,10 +197,18 @@ def read_back(weight: Tensor, levels: int) -> Tensor:
     """ŵ = (g₊ − g₋) · top / (levels − 1) with whole g = 0 … levels − 1 and top = max|w| of the output; one of the two g is 0."""
     top = weight.abs().amax(1, keepdim=True)
     step = torch.where(top > 0, top, 1.0) / (levels - 1)
-    return (weight.clamp(min=0) / step).round() * step - (weight.clamp(max=0).neg() / step).round() * step
+    return (weight.clamp(min=0) / step).round() * step - (
+        weight.clamp(max=0).neg() / step
+    ).round() * step
 
 
-def cells_with(top=lambda w: w.abs().amax(1, keepdim=True), steps=lambda n: n - 1, near=torch.round, negative=True, scaled=True):
+def cells_with(
+    top=lambda w: w.abs().amax(1, keepdim=True),
+    steps=lambda n: n - 1,
+    near=torch.round,
+    negative=True,
+    scaled=True,
+):
     def answer(weight, levels):
         high = torch.as_tensor(top(weight), dtype=weight.dtype)
         step = torch.where(high > 0, high, 1.0) / steps(levels)

@@ -24,7 +24,13 @@ def round_of(rng: torch.Generator) -> dict:
         q = (1.5 * torch.randn(k, words, generator=rng, dtype=torch.float64)).softmax(-1)
         p = (1.5 * torch.randn(k + 1, words, generator=rng, dtype=torch.float64)).softmax(-1)
         tokens = [int(torch.multinomial(row, 1, generator=rng)) for row in q]
-        return {"p": p, "q": q, "tokens": tokens, "u": torch.rand(k, generator=rng, dtype=torch.float64).tolist(), "cached": pick(rng, 7, 12)}
+        return {
+            "p": p,
+            "q": q,
+            "tokens": tokens,
+            "u": torch.rand(k, generator=rng, dtype=torch.float64).tolist(),
+            "cached": pick(rng, 7, 12),
+        }
 
     wanted = turn(rng, "all", "middle", "first")
 
@@ -36,15 +42,26 @@ def round_of(rng: torch.Generator) -> dict:
         if (taken == 0, taken == len(ratios)) != (wanted == "first", wanted == "all"):
             return False
         sure = [int(given["p"][i].argmax()) == t for i, t in enumerate(given["tokens"])]
-        if accept_with(take=lambda p, q, t, u: u < p[t])(**given)[0] == accept_with(take=lambda p, q, t, u: int(p.argmax()) == t)(**given)[0]:
+        if (
+            accept_with(take=lambda p, q, t, u: u < p[t])(**given)[0]
+            == accept_with(take=lambda p, q, t, u: int(p.argmax()) == t)(**given)[0]
+        ):
             return False
-        later = any(u < x for u, x in zip(given["u"][taken + 1 :], ratios[taken + 1 :], strict=True))
-        return (wanted == "all" and not all(sure)) or (wanted == "middle" and (later or taken == len(ratios) - 1)) or (wanted == "first" and later)
+        later = any(
+            u < x for u, x in zip(given["u"][taken + 1 :], ratios[taken + 1 :], strict=True)
+        )
+        return (
+            (wanted == "all" and not all(sure))
+            or (wanted == "middle" and (later or taken == len(ratios) - 1))
+            or (wanted == "first" and later)
+        )
 
     return until(rng, make, good)
 
 
-def accept(p: Tensor, q: Tensor, tokens: list[int], u: list[float], cached: int) -> tuple[int, Tensor, int]:
+def accept(
+    p: Tensor, q: Tensor, tokens: list[int], u: list[float], cached: int
+) -> tuple[int, Tensor, int]:
     """(accepted, distribution of the token that follows, tokens whose keys and values stay)."""
     for i, token in enumerate(tokens):
         if u[i] * q[i, token] >= p[i, token]:
@@ -58,7 +75,13 @@ def _clipped(p: Tensor, q: Tensor) -> Tensor:
     return left / left.sum()
 
 
-def accept_with(take=lambda p, q, t, u: u * q[t] < p[t], rest=_clipped, bonus=lambda p, q: p[-1], keep=lambda n, i, k: n + i, first=True):
+def accept_with(
+    take=lambda p, q, t, u: u * q[t] < p[t],
+    rest=_clipped,
+    bonus=lambda p, q: p[-1],
+    keep=lambda n, i, k: n + i,
+    first=True,
+):
     def answer(p, q, tokens, u, cached):
         said = [bool(take(p[i], q[i], t, u[i])) for i, t in enumerate(tokens)]
         i = said.index(False) if False in said else len(tokens)
@@ -75,7 +98,15 @@ def offer(rng: torch.Generator) -> dict:
     kind = turn(rng, "long", "short", "never")
     low, high = {"long": (0.88, 0.97), "short": (0.6, 0.8), "never": (0.3, 0.6)}[kind]
     alpha = low + (high - low) * float(torch.rand((), generator=rng))
-    return {"alpha": round(alpha, 3), "c": round({"long": 0.05, "short": 0.2, "never": 0.8}[kind] * (0.8 + 0.3 * float(torch.rand((), generator=rng))), 3), "most": 8}
+    return {
+        "alpha": round(alpha, 3),
+        "c": round(
+            {"long": 0.05, "short": 0.2, "never": 0.8}[kind]
+            * (0.8 + 0.3 * float(torch.rand((), generator=rng))),
+            3,
+        ),
+        "most": 8,
+    }
 
 
 def pays(alpha: float, c: float, most: int) -> tuple[int, float]:
@@ -84,9 +115,13 @@ def pays(alpha: float, c: float, most: int) -> tuple[int, float]:
     return gains.index(max(gains)), max(gains)
 
 
-def pays_with(tokens=expected_tokens, cost=lambda c, k: k * c + 1, start=0, by=lambda gain, tokens: gain):
+def pays_with(
+    tokens=expected_tokens, cost=lambda c, k: k * c + 1, start=0, by=lambda gain, tokens: gain
+):
     def answer(alpha, c, most):
-        found = [(k, tokens(alpha, k), tokens(alpha, k) / cost(c, k)) for k in range(start, most + 1)]
+        found = [
+            (k, tokens(alpha, k), tokens(alpha, k) / cost(c, k)) for k in range(start, most + 1)
+        ]
         k, _, gain = max(found, key=lambda f: by(f[2], f[1]))
         return k, gain
 
@@ -106,19 +141,35 @@ def validation(rng: torch.Generator) -> dict:
         small = torch.rand(n, generator=rng, dtype=torch.float64) < 0.35 + 0.65 * confidence**2
         large = torch.rand(n, generator=rng, dtype=torch.float64) < 0.75
         risk = 0.01 if none else pick(rng, 0.1, 0.12, 0.15)
-        return {"confidence": confidence, "small": small, "large": large, "grid": grid, "bound": [upper_bound(lost, n) for lost in range(n + 1)], "risk": risk}
+        return {
+            "confidence": confidence,
+            "small": small,
+            "large": large,
+            "grid": grid,
+            "bound": [upper_bound(lost, n) for lost in range(n + 1)],
+            "risk": risk,
+        }
 
     none = turn(rng, False, False, False, True)
     wrong = ("no_bound", "both_wrong", "of_those_answered", "strict")
 
     def good(given):
         right = threshold(**given)
-        return (right[0] == math.inf) == none and (none or sum(threshold_with(**WAYS[w])(**given) != right for w in wrong) >= 3)
+        return (right[0] == math.inf) == none and (
+            none or sum(threshold_with(**WAYS[w])(**given) != right for w in wrong) >= 3
+        )
 
     return until(rng, make, good)
 
 
-def threshold(confidence: Tensor, small: Tensor, large: Tensor, grid: list[float], bound: list[float], risk: float) -> tuple[float, float]:
+def threshold(
+    confidence: Tensor,
+    small: Tensor,
+    large: Tensor,
+    grid: list[float],
+    bound: list[float],
+    risk: float,
+) -> tuple[float, float]:
     """(threshold, share passed on): the lowest t of the falling grid up to which every bound of the lost share is ≤ risk; (inf, 1) where none is."""
     return threshold_with()(confidence, small, large, grid, bound, risk)
 
@@ -175,7 +226,12 @@ def table(rng: torch.Generator) -> dict:
     def good(given):
         right = choose(**given)
         apart = sum(choose_with(**PICKS[w])(**given) != right for w in wrong) >= (3 if fits else 2)
-        return (right[1] is not None) == fits and len(right[0]) >= 2 and apart and (not twice or 0 in right[0])
+        return (
+            (right[1] is not None) == fits
+            and len(right[0]) >= 2
+            and apart
+            and (not twice or 0 in right[0])
+        )
 
     return until(rng, make, good)
 
@@ -185,7 +241,14 @@ def choose(rows: list[dict], budget: float, windows: int) -> tuple[list[int], in
     return choose_with()(rows, budget, windows)
 
 
-def choose_with(size=lambda r: r["blocks"] + r["embedding"], same=lambda r, w: r["windows"] == w, kept="front", ties=True, best=lambda r, s: r["kl"], within=lambda s, b: s <= b):
+def choose_with(
+    size=lambda r: r["blocks"] + r["embedding"],
+    same=lambda r, w: r["windows"] == w,
+    kept="front",
+    ties=True,
+    best=lambda r, s: r["kl"],
+    within=lambda s, b: s <= b,
+):
     def answer(rows, budget, windows):
         asked = [i for i, r in enumerate(rows) if same(r, windows)]
 
@@ -193,7 +256,9 @@ def choose_with(size=lambda r: r["blocks"] + r["embedding"], same=lambda r, w: r
             x, y = (size(rows[a]), rows[a]["kl"]), (size(rows[b]), rows[b]["kl"])
             return x[0] <= y[0] and x[1] <= y[1] and (x != y or (not ties and a < b))
 
-        front = [i for i in asked if kept != "front" or not any(beats(j, i) for j in asked if j != i)]
+        front = [
+            i for i in asked if kept != "front" or not any(beats(j, i) for j in asked if j != i)
+        ]
         fit = [i for i in front if within(size(rows[i]), budget)]
         return front, min(fit, key=lambda i: (best(rows[i], size(rows[i])), i)) if fit else None
 

@@ -24,7 +24,12 @@ def groups(rng: torch.Generator) -> dict:
     patterns = gumbel.patterns(n, m).to(DOUBLE)
     shape = (pick(rng, 2, 3), pick(rng, 2, 4), len(patterns))
     logits = 2 * torch.randn(shape, generator=rng, dtype=DOUBLE)
-    return {"logits": logits, "noise": gumbel.noise(shape, rng, DOUBLE), "tau": pick(rng, 0.3, 0.5, 2.5), "patterns": patterns}
+    return {
+        "logits": logits,
+        "noise": gumbel.noise(shape, rng, DOUBLE),
+        "tau": pick(rng, 0.3, 0.5, 2.5),
+        "patterns": patterns,
+    }
 
 
 def soft_mask(logits: Tensor, noise: Tensor, tau: float, patterns: Tensor) -> Tensor:
@@ -32,7 +37,11 @@ def soft_mask(logits: Tensor, noise: Tensor, tau: float, patterns: Tensor) -> Te
     return gumbel.as_mask(gumbel.relaxed(logits, tau, noise), patterns)
 
 
-def soft_with(inside=lambda e, g, tau: (e + g) / tau, choose=lambda x: x.softmax(-1), lay=lambda x: x.flatten(1)):
+def soft_with(
+    inside=lambda e, g, tau: (e + g) / tau,
+    choose=lambda x: x.softmax(-1),
+    lay=lambda x: x.flatten(1),
+):
     def answer(logits, noise, tau, patterns):
         return lay(choose(inside(logits, noise, tau)) @ patterns)
 
@@ -51,12 +60,20 @@ def gates(rng: torch.Generator) -> dict:
     n = 12
     u = (torch.rand(n, generator=rng, dtype=DOUBLE) + torch.arange(n)) / n
     alpha = torch.randn(n, generator=rng, dtype=DOUBLE) * 2 + pick(rng, -1, 0, 1)
-    return {"alpha": alpha, "u": u[torch.randperm(n, generator=rng)], "beta": pick(rng, 0.5, 2 / 3, 0.8), "gamma": pick(rng, -0.1, -0.2), "zeta": pick(rng, 1.1, 1.3)}
+    return {
+        "alpha": alpha,
+        "u": u[torch.randperm(n, generator=rng)],
+        "beta": pick(rng, 0.5, 2 / 3, 0.8),
+        "gamma": pick(rng, -0.1, -0.2),
+        "zeta": pick(rng, 1.1, 1.3),
+    }
 
 
 def gate(alpha: Tensor, u: Tensor, beta: float, gamma: float, zeta: float) -> tuple[Tensor, Tensor]:
     """(z, P(z ≠ 0)) of each gate."""
-    return concrete.hard(alpha, torch.logit(u), beta, gamma, zeta), concrete.open_probability(alpha, beta, gamma, zeta)
+    return concrete.hard(alpha, torch.logit(u), beta, gamma, zeta), concrete.open_probability(
+        alpha, beta, gamma, zeta
+    )
 
 
 def gate_with(
@@ -83,7 +100,14 @@ def parts(rng: torch.Generator) -> dict:
     order = ratio.argsort(descending=True)
     fits = size[order].cumsum(0)
     k = int(torch.randint(1, n - 1, (), generator=rng))
-    budget = turn(rng, int(fits[k]), int(fits[k]) - 1, int(size.sum()), int(fits[k]) + 1, int(size[order[0]]) - 1)
+    budget = turn(
+        rng,
+        int(fits[k]),
+        int(fits[k]) - 1,
+        int(size.sum()),
+        int(fits[k]) + 1,
+        int(size[order[0]]) - 1,
+    )
     return {"damage": damage, "size": size, "budget": budget}
 
 
@@ -97,7 +121,13 @@ def price(damage: Tensor, size: Tensor, budget: int) -> tuple[float, Tensor]:
     return value, kept
 
 
-def price_with(ratio=lambda d, s: d / s, fits=lambda total, budget: total <= budget, used=lambda s: s, values=lambda r: [0.0, *sorted(r.tolist())], stays=lambda r, v: r > v):
+def price_with(
+    ratio=lambda d, s: d / s,
+    fits=lambda total, budget: total <= budget,
+    used=lambda s: s,
+    values=lambda r: [0.0, *sorted(r.tolist())],
+    stays=lambda r, v: r > v,
+):
     def answer(damage, size, budget):
         found = ratio(damage, size.to(DOUBLE))
         for value in values(found):
@@ -122,7 +152,11 @@ def filled(damage, size, budget):
 def best_set(damage, size, budget):
     """Of all sets that fit, the one that keeps the most damage away: a knapsack, which no price gives."""
     best = max(
-        (s for s in itertools.product((False, True), repeat=len(size)) if int(size[torch.tensor(s)].sum()) <= budget),
+        (
+            s
+            for s in itertools.product((False, True), repeat=len(size))
+            if int(size[torch.tensor(s)].sum()) <= budget
+        ),
         key=lambda s: float(damage[torch.tensor(s)].sum()),
     )
     kept = torch.tensor(best)

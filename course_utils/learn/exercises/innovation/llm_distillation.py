@@ -17,13 +17,23 @@ LESSON = "5.6-llm-distillation"
 def budget(rng: torch.Generator) -> dict:
     def make(rng):
         lengths = [int(x) for x in torch.randint(4, 30, (pick(rng, 3, 5),), generator=rng)]
-        return {"lengths": lengths, "batch": pick(rng, 4, 8, 16), "tokens": int(torch.randint(3000, 9000, (), generator=rng))}
+        return {
+            "lengths": lengths,
+            "batch": pick(rng, 4, 8, 16),
+            "tokens": int(torch.randint(3000, 9000, (), generator=rng)),
+        }
 
     def part(g: dict) -> float:
         """What is left of a step."""
         return g["tokens"] * len(g["lengths"]) / (g["batch"] * sum(g["lengths"])) % 1
 
-    return until(rng, make, lambda g: len(set(g["lengths"])) > 1 and turn(rng, 0.55 < part(g) < 0.95, 0.05 < part(g) < 0.45))
+    return until(
+        rng,
+        make,
+        lambda g: (
+            len(set(g["lengths"])) > 1 and turn(rng, 0.55 < part(g) < 0.95, 0.05 < part(g) < 0.45)
+        ),
+    )
 
 
 def steps(lengths: list[int], batch: int, tokens: int) -> int:
@@ -32,7 +42,9 @@ def steps(lengths: list[int], batch: int, tokens: int) -> int:
 
 
 def steps_with(mean=lambda x: sum(x) / len(x), end=math.floor, batched=True):
-    return lambda lengths, batch, tokens: int(end(tokens / ((batch if batched else 1) * mean(lengths))))
+    return lambda lengths, batch, tokens: int(
+        end(tokens / ((batch if batched else 1) * mean(lengths)))
+    )
 
 
 # --- a vote ---
@@ -45,13 +57,17 @@ def votes(rng: torch.Generator) -> dict:
 def vote(p: float, m: int) -> float:
     """P(more than half of m independent votes are right), ties counting half."""
     terms = [math.comb(m, k) * p**k * (1 - p) ** (m - k) for k in range(m + 1)]
-    return math.fsum(w * (1.0 if 2 * k > m else 0.5 if 2 * k == m else 0.0) for k, w in enumerate(terms))
+    return math.fsum(
+        w * (1.0 if 2 * k > m else 0.5 if 2 * k == m else 0.0) for k, w in enumerate(terms)
+    )
 
 
 def vote_with(tie=0.5, choose=math.comb, most=lambda k, m: 2 * k > m, wrong=True):
     def answer(p, m):
         terms = [choose(m, k) * p**k * ((1 - p) ** (m - k) if wrong else 1.0) for k in range(m + 1)]
-        return sum(w * (1.0 if most(k, m) else tie if 2 * k == m else 0.0) for k, w in enumerate(terms))
+        return sum(
+            w * (1.0 if most(k, m) else tie if 2 * k == m else 0.0) for k, w in enumerate(terms)
+        )
 
     return answer
 
@@ -65,11 +81,15 @@ def texts(rng: torch.Generator) -> dict:
     for row in range(n):
         own[row, 2 : 3 + row % (t - 2)] = True
     student = 2 * torch.randn(n, t, v, generator=rng, dtype=torch.float64)
-    teacher = 2 * torch.randn(n, t, v, generator=rng, dtype=torch.float64) + 3 * torch.randn(n, t, 1, generator=rng, dtype=torch.float64)
+    teacher = 2 * torch.randn(n, t, v, generator=rng, dtype=torch.float64) + 3 * torch.randn(
+        n, t, 1, generator=rng, dtype=torch.float64
+    )
     return {"student_logits": student.requires_grad_(), "teacher_logits": teacher, "own": own}
 
 
-def on_policy_with(direction="reverse", shift=1, masked=True, normalized=True, mean=True, detached=False):
+def on_policy_with(
+    direction="reverse", shift=1, masked=True, normalized=True, mean=True, detached=False
+):
     def answer(student_logits: Tensor, teacher_logits: Tensor, own: Tensor) -> Tensor:
         size = own.shape[1] - shift
         log_q, log_p = student_logits[:, :size].log_softmax(-1), teacher_logits[:, :size]
@@ -85,7 +105,10 @@ def on_policy_with(direction="reverse", shift=1, masked=True, normalized=True, m
 
 def on_policy(student_logits: Tensor, teacher_logits: Tensor, own: Tensor) -> Tensor:
     """The mean of KL(p_S ‖ p_T) over the tokens that the student wrote; the logits at t − 1 belong to token t."""
-    log_q, log_p = student_logits[:, :-1].log_softmax(-1), teacher_logits[:, :-1].detach().log_softmax(-1)
+    log_q, log_p = (
+        student_logits[:, :-1].log_softmax(-1),
+        teacher_logits[:, :-1].detach().log_softmax(-1),
+    )
     return (log_q.exp() * (log_q - log_p)).sum(-1)[own[:, 1:]].mean()
 
 
@@ -130,10 +153,17 @@ def candidates(rng: torch.Generator) -> dict:
 
 def chosen(p: Tensor, students: Tensor) -> list[int]:
     """[which student forward KL takes, which one reverse KL takes]."""
-    return [int((p * (p / students).log()).sum(1).argmin()), int((students * (students / p).log()).sum(1).argmin())]
+    return [
+        int((p * (p / students).log()).sum(1).argmin()),
+        int((students * (students / p).log()).sum(1).argmin()),
+    ]
 
 
-def chosen_with(forward=lambda p, q: p * (p / q).log(), reverse=lambda p, q: q * (q / p).log(), best=torch.argmin):
+def chosen_with(
+    forward=lambda p, q: p * (p / q).log(),
+    reverse=lambda p, q: q * (q / p).log(),
+    best=torch.argmin,
+):
     return lambda p, students: [int(best(f(p, students).sum(1))) for f in (forward, reverse)]
 
 

@@ -46,14 +46,19 @@ def taken_bits(shapes: list, bits: list, group_size: int) -> float:
 
 def taken_with(row=lambda c, b, g: math.ceil(c * b / 8) + 4 * math.ceil(c / g), factor=8.0):
     def answer(shapes, bits, group_size):
-        taken = sum(rows * row(columns, b, group_size) for (rows, columns), b in zip(shapes, bits, strict=True))
+        taken = sum(
+            rows * row(columns, b, group_size)
+            for (rows, columns), b in zip(shapes, bits, strict=True)
+        )
         return factor * taken / sum(rows * columns for rows, columns in shapes)
 
     return answer
 
 
 def mean_of_layers(shapes, bits, group_size):
-    return sum(taken_bits([s], [b], group_size) for s, b in zip(shapes, bits, strict=True)) / len(bits)
+    return sum(taken_bits([s], [b], group_size) for s, b in zip(shapes, bits, strict=True)) / len(
+        bits
+    )
 
 
 # --- the exact allocation ---
@@ -66,12 +71,16 @@ def total(table: list[list], chosen) -> float:
 def allocate(damages: list[list[float]], sizes: list[list[int]], budget: float) -> list[int]:
     """The options, one for each layer, of the least total damage with a total size of at most `budget`: all are tried."""
     choices = itertools.product(*(range(len(row)) for row in sizes))
-    return list(min((c for c in choices if total(sizes, c) <= budget), key=lambda c: total(damages, c)))
+    return list(
+        min((c for c in choices if total(sizes, c) <= budget), key=lambda c: total(damages, c))
+    )
 
 
 def least(damages, fits):
     choices = itertools.product(*(range(len(row)) for row in damages))
-    return list(min(filter(fits, choices), key=lambda c: total(damages, c), default=(0,) * len(damages)))
+    return list(
+        min(filter(fits, choices), key=lambda c: total(damages, c), default=(0,) * len(damages))
+    )
 
 
 def greedy(damages, sizes, budget):
@@ -81,7 +90,9 @@ def greedy(damages, sizes, budget):
         steps = [
             ((d[o] - d[o + 1]) / (s[o + 1] - s[o]), i)
             for i, (d, s, o) in enumerate(zip(damages, sizes, chosen, strict=True))
-            if o + 1 < len(s) and total(sizes, chosen) + s[o + 1] - s[o] <= budget and d[o] > d[o + 1]
+            if o + 1 < len(s)
+            and total(sizes, chosen) + s[o + 1] - s[o] <= budget
+            and d[o] > d[o + 1]
         ]
         if not steps:
             return chosen
@@ -91,7 +102,9 @@ def greedy(damages, sizes, budget):
 def equal_layers(damages, sizes, budget):
     """Counts widths, as if a step cost the same in every layer."""
     share = budget / sum(row[0] for row in sizes) * len(sizes)
-    return least(damages, lambda c: sum(s[o] / s[0] for s, o in zip(sizes, c, strict=True)) <= share)
+    return least(
+        damages, lambda c: sum(s[o] / s[0] for s, o in zip(sizes, c, strict=True)) <= share
+    )
 
 
 def strictly_below(damages, sizes, budget):
@@ -101,7 +114,10 @@ def strictly_below(damages, sizes, budget):
 def even_share(damages, sizes, budget):
     """Each layer is given its part of the budget, by its size, and takes the best that fits into it."""
     part = budget / sum(row[0] for row in sizes)
-    return [min((o for o in range(len(s)) if o == 0 or s[o] <= part * s[0]), key=lambda o: d[o]) for d, s in zip(damages, sizes, strict=True)]
+    return [
+        min((o for o in range(len(s)) if o == 0 or s[o] <= part * s[0]), key=lambda o: d[o])
+        for d, s in zip(damages, sizes, strict=True)
+    ]
 
 
 def without_limit(damages, sizes, budget):
@@ -110,9 +126,18 @@ def without_limit(damages, sizes, budget):
 
 def one_price(damages, sizes, budget):
     """Each layer's least damage + price · size, at the lowest price that fits; what is then left over is not spent."""
-    prices = sorted({(d[a] - d[b]) / (s[b] - s[a]) for d, s in zip(damages, sizes, strict=True) for a, b in itertools.combinations(range(len(d)), 2)})
+    prices = sorted(
+        {
+            (d[a] - d[b]) / (s[b] - s[a])
+            for d, s in zip(damages, sizes, strict=True)
+            for a, b in itertools.combinations(range(len(d)), 2)
+        }
+    )
     for price in [0.0, *(p * (1 + 1e-9) for p in prices if p > 0)]:
-        chosen = [min(range(len(d)), key=lambda o: d[o] + price * s[o]) for d, s in zip(damages, sizes, strict=True)]
+        chosen = [
+            min(range(len(d)), key=lambda o: d[o] + price * s[o])
+            for d, s in zip(damages, sizes, strict=True)
+        ]
         if total(sizes, chosen) <= budget:
             return chosen
     return [0] * len(sizes)
@@ -123,7 +148,9 @@ def most_damaged_first(damages, sizes, budget):
     chosen = [0] * len(sizes)
     for i in sorted(range(len(sizes)), key=lambda i: -damages[i][0]):
         left = budget - total(sizes, chosen) + sizes[i][0]
-        chosen[i] = min((o for o in range(len(sizes[i])) if sizes[i][o] <= left), key=lambda o: damages[i][o])
+        chosen[i] = min(
+            (o for o in range(len(sizes[i])) if sizes[i][o] <= left), key=lambda o: damages[i][o]
+        )
     return chosen
 
 
@@ -142,19 +169,38 @@ def draw_tables(rng: torch.Generator) -> dict:
     for _ in range(layers):
         start = float((2 * torch.randn((), generator=rng)).exp())
         falls = 0.2 + 0.5 * torch.rand(2, generator=rng)
-        damages.append([round(start, 4), round(start * float(falls[0]), 4), round(start * float(falls.prod()), 4)])
+        damages.append(
+            [
+                round(start, 4),
+                round(start * float(falls[0]), 4),
+                round(start * float(falls.prod()), 4),
+            ]
+        )
     odd = int(torch.randint(layers, (), generator=rng))
     damages[odd][1] = round(1.05 * damages[odd][0], 4)
     choice = [pick(rng, 0, 1, 2) for _ in range(layers)]
-    return {"damages": damages, "sizes": sizes, "budget": total(sizes, allocate(damages, sizes, total(sizes, choice)))}
+    return {
+        "damages": damages,
+        "sizes": sizes,
+        "budget": total(sizes, allocate(damages, sizes, total(sizes, choice))),
+    }
 
 
 def tells_apart(given: dict, needed: str) -> bool:
     """Most mistakes give another choice, the needed one too, and the next best choice is clearly worse."""
     right = allocate(**given)
     told = [name for name, wrong in ALLOCATION_MISTAKES.items() if wrong(**given) != right]
-    near = sorted(total(given["damages"], c) for c in itertools.product(range(3), repeat=len(right)) if total(given["sizes"], c) <= given["budget"])
-    return len(near) > 1 and near[1] > 1.001 * near[0] + 1e-4 and {"greedy", "strictly_below", needed} <= set(told) and len(told) >= 5
+    near = sorted(
+        total(given["damages"], c)
+        for c in itertools.product(range(3), repeat=len(right))
+        if total(given["sizes"], c) <= given["budget"]
+    )
+    return (
+        len(near) > 1
+        and near[1] > 1.001 * near[0] + 1e-4
+        and {"greedy", "strictly_below", needed} <= set(told)
+        and len(told) >= 5
+    )
 
 
 def allocation_inputs(rng: torch.Generator) -> dict:
@@ -169,7 +215,11 @@ def ideal_inputs(rng: torch.Generator) -> dict:
     """Sensitivities over decades, layers of unlike sizes."""
     n = turn(rng, 2, 4, 5)
     alpha = (10 ** (3 * torch.rand(n, generator=rng, dtype=torch.float64) - 2)).tolist()
-    return {"sensitivities": alpha, "weights": [pick(rng, 100, 300, 700, 1600) for _ in range(n)], "mean_bits": pick(rng, 2.25, 3.0, 4.5)}
+    return {
+        "sensitivities": alpha,
+        "weights": [pick(rng, 100, 300, 700, 1600) for _ in range(n)],
+        "mean_bits": pick(rng, 2.25, 3.0, 4.5),
+    }
 
 
 def ideal_bits(sensitivities: list[float], weights: list[int], mean_bits: float) -> list[float]:
@@ -182,7 +232,11 @@ def ideal_bits(sensitivities: list[float], weights: list[int], mean_bits: float)
 def ideal_with(half=lambda a, n: 0.5 * math.log2(a / n), middle=None, sign=1):
     def answer(sensitivities, weights, mean_bits):
         h = [half(a, n) for a, n in zip(sensitivities, weights, strict=True)]
-        m = sum(n * x for n, x in zip(weights, h, strict=True)) / sum(weights) if middle is None else middle(sensitivities, weights, h)
+        m = (
+            sum(n * x for n, x in zip(weights, h, strict=True)) / sum(weights)
+            if middle is None
+            else middle(sensitivities, weights, h)
+        )
         return [mean_bits + sign * (x - m) for x in h]
 
     return answer

@@ -27,17 +27,30 @@ def grid(exponent: int, mantissa: int) -> list[float]:
     for E in range(2**exponent):
         for M in range(2**mantissa):
             fraction = M / 2**mantissa
-            found.append(2.0 ** (E - bias) * (1 + fraction) if E > 0 else 2.0 ** (1 - bias) * fraction)
+            found.append(
+                2.0 ** (E - bias) * (1 + fraction) if E > 0 else 2.0 ** (1 - bias) * fraction
+            )
     return found  # patterns are in the order of their numbers
 
 
-def grid_with(bias=lambda e: 2 ** (e - 1) - 1, last=0, hidden_at_zero=False, subnormal_power=1, with_zero=True, signed=False):
+def grid_with(
+    bias=lambda e: 2 ** (e - 1) - 1,
+    last=0,
+    hidden_at_zero=False,
+    subnormal_power=1,
+    with_zero=True,
+    signed=False,
+):
     def answer(exponent, mantissa):
         b, found = bias(exponent), []
         for E in range(2**exponent - last):
             for M in range(2**mantissa):
                 f = M / 2**mantissa
-                value = 2.0 ** (E - b) * (1 + f) if E > 0 or hidden_at_zero else 2.0 ** (subnormal_power - b) * f
+                value = (
+                    2.0 ** (E - b) * (1 + f)
+                    if E > 0 or hidden_at_zero
+                    else 2.0 ** (subnormal_power - b) * f
+                )
                 found += [value, -value] if signed and value else [value]
         return sorted(v for v in found if v or with_zero)
 
@@ -51,10 +64,16 @@ def pattern(rng: torch.Generator) -> dict:
     """Runs of every length, patterns that end within the regime or the exponent, both signs; never zero or NaR."""
     bits = pick(rng, 6, 8, 8, 11, 16)
     run, ones = int(torch.randint(1, min(bits - 1, 6), (), generator=rng)), turn(rng, 1, 0)
-    body = (f"{ones}" * run + f"{1 - ones}" + "".join(str(int(torch.randint(2, (), generator=rng))) for _ in range(bits)))[: bits - 1]
+    body = (
+        f"{ones}" * run
+        + f"{1 - ones}"
+        + "".join(str(int(torch.randint(2, (), generator=rng))) for _ in range(bits))
+    )[: bits - 1]
     body = body if "1" in body else body[:-1] + "1"
     code = int(body, 2)
-    return {"pattern": format((1 << bits) - code if turn(rng, 0, 1, every=2) else code, f"0{bits}b")}
+    return {
+        "pattern": format((1 << bits) - code if turn(rng, 0, 1, every=2) else code, f"0{bits}b")
+    }
 
 
 def posit_value(pattern: str) -> float:
@@ -71,7 +90,15 @@ def posit_value(pattern: str) -> float:
     return sign * 16.0**regime * 2.0**exponent * (1 + fraction)
 
 
-def posit_with(negate=True, ones=lambda run: run - 1, padded=True, base=16.0, hidden=1.0, exponent_bits=2, zeros=lambda run: -run):
+def posit_with(
+    negate=True,
+    ones=lambda run: run - 1,
+    padded=True,
+    base=16.0,
+    hidden=1.0,
+    exponent_bits=2,
+    zeros=lambda run: -run,
+):
     def answer(pattern):
         bits, code = len(pattern), int(pattern, 2)
         sign = -1 if pattern[0] == "1" else 1
@@ -131,11 +158,19 @@ def block(rng: torch.Generator) -> dict:
 def mxfp4(block: Tensor) -> tuple[float, Tensor]:
     """(X, X · E2M1(block / X)), X = 2^(⌊log2 max|x|⌋ − 2); what is above 6 becomes 6."""
     scale = 2.0 ** (math.floor(math.log2(float(block.abs().max()))) - 2)
-    values = [math.copysign(min(E2M1, key=lambda v: abs(v - min(abs(x) / scale, 6.0))), x) for x in block.tolist()]  # noqa: B023
+    values = [
+        math.copysign(min(E2M1, key=lambda v: abs(v - min(abs(x) / scale, 6.0))), x)
+        for x in block.tolist()
+    ]  # noqa: B023
     return scale, scale * torch.tensor(values, dtype=torch.float64)
 
 
-def mxfp4_with(power=lambda peak: math.floor(math.log2(peak)) - 2, table=E2M1, back=True, peak=lambda x: float(x.abs().max())):
+def mxfp4_with(
+    power=lambda peak: math.floor(math.log2(peak)) - 2,
+    table=E2M1,
+    back=True,
+    peak=lambda x: float(x.abs().max()),
+):
     def answer(block):
         scale, levels = 2.0 ** power(peak(block)), torch.tensor(table, dtype=torch.float64)
         size = levels[((block / scale).abs()[:, None] - levels).abs().argmin(1)]
@@ -155,7 +190,13 @@ def candidates(rng: torch.Generator) -> dict:
     bits = dict(zip(names, (8.25, 6.25, 4.5, 4.25, 3.25), strict=True))
     noise = {}
     for i, name in enumerate(names):
-        goal = 30.0 - 5.0 * i - 1.5 * float(torch.rand((), generator=rng)) + 8.0 * (i == 1) + turn(rng, 0.0, 0.0, 8.0) * (i == 3)
+        goal = (
+            30.0
+            - 5.0 * i
+            - 1.5 * float(torch.rand((), generator=rng))
+            + 8.0 * (i == 1)
+            + turn(rng, 0.0, 0.0, 8.0) * (i == 3)
+        )
         e = torch.randn(12, 20, generator=rng, dtype=torch.float64)
         e[1:] *= turn(rng, 1.0, 3.0, 0.4)
         noise[name] = x + e * (x.square().sum() / e.square().sum()).sqrt() * 10 ** (-goal / 20)
@@ -165,7 +206,10 @@ def candidates(rng: torch.Generator) -> dict:
 
 def cheapest(x: Tensor, rounded: dict, bits: dict, target: float) -> tuple[str, float]:
     """The format of the fewest bits whose 10 log10(Σ x² / Σ (x − x̂)²) reaches the target, and its decibels."""
-    db = {name: 10 * math.log10(float(x.square().sum() / (x - found).square().sum())) for name, found in rounded.items()}
+    db = {
+        name: 10 * math.log10(float(x.square().sum() / (x - found).square().sum()))
+        for name, found in rounded.items()
+    }
     name = min((name for name in db if db[name] >= target), key=bits.__getitem__)
     return name, db[name]
 
@@ -173,7 +217,9 @@ def cheapest(x: Tensor, rounded: dict, bits: dict, target: float) -> tuple[str, 
 def cheapest_with(decibels, choose=lambda good, bits, db: min(good, key=bits.__getitem__)):
     def answer(x, rounded, bits, target):
         db = {name: decibels(x, found) for name, found in rounded.items()}
-        name = choose([name for name in db if db[name] >= target] or [max(db, key=db.__getitem__)], bits, db)
+        name = choose(
+            [name for name in db if db[name] >= target] or [max(db, key=db.__getitem__)], bits, db
+        )
         return name, db[name]
 
     return answer

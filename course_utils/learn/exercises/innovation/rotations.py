@@ -22,17 +22,34 @@ def _orthogonal(n: int, rng: torch.Generator) -> Tensor:
 def small_model(rng: torch.Generator) -> dict:
     """A tied model: logits = E (g2 ⊙ norm(x + V f(W (g1 ⊙ norm(x))))) with x a row of E."""
     n, inner, words = pick(rng, 3, 4), pick(rng, 5, 6), 7
-    E, W, V = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((words, n), (inner, n), (n, inner)))
+    E, W, V = (
+        torch.randn(*s, generator=rng, dtype=torch.float64)
+        for s in ((words, n), (inner, n), (n, inner))
+    )
     gains = [0.3 + 2 * torch.rand(n, generator=rng, dtype=torch.float64) for _ in range(2)]
-    return {"embedding": E, "gain": gains[0], "reader": W, "writer": V, "last_gain": gains[1], "Q": _orthogonal(n, rng)}
+    return {
+        "embedding": E,
+        "gain": gains[0],
+        "reader": W,
+        "writer": V,
+        "last_gain": gains[1],
+        "Q": _orthogonal(n, rng),
+    }
 
 
-def rotate(embedding: Tensor, gain: Tensor, reader: Tensor, writer: Tensor, last_gain: Tensor, Q: Tensor) -> tuple[Tensor, ...]:
+def rotate(
+    embedding: Tensor, gain: Tensor, reader: Tensor, writer: Tensor, last_gain: Tensor, Q: Tensor
+) -> tuple[Tensor, ...]:
     """(embedding, reader, writer, head) whose model, with all gains 1, computes the same: E Qᵀ, W diag(g1) Qᵀ, Q V, E diag(g2) Qᵀ."""
     return embedding @ Q.T, (reader * gain) @ Q.T, Q @ writer, (embedding * last_gain) @ Q.T
 
 
-def rotate_with(e=lambda E, Q: E @ Q.T, w=lambda W, g, Q: (W * g) @ Q.T, v=lambda V, Q: Q @ V, h=lambda E, g, Q: (E * g) @ Q.T):
+def rotate_with(
+    e=lambda E, Q: E @ Q.T,
+    w=lambda W, g, Q: (W * g) @ Q.T,
+    v=lambda V, Q: Q @ V,
+    h=lambda E, g, Q: (E * g) @ Q.T,
+):
     def answer(embedding, gain, reader, writer, last_gain, Q):
         return e(embedding, Q), w(reader, gain, Q), v(writer, Q), h(embedding, last_gain, Q)
 
@@ -56,7 +73,14 @@ def hadamard(x: Tensor) -> Tensor:
     return x @ H / math.sqrt(n)
 
 
-def hadamard_with(scale=lambda n: n**-0.5, stages=lambda k: k, plus=1.0, minus=-1.0, half_of=lambda y, i: 2**i, along=-1):
+def hadamard_with(
+    scale=lambda n: n**-0.5,
+    stages=lambda k: k,
+    plus=1.0,
+    minus=-1.0,
+    half_of=lambda y, i: 2**i,
+    along=-1,
+):
     """`stages` of sums and differences of partners 2^i apart."""
 
     def answer(x):
@@ -83,7 +107,9 @@ def layer_and_inputs(rng: torch.Generator) -> dict:
     """A small layer, inputs some of which are loud; every other trial has fewer tokens than channels, so that H alone is singular."""
     out, inputs = pick(rng, 4, 5), 6
     tokens = turn(rng, 40, 4)
-    X = torch.randn(tokens, inputs, generator=rng, dtype=torch.float64) @ torch.randn(inputs, inputs, generator=rng, dtype=torch.float64)
+    X = torch.randn(tokens, inputs, generator=rng, dtype=torch.float64) @ torch.randn(
+        inputs, inputs, generator=rng, dtype=torch.float64
+    )
     X = X * torch.tensor([4.0, 1.0, 1.0, 0.3, 1.0, 2.0], dtype=torch.float64)
     W = torch.randn(out, inputs, generator=rng, dtype=torch.float64)
     return {"W": W, "X": X, "rank": pick(rng, 1, 2, 3), "ridge": pick(rng, 0.05, 0.2)}
@@ -94,7 +120,9 @@ def whitened(W: Tensor, X: Tensor, rank: int, ridge: float) -> tuple[Tensor, flo
     S = torch.linalg.cholesky(X.T @ X + ridge * torch.eye(X.shape[1], dtype=X.dtype))
     P, sigma, Qt = torch.linalg.svd(W @ S, full_matrices=False)
     cut = (P[:, :rank] * sigma[:rank]) @ Qt[:rank]
-    return torch.linalg.solve_triangular(S, cut, upper=False, left=False), float(sigma[rank:].square().sum())
+    return torch.linalg.solve_triangular(S, cut, upper=False, left=False), float(
+        sigma[rank:].square().sum()
+    )
 
 
 def whitened_with(root=torch.linalg.cholesky, back=lambda M, S: M @ torch.linalg.inv(S), loss=lambda s, r: s[r:].square().sum(), with_ridge=True, kept=lambda r: slice(None, r)):  # fmt: skip
@@ -118,7 +146,11 @@ def plain_svd(W, X, rank, ridge):
 
 def budgets(rng: torch.Generator) -> dict:
     """Budgets that are exactly what a number of bits or a rank needs, or a byte less; generous ones, and too small ones for the scales."""
-    rows, columns, group = pick(rng, 256, 512, 768, 1024), pick(rng, 256, 512, 1024, 2048), pick(rng, 32, 64, 128)
+    rows, columns, group = (
+        pick(rng, 256, 512, 768, 1024),
+        pick(rng, 256, 512, 1024, 2048),
+        pick(rng, 32, 64, 128),
+    )
     weights, scales = rows * columns, rows * columns // group * 3
     budget = turn(
         rng, weights * pick(rng, 2, 3, 4, 5, 6, 8) // 8 + scales, int(weights / 8 * (2.5 + 6 * float(torch.rand((), generator=rng)))),
@@ -135,7 +167,14 @@ def afford(rows: int, columns: int, budget: int, group: int) -> tuple[int, int]:
     return rank, min(8, max(0, (budget - scales) * 8 // (rows * columns)))
 
 
-def afford_with(numbers=lambda n, m: n + m, size=2, scales=lambda n, m, g: n * m // g * 3, most=8, bits_in=8, up=False):
+def afford_with(
+    numbers=lambda n, m: n + m,
+    size=2,
+    scales=lambda n, m, g: n * m // g * 3,
+    most=8,
+    bits_in=8,
+    up=False,
+):
     def answer(rows, columns, budget, group):
         each = size * numbers(rows, columns)
         rank = -(-budget // each) if up else budget // each

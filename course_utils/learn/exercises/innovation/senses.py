@@ -27,7 +27,11 @@ def prompt(rng: torch.Generator) -> dict:
 
     def good(given):
         where = torch.isin(given["ids"], given["digits"]).nonzero().flatten()
-        return len(where) == 3 and int(where[-1] - where[0]) > 2 and len(given["ids"][where].unique()) > 1
+        return (
+            len(where) == 3
+            and int(where[-1] - where[0]) > 2
+            and len(given["ids"][where].unique()) > 1
+        )
 
     return until(rng, make, good)
 
@@ -52,7 +56,9 @@ def insert_with(change=lambda vectors, old: vectors, places=lambda where: where)
 def in_the_table(table: Tensor, ids: Tensor, digits: Tensor, vectors: Tensor) -> Tensor:
     """Writes the vectors into (a copy of) the table: a digit that comes twice gets the last one in both places."""
     changed = table.clone()
-    for place, vector in zip(torch.isin(ids, digits).nonzero().flatten().tolist(), vectors, strict=True):
+    for place, vector in zip(
+        torch.isin(ids, digits).nonzero().flatten().tolist(), vectors, strict=True
+    ):
         changed[ids[place]] = vector
     return changed[ids]
 
@@ -110,7 +116,14 @@ def road(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def round_of(old_states: Tensor, old_labels: Tensor, start: float, pushes: Tensor, learner: float, expert: float) -> tuple[Tensor, Tensor]:
+def round_of(
+    old_states: Tensor,
+    old_labels: Tensor,
+    start: float,
+    pushes: Tensor,
+    learner: float,
+    expert: float,
+) -> tuple[Tensor, Tensor]:
     """All states and labels after a round: the learner drives, the expert says what it would do in each state before the step."""
     x, seen = start, []
     for push in pushes.tolist():
@@ -120,11 +133,24 @@ def round_of(old_states: Tensor, old_labels: Tensor, start: float, pushes: Tenso
     return torch.cat([old_states, states]), torch.cat([old_labels, -expert * states])
 
 
-def round_with(drives="learner", labels="expert", keep=True, pushed=True, after=False, mixed=False, relabel=False, drop=0):
+def round_with(
+    drives="learner",
+    labels="expert",
+    keep=True,
+    pushed=True,
+    after=False,
+    mixed=False,
+    relabel=False,
+    drop=0,
+):
     def answer(old_states, old_labels, start, pushes, learner, expert):
         gains, x, seen = {"learner": learner, "expert": expert}, start, []
         for i, push in enumerate(pushes.tolist()):
-            new = x - gains["expert" if mixed and i % 2 == 0 else drives] * x + (push if pushed else 0.0)
+            new = (
+                x
+                - gains["expert" if mixed and i % 2 == 0 else drives] * x
+                + (push if pushed else 0.0)
+            )
             seen.append(new if after else x)
             x = new
         states = torch.tensor(seen[drop:], dtype=torch.float64)
@@ -158,12 +184,18 @@ def reports(rng: torch.Generator) -> dict:
 
 def leaked(reports: list) -> list:
     """The numbers of the reports whose tested images were also fitted on, or used for choosing a setting."""
-    return [i for i, r in enumerate(reports) if set(r["tested"]) & (set(r["fitted"]) | set(r["chosen"]))]
+    return [
+        i for i, r in enumerate(reports) if set(r["tested"]) & (set(r["fitted"]) | set(r["chosen"]))
+    ]
 
 
 def leaked_by(wrong):
     def answer(reports):
-        return [i for i, r in enumerate(reports) if wrong(set(r["fitted"]), set(r["chosen"]), set(r["tested"]), r)]
+        return [
+            i
+            for i, r in enumerate(reports)
+            if wrong(set(r["fitted"]), set(r["chosen"]), set(r["tested"]), r)
+        ]
 
     return answer
 

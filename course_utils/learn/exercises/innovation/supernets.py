@@ -22,22 +22,67 @@ def block(rng: torch.Generator) -> dict:
         "q": (heads * size, width), "k": (kv * size, width), "v": (kv * size, width), "o": (width, heads * size),
         "gate": (channels, width), "up": (channels, width), "down": (width, channels),
     }  # fmt: skip
-    weights = {name: torch.randn(shape, generator=rng, dtype=DOUBLE) for name, shape in shapes.items()}
-    return {**weights, "channels": pick(rng, 4, 5), "kv_heads": turn(rng, 1, 2), "ratio": ratio, "size": size}
+    weights = {
+        name: torch.randn(shape, generator=rng, dtype=DOUBLE) for name, shape in shapes.items()
+    }
+    return {
+        **weights,
+        "channels": pick(rng, 4, 5),
+        "kv_heads": turn(rng, 1, 2),
+        "ratio": ratio,
+        "size": size,
+    }
 
 
-def cut(q: Tensor, k: Tensor, v: Tensor, o: Tensor, gate: Tensor, up: Tensor, down: Tensor, channels: int, kv_heads: int, ratio: int, size: int) -> tuple[Tensor, ...]:
+def cut(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    channels: int,
+    kv_heads: int,
+    ratio: int,
+    size: int,
+) -> tuple[Tensor, ...]:
     """(q, k, v, o, gate, up, down) of the subnet with the first channels and the first key-value heads with their queries."""
     keys, queries = kv_heads * size, kv_heads * ratio * size
-    return q[:queries], k[:keys], v[:keys], o[:, :queries], gate[:channels], up[:channels], down[:, :channels]
+    return (
+        q[:queries],
+        k[:keys],
+        v[:keys],
+        o[:, :queries],
+        gate[:channels],
+        up[:channels],
+        down[:, :channels],
+    )
 
 
-def cut_with(rows=lambda W, n: W[:n], columns=lambda W, n: W[:, :n], out=None, queries=lambda h, r, s: h * r * s, keys=lambda h, r, s: h * s, down=None):
+def cut_with(
+    rows=lambda W, n: W[:n],
+    columns=lambda W, n: W[:, :n],
+    out=None,
+    queries=lambda h, r, s: h * r * s,
+    keys=lambda h, r, s: h * s,
+    down=None,
+):
     def answer(q, k, v, o, gate, up, down_, channels, kv_heads, ratio, size):
         nq, nk = queries(kv_heads, ratio, size), keys(kv_heads, ratio, size)
-        return rows(q, nq), rows(k, nk), rows(v, nk), (out or columns)(o, nq), rows(gate, channels), rows(up, channels), (down or columns)(down_, channels)
+        return (
+            rows(q, nq),
+            rows(k, nk),
+            rows(v, nk),
+            (out or columns)(o, nq),
+            rows(gate, channels),
+            rows(up, channels),
+            (down or columns)(down_, channels),
+        )
 
-    return lambda q, k, v, o, gate, up, down, channels, kv_heads, ratio, size: answer(q, k, v, o, gate, up, down, channels, kv_heads, ratio, size)
+    return lambda q, k, v, o, gate, up, down, channels, kv_heads, ratio, size: answer(
+        q, k, v, o, gate, up, down, channels, kv_heads, ratio, size
+    )
 
 
 # --- one step of the sandwich ---
@@ -51,7 +96,11 @@ def step(rng: torch.Generator) -> dict:
     if sizes[order[0]] == max(sizes):
         order = order[1:] + order[:1]
     logits = torch.randn(n, 5, 4, generator=rng, dtype=DOUBLE) * 1.5
-    return {"logits": logits.requires_grad_(), "sizes": [sizes[i] for i in order], "labels": torch.randint(4, (5,), generator=rng)}
+    return {
+        "logits": logits.requires_grad_(),
+        "sizes": [sizes[i] for i in order],
+        "labels": torch.randint(4, (5,), generator=rng),
+    }
 
 
 def sandwich(logits: Tensor, sizes: list[int], labels: Tensor) -> Tensor:
@@ -64,7 +113,13 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean()
 
 
-def sandwich_with(teacher=lambda sizes: sizes.index(max(sizes)), loss=kl, goal=lambda x: x.detach(), average=lambda parts: sum(parts) / len(parts), text=True):
+def sandwich_with(
+    teacher=lambda sizes: sizes.index(max(sizes)),
+    loss=kl,
+    goal=lambda x: x.detach(),
+    average=lambda parts: sum(parts) / len(parts),
+    text=True,
+):
     def answer(logits, sizes, labels):
         top = teacher(sizes)
         parts = [torch.nn.functional.cross_entropy(logits[top], labels)] if text else []

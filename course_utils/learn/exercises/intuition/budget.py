@@ -13,7 +13,9 @@ def weight_inputs(rng: torch.Generator) -> dict:
     """Counts that are no round numbers, up to 900 thousand millions; and few weights, whose sum is a whole number of bytes."""
     if turn(rng, False, False, True):
         return {"parameters": 4 * pick(rng, 1, 3, 5, 7, 9), "bits": 2 * pick(rng, 1, 3, 5, 7)}
-    parameters = int(torch.randint(50_000_001, 9_000_000_000 * turn(rng, 1, 100), (), generator=rng))
+    parameters = int(
+        torch.randint(50_000_001, 9_000_000_000 * turn(rng, 1, 100), (), generator=rng)
+    )
     return {"parameters": parameters, "bits": int(torch.randint(2, 33, (), generator=rng))}
 
 
@@ -35,7 +37,9 @@ def cache_inputs(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def cache_bytes(layers: int, heads: int, kv_heads: int, head_dim: int, context: int, batch: int, bits: int) -> float:
+def cache_bytes(
+    layers: int, heads: int, kv_heads: int, head_dim: int, context: int, batch: int, bits: int
+) -> float:
     """2 (keys, values) × layers × KV heads × head width × context × batch × b / 8."""
     return 2 * layers * kv_heads * head_dim * context * batch * bits / 8
 
@@ -56,7 +60,7 @@ def matrix_inputs(rng: torch.Generator) -> dict:
 
 
 def quantized_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
-    """rows × (⌈columns b / 8⌉ + 2 groups + ⌈groups b / 8⌉)."""
+    """Rows × (⌈columns b / 8⌉ + 2 groups + ⌈groups b / 8⌉)."""
     groups = columns // group_size
     return rows * (-(-columns * bits // 8) + 2 * groups + -(-groups * bits // 8))
 
@@ -135,7 +139,7 @@ def choice_inputs(rng: torch.Generator) -> dict:
 
 
 def smallest_within(sizes: list, losses: list, limit: float) -> int:
-    """argmin of sizes over losses ≤ limit; −1 if there is none."""
+    """Argmin of sizes over losses ≤ limit; −1 if there is none."""
     best = -1
     for i, loss in enumerate(losses):
         if loss <= limit and (best < 0 or sizes[i] < sizes[best]):

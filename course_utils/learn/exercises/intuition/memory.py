@@ -21,7 +21,9 @@ def shape(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def parameters(vocab: int, hidden: int, intermediate: int, layers: int, kv_heads: int, head_dim: int) -> int:
+def parameters(
+    vocab: int, hidden: int, intermediate: int, layers: int, kv_heads: int, head_dim: int
+) -> int:
     """The numbers of every tensor, added one tensor after another."""
     total = vocab * hidden  # embeddings
     for _ in range(layers):
@@ -51,7 +53,10 @@ def without(part: str):
             "one_norm": layers * hidden,
             "value": layers * hidden * kv_heads * head_dim,
             "grouping": -2 * layers * hidden * (hidden - kv_heads * head_dim),
-            "layers": (layers - 1) * (2 * hidden * (hidden + kv_heads * head_dim) + 3 * hidden * intermediate + 2 * hidden),
+            "layers": (layers - 1)
+            * (
+                2 * hidden * (hidden + kv_heads * head_dim) + 3 * hidden * intermediate + 2 * hidden
+            ),
             "output": layers * hidden * hidden,
         }[part]
         return parameters(vocab, hidden, intermediate, layers, kv_heads, head_dim) - taken
@@ -85,13 +90,17 @@ def config_inputs(rng: torch.Generator) -> dict:
 
 def parameters_of(config: dict, *, kv=None, head_dim=None, tied=None, norms: bool = True) -> int:
     """Tensor by tensor; absent keys: as many key-value heads as heads, head_dim = hidden / heads, not tied."""
-    h, f, V, heads = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads"))
+    h, f, V, heads = (
+        config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
+    )
     kv = config.get("num_key_value_heads", heads) if kv is None else kv(heads)
     d = config.get("head_dim", h // heads) if head_dim is None else head_dim(h, heads)
     tied = config.get("tie_word_embeddings", False) if tied is None else tied
     attention = h * heads * d + 2 * h * kv * d + heads * d * h
     block = attention + 3 * h * f + (2 * h if norms else 0)
-    return V * h + config["num_hidden_layers"] * block + (h if norms else 0) + (0 if tied else V * h)
+    return (
+        V * h + config["num_hidden_layers"] * block + (h if norms else 0) + (0 if tied else V * h)
+    )
 
 
 def config_without(**wrong):
@@ -138,7 +147,9 @@ def machine(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def longest_context(memory: int, weights: int, layers: int, kv_heads: int, head_dim: int, batch: int, bits: int) -> int:
+def longest_context(
+    memory: int, weights: int, layers: int, kv_heads: int, head_dim: int, batch: int, bits: int
+) -> int:
     """The largest c with weights + c · (2 · layers · kv_heads · head_dim · bits / 8) · batch ≤ memory."""
     one_token = 2 * layers * kv_heads * head_dim * bits // 8
     return (memory - weights) // (one_token * batch)

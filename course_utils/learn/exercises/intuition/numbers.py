@@ -24,7 +24,9 @@ def pattern(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def decode(sign: int, exponent: int, mantissa: int, exponent_bits: int, mantissa_bits: int) -> float:
+def decode(
+    sign: int, exponent: int, mantissa: int, exponent_bits: int, mantissa_bits: int
+) -> float:
     """(−1)^sign · 2^(E − B) · (1 + M / 2^m), and for E = 0: (−1)^sign · 2^(1 − B) · M / 2^m, with B = 2^(e−1) − 1."""
     bias = 2 ** (exponent_bits - 1) - 1
     if exponent == 0:
@@ -91,11 +93,15 @@ def as_if_even(x: Tensor, grid: Tensor) -> Tensor:
 
 def range_inputs(rng: torch.Generator) -> dict:
     low = -0.1 - float(torch.rand((), generator=rng))
-    return {"low": low, "high": 0.1 + float(torch.rand((), generator=rng)), "bits": pick(rng, 2, 3, 4, 5, 6)}
+    return {
+        "low": low,
+        "high": 0.1 + float(torch.rand((), generator=rng)),
+        "bits": pick(rng, 2, 3, 4, 5, 6),
+    }
 
 
 def predicted_rms(low: float, high: float, bits: int) -> float:
-    """s / √12 with s = (high − low) / (2^bits − 1): the root of the mean of e² over e in (−s/2, s/2)."""
+    """S / √12 with s = (high − low) / (2^bits − 1): the root of the mean of e² over e in (−s/2, s/2)."""
     step = (high - low) / (2**bits - 1)
     return math.sqrt(step**2 / 12)
 
@@ -109,7 +115,10 @@ def allowed_inputs(rng: torch.Generator) -> dict:
     bits = given.pop("bits")
     just, less = predicted_rms(**given, bits=bits), predicted_rms(**given, bits=bits - 1)
     between = just + (less - just) * (0.1 + 0.8 * float(torch.rand((), generator=rng)))
-    return {**given, "allowed": pick(rng, just * (1 + 1e-6), less * (1 - 0.5 / 2 ** (bits - 1)), between)}
+    return {
+        **given,
+        "allowed": pick(rng, just * (1 + 1e-6), less * (1 - 0.5 / 2 ** (bits - 1)), between),
+    }
 
 
 def bits_needed(low: float, high: float, allowed: float) -> int:

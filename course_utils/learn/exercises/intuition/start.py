@@ -14,13 +14,16 @@ def inputs(rng: torch.Generator) -> dict[str, int]:
 
 
 def bytes_needed_spec(count: int, bits: int) -> float:
-    """count numbers of `bits` bits each, in bytes."""
+    """Count numbers of `bits` bits each, in bytes."""
     return count * bits / 8
 
 
 EXERCISES = [
     Exercise(
-        id="start.bytes_needed", kind="step", difficulty=1, minutes=2,
+        id="start.bytes_needed",
+        kind="step",
+        difficulty=1,
+        minutes=2,
         inputs=inputs,
         spec=bytes_needed_spec,
         mistakes={

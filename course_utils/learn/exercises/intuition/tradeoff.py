@@ -16,7 +16,8 @@ def points(rng: torch.Generator) -> dict:
     losses = [round(1.5 - 0.01 * s + 0.4 * float(torch.rand((), generator=rng)), 3) for s in sizes]
     best = min(range(n), key=lambda i: (losses[i], sizes[i]))
     smallest = min(sizes)
-    sizes += [sizes[best] + 3, smallest]  # as good as the best but larger; as small as the smallest but worse
+    # as good as the best but larger; as small as the smallest but worse
+    sizes += [sizes[best] + 3, smallest]
     losses += [losses[best], max(losses) + 0.1]
     order = torch.randperm(len(sizes), generator=rng).tolist()
     return {"sizes": [sizes[i] for i in order], "losses": [losses[i] for i in order]}
@@ -24,7 +25,7 @@ def points(rng: torch.Generator) -> dict:
 
 def by_size_only(sizes, losses):
     """Those that beat all smaller ones; of two of the same size, the one that stands first."""
-    kept = []
+    kept: list[int] = []
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         if not kept or losses[i] < losses[kept[-1]]:
             kept.append(i)
@@ -77,7 +78,10 @@ def bitmap_bytes(weights: int, sparsity: float, bits: int) -> float:
 def wanted_inputs(rng: torch.Generator) -> dict:
     """A size between one bit (nothing is kept) and all weights with their map."""
     bits = pick(rng, 4, 8, 16, 32)
-    return {"bits": bits, "wanted": round(1 + bits * (0.05 + 0.85 * float(torch.rand((), generator=rng))), 3)}
+    return {
+        "bits": bits,
+        "wanted": round(1 + bits * (0.05 + 0.85 * float(torch.rand((), generator=rng))), 3),
+    }
 
 
 def sparsity_needed(bits: int, wanted: float) -> float:
@@ -96,7 +100,8 @@ def window_inputs(rng: torch.Generator) -> dict:
     noise = torch.randn(n, generator=rng, dtype=torch.float64)
     noise = (noise - noise.mean()) / noise.std()
     spread = 0.01 * (0.5 + float(torch.rand((), generator=rng)))
-    errors = pick(rng, 0.3, 1.4, 1.6, 2.6, 3.5, 6.0, 30.0) * pick(rng, -1, 1, 1)  # mean / (spread / √n); never near 2
+    # mean / (spread / √n); never near 2
+    errors = pick(rng, 0.3, 1.4, 1.6, 2.6, 3.5, 6.0, 30.0) * pick(rng, -1, 1, 1)
     after = before + spread * (noise + errors / n**0.5)
     return {"before": before.tolist(), "after": after.tolist()}
 
@@ -138,7 +143,10 @@ def with_half(width):
 
 
 def share_inputs(rng: torch.Generator) -> dict:
-    return {"share": 0.2 + 0.7 * float(torch.rand((), generator=rng)), "factor": 1.5 + 6 * float(torch.rand((), generator=rng))}
+    return {
+        "share": 0.2 + 0.7 * float(torch.rand((), generator=rng)),
+        "factor": 1.5 + 6 * float(torch.rand((), generator=rng)),
+    }
 
 
 def whole_speedup(share: float, factor: float) -> float:

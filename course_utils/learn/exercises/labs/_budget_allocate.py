@@ -8,7 +8,9 @@ def within(total: float, most: float) -> bool:
     return total <= most * SLACK
 
 
-def allocate(damages: Table, sizes: Table, times: Table, most_bytes: float, most_time: float) -> dict[str, int]:
+def allocate(
+    damages: Table, sizes: Table, times: Table, most_bytes: float, most_time: float
+) -> dict[str, int]:
     """{layer: bits} of the least total damage within both budgets.
 
     For each (bytes, time) that the layers so far can take, the least damage is kept. Raises ValueError if no choice keeps both budgets.
@@ -19,7 +21,11 @@ def allocate(damages: Table, sizes: Table, times: Table, most_bytes: float, most
         for (taken, spent), (harm, chosen) in best.items():
             for bits, damage in options.items():
                 at = taken + sizes[name][bits], spent + times[name][bits]
-                if within(at[0], most_bytes) and within(at[1], most_time) and (at not in grown or harm + damage < grown[at][0]):
+                if (
+                    within(at[0], most_bytes)
+                    and within(at[1], most_time)
+                    and (at not in grown or harm + damage < grown[at][0])
+                ):
                     grown[at] = harm + damage, (chosen, bits)
         best = grown
     if not best:
@@ -58,7 +64,13 @@ def strictly_below(damages, sizes, times, most_bytes, most_time):
 def equal_layers(damages, sizes, times, most_bytes, most_time):
     """Counts widths, as if a bit took the same in every layer."""
     step = sum(max(s.values()) for s in sizes.values()) / max(1, sum(map(max, sizes.values())))
-    return allocate(damages, {n: {b: b for b in s} for n, s in sizes.items()}, times, most_bytes / step, most_time)
+    return allocate(
+        damages,
+        {n: {b: b for b in s} for n, s in sizes.items()},
+        times,
+        most_bytes / step,
+        most_time,
+    )
 
 
 def mean_bits(damages, sizes, times, most_bytes, most_time):
@@ -88,9 +100,16 @@ def greedy(damages, sizes, times, most_bytes, most_time):
         best, step = 0.0, None
         for name, old in chosen.items():
             for new in damages[name]:
-                more, later = sizes[name][new] - sizes[name][old], times[name][new] - times[name][old]
+                more, later = (
+                    sizes[name][new] - sizes[name][old],
+                    times[name][new] - times[name][old],
+                )
                 gain = (damages[name][old] - damages[name][new]) / more if more > 0 else 0.0
-                if gain > best and within(taken + more, most_bytes) and within(spent + later, most_time):
+                if (
+                    gain > best
+                    and within(taken + more, most_bytes)
+                    and within(spent + later, most_time)
+                ):
                     best, step = gain, (name, new, more, later)
         if step is None:
             return chosen
@@ -108,6 +127,11 @@ def value(given: dict, chosen: dict[str, int]) -> dict:
     known = {name: set(options) for name, options in given["damages"].items()}
     if set(chosen) != set(known) or any(bits not in known[name] for name, bits in chosen.items()):
         return {"a choice": False, "fits": False, "damage": 0.0}
-    total = {key: sum(given[key][name][bits] for name, bits in chosen.items()) for key in ("damages", "sizes", "times")}
-    fits = within(total["sizes"], given["most_bytes"]) and within(total["times"], given["most_time"])
+    total = {
+        key: sum(given[key][name][bits] for name, bits in chosen.items())
+        for key in ("damages", "sizes", "times")
+    }
+    fits = within(total["sizes"], given["most_bytes"]) and within(
+        total["times"], given["most_time"]
+    )
     return {"a choice": True, "fits": fits, "damage": total["damages"]}

@@ -11,11 +11,18 @@ from ..draws import turn
 class Rounded:
     """run(bits, text): log-probabilities (windows, tokens, vocabulary) with the layers in `bits` rounded, all others as they are."""
 
-    def __init__(self, layers: dict[str, list[int]], shape: tuple[int, int, int], seed: int) -> None:
+    def __init__(
+        self, layers: dict[str, list[int]], shape: tuple[int, int, int], seed: int
+    ) -> None:
         self.layers, self.numbers = layers, {name: i for i, name in enumerate(layers)}
         rng = torch.Generator().manual_seed(seed)
-        self.logits = {text: 2 * torch.randn(shape, generator=rng, dtype=torch.float64) for text in ("calibration", "test")}
-        self.noise = {text: torch.randn(shape, generator=rng, dtype=torch.float64) for text in self.logits}
+        self.logits = {
+            text: 2 * torch.randn(shape, generator=rng, dtype=torch.float64)
+            for text in ("calibration", "test")
+        }
+        self.noise = {
+            text: torch.randn(shape, generator=rng, dtype=torch.float64) for text in self.logits
+        }
 
     def __repr__(self) -> str:  # in a message: the same in every process
         return "run(bits, text)"
@@ -26,7 +33,9 @@ class Rounded:
             number = self.numbers[name]
             if int(width) not in self.layers[name]:
                 raise ValueError(f"{name} has no option of {width} bits")
-            logits = logits + (2 + number % 3) / (2 + int(width)) * math.cos(1 + number) * noise.flatten().roll(7 * number).view_as(noise)
+            logits = logits + (2 + number % 3) / (2 + int(width)) * math.cos(
+                1 + number
+            ) * noise.flatten().roll(7 * number).view_as(noise)
         return logits.log_softmax(-1)
 
 
@@ -38,7 +47,10 @@ def measure_inputs(rng: torch.Generator) -> dict:
         ({"a": [4], "b": [2, 3, 4]}, (5, 2, 133)),
     )  # fmt: skip
     seed = int(torch.randint(2**30, (), generator=rng))
-    errors = {name: {b: float(torch.rand((), generator=rng)) * 4.0**-b for b in options} for name, options in layers.items()}
+    errors = {
+        name: {b: float(torch.rand((), generator=rng)) * 4.0**-b for b in options}
+        for name, options in layers.items()
+    }
     labels = torch.randint(shape[2], shape[:2], generator=rng)
     return {"run": Rounded(layers, shape, seed), "next_tokens": labels, "errors": errors}
 
@@ -46,17 +58,28 @@ def measure_inputs(rng: torch.Generator) -> dict:
 def measure(run, next_tokens: Tensor, errors: dict) -> dict:
     """{layer: {bits: KL}}: for each layer and each of its options the mean over all tokens of Σ p (ln p − ln q), one layer rounded at a time."""
     p = run({}, "calibration")
-    return {name: {b: divergence(p, run({name: b}, "calibration")) for b in options} for name, options in errors.items()}
+    return {
+        name: {b: divergence(p, run({name: b}, "calibration")) for b in options}
+        for name, options in errors.items()
+    }
 
 
 def divergence(p: Tensor, q: Tensor) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def measure_with(how=lambda p, q, labels: divergence(p, q), text="calibration", others=lambda name, b, errors: {}):
+def measure_with(
+    how=lambda p, q, labels: divergence(p, q), text="calibration", others=lambda name, b, errors: {}
+):
     def answer(run, next_tokens, errors):
         p = run({}, text)
-        return {n: {b: float(how(p, run({**others(n, b, errors), n: b}, text), next_tokens)) for b in options} for n, options in errors.items()}
+        return {
+            n: {
+                b: float(how(p, run({**others(n, b, errors), n: b}, text), next_tokens))
+                for b in options
+            }
+            for n, options in errors.items()
+        }
 
     return answer
 
@@ -79,7 +102,9 @@ def more_loss(p: Tensor, q: Tensor, labels: Tensor) -> Tensor:
 MEASURE_MISTAKES = {
     "loss": measure_with(more_loss),
     "test_text": measure_with(text="test"),
-    "weight_error": lambda run, next_tokens, errors: {name: dict(options) for name, options in errors.items()},
+    "weight_error": lambda run, next_tokens, errors: {
+        name: dict(options) for name, options in errors.items()
+    },
     "reversed": measure_with(lambda p, q, labels: divergence(q, p)),
     "together": measure_with(others=as_sharp),
     "stays_rounded": measure_with(others=narrow_before),

@@ -13,11 +13,19 @@ KINDS = (
 
 def totals(given: dict, chosen: dict[str, int]) -> dict:
     """The draw with budgets that this choice meets exactly."""
-    taken, spent = (sum(given[table][name][bits] for name, bits in chosen.items()) for table in ("sizes", "times"))
+    taken, spent = (
+        sum(given[table][name][bits] for name, bits in chosen.items())
+        for table in ("sizes", "times")
+    )
     return {**given, "most_bytes": taken, "most_time": spent}
 
 
-def tables(rng: torch.Generator, options: list[list[int]], times: tuple[float, ...] = (1.0, 1.6, 1.1), whole: bool = False) -> dict:
+def tables(
+    rng: torch.Generator,
+    options: list[list[int]],
+    times: tuple[float, ...] = (1.0, 1.6, 1.1),
+    whole: bool = False,
+) -> dict:
     """Layers of unlike sizes; what a layer takes beside its codes is not in proportion to them. `times`: of a weight, by place of the option."""
     damages, sizes, spent = {}, {}, {}
     for i, widths in enumerate(options):
@@ -26,7 +34,10 @@ def tables(rng: torch.Generator, options: list[list[int]], times: tuple[float, .
         falls = (0.15 + 0.6 * torch.rand(len(widths), generator=rng)).cumprod(0).tolist()
         damages[name] = {b: round(start * f, 4) for b, f in zip(widths, falls, strict=True)}
         sizes[name] = {b: unit * b + side for b in widths}
-        spent[name] = {b: round(unit * times[j % len(times)] / 10, 1 if whole else 4) for j, b in enumerate(widths)}
+        spent[name] = {
+            b: round(unit * times[j % len(times)] / 10, 1 if whole else 4)
+            for j, b in enumerate(widths)
+        }
     return {"damages": damages, "sizes": sizes, "times": spent}
 
 
@@ -47,8 +58,13 @@ def plain(rng: torch.Generator, kind: str) -> dict:
         given["sizes"] = {name: {b: 40 * b + 100 for b in (2, 3, 4)} for name in names}
     if kind == "floats":
         for table, scale in (("damages", 1e-4), ("times", 1.0)):
-            given[table] = {n: {b: v * scale * (1 + float(torch.rand((), generator=rng))) for b, v in t.items()} for n, t in given[table].items()}
-        given["times"] = {n: {b: round(v, 3) for b, v in t.items()} for n, t in given["times"].items()}
+            given[table] = {
+                n: {b: v * scale * (1 + float(torch.rand((), generator=rng))) for b, v in t.items()}
+                for n, t in given[table].items()
+            }
+        given["times"] = {
+            n: {b: round(v, 3) for b, v in t.items()} for n, t in given["times"].items()
+        }
         given["sizes"] = {n: {b: v / 10 for b, v in t.items()} for n, t in given["sizes"].items()}
     return totals(given, some(rng, given))
 
@@ -96,7 +112,9 @@ def many_layers(rng: torch.Generator) -> dict:
 def many_options(rng: torch.Generator) -> dict:
     """One layer has 140 options and another two; the best one is among the last."""
     given = tables(rng, [list(range(1, 141)), [2, 3]])
-    given["damages"]["layer 0"] = {b: round(2.0 / b + (0.001 if b % 2 else 0.0), 6) for b in range(1, 141)}
+    given["damages"]["layer 0"] = {
+        b: round(2.0 / b + (0.001 if b % 2 else 0.0), 6) for b in range(1, 141)
+    }
     given["times"]["layer 0"] = {b: 1.0 + b % 3 / 10 for b in range(1, 141)}
     return totals(given, {"layer 0": pick(rng, 133, 135, 139), "layer 1": pick(rng, 2, 3)})
 
@@ -105,19 +123,34 @@ def allocation_inputs(rng: torch.Generator) -> dict:
     kind = turn(rng, *KINDS)
     if kind in ("too late", "too large"):
         return impossible(rng, kind)
-    others = {"slow when narrow": slow_when_narrow, "nothing": nothing, "many layers": many_layers, "many options": many_options}
+    others = {
+        "slow when narrow": slow_when_narrow,
+        "nothing": nothing,
+        "many layers": many_layers,
+        "many options": many_options,
+    }
     if kind in others:
         return others[kind](rng)
     if kind == "one layer":
         given = tables(rng, [[2, 3, 4]], whole=True)
         return totals(given, some(rng, given))
     if kind == "unlike options":
-        given = tables(rng, [[4], [2, 4], [2, 3, 4, 5, 8], [1, 8], [3]], (1.0, 1.7, 1.2, 2.1, 1.5), whole=True)
+        given = tables(
+            rng, [[4], [2, 4], [2, 3, 4, 5, 8], [1, 8], [3]], (1.0, 1.7, 1.2, 2.1, 1.5), whole=True
+        )
         return totals(given, some(rng, given))
-    return until(rng, lambda rng: plain(rng, kind), lambda given: kind not in TOLD or tells_apart(given, TOLD[kind]))
+    return until(
+        rng,
+        lambda rng: plain(rng, kind),
+        lambda given: kind not in TOLD or tells_apart(given, TOLD[kind]),
+    )
 
 
-TOLD = {"plain": (greedy, without_time), "floats": (greedy,), "plain, one layer odd": (greedy, without_time)}
+TOLD = {
+    "plain": (greedy, without_time),
+    "floats": (greedy,),
+    "plain, one layer odd": (greedy, without_time),
+}
 
 
 def tells_apart(given: dict, wrong: tuple) -> bool:

@@ -21,7 +21,7 @@ def verdict_inputs(rng: torch.Generator) -> dict:
 
 
 def verdict(ticket: list[float], control: list[float]) -> str:
-    """"better", "worse" or "no difference seen": where the 95 % interval of the mean of ticket − control lies."""
+    """ "better", "worse" or "no difference seen": where the 95 % interval of the mean of ticket − control lies."""
     mean, half = intervals.interval([t - c for t, c in zip(ticket, control, strict=True)])
     if mean - half > 0:
         return "better"

@@ -15,12 +15,19 @@ def tensor_inputs(rng: torch.Generator) -> dict:
     −min/s lies below the half, so that it is rounded down.
     """
     bits = turn(rng, 3, 4, 5, 8, every=2)
-    x = torch.randn(*turn(rng, (4, 7), (5, 263), (137, 3)), generator=rng, dtype=torch.float64) + 0.4
+    x = (
+        torch.randn(*turn(rng, (4, 7), (5, 263), (137, 3)), generator=rng, dtype=torch.float64)
+        + 0.4
+    )
     least, most = torch.randperm(x.numel(), generator=rng)[:2].tolist()
     if turn(rng, True, False):
         x = x.clamp(-1.6, 3.0)
         x.view(-1)[least] = -1.7
-        x.view(-1)[most] = until(rng, lambda rng: 3.1 + float(torch.rand((), generator=rng)), lambda top: 0.05 < 1.7 * (2**bits - 1) / (1.7 + top) % 1 < 0.45)
+        x.view(-1)[most] = until(
+            rng,
+            lambda rng: 3.1 + float(torch.rand((), generator=rng)),
+            lambda top: 0.05 < 1.7 * (2**bits - 1) / (1.7 + top) % 1 < 0.45,
+        )
     else:
         x = x.clamp(-1.3, 2**bits - 2.8)
         x.view(-1)[least], x.view(-1)[most] = -1.5, 2**bits - 2.5
@@ -29,7 +36,7 @@ def tensor_inputs(rng: torch.Generator) -> dict:
 
 
 def affine(x: Tensor, bits: int) -> tuple[Tensor, float, int]:
-    """q = clamp(round(x/s) + z, 0, 2^b − 1), s = (max − min) / (2^b − 1), z = round(−min/s)."""
+    """Q = clamp(round(x/s) + z, 0, 2^b − 1), s = (max − min) / (2^b − 1), z = round(−min/s)."""
     low, high = min(x.flatten().tolist()), max(x.flatten().tolist())
     scale = (high - low) / (2**bits - 1)
     zero = round(-low / scale)
@@ -44,7 +51,11 @@ def mapped(formula, clamp=True):
         top = 2**bits - 1
         codes, scale, zero = formula(x, x.min(), x.max(), top)
         codes = codes.round()
-        return (codes.clamp(0, top).to(torch.uint8) if clamp else codes.to(torch.int16)), scale, zero
+        return (
+            (codes.clamp(0, top).to(torch.uint8) if clamp else codes.to(torch.int16)),
+            scale,
+            zero,
+        )
 
     return answer
 
@@ -122,9 +133,12 @@ def row_inputs(rng: torch.Generator) -> dict:
 
 
 def per_channel(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """q = round(w/s) from −(2^(b−1) − 1) to 2^(b−1) − 1, s = max|w| / (2^(b−1) − 1) of each row; 1 for a row of zeros."""
+    """Q = round(w/s) from −(2^(b−1) − 1) to 2^(b−1) − 1, s = max|w| / (2^(b−1) − 1) of each row; 1 for a row of zeros."""
     top = 2 ** (bits - 1) - 1
-    codes, scale = torch.zeros(weight.shape, dtype=torch.int8), torch.ones(len(weight), 1, dtype=weight.dtype)
+    codes, scale = (
+        torch.zeros(weight.shape, dtype=torch.int8),
+        torch.ones(len(weight), 1, dtype=weight.dtype),
+    )
     for r, row in enumerate(weight.tolist()):
         if any(row):
             scale[r] = max(abs(w) for w in row) / top
@@ -157,7 +171,10 @@ def of_zeros(weight, bits):
 
 def group_inputs(rng: torch.Generator) -> dict:
     """Groups on both sides of 0, above it, below it, one of zeros, and one whose largest code must be clamped."""
-    (rows, groups, size), bits = turn(rng, (3, 4, 4), (137, 4, 2), (3, 4, 263), (3, 137, 3)), turn(rng, 3, 4, 5)
+    (rows, groups, size), bits = (
+        turn(rng, (3, 4, 4), (137, 4, 2), (3, 4, 263), (3, 137, 3)),
+        turn(rng, 3, 4, 5),
+    )
     weight = torch.randn(rows, groups, size, generator=rng, dtype=torch.float64)
     weight[0, 1], weight[1, 2] = weight[0, 1].abs() + 0.5, -weight[1, 2].abs() - 0.5
     weight[2, 3], weight[2, 2] = 0, 0.1
@@ -178,7 +195,9 @@ def per_group(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tenso
             low, high = min(*group, 0.0), max(*group, 0.0)
             s = (high - low) / (2**bits - 1) or 1.0
             z = round(-low / s)
-            codes[r, place] = torch.tensor([min(max(round(w / s) + z, 0), 2**bits - 1) for w in group])
+            codes[r, place] = torch.tensor(
+                [min(max(round(w / s) + z, 0), 2**bits - 1) for w in group]
+            )
             scale[r, g], zero[r, g] = s, z
     return codes, scale, zero
 
@@ -197,7 +216,11 @@ def grouped(formula, *, strided=False, whole_rows=False, guard=True, clamp=True)
             flat = (scale == 0) | scale.isnan()
             scale, zero = torch.where(flat, 1.0, scale), torch.where(flat, 0.0, zero)
         codes = ((weight / scale[:, index]).round() + zero[:, index]).nan_to_num().round()
-        return (codes.clamp(0, 2**bits - 1).to(torch.uint8) if clamp else codes.to(torch.int16)), scale, zero
+        return (
+            (codes.clamp(0, 2**bits - 1).to(torch.uint8) if clamp else codes.to(torch.int16)),
+            scale,
+            zero,
+        )
 
     return answer
 

@@ -20,11 +20,16 @@ LAB = "lab-5.2-mixed-precision"
 def bytes_inputs(rng: torch.Generator) -> dict:
     """Rows whose codes and groups do not come out even, and some that do."""
     columns, group = turn(rng, (131, 32), (70, 16), (519, 64)), pick(rng, 16, 32, 64)
-    return {"rows": pick(rng, 3, 40, 137, 192), "columns": columns[0], "bits": pick(rng, 2, 3, 5, 7), "group_size": turn(rng, columns[1], group)}
+    return {
+        "rows": pick(rng, 3, 40, 137, 192),
+        "columns": columns[0],
+        "bits": pick(rng, 2, 3, 5, 7),
+        "group_size": turn(rng, columns[1], group),
+    }
 
 
 def layer_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
-    """rows · (⌈columns · bits / 8⌉ + 4 ⌈columns / group_size⌉)."""
+    """Rows · (⌈columns · bits / 8⌉ + 4 ⌈columns / group_size⌉)."""
     return rows * (math.ceil(columns * bits / 8) + 4 * math.ceil(columns / group_size))
 
 
@@ -37,7 +42,9 @@ def bytes_with(row):
 
 def time_inputs(rng: torch.Generator) -> dict:
     """Runs with a slow beginning and a few that something else disturbed; even and odd numbers of them."""
-    (layers, options), runs = turn(rng, ((2, 3), (9, 14)), ((133, 1), (6, 7)), ((1, 133), (5, 8)), ((2, 2), (140, 171)))
+    (layers, options), runs = turn(
+        rng, ((2, 3), (9, 14)), ((133, 1), (6, 7)), ((1, 133), (5, 8)), ((2, 2), (140, 171))
+    )
     warmup = turn(rng, 2, 3, 1)
     seconds: dict[str, dict[int, Tensor]] = {}
     for i in range(layers):
@@ -54,7 +61,10 @@ def time_inputs(rng: torch.Generator) -> dict:
 
 def time_table(seconds: dict, warmup: int) -> dict:
     """{layer: {bits: microseconds}}: the median of the runs after the first `warmup`."""
-    return {name: {b: 1e6 * middle(runs[warmup:]) for b, runs in options.items()} for name, options in seconds.items()}
+    return {
+        name: {b: 1e6 * middle(runs[warmup:]) for b, runs in options.items()}
+        for name, options in seconds.items()
+    }
 
 
 def middle(runs: Tensor) -> float:
@@ -65,7 +75,8 @@ def middle(runs: Tensor) -> float:
 
 def times_with(of, factor=1e6, skip=lambda warmup: warmup):
     return lambda seconds, warmup: {
-        name: {b: factor * float(of(runs[skip(warmup) :])) for b, runs in options.items()} for name, options in seconds.items()
+        name: {b: factor * float(of(runs[skip(warmup) :])) for b, runs in options.items()}
+        for name, options in seconds.items()
     }
 
 

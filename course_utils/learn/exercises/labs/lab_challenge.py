@@ -17,7 +17,10 @@ def plan_inputs(rng: torch.Generator) -> dict:
     """Streams that end within a byte and one that ends at a whole one; one tensor used twice. Rates are exact in binary."""
     plan = []
     for i in range(pick(rng, 3, 5, 8)):
-        count, side = int(torch.randint(100, 9000, (), generator=rng)), int(torch.randint(4, 300, (), generator=rng))
+        count, side = (
+            int(torch.randint(100, 9000, (), generator=rng)),
+            int(torch.randint(4, 300, (), generator=rng)),
+        )
         plan.append((f"layer {i}", count, pick(rng, 1.75, 2.375, 3.0, 4.875), side))
     plan.append(("whole", 64 * pick(rng, 3, 7, 20), pick(rng, 1.75, 2.375, 3.0), 9))
     plan.insert(int(torch.randint(len(plan) + 1, (), generator=rng)), ("tied", 5001, 4.875, 77))
@@ -27,13 +30,18 @@ def plan_inputs(rng: torch.Generator) -> dict:
 
 
 def plan_bytes(plan: list, header: int) -> int:
-    """header + Σ (⌈count · bits / 8⌉ + side), a name that stands twice counted once."""
-    return header + sum(math.ceil(count * bits / 8) + side for count, bits, side in {name: rest for name, *rest in plan}.values())
+    """Header + Σ (⌈count · bits / 8⌉ + side), a name that stands twice counted once."""
+    return header + sum(
+        math.ceil(count * bits / 8) + side
+        for count, bits, side in {name: rest for name, *rest in plan}.values()
+    )
 
 
 def bytes_with(of, once=True, head=True, last=lambda total: total):
     def answer(plan, header):
-        rows = {name: rest for name, *rest in plan}.values() if once else [rest for _, *rest in plan]
+        rows = (
+            {name: rest for name, *rest in plan}.values() if once else [rest for _, *rest in plan]
+        )
         return last(header * head + sum(of(*row) for row in rows))
 
     return answer
@@ -51,7 +59,11 @@ def gate_inputs(rng: torch.Generator) -> dict:
     """Shares around what is needed, few and many items, also all right."""
     n, needed = pick(rng, 40, 80, 200, 1000), pick(rng, 0.9, 0.95, 0.98)
     below = turn(rng, 0.0, 0.02, 0.15, -1.0)
-    return {"right": min(n, max(0, round(n * (needed - below)))) if below >= 0 else n, "n": n, "needed": needed}
+    return {
+        "right": min(n, max(0, round(n * (needed - below)))) if below >= 0 else n,
+        "n": n,
+        "needed": needed,
+    }
 
 
 def gate(right: int, n: int, needed: float) -> tuple[float, float, bool]:
@@ -92,7 +104,10 @@ def undivided(right, n):
 def front_inputs(rng: torch.Generator) -> dict:
     """Entries with ties in bytes, in facts, in both, and some that failed a gate."""
     sizes, shares = (7, 8, 9, 10, 12), (0.98, 0.985, 0.99, 1.0)
-    entries = [(1000 * pick(rng, *sizes), pick(rng, *shares), int(torch.randint(5, (), generator=rng)) > 0) for _ in range(turn(rng, 6, 12, 3))]
+    entries = [
+        (1000 * pick(rng, *sizes), pick(rng, *shares), int(torch.randint(5, (), generator=rng)) > 0)
+        for _ in range(turn(rng, 6, 12, 3))
+    ]
     entries.append((6000, 0.97, False))
     entries.append(next((e for e in entries if e[2]), (9000, 1.0, True)))
     return {"entries": entries}
@@ -110,7 +125,12 @@ def beaten(one, other):
 
 def front_with(beats, passed=lambda entry: entry[2], keep=lambda lost: not lost):
     def answer(entries):
-        return [i for i, e in enumerate(entries) if passed(e) and keep(any(passed(o) and beats(o, e) for j, o in enumerate(entries) if j != i))]
+        return [
+            i
+            for i, e in enumerate(entries)
+            if passed(e)
+            and keep(any(passed(o) and beats(o, e) for j, o in enumerate(entries) if j != i))
+        ]
 
     return answer
 

@@ -15,7 +15,10 @@ from ..formalization.distillation_losses import real_tokens
 
 def label_inputs(rng: torch.Generator) -> dict:
     batch, tokens = turn(rng, (3, 5), (4, 263), (137, 6), (1, 6))
-    return {"ids": torch.randint(2, turn(rng, 50, 50_000), (batch, tokens), generator=rng), "mask": real_tokens(rng, batch, tokens)}
+    return {
+        "ids": torch.randint(2, turn(rng, 50, 50_000), (batch, tokens), generator=rng),
+        "mask": real_tokens(rng, batch, tokens),
+    }
 
 
 def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
@@ -32,7 +35,9 @@ def labels_of(ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def loop_inputs(rng: torch.Generator) -> dict:
-    classes, features, rows, batches = turn(rng, (5, 4, 6, 4), (139, 3, 137, 3), (3, 139, 1, 11), (4, 3, 2, 137))
+    classes, features, rows, batches = turn(
+        rng, (5, 4, 6, 4), (139, 3, 137, 3), (3, 139, 1, 11), (4, 3, 2, 137)
+    )
     return {
         "student": torch.randn(classes, features, generator=rng, dtype=torch.float64),
         "teacher": torch.randn(classes, features, generator=rng, dtype=torch.float64),
@@ -55,7 +60,9 @@ def distil(
         log_t = (x @ guide.T / (temperature if softened else 1.0)).log_softmax(-1)
         log_s = (x @ start.T / temperature).log_softmax(-1)
         terms = log_s.exp() * (log_s - log_t) if reverse else log_t.exp() * (log_t - log_s)
-        loss = temperature**square * (terms.sum() if sums else terms.mean() if over_classes else terms.sum(-1).mean())
+        loss = temperature**square * (
+            terms.sum() if sums else terms.mean() if over_classes else terms.sum(-1).mean()
+        )
         gradients = torch.autograd.grad(loss, [start, guide] if moves_teacher else [start])
         total = total + gradients[0] if keep_gradient else gradients[0]
         weight = start.detach() + sign * rate * total
@@ -108,7 +115,9 @@ def of_gains(formula):
 
 
 def unpaired(alone, distilled, t):
-    return float((alone - distilled).mean()), float(t * ((alone.var() + distilled.var()) / len(alone)).sqrt())
+    return float((alone - distilled).mean()), float(
+        t * ((alone.var() + distilled.var()) / len(alone)).sqrt()
+    )
 
 
 def turned(alone, distilled, t):

@@ -9,7 +9,15 @@ from ..formalization.gptq import layer_inputs, quantize_layer
 
 
 def act_order(
-    weight: Tensor, H: Tensor, bits: int, group_size: int, *, order=None, permute=True, codes_back=True, index_back=True
+    weight: Tensor,
+    H: Tensor,
+    bits: int,
+    group_size: int,
+    *,
+    order=None,
+    permute=True,
+    codes_back=True,
+    index_back=True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """GPTQ of the columns by falling H_jj; codes and group index in the original order.
 

@@ -12,7 +12,15 @@ LAB = "lab-5.1-int4-kernel"
 
 def layout_inputs(rng: torch.Generator) -> dict:
     """Odd and even numbers of columns, whole groups and short ones; many rows, many columns, many groups in turn."""
-    rows, columns, group = turn(rng, (131, 33, 16), (3, 16 * 131 + 5, 16), (5, 96, 32), (2, 321, 64), (4, 64 + 17, 64), (7, 50, 16))
+    rows, columns, group = turn(
+        rng,
+        (131, 33, 16),
+        (3, 16 * 131 + 5, 16),
+        (5, 96, 32),
+        (2, 321, 64),
+        (4, 64 + 17, 64),
+        (7, 50, 16),
+    )
     groups = -(-columns // group)
     return {
         "codes": torch.randint(256, (rows, -(-columns // 2)), generator=rng, dtype=torch.uint8),
@@ -54,11 +62,15 @@ def bytes_inputs(rng: torch.Generator) -> dict:
     group = pick(rng, 16, 32, 64)
     whole = group * int(torch.randint(3, 40, (), generator=rng))
     columns = whole + turn(rng, 2 * pick(rng, 1, 3) + 1, 2 * pick(rng, 1, 3), 0)
-    return {"rows": int(torch.randint(140, 5000, (), generator=rng)), "columns": columns, "group": group}
+    return {
+        "rows": int(torch.randint(140, 5000, (), generator=rng)),
+        "columns": columns,
+        "group": group,
+    }
 
 
 def product_bytes(rows: int, columns: int, group: int) -> int:
-    """rows · (⌈columns / 2⌉ of codes + 5 ⌈columns / group⌉ of scales and zero points)"""
+    """Rows · (⌈columns / 2⌉ of codes + 5 ⌈columns / group⌉ of scales and zero points)."""
     return rows * (-(-columns // 2) + 5 * -(-columns // group))
 
 

@@ -16,24 +16,36 @@ LARGE = (131, 133)  # beyond any likely block
 
 def layers(rng: torch.Generator, shapes) -> dict[str, Tensor]:
     """Weights of layers with unlike scales."""
-    return {f"layer{i}": torch.randn(shape, generator=rng, dtype=torch.float64) * 10**-i for i, shape in enumerate(shapes)}
+    return {
+        f"layer{i}": torch.randn(shape, generator=rng, dtype=torch.float64) * 10**-i
+        for i, shape in enumerate(shapes)
+    }
 
 
 def draw_round(rng: torch.Generator) -> dict:
     """Layers of unlike size and scale after some rounds; the optimizer has moved the pruned weights too."""
     shapes = turn(rng, [(5, 7), (8, 5)], [(6, 9), (4, 6), (3, 7)], [LARGE, (7, 9)])
     trained = layers(rng, shapes)
-    masks = {name: torch.rand(w.shape, generator=rng) > pick(rng, 0.25, 0.5) for name, w in trained.items()}
+    masks = {
+        name: torch.rand(w.shape, generator=rng) > pick(rng, 0.25, 0.5)
+        for name, w in trained.items()
+    }
     return {"trained": trained, "masks": masks, "rate": pick(rng, 0.2, 0.3, 0.45)}
 
 
 def round_inputs(rng: torch.Generator) -> dict:
     """In the first layer the number that goes is no whole one, and is rounded up in most draws."""
     low, high = turn(rng, (0.55, 0.95), (0.05, 0.45), (0.55, 0.95))
-    return until(rng, draw_round, lambda given: low < given["rate"] * int(given["masks"]["layer0"].sum()) % 1 < high)
+    return until(
+        rng,
+        draw_round,
+        lambda given: low < given["rate"] * int(given["masks"]["layer0"].sum()) % 1 < high,
+    )
 
 
-def next_masks(trained: dict[str, Tensor], masks: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
+def next_masks(
+    trained: dict[str, Tensor], masks: dict[str, Tensor], rate: float
+) -> dict[str, Tensor]:
     """In each layer, of the n weights that are left, the round(rate n) smallest of |trained| go."""
     found = {}
     for name, mask in masks.items():
@@ -52,7 +64,9 @@ def largest(size: Tensor, count: int) -> Tensor:
 
 
 def each_layer(keep):
-    return lambda trained, masks, rate: {name: keep(trained[name], mask, rate) for name, mask in masks.items()}
+    return lambda trained, masks, rate: {
+        name: keep(trained[name], mask, rate) for name, mask in masks.items()
+    }
 
 
 def _score(w: Tensor, mask: Tensor) -> Tensor:
@@ -68,7 +82,9 @@ def one_ranking(trained, masks, rate):
     sizes = torch.cat([_score(trained[n], m).flatten() for n, m in masks.items()])
     every = torch.cat([m.flatten() for m in masks.values()])
     parts = largest(sizes, _left(every, rate)).split([m.numel() for m in masks.values()])
-    return {name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)}
+    return {
+        name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)
+    }
 
 
 # --- training under a mask ---
@@ -81,7 +97,14 @@ def training_inputs(rng: torch.Generator) -> dict:
     labels = [torch.randint(classes, (batch,), generator=rng) for _ in batches]
     start = torch.randn(classes, inputs, generator=rng, dtype=torch.float64) / inputs**0.5
     mask = torch.rand(classes, inputs, generator=rng) < 0.5
-    return {"start": start, "mask": mask, "batches": batches, "labels": labels, "rate": pick(rng, 0.3, 0.5), "momentum": turn(rng, 0.9, 0.5, 0.7)}
+    return {
+        "start": start,
+        "mask": mask,
+        "batches": batches,
+        "labels": labels,
+        "rate": pick(rng, 0.3, 0.5),
+        "momentum": turn(rng, 0.9, 0.5, 0.7),
+    }
 
 
 def gradient(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -91,7 +114,14 @@ def gradient(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return error.T @ x / len(y)
 
 
-def train_masked(start: Tensor, mask: Tensor, batches: list[Tensor], labels: list[Tensor], rate: float, momentum: float) -> Tensor:
+def train_masked(
+    start: Tensor,
+    mask: Tensor,
+    batches: list[Tensor],
+    labels: list[Tensor],
+    rate: float,
+    momentum: float,
+) -> Tensor:
     """W = start ∘ mask; for each batch v ← μ v + ∇, W ← (W − η v) ∘ mask."""
     weight, speed = start * mask, torch.zeros_like(start)
     for x, y in zip(batches, labels, strict=True):
@@ -100,7 +130,13 @@ def train_masked(start: Tensor, mask: Tensor, batches: list[Tensor], labels: lis
     return weight
 
 
-def training_with(begin=lambda w, m: w * m, held=lambda w, m, start: w * m, end=lambda w, m: w, speed=1.0, sign=-1.0):
+def training_with(
+    begin=lambda w, m: w * m,
+    held=lambda w, m, start: w * m,
+    end=lambda w, m: w,
+    speed=1.0,
+    sign=-1.0,
+):
     """The training with another beginning, another hold after each step, another end, momentum or direction."""
 
     def answer(start, mask, batches, labels, rate, momentum):
@@ -120,8 +156,16 @@ def search_inputs(rng: torch.Generator) -> dict:
     """A training that depends on where it begins and on which weights are left."""
     shapes = turn(rng, [(6, 8), (5, 9)], [(9, 7)], [LARGE])
     start = layers(rng, shapes)
-    drift = {name: w.std() * torch.randn(w.shape, generator=rng, dtype=torch.float64) for name, w in start.items()}
-    return {"start": start, "train": Training(drift), "rounds": turn(rng, 3, 4, 2), "rate": pick(rng, 0.3, 0.4)}
+    drift = {
+        name: w.std() * torch.randn(w.shape, generator=rng, dtype=torch.float64)
+        for name, w in start.items()
+    }
+    return {
+        "start": start,
+        "train": Training(drift),
+        "rounds": turn(rng, 3, 4, 2),
+        "rate": pick(rng, 0.3, 0.4),
+    }
 
 
 class Training:
@@ -135,10 +179,15 @@ class Training:
 
     def __call__(self, weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         left = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
-        return {n: w + torch.roll(self.drift[n], int(17 * left), 1) * (1 + w) for n, w in weights.items()}
+        return {
+            n: w + torch.roll(self.drift[n], int(17 * left), 1) * (1 + w)
+            for n, w in weights.items()
+        }
 
 
-def find_ticket(start: dict[str, Tensor], train, rounds: int, rate: float) -> list[dict[str, Tensor]]:
+def find_ticket(
+    start: dict[str, Tensor], train, rounds: int, rate: float
+) -> list[dict[str, Tensor]]:
     """[all kept, after one round, …]: train from the initial weights, prune what was trained, begin again."""
     found = [{name: torch.ones(w.shape, dtype=torch.bool) for name, w in start.items()}]
     for _ in range(rounds):
@@ -147,7 +196,9 @@ def find_ticket(start: dict[str, Tensor], train, rounds: int, rate: float) -> li
     return found
 
 
-def search_with(weights="start", masks="last", prune="last", rank="trained", part=slice(None), extra=0):
+def search_with(
+    weights="start", masks="last", prune="last", rank="trained", part=slice(None), extra=0
+):
     """The search with one thing wrong."""
 
     def answer(start, train, rounds, rate):
@@ -155,7 +206,10 @@ def search_with(weights="start", masks="last", prune="last", rank="trained", par
         trained = start
         for done in range(rounds + extra):
             if done == 0 or weights != "once":
-                trained = train(start if weights != "trained" else trained, found[-1] if masks == "last" else found[0])
+                trained = train(
+                    start if weights != "trained" else trained,
+                    found[-1] if masks == "last" else found[0],
+                )
             if prune == "anew":
                 found.append(next_masks(trained, found[0], 1 - (1 - rate) ** (done + 1)))
             else:
@@ -196,11 +250,15 @@ def counts(inputs: dict, result: dict[str, Tensor]) -> dict[str, int]:
 
 def by_chance(inputs: dict, result: dict[str, Tensor]) -> bool:
     """No more in common with the ticket than chance gives, no lean to one end of rows or columns, at five deviations, and
-    rows and columns filled as evenly as chance fills them (χ² within eight deviations)."""
+    rows and columns filled as evenly as chance fills them (χ² within eight deviations).
+    """
     for name, mask in inputs["masks"].items():
         new, n, size = result[name], int(mask.sum()), mask.numel()
         expected = n * n / size
-        if abs(int((new & mask).sum()) - expected) > 5 * max(1.0, expected * (1 - n / size) ** 2) ** 0.5:
+        if (
+            abs(int((new & mask).sum()) - expected)
+            > 5 * max(1.0, expected * (1 - n / size) ** 2) ** 0.5
+        ):
             return False
         places = torch.nonzero(new).double()
         for axis, length in enumerate(mask.shape):
@@ -281,4 +339,10 @@ EXERCISES = [
 def share_of_all(masks, seed):
     """The same share in every layer, that of the whole network."""
     share = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
-    return random_masks({n: torch.arange(m.numel()).view(m.shape) < round(share * m.numel()) for n, m in masks.items()}, seed)
+    return random_masks(
+        {
+            n: torch.arange(m.numel()).view(m.shape) < round(share * m.numel())
+            for n, m in masks.items()
+        },
+        seed,
+    )

@@ -38,7 +38,11 @@ def budget_inputs(rng: torch.Generator) -> dict:
     given.pop("keep")
     whole = plan_bytes(keep=1.0, **given)
     budget = turn(
-        rng, plan_bytes(keep=keep, **given), plan_bytes(keep=keep, **given), 2 * given["outside"] * 0.9, whole * 1.3
+        rng,
+        plan_bytes(keep=keep, **given),
+        plan_bytes(keep=keep, **given),
+        2 * given["outside"] * 0.9,
+        whole * 1.3,
     )
     return {**given, "budget": budget}
 
@@ -72,8 +76,14 @@ def step_inputs(rng: torch.Generator) -> dict:
     }
     names = list(steps)
     order = [names[i] for i in (torch.randperm(3, generator=rng) + 1).tolist()]
-    order += turn(rng, [order[0]], [order[-1], "shift"], ["flip", "shift", *["flip"] * 137, order[0]])
-    return {"start": torch.rand(3, generator=rng, dtype=torch.float64) + 1.5, "order": order, "steps": steps}
+    order += turn(
+        rng, [order[0]], [order[-1], "shift"], ["flip", "shift", *["flip"] * 137, order[0]]
+    )
+    return {
+        "start": torch.rand(3, generator=rng, dtype=torch.float64) + 1.5,
+        "order": order,
+        "steps": steps,
+    }
 
 
 def run_in_order(start, order: list, steps: dict) -> list:
@@ -90,7 +100,9 @@ def run_in_order(start, order: list, steps: dict) -> list:
 def recovery_inputs(rng: torch.Generator) -> dict:
     before = between(rng, 0.5, 2)
     damaged = before + between(rng, 0.1, 1)
-    share = turn(rng, between(rng, 0.1, 0.9), between(rng, -0.6, -0.1), between(rng, 1.1, 1.4), 0.03, 1.0)
+    share = turn(
+        rng, between(rng, 0.1, 0.9), between(rng, -0.6, -0.1), between(rng, 1.1, 1.4), 0.03, 1.0
+    )
     return {"before": before, "damaged": damaged, "after": damaged - (damaged - before) * share}
 
 
@@ -113,10 +125,20 @@ def order_inputs(rng: torch.Generator) -> dict:
     place = torch.randperm(6, generator=rng).tolist()
     low = between(rng, 0.6, 1.0)
     sizes = [budget, budget - 17, budget + 1, budget - 40, 3 * budget, budget - 90]
-    losses = [low, low + pick(rng, 0, 0.02), low + pick(rng, -0.2, 0.2), low + 0.5, low + 0.05, low + 0.3]
+    losses = [
+        low,
+        low + pick(rng, 0, 0.02),
+        low + pick(rng, -0.2, 0.2),
+        low + 0.5,
+        low + 0.05,
+        low + 0.3,
+    ]
     if turn(rng, False, False, True):
         sizes = [budget + 7 + i for i in range(6)]
-    return {"results": {NAMES[i]: (sizes[p], losses[p]) for i, p in enumerate(place)}, "budget": budget}
+    return {
+        "results": {NAMES[i]: (sizes[p], losses[p]) for i, p in enumerate(place)},
+        "budget": budget,
+    }
 
 
 def best_order(results: dict, budget: int) -> str:
@@ -144,7 +166,8 @@ def first_that_fits(results, budget):
 
 EXERCISES = [
     Exercise(
-        id="lab_pipeline.plan_bytes", inputs=plan_inputs, spec=plan_bytes, tolerance=1e-4, lesson="lab-3.4-pipeline", trials=6,  # whole bytes and whole groups are right too
+        # whole bytes and whole groups are right too
+        id="lab_pipeline.plan_bytes", inputs=plan_inputs, spec=plan_bytes, tolerance=1e-4, lesson="lab-3.4-pipeline", trials=6,
         mistakes={
             "scales_forgotten": lambda outside, inside, keep, bits, group_size: 2 * outside + inside * keep * bits / 8,
             "zero_points_forgotten": lambda outside, inside, keep, bits, group_size: (

@@ -24,17 +24,27 @@ def model_inputs(rng: torch.Generator) -> dict:
     many = {f"layers.{i}.up_proj": (2, 3) for i in range(137)}
     large = {"q_proj": (5, 8), "up_proj": (137, 2), "down_proj": (2, 263)}
     shapes = turn(rng, small, large, small, small, many, small, small)
-    sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[torch.randperm(3, generator=rng)].tolist()
-    found = {name: sizes[i % 3] * (matrix(rng, *shape) - 0.3) for i, (name, shape) in enumerate(shapes.items())}
+    sizes = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)[
+        torch.randperm(3, generator=rng)
+    ].tolist()
+    found = {
+        name: sizes[i % 3] * (matrix(rng, *shape) - 0.3)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
     if turn(rng, False, True):
         found = {name: with_ties(rng, weight) for name, weight in found.items()}
-    return {"weights": found, "sparsity": turn(rng, 0.28, 0.42, 0.0, 0.51, 0.73, 1.0, 0.62, every=2)}
+    return {
+        "weights": found,
+        "sparsity": turn(rng, 0.28, 0.42, 0.0, 0.51, 0.73, 1.0, 0.62, every=2),
+    }
 
 
 def global_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """False at the sparsity · n smallest |θ| of all layers together."""
     sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
-    kept = lowest(sizes, round(sparsity * len(sizes))).split([weight.numel() for weight in weights.values()])
+    kept = lowest(sizes, round(sparsity * len(sizes))).split(
+        [weight.numel() for weight in weights.values()]
+    )
     return {name: part.view_as(weights[name]) for name, part in zip(weights, kept, strict=True)}
 
 
@@ -47,7 +57,9 @@ def stay_in_all(given: dict, masks: dict) -> Tensor:
 def by_limit(weights, sparsity):
     """Everything above the largest magnitude that should go: of equal ones all go."""
     sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
-    limit = torch.cat([torch.tensor([-1.0]).to(sizes), sizes.sort().values])[round(sparsity * len(sizes))]
+    limit = torch.cat([torch.tensor([-1.0]).to(sizes), sizes.sort().values])[
+        round(sparsity * len(sizes))
+    ]
     return {name: weight.abs() > limit for name, weight in weights.items()}
 
 
@@ -73,7 +85,9 @@ def changed(before, after=lambda name, mask: mask):
 
 def signed(weights, sparsity):
     lowest_of_all = min(float(weight.min()) for weight in weights.values())
-    return global_masks({name: weight - lowest_of_all for name, weight in weights.items()}, sparsity)
+    return global_masks(
+        {name: weight - lowest_of_all for name, weight in weights.items()}, sparsity
+    )
 
 
 def signed_scores(rng: torch.Generator) -> dict:
@@ -115,7 +129,9 @@ def mlp_inputs(rng: torch.Generator) -> dict:
     }
 
 
-def remove_channels(gate: Tensor, up: Tensor, down: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def remove_channels(
+    gate: Tensor, up: Tensor, down: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of gate and up, columns of down."""
     rows = kept.tolist()
     return (
@@ -136,9 +152,14 @@ def zeroed(gate, up, down, kept):
 
 def head_inputs(rng: torch.Generator) -> dict:
     """Grouped-query attention: each key-value head serves two or three query heads. In turn many heads, wide ones, many inputs."""
-    kv_heads, ratio, size, hidden = turn(rng, (4, 2, 3, 7), (4, 3, 4, 137), (211, 2, 2, 3), (4, 3, 131, 2))
+    kv_heads, ratio, size, hidden = turn(
+        rng, (4, 2, 3, 7), (4, 3, 4, 137), (211, 2, 2, 3), (4, 3, 131, 2)
+    )
     heads = kv_heads * ratio
-    q, k, v = (torch.randn(n * size, hidden, generator=rng, dtype=torch.float64) for n in (heads, kv_heads, kv_heads))
+    q, k, v = (
+        torch.randn(n * size, hidden, generator=rng, dtype=torch.float64)
+        for n in (heads, kv_heads, kv_heads)
+    )
     o = torch.randn(hidden, heads * size, generator=rng, dtype=torch.float64)
     kept = torch.randperm(kv_heads, generator=rng)[: kv_heads * 2 // 3 + 1].sort().values
     return {"q": q, "k": k, "v": v, "o": o, "kept": kept, "heads": heads, "kv_heads": kv_heads}
@@ -147,9 +168,12 @@ def head_inputs(rng: torch.Generator) -> dict:
 def remove_heads(q, k, v, o, kept, heads, kv_heads):
     """For each key-value head that stays: its rows of k and v, the rows of q of its query heads, and their columns of o."""
     size, ratio = k.shape[0] // kv_heads, heads // kv_heads
-    rows = [[], [], [], []]
+    rows: list[list[torch.Tensor]] = [[], [], [], []]
     for head in kept.tolist():
-        own, shared = slice(head * size, (head + 1) * size), slice(head * ratio * size, (head + 1) * ratio * size)
+        own, shared = (
+            slice(head * size, (head + 1) * size),
+            slice(head * ratio * size, (head + 1) * ratio * size),
+        )
         for place, part in zip(rows, (q[shared], k[own], v[own], o[:, shared].T), strict=True):
             place.append(part)
     new = [torch.cat(parts) for parts in rows]

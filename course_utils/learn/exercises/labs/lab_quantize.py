@@ -10,7 +10,9 @@ from ..draws import turn
 
 def rows_of_all_kinds(rng: torch.Generator) -> Tensor:
     """Ordinary rows after one that is positive, one negative, one constant, one of zeros; some are long, or many."""
-    weight = torch.randn(*turn(rng, (6, 9), (6, 37), (137, 2), (6, 263)), generator=rng, dtype=torch.float64)
+    weight = torch.randn(
+        *turn(rng, (6, 9), (6, 37), (137, 2), (6, 263)), generator=rng, dtype=torch.float64
+    )
     weight[0], weight[1] = weight[0].abs() + 0.5, -weight[1].abs() - 0.5
     weight[2], weight[3] = weight[2, 0].abs() + 0.1, 0.0
     return weight
@@ -21,7 +23,7 @@ def grid_inputs(rng: torch.Generator) -> dict:
 
 
 def scale_zero(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """s = (max(w, 0) − min(w, 0)) / (2^b − 1), z = round(−min(w, 0) / s) for each row; s = 1 for a row of zeros."""
+    """S = (max(w, 0) − min(w, 0)) / (2^b − 1), z = round(−min(w, 0) / s) for each row; s = 1 for a row of zeros."""
     low, high = weight.amin(1).clamp(max=0), weight.amax(1).clamp(min=0)
     scale = (high - low) / (2**bits - 1)
     scale = torch.where(scale == 0, 1.0, scale)
@@ -88,7 +90,7 @@ def code_inputs(rng: torch.Generator) -> dict:
 
 
 def codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """q = clamp(round(w / s) + z, 0, 2^b − 1), an integer tensor."""
+    """Q = clamp(round(w / s) + z, 0, 2^b − 1), an integer tensor."""
     return unclamped(weight, scale, zero, bits).clamp(0, 2**bits - 1)
 
 
@@ -107,7 +109,11 @@ def between(values: Tensor, bits: int) -> Tensor:
 def back_inputs(rng: torch.Generator) -> dict:
     given = grid_inputs(rng)
     scale, zero = scale_zero(**given)
-    return {"codes": codes(given["weight"], scale, zero, given["bits"]).to(torch.uint8), "scale": scale, "zero": zero}
+    return {
+        "codes": codes(given["weight"], scale, zero, given["bits"]).to(torch.uint8),
+        "scale": scale,
+        "zero": zero,
+    }
 
 
 def weights(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -94,7 +94,11 @@ def even_steps(unit: Tensor, table: Tensor) -> Tensor:
 
 
 def next_below(unit: Tensor, table: Tensor) -> Tensor:
-    return (torch.searchsorted(table, unit.flatten().contiguous(), right=True) - 1).clamp(0, 15).to(torch.uint8)
+    return (
+        (torch.searchsorted(table, unit.flatten().contiguous(), right=True) - 1)
+        .clamp(0, 15)
+        .to(torch.uint8)
+    )
 
 
 def of_zero_blocks(weight, table, block_size):
@@ -116,15 +120,21 @@ def decode_inputs(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def nf4_decode(codes: Tensor, absmax: Tensor, table: Tensor, block_size: int, shape: tuple[int, int]) -> Tensor:
+def nf4_decode(
+    codes: Tensor, absmax: Tensor, table: Tensor, block_size: int, shape: tuple[int, int]
+) -> Tensor:
     """x̂_i = absmax[⌊i / block⌋] · table[code_i], in the weight's shape."""
-    values = [float(absmax[i // block_size]) * float(table[int(code)]) for i, code in enumerate(codes)]
+    values = [
+        float(absmax[i // block_size]) * float(table[int(code)]) for i, code in enumerate(codes)
+    ]
     return torch.tensor(values, dtype=absmax.dtype).view(shape)
 
 
 def decoded(formula):
     def answer(codes, absmax, table, block_size, shape):
-        return formula(table[codes.long()], absmax.repeat_interleave(block_size), codes).reshape(shape)
+        return formula(table[codes.long()], absmax.repeat_interleave(block_size), codes).reshape(
+            shape
+        )
 
     return answer
 
@@ -140,7 +150,7 @@ def code_inputs(rng: torch.Generator) -> dict:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """byte k = (code 2k mod 16) + 16 · (code 2k + 1 mod 16)."""
+    """Byte k = (code 2k mod 16) + 16 · (code 2k + 1 mod 16)."""
     packed = torch.zeros(codes.shape[0], codes.shape[1] // 2, dtype=torch.uint8)
     for r in range(codes.shape[0]):
         for k in range(packed.shape[1]):

@@ -39,7 +39,9 @@ def water_fill(covariance: Tensor, bits: float) -> float:
 
 def of_values(values, bits_of=lambda bits, n: bits):
     """Water-filling of other values than the eigenvalues, or at another rate."""
-    return lambda covariance, bits: water_fill(torch.diag(values(covariance)), bits_of(bits, len(covariance)))
+    return lambda covariance, bits: water_fill(
+        torch.diag(values(covariance)), bits_of(bits, len(covariance))
+    )
 
 
 def _eigenvalues(covariance: Tensor) -> Tensor:
@@ -72,9 +74,15 @@ def walk_inputs(rng: torch.Generator) -> dict:
     H = 2 / len(x) * x.T @ x
     weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
     far = int(torch.randint(rows, (), generator=rng)), pick(rng, 0, 2, columns - 1)
-    weight[far] = (200 + 200 * torch.rand((), generator=rng, dtype=torch.float64)) * weight[far].sign()
+    weight[far] = (200 + 200 * torch.rand((), generator=rng, dtype=torch.float64)) * weight[
+        far
+    ].sign()
     steps = 0.2 + torch.rand(columns, generator=rng, dtype=torch.float64)
-    return {"weight": weight, "H": H + 0.02 * torch.eye(columns, dtype=torch.float64), "steps": steps}
+    return {
+        "weight": weight,
+        "H": H + 0.02 * torch.eye(columns, dtype=torch.float64),
+        "steps": steps,
+    }
 
 
 def walk(weight: Tensor, H: Tensor, steps: Tensor) -> Tensor:
@@ -93,7 +101,9 @@ def _factor(H: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
 
 
-def walk_with(factor=_factor, of=lambda steps: steps, whole=torch.round, divide=True, sign=1.0, in_steps=False):
+def walk_with(
+    factor=_factor, of=lambda steps: steps, whole=torch.round, divide=True, sign=1.0, in_steps=False
+):
     """The walk with another factor, other steps or rounding, another divisor, direction or unit of the error."""
 
     def answer(weight, H, steps):
@@ -101,7 +111,9 @@ def walk_with(factor=_factor, of=lambda steps: steps, whole=torch.round, divide=
         for i in range(weight.shape[1]):
             q = whole(left[:, i] / steps[i])
             error = left[:, i] / steps[i] - q if in_steps else left[:, i] - steps[i] * q
-            left[:, i + 1 :] -= sign * torch.outer(error / U[i, i] if divide else error, U[i, i + 1 :])
+            left[:, i + 1 :] -= sign * torch.outer(
+                error / U[i, i] if divide else error, U[i, i + 1 :]
+            )
             codes.append(q)
         return torch.stack(codes, 1).to(torch.int64)
 
@@ -136,7 +148,9 @@ def encode(symbols: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def as_bytes(words: list[int]) -> Tensor:
-    return torch.tensor([byte for word in words for byte in (word & 255, word >> 8)], dtype=torch.uint8)
+    return torch.tensor(
+        [byte for word in words for byte in (word & 255, word >> 8)], dtype=torch.uint8
+    )
 
 
 def encode_with(forward=False, start=True, state=True, turned=True, big=False, precision=14):
@@ -159,19 +173,25 @@ def encode_with(forward=False, start=True, state=True, turned=True, big=False, p
 
 
 def stream_of(symbols: Tensor, frequencies: Tensor) -> dict:
-    return {"stream": encode(symbols, frequencies), "frequencies": frequencies, "count": len(symbols)}
+    return {
+        "stream": encode(symbols, frequencies),
+        "frequencies": frequencies,
+        "count": len(symbols),
+    }
 
 
 def stream_inputs(rng: torch.Generator) -> dict:
     """One in which some slot is the first of its symbol."""
     edge = decode_with(next_symbol=True)
     return until(
-        rng, lambda rng: stream_of(**symbols_inputs(rng)), lambda given: not torch.equal(edge(**given), decode(**given))
+        rng,
+        lambda rng: stream_of(**symbols_inputs(rng)),
+        lambda given: not torch.equal(edge(**given), decode(**given)),
     )
 
 
 def decode(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
-    """s is where x mod M falls, x ← f_s ⌊x/M⌋ + (x mod M) − c_s; below 2^16 the next word is read."""
+    """S is where x mod M falls, x ← f_s ⌊x/M⌋ + (x mod M) − c_s; below 2^16 the next word is read."""
     f, data = frequencies.tolist(), stream.tolist()
     starts = [0, *itertools.accumulate(f)]
     words = [data[i] + 256 * data[i + 1] for i in range(0, len(data), 2)]
@@ -187,19 +207,33 @@ def decode(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
     return torch.tensor(found)
 
 
-def decode_with(refill=True, subtract=True, multiply=True, big=False, backwards=False, high_first=False, next_symbol=False):
+def decode_with(
+    refill=True,
+    subtract=True,
+    multiply=True,
+    big=False,
+    backwards=False,
+    high_first=False,
+    next_symbol=False,
+):
     """The decoder with one thing wrong; past the end it reads zeros."""
 
     def answer(stream, frequencies, count):
         f, data = frequencies.tolist(), stream.tolist()
         ends = list(itertools.accumulate(f))
-        words = [data[i] * (256 if big else 1) + data[i + 1] * (1 if big else 256) for i in range(0, len(data), 2)]
+        words = [
+            data[i] * (256 if big else 1) + data[i + 1] * (1 if big else 256)
+            for i in range(0, len(data), 2)
+        ]
         words += [0] * count
         x = words[0] << 16 | words[1] if high_first else words[1] << 16 | words[0]
         at, found = 2, []
         for _ in range(count):
             slot = x & 0x3FFF
-            s = next((k for k, end in enumerate(ends) if (end >= slot if next_symbol else end > slot)), len(f) - 1)
+            s = next(
+                (k for k, end in enumerate(ends) if (end >= slot if next_symbol else end > slot)),
+                len(f) - 1,
+            )
             x = (f[s] if multiply else 1) * (x >> 14) + slot - (ends[s] - f[s] if subtract else 0)
             if refill and x < 1 << 16:
                 x, at = x << 16 | words[at], at + 1

@@ -29,17 +29,28 @@ def row_inputs(rng: torch.Generator) -> dict:
     """Fields with blanks and one that is full, long ones too; the answer need not be the last step's state."""
     width, digits = turn(rng, (10, 6), (10, 10), (171, 139), (9, 4))
     steps = some(rng, turn(rng, digits, digits - 2, digits, 3))
-    return {"digits": some(rng, digits), "steps": steps, "answer": (steps[-1] + whole(rng, 1, 9)) % 10, "width": width}
+    return {
+        "digits": some(rng, digits),
+        "steps": steps,
+        "answer": (steps[-1] + whole(rng, 1, 9)) % 10,
+        "width": width,
+    }
 
 
-def example(digits: list[int], steps: list[int], answer: int, width: int) -> tuple[list[int], list[int]]:
+def example(
+    digits: list[int], steps: list[int], answer: int, width: int
+) -> tuple[list[int], list[int]]:
     """(ids, labels): digits, blanks up to `width`, "=", steps, ":", answer, "."; labels are −100 up to "=", the ids behind it."""
     head = digits + [BLANK] * (width - len(digits)) + [EQUALS]
     tail = [*steps, MARK, answer, END]
     return head + tail, [NOT_SCORED] * len(head) + tail
 
 
-def row_with(tail=lambda s, a: [*s, MARK, a, END], fill=lambda d, w: d + [BLANK] * (w - len(d)), labels=lambda head, tail: [NOT_SCORED] * len(head) + tail):
+def row_with(
+    tail=lambda s, a: [*s, MARK, a, END],
+    fill=lambda d, w: d + [BLANK] * (w - len(d)),
+    labels=lambda head, tail: [NOT_SCORED] * len(head) + tail,
+):
     """A row with one thing wrong."""
 
     def answer_of(digits, steps, answer, width):
@@ -61,10 +72,15 @@ def loss_inputs(rng: torch.Generator) -> dict:
     """Rows with unlike numbers of scored places; the first place of some is scored, though nothing predicts it."""
     rows, places, ids = turn(rng, (4, 7, 5), (3, 143, 4), (137, 5, 3), (2, 6, 141))
     labels = torch.randint(ids, (rows, places), generator=rng)
-    begin, end = torch.randint(0, places - 2, (rows, 1), generator=rng), torch.randint(1, 3, (rows, 1), generator=rng)
+    begin, end = (
+        torch.randint(0, places - 2, (rows, 1), generator=rng),
+        torch.randint(1, 3, (rows, 1), generator=rng),
+    )
     place = torch.arange(places)
     kept = (place >= begin) & (place <= places - end)
-    logits = pick(rng, 0.5, 2.0) * torch.randn(rows, places, ids, generator=rng, dtype=torch.float64)
+    logits = pick(rng, 0.5, 2.0) * torch.randn(
+        rows, places, ids, generator=rng, dtype=torch.float64
+    )
     return {"logits": logits.requires_grad_(True), "labels": torch.where(kept, labels, NOT_SCORED)}
 
 
@@ -78,7 +94,9 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(−ln p of each label, which are scored) of logits and labels that stand at the same places."""
-    each = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=NOT_SCORED)
+    each = F.cross_entropy(
+        logits.transpose(1, 2), labels, reduction="none", ignore_index=NOT_SCORED
+    )
     return each, labels != NOT_SCORED
 
 
@@ -139,7 +157,9 @@ def keep_inputs(rng: torch.Generator) -> dict:
     samples = [samples_for(rng, a, n, length) for a in answers]
     samples[-1], answers[-1] = [list(s) for s in samples[0]], answers[0]
     if turn(rng, True, False):
-        answers[1] = next((a for a in range(10) if all(text[-2:-1] != [a] for text in samples[1])), answers[1])
+        answers[1] = next(
+            (a for a in range(10) if all(text[-2:-1] != [a] for text in samples[1])), answers[1]
+        )
     return {"samples": samples, "answers": answers}
 
 
@@ -194,19 +214,39 @@ def vote_inputs(rng: torch.Generator) -> dict:
     for i in range(prompts):
         a, b, c = torch.randperm(10, generator=rng)[:3].tolist()
         big = n // 2
-        if i % 4 == 0:  # a tie of three: the largest comes first, then the smallest, then the middle one, which is the median of all
+        # a tie of three: the largest comes first, then the smallest, then the middle one, which is
+        # the median of all
+        if i % 4 == 0:
             second, third, first = sorted((a, b, c))
             big = (n - 1) // 3
-            texts = [text_of(some(rng, length), one) for one in (first, second, third) for _ in range(big)]
+            texts = [
+                text_of(some(rng, length), one)
+                for one in (first, second, third)
+                for _ in range(big)
+            ]
             texts[0] = text_of([], first)
             texts += [text_of(some(rng, length), second, 2) for _ in range(n - 3 * big)]
-        elif i % 4 == 1:  # one text said often against several with other answers each; the cut-off ones would outvote it
+        elif (
+            i % 4 == 1
+        ):  # one text said often against several with other answers each; the cut-off ones would outvote it
             same = text_of(some(rng, length), a)
-            texts = [text_of(some(rng, length), c)] + [list(same) for _ in range(big)] + [text_of(some(rng, length), b, 2) for _ in range(n - big - 1)]
+            texts = (
+                [text_of(some(rng, length), c)]
+                + [list(same) for _ in range(big)]
+                + [text_of(some(rng, length), b, 2) for _ in range(n - big - 1)]
+            )
         elif i % 4 == 2:  # unlike texts with one answer, which the last one decides
-            texts = [text_of(some(rng, length), b)] * big + [text_of(some(rng, length), a) for _ in range(n - big)]
+            texts = [text_of(some(rng, length), b)] * big + [
+                text_of(some(rng, length), a) for _ in range(n - big)
+            ]
         else:
-            texts = [[], [a, END], [a, MARK, a, MARK], [a, a, a, END], *(text_of(some(rng, length), a, pick(rng, 0, 1, 2)) for _ in range(n - 4))]
+            texts = [
+                [],
+                [a, END],
+                [a, MARK, a, MARK],
+                [a, a, a, END],
+                *(text_of(some(rng, length), a, pick(rng, 0, 1, 2)) for _ in range(n - 4)),
+            ]
         samples.append(texts)
     return {"samples": samples}
 
@@ -218,7 +258,9 @@ def vote(samples: list[list[list[int]]]) -> list[int | None]:
 
 
 def vote_by(ballots, choose=lambda votes: max(dict.fromkeys(votes), key=votes.count), nobody=None):
-    return lambda samples: [choose(votes) if (votes := ballots(texts)) else nobody for texts in samples]
+    return lambda samples: [
+        choose(votes) if (votes := ballots(texts)) else nobody for texts in samples
+    ]
 
 
 def of_complete(texts):

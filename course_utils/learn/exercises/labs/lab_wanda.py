@@ -17,7 +17,9 @@ from ..formalization.scores import lowest, matrix, rows_of
 
 def batch_inputs(rng: torch.Generator) -> dict:
     """Batches of different length, in turn long ones, very many, and many inputs; one input has a mean far from zero."""
-    lengths, inputs = turn(rng, ((3, 5, 2), 6), ((4, 1, 263), 4), ((2, 1, 3) * 46, 5), ((3, 2), 137))
+    lengths, inputs = turn(
+        rng, ((3, 5, 2), 6), ((4, 1, 263), 4), ((2, 1, 3) * 46, 5), ((3, 2), 137)
+    )
     batches = [torch.randn(n, inputs, generator=rng, dtype=torch.float64) for n in lengths]
     for batch in batches:
         batch[:, 2] += 2
@@ -44,7 +46,11 @@ def wanda_inputs(rng: torch.Generator) -> dict:
     if turn(rng, False, True):
         norm = 2.0 ** torch.randint(-1, 2, (n,), generator=rng).double()
         weight = with_ties(rng, weight)
-    return {"weight": weight, "input_norm": norm, "sparsity": turn(rng, 0.0, 0.27, 0.42, 0.65, 1.0, every=2)}
+    return {
+        "weight": weight,
+        "input_norm": norm,
+        "sparsity": turn(rng, 0.0, 0.27, 0.42, 0.65, 1.0, every=2),
+    }
 
 
 def stay_in_rows(given: dict, mask: Tensor) -> Tensor:
@@ -54,7 +60,9 @@ def stay_in_rows(given: dict, mask: Tensor) -> Tensor:
 
 def by_limit(weight, input_norm, sparsity):
     """Everything above the largest score that should go: of equal ones all go."""
-    return torch.stack([scores.limited(row, round(sparsity * len(row))) for row in weight.abs() * input_norm])
+    return torch.stack(
+        [scores.limited(row, round(sparsity * len(row))) for row in weight.abs() * input_norm]
+    )
 
 
 def argsort_as_rank(weight, input_norm, sparsity):
@@ -68,7 +76,9 @@ def wanda_mask(weight: Tensor, input_norm: Tensor, sparsity: float) -> Tensor:
 
 
 def with_score(score):
-    return lambda weight, input_norm, sparsity: rows_of(score(weight, input_norm), round(sparsity * weight.shape[1]))
+    return lambda weight, input_norm, sparsity: rows_of(
+        score(weight, input_norm), round(sparsity * weight.shape[1])
+    )
 
 
 # --- SparseGPT ---
@@ -108,7 +118,13 @@ def walk(weight, H, at_once, choose, *, U=None, score=surgeon, fixed=False, erro
 
 def prune_layer(weight: Tensor, H: Tensor, sparsity: float, block_size: int, **changes) -> Tensor:
     """In each block of columns the lowest scores of all rows together go."""
-    return walk(weight, H, block_size, lambda score: lowest(score, round(sparsity * score.numel())), **changes)
+    return walk(
+        weight,
+        H,
+        block_size,
+        lambda score: lowest(score, round(sparsity * score.numel())),
+        **changes,
+    )
 
 
 def changed(prune, **changes):
@@ -120,11 +136,15 @@ def with_factor_of_hessian(prune):
 
 
 def each_row(weight, H, sparsity, block_size):
-    return walk(weight, H, block_size, lambda score: rows_of(score, round(sparsity * score.shape[1])))
+    return walk(
+        weight, H, block_size, lambda score: rows_of(score, round(sparsity * score.shape[1]))
+    )
 
 
 def within_blocks(weight, H, sparsity, block_size):
-    return prune_layer(weight, H, sparsity, block_size, reach=lambda i: (i // block_size + 1) * block_size)
+    return prune_layer(
+        weight, H, sparsity, block_size, reach=lambda i: (i // block_size + 1) * block_size
+    )
 
 
 # --- N of every M ---
@@ -132,7 +152,10 @@ def within_blocks(weight, H, sparsity, block_size):
 
 def pattern_inputs(rng: torch.Generator) -> dict:
     """N is not M − N, so that no confusion goes unseen."""
-    (n, m), (rows, columns) = turn(rng, (1, 4), (3, 4), (1, 3), (2, 6)), turn(rng, (4, 12), (4, 24), (139, 12), (4, 12), (3, 264))
+    (n, m), (rows, columns) = (
+        turn(rng, (1, 4), (3, 4), (1, 3), (2, 6)),
+        turn(rng, (4, 12), (4, 24), (139, 12), (4, 12), (3, 264)),
+    )
     return {"weight": matrix(rng, rows, columns), "H": damped_hessian(rng, columns), "n": n, "m": m}
 
 
@@ -145,7 +168,10 @@ def no_error(lost, U, i):
     return torch.zeros_like(lost)
 
 
-SHARED: dict[str, dict[str, Any]] = {"no_update": {"error": no_error}, "mask_from_the_start": {"fixed": True}}
+SHARED: dict[str, dict[str, Any]] = {
+    "no_update": {"error": no_error},
+    "mask_from_the_start": {"fixed": True},
+}
 SHARED["wanda_score"] = {"score": lambda W, U, H, part: W[:, part] ** 2 * H.diagonal()[part]}
 SHARED["magnitude_score"] = {"score": lambda W, U, H, part: W[:, part] ** 2}
 SHARED["score_multiplied"] = {"score": lambda W, U, H, part: (W[:, part] * U.diagonal()[part]) ** 2}

@@ -18,7 +18,10 @@ def model_inputs(rng: torch.Generator) -> dict:
     """Matrices of codes of very unlike sizes and spreads; one of them may hold a single value."""
     codes = []
     for _ in range(pick(rng, 2, 3, 4)):
-        rows, columns = int(torch.randint(3, 40, (), generator=rng)), int(torch.randint(2, 23, (), generator=rng))
+        rows, columns = (
+            int(torch.randint(3, 40, (), generator=rng)),
+            int(torch.randint(2, 23, (), generator=rng)),
+        )
         spread = float(torch.rand((), generator=rng)) * 4 + 0.2
         codes.append((torch.randn(rows, columns, generator=rng) * spread).round().to(torch.int64))
     if pick(rng, True, False):
@@ -40,7 +43,9 @@ def coded_bits(codes: list[Tensor], side_bytes: int) -> float:
 
 def bits_with(rate, side=8.0):
     def answer(codes, side_bytes):
-        return (sum(c.numel() * rate(c) for c in codes) + side * side_bytes) / sum(c.numel() for c in codes)
+        return (sum(c.numel() * rate(c) for c in codes) + side * side_bytes) / sum(
+            c.numel() for c in codes
+        )
 
     return answer
 
@@ -92,7 +97,9 @@ def unlike_fixed(counts, slack):
 
 def bits_of_slack(counts, slack):
     found = lengths(counts)
-    return next((n for n in ("fixed", "huffman") if found[n] <= found["entropy"] + slack), "arithmetic")
+    return next(
+        (n for n in ("fixed", "huffman") if found[n] <= found["entropy"] + slack), "arithmetic"
+    )
 
 
 def of_huffman(counts, slack):
@@ -104,7 +111,11 @@ def of_huffman(counts, slack):
 
 def shortest(counts, slack):
     found = lengths(counts)
-    return "arithmetic" if found["entropy"] < min(found["fixed"], found["huffman"]) - 1e-12 else "huffman"
+    return (
+        "arithmetic"
+        if found["entropy"] < min(found["fixed"], found["huffman"]) - 1e-12
+        else "huffman"
+    )
 
 
 def one_more(counts, slack):
@@ -114,20 +125,30 @@ def one_more(counts, slack):
 
 def whole_of_none(counts, slack):
     """Takes log₂ of the number of symbols for the length of a code, which is a whole number."""
-    return "fixed" if math.log2(len(counts)) <= (1 + slack) * lengths(counts)["entropy"] else choose_coder(counts, slack)
+    return (
+        "fixed"
+        if math.log2(len(counts)) <= (1 + slack) * lengths(counts)["entropy"]
+        else choose_coder(counts, slack)
+    )
 
 
 def slack_of_the_length(counts, slack):
     """At most `slack` of the code's own length, not of the entropy."""
     found = lengths(counts)
-    return next((n for n in ("fixed", "huffman") if (1 - slack) * found[n] <= found["entropy"]), "arithmetic")
+    return next(
+        (n for n in ("fixed", "huffman") if (1 - slack) * found[n] <= found["entropy"]),
+        "arithmetic",
+    )
 
 
 def any_counts(rng: torch.Generator) -> dict:
     """Counts for which a fixed length, a Huffman code or only an arithmetic code will do."""
     kind = pick(rng, "even", "powers", "middle", "sharp", "alone")
     if kind == "even":
-        counts = [100 + int(torch.randint(60, (), generator=rng)) for _ in range(pick(rng, 4, 8, 11, 13, 15, 16))]
+        counts = [
+            100 + int(torch.randint(60, (), generator=rng))
+            for _ in range(pick(rng, 4, 8, 11, 13, 15, 16))
+        ]
     elif kind == "powers":
         counts = [2**k for k in range(pick(rng, 5, 7))]
     elif kind == "middle":
@@ -136,7 +157,10 @@ def any_counts(rng: torch.Generator) -> dict:
     elif kind == "sharp":
         counts = [30 + int(torch.randint(300, (), generator=rng)), 2000, 30, 3]
     else:
-        counts = [int(torch.randint(50, 90, (), generator=rng)), int(torch.randint(1, 50, (), generator=rng))]
+        counts = [
+            int(torch.randint(50, 90, (), generator=rng)),
+            int(torch.randint(1, 50, (), generator=rng)),
+        ]
     order = torch.randperm(len(counts), generator=rng).tolist()
     return {"counts": [counts[i] for i in order], "slack": pick(rng, 0.02, 0.05, 0.1, 0.25)}
 

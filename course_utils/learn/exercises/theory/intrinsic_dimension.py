@@ -21,7 +21,11 @@ def draw_spiked(rng: torch.Generator) -> dict:
     sigma = float(10 ** (2 * torch.rand((), generator=rng) - 1.5))
     W = sigma * torch.randn(n, m, generator=rng, dtype=torch.float64)
     threshold = spectra.visible_above(n, m, sigma)
-    for strength in (6.0, *[1.5 + float(torch.rand((), generator=rng)) for _ in range(pick(rng, 2, 3, 4))], 0.6):
+    for strength in (
+        6.0,
+        *[1.5 + float(torch.rand((), generator=rng)) for _ in range(pick(rng, 2, 3, 4))],
+        0.6,
+    ):
         u, v = (torch.randn(k, generator=rng, dtype=torch.float64) for k in (n, m))
         W += strength * threshold * torch.outer(u / u.norm(), v / v.norm())
     return {"weight": W, "sigma": sigma}
@@ -30,9 +34,13 @@ def draw_spiked(rng: torch.Generator) -> dict:
 def is_clear(given: dict) -> bool:
     """No eigenvalue lies within 3 % of the edge; a first guess by the whole variance counts fewer."""
     W, q = given["weight"], spectra.ratio(tuple(given["weight"].shape))
-    edge, own = (spectra.edges(q, variance)[1] for variance in (given["sigma"] ** 2, float(W.var())))
+    edge, own = (
+        spectra.edges(q, variance)[1] for variance in (given["sigma"] ** 2, float(W.var()))
+    )
     values = spectra.eigenvalues(W)
-    return not (values / edge - 1).abs().min() < 0.03 and int((values > own).sum()) < int((values > edge).sum())
+    return not (values / edge - 1).abs().min() < 0.03 and int((values > own).sum()) < int(
+        (values > edge).sum()
+    )
 
 
 def spiked_inputs(rng: torch.Generator) -> dict:
@@ -65,12 +73,22 @@ def spikes_with(edge, value=lambda s, n, m: s * s / m):
 def step_inputs(rng: torch.Generator) -> dict:
     """A point θ₀ + P z away from the origin, columns of unlike length, the gradient of the loss by θ there."""
     D, d = turn(rng, (12, 3), (20, 5), (9, 2))
-    basis = torch.randn(D, d, generator=rng, dtype=torch.float64) * (0.5 + 3 * torch.rand(d, generator=rng, dtype=torch.float64))
+    basis = torch.randn(D, d, generator=rng, dtype=torch.float64) * (
+        0.5 + 3 * torch.rand(d, generator=rng, dtype=torch.float64)
+    )
     origin, z, gradient = (torch.randn(k, generator=rng, dtype=torch.float64) for k in (D, d, D))
-    return {"origin": origin, "basis": basis, "z": z, "gradient": gradient, "rate": 0.05 + float(torch.rand((), generator=rng))}
+    return {
+        "origin": origin,
+        "basis": basis,
+        "z": z,
+        "gradient": gradient,
+        "rate": 0.05 + float(torch.rand((), generator=rng)),
+    }
 
 
-def subspace_step(origin: Tensor, basis: Tensor, z: Tensor, gradient: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+def subspace_step(
+    origin: Tensor, basis: Tensor, z: Tensor, gradient: Tensor, rate: float
+) -> tuple[Tensor, Tensor]:
     """(z′, θ′): P has the columns of `basis` at length 1, z′ = z − rate Pᵀ g, θ′ = θ₀ + P z′."""
     D, d = basis.shape
     new, theta = z.clone(), origin.clone()
@@ -100,7 +118,9 @@ def edge_inputs(rng: torch.Generator) -> dict:
     """Sparsities in any order; measured damage leaves the prediction somewhere, may come back by chance, or holds to the end."""
     n = pick(rng, 6, 7, 8)
     sparsities = (0.1 + 0.8 * torch.rand(n, generator=rng, dtype=torch.float64)).sort().values
-    predicted = 0.02 * sparsities**2 * (0.6 + 0.8 * torch.rand(n, generator=rng, dtype=torch.float64))
+    predicted = (
+        0.02 * sparsities**2 * (0.6 + 0.8 * torch.rand(n, generator=rng, dtype=torch.float64))
+    )
     factor = pick(rng, 1.5, 2.0, 3.0)
     ratio = 1 + 0.8 * (factor - 1) * torch.rand(n, generator=rng, dtype=torch.float64)
     breaks = turn(rng, 3, 2, n, 0, 4)
@@ -118,7 +138,9 @@ def edge_inputs(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def breaking_sparsity(sparsities: list[float], measured: list[float], predicted: list[float], factor: float) -> float:
+def breaking_sparsity(
+    sparsities: list[float], measured: list[float], predicted: list[float], factor: float
+) -> float:
     """The largest sparsity up to which measured ≤ factor · predicted held without a break; 0 if it never did."""
     held = 0.0
     for s, m, p in sorted(zip(sparsities, measured, predicted, strict=True)):

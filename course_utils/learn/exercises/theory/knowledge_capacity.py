@@ -22,7 +22,8 @@ def logit_inputs(rng: torch.Generator) -> dict:
     right = torch.randint(n, (facts,), generator=rng)
     for i, boost in enumerate((8.0, 3.0, 0.0, -4.0)):
         logits[i, values[right[i]]] += boost
-    logits[4, values[right[4]]] = logits[4, values].max() - 0.3  # likelier than a guess, and not the likeliest
+    # likelier than a guess, and not the likeliest
+    logits[4, values[right[4]]] = logits[4, values].max() - 0.3
     return {"logits": logits, "values": values.tolist(), "right": right.tolist()}
 
 
@@ -38,9 +39,13 @@ def held(logits: Tensor, values: list[int], right: list[int]) -> float:
 def held_with(bits):
     def answer(logits, values, right):
         among = logits[:, values].log_softmax(-1)[range(len(right)), right] / math.log(2)
-        everywhere = logits.log_softmax(-1)[range(len(right)), [values[r] for r in right]] / math.log(2)
+        everywhere = logits.log_softmax(-1)[
+            range(len(right)), [values[r] for r in right]
+        ] / math.log(2)
         sure = (logits[:, values].argmax(1) == torch.tensor(right)).double()
-        return float(bits(among, everywhere, sure, math.log2(len(values)), math.log2(logits.shape[1])).sum())
+        return float(
+            bits(among, everywhere, sure, math.log2(len(values)), math.log2(logits.shape[1])).sum()
+        )
 
     return answer
 
@@ -51,17 +56,25 @@ def held_with(bits):
 def memory_inputs(rng: torch.Generator) -> dict:
     """What was right before and after, and how often each person was seen; some facts were never known, some are gained."""
     low, high, share = turn(rng, (0.55, 0.95, 1 / 3), (0.05, 0.45, 0.4), (0.55, 0.95, 0.23))
-    n = until(rng, lambda rng: int(torch.randint(30, 61, (), generator=rng)), lambda n: low < share * n % 1 < high)
+    n = until(
+        rng,
+        lambda rng: int(torch.randint(30, 61, (), generator=rng)),
+        lambda n: low < share * n % 1 < high,
+    )
     seen = (torch.randperm(400, generator=rng)[:n] + 1).tolist()
     before = torch.rand(n, generator=rng) < 0.75
     odds = torch.tensor([0.35 if s > 200 else 0.7 for s in seen])
-    after = torch.where(before, torch.rand(n, generator=rng) > odds, torch.rand(n, generator=rng) < 0.3)
+    after = torch.where(
+        before, torch.rand(n, generator=rng) > odds, torch.rand(n, generator=rng) < 0.3
+    )
     order = torch.tensor(seen).argsort().tolist()
     before[order[:2]], before[order[-2:]] = True, True
     return {"before": before.tolist(), "after": after.tolist(), "seen": seen, "share": share}
 
 
-def forgotten(before: list[bool], after: list[bool], seen: list[int], share: float) -> tuple[float, float]:
+def forgotten(
+    before: list[bool], after: list[bool], seen: list[int], share: float
+) -> tuple[float, float]:
     """(seldom, often): of the facts known before, the share that is wrong now, among the int(share n) people seen least, and most."""
     order = sorted(range(len(seen)), key=lambda i: seen[i])
     k = int(share * len(seen))
@@ -92,19 +105,31 @@ def lost(group, before, after, seen):
 
 def draw_size(rng: torch.Generator) -> dict:
     values = [int(v) for v in torch.randint(3, 60, (pick(rng, 2, 4, 5),), generator=rng)]
-    return {"people": int(torch.randint(50, 500, (), generator=rng)), "values": values, "per_parameter": pick(rng, 2.0, 1.8, 0.6)}
+    return {
+        "people": int(torch.randint(50, 500, (), generator=rng)),
+        "values": values,
+        "per_parameter": pick(rng, 2.0, 1.8, 0.6),
+    }
 
 
 def size_inputs(rng: torch.Generator) -> dict:
     """The quotient is a little above a whole number, a little below one, above one with few bits a parameter, or whole."""
     if turn(rng, False, False, False, True):
-        return {"people": 2 * int(torch.randint(25, 250, (), generator=rng)), "values": [4, pick(rng, 2, 8), 16], "per_parameter": 2.0}
+        return {
+            "people": 2 * int(torch.randint(25, 250, (), generator=rng)),
+            "values": [4, pick(rng, 2, 8), 16],
+            "per_parameter": 2.0,
+        }
     low, high = turn(rng, (0.05, 0.3), (0.6, 0.95), (0.05, 0.3))
     rate = turn(rng, (2.0, 1.8), (2.0, 1.8, 0.6), (0.6,))
 
     def good(given: dict) -> bool:
         bits = given["people"] * sum(math.log2(v) for v in given["values"])
-        return given["per_parameter"] in rate and low < bits / given["per_parameter"] % 1 < high and 0.05 < bits % 1 < 0.95
+        return (
+            given["per_parameter"] in rate
+            and low < bits / given["per_parameter"] % 1 < high
+            and 0.05 < bits % 1 < 0.95
+        )
 
     return until(rng, draw_size, good)
 

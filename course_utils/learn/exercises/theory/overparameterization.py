@@ -25,7 +25,8 @@ def draw_round(rng: torch.Generator) -> dict:
 
 def round_inputs(rng: torch.Generator) -> dict:
     """The number that goes is no whole one: it is rounded up in two draws of three, and down in the third, where a cut at
-    the quantile `rate` would take one more."""
+    the quantile `rate` would take one more.
+    """
     low, high = turn(rng, (0.55, 0.95), (0.55, 0.95), (0.05, 0.48))
 
     def good(given: dict) -> bool:
@@ -77,17 +78,33 @@ def verdict_inputs(rng: torch.Generator) -> dict:
     The mean is `place` half intervals above −ε: near ±1, and where other quantiles or deviations fall on different sides.
     """
     epsilon, spread = pick(rng, 0.01, 0.02), pick(rng, 0.003, 0.008)
-    n, place = turn(rng, (3, 3.0), (5, 0.95), (3, -0.7), (4, 1.06), (3, -0.78), (3, -2.0), (4, 0.2), (5, -1.5), (4, 1.3), (3, -1.06))
+    n, place = turn(
+        rng,
+        (3, 3.0),
+        (5, 0.95),
+        (3, -0.7),
+        (4, 1.06),
+        (3, -0.78),
+        (3, -2.0),
+        (4, 0.2),
+        (5, -1.5),
+        (4, 1.3),
+        (3, -1.06),
+    )
     wide = 3e-4 if n == 4 and place > 1 else 0.08
     dense = 0.9 + wide * torch.rand(n, generator=rng, dtype=torch.float64)
     noise = torch.randn(n, generator=rng, dtype=torch.float64)
     noise = (noise - noise.mean()) * spread / noise.std()
     half = intervals.interval(noise.tolist())[1]
-    return {"dense": dense.tolist(), "ticket": (dense + noise - epsilon + place * half).tolist(), "epsilon": epsilon}
+    return {
+        "dense": dense.tolist(),
+        "ticket": (dense + noise - epsilon + place * half).tolist(),
+        "epsilon": epsilon,
+    }
 
 
 def within(dense: list[float], ticket: list[float], epsilon: float) -> str:
-    """"within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is all below, else "open"."""
+    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is all below, else "open"."""
     mean, half = intervals.interval([t - d for t, d in zip(ticket, dense, strict=True)])
     return "within" if mean - half >= -epsilon else "not" if mean + half < -epsilon else "open"
 
@@ -126,7 +143,16 @@ def promise_inputs(rng: torch.Generator) -> dict:
     }  # fmt: skip
 
 
-def promise(wrong: int, n: int, wrong_test: int, n_test: int, dimensions: int, bits: int, tried: int, delta: float) -> float:
+def promise(
+    wrong: int,
+    n: int,
+    wrong_test: int,
+    n_test: int,
+    dimensions: int,
+    bits: int,
+    tried: int,
+    delta: float,
+) -> float:
     """The largest e with kl(wrong/n ‖ e) ≤ (ℓ ln 2 + ln 1/δ)/n, ℓ = dimensions · bits + log₂ tried; the test is not used."""
     length = dimensions * bits + math.log2(tried)
     budget = (length * math.log(2) + math.log(1 / delta)) / n
@@ -135,8 +161,16 @@ def promise(wrong: int, n: int, wrong_test: int, n_test: int, dimensions: int, b
 
 def promise_with(length=None, budget=None, share=lambda w, n, wt, nt: w / n):
     def answer(wrong, n, wrong_test, n_test, dimensions, bits, tried, delta):
-        ell = dimensions * bits + math.log2(tried) if length is None else length(dimensions, bits, tried)
-        nats = (ell * math.log(2) + math.log(1 / delta)) / n if budget is None else budget(ell, n, n_test, delta)
+        ell = (
+            dimensions * bits + math.log2(tried)
+            if length is None
+            else length(dimensions, bits, tried)
+        )
+        nats = (
+            (ell * math.log(2) + math.log(1 / delta)) / n
+            if budget is None
+            else budget(ell, n, n_test, delta)
+        )
         return generalization.kl_inverse(share(wrong, n, wrong_test, n_test), nats)
 
     return answer

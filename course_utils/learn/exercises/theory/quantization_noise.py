@@ -20,15 +20,29 @@ def layer_inputs(rng: torch.Generator) -> dict:
     n = pick(rng, 2, 3, 5)
     weights, quantized = [], []
     for _ in range(n):
-        shape = (int(torch.randint(2, 9, (), generator=rng)), int(torch.randint(2, 9, (), generator=rng)))
-        w = torch.randn(shape, generator=rng, dtype=torch.float64) * 10 ** (2 * float(torch.rand((), generator=rng)) - 1)
+        shape = (
+            int(torch.randint(2, 9, (), generator=rng)),
+            int(torch.randint(2, 9, (), generator=rng)),
+        )
+        w = torch.randn(shape, generator=rng, dtype=torch.float64) * 10 ** (
+            2 * float(torch.rand((), generator=rng)) - 1
+        )
         weights.append(w)
-        quantized.append(w + 0.1 * w.abs().max() * torch.randn(shape, generator=rng, dtype=torch.float64))
+        quantized.append(
+            w + 0.1 * w.abs().max() * torch.randn(shape, generator=rng, dtype=torch.float64)
+        )
     damages = (0.01 * torch.rand(n, generator=rng, dtype=torch.float64) + 1e-4).tolist()
-    return {"weights": weights, "quantized": quantized, "damages": damages, "level": pick(rng, 0.02, 0.05, 0.1)}
+    return {
+        "weights": weights,
+        "quantized": quantized,
+        "damages": damages,
+        "level": pick(rng, 0.02, 0.05, 0.1),
+    }
 
 
-def predicted_kl(weights: list[Tensor], quantized: list[Tensor], damages: list[float], level: float) -> float:
+def predicted_kl(
+    weights: list[Tensor], quantized: list[Tensor], damages: list[float], level: float
+) -> float:
     """Σ_l (damage_l / level²) ‖Ŵ_l − W_l‖² / ‖W_l‖²."""
     total = 0.0
     for w, q, damage in zip(weights, quantized, damages, strict=True):
@@ -54,8 +68,13 @@ def sample_inputs(rng: torch.Generator) -> dict:
     """A weight, normal, even or heavy-tailed, and a noisy copy of it: one of the models, at a level drawn anew."""
     w = torch.randn(70, 90, generator=rng, dtype=torch.float64)
     tails = torch.rand(70, 90, generator=rng, dtype=torch.float64)
-    w = turn(rng, w, 2 * tails - 1, -w.sign() * tails.log()) * 10 ** (2 * float(torch.rand((), generator=rng)) - 1)
-    kind, level = pick(rng, "additive", "multiplicative", "signal"), 0.02 + 0.1 * float(torch.rand((), generator=rng))
+    w = turn(rng, w, 2 * tails - 1, -w.sign() * tails.log()) * 10 ** (
+        2 * float(torch.rand((), generator=rng)) - 1
+    )
+    kind, level = (
+        pick(rng, "additive", "multiplicative", "signal"),
+        0.02 + 0.1 * float(torch.rand((), generator=rng)),
+    )
     return {"weight": w, "changed": noise.noisy(w, level, kind, rng)}
 
 
@@ -63,7 +82,10 @@ def noise_growth(weight: Tensor, changed: Tensor) -> float:
     """The exponent k in E[e²] ∝ |w|^k: the slope of log mean e² over log |w|, in tenths of the weights by size."""
     order = weight.abs().flatten().argsort()
     w, e2 = weight.flatten()[order], (changed - weight).flatten()[order] ** 2
-    return _slope([part.abs().log().mean() for part in w.chunk(10)], [part.mean().log() for part in e2.chunk(10)])
+    return _slope(
+        [part.abs().log().mean() for part in w.chunk(10)],
+        [part.mean().log() for part in e2.chunk(10)],
+    )
 
 
 def _slope(x: list[Tensor], y: list[Tensor]) -> float:
@@ -72,13 +94,17 @@ def _slope(x: list[Tensor], y: list[Tensor]) -> float:
 
 
 def which_noise(weight: Tensor, changed: Tensor) -> str:
-    """"additive", "signal" or "multiplicative": the nearest of k = 0, 1, 2."""
-    return ("additive", "signal", "multiplicative")[min(2, max(0, round(noise_growth(weight, changed))))]
+    """ "additive", "signal" or "multiplicative": the nearest of k = 0, 1, 2."""
+    return ("additive", "signal", "multiplicative")[
+        min(2, max(0, round(noise_growth(weight, changed))))
+    ]
 
 
 def by_first_power(weight, changed):
     """Looks at |e|, whose exponent is half as large, as if it were e²."""
-    return ("additive", "signal", "multiplicative")[min(2, max(0, round(noise_growth(weight, changed) / 2)))]
+    return ("additive", "signal", "multiplicative")[
+        min(2, max(0, round(noise_growth(weight, changed) / 2)))
+    ]
 
 
 def by_mean_of_relative(weight, changed):
@@ -93,10 +119,22 @@ def ste_inputs(rng: torch.Generator) -> dict:
     """Weights inside both ends of the range, just beyond them, and far; a gradient that is 0 nowhere."""
     bits, scale = turn(rng, 4, 2, 5), 0.05 + float(torch.rand((), generator=rng))
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    w = (torch.rand(6, 7, generator=rng, dtype=torch.float64) * 2 - 1) * 1.6 * 2 ** (bits - 1) * scale
-    for j, t in enumerate((low + 0.02, low - 0.02, high - 0.02, high + 0.02, high + 0.25, low - 0.25, -high - 0.6)):
+    w = (
+        (torch.rand(6, 7, generator=rng, dtype=torch.float64) * 2 - 1)
+        * 1.6
+        * 2 ** (bits - 1)
+        * scale
+    )
+    for j, t in enumerate(
+        (low + 0.02, low - 0.02, high - 0.02, high + 0.02, high + 0.25, low - 0.25, -high - 0.6)
+    ):
         w[0, j] = t * scale
-    return {"weight": w, "gradient": torch.randn(6, 7, generator=rng, dtype=torch.float64), "scale": scale, "bits": bits}
+    return {
+        "weight": w,
+        "gradient": torch.randn(6, 7, generator=rng, dtype=torch.float64),
+        "scale": scale,
+        "bits": bits,
+    }
 
 
 def ste(weight: Tensor, gradient: Tensor, scale: float, bits: int) -> tuple[Tensor, Tensor]:
@@ -115,8 +153,16 @@ def ste_with(quantize=None, pass_through=None):
     def answer(weight, gradient, scale, bits):
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         t = weight / scale
-        hat = ste(weight, gradient, scale, bits)[0] if quantize is None else quantize(t, scale, low, high)
-        back = ste(weight, gradient, scale, bits)[1] if pass_through is None else pass_through(t, gradient, scale, low, high)
+        hat = (
+            ste(weight, gradient, scale, bits)[0]
+            if quantize is None
+            else quantize(t, scale, low, high)
+        )
+        back = (
+            ste(weight, gradient, scale, bits)[1]
+            if pass_through is None
+            else pass_through(t, gradient, scale, low, high)
+        )
         return hat, back
 
     return answer

@@ -14,9 +14,15 @@ from ..draws import pick, turn
 
 def cascade(rng: torch.Generator) -> dict:
     """Each time that the sources below the level are left out, the level rises above some others: four times."""
-    steps = [torch.full((k,), v, dtype=torch.float64) for k, v in ((8, 0.01), (6, 1.02), (4, 1.58), (2, 1.87), (4, 60.0))]
+    steps = [
+        torch.full((k,), v, dtype=torch.float64)
+        for k, v in ((8, 0.01), (6, 1.02), (4, 1.58), (2, 1.87), (4, 60.0))
+    ]
     variances = torch.cat(steps) * 10 ** (torch.rand((), generator=rng, dtype=torch.float64) - 0.5)
-    return {"variances": variances[torch.randperm(24, generator=rng)], "distortion": 24 * float(variances.max()) / 60}
+    return {
+        "variances": variances[torch.randperm(24, generator=rng)],
+        "distortion": 24 * float(variances.max()) / 60,
+    }
 
 
 def parts_inputs(rng: torch.Generator) -> dict:
@@ -40,8 +46,14 @@ def water_filling(variances: Tensor, distortion: float) -> Tensor:
     low, high = 0.0, float(variances.max())
     for _ in range(200):
         level = (low + high) / 2
-        low, high = (level, high) if sum(min(level, v) for v in variances.tolist()) < distortion else (low, level)
-    return torch.tensor([max(0.0, 0.5 * math.log2(v / high)) for v in variances.tolist()], dtype=torch.float64)
+        low, high = (
+            (level, high)
+            if sum(min(level, v) for v in variances.tolist()) < distortion
+            else (low, level)
+        )
+    return torch.tensor(
+        [max(0.0, 0.5 * math.log2(v / high)) for v in variances.tolist()], dtype=torch.float64
+    )
 
 
 def level_of(variances: Tensor, distortion: float) -> float:
@@ -59,7 +71,9 @@ def equal_clamped(variances, distortion):
 
 
 def equal_rates(variances, distortion):
-    return torch.full_like(variances, 0.5 * math.log2(max(1.0, float(variances.sum()) / distortion)))
+    return torch.full_like(
+        variances, 0.5 * math.log2(max(1.0, float(variances.sum()) / distortion))
+    )
 
 
 def rates_with(change):
@@ -75,7 +89,8 @@ def rates_with(change):
 def gap_inputs(rng: torch.Generator) -> dict:
     bits = float(torch.rand((), generator=rng)) * 6 + 0.3
     variance = 10 ** float(torch.rand((), generator=rng) * 4 - 2)
-    gap = turn(rng, 1.1, 0.5, 1.5) * (1 + float(torch.rand((), generator=rng)) * 0.6)  # a source that is not normal may lie below
+    # a source that is not normal may lie below
+    gap = turn(rng, 1.1, 0.5, 1.5) * (1 + float(torch.rand((), generator=rng)) * 0.6)
     return {"bits": bits, "distortion": variance * 4**-bits * gap, "variance": variance}
 
 
@@ -101,7 +116,8 @@ def joint_inputs(rng: torch.Generator) -> dict:
         which = torch.randint(columns, (rows,), generator=rng)
         p = p * (torch.arange(columns) == which[:, None])
     p = p / p.sum()
-    return {"joint": p} if mutual_information(p) > 0.02 else joint_inputs(rng)  # 0 has no relative error
+    # 0 has no relative error
+    return {"joint": p} if mutual_information(p) > 0.02 else joint_inputs(rng)
 
 
 def mutual_information(joint: Tensor) -> float:

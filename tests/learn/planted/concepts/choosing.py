@@ -56,7 +56,12 @@ def goal_nested(bits, speedup, place):
 
 def goal_with(first, second, third, fourth):
     def flow(bits, speedup, place):
-        tests = {"edge": place == "edge", "memory": bits < 8, "speed": speedup > 1, "cloud": place == "cloud"}
+        tests = {
+            "edge": place == "edge",
+            "memory": bits < 8,
+            "speed": speedup > 1,
+            "cloud": place == "cloud",
+        }
         for name in (first, second, third, fourth):
             if tests[name]:
                 return name
@@ -66,7 +71,15 @@ def goal_with(first, second, third, fourth):
 
 
 def goal_without_edge(bits, speedup, place):
-    return "memory" if bits < 8 else "speed" if speedup > 1 else "cloud" if place == "cloud" else "quality"
+    return (
+        "memory"
+        if bits < 8
+        else "speed"
+        if speedup > 1
+        else "cloud"
+        if place == "cloud"
+        else "quality"
+    )
 
 
 def goal_other_limit(bits, speedup, place):
@@ -126,7 +139,10 @@ def both(x, v, limit, pace):
 def ship_by_elimination(sizes, losses, speeds, max_loss, min_speed):
     """What breaks a limit becomes infinitely large."""
     large = float("inf")
-    costs = [s if x <= max_loss and v >= min_speed else large for s, x, v in zip(sizes, losses, speeds, strict=True)]
+    costs = [
+        s if x <= max_loss and v >= min_speed else large
+        for s, x, v in zip(sizes, losses, speeds, strict=True)
+    ]
     return -1 if min(costs) == large else costs.index(min(costs))
 
 
@@ -142,13 +158,21 @@ RIGHT = {
 WRONG = {
     "choosing.bits_that_fit": [
         (widths(lambda bits, group: bits), "scales_forgotten"),
-        (widths(lambda bits, group: bits if bits == 16 else bits + 16 / group), "zero_points_forgotten"),
+        (
+            widths(lambda bits, group: bits if bits == 16 else bits + 16 / group),
+            "zero_points_forgotten",
+        ),
         (widths(lambda bits, group: 8 * full(bits, group)), "bits_for_bytes"),
         (widths(full, (2, 3, 4, 8, 16)), "smallest_width"),
         (widths(lambda bits, group: bits + (16 + bits) / group), "scales_at_16"),
         (widths(full, (16, 8, 4, 2)), "no_3_bits"),
         (lambda parameters, memory, group_size: 4, None),
-        (lambda parameters, memory, group_size: str(widths_by_list(parameters, memory, group_size)), None),
+        (
+            lambda parameters, memory, group_size: str(
+                widths_by_list(parameters, memory, group_size)
+            ),
+            None,
+        ),
         (lambda parameters, memory, group_size: int(8 * memory / parameters), None),
     ],
     "choosing.goal": [
@@ -163,14 +187,23 @@ WRONG = {
         (lambda bits, speedup, place: "quality", None),
     ],
     "choosing.ship": [
-        (ship_where(lambda x, v, limit, pace: x <= limit or v >= pace, lambda s, x, v: s), "one_condition_enough"),
+        (
+            ship_where(lambda x, v, limit, pace: x <= limit or v >= pace, lambda s, x, v: s),
+            "one_condition_enough",
+        ),
         (ship_where(lambda x, v, limit, pace: x <= limit, lambda s, x, v: s), "speed_ignored"),
         (ship_where(lambda x, v, limit, pace: v >= pace, lambda s, x, v: s), "loss_ignored"),
         (ship_where(both, lambda s, x, v: x), "lowest_loss"),
         (ship_where(both, lambda s, x, v: -v), "fastest"),
         (ship_where(both, lambda s, x, v: -s), "largest"),
-        (lambda sizes, losses, speeds, max_loss, min_speed: sizes.index(min(sizes)), "smallest_of_all"),
-        (ship_where(lambda x, v, limit, pace: x < limit and v > pace, lambda s, x, v: s), "limits_excluded"),
+        (
+            lambda sizes, losses, speeds, max_loss, min_speed: sizes.index(min(sizes)),
+            "smallest_of_all",
+        ),
+        (
+            ship_where(lambda x, v, limit, pace: x < limit and v > pace, lambda s, x, v: s),
+            "limits_excluded",
+        ),
         (lambda sizes, losses, speeds, max_loss, min_speed: 0, None),
         (lambda **given: max(0, ship_sorted(**given)), None),
     ],

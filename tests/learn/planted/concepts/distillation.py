@@ -53,12 +53,20 @@ def blocks_by_counting(student, teacher):
 
 
 def loss_into_both(student_logits, teacher_logits, labels, temperature, alpha):
-    soft = F.kl_div((student_logits / temperature).log_softmax(-1), (teacher_logits / temperature).softmax(-1), reduction="batchmean")
+    soft = F.kl_div(
+        (student_logits / temperature).log_softmax(-1),
+        (teacher_logits / temperature).softmax(-1),
+        reduction="batchmean",
+    )
     return alpha * F.cross_entropy(student_logits, labels) + (1 - alpha) * temperature**2 * soft
 
 
 def loss_in_two_lines(student_logits, teacher_logits, labels, temperature, alpha):
-    soft = F.kl_div((student_logits / temperature).log_softmax(-1), (teacher_logits.detach() / temperature).softmax(-1), reduction="batchmean")
+    soft = F.kl_div(
+        (student_logits / temperature).log_softmax(-1),
+        (teacher_logits.detach() / temperature).softmax(-1),
+        reduction="batchmean",
+    )
     return alpha * F.cross_entropy(student_logits, labels) + (1 - alpha) * temperature**2 * soft
 
 
@@ -66,7 +74,10 @@ def loss_by_entropies(student_logits, teacher_logits, labels, temperature, alpha
     p = torch.softmax(teacher_logits.detach() / temperature, 1)
     crossed = F.cross_entropy(student_logits / temperature, p)
     own = torch.distributions.Categorical(probs=p).entropy().mean()
-    return alpha * F.nll_loss(student_logits.log_softmax(1), labels) + (1 - alpha) * (crossed - own) * temperature * temperature
+    return (
+        alpha * F.nll_loss(student_logits.log_softmax(1), labels)
+        + (1 - alpha) * (crossed - own) * temperature * temperature
+    )
 
 
 def loss_in_numpy_order(student_logits, teacher_logits, labels, temperature, alpha):
@@ -101,7 +112,10 @@ def loop_by_hand(student, teacher, batches, temperature, alpha, rate):
     for images, labels in batches:
         with torch.no_grad():
             answers = teacher(images)
-        gradients = torch.autograd.grad(loss_in_two_lines(student(images), answers, labels, temperature, alpha), student.parameters())
+        gradients = torch.autograd.grad(
+            loss_in_two_lines(student(images), answers, labels, temperature, alpha),
+            student.parameters(),
+        )
         with torch.no_grad():
             for weight, gradient in zip(student.parameters(), gradients, strict=True):
                 weight.sub_(rate * gradient)
@@ -131,7 +145,9 @@ def part(change):
 
 
 def kl_of(s, t, tau, tau_t=None, reduction="batchmean"):
-    return F.kl_div((s / tau).log_softmax(-1), (t / (tau_t or tau)).softmax(-1), reduction=reduction)
+    return F.kl_div(
+        (s / tau).log_softmax(-1), (t / (tau_t or tau)).softmax(-1), reduction=reduction
+    )
 
 
 def mixed(hard, far, tau, a):
@@ -154,11 +170,17 @@ LOSS_SLIPS = {
 
 def gain(labels_choose, labels_judge, distilled_choose, distilled_judge):
     rows = torch.arange(len(labels_choose))
-    return (labels_judge[rows, labels_choose.argmin(1)] - distilled_judge[rows, distilled_choose.argmin(1)]).mean()
+    return (
+        labels_judge[rows, labels_choose.argmin(1)]
+        - distilled_judge[rows, distilled_choose.argmin(1)]
+    ).mean()
 
 
 def gain_by_gather(labels_choose, labels_judge, distilled_choose, distilled_judge):
-    kept = [judge.gather(1, choose.argmin(1, keepdim=True)) for choose, judge in ((labels_choose, labels_judge), (distilled_choose, distilled_judge))]
+    kept = [
+        judge.gather(1, choose.argmin(1, keepdim=True))
+        for choose, judge in ((labels_choose, labels_judge), (distilled_choose, distilled_judge))
+    ]
     return float((kept[0] - kept[1]).float().mean())
 
 
@@ -166,7 +188,9 @@ def gain_by_masks(labels_choose, labels_judge, distilled_choose, distilled_judge
     def kept(choose, judge):
         return judge[choose == choose.min(1, keepdim=True).values]
 
-    return float(kept(labels_choose, labels_judge).mean() - kept(distilled_choose, distilled_judge).mean())
+    return float(
+        kept(labels_choose, labels_judge).mean() - kept(distilled_choose, distilled_judge).mean()
+    )
 
 
 def of_ways(formula):
@@ -181,7 +205,11 @@ RIGHT = {
     "distillation.distillation_loss": [loss_in_two_lines, loss_by_entropies, loss_in_numpy_order],
     "distillation.train_student": [altered(), loop_by_hand, loop_by_formula],
     "distillation.fair_gain": [gain, gain_by_gather, gain_by_masks],
-    "distillation.soften": [soft, powers, lambda logits, temperature: (logits / temperature).log_softmax(1).exp()],
+    "distillation.soften": [
+        soft,
+        powers,
+        lambda logits, temperature: (logits / temperature).log_softmax(1).exp(),
+    ],
     "distillation.dark_knowledge": [rest_by_division, rest, rest_by_rows],
     "distillation.mix_teachers": [
         mix_in_single_precision,
@@ -191,7 +219,9 @@ RIGHT = {
     "distillation.teacher_blocks": [
         blocks_by_counting,
         lambda student, teacher: list(range(teacher // student - 1, teacher, teacher // student)),
-        lambda student, teacher: [max(group) for group in torch.arange(teacher).view(student, -1).tolist()],
+        lambda student, teacher: [
+            max(group) for group in torch.arange(teacher).view(student, -1).tolist()
+        ],
     ],
 }
 WRONG = {

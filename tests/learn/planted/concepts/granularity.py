@@ -24,7 +24,9 @@ def by_unfold(x, bits, group_size):
 
 def with_divisor(divisor):
     def answer(x, bits, group_size):
-        return tuple(s * (2 ** (bits - 1) - 1) / divisor(bits) for s in by_reshape(x, bits, group_size))
+        return tuple(
+            s * (2 ** (bits - 1) - 1) / divisor(bits) for s in by_reshape(x, bits, group_size)
+        )
 
     return answer
 
@@ -47,7 +49,11 @@ def columns(x, bits, group_size):
 def strided(x, bits, group_size):
     whole, row, groups = by_reshape(x, bits, group_size)
     n = groups.shape[1]
-    return whole, row, torch.stack([x[:, g::n].abs().amax(1) for g in range(n)], 1) / (2 ** (bits - 1) - 1)
+    return (
+        whole,
+        row,
+        torch.stack([x[:, g::n].abs().amax(1) for g in range(n)], 1) / (2 ** (bits - 1) - 1),
+    )
 
 
 def repeated(x, bits, group_size):
@@ -169,7 +175,9 @@ def rounded_weight(w, scale, zero, bits, upstream):
 def by_loops(x, bits, group_size):
     top = (1 << bits - 1) - 1
     rows = [[abs(float(v)) for v in row] for row in x]
-    groups = [[max(row[g : g + group_size]) / top for g in range(0, len(row), group_size)] for row in rows]
+    groups = [
+        [max(row[g : g + group_size]) / top for g in range(0, len(row), group_size)] for row in rows
+    ]
     each = [[max(row)] for row in groups]
     return torch.tensor([[max(map(max, rows)) / top]]), torch.tensor(each), torch.tensor(groups)
 
@@ -206,16 +214,28 @@ WRONG = {
         (with_divisor(lambda bits: 2**bits - 1), "all_levels"),
         (min_to_max, "from_min_to_max"),
         (signs_kept, "sign_kept"),
-        (lambda x, bits, group_size: tuple(1 / s for s in by_reshape(x, bits, group_size)), "inverted"),
+        (
+            lambda x, bits, group_size: tuple(1 / s for s in by_reshape(x, bits, group_size)),
+            "inverted",
+        ),
         (columns, "of_columns"),
         (strided, "groups_strided"),
         (repeated, "one_for_all"),
         (lambda x, bits, group_size: by_reshape(x, bits, group_size)[::-1], None),
         (lambda x, bits, group_size: by_reshape(x, bits, group_size)[2], None),
-        (lambda x, bits, group_size: tuple(s.squeeze() for s in by_reshape(x, bits, group_size)), None),
+        (
+            lambda x, bits, group_size: tuple(s.squeeze() for s in by_reshape(x, bits, group_size)),
+            None,
+        ),
     ],
     "granularity.static_grid": [
-        (lambda batches, bits: (s := (torch.cat(batches).max() - torch.cat(batches).min()) / (2**bits - 1), int(-torch.cat(batches).min() / s)), "zero_truncated"),
+        (
+            lambda batches, bits: (
+                s := (torch.cat(batches).max() - torch.cat(batches).min()) / (2**bits - 1),
+                int(-torch.cat(batches).min() / s),
+            ),
+            "zero_truncated",
+        ),
         (lambda batches, bits: of_one_list(batches[-1:], bits), "last_batch"),
         (lambda batches, bits: of_one_list(batches[:1], bits), "first_batch"),
         (mean_range, "averaged"),
@@ -238,7 +258,16 @@ WRONG = {
         (product(right_total, x_scale=torch.ones_like), "input_scale_forgotten"),
         (product(right_total, x_scale=lambda s: 1 / s, w_scale=lambda s: 1 / s), "divided"),
         (dequantized, "real_numbers"),
-        (lambda **given: dequantized(**{**given, "x_scale": given["x_scale"].float(), "w_scale": given["w_scale"].float()}).double(), "real_numbers"),
+        (
+            lambda **given: dequantized(
+                **{
+                    **given,
+                    "x_scale": given["x_scale"].float(),
+                    "w_scale": given["w_scale"].float(),
+                }
+            ).double(),
+            "real_numbers",
+        ),
         (lambda **given: dequantized(**given).T, None),
         (lambda **given: dequantized(**given).round(), None),
     ],
@@ -247,8 +276,14 @@ WRONG = {
         (lambda w, scale, zero, bits, upstream: upstream, "passed_everywhere"),
         (where(lambda *a: ~in_range(*a)), "outside"),
         (where(lambda w, scale, zero, bits: in_range(w, scale, 0, bits)), "zero_forgotten"),
-        (where(lambda w, scale, zero, bits: in_range(w, scale, 2 ** (bits - 1), bits)), "signed_range"),
-        (where(lambda w, scale, zero, bits: (w / scale).round() + zero <= 2**bits - 1), "upper_end_only"),
+        (
+            where(lambda w, scale, zero, bits: in_range(w, scale, 2 ** (bits - 1), bits)),
+            "signed_range",
+        ),
+        (
+            where(lambda w, scale, zero, bits: (w / scale).round() + zero <= 2**bits - 1),
+            "upper_end_only",
+        ),
         (where(in_range, lambda scale: scale), "times_scale"),
         (where(in_range, lambda scale: 1 / scale), "over_scale"),
         (rounded_weight, None),

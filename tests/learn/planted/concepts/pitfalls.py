@@ -63,8 +63,12 @@ RIGHT = {
     "pitfalls.breaking_point": [point_by_scan, point_by_limits, point_by_index],
     "pitfalls.combined_ratio": [
         ratio_of_sizes,
-        lambda outside, pruning, bits: 16 * pruning / (16 * pruning * outside + bits - bits * outside),
-        lambda outside, pruning, bits: (outside + (1 - outside) * (bits / 16) * (1 / pruning)) ** -1,
+        lambda outside, pruning, bits: (
+            16 * pruning / (16 * pruning * outside + bits - bits * outside)
+        ),
+        lambda outside, pruning, bits: (
+            (outside + (1 - outside) * (bits / 16) * (1 / pruning)) ** -1
+        ),
     ],
 }
 WRONG = {

@@ -24,7 +24,9 @@ def heads_by_chunks(q, k, v, o, heads, keep):
 
 
 def step_where(weight, velocity, grad, mask, lr, momentum):
-    return torch.where(mask, weight - lr * momentum * velocity - lr * grad, torch.zeros_like(weight))
+    return torch.where(
+        mask, weight - lr * momentum * velocity - lr * grad, torch.zeros_like(weight)
+    )
 
 
 def torch_sgd(weight, velocity, grad, mask, lr, momentum):
@@ -49,14 +51,23 @@ def index(q, heads, keep):
 
 
 def bytes_by_tensors(rows, columns, nonzeros, bits):
-    values = torch.zeros(nonzeros, dtype={8: torch.int8, 16: torch.float16, 32: torch.float32}[bits]).nbytes
-    places = torch.zeros(nonzeros, dtype=torch.int32).nbytes + torch.zeros(rows + 1, dtype=torch.int32).nbytes
+    values = torch.zeros(
+        nonzeros, dtype={8: torch.int8, 16: torch.float16, 32: torch.float32}[bits]
+    ).nbytes
+    places = (
+        torch.zeros(nonzeros, dtype=torch.int32).nbytes
+        + torch.zeros(rows + 1, dtype=torch.int32).nbytes
+    )
     return values + rows * (columns // 8), values + places
 
 
 def channels_by_einsum(gate, up, down, keep):
     chosen = torch.eye(len(gate), dtype=gate.dtype)[keep]
-    return torch.einsum("kc,ci->ki", chosen, gate), chosen @ up, torch.einsum("oc,kc->ok", down, chosen)
+    return (
+        torch.einsum("kc,ci->ki", chosen, gate),
+        chosen @ up,
+        torch.einsum("oc,kc->ok", down, chosen),
+    )
 
 
 def heads_by_rows(q, k, v, o, heads, keep):

@@ -35,7 +35,10 @@ def error(x, bits, group_size):
 
 def own_error(x, bits, group_size):
     groups = x.unflatten(1, (-1, group_size))
-    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+    low, high = (
+        groups.amin(-1, keepdim=True).clamp(max=0),
+        groups.amax(-1, keepdim=True).clamp(min=0),
+    )
     scale = (high - low) / (2**bits - 1)
     zero = (-low / scale).round()
     back = scale * (((groups / scale).round() + zero).clamp(0, 2**bits - 1) - zero)

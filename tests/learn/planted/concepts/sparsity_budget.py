@@ -32,7 +32,9 @@ def by_course(rows, columns, nonzeros, bits):
     return formats[found.index(min(found))]
 
 
-def smallest(mask=lambda r, c, n, bits: r * c, csr=lambda r, c, n, bits: 32 * (n + r + 1), dense=None):
+def smallest(
+    mask=lambda r, c, n, bits: r * c, csr=lambda r, c, n, bits: 32 * (n + r + 1), dense=None
+):
     def answer(rows, columns, nonzeros, bits):
         given, values = (rows, columns, nonzeros, bits), nonzeros * bits
         whole = rows * columns * bits if dense is None else dense
@@ -57,7 +59,9 @@ def by_recursion(harm, sizes, levels, goal):
                 best[:] = cost, chosen
             return
         for k, level in enumerate(levels):
-            visit(layer + 1, gone + sizes[layer] * level, cost + float(harm[layer, k]), [*chosen, k])
+            visit(
+                layer + 1, gone + sizes[layer] * level, cost + float(harm[layer, k]), [*chosen, k]
+            )
 
     visit(0, 0.0, 0.0, [])
     return best[1]

@@ -25,7 +25,10 @@ def error_by_covariance(sizes, seconds):
     a, b = np.polyfit(x, y, 1)
     variance = ((y - a * x - b) ** 2).sum() / (len(x) - 2)
     return float(
-        np.sqrt(variance * np.linalg.inv(np.stack([x, np.ones_like(x)]) @ np.stack([x, np.ones_like(x)]).T)[0, 0])
+        np.sqrt(
+            variance
+            * np.linalg.inv(np.stack([x, np.ones_like(x)]) @ np.stack([x, np.ones_like(x)]).T)[0, 0]
+        )
     )
 
 
@@ -65,7 +68,13 @@ def largest_by_letters(rows, columns, tokens):
 
 def largest_by_sorting(rows, columns, tokens):
     later = columns * columns / 2  # one column in hundreds does not count
-    return sorted([(tokens * columns * columns, "Hessian"), (columns * columns * columns, "factor"), (rows * later, "walk")])[-1][1]
+    return sorted(
+        [
+            (tokens * columns * columns, "Hessian"),
+            (columns * columns * columns, "factor"),
+            (rows * later, "walk"),
+        ]
+    )[-1][1]
 
 
 def largest_by_questions(rows, columns, tokens):
@@ -88,9 +97,18 @@ def operations_by_loop(student, teacher, tokens, passes, stored):
     return total
 
 
-def run(student_each=6, teacher_each=2, asked=lambda passes, stored: 1 if stored else passes, passed=lambda n: n):
-    return lambda student, teacher, tokens, passes, stored: tokens * (
-        student_each * student * passed(passes) + teacher_each * teacher * asked(passed(passes), stored)
+def run(
+    student_each=6,
+    teacher_each=2,
+    asked=lambda passes, stored: 1 if stored else passes,
+    passed=lambda n: n,
+):
+    return lambda student, teacher, tokens, passes, stored: (
+        tokens
+        * (
+            student_each * student * passed(passes)
+            + teacher_each * teacher * asked(passed(passes), stored)
+        )
     )
 
 
@@ -104,9 +122,16 @@ RIGHT = {
     "costs.training_operations": [
         operations_by_loop,
         run(),
-        lambda student, teacher, tokens, passes, stored: float(2 * tokens * (3 * passes * student + teacher * (passes, 1)[stored])),
+        lambda student, teacher, tokens, passes, stored: float(
+            2 * tokens * (3 * passes * student + teacher * (passes, 1)[stored])
+        ),
     ],
-    "costs.exponent": [slope_of_sums, by_polyfit, by_solving, lambda sizes, seconds: scaling.fit(sizes, seconds).exponent],
+    "costs.exponent": [
+        slope_of_sums,
+        by_polyfit,
+        by_solving,
+        lambda sizes, seconds: scaling.fit(sizes, seconds).exponent,
+    ],
     "costs.slope_error": [
         error_by_covariance,
         error_by_correlation,
@@ -120,11 +145,27 @@ RIGHT = {
 }
 WRONG = {
     "costs.largest_part": [
-        (lambda rows, columns, tokens: largest_by_letters(2 * rows, columns, tokens), "without_half"),
-        (lambda rows, columns, tokens: max((tokens * columns**2, "Hessian"), (columns**3, "factor"), (rows**2 * columns**2, "walk"))[1], "all_pairs"),
-        (lambda rows, columns, tokens: largest_by_sorting(rows, columns, tokens / columns), "hessian_linear"),
+        (
+            lambda rows, columns, tokens: largest_by_letters(2 * rows, columns, tokens),
+            "without_half",
+        ),
+        (
+            lambda rows, columns, tokens: max(
+                (tokens * columns**2, "Hessian"),
+                (columns**3, "factor"),
+                (rows**2 * columns**2, "walk"),
+            )[1],
+            "all_pairs",
+        ),
+        (
+            lambda rows, columns, tokens: largest_by_sorting(rows, columns, tokens / columns),
+            "hessian_linear",
+        ),
         (lambda rows, columns, tokens: "Hessian", "always_hessian"),
-        (lambda rows, columns, tokens: largest_by_letters(columns, rows, tokens), "rows_for_columns"),
+        (
+            lambda rows, columns, tokens: largest_by_letters(columns, rows, tokens),
+            "rows_for_columns",
+        ),
         (lambda rows, columns, tokens: "walk", "all_pairs"),
         (lambda rows, columns, tokens: "factor", None),
         (lambda rows, columns, tokens: "hessian" if tokens > columns else "factor", None),
@@ -153,10 +194,15 @@ WRONG = {
         (lambda sizes, seconds: slope(sizes, seconds), "no_logarithms"),
         (lambda sizes, seconds: slope(sizes, np.log(seconds)), "log_of_time_only"),
         (lambda sizes, seconds: slope(np.log(sizes), seconds), "log_of_size_only"),
-        (lambda sizes, seconds: np.log(seconds[-1] / seconds[0]) / np.log(sizes[-1] / sizes[0]), "ends_only"),
+        (
+            lambda sizes, seconds: np.log(seconds[-1] / seconds[0]) / np.log(sizes[-1] / sizes[0]),
+            "ends_only",
+        ),
         (lambda sizes, seconds: slope(np.log(seconds), np.log(sizes)), "other_way_round"),
         (
-            lambda sizes, seconds: float(np.log(sizes) @ np.log(seconds) / (np.log(sizes) @ np.log(sizes))),
+            lambda sizes, seconds: float(
+                np.log(sizes) @ np.log(seconds) / (np.log(sizes) @ np.log(sizes))
+            ),
             "through_the_origin",
         ),
         (lambda sizes, seconds: slope(np.log2(sizes), np.log(seconds)), "two_logarithms"),

@@ -20,7 +20,10 @@ def kl_of_entropies(student_logits, teacher_logits, temperature):
 
 
 def kl_leaking(student_logits, teacher_logits, temperature):
-    pair = [torch.distributions.Categorical(logits=z / temperature) for z in (teacher_logits, student_logits)]
+    pair = [
+        torch.distributions.Categorical(logits=z / temperature)
+        for z in (teacher_logits, student_logits)
+    ]
     return torch.distributions.kl_divergence(*pair).mean()
 
 
@@ -40,11 +43,22 @@ def gradient_by_autograd(student_logits, teacher_logits, temperature):
 
 
 def scaled_gradient(scale):
-    return lambda **given: scale(given["temperature"], len(given["student_logits"])) * gradient(**given)
+    return lambda **given: (
+        scale(given["temperature"], len(given["student_logits"])) * gradient(**given)
+    )
 
 
 def response(
-    student_logits, teacher_logits, labels, temperature, alpha, mask, flip=False, power=2, keep=None, hard=1.0
+    student_logits,
+    teacher_logits,
+    labels,
+    temperature,
+    alpha,
+    mask,
+    flip=False,
+    power=2,
+    keep=None,
+    hard=1.0,
 ):
     teacher_logits = teacher_logits.detach()
     keep = mask if keep is None else keep
@@ -67,17 +81,26 @@ def response_by_weights(student_logits, teacher_logits, labels, temperature, alp
     p = torch.softmax(teacher_logits / temperature, -1).detach()
     cross = -(p * torch.log_softmax(student_logits / temperature, -1)).sum(-1)
     entropy = -(p * p.clamp(min=1e-300).log()).sum(-1)
-    hard = -torch.log_softmax(student_logits, -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    hard = (
+        -torch.log_softmax(student_logits, -1)
+        .gather(-1, labels.clamp(min=0).unsqueeze(-1))
+        .squeeze(-1)
+    )
     return ((alpha * hard + (1 - alpha) * temperature**2 * (cross - entropy)) * weight).sum()
 
 
 def response_leaking(student_logits, teacher_logits, labels, temperature, alpha, mask):
     s, t = ((z[mask] / temperature).log_softmax(-1) for z in (student_logits, teacher_logits))
     far = (t.exp() * (t - s)).sum(-1).mean()
-    return alpha * F.cross_entropy(student_logits[mask], labels[mask]) + (1 - alpha) * temperature**2 * far
+    return (
+        alpha * F.cross_entropy(student_logits[mask], labels[mask])
+        + (1 - alpha) * temperature**2 * far
+    )
 
 
-def padded_mean(student_logits, teacher_logits, labels, temperature, alpha, mask, cut=False, divide=torch.numel):
+def padded_mean(
+    student_logits, teacher_logits, labels, temperature, alpha, mask, cut=False, divide=torch.numel
+):
     s, t = ((z / temperature).log_softmax(-1) for z in (student_logits, teacher_logits.detach()))
     far = (t.exp() * (t - s)).sum(-1)
     far = far * mask if cut else far
@@ -115,7 +138,14 @@ def attention(student_map, teacher_map, mask):
 def attention_by_xlogy(student_map, teacher_map, mask):
     """0 · log 0 is 0, but its slope is NaN."""
     kept = mask[:, None].expand(student_map.shape[:3])
-    return (torch.xlogy(teacher_map.detach(), teacher_map.detach()) - torch.xlogy(teacher_map.detach(), student_map)).sum(-1)[kept].mean()
+    return (
+        (
+            torch.xlogy(teacher_map.detach(), teacher_map.detach())
+            - torch.xlogy(teacher_map.detach(), student_map)
+        )
+        .sum(-1)[kept]
+        .mean()
+    )
 
 
 def attention_with_epsilon(student_map, teacher_map, mask, eps=1e-6):
@@ -132,7 +162,9 @@ def attention_clamped(student_map, teacher_map, mask):
 
 def rows(student_map, teacher_map):
     teacher_map = teacher_map.detach()
-    return torch.xlogy(teacher_map, teacher_map).sum(-1) - torch.xlogy(teacher_map, student_map).sum(-1)
+    return torch.xlogy(teacher_map, teacher_map).sum(-1) - torch.xlogy(
+        teacher_map, student_map
+    ).sum(-1)
 
 
 def chosen(student_map, teacher_map, mask):
@@ -160,7 +192,10 @@ def whole_matrix(mean):
     """Every pair of points, (i, i) too."""
 
     def loss(student, teacher):
-        s, t = (matrix_of(x).masked_fill(torch.eye(len(x), dtype=torch.bool), 0) for x in (student, teacher.detach()))
+        s, t = (
+            matrix_of(x).masked_fill(torch.eye(len(x), dtype=torch.bool), 0)
+            for x in (student, teacher.detach())
+        )
         return F.huber_loss(s / mean(s), t / mean(t))
 
     return loss
@@ -173,7 +208,9 @@ def of_pairs(formula):
 def kl_by_rows(student_logits, teacher_logits, temperature):
     """Σ p (log p − log q) with logarithms of sums of exponentials, a row at a time."""
     total = 0.0
-    for z_s, z_t in zip(student_logits / temperature, teacher_logits.detach() / temperature, strict=True):
+    for z_s, z_t in zip(
+        student_logits / temperature, teacher_logits.detach() / temperature, strict=True
+    ):
         log_q = z_s - torch.logsumexp(z_s, 0)
         log_p = z_t - torch.logsumexp(z_t, 0)
         total = total + (log_p.exp() * (log_p - log_q)).sum()
@@ -218,7 +255,9 @@ def feature_by_entries(student_hidden, teacher_hidden, projector, mask):
 
 def distance_by_pairs(student, teacher):
     def distances(x):
-        squares = torch.stack([(x[i] - x[j]).square().sum() for i in range(len(x)) for j in range(i + 1, len(x))])
+        squares = torch.stack(
+            [(x[i] - x[j]).square().sum() for i in range(len(x)) for j in range(i + 1, len(x))]
+        )
         found = squares.clamp(min=1e-24).sqrt()
         return found / found.mean()
 
@@ -241,7 +280,9 @@ def in_single(function):
         return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
 
     def answer(*given, **named):
-        return function(*map(single, given), **{name: single(value) for name, value in named.items()})
+        return function(
+            *map(single, given), **{name: single(value) for name, value in named.items()}
+        )
 
     return answer
 
@@ -273,7 +314,11 @@ def hot_from_above(student_logits, teacher_logits, share):
     """Every τ is tried, and the smallest good one kept."""
     d = student_logits - teacher_logits
     end = ((d * d).mean(-1) - d.mean(-1) ** 2).mean() / 2
-    good = [2**k for k in range(15) if abs(4**k * losses.kl(student_logits, teacher_logits, 2**k) - end) <= share * end]
+    good = [
+        2**k
+        for k in range(15)
+        if abs(4**k * losses.kl(student_logits, teacher_logits, 2**k) - end) <= share * end
+    ]
     return min(good)
 
 
@@ -306,17 +351,32 @@ RIGHT = {
         kl_by_rows,
         kl,
         kl_of_entropies,
-        lambda student_logits, teacher_logits, temperature: losses.kl(student_logits, teacher_logits, temperature),
+        lambda student_logits, teacher_logits, temperature: losses.kl(
+            student_logits, teacher_logits, temperature
+        ),
     ],
     "distillation_losses.logit_gradient": [gradient_by_entries, gradient, gradient_by_autograd],
-    "distillation_losses.response": [in_single(response), response_by_rows, response, response_of_the_course, response_by_weights],
-    "distillation_losses.feature": [in_single(feature), feature_by_entries, feature, feature_of_the_course],
+    "distillation_losses.response": [
+        in_single(response),
+        response_by_rows,
+        response,
+        response_of_the_course,
+        response_by_weights,
+    ],
+    "distillation_losses.feature": [
+        in_single(feature),
+        feature_by_entries,
+        feature,
+        feature_of_the_course,
+    ],
     "distillation_losses.attention": [
         attention_with_epsilon,
         in_single(attention),
         attention,
         attention_clamped,
-        lambda student_map, teacher_map, mask: losses.attention_maps(student_map, teacher_map, mask),
+        lambda student_map, teacher_map, mask: losses.attention_maps(
+            student_map, teacher_map, mask
+        ),
     ],
     "distillation_losses.distance": [
         distance_by_pairs,

@@ -76,7 +76,9 @@ def layer_in_blocks(weight, H, bits, group_size):
     scale, zero = torch.zeros(2, rows, columns // group_size, dtype=W.dtype)
     for g, start in enumerate(range(0, columns, group_size)):
         end, errors = start + group_size, torch.zeros(rows, group_size, dtype=W.dtype)
-        scale[:, g], zero[:, g] = scale_and_zero(W[:, start:end].amin(1), W[:, start:end].amax(1), bits, False)
+        scale[:, g], zero[:, g] = scale_and_zero(
+            W[:, start:end].amin(1), W[:, start:end].amax(1), bits, False
+        )
         for i in range(start, end):
             q = torch.clamp(torch.round(W[:, i] / scale[:, g]) + zero[:, g], 0, 2**bits - 1)
             codes[:, i] = q.byte()
@@ -87,7 +89,9 @@ def layer_in_blocks(weight, H, bits, group_size):
 
 
 def layer_of_the_course(weight, H, bits, group_size):
-    result = gptq.quantize_layer(weight, H, bits=bits, group_size=group_size, damping=0.0, never_worse=False, block_size=1)
+    result = gptq.quantize_layer(
+        weight, H, bits=bits, group_size=group_size, damping=0.0, never_worse=False, block_size=1
+    )
     return result.codes, result.grid.scale, result.grid.zero_point
 
 
@@ -197,10 +201,12 @@ def promise_by_schur(H, step):
 RIGHT = {
     "gptq.worst_case": [
         lambda H, step: (step**2 / 4 / factor(H).diagonal().square()).sum(),
-        promise_by_pivots, promise_by_schur,
+        promise_by_pivots,
+        promise_by_schur,
     ],
     "gptq.hessian": [
-        lambda x: (lambda scaled: scaled.T @ scaled)(x * (2 / len(x)) ** 0.5),  # as GPTQ's own code does it
+        # as GPTQ's own code does it
+        lambda x: (lambda scaled: scaled.T @ scaled)(x * (2 / len(x)) ** 0.5),
         lambda x: torch.einsum("ni,nj->ij", x, x) * 2 / x.shape[0],
         lambda x: 2 * (x[:, :, None] * x[:, None, :]).mean(0),
         lambda x: gptq.hessian(x.float()),
@@ -208,7 +214,10 @@ RIGHT = {
     "gptq.inverse_cholesky": [
         lambda H: -torch.linalg.cholesky(H.inverse()).mT,
         lambda H: torch.linalg.qr(torch.linalg.cholesky(H.inverse()).mT).R,
-        factor, factor_by_elimination, gptq.inverse_cholesky],
+        factor,
+        factor_by_elimination,
+        gptq.inverse_cholesky,
+    ],
     "gptq.column_update": [update, update_in_place, update_with_remaining_inverse],
     "gptq.quantize_layer": [layer, layer_in_blocks, layer_of_the_course],
     "gptq.pack_int4": [

@@ -66,7 +66,9 @@ def one_sided(low, high):
     def errors(w, x, bits, shares):
         found = []
         for c in shares:
-            s, z = scale_and_zero((c if low else 1) * w.min(), (c if high else 1) * w.max(), bits, False)
+            s, z = scale_and_zero(
+                (c if low else 1) * w.min(), (c if high else 1) * w.max(), bits, False
+            )
             q = ((w / s).round() + z).clamp(0, 2**bits - 1)
             found.append((x @ (w - s * (q - z))).square().sum())
         return torch.stack(found)
@@ -78,7 +80,9 @@ def clipped_weights(w, x, bits, shares):
     s, z = scale_and_zero(w.min(), w.max(), bits, False)
     q = ((w / s).round() + z).clamp(0, 2**bits - 1)
     quantized = s * (q - z)
-    return torch.stack([(x @ (w - quantized.clamp(w.min() * c, w.max() * c))).square().sum() for c in shares])
+    return torch.stack(
+        [(x @ (w - quantized.clamp(w.min() * c, w.max() * c))).square().sum() for c in shares]
+    )
 
 
 def weight_errors(w, x, bits, shares):
@@ -137,12 +141,18 @@ def smoothing_by_powers(x, weight, alpha):
 
 
 RIGHT = {
-    "scaling.fold": [fold_by_loops, fold_by_diag, lambda gain, weight, s: (gain * s.reciprocal(), torch.einsum("ij,j->ij", weight, s))],
+    "scaling.fold": [
+        fold_by_loops,
+        fold_by_diag,
+        lambda gain, weight, s: (gain * s.reciprocal(), torch.einsum("ij,j->ij", weight, s)),
+    ],
     "scaling.awq_scale": [awq_by_entries, awq_by_logs, awq_in_steps],
     "scaling.output_error": [
         error_in_single_precision,
         error_by_columns,
-        lambda x, weight, s, bits: torch.dist(x @ weight.T, (x / s) @ ties(weight * s, bits).T) ** 2,
+        lambda x, weight, s, bits: (
+            torch.dist(x @ weight.T, (x / s) @ ties(weight * s, bits).T) ** 2
+        ),
     ],
     "scaling.clip_errors": [clip_by_tokens, clip_at_once, clip_by_product],
     "scaling.smoothing_scale": [smoothing_by_powers, smoothing_by_logs, smoothing_by_sort],
@@ -160,22 +170,50 @@ WRONG = {
     "scaling.awq_scale": [
         (lambda x, alpha: awq_by_logs(x.mean(0, keepdim=True), alpha), "signs_cancel"),
         (lambda x, alpha: awq_by_logs(x.abs().amax(0, keepdim=True), alpha), "maximum"),
-        (lambda x, alpha: awq_by_logs(x.square().mean(0, keepdim=True).sqrt(), alpha), "mean_square"),
-        (lambda x, alpha: awq_by_logs(x.abs().pow(alpha).mean(0, keepdim=True), 1.0), "power_before_mean"),
+        (
+            lambda x, alpha: awq_by_logs(x.square().mean(0, keepdim=True).sqrt(), alpha),
+            "mean_square",
+        ),
+        (
+            lambda x, alpha: awq_by_logs(x.abs().pow(alpha).mean(0, keepdim=True), 1.0),
+            "power_before_mean",
+        ),
         (lambda x, alpha: x.abs().mean(0).pow(alpha), "not_centred"),
         (lambda x, alpha: awq_by_logs(x, 1.0), "alpha_missing"),
         (lambda x, alpha: awq_by_logs(x, 1 - alpha), "alpha_from_one"),
         (lambda x, alpha: awq_by_logs(x, -alpha), "inverse"),
-        (lambda x, alpha: (lambda s: s / (s.max() * s.min()))(x.abs().mean(0) ** alpha), "root_missing"),
+        (
+            lambda x, alpha: (lambda s: s / (s.max() * s.min()))(x.abs().mean(0) ** alpha),
+            "root_missing",
+        ),
         (lambda x, alpha: x.abs().mean(0) ** alpha / x.abs().mean() ** alpha, None),
     ],
     "scaling.output_error": [
-        (lambda x, weight, s, bits: (x @ (weight - ties(weight * s, bits)).T).square().sum(), "input_not_divided"),
-        (lambda x, weight, s, bits: error_by_columns(x, weight, torch.ones_like(s), bits), "not_scaled"),
+        (
+            lambda x, weight, s, bits: (x @ (weight - ties(weight * s, bits)).T).square().sum(),
+            "input_not_divided",
+        ),
+        (
+            lambda x, weight, s, bits: error_by_columns(x, weight, torch.ones_like(s), bits),
+            "not_scaled",
+        ),
         (lambda x, weight, s, bits: error_by_columns(x, weight, 1 / s, bits), "wrong_way"),
-        (lambda x, weight, s, bits: (x @ (weight - ties(weight, bits) / s).T).square().sum(), "scaled_after"),
-        (lambda x, weight, s, bits: error_by_columns(torch.eye(len(s), dtype=x.dtype), weight, s, bits), "of_weights"),
-        (lambda x, weight, s, bits: error_by_columns(x, weight, s, bits) / (len(x) * len(weight)), "mean"),
+        (
+            lambda x, weight, s, bits: (x @ (weight - ties(weight, bits) / s).T).square().sum(),
+            "scaled_after",
+        ),
+        (
+            lambda x, weight, s, bits: error_by_columns(
+                torch.eye(len(s), dtype=x.dtype), weight, s, bits
+            ),
+            "of_weights",
+        ),
+        (
+            lambda x, weight, s, bits: (
+                error_by_columns(x, weight, s, bits) / (len(x) * len(weight))
+            ),
+            "mean",
+        ),
         (lambda x, weight, s, bits: error_by_columns(x, weight, s, bits).sqrt(), "root"),
         (lambda x, weight, s, bits: error_by_columns(x, weight, s, bits + 1), None),
     ],
@@ -190,14 +228,29 @@ WRONG = {
     ],
     "scaling.smoothing_scale": [
         (lambda x, weight, alpha: smoothing_by_logs(x, weight, 1 - alpha), "exponents_swapped"),
-        (lambda x, weight, alpha: (x.abs().amax(0) / weight.abs().amax(0)).pow(alpha), "same_exponent"),
+        (
+            lambda x, weight, alpha: (x.abs().amax(0) / weight.abs().amax(0)).pow(alpha),
+            "same_exponent",
+        ),
         (lambda x, weight, alpha: smoothing_by_sort(x, weight, alpha).reciprocal(), "inverse"),
-        (lambda x, weight, alpha: x.abs().amax(0) ** alpha * weight.abs().amax(0) ** (1 - alpha), "multiplied"),
+        (
+            lambda x, weight, alpha: x.abs().amax(0) ** alpha * weight.abs().amax(0) ** (1 - alpha),
+            "multiplied",
+        ),
         (lambda x, weight, alpha: smoothing_by_sort(x, weight.T, alpha), "rows"),
-        (lambda x, weight, alpha: x.abs().mean(0) ** alpha / weight.abs().mean(0) ** (1 - alpha), "mean"),
+        (
+            lambda x, weight, alpha: x.abs().mean(0) ** alpha / weight.abs().mean(0) ** (1 - alpha),
+            "mean",
+        ),
         (lambda x, weight, alpha: x.abs().amax(0) ** alpha, "activations_only"),
-        (lambda x, weight, alpha: x.abs().amax(0) ** alpha / weight.abs().amax() ** (1 - alpha), "one_for_all"),
-        (lambda x, weight, alpha: x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha), "signed"),
+        (
+            lambda x, weight, alpha: x.abs().amax(0) ** alpha / weight.abs().amax() ** (1 - alpha),
+            "one_for_all",
+        ),
+        (
+            lambda x, weight, alpha: x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha),
+            "signed",
+        ),
         (lambda x, weight, alpha: smoothing_by_sort(x, weight, alpha).mean() + 0 * x[0], None),
     ],
 }

@@ -28,7 +28,9 @@ def magnitude_topk(weight, sparsity):
 
 def wanda(weight, x, sparsity, norm=None, by=None):
     size = x.norm(dim=0) if norm is None else norm(x)
-    return kth(weight.abs() * size if by is None else by(weight, size), round(sparsity * weight.shape[1]))
+    return kth(
+        weight.abs() * size if by is None else by(weight, size), round(sparsity * weight.shape[1])
+    )
 
 
 def grouped(score, n, m):
@@ -37,12 +39,16 @@ def grouped(score, n, m):
 
 
 def n_of_m_loop(score, n, m):
-    rows = [torch.cat([part >= part.sort().values[m - n] for part in row.split(m)]) for row in score]
+    rows = [
+        torch.cat([part >= part.sort().values[m - n] for part in row.split(m)]) for row in score
+    ]
     return torch.stack(rows)
 
 
 def n_of_m_ranks(score, n, m):
-    return torch.cat([part.argsort(dim=1).argsort(dim=1) >= m - n for part in score.split(m, dim=1)], dim=1)
+    return torch.cat(
+        [part.argsort(dim=1).argsort(dim=1) >= m - n for part in score.split(m, dim=1)], dim=1
+    )
 
 
 def surgeon(w, H, q):
@@ -73,7 +79,11 @@ def course_groups(weight, H, size, keep):
 
 def einsum_groups(weight, H, size, keep, part=None, largest=True, gram=None):
     w = weight.view(len(weight), -1, size)
-    block = torch.stack([H[i : i + size, i : i + size] for i in range(0, len(H), size)]) if gram is None else gram
+    block = (
+        torch.stack([H[i : i + size, i : i + size] for i in range(0, len(H), size)])
+        if gram is None
+        else gram
+    )
     cost = torch.einsum("rgi,gij,rgj->g" if part is None else part, w, block, w)
     mask = torch.zeros(w.shape[1], dtype=torch.bool)
     mask[cost.topk(keep, largest=largest).indices] = True

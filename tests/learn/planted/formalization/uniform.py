@@ -107,7 +107,11 @@ def by_loop(x, bits, thresholds):
 def chosen(rule):
     def answer(x, bits, thresholds):
         errors = torch.stack([(x - grid_trip(x, t, bits)).square().mean() for t in thresholds])
-        return rule(errors, thresholds, torch.stack([torch.stack(by_mask(x, float(t), bits)) for t in thresholds]))
+        return rule(
+            errors,
+            thresholds,
+            torch.stack([torch.stack(by_mask(x, float(t), bits)) for t in thresholds]),
+        )
 
     return answer
 
@@ -175,25 +179,71 @@ RIGHT = {
 }
 WRONG = {
     "uniform.round_trip": [
-        (lambda x, low, high, bits: (lambda s: s * (((x / s).round() + -(low // s)).clamp(0, 2**bits - 1) - -(low // s))) ((high - low) / (2**bits - 1)), "zero_rounded_up"),
-        (lambda x, low, high, bits: (lambda s: s * (((x / s).round() + int(-low / s)).clamp(0, 2**bits - 1) - int(-low / s))) ((high - low) / (2**bits - 1)), "zero_truncated"),
-        (lambda x, low, high, bits: (lambda s: s * (((x / s).round() + round(-low / s)).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) - round(-low / s))) ((high - low) / (2**bits - 1)), "signed_range"),
-        (lambda x, low, high, bits: (lambda s: s * ((x / s).round().clamp(0, 2**bits - 1) + round(-low / s) - round(-low / s))) ((high - low) / (2**bits - 1)), "clamped_too_early"),
-        (trip(lambda x, s, z, low: torch.round((x - z) / s), lambda q, s, z, low: q * s + z), "forms_mixed"),
-        (trip(lambda x, s, z, low: torch.round((x - low) / s), lambda q, s, z, low: q * s + low), "minimum_as_zero"),
         (
-            trip(lambda x, s, z, low: torch.round(x / s) - low / s, lambda q, s, z, low: (q + low / s) * s),
+            lambda x, low, high, bits: (
+                lambda s: s * (((x / s).round() + -(low // s)).clamp(0, 2**bits - 1) - -(low // s))
+            )((high - low) / (2**bits - 1)),
+            "zero_rounded_up",
+        ),
+        (
+            lambda x, low, high, bits: (
+                lambda s: (
+                    s * (((x / s).round() + int(-low / s)).clamp(0, 2**bits - 1) - int(-low / s))
+                )
+            )((high - low) / (2**bits - 1)),
+            "zero_truncated",
+        ),
+        (
+            lambda x, low, high, bits: (
+                lambda s: (
+                    s
+                    * (
+                        ((x / s).round() + round(-low / s)).clamp(
+                            -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+                        )
+                        - round(-low / s)
+                    )
+                )
+            )((high - low) / (2**bits - 1)),
+            "signed_range",
+        ),
+        (
+            lambda x, low, high, bits: (
+                lambda s: (
+                    s * ((x / s).round().clamp(0, 2**bits - 1) + round(-low / s) - round(-low / s))
+                )
+            )((high - low) / (2**bits - 1)),
+            "clamped_too_early",
+        ),
+        (
+            trip(lambda x, s, z, low: torch.round((x - z) / s), lambda q, s, z, low: q * s + z),
+            "forms_mixed",
+        ),
+        (
+            trip(lambda x, s, z, low: torch.round((x - low) / s), lambda q, s, z, low: q * s + low),
+            "minimum_as_zero",
+        ),
+        (
+            trip(
+                lambda x, s, z, low: torch.round(x / s) - low / s,
+                lambda q, s, z, low: (q + low / s) * s,
+            ),
             "zero_unrounded",
         ),
         (
-            lambda x, low, high, bits: torch.round(x * (2**bits - 1) / (high - low)) * (high - low) / (2**bits - 1),
+            lambda x, low, high, bits: (
+                torch.round(x * (2**bits - 1) / (high - low)) * (high - low) / (2**bits - 1)
+            ),
             "not_clamped",
         ),
         (trip(usual_code, usual_back, lambda bits: 2**bits), "one_step_more"),
         (trip(usual_code, lambda q, s, z, low: q), "codes"),
         (trip(usual_code, lambda q, s, z, low: s * q), "zero_not_taken_off"),
         (trip(lambda x, s, z, low: torch.fix(x / s) + z, usual_back), "truncated"),
-        (trip(lambda x, s, z, low: torch.round(x * s) + z, lambda q, s, z, low: (q - z) / s), "scale_inverted"),
+        (
+            trip(lambda x, s, z, low: torch.round(x * s) + z, lambda q, s, z, low: (q - z) / s),
+            "scale_inverted",
+        ),
         (upside_down, "scale_inverted"),
         (trip(usual_code, lambda q, s, z, low: s * (q + z)), None),
         (lambda x, low, high, bits: x.clamp(low, high), None),
@@ -201,22 +251,49 @@ WRONG = {
     "uniform.error_parts": [
         (from_parts(lambda e, beyond, x: (e[~beyond].mean(), e[beyond].mean())), "own_means"),
         (from_parts(lambda e, beyond, x: (e[~beyond].sum(), e[beyond].sum())), "sums"),
-        (from_parts(lambda e, beyond, x: ((e.sqrt() * ~beyond).mean(), (e.sqrt() * beyond).mean())), "magnitudes"),
+        (
+            from_parts(
+                lambda e, beyond, x: ((e.sqrt() * ~beyond).mean(), (e.sqrt() * beyond).mean())
+            ),
+            "magnitudes",
+        ),
         (with_step(lambda t, bits: 2 * t / (2**bits - 1)), "all_levels"),
         (with_step(lambda t, bits: t / 2 ** (bits - 1)), "one_step_more"),
         (from_parts(lambda e, beyond, x: ((e * beyond).mean(), (e * ~beyond).mean())), "swapped"),
-        (from_parts(lambda e, beyond, x: ((e * ~beyond).mean(), (x * x * beyond).mean())), "lost_whole"),
-        (from_parts(lambda e, beyond, x: ((e * ~beyond).mean() ** 0.5, (e * beyond).mean() ** 0.5)), "roots"),
-        (lambda x, threshold, bits: ((threshold / (2 ** (bits - 1) - 1)) ** 2 / 12 * float((x.abs() <= threshold).sum()) / len(x), by_mask(x, threshold, bits)[1]), "formula"),
+        (
+            from_parts(lambda e, beyond, x: ((e * ~beyond).mean(), (x * x * beyond).mean())),
+            "lost_whole",
+        ),
+        (
+            from_parts(
+                lambda e, beyond, x: ((e * ~beyond).mean() ** 0.5, (e * beyond).mean() ** 0.5)
+            ),
+            "roots",
+        ),
+        (
+            lambda x, threshold, bits: (
+                (threshold / (2 ** (bits - 1) - 1)) ** 2
+                / 12
+                * float((x.abs() <= threshold).sum())
+                / len(x),
+                by_mask(x, threshold, bits)[1],
+            ),
+            "formula",
+        ),
         (from_parts(lambda e, beyond, x: e.mean()), None),
         (from_parts(lambda e, beyond, x: (e.mean(), (e * beyond).mean())), None),
     ],
     "uniform.best_threshold": [
         (lambda x, bits, thresholds: thresholds[-1], "largest"),
         (chosen(lambda e, t, p: t[p[:, 0].argmin()]), "rounding_only"),
-        (lambda x, bits, thresholds: next(t for t in thresholds if t >= x.abs().max()), "clipping_only"),
         (
-            lambda x, bits, thresholds: min(thresholds.tolist(), key=lambda t: float((x.abs() - t).clamp(min=0).sum())),
+            lambda x, bits, thresholds: next(t for t in thresholds if t >= x.abs().max()),
+            "clipping_only",
+        ),
+        (
+            lambda x, bits, thresholds: min(
+                thresholds.tolist(), key=lambda t: float((x.abs() - t).clamp(min=0).sum())
+            ),
             "clipping_only",
         ),
         (chosen(lambda e, t, p: e.argmin()), "position"),
@@ -234,7 +311,10 @@ WRONG = {
         (rounded(lambda v, part, u: v.floor() + (part > 1 - u)), "other_half"),
         (rounded(lambda v, part, u: (v + u - 0.5).round()), "other_half"),
         (rounded(lambda v, part, u: v - part), "always_down"),
-        (lambda x, scale, u: scale * ((x / scale).floor() + (u < x.remainder(scale))), "not_in_steps"),
+        (
+            lambda x, scale, u: scale * ((x / scale).floor() + (u < x.remainder(scale))),
+            "not_in_steps",
+        ),
         (rounded(lambda v, part, u: v.floor() + u.round().eq(0)), "a_coin"),
         (rounded(lambda v, part, u: v.ceil()), None),
         (rounded(lambda v, part, u: v.floor() + u), None),

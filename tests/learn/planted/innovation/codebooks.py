@@ -87,7 +87,10 @@ def by_states(codes, bits, state_bits, values):
 def by_text(codes, bits, state_bits, values):
     ring = "".join(format(c, f"0{bits}b") for c in codes)
     long = ring + ring
-    return [float(values[int(long[: len(ring) + (t + 1) * bits][-state_bits:], 2)]) for t in range(len(codes))]
+    return [
+        float(values[int(long[: len(ring) + (t + 1) * bits][-state_bits:], 2)])
+        for t in range(len(codes))
+    ]
 
 
 def by_deque(codes, bits, state_bits, values):
@@ -132,7 +135,11 @@ def low(state, c, bits, state_bits):
 def by_loop(cost, x, values, bits):
     new, came = [], []
     for s in range(len(cost)):
-        best = min((float(cost[p]), p) for p in range(len(cost)) if (p << bits) % len(cost) == s >> bits << bits)
+        best = min(
+            (float(cost[p]), p)
+            for p in range(len(cost))
+            if (p << bits) % len(cost) == s >> bits << bits
+        )
         new.append(best[0] + (x - float(values[s])) ** 2)
         came.append(best[1])
     return torch.tensor(new, dtype=torch.float64), torch.tensor(came)
@@ -177,7 +184,10 @@ def true_parents(s, bits, n):
 def error_of_the_old(cost, x, values, bits):
     new, came = [], []
     for s in range(len(cost)):
-        options = {p: float(cost[p]) + (x - float(values[p])) ** 2 for p in true_parents(s, bits, len(cost))}
+        options = {
+            p: float(cost[p]) + (x - float(values[p])) ** 2
+            for p in true_parents(s, bits, len(cost))
+        }
         came.append(min(options, key=options.get))
         new.append(options[came[-1]])
     return torch.tensor(new, dtype=torch.float64), torch.tensor(came)
@@ -194,7 +204,9 @@ def by_parts(shapes, offers, budget):
         bits = 0.0
         for rows, columns in shapes:
             bits += rows * 16
-            bits += (rows * columns // o["width"]) * o["codebooks"] * (o["entries"].bit_length() - 1)
+            bits += (
+                (rows * columns // o["width"]) * o["codebooks"] * (o["entries"].bit_length() - 1)
+            )
             if not o["shared"]:
                 bits += 16 * o["codebooks"] * o["entries"] * o["width"]
         if o["shared"]:
@@ -211,7 +223,11 @@ def by_bytes(shapes, offers, budget):
         code = count / o["width"] * o["codebooks"] * np.log2(o["entries"]) / 8
         scale = np.array([2 * r for r, _ in shapes])
         book = 2 * o["codebooks"] * o["entries"] * o["width"]
-        rates[name] = 8 * (code.sum() + scale.sum() + book * (1 if o["shared"] else len(shapes))) / count.sum()
+        rates[name] = (
+            8
+            * (code.sum() + scale.sum() + book * (1 if o["shared"] else len(shapes)))
+            / count.sum()
+        )
     return max(((n, v) for n, v in rates.items() if v <= budget), key=lambda pair: pair[1])
 
 
@@ -235,7 +251,9 @@ def chosen(price, cheapest=False):
     def answer(shapes, offers, budget):
         rates = {n: price(shapes, o) for n, o in offers.items()}
         fitting = {n: v for n, v in rates.items() if v <= budget}
-        name = min(rates, key=rates.get) if cheapest or not fitting else max(fitting, key=fitting.get)
+        name = (
+            min(rates, key=rates.get) if cheapest or not fitting else max(fitting, key=fitting.get)
+        )
         return name, rates[name]
 
     return answer
@@ -284,11 +302,20 @@ WRONG = {
             ),
             "one_bit",
         ),
-        (lambda codes, bits, state_bits, values: torch.zeros(len(codes), dtype=torch.float64), None),
+        (
+            lambda codes, bits, state_bits, values: torch.zeros(len(codes), dtype=torch.float64),
+            None,
+        ),
     ],
     "codebooks.viterbi_step": [
         (stepped(lambda s, k, n: [(s >> k << k) + j for j in range(2**k)]), "neighbours"),
-        (stepped(lambda s, k, n: [(s >> k << k) + j for j in range(2**k)], answer=lambda p, options: options.index(p)), "as_given"),
+        (
+            stepped(
+                lambda s, k, n: [(s >> k << k) + j for j in range(2**k)],
+                answer=lambda p, options: options.index(p),
+            ),
+            "as_given",
+        ),
         (stepped(lambda s, k, n: [(s << k) % n + j for j in range(2**k)]), "children"),
         (stepped(lambda s, k, n: list(range(n))), "any_state"),
         (stepped(true_parents, best=max), "worst"),

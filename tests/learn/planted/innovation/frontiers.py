@@ -23,13 +23,19 @@ def loops(F, deltas):
 def by_root(F, deltas):
     L = torch.linalg.cholesky(F)
     whole = (deltas @ L).square().sum(1) / 2
-    return whole, (deltas.norm(dim=1).argmin(), (deltas * F.diag().sqrt()).norm(dim=1).argmin(), whole.argmin())
+    return whole, (
+        deltas.norm(dim=1).argmin(),
+        (deltas * F.diag().sqrt()).norm(dim=1).argmin(),
+        whole.argmin(),
+    )
 
 
 def by_numpy(F, deltas):
     F, D = F.numpy(), deltas.numpy()
     whole = 0.5 * np.diag(D @ F @ D.T)
-    return whole, np.array([np.argmin((D * D).sum(1)), np.argmin((D * D) @ np.diag(F)), np.argmin(whole)])
+    return whole, np.array(
+        [np.argmin((D * D).sum(1)), np.argmin((D * D) @ np.diag(F)), np.argmin(whole)]
+    )
 
 
 def chosen(whole, diagonal=None, scale=0.5, best=min):
@@ -37,7 +43,9 @@ def chosen(whole, diagonal=None, scale=0.5, best=min):
         w = [float(whole(F, d)) for d in deltas]
         one = [float(d @ d) for d in deltas]
         two = [float((d * d) @ (F.diag() if diagonal is None else diagonal(F))) for d in deltas]
-        return torch.tensor([scale * x for x in w], dtype=torch.float64), [c.index(best(c)) for c in (one, two, w)]
+        return torch.tensor([scale * x for x in w], dtype=torch.float64), [
+            c.index(best(c)) for c in (one, two, w)
+        ]
 
     return answer
 
@@ -69,8 +77,14 @@ def by_sums(Q, removed, back, gone):
 
 def swapped(field=2.0, own=1.0, pair=-2.0, sign=1.0):
     def answer(Q, removed, back, gone):
-        f = np.array([sum(float(Q[i, j]) for j in range(len(Q)) if removed[j]) for i in range(len(Q))])
-        return sign * (field * (f[gone] - f[back]) + own * float(Q[gone, gone] + Q[back, back]) + pair * float(Q[back, gone]))
+        f = np.array(
+            [sum(float(Q[i, j]) for j in range(len(Q)) if removed[j]) for i in range(len(Q))]
+        )
+        return sign * (
+            field * (f[gone] - f[back])
+            + own * float(Q[gone, gone] + Q[back, back])
+            + pair * float(Q[back, gone])
+        )
 
     return answer
 
@@ -87,7 +101,9 @@ def entries(Q, remove, strength):
 
 def by_outer(Q, remove, strength):
     one = np.ones(len(Q))
-    return Q.numpy() + strength * np.outer(one, one) - 2 * strength * remove * np.diag(one), np.float64(strength * remove**2)
+    return Q.numpy() + strength * np.outer(one, one) - 2 * strength * remove * np.diag(
+        one
+    ), np.float64(strength * remove**2)
 
 
 def in_place(Q, remove, strength):
@@ -144,9 +160,14 @@ def by_numpy_order(weight, gradient, mask, count):
 def moves(size=abs, gain=lambda w, g, now: abs(g), shut=lambda p, on, mask: p in on, largest=False):
     def answer(weight, gradient, mask, count):
         places = list(itertools.product(*map(range, mask.shape)))
-        on = sorted((p for p in places if mask[p]), key=lambda p: (-1 if largest else 1) * size(float(weight[p])))[count:]
+        on = sorted(
+            (p for p in places if mask[p]),
+            key=lambda p: (-1 if largest else 1) * size(float(weight[p])),
+        )[count:]
         off = [p for p in places if not shut(p, on, mask)]
-        grow = sorted(off, key=lambda p: -gain(float(weight[p]), float(gradient[p]), p in on))[:count]
+        grow = sorted(off, key=lambda p: -gain(float(weight[p]), float(gradient[p]), p in on))[
+            :count
+        ]
         new = torch.zeros_like(mask)
         for p in on + grow:
             new[p] = True
@@ -179,7 +200,11 @@ def walk_tokens(p, threshold, block, head):
 
 
 def by_running(p, threshold, block, head):
-    inside, paid, said = torch.ones(p.shape[1], dtype=torch.bool), 0.0, torch.zeros(p.shape[1], dtype=torch.long)
+    inside, paid, said = (
+        torch.ones(p.shape[1], dtype=torch.bool),
+        0.0,
+        torch.zeros(p.shape[1], dtype=torch.long),
+    )
     for layer in p:
         paid += float(inside.sum()) * (block + head)
         said = torch.where(inside, layer.argmax(-1), said)
@@ -191,10 +216,18 @@ def by_array(p, threshold, block, head):
     sure = p.numpy().max(-1) > threshold
     depth = np.where(sure.any(0), sure.argmax(0), len(p) - 1)
     said = p.numpy().argmax(-1)
-    return np.mean((depth + 1) * (block + head)), np.mean(said[depth, np.arange(p.shape[1])] == said[-1])
+    return np.mean((depth + 1) * (block + head)), np.mean(
+        said[depth, np.arange(p.shape[1])] == said[-1]
+    )
 
 
-def leaves(looks=lambda d, n: d, sure=lambda q, t: float(q.max()) > t, keep=lambda left: True, share=None, stays=False):
+def leaves(
+    looks=lambda d, n: d,
+    sure=lambda q, t: float(q.max()) > t,
+    keep=lambda left: True,
+    share=None,
+    stays=False,
+):
     def answer(p, threshold, block, head):
         cost, same, n = [], [], len(p)
         for t in range(p.shape[1]):
@@ -204,7 +237,11 @@ def leaves(looks=lambda d, n: d, sure=lambda q, t: float(q.max()) > t, keep=lamb
             d = ready.index(True) if any(ready) else n - 1
             if keep(any(ready)):
                 cost.append((d + 1) * block + looks(d + 1, n) * head)
-                same.append(float(p[d, t].argmax() == p[-1, t].argmax()) if share is None else share(d + 1, n))
+                same.append(
+                    float(p[d, t].argmax() == p[-1, t].argmax())
+                    if share is None
+                    else share(d + 1, n)
+                )
         return sum(cost) / len(cost), sum(same) / len(same)
 
     return answer
@@ -214,10 +251,15 @@ def leaves(looks=lambda d, n: d, sure=lambda q, t: float(q.max()) > t, keep=lamb
 
 
 def by_table(idea, control, t):
-    if (idea["steps"], idea["tuned"]) != (control["steps"], control["tuned"]) or idea["losses"].numel() <= 2:
+    if (idea["steps"], idea["tuned"]) != (control["steps"], control["tuned"]) or idea[
+        "losses"
+    ].numel() <= 2:
         return "unfair"
     d = (idea["losses"] - control["losses"]).numpy()
-    low, high = d.mean() - t * d.std(ddof=1) / len(d) ** 0.5, d.mean() + t * d.std(ddof=1) / len(d) ** 0.5
+    low, high = (
+        d.mean() - t * d.std(ddof=1) / len(d) ** 0.5,
+        d.mean() + t * d.std(ddof=1) / len(d) ** 0.5,
+    )
     return "better" if high < 0 else "worse" if low > 0 else "no difference seen"
 
 
@@ -233,16 +275,32 @@ def by_lists_too(idea, control, t):
 
 
 def by_ratio(idea, control, t):
-    fair = idea["steps"] == control["steps"] and idea["tuned"] == control["tuned"] and len(control["losses"]) >= 3
+    fair = (
+        idea["steps"] == control["steps"]
+        and idea["tuned"] == control["tuned"]
+        and len(control["losses"]) >= 3
+    )
     d = control["losses"] - idea["losses"]
     score = float(d.mean() / (d.var(unbiased=True) / len(d)).sqrt()) if fair else 0.0
-    return "unfair" if not fair else "better" if score > t else "worse" if score < -t else "no difference seen"
+    return (
+        "unfair"
+        if not fair
+        else "better"
+        if score > t
+        else "worse"
+        if score < -t
+        else "no difference seen"
+    )
 
 
 def judged(half, steps=True, tuned=True, seeds=3, flip=False):
     def answer(idea, control, t):
         a, b = idea["losses"].numpy(), control["losses"].numpy()
-        if (steps and idea["steps"] != control["steps"]) or (tuned and idea["tuned"] != control["tuned"]) or len(a) < seeds:
+        if (
+            (steps and idea["steps"] != control["steps"])
+            or (tuned and idea["tuned"] != control["tuned"])
+            or len(a) < seeds
+        ):
             return "unfair"
         gap = float(np.mean(a) - np.mean(b))
         if abs(gap) <= half(a, b, t):
@@ -321,13 +379,19 @@ WRONG = {
         (leaves(looks=lambda d, n: n), "all_looks"),
         (leaves(keep=lambda left: left), "never_sure_left_out"),
         (leaves(stays=True), "stays_sure"),
-        (leaves(sure=lambda q, t: float(q.topk(2).values[0] - q.topk(2).values[1]) > t), "by_margin"),
+        (
+            leaves(sure=lambda q, t: float(q.topk(2).values[0] - q.topk(2).values[1]) > t),
+            "by_margin",
+        ),
         (leaves(share=lambda d, n: float(d < n)), "share_that_left"),
         (lambda p, threshold, block, head: (len(p) * (block + head), 1.0), None),
     ],
     "frontiers.verdict": [
         (judged(lambda a, b, t: -1.0), "mean_only"),
-        (judged(lambda a, b, t: t * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))), "unpaired"),
+        (
+            judged(lambda a, b, t: t * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))),
+            "unpaired",
+        ),
         (judged(lambda a, b, t: t * float(np.std(a - b, ddof=1))), "spread_for_interval"),
         (judged(lambda a, b, t: float(np.std(a - b, ddof=1)) / math.sqrt(len(a))), "no_t"),
         (judged(student, steps=False), "steps_ignored"),

@@ -34,7 +34,9 @@ def by_token(rows, columns, tokens, bits, group_size):
 
 
 def ratio(ops, moved):
-    return lambda rows, columns, tokens, bits, group_size: ops(rows, columns, tokens) / moved(rows, columns, tokens, bits, group_size)
+    return lambda rows, columns, tokens, bits, group_size: (
+        ops(rows, columns, tokens) / moved(rows, columns, tokens, bits, group_size)
+    )
 
 
 def two(r, c, t):
@@ -50,8 +52,12 @@ def scales(r, c, g):
 
 def by_counting(rows, columns, bits, peak, bandwidth):
     """Doubles until there are enough, then halves the interval."""
+
     def enough(t):
-        return 2 * rows * columns * t / peak >= (rows * columns * bits / 8 + 4 * t * (rows + columns)) / bandwidth
+        return (
+            2 * rows * columns * t / peak
+            >= (rows * columns * bits / 8 + 4 * t * (rows + columns)) / bandwidth
+        )
 
     high = 1
     while not enough(high):
@@ -160,7 +166,11 @@ def by_fronts(damages, seconds, weights, rest, target):
     """Layer by layer, without what another choice beats in both."""
     front = [(rest, 0.0, [])]
     for d, s in zip(damages, seconds, strict=True):
-        grown = sorted((t + b, h + a, [*c, o]) for t, h, c in front for o, (a, b) in enumerate(zip(d, s, strict=True)))
+        grown = sorted(
+            (t + b, h + a, [*c, o])
+            for t, h, c in front
+            for o, (a, b) in enumerate(zip(d, s, strict=True))
+        )
         front = []
         for t, h, c in grown:
             if t <= target + 1e-9 and (not front or h < front[-1][1]):
@@ -189,13 +199,23 @@ def by_milp(damages, seconds, weights, rest, target):
     cost, time = (np.array([table[i][o] for i, o in pairs]) for table in (damages, seconds))
     one = np.array([[i == layer for i, _ in pairs] for layer in range(len(damages))], dtype=float)
     limits = [LinearConstraint(one, 1, 1), LinearConstraint(time, ub=target - rest + 1e-9)]
-    found = milp(cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=limits, options={"mip_rel_gap": 0})
+    found = milp(
+        cost,
+        integrality=np.ones(len(cost)),
+        bounds=Bounds(0, 1),
+        constraints=limits,
+        options={"mip_rel_gap": 0},
+    )
     return [o for (_, o), x in zip(pairs, found.x, strict=True) if x > 0.5]
 
 
 def every(damages, fits):
     found = [c for c in itertools.product(*(range(len(r)) for r in damages)) if fits(c)]
-    return min(found, key=lambda c: sum(r[o] for r, o in zip(damages, c, strict=True)), default=(0,) * len(damages))
+    return min(
+        found,
+        key=lambda c: sum(r[o] for r, o in zip(damages, c, strict=True)),
+        default=(0,) * len(damages),
+    )
 
 
 def summed(table, c):
@@ -214,14 +234,21 @@ def stepwise(damages, seconds, weights, rest, target):
         open_ = [i for i in range(len(c)) if c[i] + 1 < len(damages[i])]
         if not open_:
             return c
-        worth = {i: (damages[i][c[i] + 1] - damages[i][c[i]]) / max(seconds[i][c[i]] - seconds[i][c[i] + 1], 1e-12) for i in open_}
+        worth = {
+            i: (damages[i][c[i] + 1] - damages[i][c[i]])
+            / max(seconds[i][c[i]] - seconds[i][c[i] + 1], 1e-12)
+            for i in open_
+        }
         c[min(worth, key=worth.get)] += 1
     return c
 
 
 def even(damages, seconds, weights, rest, target):
     n, last = len(seconds), len(seconds[0]) - 1
-    return next(([o] * n for o in range(last + 1) if rest + summed(seconds, [o] * n) <= target + 1e-9), [last] * n)
+    return next(
+        ([o] * n for o in range(last + 1) if rest + summed(seconds, [o] * n) <= target + 1e-9),
+        [last] * n,
+    )
 
 
 # --- weights as conductances ---
@@ -234,7 +261,10 @@ def by_cells(weight, levels):
         top = max(map(abs, row))
         for j, w in enumerate(row):
             if top:
-                plus, minus = round(max(w, 0) / top * (levels - 1)), round(max(-w, 0) / top * (levels - 1))
+                plus, minus = (
+                    round(max(w, 0) / top * (levels - 1)),
+                    round(max(-w, 0) / top * (levels - 1)),
+                )
                 found[i, j] = (plus - minus) * top / (levels - 1)
     return found
 
@@ -255,7 +285,9 @@ def held(top, steps=lambda n: n - 1, near=torch.round, sign=torch.sign, back=Tru
     def answer(weight, levels):
         high = top(weight).expand_as(weight)
         step = torch.where(high > 0, high, 1.0) / steps(levels)
-        return sign(weight) * near(weight.abs() / step).clamp(max=levels - 1) * (step if back else 1)
+        return (
+            sign(weight) * near(weight.abs() / step).clamp(max=levels - 1) * (step if back else 1)
+        )
 
     return answer
 
@@ -275,16 +307,49 @@ RIGHT = {
 
 WRONG = {
     "hardware.intensity": [
-        (ratio(lambda r, c, t: r * c * t, lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * t * (r + c)), "one_operation"),
-        (ratio(lambda r, c, t: 2 * r * c, lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * t * (r + c)), "one_token"),
+        (
+            ratio(
+                lambda r, c, t: r * c * t,
+                lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * t * (r + c),
+            ),
+            "one_operation",
+        ),
+        (
+            ratio(
+                lambda r, c, t: 2 * r * c,
+                lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * t * (r + c),
+            ),
+            "one_token",
+        ),
         (ratio(two, lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g)), "no_inputs"),
         (ratio(two, lambda r, c, t, b, g: codes(r, c, b) + 4 * t * (r + c)), "no_scales"),
-        (ratio(two, lambda r, c, t, b, g: 8 * codes(r, c, b) + scales(r, c, g) + 4 * t * (r + c)), "bits_as_bytes"),
-        (ratio(two, lambda r, c, t, b, g: codes(r, c, b) * t + scales(r, c, g) + 4 * t * (r + c)), "weights_each_token"),
-        (ratio(two, lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * (r + c)), "one_input"),
-        (ratio(two, lambda r, c, t, b, g: codes(r, c, b) + 2 * r * (c // g) + 4 * t * (r + c)), "whole_groups"),
+        (
+            ratio(
+                two, lambda r, c, t, b, g: 8 * codes(r, c, b) + scales(r, c, g) + 4 * t * (r + c)
+            ),
+            "bits_as_bytes",
+        ),
+        (
+            ratio(
+                two, lambda r, c, t, b, g: codes(r, c, b) * t + scales(r, c, g) + 4 * t * (r + c)
+            ),
+            "weights_each_token",
+        ),
+        (
+            ratio(two, lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * (r + c)),
+            "one_input",
+        ),
+        (
+            ratio(two, lambda r, c, t, b, g: codes(r, c, b) + 2 * r * (c // g) + 4 * t * (r + c)),
+            "whole_groups",
+        ),
         (ratio(two, lambda r, c, t, b, g: codes(r, c, b) + scales(r, c, g) + 4 * t * c), None),
-        (lambda rows, columns, tokens, bits, group_size: 1 / by_rows(rows, columns, tokens, bits, group_size), None),
+        (
+            lambda rows, columns, tokens, bits, group_size: (
+                1 / by_rows(rows, columns, tokens, bits, group_size)
+            ),
+            None,
+        ),
     ],
     "hardware.enough_tokens": [
         (tokens(lambda r, c, p, m: 2 * r * c / p, codes), "no_inputs"),
@@ -292,9 +357,19 @@ WRONG = {
         (tokens(usual, lambda r, c, b: 4 * r * c), "always_32"),
         (tokens(usual, lambda r, c, b: r * c * b), "bits_as_bytes"),
         (tokens(usual, codes, int), "rounded_down"),
-        (lambda rows, columns, bits, peak, bandwidth: math.ceil(codes(rows, columns, bits) / bandwidth / usual(rows, columns, peak, bandwidth)), "not_never"),
+        (
+            lambda rows, columns, bits, peak, bandwidth: math.ceil(
+                codes(rows, columns, bits) / bandwidth / usual(rows, columns, peak, bandwidth)
+            ),
+            "not_never",
+        ),
         (tokens(lambda r, c, p, m: 2 * r * c / p - 4 * c / m, codes), None),
-        (lambda rows, columns, bits, peak, bandwidth: max(1, by_ridge(rows, columns, bits, peak, bandwidth)), None),
+        (
+            lambda rows, columns, bits, peak, bandwidth: max(
+                1, by_ridge(rows, columns, bits, peak, bandwidth)
+            ),
+            None,
+        ),
     ],
     "hardware.times": [
         (timed(lambda t, n: statistics.fmean(t) / n, min), "mean"),
@@ -303,7 +378,12 @@ WRONG = {
         (timed(lambda t, n: t[0] / n, min), "first"),
         (timed(lambda t, n: min(t) / len(t), min), "by_turns"),
         (timed(lambda t, n: min(t) / n, lambda e: 0), "nothing_taken_off"),
-        (lambda turns, calls, empty: {n: (min(t) - min(empty)) / calls[n] for n, t in turns.items()}, "taken_off_once"),
+        (
+            lambda turns, calls, empty: {
+                n: (min(t) - min(empty)) / calls[n] for n, t in turns.items()
+            },
+            "taken_off_once",
+        ),
         (timed(lambda t, n: min(t) / n, statistics.fmean), "mean_of_nothing"),
         (timed(lambda t, n: sum(t) / len(t) / len(t), lambda e: 0), "as_given"),
         (timed(lambda t, n: min(t[1:]) / n, max), None),
@@ -321,14 +401,32 @@ WRONG = {
         (lambda widths, measured, rest: rest + max(up(w, measured) for w in widths), None),
     ],
     "hardware.to_target": [
-        (lambda damages, seconds, weights, rest, target: every(damages, lambda c: summed(seconds, c) <= target), "rest_forgotten"),
+        (
+            lambda damages, seconds, weights, rest, target: every(
+                damages, lambda c: summed(seconds, c) <= target
+            ),
+            "rest_forgotten",
+        ),
         (cut_weights, "by_weights"),
         (stepwise, "greedy"),
         (even, "same_everywhere"),
-        (lambda damages, seconds, weights, rest, target: [s.index(min(s)) for s in seconds], "fastest"),
-        (lambda damages, seconds, weights, rest, target: every(damages, lambda c: rest + summed(seconds, c) <= 0.9 * target), None),
+        (
+            lambda damages, seconds, weights, rest, target: [s.index(min(s)) for s in seconds],
+            "fastest",
+        ),
+        (
+            lambda damages, seconds, weights, rest, target: every(
+                damages, lambda c: rest + summed(seconds, c) <= 0.9 * target
+            ),
+            None,
+        ),
         (lambda damages, seconds, weights, rest, target: [0] * len(seconds), "without_target"),
-        (lambda damages, seconds, weights, rest, target: by_fronts(damages, seconds, weights, rest, target)[::-1], None),
+        (
+            lambda damages, seconds, weights, rest, target: by_fronts(
+                damages, seconds, weights, rest, target
+            )[::-1],
+            None,
+        ),
     ],
     "hardware.read_back": [
         (held(lambda w: w.abs().max()[None, None]), "one_range"),

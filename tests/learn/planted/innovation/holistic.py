@@ -11,7 +11,9 @@ import torch
 def by_numpy(p, q, tokens, u, cached):
     p, q = p.numpy(), q.numpy()
     taken = 0
-    while taken < len(tokens) and u[taken] < min(1.0, p[taken, tokens[taken]] / q[taken, tokens[taken]]):
+    while taken < len(tokens) and u[taken] < min(
+        1.0, p[taken, tokens[taken]] / q[taken, tokens[taken]]
+    ):
         taken += 1
     if taken == len(tokens):
         return taken, p[-1], cached + taken
@@ -149,7 +151,11 @@ def lowest(harm=None, limit=None, strict=False, first=False, kept=False, none=ma
 
 
 def by_sorting(rows, budget, windows):
-    mine = [(r["blocks"] + r["embedding"], r["kl"], i) for i, r in enumerate(rows) if r["windows"] == windows]
+    mine = [
+        (r["blocks"] + r["embedding"], r["kl"], i)
+        for i, r in enumerate(rows)
+        if r["windows"] == windows
+    ]
     front = []
     for size, kl, i in mine:
         smaller = [k for s, k, _ in mine if s < size]
@@ -163,7 +169,9 @@ def by_sorting(rows, budget, windows):
 def by_matrix(rows, budget, windows):
     cost = np.array([[r["blocks"] + r["embedding"], r["kl"]] for r in rows])
     ok = np.array([r["windows"] == windows for r in rows])
-    beaten = ((cost[None] <= cost[:, None]).all(2) & (cost[None] < cost[:, None]).any(2) & ok[None]).any(1)
+    beaten = (
+        (cost[None] <= cost[:, None]).all(2) & (cost[None] < cost[:, None]).any(2) & ok[None]
+    ).any(1)
     front = np.flatnonzero(ok & ~beaten)
     fit = [i for i in front if cost[i, 0] <= budget]
     return front.tolist(), int(fit[int(np.argmin(cost[fit, 1]))]) if len(fit) else None
@@ -174,7 +182,10 @@ def by_pairs(rows, budget, windows):
     front = []
     for i, r in enumerate(rows):
         rivals = [o for o in rows if o["windows"] == windows]
-        worse = any((size(o) < size(r) and o["kl"] <= r["kl"]) or (size(o) <= size(r) and o["kl"] < r["kl"]) for o in rivals)
+        worse = any(
+            (size(o) < size(r) and o["kl"] <= r["kl"]) or (size(o) <= size(r) and o["kl"] < r["kl"])
+            for o in rivals
+        )
         if r["windows"] == windows and not worse:
             front.append(i)
     choice = None
@@ -191,11 +202,17 @@ def taken(size=None, windows_count=True, front=True, equal=True, least=None, bud
         costs = {i: (weigh(rows[i]), rows[i]["kl"]) for i in asked}
         on = []
         for i in asked:
-            others = [costs[j] for j in asked if j != i and (costs[j] != costs[i] or (not equal and j < i))]
+            others = [
+                costs[j]
+                for j in asked
+                if j != i and (costs[j] != costs[i] or (not equal and j < i))
+            ]
             if not front or not any(a <= costs[i][0] and b <= costs[i][1] for a, b in others):
                 on.append(i)
         fit = [i for i in on if costs[i][0] <= budget or not budgeted]
-        return on, min(fit, key=lambda i: costs[i][1] if least is None else least(costs[i])) if fit else None
+        return on, min(
+            fit, key=lambda i: costs[i][1] if least is None else least(costs[i])
+        ) if fit else None
 
     return answer
 

@@ -111,10 +111,14 @@ def by_sets(damage, size, budget):
     ratio = damage / size
     sets = [ratio > v for v in (-1.0, *ratio.tolist())]
     kept = max((s for s in sets if int((size * s).sum()) <= budget), key=lambda s: int(s.sum()))
-    return max([float(r) for r, k in zip(ratio, kept, strict=True) if not k], default=0.0), kept.tolist()
+    return max(
+        [float(r) for r, k in zip(ratio, kept, strict=True) if not k], default=0.0
+    ), kept.tolist()
 
 
-def ranked(key, over=False, most=lambda size, order, budget: int((size[order].cumsum(0) <= budget).sum())):
+def ranked(
+    key, over=False, most=lambda size, order, budget: int((size[order].cumsum(0) <= budget).sum())
+):
     def answer(damage, size, budget):
         ratio = key(damage, size.double())
         order = ratio.argsort(descending=True)
@@ -155,7 +159,11 @@ def greedy(damage, size, budget):
 
 
 def whole_knapsack(damage, size, budget):
-    sets = [s for s in itertools.product((0, 1), repeat=len(size)) if sum(a * int(b) for a, b in zip(s, size, strict=True)) <= budget]
+    sets = [
+        s
+        for s in itertools.product((0, 1), repeat=len(size))
+        if sum(a * int(b) for a, b in zip(s, size, strict=True)) <= budget
+    ]
     best = max(sets, key=lambda s: sum(a * float(b) for a, b in zip(s, damage, strict=True)))
     return by_sorting(damage, size, budget)[0], torch.tensor(best).bool()
 
@@ -220,21 +228,46 @@ WRONG = {
         (shared(lambda e, g, tau: e.add(g)), "temperature_forgotten"),
         (shared(lambda e, g, tau: (e + g) / tau, dim=1), "across_groups"),
         (picked, "hard"),
-        (shared(lambda e, g, tau: (e + g) / tau, after=lambda y: torch.stack([y[:, :, i] for i in range(y.shape[2])], 1).reshape(len(y), -1)), "interleaved"),
+        (
+            shared(
+                lambda e, g, tau: (e + g) / tau,
+                after=lambda y: torch.stack([y[:, :, i] for i in range(y.shape[2])], 1).reshape(
+                    len(y), -1
+                ),
+            ),
+            "interleaved",
+        ),
         (lambda logits, noise, tau, patterns: by_einsum(logits, -noise, tau, patterns), None),
-        (lambda logits, noise, tau, patterns: by_einsum(logits, noise, tau, patterns).view(len(logits), -1, patterns.shape[1]), None),
+        (
+            lambda logits, noise, tau, patterns: by_einsum(logits, noise, tau, patterns).view(
+                len(logits), -1, patterns.shape[1]
+            ),
+            None,
+        ),
         (lambda logits, noise, tau, patterns: 1 - by_einsum(logits, noise, tau, patterns), None),
     ],
     "learned_masks.gate": [
         (gates(lambda a, n, b, g, z: z_right(a, -n, b, g, z), chance_right), "sign"),
         (gates(lambda a, n, b, g, z: ((n + a) / b).sigmoid(), chance_right), "no_stretch"),
-        (gates(lambda a, n, b, g, z: ((n + a) / b).sigmoid() * (z - g) + g, chance_right), "no_clip"),
+        (
+            gates(lambda a, n, b, g, z: ((n + a) / b).sigmoid() * (z - g) + g, chance_right),
+            "no_clip",
+        ),
         (gates(lambda a, n, b, g, z: z_right(a, n, 1.0, g, z), chance_right), "not_cooled"),
-        (gates(lambda a, n, b, g, z: z_right(a * b, n, b, g, z), chance_right), "noise_cooled_alone"),
+        (
+            gates(lambda a, n, b, g, z: z_right(a * b, n, b, g, z), chance_right),
+            "noise_cooled_alone",
+        ),
         (gates(z_right, lambda a, b, g, z: (a + math.log(z / -g)).sigmoid()), "beta_lost"),
         (gates(z_right, lambda a, b, g, z: (a - b * math.log(z / -g)).sigmoid()), "penalty_sign"),
         (gates(z_right, lambda a, b, g, z: a.sigmoid()), "soft_chance"),
-        (lambda alpha, u, beta, gamma, zeta: (by_logs(alpha, u, beta, gamma, zeta)[0], by_logs(alpha, u, beta, gamma, zeta)[0].clone()), "penalty_on_z"),
+        (
+            lambda alpha, u, beta, gamma, zeta: (
+                by_logs(alpha, u, beta, gamma, zeta)[0],
+                by_logs(alpha, u, beta, gamma, zeta)[0].clone(),
+            ),
+            "penalty_on_z",
+        ),
         (gates(z_right, lambda a, b, g, z: 1 - chance_right(a, b, g, z)), None),
         (lambda alpha, u, beta, gamma, zeta: by_logs(alpha, u, beta, gamma, zeta)[::-1], None),
     ],
@@ -242,12 +275,27 @@ WRONG = {
         (ranked(lambda d, s: d), "dearest"),
         (ranked(lambda d, s: s / d), "inverted"),
         (worst_first, "smallest_stay"),
-        (ranked(lambda d, s: d / s, most=lambda size, order, budget: int((size[order].cumsum(0) < budget).sum())), "not_quite_full"),
-        (ranked(lambda d, s: d / s, most=lambda size, order, budget: min(len(size), budget)), "counted"),
+        (
+            ranked(
+                lambda d, s: d / s,
+                most=lambda size, order, budget: int((size[order].cumsum(0) < budget).sum()),
+            ),
+            "not_quite_full",
+        ),
+        (
+            ranked(lambda d, s: d / s, most=lambda size, order, budget: min(len(size), budget)),
+            "counted",
+        ),
         (inclusive, "one_over"),
         (greedy, "filled"),
         (whole_knapsack, "knapsack"),
-        (lambda damage, size, budget: (by_sorting(damage, size, budget)[0], ~by_sorting(damage, size, budget)[1]), None),
+        (
+            lambda damage, size, budget: (
+                by_sorting(damage, size, budget)[0],
+                ~by_sorting(damage, size, budget)[1],
+            ),
+            None,
+        ),
     ],
     "learned_masks.movement": [
         (largest(lambda w, g: -moved(w, g)), "sign"),

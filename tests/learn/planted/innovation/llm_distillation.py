@@ -31,7 +31,9 @@ def by_convolution(p, m):
     spread = [1.0]
     for _ in range(m):
         spread = list(np.convolve(spread, [1 - p, p]))
-    return sum(w for k, w in enumerate(spread) if 2 * k > m) + sum(w / 2 for k, w in enumerate(spread) if 2 * k == m)
+    return sum(w for k, w in enumerate(spread) if 2 * k > m) + sum(
+        w / 2 for k, w in enumerate(spread) if 2 * k == m
+    )
 
 
 def by_kl_div(student_logits, teacher_logits, own):
@@ -59,7 +61,9 @@ def by_lists(p, q):
 
 def by_transport(p, q):
     n = max(len(p), len(q))
-    return n * wasserstein_distance(np.pad(p.numpy(), (0, n - len(p))), np.pad(q.numpy(), (0, n - len(q))))
+    return n * wasserstein_distance(
+        np.pad(p.numpy(), (0, n - len(p))), np.pad(q.numpy(), (0, n - len(q)))
+    )
 
 
 def by_cross_entropy(p, students):
@@ -103,7 +107,10 @@ def by_loops(p, students):
     def kl(a, b):
         return sum(x * math.log(x / y) for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
-    return [min(range(len(students)), key=lambda i: kl(p, students[i])), min(range(len(students)), key=lambda i: kl(students[i], p))]
+    return [
+        min(range(len(students)), key=lambda i: kl(p, students[i])),
+        min(range(len(students)), key=lambda i: kl(students[i], p)),
+    ]
 
 
 def by_topk(p, q):
@@ -124,7 +131,12 @@ def many(size, end=math.floor):
 
 
 def poll(right, tie=0.5):
-    return lambda p, m: float(sum(binom.pmf(k, m, p) * (1 if right(k, m) else tie if 2 * k == m else 0) for k in range(m + 1)))
+    return lambda p, m: float(
+        sum(
+            binom.pmf(k, m, p) * (1 if right(k, m) else tie if 2 * k == m else 0)
+            for k in range(m + 1)
+        )
+    )
 
 
 def far(way="reverse", mask=True, shift=1, norm=True, reduce="mean", hold=False):
@@ -137,7 +149,11 @@ def far(way="reverse", mask=True, shift=1, norm=True, reduce="mean", hold=False)
                     p = teacher_logits[row, t - shift]
                     p = p.log_softmax(0) if norm else p
                     w = (q if way == "reverse" else p).exp()
-                    found.append(((w.detach() if hold else w) * ((q - p) if way == "reverse" else (p - q))).sum())
+                    found.append(
+                        (
+                            (w.detach() if hold else w) * ((q - p) if way == "reverse" else (p - q))
+                        ).sum()
+                    )
         return getattr(torch.stack(found), reduce)()
 
     return answer
@@ -158,7 +174,9 @@ def down(x):
 
 
 def take(one, two, best=np.argmin):
-    return lambda p, students: [int(best([float(f(p, q).sum()) for q in students])) for f in (one, two)]
+    return lambda p, students: [
+        int(best([float(f(p, q).sum()) for q in students])) for f in (one, two)
+    ]
 
 
 def fwd(p, q):
@@ -190,8 +208,20 @@ WRONG = {
     "llm_distillation.vote": [
         (poll(lambda k, m: 2 * k >= m), "tie_is_right"),
         (poll(lambda k, m: 2 * k > m, tie=0), "tie_is_wrong"),
-        (lambda p, m: sum(p**k * (1 - p) ** (m - k) * (1 if 2 * k > m else 0.5 if 2 * k == m else 0) for k in range(m + 1)), "orders_forgotten"),
-        (lambda p, m: sum(math.comb(m, k) * p**k * (1 if 2 * k > m else 0.5 if 2 * k == m else 0) for k in range(m + 1)), "others_forgotten"),
+        (
+            lambda p, m: sum(
+                p**k * (1 - p) ** (m - k) * (1 if 2 * k > m else 0.5 if 2 * k == m else 0)
+                for k in range(m + 1)
+            ),
+            "orders_forgotten",
+        ),
+        (
+            lambda p, m: sum(
+                math.comb(m, k) * p**k * (1 if 2 * k > m else 0.5 if 2 * k == m else 0)
+                for k in range(m + 1)
+            ),
+            "others_forgotten",
+        ),
         (lambda p, m: math.prod([p] * m), "all_of_them"),
         (lambda p, m: 1 - math.prod([1 - p] * m), "one_is_enough"),
         (poll(lambda k, m: k == m // 2 + 1), "exactly_half_and_one"),
@@ -224,11 +254,20 @@ WRONG = {
         (lambda p, q: 0.0, None),
     ],
     "llm_distillation.leap": [
-        (lambda by_token, length, goal: (torch.clamp(1 - length * (1 - by_token), 0), goal ** (1 / length)), "multiplied"),
+        (
+            lambda by_token, length, goal: (
+                torch.clamp(1 - length * (1 - by_token), 0),
+                goal ** (1 / length),
+            ),
+            "multiplied",
+        ),
         (lambda by_token, length, goal: (by_token, goal ** (1 / length)), "one_token"),
         (lambda by_token, length, goal: (by_token**length, goal / length), "need_divided"),
         (lambda by_token, length, goal: (by_token**length, goal**length), "need_powered"),
-        (lambda by_token, length, goal: (by_token ** (length - 1), goal ** (1 / length)), "one_token_less"),
+        (
+            lambda by_token, length, goal: (by_token ** (length - 1), goal ** (1 / length)),
+            "one_token_less",
+        ),
         (lambda by_token, length, goal: (by_token * 0, 0.0), None),
     ],
 }

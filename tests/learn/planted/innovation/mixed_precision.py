@@ -46,7 +46,9 @@ def stored(row, factor=8.0):
 
 
 def layers_alike(shapes, bits, group_size):
-    return float(np.mean([by_division([s], [b], group_size) for s, b in zip(shapes, bits, strict=True)]))
+    return float(
+        np.mean([by_division([s], [b], group_size) for s, b in zip(shapes, bits, strict=True)])
+    )
 
 
 # --- damage of one layer alone ---
@@ -74,7 +76,9 @@ def by_loops(weights, rounded, inputs, labels):
         whole = 0.0
         for x in inputs:
             p, q = logits(weights, x).softmax(0), logits(matrices, x).softmax(0)
-            whole += sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True))
+            whole += sum(
+                float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True)
+            )
         found.append(whole / len(inputs))
     return found
 
@@ -86,7 +90,9 @@ def by_putting_back(weights, rounded, inputs, labels):
     found = torch.empty(len(mine), dtype=torch.float64)
     for i in range(len(mine)):
         kept, mine[i] = mine[i], rounded[i]
-        found[i] = torch.distributions.kl_divergence(p, torch.distributions.Categorical(logits=logits(mine, inputs))).mean()
+        found[i] = torch.distributions.kl_divergence(
+            p, torch.distributions.Categorical(logits=logits(mine, inputs))
+        ).mean()
         mine[i] = kept
     return found.tolist()
 
@@ -94,7 +100,12 @@ def by_putting_back(weights, rounded, inputs, labels):
 def damage(measure, matrices=lambda w, r, i: [*w[:i], r[i], *w[i + 1 :]]):
     def answer(weights, rounded, inputs, labels):
         p = F.log_softmax(logits(weights, inputs), -1)
-        return [float(measure(p, F.log_softmax(logits(matrices(weights, rounded, i), inputs), -1), labels)) for i in range(len(weights))]
+        return [
+            float(
+                measure(p, F.log_softmax(logits(matrices(weights, rounded, i), inputs), -1), labels)
+            )
+            for i in range(len(weights))
+        ]
 
     return answer
 
@@ -127,7 +138,9 @@ def by_sizes(damages, sizes, budget):
         grown = {}
         for taken, (harm, chosen) in best.items():
             for o, (more, cost) in enumerate(zip(s, d, strict=True)):
-                if taken + more <= budget and (taken + more not in grown or harm + cost < grown[taken + more][0]):
+                if taken + more <= budget and (
+                    taken + more not in grown or harm + cost < grown[taken + more][0]
+                ):
                     grown[taken + more] = (harm + cost, [*chosen, o])
         best = grown
     return min(best.values(), key=lambda entry: entry[0])[1]
@@ -152,14 +165,27 @@ def by_milp(damages, sizes, budget):
 
     layers, options = len(sizes), len(sizes[0])
     each = np.kron(np.eye(layers), np.ones(options))
-    limits = [LinearConstraint(each, 1, 1), LinearConstraint(np.array(sizes, dtype=float).reshape(1, -1), 0, budget)]
-    found = milp(np.array(damages).ravel(), constraints=limits, integrality=np.ones(layers * options), bounds=(0, 1), options={"mip_rel_gap": 0})
+    limits = [
+        LinearConstraint(each, 1, 1),
+        LinearConstraint(np.array(sizes, dtype=float).reshape(1, -1), 0, budget),
+    ]
+    found = milp(
+        np.array(damages).ravel(),
+        constraints=limits,
+        integrality=np.ones(layers * options),
+        bounds=(0, 1),
+        options={"mip_rel_gap": 0},
+    )
     return torch.from_numpy(found.x.reshape(layers, options)).argmax(1).tolist()
 
 
 def all_of(damages, sizes, good):
     choices = itertools.product(*map(range, map(len, sizes)))
-    cost = [(sum(d[o] for d, o in zip(damages, c, strict=True)), c) for c in choices if good(sum(s[o] for s, o in zip(sizes, c, strict=True)), c)]
+    cost = [
+        (sum(d[o] for d, o in zip(damages, c, strict=True)), c)
+        for c in choices
+        if good(sum(s[o] for s, o in zip(sizes, c, strict=True)), c)
+    ]
     return list(min(cost, default=(0, (0,) * len(sizes)))[1])
 
 
@@ -169,7 +195,11 @@ def steps(damages, sizes, budget):
     while True:
         gains = {}
         for i, o in enumerate(now):
-            if o < len(sizes[i]) - 1 and (price := sizes[i][o + 1] - sizes[i][o]) <= left and damages[i][o + 1] < damages[i][o]:
+            if (
+                o < len(sizes[i]) - 1
+                and (price := sizes[i][o + 1] - sizes[i][o]) <= left
+                and damages[i][o + 1] < damages[i][o]
+            ):
                 gains[i] = (damages[i][o] - damages[i][o + 1]) / price
         if not gains:
             return now
@@ -180,18 +210,33 @@ def steps(damages, sizes, budget):
 
 def widths_alike(damages, sizes, budget):
     limit = len(sizes) * budget / sum(s[0] for s in sizes)
-    return all_of(damages, sizes, lambda size, c: sum(s[o] / s[0] for s, o in zip(sizes, c, strict=True)) <= limit)
+    return all_of(
+        damages,
+        sizes,
+        lambda size, c: sum(s[o] / s[0] for s, o in zip(sizes, c, strict=True)) <= limit,
+    )
 
 
 def own_part(damages, sizes, budget):
     factor = budget / sum(s[0] for s in sizes)
-    return [int(np.argmin([d[o] if o == 0 or s[o] <= factor * s[0] else np.inf for o in range(len(s))])) for d, s in zip(damages, sizes, strict=True)]
+    return [
+        int(np.argmin([d[o] if o == 0 or s[o] <= factor * s[0] else np.inf for o in range(len(s))]))
+        for d, s in zip(damages, sizes, strict=True)
+    ]
 
 
 def priced(damages, sizes, budget):
-    slopes = [(d[a] - d[b]) / (s[b] - s[a]) for d, s in zip(damages, sizes, strict=True) for a in range(len(s)) for b in range(a + 1, len(s))]
+    slopes = [
+        (d[a] - d[b]) / (s[b] - s[a])
+        for d, s in zip(damages, sizes, strict=True)
+        for a in range(len(s))
+        for b in range(a + 1, len(s))
+    ]
     for price in sorted([0.0, *(x * (1 + 1e-9) for x in slopes if x > 0)]):
-        chosen = [int(np.argmin(np.array(d) + price * np.array(s))) for d, s in zip(damages, sizes, strict=True)]
+        chosen = [
+            int(np.argmin(np.array(d) + price * np.array(s)))
+            for d, s in zip(damages, sizes, strict=True)
+        ]
         if sum(s[o] for s, o in zip(sizes, chosen, strict=True)) <= budget:
             return chosen
     return [0] * len(sizes)
@@ -227,7 +272,10 @@ def by_weighted_mean(sensitivities, weights, mean_bits):
 
 def by_four(sensitivities, weights, mean_bits):
     """Logarithms to base 4."""
-    total, per = sum(weights), [math.log(s / w, 4) for s, w in zip(sensitivities, weights, strict=True)]
+    total, per = (
+        sum(weights),
+        [math.log(s / w, 4) for s, w in zip(sensitivities, weights, strict=True)],
+    )
     shift = mean_bits
     for n, x in zip(weights, per, strict=True):
         shift -= n * x / total
@@ -237,7 +285,11 @@ def by_four(sensitivities, weights, mean_bits):
 def ideal(part, mean=None, sign=1):
     def answer(sensitivities, weights, mean_bits):
         h = np.array([part(a, n) for a, n in zip(sensitivities, weights, strict=True)])
-        m = np.average(h, weights=weights) if mean is None else mean(np.array(sensitivities), np.array(weights), h)
+        m = (
+            np.average(h, weights=weights)
+            if mean is None
+            else mean(np.array(sensitivities), np.array(weights), h)
+        )
         return (mean_bits + sign * (h - m)).tolist()
 
     return answer
@@ -254,7 +306,10 @@ def trial(keys, bits, dim):
 
 def by_both(queries, keys, bits):
     exact = queries @ keys.T
-    errors = {name: float(((queries @ trial(keys, bits, dim).T - exact) ** 2).mean()) for name, dim in (("channel", 0), ("token", 1))}
+    errors = {
+        name: float(((queries @ trial(keys, bits, dim).T - exact) ** 2).mean())
+        for name, dim in (("channel", 0), ("token", 1))
+    }
     return min(errors, key=errors.get)
 
 
@@ -276,7 +331,10 @@ def by_codes(queries, keys, bits):
 def by_gram(queries, keys, bits):
     """Σ (Q e)² by the Gram matrix of the queries."""
     G = queries.T @ queries
-    harm = [float(((trial(keys, bits, dim) - keys) @ G * (trial(keys, bits, dim) - keys)).sum()) for dim in (0, 1)]
+    harm = [
+        float(((trial(keys, bits, dim) - keys) @ G * (trial(keys, bits, dim) - keys)).sum())
+        for dim in (0, 1)
+    ]
     return ["channel", "token"][int(np.argmin(harm))]
 
 
@@ -287,7 +345,11 @@ def keys_alone(queries, keys, bits):
 
 def look(queries, keys, bits):
     channels, tokens = keys.abs().amax(0), keys.abs().amax(1)
-    return "channel" if channels.max() / channels.median() > tokens.max() / tokens.median() else "token"
+    return (
+        "channel"
+        if channels.max() / channels.median() > tokens.max() / tokens.median()
+        else "token"
+    )
 
 
 RIGHT = {
@@ -319,14 +381,22 @@ WRONG = {
         (damage(lambda p, q, labels: F.kl_div(q, p, log_target=True, reduction="sum")), "summed"),
         (damage(lambda p, q, labels: (p.exp() * (p - q)).mean()), "over_classes"),
         (damage(lambda p, q, labels: kl(p, q, labels) / math.log(2)), "in_bits"),
-        (lambda weights, rounded, inputs, labels: [float(((w - r) ** 2).sum()) for w, r in zip(weights, rounded, strict=True)], "weight_error"),
+        (
+            lambda weights, rounded, inputs, labels: [
+                float(((w - r) ** 2).sum()) for w, r in zip(weights, rounded, strict=True)
+            ],
+            "weight_error",
+        ),
         (given_code, None),
         (damage(lambda p, q, labels: (p - q).abs().mean()), None),
     ],
     "mixed_precision.allocate": [
         (steps, "greedy"),
         (widths_alike, "equal_layers"),
-        (lambda damages, sizes, budget: all_of(damages, sizes, lambda size, c: size < budget), "strictly_below"),
+        (
+            lambda damages, sizes, budget: all_of(damages, sizes, lambda size, c: size < budget),
+            "strictly_below",
+        ),
         (own_part, "even_share"),
         (lambda damages, sizes, budget: [int(np.argmin(d)) for d in damages], "without_limit"),
         (priced, "one_price"),
@@ -340,7 +410,12 @@ WRONG = {
         (ideal(lambda a, n: math.log2(a / n)), "no_half"),
         (ideal(lambda a, n: math.log(a / n) / 2), "natural"),
         (ideal(lambda a, n: math.log2(a / n) / 2, sign=-1), "reversed"),
-        (ideal(lambda a, n: math.log2(a / n) / 2, lambda a, n, h: math.log2(a.sum() / n.sum()) / 2), "mean_of_sensitivities"),
+        (
+            ideal(
+                lambda a, n: math.log2(a / n) / 2, lambda a, n, h: math.log2(a.sum() / n.sum()) / 2
+            ),
+            "mean_of_sensitivities",
+        ),
         (ideal(lambda a, n: math.log2(a * n) / 2), "total_for_each"),
         (lambda sensitivities, weights, mean_bits: [mean_bits] * len(weights), None),
     ],
@@ -349,7 +424,12 @@ WRONG = {
         (look, "largest"),
         (lambda queries, keys, bits: "channel", "always_channel"),
         (lambda queries, keys, bits: "token", "always_token"),
-        (lambda queries, keys, bits: "token" if by_both(queries, keys, bits) == "channel" else "channel", "swapped"),
+        (
+            lambda queries, keys, bits: (
+                "token" if by_both(queries, keys, bits) == "channel" else "channel"
+            ),
+            "swapped",
+        ),
         (lambda queries, keys, bits: by_both(queries, keys, bits) == "channel", None),
     ],
 }

@@ -40,7 +40,11 @@ def values(rule):
     """Of each (E, M, e, m), sorted."""
 
     def answer(exponent, mantissa):
-        return sorted(rule(E, M / 2**mantissa, exponent) for E in range(2**exponent) for M in range(2**mantissa))
+        return sorted(
+            rule(E, M / 2**mantissa, exponent)
+            for E in range(2**exponent)
+            for M in range(2**mantissa)
+        )
 
     return answer
 
@@ -89,7 +93,9 @@ def by_characters(pattern):
 def by_neighbours(pattern):
     """Posits of one size are ordered as their patterns: the place among all, found by the library's list."""
     n = len(pattern)
-    ordered = posit.decode(torch.cat([torch.arange(2 ** (n - 1) + 1, 2**n), torch.arange(2 ** (n - 1))]), n)
+    ordered = posit.decode(
+        torch.cat([torch.arange(2 ** (n - 1) + 1, 2**n), torch.arange(2 ** (n - 1))]), n
+    )
     code = int(pattern, 2)
     signed = code - 2**n if code >= 2 ** (n - 1) else code
     return ordered[signed + 2 ** (n - 1) - 1]
@@ -129,7 +135,11 @@ def by_counting_up(x, y, error, bipolar):
 
 def by_shares(x, y, error, bipolar):
     shares = [(v + 1) / 2 if bipolar else v for v in (x, y)]
-    r = shares[0] * shares[1] + (1 - shares[0]) * (1 - shares[1]) if bipolar else shares[0] * shares[1]
+    r = (
+        shares[0] * shares[1] + (1 - shares[0]) * (1 - shares[1])
+        if bipolar
+        else shares[0] * shares[1]
+    )
     return int(np.ceil(r * (1 - r) * (2 if bipolar else 1) ** 2 / error**2 - 1e-9))
 
 
@@ -147,7 +157,9 @@ def streams(variance, whole=math.ceil):
 
 def by_package(block):
     made = microscaling.encode(block[None], "MXFP4")
-    return float(microscaling.scale_values(made.scales, "MXFP4")[0, 0]), microscaling.decode(made)[0].double()
+    return float(microscaling.scale_values(made.scales, "MXFP4")[0, 0]), microscaling.decode(made)[
+        0
+    ].double()
 
 
 def by_frexp(block):
@@ -157,10 +169,12 @@ def by_frexp(block):
 
 
 def by_edges(block):
-    scale = 4.0 ** -1 * 2.0 ** math.floor(math.log(float(block.abs().max()), 2) + 1e-12)
+    scale = 4.0**-1 * 2.0 ** math.floor(math.log(float(block.abs().max()), 2) + 1e-12)
     edges = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=torch.float64)
     table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    return scale, scale * torch.from_numpy(table[torch.bucketize(block.abs() / scale, edges).numpy()]) * torch.sign(block)
+    return scale, scale * torch.from_numpy(
+        table[torch.bucketize(block.abs() / scale, edges).numpy()]
+    ) * torch.sign(block)
 
 
 def blocks(scale_of, elements=(0, 0.5, 1, 1.5, 2, 3, 4, 6), back=True):
@@ -199,8 +213,13 @@ def by_norms(x, rounded, bits, target):
 
 
 def by_table(x, rounded, bits, target):
-    noise, signal = {n: float((r - x).square().mean()) for n, r in rounded.items()}, float(x.square().mean())
-    _, name = sorted((bits[n], n) for n in rounded if noise[n] <= signal * 10 ** (-target / 10) * (1 + 1e-12))[0]
+    noise, signal = (
+        {n: float((r - x).square().mean()) for n, r in rounded.items()},
+        float(x.square().mean()),
+    )
+    _, name = sorted(
+        (bits[n], n) for n in rounded if noise[n] <= signal * 10 ** (-target / 10) * (1 + 1e-12)
+    )[0]
     return name, -10 * np.log10(noise[name] / signal)
 
 
@@ -244,7 +263,9 @@ def loss(x, points):
 def by_swaps(sample, bits):
     """Lloyd's steps; then as long as it helps, the value that is missed least moves to where one is needed most."""
     x = sample.sort().values
-    start = torch.quantile(x, (torch.arange(2**bits - 1, dtype=torch.float64) + 0.5) / (2**bits - 1))
+    start = torch.quantile(
+        x, (torch.arange(2**bits - 1, dtype=torch.float64) + 0.5) / (2**bits - 1)
+    )
     start = torch.where(start == 0, 1e-3 * x.std(), start)  # one value is held at 0, no more
     found = walk(x, torch.cat([start, torch.zeros(1, dtype=x.dtype)]).sort().values, 20)
     places = torch.cat([x[::10], x[-12:], x[:12]])
@@ -282,7 +303,11 @@ def by_recursion(sample, bits):
             return usual.values, usual.indices, torch.zeros(n + 1, dtype=torch.bool)
         special = torch.where(j >= i, least(k - 1, False)[0][:, None] + energy, math.inf).min(0)
         pick = special.values < usual.values
-        return torch.minimum(special.values, usual.values), torch.where(pick, special.indices, usual.indices), pick
+        return (
+            torch.minimum(special.values, usual.values),
+            torch.where(pick, special.indices, usual.indices),
+            pick,
+        )
 
     points, j, zero = [], n, True
     for k in range(2**bits, 0, -1):
@@ -336,25 +361,116 @@ WRONG = {
         (values(lambda E, f, e: usual(E, f, e, 2 ** (e - 1))), "bias"),
         (lambda exponent, mantissa: by_fractions(exponent, mantissa)[: -(2**mantissa)], "reserved"),
         (lambda exponent, mantissa: by_fractions(exponent, mantissa)[1:], "no_zero"),
-        (lambda exponent, mantissa: sorted({s * float(v) for v in by_fractions(exponent, mantissa) for s in (1, -1)}), "signed"),
+        (
+            lambda exponent, mantissa: sorted(
+                {s * float(v) for v in by_fractions(exponent, mantissa) for s in (1, -1)}
+            ),
+            "signed",
+        ),
         (lambda exponent, mantissa: by_fractions(exponent, mantissa)[:-1], None),
         (lambda exponent, mantissa: by_fractions(exponent, mantissa).flip(0), None),
     ],
     "number_formats.posit_value": [
-        (posits(lambda s, ones, k, rest: s * 16.0 ** (k - 1 if ones else -k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1]), False), "not_negated"),
-        (posits(lambda s, ones, k, rest: s * 16.0 ** (k if ones else -k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1])), "run_of_ones"),
-        (posits(lambda s, ones, k, rest: s * 16.0 ** (k - 1 if ones else 1 - k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1])), "run_of_zeros"),
-        (posits(lambda s, ones, k, rest: s * 16.0 ** (k - 1 if ones else -k) * 2.0 ** int("0" + rest[:2], 2) * (1 + parts(rest)[1])), "not_padded"),
-        (posits(lambda s, ones, k, rest: s * 2.0 ** (k - 1 if ones else -k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1])), "regime_of_two"),
-        (posits(lambda s, ones, k, rest: s * 16.0 ** (k - 1 if ones else -k) * 2.0 ** parts(rest)[0] * parts(rest)[1]), "no_hidden_one"),
-        (posits(lambda s, ones, k, rest: s * 2.0 ** (k - 1 if ones else -k) * (1 + parts(rest, 0)[1])), "other_es"),
-        (posits(lambda s, ones, k, rest: 16.0 ** (k - 1 if ones else -k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1])), None),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s
+                    * 16.0 ** (k - 1 if ones else -k)
+                    * 2.0 ** parts(rest)[0]
+                    * (1 + parts(rest)[1])
+                ),
+                False,
+            ),
+            "not_negated",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s * 16.0 ** (k if ones else -k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1])
+                )
+            ),
+            "run_of_ones",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s
+                    * 16.0 ** (k - 1 if ones else 1 - k)
+                    * 2.0 ** parts(rest)[0]
+                    * (1 + parts(rest)[1])
+                )
+            ),
+            "run_of_zeros",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s
+                    * 16.0 ** (k - 1 if ones else -k)
+                    * 2.0 ** int("0" + rest[:2], 2)
+                    * (1 + parts(rest)[1])
+                )
+            ),
+            "not_padded",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s
+                    * 2.0 ** (k - 1 if ones else -k)
+                    * 2.0 ** parts(rest)[0]
+                    * (1 + parts(rest)[1])
+                )
+            ),
+            "regime_of_two",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s * 16.0 ** (k - 1 if ones else -k) * 2.0 ** parts(rest)[0] * parts(rest)[1]
+                )
+            ),
+            "no_hidden_one",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    s * 2.0 ** (k - 1 if ones else -k) * (1 + parts(rest, 0)[1])
+                )
+            ),
+            "other_es",
+        ),
+        (
+            posits(
+                lambda s, ones, k, rest: (
+                    16.0 ** (k - 1 if ones else -k) * 2.0 ** parts(rest)[0] * (1 + parts(rest)[1])
+                )
+            ),
+            None,
+        ),
     ],
     "number_formats.stream_length": [
-        (lambda x, y, error, bipolar: math.ceil((1 - (x * y) ** 2 if bipolar else x * y * (1 - x * y)) / error), "variance_for_deviation"),
+        (
+            lambda x, y, error, bipolar: math.ceil(
+                (1 - (x * y) ** 2 if bipolar else x * y * (1 - x * y)) / error
+            ),
+            "variance_for_deviation",
+        ),
         (streams(lambda x, y, bipolar: abs(x * y) * (1 - abs(x * y))), "unipolar_for_both"),
-        (streams(lambda x, y, bipolar: (1 + x * y) / 2 * (1 - x * y) / 2 if bipolar else x * y * (1 - x * y)), "bipolar_share"),
-        (streams(lambda x, y, bipolar: 1 - (x * y) ** 2 if bipolar else x * y - (x * y) ** 2, int), "rounded_down"),
+        (
+            streams(
+                lambda x, y, bipolar: (
+                    (1 + x * y) / 2 * (1 - x * y) / 2 if bipolar else x * y * (1 - x * y)
+                )
+            ),
+            "bipolar_share",
+        ),
+        (
+            streams(
+                lambda x, y, bipolar: 1 - (x * y) ** 2 if bipolar else x * y - (x * y) ** 2, int
+            ),
+            "rounded_down",
+        ),
         (streams(lambda x, y, bipolar: 1 - x**2 if bipolar else x - x**2), "of_one_stream"),
         (streams(lambda x, y, bipolar: 1 - (x * y) ** 2), None),
     ],
@@ -371,19 +487,47 @@ WRONG = {
     "number_formats.cheapest": [
         (cheap(lambda x, f: level(x, f, 20)), "twenty"),
         (cheap(lambda x, f: 10 * math.log10(float(x.norm() / (x - f).norm()))), "ratio_of_norms"),
-        (cheap(lambda x, f: float(np.mean([level(a, b) for a, b in zip(x, f, strict=True)]))), "mean_of_rows"),
+        (
+            cheap(lambda x, f: float(np.mean([level(a, b) for a, b in zip(x, f, strict=True)]))),
+            "mean_of_rows",
+        ),
         (cheap(level, lambda good, bits, found: max(found, key=found.get)), "best_of_all"),
         (cheap(level, lambda good, bits, found: max(good, key=bits.get)), "most_bits"),
         (cheap(level, lambda good, bits, found: min(bits, key=bits.get)), None),
         (lambda x, rounded, bits, target: by_loop(x, rounded, bits, target)[0], None),
     ],
     "number_formats.own_format": [
-        (lambda sample, bits: zero_in(sample.min() + (sample.max() - sample.min()) * torch.arange(2**bits) / (2**bits - 1)), "even"),
-        (lambda sample, bits: zero_in(sample.quantile((torch.arange(2**bits).double() + 0.5) / 2**bits)), "equal_shares"),
-        (lambda sample, bits: [s * v for v in by_tables_of_costs(sample.abs(), bits - 1).tolist() for s in (1, -1)], "mirrored"),
-        (lambda sample, bits: zero_in(torch.tensor(exact_free(sample, bits), dtype=torch.float64)), "zero_afterwards"),
+        (
+            lambda sample, bits: zero_in(
+                sample.min() + (sample.max() - sample.min()) * torch.arange(2**bits) / (2**bits - 1)
+            ),
+            "even",
+        ),
+        (
+            lambda sample, bits: zero_in(
+                sample.quantile((torch.arange(2**bits).double() + 0.5) / 2**bits)
+            ),
+            "equal_shares",
+        ),
+        (
+            lambda sample, bits: [
+                s * v for v in by_tables_of_costs(sample.abs(), bits - 1).tolist() for s in (1, -1)
+            ],
+            "mirrored",
+        ),
+        (
+            lambda sample, bits: zero_in(
+                torch.tensor(exact_free(sample, bits), dtype=torch.float64)
+            ),
+            "zero_afterwards",
+        ),
         (lambda sample, bits: exact_free(sample, bits), "holds_zero"),
-        (lambda sample, bits: zero_in(sample.sort().values[:: len(sample) // 2**bits][: 2**bits]), "near_the_least"),
+        (
+            lambda sample, bits: zero_in(
+                sample.sort().values[:: len(sample) // 2**bits][: 2**bits]
+            ),
+            "near_the_least",
+        ),
         (lambda sample, bits: by_tables_of_costs(sample, bits)[1:], None),
     ],
 }

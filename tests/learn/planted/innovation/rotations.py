@@ -24,7 +24,12 @@ def by_einsum(embedding, gain, reader, writer, last_gain, Q):
 def by_rows(embedding, gain, reader, writer, last_gain, Q):
     rows = lambda M, g: np.stack([Q.numpy() @ (row * g) for row in M.numpy()])  # noqa: E731
     one = np.ones(len(Q))
-    return rows(embedding, one), rows(reader, gain.numpy()), rows(writer.T, one).T, rows(embedding, last_gain.numpy())
+    return (
+        rows(embedding, one),
+        rows(reader, gain.numpy()),
+        rows(writer.T, one).T,
+        rows(embedding, last_gain.numpy()),
+    )
 
 
 def by_inverse(embedding, gain, reader, writer, last_gain, Q):
@@ -53,7 +58,10 @@ def by_halves(x):
 def by_bits(x):
     n = x.shape[1]
     signs = [[(-1) ** bin(i & j).count("1") for j in range(n)] for i in range(n)]
-    return [[sum(s * v for s, v in zip(row, line, strict=True)) / math.sqrt(n) for row in signs] for line in x.tolist()]
+    return [
+        [sum(s * v for s, v in zip(row, line, strict=True)) / math.sqrt(n) for row in signs]
+        for line in x.tolist()
+    ]
 
 
 def by_kron(x):
@@ -67,7 +75,10 @@ def by_kron(x):
 def walsh(scale, sign=-1):
     def answer(x):
         n = x.shape[1]
-        signs = torch.tensor([[float(sign) ** bin(i & j).count("1") for j in range(n)] for i in range(n)], dtype=x.dtype)
+        signs = torch.tensor(
+            [[float(sign) ** bin(i & j).count("1") for j in range(n)] for i in range(n)],
+            dtype=x.dtype,
+        )
         return x @ signs * scale(n)
 
     return answer
@@ -133,7 +144,9 @@ def by_stacked_inputs(W, X, rank, ridge):
 def cut(W, X, rank, ridge, S, back=None, loss=None):
     P, s, Qt = np.linalg.svd((W @ S).numpy(), full_matrices=False)
     M = torch.from_numpy(P[:, :rank] @ np.diag(s[:rank]) @ Qt[:rank])
-    return (M @ torch.linalg.inv(S) if back is None else back(M, S)), float((s[rank:] ** 2).sum() if loss is None else loss(s, rank))
+    return (M @ torch.linalg.inv(S) if back is None else back(M, S)), float(
+        (s[rank:] ** 2).sum() if loss is None else loss(s, rank)
+    )
 
 
 def lower(X, ridge):
@@ -167,11 +180,19 @@ def by_bits_a_weight(rows, columns, budget, group):
 
 def by_list(rows, columns, budget, group):
     fits = [b for b in range(9) if b * rows * columns + 24 * rows * columns // group <= 8 * budget]
-    return [max(r for r in range(budget + 1) if 2 * r * (rows + columns) <= budget) if budget < 2000 else budget // (2 * rows + 2 * columns), max(fits, default=0)]
+    return [
+        max(r for r in range(budget + 1) if 2 * r * (rows + columns) <= budget)
+        if budget < 2000
+        else budget // (2 * rows + 2 * columns),
+        max(fits, default=0),
+    ]
 
 
 def buys(rank, bits):
-    return lambda rows, columns, budget, group: (int(rank(rows, columns, budget)), int(min(8, max(0, bits(rows * columns, budget, group)))))
+    return lambda rows, columns, budget, group: (
+        int(rank(rows, columns, budget)),
+        int(min(8, max(0, bits(rows * columns, budget, group)))),
+    )
 
 
 def right_rank(n, m, budget):
@@ -190,16 +211,95 @@ RIGHT = {
 }
 WRONG = {
     "rotations.rotate": [
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, reader @ Q.T, Q @ writer, embedding @ Q.T), "gain_unfolded"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, reader * gain @ Q.T, Q @ writer, embedding @ Q.T), "head_still_tied"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, (reader * gain) @ Q.T, Q @ writer, embedding * last_gain), "head_not_rotated"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, (reader * gain) @ Q.T, Q.T @ writer, (embedding * last_gain) @ Q.T), "writer_other_way"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, (reader * gain) @ Q, Q @ writer, (embedding * last_gain) @ Q.T), "reader_other_way"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, reader @ Q.T * gain, Q @ writer, embedding @ Q.T * last_gain), "gain_after"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding, (reader * gain) @ Q.T, Q @ writer, (embedding * last_gain) @ Q.T), "embedding_left"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q, (reader * gain) @ Q.T, Q @ writer, (embedding * last_gain) @ Q.T), "embedding_other_way"),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, (reader / gain) @ Q.T, Q @ writer, (embedding * last_gain) @ Q.T), None),
-        (lambda embedding, gain, reader, writer, last_gain, Q: (embedding @ Q.T, (reader * gain) @ Q.T, Q @ writer), None),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                reader @ Q.T,
+                Q @ writer,
+                embedding @ Q.T,
+            ),
+            "gain_unfolded",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                reader * gain @ Q.T,
+                Q @ writer,
+                embedding @ Q.T,
+            ),
+            "head_still_tied",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                (reader * gain) @ Q.T,
+                Q @ writer,
+                embedding * last_gain,
+            ),
+            "head_not_rotated",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                (reader * gain) @ Q.T,
+                Q.T @ writer,
+                (embedding * last_gain) @ Q.T,
+            ),
+            "writer_other_way",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                (reader * gain) @ Q,
+                Q @ writer,
+                (embedding * last_gain) @ Q.T,
+            ),
+            "reader_other_way",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                reader @ Q.T * gain,
+                Q @ writer,
+                embedding @ Q.T * last_gain,
+            ),
+            "gain_after",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding,
+                (reader * gain) @ Q.T,
+                Q @ writer,
+                (embedding * last_gain) @ Q.T,
+            ),
+            "embedding_left",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q,
+                (reader * gain) @ Q.T,
+                Q @ writer,
+                (embedding * last_gain) @ Q.T,
+            ),
+            "embedding_other_way",
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                (reader / gain) @ Q.T,
+                Q @ writer,
+                (embedding * last_gain) @ Q.T,
+            ),
+            None,
+        ),
+        (
+            lambda embedding, gain, reader, writer, last_gain, Q: (
+                embedding @ Q.T,
+                (reader * gain) @ Q.T,
+                Q @ writer,
+            ),
+            None,
+        ),
     ],
     "rotations.hadamard": [
         (walsh(lambda n: 1.0), "unnormalized"),
@@ -212,13 +312,37 @@ WRONG = {
         (lambda x: -by_halves(x), None),
     ],
     "rotations.whitened": [
-        (lambda W, X, rank, ridge: cut(W, X, rank, ridge, torch.eye(X.shape[1], dtype=X.dtype)), "plain"),
-        (lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge), lambda M, S: M), "not_undone"),
-        (lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge), lambda M, S: torch.linalg.solve(S, M.T).T), "other_side"),
-        (lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge).T.contiguous()), "upper_factor"),
+        (
+            lambda W, X, rank, ridge: cut(W, X, rank, ridge, torch.eye(X.shape[1], dtype=X.dtype)),
+            "plain",
+        ),
+        (
+            lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge), lambda M, S: M),
+            "not_undone",
+        ),
+        (
+            lambda W, X, rank, ridge: cut(
+                W, X, rank, ridge, lower(X, ridge), lambda M, S: torch.linalg.solve(S, M.T).T
+            ),
+            "other_side",
+        ),
+        (
+            lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge).T.contiguous()),
+            "upper_factor",
+        ),
         (lambda W, X, rank, ridge: cut(W, X, rank, ridge, moment(X, ridge)), "moment_for_root"),
-        (lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge), loss=lambda s, r: s[r:].sum()), "not_squared"),
-        (lambda W, X, rank, ridge: cut(W, X, rank, ridge, lower(X, ridge), loss=lambda s, r: (s[:r] ** 2).sum()), "kept_for_dropped"),
+        (
+            lambda W, X, rank, ridge: cut(
+                W, X, rank, ridge, lower(X, ridge), loss=lambda s, r: s[r:].sum()
+            ),
+            "not_squared",
+        ),
+        (
+            lambda W, X, rank, ridge: cut(
+                W, X, rank, ridge, lower(X, ridge), loss=lambda s, r: (s[:r] ** 2).sum()
+            ),
+            "kept_for_dropped",
+        ),
         (lambda W, X, rank, ridge: smallest(W, X, rank, ridge), "smallest_kept"),
         (lambda W, X, rank, ridge: by_projection(W, X, rank, 2 * ridge), None),
         (lambda W, X, rank, ridge: by_projection(W, X, rank, 0.0), "no_ridge"),
@@ -228,10 +352,37 @@ WRONG = {
         (buys(lambda n, m, budget: budget // (2 * min(n, m)), right_bits), "one_factor"),
         (buys(lambda n, m, budget: budget // (2 * n * m), right_bits), "product"),
         (buys(lambda n, m, budget: budget // (n + m), right_bits), "one_byte"),
-        (buys(right_rank, lambda numbers, budget, group: budget * 8 // numbers), "scales_forgotten"),
-        (buys(right_rank, lambda numbers, budget, group: (budget - 3 * numbers // group) // numbers), "bits_are_bytes"),
-        (buys(lambda n, m, budget: -(-budget // (2 * (n + m))), lambda numbers, budget, group: -(-(budget - 3 * numbers // group) * 8 // numbers)), "rounded_up"),
-        (lambda rows, columns, budget, group: (right_rank(rows, columns, budget), max(0, right_bits(rows * columns, budget, group))), "no_limit"),
-        (lambda rows, columns, budget, group: (right_bits(rows * columns, budget, group), right_rank(rows, columns, budget)), None),
+        (
+            buys(right_rank, lambda numbers, budget, group: budget * 8 // numbers),
+            "scales_forgotten",
+        ),
+        (
+            buys(
+                right_rank,
+                lambda numbers, budget, group: (budget - 3 * numbers // group) // numbers,
+            ),
+            "bits_are_bytes",
+        ),
+        (
+            buys(
+                lambda n, m, budget: -(-budget // (2 * (n + m))),
+                lambda numbers, budget, group: -(-(budget - 3 * numbers // group) * 8 // numbers),
+            ),
+            "rounded_up",
+        ),
+        (
+            lambda rows, columns, budget, group: (
+                right_rank(rows, columns, budget),
+                max(0, right_bits(rows * columns, budget, group)),
+            ),
+            "no_limit",
+        ),
+        (
+            lambda rows, columns, budget, group: (
+                right_bits(rows * columns, budget, group),
+                right_rank(rows, columns, budget),
+            ),
+            None,
+        ),
     ],
 }

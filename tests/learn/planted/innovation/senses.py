@@ -24,10 +24,14 @@ def by_numpy(table, ids, digits, vectors):
     return out
 
 
-def placed(where=lambda held: [i for i, h in enumerate(held) if h], vector=lambda v, old: v, order=1):
+def placed(
+    where=lambda held: [i for i, h in enumerate(held) if h], vector=lambda v, old: v, order=1
+):
     def answer(table, ids, digits, vectors):
         rows = [table[t] for t in ids.tolist()]
-        for place, v in zip(where([t in digits.tolist() for t in ids.tolist()]), list(vectors)[::order], strict=True):
+        for place, v in zip(
+            where([t in digits.tolist() for t in ids.tolist()]), list(vectors)[::order], strict=True
+        ):
             rows[place] = vector(v, rows[place])
         return torch.stack(rows)
 
@@ -61,7 +65,9 @@ def by_autograd(W, table, x, tokens, lr):
 
 
 def by_outer(W, table, x, tokens, lr):
-    gradient = sum(2 * torch.outer(W @ a - table[t], a) for a, t in zip(x, tokens.tolist(), strict=True)) / len(x)
+    gradient = sum(
+        2 * torch.outer(W @ a - table[t], a) for a, t in zip(x, tokens.tolist(), strict=True)
+    ) / len(x)
     return (W - lr * gradient).tolist(), table.tolist()
 
 
@@ -70,7 +76,13 @@ def by_einsum(W, table, x, tokens, lr):
     return W - lr * np.einsum("ni,nj->ij", 2 * (X @ W.T - E[tokens.numpy()]), X) / len(X), E.copy()
 
 
-def descended(loss=lambda d: d.square().sum(1).mean(), moves=False, sign=-1, target=lambda t: t, names=lambda t: t):
+def descended(
+    loss=lambda d: d.square().sum(1).mean(),
+    moves=False,
+    sign=-1,
+    target=lambda t: t,
+    names=lambda t: t,
+):
     def answer(W, table, x, tokens, lr):
         V, E = W.clone().requires_grad_(), table.clone().requires_grad_()
         loss(x @ V.T - target(E[names(tokens)])).backward()
@@ -87,12 +99,17 @@ def by_arrays(old_states, old_labels, start, pushes, learner, expert):
     xs[0] = start
     for i in range(1, len(pushes)):
         xs[i] = (1 - learner) * xs[i - 1] + float(pushes[i - 1])
-    return np.concatenate([old_states.numpy(), xs]), np.concatenate([old_labels.numpy(), -expert * xs])
+    return np.concatenate([old_states.numpy(), xs]), np.concatenate(
+        [old_labels.numpy(), -expert * xs]
+    )
 
 
 def by_powers(old_states, old_labels, start, pushes, learner, expert):
     keep = 1 - learner
-    xs = [keep**t * start + sum(keep ** (t - 1 - s) * float(pushes[s]) for s in range(t)) for t in range(len(pushes))]
+    xs = [
+        keep**t * start + sum(keep ** (t - 1 - s) * float(pushes[s]) for s in range(t))
+        for t in range(len(pushes))
+    ]
     return [*old_states.tolist(), *xs], [*old_labels.tolist(), *(-expert * x for x in xs)]
 
 
@@ -105,7 +122,15 @@ def by_append(old_states, old_labels, start, pushes, learner, expert):
     return torch.stack(states), torch.stack(labels)
 
 
-def drove(wheel=lambda i, own, e: own, says=lambda own, e: e, old=True, noise=1.0, late=0, skip=0, again=False):
+def drove(
+    wheel=lambda i, own, e: own,
+    says=lambda own, e: e,
+    old=True,
+    noise=1.0,
+    late=0,
+    skip=0,
+    again=False,
+):
     def answer(old_states, old_labels, start, pushes, learner, expert):
         xs = [start]
         for i, push in enumerate(pushes.tolist()):
@@ -131,15 +156,32 @@ def by_loops(reports):
 
 
 def by_counting(reports):
-    return np.array([i for i, r in enumerate(reports) if len({*r["fitted"], *r["chosen"]} - {*r["tested"]}) < len({*r["fitted"], *r["chosen"]})])
+    return np.array(
+        [
+            i
+            for i, r in enumerate(reports)
+            if len({*r["fitted"], *r["chosen"]} - {*r["tested"]})
+            < len({*r["fitted"], *r["chosen"]})
+        ]
+    )
 
 
 def by_disjoint(reports):
-    return tuple(i for i, r in enumerate(reports) if not (set(r["tested"]).isdisjoint(r["fitted"]) and set(r["tested"]).isdisjoint(r["chosen"])))
+    return tuple(
+        i
+        for i, r in enumerate(reports)
+        if not (
+            set(r["tested"]).isdisjoint(r["fitted"]) and set(r["tested"]).isdisjoint(r["chosen"])
+        )
+    )
 
 
 def judged(test):
-    return lambda reports: [i for i, r in enumerate(reports) if test(*(set(r[k]) for k in ("fitted", "chosen", "tested")), r)]
+    return lambda reports: [
+        i
+        for i, r in enumerate(reports)
+        if test(*(set(r[k]) for k in ("fitted", "chosen", "tested")), r)
+    ]
 
 
 RIGHT = {
@@ -151,9 +193,21 @@ RIGHT = {
 WRONG = {
     "senses.insert": [
         (given, "as_given"),
-        (placed(where=lambda held: range(held.index(True), held.index(True) + 3)), "one_after_the_other"),
+        (
+            placed(where=lambda held: range(held.index(True), held.index(True) + 3)),
+            "one_after_the_other",
+        ),
         (placed(where=lambda held: range(3)), "at_the_start"),
-        (placed(where=lambda held: [min(i + 1, max(k for k, one in enumerate(held) if one)) for i, one in enumerate(held) if one]), "one_late"),
+        (
+            placed(
+                where=lambda held: [
+                    min(i + 1, max(k for k, one in enumerate(held) if one))
+                    for i, one in enumerate(held)
+                    if one
+                ]
+            ),
+            "one_late",
+        ),
         (placed(vector=lambda v, old: v / v.square().sum().sqrt()), "norm"),
         (placed(vector=lambda v, old: v * (old.norm() / v.norm())), "norm_of_the_digit"),
         (placed(vector=lambda v, old: v + old), "added"),

@@ -10,7 +10,13 @@ from torch.nn import functional as F  # noqa: N812
 def narrowed(q, k, v, o, gate, up, down, channels, kv_heads, ratio, size):
     keys, queries = kv_heads * size, kv_heads * size * ratio
     rows = [x.narrow(0, 0, n) for x, n in ((q, queries), (k, keys), (v, keys))]
-    return [*rows, o.narrow(1, 0, queries), gate.narrow(0, 0, channels), up.narrow(0, 0, channels), down.narrow(1, 0, channels)]
+    return [
+        *rows,
+        o.narrow(1, 0, queries),
+        gate.narrow(0, 0, channels),
+        up.narrow(0, 0, channels),
+        down.narrow(1, 0, channels),
+    ]
 
 
 def by_heads(q, k, v, o, gate, up, down, channels, kv_heads, ratio, size):
@@ -26,10 +32,25 @@ def by_index(q, k, v, o, gate, up, down, channels, kv_heads, ratio, size):
     return tuple(x.numpy() for x in (q[a], k[b], v[b], o[:, a], gate[c], up[c], down[:, c]))
 
 
-def sliced(nq=lambda h, r, s: h * r * s, nk=lambda h, r, s: h * s, row=lambda x, n: x.narrow(0, 0, n), column=lambda x, n: x.narrow(1, 0, n), o_by=None, down_by=None):
+def sliced(
+    nq=lambda h, r, s: h * r * s,
+    nk=lambda h, r, s: h * s,
+    row=lambda x, n: x.narrow(0, 0, n),
+    column=lambda x, n: x.narrow(1, 0, n),
+    o_by=None,
+    down_by=None,
+):
     def answer(q, k, v, o, gate, up, down, channels, kv_heads, ratio, size):
         a, b = nq(kv_heads, ratio, size), nk(kv_heads, ratio, size)
-        return row(q, a), row(k, b), row(v, b), (o_by or column)(o, a), row(gate, channels), row(up, channels), (down_by or column)(down, channels)
+        return (
+            row(q, a),
+            row(k, b),
+            row(v, b),
+            (o_by or column)(o, a),
+            row(gate, channels),
+            row(up, channels),
+            (down_by or column)(down, channels),
+        )
 
     return answer
 
@@ -82,10 +103,17 @@ def sorted_first(logits, sizes, labels):
     return (F.cross_entropy(first, labels) + kl.sum()) / (1 + len(rest))
 
 
-def stepwise(top=lambda sizes: int(np.argmax(sizes)), other=None, first=lambda x, y: F.cross_entropy(x, y), whole=lambda parts: torch.stack(parts).mean()):
+def stepwise(
+    top=lambda sizes: int(np.argmax(sizes)),
+    other=None,
+    first=lambda x, y: F.cross_entropy(x, y),
+    whole=lambda parts: torch.stack(parts).mean(),
+):
     def answer(logits, sizes, labels):
         t = top(sizes)
-        rest = [(other or forward)(logits[t].detach(), logits[i]) for i in range(len(sizes)) if i != t]
+        rest = [
+            (other or forward)(logits[t].detach(), logits[i]) for i in range(len(sizes)) if i != t
+        ]
         return whole(([first(logits[t], labels)] if first else []) + rest)
 
     return answer
@@ -105,7 +133,9 @@ def mixed(logits, sizes, labels):
 
 def attached(logits, sizes, labels):
     top = int(np.argmax(sizes))
-    parts = [F.cross_entropy(logits[top], labels)] + [forward(logits[top], logits[i]) for i in range(len(sizes)) if i != top]
+    parts = [F.cross_entropy(logits[top], labels)] + [
+        forward(logits[top], logits[i]) for i in range(len(sizes)) if i != top
+    ]
     return torch.stack(parts).mean()
 
 
@@ -123,8 +153,24 @@ WRONG = {
         (sliced(row=every, column=lambda x, n: every(x.T, n).T), "spread"),
         (sliced(nq=lambda h, r, s: r * h, nk=lambda h, r, s: h), "size_forgotten"),
         (sliced(row=lambda x, n: first_rows(x.T, n).T), "readers_by_columns"),
-        (lambda q, k, v, o, gate, up, down, channels, kv_heads, ratio, size: (q, k, v, o, gate, up, down), None),
-        (lambda q, k, v, o, gate, up, down, channels, kv_heads, ratio, size: narrowed(q, k, v, o, gate, up, down, channels - 1, kv_heads, ratio, size), None),
+        (
+            lambda q, k, v, o, gate, up, down, channels, kv_heads, ratio, size: (
+                q,
+                k,
+                v,
+                o,
+                gate,
+                up,
+                down,
+            ),
+            None,
+        ),
+        (
+            lambda q, k, v, o, gate, up, down, channels, kv_heads, ratio, size: narrowed(
+                q, k, v, o, gate, up, down, channels - 1, kv_heads, ratio, size
+            ),
+            None,
+        ),
     ],
     "supernets.sandwich": [
         (labels_only, "labels_for_all"),

@@ -35,7 +35,10 @@ def smallest_by_sort(sizes, losses, limit):
 
 
 def smallest_by_tuple(sizes, losses, limit):
-    _, index = min(((s, i) for i, (s, x) in enumerate(zip(sizes, losses, strict=True)) if x <= limit), default=(0, -1))
+    _, index = min(
+        ((s, i) for i, (s, x) in enumerate(zip(sizes, losses, strict=True)) if x <= limit),
+        default=(0, -1),
+    )
     return index
 
 
@@ -76,7 +79,9 @@ RIGHT = {
         lambda layers, heads, kv_heads, head_dim, context, batch, bits: math.prod(
             [layers, kv_heads, head_dim, context, batch, 2, bits / 8]
         ),
-        lambda layers, heads, kv_heads, head_dim, context, batch, bits: bits / 4 * layers * kv_heads * head_dim * context * batch,
+        lambda layers, heads, kv_heads, head_dim, context, batch, bits: (
+            bits / 4 * layers * kv_heads * head_dim * context * batch
+        ),
     ],
     "budget.quantized_bytes": [bytes_in_integers, bytes_by_group, bytes_by_strings],
     "budget.smallest_within": [smallest_recursive, smallest_by_sort, smallest_by_tuple],

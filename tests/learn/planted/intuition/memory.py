@@ -67,7 +67,9 @@ def config_by_shapes(config, tied=None, kv=None, d=None, query=None, norms=2):
     k = config.get("num_key_value_heads") or n if kv is None else kv(n)
     width = (config.get("head_dim") or h // n) if d is None else d(h // n)
     q = n * width if query is None else query(h)
-    shapes = L * ([(q, h), (k * width, h), (k * width, h), (h, q)] + 3 * [(h, config["intermediate_size"])])
+    shapes = L * (
+        [(q, h), (k * width, h), (k * width, h), (h, q)] + 3 * [(h, config["intermediate_size"])]
+    )
     tied = config.get("tie_word_embeddings") if tied is None else tied
     shapes += [(config["vocab_size"], h)] * (1 if tied else 2)
     return sum(a * b for a, b in shapes) + (norms * L + bool(norms)) * h
@@ -87,8 +89,12 @@ RIGHT = {
     "memory.parameters": [by_tensors, by_formula, in_floats],
     "memory.bits_per_weight": [
         bits_by_fraction,
-        lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits / group_size + zero_bits / group_size,
-        lambda **k: sum([k["bits"]] * k["group_size"] + [k["scale_bits"], k["zero_bits"]]) / k["group_size"],
+        lambda bits, group_size, scale_bits, zero_bits: (
+            bits + scale_bits / group_size + zero_bits / group_size
+        ),
+        lambda **k: (
+            sum([k["bits"]] * k["group_size"] + [k["scale_bits"], k["zero_bits"]]) / k["group_size"]
+        ),
     ],
     "memory.longest_context": [by_stepping, by_search, by_floor],
 }

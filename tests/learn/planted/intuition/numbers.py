@@ -14,7 +14,9 @@ def bias_of(exponent_bits):
 def by_integers(sign, exponent, mantissa, exponent_bits, mantissa_bits):
     """The significand as an integer, moved by one power of two."""
     significand = mantissa if exponent == 0 else mantissa + (1 << mantissa_bits)
-    return (1 - 2 * sign) * math.ldexp(significand, max(exponent, 1) - bias_of(exponent_bits) - mantissa_bits)
+    return (1 - 2 * sign) * math.ldexp(
+        significand, max(exponent, 1) - bias_of(exponent_bits) - mantissa_bits
+    )
 
 
 def by_halves(sign, exponent, mantissa, exponent_bits, mantissa_bits):
@@ -95,7 +97,9 @@ def by_comparing(x, grid):
 def rms_by_variance(low, high, bits):
     """The standard deviation of a uniform distribution as wide as one step."""
     half = (high - low) / ((1 << bits) - 1) / 2
-    return torch.distributions.Uniform(torch.tensor(-half).double(), torch.tensor(half).double()).stddev
+    return torch.distributions.Uniform(
+        torch.tensor(-half).double(), torch.tensor(half).double()
+    ).stddev
 
 
 def entropy_by_numpy(counts):
@@ -122,18 +126,30 @@ def bits_by_list(low, high, allowed):
 
 
 def bits_if(error):
-    return lambda low, high, allowed: next(b for b in range(1, 40) if error(high - low, b) <= allowed)
+    return lambda low, high, allowed: next(
+        b for b in range(1, 40) if error(high - low, b) <= allowed
+    )
 
 
 RIGHT = {
     "numbers.bits_needed": [bits_by_logarithm, bits_by_doubling, bits_by_list],
     "numbers.decode_float": [by_fraction, by_integers, by_halves],
     "numbers.nearest": [
-        lambda x, grid: torch.tensor([[min(grid.tolist(), key=lambda v: abs(v - n)) for n in row] for row in x.tolist()]),
-        by_comparing, by_sorting, by_cdist],
+        lambda x, grid: torch.tensor(
+            [[min(grid.tolist(), key=lambda v: abs(v - n)) for n in row] for row in x.tolist()]
+        ),
+        by_comparing,
+        by_sorting,
+        by_cdist,
+    ],
     "numbers.predicted_rms": [
-        lambda low, high, bits: float((g := torch.linspace(low, high, 2**bits))[1] - g[0]) / 12**0.5,
-        rms_by_variance, rms_by_integral, lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2],
+        lambda low, high, bits: (
+            float((g := torch.linspace(low, high, 2**bits))[1] - g[0]) / 12**0.5
+        ),
+        rms_by_variance,
+        rms_by_integral,
+        lambda low, high, bits: (high - low) / (2**bits - 1) * 3**-0.5 / 2,
+    ],
     "numbers.entropy": [entropy_by_numpy, entropy_by_torch, entropy_of_text],
 }
 WRONG = {

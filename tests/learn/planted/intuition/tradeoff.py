@@ -35,7 +35,9 @@ def by_sizes_only(sizes, losses):
 
 def tolerant(sizes, losses):
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-    return [i for i in order if not any(sizes[j] < sizes[i] and losses[j] < losses[i] for j in order)]
+    return [
+        i for i in order if not any(sizes[j] < sizes[i] and losses[j] < losses[i] for j in order)
+    ]
 
 
 def stepwise(sizes, losses):
@@ -86,7 +88,9 @@ def difference_by(half):
     def told(before, after):
         d = np.asarray(after) - np.asarray(before)
         edge = half(d, len(d))
-        return "no difference seen" if abs(d.mean()) <= edge else "worse" if d.mean() > 0 else "better"
+        return (
+            "no difference seen" if abs(d.mean()) <= edge else "worse" if d.mean() > 0 else "better"
+        )
 
     return told
 
@@ -104,7 +108,11 @@ RIGHT = {
         lambda bits, wanted: 1 - wanted / bits + 1 / bits,
         lambda bits, wanted: np.float64(bits - (wanted - 1)) / bits,
     ],
-    "tradeoff.seen_difference": [difference_by_numpy, difference_by_statistics, difference_by_root_mean_square],
+    "tradeoff.seen_difference": [
+        difference_by_numpy,
+        difference_by_statistics,
+        difference_by_root_mean_square,
+    ],
     "tradeoff.front": [by_sweep, by_removal, lambda sizes, losses: tuple(by_sweep(sizes, losses))],
     "tradeoff.bitmap_bytes": [
         bitmap_in_parts,
@@ -138,7 +146,12 @@ WRONG = {
         (lambda before, after: difference_by_numpy(before, after) == "worse", None),
     ],
     "tradeoff.front": [
-        (lambda sizes, losses: (lambda o: [i for k, i in enumerate(o) if all(losses[i] < losses[j] for j in o[:k])])(sorted(range(len(sizes)), key=lambda i: sizes[i])), "size_only"),
+        (
+            lambda sizes, losses: (
+                lambda o: [i for k, i in enumerate(o) if all(losses[i] < losses[j] for j in o[:k])]
+            )(sorted(range(len(sizes)), key=lambda i: sizes[i])),
+            "size_only",
+        ),
         (lambda sizes, losses: by_sweep(sizes, losses)[:1], "smallest_only"),
         (lambda sizes, losses: by_sweep(sizes, [5 - x for x in losses]), "loss_upside_down"),
         (tolerant, "beaten_in_both"),

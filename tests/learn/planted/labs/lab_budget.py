@@ -37,7 +37,10 @@ def bytes_by(row):
 
 
 def by_statistics(seconds, warmup):
-    return {n: {b: statistics.median(runs.tolist()[warmup:]) * 1e6 for b, runs in o.items()} for n, o in seconds.items()}
+    return {
+        n: {b: statistics.median(runs.tolist()[warmup:]) * 1e6 for b, runs in o.items()}
+        for n, o in seconds.items()
+    }
 
 
 def by_quantile(seconds, warmup):
@@ -49,11 +52,17 @@ def by_quantile(seconds, warmup):
 
 
 def by_numpy_median(seconds, warmup):
-    return {n: {b: np.median(np.asarray(runs)[warmup:]) / 1e-6 for b, runs in o.items()} for n, o in seconds.items()}
+    return {
+        n: {b: np.median(np.asarray(runs)[warmup:]) / 1e-6 for b, runs in o.items()}
+        for n, o in seconds.items()
+    }
 
 
 def timed(of, unit=1e6, first=lambda warmup: warmup):
-    return lambda seconds, warmup: {n: {b: unit * float(of(runs.tolist()[first(warmup) :])) for b, runs in o.items()} for n, o in seconds.items()}
+    return lambda seconds, warmup: {
+        n: {b: unit * float(of(runs.tolist()[first(warmup) :])) for b, runs in o.items()}
+        for n, o in seconds.items()
+    }
 
 
 # --- the exact allocation ---
@@ -62,14 +71,26 @@ def timed(of, unit=1e6, first=lambda warmup: warmup):
 def listed(damages, sizes, times):
     """(layer, bits) of every option, and the three numbers of each as arrays."""
     pairs = [(name, bits) for name, options in damages.items() for bits in options]
-    return pairs, *(np.array([table[n][b] for n, b in pairs], dtype=float) for table in (damages, sizes, times))
+    return pairs, *(
+        np.array([table[n][b] for n, b in pairs], dtype=float) for table in (damages, sizes, times)
+    )
 
 
 def by_milp(damages, sizes, times, most_bytes, most_time):
     pairs, d, s, t = listed(damages, sizes, times)
     one = np.array([[name == n for n, _ in pairs] for name in damages], dtype=float)
-    limits = [LinearConstraint(one, 1, 1), LinearConstraint(s, ub=most_bytes), LinearConstraint(t, ub=most_time)]
-    found = milp(d / d.max(), integrality=np.ones(len(d)), bounds=Bounds(0, 1), constraints=limits, options={"mip_rel_gap": 0})
+    limits = [
+        LinearConstraint(one, 1, 1),
+        LinearConstraint(s, ub=most_bytes),
+        LinearConstraint(t, ub=most_time),
+    ]
+    found = milp(
+        d / d.max(),
+        integrality=np.ones(len(d)),
+        bounds=Bounds(0, 1),
+        constraints=limits,
+        options={"mip_rel_gap": 0},
+    )
     if found.x is None:
         raise ValueError(f"the budget cannot be kept: {found.message}")
     return {name: bits for (name, bits), x in zip(pairs, found.x, strict=True) if x > 0.5}
@@ -107,28 +128,51 @@ def by_halves(damages, sizes, times, most_bytes, most_time):
     def table(names):
         if len(names) == 1:
             (n,) = names
-            return {(sizes[n][b], times[n][b]): (d, {n: b}) for b, d in sorted(damages[n].items(), key=lambda item: -item[1])}
+            return {
+                (sizes[n][b], times[n][b]): (d, {n: b})
+                for b, d in sorted(damages[n].items(), key=lambda item: -item[1])
+            }
         left, right = table(names[: len(names) // 2]), table(names[len(names) // 2 :])
         joined = {}
         for (s, t), (d, c) in left.items():
             for (s2, t2), (d2, c2) in right.items():
                 at = round(s + s2, 6), round(t + t2, 6)
-                if at[0] <= most_bytes + 1e-6 and at[1] <= most_time + 1e-6 and (at not in joined or d + d2 < joined[at][0]):
+                if (
+                    at[0] <= most_bytes + 1e-6
+                    and at[1] <= most_time + 1e-6
+                    and (at not in joined or d + d2 < joined[at][0])
+                ):
                     joined[at] = (d + d2, c, c2)
         return {at: (d, {**c[0], **c[1]}) for at, (d, *c) in joined.items()}
 
-    found = [entry for (s, t), entry in table(list(damages)).items() if s <= most_bytes + 1e-6 and t <= most_time + 1e-6]
+    found = [
+        entry
+        for (s, t), entry in table(list(damages)).items()
+        if s <= most_bytes + 1e-6 and t <= most_time + 1e-6
+    ]
     if not found:
         raise ValueError("no budget for that")
     return {n: np.int64(b) for n, b in min(found, key=lambda entry: entry[0])[1].items()}
 
 
-def loosely(solve=by_milp, bytes_of=lambda sizes: sizes, times_of=lambda times: times, less=0.0, instead=None):
+def loosely(
+    solve=by_milp,
+    bytes_of=lambda sizes: sizes,
+    times_of=lambda times: times,
+    less=0.0,
+    instead=None,
+):
     """The optimum of other tables, or of smaller budgets."""
 
     def answer(damages, sizes, times, most_bytes, most_time):
         try:
-            return solve(damages, bytes_of(sizes), times_of(times), most_bytes * (1 - less), most_time * (1 - less))
+            return solve(
+                damages,
+                bytes_of(sizes),
+                times_of(times),
+                most_bytes * (1 - less),
+                most_time * (1 - less),
+            )
         except ValueError:
             if instead is None:
                 raise
@@ -142,7 +186,9 @@ def nothing(table):
 
 
 def alike(sizes):
-    whole = sum(max(s.values()) for s in sizes.values()) / max(1, sum(max(s) for s in sizes.values()))
+    whole = sum(max(s.values()) for s in sizes.values()) / max(
+        1, sum(max(s) for s in sizes.values())
+    )
     return {n: {b: whole * b for b in s} for n, s in sizes.items()}
 
 
@@ -161,7 +207,9 @@ def step_by_step(damages, sizes, times, most_bytes, most_time):
         return sum(table[n][b] for n, b in chosen.items())
 
     def fits(chosen):
-        return total(sizes, chosen) <= most_bytes * (1 + 1e-9) and total(times, chosen) <= most_time * (1 + 1e-9)
+        return total(sizes, chosen) <= most_bytes * (1 + 1e-9) and total(
+            times, chosen
+        ) <= most_time * (1 + 1e-9)
 
     if not fits(now):
         raise ValueError("budget")
@@ -169,8 +217,14 @@ def step_by_step(damages, sizes, times, most_bytes, most_time):
         steps = []
         for n, b in now.items():
             for c in damages[n]:
-                if sizes[n][c] > sizes[n][b] and damages[n][c] < damages[n][b] and fits({**now, n: c}):
-                    steps.append(((damages[n][b] - damages[n][c]) / (sizes[n][c] - sizes[n][b]), n, c))
+                if (
+                    sizes[n][c] > sizes[n][b]
+                    and damages[n][c] < damages[n][b]
+                    and fits({**now, n: c})
+                ):
+                    steps.append(
+                        ((damages[n][b] - damages[n][c]) / (sizes[n][c] - sizes[n][b]), n, c)
+                    )
         if not steps:
             return now
         best = max(steps, key=lambda step: step[0])
@@ -210,7 +264,9 @@ def by_kl_div(run, next_tokens, errors):
         found[name] = {}
         for bits in options:
             one = run({name: bits}, "calibration")
-            found[name][bits] = F.kl_div(one, goal, log_target=True, reduction="none").sum(-1).mean().item()
+            found[name][bits] = (
+                F.kl_div(one, goal, log_target=True, reduction="none").sum(-1).mean().item()
+            )
     return found
 
 
@@ -219,15 +275,30 @@ def by_windows(run, next_tokens, errors):
     p = run({}).numpy()
 
     def mean(q):
-        return np.mean([[np.dot(np.exp(a), a - b) for a, b in zip(x, y, strict=True)] for x, y in zip(p, q.numpy(), strict=True)])
+        return np.mean(
+            [
+                [np.dot(np.exp(a), a - b) for a, b in zip(x, y, strict=True)]
+                for x, y in zip(p, q.numpy(), strict=True)
+            ]
+        )
 
-    return {name: {bits: mean(run({name: bits})) for bits in options} for name, options in errors.items()}
+    return {
+        name: {bits: mean(run({name: bits})) for bits in options}
+        for name, options in errors.items()
+    }
 
 
 def by_distributions(run, next_tokens, errors):
     exact = torch.distributions.Categorical(logits=run(bits={}, text="calibration"))
     return {
-        n: {b: float(torch.distributions.kl_divergence(exact, torch.distributions.Categorical(logits=run(bits={n: b}))).mean()) for b in o}
+        n: {
+            b: float(
+                torch.distributions.kl_divergence(
+                    exact, torch.distributions.Categorical(logits=run(bits={n: b}))
+                ).mean()
+            )
+            for b in o
+        }
         for n, o in errors.items()
     }
 
@@ -235,7 +306,10 @@ def by_distributions(run, next_tokens, errors):
 def measured(how, text="calibration", beside=lambda errors, n, b: {}):
     def answer(run, next_tokens, errors):
         p = run({}, text)
-        return {n: {b: how(p, run({**beside(errors, n, b), n: b}, text), next_tokens).item() for b in o} for n, o in errors.items()}
+        return {
+            n: {b: how(p, run({**beside(errors, n, b), n: b}, text), next_tokens).item() for b in o}
+            for n, o in errors.items()
+        }
 
     return answer
 
@@ -245,7 +319,9 @@ def kl(p, q, labels):
 
 
 def loss(p, q, labels):
-    return F.nll_loss(q.flatten(0, 1), labels.flatten()) - F.nll_loss(p.flatten(0, 1), labels.flatten())
+    return F.nll_loss(q.flatten(0, 1), labels.flatten()) - F.nll_loss(
+        p.flatten(0, 1), labels.flatten()
+    )
 
 
 def all_at(errors, name, bits):

@@ -35,7 +35,9 @@ def by_recursion(plan, header):
     if not plan:
         return header
     name, count, bits, side = plan[0]
-    return by_recursion([entry for entry in plan if entry[0] != name], header) + up(count, bits) + side
+    return (
+        by_recursion([entry for entry in plan if entry[0] != name], header) + up(count, bits) + side
+    )
 
 
 # --- a gate ---
@@ -78,7 +80,10 @@ def narrower(right, n, needed):
 
 def not_divided(right, n, needed):
     z2 = norm.ppf(0.975) ** 2
-    middle, half = right / n + z2 / 2 / n, math.sqrt(z2 * (right / n * (1 - right / n) / n + z2 / 4 / n / n))
+    middle, half = (
+        right / n + z2 / 2 / n,
+        math.sqrt(z2 * (right / n * (1 - right / n) / n + z2 / 4 / n / n)),
+    )
     return max(0.0, middle - half), min(1.0, middle + half), min(1.0, middle + half) >= needed
 
 
@@ -102,14 +107,22 @@ def by_sweep(entries):
 
 def by_arrays(entries):
     size, facts, passed = (np.array(column) for column in zip(*entries, strict=True))
-    better = (size[:, None] <= size) & (facts[:, None] >= facts) & ((size[:, None] < size) | (facts[:, None] > facts)) & passed[:, None]
+    better = (
+        (size[:, None] <= size)
+        & (facts[:, None] >= facts)
+        & ((size[:, None] < size) | (facts[:, None] > facts))
+        & passed[:, None]
+    )
     return [int(i) for i in np.flatnonzero(passed & ~better.any(0))]
 
 
 def fronted(beats, count=lambda e: e[2], want=False):
     """The entries that are beaten or not by a rule of one's own."""
     return lambda entries: [
-        i for i, e in enumerate(entries) if count(e) and any(count(o) and beats(o, e) for o in entries[:i] + entries[i + 1 :]) is want
+        i
+        for i, e in enumerate(entries)
+        if count(e)
+        and any(count(o) and beats(o, e) for o in entries[:i] + entries[i + 1 :]) is want
     ]
 
 

@@ -24,10 +24,16 @@ def loop(student, teacher, batches, temperature, rate):
     return student
 
 
-def loop_with_optimizer(student, teacher, batches, temperature, rate, loss=None, frozen=True, zero=True):
-    net, guide = (torch.nn.Linear(student.shape[1], student.shape[0], bias=False).double() for _ in range(2))
+def loop_with_optimizer(
+    student, teacher, batches, temperature, rate, loss=None, frozen=True, zero=True
+):
+    net, guide = (
+        torch.nn.Linear(student.shape[1], student.shape[0], bias=False).double() for _ in range(2)
+    )
     net.weight.data, guide.weight.data = student.clone(), teacher.clone()
-    optimizer = torch.optim.SGD([*net.parameters(), *([] if frozen else guide.parameters())], lr=rate)
+    optimizer = torch.optim.SGD(
+        [*net.parameters(), *([] if frozen else guide.parameters())], lr=rate
+    )
     loss = loss or (lambda s, t: losses.response(s, t, temperature=temperature, alpha=0.0))
     for x in batches:
         if zero:
@@ -38,7 +44,9 @@ def loop_with_optimizer(student, teacher, batches, temperature, rate, loss=None,
 
 
 def kl(s, t, tau, target_tau=None):
-    return F.kl_div((s / tau).log_softmax(-1), (t / (target_tau or tau)).softmax(-1), reduction="batchmean")
+    return F.kl_div(
+        (s / tau).log_softmax(-1), (t / (target_tau or tau)).softmax(-1), reduction="batchmean"
+    )
 
 
 def mean_only(batches):
@@ -56,7 +64,9 @@ def loop_by_autograd(student, teacher, batches, temperature, rate):
     for x in batches:
         with torch.no_grad():
             target = F.softmax(x @ teacher.T / temperature, dim=-1)
-        F.kl_div(F.log_softmax(x @ weight.T / temperature, dim=-1), target, reduction="batchmean").backward()
+        F.kl_div(
+            F.log_softmax(x @ weight.T / temperature, dim=-1), target, reduction="batchmean"
+        ).backward()
         weight.data = weight.data - rate * temperature**2 * weight.grad
         weight.grad = None
     return weight
@@ -77,7 +87,9 @@ RIGHT = {
         lambda alone, distilled, t: tuple(
             v * w
             for v, w in zip(
-                compare.interval((alone - distilled).tolist()), (1, t / stats.t.ppf(0.975, len(alone) - 1)), strict=True
+                compare.interval((alone - distilled).tolist()),
+                (1, t / stats.t.ppf(0.975, len(alone) - 1)),
+                strict=True,
             )
         ),
     ],

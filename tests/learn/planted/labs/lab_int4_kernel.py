@@ -27,13 +27,22 @@ def in_two_halves(codes, columns, scale, zero, group):
 def by_group(codes, columns, scale, zero, group):
     shift = torch.tensor([0, 4], dtype=torch.uint8)
     q = ((codes[:, :, None] >> shift) & 15).reshape(len(codes), -1)[:, :columns]
-    parts = [s * (part.double() - z) for part, s, z in zip(q.split(group, 1), scale.split(1, 1), zero.double().split(1, 1), strict=True)]
+    parts = [
+        s * (part.double() - z)
+        for part, s, z in zip(
+            q.split(group, 1), scale.split(1, 1), zero.double().split(1, 1), strict=True
+        )
+    ]
     return torch.cat(parts, 1)
 
 
 def laid(order=(0, 4), at=lambda z: z, signed=False):
     def answer(codes, columns, scale, zero, group):
-        q = torch.stack([codes >> by & 15 for by in order], 2).reshape(len(codes), -1)[:, :columns].double()
+        q = (
+            torch.stack([codes >> by & 15 for by in order], 2)
+            .reshape(len(codes), -1)[:, :columns]
+            .double()
+        )
         q = (q + 8) % 16 - 8 if signed else q
         s, z = (t.double().repeat_interleave(group, 1)[:, :columns] for t in (scale, zero))
         return s * q - s * at(z)
@@ -61,7 +70,10 @@ def without_last(codes, columns, scale, zero, group):
 
 def cut_evenly(codes, columns, scale, zero, group):
     """As many columns in every group."""
-    weight, groups = in_loops(codes, columns, torch.ones_like(scale), torch.zeros_like(zero), group), scale.shape[1]
+    weight, groups = (
+        in_loops(codes, columns, torch.ones_like(scale), torch.zeros_like(zero), group),
+        scale.shape[1],
+    )
     for j in range(columns):
         g = int(j / columns * groups + 1e-9)
         weight[:, j] = scale[:, g] * (weight[:, j] - zero[:, g])
@@ -72,7 +84,10 @@ def cut_evenly(codes, columns, scale, zero, group):
 
 
 def row_by_row(rows, columns, group):
-    return sum((columns + 1) // 2 + 4 * math.ceil(columns / group) + math.ceil(columns / group) for _ in range(rows))
+    return sum(
+        (columns + 1) // 2 + 4 * math.ceil(columns / group) + math.ceil(columns / group)
+        for _ in range(rows)
+    )
 
 
 def in_floats(rows, columns, group):
@@ -101,16 +116,42 @@ WRONG = {
         (laid(signed=True), "signed"),
         (cut_evenly, "equal_groups"),
         (without_last, None),
-        (lambda codes, columns, scale, zero, group: in_two_halves(codes, columns, scale, zero, group).T, None),
+        (
+            lambda codes, columns, scale, zero, group: (
+                in_two_halves(codes, columns, scale, zero, group).T
+            ),
+            None,
+        ),
     ],
     "lab_int4_kernel.product_bytes": [
-        (lambda rows, columns, group: rows * columns + 5 * rows * math.ceil(columns / group), "code_in_a_byte"),
-        (lambda rows, columns, group: rows * (columns // 2) + 5 * rows * math.ceil(columns / group), "cut_off"),
-        (lambda rows, columns, group: rows * ((columns + 1) // 2 + columns // group * 5), "short_group"),
+        (
+            lambda rows, columns, group: rows * columns + 5 * rows * math.ceil(columns / group),
+            "code_in_a_byte",
+        ),
+        (
+            lambda rows, columns, group: (
+                rows * (columns // 2) + 5 * rows * math.ceil(columns / group)
+            ),
+            "cut_off",
+        ),
+        (
+            lambda rows, columns, group: rows * ((columns + 1) // 2 + columns // group * 5),
+            "short_group",
+        ),
         (lambda rows, columns, group: rows * (columns // 2 + columns // group * 5), "both_cut_off"),
         (lambda rows, columns, group: rows * ((columns + 1) // 2), "codes_only"),
-        (lambda rows, columns, group: rows * ((columns + 1) // 2 + 4 * math.ceil(columns / group)), "no_zero"),
-        (lambda rows, columns, group: rows * ((columns + 1) // 2 + 8 * math.ceil(columns / group)), "zero_as_float"),
+        (
+            lambda rows, columns, group: (
+                rows * ((columns + 1) // 2 + 4 * math.ceil(columns / group))
+            ),
+            "no_zero",
+        ),
+        (
+            lambda rows, columns, group: (
+                rows * ((columns + 1) // 2 + 8 * math.ceil(columns / group))
+            ),
+            "zero_as_float",
+        ),
         (lambda rows, columns, group: rows * columns * 4, None),
     ],
 }

@@ -169,9 +169,15 @@ def searches(begin="start", under="last", whole=False, rank=None, more=0, cut=sl
     def answer(start, train, rounds, rate):
         found, trained = [{name: w == w for name, w in start.items()}], start
         for k in range(1, rounds + more + 1):
-            trained = train(trained if begin == "trained" else start, found[-1] if under == "last" else found[0])
+            trained = train(
+                trained if begin == "trained" else start, found[-1] if under == "last" else found[0]
+            )
             score = start if rank else trained
-            found.append(round_in_place(score, found[0], 1 - (1 - rate) ** k) if whole else round_in_place(score, found[-1], rate))
+            found.append(
+                round_in_place(score, found[0], 1 - (1 - rate) ** k)
+                if whole
+                else round_in_place(score, found[-1], rate)
+            )
         return found[cut]
 
     return answer
@@ -204,13 +210,18 @@ def by_coin(masks, seed):
 
 
 def the_first(masks, seed):
-    return {name: (torch.arange(m.numel()) < int(m.sum())).view(m.shape) for name, m in masks.items()}
+    return {
+        name: (torch.arange(m.numel()) < int(m.sum())).view(m.shape) for name, m in masks.items()
+    }
 
 
 def same_everywhere(masks, seed):
     torch.manual_seed(seed)
     kept, every = (sum(int(f(m)) for m in masks.values()) for f in (torch.sum, torch.numel))
-    return {n: (torch.randperm(m.numel()) < round(m.numel() * kept / every)).view(m.shape) for n, m in masks.items()}
+    return {
+        n: (torch.randperm(m.numel()) < round(m.numel() * kept / every)).view(m.shape)
+        for n, m in masks.items()
+    }
 
 
 # --- the verdict ---
@@ -255,13 +266,31 @@ def t_of(n):
 def within_rows(masks, seed):
     """Each row keeps its number of weights."""
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.stack([row[torch.randperm(len(row), generator=rng)] for row in mask]) for name, mask in masks.items()}
+    return {
+        name: torch.stack([row[torch.randperm(len(row), generator=rng)] for row in mask])
+        for name, mask in masks.items()
+    }
 
 
 RIGHT = {
-    "lab_lottery.next_masks": [round_by_sorting, round_by_threshold, round_in_place, rounds(hidden_first, gone_of)],
-    "lab_lottery.train_masked": [by_autograd, by_masked_gradients, by_holding, trains(put_on, put_on)],
-    "lab_lottery.find_ticket": [search_by_recursion, search_in_a_loop, search_masked_start, searches()],
+    "lab_lottery.next_masks": [
+        round_by_sorting,
+        round_by_threshold,
+        round_in_place,
+        rounds(hidden_first, gone_of),
+    ],
+    "lab_lottery.train_masked": [
+        by_autograd,
+        by_masked_gradients,
+        by_holding,
+        trains(put_on, put_on),
+    ],
+    "lab_lottery.find_ticket": [
+        search_by_recursion,
+        search_in_a_loop,
+        search_masked_start,
+        searches(),
+    ],
     "lab_lottery.random_masks": [shuffled, by_noise, by_course],
     "lab_lottery.verdict": [verdict_by_statistics, verdict_by_scipy, verdict_by_tensors],
 }

@@ -63,7 +63,9 @@ def best_two_passes(results, budget):
 
 def picking(test, key):
     def pick(results, budget):
-        rows = [(key(size, loss), name) for name, (size, loss) in results.items() if test(size, budget)]
+        rows = [
+            (key(size, loss), name) for name, (size, loss) in results.items() if test(size, budget)
+        ]
         return min(rows)[1] if rows else ""
 
     return pick
@@ -103,7 +105,9 @@ def best_by_filter(results, budget):
     """Every order that fits and that no other one beats."""
     fitting = [(name, r) for name, r in results.items() if r[0] <= budget]
     for name, (size, loss) in fitting:
-        if not any(other[1] < loss or (other[1] == loss and other[0] < size) for _, other in fitting):
+        if not any(
+            other[1] < loss or (other[1] == loss and other[0] < size) for _, other in fitting
+        ):
             return name
     return ""
 
@@ -120,7 +124,9 @@ RIGHT = {
         in_whole_bytes,
         bytes_by_bits,
         bytes_by_groups,
-        lambda outside, inside, keep, bits, group_size: 2 * outside + keep * inside * per_weight(bits, group_size),
+        lambda outside, inside, keep, bits, group_size: (
+            2 * outside + keep * inside * per_weight(bits, group_size)
+        ),
     ],
     "lab_pipeline.largest_keep": [keep_by_clamp, keep_by_search, keep_by_cases],
     "lab_pipeline.run_in_order": [run_recursively, run_by_reduce, run_by_variable],

@@ -8,14 +8,18 @@ from course_utils.pruning import groups, masks
 def by_threshold(weights, sparsity, size=torch.abs, key=torch.abs):
     """Of those at the limit all go."""
     every = torch.cat([key(w).flatten() for w in weights.values()])
-    limit = torch.cat([torch.tensor([-torch.inf]), every.sort().values])[round(sparsity * every.numel())]
+    limit = torch.cat([torch.tensor([-torch.inf]), every.sort().values])[
+        round(sparsity * every.numel())
+    ]
     return {name: size(w) > limit for name, w in weights.items()}
 
 
 def by_ranks(weights, sparsity, key=torch.abs):
     ranks = torch.cat([key(w).flatten() for w in weights.values()]).argsort().argsort()
     stays = (ranks >= round(sparsity * len(ranks))).split([w.numel() for w in weights.values()])
-    return {name: part.reshape(w.shape) for (name, w), part in zip(weights.items(), stays, strict=True)}
+    return {
+        name: part.reshape(w.shape) for (name, w), part in zip(weights.items(), stays, strict=True)
+    }
 
 
 def by_quantile(weights, sparsity, stays):
@@ -29,7 +33,9 @@ def by_course(weights, sparsity):
 
 
 def one_by_one(weights, sparsity):
-    ranked = sorted((abs(float(v)), name, i) for name, w in weights.items() for i, v in enumerate(w.flatten()))
+    ranked = sorted(
+        (abs(float(v)), name, i) for name, w in weights.items() for i, v in enumerate(w.flatten())
+    )
     found = {name: torch.ones(w.numel(), dtype=torch.bool) for name, w in weights.items()}
     for _, name, i in ranked[: round(sparsity * len(ranked))]:
         found[name][i] = False
@@ -39,7 +45,11 @@ def one_by_one(weights, sparsity):
 def best(score, n, m, turned=False):
     score = score.T.contiguous() if turned else score
     groups_of = score.view(len(score), -1, m)
-    mask = torch.zeros_like(groups_of, dtype=torch.bool).scatter(-1, groups_of.topk(n).indices, True).view_as(score)
+    mask = (
+        torch.zeros_like(groups_of, dtype=torch.bool)
+        .scatter(-1, groups_of.topk(n).indices, True)
+        .view_as(score)
+    )
     return mask.T if turned else mask
 
 
@@ -49,7 +59,9 @@ def far_apart(score, n, m):
 
 
 def energy_from_output(down, x):
-    return torch.stack([torch.outer(x[:, j], down[:, j]).square().sum(1).mean() for j in range(down.shape[1])])
+    return torch.stack(
+        [torch.outer(x[:, j], down[:, j]).square().sum(1).mean() for j in range(down.shape[1])]
+    )
 
 
 def select(gate, up, down, kept):

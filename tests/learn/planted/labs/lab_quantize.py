@@ -24,7 +24,10 @@ def grid_with_numpy(weight, bits):
 def grid_in_single_precision(weight, bits):
     weight = weight.float()
     nothing = torch.zeros(len(weight))
-    low, high = torch.minimum(weight.min(dim=1).values, nothing), torch.maximum(weight.max(dim=1).values, nothing)
+    low, high = (
+        torch.minimum(weight.min(dim=1).values, nothing),
+        torch.maximum(weight.max(dim=1).values, nothing),
+    )
     scale = (high - low) / (2**bits - 1)
     scale = scale + (scale == 0)
     return [scale, torch.round(low / -scale)]
@@ -52,7 +55,9 @@ def exact(weight, scale, zero, bits, change):
 
 
 def back_by_loop(codes, scale, zero):
-    return torch.stack([(row.double() - z) * s for row, s, z in zip(codes, scale, zero, strict=True)])
+    return torch.stack(
+        [(row.double() - z) * s for row, s, z in zip(codes, scale, zero, strict=True)]
+    )
 
 
 def unsigned_wrap(codes, scale, zero):
@@ -61,7 +66,9 @@ def unsigned_wrap(codes, scale, zero):
 
 def codes_with_numpy(weight, scale, zero, bits):
     w, s, z = weight.numpy(), scale.numpy()[:, None], zero.numpy()[:, None]
-    return torch.from_numpy(np.minimum(np.maximum(np.rint(w / s) + z, 0), (1 << bits) - 1).astype(np.int64))
+    return torch.from_numpy(
+        np.minimum(np.maximum(np.rint(w / s) + z, 0), (1 << bits) - 1).astype(np.int64)
+    )
 
 
 def back_by_entries(codes, scale, zero):
@@ -80,7 +87,9 @@ RIGHT = {
         back_by_loop,
         lambda codes, scale, zero: ((codes.T - zero) * scale).T,
         lambda codes, scale, zero: codes * scale[:, None] - (scale * zero).unsqueeze(1),
-        lambda codes, scale, zero: torch.diag(scale.float()) @ (codes.float() - zero.float()[:, None]),
+        lambda codes, scale, zero: (
+            torch.diag(scale.float()) @ (codes.float() - zero.float()[:, None])
+        ),
     ],
 }
 WRONG = {

@@ -26,7 +26,11 @@ def by_levels(x, bits):
     scale = float(x.max() - x.min()) / (2**bits - 1)
     zero = round(-float(x.min()) / scale)
     levels = scale * (torch.arange(2**bits).double() - zero)
-    return (x[..., None] - levels).abs().argmin(-1), torch.tensor(scale, dtype=torch.float64), torch.tensor(zero)
+    return (
+        (x[..., None] - levels).abs().argmin(-1),
+        torch.tensor(scale, dtype=torch.float64),
+        torch.tensor(zero),
+    )
 
 
 def tensor_wrong(scale_of, zero_of, code_of=lambda x, s, z: (x / s).round() + z, shown=lambda s: s):
@@ -55,7 +59,11 @@ def rows_by_grid(weight, bits):
     scale = weight.abs().max(1).values.unsqueeze(1) / top
     scale[scale == 0] = 1
     grid = grids.Grid(
-        scale, torch.full_like(scale, top + 1), torch.zeros(weight.shape[1], dtype=torch.long), bits, True
+        scale,
+        torch.full_like(scale, top + 1),
+        torch.zeros(weight.shape[1], dtype=torch.long),
+        bits,
+        True,
     )
     return grids.quantize(weight, grid).long() - (top + 1), scale
 
@@ -127,8 +135,17 @@ def groups_wrong(ends=None, zero_of=None, steps=None, spread=None, cut=None, gua
         zero = (-low / scale).round() if zero_of is None else zero_of(low, scale)
         if guard:
             zero = zero.nan_to_num()
-        index = torch.arange(weight.shape[1]) // group_size if spread is None else torch.arange(weight.shape[1]) % n
-        codes = ((weight / scale[:, index]).round() + zero[:, index]).nan_to_num().round().clamp(0, 2**bits - 1)
+        index = (
+            torch.arange(weight.shape[1]) // group_size
+            if spread is None
+            else torch.arange(weight.shape[1]) % n
+        )
+        codes = (
+            ((weight / scale[:, index]).round() + zero[:, index])
+            .nan_to_num()
+            .round()
+            .clamp(0, 2**bits - 1)
+        )
         return codes.byte(), scale, zero
 
     return answer
@@ -137,7 +154,10 @@ def groups_wrong(ends=None, zero_of=None, steps=None, spread=None, cut=None, gua
 def centred(weight, bits, group_size):
     w = weight.unflatten(1, (-1, group_size))
     scale = w.abs().amax(-1) / (2 ** (bits - 1) - 1)
-    scale, zero = torch.where(scale == 0, 1.0, scale), torch.where(scale == 0, 0.0, 2.0 ** (bits - 1))
+    scale, zero = (
+        torch.where(scale == 0, 1.0, scale),
+        torch.where(scale == 0, 0.0, 2.0 ** (bits - 1)),
+    )
     codes = (w / scale[..., None]).round() + zero[..., None]
     return codes.clamp(0, 2**bits - 1).flatten(1).byte(), scale, zero
 
@@ -296,36 +316,134 @@ RIGHT = {
 }
 WRONG = {
     "lab_quantizer.affine": [
-        (lambda x, bits: (((x / (s := (x.max() - x.min()) / (2**bits - 1))).round() + (z := (-x.min() / s).round())).long(), s, z), "not_clamped"),
-        (lambda x, bits: (((x / (s := (x.max() - x.min()) / (2**bits - 1))).round() + (z := int(-x.min() / s))).clamp(0, 2**bits - 1).long(), s, z), "zero_truncated"),
-        (lambda x, bits: (((x / (s := (x.max() - x.min()) / (2**bits - 1))).round() + (z := (-x.min() / s).ceil())).clamp(0, 2**bits - 1).long(), s, z), "zero_rounded_up"),
-        (tensor_wrong(usual_scale, lambda x, s: x.min(), lambda x, s, z: (x - z) / s), "zero_is_minimum"),
+        (
+            lambda x, bits: (
+                (
+                    (x / (s := (x.max() - x.min()) / (2**bits - 1))).round()
+                    + (z := (-x.min() / s).round())
+                ).long(),
+                s,
+                z,
+            ),
+            "not_clamped",
+        ),
+        (
+            lambda x, bits: (
+                (
+                    (x / (s := (x.max() - x.min()) / (2**bits - 1))).round()
+                    + (z := int(-x.min() / s))
+                )
+                .clamp(0, 2**bits - 1)
+                .long(),
+                s,
+                z,
+            ),
+            "zero_truncated",
+        ),
+        (
+            lambda x, bits: (
+                (
+                    (x / (s := (x.max() - x.min()) / (2**bits - 1))).round()
+                    + (z := (-x.min() / s).ceil())
+                )
+                .clamp(0, 2**bits - 1)
+                .long(),
+                s,
+                z,
+            ),
+            "zero_rounded_up",
+        ),
+        (
+            tensor_wrong(usual_scale, lambda x, s: x.min(), lambda x, s, z: (x - z) / s),
+            "zero_is_minimum",
+        ),
         (tensor_wrong(usual_scale, lambda x, s: -x.min() / s), "zero_unrounded"),
         (tensor_wrong(usual_scale, lambda x, s: torch.round(x.min() / s)), "zero_sign"),
         (tensor_wrong(lambda x, bits: (x.max() - x.min()) / 2**bits, usual_zero), "one_step_more"),
         (tensor_wrong(usual_scale, usual_zero, lambda x, s, z: torch.fix(x / s) + z), "truncated"),
         (tensor_wrong(usual_scale, usual_zero, shown=lambda s: 1 / s), "inverted"),
         (tensor_wrong(usual_scale, usual_zero, lambda x, s, z: (x / s).round()), "zero_forgotten"),
-        (tensor_wrong(usual_scale, usual_zero, lambda x, s, z: ((x - x.min()) / s).round()), "from_minimum"),
-        (lambda x, bits: (lambda q, s, z: (s * (q.double() - z), s, z))(*by_formula(x, bits)), "codes_come_back"),
+        (
+            tensor_wrong(usual_scale, usual_zero, lambda x, s, z: ((x - x.min()) / s).round()),
+            "from_minimum",
+        ),
+        (
+            lambda x, bits: (lambda q, s, z: (s * (q.double() - z), s, z))(*by_formula(x, bits)),
+            "codes_come_back",
+        ),
         (lambda x, bits: by_formula(x, bits)[0], None),
         (tensor_wrong(lambda x, bits: x.abs().max() / (2 ** (bits - 1) - 1), usual_zero), None),
     ],
     "lab_quantizer.per_channel": [
-        (rows_wrong(lambda w, bits: (w.abs().max() / (2 ** (bits - 1) - 1)).repeat(len(w), 1)), "per_tensor"),
-        (rows_wrong(lambda w, bits: w.abs().amax(1, keepdim=True) * 2.0 ** (1 - bits)), "one_step_more"),
+        (
+            rows_wrong(lambda w, bits: (w.abs().max() / (2 ** (bits - 1) - 1)).repeat(len(w), 1)),
+            "per_tensor",
+        ),
+        (
+            rows_wrong(lambda w, bits: w.abs().amax(1, keepdim=True) * 2.0 ** (1 - bits)),
+            "one_step_more",
+        ),
         (rows_wrong(lambda w, bits: w.abs().amax(1, keepdim=True) / (2**bits - 1)), "all_levels"),
-        (rows_wrong(lambda w, bits: w.max(1, keepdim=True).values / (2 ** (bits - 1) - 1)), "sign_kept"),
-        (rows_wrong(lambda w, bits: w.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1), move=1), "unsigned"),
+        (
+            rows_wrong(lambda w, bits: w.max(1, keepdim=True).values / (2 ** (bits - 1) - 1)),
+            "sign_kept",
+        ),
+        (
+            rows_wrong(
+                lambda w, bits: w.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1), move=1
+            ),
+            "unsigned",
+        ),
         (zero_row, "row_of_zeros"),
-        (lambda weight, bits: (rows_by_loop(weight, bits)[0], 1 / rows_by_loop(weight, bits)[1]), "inverted"),
+        (
+            lambda weight, bits: (rows_by_loop(weight, bits)[0], 1 / rows_by_loop(weight, bits)[1]),
+            "inverted",
+        ),
         (columns, "columns"),
         (lambda weight, bits: rows_by_loop(weight, bits)[::-1], None),
-        (lambda weight, bits: (rows_by_loop(weight, bits)[0], rows_by_loop(weight, bits)[1].flatten()), None),
+        (
+            lambda weight, bits: (
+                rows_by_loop(weight, bits)[0],
+                rows_by_loop(weight, bits)[1].flatten(),
+            ),
+            None,
+        ),
     ],
     "lab_quantizer.per_group": [
-        (lambda weight, bits, group_size: (lambda g: (lambda s: (lambda z: (((g / s).round() + z).flatten(1).long(), s[..., 0], z[..., 0]))((-g.amin(-1, True).clamp(max=0) / s).round()))((lambda r: torch.where(r == 0, 1.0, r))((g.amax(-1, True).clamp(min=0) - g.amin(-1, True).clamp(max=0)) / (2**bits - 1))))(weight.view(len(weight), -1, group_size)), "not_clamped"),
-        (lambda weight, bits, group_size: (lambda g: (lambda s: (lambda z: (((g / s).round() + z).clamp(0, 2**bits - 1).flatten(1).long(), s[..., 0], z[..., 0]))((-g.amin(-1, True).clamp(max=0) / s).long().double()))((lambda r: torch.where(r == 0, 1.0, r))((g.amax(-1, True).clamp(min=0) - g.amin(-1, True).clamp(max=0)) / (2**bits - 1))))(weight.view(len(weight), -1, group_size)), "zero_truncated"),
+        (
+            lambda weight, bits, group_size: (
+                lambda g: (
+                    lambda s: (
+                        lambda z: (((g / s).round() + z).flatten(1).long(), s[..., 0], z[..., 0])
+                    )((-g.amin(-1, True).clamp(max=0) / s).round())
+                )(
+                    (lambda r: torch.where(r == 0, 1.0, r))(
+                        (g.amax(-1, True).clamp(min=0) - g.amin(-1, True).clamp(max=0))
+                        / (2**bits - 1)
+                    )
+                )
+            )(weight.view(len(weight), -1, group_size)),
+            "not_clamped",
+        ),
+        (
+            lambda weight, bits, group_size: (
+                lambda g: (
+                    lambda s: (
+                        lambda z: (
+                            ((g / s).round() + z).clamp(0, 2**bits - 1).flatten(1).long(),
+                            s[..., 0],
+                            z[..., 0],
+                        )
+                    )((-g.amin(-1, True).clamp(max=0) / s).long().double())
+                )(
+                    (lambda r: torch.where(r == 0, 1.0, r))(
+                        (g.amax(-1, True).clamp(min=0) - g.amin(-1, True).clamp(max=0))
+                        / (2**bits - 1)
+                    )
+                )
+            )(weight.view(len(weight), -1, group_size)),
+            "zero_truncated",
+        ),
         (groups_wrong(ends=lambda low, high: (low, high)), "range_without_zero"),
         (groups_wrong(zero_of=lambda low, s: -low / s), "zero_unrounded"),
         (centred, "symmetric"),
@@ -341,10 +459,18 @@ WRONG = {
         (encode_wrong(scale_of=lambda b: b.abs().max().repeat(len(b))), "one_scale"),
         (encode_wrong(scale_of=lambda b: b.max(1).values), "sign_kept"),
         (encode_wrong(find=lambda u, table: (7.5 * (u + 1)).round().clamp(0, 15)), "even_steps"),
-        (encode_wrong(find=lambda u, table: (u[:, None] >= table).sum(1).sub(1).clamp(min=0)), "next_below"),
+        (
+            encode_wrong(find=lambda u, table: (u[:, None] >= table).sum(1).sub(1).clamp(min=0)),
+            "next_below",
+        ),
         (encode_wrong(cut=lambda w, size: w.mT.reshape(-1, size)), "by_columns"),
         (zeros_at_zero, "block_of_zeros"),
-        (lambda **given: (lambda codes, absmax: (codes, absmax + (absmax == 0)))(*encode_in_turn(**given)), "one_for_zeros"),
+        (
+            lambda **given: (lambda codes, absmax: (codes, absmax + (absmax == 0)))(
+                *encode_in_turn(**given)
+            ),
+            "one_for_zeros",
+        ),
         (lambda weight, table, block_size: encode_by_course(weight, table, block_size)[::-1], None),
         (encode_wrong(scale_of=lambda b: b.abs().mean(1)), None),
     ],
@@ -359,23 +485,38 @@ WRONG = {
             "tiled",
         ),
         (
-            lambda codes, absmax, table, block_size, shape: table[codes.long()] * absmax.repeat_interleave(block_size),
+            lambda codes, absmax, table, block_size, shape: (
+                table[codes.long()] * absmax.repeat_interleave(block_size)
+            ),
             "not_reshaped",
         ),
         (decode_wrong(lambda q, a, table: a + table[q]), "added"),
         (decode_wrong(lambda q, a, table: (q - 7) / 7 * a), None),
         (
-            lambda codes, absmax, table, block_size, shape: decode_in_blocks(codes, absmax, table, block_size, shape).T,
+            lambda codes, absmax, table, block_size, shape: (
+                decode_in_blocks(codes, absmax, table, block_size, shape).T
+            ),
             None,
         ),
     ],
     "lab_quantizer.pack": [
-        (lambda codes: (lambda n: n[:, ::2] + 16 * n[:, 1::2])(torch.where(codes < 0, 8 + codes.abs(), codes).long() % 16).to(torch.uint8), "sign_and_magnitude"),
-        (lambda codes: ((codes[:, 1::2] << 4) | (codes[:, ::2] & 15)), "as_int8"),
-        (lambda codes: pack_by_arithmetic(codes.unflatten(1, (-1, 2)).flip(2).flatten(1)), "nibbles_swapped"),
+        (
+            lambda codes: (lambda n: n[:, ::2] + 16 * n[:, 1::2])(
+                torch.where(codes < 0, 8 + codes.abs(), codes).long() % 16
+            ).to(torch.uint8),
+            "sign_and_magnitude",
+        ),
+        (lambda codes: (codes[:, 1::2] << 4) | (codes[:, ::2] & 15), "as_int8"),
+        (
+            lambda codes: pack_by_arithmetic(codes.unflatten(1, (-1, 2)).flip(2).flatten(1)),
+            "nibbles_swapped",
+        ),
         (lambda codes: pack_by_arithmetic(in_turn(*codes.chunk(2, 1))), "halves"),
         (lambda codes: codes[:, ::2].byte() | (codes[:, 1::2].byte() << 4), "not_masked"),
-        (lambda codes: (codes[:, ::2].int() + 16 * codes[:, 1::2].int()).remainder(256).byte(), "borrowed"),
+        (
+            lambda codes: (codes[:, ::2].int() + 16 * codes[:, 1::2].int()).remainder(256).byte(),
+            "borrowed",
+        ),
         (lambda codes: (codes[:, ::2].byte() & 15) | (codes[:, 1::2].byte() & 15), "not_shifted"),
         (lambda codes: pack_by_arithmetic(codes + 8), "moved_by_eight"),
         (lambda codes: codes.clone(), "not_packed"),
@@ -384,7 +525,12 @@ WRONG = {
         (lambda codes: pack_by_arithmetic(codes)[:, :-1], None),
     ],
     "lab_quantizer.unpack": [
-        (lambda packed: (lambda n: torch.where(n >= 8, -(n & 7), n))(torch.stack([packed & 15, packed >> 4], -1).flatten(1).long()), "sign_and_magnitude"),
+        (
+            lambda packed: (lambda n: torch.where(n >= 8, -(n & 7), n))(
+                torch.stack([packed & 15, packed >> 4], -1).flatten(1).long()
+            ),
+            "sign_and_magnitude",
+        ),
         (lambda packed: in_turn(packed % 16, packed // 16).long(), "sign_lost"),
         (lambda packed: in_turn(sign(packed // 16), sign(packed % 16)), "nibbles_swapped"),
         (lambda packed: torch.cat([sign(packed % 16), sign(packed // 16)], 1), "halves"),

@@ -40,7 +40,9 @@ def fill_by_brent(covariance, bits):
 
     values = np.maximum(np.linalg.eigvalsh(covariance.numpy()), 1e-300)
     short = lambda t: np.maximum(0, 0.5 * np.log2(values / t)).sum() - bits * len(values)  # noqa: E731
-    return float(np.minimum(brentq(short, 1e-200, values.max(), xtol=1e-15, rtol=1e-14), values).mean())
+    return float(
+        np.minimum(brentq(short, 1e-200, values.max(), xtol=1e-15, rtol=1e-14), values).mean()
+    )
 
 
 def filled(values, rate):
@@ -139,7 +141,9 @@ def encode_in_numpy(symbols, frequencies):
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
 
 
-def streams(symbols, frequencies, order=-1, words_order=-1, shift=14, head=True, form="<H", starts=True):
+def streams(
+    symbols, frequencies, order=-1, words_order=-1, shift=14, head=True, form="<H", starts=True
+):
     f = [int(n) for n in frequencies]
     first = [sum(f[:k]) if starts else 0 for k in range(len(f))]
     x, words = 1 << 16, []
@@ -164,7 +168,10 @@ def decode_by_table(stream, frequencies, count):
     symbol_of = torch.repeat_interleave(torch.arange(len(frequencies)), frequencies).tolist()
     ends = frequencies.cumsum(0).tolist()
     data = bytes(stream.tolist())
-    (x,), words = struct.unpack("<I", data[:4]), iter(struct.unpack(f"<{len(data) // 2 - 2}H", data[4:]))
+    (x,), words = (
+        struct.unpack("<I", data[:4]),
+        iter(struct.unpack(f"<{len(data) // 2 - 2}H", data[4:])),
+    )
     found = []
     while len(found) < count:
         s = symbol_of[x & 16383]
@@ -189,7 +196,17 @@ def decode_by_bisection(stream, frequencies, count):
     return found
 
 
-def decodes(stream, frequencies, count, fill=True, low=0, times=True, order=1, head=1, find=bisect.bisect_right):
+def decodes(
+    stream,
+    frequencies,
+    count,
+    fill=True,
+    low=0,
+    times=True,
+    order=1,
+    head=1,
+    find=bisect.bisect_right,
+):
     """`low`: which byte of a pair is the low one; `head`: which of the first two words is the high one."""
     pairs = stream.long().view(-1, 2).tolist()
     words = [p[low] + 256 * p[1 - low] for p in pairs] + [0] * count

@@ -107,7 +107,10 @@ def good(text, answer):
 
 
 def keep_by_dict(samples, answers):
-    return [[list(t) for t in dict.fromkeys(tuple(t) for t in texts if good(t, a))] for texts, a in zip(samples, answers, strict=True)]
+    return [
+        [list(t) for t in dict.fromkeys(tuple(t) for t in texts if good(t, a))]
+        for texts, a in zip(samples, answers, strict=True)
+    ]
 
 
 def keep_by_sets(samples, answers):
@@ -115,7 +118,13 @@ def keep_by_sets(samples, answers):
     for i in range(len(samples)):
         seen, kept = set(), []
         for text in samples[i]:
-            if len(text) < 3 or text[-1] != END or text[-3] != MARK or text[-2] != answers[i] or str(text) in seen:
+            if (
+                len(text) < 3
+                or text[-1] != END
+                or text[-3] != MARK
+                or text[-2] != answers[i]
+                or str(text) in seen
+            ):
                 continue
             seen.add(str(text))
             kept.append(text)
@@ -146,13 +155,17 @@ def kept(condition, once=True):
 
 
 def marked(text, answer):
-    return (MARK in text and text.index(MARK) + 1 < len(text)) and text[text.index(MARK) + 1] == answer
+    return (MARK in text and text.index(MARK) + 1 < len(text)) and text[
+        text.index(MARK) + 1
+    ] == answer
 
 
 def unlike_in_all(samples, answers):
     seen, found = set(), []
     for texts, answer in zip(samples, answers, strict=True):
-        new = [t for t in dict.fromkeys(tuple(t) for t in texts if good(t, answer)) if t not in seen]
+        new = [
+            t for t in dict.fromkeys(tuple(t) for t in texts if good(t, answer)) if t not in seen
+        ]
         seen.update(new)
         found.append([list(t) for t in new])
     return found

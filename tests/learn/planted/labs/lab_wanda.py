@@ -22,7 +22,9 @@ def hypot_norm(batches):
 def mask(weight, input_norm, sparsity, score=None, keep=None):
     found = weight.abs() * input_norm if score is None else score(weight, input_norm)
     stay = weight.shape[1] - round(sparsity * weight.shape[1]) if keep is None else keep
-    return torch.zeros_like(weight, dtype=torch.bool).scatter(1, found.topk(stay, dim=1).indices, True)
+    return torch.zeros_like(weight, dtype=torch.bool).scatter(
+        1, found.topk(stay, dim=1).indices, True
+    )
 
 
 def fewest(score, count):
@@ -37,7 +39,15 @@ def best(score, n):
 
 
 def walk(
-    weight, H, width, choose, U=None, score=lambda W, u, h: (W / u) ** 2, source=None, scale=lambda u: 1 / u, stop=None
+    weight,
+    H,
+    width,
+    choose,
+    U=None,
+    score=lambda W, u, h: (W / u) ** 2,
+    source=None,
+    scale=lambda u: 1 / u,
+    stop=None,
 ):
     """SparseGPT with a mask for `width` columns at a time."""
     U = torch.linalg.cholesky(H.inverse(), upper=True) if U is None else U
@@ -45,7 +55,9 @@ def walk(
     for i in range(W.shape[1]):
         if i % width == 0:
             block = (W if source is None else source)[:, i : i + width]
-            keep[:, i : i + width] = choose(score(block, U.diagonal()[i : i + width], H.diagonal()[i : i + width]))
+            keep[:, i : i + width] = choose(
+                score(block, U.diagonal()[i : i + width], H.diagonal()[i : i + width])
+            )
         gone = torch.where(keep[:, i], 0, W[:, i]) * scale(U[i, i])
         end = W.shape[1] if stop is None else stop(i)
         W[:, i + 1 : end] -= gone[:, None] * U[i, i + 1 : end]
@@ -62,7 +74,9 @@ def layer_with_inverses(weight, H, sparsity, block_size, choose=None, width=None
     keep = torch.ones(W.shape, dtype=torch.bool)
     for i in range(columns):
         if i % width == 0:
-            score = torch.stack([W[:, j] ** 2 / H[j:, j:].inverse()[0, 0] for j in range(i, i + width)], 1)
+            score = torch.stack(
+                [W[:, j] ** 2 / H[j:, j:].inverse()[0, 0] for j in range(i, i + width)], 1
+            )
             keep[:, i : i + width] = choose(score) if choose else masks.per_layer(score, sparsity)
         inverse = H[i:, i:].inverse()
         W[:, i:] -= (W[:, i] * ~keep[:, i] / inverse[0, 0]).outer(inverse[0])

@@ -35,7 +35,9 @@ def by_counter(codes, side_bytes):
 
 def plan(rate, side=8):
     def answer(codes, side_bytes):
-        return (sum(rate(c) * c.numel() for c in codes) + side * side_bytes) / sum(c.numel() for c in codes)
+        return (sum(rate(c) * c.numel() for c in codes) + side * side_bytes) / sum(
+            c.numel() for c in codes
+        )
 
     return answer
 
@@ -56,7 +58,13 @@ def mean_lengths(counts):
 
 def by_table(counts, slack):
     fixed, huffman, h = mean_lengths(counts)
-    return "fixed" if fixed <= h * (1 + slack) else "huffman" if huffman <= h * (1 + slack) else "arithmetic"
+    return (
+        "fixed"
+        if fixed <= h * (1 + slack)
+        else "huffman"
+        if huffman <= h * (1 + slack)
+        else "arithmetic"
+    )
 
 
 def by_excess(counts, slack):
@@ -94,12 +102,24 @@ def costliest(counts, slack):
 def no_ceiling(counts, slack):
     _, huffman, h = mean_lengths(counts)
     limit = h + slack * h
-    return "fixed" if math.log2(len(counts)) <= limit else "huffman" if huffman <= limit else "arithmetic"
+    return (
+        "fixed"
+        if math.log2(len(counts)) <= limit
+        else "huffman"
+        if huffman <= limit
+        else "arithmetic"
+    )
 
 
 def of_the_length(counts, slack):
     fixed, huffman, h = mean_lengths(counts)
-    return "fixed" if fixed - h <= slack * fixed else "huffman" if huffman - h <= slack * huffman else "arithmetic"
+    return (
+        "fixed"
+        if fixed - h <= slack * fixed
+        else "huffman"
+        if huffman - h <= slack * huffman
+        else "arithmetic"
+    )
 
 
 def slack_added(counts, slack):
@@ -109,7 +129,13 @@ def slack_added(counts, slack):
 
 def against_huffman(counts, slack):
     fixed, huffman, h = mean_lengths(counts)
-    return "fixed" if fixed <= (1 + slack) * huffman else "huffman" if huffman <= (1 + slack) * h else "arithmetic"
+    return (
+        "fixed"
+        if fixed <= (1 + slack) * huffman
+        else "huffman"
+        if huffman <= (1 + slack) * h
+        else "arithmetic"
+    )
 
 
 # --- a measured entropy ---
@@ -124,8 +150,13 @@ RIGHT = {
     "coding.choose_coder": [by_table, by_excess, by_heap],
     "coding.corrected_entropy": [
         with_bias(lambda k, n: (k - 1) / (2 * n * math.log(2))),
-        lambda codes: entropy.entropy(codes) + (codes.unique().numel() - 1) / codes.numel() / math.log(4),
-        lambda codes: (H(codes) * math.log(2) + (len(set(codes.tolist())) - 1) / (2 * len(codes))) / math.log(2),
+        lambda codes: (
+            entropy.entropy(codes) + (codes.unique().numel() - 1) / codes.numel() / math.log(4)
+        ),
+        lambda codes: (
+            (H(codes) * math.log(2) + (len(set(codes.tolist())) - 1) / (2 * len(codes)))
+            / math.log(2)
+        ),
     ],
 }
 
@@ -133,19 +164,47 @@ WRONG = {
     "coding.coded_bits": [
         (plan(lambda c: math.ceil(math.log2(int(c.max() - c.min()) + 1))), "widths"),
         (plan(lambda c: H(c) * math.log(2)), "nats"),
-        (lambda codes, side_bytes: sum(map(H, codes)) / len(codes) + 8 * side_bytes / sum(c.numel() for c in codes), "unweighted"),
-        (lambda codes, side_bytes: H(torch.cat([c.flatten() for c in codes])) + 8 * side_bytes / sum(c.numel() for c in codes), "pooled"),
+        (
+            lambda codes, side_bytes: (
+                sum(map(H, codes)) / len(codes) + 8 * side_bytes / sum(c.numel() for c in codes)
+            ),
+            "unweighted",
+        ),
+        (
+            lambda codes, side_bytes: (
+                H(torch.cat([c.flatten() for c in codes]))
+                + 8 * side_bytes / sum(c.numel() for c in codes)
+            ),
+            "pooled",
+        ),
         (plan(H, 0), "side_forgotten"),
         (plan(H, 1), "side_in_bytes"),
-        (lambda codes, side_bytes: sum(H(c) * c.numel() for c in codes) + 8 * side_bytes, "whole_model"),
+        (
+            lambda codes, side_bytes: sum(H(c) * c.numel() for c in codes) + 8 * side_bytes,
+            "whole_model",
+        ),
         (plan(lambda c: -H(c)), None),
     ],
     "coding.choose_coder": [
         (lambda counts, slack: "fixed" if len(set(counts)) == 1 else "huffman", "fixed_never"),
         (slack_added, "slack_in_bits"),
         (against_huffman, "against_huffman"),
-        (lambda counts, slack: "huffman" if mean_lengths(counts)[1] <= mean_lengths(counts)[2] + 1e-12 else "arithmetic", "shortest"),
-        (lambda counts, slack: "fixed" if mean_lengths(counts)[0] <= (1 + slack) * mean_lengths(counts)[2] else "huffman", "no_arithmetic"),
+        (
+            lambda counts, slack: (
+                "huffman"
+                if mean_lengths(counts)[1] <= mean_lengths(counts)[2] + 1e-12
+                else "arithmetic"
+            ),
+            "shortest",
+        ),
+        (
+            lambda counts, slack: (
+                "fixed"
+                if mean_lengths(counts)[0] <= (1 + slack) * mean_lengths(counts)[2]
+                else "huffman"
+            ),
+            "no_arithmetic",
+        ),
         (no_ceiling, "not_whole"),
         (of_the_length, "slack_of_the_length"),
         (one_too_far, None),
@@ -156,7 +215,12 @@ WRONG = {
         (with_bias(lambda k, n: (k - 1) / (2 * n)), "in_nats"),
         (with_bias(lambda k, n: -(k - 1) / (2 * n * math.log(2))), "sign"),
         (with_bias(lambda k, n: k / (2 * n * math.log(2))), "all_codes"),
-        (lambda codes: H(codes) + int(codes.max() - codes.min()) / (2 * len(codes) * math.log(2)), "span"),
+        (
+            lambda codes: (
+                H(codes) + int(codes.max() - codes.min()) / (2 * len(codes) * math.log(2))
+            ),
+            "span",
+        ),
         (with_bias(lambda k, n: (k - 1) / (n * math.log(2))), "half_forgotten"),
         (with_bias(lambda k, n: math.log2(k)), None),
     ],

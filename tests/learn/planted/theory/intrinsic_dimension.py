@@ -17,7 +17,9 @@ def by_svd(weight, sigma):
 
 def by_singular_edge(weight, sigma):
     rows, columns = weight.shape
-    return sum(s > sigma * (rows**0.5 + columns**0.5) for s in torch.linalg.svdvals(weight).tolist())
+    return sum(
+        s > sigma * (rows**0.5 + columns**0.5) for s in torch.linalg.svdvals(weight).tolist()
+    )
 
 
 def by_rows_as_n(weight, sigma):
@@ -98,7 +100,10 @@ def rows(choose):
 
 def by_prediction(sparsities, measured, predicted, factor):
     """Walks from the smallest prediction up."""
-    held = itertools.takewhile(lambda row: row[1] <= factor * row[0], sorted(zip(predicted, measured, sparsities, strict=True)))
+    held = itertools.takewhile(
+        lambda row: row[1] <= factor * row[0],
+        sorted(zip(predicted, measured, sparsities, strict=True)),
+    )
     return ([0.0] + [sparsity for *_, sparsity in held])[-1]
 
 
@@ -111,33 +116,94 @@ RIGHT = {
 WRONG = {
     "intrinsic_dimension.spikes": [
         (count(lambda W, s, q: s**2 * (1 + (1 / q) ** 0.5) ** 2), "sides_swapped"),
-        (count(lambda W, s, q: s**2 * (1 + q**0.5) ** 2, lambda W, n, m: torch.linalg.svdvals(W) ** 2 / n), "shorter_side"),
+        (
+            count(
+                lambda W, s, q: s**2 * (1 + q**0.5) ** 2,
+                lambda W, n, m: torch.linalg.svdvals(W) ** 2 / n,
+            ),
+            "shorter_side",
+        ),
         (count(lambda W, s, q: s * (1 + q**0.5) ** 2), "deviation"),
-        (count(lambda W, s, q: s**2 * (1 + q**0.5) ** 2, lambda W, n, m: torch.linalg.svdvals(W)), "singular_values"),
+        (
+            count(
+                lambda W, s, q: s**2 * (1 + q**0.5) ** 2, lambda W, n, m: torch.linalg.svdvals(W)
+            ),
+            "singular_values",
+        ),
         (count(lambda W, s, q: W.var() * (1 + q**0.5) ** 2), "own_variance"),
         (count(lambda W, s, q: s**2 * (1 + q) ** 2), "root_left_out"),
         (count(lambda W, s, q: s**2 * (1 - q**0.5) ** 2), "lower_edge"),
         (lambda weight, sigma: min(weight.shape) - by_svd(weight, sigma), None),
-        (lambda weight, sigma: int((torch.linalg.svdvals(weight) > 2 * sigma * (sum(weight.shape) / 2) ** 0.5).sum()), None),
+        (
+            lambda weight, sigma: int(
+                (torch.linalg.svdvals(weight) > 2 * sigma * (sum(weight.shape) / 2) ** 0.5).sum()
+            ),
+            None,
+        ),
     ],
     "intrinsic_dimension.subspace_step": [
         (plan(lambda o, B, P, z, g, r: (z - r * g @ P, o + P @ z - r * g)), "trains_everything"),
         (plan(lambda o, B, P, z, g, r: on(o, B, z - r * g @ B)), "not_normalized"),
-        (plan(lambda o, B, P, z, g, r: on(o, torch.nn.functional.normalize(B, dim=1), z - r * g @ torch.nn.functional.normalize(B, dim=1))), "rows_normalized"),
-        (plan(lambda o, B, P, z, g, r: on(torch.zeros_like(o), P, z - r * g @ P)), "origin_forgotten"),
+        (
+            plan(
+                lambda o, B, P, z, g, r: on(
+                    o,
+                    torch.nn.functional.normalize(B, dim=1),
+                    z - r * g @ torch.nn.functional.normalize(B, dim=1),
+                )
+            ),
+            "rows_normalized",
+        ),
+        (
+            plan(lambda o, B, P, z, g, r: on(torch.zeros_like(o), P, z - r * g @ P)),
+            "origin_forgotten",
+        ),
         (plan(lambda o, B, P, z, g, r: (z - r * g @ P, o - r * P @ (g @ P))), "z_forgotten"),
         (plan(lambda o, B, P, z, g, r: (z - r * g @ P, o + P @ (2 * z - r * g @ P))), "twice"),
         (plan(lambda o, B, P, z, g, r: on(o, P, z + r * g @ P)), "uphill"),
         (plan(lambda o, B, P, z, g, r: on(o, P, z - g @ P)), None),
     ],
     "intrinsic_dimension.breaking_sparsity": [
-        (rows(lambda found, f: max([s for s, m, p in found if m <= f * p] or [0])), "last_agreement"),
-        (rows(lambda found, f: ([s for s, m, p in found if m > f * p] or [found[-1][0]])[0]), "first_break"),
-        (lambda sparsities, measured, predicted, factor: sum(m <= factor * p for m, p in zip(measured, predicted, strict=True)), None),
-        (lambda sparsities, measured, predicted, factor: rows_as_given(sparsities, measured, predicted, factor), "given_order"),
-        (rows(lambda found, f: max([s for s, m, p in found if m - p <= 0.01 * f] or [0])), "difference"),
-        (rows(lambda found, f: max([s for s, m, p in found if p <= f * m] or [0])), "ratio_inverted"),
-        (rows(lambda found, f: max([s for s in [0.0] + [s for s, *_ in found] if all((m - p) / p <= f for t, m, p in found if t <= s)])), "relative_difference"),
+        (
+            rows(lambda found, f: max([s for s, m, p in found if m <= f * p] or [0])),
+            "last_agreement",
+        ),
+        (
+            rows(lambda found, f: ([s for s, m, p in found if m > f * p] or [found[-1][0]])[0]),
+            "first_break",
+        ),
+        (
+            lambda sparsities, measured, predicted, factor: sum(
+                m <= factor * p for m, p in zip(measured, predicted, strict=True)
+            ),
+            None,
+        ),
+        (
+            lambda sparsities, measured, predicted, factor: rows_as_given(
+                sparsities, measured, predicted, factor
+            ),
+            "given_order",
+        ),
+        (
+            rows(lambda found, f: max([s for s, m, p in found if m - p <= 0.01 * f] or [0])),
+            "difference",
+        ),
+        (
+            rows(lambda found, f: max([s for s, m, p in found if p <= f * m] or [0])),
+            "ratio_inverted",
+        ),
+        (
+            rows(
+                lambda found, f: max(
+                    [
+                        s
+                        for s in [0.0] + [s for s, *_ in found]
+                        if all((m - p) / p <= f for t, m, p in found if t <= s)
+                    ]
+                )
+            ),
+            "relative_difference",
+        ),
         (by_prediction, None),
     ],
 }

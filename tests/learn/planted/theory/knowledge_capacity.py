@@ -24,7 +24,9 @@ def by_loop(logits, values, right):
 
 
 def by_cross_entropy(logits, values, right):
-    loss = torch.nn.functional.cross_entropy(logits[:, values], torch.tensor(right), reduction="none")
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, values], torch.tensor(right), reduction="none"
+    )
     return torch.relu(math.log(len(values)) - loss).sum() / math.log(2)
 
 
@@ -34,7 +36,12 @@ def variant(bits):
         p = logits[:, values].softmax(-1)[facts, right]
         whole = logits.softmax(-1)[facts, [values[r] for r in right]]
         best = (logits[:, values].argmax(-1) == torch.tensor(right)).double()
-        return float(sum(bits(float(a), float(b), float(c), n, logits.shape[1]) for a, b, c in zip(p, whole, best, strict=True)))
+        return float(
+            sum(
+                bits(float(a), float(b), float(c), n, logits.shape[1])
+                for a, b, c in zip(p, whole, best, strict=True)
+            )
+        )
 
     return answer
 
@@ -61,13 +68,18 @@ def by_arrays(before, after, seen, share):
 def by_means(before, after, seen, share):
     rows = sorted(zip(seen, before, after, strict=True))
     k = int(len(rows) * share)
-    means = [np.mean([not a for _, b, a in part if b]) for part in (rows[:k], rows[len(rows) - k :])]
+    means = [
+        np.mean([not a for _, b, a in part if b]) for part in (rows[:k], rows[len(rows) - k :])
+    ]
     return means[0], means[1]
 
 
 def groups(of_group, order_by=lambda seen, i: seen[i], turned=False, size=int):
     def answer(before, after, seen, share):
-        order, k = sorted(range(len(seen)), key=lambda i: order_by(seen, i)), size(share * len(seen))
+        order, k = (
+            sorted(range(len(seen)), key=lambda i: order_by(seen, i)),
+            size(share * len(seen)),
+        )
         found = [of_group(g, before, after, seen) for g in (order[:k], order[-k:])]
         return tuple(reversed(found)) if turned else tuple(found)
 
@@ -113,9 +125,22 @@ WRONG = {
     ],
     "knowledge_capacity.forgotten": [
         (groups(lambda g, b, a, s: sum(not a[i] for i in g) / len(g)), "never_known_counted"),
-        (groups(lambda g, b, a, s: sum(b[i] and not a[i] for i in g) / len(g)), "of_the_whole_group"),
-        (groups(lambda g, b, a, s: 1 - sum(a[i] for i in g) / sum(b[i] for i in g)), "gains_against_losses"),
-        (groups(lambda g, b, a, s: sum(s[i] * (b[i] and not a[i]) for i in g) / sum(s[i] * b[i] for i in g)), "weighted_by_frequency"),
+        (
+            groups(lambda g, b, a, s: sum(b[i] and not a[i] for i in g) / len(g)),
+            "of_the_whole_group",
+        ),
+        (
+            groups(lambda g, b, a, s: 1 - sum(a[i] for i in g) / sum(b[i] for i in g)),
+            "gains_against_losses",
+        ),
+        (
+            groups(
+                lambda g, b, a, s: (
+                    sum(s[i] * (b[i] and not a[i]) for i in g) / sum(s[i] * b[i] for i in g)
+                )
+            ),
+            "weighted_by_frequency",
+        ),
         (groups(lambda g, b, a, s: 1 - lost(g, b, a, s)), "kept"),
         (groups(lost, turned=True), "groups_swapped"),
         (groups(lost, order_by=lambda seen, i: i), "order_of_the_list"),
@@ -124,17 +149,70 @@ WRONG = {
         (groups(lost, size=math.ceil), None),
     ],
     "knowledge_capacity.parameters_needed": [
-        (lambda people, values, per_parameter: math.ceil(people * math.log2(sum(values)) / per_parameter), "log_of_the_sum"),
-        (lambda people, values, per_parameter: int(people * math.log2(math.prod(values)) / per_parameter), "rounded_down"),
-        (lambda people, values, per_parameter: math.ceil(people * math.log(math.prod(values)) / per_parameter), "nats"),
-        (lambda people, values, per_parameter: math.ceil(people * sum(values) / per_parameter), "values_not_bits"),
-        (lambda people, values, per_parameter: math.ceil(people * math.log2(math.prod(values)) * per_parameter), "multiplied"),
-        (lambda people, values, per_parameter: math.ceil(math.log2(math.prod(values)) / per_parameter), "people_forgotten"),
-        (lambda people, values, per_parameter: math.ceil(people * sum(math.ceil(math.log2(v)) for v in values) / per_parameter), "whole_bits"),
+        (
+            lambda people, values, per_parameter: math.ceil(
+                people * math.log2(sum(values)) / per_parameter
+            ),
+            "log_of_the_sum",
+        ),
+        (
+            lambda people, values, per_parameter: int(
+                people * math.log2(math.prod(values)) / per_parameter
+            ),
+            "rounded_down",
+        ),
+        (
+            lambda people, values, per_parameter: math.ceil(
+                people * math.log(math.prod(values)) / per_parameter
+            ),
+            "nats",
+        ),
+        (
+            lambda people, values, per_parameter: math.ceil(people * sum(values) / per_parameter),
+            "values_not_bits",
+        ),
+        (
+            lambda people, values, per_parameter: math.ceil(
+                people * math.log2(math.prod(values)) * per_parameter
+            ),
+            "multiplied",
+        ),
+        (
+            lambda people, values, per_parameter: math.ceil(
+                math.log2(math.prod(values)) / per_parameter
+            ),
+            "people_forgotten",
+        ),
+        (
+            lambda people, values, per_parameter: math.ceil(
+                people * sum(math.ceil(math.log2(v)) for v in values) / per_parameter
+            ),
+            "whole_bits",
+        ),
         (lambda people, values, per_parameter: people * len(values), None),
-        (lambda people, values, per_parameter: round(people * math.log2(math.prod(values)) / per_parameter), None),
-        (lambda people, values, per_parameter: int(people * math.log2(math.prod(values)) / per_parameter) + 1, None),
-        (lambda people, values, per_parameter: math.ceil(math.ceil(people * math.log2(math.prod(values))) / per_parameter), None),
-        (lambda people, values, per_parameter: people * math.log2(math.prod(values)) / per_parameter, None),
+        (
+            lambda people, values, per_parameter: round(
+                people * math.log2(math.prod(values)) / per_parameter
+            ),
+            None,
+        ),
+        (
+            lambda people, values, per_parameter: (
+                int(people * math.log2(math.prod(values)) / per_parameter) + 1
+            ),
+            None,
+        ),
+        (
+            lambda people, values, per_parameter: math.ceil(
+                math.ceil(people * math.log2(math.prod(values))) / per_parameter
+            ),
+            None,
+        ),
+        (
+            lambda people, values, per_parameter: (
+                people * math.log2(math.prod(values)) / per_parameter
+            ),
+            None,
+        ),
     ],
 }

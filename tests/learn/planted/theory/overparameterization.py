@@ -40,7 +40,9 @@ def by_numpy(initial, trained, mask, rate):
 def plan(competing, gone, start=lambda initial, trained, new: initial * new, sign=1):
     def answer(initial, trained, mask, rate):
         among = competing(mask)
-        order = [i for i in (sign * trained.abs()).flatten().argsort().tolist() if among.flatten()[i]]
+        order = [
+            i for i in (sign * trained.abs()).flatten().argsort().tolist() if among.flatten()[i]
+        ]
         new = among.flatten().clone()
         new[order[: gone(mask, rate, len(order))]] = False
         new = new.view(mask.shape)
@@ -127,9 +129,16 @@ def by_halving(wrong, n, wrong_test, n_test, dimensions, bits, tried, delta):
     return torch.tensor(low)
 
 
-def promised(length, nats=lambda bits, n, n_test, delta: (bits * math.log(2) - math.log(delta)) / n, share=lambda w, n, wt, nt: w / n):
+def promised(
+    length,
+    nats=lambda bits, n, n_test, delta: (bits * math.log(2) - math.log(delta)) / n,
+    share=lambda w, n, wt, nt: w / n,
+):
     def answer(wrong, n, wrong_test, n_test, dimensions, bits, tried, delta):
-        return generalization.kl_inverse(share(wrong, n, wrong_test, n_test), nats(length(dimensions, bits, tried), n, n_test, delta))
+        return generalization.kl_inverse(
+            share(wrong, n, wrong_test, n_test),
+            nats(length(dimensions, bits, tried), n, n_test, delta),
+        )
 
     return answer
 
@@ -139,7 +148,9 @@ def paid(d, b, tried):
 
 
 def by_hoeffding(wrong, n, wrong_test, n_test, dimensions, bits, tried, delta):
-    return wrong / n + math.sqrt((paid(dimensions, bits, tried) * math.log(2) + math.log(1 / delta)) / n / 2)
+    return wrong / n + math.sqrt(
+        (paid(dimensions, bits, tried) * math.log(2) + math.log(1 / delta)) / n / 2
+    )
 
 
 RIGHT = {
@@ -150,7 +161,13 @@ RIGHT = {
 
 WRONG = {
     "overparameterization.imp_round": [
-        (plan(torch.ones_like, lambda mask, rate, n: n - int(mask.sum()) + round(rate * int(mask.sum()))), "revived"),
+        (
+            plan(
+                torch.ones_like,
+                lambda mask, rate, n: n - int(mask.sum()) + round(rate * int(mask.sum())),
+            ),
+            "revived",
+        ),
         (plan(torch.ones_like, usual), "mask_reset"),
         (plan(same, lambda mask, rate, n: min(n - 1, round(rate * mask.numel()))), "rate_of_all"),
         (plan(same, lambda mask, rate, n: math.floor(rate * n)), "cut_off"),
@@ -168,9 +185,20 @@ WRONG = {
         (judged(lambda a, b, n, t: t * (b - a).std(ddof=1)), "spread"),
         (judged(lambda a, b, n, t: t * (b - a).std() / math.sqrt(n)), "degrees_of_freedom"),
         (not_significant, "no_difference_seen"),
-        (judged(lambda a, b, n, t: stats.t.ppf(0.975, n) * (b - a).std(ddof=1) / math.sqrt(n)), None),
-        (judged(lambda a, b, n, t: stats.t.ppf(0.995, n - 1) * (b - a).std(ddof=1) / math.sqrt(n)), None),
-        (lambda dense, ticket, epsilon: by_hand(dense, ticket, epsilon * statistics.mean(dense)), None),
+        (
+            judged(lambda a, b, n, t: stats.t.ppf(0.975, n) * (b - a).std(ddof=1) / math.sqrt(n)),
+            None,
+        ),
+        (
+            judged(
+                lambda a, b, n, t: stats.t.ppf(0.995, n - 1) * (b - a).std(ddof=1) / math.sqrt(n)
+            ),
+            None,
+        ),
+        (
+            lambda dense, ticket, epsilon: by_hand(dense, ticket, epsilon * statistics.mean(dense)),
+            None,
+        ),
         (lambda dense, ticket, epsilon: "open", None),
         (lambda dense, ticket, epsilon: by_hand(dense, ticket, 0.0), None),
     ],
@@ -181,10 +209,18 @@ WRONG = {
         (promised(lambda d, b, tried: d * b + tried), "every_trial_paid"),
         (promised(paid, lambda bits, n, nt, delta: (bits - math.log(delta)) / n), "log_base"),
         (promised(paid, lambda bits, n, nt, delta: bits * math.log(2) / n), "delta_forgotten"),
-        (promised(paid, lambda bits, n, nt, delta: (bits * math.log(2) - math.log(delta)) / nt), "examples_of_the_test"),
+        (
+            promised(paid, lambda bits, n, nt, delta: (bits * math.log(2) - math.log(delta)) / nt),
+            "examples_of_the_test",
+        ),
         (promised(paid, share=lambda w, n, wt, nt: wt / nt), "test_error"),
         (by_hoeffding, "hoeffding"),
         (lambda **given: max(by_inverse(**given), given["wrong_test"] / given["n_test"]), None),
-        (lambda wrong, n, wrong_test, n_test, dimensions, bits, tried, delta: wrong_test / n_test, None),
+        (
+            lambda wrong, n, wrong_test, n_test, dimensions, bits, tried, delta: (
+                wrong_test / n_test
+            ),
+            None,
+        ),
     ],
 }

@@ -9,11 +9,19 @@ import torch
 
 
 def by_norms(weights, quantized, damages, level):
-    return sum(d / level**2 * float((q - w).norm() / w.norm()) ** 2 for w, q, d in zip(weights, quantized, damages, strict=True))
+    return sum(
+        d / level**2 * float((q - w).norm() / w.norm()) ** 2
+        for w, q, d in zip(weights, quantized, damages, strict=True)
+    )
 
 
 def by_arrays(weights, quantized, damages, level):
-    t2 = np.array([((q - w).numpy() ** 2).sum() / (w.numpy() ** 2).sum() for w, q in zip(weights, quantized, strict=True)])
+    t2 = np.array(
+        [
+            ((q - w).numpy() ** 2).sum() / (w.numpy() ** 2).sum()
+            for w, q in zip(weights, quantized, strict=True)
+        ]
+    )
     return np.dot(np.array(damages) / level**2, t2)
 
 
@@ -26,7 +34,10 @@ def by_means(weights, quantized, damages, level):
 
 def plan(term, join=sum):
     def answer(weights, quantized, damages, level):
-        sizes = [(float(((q - w) ** 2).sum()), float((w**2).sum())) for w, q in zip(weights, quantized, strict=True)]
+        sizes = [
+            (float(((q - w) ** 2).sum()), float((w**2).sum()))
+            for w, q in zip(weights, quantized, strict=True)
+        ]
         return join([term(e, w, d, level) for (e, w), d in zip(sizes, damages, strict=True)])
 
     return answer
@@ -38,15 +49,21 @@ def plan(term, join=sum):
 def by_polyfit(weight, changed):
     order = weight.abs().flatten().argsort()
     size = [float(part.abs().log().mean()) for part in weight.flatten()[order].chunk(10)]
-    energy = [float(part.pow(2).mean().log()) for part in (changed - weight).flatten()[order].chunk(10)]
-    return ("additive", "signal", "multiplicative")[min(2, max(0, round(float(np.polyfit(size, energy, 1)[0]))))]
+    energy = [
+        float(part.pow(2).mean().log()) for part in (changed - weight).flatten()[order].chunk(10)
+    ]
+    return ("additive", "signal", "multiplicative")[
+        min(2, max(0, round(float(np.polyfit(size, energy, 1)[0]))))
+    ]
 
 
 def by_halves(weight, changed):
     """The smaller and the larger half of the weights: how do their energies compare?"""
     size, energy = weight.flatten().abs(), (changed - weight).flatten() ** 2
     small, large = size.argsort().tensor_split(2)
-    growth = math.log(energy[large].mean() / energy[small].mean(), size[large].mean() / size[small].mean())
+    growth = math.log(
+        energy[large].mean() / energy[small].mean(), size[large].mean() / size[small].mean()
+    )
     return ("additive", "signal", "multiplicative")[round(growth)]
 
 
@@ -63,7 +80,9 @@ def by_evenness(weight, changed):
 def growth(weight, changed):
     order = weight.abs().flatten().argsort()
     size = [float(part.abs().log().mean()) for part in weight.flatten()[order].chunk(10)]
-    energy = [float(part.pow(2).mean().log()) for part in (changed - weight).flatten()[order].chunk(10)]
+    energy = [
+        float(part.pow(2).mean().log()) for part in (changed - weight).flatten()[order].chunk(10)
+    ]
     return float(np.polyfit(size, energy, 1)[0])
 
 
@@ -139,14 +158,25 @@ WRONG = {
         (plan(lambda e, w, d, level: d / level**2 * e), "absolute"),
         (plan(lambda e, w, d, level: d * e / w), "wrong_scale"),
         (plan(lambda e, w, d, level: d / level * e / w), "level_not_squared"),
-        (plan(lambda e, w, d, level: d / level**2 * e / w, lambda p: math.hypot(*p)), "root_of_sum"),
+        (
+            plan(lambda e, w, d, level: d / level**2 * e / w, lambda p: math.hypot(*p)),
+            "root_of_sum",
+        ),
         (plan(lambda e, w, d, level: d / level**2 * e / w, lambda p: sum(p) / len(p)), "mean"),
         (plan(lambda e, w, d, level: d / level**2 * e / w, max), "largest"),
         (plan(lambda e, w, d, level: d * level**2 * e / w), None),
     ],
     "quantization_noise.which_noise": [
-        (lambda weight, changed: NAMES[min(2, max(0, round(growth(weight, changed) / 2)))], "first_power"),
-        (lambda weight, changed: "additive" if growth(weight, changed) < 0.5 else "multiplicative", "two_kinds_only"),
+        (
+            lambda weight, changed: NAMES[min(2, max(0, round(growth(weight, changed) / 2)))],
+            "first_power",
+        ),
+        (
+            lambda weight, changed: (
+                "additive" if growth(weight, changed) < 0.5 else "multiplicative"
+            ),
+            "two_kinds_only",
+        ),
         (lambda weight, changed: "additive", "always_additive"),
         (lambda weight, changed: "multiplicative", None),
         (lambda weight, changed: NAMES[2 - min(2, max(0, round(growth(weight, changed))))], None),
@@ -158,10 +188,19 @@ WRONG = {
         (half(None, lambda t, g, s, low, high: g.clone()), "passed_everywhere"),
         (half(None, lambda t, g, s, low, high: 0 * g), "true_gradient"),
         (half(lambda t, s, low, high: s * torch.round(t), None), "not_clamped"),
-        (half(lambda t, s, low, high: s * torch.round(t).clamp(-high, high), None), "symmetric_ends"),
+        (
+            half(lambda t, s, low, high: s * torch.round(t).clamp(-high, high), None),
+            "symmetric_ends",
+        ),
         (half(lambda t, s, low, high: torch.round(t).clamp(low, high), None), "codes"),
-        (half(None, lambda t, g, s, low, high: g / s * ((t >= low) & (t <= high))), "gradient_scaled"),
-        (half(None, lambda t, g, s, low, high: g * ((t >= low - 0.5) & (t <= high + 0.49999))), "by_rounded"),
+        (
+            half(None, lambda t, g, s, low, high: g / s * ((t >= low) & (t <= high))),
+            "gradient_scaled",
+        ),
+        (
+            half(None, lambda t, g, s, low, high: g * ((t >= low - 0.5) & (t <= high + 0.49999))),
+            "by_rounded",
+        ),
         (half(lambda t, s, low, high: s * torch.floor(t).clamp(low, high), None), None),
     ],
 }

@@ -32,7 +32,9 @@ def by_brent(variances, distortion):
 
     v = variances.numpy()
     level = brentq(lambda t: np.minimum(t, v).sum() - distortion, 0, v.max(), xtol=1e-15)
-    return torch.tensor([0.5 * math.log2(x / level) if x > level else 0.0 for x in v], dtype=torch.float64)
+    return torch.tensor(
+        [0.5 * math.log2(x / level) if x > level else 0.0 for x in v], dtype=torch.float64
+    )
 
 
 def rates(change):
@@ -92,17 +94,38 @@ RIGHT = {
     "rate_distortion.water_filling": [by_sorting, by_library, by_brent, redistributed(30)],
     "rate_distortion.mutual_information": [by_entropies, by_nan_to_num, by_xlogy],
     "rate_distortion.gap_db": [
-        lambda bits, distortion, variance: 10 * math.log10(distortion / variance) + 20 * bits * math.log10(2),
-        lambda bits, distortion, variance: torch.tensor(10 * math.log10(distortion / rate_distortion.gaussian_distortion(bits, variance))),
-        lambda bits, distortion, variance: 20 * math.log10(2) * (bits - 0.5 * math.log2(variance / distortion)),
+        lambda bits, distortion, variance: (
+            10 * math.log10(distortion / variance) + 20 * bits * math.log10(2)
+        ),
+        lambda bits, distortion, variance: torch.tensor(
+            10 * math.log10(distortion / rate_distortion.gaussian_distortion(bits, variance))
+        ),
+        lambda bits, distortion, variance: (
+            20 * math.log10(2) * (bits - 0.5 * math.log2(variance / distortion))
+        ),
     ],
 }
 
 WRONG = {
     "rate_distortion.water_filling": [
-        (lambda variances, distortion: 0.5 * torch.log2(variances / (distortion / len(variances))), "equal_distortion"),
-        (lambda variances, distortion: 0.5 * torch.log2(variances / (distortion / len(variances))).clamp(min=0), "level_not_found"),
-        (lambda variances, distortion: torch.full_like(variances, max(0, 0.5 * math.log2(float(variances.sum()) / distortion))), "equal_rates"),
+        (
+            lambda variances, distortion: (
+                0.5 * torch.log2(variances / (distortion / len(variances)))
+            ),
+            "equal_distortion",
+        ),
+        (
+            lambda variances, distortion: (
+                0.5 * torch.log2(variances / (distortion / len(variances))).clamp(min=0)
+            ),
+            "level_not_found",
+        ),
+        (
+            lambda variances, distortion: torch.full_like(
+                variances, max(0, 0.5 * math.log2(float(variances.sum()) / distortion))
+            ),
+            "equal_rates",
+        ),
         (rates(lambda v, level: 0.5 * torch.log2(v / level)), "negative"),
         (rates(lambda v, level: 0.5 * torch.log(v / level).clamp(min=0)), "nats"),
         (rates(lambda v, level: torch.log2(v / level).clamp(min=0)), "half_forgotten"),
@@ -113,24 +136,66 @@ WRONG = {
         (redistributed(3), None),
     ],
     "rate_distortion.gap_db": [
-        (lambda bits, distortion, variance: 20 * math.log10(distortion / (variance * 4**-bits)), "twenty"),
-        (lambda bits, distortion, variance: 10 * math.log10(variance * 4**-bits / distortion), "inverted"),
-        (lambda bits, distortion, variance: 10 * math.log(distortion / (variance * 4**-bits)), "natural"),
-        (lambda bits, distortion, variance: 10 * math.log10(distortion / (variance * 2**-bits)), "powers_of_two"),
-        (lambda bits, distortion, variance: 10 * math.log10(variance / distortion), "signal_to_noise"),
-        (lambda bits, distortion, variance: bits - 0.5 * math.log2(variance / distortion), "in_bits"),
-        (lambda bits, distortion, variance: 10 * math.log10(distortion * 4**bits), "variance_forgotten"),
+        (
+            lambda bits, distortion, variance: 20 * math.log10(distortion / (variance * 4**-bits)),
+            "twenty",
+        ),
+        (
+            lambda bits, distortion, variance: 10 * math.log10(variance * 4**-bits / distortion),
+            "inverted",
+        ),
+        (
+            lambda bits, distortion, variance: 10 * math.log(distortion / (variance * 4**-bits)),
+            "natural",
+        ),
+        (
+            lambda bits, distortion, variance: 10 * math.log10(distortion / (variance * 2**-bits)),
+            "powers_of_two",
+        ),
+        (
+            lambda bits, distortion, variance: 10 * math.log10(variance / distortion),
+            "signal_to_noise",
+        ),
+        (
+            lambda bits, distortion, variance: bits - 0.5 * math.log2(variance / distortion),
+            "in_bits",
+        ),
+        (
+            lambda bits, distortion, variance: 10 * math.log10(distortion * 4**bits),
+            "variance_forgotten",
+        ),
         (lambda bits, distortion, variance: 6.02 * bits, None),
-        (lambda bits, distortion, variance: abs(10 * math.log10(distortion / (variance * 4**-bits))), None),
+        (
+            lambda bits, distortion, variance: abs(
+                10 * math.log10(distortion / (variance * 4**-bits))
+            ),
+            None,
+        ),
     ],
     "rate_distortion.mutual_information": [
         (only_the_zeros_mended, "nats"),
         (lambda joint: by_entropies(joint) * math.log(2), "nats"),
         (lambda joint: -float((joint[joint > 0] * joint[joint > 0].log2()).sum()), "joint_entropy"),
-        (lambda joint: by_entropies(joint) - float((joint[joint > 0] * joint[joint > 0].log2()).sum()), "sum_of_entropies"),
-        (lambda joint: -float((joint * (joint / joint.sum(1, keepdim=True)).log2()).nan_to_num(0).sum()), "conditional"),
-        (lambda joint: -float(torch.xlogy(joint.sum(0), joint.sum(0)).sum()) / math.log(2), "code_entropy"),
-        (lambda joint: -float(torch.xlogy(joint.sum(1), joint.sum(1)).sum()) / math.log(2), "source_entropy"),
+        (
+            lambda joint: (
+                by_entropies(joint) - float((joint[joint > 0] * joint[joint > 0].log2()).sum())
+            ),
+            "sum_of_entropies",
+        ),
+        (
+            lambda joint: (
+                -float((joint * (joint / joint.sum(1, keepdim=True)).log2()).nan_to_num(0).sum())
+            ),
+            "conditional",
+        ),
+        (
+            lambda joint: -float(torch.xlogy(joint.sum(0), joint.sum(0)).sum()) / math.log(2),
+            "code_entropy",
+        ),
+        (
+            lambda joint: -float(torch.xlogy(joint.sum(1), joint.sum(1)).sum()) / math.log(2),
+            "source_entropy",
+        ),
         (lambda joint: -by_entropies(joint), "sign"),
         (the_given_one, None),
         (with_epsilon, None),

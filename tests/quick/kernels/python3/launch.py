@@ -32,7 +32,13 @@ def server(address: str) -> "socket.socket | None":
         if not (channel := connected(address)):
             ready, busy = os.pipe()
             command = [sys.executable, str(COPIES), address, str(busy)]
-            subprocess.run(command, pass_fds=[busy], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                command,
+                pass_fds=[busy],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             os.close(busy)
             os.read(ready, 1)  # ends when the other side is closed: it listens, or it is dead
             channel = connected(address)
