@@ -111,7 +111,7 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
         setattr(module, name, size)
 
 
-def smaller_config(config, **changes: Any):
+def smaller_config(config: Any, **changes: Any) -> Any:
     """A copy of a config with these fields changed, of a model with towers those of its language model. Raises CompressionError
     if the model type does not allow them.
     """
@@ -176,7 +176,7 @@ def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str,
     return fields
 
 
-def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTrainedModel:
+def rebuild(model: PreTrainedModel, config: Any, tensors: dict[str, Tensor]) -> PreTrainedModel:
     """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
     attention = getattr(model.config, "_attn_implementation", None)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):

@@ -9,6 +9,7 @@ import collections
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,14 @@ def prune_mlp(
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
 
 
-def _finish(model, config, tensors, settings, began, details) -> Compressed:
+def _finish(
+    model: PreTrainedModel,
+    config: Any,
+    tensors: dict[str, Tensor],
+    settings: dict[str, Any],
+    began: float,
+    details: dict[str, Any],
+) -> Compressed:
     return Compressed(
         anatomy.rebuild(model, config, tensors), settings, time.perf_counter() - began, details
     )
@@ -206,7 +214,7 @@ def _same_numbers(module: nn.Module, other: nn.Module) -> None:
             setattr(module, name, value)
 
 
-def _config_with_heads(config, count: int, kv: int, size: int, step: int):
+def _config_with_heads(config: Any, count: int, kv: int, size: int, step: int) -> Any:
     """The smaller config, or an error that lists the counts which the model type accepts (Llama wants divisors)."""
     allowed = []
     for heads in range(step, config.get_text_config().num_attention_heads + 1, step):
