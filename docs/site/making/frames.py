@@ -30,16 +30,10 @@ MUTE = ("check", "hint", "overview", "solution")  # what a slice need not show
 
 
 def bound(tree: ast.Module) -> set[str]:
-    """The names that a cell binds or changes in place."""
-    symbols = _symbols(tree).get_symbols()
-    return settled(tree) | in_place(tree) | {
-        s.get_name() for s in symbols if s.is_assigned() or s.is_imported()
-    }  # fmt: skip
-
-
-def in_place(tree: ast.AST) -> set[str]:
-    """The names that are changed by a method or an index."""
-    names: set[str] = set()
+    """The names that a cell binds or changes in place, by a method or an index."""
+    names = settled(tree) | {
+        s.get_name() for s in _symbols(tree).get_symbols() if s.is_assigned() or s.is_imported()
+    }
     for part in ast.walk(tree):
         if isinstance(part, (ast.Subscript, ast.Attribute)) and isinstance(part.ctx, ast.Store):
             names |= _base(part)
@@ -52,25 +46,17 @@ def in_place(tree: ast.AST) -> set[str]:
     return names
 
 
-def effects(tree: ast.Module) -> dict[str, set[str]]:
-    """For each function of a cell the global names that a call of it changes in place."""
-    found = {}
-    for part in tree.body:
-        if isinstance(part, ast.FunctionDef):
-            inside = _symbols(ast.Module([part], [])).get_children()[0].get_symbols()
-            found[part.name] = in_place(part) & {s.get_name() for s in inside if s.is_global()}
-    return found
-
-
-def called(tree: ast.Module) -> set[str]:
-    """The functions that a cell calls by their name, outside its own functions."""
-    outside = [part for part in tree.body if not isinstance(part, (ast.FunctionDef, ast.ClassDef))]
-    return {
-        part.func.id
-        for top in outside
-        for part in ast.walk(top)
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
+def changes(trees: list[ast.Module]) -> dict[str, set[str]]:
+    """For each function of the cells the names outside it that a call changes in place."""
+    functions = {
+        part.name: part for tree in trees for part in tree.body if isinstance(part, ast.FunctionDef)
     }
+    found = {}
+    for name, function in functions.items():
+        body = ast.Module(function.body, [])
+        inside = {argument.arg for argument in ast.walk(function) if isinstance(argument, ast.arg)}
+        found[name] = bound(body) - settled(body) - inside
+    return found
 
 
 def settled(tree: ast.Module) -> set[str]:
@@ -137,17 +123,18 @@ def code_cells(path: Path) -> list[tuple[str, str]]:
 def needed(cells: list[tuple[str, str]]) -> dict[str, list[str]]:
     """For each cell with a widget the ids of the cells that it needs, itself last."""
     trees = [ast.parse(source) for _, source in cells]
-    changes: dict[str, set[str]] = {}
-    for tree in trees:
-        changes |= effects(tree)
-    made = [bound(t).union(*(changes.get(name, set()) for name in called(t))) for t in trees]
+    by_calls = changes(trees)
+    given = [
+        bound(tree).union(*(by_calls[name] for name in used(tree) & set(by_calls)))
+        for tree in trees
+    ]
     found = {}
     for last, tree in enumerate(trees):
         if not _calls(tree):
             continue
         chosen, wanted = {last}, used(tree)
         for i in range(last - 1, -1, -1):
-            if made[i] & wanted:
+            if given[i] & wanted:
                 chosen.add(i)
                 wanted = wanted - settled(trees[i]) | used(trees[i])
         found[cells[last][0]] = [cells[i][0] for i in sorted(chosen)]
