@@ -1,5 +1,6 @@
-"""Every exercise's planted answers, called through a worker: right ones pass, wrong ones get the same name as without it.
+"""Planted answers, called through a worker: right ones pass, wrong ones get the same name as without it.
 
+All of a lab's exercises, which are graded so; a few of each exercise of a lesson, which only learners check.
 All of them print, to stdout and to stderr, before they answer.
 """
 
@@ -75,10 +76,11 @@ def planted(zygote):
 def test_verdicts_are_the_same_through_a_worker(name, planted):
     right, wrong = planted(name.partition(".")[0])
     assert len(right[name]) >= 3
-    for i, function in enumerate(right[name]):
+    some = slice(None if name.startswith("lab_") else 2)
+    for i, function in enumerate(right[name][some]):
         verdict = judge._check(name, function, seed=3)
         assert verdict, (i, verdict.message)
-    for i, (function, mistake) in enumerate(wrong[name]):
+    for i, (function, mistake) in enumerate(wrong[name][some]):
         verdict = judge._check(name, function, seed=3)
         assert verdict.attempted and not verdict.passed and verdict.mistake == mistake, (
             i,
