@@ -46,7 +46,7 @@ ROWS = {  # lab 5.3: rows of a hidden rule are asked for; running sums, which al
         "answers",
     ),
     "rows that count for nothing": (  # all are padding, so that no budget is ever used up
-        HEAD + "return torch.full((64, 20), reasoning.PAD), torch.full((64, 20), -100)", "nothing to predict",
+        HEAD + "return torch.full((64, 20), reasoning.PAD), torch.full((64, 20), -100)", "tokens",
     ),
     "rows of two tokens": (  # so many steps fit into the budget that the grader would train for minutes
         HEAD + "ids = torch.full((64, 20), reasoning.PAD)\n    ids[:, :2] = 1\n    labels = torch.full((64, 20), -100)\n    labels[:, 1] = 1\n    return ids, labels",
@@ -253,8 +253,9 @@ ABOUT = f"""{SECTION}
 
 Lab 5.3 trains a student on the rows that a learner's function makes, lab 5.4 scores the bytes of a file. Each row of the first two
 tables is such a function that wants to be paid for something else, graded by `tests/grade/test_lab_53.py` and `test_lab_54.py` in
-the sandbox; "said" is part of what the learner is told. The third is of files that lie in a class folder: `course board` names
-each with its reason, and none gets a place (`tests/grade/test_challenge.py`). The texts are in `tests/common/lab_attacks.py`.
+the sandbox; "said" is part of what the learner is told. The third is of files that the reader refuses (`tests/challenge/test_file.py`);
+every fourth lies in a class folder as well, where `course board` names it with its reason and gives no place to it
+(`tests/grade/test_challenge.py`). The texts are in `tests/common/lab_attacks.py`.
 """
 
 

@@ -415,6 +415,19 @@ def test_times_of_files(tmp_path):
     ]
 
 
+def test_scores_of_a_former_form_are_made_anew(tmp_path, here):
+    hand_in(tmp_path, "ann", size=1500)
+    first = board.make(tmp_path, options(), [])
+    path = tmp_path / ledger.FOLDER / ledger.SCORES
+    data = json.loads(path.read_bytes()) | {"format": 1}
+    for scores in data["scores"].values():
+        for score in scores.values():
+            for gate in score["gates"].values():
+                del gate["lower"]
+    path.write_text(json.dumps(data))
+    assert board.make(tmp_path, options(), []).entries == first.entries
+
+
 # --- kills ---
 
 
