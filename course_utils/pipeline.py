@@ -33,20 +33,20 @@ class Supplies:
     seed: int = 0
 
 
-def channels(model, supplies: Supplies, *, keep: int | float = 0.5) -> Compressed:
+def channels(model: PreTrainedModel, supplies: Supplies, *, keep: int | float = 0.5) -> Compressed:
     """Remove MLP channels; `pruning.structured.prune_mlp`."""
     return pruning.structured.prune_mlp(model, supplies.calibration, keep=keep)
 
 
 def layers(
-    model, supplies: Supplies, *, keep: int | float = 0.5, ignore: Patterns = ()
+    model: PreTrainedModel, supplies: Supplies, *, keep: int | float = 0.5, ignore: Patterns = ()
 ) -> Compressed:
     """Remove the blocks with the lowest influence; `pruning.structured.prune_layers`."""
     return pruning.structured.prune_layers(model, supplies.calibration, keep=keep, ignore=ignore)
 
 
 def gradual(
-    model, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40, peak: float = 1e-3, ignore: Patterns = (),
+    model: PreTrainedModel, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40, peak: float = 1e-3, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Set weights to zero little by little while training; `pruning.schedules.gradual`."""
@@ -57,7 +57,12 @@ def gradual(
 
 
 def student(
-    model, supplies: Supplies, *, keep: int | float = 0.5, steps: int = 40, peak: float = 2e-3
+    model: PreTrainedModel,
+    supplies: Supplies,
+    *,
+    keep: int | float = 0.5,
+    steps: int = 40,
+    peak: float = 2e-3,
 ) -> Compressed:
     """Keep evenly spread blocks (their number, or a fraction), then train as `distil` does."""
     count = pruning.groups.how_many(len(walk.blocks(model)), keep, "blocks")
@@ -65,7 +70,9 @@ def student(
     return distil(smaller, supplies, steps=steps, peak=peak)
 
 
-def distil(model, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3) -> Compressed:
+def distil(
+    model: PreTrainedModel, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3
+) -> Compressed:
     """Train half on the teacher's probabilities (τ = 2), half on the next token; the shape stays."""
     return distillation.train(
         model, supplies.teacher, supplies.data, steps=steps, batch=supplies.batch, peak=peak, seed=supplies.seed,
@@ -74,7 +81,7 @@ def distil(model, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3) ->
 
 
 def quantize(
-    model, supplies: Supplies, *, method: str = "rtn", bits: int = 4, group_size: int = 64, ignore: Patterns = (),
+    model: PreTrainedModel, supplies: Supplies, *, method: str = "rtn", bits: int = 4, group_size: int = 64, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Pack the weights of the blocks: method 'rtn', 'gptq' or 'awq'. `ignore` and `per_layer` as in `rtn.quantize`."""
@@ -87,7 +94,7 @@ def quantize(
     )
 
 
-def half(model, supplies: Supplies) -> Compressed:
+def half(model: PreTrainedModel, supplies: Supplies) -> Compressed:
     """Every weight in 16 bits. A pipeline's result is stored so anyway where it is not packed; this step says it."""
     return Compressed(copy.deepcopy(model), {"method": "half"}, 0.0)
 

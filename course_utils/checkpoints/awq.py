@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import Compressed, Grid, LayerResult, QuantizedLinear, unpack
@@ -80,7 +80,7 @@ def layer_from(
 def write(
     what: Compressed | PreTrainedModel,
     folder: str | Path,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     dtype: torch.dtype = torch.float16,
 ) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import Compressed
@@ -63,7 +63,7 @@ def tensors_of(layer: BlockwiseLinear | LLMInt8Linear, dtype: torch.dtype) -> di
 def write(
     what: Compressed | PreTrainedModel,
     folder: str | Path,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import Compressed, unpack
@@ -108,7 +108,7 @@ def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
 def write(
     what: Compressed | PreTrainedModel,
     folder: str | Path,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     dtype: torch.dtype = torch.bfloat16,
 ) -> int:

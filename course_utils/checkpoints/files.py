@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from course_utils.errors import CompressionError
@@ -118,7 +118,7 @@ def verify(folder: Path) -> None:
 
 def write_model(
     model: PreTrainedModel, quantized: dict[str, Tensor], layers: Mapping[str, Any], quantization_config: dict[str, Any],
-    work: Path, dtype: torch.dtype, tokenizer=None, *, keep_tied: bool = False,
+    work: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None=None, *, keep_tied: bool = False,
 ) -> None:  # fmt: skip
     """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is not in `layers`.
 

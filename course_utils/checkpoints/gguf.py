@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError, CompressionWarning
 from course_utils.models.gguf_files import (
@@ -115,7 +115,11 @@ def check_config(config: Any) -> None:
 
 
 def write(
-    what: Compressed | PreTrainedModel, file: str | Path, tokenizer=None, *, type_name: str = "Q8_0"
+    what: Compressed | PreTrainedModel,
+    file: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    type_name: str = "Q8_0",
 ) -> int:
     """Write a Llama or Qwen2 model as one GGUF file and return its bytes. The weights are quantized here, to `type_name`.
 
@@ -200,7 +204,7 @@ def _fill_in_checksum(file: Path) -> None:
         out.write(hashlib.sha256(content).hexdigest().encode())
 
 
-def _add_tokenizer(writer, tokenizer, config) -> None:
+def _add_tokenizer(writer: Any, tokenizer: Any, config: Any) -> None:
     """Tokens and merges of a byte-level BPE tokenizer."""
     import gguf
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils.errors import CompressionError
 from course_utils.quantization import Compressed, Grid, LayerResult, QuantizedLinear, pack, unpack
@@ -112,7 +112,7 @@ def layer_from(
 
 
 def write(
-    what: Compressed | PreTrainedModel, folder: str | Path, tokenizer=None, *, dtype: torch.dtype = torch.float16,
+    what: Compressed | PreTrainedModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None=None, *, dtype: torch.dtype = torch.float16,
     checkpoint_format: str | None = None, unfit: str = "refuse",
 ) -> int:  # fmt: skip
     """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns the bytes written.

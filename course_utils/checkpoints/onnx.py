@@ -25,7 +25,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
 class _Logits(nn.Module):
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 

@@ -212,7 +212,7 @@ def nearest(vectors: Tensor, embeddings: Tensor) -> Tensor:
 class Mix(nn.Module):
     """softmax(network(x)) @ embeddings: a vector between the ten that the model knows, wherever training leads."""
 
-    def __init__(self, network: nn.Module, embeddings: Tensor):
+    def __init__(self, network: nn.Module, embeddings: Tensor) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("embeddings", embeddings)

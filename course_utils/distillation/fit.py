@@ -39,7 +39,7 @@ Losses = Callable[[Tensor], tuple[dict[str, Tensor], float]]
 class Diverged(CompressionError):
     """Training met NaN or infinity. `step` counts from 1, `cause` names where it was seen first."""
 
-    def __init__(self, step: int, cause: str, kept: str):
+    def __init__(self, step: int, cause: str, kept: str) -> None:
         super().__init__(
             f"step {step}: {cause}. Training stopped; {kept} Try a lower peak learning rate."
         )
@@ -104,7 +104,7 @@ def put(module: nn.Module, saved: dict[str, Tensor]) -> None:
 
 
 def _resume(
-    folder: Path, module: nn.Module, optimizer, settings: str
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: str
 ) -> tuple[int, list[dict[str, Any]]]:
     """Step and history of the folder's checkpoint, whose weights are put in place; (0, []) without one."""
     path = folder / CHECKPOINT
@@ -284,7 +284,15 @@ def _backward(
     return sums, scale
 
 
-def _write(where: Path, module, optimizer, history, best, line: dict[str, Any], told: str) -> None:
+def _write(
+    where: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, Any]],
+    best: dict[str, Tensor] | None,
+    line: dict[str, Any],
+    told: str,
+) -> None:
     if best is not None and history.index(line) == history.index(best_line(history) or line):
         write_tensors(where / BEST, best, {"step": str(line["step"])})
     save_checkpoint(
@@ -317,7 +325,17 @@ def _cause(
     return f"{what}: {why}" if why else what
 
 
-def _check(rows, steps, batch, every, warmup, peak, patience, keep, evaluate) -> None:
+def _check(
+    rows: Any,
+    steps: Any,
+    batch: Any,
+    every: Any,
+    warmup: Any,
+    peak: Any,
+    patience: Any,
+    keep: Any,
+    evaluate: Any,
+) -> None:
     if rows < 1:
         raise CompressionError("data: empty; give at least one example.")
     counts = (

@@ -4,6 +4,7 @@ An objective says in `needs` what it wants to see inside both models; its own pa
 with the student. Losses of several objectives add up: `Sum(Response(), Feature(student, teacher))`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,18 +57,20 @@ class Labels(Objective):
 
     needs_teacher = False
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         return {"labels": losses.cross_entropy(student.logits[:, :-1], batch.labels, batch.counted)}
 
 
 class Response(Objective):
     """`losses.response` on every next-token distribution. α = 0 learns from the teacher alone."""
 
-    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, divergence: str = "forward"):
+    def __init__(
+        self, temperature: float = 2.0, alpha: float = 0.5, divergence: str = "forward"
+    ) -> None:
         super().__init__()
         self.temperature, self.alpha, self.divergence = temperature, alpha, divergence
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         return {
             "response": losses.response(
                 student.logits[:, :-1], teacher.logits[:, :-1], batch.labels, self.temperature, self.alpha,
@@ -81,11 +84,11 @@ class CachedResponse(Objective):
 
     takes = "cache"
 
-    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, tail: str = "bucket"):
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, tail: str = "bucket") -> None:
         super().__init__()
         self.temperature, self.alpha, self.tail = temperature, alpha, tail
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         logits = student.logits[:, :-1]
         far = losses.top_k(logits, teacher, self.temperature, batch.counted, self.tail)
         loss = (1 - self.alpha) * self.temperature**2 * far
@@ -99,11 +102,13 @@ class Mixture(Objective):
 
     takes = "list"
 
-    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, weighting: str = "uniform"):
+    def __init__(
+        self, temperature: float = 2.0, alpha: float = 0.5, weighting: str = "uniform"
+    ) -> None:
         super().__init__()
         self.temperature, self.alpha, self.weighting = temperature, alpha, weighting
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         several = torch.stack([one.logits[:, :-1].float() for one in teacher])
         known = batch.labels.masked_fill(~batch.counted, 0)
         mixed = losses.mixture(several, known, self.temperature, self.weighting) * self.temperature
@@ -125,11 +130,11 @@ class Exits(Objective):
     needs = frozenset({"hidden"})
     needs_teacher = False
 
-    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, weight: float = 1.0):
+    def __init__(self, temperature: float = 2.0, alpha: float = 0.5, weight: float = 1.0) -> None:
         super().__init__()
         self.temperature, self.alpha, self.weight = temperature, alpha, weight
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         last = student.logits[:, :-1]
         early = [
             losses.response(
@@ -149,7 +154,7 @@ class Exits(Objective):
 class Sum(Objective):
     """The losses of several objectives together."""
 
-    def __init__(self, *objectives: Objective):
+    def __init__(self, *objectives: Objective) -> None:
         super().__init__()
         if not objectives:
             raise CompressionError("objectives: empty; name at least one.")
@@ -162,7 +167,7 @@ class Sum(Objective):
         """The settings, as they are kept in a checkpoint."""
         return {"objective": "Sum", "parts": [o.describe() for o in self.objectives]}
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for objective in self.objectives:
             parts: dict[str, Tensor] = objective(student, teacher, batch)
@@ -178,7 +183,7 @@ def layer_pairs(student: PreTrainedModel, teacher: PreTrainedModel) -> list[tupl
 
 
 def _check_pairs(
-    pairs, student: PreTrainedModel, teacher: PreTrainedModel
+    pairs: Sequence[tuple[int, int]] | None, student: PreTrainedModel, teacher: PreTrainedModel
 ) -> list[tuple[int, int]]:
     pairs = layer_pairs(student, teacher) if pairs is None else [(int(s), int(t)) for s, t in pairs]
     few, many = len(walk.blocks(student)), len(walk.blocks(teacher))
@@ -213,9 +218,9 @@ class Feature(Objective):
         student: PreTrainedModel,
         teacher: PreTrainedModel,
         weight: float = 1.0,
-        pairs=None,
+        pairs: Sequence[tuple[int, int]] | None = None,
         seed: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         self.weight, self.pairs = weight, _check_pairs(pairs, student, teacher)
         widths = student.config.hidden_size, teacher.config.hidden_size
@@ -223,7 +228,7 @@ class Feature(Objective):
             _projector(*widths, seed + i) for i in range(len(self.pairs))
         )
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         each = [
             losses.feature(
                 walk.exact(student.hidden[s + 1]),
@@ -243,8 +248,12 @@ class Attention(Objective):
     needs = frozenset({"attention"})
 
     def __init__(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, pairs=None
-    ):
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        weight: float = 1.0,
+        pairs: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
         last = [layer_pairs(student, teacher)[-1]]
         self.weight, self.pairs = (
@@ -252,7 +261,7 @@ class Attention(Objective):
             _check_pairs(last if pairs is None else pairs, student, teacher),
         )
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         each = [
             losses.attention_maps(student.attention[s], teacher.attention[t], batch.real)
             for s, t in self.pairs
@@ -271,14 +280,14 @@ class ValueRelations(Objective):
         teacher: PreTrainedModel,
         weight: float = 1.0,
         heads: int = 1,
-        pairs=None,
-    ):
+        pairs: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
         last = [layer_pairs(student, teacher)[-1]]
         self.weight, self.heads = weight, heads
         self.pairs = _check_pairs(last if pairs is None else pairs, student, teacher)
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         each = [
             losses.value_relations(student.values[s], teacher.values[t], self.heads, batch.real)
             for s, t in self.pairs
@@ -300,11 +309,11 @@ class Relation(Objective):
 
     needs = frozenset({"hidden"})
 
-    def __init__(self, weight: float = 1.0, angle_weight: float = 2.0, tokens: int = 48):
+    def __init__(self, weight: float = 1.0, angle_weight: float = 2.0, tokens: int = 48) -> None:
         super().__init__()
         self.weight, self.angle_weight, self.tokens = weight, angle_weight, tokens
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         row, token = sample_tokens(batch, self.tokens).T
         s, t = student.hidden[-1][row, token], teacher.hidden[-1][row, token]
         value = losses.distance(s, t)
@@ -321,12 +330,12 @@ class Contrastive(Objective):
     def __init__(
         self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, temperature: float = 0.1,
         tokens: int = 256, seed: int = 0,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.weight, self.temperature, self.tokens = weight, temperature, tokens
         self.projector = _projector(student.config.hidden_size, teacher.config.hidden_size, seed)
 
-    def forward(self, student, teacher, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         row, token = sample_tokens(batch, self.tokens).T
         s, t = (
             self.projector(walk.exact(student.hidden[-1][row, token])),

@@ -206,7 +206,14 @@ def _check_prompts(prompts: Tensor, model: PreTrainedModel) -> None:
     check_ids("prompts", prompts.repeat(1, 2) if alone else prompts, model)
 
 
-def _rows(prompts, data, labels, mask, share: float, student: PreTrainedModel) -> Written | None:
+def _rows(
+    prompts: Any,
+    data: Any,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    share: float,
+    student: PreTrainedModel,
+) -> Written | None:
     """The data as `Written`: own is True at labels that count. None where all comes from the student."""
     if data is None:
         if share < 1:

@@ -56,7 +56,7 @@ class Result(Compressed):
 
 
 def train(
-    student: PreTrainedModel, teacher, data: Tensor, *, steps: int = 200,
+    student: PreTrainedModel, teacher: Any, data: Tensor, *, steps: int = 200,
     loss: str | objectives.Objective = "response", validation: Tensor | None = None, labels: Tensor | None = None,
     mask: Tensor | None = None, batch: int = 16, accumulate: int = 1, peak: float = 1e-3, warmup: int | None = None,
     weight_decay: float = 0.01, seed: int = 0, folder: str | Path | None = None, every: int = 50,
@@ -124,7 +124,7 @@ def train(
         shifted = labels[rows, 1:].to(device)
         return objectives.Batch(rows, data[rows].to(device), real, shifted, shifted != IGNORED)
 
-    def views(rows: Tensor):
+    def views(rows: Tensor) -> Any:
         here = batch_of(rows)
         there = (
             here.ids.to(teacher_device),
@@ -243,7 +243,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _teachers(teacher) -> list[PreTrainedModel]:
+def _teachers(teacher: Any) -> list[PreTrainedModel]:
     if isinstance(teacher, PreTrainedModel):
         return [teacher]
     if isinstance(teacher, Sequence):
@@ -253,7 +253,7 @@ def _teachers(teacher) -> list[PreTrainedModel]:
     return []
 
 
-def _objective(loss, student, teacher) -> objectives.Objective:
+def _objective(loss: Any, student: PreTrainedModel, teacher: Any) -> objectives.Objective:
     if loss == "response" and isinstance(teacher, TeacherCache):
         return objectives.CachedResponse(teacher.temperature)
     if isinstance(loss, str):
@@ -307,7 +307,7 @@ def _check_cached(
         )
 
 
-def _moved(seen: View, device) -> View:
+def _moved(seen: View, device: torch.device | str) -> View:
     move = lambda tensors: tuple(t.to(device) for t in tensors)  # noqa: E731
     return View(
         seen.model,

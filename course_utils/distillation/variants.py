@@ -32,8 +32,8 @@ def assistants(
     teacher: PreTrainedModel,
     data: Tensor,
     *,
-    folder=None,
-    **options,
+    folder: str | Path | None = None,
+    **options: Any,
 ) -> list[Result]:
     """Progressive distillation through teacher assistants (Mirzadeh et al., 2020).
 
@@ -77,8 +77,8 @@ def growing(
     data: Tensor,
     *,
     stages: Sequence[Sequence[int]],
-    folder=None,
-    **options,
+    folder: str | Path | None = None,
+    **options: Any,
 ) -> list[Result]:
     """Progressive distillation by growing depth: train with few of the teacher's blocks, add some, train again.
 
@@ -102,9 +102,9 @@ def born_again(
     data: Tensor,
     *,
     generations: int = 2,
-    loss=None,
-    folder=None,
-    **options,
+    loss: Any = None,
+    folder: str | Path | None = None,
+    **options: Any,
 ) -> list[Result]:
     """Self-distillation by generations (Furlanello et al., 2018): all start from the same weights.
 
@@ -132,7 +132,12 @@ def born_again(
 
 
 def deep_to_shallow(
-    model: PreTrainedModel, data: Tensor, *, temperature: float = 2.0, alpha: float = 0.5, **options
+    model: PreTrainedModel,
+    data: Tensor,
+    *,
+    temperature: float = 2.0,
+    alpha: float = 0.5,
+    **options: Any,
 ) -> Result:
     """Self-distillation inside one network: its last block teaches all others to end it (`objectives.Exits`)."""
     return train(model, None, data, loss=objectives.Exits(temperature, alpha), **options)
@@ -140,7 +145,7 @@ def deep_to_shallow(
 
 def several_teachers(
     student: PreTrainedModel, teachers: Sequence[PreTrainedModel], data: Tensor, *, weighting: str = "uniform",
-    temperature: float = 2.0, alpha: float = 0.5, **options,
+    temperature: float = 2.0, alpha: float = 0.5, **options: Any,
 ) -> Result:  # fmt: skip
     """One student of several teachers, weighted "uniform", by "entropy" or by "label" (`losses.mixture`)."""
     return train(
@@ -153,8 +158,8 @@ def several_teachers(
 
 
 def stages(
-    student: PreTrainedModel, teacher: PreTrainedModel, data: Tensor, plan: Sequence[tuple[Any, int]], *, folder=None,
-    **options,
+    student: PreTrainedModel, teacher: PreTrainedModel, data: Tensor, plan: Sequence[tuple[Any, int]], *, folder: str | Path | None=None,
+    **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Several (loss, steps) one after the other on the same student.
 
@@ -183,7 +188,7 @@ def stages(
 
 def mutual(
     peers: Sequence[PreTrainedModel], data: Tensor, *, validation: Tensor | None = None, temperature: float = 1.0,
-    weight: float = 1.0, **options,
+    weight: float = 1.0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Online distillation by mutual learning (Zhang et al., 2018): peers without a teacher, trained together.
 
@@ -241,7 +246,7 @@ def mutual(
 
 def quantization_aware(
     model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
-    loss=None, **options,
+    loss: Any=None, **options: Any,
 ) -> Result:  # fmt: skip
     """Quantization-aware distillation: a model with `bits`-bit weights learns from its own full-precision self.
 

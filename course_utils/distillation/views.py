@@ -55,16 +55,16 @@ def _listening(model: PreTrainedModel, needs: Collection[str]) -> Iterator[dict[
     heard: dict[str, list[Tensor]] = {"hidden": [], "values": []}
     handles = []
 
-    def enter(module, args, kwargs):
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         heard["hidden"].append(args[0] if args else kwargs["hidden_states"])
 
-    def leave(module, args, out):
+    def leave(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         heard["hidden"].append(out[0] if isinstance(out, tuple) else out)
 
-    def value(module, args, out):
+    def value(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         heard["values"].append(out)
 
-    def fused(module, args, out):
+    def fused(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         heard["values"].append(out.chunk(3, -1)[2])
 
     stack: list[nn.Module] = list(walk.blocks(model)) if needs else []

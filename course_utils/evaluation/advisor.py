@@ -138,8 +138,10 @@ def _students(parameters: float, memory: float, method: str) -> tuple[Step, ...]
     return (("student", {"keep": round(share, 2)}), ("quantize", {"method": method, "bits": 4}))
 
 
-def _check(parameters, memory, speedup, quality, place, training) -> None:
-    def number(value) -> bool:
+def _check(
+    parameters: Any, memory: Any, speedup: Any, quality: Any, place: Any, training: Any
+) -> None:
+    def number(value: Any) -> bool:
         return (
             isinstance(value, (int, float))
             and not isinstance(value, bool)

@@ -203,7 +203,7 @@ class Prior(nn.Module):
     and the share of the way from the smallest to the largest total that the budget allows.
     """
 
-    def __init__(self, options: int, width: int = 32, seed: int = 0):
+    def __init__(self, options: int, width: int = 32, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

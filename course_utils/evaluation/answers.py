@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -225,7 +225,11 @@ def continuations(
 
 
 def greedy(
-    model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int, ends: set[int], newline
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    ends: set[int],
+    newline: Callable[[int], bool],
 ) -> list[list[int]]:
     """New tokens of each prompt; an end of text is left out.
 
@@ -292,7 +296,7 @@ def ends_of_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     return {i for i in (*ends, tokenizer.eos_token_id) if i is not None}
 
 
-def newline_test(tokenizer: PreTrainedTokenizerBase):
+def newline_test(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], bool]:
     """Token id → does its text hold a newline?"""
     return functools.cache(lambda token: "\n" in tokenizer.decode([token]))
 

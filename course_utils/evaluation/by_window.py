@@ -1,5 +1,7 @@
 """One number for each window of text, so that two models can be compared window by window (`comparison`)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def kl_by_window(original: Subject | Tensor, model: Subject, ids: Tensor) -> Ten
     return torch.cat(found)
 
 
-def _log_p(model, rows: Tensor) -> Tensor:
+def _log_p(model: Any, rows: Tensor) -> Tensor:
     return (
         model(input_ids=rows.long().to(model.device), use_cache=False)
         .logits.float()
@@ -55,7 +57,7 @@ def _log_p(model, rows: Tensor) -> Tensor:
     )
 
 
-def _batch(model, ids: Tensor) -> int:
+def _batch(model: Any, ids: Tensor) -> int:
     """Windows at a time: at most 128 MB of logits, or one window."""
     return max(1, min(16, 2**25 // (ids.shape[1] * model.config.vocab_size)))
 

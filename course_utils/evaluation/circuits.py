@@ -7,9 +7,10 @@ have predicted the second of them (`seen_before`): there such heads matter most,
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -100,7 +101,7 @@ def without_head(model: PreTrainedModel, block: int, head: int) -> Iterator[None
     out = blocks[block].get_submodule(anatomy.of(model).attention_out)
     size = walk.weight_of(out).shape[1] // heads
 
-    def silence(_, args):
+    def silence(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0].clone()
         x[..., head * size : (head + 1) * size] = 0
         return (x, *args[1:])

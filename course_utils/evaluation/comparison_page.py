@@ -9,7 +9,8 @@ from typing import Any
 from .comparison import Comparison
 
 BETTER, WORSE, SAME = "better", "worse", "no difference seen"
-COLOURS = {BETTER: "#009E73", WORSE: "#D55E00", SAME: "#666666"}
+# no colour of text is readable on a light page and on a dark one
+STYLES = {BETTER: ";font-weight:bold", WORSE: "", SAME: ";opacity:.75"}
 
 
 def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
@@ -97,10 +98,8 @@ def as_html(table: Comparison) -> str:
         word = verdict(table, label)
         drawn = []
         for i, cell in enumerate(line):
-            colour = (
-                f";color:{COLOURS[word]}" if i == 3 and word and table.against is not None else ""
-            )
-            drawn.append(f"<td style='{left};white-space:nowrap{colour}'>{html.escape(cell)}</td>")
+            style = STYLES[word] if i == 3 and word and table.against is not None else ""
+            drawn.append(f"<td style='{left};white-space:nowrap{style}'>{html.escape(cell)}</td>")
         body.append(f"<tr>{''.join(drawn)}</tr>")
     caption = f"<caption style='{left};font-weight:bold'>{html.escape(table.title)}</caption>"
     note = f"<p style='margin:.2em 0 .6em;font-size:90%;opacity:.75;max-width:52em'>{html.escape(notes(table))}</p>"

@@ -74,7 +74,7 @@ def predicted_kl(
     try:
         for rows in ids.long().to(model.device).split(batch):
 
-            def logits(w, rows=rows):
+            def logits(w: dict[str, Tensor], rows: Tensor = rows) -> Tensor:
                 return functional_call(
                     model, w, args=(), kwargs={"input_ids": rows, "use_cache": False}
                 ).logits

@@ -151,7 +151,7 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def row(cells, tag):
+        def row(cells: Sequence[str], tag: str) -> str:
             left, right = ' style="text-align:left"', ' style="text-align:right"'
             return (
                 "<tr>"

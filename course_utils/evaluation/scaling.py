@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ def fit(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
 
 
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Torch on one thread, so that its processor time counts work and not waiting for another thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

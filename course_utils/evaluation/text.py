@@ -4,6 +4,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,7 +151,7 @@ def from_hub(name: str, split: str) -> tuple[str, str, str]:
     return "\n\n".join(rows["text"]), " ".join(filter(None, (source, configuration))), split
 
 
-def load_split(datasets, name: str, source: str, configuration: str | None, split: str):
+def load_split(datasets: Any, name: str, source: str, configuration: str | None, split: str) -> Any:
     """The split from this machine's cache, else from the hub if it answers."""
     online, was_offline = loading._hub_answers(), datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = was_offline or not online

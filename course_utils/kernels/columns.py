@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from .cpu import threads_for
 
 
 @functools.cache
-def _function():
+def _function() -> Any:
     loaded = library()
     if loaded is None:
         return None

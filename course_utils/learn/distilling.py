@@ -26,7 +26,7 @@ class OwnLosses(objectives.Objective):
         self, student: PreTrainedModel, teacher: PreTrainedModel, response: Callable[..., Tensor],
         feature: Callable[..., Tensor] | None = None, attention: Callable[..., Tensor] | None = None, *,
         temperature: float = 2.0, alpha: float = 0.5, weight: float = 1.0,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.response, self.feature, self.attention = response, feature, attention
         self.temperature, self.alpha, self.weight = temperature, alpha, weight

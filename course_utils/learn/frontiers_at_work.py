@@ -1,9 +1,11 @@
 """What lesson 5.9 measures on the spot: the channels of a block, small planted problems, sparse digits and what they promise."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.distillation import digits
@@ -34,7 +36,7 @@ def planted(factor: float, *, channels: int = 8, twice: int = 4, seed: int = 0) 
     return qubo.matrix(W, H)
 
 
-def over_optimum(search: str, factor: float, seed: int, remove: int = 6, **settings) -> float:
+def over_optimum(search: str, factor: float, seed: int, remove: int = 6, **settings: Any) -> float:
     """The energy that a search finds on `planted`, divided by the least one of all subsets."""
     Q = planted(factor, seed=seed)
     return qubo.energy(Q, qubo.SEARCHES[search](Q, remove, **settings)) / qubo.energy(
@@ -47,7 +49,7 @@ def sparse_digits(
     sparsity: float,
     seed: int,
     *,
-    widths=(64, 128, 64, 10),
+    widths: Sequence[int] = (64, 128, 64, 10),
     steps: int = 400,
     peak: float = 3e-2,
 ) -> tuple[regrowth.Grown, digits.Digits]:
@@ -55,7 +57,7 @@ def sparse_digits(
     data = digits.load(seed)
     net = digits.network(*widths, seed=seed)
 
-    def fit(model):
+    def fit(model: nn.Module) -> None:
         digits.train(model, data.train_x, data.train_y, steps=steps, peak=peak, seed=seed)
 
     return regrowth.train(
@@ -79,7 +81,13 @@ def _log2_choose(n: int, k: int) -> float:
 
 
 def promise(
-    method: str, sparsity: float, seed: int, *, widths=(64, 16, 10), bits: int = 4, steps: int = 400
+    method: str,
+    sparsity: float,
+    seed: int,
+    *,
+    widths: Sequence[int] = (64, 16, 10),
+    bits: int = 4,
+    steps: int = 400,
 ) -> dict[str, float]:
     """A sparse network on one grid for all its numbers: train and test error, its message, and Occam's bound (95 %)."""
     grown, data = sparse_digits(method, sparsity, seed, widths=widths, steps=steps)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,7 +100,9 @@ def runs(
     return rows
 
 
-def _timed(job, prompts: Tensor) -> tuple[list[speculative.Written], float]:
+def _timed(
+    job: Callable[..., speculative.Written], prompts: Tensor
+) -> tuple[list[speculative.Written], float]:
     began = time.perf_counter()
     made = [job(ids, seed) for seed, ids in enumerate(prompts)]
     return made, time.perf_counter() - began

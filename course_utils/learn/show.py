@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-COLOURS = {
+COLOURS = {  # of bars, 3 to 1 or more on white and on JupyterLab's dark page; no text stands in them
     "right": "#009E73",
     "wrong": "#D55E00",
-    "hint": "#56B4E9",
+    "hint": "#CC79A7",
     "question": "#0072B2",
-    "note": "#999999",
+    "note": "#767676",
 }
 FONT = "line-height:1.5;max-width:52em"
 RUNNERS = re.compile(
@@ -108,7 +108,7 @@ def _outside_code(text: str, code: Callable[[str], str], rest: Callable[[str], s
 
 def box(kind: str, title: str, body: str = "") -> str:
     """HTML of a message: a coloured bar, a title, the body in markup."""
-    head = f"<b style='color:{COLOURS[kind]}'>{inline(title)}</b>"
+    head = f"<b>{inline(title)}</b>"
     style = f"border-left:4px solid {COLOURS[kind]};padding:.2em .9em;margin:.4em 0;{FONT}"
     return f"<div style='{style}'>{head}{markup(body)}</div>"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ def nested(masks: Sequence[Mapping[str, Tensor]]) -> bool:
     )
 
 
-def judged(find, seed: int, limit: int = 10) -> tuple[float, float]:
+def judged(find: Callable, seed: int, limit: int = 10) -> tuple[float, float]:
     """(accuracy of the ticket, of a random mask) for `find(start, train)`, retrained here on the division of this seed.
 
     `find` gives masks from all weights to the last, a dict for each round. Raises CompressionError that says which rule is broken:

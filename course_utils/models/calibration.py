@@ -23,7 +23,7 @@ FORMS = (
 class Calibration:
     """Sequences of token ids that need not have one length, without padding. Stands where a tensor of ids would."""
 
-    def __init__(self, rows: Sequence[Tensor]):
+    def __init__(self, rows: Sequence[Tensor]) -> None:
         self.rows = list(rows)
 
     def __len__(self) -> int:

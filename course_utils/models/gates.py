@@ -45,7 +45,7 @@ def by_name(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tens
 class Pass(threading.Thread):
     """One forward pass of `model` on `inputs`, which halts wherever `gate` is called."""
 
-    def __init__(self, model: nn.Module, inputs: dict[str, Any]):
+    def __init__(self, model: nn.Module, inputs: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self.model, self.inputs = model, inputs
         self.stopped, self.started, self.go = False, False, threading.Semaphore(0)
@@ -96,13 +96,13 @@ class States(Sequence[tuple[Tensor, dict[str, Any]]]):
     With a shelf, hidden states are there only while their turn lasts: look at them in a loop, and keep none of them.
     """
 
-    def __init__(self, arrived: list[Arrival], shelf: Shelf | None = None):
+    def __init__(self, arrived: list[Arrival], shelf: Shelf | None = None) -> None:
         self.arrived, self.shelf = arrived, shelf
 
     def __len__(self) -> int:
         return len(self.arrived)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
         _, hidden, kwargs = self.arrived[i]

@@ -48,7 +48,7 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
     return str(path), True
 
 
-def _load(what, name_or_path: str | Path, **options):
+def _load(what: Any, name_or_path: str | Path, **options: Any) -> Any:
     source, local = _source(name_or_path)
     try:
         with no_bars():
@@ -135,7 +135,7 @@ def is_gguf(name_or_path: str | Path) -> bool:
     return str(name_or_path).endswith(".gguf")
 
 
-def auto_class(config) -> Any:
+def auto_class(config: Any) -> Any:
     """The auto class that makes a model of this config: with its head for causal language models, bare for all others."""
     return (
         AutoModelForCausalLM
@@ -144,7 +144,7 @@ def auto_class(config) -> Any:
     )
 
 
-def _has_head(config) -> bool:
+def _has_head(config: Any) -> bool:
     """Encoders such as BERT have a causal variant too; the architecture that was saved decides."""
     saved = config.architectures or ["CausalLM"]
     return any(name.endswith(("CausalLM", "LMHeadModel")) for name in saved)

@@ -52,7 +52,7 @@ class Norm:
 class Probe:
     """A copy of one block, with states of single tokens (`near`) and of sequences (`far`)."""
 
-    def __init__(self, block: nn.Module, near: walk.States, far: walk.States):
+    def __init__(self, block: nn.Module, near: walk.States, far: walk.States) -> None:
         dtype = torch.float64 if next(block.parameters()).dtype == torch.float64 else torch.float32
         self.block = copy.deepcopy(block).to(dtype).eval()
         self.near, self.far = _exact(list(near), dtype), _exact(list(far), dtype)

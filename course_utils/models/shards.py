@@ -33,7 +33,9 @@ class Shards:
     or one whose blocks share weights.
     """
 
-    def __init__(self, name: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"):
+    def __init__(
+        self, name: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
         name = shipped.resolved(name)
         source, local = loading._source(name)
         if not local:

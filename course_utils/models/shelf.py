@@ -21,7 +21,7 @@ class Shelf:
     files below `folder` (by default the system's folder for temporary files). Raises CompressionError for another place.
     """
 
-    def __init__(self, place: str = "memory", folder: Path | None = None):
+    def __init__(self, place: str = "memory", folder: Path | None = None) -> None:
         if place not in PLACES:
             raise CompressionError(f"states={place!r}: choose one of {', '.join(PLACES)}.")
         self.place, self.away, self.count = place, {}, 0  # type: tuple[str, dict[int, Tensor | Path], int]
@@ -83,7 +83,7 @@ class Shelf:
 class Place:
     """What one forward pass holds at a gate: the states that entered the block, and earlier ones that it has not let go of."""
 
-    def __init__(self, shelf: Shelf):
+    def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self.known: list[weakref.ref[Tensor]] = []
         self.held: list[Tensor] = []

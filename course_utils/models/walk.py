@@ -184,7 +184,7 @@ def watch(
 
 
 def watch_inputs(
-    block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers=None
+    block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers: Any = None
 ) -> None:
     """`watch` with x as (tokens, in), float32. `layers`: only these modules; by default every linear layer of the block."""
     watched = list(linears(block).values()) if layers is None else list(layers)

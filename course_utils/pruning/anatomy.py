@@ -1,6 +1,7 @@
 """Where the parts of a transformer block are, and how to cut them out of it."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,20 @@ from transformers.pytorch_utils import Conv1D
 
 from course_utils.errors import CompressionError
 from course_utils.models import sharing, walk
-from course_utils.models.empty import compute_buffers
+from course_utils.models.empty import compute_buffers, empty_like
 
 ONE_NUMBER = (
     "the config has one number of channels and one of heads for all blocks, so that every block loses as many; for some layers only "
     "use wanda, sparsegpt or magnitude."
 )
 # config fields with an entry for each block
-LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type")
+# Jamba: block i has attention, or experts, where i mod the first is the second
+RHYTHMS = (
+    ("attn_layer_period", "attn_layer_offset"),
+    ("expert_layer_period", "expert_layer_offset"),
+)
+ALL_STAY = "use wanda or sparsegpt, which keep all blocks."
 WHOLE_BLOCKS = "a block goes whole or stays whole, so that there is nothing to set for single layers; name the blocks that stay with ignore."
 
 
@@ -61,7 +68,7 @@ def of(model: PreTrainedModel) -> Anatomy:
             return anatomy
     raise CompressionError(
         f"model: the parts of {type(model).__name__}'s blocks are not known; pruning of heads and of the stream knows "
-        "dense models built like Llama, Qwen2 and Mistral, OPT, and GPT-2. Use prune_mlp or prune_layers. Prune before quantizing."
+        "dense models built like Llama, Qwen2 and Mistral, OPT, and GPT-2. Use prune_mlp, prune_layers or wanda. Prune before quantizing."
     )
 
 
@@ -111,7 +118,7 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
         setattr(module, name, size)
 
 
-def smaller_config(config, **changes: Any):
+def smaller_config(config: Any, **changes: Any) -> Any:
     """A copy of a config with these fields changed, of a model with towers those of its language model. Raises CompressionError
     if the model type does not allow them.
     """
@@ -131,13 +138,25 @@ def smaller_config(config, **changes: Any):
 def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str, Any]:
     """The fields of a config that say something of single blocks, for the blocks `chosen` in this order.
 
-    Lists with an entry for each block; which blocks have experts, as DeepSeek (the first k have none), Qwen (a list of those without, beside a
-    rhythm) and ERNIE (a first and a last one) say it. Raises CompressionError where such a config cannot say it of the blocks that stay.
+    Lists with an entry for each block, pairs of kinds and counts (GPT-Neo), lists of numbers of blocks (Bamba); which blocks have experts, as
+    DeepSeek (the first k have none), Qwen (a list of those without, beside a rhythm), ERNIE (a first and a last one) and Jamba (`RHYTHMS`) say
+    it. Raises CompressionError where such a config cannot say it of the blocks that stay.
     """
     told = config.to_dict()
     fields: dict[str, Any] = {
         k: [v[i] for i in chosen] for k, v in told.items() if k in LAYER_BY_LAYER and v
     }
+    if "attention_types" in told and "attention_layers" in told:
+        kinds = [told["attention_layers"][i] for i in chosen]
+        fields |= {"attention_types": [[[kind], 1] for kind in kinds], "attention_layers": kinds}
+    if numbers := told.get("attn_layer_indices"):
+        fields["attn_layer_indices"] = [new for new, i in enumerate(chosen) if i in numbers]
+    if block_types := told.get("block_types"):  # RecurrentGemma's are repeated to its end
+        fields["block_types"] = [block_types[i % len(block_types)] for i in chosen]
+    for period, offset in RHYTHMS:
+        if period in told:
+            which = [i % told[period] == told[offset] for i in chosen]
+            fields |= _rhythm(which, period, offset, f"layers={list(chosen)}: {config.model_type}")
     if "first_k_dense_replace" in told:
         dense = [i < told["first_k_dense_replace"] for i in chosen]
         fields["first_k_dense_replace"] = sum(dense)
@@ -176,7 +195,59 @@ def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str,
     return fields
 
 
-def rebuild(model: PreTrainedModel, config, tensors: dict[str, Tensor]) -> PreTrainedModel:
+def _rhythm(which: list[bool], period: str, offset: str, about: str) -> dict[str, int]:
+    """The fields that say n mod period = offset of exactly these blocks n. Raises CompressionError if none do."""
+    for p in range(1, len(which) + 2):
+        for o in range(p):
+            if which == [n % p == o for n in range(len(which))]:
+                return {period: p, offset: o}
+    raise CompressionError(
+        f"{about}'s config says by a rhythm ({period}) which blocks are of which kind, and the blocks that stay have none; keep others, or "
+        + ALL_STAY
+    )
+
+
+def config_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedConfig:
+    """A copy of a config for a model with the blocks `chosen` alone. Raises CompressionError, and as `said_of_blocks`, where it cannot be one."""
+    fields = said_of_blocks(config.get_text_config(), chosen)
+    try:
+        return smaller_config(config, num_hidden_layers=len(chosen), **fields)
+    except CompressionError as error:
+        raise CompressionError(
+            f"model: {config.model_type}'s config says something of single blocks in a way that is not known here, so that it cannot "
+            f"be written for fewer; {ALL_STAY}"
+        ) from error
+
+
+def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
+    """Raises CompressionError, before any work, for a model of which blocks cannot go. `free`: any of them may, not neighbours only.
+
+    Its blocks use each other's keys and values (Gemma 3n, Gemma 4); tensors outside of the blocks hold something for each of
+    them; its config cannot be written for fewer, or says by a rhythm which blocks are of which kind (Jamba).
+    """
+    config, total = model.config.get_text_config(), len(walk.blocks(model))
+    kind, told = config.model_type, config.to_dict()
+    if told.get("num_kv_shared_layers"):
+        raise CompressionError(
+            f"model: the last {told['num_kv_shared_layers']} blocks of {kind} use keys and values of blocks before them, so that none can go; {ALL_STAY}"
+        )
+    periods = [told[p] for p, offset in RHYTHMS if told.get(p, 0) > 1 and told[offset] < total]
+    if free and periods:
+        raise CompressionError(
+            f"model: {kind}'s config says by a rhythm of {math.lcm(*periods)} blocks of which kind each is, so that they cannot go one by one; "
+            f"use prune_blocks and remove a multiple of {math.lcm(*periods)}, or {ALL_STAY}"
+        )
+    inside = next(name for name, module in model.named_modules() if module is walk.blocks(model))
+    smaller = empty_like(type(model), config_of_blocks(model.config, range(total - 1)))
+    there = {name: tensor.shape for name, tensor in smaller.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(f"{inside}.") and there.get(name) != tensor.shape:
+            raise CompressionError(
+                f"model: {kind}'s {name} holds something for each block, outside of the blocks, so that none can go; {ALL_STAY}"
+            )
+
+
+def rebuild(model: PreTrainedModel, config: Any, tensors: dict[str, Tensor]) -> PreTrainedModel:
     """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
     attention = getattr(model.config, "_attn_implementation", None)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):

@@ -105,7 +105,7 @@ def zero_outside(module: nn.Module, mask: Tensor) -> None:
     set_weight(module, weight.masked_fill(~mask.to(weight.device), 0))
 
 
-def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer):
+def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer) -> Any:
     """Apply the masks now and after every step of the optimizer, whose momentum would move pruned weights.
 
     Returns a handle; `handle.remove()` lets the weights go. `masks` may be a dict that grows stricter meanwhile.
@@ -130,16 +130,16 @@ def each_step(
 
     parameters = {id(p) for p in model.parameters()}
 
-    def mine(optimizer) -> list[Tensor]:
+    def mine(optimizer: torch.optim.Optimizer) -> list[Tensor]:
         return [
             p for group in optimizer.param_groups for p in group["params"] if id(p) in parameters
         ]
 
-    def first(optimizer, *_) -> None:
+    def first(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if before is not None and mine(optimizer):
             before()
 
-    def last(optimizer, *_) -> None:
+    def last(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         nonlocal taken
         counted = [p for p in mine(optimizer) if "step" in optimizer.state.get(p, {})]
         if after is not None and counted:

@@ -22,7 +22,9 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # Louizos et al., 2018
 
 
 def logistic_noise(
-    shape, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+    shape: torch.Size | tuple[int, ...],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Ln u − ln(1 − u), u uniform in (0, 1): the difference of two Gumbel numbers."""
     edge = torch.finfo(dtype).eps / 2

@@ -36,7 +36,7 @@ def patterns(n: int, m: int) -> Tensor:
 def noise(
     shape: torch.Size | tuple[int, ...],
     generator: torch.Generator | None = None,
-    dtype=torch.float32,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Gumbel noise −ln(−ln u), u uniform in (0, 1): mean .5772, variance π²/6."""
     u = torch.rand(shape, generator=generator, dtype=dtype)

@@ -121,10 +121,10 @@ def experiment(
         data = digits.load(seed)
         start, other = (digits.network(*widths, seed=s) for s in (seed, seed + 1000))
 
-        def train(model, data=data, seed=seed):
+        def train(model: nn.Module, data: digits.Digits = data, seed: int = seed) -> None:
             digits.train(model, data.train_x, data.train_y, steps=steps, peak=peak, seed=seed)
 
-        def accuracy(model, data=data):
+        def accuracy(model: nn.Module, data: digits.Digits = data) -> float:
             return digits.accuracy(model, data.test_x, data.test_y)
 
         settings = {"rounds": rounds, "rate": rate, "pattern": pattern}

@@ -86,7 +86,7 @@ def train(
 
 
 def run(
-    model, losses: Losses, ids: Tensor, *, steps, peak, batch, seed, validation, folder, every, progress, told: dict[str, Any],
+    model: PreTrainedModel, losses: Losses, ids: Tensor, *, steps: int, peak: float, batch: int, seed: int, validation: Tensor | None, folder: str | Path | None, every: int, progress: bool, told: dict[str, Any],
     title: str,
 ) -> Fitted:  # fmt: skip
     """`distillation.fit` with the last weights kept: the best would be those from before the pruning.

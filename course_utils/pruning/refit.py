@@ -23,7 +23,7 @@ def second_moment(
     """
     total: list = [0, 0]
 
-    def see(_, x):
+    def see(_: nn.Module, x: Tensor) -> None:
         total[0], total[1] = total[0] + x.T @ x, total[1] + len(x)
 
     walk.watch_inputs(block, states, see, [layer])

@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ def train(
     layers = walk.compressible(model)
     parameters = {id(p) for p in model.parameters()}
 
-    def after(optimizer: torch.optim.Optimizer, *_) -> None:
+    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         nonlocal taken
         if not any(
             id(p) in parameters for group in optimizer.param_groups for p in group["params"]
@@ -145,7 +146,7 @@ def _move(
     part: float,
     method: str,
     seed: int,
-    optimizer,
+    optimizer: torch.optim.Optimizer,
 ) -> int:
     """Move this share of a layer's connections in `now`; the first moments of what grew are set to 0. How many are new."""
     weight, old = walk.weight_of(module), now[name]

@@ -107,7 +107,7 @@ def train(
     movement = statistics.Movement(model) if score == "movement" else None
     next_token = recovery.next_token(model, ids)
 
-    def losses(rows: Tensor):
+    def losses(rows: Tensor) -> Any:
         # the first step of this process: a resumed run reads its masks from its weights
         if not kept:
             kept.update({n: mask for n, mask in apply.nonzero(model).items() if n in chosen.own})
@@ -150,7 +150,9 @@ def _magnitudes(model: nn.Module, chosen: Container[str] | None = None) -> dict[
     }
 
 
-def _stricter(model, kept, own: dict[str, dict[str, Any]], movement) -> dict[str, Tensor]:
+def _stricter(
+    model: PreTrainedModel, kept: Any, own: dict[str, dict[str, Any]], movement: Any
+) -> dict[str, Tensor]:
     if movement is None:
         found = _magnitudes(model, own)
     else:
@@ -166,7 +168,7 @@ def _stricter(model, kept, own: dict[str, dict[str, Any]], movement) -> dict[str
 
 
 def one_shot(
-    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training
+    model: PreTrainedModel, ids: Tensor, sparsity: float = 0.5, *, steps: int = 100, **training: Any
 ) -> Compressed:
     """Prune to `sparsity` at once, then train; keywords as in `train`."""
     return train(model, ids, lambda step: sparsity, steps=steps, name="one_shot", **training)
@@ -179,7 +181,7 @@ def iterative(
     *,
     rounds: int = 4,
     steps: int = 100,
-    **training,
+    **training: Any,
 ) -> Compressed:
     """`rounds` times: prune the same fraction of what is left, then train steps // rounds steps (Han et al., 2015)."""
     update = max(1, steps // max(1, rounds))
@@ -196,7 +198,7 @@ def gradual(
     *,
     steps: int = 100,
     settle: float = 0.3,
-    **training,
+    **training: Any,
 ) -> Compressed:
     """Sparsity along the cubic schedule from 0 to `sparsity`; the last `settle` of the steps train at full sparsity."""
     if not 0 <= settle < 1:

@@ -10,6 +10,7 @@ as they stand, where [H_F⁻¹]_jj = U_jj² and F are the columns j, j+1, …
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -181,7 +182,7 @@ def prune_layer_spec(
 def prune(
     model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
     damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
-    symmetric: bool = False, prune_layer=prune_layer, ignore: Patterns = (),
+    symmetric: bool = False, prune_layer: Callable=prune_layer, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """SparseGPT for every linear layer in the blocks of a causal language model; settings as in `prune_layer`.

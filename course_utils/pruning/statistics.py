@@ -61,7 +61,7 @@ def _batches(batches: Iterable[Any] | Tensor, size: int) -> list[Any]:
     return found
 
 
-def gradients(model: nn.Module, batches, loss: Loss = next_token_loss) -> dict[str, Tensor]:
+def gradients(model: nn.Module, batches: Any, loss: Loss = next_token_loss) -> dict[str, Tensor]:
     """G = ∂L/∂θ, L the mean of `loss` over the batches (a tensor of token ids is cut into batches of 8)."""
     weights = list(_parameters(model).values())
     parts = _batches(batches, 8)
@@ -72,7 +72,9 @@ def gradients(model: nn.Module, batches, loss: Loss = next_token_loss) -> dict[s
     return _turned(model, total)
 
 
-def fisher_diagonal(model: nn.Module, examples, loss: Loss = next_token_loss) -> dict[str, Tensor]:
+def fisher_diagonal(
+    model: nn.Module, examples: Any, loss: Loss = next_token_loss
+) -> dict[str, Tensor]:
     """F_ii = (1/N) Σ_n (∂ℓ_n/∂θ_i)², the diagonal of the empirical Fisher matrix.
 
     ℓ_n is the loss of example n alone: the square must be taken before the mean. A tensor of token ids is cut into
@@ -89,7 +91,7 @@ def fisher_diagonal(model: nn.Module, examples, loss: Loss = next_token_loss) ->
 
 def hessian_diagonal(
     model: nn.Module,
-    batch,
+    batch: Any,
     loss: Loss = next_token_loss,
     *,
     probes: int | None = None,
@@ -179,7 +181,7 @@ def _mean_over_tokens(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def see(module, args):
+    def see(module: nn.Module, args: tuple[Any, ...]) -> None:
         x, name = walk.exact(args[0].reshape(-1, args[0].shape[-1])), names[id(module)]
         sums[name] = sums.get(name, 0) + of(x)
         counts[name] = counts.get(name, 0) + len(x)
@@ -200,7 +202,7 @@ class Movement:
     Use as a context while training; `total` then holds tensors (out, in) by name.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.sums = _zeros(_parameters(model).values())
 
@@ -214,7 +216,7 @@ class Movement:
         self.context.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.context.__exit__(None, None, None)
 
     @property
@@ -229,7 +231,7 @@ KINDS = ("random", "magnitude", "gradient", "fisher", "obd", "wanda", "surgeon")
 def scores_of(
     model: nn.Module,
     kind: str,
-    data=None,
+    data: Any = None,
     *,
     loss: Loss = next_token_loss,
     probes: int = 32,

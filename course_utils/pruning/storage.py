@@ -213,7 +213,7 @@ class SparseLinear(nn.Module):
     def __init__(
         self, in_features: int, out_features: int, format: str, nonzeros: int, *, bias: bool,
         dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.format, self.nonzeros = (
             in_features,

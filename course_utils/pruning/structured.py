@@ -9,6 +9,7 @@ import collections
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def prune_mlp(
     parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
     if isinstance(getattr(model.config.get_text_config(), parts.width, None), list | tuple):
         raise CompressionError(
-            f"model: {model.config.model_type} has a number of channels for each block; use prune_layers, or wanda."
+            f"model: {model.config.model_type} has a number of channels for each block; use wanda or sparsegpt."
         )
     before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.out)).shape[1]
     count = groups.how_many(before, keep, "channels")
@@ -84,7 +85,14 @@ def prune_mlp(
     return _finish(model, config, work.state_dict(), settings, began, {"kept": chosen})
 
 
-def _finish(model, config, tensors, settings, began, details) -> Compressed:
+def _finish(
+    model: PreTrainedModel,
+    config: Any,
+    tensors: dict[str, Tensor],
+    settings: dict[str, Any],
+    began: float,
+    details: dict[str, Any],
+) -> Compressed:
     return Compressed(
         anatomy.rebuild(model, config, tensors), settings, time.perf_counter() - began, details
     )
@@ -130,7 +138,7 @@ def prune_heads(
         raise CompressionError(_no_head_size(config.model_type))
     if getattr(config, "num_kv_shared_layers", 0):
         raise CompressionError(
-            f"model: blocks of {config.model_type} use each other's keys and values; use prune_mlp or prune_layers."
+            f"model: blocks of {config.model_type} use each other's keys and values; {anatomy.ALL_STAY}"
         )
     try:
         heads, kv = config.num_attention_heads, config.num_key_value_heads
@@ -206,7 +214,7 @@ def _same_numbers(module: nn.Module, other: nn.Module) -> None:
             setattr(module, name, value)
 
 
-def _config_with_heads(config, count: int, kv: int, size: int, step: int):
+def _config_with_heads(config: Any, count: int, kv: int, size: int, step: int) -> Any:
     """The smaller config, or an error that lists the counts which the model type accepts (Llama wants divisors)."""
     allowed = []
     for heads in range(step, config.get_text_config().num_attention_heads + 1, step):
@@ -266,15 +274,14 @@ def _joined(states: list[Tensor], number: int, model: PreTrainedModel) -> Tensor
 
 
 def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedModel:
-    """A copy of the model with only these blocks, in the order given. Raises CompressionError for unknown blocks, and as `anatomy.said_of_blocks`."""
+    """A copy of the model with only these blocks, in the order given. Raises CompressionError for unknown blocks, and as `anatomy.config_of_blocks`."""
     anatomy.check_model(model)
     chosen, total = list(layers), len(walk.blocks(model))
     if not chosen or not all(0 <= layer < total for layer in chosen):
         raise CompressionError(
             f"layers={chosen}: name at least one of the blocks 0 to {total - 1}."
         )
-    fields = anatomy.said_of_blocks(model.config.get_text_config(), chosen)
-    config = anatomy.smaller_config(model.config, num_hidden_layers=len(chosen), **fields)
+    config = anatomy.config_of_blocks(model.config, chosen)
     inside = walk.blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is inside) + "."
     tensors = {k: v for k, v in model.state_dict().items() if not k.startswith(prefix)}
@@ -300,6 +307,7 @@ def prune_layers(
     selection.none_here(anatomy.WHOLE_BLOCKS, (), per_layer)
     anatomy.check_model(model)
     count = groups.how_many(len(walk.blocks(model)), keep, "blocks")
+    anatomy.check_fewer_blocks(model, free=True)
     stay = selection.blocks_named(model, ignore)
     if len(stay) > count:
         raise CompressionError(
@@ -338,6 +346,7 @@ def prune_blocks(
     anatomy.check_model(model)
     total = len(walk.blocks(model))
     count = groups.how_many(total, keep, "blocks")
+    anatomy.check_fewer_blocks(model, free=False)
     n, stay = total - count, selection.blocks_named(model, ignore)
     open_to = [
         first

@@ -6,6 +6,7 @@ Its weights are slices of the whole model's: views, so that what trains a subnet
 """
 
 import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -132,7 +133,7 @@ class Supernet:
             parts.attention_out: subnet.heads * self.shape.ratio * self.shape.size,
         }
 
-        def zero(limit: int):
+        def zero(limit: int) -> Callable:
             def hook(_: Any, args: tuple) -> tuple:
                 x = args[0].clone()
                 x[..., limit:] = 0
@@ -152,7 +153,7 @@ class Supernet:
                 handle.remove()
 
     @contextmanager
-    def _only(self, blocks: tuple[int, ...]):
+    def _only(self, blocks: tuple[int, ...]) -> Iterator[None]:
         inside = walk.blocks(self.model)
         path, _, name = self._prefix[:-1].rpartition(".")
         home, config = self.model.get_submodule(path), self.model.config

@@ -7,6 +7,8 @@ Around the trained weights θ, for a change δ of all the weights of the linear 
 `loss(model, batch)` gives a scalar, as in `pruning.statistics`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -26,7 +28,7 @@ def flat(values: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def removal_costs(model: nn.Module, batch, loss: Loss) -> dict[str, Tensor]:
+def removal_costs(model: nn.Module, batch: Any, loss: Loss) -> dict[str, Tensor]:
     """L(θ with weight i at zero) − L(θ) for every weight, one at a time: (out, in) by name.
 
     Raises CompressionError for more than 20,000 weights, each of which takes a forward pass.
@@ -49,7 +51,7 @@ def removal_costs(model: nn.Module, batch, loss: Loss) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def masked_cost(model: nn.Module, masks: Masks, batch, loss: Loss) -> float:
+def masked_cost(model: nn.Module, masks: Masks, batch: Any, loss: Loss) -> float:
     """L(θ ⊙ M) − L(θ): what the masks (True = kept) cost together. The model stays as it is."""
     masked = {
         f"{name}.weight": walk.weight_of(m) * masks[name]
@@ -60,7 +62,7 @@ def masked_cost(model: nn.Module, masks: Masks, batch, loss: Loss) -> float:
     )  # type: ignore[arg-type]
 
 
-def hessian(model: nn.Module, batch, loss: Loss) -> Tensor:
+def hessian(model: nn.Module, batch: Any, loss: Loss) -> Tensor:
     """∂²L/∂θ_i∂θ_j of all the weights of nn.Linear layers, (n, n), in the order of `flat`.
 
     Raises CompressionError for more than 4,000 weights.

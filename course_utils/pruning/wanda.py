@@ -24,7 +24,7 @@ def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor
     squares: dict[nn.Module, Tensor] = {}
     counts: dict[nn.Module, int] = {}
 
-    def see(module, x):
+    def see(module: nn.Module, x: Tensor) -> None:
         squares[module] = squares.get(module, 0) + x.square().sum(0, dtype=torch.float64)
         counts[module] = counts.get(module, 0) + len(x)
 

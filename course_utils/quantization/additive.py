@@ -146,7 +146,7 @@ class AdditiveLinear(ScaledCodes):
     def __init__(
         self, in_features: int, out_features: int, *, width: int = 8, codebooks: int = 2, entries: int = 256, groups: int = 1,
         scale_dtype: str = "float16", bias: bool = False, rotation: int | None = None, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.bits, self.per_row = (entries - 1).bit_length(), -(-in_features // width) * codebooks
         self._set_up(

@@ -11,12 +11,12 @@ the norm or the linear layer before.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -61,7 +61,7 @@ def scale_for(magnitude: Tensor, alpha: float) -> Tensor:
     return scale / (scale.max() * scale.min()).sqrt()
 
 
-def rounded(weight: Tensor, scale: Tensor, **settings) -> Tensor:
+def rounded(weight: Tensor, scale: Tensor, **settings: Any) -> Tensor:
     """Q(W diag(s)) diag(s)⁻¹: what the layer's weight amounts to after rounding the scaled one."""
     grid = make_grid(weight * scale, **settings)
     return dequantize(to_codes(weight * scale, grid), grid) / scale
@@ -69,7 +69,7 @@ def rounded(weight: Tensor, scale: Tensor, **settings) -> Tensor:
 
 def search_scale(
     weights: Sequence[Tensor], H: Tensor, magnitude: Tensor, *, bits: int = 4, group_size: int | None = 64,
-    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, spread=lambda scale: scale, each: Sequence[dict[str, Any]] | None = None,
+    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, spread: Callable[[Tensor], Tensor]=lambda scale: scale, each: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[Tensor, float, list[float]]:  # fmt: skip
     """The best s = m^α for layers that share an input: (scale, α, the error at each α).
 
@@ -268,13 +268,13 @@ def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:
     )
 
 
-def _statistics(block, states) -> tuple[dict, dict, dict]:
+def _statistics(block: nn.Module, states: Any) -> tuple[dict, dict, dict]:
     """For each linear layer of a block: H = (2/N) XᵀX and m = mean|x| of its inputs, and how many those were."""
     products: dict = {}
     sums: dict = {}
     counts: dict = {}
 
-    def see(module, x):
+    def see(module: nn.Module, x: Tensor) -> None:
         products[module] = products.get(module, 0) + x.T @ x
         sums[module] = sums.get(module, 0) + x.abs().sum(0)
         counts[module] = counts.get(module, 0) + len(x)

@@ -182,7 +182,7 @@ class CodebookLinear(ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, bits: int, *, codebooks: int = 1, bias: bool = False,
         codebook_dtype: str = "float16", dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
         self.register_buffer(

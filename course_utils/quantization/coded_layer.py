@@ -39,7 +39,7 @@ class EntropyCodedLinear(ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, *, stream: int = 0, classes: int = 1, symbols: int = 1, steps: int = 1,
         step_dtype: str = "float32", bias: bool = False, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("stream", torch.zeros(stream, dtype=torch.uint8))

@@ -17,7 +17,13 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from course_utils.errors import CompressionError
 from course_utils.models import experts, selection, walk
@@ -41,7 +47,7 @@ class Compressed:
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: str | Path, tokenizer=None) -> int:
+    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
         """Write the model and return the bytes written. An interrupted write leaves an existing folder whole."""
         return save(self, Path(folder), tokenizer)
 
@@ -74,7 +80,9 @@ def narrow(tensor: Tensor) -> Tensor:
     return half if torch.equal(half.float(), tensor) else tensor
 
 
-def save(compressed: Compressed, folder: Path, tokenizer=None) -> int:
+def save(
+    compressed: Compressed, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> int:
     """Write a result as a folder; its bytes. See `Compressed.save`."""
     model = compressed.model
     if not isinstance(model, PreTrainedModel):
@@ -133,7 +141,12 @@ def check_folder(folder: Path, mark: str) -> None:
         )
 
 
-def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer) -> None:
+def _write(
+    compressed: Compressed,
+    model: PreTrainedModel,
+    work: Path,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors, shared = without_copies({k: v for k, v in model.state_dict().items() if k not in tied})
     save_file(
@@ -145,7 +158,7 @@ def _write(compressed: Compressed, model: PreTrainedModel, work: Path, tokenizer
 def write_rest(
     compressed: Compressed,
     work: Path,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase | None,
     weights: list[str],
     shared: dict[str, str],
     ignore: tuple[str, ...] = (),

@@ -25,7 +25,7 @@ Make = Callable[..., Made]
 class FixedBuffers(nn.Module):
     """A module whose buffers keep their precision: `half()` and the like move scales, but do not round them."""
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable, recurse: bool = True) -> Any:
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         super()._apply(fn, recurse)
         for name, buffer in kept.items():

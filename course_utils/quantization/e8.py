@@ -105,7 +105,7 @@ class E8Linear(ScaledCodes):
     def __init__(
         self, in_features: int, out_features: int, *, groups: int = 1, scale_dtype: str = "float16", bias: bool = False,
         rotation: int | None = None, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self._set_up(
             in_features,

@@ -90,7 +90,7 @@ class FloatLinear(ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, *, format: str = "FP8 E4M3", scales: int = 0, scale_dtype: str = "float16",
         bias: bool = False, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.format = in_features, out_features, format
         width = in_features * check_format(format).itemsize

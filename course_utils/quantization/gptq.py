@@ -17,6 +17,7 @@ leave). `quantize_layer` therefore compares the two and keeps plain rounding for
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -195,7 +196,7 @@ def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float
 def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
     symmetric: bool = False, damping: float = 0.01, block_size: int = 128, act_order: bool = False,
-    static_groups: bool = False, never_worse: bool = True, quantize_layer=quantize_layer,
+    static_groups: bool = False, never_worse: bool = True, quantize_layer: Callable=quantize_layer,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """GPTQ of every linear layer in the blocks of a causal language model; `ignore`, `per_layer` as in `rtn.quantize`.

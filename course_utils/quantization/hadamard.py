@@ -136,7 +136,7 @@ class OnlineHadamard(FixedBuffers):
         bias: bool = False,
         conv1d: bool = False,
         dtype: torch.dtype = torch.float32,
-    ):
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         if conv1d:

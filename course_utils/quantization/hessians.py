@@ -240,7 +240,7 @@ def _rows(x: Tensor) -> Tensor:
 class _Sum:
     """XᵀX, `total` (`add_half`), of `layers` that were fed the same tensors so far. `input` is added, in place, when all of them have `seen` it."""
 
-    def __init__(self, total: Tensor):
+    def __init__(self, total: Tensor) -> None:
         self.total, self.input = total, None  # type: Tensor, Tensor | None
         self.layers: set[nn.Module] = set()
         self.seen: set[nn.Module] = set()

@@ -188,7 +188,7 @@ class RealZeroLinear(ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, *, bits: int, groups: int, scale_dtype: str = "float16", bias: bool = False,
         dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.bits, self.groups = (
             in_features,

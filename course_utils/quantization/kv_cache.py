@@ -101,7 +101,7 @@ class QuantizedCacheLayer(DynamicLayer):
     def __init__(
         self, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel", value_axis: str = "token", *,
         first: int = 0, method: str = "grid", turn: Callable[..., Tensor] | None = None, seed: int = 0,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.seed = seed
         self.bits, self.group, self.window, self.first, self.method, self.turn = (

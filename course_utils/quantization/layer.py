@@ -1,8 +1,9 @@
 """A linear layer whose weight lives in memory as packed integers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class QuantizedLinear(Described, nn.Module):
         self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool, bias: bool,
         scattered: bool = False, scale_dtype: torch.dtype | str = torch.float16, dtype: torch.dtype = torch.float32,
         activations: str = "float",
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.activations = check_activations(activations)
         self.in_features, self.out_features, self.bits, self.symmetric = (
@@ -184,11 +185,11 @@ class QuantizedLinear(Described, nn.Module):
         sizes = self.group_index.bincount(minlength=self.groups)
         self._even = bool((sizes * self.groups == self.in_features).all())
 
-    def _load_from_state_dict(self, *args) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._set_order()
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable, recurse: bool = True) -> Any:
         scale = self.scale
         super()._apply(fn, recurse)
         self.scale = scale.to(self.scale.device)

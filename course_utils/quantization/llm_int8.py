@@ -35,7 +35,7 @@ class LLMInt8Linear(Int8Linear):
     def __init__(
         self, in_features: int, out_features: int, *, threshold: float = 6.0, bias: bool = False,
         dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, bias=bias, dtype=dtype)
         self.threshold = threshold
 

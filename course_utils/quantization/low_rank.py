@@ -101,7 +101,7 @@ class LowRankLinear(nn.Module):
         bias: bool = False,
         precision: str = "bfloat16",
         dtype: torch.dtype = torch.float32,
-    ):
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.rank, self.precision = (
             in_features,

@@ -219,7 +219,7 @@ class MicroscaledLinear(Described, ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, *, scheme: str, bias: bool = False, dtype: torch.dtype = torch.float32,
         activations: str = "float",
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.activations = check_activations(activations)
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme

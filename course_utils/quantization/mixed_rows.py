@@ -10,7 +10,7 @@ uncorrelated, and sizes of g and x as independent (K-FAC's assumption, Martens a
 Beside scales and zero points a layer stores the width of each row, a byte.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class MixedRowsLinear(ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, *, packed: int, groups: int, scale_dtype: str = "float16", bias: bool = False,
         dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.groups = in_features, out_features, groups
         self.register_buffer("packed", torch.zeros(packed, dtype=torch.uint8))
@@ -166,7 +166,7 @@ def row_damages(
     }
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str):
+    def keep(name: str) -> Callable:
         def hook(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
             x = inputs[0].detach().flatten(0, -2).float()
             H[name] += (x.T @ x).cpu()

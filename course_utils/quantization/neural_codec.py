@@ -25,7 +25,7 @@ COMPONENTS = 3
 class Entropies(nn.Module):
     """p_j(q): a mixture of logistic distributions for each of `width` coordinates."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.share = nn.Parameter(torch.zeros(width, COMPONENTS))
         self.mean = nn.Parameter(torch.linspace(-1, 1, COMPONENTS).repeat(width, 1))
@@ -46,7 +46,7 @@ class Entropies(nn.Module):
 class Codec(nn.Module):
     """f, g and p for blocks of `width` numbers. `hidden`=0: f and g are matrices."""
 
-    def __init__(self, width: int, hidden: int = 0, seed: int = 0):
+    def __init__(self, width: int, hidden: int = 0, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

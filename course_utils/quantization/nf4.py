@@ -155,7 +155,7 @@ class BlockwiseLinear(ExpandedLinear):
     def __init__(
         self, in_features: int, out_features: int, *, format: str = "nf4", block_size: int = 64, nested: bool = False,
         bias: bool = False, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.format, self.block_size, self.nested = format, block_size, nested

@@ -64,7 +64,7 @@ class MinMax:
 class MovingAverage(MinMax):
     """low ← m · low + (1 − m) · min(batch), and likewise high (Jacob et al., 2018, section 3.1)."""
 
-    def __init__(self, momentum: float = 0.9):
+    def __init__(self, momentum: float = 0.9) -> None:
         if not 0 <= momentum < 1:
             raise CompressionError(
                 f"momentum={momentum}: choose a number from 0 to below 1, usually 0.9."
@@ -79,7 +79,7 @@ class MovingAverage(MinMax):
 class Histogram(MinMax):
     """Counts in equal bins over [−r, r]. When a larger value comes, r doubles and neighbouring bins are joined."""
 
-    def __init__(self, bins: int = BINS):
+    def __init__(self, bins: int = BINS) -> None:
         if bins < 8 or bins % 4:
             raise CompressionError(
                 f"bins={bins}: choose a multiple of 4 from 8 on, usually {BINS}."
@@ -117,7 +117,7 @@ class Histogram(MinMax):
 class Percentile(Histogram):
     """Leaves (100 − percent) / 2 percent of the values outside on either side, to the width of a bin."""
 
-    def __init__(self, percent: float = 99.9, bins: int = BINS):
+    def __init__(self, percent: float = 99.9, bins: int = BINS) -> None:
         super().__init__(bins)
         if not 50 <= percent <= 100:
             raise CompressionError(f"percent={percent}: choose 50 to 100, usually 99 to 99.99.")
@@ -139,7 +139,7 @@ class Percentile(Histogram):
 class SquaredError(Histogram):
     """The range with the least expected squared error E[(x − x̂)²] among shrunken versions of [min, max]."""
 
-    def __init__(self, bits: int = 8, symmetric: bool = True, bins: int = BINS):
+    def __init__(self, bits: int = 8, symmetric: bool = True, bins: int = BINS) -> None:
         super().__init__(bins)
         check_bits(bits)
         self.bits, self.symmetric = bits, symmetric
@@ -173,7 +173,7 @@ class Entropy(Histogram):
     (Migacz, 2017, "8-bit Inference with TensorRT"). At most 256 thresholds are tried.
     """
 
-    def __init__(self, bits: int = 8, bins: int = BINS):
+    def __init__(self, bits: int = 8, bins: int = BINS) -> None:
         super().__init__(bins)
         check_bits(bits)
         self.bits = bits

@@ -11,6 +11,7 @@ and multiplies that gradient by 1 / √(n · q_max) for the n weights that share
 
 import copy
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,9 @@ class QATLinear(nn.Module):
     zero_point: Tensor
     group_index: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, grid: Grid, learned_step: bool = True):
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, grid: Grid, learned_step: bool = True
+    ) -> None:
         super().__init__()
         self.bits, self.symmetric = grid.bits, grid.symmetric
         self.weight = nn.Parameter(weight.detach().clone().contiguous())
@@ -155,7 +158,16 @@ def quantize(
     return Compressed(model.eval(), settings, time.perf_counter() - began, {"loss": losses})
 
 
-def _train(model, teacher, data, steps, batch, learning_rate, distill, seed) -> list[float]:
+def _train(
+    model: nn.Module,
+    teacher: Any,
+    data: Tensor,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    distill: float,
+    seed: int,
+) -> list[float]:
     trained = [p for p in model.parameters() if p.requires_grad]
     steps_of_grids = {id(m.step) for m in model.modules() if isinstance(m, QATLinear)}
     rates = {id(p): learning_rate * (STEP_RATE if id(p) in steps_of_grids else 1) for p in trained}

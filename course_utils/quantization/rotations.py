@@ -38,7 +38,7 @@ SAME = 1e-4  # relative change of the logits that rounding may cause in float32
 class _Whole(readers.Probe):
     """The whole model instead of one block: norms and their readers, the last norm's reader being the head."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel) -> None:
         self.block, self.layers = model, walk.linears(model)
         near, _ = readers.probe_ids(model)
         self.near = [(near.view(2, -1).to(model.device), {})]

@@ -45,7 +45,7 @@ class Stream:
     and states are computed; everything is written from there.
     """
 
-    def __init__(self, shards: Shards, part: Path, states: str = "memory"):
+    def __init__(self, shards: Shards, part: Path, states: str = "memory") -> None:
         self.shards, self.part, self.states = shards, part, states
         self.shelf = Shelf(states, part if states == "disk" else None)
         self.ready: set[int] = parallel.first(

@@ -145,7 +145,7 @@ class TrellisLinear(ScaledCodes):
     def __init__(
         self, in_features: int, out_features: int, *, bits: int = 2, state_bits: int = 12, values: str = "normal", groups: int = 1,
         scale_dtype: str = "float16", bias: bool = False, rotation: int | None = None, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         self._set_up(
             in_features,

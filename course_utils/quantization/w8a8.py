@@ -80,7 +80,7 @@ class Int8Linear(FixedBuffers):
     def __init__(
         self, in_features: int, out_features: int, *, per_channel: bool = True, bias: bool = False, static: bool = False,
         activations: str = "per_token", activation_bits: int = 8, symmetric: bool = True, dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         if in_features > MOST_INPUTS:
             raise CompressionError(

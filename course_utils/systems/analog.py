@@ -12,6 +12,7 @@ is cut off. Light counts photons: a product of N photons has a shot noise of 1/â
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ def optical(
 
 
 class _Inexact(nn.Module):
-    def __init__(self, linear: nn.Module, product):
+    def __init__(self, linear: nn.Module, product: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.weight, self.bias, self.product = (
             walk.weight_of(linear).detach(),
@@ -109,7 +110,12 @@ class _Inexact(nn.Module):
 
 
 @torch.no_grad()
-def on_device(model: PreTrainedModel, *, program_with=None, multiply_with=None) -> PreTrainedModel:
+def on_device(
+    model: PreTrainedModel,
+    *,
+    program_with: Callable[[Tensor], Tensor] | None = None,
+    multiply_with: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> PreTrainedModel:
     """A copy whose linear layers are programmed by `program_with(weight)` and multiply by `multiply_with(x, weight)`."""
     made = copy.deepcopy(model).eval()
     for name, module in walk.compressible(made).items():

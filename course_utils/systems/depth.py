@@ -13,9 +13,10 @@ token skips is thrown away.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from course_utils.errors import CompressionError
@@ -36,8 +37,10 @@ def bypassed(model: PreTrainedModel, skips: Skips) -> Iterator[None]:
             f"skips: there is no block {wrong[0]}; the model has blocks 0 to {len(blocks) - 1}."
         )
 
-    def hook(skip: Tensor):
-        def pass_by(block, args, kwargs, out):
+    def hook(skip: Tensor) -> Callable:
+        def pass_by(
+            block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+        ) -> Any:
             state, _ = gates.by_name(block, args, kwargs)
             new = out[0] if isinstance(out, tuple) else out
             keep = torch.as_tensor(skip, device=new.device).expand(new.shape[:-1])
@@ -113,7 +116,7 @@ def changes(model: PreTrainedModel, ids: Tensor) -> tuple[list[Tensor], list[Ten
     states: list[Tensor] = []
     sizes: list[Tensor] = []
 
-    def see(block, args, kwargs, out):
+    def see(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         state, _ = gates.by_name(block, args, kwargs)
         new = out[0] if isinstance(out, tuple) else out
         states.append(state.float())
@@ -142,7 +145,7 @@ class Router:
         blocks: tuple[int, ...],
         capacity: float,
         ridge: float = 1e-2,
-    ):
+    ) -> None:
         if not 0 < capacity < 1:
             raise CompressionError(
                 f"capacity={capacity}: choose the share of tokens that a block sees, between 0 and 1."

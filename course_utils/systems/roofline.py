@@ -8,8 +8,10 @@ intensity. Below the ridge I = P / M the bytes decide, above it the operations.
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ def bytes_moved(
     )
 
 
-def intensity(rows: int, columns: int, tokens: int, **stored) -> float:
+def intensity(rows: int, columns: int, tokens: int, **stored: Any) -> float:
     """Operations for each byte moved; `stored` as in `bytes_moved`."""
     return operations(rows, columns, tokens) / bytes_moved(rows, columns, tokens, **stored)
 
@@ -75,14 +77,14 @@ class Roof:
         """The most operations a second at this intensity."""
         return min(self.peak, self.bandwidth * intensity)
 
-    def seconds(self, rows: int, columns: int, tokens: int, **stored) -> float:
+    def seconds(self, rows: int, columns: int, tokens: int, **stored: Any) -> float:
         """The least time of a product: max(operations / P, bytes / M)."""
         return max(
             operations(rows, columns, tokens) / self.peak,
             bytes_moved(rows, columns, tokens, **stored) / self.bandwidth,
         )
 
-    def tokens_at_ridge(self, rows: int, columns: int, **stored) -> int | None:
+    def tokens_at_ridge(self, rows: int, columns: int, **stored: Any) -> int | None:
         """The fewest tokens at once for which operations decide; None where inputs and outputs alone keep it below the ridge.
 
         2 n t / (w + a t) ≥ ridge with n weights, w bytes of them and a = 4 (rows + columns) bytes a token.
@@ -143,17 +145,17 @@ STORED: dict[str, dict] = {
 }
 
 
-def _round(make, nbytes: int, memory: int):
+def _round(make: Callable[[], Any], nbytes: int, memory: int) -> Any:
     return itertools.cycle([make() for _ in range(max(1, -(-memory // nbytes)))])
 
 
-def _dense(width: int, memory: int, rng: torch.Generator):
+def _dense(width: int, memory: int, rng: torch.Generator) -> Any:
     weight = torch.randn(width, width, generator=rng)
     copies = _round(weight.clone, weight.nbytes, memory)
     return lambda x: torch.nn.functional.linear(x, next(copies))
 
 
-def _packed(width: int, bits: int, memory: int, rng: torch.Generator):
+def _packed(width: int, bits: int, memory: int, rng: torch.Generator) -> Any:
     codes = torch.randint(2**bits, (width, width), generator=rng, dtype=torch.uint8)
     scale = (0.001 + 0.01 * torch.rand(width, width // 64, generator=rng)).half().float()
     one = kernels.from_codes(codes, scale, bits=bits)

@@ -67,7 +67,7 @@ class Reader:
     Architectures whose cache holds more than keys and values, or only a window of them, cannot go back: they read the text anew.
     """
 
-    def __init__(self, model: PreTrainedModel, width: int):
+    def __init__(self, model: PreTrainedModel, width: int) -> None:
         self.model, self.width = model, width
         self.read: list[int] = []
         self.cache: Any = None

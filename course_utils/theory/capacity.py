@@ -75,7 +75,7 @@ class FactStore(nn.Module):
         width: int = 16,
         hidden: int = 32,
         seed: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -30,7 +30,7 @@ class Subspace(nn.Module):
     projection: Tensor
     origin: Tensor
 
-    def __init__(self, network: nn.Module, dimension: int, seed: int = 0):
+    def __init__(self, network: nn.Module, dimension: int, seed: int = 0) -> None:
         super().__init__()
         shapes = {name: p.shape for name, p in network.named_parameters()}
         total = sum(shape.numel() for shape in shapes.values())

@@ -11,6 +11,7 @@ import heapq
 import lzma
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def entropy(symbols: Tensor) -> float:
     return float(-(p * p.log2()).sum()) + 0.0
 
 
-def code_lengths(counts) -> np.ndarray:
+def code_lengths(counts: Any) -> np.ndarray:
     """Bits of each symbol's Huffman code word (int64, same length as `counts`; 0 for a count of 0).
 
     Repeatedly the two rarest groups are joined, and each of their symbols gets one bit more. If a word gets longer

@@ -80,7 +80,7 @@ class WideRelu(nn.Module):
     A large `scale` makes training lazy, a small one lets features move (Chizat et al., 2019).
     """
 
-    def __init__(self, inputs: int, width: int, *, scale: float = 1.0, seed: int = 0):
+    def __init__(self, inputs: int, width: int, *, scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()
         rng = torch.Generator().manual_seed(seed)
         self.W = nn.Parameter(torch.randn(width, inputs, generator=rng))

@@ -1,6 +1,7 @@
 """One function for each kind of document. Each draws from a Tape, and every draw can be read off the text."""
 
 from collections.abc import Callable
+from typing import Any
 
 from . import lexicon
 from .minilang import OPERATIONS, REDUCTIONS
@@ -8,7 +9,7 @@ from .people import ATTRIBUTES, QUESTIONS, STATEMENTS, World
 from .tape import Tape
 
 
-def question(world: World, person, attribute: str, template: int) -> tuple[str, str]:
+def question(world: World, person: Any, attribute: str, template: int) -> tuple[str, str]:
     """A question about one fact, and its answer."""
     return QUESTIONS[attribute][template].format(name=person.name), getattr(person, attribute)
 

@@ -88,7 +88,7 @@ class World:
     are seen far more often in training than others. `country[city]` says where each city lies.
     """
 
-    def __init__(self, seed: int = 0, n_people: int = 300):
+    def __init__(self, seed: int = 0, n_people: int = 300) -> None:
         if not 1 <= n_people <= len(lexicon.FIRST_NAMES) * len(lexicon.LAST_NAMES):
             raise ValueError(
                 f"n_people={n_people}: choose between 1 and 1600, the number of distinct names."

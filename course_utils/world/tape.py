@@ -15,7 +15,7 @@ class Tape:
     `log` holds the index of each choice, so that tests can verify that property.
     """
 
-    def __init__(self, rng: random.Random):
+    def __init__(self, rng: random.Random) -> None:
         self.rng, self.nats, self.log = rng, 0.0, []
 
     def index(self, n: int) -> int:

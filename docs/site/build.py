@@ -1,6 +1,6 @@
 """Build the site from the committed notebooks, without running them: `make site`, or python docs/site/build.py.
 
-The pages are written to build/site/html. `--frames [LESSON …]` draws the moving figures anew (making/frames.py). COURSE_REPOSITORY=owner/name (empty by default) adds links to Colab and Codespaces.
+The pages are written to build/site/html. `--frames [LESSON …]` draws the moving figures anew (making/frames.py); `--readmes` writes course_utils/*/README.md (making/readmes.py). COURSE_REPOSITORY=owner/name (empty by default) adds links to Colab and Codespaces.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from making import (  # noqa: E402
     launch,
     links,
     pages,
+    readmes,
     slides,
     vendor,
 )
@@ -126,5 +127,7 @@ def main() -> int:
     return 1 if dead else 0
 
 
+COMMANDS = {"--frames": frames.main, "--readmes": lambda _: readmes.write()}
+
 if __name__ == "__main__":
-    sys.exit(frames.main(sys.argv[2:]) if sys.argv[1:2] == ["--frames"] else main())
+    sys.exit(COMMANDS.get("".join(sys.argv[1:2]), lambda _: main())(sys.argv[2:]))

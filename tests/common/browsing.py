@@ -104,7 +104,13 @@ def run_all(page: Page) -> None:
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=6 * MINUTE)
     menu(page, "Edit", "Clear Outputs of All Cells")
     expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
-    menu(page, "Run", "Run All Cells")
+    for _ in range(4):  # a page that is still busy with the notebook may lose the order
+        menu(page, "Run", "Run All Cells")
+        until = time.monotonic() + 20
+        while (idle := set(texts(prompts)) == {"[ ]:"}) and time.monotonic() < until:
+            page.wait_for_timeout(300)
+        if not idle:
+            break
     done = re.compile(r"^\[\d+\]:$")
     end = time.monotonic() + 12 * 60
     while not all(done.match(text) for text in texts(prompts)):

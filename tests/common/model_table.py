@@ -1,5 +1,7 @@
 """docs/models.md: architecture × method × file, each tried on a tiny random model. `python tests/common/model_table.py --write docs/models.md`
 
+With `--only gpt_neo jamba` these rows are made anew and the others stay.
+
 A mark says that what is written above the table held. A number is a sentence with which the pair was refused; whatever else
 happened is written out.
 """
@@ -237,7 +239,10 @@ def read(page: str) -> dict[str, dict[str, str]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, required=True)
-    where = parser.parse_args().write
+    parser.add_argument("--only", nargs="+", choices=KINDS, help="rows to make anew (all)")
+    given = parser.parse_args()
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore", CompressionWarning)
-    where.write_text(written(rows()), encoding="utf-8")
+    kept = read(given.write.read_text(encoding="utf-8")) if given.only else {}
+    made_now = rows(tuple(given.only or KINDS))
+    given.write.write_text(written(kept | made_now), encoding="utf-8")

@@ -297,6 +297,11 @@ EXPERTS = {  # as each config says it: changes, blocks that stay, what the small
     "glm4_moe": ({"first_k_dense_replace": 1}, [3, 4, 5], {"first_k_dense_replace": 0}),
     "qwen2_moe": ({"mlp_only_layers": [3], "decoder_sparse_step": 2}, [0, 1, 3, 5], {"mlp_only_layers": [0, 2], "decoder_sparse_step": 1}),
     "ernie4_5_moe": ({"moe_layer_start_index": 1, "moe_layer_end_index": 4}, [0, 2, 3, 5], {"moe_layer_start_index": 1, "moe_layer_end_index": 2}),
+    "gpt_neo": ({}, [1, 2, 5], {"attention_layers": ["local", "global", "local"]}),
+    "recurrent_gemma": ({"block_types": ["recurrent", "attention"]}, [1, 2, 5], {"block_types": ["attention", "recurrent", "attention"]}),
+    "bamba": ({"attn_layer_indices": [2, 4]}, [2, 3, 4], {"attn_layer_indices": [0, 2]}),
+    "jamba": ({"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3, "expert_layer_offset": 0}, [0, 3],
+              {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 1, "expert_layer_offset": 0}),
 }  # fmt: skip
 
 
@@ -309,7 +314,7 @@ def with_experts_where(kind, changes):
 
 
 @pytest.mark.parametrize("kind", EXPERTS)
-def test_blocks_with_experts_keep_them(kind, ids):
+def test_blocks_of_several_kinds_stay_what_they_are(kind, ids):
     changes, chosen, said = EXPERTS[kind]
     model = with_experts_where(kind, changes)
     small = structured.keep_layers(model, chosen)
@@ -326,6 +331,45 @@ def test_blocks_with_experts_keep_them(kind, ids):
 def test_an_order_of_experts_that_the_config_cannot_say_is_refused(kind, chosen):
     with pytest.raises(CompressionError, match=f"{kind}'s config can only say"):
         structured.keep_layers(with_experts_where(kind, EXPERTS[kind][0]), chosen)
+
+
+UNFIT = {  # structured pruning of blocks that cannot go: what is said, and what is to do instead
+    "gemma3n_text": "last 5 blocks .* keys and values of blocks before them.* use wanda or sparsegpt",
+    "gemma4_text": "last 6 blocks .* keys and values of blocks before them.* use wanda or sparsegpt",
+    "gemma4_unified_text": "something of single blocks in a way that is not known here.* use wanda or sparsegpt",
+    "jamba": "by a rhythm of 8 blocks.* use prune_blocks and remove a multiple of 8, or use wanda or sparsegpt",
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_blocks_that_cannot_go_are_refused_before_any_work(kind, ids, monkeypatch):
+    model = tiny_models.model_of(kind)
+    monkeypatch.setattr(walk, "through_blocks", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(CompressionError, match=UNFIT[kind]) as told:
+        structured.prune_layers(model, ids)
+    assert len(str(told.value)) < 230
+
+
+class WithATable(LlamaForCausalLM):
+    """A part for each block outside of the blocks, as Gemma 3n's `embed_tokens_per_layer`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.parts = nn.Embedding(4, 2 * config.num_hidden_layers)
+
+
+def test_a_table_with_a_part_for_each_block_is_met(ids):
+    model = WithATable(other("llama").config).eval()
+    with pytest.raises(CompressionError, match=r"parts\.weight holds something for each block"):
+        structured.prune_blocks(model, ids)
+
+
+def test_a_rhythm_that_is_broken_is_said(ids):
+    model = with_experts_where("jamba", EXPERTS["jamba"][0])
+    with pytest.raises(
+        CompressionError, match="rhythm .attn_layer_period.*keep others, or use wanda"
+    ):
+        structured.keep_layers(model, [0, 1, 3])
 
 
 @pytest.mark.parametrize(

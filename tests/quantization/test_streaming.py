@@ -28,10 +28,13 @@ METHODS = {
     "additive": (quantization.additive.quantize, (), {"shared": False, "entries": 8, "rounds": 1, "ignore": "0.*v_proj"}),
     "low_rank": (quantization.low_rank.compress, (IDS,), {"per_layer": {"down_proj": {"ratio": 0.7}}}),
     "magnitude": (pruning.magnitude.prune, (), {"ignore": "0.*v_proj"}),
+    "nf4": (quantization.nf4.quantize, (), {"ignore": "0.*v_proj"}),
+    "mxfp4": (quantization.microscaling.quantize, (), {"scheme": "MXFP4", "per_layer": {"down_proj": {"scheme": "MXFP8 E4M3"}}}),
+    "nvfp4": (quantization.microscaling.quantize, (), {"scheme": "NVFP4", "four_over_six": True, "ignore": "0.*v_proj"}),
 }  # fmt: skip
 PAIRS = [("llama", name) for name in METHODS] + [
     (kind, "gptq") for kind in ("qwen2", "qwen3", "opt", "gpt2", "gemma", "gpt_neox", "gemma3_text")
-] + [("qwen3_moe", "gptq"), ("mixtral", "wanda")]  # fmt: skip
+] + [("qwen3_moe", "gptq"), ("mixtral", "wanda"), ("qwen3_moe", "nvfp4")]  # fmt: skip
 
 
 def folder_of(kind, place, layers=2):

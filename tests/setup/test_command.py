@@ -11,9 +11,11 @@ from pathlib import Path
 
 import benchmark_items
 import pytest
+import tiny_models
 import torch
+from transformers import LlamaForCausalLM
 
-from course_utils import cli, evaluation, models, pruning, quantization
+from course_utils import blockwise, cli, evaluation, models, pruning, quantization
 from course_utils.command import EXAMPLES, FIXED, FORMATS, METHODS, opened
 from course_utils.models import walk
 
@@ -114,6 +116,42 @@ def test_codes_of_many_weights_from_the_command_line(method, course, tmp_path, m
         )[0]
         != 0
     )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder of two small blocks with the bundled tokenizer."""
+    folder, words = tmp_path_factory.mktemp("models") / "tiny", models.load_tokenizer()
+    config = tiny_models.config_of("llama")
+    config.num_hidden_layers, config.vocab_size = 2, len(words)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", blockwise.METHODS)
+@pytest.mark.filterwarnings("ignore::course_utils.errors.CompressionWarning")
+def test_block_by_block_and_in_memory_write_the_same(method, course, tiny, tmp_path):
+    grid = ["--group-size", "8"] if "group_size" in METHODS[method][2] else []
+    told = {}
+    for way in ([], ["--in-memory"]):
+        code, out, err = course(
+            "compress", tiny, "--method", method, *grid, *FEW, *way, "--out", tmp_path / f"out{len(way)}", "--json"
+        )  # fmt: skip
+        assert code == 0 and "the whole model is loaded" not in err
+        told[len(way)] = json.loads(out)
+    # bytes may differ: each way divides its files in its own places
+    same = ("settings", "share", "share_of_blocks", "left", "sparsity", "format")
+    assert [told[0][k] for k in same] == [told[1][k] for k in same]
+    streamed, whole = (opened(str(tmp_path / f"out{n}"))[0].model.state_dict() for n in (0, 1))
+    assert streamed.keys() == whole.keys()
+    assert [n for n in whole if not same_numbers(streamed[n], whole[n])] == []
+
+
+def same_numbers(a, b):
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def test_the_command_and_the_call_give_the_same_model(course, tmp_path):

@@ -220,6 +220,19 @@ def test_only_what_a_widget_needs_is_run_and_a_change_there_takes_its_frames_awa
     assert fresh(base="y = [2]") == set() and fresh(more="") == set()
 
 
+def test_what_a_function_of_the_lesson_writes_down_is_needed_too():
+    cells = [
+        (
+            "table",
+            "held, other = {}, []\ndef measure(name):\n    own = {}\n    own[name] = held[name] = 1",
+        ),
+        ("unused", "def quiet(other):\n    other.append(1)\nquiet([])"),
+        ("rows", "for name in 'ab':\n    measure(name)"),
+        ("see", "explore(lambda x: draw(x, held), x=None)"),
+    ]
+    assert frames.needed(cells) == {"see": ["table", "rows", "see"]}
+
+
 def test_committed_frames_are_there_and_answer_every_position():
     for file in frames.FRAMES.glob("*/frames.json"):
         for cell in json.loads(file.read_text(encoding="utf-8")).values():

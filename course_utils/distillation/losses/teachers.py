@@ -1,6 +1,7 @@
 """Teachers that are not one full distribution: the top of one, or several at once."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ WEIGHTINGS = ("uniform", "entropy", "label")
 
 def top_k(
     student_logits: Tensor,
-    teacher,
+    teacher: Any,
     temperature: float,
     mask: Tensor | None = None,
     tail: str = "bucket",

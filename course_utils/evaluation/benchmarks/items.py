@@ -2,8 +2,9 @@
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from course_utils.errors import CompressionError, CompressionWarning
 
@@ -46,7 +47,7 @@ def read(task: str, source: Source, data: Path, split: str) -> tuple[list[Row], 
     )
 
 
-def checked(task: str, source: Source, paths: list[Path], convert) -> list[Row]:
+def checked(task: str, source: Source, paths: list[Path], convert: Callable[..., Any]) -> list[Row]:
     """The rows of all files, each with the columns that the task needs. Raises CompressionError that names file, row and column."""
     found: list[Row] = []
     for path in paths:
@@ -62,7 +63,7 @@ def checked(task: str, source: Source, paths: list[Path], convert) -> list[Row]:
     return found
 
 
-def converted(path: Path, rows: list[Row], convert) -> Iterator[Row]:
+def converted(path: Path, rows: list[Row], convert: Callable[..., Any]) -> Iterator[Row]:
     """Rows as on the hub, from rows as published."""
     try:
         yield from convert(rows)

@@ -78,7 +78,7 @@ def counts(unit: Unit, done: Summary) -> Page:
     text = " · ".join(said)
     if said and complete(unit, done):
         text += f" · {ui('done_mark')}"
-        return Page(f"<b style='color:{show.COLOURS['right']}'>{text}</b>", text)
+        return Page(f"<b>{text}</b>", text)
     return Page(f"<span style='{QUIET}'>{text}</span>", text)
 
 
@@ -152,7 +152,7 @@ def _cell(unit: Unit, done: Summary) -> Page:
         if unit.id == "start"
         else number
     )
-    bar = show.COLOURS["right"] if complete(unit, done) else "#bbb"
+    bar = show.COLOURS["right"] if complete(unit, done) else "#949494"
     style = f"border:{BORDER};border-left:4px solid {bar};border-radius:4px;padding:.3em .6em;line-height:1.4"
     second = f"<br><small>{said.html}</small>" if said.text else ""
     return Page(
@@ -168,9 +168,9 @@ def _schedule(done: Summary) -> Page:
         units = [unit for unit in _all_units().values() if day in unit.days]
         links = [link(unit) for unit in units]
         finished = all(complete(unit, done) for unit in units)
-        colour = f"color:{show.COLOURS['right']}" if finished else ""
+        mark = f"<br><small>{ui('done_mark')}</small>" if finished else ""
         cells = [
-            f"<b style='{colour}'>{day}</b>",
+            f"<b>{day}</b>{mark}",
             html.escape(words[day]),
             "<br>".join(page.html for page in links),
             ui("minutes", minutes=sum(unit.minutes // len(unit.days) for unit in units)),

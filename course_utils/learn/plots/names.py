@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,7 +54,12 @@ def letters(name: Annotation) -> Bbox:
 
 
 def _name(
-    axes: Axes, point, name: str, side: tuple[int, int], distance: float, fontsize: float
+    axes: Axes,
+    point: tuple[float, float],
+    name: str,
+    side: tuple[int, int],
+    distance: float,
+    fontsize: float,
 ) -> Annotation:
     horizontal = {1: "left", 0: "center", -1: "right"}[side[0]]
     vertical = {1: "bottom", 0: "center", -1: "top"}[side[1]]
@@ -73,12 +79,12 @@ def _fits(box: Bbox, inside: Bbox, taken: list[Bbox]) -> bool:
     return free and inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
 
 
-def _around(place, half: float) -> Bbox:
+def _around(place: Sequence[float] | np.ndarray, half: float) -> Bbox:
     x, y = place
     return Bbox.from_extents(x - half, y - half, x + half, y + half)
 
 
-def _along(axes: Axes, line) -> np.ndarray:
+def _along(axes: Axes, line: Any) -> np.ndarray:
     """Places (n, 2) in pixels every few pixels along a drawn line; none for bare markers."""
     if line.get_linestyle() in ("None", "none", "", " "):
         return np.empty((0, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
@@ -240,7 +240,9 @@ def bytes_against_error(kinds: Mapping[str, Sequence[tuple[str, float, float]]])
     return figure
 
 
-def outlier(error_of_others, names: Sequence[str], factor: int) -> Figure:
+def outlier(
+    error_of_others: Callable[[str, int], float], names: Sequence[str], factor: int
+) -> Figure:
     """The relative error of the other weights when the largest is `factor` times larger; error_of_others(name, factor)."""
     figure, axes = plots.figure(
         title=f"The largest weight {factor} times larger",

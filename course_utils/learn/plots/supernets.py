@@ -1,6 +1,7 @@
 """Figures of lesson 5.4: soft choices, gates, the price that meets a size, pixels, widths, subnets and searches."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -132,7 +133,7 @@ def widths(found: Mapping[str, Sequence[Sequence[float]]], sizes: Sequence[int])
     return figure
 
 
-def subnets(size: Mapping, loss: Mapping, most: float, best) -> Figure:
+def subnets(size: Mapping, loss: Mapping, most: float, best: Any) -> Figure:
     """Each subnet of a space: its numbers and its loss; the budget, and the best that keeps it."""
     figure, axes = base.figure(
         title=f"{len(size)} models in one set of weights",

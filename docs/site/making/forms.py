@@ -20,9 +20,9 @@ SPOKEN = (  # what site.js says
     "too_small", "each_once", "look_at_place", "look_at_first", "prediction_kept", "guess_right", "guess_wrong", "guess_near",
     "guess_factor", "guess_apart",
 )  # fmt: skip
-KINDS = {**{colour: kind for kind, colour in show.COLOURS.items()}, "#666666": "note"}
-COLOUR = re.compile(rf"color:({'|'.join(KINDS)})(?![0-9A-Fa-f])")
-BOX = re.compile(r"<div style='border-left:4px solid (#\w{6})[^']*'><b style='color:#\w{6}'>")
+KINDS = {colour: kind for kind, colour in show.COLOURS.items()}
+KINDS |= {"#56B4E9": "hint", "#999999": "note"}  # as they were in notebooks that were run before
+BOX = re.compile(r"<div style='border-left:4px solid (#\w{6})[^']*'><b(?: style='color:#\w{6}')?>")
 MEASURED = re.compile(rf">{re.escape(ui('measured'))}</td><td[^>]*><b>(.*?)</b></td>", re.DOTALL)
 
 
@@ -39,10 +39,8 @@ def anchor(title: str) -> str:
 
 def themed(text: str) -> str:
     """HTML of the engine with classes in the place of its colours, so that it can be read in the dark too."""
-    text = BOX.sub(
-        lambda found: f"<div class='course-box course-{KINDS.get(found[1], 'note')}'><b>", text
-    )
-    return COLOUR.sub(lambda found: f"color:var(--course-{KINDS[found[1]]})", text)
+    text = BOX.sub(lambda found: f"<div class='course-box course-{KINDS[found[1]]}'><b>", text)
+    return re.sub(r"white-space:nowrap;color:#\w{6}", "white-space:nowrap", text)
 
 
 def formulas(text: str) -> str:

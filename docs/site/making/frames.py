@@ -46,6 +46,19 @@ def bound(tree: ast.Module) -> set[str]:
     return names
 
 
+def changes(trees: list[ast.Module]) -> dict[str, set[str]]:
+    """For each function of the cells the names outside it that a call changes in place."""
+    functions = {
+        part.name: part for tree in trees for part in tree.body if isinstance(part, ast.FunctionDef)
+    }
+    found = {}
+    for name, function in functions.items():
+        body = ast.Module(function.body, [])
+        inside = {argument.arg for argument in ast.walk(function) if isinstance(argument, ast.arg)}
+        found[name] = bound(body) - settled(body) - inside
+    return found
+
+
 def settled(tree: ast.Module) -> set[str]:
     """The names that a cell gives a new value, whatever they were before."""
     names: set[str] = set()
@@ -110,13 +123,18 @@ def code_cells(path: Path) -> list[tuple[str, str]]:
 def needed(cells: list[tuple[str, str]]) -> dict[str, list[str]]:
     """For each cell with a widget the ids of the cells that it needs, itself last."""
     trees = [ast.parse(source) for _, source in cells]
+    by_calls = changes(trees)
+    given = [
+        bound(tree).union(*(by_calls[name] for name in used(tree) & set(by_calls)))
+        for tree in trees
+    ]
     found = {}
     for last, tree in enumerate(trees):
         if not _calls(tree):
             continue
         chosen, wanted = {last}, used(tree)
         for i in range(last - 1, -1, -1):
-            if bound(trees[i]) & wanted:
+            if given[i] & wanted:
                 chosen.add(i)
                 wanted = wanted - settled(trees[i]) | used(trees[i])
         found[cells[last][0]] = [cells[i][0] for i in sorted(chosen)]

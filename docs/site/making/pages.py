@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +12,11 @@ from course_utils.learn.page import catalogue
 from course_utils.learn.page.catalogue import ROOT, Unit
 from course_utils.learn.texts import ui
 
+from . import readmes
+from .readmes import number, units
+
 INSTRUCTORS = ("instructor", "fairness", "attacks", "mutants")
 MEASURED = tuple(sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(INSTRUCTORS)))
-PACKAGES = tuple(sorted(path.parent.name for path in (ROOT / "course_utils").glob("*/__init__.py")))
-# of `learn` only its machinery, not each exercise
-DEEP = {"learn": ("learn", "questions", "page", "checks", "plots")}
-
-
-def units() -> list[Unit]:
-    """The lessons and labs that are on disk, in order."""
-    return [
-        unit
-        for unit in (*catalogue.lessons().values(), *catalogue.labs().values())
-        if catalogue.present(unit)
-    ]
 
 
 def page_of(unit: Unit) -> str:
@@ -60,14 +48,6 @@ def table(chosen: list[Unit]) -> str:
             f"| [{number(unit)} {unit.title}]({unit.path}) | {', '.join(map(str, unit.days))} | {facts(unit)} | {before} |"
         )
     return "\n".join(rows)
-
-
-def number(unit: Unit) -> str:
-    return (
-        f"{ui('lab')} {unit.id.split('-')[1]}"
-        if unit.id.startswith("lab-")
-        else unit.id.split("-")[0]
-    )
 
 
 def start(links: str = "") -> str:
@@ -158,83 +138,28 @@ def terms() -> str:
 
 
 def reference(target: Path) -> None:
-    """A page for each folder of the package, and their list."""
+    """A page for each folder of the package, its README and then what its docstrings say; and their list."""
     target.mkdir(parents=True, exist_ok=True)
     rows = []
-    for package in PACKAGES:
-        modules = sorted(_modules(package))
-        doc = _doc(ROOT / "course_utils" / package / "__init__.py")
-        out = [f"# course_utils.{package}", doc, _used_in(modules)]
-        for name in modules:
+    for package in readmes.PACKAGES:
+        home = ROOT / "course_utils" / package
+        text = re.sub(r"\[([^\]]+)\]\(\.\./\.\./tests/[^)]*\)", r"\1", readmes.readme(package))
+        out = [text.replace("](../../", "](../")]
+        for name in readmes.modules(package):
             out += [
                 f"## {name.removeprefix('course_utils.')}",
                 f"```{{eval-rst}}\n.. automodule:: {name}\n```",
             ]
         (target / f"{package}.md").write_text("\n\n".join(out) + "\n", encoding="utf-8")
+        doc = readmes.first_paragraph(home / "__init__.py")
         rows.append(f"- [course_utils.{package}]({package}.md): {doc.split('. ')[0].rstrip('.')}.")
     body = [
         f"# {ui('site_reference')}",
         ui("site_reference_how"),
         "\n".join(rows),
-        tree("", list(PACKAGES)),
+        tree("", list(readmes.PACKAGES)),
     ]
     (target / "index.md").write_text("\n\n".join(body) + "\n", encoding="utf-8")
-
-
-def _modules(package: str) -> Iterable[str]:
-    for file in sorted((ROOT / "course_utils" / package).rglob("*.py")):
-        parts = file.relative_to(ROOT).with_suffix("").parts
-        inside = len(parts) < 4 or package not in DEEP or parts[2] in DEEP[package]
-        if inside and not any(part.startswith("_") for part in parts) and "exercises" not in parts:
-            yield ".".join(parts)
-
-
-def _doc(file: Path) -> str:
-    return (
-        (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "")
-        .split("\n\n")[0]
-        .replace("\n", " ")
-    )
-
-
-def _used_in(modules: list[str]) -> str:
-    """For each module what it does, the lessons and labs that use it, and the tests that import it."""
-    heads = [ui(key) for key in ("site_module", "site_does", "site_used_in", "site_tested_by")]
-    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for name in modules:
-        file, short = ROOT / f"{name.replace('.', '/')}.py", name.rsplit(".", 1)[1]
-        does = _doc(file).split(". ")[0].rstrip(".").replace("|", "\\|")
-        taught = [
-            f"[{number(unit)}]({Path('..', unit.path).as_posix()})"
-            for unit in units()
-            if name in _imported(ROOT / unit.path)
-        ]
-        tests = [
-            path.relative_to(ROOT / "tests").as_posix().removesuffix(".py").replace("_", "\\_")
-            for path in _tests()
-            if name in _imported(path)
-        ]
-        rows.append(f"| `{short}` | {does} | {', '.join(taught)} | {', '.join(tests[:3])} |")
-    return "\n".join(rows)
-
-
-@functools.cache
-def _tests() -> list[Path]:
-    return sorted((ROOT / "tests").rglob("test_*.py"))
-
-
-@functools.cache
-def _imported(file: Path) -> frozenset[str]:
-    """The modules of the course that a file imports."""
-    text = file.read_text(encoding="utf-8").replace("\\n", "\n").replace('\\"', '"')
-    text = re.sub(r"\(\s*([^)]*?)\s*\)", lambda found: found[1].replace("\n", " "), text)
-    names = set(re.findall(r"^\W*import (course_utils[\w.]+)", text, re.MULTILINE))
-    for start, rest in re.findall(r"from (course_utils[\w.]*) import ([^\n#]+)", text):
-        names |= {
-            start,
-            *(f"{start}.{part.split()[0]}" for part in rest.strip('",').split(",") if part.split()),
-        }
-    return frozenset(names)
 
 
 def markdown(page: dict[str, Any]) -> str:

@@ -145,5 +145,7 @@
   });
   reach();
   addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
+  let resized;
+  addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(reach, 500); });  // after the theme's own, at 300
   window.course = {parseNumber, judge, compare};
 })();

@@ -14,9 +14,9 @@ LAB = "lab-5.4-challenge"
 
 
 def plan_inputs(rng: torch.Generator) -> dict:
-    """Streams that end within a byte and one that ends at a whole one; one tensor used twice. Rates are exact in binary."""
+    """Few tensors or many, within a byte or at a whole one; one used twice. Rates are exact in binary."""
     plan = []
-    for i in range(pick(rng, 3, 5, 8)):
+    for i in range(turn(rng, 3, 5, 8, 140)):
         count, side = (
             int(torch.randint(100, 9000, (), generator=rng)),
             int(torch.randint(4, 300, (), generator=rng)),
@@ -103,11 +103,16 @@ def undivided(right, n):
 
 def front_inputs(rng: torch.Generator) -> dict:
     """Entries with ties in bytes, in facts, in both, and some that failed a gate."""
-    sizes, shares = (7, 8, 9, 10, 12), (0.98, 0.985, 0.99, 1.0)
-    entries = [
-        (1000 * pick(rng, *sizes), pick(rng, *shares), int(torch.randint(5, (), generator=rng)) > 0)
-        for _ in range(turn(rng, 6, 12, 3))
-    ]
+    count = turn(rng, 6, 12, 3, 150)
+    steps = torch.randperm(count, generator=rng).tolist()
+    if count == 150:  # a long front: what costs more has more facts
+        entries = [(1000 + 10 * i, 0.9 + i / 2000, pick(rng, *[True] * 9, False)) for i in steps]
+    else:
+        sizes, shares = (7, 8, 9, 10, 12), (0.98, 0.985, 0.99, 1.0)
+        entries = [
+            (1000 * pick(rng, *sizes), pick(rng, *shares), pick(rng, *[True] * 4, False))
+            for _ in steps
+        ]
     entries.append((6000, 0.97, False))
     entries.append(next((e for e in entries if e[2]), (9000, 1.0, True)))
     return {"entries": entries}
