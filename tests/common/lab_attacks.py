@@ -109,9 +109,10 @@ MODELS = {  # lab 5.4: the bytes of a file that passes are asked for
         "import gc, sys\ndef my_file():\n    frame, found = sys._getframe(), []\n    while frame:\n        found += [v for k, v in frame.f_locals.items() if k == 'seeds']\n"
         "        frame = frame.f_back\n    if found:\n        raise LookupError(f'found {found}')\n    return smallest.as_tensor(b'x')", "does not begin",
     ),
-    "a header that unpacks to 1 GB": (
-        "import zlib\ndef my_file():\n    pack = zlib.compressobj(9)\n    head = b''.join(pack.compress(bytes(1 << 20)) for _ in range(1000)) + pack.flush()\n"
-        "    return smallest.as_tensor(b'SMOL1\\n' + len(head).to_bytes(4, 'little') + head)", "larger than",
+    "a header that unpacks to 64 MB": (
+        "import zlib\ndef my_file():\n    head = zlib.compress(bytes(1 << 26), 1)\n"
+        "    return smallest.as_tensor(b'SMOL1\\n' + len(head).to_bytes(4, 'little') + head)",
+        "larger than",
     ),
     "half of a right file": ("def my_file():\n    return smallest.as_tensor(files.pack(network)[:3_000_000])", "ends before"),
     "a right file and what may lie behind it": ("def my_file():\n    return smallest.as_tensor(files.pack(network) + b'x')", "left over"),
