@@ -198,8 +198,12 @@ def continuations(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     new_tokens: int = NEW_TOKENS,
+    may_begin: Sequence[Callable[[str], bool] | None] | None = None,
 ) -> list[str]:
-    """The most likely next token again and again, up to a newline, the end of the text, or `new_tokens`. See `greedy`."""
+    """The most likely next token again and again, up to a newline, the end of the text, or `new_tokens`. See `greedy`.
+
+    may_begin[i] of a prompt: whether what is written so far is worth going on; where it is not, the text ends there.
+    """
     longest = longest_context(model)
     if longest is not None and longest <= new_tokens:
         raise CompressionError(
@@ -212,14 +216,24 @@ def continuations(
     texts = [""] * len(prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)  # the longest first
     room = CACHE // bytes_of_a_token(model)
+
+    def over(i: int) -> Callable[[list[int]], bool] | None:
+        goes_on = may_begin[i] if may_begin else None
+        if goes_on is None:
+            return None
+        # a character of which only the first bytes are there says nothing yet
+        return lambda row: (
+            not goes_on(str(tokenizer.decode(row, skip_special_tokens=True)).rstrip("\ufffd"))
+        )
+
     while order:
         size = max(
             1, min(room // (len(ids[order[0]]) + new_tokens), LOGITS // model.config.vocab_size)
         )
         part, order = order[:size], order[size:]
-        for i, row in zip(
-            part, greedy(model, [ids[i] for i in part], new_tokens, ends, newline), strict=True
-        ):
+        asked = [ids[i] for i in part]
+        rows = greedy(model, asked, new_tokens, ends, newline, [over(i) for i in part])
+        for i, row in zip(part, rows, strict=True):
             texts[i] = str(tokenizer.decode(row, skip_special_tokens=True)).split("\n")[0]
     return texts
 
@@ -230,8 +244,9 @@ def greedy(
     new_tokens: int,
     ends: set[int],
     newline: Callable[[int], bool],
+    over: Sequence[Callable[[list[int]], bool] | None] | None = None,
 ) -> list[list[int]]:
-    """New tokens of each prompt; an end of text is left out.
+    """New tokens of each prompt; an end of text is left out. A row ends behind a newline, at `new_tokens`, or where its `over` says so.
 
     No row is padded: the pass over all prompts stops where the shortest ends, and a longer one gives its own next tokens before
     the model's. Keys and values are cached; rows that are done leave the batch.
@@ -252,6 +267,8 @@ def greedy(
             else:
                 rows[i].append(token)
                 if newline(token) or len(rows[i]) == new_tokens:
+                    continue
+                if over and (ended := over[i]) and ended(rows[i]):
                     continue
             going.append(place)
             given.append(token)
@@ -313,8 +330,14 @@ def judge(
     ]
     with scoring(model) as ready:
         scores = iter(log_probabilities(ready, pairs))
+        asked = [i for i in items if isinstance(i, Generate)]
         written = iter(
-            continuations(ready, tokenizer, [i.prompt for i in items if isinstance(i, Generate)])
+            continuations(
+                ready,
+                tokenizer,
+                [i.prompt for i in asked],
+                may_begin=[i.may_begin for i in asked],
+            )
         )
     return [
         pick([next(scores) for _ in item.choices]) == item.answer

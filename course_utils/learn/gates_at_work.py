@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from course_utils.distillation import digits
 from course_utils.errors import CompressionError
+from course_utils.evaluation.comparison import TABLES
 from course_utils.pruning import (
     concrete,
     gumbel,
@@ -238,3 +240,17 @@ def space_of(model: PreTrainedModel) -> Space:
 def nats(net: supernet.Supernet, subnet: Subnet, ids: Tensor) -> float:
     """The mean loss of a subnet on token ids (windows, context), nats a token."""
     return float(supernet_training.text_loss(net.logits(subnet, ids.long()), ids.long()))
+
+
+def trained_space() -> tuple[Space, dict[Subnet, dict[str, Any]], dict[str, Any]]:
+    """What `benchmarks/supernet.py` has measured of a trained supernet: its space, each subnet's numbers and losses, and how.
+
+    A subnet has `parameters`, `search` (nats a token on the windows that choose) and `test` (other windows; None where not measured).
+    """
+    told = json.loads((TABLES / "plain" / "supernet-space.json").read_text(encoding="utf-8"))
+    rows = {
+        Subnet(tuple(row["blocks"]), row["channels"], row["heads"]): row
+        for row in told.pop("subnets")
+    }
+    choices = [tuple(dict.fromkeys(getattr(s, name) for s in rows)) for name in ("blocks", "channels", "heads")]  # fmt: skip
+    return Space(*choices), rows, told

@@ -57,9 +57,7 @@ def run_program(source: str, values: list[int]) -> list[int] | int:
                     f"step {position + 1}, {text!r}: a reduction must be the last step."
                 )
             return REDUCTIONS[text][0](result)
-        takes_number = (
-            len(words) == 2 and words[1].isascii() and words[1].isdigit() and len(words[1]) <= 4
-        )
+        takes_number = len(words) == 2 and _is_number(words[1])
         name = f"{words[0]} {{n}}" if takes_number else text
         if name not in OPERATIONS:
             raise ValueError(f"step {position + 1}, {text!r}: unknown operation.")
@@ -67,3 +65,33 @@ def run_program(source: str, values: list[int]) -> list[int] | int:
         if any(abs(x) > MAX_ABS for x in result):
             raise ValueError(f"step {position + 1}, {text!r}: a number grew beyond {MAX_ABS}.")
     return result
+
+
+def may_begin(text: str) -> bool:
+    """Whether some program that `run_program` takes begins with this text; numbers that grow too large are not looked for."""
+    *whole, last = text.split("|")
+    if not all(_is_operation(step.split()) for step in whole):
+        return False
+    words, complete = last.split(), last != last.rstrip()
+    if not words:
+        return True
+    for name in (*OPERATIONS, *REDUCTIONS):
+        wanted = name.split()
+        if len(words) > len(wanted) or words[: len(words) - 1] != wanted[: len(words) - 1]:
+            continue
+        place, word = wanted[len(words) - 1], words[-1]
+        if place == word or not complete and place.startswith(word):
+            return True
+        if place == "{n}" and _is_number(word):
+            return True
+    return False
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= 4
+
+
+def _is_operation(words: list[str]) -> bool:
+    if len(words) == 2 and _is_number(words[1]):
+        return f"{words[0]} {{n}}" in OPERATIONS
+    return " ".join(words) in OPERATIONS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import kinds, lexicon
 from .documents import SPLITS, split_of
-from .minilang import run_program
+from .minilang import may_begin, run_program
 from .people import ATTRIBUTES, World, default_world
 from .tape import Tape
 
@@ -24,12 +24,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Generate:
-    """The model continues `prompt` greedily up to a newline or the end; `is_correct` judges the continuation."""
+    """The model continues `prompt` greedily up to a newline or the end; `is_correct` judges the continuation.
+
+    `may_begin`: whether a right continuation can begin with this text; where none can, nothing more needs to be written.
+    """
 
     task: str
     prompt: str
     target: str
     is_correct: Callable[[str], bool]
+    may_begin: Callable[[str], bool] | None = None
 
 
 Item = Choice | Generate
@@ -118,7 +122,11 @@ def _programs(rng: random.Random, world: World) -> Iterator[tuple[str, Item]]:
         yield (
             f"{prompt} {program}",
             Generate(
-                "programs", prompt, f" {program}", functools.partial(correct, program, inputs)
+                "programs",
+                prompt,
+                f" {program}",
+                functools.partial(correct, program, inputs),
+                may_begin,
             ),
         )
 

@@ -1,5 +1,6 @@
 """Scores against one-by-one float64 loops, transformers' own generation, and plain statistics."""
 
+import dataclasses
 import math
 import types
 
@@ -130,6 +131,46 @@ def test_generation_stops_at_the_end_of_text_and_at_a_newline():
         ([[3], [4], [7], [9]], [0, 1, 2, 3]),
     ]
     assert model.calls[2:] == [([[4], [8], [30]], [0, 2, 3]), ([[31]], [3]), ([[32]], [3])]
+
+
+def test_an_answer_that_cannot_be_right_any_more_ends(bundled, monkeypatch):
+    model, tokenizer = bundled
+    found = items("programs", n=12, split="validation", seed=3)
+    bare = [dataclasses.replace(item, may_begin=None) for item in found]
+    steps: list[int] = []
+    plain = answers.run
+    monkeypatch.setattr(
+        answers, "run", lambda *a, **k: steps.append(len(k["input_ids"])) or plain(*a, **k)
+    )
+
+    def spent(asked):
+        steps.clear()
+        return judge(model, tokenizer, asked), sum(steps)
+
+    verdicts, plain_steps = spent(bare)
+    assert True in verdicts and spent(found)[0] == verdicts
+    # a model that writes no programs
+    elsewhere = [dataclasses.replace(i, prompt="Story: Ada puts the lamp in the") for i in found]
+    verdicts, early = spent(elsewhere)
+    assert not any(verdicts)
+    assert early < spent([dataclasses.replace(i, may_begin=None) for i in elsewhere])[1] / 4
+
+
+def test_half_a_character_ends_no_answer(tiny, monkeypatch):
+    class Bytes:
+        eos_token_id = None
+
+        def __call__(self, prompt):
+            return {"input_ids": list(prompt.encode())}
+
+        def decode(self, row, **_):
+            return bytes(row).decode(errors="replace")
+
+    ended = []
+    monkeypatch.setattr(answers, "greedy", lambda *given: ended.extend(given[-1]) or [[97]])
+    assert continuations(tiny, Bytes(), ["Ada"], may_begin=["aé".startswith]) == ["a"]
+    rows = [b"a", "aé".encode()[:2], "aé".encode(), "aè".encode(), b"b"]
+    assert [ended[0](list(row)) for row in rows] == [False, False, False, True, True]
 
 
 def test_batches_decide_as_one_by_one(bundled):

@@ -9,6 +9,7 @@ from wide_models import small
 from course_utils.distillation import digits
 from course_utils.learn import gates_at_work
 from course_utils.learn.plots import supernets as pictures
+from course_utils.models import load
 from course_utils.pruning import supernet
 
 IDS = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -68,6 +69,18 @@ def test_a_space_holds_only_models_that_can_be_written(kind):
     with torch.no_grad():
         wanted = net.extract(space.smallest)(input_ids=IDS, labels=IDS).loss
     assert text == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_the_measured_space_is_one_of_the_bundled_model():
+    space, rows, told = gates_at_work.trained_space()
+    net = supernet.Supernet(load("bundled")[0])
+    assert list(space) == list(rows) and len(space) == 120
+    some = list(space)[::17]
+    assert [rows[s]["parameters"] for s in some] == [
+        sum({p.data_ptr(): p.numel() for p in net.extract(s).parameters()}.values()) for s in some
+    ]
+    fit = sorted((s for s in space if rows[s]["parameters"] <= told["budget"]), key=lambda s: rows[s]["search"])  # fmt: skip
+    assert all(rows[s]["test"] for s in fit[:12]) and not any(rows[s]["test"] for s in fit[12:])
 
 
 def test_figures_say_what_they_show():

@@ -244,6 +244,7 @@ def test_lab_opens_the_start_page(project, monkeypatch, user, told):
     _, calls = project
     monkeypatch.setattr(bootstrap.os, "geteuid", lambda: user, raising=False)
     assert bootstrap.main(["lab"]) == 0
+    assert bootstrap.LAB in calls[-1]
     assert "notebooks/start.ipynb" in calls[-1] and ("--allow-root" in calls[-1]) == told
 
 

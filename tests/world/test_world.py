@@ -19,7 +19,7 @@ from course_utils.world import (
 )  # fmt: skip
 from course_utils.world.documents import write
 from course_utils.world.kinds import WRITERS, worked
-from course_utils.world.minilang import OPERATIONS, REDUCTIONS
+from course_utils.world.minilang import OPERATIONS, REDUCTIONS, may_begin
 from course_utils.world.tape import Tape
 
 
@@ -201,3 +201,40 @@ def test_entropy_floor_of_questions_matches_a_hand_count():
     )
     expected = quick + 2 * math.log(2) + operands + 0.5 * math.log(40 * 8)
     assert floor == pytest.approx(expected, abs=0.2)
+
+
+def test_a_text_that_begins_no_program_is_known():
+    """Against the interpreter: every beginning of what it takes is taken; what is not taken cannot be mended by going on."""
+    rng = random.Random(0)
+
+    def runs(text):
+        try:
+            return run_program(text, []) is not None
+        except ValueError:
+            return False
+
+    def program():
+        parts = [
+            rng.choice(list(OPERATIONS)).replace("{n}", str(rng.randint(0, 9999)))
+            for _ in range(rng.randint(1, 4))
+        ]
+        parts += rng.sample(list(REDUCTIONS), rng.randint(0, 1))
+        return rng.choice([" | ", "|", "  |\t"]).join(parts)
+
+    taken = refused = 0
+    for _ in range(4000):
+        text = list(program())
+        for _ in range(rng.randint(0, 2)):
+            text[rng.randrange(len(text))] = rng.choice("abdeimnorstuvwx |0123{}\u3000٣")
+        text = "".join(text)
+        if runs(text):
+            assert all(may_begin(text[:i]) for i in range(len(text) + 1))
+            taken += 1
+        elif not may_begin(text):
+            assert not runs(text + program()) and not runs(f"{text} | {program()}")
+            refused += 1
+    assert taken > 1000 and refused > 1000
+    for text in ("sum | ", "First", "keep ", "add 12345", "add 3 4", "even even", "|", "ad "):
+        assert not may_begin(text)
+    for text in ("", " ", "a", "add", "add ", "add 3 ", "add 3 |", "s", "cou"):
+        assert may_begin(text)
