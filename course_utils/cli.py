@@ -1,7 +1,4 @@
-"""The `course` command: the course itself (`course doctor`, `build`, `grade`, `submit`), and models (`course compress`, …).
-
-Commands for models are in command.py, which loads torch and is only imported for them.
-"""
+"""The `course` command: the course itself (`course doctor`, `build`, `grade`, `submit`), and models (`course compress`, …)."""
 
 import argparse
 import sys
@@ -113,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     if (arguments if arguments is not None else sys.argv[1:])[:1] not in (
         [name] for name in ("doctor", "build", *PASSED_ON)
     ):
-        from course_utils import command, options
+        from course_utils import command, options  # they load torch
 
         options.parsers(commands)
     chosen, rest = parser.parse_known_args(arguments)
