@@ -8,6 +8,10 @@ The original answers all 1,500 facts of the world rightly in this wording, and 2
 are shares of the original as well. **Which chance decides?** Facts are all asked, in one wording: nothing is sampled, and the
 interval is the value. For the others a gate stops a file only if the whole 95 % interval (Wilson; for KL Student's t over windows)
 lies on the wrong side: a good file is stopped by bad luck in at most one of forty trials of a gate.
+
+Whether a gate asks for much or for little stands in `LOWER` alone; each measured gate carries it.
+
+`layout` bounds what a model may cost to run, and `SECONDS` what it does: no forward begins later than that.
 """
 
 import functools
@@ -33,8 +37,15 @@ OPEN_SEEDS = (0,)
 FACTS, SHARE, NATS = 0.98, 0.95, 0.02  # what the gates ask for
 HEAD, TAIL = 50, 150  # people
 ITEMS = {"addition": 80, "programs": 80, "stories": 80, "sentiment": 120}
+GATES = ("kl", "facts_head", "facts_tail", *ITEMS)
+LOWER = {"kl"}  # the gates whose value has to be low; that of the others has to be high
 WINDOWS, CONTEXT = 64, 128
+SECONDS = 240.0  # of running a model, from its first forward on
 LOST = 1.0  # nats: beyond this nothing else is asked
+
+
+class Late(CompressionError):
+    """A model that runs for longer than it may."""
 
 
 def score(
@@ -42,11 +53,13 @@ def score(
     seeds: Sequence[int] = OPEN_SEEDS,
     *,
     read: Callable[[bytes], Any] = container.read,
+    seconds: float = SECONDS,
 ) -> dict[str, Any]:
     """Plain values: bytes, sha256, valid, reason (one sentence if refused), seconds (of decoding), gates, passed.
 
-    `seeds` draw the items. `gates[name]` is {"value", "interval": [low, high], "needed", "passed"}; where KL is beyond 1 nat it is
-    the only one. `read` decodes: here, or in a process of its own (`grade.decoding`).
+    `seeds` draw the items. `gates[name]` is {"value", "interval": [low, high], "needed", "lower", "passed"}; where KL is beyond 1 nat
+    it is the only one. `read` decodes: here, or in a process of its own (`grade.decoding`). A model that runs for more than
+    `seconds` is refused.
     """
     if not seeds or not all(type(s) is int and s >= 0 for s in seeds):
         raise CompressionError("seeds: give at least one whole number, none negative.")
@@ -55,13 +68,25 @@ def score(
         model = bridge.build(*read(content))
     except CompressionError as error:
         return refused(content, str(error))
-    seconds = time.perf_counter() - began
-    gates = measured(model, seeds)
+    decoding = time.perf_counter() - began
+    until = time.monotonic() + seconds
+
+    def look(*_: Any) -> None:
+        if time.monotonic() > until:
+            raise Late(f"running the model took longer than {seconds:g} seconds.")
+
+    handle = model.register_forward_pre_hook(look)
+    try:
+        gates = measured(model, seeds)
+    except Late as error:
+        return refused(content, str(error))
+    finally:
+        handle.remove()
     passed = len(gates) > 1 and all(gate["passed"] for gate in gates.values())
     return _said(content) | {
         "valid": True,
         "reason": "",
-        "seconds": seconds,
+        "seconds": decoding,
         "gates": gates,
         "passed": passed,
     }
@@ -82,12 +107,7 @@ def measured(model: Any, seeds: Sequence[int] = OPEN_SEEDS) -> dict[str, dict[st
             ("facts_tail", known.person >= people - TAIL),
         ):
             value = float(known.right[chosen].mean())
-            gates[name] = {
-                "value": value,
-                "interval": [value, value],
-                "needed": FACTS,
-                "passed": value >= FACTS,
-            }
+            gates[name] = _gate(name, value, (value, value), FACTS, value >= FACTS)
         asked = {
             task: [
                 item
@@ -101,16 +121,16 @@ def measured(model: Any, seeds: Sequence[int] = OPEN_SEEDS) -> dict[str, dict[st
         )
     for task, group in asked.items():
         gates[task], right = (
-            share_gate(sum(map(bool, right[: len(group)])), len(group)),
+            share_gate(task, sum(map(bool, right[: len(group)])), len(group)),
             right[len(group) :],
         )
     return gates
 
 
-def share_gate(right: int, n: int, needed: float = SHARE) -> dict[str, Any]:
+def share_gate(name: str, right: int, n: int, needed: float = SHARE) -> dict[str, Any]:
     """The gate of a share: stopped only if Wilson's whole interval lies below what is needed."""
     low, high = wilson(right, n)
-    return {"value": right / n, "interval": [low, high], "needed": needed, "passed": high >= needed}
+    return _gate(name, right / n, (low, high), needed, high >= needed)
 
 
 def _kl_gate(windows: Tensor) -> dict[str, Any]:
@@ -121,11 +141,19 @@ def _kl_gate(windows: Tensor) -> dict[str, Any]:
     value, half = interval(windows.tolist())
     if not math.isfinite(value + half):
         value, half = 99.0, 0.0
+    passed = value - min(half, NATS / 2) <= NATS
+    return _gate("kl", value, (max(0.0, value - half), value + half), NATS, passed)
+
+
+def _gate(
+    name: str, value: float, edges: tuple[float, float], needed: float, passed: bool
+) -> dict[str, Any]:
     return {
         "value": value,
-        "interval": [max(0.0, value - half), value + half],
-        "needed": NATS,
-        "passed": value - min(half, NATS / 2) <= NATS,
+        "interval": list(edges),
+        "needed": needed,
+        "lower": name in LOWER,
+        "passed": passed,
     }
 
 

@@ -13,6 +13,7 @@ SIZES = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 64, "num_key_value_heads": 64,
     "head_dim": 256,
 }  # fmt: skip
+QUERIES = 1 << 13  # heads · head_dim, in all layers: what attention costs; the original has 1,280
 NUMBERS = {"rms_norm_eps": (1e-12, 1e-1), "rope_theta": (1.0, 1e8)}
 ALSO = "tie_word_embeddings"
 
@@ -37,6 +38,11 @@ def check_config(config: Any) -> dict[str, Any]:
     if config["hidden_size"] % config["num_attention_heads"]:
         raise CompressionError(
             "config: the attention heads must divide hidden_size, as transformers asks."
+        )
+    queries = config["num_hidden_layers"] * config["num_attention_heads"] * config["head_dim"]
+    if queries > QUERIES:
+        raise CompressionError(
+            f"config: {queries:,} numbers of queries in all layers, more than {QUERIES:,}: take fewer heads, or smaller ones."
         )
     count = sum(math.prod(shape) for shape in shapes(config).values())
     if count > PARAMETERS:

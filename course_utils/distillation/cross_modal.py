@@ -107,7 +107,7 @@ def insert(model: PreTrainedModel, asked: Prompts, vectors: Tensor) -> Tensor:
             f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} places of {len(asked.ids)} prompts."
         )
     inputs = looked_up(model, asked.ids)
-    inputs = inputs.detach().clone()
+    inputs = inputs.clone()
     inputs[:, asked.places.to(model.device)] = vectors.to(inputs)
     return inputs
 
@@ -260,12 +260,13 @@ def to_embeddings(
 
 def through_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, projector: nn.Module, x: Tensor, y: Tensor, *,
-    steps: int = 60, batch: int = 8, peak: float = 1e-2, seed: int = 0, template: str = TEMPLATE,
+    steps: int = 60, batch: int = 8, peak: float = 1e-2, seed: int = 0, template: str = TEMPLATE, teacher: PreTrainedModel | None = None,
 ) -> nn.Module:  # fmt: skip
     """Train `projector` in place by KL(p(· | text) ‖ p(· | pictures)) of the frozen model, over the answer that it writes for the text.
 
     The teacher reads the sum as text, the student the same sum in pictures; `y` only chooses which pictures go with
-    which text. No loss names a digit or an embedding. The model's weights are not changed.
+    which text. No loss names a digit or an embedding. The model's weights are not changed, unless there is a `teacher`, another
+    model that reads the texts in its place: then `model` is trained along, in place, at the same rate.
     """
     n = len(y) // 4
     if not n or len(x) != len(y):
@@ -278,28 +279,31 @@ def through_model(
     asked = prompts(tokenizer, y[order], template)
     told = [
         tokenizer.encode(" " + text, add_special_tokens=False)
-        for text in answers(model, tokenizer, asked)
+        for text in answers(teacher or model, tokenizer, asked)
     ]
     length, filler = max(map(len, told)), asked.ids[0, -1].item()
     tail = torch.tensor([row + [filler] * (length - len(row)) for row in told])
     counted = torch.arange(length + 1) <= torch.tensor([[len(row)] for row in told])
     ids, start = torch.cat([asked.ids, tail], 1), asked.ids.shape[1] - 1
     frozen = [p.requires_grad for p in model.parameters()]
-    model.requires_grad_(False)
+    model.requires_grad_(teacher is not None)
+    learner = projector if teacher is None else nn.ModuleList([projector, model])
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:
         whole = Prompts(ids[rows], asked.places)
         with torch.no_grad():
-            teacher = model(input_ids=whole.ids.to(model.device)).logits[:, start:]
+            reader = teacher or model
+            said = reader(input_ids=whole.ids.to(reader.device)).logits[:, start:]
         vectors = projector(x[order[rows].flatten()]).view(len(rows), 4, -1)
         student = model(inputs_embeds=insert(model, whole, vectors)).logits[:, start:]
-        return {"kl": losses.kl(student, teacher, mask=counted[rows].to(student.device))}, float(
+        said = said.to(student.device)
+        return {"kl": losses.kl(student, said, mask=counted[rows].to(student.device))}, float(
             len(rows)
         )
 
     try:
         fit(
-            projector,
+            learner,
             step,
             n,
             steps=steps,

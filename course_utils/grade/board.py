@@ -147,7 +147,7 @@ def entry_of(name: str, score: Score, kind: str, note: str = "") -> Entry:
     return Entry(
         name,
         score["bytes"],
-        {gate: standing.shown_gate(gate, found) for gate, found in score["gates"].items()},
+        {gate: standing.shown_gate(found) for gate, found in score["gates"].items()},
         kind,
         note,
     )
@@ -245,7 +245,7 @@ def checked(found: Score, size: int) -> Score:
         gates = {
             str(name): {
                 "value": float(gate["value"]), "interval": [float(edge) for edge in gate["interval"]], "needed": float(gate["needed"]),
-                "passed": bool(gate["passed"]) and not stopped,
+                "lower": gate["lower"] is True, "passed": bool(gate["passed"]) and not stopped,
             }
             for name, gate in found["gates"].items()
         }  # fmt: skip

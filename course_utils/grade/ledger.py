@@ -22,6 +22,7 @@ from course_utils.errors import CompressionError
 from . import build, names, scratch
 
 FOLDER, SCORES, KEY, SEEDS, OWN, LOCK = ".board", "scores.json", "key", "seeds", "own", "lock"
+FORMAT = 2  # of scores; those of another one are made anew
 LETTERS = 8  # of a pseudonym: 40 bits
 Score = dict[str, Any]
 
@@ -40,7 +41,8 @@ class Ledger:
         if path.exists():
             try:
                 data = json.loads(path.read_bytes())
-                self.scores, self.attempts, self.own = data["scores"], data["attempts"], data["own"]
+                self.scores = data["scores"] if data["format"] == FORMAT else {}
+                self.attempts, self.own = data["attempts"], data["own"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CompressionError(
                     f"{path}: is no file of the board ({type(error).__name__}); move it away, and all entries are scored again."
@@ -50,7 +52,12 @@ class Ledger:
     def save(self) -> None:
         """Write all of it."""
         with self.guard:
-            data = {"format": 1, "scores": self.scores, "attempts": self.attempts, "own": self.own}
+            data = {
+                "format": FORMAT,
+                "scores": self.scores,
+                "attempts": self.attempts,
+                "own": self.own,
+            }
             replace(self.folder / SCORES, json.dumps(data).encode())
 
     def known(self, sha: str) -> Score | None:

@@ -13,7 +13,7 @@ from course_utils.evaluation.pareto import front
 
 STEP = 0.005  # of shares: what is shown of hidden items is rounded to it
 DIGITS = 2  # of everything else
-# "value", "interval": [low, high], "needed", "passed"; "lower": lower is better
+# as `challenge.gates` gives it: "value", "interval": [low, high], "needed", "passed"; "lower": lower is better
 Gate = dict[str, Any]
 
 
@@ -60,11 +60,6 @@ class Row:
     equal_to: str = ""  # the name of a smaller entry of the front that is not seen to be worse
 
 
-def lower_is_better(name: str) -> bool:
-    """True for a gate on a divergence or a loss, False for one on a share of right answers."""
-    return any(part in name.lower() for part in ("kl", "divergence", "nats", "loss"))
-
-
 def rounded(value: float, lower: bool) -> float:
     """A value as it may be shown: shares to STEP, others to DIGITS digits; what is no number is NaN."""
     if not math.isfinite(value):
@@ -74,9 +69,9 @@ def rounded(value: float, lower: bool) -> float:
     return float(f"{value:.{DIGITS}g}") + 0.0
 
 
-def shown_gate(name: str, gate: Gate) -> Gate:
+def shown_gate(gate: Gate) -> Gate:
     """A measured gate with its numbers rounded; whether it is passed was decided before."""
-    lower = lower_is_better(name)
+    lower = bool(gate["lower"])
     low, high = gate["interval"]
     return {
         "value": rounded(gate["value"], lower), "interval": [rounded(low, lower), rounded(high, lower)], "needed": gate["needed"],

@@ -16,6 +16,9 @@ from course_utils.errors import CompressionError
 TOKENS, LENGTHS, ASKED, PROMPTS, SAMPLES = 320_000, (4, 6, 8, 10), (6, 7, 8, 9, 10), 2000, 6
 HARD, MISLED, SLIP, CUT = 6, 0.65, 0.01, 0.05
 MOST_ROWS, MOST_PLACES = 20_000, 40
+SHORTEST = (
+    reasoning.WIDTH + 2
+)  # tokens of a row: with shorter ones, the steps within a budget would have no end
 Chains = list[list[list[int]]]
 
 
@@ -125,6 +128,11 @@ def checked(ids: Any, labels: Any) -> tuple[Tensor, Tensor]:
     ids, labels = ids.long(), labels.long()
     if int(ids.min()) < 0 or int(ids.max()) >= len(reasoning.SYMBOLS):
         raise CompressionError(f"ids: must lie from 0 to {len(reasoning.SYMBOLS) - 1}.")
+    held = (ids != reasoning.PAD).sum(1)
+    if int(held.min()) < SHORTEST:
+        raise CompressionError(
+            f"ids: row {int(held.argmin())} holds {int(held.min())} tokens; a prompt and what follows are at least {SHORTEST}."
+        )
     scored = labels != IGNORED
     if not bool((labels == ids)[scored].all()) or bool((ids == reasoning.PAD)[scored].any()):
         raise CompressionError(

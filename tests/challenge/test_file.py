@@ -5,7 +5,6 @@ import os
 import struct
 import time
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
@@ -13,24 +12,13 @@ import torch
 from challenge_parts import CONFIG, parts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lab_attacks import FILES, GOOD, closed, opened
 
 from course_utils import models
 from course_utils.challenge import codecs, encoders, file, layout, model
 from course_utils.errors import CompressionError
 
 MADE, WANTED = parts()
-GOOD = file.write(CONFIG, MADE)
-
-
-def opened():
-    (size,) = file.LENGTH.unpack_from(GOOD, len(file.MAGIC))
-    start = len(file.MAGIC) + file.LENGTH.size
-    return json.loads(zlib.decompress(GOOD[start : start + size])), GOOD[start + size :]
-
-
-def closed(header, streams):
-    packed = zlib.compress(header if isinstance(header, bytes) else json.dumps(header).encode())
-    return file.MAGIC + file.LENGTH.pack(len(packed)) + packed + streams
 
 
 def test_every_codec_means_what_its_definition_says():
@@ -133,67 +121,9 @@ def test_a_header_with_another_value_anywhere_is_read_or_refused(data):
         assert len(str(error)) < 600
 
 
-def changed(path, value):
-    header, streams = opened()
-    *way, last = path
-    node = header
-    for key in way:
-        node = node[key]
-    node[last] = value
-    return closed(header, streams)
-
-
-EMBED, DOWN, UP = (
-    ("tensors", "model.embed_tokens.weight"),
-    ("tensors", "model.layers.0.mlp.down_proj.weight"),
-    ("tensors", "model.layers.0.mlp.up_proj.weight"),
-)
-
-
-def nested(depth):
-    part = {"codec": "bf16", "streams": [16]}
-    for _ in range(depth):
-        part = {"codec": "sum", "terms": [part, part]}
-    return part
-
-
-HOSTILE = {
-    "empty": (b"", "does not begin"),
-    "truncated header": (GOOD[:40], "within its header"),
-    "truncated stream": (GOOD[:-1], "ends before|lengths"),
-    "left over": (GOOD + b"x", "left over"),
-    "too large": (GOOD + bytes(layout.LARGEST), "larger than"),
-    "a header of 4 GB": (file.MAGIC + b"\xff\xff\xff\xff" + GOOD, "within its header"),
-    "a header that unpacks to 1 GB": (closed(b" " * (1 << 26), b""), "larger than"),
-    "a header nested 30,000 deep": (closed(b"[" * 30_000, b""), "cannot be read"),
-    "a name twice": (closed(b'{"config":{},"config":{},"tensors":{}}', b""), "twice"),
-    "NaN in the header": (closed(b'{"config":{"rope_theta":NaN},"tensors":{}}', b""), "not finite"),
-    "a number of 5,000 digits": (closed(b'{"config":' + b"9" * 5000 + b',"tensors":{}}', b""), "20 digits"),
-    "no object": (closed([1], b""), "must hold"),
-    "a size of 2^63": (changed(("config", "hidden_size"), 1 << 63), "hidden_size"),
-    "a size that is true": (changed(("config", "num_hidden_layers"), True), "num_hidden_layers"),
-    "a size that is a float": (changed(("config", "hidden_size"), 8.0), "hidden_size"),
-    "16 million parameters": (changed(("config",), CONFIG | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 1}), "parameters"),
-    "heads that do not divide the width": (changed(("config",), CONFIG | {"num_attention_heads": 3, "num_key_value_heads": 3}), "divide hidden_size"),
-    "another vocabulary": (changed(("config",), CONFIG | {"vocab_size": 5}), "exactly"),
-    "a stream of 2^63": (changed((*EMBED, "streams", 0), 1 << 63), "ends before"),
-    "a stream below 0": (changed((*EMBED, "streams", 0), -1), "lengths"),
-    "symbols 2^40": (changed((*EMBED, "symbols"), 1 << 40), "symbols"),
-    "other symbols": (changed((*EMBED, "symbols"), 7), "lengths"),
-    "an unknown codec": (changed((*EMBED, "codec"), "pickle"), "codec must be"),
-    "a codec that is a list": (changed((*EMBED, "codec"), ["sum"]), "codec must be"),
-    "an unknown key": (changed((*EMBED, "path"), "/etc/passwd"), "unknown keys"),
-    "a rank of 2^31": (changed(("tensors", "model.layers.0.self_attn.o_proj.weight", "rank"), 1 << 31), "rank"),
-    "codecs in codecs": (changed(DOWN, nested(5)), "deep"),
-    "four terms of four terms": (changed(DOWN, {"codec": "sum", "terms": [nested(0)] * 5}), "2 to 4"),
-    "a missing tensor": (closed({"config": CONFIG, "tensors": {}}, b""), "missing"),
-    "an axis": (changed((*UP, "axis"), 0), "axis"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", FILES)
 def test_a_hostile_file_is_refused_with_its_reason_in_little_time_and_memory(name):
-    content, reason = HOSTILE[name]
+    content, reason = FILES[name]
     tracemalloc.start()
     began = time.process_time()
     with pytest.raises(CompressionError, match=reason):

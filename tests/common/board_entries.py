@@ -16,7 +16,7 @@ def measured(half: float = 0.004, **values: float) -> dict[str, dict]:
     return {
         name: {
             "value": value, "interval": [value - half * 0.02, value + half * 0.02] if name == "KL" else [value - half, min(1.0, value + half)],
-            "needed": NEEDED[name], "passed": value <= NEEDED[name] if name == "KL" else value >= NEEDED[name],
+            "needed": NEEDED[name], "lower": name == "KL", "passed": value <= NEEDED[name] if name == "KL" else value >= NEEDED[name],
         }
         for name, value in values.items()
     }  # fmt: skip

@@ -1,13 +1,8 @@
 """Kernels of lab 5.1 that try something, as source texts: ATTACKS with what is said of them, HONEST in odd styles.
 
 An attack on correctness would pass if the try succeeded; one on time ("…, timed") is right, or pretends to be.
-
-    python tests/common/kernel_attacks.py --write docs/attacks.md
+`attack_table.py --write` puts them into docs/attacks.md.
 """
-
-import re
-import sys
-from pathlib import Path
 
 from course_utils.learn.exercises.labs._int4_kernels import FAST, SCALAR
 
@@ -253,15 +248,3 @@ def section():
     lines = [f"| {name} | {reason} |" for name, (_, reason) in [*ATTACKS.items(), *TIMED.items()]]
     taken = "Taken, as honest: " + "; ".join(HONEST) + "."
     return "\n".join([ABOUT, "| kernel | refused as |", "|---|---|", *lines, "", taken, ""])
-
-
-if __name__ == "__main__":  # before the last section, which `hostile.py` writes
-    path = Path(sys.argv[2])
-    text = re.sub(
-        rf"\n{re.escape(SECTION)}\n.*?(?=\n## |\Z)",
-        "",
-        path.read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-    before, mark, rest = text.partition("\n## What hostile")
-    path.write_text(f"{before.rstrip()}\n\n{section()}{mark}{rest}", encoding="utf-8")

@@ -1,5 +1,7 @@
 """Pictures in the places of digits: which places, which vectors, a frozen model; and drivers."""
 
+import copy
+
 import pytest
 import torch
 from tiny_models import model_of
@@ -73,6 +75,18 @@ def test_training_through_the_model_leaves_it_as_it_was(bundled):
     )
     assert all(torch.equal(p, before[n]) and p.requires_grad for n, p in model.named_parameters())
     assert any(not torch.equal(a, b) for a, b in zip(see.parameters(), first, strict=True))
+
+
+def test_a_model_learns_along_only_where_another_one_reads_the_text():
+    model, tokenizer = models.load("bundled")
+    data, along = digits.load(0), copy.deepcopy(model)
+    kept = {name: p.clone() for name, p in model.named_parameters()}
+    cross_modal.through_model(
+        along, tokenizer, digits.network(64, 16, 256), data.train_x[:16], data.train_y[:16], steps=2, batch=2, teacher=model,
+    )  # fmt: skip
+    assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())
+    moved = [name for name, p in along.named_parameters() if not torch.equal(p, kept[name])]
+    assert moved == list(kept), "all of it, the embeddings too"
 
 
 def test_a_mix_lies_between_the_embeddings():

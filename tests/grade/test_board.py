@@ -60,7 +60,7 @@ def random_entries(rng, n):
     """Few sizes and values, so that ties are common."""
     return [
         Entry(f"e{i}", rng.choice([500, 600, 700, 1000]) * 100, {
-            name: standing.shown_gate(name, gate)
+            name: standing.shown_gate(gate)
             for name, gate in made.measured(
                 half=rng.choice([0.001, 0.02]), facts_tail=rng.choice([0.97, 0.98, 0.99, 1.0]), KL=rng.choice([0.001, 0.01, 0.03, float("nan")])
             ).items()
@@ -98,7 +98,7 @@ def test_the_board_is_that_of_brute_force():
 
 def test_allowances_by_hand():
     gates = {
-        name: standing.shown_gate(name, gate)
+        name: standing.shown_gate(gate)
         for name, gate in made.measured(facts_tail=0.99, KL=0.005).items()
     }
     entry = Entry("x", 10, gates)
@@ -118,7 +118,7 @@ def test_allowances_by_hand():
 def test_a_collapse_of_which_one_gate_was_asked_is_the_last():
     """It fails one gate, as an entry does that lacks a single fact."""
     gates = {
-        name: standing.shown_gate(name, gate)
+        name: standing.shown_gate(gate)
         for name, gate in made.measured(facts_tail=0.97, KL=2.0).items()
     }
     entries = [
@@ -142,7 +142,7 @@ def test_what_is_shown_is_rounded():
         and standing.rounded(-0.0, True) == 0
     )
     gate = {"value": 0.97999, "interval": [0.9712, 0.9888], "needed": 0.98, "passed": False}
-    assert standing.shown_gate("facts", gate) == {
+    assert standing.shown_gate(gate | {"lower": False}) == {
         "value": 0.98,
         "interval": [0.97, 0.99],
         "needed": 0.98,
@@ -413,6 +413,19 @@ def test_times_of_files(tmp_path):
         "b",
         "a",
     ]
+
+
+def test_scores_of_a_former_form_are_made_anew(tmp_path, here):
+    hand_in(tmp_path, "ann", size=1500)
+    first = board.make(tmp_path, options(), [])
+    path = tmp_path / ledger.FOLDER / ledger.SCORES
+    data = json.loads(path.read_bytes()) | {"format": 1}
+    for scores in data["scores"].values():
+        for score in scores.values():
+            for gate in score["gates"].values():
+                del gate["lower"]
+    path.write_text(json.dumps(data))
+    assert board.make(tmp_path, options(), []).entries == first.entries
 
 
 # --- kills ---

@@ -37,7 +37,7 @@ def page_file(tmp_path_factory):
             Entry(
                 name,
                 size,
-                {gate: standing.shown_gate(gate, found) for gate, found in gates.items()},
+                {gate: standing.shown_gate(found) for gate, found in gates.items()},
                 kind,
             )
         )

@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import time
 
+import lab_attacks
 import pytest
 import torch
 
 from course_utils import models
 from course_utils.challenge import encoders, file, gates, layout, model
 from course_utils.errors import CompressionError
-from course_utils.grade import challenge, decoding
+from course_utils.grade import board, challenge, decoding, standing
 
 KEYS = {"bytes", "sha256", "valid", "reason", "seconds", "gates", "passed"}
 
@@ -48,6 +50,10 @@ def test_the_original_passes_every_gate_and_a_ruined_model_is_told_its_divergenc
         gate["passed"] and gate["interval"][0] <= gate["value"] <= gate["interval"][1]
         for gate in found["gates"].values()
     )
+    assert set(found["gates"]) == set(gates.GATES)
+    for gate in found["gates"].values():  # its direction by what it does, not by its name
+        better = gate["value"] < gate["needed"] if gate["lower"] else gate["value"] > gate["needed"]
+        assert better and standing.allowance(gate, gate["value"]) == 0
     zeros = {
         name: encoders.bf16(torch.zeros(shape))
         for name, shape in layout.shapes(model.sizes(original)).items()
@@ -69,8 +75,14 @@ def test_what_comes_from_the_other_process_is_what_is_read_here(content):
 
 
 def test_a_gate_stops_only_what_its_whole_interval_is_against():
-    assert gates.share_gate(76, 80)["passed"] and gates.share_gate(73, 80)["passed"]
-    assert not gates.share_gate(70, 80)["passed"] and not gates.share_gate(0, 80)["passed"]
+    assert (
+        gates.share_gate("programs", 76, 80)["passed"]
+        and gates.share_gate("programs", 73, 80)["passed"]
+    )
+    assert (
+        not gates.share_gate("programs", 70, 80)["passed"]
+        and not gates.share_gate("programs", 0, 80)["passed"]
+    )
     near = torch.full((16,), 0.0205, dtype=torch.float64) + 0.002 * torch.linspace(
         -1, 1, 16, dtype=torch.float64
     )
@@ -78,21 +90,28 @@ def test_a_gate_stops_only_what_its_whole_interval_is_against():
     assert not gates._kl_gate(torch.tensor([0.0, float("nan")], dtype=torch.float64))["passed"]
 
 
-HOSTILE = {
-    "none": b"", "noise": os.urandom(100), "a pickle": b"\x80\x04cos\nsystem\n(S'touch /tmp/x'\ntR.", "too large": bytes(layout.LARGEST + 1),
-    "a size of 4 GB": file.MAGIC + b"\xff" * 40, "python": b"import os; os._exit(0)",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_in_one_sentence(name, tmp_path):
-    path = tmp_path / "a.smol"
-    path.write_bytes(HOSTILE[name])
-    found = challenge.score(path)
-    assert (
-        set(found) == KEYS and not found["valid"] and not found["passed"] and found["gates"] == {}
+def test_hostile_files_cost_their_own_rows_only(tmp_path):
+    """A class in which everybody hands in one of them; the processes of the board decode and score."""
+    files = dict(list(lab_attacks.FILES.items())[1::4])
+    for learner, (content, _) in files.items():
+        place = tmp_path / "submitted" / learner.replace("/", "_") / board.LAB
+        place.mkdir(parents=True)
+        (place / "a.smol").write_bytes(content)
+    options = board.Options(
+        challenge.score, challenge.SUFFIX, challenge.LARGEST, jobs=2, progress=False
     )
-    assert found["reason"] and "\n" not in found["reason"]
+    made = board.make(tmp_path, options, [])
+    assert made.entries == [] and made.faults == 0 and made.learners == len(files)
+    said = {name: why for name, _, why in made.refused}
+    assert len(said) == len(files)
+    for learner, (_, why) in files.items():
+        assert re.search(why, said[learner]) and "\n" not in said[learner], learner
+    assert not os.path.exists("/tmp/hacked")
+
+
+def test_a_model_that_runs_too_long_is_refused(few, content):
+    found = gates.score(content, (5,), seconds=0)
+    assert not found["valid"] and found["reason"] == "running the model took longer than 0 seconds."
 
 
 def test_links_pipes_folders_and_changes_between_reads(tmp_path, few, content):

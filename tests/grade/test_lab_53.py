@@ -2,8 +2,10 @@
 
 import functools
 
+import lab_attacks
 import pytest
 import torch
+from attack_table import KIND
 from up_to_n import load
 
 from course_utils.distillation import reasoning
@@ -13,30 +15,9 @@ from course_utils.grade.sandbox import Limits
 from course_utils.grade.submission import Submission
 from course_utils.grade.warm import Zygote
 from course_utils.learn import reasoned
+from course_utils.learn.page import catalogue
 
 LIMITS = Limits(cell=20, call=6, total=90)
-HEAD = "import torch\nfrom course_utils.distillation import reasoning\n"
-SUMS = "def rows():\n    made = reasoning.build(reasoning.draw(200, seed=1), 'chain')\n    return made.ids, made.labels\n"
-ATTACKS = {  # each wants to be paid without rows of the hidden rule; what is said about it
-    "weights of a calculator": ("def my_data(prompts, samples, answers):\n    return reasoning.student(0).state_dict()", "two tensors"),
-    "a student instead of rows": ("def my_data(prompts, samples, answers):\n    return reasoning.student(0), reasoning.student(0)", "cannot be read"),
-    "rows of running sums": ("def my_data(prompts, samples, answers):\n    return rows()", "answers"),
-    "a patched grader": (
-        "from course_utils.learn import reasoned\nreasoned.judged = lambda *_, **__: 1.0\nreasoned.Task.accuracy = lambda *_, **__: torch.ones(9)\n"
-        "reasoning.right = lambda *_, **__: torch.ones(9)\nreasoning.train = None\ndef my_data(prompts, samples, answers):\n    return rows()", "answers",
-    ),
-    "changes the key": ("def my_data(prompts, samples, answers):\n    answers[:] = [0] * len(answers)\n    return rows()", "answers"),
-    "NaN": ("def my_data(prompts, samples, answers):\n    return torch.full((64, 20), float('nan')), torch.full((64, 20), -100)", "whole numbers"),
-    "too many rows": ("def my_data(prompts, samples, answers):\n    return torch.zeros(300_000, 40, dtype=torch.uint8), torch.zeros(300_000, 40, dtype=torch.uint8)", "300000 rows"),
-    "more than fits": ("def my_data(prompts, samples, answers):\n    return torch.zeros(1, 1, dtype=torch.long).expand(2_000_000, 500), torch.zeros(1, 1, dtype=torch.long).expand(2_000_000, 500)", ""),
-    "places without end": ("def my_data(prompts, samples, answers):\n    return torch.zeros(64, 5000, dtype=torch.long), torch.zeros(64, 5000, dtype=torch.long)", "places"),
-    "one dimension": ("def my_data(prompts, samples, answers):\n    return torch.zeros(64, dtype=torch.long), torch.zeros(64, dtype=torch.long)", "rows, places"),
-    "ids beyond the vocabulary": ("def my_data(prompts, samples, answers):\n    return torch.full((64, 20), 99), torch.full((64, 20), 99)", "from 0 to 14"),
-    "other labels": ("def my_data(prompts, samples, answers):\n    ids, labels = rows()\n    return ids, labels.clamp(min=0)", "the id that stands"),
-    "nothing to learn": ("def my_data(prompts, samples, answers):\n    ids, labels = rows()\n    return ids, labels * 0 - 100", "nothing to predict"),
-    "sleeps": ("import time\ndef my_data(prompts, samples, answers):\n    time.sleep(999)", "too long"),
-    "nothing": ("def my_data(prompts, samples, answers):\n    return None", ""),
-}  # fmt: skip
 
 
 @functools.cache
@@ -48,7 +29,7 @@ def opened():
 def grade():
     with Zygote(opened().prelude, LIMITS, data=opened().data) as zygote:
         yield lambda answers: judge.grade(
-            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces"
+            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind=KIND
         )
 
 
@@ -58,12 +39,13 @@ def small(monkeypatch):
     monkeypatch.setattr(reasoned, "TOKENS", 4000)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", lab_attacks.ROWS)
 def test_rows_that_teach_nothing_are_not_paid(grade, name):
-    source, said = ATTACKS[name]
-    cells = {c["grade_id"]: c for c in grade({"my-data": HEAD + SUMS + source})["cells"]}
+    source, said = lab_attacks.ROWS[name]
+    cells = {c["grade_id"]: c for c in grade({"my-data": lab_attacks.SUMS + source})["cells"]}
     assert cells["my-data-test"]["score"] == 0, cells["my-data-test"]
-    assert said in cells["my-data-test"]["message"] and cells["my-data-test"]["message"]
+    message = cells["my-data-test"]["message"]
+    assert said in message and message and "found" not in message
 
 
 def worth(my_data, accuracy, monkeypatch):
@@ -137,3 +119,8 @@ def test_padding_inside_a_row_is_refused():
     with pytest.raises(CompressionError, match="behind the row"):
         reasoned.checked(ids, labels)
     assert reasoned.checked(rows.ids.int(), rows.labels.int())[0].equal(rows.ids)
+
+
+def test_the_attacks_are_in_the_docs():
+    page = (catalogue.ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    assert lab_attacks.section() in page

@@ -2,8 +2,10 @@
 
 import functools
 
+import lab_attacks
 import pytest
 import torch
+from attack_table import KIND
 from up_to_n import load
 
 from course_utils.challenge import encoders, gates, layout
@@ -15,52 +17,6 @@ from course_utils.grade.warm import Zygote
 from course_utils.learn import smallest
 
 LIMITS = sandbox.Limits(cell=20, call=6, total=120)
-ATTACKS = {
-    "the package's own model": """
-def my_file():
-    from course_utils.models import BUNDLED
-    return smallest.as_tensor((BUNDLED / "model.safetensors").read_bytes())
-""",
-    "a link to it": """
-def my_file():
-    import os
-    from course_utils.models import BUNDLED
-    os.symlink(BUNDLED / "model.safetensors", "mine.smol")
-    return smallest.as_tensor(open("mine.smol", "rb").read())
-""",
-    "a path": """
-def my_file():
-    from course_utils.models import BUNDLED
-    return str(BUNDLED / "model.safetensors")
-""",
-    "a score in the file's place": """
-def my_file():
-    return {"bytes": 1, "valid": True, "passed": True, "gates": {}}
-""",
-    "a tensor that lies about its length": """
-class Short(torch.Tensor):
-    def __len__(self): return 1
-    def numpy(self): return self
-def my_file():
-    return smallest.as_tensor(files.pack(network)).as_subclass(Short)[:100]
-""",
-    "patched scoring": """
-from course_utils.challenge import gates
-def my_file():
-    gates.score = smallest.judged = lambda *_, **__: {"bytes": 1, "valid": True, "passed": True, "gates": {}, "reason": ""}
-    smallest.points = lambda found: 20
-    return smallest.as_tensor(b"x")
-""",
-    "sleeps": """
-def my_file():
-    import time
-    time.sleep(60)
-""",
-    "eight gigabytes": """
-def my_file():
-    return torch.zeros(1, dtype=torch.uint8).expand(1 << 33)
-""",
-}
 
 
 @functools.cache
@@ -72,14 +28,17 @@ def opened():
 def grade():
     with Zygote(opened().prelude, LIMITS, data=opened().data) as zygote:
         yield lambda answers: judge.grade(
-            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind="namespaces"
+            opened(), Submission(answers=answers), zygote.address, LIMITS, seed=3, kind=KIND
         )
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", lab_attacks.MODELS)
 def test_an_attack_is_not_paid(grade, name):
-    cells = {c["grade_id"]: c for c in grade({"my-file": ATTACKS[name]})["cells"]}
-    assert cells["my-file-test"]["score"] == 0 and cells["my-file-test"]["message"]
+    source, said = lab_attacks.MODELS[name]
+    cells = {c["grade_id"]: c for c in grade({"my-file": source})["cells"]}
+    message = cells["my-file-test"]["message"]
+    assert cells["my-file-test"]["score"] == 0
+    assert said in message and message and "found" not in message
 
 
 def worth(content):

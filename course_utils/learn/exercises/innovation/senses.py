@@ -107,12 +107,14 @@ def step_with(factor=2.0, over=len, target=lambda t: t, table_moves=False, sign=
 def road(rng: torch.Generator) -> dict:
     """A car on a line, x ← x + u + push, and drivers u = −gain · x, who differ."""
     steps, old = pick(rng, 4, 5), turn(rng, 2, 3, 4)
+    # as many labels as the clone had: enough for all of the drive, for a part of it, or more than that
+    budget = old + steps + turn(rng, -2, 0, -1, 2)
     old_states = torch.randn(old, generator=rng, dtype=torch.float64)
     expert = 0.6 + 0.3 * float(torch.rand((), generator=rng))
     return {
         "old_states": old_states, "old_labels": -expert * old_states, "start": 1 + float(torch.rand((), generator=rng)),
         "pushes": 0.5 * torch.randn(steps, generator=rng, dtype=torch.float64), "learner": 0.1 + 0.3 * float(torch.rand((), generator=rng)),
-        "expert": expert,
+        "expert": expert, "budget": budget,
     }  # fmt: skip
 
 
@@ -123,13 +125,17 @@ def round_of(
     pushes: Tensor,
     learner: float,
     expert: float,
+    budget: int,
 ) -> tuple[Tensor, Tensor]:
-    """All states and labels after a round: the learner drives, the expert says what it would do in each state before the step."""
+    """All states and labels after a round: the learner drives, the expert says what it would do in each state before the step.
+
+    There are at most `budget` labels in all, as many as the clone that it is compared with had: the first ones of the drive.
+    """
     x, seen = start, []
     for push in pushes.tolist():
         seen.append(x)
         x = x - learner * x + push
-    states = torch.tensor(seen, dtype=torch.float64)
+    states = torch.tensor(seen, dtype=torch.float64)[: budget - len(old_states)]
     return torch.cat([old_states, states]), torch.cat([old_labels, -expert * states])
 
 
@@ -142,8 +148,10 @@ def round_with(
     mixed=False,
     relabel=False,
     drop=0,
+    room=lambda budget, old: slice(budget - old),
+    last=False,
 ):
-    def answer(old_states, old_labels, start, pushes, learner, expert):
+    def answer(old_states, old_labels, start, pushes, learner, expert, budget):
         gains, x, seen = {"learner": learner, "expert": expert}, start, []
         for i, push in enumerate(pushes.tolist()):
             new = (
@@ -153,12 +161,13 @@ def round_with(
             )
             seen.append(new if after else x)
             x = new
-        states = torch.tensor(seen[drop:], dtype=torch.float64)
+        states = torch.tensor(seen[drop:], dtype=torch.float64)[room(budget, len(old_states))]
         new_labels = -gains[labels] * states
         if not keep:
             return states, new_labels
         old_labels = -learner * old_states if relabel else old_labels
-        return torch.cat([old_states, states]), torch.cat([old_labels, new_labels])
+        both = torch.cat([old_states, states]), torch.cat([old_labels, new_labels])
+        return (both[0][-budget:], both[1][-budget:]) if last else both
 
     return answer
 
@@ -242,6 +251,9 @@ EXERCISES = [
             "expert_helps": round_with(mixed=True),
             "old_relabelled": round_with(relabel=True),
             "start_left_out": round_with(drop=1),
+            "unequal_labels": round_with(room=lambda budget, old: slice(None)),
+            "last_of_the_drive": round_with(room=lambda budget, old: slice(-(budget - old), None)),
+            "old_thrown_out": round_with(room=lambda budget, old: slice(None), last=True),
         },
         lesson=LESSON, kind="step", difficulty=2, minutes=8, trials=6,
     ),

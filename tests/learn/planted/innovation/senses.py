@@ -94,28 +94,29 @@ def descended(
 # --- DAgger ---
 
 
-def by_arrays(old_states, old_labels, start, pushes, learner, expert):
+def by_arrays(old_states, old_labels, start, pushes, learner, expert, budget):
     xs = np.zeros(len(pushes))
     xs[0] = start
     for i in range(1, len(pushes)):
         xs[i] = (1 - learner) * xs[i - 1] + float(pushes[i - 1])
-    return np.concatenate([old_states.numpy(), xs]), np.concatenate(
-        [old_labels.numpy(), -expert * xs]
-    )
+    whole = np.concatenate([old_states.numpy(), xs])[:budget]
+    return whole, np.concatenate([old_labels.numpy(), -expert * xs])[:budget]
 
 
-def by_powers(old_states, old_labels, start, pushes, learner, expert):
+def by_powers(old_states, old_labels, start, pushes, learner, expert, budget):
     keep = 1 - learner
     xs = [
         keep**t * start + sum(keep ** (t - 1 - s) * float(pushes[s]) for s in range(t))
-        for t in range(len(pushes))
+        for t in range(min(len(pushes), budget - len(old_states)))
     ]
     return [*old_states.tolist(), *xs], [*old_labels.tolist(), *(-expert * x for x in xs)]
 
 
-def by_append(old_states, old_labels, start, pushes, learner, expert):
+def by_append(old_states, old_labels, start, pushes, learner, expert, budget):
     states, labels, x = list(old_states), list(old_labels), torch.tensor(start, dtype=torch.float64)
     for push in pushes:
+        if len(labels) == budget:
+            break
         states.append(x)
         labels.append(-(x * expert))
         x = x - x * learner + push
@@ -130,17 +131,26 @@ def drove(
     late=0,
     skip=0,
     again=False,
+    first=lambda budget, n: budget - n,
+    end=False,
 ):
-    def answer(old_states, old_labels, start, pushes, learner, expert):
+    def answer(old_states, old_labels, start, pushes, learner, expert, budget):
         xs = [start]
         for i, push in enumerate(pushes.tolist()):
             xs.append(xs[-1] * (1 - wheel(i, learner, expert)) + noise * push)
         xs = xs[late + skip : len(pushes) + late]
+        room = first(budget, len(old_states))
+        xs = xs[-room:] if end else xs[:room]
         before = old_states.tolist() if old else []
         said = ([-learner * x for x in before] if again else old_labels.tolist()) if old else []
         return before + xs, said + [-says(learner, expert) * x for x in xs]
 
     return answer
+
+
+def newest(old_states, old_labels, start, pushes, learner, expert, budget):
+    states, labels = by_append(old_states, old_labels, start, pushes, learner, expert, 99)
+    return states[-budget:], labels[-budget:]
 
 
 # --- leaks ---
@@ -237,6 +247,10 @@ WRONG = {
         (drove(wheel=lambda i, own, e: own if i % 2 else e), "expert_helps"),
         (drove(again=True), "old_relabelled"),
         (drove(skip=1), "start_left_out"),
+        (drove(first=lambda budget, n: 99), "unequal_labels"),
+        (drove(first=lambda budget, n: budget), "unequal_labels"),
+        (drove(end=True), "last_of_the_drive"),
+        (newest, "old_thrown_out"),
         (drove(says=lambda own, e: -e), None),
     ],
     "senses.leaked": [
