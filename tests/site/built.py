@@ -2,8 +2,8 @@
 
 Every page that was built is opened once: nothing is asked of another host, questions and predictions answer as in JupyterLab,
 figures move, the keyboard reaches every control and leaves it again, colours have enough contrast in both modes, nothing is cut at
-1280 pixels, a phone shows it without moving sideways. Pictures are kept in artifacts/site. One page takes about two seconds on an
-idle core; `COURSE_SITE_PAGES=5.6` opens only those with that in their name.
+1280 pixels, a phone shows it without moving sideways. Pictures are kept in artifacts/site. A page takes five to ten seconds of
+processor time; `COURSE_SITE_PAGES=5.6` opens only those with that in their name.
 """
 
 import functools
