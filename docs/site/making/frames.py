@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import symtable
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,7 @@ class Recorder:
         for setting in combinations(values, first, together):
             key = json.dumps(setting)
             if key not in drawn:
-                data, said = _webp(draw(**setting), setting)
+                data, said = _webp(_drawn(draw, setting), setting)
                 name = f"{hashlib.sha256(data).hexdigest()[:12]}.webp"
                 (self.folder / name).write_bytes(data)
                 drawn[key] = name
@@ -260,6 +261,20 @@ class Recorder:
         self.widgets.setdefault(self.cell, []).append(
             {"controls": shown, "together": together, "frames": frames, "alts": alts}
         )
+
+
+def _drawn(draw: Any, setting: dict[str, Any]) -> Any:
+    """The figure of a setting; one that says why where the lesson refuses it."""
+    from course_utils.errors import CompressionError
+    from course_utils.learn import plots
+
+    try:
+        return draw(**setting)
+    except CompressionError as error:
+        figure, axes = plots.figure(title="", size=(7, 3))
+        axes.axis("off")
+        axes.text(0.5, 0.5, "\n".join(textwrap.wrap(str(error), 60)), ha="center", va="center")
+        return figure
 
 
 def _webp(figure: Any, setting: dict[str, Any]) -> tuple[bytes, str]:
