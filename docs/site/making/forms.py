@@ -21,8 +21,7 @@ SPOKEN = (  # what site.js says
     "guess_factor", "guess_apart",
 )  # fmt: skip
 KINDS = {colour: kind for kind, colour in show.COLOURS.items()}
-KINDS |= {"#56B4E9": "hint", "#999999": "note"}  # as they were in notebooks that were run before
-BOX = re.compile(r"<div style='border-left:4px solid (#\w{6})[^']*'><b(?: style='color:#\w{6}')?>")
+BOX = re.compile(r"<div style='border-left:4px solid (#\w{6})[^']*'><b>")
 MEASURED = re.compile(rf">{re.escape(ui('measured'))}</td><td[^>]*><b>(.*?)</b></td>", re.DOTALL)
 
 
@@ -39,8 +38,7 @@ def anchor(title: str) -> str:
 
 def themed(text: str) -> str:
     """HTML of the engine with classes in the place of its colours, so that it can be read in the dark too."""
-    text = BOX.sub(lambda found: f"<div class='course-box course-{KINDS[found[1]]}'><b>", text)
-    return re.sub(r"white-space:nowrap;color:#\w{6}", "white-space:nowrap", text)
+    return BOX.sub(lambda found: f"<div class='course-box course-{KINDS[found[1]]}'><b>", text)
 
 
 def formulas(text: str) -> str:
