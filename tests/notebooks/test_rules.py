@@ -1,5 +1,6 @@
 """Notebooks keep to the rules that readers and translators rely on."""
 
+import ast
 import re
 
 import nbformat
@@ -99,6 +100,24 @@ def test_every_lesson_asks_for_two_guesses_before_it_shows_a_result(path):
     assert len(set(asked.values())) >= 2 and set(results) == set(asked), (
         "at least two guesses, each with its result"
     )
+
+
+SHOWS = {"print", "display", "plots.table", "plt.show"}
+
+
+@each
+def test_the_cell_of_a_result_shows_it_and_nothing_else(path):
+    """What it shows besides would stand there before the guess: it belongs into `shown`, or into a function given as that."""
+
+    def calls(node):
+        for part in ast.iter_child_nodes(node):
+            if not isinstance(part, (ast.FunctionDef, ast.Lambda)):
+                if isinstance(part, ast.Call):
+                    yield ast.unparse(part.func)
+                yield from calls(part)
+
+    cells = fold.results(code_cells(path))
+    assert not [cell.id for cell in cells if SHOWS & set(calls(ast.parse(cell.source)))]
 
 
 @each

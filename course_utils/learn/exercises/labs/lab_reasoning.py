@@ -226,9 +226,9 @@ def vote_inputs(rng: torch.Generator) -> dict:
             ]
             texts[0] = text_of([], first)
             texts += [text_of(some(rng, length), second, 2) for _ in range(n - 3 * big)]
-        elif (
-            i % 4 == 1
-        ):  # one text said often against several with other answers each; the cut-off ones would outvote it
+        elif i % 4 == 1:
+            # one text said often against several with other answers each; the cut-off ones would
+            # outvote it
             same = text_of(some(rng, length), a)
             texts = (
                 [text_of(some(rng, length), c)]
