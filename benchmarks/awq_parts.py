@@ -1,8 +1,10 @@
-"""What AWQ's two parts are worth: 3 bits in groups of 64 on the bundled model, with three calibration sets.
+"""What AWQ's two parts are worth: 3 bits in groups of 64 on the bundled model, with three
+calibration sets.
 
     python benchmarks/awq_parts.py      # three minutes on one core
 
-Rounding, scaling alone, clipping alone, both, and GPTQ for comparison; all see the same 2,048 tokens (8 × 256).
+Rounding, scaling alone, clipping alone, both, and GPTQ for comparison; all see the same 2,048
+tokens (8 × 256).
 Writes learn/tables/awq_parts.json.
 """
 

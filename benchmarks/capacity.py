@@ -2,10 +2,10 @@
 
     python benchmarks/capacity.py      # half a minute on one core
 
-A store of 2,432 parameters (embeddings of two names and an attribute, one hidden layer) learns random facts of 4 bits
-each: Adam, all facts at once, 1,500 steps, rate 0.01 with a cosine. Rounded: symmetric, one scale for each row. Writes
-learn/tables/capacity.json (bits held for each parameter) and learn/tables/capacity-rounded.json (share of the bits
-that rounding leaves).
+A store of 2,432 parameters (embeddings of two names and an attribute, one hidden layer) learns
+random facts of 4 bits each: Adam, all facts at once, 1,500 steps, rate 0.01 with a cosine. Rounded:
+symmetric, one scale for each row. Writes learn/tables/capacity.json (bits held for each parameter)
+and learn/tables/capacity-rounded.json (share of the bits that rounding leaves).
 """
 
 import copy

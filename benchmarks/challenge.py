@@ -2,8 +2,10 @@
 
     python benchmarks/challenge.py     # about two minutes on one core
 
-Every file is written, and scored from its bytes, as a learner's is, on the test seeds 0, 1 and 2 (a third of the items each).
-Calibration: 64 windows of 256 tokens of the training split. Writes learn/tables/plain/challenge.json.
+Every file is written, and scored from its bytes, as a learner's is, on the test seeds 0, 1 and 2 (a
+third of the items each).
+Calibration: 64 windows of 256 tokens of the training split. Writes
+learn/tables/plain/challenge.json.
 """
 
 import datetime

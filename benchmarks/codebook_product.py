@@ -1,10 +1,13 @@
-"""Does a product kernel pay for E8P, a trellis and additive codebooks? One token, a layer of 2048 × 4096, one thread.
+"""Does a product kernel pay for E8P, a trellis and additive codebooks?
+
+One token, a layer of 2048 × 4096, one thread.
 
     python benchmarks/codebook_product.py      # half a minute
 
-codebook_product.cpp decodes while it multiplies, in plain loops and (`vectors`) in registers of AVX-512; `dense` is the same product with FP32 weights (32 MB, more
-than a core's cache); `decode` is what a layer does here: the weight is made whole by torch, then multiplied. All take turns, the best of
-each counts, as processor time. Random codes; results are compared with those of the layers.
+codebook_product.cpp decodes while it multiplies, in plain loops and (`vectors`) in registers of
+AVX-512; `dense` is the same product with FP32 weights (32 MB, more than a core's cache); `decode`
+is what a layer does here: the weight is made whole by torch, then multiplied. All take turns, the
+best of each counts, as processor time. Random codes; results are compared with those of the layers.
 """
 
 import copy

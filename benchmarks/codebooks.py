@@ -1,12 +1,14 @@
-"""Two bits a weight on the bundled model: values for one weight, E8P, a trellis, additive codebooks, entropy coding.
+"""Two bits a weight on the bundled model: values for one weight, E8P, a trellis, additive
+codebooks, entropy coding.
 
     python benchmarks/codebooks.py        # the first table, three minutes on one core
     python benchmarks/codebooks.py walk   # the second one, fifteen minutes; a run that was stopped goes on
 
-Two tables. Without data: what a code does with weights as they are and with mixed rows and columns; a seed is one draw of the
-signs of the mixing. With 25,600 calibration tokens (200 × 128) every method walks: GPTQ, block LDLQ, GPTQ's walk with entropy coding; a
-seed is one set of them, and one draw of the signs. Its controls: GPTQ's very grid in the mixed basis ("grid, mixed"), and the best four values
-of single weights, with mixing and without. Bits count all that the layers hold.
+Two tables. Without data: what a code does with weights as they are and with mixed rows and columns;
+a seed is one draw of the signs of the mixing. With 25,600 calibration tokens (200 × 128) every
+method walks: GPTQ, block LDLQ, GPTQ's walk with entropy coding; a seed is one set of them, and one
+draw of the signs. Its controls: GPTQ's very grid in the mixed basis ("grid, mixed"), and the best
+four values of single weights, with mixing and without. Bits count all that the layers hold.
 Writes learn/tables/codes.json and codes-walk.json.
 """
 
@@ -36,9 +38,11 @@ FOUR = {"width": 1, "codebooks": 1, "entries": 4}  # the best four values of sin
 
 
 def gptq_mixed(model, ids, rotation: int):
-    """GPTQ with its own grid of whole rows, in the mixed basis: W' = R₁ W R₂ᵀ, H' = R₂ H R₂ᵀ (`vectors.mixed_weight`).
+    """GPTQ with its own grid of whole rows, in the mixed basis: W' = R₁ W R₂ᵀ, H' = R₂ H R₂ᵀ
+    (`vectors.mixed_weight`).
 
-    Ŵ is kept dense, since no layer holds these two together; codes, scales and zero points are as many as GPTQ's.
+    Ŵ is kept dense, since no layer holds these two together; codes, scales and zero points are as
+    many as GPTQ's.
     """
 
     def make(_name, module, _own, seen):

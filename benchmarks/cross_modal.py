@@ -1,20 +1,27 @@
-"""Drivers with equal labels, projectors for written digits by embeddings and through the frozen model; three seeds, with controls.
+"""Drivers with equal labels, projectors for written digits by embeddings and through the frozen
+model; three seeds, with controls.
 
     python benchmarks/cross_modal.py      # a quarter of an hour on one core; goes on where it was stopped
 
-Drivers: 2,000 labels and 800 steps each. Writes learn/tables/cross-modal-driving.json: the share of 200 cars that stay on the road for
-100 steps at noise .15; and -expert-states.json, -own-states.json: the root mean square error of the steering on 5,000 states of the expert
-that is pushed by .02, and of the driver's own.
+Drivers: 2,000 labels and 800 steps each. Writes learn/tables/cross-modal-driving.json: the share of
+200 cars that stay on the road for 100 steps at noise .15; and -expert-states.json,
+-own-states.json: the root mean square error of the steering on 5,000 states of the expert that is
+pushed by .02, and of the driver's own.
 
-Projectors: each row trains at its rate for 60 steps of 8 sums of the pictures of the training part, by the divergence of what the model says for the text
-and for the pictures. Writes learn/tables/cross-modal-through.json: the share of 500 test pictures whose nearest embedding is right.
+Projectors: each row trains at its rate for 60 steps of 8 sums of the pictures of the training part,
+by the divergence of what the model says for the text and for the pictures. Writes
+learn/tables/cross-modal-through.json: the share of 500 test pictures whose nearest embedding is
+right.
 
-Trained too: behind 60 steps of the mix of ten at its best rate 60 more on the same pictures by the same loss, once with the model frozen
-and once with all of its weights trained along, each at the best of three rates for 200 pictures and a projector that are used for nothing else. Writes learn/tables/cross-modal-too.json, the share of
-right sums of 120 from test pictures, and -too-kl.json, how far the model has gone from the original on 64 windows of validation text.
+Trained too: behind 60 steps of the mix of ten at its best rate 60 more on the same pictures by the
+same loss, once with the model frozen and once with all of its weights trained along, each at the
+best of three rates for 200 pictures and a projector that are used for nothing else. Writes
+learn/tables/cross-modal-too.json, the share of right sums of 120 from test pictures, and
+-too-kl.json, how far the model has gone from the original on 64 windows of validation text.
 
-Sums: a projector by embeddings for each seed; 120 sums of its test pictures. Writes learn/tables/cross-modal-sums.json: the share of
-right sums, from text, from pictures and from vectors that were changed, and the share of sums whose four digits were all read rightly.
+Sums: a projector by embeddings for each seed; 120 sums of its test pictures. Writes
+learn/tables/cross-modal-sums.json: the share of right sums, from text, from pictures and from
+vectors that were changed, and the share of sums whose four digits were all read rightly.
 """
 
 import copy
@@ -149,7 +156,9 @@ RATES = (0.0003, 0.001, 0.003)
 def too(
     kept: Kept, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embeddings: Tensor
 ) -> None:
-    """The frozen model against the same one trained along, both behind the same first steps of the projector."""
+    """The frozen model against the same one trained along, both behind the same first steps of the
+    projector.
+    """
     windows = evaluation.text.windows(
         tokenizer, "bundled", split="validation", n=64, context=128, seed=0
     ).ids

@@ -1,12 +1,16 @@
-"""The same small student trained on labels alone and distilled, from the bundled model, over several seeds.
+"""The same small student trained on labels alone and distilled, from the bundled model, over
+several seeds.
 
     python benchmarks/distillation.py [quarter tenth] [--kinds facts] [--windows 64] [--steps 40] [--seeds 3]
 
-There is little text: `windows` pieces of 64 tokens, walked through again and again (0: new text at every step).
+There is little text: `windows` pieces of 64 tokens, walked through again and again (0: new text at
+every step).
 With `before`, the start of all ways has first been trained on labels for so many steps of new text.
-Every way of a seed starts from the same weights and sees the same tokens in the same order, so a gain is a paired
-difference. Each run keeps the best of eight checkpoints by 64 windows, and 64 others judge it: without this a student of
-labels alone, which soon knows its few windows by heart, is judged at its worst. Prints Markdown: the mean over seeds and Student's 95 % interval of the mean of the gains.
+Every way of a seed starts from the same weights and sees the same tokens in the same order, so a
+gain is a paired difference. Each run keeps the best of eight checkpoints by 64 windows, and 64
+others judge it: without this a student of labels alone, which soon knows its few windows by heart,
+is judged at its worst. Prints Markdown: the mean over seeds and Student's 95 % interval of the mean
+of the gains.
 """
 
 import argparse
@@ -34,7 +38,9 @@ def gain(mine: list[float], base: list[float], sign: int) -> str:
 
 
 def gains(found: dict, name: str, what: str, sign: int) -> list[str]:
-    """The gains over labels alone and over the response alone; empty where a way would be compared with itself."""
+    """The gains over labels alone and over the response alone; empty where a way would be compared
+    with itself.
+    """
     bases = {"labels alone": [], "response": ["labels alone"]}.get(
         name, ["labels alone", "response"]
     )
@@ -78,7 +84,9 @@ class Setting:
         return sum(splits) / 2
 
     def measure(self, seeds: Sequence[int]) -> dict[str, dict]:
-        """What `compare.losses` finds, seed by seed, so that a run that is stopped has told what it knows."""
+        """What `compare.losses` finds, seed by seed, so that a run that is stopped has told what it
+        knows.
+        """
         found: dict[str, dict] = {
             name: {"loss": [], "step": [], "score": [], "seconds": 0.0} for name in self.a.ways
         }

@@ -2,9 +2,10 @@
 
     python benchmarks/distillation_digits.py [worth temperature ignorant missing]
 
-Students with 12 hidden units and 100 images (two layers, 400 steps of 64); those of "missing" have 32 and all images but
-the 3s. Students of a seed start alike and see the same images in the same order, at the peak learning rate 1e-2 (for
-labels 3e-3 and 100 steps were tried on three seeds, and not better). Every seed divides the images anew: 1,297 to learn from, 500 to judge by.
+Students with 12 hidden units and 100 images (two layers, 400 steps of 64); those of "missing" have
+32 and all images but the 3s. Students of a seed start alike and see the same images in the same
+order, at the peak learning rate 1e-2 (for labels 3e-3 and 100 steps were tried on three seeds, and
+not better). Every seed divides the images anew: 1,297 to learn from, 500 to judge by.
 """
 
 import argparse

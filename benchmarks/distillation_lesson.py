@@ -2,11 +2,13 @@
 
     python benchmarks/distillation_lesson.py [loss inside who]
 
-One student, two of the teacher's five blocks; for each seed 64 windows of 64 tokens, walked through five times in 40
-steps of 8. Every row of a seed starts from the same weights and sees the same tokens in the same order. The checkpoint
-of a run is chosen on 64 validation windows, and judged on 64 others. Labels alone are run at three peak learning
-rates, the others at 5e-4, the best of 5e-4, 1e-3 and 2e-3 on one seed for all mixes but τ = 8 (1e-3 there, a hundredth better). "who": 40 steps in all
-for every arrangement, of the student and whoever else learns; labels at the best of their three rates by the choosing windows.
+One student, two of the teacher's five blocks; for each seed 64 windows of 64 tokens, walked through
+five times in 40 steps of 8. Every row of a seed starts from the same weights and sees the same
+tokens in the same order. The checkpoint of a run is chosen on 64 validation windows, and judged on
+64 others. Labels alone are run at three peak learning rates, the others at 5e-4, the best of 5e-4,
+1e-3 and 2e-3 on one seed for all mixes but τ = 8 (1e-3 there, a hundredth better). "who": 40 steps
+in all for every arrangement, of the student and whoever else learns; labels at the best of their
+three rates by the choosing windows.
 """
 
 import argparse
@@ -58,7 +60,9 @@ def answers(seed: int) -> Tensor:
 
 
 class Formula(objectives.Objective):
-    """α CE + (1 − α) times a formula of (student logits, teacher logits), from the answers of a seed."""
+    """α CE + (1 − α) times a formula of (student logits, teacher logits), from the answers of a
+    seed.
+    """
 
     needs_teacher = False
 

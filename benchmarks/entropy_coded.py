@@ -1,9 +1,10 @@
-"""Bits a weight, everything counted, against KL: fixed length and entropy-coded, from the layers' real bytes.
+"""Bits a weight, everything counted, against KL: fixed length and entropy-coded, from the layers'
+real bytes.
 
     python benchmarks/entropy_coded.py      (about 15 minutes on two cores)
 
-Rows with calibration take three calibration sets of 16 × 256 tokens; the others have no chance in them. The table goes to
-course_utils/learn/tables/entropy_coded.json, for lesson 4.1.
+Rows with calibration take three calibration sets of 16 × 256 tokens; the others have no chance in
+them. The table goes to course_utils/learn/tables/entropy_coded.json, for lesson 4.1.
 """
 
 from dataclasses import replace

@@ -1,13 +1,16 @@
-"""What compression took away, at equal divergence: facts by how often they were seen, and the circuit that copies.
+"""What compression took away, at equal divergence: facts by how often they were seen, and the
+circuit that copies.
 
     python benchmarks/explaining.py               # four minutes on one core; goes on where it was stopped
     python benchmarks/explaining.py --seconds 200
 
-The bundled model, rounded to 2 bits in groups of 64; every other row is set, by bisection on the same 64 windows of 128 tokens, to
-the same mean divergence. The control is Gaussian noise of equal relative size in all layers. Three calibration sets of
-2,048 tokens, three draws of the noise. Writes learn/tables/explaining-kl.json, explaining-often.json, explaining-seldom.json
-(share of the five facts of a person that is right: the 50 people talked about most, the 150 least) and explaining-copying.json
-(divergence at the tokens that could be copied from the window, for they followed the same token before).
+The bundled model, rounded to 2 bits in groups of 64; every other row is set, by bisection on the
+same 64 windows of 128 tokens, to the same mean divergence. The control is Gaussian noise of equal
+relative size in all layers. Three calibration sets of 2,048 tokens, three draws of the noise.
+Writes learn/tables/explaining-kl.json, explaining-often.json, explaining-seldom.json (share of the
+five facts of a person that is right: the 50 people talked about most, the 150 least) and
+explaining-copying.json (divergence at the tokens that could be copied from the window, for they
+followed the same token before).
 """
 
 import copy
@@ -37,7 +40,9 @@ def noisy(net, level: float, seed: int):
 
 
 def matched(make, goal: float, measure, low: float, high: float, rounds: int = 8) -> float:
-    """The strength at which make(strength) has this divergence: bisection, divergence rising with strength."""
+    """The strength at which make(strength) has this divergence: bisection, divergence rising with
+    strength.
+    """
     for _ in range(rounds):
         middle = (low + high) / 2
         low, high = (middle, high) if float(measure(make(middle)).mean()) < goal else (low, middle)

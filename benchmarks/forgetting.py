@@ -1,11 +1,13 @@
-"""Which facts each method forgets at nearly equal divergence, by how often the people are talked about.
+"""Which facts each method forgets at nearly equal divergence, by how often the people are talked
+about.
 
     python benchmarks/forgetting.py      # three minutes on one core
 
-The bundled model, all 1,500 facts of its world in one wording, right if the right value is the likeliest of its
-attribute. Methods that calibrate: three sets of 2,048 tokens. Writes learn/tables/forgetting-kl.json (64 windows of 64
-tokens), forgetting-often.json and forgetting-seldom.json (share of the five facts of each person that is right: the 50
-people talked about most, the 150 talked about least).
+The bundled model, all 1,500 facts of its world in one wording, right if the right value is the
+likeliest of its attribute. Methods that calibrate: three sets of 2,048 tokens. Writes
+learn/tables/forgetting-kl.json (64 windows of 64 tokens), forgetting-often.json and
+forgetting-seldom.json (share of the five facts of each person that is right: the 50 people talked
+about most, the 150 talked about least).
 """
 
 import torch

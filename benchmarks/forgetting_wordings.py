@@ -1,12 +1,17 @@
-"""Displaced or erased? The facts that a compressed model gets wrong, asked again in other words, and after others were trained.
+"""Displaced or erased?
+
+The facts that a compressed model gets wrong, asked again in other words, and after others were
+trained.
 
     python benchmarks/forgetting_wordings.py      # about five minutes on one core
 
-The 150 people of the bundled world who are talked about least, five facts each; a fact counts as right if the right
-value is the likeliest of its attribute. The world words each question in three ways, all of them in the training text.
-Trained: the weights of the blocks' norms alone (2,560 numbers), 60 steps of 32 questions about half of all people, in the first
-wording; asked are the seldom ones of the other half, whose answers cannot be learned from it; then the halves change
-places. Wanda calibrates on three sets; the halves are drawn three times. Writes learn/tables/forgetting-wordings.json and forgetting-trained.json.
+The 150 people of the bundled world who are talked about least, five facts each; a fact counts as
+right if the right value is the likeliest of its attribute. The world words each question in three
+ways, all of them in the training text.
+Trained: the weights of the blocks' norms alone (2,560 numbers), 60 steps of 32 questions about half
+of all people, in the first wording; asked are the seldom ones of the other half, whose answers
+cannot be learned from it; then the halves change places. Wanda calibrates on three sets; the halves
+are drawn three times. Writes learn/tables/forgetting-wordings.json and forgetting-trained.json.
 """
 
 import copy

@@ -1,12 +1,14 @@
-"""Lesson 5.4: gates and movement on the bundled model, beside magnitude and Wanda at the same number of zeros.
+"""Lesson 5.4: gates and movement on the bundled model, beside magnitude and Wanda at the same
+number of zeros.
 
     python benchmarks/gates.py weights      # 70 % of the weights are 0; the others keep their values
     python benchmarks/gates.py inputs       # 25 % of the weights are 0, whole inputs of layers; the others keep their values
     python benchmarks/gates.py trained      # 70 % of the weights are 0; the others are trained, in all rows by the same steps
 
-About a quarter of an hour on one core together; each goes on where it was stopped (`--seconds 200`). A calibration set is 64 × 128 tokens, the
-same for all rows; what is trained takes 96 steps of 4 sequences of it, at the better of two rates, chosen on another set by 16 more
-windows. Writes learn/tables/gates-weights.json, gates-inputs.json and gates-trained.json.
+About a quarter of an hour on one core together; each goes on where it was stopped (`--seconds
+200`). A calibration set is 64 × 128 tokens, the same for all rows; what is trained takes 96 steps
+of 4 sequences of it, at the better of two rates, chosen on another set by 16 more windows. Writes
+learn/tables/gates-weights.json, gates-inputs.json and gates-trained.json.
 """
 
 import sys
@@ -162,7 +164,9 @@ def main(kind: str) -> None:
 
 
 def without(model, scores: dict[str, Tensor], share: float):
-    """A copy in which the inputs with the smallest scores (1, in) are zero, all layers ranked together, until `share` of the weights are."""
+    """A copy in which the inputs with the smallest scores (1, in) are zero, all layers ranked
+    together, until `share` of the weights are.
+    """
     work = sharing.structure(model).eval()
     layers = walk.compressible(work)
     kept = gated._inputs(scores, {name: walk.weight_of(m).shape[0] for name, m in layers.items()}, share)  # fmt: skip
@@ -172,7 +176,9 @@ def without(model, scores: dict[str, Tensor], share: float):
 
 
 def by_dropout(model, data: Tensor, share: float, rate: float, seed: int):
-    """Concrete dropout with one learned rate for each input of a layer and frozen weights; inputs with the largest rates go."""
+    """Concrete dropout with one learned rate for each input of a layer and frozen weights; inputs
+    with the largest rates go.
+    """
     layers = walk.compressible(model)
     frozen = {name: walk.weight_of(m).detach() for name, m in layers.items()}
     logit = {name: torch.full((1, w.shape[1]), -2.0).requires_grad_() for name, w in frozen.items()}

@@ -2,9 +2,10 @@
 
     python benchmarks/generalization.py           # one minute on one core; goes on where it was stopped
 
-A perceptron 64-128-64-10 is trained for 600 steps on 300 images, then rounded (one scale a row) or pruned without further
-training. Controls: training that stops where 200 other images with equally noisy labels are read best (of every 25 steps), and pruning while
-training. Ten seeds. Writes learn/tables/generalization-noisy.json: accuracy on 500 test images.
+A perceptron 64-128-64-10 is trained for 600 steps on 300 images, then rounded (one scale a row) or
+pruned without further training. Controls: training that stops where 200 other images with equally
+noisy labels are read best (of every 25 steps), and pruning while training. Ten seeds. Writes
+learn/tables/generalization-noisy.json: accuracy on 500 test images.
 """
 
 import copy

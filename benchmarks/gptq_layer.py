@@ -2,10 +2,11 @@
 
     python benchmarks/gptq_layer.py [width ...]        default: 768 2048 4096
 
-Time: both start from the Hessian and end with Ŵ; they take turns, and the ratio is that of the medians. The plain
-version moves all columns to the right after every column. Memory: the largest resident size while `quantize_layer`
-runs, less the resident size just before, each in a process of its own that holds only the weight and the Hessian; a
-copy is the weight's bytes in float32. The result (codes and Ŵ) is counted, the inputs are not.
+Time: both start from the Hessian and end with Ŵ; they take turns, and the ratio is that of the
+medians. The plain version moves all columns to the right after every column. Memory: the largest
+resident size while `quantize_layer` runs, less the resident size just before, each in a process of
+its own that holds only the weight and the Hessian; a copy is the weight's bytes in float32. The
+result (codes and Ŵ) is counted, the inputs are not.
 """
 
 import os
@@ -79,7 +80,10 @@ def times(width: int, repeats: int) -> tuple[float, float, float]:
 
 
 def peak_copies(width: int) -> float:
-    """Sample the resident size every millisecond while the layer is quantized. Runs in a process of its own."""
+    """Sample the resident size every millisecond while the layer is quantized.
+
+    Runs in a process of its own.
+    """
     import psutil
 
     process = psutil.Process()

@@ -1,12 +1,16 @@
-"""GPTQ against what it cannot avoid: forward passes of its calibration, products XᵀX, one Cholesky factor and inverse for each layer.
+"""GPTQ against what it cannot avoid: forward passes of its calibration, products XᵀX, one Cholesky
+factor and inverse for each layer.
 
     python benchmarks/gptq_unavoidable.py [--tokens 16384] [--blocks 2] [--repeats 3] [--readable]
     python benchmarks/gptq_unavoidable.py --real --blocks 30 --repeats 1    # SmolLM2-135M-Instruct itself, 32 x 512 tokens of pydoc
 
-A random model with the shapes of SmolLM2-135M (hidden 576, MLP 1536, 9 heads of 64, 3 for keys and values), 4 bits, groups of 64.
-Processor time of one thread, parts interleaved, the median of the repeats. Two forward passes: one for the Hessians, one through the
-quantized block. Products: of the four different inputs of a block, as symmetric half products (`hessians.add_half`) and in full.
-With --readable the same with the readable walk over columns (`columns.walk_in_torch`), to see what the compiled one is worth.
+A random model with the shapes of SmolLM2-135M (hidden 576, MLP 1536, 9 heads of 64, 3 for keys and
+values), 4 bits, groups of 64.
+Processor time of one thread, parts interleaved, the median of the repeats. Two forward passes: one
+for the Hessians, one through the quantized block. Products: of the four different inputs of a
+block, as symmetric half products (`hessians.add_half`) and in full.
+With --readable the same with the readable walk over columns (`columns.walk_in_torch`), to see what
+the compiled one is worth.
 """
 
 import argparse

@@ -1,13 +1,16 @@
-"""Grade a synthetic class of lab-3.1-gptq: killed half-way, resumed, once more in one go, and beside stock nbgrader.
+"""Grade a synthetic class of lab-3.1-gptq: killed half-way, resumed, once more in one go, and
+beside stock nbgrader.
 
     python benchmarks/grading.py [--submissions 300] [--stock 20] [--jobs 2] [--log FILE]       default: 20 and 4
 
-Asserts that no submission is lost or graded twice and that the scores equal those of the run that was not killed.
-Prints submissions per minute of `course grade --jobs` and of `nbgrader autograde`, which grades one after the other, and
-their ratio. Stock nbgrader grades the first `--stock` of the same files, in four parts that alternate with our runs, so
-that other programs on the machine slow down both. Its set-up (the release into its database) is not timed; ours (Python,
-torch, the model, grading the solution) is. Stock nbgrader also runs the lab's own figures and comparisons, so all files
-say `fast = True`: these are small then.
+Asserts that no submission is lost or graded twice and that the scores equal those of the run that
+was not killed.
+Prints submissions per minute of `course grade --jobs` and of `nbgrader autograde`, which grades one
+after the other, and their ratio. Stock nbgrader grades the first `--stock` of the same files, in
+four parts that alternate with our runs, so that other programs on the machine slow down both. Its
+set-up (the release into its database) is not timed; ours (Python, torch, the model, grading the
+solution) is. Stock nbgrader also runs the lab's own figures and comparisons, so all files say `fast
+= True`: these are small then.
 """
 
 import argparse
@@ -145,7 +148,9 @@ def results(course: Path) -> dict[str, dict]:
 
 
 def ours(course: Path, jobs: int, log, stop_at: int = 0) -> float:
-    """Seconds of `course grade`; its whole process group is killed when `stop_at` results are on the disk."""
+    """Seconds of `course grade`; its whole process group is killed when `stop_at` results are on
+    the disk.
+    """
     command = [
         sys.executable,
         "-m",
@@ -179,7 +184,10 @@ def prepare_stock(course: Path, lab, log) -> None:
 
 
 def nbgrader(course: Path, log, *arguments: str) -> float:
-    """Seconds of an nbgrader command. A submission that it cannot grade is its business, and it goes on with the next."""
+    """Seconds of an nbgrader command.
+
+    A submission that it cannot grade is its business, and it goes on with the next.
+    """
     began = time.monotonic()
     subprocess.run(
         ["nbgrader", *arguments], cwd=course, stdout=log, stderr=log, env=ENVIRONMENT, check=False

@@ -2,9 +2,10 @@
 
     python benchmarks/gradual.py [--sparsity 0.95] [--steps 200] [--seeds 3] [--peaks 3e-3 6e-3]
 
-Magnitude, each layer alike. Both ways see the same fresh documents, `steps` batches of 4 × 128 tokens, and each counts
-with the better of the peak learning rates, by its loss on 16 windows that are not used for the comparison. The cubic
-schedule ends at 55 % of the steps, before the learning rate begins to fall; masks are made anew every 10 steps.
+Magnitude, each layer alike. Both ways see the same fresh documents, `steps` batches of 4 × 128
+tokens, and each counts with the better of the peak learning rates, by its loss on 16 windows that
+are not used for the comparison. The cubic schedule ends at 55 % of the steps, before the learning
+rate begins to fall; masks are made anew every 10 steps.
 Writes learn/tables/gradual.json.
 """
 

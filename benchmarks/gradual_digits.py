@@ -2,8 +2,9 @@
 
     python benchmarks/gradual_digits.py      # some minutes on one core
 
-`pruning.schedules.experiment`: a trained perceptron 64-128-64-10, one ranking over all layers, 150 steps of 64 images for
-both ways on the same batches, each with the better of the peak learning rates 1e-2 and 3e-2.
+`pruning.schedules.experiment`: a trained perceptron 64-128-64-10, one ranking over all layers, 150
+steps of 64 images for both ways on the same batches, each with the better of the peak learning
+rates 1e-2 and 3e-2.
 Writes learn/tables/gradual_digits.json: test accuracy on 500 images.
 """
 

@@ -2,12 +2,13 @@
 
     python benchmarks/holistic.py [together] [steps] [drafts] [front]     # ten minutes on one core; goes on where it was stopped
 
-together: pruning a quarter of the MLP channels into 2 bits, in other orders and both at once. All rows keep 128 of 512 channels and
-2 bits in groups of 64; trained rows see 32 steps of 8 × 64 tokens and minimize KL from the original, all with the same optimizer, at
-the best of four learning rates on 16 other windows. Training without a grid is training on a grid of 8 bits. steps: 80 % of the
-weights zero at once, in rounds and gradually, 60 steps of 4 × 128 tokens,
-the best of four rates. drafts: tokens for each forward of the target, by a draft of
-k tokens, expected exactly from what both models say of texts that the target wrote. front: a plain table of configurations.
+together: pruning a quarter of the MLP channels into 2 bits, in other orders and both at once. All
+rows keep 128 of 512 channels and 2 bits in groups of 64; trained rows see 32 steps of 8 × 64 tokens
+and minimize KL from the original, all with the same optimizer, at the best of four learning rates
+on 16 other windows. Training without a grid is training on a grid of 8 bits. steps: 80 % of the
+weights zero at once, in rounds and gradually, 60 steps of 4 × 128 tokens, the best of four rates.
+drafts: tokens for each forward of the target, by a draft of k tokens, expected exactly from what
+both models say of texts that the target wrote. front: a plain table of configurations.
 """
 
 import json
@@ -37,7 +38,9 @@ def data(seed: int):
 
 
 def trained(model, seed: int, peak: float, bits: int, steps: int = STEPS, skip: int = 0):
-    """Train on the original's probabilities, through a grid of 2 or (nearly none) 8 bits; new text behind the first `skip` steps."""
+    """Train on the original's probabilities, through a grid of 2 or (nearly none) 8 bits; new text
+    behind the first `skip` steps.
+    """
     made = qat.quantize(
         model,
         data(seed)[8 * skip :],

@@ -2,8 +2,9 @@
 
     python benchmarks/int4_gpu.py [width]        default: 8192
 
-For each batch every setting in TUNING is tried and the fastest kept. Copies of the weight are not needed: Triton's
-`do_bench` empties the cache before each call. Without a GPU this says so and does nothing.
+For each batch every setting in TUNING is tried and the fastest kept. Copies of the weight are not
+needed: Triton's `do_bench` empties the cache before each call. Without a GPU this says so and does
+nothing.
 """
 
 import itertools
@@ -34,7 +35,10 @@ def settings(kind: str):
 
 
 def best(x, weight) -> tuple[float, dict]:
-    """Milliseconds of the fastest setting, and the setting. Those that do not fit the GPU are passed over."""
+    """Milliseconds of the fastest setting, and the setting.
+
+    Those that do not fit the GPU are passed over.
+    """
     import triton
 
     from course_utils.kernels import gpu

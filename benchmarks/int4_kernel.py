@@ -2,13 +2,14 @@
 
     python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--formats mxfp4 nvfp4] [--batch 1 4]
 
-Default: a width of 8192, one thread, all. With --bits, --formats or --batch only the packed widths are compared, which is short at a
-width of 4096.
+Default: a width of 8192, one thread, all. With --bits, --formats or --batch only the packed widths
+are compared, which is short at a width of 4096.
 
-CPU: a square layer, groups of 64. Each contestant walks over copies of its weight that together are larger than the
-last-level cache, so that every product reads from memory; they take turns, and a ratio is that of the medians. With
-one thread the clock counts this program's processor time, so that other programs disturb less; with more it is the
-wall clock, and the machine should be idle. Read: read.cpp, a sum over a large array in 8 streams.
+CPU: a square layer, groups of 64. Each contestant walks over copies of its weight that together are
+larger than the last-level cache, so that every product reads from memory; they take turns, and a
+ratio is that of the medians. With one thread the clock counts this program's processor time, so
+that other programs disturb less; with more it is the wall clock, and the machine should be idle.
+Read: read.cpp, a sum over a large array in 8 streams.
 """
 
 import argparse
@@ -118,7 +119,9 @@ def four_of(pair):
 
 
 def bitsandbytes(width: int):
-    """Its Linear4bit in BF16, two copies only, because making one is slow: if that helps, it helps bitsandbytes."""
+    """Its Linear4bit in BF16, two copies only, because making one is slow: if that helps, it helps
+    bitsandbytes.
+    """
     from bitsandbytes.nn import Linear4bit
 
     layers = []
@@ -149,7 +152,9 @@ def plain_read(total: int, threads: int):
 def compare_widths(
     width: int, total: int, clock, widths=(*kernels.BITS, *FORMATS), batch: int = 1
 ) -> None:
-    """One batch at each of the widths and formats, beside what the bytes allow; with act-order the input is permuted first."""
+    """One batch at each of the widths and formats, beside what the bytes allow; with act-order the
+    input is permuted first.
+    """
     x, dense, order = torch.randn(batch, width), torch.randn(width, width), torch.randperm(width)
     fp32 = copies(dense.clone, dense.nbytes, total)
     print(f"batch {batch}, times faster than fp32 (part of what the bytes allow):")
@@ -192,7 +197,9 @@ def check(width: int) -> None:
 
 
 def compare_variants(width: int, clock) -> None:
-    """Each way to compute the same product at batch 1, on rows that stay in the cache: what each attempt gave."""
+    """Each way to compute the same product at batch 1, on rows that stay in the cache: what each
+    attempt gave.
+    """
     weight = packed(width, 4)
     part = kernels.PackedWeight(
         weight.codes[:256], weight.scale[:256], weight.zero_point[:256], 4, width

@@ -1,10 +1,13 @@
-"""The key-value cache in few bits: which numbers share a scale, before or after the rotary embedding, rotated; which tokens stay.
+"""The key-value cache in few bits: which numbers share a scale, before or after the rotary
+embedding, rotated; which tokens stay.
 
     python benchmarks/kv_cache.py            # the bundled model, five minutes on one core
     python benchmarks/kv_cache.py smollm2    # SmolLM2-135M-Instruct, three minutes (its weights were rounded to Q4_1 before)
 
-Windows are read 32 tokens at a time; older tokens are packed in groups of 32, none is kept exact unless a row says so. KL is
-from the same model with an ordinary cache. Writes learn/tables/cache-{2,3,4}-bit.json, cache-tokens.json, cache-length.json and cache-tokens-real.json.
+Windows are read 32 tokens at a time; older tokens are packed in groups of 32, none is kept exact
+unless a row says so. KL is from the same model with an ordinary cache. Writes
+learn/tables/cache-{2,3,4}-bit.json, cache-tokens.json, cache-length.json and
+cache-tokens-real.json.
 TurboQuant draws three rotations.
 """
 
@@ -36,7 +39,9 @@ TOKENS = {
 
 
 def tokens(model, ids, original, title, name, protocol, command):
-    """2 bits, some tokens kept exact; only tokens behind the 64th count, for which every way has packed something."""
+    """2 bits, some tokens kept exact; only tokens behind the 64th count, for which every way has
+    packed something.
+    """
     bits = {}
 
     def row(label, settings):

@@ -1,11 +1,14 @@
-"""GPTQ of a model with the blocks of Llama-2-7B, one block in memory at a time: what it needs at its peak.
+"""GPTQ of a model with the blocks of Llama-2-7B, one block in memory at a time: what it needs at
+its peak.
 
     python benchmarks/laptop.py [--blocks 4] [--tokens 2048] [--states memory]     about a quarter of an hour on two cores
 
-Makes a random model with the shapes of Llama-2-7B (hidden 4096, MLP 11008, 32 heads; vocabulary 4096) in a folder for temporary files, in
-bfloat16, one shard a block; compresses it in a process of its own as `course compress --method gptq --bits 4` does, and
-reads VmHWM, the largest resident size of that process, which counts mapped files too. All is deleted afterwards. The peak does
-not grow with the number of blocks: the line for 32 blocks adds the states of a full calibration and the vocabulary of Llama 2.
+Makes a random model with the shapes of Llama-2-7B (hidden 4096, MLP 11008, 32 heads; vocabulary
+4096) in a folder for temporary files, in bfloat16, one shard a block; compresses it in a process of
+its own as `course compress --method gptq --bits 4` does, and reads VmHWM, the largest resident size
+of that process, which counts mapped files too. All is deleted afterwards. The peak does not grow
+with the number of blocks: the line for 32 blocks adds the states of a full calibration and the
+vocabulary of Llama 2.
 """
 
 import argparse
@@ -67,7 +70,9 @@ def make(folder: Path, blocks: int) -> int:
 
 
 def compress(folder: str, out: str, tokens: int, states: str) -> None:
-    """The work, in a process of its own: prints its peak, the peak before it began, and its seconds."""
+    """The work, in a process of its own: prints its peak, the peak before it began, and its
+    seconds.
+    """
     from course_utils.quantization import gptq, streaming
 
     ids = torch.randint(

@@ -1,9 +1,11 @@
-"""Lesson 5.5: the bundled model pruned to 70 % of its time, by an exact choice of widths and by three that are not, on eight calibration sets.
+"""Lesson 5.5: the bundled model pruned to 70 % of its time, by an exact choice of widths and by
+three that are not, on eight calibration sets.
 
     python benchmarks/latency_pruning.py          # four minutes on one core; goes on where it was stopped (`--seconds 200`)
 
-The times of the parts are measured once, at the start, and are the same for all. Each set has 8 × 64 tokens to refit the parts
-and as many to measure what each costs. Writes learn/tables/latency-pruning.json.
+The times of the parts are measured once, at the start, and are the same for all. Each set has 8 ×
+64 tokens to refit the parts and as many to measure what each costs. Writes
+learn/tables/latency-pruning.json.
 """
 
 import torch
@@ -76,7 +78,9 @@ def main() -> None:
 
 
 def by_count(pruning: hardware_at_work.Pruning) -> dict[str, int]:
-    """Lesson 5.1's choice: the least damage for a number of weights, the largest number (in 200 steps) whose forecast keeps the target."""
+    """Lesson 5.1's choice: the least damage for a number of weights, the largest number (in 200
+    steps) whose forecast keeps the target.
+    """
     every = sum(max(widths.values()) for widths in pruning.weights.values())
     least = sum(min(widths.values()) for widths in pruning.weights.values())
     for step in range(200, -1, -1):

@@ -1,14 +1,17 @@
-"""What lesson 5.6 compares in the serial world, on sums of two numbers and across tokenizers: equal tokens, every control.
+"""What lesson 5.6 compares in the serial world, on sums of two numbers and across tokenizers: equal
+tokens, every control.
 
     python benchmarks/llm_distillation.py                 # a quarter of an hour on one core; goes on where it was stopped
     python benchmarks/llm_distillation.py --seconds 200
 
-Each row is a student of 56,256 parameters that reads the tokens that its table names; 200 new prompts judge it, written greedily. A
-seed is other prompts and another student. Writes learn/tables/llm-*.json.
+Each row is a student of 56,256 parameters that reads the tokens that its table names; 200 new
+prompts judge it, written greedily. A seed is other prompts and another student. Writes
+learn/tables/llm-*.json.
 
-Votes, prefixes and own texts begin with students that err, equally much for every seed: the tokens they read are searched by halving
-until the share of right answers on 400 other prompts lies in BAND. The rate of each way of training on is the best of three for one
-more such student, on those prompts.
+Votes, prefixes and own texts begin with students that err, equally much for every seed: the tokens
+they read are searched by halving until the share of right answers on 400 other prompts lies in
+BAND. The rate of each way of training on is the best of three for one more such student, on those
+prompts.
 """
 
 import functools
@@ -61,7 +64,9 @@ def written(number, places):
 
 
 def sum_row(a, b, chain):
-    """(ids, labels) of a sum of two numbers below 100: "37_45=12 08:082."; the steps are those of the columns, with what is carried."""
+    """(ids, labels) of a sum of two numbers below 100: "37_45=12 08:082."; the steps are those of
+    the columns, with what is carried.
+    """
     head = [*written(a, 2), reasoning.BLANK, *written(b, 2), reasoning.EQUALS]
     ones = a % 10 + b % 10
     steps = [*written(ones, 2), *written(a // 10 + b // 10 + ones // 10, 2)] if chain else []
@@ -150,7 +155,9 @@ def leap(seed):
 
 
 def halved(reached):
-    """(tokens, right answers) of the first budget found by halving whose `reached(tokens)` lies in BAND."""
+    """(tokens, right answers) of the first budget found by halving whose `reached(tokens)` lies in
+    BAND.
+    """
     low, high = 40_000, BUDGET
     for _ in range(10):
         tokens = (low + high) // 2
@@ -174,7 +181,9 @@ def erring(seed):
 
 
 def prefixes(seed):
-    """The next step behind half a chain: as the teacher writes it, or with its last step made wrong."""
+    """The next step behind half a chain: as the teacher writes it, or with its last step made
+    wrong.
+    """
     return {
         label: lambda wrong=wrong: at_work.next_steps(erring(seed), TEST, wrong=wrong)
         for label, wrong in PREFIXES.items()
@@ -252,7 +261,9 @@ def best_rate(name):
 
 
 def own_texts(seed):
-    """[right answers, scored tokens] of a student that errs, and of it after training on the data, or on its own texts."""
+    """[right answers, scored tokens] of a student that errs, and of it after training on the data,
+    or on its own texts.
+    """
 
     def after(name):
         model, read = trained_on(seed, name, best_rate(name))
@@ -264,7 +275,10 @@ def own_texts(seed):
 
 
 def ruled(seed):
-    """Chains as they are, or revised by the rule; no student ever sees a critique. Broken: the share of chains with a 7 in their steps."""
+    """Chains as they are, or revised by the rule; no student ever sees a critique.
+
+    Broken: the share of chains with a 7 in their steps.
+    """
     asked = prompts(seed)
     rows = reasoning.build(asked)
     teacher = student(50 + seed, rows)

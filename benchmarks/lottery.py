@@ -1,10 +1,12 @@
-"""Lottery tickets on scikit-learn's digits: the ticket, the ticket rewound, and three controls, with ten seeds.
+"""Lottery tickets on scikit-learn's digits: the ticket, the ticket rewound, and three controls,
+with ten seeds.
 
     python benchmarks/lottery.py      # some minutes on one core
 
-A perceptron 64-128-64-10; every row trains for 150 steps of 64 images. Iterative magnitude pruning, 40 % of what is left
-in each round. Controls: the dense network, a random mask with as many weights in each layer, the ticket's mask from
-other initial weights. Writes learn/tables/lottery.json: test accuracy on 500 images.
+A perceptron 64-128-64-10; every row trains for 150 steps of 64 images. Iterative magnitude pruning,
+40 % of what is left in each round. Controls: the dense network, a random mask with as many weights
+in each layer, the ticket's mask from other initial weights. Writes learn/tables/lottery.json: test
+accuracy on 500 images.
 """
 
 from collections import defaultdict

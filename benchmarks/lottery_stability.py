@@ -1,12 +1,15 @@
-"""Is training stable from its start on, so that going back later can add nothing? Digits, the networks of lesson 4.2.
+"""Is training stable from its start on, so that going back later can add nothing?
+
+Digits, the networks of lesson 4.2.
 
     python benchmarks/lottery_stability.py      # two minutes on one core
 
-Frankle et al. (2020): train for k steps, then go on twice with other batches, and walk the straight line between the
-two results. If the error rises on the way (a barrier), step k was too early: the batches still decide where training
-ends, and masks found from there do not fit. Dense 64-128-64-10 and its ticket with 4.7 % of the weights, 150 steps of
-64 images, ten seeds. Writes learn/tables/lottery-stability.json: the highest error on the line (9 points) minus the mean of
-both ends, on 500 test images.
+Frankle et al. (2020): train for k steps, then go on twice with other batches, and walk the straight
+line between the two results. If the error rises on the way (a barrier), step k was too early: the
+batches still decide where training ends, and masks found from there do not fit. Dense 64-128-64-10
+and its ticket with 4.7 % of the weights, 150 steps of 64 images, ten seeds. Writes
+learn/tables/lottery-stability.json: the highest error on the line (9 points) minus the mean of both
+ends, on 500 test images.
 """
 
 import copy
@@ -24,7 +27,9 @@ SEEDS, STEPS, LATER = range(10), 150, (0, 5, 20, 50)
 
 
 def training(data: digits.Digits, seed: int, common: int = STEPS, other: int = 0):
-    """Training of the lesson; after `common` steps each batch goes through a permutation of the images, drawn from `other`."""
+    """Training of the lesson; after `common` steps each batch goes through a permutation of the
+    images, drawn from `other`.
+    """
     order = torch.randperm(
         len(data.train_x), generator=torch.Generator().manual_seed(7919 * other + seed)
     )

@@ -1,12 +1,14 @@
-"""Mixed precision on the bundled model: bits for each layer by several measures of sensitivity, at equal mean bits.
+"""Mixed precision on the bundled model: bits for each layer by several measures of sensitivity, at
+equal mean bits.
 
     python benchmarks/mixed_precision.py          # eight minutes on one core
     python benchmarks/mixed_precision.py grids    # ten minutes: the published grid and the one of least squares beside it
     python benchmarks/mixed_precision.py rows     # five minutes: widths for each output channel
 
-HQQ with fitted, unbiased scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 64 windows of 128 training tokens (three sets), the
-damage of the result is measured on 64 other windows of the validation split. Mean bits count the codes of all weights of the
-blocks; scales and zero points (float16, 0.5 bit a weight) are the same for every row of the table and are added.
+HQQ with fitted, unbiased scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 64
+windows of 128 training tokens (three sets), the damage of the result is measured on 64 other
+windows of the validation split. Mean bits count the codes of all weights of the blocks; scales and
+zero points (float16, 0.5 bit a weight) are the same for every row of the table and are added.
 Writes learn/tables/mixed-layers.json, mixed-grids.json and mixed-rows.json.
 """
 
@@ -99,7 +101,9 @@ def main() -> None:
         return chosen
 
     def swapped(seed, mean_bits):
-        """From the optimum by added damages: random swaps of bits between layers that fit and lower the true KL on the same text."""
+        """From the optimum by added damages: random swaps of bits between layers that fit and lower
+        the true KL on the same text.
+        """
         chosen, ids, rng = (
             best(damages(seed), mean_bits),
             text(seed),

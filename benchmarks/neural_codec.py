@@ -1,9 +1,11 @@
-"""Bits a number that a learned codec saves over entropy-coded rounding, at the same squared error: where numbers hang together, and weights.
+"""Bits a number that a learned codec saves over entropy-coded rounding, at the same squared error:
+where numbers hang together, and weights.
 
     python benchmarks/neural_codec.py     # five minutes on one core
 
-Blocks of 8 (the ring: of 2), 1,500 steps of 512 blocks, three seeds of the training; rates on 20,000 blocks that were not trained on, by the learned
-probabilities. Rounding is given the entropy of the very blocks that it codes. Writes learn/tables/neural-codec.json.
+Blocks of 8 (the ring: of 2), 1,500 steps of 512 blocks, three seeds of the training; rates on
+20,000 blocks that were not trained on, by the learned probabilities. Rounding is given the entropy
+of the very blocks that it codes. Writes learn/tables/neural-codec.json.
 """
 
 import torch

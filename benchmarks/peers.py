@@ -1,12 +1,15 @@
-"""GPTQ of SmolLM2-135M-Instruct here and in llm-compressor: same tokens, same bits, same processor, one after the other.
+"""GPTQ of SmolLM2-135M-Instruct here and in llm-compressor: same tokens, same bits, same processor,
+one after the other.
 
     make real
     python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64] [--only ours|llm-compressor]
 
-Both: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc, block after block, each block fed by
-the quantized ones before it. Processor seconds of one thread for calibration and quantization alone; peak memory of the process
-with the model loaded, before and after; nats on 16 windows of 256 validation tokens. llm-compressor gets an environment of its
-own (`tests/interop/peers.py`); the first run installs it. The model's weights were rounded to Q4_1 before.
+Both: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc,
+block after block, each block fed by the quantized ones before it. Processor seconds of one thread
+for calibration and quantization alone; peak memory of the process with the model loaded, before and
+after; nats on 16 windows of 256 validation tokens. llm-compressor gets an environment of its own
+(`tests/interop/peers.py`); the first run installs it. The model's weights were rounded to Q4_1
+before.
 """
 
 import argparse

@@ -1,11 +1,14 @@
-"""Pipelines with their controls on the bundled model: the tables of lessons 2.4 and 2.5, and of lab 3.4.
+"""Pipelines with their controls on the bundled model: the tables of lessons 2.4 and 2.5, and of lab
+3.4.
 
     python benchmarks/pipelines.py [advice] [budget] [orders] [--seeds 3] [--write]
 
-advice: each rule's advice beside the same without its idea. budget: what fits one small budget, everything trained
-alike: 25 steps of 8 × 64 tokens on the original's probabilities and the text, at the best of three peak learning rates,
-chosen for each row by 16 other windows. orders: lab 3.4's steps, with the dropping of blocks apart from the training,
-all trained at the peak 5e-4, beside pruning and 2 bits without training. Zeros are counted with a map. Every seed trains on other text; losses on 64 validation windows of 256 tokens.
+advice: each rule's advice beside the same without its idea. budget: what fits one small budget,
+everything trained alike: 25 steps of 8 × 64 tokens on the original's probabilities and the text, at
+the best of three peak learning rates, chosen for each row by 16 other windows. orders: lab 3.4's
+steps, with the dropping of blocks apart from the training, all trained at the peak 5e-4, beside
+pruning and 2 bits without training. Zeros are counted with a map. Every seed trains on other text;
+losses on 64 validation windows of 256 tokens.
 """
 
 import argparse
@@ -42,7 +45,9 @@ def made(steps, seed: int = 0, start=net) -> Compressed:
 
 
 def with_map(model) -> int:
-    """Bytes of the kept weights of the blocks in BF16 with a map of one bit for each, and of all else in BF16."""
+    """Bytes of the kept weights of the blocks in BF16 with a map of one bit for each, and of all
+    else in BF16.
+    """
     weights = [walk.weight_of(layer) for layer in walk.compressible(model).values()]
     inside = sum(w.numel() for w in weights)
     outside = sum(p.numel() for p in model.parameters()) - inside

@@ -2,8 +2,9 @@
 
     python benchmarks/post_training.py [ranges gptq awq int8 narrow pruning few]
 
-All on the bundled model: KL(original ‖ compressed) on 64 validation windows of 256 tokens. Every row of a seed gets the
-same calibration sequences, drawn from the training text with that seed. Groups of 64, asymmetric grids.
+All on the bundled model: KL(original ‖ compressed) on 64 validation windows of 256 tokens. Every
+row of a seed gets the same calibration sequences, drawn from the training text with that seed.
+Groups of 64, asymmetric grids.
 """
 
 import argparse
@@ -50,7 +51,9 @@ def table(
     against: str,
     alike=(),
 ) -> None:
-    """Compare `rows`, functions of calibration ids; those of `alike` do not depend on them and are made once."""
+    """Compare `rows`, functions of calibration ids; those of `alike` do not depend on them and are
+    made once.
+    """
 
     @functools.cache
     def kl(label: str, seed: int) -> Tensor:

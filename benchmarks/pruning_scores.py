@@ -1,10 +1,13 @@
-"""Which score? Half of the weights of the bundled model go, by each score, with few and with many calibration sequences.
+"""Which score?
+
+Half of the weights of the bundled model go, by each score, with few and with many calibration
+sequences.
 
     python benchmarks/pruning_scores.py      # a quarter of an hour on one core
 
-Every score that looks at data sees the same 8 or 96 sequences of 256 tokens; three calibration sets. Ranked within each
-layer and within each row. Then three patterns of masks by magnitude, Wanda and SparseGPT. Writes
-learn/tables/pruning_scores.json and learn/tables/pruning_patterns.json.
+Every score that looks at data sees the same 8 or 96 sequences of 256 tokens; three calibration
+sets. Ranked within each layer and within each row. Then three patterns of masks by magnitude, Wanda
+and SparseGPT. Writes learn/tables/pruning_scores.json and learn/tables/pruning_patterns.json.
 """
 
 from tables import PROTOCOL, bundled

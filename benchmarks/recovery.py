@@ -1,9 +1,10 @@
-"""Short training after pruning, at several peak learning rates, on the bundled model: KL from the dense model and loss.
+"""Short training after pruning, at several peak learning rates, on the bundled model: KL from the
+dense model and loss.
 
     python benchmarks/recovery.py [--steps 24] [--peaks 1e-4 3e-4 1e-3]
 
-Batches of 4 × 64 tokens of the training split, `recovery.train` on the text alone; evaluation on 24 × 64 tokens of
-the validation split.
+Batches of 4 × 64 tokens of the training split, `recovery.train` on the text alone; evaluation on 24
+× 64 tokens of the validation split.
 """
 
 import argparse

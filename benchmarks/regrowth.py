@@ -1,11 +1,13 @@
-"""Sparse networks whose connections move, on scikit-learn's digits, with every control, three seeds.
+"""Sparse networks whose connections move, on scikit-learn's digits, with every control, three
+seeds.
 
     python benchmarks/regrowth.py                 # three minutes on one core; goes on where it was stopped
     python benchmarks/regrowth.py --seconds 200
 
-A perceptron 64-128-64-10 without 95 % and 98 % of its weights. Every row trains for 250 steps of 64 images and is tuned alike:
-of three peak learning rates the one that is best on 197 images of the training part, for each seed. Writes
-learn/tables/regrowth-95.json and regrowth-98.json: accuracy on 500 test images.
+A perceptron 64-128-64-10 without 95 % and 98 % of its weights. Every row trains for 250 steps of 64
+images and is tuned alike:
+of three peak learning rates the one that is best on 197 images of the training part, for each seed.
+Writes learn/tables/regrowth-95.json and regrowth-98.json: accuracy on 500 test images.
 """
 
 import copy

@@ -1,10 +1,12 @@
-"""A sparse product on the CPU against the dense one over sparsity: where unstructured zeros save time, and where not.
+"""A sparse product on the CPU against the dense one over sparsity: where unstructured zeros save
+time, and where not.
 
     python benchmarks/sparse_cpu.py [width] [tokens ...]        default: 1024, 1 and 64 tokens
 
-W (width, width) has random zeros; the sparse one is torch's CSR product W xᵀ. The two take turns and the ratio is that
-of the medians of processor seconds on one thread, above 1 where sparse is faster. With a GPU, torch's semi-structured
-kernels (2:4, float16) are timed as well; that path has not been tried on the machine this was written on, which has none.
+W (width, width) has random zeros; the sparse one is torch's CSR product W xᵀ. The two take turns
+and the ratio is that of the medians of processor seconds on one thread, above 1 where sparse is
+faster. With a GPU, torch's semi-structured kernels (2:4, float16) are timed as well; that path has
+not been tried on the machine this was written on, which has none.
 """
 
 import copy

@@ -1,12 +1,15 @@
-"""The MLPs of a model with half their channels against the dense ones, as ratios of tokens/s measured in one run.
+"""The MLPs of a model with half their channels against the dense ones, as ratios of tokens/s
+measured in one run.
 
     python benchmarks/structured_mlp.py [model] [tokens ...]   default: the bundled model and a wide one, 1 8 64 512 tokens
 
-`pruning.structured.prune_mlp` makes the smaller model, an ordinary one; then only the MLPs of all its blocks run, on
-random states. They take turns; the ratio is that of the medians. One thread, so that a small product is not slowed
-down by sharing it out; its seconds are those of the processor, so that other programs do not count. Two more columns:
-the same channels at zero, not cut out, which saves nothing; and one channel instead of half of them, the most that
-cutting could give here, since the calls themselves take time too. The wide model has random weights.
+`pruning.structured.prune_mlp` makes the smaller model, an ordinary one; then only the MLPs of all
+its blocks run, on random states. They take turns; the ratio is that of the medians. One thread, so
+that a small product is not slowed down by sharing it out; its seconds are those of the processor,
+so that other programs do not count. Two more columns:
+the same channels at zero, not cut out, which saves nothing; and one channel instead of half of
+them, the most that cutting could give here, since the calls themselves take time too. The wide
+model has random weights.
 """
 
 import copy
@@ -25,7 +28,9 @@ ROUNDS = 41
 
 
 def mlp_of(block, parts):
-    """The part of a block that holds the MLP's layers: block.mlp, or fc1, activation and fc2 of OPT as one function."""
+    """The part of a block that holds the MLP's layers: block.mlp, or fc1, activation and fc2 of OPT
+    as one function.
+    """
     if "." in parts.mlp_out:
         return block.get_submodule(parts.mlp_out.partition(".")[0])
     return lambda x: block.fc2(block.activation_fn(block.fc1(x)))

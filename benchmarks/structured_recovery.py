@@ -2,8 +2,9 @@
 
     python benchmarks/structured_recovery.py      # some minutes on one core
 
-Half of the MLP channels, half of the heads, or one of the layers go; then 24 steps of 4 × 64 tokens with the dense model as
-teacher (`recovery.train`, peak 1e-4; a seed draws its own texts and their order). Writes learn/tables/structured_recovery.json.
+Half of the MLP channels, half of the heads, or one of the layers go; then 24 steps of 4 × 64 tokens
+with the dense model as teacher (`recovery.train`, peak 1e-4; a seed draws its own texts and their
+order). Writes learn/tables/structured_recovery.json.
 """
 
 from tables import PROTOCOL, bundled

@@ -1,10 +1,12 @@
-"""A student with three of the bundled model's five blocks, trained by the original: the tables that lesson 1.3 shows.
+"""A student with three of the bundled model's five blocks, trained by the original: the tables that
+lesson 1.3 shows.
 
     python benchmarks/student.py [--steps 40 120] [--seeds 3] [--write]
 
-Every run sees new text: `steps` batches of 8 × 128 tokens. The loss is half the original's probabilities (τ = 2), half
-the next token. Evaluation: 64 validation windows of 256 tokens, and all fact questions of the test split. `--write`
-puts the tables where the lesson loads them: `student` (nats of each window) and `student_facts` (right or wrong).
+Every run sees new text: `steps` batches of 8 × 128 tokens. The loss is half the original's
+probabilities (τ = 2), half the next token. Evaluation: 64 validation windows of 256 tokens, and all
+fact questions of the test split. `--write` puts the tables where the lesson loads them: `student`
+(nats of each window) and `student_facts` (right or wrong).
 """
 
 import argparse

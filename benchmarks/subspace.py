@@ -1,11 +1,13 @@
-"""How many directions digits need: d₉₀ of random subspaces for perceptrons of three widths, with eight seeds.
+"""How many directions digits need: d₉₀ of random subspaces for perceptrons of three widths, with
+eight seeds.
 
     python benchmarks/subspace.py      # two minutes on one core
 
-Perceptrons 64-h-10 of 1,210, 4,810 and 19,210 parameters; θ = θ₀ + P z, z trained for 300 steps of 64 images with the same
-optimizer and rate for all. d₉₀: where test accuracy reaches 90 % of the same network trained whole. The seed draws the
-division of the images, θ₀ and P. Writes learn/tables/subspace.json (d₉₀) and learn/tables/subspace-labels.json
-(training accuracy in 320 directions, with the labels and with labels drawn by chance).
+Perceptrons 64-h-10 of 1,210, 4,810 and 19,210 parameters; θ = θ₀ + P z, z trained for 300 steps of
+64 images with the same optimizer and rate for all. d₉₀: where test accuracy reaches 90 % of the
+same network trained whole. The seed draws the division of the images, θ₀ and P. Writes
+learn/tables/subspace.json (d₉₀) and learn/tables/subspace-labels.json (training accuracy in 320
+directions, with the labels and with labels drawn by chance).
 """
 
 import torch

@@ -1,11 +1,15 @@
-"""Lesson 5.4: the bundled model as a supernet. How its shared weights are trained, and the loss of every subnet of a space.
+"""Lesson 5.4: the bundled model as a supernet.
+
+How its shared weights are trained, and the loss of every subnet of a space.
 
     python benchmarks/supernet.py                 # twelve minutes on one core; goes on where it was stopped
     python benchmarks/supernet.py --seconds 200
 
-120 subnets: blocks 0 and 4 and any of 1 to 3, five numbers of MLP channels, 1, 2 or 4 key-value heads. Each training takes 32 steps of
-4 sequences × 128 tokens from 256, the same for all rows; 4 subnets share a step. A separate training gives one subnet all 32 steps.
-Writes learn/tables/supernet-small.json, supernet-middle.json, supernet-large.json and plain/supernet-space.json.
+120 subnets: blocks 0 and 4 and any of 1 to 3, five numbers of MLP channels, 1, 2 or 4 key-value
+heads. Each training takes 32 steps of 4 sequences × 128 tokens from 256, the same for all rows; 4
+subnets share a step. A separate training gives one subnet all 32 steps.
+Writes learn/tables/supernet-small.json, supernet-middle.json, supernet-large.json and
+plain/supernet-space.json.
 """
 
 import itertools

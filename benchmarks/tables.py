@@ -1,4 +1,6 @@
-"""What the benchmarks that make a lesson's table share: 64 windows of 128 tokens of the validation split, on one thread."""
+"""What the benchmarks that make a lesson's table share: 64 windows of 128 tokens of the validation
+split, on one thread.
+"""
 
 import argparse
 import json
@@ -21,7 +23,9 @@ PROTOCOL = f"bundled model; {WINDOWS} windows of {CONTEXT} validation tokens"
 def bundled() -> tuple[
     PreTrainedModel, PreTrainedTokenizerBase, Callable[[PreTrainedModel], Tensor]
 ]:
-    """The bundled model, its tokenizer, and divergences(subject): KL(model ‖ subject) in nats for each window, (64,)."""
+    """The bundled model, its tokenizer, and divergences(subject): KL(model ‖ subject) in nats for
+    each window, (64,).
+    """
     torch.set_num_threads(1)
     model, tokenizer = load("bundled")
     ids = evaluation.text.windows(
@@ -32,9 +36,11 @@ def bundled() -> tuple[
 
 
 class Kept:
-    """What a long benchmark has measured so far, in ~/.cache/course-benchmarks/NAME.json, so that a stopped run goes on.
+    """What a long benchmark has measured so far, in ~/.cache/course-benchmarks/NAME.json, so that a
+    stopped run goes on.
 
-    With `--seconds N` the run stops by itself behind the measurement that passes N seconds; `--anew` forgets what was kept.
+    With `--seconds N` the run stops by itself behind the measurement that passes N seconds;
+    `--anew` forgets what was kept.
     """
 
     def __init__(self, name: str) -> None:

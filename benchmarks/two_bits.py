@@ -1,10 +1,12 @@
-"""Two bits in groups of 64 on the bundled model: rounding, GPTQ, AWQ and QAT at equal data, with three calibration sets.
+"""Two bits in groups of 64 on the bundled model: rounding, GPTQ, AWQ and QAT at equal data, with
+three calibration sets.
 
     python benchmarks/two_bits.py      # a quarter of an hour on one core
 
-A calibration set is 25,600 tokens (200 × 128); "2,048 tokens" are its first 16 sequences. QAT takes batches of 8
-sequences from all of them; its loss is KL(original ‖ quantized), the quantity in the table. Its learning rate was chosen on
-a fourth calibration set: after 32 steps 1e-3 gives 0.015 nats, 3e-3 gives 0.047.
+A calibration set is 25,600 tokens (200 × 128); "2,048 tokens" are its first 16 sequences. QAT takes
+batches of 8 sequences from all of them; its loss is KL(original ‖ quantized), the quantity in the
+table. Its learning rate was chosen on a fourth calibration set: after 32 steps 1e-3 gives 0.015
+nats, 3e-3 gives 0.047.
 Writes learn/tables/two_bits.json.
 """
 

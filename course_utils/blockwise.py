@@ -28,7 +28,9 @@ METHODS = (
 def shards_of(
     given: argparse.Namespace, packed_by: Callable[[Path], str | None]
 ) -> tuple[Shards | None, str]:
-    """The model's files, if they can be taken block by block; otherwise None, and a sentence that says why if that was not chosen."""
+    """The model's files, if they can be taken block by block; otherwise None, and a sentence that
+    says why if that was not chosen.
+    """
     if given.in_memory:
         return None, ""
     if given.format != "course":
@@ -64,7 +66,9 @@ def compress(
     tokenizer: Any,
     chosen: dict[str, Any],
 ) -> Compressed:
-    """What `course compress` does for a model in memory, by `quantization.streaming`: pruned blocks are stored without their zeros."""
+    """What `course compress` does for a model in memory, by `quantization.streaming`: pruned blocks
+    are stored without their zeros.
+    """
     pruned = method.__module__.startswith(pruning.__name__)
     sparse: dict[str, Any] = (
         {"stored": pruning.storage.store, "settle": pruning.storage.stored_settings}

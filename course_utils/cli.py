@@ -1,4 +1,6 @@
-"""The `course` command: the course itself (`course doctor`, `build`, `grade`, `submit`), and models (`course compress`, …)."""
+"""The `course` command: the course itself (`course doctor`, `build`, `grade`, `submit`), and models
+(`course compress`, …).
+"""
 
 import argparse
 import sys

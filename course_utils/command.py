@@ -1,6 +1,8 @@
-"""`course compress | evaluate | report | export | chat`: the methods from a shell, on any Hugging Face folder.
+"""`course compress | evaluate | report | export | chat`: the methods from a shell, on any Hugging
+Face folder.
 
-Each command says its result in words, or as JSON with `--json`. A user's mistake gives one sentence and exit code 1.
+Each command says its result in words, or as JSON with `--json`. A user's mistake gives one sentence
+and exit code 1.
 """
 
 import argparse
@@ -140,7 +142,9 @@ def calibration_of(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
 
 
 def without_zeros(pruned: Compressed) -> Compressed:
-    """A pruned model whose file keeps what is left, in 16 bits, and where it stands; see `pruning.storage`."""
+    """A pruned model whose file keeps what is left, in 16 bits, and where it stands; see
+    `pruning.storage`.
+    """
     half = pruning.storage.sixteen_bits(pruned)
     found = pruning.storage.compress(half.model)
     seconds = pruned.seconds + found.seconds
@@ -150,7 +154,9 @@ def without_zeros(pruned: Compressed) -> Compressed:
 
 
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:
-    """Perplexity with its interval and its protocol; with --tasks, scores on the files of benchmarks."""
+    """Perplexity with its interval and its protocol; with --tasks, scores on the files of
+    benchmarks.
+    """
     if given.tasks is not None or given.data is not None:
         return benchmark(given)
     model, tokenizer = opened(given.model, given.tokenizer)
@@ -196,7 +202,10 @@ def benchmark(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def sandboxed() -> evaluation.benchmarks.Execute:
-    """The runner of programs that a model wrote. Raises CompressionError where there is no sandbox."""
+    """The runner of programs that a model wrote.
+
+    Raises CompressionError where there is no sandbox.
+    """
     if sys.platform != "linux":
         raise CompressionError(
             f"humaneval: programs that a model wrote run in a sandbox of Linux, and this is {sys.platform}; leave humaneval out."

@@ -1,4 +1,6 @@
-"""The error of compression code for input it cannot work with, and its warning for input that makes the result poor."""
+"""The error of compression code for input it cannot work with, and its warning for input that makes
+the result poor.
+"""
 
 
 class CompressionError(ValueError):

@@ -1,4 +1,6 @@
-"""A model by name: one of the course's, a Hugging Face folder, one that was compressed here or by another tool, a GGUF file."""
+"""A model by name: one of the course's, a Hugging Face folder, one that was compressed here or by
+another tool, a GGUF file.
+"""
 
 import json
 from collections.abc import Callable
@@ -20,9 +22,11 @@ Opened = tuple[Compressed, PreTrainedTokenizerBase]
 
 
 def opened(name: str, tokenizer: str | None = None) -> Opened:
-    """A model by name: 'bundled', a Hugging Face folder, one that was compressed here or by another tool (READ), a GGUF file.
+    """A model by name: 'bundled', a Hugging Face folder, one that was compressed here or by another
+    tool (READ), a GGUF file.
 
-    `tokenizer` is the folder of one, where the model has none of its own. Raises CompressionError as the readers do.
+    `tokenizer` is the folder of one, where the model has none of its own. Raises CompressionError
+    as the readers do.
     """
     place = Path(name).expanduser()
     settings: dict[str, Any] = {"method": "none"}

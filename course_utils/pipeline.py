@@ -1,4 +1,6 @@
-"""A pipeline: named steps, one after the other; each works on the model that the one before it left."""
+"""A pipeline: named steps, one after the other; each works on the model that the one before it
+left.
+"""
 
 import contextlib
 import copy
@@ -24,7 +26,9 @@ Step = tuple[str, dict[str, Any]]  # a name in STEPS, and its settings
 
 @dataclass(frozen=True)
 class Supplies:
-    """What steps may use: the original as `teacher`, token ids to calibrate on (n, context), token ids to train on."""
+    """What steps may use: the original as `teacher`, token ids to calibrate on (n, context), token
+    ids to train on.
+    """
 
     teacher: PreTrainedModel
     calibration: Tensor
@@ -84,7 +88,10 @@ def quantize(
     model: PreTrainedModel, supplies: Supplies, *, method: str = "rtn", bits: int = 4, group_size: int = 64, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Pack the weights of the blocks: method 'rtn', 'gptq' or 'awq'. `ignore` and `per_layer` as in `rtn.quantize`."""
+    """Pack the weights of the blocks: method 'rtn', 'gptq' or 'awq'.
+
+    `ignore` and `per_layer` as in `rtn.quantize`.
+    """
     ways = {"rtn": quantization.rtn, "gptq": quantization.gptq, "awq": quantization.awq}
     if method not in ways:
         raise CompressionError(f"method={method!r}: choose 'rtn', 'gptq' or 'awq'.")
@@ -95,7 +102,10 @@ def quantize(
 
 
 def half(model: PreTrainedModel, supplies: Supplies) -> Compressed:
-    """Every weight in 16 bits. A pipeline's result is stored so anyway where it is not packed; this step says it."""
+    """Every weight in 16 bits.
+
+    A pipeline's result is stored so anyway where it is not packed; this step says it.
+    """
     return Compressed(copy.deepcopy(model), {"method": "half"}, 0.0)
 
 
@@ -107,10 +117,11 @@ STEPS: dict[str, Callable[..., Compressed]] = {
 def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Compressed:
     """Apply the steps in order. Works on a copy; `model` is unchanged.
 
-    Weights that are packed when a step begins are unpacked for it, and what it leaves is packed only if it packs: so
-    training after quantization ends in 16 bits again. At the end, weights that are not packed are rounded to
-    bfloat16, as the original is stored. `details["stages"]` holds name, settings and seconds of each step,
-    and what it did: "pruned" (fewer weights are left), "packed", "updates" of training, "updates_after_pruning".
+    Weights that are packed when a step begins are unpacked for it, and what it leaves is packed
+    only if it packs: so training after quantization ends in 16 bits again. At the end, weights that
+    are not packed are rounded to bfloat16, as the original is stored. `details["stages"]` holds
+    name, settings and seconds of each step, and what it did: "pruned" (fewer weights are left),
+    "packed", "updates" of training, "updates_after_pruning".
     Raises CompressionError for no steps, an unknown name or setting, and what the steps raise.
     """
     if not steps:
@@ -159,7 +170,9 @@ def _weights(model: nn.Module) -> int:
 
 @contextlib.contextmanager
 def _trained() -> Iterator[dict[str, int]]:
-    """How often an optimizer steps while this is open; and how often since weights were last set to zero."""
+    """How often an optimizer steps while this is open; and how often since weights were last set to
+    zero.
+    """
     did = {"updates": 0, "updates_after_pruning": 0}
     left: list[tuple[list[Tensor], int]] = []
 
@@ -184,7 +197,8 @@ def _trained() -> Iterator[dict[str, int]]:
 
 @torch.no_grad()
 def unpacked(model: nn.Module) -> nn.Module:
-    """The model itself, or a copy in which each packed layer is an ordinary linear layer with the same weight Ŵ.
+    """The model itself, or a copy in which each packed layer is an ordinary linear layer with the
+    same weight Ŵ.
 
     The weight is in the model's own precision.
     """
@@ -206,7 +220,9 @@ def unpacked(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def stored(model: nn.Module) -> nn.Module:
-    """A copy whose parameters are rounded to bfloat16 (in their old dtype); packed layers stay as they are."""
+    """A copy whose parameters are rounded to bfloat16 (in their old dtype); packed layers stay as
+    they are.
+    """
     model = copy.deepcopy(model)
     for parameter in model.parameters():
         parameter.copy_(parameter.bfloat16())

@@ -1,4 +1,5 @@
-"""The bits of each matrix for a mean number of bits: python examples/budget.py [MODEL] [MEAN_BITS] [TEXT]
+"""The bits of each matrix for a mean number of bits: python examples/budget.py [MODEL] [MEAN_BITS]
+[TEXT]
 
 Each matrix is rounded to 2, 3 and 4 bits alone, and the damage measured; an exact knapsack chooses.
 """

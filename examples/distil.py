@@ -1,4 +1,6 @@
-"""A student of two blocks, taught by the whole model: python examples/distil.py [MODEL] [STEPS] [TEXT]"""
+"""A student of two blocks, taught by the whole model: python examples/distil.py [MODEL] [STEPS]
+[TEXT]
+"""
 
 import sys
 

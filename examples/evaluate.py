@@ -1,6 +1,7 @@
 """What compression cost, with intervals: python examples/evaluate.py [MODEL] [TEXT]
 
-Perplexity alone hides much: the report has the KL to the original, the tasks, bytes in memory, and the time for a token.
+Perplexity alone hides much: the report has the KL to the original, the tasks, bytes in memory, and
+the time for a token.
 """
 
 import sys

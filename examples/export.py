@@ -1,6 +1,7 @@
 """Files for other runtimes, and one of them run there: python examples/export.py [MODEL] [OUT]
 
-Needs the extra `deploy` (ONNX Runtime, GGUF). The GPTQ folder is loaded by transformers and vLLM, the GGUF file by llama.cpp.
+Needs the extra `deploy` (ONNX Runtime, GGUF). The GPTQ folder is loaded by transformers and vLLM,
+the GGUF file by llama.cpp.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Half of the weights, then half of the MLP's channels: python examples/prune.py [MODEL] [TEXT]
 
-Wanda sets weights to zero: the tensors keep their shape. Structured pruning takes channels out: the tensors are smaller.
+Wanda sets weights to zero: the tensors keep their shape. Structured pruning takes channels out: the
+tensors are smaller.
 """
 
 import sys

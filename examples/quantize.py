@@ -1,6 +1,7 @@
 """GPTQ in 4 bits: python examples/quantize.py [MODEL] [OUT] [TEXT]
 
-MODEL: a Hugging Face folder, smollm2, or bundled. TEXT: a file, pydoc, or bundled, for calibration and judgement.
+MODEL: a Hugging Face folder, smollm2, or bundled. TEXT: a file, pydoc, or bundled, for calibration
+and judgement.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""The file of the challenge (lab 5.4): one Llama model in few bytes. Reading it needs numpy alone and runs nothing of the file.
+"""The file of the challenge (lab 5.4): one Llama model in few bytes.
+
+Reading it needs numpy alone and runs nothing of the file.
 
 file.py      MAGIC, the length of the header, the header (JSON under zlib), then the streams one after the other
 layout.py    which sizes a model may have, and the shapes that follow from them

@@ -1,6 +1,7 @@
 """What the codecs of a file mean: from streams of bytes to a matrix (rows, columns), float32.
 
-A tensor is described by a small object, {"codec": name, …, "streams": [lengths of its streams]}. Leaves hold streams:
+A tensor is described by a small object, {"codec": name, …, "streams": [lengths of its streams]}.
+Leaves hold streams:
 
     bf16, f16   the numbers themselves, little-endian
     grid        w = s (q − z): codes of `bits` bits without gaps, a scale (float16) for each `group` of a row, and with
@@ -12,8 +13,9 @@ A tensor is described by a small object, {"codec": name, …, "streams": [length
     table       `values` vectors of `dim` numbers (float16), and which of them stands at each place: indices of ⌈log₂ values⌉
                 bits, or with `coded` under rANS
 
-The others hold descriptions: `product` (`left` (rows, rank) times `right` (rank, columns)), `masked` (a bit for each weight, row or
-column says where `inside` stands, zeros elsewhere), `sum` (of 2 to 4 `terms`).
+The others hold descriptions: `product` (`left` (rows, rank) times `right` (rank, columns)),
+`masked` (a bit for each weight, row or column says where `inside` stands, zeros elsewhere), `sum`
+(of 2 to 4 `terms`).
 
 Every length follows from the shape and is compared with the one stated before memory is taken.
 """
@@ -75,7 +77,10 @@ class Streams:
 def decode(
     part: Any, shape: tuple[int, int], streams: Streams, budget: Budget, depth: int = 0
 ) -> np.ndarray:
-    """(rows, columns) float32. Raises CompressionError for whatever is not as the description says."""
+    """(rows, columns) float32.
+
+    Raises CompressionError for whatever is not as the description says.
+    """
     if (
         not isinstance(part, dict)
         or not isinstance(part.get("codec"), str)
@@ -110,7 +115,10 @@ def flag(part: dict[str, Any], name: str) -> bool:
 
 
 def lengths(part: dict[str, Any], *wanted: int | None) -> list[int]:
-    """The stated lengths of the streams, each as wanted (None: any). Raises CompressionError otherwise."""
+    """The stated lengths of the streams, each as wanted (None: any).
+
+    Raises CompressionError otherwise.
+    """
     found = part.get("streams")
     good = (
         isinstance(found, list)

@@ -1,4 +1,6 @@
-"""Parts of a file: each function returns a `Part`, a description and its streams, for the codec of the same name."""
+"""Parts of a file: each function returns a `Part`, a description and its streams, for the codec of
+the same name.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +66,9 @@ def _pack(codes: np.ndarray, bits: int) -> bytes:
 
 
 def grid(codes: Any, scales: Any, zeros: Any = None, *, bits: int, group: int) -> Part:
-    """Codes 0 … 2^bits − 1 (rows, columns), scales and zero points (rows, groups): w = s (q − z); z = 2^(bits − 1) if left out."""
+    """Codes 0 … 2^bits − 1 (rows, columns), scales and zero points (rows, groups): w = s (q − z); z
+    = 2^(bits − 1) if left out.
+    """
     q = _matrix(codes, np.int64)
     if q.min() < 0 or q.max() >= 1 << bits:
         raise CompressionError(f"codes: expected 0 to {(1 << bits) - 1}.")
@@ -79,7 +83,8 @@ def grid(codes: Any, scales: Any, zeros: Any = None, *, bits: int, group: int) -
 
 
 def coded(codes: Any, steps: Any, *, classes: int = 1) -> Part:
-    """Whole numbers q (rows, columns) under rANS, w = Δ_j q; one step or one for each column (kept in float16).
+    """Whole numbers q (rows, columns) under rANS, w = Δ_j q; one step or one for each column (kept
+    in float16).
 
     Columns are sorted into `classes` by their mean |q|, each with its own table of frequencies.
     """
@@ -123,7 +128,9 @@ def ternary(signs: Any, scales: Any, *, group: int) -> Part:
 
 
 def table(vectors: Any, index: Any, *, coded: bool = False) -> Part:
-    """`vectors` (values, dim), or (values,) numbers, and at each place of a row (rows, columns / dim) the number of one."""
+    """`vectors` (values, dim), or (values,) numbers, and at each place of a row (rows, columns /
+    dim) the number of one.
+    """
     values = np.asarray(
         vectors.detach().cpu() if hasattr(vectors, "detach") else vectors, np.float32
     )
@@ -152,7 +159,9 @@ def product(left: Part, right: Part, *, rank: int) -> Part:
 
 
 def masked(mask: Any, inside: Part, *, axis: str = "all") -> Part:
-    """`inside` where the mask is true, zeros elsewhere: for `axis` rows or columns those kept, for all the kept numbers in one row."""
+    """`inside` where the mask is true, zeros elsewhere: for `axis` rows or columns those kept, for
+    all the kept numbers in one row.
+    """
     bits = np.packbits(
         np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask, bool).reshape(-1),
         bitorder="little",

@@ -1,7 +1,9 @@
-"""The file itself: MAGIC, the length of the packed header (uint32, little-endian), the header under zlib, the streams.
+"""The file itself: MAGIC, the length of the packed header (uint32, little-endian), the header under
+zlib, the streams.
 
-The header is JSON: {"config": {sizes}, "tensors": {name: description}}. Streams follow in the header's order, a description's
-own before those of what it holds; they fill the file to its last byte, so that none overlap and nothing is left over.
+The header is JSON: {"config": {sizes}, "tensors": {name: description}}. Streams follow in the
+header's order, a description's own before those of what it holds; they fill the file to its last
+byte, so that none overlap and nothing is left over.
 """
 
 import json
@@ -25,7 +27,8 @@ LENGTH = struct.Struct("<I")
 
 
 def write(config: dict[str, Any], parts: dict[str, Any], path: Path | str | None = None) -> bytes:
-    """The bytes of a file with these parts (`encoders`), one for each name of `layout.shapes(config)`; written to `path` if given.
+    """The bytes of a file with these parts (`encoders`), one for each name of
+    `layout.shapes(config)`; written to `path` if given.
 
     Raises CompressionError if `read` would refuse it.
     """
@@ -54,7 +57,11 @@ def write(config: dict[str, Any], parts: dict[str, Any], path: Path | str | None
 
 
 def plain(path: Path | str, most: int) -> bytes | None:
-    """The first `most` + 1 bytes of a plain file, opened once; None for a folder, a pipe or a device. Raises OSError for a link, too."""
+    """The first `most` + 1 bytes of a plain file, opened once; None for a folder, a pipe or a
+    device.
+
+    Raises OSError for a link, too.
+    """
     handle = os.open(
         path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     )
@@ -63,7 +70,10 @@ def plain(path: Path | str, most: int) -> bytes | None:
 
 
 def content(path: Path | str) -> bytes:
-    """A file's bytes, read once. Raises CompressionError for a link, for what is no plain file, and for one that is too large."""
+    """A file's bytes, read once.
+
+    Raises CompressionError for a link, for what is no plain file, and for one that is too large.
+    """
     try:
         data = plain(path, layout.LARGEST)
     except OSError as error:
@@ -78,7 +88,10 @@ def content(path: Path | str) -> bytes:
 
 
 def read(data: bytes | Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(config, {name: tensor, float32}) of a file or its bytes. Raises CompressionError, with the reason, for whatever is no such file."""
+    """(config, {name: tensor, float32}) of a file or its bytes.
+
+    Raises CompressionError, with the reason, for whatever is no such file.
+    """
     data = data if isinstance(data, bytes) else content(data)
     header, streams = _header(data)
     if (

@@ -1,17 +1,20 @@
-"""The score of a file of the challenge: its real bytes, and whether the model in it passes every gate.
+"""The score of a file of the challenge: its real bytes, and whether the model in it passes every
+gate.
 
     facts_head, facts_tail   the 50 people most talked about and the 150 least: all their facts, ≥ 98 %
     addition, programs, stories, sentiment   items that the seeds draw from the test split, ≥ 95 % right
     kl                       KL(original ‖ file) on windows that the seeds draw from the test split, ≤ .02 nats a token
 
-The original answers all 1,500 facts of the world rightly in this wording, and 200 of 200 items of each task, so shares of the truth
-are shares of the original as well. **Which chance decides?** Facts are all asked, in one wording: nothing is sampled, and the
-interval is the value. For the others a gate stops a file only if the whole 95 % interval (Wilson; for KL Student's t over windows)
+The original answers all 1,500 facts of the world rightly in this wording, and 200 of 200 items of
+each task, so shares of the truth are shares of the original as well. **Which chance decides?**
+Facts are all asked, in one wording: nothing is sampled, and the interval is the value. For the
+others a gate stops a file only if the whole 95 % interval (Wilson; for KL Student's t over windows)
 lies on the wrong side: a good file is stopped by bad luck in at most one of forty trials of a gate.
 
 Whether a gate asks for much or for little stands in `LOWER` alone; each measured gate carries it.
 
-`layout` bounds what a model may cost to run, and `SECONDS` what it does: no forward begins later than that.
+`layout` bounds what a model may cost to run, and `SECONDS` what it does: no forward begins later
+than that.
 """
 
 import functools
@@ -55,11 +58,12 @@ def score(
     read: Callable[[bytes], Any] = container.read,
     seconds: float = SECONDS,
 ) -> dict[str, Any]:
-    """Plain values: bytes, sha256, valid, reason (one sentence if refused), seconds (of decoding), gates, passed.
+    """Plain values: bytes, sha256, valid, reason (one sentence if refused), seconds (of decoding),
+    gates, passed.
 
-    `seeds` draw the items. `gates[name]` is {"value", "interval": [low, high], "needed", "lower", "passed"}; where KL is beyond 1 nat
-    it is the only one. `read` decodes: here, or in a process of its own (`grade.decoding`). A model that runs for more than
-    `seconds` is refused.
+    `seeds` draw the items. `gates[name]` is {"value", "interval": [low, high], "needed", "lower",
+    "passed"}; where KL is beyond 1 nat it is the only one. `read` decodes: here, or in a process of
+    its own (`grade.decoding`). A model that runs for more than `seconds` is refused.
     """
     if not seeds or not all(type(s) is int and s >= 0 for s in seeds):
         raise CompressionError("seeds: give at least one whole number, none negative.")
@@ -134,9 +138,11 @@ def share_gate(name: str, right: int, n: int, needed: float = SHARE) -> dict[str
 
 
 def _kl_gate(windows: Tensor) -> dict[str, Any]:
-    """The gate of a divergence: stopped if the whole interval lies above what is allowed; 99 for what is no number.
+    """The gate of a divergence: stopped if the whole interval lies above what is allowed; 99 for
+    what is no number.
 
-    The sample may excuse half of what is allowed, not more: a few ruined windows make any interval wide.
+    The sample may excuse half of what is allowed, not more: a few ruined windows make any interval
+    wide.
     """
     value, half = interval(windows.tolist())
     if not math.isfinite(value + half):

@@ -1,4 +1,6 @@
-"""Which models a file may hold: Llama's architecture with our tokenizer; sizes within limits, shapes from them."""
+"""Which models a file may hold: Llama's architecture with our tokenizer; sizes within limits,
+shapes from them.
+"""
 
 import math
 from typing import Any
@@ -19,7 +21,10 @@ ALSO = "tie_word_embeddings"
 
 
 def check_config(config: Any) -> dict[str, Any]:
-    """The same sizes, of the right types and within limits. Raises CompressionError that names what is not."""
+    """The same sizes, of the right types and within limits.
+
+    Raises CompressionError that names what is not.
+    """
     if not isinstance(config, dict) or set(config) != {*SIZES, *NUMBERS, ALSO}:
         raise CompressionError(f"config: expected exactly {', '.join([*SIZES, *NUMBERS, ALSO])}.")
     for name, most in SIZES.items():

@@ -16,7 +16,10 @@ FLOATS = {"rms_norm_eps", "rope_theta"}
 
 
 def sizes(model: PreTrainedModel) -> dict[str, Any]:
-    """The part of a model's config that a file holds. Raises CompressionError for what is not Llama's architecture with our vocabulary."""
+    """The part of a model's config that a file holds.
+
+    Raises CompressionError for what is not Llama's architecture with our vocabulary.
+    """
     config = model.config
     same = {
         "model_type": "llama",
@@ -39,7 +42,9 @@ def pack(
     parts: dict[str, encoders.Part] | None = None,
     path: Path | str | None = None,
 ) -> bytes:
-    """The bytes of a file: `parts` by the names of tensors, the model's own in BF16 for all others; written to `path` if given."""
+    """The bytes of a file: `parts` by the names of tensors, the model's own in BF16 for all others;
+    written to `path` if given.
+    """
     config, own = sizes(model), model.state_dict()
     wanted = layout.shapes(config)
     if unknown := sorted(set(parts or {}) - set(wanted)):
@@ -76,5 +81,8 @@ def build(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> LlamaForCau
 
 
 def load(path: bytes | Path | str) -> LlamaForCausalLM:
-    """The model of a file, or of its bytes. Raises CompressionError for whatever is no such file."""
+    """The model of a file, or of its bytes.
+
+    Raises CompressionError for whatever is no such file.
+    """
     return build(*file.read(path))

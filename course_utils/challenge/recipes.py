@@ -54,7 +54,9 @@ def by_gptq(
 
 
 def step_for(weights: dict[str, Tensor], bits: float) -> float:
-    """The one step at which plain rounding of all these weights costs `bits` bits a weight at the entropy."""
+    """The one step at which plain rounding of all these weights costs `bits` bits a weight at the
+    entropy.
+    """
     return entropy_coded.find_step(weights, {name: torch.ones(1) for name in weights}, bits)
 
 
@@ -76,7 +78,8 @@ def walked(
     classes: int = 8,
     damping: float = 0.01,
 ) -> Parts:
-    """GPTQ's walk with one step for all linear layers of the blocks, each layer after the ones before it, and its codes coded.
+    """GPTQ's walk with one step for all linear layers of the blocks, each layer after the ones
+    before it, and its codes coded.
 
     `calibration` (sequences, context) token ids. The model is not changed.
     """
@@ -104,7 +107,9 @@ def mixed(
     embedding: float,
     classes: int = 8,
 ) -> Parts:
-    """The walk at about `blocks` bits a weight, and the tied embedding rounded and coded at about `embedding` bits."""
+    """The walk at about `blocks` bits a weight, and the tied embedding rounded and coded at about
+    `embedding` bits.
+    """
     table = embedding_of(model)
     parts = walked(model, calibration, step_for(matrices(model), blocks), classes=classes)
     return parts | {EMBEDDING: coded(table, step_for({EMBEDDING: table}, embedding))}

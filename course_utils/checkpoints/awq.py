@@ -4,7 +4,8 @@
     qzeros  (groups, out / 8)   int32, the zero points in the same order
     scales  (groups, out)       float16
 
-ŵ_ij = scales[j // group_size, i] · (q_ij − z). The order lets a GPU unpack pairs of half-precision numbers at once.
+ŵ_ij = scales[j // group_size, i] · (q_ij − z). The order lets a GPU unpack pairs of half-precision
+numbers at once.
 """
 
 from pathlib import Path
@@ -23,7 +24,9 @@ ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
 
 def interleave(codes: Tensor) -> Tensor:
-    """4-bit codes (rows, columns) as int32 (rows, columns / 8): nibble n of a word holds column ORDER[n] of its eight."""
+    """4-bit codes (rows, columns) as int32 (rows, columns / 8): nibble n of a word holds column
+    ORDER[n] of its eight.
+    """
     rows, columns = codes.shape
     if columns % 8:
         raise CompressionError(
@@ -39,7 +42,10 @@ def deinterleave(words: Tensor) -> Tensor:
 
 
 def tensors_of(layer: QuantizedLinear) -> dict[str, Tensor]:
-    """qweight, qzeros, scales of a layer. Raises CompressionError where the layout cannot hold it."""
+    """qweight, qzeros, scales of a layer.
+
+    Raises CompressionError where the layout cannot hold it.
+    """
     if layer.bits != 4 or layer.group_index is not None:
         raise CompressionError(
             "layer: the AWQ layout holds 4 bits with neighbouring inputs in a group (no act-order)."
@@ -56,7 +62,10 @@ def tensors_of(layer: QuantizedLinear) -> dict[str, Tensor]:
 def layer_from(
     qweight: Tensor, qzeros: Tensor, scales: Tensor, bias: Tensor | None
 ) -> QuantizedLinear:
-    """The layer that these tensors describe. Raises CompressionError if they do not fit each other."""
+    """The layer that these tensors describe.
+
+    Raises CompressionError if they do not fit each other.
+    """
     files.check_packed(qweight, qzeros, scales)
     groups, out = scales.shape
     inputs = len(qweight)
@@ -84,9 +93,11 @@ def write(
     *,
     dtype: torch.dtype = torch.float16,
 ) -> int:
-    """Write a model of 4-bit `QuantizedLinear` layers in the AWQ GEMM layout; returns the bytes written.
+    """Write a model of 4-bit `QuantizedLinear` layers in the AWQ GEMM layout; returns the bytes
+    written.
 
-    Raises CompressionError, naming the layer, for other bits, act-order, or outputs that are no multiple of 8.
+    Raises CompressionError, naming the layer, for other bits, act-order, or outputs that are no
+    multiple of 8.
     """
     model = files.model_of(what)
     layers: dict[str, QuantizedLinear] = files.layers_of(model, QuantizedLinear, "awq.quantize")
@@ -109,7 +120,8 @@ def write(
 def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A model in the AWQ GEMM layout, with `QuantizedLinear` layers.
 
-    Raises CompressionError for a damaged file, tensors that do not fit each other, or an unsupported setting.
+    Raises CompressionError for a damaged file, tensors that do not fit each other, or an
+    unsupported setting.
     """
     folder = Path(folder)
     settings = files.read_settings(folder, "awq")

@@ -1,9 +1,10 @@
-"""bitsandbytes' layout, which `AutoModelForCausalLM.from_pretrained` loads into its Linear4bit and Linear8bitLt layers.
+"""bitsandbytes' layout, which `AutoModelForCausalLM.from_pretrained` loads into its Linear4bit and
+Linear8bitLt layers.
 
-4 bits: `weight` (⌈n / 2⌉, 1) uint8, `weight.absmax`, `weight.quant_map`, with double quantization also
-`weight.nested_absmax` and `weight.nested_quant_map`; the rest (block sizes, shape, offset) is JSON, stored as the bytes
-of `weight.quant_state.bitsandbytes__nf4`. LLM.int8(): `weight` (out, in) int8 and `SCB` (out,), the rows' largest
-magnitudes, ŵ = q · SCB / 127.
+4 bits: `weight` (⌈n / 2⌉, 1) uint8, `weight.absmax`, `weight.quant_map`, with double quantization
+also `weight.nested_absmax` and `weight.nested_quant_map`; the rest (block sizes, shape, offset) is
+JSON, stored as the bytes of `weight.quant_state.bitsandbytes__nf4`. LLM.int8(): `weight` (out, in)
+int8 and `SCB` (out,), the rows' largest magnitudes, ŵ = q · SCB / 127.
 """
 
 import json
@@ -70,8 +71,8 @@ def write(
     """Write what `nf4.quantize` (NF4, FP4) or `llm_int8.quantize` made; returns the bytes written.
 
     Everything else is stored in `dtype`, in which bitsandbytes then computes.
-    Raises CompressionError for other layers, among them block-wise INT8, which no Hugging Face model class reads, or
-    layers in different formats.
+    Raises CompressionError for other layers, among them block-wise INT8, which no Hugging Face
+    model class reads, or layers in different formats.
     """
     model = files.model_of(what)
     layers = files.layers_of(
@@ -113,7 +114,10 @@ def write(
 def layer_from(
     tensors: dict[str, Tensor], bias: Tensor | None, threshold: float
 ) -> BlockwiseLinear | LLMInt8Linear:
-    """The layer that bitsandbytes' tensors of one layer describe. Raises CompressionError if they do not fit."""
+    """The layer that bitsandbytes' tensors of one layer describe.
+
+    Raises CompressionError if they do not fit.
+    """
     layer: BlockwiseLinear | LLMInt8Linear
     if "SCB" in tensors:
         codes = tensors["weight"]

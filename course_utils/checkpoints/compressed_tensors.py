@@ -1,4 +1,5 @@
-"""The layout of the package compressed-tensors for MXFP4 and NVFP4 weights, as transformers, vLLM and SGLang read it.
+"""The layout of the package compressed-tensors for MXFP4 and NVFP4 weights, as transformers, vLLM
+and SGLang read it.
 
 For a layer with `in` inputs and `out` outputs:
 
@@ -7,7 +8,8 @@ For a layer with `in` inputs and `out` outputs:
                          (out, in / 16)   NVFP4: float8_e4m3fn; a block is 16 inputs
     weight_global_scale  (1,)             NVFP4: float32, 1 / t
 
-ŵ = t · s · element (t = 1 in MXFP4). The config names the linear layers that are not compressed under `ignore`.
+ŵ = t · s · element (t = 1 in MXFP4). The config names the linear layers that are not compressed
+under `ignore`.
 transformers computes ŵ in BF16: exact for MXFP4, rounded to 8 bits of mantissa for NVFP4.
 """
 
@@ -29,7 +31,10 @@ METHOD = "compressed-tensors"
 
 
 def tensors_of(layer: MicroscaledLinear) -> dict[str, Tensor]:
-    """weight_packed, weight_scale and weight_global_scale of a layer. Raises CompressionError where the layout cannot hold it."""
+    """weight_packed, weight_scale and weight_global_scale of a layer.
+
+    Raises CompressionError where the layout cannot hold it.
+    """
     if layer.scheme not in FORMATS:
         raise CompressionError(
             f"layer: {layer.scheme}; this layout is written for {' and '.join(FORMATS)}. compressed-tensors has other layouts for MXFP8 and MXFP6 (E2M3), "
@@ -56,7 +61,10 @@ def tensors_of(layer: MicroscaledLinear) -> dict[str, Tensor]:
 
 
 def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> MicroscaledLinear:
-    """The layer that these tensors describe. Raises CompressionError if they do not fit each other or the scheme."""
+    """The layer that these tensors describe.
+
+    Raises CompressionError if they do not fit each other or the scheme.
+    """
     packed, scales, block = parts["weight_packed"], parts["weight_scale"], find(scheme).block
     wanted = torch.uint8 if scheme == "MXFP4" else torch.float8_e4m3fn
     if packed.dtype != torch.uint8 or scales.dtype != wanted or packed.dim() != 2:
@@ -85,7 +93,9 @@ def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> Mi
 
 
 def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
-    """What stands under quantization_config: every linear layer but those of `ignore`, weights only."""
+    """What stands under quantization_config: every linear layer but those of `ignore`, weights
+    only.
+    """
     tensor = find(scheme).scale == "E4M3"
     kind = "torch.float8_e4m3fn" if tensor else "torch.uint8"
     weights = {
@@ -112,10 +122,11 @@ def write(
     *,
     dtype: torch.dtype = torch.bfloat16,
 ) -> int:
-    """Write a model of `MicroscaledLinear` layers, all MXFP4 or all NVFP4; returns the bytes written.
+    """Write a model of `MicroscaledLinear` layers, all MXFP4 or all NVFP4; returns the bytes
+    written.
 
-    All other tensors are stored in `dtype`. Raises CompressionError, naming the layer, for other schemes or inputs that
-    do not fill whole blocks; and for a model that holds both schemes.
+    All other tensors are stored in `dtype`. Raises CompressionError, naming the layer, for other
+    schemes or inputs that do not fill whole blocks; and for a model that holds both schemes.
     """
     model = files.model_of(what)
     layers: dict[str, MicroscaledLinear] = files.layers_of(
@@ -152,9 +163,11 @@ def scheme_of(settings: dict[str, Any], folder: Path) -> str:
 
 
 def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model in this layout, written here or by another tool, with `MicroscaledLinear` layers, bit for bit.
+    """A model in this layout, written here or by another tool, with `MicroscaledLinear` layers, bit
+    for bit.
 
-    Raises CompressionError for a damaged file, tensors that do not fit each other, or an unsupported setting.
+    Raises CompressionError for a damaged file, tensors that do not fit each other, or an
+    unsupported setting.
     """
     folder = Path(folder)
     scheme = scheme_of(files.read_settings(folder, METHOD), folder)

@@ -1,4 +1,6 @@
-"""Folders that appear whole or not at all, with checksums; and what the formats for Hugging Face folders share."""
+"""Folders that appear whole or not at all, with checksums; and what the formats for Hugging Face
+folders share.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +39,10 @@ def model_of(what: Compressed | PreTrainedModel) -> PreTrainedModel:
 
 
 def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str) -> dict[str, Any]:
-    """The layers of a class, by name. Raises CompressionError if there are none, or compressed ones of other classes too."""
+    """The layers of a class, by name.
+
+    Raises CompressionError if there are none, or compressed ones of other classes too.
+    """
     experts.fuse(model)  # experts that were left as they are
     if listed := experts.names_of_listed(model):
         raise CompressionError(
@@ -78,7 +83,10 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> int:
 def tensors_by_layer(
     layers: Mapping[str, Any], tensors_of: Callable[[Any], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What `tensors_of` makes of each layer, under the layer's name. Its errors are given that name."""
+    """What `tensors_of` makes of each layer, under the layer's name.
+
+    Its errors are given that name.
+    """
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         with naming(name):
@@ -87,14 +95,18 @@ def tensors_by_layer(
 
 
 def half_scales(grid: Grid) -> Tensor:
-    """The scales of a grid in float16. Raises CompressionError where that would move one by more than 1/1000."""
+    """The scales of a grid in float16.
+
+    Raises CompressionError where that would move one by more than 1/1000.
+    """
     if not torch.equal(exact_half(grid.scale), grid.scale.half().float()):
         raise CompressionError("layer: its scales do not fit float16, which the layout prescribes.")
     return grid.scale.half()
 
 
 def verify(folder: Path) -> None:
-    """Compare every file with checksums.json where there is one; folders made by other tools have none.
+    """Compare every file with checksums.json where there is one; folders made by other tools have
+    none.
 
     Raises CompressionError for a missing, truncated or altered file.
     """
@@ -120,9 +132,11 @@ def write_model(
     model: PreTrainedModel, quantized: dict[str, Tensor], layers: Mapping[str, Any], quantization_config: dict[str, Any],
     work: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None=None, *, keep_tied: bool = False,
 ) -> None:  # fmt: skip
-    """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is not in `layers`.
+    """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is
+    not in `layers`.
 
-    `keep_tied` stores an output head that shares the embedding's weight as well, for readers that do not tie.
+    `keep_tied` stores an output head that shares the embedding's weight as well, for readers that
+    do not tie.
     """
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     tensors = dict(quantized)
@@ -162,7 +176,9 @@ def write_model(
 
 
 def hub_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
-    """Our name → the hub's, where transformers has renamed what checkpoints hold (GPT-NeoX's `embed_out`)."""
+    """Our name → the hub's, where transformers has renamed what checkpoints hold (GPT-NeoX's
+    `embed_out`).
+    """
     # those are not renamed but taken apart
     names = [name for name in names if ".experts." not in name]
     marked = {name: torch.tensor(float(i), dtype=torch.float64) for i, name in enumerate(names)}
@@ -193,7 +209,9 @@ def by_our_names(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str
 
 
 def dense_outside(model: PreTrainedModel, layers: Mapping[str, Any]) -> list[str]:
-    """Linear layers that are not in `layers`: a configuration names them, or readers would expect them quantized."""
+    """Linear layers that are not in `layers`: a configuration names them, or readers would expect
+    them quantized.
+    """
     return [
         name
         for name, module in model.named_modules()
@@ -224,7 +242,10 @@ def read_settings(folder: Path, method: str) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of the folder's safetensors files. Raises CompressionError if one cannot be read."""
+    """Every tensor of the folder's safetensors files.
+
+    Raises CompressionError if one cannot be read.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CompressionError(
@@ -242,7 +263,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of the folder's config, without its quantization. Raises CompressionError if the config makes none."""
+    """A model of the folder's config, without its quantization.
+
+    Raises CompressionError if the config makes none.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if hasattr(config, "quantization_config"):
@@ -256,7 +280,10 @@ def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn.Module]) -> None:
-    """Put make() where the layer `name` is. Raises CompressionError, naming it, if it fails or has another shape."""
+    """Put make() where the layer `name` is.
+
+    Raises CompressionError, naming it, if it fails or has another shape.
+    """
     try:
         layer: Any = make()
         expected = tuple(walk.weight_of(model.get_submodule(name)).shape)
@@ -272,7 +299,10 @@ def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn
 def parts_of(
     tensors: dict[str, Tensor], name: str, needed: tuple[str, ...], folder: Path
 ) -> dict[str, Tensor]:
-    """The tensors below `name`, by what follows it. Raises CompressionError if a needed one is missing."""
+    """The tensors below `name`, by what follows it.
+
+    Raises CompressionError if a needed one is missing.
+    """
     found = {
         key.removeprefix(f"{name}."): tensor
         for key, tensor in tensors.items()
@@ -290,7 +320,9 @@ def read_packed(
     wanted: str,
     layer_from: Callable[[dict[str, Tensor], Tensor | None], nn.Module],
 ) -> PreTrainedModel:
-    """The model of a folder whose layers are stored as qweight, qzeros and scales: layer_from(parts, bias) makes each."""
+    """The model of a folder whose layers are stored as qweight, qzeros and scales:
+    layer_from(parts, bias) makes each.
+    """
     model = empty_model(folder, dtype)
     tensors = by_our_names(model, read_tensors(folder))
     names = {key.rpartition(".")[0] for key in tensors if key.endswith(".qweight")}
@@ -303,7 +335,9 @@ def read_packed(
 
 
 def check_packed(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
-    """Raises CompressionError unless these are matrices with int32 words, int32 words and finite real numbers in them."""
+    """Raises CompressionError unless these are matrices with int32 words, int32 words and finite
+    real numbers in them.
+    """
     for name, tensor, fits in (
         ("qweight", qweight, qweight.dtype == torch.int32), ("qzeros", qzeros, qzeros.dtype == torch.int32),
         ("scales", scales, scales.is_floating_point()),
@@ -325,7 +359,9 @@ def bias_of(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor | None:
 def load_others(
     model: PreTrainedModel, tensors: dict[str, Tensor], layers: set[str], folder: Path
 ) -> PreTrainedModel:
-    """Load what is not in the quantized `layers`, which are in place already; tie, and check that nothing is missing."""
+    """Load what is not in the quantized `layers`, which are in place already; tie, and check that
+    nothing is missing.
+    """
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     mine = {
         k: v for k, v in tensors.items() if k.rpartition(".")[0] not in layers and k not in tied

@@ -1,9 +1,11 @@
 """GGUF, the single file that llama.cpp reads: metadata, tokenizer, and tensors in blocks.
 
-Q8_0: 32 weights share a float16 scale, 8.5 bits a weight. Q4_0: likewise with 4 bits, 4.5. Q4_K and Q6_K: `kquants`.
-The metadata `course.sha256` holds a checksum of the file with 64 zeros in its place; other readers pass over it.
-Names are llama.cpp's; the rows of the query and key weights are reordered, because it rotates neighbouring pairs where
-Hugging Face rotates halves.
+Q8_0: 32 weights share a float16 scale, 8.5 bits a weight. Q4_0: likewise with 4 bits, 4.5. Q4_K and
+Q6_K: `kquants`.
+The metadata `course.sha256` holds a checksum of the file with 64 zeros in its place; other readers
+pass over it.
+Names are llama.cpp's; the rows of the query and key weights are reordered, because it rotates
+neighbouring pairs where Hugging Face rotates halves.
 """
 
 import hashlib
@@ -56,12 +58,16 @@ NAMES = {
 
 
 def permute(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a query or key weight or bias (heads · width, …): halves of a head become neighbouring pairs."""
+    """Rows of a query or key weight or bias (heads · width, …): halves of a head become
+    neighbouring pairs.
+    """
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 
 
 def quantize(weight: np.ndarray, type_name: str) -> np.ndarray:
-    """A matrix as the bytes of a GGUF tensor, (rows, bytes of a row), or as float numbers for F32 and F16."""
+    """A matrix as the bytes of a GGUF tensor, (rows, bytes of a row), or as float numbers for F32
+    and F16.
+    """
     import gguf
 
     if type_name in QUANTIZERS:
@@ -97,7 +103,9 @@ def tensors_of(model: Any) -> dict[str, tuple[Tensor, bool]]:
 
 
 def check_config(config: Any) -> None:
-    """Raises CompressionError for what the file would not say, so that another function would be read from it."""
+    """Raises CompressionError for what the file would not say, so that another function would be
+    read from it.
+    """
     rope = config.rope_parameters.get("rope_type", "default")
     unsaid = {
         f"rotary scaling {rope!r}": rope != "default",
@@ -121,11 +129,14 @@ def write(
     *,
     type_name: str = "Q8_0",
 ) -> int:
-    """Write a Llama or Qwen2 model as one GGUF file and return its bytes. The weights are quantized here, to `type_name`.
+    """Write a Llama or Qwen2 model as one GGUF file and return its bytes.
 
-    The embedding is kept in float16, norms and biases in float32. A byte-level BPE tokenizer is written along.
-    Raises CompressionError for another architecture or type, a width that the type's blocks do not divide, and as
-    `check_config`.
+    The weights are quantized here, to `type_name`.
+
+    The embedding is kept in float16, norms and biases in float32. A byte-level BPE tokenizer is
+    written along.
+    Raises CompressionError for another architecture or type, a width that the type's blocks do not
+    divide, and as `check_config`.
     """
     import gguf
 

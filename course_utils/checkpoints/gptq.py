@@ -7,10 +7,12 @@ For a layer with `in` inputs, `out` outputs and b bits, with 32-bit words:
     scales  (groups, out)           float16
     g_idx   (in,)                   the group of each input; with act-order neighbours need not share one
 
-ŵ_ij = scales[g_idx_j, i] · (q_ij − z). The "one less" belongs to the format 'gptq'; 'gptq_v2' stores zero points as they
-are. A zero point of 0 has no place in 'gptq': auto-gptq 0.7.1 reads what wraps around to 2^b − 1 as 2^b, and GPTQModel
-borrows from the neighbour in the word. So `write` takes 'gptq_v2' for a model that has one, and says so in the file;
-'gptq' asked for by name is refused, and so is reading one. Symmetric grids never have it. With few bits it is common.
+ŵ_ij = scales[g_idx_j, i] · (q_ij − z). The "one less" belongs to the format 'gptq'; 'gptq_v2'
+stores zero points as they are. A zero point of 0 has no place in 'gptq': auto-gptq 0.7.1 reads what
+wraps around to 2^b − 1 as 2^b, and GPTQModel borrows from the neighbour in the word. So `write`
+takes 'gptq_v2' for a model that has one, and says so in the file;
+'gptq' asked for by name is refused, and so is reading one. Symmetric grids never have it. With few
+bits it is common.
 """
 
 import json
@@ -32,7 +34,9 @@ FORMATS = ("gptq", "gptq_v2")
 
 
 def to_words(codes: Tensor, bits: int) -> Tensor:
-    """Codes (rows, columns) as 32-bit words (rows, columns · bits / 32): each row one little-endian bit stream."""
+    """Codes (rows, columns) as 32-bit words (rows, columns · bits / 32): each row one little-endian
+    bit stream.
+    """
     if codes.shape[1] * bits % 32:
         raise CompressionError(
             f"codes: {codes.shape[1]} codes of {bits} bits do not fill whole 32-bit words."
@@ -51,7 +55,10 @@ def fits(layer: QuantizedLinear) -> bool:
 
 
 def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[str, Tensor]:
-    """qweight, qzeros, scales, g_idx of a layer. Raises CompressionError where the layout cannot hold it."""
+    """qweight, qzeros, scales, g_idx of a layer.
+
+    Raises CompressionError where the layout cannot hold it.
+    """
     if layer.bits not in BITS:
         raise CompressionError(
             f"bits={layer.bits}: the GPTQ layout holds {', '.join(map(str, BITS))}."
@@ -82,7 +89,10 @@ def layer_from(
     qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None, bias: Tensor | None, *, bits: int,
     checkpoint_format: str = "gptq",
 ) -> QuantizedLinear:  # fmt: skip
-    """The layer that these tensors describe. Raises CompressionError if they do not fit each other."""
+    """The layer that these tensors describe.
+
+    Raises CompressionError if they do not fit each other.
+    """
     files.check_packed(qweight, qzeros, scales)
     groups, out = scales.shape
     inputs = qweight.shape[0] * 32 // bits
@@ -115,13 +125,17 @@ def write(
     what: Compressed | PreTrainedModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None=None, *, dtype: torch.dtype = torch.float16,
     checkpoint_format: str | None = None, unfit: str = "refuse",
 ) -> int:  # fmt: skip
-    """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns the bytes written.
+    """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns
+    the bytes written.
 
-    checkpoint_format None: 'gptq', or 'gptq_v2' where a zero point is 0. All other tensors are stored in `dtype`, a tied output head a second time. Settings go to config.json and to quantize_config.json.
-    unfit='leave': layers whose sizes the layout cannot hold are written as the real weights that they stand for, and named under
-    `dynamic` (as GPTQModel, vLLM and SGLang read it).
-    Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, inputs or outputs that are no multiple of
-    32, or a zero point of 0 in the format 'gptq'; and for a model whose layers differ in bits.
+    checkpoint_format None: 'gptq', or 'gptq_v2' where a zero point is 0. All other tensors are
+    stored in `dtype`, a tied output head a second time. Settings go to config.json and to
+    quantize_config.json.
+    unfit='leave': layers whose sizes the layout cannot hold are written as the real weights that
+    they stand for, and named under `dynamic` (as GPTQModel, vLLM and SGLang read it).
+    Raises CompressionError, naming the layer, for bits other than 2, 3, 4, 8, inputs or outputs
+    that are no multiple of 32, or a zero point of 0 in the format 'gptq'; and for a model whose
+    layers differ in bits.
     """
     if checkpoint_format not in (None, *FORMATS):
         raise CompressionError(
@@ -186,7 +200,8 @@ def write(
 def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A model in the GPTQ layout, written here or by another tool, with `QuantizedLinear` layers.
 
-    Raises CompressionError for a damaged file, tensors that do not fit each other, or an unsupported setting.
+    Raises CompressionError for a damaged file, tensors that do not fit each other, or an
+    unsupported setting.
     """
     folder = Path(folder)
     settings = files.read_settings(folder, "gptq")

@@ -1,8 +1,10 @@
 """Two of llama.cpp's k-quants: blocks of 256 weights in which scales are quantized too.
 
-Q4_K (4.5 bits a weight): 8 sub-blocks of 32, ŵ = d · sc · q − dmin · m with q in 4 bits, sc and m in 6 bits, d and dmin in
-float16. Q6_K (6.5625 bits): 16 sub-blocks of 16, ŵ = d · sc · (q − 32) with q in 6 bits, sc in 8 signed bits, d in float16.
-llama.cpp searches scales with weights for each value; here each sub-block takes its min-max range. The bytes mean the same.
+Q4_K (4.5 bits a weight): 8 sub-blocks of 32, ŵ = d · sc · q − dmin · m with q in 4 bits, sc and m
+in 6 bits, d and dmin in float16. Q6_K (6.5625 bits): 16 sub-blocks of 16, ŵ = d · sc · (q − 32)
+with q in 6 bits, sc in 8 signed bits, d in float16.
+llama.cpp searches scales with weights for each value; here each sub-block takes its min-max range.
+The bytes mean the same.
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
-"""ONNX: the model as a graph that other runtimes execute, in float32, dynamic INT8, or with 4-bit weights.
+"""ONNX: the model as a graph that other runtimes execute, in float32, dynamic INT8, or with 4-bit
+weights.
 
-The exported graph takes token ids (batch, sequence) and gives logits (batch, sequence, vocabulary), without a cache.
+The exported graph takes token ids (batch, sequence) and gives logits (batch, sequence, vocabulary),
+without a cache.
 """
 
 import copy
@@ -36,7 +38,8 @@ class _Logits(nn.Module):
 def write(what: Compressed | PreTrainedModel, file: str | Path) -> int:
     """Export a causal language model to one ONNX file; returns its bytes.
 
-    Quantized layers are exported as the real weights they stand for. Raises CompressionError if the export fails.
+    Quantized layers are exported as the real weights they stand for. Raises CompressionError if the
+    export fails.
     """
     model, file = files.model_of(what), Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +76,9 @@ def _cause(error: BaseException) -> str:
 
 
 def with_real_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy in which every quantized layer is an nn.Linear with the weight that its codes stand for."""
+    """A copy in which every quantized layer is an nn.Linear with the weight that its codes stand
+    for.
+    """
     model = copy.deepcopy(model)
     for name, module in reversed(list(model.named_modules())):  # what is inside another layer first
         if type(module).__name__ in KINDS:
@@ -99,7 +104,8 @@ def quantize_dynamic(source: str | Path, file: str | Path) -> int:
 def quantize_4bit(source: str | Path, file: str | Path, *, block_size: int = 32) -> int:
     """ONNX Runtime's 4-bit weights (MatMulNBits) for an exported file; returns its bytes.
 
-    Warns of the matrices that it leaves in float: products of other kinds, such as Gemm, which GPT-2's Conv1D becomes.
+    Warns of the matrices that it leaves in float: products of other kinds, such as Gemm, which
+    GPT-2's Conv1D becomes.
     Raises CompressionError for a block size that MatMulNBits does not have.
     """
     import onnx
@@ -139,10 +145,12 @@ def _warn_of_the_rest(graph: Any) -> None:
 
 
 def with_codes(source: str | Path, file: str | Path, result: Compressed) -> int:
-    """An exported file of `result` in which each weight with one scale for an output is its own codes; returns its bytes.
+    """An exported file of `result` in which each weight with one scale for an output is its own
+    codes; returns its bytes.
 
-    A matrix W^T in float32 becomes DequantizeLinear(codes int8, scale, axis 1), which any runtime of ONNX reads. For symmetric grids
-    of 8 bits or fewer; other layers stay in float32. Raises CompressionError where the file holds none of the layers' weights.
+    A matrix W^T in float32 becomes DequantizeLinear(codes int8, scale, axis 1), which any runtime
+    of ONNX reads. For symmetric grids of 8 bits or fewer; other layers stay in float32. Raises
+    CompressionError where the file holds none of the layers' weights.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -180,7 +188,9 @@ def with_codes(source: str | Path, file: str | Path, result: Compressed) -> int:
 
 
 def codes_in(file: str | Path) -> list[tuple[Tensor, Tensor]]:
-    """(codes (out, in) int8, scale (out,)) of every matrix that an ONNX file keeps as DequantizeLinear of constants."""
+    """(codes (out, in) int8, scale (out,)) of every matrix that an ONNX file keeps as
+    DequantizeLinear of constants.
+    """
     import onnx
     from onnx import numpy_helper
 
@@ -199,7 +209,9 @@ def codes_in(file: str | Path) -> list[tuple[Tensor, Tensor]]:
 
 
 def session(file: str | Path) -> Any:
-    """An ONNX Runtime session on the CPU. Products with coded weights are added up in float32 there; by default inputs are rounded to INT8."""
+    """An ONNX Runtime session on the CPU. Products with coded weights are added up in float32
+    there; by default inputs are rounded to INT8.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,6 @@
-"""A small student learns from a large teacher: losses, one trainer, students that start well, variants."""
+"""A small student learns from a large teacher: losses, one trainer, students that start well,
+variants.
+"""
 
 from . import (
     across,

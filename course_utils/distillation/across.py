@@ -1,8 +1,11 @@
-"""Distillation across tokenizers: Universal Logit Distillation (ULD; Boizard et al., 2024, arXiv 2402.12030).
+"""Distillation across tokenizers: Universal Logit Distillation (ULD; Boizard et al., 2024, arXiv
+2402.12030).
 
-Two vocabularies share no index, so that no token can be compared with its twin. What can be compared is how sure both models are:
-the probabilities of each, sorted, the shorter list filled with zeros. Σ_i |p_(i) − q_(i)| is the least L1 distance over all ways to
-pair the tokens, and half of it the least cost of moving p onto q where every move from one token to another costs 1.
+Two vocabularies share no index, so that no token can be compared with its twin. What can be
+compared is how sure both models are:
+the probabilities of each, sorted, the shorter list filled with zeros. Σ_i |p_(i) − q_(i)| is the
+least L1 distance over all ways to pair the tokens, and half of it the least cost of moving p onto q
+where every move from one token to another costs 1.
 """
 
 import copy
@@ -27,10 +30,12 @@ ALIGNMENTS = ("index", "characters")
 
 
 def distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Σ_i |p_(i) − q_(i)| of sorted probabilities, the mean over positions: logits (n, V_S) and (n, V_T), n pairs of positions.
+    """Σ_i |p_(i) − q_(i)| of sorted probabilities, the mean over positions: logits (n, V_S) and (n,
+    V_T), n pairs of positions.
 
-    0 … 2; no gradient reaches the teacher. Where V_S = V_T = V it is V times the 1-Wasserstein distance of the two lists of
-    probabilities (`scipy.stats.wasserstein_distance(p, q)`). Raises CompressionError for unlike counts of positions.
+    0 … 2; no gradient reaches the teacher. Where V_S = V_T = V it is V times the 1-Wasserstein
+    distance of the two lists of probabilities (`scipy.stats.wasserstein_distance(p, q)`). Raises
+    CompressionError for unlike counts of positions.
     """
     if (
         student_logits.dim() != 2
@@ -52,10 +57,12 @@ def distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def pairs(
     student_ends: Sequence[int], teacher_ends: Sequence[int], alignment: str = "characters"
 ) -> list[tuple[int, int]]:
-    """Which positions see the same text: (i, j) of tokens that end at the same character ("characters"), or i = j ("index", as published).
+    """Which positions see the same text: (i, j) of tokens that end at the same character
+    ("characters"), or i = j ("index", as published).
 
-    `…_ends`: for each token the number of characters up to its end, growing; tokens without characters (specials) carry 0 and pair
-    with each other. Only where both have read the same text do the two predict the same continuation.
+    `…_ends`: for each token the number of characters up to its end, growing; tokens without
+    characters (specials) carry 0 and pair with each other. Only where both have read the same text
+    do the two predict the same continuation.
     """
     if alignment not in ALIGNMENTS:
         raise CompressionError(f"alignment={alignment!r}: choose one of {', '.join(ALIGNMENTS)}.")
@@ -67,7 +74,9 @@ def pairs(
 
 
 def character_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the single characters of `texts`, "<unk>" for others and "<s>" before each text (id 0, also the end)."""
+    """A tokenizer whose tokens are the single characters of `texts`, "<unk>" for others and "<s>"
+    before each text (id 0, also the end).
+    """
     letters = sorted(set("".join(texts)))
     vocabulary = {"<s>": 0, "<unk>": 1, **{c: i + 2 for i, c in enumerate(letters)}}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -79,7 +88,9 @@ def character_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """(ids with the tokenizer's first token before them, characters up to the end of each): what `pairs` reads."""
+    """(ids with the tokenizer's first token before them, characters up to the end of each): what
+    `pairs` reads.
+    """
     if not tokenizer.is_fast:
         raise CompressionError(
             "tokenizer: it does not say where its tokens end; load a fast one (use_fast=True)."
@@ -97,11 +108,14 @@ def train(
     texts: Sequence[str], *, steps: int, context: int = 128, weight: float = 1.0, alignment: str = "characters", batch: int = 16,
     peak: float = 1e-3, seed: int = 0, progress: bool = True,
 ) -> Result:  # fmt: skip
-    """Train a copy of `student` on texts: −log p of its own next tokens, plus `weight` times `distance` to a teacher with another tokenizer.
+    """Train a copy of `student` on texts: −log p of its own next tokens, plus `weight` times
+    `distance` to a teacher with another tokenizer.
 
-    tokenizers: (the student's, the teacher's). Each text is cut after `context` tokens of the student, and the teacher reads the
-    characters that are left. weight = 0 learns from the text alone and never asks the teacher. Both models stay as they are.
-    Raises CompressionError for empty texts, ids that a model does not have, tokenizers that cannot say where tokens end.
+    tokenizers: (the student's, the teacher's). Each text is cut after `context` tokens of the
+    student, and the teacher reads the characters that are left. weight = 0 learns from the text
+    alone and never asks the teacher. Both models stay as they are.
+    Raises CompressionError for empty texts, ids that a model does not have, tokenizers that cannot
+    say where tokens end.
     """
     if not texts or weight < 0:
         raise CompressionError(

@@ -1,8 +1,8 @@
 """The teacher's answers on disk: it reads the data once, however often students are trained on it.
 
-Per predicted token: the k largest log-probabilities (float16), their tokens (int16, int32 for vocabularies above
-32,768), and the log of what is left at the cache's temperature (float16). That is 4 k + 2 bytes against 2 V for the
-full float16 logits.
+Per predicted token: the k largest log-probabilities (float16), their tokens (int16, int32 for
+vocabularies above 32,768), and the log of what is left at the cache's temperature (float16). That
+is 4 k + 2 bytes against 2 V for the full float16 logits.
 """
 
 import hashlib
@@ -27,7 +27,9 @@ FILE = "teacher.safetensors"
 
 
 class TopK(NamedTuple):
-    """values (..., k): log P_T; indices (..., k); rest (...): log Σ exp(log P_T / τ) over the other tokens."""
+    """values (..., k): log P_T; indices (..., k); rest (...): log Σ exp(log P_T / τ) over the other
+    tokens.
+    """
 
     values: Tensor
     indices: Tensor
@@ -50,7 +52,9 @@ class TeacherCache:
         return TopK(values.float(), indices.long(), rest.float())
 
     def check(self, data: Tensor, student: PreTrainedModel) -> None:
-        """Raises CompressionError unless the cache was made from these token ids, for the student's vocabulary."""
+        """Raises CompressionError unless the cache was made from these token ids, for the student's
+        vocabulary.
+        """
         if self.description["data"] != fingerprint(data):
             raise CompressionError(
                 "teacher: this cache was made from other data; write it again for these token ids."
@@ -73,7 +77,9 @@ def vocabulary_of(role: str, model: PreTrainedModel) -> int:
 
 
 def check_ids(name: str, ids: Tensor, model: PreTrainedModel, role: str = "student") -> None:
-    """Raises CompressionError unless `ids` (n, context) are token ids that the model can read and predict."""
+    """Raises CompressionError unless `ids` (n, context) are token ids that the model can read and
+    predict.
+    """
     if (
         not isinstance(ids, Tensor)
         or ids.dim() != 2
@@ -113,7 +119,8 @@ def write(
     teacher: PreTrainedModel, data: Tensor, folder: str | Path, *, k: int = 32, temperature: float = 2.0, batch: int = 16,
     progress: bool = True,
 ) -> TeacherCache:  # fmt: skip
-    """Let the teacher read `data` (n, context) once and keep its k best tokens at each place but the last.
+    """Let the teacher read `data` (n, context) once and keep its k best tokens at each place but
+    the last.
 
     Raises CompressionError for empty data, a k outside 1 … V, or an answer that is not finite.
     """
@@ -183,8 +190,9 @@ def effect_of_k(
 ) -> list[dict[str, float]]:
     """What keeping only k costs, for logits (..., V): a row for each k.
 
-    bytes a token; mass, the mean of what the k tokens hold of P_T(τ); for each treatment of the tail its divergence
-    in nats, and the cosine between its gradient in the student's logits and that of the full divergence.
+    bytes a token; mass, the mean of what the k tokens hold of P_T(τ); for each treatment of the
+    tail its divergence in nats, and the cosine between its gradient in the student's logits and
+    that of the full divergence.
     """
     student = student_logits.detach().float().requires_grad_()
     full = losses.kl(student, teacher_logits, temperature)

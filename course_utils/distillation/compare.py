@@ -20,11 +20,13 @@ def losses(
     ways: Mapping[str, Any], *, validation: Tensor, choose: Tensor | None = None, seeds: Sequence[int] = (0, 1, 2),
     score: Callable[[PreTrainedModel], float] | None = None, progress: bool = True, **options,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Train `student(seed)` on `data(seed)` by each way (a loss, or a function student, teacher → Objective).
+    """Train `student(seed)` on `data(seed)` by each way (a loss, or a function student, teacher →
+    Objective).
 
-    Every way sees the same students, batches and steps. The last weights count; or, with the windows `choose`, those of
-    the evaluation that is best on them, while `validation` only judges. For each way: loss, the validation nats per
-    token by seed; step, whose weights count, by seed; score, what `score(model)` says by seed, if given; seconds in all.
+    Every way sees the same students, batches and steps. The last weights count; or, with the
+    windows `choose`, those of the evaluation that is best on them, while `validation` only judges.
+    For each way: loss, the validation nats per token by seed; step, whose weights count, by seed;
+    score, what `score(model)` says by seed, if given; seconds in all.
     """
     found: dict[str, dict[str, Any]] = {
         name: {"loss": [], "step": [], "score": [], "seconds": 0.0} for name in ways

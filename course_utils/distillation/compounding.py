@@ -1,8 +1,10 @@
-"""How errors add up along a text: on the teacher's prefixes alone, and on the student's own (Ross and Bagnell, 2010; Ross et al., 2011).
+"""How errors add up along a text: on the teacher's prefixes alone, and on the student's own (Ross
+and Bagnell, 2010; Ross et al., 2011).
 
-A walk of T steps. On the path the student errs with probability `on`. An error leaves the path; there it errs with probability
-`off`, and a right step leads back. A student that has only seen the path has `off` = 1 at worst, and errs O(ε T²) times; one that
-was taught where it goes itself has `off` = ε, and errs ε T times.
+A walk of T steps. On the path the student errs with probability `on`. An error leaves the path;
+there it errs with probability `off`, and a right step leads back. A student that has only seen the
+path has `off` = 1 at worst, and errs O(ε T²) times; one that was taught where it goes itself has
+`off` = ε, and errs ε T times.
 """
 
 import itertools
@@ -22,7 +24,10 @@ def _check(T: int, on: float, off: float) -> None:
 
 
 def errors_by_step(T: int, on: float, off: float) -> Tensor:
-    """(T,) P(step t is wrong): e_1 = on, e_t = (1 − e_{t−1}) on + e_{t−1} off. Float64. Raises CompressionError for T < 1."""
+    """(T,) P(step t is wrong): e_1 = on, e_t = (1 − e_{t−1}) on + e_{t−1} off.
+
+    Float64. Raises CompressionError for T < 1.
+    """
     _check(T, on, off)
     e = [float(on)]
     for _ in range(T - 1):

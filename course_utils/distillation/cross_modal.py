@@ -1,12 +1,16 @@
-"""Other senses for a language model that stays as it is: pictures, or sounds, in the places of its digits.
+"""Other senses for a language model that stays as it is: pictures, or sounds, in the places of its
+digits.
 
-A prompt holds digits, each one token. Its embeddings are looked up, those of the digits are replaced by what a small
-network makes of pictures, and the model reads on (as in Frozen, Tsimpoukelli et al., 2021, and LLaVA, Liu et al., 2023):
+A prompt holds digits, each one token. Its embeddings are looked up, those of the digits are
+replaced by what a small network makes of pictures, and the model reads on (as in Frozen,
+Tsimpoukelli et al., 2021, and LLaVA, Liu et al., 2023):
 
     inputs = E[tokens], inputs[places] = projector(pictures)
 
-The projector is taught by the embeddings themselves (`to_embeddings`) or by what the model says next (`through_model`).
-Any causal language model of Hugging Face whose tokenizer gives each digit a token of its own will do.
+The projector is taught by the embeddings themselves (`to_embeddings`) or by what the model says
+next (`through_model`).
+Any causal language model of Hugging Face whose tokenizer gives each digit a token of its own will
+do.
 """
 
 import re
@@ -29,7 +33,10 @@ See = Callable[[Tensor], Tensor]  # inputs (n, …) → embeddings (n, d)
 
 
 def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """The ids (10,) of the digits 0 … 9 inside a number. Raises CompressionError where a digit is not one token."""
+    """The ids (10,) of the digits 0 … 9 inside a number.
+
+    Raises CompressionError where a digit is not one token.
+    """
     found = []
     for digit in range(10):
         number = f"{digit}{digit}"
@@ -54,7 +61,9 @@ def digit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def looked_up(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """The embeddings of token ids, on the model's device and scaled as the model does where it does so in its table."""
+    """The embeddings of token ids, on the model's device and scaled as the model does where it does
+    so in its table.
+    """
     embedding: nn.Module = model.get_input_embeddings()
     return embedding(ids.to(model.device))
 
@@ -70,7 +79,8 @@ class Prompts:
 def prompts(tokenizer: PreTrainedTokenizerBase, shown: Tensor, template: str = TEMPLATE) -> Prompts:
     """Sums of two numbers from rows of digits `shown` (n, 4): [3, 7, 4, 5] asks for 37 + 45.
 
-    Raises CompressionError for other shapes, values that are no digits, and a template whose digits cannot be found.
+    Raises CompressionError for other shapes, values that are no digits, and a template whose digits
+    cannot be found.
     """
     if (
         shown.ndim != 2
@@ -101,7 +111,9 @@ def prompts(tokenizer: PreTrainedTokenizerBase, shown: Tensor, template: str = T
 
 
 def insert(model: PreTrainedModel, asked: Prompts, vectors: Tensor) -> Tensor:
-    """Inputs (n, L, d): the embeddings of the prompts, with `vectors` (n, k, d) at the places of the digits."""
+    """Inputs (n, L, d): the embeddings of the prompts, with `vectors` (n, k, d) at the places of
+    the digits.
+    """
     if vectors.shape[:2] != (len(asked.ids), len(asked.places)):
         raise CompressionError(
             f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} places of {len(asked.ids)} prompts."
@@ -121,7 +133,9 @@ def answers(
     *,
     new_tokens: int = NEW_TOKENS,
 ) -> list[str]:
-    """The greedy continuation of each prompt up to the line's end, read as text or (with `vectors`) as pictures."""
+    """The greedy continuation of each prompt up to the line's end, read as text or (with `vectors`)
+    as pictures.
+    """
     inputs = looked_up(model, asked.ids) if vectors is None else insert(model, asked, vectors)
     mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -153,7 +167,10 @@ def sums(shown: Tensor) -> list[int]:
 
 
 def into_sums(names: Tensor, count: int) -> Tensor:
-    """(4 · count,): row numbers of `names` (n,), four for each sum of two numbers. Each is taken once, and no number begins with 0."""
+    """(4 · count,): row numbers of `names` (n,), four for each sum of two numbers.
+
+    Each is taken once, and no number begins with 0.
+    """
     first, rest = (
         (names > 0).nonzero().flatten()[: 2 * count],
         torch.ones(len(names), dtype=torch.bool),
@@ -180,10 +197,14 @@ def right_sums(
     names: Tensor,
     template: str = TEMPLATE,
 ) -> Tensor:
-    """(n,) of 0 and 1: was the sum right? `inputs` (4 n, …), taken four by four, are pictures of the digits `names` (4 n,).
+    """(n,) of 0 and 1: was the sum right?
 
-    Each input is used once. A first digit of 0 is taken as it comes. `see` None reads the digits as text: what the model itself can do.
-    The model's own prompt text holds the digit 0 in every place, so that nothing of the names can leak into what it reads.
+    `inputs` (4 n, …), taken four by four, are pictures of the digits `names` (4 n,).
+
+    Each input is used once. A first digit of 0 is taken as it comes. `see` None reads the digits as
+    text: what the model itself can do.
+    The model's own prompt text holds the digit 0 in every place, so that nothing of the names can
+    leak into what it reads.
     """
     n = len(names) // 4
     if not n or len(inputs) != len(names):
@@ -210,7 +231,9 @@ def nearest(vectors: Tensor, embeddings: Tensor) -> Tensor:
 
 
 class Mix(nn.Module):
-    """softmax(network(x)) @ embeddings: a vector between the ten that the model knows, wherever training leads."""
+    """softmax(network(x)) @ embeddings: a vector between the ten that the model knows, wherever
+    training leads.
+    """
 
     def __init__(self, network: nn.Module, embeddings: Tensor) -> None:
         super().__init__()
@@ -232,7 +255,10 @@ def to_embeddings(
     peak: float = 3e-3,
     seed: int = 0,
 ) -> nn.Module:
-    """A projector x → d, trained by ‖projector(x) − embeddings[y]‖² alone. The language model is not run."""
+    """A projector x → d, trained by ‖projector(x) − embeddings[y]‖² alone.
+
+    The language model is not run.
+    """
     if len(x) != len(y) or not len(x):
         raise CompressionError(
             f"x, y: {len(x)} pictures and {len(y)} digits; give as many of both, at least one."
@@ -262,11 +288,13 @@ def through_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, projector: nn.Module, x: Tensor, y: Tensor, *,
     steps: int = 60, batch: int = 8, peak: float = 1e-2, seed: int = 0, template: str = TEMPLATE, teacher: PreTrainedModel | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Train `projector` in place by KL(p(· | text) ‖ p(· | pictures)) of the frozen model, over the answer that it writes for the text.
+    """Train `projector` in place by KL(p(· | text) ‖ p(· | pictures)) of the frozen model, over the
+    answer that it writes for the text.
 
-    The teacher reads the sum as text, the student the same sum in pictures; `y` only chooses which pictures go with
-    which text. No loss names a digit or an embedding. The model's weights are not changed, unless there is a `teacher`, another
-    model that reads the texts in its place: then `model` is trained along, in place, at the same rate.
+    The teacher reads the sum as text, the student the same sum in pictures; `y` only chooses which
+    pictures go with which text. No loss names a digit or an embedding. The model's weights are not
+    changed, unless there is a `teacher`, another model that reads the texts in its place: then
+    `model` is trained along, in place, at the same rate.
     """
     n = len(y) // 4
     if not n or len(x) != len(y):

@@ -1,7 +1,8 @@
-"""The classic picture on real data: the 8 × 8 handwritten digits that scikit-learn has (1,797 images; digits.md), no download.
+"""The classic picture on real data: the 8 × 8 handwritten digits that scikit-learn has (1,797
+images; digits.md), no download.
 
-A teacher that knows a 3 also knows that it looks a little like an 8 or a 5. Labels do not say so; its softened
-answers do (Hinton et al., 2015, "dark knowledge").
+A teacher that knows a 3 also knows that it looks a little like an 8 or a 5. Labels do not say so;
+its softened answers do (Hinton et al., 2015, "dark knowledge").
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,9 @@ def train(
     model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None = None, *, temperature: float = 4.0,
     alpha: float = 0.1, steps: int = 400, batch: int = 64, peak: float = 1e-2, seed: int = 0,
 ) -> nn.Module:  # fmt: skip
-    """Train `model` in place, on labels alone or by `losses.response` from a teacher; returns it in evaluation mode."""
+    """Train `model` in place, on labels alone or by `losses.response` from a teacher; returns it in
+    evaluation mode.
+    """
     if len(x) == 0 or len(x) != len(y):
         raise CompressionError(
             f"data: {len(x)} images and {len(y)} labels; give as many of both, at least one."
@@ -102,7 +105,9 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def dark_knowledge(model: nn.Module, x: Tensor, y: Tensor, temperature: float = 4.0) -> Tensor:
-    """(10, 10): row i is the mean softened answer to images of digit i, without i itself and scaled to sum to 1."""
+    """(10, 10): row i is the mean softened answer to images of digit i, without i itself and scaled
+    to sum to 1.
+    """
     p = (answer(model, x) / temperature).softmax(-1)
     rows = torch.stack([p[y == digit].mean(0) for digit in range(10)])
     rows.fill_diagonal_(0)
@@ -125,10 +130,11 @@ def experiment(
     *, seeds: Sequence[int] = range(5), hidden: int = 12, examples: int = 100, temperature: float = 4.0,
     alpha: float = 0.1, steps: int = 400,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Test accuracy by seed of the teacher and of a small student trained on `examples` images, with and without it.
+    """Test accuracy by seed of the teacher and of a small student trained on `examples` images,
+    with and without it.
 
-    Both students start from the same weights and see the same images in the same order, equally often. The teacher
-    saw all training images: what it says about these few carries the rest.
+    Both students start from the same weights and see the same images in the same order, equally
+    often. The teacher saw all training images: what it says about these few carries the rest.
     """
     rows = []
     for seed in seeds:
@@ -149,11 +155,12 @@ def experiment(
 def without(
     digit: int = 3, *, seed: int = 0, hidden: int = 32, temperature: float = 8.0, steps: int = 600
 ) -> dict[str, float]:
-    """Accuracy on images of a digit that the student never saw, taught by labels or by the teacher's answers.
+    """Accuracy on images of a digit that the student never saw, taught by labels or by the
+    teacher's answers.
 
-    After Hinton et al. (2015, section 3): the other digits' answers say what a 3 is like. As there, the student's bias
-    for the missing digit may then be corrected: it is raised until the digit is predicted as often as it occurs in
-    the training images.
+    After Hinton et al. (2015, section 3): the other digits' answers say what a 3 is like. As there,
+    the student's bias for the missing digit may then be corrected: it is raised until the digit is
+    predicted as often as it occurs in the training images.
     """
     data = load(seed)
     teacher = big(data, seed)

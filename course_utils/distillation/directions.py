@@ -1,4 +1,6 @@
-"""Which way a divergence points, on distributions small enough to write down: gradients in closed form, by autograd and by sampling."""
+"""Which way a divergence points, on distributions small enough to write down: gradients in closed
+form, by autograd and by sampling.
+"""
 
 from typing import Literal
 
@@ -11,7 +13,9 @@ Direction = Literal["forward", "reverse"]
 
 
 def divergence(log_p: Tensor, log_q: Tensor, direction: str = "forward") -> Tensor:
-    """KL(p ‖ q) for "forward", KL(q ‖ p) for "reverse", over the last dimension; p is the teacher, q the student."""
+    """KL(p ‖ q) for "forward", KL(q ‖ p) for "reverse", over the last dimension; p is the teacher,
+    q the student.
+    """
     if direction not in ("forward", "reverse"):
         raise CompressionError(f"direction={direction!r}: choose 'forward' or 'reverse'.")
     one, other = (log_p, log_q) if direction == "forward" else (log_q, log_p)
@@ -19,7 +23,9 @@ def divergence(log_p: Tensor, log_q: Tensor, direction: str = "forward") -> Tens
 
 
 def gradient(logits: Tensor, log_p: Tensor, direction: str = "forward") -> Tensor:
-    """∂ divergence / ∂ logits of q = softmax(logits), (V,): forward q − p, reverse q_k (ln q_k − ln p_k − KL(q ‖ p))."""
+    """∂ divergence / ∂ logits of q = softmax(logits), (V,): forward q − p, reverse q_k (ln q_k − ln
+    p_k − KL(q ‖ p)).
+    """
     log_q = logits.log_softmax(-1)
     if direction == "forward":
         return log_q.exp() - log_p.exp()
@@ -28,9 +34,11 @@ def gradient(logits: Tensor, log_p: Tensor, direction: str = "forward") -> Tenso
 
 
 def score_function(logits: Tensor, log_p: Tensor, drawn: Tensor, baseline: float = 0.0) -> Tensor:
-    """One estimate of the reverse gradient for each drawn token y ~ q: (ln q_y − ln p_y − b) (e_y − q), (draws, V).
+    """One estimate of the reverse gradient for each drawn token y ~ q: (ln q_y − ln p_y − b) (e_y −
+    q), (draws, V).
 
-    Their mean is the gradient for every b (Williams, 1992); b near KL(q ‖ p) makes it less noisy. `drawn`: (draws,) tokens.
+    Their mean is the gradient for every b (Williams, 1992); b near KL(q ‖ p) makes it less noisy.
+    `drawn`: (draws,) tokens.
     """
     log_q = logits.log_softmax(-1)
     pull = torch.nn.functional.one_hot(drawn, len(logits)).to(logits.dtype) - log_q.exp()
@@ -59,7 +67,10 @@ def fit_normal(
     steps: int = 400,
     rate: float = 0.05,
 ) -> tuple[float, float, float]:
-    """The normal on `grid` that Adam finds from (mean, sd): (mean, sd, divergence). Reverse KL has several minima; start in each."""
+    """The normal on `grid` that Adam finds from (mean, sd): (mean, sd, divergence).
+
+    Reverse KL has several minima; start in each.
+    """
     if not sd > 0:
         raise CompressionError(f"sd={sd}: choose a positive width to start from.")
     at = torch.tensor(
@@ -85,10 +96,13 @@ def kept_after(
     fresh: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How many words are left in each generation, (generations + 1,): each is estimated by counting `draws` texts of the one before.
+    """How many words are left in each generation, (generations + 1,): each is estimated by counting
+    `draws` texts of the one before.
 
-    `fresh`: the share of each generation's texts that comes from the original `probabilities` instead.
-    A word whose share is p survives one generation with probability 1 − (1 − p)ⁿ; what has gone never comes back without fresh text.
+    `fresh`: the share of each generation's texts that comes from the original `probabilities`
+    instead.
+    A word whose share is p survives one generation with probability 1 − (1 − p)ⁿ; what has gone
+    never comes back without fresh text.
     """
     if draws < 1 or not 0 <= fresh <= 1:
         raise CompressionError(

@@ -1,7 +1,8 @@
-"""One training loop for everything in this folder: deterministic, resumable, and honest when it goes wrong.
+"""One training loop for everything in this folder: deterministic, resumable, and honest when it
+goes wrong.
 
-Batches and random numbers are a function of (seed, step) only. So a run that was killed anywhere continues from its
-last checkpoint to the same weights as an uninterrupted one.
+Batches and random numbers are a function of (seed, step) only. So a run that was killed anywhere
+continues from its last checkpoint to the same weights as an uninterrupted one.
 """
 
 import functools
@@ -106,7 +107,9 @@ def put(module: nn.Module, saved: dict[str, Tensor]) -> None:
 def _resume(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: str
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Step and history of the folder's checkpoint, whose weights are put in place; (0, []) without one."""
+    """Step and history of the folder's checkpoint, whose weights are put in place; (0, []) without
+    one.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         return 0, []
@@ -142,21 +145,24 @@ def fit(
     settings: dict[str, Any] | None = None, explain: Callable[[Tensor], str | None] | None = None,
     progress: bool = True, description: str = "distilling",
 ) -> Fitted:  # fmt: skip
-    """Minimize the sum of `losses(row numbers) → (named losses, weight)` over the trainable parameters of `module`.
+    """Minimize the sum of `losses(row numbers) → (named losses, weight)` over the trainable
+    parameters of `module`.
 
-    AdamW (β = 0.9, 0.95), gradients clipped to norm 1, linear warm-up to `peak` over `warmup` steps (by default a tenth
-    of all, at most 200), constant, linear to zero over the last 35 %. `weight` is the number of terms in the mean,
-    needed when several processes share a batch. `accumulate` parts of a batch are read one after the other and make
-    one step, in less memory; a loss that compares the rows of a batch with each other then sees those of a part.
+    AdamW (β = 0.9, 0.95), gradients clipped to norm 1, linear warm-up to `peak` over `warmup` steps
+    (by default a tenth of all, at most 200), constant, linear to zero over the last 35 %. `weight`
+    is the number of terms in the mean, needed when several processes share a batch. `accumulate`
+    parts of a batch are read one after the other and make one step, in less memory; a loss that
+    compares the rows of a batch with each other then sees those of a part.
 
-    Every `every` steps `evaluate` is called (lower is better) and, with a `folder`, checkpoint.safetensors,
-    best.safetensors and log.jsonl are written, each in one move. Training ends early after `patience` evaluations
-    without a new best. `keep` is "best" (the default with `evaluate`) or "last": the weights the module ends with.
+    Every `every` steps `evaluate` is called (lower is better) and, with a `folder`,
+    checkpoint.safetensors, best.safetensors and log.jsonl are written, each in one move. Training
+    ends early after `patience` evaluations without a new best. `keep` is "best" (the default with
+    `evaluate`) or "last": the weights the module ends with.
     The same call on the same folder continues; other `settings` there are refused.
 
-    Raises Diverged at the first NaN or infinite loss or gradient, before it touches the weights, or NaN validation,
-    and CompressionError for a number that makes no sense or a checkpoint that cannot be written (the one before stays
-    whole).
+    Raises Diverged at the first NaN or infinite loss or gradient, before it touches the weights, or
+    NaN validation, and CompressionError for a number that makes no sense or a checkpoint that
+    cannot be written (the one before stays whole).
     """
     keep = keep or ("best" if evaluate else "last")
     warmup = max(1, min(200, steps // 10)) if warmup is None else warmup
@@ -259,7 +265,9 @@ def fit(
 def _backward(
     losses: Losses, rows: Tensor, accumulate: int, trainable: list[nn.Parameter]
 ) -> tuple[dict[str, float], float]:
-    """Gradients of the weighted mean of the losses of `accumulate` parts of a batch: (sum of each loss, what its mean is multiplied by)."""
+    """Gradients of the weighted mean of the losses of `accumulate` parts of a batch: (sum of each
+    loss, what its mean is multiplied by).
+    """
 
     def scaled(weight: float) -> float:
         return parallel.world() / max(1e-12, parallel.total(weight, trainable[0]))

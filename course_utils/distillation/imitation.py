@@ -1,16 +1,16 @@
 """Learning to act from an expert: a car that is pushed about, behaviour cloning, and DAgger.
 
-A learner that clones an expert is trained on the states that the *expert* visits and then meets those that its own
-errors lead to: with error ε on each of T steps the expected cost grows as ε T² at the worst. DAgger (Ross, Gordon and
-Bagnell, 2011) lets the learner drive, asks the expert what it would have done there, keeps all answers and trains
-again: ε T.
+A learner that clones an expert is trained on the states that the *expert* visits and then meets
+those that its own errors lead to: with error ε on each of T steps the expected cost grows as ε T²
+at the worst. DAgger (Ross, Gordon and Bagnell, 2011) lets the learner drive, asks the expert what
+it would have done there, keeps all answers and trains again: ε T.
 
 State: offset y of the car from the middle of the lane, its heading θ against the lane. A step:
 
     θ ← θ + a + noise · ξ        y ← y + SPEED · sin θ
 
-The camera sees the lane's middle in two rows, NEAR and FAR ahead of it, at −y − distance · θ: one row alone could not tell
-offset from heading. The expert steers by the state itself.
+The camera sees the lane's middle in two rows, NEAR and FAR ahead of it, at −y − distance · θ: one
+row alone could not tell offset from heading. The expert steers by the state itself.
 """
 
 import math
@@ -34,7 +34,9 @@ Policy = Callable[[Tensor, Tensor], Tensor]
 
 
 def camera(state: Tensor) -> Tensor:
-    """Two rows of PIXELS for each state (n, 2): a blurred bright spot where the middle of the lane is; dark where it is out of view."""
+    """Two rows of PIXELS for each state (n, 2): a blurred bright spot where the middle of the lane
+    is; dark where it is out of view.
+    """
     across = torch.linspace(-VIEW, VIEW, PIXELS)
     seen = torch.stack([-state[:, 0] - ahead * state[:, 1] for ahead in (NEAR, FAR)], 1)
     return torch.exp(-(((seen[..., None] - across) / SPOT) ** 2)).flatten(1)
@@ -53,7 +55,9 @@ def move(state: Tensor, steering: Tensor, push: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Drive:
-    """`states` (T, n, 2) as they were before each step, and which cars (n,) stayed within ± LIMIT to the end."""
+    """`states` (T, n, 2) as they were before each step, and which cars (n,) stayed within ± LIMIT
+    to the end.
+    """
 
     states: Tensor
     stayed: Tensor
@@ -63,7 +67,10 @@ class Drive:
 def drive(
     policy: Policy, *, cars: int = 200, steps: int = 100, noise: float = 0.1, seed: int = 0
 ) -> Drive:
-    """Let cars drive; noise · N(0, 1) turns each at every step. A car that has left the road stays off and stands still."""
+    """Let cars drive; noise · N(0, 1) turns each at every step.
+
+    A car that has left the road stays off and stands still.
+    """
     if cars < 1 or steps < 1 or not noise >= 0:
         raise CompressionError(
             f"cars={cars}, steps={steps}, noise={noise}: at least one car and step, and no negative noise."
@@ -140,7 +147,9 @@ def some(drove: Drive, labels: int, seed: int) -> Tensor:
 def clone(
     labels: int = 2000, *, noise: float = 0.0, steps: int = 800, seed: int = 0
 ) -> tuple[nn.Module, Tensor]:
-    """(driver, its states): trained on `labels` states that the expert visits while `noise` pushes it."""
+    """(driver, its states): trained on `labels` states that the expert visits while `noise` pushes
+    it.
+    """
     states = some(
         drive(expert, cars=max(40, labels // 20), noise=noise, seed=1000 + seed), labels, seed
     )
@@ -158,10 +167,12 @@ def dagger(
     steps: int = 800,
     seed: int = 0,
 ) -> tuple[nn.Module, Tensor]:
-    """(driver, its states): as many labels as `clone` and as many steps of training, both in `rounds` equal parts.
+    """(driver, its states): as many labels as `clone` and as many steps of training, both in
+    `rounds` equal parts.
 
-    The first part of the states comes from the expert's drive (pushed by `first_noise`, by default `noise`), each further one
-    from the learner's own. The expert names the steering at all of them; each round goes on training on all labels so far.
+    The first part of the states comes from the expert's drive (pushed by `first_noise`, by default
+    `noise`), each further one from the learner's own. The expert names the steering at all of them;
+    each round goes on training on all labels so far.
     """
     if rounds < 1 or labels % rounds or steps % rounds:
         raise CompressionError(

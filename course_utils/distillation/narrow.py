@@ -1,12 +1,15 @@
-"""A narrower copy of a model: the directions of its residual stream that carry most, then fewer heads and channels.
+"""A narrower copy of a model: the directions of its residual stream that carry most, then fewer
+heads and channels.
 
-A root-mean-square norm does not notice a rotation of its input once its own weights are folded into the layers behind
-it. So the stream can be turned by an orthogonal Q and then cut to its first columns (SliceGPT; Ashkboos et al., 2024):
+A root-mean-square norm does not notice a rotation of its input once its own weights are folded into
+the layers behind it. So the stream can be turned by an orthogonal Q and then cut to its first
+columns (SliceGPT; Ashkboos et al., 2024):
 
     embedding E → E Q,   reading layer W → W diag(g) Q,   writing layer W → Qᵀ W,   norm weights → √(d / h) ρ
 
-with the same Q everywhere, so that an ordinary smaller model of the same type comes out; ρ² is the share of the
-stream's energy that stays. A tied output head must stay E Q; its norm weights are then fitted by least squares.
+with the same Q everywhere, so that an ordinary smaller model of the same type comes out; ρ² is the
+share of the stream's energy that stays. A tied output head must stay E Q; its norm weights are then
+fitted by least squares.
 """
 
 import copy
@@ -27,12 +30,15 @@ def narrow(
     model: PreTrainedModel, calibration: Tensor | None, *, hidden: int | None = None, mlp: int | None = None,
     heads: int | None = None, method: str = "pca",
 ) -> PreTrainedModel:  # fmt: skip
-    """A copy with `hidden` features in the stream, `mlp` channels and `heads` query heads in each block.
+    """A copy with `hidden` features in the stream, `mlp` channels and `heads` query heads in each
+    block.
 
-    Heads (with the key-value heads they share) and channels are chosen and compensated by `pruning.structured`;
-    method "pca" keeps the leading principal directions of the normed stream, "importance" its largest coordinates.
-    `calibration`: token ids (n, context). Raises CompressionError for a width that does not fit, and, for `hidden`,
-    for models without RMS norms (Llama, Qwen2, Mistral and their kin have them).
+    Heads (with the key-value heads they share) and channels are chosen and compensated by
+    `pruning.structured`;
+    method "pca" keeps the leading principal directions of the normed stream, "importance" its
+    largest coordinates.
+    `calibration`: token ids (n, context). Raises CompressionError for a width that does not fit,
+    and, for `hidden`, for models without RMS norms (Llama, Qwen2, Mistral and their kin have them).
     """
     if calibration is None:
         raise CompressionError(
@@ -56,10 +62,11 @@ def narrow(
 def directions(
     model: PreTrainedModel, calibration: Tensor, method: str = "pca"
 ) -> tuple[Tensor, Tensor]:
-    """(Q, energy): an orthogonal basis (d, d) in float64 by falling energy, and the energy of each direction.
+    """(Q, energy): an orthogonal basis (d, d) in float64 by falling energy, and the energy of each
+    direction.
 
-    The energy of q is the mean over the stream before and after all blocks, and over tokens, of (qᵀx)² / mean(x²),
-    which is what the layers behind a norm see; it sums to d.
+    The energy of q is the mean over the stream before and after all blocks, and over tokens, of
+    (qᵀx)² / mean(x²), which is what the layers behind a norm see; it sums to d.
     """
     moments = []
     for x in structured.residual_stream(model, calibration):

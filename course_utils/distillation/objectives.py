@@ -1,7 +1,9 @@
-"""What a student is asked to do, as modules that `train` calls: (student's view, teacher's view, batch) → named losses.
+"""What a student is asked to do, as modules that `train` calls: (student's view, teacher's view,
+batch) → named losses.
 
-An objective says in `needs` what it wants to see inside both models; its own parameters (projectors) are trained
-with the student. Losses of several objectives add up: `Sum(Response(), Feature(student, teacher))`.
+An objective says in `needs` what it wants to see inside both models; its own parameters
+(projectors) are trained with the student. Losses of several objectives add up: `Sum(Response(),
+Feature(student, teacher))`.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ from .views import read_out
 
 @dataclass
 class Batch:
-    """`ids` and `real` (batch, tokens); `labels` and `counted` (batch, tokens − 1) belong to the logits before them.
+    """`ids` and `real` (batch, tokens); `labels` and `counted` (batch, tokens − 1) belong to the
+    logits before them.
 
     `real` is None where there is no padding. `rows` are the numbers of the examples in the data.
     """
@@ -34,7 +37,10 @@ class Batch:
 
 
 class Objective(nn.Module):
-    """Base of all objectives. `forward` returns a dictionary of weighted losses, whose sum is minimized."""
+    """Base of all objectives.
+
+    `forward` returns a dictionary of weighted losses, whose sum is minimized.
+    """
 
     needs: frozenset[str] = frozenset()
     needs_teacher = True
@@ -98,7 +104,9 @@ class CachedResponse(Objective):
 
 
 class Mixture(Objective):
-    """`Response` from a list of teachers, mixed by `losses.mixture` with weights "uniform", "entropy" or "label"."""
+    """`Response` from a list of teachers, mixed by `losses.mixture` with weights "uniform",
+    "entropy" or "label".
+    """
 
     takes = "list"
 
@@ -121,10 +129,12 @@ class Mixture(Objective):
 
 
 class Exits(Objective):
-    """Self-distillation from deep to shallow (Zhang et al., 2019): every block learns to end the model.
+    """Self-distillation from deep to shallow (Zhang et al., 2019): every block learns to end the
+    model.
 
-    Cross-entropy at the end, and the mean over all earlier blocks of `losses.response` between what the output head
-    reads there and the model's own last logits. No other teacher. After it, `from_layers(model, range(k))` is a model.
+    Cross-entropy at the end, and the mean over all earlier blocks of `losses.response` between what
+    the output head reads there and the model's own last logits. No other teacher. After it,
+    `from_layers(model, range(k))` is a model.
     """
 
     needs = frozenset({"hidden"})
@@ -177,7 +187,9 @@ class Sum(Objective):
 
 
 def layer_pairs(student: PreTrainedModel, teacher: PreTrainedModel) -> list[tuple[int, int]]:
-    """Which block of the teacher each block of the student learns from, counted from 0: evenly, last with last."""
+    """Which block of the teacher each block of the student learns from, counted from 0: evenly,
+    last with last.
+    """
     few, many = len(walk.blocks(student)), len(walk.blocks(teacher))
     return [(i, max(0, round((i + 1) * many / few) - 1)) for i in range(few)]
 
@@ -198,7 +210,9 @@ def _check_pairs(
 
 
 def _projector(narrow: int, wide: int, seed: int) -> nn.Module:
-    """The identity where widths agree, else a linear map without bias whose start is a seeded random rotation."""
+    """The identity where widths agree, else a linear map without bias whose start is a seeded
+    random rotation.
+    """
     if narrow == wide:
         return nn.Identity()
     layer = nn.Linear(narrow, wide, bias=False)
@@ -209,7 +223,9 @@ def _projector(narrow: int, wide: int, seed: int) -> nn.Module:
 
 
 class Feature(Objective):
-    """`losses.feature` between what leaves paired blocks, relative to the teacher's size, with a projector for each."""
+    """`losses.feature` between what leaves paired blocks, relative to the teacher's size, with a
+    projector for each.
+    """
 
     needs = frozenset({"hidden"})
 
@@ -243,7 +259,9 @@ class Feature(Objective):
 
 
 class Attention(Objective):
-    """`losses.attention_maps` between paired blocks (by default only the last ones, as MiniLM does)."""
+    """`losses.attention_maps` between paired blocks (by default only the last ones, as MiniLM
+    does).
+    """
 
     needs = frozenset({"attention"})
 
@@ -270,7 +288,9 @@ class Attention(Objective):
 
 
 class ValueRelations(Objective):
-    """`losses.value_relations` between paired blocks (by default only the last ones, as MiniLM does)."""
+    """`losses.value_relations` between paired blocks (by default only the last ones, as MiniLM
+    does).
+    """
 
     needs = frozenset({"values"})
 
@@ -305,7 +325,9 @@ def sample_tokens(batch: Batch, n: int) -> Tensor:
 
 
 class Relation(Objective):
-    """RKD on the last hidden states of `tokens` tokens of the batch: distance, and `angle_weight` times angle."""
+    """RKD on the last hidden states of `tokens` tokens of the batch: distance, and `angle_weight`
+    times angle.
+    """
 
     needs = frozenset({"hidden"})
 

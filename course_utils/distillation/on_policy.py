@@ -1,8 +1,10 @@
-"""On-policy distillation: the student writes, the teacher says at every token what it would have said (GKD; Agarwal et al., 2024).
+"""On-policy distillation: the student writes, the teacher says at every token what it would have
+said (GKD; Agarwal et al., 2024).
 
 L = (1 − λ) E_(x, y) in data [D(p_T ‖ p_S)(y | x)] + λ E_{x, y ~ p_S(·|x)} [D(p_T ‖ p_S)(y | x)]  (arXiv 2306.13649, eq. 5)
 
-D is a divergence of the two next-token distributions, the mean over the tokens of y. No gradient goes through the drawing of y.
+D is a divergence of the two next-token distributions, the mean over the tokens of y. No gradient
+goes through the drawing of y.
 Any causal language models that number their tokens alike.
 """
 
@@ -33,7 +35,9 @@ from .views import teacher_view, view
 
 
 class Written(NamedTuple):
-    """Prompts and what a model wrote behind them, (n, tokens), padding at the end: `real` is False there, `own` True where it wrote."""
+    """Prompts and what a model wrote behind them, (n, tokens), padding at the end: `real` is False
+    there, `own` True where it wrote.
+    """
 
     ids: Tensor
     real: Tensor
@@ -41,7 +45,9 @@ class Written(NamedTuple):
 
 
 def pushed(ids: Tensor, real: Tensor, side: str) -> tuple[Tensor, Tensor]:
-    """The rows of `ids` with their padding moved to the "left" or the "right"; the order of real tokens stays."""
+    """The rows of `ids` with their padding moved to the "left" or the "right"; the order of real
+    tokens stays.
+    """
     order = (real.bool() if side == "left" else ~real.bool()).long().argsort(dim=1, stable=True)
     return ids.gather(1, order), real.bool().gather(1, order)
 
@@ -51,12 +57,15 @@ def sample(
     model: PreTrainedModel, prompts: Tensor, *, tokens: int, real: Tensor | None = None, temperature: float = 1.0,
     end: int | list[int] | None = None,
 ) -> Written:  # fmt: skip
-    """What `model` writes behind each prompt, drawn from softmax(logits / temperature); temperature 0 takes the likeliest token.
+    """What `model` writes behind each prompt, drawn from softmax(logits / temperature); temperature
+    0 takes the likeliest token.
 
-    prompts (n, p): token ids; `real` (n, p) is False at padding, on either side. At most `tokens` new ones; a row ends behind the
-    first token of `end` (by default the model's own), which counts as written. Settings for generation that come with a model
-    (top-k, penalties) are not used: they would draw from another distribution. PyTorch's own generator is used.
-    Raises CompressionError for empty prompts, ids outside the vocabulary, a temperature below 0, texts beyond the model's context.
+    prompts (n, p): token ids; `real` (n, p) is False at padding, on either side. At most `tokens`
+    new ones; a row ends behind the first token of `end` (by default the model's own), which counts
+    as written. Settings for generation that come with a model (top-k, penalties) are not used: they
+    would draw from another distribution. PyTorch's own generator is used.
+    Raises CompressionError for empty prompts, ids outside the vocabulary, a temperature below 0,
+    texts beyond the model's context.
     """
     _check_prompts(prompts, model)
     if tokens < 1 or not 0 <= temperature < float("inf"):
@@ -108,9 +117,11 @@ def loss(
     divergence: str = "reverse",
     temperature: float = 1.0,
 ) -> Tensor:
-    """The mean divergence at the tokens that count, in nats: logits (n, tokens, V) of whole rows, `own` (n, tokens) their tokens.
+    """The mean divergence at the tokens that count, in nats: logits (n, tokens, V) of whole rows,
+    `own` (n, tokens) their tokens.
 
-    The logits at t − 1 belong to the token t. `divergence`: forward KL(p_T ‖ p_S), reverse KL(p_S ‖ p_T), or js.
+    The logits at t − 1 belong to the token t. `divergence`: forward KL(p_T ‖ p_S), reverse KL(p_S ‖
+    p_T), or js.
     """
     if divergence not in DIVERGENCES:
         raise CompressionError(
@@ -128,14 +139,19 @@ def train(
     peak: float = 3e-4, warmup: int | None = None, weight_decay: float = 0.0, seed: int = 0, folder: str | Path | None = None,
     every: int = 50, tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None, progress: bool = True,
 ) -> Result:  # fmt: skip
-    """Train a copy of `student` (GKD): each batch comes with probability `share` (λ) from the student itself, else from `data`.
+    """Train a copy of `student` (GKD): each batch comes with probability `share` (λ) from the
+    student itself, else from `data`.
 
-    prompts (n, p), `real`, `tokens`, `end`: as in `sample`. `temperature` is that of sampling; the divergence is taken at 1.
-    data (n, context), needed for λ < 1: row i is a text with prompt i; labels (n, context): IGNORED where nothing counts (by
-    default all tokens behind the first count); mask: False at padding. λ = 0 is ordinary distillation on the data.
-    Both models are as they were afterwards. A student in half precision learns in float32. The report counts the tokens that
-    the student was scored on. The other keywords are those of `fit.fit`.
-    Raises CompressionError for a share outside 0 … 1, missing or unlike data, other vocabularies or tokenizers, and as `fit.fit` does.
+    prompts (n, p), `real`, `tokens`, `end`: as in `sample`. `temperature` is that of sampling; the
+    divergence is taken at 1.
+    data (n, context), needed for λ < 1: row i is a text with prompt i; labels (n, context): IGNORED
+    where nothing counts (by default all tokens behind the first count); mask: False at padding. λ =
+    0 is ordinary distillation on the data.
+    Both models are as they were afterwards. A student in half precision learns in float32. The
+    report counts the tokens that the student was scored on. The other keywords are those of
+    `fit.fit`.
+    Raises CompressionError for a share outside 0 … 1, missing or unlike data, other vocabularies or
+    tokenizers, and as `fit.fit` does.
     """
     if not 0 <= share <= 1:
         raise CompressionError(
@@ -214,7 +230,10 @@ def _rows(
     share: float,
     student: PreTrainedModel,
 ) -> Written | None:
-    """The data as `Written`: own is True at labels that count. None where all comes from the student."""
+    """The data as `Written`: own is True at labels that count.
+
+    None where all comes from the student.
+    """
     if data is None:
         if share < 1:
             raise CompressionError(

@@ -1,11 +1,13 @@
-"""Data parallel training: every process works on its part of each batch, and the gradients are averaged.
+"""Data parallel training: every process works on its part of each batch, and the gradients are
+averaged.
 
     torchrun --nproc-per-node 2 -m course_utils.distillation --out runs/student
 
-With W processes, process r takes rows r, r + W, r + 2W … of each batch; weighting its mean loss by its share of the
-counted tokens makes the averaged gradient that of the whole batch. Losses that relate the examples of a batch to each
-other (relation, contrastive) see only their own part; with padding, those that average over all real tokens (feature,
-attention, values) are weighted by the predicted ones too, which differs a little from the mean over the whole batch.
+With W processes, process r takes rows r, r + W, r + 2W … of each batch; weighting its mean loss by
+its share of the counted tokens makes the averaged gradient that of the whole batch. Losses that
+relate the examples of a batch to each other (relation, contrastive) see only their own part; with
+padding, those that average over all real tokens (feature, attention, values) are weighted by the
+predicted ones too, which differs a little from the mean over the whole batch.
 """
 
 import os
@@ -26,7 +28,9 @@ def device() -> torch.device:
 
 
 def start() -> bool:
-    """Join the other processes if torchrun started this one (gloo for tensors on the CPU, nccl for those on GPUs)."""
+    """Join the other processes if torchrun started this one (gloo for tensors on the CPU, nccl for
+    those on GPUs).
+    """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return dist.is_initialized()
     if torch.cuda.is_available():
@@ -64,7 +68,9 @@ def total(value: float, like: Tensor) -> float:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over the processes; a parameter without one anywhere keeps none."""
+    """Replace each gradient by its mean over the processes; a parameter without one anywhere keeps
+    none.
+    """
     if world() == 1:
         return
     parameters = list(parameters)

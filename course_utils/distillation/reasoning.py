@@ -1,13 +1,16 @@
-"""A serial world: an answer that hangs on every digit, with its steps or without, and students that learn either.
+"""A serial world: an answer that hangs on every digit, with its steps or without, and students that
+learn either.
 
-A prompt is a field of `WIDTH` places, filled from the left, and "=". State after digit d: s ← (a s + b d + c) mod 10, from
-s = 0; the plain world (1, 1, 0) is the running sum. A chain lists the states, an answer is the last one:
+A prompt is a field of `WIDTH` places, filled from the left, and "=". State after digit d: s ← (a s
++ b d + c) mod 10, from s = 0; the plain world (1, 1, 0) is the running sum. A chain lists the
+states, an answer is the last one:
 
     3 1 4 8 _ _ _ _ _ _ =  3 4 8 6 : 6 .        with its chain
     3 1 4 8 _ _ _ _ _ _ =  : 6 .                answer only
 
-Places are fixed so that the digit that a step needs always stands WIDTH places back. (With fields as long as the number of
-digits, which place that is depends on the number, and the same student had not found it for 6 and 8 digits after 500,000 tokens.)
+Places are fixed so that the digit that a step needs always stands WIDTH places back. (With fields
+as long as the number of digits, which place that is depends on the number, and the same student had
+not found it for 6 and 8 digits after 500,000 tokens.)
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ FORMS = ("chain", "answer", "noise", "shuffled")
 
 @dataclass(frozen=True)
 class World:
-    """The rule s ← (previous · s + digit · d + shift) mod 10. Every state is reachable where `previous` is 1, 3, 7 or 9."""
+    """The rule s ← (previous · s + digit · d + shift) mod 10.
+
+    Every state is reachable where `previous` is 1, 3, 7 or 9.
+    """
 
     previous: int = 1
     digit: int = 1
@@ -60,7 +66,9 @@ SUMS = World()
 
 @dataclass(frozen=True)
 class Rows:
-    """Training rows: `ids` (n, W) padded at the right with PAD, `labels` (n, W) with trainer.IGNORED where nothing is scored."""
+    """Training rows: `ids` (n, W) padded at the right with PAD, `labels` (n, W) with
+    trainer.IGNORED where nothing is scored.
+    """
 
     ids: Tensor
     labels: Tensor
@@ -103,13 +111,18 @@ def prompt(digits: Sequence[int]) -> list[int]:
 def example(
     digits: Sequence[int], steps: Sequence[int], answer: int
 ) -> tuple[list[int], list[int]]:
-    """(ids, labels) of prompt, steps, ":", answer, "."; the prompt's labels are IGNORED. No steps: the answer only."""
+    """(ids, labels) of prompt, steps, ":", answer, "."; the prompt's labels are IGNORED. No steps:
+    the answer only.
+    """
     head, tail = prompt(digits), [*(int(s) for s in steps), MARK, int(answer), END]
     return head + tail, [trainer.IGNORED] * len(head) + tail
 
 
 def pad(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Rows:
-    """Rows of (ids, labels) of unlike lengths. Raises CompressionError where there are none, or where the two differ in length."""
+    """Rows of (ids, labels) of unlike lengths.
+
+    Raises CompressionError where there are none, or where the two differ in length.
+    """
     if not pairs:
         raise CompressionError("pairs: empty; give at least one row.")
     if uneven := [i for i, (ids, labels) in enumerate(pairs) if len(ids) != len(labels)]:
@@ -126,8 +139,9 @@ def pad(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Rows:
 def build(
     prompts: Sequence[Sequence[int]], form: str = "chain", *, world: World = SUMS, seed: int = 0
 ) -> Rows:
-    """Rows with right answers. form: "chain"; "answer", without steps; and controls with as many tokens as the chain: "noise", random
-    digits for steps, and "shuffled", the chain's own steps in random order.
+    """Rows with right answers. form: "chain"; "answer", without steps; and controls with as many
+    tokens as the chain: "noise", random digits for steps, and "shuffled", the chain's own steps in
+    random order.
     """
     if form not in FORMS:
         raise CompressionError(f"form={form!r}: choose from {', '.join(FORMS)}.")
@@ -176,7 +190,10 @@ def spent(rows: Rows, *, batch: int = BATCH, seed: int = 0) -> Iterator[int]:
 
 
 def steps_within(rows: Rows, tokens: int, *, batch: int = BATCH, seed: int = 0) -> int:
-    """The most steps that read at most `tokens` real tokens. Raises CompressionError where one step already reads more."""
+    """The most steps that read at most `tokens` real tokens.
+
+    Raises CompressionError where one step already reads more.
+    """
     steps = sum(
         1 for _ in takewhile(lambda total: total <= tokens, spent(rows, batch=batch, seed=seed))
     )
@@ -191,11 +208,14 @@ def train(
     model: PreTrainedModel, rows: Rows, *, tokens: int, batch: int = BATCH, peak: float = PEAK, seed: int = 0,
     folder: str | Path | None = None, progress: bool = False, **settings: Any,
 ) -> trainer.Result:  # fmt: skip
-    """A copy of `model` that has read at most `tokens` real tokens of `rows`: as many steps as fit, so short rows get more of them.
+    """A copy of `model` that has read at most `tokens` real tokens of `rows`: as many steps as fit,
+    so short rows get more of them.
 
-    The mean cross-entropy over scored positions; `trainer.train` does it, and takes the other settings (`loss` and a teacher are not
-    among them). With a `folder`, the same call continues after an interruption, from the last of its checkpoints (`every` steps).
-    The result's settings say the tokens that were read, without padding. Raises CompressionError as that does, and `steps_within`.
+    The mean cross-entropy over scored positions; `trainer.train` does it, and takes the other
+    settings (`loss` and a teacher are not among them). With a `folder`, the same call continues
+    after an interruption, from the last of its checkpoints (`every` steps).
+    The result's settings say the tokens that were read, without padding. Raises CompressionError as
+    that does, and `steps_within`.
     """
     steps = steps_within(rows, tokens, batch=batch, seed=seed)
     result = trainer.train(
@@ -217,9 +237,11 @@ def write(
     seed: int = 0,
     batch: int = 512,
 ) -> Tensor:
-    """(n, WIDTH + 4) ids that the model writes after each prompt, up to "." or as long as a chain may be; PAD after its end.
+    """(n, WIDTH + 4) ids that the model writes after each prompt, up to "." or as long as a chain
+    may be; PAD after its end.
 
-    temperature 0: always the likeliest token; else drawn from softmax(logits / temperature), another draw for another seed.
+    temperature 0: always the likeliest token; else drawn from softmax(logits / temperature),
+    another draw for another seed.
     Raises CompressionError as `on_policy.sample` does, such as for a temperature below 0.
     """
     ids, found = torch.tensor([prompt(digits) for digits in prompts], device=model.device), []
@@ -233,7 +255,10 @@ def write(
 
 
 def answer_of(written: Sequence[int]) -> int | None:
-    """The digit between ":" and the first ".": the answer. None where there is no end, or something else before it."""
+    """The digit between ":" and the first ".": the answer.
+
+    None where there is no end, or something else before it.
+    """
     ids = [int(i) for i in written]
     if END not in ids:
         return None
@@ -242,7 +267,9 @@ def answer_of(written: Sequence[int]) -> int | None:
 
 
 def right(written: Tensor, prompts: Sequence[Sequence[int]], world: World = SUMS) -> Tensor:
-    """(n,) 1.0 where the answer that was written (n, T) is the world's, else 0.0; steps are not looked at."""
+    """(n,) 1.0 where the answer that was written (n, T) is the world's, else 0.0; steps are not
+    looked at.
+    """
     return torch.tensor(
         [
             float(answer_of(row) == world.chain(digits)[-1])

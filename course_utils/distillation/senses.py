@@ -1,6 +1,8 @@
-"""From eyes to ears: a network for sounds that is taught by one for pictures, and a student that sees less than its teacher.
+"""From eyes to ears: a network for sounds that is taught by one for pictures, and a student that
+sees less than its teacher.
 
-A telephone's keypad says each digit by two sines (DTMF, ITU-T Q.23), one for its row and one for its column:
+A telephone's keypad says each digit by two sines (DTMF, ITU-T Q.23), one for its row and one for
+its column:
 
           1209  1336  1477 Hz
      697    1     2     3
@@ -8,9 +10,10 @@ A telephone's keypad says each digit by two sines (DTMF, ITU-T Q.23), one for it
      852    7     8     9
      941          0
 
-The ear is the power at these seven frequencies (Goertzel, 1958). Where pictures and sounds come in pairs, what a network says
-of the picture is a target for the sound; nobody needs to name either (Gupta, Hoffman and Malik, 2016). A teacher that sees both
-inputs may also teach a student that will have one (generalized distillation; Lopez-Paz et al., 2016).
+The ear is the power at these seven frequencies (Goertzel, 1958). Where pictures and sounds come in
+pairs, what a network says of the picture is a target for the sound; nobody needs to name either
+(Gupta, Hoffman and Malik, 2016). A teacher that sees both inputs may also teach a student that will
+have one (generalized distillation; Lopez-Paz et al., 2016).
 """
 
 import math
@@ -28,7 +31,9 @@ PLACES = ((3, 1), *((i // 3, i % 3) for i in range(9)))  # (row, column) of the 
 
 
 def tones(digits: Tensor, *, noise: float = 1.0, seed: int = 0) -> Tensor:
-    """Sounds (n, SAMPLES) of digits (n,): two sines of amplitude 1 with phases by chance, and noise of this standard deviation."""
+    """Sounds (n, SAMPLES) of digits (n,): two sines of amplitude 1 with phases by chance, and noise
+    of this standard deviation.
+    """
     if (
         digits.ndim != 1
         or not len(digits)
@@ -47,7 +52,8 @@ def tones(digits: Tensor, *, noise: float = 1.0, seed: int = 0) -> Tensor:
 
 
 def goertzel(sounds: Tensor, hertz: float) -> Tensor:
-    """The power (n,) of sounds (n, SAMPLES) at one frequency, |Σ_t x_t e^{−iωt}|², by two additions and one product a sample.
+    """The power (n,) of sounds (n, SAMPLES) at one frequency, |Σ_t x_t e^{−iωt}|², by two additions
+    and one product a sample.
 
     s_t = x_t + 2 cos ω · s_{t−1} − s_{t−2};  power = s_T² + s_{T−1}² − 2 cos ω · s_T · s_{T−1}.  Source: Goertzel (1958).
     """
@@ -84,8 +90,10 @@ def teach(
     peak: float = 1e-2,
     seed: int = 0,
 ) -> nn.Module:
-    """Train in place by −Σ targets · log softmax(student(x)); row i of `targets` (n, 10) may come from a teacher that saw another
-    half of pair i. One loss for labels (`one_hot`) and for answers (`soft`).
+    """Train in place by −Σ targets · log softmax(student(x)); row i of `targets` (n, 10) may come
+    from a teacher that saw another half of pair i.
+
+    One loss for labels (`one_hot`) and for answers (`soft`).
     """
     if len(x) != len(targets) or not len(x):
         raise CompressionError(

@@ -16,10 +16,12 @@ def from_layers(
     teacher: PreTrainedModel, layers: Sequence[int], *, hidden: int | None = None, mlp: int | None = None,
     heads: int | None = None, calibration: Tensor | None = None,
 ) -> PreTrainedModel:  # fmt: skip
-    """A copy of `teacher` with only the blocks `layers`, in that order (DistilBERT; Sanh et al., 2019).
+    """A copy of `teacher` with only the blocks `layers`, in that order (DistilBERT; Sanh et al.,
+    2019).
 
-    Any causal language model. An index may be negative or repeated (a deeper student). With any of `hidden`, `mlp`
-    and `heads` the student is narrower too, see `narrow`, which needs `calibration`, token ids (n, context).
+    Any causal language model. An index may be negative or repeated (a deeper student). With any of
+    `hidden`, `mlp` and `heads` the student is narrower too, see `narrow`, which needs
+    `calibration`, token ids (n, context).
     Raises CompressionError for blocks that the teacher does not have.
     """
     count = len(walk.blocks(teacher))
@@ -35,7 +37,9 @@ def from_layers(
 
 
 def evenly(teacher: PreTrainedModel, n: int) -> list[int]:
-    """`n` of the teacher's blocks, evenly spread, the first and the last among them (n = 1: the first)."""
+    """`n` of the teacher's blocks, evenly spread, the first and the last among them (n = 1: the
+    first).
+    """
     count = len(walk.blocks(teacher))
     if not 1 <= n <= count:
         raise CompressionError(f"n={n}: choose 1 … {count}.")
@@ -54,7 +58,9 @@ SIZES = {
 
 
 def bundled(teacher: PreTrainedModel, size: str, calibration: Tensor) -> PreTrainedModel:
-    """The two students made for the bundled teacher: about a "quarter" and about a "tenth" of its parameters."""
+    """The two students made for the bundled teacher: about a "quarter" and about a "tenth" of its
+    parameters.
+    """
     if size not in SIZES:
         raise CompressionError(f"size={size!r}: choose one of {', '.join(SIZES)}.")
     layers = range(len(walk.blocks(teacher))) if size == "quarter" else evenly(teacher, 3)

@@ -37,7 +37,9 @@ IGNORED = -100
 
 @dataclass
 class Result(Compressed):
-    """The trained copy in evaluation mode. `history`: step, loss, validation nats per token, seconds at each evaluation.
+    """The trained copy in evaluation mode.
+
+    `history`: step, loss, validation nats per token, seconds at each evaluation.
 
     `step` is the one whose weights were kept; `stopped` is "steps" or "early".
     """
@@ -63,21 +65,27 @@ def train(
     patience: int | None = None, keep: str | None = None, settings: dict[str, Any] | None = None,
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None, progress: bool = True,
 ) -> Result:  # fmt: skip
-    """Train a copy of `student` on token ids `data` (n, context); `student` and `teacher` are left as they are.
+    """Train a copy of `student` on token ids `data` (n, context); `student` and `teacher` are left
+    as they are.
 
-    teacher: a causal language model with the same vocabulary; a list of them for an objective that takes several; a
-    `cache.TeacherCache` made from the same data; or None for objectives that need no teacher.
-    loss: labels, response, feature, attention, values, relation, contrastive, several joined by "+", or an Objective.
-    labels (n, context): token ids, IGNORED (−100) where nothing should be predicted, though something in each row; by
-    default `data` itself.
-    mask (n, context): False at padding, which no loss looks at. validation (m, context): its mean cross-entropy is
-    the validation loss. tokenizers: (student's, teacher's), compared with each other when given.
-    With them, the widths of the logits may differ, as they do where vocabularies are padded: ids that both have are compared.
-    A student in half precision learns in float32 (one in bfloat16 is computed in that, by autocast) and comes back in its own types.
+    teacher: a causal language model with the same vocabulary; a list of them for an objective that
+    takes several; a `cache.TeacherCache` made from the same data; or None for objectives that need
+    no teacher.
+    loss: labels, response, feature, attention, values, relation, contrastive, several joined by
+    "+", or an Objective.
+    labels (n, context): token ids, IGNORED (−100) where nothing should be predicted, though
+    something in each row; by default `data` itself.
+    mask (n, context): False at padding, which no loss looks at. validation (m, context): its mean
+    cross-entropy is the validation loss. tokenizers: (student's, teacher's), compared with each
+    other when given.
+    With them, the widths of the logits may differ, as they do where vocabularies are padded: ids
+    that both have are compared.
+    A student in half precision learns in float32 (one in bfloat16 is computed in that, by autocast)
+    and comes back in its own types.
     The other keywords are those of `fit.fit`.
 
-    Raises CompressionError for empty data, ids outside the vocabulary, vocabularies or tokenizers that differ, a
-    cache of other data, and what `fit.fit` raises (Diverged at NaN).
+    Raises CompressionError for empty data, ids outside the vocabulary, vocabularies or tokenizers
+    that differ, a cache of other data, and what `fit.fit` raises (Diverged at NaN).
     """
     teachers = _teachers(teacher)
     for one in (student, *teachers):
@@ -215,7 +223,9 @@ NEVER = 30.0  # nats below the least likely token: where a teacher has no such i
 
 
 def as_wide(logits: Tensor, size: int) -> Tensor:
-    """A teacher's logits (..., V) for a student of `size` ids: what the student lacks is cut, what it has beyond is all but ruled out."""
+    """A teacher's logits (..., V) for a student of `size` ids: what the student lacks is cut, what
+    it has beyond is all but ruled out.
+    """
     if logits.shape[-1] >= size:
         return logits[..., :size]
     low = logits.amin(-1, keepdim=True) - NEVER

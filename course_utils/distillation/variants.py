@@ -1,7 +1,9 @@
-"""Ways to arrange teachers and students. Every one runs the loop of `fit`, with its seeds, checkpoints and early stop.
+"""Ways to arrange teachers and students.
 
-Keywords that are not named here go to `train`. With a `folder`, each part of a run has a folder of its own inside it,
-so that a killed run continues in the part where it was.
+Every one runs the loop of `fit`, with its seeds, checkpoints and early stop.
+
+Keywords that are not named here go to `train`. With a `folder`, each part of a run has a folder of
+its own inside it, so that a killed run continues in the part where it was.
 """
 
 import copy
@@ -37,8 +39,8 @@ def assistants(
 ) -> list[Result]:
     """Progressive distillation through teacher assistants (Mirzadeh et al., 2020).
 
-    The first model of `chain` learns from the teacher, each other from the trained one before it; the last is the
-    student. Raises CompressionError for an empty chain.
+    The first model of `chain` learns from the teacher, each other from the trained one before it;
+    the last is the student. Raises CompressionError for an empty chain.
     """
     if not chain:
         raise CompressionError(
@@ -56,7 +58,9 @@ def assistants(
 def grow(
     student: PreTrainedModel, has: Sequence[int], teacher: PreTrainedModel, wants: Sequence[int]
 ) -> PreTrainedModel:
-    """A student with the blocks `wants` of the teacher, those it `has` taken over from `student` with all else."""
+    """A student with the blocks `wants` of the teacher, those it `has` taken over from `student`
+    with all else.
+    """
     if len(walk.blocks(student)) != len(has) or not set(has) <= set(wants):
         raise CompressionError(
             f"has={list(has)}: must name the student's blocks and be among wants={list(wants)}."
@@ -80,9 +84,11 @@ def growing(
     folder: str | Path | None = None,
     **options: Any,
 ) -> list[Result]:
-    """Progressive distillation by growing depth: train with few of the teacher's blocks, add some, train again.
+    """Progressive distillation by growing depth: train with few of the teacher's blocks, add some,
+    train again.
 
-    `stages` are lists of the teacher's blocks, each containing the one before, such as [0], [0, 4], [0, 2, 4].
+    `stages` are lists of the teacher's blocks, each containing the one before, such as [0], [0, 4],
+    [0, 2, 4].
     """
     results: list[Result] = []
     for i, layers in enumerate(stages):
@@ -108,8 +114,8 @@ def born_again(
 ) -> list[Result]:
     """Self-distillation by generations (Furlanello et al., 2018): all start from the same weights.
 
-    Generation 0 learns from the labels, each next from the one before it too. `loss` is that of the later ones
-    (response by default).
+    Generation 0 learns from the labels, each next from the one before it too. `loss` is that of the
+    later ones (response by default).
     """
     if generations < 1:
         raise CompressionError(f"generations={generations}: choose 1 or more.")
@@ -139,7 +145,9 @@ def deep_to_shallow(
     alpha: float = 0.5,
     **options: Any,
 ) -> Result:
-    """Self-distillation inside one network: its last block teaches all others to end it (`objectives.Exits`)."""
+    """Self-distillation inside one network: its last block teaches all others to end it
+    (`objectives.Exits`).
+    """
     return train(model, None, data, loss=objectives.Exits(temperature, alpha), **options)
 
 
@@ -147,7 +155,9 @@ def several_teachers(
     student: PreTrainedModel, teachers: Sequence[PreTrainedModel], data: Tensor, *, weighting: str = "uniform",
     temperature: float = 2.0, alpha: float = 0.5, **options: Any,
 ) -> Result:  # fmt: skip
-    """One student of several teachers, weighted "uniform", by "entropy" or by "label" (`losses.mixture`)."""
+    """One student of several teachers, weighted "uniform", by "entropy" or by "label"
+    (`losses.mixture`).
+    """
     return train(
         student,
         list(teachers),
@@ -163,8 +173,10 @@ def stages(
 ) -> list[Result]:  # fmt: skip
     """Several (loss, steps) one after the other on the same student.
 
-    TinyBERT (Jiao et al., 2020): [("feature+attention", …), ("response", …)], what is inside first, then the answers.
-    MiniLM (Wang et al., 2020): [("attention+values", …), ("labels", …)], the last block's relations, then the task.
+    TinyBERT (Jiao et al., 2020): [("feature+attention", …), ("response", …)], what is inside first,
+    then the answers.
+    MiniLM (Wang et al., 2020): [("attention+values", …), ("labels", …)], the last block's
+    relations, then the task.
     An objective with a projector gets a new one in each stage.
     """
     if not plan:
@@ -190,10 +202,12 @@ def mutual(
     peers: Sequence[PreTrainedModel], data: Tensor, *, validation: Tensor | None = None, temperature: float = 1.0,
     weight: float = 1.0, **options: Any,
 ) -> list[Result]:  # fmt: skip
-    """Online distillation by mutual learning (Zhang et al., 2018): peers without a teacher, trained together.
+    """Online distillation by mutual learning (Zhang et al., 2018): peers without a teacher, trained
+    together.
 
-    L_i = CE_i + weight · τ² / (K − 1) · Σ_{j≠i} KL(P_j ‖ P_i), every peer's P_j fixed while it teaches. The
-    validation loss is the mean over peers. `options` go to `fit`. Peers are copied; they should differ.
+    L_i = CE_i + weight · τ² / (K − 1) · Σ_{j≠i} KL(P_j ‖ P_i), every peer's P_j fixed while it
+    teaches. The validation loss is the mean over peers. `options` go to `fit`. Peers are copied;
+    they should differ.
     """
     if len(peers) < 2:
         raise CompressionError(f"peers: {len(peers)} given; mutual learning needs at least two.")
@@ -248,11 +262,13 @@ def quantization_aware(
     model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
     loss: Any=None, **options: Any,
 ) -> Result:  # fmt: skip
-    """Quantization-aware distillation: a model with `bits`-bit weights learns from its own full-precision self.
+    """Quantization-aware distillation: a model with `bits`-bit weights learns from its own
+    full-precision self.
 
-    The blocks' linear layers train through their rounding (`quantization.qat.QATLinear`, steps learned) to answer as
-    before (by default the teacher's softened answers alone, τ = 1), in single precision. What comes out holds packed
-    integers, and all else in the model's own precision. Embeddings, norms and head stay as they were.
+    The blocks' linear layers train through their rounding (`quantization.qat.QATLinear`, steps
+    learned) to answer as before (by default the teacher's softened answers alone, τ = 1), in single
+    precision. What comes out holds packed integers, and all else in the model's own precision.
+    Embeddings, norms and head stay as they were.
     """
     from course_utils.quantization import qat, rtn
     from course_utils.quantization.layer import QuantizedLinear

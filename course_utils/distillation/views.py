@@ -26,9 +26,9 @@ INSIDE = ("hidden", "attention", "values")
 class View:
     """What `model` showed; empty tuples are what was not asked for.
 
-    logits (batch, tokens, vocabulary); hidden: what enters the first block, then what leaves each block, (batch,
-    tokens, width); attention: a map for each block, (batch, heads, tokens, tokens); values: the value projection of
-    each block, (batch, tokens, key-value heads × head width).
+    logits (batch, tokens, vocabulary); hidden: what enters the first block, then what leaves each
+    block, (batch, tokens, width); attention: a map for each block, (batch, heads, tokens, tokens);
+    values: the value projection of each block, (batch, tokens, key-value heads × head width).
     """
 
     model: PreTrainedModel
@@ -39,7 +39,9 @@ class View:
 
 
 def value_projection(block: nn.Module) -> tuple[nn.Module, bool]:
-    """The layer that makes a block's values, and whether it makes queries and keys before them too (GPT-2)."""
+    """The layer that makes a block's values, and whether it makes queries and keys before them too
+    (GPT-2).
+    """
     for name, module in walk.linears(block).items():
         if name.endswith((".v_proj", ".value")):
             return module, False
@@ -85,9 +87,11 @@ def _listening(model: PreTrainedModel, needs: Collection[str]) -> Iterator[dict[
 def view(
     model: PreTrainedModel, ids: Tensor, real: Tensor | None = None, needs: Collection[str] = ()
 ) -> View:
-    """Run `model` on token ids (batch, tokens); `real` (batch, tokens) is False at padding, `needs` names from INSIDE.
+    """Run `model` on token ids (batch, tokens); `real` (batch, tokens) is False at padding, `needs`
+    names from INSIDE.
 
-    The model is as it was afterwards. Attention maps need `model.set_attn_implementation("eager")` before.
+    The model is as it was afterwards. Attention maps need `model.set_attn_implementation("eager")`
+    before.
     """
     with _listening(model, [need for need in needs if need != "attention"]) as heard:
         options: dict[str, Any] = {"output_attentions": True} if "attention" in needs else {}

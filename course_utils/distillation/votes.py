@@ -1,4 +1,6 @@
-"""Self-consistency: many answers to one question, and the one given most often (Wang et al., 2023, arXiv 2203.11171)."""
+"""Self-consistency: many answers to one question, and the one given most often (Wang et al., 2023,
+arXiv 2203.11171).
+"""
 
 import math
 from collections import Counter
@@ -9,7 +11,9 @@ from course_utils.errors import CompressionError
 
 
 def majority(answers: Sequence[Hashable | None]) -> Any:
-    """The answer that is given most often; of equal ones the one given first. None, for no readable answer, has no vote.
+    """The answer that is given most often; of equal ones the one given first.
+
+    None, for no readable answer, has no vote.
 
     Returns None where no answer is readable. Raises CompressionError for an empty list.
     """
@@ -20,10 +24,12 @@ def majority(answers: Sequence[Hashable | None]) -> Any:
 
 
 def right_by_vote(p: float, m: int) -> float:
-    """P(right) = Σ_{k > m/2} C(m, k) pᵏ (1 − p)^{m−k}, plus half of the term k = m/2 where m is even.
+    """P(right) = Σ_{k > m/2} C(m, k) pᵏ (1 − p)^{m−k}, plus half of the term k = m/2 where m is
+    even.
 
-    For m *independent* votes, each right with the probability p, and one wrong answer for all that err; where wrong answers
-    scatter over several, the true share is higher. Raises CompressionError for p outside [0, 1] or m < 1.
+    For m *independent* votes, each right with the probability p, and one wrong answer for all that
+    err; where wrong answers scatter over several, the true share is higher. Raises CompressionError
+    for p outside [0, 1] or m < 1.
     """
     if not 0 <= p <= 1:
         raise CompressionError(f"p={p}: a probability lies between 0 and 1.")
@@ -37,7 +43,9 @@ def right_by_vote(p: float, m: int) -> float:
 def accuracy(
     answers: Sequence[Sequence[Hashable | None]], right: Sequence[Hashable], m: int | None = None
 ) -> list[float]:
-    """For each question 1.0 where the majority of its first `m` answers (all of them by default) is right, else 0.0."""
+    """For each question 1.0 where the majority of its first `m` answers (all of them by default) is
+    right, else 0.0.
+    """
     if len(answers) != len(right):
         raise CompressionError(
             f"right: {len(right)} right answers for {len(answers)} questions; give one for each."

@@ -1,6 +1,7 @@
 """From the constraints of a deployment to a pipeline, with the reasons.
 
-The rules are those people usually go by. They know neither your model nor your machine: measure what they advise.
+The rules are those people usually go by. They know neither your model nor your machine: measure
+what they advise.
 
     an edge device       → distil a small student, then quantize it
     memory is short      → INT4, or a student
@@ -28,7 +29,10 @@ Step = tuple[str, dict[str, Any]]  # as in `course_utils.pipeline`
 
 @dataclass(frozen=True)
 class Advice:
-    """`pipelines`: the recommended one first, then the alternative if there is one. `reasons`: (name, values) of texts."""
+    """`pipelines`: the recommended one first, then the alternative if there is one.
+
+    `reasons`: (name, values) of texts.
+    """
 
     goal: str
     pipelines: tuple[tuple[Step, ...], ...]
@@ -36,7 +40,9 @@ class Advice:
 
 
 def weight_bytes(parameters: float, bits: int, group_size: int = GROUP) -> float:
-    """N b / 8; below 16 bits also a 16-bit scale and a b-bit zero point for each `group_size` weights."""
+    """N b / 8; below 16 bits also a 16-bit scale and a b-bit zero point for each `group_size`
+    weights.
+    """
     overhead = (16 + bits) / group_size if bits < 16 else 0
     return parameters * (bits + overhead) / 8
 
@@ -49,7 +55,10 @@ def bits_that_fit(parameters: float, memory: float, group_size: int = GROUP) -> 
 
 
 def goal_of(*, bits: int, speedup: float, place: str) -> str:
-    """Which rule decides. `bits`: the widest weights that fit. The first that applies, in the order of GOALS."""
+    """Which rule decides.
+
+    `bits`: the widest weights that fit. The first that applies, in the order of GOALS.
+    """
     if place == "edge":
         return "edge"
     if bits < 8:
@@ -65,9 +74,11 @@ def advise(
 ) -> Advice:  # fmt: skip
     """What to do with a model of `parameters` weights in 16 bits.
 
-    memory: bytes that its weights may take. speedup: how many times faster it must become. quality: the share of its
-    quality that must stay, 0 to 1. place: 'anywhere', 'edge' or 'cloud'. training: data and time for it are there.
-    Raises CompressionError for values outside these ranges, and when nothing known here reaches the memory.
+    memory: bytes that its weights may take. speedup: how many times faster it must become. quality:
+    the share of its quality that must stay, 0 to 1. place: 'anywhere', 'edge' or 'cloud'. training:
+    data and time for it are there.
+    Raises CompressionError for values outside these ranges, and when nothing known here reaches the
+    memory.
     """
     _check(parameters, memory, speedup, quality, place, training)
     bits = bits_that_fit(parameters, memory)

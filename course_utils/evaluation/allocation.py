@@ -2,8 +2,9 @@
 
     minimize Σ_l damage[l][o_l]     subject to     Σ_l bytes[l][o_l] ≤ budget
 
-one option o_l for each layer: a multiple-choice knapsack. Damages add where changes are small (`sensitivity`); so the
-optimum is found exactly, and the true damage of the chosen model is measured afterwards.
+one option o_l for each layer: a multiple-choice knapsack. Damages add where changes are small
+(`sensitivity`); so the optimum is found exactly, and the true damage of the chosen model is
+measured afterwards.
 """
 
 import itertools
@@ -29,10 +30,12 @@ Table = Mapping[str, Mapping[Option, float]]
 def allocate(damage: Table, size: Table, budget: float) -> dict[str, Any]:
     """{layer: option} of the least total damage whose total size is at most `budget`; exact.
 
-    damage[layer][option], any real numbers, and size[layer][option], positive (bytes or bits). Layer by layer the
-    best damage for each total size is kept, without those that another total beats in both: at most one for each size that
-    is possible. Of equal damages the smaller size wins, then the option that is listed first.
-    Raises CompressionError if the tables do not name the same options, or if even the smallest sizes exceed the budget.
+    damage[layer][option], any real numbers, and size[layer][option], positive (bytes or bits).
+    Layer by layer the best damage for each total size is kept, without those that another total
+    beats in both: at most one for each size that is possible. Of equal damages the smaller size
+    wins, then the option that is listed first.
+    Raises CompressionError if the tables do not name the same options, or if even the smallest
+    sizes exceed the budget.
     """
     if (
         not damage
@@ -89,8 +92,9 @@ def measured_damages(
 ) -> dict[str, dict[Option, float]]:
     """KL from the original, nats, when one layer alone is changed: {layer: {option: KL}}.
 
-    `options`: {name: function of a weight (out, in) that gives its compressed form}; `ids` (windows, context), of another
-    text than the one that the result is judged on. `model` stays as it is.
+    `options`: {name: function of a weight (out, in) that gives its compressed form}; `ids`
+    (windows, context), of another text than the one that the result is judged on. `model` stays as
+    it is.
     """
     original = by_window.predictions(model, ids)
     layers, place = walk.compressible(model), replay.block_of(model)

@@ -1,16 +1,21 @@
-"""Bits for each layer by search: policies that learn from tries, to be measured against the exact optimum of `allocation`.
+"""Bits for each layer by search: policies that learn from tries, to be measured against the exact
+optimum of `allocation`.
 
-Every method samples one option for each layer, repairs choices that exceed the budget, and learns from the damage:
+Every method samples one option for each layer, repairs choices that exceed the budget, and learns
+from the damage:
 
-- `reinforce` (Williams, 1992; HAQ, Wang et al., 2019, allocates bits so): π(o | l) = softmax of a row of logits,
+- `reinforce` (Williams, 1992; HAQ, Wang et al., 2019, allocates bits so): π(o | l) = softmax of a
+  row of logits,
   θ ← θ + η mean[(R − mean R) / std R · ∇ log π(repaired choice)], R = −log damage. The repair moves it away from what was drawn, so
   that this is not quite the gradient of the mean reward;
-- `cross_entropy` (Rubinstein, 1999): frequencies of each layer's options among the best tenth of a round;
-- `Prior` learns over many tables (meta-learning): a small network from a layer's damages and size, and the budget, to its
+- `cross_entropy` (Rubinstein, 1999): frequencies of each layer's options among the best tenth of a
+  round;
+- `Prior` learns over many tables (meta-learning): a small network from a layer's damages and size,
+  and the budget, to its
   logits, trained as in `reinforce` on random tables. A new table then costs no try at all.
 
-Repair: while a choice is too large, layers in random order take their next smaller option, in turns as in HAQ. It looks at
-sizes alone; what a choice costs is known only from trying it.
+Repair: while a choice is too large, layers in random order take their next smaller option, in turns
+as in HAQ. It looks at sizes alone; what a choice costs is known only from trying it.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +32,9 @@ Table = Mapping[str, Mapping[Any, float]]
 
 @dataclass(frozen=True)
 class Found:
-    """`chosen` {layer: option}; `damage` of it; `tries`: tables looked up; `best` (rounds,): the least damage so far."""
+    """`chosen` {layer: option}; `damage` of it; `tries`: tables looked up; `best` (rounds,): the
+    least damage so far.
+    """
 
     chosen: dict[str, Any]
     damage: float
@@ -45,7 +52,9 @@ class Tables:
 
     @classmethod
     def of(cls, damage: Table, size: Table, budget: float) -> "Tables":
-        """Raises CompressionError for tables that do not name the same options, or a budget that nothing fits into."""
+        """Raises CompressionError for tables that do not name the same options, or a budget that
+        nothing fits into.
+        """
         if not damage or {k: set(v) for k, v in damage.items()} != {
             k: set(v) for k, v in size.items()
         }:
@@ -79,7 +88,9 @@ class Tables:
         return table.expand(len(choice), -1, -1).gather(2, choice[..., None]).squeeze(-1).sum(1)
 
     def repaired(self, choice: Tensor, rng: torch.Generator) -> Tensor:
-        """Choices (tries, layers) brought within the budget: in each, one layer after the other in random order steps down, round by round."""
+        """Choices (tries, layers) brought within the budget: in each, one layer after the other in
+        random order steps down, round by round.
+        """
         choice = choice.clone()
         rows, (layers, options) = torch.arange(len(choice)), self.size.shape
         taken = self.of_choice(self.size, choice)
@@ -92,7 +103,9 @@ class Tables:
         return choice
 
     def at_a_price(self, logits: Tensor) -> Tensor:
-        """Argmax of logits − λ · size with the least λ ≥ 0 (by bisection) at which the total fits: one choice (layers,)."""
+        """Argmax of logits − λ · size with the least λ ≥ 0 (by bisection) at which the total fits:
+        one choice (layers,).
+        """
 
         def at(price: float) -> Tensor:
             return (logits - price * self.size).argmax(-1)
@@ -143,7 +156,10 @@ def reinforce(
     rate: float = 0.1,
     seed: int = 0,
 ) -> Found:
-    """Policy gradient with independent layers; see the head. Raises CompressionError as `Tables.of`."""
+    """Policy gradient with independent layers; see the head.
+
+    Raises CompressionError as `Tables.of`.
+    """
     shape = Tables.of(damage, size, budget).size.shape
     logits = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
@@ -175,7 +191,9 @@ def cross_entropy(
     keep: float = 0.7,
     seed: int = 0,
 ) -> Found:
-    """The cross-entropy method: p ← keep · p + (1 − keep) · frequencies among the best `elite` of a round."""
+    """The cross-entropy method: p ← keep · p + (1 − keep) · frequencies among the best `elite` of a
+    round.
+    """
     shape = Tables.of(damage, size, budget).size.shape
     p = torch.full(shape, 1 / shape[1], dtype=torch.float64)
     logits = p.log()
@@ -197,9 +215,11 @@ def _advantage(found: Tensor) -> Tensor:
 
 
 class Prior(nn.Module):
-    """A policy learned over many tables: logits of a layer's options from what is known of it, no try on the new table.
+    """A policy learned over many tables: logits of a layer's options from what is known of it, no
+    try on the new table.
 
-    Features of a layer: log damage of each option and log size of the steps between them, less their means over all layers;
+    Features of a layer: log damage of each option and log size of the steps between them, less
+    their means over all layers;
     and the share of the way from the smallest to the largest total that the budget allows.
     """
 
@@ -223,7 +243,10 @@ class Prior(nn.Module):
         )
 
     def choose(self, damage: Table, size: Table, budget: float) -> Found:
-        """The likeliest option of each layer, at a price that meets the budget. Nothing is tried."""
+        """The likeliest option of each layer, at a price that meets the budget.
+
+        Nothing is tried.
+        """
         tables = Tables.of(damage, size, budget)
         with torch.no_grad():
             choice = tables.at_a_price(self(tables))[None]
@@ -232,7 +255,9 @@ class Prior(nn.Module):
 
 
 def random_tables(layers: int, options: int, rng: torch.Generator) -> Tables:
-    """Damages α_l 4^−b with α and sizes log-normal and a factor of chance for each option; a budget on the way."""
+    """Damages α_l 4^−b with α and sizes log-normal and a factor of chance for each option; a budget
+    on the way.
+    """
     alpha = torch.randn(layers, 1, generator=rng, dtype=torch.float64)
     steps = torch.arange(options, dtype=torch.float64) + 0.15 * torch.randn(
         layers, options, generator=rng, dtype=torch.float64

@@ -1,4 +1,7 @@
-"""How a model answers: the likeliest choice, or a greedy continuation. In batches, with the result of one by one."""
+"""How a model answers: the likeliest choice, or a greedy continuation.
+
+In batches, with the result of one by one.
+"""
 
 import functools
 import inspect
@@ -26,9 +29,11 @@ CACHE = 3 * 2**29  # most bytes of keys and values that are held while answers a
 def encode_pair(
     tokenizer: PreTrainedTokenizerBase, context: str, continuation: str
 ) -> tuple[list[int], list[int]]:
-    """Token ids of both parts: the whole is tokenized at once and divided where the context's own ids end.
+    """Token ids of both parts: the whole is tokenized at once and divided where the context's own
+    ids end.
 
-    Spaces at the end of the context belong to the continuation. This is how lm-evaluation-harness divides them.
+    Spaces at the end of the context belong to the continuation. This is how lm-evaluation-harness
+    divides them.
     """
     bare = context.rstrip()
     whole = tokenizer(context + continuation)["input_ids"]
@@ -42,8 +47,9 @@ def log_probabilities(
 ) -> list[float]:
     """For each (context, continuation): Σ ln p(token of the continuation | all before it), in nats.
 
-    A context with several continuations of more than one token is read once, and they go on from its keys and values, where the
-    architecture keeps nothing but these. Other pairs are rows of their own: see `by_rows`.
+    A context with several continuations of more than one token is read once, and they go on from
+    its keys and values, where the architecture keeps nothing but these. Other pairs are rows of
+    their own: see `by_rows`.
     """
     longest = longest_context(model)
     contexts: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -79,7 +85,9 @@ def by_contexts(
     pairs: Sequence[tuple[list[int], list[int]]],
     contexts: dict[tuple[int, ...], list[int]],
 ) -> dict[int, float]:
-    """Pair → its log-probability, for pairs of contexts that are equally long; {} where the cache holds more than keys and values."""
+    """Pair → its log-probability, for pairs of contexts that are equally long; {} where the cache
+    holds more than keys and values.
+    """
     out = run(model, 1, input_ids=torch.tensor(list(contexts), device=model.device), use_cache=True)
     cache = getattr(out, "past_key_values", None)
     if not isinstance(cache, DynamicCache) or any(
@@ -125,9 +133,11 @@ def by_contexts(
 def by_rows(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """`log_probabilities`, each different input in a row of its own.
 
-    Rows are padded on the right behind an attention mask, so that positions count from 0 in every architecture.
-    What does not fit the model's context is cut on the left. Pairs with the same input (one-token continuations
-    of one context) share a row, and the head sees only the last positions, those that a continuation asks for.
+    Rows are padded on the right behind an attention mask, so that positions count from 0 in every
+    architecture.
+    What does not fit the model's context is cut on the left. Pairs with the same input (one-token
+    continuations of one context) share a row, and the head sees only the last positions, those that
+    a continuation asks for.
     """
     longest = longest_context(model)
     rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -162,7 +172,9 @@ def by_rows(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]
 
 
 def run(model: PreTrainedModel, keep: int, **inputs: Any) -> Any:
-    """The model's output with the logits of the last `keep` positions, or of all where it has no way to make a part of them."""
+    """The model's output with the logits of the last `keep` positions, or of all where it has no
+    way to make a part of them.
+    """
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         inputs["logits_to_keep"] = keep
     return model(**inputs)
@@ -171,7 +183,8 @@ def run(model: PreTrainedModel, keep: int, **inputs: Any) -> Any:
 def batches(
     rows: Sequence[tuple[int, ...]], vocabulary: int, asked: dict[tuple[int, ...], int]
 ) -> list[list[tuple[int, ...]]]:
-    """Rows, sorted by length, divided so that a padded batch stays within TOKENS, and its logits within LOGITS.
+    """Rows, sorted by length, divided so that a padded batch stays within TOKENS, and its logits
+    within LOGITS.
 
     `asked`: how many of the last positions of a row need logits.
     """
@@ -200,9 +213,13 @@ def continuations(
     new_tokens: int = NEW_TOKENS,
     may_begin: Sequence[Callable[[str], bool] | None] | None = None,
 ) -> list[str]:
-    """The most likely next token again and again, up to a newline, the end of the text, or `new_tokens`. See `greedy`.
+    """The most likely next token again and again, up to a newline, the end of the text, or
+    `new_tokens`.
 
-    may_begin[i] of a prompt: whether what is written so far is worth going on; where it is not, the text ends there.
+    See `greedy`.
+
+    may_begin[i] of a prompt: whether what is written so far is worth going on; where it is not, the
+    text ends there.
     """
     longest = longest_context(model)
     if longest is not None and longest <= new_tokens:
@@ -246,10 +263,13 @@ def greedy(
     newline: Callable[[int], bool],
     over: Sequence[Callable[[list[int]], bool] | None] | None = None,
 ) -> list[list[int]]:
-    """New tokens of each prompt; an end of text is left out. A row ends behind a newline, at `new_tokens`, or where its `over` says so.
+    """New tokens of each prompt; an end of text is left out.
 
-    No row is padded: the pass over all prompts stops where the shortest ends, and a longer one gives its own next tokens before
-    the model's. Keys and values are cached; rows that are done leave the batch.
+    A row ends behind a newline, at `new_tokens`, or where its `over` says so.
+
+    No row is padded: the pass over all prompts stops where the shortest ends, and a longer one
+    gives its own next tokens before the model's. Keys and values are cached; rows that are done
+    leave the batch.
     """
     rows: list[list[int]] = [[] for _ in prompts]
     running, cache = list(range(len(rows))), None
@@ -280,7 +300,9 @@ def greedy(
 
 
 def reply(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
-    """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has one."""
+    """What the model adds, greedily: to the prompt, or to its chat template if the tokenizer has
+    one.
+    """
     if tokenizer.chat_template:
         turn = [{"role": "user", "content": prompt}]
         ids = tokenizer.apply_chat_template(
@@ -299,7 +321,9 @@ def reply(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
 
 
 def bytes_of_a_token(model: PreTrainedModel) -> int:
-    """What one token's keys and values take; of an architecture without the usual names, as with keys as wide as the states."""
+    """What one token's keys and values take; of an architecture without the usual names, as with
+    keys as wide as the states.
+    """
     config = model.config.get_text_config()
     if hasattr(config, "num_attention_heads"):
         return kv_cache(config, context=1, batch=1, bits=8 * model.dtype.itemsize)
@@ -321,7 +345,10 @@ def newline_test(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], bool]:
 def judge(
     model: Subject, tokenizer: PreTrainedTokenizerBase, items: Sequence[Choice | Generate]
 ) -> list[bool]:
-    """For each item: is the model's answer right? A choice whose log-probability is not a number is never the answer."""
+    """For each item: is the model's answer right?
+
+    A choice whose log-probability is not a number is never the answer.
+    """
     pairs = [
         encode_pair(tokenizer, i.prompt, c)
         for i in items

@@ -1,4 +1,6 @@
-"""One number for each window of text, so that two models can be compared window by window (`comparison`)."""
+"""One number for each window of text, so that two models can be compared window by window
+(`comparison`).
+"""
 
 from typing import Any
 
@@ -12,23 +14,29 @@ from .subject import Subject, scoring
 
 
 def nats_by_window(model: Subject, ids: Tensor) -> Tensor:
-    """(n,) nats per predicted token of each of (n, context) windows; exp of their mean is the perplexity."""
+    """(n,) nats per predicted token of each of (n, context) windows; exp of their mean is the
+    perplexity.
+    """
     with scoring(model, _context(ids)) as ready:
         return data.nats_by_window(ready, ids)
 
 
 @torch.no_grad()
 def predictions(model: Subject, ids: Tensor) -> Tensor:
-    """(n, context, vocabulary) log-probabilities of the next token, float32: keep them to compare several models with one."""
+    """(n, context, vocabulary) log-probabilities of the next token, float32: keep them to compare
+    several models with one.
+    """
     with scoring(model, _context(ids)) as ready:
         return torch.cat([_log_p(ready, rows).cpu() for rows in ids.split(_batch(ready, ids))])
 
 
 @torch.no_grad()
 def kl_by_window(original: Subject | Tensor, model: Subject, ids: Tensor) -> Tensor:
-    """(n,) KL(p ‖ q) = Σ p ln(p / q) in nats, the mean over the tokens of each of (n, context) windows.
+    """(n,) KL(p ‖ q) = Σ p ln(p / q) in nats, the mean over the tokens of each of (n, context)
+    windows.
 
-    p is the original's distribution of the next token, q the model's. `original` may be its `predictions(…, ids)`.
+    p is the original's distribution of the next token, q the model's. `original` may be its
+    `predictions(…, ids)`.
     """
     if isinstance(original, Tensor) and original.shape[:2] != ids.shape:
         raise CompressionError(

@@ -1,8 +1,10 @@
-"""What heads of attention do: look back a fixed number of tokens, or look for what came after the same token before.
+"""What heads of attention do: look back a fixed number of tokens, or look for what came after the
+same token before.
 
-The two together copy (induction heads: Olsson et al., 2022): one head writes "the token before me was A" into the stream, a
-later one looks for such a place when it reads A. Where the same pair of tokens stood earlier in a window, copying could
-have predicted the second of them (`seen_before`): there such heads matter most, and there their loss shows.
+The two together copy (induction heads: Olsson et al., 2022): one head writes "the token before me
+was A" into the stream, a later one looks for such a place when it reads A. Where the same pair of
+tokens stood earlier in a window, copying could have predicted the second of them (`seen_before`):
+there such heads matter most, and there their loss shows.
 """
 
 from collections.abc import Iterator
@@ -21,14 +23,17 @@ from .subject import Subject
 
 
 def seen_before(ids: Tensor) -> Tensor:
-    """(windows, tokens − 1) bool: the pair of tokens t, t + 1 stands earlier in the window, so that t + 1 could be copied."""
+    """(windows, tokens − 1) bool: the pair of tokens t, t + 1 stands earlier in the window, so that
+    t + 1 could be copied.
+    """
     first, second = ids[:, :-1], ids[:, 1:]
     same = (first[:, :, None] == first[:, None]) & (second[:, :, None] == second[:, None])
     return (same & torch.ones_like(same[0]).tril(-1)).any(-1)
 
 
 def kl_where(original: Tensor, model: Subject | Tensor, ids: Tensor, where: Tensor) -> Tensor:
-    """(windows,) mean KL, in nats, from `original` (`by_window.predictions`) over the tokens t where `where` (windows, tokens − 1) holds.
+    """(windows,) mean KL, in nats, from `original` (`by_window.predictions`) over the tokens t
+    where `where` (windows, tokens − 1) holds.
 
     `model` may be its predictions, too.
     Raises CompressionError where a window has no such token: take longer windows.
@@ -44,7 +49,8 @@ def kl_where(original: Tensor, model: Subject | Tensor, ids: Tensor, where: Tens
 
 @torch.no_grad()
 def attention_maps(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
-    """Who looks where: (windows, heads, tokens, tokens) for each block; row t holds the weights of token t.
+    """Who looks where: (windows, heads, tokens, tokens) for each block; row t holds the weights of
+    token t.
 
     Raises CompressionError for a model that does not give its attention weights.
     """
@@ -74,7 +80,9 @@ def looking_back(maps: list[Tensor], distance: int) -> Tensor:
 
 
 def matching(maps: list[Tensor], ids: Tensor) -> Tensor:
-    """(blocks, heads): the mean weight on places that follow an earlier token like the one read, over tokens that have such places."""
+    """(blocks, heads): the mean weight on places that follow an earlier token like the one read,
+    over tokens that have such places.
+    """
     before = torch.cat([torch.full_like(ids[:, :1], -1), ids[:, :-1]], 1)
     same = (ids[:, :, None] == before[:, None]) & torch.ones(
         ids.shape[1], ids.shape[1], dtype=torch.bool
@@ -89,7 +97,8 @@ def matching(maps: list[Tensor], ids: Tensor) -> Tensor:
 def without_head(model: PreTrainedModel, block: int, head: int) -> Iterator[None]:
     """While this is open, what one head of attention gives to the output projection is zero.
 
-    Raises CompressionError for a head that is not there, and for models whose attention is not known (`pruning.anatomy`).
+    Raises CompressionError for a head that is not there, and for models whose attention is not
+    known (`pruning.anatomy`).
     """
     from course_utils.pruning import anatomy
 

@@ -1,12 +1,14 @@
-"""Compare rows fairly: the same seeds and windows for all, paired differences, and an interval beside each number.
+"""Compare rows fairly: the same seeds and windows for all, paired differences, and an interval
+beside each number.
 
     table = compare("Three bits", {"RTN": rtn_nats, "GPTQ": gptq_nats}, against="RTN", unit="nats", protocol="64 windows …")
 
-Each row is a function of a seed that returns one number, or one number for each evaluation window; a row without
-chance may be given as these numbers themselves. The interval (95 %) is `theory.intervals.crossed_interval`: from the
-windows where a row is the same for every seed, from the seeds where a row gives one number, from both where both vary.
-Two rows are compared by the interval of their differences, seed by seed and window by window: where it holds 0,
-no difference is seen.
+Each row is a function of a seed that returns one number, or one number for each evaluation window;
+a row without chance may be given as these numbers themselves. The interval (95 %) is
+`theory.intervals.crossed_interval`: from the windows where a row is the same for every seed, from
+the seeds where a row gives one number, from both where both vary.
+Two rows are compared by the interval of their differences, seed by seed and window by window: where
+it holds 0, no difference is seen.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ Row = Callable[[int], Any] | Tensor | Sequence[float] | float
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
-    """What `compare` found. `values[label]` is (seeds, windows), one column where a row gave one number for each seed."""
+    """What `compare` found.
+
+    `values[label]` is (seeds, windows), one column where a row gave one number for each seed.
+    """
 
     title: str
     values: dict[str, Tensor]
@@ -64,10 +69,13 @@ class Comparison:
         return crossed_interval(self._row(a) - self._row(b))
 
     def order(self, a: str, b: str) -> str:
-        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference holds 0.
+        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference
+        holds 0.
 
-        Rows that are equal for every seed and window are "=" too: however wide an interval, it would hold their difference of 0.
-        Raises CompressionError if two single numbers that differ are compared: nothing tells how far they may be off.
+        Rows that are equal for every seed and window are "=" too: however wide an interval, it
+        would hold their difference of 0.
+        Raises CompressionError if two single numbers that differ are compared: nothing tells how
+        far they may be off.
         """
         mean, half = self.difference(a, b)
         if bool((self._row(a) == self._row(b)).all()):
@@ -87,7 +95,9 @@ class Comparison:
         return self.values[label]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON takes it; numbers with nine digits, one text of numbers for each seed."""
+        """Everything, as JSON takes it; numbers with nine digits, one text of numbers for each
+        seed.
+        """
         lines = {
             label: [" ".join(f"{x:.9g}" for x in line) for line in v.tolist()]
             for label, v in self.values.items()
@@ -98,7 +108,8 @@ class Comparison:
         return {**held, "seeds": list(self.seeds), "columns": self.columns, "rows": rows}
 
     def save(self, path: str | Path, *, command: str) -> Path:
-        """Write the table as JSON, with the command that makes it and today's date, which are shown below it.
+        """Write the table as JSON, with the command that makes it and today's date, which are shown
+        below it.
 
         A bare name is written to `course_utils/learn/tables/`, where `load` finds it.
         """
@@ -133,10 +144,13 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Run each row once for each seed and compare them; see the head of this module.
 
-    `against` names the row that the others are compared with; `better` is "lower" or "higher"; `protocol` says what
-    all rows have in common (tokens, steps, windows, context). What rows do not have in common belongs in `columns`:
-    {"MB": {"RTN": 1.2, …}}. PyTorch's own generator starts from the seed before each call, so that rows draw alike.
-    Raises CompressionError for numbers that are not finite, rows of unlike lengths, and an unknown `against`.
+    `against` names the row that the others are compared with; `better` is "lower" or "higher";
+    `protocol` says what all rows have in common (tokens, steps, windows, context). What rows do not
+    have in common belongs in `columns`:
+    {"MB": {"RTN": 1.2, …}}. PyTorch's own generator starts from the seed before each call, so that
+    rows draw alike.
+    Raises CompressionError for numbers that are not finite, rows of unlike lengths, and an unknown
+    `against`.
     """
     from tqdm.auto import tqdm
 

@@ -1,4 +1,6 @@
-"""A Comparison as HTML and as plain text: a line for each row, its difference from the reference, what it was run on."""
+"""A Comparison as HTML and as plain text: a line for each row, its difference from the reference,
+what it was run on.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ STYLES = {BETTER: ";font-weight:bold", WORSE: "", SAME: ";opacity:.75"}
 
 
 def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
-    """ "0.6455 ± 0.0021": as many digits as give the half width two; the mean alone where there is no half width."""
+    """ "0.6455 ± 0.0021": as many digits as give the half width two; the mean alone where there is
+    no half width.
+    """
     plus = "+" if sign else ""
     if not half > 0:
         return f"{mean:{plus}.4g}".replace("-", "−")
@@ -30,7 +34,9 @@ def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
 
 
 def verdict(table: Comparison, label: str) -> str:
-    """How a row compares with the reference; empty for the reference itself and where there is no interval."""
+    """How a row compares with the reference; empty for the reference itself and where there is no
+    interval.
+    """
     if table.against is None or label == table.against:
         return ""
     mean, half = table.difference(label, table.against)

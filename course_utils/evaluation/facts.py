@@ -1,7 +1,9 @@
-"""What a model knows of its world, fact by fact: the probability of the right value among all values of the attribute.
+"""What a model knows of its world, fact by fact: the probability of the right value among all
+values of the attribute.
 
-p(value) is that of the shortest beginning of its tokens that no other value of the attribute shares (nearly always the
-first token), normalized over the values. From it come right answers (with its rank) and bits held (`theory.capacity`).
+p(value) is that of the shortest beginning of its tokens that no other value of the attribute shares
+(nearly always the first token), normalized over the values. From it come right answers (with its
+rank) and bits held (`theory.capacity`).
 """
 
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from .subject import Subject, scoring
 
 @dataclass(frozen=True)
 class Known:
-    """One entry for each fact, people in order of their frequency (the most talked about first), attributes within.
+    """One entry for each fact, people in order of their frequency (the most talked about first),
+    attributes within.
 
-    `right` (n,) 1.0 where the right value is the likeliest, `bits` (n,) held of it, `person` (n,) the rank of the person.
+    `right` (n,) 1.0 where the right value is the likeliest, `bits` (n,) held of it, `person` (n,)
+    the rank of the person.
     """
 
     right: Tensor
@@ -32,7 +36,9 @@ class Known:
 
 
 def beginnings(tokens: list[list[int]]) -> list[list[int]]:
-    """The shortest beginning of each row that begins no other row; the whole row where there is none."""
+    """The shortest beginning of each row that begins no other row; the whole row where there is
+    none.
+    """
     found = []
     for i, row in enumerate(tokens):
         others = [other for j, other in enumerate(tokens) if j != i]
@@ -45,7 +51,9 @@ def beginnings(tokens: list[list[int]]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Asked:
-    """All questions in one wording: pairs of tokens, how many values each question has, and which of them is right."""
+    """All questions in one wording: pairs of tokens, how many values each question has, and which
+    of them is right.
+    """
 
     pairs: list[tuple[list[int], list[int]]]
     sizes: list[int]
@@ -55,7 +63,10 @@ class Asked:
 def questions(
     tokenizer: PreTrainedTokenizerBase, *, template: int = 0, world: World | None = None
 ) -> Asked:
-    """Ask for every fact of the world in the words of `template` (0, 1 or 2). Raises CompressionError for another one."""
+    """Ask for every fact of the world in the words of `template` (0, 1 or 2).
+
+    Raises CompressionError for another one.
+    """
     if template not in (0, 1, 2):
         raise CompressionError(f"template={template}: questions are worded in three ways, 0 to 2.")
     world = default_world() if world is None else world

@@ -1,4 +1,6 @@
-"""The same items through EleutherAI's lm-evaluation-harness, with its own model wrapper and its own scoring."""
+"""The same items through EleutherAI's lm-evaluation-harness, with its own model wrapper and its own
+scoring.
+"""
 
 import contextlib
 import copy
@@ -61,10 +63,12 @@ def run(
     model: Subject, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] | None = None, *, n: int = 200,
     split: str = "test", seed: int = 0, batch_size: int = 32,
 ) -> dict[str, float]:  # fmt: skip
-    """{task: accuracy} as lm-evaluation-harness measures it, on the items that `task_scores` takes. Offline.
+    """{task: accuracy} as lm-evaluation-harness measures it, on the items that `task_scores` takes.
 
-    Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not installed, or the
-    tokenizer has no end of text.
+    Offline.
+
+    Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not
+    installed, or the tokenizer has no end of text.
     """
     found = task_items(tasks, n, split, seed)
     harness()
@@ -80,7 +84,9 @@ def run(
 
 
 def harness() -> None:
-    """Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not installed."""
+    """Raises CompressionError if lm-eval, or accelerate, which its model wrapper needs, is not
+    installed.
+    """
     try:
         import lm_eval.evaluator
         import lm_eval.models.huggingface  # noqa: F401

@@ -26,7 +26,9 @@ Described = str | dict[str, Any] | PretrainedConfig | PreTrainedModel
 
 
 def bytes_in_memory(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers; a storage that several share (tied weights, views) counts once, in full."""
+    """Bytes of all parameters and buffers; a storage that several share (tied weights, views)
+    counts once, in full.
+    """
     sizes = {}
     for tensor in (*model.parameters(), *model.buffers()):
         storage = tensor.untyped_storage()
@@ -35,7 +37,9 @@ def bytes_in_memory(model: nn.Module) -> int:
 
 
 def configuration(described: Described) -> PretrainedConfig:
-    """The configuration of a name in `evaluation.configs.CONFIGS`, of a dict with its model_type, or of a model."""
+    """The configuration of a name in `evaluation.configs.CONFIGS`, of a dict with its model_type,
+    or of a model.
+    """
     if isinstance(described, PreTrainedModel):
         return described.config
     if isinstance(described, PretrainedConfig):
@@ -52,7 +56,10 @@ def configuration(described: Described) -> PretrainedConfig:
 
 
 def skeleton(described: Described) -> PreTrainedModel:
-    """The model of a configuration on the meta device: every shape, no bytes. An encoder comes without a head."""
+    """The model of a configuration on the meta device: every shape, no bytes.
+
+    An encoder comes without a head.
+    """
     if isinstance(described, PreTrainedModel):
         return described
     config = copy.deepcopy(configuration(described))
@@ -69,7 +76,9 @@ def skeleton(described: Described) -> PreTrainedModel:
 
 
 def parameter_counts(described: Described) -> dict[str, int]:
-    """Parameters in embeddings, attention, mlp, norms, head and in total; a tied head counts with the embeddings."""
+    """Parameters in embeddings, attention, mlp, norms, head and in total; a tied head counts with
+    the embeddings.
+    """
     model, counts, seen = (
         skeleton(described),
         dict.fromkeys(("embeddings", "attention", "mlp", "norms", "head"), 0),
@@ -106,12 +115,15 @@ KEPT_BY = {"relu": 1, "gelu_new": 5}
 
 
 def block_entries(model: nn.Module, config: PretrainedConfig) -> int:
-    """Intermediate results of one token in one block, in entries (h hidden, q and k widths of query and key, f of the MLP).
+    """Intermediate results of one token in one block, in entries (h hidden, q and k widths of query
+    and key, f of the MLP).
 
-    4 h: the inputs and outputs of both norms (2 h more for an RMSNorm, which keeps its normalized input);
-    2 q + 2 k: queries, keys, values and the attention's output; 4 f for a gated MLP (gate, its activation, up, their
-    product), else 2 f (1 f for ReLU, 5 f for GPT-2's tanh GELU, written in single steps), for each expert that a token
-    visits. Attention is taken to be fused: no context × context matrix is stored.
+    4 h: the inputs and outputs of both norms (2 h more for an RMSNorm, which keeps its normalized
+    input);
+    2 q + 2 k: queries, keys, values and the attention's output; 4 f for a gated MLP (gate, its
+    activation, up, their product), else 2 f (1 f for ReLU, 5 f for GPT-2's tanh GELU, written in
+    single steps), for each expert that a token visits. Attention is taken to be fused: no context ×
+    context matrix is stored.
     """
     heads, h = config.num_attention_heads, config.hidden_size
     width = getattr(config, "head_dim", None) or h // heads
@@ -145,8 +157,9 @@ def activations(
 ) -> int:
     """Bytes of intermediate results; `block_entries` says what is counted in a block.
 
-    Training keeps every block's until the backward pass (nothing is recomputed), and the logits' log-softmax in 32
-    bits. Inference needs one block's at a time while the prompt is read, and one row of logits for each sequence.
+    Training keeps every block's until the backward pass (nothing is recomputed), and the logits'
+    log-softmax in 32 bits. Inference needs one block's at a time while the prompt is read, and one
+    row of logits for each sequence.
     """
     tokens, block = batch * context, block_entries(model, config)
     if not training:
@@ -158,15 +171,19 @@ def budget(
     config: Described, *, dtype_bits: float = 16, context: int = 4096, batch: int = 1, training: bool = False,
     kv_bits: float = 16,
 ) -> dict[str, int]:  # fmt: skip
-    """Bytes a model needs, without allocating it: weights, kv_cache, activations, gradients, optimizer, total.
+    """Bytes a model needs, without allocating it: weights, kv_cache, activations, gradients,
+    optimizer, total.
 
-    Inference: N `dtype_bits` / 8 for N parameters (4.25 bits stand for 4-bit codes with a 16-bit scale for each
-    64 weights), the key-value cache of `batch` sequences of `context` tokens, and the activations of one block (see `activations`).
-    Training with AdamW, `dtype_bits=32`: weights 4 N, gradients 4 N, two moments 8 N. `dtype_bits=16`, mixed
-    precision: weights 2 N, gradients 2 N, and the optimizer's 32-bit weights and moments 12 N (ZeRO, Rajbhandari
-    et al., 2020, section 3.1). Both are 16 N, and every block's activations besides.
+    Inference: N `dtype_bits` / 8 for N parameters (4.25 bits stand for 4-bit codes with a 16-bit
+    scale for each 64 weights), the key-value cache of `batch` sequences of `context` tokens, and
+    the activations of one block (see `activations`).
+    Training with AdamW, `dtype_bits=32`: weights 4 N, gradients 4 N, two moments 8 N.
+    `dtype_bits=16`, mixed precision: weights 2 N, gradients 2 N, and the optimizer's 32-bit weights
+    and moments 12 N (ZeRO, Rajbhandari et al., 2020, section 3.1). Both are 16 N, and every block's
+    activations besides.
 
-    `config`: a name in `evaluation.configs.CONFIGS`, a dict with its model_type, a configuration, or a model.
+    `config`: a name in `evaluation.configs.CONFIGS`, a dict with its model_type, a configuration,
+    or a model.
     Raises CompressionError for sizes below one and for training in other than 16 or 32 bits.
     """
     if dtype_bits <= 0 or kv_bits <= 0 or context < 1 or batch < 1:

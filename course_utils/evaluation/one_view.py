@@ -2,10 +2,12 @@
 
     KL(p_w ‖ p_{w+δ}) = ½ δᵀ F δ + O(‖δ‖³),      F = E[Jᵀ (diag p − p pᵀ) J],  J = ∂ logits / ∂ w
 
-F is the Fisher information of the model's own predictions (Amari, 1998; Martens, 2020). It never has to be built: J δ is a
-directional derivative, one pass in forward mode, and ½ δᵀFδ is half the variance of J δ under p, token by token
-(`noise.quadratic_kl`). Rounding, pruning and low rank differ in the δ that they allow, and in the F that they pretend:
-the identity (magnitude, plain rounding), a diagonal (OBD, Wanda), one block for each layer (GPTQ, SparseGPT).
+F is the Fisher information of the model's own predictions (Amari, 1998; Martens, 2020). It never
+has to be built: J δ is a directional derivative, one pass in forward mode, and ½ δᵀFδ is half the
+variance of J δ under p, token by token (`noise.quadratic_kl`). Rounding, pruning and low rank
+differ in the δ that they allow, and in the F that they pretend:
+the identity (magnitude, plain rounding), a diagonal (OBD, Wanda), one block for each layer (GPTQ,
+SparseGPT).
 """
 
 from typing import Any
@@ -23,9 +25,11 @@ from course_utils.theory import noise
 
 
 def change(model: nn.Module, compressed: Any) -> dict[str, Tensor]:
-    """δ = Ŵ − W (out, in) of every linear layer of the blocks, by name; `compressed` is a model, or a `Compressed` that holds one.
+    """δ = Ŵ − W (out, in) of every linear layer of the blocks, by name; `compressed` is a model, or
+    a `Compressed` that holds one.
 
-    Raises CompressionError for a layer of which `compressed` has no weight of the same shape: a smaller model is no δ.
+    Raises CompressionError for a layer of which `compressed` has no weight of the same shape: a
+    smaller model is no δ.
     """
     found, compressed = {}, compressed if isinstance(compressed, nn.Module) else compressed.model
     for name, module in walk.compressible(model).items():
@@ -46,10 +50,11 @@ def change(model: nn.Module, compressed: Any) -> dict[str, Tensor]:
 def predicted_kl(
     model: PreTrainedModel, delta: dict[str, Tensor], ids: Tensor, batch: int = 8
 ) -> Tensor:
-    """(windows,) ½ δᵀFδ in nats a token, for token ids (windows, context): what `evaluation.kl_by_window` measures, to second order.
+    """(windows,) ½ δᵀFδ in nats a token, for token ids (windows, context): what
+    `evaluation.kl_by_window` measures, to second order.
 
-    `delta` as `change` gives it. Raises CompressionError for unknown layers or shapes, and for a model that has no
-    derivative in forward mode, such as a mixture of fused experts.
+    `delta` as `change` gives it. Raises CompressionError for unknown layers or shapes, and for a
+    model that has no derivative in forward mode, such as a mixture of fused experts.
     """
     layers = walk.compressible(model)
     for name, d in delta.items():

@@ -9,9 +9,9 @@ from course_utils.errors import CompressionError
 def front(costs: Sequence[Sequence[float]]) -> list[int]:
     """Indices of the Pareto front, by the first cost, then the second, and so on.
 
-    `costs` holds a row for each candidate, lower is better in every column. A candidate is left out if another is at
-    most as high in every column and lower in one; equal candidates stay together. Raises CompressionError for rows
-    of different length and for NaN.
+    `costs` holds a row for each candidate, lower is better in every column. A candidate is left out
+    if another is at most as high in every column and lower in one; equal candidates stay together.
+    Raises CompressionError for rows of different length and for NaN.
     """
     rows = [tuple(map(float, row)) for row in costs]
     if len({len(row) for row in rows}) > 1 or any(not row for row in rows):
@@ -38,7 +38,9 @@ def beats(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def weighted(costs: Sequence[Sequence[float]], weights: Sequence[float]) -> int:
-    """The candidate with the least Σ weight · cost, the first of equals: one of the *convex hull* of the front, never one in a dent of it."""
+    """The candidate with the least Σ weight · cost, the first of equals: one of the *convex hull*
+    of the front, never one in a dent of it.
+    """
     front(costs)
     if not costs or len(weights) != len(costs[0]) or min(weights) < 0 or not any(weights):
         raise CompressionError(
@@ -51,9 +53,11 @@ def weighted(costs: Sequence[Sequence[float]], weights: Sequence[float]) -> int:
 
 
 def within(costs: Sequence[Sequence[float]], limits: Sequence[float], least: int) -> int:
-    """The ε-constraint: among candidates with every cost ≤ its limit (math.inf: none), that with the least cost `least`.
+    """The ε-constraint: among candidates with every cost ≤ its limit (math.inf: none), that with
+    the least cost `least`.
 
-    Of equals the one that comes first on the front. Reaches every point of the front. Raises CompressionError where nothing fits.
+    Of equals the one that comes first on the front. Reaches every point of the front. Raises
+    CompressionError where nothing fits.
     """
     fit = [
         i

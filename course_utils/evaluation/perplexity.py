@@ -16,10 +16,12 @@ from .text import Text, windows
 
 @dataclass(frozen=True, repr=False)
 class Perplexity:
-    """`nats` per token, and `protocol`: all that must be the same before two of these may be compared.
+    """`nats` per token, and `protocol`: all that must be the same before two of these may be
+    compared.
 
-    `half_width` of the 95 % interval of `nats` is Student's over the windows; NaN for a single window. Two of these on
-    the same windows differ by much less than that: compare them in pairs (`evaluation.comparison`).
+    `half_width` of the 95 % interval of `nats` is Student's over the windows; NaN for a single
+    window. Two of these on the same windows differ by much less than that: compare them in pairs
+    (`evaluation.comparison`).
     """
 
     nats: float
@@ -54,11 +56,12 @@ def perplexity(
 ) -> Perplexity:  # fmt: skip
     """exp(-1/T Σ ln p(token | tokens before it in its window)) over windows that do not overlap.
 
-    The first token of a window is read but not scored, so T = windows × (context - 1), as in the evaluations of
-    GPTQ (Frantar et al., 2023) and Wanda (Sun et al., 2024). `text` is "bundled", a text file, a list of strings,
-    or a hub data set such as "wikitext" (WikiText-2 raw); see `evaluation.text.windows` for splits. `n=None` takes
-    all windows of a text. Raises CompressionError if the text is missing or too short, or the context longer than
-    the model can read.
+    The first token of a window is read but not scored, so T = windows × (context - 1), as in the
+    evaluations of GPTQ (Frantar et al., 2023) and Wanda (Sun et al., 2024). `text` is "bundled", a
+    text file, a list of strings, or a hub data set such as "wikitext" (WikiText-2 raw); see
+    `evaluation.text.windows` for splits. `n=None` takes all windows of a text. Raises
+    CompressionError if the text is missing or too short, or the context longer than the model can
+    read.
     """
     network = runnable(model, context)
     chosen = windows(tokenizer, text, split=split, n=n, context=context, seed=seed)
@@ -90,7 +93,8 @@ def calibration(
 ) -> Tensor:
     """(n, context) token ids of the training split, for methods that look at activations.
 
-    Of a fixed text, `n` different windows are drawn from `seed`. Raises CompressionError as `perplexity` does.
+    Of a fixed text, `n` different windows are drawn from `seed`. Raises CompressionError as
+    `perplexity` does.
     """
     return windows(
         tokenizer, text, split="train", n=n, context=context, seed=seed, scattered=True

@@ -1,4 +1,6 @@
-"""Passes of a model in which only later blocks are changed: what the blocks before gave is given again, not computed anew."""
+"""Passes of a model in which only later blocks are changed: what the blocks before gave is given
+again, not computed anew.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +17,11 @@ from . import by_window
 
 @contextmanager
 def before(model: PreTrainedModel, block: int, ids: Tensor) -> Iterator[bool]:
-    """Within it, blocks before number `block` are not run in passes over `ids` as `by_window` makes them: one pass over all windows
-    after the other. True if that gives what the model gives; else (blocks that share states in other ways) they are run as ever: False.
+    """Within it, blocks before number `block` are not run in passes over `ids` as `by_window` makes
+    them: one pass over all windows after the other.
+
+    True if that gives what the model gives; else (blocks that share states in other ways) they are
+    run as ever: False.
 
     What is kept is the output of one block, (windows, context, width).
     """

@@ -25,7 +25,10 @@ SPEED_PROMPT = "Story: Ada puts the lamp in the kitchen."
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What `report` measured. `tokens_per_second` is None when it was not asked for, `perplexity` for an encoder."""
+    """What `report` measured.
+
+    `tokens_per_second` is None when it was not asked for, `perplexity` for an encoder.
+    """
 
     name: str
     bytes_on_disk: int
@@ -51,12 +54,15 @@ def report(
 ) -> Report:  # fmt: skip
     """Measure a model or a Compressed.
 
-    bytes_on_disk: the folder that `Compressed.save` writes (without the tokenizer), for a plain model too: weights
-    packed where they are packed, others in bfloat16 where that loses nothing, so that both kinds compare.
-    bytes_in_memory: parameters and buffers as they are now. tokens_per_second: see `decoding_speed`; `runs=0`
-    leaves it out. perplexity: on the validation split of `text`. scores: `n` test items of each of `tasks` (None:
-    all six; (): none). Of an encoder, which predicts no next token, speed is that of reading (`reading_speed`), and there
-    is neither perplexity nor score. Raises CompressionError for what is no model of tokens.
+    bytes_on_disk: the folder that `Compressed.save` writes (without the tokenizer), for a plain
+    model too: weights packed where they are packed, others in bfloat16 where that loses nothing, so
+    that both kinds compare.
+    bytes_in_memory: parameters and buffers as they are now. tokens_per_second: see
+    `decoding_speed`; `runs=0` leaves it out. perplexity: on the validation split of `text`. scores:
+    `n` test items of each of `tasks` (None:
+    all six; (): none). Of an encoder, which predicts no next token, speed is that of reading
+    (`reading_speed`), and there is neither perplexity nor score. Raises CompressionError for what
+    is no model of tokens.
     """
     encoder = is_encoder(model)
     network = model_in(model) if encoder else runnable(model)
@@ -80,9 +86,11 @@ def report(
 def decoding_speed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int = 24, runs: int = 3
 ) -> float:
-    """Tokens per second of greedy decoding: batch 1, key-value cache, after one fixed prompt; the median of `runs`.
+    """Tokens per second of greedy decoding: batch 1, key-value cache, after one fixed prompt; the
+    median of `runs`.
 
-    Reading the prompt is not timed, an unmeasured run goes first, and the end of text does not stop it.
+    Reading the prompt is not timed, an unmeasured run goes first, and the end of text does not stop
+    it.
     """
     ids = torch.tensor([tokenizer(SPEED_PROMPT)["input_ids"]], device=model.device)
     longest = longest_context(model)
@@ -107,7 +115,9 @@ def decoding_speed(
 def reading_speed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, runs: int = 3
 ) -> float:
-    """Tokens per second of one pass over a short text, batch 8; the median of `runs` after an unmeasured one."""
+    """Tokens per second of one pass over a short text, batch 8; the median of `runs` after an
+    unmeasured one.
+    """
     ids = torch.tensor(
         [tokenizer(SPEED_PROMPT)["input_ids"][: longest_context(model)]] * 8, device=model.device
     )
@@ -170,7 +180,8 @@ class Table:
 
 
 def compare(reports: Sequence[Report]) -> Table:
-    """One row for each report, sizes and speed with their ratio to the first, and the protocol below.
+    """One row for each report, sizes and speed with their ratio to the first, and the protocol
+    below.
 
     Raises CompressionError if there are none, or if they were measured differently.
     """

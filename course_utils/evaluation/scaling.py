@@ -1,4 +1,6 @@
-"""How a cost grows with a size: times that can be trusted, and the exponent of a power law with its uncertainty."""
+"""How a cost grows with a size: times that can be trusted, and the exponent of a power law with its
+uncertainty.
+"""
 
 import math
 import time
@@ -13,7 +15,10 @@ from course_utils.errors import CompressionError
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """cost ≈ factor · size^exponent. `error` is the standard error of the exponent, `n` the number of points."""
+    """cost ≈ factor · size^exponent.
+
+    `error` is the standard error of the exponent, `n` the number of points.
+    """
 
     exponent: float
     error: float
@@ -35,10 +40,11 @@ class PowerLaw:
 
 
 def fit(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
-    """Least squares of y = log cost on x = log size: exponent Σ (x − x̄)(y − ȳ) / S, error √(Σ r² / (n − 2) / S).
+    """Least squares of y = log cost on x = log size: exponent Σ (x − x̄)(y − ȳ) / S, error √(Σ r² /
+    (n − 2) / S).
 
-    S = Σ (x − x̄)², r the residuals. Raises CompressionError for fewer than three points, sizes that are all equal,
-    and numbers that are not positive and finite.
+    S = Σ (x − x̄)², r the residuals. Raises CompressionError for fewer than three points, sizes
+    that are all equal, and numbers that are not positive and finite.
     """
     n = len(sizes)
     if n != len(costs) or n < 3:
@@ -59,7 +65,9 @@ def fit(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, so that its processor time counts work and not waiting for another thread."""
+    """Torch on one thread, so that its processor time counts work and not waiting for another
+    thread.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -69,10 +77,11 @@ def one_thread() -> Iterator[None]:
 
 
 def seconds(jobs: Sequence[Callable[[], object]], *, repeats: int = 3) -> list[float]:
-    """Processor seconds of each job on one thread: the minimum of `repeats`, in turns, after an unmeasured run of the first.
+    """Processor seconds of each job on one thread: the minimum of `repeats`, in turns, after an
+    unmeasured run of the first.
 
-    Processor time does not count while other programs have the core, and the minimum leaves out the runs that they
-    disturbed in other ways (caches, clock rate).
+    Processor time does not count while other programs have the core, and the minimum leaves out the
+    runs that they disturbed in other ways (caches, clock rate).
     """
     if not jobs or repeats < 1:
         raise CompressionError("jobs, repeats: give at least one job and one repeat.")

@@ -1,9 +1,11 @@
-"""How much does each layer matter? The damage of small noise in one layer, and from it the damage of quantizing all.
+"""How much does each layer matter?
+
+The damage of small noise in one layer, and from it the damage of quantizing all.
 
     α_l = KL(original ‖ layer l with noise of relative energy t²) / t²,     KL(all layers) ≈ Σ_l α_l t_l²
 
-with t_l² = ‖Ŵ_l − W_l‖² / ‖W_l‖² (HIGGS' linearity, Malinovskii et al., 2025). It holds while changes are small: KL is
-½ δᵀFδ, and errors of different layers are nearly uncorrelated.
+with t_l² = ‖Ŵ_l − W_l‖² / ‖W_l‖² (HIGGS' linearity, Malinovskii et al., 2025). It holds while
+changes are small: KL is ½ δᵀFδ, and errors of different layers are nearly uncorrelated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +27,9 @@ from . import by_window, one_view
 
 @contextmanager
 def kept_weight(module: Any) -> Iterator[Tensor]:
-    """The weight of a layer, as it is stored; at the end it is back, whatever tensor was put in its place."""
+    """The weight of a layer, as it is stored; at the end it is back, whatever tensor was put in its
+    place.
+    """
     weight = module.weight.data
     try:
         yield weight
@@ -42,10 +46,13 @@ def noise_sensitivities(
     seeds: Sequence[int] = (0,),
     layers: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """α of every linear layer of the blocks (or of `layers` alone), the mean over draws of noise; `ids` (windows, context). `model` stays as it is.
+    """α of every linear layer of the blocks (or of `layers` alone), the mean over draws of noise;
+    `ids` (windows, context).
 
-    `level`: relative size of the noise, 0.05 by default. Too small and float32 hides it, too large and KL is no longer
-    quadratic. Raises CompressionError for a level that is not positive.
+    `model` stays as it is.
+
+    `level`: relative size of the noise, 0.05 by default. Too small and float32 hides it, too large
+    and KL is no longer quadratic. Raises CompressionError for a level that is not positive.
     """
     if not level > 0 or not seeds:
         raise CompressionError(
@@ -70,7 +77,8 @@ def noise_sensitivities(
 
 
 def relative_errors(model: nn.Module, compressed: nn.Module) -> dict[str, float]:
-    """t_l² of every linear layer of the blocks of `model`, from the weights that `compressed` computes with.
+    """t_l² of every linear layer of the blocks of `model`, from the weights that `compressed`
+    computes with.
 
     Raises CompressionError for a layer of which `compressed` has no weight of the same shape.
     """
@@ -102,7 +110,9 @@ def streams(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
 def stream_errors(
     model: PreTrainedModel, compressed: PreTrainedModel, ids: Tensor, only: int | None = None
 ) -> list[float]:
-    """‖x̂ − x‖ / ‖x‖ of the residual stream behind each block; with `only`, when that block alone is the compressed one."""
+    """‖x̂ − x‖ / ‖x‖ of the residual stream behind each block; with `only`, when that block alone
+    is the compressed one.
+    """
     exact = streams(model, ids)
     if only is None:
         changed = streams(compressed, ids)
@@ -119,9 +129,11 @@ def stream_errors(
 def part_way(
     original: Tensor, model: PreTrainedModel, compressed: nn.Module, ids: Tensor, share: float
 ) -> Tensor:
-    """(windows,) KL from `original` (`by_window.predictions`) of the weights W + share · (Ŵ − W): the same error, smaller.
+    """(windows,) KL from `original` (`by_window.predictions`) of the weights W + share · (Ŵ − W):
+    the same error, smaller.
 
-    KL / share² is the same for all shares as long as KL is quadratic in the error. `model` stays as it is.
+    KL / share² is the same for all shares as long as KL is quadratic in the error. `model` stays as
+    it is.
     """
     with ExitStack() as stack:
         for name, module in walk.compressible(model).items():

@@ -28,7 +28,9 @@ def model_in(subject: Subject) -> PreTrainedModel:
 
 
 def is_encoder(subject: Subject) -> bool:
-    """Whether this reads tokens, or pictures, both ways and predicts no next token, as BERT, ViT and T5's stacks do."""
+    """Whether this reads tokens, or pictures, both ways and predicts no next token, as BERT, ViT
+    and T5's stacks do.
+    """
     model = model_in(subject)
     if model.main_input_name != "input_ids":
         return True
@@ -47,7 +49,10 @@ def is_encoder(subject: Subject) -> bool:
 
 
 def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
-    """The causal language model itself. Raises CompressionError if it is none or cannot read `context` tokens."""
+    """The causal language model itself.
+
+    Raises CompressionError if it is none or cannot read `context` tokens.
+    """
     model = model_in(subject)
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise CompressionError(
@@ -63,10 +68,11 @@ def runnable(subject: Subject, context: int | None = None) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrainedModel]:
-    """The model in evaluation mode, its packed layers standing as dense ones with the same weight Ŵ.
+    """The model in evaluation mode, its packed layers standing as dense ones with the same weight
+    Ŵ.
 
-    So each layer is unpacked once, not at each call; the numbers are the same. Layers that round their activations
-    stay, and layers with hooks. Afterwards all is as before.
+    So each layer is unpacked once, not at each call; the numbers are the same. Layers that round
+    their activations stay, and layers with hooks. Afterwards all is as before.
     """
     model = runnable(subject, context)
     modes = {module: module.training for module in model.modules()}
@@ -92,7 +98,9 @@ def scoring(subject: Subject, context: int | None = None) -> Iterator[PreTrained
 
 
 def name_of(subject: Subject) -> str:
-    """'bundled', a hub id, or the last part of a folder; with the method's settings if it was compressed."""
+    """'bundled', a hub id, or the last part of a folder; with the method's settings if it was
+    compressed.
+    """
     model = subject.model if isinstance(subject, Compressed) else subject
     known = getattr(model, "name_or_path", "") or type(model).__name__
     if Path(known) == BUNDLED:
@@ -105,7 +113,10 @@ def name_of(subject: Subject) -> str:
 
 
 def describe(settings: dict) -> str:
-    """Settings in one line: 'gptq, bits 4, group_size 64'. Flags that are off and empty settings are left out."""
+    """Settings in one line: 'gptq, bits 4, group_size 64'.
+
+    Flags that are off and empty settings are left out.
+    """
     shown = [str(settings.get("method", "compressed"))]
     for key, value in settings.items():
         if key == "method" or value is None or value is False:

@@ -23,7 +23,9 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high): Wilson's 95 % interval of the accuracy, which is not empty at 0 or 100 % either."""
+        """(low, high): Wilson's 95 % interval of the accuracy, which is not empty at 0 or 100 %
+        either.
+        """
         return wilson(round(self.accuracy * self.n), self.n)
 
     def __str__(self) -> str:
@@ -36,7 +38,10 @@ class Score:
 
 
 def task_items(tasks: Sequence[str] | None, n: int, split: str, seed: int) -> dict[str, list[Item]]:
-    """The items of each task, all six if `tasks` is None. Raises CompressionError for an unknown task or too large an n."""
+    """The items of each task, all six if `tasks` is None.
+
+    Raises CompressionError for an unknown task or too large an n.
+    """
     if isinstance(tasks, str):
         tasks = [tasks]
     if n < 1:
@@ -54,10 +59,13 @@ def task_scores(
     model: Subject, tokenizer: PreTrainedTokenizerBase, *, tasks: Sequence[str] | None = None, n: int = 200,
     split: str = "test", seed: int = 0,
 ) -> dict[str, Score]:  # fmt: skip
-    """The share of `n` items of each task that the model answers rightly; see `course_utils.world.tasks`.
+    """The share of `n` items of each task that the model answers rightly; see
+    `course_utils.world.tasks`.
 
-    Choice (facts, stories, sentiment, entailment): the continuation with the highest summed log-probability.
-    Generative (addition, programs): the greedy continuation up to a newline, judged by its answer, or by running it.
+    Choice (facts, stories, sentiment, entailment): the continuation with the highest summed
+    log-probability.
+    Generative (addition, programs): the greedy continuation up to a newline, judged by its answer,
+    or by running it.
     """
     found = task_items(tasks, n, split, seed)
     everything = judge(model, tokenizer, [item for group in found.values() for item in group])

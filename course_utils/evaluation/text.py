@@ -1,4 +1,6 @@
-"""Token windows of a text: the bundled world, Python's own documentation, a file, strings, or a data set from the hub."""
+"""Token windows of a text: the bundled world, Python's own documentation, a file, strings, or a
+data set from the hub.
+"""
 
 import platform
 from collections.abc import Sequence
@@ -35,10 +37,12 @@ def windows(
 ) -> Windows:  # fmt: skip
     """`n` windows of `context` tokens.
 
-    "bundled": fresh documents of the world from `seed`. "pydoc": Python's documentation, see `pydoc`. Any other text is
-    tokenized as a whole; a file, a list of strings and "pydoc" are divided by characters, the first 80 % for training, then 10 % for validation and 10 % for testing
-    ("all" takes everything), a hub data set by its own splits. The first `n` windows are taken in order (None: all
-    of them) or, `scattered`, `n` different ones in an order drawn from `seed`.
+    "bundled": fresh documents of the world from `seed`. "pydoc": Python's documentation, see
+    `pydoc`. Any other text is tokenized as a whole; a file, a list of strings and "pydoc" are
+    divided by characters, the first 80 % for training, then 10 % for validation and 10 % for
+    testing ("all" takes everything), a hub data set by its own splits. The first `n` windows are
+    taken in order (None: all of them) or, `scattered`, `n` different ones in an order drawn from
+    `seed`.
     """
     check_sizes(n, context)
     if split not in SHARES:
@@ -112,7 +116,9 @@ def read(text: Text, split: str) -> tuple[str, str, str]:
 
 
 def pydoc() -> str:
-    """English that every Python brings: the chapters of its language reference that help() shows (0.4 MB), each paragraph once."""
+    """English that every Python brings: the chapters of its language reference that help() shows
+    (0.4 MB), each paragraph once.
+    """
     from pydoc_data import topics
 
     paragraphs = (part for topic in topics.topics.values() for part in topic.split("\n\n"))
@@ -131,7 +137,9 @@ def share(content: str, name: str, split: str) -> tuple[str, str, str]:
 
 
 def from_hub(name: str, split: str) -> tuple[str, str, str]:
-    """The `text` column of a hub data set, joined by blank lines as in the GPTQ and Wanda protocols."""
+    """The `text` column of a hub data set, joined by blank lines as in the GPTQ and Wanda
+    protocols.
+    """
     if split == "all":
         raise CompressionError(
             f"text={name!r}: a hub data set has its own splits; choose train, validation or test."

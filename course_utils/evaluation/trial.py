@@ -1,11 +1,13 @@
-"""A new idea on trial: what was planned before the first run, what was measured, and what may be said of it.
+"""A new idea on trial: what was planned before the first run, what was measured, and what may be
+said of it.
 
     plan = Plan("Does … lower KL at equal …?", idea="half Wanda", control="Wanda", expected="better",
                 equal={"sparsity": (0.5, 0.5), "calibration tokens": (2048, 2048), "settings tried": (1, 1)})
     table = compare(…)              # with a row for the idea and one for its control
     report(plan, table)             # Markdown: faults of the protocol, the verdict, the numbers
 
-A plan with faults gets no verdict. The verdict is that of `Comparison.order`: paired differences and their 95 % interval.
+A plan with faults gets no verdict. The verdict is that of `Comparison.order`: paired differences
+and their 95 % interval.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ OUTCOMES = (BETTER, WORSE, SAME)
 
 @dataclass(frozen=True)
 class Plan:
-    """Written before the first run. `equal`: what both rows must share, as {name: (idea's, control's)}; it has to be counted, not believed.
+    """Written before the first run.
 
-    `expected`: the outcome you bet on. Raises CompressionError for a question without a question mark, an idea that is its own
-    control, an unknown outcome, or nothing that is kept equal.
+    `equal`: what both rows must share, as {name: (idea's, control's)}; it has to be counted, not
+    believed.
+
+    `expected`: the outcome you bet on. Raises CompressionError for a question without a question
+    mark, an idea that is its own control, an unknown outcome, or nothing that is kept equal.
     """
 
     question: str
@@ -93,7 +98,9 @@ def faults(plan: Plan, table: Comparison) -> list[str]:
 
 
 def verdict(plan: Plan, table: Comparison) -> str:
-    """'unfair' where the comparison has faults; else 'better', 'worse' or 'no difference seen' of the idea against its control."""
+    """'unfair' where the comparison has faults; else 'better', 'worse' or 'no difference seen' of
+    the idea against its control.
+    """
     if faults(plan, table):
         return UNFAIR
     order = table.order(plan.idea, plan.control)

@@ -1,4 +1,6 @@
-"""`python -m course_utils.grade`: labs from solutions, files to hand in, scores, a report on the class, a board."""
+"""`python -m course_utils.grade`: labs from solutions, files to hand in, scores, a report on the
+class, a board.
+"""
 
 import argparse
 import sys

@@ -1,4 +1,7 @@
-"""In the sandbox there is one process. What would start others works in this one, so that a right answer stays right."""
+"""In the sandbox there is one process.
+
+What would start others works in this one, so that a right answer stays right.
+"""
 
 import concurrent.futures.process
 import multiprocessing
@@ -11,7 +14,9 @@ WHY = "when answers are graded there are no other processes, no network, and no 
 
 
 def install() -> None:
-    """Data loaders without workers, pools of threads in the place of processes, functions that are not compiled."""
+    """Data loaders without workers, pools of threads in the place of processes, functions that are
+    not compiled.
+    """
     import torch.utils.data
 
     loader = torch.utils.data.DataLoader

@@ -1,4 +1,6 @@
-"""A file is scored in a process of its own: whatever it does to that process, its own row is all that it costs."""
+"""A file is scored in a process of its own: whatever it does to that process, its own row is all
+that it costs.
+"""
 
 import contextlib
 import json
@@ -38,9 +40,11 @@ def score(
     threads: int,
     stop: threading.Event,
 ) -> dict[str, Any]:
-    """What `work(file, seeds=seeds)` returns, a function of a module, from a process that ends with this one.
+    """What `work(file, seeds=seeds)` returns, a function of a module, from a process that ends with
+    this one.
 
-    `memory` limits its address space, in bytes. Raises Fault if it dies or does not answer in `seconds`, Stopped once `stop` is set.
+    `memory` limits its address space, in bytes. Raises Fault if it dies or does not answer in
+    `seconds`, Stopped once `stop` is set.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])

@@ -1,9 +1,12 @@
-"""The Pareto board of the challenge (lab 5.4): score what is new in a class folder, and write board.html and board.csv.
+"""The Pareto board of the challenge (lab 5.4): score what is new in a class folder, and write
+board.html and board.csv.
 
-What counts: of a learner's first `limit` files that can be scored, in the order in which the board saw them, the best one: the
-one that passes all gates with the fewest bytes; if none passes, the one that passes the most gates. The same file handed in twice
-is one attempt. A file that is refused (damaged, too large, too slow) is named with its reason and uses up no attempt, but at most
-OPENED × `limit` files of a learner are opened. Scores are kept by SHA-256 and seeds (`ledger`): nothing is scored twice.
+What counts: of a learner's first `limit` files that can be scored, in the order in which the board
+saw them, the best one: the one that passes all gates with the fewest bytes; if none passes, the one
+that passes the most gates. The same file handed in twice is one attempt. A file that is refused
+(damaged, too large, too slow) is named with its reason and uses up no attempt, but at most OPENED ×
+`limit` files of a learner are opened. Scores are kept by SHA-256 and seeds (`ledger`): nothing is
+scored twice.
 """
 
 import contextlib
@@ -32,7 +35,9 @@ MEMORY = 12 << 30  # bytes of address space
 
 @dataclass
 class Options:
-    """What `course board` was asked for; `work` scores one file, `suffix` and `largest` say which files are taken."""
+    """What `course board` was asked for; `work` scores one file, `suffix` and `largest` say which
+    files are taken.
+    """
 
     work: Callable[..., Score]
     suffix: str
@@ -48,7 +53,9 @@ class Options:
 
 @dataclass
 class Board:
-    """All that the page shows: entries that count, (name, attempt, reason) of the others, and how many files each learner used."""
+    """All that the page shows: entries that count, (name, attempt, reason) of the others, and how
+    many files each learner used.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     refused: list[tuple[str, str, str]] = field(default_factory=list)
@@ -65,9 +72,11 @@ def make(
     seeds: Path | None = None,
     own: tuple[str, Path] | None = None,
 ) -> Board:
-    """Score what is new under course/submitted, and the instructor's own entry (name, file); return the board.
+    """Score what is new under course/submitted, and the instructor's own entry (name, file); return
+    the board.
 
-    Raises CompressionError for a class without entries, for seeds that are none, and for an own entry that cannot be scored.
+    Raises CompressionError for a class without entries, for seeds that are none, and for an own
+    entry that cannot be scored.
     """
     with ledger.opened(course) as book:
         if seeds:
@@ -164,7 +173,9 @@ class Scorer:
     def learner(
         self, learner: str, folder: Path
     ) -> tuple[list[tuple[str, Score]], list[tuple[str, str]]]:
-        """A learner's scored files as (SHA-256, score), and (attempt, reason) of those that are not scored."""
+        """A learner's scored files as (SHA-256, score), and (attempt, reason) of those that are not
+        scored.
+        """
         handed = handed_in.of(folder, self.options.suffix, self.options.largest)
         self.book.number(learner, list(handed.files))
         scores: list[tuple[str, Score]] = []
@@ -231,12 +242,17 @@ class Scorer:
 
 
 def refusal(reason: str, fault: bool = False) -> Score:
-    """The score of a file that is refused; `fault`: by no decision of the scorer, so that --again tries it once more."""
+    """The score of a file that is refused; `fault`: by no decision of the scorer, so that --again
+    tries it once more.
+    """
     return {"valid": False, "reason": reason, "fault": fault}
 
 
 def checked(found: Score, size: int) -> Score:
-    """A score as it is kept: only what the board needs, with gates that hold numbers. Raises apart.Fault if it is none."""
+    """A score as it is kept: only what the board needs, with gates that hold numbers.
+
+    Raises apart.Fault if it is none.
+    """
     try:
         if not found["valid"]:
             return refusal(str(found["reason"]))
@@ -276,6 +292,8 @@ def _keep_own(book: Ledger, own: tuple[str, Path], options: Options) -> None:
 
 
 def overlooked(course: Path) -> Iterator[str]:
-    """What lies in submitted/ and is not taken, though somebody may have meant it to be; for the instructor's screen."""
+    """What lies in submitted/ and is not taken, though somebody may have meant it to be; for the
+    instructor's screen.
+    """
     with contextlib.suppress(OSError):
         yield from run.overlooked(course, LAB)

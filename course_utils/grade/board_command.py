@@ -126,12 +126,16 @@ def command(chosen: argparse.Namespace) -> int:
 
 
 def scorer() -> Any:
-    """The module that scores a file: score(file, seeds), SUFFIX, LARGEST. It loads torch, so not before it is needed."""
+    """The module that scores a file: score(file, seeds), SUFFIX, LARGEST. It loads torch, so not
+    before it is needed.
+    """
     return importlib.import_module("course_utils.grade.challenge")
 
 
 def baselines() -> list[Any]:
-    """The committed ladder of the challenge (`benchmarks/challenge.py`) as entries of the board; none where there is no table."""
+    """The committed ladder of the challenge (`benchmarks/challenge.py`) as entries of the board;
+    none where there is no table.
+    """
     from course_utils.evaluation.comparison import TABLES
 
     from . import board

@@ -240,7 +240,9 @@ def _number(value: float) -> float | None:
 
 
 def figure(rows: list[Row]) -> str:
-    """Bytes against the use of the worst gate, both on logarithmic scales, with the front as a staircase, in SVG."""
+    """Bytes against the use of the worst gate, both on logarithmic scales, with the front as a
+    staircase, in SVG.
+    """
     sizes = [row.entry.bytes for row in rows]
     low, high = min(sizes) / 1.15, max(sizes) * 1.15
     used = [min(MOST, max(LEAST, row.entry.worst[1])) for row in rows]
@@ -334,7 +336,9 @@ def _mark(x: float, y: float, row: Row) -> str:
 
 
 def _labels(points: list[tuple[float, float, Row]]) -> list[str]:
-    """Names beside points, the front's first: left out where there is no room, rather than one over the other."""
+    """Names beside points, the front's first: left out where there is no room, rather than one over
+    the other.
+    """
     placed: list[tuple[float, float, float]] = []
     parts = []
     for x, y, row in sorted(points, key=lambda point: (not point[2].on_front, point[0])):

@@ -1,7 +1,9 @@
-"""An outer wall where bubblewrap is installed: the process that forks the workers sees almost no files and no network.
+"""An outer wall where bubblewrap is installed: the process that forks the workers sees almost no
+files and no network.
 
-bubblewrap starts programs, and a Python that has loaded torch and a lab takes seconds to start. So one bubblewrap holds
-the zygote with all workers of a run, and each worker is still shut off from the others by `sandbox.enter` inside it.
+bubblewrap starts programs, and a Python that has loaded torch and a lab takes seconds to start. So
+one bubblewrap holds the zygote with all workers of a run, and each worker is still shut off from
+the others by `sandbox.enter` inside it.
 """
 
 import functools
@@ -21,7 +23,8 @@ ROOT_NEEDS = ("SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "FOWNER", "DAC_OVERRIDE"
 
 
 def command(root: Path, *, read: Sequence[Path] = (), change: Sequence[Path] = ()) -> list[str]:
-    """What stands before a command of this Python that shall see, besides Python and `course_utils`, only these paths.
+    """What stands before a command of this Python that shall see, besides Python and
+    `course_utils`, only these paths.
 
     `root` becomes an empty folder, and the current one.
     """
@@ -56,7 +59,9 @@ def command(root: Path, *, read: Sequence[Path] = (), change: Sequence[Path] = (
 
 @functools.cache
 def problem() -> str:
-    """Why bubblewrap cannot be used here, '' when it can: a worker's sandbox is entered inside of it."""
+    """Why bubblewrap cannot be used here, '' when it can: a worker's sandbox is entered inside of
+    it.
+    """
     if shutil.which("bwrap") is None:
         return "bubblewrap (the command bwrap) is not installed."
     with scratch.folder() as folder:

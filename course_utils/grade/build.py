@@ -12,7 +12,10 @@ IGNORED = {".ipynb_checkpoints", "__pycache__", ".DS_Store"}
 
 
 def wanted(root: Path) -> dict[Path, bytes]:
-    """What labs/ should hold: path below labs/ → content. Raises CompressionError if a solution is wrong."""
+    """What labs/ should hold: path below labs/ → content.
+
+    Raises CompressionError if a solution is wrong.
+    """
     folders = sorted(
         f for f in (root / "solutions").glob("*") if f.is_dir() and f.name not in IGNORED
     )
@@ -40,7 +43,9 @@ def files(folder: Path) -> list[Path]:
 
 
 def differences(root: Path) -> list[str]:
-    """A sentence for each lab file that is stale, missing or extra; [] when labs/ is what `build` would write."""
+    """A sentence for each lab file that is stale, missing or extra; [] when labs/ is what `build`
+    would write.
+    """
     right = wanted(root)
     there = {p.relative_to(root / "labs") for p in files(root / "labs")}
     out = [f"labs/{p.as_posix()}: missing" for p in sorted(set(right) - there)]
@@ -55,9 +60,11 @@ def differences(root: Path) -> list[str]:
 
 
 def build(root: Path, *, force: bool = False) -> list[str]:
-    """Write every lab that differs and return a sentence for each; files without a solution are left alone.
+    """Write every lab that differs and return a sentence for each; files without a solution are
+    left alone.
 
-    Nothing is written if a solution is wrong. Raises CompressionError for a lab that holds answers, unless `force`.
+    Nothing is written if a solution is wrong. Raises CompressionError for a lab that holds answers,
+    unless `force`.
     """
     right = wanted(root)
     changed = {p: content for p, content in right.items() if not same(root / "labs" / p, content)}
@@ -93,7 +100,11 @@ def write(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes, *, mode: int, sync: bool = False) -> None:
-    """Put a whole file in the place of `path`, in a folder that is there; killed, it leaves the former one. `sync`: it is on the disk then."""
+    """Put a whole file in the place of `path`, in a folder that is there; killed, it leaves the
+    former one.
+
+    `sync`: it is on the disk then.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.unfinished-")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,6 +1,7 @@
 """The source of a notebook's cell as Python, and how a kernel runs it.
 
-A kernel takes magics, an indented cell, pasted prompts, `await` at the top, and keeps what `from __future__` asked for.
+A kernel takes magics, an indented cell, pasted prompts, `await` at the top, and keeps what `from
+__future__` asked for.
 """
 
 import ast
@@ -18,7 +19,9 @@ FUTURE = 0x1FF0000  # bits of `from __future__` among the flags of a compiled co
 
 
 def plain(source: str) -> str:
-    """Python of a cell: without prompts, indentation of the whole and byte order mark, its magics as calls of `get_ipython()`."""
+    """Python of a cell: without prompts, indentation of the whole and byte order mark, its magics
+    as calls of `get_ipython()`.
+    """
     from IPython.core.inputtransformer2 import TransformerManager
 
     source = source.removeprefix("\ufeff").encode("utf-8", errors="replace").decode()
@@ -37,7 +40,10 @@ def plain(source: str) -> str:
 
 
 def run(source: str, file: str, namespace: dict[str, Any], flags: int = 0) -> int:
-    """Run a cell as a kernel does; the flags of the compiler for later cells. `file` names it in a traceback."""
+    """Run a cell as a kernel does; the flags of the compiler for later cells.
+
+    `file` names it in a traceback.
+    """
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     code = compile(
         plain(source), file, "exec", flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
@@ -49,7 +55,8 @@ def run(source: str, file: str, namespace: dict[str, Any], flags: int = 0) -> in
 
 
 def run_plain(source: str, namespace: dict[str, Any], given: set[str]) -> list[str]:
-    """Run the imports, plain constants, functions and classes of a cell; the names that its other statements would make.
+    """Run the imports, plain constants, functions and classes of a cell; the names that its other
+    statements would make.
 
     What has a name among `given` stays as it is, and so does what fails.
     """

@@ -1,4 +1,6 @@
-"""The score of a file of the challenge that lies on the disk; what its gates are: `course_utils.challenge.gates`."""
+"""The score of a file of the challenge that lies on the disk; what its gates are:
+`course_utils.challenge.gates`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +16,11 @@ SUFFIX, LARGEST = container.SUFFIX, layout.LARGEST
 
 
 def score(file: Path | str, seeds: Sequence[int] = gates.OPEN_SEEDS) -> dict[str, Any]:
-    """Plain values: bytes, sha256, valid, reason (one sentence if refused), seconds (of decoding), gates, passed.
+    """Plain values: bytes, sha256, valid, reason (one sentence if refused), seconds (of decoding),
+    gates, passed.
 
-    The file is read once and decoded in a process of its own; the model is run here. `gates` as in `challenge.gates.score`.
+    The file is read once and decoded in a process of its own; the model is run here. `gates` as in
+    `challenge.gates.score`.
     """
     try:
         content = container.content(file)

@@ -1,4 +1,6 @@
-"""The four parts of the assessment and the checklist behind them, for the whole class and for each learner."""
+"""The four parts of the assessment and the checklist behind them, for the whole class and for each
+learner.
+"""
 
 import base64
 import html
@@ -21,7 +23,9 @@ from .report import as_csv, points, remark
 
 @dataclass
 class Classroom:
-    """Scores from the gradebook, so that those given by hand count; the rest from grades/<lab>/<learner>.json."""
+    """Scores from the gradebook, so that those given by hand count; the rest from
+    grades/<lab>/<learner>.json.
+    """
 
     # lab → learner → part of the points, 0 to 1
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -81,9 +85,11 @@ def load(course: Path) -> Classroom:
 
 
 def checklist(room: Classroom, learner: str) -> dict[str, dict[str, float | None]]:
-    """Part of the assessment → item of the checklist → share reached, 0 to 1; None where no lab of it was graded.
+    """Part of the assessment → item of the checklist → share reached, 0 to 1; None where no lab of
+    it was graded.
 
-    An item is the mean of its labs that were graded in this class, where a lab that is not handed in counts 0.
+    An item is the mean of its labs that were graded in this class, where a lab that is not handed
+    in counts 0.
     """
     return {
         name: {
@@ -97,8 +103,8 @@ def checklist(room: Classroom, learner: str) -> dict[str, dict[str, float | None
 def parts(room: Classroom, learner: str) -> dict[str, float | None]:
     """Each part of the assessment, 0 to 1, and "total".
 
-    A part is the mean of its items; the total weighs the parts. What no graded lab shows is None, and the weights of the
-    others are scaled up.
+    A part is the mean of its items; the total weighs the parts. What no graded lab shows is None,
+    and the weights of the others are scaled up.
     """
     out: dict[str, float | None] = {
         name: mean(share for share in items.values() if share is not None)
@@ -121,7 +127,9 @@ def mean(values: Iterable[Any]) -> float | None:
 
 
 def write_report(course: Path) -> list[Path]:
-    """grades/class.csv, grades/class.html and grades/learners/<learner>.html; the paths of the two files and the folder."""
+    """grades/class.csv, grades/class.html and grades/learners/<learner>.html; the paths of the two
+    files and the folder.
+    """
     room = load(course)
     structure, words = catalogue.structure()["assessment"], texts.load("course")["assessment"]
     titles = {
@@ -159,7 +167,9 @@ def percent(share: float | None) -> float | None:
 
 
 def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, str]) -> str:
-    """What one learner has reached: the parts, the checklist, and each lab with what was found in it."""
+    """What one learner has reached: the parts, the checklist, and each lab with what was found in
+    it.
+    """
     words, found = texts.load("course")["assessment"], parts(room, learner)
     body = [
         _table(["part", "%"], [[title, percent(found[name])] for name, title in titles.items()]),
@@ -220,7 +230,9 @@ STYLE = (
 
 
 def document(title: str, body: str, *, style: str = "", head: str = "") -> str:
-    """A page of the reports as one file of HTML; `body`, `style` and `head` are HTML already, the title is text."""
+    """A page of the reports as one file of HTML; `body`, `style` and `head` are HTML already, the
+    title is text.
+    """
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style><h1>{html.escape(title)}</h1>{body}</html>\n"

@@ -1,4 +1,6 @@
-"""Stops our own code when what a learner made keeps it busy: a limit on the processor time of each test."""
+"""Stops our own code when what a learner made keeps it busy: a limit on the processor time of each
+test.
+"""
 
 import contextlib
 import signal
@@ -10,11 +12,16 @@ TICK = 0.25  # seconds of processor time
 
 
 class TestsTookTooLong(BaseException):
-    """The tests themselves, or a function of ours that a learner's code calls, used more time than they may."""
+    """The tests themselves, or a function of ours that a learner's code calls, used more time than
+    they may.
+    """
 
 
 class Clock:
-    """A context manager for the main thread. It looks at the time every TICK, and raises again if that is caught."""
+    """A context manager for the main thread.
+
+    It looks at the time every TICK, and raises again if that is caught.
+    """
 
     def __init__(self) -> None:
         self.until: float | None = None  # time.process_time()
@@ -31,7 +38,9 @@ class Clock:
 
     @contextlib.contextmanager
     def limit(self, seconds: float, session: Any) -> Iterator[None]:
-        """For the code inside: so many seconds of processor time, and while it serves the session's worker its deadline."""
+        """For the code inside: so many seconds of processor time, and while it serves the session's
+        worker its deadline.
+        """
         self.until, self.session = time.process_time() + seconds, session
         try:
             yield

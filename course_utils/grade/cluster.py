@@ -1,9 +1,9 @@
 """The same jobs on the workers of a Dask cluster: on this machine, or on many.
 
-A Dask worker hands its jobs to a grader that it starts, `python -m course_utils.grade.cluster`: a process of its own, as
-a judge needs the main thread and may die. The two speak JSON, a line at a time. The grader loads the lab from its own
-machine's course, whose files must be the same as here, and has its own sandbox. Results come back to the one process
-that writes them down.
+A Dask worker hands its jobs to a grader that it starts, `python -m course_utils.grade.cluster`: a
+process of its own, as a judge needs the main thread and may die. The two speak JSON, a line at a
+time. The grader loads the lab from its own machine's course, whose files must be the same as here,
+and has its own sandbox. Results come back to the one process that writes them down.
 """
 
 import contextlib
@@ -37,7 +37,9 @@ _graders: dict[int, tuple[dict[str, Any], subprocess.Popen[str]]] = {}
 def order(
     root: Path, lab: labs.Lab, limits: sandbox.Limits, seed: int, kind: str | None
 ) -> dict[str, Any]:
-    """What a grader has to know, as JSON. `root` is sent only if it is not this course's own folder."""
+    """What a grader has to know, as JSON. `root` is sent only if it is not this course's own
+    folder.
+    """
     place = None if root.resolve() == ROOT else str(root.resolve())
     known = {"root": place, "lab": lab.name, "digest": lab.digest, "course": fingerprint()}
     return {**known, "limits": asdict(limits), "seed": seed, "kind": kind}
@@ -59,7 +61,8 @@ def results(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Results as they come, from `jobs` workers here if the address is "local".
 
-    A job whose grader or worker dies is tried again, by another worker if there is one, then marked as a fault.
+    A job whose grader or worker dies is tried again, by another worker if there is one, then marked
+    as a fault.
     Raises CompressionError if there is no worker, or if a machine refuses to grade.
     """
     try:
@@ -121,7 +124,10 @@ class GraderDied(RuntimeError):
 
 
 def graded(order: dict[str, Any], submission: dict[str, Any]) -> dict[str, Any]:
-    """The job: the result of one submission, {"fault": why} or {"refused": why}. Runs on a Dask worker."""
+    """The job: the result of one submission, {"fault": why} or {"refused": why}.
+
+    Runs on a Dask worker.
+    """
     try:
         grader = _grader(order)
         assert grader.stdin and grader.stdout

@@ -1,7 +1,8 @@
-"""Our own functions, where they see what a learner made: in a forked process that can write nowhere, and with limits.
+"""Our own functions, where they see what a learner made: in a forked process that can write
+nowhere, and with limits.
 
-Tests, checks, references and substitutes run there. What they need is in memory before the fork; their result comes
-back as JSON.
+Tests, checks, references and substitutes run there. What they need is in memory before the fork;
+their result comes back as JSON.
 """
 
 import contextlib
@@ -37,10 +38,11 @@ def call(
     seconds: float,
     unsafe: bool = False,
 ) -> Any:
-    """What `work()` returns, run in a process of its own that ends with it; only the descriptors in `keep` stay open there.
+    """What `work()` returns, run in a process of its own that ends with it; only the descriptors in
+    `keep` stay open there.
 
-    `root` is an empty folder. With `unsafe` there are limits, but no walls. Raises Died if it ends without an answer, or
-    does not answer in `seconds`.
+    `root` is an empty folder. With `unsafe` there are limits, but no walls. Raises Died if it ends
+    without an answer, or does not answer in `seconds`.
     """
     own = replace(limits, memory=MEMORY, folder=FOLDER, file=FOLDER, files_open=256, tasks=4096)
     (reader, writer), (heard, report) = os.pipe(), os.pipe()

@@ -1,4 +1,6 @@
-"""One request's values on their way to a worker and back: plain ones, objects that stay where they are, folders."""
+"""One request's values on their way to a worker and back: plain ones, objects that stay where they
+are, folders.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -68,7 +70,8 @@ class Crossing:
     def decode(
         self, node: Any, tensors: dict[str, torch.Tensor], place: list[Any] | None = None
     ) -> Any:
-        """The value that a worker sent; `place` is where any worker finds the object if it is none that can be sent.
+        """The value that a worker sent; `place` is where any worker finds the object if it is none
+        that can be sent.
 
         Raises WorkerLost if it cannot be read.
         """
@@ -78,7 +81,9 @@ class Crossing:
             raise WorkerLost(f"it sent something that cannot be read ({error})") from None
 
     def write_files(self, files: Any, tensors: dict[str, torch.Tensor]) -> None:
-        """Files that the learner's function wrote below a path that it was given, at that path here."""
+        """Files that the learner's function wrote below a path that it was given, at that path
+        here.
+        """
         for number, listed in files.items() if isinstance(files, dict) else ():
             try:
                 folder = self.folders[int(number)]
@@ -149,7 +154,9 @@ def inside(number: int, path: Path) -> PurePosixPath:
 
 
 def check_size(value: Any) -> None:
-    """Raises ValueError for what a learner's code may not call a function of ours with: it would take our memory and time."""
+    """Raises ValueError for what a learner's code may not call a function of ours with: it would
+    take our memory and time.
+    """
     if isinstance(value, (list, tuple)):
         for item in value:
             check_size(item)

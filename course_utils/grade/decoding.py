@@ -1,7 +1,9 @@
-"""A file of the challenge is decoded in a process of its own, with limits on time, memory and output; plain numbers come back.
+"""A file of the challenge is decoded in a process of its own, with limits on time, memory and
+output; plain numbers come back.
 
-Nothing of the file is run. The process has numpy and the reader, no torch, no model and no tests; on Linux it can start no
-other process and open no socket. `course_utils.challenge.codecs` says what a file may ask for; this is what stands behind it.
+Nothing of the file is run. The process has numpy and the reader, no torch, no model and no tests;
+on Linux it can start no other process and open no socket. `course_utils.challenge.codecs` says what
+a file may ask for; this is what stands behind it.
 """
 
 import contextlib
@@ -34,7 +36,10 @@ HEAD = 1 << 14  # bytes of the first line that comes back
 def decoded(
     content: bytes, seconds: float = SECONDS
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `challenge.file.read(content)` returns, from another process. Raises CompressionError with the reason for a file that is refused."""
+    """What `challenge.file.read(content)` returns, from another process.
+
+    Raises CompressionError with the reason for a file that is refused.
+    """
     alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as given:
         given.write(content)
@@ -88,7 +93,9 @@ def _answer(
 
 
 def main() -> None:
-    """The process itself: a file on standard input, a line of JSON and the numbers on standard output."""
+    """The process itself: a file on standard input, a line of JSON and the numbers on standard
+    output.
+    """
     with contextlib.suppress(OSError, AttributeError, ValueError):
         most = sandbox.address_space(LIMITS) if Path("/proc/self/statm").exists() else None
         sandbox.set_limits(LIMITS, most)

@@ -1,7 +1,8 @@
-"""nbgrader's collection from the exchange, where everybody may write: only folders that belong to the learner they name.
+"""nbgrader's collection from the exchange, where everybody may write: only folders that belong to
+the learner they name.
 
-nbgrader itself warns of a folder that another account has made, and collects it, as the newest one even in the place of
-the learner's own.
+nbgrader itself warns of a folder that another account has made, and collects it, as the newest one
+even in the place of the learner's own.
 """
 
 import os

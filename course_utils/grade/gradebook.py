@@ -1,4 +1,6 @@
-"""Results into nbgrader's folders and gradebook, so that its formgrader, feedback and exports work as always."""
+"""Results into nbgrader's folders and gradebook, so that its formgrader, feedback and exports work
+as always.
+"""
 
 import contextlib
 import re
@@ -26,9 +28,11 @@ TIME = re.compile(
 
 
 def notebook(lab: Lab, found: Submission, result: dict[str, Any]) -> NotebookNode:
-    """The released notebook with the learner's answers in their cells, and what each test said as its output.
+    """The released notebook with the learner's answers in their cells, and what each test said as
+    its output.
 
-    People open it in nbgrader's formgrader: a written answer is shown, and nothing in it runs (`written`).
+    People open it in nbgrader's formgrader: a written answer is shown, and nothing in it runs
+    (`written`).
     """
     made = nbformat.reads(lab.released, as_version=4)
     cells = {c["grade_id"]: c for c in result["cells"]}
@@ -58,7 +62,9 @@ def shown(text: str, attached: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _outputs(cell: dict[str, Any]) -> list[NotebookNode]:
-    """What nbgrader reads as this score: an error for nothing, a number for a part, no error for all."""
+    """What nbgrader reads as this score: an error for nothing, a number for a part, no error for
+    all.
+    """
     if cell["score"] == 0:
         text = written.readable(cell["message"])
         kind = cell["mistake"] or cell["flag"] or "not right"
@@ -119,7 +125,8 @@ class Book:
             SaveCells().preprocess(nbformat.reads(lab.released, as_version=4), {"nbgrader": names})
 
     def record(self, student: str, found: Submission, result: dict[str, Any]) -> list[str]:
-        """Write autograded/<student>/<lab>/<lab>.ipynb and the scores; what an instructor should look at once more.
+        """Write autograded/<student>/<lab>/<lab>.ipynb and the scores; what an instructor should
+        look at once more.
 
         Scores given by hand stay. Repeating changes nothing.
         """
@@ -164,7 +171,9 @@ class Book:
         return self.course / "submitted" / student / self.lab.name
 
     def handed_in(self, student: str) -> datetime | None:
-        """The time that nbgrader wrote beside the submission; the formgrader compares the two to see what is graded."""
+        """The time that nbgrader wrote beside the submission; the formgrader compares the two to
+        see what is graded.
+        """
         from nbgrader.utils import parse_utc
 
         path = self.submitted(student) / "timestamp.txt"
@@ -185,7 +194,8 @@ class Book:
 
 
 def without_alembic() -> None:
-    """Nbgrader asks the program alembic for the version of a new gradebook; this process can say it itself.
+    """Nbgrader asks the program alembic for the version of a new gradebook; this process can say it
+    itself.
 
     So no program has to be found, and none is left when the grader is killed.
     """

@@ -1,4 +1,7 @@
-"""The files of the challenge in a class folder: which learner, which file, in which order. No link is followed."""
+"""The files of the challenge in a class folder: which learner, which file, in which order.
+
+No link is followed.
+"""
 
 import contextlib
 import hashlib
@@ -21,7 +24,9 @@ TAKEN = 200  # files of a learner
 
 @dataclass
 class Handed:
-    """What a learner handed in: files as SHA-256 → path, in the order of their dates, and what could not be taken, and why."""
+    """What a learner handed in: files as SHA-256 → path, in the order of their dates, and what
+    could not be taken, and why.
+    """
 
     files: dict[str, Path] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -32,7 +37,9 @@ class Refused(Exception):
 
 
 def of(folder: Path, suffix: str, largest: int) -> Handed:
-    """The files with this ending in a learner's folder of the lab, and in the folders in it (one for each dated resubmission)."""
+    """The files with this ending in a learner's folder of the lab, and in the folders in it (one
+    for each dated resubmission).
+    """
     out = Handed()
     try:
         found = sorted(_candidates(folder, suffix))
@@ -52,7 +59,11 @@ def of(folder: Path, suffix: str, largest: int) -> Handed:
 
 
 def content(path: Path, largest: int) -> bytes:
-    """A file's bytes. Raises Refused for what is no plain file, is empty, cannot be read or is larger than `largest` bytes."""
+    """A file's bytes.
+
+    Raises Refused for what is no plain file, is empty, cannot be read or is larger than `largest`
+    bytes.
+    """
     try:
         data = container.plain(path, largest)
     except OSError as error:
@@ -72,7 +83,9 @@ def content(path: Path, largest: int) -> bytes:
 
 
 def _candidates(folder: Path, suffix: str) -> list[tuple[float, str, Path]]:
-    """(time, name, path): the date in the name of the file or of its folder, else nbgrader's timestamp.txt, else the file's own."""
+    """(time, name, path): the date in the name of the file or of its folder, else nbgrader's
+    timestamp.txt, else the file's own.
+    """
     out = []
     with os.scandir(folder) as listed:
         places = [Path(entry.path) for entry in islice(listed, LISTED)]
@@ -110,7 +123,10 @@ def _time(path: Path, folder: Path) -> float:
 
 
 def shown_reason(reason: str, learners: list[str], hide: bool) -> str:
-    """A reason in one line. With `hide`, what it quotes and every learner's name in it are taken out: a file may hold names."""
+    """A reason in one line.
+
+    With `hide`, what it quotes and every learner's name in it are taken out: a file may hold names.
+    """
     if hide:
         reason = re.sub(r"(['\"“‘`])(?:.*)(['\"”’`])", "[…]", reason)
         for learner in sorted(learners, key=len, reverse=True):

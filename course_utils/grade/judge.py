@@ -1,6 +1,8 @@
-"""Grade one submission: run the answers in a worker, the lab's tests here, and write down what was earned and why.
+"""Grade one submission: run the answers in a worker, the lab's tests here, and write down what was
+earned and why.
 
-Answers run in the notebook's order, each just before its own test, as in a kernel in which every cell is run once.
+Answers run in the notebook's order, each just before its own test, as in a kernel in which every
+cell is run once.
 """
 
 import contextlib
@@ -38,7 +40,8 @@ def grade(
     seed: int,
     kind: str,
 ) -> dict[str, Any]:
-    """The result of one submission as plain JSON, with workers of the keeper, or of a new one of the zygote at an address.
+    """The result of one submission as plain JSON, with workers of the keeper, or of a new one of
+    the zygote at an address.
 
     `kind` is the workers' sandbox. Raises MachineFault if no worker can be started.
     """
@@ -132,7 +135,9 @@ class Bench:
     def run(
         self, session: Session, names: tuple[str, ...], test: Cell | None = None
     ) -> dict[str, Any]:
-        """Run the learner's answers of these names, and what stands before them and before the test; the errors of those that failed."""
+        """Run the learner's answers of these names, and what stands before them and before the
+        test; the errors of those that failed.
+        """
         failed: dict[str, Any] = {}
         for answer in self.lab.answers:
             source = self.submission.answers.get(answer.grade_id)
@@ -223,7 +228,8 @@ class Bench:
         return result
 
     def _stand_in(self, test: Cell, later: tuple[Cell, ...], session: Session) -> None:
-        """An answer that failed costs its own points only: later answers that call it get the solution's function.
+        """An answer that failed costs its own points only: later answers that call it get the
+        solution's function.
 
         Not before the last test of that answer is over.
         """
@@ -235,7 +241,9 @@ class Bench:
 
 
 def _check(name: str, function: Any, *, seed: int, show: bool = False) -> Any:
-    """`check` without the learner's progress, and without its limit on time: the worker has its own."""
+    """`check` without the learner's progress, and without its limit on time: the worker has its
+    own.
+    """
     if not isinstance(function, RemoteFunction):
         raise AssertionError(
             f"{name}: the answer cell defines no function, but a {type(function).__name__}."

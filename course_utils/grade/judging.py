@@ -1,4 +1,6 @@
-"""Judge submissions on this machine: forked processes, each submission in a confined one, all of it ready before."""
+"""Judge submissions on this machine: forked processes, each submission in a confined one, all of it
+ready before.
+"""
 
 import contextlib
 import functools
@@ -33,7 +35,9 @@ _job: dict[str, Any] = {}  # what a forked job needs, set before the fork
 
 @contextlib.contextmanager
 def ready(lab: Lab, limits: Limits, seed: int, kind: str) -> Iterator[None]:
-    """A context in which `grade` works: workers can be started, and the lab's own solution has got its points."""
+    """A context in which `grade` works: workers can be started, and the lab's own solution has got
+    its points.
+    """
     # these and the exercises are loaded once, before the jobs are forked
     _ = lab.namespace, lab.reference
     for topic in exercise.topics():
@@ -48,9 +52,11 @@ def ready(lab: Lab, limits: Limits, seed: int, kind: str) -> Iterator[None]:
 
 
 def _answer_once(lab: Lab, seed: int) -> None:
-    """Ask the specifications about the inputs of this run, once for all submissions: judges are forked from this process.
+    """Ask the specifications about the inputs of this run, once for all submissions: judges are
+    forked from this process.
 
-    Each test runs up to the first thing that it asks of a learner's function itself, which there is none of here.
+    Each test runs up to the first thing that it asks of a learner's function itself, which there is
+    none of here.
     """
 
     def filled(name: str, _function: Any, *, seed: int, show: bool) -> Any:
@@ -72,7 +78,9 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """A judge shares nothing that it could wait for: neither OpenMP's threads, which a fork has not, nor a lock of tqdm."""
+    """A judge shares nothing that it could wait for: neither OpenMP's threads, which a fork has
+    not, nor a lock of tqdm.
+    """
     import torch
 
     _end_with_parent()
@@ -81,7 +89,9 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
-    """End when the grader does, also when it is killed: this process would wait for work for ever otherwise."""
+    """End when the grader does, also when it is killed: this process would wait for work for ever
+    otherwise.
+    """
     parent = multiprocessing.parent_process()
     assert parent
     join = parent.join
@@ -94,7 +104,10 @@ def _end_with_parent() -> None:
 
 
 def check_solution(lab: Lab) -> None:
-    """Grade the lab's own solution. Raises CompressionError if it does not get every point that is not given by hand."""
+    """Grade the lab's own solution.
+
+    Raises CompressionError if it does not get every point that is not given by hand.
+    """
     own = submission.Submission(answers={a.grade_id: a.source for a in lab.answers})
     with _pool(1) as pool:
         try:
@@ -185,7 +198,9 @@ def here(
 def _side_by_side(
     found: dict[str, submission.Submission], jobs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Results as they come. When a job's process dies, the submissions it may have been are tried again one by one.
+    """Results as they come.
+
+    When a job's process dies, the submissions it may have been are tried again one by one.
 
     A fault means that nothing is known about the submission; it is graded in the next run.
     """

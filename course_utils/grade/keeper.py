@@ -1,4 +1,6 @@
-"""The grader's side of a keeper: the process that starts and kills one submission's workers (`zygote`)."""
+"""The grader's side of a keeper: the process that starts and kills one submission's workers
+(`zygote`).
+"""
 
 import contextlib
 import socket
@@ -27,7 +29,9 @@ class Keeper:
         return int(code) if code.lstrip("-").isdigit() else 0
 
     def _ask(self, order: str, *channel: socket.socket) -> str:
-        """What the keeper answers; '' if it is gone or does not answer, and then nothing is known about the submission."""
+        """What the keeper answers; '' if it is gone or does not answer, and then nothing is known
+        about the submission.
+        """
         answer = b""
         with contextlib.suppress(OSError):
             socket.send_fds(self.socket, [order.encode()], [one.fileno() for one in channel])

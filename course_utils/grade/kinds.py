@@ -29,7 +29,8 @@ def best() -> str:
 def missing(kind: str) -> str:
     """Why there is no sandbox of this kind here, with the remedy; '' when there is one.
 
-    Inside bubblewrap, too, each worker has namespaces of its own; and those who judge have them without it.
+    Inside bubblewrap, too, each worker has namespaces of its own; and those who judge have them
+    without it.
     """
     if sys.platform != "linux":
         return (
@@ -61,7 +62,9 @@ def describe(kind: str) -> str:
 
 
 def check_sandbox(kind: str, *private: Path) -> None:
-    """Raises CompressionError if there is no such sandbox here, or if learners' code could read one of the paths."""
+    """Raises CompressionError if there is no such sandbox here, or if learners' code could read one
+    of the paths.
+    """
     if why := missing(kind):
         unprotected = (
             " To run it unprotected all the same: --unsafe-no-sandbox."

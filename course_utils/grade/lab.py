@@ -1,4 +1,6 @@
-"""A lab as the grader sees it, from its solution: what is run before, the answer cells, the tests with their points."""
+"""A lab as the grader sees it, from its solution: what is run before, the answer cells, the tests
+with their points.
+"""
 
 import ast
 import contextlib
@@ -21,7 +23,10 @@ from .cells import plain
 
 @dataclass(frozen=True)
 class Cell:
-    """An answer cell or a test cell. `points` is None where nothing is counted; `manual` is graded by a person."""
+    """An answer cell or a test cell.
+
+    `points` is None where nothing is counted; `manual` is graded by a person.
+    """
 
     grade_id: str
     cell_id: str
@@ -114,7 +119,10 @@ class Lab:
 
 
 def load(root: Path, name: str) -> Lab:
-    """The lab `solutions/name`. Raises CompressionError if there is none, or if it cannot be graded."""
+    """The lab `solutions/name`.
+
+    Raises CompressionError if there is none, or if it cannot be graded.
+    """
     path = root / "solutions" / name / f"{name}.ipynb"
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in (root / "solutions").glob("*") if p.is_dir()))
@@ -187,7 +195,10 @@ def used(source: str) -> set[str]:
 
 
 def run_test(source: str, namespace: dict[str, Any], points: float) -> float:
-    """Run a test cell. Its points; or, as in nbgrader, the number between 0 and the points that its last line gives."""
+    """Run a test cell.
+
+    Its points; or, as in nbgrader, the number between 0 and the points that its last line gives.
+    """
     tree = ast.parse(plain(source))
     last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     if last is not None:

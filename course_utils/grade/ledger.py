@@ -1,7 +1,9 @@
-"""What the board of the challenge remembers of a class: scores by SHA-256, each learner's attempts in order, seeds, a key.
+"""What the board of the challenge remembers of a class: scores by SHA-256, each learner's attempts
+in order, seeds, a key.
 
-All of it lies in `<class>/.board`, which only its owner may enter: names, hidden seeds and the key of the pseudonyms. It is not
-for publishing. Every file is replaced whole, so a run that is killed leaves the former one.
+All of it lies in `<class>/.board`, which only its owner may enter: names, hidden seeds and the key
+of the pseudonyms. It is not for publishing. Every file is replaced whole, so a run that is killed
+leaves the former one.
 """
 
 import base64
@@ -28,7 +30,10 @@ Score = dict[str, Any]
 
 
 class Ledger:
-    """The board's memory of one class. Changes are on the disk when a method returns; threads may share it."""
+    """The board's memory of one class.
+
+    Changes are on the disk when a method returns; threads may share it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +76,10 @@ class Ledger:
             self.save()
 
     def number(self, learner: str, found: list[str]) -> None:
-        """Give files that are new for a learner the next numbers. What has a number keeps it, whatever its date says later."""
+        """Give files that are new for a learner the next numbers.
+
+        What has a number keeps it, whatever its date says later.
+        """
         with self.guard:
             there = self.attempts.setdefault(learner, [])
             if new := [sha for sha in dict.fromkeys(found) if sha not in there]:
@@ -86,14 +94,18 @@ class Ledger:
             self.save()
 
     def use(self, seeds: tuple[int, ...]) -> None:
-        """Score with these seeds from now on; scores with other seeds are kept, and come back with them."""
+        """Score with these seeds from now on; scores with other seeds are kept, and come back with
+        them.
+        """
         if not seeds:
             raise CompressionError("seeds: give at least one whole number.")
         self.seeds = seeds
         replace(self.folder / SEEDS, " ".join(map(str, seeds)).encode())
 
     def pseudonym(self, learner: str) -> str:
-        """The learner's name under the key of this class: HMAC-SHA256, 40 bits of it; the same in every run."""
+        """The learner's name under the key of this class: HMAC-SHA256, 40 bits of it; the same in
+        every run.
+        """
         digest = hmac.new(self._key(), os.fsencode(learner), hashlib.sha256).digest()
         word = base64.b32encode(digest).decode().lower()[:LETTERS]
         return f"p-{word[:4]}-{word[4:]}"
@@ -121,7 +133,10 @@ class Ledger:
 
 
 def read_seeds(path: Path) -> tuple[int, ...]:
-    """Whole numbers of at least 0 from a text file, between spaces or lines. Raises CompressionError for anything else."""
+    """Whole numbers of at least 0 from a text file, between spaces or lines.
+
+    Raises CompressionError for anything else.
+    """
     try:
         words = path.read_text(encoding="utf-8").split()
         if not words or not all(
@@ -137,7 +152,10 @@ def read_seeds(path: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def opened(course: Path) -> Iterator[Ledger]:
-    """The ledger of a class, for one run at a time. Raises CompressionError if another run holds it."""
+    """The ledger of a class, for one run at a time.
+
+    Raises CompressionError if another run holds it.
+    """
     folder = course / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or not folder.is_dir():

@@ -1,4 +1,6 @@
-"""Learners' names, which are names of folders that anybody may have made, as names of files and as texts."""
+"""Learners' names, which are names of folders that anybody may have made, as names of files and as
+texts.
+"""
 
 import hashlib
 import os
@@ -9,7 +11,9 @@ LONGEST = 200  # bytes of a file's name, its ending aside
 
 
 def stem(student: str) -> str:
-    """The name of the learner's files: the learner's own, or its beginning and a hash where that is too long for a file."""
+    """The name of the learner's files: the learner's own, or its beginning and a hash where that is
+    too long for a file.
+    """
     encoded = os.fsencode(student)
     if len(encoded) <= LONGEST:
         return student.replace("/", "_")

@@ -1,4 +1,5 @@
-"""The cells in a notebook's file as a learner handed it in: damaged, in another encoding, or mostly outputs.
+"""The cells in a notebook's file as a learner handed it in: damaged, in another encoding, or mostly
+outputs.
 
 Everything takes time in proportion to the file, and the file is read only up to a limit.
 """
@@ -43,7 +44,9 @@ def _opened(path: Path) -> Any:
 
 
 def read(path: Path) -> tuple[bytes | None, str, str]:
-    """(content, its SHA-256, a note): the notebook, without its outputs if it is large; None if it is too large all the same."""
+    """(content, its SHA-256, a note): the notebook, without its outputs if it is large; None if it
+    is too large all the same.
+    """
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= LARGEST:
@@ -74,12 +77,16 @@ def read(path: Path) -> tuple[bytes | None, str, str]:
 
 
 def _values(content: bytes) -> int:
-    """At most as many values are in JSON: each takes up to a hundred bytes of memory, and two of the file."""
+    """At most as many values are in JSON: each takes up to a hundred bytes of memory, and two of
+    the file.
+    """
     return sum(map(content.count, (b",", b"[", b"{")))
 
 
 def without_outputs(data: Any) -> bytes | None:
-    """JSON of a notebook with "outputs": [] in every cell; None if more than LARGEST bytes are left, or PARTS parts."""
+    """JSON of a notebook with "outputs": [] in every cell; None if more than LARGEST bytes are
+    left, or PARTS parts.
+    """
     out: list[bytes] = []
     place = kept = depth = total = 0
     skipping = False
@@ -175,7 +182,9 @@ def _salvage(text: str) -> Iterator[Any]:
 
 
 def source(cell: dict[str, Any]) -> str | None:
-    """The text of a cell, without a byte order mark and without halves of characters; None if it has none."""
+    """The text of a cell, without a byte order mark and without halves of characters; None if it
+    has none.
+    """
     found = cell.get("source", cell.get("input"))
     if isinstance(found, list) and all(isinstance(line, str) for line in found):
         found = "".join(found)

@@ -18,7 +18,10 @@ LARGEST = 10**6  # a size in a layer, at most
 
 
 def encode(value: Any, inner: Callable[[Any], Any]) -> Any:
-    """The JSON of a model, generator or dataclass; `inner` encodes what it holds. Raises NotPlain for anything else."""
+    """The JSON of a model, generator or dataclass; `inner` encodes what it holds.
+
+    Raises NotPlain for anything else.
+    """
     if isinstance(value, torch.Generator):
         return ["generator", inner(value.get_state())]
     name = type(value).__name__
@@ -36,7 +39,10 @@ def encode(value: Any, inner: Callable[[Any], Any]) -> Any:
 def decode(
     node: list[Any], inner: Callable[[Any], Any], templates: Sequence[dict[str, Any]] | None = None
 ) -> Any:
-    """What `encode` was given. With `templates`, a model must have one of these configurations, sizes aside."""
+    """What `encode` was given.
+
+    With `templates`, a model must have one of these configurations, sizes aside.
+    """
     kind, *rest = node
     if kind == "generator":
         return torch.Generator().set_state(inner(rest[0]))
@@ -96,7 +102,9 @@ def _decode_model(
 def _known(
     sent: dict[str, Any], templates: Sequence[dict[str, Any]], tensors: int
 ) -> dict[str, Any]:
-    """The most similar template of the same kind, with the whole numbers of what was sent: no name, path or code in it counts."""
+    """The most similar template of the same kind, with the whole numbers of what was sent: no name,
+    path or code in it counts.
+    """
     alike = [t for t in templates if t["model_type"] == sent.get("model_type")]
     if not alike:
         raise WireError("a model of another kind than was given")

@@ -1,7 +1,9 @@
-"""Programs that a language model wrote: each runs in the sandbox of grading, in a small process that holds nothing else.
+"""Programs that a language model wrote: each runs in the sandbox of grading, in a small process
+that holds nothing else.
 
-`run(programs)` starts one Python without torch, behind bubblewrap where grading uses it. For each program that Python
-forks a confined process (no network, no files but Python's, limits on time and memory; see `sandbox`).
+`run(programs)` starts one Python without torch, behind bubblewrap where grading uses it. For each
+program that Python forks a confined process (no network, no files but Python's, limits on time and
+memory; see `sandbox`).
 """
 
 import json
@@ -28,10 +30,12 @@ ENVIRONMENT = {
 
 
 def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = True) -> list[bool]:
-    """For each program: did it run to its end without an exception, within `seconds` of processor time?
+    """For each program: did it run to its end without an exception, within `seconds` of processor
+    time?
 
-    What a program does stays in its own process. One that set out to could still report its own success, as with any
-    harness whose tests run beside the code. Raises CompressionError if this machine has no sandbox: nothing was run then.
+    What a program does stays in its own process. One that set out to could still report its own
+    success, as with any harness whose tests run beside the code. Raises CompressionError if this
+    machine has no sandbox: nothing was run then.
     """
     kind = kinds.best()
     if why := kinds.missing(kind):

@@ -1,4 +1,6 @@
-"""A solution notebook as its learners get it: nbgrader's preprocessors, after checks that name the cell."""
+"""A solution notebook as its learners get it: nbgrader's preprocessors, after checks that name the
+cell.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -14,9 +16,11 @@ REGIONS = ("SOLUTION", "HIDDEN TESTS", "MARK SCHEME")
 
 
 def release(path: Path) -> str:
-    """The text of the lab made from the solution at `path`; the same for the same input, byte for byte.
+    """The text of the lab made from the solution at `path`; the same for the same input, byte for
+    byte.
 
-    Raises CompressionError if nbgrader is missing, or if the notebook's markers or metadata are wrong.
+    Raises CompressionError if nbgrader is missing, or if the notebook's markers or metadata are
+    wrong.
     """
     notebook = read(path)
     for problem in problems(notebook):
@@ -59,7 +63,9 @@ def read(path: Path) -> NotebookNode:
 
 
 def preprocessors() -> list[Any]:
-    """Nbgrader's own steps of generate_assignment, in its order, without those that need a gradebook."""
+    """Nbgrader's own steps of generate_assignment, in its order, without those that need a
+    gradebook.
+    """
     try:
         from nbgrader import preprocessors as steps
     except ImportError as error:
@@ -134,7 +140,9 @@ def marked(source: str) -> tuple[set[str], str]:
 
 
 def answered(path: Path) -> list[str]:
-    """Ids of the answer cells that differ from how they were released; [] if the file cannot be read."""
+    """Ids of the answer cells that differ from how they were released; [] if the file cannot be
+    read.
+    """
     from nbgrader import utils
 
     try:

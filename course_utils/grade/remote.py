@@ -1,4 +1,6 @@
-"""What the grader holds in the place of a learner's function, object or exception; see `session` for how they are reached."""
+"""What the grader holds in the place of a learner's function, object or exception; see `session`
+for how they are reached.
+"""
 
 import builtins
 import contextlib
@@ -22,9 +24,11 @@ class LearnerError(Exception):
 
 
 class Remote:
-    """An object that stays in the worker; it can be handed back, and its public attributes can be asked for.
+    """An object that stays in the worker; it can be handed back, and its public attributes can be
+    asked for.
 
-    `call` is `Session.call`; `incarnation` is the number of the worker that holds the object, None where any has it.
+    `call` is `Session.call`; `incarnation` is the number of the worker that holds the object, None
+    where any has it.
     """
 
     def __init__(
@@ -49,8 +53,8 @@ class Remote:
 class RemoteFunction(Remote):
     """A function (or class) of the learner; calling it calls the one in the worker.
 
-    `_names` are those of the arguments that have a place, where they are known: with them, one that takes its arguments
-    by name only (`*, x`, `**given`) can be called by place.
+    `_names` are those of the arguments that have a place, where they are known: with them, one that
+    takes its arguments by name only (`*, x`, `**given`) can be called by place.
     """
 
     _names: tuple[str, ...] = ()
@@ -69,7 +73,9 @@ class RemoteFunction(Remote):
         return self._call(self._where, self._incarnation, "call", arguments, named)
 
     def with_gradients(self, asked: list[str], given: dict[str, Any]) -> tuple[Any, list[Any]]:
-        """The result, and its gradients with respect to the arguments `asked`: they are taken where the function is."""
+        """The result, and its gradients with respect to the arguments `asked`: they are taken where
+        the function is.
+        """
         answer = self._call(self._where, self._incarnation, "gradients", (), given, " ".join(asked))
         if not (isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], dict)):
             return answer, [None] * len(asked)

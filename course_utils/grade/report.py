@@ -1,4 +1,6 @@
-"""What a run of grading says: to the instructor a table, to each learner the named mistake and what to read again."""
+"""What a run of grading says: to the instructor a table, to each learner the named mistake and what
+to read again.
+"""
 
 import csv
 import io
@@ -82,7 +84,9 @@ KINDS = {
 
 
 def summary(results: dict[str, dict[str, Any]]) -> list[str]:
-    """What is printed: everything for a small class, else what is to be looked at by kind, and the first learners."""
+    """What is printed: everything for a small class, else what is to be looked at by kind, and the
+    first learners.
+    """
     listed = list(lines(results))
     if len(listed) <= SHOWN:
         return listed
@@ -96,7 +100,9 @@ def summary(results: dict[str, dict[str, Any]]) -> list[str]:
 def write_all(
     course: Path, lab: Lab, results: dict[str, dict[str, Any]], overlooked: list[str] | None = None
 ) -> list[Path]:
-    """grades/<lab>.csv, grades/<lab>.txt with all notes, and a page of feedback for each learner; the paths of the first two."""
+    """grades/<lab>.csv, grades/<lab>.txt with all notes, and a page of feedback for each learner;
+    the paths of the first two.
+    """
     table, notes = (course / "grades" / f"{lab.name}{ending}" for ending in (".csv", ".txt"))
     write(table, table_of(lab, results).encode())
     write(
@@ -114,7 +120,9 @@ def write_all(
 
 
 def table_of(lab: Lab, results: dict[str, dict[str, Any]]) -> str:
-    """CSV with a row for each learner and a column for each exercise; empty where a person has to grade."""
+    """CSV with a row for each learner and a column for each exercise; empty where a person has to
+    grade.
+    """
     columns = [c.grade_id for c in (*lab.answers, *lab.tests) if c.points is not None]
     rows = []
     for student, result in results.items():
@@ -166,7 +174,9 @@ def neutral(value: Any) -> Any:
 
 
 def feedback(lab: Lab, result: dict[str, Any]) -> str:
-    """What the learner reads, in Markdown: each exercise with its points and, as a quotation, what was found."""
+    """What the learner reads, in Markdown: each exercise with its points and, as a quotation, what
+    was found.
+    """
     if "fault" in result:
         return f"# {lab.name}\n\nThis lab has not been graded yet.\n"
     parts = [f"# {lab.name}", f"**{result['score']:g} of {result['points']:g} points.**"]

@@ -1,7 +1,9 @@
-"""Grade a whole class: jobs side by side, each result kept as soon as it is there, one writer to the gradebook.
+"""Grade a whole class: jobs side by side, each result kept as soon as it is there, one writer to
+the gradebook.
 
-A course is a folder as nbgrader lays it out: submitted/<learner>/<lab>/ goes in; autograded/, gradebook.db and
-grades/<lab>/<learner>.json (ours) come out. What was graded from the same bytes, lab and seed is not graded again.
+A course is a folder as nbgrader lays it out: submitted/<learner>/<lab>/ goes in; autograded/,
+gradebook.db and grades/<lab>/<learner>.json (ours) come out. What was graded from the same bytes,
+lab and seed is not graded again.
 """
 
 import contextlib
@@ -39,7 +41,9 @@ def submissions(course: Path, lab: str) -> dict[str, Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is one, no link; one that may not be looked into counts, and its learner is told so."""
+    """Whether it is one, no link; one that may not be looked into counts, and its learner is told
+    so.
+    """
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except PermissionError:
@@ -84,10 +88,10 @@ def run(
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Grade what is new under course/submitted and return every learner's result.
 
-    `kind` is a sandbox of `kinds.KINDS`, the best one there is if left out. With `dask`, the address of a scheduler or
-    "local", its workers grade, each in its own sandbox.
-    Raises CompressionError if there is no sandbox of this kind, if learners' code could read what is graded, or if
-    the lab's own solution does not get full points.
+    `kind` is a sandbox of `kinds.KINDS`, the best one there is if left out. With `dask`, the
+    address of a scheduler or "local", its workers grade, each in its own sandbox.
+    Raises CompressionError if there is no sandbox of this kind, if learners' code could read what
+    is graded, or if the lab's own solution does not get full points.
     """
     limits = limits or Limits()
     if not dask:
@@ -170,7 +174,9 @@ def _seed(out: Path, seed: int | None, again: bool) -> int:
 
 
 def _read(folder: Path, lab: Lab) -> submission.Submission:
-    """The answers of one learner; a folder that cannot be read is a submission without answers and with a note."""
+    """The answers of one learner; a folder that cannot be read is a submission without answers and
+    with a note.
+    """
     try:
         path, notes = submission.find(folder, lab)
         found = submission.read(path, lab) if path else submission.Submission(digest="none")

@@ -1,7 +1,9 @@
-"""A place for code that nobody has read: namespaces of its own, almost no files, few system calls, limits on everything.
+"""A place for code that nobody has read: namespaces of its own, almost no files, few system calls,
+limits on everything.
 
-Inside there is one process. It sees Python, the packages and `course_utils` (read only, without the answers to the
-exercises), and an empty working folder in memory. It has no network, no /proc, no other process, and cannot make one.
+Inside there is one process. It sees Python, the packages and `course_utils` (read only, without the
+answers to the exercises), and an empty working folder in memory. It has no network, no /proc, no
+other process, and cannot make one.
 """
 
 import ctypes
@@ -92,7 +94,10 @@ def taken_away() -> dict[Path, list[Path]]:
 
 
 def refused(root: Path) -> str:
-    """Why the sandbox cannot be entered here, '' if it can: a child tries. `root` is an empty folder."""
+    """Why the sandbox cannot be entered here, '' if it can: a child tries.
+
+    `root` is an empty folder.
+    """
     reader, writer = os.pipe()
     again = os.dup(writer)
     child = os.fork()
@@ -129,11 +134,12 @@ def enter(
 ) -> None:  # fmt: skip
     """Call in a new child with one thread: returns inside the sandbox, in process 1 of its own.
 
-    The child itself stays outside, writes the process id of the inside to the descriptor `report`, waits, and ends
-    with the same status. `root` is an empty folder to build on; of the open files only `keep` survive; the folder
-    `data` is copied into the working folder; `hide` takes away the answers to the exercises. With `show`, only these
-    paths are seen, in the place of Python and the packages, and programs among them may be started. Raises OSError when
-    a step is refused; nothing has been run then.
+    The child itself stays outside, writes the process id of the inside to the descriptor `report`,
+    waits, and ends with the same status. `root` is an empty folder to build on; of the open files
+    only `keep` survive; the folder `data` is copied into the working folder; `hide` takes away the
+    answers to the exercises. With `show`, only these paths are seen, in the place of Python and the
+    packages, and programs among them may be started. Raises OSError when a step is refused; nothing
+    has been run then.
     """
     c = libc()
     user, group = os.geteuid(), os.getegid()

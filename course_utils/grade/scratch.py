@@ -1,6 +1,7 @@
 """Temporary folders of a run, and the sweep of those that a killed run has left behind.
 
-Each holds a lock for as long as a process of the run lives; the kernel gives it back when the last of them is killed.
+Each holds a lock for as long as a process of the run lives; the kernel gives it back when the last
+of them is killed.
 """
 
 import contextlib
@@ -29,7 +30,9 @@ def folder() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the folders of runs that have ended; after an hour also that of one that was killed before it had its lock."""
+    """Remove the folders of runs that have ended; after an hour also that of one that was killed
+    before it had its lock.
+    """
     for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             status = place.lstat()

@@ -1,6 +1,8 @@
-"""A seccomp filter that takes from a process what learner code never needs: other processes, sockets, mounts, ptrace ….
+"""A seccomp filter that takes from a process what learner code never needs: other processes,
+sockets, mounts, ptrace ….
 
-Linux on x86-64 and on 64-bit Arm; elsewhere `install` returns False and the namespaces and limits stand alone.
+Linux on x86-64 and on 64-bit Arm; elsewhere `install` returns False and the namespaces and limits
+stand alone.
 Layout of the filter: struct sock_filter of linux/filter.h, actions of linux/seccomp.h.
 """
 
@@ -42,7 +44,9 @@ NEW_NAMESPACES = 0x7E020080  # bits of clone's flags
 
 
 def program(machine: str, programs: bool = False) -> bytes:
-    """The filter for a machine, as an array of struct sock_filter; with `programs`, other programs may be started."""
+    """The filter for a machine, as an array of struct sock_filter; with `programs`, other programs
+    may be started.
+    """
     column = list(AUDIT_ARCH).index(machine)
     lines = [
         (LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL),
@@ -70,7 +74,10 @@ def supported() -> bool:
 
 
 def install(libc: ctypes.CDLL, programs: bool = False) -> bool:
-    """Put this process, and all it will ever be, under the filter. Raises OSError if the kernel refuses."""
+    """Put this process, and all it will ever be, under the filter.
+
+    Raises OSError if the kernel refuses.
+    """
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs was refused")
     if not supported():

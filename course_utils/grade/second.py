@@ -1,7 +1,9 @@
-"""A second look at an answer that failed its test: was it the answer itself, or another one of the same learner?
+"""A second look at an answer that failed its test: was it the answer itself, or another one of the
+same learner?
 
-It counts as right only if that is shown: with the other's doing it fails again and again, without it it is right again
-and again, in new workers and in an order that nobody can foresee. So an answer gains nothing by a second try.
+It counts as right only if that is shown: with the other's doing it fails again and again, without
+it it is right again and again, in new workers and in an order that nobody can foresee. So an answer
+gains nothing by a second try.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """The grader's side of a worker: the learner's functions as functions that can be called here.
 
-A call sends plain arguments and takes a plain result; whatever else the worker does ends as an exception of that call.
+A call sends plain arguments and takes a plain result; whatever else the worker does ends as an
+exception of that call.
 A worker that dies or is late is replaced by a new one, without the cell that killed it.
 """
 
@@ -36,10 +37,13 @@ class Ran:
 
 
 class Session:
-    """One submission's worker. `shared` are objects that both sides have under a name, for arguments that cannot be sent.
+    """One submission's worker.
 
-    `over` is the time (time.monotonic) when the submission ends, `until` that of the answer that is looked at. `learner`
-    counts the seconds spent waiting for the learner's code, `lost` says why the last worker was lost.
+    `shared` are objects that both sides have under a name, for arguments that cannot be sent.
+
+    `over` is the time (time.monotonic) when the submission ends, `until` that of the answer that is
+    looked at. `learner` counts the seconds spent waiting for the learner's code, `lost` says why
+    the last worker was lost.
     """
 
     def __init__(
@@ -68,11 +72,16 @@ class Session:
         self._drop()
 
     def run(self, cell: str, source: str, names: list[str]) -> dict[str, Any] | None:
-        """Run an answer cell; None, or what it raised. A cell that kills the worker is left out from then on."""
+        """Run an answer cell; None, or what it raised.
+
+        A cell that kills the worker is left out from then on.
+        """
         return self._run({"do": "cell", "cell": cell, "source": source, "names": names})[1]
 
     def run_extra(self, source: str) -> set[str]:
-        """Run the imports, plain constants and functions of another cell; the names that the rest of it would make."""
+        """Run the imports, plain constants and functions of another cell; the names that the rest
+        of it would make.
+        """
         left_out, _ = self._run({"do": "extra", "source": source})
         return (
             {remote.text(name, 100) for name in left_out[:100]}
@@ -100,7 +109,10 @@ class Session:
                 self._request({"do": "substitute", "name": name}, self.limits.call)
 
     def get(self, cell: str, name: str) -> Any:
-        """What the cell made of the name: a plain value or a `Remote`. Raises NameError if there is none."""
+        """What the cell made of the name: a plain value or a `Remote`.
+
+        Raises NameError if there is none.
+        """
         self._ensure()
         try:
             node, tensors, _ = self._request(
@@ -121,7 +133,10 @@ class Session:
         named: Any = None,
         name: str = "",
     ) -> Any:
-        """Let the worker do something with one of its objects, and return the answer. Raises WorkerLost if it ended since."""
+        """Let the worker do something with one of its objects, and return the answer.
+
+        Raises WorkerLost if it ended since.
+        """
         if incarnation not in (None, self.incarnation):
             raise WorkerLost("the object is gone with the worker that held it")
         self._ensure()
@@ -188,7 +203,9 @@ class Session:
         found: dict[str, torch.Tensor],
         deadline: float,
     ) -> None:
-        """Call one of our functions for the learner's code, within the time of the request, and send what it returns."""
+        """Call one of our functions for the learner's code, within the time of the request, and
+        send what it returns.
+        """
         assert self.channel
         given = Crossing(self)
         self.serving_until = deadline
@@ -240,7 +257,9 @@ class Session:
                 self.substitute(name, function)
 
     def forget_slow(self, references: Mapping[str, Callable[..., Any]]) -> None:
-        """Cells that took long are not run again by a new worker: the solution's functions take their places there."""
+        """Cells that took long are not run again by a new worker: the solution's functions take
+        their places there.
+        """
         for entry in [entry for entry in self.cells if entry.seconds > SLOW]:
             self.cells.remove(entry)
             self.references.update(

@@ -1,8 +1,11 @@
-"""Who stands where on the board of the challenge: rounded values, the worst gate, ranks, and the Pareto front.
+"""Who stands where on the board of the challenge: rounded values, the worst gate, ranks, and the
+Pareto front.
 
-Bytes are ranked only behind the gates. How good an entry is, beside its bytes, is the part of each gate's allowance that it
-uses: (1 − value)/(1 − needed) for a share that must reach `needed`, value/needed for a divergence that must stay below it.
-The largest one over the gates is its quality: 0 is the original, 1 stands on a gate, lower is better.
+Bytes are ranked only behind the gates. How good an entry is, beside its bytes, is the part of each
+gate's allowance that it uses: (1 − value)/(1 − needed) for a share that must reach `needed`,
+value/needed for a divergence that must stay below it.
+The largest one over the gates is its quality: 0 is the original, 1 stands on a gate, lower is
+better.
 """
 
 import math
@@ -19,7 +22,9 @@ Gate = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that counts: `kind` is "learner", "instructor" or "baseline"; `gates` as they may be shown (`shown_gate`)."""
+    """A file that counts: `kind` is "learner", "instructor" or "baseline"; `gates` as they may be
+    shown (`shown_gate`).
+    """
 
     name: str
     bytes: int
@@ -52,7 +57,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """An entry and its place. `rank` is None for what fails a gate, and for entries that do not compete."""
+    """An entry and its place.
+
+    `rank` is None for what fails a gate, and for entries that do not compete.
+    """
 
     entry: Entry
     rank: int | None
@@ -61,7 +69,9 @@ class Row:
 
 
 def rounded(value: float, lower: bool) -> float:
-    """A value as it may be shown: shares to STEP, others to DIGITS digits; what is no number is NaN."""
+    """A value as it may be shown: shares to STEP, others to DIGITS digits; what is no number is
+    NaN.
+    """
     if not math.isfinite(value):
         return math.nan
     if not lower:
@@ -91,10 +101,12 @@ def allowance(gate: Gate, value: float) -> float:
 
 
 def standing(entries: list[Entry]) -> list[Row]:
-    """All entries in the order of the board: those that pass by bytes, then the others by how many gates they pass.
+    """All entries in the order of the board: those that pass by bytes, then the others by how many
+    gates they pass.
 
-    Equal bytes share a rank. On the front is what no other entry beats in bytes and quality, both as shown. Where the interval of
-    a front entry's worst gate meets that of a smaller one on the front, the two are equal in quality, and the row says so.
+    Equal bytes share a rank. On the front is what no other entry beats in bytes and quality, both
+    as shown. Where the interval of a front entry's worst gate meets that of a smaller one on the
+    front, the two are equal in quality, and the row says so.
     """
     kept = front([(entry.bytes, entry.worst[1]) for entry in entries])
     equal: dict[int, str] = {}
@@ -126,6 +138,8 @@ def standing(entries: list[Entry]) -> list[Row]:
 
 
 def merit(gates: dict[str, Gate], size: int) -> tuple[bool, int, int]:
-    """Lower is better: all gates passed, then how many (what was not asked after a collapse is not passed), then bytes."""
+    """Lower is better: all gates passed, then how many (what was not asked after a collapse is not
+    passed), then bytes.
+    """
     passed = sum(gate["passed"] for gate in gates.values())
     return passed < len(gates), -passed if passed < len(gates) else 0, size

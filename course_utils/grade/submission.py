@@ -1,4 +1,5 @@
-"""The answers in a learner's notebook: the source of known answer cells, and of its own cells what they need.
+"""The answers in a learner's notebook: the source of known answer cells, and of its own cells what
+they need.
 
 What is wrong with the file becomes a note for the instructor, and what can be read is graded.
 """
@@ -26,7 +27,8 @@ WORD = re.compile(r"\w+")
 class Submission:
     """`answers` by grade_id; a cell that is absent or as it was released is not among them.
 
-    `extras` are the learner's own cells, by the grade_id of the answer or test that comes next ("" after the last).
+    `extras` are the learner's own cells, by the grade_id of the answer or test that comes next (""
+    after the last).
     `attachments` are the pictures of written answers, as the notebook has them.
     """
 
@@ -143,7 +145,9 @@ class Index:
 
 
 def defined(source: str) -> set[str]:
-    """Names of which a line of the source begins a definition: `def name(`, `class name:`, `name = `, `name: int = `."""
+    """Names of which a line of the source begins a definition: `def name(`, `class name:`, `name =
+    `, `name: int = `.
+    """
     return {f["name"] for f in DEFINES.finditer(source) if f["kind"] or f["then"] in ":="}
 
 
@@ -156,7 +160,8 @@ def required(answer: Cell) -> list[str]:
 def _choose(answer: Cell, index: Index, notes: list[str]) -> Found | None:
     """The cell to grade for an answer: by grade_id, else by the cell's id, else by what it defines.
 
-    Of several that were worked on, the one that was run last in the kernel counts; where it is not said, the last one.
+    Of several that were worked on, the one that was run last in the kernel counts; where it is not
+    said, the last one.
     """
     name, names = answer.grade_id, required(answer) if answer.code else []
     touched = lambda cell: cell.source.strip() not in ("", answer.released.strip())  # noqa: E731
@@ -205,7 +210,9 @@ def last_run(cells: list[Found]) -> Found:
 def _extras(
     lab: Lab, cells: list[Found], taken: dict[str, Found], notes: list[str]
 ) -> dict[str, list[str]]:
-    """The learner's own code cells, and cells of the lab that were changed, by the graded cell that comes next."""
+    """The learner's own code cells, and cells of the lab that were changed, by the graded cell that
+    comes next.
+    """
     graded = {id(cell): name for name, cell in taken.items()}
     tests = {test.grade_id for test in lab.tests}
     out: dict[str, list[str]] = {}

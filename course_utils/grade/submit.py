@@ -17,7 +17,8 @@ PROSE, CODE = "YOUR ANSWER HERE", "raise NotImplementedError()"
 
 
 def find(lab: str) -> Path:
-    """The lab's notebook where a learner has it: in labs/ here, in this folder, else in labs/ of the course.
+    """The lab's notebook where a learner has it: in labs/ here, in this folder, else in labs/ of
+    the course.
 
     Raises CompressionError if it is in none of them.
     """
@@ -32,7 +33,8 @@ def find(lab: str) -> Path:
 
 
 def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
-    """Write the file to hand in and return what to tell the learner: each answer cell, and the file's fingerprint.
+    """Write the file to hand in and return what to tell the learner: each answer cell, and the
+    file's fingerprint.
 
     `lab` is the one that it should be of, the notebook's own name if left out.
     Raises CompressionError if the notebook cannot be read or holds no answer cells.
@@ -67,7 +69,9 @@ def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
 
 
 def said_of_cells(lab: str, there: list[str]) -> list[str]:
-    """What is wrong with the answer cells: one that the released lab has and this notebook has not, or has twice."""
+    """What is wrong with the answer cells: one that the released lab has and this notebook has not,
+    or has twice.
+    """
     lines = [
         f"{name}: {there.count(name)} cells; the one that was run last counts"
         for name in dict.fromkeys(there)
@@ -91,7 +95,9 @@ def said_of_cells(lab: str, there: list[str]) -> list[str]:
 
 
 def blank(source: str) -> bool:
-    """True for an answer cell in which nothing was written: functions that do nothing before they raise."""
+    """True for an answer cell in which nothing was written: functions that do nothing before they
+    raise.
+    """
     source = source.strip()
     if source in ("", PROSE):
         return True

@@ -21,7 +21,10 @@ LONGEST = 107  # bytes of a socket's path on Linux
 
 
 class Zygote:
-    """The process that forks workers for one lab. A context manager; everything it started ends with it."""
+    """The process that forks workers for one lab.
+
+    A context manager; everything it started ends with it.
+    """
 
     def __init__(
         self,

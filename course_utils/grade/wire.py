@@ -1,8 +1,10 @@
-"""Values between the grader and a worker: JSON for what is small, safetensors for tensors, nothing that could run.
+"""Values between the grader and a worker: JSON for what is small, safetensors for tensors, nothing
+that could run.
 
-A frame is two lengths (8 bytes each), JSON, and safetensors bytes. In the JSON a value is itself if it is None, a bool,
-a number or a str; else a list that begins with its kind. What the other side sends is only ever decoded into exactly
-these types: int, float, complex, bool, str, None, ..., list, tuple, dict, torch.Tensor, numpy numbers and arrays, dtypes.
+A frame is two lengths (8 bytes each), JSON, and safetensors bytes. In the JSON a value is itself if
+it is None, a bool, a number or a str; else a list that begins with its kind. What the other side
+sends is only ever decoded into exactly these types: int, float, complex, bool, str, None, ...,
+list, tuple, dict, torch.Tensor, numpy numbers and arrays, dtypes.
 Everything else is left to `special`, of which the two sides have their own.
 """
 
@@ -57,9 +59,11 @@ def send(
 
 
 def save_tensors(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
-    """Safetensors bytes in parts, of which each tensor is one: nothing is copied, so that memory is enough for large ones.
+    """Safetensors bytes in parts, of which each tensor is one: nothing is copied, so that memory is
+    enough for large ones.
 
-    The package `safetensors` holds three copies at once, and stops the process when memory is short.
+    The package `safetensors` holds three copies at once, and stops the process when memory is
+    short.
     """
     head, parts, end = {}, [], 0
     for name, tensor in tensors.items():
@@ -80,7 +84,11 @@ def save_tensors(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
 def receive(
     channel: socket.socket, *, deadline: float | None = None, largest: int = 1 << 34
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The next frame. Raises WireError if it is malformed, larger than `largest`, or not there by `deadline` (time.monotonic)."""
+    """The next frame.
+
+    Raises WireError if it is malformed, larger than `largest`, or not there by `deadline`
+    (time.monotonic).
+    """
     text_size, blob_size = HEAD.unpack(_exactly(channel, HEAD.size, deadline))
     if text_size > TEXT or blob_size > largest:
         raise WireError(f"too large: {text_size + blob_size:,} bytes")
@@ -141,7 +149,9 @@ def _exactly(channel: socket.socket, size: int, deadline: float | None) -> bytea
 
 
 def encode(value: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
-    """`value` as JSON, its tensors put into `tensors`; `special(value)` gives the JSON of any other type, or raises NotPlain."""
+    """`value` as JSON, its tensors put into `tensors`; `special(value)` gives the JSON of any other
+    type, or raises NotPlain.
+    """
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
@@ -217,7 +227,11 @@ def _store(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[Any]:
 
 
 def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
-    """The value of JSON from `encode`; `special(node)` gives what a list of another kind stands for. Raises WireError."""
+    """The value of JSON from `encode`; `special(node)` gives what a list of another kind stands
+    for.
+
+    Raises WireError.
+    """
     try:
         return _Decoder(tensors, special).value(node)
     except (WireError, MemoryError):
@@ -227,7 +241,10 @@ def decode(node: Any, tensors: dict[str, torch.Tensor], special: Hook) -> Any:
 
 
 class _Decoder:
-    """Counts what it takes apart. No functions within functions that hold each other: they would hold the tensors, too."""
+    """Counts what it takes apart.
+
+    No functions within functions that hold each other: they would hold the tensors, too.
+    """
 
     def __init__(self, tensors: dict[str, torch.Tensor], special: Hook) -> None:
         self.tensors, self.special = tensors, special

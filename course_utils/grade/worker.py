@@ -1,6 +1,7 @@
 """Inside the sandbox: run answer cells, call the learner's functions, answer over the channel.
 
-Code of the learner runs in this interpreter and may do with it as it likes. So nothing here is trusted by the other side.
+Code of the learner runs in this interpreter and may do with it as it likes. So nothing here is
+trusted by the other side.
 """
 
 import builtins
@@ -42,7 +43,9 @@ class Tail(io.TextIOBase):
 
 
 class Quiet:
-    """`get_ipython()` for magics in an answer cell: they do nothing, and a shell command says nothing (`files = !ls`)."""
+    """`get_ipython()` for magics in an answer cell: they do nothing, and a shell command says
+    nothing (`files = !ls`).
+    """
 
     def getoutput(self, *_arguments: Any, **_named: Any) -> Any:
         """Nothing: learners' cells start no programs."""
@@ -135,7 +138,9 @@ class Worker:
                     self.defined[cell, name] = self.namespace[name]
 
     def _substitute(self, name: str) -> None:
-        """A function that failed is called on the other side from now on, so that what uses it can still be right."""
+        """A function that failed is called on the other side from now on, so that what uses it can
+        still be right.
+        """
 
         def substituted(*arguments: Any, **named: Any) -> Any:
             return self._call_back(name, arguments, named)
@@ -260,7 +265,9 @@ def read_folder(folder: Path, tensors: dict[str, torch.Tensor]) -> list[Any]:
 
 
 def prepare(lab: list[list[str]]) -> dict[str, Any]:
-    """Run the lab's own cells before the first answer, once for all submissions; what talks to the learner is silenced."""
+    """Run the lab's own cells before the first answer, once for all submissions; what talks to the
+    learner is silenced.
+    """
     # where pickle, dataclasses and typing look for what a cell defines
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module

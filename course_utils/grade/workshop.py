@@ -1,10 +1,11 @@
 """Where kernels of learners are compiled and called: beside those who judge, who may start nothing.
 
-`python -m course_utils.grade.workshop CHANNEL ROOT LOCK [unsafe]` answers orders of `learn.native.service` until its
-channel ends. It is new for each submission and holds nothing that is secret. The compiler runs in a sandbox of its own
-that shows a compiler and its headers; a kernel runs in another that shows the C library, and there it may make no
-system call that a product has no use for. Inputs are shared with it for reading, answers are compared here, and time is
-the operating system's account of its process, read here.
+`python -m course_utils.grade.workshop CHANNEL ROOT LOCK [unsafe]` answers orders of
+`learn.native.service` until its channel ends. It is new for each submission and holds nothing that
+is secret. The compiler runs in a sandbox of its own that shows a compiler and its headers; a kernel
+runs in another that shows the C library, and there it may make no system call that a product has no
+use for. Inputs are shared with it for reading, answers are compared here, and time is the operating
+system's account of its process, read here.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Workshop:
         theirs.close()
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """The answer to an order. Raises OSError if the workshop is gone or could not do its work."""
+        """The answer to an order.
+
+        Raises OSError if the workshop is gone or could not do its work.
+        """
         send(self.channel, order)
         answer = receive(self.channel)
         if answer is None:
@@ -145,7 +149,9 @@ class Confined:
 def _entered(
     limits: Limits, root: Path, keep: Sequence[int], data: Path, show: Sequence[str | Path], work: Any
 ) -> tuple[int, int]:  # fmt: skip
-    """Do `work()` in a sandbox; the process outside, and the one inside, which has read `data` when this returns."""
+    """Do `work()` in a sandbox; the process outside, and the one inside, which has read `data` when
+    this returns.
+    """
     reader, writer = os.pipe()
     ready, told = os.pipe()
     outside = os.fork()

@@ -1,8 +1,10 @@
-"""What a learner wrote, as it may be shown to a person: nothing in it runs, loads or follows a link by itself.
+"""What a learner wrote, as it may be shown to a person: nothing in it runs, loads or follows a link
+by itself.
 
-nbgrader's formgrader and feedback render a written answer as Markdown with HTML, scripts included, inside a page that may
-do everything in the class folder. So whatever begins a tag, a picture, a link to anything but the web, or a command of
-MathJax that can hold one is broken by a character without width: it looks as it was written and means nothing.
+nbgrader's formgrader and feedback render a written answer as Markdown with HTML, scripts included,
+inside a page that may do everything in the class folder. So whatever begins a tag, a picture, a
+link to anything but the web, or a command of MathJax that can hold one is broken by a character
+without width: it looks as it was written and means nothing.
 """
 
 import base64
@@ -33,7 +35,10 @@ PICTURES, LARGEST = 20, 5 << 20  # in one answer: how many, and their bytes in b
 
 
 def inert(text: str, pictures: dict[str, str] | None = None) -> str:
-    """Markdown that shows the text and does nothing. `pictures`: name of an attachment → the name that it is kept under."""
+    """Markdown that shows the text and does nothing.
+
+    `pictures`: name of an attachment → the name that it is kept under.
+    """
 
     def picture(found: re.Match[str]) -> str:
         kept = (pictures or {}).get(found[1])
@@ -61,9 +66,11 @@ def _outside(kept: re.Pattern[str], text: str, change: Callable[[str], str]) -> 
 
 
 def attachments(sent: Any) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """The pictures among a cell's attachments, as `nbformat` keeps them, and by what name each is kept.
+    """The pictures among a cell's attachments, as `nbformat` keeps them, and by what name each is
+    kept.
 
-    PNG, JPEG, GIF and WebP whose bytes are of that kind; at most PICTURES, and LARGEST bytes of them together.
+    PNG, JPEG, GIF and WebP whose bytes are of that kind; at most PICTURES, and LARGEST bytes of
+    them together.
     """
     kept: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}
@@ -95,13 +102,17 @@ def attachments(sent: Any) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
 
 
 def readable(text: str) -> str:
-    """The text without halves of characters, which no file can hold, and without control characters but line ends and tabs."""
+    """The text without halves of characters, which no file can hold, and without control characters
+    but line ends and tabs.
+    """
     text = text.encode("utf-8", errors="replace").decode()
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def line(text: object, most: int = 200) -> str:
-    """A text in one line of a report: no line end, no control, nothing that turns the direction of writing."""
+    """A text in one line of a report: no line end, no control, nothing that turns the direction of
+    writing.
+    """
     shown = readable(str(text)[: most + 1])
     shown = "".join(
         " "

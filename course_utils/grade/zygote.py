@@ -1,7 +1,9 @@
-"""The process that has torch and a lab's imports ready, and forks a sandboxed worker for each submission.
+"""The process that has torch and a lab's imports ready, and forks a sandboxed worker for each
+submission.
 
-`python -m course_utils.grade.zygote LISTENER_FD` reads its orders (JSON) from stdin. For each connection it forks a
-keeper, which starts and kills one worker at a time. It holds no secrets: it is given the released lab and nothing else.
+`python -m course_utils.grade.zygote LISTENER_FD` reads its orders (JSON) from stdin. For each
+connection it forks a keeper, which starts and kills one worker at a time. It holds no secrets: it
+is given the released lab and nothing else.
 A keeper ends with its connection and takes its worker with it; the zygote ends when stdin does.
 """
 
@@ -67,8 +69,10 @@ def warm(torch: Any) -> None:
 
 
 class Keeper:
-    """Starts worker n ("Sn" with the descriptor of its channel) and kills it ("Kn"); it answers with why none
-    was started ("ready" if one was) or how the worker ended. No answer means that the keeper itself is gone.
+    """Starts worker n ("Sn" with the descriptor of its channel) and kills it ("Kn"); it answers
+    with why none was started ("ready" if one was) or how the worker ended.
+
+    No answer means that the keeper itself is gone.
     """
 
     def __init__(
@@ -157,7 +161,9 @@ class Keeper:
         os._exit(code)
 
     def kill(self, number: int) -> int:
-        """End the worker and whatever is left of it; the exit status of the worker, 128 + n for signal n."""
+        """End the worker and whatever is left of it; the exit status of the worker, 128 + n for
+        signal n.
+        """
         outside, *inside = self.workers.pop(number, [0])
         if not outside:
             return 0

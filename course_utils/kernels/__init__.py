@@ -1,6 +1,8 @@
-"""Products with weights that stay packed: one reference in torch, compiled ones for a few tokens on a CPU, and Triton.
+"""Products with weights that stay packed: one reference in torch, compiled ones for a few tokens on
+a CPU, and Triton.
 
-`linear` takes whichever runs here. The Triton kernels (`kernels.gpu`) need the extra `gpu` and are called by name.
+`linear` takes whichever runs here. The Triton kernels (`kernels.gpu`) need the extra `gpu` and are
+called by name.
 """
 
 import torch
@@ -23,7 +25,8 @@ MOST_TOKENS = 32  # with more, unpacking once and multiplying densely is faster
 
 
 def compiled_for(x: Tensor, columns: int) -> bool:
-    """Whether the compiled products can take this input: a plain CPU tensor (…, columns) of 1 to 32 tokens, no gradient wanted.
+    """Whether the compiled products can take this input: a plain CPU tensor (…, columns) of 1 to 32
+    tokens, no gradient wanted.
 
     Not while torch traces or compiles, because they are not torch operators.
     """
@@ -44,13 +47,16 @@ def linear(
     x: Tensor, weight: PackedWeight | BlockWeight, bias: Tensor | None = None, *, activations: str = "float",
     variant: str | None = None,
 ) -> Tensor:  # fmt: skip
-    """Y = x Ŵᵀ + b without unpacking Ŵ where that is faster; x (…, columns), y (…, rows) in the dtype of x.
+    """Y = x Ŵᵀ + b without unpacking Ŵ where that is faster; x (…, columns), y (…, rows) in the
+    dtype of x.
 
-    activations "float": the sums are those of `reference.linear` up to float32 rounding. "int8": each token is rounded
-    to INT8 first (`reference.round_tokens`), which is faster and changes the result. `variant` names one of
-    `cpu.variants()` and then nothing else runs; None takes the fastest that can, down to the reference.
+    activations "float": the sums are those of `reference.linear` up to float32 rounding. "int8":
+    each token is rounded to INT8 first (`reference.round_tokens`), which is faster and changes the
+    result. `variant` names one of `cpu.variants()` and then nothing else runs; None takes the
+    fastest that can, down to the reference.
 
-    Raises CompressionError for an unknown name, and for shapes, dtypes or devices that do not fit together.
+    Raises CompressionError for an unknown name, and for shapes, dtypes or devices that do not fit
+    together.
     """
     if activations not in ACTIVATIONS:
         raise CompressionError(

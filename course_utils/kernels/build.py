@@ -1,7 +1,7 @@
 """Compile the C++ products once for this machine, and load them.
 
-No torch header is included, so this takes seconds, and the library stays good when torch or Python is updated. It is
-kept in `folder()` under a name made from the sources and the flags.
+No torch header is included, so this takes seconds, and the library stays good when torch or Python
+is updated. It is kept in `folder()` under a name made from the sources and the flags.
 """
 
 import contextlib
@@ -38,7 +38,9 @@ def folder() -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled products; None where they cannot be had (after one warning) or COURSE_KERNELS is "torch"."""
+    """The compiled products; None where they cannot be had (after one warning) or COURSE_KERNELS is
+    "torch".
+    """
     if os.environ.get("COURSE_KERNELS") == "torch":
         return None
     try:

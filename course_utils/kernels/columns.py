@@ -33,11 +33,13 @@ def walk(
     end: int,
     largest: int,
 ) -> Tensor:
-    """Round the columns start … end − 1 of a weight, one after the other; each hands its error to those behind it up to `end`.
+    """Round the columns start … end − 1 of a weight, one after the other; each hands its error to
+    those behind it up to `end`.
 
-    W (in, out) holds a column of the weight in each row and is changed in place, like `codes` (in, out). U (in, in) upper
-    triangular, scale and zero (groups, out), group_of (in,). Returns the errors (w − ŵ) / U_ii (end − start, out), which the
-    columns from `end` on still have to be given. float32 on a CPU runs compiled where a compiler is (COURSE_KERNELS=torch: never).
+    W (in, out) holds a column of the weight in each row and is changed in place, like `codes` (in,
+    out). U (in, in) upper triangular, scale and zero (groups, out), group_of (in,). Returns the
+    errors (w − ŵ) / U_ii (end − start, out), which the columns from `end` on still have to be
+    given. float32 on a CPU runs compiled where a compiler is (COURSE_KERNELS=torch: never).
     """
     held = (W, U, scale, zero, group_of, codes)
     compiled = W.dtype == torch.float32 and all(

@@ -47,7 +47,9 @@ def _functions() -> tuple | None:
 
 @functools.cache
 def variants() -> tuple[str, ...]:
-    """What this processor can run, fastest first, out of "avx512", "avx2" and "portable"; () without a compiler."""
+    """What this processor can run, fastest first, out of "avx512", "avx2" and "portable"; ()
+    without a compiler.
+    """
     loaded = library()
     if loaded is None or _functions() is None:
         return ()
@@ -58,7 +60,10 @@ def variants() -> tuple[str, ...]:
 
 
 def index_of(variant: str | None) -> int:
-    """The number of a variant of the kernels. Raises CompressionError if this processor cannot run it."""
+    """The number of a variant of the kernels.
+
+    Raises CompressionError if this processor cannot run it.
+    """
     if variant is None:
         return 0
     if variant not in variants():
@@ -69,7 +74,9 @@ def index_of(variant: str | None) -> int:
 
 
 def describe(weight: PackedWeight | BlockWeight) -> _Weight:
-    """What the products are told of a weight: addresses, so its tensors have to stay where they are."""
+    """What the products are told of a weight: addresses, so its tensors have to stay where they
+    are.
+    """
     if isinstance(weight, BlockWeight):
         factor = 0 if weight.tensor_scale is None else weight.tensor_scale.data_ptr()
         return _Weight(
@@ -93,10 +100,12 @@ def threads_for(work: int) -> int:
 def product(
     x: Tensor, weight: _Weight, bias: Tensor | None = None, *, int8: bool = False, kernel: int = 0
 ) -> Tensor:  # fmt: skip
-    """X (…, columns) times Ŵᵀ, plus b, in the dtype of x, with Ŵ from `describe`. Of the shapes nothing is checked.
+    """X (…, columns) times Ŵᵀ, plus b, in the dtype of x, with Ŵ from `describe`.
 
-    Sums are in float32, of codes that start at 0: the error of y is some 1e-7 of Σ |x| · scale · 2^bits (12 for E2M1), also
-    where Ŵ itself is much smaller than its scale allows.
+    Of the shapes nothing is checked.
+
+    Sums are in float32, of codes that start at 0: the error of y is some 1e-7 of Σ |x| · scale ·
+    2^bits (12 for E2M1), also where Ŵ itself is much smaller than its scale allows.
     """
     functions = _functions()
     assert functions is not None, "ask `variants` first"
@@ -120,9 +129,11 @@ def product(
 
 
 def integer_product(q: Tensor, weight: Tensor, *, variant: str | None = None) -> Tensor:
-    """Q (tokens, columns) int8 times weightᵀ, weight (rows, columns) int8: (tokens, rows) int32, exact.
+    """Q (tokens, columns) int8 times weightᵀ, weight (rows, columns) int8: (tokens, rows) int32,
+    exact.
 
-    Raises CompressionError for other dtypes or shapes, and above 65536 columns, where a sum could overflow.
+    Raises CompressionError for other dtypes or shapes, and above 65536 columns, where a sum could
+    overflow.
     """
     if (
         q.dtype != torch.int8

@@ -33,11 +33,13 @@ class _Scaled:
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight(_Scaled):
-    """Ŵ = s (q − z), a matrix (rows, columns) with one s and z for each group of neighbouring columns in a row.
+    """Ŵ = s (q − z), a matrix (rows, columns) with one s and z for each group of neighbouring
+    columns in a row.
 
-    `codes` (rows, bytes) uint8, each row as `packing.pack_planes` writes it: with 4 bits the even columns are the low
-    nibbles. `scale` (rows, groups) float16 or float32. `zero_point` (rows, ceil(groups · bits / 8)) as `packing.pack`
-    writes it, or None for 2^(bits − 1) everywhere (symmetric). Raises CompressionError for whatever does not fit together.
+    `codes` (rows, bytes) uint8, each row as `packing.pack_planes` writes it: with 4 bits the even
+    columns are the low nibbles. `scale` (rows, groups) float16 or float32. `zero_point` (rows,
+    ceil(groups · bits / 8)) as `packing.pack` writes it, or None for 2^(bits − 1) everywhere
+    (symmetric). Raises CompressionError for whatever does not fit together.
     """
 
     codes: Tensor
@@ -84,11 +86,14 @@ class PackedWeight(_Scaled):
 
 @dataclass(frozen=True, eq=False)
 class BlockWeight(_Scaled):
-    """Ŵ = t · s · E2M1(code), a matrix (rows, columns) with one s for each block of neighbours in a row: MXFP4 and NVFP4.
+    """Ŵ = t · s · E2M1(code), a matrix (rows, columns) with one s for each block of neighbours in a
+    row: MXFP4 and NVFP4.
 
-    `codes` (rows, ceil(columns / 2)) uint8, as `packing.pack` writes them. `scale` (rows, blocks) uint8, patterns of `kind`:
-    "E8M0", 2^(e − 127) for 32 numbers, or "E4M3", FP8 for 16; patterns of NaN make their rows NaN. The last block of a row may
-    be shorter. `tensor_scale` () float32, None for 1. Raises CompressionError for whatever does not fit together.
+    `codes` (rows, ceil(columns / 2)) uint8, as `packing.pack` writes them. `scale` (rows, blocks)
+    uint8, patterns of `kind`:
+    "E8M0", 2^(e − 127) for 32 numbers, or "E4M3", FP8 for 16; patterns of NaN make their rows NaN.
+    The last block of a row may be shorter. `tensor_scale` () float32, None for 1. Raises
+    CompressionError for whatever does not fit together.
     """
 
     codes: Tensor
@@ -146,10 +151,12 @@ class BlockWeight(_Scaled):
 def from_codes(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, bits: int = 4
 ) -> PackedWeight:
-    """Pack codes (rows, columns), whole numbers 0 … 2^bits − 1, with scales and zero points (rows, groups).
+    """Pack codes (rows, columns), whole numbers 0 … 2^bits − 1, with scales and zero points (rows,
+    groups).
 
-    Scales become float16 where that is exact, else float32. zero_point None: symmetric. Raises CompressionError for
-    codes or zero points that do not fit, and for scales that are NaN, infinite, or not positive.
+    Scales become float16 where that is exact, else float32. zero_point None: symmetric. Raises
+    CompressionError for codes or zero points that do not fit, and for scales that are NaN,
+    infinite, or not positive.
     """
     if bits not in BITS:
         raise CompressionError(f"bits={bits}: the kernels read weights of 1 to 8 bits.")

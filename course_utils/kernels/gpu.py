@@ -1,7 +1,8 @@
-"""The same products for a GPU, in Triton: each program unpacks a tile of the weight and multiplies it at once.
+"""The same products for a GPU, in Triton: each program unpacks a tile of the weight and multiplies
+it at once.
 
-`linear` needs the extra `gpu`. On a CPU the kernels run through Triton's interpreter, far too slow for work but good
-for tests: set TRITON_INTERPRET=1 before this module is imported.
+`linear` needs the extra `gpu`. On a CPU the kernels run through Triton's interpreter, far too slow
+for work but good for tests: set TRITON_INTERPRET=1 before this module is imported.
 """
 
 import torch
@@ -24,7 +25,9 @@ def weight_tile(
     codes, scale, zero, row, byte, half, rows, columns, groups,
     GROUP: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
-    """S (q − z), float32, for the rows `row` and number `half` of the bytes `byte`; 0 outside the matrix."""
+    """S (q − z), float32, for the rows `row` and number `half` of the bytes `byte`; 0 outside the
+    matrix.
+    """
     per_byte: tl.constexpr = 8 // BITS
     largest: tl.constexpr = 2**BITS - 1
     row = row[:, None].to(tl.int64)
@@ -75,7 +78,9 @@ def gemm(
     GROUP: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """TOKENS tokens (axis 1 of the grid) times ROWS rows (axis 0); the tile of Ŵ takes the precision of x."""
+    """TOKENS tokens (axis 1 of the grid) times ROWS rows (axis 0); the tile of Ŵ takes the
+    precision of x.
+    """
     per_byte: tl.constexpr = 8 // BITS
     row, token = (
         tl.program_id(0) * ROWS + tl.arange(0, ROWS),
@@ -107,9 +112,11 @@ def linear(
 ) -> Tensor:
     """Y = x Ŵᵀ + b for x (tokens, columns); one token goes through `gemv`, more through `gemm`.
 
-    Sums are float32; in `gemm` Ŵ is rounded to the dtype of x first, as for `F.linear` with a weight of that dtype.
-    `blocks` replaces GEMV or GEMM (powers of two; those of `gemm` at least 16), `launch` goes to Triton (num_warps,
-    num_stages). Raises CompressionError for other widths than BITS, and for shapes, dtypes or devices that do not fit.
+    Sums are float32; in `gemm` Ŵ is rounded to the dtype of x first, as for `F.linear` with a
+    weight of that dtype.
+    `blocks` replaces GEMV or GEMM (powers of two; those of `gemm` at least 16), `launch` goes to
+    Triton (num_warps, num_stages). Raises CompressionError for other widths than BITS, and for
+    shapes, dtypes or devices that do not fit.
     """
     if weight.bits not in BITS:
         raise CompressionError(

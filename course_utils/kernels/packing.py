@@ -22,8 +22,8 @@ def packed_width(columns: int, bits: int) -> int:
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Pack codes (rows, columns), each below 2^bits, into bytes (rows, ceil(columns · bits / 8)).
 
-    Each row is one little-endian bit stream: code j occupies bits j·b … j·b + b − 1. With 4 bits the even columns
-    are the low nibbles. Unused bits of the last byte are 0.
+    Each row is one little-endian bit stream: code j occupies bits j·b … j·b + b − 1. With 4 bits
+    the even columns are the low nibbles. Unused bits of the last byte are 0.
     Raises CompressionError for codes that are not whole numbers or do not fit.
     """
     check_codes(codes, bits)
@@ -57,7 +57,10 @@ def check_width(packed: Tensor, wanted: int, bits: int, columns: int) -> None:
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
-    """The inverse of `pack`: codes (rows, columns), uint8. Raises CompressionError for bytes of another width."""
+    """The inverse of `pack`: codes (rows, columns), uint8.
+
+    Raises CompressionError for bytes of another width.
+    """
     check_bits(bits)
     check_width(packed, packed_width(columns, bits), bits, columns)
     rows = packed.shape[0]
@@ -78,9 +81,11 @@ TRITS = 5  # in a byte: 3⁵ = 243 of its 256 values are used
 
 
 def pack_ternary(codes: Tensor) -> Tensor:
-    """Pack codes 0, 1, 2 (rows, columns), five in a byte: Σ_i 3^i t_i; 1.6 bits each, where the least possible is log₂ 3 = 1.585.
+    """Pack codes 0, 1, 2 (rows, columns), five in a byte: Σ_i 3^i t_i; 1.6 bits each, where the
+    least possible is log₂ 3 = 1.585.
 
-    Column 5 j + i is digit i of byte j in base 3; missing digits of the last byte are 0. Returns (rows, ceil(columns / 5)) uint8.
+    Column 5 j + i is digit i of byte j in base 3; missing digits of the last byte are 0. Returns
+    (rows, ceil(columns / 5)) uint8.
     Raises CompressionError for other codes.
     """
     check_codes(codes, 2)
@@ -96,7 +101,10 @@ def pack_ternary(codes: Tensor) -> Tensor:
 
 
 def unpack_ternary(packed: Tensor, columns: int) -> Tensor:
-    """The inverse of `pack_ternary`: codes (rows, columns), uint8. Raises CompressionError for bytes that it does not write."""
+    """The inverse of `pack_ternary`: codes (rows, columns), uint8.
+
+    Raises CompressionError for bytes that it does not write.
+    """
     if packed.dim() != 2 or packed.dtype != torch.uint8 or packed.shape[1] != -(-columns // TRITS):
         found = f"{tuple(packed.shape)} {packed.dtype}"
         raise CompressionError(
@@ -111,7 +119,9 @@ def unpack_ternary(packed: Tensor, columns: int) -> Tensor:
 
 
 def planes(bits: int) -> list[tuple[int, int]]:
-    """Widths 4, 2 or 1 (or one of 8) that sum to `bits`, and the lowest bit that each holds: 3 → [(2, 0), (1, 2)]."""
+    """Widths 4, 2 or 1 (or one of 8) that sum to `bits`, and the lowest bit that each holds: 3 →
+    [(2, 0), (1, 2)].
+    """
     check_bits(bits)
     widths = [width for width in (8, 4, 2, 1) if bits & width]
     return [(width, sum(widths[:i])) for i, width in enumerate(widths)]
@@ -123,9 +133,11 @@ def planes_width(columns: int, bits: int) -> int:
 
 
 def pack_planes(codes: Tensor, bits: int) -> Tensor:
-    """Like `pack`, but no code crosses a byte: one part of each row for each of `planes`, beginning with the low bits.
+    """Like `pack`, but no code crosses a byte: one part of each row for each of `planes`, beginning
+    with the low bits.
 
-    With 1, 2, 4 and 8 bits this is `pack`. A 3-bit code is kept as 2 bits in the first part and 1 bit in the second.
+    With 1, 2, 4 and 8 bits this is `pack`. A 3-bit code is kept as 2 bits in the first part and 1
+    bit in the second.
     """
     check_codes(codes, bits)
     codes = codes.to(torch.uint8)
@@ -133,7 +145,10 @@ def pack_planes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_planes(packed: Tensor, bits: int, columns: int) -> Tensor:
-    """The inverse of `pack_planes`: codes (rows, columns), uint8. Raises CompressionError for bytes of another width."""
+    """The inverse of `pack_planes`: codes (rows, columns), uint8.
+
+    Raises CompressionError for bytes of another width.
+    """
     check_width(packed, planes_width(columns, bits), bits, columns)
     parts = packed.split([packed_width(columns, width) for width, _ in planes(bits)], 1)
     codes = [

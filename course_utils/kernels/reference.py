@@ -1,4 +1,6 @@
-"""The products in plain torch: what every kernel here must agree with, and what runs where none can."""
+"""The products in plain torch: what every kernel here must agree with, and what runs where none
+can.
+"""
 
 import torch
 from torch import Tensor
@@ -8,7 +10,9 @@ from .packing import unpack
 
 
 def dequantize(weight: PackedWeight | BlockWeight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Ŵ = s (q − z) or t s E2M1(q), (rows, columns), computed in float32 (blocks: float64) at least and then rounded once to `dtype`."""
+    """Ŵ = s (q − z) or t s E2M1(q), (rows, columns), computed in float32 (blocks: float64) at least
+    and then rounded once to `dtype`.
+    """
     if isinstance(weight, BlockWeight):
         elements = torch.tensor(
             [*E2M1, *(-v for v in E2M1)], dtype=torch.float64, device=weight.codes.device
@@ -26,9 +30,11 @@ def dequantize(weight: PackedWeight | BlockWeight, dtype: torch.dtype = torch.fl
 
 
 def round_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each token (row) of x as INT8 without a zero point: q = round(x / s), s = max |x| / 127; ties to even.
+    """Each token (row) of x as INT8 without a zero point: q = round(x / s), s = max |x| / 127; ties
+    to even.
 
-    Returns q (tokens, columns) int8 and s (tokens, 1). A token of zeros has s = 1; NaN or infinity make s NaN.
+    Returns q (tokens, columns) int8 and s (tokens, 1). A token of zeros has s = 1; NaN or infinity
+    make s NaN.
     """
     largest = x.abs().amax(1, keepdim=True)
     scale = torch.where(
@@ -53,8 +59,8 @@ def linear(
 ) -> Tensor:
     """X Ŵᵀ + b for x (…, columns), in the precision of x.
 
-    activations "int8": every token is rounded first, x ≈ s_x q_x; the sum is the one that integers give,
-    s_x Σ_g s_g Σ q_x (q_w − z_g).
+    activations "int8": every token is rounded first, x ≈ s_x q_x; the sum is the one that integers
+    give, s_x Σ_g s_g Σ q_x (q_w − z_g).
     """
     x = rounded(x) if activations == "int8" else x
     return torch.nn.functional.linear(

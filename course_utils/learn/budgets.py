@@ -1,4 +1,6 @@
-"""Lab 5.2: a model that can be run with some of its layers rounded, tables of bytes and times, and what a choice of bits is worth."""
+"""Lab 5.2: a model that can be run with some of its layers rounded, tables of bytes and times, and
+what a choice of bits is worth.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SPEEDS = (
 
 @functools.lru_cache(maxsize=2)
 def rounded(model: PreTrainedModel) -> dict[tuple[str, int], Tensor]:
-    """{(layer, bits): its weights in HQQ with unbiased scales}, groups of 64 or whole rows where 64 does not divide them."""
+    """{(layer, bits): its weights in HQQ with unbiased scales}, groups of 64 or whole rows where 64
+    does not divide them.
+    """
     found = {}
     for name, module in walk.compressible(model).items():
         weight = walk.weight_of(module).detach()
@@ -53,7 +57,8 @@ def group_of(columns: int) -> int:
 class Target:
     """A model, a calibration text, a test text, all of one seed.
 
-    `shapes`: {layer: (rows, columns)}; `errors`: {layer: {bits: squared error of the weights}}; `next_tokens` (windows, tokens):
+    `shapes`: {layer: (rows, columns)}; `errors`: {layer: {bits: squared error of the weights}};
+    `next_tokens` (windows, tokens):
     the tokens that come after those of the calibration text.
     """
 
@@ -81,7 +86,9 @@ class Target:
 
     @torch.no_grad()
     def run(self, bits: Mapping[str, int], text: str = "calibration") -> Tensor:
-        """(windows, tokens, vocabulary) log-probabilities on the calibration text with the layers in `bits` rounded, the others as they are."""
+        """(windows, tokens, vocabulary) log-probabilities on the calibration text with the layers
+        in `bits` rounded, the others as they are.
+        """
         if text != "calibration":
             raise CompressionError(
                 f"text={text!r}: only the calibration text is there; what is chosen on the test text is not worth what it seems."
@@ -120,7 +127,8 @@ class Target:
 
     @torch.no_grad()
     def kl(self, bits: Mapping[str, int], ids: Tensor, goal: Tensor | None = None) -> Tensor:
-        """(windows,) KL from the original on other token ids (windows, context), nats a token, with all layers rounded as `bits` says.
+        """(windows,) KL from the original on other token ids (windows, context), nats a token, with
+        all layers rounded as `bits` says.
 
         `goal`: the original's `by_window.predictions` on them, where they are at hand.
         """
@@ -139,7 +147,9 @@ class Target:
         }
 
     def times(self) -> Table:
-        """{layer: {bits: microseconds}}: a made-up machine, another one for each seed; a wider code may be the faster one."""
+        """{layer: {bits: microseconds}}: a made-up machine, another one for each seed; a wider code
+        may be the faster one.
+        """
         speed = SPEEDS[self.seed % len(SPEEDS)][0]
         found = {}
         for name, (rows, columns) in self.shapes.items():
@@ -149,7 +159,9 @@ class Target:
         return found
 
     def budgets(self, mean_bits: float = 2.5) -> tuple[float, float]:
-        """(bytes, microseconds): codes of `mean_bits` with what stands beside them, and a share of what 2 bits everywhere take."""
+        """(bytes, microseconds): codes of `mean_bits` with what stands beside them, and a share of
+        what 2 bits everywhere take.
+        """
         sizes, times = self.sizes(stored_bytes), self.times()
         low, high = (sum(s[b] for s in sizes.values()) for b in (2, 4))
         return low + (high - low) * (mean_bits - 2) / 2, round(
@@ -170,7 +182,9 @@ def total(table: Mapping[str, Mapping[int, float]], chosen: Mapping[str, int]) -
 def greedy(
     damages: Table, sizes: Table, times: Table, most_bytes: float, most_time: float
 ) -> dict[str, int]:
-    """From the fastest options, always the step that keeps both budgets and saves most damage for each byte; once the bytes are kept."""
+    """From the fastest options, always the step that keeps both budgets and saves most damage for
+    each byte; once the bytes are kept.
+    """
     chosen = {
         name: min(options, key=lambda b: (options[b], sizes[name][b]))
         for name, options in times.items()
@@ -196,7 +210,9 @@ def greedy(
 
 
 def hidden_tables(seed: int, layers: int) -> dict[str, Any]:
-    """Arguments of an allocation: layers of unlike sizes, times in floats that need not rise with the bits, budgets that some choice meets exactly."""
+    """Arguments of an allocation: layers of unlike sizes, times in floats that need not rise with
+    the bits, budgets that some choice meets exactly.
+    """
     rng = torch.Generator().manual_seed(seed)
     speed = [
         round(s, 3)
@@ -226,7 +242,9 @@ def hidden_tables(seed: int, layers: int) -> dict[str, Any]:
 def milp_damage(
     damages: Table, sizes: Table, times: Table, most_bytes: float, most_time: float
 ) -> float:
-    """The least total damage within both budgets by `scipy.optimize.milp`; infinity where there is none."""
+    """The least total damage within both budgets by `scipy.optimize.milp`; infinity where there is
+    none.
+    """
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -254,7 +272,9 @@ def milp_damage(
 
 
 def by_chance(target: Target, seed: int) -> dict[str, int]:
-    """Layers in random order take the widest code with which a random choice still keeps both budgets; drawn until one keeps them."""
+    """Layers in random order take the widest code with which a random choice still keeps both
+    budgets; drawn until one keeps them.
+    """
     sizes, times = target.sizes(stored_bytes), target.times()
     most_bytes, most_time = target.budgets()
     rng = torch.Generator().manual_seed(seed)
@@ -285,9 +305,11 @@ def judged(
     seed: int,
     windows: int = 64,
 ) -> float:
-    """KL on hidden text of the bits that `choose(run, next_tokens, errors, sizes, times, most_bytes, most_time)` gives.
+    """KL on hidden text of the bits that `choose(run, next_tokens, errors, sizes, times,
+    most_bytes, most_time)` gives.
 
-    Raises CompressionError that says which rule is broken: layers or widths that are not there, a budget exceeded, too many runs.
+    Raises CompressionError that says which rule is broken: layers or widths that are not there, a
+    budget exceeded, too many runs.
     """
     target = Target(model, tokenizer, text, seed=seed)
     sizes, times = target.sizes(stored_bytes), target.times()

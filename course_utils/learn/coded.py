@@ -6,8 +6,9 @@ A matrix (out, in) is a *part*: a dict of
     which    (in,) uint8: the class of each column; () elements where there is one class
     classes  a list; for each class of columns {"lowest": int, "frequencies": int16 (K,), "stream": uint8 (bytes,)}
 
-A stream holds the codes of its columns minus `lowest`, row by row: 4 bytes of rANS's last state, then 16-bit words in the
-order in which they are read, all little-endian. That is `theory.coding` with one lane and without its header.
+A stream holds the codes of its columns minus `lowest`, row by row: 4 bytes of rANS's last state,
+then 16-bit words in the order in which they are read, all little-endian. That is `theory.coding`
+with one lane and without its header.
 Nothing of a part is trusted: how many codes there are follows from the shape of the matrix.
 """
 
@@ -36,7 +37,8 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 def statistics(
     model: PreTrainedModel, calibration: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(weights, Hessians) of the blocks' linear layers by name, double precision; H is damped by 1 %.
+    """(weights, Hessians) of the blocks' linear layers by name, double precision; H is damped by 1
+    %.
 
     `calibration`: token ids (sequences, context). The Hessians are those of the model as it is.
     """
@@ -62,7 +64,10 @@ def with_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> torch
 
 
 def read(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
-    """`count` symbols (int64) of a stream of rANS with one state. Raises CompressionError unless it ends where it should."""
+    """`count` symbols (int64) of a stream of rANS with one state.
+
+    Raises CompressionError unless it ends where it should.
+    """
     f = [int(n) for n in frequencies.tolist()]
     if min(f, default=-1) < 0 or sum(f) != WHOLE:
         raise CompressionError(
@@ -90,9 +95,11 @@ def read(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
 
 
 def part(codes: Tensor, steps: Tensor, encode: Encode, classes: int = 1) -> dict[str, Any]:
-    """The part of codes (out, in) with steps (1,) or (in,): columns sorted into classes by their mean |q|, each encoded.
+    """The part of codes (out, in) with steps (1,) or (in,): columns sorted into classes by their
+    mean |q|, each encoded.
 
-    `encode(symbols, frequencies)` gives a stream. Raises CompressionError for more classes than 256.
+    `encode(symbols, frequencies)` gives a stream. Raises CompressionError for more classes than
+    256.
     """
     if not 1 <= classes <= MOST:
         raise CompressionError(f"classes={classes}: choose 1 to {MOST}.")
@@ -123,7 +130,9 @@ def rounded(steps: Tensor) -> Tensor:
 
 
 def expected_bytes(codes: Tensor, steps: Tensor, classes: int = 1) -> float:
-    """Bytes of `part` at the entropy of its codes, with tables, without writing it: quick, and about .5 % too small."""
+    """Bytes of `part` at the entropy of its codes, with tables, without writing it: quick, and
+    about .5 % too small.
+    """
     codes = codes.long()
     which = entropy_coded.column_classes(codes, classes)
     total = float(_stored(steps).nbytes) + (len(which) if classes > 1 else 0)
@@ -134,7 +143,9 @@ def expected_bytes(codes: Tensor, steps: Tensor, classes: int = 1) -> float:
 
 
 def file_bytes(parts: Mapping[str, Part]) -> int:
-    """All bytes of a file: steps, classes of columns, and for each class its lowest code (4), frequencies (2 each), stream."""
+    """All bytes of a file: steps, classes of columns, and for each class its lowest code (4),
+    frequencies (2 each), stream.
+    """
     return sum(
         p["steps"].nbytes
         + p["which"].nbytes
@@ -146,8 +157,8 @@ def file_bytes(parts: Mapping[str, Part]) -> int:
 def decode(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The weights (float32) of a file by name, read by our decoder.
 
-    Raises CompressionError that names the matrix if a part is missing, is not as the head of this module says, or does not
-    fit its shape.
+    Raises CompressionError that names the matrix if a part is missing, is not as the head of this
+    module says, or does not fit its shape.
     """
     if set(parts) != set(shapes):
         raise CompressionError(

@@ -1,4 +1,6 @@
-"""A learner's own losses as an objective that `distillation.train` takes, and a learner's own loop against a twin."""
+"""A learner's own losses as an objective that `distillation.train` takes, and a learner's own loop
+against a twin.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ class OwnLosses(objectives.Objective):
     """The sum of the learner's response, feature and attention loss, as far as they are given.
 
     `response(student_logits, teacher_logits, labels, temperature, alpha, mask)` on all next tokens;
-    `feature(student_hidden, teacher_hidden, projector, mask)` on paired blocks, the mean over pairs, each divided by
-    the teacher's mean square; `attention(student_map, teacher_map, mask)` on the last pair, both averaged over their
-    heads first when these differ in number. They are called with these names. Projectors (teacher's width, student's width) are trained with the student.
+    `feature(student_hidden, teacher_hidden, projector, mask)` on paired blocks, the mean over
+    pairs, each divided by the teacher's mean square; `attention(student_map, teacher_map, mask)` on
+    the last pair, both averaged over their heads first when these differ in number. They are called
+    with these names. Projectors (teacher's width, student's width) are trained with the student.
     """
 
     def __init__(
@@ -91,12 +94,13 @@ def twins(
     images: int = 50,
     steps: int = 100,
 ) -> list[tuple[float, float]]:
-    """(accuracy alone, accuracy taught) by seed of two students of one layer, on handwritten digits.
+    """(accuracy alone, accuracy taught) by seed of two students of one layer, on handwritten
+    digits.
 
-    Both are matrices (10, 64) that begin at 0 and take `steps` steps of gradient descent at the rate 1 on the same
-    `images` images: one on their labels, the other by `distil(student, teacher, batches, temperature, rate)` at τ = 4
-    from a matrix that was trained on all 1,297. The one alone keeps its best step by 100 images, the taught one its
-    last; 400 others judge both.
+    Both are matrices (10, 64) that begin at 0 and take `steps` steps of gradient descent at the
+    rate 1 on the same `images` images: one on their labels, the other by `distil(student, teacher,
+    batches, temperature, rate)` at τ = 4 from a matrix that was trained on all 1,297. The one alone
+    keeps its best step by 100 images, the taught one its last; 400 others judge both.
     """
     found = []
     for seed in seeds:

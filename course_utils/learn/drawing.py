@@ -1,7 +1,8 @@
-"""A place in the page to write digits: four squares, a mouse, a pen or a finger, and an answer below.
+"""A place in the page to write digits: four squares, a mouse, a pen or a finger, and an answer
+below.
 
-Plain HTML in an ipywidgets box: the canvas draws by itself and hands its dots, 0 or 1, to a hidden text field, which Python
-watches. Nothing is loaded, and no extension is built.
+Plain HTML in an ipywidgets box: the canvas draws by itself and hands its dots, 0 or 1, to a hidden
+text field, which Python watches. Nothing is loaded, and no extension is built.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ _SCRIPT = {
 
 
 def image(dots: Tensor) -> Tensor:
-    """(64,) from 0 to 1 of a square of dots (32, 32), as the digits of the file were made: enlarged to the whole square, then the
-    share of dots in each block of 4 × 4 (Alpaydin and Kaynak, 1998). Raises CompressionError for an empty square.
+    """(64,) from 0 to 1 of a square of dots (32, 32), as the digits of the file were made: enlarged
+    to the whole square, then the share of dots in each block of 4 × 4 (Alpaydin and Kaynak, 1998).
+
+    Raises CompressionError for an empty square.
     """
     if dots.shape != (DOTS, DOTS) or not dots.any():
         raise CompressionError(
@@ -58,7 +61,9 @@ def image(dots: Tensor) -> Tensor:
 
 
 def squares(text: str, count: int) -> list[Tensor | None]:
-    """The image of each of `count` squares side by side, from their dots row by row as 0 and 1; None for an empty one."""
+    """The image of each of `count` squares side by side, from their dots row by row as 0 and 1;
+    None for an empty one.
+    """
     if len(text) != count * DOTS * DOTS or set(text) - {"0", "1"}:
         raise CompressionError(
             f"dots: {len(text)} characters; {count} squares have {count * DOTS * DOTS}, each 0 or 1."
@@ -75,9 +80,12 @@ def _canvas(count: int, label: str) -> str:
 
 
 def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:
-    """Squares to write digits in. Once all are full, `answer(images (count, 64))` is shown below, a text in the small markup.
+    """Squares to write digits in.
 
-    Where nobody can draw (nbconvert, a terminal, the pages to read) one sentence stands in its place.
+    Once all are full, `answer(images (count, 64))` is shown below, a text in the small markup.
+
+    Where nobody can draw (nbconvert, a terminal, the pages to read) one sentence stands in its
+    place.
     """
     if not show.live():
         show.emit(f"<div style='{show.FONT}'><i>{ui('run_to_draw')}</i></div>", ui("run_to_draw"))

@@ -1,9 +1,11 @@
-"""Fold the committed results of predictions, take out progress bars: `python -m course_utils.learn.fold [NOTEBOOK …]`.
+"""Fold the committed results of predictions, take out progress bars: `python -m
+course_utils.learn.fold [NOTEBOOK …]`.
 
 Without names: all lessons.
 
-JupyterLab shows the output of a folded cell as three dots, until the cell is run or the dots are pressed; so a learner
-meets the question before the answer. Run it after every `nbconvert --execute`; a second run changes nothing.
+JupyterLab shows the output of a folded cell as three dots, until the cell is run or the dots are
+pressed; so a learner meets the question before the answer. Run it after every `nbconvert
+--execute`; a second run changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ PREDICT = re.compile(r"^\s*(\w+)\s*=\s*predict\(\s*[\"']([\w.\-]+)[\"']", re.MUL
 
 
 def results(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The code cells that show the result of a prediction: they call `.result(` of a name that `predict` has given."""
+    """The code cells that show the result of a prediction: they call `.result(` of a name that
+    `predict` has given.
+    """
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     names = {name for cell in code for name, _ in PREDICT.findall("".join(cell["source"]))}
     if not names:
@@ -35,7 +39,9 @@ def is_bar(output: dict[str, Any]) -> bool:
 
 
 def fold(path: Path) -> bool:
-    """Fold the outputs of these cells in a notebook, and of no others; True when the file has changed."""
+    """Fold the outputs of these cells in a notebook, and of no others; True when the file has
+    changed.
+    """
     before = path.read_text(encoding="utf-8")
     notebook = json.loads(before)
     # the state of widgets that a committed page does not show

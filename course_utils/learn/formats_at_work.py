@@ -1,4 +1,6 @@
-"""What lesson 5.2 measures: rows with outliers, decibels of each row, a model with rounded weights, the inputs of one layer."""
+"""What lesson 5.2 measures: rows with outliers, decibels of each row, a model with rounded weights,
+the inputs of one layer.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -30,7 +32,9 @@ BLOCKS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
 
 
 def rows_with_outliers(size: float, seed: int, *, rows: int = 64, every: int = 128) -> Tensor:
-    """Normal numbers (rows, 512); of each row one in `every`, at random places, is `size` times as large."""
+    """Normal numbers (rows, 512); of each row one in `every`, at random places, is `size` times as
+    large.
+    """
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 512, generator=g, dtype=torch.float64)
     places = torch.rand(rows, 512, generator=g).argsort(1)[:, : max(1, 512 // every)]
@@ -83,7 +87,9 @@ def turning(sizes: Sequence[float], every: int, rows: int = 4) -> dict[str, list
 
 
 def with_weights(model: PreTrainedModel, rounded: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of the model whose linear layers of the blocks hold rounded(weight), in full precision."""
+    """A copy of the model whose linear layers of the blocks hold rounded(weight), in full
+    precision.
+    """
 
     def make(name: str, module: nn.Module) -> nn.Module:
         weight = rounded(walk.weight_of(module))
@@ -109,7 +115,9 @@ def share_of_fours(compressed: nn.Module) -> float:
 
 @torch.no_grad()
 def after_activation(model: PreTrainedModel, windows: Tensor) -> Tensor:
-    """What comes out of the activation function of a block in the middle, float64 (windows, numbers of a window)."""
+    """What comes out of the activation function of a block in the middle, float64 (windows, numbers
+    of a window).
+    """
     names = [
         name
         for name, _ in model.named_modules()
@@ -131,14 +139,18 @@ def after_activation(model: PreTrainedModel, windows: Tensor) -> Tensor:
 
 
 def best_affine(sample: Tensor, bits: int = 4) -> Tensor:
-    """The values s (q − z), q = 0 … 2^bits − 1, of the least squared error: every zero point, for each the best scale."""
+    """The values s (q − z), q = 0 … 2^bits − 1, of the least squared error: every zero point, for
+    each the best scale.
+    """
     lists = [torch.arange(2**bits, dtype=torch.float64) - z for z in range(2**bits - 1)]
     scaled = [points * value_tables.best_scale(sample[None], points)[0] for points in lists]
     return min(scaled, key=lambda points: value_tables.mean_error(sample, points))
 
 
 def cheap_products(dots: int = 64, terms: int = 256) -> dict[str, Callable[[int], Tensor]]:
-    """For `compare`: a way to multiply → seed → |error| of each dot product of signed 7-bit numbers, over the products' deviation."""
+    """For `compare`: a way to multiply → seed → |error| of each dot product of signed 7-bit
+    numbers, over the products' deviation.
+    """
 
     def row(
         multiply: Callable[[Tensor, Tensor, torch.Generator], Tensor], mended: bool = False

@@ -1,4 +1,6 @@
-"""What lesson 5.9 measures on the spot: the channels of a block, small planted problems, sparse digits and what they promise."""
+"""What lesson 5.9 measures on the spot: the channels of a block, small planted problems, sparse
+digits and what they promise.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +17,9 @@ from course_utils.theory import generalization
 
 
 def layer_of(model: PreTrainedModel, ids: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """(W, H) of the layer that reads the MLP's channels in one block of any model that `structured.prune_mlp` knows."""
+    """(W, H) of the layer that reads the MLP's channels in one block of any model that
+    `structured.prune_mlp` knows.
+    """
     out = mlp.of(model).out
     for number, (module, states) in enumerate(walk.through_blocks(model, ids)):
         if number == block:
@@ -27,7 +31,9 @@ def layer_of(model: PreTrainedModel, ids: Tensor, block: int) -> tuple[Tensor, T
 
 
 def planted(factor: float, *, channels: int = 8, twice: int = 4, seed: int = 0) -> Tensor:
-    """Q of a layer of `channels` inputs, `twice` of which come in two parts (`qubo.split`): small enough for brute force."""
+    """Q of a layer of `channels` inputs, `twice` of which come in two parts (`qubo.split`): small
+    enough for brute force.
+    """
     rng = torch.Generator().manual_seed(seed)
     W = torch.randn(6, channels, generator=rng, dtype=torch.float64)
     X = torch.randn(200, channels, generator=rng, dtype=torch.float64)
@@ -53,7 +59,9 @@ def sparse_digits(
     steps: int = 400,
     peak: float = 3e-2,
 ) -> tuple[regrowth.Grown, digits.Digits]:
-    """A perceptron on digits that is sparse from its first step; its first masks depend on the seed alone."""
+    """A perceptron on digits that is sparse from its first step; its first masks depend on the seed
+    alone.
+    """
     data = digits.load(seed)
     net = digits.network(*widths, seed=seed)
 
@@ -66,8 +74,9 @@ def sparse_digits(
 
 
 def message_bits(masks: dict[str, Tensor], bits: int, biases: int, *, mask_known: bool) -> float:
-    """Bits that name a sparse network: `bits` for each weight and bias, log₂ C(n, k) for each mask unless it was fixed beforehand,
-    and the bits and the step of the grid (`generalization.prefix_free_bits`), one of 32 steps.
+    """Bits that name a sparse network: `bits` for each weight and bias, log₂ C(n, k) for each mask
+    unless it was fixed beforehand, and the bits and the step of the grid
+    (`generalization.prefix_free_bits`), one of 32 steps.
     """
     values = bits * (sum(int(m.sum()) for m in masks.values()) + biases)
     places = (
@@ -89,7 +98,9 @@ def promise(
     bits: int = 4,
     steps: int = 400,
 ) -> dict[str, float]:
-    """A sparse network on one grid for all its numbers: train and test error, its message, and Occam's bound (95 %)."""
+    """A sparse network on one grid for all its numbers: train and test error, its message, and
+    Occam's bound (95 %).
+    """
     grown, data = sparse_digits(method, sparsity, seed, widths=widths, steps=steps)
     net, most = grown.model, 2 ** (bits - 1)
     kept = {f"{name}.weight": mask for name, mask in grown.masks.items()}

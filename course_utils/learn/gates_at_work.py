@@ -1,4 +1,6 @@
-"""What lesson 5.4 measures: masks of one small row, pixels chosen by gates, widths that share weights, a space of subnets."""
+"""What lesson 5.4 measures: masks of one small row, pixels chosen by gates, widths that share
+weights, a space of subnets.
+"""
 
 import contextlib
 import itertools
@@ -68,7 +70,9 @@ def all_masks(n: int) -> Tensor:
 def learned(
     one: Row, *, steps: int = 150, seed: int = 0, noise: float = 1.0, rate: float = 0.1
 ) -> Tensor:
-    """The 2:4 mask of a row by gradient descent on the logits of its patterns, all equal at the start; τ from 1 to .05."""
+    """The 2:4 mask of a row by gradient descent on the logits of its patterns, all equal at the
+    start; τ from 1 to .05.
+    """
     kept, n = gumbel.patterns(2, 4).double(), len(one.weight)
     rng = torch.Generator().manual_seed(seed)
     patterns = torch.zeros(1, n // 4, 6, dtype=torch.float64, requires_grad=True)
@@ -98,7 +102,9 @@ def _trained(
     seed: int,
     after: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """A network 64-32-10 trained for 300 steps on inputs times gate(), with the gates' own numbers beside its weights."""
+    """A network 64-32-10 trained for 300 steps on inputs times gate(), with the gates' own numbers
+    beside its weights.
+    """
     net, rng = digits.network(PIXELS, HIDDEN, 10, seed=seed), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(
         [{"params": net.parameters(), "lr": 1e-2}, {"params": [own], "lr": 5e-2}]
@@ -118,7 +124,9 @@ def _trained(
 def hard_gates(
     seed: int, keep: int = 16, price: float | None = None
 ) -> tuple[Tensor, dict[str, list[float]]]:
-    """α (64,) of hard concrete gates on the pixels, under the Lagrangian of `keep` open gates, or at a fixed price; its history."""
+    """α (64,) of hard concrete gates on the pixels, under the Lagrangian of `keep` open gates, or
+    at a fixed price; its history.
+    """
     data, rng = digits.load(seed), torch.Generator().manual_seed(seed + 50)
     alpha = torch.full((PIXELS,), 2.0, requires_grad=True)
     lagrangian = Lagrangian(rho=STRICT, multiplier=price or 0.0)
@@ -166,7 +174,10 @@ def dropout_rates(seed: int) -> Tensor:
 
 
 def pixel_scores(seed: int, keep: int = 16) -> dict[str, Tensor]:
-    """What each way says of the 64 pixels, higher = keep. Each has trained a network for 300 steps, 'chance' none."""
+    """What each way says of the 64 pixels, higher = keep.
+
+    Each has trained a network for 300 steps, 'chance' none.
+    """
     data, zero = digits.load(seed), torch.zeros(1, requires_grad=True)
     plain: Any = _trained(data, lambda: torch.ones(1), lambda _: zero.sum(), zero, seed)
     return {
@@ -178,7 +189,9 @@ def pixel_scores(seed: int, keep: int = 16) -> dict[str, Tensor]:
 
 
 def with_pixels(score: Tensor, seed: int, keep: int = 16) -> float:
-    """Test accuracy of a new network that is trained for 300 steps with the best `keep` pixels alone."""
+    """Test accuracy of a new network that is trained for 300 steps with the best `keep` pixels
+    alone.
+    """
     data, zero = digits.load(seed), torch.zeros(1, requires_grad=True)
     mask = masks.top(score, keep).float()
     net = _trained(data, lambda: mask, lambda _: zero.sum(), zero, seed + 100)
@@ -191,7 +204,9 @@ WIDTHS = (4, 8, 16, 32, 64)
 
 
 def slimmed(seed: int, way: str) -> list[float]:
-    """Test accuracy at each of WIDTHS after 300 steps: 'plain' slices, 'labels' or 'in-place' together, or each width 'alone'."""
+    """Test accuracy at each of WIDTHS after 300 steps: 'plain' slices, 'labels' or 'in-place'
+    together, or each width 'alone'.
+    """
     data = digits.load(seed)
 
     def trained(widths: tuple[int, ...], distill: bool = True) -> nn.Module:
@@ -214,7 +229,9 @@ def slimmed(seed: int, way: str) -> list[float]:
 
 
 def space_of(model: PreTrainedModel) -> Space:
-    """Subnets of a causal language model: its first and last block and any of at most three between, eighths of the channels, some heads."""
+    """Subnets of a causal language model: its first and last block and any of at most three
+    between, eighths of the channels, some heads.
+    """
     net = supernet.Supernet(model)
     shape, last = net.shape, net.shape.blocks - 1
     inner = (
@@ -243,9 +260,11 @@ def nats(net: supernet.Supernet, subnet: Subnet, ids: Tensor) -> float:
 
 
 def trained_space() -> tuple[Space, dict[Subnet, dict[str, Any]], dict[str, Any]]:
-    """What `benchmarks/supernet.py` has measured of a trained supernet: its space, each subnet's numbers and losses, and how.
+    """What `benchmarks/supernet.py` has measured of a trained supernet: its space, each subnet's
+    numbers and losses, and how.
 
-    A subnet has `parameters`, `search` (nats a token on the windows that choose) and `test` (other windows; None where not measured).
+    A subnet has `parameters`, `search` (nats a token on the windows that choose) and `test` (other
+    windows; None where not measured).
     """
     told = json.loads((TABLES / "plain" / "supernet-space.json").read_text(encoding="utf-8"))
     rows = {

@@ -1,7 +1,8 @@
 """Terms with one definition and the place where they are taught: text/<language>/glossary.yaml.
 
-`python -m course_utils.learn.glossary --write` links the first use of each term in each lesson's markdown to that place,
-with the definition as its title, which a page shows when the pointer rests on it. A second run changes nothing.
+`python -m course_utils.learn.glossary --write` links the first use of each term in each lesson's
+markdown to that place, with the definition as its title, which a page shows when the pointer rests
+on it. A second run changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ ASIDE = re.compile(
 
 @dataclass(frozen=True)
 class Term:
-    """A term with its definition, the lesson and the cell that teach it, and a pattern of its forms."""
+    """A term with its definition, the lesson and the cell that teach it, and a pattern of its
+    forms.
+    """
 
     name: str
     means: str
@@ -74,7 +77,10 @@ def _taught(path: Path, _changed: int) -> dict[str, tuple[int, str]]:
 
 
 def place(term: Term, lessons: dict[str, Path]) -> tuple[Path, int, str]:
-    """(notebook, place of the cell, anchor) where a term is taught. Raises CompressionError where there is no such cell."""
+    """(notebook, place of the cell, anchor) where a term is taught.
+
+    Raises CompressionError where there is no such cell.
+    """
     path = lessons.get(term.lesson)
     cells = _taught(path, path.stat().st_mtime_ns) if path else {}
     if path is None or term.cell not in cells:
@@ -85,7 +91,9 @@ def place(term: Term, lessons: dict[str, Path]) -> tuple[Path, int, str]:
 
 
 def first_uses(cells: list[dict[str, Any]]) -> Iterator[tuple[Term, int, int, int]]:
-    """(term, cell, start, end) of each term's first use in the prose of a notebook; longer terms take their words first."""
+    """(term, cell, start, end) of each term's first use in the prose of a notebook; longer terms
+    take their words first.
+    """
     taken: dict[int, list[tuple[int, int]]] = {}
     for term in terms():
         here: tuple[Term, int, int, int] | None = None

@@ -1,4 +1,6 @@
-"""What lesson 5.5 measures: forecasts of models that are not in the table, models pruned to a latency, inexact devices, runtimes."""
+"""What lesson 5.5 measures: forecasts of models that are not in the table, models pruned to a
+latency, inexact devices, runtimes.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def forecasts(
     models: Mapping[str, PreTrainedModel],
     anchor: str,
 ) -> dict[str, dict[str, float]]:
-    """Forecast over measured for every model but `anchor`: by the table, and by operations at the speed that `anchor` reaches."""
+    """Forecast over measured for every model but `anchor`: by the table, and by operations at the
+    speed that `anchor` reaches.
+    """
     tokens = known.batch * known.context
     speed = latency.flops(models[anchor], tokens) / whole[anchor]
     others = {n: m for n, m in models.items() if n != anchor}
@@ -68,7 +72,9 @@ def mean_error(ratios: Mapping[str, float]) -> float:
 
 
 class Pruning:
-    """Parts of a model refitted on one calibration set, their damages on another, their times from a table."""
+    """Parts of a model refitted on one calibration set, their damages on another, their times from
+    a table.
+    """
 
     def __init__(
         self,
@@ -107,7 +113,9 @@ class Pruning:
         )
 
     def same(self, target: float) -> dict[str, int]:
-        """The same share of every part; then part by part, first block first, the next wider one while it keeps the target."""
+        """The same share of every part; then part by part, first block first, the next wider one
+        while it keeps the target.
+        """
         most = target * self.seconds(self.whole)
         chosen = shrinking.uniform(self.options, self.times, most - self.rest)
         for name in chosen:
@@ -121,7 +129,9 @@ class Pruning:
         return chosen
 
     def by_chance(self, target: float, seed: int) -> dict[str, int]:
-        """Parts in random order are narrowed one step at a time, until the forecast keeps the target."""
+        """Parts in random order are narrowed one step at a time, until the forecast keeps the
+        target.
+        """
         chosen, rng = dict(self.whole), torch.Generator().manual_seed(seed)
         names = list(chosen)
         while self.seconds(chosen) > target * self.seconds(self.whole):
@@ -154,7 +164,9 @@ def bit_damages(
 def on_devices(
     model: PreTrainedModel, ids: Tensor, levels: Sequence[float]
 ) -> dict[str, Callable[[int], Tensor]]:
-    """Rows for `compare`: KL of each window after programming with one range for a matrix, and with one for each output."""
+    """Rows for `compare`: KL of each window after programming with one range for a matrix, and with
+    one for each output.
+    """
     goal = by_window.predictions(model, ids)
 
     def row(level: float, kind: str) -> Callable[[int], Tensor]:

@@ -1,4 +1,6 @@
-"""What lesson 5.8 measures on the spot: answers with their confidence, exits and cascades, drafts that run, and the measured front."""
+"""What lesson 5.8 measures on the spot: answers with their confidence, exits and cascades, drafts
+that run, and the measured front.
+"""
 
 import json
 import time
@@ -26,7 +28,9 @@ def answers(
     split: str,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """(confidence, right) of n choice questions: the probability of the chosen one among the choices, and whether it is the answer."""
+    """(confidence, right) of n choice questions: the probability of the chosen one among the
+    choices, and whether it is the answer.
+    """
     asked = [item for item in items(task, n=n, split=split, seed=seed) if isinstance(item, Choice)]
     pairs = [
         encode_pair(tokenizer, item.prompt, choice) for item in asked for choice in item.choices
@@ -50,7 +54,9 @@ def cascades(
     risk: float,
     task: str = "facts",
 ) -> list[list[Any]]:
-    """For each {name: (model, its cost, cost of passing on)}: alone on the test questions, the threshold from validation, what is passed on, lost, paid."""
+    """For each {name: (model, its cost, cost of passing on)}: alone on the test questions, the
+    threshold from validation, what is passed on, lost, paid.
+    """
     validation, test = (
         answers(large, tokenizer, task, n=n, split=split)[1] for split in ("validation", "test")
     )
@@ -75,7 +81,9 @@ def runs(
     k: int,
     temperature: float,
 ) -> list[list[Any]]:
-    """Speculative runs on a few prompts: tokens for each forward of the target, whether greedy texts are the same, and seconds against plain decoding."""
+    """Speculative runs on a few prompts: tokens for each forward of the target, whether greedy
+    texts are the same, and seconds against plain decoding.
+    """
     rows: list[list[Any]] = []
     plain, alone = _timed(
         lambda ids, seed: speculative.write(
@@ -109,13 +117,17 @@ def _timed(
 
 
 def bytes_of(model: torch.nn.Module) -> int:
-    """Bytes of what a model holds: packed layers as they are, everything else in 16 bits, tied tensors once."""
+    """Bytes of what a model holds: packed layers as they are, everything else in 16 bits, tied
+    tensors once.
+    """
     held = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers()) if t.numel()}
     return sum(2 * t.numel() if t.is_floating_point() else t.nbytes for t in held.values())
 
 
 def measured_front() -> dict[str, dict[str, float]]:
-    """{configuration: bytes, kl with kl_half, facts, milliseconds, cache, embedding}, from benchmarks/holistic.py."""
+    """{configuration: bytes, kl with kl_half, facts, milliseconds, cache, embedding}, from
+    benchmarks/holistic.py.
+    """
     return held_front()["rows"]
 
 
@@ -134,7 +146,10 @@ def preferred(
     facts: float,
     milliseconds: float,
 ) -> str:
-    """The row with the least weighted sum. Each cost is divided by its value for the unchanged model, or by its range where that is 0."""
+    """The row with the least weighted sum.
+
+    Each cost is divided by its value for the unchanged model, or by its range where that is 0.
+    """
     names = list(rows)
     whole = rows[names[0]]
     spread = max(row["kl"] for row in rows.values())

@@ -1,4 +1,6 @@
-"""Lab 5.3: a teacher of a serial world who makes mistakes, and what a fixed student learns from the rows that are made of its chains."""
+"""Lab 5.3: a teacher of a serial world who makes mistakes, and what a fixed student learns from the
+rows that are made of its chains.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,13 @@ def teach(
     seed: int = 0,
     agree: bool = True,
 ) -> Chains:
-    """What the teacher writes, `samples` times after each prompt: [steps, ":", answer, "."], as ids.
+    """What the teacher writes, `samples` times after each prompt: [steps, ":", answer, "."], as
+    ids.
 
-    At `HARD` of the 100 pairs (state, digit) it has learned another state, which it takes with probability `MISLED`; anywhere it
-    slips with probability `SLIP`. Without `agree` the wrong states of those pairs are drawn anew each time. What follows continues from the state that it wrote. A share `CUT` of the texts is cut off.
+    At `HARD` of the 100 pairs (state, digit) it has learned another state, which it takes with
+    probability `MISLED`; anywhere it slips with probability `SLIP`. Without `agree` the wrong
+    states of those pairs are drawn anew each time. What follows continues from the state that it
+    wrote. A share `CUT` of the texts is cut off.
     """
     rng = torch.Generator().manual_seed(1000 + seed)
     hard = {
@@ -91,9 +96,11 @@ class Task:
         items: int = 500,
         seed: int = 0,
     ) -> Tensor:
-        """(items,) 1.0 where the student that has read `tokens` tokens of these rows answers a new prompt rightly.
+        """(items,) 1.0 where the student that has read `tokens` tokens of these rows answers a new
+        prompt rightly.
 
-        The prompts are drawn when the rows are there, by their hash. Raises CompressionError for rows that break a rule.
+        The prompts are drawn when the rows are there, by their hash. Raises CompressionError for
+        rows that break a rule.
         """
         ids, labels = checked(
             *((rows.ids, rows.labels) if isinstance(rows, reasoning.Rows) else rows)
@@ -106,7 +113,10 @@ class Task:
 
 
 def checked(ids: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """The rows as whole numbers (n, W). Raises CompressionError that says which rule they break: shapes, ids, labels, their number."""
+    """The rows as whole numbers (n, W).
+
+    Raises CompressionError that says which rule they break: shapes, ids, labels, their number.
+    """
     for name, one in (("ids", ids), ("labels", labels)):
         if (
             not isinstance(one, Tensor)
@@ -150,9 +160,11 @@ def checked(ids: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 
 def judged(make: Callable[..., Any], seed: int, *, tokens: int | None = None) -> float:
-    """The share of new prompts that a student answers rightly which was trained here on `make(prompts, samples, answers)`.
+    """The share of new prompts that a student answers rightly which was trained here on
+    `make(prompts, samples, answers)`.
 
-    It reads `tokens` of them, TOKENS by default. Raises CompressionError that says which rule the rows break.
+    It reads `tokens` of them, TOKENS by default. Raises CompressionError that says which rule the
+    rows break.
     """
     task = Task(seed)
     found = make(

@@ -1,4 +1,6 @@
-"""What lesson 5.6 asks of the serial world: two tasks behind one sign, a rule that a program can check, chains as a model writes them."""
+"""What lesson 5.6 asks of the serial world: two tasks behind one sign, a rule that a program can
+check, chains as a model writes them.
+"""
 
 from collections.abc import Sequence
 
@@ -61,7 +63,9 @@ def revision(written: Sequence[int]) -> list[int]:
 
 
 def of_written(prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Rows:
-    """Training rows of texts as a model wrote them, where they have an end and an answer; others are left out."""
+    """Training rows of texts as a model wrote them, where they have an end and an answer; others
+    are left out.
+    """
     pairs = []
     for digits, row in zip(prompts, written, strict=True):
         answer = reasoning.answer_of(row)
@@ -75,9 +79,11 @@ def of_written(prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]
 def next_steps(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, wrong: bool, seed: int = 0
 ) -> Tensor:
-    """(n,) 1.0 where the step behind a prefix follows from it: the teacher's prefix, or one whose last step was made wrong.
+    """(n,) 1.0 where the step behind a prefix follows from it: the teacher's prefix, or one whose
+    last step was made wrong.
 
-    The prefix holds half of the steps. "Follows": last written state + next digit, mod 10, whether that state was right or not.
+    The prefix holds half of the steps. "Follows": last written state + next digit, mod 10, whether
+    that state was right or not.
     """
     rng = torch.Generator().manual_seed(seed)
     right = []
@@ -94,7 +100,9 @@ def next_steps(
 
 @torch.no_grad()
 def by_token(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(n,) shares of right digits, and (n,) 1.0 where all of them are right: steps and answer, each the likeliest behind the right ones."""
+    """(n,) shares of right digits, and (n,) 1.0 where all of them are right: steps and answer, each
+    the likeliest behind the right ones.
+    """
     rows = reasoning.build(prompts)
     said = (
         model(input_ids=rows.ids, attention_mask=rows.mask.long(), use_cache=False)

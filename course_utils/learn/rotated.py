@@ -1,4 +1,6 @@
-"""What lesson 5.3 measures of rotations: how far channels stand out, models with rounded inputs, a rotation without folding."""
+"""What lesson 5.3 measures of rotations: how far channels stand out, models with rounded inputs, a
+rotation without folding.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -22,7 +24,9 @@ def peak(x: Tensor) -> Tensor:
 
 @contextmanager
 def rounded_inputs(model: nn.Module, bits: int) -> Iterator[None]:
-    """What enters each linear layer of the blocks, and each layer in the place of one, is rounded: an affine grid for each token."""
+    """What enters each linear layer of the blocks, and each layer in the place of one, is rounded:
+    an affine grid for each token.
+    """
 
     def hook(_: Any, args: tuple) -> tuple:
         x = args[0]
@@ -46,7 +50,9 @@ def rounded_inputs(model: nn.Module, bits: int) -> Iterator[None]:
 
 
 def stream(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """The residual stream in front of each block, each state divided by its root mean square: (tokens of all blocks, width)."""
+    """The residual stream in front of each block, each state divided by its root mean square:
+    (tokens of all blocks, width).
+    """
     found = [
         states[0][0].flatten(0, 1) for _, states in walk.through_blocks(model, ids, batch=len(ids))
     ]
@@ -55,14 +61,18 @@ def stream(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """The eigenvectors of XᵀX (width, width) as rows, the largest eigenvalue first: Q with Q x the principal components."""
+    """The eigenvectors of XᵀX (width, width) as rows, the largest eigenvalue first: Q with Q x the
+    principal components.
+    """
     _, vectors = torch.linalg.eigh(x.T @ x)
     return vectors.flip(1).T.contiguous()
 
 
 @torch.no_grad()
 def without_folding(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """The wrong way: readers W Qᵀ, writers Q W, but each norm keeps its gain, which then meets other channels than its own."""
+    """The wrong way: readers W Qᵀ, writers Q W, but each norm keeps its gain, which then meets
+    other channels than its own.
+    """
     made: Any = copy.deepcopy(model)
     rotations.untie(made)
     Q = hadamard.randomized(made.config.hidden_size, seed)
@@ -78,10 +88,11 @@ def without_folding(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
 def learned_rows(
     x: Tensor, unseen: Tensor, weight: Tensor, *, bits: int, steps: int, seeds: tuple[int, ...]
 ) -> tuple[dict[str, Any], dict[int, tuple[float, float]]]:  # fmt: skip
-    """For `compare`: no rotation, a random Hadamard rotation of each seed, and the same after so many Cayley steps on inputs x.
+    """For `compare`: no rotation, a random Hadamard rotation of each seed, and the same after so
+    many Cayley steps on inputs x.
 
-    One number for each part of the unseen inputs (parts, tokens, n): the error of the rounded product, relative. And for each seed
-    that error on x itself, at the start and at the best step.
+    One number for each part of the unseen inputs (parts, tokens, n): the error of the rounded
+    product, relative. And for each seed that error on x itself, at the start and at the best step.
     """
     starts = {seed: hadamard.randomized(x.shape[1], seed) for seed in seeds}
     learned = {

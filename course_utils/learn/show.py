@@ -1,7 +1,7 @@
 """Show HTML in a notebook and plain text elsewhere; one small markup serves both.
 
-Markup of the text files: a blank line parts paragraphs, `code`, **bold**, three backticks for a block of code,
-$formula$ as it is. Colours follow the light or dark theme of JupyterLab.
+Markup of the text files: a blank line parts paragraphs, `code`, **bold**, three backticks for a
+block of code, $formula$ as it is. Colours follow the light or dark theme of JupyterLab.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def emit_bundle(bundle: dict[str, Any]) -> None:
 
 
 def bundles(shown: Any) -> list[dict[str, Any]]:
-    """What a notebook would show of a figure, a text in markup, any object, a list of these, or a function that draws."""
+    """What a notebook would show of a figure, a text in markup, any object, a list of these, or a
+    function that draws.
+    """
     if isinstance(shown, (list, tuple)):
         return [bundle for part in shown for bundle in bundles(part)]
     if isinstance(shown, str):

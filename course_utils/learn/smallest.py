@@ -1,4 +1,6 @@
-"""Lab 5.4: what the embedding and the blocks lose at a rate, the ladder of baselines, and what a file is worth."""
+"""Lab 5.4: what the embedding and the blocks lose at a rate, the ladder of baselines, and what a
+file is worth.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ GOOD, EXCELLENT = 865_000, 775_000  # bytes
 def sensitivities(
     network: PreTrainedModel, ids: Tensor, plans: dict[str, tuple[float, ...]]
 ) -> dict[tuple[str, float], tuple[int, float]]:
-    """{("embedding" or "blocks", bits): (bytes of the streams, KL)}: this part alone is rounded to one step and coded, the rest stays."""
+    """{("embedding" or "blocks", bits): (bytes of the streams, KL)}: this part alone is rounded to
+    one step and coded, the rest stays.
+    """
     tables = {
         "embedding": {recipes.EMBEDDING: recipes.embedding_of(network)},
         "blocks": recipes.matrices(network),
@@ -84,7 +88,10 @@ def as_tensor(content: bytes) -> Tensor:
 
 
 def judged(file: Any, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """The score of a file's bytes, a tensor of uint8. Raises CompressionError for another thing, and for a file that is refused."""
+    """The score of a file's bytes, a tensor of uint8.
+
+    Raises CompressionError for another thing, and for a file that is refused.
+    """
     if (
         not isinstance(file, Tensor)
         or file.dtype != torch.uint8
@@ -118,7 +125,9 @@ def show_score(found: dict[str, Any]) -> None:
 
 
 def points(found: dict[str, Any]) -> int:
-    """Of 20: 10 for a file that passes every gate, 5 more at 865,000 bytes, the other 5 below 775,000."""
+    """Of 20: 10 for a file that passes every gate, 5 more at 865,000 bytes, the other 5 below
+    775,000.
+    """
     return (
         10 + 5 * (found["bytes"] <= GOOD) + 5 * (found["bytes"] < EXCELLENT)
         if found["passed"]

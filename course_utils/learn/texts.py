@@ -1,6 +1,8 @@
-"""Everything a learner reads, by language: text/<language>/<room>/<topic>.yaml, each string falling back to English.
+"""Everything a learner reads, by language: text/<language>/<room>/<topic>.yaml, each string falling
+back to English.
 
-The language is the environment variable COURSE_LANG ("en", "zh-TW"); it may change while Python runs.
+The language is the environment variable COURSE_LANG ("en", "zh-TW"); it may change while Python
+runs.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def _files(folder: Path, topic: str = "*") -> list[Path]:
-    """The files of a topic: on top (the engine's own) or in a room named like a folder of notebooks."""
+    """The files of a topic: on top (the engine's own) or in a room named like a folder of
+    notebooks.
+    """
     return sorted([*folder.glob(f"{topic}.yaml"), *folder.glob(f"*/{topic}.yaml")])
 
 
@@ -137,7 +141,10 @@ def _entry(section: str, name: str) -> dict[str, Any]:
 
 
 def exercise(name: str, *, mistakes: object = (), properties: object = ()) -> dict[str, Any]:
-    """The texts of an exercise: title, hints, mistakes, properties, reread. Raises CompressionError when one is missing."""
+    """The texts of an exercise: title, hints, mistakes, properties, reread.
+
+    Raises CompressionError when one is missing.
+    """
     entry = _entry("exercises", name)
     entry["mistakes"], entry["properties"] = (
         entry.get("mistakes") or {},
@@ -165,7 +172,10 @@ def exercise(name: str, *, mistakes: object = (), properties: object = ()) -> di
 
 
 def question(name: str) -> dict[str, Any]:
-    """The texts of a question, complete for its kind. Raises CompressionError when one is missing."""
+    """The texts of a question, complete for its kind.
+
+    Raises CompressionError when one is missing.
+    """
     entry = _entry("questions", name)
     kind, problem = entry.get("kind"), None
     if not _filled(entry.get("prompt")):
@@ -209,7 +219,8 @@ def question(name: str) -> dict[str, Any]:
 
 
 def prediction(name: str) -> dict[str, Any]:
-    """The texts of a prediction, complete for its kind; `shown` maps the key of each item or option to its text.
+    """The texts of a prediction, complete for its kind; `shown` maps the key of each item or option
+    to its text.
 
     Raises CompressionError when one is missing.
     """

@@ -1,4 +1,6 @@
-"""Lab 4.2: networks on digits as dicts of weights, trained under masks, with every training counted."""
+"""Lab 4.2: networks on digits as dicts of weights, trained under masks, with every training
+counted.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ STEPS, PEAK = 150, 1e-2
 class Task:
     """A division of the digits, a network 64-128-64-10 and a way to train it, all by one seed.
 
-    `start` holds the initial weights (out, in) by name; biases begin alike and are never pruned. `train(weights, masks)`
-    puts the masks on the weights, trains for 150 steps of 64 images and returns the trained weights, and counts: at most
-    `limit` times. `accuracy(masks)` does the same from `start` and returns the share of right answers to 500 test images;
+    `start` holds the initial weights (out, in) by name; biases begin alike and are never pruned.
+    `train(weights, masks)` puts the masks on the weights, trains for 150 steps of 64 images and
+    returns the trained weights, and counts: at most `limit` times. `accuracy(masks)` does the same
+    from `start` and returns the share of right answers to 500 test images;
     with `other=True` it starts from other initial weights.
     """
 
@@ -56,7 +59,9 @@ class Task:
         return _weights(self._trained(coded.with_weights(self.networks[0], weights), masks))
 
     def accuracy(self, masks: Mapping[str, Tensor], *, other: bool = False) -> float:
-        """Train what the masks keep from the task's start, and its share of right answers on the test images."""
+        """Train what the masks keep from the task's start, and its share of right answers on the
+        test images.
+        """
         model = self._trained(self.networks[other], _checked(masks, self.start, torch.bool))
         return digits.accuracy(model, self.data.test_x, self.data.test_y)
 
@@ -110,10 +115,13 @@ def nested(masks: Sequence[Mapping[str, Tensor]]) -> bool:
 
 
 def judged(find: Callable, seed: int, limit: int = 10) -> tuple[float, float]:
-    """(accuracy of the ticket, of a random mask) for `find(start, train)`, retrained here on the division of this seed.
+    """(accuracy of the ticket, of a random mask) for `find(start, train)`, retrained here on the
+    division of this seed.
 
-    `find` gives masks from all weights to the last, a dict for each round. Raises CompressionError that says which rule is broken:
-    more than `limit` trainings, other initial weights, weights that come back, less than 95 % pruned.
+    `find` gives masks from all weights to the last, a dict for each round. Raises CompressionError
+    that says which rule is broken:
+    more than `limit` trainings, other initial weights, weights that come back, less than 95 %
+    pruned.
     """
     task = Task(seed, limit=limit)
     found = [_checked(masks, task.start, torch.bool) for masks in find(task.start, task.train)]

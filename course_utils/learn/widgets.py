@@ -1,7 +1,8 @@
-"""Controls for a lesson: `explore(draw, bits=slider(2, 8, 4))` draws again whenever a control moves.
+"""Controls for a lesson: `explore(draw, bits=slider(2, 8, 4))` draws again whenever a control
+moves.
 
-The figure is an ordinary PNG output under one display id, so that it is in the committed notebook and is replaced
-in place. ipywidgets and matplotlib are imported where they are used.
+The figure is an ordinary PNG output under one display id, so that it is in the committed notebook
+and is replaced in place. ipywidgets and matplotlib are imported where they are used.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def _choice(kind: str, options: Sequence[Any], value: Any, label: str | None) ->
 def explore(draw: Callable[..., Any], **controls: Control) -> None:
     """Show `draw(**values)`, a matplotlib Figure, and controls that draw it again.
 
-    Where nobody can move a control (nbconvert, papermill, a terminal) the figure of the first values is drawn once.
+    Where nobody can move a control (nbconvert, papermill, a terminal) the figure of the first
+    values is drawn once.
     """
     for name, control in controls.items():
         if not isinstance(control, Control):
@@ -128,7 +130,9 @@ def show_widget(widget: Any, fallback: str) -> None:
 
 
 def _build(controls: dict[str, Control]) -> tuple[Any, dict[str, Any]]:
-    """A column of controls, the label of each above it, so that a long one leaves a slider its track."""
+    """A column of controls, the label of each above it, so that a long one leaves a slider its
+    track.
+    """
     import ipywidgets as w
 
     made: dict[str, Any] = {}

@@ -19,10 +19,12 @@ BLOCK_PATHS = (
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
-    """The transformer blocks in order; of a model that reads pictures too, those of its language model.
+    """The transformer blocks in order; of a model that reads pictures too, those of its language
+    model.
 
-    Known places first; otherwise the list of modules, not inside another such list, that holds the most parameters in
-    linear layers. Raises CompressionError where there is none, and for encoder-decoder models, which have two stacks.
+    Known places first; otherwise the list of modules, not inside another such list, that holds the
+    most parameters in linear layers. Raises CompressionError where there is none, and for
+    encoder-decoder models, which have two stacks.
     """
     if (
         getattr(getattr(model, "config", None), "is_encoder_decoder", False)
@@ -81,9 +83,11 @@ def linears(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def compressible(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers that compression works on: those of the blocks, or of the whole module if it has none.
+    """The linear layers that compression works on: those of the blocks, or of the whole module if
+    it has none.
 
-    A transformer's embeddings and output head are left out. Raises CompressionError if nothing is left.
+    A transformer's embeddings and output head are left out. Raises CompressionError if nothing is
+    left.
     """
     if isinstance(model, PreTrainedModel):
         inside = {id(m) for m in linears(blocks(model)).values()}

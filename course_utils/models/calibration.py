@@ -1,4 +1,7 @@
-"""What calibration may be: token ids, a tokenizer's output, text, chats, a file. Padding is taken out, so that no statistic sees it."""
+"""What calibration may be: token ids, a tokenizer's output, text, chats, a file.
+
+Padding is taken out, so that no statistic sees it.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +24,10 @@ FORMS = (
 
 
 class Calibration:
-    """Sequences of token ids that need not have one length, without padding. Stands where a tensor of ids would."""
+    """Sequences of token ids that need not have one length, without padding.
+
+    Stands where a tensor of ids would.
+    """
 
     def __init__(self, rows: Sequence[Tensor]) -> None:
         self.rows = list(rows)
@@ -43,7 +49,9 @@ class Calibration:
         return Calibration([row.to(device) for row in self.rows])
 
     def split(self, batch: int) -> list[Tensor]:
-        """Batches (sequences, length) of at most `batch` sequences; those of one length go together."""
+        """Batches (sequences, length) of at most `batch` sequences; those of one length go
+        together.
+        """
         lengths: dict[int, list[Tensor]] = {}
         for row in self.rows:
             lengths.setdefault(len(row), []).append(row)
@@ -53,10 +61,12 @@ class Calibration:
 def of(
     what: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int = 512
 ) -> Tensor | Calibration:
-    """Calibration in any of the forms above, as integers of 64 bits: one tensor if all sequences are equally long.
+    """Calibration in any of the forms above, as integers of 64 bits: one tensor if all sequences
+    are equally long.
 
-    A string, or a .txt file, is cut every `context` tokens; each string of a list, each chat and each line of a .jsonl file
-    ({"text": …} or {"messages": […]}) is one sequence, cut after `context` tokens. Chats go through the tokenizer's template.
+    A string, or a .txt file, is cut every `context` tokens; each string of a list, each chat and
+    each line of a .jsonl file ({"text": …} or {"messages": […]}) is one sequence, cut after
+    `context` tokens. Chats go through the tokenizer's template.
     Raises CompressionError for other things, nothing at all, or text without a tokenizer.
     """
     if isinstance(what, Calibration):

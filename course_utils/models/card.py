@@ -96,9 +96,11 @@ Licence: Apache-2.0, as the course itself.
 def per_document(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """For each kind and for 'all': mean floor, model's cost (nats) and tokens of `n` validation documents.
+    """For each kind and for 'all': mean floor, model's cost (nats) and tokens of `n` validation
+    documents.
 
-    A document's tokens are its own and the separator that ends it; the separator before it is given.
+    A document's tokens are its own and the separator that ends it; the separator before it is
+    given.
     """
     drawn = list(itertools.islice(documents("validation", seed=seed), n))
     rows = [tokenizer(d.text)["input_ids"] for d in drawn]
@@ -115,7 +117,10 @@ def per_document(
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """The log's last line, and `settings` if the training wrote them. Raises CompressionError without a log."""
+    """The log's last line, and `settings` if the training wrote them.
+
+    Raises CompressionError without a log.
+    """
     log = folder / "log.jsonl"
     if not log.is_file():
         raise CompressionError(
@@ -157,7 +162,10 @@ def described_training(record: dict[str, Any], seed: int) -> str:
 def make(
     folder: str | Path, *, n: int = 400, windows: int = 256, texts: int = 3000, seed: int = 0
 ) -> str:
-    """The card's text. `seed` is the training's, where the folder does not say it (training.json)."""
+    """The card's text.
+
+    `seed` is the training's, where the folder does not say it (training.json).
+    """
     folder = Path(folder)
     record = training_record(folder)
     model, tokenizer = load(folder)

@@ -27,7 +27,9 @@ def file_digest(file: Path) -> str:
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None
 ) -> None:
-    """Write one safetensors file in one move: an interrupted or failed write leaves the old file as it was."""
+    """Write one safetensors file in one move: an interrupted or failed write leaves the old file as
+    it was.
+    """
     _in_one_move(path, lambda half_done: save_file(tensors, half_done, metadata=notes))
 
 

@@ -13,9 +13,11 @@ from .source import source_of
 
 
 def check_model(model: Any, *, by_block: bool = False) -> None:
-    """Raises CompressionError, with the remedy, for what is no model, is wrapped by an adapter, or holds no finite values.
+    """Raises CompressionError, with the remedy, for what is no model, is wrapped by an adapter, or
+    holds no finite values.
 
-    `by_block`: for a method that goes through `walk.each_block`; a model whose blocks lie elsewhere is checked when they are read.
+    `by_block`: for a method that goes through `walk.each_block`; a model whose blocks lie elsewhere
+    is checked when they are read.
     """
     if not isinstance(model, nn.Module):
         inner = getattr(model, "model", None)
@@ -48,7 +50,9 @@ check_finite = check_model
 
 
 def check_loaded(model: nn.Module) -> None:
-    """Raises CompressionError if weights have no values here: offloaded, or made on the meta device."""
+    """Raises CompressionError if weights have no values here: offloaded, or made on the meta
+    device.
+    """
     for path, parameter in model.named_parameters():
         if parameter.is_meta:
             raise CompressionError(
@@ -78,9 +82,11 @@ def check_context(name: str, tokens: int, model: nn.Module) -> None:
 
 
 def check_calibration(calibration: Any, model: nn.Module, *, whole: bool = False) -> Any:
-    """Calibration in any form of `calibration.of`, as token ids (sequences, context) or, of several lengths, as a `Calibration`.
+    """Calibration in any form of `calibration.of`, as token ids (sequences, context) or, of several
+    lengths, as a `Calibration`.
 
-    `whole`: one tensor is wanted. Raises CompressionError when there are none, or some that `model` has no row or no place for.
+    `whole`: one tensor is wanted. Raises CompressionError when there are none, or some that `model`
+    has no row or no place for.
     """
     ids = for_model(calibration, model)
     if whole and not isinstance(ids, Tensor):

@@ -1,9 +1,11 @@
-"""A start from which a small model learns to copy: heads that look back and heads that match, set by hand.
+"""A start from which a small model learns to copy: heads that look back and heads that match, set
+by hand.
 
-A transformer finds copying late: the first layer must move a token's identity along before a second layer can look for
-it (induction heads: Olsson et al., 2022), and neither helps alone. A model of a few million parameters trained on a few
-million tokens never gets there. Setting the start of two layers (mimetic initialization: Trockman and Kolter, 2023)
-gives gradient descent a circuit to refine instead of one to discover.
+A transformer finds copying late: the first layer must move a token's identity along before a second
+layer can look for it (induction heads: Olsson et al., 2022), and neither helps alone. A model of a
+few million parameters trained on a few million tokens never gets there. Setting the start of two
+layers (mimetic initialization: Trockman and Kolter, 2023) gives gradient descent a circuit to
+refine instead of one to discover.
 """
 
 import math
@@ -31,7 +33,9 @@ COPIED = 0.04  # of what the second layer writes
 
 
 def rotated(vector: Tensor, tokens: int, frequencies: Tensor) -> Tensor:
-    """RoPE's rotation of a head's vector by so many tokens (Su et al., 2021), halves paired as in Llama."""
+    """RoPE's rotation of a head's vector by so many tokens (Su et al., 2021), halves paired as in
+    Llama.
+    """
     angle, half = tokens * frequencies, len(frequencies)
     first, second = vector[:half], vector[half:]
     return torch.cat(
@@ -42,7 +46,9 @@ def rotated(vector: Tensor, tokens: int, frequencies: Tensor) -> Tensor:
 def _projections(
     layer: LlamaDecoderLayer, heads: int, groups: int, size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Views by head: queries (heads, size, width), keys and values (groups, size, width), output (width, heads, size)."""
+    """Views by head: queries (heads, size, width), keys and values (groups, size, width), output
+    (width, heads, size).
+    """
     a = layer.self_attn
     q, k, v = (
         m.weight.view(n, size, -1)
@@ -57,12 +63,15 @@ def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def plant_copying(model: LlamaForCausalLM, *, seed: int = 1) -> None:
-    """Set the attention of the first two layers of a fresh model so that it can copy; everything stays trainable.
+    """Set the attention of the first two layers of a fresh model so that it can copy; everything
+    stays trainable.
 
-    Layer one, head h: the query is the key rotated back by LOOK_BACK[h] tokens, both read from a channel that is the
-    same for every token, so that the score peaks at that distance; it writes the token found there into directions of
-    its own. Layer two, group g: queries and keys compare such directions on slow RoPE channels and copy the token found.
-    Raises CompressionError for a model with fewer than two layers, or heads that do not fill the width.
+    Layer one, head h: the query is the key rotated back by LOOK_BACK[h] tokens, both read from a
+    channel that is the same for every token, so that the score peaks at that distance; it writes
+    the token found there into directions of its own. Layer two, group g: queries and keys compare
+    such directions on slow RoPE channels and copy the token found.
+    Raises CompressionError for a model with fewer than two layers, or heads that do not fill the
+    width.
     """
     config = model.config
     width, heads, groups = (

@@ -12,7 +12,9 @@ from course_utils.world import documents
 
 
 def starts_documents(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What to put before each document: nothing if the tokenizer does so itself, else its end-of-text token."""
+    """What to put before each document: nothing if the tokenizer does so itself, else its
+    end-of-text token.
+    """
     if tokenizer("")["input_ids"]:
         return []
     if tokenizer.eos_token_id is not None:
@@ -28,7 +30,9 @@ def token_windows(
     seed: int,
     kinds: Sequence[str] | None = None,
 ) -> Tensor:
-    """(n, context) int32 token ids of the world: documents one after the other, cut every `context` tokens."""
+    """(n, context) int32 token ids of the world: documents one after the other, cut every `context`
+    tokens.
+    """
     before = starts_documents(tokenizer)
     stream = documents(split, kinds=kinds, seed=seed)
     parts: list[Tensor] = [torch.empty(0, dtype=torch.int32)]
@@ -44,7 +48,9 @@ ANSWER = re.compile(r"(?<=\nResponse:).+|(?<=\nFollows:).+|(?<= is in the) \w+")
 
 
 def answers_only(tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> Tensor:
-    """Labels for (n, context) windows of the world: the token ids of answers (ANSWER), -100 elsewhere."""
+    """Labels for (n, context) windows of the world: the token ids of answers (ANSWER), -100
+    elsewhere.
+    """
     labels = torch.full(windows.shape, -100, dtype=torch.long)
     for row, ids in zip(labels, windows.tolist(), strict=True):
         pieces = [str(tokenizer.decode([i])) for i in ids]
@@ -62,7 +68,9 @@ def answers_only(tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nats_by_window(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> Tensor:
-    """(n,) double: nats per predicted token of each of (n, context) windows; the first token is only read."""
+    """(n,) double: nats per predicted token of each of (n, context) windows; the first token is
+    only read.
+    """
     was_training = model.training
     model.eval()
     found = []

@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 
 def empty_like(kind: Any, config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model of this class (or auto class) on the meta device: names and shapes, without memory for its weights."""
+    """A model of this class (or auto class) on the meta device: names and shapes, without memory
+    for its weights.
+    """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         make = getattr(kind, "from_config", None) or kind._from_config
         return make(copy.deepcopy(config), dtype=dtype)
@@ -39,7 +41,9 @@ def compute_buffers(model: PreTrainedModel) -> None:
 
 
 def drop(module: nn.Module) -> None:
-    """Let go of every number below `module` that a file holds: its parameters and saved buffers go to the meta device."""
+    """Let go of every number below `module` that a file holds: its parameters and saved buffers go
+    to the meta device.
+    """
     for part in module.modules():
         for name in (*part._parameters, *(part._buffers.keys() - part._non_persistent_buffers_set)):
             drop_one(part, name)
@@ -56,7 +60,9 @@ def drop_one(module: nn.Module, name: str) -> None:
 
 
 def move(source: nn.Module, target: nn.Module) -> None:
-    """Put the parameters and saved buffers of `source` into `target`, a module of the same structure, without a copy."""
+    """Put the parameters and saved buffers of `source` into `target`, a module of the same
+    structure, without a copy.
+    """
     for path, part in source.named_modules():
         other = target.get_submodule(path)
         other._parameters.update(part._parameters)
@@ -67,10 +73,12 @@ def move(source: nn.Module, target: nn.Module) -> None:
 
 @contextmanager
 def large_blocks_given_back(size: int = 2**20) -> Iterator[None]:
-    """While this is open, glibc gives freed memory of `size` bytes or more back to the system at once, in all threads.
+    """While this is open, glibc gives freed memory of `size` bytes or more back to the system at
+    once, in all threads.
 
-    It keeps freed blocks of up to 32 MiB otherwise, in a pool for each thread; between the steps of a block that is some hundred
-    MiB to several GiB of nothing. Does nothing where the C library has no `mallopt`.
+    It keeps freed blocks of up to 32 MiB otherwise, in a pool for each thread; between the steps of
+    a block that is some hundred MiB to several GiB of nothing. Does nothing where the C library has
+    no `mallopt`.
     """
     threshold, dynamic_ends_at = -3, 2**25  # M_MMAP_THRESHOLD; where glibc's own adjustment ends
     try:

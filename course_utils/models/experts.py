@@ -1,7 +1,9 @@
-"""Mixtures of experts: from one tensor for all experts, as transformers keeps them, to a list of linear layers, and back.
+"""Mixtures of experts: from one tensor for all experts, as transformers keeps them, to a list of
+linear layers, and back.
 
-Every method here works on linear layers. `listed` gives each expert its own two, `gate_up_proj` (or `up_proj`) and `down_proj`,
-which compute the same; `fuse` undoes it for results that are ordinary models, so that files have the library's names.
+Every method here works on linear layers. `listed` gives each expert its own two, `gate_up_proj` (or
+`up_proj`) and `down_proj`, which compute the same; `fuse` undoes it for results that are ordinary
+models, so that files have the library's names.
 """
 
 import copy
@@ -27,7 +29,9 @@ def fused(model: nn.Module) -> dict[str, nn.Module]:
 
 
 class _Listed:
-    """The forward pass over a list of experts; a mixin in front of the fused class, whose gate and activation it uses."""
+    """The forward pass over a list of experts; a mixin in front of the fused class, whose gate and
+    activation it uses.
+    """
 
     def forward(
         self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
@@ -46,7 +50,9 @@ class _Listed:
 
 
 def is_listed(module: nn.Module) -> bool:
-    """Whether a module's experts were made a list of linear layers here; its `into` names the first one of each."""
+    """Whether a module's experts were made a list of linear layers here; its `into` names the first
+    one of each.
+    """
     return isinstance(module, _Listed)
 
 
@@ -105,7 +111,9 @@ def _linear(module: Any, part: str, i: int) -> nn.Linear:
 
 
 def listed(model: nn.Module) -> Any:
-    """The model itself if no experts are fused; otherwise a copy in which each expert has linear layers of its own."""
+    """The model itself if no experts are fused; otherwise a copy in which each expert has linear
+    layers of its own.
+    """
     return copy_listed(model) if fused(model) else model
 
 
@@ -117,7 +125,10 @@ def copy_listed(model: nn.Module) -> Any:
 
 
 def fuse(model: nn.Module) -> Any:
-    """Undo `list_in_place`, in place, where all experts still are plain linear layers. Returns the model."""
+    """Undo `list_in_place`, in place, where all experts still are plain linear layers.
+
+    Returns the model.
+    """
     every: list[Any] = [module for module in model.modules() if isinstance(module, _Listed)]
     for module in every:
         if all(set(linears(expert)) == set(expert) for expert in module.listed):

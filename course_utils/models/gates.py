@@ -1,7 +1,9 @@
-"""A forward pass that stops in front of every block, so that the block can be looked at, and changed, before it runs.
+"""A forward pass that stops in front of every block, so that the block can be looked at, and
+changed, before it runs.
 
-The pass is the model's own, in a thread: each block gets exactly the arguments that the model gives it (masks by layer type,
-rotary embeddings, per-layer inputs, key-value states of earlier blocks), and whatever the model does between blocks is done.
+The pass is the model's own, in a thread: each block gets exactly the arguments that the model gives
+it (masks by layer type, rotary embeddings, per-layer inputs, key-value states of earlier blocks),
+and whatever the model does between blocks is done.
 Only one thread computes at a time; the others wait.
 """
 
@@ -93,7 +95,8 @@ class Pass(threading.Thread):
 class States(Sequence[tuple[Tensor, dict[str, Any]]]):
     """What enters one block: (hidden states, all other arguments by keyword) of each batch.
 
-    With a shelf, hidden states are there only while their turn lasts: look at them in a loop, and keep none of them.
+    With a shelf, hidden states are there only while their turn lasts: look at them in a loop, and
+    keep none of them.
     """
 
     def __init__(self, arrived: list[Arrival], shelf: Shelf | None = None) -> None:
@@ -126,9 +129,11 @@ def stations(
     batches: Iterable[dict[str, Any]],
     shelf: Shelf | None = None,
 ) -> Generator[tuple[nn.Module, States], None, None]:
-    """For each block that the model calls, in its order: (block, what enters it in every batch), before it has run.
+    """For each block that the model calls, in its order: (block, what enters it in every batch),
+    before it has run.
 
-    Asking for the next lets the block, as it is then, run; with a shelf, that empties the states that were given before.
+    Asking for the next lets the block, as it is then, run; with a shelf, that empties the states
+    that were given before.
     It ends before the last block of `blocks` runs.
     """
     passes = [Pass(model, inputs) for inputs in batches]

@@ -1,7 +1,9 @@
-"""Models in llama.cpp's file, GGUF: the weights made real again and the tokenizer, through transformers' reader.
+"""Models in llama.cpp's file, GGUF: the weights made real again and the tokenizer, through
+transformers' reader.
 
-transformers needs the packages gguf and accelerate for it. What it passes over without a word is looked for here: lost or
-misshapen tensors, rotary scaling, biases, and the way in which text is cut before merging.
+transformers needs the packages gguf and accelerate for it. What it passes over without a word is
+looked for here: lost or misshapen tensors, rotary scaling, biases, and the way in which text is cut
+before merging.
 """
 
 import hashlib
@@ -31,7 +33,9 @@ SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 
 
 def checksum_place(content: bytes) -> int:
-    """Where the checksum's 64 digits begin (after its name, a 4-byte type and an 8-byte length), or -1."""
+    """Where the checksum's 64 digits begin (after its name, a 4-byte type and an 8-byte length), or
+    -1.
+    """
     found = content.find(CHECKSUM.encode())
     return -1 if found < 0 else found + len(CHECKSUM) + 12
 
@@ -52,7 +56,10 @@ def _verify(file: Path) -> None:
 
 
 def pre_tokenizer(content: dict[str, Any]) -> str:
-    """llama.cpp's name for the way in which a tokenizer.json cuts text. Raises CompressionError for one that it has no name for here."""
+    """llama.cpp's name for the way in which a tokenizer.json cuts text.
+
+    Raises CompressionError for one that it has no name for here.
+    """
     outer = content.get("pre_tokenizer") or {}
     steps = outer.get("pretokenizers", [outer])
     kinds = [step.get("type") for step in steps]
@@ -101,7 +108,9 @@ def _unreadable(file: Path, error: Exception) -> CompressionError:
 
 
 def _plain(model: Any) -> PreTrainedModel:
-    """Without transformers' marks of a quantized file, since the weights are real numbers now: so that it can be saved."""
+    """Without transformers' marks of a quantized file, since the weights are real numbers now: so
+    that it can be saved.
+    """
     model.hf_quantizer, model.is_quantized = None, False
     for holder, name in ((model, "quantization_method"), (model.config, "quantization_config")):
         if name in vars(holder):
@@ -112,7 +121,8 @@ def _plain(model: Any) -> PreTrainedModel:
 def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model of a GGUF file, its weights made real again, through transformers' reader.
 
-    Raises CompressionError if the file is missing, truncated, not understood, or, where it was written here, altered.
+    Raises CompressionError if the file is missing, truncated, not understood, or, where it was
+    written here, altered.
     """
     file = _there(file)
     import gguf
@@ -155,8 +165,9 @@ def read(file: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedM
 def read_tokenizer(file: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer that a GGUF file holds, cutting text as llama.cpp does.
 
-    transformers 5.23 does not read the way of cutting that llama.cpp calls smollm (each digit alone, then as GPT-2): text
-    with digits would become other tokens. Raises CompressionError if the file holds none.
+    transformers 5.23 does not read the way of cutting that llama.cpp calls smollm (each digit
+    alone, then as GPT-2): text with digits would become other tokens. Raises CompressionError if
+    the file holds none.
     """
     file = _there(file)
     import gguf

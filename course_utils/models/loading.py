@@ -91,7 +91,10 @@ def _hub_answers() -> bool:
 
 
 def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; see `load` for names and errors. One that is made without any vocabulary is one of them."""
+    """The tokenizer of a model; see `load` for names and errors.
+
+    One that is made without any vocabulary is one of them.
+    """
     name_or_path = shipped.resolved(name_or_path)
     if is_gguf(name_or_path):
         return gguf_files.read_tokenizer(name_or_path)
@@ -112,11 +115,12 @@ def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerB
 def load(
     name_or_path: str | Path = "bundled", *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """(model in evaluation mode, tokenizer) of 'bundled', 'smollm2' (`shipped`), a local folder, a GGUF file, or a hub id.
+    """(model in evaluation mode, tokenizer) of 'bundled', 'smollm2' (`shipped`), a local folder, a
+    GGUF file, or a hub id.
 
-    Causal language models load with their head, anything else (an encoder) as its bare model. Only safetensors
-    are read and no code that comes with a model is run. Raises CompressionError with a way out when the folder
-    is missing or damaged, or the hub cannot be reached.
+    Causal language models load with their head, anything else (an encoder) as its bare model. Only
+    safetensors are read and no code that comes with a model is run. Raises CompressionError with a
+    way out when the folder is missing or damaged, or the hub cannot be reached.
     """
     if is_gguf(name_or_path):
         return gguf_files.read(name_or_path, dtype=dtype).to(device), gguf_files.read_tokenizer(
@@ -136,7 +140,9 @@ def is_gguf(name_or_path: str | Path) -> bool:
 
 
 def auto_class(config: Any) -> Any:
-    """The auto class that makes a model of this config: with its head for causal language models, bare for all others."""
+    """The auto class that makes a model of this config: with its head for causal language models,
+    bare for all others.
+    """
     return (
         AutoModelForCausalLM
         if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _has_head(config)

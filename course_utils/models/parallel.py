@@ -1,7 +1,10 @@
-"""One calibration for several processes: each runs its share of the sequences, and the sums over tokens are added up.
+"""One calibration for several processes: each runs its share of the sequences, and the sums over
+tokens are added up.
 
-Start the same program several times with torchrun, call torch.distributed.init_process_group("gloo") (or "nccl" with a GPU each),
-and compress inside `with parallel.calibration():`. Every process then gets the same Hessians, and so the same result; let one save it.
+Start the same program several times with torchrun, call
+torch.distributed.init_process_group("gloo") (or "nccl" with a GPU each), and compress inside `with
+parallel.calibration():`. Every process then gets the same Hessians, and so the same result; let one
+save it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +23,12 @@ _shared = False
 
 @contextmanager
 def calibration() -> Iterator[None]:
-    """While this is open, methods that go block by block (gptq, sparsegpt, wanda) share their calibration.
+    """While this is open, methods that go block by block (gptq, sparsegpt, wanda) share their
+    calibration.
 
-    Every process must give the same model, calibration and settings; of a model that is compressed from disk to disk
-    (`quantization.streaming`) the first process writes the result. Raises CompressionError where no process group was made.
+    Every process must give the same model, calibration and settings; of a model that is compressed
+    from disk to disk (`quantization.streaming`) the first process writes the result. Raises
+    CompressionError where no process group was made.
     """
     global _shared
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -48,7 +53,9 @@ def leads() -> bool:
 
 
 def first(work: Callable[[], Any]) -> Any:
-    """What work() returns in the process that leads, for all of them; its CompressionError is one in all of them."""
+    """What work() returns in the process that leads, for all of them; its CompressionError is one
+    in all of them.
+    """
     if not _shared:
         return work()
     told: list[Any] = [None, None]
@@ -70,7 +77,10 @@ def meet() -> None:
 
 
 def part_of(ids: Any) -> Any:
-    """This process's sequences of a calibration; all of them if nothing is shared. Raises CompressionError for fewer than processes."""
+    """This process's sequences of a calibration; all of them if nothing is shared.
+
+    Raises CompressionError for fewer than processes.
+    """
     if not _shared:
         return ids
     rank, size = distributed.get_rank(), distributed.get_world_size()
@@ -88,7 +98,9 @@ def add_up(
     dimensions: int = 2,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Add what the processes summed over their tokens, in place: the sums (in, in), or (in,), of `layers` and the numbers of tokens."""
+    """Add what the processes summed over their tokens, in place: the sums (in, in), or (in,), of
+    `layers` and the numbers of tokens.
+    """
     if not _shared:
         return
     every = torch.tensor([counts.get(layer, 0) for layer in layers])

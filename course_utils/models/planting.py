@@ -33,7 +33,8 @@ def _pairs(block: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
 
 
 def influential(model: PreTrainedModel, channels: int) -> list[int]:
-    """The channels of the norms' outputs that the layers after them weigh most: the largest Σ (norm weight · ‖column‖)².
+    """The channels of the norms' outputs that the layers after them weigh most: the largest Σ (norm
+    weight · ‖column‖)².
 
     Planting leaves these products as they are, so a planted model gives the same answer.
     """
@@ -50,13 +51,15 @@ def influential(model: PreTrainedModel, channels: int) -> list[int]:
 def plant_outliers(
     model: PreTrainedModel, *, channels: int = 8, factor: float = 64.0
 ) -> PreTrainedModel:
-    """A copy of the model in which a few channels of every norm's output are `factor` times as large.
+    """A copy of the model in which a few channels of every norm's output are `factor` times as
+    large.
 
-    y = (x · diag(f)) (W · diag(1/f))ᵀ: the norm's weight (and bias) is multiplied in those channels, the columns of
-    the layers that read it are divided. Logits stay the same to rounding error, exactly if the factor is a power of
-    two. The same channels, `influential(model, channels)`, are used in all blocks, as seen in large models
-    (Dettmers et al., 2022).
-    Raises CompressionError for an unknown architecture, one that normalizes after its parts, or a bad count or factor.
+    y = (x · diag(f)) (W · diag(1/f))ᵀ: the norm's weight (and bias) is multiplied in those
+    channels, the columns of the layers that read it are divided. Logits stay the same to rounding
+    error, exactly if the factor is a power of two. The same channels, `influential(model,
+    channels)`, are used in all blocks, as seen in large models (Dettmers et al., 2022).
+    Raises CompressionError for an unknown architecture, one that normalizes after its parts, or a
+    bad count or factor.
     """
     config = model.config
     if not getattr(config, "do_layer_norm_before", True) or not getattr(

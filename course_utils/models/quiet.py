@@ -9,7 +9,9 @@ from transformers.utils import logging
 
 @contextlib.contextmanager
 def no_bars() -> Iterator[None]:
-    """No progress bars of transformers: reading from this disk is short, and a notebook would keep them."""
+    """No progress bars of transformers: reading from this disk is short, and a notebook would keep
+    them.
+    """
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

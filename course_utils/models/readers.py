@@ -1,7 +1,9 @@
-"""Who reads whose output inside a block, found by running it: from which tensors, and by changing an output and looking.
+"""Who reads whose output inside a block, found by running it: from which tensors, and by changing
+an output and looking.
 
-Nothing here knows names of architectures. A copy of one block in float32 is run on states of single tokens, where attention
-passes values on as they are (a softmax over one key is 1), and on states of sequences, where what was found is checked.
+Nothing here knows names of architectures. A copy of one block in float32 is run on states of single
+tokens, where attention passes values on as they are (a softmax over one key is 1), and on states of
+sequences, where what was found is checked.
 """
 
 import copy
@@ -41,7 +43,9 @@ def _exact(value: Any, dtype: torch.dtype) -> Any:
 
 @dataclass
 class Norm:
-    """A norm of a block and what reads its output: linear layers, and other modules with a matrix (routers)."""
+    """A norm of a block and what reads its output: linear layers, and other modules with a matrix
+    (routers).
+    """
 
     name: str
     readers: list[str] = field(default_factory=list)
@@ -180,10 +184,12 @@ class Probe:
         return None
 
     def carried(self, source: str) -> dict[str, Tensor]:
-        """Layers whose input channels each are an output of `source` times something that does not depend on it.
+        """Layers whose input channels each are an output of `source` times something that does not
+        depend on it.
 
-        layer → (in,), the number of the output behind each input. Found by giving each output a factor of its own: the inputs
-        must be multiplied by exactly these. Where one matrix makes gates too, only a part of its rows is tried.
+        layer → (in,), the number of the output behind each input. Found by giving each output a
+        factor of its own: the inputs must be multiplied by exactly these. Where one matrix makes
+        gates too, only a part of its rows is tried.
         """
         rows = walk.weight_of(self.layers[source]).shape[0]
         every = torch.arange(rows)
@@ -208,7 +214,9 @@ class Probe:
 
 
 def _behind(before: Tensor, after: Tensor, factor: Tensor, part: Tensor) -> Tensor | None:
-    """For each channel of (tokens, channels), the output whose factor it was multiplied by; None if one has no such output."""
+    """For each channel of (tokens, channels), the output whose factor it was multiplied by; None if
+    one has no such output.
+    """
     before, after = before.double(), after.double()
     energy = before.square().sum(0)
     used = energy > 0

@@ -1,4 +1,6 @@
-"""Which layers a method works on: names left alone, settings of single layers, and what part of the model was reached."""
+"""Which layers a method works on: names left alone, settings of single layers, and what part of the
+model was reached.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +20,9 @@ PerLayer = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The layers that a method works on, by name, and the settings of each; `told`: what a result's settings say about the choice."""
+    """The layers that a method works on, by name, and the settings of each; `told`: what a result's
+    settings say about the choice.
+    """
 
     layers: dict[str, nn.Module]
     own: dict[str, dict[str, Any]]
@@ -44,12 +48,14 @@ def choose(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Chosen:
-    r"""The layers of `blocks.compressible` that `ignore` does not name, with the settings `common`, changed by `per_layer`.
+    r"""The layers of `blocks.compressible` that `ignore` does not name, with the settings `common`,
+    changed by `per_layer`.
 
-    A pattern is the name of a layer, or of a module that holds layers, or else a regular expression that is searched in the
-    names: "model.layers.1" is the block 1 and not 10 too; "down_proj", or r"layers\.[0-3]\.", every layer in whose name it
-    is found. Where several of `per_layer` name a layer, the last one wins. Raises CompressionError for a pattern that names
-    nothing, a setting that is not in `common`, or when nothing is left.
+    A pattern is the name of a layer, or of a module that holds layers, or else a regular expression
+    that is searched in the names: "model.layers.1" is the block 1 and not 10 too; "down_proj", or
+    r"layers\.[0-3]\.", every layer in whose name it is found. Where several of `per_layer` name a
+    layer, the last one wins. Raises CompressionError for a pattern that names nothing, a setting
+    that is not in `common`, or when nothing is left.
     """
     layers = selected(model, ignore)
     return Chosen(
@@ -104,7 +110,10 @@ def as_list(patterns: Patterns) -> list[str]:
 
 
 def matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
-    """The names that a pattern means, as in `choose`. Raises CompressionError for a bad one, or one that means nothing."""
+    """The names that a pattern means, as in `choose`.
+
+    Raises CompressionError for a bad one, or one that means nothing.
+    """
     names = list(names)
     if not isinstance(pattern, str):
         raise CompressionError(
@@ -126,7 +135,8 @@ def matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
 
 
 def selected(model: nn.Module, ignore: Patterns = ()) -> dict[str, nn.Module]:
-    """The layers of `blocks.compressible` but those that the patterns `ignore` mean, as in `choose`.
+    """The layers of `blocks.compressible` but those that the patterns `ignore` mean, as in
+    `choose`.
 
     Raises CompressionError for a pattern that matches nothing, or when nothing is left.
     """
@@ -135,7 +145,9 @@ def selected(model: nn.Module, ignore: Patterns = ()) -> dict[str, nn.Module]:
 
 
 def every_name(model: nn.Module) -> dict[str, str]:
-    """Each name under which the model has one of its layers → the layer's own: a layer of a block that is used twice has two."""
+    """Each name under which the model has one of its layers → the layer's own: a layer of a block
+    that is used twice has two.
+    """
     own = {id(module): name for name, module in compressible(model).items()}
     return {
         name: own[id(module)]
@@ -147,8 +159,9 @@ def every_name(model: nn.Module) -> dict[str, str]:
 def left_by(
     ignore: Patterns, names: Iterable[str], said: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The names that no pattern means; `said` as in `own_settings`. Raises CompressionError for a pattern that means none, or when
-    nothing is left.
+    """The names that no pattern means; `said` as in `own_settings`.
+
+    Raises CompressionError for a pattern that means none, or when nothing is left.
     """
     names = list(names)
     said = {name: name for name in names} if said is None else said
@@ -171,7 +184,9 @@ def blocks_named(model: nn.Module, ignore: Patterns) -> list[int]:
 
 
 def none_here(why: str, ignore: Patterns = (), per_layer: PerLayer | None = None) -> None:
-    """For a method that treats all layers alike by its nature: refuse `ignore` and `per_layer` with the sentence `why`."""
+    """For a method that treats all layers alike by its nature: refuse `ignore` and `per_layer` with
+    the sentence `why`.
+    """
     for name, given in (("ignore", as_list(ignore)), ("per_layer", per_layer)):
         if given:
             raise CompressionError(f"{name}: {why}")
@@ -189,8 +204,9 @@ def kept(ignore: Patterns = (), per_layer: PerLayer | None = None) -> dict[str, 
 def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int]) -> dict[str, Any]:
     """What part of a model's parameters a method reached, and why the rest was left alone.
 
-    `reached`: names of layers; `sizes`: the dense number of weights of those that no longer hold a Parameter. The answer has
-    `parameters`, `reached` and `share` of the whole model, `share_of_blocks`, and `left`: name → (parameters, reason).
+    `reached`: names of layers; `sizes`: the dense number of weights of those that no longer hold a
+    Parameter. The answer has `parameters`, `reached` and `share` of the whole model,
+    `share_of_blocks`, and `left`: name → (parameters, reason).
     """
     # experts that were fused again
     names = {part for name in reached for part in (name, name.partition(".listed.")[0])}

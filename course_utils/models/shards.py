@@ -1,7 +1,8 @@
-"""A Hugging Face folder read block by block: names and shapes at once, numbers when they are asked for.
+"""A Hugging Face folder read block by block: names and shapes at once, numbers when they are asked
+for.
 
-transformers' own rules give hub names their place in the model (renamed tensors, experts that are stacked), so that a block
-that is read alone is bit for bit the one of `models.load`.
+transformers' own rules give hub names their place in the model (renamed tensors, experts that are
+stacked), so that a block that is read alone is bit for bit the one of `models.load`.
 """
 
 import copy
@@ -27,10 +28,12 @@ IN_MEMORY = "compress it in memory: the method's own function on models.load(…
 
 
 class Shards:
-    """The safetensors files of a model's folder. `blank` is the model without numbers; `units` says what each tensor is part of.
+    """The safetensors files of a model's folder.
 
-    Raises CompressionError, with what to do instead, for a folder without safetensors files, a model without a list of blocks,
-    or one whose blocks share weights.
+    `blank` is the model without numbers; `units` says what each tensor is part of.
+
+    Raises CompressionError, with what to do instead, for a folder without safetensors files, a
+    model without a list of blocks, or one whose blocks share weights.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Shards:
         return copy.deepcopy(self.blank)
 
     def fingerprint(self) -> str:
-        """Changes when the folder's config or weights change (sizes and times are looked at, not every byte)."""
+        """Changes when the folder's config or weights change (sizes and times are looked at, not
+        every byte).
+        """
         files = sorted({file for file in self.files.values()})
         told = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
         return hashlib.sha256(
@@ -93,7 +98,9 @@ class Shards:
         return int(found.group(1)) if found else None
 
     def _units(self) -> dict[int | None, dict[str, str]]:
-        """Block number (None: outside) → {the hub's name of a tensor: our name of what it becomes, or becomes a part of}."""
+        """Block number (None: outside) → {the hub's name of a tensor: our name of what it becomes,
+        or becomes a part of}.
+        """
         loader, mapping = self._loader()
         kinds = [
             [entry for entry in mapping if isinstance(entry, kind)]
@@ -122,7 +129,10 @@ class Shards:
             ) from error
 
     def read(self, names: list[str]) -> None:
-        """Give `blank` the tensors of these hub names. Raises CompressionError for a damaged file."""
+        """Give `blank` the tensors of these hub names.
+
+        Raises CompressionError for a damaged file.
+        """
         from transformers.modeling_utils import LoadStateDictConfig
 
         loader, mapping = self._loader()
@@ -145,7 +155,10 @@ class Shards:
             ) from error
 
     def block(self, number: int) -> nn.Module:
-        """Block `number` as `models.load` reads it, its experts in a list. Raises CompressionError where the files lack a tensor."""
+        """Block `number` as `models.load` reads it, its experts in a list.
+
+        Raises CompressionError where the files lack a tensor.
+        """
         self.read(list(self.units[number]))
         mine = blocks(self.blank)[number]
         made = copy.deepcopy(mine, {id(p): p for p in (*mine.parameters(), *mine.buffers())})
@@ -191,7 +204,9 @@ class Shards:
 
 
 def check_whole(module: nn.Module, where: str, folder: Path) -> None:
-    """Raises CompressionError if a parameter or saved buffer has no values, or a parameter holds NaN or infinity."""
+    """Raises CompressionError if a parameter or saved buffer has no values, or a parameter holds
+    NaN or infinity.
+    """
     for name, tensor in module.state_dict().items():
         if tensor.is_meta:
             raise CompressionError(

@@ -1,4 +1,6 @@
-"""Copies of a model that do not double its memory: the modules are new, the numbers shared until they are needed apart."""
+"""Copies of a model that do not double its memory: the modules are new, the numbers shared until
+they are needed apart.
+"""
 
 import copy
 from typing import Any
@@ -10,10 +12,11 @@ from .experts import list_in_place
 
 
 def structure(model: nn.Module, *, experts_apart: bool = True) -> Any:
-    """A copy whose modules are its own and whose parameters and buffers are the model's, with experts taken apart.
+    """A copy whose modules are its own and whose parameters and buffers are the model's, with
+    experts taken apart.
 
-    For methods that put other layers or weights in the place of a model's: nothing of the model may be changed in place, unless
-    it was set `apart` before.
+    For methods that put other layers or weights in the place of a model's: nothing of the model may
+    be changed in place, unless it was set `apart` before.
     """
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
     made = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
@@ -30,7 +33,9 @@ def memory_of(model: nn.Module) -> set[int]:
 
 
 def apart(module: nn.Module, theirs: set[int]) -> None:
-    """Give a module, but not those inside it, its own copy of each parameter that lies in the memory `theirs`."""
+    """Give a module, but not those inside it, its own copy of each parameter that lies in the
+    memory `theirs`.
+    """
     for name, tensor in module._parameters.items():
         if tensor is not None and tensor.untyped_storage().data_ptr() in theirs:
             module._parameters[name] = nn.Parameter(tensor.detach().clone(), tensor.requires_grad)
@@ -38,7 +43,11 @@ def apart(module: nn.Module, theirs: set[int]) -> None:
 
 @torch.no_grad()
 def own(made: nn.Module, model: nn.Module) -> Any:
-    """Give `made` its own copy of each tensor that it still shares with `model`; tied tensors stay tied. Returns `made`."""
+    """Give `made` its own copy of each tensor that it still shares with `model`; tied tensors stay
+    tied.
+
+    Returns `made`.
+    """
     theirs = memory_of(model)
     copies: dict[int, Tensor] = {}
     for module in made.modules():

@@ -1,4 +1,6 @@
-"""Where the hidden states of calibration wait while others are computed: in memory, in half the bytes, or in files."""
+"""Where the hidden states of calibration wait while others are computed: in memory, in half the
+bytes, or in files.
+"""
 
 import shutil
 import tempfile
@@ -15,10 +17,12 @@ LARGEST_HALF = 6e4  # above it float16 has no numbers; bfloat16 has
 
 
 class Shelf:
-    """Takes the numbers out of tensors and puts them back, while the tensors themselves stay where the model holds them.
+    """Takes the numbers out of tensors and puts them back, while the tensors themselves stay where
+    the model holds them.
 
-    "memory" leaves them as they are. "half" keeps 16 bits of each, so that results change a little. "disk" keeps all bits in
-    files below `folder` (by default the system's folder for temporary files). Raises CompressionError for another place.
+    "memory" leaves them as they are. "half" keeps 16 bits of each, so that results change a little.
+    "disk" keeps all bits in files below `folder` (by default the system's folder for temporary
+    files). Raises CompressionError for another place.
     """
 
     def __init__(self, place: str = "memory", folder: Path | None = None) -> None:
@@ -30,7 +34,10 @@ class Shelf:
         )
 
     def put(self, tensor: Tensor) -> None:
-        """Take the numbers out. Until `bring`, nobody may read the tensor or another view of its memory."""
+        """Take the numbers out.
+
+        Until `bring`, nobody may read the tensor or another view of its memory.
+        """
         storage = tensor.untyped_storage()
         if (
             self.place == "memory"
@@ -81,7 +88,9 @@ class Shelf:
 
 
 class Place:
-    """What one forward pass holds at a gate: the states that entered the block, and earlier ones that it has not let go of."""
+    """What one forward pass holds at a gate: the states that entered the block, and earlier ones
+    that it has not let go of.
+    """
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf

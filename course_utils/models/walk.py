@@ -1,6 +1,7 @@
 """Walk a transformer block by block: find its linear layers, feed it, replace its parts.
 
-Finding is in `blocks`, the checks before any work in `checks`, the forward pass that halts at each block in `gates`.
+Finding is in `blocks`, the checks before any work in `checks`, the forward pass that halts at each
+block in `gates`.
 """
 
 import contextlib
@@ -42,7 +43,9 @@ def exact(x: Tensor) -> Tensor:
 
 
 def as_precise_as(original: PreTrainedModel, model: nn.Module) -> None:
-    """Give each parameter the dtype that it has in the original; those that are not there, the original's own."""
+    """Give each parameter the dtype that it has in the original; those that are not there, the
+    original's own.
+    """
     dtypes = {name: parameter.dtype for name, parameter in original.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes.get(name, original.dtype))
@@ -74,7 +77,9 @@ def run_block(block: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tenso
 
 
 def batch_for(context: int, widest: int = 0) -> int:
-    """How many sequences go through a block at once: 8, or fewer where they are long, or a layer has very many (`widest`) inputs."""
+    """How many sequences go through a block at once: 8, or fewer where they are long, or a layer
+    has very many (`widest`) inputs.
+    """
     return max(1, min(8, 4096 // context, 2**24 // (context * max(1, widest))))
 
 
@@ -86,10 +91,12 @@ def through_blocks(
     batch: int | None = None,
     shelf: Shelf | None = None,
 ) -> Iterator[tuple[nn.Module, States]]:
-    """Each block in order, with the states that enter it: (block, [(hidden states, keyword arguments), …]).
+    """Each block in order, with the states that enter it: (block, [(hidden states, keyword
+    arguments), …]).
 
-    The arguments are those that the model itself gives this block. What the caller does to a block before asking for the
-    next one is felt by the next: its states have gone through the changed block. `shelf`: where states wait, see `gates.States`.
+    The arguments are those that the model itself gives this block. What the caller does to a block
+    before asking for the next one is felt by the next: its states have gone through the changed
+    block. `shelf`: where states wait, see `gates.States`.
     """
     found = blocks(model)
     device = torch.device("cpu") if model.device.type == "meta" else model.device
@@ -110,9 +117,9 @@ def each_block(
 ) -> Facts:
     """work(block, states) for each block in order, and what it tells of its layers, all together.
 
-    This is the one loop of the methods that go block by block: for models in memory, and for models that are read from disk
-    and written to it one block at a time (`source_of`). Without calibration `states` is None; what is no Hugging Face model is
-    one block.
+    This is the one loop of the methods that go block by block: for models in memory, and for models
+    that are read from disk and written to it one block at a time (`source_of`). Without calibration
+    `states` is None; what is no Hugging Face model is one block.
     """
     source = source_of(model)
     if source is not None and (known := source.all_done()) is not None:
@@ -155,10 +162,11 @@ def watch(
     block: nn.Module, states: States | Sequence[tuple[Tensor, dict[str, Any]]], layers: Sequence[nn.Module], see: Callable[[nn.Module, Tensor], None],
     after: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Run the states through a block and call see(layer, x) with what enters each of `layers`, and after() behind each batch.
+    """Run the states through a block and call see(layer, x) with what enters each of `layers`, and
+    after() behind each batch.
 
-    Where the first batch called each of them once, later batches that call them in the same order end at the last: what a block
-    still computes from there is of no use here.
+    Where the first batch called each of them once, later batches that call them in the same order
+    end at the last: what a block still computes from there is of no use here.
     """
     order: list[nn.Module] = []
     met: list[nn.Module] = []
@@ -186,14 +194,18 @@ def watch(
 def watch_inputs(
     block: nn.Module, states: States, see: Callable[[nn.Module, Tensor], None], layers: Any = None
 ) -> None:
-    """`watch` with x as (tokens, in), float32. `layers`: only these modules; by default every linear layer of the block."""
+    """`watch` with x as (tokens, in), float32.
+
+    `layers`: only these modules; by default every linear layer of the block.
+    """
     watched = list(linears(block).values()) if layers is None else list(layers)
     watch(block, states, watched, lambda module, x: see(module, x.reshape(-1, x.shape[-1]).float()))
 
 
 @torch.no_grad()
 def inputs_of(model: nn.Module, ids: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """What enters the linear layers of these names when the model reads token ids (sequences, context): (tokens, in), float32 at least.
+    """What enters the linear layers of these names when the model reads token ids (sequences,
+    context): (tokens, in), float32 at least.
 
     Raises CompressionError for a name that `linears` does not have.
     """

@@ -1,4 +1,6 @@
-"""Fewer weights: scores, masks, structure, schedules, and what sparsity is worth in bytes and seconds."""
+"""Fewer weights: scores, masks, structure, schedules, and what sparsity is worth in bytes and
+seconds.
+"""
 
 from . import (
     anatomy,

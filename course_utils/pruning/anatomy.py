@@ -32,7 +32,10 @@ WHOLE_BLOCKS = "a block goes whole or stays whole, so that there is nothing to s
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Names inside a block. `attention_in` and `mlp_in` read the residual stream, the outs write to it."""
+    """Names inside a block.
+
+    `attention_in` and `mlp_in` read the residual stream, the outs write to it.
+    """
 
     attention_in: tuple[str, ...]
     attention_out: str
@@ -56,7 +59,10 @@ KNOWN = (
 
 
 def of(model: PreTrainedModel) -> Anatomy:
-    """The anatomy of a model's blocks. Raises CompressionError for one that is not known or not dense."""
+    """The anatomy of a model's blocks.
+
+    Raises CompressionError for one that is not known or not dense.
+    """
     names = set(walk.linears(walk.blocks(model)[0]))
     for anatomy in KNOWN:
         if names >= {
@@ -73,7 +79,9 @@ def of(model: PreTrainedModel) -> Anatomy:
 
 
 def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
-    """Raises CompressionError if attention holds more than its projections and norms of one head, all `size` wide."""
+    """Raises CompressionError if attention holds more than its projections and norms of one head,
+    all `size` wide.
+    """
     known = (*parts.attention_in, parts.attention_out)
     inside = parts.attention_out.partition(".")[0]
     for name, parameter in walk.blocks(model)[0].get_submodule(inside).named_parameters():
@@ -87,7 +95,9 @@ def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
 
 
 def check_model(model: nn.Module, *, by_block: bool = False) -> None:
-    """Raises CompressionError unless this is a Hugging Face model with finite values and without adapters; see `walk.check_model`."""
+    """Raises CompressionError unless this is a Hugging Face model with finite values and without
+    adapters; see `walk.check_model`.
+    """
     walk.check_model(model, by_block=by_block)
     if not isinstance(model, PreTrainedModel):
         raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
@@ -95,7 +105,9 @@ def check_model(model: nn.Module, *, by_block: bool = False) -> None:
 
 
 def take(module: nn.Module, *, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
-    """Keep only these outputs (rows, with their biases) or inputs (columns) of a linear layer, in place."""
+    """Keep only these outputs (rows, with their biases) or inputs (columns) of a linear layer, in
+    place.
+    """
     weight = walk.weight_of(module)
     if rows is not None:
         weight = weight[rows]
@@ -119,8 +131,10 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
 
 
 def smaller_config(config: Any, **changes: Any) -> Any:
-    """A copy of a config with these fields changed, of a model with towers those of its language model. Raises CompressionError
-    if the model type does not allow them.
+    """A copy of a config with these fields changed, of a model with towers those of its language
+    model.
+
+    Raises CompressionError if the model type does not allow them.
     """
     new = copy.deepcopy(config)
     try:
@@ -136,11 +150,13 @@ def smaller_config(config: Any, **changes: Any) -> Any:
 
 
 def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str, Any]:
-    """The fields of a config that say something of single blocks, for the blocks `chosen` in this order.
+    """The fields of a config that say something of single blocks, for the blocks `chosen` in this
+    order.
 
-    Lists with an entry for each block, pairs of kinds and counts (GPT-Neo), lists of numbers of blocks (Bamba); which blocks have experts, as
-    DeepSeek (the first k have none), Qwen (a list of those without, beside a rhythm), ERNIE (a first and a last one) and Jamba (`RHYTHMS`) say
-    it. Raises CompressionError where such a config cannot say it of the blocks that stay.
+    Lists with an entry for each block, pairs of kinds and counts (GPT-Neo), lists of numbers of
+    blocks (Bamba); which blocks have experts, as DeepSeek (the first k have none), Qwen (a list of
+    those without, beside a rhythm), ERNIE (a first and a last one) and Jamba (`RHYTHMS`) say it.
+    Raises CompressionError where such a config cannot say it of the blocks that stay.
     """
     told = config.to_dict()
     fields: dict[str, Any] = {
@@ -196,7 +212,10 @@ def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str,
 
 
 def _rhythm(which: list[bool], period: str, offset: str, about: str) -> dict[str, int]:
-    """The fields that say n mod period = offset of exactly these blocks n. Raises CompressionError if none do."""
+    """The fields that say n mod period = offset of exactly these blocks n.
+
+    Raises CompressionError if none do.
+    """
     for p in range(1, len(which) + 2):
         for o in range(p):
             if which == [n % p == o for n in range(len(which))]:
@@ -208,7 +227,10 @@ def _rhythm(which: list[bool], period: str, offset: str, about: str) -> dict[str
 
 
 def config_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedConfig:
-    """A copy of a config for a model with the blocks `chosen` alone. Raises CompressionError, and as `said_of_blocks`, where it cannot be one."""
+    """A copy of a config for a model with the blocks `chosen` alone.
+
+    Raises CompressionError, and as `said_of_blocks`, where it cannot be one.
+    """
     fields = said_of_blocks(config.get_text_config(), chosen)
     try:
         return smaller_config(config, num_hidden_layers=len(chosen), **fields)
@@ -220,10 +242,13 @@ def config_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> Pretrai
 
 
 def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
-    """Raises CompressionError, before any work, for a model of which blocks cannot go. `free`: any of them may, not neighbours only.
+    """Raises CompressionError, before any work, for a model of which blocks cannot go.
 
-    Its blocks use each other's keys and values (Gemma 3n, Gemma 4); tensors outside of the blocks hold something for each of
-    them; its config cannot be written for fewer, or says by a rhythm which blocks are of which kind (Jamba).
+    `free`: any of them may, not neighbours only.
+
+    Its blocks use each other's keys and values (Gemma 3n, Gemma 4); tensors outside of the blocks
+    hold something for each of them; its config cannot be written for fewer, or says by a rhythm
+    which blocks are of which kind (Jamba).
     """
     config, total = model.config.get_text_config(), len(walk.blocks(model))
     kind, told = config.model_type, config.to_dict()
@@ -248,7 +273,9 @@ def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
 
 
 def rebuild(model: PreTrainedModel, config: Any, tensors: dict[str, Tensor]) -> PreTrainedModel:
-    """An ordinary model of this config with these tensors, where `model` was (device, precision, mode)."""
+    """An ordinary model of this config with these tensors, where `model` was (device, precision,
+    mode).
+    """
     attention = getattr(model.config, "_attn_implementation", None)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         new = type(model)._from_config(

@@ -27,14 +27,19 @@ Settings = Mapping[str, Mapping[str, Any]]  # by layer
 def make_masks(
     scores: Mapping[str, Tensor], sparsity: float = 0.5, pattern: str | None = None
 ) -> dict[str, Tensor]:
-    """A mask for every score. Patterns as in `masks.make`, and 'global': one ranking over all layers together."""
+    """A mask for every score.
+
+    Patterns as in `masks.make`, and 'global': one ranking over all layers together.
+    """
     if pattern == "global":
         return mask_functions.across(dict(scores), sparsity)
     return {name: mask_functions.make(score, sparsity, pattern) for name, score in scores.items()}
 
 
 def masks_of(scores: Mapping[str, Tensor], own: Settings) -> dict[str, Tensor]:
-    """A mask for every score at its layer's own `sparsity` and `pattern`; 'global' ranks layers together that have the same of both."""
+    """A mask for every score at its layer's own `sparsity` and `pattern`; 'global' ranks layers
+    together that have the same of both.
+    """
     together: dict[tuple, dict[str, Tensor]] = {}
     for name, score in scores.items():
         together.setdefault((own[name]["sparsity"], own[name]["pattern"]), {})[name] = score
@@ -53,8 +58,8 @@ def stricter(
     pattern: str | None = None,
     own: Settings | None = None,
 ) -> dict[str, Tensor]:
-    """Masks at this sparsity (or at each layer's `own`, as in `masks_of`) in which nothing that is gone comes back: pruned
-    weights get the lowest score of all.
+    """Masks at this sparsity (or at each layer's `own`, as in `masks_of`) in which nothing that is
+    gone comes back: pruned weights get the lowest score of all.
     """
     lowest = min(float(score.min()) for score in scores.values())
     lowest -= max(1.0, abs(lowest))  # by 1 alone a float32 of 10⁸ stays what it is
@@ -68,7 +73,10 @@ def stricter(
 
 
 def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
-    """The layers that the masks name. Raises CompressionError for an unknown name or a shape that differs."""
+    """The layers that the masks name.
+
+    Raises CompressionError for an unknown name or a shape that differs.
+    """
     layers = walk.compressible(model)
     for name, mask in masks.items():
         if name not in layers:
@@ -85,9 +93,12 @@ def check_masks(model: nn.Module, masks: Masks) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def apply(model: nn.Module, masks: Masks) -> None:
-    """Set the weights outside the masks to zero, in place. Masks are (out, in), also for GPT-2's Conv1D.
+    """Set the weights outside the masks to zero, in place.
 
-    Raises CompressionError for a mask that is not boolean or does not fit; no weight has changed then.
+    Masks are (out, in), also for GPT-2's Conv1D.
+
+    Raises CompressionError for a mask that is not boolean or does not fit; no weight has changed
+    then.
     """
     layers = check_masks(model, masks)
     for name, mask in masks.items():
@@ -106,9 +117,11 @@ def zero_outside(module: nn.Module, mask: Tensor) -> None:
 
 
 def hold(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer) -> Any:
-    """Apply the masks now and after every step of the optimizer, whose momentum would move pruned weights.
+    """Apply the masks now and after every step of the optimizer, whose momentum would move pruned
+    weights.
 
-    Returns a handle; `handle.remove()` lets the weights go. `masks` may be a dict that grows stricter meanwhile.
+    Returns a handle; `handle.remove()` lets the weights go. `masks` may be a dict that grows
+    stricter meanwhile.
     """
     apply(model, masks)
     return optimizer.register_step_post_hook(lambda *_: apply(model, masks))
@@ -121,10 +134,12 @@ def each_step(
     before: Callable[[], None] | None = None,
     after: Callable[[int], None] | None = None,
 ) -> Iterator[None]:
-    """While this context is open: call before() and after(step) around each step that any optimizer takes on `model`.
+    """While this context is open: call before() and after(step) around each step that any optimizer
+    takes on `model`.
 
-    For training loops that keep their optimizer to themselves. `step` counts from 1 and is the optimizer's own
-    count, so that it goes on where a resumed run goes on; the steps of one that does not count (SGD) are counted here.
+    For training loops that keep their optimizer to themselves. `step` counts from 1 and is the
+    optimizer's own count, so that it goes on where a resumed run goes on; the steps of one that
+    does not count (SGD) are counted here.
     """
     taken = 0
 
@@ -161,7 +176,9 @@ def each_step(
 
 
 def facts_of(layers: Mapping[str, nn.Module], pruned: Iterable[str]) -> walk.Facts:
-    """What a method that goes block by block tells of layers: zeros, weights, and whether it worked on them."""
+    """What a method that goes block by block tells of layers: zeros, weights, and whether it worked
+    on them.
+    """
     return {
         name: told_of(walk.weight_of(module) == 0, name in pruned)
         for name, module in layers.items()
@@ -169,7 +186,9 @@ def facts_of(layers: Mapping[str, nn.Module], pruned: Iterable[str]) -> walk.Fac
 
 
 def told_of(gone: Tensor, pruned: bool) -> dict[str, float]:
-    """What `sparsity_from` wants to know of one layer: where its zeros are, and whether the method worked on it."""
+    """What `sparsity_from` wants to know of one layer: where its zeros are, and whether the method
+    worked on it.
+    """
     return {
         "zeros": int(gone.sum()),
         "size": gone.numel(),
@@ -210,8 +229,9 @@ def prune(
     """One-shot pruning by any scores with any mask. Works on a copy; `model` is unchanged.
 
     `scores` maps names of linear layers to tensors (out, in), higher = keep, as the functions of
-    `pruning.scores` make them; layers without a score stay dense. `ignore` and `per_layer` (of sparsity and pattern) as in
-    `selection.choose`; 'global' ranks together what has the same settings.
+    `pruning.scores` make them; layers without a score stay dense. `ignore` and `per_layer` (of
+    sparsity and pattern) as in `selection.choose`; 'global' ranks together what has the same
+    settings.
     Raises CompressionError for scores that do not fit the model, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()

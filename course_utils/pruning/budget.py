@@ -1,7 +1,9 @@
-"""Hit a size exactly while training: the augmented Lagrangian of one constraint (Hestenes, 1969; for L0 gates: Wang et al., 2020).
+"""Hit a size exactly while training: the augmented Lagrangian of one constraint (Hestenes, 1969;
+for L0 gates: Wang et al., 2020).
 
-To minimize L under c = 0 (the size that is expected minus the one that is wanted), add λ c + ½ ρ c² and after each step λ ← λ + ρ c. A
-fixed λ needs a search for the one that gives the size; this λ finds it.
+To minimize L under c = 0 (the size that is expected minus the one that is wanted), add λ c + ½ ρ c²
+and after each step λ ← λ + ρ c. A fixed λ needs a search for the one that gives the size; this λ
+finds it.
 """
 
 from dataclasses import dataclass

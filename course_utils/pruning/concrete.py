@@ -1,14 +1,18 @@
-"""Gates between 0 and 1 that can be trained: the binary concrete and the hard concrete distribution, concrete dropout.
+"""Gates between 0 and 1 that can be trained: the binary concrete and the hard concrete
+distribution, concrete dropout.
 
-A gate that is open with probability σ(α) has no gradient. Its binary concrete relaxation (Maddison et al., 2017) has one:
+A gate that is open with probability σ(α) has no gradient. Its binary concrete relaxation (Maddison
+et al., 2017) has one:
 
     s = σ((ln u − ln(1 − u) + α) / β),  u uniform in (0, 1)
 
-but is never exactly 0. The hard concrete gate (Louizos et al., 2018) stretches s to (γ, ζ) ∋ 0, 1 and clips:
+but is never exactly 0. The hard concrete gate (Louizos et al., 2018) stretches s to (γ, ζ) ∋ 0, 1
+and clips:
 
     z = clip(s (ζ − γ) + γ, 0, 1),     P(z ≠ 0) = σ(α − β ln(−γ / ζ))
 
-so that z is 0 with a probability that is known in closed form, and whose sum can be bounded by a budget.
+so that z is 0 with a probability that is known in closed form, and whose sum can be bounded by a
+budget.
 """
 
 import math
@@ -42,7 +46,10 @@ def binary(alpha: Tensor, noise: Tensor, beta: float = BETA) -> Tensor:
 def hard(
     alpha: Tensor, noise: Tensor, beta: float = BETA, gamma: float = GAMMA, zeta: float = ZETA
 ) -> Tensor:
-    """Z = clip(s (ζ − γ) + γ, 0, 1): exactly 0 and exactly 1 with positive probability. Raises CompressionError unless γ < 0 and ζ > 1."""
+    """Z = clip(s (ζ − γ) + γ, 0, 1): exactly 0 and exactly 1 with positive probability.
+
+    Raises CompressionError unless γ < 0 and ζ > 1.
+    """
     _check_stretch(gamma, zeta)
     return (binary(alpha, noise, beta) * (zeta - gamma) + gamma).clamp(0, 1)
 
@@ -89,15 +96,19 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def dropout_penalty(p: Tensor, weight: Tensor, *, length: float = 1.0, examples: int = 1) -> Tensor:
-    """What concrete dropout adds to the mean loss (Gal et al., 2017, eq. 3): Σ_j (ℓ² (1 − p_j) ‖w_j‖² / 2 − H(p_j)) / examples.
+    """What concrete dropout adds to the mean loss (Gal et al., 2017, eq. 3): Σ_j (ℓ² (1 − p_j)
+    ‖w_j‖² / 2 − H(p_j)) / examples.
 
-    p (in,): the probability that input j is dropped; w_j: the column of `weight` (out, in) that reads it; ℓ: the prior's length.
+    p (in,): the probability that input j is dropped; w_j: the column of `weight` (out, in) that
+    reads it; ℓ: the prior's length.
     """
     return (length**2 * (1 - p) * weight.square().sum(0) / 2 - entropy(p)).sum() / examples
 
 
 def drop_gate(logit: Tensor, noise: Tensor, beta: float = 0.1) -> Tensor:
-    """Concrete dropout's gate z = 1 − s with s = σ((noise + logit) / β) and p = σ(logit), to multiply an input; divide it by 1 − p."""
+    """Concrete dropout's gate z = 1 − s with s = σ((noise + logit) / β) and p = σ(logit), to
+    multiply an input; divide it by 1 − p.
+    """
     return 1 - binary(logit, noise, beta)
 
 

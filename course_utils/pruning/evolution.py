@@ -1,6 +1,8 @@
-"""Search for the best subnet under a budget: by evolution, by chance, and by trying all (Real et al., 2019; Guo et al., 2020).
+"""Search for the best subnet under a budget: by evolution, by chance, and by trying all (Real et
+al., 2019; Guo et al., 2020).
 
-`score(subnet)` is what should be small; `allowed(subnet)` says whether it keeps the budget. Each subnet is scored once.
+`score(subnet)` is what should be small; `allowed(subnet)` says whether it keeps the budget. Each
+subnet is scored once.
 """
 
 import random
@@ -56,7 +58,9 @@ def drawn(
     known: dict[Subnet, float],
     make: Callable[[], Subnet],
 ) -> Subnet | None:
-    """A subnet by `make` that is allowed and not known yet; after a hundred tries by chance from the space; at last None."""
+    """A subnet by `make` that is allowed and not known yet; after a hundred tries by chance from
+    the space; at last None.
+    """
     for attempt in range(600):
         subnet = make() if attempt < 100 else space.draw(rng)
         if allowed(subnet) and subnet not in known:
@@ -88,7 +92,8 @@ def evolve(
     rate: float = 0.4,
     seed: int = 0,
 ) -> Search:
-    """Begin with `population` draws; then again and again a child of the best `parents` so far, half of them mutants, half crossings.
+    """Begin with `population` draws; then again and again a child of the best `parents` so far,
+    half of them mutants, half crossings.
 
     Ends after `evaluations` different subnets, or where no new one is found.
     Raises CompressionError for counts that make no sense, or where no subnet is allowed.

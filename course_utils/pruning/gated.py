@@ -1,8 +1,9 @@
-"""Prune by gates that are trained: hard concrete gates on weights or inputs, under a size (L0 regularization: Louizos et al., 2018).
+"""Prune by gates that are trained: hard concrete gates on weights or inputs, under a size (L0
+regularization: Louizos et al., 2018).
 
-Each weight, or each input of a layer, is multiplied by a gate z. Training moves the gates' α towards the original's answers, while
-`budget.Lagrangian` holds the expected share of open gates at the target. At the end exactly the wanted number of weights stays,
-those with the largest α.
+Each weight, or each input of a layer, is multiplied by a gate z. Training moves the gates' α
+towards the original's answers, while `budget.Lagrangian` holds the expected share of open gates at
+the target. At the end exactly the wanted number of weights stays, those with the largest α.
 """
 
 import time
@@ -25,7 +26,9 @@ GATES = ("hard", "soft")
 
 
 def start_alpha(score: Tensor, sparsity: float, spread: float) -> Tensor:
-    """α in the order of a score within its row, as Wanda compares: `spread` · (ln score − c) / deviation, with `sparsity` of each row below 0."""
+    """α in the order of a score within its row, as Wanda compares: `spread` · (ln score − c) /
+    deviation, with `sparsity` of each row below 0.
+    """
     logs = score.clamp(min=1e-12).log()
     order = logs.sort(dim=1).values
     gone = min(max(1, masks.removed(logs.shape[1], sparsity)), logs.shape[1] - 1)
@@ -38,13 +41,19 @@ def prune(
     learning_rate: float = 0.1, start: str = "wanda", spread: float = 12.0, rho: float = 10.0,
     fold: bool = False, seed: int = 0, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Train a gate for each weight ('weight') or each input of a layer ('input'); the weights stay. Works on a copy.
+    """Train a gate for each weight ('weight') or each input of a layer ('input'); the weights stay.
 
-    `sparsity`: the share of gated weights that are 0 at the end, all layers ranked together; exactly so many gates close. `gates`: 'hard', or
-    'soft' (binary concrete), which is never 0 while it trains. `start`: gates begin in the order of this score. The loss is
-    KL(original ‖ gated) + the Lagrangian of the expected share. `fold`: multiply what stays by its gate without noise; by default it keeps its value. `data`: token ids (sequences, context).
-    `ignore`, `per_layer` (of sparsity) as in `apply.prune`: layers of one sparsity are ranked together.
-    `details`: the loss, the expected sparsity and λ of each step, and `soft`, the share of trained gates strictly between 0 and 1.
+    Works on a copy.
+
+    `sparsity`: the share of gated weights that are 0 at the end, all layers ranked together;
+    exactly so many gates close. `gates`: 'hard', or 'soft' (binary concrete), which is never 0
+    while it trains. `start`: gates begin in the order of this score. The loss is KL(original ‖
+    gated) + the Lagrangian of the expected share. `fold`: multiply what stays by its gate without
+    noise; by default it keeps its value. `data`: token ids (sequences, context).
+    `ignore`, `per_layer` (of sparsity) as in `apply.prune`: layers of one sparsity are ranked
+    together.
+    `details`: the loss, the expected sparsity and λ of each step, and `soft`, the share of trained
+    gates strictly between 0 and 1.
     Raises CompressionError for bad settings, empty data, or a loss that is not finite.
     """
     began = time.perf_counter()
@@ -135,7 +144,9 @@ def prune(
 
 
 def _inputs(alpha: dict[str, Tensor], rows: dict[str, int], sparsity: float) -> dict[str, Tensor]:
-    """Whole inputs close, the smallest α first, until `sparsity` of the weights are behind closed gates (to the nearest input)."""
+    """Whole inputs close, the smallest α first, until `sparsity` of the weights are behind closed
+    gates (to the nearest input).
+    """
     flat = torch.cat([a.detach().flatten() for a in alpha.values()])
     sizes = torch.cat([torch.full((a.numel(),), float(rows[n])) for n, a in alpha.items()])
     order = flat.argsort(stable=True)

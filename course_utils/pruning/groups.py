@@ -1,7 +1,8 @@
-"""Groups of inputs of one linear layer: what a group is worth, and how the rest can take over its work.
+"""Groups of inputs of one linear layer: what a group is worth, and how the rest can take over its
+work.
 
-A layer computes Y = X Wᵀ with X (tokens, in). Its inputs come in groups g of `size` neighbours: one MLP channel
-(size 1), one attention head (head_dim). H = (2/N) XᵀX.
+A layer computes Y = X Wᵀ with X (tokens, in). Its inputs come in groups g of `size` neighbours: one
+MLP channel (size 1), one attention head (head_dim). H = (2/N) XᵀX.
 """
 
 from numbers import Integral, Real
@@ -56,7 +57,8 @@ def members(groups: Tensor, size: int) -> Tensor:
 
 
 def compensated(weight: Tensor, H: Tensor, columns: Tensor, damping: float = 1e-4) -> Tensor:
-    """W′ (out, kept) = W H[:, K] H[K, K]⁻¹, the least-squares fit of X Wᵀ by the inputs K that stay.
+    """W′ (out, kept) = W H[:, K] H[K, K]⁻¹, the least-squares fit of X Wᵀ by the inputs K that
+    stay.
 
     Solved in float64, with damping · mean(diag H) added to H's diagonal.
     """
@@ -66,7 +68,8 @@ def compensated(weight: Tensor, H: Tensor, columns: Tensor, damping: float = 1e-
 
 
 def how_many(n: int, keep: int | float, what: str) -> int:
-    """`keep` as a count: an int is one already, a float is a fraction of n (to the nearest, at least 1).
+    """`keep` as a count: an int is one already, a float is a fraction of n (to the nearest, at
+    least 1).
 
     Raises CompressionError unless 1 ≤ count ≤ n.
     """

@@ -1,8 +1,11 @@
 """Choosing by gradient: the Gumbel-max trick, its soft form, and masks over N:M patterns.
 
-A draw from softmax(ℓ) is argmax(ℓ + g) with g_i = −ln(−ln u_i), u uniform (Gumbel, 1954). The argmax has no gradient;
-softmax((ℓ + g) / τ) has one, and tends to the draw for τ → 0 (Jang et al., 2017; Maddison et al., 2017).
-Over the patterns that keep N of M neighbours it is a mask that can be learned (MaskLLM: Fang et al., 2024).
+A draw from softmax(ℓ) is argmax(ℓ + g) with g_i = −ln(−ln u_i), u uniform (Gumbel, 1954). The
+argmax has no gradient;
+softmax((ℓ + g) / τ) has one, and tends to the draw for τ → 0 (Jang et al., 2017; Maddison et al.,
+2017).
+Over the patterns that keep N of M neighbours it is a mask that can be learned (MaskLLM: Fang et
+al., 2024).
 """
 
 import itertools
@@ -69,17 +72,22 @@ def straight_through(soft: Tensor) -> Tensor:
 
 
 def as_mask(choice: Tensor, kept: Tensor) -> Tensor:
-    """The weights' part in a choice among patterns: (out, groups, k) with `patterns` (k, m) → (out, groups · m)."""
+    """The weights' part in a choice among patterns: (out, groups, k) with `patterns` (k, m) → (out,
+    groups · m).
+    """
     return (choice @ kept.to(choice)).flatten(1)
 
 
 def best(logits: Tensor, kept: Tensor) -> Tensor:
-    """The mask (out, groups · m) of the pattern with the largest logit of each group; bool, exactly n of each m."""
+    """The mask (out, groups · m) of the pattern with the largest logit of each group; bool, exactly
+    n of each m.
+    """
     return kept.to(logits.device).bool()[logits.argmax(-1)].flatten(1)
 
 
 def prior(score: Tensor, kept: Tensor, strength: float) -> Tensor:
-    """Logits (out, groups, k) that favour what a score (out, in) favours: strength · the share of Σ score² that a pattern keeps.
+    """Logits (out, groups, k) that favour what a score (out, in) favours: strength · the share of Σ
+    score² that a pattern keeps.
 
     Where all scores of a group are 0, all patterns get the same.
     """

@@ -1,8 +1,10 @@
-"""N:M masks learned by gradient descent while the weights stay as they are (MaskLLM: Fang et al., 2024).
+"""N:M masks learned by gradient descent while the weights stay as they are (MaskLLM: Fang et al.,
+2024).
 
-Each group of M inputs of a row has a logit for each of its (M choose N) patterns. A step draws a soft pattern for each group by
-`gumbel.relaxed`, runs the model with M ⊙ W, and moves the logits towards the original's answers. τ falls from soft to nearly
-hard. At the end each group takes its best pattern: exactly N of each M, and no weight has moved.
+Each group of M inputs of a row has a logit for each of its (M choose N) patterns. A step draws a
+soft pattern for each group by `gumbel.relaxed`, runs the model with M ⊙ W, and moves the logits
+towards the original's answers. τ falls from soft to nearly hard. At the end each group takes its
+best pattern: exactly N of each M, and no weight has moved.
 """
 
 import time
@@ -31,14 +33,20 @@ def prune(
     temperature: tuple[float, float] = (0.6, 0.05), start: str | None = "wanda", strength: float = 60.0, noise: float = 1.0,
     seed: int = 0, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Learn the mask of every linear layer in the blocks of a causal language model. Works on a copy; kept weights keep their values.
+    """Learn the mask of every linear layer in the blocks of a causal language model.
 
-    `data`: token ids (sequences, context); each step takes `batch` of them by chance. The loss is KL(original ‖ masked).
-    `start`: the logits begin with `strength` times the share of a group's energy that a pattern keeps, by this score; None: all equal.
-    `noise` multiplies the Gumbel noise; 0 is the control, a softmax that never tries another pattern than it prefers.
-    `details`: the loss of each step, and how many groups changed their pattern. `ignore`, `per_layer` (of pattern) as in
-    `apply.prune`.
-    Raises CompressionError for a pattern that does not fit, bad settings, empty data or a loss that is not finite.
+    Works on a copy; kept weights keep their values.
+
+    `data`: token ids (sequences, context); each step takes `batch` of them by chance. The loss is
+    KL(original ‖ masked).
+    `start`: the logits begin with `strength` times the share of a group's energy that a pattern
+    keeps, by this score; None: all equal.
+    `noise` multiplies the Gumbel noise; 0 is the control, a softmax that never tries another
+    pattern than it prefers.
+    `details`: the loss of each step, and how many groups changed their pattern. `ignore`,
+    `per_layer` (of pattern) as in `apply.prune`.
+    Raises CompressionError for a pattern that does not fit, bad settings, empty data or a loss that
+    is not finite.
     """
     began = time.perf_counter()
     check_model(model)
@@ -100,7 +108,10 @@ def prune(
 
 
 def _patterns(pattern: object, name: str, columns: int) -> Tensor:
-    """The choices of 'N:M' for a layer with so many inputs. Raises CompressionError for another pattern, or an M that does not fit."""
+    """The choices of 'N:M' for a layer with so many inputs.
+
+    Raises CompressionError for another pattern, or an M that does not fit.
+    """
     pair = masks.parse(pattern, ":") if isinstance(pattern, str) else None
     if pair is None:
         raise CompressionError(

@@ -1,12 +1,15 @@
-"""Lottery tickets: does a sparse network learn as well as the dense one, if it starts where the dense one started?
+"""Lottery tickets: does a sparse network learn as well as the dense one, if it starts where the
+dense one started?
 
-Iterative magnitude pruning (Frankle & Carbin, 2019): train, take away the smallest weights, put those that stay back
-to their values at initialization, and again. Rewinding (Frankle et al., 2020) puts them back to an early step
-k instead. Two controls tell what matters: the ticket's mask from other initial weights, and a random mask of as
-many weights in each layer from the same initial weights.
+Iterative magnitude pruning (Frankle & Carbin, 2019): train, take away the smallest weights, put
+those that stay back to their values at initialization, and again. Rewinding (Frankle et al., 2020)
+puts them back to an early step k instead. Two controls tell what matters: the ticket's mask from
+other initial weights, and a random mask of as many weights in each layer from the same initial
+weights.
 
-Going back to step k is done by going there again: training is deterministic, so the dense network is trained for k
-steps as the first time, then the mask is put on. The optimizer's state and the batches are those of step k as well.
+Going back to step k is done by going there again: training is deterministic, so the dense network
+is trained for k steps as the first time, then the mask is put on. The optimizer's state and the
+batches are those of step k as well.
 """
 
 import copy
@@ -71,11 +74,12 @@ def find(
     rewind: int = 0,
     pattern: str | None = None,
 ) -> list[Ticket]:
-    """The dense network and the ticket of each round: `rounds` times, `rate` of the weights that are left go.
+    """The dense network and the ticket of each round: `rounds` times, `rate` of the weights that
+    are left go.
 
-    `model` holds the initial weights and stays as it is. `rewind`: the step k that the weights go back to, 0 for
-    initialization. `pattern`: as in `apply.make_masks`. Raises CompressionError for a bad rate, number of rounds or
-    step.
+    `model` holds the initial weights and stays as it is. `rewind`: the step k that the weights go
+    back to, 0 for initialization. `pattern`: as in `apply.make_masks`. Raises CompressionError for
+    a bad rate, number of rounds or step.
     """
     if not 0 < rate < 1:
         raise CompressionError(
@@ -113,8 +117,9 @@ def experiment(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Test accuracy on scikit-learn's digits, a row for each seed and sparsity.
 
-    'ticket' starts at initialization, 'rewound' at step `rewind`, 'random mask' and 'reinitialized' are the controls of
-    'ticket'. All of them train for `steps` steps on the same batches. `every`: the controls of every so many rounds.
+    'ticket' starts at initialization, 'rewound' at step `rewind`, 'random mask' and 'reinitialized'
+    are the controls of 'ticket'. All of them train for `steps` steps on the same batches. `every`:
+    the controls of every so many rounds.
     """
     rows = []
     for seed in seeds:

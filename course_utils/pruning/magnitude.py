@@ -22,8 +22,9 @@ def prune(
 ) -> Compressed:
     """Remove the weights with the smallest |θ|, with no data and no training.
 
-    `pattern`: 'per_layer' (each layer loses the same fraction; the default), 'per_row', 'global' (one ranking over
-    all layers), 'N:M', 'RxC', 'rows', 'columns'. Embeddings, norms and the output head stay. Works on a copy.
+    `pattern`: 'per_layer' (each layer loses the same fraction; the default), 'per_row', 'global'
+    (one ranking over all layers), 'N:M', 'RxC', 'rows', 'columns'. Embeddings, norms and the output
+    head stay. Works on a copy.
     Layers in whose names a regular expression of `ignore` is found stay dense; `per_layer` as in
     `apply.prune`.
     Raises CompressionError for NaN weights, or a bad sparsity or pattern.

@@ -1,6 +1,8 @@
-"""What methods that learn masks share: masked weights in the place of a model's own, and steps towards the original's answers.
+"""What methods that learn masks share: masked weights in the place of a model's own, and steps
+towards the original's answers.
 
-The model stays as it is. Its weights are given as M ⊙ W to one forward pass at a time, so that gradients reach what M is made of.
+The model stays as it is. Its weights are given as M ⊙ W to one forward pass at a time, so that
+gradients reach what M is made of.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,7 +35,9 @@ def check_training(steps: int, batch: int, learning_rate: float) -> None:
 
 
 def logits_with(model: nn.Module, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """The logits of the model with these weights (out, in) in the place of its own; differentiable in them."""
+    """The logits of the model with these weights (out, in) in the place of its own; differentiable
+    in them.
+    """
     layers = walk.compressible(model)
     turned = {
         f"{name}.weight": w.T if isinstance(layers[name], Conv1D) else w
@@ -55,9 +59,11 @@ def descend(
     model: Any, weights: Weights, learned: Iterable[Tensor], data: Tensor, *, steps: int, batch: int, learning_rate: float, seed: int,
     title: str, penalty: Callable[[int], Tensor] | None = None, after: Callable[[int], None] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Adam on the tensors `learned`, so that the model with `weights(step)` answers as it does with its own; the loss of each step.
+    """Adam on the tensors `learned`, so that the model with `weights(step)` answers as it does with
+    its own; the loss of each step.
 
-    `penalty(step)` is added to the divergence; `after(step)` runs behind each step. The learning rate falls linearly to a tenth.
+    `penalty(step)` is added to the divergence; `after(step)` runs behind each step. The learning
+    rate falls linearly to a tenth.
     Raises CompressionError when the loss is not finite.
     """
     learned = list(learned)
@@ -89,7 +95,9 @@ def descend(
 def starting_scores(
     model: Any, data: Tensor, names: Iterable[str], start: str
 ) -> dict[str, Tensor]:
-    """The scores (out, in) that a learned mask begins with: 'magnitude', or 'wanda' with the inputs of the dense model."""
+    """The scores (out, in) that a learned mask begins with: 'magnitude', or 'wanda' with the inputs
+    of the dense model.
+    """
     layers = walk.compressible(model)
     chosen = {name: walk.exact(walk.weight_of(layers[name])).abs() for name in names}
     if start == "magnitude":

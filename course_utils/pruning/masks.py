@@ -1,7 +1,9 @@
-"""Masks: which weights stay. A mask is a boolean tensor shaped as the score, True where the weight is kept.
+"""Masks: which weights stay.
 
-Every function here takes a score (higher = keep) of shape (out, in) and ranks it. Counts are exact, equal scores
-are settled in favour of the lower index, and masks of growing sparsity are nested.
+A mask is a boolean tensor shaped as the score, True where the weight is kept.
+
+Every function here takes a score (higher = keep) of shape (out, in) and ranks it. Counts are exact,
+equal scores are settled in favour of the lower index, and masks of growing sparsity are nested.
 """
 
 import math
@@ -54,7 +56,9 @@ def per_layer(score: Tensor, sparsity: float) -> Tensor:
 
 
 def per_row(score: Tensor, sparsity: float) -> Tensor:
-    """The lowest-scored fraction of each row (output) goes, so that every row keeps the same number."""
+    """The lowest-scored fraction of each row (output) goes, so that every row keeps the same
+    number.
+    """
     score = check_score(score)
     columns = score.shape[1]
     return top(score, columns - removed(columns, sparsity))

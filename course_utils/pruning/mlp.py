@@ -1,4 +1,6 @@
-"""Which layers make and read the channels of a block's MLP: from a list of names, or found by running a block (`models.readers`)."""
+"""Which layers make and read the channels of a block's MLP: from a list of names, or found by
+running a block (`models.readers`).
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,11 @@ FIELDS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 @dataclass(frozen=True)
 class Channels:
-    """`out` reads the channels. Channel i is made by the outputs `made[name][i]` of each layer `name`. `width`: the config's name."""
+    """`out` reads the channels.
+
+    Channel i is made by the outputs `made[name][i]` of each layer `name`. `width`: the config's
+    name.
+    """
 
     out: str
     made: dict[str, Tensor]
@@ -27,7 +33,11 @@ class Channels:
 
 
 def of(model: PreTrainedModel) -> Channels:
-    """The MLP's channels in each block. Raises CompressionError, naming the model, where none are found or the config has no number of them."""
+    """The MLP's channels in each block.
+
+    Raises CompressionError, naming the model, where none are found or the config has no number of
+    them.
+    """
     if experts.fused(model) or experts.names_of_listed(model):
         raise CompressionError(
             f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt."
@@ -51,7 +61,9 @@ def of(model: PreTrainedModel) -> Channels:
 
 
 def _more_inside(block: nn.Module, known: anatomy.Anatomy) -> bool:
-    """Whether the MLP holds parameters beside those of its layers, such as a norm over its channels (BitNet)."""
+    """Whether the MLP holds parameters beside those of its layers, such as a norm over its channels
+    (BitNet).
+    """
     inside, _, _ = known.mlp_out.rpartition(".")
     layers = tuple(f"{name}." for name in (*known.mlp_in, known.mlp_out))
     return bool(inside) and any(
@@ -95,7 +107,9 @@ def _noisy(out: Tensor, rows: Tensor, first_token: bool = False) -> Tensor:
 
 
 def _made_by(probe: readers.Probe, source: str, out: str, size: int) -> Tensor | None:
-    """(size, k): the outputs of `source` that make each input of `out`, if changing some of them changes exactly those inputs."""
+    """(size, k): the outputs of `source` that make each input of `out`, if changing some of them
+    changes exactly those inputs.
+    """
     rows = walk.weight_of(probe.layers[source]).shape[0]
     place = torch.arange(size)[:, None]
     layouts = {
@@ -124,7 +138,9 @@ def _mixes(probe: readers.Probe, source: str, out: str) -> bool:
 
 
 def _width(model: PreTrainedModel, out: str, made: dict[str, Tensor], size: int) -> str:
-    """The config's field that sets the number of channels: with another number, these layers and no others change."""
+    """The config's field that sets the number of channels: with another number, these layers and no
+    others change.
+    """
     config: Any = model.config
     fields = [
         name

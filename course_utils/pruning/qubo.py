@@ -1,13 +1,16 @@
-"""Which channels go together? Pruning as a quadratic problem of zeros and ones (QUBO), and ways to search it.
+"""Which channels go together?
 
-A layer's output is the sum over its inputs of h_i w_i, w_i the column of W that reads channel i. Without the channels
-marked in s (1 = removed) it misses Σ_i s_i h_i w_i, whose mean square is
+Pruning as a quadratic problem of zeros and ones (QUBO), and ways to search it.
+
+A layer's output is the sum over its inputs of h_i w_i, w_i the column of W that reads channel i.
+Without the channels marked in s (1 = removed) it misses Σ_i s_i h_i w_i, whose mean square is
 
     E(s) = sᵀ Q s,      Q = E[h hᵀ] ∘ (Wᵀ W),      Σ_i s_i = r
 
-The diagonal is what each channel costs alone; the rest says how two of them add up or cancel. With the count as a penalty,
-E(s) + P (Σ s − r)², it has the form that quantum annealers take (Lucas, 2014). **Everything here is classical**: simulated
-annealing (Kirkpatrick et al., 1983) is a random walk that sometimes goes uphill, and no quantum machine is involved.
+The diagonal is what each channel costs alone; the rest says how two of them add up or cancel. With
+the count as a penalty, E(s) + P (Σ s − r)², it has the form that quantum annealers take (Lucas,
+2014). **Everything here is classical**: simulated annealing (Kirkpatrick et al., 1983) is a random
+walk that sometimes goes uphill, and no quantum machine is involved.
 Searches give (n,) bool, True = removed, and look at Q alone. All are seeded.
 """
 
@@ -25,7 +28,9 @@ BRUTE = 20  # channels: more than a million subsets are not tried
 
 
 def matrix(weight: Tensor, H: Tensor) -> Tensor:
-    """Q (n, n) in double precision from W (out, n) and H = (2/N) XᵀX (n, n), the second moment that structured pruning takes."""
+    """Q (n, n) in double precision from W (out, n) and H = (2/N) XᵀX (n, n), the second moment that
+    structured pruning takes.
+    """
     if H.shape != (weight.shape[1],) * 2:
         raise CompressionError(
             f"H: shape {tuple(H.shape)}; the layer has {weight.shape[1]} inputs, so give ({weight.shape[1]}, {weight.shape[1]})."
@@ -41,9 +46,11 @@ def energy(Q: Tensor, removed: Tensor) -> float:
 
 
 def penalized(Q: Tensor, remove: int, strength: float) -> tuple[Tensor, float]:
-    """(Q′, c) with sᵀQ′s + c = sᵀQs + P (Σ s − r)² for every s of zeros and ones: no count has to be watched any more.
+    """(Q′, c) with sᵀQ′s + c = sᵀQs + P (Σ s − r)² for every s of zeros and ones: no count has to
+    be watched any more.
 
-    (Σs − r)² = Σ_i (1 − 2r) s_i + 2 Σ_{i<j} s_i s_j + r², since s_i² = s_i. P must exceed what a wrong count can win.
+    (Σs − r)² = Σ_i (1 − 2r) s_i + 2 Σ_{i<j} s_i s_j + r², since s_i² = s_i. P must exceed what a
+    wrong count can win.
     """
     n, _ = _checked(Q, remove)
     return Q + strength * (
@@ -83,7 +90,9 @@ def greedy(Q: Tensor, remove: int) -> Tensor:
 
 
 def descend(Q: Tensor, start: Tensor) -> Tensor:
-    """Exchange a removed channel for one that stays, always the best such swap, until no swap helps."""
+    """Exchange a removed channel for one that stays, always the best such swap, until no swap
+    helps.
+    """
     s, d = start.clone(), Q.diagonal()
     while True:
         f = Q @ s.to(Q.dtype)
@@ -111,10 +120,11 @@ def anneal(
     cold: float | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Simulated annealing by swaps, which keep the count: a swap that costs ΔE is taken with probability min(1, e^(−ΔE/T)).
+    """Simulated annealing by swaps, which keep the count: a swap that costs ΔE is taken with
+    probability min(1, e^(−ΔE/T)).
 
-    T falls geometrically from `hot` to `cold`; by default from the median of the diagonal to a thousandth
-    of it (a mean would be that of a few loud channels).
+    T falls geometrically from `hot` to `cold`; by default from the median of the diagonal to a
+    thousandth of it (a mean would be that of a few loud channels).
     `steps` swaps are tried; the best subset that was visited is given back.
     """
     n, rng = _checked(Q, remove, seed)
@@ -153,7 +163,8 @@ SEARCHES: dict[str, Callable[..., Tensor]] = {
 
 
 def chooser(search: str = "greedy", **settings) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """choose(W, H, keep): the channels that stay, for `structured.prune_mlp(score=…)`, by one of the searches above.
+    """choose(W, H, keep): the channels that stay, for `structured.prune_mlp(score=…)`, by one of
+    the searches above.
 
     Raises CompressionError for an unknown search.
     """
@@ -169,9 +180,11 @@ def chooser(search: str = "greedy", **settings) -> Callable[[Tensor, Tensor, int
 
 
 def split(weight: Tensor, H: Tensor, channels: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """(W, H) of a layer that computes the same with each of these channels twice: read by factor · w and by (1 − factor) · w.
+    """(W, H) of a layer that computes the same with each of these channels twice: read by factor ·
+    w and by (1 − factor) · w.
 
-    Each half alone looks dear and removing both costs what the channel cost: a planted interaction. New channels come last.
+    Each half alone looks dear and removing both costs what the channel cost: a planted interaction.
+    New channels come last.
     """
     W = torch.cat([weight, (1 - factor) * weight[:, channels]], 1)
     W[:, channels] *= factor

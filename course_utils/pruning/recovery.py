@@ -27,7 +27,9 @@ Losses = Callable[[Tensor], tuple[dict[str, Tensor], float]]
 def next_token(
     model: PreTrainedModel, ids: Tensor, teacher: PreTrainedModel | None = None
 ) -> Losses:
-    """For row numbers of `ids`: the cross-entropy of the next token; with a teacher, half of it and half response distillation."""
+    """For row numbers of `ids`: the cross-entropy of the next token; with a teacher, half of it and
+    half response distillation.
+    """
 
     def losses(rows: Tensor) -> tuple[dict[str, Tensor], float]:
         batch = ids[rows].to(model.device)
@@ -55,12 +57,15 @@ def train(
 ) -> Compressed:  # fmt: skip
     """Train a copy of a pruned model on token ids (n, context).
 
-    `hold`: weights that are zero stay zero (after every step, since momentum would bring them back). `teacher`:
-    usually the dense model, to learn from as well. `peak`: the default is careful; a model that has lost much recovers
-    faster with up to 1e-3, which takes from one that has lost little (docs/benchmarks.md). `validation` (m, context):
+    `hold`: weights that are zero stay zero (after every step, since momentum would bring them
+    back). `teacher`:
+    usually the dense model, to learn from as well. `peak`: the default is careful; a model that has
+    lost much recovers faster with up to 1e-3, which takes from one that has lost little
+    (docs/benchmarks.md). `validation` (m, context):
     its loss is written to the history.
     With a `folder` a killed run goes on from its last checkpoint, `every` steps apart.
-    Raises CompressionError for empty data, settings that make no sense, or a loss that is not finite.
+    Raises CompressionError for empty data, settings that make no sense, or a loss that is not
+    finite.
     """
     check_model(model)
     ids = walk.check_calibration(ids, model, whole=True)
@@ -89,9 +94,11 @@ def run(
     model: PreTrainedModel, losses: Losses, ids: Tensor, *, steps: int, peak: float, batch: int, seed: int, validation: Tensor | None, folder: str | Path | None, every: int, progress: bool, told: dict[str, Any],
     title: str,
 ) -> Fitted:  # fmt: skip
-    """`distillation.fit` with the last weights kept: the best would be those from before the pruning.
+    """`distillation.fit` with the last weights kept: the best would be those from before the
+    pruning.
 
-    A folder goes on only with the model, token ids and settings (`told` among them) that it began with.
+    A folder goes on only with the model, token ids and settings (`told` among them) that it began
+    with.
     """
     if validation is not None:
         validation = walk.check_calibration(validation, model, whole=True).to(model.device)

@@ -1,4 +1,6 @@
-"""What a layer does without some of its inputs: the moments of those it had, and the least-squares fit by those that stay."""
+"""What a layer does without some of its inputs: the moments of those it had, and the least-squares
+fit by those that stay.
+"""
 
 import warnings
 
@@ -17,7 +19,8 @@ ENOUGH = 2  # tokens an input, from which on the fit is by all that they say
 def second_moment(
     block: nn.Module, states: walk.States, layer: nn.Module, name: str = "model"
 ) -> Tensor:
-    """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block, `name` in messages.
+    """H = (2/N) XᵀX of the inputs that the states bring to one layer of a block, `name` in
+    messages.
 
     Raises CompressionError where they hold NaN or infinity.
     """
@@ -34,7 +37,10 @@ def second_moment(
 
 
 def narrow(out: nn.Module, H: Tensor, columns: Tensor, compensate: bool, tokens: int) -> None:
-    """Leave a layer these inputs only. `compensate`: its weights for them take over what they can of the others' work."""
+    """Leave a layer these inputs only.
+
+    `compensate`: its weights for them take over what they can of the others' work.
+    """
     weight = walk.weight_of(out).float()
     anatomy.set_weight(
         out,

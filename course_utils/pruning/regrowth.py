@@ -1,15 +1,16 @@
-"""Sparse from the first step, with connections that move: weights are cut and others grow, as synapses do.
+"""Sparse from the first step, with connections that move: weights are cut and others grow, as
+synapses do.
 
-The number of weights stays the same in each layer. Every so many steps the smallest of them go, and as many that are
-zero begin to grow:
+The number of weights stays the same in each layer. Every so many steps the smallest of them go, and
+as many that are zero begin to grow:
 
     static   nothing moves (the control)
     set      grown by chance (SET; Mocanu et al., 2018)
     rigl     grown where the gradient is largest (RigL; Evci et al., 2020)
 
-The share that moves falls as f(t) = f₀/2 · (1 + cos(π t / T)), T being `until` times the steps. What grows starts at 0, and so
-does its momentum. Those just cut may grow again, as in RigL's algorithm 1. The likeness to brains is where the idea came
-from; it is no evidence that it works.
+The share that moves falls as f(t) = f₀/2 · (1 + cos(π t / T)), T being `until` times the steps.
+What grows starts at 0, and so does its momentum. Those just cut may grow again, as in RigL's
+algorithm 1. The likeness to brains is where the idea came from; it is no evidence that it works.
 """
 
 import copy
@@ -32,7 +33,9 @@ METHODS = ("static", "set", "rigl")
 
 @dataclass(frozen=True)
 class Grown:
-    """The trained network, its `masks` (True = connected), and (step, share of the connections that moved) of every move."""
+    """The trained network, its `masks` (True = connected), and (step, share of the connections that
+    moved) of every move.
+    """
 
     model: nn.Module
     masks: dict[str, Tensor]
@@ -47,10 +50,13 @@ def share(step: int, last: float, first: float = 0.3) -> float:
 def regrow(
     weight: Tensor, gradient: Tensor, mask: Tensor, count: int, method: str = "rigl", seed: int = 0
 ) -> Tensor:
-    """The next mask of a layer: `count` of the connected weights are cut, the smallest |w|, and as many grow elsewhere.
+    """The next mask of a layer: `count` of the connected weights are cut, the smallest |w|, and as
+    many grow elsewhere.
 
-    'rigl': where |gradient| is largest among all that are then cut; 'set': there by chance. The number of connections stays.
-    Raises CompressionError for an unknown method, shapes that differ, or more moves than there are connections or gaps.
+    'rigl': where |gradient| is largest among all that are then cut; 'set': there by chance. The
+    number of connections stays.
+    Raises CompressionError for an unknown method, shapes that differ, or more moves than there are
+    connections or gaps.
     """
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
@@ -74,7 +80,9 @@ def regrow(
 def begin(
     model: nn.Module, sparsity: float, seed: int = 0, dense: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """Random masks of this sparsity, the same in every layer but those named in `dense`; every layer has draws of its own."""
+    """Random masks of this sparsity, the same in every layer but those named in `dense`; every
+    layer has draws of its own.
+    """
     found = {}
     for i, (name, module) in enumerate(walk.compressible(model).items()):
         weight = walk.weight_of(module)
@@ -90,11 +98,13 @@ def train(
     model: nn.Module, fit: Callable[[nn.Module], object], kept: Mapping[str, Tensor], *, steps: int, method: str = "rigl",
     every: int = 20, first: float = 0.3, until: float = 0.75, seed: int = 0,
 ) -> Grown:  # fmt: skip
-    """Train a copy of `model` by fit(model) with connections that start as `kept` and move every `every` steps.
+    """Train a copy of `model` by fit(model) with connections that start as `kept` and move every
+    `every` steps.
 
-    fit trains in place with an optimizer of torch.optim for `steps` steps, and leaves its gradients in `.grad`. The gradient
-    that decides is that of the step just taken, dense: at zeros, too. Works for every module with linear layers; a Hugging
-    Face model's embeddings and head stay dense. Raises CompressionError for bad masks or settings, and if no step was taken.
+    fit trains in place with an optimizer of torch.optim for `steps` steps, and leaves its gradients
+    in `.grad`. The gradient that decides is that of the step just taken, dense: at zeros, too.
+    Works for every module with linear layers; a Hugging Face model's embeddings and head stay
+    dense. Raises CompressionError for bad masks or settings, and if no step was taken.
     """
     if method not in METHODS:
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
@@ -148,7 +158,11 @@ def _move(
     seed: int,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Move this share of a layer's connections in `now`; the first moments of what grew are set to 0. How many are new."""
+    """Move this share of a layer's connections in `now`; the first moments of what grew are set to
+    0.
+
+    How many are new.
+    """
     weight, old = walk.weight_of(module), now[name]
     if module.weight.grad is None:
         raise CompressionError(

@@ -1,7 +1,8 @@
 """When to prune: at once, in rounds, or gradually while training.
 
-A schedule says how sparse the model should be after each training step. Whenever it asks for more, masks are made
-anew from the weights as they are; after every step they are applied again, because momentum moves pruned weights.
+A schedule says how sparse the model should be after each training step. Whenever it asks for more,
+masks are made anew from the weights as they are; after every step they are applied again, because
+momentum moves pruned weights.
 """
 
 import copy
@@ -28,7 +29,8 @@ SCORES = ("magnitude", "movement")
 def cubic(
     step: int, *, start: int = 0, end: int, initial: float = 0.0, final: float = 0.5
 ) -> float:
-    """s_t = s_f + (s_i − s_f) (1 − (t − t₀) / (t₁ − t₀))³ between `start` t₀ and `end` t₁ (Zhu & Gupta, 2017, eq. 1).
+    """s_t = s_f + (s_i − s_f) (1 − (t − t₀) / (t₁ − t₀))³ between `start` t₀ and `end` t₁ (Zhu &
+    Gupta, 2017, eq. 1).
 
     s_i before, s_f after. Steep at first, while there is much to spare.
     Raises CompressionError unless start < end.
@@ -40,9 +42,11 @@ def cubic(
 
 
 def staircase(step: int, *, steps: int, rounds: int, final: float = 0.5) -> float:
-    """Rounds of steps // rounds steps; each keeps the same fraction, so that after k of n rounds 1 − (1 − s)^(k/n) is gone.
+    """Rounds of steps // rounds steps; each keeps the same fraction, so that after k of n rounds 1
+    − (1 − s)^(k/n) is gone.
 
-    The first pruning is at step 0; what is left over when the rounds do not divide the steps lengthens the last round.
+    The first pruning is at step 0; what is left over when the rounds do not divide the steps
+    lengthens the last round.
     Raises CompressionError unless 1 ≤ rounds ≤ steps.
     """
     if not 1 <= rounds <= steps:
@@ -59,13 +63,17 @@ def train(
     validation: Tensor | None = None, folder: str | Path | None = None, every: int = 50, progress: bool = True,
     name: str = "schedule", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Train a copy of the model on token ids (n, context) while it is pruned to the sparsity `target(step)`.
+    """Train a copy of the model on token ids (n, context) while it is pruned to the sparsity
+    `target(step)`.
 
-    target(0) is applied before training; then the target is read every `update` steps and at the last. `pattern` as in
-    `apply.make_masks`. `score`: 'magnitude', or 'movement' (from the second update on what counts is how the weights
-    moved in this run; needs target(0) = 0). `ignore` and `per_layer` (of pattern and of the sparsity at the end, which a layer then
-    approaches as the others do theirs) as in `selection.choose`. Training as in `recovery.train`; a killed run with a `folder` goes on.
-    Raises CompressionError for a target outside 0 … 1 or that shrinks, and what `recovery.train` raises.
+    target(0) is applied before training; then the target is read every `update` steps and at the
+    last. `pattern` as in `apply.make_masks`. `score`: 'magnitude', or 'movement' (from the second
+    update on what counts is how the weights moved in this run; needs target(0) = 0). `ignore` and
+    `per_layer` (of pattern and of the sparsity at the end, which a layer then approaches as the
+    others do theirs) as in `selection.choose`. Training as in `recovery.train`; a killed run with a
+    `folder` goes on.
+    Raises CompressionError for a target outside 0 … 1 or that shrinks, and what `recovery.train`
+    raises.
     """
     check_model(model)
     ids = walk.check_calibration(ids, model, whole=True)
@@ -183,7 +191,9 @@ def iterative(
     steps: int = 100,
     **training: Any,
 ) -> Compressed:
-    """`rounds` times: prune the same fraction of what is left, then train steps // rounds steps (Han et al., 2015)."""
+    """`rounds` times: prune the same fraction of what is left, then train steps // rounds steps
+    (Han et al., 2015).
+    """
     update = max(1, steps // max(1, rounds))
     return train(
         model, ids, lambda step: staircase(step, steps=steps, rounds=rounds, final=sparsity), steps=steps, update=update,
@@ -200,7 +210,9 @@ def gradual(
     settle: float = 0.3,
     **training: Any,
 ) -> Compressed:
-    """Sparsity along the cubic schedule from 0 to `sparsity`; the last `settle` of the steps train at full sparsity."""
+    """Sparsity along the cubic schedule from 0 to `sparsity`; the last `settle` of the steps train
+    at full sparsity.
+    """
     if not 0 <= settle < 1:
         raise CompressionError(
             f"settle={settle}: choose a fraction of the steps from 0 up to (not including) 1."
@@ -220,10 +232,12 @@ def while_training(
     model: nn.Module, train: Callable[[nn.Module], object], target: Callable[[int], float], *, update: int = 5,
     pattern: str | None = None,
 ) -> nn.Module:  # fmt: skip
-    """A copy of any model, pruned by magnitude to `target(step)` while `train(model)` trains it in place.
+    """A copy of any model, pruned by magnitude to `target(step)` while `train(model)` trains it in
+    place.
 
-    For networks with a training loop of their own and any optimizer of torch.optim. Raises CompressionError for a sparsity or
-    pattern that does not fit, and when no optimizer took a step on the copy, so that nothing was pruned on the way.
+    For networks with a training loop of their own and any optimizer of torch.optim. Raises
+    CompressionError for a sparsity or pattern that does not fit, and when no optimizer took a step
+    on the copy, so that nothing was pruned on the way.
     """
     model = copy.deepcopy(model)
     kept = apply.make_masks(_magnitudes(model), target(0), pattern)
@@ -251,10 +265,12 @@ def experiment(
     *, seeds: Sequence[int] = range(3), sparsities: Sequence[float] = (0.9, 0.95, 0.97, 0.98),
     widths: Sequence[int] = (64, 128, 64, 10), steps: int = 200, settle: float = 0.4, peaks: Sequence[float] = (1e-2, 3e-2),
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Test accuracy on scikit-learn's digits of a trained network pruned 'at once' and 'gradually', by seed and sparsity.
+    """Test accuracy on scikit-learn's digits of a trained network pruned 'at once' and 'gradually',
+    by seed and sparsity.
 
-    One ranking over all layers. Both train for `steps` steps on the same batches, and each counts with the better of
-    the peak learning rates `peaks`. The cubic schedule ends before the last `settle` of the steps.
+    One ranking over all layers. Both train for `steps` steps on the same batches, and each counts
+    with the better of the peak learning rates `peaks`. The cubic schedule ends before the last
+    `settle` of the steps.
     """
     rows = []
     end = max(1, round(steps * (1 - settle)))

@@ -1,7 +1,9 @@
-"""2:4 weights through torch's semi-structured kernels, on NVIDIA GPUs from the Ampere generation on.
+"""2:4 weights through torch's semi-structured kernels, on NVIDIA GPUs from the Ampere generation
+on.
 
-The kernels skip the two zeros of every four neighbours; torch keeps the two values and two bits for each place
-(`storage` writes the same places). Speed depends on shapes and device: measure it (benchmarks/sparse_cpu.py).
+The kernels skip the two zeros of every four neighbours; torch keeps the two values and two bits for
+each place (`storage` writes the same places). Speed depends on shapes and device: measure it
+(benchmarks/sparse_cpu.py).
 """
 
 import torch
@@ -32,11 +34,13 @@ def check_device() -> None:
 
 
 def use_kernels(model: nn.Module) -> list[str]:
-    """Give every nn.Linear whose weight is 2:4 torch's compressed weight, in place, and return the names of those layers.
+    """Give every nn.Linear whose weight is 2:4 torch's compressed weight, in place, and return the
+    names of those layers.
 
-    For inference: the weights cannot be trained or saved as they are afterwards. Layers whose weight is not 2:4, or
-    not a multiple of 32 outputs and 64 inputs, stay dense. Raises CompressionError without such a GPU, for weights that
-    are not on it in 16 bits, or if no layer fits; the model is then unchanged.
+    For inference: the weights cannot be trained or saved as they are afterwards. Layers whose
+    weight is not 2:4, or not a multiple of 32 outputs and 64 inputs, stay dense. Raises
+    CompressionError without such a GPU, for weights that are not on it in 16 bits, or if no layer
+    fits; the model is then unchanged.
     """
     check_device()
     layers = {name: m for name, m in walk.compressible(model).items() if isinstance(m, nn.Linear)}

@@ -1,8 +1,9 @@
 """Channel groups of an nn.Sequential: what must go together when one channel goes.
 
-A channel k of a layer is a row of its weight (with its bias), an entry of each batch norm behind it, and a column of the
-next layer's weight; behind nn.Flatten one channel of a picture is height · width columns. All of that is one group and
-leaves at once, so that the layers still fit (Fang et al., 2023). Convolutions and linear layers mix freely.
+A channel k of a layer is a row of its weight (with its bias), an entry of each batch norm behind
+it, and a column of the next layer's weight; behind nn.Flatten one channel of a picture is height ·
+width columns. All of that is one group and leaves at once, so that the layers still fit (Fang et
+al., 2023). Convolutions and linear layers mix freely.
 """
 
 import time
@@ -27,7 +28,9 @@ MIXING = (nn.LayerNorm, nn.GroupNorm)  # of fixed width even without weights
 
 @dataclass(frozen=True)
 class Channels:
-    """The outputs of `producer`, the norms on their way, and the layer that reads them, `span` inputs for each channel."""
+    """The outputs of `producer`, the norms on their way, and the layer that reads them, `span`
+    inputs for each channel.
+    """
 
     name: str
     producer: Any
@@ -37,7 +40,8 @@ class Channels:
 
 
 def find(model: nn.Sequential) -> list[Channels]:
-    """The groups of channels between each layer and the next, in order; inputs and outputs of the whole stay.
+    """The groups of channels between each layer and the next, in order; inputs and outputs of the
+    whole stay.
 
     Raises CompressionError for a module whose use of channels is not known here.
     """
@@ -114,7 +118,9 @@ def _columns(channels: Channels) -> Tensor:
 
 
 def magnitude(channels: Channels) -> Tensor:
-    """‖everything in the group‖² without biases, for each channel: rows, batch-norm weights and columns together."""
+    """‖everything in the group‖² without biases, for each channel: rows, batch-norm weights and
+    columns together.
+    """
     score = channels.producer.weight.detach().flatten(1).square().sum(1)
     for norm in channels.norms:
         if norm.weight is not None:
@@ -128,10 +134,13 @@ def prune(
 ) -> Compressed:  # fmt: skip
     """A copy with fewer channels between its layers: smaller tensors, an ordinary nn.Sequential.
 
-    `keep`: a fraction or number of the channels of each layer but the last. `scores`: for each of those layers, by
-    name, the worth of its outputs (out,); `magnitude` if not given. All scores are those of the model as it comes.
-    `ignore`: layers whose outputs all stay; `per_layer`: another `keep` for some; both as in `selection.choose`.
-    Raises CompressionError for an unknown module, a score that is missing or does not fit, or a bad `keep`.
+    `keep`: a fraction or number of the channels of each layer but the last. `scores`: for each of
+    those layers, by name, the worth of its outputs (out,); `magnitude` if not given. All scores are
+    those of the model as it comes.
+    `ignore`: layers whose outputs all stay; `per_layer`: another `keep` for some; both as in
+    `selection.choose`.
+    Raises CompressionError for an unknown module, a score that is missing or does not fit, or a bad
+    `keep`.
     """
     began = time.perf_counter()
     work = sharing.structure(model)

@@ -1,4 +1,6 @@
-"""The smallest supernet: a perceptron with one hidden layer, run with only its first hidden units (Yu et al., 2019)."""
+"""The smallest supernet: a perceptron with one hidden layer, run with only its first hidden units
+(Yu et al., 2019).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,9 +50,12 @@ def train(
     peak: float = 1e-2,
     seed: int = 0,
 ) -> nn.Module:
-    """Train these widths together, in place: each step adds their losses. The widest learns from the labels.
+    """Train these widths together, in place: each step adds their losses.
 
-    `distill`: the others learn from what the widest answers (in-place), else from the labels too. One width is ordinary training.
+    The widest learns from the labels.
+
+    `distill`: the others learn from what the widest answers (in-place), else from the labels too.
+    One width is ordinary training.
     Raises CompressionError for a width that the network does not have.
     """
     widths = sorted(set(widths), reverse=True)

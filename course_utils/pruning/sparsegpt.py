@@ -1,12 +1,14 @@
-"""SparseGPT (Frantar & Alistarh, 2023): prune column by column, and let the columns to come absorb each error.
+"""SparseGPT (Frantar & Alistarh, 2023): prune column by column, and let the columns to come absorb
+each error.
 
-It lowers the same error as GPTQ, tr((W − Ŵ) H (W − Ŵ)ᵀ) with H = (2/N) XᵀX, by the same walk: with H⁻¹ = UᵀU
-(U upper triangular), column i gets its final value ŵ_i, zero where the mask prunes, and the later columns move by
+It lowers the same error as GPTQ, tr((W − Ŵ) H (W − Ŵ)ᵀ) with H = (2/N) XᵀX, by the same walk: with
+H⁻¹ = UᵀU (U upper triangular), column i gets its final value ŵ_i, zero where the mask prunes, and
+the later columns move by
 
     W[:, j] −= (w_i − ŵ_i) / U_ii · U_ij,    j > i.
 
-The mask is chosen on the way, a block of columns at a time, by the surgeon's score w_ij² / [H_F⁻¹]_jj for the weights
-as they stand, where [H_F⁻¹]_jj = U_jj² and F are the columns j, j+1, …
+The mask is chosen on the way, a block of columns at a time, by the surgeon's score w_ij² /
+[H_F⁻¹]_jj for the weights as they stand, where [H_F⁻¹]_jj = U_jj² and F are the columns j, j+1, …
 """
 
 import time
@@ -39,7 +41,9 @@ from .anatomy import check_model, set_weight
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """The new weight (out, in), the mask (True = kept), and the codes and grid if it was quantized as well."""
+    """The new weight (out, in), the mask (True = kept), and the codes and grid if it was quantized
+    as well.
+    """
 
     weight: Tensor
     mask: Tensor
@@ -64,7 +68,10 @@ def _check(
 def _choose(
     score: Tensor, start: int, columns: int, sparsity: float, pattern: str | None
 ) -> Tensor:
-    """The mask of the columns start … start + width − 1. Counts add up to the exact count of the whole weight."""
+    """The mask of the columns start … start + width − 1.
+
+    Counts add up to the exact count of the whole weight.
+    """
     if pattern not in (None, "per_layer", "per_row"):
         return masks.make(score, sparsity, pattern)
     flat = score if pattern == "per_row" else score.reshape(1, -1)
@@ -81,11 +88,14 @@ def prune_layer(
 ) -> PrunedLayer:  # fmt: skip
     """SparseGPT of one weight (out, in) for the Hessian H (in, in).
 
-    `pattern`: None or 'per_layer' (the fraction holds in each block of `block_size` columns, over all rows), 'per_row'
-    (in each row of a block), or 'N:M'. A `mask` (out, in) given is used as it is: only the update is SparseGPT's.
-    `bits`: quantize what stays in the same walk. A first walk without it gives the mask and the min-max grid
-    (`group_size`, `symmetric` as in `make_grid`) of the weights as they end; zero is on every grid. Work is done in the weight's precision (float32 at least).
-    Raises CompressionError for NaN, shapes that do not match, a bad sparsity or pattern, or a singular Hessian.
+    `pattern`: None or 'per_layer' (the fraction holds in each block of `block_size` columns, over
+    all rows), 'per_row' (in each row of a block), or 'N:M'. A `mask` (out, in) given is used as it
+    is: only the update is SparseGPT's.
+    `bits`: quantize what stays in the same walk. A first walk without it gives the mask and the
+    min-max grid (`group_size`, `symmetric` as in `make_grid`) of the weights as they end; zero is
+    on every grid. Work is done in the weight's precision (float32 at least).
+    Raises CompressionError for NaN, shapes that do not match, a bad sparsity or pattern, or a
+    singular Hessian.
     """
     at_once = _check(weight, H, sparsity, pattern, damping, block_size)
     weight = check_matrix(weight)
@@ -157,7 +167,8 @@ def prune_layer_spec(
     weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None, mask: Tensor | None = None,
     damping: float = 0.01, block_size: int = 128,
 ) -> PrunedLayer:  # fmt: skip
-    """The same mathematics written slowly, in float64: at each column the Hessian of the columns left is inverted afresh.
+    """The same mathematics written slowly, in float64: at each column the Hessian of the columns
+    left is inverted afresh.
 
     δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:  with F the columns i … in−1 (optimal brain surgeon; eq. 3 of the paper).
     """
@@ -185,13 +196,16 @@ def prune(
     symmetric: bool = False, prune_layer: Callable=prune_layer, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """SparseGPT for every linear layer in the blocks of a causal language model; settings as in `prune_layer`.
+    """SparseGPT for every linear layer in the blocks of a causal language model; settings as in
+    `prune_layer`.
 
-    `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went through
-    the blocks already pruned. With `bits` the layers come out as packed integers. Otherwise weights that moved are
-    values of the model's precision: saved from a float32 model they take four bytes each (`storage.sixteen_bits`).
-    Another `prune_layer` with the same arguments may be given. Works on a copy. `ignore`, `per_layer` (any
-    setting of a layer) and layers that no token reaches as in `wanda.prune`. `settings["sparsity"]` is the share of zeros that came out, of the layers that were pruned.
+    `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs
+    that went through the blocks already pruned. With `bits` the layers come out as packed integers.
+    Otherwise weights that moved are values of the model's precision: saved from a float32 model
+    they take four bytes each (`storage.sixteen_bits`).
+    Another `prune_layer` with the same arguments may be given. Works on a copy. `ignore`,
+    `per_layer` (any setting of a layer) and layers that no token reaches as in `wanda.prune`.
+    `settings["sparsity"]` is the share of zeros that came out, of the layers that were pruned.
     """
     began = time.perf_counter()
     check_model(model, by_block=True)

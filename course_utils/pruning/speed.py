@@ -20,7 +20,9 @@ def ratio(
     rounds: int = 15,
     clock: Callable[[], float] = time.process_time,
 ) -> float:
-    """Median time of `slow` over that of `fast`; they take turns, after one round that does not count."""
+    """Median time of `slow` over that of `fast`; they take turns, after one round that does not
+    count.
+    """
     times: list[list[float]] = [[], []]
     for _ in range(rounds + 1):
         for function, found in zip((slow, fast), times, strict=True):
@@ -39,7 +41,8 @@ def random_weight(width: int, sparsity: float, pattern: str | None = None) -> Te
 
 
 def csr_over_dense(weight: Tensor, tokens: int, *, rounds: int = 15) -> float:
-    """How many times faster torch's CSR product W xᵀ is than the dense one, x (tokens, in) in float32; below 1 it is slower.
+    """How many times faster torch's CSR product W xᵀ is than the dense one, x (tokens, in) in
+    float32; below 1 it is slower.
 
     Processor seconds: set one thread first. Raises CompressionError if the two products differ.
     """

@@ -1,7 +1,9 @@
-"""What scores are made of: gradients, Fisher and Hessian diagonals, input norms, movement — measured on a model.
+"""What scores are made of: gradients, Fisher and Hessian diagonals, input norms, movement —
+measured on a model.
 
-Each function returns a dict from the names of `walk.compressible` to tensors (out, in). `loss(model, batch)` gives a
-scalar; by default the mean next-token loss of token ids (sequences, context).
+Each function returns a dict from the names of `walk.compressible` to tensors (out, in).
+`loss(model, batch)` gives a scalar; by default the mean next-token loss of token ids (sequences,
+context).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -50,7 +52,9 @@ def _turned(model: nn.Module, values: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def _zeros(weights: Iterable[Tensor]) -> list[Tensor]:
-    """Where sums are gathered: in float32 at least, since squares and long sums do not fit half precision."""
+    """Where sums are gathered: in float32 at least, since squares and long sums do not fit half
+    precision.
+    """
     return [torch.zeros_like(walk.exact(w)) for w in weights]
 
 
@@ -62,7 +66,9 @@ def _batches(batches: Iterable[Any] | Tensor, size: int) -> list[Any]:
 
 
 def gradients(model: nn.Module, batches: Any, loss: Loss = next_token_loss) -> dict[str, Tensor]:
-    """G = ∂L/∂θ, L the mean of `loss` over the batches (a tensor of token ids is cut into batches of 8)."""
+    """G = ∂L/∂θ, L the mean of `loss` over the batches (a tensor of token ids is cut into batches
+    of 8).
+    """
     weights = list(_parameters(model).values())
     parts = _batches(batches, 8)
     total = _zeros(weights)
@@ -77,8 +83,8 @@ def fisher_diagonal(
 ) -> dict[str, Tensor]:
     """F_ii = (1/N) Σ_n (∂ℓ_n/∂θ_i)², the diagonal of the empirical Fisher matrix.
 
-    ℓ_n is the loss of example n alone: the square must be taken before the mean. A tensor of token ids is cut into
-    single sequences.
+    ℓ_n is the loss of example n alone: the square must be taken before the mean. A tensor of token
+    ids is cut into single sequences.
     """
     weights = list(_parameters(model).values())
     parts = _batches(examples, 1)
@@ -99,9 +105,9 @@ def hessian_diagonal(
 ) -> dict[str, Tensor]:
     """H_ii = ∂²L/∂θ_i² on one batch.
 
-    `probes=None`: exact, one backward pass for each weight (at most 20,000 of them). Otherwise Hutchinson's
-    estimate, the mean of z ⊙ Hz over that many vectors z of random signs: unbiased, with variance Σ_{j≠i} H_ij² for
-    each probe, where i and j run over all the weights together.
+    `probes=None`: exact, one backward pass for each weight (at most 20,000 of them). Otherwise
+    Hutchinson's estimate, the mean of z ⊙ Hz over that many vectors z of random signs: unbiased,
+    with variance Σ_{j≠i} H_ij² for each probe, where i and j run over all the weights together.
     """
     weights = list(_parameters(model).values())
     count = sum(w.numel() for w in weights)
@@ -139,7 +145,9 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
 def layer_hessians(
     model: nn.Module, ids: Tensor, names: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
-    """H = (2/N) XᵀX (in, in) of each linear layer's own output error (of those named), for inputs of the dense model."""
+    """H = (2/N) XᵀX (in, in) of each linear layer's own output error (of those named), for inputs
+    of the dense model.
+    """
     return _mean_over_tokens(model, ids, lambda x: 2 * x.T @ x, names)
 
 
@@ -197,7 +205,8 @@ def _mean_over_tokens(
 
 
 class Movement:
-    """Σ_t g_t θ_t of every weight over the optimizer steps on a model: `scores.movement` is minus this.
+    """Σ_t g_t θ_t of every weight over the optimizer steps on a model: `scores.movement` is minus
+    this.
 
     Use as a context while training; `total` then holds tensors (out, in) by name.
     """
@@ -237,10 +246,12 @@ def scores_of(
     probes: int = 32,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The scores of all layers by the name of the method, measured where it needs `data`; see `pruning.scores`.
+    """The scores of all layers by the name of the method, measured where it needs `data`; see
+    `pruning.scores`.
 
-    obd uses Hutchinson's estimate with `probes`; wanda and surgeon the inputs of the dense model (`wanda.prune` and
-    `sparsegpt.prune` instead go block by block). Raises CompressionError for an unknown kind or missing data.
+    obd uses Hutchinson's estimate with `probes`; wanda and surgeon the inputs of the dense model
+    (`wanda.prune` and `sparsegpt.prune` instead go block by block). Raises CompressionError for an
+    unknown kind or missing data.
     """
     if kind not in KINDS:
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(KINDS)}.")

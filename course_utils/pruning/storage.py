@@ -1,4 +1,5 @@
-"""What a sparse matrix weighs: zeros are free only if the places of the others cost less than the zeros did.
+"""What a sparse matrix weighs: zeros are free only if the places of the others cost less than the
+zeros did.
 
 A weight (out, in) with n nonzero values of b bits is kept as
 
@@ -34,7 +35,9 @@ PAD_ORDER = torch.tensor([0.1, 0.2, 0.4, 0.3])
 
 
 def _group(format: str, shape: tuple[int, int]) -> tuple[int, int]:
-    """(N, M) of a format by name, after checking that the shape allows the format; (0, 0) for one without groups."""
+    """(N, M) of a format by name, after checking that the shape allows the format; (0, 0) for one
+    without groups.
+    """
     found = masks.parse(format, ":") if isinstance(format, str) else None
     if found is None and format not in FORMATS:
         raise CompressionError(
@@ -58,7 +61,9 @@ def _place_bits(m: int) -> int:
 
 
 def size(format: str, shape: tuple[int, int], nonzeros: int, bits: int = 16) -> int:
-    """Bytes of a weight (out, in) with that many nonzero values of `bits` bits. N:M formats keep N of every M anyway.
+    """Bytes of a weight (out, in) with that many nonzero values of `bits` bits.
+
+    N:M formats keep N of every M anyway.
 
     Raises CompressionError for an unknown format, or one that the shape does not allow.
     """
@@ -78,10 +83,11 @@ def size(format: str, shape: tuple[int, int], nonzeros: int, bits: int = 16) -> 
 
 
 def break_even(format: str, shape: tuple[int, int], bits: int = 16) -> float | None:
-    """The lowest sparsity from which on the format is smaller than dense storage; None if it never is.
+    """The lowest sparsity from which on the format is smaller than dense storage; None if it never
+    is.
 
-    For a large matrix: bitmask 1 / b, CSR i / (b + i) with i bits for an index. N:M is smaller as soon as its pattern
-    holds, at 1 − N/M.
+    For a large matrix: bitmask 1 / b, CSR i / (b + i) with i bits for an index. N:M is smaller as
+    soon as its pattern holds, at 1 − N/M.
     """
     n, m = _group(format, shape)
     total = shape[0] * shape[1]
@@ -95,7 +101,9 @@ def break_even(format: str, shape: tuple[int, int], bits: int = 16) -> float | N
 
 
 def fits(format: str, weight: Tensor) -> bool:
-    """Whether the format can hold this weight exactly: for N:M, at most N nonzero values in every M."""
+    """Whether the format can hold this weight exactly: for N:M, at most N nonzero values in every
+    M.
+    """
     try:
         n, m = _group(format, tuple(weight.shape))
     except CompressionError:
@@ -104,10 +112,12 @@ def fits(format: str, weight: Tensor) -> bool:
 
 
 def encode(weight: Tensor, format: str) -> dict[str, Tensor]:
-    """The tensors that a format keeps of a weight (out, in) of any precision; `values` are in that precision.
+    """The tensors that a format keeps of a weight (out, in) of any precision; `values` are in that
+    precision.
 
-    bitmask: `mask` (out, ceil(in / 8)) packed bits, `values` (n,) row by row. csr, csr16: `columns` (n,), `starts`
-    (out + 1,), `values` (n,). N:M: `places` (out, bytes), packed places within their group, `values` (out, in · N / M);
+    bitmask: `mask` (out, ceil(in / 8)) packed bits, `values` (n,) row by row. csr, csr16: `columns`
+    (n,), `starts` (out + 1,), `values` (n,). N:M: `places` (out, bytes), packed places within their
+    group, `values` (out, in · N / M);
     a group with fewer than N nonzero values is filled up with zeros. dense: `values` as they are.
     Raises CompressionError for an unknown format or a weight that does not fit it.
     """
@@ -177,10 +187,13 @@ def best(weight: Tensor, formats: tuple[str, ...] = FORMATS) -> str:
 
 @torch.no_grad()
 def sixteen_bits(compressed: Compressed) -> Compressed:
-    """A copy in which every parameter holds a bfloat16 value, so that its file takes two bytes for each.
+    """A copy in which every parameter holds a bfloat16 value, so that its file takes two bytes for
+    each.
 
-    Methods that move weights (SparseGPT, `compensate`, training) leave float32 values, which a file keeps in four bytes.
-    The model still computes in its own precision: measure the quality of this copy, not of the other.
+    Methods that move weights (SparseGPT, `compensate`, training) leave float32 values, which a file
+    keeps in four bytes.
+    The model still computes in its own precision: measure the quality of this copy, not of the
+    other.
     """
     model = sharing.structure(compressed.model)
     halve(model)
@@ -192,7 +205,9 @@ def sixteen_bits(compressed: Compressed) -> Compressed:
 
 @torch.no_grad()
 def halve(module: nn.Module) -> None:
-    """Give every parameter below `module` a new tensor of bfloat16 values, in the precision that it had; tied ones stay tied."""
+    """Give every parameter below `module` a new tensor of bfloat16 values, in the precision that it
+    had; tied ones stay tied.
+    """
     made: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, old in part._parameters.items():
@@ -205,7 +220,8 @@ def halve(module: nn.Module) -> None:
 
 @storable
 class SparseLinear(nn.Module):
-    """y = x Wᵀ + b with W unpacked from a sparse format at each call: fewer bytes in memory and on disk, not less time.
+    """y = x Wᵀ + b with W unpacked from a sparse format at each call: fewer bytes in memory and on
+    disk, not less time.
 
     Its buffers are the tensors of `encode`.
     """
@@ -283,10 +299,12 @@ def compress(
     ignore: selection.Patterns = (),
     per_layer: selection.PerLayer | None = None,
 ) -> Compressed:
-    """A copy of a pruned model whose linear layers keep only what is not zero; `save` writes the smaller file.
+    """A copy of a pruned model whose linear layers keep only what is not zero; `save` writes the
+    smaller file.
 
-    `format` None: for each layer the smallest, and a layer that no format makes smaller stays as it is. Works on any
-    model whose layers are nn.Linear or Conv1D; the outputs stay the same. `ignore`, `per_layer` (of format) as in `selection.choose`.
+    `format` None: for each layer the smallest, and a layer that no format makes smaller stays as it
+    is. Works on any model whose layers are nn.Linear or Conv1D; the outputs stay the same.
+    `ignore`, `per_layer` (of format) as in `selection.choose`.
     Raises CompressionError for an unknown format, or a layer that does not fit it.
     """
     began = time.perf_counter()
@@ -310,7 +328,9 @@ def compress(
 def shrink(
     root: nn.Module, layers: dict[str, nn.Module], formats: Mapping[str, str | None] | None = None
 ) -> dict[str, str]:
-    """Put the sparse form of each of these layers of `root` in its place, where that is smaller; returns the chosen formats."""
+    """Put the sparse form of each of these layers of `root` in its place, where that is smaller;
+    returns the chosen formats.
+    """
     chosen: dict[str, str] = {}
     for name, module in layers.items():
         weight = walk.weight_of(module)

@@ -1,8 +1,9 @@
-"""Structured pruning: whole channels, heads, layers and residual dimensions go, and the tensors get smaller.
+"""Structured pruning: whole channels, heads, layers and residual dimensions go, and the tensors get
+smaller.
 
-What comes out is an ordinary model of the same class with a smaller config: it saves, loads and generates with
-nothing from this package. Every layer keeps the same number of channels and heads, since the config has one number
-for all.
+What comes out is an ordinary model of the same class with a smaller config: it saves, loads and
+generates with nothing from this package. Every layer keeps the same number of channels and heads,
+since the config has one number for all.
 """
 
 import collections
@@ -30,13 +31,17 @@ def prune_mlp(
     score: str | Callable[[Tensor, Tensor, int], Tensor] = "energy", compensate: bool = True, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Remove MLP channels: rows of the projections into the MLP (gate and up, or one), columns of the one out of it.
+    """Remove MLP channels: rows of the projections into the MLP (gate and up, or one), columns of
+    the one out of it.
 
-    `keep`: a fraction of the channels (float) or their number (int), the same in every block. `score`: 'energy',
-    'surgeon' or 'magnitude' (`groups.score`), or a function of (W, H, count) that gives the channels that stay (`qubo.chooser`). `compensate`: refit the output projection to the channels that stay,
-    by least squares. Blocks are done in order; each sees inputs that went through the pruned ones.
+    `keep`: a fraction of the channels (float) or their number (int), the same in every block.
+    `score`: 'energy', 'surgeon' or 'magnitude' (`groups.score`), or a function of (W, H, count)
+    that gives the channels that stay (`qubo.chooser`). `compensate`: refit the output projection to
+    the channels that stay, by least squares. Blocks are done in order; each sees inputs that went
+    through the pruned ones.
     `calibration` holds token ids (sequences, context). Works on a copy.
-    Raises CompressionError for an unknown architecture, empty calibration data or a bad `keep`, and for `ignore` and `per_layer`:
+    Raises CompressionError for an unknown architecture, empty calibration data or a bad `keep`, and
+    for `ignore` and `per_layer`:
     the config has one number for all blocks.
     """
     began = time.perf_counter()
@@ -103,8 +108,8 @@ def query_heads(
 ) -> Tensor:
     """The query heads that stay, ascending. weight (out, heads · size) is the output projection.
 
-    unit 'group': key-value heads go with all the `ratio` query heads that share them; 'query': every key-value
-    head keeps the same number of its query heads. `keep` counts query heads.
+    unit 'group': key-value heads go with all the `ratio` query heads that share them; 'query':
+    every key-value head keeps the same number of its query heads. `keep` counts query heads.
     """
     if unit == "group":
         best = groups.kept(groups.score(weight, H, size * ratio, score), keep // ratio)
@@ -120,11 +125,12 @@ def prune_heads(
 ) -> Compressed:  # fmt: skip
     """Remove attention heads: rows of q, k and v, columns of the output projection.
 
-    With grouped-query attention several query heads share a key-value head. `unit='group'` removes key-value heads
-    with all their query heads (the KV cache shrinks too); `unit='query'` removes the same number of query heads from
-    each key-value head. `keep` is a fraction or number of query heads; the rest as in `prune_mlp`.
-    Raises CompressionError for counts that the groups or the model type's config do not allow, and for models whose
-    config ties the head size to the hidden size (OPT, GPT-2; see `pruning.width`).
+    With grouped-query attention several query heads share a key-value head. `unit='group'` removes
+    key-value heads with all their query heads (the KV cache shrinks too); `unit='query'` removes
+    the same number of query heads from each key-value head. `keep` is a fraction or number of query
+    heads; the rest as in `prune_mlp`.
+    Raises CompressionError for counts that the groups or the model type's config do not allow, and
+    for models whose config ties the head size to the hidden size (OPT, GPT-2; see `pruning.width`).
     """
     began = time.perf_counter()
     selection.none_here(anatomy.ONE_NUMBER, ignore, per_layer)
@@ -215,7 +221,9 @@ def _same_numbers(module: nn.Module, other: nn.Module) -> None:
 
 
 def _config_with_heads(config: Any, count: int, kv: int, size: int, step: int) -> Any:
-    """The smaller config, or an error that lists the counts which the model type accepts (Llama wants divisors)."""
+    """The smaller config, or an error that lists the counts which the model type accepts (Llama
+    wants divisors).
+    """
     allowed = []
     for heads in range(step, config.get_text_config().num_attention_heads + 1, step):
         try:
@@ -234,7 +242,8 @@ def _config_with_heads(config: Any, count: int, kv: int, size: int, step: int) -
 
 @torch.no_grad()
 def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
-    """1 − E[cos(x_l, x_{l+1})] of the residual stream before and after each block (Men et al., 2024, eq. 1).
+    """1 − E[cos(x_l, x_{l+1})] of the residual stream before and after each block (Men et al.,
+    2024, eq. 1).
 
     0 for a block that only rescales its input, up to 2.
     """
@@ -246,7 +255,8 @@ def block_influence(model: PreTrainedModel, calibration: Tensor) -> list[float]:
 
 
 def residual_stream(model: PreTrainedModel, calibration: Tensor) -> Iterator[Tensor]:
-    """What enters each block and what leaves the last, one after the other, each (tokens, hidden) in float64, without dropout.
+    """What enters each block and what leaves the last, one after the other, each (tokens, hidden)
+    in float64, without dropout.
 
     Nothing is kept of those that have been given. Raises CompressionError where one is not finite.
     """
@@ -274,7 +284,10 @@ def _joined(states: list[Tensor], number: int, model: PreTrainedModel) -> Tensor
 
 
 def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedModel:
-    """A copy of the model with only these blocks, in the order given. Raises CompressionError for unknown blocks, and as `anatomy.config_of_blocks`."""
+    """A copy of the model with only these blocks, in the order given.
+
+    Raises CompressionError for unknown blocks, and as `anatomy.config_of_blocks`.
+    """
     anatomy.check_model(model)
     chosen, total = list(layers), len(walk.blocks(model))
     if not chosen or not all(0 <= layer < total for layer in chosen):
@@ -299,9 +312,12 @@ def prune_layers(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:
-    """Remove the blocks with the lowest influence (ShortGPT; `block_influence`). `keep`: fraction or number of blocks.
+    """Remove the blocks with the lowest influence (ShortGPT; `block_influence`).
 
-    Blocks of which `ignore` names a layer (`selection.choose`) stay, and are counted. A block goes or stays, so `per_layer` is refused.
+    `keep`: fraction or number of blocks.
+
+    Blocks of which `ignore` names a layer (`selection.choose`) stay, and are counted. A block goes
+    or stays, so `per_layer` is refused.
     """
     began = time.perf_counter()
     selection.none_here(anatomy.WHOLE_BLOCKS, (), per_layer)
@@ -338,8 +354,8 @@ def prune_blocks(
 ) -> Compressed:
     """Remove one run of neighbouring blocks: the run over which the residual stream turns least.
 
-    Its angular distance is E[arccos(cos(x_l, x_{l+n}))] / π (Gromov et al., 2024, eq. 7), from 0 to 1. `ignore`, `per_layer` as in
-    `prune_layers`: no run with such a block is taken.
+    Its angular distance is E[arccos(cos(x_l, x_{l+n}))] / π (Gromov et al., 2024, eq. 7), from 0 to
+    1. `ignore`, `per_layer` as in `prune_layers`: no run with such a block is taken.
     """
     began = time.perf_counter()
     selection.none_here(anatomy.WHOLE_BLOCKS, (), per_layer)

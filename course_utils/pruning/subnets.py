@@ -1,4 +1,6 @@
-"""Which smaller networks a larger one holds: a subnet is a choice of blocks, of MLP channels and of key-value heads."""
+"""Which smaller networks a larger one holds: a subnet is a choice of blocks, of MLP channels and of
+key-value heads.
+"""
 
 import itertools
 import random
@@ -16,7 +18,9 @@ from . import anatomy
 
 @dataclass(frozen=True, order=True)
 class Subnet:
-    """The numbers of the blocks that are run, in order; how many of the first MLP channels and key-value heads each of them has."""
+    """The numbers of the blocks that are run, in order; how many of the first MLP channels and
+    key-value heads each of them has.
+    """
 
     blocks: tuple[int, ...]
     channels: int
@@ -25,7 +29,10 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Space:
-    """All subnets that can be made of these choices. Raises CompressionError for an empty one, or one given twice."""
+    """All subnets that can be made of these choices.
+
+    Raises CompressionError for an empty one, or one given twice.
+    """
 
     blocks: tuple[tuple[int, ...], ...]
     channels: tuple[int, ...]
@@ -75,7 +82,9 @@ class Space:
         return Subnet(*(getattr(rng.choice((one, other)), f.name) for f in fields(one)))
 
     def narrowed(self, *free: str) -> "Space":
-        """The space in which only these choices are free and the others are the largest: a stage of progressive shrinking."""
+        """The space in which only these choices are free and the others are the largest: a stage of
+        progressive shrinking.
+        """
         known = [f.name for f in fields(self)]
         if unknown := [name for name in free if name not in known]:
             raise CompressionError(f"free={unknown[0]!r}: choose from {', '.join(known)}.")
@@ -85,7 +94,9 @@ class Space:
 
 @dataclass(frozen=True)
 class Shape:
-    """How many blocks, MLP channels, key-value heads, query heads for each of these, and numbers in a head a model has."""
+    """How many blocks, MLP channels, key-value heads, query heads for each of these, and numbers in
+    a head a model has.
+    """
 
     parts: anatomy.Anatomy
     blocks: int
@@ -97,7 +108,9 @@ class Shape:
 
 
 def shape_of(model: PreTrainedModel) -> Shape:
-    """Raises CompressionError for a model whose blocks are not known (`anatomy.of`) or not all alike."""
+    """Raises CompressionError for a model whose blocks are not known (`anatomy.of`) or not all
+    alike.
+    """
     parts, found = anatomy.of(model), walk.blocks(model)
     shapes = [
         [tuple(walk.weight_of(m).shape) for m in walk.linears(block).values()] for block in found
@@ -141,7 +154,10 @@ def space(
     channels: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> Space:
-    """A space of subnets of this model; what is not given stays whole. Raises CompressionError for what the model does not hold."""
+    """A space of subnets of this model; what is not given stays whole.
+
+    Raises CompressionError for what the model does not hold.
+    """
     shape = shape_of(model)
     whole = tuple(range(shape.blocks))
     made = Space(

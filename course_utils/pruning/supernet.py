@@ -1,7 +1,10 @@
-"""One set of weights that holds many smaller models (slimmable networks: Yu et al., 2019; once-for-all: Cai et al., 2020).
+"""One set of weights that holds many smaller models (slimmable networks: Yu et al., 2019;
+once-for-all: Cai et al., 2020).
 
-A subnet runs some blocks of a causal language model, each with the first channels of its MLP and the first key-value heads.
-Its weights are slices of the whole model's: views, so that what trains a subnet trains all that share its weights.
+A subnet runs some blocks of a causal language model, each with the first channels of its MLP and
+the first key-value heads.
+Its weights are slices of the whole model's: views, so that what trains a subnet trains all that
+share its weights.
 `extract` copies the slices into an ordinary smaller model, which needs nothing of this package.
 """
 
@@ -25,10 +28,12 @@ from .subnets import Subnet
 
 
 class Supernet:
-    """A causal language model and its subnets. `model` is a copy of the one that is given, and is what training changes.
+    """A causal language model and its subnets.
 
-    Raises CompressionError for a model whose blocks are not known (Llama, Qwen2, Mistral, OPT, GPT-2 and what is built like them),
-    that is quantized or compressed already, or that holds NaN.
+    `model` is a copy of the one that is given, and is what training changes.
+
+    Raises CompressionError for a model whose blocks are not known (Llama, Qwen2, Mistral, OPT,
+    GPT-2 and what is built like them), that is quantized or compressed already, or that holds NaN.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -47,7 +52,10 @@ class Supernet:
         return Subnet(tuple(range(self.shape.blocks)), self.shape.channels, self.shape.heads)
 
     def config(self, subnet: Subnet) -> Any:
-        """The config of the smaller model. Raises CompressionError for a subnet that the model or its config does not allow."""
+        """The config of the smaller model.
+
+        Raises CompressionError for a subnet that the model or its config does not allow.
+        """
         subnets.check(self.shape, subnet)
         config = self.model.config
         if subnet.heads != self.shape.heads:
@@ -64,7 +72,10 @@ class Supernet:
         )
 
     def slices(self, subnet: Subnet) -> dict[str, Tensor]:
-        """The smaller model's parameters by its own names: views of the whole model's. Tied ones under each of their names."""
+        """The smaller model's parameters by its own names: views of the whole model's.
+
+        Tied ones under each of their names.
+        """
         found = {}
         for name, tensor in self.model.named_parameters(remove_duplicate=False):
             if not name.startswith(self._prefix):
@@ -100,7 +111,9 @@ class Supernet:
         return tensor[slice(rows), slice(columns)] if tensor.dim() == 2 else tensor
 
     def logits(self, subnet: Subnet, ids: Tensor) -> Tensor:
-        """What the smaller model answers, differentiable in the shared weights; it computes as little as the smaller model does."""
+        """What the smaller model answers, differentiable in the shared weights; it computes as
+        little as the smaller model does.
+        """
         if subnet not in self._skeletons:
             self._skeletons[subnet] = self._skeleton(subnet)
         answer: Any = functional_call(
@@ -125,7 +138,9 @@ class Supernet:
 
     @torch.no_grad()
     def masked_logits(self, subnet: Subnet, ids: Tensor) -> Tensor:
-        """The same answers from the whole model: channels and heads outside the subnet are set to 0, blocks outside it are left out."""
+        """The same answers from the whole model: channels and heads outside the subnet are set to
+        0, blocks outside it are left out.
+        """
         subnets.check(self.shape, subnet)
         parts = self.shape.parts
         limits = {
@@ -167,7 +182,9 @@ class Supernet:
             config.num_hidden_layers = count
 
     def extract(self, subnet: Subnet) -> PreTrainedModel:
-        """An ordinary smaller model with its own copies of the slices: it saves, loads and generates alone."""
+        """An ordinary smaller model with its own copies of the slices: it saves, loads and
+        generates alone.
+        """
         tensors = {name: tensor.detach().clone() for name, tensor in self.slices(subnet).items()}
         buffers = dict(self.model.named_buffers())
         stored = {
@@ -184,9 +201,13 @@ class Supernet:
 
     @torch.no_grad()
     def order(self, calibration: Tensor, *, score: str = "energy") -> None:
-        """Sort the channels and key-value heads of each block, the most important first, so that slices keep those. The answers stay.
+        """Sort the channels and key-value heads of each block, the most important first, so that
+        slices keep those.
 
-        `score` as in `structured.prune_mlp`, on the inputs that the whole model sees. Raises CompressionError for empty data.
+        The answers stay.
+
+        `score` as in `structured.prune_mlp`, on the inputs that the whole model sees. Raises
+        CompressionError for empty data.
         """
         calibration = walk.check_calibration(calibration, self.model)
         parts, size, ratio = self.shape.parts, self.shape.size, self.shape.ratio
@@ -201,7 +222,9 @@ class Supernet:
 def _permute(
     block: nn.Module, states: walk.States, out: str, makers: dict[str, int], size: int, score: str
 ) -> None:
-    """Bring the inputs of the layer `out`, in groups of `size`, into the order of their scores, and with them the rows that make them."""
+    """Bring the inputs of the layer `out`, in groups of `size`, into the order of their scores, and
+    with them the rows that make them.
+    """
     reader: Any = block.get_submodule(out)
     weight = walk.weight_of(reader).float()
     importance = groups.score(weight, structured.second_moment(block, states, reader), size, score)

@@ -1,8 +1,10 @@
-"""Train the weights that subnets share: the sandwich rule, in-place distillation (Yu & Huang, 2019), progressive shrinking (Cai et al., 2020).
+"""Train the weights that subnets share: the sandwich rule, in-place distillation (Yu & Huang,
+2019), progressive shrinking (Cai et al., 2020).
 
-A step runs a few subnets on the same tokens, adds their gradients, and moves the shared weights once. By the sandwich rule
-the largest and the smallest are always among them: all others lie between. In-place distillation: the largest learns from the text,
-the others from what the largest answers in this step. Progressive shrinking frees the choices one after the other.
+A step runs a few subnets on the same tokens, adds their gradients, and moves the shared weights
+once. By the sandwich rule the largest and the smallest are always among them: all others lie
+between. In-place distillation: the largest learns from the text, the others from what the largest
+answers in this step. Progressive shrinking frees the choices one after the other.
 """
 
 import random
@@ -28,13 +30,19 @@ def text_loss(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def chosen(space: Space, rng: random.Random, count: int, sandwich: bool) -> list[Subnet]:
-    """The subnets of one step: by the sandwich rule the largest, the smallest and `count − 2` draws; else `count` draws. Each once."""
+    """The subnets of one step: by the sandwich rule the largest, the smallest and `count − 2`
+    draws; else `count` draws.
+
+    Each once.
+    """
     first = [space.largest, space.smallest] if sandwich else []
     return list(dict.fromkeys([*first, *(space.draw(rng) for _ in range(count - len(first)))]))
 
 
 def progressive(space: Space, steps: int) -> list[tuple[Space, int]]:
-    """Width first, then depth, then both: thirds of the steps, the last third with what is left over."""
+    """Width first, then depth, then both: thirds of the steps, the last third with what is left
+    over.
+    """
     third = steps // 3
     return [
         (space.narrowed("channels", "heads"), third),
@@ -47,11 +55,14 @@ def train(
     net: Supernet, data: Tensor, stages: Stages, *, batch: int = 4, each: int = 4, sandwich: bool = True, distill: bool = True,
     learning_rate: float = 3e-4, seed: int = 0,
 ) -> list[float]:  # fmt: skip
-    """Train the shared weights in place on token ids (sequences, context); the mean loss of the subnets of each step.
+    """Train the shared weights in place on token ids (sequences, context); the mean loss of the
+    subnets of each step.
 
-    `stages`: (space, steps) one after the other. `each` subnets share a step. `sandwich=False`: only draws. `distill=False`: all of
-    them learn from the text. AdamW; the rate falls linearly to a tenth over all the stages; gradients are clipped to length 1.
-    Raises CompressionError for bad settings or data, distillation without the largest, or a loss that is not finite.
+    `stages`: (space, steps) one after the other. `each` subnets share a step. `sandwich=False`:
+    only draws. `distill=False`: all of them learn from the text. AdamW; the rate falls linearly to
+    a tenth over all the stages; gradients are clipped to length 1.
+    Raises CompressionError for bad settings or data, distillation without the largest, or a loss
+    that is not finite.
     """
     data = walk.check_calibration(data, net.model, whole=True)
     steps = sum(count for _, count in stages)

@@ -1,6 +1,8 @@
-"""What removing weights really costs, beside its quadratic approximation: brute force, for networks small enough.
+"""What removing weights really costs, beside its quadratic approximation: brute force, for networks
+small enough.
 
-Around the trained weights θ, for a change δ of all the weights of the linear layers together (LeCun et al., 1990, eq. 1):
+Around the trained weights θ, for a change δ of all the weights of the linear layers together (LeCun
+et al., 1990, eq. 1):
 
     L(θ + δ) − L(θ) = gᵀδ + ½ δᵀHδ + O(‖δ‖³)
 

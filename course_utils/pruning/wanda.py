@@ -1,7 +1,9 @@
-"""Wanda (Sun et al., 2024): prune by |W_ij| · ‖X_j‖₂, compared within each output row, without any update.
+"""Wanda (Sun et al., 2024): prune by |W_ij| · ‖X_j‖₂, compared within each output row, without any
+update.
 
-A small weight on a loud input can matter more than a large one on a quiet input. Rows are ranked separately, since
-each row makes its own output: ranked over the whole layer, rows of small weights would lose everything.
+A small weight on a loud input can matter more than a large one on a quiet input. Rows are ranked
+separately, since each row makes its own output: ranked over the whole layer, rows of small weights
+would lose everything.
 """
 
 import time
@@ -20,7 +22,9 @@ from .anatomy import check_model
 
 
 def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor]:
-    """‖X_j‖₂ of every input of every linear layer of a block, over all the tokens of the states: (in,)."""
+    """‖X_j‖₂ of every input of every linear layer of a block, over all the tokens of the states:
+    (in,).
+    """
     squares: dict[nn.Module, Tensor] = {}
     counts: dict[nn.Module, int] = {}
 
@@ -38,7 +42,9 @@ def input_norms(block: nn.Module, states: walk.States) -> dict[nn.Module, Tensor
 def mask_layer(
     weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5, pattern: str | None = None
 ) -> Tensor:
-    """The mask of one weight (out, in) for the norms of its inputs (in,). `pattern` as in `masks.make`, by default 'per_row'.
+    """The mask of one weight (out, in) for the norms of its inputs (in,).
+
+    `pattern` as in `masks.make`, by default 'per_row'.
 
     Raises CompressionError for NaN, shapes that do not match, a bad sparsity or pattern.
     """
@@ -47,7 +53,9 @@ def mask_layer(
 
 
 def mask_layer_spec(weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5) -> Tensor:
-    """The same by plain loops: in each row, strike out the smallest score that is left, again and again."""
+    """The same by plain loops: in each row, strike out the smallest score that is left, again and
+    again.
+    """
     mask = torch.ones_like(weight, dtype=torch.bool)
     for i in range(weight.shape[0]):
         for _ in range(masks.removed(weight.shape[1], sparsity)):
@@ -67,11 +75,12 @@ def prune(
 ) -> Compressed:  # fmt: skip
     """Wanda for every linear layer in the blocks of a causal language model.
 
-    `calibration` holds token ids (sequences, context). `pattern`: None for a fraction of each row, 'N:M', or any
-    other of `masks.make`. Blocks are done in order; each sees inputs that went through the pruned ones. Works on a copy.
-    Layers in whose names a regular expression of `ignore` is found stay dense; `per_layer` gives some their own
-    `sparsity` or `pattern` (as in `apply.prune`). Those that no calibration token reaches
-    (experts) are pruned by magnitude, and named in `details["unreached"]`.
+    `calibration` holds token ids (sequences, context). `pattern`: None for a fraction of each row,
+    'N:M', or any other of `masks.make`. Blocks are done in order; each sees inputs that went
+    through the pruned ones. Works on a copy.
+    Layers in whose names a regular expression of `ignore` is found stay dense; `per_layer` gives
+    some their own `sparsity` or `pattern` (as in `apply.prune`). Those that no calibration token
+    reaches (experts) are pruned by magnitude, and named in `details["unreached"]`.
     Raises CompressionError for empty calibration data, NaN, or a bad sparsity or pattern.
     """
     began = time.perf_counter()

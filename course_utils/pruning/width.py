@@ -1,9 +1,11 @@
-"""Head pruning where heads · head size = hidden size (OPT, GPT-2): the residual stream gets narrower by as much.
+"""Head pruning where heads · head size = hidden size (OPT, GPT-2): the residual stream gets
+narrower by as much.
 
-The configs of these models have no field for the head size, so a model with fewer heads of the same size can only be
-written down with a smaller hidden size. Heads go as in `structured.prune_heads`; of the residual stream the
-coordinates stay that are largest where the layer norms look, and each norm's weight is multiplied by √(mean square of
-those), since the norm over fewer coordinates makes that 1. This costs much more than the heads alone: train afterwards.
+The configs of these models have no field for the head size, so a model with fewer heads of the same
+size can only be written down with a smaller hidden size. Heads go as in `structured.prune_heads`;
+of the residual stream the coordinates stay that are largest where the layer norms look, and each
+norm's weight is multiplied by √(mean square of those), since the norm over fewer coordinates makes
+that 1. This costs much more than the heads alone: train afterwards.
 """
 
 import time
@@ -38,7 +40,8 @@ def prune_heads(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:
-    """OPT or GPT-2 with fewer heads of the same size, and a stream narrower in proportion; an ordinary smaller model.
+    """OPT or GPT-2 with fewer heads of the same size, and a stream narrower in proportion; an
+    ordinary smaller model.
 
     Settings as in `structured.prune_heads`. The MLP keeps its channels. Works on a copy.
     Raises CompressionError for other model types, empty calibration data or a bad `keep`.
@@ -115,7 +118,9 @@ def prune_heads(
 
 
 def stream_energy(model: PreTrainedModel, calibration: Tensor) -> Tensor:
-    """The mean square of each coordinate of (x − mean) / deviation, over tokens and over the stream between blocks."""
+    """The mean square of each coordinate of (x − mean) / deviation, over tokens and over the stream
+    between blocks.
+    """
     parts = []
     for x in structured.residual_stream(model, calibration):
         x = x - x.mean(-1, keepdim=True)

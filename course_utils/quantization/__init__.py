@@ -1,4 +1,6 @@
-"""Fewer bits for each number: grids and formats, methods for weights, activations and caches, packed models on disk."""
+"""Fewer bits for each number: grids and formats, methods for weights, activations and caches,
+packed models on disk.
+"""
 
 from course_utils.kernels.packing import pack, unpack
 

@@ -1,13 +1,16 @@
-"""Additive codebooks: eight weights are a sum of learned vectors (Babenko and Lempitsky, 2014; Egiazarian et al., 2024, AQLM).
+"""Additive codebooks: eight weights are a sum of learned vectors (Babenko and Lempitsky, 2014;
+Egiazarian et al., 2024, AQLM).
 
     ŵ = s (c¹[a₁] + … + c^M[a_M]),     c^m[·] one of K learned vectors of `width` numbers
 
-M log₂ K bits code `width` weights. Finding the best a is a search through K^M sums; a beam keeps the best `beam` partial
-sums after each codebook, and is exact when it holds all K^(M−1) of them. With the codes fixed the best vectors are a
-linear least-squares problem; the two take turns, and no turn raises the error: old codes stay where the beam finds none better.
+M log₂ K bits code `width` weights. Finding the best a is a search through K^M sums; a beam keeps
+the best `beam` partial sums after each codebook, and is exact when it holds all K^(M−1) of them.
+With the codes fixed the best vectors are a linear least-squares problem; the two take turns, and no
+turn raises the error: old codes stay where the beam finds none better.
 
-The vectors are learned from the weights, so they are in the file. M = 2 of K = 256 in float16 are 8 kB. A layer of
-4096 × 4096 does not feel that; one of 192 × 192, whose codes take 9 kB, does. `shared` learns one set for the whole model.
+The vectors are learned from the weights, so they are in the file. M = 2 of K = 256 in float16 are 8
+kB. A layer of 4096 × 4096 does not feel that; one of 192 × 192, whose codes take 9 kB, does.
+`shared` learns one set for the whole model.
 """
 
 from typing import Any
@@ -70,10 +73,11 @@ def _beam(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
 
 
 def best_vectors(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """The codebooks (M, K, width) of the least Σ ‖x − sum‖² for fixed codes; what that leaves open stays near `codebooks`.
+    """The codebooks (M, K, width) of the least Σ ‖x − sum‖² for fixed codes; what that leaves open
+    stays near `codebooks`.
 
-    With B (n, M K) ones where a code picks a vector: (BᵀB + ε) C = BᵀX + ε C_before. (M ≥ 2: a constant can move from one
-    codebook to another, and a vector that nobody picks is free.)
+    With B (n, M K) ones where a code picks a vector: (BᵀB + ε) C = BᵀX + ε C_before. (M ≥ 2: a
+    constant can move from one codebook to another, and a vector that nobody picks is free.)
     """
     M, K, width = codebooks.shape
     column = codes + K * torch.arange(M, device=codes.device)
@@ -86,7 +90,9 @@ def best_vectors(x: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
 
 
 def start(x: Tensor, codebooks: int, entries: int, seed: int) -> Tensor:
-    """Codebooks (M, K, width) to begin with: k-means of the vectors, then of what each codebook leaves."""
+    """Codebooks (M, K, width) to begin with: k-means of the vectors, then of what each codebook
+    leaves.
+    """
     g = torch.Generator().manual_seed(seed)
     rest, found = x, []
     for _ in range(codebooks):
@@ -110,8 +116,8 @@ def learn(
     beam: int = 8,
     seed: int = 0,
 ) -> tuple[Tensor, list[float]]:
-    """Codebooks (M, K, width), float32 numbers that float16 holds, for vectors x (n, width), and the mean squared error
-    before the first round and after each.
+    """Codebooks (M, K, width), float32 numbers that float16 holds, for vectors x (n, width), and
+    the mean squared error before the first round and after each.
     """
     if codebooks not in range(1, 9) or entries not in [2**b for b in range(1, 9)]:
         raise CompressionError(
@@ -137,7 +143,8 @@ def learn(
 
 @storable
 class AdditiveLinear(ScaledCodes):
-    """A layer of additive codes: `packed` (out, bytes) uint8, M codes of log₂ K bits for each `width` columns;
+    """A layer of additive codes: `packed` (out, bytes) uint8, M codes of log₂ K bits for each
+    `width` columns;
     `vectors` (M, K, width) float16, one tensor for all layers where it is shared.
     """
 
@@ -193,9 +200,12 @@ def quantize_layer(
     weight: Tensor, H: Tensor | None = None, *, width: int = 8, codebooks: int = 2, entries: int = 256, group_size: int | None = None,
     rounds: int = 8, beam: int = 8, seed: int = 0, damping: float = 0.01, vectors: Tensor | None = None,
 ) -> AdditiveLinear:  # fmt: skip
-    """Additive codes of a weight (out, in): the packed layer, whose `weight` is Ŵ. With H, block LDLQ over groups of `width`.
+    """Additive codes of a weight (out, in): the packed layer, whose `weight` is Ŵ.
 
-    `vectors` (M, K, width) float16: codebooks learned before, kept as this very tensor; without them this layer learns its own.
+    With H, block LDLQ over groups of `width`.
+
+    `vectors` (M, K, width) float16: codebooks learned before, kept as this very tensor; without
+    them this layer learns its own.
     """
     weight = check_matrix(weight).float()
     rows, columns = weight.shape
@@ -252,12 +262,15 @@ def quantize(
     group_size: int | None = None, shared: bool = True, rounds: int = 8, beam: int = 8, seed: int = 0,
     rotation: int | None = None, damping: float = 0.01, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Additive codes of every linear layer of the blocks: codebooks · log₂(entries) / width bits a weight, a scale for each
-    row (or group of `group_size`), and the codebooks: one set for the model, or with shared=False one for each layer.
+    """Additive codes of every linear layer of the blocks: codebooks · log₂(entries) / width bits a
+    weight, a scale for each row (or group of `group_size`), and the codebooks: one set for the
+    model, or with shared=False one for each layer.
 
-    Shared codebooks are learned from vectors of all layers, so `per_layer` may then change `group_size` and `beam` only.
-    Without `calibration` each vector takes the sum that the beam finds nearest; with it block LDLQ. `rotation`: the seed of a mixing
-    of rows and columns before that (see `vectors`). `ignore` as in `rtn.quantize`.
+    Shared codebooks are learned from vectors of all layers, so `per_layer` may then change
+    `group_size` and `beam` only.
+    Without `calibration` each vector takes the sum that the beam finds nearest; with it block LDLQ.
+    `rotation`: the seed of a mixing of rows and columns before that (see `vectors`). `ignore` as in
+    `rtn.quantize`.
     """
     settings: dict[str, Any] = {
         "method": "additive", "width": width, "codebooks": codebooks, "entries": entries, "group_size": group_size, "rounds": rounds,
@@ -304,5 +317,7 @@ def quantize(
 
 
 def _fitting(group_size: int | None, weight: Tensor) -> int | None:
-    """The group size where it divides the weight's columns, else whole rows: `per_layer` may give such a layer another one."""
+    """The group size where it divides the weight's columns, else whole rows: `per_layer` may give
+    such a layer another one.
+    """
     return group_size if group_size and weight.shape[1] % group_size == 0 else None

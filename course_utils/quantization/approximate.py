@@ -1,4 +1,6 @@
-"""Products that are cheap and wrong on purpose: Mitchell's logarithms, multipliers with parts left out, streams of random bits."""
+"""Products that are cheap and wrong on purpose: Mitchell's logarithms, multipliers with parts left
+out, streams of random bits.
+"""
 
 import torch
 from torch import Tensor
@@ -7,10 +9,12 @@ from course_utils.errors import CompressionError
 
 
 def mitchell(a: Tensor, b: Tensor) -> Tensor:
-    """A · b by adding logarithms that are read off the binary point: log2(2^k (1 + f)) ≈ k + f (Mitchell, 1962).
+    """A · b by adding logarithms that are read off the binary point: log2(2^k (1 + f)) ≈ k + f
+    (Mitchell, 1962).
 
-    Shapes broadcast; float64. The product is never too large in size: the relative error is 0 to −1/9, and −3.85 % in the
-    mean over fractions that are equally likely. Exact where one factor is a power of two.
+    Shapes broadcast; float64. The product is never too large in size: the relative error is 0 to
+    −1/9, and −3.85 % in the mean over fractions that are equally likely. Exact where one factor is
+    a power of two.
     """
     a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
     # |a| = 2^(p − 1) (1 + f) with f = 2 m − 1
@@ -22,11 +26,14 @@ def mitchell(a: Tensor, b: Tensor) -> Tensor:
 
 
 def truncated_product(a: Tensor, b: Tensor, *, columns: int, bits: int = 8) -> Tensor:
-    """A · b of sizes below 2^bits without the partial products a_i b_j 2^(i + j) of the lowest columns, i + j < `columns`.
+    """A · b of sizes below 2^bits without the partial products a_i b_j 2^(i + j) of the lowest
+    columns, i + j < `columns`.
 
-    A multiplier adds bits² such products; c ≤ bits columns hold c (c + 1) / 2 of them. The result is never too large in
-    size, and at most Σ_{k < c} (k + 1) 2^k = (c − 1) 2^c + 1 too small. Whole numbers, int64; shapes broadcast.
-    Raises CompressionError for real numbers, sizes of more than `bits` bits, or more columns than bits.
+    A multiplier adds bits² such products; c ≤ bits columns hold c (c + 1) / 2 of them. The result
+    is never too large in size, and at most Σ_{k < c} (k + 1) 2^k = (c − 1) 2^c + 1 too small. Whole
+    numbers, int64; shapes broadcast.
+    Raises CompressionError for real numbers, sizes of more than `bits` bits, or more columns than
+    bits.
     """
     a, b = torch.broadcast_tensors(torch.as_tensor(a), torch.as_tensor(b))
     if a.is_floating_point() or b.is_floating_point() or not 0 <= columns <= bits <= 30:
@@ -51,11 +58,16 @@ def stochastic_product(
     bipolar: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """P · q by streams of `bits` random bits, one gate for all of them (Gaines, 1969). Shapes broadcast; float64.
+    """P · q by streams of `bits` random bits, one gate for all of them (Gaines, 1969).
 
-    Unipolar: numbers in [0, 1], a bit is 1 with probability p, the gate is AND, the product the share of ones.
-    Bipolar: numbers in [−1, 1], a bit is 1 with probability (1 + p) / 2, the gate is XNOR, the product 2 · share − 1.
-    Both are unbiased, with the variance of `stream_variance`. Raises CompressionError for numbers outside.
+    Shapes broadcast; float64.
+
+    Unipolar: numbers in [0, 1], a bit is 1 with probability p, the gate is AND, the product the
+    share of ones.
+    Bipolar: numbers in [−1, 1], a bit is 1 with probability (1 + p) / 2, the gate is XNOR, the
+    product 2 · share − 1.
+    Both are unbiased, with the variance of `stream_variance`. Raises CompressionError for numbers
+    outside.
     """
     p, q = torch.broadcast_tensors(
         torch.as_tensor(p, dtype=torch.float64), torch.as_tensor(q, dtype=torch.float64)
@@ -79,8 +91,9 @@ def stream_variance(
 ) -> Tensor:
     """The variance of `stochastic_product`: pq (1 − pq) / bits, bipolar (1 − p² q²) / bits.
 
-    A bit of the product is 1 with probability r, so that the share of ones has the variance r (1 − r) / bits; r = pq, or
-    (1 + pq) / 2 and a factor of 2² for 2 · share − 1. One more bit of precision takes four times the stream.
+    A bit of the product is 1 with probability r, so that the share of ones has the variance r (1 −
+    r) / bits; r = pq, or (1 + pq) / 2 and a factor of 2² for 2 · share − 1. One more bit of
+    precision takes four times the stream.
     """
     product = torch.as_tensor(p, dtype=torch.float64) * torch.as_tensor(q, dtype=torch.float64)
     return ((1 - product**2) if bipolar else product * (1 - product)) / bits

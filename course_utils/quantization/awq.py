@@ -1,13 +1,14 @@
 """AWQ (Lin et al., 2024): protect the weights that large activations meet.
 
-Rounding W costs Σ_j x_j Δw_j, so weights behind large inputs matter most. Multiplying the columns of salient inputs
-by s > 1 before rounding and dividing the inputs by it makes their relative error smaller by about s, as long as the
-group's step does not grow as much. Scales are searched over one number for each layer,
+Rounding W costs Σ_j x_j Δw_j, so weights behind large inputs matter most. Multiplying the columns
+of salient inputs by s > 1 before rounding and dividing the inputs by it makes their relative error
+smaller by about s, as long as the group's step does not grow as much. Scales are searched over one
+number for each layer,
 
     s = m^α,  m_j = mean|x_j|,  α ∈ [0, 1],      minimizing  ‖X Wᵀ − (X diag(s)⁻¹) Q(W diag(s))ᵀ‖²,
 
-then each group's range is shrunk where that lowers the output's error (clipping). The division by s is folded into
-the norm or the linear layer before.
+then each group's range is shrunk where that lowers the output's error (clipping). The division by s
+is folded into the norm or the linear layer before.
 """
 
 import time
@@ -47,7 +48,9 @@ NOT_CLIPPED = ("q_proj", "k_proj", "c_attn")
 
 @dataclass(frozen=True)
 class AWQResult:
-    """`scale` (in,) multiplies the weight's columns; `result` stands for Q(W diag(s)), so Ŵ = result.weight / scale."""
+    """`scale` (in,) multiplies the weight's columns; `result` stands for Q(W diag(s)), so Ŵ =
+    result.weight / scale.
+    """
 
     scale: Tensor
     alpha: float
@@ -56,7 +59,10 @@ class AWQResult:
 
 
 def scale_for(magnitude: Tensor, alpha: float) -> Tensor:
-    """m^α, divided by √(max · min) so that the scales lie around 1. An input that is always zero counts as tiny."""
+    """m^α, divided by √(max · min) so that the scales lie around 1.
+
+    An input that is always zero counts as tiny.
+    """
     scale = magnitude.float().clamp(min=1e-4) ** alpha
     return scale / (scale.max() * scale.min()).sqrt()
 
@@ -73,9 +79,10 @@ def search_scale(
 ) -> tuple[Tensor, float, list[float]]:  # fmt: skip
     """The best s = m^α for layers that share an input: (scale, α, the error at each α).
 
-    `weights` are (out, in), H = (2/N) XᵀX (in, in), `magnitude` m (channels,) with `spread` from channels to inputs.
-    The error is the summed `gptq.layer_error`. α = 0, no scaling, should be among `alphas`. `each`: bits, group size and symmetry
-    of each weight, where they differ.
+    `weights` are (out, in), H = (2/N) XᵀX (in, in), `magnitude` m (channels,) with `spread` from
+    channels to inputs.
+    The error is the summed `gptq.layer_error`. α = 0, no scaling, should be among `alphas`. `each`:
+    bits, group size and symmetry of each weight, where they differ.
     """
     each = each or [{"bits": bits, "group_size": group_size, "symmetric": symmetric}] * len(weights)
     scales = [scale_for(magnitude, alpha) for alpha in alphas]
@@ -94,7 +101,9 @@ def search_clip(
     weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
     shrink: Sequence[float] = SHRINK,
 ) -> Grid:  # fmt: skip
-    """For each group of each row, the range c · [min, max] with the least output error δᵀ H_gg δ (other groups exact)."""
+    """For each group of each row, the range c · [min, max] with the least output error δᵀ H_gg δ
+    (other groups exact).
+    """
     rows, columns = weight.shape
     size = check_group_size(group_size, columns)
     groups = columns // size
@@ -148,15 +157,18 @@ def quantize(
 ) -> Compressed:  # fmt: skip
     """AWQ of every linear layer in the blocks of a causal language model. Works on a copy.
 
-    Layers that `ignore` names are scaled with those that share their input, but not rounded; `per_layer` (of bits, group_size,
-    symmetric, clip) as in `rtn.quantize`.
+    Layers that `ignore` names are scaled with those that share their input, but not rounded;
+    `per_layer` (of bits, group_size, symmetric, clip) as in `rtn.quantize`.
 
-    `calibration` holds token ids (sequences, context). Every block sees the activations of the full-precision model.
-    scale=False leaves the scaling out, clip=False the clipping, to see what each is worth. Query and key layers are
-    scaled but not clipped. What can be scaled is found by `folding.folds`; layers that nothing can scale are clipped only.
-    `details`: `alpha`, the chosen α of each group of layers by its first; `unscaled`; `unreached`, experts that no calibration
-    token reached, which are rounded.
-    Raises CompressionError for bad settings, an empty calibration set, or an architecture in which nothing can be scaled.
+    `calibration` holds token ids (sequences, context). Every block sees the activations of the
+    full-precision model.
+    scale=False leaves the scaling out, clip=False the clipping, to see what each is worth. Query
+    and key layers are scaled but not clipped. What can be scaled is found by `folding.folds`;
+    layers that nothing can scale are clipped only.
+    `details`: `alpha`, the chosen α of each group of layers by its first; `unscaled`; `unreached`,
+    experts that no calibration token reached, which are rounded.
+    Raises CompressionError for bad settings, an empty calibration set, or an architecture in which
+    nothing can be scaled.
     """
     began = time.perf_counter()
     calibration = walk.check_calibration(calibration, model)
@@ -256,7 +268,10 @@ def quantize(
 
 
 def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:
-    """A mean over the tokens of several layers. Layers with one input (query, key and value) have equal ones; experts do not."""
+    """A mean over the tokens of several layers.
+
+    Layers with one input (query, key and value) have equal ones; experts do not.
+    """
     first = layers[0]
     if all(
         counts[layer] == counts[first] and torch.equal(statistic[layer], statistic[first])
@@ -269,7 +284,9 @@ def _together(layers: Sequence, statistic: dict, counts: dict) -> Tensor:
 
 
 def _statistics(block: nn.Module, states: Any) -> tuple[dict, dict, dict]:
-    """For each linear layer of a block: H = (2/N) XᵀX and m = mean|x| of its inputs, and how many those were."""
+    """For each linear layer of a block: H = (2/N) XᵀX and m = mean|x| of its inputs, and how many
+    those were.
+    """
     products: dict = {}
     sums: dict = {}
     counts: dict = {}

@@ -1,11 +1,13 @@
-"""Learned rotations: gradient steps that never leave the rotations (SpinQuant, Liu et al., 2025; Li et al., 2020).
+"""Learned rotations: gradient steps that never leave the rotations (SpinQuant, Liu et al., 2025; Li
+et al., 2020).
 
 For a loss L(R) with the gradient G = ∂L/∂R at an orthogonal R, let
 
     A = G Rᵀ,     W = A − Aᵀ   (skew: Wᵀ = −W),     R⁺ = (I + η/2 W)⁻¹ (I − η/2 W) R.
 
-The Cayley transform of a skew matrix is orthogonal, so R⁺ is a rotation if R is, however large the step η. To first order
-R⁺ = R − η W R, and L falls by η/2 ‖W‖². (The papers' Ŵ = G Rᵀ − ½ R Rᵀ G Rᵀ is A / 2 for a square R: their η is twice this one.)
+The Cayley transform of a skew matrix is orthogonal, so R⁺ is a rotation if R is, however large the
+step η. To first order R⁺ = R − η W R, and L falls by η/2 ‖W‖². (The papers' Ŵ = G Rᵀ − ½ R Rᵀ G Rᵀ
+is A / 2 for a square R: their η is twice this one.)
 """
 
 from collections.abc import Callable
@@ -39,7 +41,10 @@ def direction(R: Tensor, G: Tensor) -> Tensor:
 
 
 def step(R: Tensor, G: Tensor, rate: float) -> Tensor:
-    """R⁺ (n, n) for R, G (n, n) and η = `rate`, solved in float64. Raises CompressionError if R is no rotation or G not finite."""
+    """R⁺ (n, n) for R, G (n, n) and η = `rate`, solved in float64.
+
+    Raises CompressionError if R is no rotation or G not finite.
+    """
     check_rotation(R)
     if not torch.isfinite(G).all():
         raise CompressionError(
@@ -55,8 +60,9 @@ def learn(
 ) -> tuple[Tensor, list[float]]:
     """The best R met on the way, and the losses at each step, the start first.
 
-    Steps have a length of their own, η = rate · √n / ‖W‖ falling to 0: gradients through rounding (straight-through) have no reliable
-    size. Rounding also makes the loss jump, so that the last R need not be the best. Works in R's dtype, best float64.
+    Steps have a length of their own, η = rate · √n / ‖W‖ falling to 0: gradients through rounding
+    (straight-through) have no reliable size. Rounding also makes the loss jump, so that the last R
+    need not be the best. Works in R's dtype, best float64.
     """
     check_rotation(R)
     R = R.detach().clone()
@@ -76,7 +82,9 @@ def learn(
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """Each row of x (…, n) on the affine grid of its own range, 2^bits values; the gradient passes through the rounding."""
+    """Each row of x (…, n) on the affine grid of its own range, 2^bits values; the gradient passes
+    through the rounding.
+    """
     low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=1e-12).detach()
     zero = (-low / scale).round().detach()
@@ -84,7 +92,9 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 
 
 def product_error(x: Tensor, weight: Tensor, R: Tensor, bits: int) -> Tensor:
-    """‖X Wᵀ − Q(X Rᵀ) Q(W Rᵀ)ᵀ‖² / ‖X Wᵀ‖² for inputs X (tokens, n) and a weight W (out, n), both rounded row by row."""
+    """‖X Wᵀ − Q(X Rᵀ) Q(W Rᵀ)ᵀ‖² / ‖X Wᵀ‖² for inputs X (tokens, n) and a weight W (out, n), both
+    rounded row by row.
+    """
     exact = x @ weight.T
     return (
         rounded(x @ R.T, bits) @ rounded(weight @ R.T, bits).T - exact

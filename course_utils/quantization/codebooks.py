@@ -1,9 +1,10 @@
-"""k-means quantization: the values themselves are learned (Han et al., 2016, Deep Compression, section 3).
+"""k-means quantization: the values themselves are learned (Han et al., 2016, Deep Compression,
+section 3).
 
     min over c_1 … c_K and assignments a_i   Σ_i h_i (w_i − c_{a_i})²,     K = 2^bits
 
-with the weights of a row (or of the whole matrix) sharing one codebook. h_i = 1, or an importance such as the mean
-squared input behind the weight (Kim et al., 2024, SqueezeLLM).
+with the weights of a row (or of the whole matrix) sharing one codebook. h_i = 1, or an importance
+such as the mean squared input behind the weight (Kim et al., 2024, SqueezeLLM).
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ GRANULARITIES = ("per_channel", "per_tensor")
 
 @dataclass(frozen=True)
 class CodebookResult:
-    """`codes` (out, in) uint8 index the rows of `codebook` (out or 1, 2^bits), ascending; `weight` is what they give."""
+    """`codes` (out, in) uint8 index the rows of `codebook` (out or 1, 2^bits), ascending; `weight`
+    is what they give.
+    """
 
     codes: Tensor
     codebook: Tensor
@@ -43,12 +46,14 @@ def look_up(codes: Tensor, codebook: Tensor) -> Tensor:
 def lloyd(
     values: Tensor, k: int, importance: Tensor | None = None, iterations: int = 1000
 ) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm for each row of `values` (rows, n) by itself: (centroids (rows, k) ascending, codes (rows, n)).
+    """Lloyd's algorithm for each row of `values` (rows, n) by itself: (centroids (rows, k)
+    ascending, codes (rows, n)).
 
-    In one dimension a cluster is an interval of the sorted values, so that a step is k − 1 searches and differences of
-    cumulative sums. A centroid without values moves to the value that costs most. Every step lowers the cost or leaves
-    it, and the walk ends when nothing moves. Where it ends is a local minimum and depends on the `start`; from this one
-    its cost lies a few percent above the least one (exact by dynamic programming, see the tests).
+    In one dimension a cluster is an interval of the sorted values, so that a step is k − 1 searches
+    and differences of cumulative sums. A centroid without values moves to the value that costs
+    most. Every step lowers the cost or leaves it, and the walk ends when nothing moves. Where it
+    ends is a local minimum and depends on the `start`; from this one its cost lies a few percent
+    above the least one (exact by dynamic programming, see the tests).
     """
     x, order = values.double().contiguous().sort(1)
     h = (
@@ -86,12 +91,14 @@ def _with_ends(cuts: Tensor, n: int) -> Tensor:
 
 
 def start(x: Tensor, h: Tensor, k: int) -> Tensor:
-    """Edges (rows, k + 1) of k intervals of the sorted values x (rows, n) with importance h, to begin with.
+    """Edges (rows, k + 1) of k intervals of the sorted values x (rows, n) with importance h, to
+    begin with.
 
-    The best centroids lie as densely as the cube root of the density (Panter and Dite, 1951). Sorted values with gaps g
-    have the density 1 / g, so that ∫ p^(1/3) = Σ h^(1/3) g^(2/3); 4 k intervals take an equal part of it each (few values:
-    an interval for each). Then the two neighbours whose union costs least more, m₁ m₂ / (m₁ + m₂) (c₁ − c₂)², become one,
-    until k are left (Ward, 1963).
+    The best centroids lie as densely as the cube root of the density (Panter and Dite, 1951).
+    Sorted values with gaps g have the density 1 / g, so that ∫ p^(1/3) = Σ h^(1/3) g^(2/3); 4 k
+    intervals take an equal part of it each (few values:
+    an interval for each). Then the two neighbours whose union costs least more, m₁ m₂ / (m₁ + m₂)
+    (c₁ − c₂)², become one, until k are left (Ward, 1963).
     """
     rows, n = x.shape
     if n <= 4 * k:
@@ -140,11 +147,13 @@ def quantize_layer(
     granularity: str = "per_channel",
     importance: Tensor | None = None,
 ) -> CodebookResult:
-    """k-means codes of a weight (out, in), with a codebook of 2^bits values for each row or for the whole matrix.
+    """k-means codes of a weight (out, in), with a codebook of 2^bits values for each row or for the
+    whole matrix.
 
-    `importance`: (in,) or (out, in), not negative, not all zero. Centroids are kept in float16, or in float32
-    where float16 would move one by over 1/1000 of its row's largest.
-    Raises CompressionError for NaN, infinity, bits outside 1 to 8, or an importance that does not fit.
+    `importance`: (in,) or (out, in), not negative, not all zero. Centroids are kept in float16, or
+    in float32 where float16 would move one by over 1/1000 of its row's largest.
+    Raises CompressionError for NaN, infinity, bits outside 1 to 8, or an importance that does not
+    fit.
     """
     weight = check_matrix(weight)
     if bits not in range(1, 9):
@@ -176,7 +185,8 @@ def quantize_layer(
 class CodebookLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ looked up at each call.
 
-    Buffers: `packed` (out, bytes) uint8, as `packing.pack`; `codebook` (out or 1, 2^bits), float16 where that is exact.
+    Buffers: `packed` (out, bytes) uint8, as `packing.pack`; `codebook` (out or 1, 2^bits), float16
+    where that is exact.
     """
 
     def __init__(
@@ -230,7 +240,9 @@ def quantize(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:
-    """k-means codebooks for every linear layer of the blocks. Works on a copy; errors name the layer.
+    """k-means codebooks for every linear layer of the blocks.
+
+    Works on a copy; errors name the layer.
 
     `ignore`, `per_layer` as in `rtn.quantize`.
     """

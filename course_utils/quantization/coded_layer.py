@@ -23,11 +23,14 @@ def column_classes(codes: Tensor, classes: int) -> Tensor:
 
 @storable
 class EntropyCodedLinear(ExpandedLinear):
-    """y = x Ŵᵀ + b with Ŵ = Δ_j q_ij, its codes kept as one rANS stream; they are decoded at the first product.
+    """y = x Ŵᵀ + b with Ŵ = Δ_j q_ij, its codes kept as one rANS stream; they are decoded at the
+    first product.
 
-    Buffers: `stream` uint8; `table` (classes, K) int16 of frequencies; `lowest` (), the code of the table's first entry;
-    `which` (in,) uint8, each column's class; `step` (1 or in,) float16 where that is exact enough, else float32. In
-    memory the decoded codes stay, one or two bytes each; the file holds the stream.
+    Buffers: `stream` uint8; `table` (classes, K) int16 of frequencies; `lowest` (), the code of the
+    table's first entry;
+    `which` (in,) uint8, each column's class; `step` (1 or in,) float16 where that is exact enough,
+    else float32. In memory the decoded codes stay, one or two bytes each; the file holds the
+    stream.
     """
 
     stream: Tensor

@@ -48,14 +48,19 @@ class Compressed:
     details: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
-        """Write the model and return the bytes written. An interrupted write leaves an existing folder whole."""
+        """Write the model and return the bytes written.
+
+        An interrupted write leaves an existing folder whole.
+        """
         return save(self, Path(folder), tokenizer)
 
     @functools.cached_property
     def coverage(self) -> dict[str, Any]:
-        """What part of the parameters was compressed, and what was left alone and why: see `models.selection.coverage`.
+        """What part of the parameters was compressed, and what was left alone and why: see
+        `models.selection.coverage`.
 
-        Reached are the layers that are stored in another form, and those that a pruning method gave zeros.
+        Reached are the layers that are stored in another form, and those that a pruning method gave
+        zeros.
         """
         packed = {
             name: m
@@ -95,7 +100,9 @@ def save(
 
 
 def check_shapes(model: PreTrainedModel) -> None:
-    """Raises CompressionError if the model's config makes tensors of other shapes: a file of it could not be loaded."""
+    """Raises CompressionError if the model's config makes tensors of other shapes: a file of it
+    could not be loaded.
+    """
     skeleton = empty_like(type(model), model.config).state_dict()
     for name, tensor in model.state_dict().items():
         expected = skeleton.get(name)
@@ -113,7 +120,8 @@ def _is_packed(model: PreTrainedModel, name: str) -> bool:
 def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> int:
     """Let `fill` write into a new folder, put it in place of `folder`, and return its bytes.
 
-    Raises CompressionError if `folder` holds something without the file `mark`, which says that it was written here.
+    Raises CompressionError if `folder` holds something without the file `mark`, which says that it
+    was written here.
     """
     check_folder(folder, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +171,9 @@ def write_rest(
     shared: dict[str, str],
     ignore: tuple[str, ...] = (),
 ) -> None:
-    """What stands beside the weights: config, generation settings, tokenizer, and last the manifest with all digests."""
+    """What stands beside the weights: config, generation settings, tokenizer, and last the manifest
+    with all digests.
+    """
     model: Any = compressed.model
     model.config.save_pretrained(work)
     save_generation(model, work)
@@ -189,7 +199,10 @@ def layers_of(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
 def build_layers(
     model: torch.nn.Module, layers: dict[str, dict[str, Any]], dtype: torch.dtype, where: Path
 ) -> None:
-    """Put empty layers of these kinds and shapes in their places. Raises CompressionError for a kind that is not known."""
+    """Put empty layers of these kinds and shapes in their places.
+
+    Raises CompressionError for a kind that is not known.
+    """
     for name, shape in layers.items():
         kind = shape["kind"]
         if kind not in KINDS:
@@ -202,14 +215,18 @@ def build_layers(
 
 
 def save_generation(model: PreTrainedModel, work: Path) -> None:
-    """generation_config.json as the model has it, if it has one: also settings that transformers would not write itself."""
+    """generation_config.json as the model has it, if it has one: also settings that transformers
+    would not write itself.
+    """
     settings = getattr(model, "generation_config", None)
     if settings is not None:
         (work / "generation_config.json").write_text(settings.to_json_string(use_diff=True))
 
 
 def without_copies(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, each memory once, and {name left out: name under which it is stored}: blocks that a model uses twice."""
+    """The tensors, each memory once, and {name left out: name under which it is stored}: blocks
+    that a model uses twice.
+    """
     first: dict[tuple, str] = {}
     shared = {}
     for name, tensor in tensors.items():
@@ -220,7 +237,9 @@ def without_copies(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def swap_in(work: Path, folder: Path) -> None:
-    """Put the finished folder `work` in the place of `folder`: whatever interrupts it, one of the two is there whole."""
+    """Put the finished folder `work` in the place of `folder`: whatever interrupts it, one of the
+    two is there whole.
+    """
     aside = work.with_name(f"{work.name}-old")
     if folder.exists():
         os.replace(folder, aside)
@@ -285,7 +304,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def weights_of(manifest: dict[str, Any]) -> list[str]:
-    """The files that hold the tensors: one, or several where the model was compressed block by block."""
+    """The files that hold the tensors: one, or several where the model was compressed block by
+    block.
+    """
     return manifest.get("weights", [WEIGHTS])
 
 
@@ -307,8 +328,10 @@ def _class_of(manifest: dict[str, Any]) -> Any:
 def load(folder: str | Path) -> PreTrainedModel:
     """A model that `Compressed.save` wrote, ready to generate: bit for bit the one that was saved.
 
-    What no file holds, such as rotary frequencies, is computed anew: in float32, even where `half()` had rounded it.
-    Raises CompressionError if a file is missing, truncated, altered, or does not belong to the others.
+    What no file holds, such as rotary frequencies, is computed anew: in float32, even where
+    `half()` had rounded it.
+    Raises CompressionError if a file is missing, truncated, altered, or does not belong to the
+    others.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)

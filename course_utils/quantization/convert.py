@@ -1,4 +1,6 @@
-"""Replace every linear layer of a copy of a model; shared by the methods that look at one layer at a time, with calibration or without."""
+"""Replace every linear layer of a copy of a model; shared by the methods that look at one layer at
+a time, with calibration or without.
+"""
 
 import copy
 import time
@@ -23,7 +25,9 @@ Make = Callable[..., Made]
 
 
 class FixedBuffers(nn.Module):
-    """A module whose buffers keep their precision: `half()` and the like move scales, but do not round them."""
+    """A module whose buffers keep their precision: `half()` and the like move scales, but do not
+    round them.
+    """
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Any:
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
@@ -34,7 +38,9 @@ class FixedBuffers(nn.Module):
 
 
 class ExpandedLinear(FixedBuffers):
-    """y = x Ŵᵀ + b with `weight`, Ŵ (out, in) in float32, made from the buffers at each call and cast to the dtype of x."""
+    """y = x Ŵᵀ + b with `weight`, Ŵ (out, in) in float32, made from the buffers at each call and
+    cast to the dtype of x.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
@@ -47,7 +53,8 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """What calibration brought to a layer: H = (2/N) XᵀX (in, in) of its N `tokens`, None where none reached it.
+    """What calibration brought to a layer: H = (2/N) XᵀX (in, in) of its N `tokens`, None where
+    none reached it.
 
     `few`: `hessians.too_few`.
     """
@@ -66,14 +73,18 @@ def layer_by_layer(
     model: nn.Module, make: Make, settings: dict[str, Any], ignore: Patterns = (), per_layer: PerLayer | None = None,
     told: dict[str, Any] | None = None, calibration: Any = None,
 ) -> Compressed:  # fmt: skip
-    """A copy of `model` with make(name, layer, settings) in the place of each linear layer of the blocks, but for those that
-    `ignore` names. `settings`: the method's name and what `per_layer` may change (`selection.choose`); `make` is given each
-    layer's own, without the method. `told`: what else the result's settings say.
+    """A copy of `model` with make(name, layer, settings) in the place of each linear layer of the
+    blocks, but for those that `ignore` names.
 
-    With `calibration` it is make(name, layer, settings, seen), seen a `Seen` of inputs that went through the blocks done so far. What `make`
-    tells beside the layer is in the result: details[key][name]. It is kept when a model is read and written block by block.
+    `settings`: the method's name and what `per_layer` may change (`selection.choose`); `make` is
+    given each layer's own, without the method. `told`: what else the result's settings say.
 
-    Errors that `make` raises are given the layer's name; NaN or infinity anywhere is one before any work. `model` is unchanged.
+    With `calibration` it is make(name, layer, settings, seen), seen a `Seen` of inputs that went
+    through the blocks done so far. What `make` tells beside the layer is in the result:
+    details[key][name]. It is kept when a model is read and written block by block.
+
+    Errors that `make` raises are given the layer's name; NaN or infinity anywhere is one before any
+    work. `model` is unchanged.
     """
     began = time.perf_counter()
     walk.check_finite(model, by_block=True)
@@ -131,10 +142,11 @@ def each_layer(
 
 
 def round_activations(compressed: Compressed) -> Compressed:
-    """A copy whose packed layers (`QuantizedLinear`, MXFP4 and NVFP4) round each token to INT8 before they multiply.
+    """A copy whose packed layers (`QuantizedLinear`, MXFP4 and NVFP4) round each token to INT8
+    before they multiply.
 
-    The products are then sums of integers, which is faster on a CPU
-    (`course_utils.kernels`); the results change, so evaluate again. Raises CompressionError if no layer is packed.
+    The products are then sums of integers, which is faster on a CPU (`course_utils.kernels`); the
+    results change, so evaluate again. Raises CompressionError if no layer is packed.
     """
     model = copy.deepcopy(compressed.model)
     packed = [module for module in model.modules() if isinstance(module, Described)]

@@ -1,8 +1,10 @@
-"""Entropy-coded models that decode block by block: memory holds the streams, and the codes of one block at a time.
+"""Entropy-coded models that decode block by block: memory holds the streams, and the codes of one
+block at a time.
 
-By default an entropy-coded layer keeps its codes, one or two bytes each, after its first product. Here a block lets go
-of them when it is done, and decodes them again in the next pass: slower, and the only way where even codes of one byte
-are too many. The dense matrices are never there together: each layer expands its own for its product.
+By default an entropy-coded layer keeps its codes, one or two bytes each, after its first product.
+Here a block lets go of them when it is done, and decodes them again in the next pass: slower, and
+the only way where even codes of one byte are too many. The dense matrices are never there together:
+each layer expands its own for its product.
 """
 
 from typing import Any

@@ -1,16 +1,20 @@
 """E8P: eight weights in 16 bits, points of a shifted E₈ (Tseng et al., 2024, QuIP#, section 4.2).
 
-A code word is ± ¼ beside a point of D₈ + ½ (half-integers with an even sum), which is one of E₈'s two halves:
+A code word is ± ¼ beside a point of D₈ + ½ (half-integers with an even sum), which is one of E₈'s
+two halves:
 
     index (16 bits) = size (8) | signs (7) | shift (1)
 
-`size` picks one of 256 vectors of positive half-integers: the 227 with norm² at most 10, and 29 of the 56 with five 3/2 and
-three 1/2 (which 29 hardly matters: the distortion of normal numbers moves by 0.1 %; the published code's list is another one).
-Seven signs are stored; the eighth makes the sum even. `shift` adds +¼ or −¼ to all eight numbers. So 2¹⁶ points need a
-table of 256 · 8 numbers, computed here and the same for all layers: nothing of it is in a file.
+`size` picks one of 256 vectors of positive half-integers: the 227 with norm² at most 10, and 29 of
+the 56 with five 3/2 and three 1/2 (which 29 hardly matters: the distortion of normal numbers moves
+by 0.1 %; the published code's list is another one).
+Seven signs are stored; the eighth makes the sum even. `shift` adds +¼ or −¼ to all eight numbers.
+So 2¹⁶ points need a table of 256 · 8 numbers, computed here and the same for all layers: nothing of
+it is in a file.
 
-Normal numbers, each vector at its nearest point, the best scale: .0914 of the variance is left. The published code's own 256 sizes at its own scale
-(1/1.03) leave .0913, on the same numbers. The papers list .089 for E8P; that was not reached with either, and why is not known.
+Normal numbers, each vector at its nearest point, the best scale: .0914 of the variance is left. The
+published code's own 256 sizes at its own scale (1/1.03) leave .0913, on the same numbers. The
+papers list .089 for E8P; that was not reached with either, and why is not known.
 """
 
 import functools
@@ -55,8 +59,10 @@ def decode(index: Tensor) -> Tensor:
 
 
 def encode(x: Tensor) -> Tensor:
-    """The index (n,) int64 of the nearest of the 65,536 points for each x (n, 8). Exact: for each shift and each of the 256
-    sizes the best signs are those of x − shift, but for one where the sum would be odd: the one that costs least.
+    """The index (n,) int64 of the nearest of the 65,536 points for each x (n, 8).
+
+    Exact: for each shift and each of the 256 sizes the best signs are those of x − shift, but for
+    one where the sum would be odd: the one that costs least.
     """
     if x.dim() != 2 or x.shape[1] != WIDTH:
         raise CompressionError(
@@ -100,7 +106,9 @@ def _encode(x: Tensor) -> Tensor:
 
 @storable
 class E8Linear(ScaledCodes):
-    """A layer of E8P codes: `packed` (out, 2 · ⌈in / 8⌉) uint8 holds the low and the high byte of each index."""
+    """A layer of E8P codes: `packed` (out, 2 · ⌈in / 8⌉) uint8 holds the low and the high byte of
+    each index.
+    """
 
     def __init__(
         self, in_features: int, out_features: int, *, groups: int = 1, scale_dtype: str = "float16", bias: bool = False,
@@ -132,9 +140,12 @@ class E8Linear(ScaledCodes):
 def quantize_layer(
     weight: Tensor, H: Tensor | None = None, *, group_size: int | None = None, damping: float = 0.01
 ) -> E8Linear:
-    """E8P of a weight (out, in): the packed layer, whose `weight` is Ŵ. With H, block LDLQ over groups of eight.
+    """E8P of a weight (out, in): the packed layer, whose `weight` is Ŵ.
 
-    2 bits a weight, and 16 for each scale (a row's, or a group's). Where `in` is no multiple of 8, zeros fill the last vector.
+    With H, block LDLQ over groups of eight.
+
+    2 bits a weight, and 16 for each scale (a row's, or a group's). Where `in` is no multiple of 8,
+    zeros fill the last vector.
     """
     weight = check_matrix(weight).float()
     rows, columns = weight.shape
@@ -164,10 +175,12 @@ def quantize(
     model: nn.Module, calibration: Tensor | None = None, *, group_size: int | None = None, rotation: int | None = None, damping: float = 0.01,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """E8P of every linear layer of the blocks, at 2 bits a weight and a scale for each row (or group of `group_size`).
+    """E8P of every linear layer of the blocks, at 2 bits a weight and a scale for each row (or
+    group of `group_size`).
 
-    Without `calibration` each vector goes to its nearest point; with it block LDLQ. `rotation`: the seed of a mixing
-    of rows and columns before that (see `vectors`). `ignore`, `per_layer` as in `rtn.quantize`.
+    Without `calibration` each vector goes to its nearest point; with it block LDLQ. `rotation`: the
+    seed of a mixing of rows and columns before that (see `vectors`). `ignore`, `per_layer` as in
+    `rtn.quantize`.
     """
     settings: dict[str, Any] = {"method": "e8", "group_size": group_size, "rotation": rotation}
 

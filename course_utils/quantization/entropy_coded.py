@@ -1,15 +1,18 @@
-"""Entropy-coded quantization: no clipping, no codes of fixed length; bytes follow the entropy of the codes.
+"""Entropy-coded quantization: no clipping, no codes of fixed length; bytes follow the entropy of
+the codes.
 
     q_ij = round(w_ij / Δ_j)     ŵ_ij = Δ_j q_ij     rate = entropy of q  (+ tables)
 
-`steps="one"`: one Δ for the whole model. With every distortion alike, this is reverse water-filling: a matrix of small
-weights gets few bits by itself. `steps="sigma"`: Δ ∝ the standard deviation of each matrix, equal rates instead.
-`steps="watersic"`: Δ_j ∝ U_jj of the layer's H⁻¹ = UᵀU, so that every column of the walk adds the same damage
-(Lifar et al., 2026). The latter needs calibration. With calibration, columns are walked as in GPTQ: the later ones
-make up for the errors of the earlier.
+`steps="one"`: one Δ for the whole model. With every distortion alike, this is reverse
+water-filling: a matrix of small weights gets few bits by itself. `steps="sigma"`: Δ ∝ the standard
+deviation of each matrix, equal rates instead.
+`steps="watersic"`: Δ_j ∝ U_jj of the layer's H⁻¹ = UᵀU, so that every column of the walk adds the
+same damage (Lifar et al., 2026). The latter needs calibration. With calibration, columns are walked
+as in GPTQ: the later ones make up for the errors of the earlier.
 
-Columns are sorted into `classes` by the spread of their codes; each class has its own table of frequencies, and all
-codes go through rANS (`course_utils.theory.coding`). The file holds codes, tables, classes and steps: all are counted.
+Columns are sorted into `classes` by the spread of their codes; each class has its own table of
+frequencies, and all codes go through rANS (`course_utils.theory.coding`). The file holds codes,
+tables, classes and steps: all are counted.
 """
 
 import math
@@ -55,8 +58,8 @@ def round_to(weight: Tensor, steps: Tensor) -> Tensor:
 def walk_columns(
     weight: Tensor, H: Tensor, steps: Tensor, *, damping: float = 0.01, block_size: int = 128
 ) -> Tensor:
-    """Codes (out, in) of GPTQ's walk with fixed `steps` (in,) and no limits: q_i = round(w_i / Δ_i), then the columns after
-    i move by −(w_i − Δ_i q_i) / U_ii · U_ij.
+    """Codes (out, in) of GPTQ's walk with fixed `steps` (in,) and no limits: q_i = round(w_i /
+    Δ_i), then the columns after i move by −(w_i − Δ_i q_i) / U_ii · U_ij.
     """
     steps = steps.expand(weight.shape[1])
     U = gptq.inverse_cholesky(gptq.damped(H, damping))
@@ -102,7 +105,9 @@ def _rate(layers: Sequence[Any]) -> float:
 def relative_steps(
     weights: dict[str, Tensor], steps: str, diagonals: dict[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Each layer's steps up to the common factor: 1, its standard deviation, or U_jj over its geometric mean."""
+    """Each layer's steps up to the common factor: 1, its standard deviation, or U_jj over its
+    geometric mean.
+    """
     if steps == "sigma":
         return {
             n: w.float().std(correction=0).reshape(1).clamp(min=1e-3 * float(w.abs().max()) or 1.0)
@@ -114,7 +119,9 @@ def relative_steps(
 def find_step(
     weights: dict[str, Tensor], relative: dict[str, Tensor], bits: float, classes: int = 1
 ) -> float:
-    """The common factor at which plain rounding costs `bits` a weight at the entropy, found by bisection to 0.2 %."""
+    """The common factor at which plain rounding costs `bits` a weight at the entropy, found by
+    bisection to 0.2 %.
+    """
     total = sum(w.numel() for w in weights.values())
 
     def rate(factor: float) -> float:
@@ -140,7 +147,9 @@ def find_step(
 
 @dataclass
 class _Part:
-    """Layers that share one factor of their steps, because they are asked for the same bits in the same way."""
+    """Layers that share one factor of their steps, because they are asked for the same bits in the
+    same way.
+    """
 
     names: list[str]
     bits: float
@@ -155,7 +164,9 @@ class _Part:
         return abs(self.took[-1] - self.bits)
 
     def next_try(self) -> None:
-        """Correct the factor by what was taken: a step twice as large saves one bit at high rates, less near zero bits."""
+        """Correct the factor by what was taken: a step twice as large saves one bit at high rates,
+        less near zero bits.
+        """
         saved = 1.0
         if len(self.tried) > 1 and self.tried[-1] != self.tried[-2]:
             saved = min(
@@ -169,14 +180,19 @@ def quantize(
     model: nn.Module, calibration: Tensor | None = None, *, bits: float = 2.0, steps: str = "one", classes: int = 1,
     damping: float = 0.01, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Entropy-code every linear layer of the blocks at about `bits` bits a weight, everything counted.
+    """Entropy-code every linear layer of the blocks at about `bits` bits a weight, everything
+    counted.
 
-    Without `calibration` weights are rounded; with it (token ids, (sequences, context)) columns are walked as in GPTQ.
-    The step is found by rounding; a walk and the tables cost more than that, so it is corrected from what was really
-    taken, until that is within .004 bit of `bits` or four steps were tried (the nearest stays). `ignore`, `per_layer` as in
-    `rtn.quantize`: layers of other bits, steps or classes than the rest share a factor of their own.
-    `details["bits_per_weight"]` is what the layers really take. Works on a copy; errors name the layer.
-    Raises CompressionError for bits outside 0.1 to 12, unknown `steps`, or watersic without calibration.
+    Without `calibration` weights are rounded; with it (token ids, (sequences, context)) columns are
+    walked as in GPTQ.
+    The step is found by rounding; a walk and the tables cost more than that, so it is corrected
+    from what was really taken, until that is within .004 bit of `bits` or four steps were tried
+    (the nearest stays). `ignore`, `per_layer` as in `rtn.quantize`: layers of other bits, steps or
+    classes than the rest share a factor of their own.
+    `details["bits_per_weight"]` is what the layers really take. Works on a copy; errors name the
+    layer.
+    Raises CompressionError for bits outside 0.1 to 12, unknown `steps`, or watersic without
+    calibration.
     """
     began = time.perf_counter()
     if calibration is not None:
@@ -268,9 +284,11 @@ def coded(
     calibration: Tensor | None,
     own: Mapping[str, Mapping[str, Any]],
 ) -> nn.Module:
-    """A copy of `model` whose layers are coded with these steps: rounded, or with `calibration` walked, each block behind those before it.
+    """A copy of `model` whose layers are coded with these steps: rounded, or with `calibration`
+    walked, each block behind those before it.
 
-    By the names of layers: `weights` (out, in), `step` (in,) or (1,), and `own` with "classes" and "damping".
+    By the names of layers: `weights` (out, in), `step` (in,) or (1,), and `own` with "classes" and
+    "damping".
     """
     original, model = model, sharing.structure(model, experts_apart=False).eval()
     names = {
@@ -307,14 +325,18 @@ def coded(
 
 
 def _stored(steps: Tensor) -> Tensor:
-    """Steps as the file holds them: float16 for many, where that moves none by over 1/1000; one alone keeps float32."""
+    """Steps as the file holds them: float16 for many, where that moves none by over 1/1000; one
+    alone keeps float32.
+    """
     return exact_half(steps) if len(steps) > 1 else steps.float()
 
 
 def _diagonals(
     model: nn.Module, calibration: Tensor, damping: dict[str, float]
 ) -> dict[str, Tensor]:
-    """U_jj of each layer of the model as it is, divided by their geometric mean: the common factor says the rest. 1 where no token comes."""
+    """U_jj of each layer of the model as it is, divided by their geometric mean: the common factor
+    says the rest. 1 where no token comes.
+    """
     layers = walk.compressible(model)
     names = {id(layers[name]): name for name in damping}
     found = {name: torch.ones(walk.weight_of(layers[name]).shape[1]) for name in damping}

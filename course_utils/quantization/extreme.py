@@ -1,7 +1,8 @@
 """One or one and a half bits: binary and ternary weights.
 
 Binary (Rastegari et al., 2016, XNOR-Net): ŵ = α sign(w), least squares gives α = mean|w|.
-Ternary: ŵ = α t, t ∈ {−1, 0, 1}, t = 0 where |w| ≤ Δ; for a given Δ least squares gives α = mean{|w| : |w| > Δ}. Rules for Δ:
+Ternary: ŵ = α t, t ∈ {−1, 0, 1}, t = 0 where |w| ≤ Δ; for a given Δ least squares gives α =
+mean{|w| : |w| > Δ}. Rules for Δ:
 'twn' Δ = 0.7 mean|w| (Li et al., 2016); 'optimal' tries every Δ and takes the least squared error;
 'absmean' rounds w / mean|w| and keeps α = mean|w| (Ma et al., 2024, BitNet b1.58).
 
@@ -37,7 +38,10 @@ def _stored(scale: Tensor) -> Tensor:
 
 
 def binary_layer(weight: Tensor) -> CodebookResult:
-    """Ŵ = α_i sign(w_ij), α_i = mean_j |w_ij| of row i; 0 counts as positive. The codebook of a row is (−α_i, α_i)."""
+    """Ŵ = α_i sign(w_ij), α_i = mean_j |w_ij| of row i; 0 counts as positive.
+
+    The codebook of a row is (−α_i, α_i).
+    """
     weight = check_matrix(weight)
     alpha = exact_half(weight.abs().mean(1, keepdim=True)).to(weight.dtype)
     codes = (weight >= 0).to(torch.uint8)
@@ -49,9 +53,11 @@ def binary_layer(weight: Tensor) -> CodebookResult:
 def ternary_layer(
     weight: Tensor, *, rule: str = "optimal", group_size: int | None = -1
 ) -> LayerResult:
-    """Ternary codes with a scale for each `group_size` inputs of a row (-1: whole rows), as a symmetric 2-bit grid.
+    """Ternary codes with a scale for each `group_size` inputs of a row (-1: whole rows), as a
+    symmetric 2-bit grid.
 
-    Raises CompressionError for an unknown rule, NaN, infinity, or a group size that does not divide the inputs.
+    Raises CompressionError for an unknown rule, NaN, infinity, or a group size that does not divide
+    the inputs.
     """
     if rule not in RULES:
         raise CompressionError(f"rule={rule!r}: choose one of {', '.join(RULES)}.")
@@ -78,7 +84,8 @@ def ternary_layer(
 def best_threshold(magnitude: Tensor) -> Tensor:
     """Δ (…, 1) of the least squared error for magnitudes (…, n).
 
-    Keeping the k largest costs Σ m² − (Σ_{kept} m)² / k, so that the best k maximizes the second term.
+    Keeping the k largest costs Σ m² − (Σ_{kept} m)² / k, so that the best k maximizes the second
+    term.
     """
     ordered = magnitude.double().sort(-1, descending=True).values
     k = torch.arange(1, ordered.shape[-1] + 1, dtype=torch.float64, device=magnitude.device)
@@ -92,9 +99,12 @@ def quantize(
     model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Binary ('binary') or ternary ('ternary') weights in every linear layer of the blocks. Works on a copy.
+    """Binary ('binary') or ternary ('ternary') weights in every linear layer of the blocks.
 
-    `rule` and `group_size` concern ternary weights. `ignore`, `per_layer` as in `rtn.quantize`. Errors name the layer.
+    Works on a copy.
+
+    `rule` and `group_size` concern ternary weights. `ignore`, `per_layer` as in `rtn.quantize`.
+    Errors name the layer.
     """
     _known(kind)
 

@@ -2,9 +2,10 @@
 
     ŵ = s · cast(w / s),     s = max|w| / (largest number of the format)
 
-FP16 and BF16 reach far enough for weights, so that s = 1 and there is nothing to choose. FP8 keeps 3 (E4M3) or 2 (E5M2)
-bits of mantissa, a relative error of at most 1/16 or 1/8 for all but the smallest numbers; s, one for each row or for the
-whole matrix, puts the largest weight at the largest number (Micikevicius et al., 2022, FP8 Formats for Deep Learning).
+FP16 and BF16 reach far enough for weights, so that s = 1 and there is nothing to choose. FP8 keeps
+3 (E4M3) or 2 (E5M2) bits of mantissa, a relative error of at most 1/16 or 1/8 for all but the
+smallest numbers; s, one for each row or for the whole matrix, puts the largest weight at the
+largest number (Micikevicius et al., 2022, FP8 Formats for Deep Learning).
 Patterns and rounding are those of `formats`.
 """
 
@@ -32,7 +33,9 @@ GRANULARITIES = ("per_channel", "per_tensor")
 
 @dataclass(frozen=True)
 class FloatResult:
-    """`values` (out, in) in the format's type and `scale` (out or 1, 1) float32; `weight` = scale · values, float32."""
+    """`values` (out, in) in the format's type and `scale` (out or 1, 1) float32; `weight` = scale ·
+    values, float32.
+    """
 
     values: Tensor
     scale: Tensor
@@ -41,7 +44,10 @@ class FloatResult:
 
 
 def check_format(format: str) -> torch.dtype:
-    """The type that holds a format. Raises CompressionError for one that weights are not stored in here."""
+    """The type that holds a format.
+
+    Raises CompressionError for one that weights are not stored in here.
+    """
     if format not in DTYPES:
         raise CompressionError(
             f"format={format!r}: choose one of {', '.join(DTYPES)}; FP4 and NF4 are in `nf4`, integers in `rtn`."
@@ -52,9 +58,11 @@ def check_format(format: str) -> torch.dtype:
 def quantize_layer(
     weight: Tensor, *, format: str = "FP8 E4M3", granularity: str = "per_channel"
 ) -> FloatResult:
-    """A weight (out, in) in a floating-point format, with scales for FP8 (kept in float16 where that loses nothing).
+    """A weight (out, in) in a floating-point format, with scales for FP8 (kept in float16 where
+    that loses nothing).
 
-    Raises CompressionError for an unknown format or granularity, NaN, infinity, or weights beyond FP16's 65504.
+    Raises CompressionError for an unknown format or granularity, NaN, infinity, or weights beyond
+    FP16's 65504.
     """
     dtype, weight = check_format(format), check_matrix(weight).float()
     check_granularity(granularity, GRANULARITIES)
@@ -81,7 +89,8 @@ def quantize_layer(
 class FloatLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ made from its patterns at each call.
 
-    Buffers: `packed` (out, bytes) uint8, the patterns; `scale` (out or 1, 1), float16 where that is exact (FP8 only).
+    Buffers: `packed` (out, bytes) uint8, the patterns; `scale` (out or 1, 1), float16 where that is
+    exact (FP8 only).
     """
 
     packed: Tensor
@@ -141,7 +150,9 @@ def quantize(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:
-    """FP16, BF16 or FP8 weights in every linear layer of the blocks. Works on a copy; errors name the layer.
+    """FP16, BF16 or FP8 weights in every linear layer of the blocks.
+
+    Works on a copy; errors name the layer.
 
     `ignore`, `per_layer` as in `rtn.quantize`.
     """

@@ -1,11 +1,13 @@
-"""Scale the inputs of some layers, and undo it in whatever comes before them: the function stays the same.
+"""Scale the inputs of some layers, and undo it in whatever comes before them: the function stays
+the same.
 
     W x = (W diag(s)) (diag(s)⁻¹ x),    and  diag(s)⁻¹ x  comes out of the source whose outputs are divided by s.
 
-Sources are norms (their gain and shift are divided) and linear layers with nothing but positively homogeneous
-operations between them and their targets (their rows are divided): v → o, up → down, and fc1 → fc2 with ReLU.
-Which they are is found by running each block (`models.readers`), not from a list of architectures, and checked: the
-block, and then the model, must compute the same with all scales in place.
+Sources are norms (their gain and shift are divided) and linear layers with nothing but positively
+homogeneous operations between them and their targets (their rows are divided): v → o, up → down,
+and fc1 → fc2 with ReLU.
+Which they are is found by running each block (`models.readers`), not from a list of architectures,
+and checked: the block, and then the model, must compute the same with all scales in place.
 """
 
 import re
@@ -28,11 +30,13 @@ SAME = 1e-4  # relative change of a block's output that rounding may cause
 
 @dataclass(frozen=True)
 class Fold:
-    """`source` gives `targets` their input. `rows` (channels,) of the source's outputs are the ones concerned.
+    """`source` gives `targets` their input.
 
-    With grouped-query attention each value channel is read by several heads: `copies` (inputs of the targets,) names
-    the channel behind each input. `others` read the source too, but are no linear layers (routers). A norm's gain is
-    `offset` + weight: 1 with Gemma.
+    `rows` (channels,) of the source's outputs are the ones concerned.
+
+    With grouped-query attention each value channel is read by several heads: `copies` (inputs of
+    the targets,) names the channel behind each input. `others` read the source too, but are no
+    linear layers (routers). A norm's gain is `offset` + weight: 1 with Gemma.
     """
 
     name: str
@@ -51,7 +55,9 @@ class Fold:
         return len(self.rows)
 
     def gather(self, statistic: Tensor) -> Tensor:
-        """A statistic of the targets' inputs (in,), as its mean for each source channel (channels,)."""
+        """A statistic of the targets' inputs (in,), as its mean for each source channel
+        (channels,).
+        """
         total = torch.zeros(self.channels, dtype=statistic.dtype).index_add_(
             0, self.copies, statistic.cpu()
         )
@@ -93,9 +99,12 @@ class _Plan:
 
 @torch.no_grad()
 def folds(model: PreTrainedModel) -> list[list[Fold]]:
-    """What can be folded, block by block, in the order in which the targets run. `model` is as it was afterwards.
+    """What can be folded, block by block, in the order in which the targets run.
 
-    Raises CompressionError, naming the model, where nothing can be, or where scaling would change the function.
+    `model` is as it was afterwards.
+
+    Raises CompressionError, naming the model, where nothing can be, or where scaling would change
+    the function.
     """
     if experts := fused(model):
         raise CompressionError(
@@ -143,7 +152,10 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
 
 
 def norms_before(model: PreTrainedModel) -> list[Fold]:
-    """The folds of `folds` whose source is a norm. Raises CompressionError, naming the model, where there is none."""
+    """The folds of `folds` whose source is a norm.
+
+    Raises CompressionError, naming the model, where there is none.
+    """
     found = [fold for block in folds(model) for fold in block if fold.is_norm]
     if not found:
         raise CompressionError(
@@ -154,7 +166,9 @@ def norms_before(model: PreTrainedModel) -> list[Fold]:
 
 
 def _shared(model: nn.Module) -> set[int]:
-    """Parameters that stand in more than one place: a scale for one place would be one for the other."""
+    """Parameters that stand in more than one place: a scale for one place would be one for the
+    other.
+    """
     counts = Counter(
         id(p) for m in _every_module(model) for p in m._parameters.values() if p is not None
     )
@@ -208,7 +222,10 @@ def _prefix(name: str) -> str:
 
 
 def _keeps(probe: readers.Probe, plans: Sequence[_Plan]) -> bool:
-    """Whether the block computes the same with random scales in all these folds. The probe's block is as it was afterwards."""
+    """Whether the block computes the same with random scales in all these folds.
+
+    The probe's block is as it was afterwards.
+    """
     try:
         made = [plan.of(probe.block) for plan in plans]
     except AttributeError:
@@ -221,7 +238,9 @@ def _keeps(probe: readers.Probe, plans: Sequence[_Plan]) -> bool:
 
 
 def _with_scales(made: Sequence[Fold], work: Any) -> Any:
-    """work() while powers of two (exact in any precision) are folded in; then the weights are put back."""
+    """work() while powers of two (exact in any precision) are folded in; then the weights are put
+    back.
+    """
     draws = torch.Generator().manual_seed(2)
     scales = [2.0 ** torch.randint(-1, 2, (fold.channels,), generator=draws) for fold in made]
     gains = [fold.source.weight.clone() if fold.is_norm else None for fold in made]
@@ -237,7 +256,9 @@ def _with_scales(made: Sequence[Fold], work: Any) -> Any:
 
 
 def _scaled_in_passing(made: Sequence[Fold], work: Any) -> Any:
-    """work() while powers of two divide the sources' outputs and multiply the targets' inputs: no weight is touched."""
+    """work() while powers of two divide the sources' outputs and multiply the targets' inputs: no
+    weight is touched.
+    """
     draws, handles = torch.Generator().manual_seed(2), []
 
     def divided(out: Tensor, by: Tensor) -> Tensor:
@@ -273,7 +294,9 @@ def _scaled_in_passing(made: Sequence[Fold], work: Any) -> Any:
 
 
 def _check_model(model: PreTrainedModel, ids: Tensor, found: Sequence[Sequence[Fold]]) -> None:
-    """Blocks may use each other's parts (shared keys and values): the whole model must compute the same too."""
+    """Blocks may use each other's parts (shared keys and values): the whole model must compute the
+    same too.
+    """
     options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     run = lambda: model(input_ids=ids.to(model.device), **options)[0].float()  # noqa: E731
     before = run()
@@ -288,7 +311,8 @@ def _check_model(model: PreTrainedModel, ids: Tensor, found: Sequence[Sequence[F
 
 @torch.no_grad()
 def apply(fold: Fold, scale: Tensor) -> None:
-    """Divide the source's outputs by `scale` (channels,) and multiply the targets' inputs by it, in place.
+    """Divide the source's outputs by `scale` (channels,) and multiply the targets' inputs by it, in
+    place.
 
     Raises CompressionError unless every scale is positive and finite.
     """

@@ -1,13 +1,15 @@
 """Number formats: which real numbers a pattern of bits stands for.
 
-A floating-point pattern is sign | exponent E | mantissa M. With m mantissa bits and the exponent bias B it means
+A floating-point pattern is sign | exponent E | mantissa M. With m mantissa bits and the exponent
+bias B it means
 
     (−1)^sign · 2^(E − B) · (1 + M / 2^m)      for E > 0,
     (−1)^sign · 2^(1 − B) · M / 2^m            for E = 0 (subnormal numbers).
 
-An integer pattern is a two's complement number. A table pattern is an index into a list of values (NF4, binary).
-Sources: IEEE 754 (FP32, FP16); OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP Microscaling Formats
-Specification 1.0 (E2M1); Dettmers et al., 2023, QLoRA (NF4).
+An integer pattern is a two's complement number. A table pattern is an index into a list of values
+(NF4, binary).
+Sources: IEEE 754 (FP32, FP16); OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP
+Microscaling Formats Specification 1.0 (E2M1); Dettmers et al., 2023, QLoRA (NF4).
 """
 
 from dataclasses import dataclass
@@ -22,10 +24,14 @@ from .grids import check_group_size, check_matrix
 
 @dataclass(frozen=True)
 class Format:
-    """One format. `kind` is 'float', 'integer' or 'table'; `specials` says which patterns are not numbers.
+    """One format.
 
-    specials 'ieee': an exponent of ones is infinity (mantissa 0) or NaN; 'nan': only the pattern of ones is NaN;
-    'none': every pattern is a number. `saturate`: too large numbers become the largest one, not infinity or NaN.
+    `kind` is 'float', 'integer' or 'table'; `specials` says which patterns are not numbers.
+
+    specials 'ieee': an exponent of ones is infinity (mantissa 0) or NaN; 'nan': only the pattern of
+    ones is NaN;
+    'none': every pattern is a number. `saturate`: too large numbers become the largest one, not
+    infinity or NaN.
     """
 
     name: str
@@ -55,11 +61,12 @@ class Format:
 
 
 def normal_float_values(bits: int = 4) -> Tensor:
-    """The 2^bits values of NormalFloat, float64, ascending: quantiles of the normal distribution over [−1, 1].
+    """The 2^bits values of NormalFloat, float64, ascending: quantiles of the normal distribution
+    over [−1, 1].
 
     2^(b−1) + 1 quantiles from 1/2 up to p and 2^(b−1) from 1 − p up to 1/2, where p is the mean of
-    1 − 1/(2 (2^b − 1)) and 1 − 1/2^(b+1). The two halves share the value 0; the whole is divided by its largest
-    value. (Dettmers et al., 2023, section 3 and the code published with it.)
+    1 − 1/(2 (2^b − 1)) and 1 − 1/2^(b+1). The two halves share the value 0; the whole is divided by
+    its largest value. (Dettmers et al., 2023, section 3 and the code published with it.)
     """
     n = 2**bits
     p = 1 - (1 / (2 * (n - 1)) + 1 / (2 * n)) / 2
@@ -95,7 +102,8 @@ def find(name: str | Format) -> Format:
 
 
 def layout(format: str | Format) -> dict[str, int]:
-    """Bits of each field, from the left: sign, exponent and mantissa of a float; sign and magnitude of an integer;
+    """Bits of each field, from the left: sign, exponent and mantissa of a float; sign and magnitude
+    of an integer;
     sign of a binary number; index of a table.
     """
     f = find(format)
@@ -128,14 +136,19 @@ def _check_codes(codes: Tensor, f: Format) -> None:
 
 
 def power_of_two(n: Tensor) -> Tensor:
-    """2^n exactly, float64, for integers −1022 ≤ n ≤ 1023: the exponent field is written down directly."""
+    """2^n exactly, float64, for integers −1022 ≤ n ≤ 1023: the exponent field is written down
+    directly.
+    """
     return ((n.long() + 1023) << 52).view(torch.float64)
 
 
 def decode(codes: Tensor | int, format: str | Format) -> Tensor:
-    """The numbers (float32, same shape) that bit patterns stand for. Every format here fits float32 exactly.
+    """The numbers (float32, same shape) that bit patterns stand for.
 
-    Raises CompressionError for an unknown format or a pattern that does not have the format's number of bits.
+    Every format here fits float32 exactly.
+
+    Raises CompressionError for an unknown format or a pattern that does not have the format's
+    number of bits.
     """
     f = find(format)
     codes = torch.as_tensor(codes)
@@ -161,9 +174,11 @@ def decode(codes: Tensor | int, format: str | Format) -> Tensor:
 def encode(x: Tensor | float, format: str | Format, *, saturate: bool | None = None) -> Tensor:
     """The bit patterns (int64, same shape) of the numbers nearest to x.
 
-    A number halfway between two neighbours goes to the one whose last bit is 0 (in a table: to the smaller index).
-    Beyond the largest number: infinity, in E4M3 NaN, or with `saturate` the largest number; None takes the
-    format's own custom. Integers, tables and E2M1 always saturate: they have nothing else.
+    A number halfway between two neighbours goes to the one whose last bit is 0 (in a table: to the
+    smaller index).
+    Beyond the largest number: infinity, in E4M3 NaN, or with `saturate` the largest number; None
+    takes the format's own custom. Integers, tables and E2M1 always saturate: they have nothing
+    else.
     Raises CompressionError for an unknown format, or NaN where the format has no pattern for it.
     """
     f = find(format)
@@ -220,9 +235,10 @@ def scaled_cast(
 ) -> tuple[Tensor, Tensor]:
     """A matrix (out, in) rounded to a format with one scale for each `group_size` inputs of a row.
 
-    ŵ = s · cast(w / s) with s = max|w| / (largest number of the format), rounded to float16, the form in which scales
-    are stored, unless that loses it; for binary s = mean|w|, which is best in the squared error. A group of zeros has
-    the scale 1. Returns ŵ (out, in) and the scales (out, groups), both float32.
+    ŵ = s · cast(w / s) with s = max|w| / (largest number of the format), rounded to float16, the
+    form in which scales are stored, unless that loses it; for binary s = mean|w|, which is best in
+    the squared error. A group of zeros has the scale 1. Returns ŵ (out, in) and the scales (out,
+    groups), both float32.
     Raises CompressionError for NaN, infinity or a group size that does not divide the columns.
     """
     f = find(format)

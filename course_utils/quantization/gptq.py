@@ -1,4 +1,5 @@
-"""GPTQ (Frantar et al., 2023): quantize column by column, and let the columns to come absorb each error.
+"""GPTQ (Frantar et al., 2023): quantize column by column, and let the columns to come absorb each
+error.
 
 For a layer with weight W (out, in) and inputs X (tokens, in) it lowers
 
@@ -8,12 +9,14 @@ With H⁻¹ = UᵀU (U upper triangular), column i is rounded and the columns to
 
     W[:, j] −= (w_i − ŵ_i) / U_ii · U_ij,    j > i,
 
-which is the optimal brain surgeon's update with the inverse Hessian of the columns that are left. With the rows of
-errors e_i = (w_i − ŵ_i) / U_ii, W − Ŵ = E U, so that the damped error that all this ends with is Σ e_i².
+which is the optimal brain surgeon's update with the inverse Hessian of the columns that are left.
+With the rows of errors e_i = (w_i − ŵ_i) / U_ii, W − Ŵ = E U, so that the damped error that all
+this ends with is Σ e_i².
 
-The walk is greedy: each column is rounded as if the later ones could still be any real number. It is nearly always
-better than rounding, but it need not be (few bits, strongly correlated inputs, a range that the moved weights
-leave). `quantize_layer` therefore compares the two and keeps plain rounding for a layer where that is better.
+The walk is greedy: each column is rounded as if the later ones could still be any real number. It
+is nearly always better than rounding, but it need not be (few bits, strongly correlated inputs, a
+range that the moved weights leave). `quantize_layer` therefore compares the two and keeps plain
+rounding for a layer where that is better.
 """
 
 import warnings
@@ -62,16 +65,18 @@ def quantize_layer(
 ) -> LayerResult:  # fmt: skip
     """GPTQ of one weight (out, in) for the Hessian H (in, in).
 
-    Errors within a block of columns are handed on at once, those to later blocks in one matrix product. A group's scale is
-    taken from its weights as they stand when the block begins in which the group begins, as in the official code: with
-    block_size=1 that is when the group begins. `static_groups` takes all scales beforehand. For static groups, and for
-    whole rows, `block_size` changes the time only. `act_order` visits the inputs with the largest H_ii first, so
-    that groups are formed in that order unless they are static. With `never_worse`, a layer whose `layer_error`
-    is larger than that of rounding to nearest with the same bits, groups and symmetry is rounded instead; turn it
-    off for the bare algorithm. Work is done in the weight's precision (float32 at least).
+    Errors within a block of columns are handed on at once, those to later blocks in one matrix
+    product. A group's scale is taken from its weights as they stand when the block begins in which
+    the group begins, as in the official code: with block_size=1 that is when the group begins.
+    `static_groups` takes all scales beforehand. For static groups, and for whole rows, `block_size`
+    changes the time only. `act_order` visits the inputs with the largest H_ii first, so that groups
+    are formed in that order unless they are static. With `never_worse`, a layer whose `layer_error`
+    is larger than that of rounding to nearest with the same bits, groups and symmetry is rounded
+    instead; turn it off for the bare algorithm. Work is done in the weight's precision (float32 at
+    least).
 
-    Raises CompressionError for NaN, infinity, shapes that do not match, a group size that does not divide the
-    inputs, or a Hessian that is not positive definite after damping.
+    Raises CompressionError for NaN, infinity, shapes that do not match, a group size that does not
+    divide the inputs, or a Hessian that is not positive definite after damping.
     """
     weight = check_walk(weight, H, damping, block_size)
     check_bits(bits)
@@ -163,10 +168,13 @@ def _walk_columns(
 
 
 def _hand_on_within(W: Tensor, U: Tensor, P: Tensor) -> None:
-    """Make w_j = W_j + Σ_{i<j} (w_i P_ij − e_i U_ij), for a block of columns, GPTQ's own walk, in place.
+    """Make w_j = W_j + Σ_{i<j} (w_i P_ij − e_i U_ij), for a block of columns, GPTQ's own walk, in
+    place.
 
-    The rows of w are w = (W − E U_s) T with T = (I − P)⁻¹ and U_s = U without its diagonal: W T in W's place, U_s T in that of U_s.
-    W is (columns, rows) here; U and P (columns, columns), P strictly upper triangular. P = 0 changes no bit.
+    The rows of w are w = (W − E U_s) T with T = (I − P)⁻¹ and U_s = U without its diagonal: W T in
+    W's place, U_s T in that of U_s.
+    W is (columns, rows) here; U and P (columns, columns), P strictly upper triangular. P = 0
+    changes no bit.
     """
     one = torch.eye(len(P), dtype=P.dtype, device=P.device)
     T = torch.linalg.solve_triangular(one - P, one, upper=True, unitriangular=True)
@@ -199,14 +207,18 @@ def quantize(
     static_groups: bool = False, never_worse: bool = True, quantize_layer: Callable=quantize_layer,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """GPTQ of every linear layer in the blocks of a causal language model; `ignore`, `per_layer` as in `rtn.quantize`.
+    """GPTQ of every linear layer in the blocks of a causal language model; `ignore`, `per_layer` as
+    in `rtn.quantize`.
 
-    `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs that went
-    through the blocks already quantized. Another `quantize_layer` with the same arguments may be given.
+    `calibration` holds token ids (sequences, context). Blocks are done in order; each sees inputs
+    that went through the blocks already quantized. Another `quantize_layer` with the same arguments
+    may be given.
     Works on a copy; `model` is unchanged. Embeddings, norms and the output head stay as they are.
-    Experts that saw fewer tokens than they have inputs are rounded, and layers that none reached: `details["few_tokens"]` names
-    them with their tokens. `details["layer_error"]` holds each layer's `layer_error`, `details["rounded"]` the layers that kept rounding.
-    Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does not fit the model.
+    Experts that saw fewer tokens than they have inputs are rounded, and layers that none reached:
+    `details["few_tokens"]` names them with their tokens. `details["layer_error"]` holds each
+    layer's `layer_error`, `details["rounded"]` the layers that kept rounding.
+    Raises CompressionError as `quantize_layer` does, naming the layer, or for calibration that does
+    not fit the model.
     """
     settings = {
         "method": "gptq", "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,

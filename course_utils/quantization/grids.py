@@ -23,7 +23,8 @@ LARGEST = 8e37  # a quarter of float32's range: every point of a grid over such 
 
 @dataclass(frozen=True)
 class Grid:
-    """`scale` and `zero_point` are (rows or 1, groups); `group_index` (columns,) names each column's group.
+    """`scale` and `zero_point` are (rows or 1, groups); `group_index` (columns,) names each
+    column's group.
 
     Codes are unsigned, 0 … 2^bits − 1. A symmetric grid has the zero point 2^(bits−1) everywhere.
     Its range is the full one, unless it was made `narrow`: see `scale_and_zero`.
@@ -42,7 +43,10 @@ class Grid:
 
 
 def check_matrix(x: Tensor, name: str = "weight") -> Tensor:
-    """`x` as a floating-point matrix of at least single precision. Raises CompressionError for anything else."""
+    """`x` as a floating-point matrix of at least single precision.
+
+    Raises CompressionError for anything else.
+    """
     if not isinstance(x, Tensor) or x.dim() != 2 or x.numel() == 0 or not x.is_floating_point():
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise CompressionError(f"{name}: expected a non-empty floating-point matrix, got {shape}.")
@@ -93,7 +97,9 @@ def is_half(values: Tensor) -> bool:
 
 
 def exact_half(scale: Tensor) -> Tensor:
-    """Scales rounded to float16, the form they are stored in; one that this would move by over 1/1000 keeps float32."""
+    """Scales rounded to float16, the form they are stored in; one that this would move by over
+    1/1000 keeps float32.
+    """
     scale = scale.float()
     half = scale.half().float()
     return torch.where((half - scale).abs() <= scale / 1000, half, scale)
@@ -104,7 +110,8 @@ def scale_and_zero(
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ranges [low, high], widened to contain 0.
 
-    Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric, with a = max(|low|, |high|): z = 2^(b−1) and
+    Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric, with a = max(|low|,
+    |high|): z = 2^(b−1) and
 
         s = 2a / (2^b − 1)          all 2^b codes; ±a lie half a step from the ends. The grid of weights in the official
                                     GPTQ code, llm-compressor and torchao.
@@ -136,8 +143,9 @@ def make_grid(
 ) -> Grid:  # fmt: skip
     """The min-max grid of a matrix (rows, columns).
 
-    per_tensor: one scale; per_channel and per_token: one for each row (output channel of a weight, token of an
-    activation); per_group: one for each `group_size` neighbouring columns of a row. symmetric, narrow: `scale_and_zero`.
+    per_tensor: one scale; per_channel and per_token: one for each row (output channel of a weight,
+    token of an activation); per_group: one for each `group_size` neighbouring columns of a row.
+    symmetric, narrow: `scale_and_zero`.
     Raises CompressionError for bad bits, granularity, group size, NaN or infinity.
     """
     check_bits(bits)

@@ -1,10 +1,12 @@
-"""Hadamard matrices of any width, their fast product, and the layer that rotates its input while the model runs.
+"""Hadamard matrices of any width, their fast product, and the layer that rotates its input while
+the model runs.
 
-A Hadamard matrix has entries ±1 and orthogonal rows; divided by √n it is a rotation (or a reflection) that spreads any single
-number evenly over all n. Sylvester's are H_2n = [[H_n, H_n], [H_n, −H_n]], for n = 2^k, with a product of n log2 n additions. For other
-widths n = m · 2^p the matrix is B_m ⊗ H of 2^p with a Hadamard matrix B_m of Paley's (1933): m = q + 1 for a prime q ≡ 3 (mod 4),
-m = 2 (q + 1) for q ≡ 1 (mod 4). Where the odd part of n has none of these, B_m is a random rotation of a fixed seed, which
-spreads as well on average and has entries of unlike size.
+A Hadamard matrix has entries ±1 and orthogonal rows; divided by √n it is a rotation (or a
+reflection) that spreads any single number evenly over all n. Sylvester's are H_2n = [[H_n, H_n],
+[H_n, −H_n]], for n = 2^k, with a product of n log2 n additions. For other widths n = m · 2^p the
+matrix is B_m ⊗ H of 2^p with a Hadamard matrix B_m of Paley's (1933): m = q + 1 for a prime q ≡ 3
+(mod 4), m = 2 (q + 1) for q ≡ 1 (mod 4). Where the odd part of n has none of these, B_m is a random
+rotation of a fixed seed, which spreads as well on average and has entries of unlike size.
 """
 
 import copy
@@ -31,7 +33,9 @@ def _is_prime(n: int) -> bool:
 
 
 def paley(order: int) -> Tensor | None:
-    """A Hadamard matrix of this order with entries ±1, float64, where one of Paley's two constructions for primes has it."""
+    """A Hadamard matrix of this order with entries ±1, float64, where one of Paley's two
+    constructions for primes has it.
+    """
     first, second = order - 1, order // 2 - 1
     if order % 4 == 0 and first % 4 == 3 and _is_prime(first):
         q, symmetric = first, False
@@ -57,14 +61,17 @@ def paley(order: int) -> Tensor | None:
 
 
 def random(width: int, seed: int = 0) -> Tensor:
-    """`turboquant.rotation`, orthogonal to double precision: the nearest rotation to it, U Vᵀ of its singular vectors."""
+    """`turboquant.rotation`, orthogonal to double precision: the nearest rotation to it, U Vᵀ of
+    its singular vectors.
+    """
     U, _, Vt = torch.linalg.svd(rotation(width, seed).double())
     return U @ Vt
 
 
 @functools.lru_cache(maxsize=64)
 def block(width: int) -> Tensor:
-    """B (m, m), orthogonal, float64: the part of the matrix of `width` = m · 2^p that is not Sylvester's; (1, 1) for powers of two.
+    """B (m, m), orthogonal, float64: the part of the matrix of `width` = m · 2^p that is not
+    Sylvester's; (1, 1) for powers of two.
 
     Raises CompressionError unless the width is a positive whole number.
     """
@@ -82,7 +89,8 @@ def block(width: int) -> Tensor:
 
 
 def transform(x: Tensor, inner: Tensor | None = None) -> Tensor:
-    """H x for the vectors x (…, n) in the last dimension, H orthogonal (n, n), in x's dtype. n log2 n additions for powers of two.
+    """H x for the vectors x (…, n) in the last dimension, H orthogonal (n, n), in x's dtype. n log2
+    n additions for powers of two.
 
     `inner`: the matrix `block(n)`, if it is at hand.
     """
@@ -109,7 +117,9 @@ def matrix(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def randomized(width: int, seed: int = 0) -> Tensor:
-    """H diag(±1) (n, n), float64, the signs drawn from the seed: another rotation for each seed, that spreads as well."""
+    """H diag(±1) (n, n), float64, the signs drawn from the seed: another rotation for each seed,
+    that spreads as well.
+    """
     signs = (
         torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)).double() * 2
         - 1
@@ -119,10 +129,12 @@ def randomized(width: int, seed: int = 0) -> Tensor:
 
 @storable
 class OnlineHadamard(FixedBuffers):
-    """y = W Hᵀ (H x) + b: a linear layer `inner`, whose weight is W Hᵀ, behind a Hadamard product of its input.
+    """y = W Hᵀ (H x) + b: a linear layer `inner`, whose weight is W Hᵀ, behind a Hadamard product
+    of its input.
 
-    For inputs that nothing before can rotate (behind an activation function). Quantizers find `inner` and compress it. Files of
-    `Compressed.save` keep it; `block` (m, m) float32, the part that is not Sylvester's, is among the buffers.
+    For inputs that nothing before can rotate (behind an activation function). Quantizers find
+    `inner` and compress it. Files of `Compressed.save` keep it; `block` (m, m) float32, the part
+    that is not Sylvester's, is among the buffers.
     """
 
     block: Tensor
@@ -184,7 +196,8 @@ class OnlineHadamard(FixedBuffers):
 
 
 def before(model: PreTrainedModel, layers: Patterns) -> None:
-    """Put an online Hadamard product before the layers of the blocks in whose names a regular expression of `layers` is found, in place.
+    """Put an online Hadamard product before the layers of the blocks in whose names a regular
+    expression of `layers` is found, in place.
 
     Raises CompressionError for an expression that is found nowhere.
     """

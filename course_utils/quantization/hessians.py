@@ -1,4 +1,6 @@
-"""Second moments of a layer's inputs, H = (2/N) XᵀX, and what the methods that correct errors make of them."""
+"""Second moments of a layer's inputs, H = (2/N) XᵀX, and what the methods that correct errors make
+of them.
+"""
 
 import warnings
 from collections.abc import Iterable
@@ -17,7 +19,9 @@ PANEL = 128  # columns of XᵀX that are computed at once, at least
 
 
 def is_loud(H: Tensor) -> bool:
-    """Whether 1 % of the mean of diag H exceeds its median, over the inputs that are not always zero."""
+    """Whether 1 % of the mean of diag H exceeds its median, over the inputs that are not always
+    zero.
+    """
     used = H.diagonal()[H.diagonal() > 0]
     return len(used) > 0 and bool(used.mean() > LOUD * used.median())
 
@@ -31,7 +35,11 @@ def hessian(x: Tensor) -> Tensor:
 
 
 def add_half(total: Tensor, x: Tensor) -> None:
-    """Total += XᵀX for X (tokens, in), on and above the diagonal only, in panels of rows: half of the arithmetic. See `mirrored`."""
+    """Total += XᵀX for X (tokens, in), on and above the diagonal only, in panels of rows: half of
+    the arithmetic.
+
+    See `mirrored`.
+    """
     panel = panel_of(total)
     for start in range(0, len(total), panel):
         end = start + panel
@@ -53,10 +61,12 @@ def panel_of(total: Tensor) -> int:
 
 
 def damped(H: Tensor, damping: float) -> Tensor:
-    """H + damping · min(mean, LOUD · median)(diag H) · I over inputs that are not always zero; those count as 1 on the diagonal.
+    """H + damping · min(mean, LOUD · median)(diag H) · I over inputs that are not always zero;
+    those count as 1 on the diagonal.
 
-    The official code takes the mean. A few loud inputs can make 1 % of it larger than what most inputs have on the
-    diagonal: what is known about those is drowned. So the mean is bounded by LOUD = 100 times the median (`is_loud`).
+    The official code takes the mean. A few loud inputs can make 1 % of it larger than what most
+    inputs have on the diagonal: what is known about those is drowned. So the mean is bounded by
+    LOUD = 100 times the median (`is_loud`).
     """
     H = H.clone()
     diagonal = H.diagonal()
@@ -71,13 +81,15 @@ def damped(H: Tensor, damping: float) -> Tensor:
 
 
 def chance(H: Tensor, tokens: int, enough: float = 1.0) -> float:
-    """The part ρ of the correlations in H that so few tokens leave to chance; 0 from `enough` tokens an input on.
+    """The part ρ of the correlations in H that so few tokens leave to chance; 0 from `enough`
+    tokens an input on.
 
     With R the matrix of correlations, p inputs and N tokens
 
         ρ = min(1, ((1 − 2/p) ‖R‖² + p²) / ((N + 1 − 2/p) (‖R‖² − p)))
 
-    the oracle approximating shrinkage (Chen et al., 2010, eq. 23), for normal inputs the one of the least expected error.
+    the oracle approximating shrinkage (Chen et al., 2010, eq. 23), for normal inputs the one of the
+    least expected error.
     """
     p = int((H.diagonal() > 0).sum())
     if tokens >= enough * len(H) or p < 2:
@@ -88,7 +100,8 @@ def chance(H: Tensor, tokens: int, enough: float = 1.0) -> float:
 
 
 def shrunk(H: Tensor, tokens: int, enough: float = 1.0) -> Tensor:
-    """H of few tokens drawn towards its diagonal by `chance`, R ← (1 − ρ) R + ρ I; H itself where that is 0.
+    """H of few tokens drawn towards its diagonal by `chance`, R ← (1 − ρ) R + ρ I; H itself where
+    that is 0.
 
     Without correlations GPTQ is plain rounding, and a refit changes nothing.
     """
@@ -99,8 +112,10 @@ def shrunk(H: Tensor, tokens: int, enough: float = 1.0) -> Tensor:
 def inverse_cholesky(H: Tensor) -> Tensor:
     """The upper triangular U with H⁻¹ = UᵀU.
 
-    With J the reversal of order and JHJ = LLᵀ, U = J L⁻¹ J: one Cholesky factor and one triangular inverse.
-    Raises CompressionError if H is not positive definite, or so nearly singular that rounding errors would decide.
+    With J the reversal of order and JHJ = LLᵀ, U = J L⁻¹ J: one Cholesky factor and one triangular
+    inverse.
+    Raises CompressionError if H is not positive definite, or so nearly singular that rounding
+    errors would decide.
     """
     # symmetric, and column by column in memory, as LAPACK wants it: factored in its place
     A = H.flip(0, 1).mT
@@ -133,7 +148,9 @@ def reversed_in_place(x: Tensor) -> Tensor:
 
 
 def layer_error(weight: Tensor, quantized: Tensor, H: Tensor) -> float:
-    """tr((W − Ŵ) H (W − Ŵ)ᵀ): the squared error of the layer's outputs, summed over outputs, mean over tokens, times 2."""
+    """tr((W − Ŵ) H (W − Ŵ)ᵀ): the squared error of the layer's outputs, summed over outputs, mean
+    over tokens, times 2.
+    """
     total = 0.0
     for rows, rounded in zip(weight.split(256), quantized.split(256), strict=True):
         difference = (rows - rounded).to(H.dtype)
@@ -150,7 +167,9 @@ def check_hessian(H: Tensor, inputs: int) -> None:
 
 
 def check_walk(weight: Tensor, H: Tensor, damping: float, block_size: int) -> Tensor:
-    """What a walk over the columns needs: `check_matrix` of the weight, a finite H that fits it, sensible settings."""
+    """What a walk over the columns needs: `check_matrix` of the weight, a finite H that fits it,
+    sensible settings.
+    """
     weight = check_matrix(weight)
     check_hessian(H, weight.shape[1])
     if not 0 <= damping <= 1:
@@ -161,7 +180,10 @@ def check_walk(weight: Tensor, H: Tensor, damping: float, block_size: int) -> Te
 
 
 def too_few(H: Tensor | None, tokens: int, calibration: Tensor) -> bool:
-    """Whether a layer saw fewer tokens than it has inputs, though the calibration has as many. So it is with experts; H is then singular."""
+    """Whether a layer saw fewer tokens than it has inputs, though the calibration has as many.
+
+    So it is with experts; H is then singular.
+    """
     return H is None or tokens < min(len(H), calibration.numel())
 
 
@@ -191,8 +213,9 @@ def block_hessians(
 ) -> dict[nn.Module, Tensor]:
     """For each linear layer of a block: H = (2/N) XᵀX over the inputs that `states` bring to it.
 
-    Layers that are fed the same tensor (query, key and value) share one sum, which they must not change. `layers`: only these; one that no token
-    reaches is not in the answer. `counts`, if given, is filled with the tokens that each of them saw.
+    Layers that are fed the same tensor (query, key and value) share one sum, which they must not
+    change. `layers`: only these; one that no token reaches is not in the answer. `counts`, if
+    given, is filled with the tokens that each of them saw.
     """
     counts = {} if counts is None else counts
     sums: dict[nn.Module, _Sum] = {}
@@ -238,7 +261,10 @@ def _rows(x: Tensor) -> Tensor:
 
 
 class _Sum:
-    """XᵀX, `total` (`add_half`), of `layers` that were fed the same tensors so far. `input` is added, in place, when all of them have `seen` it."""
+    """XᵀX, `total` (`add_half`), of `layers` that were fed the same tensors so far.
+
+    `input` is added, in place, when all of them have `seen` it.
+    """
 
     def __init__(self, total: Tensor) -> None:
         self.total, self.input = total, None  # type: Tensor, Tensor | None

@@ -1,26 +1,34 @@
-"""HQQ: half-quadratic quantization, which fits the zero points to the weights alone (Badri and Shaji, 2023).
+"""HQQ: half-quadratic quantization, which fits the zero points to the weights alone (Badri and
+Shaji, 2023).
 
-A grid with a real zero point z, whose rounding errors may be few and large rather than many and small:
+A grid with a real zero point z, whose rounding errors may be few and large rather than many and
+small:
 
     minimize over z and E   Σ |E|^p + (β / 2) (W − Ŵ(z) − E)²,     Ŵ(z) = s (q − z),   q = clamp(round(W / s + z))
 
-by turns, with the scale s of the min-max grid kept. With z fixed, E is the generalized soft threshold
+by turns, with the scale s of the min-max grid kept. With z fixed, E is the generalized soft
+threshold
 
     E ← sign(W − Ŵ) · max(0, |W − Ŵ| − |W − Ŵ|^(p−1) / β),
 
-with E and the codes fixed, z ← mean of q − (W − E) / s in each group; and β grows by κ. No data is used. As published:
-p = 0.7, β = 10, κ = 1.01, 20 rounds at most, ended when mean|W − Ŵ| over the matrix no longer falls. Here the zero points of
-the best round are kept.
+with E and the codes fixed, z ← mean of q − (W − E) / s in each group; and β grows by κ. No data is
+used. As published:
+p = 0.7, β = 10, κ = 1.01, 20 rounds at most, ended when mean|W − Ŵ| over the matrix no longer
+falls. Here the zero points of the best round are kept.
 
-`fit_scale` goes beyond the paper: scale and zero point of each group are fitted to its codes by least squares, by turns with
-the codes, Σ (W − s (q − z))² → min, starting from the min-max grid; the best round is kept for each group. At 2 bits the
-range is what costs most: a min-max grid has two of its four values at the very ends. (Starts from parts of the range end at
-smaller squared errors and, on the bundled model at 2 bits, at a larger KL: .7 of the range gives 0.5 % less error and 1.8 times the KL.)
+`fit_scale` goes beyond the paper: scale and zero point of each group are fitted to its codes by
+least squares, by turns with the codes, Σ (W − s (q − z))² → min, starting from the min-max grid;
+the best round is kept for each group. At 2 bits the range is what costs most: a min-max grid has
+two of its four values at the very ends. (Starts from parts of the range end at smaller squared
+errors and, on the bundled model at 2 bits, at a larger KL: .7 of the range gives 0.5 % less error
+and 1.8 times the KL.)
 
-The least-squares line shrinks: its error is orthogonal to ŵ, so Σ (ŵ − w̄)² = (1 − t²) Σ (w − w̄)² with t² the relative error, and a layer's
-outputs become smaller by about as much. Such errors do not average out over inputs, and they have the same sign in all layers.
-`unbiased` stretches the values of each group around their mean, codes as they are, until Σ (ŵ − w̄)(w − w̄) = Σ (w − w̄)²: the squared error
-grows from t² to t² / (1 − t²), and the error has nothing of w left in it.
+The least-squares line shrinks: its error is orthogonal to ŵ, so Σ (ŵ − w̄)² = (1 − t²) Σ (w − w̄)²
+with t² the relative error, and a layer's outputs become smaller by about as much. Such errors do
+not average out over inputs, and they have the same sign in all layers.
+`unbiased` stretches the values of each group around their mean, codes as they are, until Σ (ŵ −
+w̄)(w − w̄) = Σ (w − w̄)²: the squared error grows from t² to t² / (1 − t²), and the error has
+nothing of w left in it.
 """
 
 from dataclasses import dataclass
@@ -44,7 +52,9 @@ P, BETA, KAPPA, ROUNDS = 0.7, 10.0, 1.01, 20
 
 @dataclass(frozen=True)
 class RealZero:
-    """`codes` (out, in) uint8; `scale` and `zero_point` (out, groups) float32, the zero points any real numbers."""
+    """`codes` (out, in) uint8; `scale` and `zero_point` (out, groups) float32, the zero points any
+    real numbers.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -71,11 +81,14 @@ def quantize_layer(
     weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False, p: float = P,
     beta: float = BETA, kappa: float = KAPPA, rounds: int = ROUNDS,
 ) -> RealZero:  # fmt: skip
-    """HQQ of one weight (out, in). Zero points are rounded to float16, in which they are stored, before the codes are taken.
+    """HQQ of one weight (out, in).
 
-    `fit_scale`: least squares for scales too, see the head (p, beta and kappa play no part); `unbiased` stretches them. With rounds=0 this is the
-    min-max grid with real zero points. Raises CompressionError for NaN, infinity, bad bits, a group size that does not divide the inputs,
-    or `unbiased` without `fit_scale`.
+    Zero points are rounded to float16, in which they are stored, before the codes are taken.
+
+    `fit_scale`: least squares for scales too, see the head (p, beta and kappa play no part);
+    `unbiased` stretches them. With rounds=0 this is the min-max grid with real zero points. Raises
+    CompressionError for NaN, infinity, bad bits, a group size that does not divide the inputs, or
+    `unbiased` without `fit_scale`.
     """
     check_bits(bits)
     weight, largest = check_matrix(weight).float(), 2**bits - 1
@@ -118,9 +131,11 @@ def _result(groups: Tensor, scale: Tensor, zero: Tensor, bits: int) -> RealZero:
 
 
 def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
-    """Scales and zero points (out, groups, 1) with the least Σ (w − s (q − z))² found, q = clamp(round(w/s + z), 0, largest).
+    """Scales and zero points (out, groups, 1) with the least Σ (w − s (q − z))² found, q =
+    clamp(round(w/s + z), 0, largest).
 
-    With codes fixed the best line is that of regression: s = cov(q, w) / var(q), z = mean q − mean w / s.
+    With codes fixed the best line is that of regression: s = cov(q, w) / var(q), z = mean q − mean
+    w / s.
     """
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     width = high - low
@@ -154,7 +169,8 @@ def fitted(groups: Tensor, largest: int, rounds: int) -> tuple[Tensor, Tensor]:
 
 
 def stretched(groups: Tensor, made: RealZero) -> RealZero:
-    """The same codes (out, in) with scales and zero points such that the error of each group (out, groups, size) is uncorrelated with its weights.
+    """The same codes (out, in) with scales and zero points such that the error of each group (out,
+    groups, size) is uncorrelated with its weights.
 
     ŵ ← w̄ + c (ŵ − mean ŵ),  c = Σ (w − w̄)² / Σ (w − w̄)(ŵ − mean ŵ), 1 where that is not positive. Scales and zero points are rounded to float16.
     """
@@ -177,7 +193,8 @@ def stretched(groups: Tensor, made: RealZero) -> RealZero:
 class RealZeroLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ = s (q − z) made at each call.
 
-    Buffers: `packed` (out, bytes) uint8, see `kernels.pack`; `scale` (out, groups), float16 where that is exact;
+    Buffers: `packed` (out, bytes) uint8, see `kernels.pack`; `scale` (out, groups), float16 where
+    that is exact;
     `zero_point` (out, groups) float16.
     """
 
@@ -239,7 +256,10 @@ def quantize(
     model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """HQQ of every linear layer of the blocks. Works on a copy; `ignore`, `per_layer` as in `rtn.quantize`; errors name the layer."""
+    """HQQ of every linear layer of the blocks.
+
+    Works on a copy; `ignore`, `per_layer` as in `rtn.quantize`; errors name the layer.
+    """
     common: dict[str, Any] = {
         "bits": bits,
         "group_size": group_size,

@@ -1,11 +1,13 @@
 """A key-value cache in few bits.
 
-KIVI (Liu et al., 2024): keys have channels that are large for every token, so they share a scale along the tokens: one for
-each channel of a group of tokens. Values have no such channels, and attention mixes whole tokens, so each token has its own
-scale. The newest tokens stay in full precision, as does a number of first tokens, where attention may have its sinks. KVQuant
-(Hooper et al., 2024): keys are quantized as they are before the rotary embedding, which turns channels into each other
-(`before_rope`; see `rotary`). Of the rest of KVQuant (thresholds from calibration, values that are not even, outliers kept apart)
-nothing is here. TurboQuant: each vector alone, see `turboquant`.
+KIVI (Liu et al., 2024): keys have channels that are large for every token, so they share a scale
+along the tokens: one for each channel of a group of tokens. Values have no such channels, and
+attention mixes whole tokens, so each token has its own scale. The newest tokens stay in full
+precision, as does a number of first tokens, where attention may have its sinks. KVQuant (Hooper et
+al., 2024): keys are quantized as they are before the rotary embedding, which turns channels into
+each other (`before_rope`; see `rotary`). Of the rest of KVQuant (thresholds from calibration,
+values that are not even, outliers kept apart) nothing is here. TurboQuant: each vector alone, see
+`turboquant`.
 Bytes of a token: 2 · layers · kv_heads · head_dim · (bits / 8), and the scales.
 """
 
@@ -32,7 +34,9 @@ METHODS = ("grid", "turboquant", "turboquant-unbiased")
 
 @dataclass(frozen=True)
 class PackedStates:
-    """Keys or values (batch, heads, tokens, width) with packed codes; `by_channel` says that channels share a scale."""
+    """Keys or values (batch, heads, tokens, width) with packed codes; `by_channel` says that
+    channels share a scale.
+    """
 
     packed: Tensor
     scale: Tensor
@@ -64,7 +68,9 @@ class PackedStates:
 
 
 def compress(states: Tensor, *, bits: int = 4, by_channel: bool) -> PackedStates:
-    """Quantize states (batch, heads, tokens, width): asymmetric, a scale for each channel or for each token."""
+    """Quantize states (batch, heads, tokens, width): asymmetric, a scale for each channel or for
+    each token.
+    """
     x = states.transpose(-1, -2) if by_channel else states
     rows = x.reshape(-1, x.shape[-1]).float()
     grid = make_grid(rows, bits=bits, granularity="per_channel")
@@ -92,7 +98,11 @@ def restore(packed: PackedStates, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class QuantizedCacheLayer(DynamicLayer):
-    """One layer's cache. The newest `window` to `window + group − 1` tokens and the `first` ones are in full precision, others packed."""
+    """One layer's cache.
+
+    The newest `window` to `window + group − 1` tokens and the `first` ones are in full precision,
+    others packed.
+    """
 
     is_croppable = False
     keys: Tensor  # type: ignore[assignment]
@@ -119,7 +129,9 @@ class QuantizedCacheLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
     ) -> tuple[Tensor, Tensor]:
-        """Append, and return all keys and values: old ones restored, first and new ones as they came."""
+        """Append, and return all keys and values: old ones restored, first and new ones as they
+        came.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.kept = None
@@ -231,7 +243,9 @@ class QuantizedCache(Cache):
 
     @property
     def packed_bits(self) -> float:
-        """Bits for each packed number, with scales, zero points and norms; NaN as long as nothing is packed."""
+        """Bits for each packed number, with scales, zero points and norms; NaN as long as nothing
+        is packed.
+        """
         packed = [
             s
             for layer in self.layers
@@ -249,12 +263,14 @@ def new(
 ) -> QuantizedCache:  # fmt: skip
     """An empty quantized cache for a causal language model; use it for one batch of sequences.
 
-    `group`: tokens that are packed together; `window`: newest tokens that always stay in full precision; `first`: first
-    tokens that do. `key_axis` and `value_axis` say which states share a scale: those of a 'channel' (of a group of tokens)
-    or of a 'token'. `method`: "grid", or "turboquant" or "turboquant-unbiased" (whose bits are those of codes, the sign of the
-    residual included; the axes do not matter; `seed` of the rotation). `before_rope`: keys are turned back by their position before they are quantized.
-    Raises CompressionError for bad settings, a model with sliding-window or linear attention, or `before_rope` on a model whose keys
-    cannot be turned back.
+    `group`: tokens that are packed together; `window`: newest tokens that always stay in full
+    precision; `first`: first tokens that do. `key_axis` and `value_axis` say which states share a
+    scale: those of a 'channel' (of a group of tokens) or of a 'token'. `method`: "grid", or
+    "turboquant" or "turboquant-unbiased" (whose bits are those of codes, the sign of the residual
+    included; the axes do not matter; `seed` of the rotation). `before_rope`: keys are turned back
+    by their position before they are quantized.
+    Raises CompressionError for bad settings, a model with sliding-window or linear attention, or
+    `before_rope` on a model whose keys cannot be turned back.
     """
     check_bits(bits)
     if group < 1 or window < 0 or first < 0:
@@ -293,7 +309,9 @@ def new(
 def _read(
     model: PreTrainedModel, ids: Tensor, chunk: int, batch: int, settings: dict[str, Any]
 ) -> Iterator[tuple[Tensor, Tensor, Cache]]:
-    """(ids, logits, cache) of each batch, read `chunk` tokens at a time; bits=None reads through an ordinary cache."""
+    """(ids, logits, cache) of each batch, read `chunk` tokens at a time; bits=None reads through an
+    ordinary cache.
+    """
     ids = walk.check_calibration(ids, model)
     if ids.shape[1] < 2 or chunk < 1 or batch < 1:
         raise CompressionError(
@@ -320,10 +338,11 @@ def _read(
 def loss(
     model: PreTrainedModel, ids: Tensor, *, chunk: int = 32, batch: int = 16, **cache_settings
 ) -> float:
-    """Nats per token of ids (sequences, context) read `chunk` tokens at a time through a quantized cache.
+    """Nats per token of ids (sequences, context) read `chunk` tokens at a time through a quantized
+    cache.
 
-    The tokens of a chunk see each other in full precision and the earlier ones as the cache holds them, as in
-    generation. `cache_settings` as in `new`; bits=None reads through an ordinary cache.
+    The tokens of a chunk see each other in full precision and the earlier ones as the cache holds
+    them, as in generation. `cache_settings` as in `new`; bits=None reads through an ordinary cache.
     Raises CompressionError as `new`, and for ids without a next token or a chunk or batch below 1.
     """
     total = 0.0
@@ -345,9 +364,11 @@ def divergences(
     original: Tensor | None = None,
     **cache_settings,
 ) -> tuple[Tensor, float]:
-    """(KL, bits): KL(full cache ‖ quantized cache) in nats at each token (sequences, context), read as in `loss`, and the
-    cache's `packed_bits` at the end. `original`: log-probabilities (sequences, context, vocabulary) of the model with a full
-    cache, as `evaluation.predictions` gives them; without it they are computed. Errors as `loss`.
+    """(KL, bits): KL(full cache ‖ quantized cache) in nats at each token (sequences, context), read
+    as in `loss`, and the cache's `packed_bits` at the end.
+
+    `original`: log-probabilities (sequences, context, vocabulary) of the model with a full cache,
+    as `evaluation.predictions` gives them; without it they are computed. Errors as `loss`.
     """
     found, bits = [], float("nan")
     if original is None:

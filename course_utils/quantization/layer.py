@@ -24,9 +24,11 @@ from .grids import Grid, dequantize, is_half
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What a layer algorithm returns: codes (out, in) uint8, their grid, and the weight they stand for.
+    """What a layer algorithm returns: codes (out, in) uint8, their grid, and the weight they stand
+    for.
 
-    `rounded` says that GPTQ kept plain rounding, because that was better; `error` is its `layer_error`, where it was computed.
+    `rounded` says that GPTQ kept plain rounding, because that was better; `error` is its
+    `layer_error`, where it was computed.
     """
 
     codes: Tensor
@@ -40,7 +42,9 @@ KINDS: dict[str, type[nn.Module]] = {}  # layers that can be saved and loaded, b
 
 
 def storable(kind: type[nn.Module]) -> type[nn.Module]:
-    """Class decorator: `Compressed.save` keeps such layers as they are. kind(**layer.shape()) must build an empty one."""
+    """Class decorator: `Compressed.save` keeps such layers as they are. kind(**layer.shape()) must
+    build an empty one.
+    """
     KINDS[kind.__name__] = kind
     return kind
 
@@ -64,7 +68,9 @@ def check_activations(activations: str) -> str:
 
 
 class Described:
-    """A layer that the compiled products read: `packed_weight()`, `bias`, and `activations`, one of `kernels.ACTIVATIONS`."""
+    """A layer that the compiled products read: `packed_weight()`, `bias`, and `activations`, one of
+    `kernels.ACTIVATIONS`.
+    """
 
     activations: str
     _described: tuple | None = None  # what the products were told, and where the buffers were then
@@ -93,15 +99,17 @@ class Described:
 class QuantizedLinear(Described, nn.Module):
     """y = x Ŵᵀ + b with Ŵ read from its integers.
 
-    Up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels`; otherwise Ŵ is unpacked at each
-    call. Both sum the same products, up to float32 rounding. `activations="int8"` rounds each token to INT8 first, which
-    is faster and changes the result.
+    Up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels`; otherwise Ŵ
+    is unpacked at each call. Both sum the same products, up to float32 rounding.
+    `activations="int8"` rounds each token to INT8 first, which is faster and changes the result.
 
-    Buffers: `packed` (out, bytes) uint8, see `kernels.pack_planes`; `scale` (out, groups) float16 where that is exact,
-    else float32; `zero_point` (out, bytes), see `kernels.pack` (absent when symmetric). `group_index` (in,) is there only
-    when the columns of a group are not neighbours, as with GPTQ's act-order. Then `packed` holds the columns group by
-    group, and the input is permuted by `order` (in,), which is not saved. `to`, `half` and the like move the buffers but
-    leave their precision, because other scales would be another grid. Inputs of any floating-point precision are taken;
+    Buffers: `packed` (out, bytes) uint8, see `kernels.pack_planes`; `scale` (out, groups) float16
+    where that is exact, else float32; `zero_point` (out, bytes), see `kernels.pack` (absent when
+    symmetric). `group_index` (in,) is there only when the columns of a group are not neighbours, as
+    with GPTQ's act-order. Then `packed` holds the columns group by group, and the input is permuted
+    by `order` (in,), which is not saved. `to`, `half` and the like move the buffers but leave their
+    precision, because other scales would be another grid. Inputs of any floating-point precision
+    are taken;
     Ŵ is cast to theirs.
     """
 
@@ -177,7 +185,9 @@ class QuantizedLinear(Described, nn.Module):
         return layer
 
     def _set_order(self) -> None:
-        """`order` from `group_index`, and whether the groups are equally large, as the kernels want them."""
+        """`order` from `group_index`, and whether the groups are equally large, as the kernels want
+        them.
+        """
         self._even = True
         if self.group_index is None or self.group_index.is_meta:
             return
@@ -233,7 +243,8 @@ class QuantizedLinear(Described, nn.Module):
         return weight.view(self.out_features, self.in_features)
 
     def packed_weight(self) -> kernels.PackedWeight:
-        """The weight as `course_utils.kernels` reads it, its columns in the order `order` (None: as they are).
+        """The weight as `course_utils.kernels` reads it, its columns in the order `order` (None: as
+        they are).
 
         Raises CompressionError where the groups differ in size.
         """

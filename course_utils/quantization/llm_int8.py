@@ -1,11 +1,12 @@
 """LLM.int8() (Dettmers et al., 2022): outlier inputs in full precision, all others in INT8.
 
-An input channel in which any token reaches the threshold (6.0) is an outlier. With O the outlier channels,
+An input channel in which any token reaches the threshold (6.0) is an outlier. With O the outlier
+channels,
 
     X Wᵀ ≈ X_O Ŵ_Oᵀ + S_x S_w (Q_x Q_wᵀ over the other channels),
 
-Q_x with a scale for each token, Q_w with one for each output. Ŵ_O is the INT8 weight made real again, so that only one
-copy of the weight is kept.
+Q_x with a scale for each token, Q_w with one for each output. Ŵ_O is the INT8 weight made real
+again, so that only one copy of the weight is kept.
 """
 
 from typing import Any
@@ -68,7 +69,9 @@ def quantize(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:
-    """LLM.int8() in every linear layer of the blocks; needs no calibration. Works on a copy; errors name the layer.
+    """LLM.int8() in every linear layer of the blocks; needs no calibration.
+
+    Works on a copy; errors name the layer.
 
     `ignore`, `per_layer` as in `rtn.quantize`.
     """

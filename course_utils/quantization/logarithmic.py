@@ -2,12 +2,13 @@
 
     x̂ = (−1)^s · 2^((E − E_max) / 2^f),     E = 1 … E_max = 2^(n − 1) − 1;     E = 0 means 0
 
-n bits, f of them behind the binary point of the logarithm. The largest number is 1: a scale does the rest. Neighbours
-differ by the same factor 2^(2^−f) everywhere, so that the relative error is the same for large and for small numbers.
+n bits, f of them behind the binary point of the logarithm. The largest number is 1: a scale does
+the rest. Neighbours differ by the same factor 2^(2^−f) everywhere, so that the relative error is
+the same for large and for small numbers.
 
-A product is a sum of logarithms, E_a + E_b − E_max, and exact. A sum is not: log2(a + b) = log2 a + log2(1 + b / a) needs
-a table (Gauss' logarithms), and its result has to be rounded. (Swartzlander and Alexopoulos, 1975; Miyashita et al., 2016,
-for networks.)
+A product is a sum of logarithms, E_a + E_b − E_max, and exact. A sum is not: log2(a + b) = log2 a +
+log2(1 + b / a) needs a table (Gauss' logarithms), and its result has to be rounded. (Swartzlander
+and Alexopoulos, 1975; Miyashita et al., 2016, for networks.)
 """
 
 import torch
@@ -32,7 +33,9 @@ def top(bits: int) -> int:
 
 
 def decode(codes: Tensor | int, bits: int = 8, fraction: int = 3) -> Tensor:
-    """The numbers (float64, same shape) of patterns s E, 0 … 2^bits − 1. Both patterns with E = 0 are 0.
+    """The numbers (float64, same shape) of patterns s E, 0 … 2^bits − 1.
+
+    Both patterns with E = 0 are 0.
 
     Raises CompressionError for a pattern that does not have `bits` bits.
     """
@@ -52,10 +55,13 @@ def decode(codes: Tensor | int, bits: int = 8, fraction: int = 3) -> Tensor:
 def encode(
     x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str = "value"
 ) -> Tensor:
-    """The patterns (int64, same shape) nearest to x. Sizes above 1 become 1; those below half of the smallest become 0.
+    """The patterns (int64, same shape) nearest to x.
 
-    rounding 'value': the nearest number, turning halfway between two. 'logarithm': the logarithm is rounded, as a circuit
-    does it, so that the turn is at the geometric mean, a little lower. Raises CompressionError for NaN.
+    Sizes above 1 become 1; those below half of the smallest become 0.
+
+    rounding 'value': the nearest number, turning halfway between two. 'logarithm': the logarithm is
+    rounded, as a circuit does it, so that the turn is at the geometric mean, a little lower. Raises
+    CompressionError for NaN.
     """
     check(bits, fraction)
     if rounding not in ROUNDINGS:
@@ -87,7 +93,8 @@ def cast(x: Tensor | float, bits: int = 8, fraction: int = 3, *, rounding: str =
 
 
 def multiply(a: Tensor, b: Tensor, bits: int = 8) -> Tensor:
-    """Patterns of the products of two tensors of patterns, by adding; exact but where the product is too small: then 0.
+    """Patterns of the products of two tensors of patterns, by adding; exact but where the product
+    is too small: then 0.
 
     It does not need to know where the point of the logarithm is.
     """

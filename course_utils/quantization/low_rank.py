@@ -1,12 +1,14 @@
-"""Low rank: a weight as a product of two thin matrices, cut where the inputs are loud (SVD-LLM, Wang et al., 2025).
+"""Low rank: a weight as a product of two thin matrices, cut where the inputs are loud (SVD-LLM,
+Wang et al., 2025).
 
 The best matrix of rank r by the outputs of the layer, not by its weights:
 
     H = (2/N) XᵀX = S Sᵀ,     W S = P Σ Qᵀ,     Ŵ = P_r Σ_r Q_rᵀ S⁻¹ = A B,     A (out, r), B (r, in),
     tr((W − Ŵ) H (W − Ŵ)ᵀ) = Σ_{i > r} σ_i²,
 
-because ‖(W − Ŵ) S‖² is that error, W S the matrix whose best approximation is wanted, and S has an inverse. (With the damping
-below, H stands for H + λI.) Without H this is the SVD of the weight. The two factors hold r (out + in) numbers in the place of out · in:
+because ‖(W − Ŵ) S‖² is that error, W S the matrix whose best approximation is wanted, and S has an
+inverse. (With the damping below, H stands for H + λI.) Without H this is the SVD of the weight. The
+two factors hold r (out + in) numbers in the place of out · in:
 only below r = out · in / (out + in), half the rank of a square matrix, is anything saved.
 """
 
@@ -34,7 +36,9 @@ ENOUGH = 4
 
 @dataclass(frozen=True)
 class Factors:
-    """Ŵ = out_factor @ in_factor, (out, r) and (r, in); `loss` the sum of the squared singular values that were dropped."""
+    """Ŵ = out_factor @ in_factor, (out, r) and (r, in); `loss` the sum of the squared singular
+    values that were dropped.
+    """
 
     out_factor: Tensor
     in_factor: Tensor
@@ -47,7 +51,10 @@ class Factors:
 
 
 def rank_for(ratio: float, rows: int, columns: int) -> int:
-    """The largest rank whose factors hold at most `ratio` of the weight's numbers. Raises CompressionError if that is none, or not fewer."""
+    """The largest rank whose factors hold at most `ratio` of the weight's numbers.
+
+    Raises CompressionError if that is none, or not fewer.
+    """
     if not 0 < ratio < 1:
         raise CompressionError(
             f"ratio={ratio}: choose a share of the weight's numbers between 0 and 1."
@@ -61,9 +68,11 @@ def rank_for(ratio: float, rows: int, columns: int) -> int:
 
 
 def factor(weight: Tensor, H: Tensor | None = None, *, rank: int, damping: float = 1e-4) -> Factors:
-    """The factors above for W (out, in) and H (in, in), in float64; without H the plain SVD. √Σ goes to each side.
+    """The factors above for W (out, in) and H (in, in), in float64; without H the plain SVD. √Σ
+    goes to each side.
 
-    Raises CompressionError for NaN, infinity, a rank outside 1 … min(out, in), or shapes that do not match.
+    Raises CompressionError for NaN, infinity, a rank outside 1 … min(out, in), or shapes that do
+    not match.
     """
     W = check_matrix(weight).double()
     if not 1 <= rank <= min(W.shape):
@@ -132,7 +141,9 @@ class LowRankLinear(nn.Module):
         precision: str = "bfloat16",
         dtype: torch.dtype = torch.float32,
     ) -> "LowRankLinear":
-        """Factors rounded to a precision, held in the model's dtype; `Compressed.save` writes those of bfloat16 with 2 bytes a number."""
+        """Factors rounded to a precision, held in the model's dtype; `Compressed.save` writes those
+        of bfloat16 with 2 bytes a number.
+        """
         (rows, rank), columns = factors.out_factor.shape, factors.in_factor.shape[1]
         layer = cls(
             columns, rows, rank, bias=bias is not None, precision=precision, dtype=dtype
@@ -161,11 +172,14 @@ def compress(
     model: nn.Module, calibration: Tensor | None = None, *, ratio: float = 0.5, damping: float = 1e-4, precision: str = "bfloat16",
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Every linear layer of the blocks in factors with `ratio` of its numbers; without calibration by plain SVD. Works on a copy.
+    """Every linear layer of the blocks in factors with `ratio` of its numbers; without calibration
+    by plain SVD. Works on a copy.
 
-    Blocks are done in order; H is of inputs that went through the blocks done so far, below ENOUGH tokens an input `hessians.shrunk`.
+    Blocks are done in order; H is of inputs that went through the blocks done so far, below ENOUGH
+    tokens an input `hessians.shrunk`.
     Layers that no token reaches are cut by plain SVD.
-    `details["loss"]`: each layer's dropped Σ σ². `per_layer` may set another ratio, damping or precision for some layers, as in `rtn.quantize`.
+    `details["loss"]`: each layer's dropped Σ σ². `per_layer` may set another ratio, damping or
+    precision for some layers, as in `rtn.quantize`.
     Raises CompressionError as `factor` and `rank_for` do, naming the layer.
     """
     if precision not in PRECISIONS:

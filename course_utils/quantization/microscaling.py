@@ -1,20 +1,22 @@
 """Blocks of narrow numbers that share a scale of 8 bits: the MX formats and NVFP4.
 
-MX: a block of 32 shares one power of two (E8M0), chosen so that the largest number falls into the element's top binade.
+MX: a block of 32 shares one power of two (E8M0), chosen so that the largest number falls into the
+element's top binade.
 
     X = 2^(⌊log2 max|x|⌋ − e_max),     x̂ = X · cast(x / X)
 
-⌊·⌋ is the rule of the specification (OCP Microscaling Formats 1.0, 2023, section 6.3): max|x| / X can exceed the largest
-element, which then saturates (E2M1: 6, where x / X reaches 8). rule="ceil" takes the smallest power of two that lets
-nothing saturate.
+⌊·⌋ is the rule of the specification (OCP Microscaling Formats 1.0, 2023, section 6.3): max|x| / X
+can exceed the largest element, which then saturates (E2M1: 6, where x / X reaches 8). rule="ceil"
+takes the smallest power of two that lets nothing saturate.
 
 NVFP4: a block of 16 shares an FP8 number s, and the whole tensor one number t in FP32.
 
     t = max|x| / (6 · 448),     s = E4M3(max of the block / (6 t)),     x̂ = t · s · E2M1(x / (t s))
 
-6 and 448 are the largest numbers of E2M1 and E4M3; t is the reciprocal of a number in FP32, because files hold 1 / t. With `four_over_six` (Cook et al., 2025) each block also tries the
-scale that puts its largest number at 4, and keeps the better in the squared error: E2M1 has nothing between 4 and 6. That
-scale is 1.5 times as large, so t puts the largest at 256, for 1.5 · 256 = 384 is in E4M3.
+6 and 448 are the largest numbers of E2M1 and E4M3; t is the reciprocal of a number in FP32, because
+files hold 1 / t. With `four_over_six` (Cook et al., 2025) each block also tries the scale that puts
+its largest number at 4, and keeps the better in the squared error: E2M1 has nothing between 4 and
+6. That scale is 1.5 times as large, so t puts the largest at 256, for 1.5 · 256 = 384 is in E4M3.
 """
 
 from dataclasses import dataclass
@@ -44,7 +46,9 @@ E2M1, E4M3 = formats.find("FP4 E2M1"), formats.find("FP8 E4M3")
 
 @dataclass(frozen=True)
 class Scheme:
-    """Elements, how many of them share a scale, the scale's format, and what the last place of a whole number stands for."""
+    """Elements, how many of them share a scale, the scale's format, and what the last place of a
+    whole number stands for.
+    """
 
     element: Format
     block: int
@@ -80,7 +84,9 @@ SCHEMES = {
 
 @dataclass(frozen=True)
 class Blocks:
-    """`codes` (rows, columns) int64 patterns of elements, `scales` (rows, blocks) uint8 patterns, `tensor_scale` () float32."""
+    """`codes` (rows, columns) int64 patterns of elements, `scales` (rows, blocks) uint8 patterns,
+    `tensor_scale` () float32.
+    """
 
     codes: Tensor
     scales: Tensor
@@ -101,7 +107,9 @@ def _in_blocks(x: Tensor, size: int) -> Tensor:
 
 
 def scale_values(scales: Tensor, scheme: str) -> Tensor:
-    """The numbers, float64, that patterns of scales stand for: 2^(E − 127), NaN for E = 255, or E4M3."""
+    """The numbers, float64, that patterns of scales stand for: 2^(E − 127), NaN for E = 255, or
+    E4M3.
+    """
     if find(scheme).scale == "E4M3":
         return formats.decode(scales, E4M3).double()
     return torch.where(scales == 255, torch.nan, formats.power_of_two(scales.long() - E8M0_BIAS))
@@ -130,10 +138,12 @@ def _shared_exponents(peak: Tensor, scheme: Scheme, rule: str) -> Tensor:
 
 
 def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool = False) -> Blocks:
-    """A matrix (rows, columns) in a block format; blocks lie along the rows, the last of a row may be shorter.
+    """A matrix (rows, columns) in a block format; blocks lie along the rows, the last of a row may
+    be shorter.
 
-    `rule` is for E8M0 scales, `four_over_six` for NVFP4. An NVFP4 block whose scale would round to 0 takes the smallest
-    scale, 2^−9 t. Raises CompressionError for NaN, infinity, an unknown scheme, or an option that the scheme does not have.
+    `rule` is for E8M0 scales, `four_over_six` for NVFP4. An NVFP4 block whose scale would round to
+    0 takes the smallest scale, 2^−9 t. Raises CompressionError for NaN, infinity, an unknown
+    scheme, or an option that the scheme does not have.
     """
     found = find(scheme)
     if rule not in RULES:
@@ -165,7 +175,9 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
 
 
 def _reciprocal(t: Tensor) -> Tensor:
-    """The number nearest to t that is 1 / g for a g in float32 (1 for t = 0): 1 / (1 / t) gives it back bit for bit."""
+    """The number nearest to t that is 1 / g for a g in float32 (1 for t = 0): 1 / (1 / t) gives it
+    back bit for bit.
+    """
     inverse = torch.where(t > 0, 1 / t, 1.0).clamp(max=2.0**126).float()
     return 1 / inverse
 
@@ -187,7 +199,9 @@ def _squared_error(blocks: Tensor, scales: Tensor, codes: Tensor, tensor_scale: 
 
 
 def decode(blocks: Blocks) -> Tensor:
-    """x̂ = t · s · element (rows, columns), float32. element · s is exact; the product with t is rounded once."""
+    """x̂ = t · s · element (rows, columns), float32. element · s is exact; the product with t is
+    rounded once.
+    """
     found = find(blocks.scheme)
     elements = _in_blocks(formats.decode(blocks.codes, found.element) * found.unit, found.block)
     scale = _block_scales(blocks.scales, blocks.scheme, blocks.tensor_scale)
@@ -205,10 +219,12 @@ def fake_quantize(
 class MicroscaledLinear(Described, ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ read from its elements and scales.
 
-    MXFP4 and NVFP4: up to 32 tokens on a CPU go through the compiled products of `course_utils.kernels`, which sum the same
-    products in float32; `activations="int8"` rounds each token to INT8 first. Otherwise Ŵ is decoded at each call.
+    MXFP4 and NVFP4: up to 32 tokens on a CPU go through the compiled products of
+    `course_utils.kernels`, which sum the same products in float32; `activations="int8"` rounds each
+    token to INT8 first. Otherwise Ŵ is decoded at each call.
 
-    Buffers: `packed` (out, bytes) uint8, elements as `kernels.pack` packs them; `scales` (out, blocks) uint8;
+    Buffers: `packed` (out, bytes) uint8, elements as `kernels.pack` packs them; `scales` (out,
+    blocks) uint8;
     `tensor_scale` () float32, NVFP4 only.
     """
 
@@ -260,7 +276,10 @@ class MicroscaledLinear(Described, ExpandedLinear):
         return decode(Blocks(codes, self.scales, whole, self.scheme))
 
     def packed_weight(self) -> BlockWeight:
-        """The weight as `course_utils.kernels` reads it. Raises CompressionError for other schemes than MXFP4 and NVFP4."""
+        """The weight as `course_utils.kernels` reads it.
+
+        Raises CompressionError for other schemes than MXFP4 and NVFP4.
+        """
         if self.scheme not in PRODUCTS:
             raise CompressionError(
                 f"scheme: {self.scheme}; the kernels read {' and '.join(PRODUCTS)} only; use `weight`."
@@ -286,7 +305,9 @@ def quantize(
     model: nn.Module, *, scheme: str = "MXFP4", rule: str = "floor", four_over_six: bool = False, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Weights of every linear layer of the blocks in a block format. Works on a copy; errors name the layer.
+    """Weights of every linear layer of the blocks in a block format.
+
+    Works on a copy; errors name the layer.
 
     `ignore`, `per_layer` as in `rtn.quantize`.
     """

@@ -1,12 +1,15 @@
-"""Bits for each row (output channel) of a matrix: HQQ grids as in `hqq`, rows of several widths in one layer.
+"""Bits for each row (output channel) of a matrix: HQQ grids as in `hqq`, rows of several widths in
+one layer.
 
 A row r of a linear layer makes one number y_r. If rows are rounded to b_r bits,
 
     KL ≈ ½ Σ_r E[g_r²] · e_rᵀ H e_r,     e_r = ŵ_r(b_r) − w_r,   H = E[x xᵀ],   g_r = ∂(−ln p(drawn tokens)) / ∂y_r
 
-with tokens drawn from the model's own distribution: the Fisher information of y_r, errors of rows and of tokens taken as
-uncorrelated, and sizes of g and x as independent (K-FAC's assumption, Martens and Grosse, 2015). `row_damages` gives the terms;
-`allocate_rows` spends bits on them at one price λ: every row takes the b that makes damage + λ · b least.
+with tokens drawn from the model's own distribution: the Fisher information of y_r, errors of rows
+and of tokens taken as uncorrelated, and sizes of g and x as independent (K-FAC's assumption,
+Martens and Grosse, 2015). `row_damages` gives the terms;
+`allocate_rows` spends bits on them at one price λ: every row takes the b that makes damage + λ · b
+least.
 Beside scales and zero points a layer stores the width of each row, a byte.
 """
 
@@ -30,8 +33,10 @@ from .layer import storable
 
 @storable
 class MixedRowsLinear(ExpandedLinear):
-    """y = x Ŵᵀ + b, rows of Ŵ (out, in) with bits of their own. Buffers: `packed` (bytes,) uint8, row after row, each as in
-    `kernels.pack`; `bits` (out,) uint8; `scale` (out, groups), float16 where that is exact; `zero_point` (out, groups) float16.
+    """y = x Ŵᵀ + b, rows of Ŵ (out, in) with bits of their own.
+
+    Buffers: `packed` (bytes,) uint8, row after row, each as in `kernels.pack`; `bits` (out,) uint8;
+    `scale` (out, groups), float16 where that is exact; `zero_point` (out, groups) float16.
     """
 
     packed: Tensor
@@ -69,7 +74,10 @@ class MixedRowsLinear(ExpandedLinear):
         group_size: int | None = 64,
         **grid: bool,
     ) -> "MixedRowsLinear":
-        """HQQ of weight (out, in), each row in `bits` (out,) bits. `grid`: `fit_scale`, `unbiased` of `hqq.quantize_layer`."""
+        """HQQ of weight (out, in), each row in `bits` (out,) bits.
+
+        `grid`: `fit_scale`, `unbiased` of `hqq.quantize_layer`.
+        """
         if bits.shape != weight.shape[:1]:
             raise CompressionError(
                 f"bits: shape {tuple(bits.shape)}; give one width for each of the {len(weight)} rows."
@@ -119,10 +127,14 @@ def quantize(
     model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64, ignore: selection.Patterns = (),
     per_layer: selection.PerLayer | None = None, fit_scale: bool = False, unbiased: bool = False,
 ) -> Compressed:  # fmt: skip
-    """HQQ of every linear layer of the blocks, rows of layer `name` in `bits[name]` (out,) bits. Works on a copy.
+    """HQQ of every linear layer of the blocks, rows of layer `name` in `bits[name]` (out,) bits.
 
-    `fit_scale`, `unbiased` as in `hqq`; `ignore`, `per_layer` (not of bits, which are by layer anyway) as in `rtn.quantize`. `details["bits_per_weight"]`: what the layers take with scales, zero points and widths. Raises CompressionError for a layer without
-    bits, and as `hqq.quantize`, with the layer's name.
+    Works on a copy.
+
+    `fit_scale`, `unbiased` as in `hqq`; `ignore`, `per_layer` (not of bits, which are by layer
+    anyway) as in `rtn.quantize`. `details["bits_per_weight"]`: what the layers take with scales,
+    zero points and widths. Raises CompressionError for a layer without bits, and as `hqq.quantize`,
+    with the layer's name.
     """
     missing = sorted(set(selection.selected(model, ignore)) - set(bits))
     if missing:
@@ -153,7 +165,9 @@ def row_damages(
     model: PreTrainedModel, ids: Tensor, options: Sequence[int] = (2, 3, 4), *, group_size: int | None = 64, seed: int = 0, batch: int = 4,
     **grid: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """{layer: damages (out, options)} in nats a token, from ids (windows, context) and one draw of tokens at each place; `grid` as in `quantize`."""
+    """{layer: damages (out, options)} in nats a token, from ids (windows, context) and one draw of
+    tokens at each place; `grid` as in `quantize`.
+    """
     ids = walk.check_calibration(ids, model, whole=True)
     layers = walk.compressible(model)
     second = {
@@ -217,11 +231,13 @@ def allocate_rows(
     budget: float,
     options: Sequence[int] = (2, 3, 4),
 ) -> tuple[dict[str, Tensor], float]:
-    """({layer: bits (out,)}, least that any choice within the budget can cost) for damages and sizes (out, options).
+    """({layer: bits (out,)}, least that any choice within the budget can cost) for damages and
+    sizes (out, options).
 
-    At a price λ ≥ 0 each row minimizes damage + λ · size alone. λ is the least at which the total fits. For every λ,
-    Σ min(damage + λ size) − λ · budget is below the cost of all choices that fit (Lagrange): with many small rows the two
-    nearly meet. Raises CompressionError if the smallest sizes exceed the budget.
+    At a price λ ≥ 0 each row minimizes damage + λ · size alone. λ is the least at which the total
+    fits. For every λ, Σ min(damage + λ size) − λ · budget is below the cost of all choices that fit
+    (Lagrange): with many small rows the two nearly meet. Raises CompressionError if the smallest
+    sizes exceed the budget.
     """
     d, s = torch.cat(list(damage.values())).double(), torch.cat(list(size.values())).double()
     if float(s.min(1).values.sum()) > budget:

@@ -1,13 +1,16 @@
-"""A neural codec for blocks of numbers: a learned transform, rounding, and a learned model of the codes (Ballé et al., 2017).
+"""A neural codec for blocks of numbers: a learned transform, rounding, and a learned model of the
+codes (Ballé et al., 2017).
 
     y = f(x)     q = round(y)     x̂ = g(q)     bits = −Σ log₂ p_j(q_j)
 
-f and g are linear, or linear with a small network beside it. Rounding has no gradient, so in training noise u ~ U(−½, ½) stands for it, and the loss is
+f and g are linear, or linear with a small network beside it. Rounding has no gradient, so in
+training noise u ~ U(−½, ½) stands for it, and the loss is
 
     bits / d + λ · mean (x − x̂)²,     p_j(q) = F_j(q + ½) − F_j(q − ½)
 
-with F_j a mixture of three logistic distributions for each coordinate j. After training codes are really rounded, and bits
-are those of the learned p_j on data that were not trained on: what an arithmetic coder would write, to a hundredth.
+with F_j a mixture of three logistic distributions for each coordinate j. After training codes are
+really rounded, and bits are those of the learned p_j on data that were not trained on: what an
+arithmetic coder would write, to a hundredth.
 Weights need f's and g's numbers beside the codes; `parameters` counts what the decoder holds.
 """
 
@@ -106,7 +109,9 @@ def train(
     rate: float = 5e-3,
     seed: int = 0,
 ) -> Codec:
-    """A codec for blocks (n, width); `trade` is λ: bits that a unit of squared error is worth. Adam, the rate falling to 0.
+    """A codec for blocks (n, width); `trade` is λ: bits that a unit of squared error is worth.
+
+    Adam, the rate falling to 0.
 
     Raises CompressionError for blocks that are not finite, and for a trade that is not positive.
     """
@@ -137,10 +142,11 @@ def train(
 
 
 def rounded(x: Tensor, error: float) -> float:
-    """Bits a number of x (n, width) rounded alone with one step and coded at the entropy of all codes, at this mean squared error.
+    """Bits a number of x (n, width) rounded alone with one step and coded at the entropy of all
+    codes, at this mean squared error.
 
-    The control: entropy-coded rounding of lesson 4.1. The step is found by bisection. Raises CompressionError for an error that is not
-    between 0 and the mean square of x.
+    The control: entropy-coded rounding of lesson 4.1. The step is found by bisection. Raises
+    CompressionError for an error that is not between 0 and the mean square of x.
     """
     if not 0 < error < float(x.square().mean()):
         raise CompressionError(
@@ -170,16 +176,19 @@ def markov(n: int, width: int = 8, correlation: float = 0.95, seed: int = 0) -> 
 
 
 def markov_gain(width: int, correlation: float) -> float:
-    """Bits a number that the best linear transform saves on `markov` at high rates: −½ log₂ det(R) / d = −(d − 1)/(2 d) log₂(1 − ρ²).
+    """Bits a number that the best linear transform saves on `markov` at high rates: −½ log₂ det(R)
+    / d = −(d − 1)/(2 d) log₂(1 − ρ²).
 
-    R is the covariance; the transform is its eigenvectors (Karhunen–Loève), the saving ½ log₂ of arithmetic over geometric mean of
-    the eigenvalues (Jayant and Noll, 1984).
+    R is the covariance; the transform is its eigenvectors (Karhunen–Loève), the saving ½ log₂ of
+    arithmetic over geometric mean of the eigenvalues (Jayant and Noll, 1984).
     """
     return -(width - 1) / (2 * width) * math.log2(1 - correlation**2)
 
 
 def ring(n: int, width: int = 2, noise: float = 0.03, seed: int = 0) -> Tensor:
-    """Points (n, 2) near a circle of radius 1: uncorrelated, of equal variance, and far from independent."""
+    """Points (n, 2) near a circle of radius 1: uncorrelated, of equal variance, and far from
+    independent.
+    """
     rng = torch.Generator().manual_seed(seed)
     angle = 2 * math.pi * torch.rand(n, generator=rng)
     return torch.stack([angle.cos(), angle.sin()], 1) * (

@@ -1,13 +1,15 @@
-"""Block-wise codes with a table of values: NF4 and FP4 in 4 bits, dynamic INT8, and scales that are quantized too.
+"""Block-wise codes with a table of values: NF4 and FP4 in 4 bits, dynamic INT8, and scales that are
+quantized too.
 
-The tensor is read row by row as one long list and cut into blocks. With a = max|x| of a block, each value is the
-nearest entry of a table over [−1, 1]:
+The tensor is read row by row as one long list and cut into blocks. With a = max|x| of a block, each
+value is the nearest entry of a table over [−1, 1]:
 
     code = argmin_k |x / a − t_k|,     x̂ = a · t_code.
 
-NF4's table (Dettmers et al., 2023, QLoRA) holds quantiles of the normal distribution. Its codes are not used equally
-often: weights that are divided by the largest of their block are not normal (Yoshida, 2023, arXiv 2306.06965). Double quantization stores the block maxima themselves in 8 bits. Codes, layout and tables are
-those of bitsandbytes.
+NF4's table (Dettmers et al., 2023, QLoRA) holds quantiles of the normal distribution. Its codes are
+not used equally often: weights that are divided by the largest of their block are not normal
+(Yoshida, 2023, arXiv 2306.06965). Double quantization stores the block maxima themselves in 8 bits.
+Codes, layout and tables are those of bitsandbytes.
 """
 
 import functools
@@ -42,8 +44,9 @@ def table(format: str) -> Tensor:
     """The values that codes 0, 1, … stand for, float32: 'nf4', 'fp4' (16) or 'int8' (256).
 
     fp4 has a sign bit, two exponent bits and a mantissa bit; bitsandbytes reads the 8 magnitudes as
-    0, 1/16, 8, 12, 4, 6, 2, 3, here divided by 12. int8 is the dynamic type (Dettmers, 2015): a sign, a run of zeros
-    that gives a power of ten, and the bits that are left as a linear fraction of [0.1, 1].
+    0, 1/16, 8, 12, 4, 6, 2, 3, here divided by 12. int8 is the dynamic type (Dettmers, 2015): a
+    sign, a run of zeros that gives a power of ten, and the bits that are left as a linear fraction
+    of [0.1, 1].
     """
     if format == "nf4":
         return torch.tensor(NF4)
@@ -74,8 +77,9 @@ class Blockwise:
 def encode(x: Tensor, *, format: str = "nf4", block_size: int = 64) -> Blockwise:
     """Block-wise codes of a tensor of any shape; the last block may be shorter.
 
-    A value halfway between two entries goes to the lower one. The 8-bit codes are found as bitsandbytes finds them on
-    a CPU: x / a is first rounded to one of 65,536 places, which decides about one near-tie in a thousand otherwise.
+    A value halfway between two entries goes to the lower one. The 8-bit codes are found as
+    bitsandbytes finds them on a CPU: x / a is first rounded to one of 65,536 places, which decides
+    about one near-tie in a thousand otherwise.
     Raises CompressionError for NaN, infinity, an empty tensor, an unknown format or block size.
     """
     values = table(format).to(x.device)
@@ -124,7 +128,9 @@ def unpack_nibbles(packed: Tensor, n: int) -> Tensor:
 
 
 def compress_absmax(absmax: Tensor) -> tuple[Blockwise, Tensor]:
-    """Double quantization: (8-bit codes of absmax − offset in blocks of 256, the offset = mean absmax)."""
+    """Double quantization: (8-bit codes of absmax − offset in blocks of 256, the offset = mean
+    absmax).
+    """
     offset = absmax.mean()
     return encode(absmax - offset, format="int8", block_size=NESTED_BLOCK), offset
 
@@ -144,7 +150,8 @@ def bits_per_weight(format: str, block_size: int, double: bool) -> float:
 class BlockwiseLinear(ExpandedLinear):
     """y = x Ŵᵀ + b with Ŵ decoded at each call.
 
-    Buffers: `packed` uint8; `absmax` (blocks,), float32, or uint8 codes with `nested_absmax` and `offset`.
+    Buffers: `packed` uint8; `absmax` (blocks,), float32, or uint8 codes with `nested_absmax` and
+    `offset`.
     """
 
     packed: Tensor
@@ -228,9 +235,12 @@ def quantize(
     ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:
-    """Block-wise codes for every linear layer of the blocks: 'nf4', 'fp4' or 'int8'. Works on a copy.
+    """Block-wise codes for every linear layer of the blocks: 'nf4', 'fp4' or 'int8'.
 
-    `double` quantizes the scales too, as QLoRA does. `ignore`, `per_layer` as in `rtn.quantize`. Raises CompressionError as `encode`, naming the layer.
+    Works on a copy.
+
+    `double` quantizes the scales too, as QLoRA does. `ignore`, `per_layer` as in `rtn.quantize`.
+    Raises CompressionError as `encode`, naming the layer.
     """
     table(format)
     settings = {"format": format, "block_size": block_size, "double": double}

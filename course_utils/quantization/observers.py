@@ -1,7 +1,8 @@
 """Watch activations and choose the range [low, high] that a static grid covers.
 
-A wide range clips nothing but has a large step; a narrow one has a small step but clips. min-max never clips; the
-moving average forgets early batches; percentile, squared error and entropy clip a little on purpose.
+A wide range clips nothing but has a large step; a narrow one has a small step but clips. min-max
+never clips; the moving average forgets early batches; percentile, squared error and entropy clip a
+little on purpose.
 """
 
 from collections.abc import Callable, Mapping
@@ -77,7 +78,10 @@ class MovingAverage(MinMax):
 
 
 class Histogram(MinMax):
-    """Counts in equal bins over [−r, r]. When a larger value comes, r doubles and neighbouring bins are joined."""
+    """Counts in equal bins over [−r, r].
+
+    When a larger value comes, r doubles and neighbouring bins are joined.
+    """
 
     def __init__(self, bins: int = BINS) -> None:
         if bins < 8 or bins % 4:
@@ -115,7 +119,9 @@ class Histogram(MinMax):
 
 
 class Percentile(Histogram):
-    """Leaves (100 − percent) / 2 percent of the values outside on either side, to the width of a bin."""
+    """Leaves (100 − percent) / 2 percent of the values outside on either side, to the width of a
+    bin.
+    """
 
     def __init__(self, percent: float = 99.9, bins: int = BINS) -> None:
         super().__init__(bins)
@@ -137,7 +143,9 @@ class Percentile(Histogram):
 
 
 class SquaredError(Histogram):
-    """The range with the least expected squared error E[(x − x̂)²] among shrunken versions of [min, max]."""
+    """The range with the least expected squared error E[(x − x̂)²] among shrunken versions of [min,
+    max].
+    """
 
     def __init__(self, bits: int = 8, symmetric: bool = True, bins: int = BINS) -> None:
         super().__init__(bins)
@@ -166,11 +174,13 @@ class SquaredError(Histogram):
 
 
 class Entropy(Histogram):
-    """The threshold t whose clipped and quantized distribution is closest in KL(P ‖ Q) to the one seen.
+    """The threshold t whose clipped and quantized distribution is closest in KL(P ‖ Q) to the one
+    seen.
 
-    On the histogram of |x|: for each t, P is the histogram up to t with all beyond it put into its last bin; Q is
-    the histogram up to t merged into 2^(b−1) levels, each spread evenly over its bins that are not empty
-    (Migacz, 2017, "8-bit Inference with TensorRT"). At most 256 thresholds are tried.
+    On the histogram of |x|: for each t, P is the histogram up to t with all beyond it put into its
+    last bin; Q is the histogram up to t merged into 2^(b−1) levels, each spread evenly over its
+    bins that are not empty (Migacz, 2017, "8-bit Inference with TensorRT"). At most 256 thresholds
+    are tried.
     """
 
     def __init__(self, bits: int = 8, bins: int = BINS) -> None:
@@ -211,7 +221,9 @@ def divergence(counts: np.ndarray, end: int, levels: int) -> float:
 def expected_error(
     values: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool
 ) -> Tensor:
-    """Σ w (x − x̂)² / Σ w for each candidate range: values, weights (n,), low, high (candidates,) → (candidates,)."""
+    """Σ w (x − x̂)² / Σ w for each candidate range: values, weights (n,), low, high (candidates,) →
+    (candidates,).
+    """
     scale, zero = scale_and_zero(low, high, bits, symmetric, narrow=True)
     total = torch.zeros(len(low), dtype=torch.float64)
     for part in torch.arange(len(low)).split(64):
@@ -249,7 +261,9 @@ def grid(observer: MinMax, columns: int, *, bits: int = 8, symmetric: bool = Tru
 def watch(
     model: nn.Module, calibration: Tensor, make_observer: Callable[[], MinMax], batch: int = 8
 ) -> dict[str, MinMax]:
-    """Run token ids (sequences, context) through the model; an observer of the input of each linear layer, by name."""
+    """Run token ids (sequences, context) through the model; an observer of the input of each linear
+    layer, by name.
+    """
     found = {name: make_observer() for name in walk.compressible(model)}
     observe(model, calibration, found, batch)
     return found
@@ -259,7 +273,9 @@ def watch(
 def observe(
     model: nn.Module, calibration: Tensor, found: Mapping[str, MinMax], batch: int = 8
 ) -> None:
-    """Show each observer the inputs of the layer of its name while token ids (sequences, context) go through the model."""
+    """Show each observer the inputs of the layer of its name while token ids (sequences, context)
+    go through the model.
+    """
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)
     layers = walk.compressible(model)

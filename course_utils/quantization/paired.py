@@ -1,4 +1,5 @@
-"""Calibration with two models side by side, the one that is being quantized and the original: what Qronos and GPTAQ share.
+"""Calibration with two models side by side, the one that is being quantized and the original: what
+Qronos and GPTAQ share.
 
 For a layer with inputs X in the first and X̃ in the second, of the same N tokens, both want
 
@@ -41,11 +42,15 @@ def quantize(
     model: PreTrainedModel, calibration: Tensor, quantize_layer: Callable[..., LayerResult], settings: dict[str, Any], ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """quantize_layer(weight, H, C, **settings but for the method's name) of every linear layer in the blocks, one block after the other.
+    """quantize_layer(weight, H, C, **settings but for the method's name) of every linear layer in
+    the blocks, one block after the other.
 
-    The original runs beside the copy and gives X̃. Experts whose tokens differ between the two (a router that decides otherwise) have no C;
-    for them C = H, which makes both methods GPTQ. Those that too few tokens reach are rounded; `details["symmetric"]` names both.
-    Works on a copy. Raises CompressionError as `gptq.quantize` does, and for a model whose blocks are read from disk.
+    The original runs beside the copy and gives X̃. Experts whose tokens differ between the two (a
+    router that decides otherwise) have no C;
+    for them C = H, which makes both methods GPTQ. Those that too few tokens reach are rounded;
+    `details["symmetric"]` names both.
+    Works on a copy. Raises CompressionError as `gptq.quantize` does, and for a model whose blocks
+    are read from disk.
     """
     began, method = time.perf_counter(), settings["method"]
     if source_of(model) is not None:
@@ -105,7 +110,9 @@ def quantize(
 
 
 def without_chance(H: Tensor, C: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """H and C of few tokens, both drawn towards the diagonal of H by `hessians.chance`: what tells X̃ from X is then taken in part, too."""
+    """H and C of few tokens, both drawn towards the diagonal of H by `hessians.chance`: what tells
+    X̃ from X is then taken in part, too.
+    """
     share = chance(H, tokens, ENOUGH)
     alone = torch.diag(H.diagonal())
     return (torch.lerp(H, alone, share), torch.lerp(C, alone, share)) if share else (H, C)

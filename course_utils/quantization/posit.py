@@ -4,12 +4,13 @@ A pattern of n bits that is neither 0 (zero) nor 10…0 (NaR, not a real) means
 
     (−1)^s · 2^(r · 2^es + e) · (1 + f)
 
-where a negative pattern is first negated as a two's complement number. After the sign comes a run of k equal bits that
-another bit, or the end, closes: a run of ones gives r = k − 1, of zeros r = −k. Then up to es bits of e and the fraction
-f; bits beyond the end are zeros. The fraction has most bits near 1, and both ends of the range have none.
+where a negative pattern is first negated as a two's complement number. After the sign comes a run
+of k equal bits that another bit, or the end, closes: a run of ones gives r = k − 1, of zeros r =
+−k. Then up to es bits of e and the fraction f; bits beyond the end are zeros. The fraction has most
+bits near 1, and both ends of the range have none.
 
-The standard of 2022 (Posit Working Group) sets es = 2 for every n. Earlier papers have es = 0 or 1 for 8 bits (Gustafson
-and Yonemoto, 2017).
+The standard of 2022 (Posit Working Group) sets es = 2 for every n. Earlier papers have es = 0 or 1
+for 8 bits (Gustafson and Yonemoto, 2017).
 """
 
 import functools
@@ -30,7 +31,9 @@ def _check(bits: int, es: int, most: int) -> None:
 
 
 def decode(codes: Tensor | int, bits: int = 8, es: int = 2) -> Tensor:
-    """The numbers (float64, same shape) of patterns 0 … 2^bits − 1; exact up to 32 bits. NaR is NaN.
+    """The numbers (float64, same shape) of patterns 0 … 2^bits − 1; exact up to 32 bits.
+
+    NaR is NaN.
 
     Raises CompressionError for a pattern that does not have `bits` bits.
     """
@@ -66,7 +69,9 @@ def decode(codes: Tensor | int, bits: int = 8, es: int = 2) -> Tensor:
 
 
 def fields(code: int, bits: int = 8, es: int = 2) -> tuple[str, str, str, str]:
-    """Sign, regime with the bit that closes it, exponent and fraction of one pattern, as bits; of a negative one after its negation."""
+    """Sign, regime with the bit that closes it, exponent and fraction of one pattern, as bits; of a
+    negative one after its negation.
+    """
     _check(bits, es, 32)
     if not 0 <= code < 2**bits:
         raise CompressionError(f"code={code}: expected a whole number from 0 to {2**bits - 1}.")
@@ -78,16 +83,19 @@ def fields(code: int, bits: int = 8, es: int = 2) -> tuple[str, str, str, str]:
 
 @functools.cache
 def _boundaries(bits: int, es: int) -> Tensor:
-    """Between the patterns p and p + 1 of n bits lies the pattern 2 p + 1 of n + 1 bits: there the rounding turns."""
+    """Between the patterns p and p + 1 of n bits lies the pattern 2 p + 1 of n + 1 bits: there the
+    rounding turns.
+    """
     return decode(torch.arange(1, 2**bits, 2), bits + 1, es)
 
 
 def encode(x: Tensor | float, bits: int = 8, es: int = 2) -> Tensor:
     """The patterns (int64, same shape) of the numbers nearest to x, as the standard rounds.
 
-    x is written out as an endless pattern and rounded there, half to even. That is the nearest number, except where the
-    pattern ends within the exponent: there the turning point is a geometric mean. Nothing rounds to 0 or to NaR: numbers
-    that are too small become the smallest, too large the largest. NaN and infinity become NaR.
+    x is written out as an endless pattern and rounded there, half to even. That is the nearest
+    number, except where the pattern ends within the exponent: there the turning point is a
+    geometric mean. Nothing rounds to 0 or to NaR: numbers that are too small become the smallest,
+    too large the largest. NaN and infinity become NaR.
     """
     _check(bits, es, LARGEST_BITS)
     x = torch.as_tensor(x, dtype=torch.float64)

@@ -1,8 +1,9 @@
 """Quantization-aware training: train through the rounding.
 
-Forward, a layer uses ŵ = s (clamp(round(w / s) + z, 0, 2^b − 1) − z). Rounding has the derivative 0 nearly everywhere, so
-backward it is taken for the identity (straight-through estimator, Bengio et al., 2013): dL/dw = dL/dŵ inside the
-grid's range, 0 outside, where the clamp holds (Hubara, Courbariaux et al., 2016). LSQ (Esser et al., 2020) trains the step s as well, with
+Forward, a layer uses ŵ = s (clamp(round(w / s) + z, 0, 2^b − 1) − z). Rounding has the derivative 0
+nearly everywhere, so backward it is taken for the identity (straight-through estimator, Bengio et
+al., 2013): dL/dw = dL/dŵ inside the grid's range, 0 outside, where the clamp holds (Hubara,
+Courbariaux et al., 2016). LSQ (Esser et al., 2020) trains the step s as well, with
 
     dŵ/ds = round(w/s) − w/s   inside,    −z or 2^b − 1 − z   at the ends,
 
@@ -42,16 +43,20 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
 
 
 def fake_quantize(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """ŵ = s (clamp(round(w/s) + z, 0, 2^b − 1) − z), differentiable in w and in s; tensors broadcast.
+    """ŵ = s (clamp(round(w/s) + z, 0, 2^b − 1) − z), differentiable in w and in s; tensors
+    broadcast.
 
-    The clamp comes before the rounding, which gives the same ŵ and LSQ's gradients: 0 for w outside the grid.
+    The clamp comes before the rounding, which gives the same ŵ and LSQ's gradients: 0 for w outside
+    the grid.
     """
     inside = (w / scale).clamp(-zero, 2**bits - 1 - zero)
     return round_ste(inside) * scale
 
 
 class QATLinear(nn.Module):
-    """A linear layer that trains its weight (out, in), and its steps (out, groups), through the grid."""
+    """A linear layer that trains its weight (out, in), and its steps (out, groups), through the
+    grid.
+    """
 
     zero_point: Tensor
     group_index: Tensor
@@ -81,7 +86,9 @@ class QATLinear(nn.Module):
         return nn.functional.linear(x, self.quantized(), self.bias)
 
     def result(self) -> LayerResult:
-        """Codes and grid of the trained layer, its steps rounded to the precision in which they are stored."""
+        """Codes and grid of the trained layer, its steps rounded to the precision in which they are
+        stored.
+        """
         scale = exact_half(self.step.detach().abs().clamp(min=1e-8)).to(self.weight.dtype)
         grid = Grid(scale, self.zero_point, self.group_index, self.bits, self.symmetric)
         codes = to_codes(self.weight.detach(), grid)
@@ -93,14 +100,18 @@ def quantize(
     steps: int = 200, batch: int = 8, learning_rate: float = 1e-3, learned_step: bool = True, distill: float = 1.0,
     seed: int = 0, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None, teacher: PreTrainedModel | None = None,
 ) -> Compressed:  # fmt: skip
-    """Train the blocks of a causal language model with quantized weights, then pack them. Works on a copy, which is
-    trained in float32 and then given the model's own precision.
+    """Train the blocks of a causal language model with quantized weights, then pack them.
+
+    Works on a copy, which is trained in float32 and then given the model's own precision.
 
     `data`: token ids (sequences, context); each step takes `batch` of them at random. The loss is
-    (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). The original is `model`, or another `teacher`
-    with the same tokens: the one from before a pruning, for a model that is pruned and quantized. Grids start as round-to-nearest;
-    AdamW, the learning rate falling linearly to zero; the grids' steps learn at a tenth of it. Embeddings and head stay as they are.
-    `ignore`, `per_layer` (of bits, group_size, symmetric, learned_step) as in `rtn.quantize`. `details["loss"]` holds the loss of each step.
+    (1 − distill) · cross-entropy of the next token + distill · KL(original ‖ quantized). The
+    original is `model`, or another `teacher` with the same tokens: the one from before a pruning,
+    for a model that is pruned and quantized. Grids start as round-to-nearest;
+    AdamW, the learning rate falling linearly to zero; the grids' steps learn at a tenth of it.
+    Embeddings and head stay as they are.
+    `ignore`, `per_layer` (of bits, group_size, symmetric, learned_step) as in `rtn.quantize`.
+    `details["loss"]` holds the loss of each step.
     Raises CompressionError for bad settings or data, or when the loss stops being finite.
     """
     began = time.perf_counter()

@@ -1,19 +1,24 @@
-"""GPTQ's relatives: LDLQ, which is the same walk in other words, and Qronos, which also mends what came before.
+"""GPTQ's relatives: LDLQ, which is the same walk in other words, and Qronos, which also mends what
+came before.
 
-LDLQ (QuIP, Chee et al., 2023) rounds column k after adding what the *original* errors so far ask for,
+LDLQ (QuIP, Chee et al., 2023) rounds column k after adding what the *original* errors so far ask
+for,
 
     ŵ_k = Q(w_k + Σ_{j<k} (w_j − ŵ_j) A_jk),     H = (I + A) D (I + A)ᵀ,  A strictly upper triangular, D diagonal.
 
-GPTQ moves the weights and forgets the errors. With its factor, H⁻¹ = UᵀU, the same is I + A = U⁻¹ diag(U), D = diag(U)⁻²: both round
-the same numbers, whatever Q is. `ldlq_layer` is there to show it.
+GPTQ moves the weights and forgets the errors. With its factor, H⁻¹ = UᵀU, the same is I + A = U⁻¹
+diag(U), D = diag(U)⁻²: both round the same numbers, whatever Q is. `ldlq_layer` is there to show
+it.
 
-Qronos (Zhang et al., 2025): GPTQ asks for X Ŵᵀ ≈ X Wᵀ with the inputs X that the blocks quantized so far give. But X itself is off by
-then; wanted is the original's output, X̃ Wᵀ with the original's inputs X̃. Among all real V the best answer to X Vᵀ ≈ X̃ Wᵀ is
+Qronos (Zhang et al., 2025): GPTQ asks for X Ŵᵀ ≈ X Wᵀ with the inputs X that the blocks quantized
+so far give. But X itself is off by then; wanted is the original's output, X̃ Wᵀ with the original's
+inputs X̃. Among all real V the best answer to X Vᵀ ≈ X̃ Wᵀ is
 
     V = W (C + λI) (H + λI)⁻¹,     C = (2/N) X̃ᵀX,  H = (2/N) XᵀX,  λ GPTQ's damping (λI pulls V towards W),
 
-and (Ŵ − V) (H + λI) (Ŵ − V)ᵀ is what a rounding costs above it: so GPTQ, walking from V in W's place, is the answer. That is the
-published algorithm but for the first column: there Qronos rounds the best value with all others held at W, not at V. `target` does so.
+and (Ŵ − V) (H + λI) (Ŵ − V)ᵀ is what a rounding costs above it: so GPTQ, walking from V in W's
+place, is the answer. That is the published algorithm but for the first column: there Qronos rounds
+the best value with all others held at W, not at V. `target` does so.
 `gptaq` has the same aim, with another way to hand on the mismatch.
 """
 
@@ -34,9 +39,11 @@ from .layer import LayerResult
 
 
 def ldlq_layer(weight: Tensor, H: Tensor, grid: Grid, *, damping: float = 0.01) -> Tensor:
-    """Ŵ (out, in) by LDLQ on a fixed grid, in float64: `gptq.quantize_layer` with static groups ends at the same weights.
+    """Ŵ (out, in) by LDLQ on a fixed grid, in float64: `gptq.quantize_layer` with static groups
+    ends at the same weights.
 
-    A is taken from a Cholesky factor of H itself, in the reversed order of columns, and not from `gptq`'s factor of H⁻¹.
+    A is taken from a Cholesky factor of H itself, in the reversed order of columns, and not from
+    `gptq`'s factor of H⁻¹.
     """
     W = check_matrix(weight).double()
     # upper triangular, L Lᵀ = H
@@ -55,10 +62,12 @@ def ldlq_layer(weight: Tensor, H: Tensor, grid: Grid, *, damping: float = 0.01) 
 def target(
     weight: Tensor, H: Tensor, C: Tensor, *, damping: float = 0.01, first: str = "held"
 ) -> Tensor:
-    """V (out, in), what GPTQ shall walk from, for H = (2/N) XᵀX and C = (2/N) X̃ᵀX (in, in) of the same tokens; in float64.
+    """V (out, in), what GPTQ shall walk from, for H = (2/N) XᵀX and C = (2/N) X̃ᵀX (in, in) of the
+    same tokens; in float64.
 
-    first="held": the published start, column 0 at its best value while the others are W; "free": V itself as above. With C = H
-    both are W. Raises CompressionError for shapes that do not match, NaN or infinity.
+    first="held": the published start, column 0 at its best value while the others are W; "free": V
+    itself as above. With C = H both are W. Raises CompressionError for shapes that do not match,
+    NaN or infinity.
     """
     W = check_matrix(weight).double()
     paired.check_moments(H, C, W.shape[1])
@@ -79,7 +88,10 @@ def quantize(
     model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
     damping: float = 0.01, first: str = "held", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Qronos of every linear layer in the blocks of a causal language model in memory. Arguments as in `gptq.quantize`, `paired.quantize` does the work."""
+    """Qronos of every linear layer in the blocks of a causal language model in memory.
+
+    Arguments as in `gptq.quantize`, `paired.quantize` does the work.
+    """
     settings = {
         "method": "qronos",
         "bits": bits,
@@ -100,7 +112,10 @@ def quantize_layer(
     first: str = "held",
     **settings: Any,
 ) -> LayerResult:
-    """GPTQ's walk from `target`, which never falls back on rounding. `settings`: bits, group_size and the rest of `gptq.quantize_layer`."""
+    """GPTQ's walk from `target`, which never falls back on rounding.
+
+    `settings`: bits, group_size and the rest of `gptq.quantize_layer`.
+    """
     return gptq.quantize_layer(
         target(weight, H, C, damping=damping, first=first).to(weight),
         H,

@@ -1,10 +1,12 @@
-"""Keys before the rotary embedding: turned back by their position, and turned again after they are read.
+"""Keys before the rotary embedding: turned back by their position, and turned again after they are
+read.
 
     k'_{i} = k_i cos θ_i p − k_{i+d/2} sin θ_i p,   k'_{i+d/2} = k_{i+d/2} cos θ_i p + k_i sin θ_i p        (RoPE, Su et al., 2021)
 
-A large channel of k is spread by the turning over two channels of k', with weights that change from token to token; keys that
-share a scale along the tokens are therefore better quantized before it (KVQuant, Hooper et al., 2024). The cache holds
-turned keys; turning by −p gives them back, up to rounding.
+A large channel of k is spread by the turning over two channels of k', with weights that change from
+token to token; keys that share a scale along the tokens are therefore better quantized before it
+(KVQuant, Hooper et al., 2024). The cache holds turned keys; turning by −p gives them back, up to
+rounding.
 """
 
 from collections.abc import Callable
@@ -20,11 +22,12 @@ CLOSE = 1e-3  # of the largest key: what rounding may leave of a difference betw
 
 
 def turner(model: PreTrainedModel) -> Callable[..., Tensor]:
-    """turn(keys, start, back): keys (batch, heads, tokens, head_dim) of positions start, start + 1, …, turned by ±their position.
+    """turn(keys, start, back): keys (batch, heads, tokens, head_dim) of positions start, start + 1,
+    …, turned by ±their position.
 
-    The angles are those of the model's own rotary embedding. What it turns is tried: in the first block the keys of one
-    token repeated must be equal before the turning. Raises CompressionError where they are not (no rotary embedding, other pairs
-    of channels, other angles in each layer).
+    The angles are those of the model's own rotary embedding. What it turns is tried: in the first
+    block the keys of one token repeated must be equal before the turning. Raises CompressionError
+    where they are not (no rotary embedding, other pairs of channels, other angles in each layer).
     """
     found = [
         m

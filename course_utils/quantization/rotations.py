@@ -1,18 +1,23 @@
-"""Rotations: another basis for what flows between the blocks, in which no channel stands out (QuaRot, Ashkboos et al., 2024).
+"""Rotations: another basis for what flows between the blocks, in which no channel stands out
+(QuaRot, Ashkboos et al., 2024).
 
-Blocks read the residual stream x through a norm and add to it. A norm without a gain only divides by a length, which a rotation
-Q does not change: norm(Q x) = Q norm(x). So, once each norm's gain is folded into the layers that read it,
+Blocks read the residual stream x through a norm and add to it. A norm without a gain only divides
+by a length, which a rotation Q does not change: norm(Q x) = Q norm(x). So, once each norm's gain is
+folded into the layers that read it,
 
     reader  W ← W diag(g) Qᵀ,     writer  W ← Q W,  b ← Q b,     embedding rows  e ← Q e,     head  W ← W diag(g) Qᵀ
 
-leaves the function as it is. A tied head must be untied first: embedding and head change differently. With LayerNorm, which
-also takes out the mean, Q must leave the vector of ones as it is (Q 1 = 1); a reflection behind any rotation sees to that, and
-no norm has to be exchanged for another kind, as the paper does. Values of attention heads are rotated too (`heads`):
+leaves the function as it is. A tied head must be untied first: embedding and head change
+differently. With LayerNorm, which also takes out the mean, Q must leave the vector of ones as it is
+(Q 1 = 1); a reflection behind any rotation sees to that, and no norm has to be exchanged for
+another kind, as the paper does. Values of attention heads are rotated too (`heads`):
 
     v  W ← R W per head,     o  W ← W Rᵀ per head,
 
-which the weighted sum over tokens does not see. Inputs behind an activation function can only be rotated while the model runs:
-`hadamard.OnlineHadamard`. Who reads and who writes is found by running the model, and checked: its logits must stay.
+which the weighted sum over tokens does not see. Inputs behind an activation function can only be
+rotated while the model runs:
+`hadamard.OnlineHadamard`. Who reads and who writes is found by running the model, and checked: its
+logits must stay.
 """
 
 import copy
@@ -36,7 +41,9 @@ SAME = 1e-4  # relative change of the logits that rounding may cause in float32
 
 
 class _Whole(readers.Probe):
-    """The whole model instead of one block: norms and their readers, the last norm's reader being the head."""
+    """The whole model instead of one block: norms and their readers, the last norm's reader being
+    the head.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.block, self.layers = model, walk.linears(model)
@@ -74,16 +81,20 @@ def rotate(
 ) -> Any:  # fmt: skip
     """A copy of a causal language model with a rotated residual stream, which computes the same.
 
-    basis: "hadamard" (random signs, `hadamard.randomized`), "random" (uniform over all rotations), or an orthogonal matrix
-    (width, width) of one's own. `heads` rotates values within each head, too. `online`: regular expressions; the layers of the
-    blocks in whose names one is found (such as "down_proj") get a Hadamard product before them, which costs time at each call.
+    basis: "hadamard" (random signs, `hadamard.randomized`), "random" (uniform over all rotations),
+    or an orthogonal matrix (width, width) of one's own. `heads` rotates values within each head,
+    too. `online`: regular expressions; the layers of the blocks in whose names one is found (such
+    as "down_proj") get a Hadamard product before them, which costs time at each call.
 
-    Without `online` the result is an ordinary model of its class (with an untied head): every method and every file takes it. With
-    `online` it can be quantized and saved by `Compressed.save`; files of other tools have no place for the product and are refused.
-    Weights are computed in float64 and rounded to the model's precision: load in float32, unless a small change does no harm.
+    Without `online` the result is an ordinary model of its class (with an untied head): every
+    method and every file takes it. With `online` it can be quantized and saved by
+    `Compressed.save`; files of other tools have no place for the product and are refused.
+    Weights are computed in float64 and rounded to the model's precision: load in float32, unless a
+    small change does no harm.
 
-    Raises CompressionError for a basis that is not orthogonal, and, naming the model, where a rotation would change what it
-    computes (norms behind the layers as in Gemma 2 or OLMo 2, norms on the embeddings) or where no values of heads are found.
+    Raises CompressionError for a basis that is not orthogonal, and, naming the model, where a
+    rotation would change what it computes (norms behind the layers as in Gemma 2 or OLMo 2, norms
+    on the embeddings) or where no values of heads are found.
     """
     _check(model)
     chosen = _basis(basis, _width(model), seed)
@@ -163,14 +174,19 @@ def _basis(basis: str | Tensor, width: int, seed: int) -> Tensor:
 
 
 def _keeping_ones(Q: Tensor) -> Tensor:
-    """V Q with the reflection V that takes Q u back to u = 1/√n: it leaves the mean of a vector as it is."""
+    """V Q with the reflection V that takes Q u back to u = 1/√n: it leaves the mean of a vector as
+    it is.
+    """
     u = torch.full((len(Q),), len(Q) ** -0.5, dtype=Q.dtype)
     v = Q @ u - u
     return Q if v.norm() < 1e-9 else Q - 2 * torch.outer(v, v @ Q) / (v @ v)
 
 
 def norms_of_stream(model: PreTrainedModel) -> list[readers.Norm]:
-    """The norms of the residual stream, with their readers. Raises CompressionError where the head reads none of them."""
+    """The norms of the residual stream, with their readers.
+
+    Raises CompressionError where the head reads none of them.
+    """
     width = _width(model)
     found = [n for n in _Whole(model).norms() if len(model.get_submodule(n.name).weight) == width]  # type: ignore[arg-type]
     head = model.get_output_embeddings()
@@ -193,7 +209,10 @@ def _put(layer: Any, weight: Tensor) -> None:
 
 
 def _fold(model: PreTrainedModel, norm: readers.Norm, Q: Tensor) -> None:
-    """Gain and shift of a norm into its readers, whose inputs are rotated then. A shift goes to their biases, or stays, rotated."""
+    """Gain and shift of a norm into its readers, whose inputs are rotated then.
+
+    A shift goes to their biases, or stays, rotated.
+    """
     module: Any = model.get_submodule(norm.name)
     layers: list[Any] = [model.get_submodule(name) for name in (*norm.readers, *norm.others)]
     Q = Q.to(module.weight.device)
@@ -219,7 +238,9 @@ def _fold(model: PreTrainedModel, norm: readers.Norm, Q: Tensor) -> None:
 
 
 def rotate_writers(model: PreTrainedModel, norms: list[readers.Norm], Q: Tensor) -> None:
-    """Layers of the blocks that put out as many numbers as the stream has channels and read no norm; embeddings outside the blocks."""
+    """Layers of the blocks that put out as many numbers as the stream has channels and read no
+    norm; embeddings outside the blocks.
+    """
     reading = {name for norm in (*norms, *_Whole(model).norms()) for name in norm.readers}
     inside = {id(m) for m in walk.blocks(model).modules()}
     for name, module in walk.compressible(model).items():
@@ -239,7 +260,10 @@ def rotate_writers(model: PreTrainedModel, norms: list[readers.Norm], Q: Tensor)
 
 
 def _rotate_heads(model: PreTrainedModel, seed: int, wanted: Tensor) -> None:
-    """Rotate what values pass on, within each head, wherever the logits stay. Raises CompressionError where they stay nowhere."""
+    """Rotate what values pass on, within each head, wherever the logits stay.
+
+    Raises CompressionError where they stay nowhere.
+    """
     size = _head_size(model)
     together = defaultdict(list)
     for fold in (fold for block in folding.folds(model) for fold in block if not fold.is_norm):
@@ -269,7 +293,10 @@ def _without_heads(model: PreTrainedModel, why: str) -> CompressionError:
 
 
 def _head_size(model: PreTrainedModel) -> int:
-    """The one size of all heads. Raises CompressionError where there are no heads, or several sizes of them (Gemma 4)."""
+    """The one size of all heads.
+
+    Raises CompressionError where there are no heads, or several sizes of them (Gemma 4).
+    """
     config = model.config.get_text_config()
     try:
         return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -282,7 +309,9 @@ def _head_size(model: PreTrainedModel) -> int:
 
 
 def _by_heads(fold: folding.Fold, size: int) -> bool:
-    """Whether source and target go by heads of this size, each head of the target reading one head of the source in order."""
+    """Whether source and target go by heads of this size, each head of the target reading one head
+    of the source in order.
+    """
     if len(fold.rows) % size or len(fold.copies) % size or size < 2:
         return False
     rows, copies = fold.rows.view(-1, size), fold.copies.view(-1, size)

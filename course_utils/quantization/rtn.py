@@ -17,10 +17,12 @@ from .layer import LayerResult, QuantizedLinear
 def quantize_layer(
     weight: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False
 ) -> LayerResult:
-    """RTN of one weight (out, in) with a scale for each `group_size` inputs of a row (-1: whole rows).
+    """RTN of one weight (out, in) with a scale for each `group_size` inputs of a row (-1: whole
+    rows).
 
-    Ŵ = s (clamp(round(W / s) + z, 0, 2^b − 1) − z), the nearest point of the min-max grid of each group. Raises
-    CompressionError for NaN, infinity, bad bits, or a group size that does not divide the inputs.
+    Ŵ = s (clamp(round(W / s) + z, 0, 2^b − 1) − z), the nearest point of the min-max grid of each
+    group. Raises CompressionError for NaN, infinity, bad bits, or a group size that does not divide
+    the inputs.
     """
     grid = make_grid(weight, bits=bits, symmetric=symmetric, group_size=group_size)
     codes = to_codes(weight, grid)
@@ -34,9 +36,10 @@ def quantize(
     """RTN of every linear layer in the transformer blocks (of any other module: every nn.Linear).
 
     Embeddings, norms and the output head stay as they are, and so do layers that `ignore` names.
-    per_layer={"down_proj": {"bits": 8}} changes settings of the layers that a pattern means: both as in `selection.choose`.
-    Works on a copy; `model` is unchanged. Raises CompressionError as `quantize_layer` does, naming the layer, or if there is
-    nothing to quantize.
+    per_layer={"down_proj": {"bits": 8}} changes settings of the layers that a pattern means: both
+    as in `selection.choose`.
+    Works on a copy; `model` is unchanged. Raises CompressionError as `quantize_layer` does, naming
+    the layer, or if there is nothing to quantize.
     """
     common = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
 

@@ -1,12 +1,13 @@
 """SmoothQuant (Xiao et al., 2023): move the difficulty of quantizing activations into the weights.
 
-Activations of large models have a few channels that are a hundred times larger than the others; they set the step of
-a per-tensor grid, and the other channels vanish. Weights have no such channels. With
+Activations of large models have a few channels that are a hundred times larger than the others;
+they set the step of a per-tensor grid, and the other channels vanish. Weights have no such
+channels. With
 
     s_j = max|X_j|^α / max|W_j|^(1−α)                                     (eq. 4)
 
-for each input channel j, X diag(s)⁻¹ and W diag(s) share the spread between them, and the division by s is folded
-into the norm before the layer.
+for each input channel j, X diag(s)⁻¹ and W diag(s) share the spread between them, and the division
+by s is folded into the norm before the layer.
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ from .compressed import Compressed
 
 
 def smoothing_scale(activations: Tensor, weights: Tensor, alpha: float = 0.5) -> Tensor:
-    """S (in,) from the largest magnitude of each channel in the activations (in,) and in the weights (in,).
+    """S (in,) from the largest magnitude of each channel in the activations (in,) and in the
+    weights (in,).
 
     A channel that is zero in either gets 1. α = 1 makes all activations alike, α = 0 all weights.
     """
@@ -39,7 +41,9 @@ def smoothing_scale(activations: Tensor, weights: Tensor, alpha: float = 0.5) ->
 
 @torch.no_grad()
 def smooth(model: PreTrainedModel, calibration: Tensor, *, alpha: float = 0.5) -> PreTrainedModel:
-    """A copy of the model that computes the same function with smoothed inputs behind every norm of the blocks."""
+    """A copy of the model that computes the same function with smoothed inputs behind every norm of
+    the blocks.
+    """
     made, scales = _scales(model, calibration, alpha)
     theirs = sharing.memory_of(model)
     for fold, scale in scales:
@@ -100,7 +104,9 @@ _SCALED: dict[type, type] = {}
 
 
 class _Scaled:
-    """A linear layer whose weight is multiplied by `spread` (in,) whenever it is looked at, so that no second one is kept."""
+    """A linear layer whose weight is multiplied by `spread` (in,) whenever it is looked at, so that
+    no second one is kept.
+    """
 
     @property
     def weight(self: Any) -> Tensor:
@@ -132,8 +138,9 @@ def quantize(
 ) -> Compressed:  # fmt: skip
     """Smooth, then INT8 weights and activations as in `w8a8.quantize`. Works on a copy.
 
-    Layers that `ignore` names are smoothed with those that share their input, and not rounded. `per_layer` (of what `w8a8.quantize`
-    sets, not of alpha: layers with one input share its scales) as in `rtn.quantize`.
+    Layers that `ignore` names are smoothed with those that share their input, and not rounded.
+    `per_layer` (of what `w8a8.quantize` sets, not of alpha: layers with one input share its scales)
+    as in `rtn.quantize`.
     """
     began = time.perf_counter()
     common: dict[str, Any] = {

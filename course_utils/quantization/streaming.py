@@ -1,9 +1,12 @@
-"""Compress a model that does not fit into memory: its blocks are read, worked on and written one after the other.
+"""Compress a model that does not fit into memory: its blocks are read, worked on and written one
+after the other.
 
-The methods are those for models in memory (`walk.each_block` is their one loop); here is where the blocks come from and go to.
-What is done lies beside the result's place, in `.NAME.part`, one file for each block, and is put there as NAME when all of
-it is written. A run that is interrupted is taken up by the same call: blocks that are done are read back, the states go through
-them (their forward passes are what an interruption costs), and the result is bit for bit that of a run without interruption.
+The methods are those for models in memory (`walk.each_block` is their one loop); here is where the
+blocks come from and go to.
+What is done lies beside the result's place, in `.NAME.part`, one file for each block, and is put
+there as NAME when all of it is written. A run that is interrupted is taken up by the same call:
+blocks that are done are read back, the states go through them (their forward passes are what an
+interruption costs), and the result is bit for bit that of a run without interruption.
 """
 
 import hashlib
@@ -39,10 +42,13 @@ PIECE = 2**28  # bytes of the tensors outside the blocks that are written to one
 
 
 class Stream:
-    """A model's blocks on their way from its folder to that of the result. See `models.source.Source`.
+    """A model's blocks on their way from its folder to that of the result.
 
-    `states`: where the hidden states of calibration wait ("memory", "half", "disk": `models.shelf`). `device`: where blocks
-    and states are computed; everything is written from there.
+    See `models.source.Source`.
+
+    `states`: where the hidden states of calibration wait ("memory", "half", "disk":
+    `models.shelf`). `device`: where blocks and states are computed; everything is written from
+    there.
     """
 
     def __init__(self, shards: Shards, part: Path, states: str = "memory") -> None:
@@ -159,7 +165,10 @@ class Stream:
         )
 
     def done(self, number: int) -> nn.Module:
-        """A block that was written, with its numbers. Raises CompressionError if the file is damaged."""
+        """A block that was written, with its numbers.
+
+        Raises CompressionError if the file is damaged.
+        """
         file = self.file(number)
         made = self.shards.blank_block(number)
         layers = json.loads(read_notes(file)["layers"])
@@ -187,7 +196,9 @@ class Stream:
         return made
 
     def put_back(self, block: nn.Module, number: int) -> None:
-        """Make `block` the one that was written: what runs now is what would have run without an interruption."""
+        """Make `block` the one that was written: what runs now is what would have run without an
+        interruption.
+        """
         made = self.done(number)
         experts.list_in_place(made)
         block._modules, block._parameters, block._buffers = (
@@ -203,7 +214,9 @@ class Stream:
         tokenizer: Any,
         stored: Callable[[nn.Module], None] | None,
     ) -> int:
-        """Write what is missing, then the manifest, then put the folder in its place; returns its bytes."""
+        """Write what is missing, then the manifest, then put the folder in its place; returns its
+        bytes.
+        """
         skeleton: Any = result.model
         for number in range(self.shards.count):
             if not self.file(number).is_file():  # a block that the model does not call
@@ -257,15 +270,19 @@ def compress(
     states: str = "memory", device: str = "cpu", stored: Callable[[nn.Module], None] | None = None,
     settle: Callable[[Compressed], Compressed] = lambda result: result, **settings: Any,
 ) -> Compressed:  # fmt: skip
-    """method(models.load(model), *calibration, **settings).save(out), block by block: the same folder's model bit for bit.
+    """method(models.load(model), *calibration, **settings).save(out), block by block: the same
+    folder's model bit for bit.
 
-    In memory at a time: one block in float32, what the method needs of it (the Hessians of its layers), and the states of the
-    calibration, wherever `states` puts them. For methods that go block by block or layer by layer: rtn, gptq, hqq, nf4 and others
-    of single layers, wanda, sparsegpt, magnitude. The model of the result is on the meta device; `compressed.load(out)` gives it with its
-    numbers. `stored` changes each block's form in the file, after all blocks are done; `settle` what is told of the result.
+    In memory at a time: one block in float32, what the method needs of it (the Hessians of its
+    layers), and the states of the calibration, wherever `states` puts them. For methods that go
+    block by block or layer by layer: rtn, gptq, hqq, nf4 and others of single layers, wanda,
+    sparsegpt, magnitude. The model of the result is on the meta device; `compressed.load(out)`
+    gives it with its numbers. `stored` changes each block's form in the file, after all blocks are
+    done; `settle` what is told of the result.
 
-    Raises CompressionError before any work if `out` holds something else, if a run with other settings was left unfinished
-    there, or for a model that cannot be read block by block. After any later error, or a kill, the same call goes on where it was.
+    Raises CompressionError before any work if `out` holds something else, if a run with other
+    settings was left unfinished there, or for a model that cannot be read block by block. After any
+    later error, or a kill, the same call goes on where it was.
     """
     began, out = time.perf_counter(), Path(out).expanduser()
     compressed.check_folder(out, compressed.MANIFEST)
@@ -338,7 +355,9 @@ def _check_job(part: Path, job: str) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Refuse a second process that writes the same folder; the lock goes with the process that holds it."""
+    """Refuse a second process that writes the same folder; the lock goes with the process that
+    holds it.
+    """
     try:
         import fcntl
     except ImportError:  # Windows

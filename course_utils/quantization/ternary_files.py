@@ -1,7 +1,7 @@
 """Ternary layers in files: five codes in a byte, 1.6 bits each, where the products read 2 bits.
 
-A layer of 2 bits with a symmetric grid whose codes are 1, 2 and 3 only (weights −s, 0 and s) is stored under `packed_ternary`
-in the place of `packed`; reading gives the layer back bit for bit.
+A layer of 2 bits with a symmetric grid whose codes are 1, 2 and 3 only (weights −s, 0 and s) is
+stored under `packed_ternary` in the place of `packed`; reading gives the layer back bit for bit.
 """
 
 from typing import Any
@@ -35,7 +35,10 @@ def narrowed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def widened(tensors: dict[str, Tensor], layers: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """The inverse of `narrowed`, for layers with these arguments of their constructors. Raises CompressionError, naming the layer."""
+    """The inverse of `narrowed`, for layers with these arguments of their constructors.
+
+    Raises CompressionError, naming the layer.
+    """
     found = dict(tensors)
     for stored in [name for name in tensors if name.endswith(NARROW)]:
         name = stored.removesuffix(NARROW)

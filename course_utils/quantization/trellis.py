@@ -1,16 +1,19 @@
-"""Trellis codes: two bits a weight that choose among thousands of values (Tseng et al., 2024, QTIP; Mao and Gray, 2010).
+"""Trellis codes: two bits a weight that choose among thousands of values (Tseng et al., 2024, QTIP;
+Mao and Gray, 2010).
 
 A register of L bits takes in k new bits for each weight, and its content picks the value:
 
     state_t = (state_(t−1) · 2^k + bits_t) mod 2^L,     ŵ_t = value[state_t]
 
-Each weight costs k bits but has 2^L values behind it: its neighbours' bits choose which 2^k of them are open to it. The
-best bits are found by dynamic programming (Viterbi, 1967): cost[s] = (x_t − value[s])² + the least cost of the 2^k states
-from which s can come. A row bites its tail: the register begins with the row's own last L − k bits, so that no start need
-be stored. The bits are one ring, and state t is the L of them that end with bits_t.
+Each weight costs k bits but has 2^L values behind it: its neighbours' bits choose which 2^k of them
+are open to it. The best bits are found by dynamic programming (Viterbi, 1967): cost[s] = (x_t −
+value[s])² + the least cost of the 2^k states from which s can come. A row bites its tail: the
+register begins with the row's own last L − k bits, so that no start need be stored. The bits are
+one ring, and state t is the L of them that end with bits_t.
 
-Values: `normal`, quantiles of the normal distribution in a random order, kept as a table; `1mad`, computed from the state
-alone with one multiplication: the four bytes of 34038481 s + 76625530 (mod 2³²), added, less 510, over 147.8.
+Values: `normal`, quantiles of the normal distribution in a random order, kept as a table; `1mad`,
+computed from the state alone with one multiplication: the four bytes of 34038481 s + 76625530 (mod
+2³²), added, less 510, over 147.8.
 """
 
 import functools
@@ -44,7 +47,10 @@ def one_mad(state: Tensor) -> Tensor:
 
 @functools.cache
 def values_of(kind: str, state_bits: int) -> Tensor:
-    """The value of each of the 2^L states, float32. Raises CompressionError for unknown kinds, or L outside 2 to 16."""
+    """The value of each of the 2^L states, float32.
+
+    Raises CompressionError for unknown kinds, or L outside 2 to 16.
+    """
     if kind not in KINDS_OF_VALUES:
         raise CompressionError(f"values={kind!r}: choose one of {', '.join(KINDS_OF_VALUES)}.")
     if state_bits not in range(2, 17):
@@ -59,7 +65,9 @@ def values_of(kind: str, state_bits: int) -> Tensor:
 
 
 def states_of(codes: Tensor, bits: int, state_bits: int) -> Tensor:
-    """States (rows, T) int64 of codes (rows, T) below 2^bits, each row a ring: bits before its first are its last ones."""
+    """States (rows, T) int64 of codes (rows, T) below 2^bits, each row a ring: bits before its
+    first are its last ones.
+    """
     codes = codes.long()
     states = codes.clone()
     for step in range(1, -(-state_bits // bits)):
@@ -77,7 +85,8 @@ def viterbi(
 ) -> Tensor:
     """The states (rows, T) int64 of the least Σ (x_t − value[state_t])² for x (rows, T).
 
-    `before` (rows,): the register's last L − k bits when the row begins; without it any start is free. `after` (rows,):
+    `before` (rows,): the register's last L − k bits when the row begins; without it any start is
+    free. `after` (rows,):
     what its last L − k bits must be at the end.
     """
     count = len(values)
@@ -125,8 +134,11 @@ def _viterbi(
 
 
 def tail_biting(x: Tensor, values: Tensor, bits: int) -> Tensor:
-    """States of x (rows, T) on a ring. As in QTIP the row is turned by half and coded freely; the bits that the register
-    holds in its middle, where the row begins, are then fixed at both ends, and it is coded again. Nearly the best ring.
+    """States of x (rows, T) on a ring.
+
+    As in QTIP the row is turned by half and coded freely; the bits that the register holds in its
+    middle, where the row begins, are then fixed at both ends, and it is coded again. Nearly the
+    best ring.
     """
     half = x.shape[1] // 2
     turned = viterbi(x.roll(half, 1), values, bits)
@@ -136,8 +148,8 @@ def tail_biting(x: Tensor, values: Tensor, bits: int) -> Tensor:
 
 @storable
 class TrellisLinear(ScaledCodes):
-    """A layer of trellis codes: `packed` (out, ⌈in · k / 8⌉) uint8, k bits a weight; `table` (2^L) float16, empty where the
-    values are computed from the states at each call.
+    """A layer of trellis codes: `packed` (out, ⌈in · k / 8⌉) uint8, k bits a weight; `table` (2^L)
+    float16, empty where the values are computed from the states at each call.
     """
 
     table: Tensor
@@ -188,9 +200,10 @@ def quantize_layer(
 ) -> TrellisLinear:  # fmt: skip
     """Trellis codes of a weight (out, in): the packed layer, whose `weight` is Ŵ.
 
-    With H, block LDLQ over segments of `segment` columns: the register goes on from one to the next, and the last one
-    ends as the first began. `table`: the values in float16, kept as this very tensor, which layers can share. Raises CompressionError for bits outside 1 to 4, a row with fewer bits than the register, or
-    bad states, values, groups.
+    With H, block LDLQ over segments of `segment` columns: the register goes on from one to the
+    next, and the last one ends as the first began. `table`: the values in float16, kept as this
+    very tensor, which layers can share. Raises CompressionError for bits outside 1 to 4, a row with
+    fewer bits than the register, or bad states, values, groups.
     """
     weight = check_matrix(weight).float()
     columns = weight.shape[1]
@@ -234,10 +247,12 @@ def quantize(
     group_size: int | None = None, segment: int = 16,
     rotation: int | None = None, damping: float = 0.01, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """Trellis codes of every linear layer of the blocks, `bits` a weight and a scale for each row (or group of `group_size`).
+    """Trellis codes of every linear layer of the blocks, `bits` a weight and a scale for each row
+    (or group of `group_size`).
 
-    Without `calibration` each row is coded as it is; with it block LDLQ. `rotation`: the seed of a mixing
-    of rows and columns before that (see `vectors`). `ignore`, `per_layer` as in `rtn.quantize`.
+    Without `calibration` each row is coded as it is; with it block LDLQ. `rotation`: the seed of a
+    mixing of rows and columns before that (see `vectors`). `ignore`, `per_layer` as in
+    `rtn.quantize`.
     """
     settings: dict[str, Any] = {
         "method": "trellis", "bits": bits, "state_bits": state_bits, "values": values, "group_size": group_size, "segment": segment,

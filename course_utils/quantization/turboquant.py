@@ -1,15 +1,18 @@
-"""TurboQuant: vectors without any data, by a random rotation and one best scalar quantizer (Zandieh et al., 2025).
+"""TurboQuant: vectors without any data, by a random rotation and one best scalar quantizer (Zandieh
+et al., 2025).
 
     y = √d · R x / ‖x‖,     q_i = index of the nearest centroid to y_i,     x̂ = ‖x‖ / √d · Rᵀ c[q]
 
-After a random rotation R every coordinate of a unit vector has the same known density, ∝ (1 − y²/d)^((d−3)/2), nearly
-N(0, 1): so one table of 2^b centroids, Lloyd's and Max's for that density, serves every vector. Mean squared error
-E‖x − x̂‖² ≤ (√3 π / 2) 4^−b ‖x‖², Panter's and Dite's constant again; no code of b bits a coordinate does better than 4^−b
-for all vectors. Products ⟨y, x̂⟩ come out too small. `unbiased` spends one of the bits on the residual r = x − x̂:
+After a random rotation R every coordinate of a unit vector has the same known density, ∝ (1 −
+y²/d)^((d−3)/2), nearly N(0, 1): so one table of 2^b centroids, Lloyd's and Max's for that density,
+serves every vector. Mean squared error E‖x − x̂‖² ≤ (√3 π / 2) 4^−b ‖x‖², Panter's and Dite's
+constant again; no code of b bits a coordinate does better than 4^−b for all vectors. Products ⟨y,
+x̂⟩ come out too small. `unbiased` spends one of the bits on the residual r = x − x̂:
 
     r̂ = ‖r‖ √(π/2) / d · Sᵀ sign(S r),     S normal (d, d):     E⟨y, r̂⟩ = ⟨y, r⟩
 
-(QJL, Zandieh et al., 2024). Stored are codes, the norm in float16, and with `unbiased` the signs and ‖r‖.
+(QJL, Zandieh et al., 2024). Stored are codes, the norm in float16, and with `unbiased` the signs
+and ‖r‖.
 """
 
 import functools
@@ -28,7 +31,9 @@ MOST_BITS, ROUNDS = 8, 5000
 
 @dataclass(frozen=True)
 class PackedVectors:
-    """Vectors (…, d): `packed` (n, bytes) uint8, `norm` (n,) float16 (float32 where one is above 65,504); with one bit for the residual `signs` and `rest`."""
+    """Vectors (…, d): `packed` (n, bytes) uint8, `norm` (n,) float16 (float32 where one is above
+    65,504); with one bit for the residual `signs` and `rest`.
+    """
 
     packed: Tensor
     norm: Tensor
@@ -66,7 +71,9 @@ class PackedVectors:
 
 @functools.lru_cache(maxsize=64)
 def rotation(width: int, seed: int = 0) -> Tensor:
-    """A random rotation (width, width), uniform over all of them: Q of a normal matrix, the signs of R's diagonal taken out."""
+    """A random rotation (width, width), uniform over all of them: Q of a normal matrix, the signs
+    of R's diagonal taken out.
+    """
     rng = torch.Generator().manual_seed(seed)
     Q, R = torch.linalg.qr(torch.randn(width, width, generator=rng, dtype=torch.float64))
     return (Q * R.diagonal().sign()).float()
@@ -80,7 +87,9 @@ def projection(width: int, seed: int = 0) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def centroids(bits: int, width: int) -> Tensor:
-    """The 2^b best values (float32, rising) for a coordinate of √d times a uniformly random unit vector of d = `width` numbers."""
+    """The 2^b best values (float32, rising) for a coordinate of √d times a uniformly random unit
+    vector of d = `width` numbers.
+    """
     if not 1 <= bits <= MOST_BITS or width < 8:
         raise CompressionError(
             f"bits={bits}, width={width}: choose 1 to {MOST_BITS} bits for codes, and vectors of at least 8 numbers."
@@ -107,7 +116,10 @@ def centroids(bits: int, width: int) -> Tensor:
 def compress(
     vectors: Tensor, *, bits: int = 4, unbiased: bool = False, seed: int = 0
 ) -> PackedVectors:
-    """Codes of vectors (…, d), d at least 8. Raises CompressionError for NaN, infinity, or bits outside 1 to 8 (`unbiased`: 2 to 9)."""
+    """Codes of vectors (…, d), d at least 8.
+
+    Raises CompressionError for NaN, infinity, or bits outside 1 to 8 (`unbiased`: 2 to 9).
+    """
     if unbiased and bits < 2:
         raise CompressionError(
             f"bits={bits}: unbiased products take one bit for the residual and at least one for the codes."

@@ -1,10 +1,12 @@
-"""Number formats as what they are, lists of numbers: the nearest one, the best scale, the error in decibels, the best list.
+"""Number formats as what they are, lists of numbers: the nearest one, the best scale, the error in
+decibels, the best list.
 
     x̂ = s · nearest(x / s),     SQNR = 10 log10(Σ x² / Σ (x − x̂)²)
 
-`best_scale` looks for s in the same way for every format, so that none is judged by a scale that suits another one.
-`best_values` makes the list itself: the exact least squared error for given numbers, by dynamic programming over the
-sorted numbers (a cell is an interval of them; Bruce, 1965).
+`best_scale` looks for s in the same way for every format, so that none is judged by a scale that
+suits another one.
+`best_values` makes the list itself: the exact least squared error for given numbers, by dynamic
+programming over the sorted numbers (a cell is an interval of them; Bruce, 1965).
 """
 
 import functools
@@ -38,7 +40,10 @@ STEPS = 4  # scales that `best_scale` tries for each factor of 2
 
 @functools.cache
 def values(name: str) -> Tensor:
-    """Every finite number of a format of 4 or 8 bits: float64, ascending, each once. Raises CompressionError for other names."""
+    """Every finite number of a format of 4 or 8 bits: float64, ascending, each once.
+
+    Raises CompressionError for other names.
+    """
     if name in LOGARITHMIC:
         bits, fraction = LOGARITHMIC[name]
         return torch.unique(logarithmic.decode(torch.arange(2**bits), bits, fraction) + 0.0)
@@ -51,17 +56,22 @@ def values(name: str) -> Tensor:
 
 
 def nearest(x: Tensor, points: Tensor) -> Tensor:
-    """The nearest of the ascending `points` for each x; halfway between two, the lower one. In x's type."""
+    """The nearest of the ascending `points` for each x; halfway between two, the lower one.
+
+    In x's type.
+    """
     points = points.to(x)
     return points[torch.bucketize(x, (points[1:] + points[:-1]) / 2)]
 
 
 def best_scale(x: Tensor, points: Tensor) -> Tensor:
-    """(rows, 1): for each row the scale s of the least squared error, among those 2^(k/4) times the largest |x| / largest point.
+    """(rows, 1): for each row the scale s of the least squared error, among those 2^(k/4) times the
+    largest |x| / largest point.
 
-    k runs from where the row's deviation would be the largest point (all that is larger saturates) up to where its largest
-    number would be the smallest point: a format whose numbers lie closest at 1 is used there. Octaves are tried first, then the
-    quarters around the best of them. A row of zeros gets 1.
+    k runs from where the row's deviation would be the largest point (all that is larger saturates)
+    up to where its largest number would be the smallest point: a format whose numbers lie closest
+    at 1 is used there. Octaves are tried first, then the quarters around the best of them. A row of
+    zeros gets 1.
     """
     x, points = check_matrix(x).double(), points.double()
     peak, rms = x.abs().amax(1, keepdim=True), x.square().mean(1, keepdim=True).sqrt()
@@ -89,7 +99,10 @@ def scaled(x: Tensor, points: Tensor) -> Tensor:
 
 
 def sqnr(x: Tensor, rounded: Tensor) -> float:
-    """10 log10(Σ x² / Σ (x − x̂)²) decibels; infinite where nothing was lost. Raises CompressionError for x = 0 or unlike shapes."""
+    """10 log10(Σ x² / Σ (x − x̂)²) decibels; infinite where nothing was lost.
+
+    Raises CompressionError for x = 0 or unlike shapes.
+    """
     if x.shape != rounded.shape or not x.any():
         raise CompressionError(
             f"x {tuple(x.shape)}, rounded {tuple(rounded.shape)}: expected one shape, and some number that is not 0."
@@ -105,10 +118,12 @@ def mean_error(sample: Tensor, points: Tensor) -> float:
 
 
 def best_values(sample: Tensor, levels: int, *, zero: bool = False) -> Tensor:
-    """The `levels` values (float64, ascending) of the least mean squared error for `sample`; with `zero`, 0 is one of them.
+    """The `levels` values (float64, ascending) of the least mean squared error for `sample`; with
+    `zero`, 0 is one of them.
 
-    Exact: best[k][j], the least cost of the j smallest numbers in k cells, is min_i best[k − 1][i] + cost(i, j), where a
-    cell costs Σ (x − mean)², or Σ x² if it is that of 0. Time ∝ levels · n²: give at most a few thousand numbers.
+    Exact: best[k][j], the least cost of the j smallest numbers in k cells, is min_i best[k − 1][i]
+    + cost(i, j), where a cell costs Σ (x − mean)², or Σ x² if it is that of 0. Time ∝ levels · n²:
+    give at most a few thousand numbers.
     Raises CompressionError for NaN, infinity, or fewer numbers than levels.
     """
     x = np.sort(sample.detach().double().flatten().cpu().numpy())

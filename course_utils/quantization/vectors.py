@@ -1,15 +1,18 @@
-"""What codes for several weights at once share: scales, a walk over groups of columns, and models made of such layers.
+"""What codes for several weights at once share: scales, a walk over groups of columns, and models
+made of such layers.
 
-Block LDLQ (Tseng et al., 2024, QuIP#, section 4.1) is GPTQ with groups of g columns in the place of single ones. With
-H⁻¹ = UᵀU, U upper triangular, and the columns B of a group,
+Block LDLQ (Tseng et al., 2024, QuIP#, section 4.1) is GPTQ with groups of g columns in the place of
+single ones. With H⁻¹ = UᵀU, U upper triangular, and the columns B of a group,
 
     Ŵ_B = code(W_B),     E_B = (W_B − Ŵ_B) U_BB⁻¹,     W_later −= E_B U_B,later.
 
-Codes for normal numbers saturate at outliers. `rotation` (a seed) first mixes rows and columns, W' = R₁ W R₂ᵀ, with Hadamard
-products of random signs (incoherence processing, QuIP#): each R is a block diagonal of the largest power of two that divides
-the width, needs no bytes, and its inverse is applied when the weight is decoded. Numbers of W' are nearly normal.
+Codes for normal numbers saturate at outliers. `rotation` (a seed) first mixes rows and columns, W'
+= R₁ W R₂ᵀ, with Hadamard products of random signs (incoherence processing, QuIP#): each R is a
+block diagonal of the largest power of two that divides the width, needs no bytes, and its inverse
+is applied when the weight is decoded. Numbers of W' are nearly normal.
 
-A row's scale is its root mean square times the code's own factor, and is fitted once more when its codes are known:
+A row's scale is its root mean square times the code's own factor, and is fitted once more when its
+codes are known:
 s = w H q / (q H q), H = 1 without calibration, q the row of code values.
 """
 
@@ -35,7 +38,9 @@ Encode = Callable[[Tensor, int], Tensor]
 
 
 def row_scales(weight: Tensor, group_size: int | None, factor: float) -> Tensor:
-    """(out, groups): the root mean square of each group times `factor`, in the precision that is stored; zeros have 1."""
+    """(out, groups): the root mean square of each group times `factor`, in the precision that is
+    stored; zeros have 1.
+    """
     groups = weight.view(len(weight), -1, check_group_size(group_size, weight.shape[1]))
     scale = exact_half(groups.square().mean(-1).sqrt() * factor)
     return torch.where(scale > 0, scale, 1.0)
@@ -49,9 +54,11 @@ def spread(scale: Tensor, columns: int) -> Tensor:
 def walk_groups(
     weight: Tensor, H: Tensor, width: int, encode: Encode, *, damping: float = 0.01, ahead: int = 0
 ) -> Tensor:
-    """Ŵ (out, in): groups of `width` columns coded from left to right, the later ones moved by each error as above.
+    """Ŵ (out, in): groups of `width` columns coded from left to right, the later ones moved by each
+    error as above.
 
-    encode(W_B, first column) returns Ŵ_B; it is shown `ahead` columns more, where there are any. Weights of inputs that are always 0 become 0 before they are coded.
+    encode(W_B, first column) returns Ŵ_B; it is shown `ahead` columns more, where there are any.
+    Weights of inputs that are always 0 become 0 before they are coded.
     """
     W = check_walk(weight, H, damping, width).clone()
     U = inverse_cholesky(damped(H.to(W), damping))
@@ -68,9 +75,11 @@ def walk_groups(
 
 
 def refitted(weight: Tensor, values: Tensor, scale: Tensor, H: Tensor | None = None) -> Tensor:
-    """Scales (out, groups) of the least error for code values (out, in), w ≈ s · values; as they are where values are 0.
+    """Scales (out, groups) of the least error for code values (out, in), w ≈ s · values; as they
+    are where values are 0.
 
-    With H, only scales of whole rows are fitted; smaller groups act on each other there and stay as they are.
+    With H, only scales of whole rows are fitted; smaller groups act on each other there and stay as
+    they are.
     """
     if H is not None and scale.shape[1] > 1:
         return scale
@@ -120,9 +129,12 @@ def mixed_weight(weight: Tensor, seed: int | None) -> Tensor:
 
 
 class ScaledCodes(ExpandedLinear):
-    """y = x Ŵᵀ + b with Ŵ = s · values(codes), the values made at each call. Kinds say what their codes mean.
+    """y = x Ŵᵀ + b with Ŵ = s · values(codes), the values made at each call.
 
-    Buffers: `packed` (out, bytes) uint8; `scale` (out, groups), float16 where that is exact; and those of the kind.
+    Kinds say what their codes mean.
+
+    Buffers: `packed` (out, bytes) uint8; `scale` (out, groups), float16 where that is exact; and
+    those of the kind.
     """
 
     packed: Tensor
@@ -173,8 +185,10 @@ class ScaledCodes(ExpandedLinear):
 
 
 def bits_per_weight(model: nn.Module) -> float:
-    """Bits of everything that the compressed layers of any method hold, but for their biases, for each of their weights: codes,
-    scales, tables. A table that layers share counts once.
+    """Bits of everything that the compressed layers of any method hold, but for their biases, for
+    each of their weights: codes, scales, tables.
+
+    A table that layers share counts once.
     """
     layers: list[Any] = [
         m for m in model.modules() if type(m).__name__ in KINDS and hasattr(m, "in_features")
@@ -197,10 +211,12 @@ def quantize_model(
     model: nn.Module, calibration: Tensor | None, layer_of: Make, settings: dict[str, Any], *, damping: float = 0.01,
     ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
-    """A copy of `model` with layer_of(weight, H, settings) in the place of each linear layer of the blocks; H is None without
-    calibration, and for layers that saw fewer tokens than they have inputs (experts; `details["few_tokens"]`).
+    """A copy of `model` with layer_of(weight, H, settings) in the place of each linear layer of the
+    blocks; H is None without calibration, and for layers that saw fewer tokens than they have
+    inputs (experts; `details["few_tokens"]`).
 
-    `details`: `bits_per_weight`, everything counted; with calibration `layer_error` by name. Works on a copy; errors name the layer.
+    `details`: `bits_per_weight`, everything counted; with calibration `layer_error` by name. Works
+    on a copy; errors name the layer.
     """
 
     def make(

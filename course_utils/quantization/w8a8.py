@@ -4,9 +4,10 @@ With x ≈ s_x (q_x − z) and w ≈ s_w q_w the product of a row and a column i
 
     y = s_x s_w (Σ q_x q_w − z Σ q_w) + b,
 
-so that the sum runs over INT8 products in INT32, and real numbers come in once for each output (Jacob et al., 2018,
-eq. 7). Dynamic: each call measures its activations' range (per token or per tensor). Static: the range was fixed
-with calibration data beforehand, which saves the measuring but clips whatever is larger.
+so that the sum runs over INT8 products in INT32, and real numbers come in once for each output
+(Jacob et al., 2018, eq. 7). Dynamic: each call measures its activations' range (per token or per
+tensor). Static: the range was fixed with calibration data beforehand, which saves the measuring but
+clips whatever is larger.
 """
 
 from typing import Any
@@ -33,10 +34,12 @@ MOST_INPUTS = 2**16
 
 
 def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
-    """A matrix (rows, columns) as signed integers: q int8, scale (rows or 1, 1), zero point (rows or 1, 1) int32.
+    """A matrix (rows, columns) as signed integers: q int8, scale (rows or 1, 1), zero point (rows
+    or 1, 1) int32.
 
-    x̂ = scale · (q − zero point). Settings as in `grids.make_grid`, one group in a row; symmetric grids have the
-    zero point 0 and the narrow range, ±127 with 8 bits, as bitsandbytes, SmoothQuant and torchao's activations have;
+    x̂ = scale · (q − zero point). Settings as in `grids.make_grid`, one group in a row; symmetric
+    grids have the zero point 0 and the narrow range, ±127 with 8 bits, as bitsandbytes, SmoothQuant
+    and torchao's activations have;
     narrow=False takes all 2^b codes.
     """
     grid = make_grid(x, **{"narrow": True, **grid_settings})
@@ -49,9 +52,11 @@ def to_int8(x: Tensor, **grid_settings) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def integer_product(x: Tensor, weight: Tensor) -> Tensor:
-    """X (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to MOST_INPUTS inputs.
+    """X (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to
+    MOST_INPUTS inputs.
 
-    For up to FEW tokens on a CPU the compiled kernel is the faster one, for more torch's own product.
+    For up to FEW tokens on a CPU the compiled kernel is the faster one, for more torch's own
+    product.
     """
     plain = (
         x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
@@ -67,7 +72,8 @@ def integer_product(x: Tensor, weight: Tensor) -> Tensor:
 class Int8Linear(FixedBuffers):
     """y = s_x s_w (Q_x Q_wᵀ − z rowsum(Q_w)) + b.
 
-    Buffers: `weight_codes` (out, in) int8; `weight_scale` (out or 1, 1) float32; `weight_sum` (out,) int32;
+    Buffers: `weight_codes` (out, in) int8; `weight_scale` (out or 1, 1) float32; `weight_sum`
+    (out,) int32;
     `input_scale`, `input_zero` (1, 1) when static.
     """
 
@@ -159,9 +165,10 @@ def quantize(
 ) -> Compressed:  # fmt: skip
     """Integer weights and activations in every linear layer of the blocks.
 
-    observer None: dynamic, no calibration needed. Otherwise static with one range for each layer's input, found by
-    that observer (`observers.OBSERVERS`) on `calibration`, token ids (sequences, context); `activations` must then
-    be 'per_tensor'. Weights are symmetric; `symmetric` is about the activations. `ignore`, `per_layer` as in `rtn.quantize`.
+    observer None: dynamic, no calibration needed. Otherwise static with one range for each layer's
+    input, found by that observer (`observers.OBSERVERS`) on `calibration`, token ids (sequences,
+    context); `activations` must then be 'per_tensor'. Weights are symmetric; `symmetric` is about
+    the activations. `ignore`, `per_layer` as in `rtn.quantize`.
     Works on a copy.
 
     Raises CompressionError for unknown names, bad bits, or a missing calibration set.
@@ -217,7 +224,10 @@ def _check(own: dict[str, Any], calibration: Tensor | None) -> None:
 def _static(
     model: nn.Module, calibration: Tensor | None, chosen: selection.Chosen
 ) -> dict[str, Grid]:
-    """The fixed grid of each layer's input that has an observer. An expert that no token went to has none: its range is measured at each call."""
+    """The fixed grid of each layer's input that has an observer.
+
+    An expert that no token went to has none: its range is measured at each call.
+    """
     grids: dict[str, Grid] = {}
     static = {name: own for name, own in chosen.own.items() if own["observer"] is not None}
     if not static or calibration is None:

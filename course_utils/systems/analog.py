@@ -1,13 +1,18 @@
-"""Hardware that computes with currents or light, as noise on the weights and the sums of a digital model. Simulations only.
+"""Hardware that computes with currents or light, as noise on the weights and the sums of a digital
+model.
 
-A crossbar keeps a weight as the difference of two conductances, programmed with an error whose size belongs to the *device*: a
-share of the largest conductance g_max. How many weights share one g_max decides what that share means for a small weight.
+Simulations only.
+
+A crossbar keeps a weight as the difference of two conductances, programmed with an error whose size
+belongs to the *device*: a share of the largest conductance g_max. How many weights share one g_max
+decides what that share means for a small weight.
 
     array:  one range for the matrix       ŵ = w + σ · max|W| · e
     column: a range for each output         ŵ = w + σ · max_j |w_ij| · e         (the wires of one output are a column)
 
-Inputs enter by tiles of `tile` rows; each column's sum leaves through a converter of `bits`, in which what lies beyond its range
-is cut off. Light counts photons: a product of N photons has a shot noise of 1/√N of full scale (Hamerly et al., 2019).
+Inputs enter by tiles of `tile` rows; each column's sum leaves through a converter of `bits`, in
+which what lies beyond its range is cut off. Light counts photons: a product of N photons has a shot
+noise of 1/√N of full scale (Hamerly et al., 2019).
 """
 
 import copy
@@ -25,7 +30,10 @@ RANGES = ("array", "column")
 
 
 def ranges(weight: Tensor, kind: str = "column") -> Tensor:
-    """(out, 1): the largest magnitude that a row of W can hold. Raises CompressionError for another `kind`."""
+    """(out, 1): the largest magnitude that a row of W can hold.
+
+    Raises CompressionError for another `kind`.
+    """
     if kind not in RANGES:
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(RANGES)}.")
     if not weight.numel() or not torch.isfinite(weight).all():
@@ -41,7 +49,9 @@ def ranges(weight: Tensor, kind: str = "column") -> Tensor:
 def program(
     weight: Tensor, noise: float, kind: str = "column", rng: torch.Generator | None = None
 ) -> Tensor:
-    """Weights (out, in) as a crossbar holds them after one programming with an error of `noise` times the range."""
+    """Weights (out, in) as a crossbar holds them after one programming with an error of `noise`
+    times the range.
+    """
     _share(noise=noise)
     return weight + noise * ranges(weight, kind) * torch.randn(
         weight.shape, generator=rng, dtype=weight.dtype
@@ -60,10 +70,12 @@ def convert(sums: Tensor, bits: int, top: Tensor | float) -> Tensor:
 def crossbar(
     x: Tensor, weight: Tensor, *, tile: int = 64, bits: int | None = 8, reach: float = 4.0
 ) -> Tensor:
-    """Y = x Wᵀ in memory: tiles of `tile` inputs, each column's sum through a converter, sums added digitally.
+    """Y = x Wᵀ in memory: tiles of `tile` inputs, each column's sum through a converter, sums added
+    digitally.
 
-    The converter of a column reaches `reach` times the root mean square of what it may see, ‖x_tile‖ · ‖w_tile‖ / √tile,
-    where the mean over tokens is taken. bits None: an ideal converter. x (tokens, in), weight (out, in).
+    The converter of a column reaches `reach` times the root mean square of what it may see,
+    ‖x_tile‖ · ‖w_tile‖ / √tile, where the mean over tokens is taken. bits None: an ideal converter.
+    x (tokens, in), weight (out, in).
     Raises CompressionError for shapes that do not fit.
     """
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or tile < 1:
@@ -83,7 +95,8 @@ def crossbar(
 def optical(
     x: Tensor, weight: Tensor, *, photons: float, rng: torch.Generator | None = None
 ) -> Tensor:
-    """Y = x Wᵀ with shot noise: each product has `photons` photons at full scale, so a sum errs by max|x| · max|w| · √(in / photons) · e.
+    """Y = x Wᵀ with shot noise: each product has `photons` photons at full scale, so a sum errs by
+    max|x| · max|w| · √(in / photons) · e.
 
     The largest input of a token and the largest weight of an output are full scale.
     """
@@ -116,7 +129,9 @@ def on_device(
     program_with: Callable[[Tensor], Tensor] | None = None,
     multiply_with: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> PreTrainedModel:
-    """A copy whose linear layers are programmed by `program_with(weight)` and multiply by `multiply_with(x, weight)`."""
+    """A copy whose linear layers are programmed by `program_with(weight)` and multiply by
+    `multiply_with(x, weight)`.
+    """
     made = copy.deepcopy(model).eval()
     for name, module in walk.compressible(made).items():
         if program_with is not None:

@@ -1,14 +1,18 @@
-"""Dynamic depth: not every token needs every block. Early exits and mixtures of depths, on any Hugging Face decoder.
+"""Dynamic depth: not every token needs every block.
 
-A block that is skipped for a token leaves its state as it is. Everything here is that one operation:
+Early exits and mixtures of depths, on any Hugging Face decoder.
+
+A block that is skipped for a token leaves its state as it is. Everything here is that one
+operation:
 
     early exit         a token that is sure after block k skips all later ones (Schuster et al., CALM, 2022)
     mixture of depths  in each block a router lets some tokens through and the others pass by (Raposo et al., 2024)
     static depth       a block is skipped for every token: the control of equal cost
 
-Tokens that skip a block still give it keys and values, made from the state they carry: later tokens can look at them.
-These functions measure quality and count blocks. They do not make this model faster: all blocks are computed, and what a
-token skips is thrown away.
+Tokens that skip a block still give it keys and values, made from the state they carry: later tokens
+can look at them.
+These functions measure quality and count blocks. They do not make this model faster: all blocks are
+computed, and what a token skips is thrown away.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +31,8 @@ Skips = Mapping[int, Tensor]
 
 @contextmanager
 def bypassed(model: PreTrainedModel, skips: Skips) -> Iterator[None]:
-    """While this is open, block b does nothing to the tokens where skips[b] (windows, tokens; or one value) is True.
+    """While this is open, block b does nothing to the tokens where skips[b] (windows, tokens; or
+    one value) is True.
 
     Raises CompressionError for a block that is not there.
     """
@@ -68,7 +73,9 @@ def skips_of(depths: Tensor, blocks: int) -> dict[int, Tensor]:
 def predictions(
     model: PreTrainedModel, ids: Tensor, skips: Skips | None = None, batch: int = 16
 ) -> Tensor:
-    """(windows, tokens, vocabulary) log-probabilities of the next token, float32, when tokens skip these blocks."""
+    """(windows, tokens, vocabulary) log-probabilities of the next token, float32, when tokens skip
+    these blocks.
+    """
     was, found = model.training, []
     model.eval()
     try:
@@ -92,9 +99,11 @@ def kl(original: Tensor, changed: Tensor) -> Tensor:
 
 
 def exits(model: PreTrainedModel, ids: Tensor, threshold: float, first: int = 1) -> Tensor:
-    """(windows, tokens) depths: a token leaves after the first block, from `first` on, where its likeliest next token has p > threshold.
+    """(windows, tokens) depths: a token leaves after the first block, from `first` on, where its
+    likeliest next token has p > threshold.
 
-    What it would say there is read by the model's own last norm and head (the "logit lens"). All blocks where it is never sure.
+    What it would say there is read by the model's own last norm and head (the "logit lens"). All
+    blocks where it is never sure.
     Raises CompressionError for a threshold outside 0 … 1 or a first depth that is not there.
     """
     count = len(walk.blocks(model))
@@ -112,7 +121,9 @@ def exits(model: PreTrainedModel, ids: Tensor, threshold: float, first: int = 1)
 
 @torch.no_grad()
 def changes(model: PreTrainedModel, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """(states that enter each block, ‖what the block adds‖ / ‖state‖): (windows, tokens, width) and (windows, tokens), one each."""
+    """(states that enter each block, ‖what the block adds‖ / ‖state‖): (windows, tokens, width) and
+    (windows, tokens), one each.
+    """
     states: list[Tensor] = []
     sizes: list[Tensor] = []
 
@@ -132,10 +143,12 @@ def changes(model: PreTrainedModel, ids: Tensor) -> tuple[list[Tensor], list[Ten
 
 
 class Router:
-    """A linear guess, from the state that enters a block, of how much the block will change it; small changes are skipped.
+    """A linear guess, from the state that enters a block, of how much the block will change it;
+    small changes are skipped.
 
-    Fitted by least squares (with a ridge) to log changes on calibration text. The threshold of each block is the quantile that
-    lets `capacity` of the calibration tokens through: a token decides by itself, without looking at later ones.
+    Fitted by least squares (with a ridge) to log changes on calibration text. The threshold of each
+    block is the quantile that lets `capacity` of the calibration tokens through: a token decides by
+    itself, without looking at later ones.
     """
 
     def __init__(
@@ -170,7 +183,9 @@ class Router:
         return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
 
     def skips(self, model: PreTrainedModel, ids: Tensor) -> dict[int, Tensor]:
-        """Who passes by each block, decided block by block, each from the states that the earlier decisions have left."""
+        """Who passes by each block, decided block by block, each from the states that the earlier
+        decisions have left.
+        """
         found: dict[int, Tensor] = {}
         for b in self.blocks:
             with bypassed(model, found):
@@ -195,13 +210,17 @@ def best_block(model: PreTrainedModel, ids: Tensor) -> Choose:
 def by_chance(
     model: PreTrainedModel, blocks: tuple[int, ...], capacity: float, seed: int = 0
 ) -> Choose:
-    """Each of these blocks sees a share `capacity` of the tokens, drawn by chance: the control of a router."""
+    """Each of these blocks sees a share `capacity` of the tokens, drawn by chance: the control of a
+    router.
+    """
     rng = torch.Generator().manual_seed(seed)
     return lambda _, ids: {b: torch.rand(ids.shape, generator=rng) >= capacity for b in blocks}
 
 
 def exit_at_mean(model: PreTrainedModel, ids: Tensor, mean: float, rounds: int = 10) -> Choose:
-    """Early exits by the threshold at which tokens of these ids run `mean` blocks on average, found by bisection."""
+    """Early exits by the threshold at which tokens of these ids run `mean` blocks on average, found
+    by bisection.
+    """
     low, high = 0.0, 1.0
     for _ in range(rounds):
         middle = (low + high) / 2
@@ -214,7 +233,9 @@ def exit_at_mean(model: PreTrainedModel, ids: Tensor, mean: float, rounds: int =
 
 
 def shuffled(choose: Choose, seed: int = 0) -> Choose:
-    """The same depths, given to tokens by chance: the control of an early exit, which shows what the choice is worth."""
+    """The same depths, given to tokens by chance: the control of an early exit, which shows what
+    the choice is worth.
+    """
     rng = torch.Generator().manual_seed(seed)
 
     def choose_by_chance(model: PreTrainedModel, ids: Tensor) -> dict[int, Tensor]:

@@ -1,6 +1,7 @@
 """Energy of a computation from a table of single operations.
 
-Horowitz, *Computing's energy problem* (ISSCC 2014), 45 nm at 0.9 V, picojoules; the two memories for 32 bits as Han et al.
+Horowitz, *Computing's energy problem* (ISSCC 2014), 45 nm at 0.9 V, picojoules; the two memories
+for 32 bits as Han et al.
 (*Deep Compression*, 2016, table 1) quote it. Newer chips need less of each: use ratios, not joules.
 """
 
@@ -16,7 +17,10 @@ ACCUMULATE = {"INT8": "INT32", "INT32": "INT32", "FP16": "FP16", "FP32": "FP32"}
 
 
 def multiply_add(number: str) -> float:
-    """Picojoules of a multiplication and the addition of its product. Raises CompressionError for a format not in the table."""
+    """Picojoules of a multiplication and the addition of its product.
+
+    Raises CompressionError for a format not in the table.
+    """
     if number not in MULTIPLY:
         raise CompressionError(f"number={number!r}: the table has {', '.join(MULTIPLY)}.")
     return MULTIPLY[number] + ADD[ACCUMULATE[number]]
@@ -42,8 +46,9 @@ def per_token(
 ) -> dict[str, float]:
     """Picojoules for one token: {"weights", "cache", "arithmetic"}.
 
-    `bits` a weight (scales included) come from DRAM once for `batch` tokens; `kept_bits` of keys and values for each token
-    alone. `share` of the weights is computed with, as where channels were pruned away; each of them is read from SRAM once a token.
+    `bits` a weight (scales included) come from DRAM once for `batch` tokens; `kept_bits` of keys
+    and values for each token alone. `share` of the weights is computed with, as where channels were
+    pruned away; each of them is read from SRAM once a token.
     """
     if not (weights > 0 and bits > 0 and batch >= 1 and 0 < share <= 1):
         raise CompressionError(

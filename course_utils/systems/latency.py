@@ -1,10 +1,12 @@
-"""A latency table: seconds of a model's parts, each measured once, whose sum forecasts whole models of those parts.
+"""A latency table: seconds of a model's parts, each measured once, whose sum forecasts whole models
+of those parts.
 
     T(model) = t(ends) + Σ_blocks (t(attention) + t(MLP))
 
-A part is told by its shape; "ends" are the embedding, the last norm and the head. The table holds for one machine, one batch and
-one context. A width that was not measured takes the time of the next larger one that was: times climb in steps, and a line drawn
-between two points would cut the steps off.
+A part is told by its shape; "ends" are the embedding, the last norm and the head. The table holds
+for one machine, one batch and one context. A width that was not measured takes the time of the next
+larger one that was: times climb in steps, and a line drawn between two points would cut the steps
+off.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ Part = tuple[str, int, int]
 
 
 def parts(model: PreTrainedModel) -> list[Part]:
-    """The parts of a Llama-like model as it is, block by block: their own layers are looked at, which may differ between blocks.
+    """The parts of a Llama-like model as it is, block by block: their own layers are looked at,
+    which may differ between blocks.
 
     Raises CompressionError for a model whose blocks are built otherwise.
     """
@@ -50,7 +53,9 @@ def parts(model: PreTrainedModel) -> list[Part]:
 
 
 def flops(model: PreTrainedModel, tokens: int) -> int:
-    """2 operations for each weight of the linear layers, the head included, and each token; what a count of operations goes by."""
+    """2 operations for each weight of the linear layers, the head included, and each token; what a
+    count of operations goes by.
+    """
     layers = [*walk.compressible(model).values(), model.get_output_embeddings()]
     return 2 * tokens * sum(walk.weight_of(m).numel() for m in layers)
 
@@ -64,7 +69,10 @@ class LatencyTable:
     context: int
 
     def of(self, part: Part) -> float:
-        """The time of a part: its own, or that of the next larger width. Raises CompressionError where none is as large."""
+        """The time of a part: its own, or that of the next larger width.
+
+        Raises CompressionError where none is as large.
+        """
         kind, hidden, width = part
         wide = [w for k, h, w in self.seconds if (k, h) == (kind, hidden) and w >= width]
         if not wide:
@@ -88,7 +96,9 @@ def llama(
     head_size: int = 32,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A Llama with random weights; every two query heads share a key-value head, as in the bundled model."""
+    """A Llama with random weights; every two query heads share a key-value head, as in the bundled
+    model.
+    """
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=channels, num_hidden_layers=blocks, num_attention_heads=1,
         num_key_value_heads=1, head_dim=head_size, max_position_embeddings=512, tie_word_embeddings=True,

@@ -1,9 +1,11 @@
-"""The roofline (Williams, Waterman and Patterson, 2009): how fast a product can be at most, from its operations and its bytes.
+"""The roofline (Williams, Waterman and Patterson, 2009): how fast a product can be at most, from
+its operations and its bytes.
 
     operations a second ≤ min(P, M · I),     I = operations / bytes
 
-P: the most operations a second (a multiplication and an addition are two), M: the most bytes a second from memory, I: the
-intensity. Below the ridge I = P / M the bytes decide, above it the operations.
+P: the most operations a second (a multiplication and an addition are two), M: the most bytes a
+second from memory, I: the intensity. Below the ridge I = P / M the bytes decide, above it the
+operations.
 """
 
 import itertools
@@ -39,7 +41,8 @@ def bytes_moved(
     group_size: int | None = None,
     zero_points: bool = False,
 ) -> float:
-    """Bytes of y = x Wᵀ, x (tokens, columns): weights once, scales (2 bytes a group), inputs and outputs in float32.
+    """Bytes of y = x Wᵀ, x (tokens, columns): weights once, scales (2 bytes a group), inputs and
+    outputs in float32.
 
     `group_size` None: no scales, as with floats. `zero_points`: `bits` more for each group.
     """
@@ -85,9 +88,11 @@ class Roof:
         )
 
     def tokens_at_ridge(self, rows: int, columns: int, **stored: Any) -> int | None:
-        """The fewest tokens at once for which operations decide; None where inputs and outputs alone keep it below the ridge.
+        """The fewest tokens at once for which operations decide; None where inputs and outputs
+        alone keep it below the ridge.
 
-        2 n t / (w + a t) ≥ ridge with n weights, w bytes of them and a = 4 (rows + columns) bytes a token.
+        2 n t / (w + a t) ≥ ridge with n weights, w bytes of them and a = 4 (rows + columns) bytes a
+        token.
         """
         weights = bytes_moved(rows, columns, 1, **stored) - FP32 * (rows + columns)
         gain = 2 * rows * columns - self.ridge * FP32 * (rows + columns)
@@ -95,9 +100,11 @@ class Roof:
 
 
 def measure(*, numbers: int = 2**25, side: int = 768, turns: int = 8) -> Roof:
-    """The roof of this machine, one thread, now: a sum over `numbers` float32 and a product of two matrices of `side`, in turns.
+    """The roof of this machine, one thread, now: a sum over `numbers` float32 and a product of two
+    matrices of `side`, in turns.
 
-    Other programs lower both. A product that lies above a measured roof says that the roof was measured under load.
+    Other programs lower both. A product that lies above a measured roof says that the roof was
+    measured under load.
     """
     big = torch.ones(numbers)
     a, b = (torch.randn(side, side, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
@@ -108,9 +115,11 @@ def measure(*, numbers: int = 2**25, side: int = 768, turns: int = 8) -> Roof:
 def products(
     width: int, tokens: tuple[int, ...], *, memory: int = 2**27, turns: int = 3
 ) -> dict[str, dict[int, float]]:
-    """{format: {tokens: seconds}} of a square layer in FP32, and packed in 8 and 4 bits with groups of 64.
+    """{format: {tokens: seconds}} of a square layer in FP32, and packed in 8 and 4 bits with groups
+    of 64.
 
-    Each walks over copies of its weight that together hold `memory` bytes, or it would be read from a cache and not from memory.
+    Each walks over copies of its weight that together hold `memory` bytes, or it would be read from
+    a cache and not from memory.
     """
     rng = torch.Generator().manual_seed(0)
     makers = {
@@ -128,7 +137,9 @@ def products(
 def packed_times(
     width: int, bits: tuple[int, ...], *, memory: int = 2**26, turns: int = 3
 ) -> dict[int, float]:
-    """{bits: seconds} of a square layer packed in groups of 64, for one token, read from memory as in `products`."""
+    """{bits: seconds} of a square layer packed in groups of 64, for one token, read from memory as
+    in `products`.
+    """
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(1, width, generator=rng)
     products_ = {b: _packed(width, b, memory, rng) for b in bits}

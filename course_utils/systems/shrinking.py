@@ -1,9 +1,11 @@
-"""Pruning to a latency: each block's attention and MLP may keep another number of heads and channels.
+"""Pruning to a latency: each block's attention and MLP may keep another number of heads and
+channels.
 
     minimize Σ damage[part][width]     subject to     Σ seconds[part][width] ≤ target
 
-`candidates` refits each part for every width, `damages` measures what it costs alone, `evaluation.allocation.allocate` chooses
-exactly, and `build` makes the smaller model. After HALP (Shen et al., 2021), with an exact knapsack in place of its greedy start.
+`candidates` refits each part for every width, `damages` measures what it costs alone,
+`evaluation.allocation.allocate` chooses exactly, and `build` makes the smaller model. After HALP
+(Shen et al., 2021), with an exact knapsack in place of its greedy start.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ Options = dict[str, dict[int, tuple[Tensor, Tensor]]]
 def candidates(
     model: PreTrainedModel, calibration: Tensor, *, heads: Sequence[int], channels: Sequence[int]
 ) -> Options:
-    """For each block's `o_proj` and `down_proj` the units that stay at each width, by energy, and the weight refitted to them.
+    """For each block's `o_proj` and `down_proj` the units that stay at each width, by energy, and
+    the weight refitted to them.
 
-    `heads` counts query heads; key-value heads go with all the query heads that share them. Each part is fitted on the inputs that
-    the *whole* model gives it. Raises CompressionError for widths that a block does not have.
+    `heads` counts query heads; key-value heads go with all the query heads that share them. Each
+    part is fitted on the inputs that the *whole* model gives it. Raises CompressionError for widths
+    that a block does not have.
     """
     calibration, found = walk.check_calibration(calibration, model), {}
     ratio = model.config.num_attention_heads // model.config.num_key_value_heads
@@ -75,7 +79,9 @@ def candidates(
 
 @torch.no_grad()
 def damages(model: PreTrainedModel, ids: Tensor, options: Options) -> dict[str, dict[int, float]]:
-    """KL from the original, nats a token, when one part alone has each width; `ids` of another text than the final judge."""
+    """KL from the original, nats a token, when one part alone has each width; `ids` of another text
+    than the final judge.
+    """
     original = by_window.predictions(model, ids)
     found: dict[str, dict[int, float]] = {}
     for name, widths in options.items():
@@ -115,7 +121,10 @@ def weights(model: PreTrainedModel, options: Options) -> dict[str, dict[int, int
 
 @torch.no_grad()
 def build(model: PreTrainedModel, options: Options, chosen: Mapping[str, int]) -> PreTrainedModel:
-    """A copy with really smaller layers. Its config still names the old widths, so it runs here and is not to be saved as it is."""
+    """A copy with really smaller layers.
+
+    Its config still names the old widths, so it runs here and is not to be saved as it is.
+    """
     made = copy.deepcopy(model).eval()
     for name, width in chosen.items():
         stay, new = options[name][width]
@@ -143,7 +152,8 @@ def _unit(model: PreTrainedModel, name: str) -> int:
 def uniform(
     options: Options, cost: Mapping[str, Mapping[int, float]], budget: float
 ) -> dict[str, int]:
-    """The same share of every part: the widest step of widths, counted from the whole, whose cost fits the budget.
+    """The same share of every part: the widest step of widths, counted from the whole, whose cost
+    fits the budget.
 
     Raises CompressionError if even the narrowest does not fit.
     """

@@ -1,12 +1,15 @@
-"""Speculative decoding: a cheap draft writes k tokens, the target judges all of them in one forward, and what comes out is the target's.
+"""Speculative decoding: a cheap draft writes k tokens, the target judges all of them in one
+forward, and what comes out is the target's.
 
     draft:     x_1 … x_k  from q_1 … q_k, one after the other
     target:    p_1 … p_{k+1}, the distributions after 0 … k of them, in one forward
     accept     x_i with probability min(1, p_i(x_i) / q_i(x_i)), the first that fails ends the round
     then       one token more: from (p_i − q_i)₊ / Σ(p_i − q_i)₊ where x_i failed, from p_{k+1} where none did
 
-Each token has the distribution p, whatever q is: q(x) min(1, p/q) + P(reject) · (p − q)₊ / Σ(p − q)₊ = min(p, q) + (p − q)₊ = p.
-Greedy decoding is the case in which p and q hold a single 1. Source: Leviathan, Kalman and Matias (2023), algorithm 1; Chen et al. (2023).
+Each token has the distribution p, whatever q is: q(x) min(1, p/q) + P(reject) · (p − q)₊ / Σ(p −
+q)₊ = min(p, q) + (p − q)₊ = p.
+Greedy decoding is the case in which p and q hold a single 1. Source: Leviathan, Kalman and Matias
+(2023), algorithm 1; Chen et al. (2023).
 """
 
 from __future__ import annotations
@@ -25,12 +28,16 @@ from course_utils.models.walk import longest_context
 
 
 def acceptance(p: Tensor, q: Tensor) -> Tensor:
-    """α = Σ min(p, q) = 1 − TV(p, q) over the last axis: the probability that a token drawn from q is accepted (eq. 3.5)."""
+    """α = Σ min(p, q) = 1 − TV(p, q) over the last axis: the probability that a token drawn from q
+    is accepted (eq. 3.5).
+    """
     return torch.minimum(p, q).sum(-1)
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """(p − q)₊ / Σ (p − q)₊ over the last axis: what a rejected token is drawn from. p itself where p = q, which never rejects."""
+    """(p − q)₊ / Σ (p − q)₊ over the last axis: what a rejected token is drawn from. p itself where
+    p = q, which never rejects.
+    """
     left = (p - q).clamp(min=0)
     total = left.sum(-1, keepdim=True)
     return torch.where(total > 0, left / total.clamp(min=torch.finfo(p.dtype).tiny), p)
@@ -39,7 +46,9 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
 def verify(
     p: Tensor, q: Tensor, tokens: list[int], generator: torch.Generator | None = None
 ) -> tuple[int, int]:
-    """(how many drafted tokens are accepted, the token that follows them), from p (k + 1, V), q (k, V) and the k tokens."""
+    """(how many drafted tokens are accepted, the token that follows them), from p (k + 1, V), q (k,
+    V) and the k tokens.
+    """
     for i, token in enumerate(tokens):
         u = torch.rand((), generator=generator, dtype=torch.float64)
         if u * q[i, token] >= p[i, token]:
@@ -48,7 +57,9 @@ def verify(
 
 
 def expected_tokens(alpha: float, k: int) -> float:
-    """E[tokens of a round] = 1 + α + … + α^k = (1 − α^{k+1}) / (1 − α) (eq. 1), if each token is accepted with α by itself."""
+    """E[tokens of a round] = 1 + α + … + α^k = (1 − α^{k+1}) / (1 − α) (eq. 1), if each token is
+    accepted with α by itself.
+    """
     if not 0 <= alpha <= 1 or k < 0:
         raise CompressionError(
             f"alpha={alpha}, k={k}: give a probability, and a number of drafted tokens that is not negative."
@@ -57,14 +68,19 @@ def expected_tokens(alpha: float, k: int) -> float:
 
 
 def speed_up(tokens: float, k: int, c: float) -> float:
-    """Tokens of a round, divided by what it costs in forwards of the target: k c + 1, with c the cost of the draft's forward (theorem 3.8)."""
+    """Tokens of a round, divided by what it costs in forwards of the target: k c + 1, with c the
+    cost of the draft's forward (theorem 3.8).
+    """
     return tokens / (k * c + 1)
 
 
 class Reader:
-    """A model and the keys and values of what it has read. What was read and is no longer part of the text is rolled back.
+    """A model and the keys and values of what it has read.
 
-    Architectures whose cache holds more than keys and values, or only a window of them, cannot go back: they read the text anew.
+    What was read and is no longer part of the text is rolled back.
+
+    Architectures whose cache holds more than keys and values, or only a window of them, cannot go
+    back: they read the text anew.
     """
 
     def __init__(self, model: PreTrainedModel, width: int) -> None:
@@ -75,7 +91,9 @@ class Reader:
 
     @torch.no_grad()
     def distributions(self, tokens: list[int], last: int, temperature: float) -> Tensor:
-        """(last, width) distributions after the last `last` prefixes of the text `tokens`, in float64; one forward."""
+        """(last, width) distributions after the last `last` prefixes of the text `tokens`, in
+        float64; one forward.
+        """
         same = 0
         while same < min(len(self.read), len(tokens) - last) and self.read[same] == tokens[same]:
             same += 1
@@ -98,9 +116,11 @@ class Reader:
 
 
 def distribution(logits: Tensor, width: int, temperature: float) -> Tensor:
-    """softmax(logits / T) over the first `width` entries, float64; T = 0: all on the largest logit, the first of equals.
+    """softmax(logits / T) over the first `width` entries, float64; T = 0: all on the largest logit,
+    the first of equals.
 
-    A model with fewer tokens has 0 for the others; what a draft has beyond the target's `width` it may not say.
+    A model with fewer tokens has 0 for the others; what a draft has beyond the target's `width` it
+    may not say.
     """
     logits = logits[..., :width].double().cpu()
     if temperature == 0:
@@ -124,11 +144,14 @@ def write(
     target: Subject, draft: Subject | None, ids: Tensor | list[int], *, new_tokens: int, k: int = 4, temperature: float = 0.0, seed: int = 0,
     stop: set[int] | None = None,
 ) -> Written:  # fmt: skip
-    """Go on from token ids (n,) with `new_tokens` tokens of the target's distribution, drafted by another model; without a draft one by one.
+    """Go on from token ids (n,) with `new_tokens` tokens of the target's distribution, drafted by
+    another model; without a draft one by one.
 
-    Both models must give every token the same number (`distillation.trainer.check_tokenizers`). temperature 0 is greedy: the text is
-    that of the target alone, but where two logits are equal up to rounding, since a forward of several tokens rounds otherwise than
-    one of one. Above 0 it is drawn, and has the target's distribution. A token of `stop` ends the text. Both keep keys and values.
+    Both models must give every token the same number (`distillation.trainer.check_tokenizers`).
+    temperature 0 is greedy: the text is that of the target alone, but where two logits are equal up
+    to rounding, since a forward of several tokens rounds otherwise than one of one. Above 0 it is
+    drawn, and has the target's distribution. A token of `stop` ends the text. Both keep keys and
+    values.
     Raises CompressionError for an empty or too long text and settings out of range.
     """
     text = [int(i) for i in ids]
@@ -178,7 +201,9 @@ def _draw(p: Tensor, generator: torch.Generator | None) -> int:
 
 @torch.no_grad()
 def sample(model: Subject, prompts: Tensor, *, new_tokens: int, seed: int = 0) -> Tensor:
-    """(n, context + new_tokens) texts: prompts (n, context), each continued by the model's own draws, all at once."""
+    """(n, context + new_tokens) texts: prompts (n, context), each continued by the model's own
+    draws, all at once.
+    """
     generator, ids = torch.Generator().manual_seed(seed), prompts.long()
     with scoring(model, prompts.shape[1] + new_tokens) as ready:
         out = ready(input_ids=ids.to(ready.device), use_cache=True)
@@ -197,10 +222,12 @@ def sample(model: Subject, prompts: Tensor, *, new_tokens: int, seed: int = 0) -
 
 @torch.no_grad()
 def chances(target: Tensor, draft: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(α, r), each (windows, tokens − 1): Σ min(p, q) at every place, and min(1, q(x)/p(x)) of the token x that stands next.
+    """(α, r), each (windows, tokens − 1): Σ min(p, q) at every place, and min(1, q(x)/p(x)) of the
+    token x that stands next.
 
-    `target`, `draft`: (windows, tokens, vocabulary) log-probabilities (`evaluation.predictions`). In a text that the target wrote,
-    r is the probability that x came from an accepted draft, given x; its mean over x ~ p is α.
+    `target`, `draft`: (windows, tokens, vocabulary) log-probabilities (`evaluation.predictions`).
+    In a text that the target wrote, r is the probability that x came from an accepted draft, given
+    x; its mean over x ~ p is α.
     """
     p, q = target[:, :-1], draft[:, :-1]
     said = ids[:, 1:, None].long()
@@ -208,10 +235,13 @@ def chances(target: Tensor, draft: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]
 
 
 def tokens_per_round(r: Tensor, k: int) -> Tensor:
-    """(windows,) mean tokens of a round, one target forward each, in texts with these r (windows, tokens ≥ k + 1); exact.
+    """(windows,) mean tokens of a round, one target forward each, in texts with these r (windows,
+    tokens ≥ k + 1); exact.
 
-    A round that starts at t has length 1 + r_t + r_t r_{t+1} + … (k products). Where rounds start follows from their lengths:
-    u(0) = 1 and u(t) = Σ_i u(t − i) P(a round from t − i has i tokens). The mean is over the starts from which a whole round fits.
+    A round that starts at t has length 1 + r_t + r_t r_{t+1} + … (k products). Where rounds start
+    follows from their lengths:
+    u(0) = 1 and u(t) = Σ_i u(t − i) P(a round from t − i has i tokens). The mean is over the starts
+    from which a whole round fits.
     Raises CompressionError for texts shorter than k + 1.
     """
     r, n = r.double(), r.shape[1]

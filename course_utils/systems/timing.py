@@ -19,8 +19,9 @@ def best(
 ) -> dict[str, float]:
     """{name: processor seconds of one call} on one thread.
 
-    Each job is called as often in a turn as fills `shortest` seconds; jobs take turns, and the best of `turns` counts. What
-    disturbs a run can only make it longer, and what disturbs a while falls on all jobs alike.
+    Each job is called as often in a turn as fills `shortest` seconds; jobs take turns, and the best
+    of `turns` counts. What disturbs a run can only make it longer, and what disturbs a while falls
+    on all jobs alike.
     Raises CompressionError for no jobs or no turns.
     """
     if not jobs or turns < 1 or not shortest > 0:

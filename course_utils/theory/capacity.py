@@ -1,12 +1,13 @@
 """How many bits of fact a network holds.
 
-A fact is a name and one attribute with n_a possible values. A model that gives the right value the probability p, after
-normalizing over the attribute's values, has stored
+A fact is a name and one attribute with n_a possible values. A model that gives the right value the
+probability p, after normalizing over the attribute's values, has stored
 
     max(0, log₂ n_a + log₂ p)   bits
 
-of it: log₂ n_a when sure and right, 0 when it guesses, and never less (a confident error stores nothing, it costs its
-reader). Capacity is the sum over facts, divided by the number of parameters (Allen-Zhu and Li, 2024).
+of it: log₂ n_a when sure and right, 0 when it guesses, and never less (a confident error stores
+nothing, it costs its reader). Capacity is the sum over facts, divided by the number of parameters
+(Allen-Zhu and Li, 2024).
 """
 
 import math
@@ -29,7 +30,9 @@ def stored_bits(log_probabilities: Tensor, values: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Facts:
-    """`first`, `second` (n,) name a person, `attribute` (n,) what is asked, `answer` (n,) the value out of `values`."""
+    """`first`, `second` (n,) name a person, `attribute` (n,) what is asked, `answer` (n,) the value
+    out of `values`.
+    """
 
     first: Tensor
     second: Tensor
@@ -46,7 +49,9 @@ class Facts:
 def random_facts(
     count: int, *, names: int = 40, attributes: int = 5, values: int = 16, seed: int = 0
 ) -> Facts:
-    """`count` different questions (first name, second name, attribute) with answers drawn by chance: no rule to find."""
+    """`count` different questions (first name, second name, attribute) with answers drawn by
+    chance: no rule to find.
+    """
     if not 1 <= count <= names * names * attributes:
         raise CompressionError(
             f"count={count}: choose 1 to {names * names * attributes}, the number of questions."
@@ -64,7 +69,9 @@ def random_facts(
 
 
 class FactStore(nn.Module):
-    """Embeddings of both names and of the attribute, summed, and one hidden layer: as small as a memory can be."""
+    """Embeddings of both names and of the attribute, summed, and one hidden layer: as small as a
+    memory can be.
+    """
 
     def __init__(
         self,

@@ -1,15 +1,19 @@
-"""rANS (Duda, 2013): an entropy coder that spends within a percent of the entropy, also below one bit a symbol.
+"""rANS (Duda, 2013): an entropy coder that spends within a percent of the entropy, also below one
+bit a symbol.
 
-A state x stands for all symbols so far. With frequencies f_s that sum to M = 2^PRECISION and starts c_s = Σ_{t<s} f_t:
+A state x stands for all symbols so far. With frequencies f_s that sum to M = 2^PRECISION and starts
+c_s = Σ_{t<s} f_t:
 
     push s:   x ← ⌊x / f_s⌋ · M + (x mod f_s) + c_s             x grows by the factor M / f_s, that is −log₂ p_s bits
     pop:      s is where x mod M falls, then x ← f_s ⌊x / M⌋ + (x mod M) − c_s
 
-x stays in [2^16, 2^32): before a push that would leave it, its low 16 bits are written; after a pop that falls below
-2^16, they are read back. What is pushed last is popped first, so the encoder walks backwards. `lanes` states take
-turns, symbol i belongs to lane i mod lanes, so that numpy does one step of all of them at once.
+x stays in [2^16, 2^32): before a push that would leave it, its low 16 bits are written; after a pop
+that falls below 2^16, they are read back. What is pushed last is popped first, so the encoder walks
+backwards. `lanes` states take turns, symbol i belongs to lane i mod lanes, so that numpy does one
+step of all of them at once.
 
-A Huffman code spends at least one bit a symbol; this does not. That is why it is needed below about 1.5 bits.
+A Huffman code spends at least one bit a symbol; this does not. That is why it is needed below about
+1.5 bits.
 """
 
 import struct
@@ -25,11 +29,12 @@ HEADER = "<QIHI"  # symbols, words, lanes, checksum of the symbols
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
-    """Whole frequencies (int64) that sum to 2^PRECISION, at least 1 for every symbol that occurs, 0 for the others.
+    """Whole frequencies (int64) that sum to 2^PRECISION, at least 1 for every symbol that occurs, 0
+    for the others.
 
-    From the proportional shares rounded down, what is left goes one by one to the symbol that it helps most, and what
-    was too much comes from the one that it hurts least. Raises CompressionError without counts or with more symbols
-    than 2^PRECISION.
+    From the proportional shares rounded down, what is left goes one by one to the symbol that it
+    helps most, and what was too much comes from the one that it hurts least. Raises
+    CompressionError without counts or with more symbols than 2^PRECISION.
     """
     counts = np.asarray(counts, dtype=np.int64)
     used = np.flatnonzero(counts)
@@ -75,7 +80,9 @@ def _checksum(symbols: np.ndarray) -> int:
 def encode(
     symbols: np.ndarray, table: np.ndarray, which: np.ndarray | None = None, lanes: int = 64
 ) -> bytes:
-    """Symbols 0 … K−1 as bytes. `table` (T, K) or (K,): frequencies; `which` (same size as symbols): the row of each.
+    """Symbols 0 … K−1 as bytes.
+
+    `table` (T, K) or (K,): frequencies; `which` (same size as symbols): the row of each.
 
     Raises CompressionError for a symbol whose frequency is 0.
     """

@@ -1,14 +1,15 @@
-"""How many directions a task needs: training in a random subspace, and the sharp transition of sparse recovery.
+"""How many directions a task needs: training in a random subspace, and the sharp transition of
+sparse recovery.
 
-Intrinsic dimension (Li et al., 2018): θ = θ₀ + P z with a fixed random P (D, d) whose columns have length 1, and only z
-(d numbers) is trained. d₉₀ is the least d that reaches 90 % of the accuracy of training all of θ. The network is as
-large as before; what is stored may be z and the seed of P.
+Intrinsic dimension (Li et al., 2018): θ = θ₀ + P z with a fixed random P (D, d) whose columns have
+length 1, and only z (d numbers) is trained. d₉₀ is the least d that reaches 90 % of the accuracy of
+training all of θ. The network is as large as before; what is stored may be z and the seed of P.
 
-The dimension of data: principal directions (a flat space that holds them), or the ratio of the distances to the two nearest
-neighbours (the surface itself; Facco et al., 2017).
+The dimension of data: principal directions (a flat space that holds them), or the ratio of the
+distances to the two nearest neighbours (the surface itself; Facco et al., 2017).
 
-Sparse recovery: the least ℓ₁ norm finds k nonzeros of n unknowns from m = δn random measurements with high probability
-if k < ρ(δ) m, and fails above it: sharp as n grows (Donoho and Tanner, 2009).
+Sparse recovery: the least ℓ₁ norm finds k nonzeros of n unknowns from m = δn random measurements
+with high probability if k < ρ(δ) m, and fails above it: sharp as n grows (Donoho and Tanner, 2009).
 """
 
 import math
@@ -64,7 +65,8 @@ class Subspace(nn.Module):
 def dimension_at(
     dimensions: Sequence[float], accuracies: Sequence[float], whole: float, share: float = 0.9
 ) -> float:
-    """Where the accuracy first reaches `share` of `whole`, between measured dimensions by a straight line over log d.
+    """Where the accuracy first reaches `share` of `whole`, between measured dimensions by a
+    straight line over log d.
 
     inf if it is never reached. Raises CompressionError unless the dimensions ascend.
     """
@@ -84,9 +86,11 @@ def dimension_at(
 
 
 def principal(points: Tensor, share: float = 0.9) -> int:
-    """How many principal directions hold `share` of the variance of points (n, features): PCA's dimension.
+    """How many principal directions hold `share` of the variance of points (n, features): PCA's
+    dimension.
 
-    A flat space of so many directions holds the points nearly; a curved surface within it may have fewer dimensions.
+    A flat space of so many directions holds the points nearly; a curved surface within it may have
+    fewer dimensions.
     """
     if points.dim() != 2 or len(points) < 2 or not 0 < share <= 1:
         raise CompressionError(
@@ -98,10 +102,12 @@ def principal(points: Tensor, share: float = 0.9) -> int:
 
 
 def two_nn(points: Tensor) -> float:
-    """The dimension of the surface that points (n, features) lie on, from the distances to their two nearest neighbours.
+    """The dimension of the surface that points (n, features) lie on, from the distances to their
+    two nearest neighbours.
 
-    In d dimensions the ratio μ = r₂/r₁ has P(μ > t) = t^−d, whatever the density (Facco et al., 2017); so
-    d = (n − 1) / Σ ln μ, with a relative error of 1/√n. Points that have an equal among the others are left out.
+    In d dimensions the ratio μ = r₂/r₁ has P(μ > t) = t^−d, whatever the density (Facco et al.,
+    2017); so d = (n − 1) / Σ ln μ, with a relative error of 1/√n. Points that have an equal among
+    the others are left out.
     Biased low where d is large and points are few: compare with a control of the same n.
     """
     if points.dim() != 2 or len(points) < 3:
@@ -120,7 +126,9 @@ def two_nn(points: Tensor) -> float:
 
 
 def recovery_threshold(delta: float) -> float:
-    """The weak threshold ρ(δ) = max_z [1 − (2/δ) g(z)] / [1 + z² − 2 g(z)], g = (1 + z²) Φ(−z) − z φ(z): the largest k/m."""
+    """The weak threshold ρ(δ) = max_z [1 − (2/δ) g(z)] / [1 + z² − 2 g(z)], g = (1 + z²) Φ(−z) − z
+    φ(z): the largest k/m.
+    """
     if not 0 < delta < 1:
         raise CompressionError(f"delta={delta}: the share of measurements lies between 0 and 1.")
 
@@ -147,7 +155,9 @@ def least_l1(A: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def recovery_rate(n: int, m: int, k: int, trials: int = 20, seed: int = 0) -> float:
-    """The share of trials in which ℓ₁ finds a random k-sparse vector of n from m Gaussian measurements."""
+    """The share of trials in which ℓ₁ finds a random k-sparse vector of n from m Gaussian
+    measurements.
+    """
     rng, right = np.random.default_rng(seed), 0
     for _ in range(trials):
         x = np.zeros(n)

@@ -2,9 +2,10 @@
 
     H = −Σ p(q) log₂ p(q)  bits per symbol
 
-is the least that any code for independent symbols can spend on average (Shannon, 1948). A Huffman code spends less
-than one bit more. BF16 weights are coded as DFloat11 does (Zhang et al., 2025): the eight exponent bits, of which
-only a few values occur often, by Huffman; the sign and mantissa bits, which look random, as they are.
+is the least that any code for independent symbols can spend on average (Shannon, 1948). A Huffman
+code spends less than one bit more. BF16 weights are coded as DFloat11 does (Zhang et al., 2025):
+the eight exponent bits, of which only a few values occur often, by Huffman; the sign and mantissa
+bits, which look random, as they are.
 """
 
 import heapq
@@ -25,7 +26,10 @@ HEADER = "<QI"  # number of symbols, bytes of code
 
 
 def entropy(symbols: Tensor) -> float:
-    """Empirical entropy in bits per symbol of integers of any shape. Raises CompressionError if there are none."""
+    """Empirical entropy in bits per symbol of integers of any shape.
+
+    Raises CompressionError if there are none.
+    """
     if symbols.is_floating_point() or symbols.numel() == 0:
         raise CompressionError(
             "symbols: expected at least one integer; quantize real numbers first."
@@ -37,8 +41,9 @@ def entropy(symbols: Tensor) -> float:
 def code_lengths(counts: Any) -> np.ndarray:
     """Bits of each symbol's Huffman code word (int64, same length as `counts`; 0 for a count of 0).
 
-    Repeatedly the two rarest groups are joined, and each of their symbols gets one bit more. If a word gets longer
-    than 15 bits the counts are halved (rounding up) and the code is made anew: a little longer, never wrong.
+    Repeatedly the two rarest groups are joined, and each of their symbols gets one bit more. If a
+    word gets longer than 15 bits the counts are halved (rounding up) and the code is made anew: a
+    little longer, never wrong.
     """
     counts = np.asarray(counts, dtype=np.int64)
     if counts.ndim != 1 or (counts < 0).any() or not (counts > 0).any():
@@ -63,7 +68,9 @@ def code_lengths(counts: Any) -> np.ndarray:
 
 
 def code_words(lengths: np.ndarray) -> np.ndarray:
-    """The canonical code: words of one length count upwards in the order of their symbols, shorter words first."""
+    """The canonical code: words of one length count upwards in the order of their symbols, shorter
+    words first.
+    """
     words, word, previous = np.zeros(len(lengths), dtype=np.int64), 0, 0
     for symbol in sorted(np.flatnonzero(lengths), key=lambda s: (lengths[s], s)):
         word <<= int(lengths[symbol]) - previous
@@ -74,7 +81,8 @@ def code_words(lengths: np.ndarray) -> np.ndarray:
 
 
 def huffman_encode(symbols: Tensor) -> bytes:
-    """Symbols 0 … 255 of any shape as bytes: header, 256 code lengths (half a byte each), block starts, code words.
+    """Symbols 0 … 255 of any shape as bytes: header, 256 code lengths (half a byte each), block
+    starts, code words.
 
     Raises CompressionError if there are no symbols or one does not fit a byte.
     """
@@ -107,7 +115,10 @@ def huffman_encode(symbols: Tensor) -> bytes:
 
 
 def huffman_decode(data: bytes) -> Tensor:
-    """The symbols (uint8, flat) that `huffman_encode` was given. Raises CompressionError if `data` is damaged."""
+    """The symbols (uint8, flat) that `huffman_encode` was given.
+
+    Raises CompressionError if `data` is damaged.
+    """
     try:
         count, size = struct.unpack_from(HEADER, data)
         place = struct.calcsize(HEADER)
@@ -142,7 +153,9 @@ def huffman_decode(data: bytes) -> Tensor:
 
 
 def split_bfloat16(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The two bytes of each BF16 number, uint8: the exponent, and the sign above the seven mantissa bits."""
+    """The two bytes of each BF16 number, uint8: the exponent, and the sign above the seven mantissa
+    bits.
+    """
     if weight.dtype != torch.bfloat16:
         raise CompressionError(f"weight: expected torch.bfloat16, got {weight.dtype}.")
     bits = weight.contiguous().view(torch.int16).int() & 0xFFFF
@@ -157,14 +170,19 @@ def join_bfloat16(exponent: Tensor, rest: Tensor) -> Tensor:
 
 
 def encode_bfloat16(weight: Tensor) -> bytes:
-    """BF16 numbers, losslessly: Huffman-coded exponents, then one raw byte of sign and mantissa for each number."""
+    """BF16 numbers, losslessly: Huffman-coded exponents, then one raw byte of sign and mantissa for
+    each number.
+    """
     exponent, rest = split_bfloat16(weight)
     coded = huffman_encode(exponent)
     return struct.pack("<Q", len(coded)) + coded + rest.cpu().numpy().tobytes()
 
 
 def decode_bfloat16(data: bytes, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `encode_bfloat16`, bit for bit. Raises CompressionError if the bytes do not fit the shape."""
+    """The inverse of `encode_bfloat16`, bit for bit.
+
+    Raises CompressionError if the bytes do not fit the shape.
+    """
     if len(data) < 8:
         raise CompressionError("data: truncated; encode the weights again.")
     size = struct.unpack_from("<Q", data)[0]
@@ -182,7 +200,9 @@ def decode_bfloat16(data: bytes, shape: tuple[int, ...]) -> Tensor:
 
 
 def general_purpose(data: bytes, coder: str = "lzma") -> bytes:
-    """`data` packed by a coder that knows nothing of numbers: 'zlib' (as in zip) or 'lzma' (as in xz)."""
+    """`data` packed by a coder that knows nothing of numbers: 'zlib' (as in zip) or 'lzma' (as in
+    xz).
+    """
     if coder == "zlib":
         return zlib.compress(data, 9)
     if coder == "lzma":

@@ -1,15 +1,18 @@
-"""Why a compressed model can be trusted on new data, and what a wide network does when it is trained.
+"""Why a compressed model can be trusted on new data, and what a wide network does when it is
+trained.
 
-Occam's bound. A model that some prefix-free code names in ℓ bits, with training error ê on n independent examples, has
-with probability 1 − δ a true error e with
+Occam's bound. A model that some prefix-free code names in ℓ bits, with training error ê on n
+independent examples, has with probability 1 − δ a true error e with
 
     kl(ê ‖ e) ≤ (ℓ ln 2 + ln(1/δ)) / n,       kl(a ‖ b) = a ln(a/b) + (1 − a) ln((1 − a)/(1 − b))
 
-(Langford, 2005). The bound counts bits after compression, not parameters. Everything that was chosen by looking at the
-data must be paid for in ℓ: the number of dimensions, of bits, the scale, the best of several runs.
+(Langford, 2005). The bound counts bits after compression, not parameters. Everything that was
+chosen by looking at the data must be paid for in ℓ: the number of dimensions, of bits, the scale,
+the best of several runs.
 
-Neural tangent kernel Θ(x, x′) = J(x) J(x′)ᵀ, J the gradient of the output by the parameters (Jacot et al., 2018). For a
-wide layer of ReLUs it becomes constant; finite networks come near it at the rate 1/√width.
+Neural tangent kernel Θ(x, x′) = J(x) J(x′)ᵀ, J the gradient of the output by the parameters (Jacot
+et al., 2018). For a wide layer of ReLUs it becomes constant; finite networks come near it at the
+rate 1/√width.
 """
 
 import math
@@ -44,9 +47,11 @@ def kl_inverse(error: float, budget: float) -> float:
 
 
 def occam_bound(error: float, n: int, bits: float, delta: float = 0.05) -> float:
-    """The true error is below this with probability 1 − δ, for a model named in `bits` bits before its data were seen.
+    """The true error is below this with probability 1 − δ, for a model named in `bits` bits before
+    its data were seen.
 
-    `error`: on the n training examples. Below Hoeffding's ê + √((ℓ ln 2 + ln 1/δ) / 2n) always (Pinsker).
+    `error`: on the n training examples. Below Hoeffding's ê + √((ℓ ln 2 + ln 1/δ) / 2n) always
+    (Pinsker).
     """
     if not (n >= 1 and bits >= 0 and 0 < delta < 1):
         raise CompressionError(
@@ -63,7 +68,9 @@ def prefix_free_bits(n: int) -> float:
 
 
 def tangent_kernel(model: nn.Module, x: Tensor, other: Tensor | None = None) -> Tensor:
-    """Θ (n, n′) of a network with one output a row: inner products of the gradients of the outputs by all parameters."""
+    """Θ (n, n′) of a network with one output a row: inner products of the gradients of the outputs
+    by all parameters.
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def gradient(row: Tensor) -> Tensor:
@@ -75,7 +82,8 @@ def tangent_kernel(model: nn.Module, x: Tensor, other: Tensor | None = None) -> 
 
 
 class WideRelu(nn.Module):
-    """f(x) = (scale / √n) Σ_i a_i relu(w_i·x), w_i ~ N(0, I), a_i = ±1: the net of the lazy-training theory.
+    """f(x) = (scale / √n) Σ_i a_i relu(w_i·x), w_i ~ N(0, I), a_i = ±1: the net of the
+    lazy-training theory.
 
     A large `scale` makes training lazy, a small one lets features move (Chizat et al., 2019).
     """
@@ -92,8 +100,9 @@ class WideRelu(nn.Module):
 
 
 def limit_kernel(x: Tensor, other: Tensor | None = None) -> Tensor:
-    """Θ of `WideRelu` (scale 1) at infinite width: (x·x′) κ₀ / 2 from W and |x||x′| κ₁ / 2 from a, with the arc-cosine
-    kernels κ₀ = (π − φ)/π and κ₁ = (sin φ + (π − φ) cos φ)/π of the angle φ (Cho and Saul, 2009).
+    """Θ of `WideRelu` (scale 1) at infinite width: (x·x′) κ₀ / 2 from W and |x||x′| κ₁ / 2 from a,
+    with the arc-cosine kernels κ₀ = (π − φ)/π and κ₁ = (sin φ + (π − φ) cos φ)/π of the angle φ
+    (Cho and Saul, 2009).
     """
     other = x if other is None else other
     norms = x.norm(dim=1)[:, None] * other.norm(dim=1)[None]
@@ -107,9 +116,11 @@ def limit_kernel(x: Tensor, other: Tensor | None = None) -> Tensor:
 def random_features_fit(
     train_x: Tensor, train_y: Tensor, test_x: Tensor, features: int, seed: int = 0
 ) -> Tensor:
-    """Scores (tests, classes) of least squares of least norm on relu(x W), W random: the model of double descent.
+    """Scores (tests, classes) of least squares of least norm on relu(x W), W random: the model of
+    double descent.
 
-    With fewer features than examples it is the least-squares fit; with more, the interpolating one of least norm.
+    With fewer features than examples it is the least-squares fit; with more, the interpolating one
+    of least norm.
     """
     rng = torch.Generator().manual_seed(seed)
     W = torch.randn(train_x.shape[1], features, generator=rng, dtype=torch.float64) / math.sqrt(

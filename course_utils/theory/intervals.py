@@ -1,7 +1,9 @@
 """Intervals: how far a measured mean, a paired difference or a share may lie from the true one.
 
-All are two-sided and cover the true value in 95 % of repetitions (`level`). Values must be independent of each other:
-different seeds, or different windows of text; of two methods on the same seeds and windows give their differences.
+All are two-sided and cover the true value in 95 % of repetitions (`level`). Values must be
+independent of each other:
+different seeds, or different windows of text; of two methods on the same seeds and windows give
+their differences.
 """
 
 import math
@@ -23,7 +25,8 @@ def quantile(level: float, degrees: float) -> float:
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """(mean, half width) of Student's t interval of the mean of n independent values.
 
-    half width = t · s / √n with n − 1 degrees of freedom. Raises CompressionError for fewer than two values.
+    half width = t · s / √n with n − 1 degrees of freedom. Raises CompressionError for fewer than
+    two values.
     """
     n = len(values)
     if n < 2:
@@ -34,19 +37,23 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
 
 def crossed_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """(mean, half width) of values (S seeds, W windows): both the seeds and the windows were drawn by chance.
+    """(mean, half width) of values (S seeds, W windows): both the seeds and the windows were drawn
+    by chance.
 
-    Two-way analysis of variance. With the mean squares between seeds, between windows, and of the rest
+    Two-way analysis of variance. With the mean squares between seeds, between windows, and of the
+    rest
 
         MS_s = W · var(means of seeds)    MS_w = S · var(means of windows)
         MS_r = Σ (v_sw − v_s. − v_.w + v_..)² / ((S − 1)(W − 1))
 
-    the variance of the grand mean is (MS_s + MS_w − MS_r) / (S W), taken not below max(MS_s, MS_w) / (S W), and its
-    degrees of freedom are Satterthwaite's: (its sum)² / (MS_s²/(S−1) + MS_w²/(W−1) + MS_r²/((S−1)(W−1))). Equal over
-    all seeds, it is Student's interval over the windows; with one window, Student's interval over the seeds. For one
-    number the half width is NaN: nothing tells how far it may be off. Coverage by simulation: 93 to 97 %, at the worst
-    (three seeds whose spread is that of single windows, or noise alone) 92.5 and 97.5 %.
-    Source: Searle, Casella and McCulloch, Variance Components (1992), chapter 4; Satterthwaite (1946).
+    the variance of the grand mean is (MS_s + MS_w − MS_r) / (S W), taken not below max(MS_s, MS_w)
+    / (S W), and its degrees of freedom are Satterthwaite's: (its sum)² / (MS_s²/(S−1) + MS_w²/(W−1)
+    + MS_r²/((S−1)(W−1))). Equal over all seeds, it is Student's interval over the windows; with one
+    window, Student's interval over the seeds. For one number the half width is NaN: nothing tells
+    how far it may be off. Coverage by simulation: 93 to 97 %, at the worst (three seeds whose
+    spread is that of single windows, or noise alone) 92.5 and 97.5 %.
+    Source: Searle, Casella and McCulloch, Variance Components (1992), chapter 4; Satterthwaite
+    (1946).
     """
     values = values.double()
     S, W = values.shape
@@ -71,7 +78,8 @@ def crossed_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]
 
 
 def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """(low, high) of a share, `right` of `n`: Wilson's interval, which is never empty, also at 0 and 100 %.
+    """(low, high) of a share, `right` of `n`: Wilson's interval, which is never empty, also at 0
+    and 100 %.
 
     (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n), p = right/n. Source: Wilson (1927).
     """

@@ -1,11 +1,15 @@
-"""Lattices as quantizers: the shape of a cell decides how much squared error a given density of points leaves.
+"""Lattices as quantizers: the shape of a cell decides how much squared error a given density of
+points leaves.
 
-Normalized second moment of a lattice in n dimensions whose cells have the volume V (Conway and Sloane, 1982):
+Normalized second moment of a lattice in n dimensions whose cells have the volume V (Conway and
+Sloane, 1982):
 
     G = E‖x − Q(x)‖² / (n V^(2/n)),   x uniform in a cell
 
-G = 1/12 for rounding each number alone (Z); no lattice goes below 1/(2πe), the value of spheres in many dimensions.
-At high rates a lattice followed by an entropy coder lies ½ log₂(2πe G) bits above the Gaussian R(D).
+G = 1/12 for rounding each number alone (Z); no lattice goes below 1/(2πe), the value of spheres in
+many dimensions.
+At high rates a lattice followed by an entropy coder lies ½ log₂(2πe G) bits above the Gaussian
+R(D).
 """
 
 import math
@@ -32,8 +36,8 @@ def nearest_z(x: Tensor) -> Tensor:
 
 
 def nearest_a2(x: Tensor) -> Tensor:
-    """The nearest point of the hexagonal lattice with unit distance, x (…, 2): a grid of 1 × √3 and the same grid moved to
-    the middle of its rectangles, whichever is nearer.
+    """The nearest point of the hexagonal lattice with unit distance, x (…, 2): a grid of 1 × √3 and
+    the same grid moved to the middle of its rectangles, whichever is nearer.
     """
     _check_dimension(x, 2)
     size = x.new_tensor([1.0, math.sqrt(3)])
@@ -43,8 +47,8 @@ def nearest_a2(x: Tensor) -> Tensor:
 
 
 def nearest_d(x: Tensor) -> Tensor:
-    """The nearest point of Dₙ, the whole vectors with an even sum: round; if the sum is odd, the number with the largest
-    rounding error goes the other way (Conway and Sloane, 1982).
+    """The nearest point of Dₙ, the whole vectors with an even sum: round; if the sum is odd, the
+    number with the largest rounding error goes the other way (Conway and Sloane, 1982).
     """
     rounded = torch.round(x)
     error = x - rounded
@@ -73,8 +77,10 @@ def _check_dimension(x: Tensor, n: int) -> None:
 
 
 def e8_points(largest: int) -> Tensor:
-    """The points of E₈ with norm² at most `largest`, (points, 8) float32, ascending by norm². There are 240 σ₃(n) with norm²
-    2n, σ₃(n) the sum of the cubes of n's divisors: 1, 240, 2160, 6720, 17520, 30240 for 0, 2, … 10.
+    """The points of E₈ with norm² at most `largest`, (points, 8) float32, ascending by norm².
+
+    There are 240 σ₃(n) with norm² 2n, σ₃(n) the sum of the cubes of n's divisors: 1, 240, 2160,
+    6720, 17520, 30240 for 0, 2, … 10.
 
     Raises CompressionError for `largest` outside 0 to 12 (117,361 points).
     """
@@ -107,8 +113,9 @@ LATTICES: dict[str, tuple[Callable[[Tensor], Tensor], int, float]] = {
 
 
 def quantize(x: Tensor, name: str, step: float = 1.0) -> Tensor:
-    """X (…, n), in vectors of the lattice's dimension, moved to the nearest points of the lattice whose cells have the volume
-    stepⁿ: lattices of one `step` have as many points in a unit of volume, so that their errors can be compared.
+    """X (…, n), in vectors of the lattice's dimension, moved to the nearest points of the lattice
+    whose cells have the volume stepⁿ: lattices of one `step` have as many points in a unit of
+    volume, so that their errors can be compared.
     """
     if name not in LATTICES:
         raise CompressionError(f"lattice {name!r}: choose one of {', '.join(LATTICES)}.")
@@ -125,7 +132,9 @@ def quantize(x: Tensor, name: str, step: float = 1.0) -> Tensor:
 def normalized_second_moment(
     name: str, samples: int = 200_000, seed: int = 0
 ) -> tuple[float, float]:
-    """(G, its standard error) by Monte Carlo: points uniform in a large box are uniform in the cells."""
+    """(G, its standard error) by Monte Carlo: points uniform in a large box are uniform in the
+    cells.
+    """
     nearest, n, volume = LATTICES[name]
     x = (
         torch.rand(samples, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -136,5 +145,7 @@ def normalized_second_moment(
 
 
 def gap_bits(moment: float) -> float:
-    """½ log₂(2πe G): bits above the Gaussian R(D) at high rates, with an entropy coder. 0.2546 for Z."""
+    """½ log₂(2πe G): bits above the Gaussian R(D) at high rates, with an entropy coder. 0.2546 for
+    Z.
+    """
     return 0.5 * math.log2(2 * math.pi * math.e * moment)

@@ -1,12 +1,14 @@
-"""Quantization as noise: its variance, its models, what it does to a model's answers, and what the STE learns from it.
+"""Quantization as noise: its variance, its models, what it does to a model's answers, and what the
+STE learns from it.
 
-s²/12 supposes that an error is uniform in its cell. For N(0, σ²) rounded to multiples of Δ the exact variance is
+s²/12 supposes that an error is uniform in its cell. For N(0, σ²) rounded to multiples of Δ the
+exact variance is
 
     (Δ²/12) [1 + (12/π²) Σ_k (−1)^k k⁻² exp(−2π² k² σ²/Δ²)]
 
-(Sripad and Snyder, 1977): s²/12 holds while Δ < 2σ, and fails upwards when all values share a cell. To second order a
-change δ of the logits costs KL = ½ δᵀ F δ with F = diag(p) − p pᵀ; so damage grows with the square of the error, and
-the damages of layers add, as long as they are small.
+(Sripad and Snyder, 1977): s²/12 holds while Δ < 2σ, and fails upwards when all values share a cell.
+To second order a change δ of the logits costs KL = ½ δᵀ F δ with F = diag(p) − p pᵀ; so damage
+grows with the square of the error, and the damages of layers add, as long as they are small.
 """
 
 import math
@@ -30,7 +32,9 @@ def gaussian_error_variance(step: float, sigma: float = 1.0, terms: int = 200) -
 
 
 def stochastic_round(x: Tensor, step: float, rng: torch.Generator | None = None) -> Tensor:
-    """Up with the probability of the remainder: unbiased for each value, with variance Δ² r (1 − r), Δ²/6 on average."""
+    """Up with the probability of the remainder: unbiased for each value, with variance Δ² r (1 −
+    r), Δ²/6 on average.
+    """
     below = torch.floor(x / step)
     up = torch.rand(x.shape, generator=rng, dtype=x.dtype) < x / step - below
     return (below + up) * step
@@ -41,8 +45,9 @@ def noisy(
 ) -> Tensor:
     """A weight (out, in) with Gaussian noise of one of four models, where e ~ N(0, 1).
 
-    additive: w + level · rms(W) · e. multiplicative: w (1 + level · e). signal: w + level · √(|w| · rms(W)) · e, whose
-    variance grows with |w|. largest: w + level · max|W| · e, as in an analog array with one range for all.
+    additive: w + level · rms(W) · e. multiplicative: w (1 + level · e). signal: w + level · √(|w| ·
+    rms(W)) · e, whose variance grows with |w|. largest: w + level · max|W| · e, as in an analog
+    array with one range for all.
     """
     if kind not in MODELS:
         raise CompressionError(f"kind={kind!r}: choose one of {', '.join(MODELS)}.")
@@ -63,14 +68,18 @@ def relative_error(weight: Tensor, changed: Tensor) -> float:
 
 
 def quadratic_kl(logits: Tensor, change: Tensor) -> Tensor:
-    """½ δᵀ (diag(p) − p pᵀ) δ = ½ Var_p(δ) for each row: KL(softmax(z) ‖ softmax(z + δ)) to second order."""
+    """½ δᵀ (diag(p) − p pᵀ) δ = ½ Var_p(δ) for each row: KL(softmax(z) ‖ softmax(z + δ)) to second
+    order.
+    """
     p = logits.double().softmax(-1)
     mean = (p * change).sum(-1, keepdim=True)
     return 0.5 * (p * (change - mean) ** 2).sum(-1)
 
 
 def predicted(sensitivities: Mapping[str, float], errors: Mapping[str, float]) -> float:
-    """Σ_l α_l t_l²: the damage of changing all layers, from what each does alone (HIGGS' linearity, Malinovskii et al., 2025)."""
+    """Σ_l α_l t_l²: the damage of changing all layers, from what each does alone (HIGGS' linearity,
+    Malinovskii et al., 2025).
+    """
     if sensitivities.keys() != errors.keys():
         odd = sorted(sensitivities.keys() ^ errors.keys())[:3]
         raise CompressionError(f"sensitivities and errors name other layers: {', '.join(odd)}.")
@@ -81,11 +90,12 @@ def straight_through(
     target: float, start: float, rate: float | Callable[[int], float], steps: int, *, step: float = 1.0, gradient_noise: float = 0.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(latent weights, their codes) of `steps` descents on ½ (Δ round(w/Δ) − target)² with the straight-through gradient.
+    """(latent weights, their codes) of `steps` descents on ½ (Δ round(w/Δ) − target)² with the
+    straight-through gradient.
 
-    The gradient is that of the rounded weight, Δ q − target (+ noise), and is given to w as if rounding were not there. When
-    the target is no grid point it is never 0: w drifts to the edge of a cell and crosses it again and again. `rate` may
-    fall with the step.
+    The gradient is that of the rounded weight, Δ q − target (+ noise), and is given to w as if
+    rounding were not there. When the target is no grid point it is never 0: w drifts to the edge of
+    a cell and crosses it again and again. `rate` may fall with the step.
     """
     rng = torch.Generator().manual_seed(seed)
     w, latent, codes = start, [], []

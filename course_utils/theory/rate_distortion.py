@@ -1,12 +1,13 @@
 """How many bits a source needs at a given squared error, and how near to that real quantizers come.
 
-Rates are bits per value, distortions mean squared errors. For N(0, σ²) (Shannon, 1959; Cover and Thomas, ch. 10)
+Rates are bits per value, distortions mean squared errors. For N(0, σ²) (Shannon, 1959; Cover and
+Thomas, ch. 10)
 
     R(D) = ½ log₂(σ² / D)      D(R) = σ² 4^−R
 
-A scalar quantizer pays for its shape. At high rates uniform rounding with step Δ has D = Δ²/12 and, entropy-coded,
-lies ½ log₂(2πe/12) = 0.2546 bit (1.533 dB) above R(D) (Gish and Pierce, 1968); with codes of fixed length the best
-cells give D = (√3 π / 2) σ² 4^−b (Panter and Dite, 1951).
+A scalar quantizer pays for its shape. At high rates uniform rounding with step Δ has D = Δ²/12 and,
+entropy-coded, lies ½ log₂(2πe/12) = 0.2546 bit (1.533 dB) above R(D) (Gish and Pierce, 1968); with
+codes of fixed length the best cells give D = (√3 π / 2) σ² 4^−b (Panter and Dite, 1951).
 """
 
 import math
@@ -45,7 +46,8 @@ def gaussian_distortion(rate: float, variance: float = 1.0) -> float:
 
 
 def laplace_lower_bound(distortion: float, variance: float = 1.0) -> float:
-    """Shannon's lower bound for a Laplace source under squared error, max(0, ½ log₂(e σ² / (π D))) bits.
+    """Shannon's lower bound for a Laplace source under squared error, max(0, ½ log₂(e σ² / (π D)))
+    bits.
 
     h(X) − ½ log₂(2πe D) with h = log₂(2e b) and σ² = 2b².
     """
@@ -57,14 +59,18 @@ def laplace_lower_bound(distortion: float, variance: float = 1.0) -> float:
 
 
 def laplace_absolute_rate(distortion: float, scale: float = 1.0) -> float:
-    """R(D) = max(0, log₂(b / D)) bits for a Laplace source of scale b under the absolute error E|x − x̂|, exact."""
+    """R(D) = max(0, log₂(b / D)) bits for a Laplace source of scale b under the absolute error E|x
+    − x̂|, exact.
+    """
     if not (distortion > 0 and scale > 0):
         raise CompressionError(f"distortion={distortion}, scale={scale}: both must be positive.")
     return max(0.0, math.log2(scale / distortion))
 
 
 def binary_rate(distortion: float, p: float = 0.5) -> float:
-    """R(D) = max(0, h(p) − h(D)) bits for a Bernoulli(p) source under the share of wrong bits, D ≤ min(p, 1 − p)."""
+    """R(D) = max(0, h(p) − h(D)) bits for a Bernoulli(p) source under the share of wrong bits, D ≤
+    min(p, 1 − p).
+    """
     if not (0 <= distortion <= 1 and 0 <= p <= 1):
         raise CompressionError(f"distortion={distortion}, p={p}: both are shares between 0 and 1.")
     return (
@@ -87,11 +93,12 @@ def blahut_arimoto(
     tolerance: float = 1e-9,
     iterations: int = 100_000,
 ) -> tuple[float, float]:
-    """(rate in bits, distortion) at the point of a discrete source's R(D) whose slope dR/dD is −`slope` (nats per unit).
+    """(rate in bits, distortion) at the point of a discrete source's R(D) whose slope dR/dD is
+    −`slope` (nats per unit).
 
-    `probability` (n,), `cost` (n, m) of each source symbol and reproduction. Alternates between the best channel
-    q(y|x) ∝ r(y) e^{−slope · cost} and its output r(y) = Σ p(x) q(y|x) (Blahut, 1972; Arimoto, 1972), until Blahut's
-    bounds on the rate are `tolerance` apart.
+    `probability` (n,), `cost` (n, m) of each source symbol and reproduction. Alternates between the
+    best channel q(y|x) ∝ r(y) e^{−slope · cost} and its output r(y) = Σ p(x) q(y|x) (Blahut, 1972;
+    Arimoto, 1972), until Blahut's bounds on the rate are `tolerance` apart.
     """
     p, d = np.asarray(probability, float), np.asarray(cost, float)
     if (
@@ -129,10 +136,12 @@ def blahut_arimoto(
 
 
 def water_filling(variances: Tensor, distortion: float) -> tuple[Tensor, Tensor]:
-    """Rates R_i and distortions D_i of independent Gaussian parts whose D_i sum to `distortion`, with the least Σ R_i.
+    """Rates R_i and distortions D_i of independent Gaussian parts whose D_i sum to `distortion`,
+    with the least Σ R_i.
 
-    Reverse water-filling: D_i = min(θ, σ_i²), R_i = ½ log₂(σ_i² / D_i) (Cover and Thomas, theorem 10.3.3). Parts below
-    the water level θ get no bits. Raises CompressionError unless 0 < distortion ≤ Σ σ_i².
+    Reverse water-filling: D_i = min(θ, σ_i²), R_i = ½ log₂(σ_i² / D_i) (Cover and Thomas, theorem
+    10.3.3). Parts below the water level θ get no bits. Raises CompressionError unless 0 <
+    distortion ≤ Σ σ_i².
     """
     v = variances.double()
     if (
@@ -161,10 +170,12 @@ def lloyd_max(
     low: float = -8.0,
     high: float = 8.0,
 ) -> tuple[np.ndarray, float, float]:
-    """(points, mean squared error, entropy in bits) of the best `levels`-point quantizer of a density (Max, 1960).
+    """(points, mean squared error, entropy in bits) of the best `levels`-point quantizer of a
+    density (Max, 1960).
 
-    By default the density of N(0, 1). Points are the means of their cells, edges lie halfway (Lloyd's two
-    conditions). The fixed point is unique for log-concave densities, as N(0, 1) and Laplace are.
+    By default the density of N(0, 1). Points are the means of their cells, edges lie halfway
+    (Lloyd's two conditions). The fixed point is unique for log-concave densities, as N(0, 1) and
+    Laplace are.
     """
     if levels < 1:
         raise CompressionError(f"levels={levels}: choose at least 1.")
@@ -206,10 +217,11 @@ def lloyd_max(
 
 
 def uniform_gaussian(step: float, *, centroids: bool = False) -> tuple[float, float]:
-    """(entropy in bits, mean squared error) of N(0, 1) rounded to multiples of `step`, in closed form.
+    """(entropy in bits, mean squared error) of N(0, 1) rounded to multiples of `step`, in closed
+    form.
 
-    Cells k have the mass Φ((k+½)Δ) − Φ((k−½)Δ); each contributes ∫(x − kΔ)² φ, or, with `centroids`, its mean in the
-    place of kΔ: the same codes, read back better where cells are wide.
+    Cells k have the mass Φ((k+½)Δ) − Φ((k−½)Δ); each contributes ∫(x − kΔ)² φ, or, with
+    `centroids`, its mean in the place of kΔ: the same codes, read back better where cells are wide.
     """
     if not step > 0:
         raise CompressionError(f"step={step}: must be positive.")
@@ -227,7 +239,10 @@ def uniform_gaussian(step: float, *, centroids: bool = False) -> tuple[float, fl
 
 
 def uniform_step(bits: float) -> float:
-    """The step at which rounding N(0, 1) to its multiples has this entropy. Inverse of the first of `uniform_gaussian`."""
+    """The step at which rounding N(0, 1) to its multiples has this entropy.
+
+    Inverse of the first of `uniform_gaussian`.
+    """
     if not 0 < bits < 16:
         raise CompressionError(f"bits={bits}: choose an entropy between 0 and 16 bits.")
     return float(optimize.brentq(lambda s: uniform_gaussian(s)[0] - bits, 1e-5, 60.0, xtol=1e-12))

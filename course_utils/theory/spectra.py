@@ -1,10 +1,12 @@
 """What singular values say: where a random matrix ends and structure begins.
 
-For W (n, m) with independent entries of variance σ² and q = n/m ≤ 1, the eigenvalues of (1/m) W Wᵀ fill the interval
+For W (n, m) with independent entries of variance σ² and q = n/m ≤ 1, the eigenvalues of (1/m) W Wᵀ
+fill the interval
 
     σ² (1 − √q)²  …  σ² (1 + √q)²,     density √((λ₊ − λ)(λ − λ₋)) / (2π q σ² λ)
 
-(Marchenko and Pastur, 1967). An eigenvalue above the upper edge is structure. One below it is not proof of noise:
+(Marchenko and Pastur, 1967). An eigenvalue above the upper edge is structure. One below it is not
+proof of noise:
 directions inside the bulk can matter to the model.
 """
 
@@ -55,8 +57,8 @@ def density(x: Tensor, q: float, variance: float = 1.0) -> Tensor:
 
 
 def spikes(weight: Tensor, variance: float | None = None) -> int:
-    """How many eigenvalues lie above the upper edge for entries of this variance; by default that of the entries, which the
-    spikes themselves raise, so that the count is a careful one.
+    """How many eigenvalues lie above the upper edge for entries of this variance; by default that
+    of the entries, which the spikes themselves raise, so that the count is a careful one.
     """
     W = check_matrix(weight)
     variance = float(W.double().pow(2).mean()) if variance is None else variance
@@ -64,13 +66,15 @@ def spikes(weight: Tensor, variance: float | None = None) -> int:
 
 
 def visible_above(n: int, m: int, sigma: float = 1.0) -> float:
-    """The least singular value s of a rank-one signal that shows in noise of deviation σ: s > σ (n m)^¼."""
+    """The least singular value s of a rank-one signal that shows in noise of deviation σ: s > σ (n
+    m)^¼.
+    """
     return sigma * (n * m) ** 0.25
 
 
 def observed_spike(s: float, n: int, m: int, sigma: float = 1.0) -> float:
-    """Where a signal of singular value s appears: y² = (s² + σ²n)(s² + σ²m) / s² above the threshold, else at the edge
-    σ(√n + √m) (Benaych-Georges and Nadakuditi, 2012).
+    """Where a signal of singular value s appears: y² = (s² + σ²n)(s² + σ²m) / s² above the
+    threshold, else at the edge σ(√n + √m) (Benaych-Georges and Nadakuditi, 2012).
     """
     if s <= visible_above(n, m, sigma):
         return sigma * (math.sqrt(n) + math.sqrt(m))
@@ -78,12 +82,17 @@ def observed_spike(s: float, n: int, m: int, sigma: float = 1.0) -> float:
 
 
 def gavish_donoho(n: int, sigma: float) -> float:
-    """The best hard threshold for the singular values of a square noisy matrix: (4/√3) √n σ (Gavish and Donoho, 2014)."""
+    """The best hard threshold for the singular values of a square noisy matrix: (4/√3) √n σ (Gavish
+    and Donoho, 2014).
+    """
     return 4 / math.sqrt(3) * math.sqrt(n) * sigma
 
 
 def effective_rank(weight: Tensor) -> float:
-    """Exp of the entropy of p_i = λ_i / Σλ (Roy and Vetterli, 2007). Compare it with `shuffled`, never with the width alone."""
+    """Exp of the entropy of p_i = λ_i / Σλ (Roy and Vetterli, 2007).
+
+    Compare it with `shuffled`, never with the width alone.
+    """
     p = eigenvalues(weight)
     p = p[p > 0] / p.sum()
     return float((-(p * p.log()).sum()).exp())
@@ -96,7 +105,9 @@ def shuffled(weight: Tensor, seed: int = 0) -> Tensor:
 
 
 def truncated(weight: Tensor, rank: int) -> Tensor:
-    """The nearest matrix of this rank (Eckart and Young, 1936); its squared error is the sum of the dropped σ²."""
+    """The nearest matrix of this rank (Eckart and Young, 1936); its squared error is the sum of the
+    dropped σ².
+    """
     if not 0 <= rank <= min(weight.shape):
         raise CompressionError(f"rank={rank}: choose 0 to {min(weight.shape)}.")
     U, s, Vt = torch.linalg.svd(check_matrix(weight), full_matrices=False)

@@ -1,4 +1,6 @@
-"""The bundled world: documents with known probability and questions with known answers, all from a seed."""
+"""The bundled world: documents with known probability and questions with known answers, all from a
+seed.
+"""
 
 from .documents import SPLITS, Document, documents, split_of
 from .entropy import entropy_floor

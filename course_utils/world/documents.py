@@ -40,7 +40,8 @@ def documents(
 ) -> Iterator[Document]:
     """Endless documents of a split. Kinds appear in the proportions of WRITERS.
 
-    A document's `nats` includes the choice of its kind. Raises ValueError for an unknown split or kind.
+    A document's `nats` includes the choice of its kind. Raises ValueError for an unknown split or
+    kind.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}.")

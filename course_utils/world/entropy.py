@@ -18,11 +18,12 @@ def entropy_floor(
 ) -> dict[str, float]:
     """Mean of -ln p(text) over `n` documents of each kind, in nats per document.
 
-    p is the generator's own probability, and it is exact for every kind because each random choice can be read
-    off the text: the tests enumerate all `arithmetic` documents (their probabilities sum to 1) and look for two
-    choice sequences with one text in the other kinds. Three things it leaves out, so that it is the floor of a
-    reader who knows the world and its grammar: which kind comes next, the cost of learning the facts, and the
-    knowledge of the split (a reader who knew which texts are held out could save at most -ln 0.1 nats each).
+    p is the generator's own probability, and it is exact for every kind because each random choice
+    can be read off the text: the tests enumerate all `arithmetic` documents (their probabilities
+    sum to 1) and look for two choice sequences with one text in the other kinds. Three things it
+    leaves out, so that it is the floor of a reader who knows the world and its grammar: which kind
+    comes next, the cost of learning the facts, and the knowledge of the split (a reader who knew
+    which texts are held out could save at most -ln 0.1 nats each).
     """
     floor = {}
     for kind in KINDS if kinds is None else kinds:

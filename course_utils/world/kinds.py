@@ -1,4 +1,7 @@
-"""One function for each kind of document. Each draws from a Tape, and every draw can be read off the text."""
+"""One function for each kind of document.
+
+Each draws from a Tape, and every draw can be read off the text.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +36,9 @@ def facts(tape: Tape, world: World) -> str:
 
 
 def story_events(tape: Tape) -> tuple[list[str], dict[str, list[str]]]:
-    """Sentences that move two or three objects about, and for each object the places it has been, in order."""
+    """Sentences that move two or three objects about, and for each object the places it has been,
+    in order.
+    """
     things = tape.sample(lexicon.OBJECTS, tape.number(2, 3))
     sentences, where = [], {}
     for thing in things:
@@ -112,7 +117,10 @@ def instructions(tape: Tape, world: World) -> str:
 
 
 def review(tape: Tape) -> tuple[str, bool]:
-    """A review of one or two clauses, and whether it is positive. After `but`, the last clause decides."""
+    """A review of one or two clauses, and whether it is positive.
+
+    After `but`, the last clause decides.
+    """
 
     def clause(positive: bool) -> str:
         negated = tape.weighted((0.75, 0.25))

@@ -68,7 +68,9 @@ def run_program(source: str, values: list[int]) -> list[int] | int:
 
 
 def may_begin(text: str) -> bool:
-    """Whether some program that `run_program` takes begins with this text; numbers that grow too large are not looked for."""
+    """Whether some program that `run_program` takes begins with this text; numbers that grow too
+    large are not looked for.
+    """
     *whole, last = text.split("|")
     if not all(_is_operation(step.split()) for step in whole):
         return False

@@ -84,8 +84,9 @@ class Person:
 class World:
     """`n_people` people with one value for each attribute, drawn uniformly from `seed`.
 
-    `frequency[i]` is how often person i is talked about: proportional to (i + 10)^-0.6, so that some facts
-    are seen far more often in training than others. `country[city]` says where each city lies.
+    `frequency[i]` is how often person i is talked about: proportional to (i + 10)^-0.6, so that
+    some facts are seen far more often in training than others. `country[city]` says where each city
+    lies.
     """
 
     def __init__(self, seed: int = 0, n_people: int = 300) -> None:

@@ -14,7 +14,9 @@ from .tape import Tape
 
 @dataclass(frozen=True)
 class Choice:
-    """The model's answer is the continuation with the highest summed log-probability after `prompt`."""
+    """The model's answer is the continuation with the highest summed log-probability after
+    `prompt`.
+    """
 
     task: str
     prompt: str
@@ -24,9 +26,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Generate:
-    """The model continues `prompt` greedily up to a newline or the end; `is_correct` judges the continuation.
+    """The model continues `prompt` greedily up to a newline or the end; `is_correct` judges the
+    continuation.
 
-    `may_begin`: whether a right continuation can begin with this text; where none can, nothing more needs to be written.
+    `may_begin`: whether a right continuation can begin with this text; where none can, nothing more
+    needs to be written.
     """
 
     task: str
@@ -156,9 +160,9 @@ def items(
 ) -> list[Item]:
     """`n` different questions of a task whose document (prompt with its answer) belongs to `split`.
 
-    A story's document has further endings; its prompt decides the split. Every fact is equally likely to be
-    asked, however often it is talked about. Raises ValueError for an unknown task or split, or when the split
-    holds fewer than `n` different questions.
+    A story's document has further endings; its prompt decides the split. Every fact is equally
+    likely to be asked, however often it is talked about. Raises ValueError for an unknown task or
+    split, or when the split holds fewer than `n` different questions.
     """
     if task not in _MAKERS:
         raise ValueError(f"task={task!r}: choose one of {', '.join(_MAKERS)}.")

@@ -1,9 +1,12 @@
-"""JupyterHub for one class on one machine, with nbgrader's exchange and formgrader. Set-up: docs/instructor.md.
+"""JupyterHub for one class on one machine, with nbgrader's exchange and formgrader.
+
+Set-up: docs/instructor.md.
 
     sudo HUB_INSTRUCTORS="ada" .venv/bin/jupyterhub -f deploy/jupyterhub/jupyterhub_config.py
 
-Learners and instructors are accounts of this machine (PAM). `HUB_TRIAL=password` tries it out without root and without
-accounts: all servers run as you and can read each other's files, so that is for a look and not for a class.
+Learners and instructors are accounts of this machine (PAM). `HUB_TRIAL=password` tries it out
+without root and without accounts: all servers run as you and can read each other's files, so that
+is for a look and not for a class.
 """
 
 import getpass

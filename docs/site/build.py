@@ -1,6 +1,9 @@
-"""Build the site from the committed notebooks, without running them: `make site`, or python docs/site/build.py.
+"""Build the site from the committed notebooks, without running them: `make site`, or python
+docs/site/build.py.
 
-The pages are written to build/site/html. `--frames [LESSON …]` draws the moving figures anew (making/frames.py); `--readmes` writes course_utils/*/README.md (making/readmes.py). COURSE_REPOSITORY=owner/name (empty by default) adds links to Colab and Codespaces.
+The pages are written to build/site/html. `--frames [LESSON …]` draws the moving figures anew
+(making/frames.py); `--readmes` writes course_utils/*/README.md (making/readmes.py).
+COURSE_REPOSITORY=owner/name (empty by default) adds links to Colab and Codespaces.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ SOURCE, EXTRA, HTML, KEPT = (
 
 
 def stage() -> list[str]:
-    """Write all that Sphinx reads, and each page as Markdown; returns the widgets that are left out."""
+    """Write all that Sphinx reads, and each page as Markdown; returns the widgets that are left
+    out.
+    """
     for folder in (SOURCE, EXTRA):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

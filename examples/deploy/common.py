@@ -1,6 +1,8 @@
-"""What the scripts of this folder share: one compressed model, one text, and how a runtime is compared with `course_utils`.
+"""What the scripts of this folder share: one compressed model, one text, and how a runtime is
+compared with `course_utils`.
 
-The model: the bundled one, INT8 weights, one symmetric scale for each output of the blocks' layers. A script has
+The model: the bundled one, INT8 weights, one symmetric scale for each output of the blocks' layers.
+A script has
 
     NAME, NEEDS, WITHOUT     what it is called, the package it needs, one sentence for where that does not install
     make(work)               → Made(bytes, run, note): `run` gives the logits (1, TOKENS, vocabulary) of ids (1, TOKENS), or is None
@@ -25,7 +27,10 @@ Made = namedtuple("Made", "bytes run note", defaults=("",))
 
 
 class Logits(torch.nn.Module):
-    """Token ids to logits, without a cache: what the exporters take. The mask is a constant, as Core ML wants it."""
+    """Token ids to logits, without a cache: what the exporters take.
+
+    The mask is a constant, as Core ML wants it.
+    """
 
     def __init__(self, model):
         super().__init__()
@@ -83,7 +88,9 @@ def nats(found, ids):
 
 
 def with_weights(weights):
-    """Logits of `course_utils`' model with another tool's weights {layer: Tensor} in place of ours: their numbers, read here."""
+    """Logits of `course_utils`' model with another tool's weights {layer: Tensor} in place of ours:
+    their numbers, read here.
+    """
     model = onnx.with_real_weights(small().model).eval()
     for name, weight in weights.items():
         model.get_submodule(name).weight.data = weight

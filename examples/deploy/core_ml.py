@@ -1,6 +1,7 @@
 """Core ML, for Macs and iPhones: python examples/deploy/core_ml.py
 
-Converts here and rounds to INT8 with coremltools; what it wrote is read back and compared. It runs on macOS only.
+Converts here and rounds to INT8 with coremltools; what it wrote is read back and compared. It runs
+on macOS only.
 """
 
 import sys

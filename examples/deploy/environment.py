@@ -1,6 +1,8 @@
-"""Makes .interop/deploy: an environment over the one that runs this, with the runtimes that are not part of the course.
+"""Makes .interop/deploy: an environment over the one that runs this, with the runtimes that are not
+part of the course.
 
-It sees this environment's packages, so that neither PyTorch nor anything else that is there is fetched again.
+It sees this environment's packages, so that neither PyTorch nor anything else that is there is
+fetched again.
 """
 
 import hashlib

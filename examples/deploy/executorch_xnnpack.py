@@ -1,6 +1,7 @@
 """ExecuTorch with XNNPACK, for phones: python examples/deploy/executorch_xnnpack.py
 
-The model is exported for passes of one length and lowered to XNNPACK's products; the file runs without Python.
+The model is exported for passes of one length and lowered to XNNPACK's products; the file runs
+without Python.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """OpenVINO and NNCF: python examples/deploy/openvino_nncf.py
 
-OpenVINO reads our ONNX file; NNCF rounds the weights of the original by itself, and its numbers are read here.
+OpenVINO reads our ONNX file; NNCF rounds the weights of the original by itself, and its numbers are
+read here.
 """
 
 import sys
@@ -23,7 +24,9 @@ def runner(model):
 
 
 def theirs(work):
-    """NNCF's INT8 of the blocks' layers: (largest difference of their logits in OpenVINO and here, share of our codes it has)."""
+    """NNCF's INT8 of the blocks' layers: (largest difference of their logits in OpenVINO and here,
+    share of our codes it has).
+    """
     import nncf
     import numpy as np
     import openvino

@@ -1,7 +1,10 @@
-"""One table of all runtimes: python examples/deploy/table.py [--write] [SCRIPT …]    (`make deploy` makes the environment and calls it)
+"""One table of all runtimes: python examples/deploy/table.py [--write] [SCRIPT …]    (`make deploy`
+makes the environment and calls it)
 
-The same INT8 model in each runtime that is installed: loss on 64 windows of 64 tokens, bytes of the file, tokens a second of a
-pass over 64 tokens, as a ratio to PyTorch's in the same turns: processor time on one core, the same for all. `--write` keeps it in docs/deploy.md and for lesson 5.5; with names of scripts only their rows are made anew.
+The same INT8 model in each runtime that is installed: loss on 64 windows of 64 tokens, bytes of the
+file, tokens a second of a pass over 64 tokens, as a ratio to PyTorch's in the same turns: processor
+time on one core, the same for all. `--write` keeps it in docs/deploy.md and for lesson 5.5; with
+names of scripts only their rows are made anew.
 """
 
 import importlib
@@ -39,7 +42,9 @@ HEAD = [
 
 
 def built(work, scripts):
-    """{name: Made} of PyTorch, `course_utils` and every script whose package is here; {name: sentence} of the others."""
+    """{name: Made} of PyTorch, `course_utils` and every script whose package is here; {name:
+    sentence} of the others.
+    """
     model, packed = common.original()[0], common.small()
     made = {
         "PyTorch, original in FP32": common.Made(
@@ -81,7 +86,9 @@ def speeds(made, turns=25):
 
 
 def on_one_core():
-    """Keep this process, and the threads that runtimes will start, on one core, where the system can: the same for all."""
+    """Keep this process, and the threads that runtimes will start, on one core, where the system
+    can: the same for all.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """TensorRT, for NVIDIA's cards: python examples/deploy/tensorrt_engine.py
 
-Builds an engine from our ONNX file with INT8 weights, and runs it. Written from TensorRT 10's documentation; not tried by the
-authors, who had no such card: tell us what it says on yours.
+Builds an engine from our ONNX file with INT8 weights, and runs it. Written from TensorRT 10's
+documentation; not tried by the authors, who had no such card: tell us what it says on yours.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """torch.compile: python examples/deploy/torch_compile.py
 
-Fuses what stands between the products, and compiles it for this machine. Weights stay in the precision that the model has.
+Fuses what stands between the products, and compiles it for this machine. Weights stay in the
+precision that the model has.
 """
 
 import sys

@@ -14,7 +14,9 @@ WITHOUT = "Install torchao (`make deploy` does); without it `course_utils`' own 
 
 
 def theirs():
-    """torchao's own INT8 of the original: the largest difference between its logits and those of its numbers here."""
+    """torchao's own INT8 of the original: the largest difference between its logits and those of
+    its numbers here.
+    """
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     model = copy.deepcopy(common.original()[0]).eval()

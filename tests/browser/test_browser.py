@@ -1,4 +1,6 @@
-"""A learner's path in a real browser: open JupyterLab, move a slider, answer a question, restart the kernel."""
+"""A learner's path in a real browser: open JupyterLab, move a slider, answer a question, restart
+the kernel.
+"""
 
 import re
 import shutil

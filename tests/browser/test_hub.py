@@ -1,4 +1,6 @@
-"""The class on JupyterHub, in real browsers: two learners fetch, work and hand in; an instructor grades; they read why."""
+"""The class on JupyterHub, in real browsers: two learners fetch, work and hand in; an instructor
+grades; they read why.
+"""
 
 import json
 import os
@@ -54,9 +56,10 @@ print("closed", [closed(path) for path in PATHS])
 class Class:
     """A folder with everything of one class.
 
-    `accounts`: the commands of docs/instructor.md are run as they stand, so learners have accounts of their own and log in
-    through PAM. That takes root; /etc, /srv and the solutions are copies in a mount namespace, and the machine's own files
-    stay as they are. Elsewhere the same configuration runs as a trial (HUB_TRIAL), where all servers belong to one account.
+    `accounts`: the commands of docs/instructor.md are run as they stand, so learners have accounts
+    of their own and log in through PAM. That takes root; /etc, /srv and the solutions are copies in
+    a mount namespace, and the machine's own files stay as they are. Elsewhere the same
+    configuration runs as a trial (HUB_TRIAL), where all servers belong to one account.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,7 +128,9 @@ class Class:
 
 
 def accounts_possible() -> bool:
-    """True if this is root, may mount, can make accounts, and one without rights can run the course and grade in a sandbox."""
+    """True if this is root, may mount, can make accounts, and one without rights can run the course
+    and grade in a sandbox.
+    """
     tools = (
         all(shutil.which(name) for name in ("useradd", "chpasswd"))
         and Path("/etc/pam.d/login").is_file()

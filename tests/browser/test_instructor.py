@@ -1,4 +1,6 @@
-"""docs/instructor.md: its commands, run as they stand; then the formgrader without a hub on the class they have made."""
+"""docs/instructor.md: its commands, run as they stand; then the formgrader without a hub on the
+class they have made.
+"""
 
 import csv
 import re
@@ -183,7 +185,11 @@ def test_the_formgrader_without_a_hub(made, tmp_path):
 
 
 def nothing_runs(page: Page, formgrader: str, made: Path) -> None:
-    """What cyd has written is shown by the formgrader and in the feedback, and no part of it has run. By itself it does."""
+    """What cyd has written is shown by the formgrader and in the feedback, and no part of it has
+    run.
+
+    By itself it does.
+    """
     page.set_content(HOSTILE)
     page.wait_for_function("window.marked")
     for address in (formgrader, (made / "feedback" / "cyd" / LAB / f"{LAB}.html").as_uri()):

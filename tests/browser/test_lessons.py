@@ -1,7 +1,8 @@
-"""Every control of every lesson is moved in JupyterLab; and a guess lets its result appear; digits are drawn.
+"""Every control of every lesson is moved in JupyterLab; and a guess lets its result appear; digits
+are drawn.
 
-Of each lesson only the cells run that its figures need, with `fast = True`: whole lessons run under nbval. Tracks of
-sliders are measured at two widths of the page.
+Of each lesson only the cells run that its figures need, with `fast = True`: whole lessons run under
+nbval. Tracks of sliders are measured at two widths of the page.
 """
 
 import itertools
@@ -69,7 +70,9 @@ drawing.draw(add)"""
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What moves in the lessons, without outputs, asked to be fast, and a small notebook with a prediction."""
+    """What moves in the lessons, without outputs, asked to be fast, and a small notebook with a
+    prediction.
+    """
     place = tmp_path_factory.mktemp("lab")
     for path in MOVING:
         notebook = nbformat.read(path, as_version=4)
@@ -124,7 +127,9 @@ def page(lab):
 
 
 def places(control: Locator) -> tuple[list[Callable[[], None]], Callable[[], None]]:
-    """Where a control can be moved (the ends of a slider, the choices of a list or of buttons), and the move back."""
+    """Where a control can be moved (the ends of a slider, the choices of a list or of buttons), and
+    the move back.
+    """
     handle, options, buttons = (
         control.locator(part) for part in (".noUi-handle", "option", "button")
     )
@@ -166,7 +171,9 @@ class Group:
         return self.area.locator("img").evaluate_all("all => all.map(i => i.src)")
 
     def redrawn(self, step: Callable[[], None]) -> list[str]:
-        """The figure that is drawn after a step: the page puts a new image in the place of the old one."""
+        """The figure that is drawn after a step: the page puts a new image in the place of the old
+        one.
+        """
         self.area.locator("img").evaluate_all("all => all.forEach(i => i.dataset.old = 1)")
         step()
         wait_for_change(self.page, True, lambda: self.area.locator("img[data-old]").count() > 0)

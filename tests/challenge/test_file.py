@@ -1,4 +1,6 @@
-"""The file of the challenge: every codec against its definition; whatever else it holds is refused with a reason, in bounds."""
+"""The file of the challenge: every codec against its definition; whatever else it holds is refused
+with a reason, in bounds.
+"""
 
 import json
 import os

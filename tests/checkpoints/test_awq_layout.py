@@ -23,7 +23,9 @@ def tiny(bias=False):
 
 
 def plain_unpack(qweight, qzeros, scales, size):
-    """The weight (out, in), nibble by nibble: nibble n of a word is output 8 w + (0 2 4 6 1 3 5 7)[n]."""
+    """The weight (out, in), nibble by nibble: nibble n of a word is output 8 w + (0 2 4 6 1 3 5
+    7)[n].
+    """
     order = (0, 2, 4, 6, 1, 3, 5, 7)
     inputs, words = qweight.shape
     weight = torch.empty(words * 8, inputs)

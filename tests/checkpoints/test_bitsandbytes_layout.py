@@ -19,8 +19,11 @@ IDS = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("format", ["nf4", "fp4"])
 def test_transformers_loads_four_bits(format, double, kind, tmp_path):
-    """Same weights, and same logits. In training mode bitsandbytes multiplies in float32; in evaluation mode it may repack
-    to bfloat16 on some processors."""
+    """Same weights, and same logits.
+
+    In training mode bitsandbytes multiplies in float32; in evaluation mode it may repack to
+    bfloat16 on some processors.
+    """
     result = nf4.quantize(tiny(kind), format=format, double=double)
     layout.write(result, tmp_path / "model")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", device_map="cpu")

@@ -1,5 +1,8 @@
-"""Every method into every format: written and read back with the same logits, or refused by a message that names what is
-supported. A format that is read as real weights (GGUF in F32, ONNX) takes every method."""
+"""Every method into every format: written and read back with the same logits, or refused by a
+message that names what is supported.
+
+A format that is read as real weights (GGUF in F32, ONNX) takes every method.
+"""
 
 import pytest
 import torch

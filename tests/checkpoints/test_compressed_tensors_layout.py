@@ -1,4 +1,6 @@
-"""MXFP4 and NVFP4 in the layout of compressed-tensors: read plainly from the bytes, by its own rules, and by our reader."""
+"""MXFP4 and NVFP4 in the layout of compressed-tensors: read plainly from the bytes, by its own
+rules, and by our reader.
+"""
 
 import json
 

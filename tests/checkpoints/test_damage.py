@@ -1,4 +1,6 @@
-"""Damaged checkpoints of every format: refused with a reason where a checksum can tell, and never half loaded."""
+"""Damaged checkpoints of every format: refused with a reason where a checksum can tell, and never
+half loaded.
+"""
 
 import json
 
@@ -57,7 +59,10 @@ def flipped(content, seed, among=None):
 
 
 def test_a_flipped_bit_is_noticed(written):
-    """Anywhere in any file. In GGUF a bit of the checksum's own name makes it unknown; the model is whole then."""
+    """Anywhere in any file.
+
+    In GGUF a bit of the checksum's own name makes it unknown; the model is whole then.
+    """
     format, read, place, files = written
     for number, (file, content) in enumerate(files.items()):
         for seed in range(6):
@@ -85,7 +90,9 @@ def test_a_truncated_or_missing_file_is_noticed(written):
 
 
 def test_without_checksums_nothing_is_half_loaded(written):
-    """As other tools write them: damage to names, shapes and settings is refused or leaves every tensor there."""
+    """As other tools write them: damage to names, shapes and settings is refused or leaves every
+    tensor there.
+    """
     format, read, place, files = written
     if format == "ours":
         manifest = json.loads(files[place / "compression.json"])

@@ -42,7 +42,9 @@ def weights(seed=0, rows=6, columns=512):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_through_the_gguf_package(kind):
-    """The package's own reader gives back values within a step of the block, in the promised number of bits."""
+    """The package's own reader gives back values within a step of the block, in the promised number
+    of bits.
+    """
     x = weights()
     data = layout.quantize(x, kind)
     found = dequantize(data, gguf.GGMLQuantizationType[kind])

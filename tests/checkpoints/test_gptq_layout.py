@@ -263,7 +263,9 @@ def test_errors(tmp_path, written):
 
 
 def test_a_zero_point_of_zero_needs_the_second_format(tmp_path):
-    """auto-gptq 0.7.1 reads 2^b − 1 + 1 as 2^b and GPTQModel borrows across nibbles; so neither side may guess."""
+    """auto-gptq 0.7.1 reads 2^b − 1 + 1 as 2^b and GPTQModel borrows across nibbles; so neither
+    side may guess.
+    """
     model = tiny()
     layer = model.model.layers[0].mlp.up_proj
     layer.weight.data[3, :32] = layer.weight.data[3, :32].abs() + 0.01

@@ -64,7 +64,9 @@ def test_dynamic_int8_and_four_bits(result, exported):
 
 
 def test_codes_stand_in_the_graph_and_are_read_back(result, exported):
-    """One layer has a symmetric scale for each output: its codes go into the file, and ONNX Runtime computes with them."""
+    """One layer has a symmetric scale for each output: its codes go into the file, and ONNX Runtime
+    computes with them.
+    """
     file = exported.with_name("codes.onnx")
     layer = result.model.model.layers[0].mlp.gate_proj
     assert (
@@ -99,7 +101,9 @@ def test_errors(tmp_path):
 
 
 def test_weights_beside_the_file_are_counted_and_go_with_it(tmp_path, monkeypatch):
-    """Above 1.5 GB the exporter puts weights into FILE.data, asked or not; the limit is lowered here."""
+    """Above 1.5 GB the exporter puts weights into FILE.data, asked or not; the limit is lowered
+    here.
+    """
     from torch.onnx._internal.exporter import _onnx_program
 
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""What other tools need to find in a file: the hub's names, layers left alone by name, a tokenizer as it is, and no silence about the rest."""
+"""What other tools need to find in a file: the hub's names, layers left alone by name, a tokenizer
+as it is, and no silence about the rest.
+"""
 
 import json
 import warnings
@@ -102,7 +104,9 @@ def test_experts_are_refused_or_left_under_the_hubs_names(tmp_path):
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe"])
 def test_pruned_experts_go_out_under_the_hubs_names_and_come_back(kind, tmp_path):
-    """An ordinary model: transformers writes one tensor an expert, as on the hub, and reads the same zeros and logits."""
+    """An ordinary model: transformers writes one tensor an expert, as on the hub, and reads the
+    same zeros and logits.
+    """
     model = tiny_models.model_of(kind, layers=2)
     made = magnitude.prune(model, 0.5)
     made.model.save_pretrained(tmp_path / "hub")

@@ -146,7 +146,9 @@ def column(text: str, mine: tuple[str, str]) -> dict[str, str]:
 
 
 def with_labs(text: str) -> str:
-    """The page with the sections of single labs as they are now, before the last one, which `hostile.py` writes."""
+    """The page with the sections of single labs as they are now, before the last one, which
+    `hostile.py` writes.
+    """
     import kernel_attacks
     import lab_attacks
 
@@ -167,7 +169,9 @@ def graded() -> dict[str, float | None]:
 
 
 def graded_by(kind: str, user: str) -> dict[str, float | None]:
-    """The same in another process; Python is shown to the ordinary user also where it lies in root's own folder."""
+    """The same in another process; Python is shown to the ordinary user also where it lies in
+    root's own folder.
+    """
     command = [sys.executable, __file__, "--scores"]
     with tempfile.TemporaryDirectory() as home:
         os.chmod(home, 0o777)

@@ -1,7 +1,9 @@
-"""What a submission may try. ANSWERS: code of an answer cell; NOTEBOOKS: changes to the file. Each with the right score.
+"""What a submission may try.
 
-The exercises are worth 5 (hessian), 4 (pack), 3 (double) points. Unless it says otherwise, an attack replaces the
-answer to `hessian` and is wrong work, so 7 is right.
+ANSWERS: code of an answer cell; NOTEBOOKS: changes to the file. Each with the right score.
+
+The exercises are worth 5 (hessian), 4 (pack), 3 (double) points. Unless it says otherwise, an
+attack replaces the answer to `hessian` and is wrong work, so 7 is right.
 """
 
 from grading import ANSWERS as RIGHT

@@ -1,4 +1,6 @@
-"""A few items of our own making for each benchmark, written as published (`original`) and as on the hub (`hub`)."""
+"""A few items of our own making for each benchmark, written as published (`original`) and as on the
+hub (`hub`).
+"""
 
 import csv
 import gzip

@@ -1,4 +1,6 @@
-"""Files for the board of the challenge that say themselves what they score: JSON in the place of a compressed model."""
+"""Files for the board of the challenge that say themselves what they score: JSON in the place of a
+compressed model.
+"""
 
 import json
 import os
@@ -23,7 +25,10 @@ def measured(half: float = 0.004, **values: float) -> dict[str, dict]:
 
 
 def entry(size: int = 2000, **given) -> bytes:
-    """A file of so many bytes. `do`: what its scoring does beside; `gates`; `reason` of a file that is refused."""
+    """A file of so many bytes.
+
+    `do`: what its scoring does beside; `gates`; `reason` of a file that is refused.
+    """
     head = json.dumps(given).encode()
     assert len(head) <= size
     return head + b" " * (size - len(head))

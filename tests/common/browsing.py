@@ -81,7 +81,8 @@ def open_notebook(page: Page, address: str, path: str) -> None:
 
 
 def open_next(page: Page, path: str) -> None:
-    """Open another notebook in a page of JupyterLab that is there already, with the kernel of the one before, emptied.
+    """Open another notebook in a page of JupyterLab that is there already, with the kernel of the
+    one before, emptied.
 
     So what every notebook imports is loaded once. What was open is saved and closed.
     """
@@ -99,7 +100,9 @@ def open_next(page: Page, path: str) -> None:
 
 
 def run_all(page: Page) -> None:
-    """Run every cell, once the kernel is there to take them; the numbers of an earlier run are taken away before."""
+    """Run every cell, once the kernel is there to take them; the numbers of an earlier run are
+    taken away before.
+    """
     prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=6 * MINUTE)
     menu(page, "Edit", "Clear Outputs of All Cells")
@@ -144,7 +147,9 @@ def wait_for_change(page: Page, before: object, now: Callable[[], object]) -> No
 
 
 def free_port() -> int:
-    """A port that nothing listens on, below those that Linux gives to connections: it is not taken until it is used."""
+    """A port that nothing listens on, below those that Linux gives to connections: it is not taken
+    until it is used.
+    """
     while True:
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", port := random.SystemRandom().randrange(10_000, 32_768)))
@@ -161,7 +166,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def quiet(settings: Path) -> None:
-    """Settings of JupyterLab for a test: no question about news; every cell is in the page, also when out of sight."""
+    """Settings of JupyterLab for a test: no question about news; every cell is in the page, also
+    when out of sight.
+    """
     for name, text in {
         "apputils-extension/notification": '{"fetchNews": "false"}',
         "notebook-extension/tracker": '{"windowingMode": "none"}',

@@ -11,7 +11,9 @@ CONFIG = {
 
 
 def parts(seed=0):
-    """({name: part}, {name: expected, float64}): the expected numbers come from the definitions, entry by entry."""
+    """({name: part}, {name: expected, float64}): the expected numbers come from the definitions,
+    entry by entry.
+    """
     draw, made, wanted = np.random.default_rng(seed), {}, {}
     at = "model.layers.0."
     for name, shape in layout.shapes(CONFIG).items():

@@ -1,4 +1,5 @@
-"""What each lesson compares, how, and what it says of it: tests/fairness/<notebook>.yaml against the notebook's outputs.
+"""What each lesson compares, how, and what it says of it: tests/fairness/<notebook>.yaml against
+the notebook's outputs.
 
     python tests/common/fairness.py --write docs/fairness.md
 

@@ -1,9 +1,11 @@
-"""Ways to hand in a right answer that Jupyter and Python users write. Each is accepted by the check and by the grader.
+"""Ways to hand in a right answer that Jupyter and Python users write.
 
-Each form is a list of cells; a name before `|` is where the cell goes: the answer cell of that exercise, `new` for a cell
-of the learner's own just before the exercise's answer, `below` for one after it, `first` for the lab's first cell,
-with `{}` for what is in it. The forms answer `hessian`; the other exercises of the small lab are answered as usual,
-unless they are named.
+Each is accepted by the check and by the grader.
+
+Each form is a list of cells; a name before `|` is where the cell goes: the answer cell of that
+exercise, `new` for a cell of the learner's own just before the exercise's answer, `below` for one
+after it, `first` for the lab's first cell, with `{}` for what is in it. The forms answer `hessian`;
+the other exercises of the small lab are answered as usual, unless they are named.
 
     python tests/common/forms.py --write docs/attacks.md
 """

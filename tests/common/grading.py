@@ -97,7 +97,10 @@ def changed(notebook, change):
 
 
 def ended(pids, seconds=60):
-    """Whether all these processes end in time. One that nobody has waited for yet counts as ended."""
+    """Whether all these processes end in time.
+
+    One that nobody has waited for yet counts as ended.
+    """
 
     def runs(pid):
         try:

@@ -1,4 +1,6 @@
-"""What the layers of a block are given, by hooks on the whole model: a reference for code that runs block by block."""
+"""What the layers of a block are given, by hooks on the whole model: a reference for code that runs
+block by block.
+"""
 
 import torch
 
@@ -7,7 +9,9 @@ from course_utils.models import walk
 
 @torch.no_grad()
 def inputs_of(model, block, ids):
-    """Layer → its inputs (tokens, in), for each linear layer of the block while the model reads `ids`."""
+    """Layer → its inputs (tokens, in), for each linear layer of the block while the model reads
+    `ids`.
+    """
     seen: dict = {}
     hooks = [
         module.register_forward_pre_hook(

@@ -1,4 +1,5 @@
-"""Submissions that take what they can of the grader, and what each costs: memory of its processes, and time.
+"""Submissions that take what they can of the grader, and what each costs: memory of its processes,
+and time.
 
 python tests/common/hostile.py --write docs/attacks.md
 """
@@ -111,7 +112,9 @@ def hand_in(course: Path, opened: lab.Lab) -> None:
 def grade(
     course: Path, opened: lab.Lab, limits: sandbox.Limits = LIMITS
 ) -> tuple[dict[str, dict], int, float]:
-    """Results, megabytes and seconds of a grader as it is started: this process may be large already."""
+    """Results, megabytes and seconds of a grader as it is started: this process may be large
+    already.
+    """
     words = [
         sys.executable,
         "-c",

@@ -1,6 +1,8 @@
-"""Kernels of lab 5.1 that try something, as source texts: ATTACKS with what is said of them, HONEST in odd styles.
+"""Kernels of lab 5.1 that try something, as source texts: ATTACKS with what is said of them, HONEST
+in odd styles.
 
-An attack on correctness would pass if the try succeeded; one on time ("…, timed") is right, or pretends to be.
+An attack on correctness would pass if the try succeeded; one on time ("…, timed") is right, or
+pretends to be.
 `attack_table.py --write` puts them into docs/attacks.md.
 """
 

@@ -1,6 +1,8 @@
-"""What wants to be paid for nothing in labs 5.3 and 5.4, and on the board: answers as source texts, files as bytes.
+"""What wants to be paid for nothing in labs 5.3 and 5.4, and on the board: answers as source texts,
+files as bytes.
 
-ROWS and MODELS are answers, with what is said about them; FILES are files of the challenge, with why they are refused.
+ROWS and MODELS are answers, with what is said about them; FILES are files of the challenge, with
+why they are refused.
 `attack_table.py --write` puts them into docs/attacks.md.
 """
 

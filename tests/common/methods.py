@@ -1,4 +1,6 @@
-"""Every function of the package that makes a `Compressed` of a model, and what it must be given: a new method is tried too."""
+"""Every function of the package that makes a `Compressed` of a model, and what it must be given: a
+new method is tried too.
+"""
 
 import importlib
 import inspect
@@ -91,7 +93,9 @@ def model_for(name, blocks):
 
 
 def given(name, signature, model):
-    """The arguments beside the model; calibration wherever it can be given, since a static range may be asked of it."""
+    """The arguments beside the model; calibration wherever it can be given, since a static range
+    may be asked of it.
+    """
     wanted = [
         p
         for n, p in signature.parameters.items()

@@ -1,9 +1,11 @@
-"""docs/models.md: architecture × method × file, each tried on a tiny random model. `python tests/common/model_table.py --write docs/models.md`
+"""docs/models.md: architecture × method × file, each tried on a tiny random model.
+
+`python tests/common/model_table.py --write docs/models.md`
 
 With `--only gpt_neo jamba` these rows are made anew and the others stay.
 
-A mark says that what is written above the table held. A number is a sentence with which the pair was refused; whatever else
-happened is written out.
+A mark says that what is written above the table held. A number is a sentence with which the pair
+was refused; whatever else happened is written out.
 """
 
 import argparse

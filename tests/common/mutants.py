@@ -1,11 +1,13 @@
-"""Planted answers and automatic mutants of every exercise, run through the real check; the table is docs/mutants.md.
+"""Planted answers and automatic mutants of every exercise, run through the real check; the table is
+docs/mutants.md.
 
     python tests/common/mutants.py                        # everything, on three seeds
     python tests/common/mutants.py scores.fisher          # one exercise
     python tests/common/mutants.py --write docs/mutants.md
 
-A mutant is a right answer with one place changed (mutate.py). It is killed if the check rejects it on every seed. One that
-survives needs a reason in tests/learn/survivors.yaml. Mutants run in a process of their own, with a limit on memory and on time.
+A mutant is a right answer with one place changed (mutate.py). It is killed if the check rejects it
+on every seed. One that survives needs a reason in tests/learn/survivors.yaml. Mutants run in a
+process of their own, with a limit on memory and on time.
 """
 
 import argparse
@@ -133,7 +135,8 @@ def mutants(name: str) -> dict[str, Any]:
 
 
 def outcome(name: str, mutant: Any, every_seed: bool) -> str:
-    """`value` or `error` if the check rejects it on all seeds, `survived` if on none, else `sometimes`.
+    """`value` or `error` if the check rejects it on all seeds, `survived` if on none, else
+    `sometimes`.
 
     Without `every_seed`, one that is rejected on the first seed is not tried on the others.
     """
@@ -157,7 +160,10 @@ def outcome(name: str, mutant: Any, every_seed: bool) -> str:
 
 
 def outcomes(name: str, every_seed: bool = True) -> dict[str, str]:
-    """The outcome of each mutant. One that ends its process, or is stuck in it, counts as an error."""
+    """The outcome of each mutant.
+
+    One that ends its process, or is stuck in it, counts as an error.
+    """
     left, found = list(mutants(name)), {}
     while left:
         receive, send = multiprocessing.Pipe(duplex=False)
@@ -195,9 +201,11 @@ def survivors(found: dict[str, str]) -> dict[str, str]:
 
 
 def counts(name: str, found: dict[str, str], judge_planted: bool = True) -> list[int]:
-    """Wrong rejected, wrong, right accepted, right, mutants killed, mutants, killed by an error, survivors explained.
+    """Wrong rejected, wrong, right accepted, right, mutants killed, mutants, killed by an error,
+    survivors explained.
 
-    Without `judge_planted`, planted answers count as judged rightly: tests/learn/test_exercises.py says so.
+    Without `judge_planted`, planted answers count as judged rightly: tests/learn/test_exercises.py
+    says so.
     """
     answers = planted(name.partition(".")[0])
     wrong, right = (len(table[name]) for table in (answers.WRONG, answers.RIGHT))

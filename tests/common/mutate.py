@@ -1,8 +1,10 @@
-"""Automatic mutants of a function: its source with one place changed, compiled in memory beside the functions it calls.
+"""Automatic mutants of a function: its source with one place changed, compiled in memory beside the
+functions it calls.
 
-The operators are those of cosmic-ray and mutmut (operators, constants, keywords, dropped arguments) and a few for
-tensors (a dimension changed, `abs` or `.T` removed, min and max swapped). Neither tool offers them for one function in
-memory: the first rewrites files and has no operator for calls, the second keeps its operators private.
+The operators are those of cosmic-ray and mutmut (operators, constants, keywords, dropped arguments)
+and a few for tensors (a dimension changed, `abs` or `.T` removed, min and max swapped). Neither
+tool offers them for one function in memory: the first rewrites files and has no operator for calls,
+the second keeps its operators private.
 """
 
 import ast
@@ -56,7 +58,9 @@ NOT_THE_ANSWER = {"strict"}  # keywords that only guard against mistakes in the 
 
 
 def family(function: FunctionType, inside: tuple[str, ...]) -> list[FunctionType]:
-    """The function and, in a fixed order, those that it calls or has as defaults and whose module begins with `inside`."""
+    """The function and, in a fixed order, those that it calls or has as defaults and whose module
+    begins with `inside`.
+    """
     found = [function]
     for one in found:
         defaults = [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
@@ -78,7 +82,9 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def mutants(function: FunctionType, inside: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
-    """Mutants of a function and of its family, by a key such as `rows_of: a + b → a - b`; under "" what is not changed."""
+    """Mutants of a function and of its family, by a key such as `rows_of: a + b → a - b`; under ""
+    what is not changed.
+    """
     functions, made = family(function, inside), {}
     made[""] = _Lazy(function, functions, function, ast.unparse(_tree(function)))
     for target in functions:
@@ -119,7 +125,9 @@ class _Lazy:
 def _build(
     function: FunctionType, functions: list[FunctionType], target: FunctionType, source: str
 ) -> Any:
-    """`function` with `target` replaced; every function of the family lives in a copy of its module."""
+    """`function` with `target` replaced; every function of the family lives in a copy of its
+    module.
+    """
     spaces = {f.__module__: dict(f.__globals__) for f in functions}
     new: dict[Any, Any] = {}
     for f in functions:

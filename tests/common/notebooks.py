@@ -19,7 +19,9 @@ def name(path: Path) -> str:
 
 
 def run(command: list[str], home: Path, log: Path) -> None:
-    """Run a command on its own progress file; fail with its last lines, or when one of its kernels took too much memory."""
+    """Run a command on its own progress file; fail with its last lines, or when one of its kernels
+    took too much memory.
+    """
     (peaks := home / "peaks").touch()
     environment = {
         **os.environ,

@@ -1,7 +1,7 @@
 """Random packed weights, and the product in float64 as a slow, separate calculation.
 
-TOLERANCE is a part of Σ |x| (s q + s z), plus |b|. A float32 rounds by 6e-8 and the sums are short trees; s q and s z are
-what the integer path subtracts from each other.
+TOLERANCE is a part of Σ |x| (s q + s z), plus |b|. A float32 rounds by 6e-8 and the sums are short
+trees; s q and s z are what the integer path subtracts from each other.
 """
 
 import numpy as np
@@ -95,7 +95,9 @@ def scale_by_hand(pattern, kind):
 
 
 def blocks_by_hand(weight):
-    """Ŵ and the size of its parts, number by number in float64: what is subtracted of the products of integers is 6 s each."""
+    """Ŵ and the size of its parts, number by number in float64: what is subtracted of the products
+    of integers is 6 s each.
+    """
     whole, block = (
         1.0 if weight.tensor_scale is None else float(weight.tensor_scale),
         kernels.BLOCKS[weight.kind],

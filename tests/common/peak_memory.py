@@ -1,4 +1,6 @@
-"""How much memory tensors take while a function runs: what torch's own allocator reports, temporary copies inside its functions too."""
+"""How much memory tensors take while a function runs: what torch's own allocator reports, temporary
+copies inside its functions too.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of(work: Callable[[], Any]) -> tuple[Any, int]:
-    """(what `work` returns, the most bytes above the start that tensors made in this thread took at one time)."""
+    """(what `work` returns, the most bytes above the start that tensors made in this thread took at
+    one time).
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         result = work()
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]

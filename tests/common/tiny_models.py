@@ -1,4 +1,6 @@
-"""A tiny random model of any causal architecture that transformers knows: the list grows with the library."""
+"""A tiny random model of any causal architecture that transformers knows: the list grows with the
+library.
+"""
 
 import inspect
 import warnings
@@ -88,7 +90,9 @@ def _build(kind: str, attention: str, layers: int | None = None) -> Any:
 
 
 def model_of(kind: str, attention: str = "sdpa", layers: int | None = None) -> Any:
-    """A random model in float32, of so many layers; raises whatever transformers raises, and ValueError if it does not come out small."""
+    """A random model in float32, of so many layers; raises whatever transformers raises, and
+    ValueError if it does not come out small.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.device("meta"):

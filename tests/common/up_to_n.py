@@ -1,4 +1,6 @@
-"""Answers that are right up to n: values that are cut off along a dimension, and what a lab's test gives for an answer."""
+"""Answers that are right up to n: values that are cut off along a dimension, and what a lab's test
+gives for an answer.
+"""
 
 from dataclasses import replace
 
@@ -13,7 +15,9 @@ LISTS = ("items", "items of items")  # beside the dimensions 0, 1, … of tensor
 
 
 def load(name):
-    """The lab, without the statistics of the model that lab 4.1 takes for its last exercise, which no check needs."""
+    """The lab, without the statistics of the model that lab 4.1 takes for its last exercise, which
+    no check needs.
+    """
     opened = lab.load(catalogue.ROOT, name)
     return replace(opened, prelude=tuple(cell for cell in opened.prelude if cell[0] != "measured"))
 
@@ -34,7 +38,9 @@ def points(opened, test, **functions):
 
 
 def cut(value, n, dim):
-    """A value with nothing beyond n along a dimension (zeros in tensors, an end of lists and dicts)."""
+    """A value with nothing beyond n along a dimension (zeros in tensors, an end of lists and
+    dicts).
+    """
     if isinstance(value, torch.Tensor):
         if dim in LISTS or not -value.dim() <= dim < value.dim() or value.shape[dim] <= n:
             return value

@@ -1,4 +1,6 @@
-"""Random models of four architectures: wide enough for groups of 128, for the tests of checkpoint layouts; and small ones."""
+"""Random models of four architectures: wide enough for groups of 128, for the tests of checkpoint
+layouts; and small ones.
+"""
 
 import torch
 from transformers import (

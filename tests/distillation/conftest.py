@@ -26,7 +26,9 @@ CONFIGS = {
 
 
 def tiny(kind: str = "llama", seed: int = 0, **shape):
-    """A random model in evaluation mode whose weights are larger than usual, so that its outputs are not flat."""
+    """A random model in evaluation mode whose weights are larger than usual, so that its outputs
+    are not flat.
+    """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[kind](**shape)).eval()
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""ULD against brute force over pairings, a linear program and scipy; positions that see the same text; a student of characters."""
+"""ULD against brute force over pairings, a linear program and scipy; positions that see the same
+text; a student of characters.
+"""
 
 import itertools
 

@@ -1,4 +1,6 @@
-"""The teacher's top k on disk: the divergence against loops, its limits, its bytes, and what is refused."""
+"""The teacher's top k on disk: the divergence against loops, its limits, its bytes, and what is
+refused.
+"""
 
 import numpy as np
 import pytest

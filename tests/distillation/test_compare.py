@@ -57,7 +57,10 @@ def test_a_checkpoint_is_chosen_on_windows_that_do_not_judge(make, ids):
 
 
 def test_a_distilled_student_of_the_bundled_model_beats_labels_alone():
-    """Little text, walked through five times; benchmarks/distillation.py measures more of it. Each seed gains clearly."""
+    """Little text, walked through five times; benchmarks/distillation.py measures more of it.
+
+    Each seed gains clearly.
+    """
     torch.set_num_threads(1)
     teacher, tokenizer = load("bundled")
     student = students.bundled(teacher, "tenth", token_windows(tokenizer, "train", 8, 64, 0).long())

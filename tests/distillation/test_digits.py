@@ -32,7 +32,9 @@ def test_data_is_divided():
 
 
 def test_teacher_knows_what_looks_alike(taught):
-    """Among its wrong answers to a 3, the digits that share its strokes get more than an even share, and 4 less."""
+    """Among its wrong answers to a 3, the digits that share its strokes get more than an even
+    share, and 4 less.
+    """
     data, teacher = taught
     assert digits.accuracy(teacher, data.test_x, data.test_y) > 0.95
     shares = digits.dark_knowledge(teacher, data.test_x, data.test_y)

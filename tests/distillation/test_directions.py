@@ -1,4 +1,6 @@
-"""Gradients of both directions, votes and errors that add up, against autograd, scipy, enumeration and sampling."""
+"""Gradients of both directions, votes and errors that add up, against autograd, scipy, enumeration
+and sampling.
+"""
 
 import numpy as np
 import pytest

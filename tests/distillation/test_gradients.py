@@ -1,6 +1,8 @@
-"""The gradient of each loss in the student's tensor: autograd against a closed form written out, in float64.
+"""The gradient of each loss in the student's tensor: autograd against a closed form written out, in
+float64.
 
-The gradients of the response and of the cross-entropy are in test_losses.py, and finite differences of all losses.
+The gradients of the response and of the cross-entropy are in test_losses.py, and finite differences
+of all losses.
 """
 
 import pytest
@@ -34,7 +36,9 @@ def test_reverse_kl(tau):
 
 @pytest.mark.parametrize("beta", [0.5, 0.2])
 def test_jensen_shannon(beta):
-    """∂ JS / ∂z = (1 − β) s ⊙ (log s/m − KL(S ‖ M)) / τ: the terms in ∂m cancel, since m is the mixture."""
+    """∂ JS / ∂z = (1 − β) s ⊙ (log s/m − KL(S ‖ M)) / τ: the terms in ∂m cancel, since m is the
+    mixture.
+    """
     tau, z, t = 2.0, 2 * draw(4, 7, seed=0), 2 * draw(4, 7, seed=1)
     s, p = (z / tau).softmax(-1), (t / tau).softmax(-1)
     ratio = (s / (beta * p + (1 - beta) * s)).log()
@@ -44,8 +48,10 @@ def test_jensen_shannon(beta):
 
 @pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 def test_top_k(tail):
-    """Inside the top k (q_k − p_k) / τ with the probabilities of the top k (and the bucket); what is in the bucket
-    shares its gradient in proportion to the student's probabilities; renormalized, it gets none."""
+    """Inside the top k (q_k − p_k) / τ with the probabilities of the top k (and the bucket); what
+    is in the bucket shares its gradient in proportion to the student's probabilities; renormalized,
+    it gets none.
+    """
     from course_utils.distillation import cache
 
     tau, z, t = 2.0, 2 * draw(4, 9, seed=0), 2 * draw(4, 9, seed=1)
@@ -96,7 +102,9 @@ def test_value_relations():
 
 
 def test_distance():
-    """∂L/∂d_ij = h_ij / μ − Σ h d / (μ² n), h = Huber's slope / n over n pairs; ∂d_ij/∂x_i = (x_i − x_j) / d_ij."""
+    """∂L/∂d_ij = h_ij / μ − Σ h d / (μ² n), h = Huber's slope / n over n pairs; ∂d_ij/∂x_i = (x_i −
+    x_j) / d_ij.
+    """
     x, t = draw(6, 4, seed=0), 3 * draw(6, 7, seed=1)
     i, j = torch.triu_indices(6, 6, offset=1)
     d, far = (x[i] - x[j]).norm(dim=-1), (t[i] - t[j]).norm(dim=-1)
@@ -109,7 +117,9 @@ def test_distance():
 
 
 def test_angle():
-    """With â, b̂ the directions from x_j to x_i and x_k: ∂c/∂x_i = (b̂ − c â) / |a|, likewise x_k, and x_j minus both."""
+    """With â, b̂ the directions from x_j to x_i and x_k: ∂c/∂x_i = (b̂ − c â) / |a|, likewise x_k,
+    and x_j minus both.
+    """
     x, t = draw(5, 3, seed=0), draw(5, 4, seed=1)
     wanted, corners = torch.zeros_like(x), 0
     for j in range(5):
@@ -130,7 +140,9 @@ def test_angle():
 
 
 def test_contrastive():
-    """g = (softmax(ŝ t̂ᵀ / τ) − I) t̂ / (n τ), then through the normalization: (g − ŝ (ŝ · g)) / |s|."""
+    """g = (softmax(ŝ t̂ᵀ / τ) − I) t̂ / (n τ), then through the normalization: (g − ŝ (ŝ · g)) /
+    |s|.
+    """
     s, t, tau = draw(6, 4, seed=0), draw(6, 4, seed=1), 0.3
     unit, target = (x / x.norm(dim=-1, keepdim=True) for x in (s, t))
     g = (

@@ -1,4 +1,6 @@
-"""Each loss against plain loops or scipy in float64, and its gradient against the closed form and finite differences."""
+"""Each loss against plain loops or scipy in float64, and its gradient against the closed form and
+finite differences.
+"""
 
 import math
 
@@ -18,7 +20,9 @@ TAUS = (0.5, 1.0, 2.0, 7.0)
 
 @pytest.fixture
 def pair():
-    """Student and teacher logits (3, 5, 11) in float64, labels, and a mask that hides some positions."""
+    """Student and teacher logits (3, 5, 11) in float64, labels, and a mask that hides some
+    positions.
+    """
     g = torch.Generator().manual_seed(3)
     student = 3 * torch.randn(3, 5, 11, generator=g, dtype=torch.float64)
     teacher = 3 * torch.randn(3, 5, 11, generator=g, dtype=torch.float64)
@@ -375,7 +379,9 @@ def test_confidence_listens_to_the_teacher_that_knows():
 
 
 def test_a_token_that_the_teacher_rules_out_adds_nothing():
-    """Logits of −∞: the divergence is that over the other tokens, and its gradient is finite and 0 there."""
+    """Logits of −∞: the divergence is that over the other tokens, and its gradient is finite and 0
+    there.
+    """
     g = torch.Generator().manual_seed(0)
     student, teacher = (
         torch.randn(3, 5, generator=g, dtype=torch.float64),
@@ -400,7 +406,9 @@ def test_a_token_that_the_teacher_rules_out_adds_nothing():
 
 @pytest.mark.parametrize("divergence", [logits.kl, logits.reverse_kl, logits.jensen_shannon])
 def test_large_logits_in_pieces_are_those_of_the_whole(divergence, monkeypatch):
-    """Value and gradient, also where the teacher rules a class out, a mask hides positions, and pieces are of unlike size."""
+    """Value and gradient, also where the teacher rules a class out, a mask hides positions, and
+    pieces are of unlike size.
+    """
     g = torch.Generator().manual_seed(0)
     student, teacher = (
         3 * torch.randn(4, 5, 7, generator=g, dtype=torch.float64) for _ in range(2)

@@ -1,4 +1,6 @@
-"""On-policy distillation: what is sampled, what is scored, and that nothing else moves; four architectures."""
+"""On-policy distillation: what is sampled, what is scored, and that nothing else moves; four
+architectures.
+"""
 
 import copy
 

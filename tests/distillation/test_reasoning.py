@@ -1,4 +1,6 @@
-"""The serial world against plain loops: what is drawn, what is scored, what tokens are counted, what is answered."""
+"""The serial world against plain loops: what is drawn, what is scored, what tokens are counted,
+what is answered.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""What goes wrong outside the plain loop: the cache on a full disk, overflow in half precision, peers that do not fit."""
+"""What goes wrong outside the plain loop: the cache on a full disk, overflow in half precision,
+peers that do not fit.
+"""
 
 import json
 import pathlib
@@ -30,7 +32,9 @@ def test_a_full_disk_leaves_the_old_cache(make, ids, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_the_old_log(make, ids, tmp_path, monkeypatch):
-    """The log moves into place whole, like the checkpoint beside it; the next run writes what is missing."""
+    """The log moves into place whole, like the checkpoint beside it; the next run writes what is
+    missing.
+    """
     teacher = make()
     student = students.from_layers(teacher, [0, 3])
     options = {"steps": 4, "every": 2, "progress": False, "folder": tmp_path / "run"}
@@ -90,7 +94,9 @@ def test_a_validation_loss_that_is_no_number_stops():
 
 
 def test_warm_up_may_be_left_out():
-    """The first step moves at the full rate: |Δ| = peak for Adam, one tenth of it with ten steps of warm-up."""
+    """The first step moves at the full rate: |Δ| = peak for Adam, one tenth of it with ten steps of
+    warm-up.
+    """
     for warmup, share in ((0, 1.0), (1, 1.0), (10, 0.1)):
         model = torch.nn.Linear(1, 1, bias=False)
         before = float(model.weight.detach())
@@ -102,7 +108,9 @@ def test_warm_up_may_be_left_out():
 
 
 def test_overflow_of_a_float16_teacher_is_explained(make, ids, tmp_path):
-    """Finite weights, but activations beyond 65,504: the run stops, says why, and the same teacher in bfloat16 works."""
+    """Finite weights, but activations beyond 65,504: the run stops, says why, and the same teacher
+    in bfloat16 works.
+    """
     teacher = make()
     student = students.from_layers(teacher, [0, 3])
     with torch.no_grad():

@@ -81,7 +81,9 @@ def test_deterministic_from_its_seed(duo, ids):
 
 
 def test_resumed_after_a_kill_at_any_step(duo, ids, tmp_path, monkeypatch):
-    """Feature distillation has parameters of its own, dropout needs random numbers: both must continue too."""
+    """Feature distillation has parameters of its own, dropout needs random numbers: both must
+    continue too.
+    """
     teacher, student = duo
     for block in student.model.layers:
         block.self_attn.attention_dropout = 0.3
@@ -109,7 +111,9 @@ def test_resumed_after_a_kill_at_any_step(duo, ids, tmp_path, monkeypatch):
 
 
 def test_killed_while_writing(duo, ids, tmp_path, monkeypatch):
-    """Between best.safetensors and checkpoint.safetensors, and before the log: the next run still ends the same."""
+    """Between best.safetensors and checkpoint.safetensors, and before the log: the next run still
+    ends the same.
+    """
     teacher, student = duo
     options = {"steps": 6, "every": 2, "validation": ids[:6], **QUIET}
     whole = train(student, teacher, ids, folder=tmp_path / "whole", **options)
@@ -187,7 +191,9 @@ def test_finished_runs_and_other_settings(duo, ids, tmp_path):
 
 
 def test_early_stop_and_best_weights(duo, ids, tmp_path):
-    """A peak rate that is far too high: validation rises after a while, and the best weights come back."""
+    """A peak rate that is far too high: validation rises after a while, and the best weights come
+    back.
+    """
     teacher, student = duo
     validation = torch.randint(2, 50, (8, 12), generator=torch.Generator().manual_seed(9))
     options = {
@@ -301,7 +307,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(duo, ids, tmp_path, monkeypatch, 
 
 
 def test_padding_is_never_looked_at(duo, ids):
-    """The same sentences with other ids at the padding, and with more padding, train the same student."""
+    """The same sentences with other ids at the padding, and with more padding, train the same
+    student.
+    """
     teacher, student = duo
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, 8:] = False
@@ -360,7 +368,9 @@ def test_a_teacher_in_half_precision(duo, ids, dtype):
     "loss", ["response", "feature", "attention", "values", "relation", "contrastive"]
 )
 def test_a_student_in_half_precision(make, ids, loss):
-    """Projectors stay in single precision: the first loss is that of the same student in single precision."""
+    """Projectors stay in single precision: the first loss is that of the same student in single
+    precision.
+    """
     teacher = make()
     student = students.from_layers(teacher, [0, 3], hidden=16, calibration=ids).bfloat16()
     options = {"steps": 1, "loss": loss, "keep": "last", **QUIET}
@@ -373,7 +383,10 @@ def test_a_student_in_half_precision(make, ids, loss):
 
 
 def test_small_steps_of_a_student_in_half_precision_are_not_lost(make, ids):
-    """Beside weights of 11 bits single steps of 1e-6 would round away. They are gathered in float32 and rounded once."""
+    """Beside weights of 11 bits single steps of 1e-6 would round away.
+
+    They are gathered in float32 and rounded once.
+    """
     teacher = make()
     student = students.from_layers(teacher, [0, 3]).half()
     options = {"steps": 40, "peak": 3e-6, "warmup": 0, "keep": "last", **QUIET}

@@ -298,7 +298,9 @@ def test_a_two_bit_student_of_itself(make, ids, kind, tmp_path):
 
 
 def test_a_two_bit_student_in_half_precision(make, ids):
-    """Trained in single precision like the same model in it, then as it was: half the bytes, finite, packed."""
+    """Trained in single precision like the same model in it, then as it was: half the bytes,
+    finite, packed.
+    """
     model = make(layers=2).bfloat16()
     options = {"bits": 2, "group_size": 16, "steps": 4, "batch": 8, "progress": False}
     low = variants.quantization_aware(model, ids, **options)

@@ -1,4 +1,6 @@
-"""The bundled model, and small random ones of four architectures that read the bundled tokenizer's ids."""
+"""The bundled model, and small random ones of four architectures that read the bundled tokenizer's
+ids.
+"""
 
 import pytest
 import torch

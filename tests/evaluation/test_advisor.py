@@ -1,4 +1,6 @@
-"""The advisor: the five rules, widths that really fit, no advice without a reason, errors that name the cause."""
+"""The advisor: the five rules, widths that really fit, no advice without a reason, errors that name
+the cause.
+"""
 
 import itertools
 import math
@@ -119,7 +121,9 @@ def test_bad_constraints_are_told(change, told):
 
 
 def test_no_wish_is_dropped_without_a_word():
-    """A high quality is never answered by plain rounding, and a speed that memory overrules is named."""
+    """A high quality is never answered by plain rounding, and a speed that memory overrules is
+    named.
+    """
     for place, memory, speedup in itertools.product(
         advisor.PLACES, (2e9, 4e9, math.inf), (1.0, 2.0)
     ):

@@ -1,4 +1,6 @@
-"""Searches of an allocation: within the budget always, near the exact optimum, and the gradient that REINFORCE follows."""
+"""Searches of an allocation: within the budget always, near the exact optimum, and the gradient
+that REINFORCE follows.
+"""
 
 import pytest
 import torch
@@ -70,7 +72,9 @@ def test_a_price_takes_the_dearest_choice_that_fits():
 
 
 def test_the_policy_gradient_is_that_of_the_mean_reward():
-    """Σ R ∇ log π over samples against the exact gradient of E[R], all choices enumerated; no repair is needed here."""
+    """Σ R ∇ log π over samples against the exact gradient of E[R], all choices enumerated; no
+    repair is needed here.
+    """
     torch.manual_seed(0)
     logits = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     reward = torch.randn(3, 3, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Benchmarks on files of a folder: beside lm-evaluation-harness's own reading, and what is said of files that are wrong."""
+"""Benchmarks on files of a folder: beside lm-evaluation-harness's own reading, and what is said of
+files that are wrong.
+"""
 
 import copy
 import json
@@ -29,7 +31,9 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folders, bundled):
-    """For each of the two folders: what was measured, what the harness returned, the programs that were to be run."""
+    """For each of the two folders: what was measured, what the harness returned, the programs that
+    were to be run.
+    """
     out = {}
     for name, folder in folders.items():
         seen, written = {}, []

@@ -1,4 +1,6 @@
-"""Heads that look back and heads that match, on planted patterns; tokens that could be copied; silenced heads."""
+"""Heads that look back and heads that match, on planted patterns; tokens that could be copied;
+silenced heads.
+"""
 
 import pytest
 import torch

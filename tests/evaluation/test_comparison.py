@@ -1,4 +1,6 @@
-"""Comparisons: the intervals of paired differences, orders, refusals, and what an executed notebook holds of them."""
+"""Comparisons: the intervals of paired differences, orders, refusals, and what an executed notebook
+holds of them.
+"""
 
 import json
 import math

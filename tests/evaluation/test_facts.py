@@ -1,4 +1,6 @@
-"""Facts asked one by one: against scoring all tokens, a model that knows nothing, and people in order of frequency."""
+"""Facts asked one by one: against scoring all tokens, a model that knows nothing, and people in
+order of frequency.
+"""
 
 import pytest
 import torch

@@ -26,7 +26,9 @@ PUBLISHED = {
 
 
 def counted_by_hand(c):
-    """Llama, Mistral and Qwen2: embeddings, head, and for each layer four projections, a gated MLP and two norms."""
+    """Llama, Mistral and Qwen2: embeddings, head, and for each layer four projections, a gated MLP
+    and two norms.
+    """
     h, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     width = c.get("head_dim", h // c["num_attention_heads"])
     q, k = c["num_attention_heads"] * width, c["num_key_value_heads"] * width
@@ -162,7 +164,9 @@ def test_shared_storage_counts_once(llama):
 
 
 def test_encoders_and_experts():
-    """BERT-base without a head has 109,482,240 parameters, Mixtral-8x7B 46,702,792,704, and an encoder no cache."""
+    """BERT-base without a head has 109,482,240 parameters, Mixtral-8x7B 46,702,792,704, and an
+    encoder no cache.
+    """
     bert = BertConfig()
     found = memory.budget(bert, dtype_bits=32, context=512)
     assert (

@@ -1,4 +1,6 @@
-"""½ δᵀFδ against F built from its definition, and against measured KL in the limit of small δ, on several architectures."""
+"""½ δᵀFδ against F built from its definition, and against measured KL in the limit of small δ, on
+several architectures.
+"""
 
 import copy
 
@@ -22,7 +24,9 @@ def llama():
 
 
 def test_against_the_matrix_itself(llama):
-    """F = mean over tokens of Jᵀ(diag p − p pᵀ)J, J by central differences, for a few weights of the last layer."""
+    """F = mean over tokens of Jᵀ(diag p − p pᵀ)J, J by central differences, for a few weights of
+    the last layer.
+    """
     model = copy.deepcopy(llama).double()  # norms compute in single precision all the same
     name = list(walk.compressible(model))[-1]
     weight, places = model.get_submodule(name).weight.data, [(0, 0), (1, 3), (5, 2), (7, 7)]

@@ -47,7 +47,9 @@ def test_padded_rows_score_as_single_ones(tiny, tokenizer):
 
 
 def test_a_context_is_read_once_for_all_its_continuations(tiny, monkeypatch):
-    """Of one to five tokens, one in two of them, contexts of two lengths; the same without any cache."""
+    """Of one to five tokens, one in two of them, contexts of two lengths; the same without any
+    cache.
+    """
     model, noise = tiny.double(), torch.Generator().manual_seed(0)
     draw = lambda n: torch.randint(1, 60, (n,), generator=noise).tolist()  # noqa: E731
     pairs = [
@@ -116,7 +118,10 @@ class Counting:
 
 
 def test_generation_stops_at_the_end_of_text_and_at_a_newline():
-    """5 ends the text, 9 is a newline. A longer prompt is read to its end first, and what is done leaves the batch."""
+    """5 ends the text, 9 is a newline.
+
+    A longer prompt is read to its end first, and what is done leaves the batch.
+    """
     model = Counting(4)
     # an end of text and a newline in a prompt end nothing
     prompts = [[1, 2], [4, 3], [9, 6], [1, 5, 9, 30]]

@@ -1,4 +1,8 @@
-"""The scripts of `examples/deploy`: short, listed, and either run and compared or saying what to do. `make deploy` runs all of them."""
+"""The scripts of `examples/deploy`: short, listed, and either run and compared or saying what to
+do.
+
+`make deploy` runs all of them.
+"""
 
 import importlib
 import importlib.util

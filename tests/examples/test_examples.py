@@ -1,4 +1,6 @@
-"""Each file of `examples/` does what it says on the bundled model, in at most 40 lines; the README names them all."""
+"""Each file of `examples/` does what it says on the bundled model, in at most 40 lines; the README
+names them all.
+"""
 
 import json
 import runpy

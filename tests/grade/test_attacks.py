@@ -1,4 +1,7 @@
-"""One class in which nearly everyone cheats, graded in one run. The table is printed: attack | our score | right score."""
+"""One class in which nearly everyone cheats, graded in one run.
+
+The table is printed: attack | our score | right score.
+"""
 
 import csv
 import json
@@ -47,7 +50,9 @@ def results(course, opened):
 
 
 def test_the_table_is_in_the_docs(results):
-    """Every sandbox and user that was tried has a column without a difference; ours is what was found now."""
+    """Every sandbox and user that was tried has a column without a difference; ours is what was
+    found now.
+    """
     text = DOCUMENT.read_text(encoding="utf-8")
     found = {name: attack_table.cell(score) for name, score in attack_table.scores(results).items()}
     assert attack_table.column(text, attack_table.MINE) == found
@@ -134,8 +139,9 @@ def test_nothing_is_graded_again_and_the_same_seed_gives_the_same(
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
-    """The second judge to finish kills the grader; the next run grades only what is left, with the seed that was drawn: as
-    a run with this seed that nobody disturbs."""
+    """The second judge to finish kills the grader; the next run grades only what is left, with the
+    seed that was drawn: as a run with this seed that nobody disturbs.
+    """
     for n in range(4):
         grading.hand_in(
             tmp_path,

@@ -1,4 +1,6 @@
-"""The board of three hundred entries in a real browser: offline, readable on a wide and on a narrow page, sorted by keys."""
+"""The board of three hundred entries in a real browser: offline, readable on a wide and on a narrow
+page, sorted by keys.
+"""
 
 import random
 

@@ -1,4 +1,6 @@
-"""Labs are made from solutions: the same every time, stale ones are found, wrong solutions are refused by name."""
+"""Labs are made from solutions: the same every time, stale ones are found, wrong solutions are
+refused by name.
+"""
 
 import shutil
 import sys

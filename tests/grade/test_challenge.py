@@ -1,4 +1,6 @@
-"""The score of a file of the challenge: gates that say why, hostile files that cost nothing but their own row."""
+"""The score of a file of the challenge: gates that say why, hostile files that cost nothing but
+their own row.
+"""
 
 import json
 import os

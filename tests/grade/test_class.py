@@ -1,4 +1,6 @@
-"""A class as it may be: strange names, unreadable folders, broken files; nobody's folder costs another one anything."""
+"""A class as it may be: strange names, unreadable folders, broken files; nobody's folder costs
+another one anything.
+"""
 
 import contextlib
 import csv

@@ -1,4 +1,6 @@
-"""Grading on Dask's workers: the same scores, nothing lost when one dies, other versions of the course are refused."""
+"""Grading on Dask's workers: the same scores, nothing lost when one dies, other versions of the
+course are refused.
+"""
 
 import contextlib
 import json
@@ -124,7 +126,9 @@ def test_a_grader_that_dies_while_it_checks_the_solution_is_noticed(opened):
 
 @pytest.fixture
 def scheduler(tmp_path_factory, monkeypatch):
-    """`dask scheduler` and `dask worker` with TLS files, as docs/instructor.md has them; their address."""
+    """`dask scheduler` and `dask worker` with TLS files, as docs/instructor.md has them; their
+    address.
+    """
     folder, safe = tmp_path_factory.mktemp("tls"), Security.temporary()
     words, started = [], []
     for name, content in {

@@ -1,4 +1,6 @@
-"""Collection from the exchange, where everybody may write: only what belongs to the learner that it names."""
+"""Collection from the exchange, where everybody may write: only what belongs to the learner that it
+names.
+"""
 
 import os
 import shutil
@@ -14,7 +16,10 @@ LAB, COURSE = "lab-a", "compression"
 
 @pytest.fixture
 def collect(tmp_path, monkeypatch):
-    """Put folders into inbound/ and collect; `owners` says who made which. What was collected: learner → file."""
+    """Put folders into inbound/ and collect; `owners` says who made which.
+
+    What was collected: learner → file.
+    """
     inbound = tmp_path / "exchange" / COURSE / "inbound"
     inbound.mkdir(parents=True)
 

@@ -1,4 +1,6 @@
-"""Our own functions that see a learner's values: they write nowhere, and have limits on memory and time."""
+"""Our own functions that see a learner's values: they write nowhere, and have limits on memory and
+time.
+"""
 
 import json
 import os
@@ -56,7 +58,9 @@ def lab_that_saves(folder):
 
 @pytest.mark.parametrize("kind", ["namespaces", "bwrap"])
 def test_a_function_of_the_solution_writes_nowhere_for_a_learner(tmp_path, kind):
-    """The first answer raises, so that the second one calls the solution's `save`, with a path of its own choice."""
+    """The first answer raises, so that the second one calls the solution's `save`, with a path of
+    its own choice.
+    """
     if why := kinds.missing(kind):
         pytest.skip(why)
     opened, target = lab_that_saves(tmp_path / "root"), str(tmp_path / "class" / "escaped")
@@ -161,7 +165,9 @@ def test_a_hostile_reply_costs_that_answer_and_little_memory_and_time(results, n
 
 
 def test_what_was_received_is_freed_at_once():
-    """Also where no collector of rings runs: a hundred large arguments would fill the memory of the process."""
+    """Also where no collector of rings runs: a hundred large arguments would fill the memory of the
+    process.
+    """
     import gc
     import weakref
     from types import SimpleNamespace
@@ -203,7 +209,9 @@ def test_no_error_of_a_learner_ends_a_loop_of_ours(name):
 
 
 def test_an_answer_that_ends_our_process_by_a_function_of_ours_costs_that_answer(tmp_path, opened):
-    """The solution's `hessian` dies whenever it is lent; without it, the other answers are graded as they are."""
+    """The solution's `hessian` dies whenever it is lent; without it, the other answers are graded
+    as they are.
+    """
     broken = lab.load(opened.folder.parents[1], grading.LAB)
     own = broken.reference["hessian"]
     broken.reference["hessian"] = lambda x: os._exit(9) if len(x) == 77 else own(x)

@@ -23,7 +23,9 @@ RESULT = {
 
 @pytest.fixture
 def record(tmp_path):
-    """Record a result for bob's submission with such files; the time that the gradebook has, and the graded folder."""
+    """Record a result for bob's submission with such files; the time that the gradebook has, and
+    the graded folder.
+    """
     lab = labs.load(make_root(tmp_path / "root"), LAB)
 
     def recorded(**files):

@@ -1,4 +1,5 @@
-"""A check and the lab's test cell, hidden tests and all, never disagree; nor do the last bits of a result change a verdict.
+"""A check and the lab's test cell, hidden tests and all, never disagree; nor do the last bits of a
+result change a verdict.
 
 Here the test cells run in this process; `test_right_in_labs.py` hands some of the answers in.
 """
@@ -54,8 +55,10 @@ def nearly(function, by):
 
 
 def moves(name):
-    """A move that changes no verdict in single precision changes none in double; where whole numbers are counted, single
-    precision is too little: 4 of its last places are hundreds of parameters."""
+    """A move that changes no verdict in single precision changes none in double; where whole
+    numbers are counted, single precision is too little: 4 of its last places are hundreds of
+    parameters.
+    """
     by = SINGLE if exercise.find(name).tolerance else DOUBLE
     return 4 * by, -4 * by
 
@@ -74,7 +77,9 @@ def opened(request):
 
 
 def verdict(opened, test, function_name, function):
-    """What the test cell of the lab, with its hidden tests, says of a function: "" if nothing is wrong."""
+    """What the test cell of the lab, with its hidden tests, says of a function: "" if nothing is
+    wrong.
+    """
     space = {**opened.namespace, **opened.reference, function_name: function}
     try:
         points = lab.run_test(test.source, space, test.points)

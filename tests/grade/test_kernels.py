@@ -1,6 +1,8 @@
-"""Lab 5.1: kernels that try something get nothing and disturb nobody; odd but honest ones are taken; time cannot be forged.
+"""Lab 5.1: kernels that try something get nothing and disturb nobody; odd but honest ones are
+taken; time cannot be forged.
 
-Each kernel goes through `service.answer` with the sandboxes of a workshop, in this process; one test asks a workshop.
+Each kernel goes through `service.answer` with the sandboxes of a workshop, in this process; one
+test asks a workshop.
 """
 
 import contextlib
@@ -123,7 +125,9 @@ def test_a_speed_is_that_of_the_bytes(answer):
 
 
 def test_work_that_nobody_waits_for_is_counted(tmp_path):
-    """A kernel that answers first and works then, or works before it is asked: its time is the process's, whenever it works."""
+    """A kernel that answers first and works then, or works before it is asked: its time is the
+    process's, whenever it works.
+    """
     compiler = build.find_compiler()
     assert (
         compiling.kernel(compiler, kernel_attacks.LATE.replace("rows > 10000", "true"), tmp_path)

@@ -1,5 +1,6 @@
-"""Twenty kills of the grader at random moments: nothing is lost, nothing runs on, and the next run ends what was begun,
-with the seed that it had drawn."""
+"""Twenty kills of the grader at random moments: nothing is lost, nothing runs on, and the next run
+ends what was begun, with the seed that it had drawn.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""The kinds of sandbox: bubblewrap around namespaces, namespaces, none. The same scores; none only if told so."""
+"""The kinds of sandbox: bubblewrap around namespaces, namespaces, none.
+
+The same scores; none only if told so.
+"""
 
 import ctypes
 import shutil
@@ -77,7 +80,9 @@ processes = [name for name in os.listdir("/proc") if name.isdigit()]
 
 @no_bubblewrap
 def test_the_process_that_forks_the_workers_is_behind_the_wall(opened):
-    """Cells before the first answer run in it: it sees no solution, no answer of the course, no network, no other process."""
+    """Cells before the first answer run in it: it sees no solution, no answer of the course, no
+    network, no other process.
+    """
     exercise, package = next(sandbox.HIDDEN.glob("*/gptq.py")), sandbox.HIDDEN / "__init__.py"
     assert opened.folder.exists() and exercise.exists() and package.exists()
     look = LOOK.format(solution=str(opened.folder), exercise=str(exercise), package=str(package))

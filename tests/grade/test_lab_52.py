@@ -1,4 +1,6 @@
-"""Lab 5.2 against answers that want to be paid for a worse choice, and its last exercise, which has no check of its own."""
+"""Lab 5.2 against answers that want to be paid for a worse choice, and its last exercise, which has
+no check of its own.
+"""
 
 import functools
 

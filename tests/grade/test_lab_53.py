@@ -1,4 +1,6 @@
-"""Lab 5.3 against rows that want to be paid for something else than what a student learns from them, and its last exercise."""
+"""Lab 5.3 against rows that want to be paid for something else than what a student learns from
+them, and its last exercise.
+"""
 
 import functools
 

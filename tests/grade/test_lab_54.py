@@ -1,4 +1,6 @@
-"""Lab 5.4 against answers that want to be paid for a file that is none, or for one that says what it is worth."""
+"""Lab 5.4 against answers that want to be paid for a file that is none, or for one that says what
+it is worth.
+"""
 
 import functools
 

@@ -1,4 +1,6 @@
-"""What stands around the learner's functions in a lab: waiting cells, the layer adapter, the checkpoint check."""
+"""What stands around the learner's functions in a lab: waiting cells, the layer adapter, the
+checkpoint check.
+"""
 
 import pytest
 import torch

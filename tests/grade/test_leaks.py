@@ -1,5 +1,9 @@
-"""No line of a solution, of its outputs or of a hidden test is in a lab's folder: not in a cell, a comment, metadata, an
-output, an attachment or another file, nor encoded in base64 or spaced otherwise. Planted leaks are found."""
+"""No line of a solution, of its outputs or of a hidden test is in a lab's folder: not in a cell, a
+comment, metadata, an output, an attachment or another file, nor encoded in base64 or spaced
+otherwise.
+
+Planted leaks are found.
+"""
 
 import base64
 import copy

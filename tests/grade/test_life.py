@@ -34,7 +34,9 @@ with judging._pool(1) as pool:
 
 
 def test_a_judge_computes_after_the_grader_has_used_threads():
-    """The threads of OpenMP are not in a fork, which would wait for them for ever; OMP_NUM_THREADS is not set everywhere."""
+    """The threads of OpenMP are not in a fork, which would wait for them for ever; OMP_NUM_THREADS
+    is not set everywhere.
+    """
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", FORK], env=env, capture_output=True, text=True, timeout=300

@@ -1,4 +1,6 @@
-"""Lab 3.4's last exercise has no check of its own: its test cell on pipelines that do and do not keep the rules."""
+"""Lab 3.4's last exercise has no check of its own: its test cell on pipelines that do and do not
+keep the rules.
+"""
 
 import pytest
 

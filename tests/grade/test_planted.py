@@ -1,6 +1,8 @@
-"""Planted answers, called through a worker: right ones pass, wrong ones get the same name as without it.
+"""Planted answers, called through a worker: right ones pass, wrong ones get the same name as
+without it.
 
-All of a lab's exercises, which are graded so; a few of each exercise of a lesson, which only learners check.
+All of a lab's exercises, which are graded so; a few of each exercise of a lesson, which only
+learners check.
 All of them print, to stdout and to stderr, before they answer.
 """
 

@@ -69,13 +69,17 @@ def test_every_answer_has_a_check_and_a_test(solution):
 
 
 def done(said):
-    """What nbgrader's own interface answers, which it is asked in this process: it need not be started for each lab."""
+    """What nbgrader's own interface answers, which it is asked in this process: it need not be
+    started for each lab.
+    """
     assert said["success"], said.get("error") or said.get("log")
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory):
-    """A course of nbgrader with every solution as its source, released by nbgrader: the folder and nbgrader's interface."""
+    """A course of nbgrader with every solution as its source, released by nbgrader: the folder and
+    nbgrader's interface.
+    """
     folder = tmp_path_factory.mktemp("course")
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "compression"
@@ -145,7 +149,9 @@ def test_nbgrader_pays_nothing_for_the_stub(solution, stock):
 
 
 def without_experiments(notebook):
-    """Answers, tests and what stands before them; the measurements between them run with each solution (`tests/notebooks`)."""
+    """Answers, tests and what stands before them; the measurements between them run with each
+    solution (`tests/notebooks`).
+    """
     first = next(
         i
         for i, c in enumerate(notebook.cells)
@@ -169,7 +175,9 @@ def test_nbgrader_pays_the_solution(solution, stock):
 
 
 def says_what_is_missing(cells):
-    """Only graded test cells may raise on unwritten work; the learner's own cells and checks say what is missing."""
+    """Only graded test cells may raise on unwritten work; the learner's own cells and checks say
+    what is missing.
+    """
     assert any("not attempted" in str(cell.get("outputs")).lower() for cell in cells)
     for cell in cells:
         tests = cell.metadata.get("nbgrader", {})

@@ -1,5 +1,7 @@
-"""The planted answers handed in to the labs as shipped: three right ones for every graded exercise get full points, wrong
-ones none; the same seed gives the same result, and other hidden inputs the same verdict."""
+"""The planted answers handed in to the labs as shipped: three right ones for every graded exercise
+get full points, wrong ones none; the same seed gives the same result, and other hidden inputs the
+same verdict.
+"""
 
 import contextlib
 import functools
@@ -96,7 +98,9 @@ def in_sight():
 
 
 def secrets(opened):
-    """Lines of the lab's answers, of its hidden tests, and of the exercises' specifications and worked solutions."""
+    """Lines of the lab's answers, of its hidden tests, and of the exercises' specifications and
+    worked solutions.
+    """
     released = {cell.grade_id: cell.released for cell in (*opened.answers, *opened.tests)}
     found = {
         line
@@ -140,9 +144,11 @@ def table(name, kind):
 
 
 def answers(opened, choice):
-    """An answer cell for each checked test: the planted file, in a namespace of its own, and one function out of it.
+    """An answer cell for each checked test: the planted file, in a namespace of its own, and one
+    function out of it.
 
-    What the file borrows from the course's exercises is the learner's own function, from an earlier cell.
+    What the file borrows from the course's exercises is the learner's own function, from an earlier
+    cell.
     """
     cells = {}
     for test, name, function in checked(opened):

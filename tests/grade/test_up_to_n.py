@@ -1,6 +1,8 @@
-"""Answers that are right only up to n rows, columns, tokens or layers, or that save work: no check and no hidden test takes them.
+"""Answers that are right only up to n rows, columns, tokens or layers, or that save work: no check
+and no hidden test takes them.
 
-Hidden tests call the checks with other seeds (`test_hidden_tests.py`), so the inputs of a check decide.
+Hidden tests call the checks with other seeds (`test_hidden_tests.py`), so the inputs of a check
+decide.
 """
 
 import re
@@ -41,7 +43,9 @@ def graded(opened, name):
 
 
 def ending(function, n, dim, argument, place):
-    """The function that reads nothing beyond n along a dimension of an argument, or gives nothing beyond in (a part of) its result."""
+    """The function that reads nothing beyond n along a dimension of an argument, or gives nothing
+    beyond in (a part of) its result.
+    """
 
     def answer(**given):
         if argument != RESULT:
@@ -176,7 +180,9 @@ def test_shares_are_rounded_as_the_task_says(opened, rounding):
 
 
 def test_a_seed_that_is_not_used_is_wrong(opened):
-    """Lab 4.2's random masks: with the same seed the same ones, which a check of single results cannot see."""
+    """Lab 4.2's random masks: with the same seed the same ones, which a check of single results
+    cannot see.
+    """
 
     def shuffled(masks, seed):
         return {n: m.flatten()[torch.randperm(m.numel())].view(m.shape) for n, m in masks.items()}

@@ -1,4 +1,6 @@
-"""Answers that are right only up to n, on the large inputs that some labs have in their hidden tests."""
+"""Answers that are right only up to n, on the large inputs that some labs have in their hidden
+tests.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The report's weights, on a class that was computed by hand: concepts 30, implementation 40, theory 20, innovation 10."""
+"""The report's weights, on a class that was computed by hand: concepts 30, implementation 40,
+theory 20, innovation 10.
+"""
 
 import csv
 

@@ -1,4 +1,6 @@
-"""What a learner wrote, where a person sees it: nothing in it runs, and nothing of it is lost to the eye."""
+"""What a learner wrote, where a person sees it: nothing in it runs, and nothing of it is lost to
+the eye.
+"""
 
 import base64
 import copy

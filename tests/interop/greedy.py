@@ -1,7 +1,9 @@
-"""GGUF files through llama.cpp: the same tokens of a text, and the same greedy text as the model read here.
+"""GGUF files through llama.cpp: the same tokens of a text, and the same greedy text as the model
+read here.
 
-llama.cpp rounds activations to 8 bits before a product with quantized weights; there, two tokens that are nearly as likely
-may change places. So each of its tokens is also compared by how much less likely it is here than the best one.
+llama.cpp rounds activations to 8 bits before a product with quantized weights; there, two tokens
+that are nearly as likely may change places. So each of its tokens is also compared by how much less
+likely it is here than the best one.
 """
 
 import json
@@ -42,11 +44,12 @@ def ours(model, tokenizer, prompt: str, n: int) -> list[int]:
 
 @torch.no_grad()
 def compare(model, tokenizer, prompts, file: Path, n: int) -> dict:
-    """What llama.cpp said of `file` (FILE.json) against `model` and `tokenizer`, which are what was read from the same file.
+    """What llama.cpp said of `file` (FILE.json) against `model` and `tokenizer`, which are what was
+    read from the same file.
 
-    texts: how many of TEXTS have the same ids. same: how many prompts have the same greedy tokens. surprise: the largest
-    (best − theirs) of our log-probabilities along their text. logs: the largest difference of a chosen token's
-    log-probability.
+    texts: how many of TEXTS have the same ids. same: how many prompts have the same greedy tokens.
+    surprise: the largest (best − theirs) of our log-probabilities along their text. logs: the
+    largest difference of a chosen token's log-probability.
     """
     said = json.loads(Path(f"{file}.json").read_text())
     same, surprise, logs, ends = 0, 0.0, 0.0, {tokenizer.eos_token_id}
@@ -102,7 +105,9 @@ def subjects() -> dict:
 
 
 def run(ask: Callable, work: Path, n: int = 50) -> int:
-    """Every model in every type through llama.cpp; prints a table, and returns 1 if anything differs by more than its limit."""
+    """Every model in every type through llama.cpp; prints a table, and returns 1 if anything
+    differs by more than its limit.
+    """
     cases = []
     for name, (model, words) in subjects().items():
         for kind in gguf.TYPES:

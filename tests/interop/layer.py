@@ -1,4 +1,5 @@
-"""Let auto-gptq 0.7.1 quantize one layer, and keep what went in and what came out in one file for lab 3.1.
+"""Let auto-gptq 0.7.1 quantize one layer, and keep what went in and what came out in one file for
+lab 3.1.
 
 .interop/auto-gptq/bin/python tests/interop/layer.py solutions/lab-3.1-gptq/auto-gptq.safetensors
 """
@@ -19,7 +20,9 @@ CASES = {
 
 
 def case():
-    """A weight and correlated inputs whose channels differ in size; inputs are exact in half precision."""
+    """A weight and correlated inputs whose channels differ in size; inputs are exact in half
+    precision.
+    """
     g = torch.Generator().manual_seed(0)
     mix = torch.eye(COLUMNS) + torch.randn(COLUMNS, COLUMNS, generator=g) / COLUMNS**0.5
     x = (

@@ -1,8 +1,12 @@
-"""Runs beside llama.cpp (the package xllamacpp, nothing else): greedy text and tokens of GGUF files.
+"""Runs beside llama.cpp (the package xllamacpp, nothing else): greedy text and tokens of GGUF
+files.
 
-jobs.json: [{"file", "prompts", "texts", "n"}] → answers.json: for each "" or what went wrong; the results go to FILE.json:
-"greedy": for each prompt the ids of at most n tokens and the first ones' log-probabilities, "tokens": for each text its ids.
-Keys and values are kept in float32 and flash attention is off, so that files of real numbers are computed in single precision.
+jobs.json: [{"file", "prompts", "texts", "n"}] → answers.json: for each "" or what went wrong; the
+results go to FILE.json:
+"greedy": for each prompt the ids of at most n tokens and the first ones' log-probabilities,
+"tokens": for each text its ids.
+Keys and values are kept in float32 and flash attention is off, so that files of real numbers are
+computed in single precision.
 """
 
 import json

@@ -1,10 +1,13 @@
-"""Runs in the environment of GPTQModel, whose kernels transformers' GPTQ and AWQ loaders use. Called by run.py.
+"""Runs in the environment of GPTQModel, whose kernels transformers' GPTQ and AWQ loaders use.
+
+Called by run.py.
 
     loader.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
 
-Jobs: {"do": "read", folder, out} loads a checkpoint with transformers, "load" with GPTQModel in half precision, and writes
-its logits for the ids; {"do": "make", plain, folder, out, method, bits, symmetric, order, group} lets GPTQModel quantize a
-plain model by its GPTQ or its AWQ, and load it again. An answer is "" or an error.
+Jobs: {"do": "read", folder, out} loads a checkpoint with transformers, "load" with GPTQModel in
+half precision, and writes its logits for the ids; {"do": "make", plain, folder, out, method, bits,
+symmetric, order, group} lets GPTQModel quantize a plain model by its GPTQ or its AWQ, and load it
+again. An answer is "" or an error.
 """
 
 import json

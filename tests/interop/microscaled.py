@@ -1,7 +1,10 @@
-"""MXFP4 and NVFP4 files and compressed-tensors, with which transformers reads them. Called by run.py.
+"""MXFP4 and NVFP4 files and compressed-tensors, with which transformers reads them.
 
-Both ways: transformers loads ours, the weights expanded at once in FP32 or at the first pass in BF16; and files that
-compressed-tensors made are read here. The package computes weights in BF16: those of MXFP4 are exact there, those of NVFP4 are not.
+Called by run.py.
+
+Both ways: transformers loads ours, the weights expanded at once in FP32 or at the first pass in
+BF16; and files that compressed-tensors made are read here. The package computes weights in BF16:
+those of MXFP4 are exact there, those of NVFP4 are not.
 """
 
 import shutil
@@ -101,7 +104,8 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
 
 @torch.no_grad()
 def smollm2(work: Path, n: int = 50) -> tuple[list[dict], dict[str, list[list[int]]]]:
-    """(jobs, folder → greedy text as token ids) of the real model in MXFP4, where `make real` has brought it.
+    """(jobs, folder → greedy text as token ids) of the real model in MXFP4, where `make real` has
+    brought it.
 
     Not in NVFP4, whose weights the package rounds to BF16: nearly equal tokens could change places.
     """
@@ -149,7 +153,10 @@ def apart(
     scheme: str,
     at_once: bool,
 ) -> str:
-    """What differs more than it may, or nothing. In FP32 and MXFP4 every weight has to be the same."""
+    """What differs more than it may, or nothing.
+
+    In FP32 and MXFP4 every weight has to be the same.
+    """
     layers = {
         n: m for n, m in ours.named_modules() if isinstance(m, microscaling.MicroscaledLinear)
     }

@@ -1,9 +1,12 @@
-"""Runs beside llm-compressor: GPTQ of a model with the tokens that it is given, timed. Called by benchmarks/peers.py.
+"""Runs beside llm-compressor: GPTQ of a model with the tokens that it is given, timed.
+
+Called by benchmarks/peers.py.
 
     oneshot.py JOBS   a JSON list with one job; the answer goes to `answers.json` beside it
 
-The job: {plain: folder of the model, tokens: file with `calibration` and `windows` (sequences, context), folder: where to save,
-bits, group}. The answer: processor seconds of the quantization alone, peak memory before and after, nats on the windows.
+The job: {plain: folder of the model, tokens: file with `calibration` and `windows` (sequences,
+context), folder: where to save, bits, group}. The answer: processor seconds of the quantization
+alone, peak memory before and after, nats on the windows.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""The other tools: an environment for each, made once in .interop beside pyproject.toml, and how they are asked."""
+"""The other tools: an environment for each, made once in .interop beside pyproject.toml, and how
+they are asked.
+"""
 
 import hashlib
 import json
@@ -58,7 +60,9 @@ def environment(peer: str) -> Path:
 
 
 def ask(peer: str, jobs: list[dict], work: Path) -> list[str]:
-    """Let the peer's script do the jobs in one process; for each an empty string, or what went wrong."""
+    """Let the peer's script do the jobs in one process; for each an empty string, or what went
+    wrong.
+    """
     (work / "jobs.json").write_text(json.dumps(jobs))
     script = PEERS[peer][1]
     done = subprocess.run(

@@ -7,9 +7,10 @@
     make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same greedy text (greedy.py)
     make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales, outputs (weights.py)
 
-Or: PYTHONPATH=tests/common python tests/interop/run.py [--peer NAME] [--kinds llama opt gpt2 qwen2]. Each peer has an
-environment of its own (peers.py); auto-gptq is archived and needs transformers 4. Prints tables and ends with status 1 if
-any case differs by more than its limit, or if a checkpoint that was altered on purpose does not.
+Or: PYTHONPATH=tests/common python tests/interop/run.py [--peer NAME] [--kinds llama opt gpt2
+qwen2]. Each peer has an environment of its own (peers.py); auto-gptq is archived and needs
+transformers 4. Prints tables and ends with status 1 if any case differs by more than its limit, or
+if a checkpoint that was altered on purpose does not.
 """
 
 import argparse
@@ -167,7 +168,9 @@ def words_read_by_autoawq(peer: str, kind: str, ids: torch.Tensor, work: Path) -
 
 @torch.no_grad()
 def ours_loaded_by_gptqmodel(peer: str, kind: str, ids: torch.Tensor, work: Path) -> dict:
-    """GPTQModel.load wants a tokenizer in the folder; of others' files it takes asymmetric grids as 'gptq_v2' only."""
+    """GPTQModel.load wants a tokenizer in the folder; of others' files it takes asymmetric grids as
+    'gptq_v2' only.
+    """
     model, (_, tokenizer), found, cases, jobs = tiny(kind), models.load("bundled"), {}, [], []
     for bits, symmetric in itertools.product((4, 8), SYMMETRIES):
         result = gptq.quantize(model, ids, bits=bits, group_size=64, symmetric=symmetric)
@@ -240,7 +243,8 @@ def cell(found: float | str, limit: float) -> str:
 def show(title: str, found: dict, limit: float) -> tuple[int, int]:
     """Print a line for each (bits, symmetric, order), a column for each group size.
 
-    Returns how many cases differ without being known to, and how many were refused or are known to differ.
+    Returns how many cases differ without being known to, and how many were refused or are known to
+    differ.
     """
     sizes = sorted({case[3] for case in found})
     print(

@@ -2,10 +2,12 @@
 
     tensors.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
 
-Jobs: {folder, out, dequantize} loads a checkpoint with transformers and writes its logits for the ids and every weight of a linear
-layer. The weights are expanded while it is read, in FP32, or at the first pass, where the package makes them BF16 and the model
-has to be. With {prompts: lists of token ids, n} it writes n tokens of greedy text for each instead, `greedy` (prompts, n). {"make": scheme, plain, folder, out} lets compressed-tensors quantize a plain model to NVFP4A16 or MXFP4A16 and save
-it, and reads it. An answer is "" or an error.
+Jobs: {folder, out, dequantize} loads a checkpoint with transformers and writes its logits for the
+ids and every weight of a linear layer. The weights are expanded while it is read, in FP32, or at
+the first pass, where the package makes them BF16 and the model has to be. With {prompts: lists of
+token ids, n} it writes n tokens of greedy text for each instead, `greedy` (prompts, n). {"make":
+scheme, plain, folder, out} lets compressed-tensors quantize a plain model to NVFP4A16 or MXFP4A16
+and save it, and reads it. An answer is "" or an error.
 """
 
 import json

@@ -1,9 +1,12 @@
-"""Runs in the environment of auto-gptq, which this project's own cannot be installed in. Called by run.py.
+"""Runs in the environment of auto-gptq, which this project's own cannot be installed in.
+
+Called by run.py.
 
     theirs.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
 
-Jobs: {"do": "read", folder, out} loads a GPTQ checkpoint and writes its logits for the ids; {"do": "make", plain, folder,
-out, bits, symmetric, order, group} quantizes a plain model, saves it, and writes its logits. An answer is "" or an error.
+Jobs: {"do": "read", folder, out} loads a GPTQ checkpoint and writes its logits for the ids; {"do":
+"make", plain, folder, out, bits, symmetric, order, group} quantizes a plain model, saves it, and
+writes its logits. An answer is "" or an error.
 """
 
 import json

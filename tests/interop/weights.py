@@ -1,8 +1,11 @@
-"""Our INT8 and INT4 weight-only results beside torchao's, on the linear layers of the bundled model. Called by run.py.
+"""Our INT8 and INT4 weight-only results beside torchao's, on the linear layers of the bundled
+model.
 
-Both divide the largest magnitude of a symmetric range by half the number of steps, max|w| / 127.5 and max|w| / 7.5; this
-project then rounds the scale to float16. So codes are compared for equal scales, in both directions, and what is left are
-the results of either with its own scale.
+Called by run.py.
+
+Both divide the largest magnitude of a symmetric range by half the number of steps, max|w| / 127.5
+and max|w| / 7.5; this project then rounds the scale to float16. So codes are compared for equal
+scales, in both directions, and what is left are the results of either with its own scale.
 """
 
 from collections.abc import Callable
@@ -32,7 +35,9 @@ def agree(
 
 
 def convention(weight: torch.Tensor, bits: int, group: int, symmetric: bool) -> torch.Tensor:
-    """torchao's scale by the formula above, (out, groups); of an asymmetric range (high − low) / (2^b − 1), as here."""
+    """torchao's scale by the formula above, (out, groups); of an asymmetric range (high − low) /
+    (2^b − 1), as here.
+    """
     groups = weight.view(len(weight), -1, weight.shape[1] if group == -1 else group)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
     return (
@@ -44,7 +49,10 @@ def convention(weight: torch.Tensor, bits: int, group: int, symmetric: bool) -> 
 
 @torch.no_grad()
 def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[int, int]:
-    """Print a line for each setting; (cases, failures). A case is a layer of the bundled model in one setting."""
+    """Print a line for each setting; (cases, failures).
+
+    A case is a layer of the bundled model in one setting.
+    """
     model, _ = models.load("bundled")
     g, jobs, cases = torch.Generator().manual_seed(0), [], []
     for bits, group, symmetric in SETTINGS:
@@ -94,7 +102,9 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
 def judge(
     weight, x, result: LayerResult, found: dict, bits: int, group: int, symmetric: bool
 ) -> tuple[list[str], tuple]:
-    """What is wrong with one case, and (ties, largest difference with equal scales, their error, our error)."""
+    """What is wrong with one case, and (ties, largest difference with equal scales, their error,
+    our error).
+    """
     half, wrong, exact = 2 ** (bits - 1), [], x @ weight.T
 
     def off(y: torch.Tensor, goal: torch.Tensor) -> float:

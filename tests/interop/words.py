@@ -1,8 +1,12 @@
-"""Runs in the environment of AutoAWQ: its own unpacking of the weights of a checkpoint in AWQ's layout. Called by run.py.
+"""Runs in the environment of AutoAWQ: its own unpacking of the weights of a checkpoint in AWQ's
+layout.
+
+Called by run.py.
 
     words.py JOBS   a JSON list of {folder, out}; `out` gets the real weight (out, in) of every quantized layer, by its name
 
-AutoAWQ itself loads a model on a CPU only with intel_extension_for_pytorch, which is no longer released.
+AutoAWQ itself loads a model on a CPU only with intel_extension_for_pytorch, which is no longer
+released.
 """
 
 import json

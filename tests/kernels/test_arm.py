@@ -1,6 +1,8 @@
-"""The kernels for 64-bit ARM: compiled by a cross compiler, run by an emulator, compared with float64.
+"""The kernels for 64-bit ARM: compiled by a cross compiler, run by an emulator, compared with
+float64.
 
-Where COURSE_ARM_TESTS is set, as in CI, a missing compiler or emulator is a failure; elsewhere the tests are skipped.
+Where COURSE_ARM_TESTS is set, as in CI, a missing compiler or emulator is a failure; elsewhere the
+tests are skipped.
 """
 
 import os

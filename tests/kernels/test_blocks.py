@@ -1,4 +1,6 @@
-"""Products with MXFP4 and NVFP4, every variant and the reference, against a decode number by number in float64."""
+"""Products with MXFP4 and NVFP4, every variant and the reference, against a decode number by number
+in float64.
+"""
 
 import ctypes
 import mmap
@@ -41,7 +43,9 @@ def run(name, x, weight, bias=None, activations="float"):
 
 @pytest.fixture(scope="module")
 def cases():
-    """Shapes with blocks that end inside a byte, in a step of 16 or 64 bytes, or in no full block; matrices by hand."""
+    """Shapes with blocks that end inside a byte, in a step of 16 or 64 bytes, or in no full block;
+    matrices by hand.
+    """
     made = {}
     for kind in kernels.BLOCKS:
         made[kind] = [(make_blocks(*shape, kind, seed=i), *shape) for i, shape in enumerate(SHAPES)]
@@ -95,7 +99,9 @@ def test_every_pattern_of_a_scale(kind):
     "kind, patterns", [("E8M0", [0, 1, 3]), ("E8M0", [90, 200]), ("E4M3", [0, 1, 7, 9, 126, 129])]
 )
 def test_the_smallest_and_the_largest_scales(name, activations, kind, patterns):
-    """Subnormal ones with inputs so large, or large ones with inputs so small, that the sums are ordinary numbers."""
+    """Subnormal ones with inputs so large, or large ones with inputs so small, that the sums are
+    ordinary numbers.
+    """
     weight = make_blocks(9, 160, kind, scales=patterns)
     for tokens in (1, 3):
         x = torch.randn(tokens, 160) * (2.0**100 if patterns[0] == 0 and kind == "E8M0" else 1e-6)

@@ -1,4 +1,6 @@
-"""Compiling: once, by one process, whole or not at all; and what happens where there is no compiler."""
+"""Compiling: once, by one process, whole or not at all; and what happens where there is no
+compiler.
+"""
 
 import os
 import subprocess

@@ -44,7 +44,9 @@ def both(rows, width, bits, first, last, *, seed, scattered=False):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("scattered", [False, True])
 def test_both_walks_agree(shape, bits, scattered):
-    """Sums are rounded in another order on some processors: a weight in a thousand may then lie across a tie."""
+    """Sums are rounded in another order on some processors: a weight in a thousand may then lie
+    across a tie.
+    """
     first, last = 3, shape[1] - 5
     W, ((moved, codes, errors), (slow, slow_codes, slow_errors)) = both(
         *shape, bits, first, last, seed=shape[0] + bits, scattered=scattered

@@ -51,7 +51,9 @@ def test_even_columns_are_the_low_nibbles():
 
 
 def test_no_code_of_3_bits_crosses_a_byte():
-    """5 = 101₂, 2 = 010₂, 7 = 111₂: the low two bits of each in the first byte, the high bits in the second."""
+    """5 = 101₂, 2 = 010₂, 7 = 111₂: the low two bits of each in the first byte, the high bits in
+    the second.
+    """
     weight = kernels.from_codes(torch.tensor([[5, 2, 7]]), torch.ones(1, 1), bits=3)
     assert weight.codes.tolist() == [[0b11_10_01, 0b101]]
 

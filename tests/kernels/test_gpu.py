@@ -1,4 +1,7 @@
-"""The Triton kernels through its interpreter. Tolerances as in test_products, wider where Ŵ is rounded to half first."""
+"""The Triton kernels through its interpreter.
+
+Tolerances as in test_products, wider where Ŵ is rounded to half first.
+"""
 
 import subprocess
 import sys

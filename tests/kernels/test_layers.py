@@ -1,4 +1,6 @@
-"""The layers of compressed models run through the kernels, and only where that changes nothing but speed."""
+"""The layers of compressed models run through the kernels, and only where that changes nothing but
+speed.
+"""
 
 import contextlib
 import copy
@@ -256,7 +258,9 @@ def test_inputs_of_another_width_are_an_error(act_order):
 
 
 def test_weights_on_another_device_are_not_read(calls):
-    """The compiled products are told addresses; what lies on a GPU, or nowhere, is not at a processor's address."""
+    """The compiled products are told addresses; what lies on a GPU, or nowhere, is not at a
+    processor's address.
+    """
     with contextlib.suppress(RuntimeError):  # what torch does with it is its affair
         layer().to("meta")(X)
     assert not calls
@@ -283,7 +287,9 @@ def blocks(scheme, columns=96, seed=0):
 @pytest.mark.parametrize("scheme", microscaling.PRODUCTS)
 @pytest.mark.parametrize("columns", [96, 37])
 def test_blocks_stay_packed(scheme, columns, calls):
-    """One to 32 tokens by the product, more and gradients with the weight decoded; to a part in 10⁶ of what is summed."""
+    """One to 32 tokens by the product, more and gradients with the weight decoded; to a part in 10⁶
+    of what is summed.
+    """
     packed = blocks(scheme, columns)
     for tokens, compiled in ((1, 1), (4, 1), (32, 1), (33, 0)):
         calls.clear()

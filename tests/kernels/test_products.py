@@ -50,7 +50,9 @@ def test_shapes(name, bits, activations):
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("half", [False, True])
 def test_one_token_and_codes_of_one_bit(name, symmetric, half):
-    """What goes through tables: groups of 32, 64, 160 and whole rows, more than 512 groups, rows that are no multiple of 32."""
+    """What goes through tables: groups of 32, 64, 160 and whole rows, more than 512 groups, rows
+    that are no multiple of 32.
+    """
     for rows, columns, groups in (
         (1, 32, 1),
         (33, 96, 3),
@@ -236,7 +238,9 @@ def test_infinity_reaches_the_rows_that_it_should(name):
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("bits", [3, 4, 7])
 def test_floats_beside_a_large_one_keep_their_digits(name, bits):
-    """One number 1000 times as large as the others: what the others add is still exact to a part in 10⁵."""
+    """One number 1000 times as large as the others: what the others add is still exact to a part in
+    10⁵.
+    """
     weight, x = make_weight(16, 1024, 8, bits), torch.randn(1, 1024)
     x[0, 3] = 0
     large = torch.zeros(1, 1024)

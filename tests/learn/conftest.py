@@ -1,4 +1,6 @@
-"""A progress folder of its own for every test, and a toy topic with an exercise and questions of each kind."""
+"""A progress folder of its own for every test, and a toy topic with an exercise and questions of
+each kind.
+"""
 
 import pytest
 import torch

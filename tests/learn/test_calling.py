@@ -1,4 +1,6 @@
-"""A learner's function may take its arguments in any way that Python has; the names are those of the task."""
+"""A learner's function may take its arguments in any way that Python has; the names are those of
+the task.
+"""
 
 import pytest
 

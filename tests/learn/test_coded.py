@@ -49,7 +49,9 @@ def test_a_stream_is_that_of_the_course_with_one_lane():
 
 
 def test_every_byte_is_counted():
-    """Steps 2 bytes each, or 4 alone; classes 1 a column; 4 and 2 a frequency for each table; the streams."""
+    """Steps 2 bytes each, or 4 alone; classes 1 a column; 4 and 2 a frequency for each table; the
+    streams.
+    """
     parts = file()
     a, b = parts["a"]["classes"], parts["b"]["classes"]
     streams = sum(len(c["stream"]) for c in [*a, *b])

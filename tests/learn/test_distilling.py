@@ -21,7 +21,9 @@ def tiny(seed, layers, hidden, heads=2):
 
 @pytest.mark.parametrize("narrow", [16, 24])
 def test_own_losses_are_those_of_the_course(narrow):
-    """Narrower with fewer heads, and of equal shape, with padding; the projectors of both are given the same values."""
+    """Narrower with fewer heads, and of equal shape, with padding; the projectors of both are given
+    the same values.
+    """
     student, teacher = tiny(0, 2, narrow), tiny(1, 4, 24, 4 if narrow == 16 else 2)
     ids = torch.randint(2, 50, (8, 10), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -73,7 +75,9 @@ def test_only_what_is_given_is_asked_for():
 
 
 def test_a_right_loop_beats_its_twin_and_wrong_ones_do_not():
-    """The gain's interval is above 0 for the right loop; a step too short, no teacher and no training are not enough."""
+    """The gain's interval is above 0 for the right loop; a step too short, no teacher and no
+    training are not enough.
+    """
 
     def loop(student, teacher, batches, temperature, rate):
         for x in batches:

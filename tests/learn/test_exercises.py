@@ -1,4 +1,6 @@
-"""Every exercise against planted answers: planted/<room>/<topic>.py holds right and wrong ones for each id."""
+"""Every exercise against planted answers: planted/<room>/<topic>.py holds right and wrong ones for
+each id.
+"""
 
 import importlib.util
 import sys

@@ -1,4 +1,6 @@
-"""What lesson 5.2 measures: outliers where they should be, blocks of NVFP4 counted by hand, affine grids by trying all."""
+"""What lesson 5.2 measures: outliers where they should be, blocks of NVFP4 counted by hand, affine
+grids by trying all.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""What lesson 5.9 measures on the spot, against definitions: planted channels, messages, promises; its figures draw."""
+"""What lesson 5.9 measures on the spot, against definitions: planted channels, messages, promises;
+its figures draw.
+"""
 
 import math
 
@@ -14,7 +16,9 @@ from course_utils.pruning import qubo
 
 
 def test_parts_together_cost_what_their_channel_cost():
-    """At κ = ½ both halves are alike; for every κ, removing both parts of channels 0 … 3 costs the same."""
+    """At κ = ½ both halves are alike; for every κ, removing both parts of channels 0 … 3 costs the
+    same.
+    """
     both = torch.tensor([True] * 4 + [False] * 4 + [True] * 4)
     energies = [qubo.energy(work.planted(kappa, seed=1), both) for kappa in (0.5, 2.0, 5.0)]
     assert energies == pytest.approx([energies[0]] * 3, rel=1e-9)

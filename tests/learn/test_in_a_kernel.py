@@ -1,4 +1,6 @@
-"""What notebooks hold: readable HTML and pictures where a tool runs them, live controls where a learner does."""
+"""What notebooks hold: readable HTML and pictures where a tool runs them, live controls where a
+learner does.
+"""
 
 import base64
 import json

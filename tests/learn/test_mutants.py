@@ -1,6 +1,8 @@
-"""Every mutant of every exercise: nine in ten are rejected, and those that are not are known and explained.
+"""Every mutant of every exercise: nine in ten are rejected, and those that are not are known and
+explained.
 
-Here a mutant that the check rejects on the first seed is not tried on the others; `python tests/common/mutants.py` tries all.
+Here a mutant that the check rejects on the first seed is not tried on the others; `python
+tests/common/mutants.py` tries all.
 """
 
 import collections
@@ -68,7 +70,9 @@ def test_what_a_mutant_is():
 
 
 def test_a_check_that_sees_too_little_is_found(monkeypatch):
-    """Of a check that only asks for enough bytes, some mutants survive; and one that rejects everything is no check."""
+    """Of a check that only asks for enough bytes, some mutants survive; and one that rejects
+    everything is no check.
+    """
     verdict = collections.namedtuple("Verdict", "passed")
     monkeypatch.setattr(
         run.checking, "judge", lambda name, f, **_: verdict(f(count=8, bits=8) >= 8)

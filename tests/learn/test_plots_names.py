@@ -1,4 +1,6 @@
-"""Names in a figure cover neither each other, nor points, nor lines; those far from their point have a line to it."""
+"""Names in a figure cover neither each other, nor points, nor lines; those far from their point
+have a line to it.
+"""
 
 import itertools
 

@@ -1,4 +1,6 @@
-"""The figures of lesson 2.5: points, a floor for what is not seen, and a bar for each form and batch."""
+"""The figures of lesson 2.5: points, a floor for what is not seen, and a bar for each form and
+batch.
+"""
 
 import matplotlib.pyplot as plt
 import pytest

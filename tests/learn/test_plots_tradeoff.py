@@ -1,4 +1,6 @@
-"""The figures of lesson 1.3: what is drawn inside, what stands at the edge, and what counts as seen."""
+"""The figures of lesson 1.3: what is drawn inside, what stands at the edge, and what counts as
+seen.
+"""
 
 import matplotlib.pyplot as plt
 import pytest

@@ -1,4 +1,6 @@
-"""What lesson 5.6 makes of the serial world: instructions, the rule and its revision, prefixes that were made wrong."""
+"""What lesson 5.6 makes of the serial world: instructions, the rule and its revision, prefixes that
+were made wrong.
+"""
 
 import torch
 

@@ -1,4 +1,6 @@
-"""What lesson 5.3 measures of rotations: rounded inputs, principal axes, the wrong way without folding."""
+"""What lesson 5.3 measures of rotations: rounded inputs, principal axes, the wrong way without
+folding.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Worked solutions: shown after an attempt or when asked for twice, kept in the progress, and right."""
+"""Worked solutions: shown after an attempt or when asked for twice, kept in the progress, and
+right.
+"""
 
 import itertools
 import math

@@ -1,6 +1,8 @@
-"""The walk over every causal architecture that transformers can make small: what enters and leaves each block is the model's own.
+"""The walk over every causal architecture that transformers can make small: what enters and leaves
+each block is the model's own.
 
-The list is transformers' and grows with it. What cannot be made here stands in NOT_MADE with the reason.
+The list is transformers' and grows with it. What cannot be made here stands in NOT_MADE with the
+reason.
 """
 
 import pytest

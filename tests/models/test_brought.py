@@ -1,4 +1,7 @@
-"""What practitioners bring: no model, wrapped, without values, damaged, shared, resized; encoders. Right, or one sentence before any work."""
+"""What practitioners bring: no model, wrapped, without values, damaged, shared, resized; encoders.
+
+Right, or one sentence before any work.
+"""
 
 import pytest
 import tiny_models
@@ -266,7 +269,9 @@ def test_a_vocabulary_resized_behind_the_configs_back(tmp_path):
 
 
 def test_loading_builds_no_dense_model(tmp_path, monkeypatch):
-    """Dense weights of packed layers are never made: the skeleton stands on the meta device, and takes the file's tensors as they are."""
+    """Dense weights of packed layers are never made: the skeleton stands on the meta device, and
+    takes the file's tensors as they are.
+    """
     METHODS["rtn"](llama()).save(tmp_path / "saved")
     made = []
     original = compressed.empty_like
@@ -282,7 +287,9 @@ def test_loading_builds_no_dense_model(tmp_path, monkeypatch):
 
 
 def test_padded_vocabularies_of_one_tokenizer():
-    """The ids that both have are compared: the loss is that of the teacher's logits, cut or filled up with what never comes."""
+    """The ids that both have are compared: the loss is that of the teacher's logits, cut or filled
+    up with what never comes.
+    """
     config = tiny_models.config_of("llama")
     config.vocab_size = 100
     wide, narrow, words = LlamaForCausalLM(config).eval(), llama(), models.load_tokenizer()

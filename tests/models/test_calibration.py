@@ -1,4 +1,6 @@
-"""Calibration in the forms in which people have it; padding is in no statistic, and every method takes every form."""
+"""Calibration in the forms in which people have it; padding is in no statistic, and every method
+takes every form.
+"""
 
 import json
 

@@ -41,7 +41,9 @@ def test_each_head_of_the_first_layer_looks_back_its_distance(planted):
 
 
 def test_the_second_layer_finds_what_followed_the_same_token(planted):
-    """Random tokens, twice: at the second reading the token to come is the one after the first occurrence."""
+    """Random tokens, twice: at the second reading the token to come is the one after the first
+    occurrence.
+    """
     half = torch.randperm(1022, generator=torch.Generator().manual_seed(1))[:40] + 2
     found = attention(planted, torch.cat([half, half])[None], 1)
     queries = torch.arange(40, 79)

@@ -1,4 +1,6 @@
-"""Mixtures of experts computed from a list of linear layers are those that transformers computes from its fused tensors."""
+"""Mixtures of experts computed from a list of linear layers are those that transformers computes
+from its fused tensors.
+"""
 
 import copy
 

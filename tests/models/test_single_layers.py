@@ -1,7 +1,9 @@
-"""`ignore` and `per_layer` in every quantizer and pruner: found in the package, so that a new method is tried too.
+"""`ignore` and `per_layer` in every quantizer and pruner: found in the package, so that a new
+method is tried too.
 
-The model has one block, so that in methods that go block by block every layer sees the original's inputs: a layer with settings
-of its own must then come out as in a run that gives these settings to all layers, and the others as in a run without.
+The model has one block, so that in methods that go block by block every layer sees the original's
+inputs: a layer with settings of its own must then come out as in a run that gives these settings to
+all layers, and the others as in a run without.
 """
 
 import inspect

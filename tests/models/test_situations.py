@@ -1,4 +1,6 @@
-"""What practitioners bring (situations.yaml): every situation has tests, and these are there; those that had no better place are here."""
+"""What practitioners bring (situations.yaml): every situation has tests, and these are there; those
+that had no better place are here.
+"""
 
 import ast
 from pathlib import Path

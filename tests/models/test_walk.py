@@ -166,7 +166,9 @@ def test_token_ids_must_be_in_the_vocabulary(tiny, ids):
 
 
 def test_sequences_must_fit_into_the_context(tiny, ids):
-    """One token too many is an index error of torch with learned positions, and a silent guess with rotary ones."""
+    """One token too many is an index error of torch with learned positions, and a silent guess with
+    rotary ones.
+    """
     longest = walk.longest_context(tiny)
     whole = ids[:1].repeat(1, longest)[:, : longest + 1]
     walk.check_calibration(whole[:, :-1], tiny)

@@ -1,4 +1,6 @@
-"""Every comparison of the lessons is listed with its control, and its sentences hold in the committed outputs."""
+"""Every comparison of the lessons is listed with its control, and its sentences hold in the
+committed outputs.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""The form for an experiment of one's own: it runs as it is, keeps the rules of notebooks, and its points are those of its rubric."""
+"""The form for an experiment of one's own: it runs as it is, keeps the rules of notebooks, and its
+points are those of its rubric.
+"""
 
 import re
 

@@ -107,7 +107,9 @@ SHOWS = {"print", "display", "plots.table", "plt.show"}
 
 @each
 def test_the_cell_of_a_result_shows_it_and_nothing_else(path):
-    """What it shows besides would stand there before the guess: it belongs into `shown`, or into a function given as that."""
+    """What it shows besides would stand there before the guess: it belongs into `shown`, or into a
+    function given as that.
+    """
 
     def calls(node):
         for part in ast.iter_child_nodes(node):
@@ -165,7 +167,9 @@ def test_committed_pages_show_the_texts_as_they_are(path):
 
 
 def test_what_predictions_ask_exists():
-    """Every predict("…") of a notebook has its texts; when all lessons are done, every prediction is asked somewhere."""
+    """Every predict("…") of a notebook has its texts; when all lessons are done, every prediction
+    is asked somewhere.
+    """
     asked = {
         p
         for path in LESSONS + SOLUTIONS

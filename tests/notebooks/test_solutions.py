@@ -1,4 +1,6 @@
-"""Every solution runs to its end under papermill, hidden tests included, and nbgrader would pay all of it."""
+"""Every solution runs to its end under papermill, hidden tests included, and nbgrader would pay all
+of it.
+"""
 
 import nbformat
 import pytest

@@ -1,4 +1,6 @@
-"""Refuse every connection that leaves this machine, also in the kernels that tests start (found through PYTHONPATH)."""
+"""Refuse every connection that leaves this machine, also in the kernels that tests start (found
+through PYTHONPATH).
+"""
 
 import socket
 import sys

@@ -1,4 +1,6 @@
-"""Steps in their order on a small model: each equals the function it stands for, and packing is lost by what follows."""
+"""Steps in their order on a small model: each equals the function it stands for, and packing is
+lost by what follows.
+"""
 
 import copy
 

@@ -89,7 +89,9 @@ def test_entropy_and_the_penalty_of_concrete_dropout():
 
 
 def test_the_penalty_pulls_the_rate_to_its_balance():
-    """d/dp = 0 where ln(p / (1 − p)) = ℓ² ‖w‖² / 2: larger weights are dropped more often, as far as the penalty alone goes."""
+    """d/dp = 0 where ln(p / (1 − p)) = ℓ² ‖w‖² / 2: larger weights are dropped more often, as far
+    as the penalty alone goes.
+    """
     weight = torch.tensor([[0.5, 1.0, 2.0]], dtype=torch.float64)
     p = torch.sigmoid(weight[0].square() / 2).requires_grad_()
     (slope,) = torch.autograd.grad(concrete.dropout_penalty(p, weight), p)

@@ -1,4 +1,6 @@
-"""Learned N:M masks: the Gumbel-max trick against its frequencies, soft masks against loops, whole methods on tiny models."""
+"""Learned N:M masks: the Gumbel-max trick against its frequencies, soft masks against loops, whole
+methods on tiny models.
+"""
 
 import itertools
 import math
@@ -162,7 +164,9 @@ def test_starting_scores_are_those_of_wanda_in_the_first_block(models):
 
 
 def test_a_mask_that_learns_finds_what_the_answers_need():
-    """One layer whose large weights read an input that is always 0: magnitude keeps those, training keeps the others."""
+    """One layer whose large weights read an input that is always 0: magnitude keeps those, training
+    keeps the others.
+    """
     torch.manual_seed(0)
     model = MODELS["llama"]().eval()
     with torch.no_grad():

@@ -107,7 +107,10 @@ def test_random_masks_have_the_same_counts_elsewhere():
 
 
 def test_a_ticket_beats_a_random_ticket_on_digits():
-    """Five of a hundred weights are left. Every seed counts, and the mean difference is far from zero."""
+    """Five of a hundred weights are left.
+
+    Every seed counts, and the mean difference is far from zero.
+    """
     rows = [
         row for row in lottery.experiment(seeds=range(3), steps=110, every=6) if row["sparsity"] > 0
     ]

@@ -1,4 +1,6 @@
-"""MLP channels of any architecture: the smaller model computes what the whole one does with these channels silent."""
+"""MLP channels of any architecture: the smaller model computes what the whole one does with these
+channels silent.
+"""
 
 import pytest
 import tiny_models

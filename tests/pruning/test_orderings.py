@@ -1,7 +1,9 @@
-"""Which method is better than which, on the bundled model. KL is the mean over positions of KL(dense ‖ pruned).
+"""Which method is better than which, on the bundled model.
 
-KL is compared, not the loss: where pruning costs little, the loss of a pruned model may by chance be that of the
-dense one or below, but its answers still differ.
+KL is the mean over positions of KL(dense ‖ pruned).
+
+KL is compared, not the loss: where pruning costs little, the loss of a pruned model may by chance
+be that of the dense one or below, but its answers still differ.
 """
 
 import pytest
@@ -56,10 +58,13 @@ FRESH = 90_001  # a seed of documents that neither the model nor the runs below 
 
 
 def test_gradual_with_training_is_better_than_one_shot(bundled):
-    """Half of the weights, in blocks of 4 x 4 by magnitude: at once, and gradually in 16 short steps. Nats per token.
+    """Half of the weights, in blocks of 4 x 4 by magnitude: at once, and gradually in 16 short
+    steps.
 
-    Single weights are no test at 50 %: taking them at once costs this model less than 0.01 nats. Where gradual pruning
-    beats pruning at once with as much training, see benchmarks/gradual.py and
+    Nats per token.
+
+    Single weights are no test at 50 %: taking them at once costs this model less than 0.01 nats.
+    Where gradual pruning beats pruning at once with as much training, see benchmarks/gradual.py and
     `test_schedules.test_gradual_beats_at_once_where_little_is_left_on_digits`.
     """
     model, tokenizer = bundled
@@ -76,7 +81,9 @@ def test_gradual_with_training_is_better_than_one_shot(bundled):
 
 
 def test_a_rewound_ticket_beats_a_random_ticket(bundled):
-    """Half of the weights, and the others back to where the training started: the bundled model (Chen et al., 2020)."""
+    """Half of the weights, and the others back to where the training started: the bundled model
+    (Chen et al., 2020).
+    """
     model, tokenizer = bundled
     windows = token_windows(tokenizer, "train", 16, 128, FRESH).long()
     for seed in SEEDS:

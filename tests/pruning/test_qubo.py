@@ -1,4 +1,6 @@
-"""Searches against brute force and against the definition; the layer's energy against what its outputs really miss."""
+"""Searches against brute force and against the definition; the layer's energy against what its
+outputs really miss.
+"""
 
 import itertools
 
@@ -55,7 +57,9 @@ def test_without_interactions_all_agree():
 
 
 def test_parts_of_one_channel_deceive_greedy_and_not_annealing():
-    """Two parts, 3 and −2 times a channel: removing both costs what the channel costs, one alone nine or four times as much."""
+    """Two parts, 3 and −2 times a channel: removing both costs what the channel costs, one alone
+    nine or four times as much.
+    """
     for seed in range(3):
         assert work.over_optimum("anneal", 5.0, seed) == pytest.approx(1, abs=1e-9)
         assert work.over_optimum("greedy", 5.0, seed) > 2

@@ -1,4 +1,6 @@
-"""Connections that move: counts, what is cut and grown, the schedule, moments, and that static masks do not move."""
+"""Connections that move: counts, what is cut and grown, the schedule, moments, and that static
+masks do not move.
+"""
 
 import math
 

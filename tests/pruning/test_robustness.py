@@ -1,4 +1,6 @@
-"""What must hold for every pruning method: files, tied embeddings, interruptions, dead inputs, nothing and everything."""
+"""What must hold for every pruning method: files, tied embeddings, interruptions, dead inputs,
+nothing and everything.
+"""
 
 import pytest
 import torch
@@ -140,7 +142,9 @@ def test_interrupted_recovery_ends_where_an_uninterrupted_one_does(
 
 @pytest.mark.parametrize("prune", [wanda.prune, sparsegpt.prune])
 def test_dead_channels_of_a_model_go_first(tiny_llama, ids, prune):
-    """Every second MLP channel always gives 0: half of the weights that read them can go, and nothing changes there."""
+    """Every second MLP channel always gives 0: half of the weights that read them can go, and
+    nothing changes there.
+    """
     dead = torch.arange(0, 64, 2)
     for block in walk.blocks(tiny_llama):
         block.mlp.up_proj.weight.data[dead] = 0

@@ -1,4 +1,6 @@
-"""Schedules: the curve, the masks that hold on every step, runs that resume, training after pruning."""
+"""Schedules: the curve, the masks that hold on every step, runs that resume, training after
+pruning.
+"""
 
 import copy
 
@@ -90,7 +92,9 @@ def test_sparsity_is_reached_and_held(tiny, ids, name, pattern):
 
 
 def test_every_step_obeys_the_schedule(tiny_llama, ids):
-    """Watch the model itself: after each step it is as sparse as the schedule says, and nothing pruned comes back."""
+    """Watch the model itself: after each step it is as sparse as the schedule says, and nothing
+    pruned comes back.
+    """
     seen: list = []
 
     def watch(optimizer, *_):
@@ -187,7 +191,9 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
 
 
 def test_any_network_is_pruned_while_it_trains():
-    """The masks of a loop of its own: as sparse as the target after each update, nested, and held in between."""
+    """The masks of a loop of its own: as sparse as the target after each update, nested, and held
+    in between.
+    """
     torch.manual_seed(0)
     start, x = nn.Sequential(nn.Linear(8, 1), nn.Tanh(), nn.Linear(1, 8)), torch.randn(16, 8)
     before, seen = copy.deepcopy(start), []
@@ -211,7 +217,9 @@ def test_any_network_is_pruned_while_it_trains():
 
 
 def test_gradual_beats_at_once_where_little_is_left_on_digits():
-    """As many steps, the same batches, each with the better of two learning rates: little is lost at 90 %, much at 97 %."""
+    """As many steps, the same batches, each with the better of two learning rates: little is lost
+    at 90 %, much at 97 %.
+    """
     rows = schedules.experiment(sparsities=(0.9, 0.97))
     gains = {
         s: [r["gradually"] - r["at once"] for r in rows if r["sparsity"] == s] for s in (0.9, 0.97)

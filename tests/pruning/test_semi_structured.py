@@ -1,4 +1,7 @@
-"""The way to torch's 2:4 kernels. They run on a GPU only; without one, what they are given is checked."""
+"""The way to torch's 2:4 kernels.
+
+They run on a GPU only; without one, what they are given is checked.
+"""
 
 import pytest
 import torch
@@ -38,7 +41,9 @@ def test_it_says_what_is_missing(monkeypatch):
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """A machine that looks like one with a GPU, and torch's compression done by its CUTLASS backend, which packs on a CPU."""
+    """A machine that looks like one with a GPU, and torch's compression done by its CUTLASS
+    backend, which packs on a CPU.
+    """
     given = []
     monkeypatch.setattr(semi_structured, "check_device", lambda: None)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))

@@ -54,7 +54,9 @@ def test_counts_are_exact(rows, columns, sparsity, block, seed):
 
 
 def test_one_row_one_weight_is_the_best_choice_of_all():
-    """One weight of the first block goes: of those candidates, the one with the least error after adapting the columns after it."""
+    """One weight of the first block goes: of those candidates, the one with the least error after
+    adapting the columns after it.
+    """
     W, X, H = case(1, 6)
     result = sparsegpt.prune_layer(
         W, H, sparsity=1 / 6, pattern="per_row", block_size=6, damping=0.0
@@ -73,7 +75,9 @@ def test_one_row_one_weight_is_the_best_choice_of_all():
 
 
 def test_pruning_the_first_columns_is_least_squares():
-    """If only the first columns go, the columns that stay have all seen the error: the exact optimum."""
+    """If only the first columns go, the columns that stay have all seen the error: the exact
+    optimum.
+    """
     W, X, H = case(5, 10)
     mask = torch.ones(5, 10, dtype=torch.bool)
     mask[:, :4] = False

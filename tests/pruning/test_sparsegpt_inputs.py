@@ -18,7 +18,9 @@ def test_the_weight_is_unchanged_also_with_one_row_or_one_column():
 
 
 def test_a_repair_can_make_it_worse():
-    """Lesson 3.4: the middle weight makes up for the first, counting on the third, which then goes as well."""
+    """Lesson 3.4: the middle weight makes up for the first, counting on the third, which then goes
+    as well.
+    """
     H = torch.tensor([[1, 0.5, 0], [0.5, 1, 0.5], [0, 0.5, 1]], dtype=torch.float64)
     weight, keep = (
         torch.tensor([[1.0, 1, -1]], dtype=torch.float64),

@@ -1,4 +1,6 @@
-"""What is timed: the ratio of medians on a clock of our own, zeros in the right number, products that agree."""
+"""What is timed: the ratio of medians on a clock of our own, zeros in the right number, products
+that agree.
+"""
 
 import itertools
 

@@ -80,7 +80,9 @@ def test_csr_is_that_of_scipy(dtype, shape, sparsity):
 @pytest.mark.parametrize("dtype, in_a_word", [(torch.float16, 4), (torch.int8, 8)])
 @pytest.mark.parametrize("extra", [0.0, 0.5])
 def test_two_of_four_is_the_layout_of_torch(dtype, in_a_word, extra):
-    """Values as torch's CUTLASS layout has them; its metadata words are our places, in its order of rows and columns."""
+    """Values as torch's CUTLASS layout has them; its metadata words are our places, in its order of
+    rows and columns.
+    """
     rows, columns = 64, 128
     weight = (
         matrix(rows, columns, 0, pattern="2:4") * matrix(rows, columns, extra, seed=2).bool()
@@ -131,7 +133,9 @@ def test_break_even_of_a_large_matrix_is_the_closed_form(bits):
 
 
 def test_half_of_the_weights_is_not_half_of_the_bytes():
-    """Erratum: no format of 50 % unstructured weights takes half the bytes; CSR with 32-bit indices is larger than dense."""
+    """Erratum: no format of 50 % unstructured weights takes half the bytes; CSR with 32-bit indices
+    is larger than dense.
+    """
     shape, count = (1024, 1024), 2**19
     for bits in (8, 16, 32):
         dense = storage.size("dense", shape, 2**20, bits)

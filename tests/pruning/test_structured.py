@@ -1,4 +1,6 @@
-"""Structured pruning: ordinary smaller models, checked against masking, closed forms and brute force."""
+"""Structured pruning: ordinary smaller models, checked against masking, closed forms and brute
+force.
+"""
 
 import itertools
 
@@ -30,7 +32,9 @@ def close(a, b, tolerance=1e-5):
 
 
 def roundtrips(model, ids, folder):
-    """Saved and loaded by transformers alone, the model computes the same and generates with its cache."""
+    """Saved and loaded by transformers alone, the model computes the same and generates with its
+    cache.
+    """
     model.save_pretrained(folder)
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).eval()
     assert type(again) is type(model)
@@ -55,7 +59,9 @@ def before(tiny):
 
 
 def test_mlp_equals_zeroed_channels(tiny, before, ids, tmp_path):
-    """Without compensation the smaller model computes what the large one computes with those channels at zero."""
+    """Without compensation the smaller model computes what the large one computes with those
+    channels at zero.
+    """
     result = structured.prune_mlp(tiny, ids, keep=0.25, compensate=False)
     parts = anatomy.of(tiny)
     for block, kept in zip(walk.blocks(tiny), result.details["kept"], strict=True):
@@ -103,7 +109,9 @@ def test_heads_equal_zeroed_heads(make, ids, name, unit, tmp_path):
 
 @pytest.mark.parametrize("name", ["opt", "gpt2"])
 def test_configs_of_opt_and_gpt2_cannot_say_that_heads_are_gone(make, ids, name):
-    """Half the heads in the config changes no shape, the heads become larger: why `prune_heads` refuses."""
+    """Half the heads in the config changes no shape, the heads become larger: why `prune_heads`
+    refuses.
+    """
     model = make(name)
     fewer = anatomy.smaller_config(model.config, **{width.FIELDS[name][0]: 2})
     again = type(model)(fewer)
@@ -140,7 +148,8 @@ def test_heads_with_the_width_give_an_ordinary_smaller_model(make, ids, name, co
 
 @pytest.mark.parametrize("name", ["opt", "gpt2"])
 def test_dead_heads_and_dead_coordinates_cost_nothing(make, ids, name):
-    """If the stream uses half its coordinates and half the heads write nothing, the small model is the large one.
+    """If the stream uses half its coordinates and half the heads write nothing, the small model is
+    the large one.
 
     What stays of the stream has half the sum of squares: the norm over it must be made √½ smaller.
     """

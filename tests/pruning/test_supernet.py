@@ -1,4 +1,6 @@
-"""Subnets: slices against masks and against extracted models, four architectures; their training; searches against brute force."""
+"""Subnets: slices against masks and against extracted models, four architectures; their training;
+searches against brute force.
+"""
 
 import random
 
@@ -124,7 +126,9 @@ def test_training_lowers_the_loss_of_the_smallest_and_the_largest():
 
 
 def test_one_step_is_the_sum_of_its_losses_by_hand():
-    """The gradient of a step: the largest from the text, the others from its answers, which give no gradient back."""
+    """The gradient of a step: the largest from the text, the others from its answers, which give no
+    gradient back.
+    """
     net = supernet.Supernet(made("llama"))
     net.model.requires_grad_(True)
     among = [SPACE.largest, SPACE.smallest, Subnet((0, 3), 48, 1)]

@@ -48,7 +48,9 @@ def test_costs_are_those_of_masks_applied(small):
 
 
 def test_a_linear_layer_is_exactly_quadratic():
-    """Squared error of a linear layer at its minimum: the cost of a set of weights is ½ δHδ, with no rest."""
+    """Squared error of a linear layer at its minimum: the cost of a set of weights is ½ δHδ, with
+    no rest.
+    """
     torch.manual_seed(1)
     model, x = (
         nn.Sequential(nn.Linear(6, 3, bias=False)).double(),

@@ -50,7 +50,9 @@ def test_n_of_m_by_row_groups():
 
 
 def reference(model, ids, sparsity):
-    """Sequential by block, with the model itself: run all of it, look at one block's inputs, prune that block."""
+    """Sequential by block, with the model itself: run all of it, look at one block's inputs, prune
+    that block.
+    """
     model = copy.deepcopy(model)
     for block in walk.blocks(model):
         seen = inputs_of(model, block, ids)
@@ -78,7 +80,9 @@ def test_two_of_four_on_models(tiny, ids):
 
 
 def test_scaling_inputs_does_not_change_the_mask(tiny, ids):
-    """Planted outliers: magnitude would strike those columns out, Wanda's masks are the same as before."""
+    """Planted outliers: magnitude would strike those columns out, Wanda's masks are the same as
+    before.
+    """
     kept = apply.nonzero(wanda.prune(tiny, ids).model)
     planted = apply.nonzero(wanda.prune(plant_outliers(tiny, channels=4, factor=64.0), ids).model)
     assert all(torch.equal(kept[name], planted[name]) for name in kept)

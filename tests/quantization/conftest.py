@@ -25,7 +25,9 @@ ARCHITECTURES = {
 
 
 def make_model(architecture: str, dtype: torch.dtype = torch.float32):
-    """Weights of a size at which every part matters; biases are random too, so that a lost one shows."""
+    """Weights of a size at which every part matters; biases are random too, so that a lost one
+    shows.
+    """
     torch.manual_seed(7)
     config = ARCHITECTURES[architecture]()
     config.pad_token_id, config.bos_token_id, config.eos_token_id = 1, 0, 0

@@ -1,4 +1,6 @@
-"""Additive codebooks: the beam against all sums, the vectors against least squares, turns that never raise the error."""
+"""Additive codebooks: the beam against all sums, the vectors against least squares, turns that
+never raise the error.
+"""
 
 import itertools
 

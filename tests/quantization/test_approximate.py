@@ -55,7 +55,9 @@ def test_what_is_no_probability_is_refused(p, bits):
 
 @pytest.mark.parametrize(("bits", "columns"), [(4, 0), (4, 2), (4, 4), (6, 5)])
 def test_a_multiplier_without_its_lowest_columns(bits, columns):
-    """Against the schoolbook sum, for all pairs; the bound of the error is reached where every bit is set."""
+    """Against the schoolbook sum, for all pairs; the bound of the error is reached where every bit
+    is set.
+    """
     every = torch.arange(2**bits)
     found = approximate.truncated_product(every[:, None], every, columns=columns, bits=bits)
     for a in range(2**bits):
@@ -84,7 +86,9 @@ def test_a_multiplier_without_its_lowest_columns(bits, columns):
 
 @pytest.mark.parametrize(("p", "q"), [(0.7, -0.3), (-0.1, 0.05), (-1.0, 1.0)])
 def test_bipolar_streams(p, q):
-    """Unbiased, with the variance of a share of ones: by counting every pair of streams of 3 bits, and by drawing."""
+    """Unbiased, with the variance of a share of ones: by counting every pair of streams of 3 bits,
+    and by drawing.
+    """
     import itertools
 
     mean = square = 0.0

@@ -50,7 +50,9 @@ def output_error(x, weight, quantized):
 
 
 def test_search_against_the_outputs_themselves():
-    """Every α in float64 with real inputs: the errors are proportional, and the chosen α has the smallest."""
+    """Every α in float64 with real inputs: the errors are proportional, and the chosen α has the
+    smallest.
+    """
     weight, x = salient(0)
     magnitude = x.abs().mean(0)
     scale, alpha, errors = awq.search_scale(
@@ -99,7 +101,9 @@ def test_clip_against_a_loop(symmetric):
 
 
 def test_awq_beats_rounding_where_inputs_are_salient():
-    """Ten seeds: at most 60 % of the squared output error of round-to-nearest at 3 bits; clipping never hurts the sum."""
+    """Ten seeds: at most 60 % of the squared output error of round-to-nearest at 3 bits; clipping
+    never hurts the sum.
+    """
     for seed in range(10):
         weight, x = salient(seed)
         H, magnitude = gptq.hessian(x), x.abs().mean(0)

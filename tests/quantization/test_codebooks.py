@@ -11,7 +11,9 @@ from course_utils.quantization import codebooks, rtn
 
 
 def best_costs(x, h, most):
-    """For k = 0 … most the least Σ h (x − c)² over all ways to cut sorted values into k intervals, by dynamic programming."""
+    """For k = 0 … most the least Σ h (x − c)² over all ways to cut sorted values into k intervals,
+    by dynamic programming.
+    """
     order = np.argsort(x)
     x, h = x[order], h[order]
     mass, moment, square = (np.concatenate([[0], np.cumsum(h * x**power)]) for power in (0, 1, 2))
@@ -30,7 +32,9 @@ def best_costs(x, h, most):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", ["normal", "Laplace", "uniform"])
 def test_lloyd_is_a_fixed_point_and_near_the_optimum(kind, weighted):
-    """At most 8 % above the exact optimum in the mean over rows, at most 25 % in any row, for 2 to 128 centroids."""
+    """At most 8 % above the exact optimum in the mean over rows, at most 25 % in any row, for 2 to
+    128 centroids.
+    """
     g = torch.Generator().manual_seed(1)
     values = torch.rand(8, 200, generator=g).double()
     if kind != "uniform":

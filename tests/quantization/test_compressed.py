@@ -1,4 +1,6 @@
-"""Compressed models on disk: the same logits, the promised bytes, and no damaged folder loaded or left behind."""
+"""Compressed models on disk: the same logits, the promised bytes, and no damaged folder loaded or
+left behind.
+"""
 
 import copy
 import json
@@ -87,7 +89,9 @@ def test_group_index_is_saved_only_where_groups_are_scattered(make, ids, tmp_pat
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_bytes_of_a_layer(make, tmp_path, bits, symmetric):
-    """bits / 8 bytes a weight, 2 bytes a scale, bits / 8 a zero point, each row padded to whole bytes."""
+    """bits / 8 bytes a weight, 2 bytes a scale, bits / 8 a zero point, each row padded to whole
+    bytes.
+    """
     made = rtn.quantize(make("llama"), bits=bits, group_size=16, symmetric=symmetric)
     made.save(tmp_path / "model")
     stored = load_file(tmp_path / "model/weights.safetensors")
@@ -200,7 +204,9 @@ def test_group_dequantizing_is_the_grid_formula(make, ids):
 
 
 def compressed_codes(layer):
-    """3-bit codes read bit by bit from the packed rows: two low bits, then the high one; columns group by group."""
+    """3-bit codes read bit by bit from the packed rows: two low bits, then the high one; columns
+    group by group.
+    """
     columns = layer.in_features
     bits = (
         ((layer.packed[..., None] >> torch.arange(8)) & 1).reshape(layer.out_features, -1).double()
@@ -324,7 +330,9 @@ made.save(sys.argv[1])
 
 
 def test_killed_between_the_two_renames(tmp_path):
-    """The worst moment for kill -9: the old folder is whole beside its place, and loading says where."""
+    """The worst moment for kill -9: the old folder is whole beside its place, and loading says
+    where.
+    """
     folder = tmp_path / "model"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], stderr=subprocess.PIPE)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]

@@ -1,4 +1,6 @@
-"""One step + entropy coding, and WaterSIC, as files: read back bit for bit, decoded block by block, measured like any method."""
+"""One step + entropy coding, and WaterSIC, as files: read back bit for bit, decoded block by block,
+measured like any method.
+"""
 
 import gc
 
@@ -12,7 +14,9 @@ from course_utils.quantization import compressed, decoding, entropy_coded, rtn
 
 
 def alive() -> dict[int, int]:
-    """Bytes of each tensor that is alive, by its place in memory (what torch.compile and export imitate has none)."""
+    """Bytes of each tensor that is alive, by its place in memory (what torch.compile and export
+    imitate has none).
+    """
     real = (
         t
         for t in gc.get_objects()

@@ -1,4 +1,6 @@
-"""E₈ by its theta series, E8P against brute force over all 65,536 points, and the distortion of normal numbers."""
+"""E₈ by its theta series, E8P against brute force over all 65,536 points, and the distortion of
+normal numbers.
+"""
 
 import itertools
 
@@ -60,7 +62,11 @@ def test_the_nearest_point_is_that_of_brute_force(spread):
 
 
 def test_two_bits_leave_what_they_should(monkeypatch):
-    """A paper lists .089 (see `e8`): near it, and never below. Which 29 of the 56 sizes of norm² 12 are taken changes nothing: other choices, as the published code's, agree within half a percent."""
+    """A paper lists .089 (see `e8`): near it, and never below.
+
+    Which 29 of the 56 sizes of norm² 12 are taken changes nothing: other choices, as the published
+    code's, agree within half a percent.
+    """
     x = normal(20_000, seed=2)
 
     def left():

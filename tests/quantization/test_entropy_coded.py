@@ -1,4 +1,6 @@
-"""Entropy-coded layers: the walk against a slow specification and gptq, files bit for bit, every byte counted."""
+"""Entropy-coded layers: the walk against a slow specification and gptq, files bit for bit, every
+byte counted.
+"""
 
 import numpy as np
 import pytest

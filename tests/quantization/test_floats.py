@@ -33,7 +33,9 @@ def test_sixteen_bits_are_torchs_cast(format):
 @pytest.mark.parametrize("granularity", floats.GRANULARITIES)
 @pytest.mark.parametrize("format", EIGHTS)
 def test_eight_bits_are_the_nearest_of_the_scaled_values(format, granularity):
-    """Brute force in float64 over every value of the format; the largest weight of a region becomes the largest value."""
+    """Brute force in float64 over every value of the format; the largest weight of a region becomes
+    the largest value.
+    """
     weight = sample()
     weight[3] = 0
     found = floats.quantize_layer(weight, format=format, granularity=granularity)
@@ -62,7 +64,9 @@ def test_eight_bits_are_the_nearest_of_the_scaled_values(format, granularity):
 )  # fmt: skip
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_weight(rows, columns, seed, format, size, granularity):
-    """Finite, zeros stay, the packed layer says the same, and normal numbers keep their relative precision."""
+    """Finite, zeros stay, the packed layer says the same, and normal numbers keep their relative
+    precision.
+    """
     weight = size * (torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) + 0.5)
     if format == "FP16" and size > 6e4:
         with pytest.raises(CompressionError, match="65504.*BF16 or FP8"):

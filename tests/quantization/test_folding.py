@@ -121,7 +121,9 @@ PROBED = torch.randint(
 
 @pytest.mark.parametrize("kind", FOUND)
 def test_any_architecture_is_scaled_without_changing_its_function(kind):
-    """All folds of all blocks with scales from 0.2 to 5, on other tokens than those that found them: logits equal to 1e-4."""
+    """All folds of all blocks with scales from 0.2 to 5, on other tokens than those that found
+    them: logits equal to 1e-4.
+    """
     model = tiny_models.stirred(kind, 0.05, layers=2)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     listed = experts.copy_listed(model)

@@ -47,7 +47,9 @@ def test_every_pattern_decodes_as_in_torch_and_encodes_back(name):
 
 @pytest.mark.parametrize("name", TORCH)
 def test_rounding_agrees_with_torch(name):
-    """Random reals, every value of the format, every midpoint of two neighbours, and what lies just beside it."""
+    """Random reals, every value of the format, every midpoint of two neighbours, and what lies just
+    beside it.
+    """
     grid = formats.values(name)
     ties = ((grid[1:].double() + grid[:-1].double()) / 2).float()
     beside = [
@@ -107,7 +109,9 @@ def exact(code: int, f: formats.Format) -> Fraction | None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_formats_against_their_definition(name):
-    """Every pattern's value; and for many reals no other pattern is nearer (brute force over all of them)."""
+    """Every pattern's value; and for many reals no other pattern is nearer (brute force over all of
+    them).
+    """
     f = formats.find(name)
     table = [exact(code, f) for code in range(2**f.bits)]
     decoded = formats.decode(torch.arange(2**f.bits), f)

@@ -51,7 +51,8 @@ def scale_and_zero(group, bits, symmetric):
 def specification(
     weight, H, *, bits, group_size, symmetric=False, damping=0.01, act_order=False, static_groups=False, block_size=128
 ):  # fmt: skip
-    """At each column: the columns not yet rounded stand where they minimize the error, given all rounded before.
+    """At each column: the columns not yet rounded stand where they minimize the error, given all
+    rounded before.
     A group's scale is that of its weights at the column where its block begins.
 
     min over δ_F of [δ_S δ_F] H [δ_S δ_F]ᵀ  ⇒  δ_F = −δ_S H_SF H_FF⁻¹, solved afresh from the original weights.
@@ -94,7 +95,9 @@ SETTINGS = [
 @pytest.mark.parametrize("block_size", [1, 12, 128])
 @pytest.mark.parametrize("seed", range(2))
 def test_equals_the_specification(seed, block_size):
-    """In double precision the same grid points, so the error agrees to far better than 1e-6 of itself."""
+    """In double precision the same grid points, so the error agrees to far better than 1e-6 of
+    itself.
+    """
     weight, H = case(seed)
     for settings in ({**s, "block_size": block_size} for s in SETTINGS):
         wanted = specification(weight, H, **settings)
@@ -127,7 +130,9 @@ def test_the_slow_version_for_readers_is_the_same():
 
 
 def test_single_precision_agrees_with_double():
-    """float32 may fall to the other side of a tie; on these layers the errors still agree to 1 %, most exactly."""
+    """float32 may fall to the other side of a tie; on these layers the errors still agree to 1 %,
+    most exactly.
+    """
     exact = 0
     for seed in range(12):
         weight, H = case(seed, rows=16, columns=64)
@@ -235,8 +240,10 @@ def test_the_bare_algorithm_beats_rounding_on_200_ordinary_layers():
 
 
 def test_the_safeguard_is_needed():
-    """Where each group's range is taken from the weights that the errors before it have widened (blocks of one column), the
-    bare algorithm loses on some strongly correlated layers of 2 bits; the safeguard then rounds."""
+    """Where each group's range is taken from the weights that the errors before it have widened
+    (blocks of one column), the bare algorithm loses on some strongly correlated layers of 2 bits;
+    the safeguard then rounds.
+    """
     lost = 0
     for seed in range(30):
         g = torch.Generator().manual_seed(seed)
@@ -258,7 +265,9 @@ def test_the_safeguard_is_needed():
 
 
 def test_dead_inputs():
-    """An input that is always zero gets the weight 0, and the others come out as if it were not there."""
+    """An input that is always zero gets the weight 0, and the others come out as if it were not
+    there.
+    """
     weight, H = case(3)
     dead = torch.tensor([0, 7, 31])
     live = torch.tensor([i for i in range(32) if i not in dead])
@@ -384,7 +393,9 @@ def inputs_of(model, names, ids):
 
 @torch.no_grad()
 def by_hand(model, ids, *, quantized_inputs=True, **settings):
-    """Block by block on a dense copy: whole forward passes, hooks on the block's layers, weights written back."""
+    """Block by block on a dense copy: whole forward passes, hooks on the block's layers, weights
+    written back.
+    """
     model, source = copy.deepcopy(model), copy.deepcopy(model)
     seen = model if quantized_inputs else source
     blocks = {"model.layers", "model.decoder.layers", "transformer.h"}

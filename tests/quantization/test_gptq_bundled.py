@@ -9,10 +9,12 @@ from course_utils.quantization import gptq, rtn
 
 @pytest.fixture(scope="module")
 def table():
-    """For each method and number of bits: (nats per token, KL from the exact model), on fresh training documents.
+    """For each method and number of bits: (nats per token, KL from the exact model), on fresh
+    training documents.
 
-    Not on held-out ones: the model has learnt a little of which documents never occur, and rounding that away can
-    lower its loss there (by 0.002 nats in a sample of 24 windows), which says nothing about the method.
+    Not on held-out ones: the model has learnt a little of which documents never occur, and rounding
+    that away can lower its loss there (by 0.002 nats in a sample of 24 windows), which says nothing
+    about the method.
     """
     model, tokenizer = models.load("bundled")
     calibration = evaluation.calibration(tokenizer, n=24)

@@ -35,7 +35,9 @@ def groups_of(x, granularity, size):
 @pytest.mark.parametrize("granularity", grids.GRANULARITIES)
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_scale_and_zero_follow_the_formula_for_each_set(granularity, symmetric):
-    """s from the extremes of each set in Fractions, within the 1/1000 of storing it in float16; z = round(−low / s)."""
+    """s from the extremes of each set in Fractions, within the 1/1000 of storing it in float16; z =
+    round(−low / s).
+    """
     x, bits, size = matrix(), 4, 8
     grid = grids.make_grid(
         x, bits=bits, symmetric=symmetric, granularity=granularity, group_size=size
@@ -183,7 +185,9 @@ def test_half_precision_and_double_inputs():
     bits=st.integers(2, 8), symmetric=st.booleans(), size=st.sampled_from([4, 8, 16, -1]),
 )  # fmt: skip
 def test_property_error_is_at_most_half_a_step(values, bits, symmetric, size):
-    """|x − x̂| ≤ s/2 inside, plus what rounding s to float16 and z to an integer may cut off at the ends."""
+    """|x − x̂| ≤ s/2 inside, plus what rounding s to float16 and z to an integer may cut off at the
+    ends.
+    """
     x = torch.tensor([values], dtype=torch.float64)
     grid = grids.make_grid(x, bits=bits, symmetric=symmetric, group_size=size)
     y = grids.dequantize(grids.quantize(x, grid), grid)

@@ -1,4 +1,6 @@
-"""Second moments are summed in place, apart where layers' inputs part; factors of wide ones need little beside themselves."""
+"""Second moments are summed in place, apart where layers' inputs part; factors of wide ones need
+little beside themselves.
+"""
 
 import random
 
@@ -36,7 +38,9 @@ def test_the_factor_of_a_wide_matrix_needs_two_copies_of_it():
 
 
 class Routed(nn.Module):
-    """A block that feeds its layers as `routes` say: for each pass a list of (layer, which of three inputs)."""
+    """A block that feeds its layers as `routes` say: for each pass a list of (layer, which of three
+    inputs).
+    """
 
     def __init__(self, layers: int, width: int):
         super().__init__()
@@ -55,7 +59,9 @@ class Routed(nn.Module):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_layers_that_part_get_sums_of_their_own(seed):
-    """Random routes: layers share inputs in some passes and not in others, are skipped, and are called twice."""
+    """Random routes: layers share inputs in some passes and not in others, are skipped, and are
+    called twice.
+    """
     draws, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     layers, width = 5, 6
     block = Routed(layers, width)
@@ -93,7 +99,9 @@ def test_half_of_a_product_and_its_mirror(width):
 
 
 def test_a_pass_ends_at_the_last_layer_that_is_watched():
-    """From the second batch on, if the first one called each layer once; never where a batch takes another way."""
+    """From the second batch on, if the first one called each layer once; never where a batch takes
+    another way.
+    """
     block = Routed(3, 6)
     ways = [[(0, 0), (1, 0)], [(0, 0), (2, 1), (1, 0)], [(0, 0), (1, 0)], [(0, 0), (1, 0)]]
     states = [(torch.randn(1, 4, 6), {}) for _ in ways]
@@ -138,7 +146,9 @@ def hessians_of(model, layers, ids):
 
 
 def few_and_many(seed, inputs=96):
-    """Inputs with correlations that fall off slowly, as a network's do: (tokens, in) to calibrate on, and as many others as one likes."""
+    """Inputs with correlations that fall off slowly, as a network's do: (tokens, in) to calibrate
+    on, and as many others as one likes.
+    """
     rng = torch.Generator().manual_seed(seed)
     mix = torch.randn(inputs, inputs, generator=rng, dtype=torch.float64) * torch.arange(
         1, inputs + 1
@@ -148,7 +158,9 @@ def few_and_many(seed, inputs=96):
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0, 1.5])
 def test_with_few_tokens_neither_the_walk_nor_a_refit_is_worse_than_without(share):
-    """On tokens that were not in the calibration; without shrinking both are, where tokens are about as many as inputs."""
+    """On tokens that were not in the calibration; without shrinking both are, where tokens are
+    about as many as inputs.
+    """
     walked, fitted, plain = [], [], []
     for seed in range(6):
         draw = few_and_many(seed)
@@ -186,8 +198,9 @@ def test_with_few_tokens_neither_the_walk_nor_a_refit_is_worse_than_without(shar
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9, 1.0, 1.5])
 def test_with_few_tokens_what_two_models_tell_is_better_in_part(share):
-    """A copy whose inputs are noisy beside the original's: on other tokens, GPTAQ and Qronos by what chance leaves of H and C are better than by
-    all of it, and GPTAQ never worse than rounding."""
+    """A copy whose inputs are noisy beside the original's: on other tokens, GPTAQ and Qronos by
+    what chance leaves of H and C are better than by all of it, and GPTAQ never worse than rounding.
+    """
     better, errors = [], []
     for seed in range(6):
         draw, rng = few_and_many(seed), torch.Generator().manual_seed(50 + seed)
@@ -220,7 +233,9 @@ def test_with_few_tokens_what_two_models_tell_is_better_in_part(share):
 
 @torch.no_grad()
 def test_factors_by_few_tokens_of_a_language_model():
-    """A text's tokens are not independent: 256 of them say less of 512 inputs than so many draws would."""
+    """A text's tokens are not independent: 256 of them say less of 512 inputs than so many draws
+    would.
+    """
     model, tokenizer = models.load("bundled")
     layers = [layer for name, layer in walk.compressible(model).items() if "down_proj" in name][
         1::2

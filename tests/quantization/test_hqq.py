@@ -12,7 +12,9 @@ from course_utils.quantization import hqq, rtn
 
 
 def published(weight, bits, group_size, rounds=20, p=0.7, beta=10.0, kappa=1.01):
-    """The steps of the published code (scales inverted there), group by group in float64; the best zero points are kept."""
+    """The steps of the published code (scales inverted there), group by group in float64; the best
+    zero points are kept.
+    """
     groups = weight.double().reshape(-1, group_size)
     low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
     inverse = 1 / ((high - low) / (2**bits - 1)).half().double()
@@ -117,7 +119,9 @@ def test_layers_of_their_own():
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_fitted_scales_are_the_least_squares_of_their_codes(bits):
-    """Given its codes no other scale and zero point does better, and no group ends above the min-max grid it starts from."""
+    """Given its codes no other scale and zero point does better, and no group ends above the
+    min-max grid it starts from.
+    """
     w = torch.randn(6, 32, generator=torch.Generator().manual_seed(bits))
     w[0, 3] = 6.0
     found = hqq.quantize_layer(w, bits=bits, group_size=16, fit_scale=True)
@@ -143,7 +147,9 @@ def test_fitted_scales_are_the_least_squares_of_their_codes(bits):
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_unbiased_errors_have_nothing_of_the_weights_in_them(bits):
-    """Same codes, and Σ (ŵ − w̄)(w − w̄) = Σ (w − w̄)² in each group; the error grows from t² to t² / (1 − t²)."""
+    """Same codes, and Σ (ŵ − w̄)(w − w̄) = Σ (w − w̄)² in each group; the error grows from t² to t²
+    / (1 − t²).
+    """
     w = torch.randn(6, 64, generator=torch.Generator().manual_seed(bits)) + 0.3
     w[0, 3] = 6.0
     w[1] = -0.5  # two groups of equal weights

@@ -116,7 +116,9 @@ def test_selection_follows_the_batch():
 
 
 def test_keys_with_outlier_channels_want_a_scale_for_each_channel():
-    """Large key channels do not disturb per-channel codes; values without them do better per token of a varied text."""
+    """Large key channels do not disturb per-channel codes; values without them do better per token
+    of a varied text.
+    """
     g = torch.Generator().manual_seed(0)
     keys = torch.randn(1, 2, 64, 32, generator=g)
     keys[..., 5] += 20

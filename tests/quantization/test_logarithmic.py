@@ -1,4 +1,6 @@
-"""Logarithmic numbers against decimals of fifty digits: every value, the nearest by trying all, products by adding."""
+"""Logarithmic numbers against decimals of fifty digits: every value, the nearest by trying all,
+products by adding.
+"""
 
 from decimal import Decimal, getcontext
 

@@ -1,4 +1,6 @@
-"""The MX formats and NVFP4 against ml_dtypes, a search over all elements and scales, and torch's own types."""
+"""The MX formats and NVFP4 against ml_dtypes, a search over all elements and scales, and torch's
+own types.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""Rows of several widths: the layer against HQQ row by row, damages against a small true KL, one price against the knapsack."""
+"""Rows of several widths: the layer against HQQ row by row, damages against a small true KL, one
+price against the knapsack.
+"""
 
 import re
 
@@ -64,7 +66,9 @@ def test_rows_are_those_of_hqq_and_survive_the_file(model, tmp_path):
 
 
 def test_damages_foretell_the_kl_of_one_row(model, ids):
-    """½ E[g²] E[(e·x)²] of a row, with sizes of g and x taken as independent: within a factor of 2 of the true KL, summed over rows."""
+    """½ E[g²] E[(e·x)²] of a row, with sizes of g and x taken as independent: within a factor of 2
+    of the true KL, summed over rows.
+    """
     damages = mixed_rows.row_damages(model, ids, (3,), group_size=16, seed=0)
     original = by_window.predictions(model, ids)
     before = {k: v.clone() for k, v in model.state_dict().items()}

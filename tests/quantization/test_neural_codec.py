@@ -1,4 +1,6 @@
-"""The codec's probabilities against SciPy, its gain against the closed form of a linear transform, and where nothing can be gained."""
+"""The codec's probabilities against SciPy, its gain against the closed form of a linear transform,
+and where nothing can be gained.
+"""
 
 import math
 
@@ -44,7 +46,9 @@ def test_bits_are_those_of_the_mixture():
 
 
 def test_the_gain_of_a_sequence_is_that_of_its_eigenvalues():
-    """½ log₂ of the arithmetic over the geometric mean of the covariance's eigenvalues, which is also −½ log₂ det / d."""
+    """½ log₂ of the arithmetic over the geometric mean of the covariance's eigenvalues, which is
+    also −½ log₂ det / d.
+    """
     lags = np.abs(np.subtract.outer(np.arange(8), np.arange(8)))
     values = np.linalg.eigvalsh(0.9**lags)
     assert neural_codec.markov_gain(8, 0.9) == pytest.approx(

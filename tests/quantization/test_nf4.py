@@ -89,7 +89,9 @@ def test_zeros_and_constants():
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_every_code_is_the_nearest(n, scale, format, block_size, seed):
-    """Against a float64 search: no other entry of the table is nearer, up to the rounding of float32."""
+    """Against a float64 search: no other entry of the table is nearer, up to the rounding of
+    float32.
+    """
     x = torch.randn(n, generator=torch.Generator().manual_seed(seed)) * scale
     found = nf4.encode(x, format=format, block_size=block_size)
     values = nf4.table(format).double()
@@ -104,7 +106,10 @@ def test_every_code_is_the_nearest(n, scale, format, block_size, seed):
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])
 def test_nf4_beats_int4_absmax_on_normal_weights(block_size):
-    """Same block, same bits for the code. Over ten seeds, by at least 10 % of the squared error each time."""
+    """Same block, same bits for the code.
+
+    Over ten seeds, by at least 10 % of the squared error each time.
+    """
     for seed in range(10):
         w = torch.randn(64, 512, generator=torch.Generator().manual_seed(seed))
         normal = nf4.decode(nf4.encode(w, format="nf4", block_size=block_size))

@@ -1,7 +1,10 @@
-"""Which method is better than which, on the bundled model. KL is the mean over positions of KL(original ‖ compressed).
+"""Which method is better than which, on the bundled model.
 
-Where a result depends on the calibration texts, it is measured for texts from SEEDS: the order must hold for each, and the
-margin, chosen below what the seeds show, too. Training takes too long for that: `benchmarks/two_bits.py` repeats it.
+KL is the mean over positions of KL(original ‖ compressed).
+
+Where a result depends on the calibration texts, it is measured for texts from SEEDS: the order must
+hold for each, and the margin, chosen below what the seeds show, too. Training takes too long for
+that: `benchmarks/two_bits.py` repeats it.
 """
 
 import pytest
@@ -63,7 +66,9 @@ def kl(bundled, windows):
 
 
 def test_smoothquant_recovers_what_outliers_cost(bundled, planted, windows, calibration):
-    """Per-tensor INT8 activations break on outliers; smoothing and decomposition win back at least nine tenths."""
+    """Per-tensor INT8 activations break on outliers; smoothing and decomposition win back at least
+    nine tenths.
+    """
     whole = mean_loss(bundled[0], windows)
     assert abs(mean_loss(planted, windows) - whole) < 1e-4
     broken = mean_loss(w8a8.quantize(planted, activations="per_tensor").model, windows) - whole

@@ -1,4 +1,6 @@
-"""Posits against a decoder in fractions that reads the pattern bit by bit, and an encoder that writes it out."""
+"""Posits against a decoder in fractions that reads the pattern bit by bit, and an encoder that
+writes it out.
+"""
 
 from fractions import Fraction
 

@@ -53,7 +53,9 @@ def layers(draw):
 
 
 def sound(result, weight, bits):
-    """Codes in range, finite numbers, and three ways to the same weight: the result's, the grid's, the packed layer's."""
+    """Codes in range, finite numbers, and three ways to the same weight: the result's, the grid's,
+    the packed layer's.
+    """
     assert (
         result.codes.dtype == torch.uint8
         and int(result.codes.max()) < 2**bits
@@ -125,7 +127,9 @@ def test_awq(layer, symmetric, clip):
 @FEW
 @given(layers(), st.sampled_from(("nf4", "fp4", "int8")), st.sampled_from((32, 64)))
 def test_blockwise(layer, format, block_size):
-    """No value leaves its block's range, and every error is at most half the widest gap of the table."""
+    """No value leaves its block's range, and every error is at most half the widest gap of the
+    table.
+    """
     weight, _, _ = layer
     blockwise = nf4.encode(weight, format=format, block_size=block_size)
     found = nf4.decode(blockwise)

@@ -157,7 +157,9 @@ def test_models_in_half_precision_are_trained_too(dtype):
 
 
 def test_a_teacher_from_before_the_pruning():
-    """With one, the loss is the divergence from it; without, from the model itself; the model stays as it is."""
+    """With one, the loss is the divergence from it; without, from the model itself; the model stays
+    as it is.
+    """
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)
     original, pruned = GPT2LMHeadModel(config).eval(), GPT2LMHeadModel(config).eval()

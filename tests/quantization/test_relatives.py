@@ -24,7 +24,9 @@ def layer(seed=0, rows=6, columns=12, tokens=60):
 
 
 def slow_gptq(W, H, grid):
-    """At each column the least-squares answer of the columns to come, from normal equations solved afresh."""
+    """At each column the least-squares answer of the columns to come, from normal equations solved
+    afresh.
+    """
     W, out = W.clone(), torch.zeros_like(W)
     for i in range(W.shape[1]):
         g = grid.group_index[i]
@@ -71,7 +73,9 @@ def test_ldlq_reaches_whole_numbers_far_from_any_limit():
 
 
 def slow_qronos(W, X, Y, grid, ridge, first):
-    """Column by column, by least squares on the inputs themselves with √λ I below them, as the paper states it."""
+    """Column by column, by least squares on the inputs themselves with √λ I below them, as the
+    paper states it.
+    """
     n = W.shape[1]
     A = torch.cat([X * (2 / len(X)) ** 0.5, ridge**0.5 * torch.eye(n, dtype=torch.float64)])
     B = torch.cat([Y * (2 / len(Y)) ** 0.5, ridge**0.5 * torch.eye(n, dtype=torch.float64)]) @ W.T
@@ -122,7 +126,9 @@ def test_equal_inputs_leave_qronos_at_gptq_and_wrong_ones_are_errors():
 
 
 def slow_gptaq(W, X, Y, grid, ridge, alpha):
-    """Column by column: both steps of the columns behind it by least squares on the inputs themselves, √λ I below them."""
+    """Column by column: both steps of the columns behind it by least squares on the inputs
+    themselves, √λ I below them.
+    """
     n, scale = W.shape[1], (2 / len(X)) ** 0.5
     A = torch.cat([X * scale, ridge**0.5 * torch.eye(n, dtype=torch.float64)])
     off = torch.cat([(Y - X) * scale, torch.zeros(n, n, dtype=torch.float64)])
@@ -199,7 +205,9 @@ def test_with_equal_inputs_gptaq_is_gptq_bit_for_bit(dtype):
 
 
 def test_gptaq_comes_nearer_to_the_originals_outputs():
-    """What it is for: where inputs are off by what later columns can make up for, ‖Ŵ X − W X̃‖² is smaller than GPTQ's."""
+    """What it is for: where inputs are off by what later columns can make up for, ‖Ŵ X − W X̃‖² is
+    smaller than GPTQ's.
+    """
     errors = {0.0: 0.0, 0.25: 0.0, 1.0: 0.0}
     for seed in range(8):
         W, X, _ = layer(seed, tokens=200)

@@ -1,4 +1,6 @@
-"""Every model-level method: NaN refused before any work, and an interrupt at any moment leaves the model as it was."""
+"""Every model-level method: NaN refused before any work, and an interrupt at any moment leaves the
+model as it was.
+"""
 
 import copy
 
@@ -133,7 +135,9 @@ class Fuse:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_interrupted_anywhere(method, make, ids, monkeypatch):
-    """The model is the same and works, nothing is left hanging on it, and a second run gives what a first would have."""
+    """The model is the same and works, nothing is left hanging on it, and a second run gives what a
+    first would have.
+    """
     model = make("qwen2").train()
     before, values = state_of(model), copy.deepcopy(model.state_dict())
     with monkeypatch.context() as patched:

@@ -1,4 +1,6 @@
-"""Block by block from disk to disk gives what the method gives in memory, bit for bit, however often it is interrupted."""
+"""Block by block from disk to disk gives what the method gives in memory, bit for bit, however
+often it is interrupted.
+"""
 
 import os
 import random

@@ -1,7 +1,8 @@
 """Symmetric grids against the official GPTQ algorithm, written from its description in float64.
 
-The reference is as plain as the paper's code: a min-max grid with all 2^b levels (scale 2 max|w| / (2^b − 1), zero point
-2^(b−1)), the inverse Hessian by `inv` and its upper factor by numpy, one column after the other, blocks of 128.
+The reference is as plain as the paper's code: a min-max grid with all 2^b levels (scale 2 max|w| /
+(2^b − 1), zero point 2^(b−1)), the inverse Hessian by `inv` and its upper factor by numpy, one
+column after the other, blocks of 128.
 It knows nothing of `course_utils`.
 """
 
@@ -13,7 +14,10 @@ from course_utils.quantization import QuantizedLinear, awq, gptq, grids, observe
 
 
 def official(W, H, bits, group, act_order, damping=0.01, block=128):
-    """Ŵ of the official GPTQ code, symmetric grids; group −1: whole rows. Static groups are not used."""
+    """Ŵ of the official GPTQ code, symmetric grids; group −1: whole rows.
+
+    Static groups are not used.
+    """
     W, H = np.array(W, dtype=np.float64), np.array(H, dtype=np.float64)
     rows, columns = W.shape
     levels = 2**bits
@@ -67,7 +71,9 @@ def error(weight, other, H):
 @pytest.mark.parametrize("group", [-1, 16, 64, 128])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_layer_error_is_the_official_algorithms(bits, group, act_order):
-    """Over five layers at most 1 % more, with the safeguard against rounding off (`never_worse` can only lower it)."""
+    """Over five layers at most 1 % more, with the safeguard against rounding off (`never_worse` can
+    only lower it).
+    """
     ours = theirs = 0.0
     for seed in range(5):
         weight, H = layer(seed)
@@ -87,7 +93,9 @@ def test_layer_error_is_the_official_algorithms(bits, group, act_order):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_all_levels_of_a_weights_grid(bits):
-    """Scale 2 max|w| / (2^b − 1) to float16's precision, codes from 0 to 2^b − 1, both ends half a step inside."""
+    """Scale 2 max|w| / (2^b − 1) to float16's precision, codes from 0 to 2^b − 1, both ends half a
+    step inside.
+    """
     row = torch.linspace(-1, 1, 4001, dtype=torch.float64)[None]
     result = rtn.quantize_layer(row, bits=bits, group_size=-1, symmetric=True)
     assert set(result.codes.flatten().tolist()) == set(range(2**bits))
@@ -132,7 +140,9 @@ def test_packed_layers_hold_every_code():
 
 
 def test_integer_activations_and_the_weights_they_meet_reach_127():
-    """The narrow range of bitsandbytes, SmoothQuant and torchao's activations: ±max|x| are ±127 exactly."""
+    """The narrow range of bitsandbytes, SmoothQuant and torchao's activations: ±max|x| are ±127
+    exactly.
+    """
     x = torch.tensor([[-2.0, 0.5, 1.0], [0.1, 3.0, -3.0]])
     codes, scale, zero = w8a8.to_int8(x, bits=8, symmetric=True, granularity="per_token")
     assert codes[0, 0] == -127 and codes[1, 1] == 127 and codes[1, 2] == -127 and not zero.any()

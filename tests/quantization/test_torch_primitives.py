@@ -33,7 +33,9 @@ def test_int8_weight_only(seed, tokens):
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_int4_weight_only(size, symmetric, tokens):
-    """torch._weight_int4pack_mm_for_cpu: ŵ = s (q − 8) + b in groups, so that b = s (8 − z) makes it s (q − z)."""
+    """torch._weight_int4pack_mm_for_cpu: ŵ = s (q − 8) + b in groups, so that b = s (8 − z) makes
+    it s (q − z).
+    """
     weight, x = case(size, tokens=tokens)
     result = rtn.quantize_layer(weight, bits=4, group_size=size, symmetric=symmetric)
     scale, zero = result.grid.scale, result.grid.zero_point

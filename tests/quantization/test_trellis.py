@@ -1,4 +1,6 @@
-"""The trellis against exhaustive search, its ring, its computed values, and the distortion of normal numbers."""
+"""The trellis against exhaustive search, its ring, its computed values, and the distortion of
+normal numbers.
+"""
 
 import itertools
 
@@ -97,7 +99,9 @@ def test_computed_values_follow_the_published_steps():
 
 
 def test_more_states_leave_less():
-    """Of normal numbers at two bits: below the trials' .095 and .086, above R(D) = .0625; no four values leave less than .1175."""
+    """Of normal numbers at two bits: below the trials' .095 and .086, above R(D) = .0625; no four
+    values leave less than .1175.
+    """
     x = draw(32, 256, seed=5)
     left = {}
     for state_bits in (2, 8, 10):

@@ -1,4 +1,6 @@
-"""TurboQuant against its own formulas by loops, its published bounds, and unbiased products; keys before the rotary embedding."""
+"""TurboQuant against its own formulas by loops, its published bounds, and unbiased products; keys
+before the rotary embedding.
+"""
 
 import math
 
@@ -30,7 +32,9 @@ def vectors(n, width, seed=0):
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 6])
 def test_centroids_are_means_of_their_cells(bits):
-    """Lloyd's two conditions, under the density of a coordinate of a random unit vector, integrated anew."""
+    """Lloyd's two conditions, under the density of a coordinate of a random unit vector, integrated
+    anew.
+    """
     width = 16
     points = turboquant.centroids(bits, width).double()
     edges = [-math.sqrt(width), *((points[1:] + points[:-1]) / 2).tolist(), math.sqrt(width)]

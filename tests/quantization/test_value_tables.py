@@ -1,4 +1,6 @@
-"""Formats as lists of values: the lists of their own modules, the nearest by trying all, the best list by trying all cells."""
+"""Formats as lists of values: the lists of their own modules, the nearest by trying all, the best
+list by trying all cells.
+"""
 
 import itertools
 import math

@@ -1,4 +1,6 @@
-"""Block LDLQ against its slow form, mixing, scales, and models of codes: settings, calibration, bytes."""
+"""Block LDLQ against its slow form, mixing, scales, and models of codes: settings, calibration,
+bytes.
+"""
 
 import pytest
 import torch

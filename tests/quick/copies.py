@@ -1,4 +1,5 @@
-"""A process that has imported what every notebook imports, and a copy of it for each kernel that is asked for.
+"""A process that has imported what every notebook imports, and a copy of it for each kernel that is
+asked for.
 
 python copies.py SOCKET READY     READY: a file that is closed once kernels can be asked for
 
@@ -46,7 +47,9 @@ def become_kernel(request: dict, files: list[int]) -> None:
 
 
 def keep(channel: socket.socket) -> None:
-    """Start a kernel, hand on interrupts, kill it when who asked is gone, and note its peak of memory when it has ended."""
+    """Start a kernel, hand on interrupts, kill it when who asked is gone, and note its peak of
+    memory when it has ended.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, files = read(channel)
     with open(request["environment"].get("COURSE_TEST_PEAKS", os.devnull), "a") as peaks:

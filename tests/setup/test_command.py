@@ -1,4 +1,6 @@
-"""`course compress | evaluate | report | export | chat`, as a person calls them: results, errors, and what is left on disk."""
+"""`course compress | evaluate | report | export | chat`, as a person calls them: results, errors,
+and what is left on disk.
+"""
 
 import io
 import json
@@ -195,7 +197,9 @@ def test_the_command_and_the_call_give_the_same_model(course, tmp_path):
 
 
 def test_a_pruned_file_holds_what_is_left(course, tmp_path):
-    """2:4 in 16 bits: 16 · 2 + 2 · 2 bits of 4 weights, 9/16 of the bytes; and the values are those of the method, rounded."""
+    """2:4 in 16 bits: 16 · 2 + 2 · 2 bits of 4 weights, 9/16 of the bytes; and the values are those
+    of the method, rounded.
+    """
     assert (
         course(
             "compress",

@@ -1,4 +1,6 @@
-"""The kernels that tests start (`tests/quick`) are copies of one process, and behave like any other kernel."""
+"""The kernels that tests start (`tests/quick`) are copies of one process, and behave like any other
+kernel.
+"""
 
 import fcntl
 import os

@@ -1,6 +1,7 @@
 """Every public function and class of the package says what it does.
 
-Left out: the exercises, whose meaning stands in their texts, and methods that torch.nn names (forward, extra_repr).
+Left out: the exercises, whose meaning stands in their texts, and methods that torch.nn names
+(forward, extra_repr).
 """
 
 import ast

@@ -1,4 +1,6 @@
-"""The shape of the code: who may import whom, no circles, files short enough to read in one sitting."""
+"""The shape of the code: who may import whom, no circles, files short enough to read in one
+sitting.
+"""
 
 import ast
 from pathlib import Path
@@ -46,7 +48,10 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 def imports(path: Path, everywhere: bool) -> set[str]:
-    """The modules of course_utils that a file imports: when it is loaded, or `everywhere` in it. Not for type checkers only."""
+    """The modules of course_utils that a file imports: when it is loaded, or `everywhere` in it.
+
+    Not for type checkers only.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module_of(path).split(".")
     package = package if path.name == "__init__.py" else package[:-1]
@@ -78,7 +83,9 @@ def top(module: str) -> str:
 
 @pytest.mark.parametrize("package", sorted({top(module) for module in MODULES} - {""}))
 def test_imports_point_one_way(package):
-    """learn and grade → evaluation and checkpoints → methods → kernels; nothing below imports learn."""
+    """learn and grade → evaluation and checkpoints → methods → kernels; nothing below imports
+    learn.
+    """
     assert package in ALLOWED, "say what a new package may import"
     allowed = ALLOWED[package] | ({"errors"} if package in BELOW else BELOW) | {package, ""}
     wrong = {
@@ -92,7 +99,9 @@ def test_imports_point_one_way(package):
 
 
 def test_no_import_circles():
-    """Between modules, as they are loaded: a package counts with what it takes from its own modules."""
+    """Between modules, as they are loaded: a package counts with what it takes from its own
+    modules.
+    """
     graph = {module: imports(path, everywhere=False) - {module} for module, path in MODULES.items()}
     state: dict[str, int] = {}
     trail: list[str] = []

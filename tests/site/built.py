@@ -1,8 +1,10 @@
-"""The built pages in Chromium: `make site-test` runs this file; the usual run of the tests does not, since it has no pages.
+"""The built pages in Chromium: `make site-test` runs this file; the usual run of the tests does
+not, since it has no pages.
 
-Every page that was built is opened once: nothing is asked of another host, questions and predictions answer as in JupyterLab,
-figures move, the keyboard reaches every control and leaves it again, colours have enough contrast in both modes, nothing is cut at
-1280 pixels, a phone shows it without moving sideways. Pictures are kept in artifacts/site. A page takes five to ten seconds of
+Every page that was built is opened once: nothing is asked of another host, questions and
+predictions answer as in JupyterLab, figures move, the keyboard reaches every control and leaves it
+again, colours have enough contrast in both modes, nothing is cut at 1280 pixels, a phone shows it
+without moving sideways. Pictures are kept in artifacts/site. A page takes five to ten seconds of
 processor time; `COURSE_SITE_PAGES=5.6` opens only those with that in their name.
 """
 
@@ -83,7 +85,9 @@ def browser():
 
 @pytest.fixture
 def opened(browser, address):
-    """Opens a page in a mode and a width; fails afterwards on a request to elsewhere, a missing file, or an error of a script."""
+    """Opens a page in a mode and a width; fails afterwards on a request to elsewhere, a missing
+    file, or an error of a script.
+    """
     wrong, contexts = [], []
 
     def open_(name, mode="light", width=1280, **more):
@@ -219,7 +223,9 @@ def test_a_page_is_read_answered_moved_and_reached(name, opened):
 
 
 def walked(page):
-    """Tab goes from each control of the article to another one, and reaches all of a page that has few."""
+    """Tab goes from each control of the article to another one, and reaches all of a page that has
+    few.
+    """
     count, hidden = page.evaluate(CONTROLS)
     assert not hidden
     if not count:
@@ -308,7 +314,9 @@ def test_numbers_are_read_as_in_a_notebook(opened):
 
 
 def test_questions_are_judged_as_in_a_notebook(opened):
-    """Right, nearly right, and each known mistake of every numeric question; the first wrong place of every ordering."""
+    """Right, nearly right, and each known mistake of every numeric question; the first wrong place
+    of every ordering.
+    """
     from making import forms
 
     page = opened(pages.page_of(LESSONS[0]))

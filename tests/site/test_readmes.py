@@ -1,4 +1,6 @@
-"""The READMEs of the package's folders: a row for each public module, and nothing that is not there."""
+"""The READMEs of the package's folders: a row for each public module, and nothing that is not
+there.
+"""
 
 import ast
 import functools

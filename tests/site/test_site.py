@@ -1,4 +1,6 @@
-"""What Sphinx reads: pages from notebooks, forms with their answers, frames of moving figures, links. tests/site/built.py tries the built pages."""
+"""What Sphinx reads: pages from notebooks, forms with their answers, frames of moving figures,
+links. tests/site/built.py tries the built pages.
+"""
 
 import json
 import re

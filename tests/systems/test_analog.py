@@ -1,4 +1,6 @@
-"""Inexact hardware: ranges, the size of the noise, converters and light against closed forms; energy against the table's own sums."""
+"""Inexact hardware: ranges, the size of the noise, converters and light against closed forms;
+energy against the table's own sums.
+"""
 
 import math
 
@@ -101,7 +103,9 @@ def test_bad_input_is_named(call, says):
 
 
 def test_energy_is_the_tables():
-    """Horowitz (2014): FP32 multiplication 3.7 and addition .9 pJ; INT8 .2, its sums in INT32 .1; DRAM 640 and SRAM 5 for 32 bits."""
+    """Horowitz (2014): FP32 multiplication 3.7 and addition .9 pJ; INT8 .2, its sums in INT32 .1;
+    DRAM 640 and SRAM 5 for 32 bits.
+    """
     assert energy.multiply_add("FP32") == pytest.approx(4.6) and energy.multiply_add(
         "INT8"
     ) == pytest.approx(0.3)

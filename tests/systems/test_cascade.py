@@ -1,4 +1,6 @@
-"""Cascades: the bound against scipy, the threshold's promise by simulation, and what a cascade serves."""
+"""Cascades: the bound against scipy, the threshold's promise by simulation, and what a cascade
+serves.
+"""
 
 import math
 
@@ -21,7 +23,9 @@ def test_the_bound_is_clopper_and_pearsons(harmed, n):
 
 
 def questions(n, seed):
-    """Confidence c uniform; the small model is wrong with (1 − c)/2; so P(harm, confidence ≥ t) = (1 − t)²/4."""
+    """Confidence c uniform; the small model is wrong with (1 − c)/2; so P(harm, confidence ≥ t) =
+    (1 − t)²/4.
+    """
     rng = torch.Generator().manual_seed(seed)
     c = torch.rand(n, generator=rng)
     return c, torch.rand(n, generator=rng) < (1 - c) / 2

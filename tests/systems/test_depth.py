@@ -1,4 +1,6 @@
-"""Skipped blocks against a model without them, exits against their definition, on several architectures."""
+"""Skipped blocks against a model without them, exits against their definition, on several
+architectures.
+"""
 
 import pytest
 import torch
@@ -48,7 +50,9 @@ def test_a_token_that_skips_leaves_earlier_ones_alone(model):
 
 
 def test_exits_are_the_first_sure_depth(model):
-    """At threshold 0 all leave at once, at 1 nobody; between, depths follow from the predictions at each depth."""
+    """At threshold 0 all leave at once, at 1 nobody; between, depths follow from the predictions at
+    each depth.
+    """
     assert (depth.exits(model, IDS, 0.0) == 1).all() and (depth.exits(model, IDS, 1.0) == 3).all()
     first = depth.predictions(model, IDS, {1: ALL, 2: ALL}).amax(-1).exp()
     threshold = float(first.median())

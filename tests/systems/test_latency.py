@@ -1,4 +1,8 @@
-"""The table's sums, the models that pruning to a latency builds, and its choice against brute force and `milp`. Nothing is timed."""
+"""The table's sums, the models that pruning to a latency builds, and its choice against brute force
+and `milp`.
+
+Nothing is timed.
+"""
 
 import itertools
 
@@ -82,7 +86,9 @@ def test_parts_and_models_are_measured():
 
 @torch.no_grad()
 def test_parts_together_are_the_model(bundled):
-    """The jobs that are timed compute what a model computes: attention and MLP of a block, after one another."""
+    """The jobs that are timed compute what a model computes: attention and MLP of a block, after
+    one another.
+    """
     model = bundled[0]
     ids = torch.randint(64, (1, 8), generator=torch.Generator().manual_seed(0))
     x = model.model.embed_tokens(ids)

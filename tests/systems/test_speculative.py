@@ -1,4 +1,6 @@
-"""Speculative decoding: the target's distribution by enumeration and by χ², its greedy text, and what a round yields."""
+"""Speculative decoding: the target's distribution by enumeration and by χ², its greedy text, and
+what a round yields.
+"""
 
 import itertools
 from fractions import Fraction
@@ -54,7 +56,11 @@ def test_one_token_has_the_targets_distribution_exactly():
 
 
 def test_two_drafted_tokens_by_samples(n=12000):
-    """All (first, second, third) tokens of rounds, each filled up by the target, against p₁ p₂ p₃ by χ². The distributions do not depend on the text."""
+    """All (first, second, third) tokens of rounds, each filled up by the target, against p₁ p₂ p₃
+    by χ².
+
+    The distributions do not depend on the text.
+    """
     p, q = (
         torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64)
         for rows in (P, Q)
@@ -114,7 +120,9 @@ def test_a_draft_that_is_the_target_is_always_accepted():
 
 
 def test_sampled_pairs_have_the_targets_distribution():
-    """Two new tokens with a draft that is often rejected, in many texts, against p(x₁) p(x₂ | x₁) of the target: χ² on bins of like size."""
+    """Two new tokens with a draft that is often rejected, in many texts, against p(x₁) p(x₂ | x₁)
+    of the target: χ² on bins of like size.
+    """
     target, draft = pair()
     target.lm_head.weight.data *= 3
     prompt = torch.tensor([7, 11, 13])
@@ -181,7 +189,9 @@ def test_expected_tokens_and_speed():
 
 
 def test_a_round_by_enumeration():
-    """Tokens of a round against all outcomes of all coins, in a text of 6 places with k = 2: only starts from which a round fits count."""
+    """Tokens of a round against all outcomes of all coins, in a text of 6 places with k = 2: only
+    starts from which a round fits count.
+    """
     r = torch.rand(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for row, value in zip(r.tolist(), speculative.tokens_per_round(r, 2).tolist(), strict=True):
         lengths = starts = 0.0
@@ -201,7 +211,9 @@ def test_a_round_by_enumeration():
 
 
 def test_chances_forecast_the_rounds_that_are_run():
-    """Accepted tokens in real runs against the exact expectation from r, on texts that the runs wrote."""
+    """Accepted tokens in real runs against the exact expectation from r, on texts that the runs
+    wrote.
+    """
     target, draft = pair()
     target.lm_head.weight.data *= 2
     draft.lm_head.weight.data *= 2

@@ -1,4 +1,6 @@
-"""Entropy and lossless codes against closed forms, brute force and a decoder that reads one bit at a time."""
+"""Entropy and lossless codes against closed forms, brute force and a decoder that reads one bit at
+a time.
+"""
 
 import itertools
 import lzma
@@ -70,7 +72,9 @@ def test_words_are_a_prefix_code():
 
 
 def slow_decode(data: bytes) -> list[int]:
-    """One bit at a time, looking words up in a dictionary: the file format as its docstring states it."""
+    """One bit at a time, looking words up in a dictionary: the file format as its docstring states
+    it.
+    """
     count, size = struct.unpack_from("<QI", data)
     table = data[12 : 12 + 128]
     lengths = [half for byte in table for half in (byte >> 4, byte & 15)]
@@ -127,7 +131,9 @@ def test_every_bfloat16_pattern_comes_back():
 
 
 def test_normal_weights_lose_nothing_and_a_third_of_their_bytes():
-    """Exponents of N(0, σ²) numbers: their probabilities in closed form give the entropy, Huffman comes near it."""
+    """Exponents of N(0, σ²) numbers: their probabilities in closed form give the entropy, Huffman
+    comes near it.
+    """
     weight = (torch.randn(300, 1000, generator=torch.Generator().manual_seed(0)) * 2**-6).bfloat16()
     p = [
         math.erf(2.0**-e / math.sqrt(2)) - math.erf(2.0 ** (-e - 1) / math.sqrt(2))

@@ -1,4 +1,6 @@
-"""Bounds against their definition and against chance; kernels against autograd and against wide networks."""
+"""Bounds against their definition and against chance; kernels against autograd and against wide
+networks.
+"""
 
 import math
 
@@ -21,7 +23,10 @@ def test_kl_inverse_is_the_inverse_and_below_hoeffding():
 
 
 def test_the_bound_holds_for_the_best_of_many_guessers():
-    """2^8 coins guess n labels; the best of them is named in 8 bits. Its true error is ½: the bound is broken in at most δ."""
+    """2^8 coins guess n labels; the best of them is named in 8 bits.
+
+    Its true error is ½: the bound is broken in at most δ.
+    """
     rng = torch.Generator().manual_seed(0)
     n, broken = 60, 0
     for _ in range(400):

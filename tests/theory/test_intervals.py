@@ -1,4 +1,6 @@
-"""Intervals against scipy, closed forms, and simulation: they cover the true value as often as they say."""
+"""Intervals against scipy, closed forms, and simulation: they cover the true value as often as they
+say.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""Noise: the exact series against sampling, ½ δᵀFδ against the exact divergence, the straight-through walk by hand."""
+"""Noise: the exact series against sampling, ½ δᵀFδ against the exact divergence, the
+straight-through walk by hand.
+"""
 
 import math
 

@@ -24,7 +24,9 @@ from course_utils.world.tape import Tape
 
 
 class EveryBranch(Tape):
-    """Follows a given prefix of choices, then always the first option, noting how many options each had."""
+    """Follows a given prefix of choices, then always the first option, noting how many options each
+    had.
+    """
 
     def __init__(self, prefix):
         super().__init__(random.Random(0))
@@ -204,7 +206,9 @@ def test_entropy_floor_of_questions_matches_a_hand_count():
 
 
 def test_a_text_that_begins_no_program_is_known():
-    """Against the interpreter: every beginning of what it takes is taken; what is not taken cannot be mended by going on."""
+    """Against the interpreter: every beginning of what it takes is taken; what is not taken cannot
+    be mended by going on.
+    """
     rng = random.Random(0)
 
     def runs(text):

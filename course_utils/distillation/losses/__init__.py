@@ -1,4 +1,7 @@
-"""Distillation losses. The student's tensor comes first, the teacher's second and without gradient."""
+"""Distillation losses.
+
+The student's tensor comes first, the teacher's second and without gradient.
+"""
 
 from .hidden import attention_maps, feature, value_relations
 from .logits import cross_entropy, jensen_shannon, kl, masked_mean, response, reverse_kl

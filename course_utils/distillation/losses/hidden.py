@@ -1,7 +1,8 @@
-"""Losses between what two networks hold inside: hidden states, attention maps, relations between values.
+"""Losses between what two networks hold inside: hidden states, attention maps, relations between
+values.
 
-Hidden states and values are (batch, tokens, width), attention maps (batch, heads, queries, keys), masks (batch, tokens)
-with True at real tokens.
+Hidden states and values are (batch, tokens, width), attention maps (batch, heads, queries, keys),
+masks (batch, tokens) with True at real tokens.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,9 @@ def feature(
 ) -> Tensor:  # fmt: skip
     """Mean over tokens and features of (P(h_S) − h_T)² (FitNets; Romero et al., 2015).
 
-    `projector` maps the student's width to the teacher's; without one the widths must agree. `relative` divides by
-    the mean of h_T² over the same tokens, so that 1 is what predicting zero would cost.
+    `projector` maps the student's width to the teacher's; without one the widths must agree.
+    `relative` divides by the mean of h_T² over the same tokens, so that 1 is what predicting zero
+    would cost.
     """
     hidden = exact(student_hidden if projector is None else projector(student_hidden))
     target = exact(teacher_hidden.detach())
@@ -52,9 +54,11 @@ def _row_kl(log_s: Tensor, log_t: Tensor) -> Tensor:
 
 
 def attention_maps(student_map: Tensor, teacher_map: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL(A_T ‖ A_S) of each query's attention, the mean over heads and real queries (MiniLM; Wang et al., 2020).
+    """KL(A_T ‖ A_S) of each query's attention, the mean over heads and real queries (MiniLM; Wang
+    et al., 2020).
 
-    Rows of a map sum to 1. With different numbers of heads, both are averaged over their heads first.
+    Rows of a map sum to 1. With different numbers of heads, both are averaged over their heads
+    first.
     Entries below 1e-12 count as 1e-12 in the logarithms.
     """
     if student_map.dim() != 4 or teacher_map.dim() != 4:
@@ -77,11 +81,12 @@ def value_relations(
     mask: Tensor | None = None,
     causal: bool = True,
 ) -> Tensor:
-    """KL(R_T ‖ R_S) with R = softmax(V Vᵀ / √d) in each of `heads` equal parts of the width, d features each.
+    """KL(R_T ‖ R_S) with R = softmax(V Vᵀ / √d) in each of `heads` equal parts of the width, d
+    features each.
 
-    MiniLM's value relations with MiniLMv2's free choice of relation heads (Wang et al., 2020, eq. 3; 2021), so that
-    the two widths may differ. A token relates to real tokens only, with `causal` to those up to itself. Queries, keys
-    and hidden states may be given in place of values.
+    MiniLM's value relations with MiniLMv2's free choice of relation heads (Wang et al., 2020, eq.
+    3; 2021), so that the two widths may differ. A token relates to real tokens only, with `causal`
+    to those up to itself. Queries, keys and hidden states may be given in place of values.
     """
     _same(student_values, teacher_values, slice(0, -1), "teacher_values")
     batch, tokens, _ = student_values.shape

@@ -1,7 +1,7 @@
 """Losses between two distributions over the vocabulary.
 
-Logits are (..., V); labels and masks have the shape (...) and belong to the same positions. Half-precision logits
-are raised to float32. The softened probabilities are P(τ) = softmax(z / τ).
+Logits are (..., V); labels and masks have the shape (...) and belong to the same positions.
+Half-precision logits are raised to float32. The softened probabilities are P(τ) = softmax(z / τ).
 """
 
 import functools
@@ -21,7 +21,10 @@ LARGE = 2**27
 
 
 def counted(x: Tensor, mask: Tensor | None, *features: int) -> Tensor:
-    """The positions of x (..., *features) where `mask` (...) is true: (n, *features). What is hidden may be NaN."""
+    """The positions of x (..., *features) where `mask` (...) is true: (n, *features).
+
+    What is hidden may be NaN.
+    """
     if mask is None:
         return x.reshape(-1, *features)
     if mask.shape + features != x.shape:
@@ -44,7 +47,9 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 def softened(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(log P_S, log P_T) at a temperature, (n, V) for the n counted positions; no gradient reaches the teacher."""
+    """(log P_S, log P_T) at a temperature, (n, V) for the n counted positions; no gradient reaches
+    the teacher.
+    """
     if student_logits.shape != teacher_logits.shape:
         raise CompressionError(
             f"teacher_logits: shape {tuple(teacher_logits.shape)} against the student's {tuple(student_logits.shape)}; "
@@ -63,14 +68,17 @@ def softened(
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Σ p (log p − log q), the mean over positions. What p rules out (log p = −∞) adds 0, to the gradient too."""
+    """Σ p (log p − log q), the mean over positions.
+
+    What p rules out (log p = −∞) adds 0, to the gradient too.
+    """
     apart = torch.where(log_p.isneginf(), torch.zeros_like(log_p), log_p - log_q)
     return log_p.exp().mul(apart).sum(-1).mean()
 
 
 def in_pieces(divergence: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Large logits go through `divergence` a few positions at a time, and again for the gradient: probabilities in float32
-    are never held for all of them.
+    """Large logits go through `divergence` a few positions at a time, and again for the gradient:
+    probabilities in float32 are never held for all of them.
     """
 
     @functools.wraps(divergence)
@@ -112,7 +120,10 @@ def kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL(P_T ‖ P_S) = Σ P_T (log P_T − log P_S), the mean over positions, in nats. Gradient in z_S: (P_S − P_T) / τ."""
+    """KL(P_T ‖ P_S) = Σ P_T (log P_T − log P_S), the mean over positions, in nats.
+
+    Gradient in z_S: (P_S − P_T) / τ.
+    """
     log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
     return _divergence(log_t, log_s)
 
@@ -124,7 +135,9 @@ def reverse_kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL(P_S ‖ P_T): mode seeking, it punishes mass where the teacher has none (Gu et al., 2024, MiniLLM)."""
+    """KL(P_S ‖ P_T): mode seeking, it punishes mass where the teacher has none (Gu et al., 2024,
+    MiniLLM).
+    """
     log_s, log_t = softened(student_logits, teacher_logits, temperature, mask)
     return _divergence(log_s, log_t)
 
@@ -134,7 +147,8 @@ def jensen_shannon(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None,
     beta: float = 0.5,
 ) -> Tensor:  # fmt: skip
-    """β KL(P_T ‖ M) + (1 − β) KL(P_S ‖ M) with M = β P_T + (1 − β) P_S, 0 < β < 1 (Agarwal et al., 2024, GKD).
+    """β KL(P_T ‖ M) + (1 − β) KL(P_S ‖ M) with M = β P_T + (1 − β) P_S, 0 < β < 1 (Agarwal et al.,
+    2024, GKD).
 
     Divided by β it tends to KL(P_T ‖ P_S) for β → 0, divided by 1 − β to KL(P_S ‖ P_T) for β → 1.
     """
@@ -151,7 +165,10 @@ DIVERGENCES = {"forward": kl, "reverse": reverse_kl, "js": jensen_shannon}
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """−log P_S(label) at τ = 1, the mean over positions, in nats. Labels behind the mask may be anything, such as −100."""
+    """−log P_S(label) at τ = 1, the mean over positions, in nats.
+
+    Labels behind the mask may be anything, such as −100.
+    """
     if labels.shape != student_logits.shape[:-1]:
         raise CompressionError(
             f"labels: shape {tuple(labels.shape)}, but {tuple(student_logits.shape[:-1])} is needed."
@@ -169,10 +186,12 @@ def response(
 ) -> Tensor:  # fmt: skip
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)) (Hinton et al., 2015).
 
-    The gradient of τ² KL in the student's logits is τ (P_S − P_T): the factor keeps it of the same size as τ grows.
+    The gradient of τ² KL in the student's logits is τ (P_S − P_T): the factor keeps it of the same
+    size as τ grows.
     For large τ it tends to (z_S − z_T) / V with logits centred on zero, so the loss tends to
     ‖z_S − z_T‖² / (2 V). `labels` may be left out when α = 0. `divergence`: forward, reverse or js.
-    Raises CompressionError for shapes that differ, τ ≤ 0, α outside [0, 1], labels outside the vocabulary.
+    Raises CompressionError for shapes that differ, τ ≤ 0, α outside [0, 1], labels outside the
+    vocabulary.
     """
     if not 0 <= alpha <= 1:
         raise CompressionError(f"alpha={alpha}: choose 0 (teacher only) to 1 (labels only).")

@@ -1,6 +1,7 @@
 """Losses between the geometry of two sets of vectors: row i of both belongs to the same example.
 
-Embeddings are (examples, width); the widths of student and teacher may differ for `distance` and `angle`.
+Embeddings are (examples, width); the widths of student and teacher may differ for `distance` and
+`angle`.
 """
 
 import torch
@@ -25,7 +26,9 @@ def _pair(student: Tensor, teacher: Tensor, least: int) -> tuple[Tensor, Tensor]
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over pairs i < j of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean distance (RKD-D; Park et al., 2019, eq. 5)."""
+    """Mean over pairs i < j of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean distance (RKD-D; Park et
+    al., 2019, eq. 5).
+    """
     student, teacher = _pair(student, teacher, 2)
 
     def distances(x: Tensor) -> Tensor:
@@ -36,10 +39,11 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def angle(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over triples of Huber(c_S − c_T), c = cos of the angle at x_j between x_i and x_k (RKD-A; Park et al., 2019).
+    """Mean over triples of Huber(c_S − c_T), c = cos of the angle at x_j between x_i and x_k
+    (RKD-A; Park et al., 2019).
 
-    All three examples differ. Memory grows with the cube of the number of examples; a corner of no length counts as
-    a right angle.
+    All three examples differ. Memory grows with the cube of the number of examples; a corner of no
+    length counts as a right angle.
     """
     student, teacher = _pair(student, teacher, 3)
     n = len(student)
@@ -59,10 +63,12 @@ def angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def contrastive(student: Tensor, teacher: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE: −log softmax_j(cos(s_i, t_j) / τ) at j = i, the mean over examples (van den Oord et al., 2018).
+    """InfoNCE: −log softmax_j(cos(s_i, t_j) / τ) at j = i, the mean over examples (van den Oord et
+    al., 2018).
 
-    Each student vector must find its own teacher vector among all of them, the idea of contrastive representation
-    distillation (Tian et al., 2020) with the batch as negatives. Project the student to the teacher's width first.
+    Each student vector must find its own teacher vector among all of them, the idea of contrastive
+    representation distillation (Tian et al., 2020) with the batch as negatives. Project the student
+    to the teacher's width first.
     """
     student, teacher = _pair(student, teacher, 2)
     if student.shape[1] != teacher.shape[1]:

@@ -22,12 +22,14 @@ def top_k(
     mask: Tensor | None = None,
     tail: str = "bucket",
 ) -> Tensor:
-    """KL(P_T ‖ P_S) at a temperature τ when only the teacher's k largest are known, the mean over positions, in nats.
+    """KL(P_T ‖ P_S) at a temperature τ when only the teacher's k largest are known, the mean over
+    positions, in nats.
 
-    `teacher` has values (..., k), log P_T at τ = 1; indices (..., k); and rest (...), log Σ exp(log P_T / τ) over all
-    other tokens. With tail "bucket" the others are one outcome for both models, so that k + 1 probabilities are
-    compared: never more than the full divergence, which it reaches at k = V. With "renormalize" both distributions
-    are scaled to sum to 1 over the k tokens: what the student puts elsewhere then costs nothing.
+    `teacher` has values (..., k), log P_T at τ = 1; indices (..., k); and rest (...), log Σ exp(log
+    P_T / τ) over all other tokens. With tail "bucket" the others are one outcome for both models,
+    so that k + 1 probabilities are compared: never more than the full divergence, which it reaches
+    at k = V. With "renormalize" both distributions are scaled to sum to 1 over the k tokens: what
+    the student puts elsewhere then costs nothing.
     """
     if tail not in TAILS:
         raise CompressionError(f"tail={tail!r}: choose one of {', '.join(TAILS)}.")
@@ -57,8 +59,9 @@ def mixture(
 ) -> Tensor:
     """Log Σ_k w_k P_k(τ) of teachers (K, ..., V): (..., V), without gradient.
 
-    w is, at each position: uniform, 1 / K; entropy, softmax_k(−H(P_k)), a teacher counts by how sure it is; label,
-    softmax_k(log P_k(label)), by how right it is (after Zhang et al., 2022). Both measured at τ = 1.
+    w is, at each position: uniform, 1 / K; entropy, softmax_k(−H(P_k)), a teacher counts by how
+    sure it is; label, softmax_k(log P_k(label)), by how right it is (after Zhang et al., 2022).
+    Both measured at τ = 1.
     """
     if weighting not in WEIGHTINGS:
         raise CompressionError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}.")

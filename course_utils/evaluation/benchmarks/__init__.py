@@ -1,7 +1,9 @@
-"""GLUE, SuperGLUE, HellaSwag, MMLU and HumanEval on a folder of files, asked and scored by lm-evaluation-harness.
+"""GLUE, SuperGLUE, HellaSwag, MMLU and HumanEval on a folder of files, asked and scored by
+lm-evaluation-harness.
 
-The tasks are the harness's own (prompts, choices, metrics). Only the items come from here, so that nothing is downloaded
-and no code of a data set is run; and the programs of HumanEval run where the caller says, in a sandbox.
+The tasks are the harness's own (prompts, choices, metrics). Only the items come from here, so that
+nothing is downloaded and no code of a data set is run; and the programs of HumanEval run where the
+caller says, in a sandbox.
 """
 
 import importlib.metadata
@@ -95,14 +97,16 @@ def run(
 ) -> dict[str, Benchmark]:  # fmt: skip
     """{task: scores} of the tasks on the files in the folder `data`.
 
-    tasks: names of lm-evaluation-harness ("hellaswag", "rte", "sglue_rte", …), "humaneval", and "glue", "super_glue" and
-    "mmlu" for all of theirs that are in the folder. shots: solved items before each, from the training file (MMLU: its dev
-    file). n: the first n items of each task (MMLU: of each subject), None for all. execute: runs programs and says of each
-    whether it came to its end, such as `course_utils.grade.programs.run` (it is also asked about none, first, so that it
-    can say that there is no sandbox); without it "humaneval" is refused.
+    tasks: names of lm-evaluation-harness ("hellaswag", "rte", "sglue_rte", …), "humaneval", and
+    "glue", "super_glue" and "mmlu" for all of theirs that are in the folder. shots: solved items
+    before each, from the training file (MMLU: its dev file). n: the first n items of each task
+    (MMLU: of each subject), None for all. execute: runs programs and says of each whether it came
+    to its end, such as `course_utils.grade.programs.run` (it is also asked about none, first, so
+    that it can say that there is no sandbox); without it "humaneval" is refused.
 
-    Raises CompressionError for an unknown task, for a file that is missing, unreadable or not what it should be, before
-    the model is asked anything; if the harness is not installed; and if the model's log-probabilities are not numbers.
+    Raises CompressionError for an unknown task, for a file that is missing, unreadable or not what
+    it should be, before the model is asked anything; if the harness is not installed; and if the
+    model's log-probabilities are not numbers.
     """
     network = runnable(model)
     for name, value, least in (("shots", shots, 0), ("n", n, 1), ("batch_size", batch_size, 1)):
@@ -141,7 +145,10 @@ def run(
 def gathered(
     chosen: list[str], subjects: list[str], folder: Path, shots: int, n: int | None
 ) -> dict[str, Asked]:
-    """The items of each single task. Of a group only what is in the folder, with a warning that names the rest."""
+    """The items of each single task.
+
+    Of a group only what is in the folder, with a warning that names the rest.
+    """
     known = {**SOURCES, **{f"mmlu_{subject}": mmlu(subject) for subject in subjects}}
     groups = {**GROUPS, "mmlu": tuple(f"mmlu_{subject}" for subject in subjects)}
     if unknown := [name for name in chosen if name not in known and name not in groups] or (
@@ -206,7 +213,9 @@ def mmlu_subjects() -> list[str]:
 
 
 def configured(one: Asked, shots: int) -> dict[str, Any]:
-    """What stands in the place of the harness's own settings: the data, and no split that is not there."""
+    """What stands in the place of the harness's own settings: the data, and no split that is not
+    there.
+    """
     import datasets
 
     parts = {one.source.split: one.rows, **({one.source.shots: one.examples} if shots else {})}
@@ -253,7 +262,10 @@ def told(
     network: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Benchmark:
-    """The scores of a task, and how they came about. Raises CompressionError if a log-probability is not a number."""
+    """The scores of a task, and how they came about.
+
+    Raises CompressionError if a log-probability is not a number.
+    """
     results, samples = found["results"][task], found["samples"][task]
     scores = {
         key.split(",")[0]: float(value)

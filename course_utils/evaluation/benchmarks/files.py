@@ -1,4 +1,8 @@
-"""Rows of the files that benchmarks are published in: JSON lines, tables with commas or tabs, Parquet. Nothing is unpickled."""
+"""Rows of the files that benchmarks are published in: JSON lines, tables with commas or tabs,
+Parquet.
+
+Nothing is unpickled.
+"""
 
 import csv
 import gzip
@@ -15,7 +19,8 @@ LFS = "version https://git-lfs"
 
 
 def find(folders: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
-    """The files of the first pattern that matches in the first folder where one does; several are the parts of one table.
+    """The files of the first pattern that matches in the first folder where one does; several are
+    the parts of one table.
 
     Raises CompressionError if parts such as `-00001-of-00003` are missing.
     """
@@ -33,7 +38,9 @@ def find(folders: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
 
 
 def rows(path: Path, header: Sequence[str] | None = None) -> list[Row]:
-    """All rows of a .jsonl, .jsonl.gz, .csv, .tsv or .parquet file. `header`: the columns of a table that does not name them.
+    """All rows of a .jsonl, .jsonl.gz, .csv, .tsv or .parquet file.
+
+    `header`: the columns of a table that does not name them.
 
     Raises CompressionError if the file cannot be read, or holds no rows.
     """
@@ -77,7 +84,10 @@ def copy_again(path: Path) -> str:
 
 
 def lines(file: IO[str], path: Path) -> Iterator[Row]:
-    """The rows of a file with a JSON object in each line. Raises CompressionError with the number of a bad line."""
+    """The rows of a file with a JSON object in each line.
+
+    Raises CompressionError with the number of a bad line.
+    """
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -115,7 +125,10 @@ def table(file: IO[str], path: Path, header: Sequence[str] | None) -> Iterator[R
 
 
 def parquet(path: Path) -> list[Row]:
-    """The rows of a Parquet file. Raises CompressionError if pyarrow is missing or the file is damaged."""
+    """The rows of a Parquet file.
+
+    Raises CompressionError if pyarrow is missing or the file is damaged.
+    """
     try:
         import pyarrow
         from pyarrow import parquet as reader

@@ -20,7 +20,8 @@ class Absent(CompressionError):
 def read(task: str, source: Source, data: Path, split: str) -> tuple[list[Row], list[Path]]:
     """The items of one split and the files that they are from.
 
-    Raises Absent if there is no such file, CompressionError if one is incomplete, unreadable, or lacks what the task asks.
+    Raises Absent if there is no such file, CompressionError if one is incomplete, unreadable, or
+    lacks what the task asks.
     """
     roots = [folder for root in source.roots for folder in sorted(data.glob(root))]
     folders = [folder / inner for folder in (*roots, data) for inner in source.inner]
@@ -48,7 +49,10 @@ def read(task: str, source: Source, data: Path, split: str) -> tuple[list[Row], 
 
 
 def checked(task: str, source: Source, paths: list[Path], convert: Callable[..., Any]) -> list[Row]:
-    """The rows of all files, each with the columns that the task needs. Raises CompressionError that names file, row and column."""
+    """The rows of all files, each with the columns that the task needs.
+
+    Raises CompressionError that names file, row and column.
+    """
     found: list[Row] = []
     for path in paths:
         rows = files.rows(
@@ -75,7 +79,10 @@ def converted(path: Path, rows: list[Row], convert: Callable[..., Any]) -> Itera
 
 
 def complete(task: str, source: Source, path: Path, rows: Iterable[Row]) -> list[Row]:
-    """The columns that the task asks for. Rows of a table that end too early are left out, as the hub's scripts do, and counted."""
+    """The columns that the task asks for.
+
+    Rows of a table that end too early are left out, as the hub's scripts do, and counted.
+    """
     kept, short, every = [], 0, list(rows)
     for position, row in enumerate(every, 1):
         missing = [name for name in source.columns if row.get(name) is None]

@@ -1,7 +1,7 @@
 """HumanEval: the model goes on with a function's head; what it wrote is run with the item's tests.
 
-The prompt, the ends of a continuation and its length are those of the harness's own task, which cannot be used: it
-takes its scoring from the hub, and runs the programs unprotected.
+The prompt, the ends of a continuation and its length are those of the harness's own task, which
+cannot be used: it takes its scoring from the hub, and runs the programs unprotected.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
-"""Where the items of each benchmark are, as published and as on the hub, and the columns that both become.
+"""Where the items of each benchmark are, as published and as on the hub, and the columns that both
+become.
 
-A `Source` names the files below the folder that a user gives. Rows of an original file are converted to the hub's
-columns, which the tasks of lm-evaluation-harness read.
+A `Source` names the files below the folder that a user gives. Rows of an original file are
+converted to the hub's columns, which the tasks of lm-evaluation-harness read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -89,7 +90,9 @@ def number(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the items of a task stand, which columns they have, and how rows as published become rows as on the hub."""
+    """Where the items of a task stand, which columns they have, and how rows as published become
+    rows as on the hub.
+    """
 
     home: str  # folder of its task in lm_eval/tasks
     # folders that a copy may have; the given folder itself is looked at last
@@ -197,8 +200,8 @@ def record(found: Iterable[Row]) -> Iterator[Row]:
 
 
 def wsc(found: Iterable[Row]) -> Iterator[Row]:
-    """With the corrections of the hub's `wsc.fixed`: a span that does not occur in the text gets the case of its first
-    word there, no full stop and no line break.
+    """With the corrections of the hub's `wsc.fixed`: a span that does not occur in the text gets
+    the case of its first word there, no full stop and no line break.
     """
     for row in found:
         new = {

@@ -1,4 +1,5 @@
-"""SQuAD's comparison of two short answers, which the harness takes from transformers for ReCoRD and transformers 5 dropped.
+"""SQuAD's comparison of two short answers, which the harness takes from transformers for ReCoRD and
+transformers 5 dropped.
 
 Source: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1.
 """
@@ -37,7 +38,9 @@ def compute_f1(gold: str, said: str) -> float:
 
 @contextlib.contextmanager
 def importable() -> Iterator[None]:
-    """Inside, the module that the harness asks for is there: transformers' own, or this one in its place."""
+    """Inside, the module that the harness asks for is there: transformers' own, or this one in its
+    place.
+    """
     if importlib.util.find_spec(METRICS) is not None:
         yield
         return

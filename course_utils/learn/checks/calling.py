@@ -17,15 +17,19 @@ NOT_THERE = (IndexError, KeyError, TypeError, ValueError)
 
 
 def call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """What the function returns for the arguments of these names, in their order. Raises TypeError if it does not take them."""
+    """What the function returns for the arguments of these names, in their order.
+
+    Raises TypeError if it does not take them.
+    """
     return by(ways(function, given), function, function)
 
 
 def by(found: list[Way], function: Callable[..., Any], known_as: Any) -> Any:
     """Call the function in the way that was found.
 
-    One that takes anything does not say where it looks for its arguments. At its first call it gets them by name, and by
-    place if by name it raises, before and after, what a function raises that does not find them; then always in this way.
+    One that takes anything does not say where it looks for its arguments. At its first call it gets
+    them by name, and by place if by name it raises, before and after, what a function raises that
+    does not find them; then always in this way.
     So nothing is gained by raising now and then.
     """
     (places, named), *other = found
@@ -57,9 +61,12 @@ def _known(function: Any) -> bool:
 
 
 def ways(function: Callable[..., Any], given: dict[str, Any]) -> list[Way]:
-    """How the function can be called: one way, or two where it takes anything. Raises TypeError if it does not take them.
+    """How the function can be called: one way, or two where it takes anything.
 
-    By place where the function has the arguments so: some go by the type of their first one (`singledispatch`).
+    Raises TypeError if it does not take them.
+
+    By place where the function has the arguments so: some go by the type of their first one
+    (`singledispatch`).
     """
     try:
         signature = inspect.signature(function)
@@ -75,7 +82,8 @@ def ways(function: Callable[..., Any], given: dict[str, Any]) -> list[Way]:
 
 
 def _placed(signature: inspect.Signature, given: dict[str, Any]) -> inspect.BoundArguments:
-    """Some parameters go by place only (`x, /`, `*args`): the arguments in their order, which the parameters' names may not contradict.
+    """Some parameters go by place only (`x, /`, `*args`): the arguments in their order, which the
+    parameters' names may not contradict.
 
     Raises the TypeError of a call by name where there is no such parameter.
     """

@@ -1,4 +1,6 @@
-"""Run the learner's function on fresh inputs, compare it with the specification, and name what is wrong."""
+"""Run the learner's function on fresh inputs, compare it with the specification, and name what is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 def check(
     name: str, function: Callable[..., Any], *, seed: int | None = None, show: bool = True
 ) -> Verdict:
-    """Check the learner's function against an exercise, on fresh random inputs; an int `seed` repeats them.
+    """Check the learner's function against an exercise, on fresh random inputs; an int `seed`
+    repeats them.
 
-    Nothing that the function does is raised here. Raises CompressionError when there is no such exercise.
+    Nothing that the function does is raised here. Raises CompressionError when there is no such
+    exercise.
     """
     verdict = judge(name, function, seed=seed)
     if verdict.attempted:
@@ -37,7 +41,9 @@ def check(
 def judge(
     name: str, function: Any, *, seed: int | None = None, seconds: float | None = None
 ) -> Verdict:
-    """The verdict of `check`, neither shown nor recorded. `seconds` replaces the exercise's limit on time.
+    """The verdict of `check`, neither shown nor recorded.
+
+    `seconds` replaces the exercise's limit on time.
 
     Raises CompressionError when there is no such exercise.
     """
@@ -49,7 +55,9 @@ def judge(
 
 
 def remember(name: str, seed: int) -> None:
-    """Ask the specification what it answers to the inputs of this seed, before anybody's answer is judged."""
+    """Ask the specification what it answers to the inputs of this seed, before anybody's answer is
+    judged.
+    """
     exercise = find(name)
     for i in range(exercise.trials):
         _remembered(exercise.spec, exercise.inputs, exercise.gradients, exercise.refuses, seed + i)
@@ -118,7 +126,9 @@ def _compared(exercise: Exercise, text: dict[str, Any], trials: list[Trial]) -> 
 
 
 class Found(NamedTuple):
-    """Something wrong: a sentence (or the name of a property), the trial, and whether only values differ."""
+    """Something wrong: a sentence (or the name of a property), the trial, and whether only values
+    differ.
+    """
 
     text: str
     trial: Trial
@@ -126,12 +136,16 @@ class Found(NamedTuple):
 
 
 def _nothing(trials: list[Trial]) -> bool:
-    """True when no trial gave anything back: None is an answer only beside others, or where it is right."""
+    """True when no trial gave anything back: None is an answer only beside others, or where it is
+    right.
+    """
     return all(trial.result is None or trial.result is ... for trial in trials)
 
 
 def _wanted(function: Callable[..., Any], exercise: Exercise, trial: Trial) -> Trial:
-    """What the specification (or a named mistake) answers to the inputs of a trial; remembered where a seed repeats them."""
+    """What the specification (or a named mistake) answers to the inputs of a trial; remembered
+    where a seed repeats them.
+    """
     from .trials import clone
 
     if trial.seed is not None:
@@ -237,8 +251,8 @@ def _named(
 ) -> Iterator[str]:
     """The mistakes that explain all trials, the first one first.
 
-    Where several answers are right (`counts`), there are several ways to be wrong, too: then half of the trials are
-    enough, if one of them is wrong.
+    Where several answers are right (`counts`), there are several ways to be wrong, too: then half
+    of the trials are enough, if one of them is wrong.
     """
     alike = {
         key: list(_equals(exercise, trials, f, slopes)) for key, f in exercise.mistakes.items()
@@ -260,7 +274,10 @@ def _named(
 def _equals(
     exercise: Exercise, trials: list[Trial], mistaken: Callable[..., Any], slopes: bool
 ) -> Iterator[bool]:
-    """Trial by trial: is the result that of a named mistake? With `slopes`, the gradients must be, too."""
+    """Trial by trial: is the result that of a named mistake?
+
+    With `slopes`, the gradients must be, too.
+    """
     from . import compare
 
     others = 0

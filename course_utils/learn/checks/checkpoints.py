@@ -1,4 +1,6 @@
-"""Check a learner's function that writes a checkpoint and reads it back, on a small model made on the spot."""
+"""Check a learner's function that writes a checkpoint and reads it back, on a small model made on
+the spot.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,12 @@ Problem = tuple[str, dict[str, Any]]  # the key of a text in labs.yaml, and what
 def check_checkpoint(
     make: Callable[..., Any], *, bits: int = 3, group_size: int = 8, show: bool = True
 ) -> Verdict:
-    """Run `make(model, calibration, folder, bits, group_size, layer)`, which returns (bytes written, loaded model).
+    """Run `make(model, calibration, folder, bits, group_size, layer)`, which returns (bytes
+    written, loaded model).
 
-    It is given a small Llama with random weights and settings and a layer function unlike any default. It passes when the bytes
-    are those of the files, and the loaded model has the weights that this layer function gives, and what is only on the disk.
+    It is given a small Llama with random weights and settings and a layer function unlike any
+    default. It passes when the bytes are those of the files, and the loaded model has the weights
+    that this layer function gives, and what is only on the disk.
     """
     words = texts.load("labs")["checkpoint"]
     key, values = _run(make, bits, group_size)
@@ -96,7 +100,8 @@ def _run(make: Callable[..., Any], bits: int, group_size: int) -> Problem:
 
 @contextlib.contextmanager
 def other_on_disk() -> Iterator[None]:
-    """While this is open, what `Compressed.save` writes differs from the model in memory in one tensor.
+    """While this is open, what `Compressed.save` writes differs from the model in memory in one
+    tensor.
 
     So a model that was not read from the files is told from one that was, whatever folder it names.
     """

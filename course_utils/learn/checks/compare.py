@@ -1,6 +1,7 @@
 """Compare a learner's result with the right one, and say the first thing that is different.
 
-Forms that hold the right values are taken (see `forms`); an object with its own idea of equality is a wrong type.
+Forms that hold the right values are taken (see `forms`); an object with its own idea of equality is
+a wrong type.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ def _numbers(result: Any, want: Any, tolerance: float, where: str) -> Difference
 
 
 def _plainly_equal(one: Any, other: Any) -> bool:
-    """True where nothing needs a closer look: two numbers or two tensors of one type, the same to the last bit."""
+    """True where nothing needs a closer look: two numbers or two tensors of one type, the same to
+    the last bit.
+    """
     if type(one) is not type(other):
         return False
     if type(one) not in TENSORS:

@@ -30,12 +30,15 @@ KINDS = ("formula", "decide", "debug", "confirm", "design", "step")
 class Exercise:
     """A function that the learner writes.
 
-    `inputs(generator)` draws the keyword arguments; `spec(**inputs)` is the right answer. `mistakes` are wrong
-    functions with a name; `properties[name](inputs, result)` must be true of a right result as well.
-    A result is right when every number is within `tolerance` times the largest magnitude of the spec's. Where several
-    answers are right, such as masks among equal scores, `counts(inputs, result)` is what they have in common.
-    `refuses`: a word; where the spec raises ValueError there is no right answer, and a right function raises ValueError with that word
-    in its message. `kind` (one of KINDS), `difficulty` (1 to 3) and `minutes` are shown; a lab's exercises may leave them out.
+    `inputs(generator)` draws the keyword arguments; `spec(**inputs)` is the right answer.
+    `mistakes` are wrong functions with a name; `properties[name](inputs, result)` must be true of a
+    right result as well.
+    A result is right when every number is within `tolerance` times the largest magnitude of the
+    spec's. Where several answers are right, such as masks among equal scores, `counts(inputs,
+    result)` is what they have in common.
+    `refuses`: a word; where the spec raises ValueError there is no right answer, and a right
+    function raises ValueError with that word in its message. `kind` (one of KINDS), `difficulty` (1
+    to 3) and `minutes` are shown; a lab's exercises may leave them out.
     """
 
     id: str
@@ -100,7 +103,9 @@ def register(exercise: Exercise) -> Exercise:
 
 @functools.cache
 def _modules() -> dict[str, str]:
-    """Each topic's module, by topic: the rooms of the exercises folder hold one module a topic, and parts of some (`_…`)."""
+    """Each topic's module, by topic: the rooms of the exercises folder hold one module a topic, and
+    parts of some (`_…`).
+    """
     rooms = [module.name for module in pkgutil.iter_modules(folder.__path__) if module.ispkg]
     return {
         module.name: f"{folder.__name__}.{room}.{module.name}"

@@ -1,7 +1,9 @@
-"""The forms in which an answer may come: lists, arrays, scalars of NumPy, any mapping or sequence, as the type that is asked for.
+"""The forms in which an answer may come: lists, arrays, scalars of NumPy, any mapping or sequence,
+as the type that is asked for.
 
-What is asked for is a tensor, a tuple or list, a dict, a number, a text, True or False, or None. Only the contents of
-what comes are taken; an object's own idea of equality, length or order is never asked where Python's own is at hand.
+What is asked for is a tensor, a tuple or list, a dict, a number, a text, True or False, or None.
+Only the contents of what comes are taken; an object's own idea of equality, length or order is
+never asked where Python's own is at hand.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class NotTaken(Exception):
 
 
 def simple(value: Any) -> Any:
-    """NumPy's scalars, fractions and decimals as Python's numbers, arrays of numbers as tensors; anything else as it is."""
+    """NumPy's scalars, fractions and decimals as Python's numbers, arrays of numbers as tensors;
+    anything else as it is.
+    """
     if isinstance(value, np.generic):
         return float(value) if isinstance(value, np.longdouble) else value.item()
     if type(value) in (Fraction, Decimal):
@@ -49,7 +53,9 @@ def simple(value: Any) -> Any:
 
 
 def settled(value: Any) -> Any:
-    """What gives its items only once (a generator, `zip`, `map`) or is a view of a dict as a list, also inside a list or tuple."""
+    """What gives its items only once (a generator, `zip`, `map`) or is a view of a dict as a list,
+    also inside a list or tuple.
+    """
     if isinstance(value, ONCE):
         return list(itertools.islice(value, LARGEST))
     if type(value) in (list, tuple) and any(isinstance(item, ONCE) for item in value):
@@ -58,7 +64,9 @@ def settled(value: Any) -> Any:
 
 
 def items(value: Any) -> list[Any] | None:
-    """The items of a list, tuple or another sequence, or of a tensor's first dimension; None if it has none."""
+    """The items of a list, tuple or another sequence, or of a tensor's first dimension; None if it
+    has none.
+    """
     if isinstance(value, list):
         return list(list.__iter__(value))
     if isinstance(value, tuple):
@@ -83,7 +91,10 @@ def mapping(value: Any) -> dict[Any, Any] | None:
 
 
 def tensor(value: Any) -> torch.Tensor:
-    """Numbers in lists of lists (or arrays, or tensors in them) as one tensor. Raises NotTaken if they have no common shape."""
+    """Numbers in lists of lists (or arrays, or tensors in them) as one tensor.
+
+    Raises NotTaken if they have no common shape.
+    """
     left = LARGEST
 
     def stacked(value: Any, depth: int) -> torch.Tensor:
@@ -118,7 +129,9 @@ def tensor(value: Any) -> torch.Tensor:
 
 
 def taken(result: Any, want: Any) -> Any:
-    """`result`, its outermost layer in the type of `want` where that can be done without losing anything."""
+    """`result`, its outermost layer in the type of `want` where that can be done without losing
+    anything.
+    """
     result = simple(result)
     if type(want) in TENSORS:
         if want.dim() and type(result) not in TENSORS and items(result) is not None:

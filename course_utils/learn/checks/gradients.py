@@ -1,4 +1,6 @@
-"""The gradients of a learner's loss: they are what training uses, and a right value says nothing about them."""
+"""The gradients of a learner's loss: they are what training uses, and a right value says nothing
+about them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from . import calling
 
 
 def gradients(result: Any, of: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-    """∂ result / ∂ each tensor: None for one that `result` does not depend on, or where `result` asks for no gradient."""
+    """∂ result / ∂ each tensor: None for one that `result` does not depend on, or where `result`
+    asks for no gradient.
+    """
     if not of or not (
         isinstance(result, torch.Tensor) and result.requires_grad and result.grad_fn is not None
     ):
@@ -22,9 +26,11 @@ def gradients(result: Any, of: Sequence[torch.Tensor]) -> list[torch.Tensor | No
 def called(
     function: Callable[..., Any], given: dict[str, Any], names: Sequence[str]
 ) -> tuple[Any, dict[str, Any]]:
-    """What the function returns, and its gradients with respect to those of the named arguments that ask for one.
+    """What the function returns, and its gradients with respect to those of the named arguments
+    that ask for one.
 
-    A function of another process (in the grader) brings its gradients along: it has a method `with_gradients`.
+    A function of another process (in the grader) brings its gradients along: it has a method
+    `with_gradients`.
     """
     asked = [name for name in names if given[name].requires_grad]
     remote = getattr(type(function), "with_gradients", None)

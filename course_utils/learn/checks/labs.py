@@ -1,4 +1,6 @@
-"""What a lab needs around the learner's functions: cells that wait for them, and their shape for `course_utils`."""
+"""What a lab needs around the learner's functions: cells that wait for them, and their shape for
+`course_utils`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ __all__ = ["check_checkpoint", "gptq_layer", "layer_result", "ready", "same"]
 
 
 def ready(functions: Mapping[str, Callable[..., Any]]) -> bool:
-    """True when every function passes the exercise it is named by; else show which ones a cell waits for."""
+    """True when every function passes the exercise it is named by; else show which ones a cell
+    waits for.
+    """
     words, lines = texts.load("labs")["labs"], []
     for name, function in functions.items():
         verdict = check(name, function, show=False)
@@ -41,17 +45,20 @@ def _title(name: str) -> str:
 
 
 def same(result: Any, want: Any, tolerance: float = 1e-5) -> bool:
-    """True when a check would take `result` for `want`, relative to the largest magnitude in each tensor or number."""
+    """True when a check would take `result` for `want`, relative to the largest magnitude in each
+    tensor or number.
+    """
     from .compare import difference
 
     return difference(result, want, tolerance) is None
 
 
 def layer_result(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> LayerResult:
-    """Codes (out, in) with scale and zero point (out, groups) as the `LayerResult` that `course_utils` packs.
+    """Codes (out, in) with scale and zero point (out, groups) as the `LayerResult` that
+    `course_utils` packs.
 
-    Raises CompressionError if the shapes do not fit each other, a scale is not positive, or a code or zero point is
-    not a whole number from 0 to 2^bits − 1.
+    Raises CompressionError if the shapes do not fit each other, a scale is not positive, or a code
+    or zero point is not a whole number from 0 to 2^bits − 1.
     """
     import torch
 
@@ -94,7 +101,9 @@ def layer_result(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) ->
 
 @contextmanager
 def _one_thread(size: int) -> Iterator[None]:
-    """One thread for the many small steps of a walk over columns: waiting for a second one takes longer than a step."""
+    """One thread for the many small steps of a walk over columns: waiting for a second one takes
+    longer than a step.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -107,12 +116,14 @@ def _one_thread(size: int) -> Iterator[None]:
 
 
 def gptq_layer(quantize_layer: Callable[..., Any]) -> Callable[..., LayerResult]:
-    """The learner's `quantize_layer(weight, H, bits, group_size)` as a layer function for `gptq.quantize`.
+    """The learner's `quantize_layer(weight, H, bits, group_size)` as a layer function for
+    `gptq.quantize`.
 
-    Before it is called, in double precision, H is damped, and the weights of inputs that are always zero are set to zero. What it
-    returns, (codes, scale, zero point), becomes a `LayerResult`. With `never_worse` (the default), a layer whose
-    output error is larger than that of rounding is rounded, as in `gptq.quantize_layer`. Raises CompressionError for settings that the
-    learner's function does not have (symmetric grids, act-order, static groups), or as `layer_result` does.
+    Before it is called, in double precision, H is damped, and the weights of inputs that are always
+    zero are set to zero. What it returns, (codes, scale, zero point), becomes a `LayerResult`. With
+    `never_worse` (the default), a layer whose output error is larger than that of rounding is
+    rounded, as in `gptq.quantize_layer`. Raises CompressionError for settings that the learner's
+    function does not have (symmetric grids, act-order, static groups), or as `layer_result` does.
     """
 
     def layer(

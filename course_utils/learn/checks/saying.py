@@ -85,7 +85,9 @@ def refusal(raised: BaseException, exercise: Exercise) -> str:
 
 
 def _place(raised: BaseException, function: Callable[..., Any]) -> str:
-    """The learner's line where the error came from: the deepest one in the file (or cell) of the function."""
+    """The learner's line where the error came from: the deepest one in the file (or cell) of the
+    function.
+    """
     try:
         file = inspect.unwrap(function).__code__.co_filename  # type: ignore[attr-defined]
     except (AttributeError, ValueError):

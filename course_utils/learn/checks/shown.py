@@ -1,4 +1,6 @@
-"""The inputs of a trial as a learner reads them: small ones whole, larger ones by their shape and first values."""
+"""The inputs of a trial as a learner reads them: small ones whole, larger ones by their shape and
+first values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The worked solution of an exercise, behind a deliberate act: after an attempt, or when asked for twice."""
+"""The worked solution of an exercise, behind a deliberate act: after an attempt, or when asked for
+twice.
+"""
 
 import re
 
@@ -12,7 +14,9 @@ _asked: set[str] = set()  # asked for once since Python started
 
 
 def solution(name: str) -> None:
-    """Show the worked solution, and keep in the progress that it was shown. Raises CompressionError for an unknown exercise.
+    """Show the worked solution, and keep in the progress that it was shown.
+
+    Raises CompressionError for an unknown exercise.
 
     Without an attempt the first call only says so; the second one shows the solution.
     """

@@ -20,7 +20,9 @@ from .exercise import Exercise
 
 
 class OutOfTime(BaseException):
-    """Raised inside the learner's function when its time is over; not an Exception, so that `except Exception` lets it by."""
+    """Raised inside the learner's function when its time is over; not an Exception, so that `except
+    Exception` lets it by.
+    """
 
 
 class SignatureError(TypeError):
@@ -32,7 +34,9 @@ class Refused:
 
 
 def refusal(error: BaseException, word: str) -> bool:
-    """Whether it is a ValueError with the word in its message; a CompressionError is one, and in the grader known by its name."""
+    """Whether it is a ValueError with the word in its message; a CompressionError is one, and in
+    the grader known by its name.
+    """
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return (
         bool(word)
@@ -43,7 +47,9 @@ def refusal(error: BaseException, word: str) -> bool:
 
 @dataclass
 class Trial:
-    """One run: the inputs, what came back (or was raised), the gradients asked for, the inputs changed in place."""
+    """One run: the inputs, what came back (or was raised), the gradients asked for, the inputs
+    changed in place.
+    """
 
     inputs: dict[str, Any]
     result: Any = None
@@ -60,7 +66,9 @@ def draw(exercise: Exercise, seed: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def drawn(inputs: Callable[[torch.Generator], dict[str, Any]], seed: int) -> dict[str, Any]:
-    """The inputs of a seed, not to be changed: the specification and its mistakes are asked for the same ones."""
+    """The inputs of a seed, not to be changed: the specification and its mistakes are asked for the
+    same ones.
+    """
     return inputs(torch.Generator().manual_seed(seed))
 
 
@@ -84,7 +92,9 @@ def run(
     wanted: tuple[str, ...] = (),
     refuses: str = "",
 ) -> Trial:
-    """One trial; `wanted` are arguments whose gradients are asked for, `refuses` is the exercise's word for that there is no answer."""
+    """One trial; `wanted` are arguments whose gradients are asked for, `refuses` is the exercise's
+    word for that there is no answer.
+    """
     given = clone(inputs)
     trial = Trial(inputs)
     try:
@@ -114,7 +124,9 @@ def _call(
 
 
 def same(given: Any, before: Any) -> bool:
-    """False when a tensor or a container among the inputs was changed; other inputs are not looked into."""
+    """False when a tensor or a container among the inputs was changed; other inputs are not looked
+    into.
+    """
     if isinstance(before, dict):
         return given.keys() == before.keys() and all(
             same(given[key], before[key]) for key in before
@@ -127,7 +139,9 @@ def same(given: Any, before: Any) -> bool:
 
 
 class Clock:
-    """A limit on the time that the learner's function takes in all, where the system can interrupt it."""
+    """A limit on the time that the learner's function takes in all, where the system can interrupt
+    it.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
@@ -149,7 +163,9 @@ class Clock:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[Clock]:
-    """A clock that raises OutOfTime in this thread while it runs; the former signal handler and alarm are put back."""
+    """A clock that raises OutOfTime in this thread while it runs; the former signal handler and
+    alarm are put back.
+    """
     clock = Clock(seconds)
     if not clock.works:
         yield clock

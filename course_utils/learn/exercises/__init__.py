@@ -1,1 +1,4 @@
-"""One module per topic, in rooms named like the notebooks' folders; each holds `EXERCISES`. A topic is an id's part before the first dot."""
+"""One module per topic, in rooms named like the notebooks' folders; each holds `EXERCISES`.
+
+A topic is an id's part before the first dot.
+"""

@@ -13,7 +13,9 @@ def pick(rng: torch.Generator, *values):
 
 
 def turn(rng: torch.Generator, *values, every: int = 1):
-    """The value whose turn it is: trials that follow each other (`every` of them at a time) take one after the other."""
+    """The value whose turn it is: trials that follow each other (`every` of them at a time) take
+    one after the other.
+    """
     return values[rng.initial_seed() // every % len(values)]
 
 
@@ -35,7 +37,9 @@ def with_ties(rng: torch.Generator, score: Tensor) -> Tensor:
 
 
 def kept(score: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
-    """What of a mask counts where scores are equal: the scores that stay, sorted, 0 for those that go."""
+    """What of a mask counts where scores are equal: the scores that stay, sorted, 0 for those that
+    go.
+    """
     return torch.where(mask, score, 0.0).sort(dim=dim).values
 
 

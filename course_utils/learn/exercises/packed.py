@@ -60,7 +60,9 @@ def unpacked(packed: Tensor) -> Tensor:
 
 
 def with_grid(spread, formula):
-    """A wrong product: `spread` lays a group's number over the columns, `formula(q, s, z)` gives the weight."""
+    """A wrong product: `spread` lays a group's number over the columns, `formula(q, s, z)` gives
+    the weight.
+    """
 
     def product(x, packed, scale, zero):
         size = 2 * packed.shape[1] // scale.shape[1]

@@ -1,4 +1,6 @@
-"""Lab 5.1: kernels in C++ that learners give as text, compiled, called in a process of their own, compared and timed."""
+"""Lab 5.1: kernels in C++ that learners give as text, compiled, called in a process of their own,
+compared and timed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ ask: Callable[[dict[str, Any]], dict[str, Any]] = service.answer
 
 @dataclass(frozen=True)
 class Report:
-    """What was found; true when every answer was right. `speed` is None where it was not measured."""
+    """What was found; true when every answer was right.
+
+    `speed` is None where it was not measured.
+    """
 
     passed: bool
     attempted: bool
@@ -32,7 +37,9 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """Seconds of a plain read of the same bytes divided by those of the kernel, 0 where it was not measured."""
+        """Seconds of a plain read of the same bytes divided by those of the kernel, 0 where it was
+        not measured.
+        """
         return float(self.speed["ratio"]) if self.speed else 0.0
 
     def points(self, *steps: float) -> float:
@@ -51,7 +58,8 @@ def words(name: str, **details: Any) -> str:
 
 
 def judged(function: Any, *, seed: int | None = None, speed: bool = False) -> Report:
-    """Compile what `function()` returns, and compare it with the specification; with `speed`, time it beside a plain read.
+    """Compile what `function()` returns, and compare it with the specification; with `speed`, time
+    it beside a plain read.
 
     Whatever the function or the kernel does is part of the report, not raised here.
     """
@@ -99,7 +107,9 @@ def problem() -> str:
 
 
 def _ours() -> str:
-    """The kernel of the course that sets the marks; the grader has it, and so has a learner's own machine."""
+    """The kernel of the course that sets the marks; the grader has it, and so has a learner's own
+    machine.
+    """
     from ..exercises.labs import _int4_kernels
 
     return _int4_kernels.FAST

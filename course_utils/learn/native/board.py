@@ -1,7 +1,10 @@
-"""Memory that is shared with the process of a kernel: each buffer ends, or begins, where a page begins that nobody may touch.
+"""Memory that is shared with the process of a kernel: each buffer ends, or begins, where a page
+begins that nobody may touch.
 
-Two files without a name. The inputs begin with the table that `runner.cpp` reads, and are open there for reading only.
-The outputs begin with a page in which it leaves what went wrong. Nobody can change the size of either.
+Two files without a name. The inputs begin with the table that `runner.cpp` reads, and are open
+there for reading only.
+The outputs begin with a page in which it leaves what went wrong. Nobody can change the size of
+either.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ STATUS = struct.Struct("=qqq")
 
 
 class Board:
-    """Room for trials of these shapes (rows, columns, group, batch); where `at_end`, a buffer ends with its last page."""
+    """Room for trials of these shapes (rows, columns, group, batch); where `at_end`, a buffer ends
+    with its last page.
+    """
 
     def __init__(self, shapes: Sequence[tuple[int, int, int, int]], at_end: Sequence[bool]) -> None:
         self.shapes = list(shapes)
@@ -96,7 +101,10 @@ class Board:
         return y, bool((around == CANARY).all())
 
     def status(self) -> tuple[int, int, int]:
-        """state, buffer, place: what the runner wrote last. The kernel can forge it, to its own loss."""
+        """state, buffer, place: what the runner wrote last.
+
+        The kernel can forge it, to its own loss.
+        """
         state, buffer, place = STATUS.unpack_from(self.memory["outputs"])
         return state, buffer, place
 

@@ -51,7 +51,10 @@ def commands(compiler: str) -> list[list[str]]:
 
 
 def kernel(compiler: str, source: str, folder: Path, run: Run = here) -> str:
-    """Compile the source into folder/kernel.so: '' or what the compiler said, shortened. Raises TimeoutError."""
+    """Compile the source into folder/kernel.so: '' or what the compiler said, shortened.
+
+    Raises TimeoutError.
+    """
     (folder / "kernel.cpp").write_text(source, encoding="utf-8", errors="replace")
     said = ""
     for command in commands(compiler):
@@ -77,7 +80,9 @@ def readable(said: str) -> str:
 
 
 def program(name: str, compiler: str) -> Path:
-    """Runner or plain.so of this package, compiled once for this machine and kept beside the course's kernels."""
+    """Runner or plain.so of this package, compiled once for this machine and kept beside the
+    course's kernels.
+    """
     source = HERE / f"{name.partition('.')[0]}.cpp"
     flags = [*STANDARD, *NATIVE[0]] if name.endswith(".so") else ["-std=c++17", "-O2"]
     libraries = ["-ldl"] if sys.platform == "linux" and not name.endswith(".so") else []

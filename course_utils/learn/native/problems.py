@@ -1,9 +1,11 @@
-"""Products y = W x with 4-bit weights: inputs, what is right, and what the common mistakes would give.
+"""Products y = W x with 4-bit weights: inputs, what is right, and what the common mistakes would
+give.
 
     w[r, j] = scale[r, g] (q[r, j] − zero[r, g]),   g = j // group,   y[b, r] = Σ_j w[r, j] x[b, j]
 
-Two codes lie in a byte, that of the even column in the low four bits; a row takes ceil(columns / 2) bytes. There are
-ceil(columns / group) groups in a row, the last one may be short. `scale` is float32, `zero` one byte for each group.
+Two codes lie in a byte, that of the even column in the low four bits; a row takes ceil(columns / 2)
+bytes. There are ceil(columns / group) groups in a row, the last one may be short. `scale` is
+float32, `zero` one byte for each group.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ EDGES = (1, 2, 3, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 130, 257)
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """codes (rows, ceil(columns / 2)) uint8, scale and zero (rows, groups) float32 and uint8, x (batch, columns) float32."""
+    """codes (rows, ceil(columns / 2)) uint8, scale and zero (rows, groups) float32 and uint8, x
+    (batch, columns) float32.
+    """
 
     columns: int
     group: int
@@ -80,7 +84,9 @@ def sizes(rows: int, columns: int, group: int, batch: int) -> dict[str, int]:
 
 
 def draw(rng: np.random.Generator, rows: int, columns: int, group: int, batch: int) -> Problem:
-    """Random inputs; the unused half of an odd row's last byte is random too, and scales span several powers of ten."""
+    """Random inputs; the unused half of an odd row's last byte is random too, and scales span
+    several powers of ten.
+    """
     groups = -(-columns // group)
     return Problem(
         columns, group,
@@ -92,7 +98,9 @@ def draw(rng: np.random.Generator, rows: int, columns: int, group: int, batch: i
 
 
 def several(seed: int) -> list[Problem]:
-    """Problems of many shapes, in an order that the seed draws: edges of groups and of vectors, one row, several x."""
+    """Problems of many shapes, in an order that the seed draws: edges of groups and of vectors, one
+    row, several x.
+    """
     rng = np.random.default_rng(seed)
     shapes = [(1, 1, 16, 1), (1, 2, 16, 2), (3, 17, 16, 1), (1, 130, 64, 3)]
     shapes += [
@@ -160,7 +168,9 @@ MISTAKES: dict[str, Callable[[Problem], np.ndarray]] = {
 
 
 def mistake(problems: list[Problem], answers: list[np.ndarray]) -> str | None:
-    """The name of the mistake that explains all answers; a right answer among them explains nothing."""
+    """The name of the mistake that explains all answers; a right answer among them explains
+    nothing.
+    """
     right = [problem.right() for problem in problems]
     for name, function in MISTAKES.items():
         wrong = [

@@ -1,7 +1,9 @@
-"""The process of a kernel, seen from outside: start it, call it, take its processor time, say how it ended.
+"""The process of a kernel, seen from outside: start it, call it, take its processor time, say how
+it ended.
 
-Its processor time is the kernel's (the operating system's) own count of all that the process did, threads and system
-calls included, read from here; the process cannot change it, and nothing that it says about time is asked for.
+Its processor time is the kernel's (the operating system's) own count of all that the process did,
+threads and system calls included, read from here; the process cannot change it, and nothing that it
+says about time is asked for.
 """
 
 from __future__ import annotations
@@ -76,7 +78,10 @@ def _limited() -> None:
 
 
 class Kernel:
-    """A runner with a library and a board. Raises Fell where it does not come up. A context manager."""
+    """A runner with a library and a board.
+
+    Raises Fell where it does not come up. A context manager.
+    """
 
     def __init__(self, runner: Path, library: Path, board: Board, launch: Launch = Plain) -> None:
         self.board = board
@@ -179,7 +184,9 @@ def _name(number: int) -> str:
 
 
 def pin(processes: Sequence[Started], turn: int) -> None:
-    """Put the processes on one of the processors that this process may use, where the system can do that."""
+    """Put the processes on one of the processors that this process may use, where the system can do
+    that.
+    """
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         for process in processes:

@@ -1,8 +1,8 @@
 """Compile a kernel, ask it, time it: one order in, one plain answer out.
 
-An order is {"source": text, "seed": number, "beside": text or None}; with `beside`, the source of another kernel that is
-timed with it, the speed is measured. The answer is {"why": {...}} where something is wrong (reasons: the texts of
-`kernels`), else {"speed": {...} or None}.
+An order is {"source": text, "seed": number, "beside": text or None}; with `beside`, the source of
+another kernel that is timed with it, the speed is measured. The answer is {"why": {...}} where
+something is wrong (reasons: the texts of `kernels`), else {"speed": {...} or None}.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from .process import Fell, Launch, Plain
 def answer(
     order: Mapping[str, Any], launch: Launch = Plain, run: compiling.Run = compiling.here, alone: Callable[[], Any] = contextlib.nullcontext
 ) -> dict[str, Any]:  # fmt: skip
-    """What is found; nothing that the source does is raised here. `alone()` is a context in which nobody else measures."""
+    """What is found; nothing that the source does is raised here.
+
+    `alone()` is a context in which nobody else measures.
+    """
     if sys.platform == "win32":
         return {
             "why": {"reason": "no_compiler", "said": "the runner of kernels needs Linux or macOS."}

@@ -1,7 +1,9 @@
-"""What a kernel is asked, and what is found: right on many shapes, and how fast beside a plain read.
+"""What a kernel is asked, and what is found: right on many shapes, and how fast beside a plain
+read.
 
-The kernel runs in a process of its own (`process`), which nobody trusts: every answer is compared here, also those of
-calls that are timed; inputs are new at each call and lie in memory that the process cannot write.
+The kernel runs in a process of its own (`process`), which nobody trusts: every answer is compared
+here, also those of calls that are timed; inputs are new at each call and lie in memory that the
+process cannot write.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ def marks(ours: float) -> list[float]:
 
 
 class Stream:
-    """New inputs for the timed shape at each call, from a pool of random bytes that is read at random places."""
+    """New inputs for the timed shape at each call, from a pool of random bytes that is read at
+    random places.
+    """
 
     def __init__(self, bytes_wanted: int, rng: np.random.Generator) -> None:
         groups = COLUMNS // GROUP
@@ -115,13 +119,16 @@ class Stream:
 def ratio(
     runner: Path, library: Path, others: Mapping[str, Path], seed: int, launch: Launch = Plain
 ) -> dict[str, Any]:  # fmt: skip
-    """Seconds of `others["plain"]`, a plain read, divided by those of the kernel, each the least of several calls in turn.
+    """Seconds of `others["plain"]`, a plain read, divided by those of the kernel, each the least of
+    several calls in turn.
 
-    All are processes of the same program, on the same processor, with the same new inputs, which none has in a cache.
-    Seconds are all that a process used since its last answer was taken, until this one is. Where the ratio is just below
-    one of the `marks`, more calls are made: a machine that is busy with other work loses nobody's points.
-    The answer has "ratio", "ours" (the ratio of `others["ours"]`), the speeds of "kernel" and "plain" in GB/s, "calls",
-    "megabytes". Raises Fell if an answer is wrong.
+    All are processes of the same program, on the same processor, with the same new inputs, which
+    none has in a cache.
+    Seconds are all that a process used since its last answer was taken, until this one is. Where
+    the ratio is just below one of the `marks`, more calls are made: a machine that is busy with
+    other work loses nobody's points.
+    The answer has "ratio", "ours" (the ratio of `others["ours"]`), the speeds of "kernel" and
+    "plain" in GB/s, "calls", "megabytes". Raises Fell if an answer is wrong.
     """
     rng = np.random.default_rng(seed)
     stream = Stream(int(min(max(SMALLEST, 2 * _cache()), LARGEST)), rng)

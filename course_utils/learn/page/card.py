@@ -12,7 +12,10 @@ from .map import link
 
 
 def overview(lesson: str) -> None:
-    """First output of a lesson: what you will be able to do, what comes before, minutes, day. Raises CompressionError for a lesson that course.yaml does not know."""
+    """First output of a lesson: what you will be able to do, what comes before, minutes, day.
+
+    Raises CompressionError for a lesson that course.yaml does not know.
+    """
     unit = catalogue.lesson(lesson)
     known = catalogue.lessons()
     before = [link(known[name]) for name in unit.requires]

@@ -1,4 +1,6 @@
-"""The lessons, labs and days of the course (course.yaml), with their titles, and which of them are on this disk."""
+"""The lessons, labs and days of the course (course.yaml), with their titles, and which of them are
+on this disk.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def checkout() -> Path | None:
 
 
 def root() -> Path:
-    """The folder that holds notebooks/: the learner's own copy when they work in one, else the checkout."""
+    """The folder that holds notebooks/: the learner's own copy when they work in one, else the
+    checkout.
+    """
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "notebooks").is_dir():
             return folder
@@ -103,7 +107,9 @@ def present(unit: Unit) -> bool:
 
 
 def tasks(unit: Unit) -> tuple[list[str], list[str]]:
-    """The exercises and the questions of a notebook: the ids that its cells check and ask, in order."""
+    """The exercises and the questions of a notebook: the ids that its cells check and ask, in
+    order.
+    """
     file = root() / unit.path
     try:
         source = _source(file, file.stat().st_mtime_ns)

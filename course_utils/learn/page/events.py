@@ -1,8 +1,9 @@
 """What the learner has done, as one line of JSON per event in COURSE_HOME/progress.jsonl.
 
-Events are only ever appended, each with a single write, so a crash, a damaged line or two kernels at once lose nothing.
-Without COURSE_HOME the folder is .course in the checkout, or ~/.course. Where nothing can be written, progress lasts
-until Python ends, and this is said once.
+Events are only ever appended, each with a single write, so a crash, a damaged line or two kernels
+at once lose nothing.
+Without COURSE_HOME the folder is .course in the checkout, or ~/.course. Where nothing can be
+written, progress lasts until Python ends, and this is said once.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ class Summary:
 
 @dataclass
 class Guess:
-    """What was guessed, and once it was measured: whether it was right, and ln(guess / measured) of a number."""
+    """What was guessed, and once it was measured: whether it was right, and ln(guess / measured) of
+    a number.
+    """
 
     value: Any
     right: bool | None = None

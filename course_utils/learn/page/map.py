@@ -1,4 +1,7 @@
-"""The start page: what to open next, the map of five levels, the twelve days, the assessment. HTML, and text beside it."""
+"""The start page: what to open next, the map of five levels, the twelve days, the assessment.
+
+HTML, and text beside it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def show_page(done: Summary) -> None:
 
 
 def link(unit: Unit) -> Page:
-    """A unit's title, as a link relative to the notebook that runs; one that is not on disk is in preparation."""
+    """A unit's title, as a link relative to the notebook that runs; one that is not on disk is in
+    preparation.
+    """
     if not catalogue.present(unit):
         note = f"({ui('in_preparation')})"
         shown = f"<span style='{QUIET}'>{html.escape(unit.title)} <small>{note}</small></span>"
@@ -54,7 +59,9 @@ def link(unit: Unit) -> Page:
 
 
 def counts(unit: Unit, done: Summary) -> Page:
-    """How much of a unit is done: exercises passed and questions answered, or nothing when it has none."""
+    """How much of a unit is done: exercises passed and questions answered, or nothing when it has
+    none.
+    """
     exercises, questions = catalogue.tasks(unit)
     said = []
     if exercises:
@@ -83,7 +90,9 @@ def counts(unit: Unit, done: Summary) -> Page:
 
 
 def complete(unit: Unit, done: Summary) -> bool:
-    """True when every exercise and question of the notebook is done; a notebook without any is never complete."""
+    """True when every exercise and question of the notebook is done; a notebook without any is
+    never complete.
+    """
     exercises, questions = catalogue.tasks(unit)
     return (
         bool(exercises or questions)
@@ -219,7 +228,9 @@ def _assessment(done: Summary) -> Page:
 
 
 def _intuition(done: Summary) -> Page:
-    """How good the learner's guesses were, those before the first look at the result; nothing before the first one."""
+    """How good the learner's guesses were, those before the first look at the result; nothing
+    before the first one.
+    """
     judged = {name: guess for name, guess in done.guesses.items() if guess.right is not None}
     if not judged:
         return Page("", "")

@@ -1,4 +1,6 @@
-"""One look for every figure: colours that colour-blind readers can tell apart (Okabe and Ito), sizes that can be read."""
+"""One look for every figure: colours that colour-blind readers can tell apart (Okabe and Ito),
+sizes that can be read.
+"""
 
 from __future__ import annotations
 

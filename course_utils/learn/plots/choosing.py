@@ -1,4 +1,6 @@
-"""Figures of lesson 2.4: widths that fit, advice beside its controls, and how sure a place on the front is."""
+"""Figures of lesson 2.4: widths that fit, advice beside its controls, and how sure a place on the
+front is.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def widths(sizes: Mapping[int, float], memory: float, *, title: str) -> Figure:
 def advice(
     table: Comparison, front: Sequence[int], names: Sequence[str], *, top: float = 0.06
 ) -> Figure:
-    """Loss above the original with its interval over megabytes; what lies above `top` stands at the edge with its loss."""
+    """Loss above the original with its interval over megabytes; what lies above `top` stands at the
+    edge with its loss.
+    """
     figure, axes = plots.figure(
         title="Advice, measured",
         xlabel="MB written",

@@ -1,4 +1,6 @@
-"""Figures of lesson 4.1: bytes against damage, quantizers against R(D), bits against water-filling, cells of lattices."""
+"""Figures of lesson 4.1: bytes against damage, quantizers against R(D), bits against water-filling,
+cells of lattices.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,9 @@ from .names import name_points
 
 
 def bits_against_damage(table: Comparison) -> None:
-    """Every row of the table as a point with its interval; fixed lengths apart from entropy-coded rows."""
+    """Every row of the table as a point with its interval; fixed lengths apart from entropy-coded
+    rows.
+    """
     bits = table.columns["bits a weight"]
     figure, axes = base.figure(
         title="The same bits, another damage",
@@ -58,7 +62,9 @@ def entropies_of_samples(
     mended: Sequence[Sequence[float]],
     truth: float,
 ) -> None:
-    """Mean and middle 90 % of entropies measured on samples of each size, as they are and corrected, beside the truth."""
+    """Mean and middle 90 % of entropies measured on samples of each size, as they are and
+    corrected, beside the truth.
+    """
     _, axes = base.figure(
         title="An entropy measured on few numbers is too low",
         xlabel="numbers",
@@ -164,7 +170,9 @@ def spent_against_ideal(ideal: Mapping[str, float], spent: Mapping[str, float]) 
 
 
 def cells(rotation: float, step: float, seed: int = 0) -> Figure:
-    """400 pairs of normal numbers, turned by an angle in degrees, on a square and on a hexagonal lattice of equal density."""
+    """400 pairs of normal numbers, turned by an angle in degrees, on a square and on a hexagonal
+    lattice of equal density.
+    """
     turn = math.radians(rotation)
     matrix = torch.tensor(
         [[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], dtype=torch.float64

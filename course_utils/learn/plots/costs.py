@@ -68,7 +68,10 @@ def fits(ways: Mapping[str, Series], grows: str, caption: str = "") -> dict[str,
 def growth(
     ways: Mapping[str, Series], *, title: str, xlabel: str, levels: Mapping[float, str]
 ) -> Figure:
-    """Left: time over size, relative to the smallest size. Right: slopes between neighbours, with lines at `levels`."""
+    """Left: time over size, relative to the smallest size.
+
+    Right: slopes between neighbours, with lines at `levels`.
+    """
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     for (name, (sizes, times)), marker in zip(ways.items(), plots.MARKERS, strict=False):
         left.loglog(sizes, [t / times[0] for t in times], marker=marker, label=name)
@@ -96,7 +99,9 @@ def _powers_of_two(axes: Axes, low: float, high: float) -> None:
 
 
 def whole_runs(panels: Mapping[str, Mapping[str, Series]]) -> Figure:
-    """A panel for each thing that grows (its name is the axis), a line for each method; time relative to the first."""
+    """A panel for each thing that grows (its name is the axis), a line for each method; time
+    relative to the first.
+    """
     figure, axes = plots.plt.subplots(
         1, len(panels), figsize=(3.3 * len(panels), 3.8), layout="constrained", sharey=False
     )

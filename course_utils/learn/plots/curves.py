@@ -1,4 +1,6 @@
-"""Plain curves over one axis, and the rows of a comparison with their intervals: figures that many lessons draw."""
+"""Plain curves over one axis, and the rows of a comparison with their intervals: figures that many
+lessons draw.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def curves(
     logy: bool = False, level: tuple[float, str] | None = None, ticks: Sequence[float] | None = None, markers: bool = False,
     size: tuple[float, float] = (7.5, 3.5),
 ) -> Figure:  # fmt: skip
-    """Each line of `lines` over x, told apart by colour and by dashes (or markers). `level`: (height, name) of a dotted line.
+    """Each line of `lines` over x, told apart by colour and by dashes (or markers).
+
+    `level`: (height, name) of a dotted line.
 
     Raises CompressionError for a line whose length is not that of x.
     """
@@ -54,10 +58,11 @@ def intervals(
     rows: Sequence[str] | None = None,
     log: bool = True,
 ) -> Figure:
-    """One line for each row of the tables, a dot at its mean and a bar over its 95 % interval; one sign for each table.
+    """One line for each row of the tables, a dot at its mean and a bar over its 95 % interval; one
+    sign for each table.
 
-    A row that a table does not have is left out of it. An interval that reaches to 0 ends at the left edge of a
-    logarithmic axis.
+    A row that a table does not have is left out of it. An interval that reaches to 0 ends at the
+    left edge of a logarithmic axis.
     """
     names = list(
         rows or dict.fromkeys(label for table in tables.values() for label in table.values)

@@ -1,4 +1,6 @@
-"""Figures of lesson 4.4: accuracy over directions, spectra against chance, the edge of sparsity, the sharp transition."""
+"""Figures of lesson 4.4: accuracy over directions, spectra against chance, the edge of sparsity,
+the sharp transition.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +17,9 @@ from . import base
 def subspace_curves(
     dimensions: Sequence[int], found: Mapping[str, Sequence[float]], whole: float
 ) -> Figure:
-    """Test accuracy over the number of trained directions, a line for each network; the goal is 90 % of `whole`."""
+    """Test accuracy over the number of trained directions, a line for each network; the goal is 90
+    % of `whole`.
+    """
     figure, axes = base.figure(
         title="Digits in a random subspace",
         xlabel="directions d that are trained",
@@ -41,7 +45,9 @@ def subspace_curves(
 
 
 def spectrum(matrices: Mapping[str, Tensor]) -> Figure:
-    """Histograms of eigenvalues of (1/m) W Wᵀ with the Marchenko–Pastur density for entries of the same variance."""
+    """Histograms of eigenvalues of (1/m) W Wᵀ with the Marchenko–Pastur density for entries of the
+    same variance.
+    """
     figure, axes = plt.subplots(
         1, len(matrices), figsize=(4.6 * len(matrices), 3.6), layout="constrained", squeeze=False
     )
@@ -98,7 +104,9 @@ def sparsity_edge(measured: Mapping[float, float], predicted: Mapping[float, flo
 
 
 def recovery(shares: Sequence[float], rates: Mapping[int, Sequence[float]], delta: float) -> Figure:
-    """The share of sparse vectors found exactly, over k/m, for several sizes n; the threshold ρ(δ) is marked."""
+    """The share of sparse vectors found exactly, over k/m, for several sizes n; the threshold ρ(δ)
+    is marked.
+    """
     figure, axes = base.figure(
         title=f"Least ℓ₁, m = {delta:g} n measurements",
         xlabel="nonzeros k / measurements m",

@@ -14,7 +14,8 @@ from . import base as plots
 def answers(
     logits: Tensor, temperature: float, word: Callable[[int], str], *, before: str, named: int = 14
 ) -> Figure:
-    """What a model says of the next token, logits (V,): the likeliest tokens by name, and all of them in order.
+    """What a model says of the next token, logits (V,): the likeliest tokens by name, and all of
+    them in order.
 
     Both axes of probability are logarithmic, and both show τ = 1 beside `temperature`.
     """
@@ -79,7 +80,9 @@ def doubts(
 
 
 def shares(table: Tensor) -> Figure:
-    """A map of (digits, digits): how the teacher's doubt about each digit is divided among the others."""
+    """A map of (digits, digits): how the teacher's doubt about each digit is divided among the
+    others.
+    """
     figure, axes = plots.figure(
         title="Which wrong digits the teacher thinks of",
         xlabel="wrong answer",
@@ -96,7 +99,9 @@ def shares(table: Tensor) -> Figure:
 def courses(
     histories: Mapping[str, Sequence[Mapping]], *, start: float, teacher: float, title: str
 ) -> Figure:
-    """Validation loss over training steps, one line for each way, a ring around the checkpoint it would keep."""
+    """Validation loss over training steps, one line for each way, a ring around the checkpoint it
+    would keep.
+    """
     figure, axes = plots.figure(
         title=title,
         xlabel="training step",
@@ -120,9 +125,12 @@ def courses(
 def looks(
     rows: Mapping[str, Tensor], words: Sequence[str], distances: Mapping[str, Tensor], *, query: str
 ) -> Figure:
-    """Left: where one query looks, a row of weights for each model. Right: how far all maps are from the teacher's.
+    """Left: where one query looks, a row of weights for each model.
 
-    `distances[name]` holds one divergence for each window; bars are means with 95 % intervals over the windows.
+    Right: how far all maps are from the teacher's.
+
+    `distances[name]` holds one divergence for each window; bars are means with 95 % intervals over
+    the windows.
     """
     figure, (left, right) = plots.plt.subplots(
         1, 2, figsize=(9.5, 4.4), layout="constrained", width_ratios=(3, 2)
@@ -179,7 +187,9 @@ def by_setting(
 
 
 def directions(axis: Tensor, teacher: Tensor, forward: Tensor, backward: Tensor) -> Figure:
-    """A teacher with two peaks, and the one hump that each divergence chooses: probabilities over the classes `axis`."""
+    """A teacher with two peaks, and the one hump that each divergence chooses: probabilities over
+    the classes `axis`.
+    """
     figure, axes = plots.figure(
         title="KL(T ‖ S) covers both peaks, KL(S ‖ T) chooses one",
         xlabel="the classes, in a row",
@@ -202,7 +212,9 @@ def push(
     temperature: float,
     title: str,
 ) -> Figure:
-    """Softened answers of both models for some tokens, and the push −gradient on the student's logits."""
+    """Softened answers of both models for some tokens, and the push −gradient on the student's
+    logits.
+    """
     figure, (left, right) = plots.plt.subplots(
         1, 2, figsize=(8.5, 4), layout="constrained", sharey=True
     )
@@ -228,7 +240,9 @@ def push(
 def loudness(
     taus: Sequence[float], with_square: Sequence[float], without: Sequence[float], label: float
 ) -> Figure:
-    """The size of the gradient in the logits over the temperature, with τ² and without, beside that of the label's part."""
+    """The size of the gradient in the logits over the temperature, with τ² and without, beside that
+    of the label's part.
+    """
     figure, axes = plots.figure(
         title="Without τ² the teacher falls silent",
         xlabel="temperature τ",

@@ -1,4 +1,6 @@
-"""Figures of lesson 5.2: where the order of formats turns, formats as points on a line, their precision, streams, one's own format."""
+"""Figures of lesson 5.2: where the order of formats turns, formats as points on a line, their
+precision, streams, one's own format.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +56,9 @@ def number_lines(lists: Mapping[str, Tensor]) -> None:
 
 
 def small_float(exponent: int, mantissa: int) -> Figure:
-    """Every number of sign, exponent and mantissa bits, without infinity; on a line, and on a line of logarithms."""
+    """Every number of sign, exponent and mantissa bits, without infinity; on a line, and on a line
+    of logarithms.
+    """
     made = formats.Format("own", 1 + exponent + mantissa, "float", exponent, mantissa)
     values = formats.values(made)
     positive = values[values > 0]
@@ -75,7 +79,9 @@ def small_float(exponent: int, mantissa: int) -> Figure:
 
 
 def relative_errors(names: Sequence[str]) -> None:
-    """The largest relative error in each half octave, over the size of the number; each format at a scale that puts its best place at 1."""
+    """The largest relative error in each half octave, over the size of the number; each format at a
+    scale that puts its best place at 1.
+    """
     _, axes = base.figure(
         title="How precise, at which size?",
         xlabel="size of the number",
@@ -101,7 +107,9 @@ def relative_errors(names: Sequence[str]) -> None:
 
 
 def streams(x: float) -> Figure:
-    """Relative standard deviation of x · x over the length of the streams, unipolar and bipolar, beside rounding to 8 bits."""
+    """Relative standard deviation of x · x over the length of the streams, unipolar and bipolar,
+    beside rounding to 8 bits.
+    """
     figure, axes = base.figure(
         title=f"{x:.2f} · {x:.2f} by streams",
         xlabel="bits of a stream",

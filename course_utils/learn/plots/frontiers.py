@@ -1,4 +1,6 @@
-"""Figures of lesson 5.9: predicted against measured, where connections are, how well searches do, who leaves early, which head looks where."""
+"""Figures of lesson 5.9: predicted against measured, where connections are, how well searches do,
+who leaves early, which head looks where.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +13,9 @@ from . import base
 
 
 def predicted(pairs: Mapping[str, tuple[float, float]]) -> Figure:
-    """One dot for each model: (predicted, measured) divergence on logarithmic axes, and the diagonal."""
+    """One dot for each model: (predicted, measured) divergence on logarithmic axes, and the
+    diagonal.
+    """
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     everything = [v for pair in pairs.values() for v in pair if v > 0]
     ends = (min(everything) / 3, max(everything) * 4)
@@ -33,7 +37,9 @@ def predicted(pairs: Mapping[str, tuple[float, float]]) -> Figure:
 
 
 def connections(images: Tensor, masks: Mapping[str, Tensor]) -> Figure:
-    """The mean image, and how many connections of the first layer (out, 64) each pixel has, for each mask."""
+    """The mean image, and how many connections of the first layer (out, 64) each pixel has, for
+    each mask.
+    """
     figure, axes = plt.subplots(
         1, 1 + len(masks), figsize=(2.6 * (1 + len(masks)), 2.7), layout="constrained"
     )
@@ -69,7 +75,9 @@ def searches(ratios: Mapping[str, float], factor: float) -> Figure:
 def heads(
     before: Tensor, after: Tensor, names: tuple[str, str], distances: Sequence[int]
 ) -> Figure:
-    """Two pictures (heads, distances): the weight that each head of a block gives to the token so far back."""
+    """Two pictures (heads, distances): the weight that each head of a block gives to the token so
+    far back.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
     most = float(torch.maximum(before, after).max())
     for place, values, name in zip(axes, (before, after), names, strict=True):

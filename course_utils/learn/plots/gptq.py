@@ -13,10 +13,11 @@ from . import base as plots
 
 
 def slide(w: Tensor, H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(where the second of two weights slides to, GPTQ's grid point, the best grid point) on whole numbers.
+    """(where the second of two weights slides to, GPTQ's grid point, the best grid point) on whole
+    numbers.
 
-    The first weight is rounded; the second moves by −(w_0 − ŵ_0) [H⁻¹]_01 / [H⁻¹]_00 and is rounded there. The best is
-    found by trying all points within 3 of the weights.
+    The first weight is rounded; the second moves by −(w_0 − ŵ_0) [H⁻¹]_01 / [H⁻¹]_00 and is rounded
+    there. The best is found by trying all points within 3 of the weights.
     """
     inverse = torch.linalg.inv(H)
     first = w[0].round()
@@ -28,7 +29,8 @@ def slide(w: Tensor, H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def valley(first: float, second: float, correlation: float) -> Figure:
-    """Two weights among whole numbers: ellipses of equal output error, rounding, GPTQ and its way, the best point.
+    """Two weights among whole numbers: ellipses of equal output error, rounding, GPTQ and its way,
+    the best point.
 
     The inputs are equally loud, so H is 1 on the diagonal and `correlation` beside it.
     """
@@ -73,7 +75,9 @@ def valley(first: float, second: float, correlation: float) -> Figure:
 def by_tokens(
     counts: Sequence[int], lines: Mapping[str, Sequence[float]], *, inputs: int, title: str
 ) -> Figure:
-    """Error on new text relative to rounding's, against the number of calibration tokens; a line for each setting."""
+    """Error on new text relative to rounding's, against the number of calibration tokens; a line
+    for each setting.
+    """
     figure, axes = plots.figure(
         title=title,
         xlabel="calibration tokens",

@@ -1,4 +1,6 @@
-"""Figures of lesson 5.5: the roof, forecasts of latency, steps of width, what was pruned where, energy, ranges of a crossbar."""
+"""Figures of lesson 5.5: the roof, forecasts of latency, steps of width, what was pruned where,
+energy, ranges of a crossbar.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from .mixed import short
 
 
 def roof(limit: Roof, width: int, seconds: Mapping[str, Mapping[int, float]]) -> Figure:
-    """The roof over the intensity, and what products of a square layer reach: one line for each format, one mark for each number of tokens."""
+    """The roof over the intensity, and what products of a square layer reach: one line for each
+    format, one mark for each number of tokens.
+    """
     figure, axes = plots.figure(
         title="What the machine allows, and what products reach",
         xlabel="intensity, operations a byte",
@@ -55,7 +59,9 @@ def roof(limit: Roof, width: int, seconds: Mapping[str, Mapping[int, float]]) ->
 
 
 def forecasts(ratios: Mapping[str, Mapping[str, float]], allowed: float = 0.15) -> Figure:
-    """{way: {model: forecast / measured}} as groups of bars around 1, with the band of what is allowed."""
+    """{way: {model: forecast / measured}} as groups of bars around 1, with the band of what is
+    allowed.
+    """
     figure, axes = plots.figure(
         title="Forecasts of whole models", ylabel="forecast / measured", size=(8.5, 3.8)
     )
@@ -74,7 +80,9 @@ def forecasts(ratios: Mapping[str, Mapping[str, float]], allowed: float = 0.15) 
 
 
 def tiles(tile: int, widths: Sequence[int] = tuple(range(16, 513, 4))) -> Figure:
-    """Time of a layer in units of the widest, if a machine works in whole tiles of channels; the count of operations beside it."""
+    """Time of a layer in units of the widest, if a machine works in whole tiles of channels; the
+    count of operations beside it.
+    """
     figure, axes = plots.figure(
         title=f"Tiles of {tile} channels",
         xlabel="channels that stay",

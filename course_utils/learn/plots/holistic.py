@@ -1,4 +1,6 @@
-"""Figures of lesson 5.8: what a round of drafts yields and pays, and a measured front with the configuration that is chosen."""
+"""Figures of lesson 5.8: what a round of drafts yields and pays, and a measured front with the
+configuration that is chosen.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +13,9 @@ from . import base
 
 
 def pays(alpha: float, c: float, most: int = 12) -> Figure:
-    """Speed-up against the number of drafted tokens, at this acceptance and for this cost of a drafted token."""
+    """Speed-up against the number of drafted tokens, at this acceptance and for this cost of a
+    drafted token.
+    """
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     ks = range(0, most + 1)
     values = [speculative.speed_up(speculative.expected_tokens(alpha, k), k, c) for k in ks]
@@ -38,7 +42,9 @@ def front(
     limit: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Divergence against megabytes; the front filled, the choice marked, a limit on bytes as a line."""
+    """Divergence against megabytes; the front filled, the choice marked, a limit on bytes as a
+    line.
+    """
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for kind, colour, marker in (
         ("GPTQ", base.BLUE, "o"),

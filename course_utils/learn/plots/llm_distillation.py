@@ -1,4 +1,6 @@
-"""Figures of lesson 5.6: what each KL picks, how errors add up, what a vote is worth, a leap that a metric makes, words that go."""
+"""Figures of lesson 5.6: what each KL picks, how errors add up, what a vote is worth, a leap that a
+metric makes, words that go.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,6 @@
-"""Figures of lessons 1.1 and 2.5: what a model holds in memory, part by part, and which machines have that much."""
+"""Figures of lessons 1.1 and 2.5: what a model holds in memory, part by part, and which machines
+have that much.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,9 @@ def on_disk(
     *,
     title: str,
 ) -> Figure:
-    """Bytes of files as bars, with the part `outside` the blocks, the formula's value, and N · b / 8."""
+    """Bytes of files as bars, with the part `outside` the blocks, the formula's value, and N · b /
+    8.
+    """
     figure, axes = plots.figure(title=title, ylabel="MB", size=(7.5, 3.5))
     axes.bar(
         labels, [m / 1e6 for m in measured], color=plots.BLUE, label="measured: bytes of the folder"

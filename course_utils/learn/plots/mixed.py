@@ -1,4 +1,6 @@
-"""Figures of lesson 5.1: damages and bits of layers, bits against damage, keys and their channels, learned steps, codecs, searches."""
+"""Figures of lesson 5.1: damages and bits of layers, bits against damage, keys and their channels,
+learned steps, codecs, searches.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -95,7 +97,9 @@ def budget(
 
 
 def keys(states: Tensor, turned_back: Tensor, head: int) -> Figure:
-    """Keys (heads, tokens, channels) of one head as they are cached, and before the rotary embedding."""
+    """Keys (heads, tokens, channels) of one head as they are cached, and before the rotary
+    embedding.
+    """
     figure, pair = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     most = float(max(states[head].abs().max(), turned_back[head].abs().max()))
     for axes, x, title in zip(
@@ -187,7 +191,9 @@ def ring(points: Tensor, read: Mapping[str, tuple[Tensor, str]]) -> Figure:
 def searches(
     curves: Mapping[str, Sequence[Tensor]], batch: int, lines: Mapping[str, float]
 ) -> Figure:
-    """The best damage so far over tries, as a multiple of the optimum: mean of the runs and their range."""
+    """The best damage so far over tries, as a multiple of the optimum: mean of the runs and their
+    range.
+    """
     figure, axes = base.figure(
         title="Searching for what can be computed",
         xlabel="allocations tried",

@@ -17,9 +17,11 @@ NEAR = 9  # points of 1/72 inch between a point and its name
 def name_points(
     axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], *, fontsize: float = 10
 ) -> list[Annotation]:
-    """Write each name at the nearest free place around its point; a name that is not near gets a thin line to it.
+    """Write each name at the nearest free place around its point; a name that is not near gets a
+    thin line to it.
 
-    Call it last, when limits, lines and legend are there. A name without any free place stands right of its point.
+    Call it last, when limits, lines and legend are there. A name without any free place stands
+    right of its point.
     """
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     inside = axes.get_window_extent()

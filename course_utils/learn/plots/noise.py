@@ -1,4 +1,6 @@
-"""Figures of lesson 4.3: predicted against measured damage, the error of a step, the depth, the straight-through walk."""
+"""Figures of lesson 4.3: predicted against measured damage, the error of a step, the depth, the
+straight-through walk.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,9 @@ def predicted_and_measured(predicted: Mapping[int, float], measured: Mapping[int
 
 
 def part_way(found: Mapping[str, Mapping[float, float]], predicted: Mapping[str, float]) -> Figure:
-    """KL over share² of the same error at smaller sizes, divided by the prediction: level while KL is quadratic."""
+    """KL over share² of the same error at smaller sizes, divided by the prediction: level while KL
+    is quadratic.
+    """
     figure, axes = base.figure(
         title="The same error, smaller",
         xlabel="share of the rounding error",
@@ -61,7 +65,10 @@ def part_way(found: Mapping[str, Mapping[float, float]], predicted: Mapping[str,
 
 
 def error_of_a_step(step: float) -> Figure:
-    """Left: the error of rounding as a function of x under the normal density. Right: its variance over Δ²/12, for all steps."""
+    """Left: the error of rounding as a function of x under the normal density.
+
+    Right: its variance over Δ²/12, for all steps.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     x = torch.linspace(-4, 4, 1601, dtype=torch.float64)
     left.plot(x, torch.round(x / step) * step - x, color=base.ORANGE, label="error")
@@ -99,7 +106,9 @@ def error_of_a_step(step: float) -> Figure:
 
 
 def depth(together: Sequence[float], summed: Sequence[float], alone: Tensor) -> Figure:
-    """Relative error of the stream behind each block: all blocks rounded, the sum of single ones, and each single one."""
+    """Relative error of the stream behind each block: all blocks rounded, the sum of single ones,
+    and each single one.
+    """
     figure, axes = base.figure(
         title="Errors through the depth, 3 bits",
         xlabel="behind block",

@@ -21,7 +21,9 @@ FIELDS = {
 
 
 def grid_and_error(group: Tensor, bits: int) -> Figure:
-    """A row of weights (1, n) with the lines of its min-max grid and the nearest line of each; below, the errors."""
+    """A row of weights (1, n) with the lines of its min-max grid and the nearest line of each;
+    below, the errors.
+    """
     grid = make_grid(group, bits=bits, granularity="per_channel")
     rounded = dequantize(quantize(group, grid), grid)
     step, zero, place = float(grid.scale), float(grid.zero_point), range(group.shape[1])
@@ -77,9 +79,11 @@ def layouts(names: Sequence[str]) -> Figure:
 
 
 def pattern(boxes: Sequence[bool], name: str) -> Figure:
-    """Eight bits, first to last, as a number of a format, its formula, and all values of the format with it marked.
+    """Eight bits, first to last, as a number of a format, its formula, and all values of the format
+    with it marked.
 
-    A format of 4 bits takes the last four boxes; one of 16 bits takes them as its first eight, and zeros behind them.
+    A format of 4 bits takes the last four boxes; one of 16 bits takes them as its first eight, and
+    zeros behind them.
     """
     f = formats.find(name)
     code = sum(bool(on) << (len(boxes) - 1 - i) for i, on in enumerate(boxes))
@@ -194,7 +198,9 @@ def reach(names: Sequence[str]) -> Figure:
 
 
 def values_under(scaled: Tensor, grids: Mapping[str, Tensor]) -> Figure:
-    """A histogram of weights divided by the largest of their group, and below it the values of each grid."""
+    """A histogram of weights divided by the largest of their group, and below it the values of each
+    grid.
+    """
     figure, axes = plots.figure(
         title="Weights in groups of 64, divided by the largest of their group",
         xlabel="scaled weight",
@@ -243,7 +249,9 @@ def bytes_against_error(kinds: Mapping[str, Sequence[tuple[str, float, float]]])
 def outlier(
     error_of_others: Callable[[str, int], float], names: Sequence[str], factor: int
 ) -> Figure:
-    """The relative error of the other weights when the largest is `factor` times larger; error_of_others(name, factor)."""
+    """The relative error of the other weights when the largest is `factor` times larger;
+    error_of_others(name, factor).
+    """
     figure, axes = plots.figure(
         title=f"The largest weight {factor} times larger",
         xlabel="how many times larger",

@@ -19,7 +19,9 @@ COLOURS = {
 
 
 def traces(trace: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
-    """For each order its (part, loss) from left to right; the last is its closed file, drawn as a cross."""
+    """For each order its (part, loss) from left to right; the last is its closed file, drawn as a
+    cross.
+    """
     figure, grid = plots.plt.subplots(2, 3, figsize=(9.5, 5.4), sharey=True, layout="constrained")
     for axes, parts in zip(grid.flat, trace.values(), strict=True):
         axes.plot([value for _, value in parts], color="0.6", zorder=0)

@@ -1,4 +1,6 @@
-"""Figures of lesson 2.5: bytes against time, the cliff, and forms of one matrix at several batch sizes."""
+"""Figures of lesson 2.5: bytes against time, the cliff, and forms of one matrix at several batch
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def size_and_time(sizes: Mapping[str, float], ms: Mapping[str, float]) -> Figure
 def cliff(
     ratios: Mapping[str, float], rise: Mapping[str, tuple[float, float]], *, allowed: float
 ) -> Figure:
-    """The rise of the loss (mean, half width) over the ratio, on a logarithmic axis that ends at LOWEST."""
+    """The rise of the loss (mean, half width) over the ratio, on a logarithmic axis that ends at
+    LOWEST.
+    """
     figure, axes = plots.figure(
         title="Flat at first, then a cliff",
         xlabel="compression ratio (of the 16-bit file)",
@@ -66,7 +70,9 @@ def cliff(
 
 
 def forms(speed: Mapping[str, Mapping[int, float]], tokens: Sequence[int]) -> Figure:
-    """Bars for each form of a matrix, one for each number of tokens at once; 0 where a form is not there."""
+    """Bars for each form of a matrix, one for each number of tokens at once; 0 where a form is not
+    there.
+    """
     figure, axes = plots.figure(
         title="The same forms, another number of tokens",
         ylabel="times faster than FP32",

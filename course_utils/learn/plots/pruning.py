@@ -19,7 +19,9 @@ PRECISIONS = (("INT8", 8), ("FP16", 16), ("FP32", 32))
 
 
 def weight_map(weight: Tensor, kept: Tensor, *, score: str, name: str, corner: int = 64) -> Figure:
-    """The corner of a weight (out, in), what went in grey, beside the histogram of all weights and of those kept."""
+    """The corner of a weight (out, in), what went in grey, beside the histogram of all weights and
+    of those kept.
+    """
     weight, kept = weight.cpu(), kept.cpu()
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
     limit = (
@@ -43,7 +45,10 @@ def weight_map(weight: Tensor, kept: Tensor, *, score: str, name: str, corner: i
 
 
 def sensitivity(harm: Mapping[str, float], *, title: str, ylabel: str) -> Figure:
-    """What pruning each matrix alone does, by block, a line for each kind. Names end in the kind, blocks are in order."""
+    """What pruning each matrix alone does, by block, a line for each kind.
+
+    Names end in the kind, blocks are in order.
+    """
     kinds = list(dict.fromkeys(name.split(".")[-1] for name in harm))
     figure, axes = plots.figure(title=title, xlabel="block", ylabel=ylabel, size=(8, 3.8))
     for i, kind in enumerate(kinds):
@@ -61,7 +66,9 @@ def sensitivity(harm: Mapping[str, float], *, title: str, ylabel: str) -> Figure
 
 
 def head_map(score: Tensor, keep: int, *, title: str) -> Figure:
-    """Each head's share (blocks, heads) of its block's score; a cross on all but the best `keep` of each block."""
+    """Each head's share (blocks, heads) of its block's score; a cross on all but the best `keep` of
+    each block.
+    """
     share = score / score.sum(1, keepdim=True)
     figure, axes = plots.figure(title=title, xlabel="head", ylabel="block", size=(7.5, 3.6))
     image = axes.imshow(share, cmap="cividis", aspect="auto", vmin=0)
@@ -84,7 +91,9 @@ def head_map(score: Tensor, keep: int, *, title: str) -> Figure:
 
 
 def bytes_by_sparsity(shape: tuple[int, int]) -> Figure:
-    """Bytes of each storage format over those of dense storage, over sparsity, for values of 8, 16 and 32 bits."""
+    """Bytes of each storage format over those of dense storage, over sparsity, for values of 8, 16
+    and 32 bits.
+    """
     total = shape[0] * shape[1]
     levels = [i / 50 for i in range(51)]
     figure, panels = plots.plt.subplots(1, 3, figsize=(9.5, 3.5), layout="constrained", sharey=True)
@@ -107,7 +116,9 @@ def bytes_by_sparsity(shape: tuple[int, int]) -> Figure:
 
 
 def schedule_curves(axes: Axes, *, final: float, rounds: int, end: float) -> None:
-    """Sparsity over the share of the training steps: at once, in rounds, and cubic up to `end` (a share of the steps)."""
+    """Sparsity over the share of the training steps: at once, in rounds, and cubic up to `end` (a
+    share of the steps).
+    """
     t = range(101)
     axes.step(t, [final] * 101, color=plots.ORANGE, label="at once")
     stairs = [schedules.staircase(i, steps=100, rounds=rounds, final=final) for i in t]
@@ -121,7 +132,9 @@ def schedule_curves(axes: Axes, *, final: float, rounds: int, end: float) -> Non
 def csr_times(
     levels: Sequence[float], faster: Mapping[int, Sequence[float]], *, size: int
 ) -> Figure:
-    """How many times faster than dense the CSR product of a size × size matrix is, over sparsity, for some numbers of tokens."""
+    """How many times faster than dense the CSR product of a size × size matrix is, over sparsity,
+    for some numbers of tokens.
+    """
     figure, axes = plots.figure(
         title="Does a product that skips zeros pay? CSR on this CPU",
         xlabel="sparsity",
@@ -143,7 +156,10 @@ def csr_times(
 
 
 def schedules_and_accuracy(table: Comparison) -> Figure:
-    """Left: three schedules. Right: accuracy with its intervals over the weights gone, from rows such as "at once, 95% gone"."""
+    """Left: three schedules.
+
+    Right: accuracy with its intervals over the weights gone, from rows such as "at once, 95% gone".
+    """
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     schedule_curves(left, final=0.95, rounds=3, end=0.6)
     _ways(right, table, "gone", {"at once": (plots.ORANGE, "s-"), "gradually": (plots.BLUE, "o-.")})
@@ -155,7 +171,9 @@ def schedules_and_accuracy(table: Comparison) -> Figure:
 
 
 def tickets(table: Comparison) -> Figure:
-    """Accuracy with its intervals over the weights that stay, from rows such as "ticket, 13.0% left", and the dense network."""
+    """Accuracy with its intervals over the weights that stay, from rows such as "ticket, 13.0%
+    left", and the dense network.
+    """
     figure, axes = plots.figure(
         title="Test accuracy on digits",
         xlabel="weights that stay, %",

@@ -18,10 +18,11 @@ from .names import name_points
 def shared_scales(
     x: Tensor, *, bits: int, granularity: str, group_size: int, rows: str, columns: str = "input"
 ) -> Figure:
-    """Three maps of a small matrix (rows, columns): its values with the regions that share a scale, the scales, the errors.
+    """Three maps of a small matrix (rows, columns): its values with the regions that share a scale,
+    the scales, the errors.
 
-    `rows` and `columns` name the two directions. The grid is symmetric, s = max|x| / (2^(b−1) − 1) in each region, with
-    scales of 16 bits.
+    `rows` and `columns` name the two directions. The grid is symmetric, s = max|x| / (2^(b−1) − 1)
+    in each region, with scales of 16 bits.
     """
     grid = make_grid(
         x, bits=bits, granularity=granularity, group_size=group_size, symmetric=True, narrow=True
@@ -74,11 +75,12 @@ def _map(axes: Axes, values: Tensor, title: str, **colours) -> None:
 
 
 def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
-    """The numbers with the grid that reaches to `share` of the largest magnitude, and the error of every share.
+    """The numbers with the grid that reaches to `share` of the largest magnitude, and the error of
+    every share.
 
-    Left: a histogram of x, grid lines, the clipped part shaded. Right: mean squared error against the share, with its
-    parts from rounding and clipping (symmetric grid), relative to the mean of x². A star marks the least sum, a cross
-    where the parts are equal.
+    Left: a histogram of x, grid lines, the clipped part shaded. Right: mean squared error against
+    the share, with its parts from rounding and clipping (symmetric grid), relative to the mean of
+    x². A star marks the least sum, a cross where the parts are equal.
     """
     x = x.double().flatten()
     largest, top = float(x.abs().max()), 2 ** (bits - 1) - 1
@@ -141,14 +143,18 @@ def clipping(x: Tensor, *, bits: int, share: float, name: str) -> Figure:
 
 
 def clipping_costs(x: Tensor, shares: Tensor, *, bits: int) -> Tensor:
-    """(shares, 2): the errors of clipping and of rounding, relative to the mean of x², for ranges ±share · max|x|."""
+    """(shares, 2): the errors of clipping and of rounding, relative to the mean of x², for ranges
+    ±share · max|x|.
+    """
     x, top = x.double().flatten(), 2 ** (bits - 1) - 1
     errors = [_parts(x, float(share * x.abs().max()), top) for share in shares]
     return torch.tensor(errors, dtype=torch.float64) / x.square().mean()
 
 
 def _parts(x: Tensor, threshold: float, top: int) -> tuple[float, float]:
-    """The mean squared error of numbers beyond a threshold, and of those inside, each over the count of all."""
+    """The mean squared error of numbers beyond a threshold, and of those inside, each over the
+    count of all.
+    """
     step = threshold / top
     squares = (x - step * (x / step).round().clamp(-top, top)) ** 2
     outside = x.abs() > threshold
@@ -156,7 +162,9 @@ def _parts(x: Tensor, threshold: float, top: int) -> tuple[float, float]:
 
 
 def token_ranges(x: Tensor, static: Mapping[str, float], *, name: str) -> Figure:
-    """The largest magnitude of each token of x (tokens, inputs), sorted, and the ranges that serve all tokens, as lines."""
+    """The largest magnitude of each token of x (tokens, inputs), sorted, and the ranges that serve
+    all tokens, as lines.
+    """
     figure, axes = plots.figure(
         title=f"Input of {name}",
         xlabel="token, sorted",
@@ -173,7 +181,8 @@ def token_ranges(x: Tensor, static: Mapping[str, float], *, name: str) -> Figure
 
 
 def loudness(inputs: Mapping[str, Tensor]) -> Figure:
-    """How far the largest magnitudes of channels (left) and of tokens (right) spread, for the inputs of some layers.
+    """How far the largest magnitudes of channels (left) and of tokens (right) spread, for the
+    inputs of some layers.
 
     `inputs` maps names to (tokens, channels). Both are sorted and divided by their median.
     """
@@ -253,7 +262,9 @@ def bytes_against_distance(
 def errors_by_cost(
     weight: Tensor, ways: Mapping[str, Callable[[int], tuple[Tensor, float]]], *, title: str
 ) -> Figure:
-    """Relative error of a weight over the bits that each of its numbers takes in all; way(bits) gives (what comes back, cost)."""
+    """Relative error of a weight over the bits that each of its numbers takes in all; way(bits)
+    gives (what comes back, cost).
+    """
     figure, axes = plots.figure(
         title=title,
         xlabel="bits of a weight, scales included",

@@ -1,4 +1,6 @@
-"""Figures of lesson 5.3: one loud channel before and after a Hadamard rotation, the sizes of channels in several bases."""
+"""Figures of lesson 5.3: one loud channel before and after a Hadamard rotation, the sizes of
+channels in several bases.
+"""
 
 from collections.abc import Mapping
 
@@ -14,7 +16,9 @@ from . import base
 
 
 def loud_channel(size: float, bits: int, width: int = 64) -> Figure:
-    """A normal vector with one number of this size, in its own basis and in the Hadamard basis, each rounded to `bits` bits."""
+    """A normal vector with one number of this size, in its own basis and in the Hadamard basis,
+    each rounded to `bits` bits.
+    """
     x = torch.randn(width, generator=torch.Generator().manual_seed(0))
     x[width // 3] = size
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained", sharey=True)
@@ -30,7 +34,9 @@ def loud_channel(size: float, bits: int, width: int = 64) -> Figure:
 
 
 def channel_sizes(states: Mapping[str, Tensor]) -> None:
-    """The root mean square of each channel (tokens, channels), the loudest first, for several bases."""
+    """The root mean square of each channel (tokens, channels), the loudest first, for several
+    bases.
+    """
     _, axes = base.figure(
         title="Where the energy of the residual stream lies",
         xlabel="channel, the loudest first",

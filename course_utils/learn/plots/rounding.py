@@ -12,7 +12,9 @@ from . import base as plots
 
 
 def twelfth(steps: Tensor, exact: Sequence[float], measured: Sequence[float]) -> Figure:
-    """E[e²] / (s²/12) of normal numbers against the step: computed, measured at every fourth step, and what it tends to."""
+    """E[e²] / (s²/12) of normal numbers against the step: computed, measured at every fourth step,
+    and what it tends to.
+    """
     figure, axes = plots.figure(
         title="Is the mean squared error s²/12?", xlabel="step, in standard deviations of x",
         ylabel="mean squared error / (s²/12)", size=(7.5, 3.5),
@@ -29,7 +31,9 @@ def twelfth(steps: Tensor, exact: Sequence[float], measured: Sequence[float]) ->
 
 
 def range_ends(x: Tensor, ends: Mapping[tuple[int, str], float]) -> Figure:
-    """A histogram of |x| for each number of bits in `ends`, with a line where each rule ends the range."""
+    """A histogram of |x| for each number of bits in `ends`, with a line where each rule ends the
+    range.
+    """
     bits = sorted({b for b, _ in ends}, reverse=True)
     figure, panels = plots.plt.subplots(
         1, len(bits), figsize=(9, 3.3), layout="constrained", sharey=True

@@ -17,10 +17,12 @@ from . import base as plots
 def outliers(
     x: Tensor, weight: Tensor, *, alpha: float | None, name: str, tokens: int = 64
 ) -> Figure:
-    """Activations x (tokens, in) beside the weight (out, in) they meet: a map of |x|, and the largest value of each channel.
+    """Activations x (tokens, in) beside the weight (out, in) they meet: a map of |x|, and the
+    largest value of each channel.
 
-    With `alpha` both are shown after smoothing, x / s and W · s, and what they were before as thin lines. The title says
-    how many of the 127 levels of a per-tensor INT8 grid the median channel can use.
+    With `alpha` both are shown after smoothing, x / s and W · s, and what they were before as thin
+    lines. The title says how many of the 127 levels of a per-tensor INT8 grid the median channel
+    can use.
     """
     before = x.abs().amax(0), weight.abs().amax(0)
     if alpha is not None:
@@ -60,7 +62,9 @@ def outliers(
 
 
 def clip_shares(shares: Tensor, errors: Mapping[int, Tensor]) -> Figure:
-    """`errors[bits]` (rows, shares): left their mean relative to the first share, right how many rows are best at each."""
+    """`errors[bits]` (rows, shares): left their mean relative to the first share, right how many
+    rows are best at each.
+    """
     figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for (bits, values), marker, colour in zip(
         errors.items(), plots.MARKERS, plots.COLOURS, strict=False

@@ -12,7 +12,11 @@ from . import base as plots
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's: 1 if both put the values in the same order, 0 if one says nothing about the other. Ties share their rank."""
+    """Spearman's: 1 if both put the values in the same order, 0 if one says nothing about the
+    other.
+
+    Ties share their rank.
+    """
     return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
 
 
@@ -24,7 +28,9 @@ def _ranks(values: Tensor) -> Tensor:
 def against_truth(
     mask: Tensor, kept: Tensor, value: Tensor, true: Tensor, *, name: str, cost: float
 ) -> Figure:
-    """Left the mask of a layer, right each weight: its score `value` against its true cost, those that go marked."""
+    """Left the mask of a layer, right each weight: its score `value` against its true cost, those
+    that go marked.
+    """
     figure, (left, right) = plots.plt.subplots(
         1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=[1.3, 1]
     )
@@ -61,7 +67,9 @@ def against_truth(
 def kept_by_loudness(
     norm: Tensor, masks: Mapping[str, Tensor], *, name: str, count: int = 48
 ) -> Figure:
-    """Above, the norms of the loudest inputs; below, the share of each input's weights that every mask keeps."""
+    """Above, the norms of the loudest inputs; below, the share of each input's weights that every
+    mask keeps.
+    """
     order = norm.argsort(descending=True)[:count]
     figure, (top, below) = plots.plt.subplots(
         2, 1, figsize=(8, 4.6), sharex=True, layout="constrained"
@@ -80,7 +88,9 @@ def kept_by_loudness(
 
 
 def against_bound(points: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """(condition number, cost / cost of the best set) of random rows, for each method, and the bound: the diagonal."""
+    """(condition number, cost / cost of the best set) of random rows, for each method, and the
+    bound: the diagonal.
+    """
     figure, axes = plots.figure(
         title="How much worse than the best set?", size=(7.5, 3.8), ylabel="cost / cost of the best set",
         xlabel="condition number: κ(H) for magnitude, κ(C) for Wanda",

@@ -47,7 +47,9 @@ def heard(powers: Tensor, names: Sequence[str], hertz: Sequence[int]) -> Figure:
 
 
 def paths(drives: Mapping[str, Tensor], limit: float) -> Figure:
-    """Offsets (T, n) of cars over time, one picture for each driver; the edges of the road are dashed."""
+    """Offsets (T, n) of cars over time, one picture for each driver; the edges of the road are
+    dashed.
+    """
     figure, axes = plt.subplots(
         1, len(drives), figsize=(2.7 * len(drives), 2.6), layout="constrained", sharey=True
     )

@@ -1,4 +1,6 @@
-"""Figures of lesson 5.4: soft choices, gates, the price that meets a size, pixels, widths, subnets and searches."""
+"""Figures of lesson 5.4: soft choices, gates, the price that meets a size, pixels, widths, subnets
+and searches.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +16,9 @@ from . import base
 
 
 def soft_choice(temperature: float, draws: int = 8) -> Figure:
-    """Eight draws of a soft choice among six patterns at this temperature: the share of each pattern, and the mask that comes of it."""
+    """Eight draws of a soft choice among six patterns at this temperature: the share of each
+    pattern, and the mask that comes of it.
+    """
     logits, kept = torch.tensor([0.0, 0.5, 1.0, 2.0, 0.0, 1.0]), gumbel.patterns(2, 4)
     share = gumbel.relaxed(
         logits, temperature, gumbel.noise((draws, 6), torch.Generator().manual_seed(0))
@@ -111,7 +115,9 @@ def pixels(scores: Mapping[str, Tensor], keep: int) -> Figure:
 
 
 def widths(found: Mapping[str, Sequence[Sequence[float]]], sizes: Sequence[int]) -> Figure:
-    """Test accuracy over the number of hidden units: the mean of the seeds, and each of them as a small point."""
+    """Test accuracy over the number of hidden units: the mean of the seeds, and each of them as a
+    small point.
+    """
     figure, axes = base.figure(
         title="One network at five widths",
         xlabel="hidden units",

@@ -52,9 +52,12 @@ def size_against_loss(
     all_versions: Sequence[Version], *, front: Sequence[int] = (), top: float = 0.3, limit: float | None = None,
     chosen: int | None = None, title: str = "Size against loss",
 ) -> Figure:  # fmt: skip
-    """Loss with its interval over megabytes. What lies above `top` stands at the upper edge with an arrow and its loss.
+    """Loss with its interval over megabytes.
 
-    front: indices joined by a line; limit: a shaded band of allowed loss; chosen: the index of a version to circle.
+    What lies above `top` stands at the upper edge with an arrow and its loss.
+
+    front: indices joined by a line; limit: a shaded band of allowed loss; chosen: the index of a
+    version to circle.
     """
     figure, axes = plots.figure(
         title=title, xlabel="MB on disk", ylabel="nats per token above the original", size=(8, 4.8)
@@ -143,7 +146,9 @@ def shares(
 def two_ways(
     ways: Mapping[str, Sequence[tuple[str, float, float]]], *, original: tuple[float, float]
 ) -> Figure:
-    """Perplexity over megabytes: a line of (name, bytes, perplexity) for each way, and the original's (bytes, perplexity)."""
+    """Perplexity over megabytes: a line of (name, bytes, perplexity) for each way, and the
+    original's (bytes, perplexity).
+    """
     figure, axes = plots.figure(
         title="The same bytes, two ways", xlabel="MB on disk", ylabel="perplexity", size=(7.5, 4)
     )

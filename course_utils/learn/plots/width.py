@@ -1,4 +1,6 @@
-"""Figures of lesson 4.2: how far a wide network moves, double descent, what is promised and what comes."""
+"""Figures of lesson 4.2: how far a wide network moves, double descent, what is promised and what
+comes.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +13,9 @@ from . import base
 
 
 def lazy(moved: Mapping[int, Sequence[float]], kernel: Mapping[int, Sequence[float]]) -> Figure:
-    """Relative change of the weights and of the tangent kernel over the width, a point for each seed; dashed: 1/√width."""
+    """Relative change of the weights and of the tangent kernel over the width, a point for each
+    seed; dashed: 1/√width.
+    """
     figure, axes = base.figure(
         title="A wide network hardly moves", xlabel="width", ylabel="relative change", size=(7, 3.6)
     )
@@ -73,7 +77,9 @@ def double_descent(found: Mapping[int, Sequence[float]], examples: int) -> Figur
 
 
 def promise(bits: float, error: float) -> Figure:
-    """What can be promised of a network of this many bits and this training error, over the number of examples."""
+    """What can be promised of a network of this many bits and this training error, over the number
+    of examples.
+    """
     figure, axes = base.figure(
         title=f"{bits:g} bits, training error {error:.0%}",
         xlabel="training examples",

@@ -1,6 +1,8 @@
-"""Guess first, then look: `guess = predict("topic.name")`, and where the result is, `guess.result(measured, shown=figure)`.
+"""Guess first, then look: `guess = predict("topic.name")`, and where the result is,
+`guess.result(measured, shown=figure)`.
 
-Live, the result waits for the guess and then shows both side by side; where nobody can answer it is shown at once.
+Live, the result waits for the guess and then shows both side by side; where nobody can answer it is
+shown at once.
 Guesses are kept in the progress.
 """
 
@@ -36,7 +38,10 @@ class Outcome(NamedTuple):
 
 
 class Prediction:
-    """A prediction with its texts. `shown` is what the learner sees: the options, or the items to put in order."""
+    """A prediction with its texts.
+
+    `shown` is what the learner sees: the options, or the items to put in order.
+    """
 
     def __init__(self, name: str) -> None:
         self.id = name
@@ -56,7 +61,9 @@ class Prediction:
         return None
 
     def give(self, value: Any) -> None:
-        """Guess without a mouse: a number, an option (its letter, text or key), or the items in order."""
+        """Guess without a mouse: a number, an option (its letter, text or key), or the items in
+        order.
+        """
         found, problem = self._read(value)
         show.message(
             "note" if found is None else "question", ui("prediction"), problem or self._kept(found)
@@ -108,11 +115,13 @@ class Prediction:
         return ", ".join(" = ".join(self.names[key] for key in group) for group in groups)
 
     def result(self, measured: Any, shown: Any = None) -> None:
-        """Show the measurement beside the guess, then `shown`; where somebody can answer, only after the guess.
+        """Show the measurement beside the guess, then `shown`; where somebody can answer, only
+        after the guess.
 
-        `measured`: a number; the key of an option; or the keys in order, equal ones in a tuple, or a Comparison whose
-        rows are the keys (the lowest mean first). `shown`: a figure, a table, a text, anything a notebook can show,
-        a list of these, or a function that draws. Raises CompressionError if `measured` does not fit the question.
+        `measured`: a number; the key of an option; or the keys in order, equal ones in a tuple, or
+        a Comparison whose rows are the keys (the lowest mean first). `shown`: a figure, a table, a
+        text, anything a notebook can show, a list of these, or a function that draws. Raises
+        CompressionError if `measured` does not fit the question.
         """
         truth = self._measured(measured)
         parts = () if shown is None else shown if callable(shown) else show.bundles(shown)
@@ -165,7 +174,9 @@ class Prediction:
         return parts
 
     def judge(self, guess: Any, truth: Any, measured: Any = None) -> Outcome:
-        """Compare a guess with the measurement: a number by its ratio (or `within`, if the texts say so)."""
+        """Compare a guess with the measurement: a number by its ratio (or `within`, if the texts
+        say so).
+        """
         if self.kind == "number":
             return _number(guess, truth, self.text)
         if self.kind == "choice":

@@ -29,7 +29,10 @@ THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(,\d{3})+(?![\d,])")
 
 
 class Question:
-    """A question with its texts. `shown` is what the learner sees, in order: options, or the items to put in order."""
+    """A question with its texts.
+
+    `shown` is what the learner sees, in order: options, or the items to put in order.
+    """
 
     def __init__(self, name: str, expected: float | None = None) -> None:
         self.id = name
@@ -74,7 +77,8 @@ class Question:
         """Judge an answer, keep it in the progress, say what is wrong with it.
 
         choice: an option's text or its letter ("B"). numeric: a number, or a text such as "3.5 GB".
-        ordering: the items in order, as texts or as the letters they are shown with ("B", "A", "C").
+        ordering: the items in order, as texts or as the letters they are shown with ("B", "A",
+        "C").
         """
         judge = {"choice": self._choice, "numeric": self._numeric, "ordering": self._ordering}[
             self.kind
@@ -133,7 +137,9 @@ class Question:
 
 
 def named(value: Any, shown: list[str]) -> str | None:
-    """The shown text that a letter, or the text itself, stands for; full-width letters and digits are understood."""
+    """The shown text that a letter, or the text itself, stands for; full-width letters and digits
+    are understood.
+    """
     if not isinstance(value, str):
         return None
     if value in shown:
@@ -182,7 +188,10 @@ def _how_far(number: float, expected: float, tolerance: float) -> str:
 
 
 def parse_number(value: Any, unit: str) -> tuple[float | None, str]:
-    """The number in an answer, or None and what to say. The unit may follow it; 1,000 and 1/3 are understood."""
+    """The number in an answer, or None and what to say.
+
+    The unit may follow it; 1,000 and 1/3 are understood.
+    """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return (float(value), "") if math.isfinite(value) else (None, ui("no_number"))

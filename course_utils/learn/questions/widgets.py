@@ -1,4 +1,6 @@
-"""Questions and predictions with a mouse: radio buttons, a field for a number, a row of lists to put items in order."""
+"""Questions and predictions with a mouse: radio buttons, a field for a number, a row of lists to
+put items in order.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def show_question(question: Question) -> None:
 def show_form(
     head: str, field: Any, press: Callable[[], str], label: str, fallback: str, said: str = ""
 ) -> None:
-    """A prompt, a field, a button, and below it what `press` says; `fallback` is for readers without a kernel."""
+    """A prompt, a field, a button, and below it what `press` says; `fallback` is for readers
+    without a kernel.
+    """
     button = w.Button(description=label, button_style="primary", layout={"width": "auto"})
     below = w.HTMLMath(said)
 
@@ -67,7 +71,9 @@ def show_form(
 
 
 def field_of(kind: str, shown: list[str], unit: str) -> tuple[Any, Callable[[], Any]]:
-    """The field of a question or a prediction, and a function that reads it (None: nothing is chosen yet)."""
+    """The field of a question or a prediction, and a function that reads it (None: nothing is
+    chosen yet).
+    """
     if kind == "choice":
         return _choice(shown)
     return _ordering(shown) if kind in ("order", "ordering") else _numeric(unit)

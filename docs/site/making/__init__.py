@@ -1,1 +1,3 @@
-"""How the site is made: `stage` writes what Sphinx reads, from the committed notebooks and course.yaml; nothing is run."""
+"""How the site is made: `stage` writes what Sphinx reads, from the committed notebooks and
+course.yaml; nothing is run.
+"""

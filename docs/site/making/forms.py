@@ -1,4 +1,7 @@
-"""Questions, predictions, exercises and moving figures as HTML that works without Python. The judging is in static/site.js."""
+"""Questions, predictions, exercises and moving figures as HTML that works without Python.
+
+The judging is in static/site.js.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ def anchor(title: str) -> str:
 
 
 def themed(text: str) -> str:
-    """HTML of the engine with classes in the place of its colours, so that it can be read in the dark too."""
+    """HTML of the engine with classes in the place of its colours, so that it can be read in the
+    dark too.
+    """
     return BOX.sub(lambda found: f"<div class='course-box course-{KINDS[found[1]]}'><b>", text)
 
 
@@ -62,7 +67,10 @@ def box(kind: str, title: str, body: str) -> str:
 
 
 def question(name: str, place: str, expected: float | None = None) -> str:
-    """A question with a form. `place` makes its ids unique; `expected` where the lesson computes it."""
+    """A question with a form.
+
+    `place` makes its ids unique; `expected` where the lesson computes it.
+    """
     words = texts.question(name)
     if words["kind"] == "numeric" and "expected" not in words and expected is None:
         return _unanswered(ui("question"), words["prompt"], [])
@@ -100,7 +108,11 @@ def question(name: str, place: str, expected: float | None = None) -> str:
 
 
 def prediction(name: str, place: str, result: str, output: str) -> str:
-    """A prediction. `result` is the class of the cell that shows its result; `output` that cell's HTML, which has the measurement."""
+    """A prediction.
+
+    `result` is the class of the cell that shows its result; `output` that cell's HTML, which has
+    the measurement.
+    """
     made = Prediction(name)
     data: dict[str, Any] = {
         "kind": made.kind,
@@ -123,7 +135,9 @@ def prediction(name: str, place: str, result: str, output: str) -> str:
 
 
 def measured(made: Prediction, output: str) -> Any:
-    """The measurement that a committed result shows: a number, the place of an option, or groups of places in order; None if it shows none."""
+    """The measurement that a committed result shows: a number, the place of an option, or groups of
+    places in order; None if it shows none.
+    """
     found = MEASURED.search(output)
     if not found:
         return None
@@ -152,7 +166,9 @@ def measured(made: Prediction, output: str) -> Any:
 
 
 def _unanswered(title: str, prompt: str, shown: list[str]) -> str:
-    """A question whose answer this page does not know: a lab's, or one that a changed lesson computes."""
+    """A question whose answer this page does not know: a lab's, or one that a changed lesson
+    computes.
+    """
     items = "".join(f"<li>{line(item)}</li>" for item in shown)
     return box(
         "question",
@@ -201,7 +217,9 @@ def _json(data: Any) -> str:
 
 
 def exercise(name: str, *, solved: bool) -> str:
-    """An exercise on a page that runs nothing: what it asks, its hints, and its solution where `solved`, each folded."""
+    """An exercise on a page that runs nothing: what it asks, its hints, and its solution where
+    `solved`, each folded.
+    """
     known = find(name)
     text = texts.load(texts.topic_of(name))["exercises"][name]
     parts = [rich(known.facts())] if known.facts() else []

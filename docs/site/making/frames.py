@@ -1,9 +1,11 @@
-"""Draw the frames of every `explore` and the live answers of every `ask`, so that a page without Python can show them.
+"""Draw the frames of every `explore` and the live answers of every `ask`, so that a page without
+Python can show them.
 
     python docs/site/build.py --frames [LESSON …]
 
-Only the cells run that an `explore` or an `ask(…, expected=…)` needs. The frames are committed, docs/site/frames/<lesson>/, with
-a fingerprint of these cells; where a lesson has changed since, the site leaves its widget out and says so.
+Only the cells run that an `explore` or an `ask(…, expected=…)` needs. The frames are committed,
+docs/site/frames/<lesson>/, with a fingerprint of these cells; where a lesson has changed since, the
+site leaves its widget out and says so.
 """
 
 from __future__ import annotations
@@ -180,7 +182,9 @@ def thinned(values: list[Any], first: Any, count: int) -> list[Any]:
 
 
 def plan(controls: dict[str, Any]) -> tuple[dict[str, list[Any]], bool]:
-    """The values of each control that are drawn, and whether all their combinations are (else one control moves at a time)."""
+    """The values of each control that are drawn, and whether all their combinations are (else one
+    control moves at a time).
+    """
     every = {name: values_of(control) for name, control in controls.items()}
     counts = {name: len(values) for name, values in every.items()}
     sliders = [name for name, control in controls.items() if control.kind == "slider"]
@@ -310,7 +314,9 @@ def fresh(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def record(path: Path) -> None:
-    """Run what the widgets of a notebook need, write their frames and what the page must know of them."""
+    """Run what the widgets of a notebook need, write their frames and what the page must know of
+    them.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,7 @@
-"""Links that open a lesson elsewhere. They exist only where COURSE_REPOSITORY names the repository, as owner/name."""
+"""Links that open a lesson elsewhere.
+
+They exist only where COURSE_REPOSITORY names the repository, as owner/name.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ PUBLISHED = os.environ.get("COURSE_SITE_BRANCH", "gh-pages")
 
 
 def bar(unit: Unit) -> str:
-    """A line of links under the title: slides of a lesson, the page as Markdown, and the notebook elsewhere."""
+    """A line of links under the title: slides of a lesson, the page as Markdown, and the notebook
+    elsewhere.
+    """
     name, level = Path(unit.path).stem, Path(unit.path).parent.name
     links = (
         [] if name.startswith("lab-") else [(f"../../slides/{level}/{name}.html", "site_slides")]
@@ -32,7 +37,9 @@ def bar(unit: Unit) -> str:
 
 
 def edition(path: Path, extra: Path) -> None:
-    """The notebook for Colab: the same, with a cell before it that installs the course where it is missing."""
+    """The notebook for Colab: the same, with a cell before it that installs the course where it is
+    missing.
+    """
     if not REPOSITORY:
         return
     page = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,6 @@
-"""Links: those that lead out of the site become plain words, and what was built is searched for dead ones."""
+"""Links: those that lead out of the site become plain words, and what was built is searched for
+dead ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def on_site() -> set[Path]:
 
 
 def repair(text: str, path: Path) -> str:
-    """Markdown in which a link to a file without a page is only its words; the start notebook's page is the first one."""
+    """Markdown in which a link to a file without a page is only its words; the start notebook's
+    page is the first one.
+    """
     known = on_site()
 
     def exchanged(found: re.Match[str]) -> str:
@@ -69,7 +73,9 @@ class Page(HTMLParser):
 
 
 def dead(folder: Path) -> list[str]:
-    """Links and files of pages that lead nowhere in the folder; files that would be loaded from elsewhere."""
+    """Links and files of pages that lead nowhere in the folder; files that would be loaded from
+    elsewhere.
+    """
     held = {
         path.resolve(): Page(path)
         for path in sorted(folder.rglob("*.html"))

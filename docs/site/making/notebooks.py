@@ -1,4 +1,6 @@
-"""Committed notebooks as pages: nothing is run; what needs Python is exchanged for what a page can do."""
+"""Committed notebooks as pages: nothing is run; what needs Python is exchanged for what a page can
+do.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,9 @@ class Stage:
                 widgets += 1
 
     def _output(self, output: dict[str, Any], cell: dict[str, Any], heading: str) -> dict[str, Any]:
-        """An output with its picture in a file, with words for those who do not see it, and without colours of its own."""
+        """An output with its picture in a file, with words for those who do not see it, and without
+        colours of its own.
+        """
         data = {
             mime: "".join(value) if isinstance(value, list) else value
             for mime, value in output.get("data", {}).items()
@@ -168,7 +172,9 @@ def _shown(as_html: str) -> dict[str, Any]:
 
 
 def _static(output: dict[str, Any]) -> bool:
-    """An output of the engine that is made anew for the page: a form, a check's message, the controls in words, a card."""
+    """An output of the engine that is made anew for the page: a form, a check's message, the
+    controls in words, a card.
+    """
     text = output.get("data", {}).get("text/html", "")
     titles = [ui(key) for key in ("question", "prediction", "you_will", "result")]
     if ui("run_to_move") in text:
@@ -193,7 +199,9 @@ def _is_of_engine(text: str, titles: list[str]) -> bool:
 
 
 def _without_first_figures(outputs: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The outputs without the still figures that the moving ones begin with: the last ones of the cell."""
+    """The outputs without the still figures that the moving ones begin with: the last ones of the
+    cell.
+    """
     stills = [i for i, output in enumerate(outputs) if "course_alt" in output][-count:]
     return [output for i, output in enumerate(outputs) if i not in stills]
 
@@ -224,7 +232,9 @@ def overview(name: str, path: Path) -> str:
 
 
 def words(said: str, source: str, heading: str) -> str:
-    """What a figure shows, for those who do not see it: its own titles, else those in the code, else what its drawing function says of itself."""
+    """What a figure shows, for those who do not see it: its own titles, else those in the code,
+    else what its drawing function says of itself.
+    """
     if said and not said.startswith("<Figure"):
         return said
     found: list[str] = []

@@ -138,7 +138,9 @@ def terms() -> str:
 
 
 def reference(target: Path) -> None:
-    """A page for each folder of the package, its README and then what its docstrings say; and their list."""
+    """A page for each folder of the package, its README and then what its docstrings say; and their
+    list.
+    """
     target.mkdir(parents=True, exist_ok=True)
     rows = []
     for package in readmes.PACKAGES:
@@ -181,7 +183,10 @@ def markdown(page: dict[str, Any]) -> str:
 
 
 def index_for_machines(names: dict[str, str]) -> str:
-    """llms.txt: what the site is, and each page's Markdown. `names`: address of the Markdown → title."""
+    """llms.txt: what the site is, and each page's Markdown.
+
+    `names`: address of the Markdown → title.
+    """
     words = texts.load("course")
     listed = "\n".join(f"- [{title}]({address})" for address, title in names.items())
     return f"# {words['title']}\n\n> {ui('site_welcome')}\n\n{ui('site_for_machines')}\n\n## {ui('site_pages')}\n\n{listed}\n"

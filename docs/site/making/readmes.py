@@ -1,9 +1,11 @@
-"""One README.md for each folder of the package: method, paper, function, lesson, test; it is also the head of its reference page.
+"""One README.md for each folder of the package: method, paper, function, lesson, test; it is also
+the head of its reference page.
 
     python docs/site/build.py --readmes
 
-The rows are read from what is there: the first sentence of a module, the papers that its docstrings name, its public functions, the
-lessons and labs that use them, the tests that import it. tests/site/test_readmes.py tries that what a README names exists.
+The rows are read from what is there: the first sentence of a module, the papers that its docstrings
+name, its public functions, the lessons and labs that use them, the tests that import it.
+tests/site/test_readmes.py tries that what a README names exists.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ def papers(file: Path) -> list[str]:
 
 
 def functions(file: Path) -> list[str]:
-    """The public functions of a module that lessons, labs, examples and tests name most often, in the module's order; else its classes."""
+    """The public functions of a module that lessons, labs, examples and tests name most often, in
+    the module's order; else its classes.
+    """
     for kind in (ast.FunctionDef, ast.ClassDef):
         public = [
             n.name for n in _tree(file).body if isinstance(n, kind) and not n.name.startswith("_")
@@ -159,7 +163,9 @@ def _handed_on() -> dict[str, str]:
 
 @functools.cache
 def imported(file: Path) -> frozenset[str]:
-    """The modules of the course that a file imports, or names by their folder (`quantization.gptq.`)."""
+    """The modules of the course that a file imports, or names by their folder
+    (`quantization.gptq.`).
+    """
     text = file.read_text(encoding="utf-8").replace("\\n", "\n").replace('\\"', '"')
     flat = re.sub(r"\(\s*([^)]*?)\s*\)", lambda found: found[1].replace("\n", " "), text)
     names = set(re.findall(r"^\W*import (course_utils[\w.]+)", flat, re.MULTILINE))

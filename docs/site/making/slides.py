@@ -1,7 +1,8 @@
-"""Slides of each lesson, for instructors: nbconvert's own, with reveal.js and MathJax from the site.
+"""Slides of each lesson, for instructors: nbconvert's own, with reveal.js and MathJax from the
+site.
 
-A heading begins a slide, a figure, a table or a question the next one below it; code stays in the lesson. A cell's tag
-"slide", "subslide", "fragment", "notes" or "skip" decides otherwise.
+A heading begins a slide, a figure, a table or a question the next one below it; code stays in the
+lesson. A cell's tag "slide", "subslide", "fragment", "notes" or "skip" decides otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Scripts of others, fetched at build time by `npm pack` and checked, so that a page asks nobody for them."""
+"""Scripts of others, fetched at build time by `npm pack` and checked, so that a page asks nobody
+for them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ PACKED = {  # name and version, SHA-256 of the package
 
 
 def package(name: str, kept: Path) -> Path:
-    """The folder with the files of a package of npm's registry; fetched once into `kept`. Stops the build where that fails."""
+    """The folder with the files of a package of npm's registry; fetched once into `kept`.
+
+    Stops the build where that fails.
+    """
     folder = kept / name
     if folder.is_dir():
         return folder

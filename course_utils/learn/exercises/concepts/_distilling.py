@@ -1,4 +1,7 @@
-"""Lesson 2.3, first part: softened answers, the loss and the loop, right and wrong. The exercises are in `distillation`."""
+"""Lesson 2.3, first part: softened answers, the loss and the loop, right and wrong.
+
+The exercises are in `distillation`.
+"""
 
 import copy
 
@@ -81,7 +84,10 @@ def distillation_loss(
     factor=lambda t: t**2, turned=False, hard=lambda t: 1.0, sharp=lambda t: t, weights=lambda a: (a, 1 - a),
     entropy=True, over_classes=False, total=False, still="",
 ) -> Tensor:  # fmt: skip
-    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over rows. `still`: the part that has no gradient."""
+    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over rows.
+
+    `still`: the part that has no gradient.
+    """
     value: Tensor = torch.zeros(())
     for z_s, z_t, label in zip(student_logits, teacher_logits.detach(), labels, strict=True):
         log_s, log_t = (
@@ -117,7 +123,9 @@ def dense(rng: torch.Generator, inputs: int, outputs: int) -> nn.Linear:
 
 
 def training_inputs(rng: torch.Generator) -> dict:
-    """The teacher has a normalization that answers otherwise while it is training, and is handed over in that state."""
+    """The teacher has a normalization that answers otherwise while it is training, and is handed
+    over in that state.
+    """
     features, classes, wide = 4, pick(rng, 3, 4), 5
     norm = nn.BatchNorm1d(wide, dtype=torch.float64)
     norm.running_mean, norm.running_var = (
@@ -140,7 +148,9 @@ def train_student(
     student: nn.Module, teacher: nn.Module, batches: list, temperature: float, alpha: float, rate: float, *,
     training=False, moves_teacher=False, piles_up=False, restart=False, first_only=False, sign=-1.0, **change,
 ) -> list[Tensor]:  # fmt: skip
-    """One step of gradient descent on the distillation loss for each batch; the student's parameters after the last."""
+    """One step of gradient descent on the distillation loss for each batch; the student's
+    parameters after the last.
+    """
     student, teacher = copy.deepcopy(student), copy.deepcopy(teacher).train(training)
     start = copy.deepcopy(student)
     moved = [*student.parameters(), *(teacher.parameters() if moves_teacher else ())]

@@ -16,7 +16,9 @@ def below(rng: torch.Generator) -> float:
 
 
 def fitting(rng: torch.Generator) -> dict:
-    """Memory near an edge: just enough for a width, hardly too little, or enough for its codes (and scales) alone."""
+    """Memory near an edge: just enough for a width, hardly too little, or enough for its codes (and
+    scales) alone.
+    """
     parameters, group_size = 10**6 * pick(rng, 50, 300, 1300, 7000), pick(rng, 16, 32, 64)
     bits = pick(rng, *WIDTHS, 1)
     whole, codes = weight_bytes(parameters, bits, group_size), parameters * bits / 8
@@ -32,7 +34,9 @@ def fitting(rng: torch.Generator) -> dict:
 def bits_that_fit(
     parameters: float, memory: float, group_size: int, *, widths=WIDTHS, size=weight_bytes
 ) -> int:
-    """The first of 16, 8, 4, 3, 2 with N (b + (16 + b) / g) / 8 ≤ memory (no scales at 16 bits); 0 if there is none."""
+    """The first of 16, 8, 4, 3, 2 with N (b + (16 + b) / g) / 8 ≤ memory (no scales at 16 bits); 0
+    if there is none.
+    """
     for bits in widths:
         if size(parameters, bits, group_size) <= memory:
             return bits
@@ -78,7 +82,9 @@ def in_order(*rules):
 
 
 def versions(rng: torch.Generator) -> dict:
-    """Versions of which one is smallest, one best, one fastest, and some fulfil only one of the two conditions."""
+    """Versions of which one is smallest, one best, one fastest, and some fulfil only one of the two
+    conditions.
+    """
     n = int(torch.randint(6, 10, (), generator=rng))
     sizes = (torch.randperm(60, generator=rng)[:n] + 5).tolist()
     losses = [round(0.6 + 0.6 * below(rng), 3) for _ in range(n)]
@@ -95,7 +101,9 @@ def versions(rng: torch.Generator) -> dict:
 
 
 def ship(sizes: list, losses: list, speeds: list, max_loss: float, min_speed: float) -> int:
-    """Index of the smallest version with loss ≤ max_loss and speed ≥ min_speed; −1 if there is none."""
+    """Index of the smallest version with loss ≤ max_loss and speed ≥ min_speed; −1 if there is
+    none.
+    """
     best = -1
     for i in range(len(sizes)):
         allowed = losses[i] <= max_loss and speeds[i] >= min_speed

@@ -1,4 +1,6 @@
-"""Lesson 2.3: softened answers, dark knowledge, the loss, a training loop, a fair gain, which block teaches which."""
+"""Lesson 2.3: softened answers, dark knowledge, the loss, a training loop, a fair gain, which block
+teaches which.
+"""
 
 import torch
 from torch import Tensor
@@ -26,7 +28,9 @@ from ._distilling import (
 
 
 def curves(rng: torch.Generator) -> dict:
-    """Losses (seeds, checkpoints) that fall and rise again: on the windows to choose by, and on those to judge by."""
+    """Losses (seeds, checkpoints) that fall and rise again: on the windows to choose by, and on
+    those to judge by.
+    """
     seeds, checkpoints = pick(rng, 3, 4), pick(rng, 5, 6)
     found = {}
     for name, lowest in (("labels", 0.3), ("distilled", 0.7)):
@@ -41,7 +45,9 @@ def curves(rng: torch.Generator) -> dict:
 def fair_gain(
     labels_choose: Tensor, labels_judge: Tensor, distilled_choose: Tensor, distilled_judge: Tensor
 ) -> float:
-    """Mean over seeds of (labels − distilled) on the judging windows, each at its own best checkpoint by the choosing ones."""
+    """Mean over seeds of (labels − distilled) on the judging windows, each at its own best
+    checkpoint by the choosing ones.
+    """
     total = 0.0
     for row in range(len(labels_choose)):
         label_step = min(range(labels_choose.shape[1]), key=lambda k: float(labels_choose[row, k]))
@@ -97,7 +103,9 @@ def pairs_inputs(rng: torch.Generator) -> dict:
 
 
 def teacher_blocks(student: int, teacher: int) -> list[int]:
-    """Block i of the student learns from block (i + 1) · teacher / student − 1, so that the last learns from the last."""
+    """Block i of the student learns from block (i + 1) · teacher / student − 1, so that the last
+    learns from the last.
+    """
     return [(i + 1) * teacher // student - 1 for i in range(student)]
 
 

@@ -1,4 +1,6 @@
-"""Lesson 2.1: who shares a scale, a static range, the product of integers, the straight-through gradient."""
+"""Lesson 2.1: who shares a scale, a static range, the product of integers, the straight-through
+gradient.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ from ..draws import pick
 
 
 def matrix_inputs(rng: torch.Generator) -> dict:
-    """Rows and columns of different sizes; the largest magnitude is negative, and the matrix is not square."""
+    """Rows and columns of different sizes; the largest magnitude is negative, and the matrix is not
+    square.
+    """
     x = torch.randn(5, 12, generator=rng, dtype=torch.float64)
     x = (
         x
@@ -23,7 +27,9 @@ def matrix_inputs(rng: torch.Generator) -> dict:
 
 
 def scales(x: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """S = max|x| / (2^(b−1) − 1) over the matrix (1, 1), each row (rows, 1), each group of a row (rows, groups)."""
+    """S = max|x| / (2^(b−1) − 1) over the matrix (1, 1), each row (rows, 1), each group of a row
+    (rows, groups).
+    """
     rows, columns = x.shape
     levels = 2 ** (bits - 1) - 1
     groups = torch.zeros(rows, columns // group_size, dtype=x.dtype)
@@ -37,7 +43,9 @@ def scales(x: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def scaled(formula, spread=lambda x, rows, size: x.reshape(rows, -1, size)):
-    """A wrong answer: `formula(low, high, bits)` of each region's extremes; `spread` cuts rows into groups."""
+    """A wrong answer: `formula(low, high, bits)` of each region's extremes; `spread` cuts rows into
+    groups.
+    """
 
     def answer(x, bits, group_size):
         regions = x.reshape(1, 1, -1), x.reshape(len(x), 1, -1), spread(x, len(x), group_size)
@@ -67,7 +75,10 @@ def one_for_all(x, bits, group_size):
 
 
 def batch_inputs(rng: torch.Generator) -> dict:
-    """Batches of unlike ranges, all around 0; the widest is neither the first nor the last. Some are all below 1."""
+    """Batches of unlike ranges, all around 0; the widest is neither the first nor the last.
+
+    Some are all below 1.
+    """
     batches = [
         torch.randn(pick(rng, 3, 4, 6), 7, generator=rng, dtype=torch.float64) + 0.2
         for _ in range(4)
@@ -121,7 +132,9 @@ def around_zero(low, high, bits):
 
 
 def product_inputs(rng: torch.Generator) -> dict:
-    """Token i with output i: the sum of integers is 0, and that of real numbers is 0 but for rounding, for i = 0, 1, 2."""
+    """Token i with output i: the sum of integers is 0, and that of real numbers is 0 but for
+    rounding, for i = 0, 1, 2.
+    """
     tokens, columns, rows = pick(rng, 3, 5), pick(rng, 6, 9), 4
     given = drawn_product(rng, tokens, columns, rows)
     for i in range(3):
@@ -160,7 +173,9 @@ def integer_linear(
 
 
 def with_sum(correction, scale=lambda x_scale, w_scale: x_scale * w_scale.T):
-    """A wrong product: `correction(x_codes, x_zero, w_codes)` is added to the sum of integer products."""
+    """A wrong product: `correction(x_codes, x_zero, w_codes)` is added to the sum of integer
+    products.
+    """
 
     def product(x_codes, x_scale, x_zero, w_codes, w_scale):
         return scale(x_scale, w_scale) * (
@@ -206,7 +221,9 @@ def ste_gradient(w: Tensor, scale: float, zero: int, bits: int, upstream: Tensor
 
 
 def masked(keep, factor=lambda scale: 1.0):
-    """A wrong gradient: passed where `keep(steps, zero, bits)` holds, steps = w / s, times a factor."""
+    """A wrong gradient: passed where `keep(steps, zero, bits)` holds, steps = w / s, times a
+    factor.
+    """
 
     def gradient(w, scale, zero, bits, upstream):
         return torch.where(keep(w / scale, zero, bits), upstream, 0.0) * factor(scale)

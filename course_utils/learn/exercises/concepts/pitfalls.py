@@ -1,4 +1,6 @@
-"""Lesson 2.5: the roofline, the ratio beyond which a model breaks, the ratio of two techniques together."""
+"""Lesson 2.5: the roofline, the ratio beyond which a model breaks, the ratio of two techniques
+together.
+"""
 
 import torch
 
@@ -33,7 +35,9 @@ def roofline_time(flops: float, bytes_moved: float, peak: float, bandwidth: floa
 
 
 def sweep(rng: torch.Generator) -> dict:
-    """Versions in any order, no two of one ratio; one that breaks, often the first, stands before larger ratios that look fine."""
+    """Versions in any order, no two of one ratio; one that breaks, often the first, stands before
+    larger ratios that look fine.
+    """
     n = int(torch.randint(6, 10, (), generator=rng))
     ratios = [round(1.5 + 2 * i + between(rng, 0, 1.9), 2) for i in range(n)]
     original, allowed = between(rng, 0.4, 3.0), between(rng, 0.05, 0.3)
@@ -53,7 +57,9 @@ def sweep(rng: torch.Generator) -> dict:
 
 
 def breaking_point(ratios: list, losses: list, original: float, allowed: float) -> float:
-    """The highest ratio up to which every version stays within original + allowed; 1 if not even the first does."""
+    """The highest ratio up to which every version stays within original + allowed; 1 if not even
+    the first does.
+    """
     last = 1.0
     for ratio, loss in sorted(zip(ratios, losses, strict=True)):
         if loss > original + allowed:
@@ -96,7 +102,9 @@ def ratio_inputs(rng: torch.Generator) -> dict:
 
 
 def combined_ratio(outside: float, pruning: float, bits: int) -> float:
-    """1 / (outside + (1 − outside) / (pruning · 16 / bits)): the part outside stays as it is, inside the ratios multiply."""
+    """1 / (outside + (1 − outside) / (pruning · 16 / bits)): the part outside stays as it is,
+    inside the ratios multiply.
+    """
     inside = 1 - outside
     after = outside + inside / pruning * bits / 16
     return 1 / after

@@ -1,4 +1,6 @@
-"""Lesson 2.2: channels and heads cut out, a training step under a mask, the gradual schedule, the bytes of sparse storage."""
+"""Lesson 2.2: channels and heads cut out, a training step under a mask, the gradual schedule, the
+bytes of sparse storage.
+"""
 
 import torch
 from torch import Tensor
@@ -138,7 +140,9 @@ def byte_inputs(rng: torch.Generator) -> dict:
 
 
 def stored_bytes(rows: int, columns: int, nonzeros: int, bits: int) -> tuple[float, float]:
-    """(bitmask, CSR): values, and a bit for every weight; values, and 4 bytes for each column number and row start."""
+    """(bitmask, CSR): values, and a bit for every weight; values, and 4 bytes for each column
+    number and row start.
+    """
     values = nonzeros * bits / 8
     return values + rows * columns / 8, values + 4 * nonzeros + 4 * (rows + 1)
 

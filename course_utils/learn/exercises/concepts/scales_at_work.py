@@ -12,7 +12,9 @@ from ..draws import pick
 
 
 def token_inputs(rng: torch.Generator) -> dict:
-    """Tokens of unlike size, one of them up to fifty times louder; the largest magnitude is often negative."""
+    """Tokens of unlike size, one of them up to fifty times louder; the largest magnitude is often
+    negative.
+    """
     tokens, features = pick(rng, 5, 8, 13), pick(rng, 6, 9)
     x = torch.randn(tokens, features, generator=rng, dtype=torch.float64)
     x = x * (torch.rand(tokens, 1, generator=rng, dtype=torch.float64) + 0.2)
@@ -23,7 +25,9 @@ def token_inputs(rng: torch.Generator) -> dict:
 
 
 def token_gain(x: Tensor) -> float:
-    """max_t a_t² / mean_t a_t² with a_t = max_j |x_tj|: the error of a grid grows with the square of its range."""
+    """max_t a_t² / mean_t a_t² with a_t = max_j |x_tj|: the error of a grid grows with the square
+    of its range.
+    """
     ranges = [max(abs(value) for value in token) for token in x.tolist()]
     return max(ranges) ** 2 / (sum(a**2 for a in ranges) / len(ranges))
 
@@ -37,7 +41,9 @@ def from_ranges(formula, dim: int = 1):
 
 
 def cost(bits: int, group_size: int) -> float:
-    """Bits of a weight in all: its code, and its share of a scale of 16 bits and a zero point of `bits` bits."""
+    """Bits of a weight in all: its code, and its share of a scale of 16 bits and a zero point of
+    `bits` bits.
+    """
     return bits + (16 + bits) / group_size
 
 
@@ -45,10 +51,11 @@ CHOICES = [(b, g) for b in (2, 3, 4, 5) for g in (8, 16, 32, 64)]
 
 
 def budget_inputs(rng: torch.Generator) -> dict:
-    """Eight choices; the budget is the cost of one of them, or too small for it by half of its zero points' share.
+    """Eight choices; the budget is the cost of one of them, or too small for it by half of its zero
+    points' share.
 
-    Two of three matrices have a few large numbers, for which small groups are worth more than bits. The best choice is best
-    by 3 % at least.
+    Two of three matrices have a few large numbers, for which small groups are worth more than bits.
+    The best choice is best by 3 % at least.
     """
     while True:
         x = torch.randn(4, 64, generator=rng, dtype=torch.float64)
@@ -66,7 +73,9 @@ def error_of(x: Tensor, bits: int, group_size: int) -> float:
 
 
 def best_in_budget(x: Tensor, choices: list[tuple[int, int]], budget: float) -> tuple[int, int]:
-    """Of the (bits, group size) with bits + (16 + bits) / group size ≤ budget, the one with the least squared error."""
+    """Of the (bits, group size) with bits + (16 + bits) / group size ≤ budget, the one with the
+    least squared error.
+    """
     best, least = choices[0], float("inf")
     for bits, group_size in choices:
         if (

@@ -82,8 +82,10 @@ def total(chosen, harm: list[list[float]]) -> float:
 
 
 def layer_inputs(rng: torch.Generator) -> dict:
-    """Four layers of unlike size and patience; harm grows with the level. No other choice is nearly as good as the best,
-    and in half of the trials one step after another does not lead there.
+    """Four layers of unlike size and patience; harm grows with the level.
+
+    No other choice is nearly as good as the best, and in half of the trials one step after another
+    does not lead there.
     """
     tricky = pick(rng, True, False)
     while True:
@@ -103,7 +105,9 @@ def layer_inputs(rng: torch.Generator) -> dict:
 
 
 def layer_levels(harm: Tensor, sizes: list[int], levels: list[float], goal: float) -> list[int]:
-    """The levels k_i with the least Σ harm[i, k_i] such that Σ n_i levels[k_i] ≥ goal · Σ n_i, by trying all of them."""
+    """The levels k_i with the least Σ harm[i, k_i] such that Σ n_i levels[k_i] ≥ goal · Σ n_i, by
+    trying all of them.
+    """
     ways = itertools.product(range(len(levels)), repeat=len(sizes))
     enough = [c for c in ways if gone(c, sizes, levels) >= goal * sum(sizes)]
     rows = harm.tolist()

@@ -1,7 +1,9 @@
-"""Lesson 3.5, first part: the losses of answers, states, maps and relations, and wrong ones. The exercises are in `distillation_losses`.
+"""Lesson 3.5, first part: the losses of answers, states, maps and relations, and wrong ones.
 
-Of two trials, one lets only the student's tensor ask for gradients and the other only the teacher's. So a result that
-asks for gradients tells through which tensor they flow.
+The exercises are in `distillation_losses`.
+
+Of two trials, one lets only the student's tensor ask for gradients and the other only the
+teacher's. So a result that asks for gradients tells through which tensor they flow.
 """
 
 import torch
@@ -19,7 +21,9 @@ def impossible(logits: Tensor) -> Tensor:
 
 
 def real_tokens(rng: torch.Generator, batch: int, tokens: int) -> Tensor:
-    """(batch, tokens), True at real tokens: every row but the first ends in padding, or in turn begins with it."""
+    """(batch, tokens), True at real tokens: every row but the first ends in padding, or in turn
+    begins with it.
+    """
     length = torch.randint(2, tokens, (batch, 1), generator=rng)
     length[0] = tokens
     mask = torch.arange(tokens) < length
@@ -30,7 +34,9 @@ def real_tokens(rng: torch.Generator, batch: int, tokens: int) -> Tensor:
 
 
 def kl_inputs(rng: torch.Generator) -> dict:
-    """Rows and classes of several counts; one class is so unlikely for the teacher that its probability is 0."""
+    """Rows and classes of several counts; one class is so unlikely for the teacher that its
+    probability is 0.
+    """
     shape = pick(rng, 1, 2, 5), pick(rng, 3, 7, 11)
     student, teacher = asks(rng, draw_logits(rng, *shape), impossible(draw_logits(rng, *shape)))
     return {
@@ -115,7 +121,10 @@ def response(
     factor=lambda t: t**2, far=row_kl, backwards=False, swapped=False, everywhere=False, count=None, hard=1.0, still="",
     sharp=False,
 ) -> Tensor:  # fmt: skip
-    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens. `still`: the part that has no gradient."""
+    """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens.
+
+    `still`: the part that has no gradient.
+    """
     used = torch.ones_like(mask) if everywhere else mask
     log_s, log_t = softened(
         student_logits.detach() if still == "teacher" else student_logits,
@@ -150,7 +159,9 @@ def over_tokens(student_logits, teacher_logits, labels, temperature, alpha, mask
 
 
 def kl_over_batch(student_logits, teacher_logits, labels, temperature, alpha, mask):
-    """What `F.kl_div` with `batchmean` gives for three dimensions: all tokens, padding too, divided by the batch."""
+    """What `F.kl_div` with `batchmean` gives for three dimensions: all tokens, padding too, divided
+    by the batch.
+    """
     log_s, log_t = softened(student_logits, teacher_logits, temperature)
     soft = row_kl(log_t, log_s).sum() / len(mask)
     hard = response(student_logits, teacher_logits, labels, temperature, 1.0, mask)
@@ -204,7 +215,8 @@ def of_errors(formula):
 
 
 def attention_inputs(rng: torch.Generator) -> dict:
-    """Causal maps: what lies ahead of a query has exactly no weight, nor has what lies five or more behind it.
+    """Causal maps: what lies ahead of a query has exactly no weight, nor has what lies five or more
+    behind it.
 
     All else has so much that 1e-6 beside it is nothing.
     """
@@ -266,7 +278,8 @@ def zero_gradient(student_map, teacher_map, mask):
 
 
 def distance_inputs(rng: torch.Generator) -> dict:
-    """One example is far from the others for the student, another one for the teacher: some d_S − d_T are beyond ±1.
+    """One example is far from the others for the student, another one for the teacher: some d_S −
+    d_T are beyond ±1.
 
     Two examples are equal for the student: the root of their distance has no slope at 0.
     """
@@ -288,7 +301,9 @@ def distance(
     norm=2.0,
     rooted=False,
 ) -> Tensor:
-    """Mean over pairs of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean over pairs; Huber(u) = u² / 2, beyond 1 |u| − 1/2."""
+    """Mean over pairs of Huber(d_S − d_T), d = ‖x_i − x_j‖ / mean over pairs; Huber(u) = u² / 2,
+    beyond 1 |u| − 1/2.
+    """
 
     def length(x: Tensor) -> Tensor:
         """Of a zero vector 0, with the slope 0."""

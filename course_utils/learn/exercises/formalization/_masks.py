@@ -1,4 +1,7 @@
-"""Lesson 3.4, first part: what removing costs, and masks, right and wrong. The exercises are in `scores`."""
+"""Lesson 3.4, first part: what removing costs, and masks, right and wrong.
+
+The exercises are in `scores`.
+"""
 
 import torch
 from torch import Tensor
@@ -18,7 +21,9 @@ def matrix(rng: torch.Generator, rows: int, columns: int) -> Tensor:
 
 
 def lowest(score: Tensor, count: int) -> Tensor:
-    """True everywhere but at the `count` lowest entries of the whole tensor; of equal ones the later go first."""
+    """True everywhere but at the `count` lowest entries of the whole tensor; of equal ones the
+    later go first.
+    """
     left = score.flatten().tolist()
     mask = torch.ones(len(left), dtype=torch.bool)
     mask[sorted(range(len(left)), key=lambda j: (left[j], -j))[:count]] = False
@@ -144,7 +149,9 @@ def wanda_score(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def n_of_m_inputs(rng: torch.Generator) -> dict:
-    """Both sides differ and can be divided by M, and N is not M − N, so that no confusion goes unseen."""
+    """Both sides differ and can be divided by M, and N is not M − N, so that no confusion goes
+    unseen.
+    """
     n, m = turn(rng, (1, 4), (3, 4), (2, 6), (5, 6))
     score = torch.rand(
         *turn(rng, (12, 24), (12, 132), (132, 12)), generator=rng, dtype=torch.float64

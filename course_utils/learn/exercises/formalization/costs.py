@@ -1,4 +1,6 @@
-"""Lesson 3.6: the exponent of a measured cost and its error, what GPTQ multiplies, fixed costs, operations of a training run."""
+"""Lesson 3.6: the exponent of a measured cost and its error, what GPTQ multiplies, fixed costs,
+operations of a training run.
+"""
 
 import math
 
@@ -80,7 +82,9 @@ def walk_multiplications(rows: int, columns: int) -> int:
 
 
 def matrices(rng: torch.Generator) -> dict:
-    """One of four kinds by seed: many tokens, few tokens and few rows, many rows, tokens just above the columns."""
+    """One of four kinds by seed: many tokens, few tokens and few rows, many rows, tokens just above
+    the columns.
+    """
     kind = rng.initial_seed() % 4
     columns = pick(rng, 512, 1024, 4096)
     many, few = (float(torch.rand((), generator=rng)) for _ in range(2))
@@ -94,7 +98,9 @@ def matrices(rng: torch.Generator) -> dict:
 
 
 def largest_part(rows: int, columns: int, tokens: int, *, half=0.5, hessian=None, walk=None) -> str:
-    """ "Hessian" (tokens · d_col²), "factor" (d_col³) or "walk" (d_row · d_col (d_col − 1) / 2): what multiplies most."""
+    """ "Hessian" (tokens · d_col²), "factor" (d_col³) or "walk" (d_row · d_col (d_col − 1) / 2):
+    what multiplies most.
+    """
     parts = {
         "Hessian": tokens * columns**2 if hessian is None else hessian(rows, columns, tokens),
         "factor": columns**3,
@@ -131,7 +137,9 @@ def training_operations(
     student: int, teacher: int, tokens: int, passes: int, stored: bool, *, forward=2, backward=4, asked=2,
     teacher_passes=None,
 ) -> int:  # fmt: skip
-    """Passes · tokens · 6 N_S, and 2 N_T a token for each pass in which the teacher answers: one if answers are stored."""
+    """Passes · tokens · 6 N_S, and 2 N_T a token for each pass in which the teacher answers: one if
+    answers are stored.
+    """
     times = (1 if stored else passes) if teacher_passes is None else teacher_passes(passes, stored)
     return passes * tokens * (forward + backward) * student + times * tokens * asked * teacher
 

@@ -1,7 +1,7 @@
 """Lesson 3.5 and lab 3.3: losses between a student and a teacher.
 
-Of two trials, one lets only the student's tensor ask for gradients and the other only the teacher's. So a result that
-asks for gradients tells through which tensor they flow.
+Of two trials, one lets only the student's tensor ask for gradients and the other only the
+teacher's. So a result that asks for gradients tells through which tensor they flow.
 """
 
 import torch
@@ -46,7 +46,9 @@ from ._losses import (
 
 
 def limit_inputs(rng: torch.Generator) -> dict:
-    """At τ = 1 the divergence is beyond the share, below its limit in one trial and above it in the next."""
+    """At τ = 1 the divergence is beyond the share, below its limit in one trial and above it in the
+    next.
+    """
     rows, classes = pick(rng, 1, 3), pick(rng, 4, 7, 16)
     scale, share = pick(rng, 0.3, 1.0, 2.0), pick(rng, 0.02, 0.05, 0.2)
 
@@ -78,7 +80,9 @@ def near_limit(
     absolute=False,
     side=0,
 ) -> int:
-    """The smallest τ of 1, 2, 4, … whose τ² KL is within `share` of its limit; `side`: not farther above (1), below (−1)."""
+    """The smallest τ of 1, 2, 4, … whose τ² KL is within `share` of its limit; `side`: not farther
+    above (1), below (−1).
+    """
     end = limit(student_logits, teacher_logits)
     tau = 1
     while tau < 2**20:
@@ -100,7 +104,10 @@ def not_centred(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def answers_inputs(rng: torch.Generator) -> dict:
-    """Odd seeds: shuffled halves, quarters, …, whose sums meet the share exactly. Even seeds: any probabilities."""
+    """Odd seeds: shuffled halves, quarters, …, whose sums meet the share exactly.
+
+    Even seeds: any probabilities.
+    """
     positions, classes = pick(rng, 4, 6), 8
     if rng.initial_seed() % 2:
         powers = torch.tensor(
@@ -118,7 +125,9 @@ def answers_inputs(rng: torch.Generator) -> dict:
 
 
 def enough_kept(probabilities: Tensor, share: float) -> int:
-    """The smallest k for which the k largest of each position hold at least `share` of the probability, on average."""
+    """The smallest k for which the k largest of each position hold at least `share` of the
+    probability, on average.
+    """
     rows = [sorted(row, reverse=True) for row in probabilities.tolist()]
     k = 1
     while sum(sum(row[:k]) for row in rows) / len(rows) < share - 1e-12:

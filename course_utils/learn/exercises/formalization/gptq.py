@@ -1,4 +1,6 @@
-"""GPTQ step by step: Hessian, inverse factor, column update, a bound, the whole layer, packing, the packed product."""
+"""GPTQ step by step: Hessian, inverse factor, column update, a bound, the whole layer, packing, the
+packed product.
+"""
 
 import torch
 from torch import Tensor
@@ -160,7 +162,8 @@ def quantize_layer(
     fixed_scales=False,
     scales_once=False,
 ):
-    """Walk the columns: a new grid where a group begins, round, let the later columns absorb the error.
+    """Walk the columns: a new grid where a group begins, round, let the later columns absorb the
+    error.
 
     Returns codes (out, in), scale (out, groups), zero point (out, groups).
     """
@@ -186,7 +189,9 @@ def with_update(update):
 
 
 def within(width: int | None):
-    """Errors reach the columns of the same group, or of the same batch of `width` columns, and no others."""
+    """Errors reach the columns of the same group, or of the same batch of `width` columns, and no
+    others.
+    """
 
     def layer(weight, H, bits, group_size):
         def update(W, U, i, quantized):
@@ -218,7 +223,9 @@ def promise_inputs(rng: torch.Generator) -> dict:
 
 
 def worst_case(H: Tensor, step: float) -> Tensor:
-    """Σ_i (s/2)² / [H_F⁻¹]_ii with F = {i, i + 1, …}: no column is farther than half a step from its point."""
+    """Σ_i (s/2)² / [H_F⁻¹]_ii with F = {i, i + 1, …}: no column is farther than half a step from
+    its point.
+    """
     total = H.new_zeros(())
     for i in range(len(H)):
         total += (step / 2) ** 2 / torch.linalg.inv(H[i:, i:])[0, 0]

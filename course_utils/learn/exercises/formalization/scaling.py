@@ -1,4 +1,6 @@
-"""AWQ and SmoothQuant step by step: folding a scale, AWQ's scale, the error it leads to, clipping, smoothing."""
+"""AWQ and SmoothQuant step by step: folding a scale, AWQ's scale, the error it leads to, clipping,
+smoothing.
+"""
 
 import torch
 from torch import Tensor
@@ -112,7 +114,9 @@ def clip_inputs(rng: torch.Generator) -> dict:
 def clip_errors(
     w: Tensor, x: Tensor, bits: int, shares: list[float], *, clamp=True, of_weights=False, low=True, high=True, fixed=False
 ) -> Tensor:  # fmt: skip
-    """For each share c: Σ_t (x_t · (w − ŵ))² with ŵ on the grid over [c · min w, c · max w], codes held to 0 … 2^b − 1."""
+    """For each share c: Σ_t (x_t · (w − ŵ))² with ŵ on the grid over [c · min w, c · max w], codes
+    held to 0 … 2^b − 1.
+    """
     errors = []
     for c in shares:
         lowest, highest = w.min() * (c if low else 1), w.max() * (c if high else 1)

@@ -1,4 +1,6 @@
-"""Lesson 3.4: what removing a weight costs, masks by magnitude, Wanda and N:M, the surgeon's step, groups."""
+"""Lesson 3.4: what removing a weight costs, masks by magnitude, Wanda and N:M, the surgeon's step,
+groups.
+"""
 
 import math
 
@@ -69,7 +71,8 @@ def along(direction):
 
 
 def group_inputs(rng: torch.Generator) -> dict:
-    """Groups of two or three inputs; in one, two loud inputs occur together and their weights nearly cancel.
+    """Groups of two or three inputs; in one, two loud inputs occur together and their weights
+    nearly cancel.
 
     In every second trial, the norm of W_g H_gg W_gᵀ ranks the groups otherwise than its trace.
     """

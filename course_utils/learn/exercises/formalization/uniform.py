@@ -35,7 +35,9 @@ def range_inputs(rng: torch.Generator) -> dict:
 
 
 def round_trip(x: Tensor, low: float, high: float, bits: int) -> Tensor:
-    """x̂ = s (clamp(round(x/s) + z, 0, 2^b − 1) − z), s = (high − low) / (2^b − 1), z = round(−low/s)."""
+    """x̂ = s (clamp(round(x/s) + z, 0, 2^b − 1) − z), s = (high − low) / (2^b − 1), z =
+    round(−low/s).
+    """
     scale = (high - low) / (2**bits - 1)
     zero = round(-low / scale)
     back = [
@@ -81,7 +83,9 @@ def heavy_inputs(rng: torch.Generator) -> dict:
 
 
 def error_parts(x: Tensor, threshold: float, bits: int) -> tuple[float, float]:
-    """(1/n) Σ (x − x̂)² over |x| ≤ t and over |x| > t, for the symmetric grid with s = t / (2^(b−1) − 1)."""
+    """(1/n) Σ (x − x̂)² over |x| ≤ t and over |x| > t, for the symmetric grid with s = t / (2^(b−1)
+    − 1).
+    """
     top = 2 ** (bits - 1) - 1
     scale, rounding, clipping = threshold / top, 0.0, 0.0
     for value in x.tolist():

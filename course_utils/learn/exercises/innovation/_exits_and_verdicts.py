@@ -1,4 +1,6 @@
-"""Lesson 5.9, what is decided: which tokens leave early and what that costs, and what an experiment says."""
+"""Lesson 5.9, what is decided: which tokens leave early and what that costs, and what an experiment
+says.
+"""
 
 import math
 from typing import Any
@@ -14,7 +16,9 @@ from ..draws import pick, turn, until
 
 
 def looks(rng: torch.Generator) -> dict:
-    """Distributions after each block, surer with depth; some tokens are never sure, some are sure and wrong."""
+    """Distributions after each block, surer with depth; some tokens are never sure, some are sure
+    and wrong.
+    """
 
     def make(rng):
         depths, tokens, words = pick(rng, 3, 4), 8, 5
@@ -52,7 +56,10 @@ def _exits(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def exit_cost(p: Tensor, threshold: float, block: float, head: float) -> tuple[float, float]:
-    """(mean cost of a token, share that says what the last block would say). A token pays each block it runs and each look."""
+    """(mean cost of a token, share that says what the last block would say).
+
+    A token pays each block it runs and each look.
+    """
     depth, same = _exits(p, threshold)
     return float(depth.double().mean()) * (block + head), float(same.mean())
 
@@ -87,7 +94,9 @@ DIFFERENT, SAME, UNFAIR = ("better", "worse"), "no difference seen", "unfair"
 
 
 def trial(rng: torch.Generator) -> dict:
-    """A small experiment: seeds that differ much from each other, paired; sometimes unlike steps or tuning, too few seeds, or just enough."""
+    """A small experiment: seeds that differ much from each other, paired; sometimes unlike steps or
+    tuning, too few seeds, or just enough.
+    """
 
     def make(rng):
         n, kind = (
@@ -124,7 +133,9 @@ def trial(rng: torch.Generator) -> dict:
 
 
 def verdict(idea: dict, control: dict, t: float) -> str:
-    """'unfair' for unlike steps or tuning, or fewer than 3 seeds; else by Student's interval of the paired differences of losses."""
+    """'unfair' for unlike steps or tuning, or fewer than 3 seeds; else by Student's interval of the
+    paired differences of losses.
+    """
     if (
         idea["steps"] != control["steps"]
         or idea["tuned"] != control["tuned"]

@@ -11,7 +11,9 @@ from ..draws import pick, turn, until
 
 
 def network_inputs(rng: torch.Generator) -> dict:
-    """Two or three matrices, a rounded copy of each, inputs, and the right classes (which KL does not need)."""
+    """Two or three matrices, a rounded copy of each, inputs, and the right classes (which KL does
+    not need).
+    """
     widths = turn(rng, (4, 6, 5), (5, 4, 6, 3), (3, 5, 4))
     weights = [
         torch.randn(b, a, generator=rng, dtype=torch.float64) for a, b in itertools.pairwise(widths)
@@ -32,7 +34,9 @@ def log_probabilities(weights: list[Tensor], inputs: Tensor) -> Tensor:
 def damages(
     weights: list[Tensor], rounded: list[Tensor], inputs: Tensor, labels: Tensor
 ) -> list[float]:
-    """For each layer, the mean over inputs of KL(network ‖ network with that layer alone rounded), nats."""
+    """For each layer, the mean over inputs of KL(network ‖ network with that layer alone rounded),
+    nats.
+    """
     p = log_probabilities(weights, inputs)
     found = []
     for i in range(len(weights)):
@@ -70,7 +74,9 @@ def loss_change(p: Tensor, q: Tensor, labels: Tensor) -> float:
 
 
 def key_inputs(rng: torch.Generator) -> dict:
-    """Keys with a large channel, with one (or one number) that no query uses, or with a large token; 2 to 4 bits."""
+    """Keys with a large channel, with one (or one number) that no query uses, or with a large
+    token; 2 to 4 bits.
+    """
 
     def draw(rng: torch.Generator) -> dict:
         keys, queries = (torch.randn(n, 8, generator=rng, dtype=torch.float64) for n in (12, 9))
@@ -98,7 +104,9 @@ def min_max(x: Tensor, bits: int, dim: int) -> Tensor:
 
 
 def _scores_ratio(queries: Tensor, keys: Tensor, bits: int) -> float:
-    """Squared error of the scores Q Kᵀ with one grid for each channel, over that with one for each token."""
+    """Squared error of the scores Q Kᵀ with one grid for each channel, over that with one for each
+    token.
+    """
     channel, token = (
         float((queries @ (min_max(keys, bits, dim) - keys).T).square().sum()) for dim in (0, 1)
     )
@@ -106,7 +114,9 @@ def _scores_ratio(queries: Tensor, keys: Tensor, bits: int) -> float:
 
 
 def scale_axis(queries: Tensor, keys: Tensor, bits: int) -> str:
-    """ "channel" or "token": whose numbers should share a grid, for the smaller squared error of the scores Q Kᵀ."""
+    """ "channel" or "token": whose numbers should share a grid, for the smaller squared error of the
+    scores Q Kᵀ.
+    """
     return "channel" if _scores_ratio(queries, keys, bits) < 1 else "token"
 
 

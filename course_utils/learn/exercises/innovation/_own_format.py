@@ -1,4 +1,6 @@
-"""Lesson 5.2: a list of values of the learner's own for numbers of an unknown distribution; beside `number_formats`."""
+"""Lesson 5.2: a list of values of the learner's own for numbers of an unknown distribution; beside
+`number_formats`.
+"""
 
 import functools
 
@@ -14,7 +16,9 @@ ALLOWED = 10**0.05  # times the least possible error: half a decibel
 
 
 def hidden(rng: torch.Generator) -> dict:
-    """240 numbers of a distribution drawn anew: one-sided, two humps of unlike height, heavy tails, or skewed."""
+    """240 numbers of a distribution drawn anew: one-sided, two humps of unlike height, heavy tails,
+    or skewed.
+    """
     n, kind = 240, turn(rng, "skewed", "humps", "tails", "one-sided")
     z, u = (
         torch.randn(n, generator=rng, dtype=torch.float64),

@@ -11,7 +11,9 @@ from .mixed_precision import least, total
 
 
 def to_target(damages: list, seconds: list, weights: list, rest: float, target: float) -> list[int]:
-    """The options, one a layer, of the least total damage with rest + Σ seconds ≤ target: all are tried."""
+    """The options, one a layer, of the least total damage with rest + Σ seconds ≤ target: all are
+    tried.
+    """
     return least(damages, lambda c: rest + total(seconds, c) <= target)
 
 
@@ -23,7 +25,9 @@ def by_weights(damages, seconds, weights, rest, target):
 
 
 def greedy_steps(damages, seconds, weights, rest, target):
-    """From the whole model, always the next narrower width that costs least damage for each second saved."""
+    """From the whole model, always the next narrower width that costs least damage for each second
+    saved.
+    """
     chosen = [0] * len(seconds)
     while rest + total(seconds, chosen) > target:
         steps = [((d[o + 1] - d[o]) / max(s[o] - s[o + 1], 1e-12), i)
@@ -58,7 +62,9 @@ TARGET_MISTAKES = {
 
 
 def draw_target(rng: torch.Generator) -> dict:
-    """Widths from the whole down; damage grows as they shrink, times fall, but in one layer a narrower width is the slower one."""
+    """Widths from the whole down; damage grows as they shrink, times fall, but in one layer a
+    narrower width is the slower one.
+    """
     n = turn(rng, 3, 4)
     damages, seconds, weights = [], [], []
     for _ in range(n):

@@ -1,4 +1,6 @@
-"""Lesson 5.3, part B: the nearest point of E₈, reading a trellis, one step of Viterbi, and what codebooks really cost."""
+"""Lesson 5.3, part B: the nearest point of E₈, reading a trellis, one step of Viterbi, and what
+codebooks really cost.
+"""
 
 import math
 
@@ -15,7 +17,9 @@ LESSON = "5.3-rotations-and-codebooks"
 
 
 def eights(rng: torch.Generator) -> dict:
-    """Vectors of both kinds: near whole and near half numbers, with and without a sum that must be mended, some negative and far."""
+    """Vectors of both kinds: near whole and near half numbers, with and without a sum that must be
+    mended, some negative and far.
+    """
     x = torch.randn(10, 8, generator=rng, dtype=torch.float64) * turn(rng, 0.7, 1.5, 4.0)
     x[:5] = torch.round(x[:5]) + 0.3 * (torch.rand(5, 8, generator=rng, dtype=torch.float64) - 0.5)
     x[5:8] = (
@@ -27,7 +31,9 @@ def eights(rng: torch.Generator) -> dict:
 
 
 def _even(x: Tensor) -> Tensor:
-    """The nearest whole vector with an even sum: rounded; where the sum is odd, the worst rounded number goes the other way."""
+    """The nearest whole vector with an even sum: rounded; where the sum is odd, the worst rounded
+    number goes the other way.
+    """
     found = torch.round(x)
     for row, given in zip(found, x, strict=True):
         if int(row.sum()) % 2:
@@ -71,7 +77,9 @@ def even_with(
 
 
 def stream(rng: torch.Generator) -> dict:
-    """Registers whose length the bits divide, and such that they do not; codes whose first ones see the row's end."""
+    """Registers whose length the bits divide, and such that they do not; codes whose first ones see
+    the row's end.
+    """
     bits, state_bits = turn(rng, (2, 4), (1, 3), (2, 5), (3, 6), (2, 2))
     count = pick(rng, 7, 8, 9)
     codes = torch.randint(2**bits, (count,), generator=rng)
@@ -83,7 +91,9 @@ def stream(rng: torch.Generator) -> dict:
 
 
 def read_trellis(codes: list, bits: int, state_bits: int, values: Tensor) -> Tensor:
-    """values[state_t], state = (state · 2^k + code) mod 2^L, the register first filled by the row's own last codes."""
+    """values[state_t], state = (state · 2^k + code) mod 2^L, the register first filled by the row's
+    own last codes.
+    """
     state, found = 0, []
     for code in codes + codes:
         state = ((state << bits) | code) % 2**state_bits
@@ -150,7 +160,9 @@ def step_inputs(rng: torch.Generator) -> dict:
 
 
 def viterbi_step(cost: Tensor, x: float, values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """New costs (x − value[s])² + the least old cost of the 2^k states from which s can come, and which one that was."""
+    """New costs (x − value[s])² + the least old cost of the 2^k states from which s can come, and
+    which one that was.
+    """
     s = torch.arange(len(cost))
     before = (s >> bits)[:, None] + torch.arange(2**bits) * (len(cost) >> bits)
     best = cost[before].min(1)
@@ -201,7 +213,9 @@ def parent_before(cost, x, values, bits):
 
 
 def offers(rng: torch.Generator) -> dict:
-    """Layers of one small or large model, four offers; the one of most code bits is often over the budget once its codebooks are counted."""
+    """Layers of one small or large model, four offers; the one of most code bits is often over the
+    budget once its codebooks are counted.
+    """
     wide = turn(rng, 64, 512, 192, 1024)
     shapes = [(wide, wide), (wide // 2, wide), (2 * wide, wide), (wide, 2 * wide)] * pick(rng, 1, 3)
     every = [
@@ -226,7 +240,9 @@ def offers(rng: torch.Generator) -> dict:
 def real_bits(
     shapes, width, codebooks, entries, shared, *, scale=16, number=16, code=None, all_sets=None
 ) -> float:
-    """Bits a weight: codes of log2(entries) bits, a scale of 16 bits a row, codebooks of 16-bit numbers, once or for each layer."""
+    """Bits a weight: codes of log2(entries) bits, a scale of 16 bits a row, codebooks of 16-bit
+    numbers, once or for each layer.
+    """
     code = math.log2(entries) if code is None else code(entries)
     total = sum(rows * (columns // width * codebooks * code + scale) for rows, columns in shapes)
     sets = (1 if shared else len(shapes)) if all_sets is None else all_sets(len(shapes), shared)
@@ -259,7 +275,9 @@ def offer_with(**changes):
 
 
 def mean_of_layers(shapes, offers, budget):
-    """Each layer's bits a weight, averaged without their sizes, as if it alone had the codebooks' share."""
+    """Each layer's bits a weight, averaged without their sizes, as if it alone had the codebooks'
+    share.
+    """
     rates = {n: sum(real_bits([s], **o) for s in shapes) / len(shapes) for n, o in offers.items()}
     good = [n for n in rates if rates[n] <= budget] or [min(rates, key=rates.__getitem__)]
     name = max(good, key=rates.__getitem__)

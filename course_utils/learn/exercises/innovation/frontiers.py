@@ -1,4 +1,6 @@
-"""Lesson 5.9: what a pretended F chooses, a QUBO's penalty, a swap, connections that move, the cost of exits, a verdict."""
+"""Lesson 5.9: what a pretended F chooses, a QUBO's penalty, a swap, connections that move, the cost
+of exits, a verdict.
+"""
 
 import math
 
@@ -24,7 +26,9 @@ LESSON = "5.9-frontiers"
 
 
 def candidates(rng: torch.Generator) -> dict:
-    """Four changes of a few weights, of which identity, diagonal and the whole F choose unlike ones."""
+    """Four changes of a few weights, of which identity, diagonal and the whole F choose unlike
+    ones.
+    """
 
     def make(rng):
         n = 5
@@ -41,7 +45,9 @@ def candidates(rng: torch.Generator) -> dict:
 
 
 def choices(F: Tensor, deltas: Tensor) -> tuple[Tensor, list[int]]:
-    """(½ δᵀFδ of each row of deltas, [which row the identity takes, the diagonal of F, F]): each takes what costs least by it."""
+    """(½ δᵀFδ of each row of deltas, [which row the identity takes, the diagonal of F, F]): each
+    takes what costs least by it.
+    """
     costs = [
         torch.einsum("ri,ij,rj->r", deltas, M, deltas) / 2
         for M in (torch.eye(len(F), dtype=F.dtype), F.diag().diag(), F)
@@ -139,7 +145,9 @@ def swap_with(pair=-2.0, field=2.0, own=1.0, sign=1.0):
 
 
 def layer(rng: torch.Generator) -> dict:
-    """A small layer: its largest gradients lie where connections are, at gaps, and at one that will be cut."""
+    """A small layer: its largest gradients lie where connections are, at gaps, and at one that will
+    be cut.
+    """
     rows, columns = pick(rng, 3, 4), 6
     mask = torch.zeros(rows * columns, dtype=torch.bool)
     mask[torch.randperm(rows * columns, generator=rng)[: turn(rng, 8, 10, 7)]] = True
@@ -153,7 +161,9 @@ def layer(rng: torch.Generator) -> dict:
 
 
 def regrow(weight: Tensor, gradient: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Cut the `count` smallest |w| of the mask; grow `count` of all that are then cut, where |gradient| is largest."""
+    """Cut the `count` smallest |w| of the mask; grow `count` of all that are then cut, where
+    |gradient| is largest.
+    """
     flat, w, g = mask.flatten().clone(), weight.abs().flatten(), gradient.abs().flatten()
     cut = w.masked_fill(~flat, math.inf).argsort()[:count]
     flat[cut] = False

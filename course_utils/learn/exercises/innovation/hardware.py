@@ -1,4 +1,6 @@
-"""Lesson 5.5: intensity, where bytes stop to count, times from turns, a latency table, weights as conductances."""
+"""Lesson 5.5: intensity, where bytes stop to count, times from turns, a latency table, weights as
+conductances.
+"""
 
 import math
 
@@ -24,7 +26,9 @@ def layers(rng: torch.Generator) -> dict:
 
 
 def intensity(rows: int, columns: int, tokens: int, bits: int, group_size: int) -> float:
-    """2 · rows · columns · tokens over bytes: codes, 2 for the scale of each group (the last of a row may be short), float32 in and out."""
+    """2 · rows · columns · tokens over bytes: codes, 2 for the scale of each group (the last of a
+    row may be short), float32 in and out.
+    """
     codes, scales = rows * columns * bits / 8, 2 * rows * math.ceil(columns / group_size)
     return 2 * rows * columns * tokens / (codes + scales + 4 * tokens * (rows + columns))
 
@@ -61,7 +65,9 @@ def machines(rng: torch.Generator) -> dict:
 
 
 def enough_tokens(rows: int, columns: int, bits: int, peak: float, bandwidth: float) -> int:
-    """The fewest tokens with operations / peak ≥ bytes / bandwidth, codes and float32 inputs and outputs counted; 0 where there are none."""
+    """The fewest tokens with operations / peak ≥ bytes / bandwidth, codes and float32 inputs and
+    outputs counted; 0 where there are none.
+    """
     gain = 2 * rows * columns / peak - 4 * (rows + columns) / bandwidth  # seconds a token
     return 0 if gain <= 0 else math.ceil(rows * columns * bits / 8 / bandwidth / gain)
 
@@ -80,7 +86,9 @@ def tokens_with(ops=2.0, moved=4.0, width=lambda b: b / 8, up=math.ceil, never=0
 
 
 def turns(rng: torch.Generator) -> dict:
-    """Jobs measured in turns of many calls, some of them disturbed; and a call of nothing, measured alike."""
+    """Jobs measured in turns of many calls, some of them disturbed; and a call of nothing, measured
+    alike.
+    """
     names = ("wide", "narrow", "head")[: turn(rng, 2, 3)]
     empty = [
         2e-7 * (1 + float(torch.rand((), generator=rng)) + 3 * pick(rng, 0, 0, 1)) for _ in range(4)
@@ -100,7 +108,9 @@ def turns(rng: torch.Generator) -> dict:
 
 
 def times(turns: dict, calls: dict, empty: list) -> dict:
-    """{name: seconds of one call}: the best turn, divided by its calls, less the best call of nothing."""
+    """{name: seconds of one call}: the best turn, divided by its calls, less the best call of
+    nothing.
+    """
     return {name: min(found) / calls[name] - min(empty) for name, found in turns.items()}
 
 
@@ -128,7 +138,9 @@ def median(values) -> float:
 
 
 def tables(rng: torch.Generator) -> dict:
-    """Times that climb in steps; widths of a model between the measured ones, on them, and some of them several times."""
+    """Times that climb in steps; widths of a model between the measured ones, on them, and some of
+    them several times.
+    """
     measured = sorted({pick(rng, 64, 80, 96), pick(rng, 128, 160), pick(rng, 256, 288), 384, 512})
     seconds, now = {}, 1.0
     for width in measured:
@@ -181,7 +193,9 @@ FORECAST_MISTAKES = {
 
 
 def cells(rng: torch.Generator) -> dict:
-    """Outputs of unlike size and sign; in some the largest weight is negative, one is all zeros every third time."""
+    """Outputs of unlike size and sign; in some the largest weight is negative, one is all zeros
+    every third time.
+    """
     rows, columns = pick(rng, 3, 4), pick(rng, 5, 6, 7)
     weight = (
         torch.randn(rows, columns, generator=rng, dtype=torch.float64)
@@ -194,7 +208,9 @@ def cells(rng: torch.Generator) -> dict:
 
 
 def read_back(weight: Tensor, levels: int) -> Tensor:
-    """ŵ = (g₊ − g₋) · top / (levels − 1) with whole g = 0 … levels − 1 and top = max|w| of the output; one of the two g is 0."""
+    """ŵ = (g₊ − g₋) · top / (levels − 1) with whole g = 0 … levels − 1 and top = max|w| of the
+    output; one of the two g is 0.
+    """
     top = weight.abs().amax(1, keepdim=True)
     step = torch.where(top > 0, top, 1.0) / (levels - 1)
     return (weight.clamp(min=0) / step).round() * step - (

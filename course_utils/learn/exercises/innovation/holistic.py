@@ -1,4 +1,6 @@
-"""Lesson 5.8: what a round of drafts keeps, whether drafting pays, a threshold from validation, a choice from measured rows."""
+"""Lesson 5.8: what a round of drafts keeps, whether drafting pays, a threshold from validation, a
+choice from measured rows.
+"""
 
 import math
 
@@ -17,7 +19,9 @@ LESSON = "5.8-holistic"
 
 
 def round_of(rng: torch.Generator) -> dict:
-    """Drafts that are all taken, fail at once, or fail in the middle; a drafted token of which the draft was less sure than the target."""
+    """Drafts that are all taken, fail at once, or fail in the middle; a drafted token of which the
+    draft was less sure than the target.
+    """
 
     def make(rng):
         k, words = pick(rng, 2, 3), 5
@@ -110,7 +114,9 @@ def offer(rng: torch.Generator) -> dict:
 
 
 def pays(alpha: float, c: float, most: int) -> tuple[int, float]:
-    """(k, speed-up): the k from 0 to `most` with the largest speed-up; 0 is plain decoding, 1 times."""
+    """(k, speed-up): the k from 0 to `most` with the largest speed-up; 0 is plain decoding, 1
+    times.
+    """
     gains = [expected_tokens(alpha, k) / (k * c + 1) for k in range(most + 1)]
     return gains.index(max(gains)), max(gains)
 
@@ -132,7 +138,9 @@ def pays_with(
 
 
 def validation(rng: torch.Generator) -> dict:
-    """Validation answers with ties at thresholds, some that both models get wrong; sometimes nothing may be answered."""
+    """Validation answers with ties at thresholds, some that both models get wrong; sometimes
+    nothing may be answered.
+    """
 
     def make(rng):
         n = pick(rng, 40, 60)
@@ -170,7 +178,9 @@ def threshold(
     bound: list[float],
     risk: float,
 ) -> tuple[float, float]:
-    """(threshold, share passed on): the lowest t of the falling grid up to which every bound of the lost share is ≤ risk; (inf, 1) where none is."""
+    """(threshold, share passed on): the lowest t of the falling grid up to which every bound of the
+    lost share is ≤ risk; (inf, 1) where none is.
+    """
     return threshold_with()(confidence, small, large, grid, bound, risk)
 
 
@@ -207,7 +217,9 @@ WAYS: dict = {
 
 
 def table(rng: torch.Generator) -> dict:
-    """Rows with equal ones or one that is only larger, a dominated one, one of another protocol that looks best, and one that fits only without its embedding."""
+    """Rows with equal ones or one that is only larger, a dominated one, one of another protocol
+    that looks best, and one that fits only without its embedding.
+    """
 
     def make(rng):
         n = pick(rng, 7, 8)
@@ -239,7 +251,9 @@ def table(rng: torch.Generator) -> dict:
 
 
 def choose(rows: list[dict], budget: float, windows: int) -> tuple[list[int], int | None]:
-    """(front, choice): indices of the rows of this protocol that no other beats, in rising order; of these the least kl within the budget, then the first."""
+    """(front, choice): indices of the rows of this protocol that no other beats, in rising order;
+    of these the least kl within the budget, then the first.
+    """
     return choose_with()(rows, budget, windows)
 
 

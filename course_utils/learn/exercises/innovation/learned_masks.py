@@ -1,4 +1,6 @@
-"""Lesson 5.4: a soft mask over patterns, a hard concrete gate, the price that meets a budget, movement."""
+"""Lesson 5.4: a soft mask over patterns, a hard concrete gate, the price that meets a budget,
+movement.
+"""
 
 import itertools
 import math
@@ -19,7 +21,9 @@ DOUBLE = torch.float64
 
 
 def groups(rng: torch.Generator) -> dict:
-    """Logits of each group's patterns and Gumbel noise; 2:4, 1:4 and 2:3 in turn; temperatures far from 1."""
+    """Logits of each group's patterns and Gumbel noise; 2:4, 1:4 and 2:3 in turn; temperatures far
+    from 1.
+    """
     n, m = turn(rng, (2, 4), (1, 4), (2, 3))
     patterns = gumbel.patterns(n, m).to(DOUBLE)
     shape = (pick(rng, 2, 3), pick(rng, 2, 4), len(patterns))
@@ -33,7 +37,9 @@ def groups(rng: torch.Generator) -> dict:
 
 
 def soft_mask(logits: Tensor, noise: Tensor, tau: float, patterns: Tensor) -> Tensor:
-    """(rows, groups · m): softmax((logits + noise) / τ) times the patterns, groups beside each other."""
+    """(rows, groups · m): softmax((logits + noise) / τ) times the patterns, groups beside each
+    other.
+    """
     return gumbel.as_mask(gumbel.relaxed(logits, tau, noise), patterns)
 
 
@@ -56,7 +62,9 @@ def one_hot(x: Tensor) -> Tensor:
 
 
 def gates(rng: torch.Generator) -> dict:
-    """α from shut to open, u over the whole unit interval, so that gates at both ends are there; other constants than the paper's."""
+    """α from shut to open, u over the whole unit interval, so that gates at both ends are there;
+    other constants than the paper's.
+    """
     n = 12
     u = (torch.rand(n, generator=rng, dtype=DOUBLE) + torch.arange(n)) / n
     alpha = torch.randn(n, generator=rng, dtype=DOUBLE) * 2 + pick(rng, -1, 0, 1)
@@ -91,7 +99,9 @@ def gate_with(
 
 
 def parts(rng: torch.Generator) -> dict:
-    """Parts of a network with what leaving them out costs and how many weights they have; budgets that fit exactly, nearly, all, or none."""
+    """Parts of a network with what leaving them out costs and how many weights they have; budgets
+    that fit exactly, nearly, all, or none.
+    """
     n = pick(rng, 5, 6, 7)
     size = torch.randint(2, 40, (n,), generator=rng)
     size[: n // 2] *= 10  # unlike sizes: the dearest part is not the best buy
@@ -112,7 +122,9 @@ def parts(rng: torch.Generator) -> dict:
 
 
 def price(damage: Tensor, size: Tensor, budget: int) -> tuple[float, Tensor]:
-    """(λ, kept): the smallest λ ≥ 0 at which the parts with damage > λ · size fit into the budget, and those parts."""
+    """(λ, kept): the smallest λ ≥ 0 at which the parts with damage > λ · size fit into the budget,
+    and those parts.
+    """
     ratio = damage / size
     for value in [0.0, *sorted(ratio.tolist())]:
         kept = ratio > value
@@ -140,7 +152,9 @@ def price_with(
 
 
 def filled(damage, size, budget):
-    """Takes the best buys one by one and passes over what does not fit: a better filling, but of no single price."""
+    """Takes the best buys one by one and passes over what does not fit: a better filling, but of no
+    single price.
+    """
     ratio, left = damage / size, budget
     kept = torch.zeros(len(size), dtype=torch.bool)
     for i in ratio.argsort(descending=True).tolist():
@@ -150,7 +164,9 @@ def filled(damage, size, budget):
 
 
 def best_set(damage, size, budget):
-    """Of all sets that fit, the one that keeps the most damage away: a knapsack, which no price gives."""
+    """Of all sets that fit, the one that keeps the most damage away: a knapsack, which no price
+    gives.
+    """
     best = max(
         (
             s
@@ -167,7 +183,9 @@ def best_set(damage, size, budget):
 
 
 def path(rng: torch.Generator) -> dict:
-    """Weights before each of some steps and their gradients; weights change sign on the way; what stays is not divided evenly."""
+    """Weights before each of some steps and their gradients; weights change sign on the way; what
+    stays is not divided evenly.
+    """
     steps, shape = pick(rng, 4, 5), (3, 5)
     gradients = torch.randn(steps, *shape, generator=rng, dtype=DOUBLE)
     start = 0.6 * torch.randn(*shape, generator=rng, dtype=DOUBLE)

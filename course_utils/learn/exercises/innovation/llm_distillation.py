@@ -1,4 +1,6 @@
-"""Lesson 5.6: equal tokens, a vote, a loss on the student's own texts, sorted probabilities, which KL, a leap that a metric makes."""
+"""Lesson 5.6: equal tokens, a vote, a loss on the student's own texts, sorted probabilities, which
+KL, a leap that a metric makes.
+"""
 
 import math
 
@@ -37,7 +39,9 @@ def budget(rng: torch.Generator) -> dict:
 
 
 def steps(lengths: list[int], batch: int, tokens: int) -> int:
-    """The most whole steps whose expected real tokens, batch × mean length each, stay within `tokens`."""
+    """The most whole steps whose expected real tokens, batch × mean length each, stay within
+    `tokens`.
+    """
     return tokens * len(lengths) // (batch * sum(lengths))
 
 
@@ -104,7 +108,9 @@ def on_policy_with(
 
 
 def on_policy(student_logits: Tensor, teacher_logits: Tensor, own: Tensor) -> Tensor:
-    """The mean of KL(p_S ‖ p_T) over the tokens that the student wrote; the logits at t − 1 belong to token t."""
+    """The mean of KL(p_S ‖ p_T) over the tokens that the student wrote; the logits at t − 1 belong
+    to token t.
+    """
     log_q, log_p = (
         student_logits[:, :-1].log_softmax(-1),
         teacher_logits[:, :-1].detach().log_softmax(-1),
@@ -176,7 +182,9 @@ def models(rng: torch.Generator) -> dict:
 
 
 def leap(by_token: Tensor, length: int, goal: float) -> tuple[Tensor, float]:
-    """(whole answers right, a^length, for each model; the share of tokens at which `goal` of the answers are right)."""
+    """(whole answers right, a^length, for each model; the share of tokens at which `goal` of the
+    answers are right).
+    """
     return by_token**length, goal ** (1 / length)
 
 

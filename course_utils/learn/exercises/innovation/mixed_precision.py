@@ -1,4 +1,6 @@
-"""Lesson 5.1: bits that are really taken, damage of one layer alone, the exact allocation, ideal bits, whose scale keys share."""
+"""Lesson 5.1: bits that are really taken, damage of one layer alone, the exact allocation, ideal
+bits, whose scale keys share.
+"""
 
 import itertools
 import math
@@ -36,7 +38,9 @@ def stored_inputs(rng: torch.Generator) -> dict:
 
 
 def taken_bits(shapes: list, bits: list, group_size: int) -> float:
-    """8 · Σ bytes / Σ weights: each row ⌈columns · b / 8⌉ bytes of codes, and 4 bytes for each group, the last one shorter."""
+    """8 · Σ bytes / Σ weights: each row ⌈columns · b / 8⌉ bytes of codes, and 4 bytes for each
+    group, the last one shorter.
+    """
     taken, weights = 0, 0
     for (rows, columns), b in zip(shapes, bits, strict=True):
         taken += rows * (math.ceil(columns * b / 8) + 4 * math.ceil(columns / group_size))
@@ -69,7 +73,9 @@ def total(table: list[list], chosen) -> float:
 
 
 def allocate(damages: list[list[float]], sizes: list[list[int]], budget: float) -> list[int]:
-    """The options, one for each layer, of the least total damage with a total size of at most `budget`: all are tried."""
+    """The options, one for each layer, of the least total damage with a total size of at most
+    `budget`: all are tried.
+    """
     choices = itertools.product(*(range(len(row)) for row in sizes))
     return list(
         min((c for c in choices if total(sizes, c) <= budget), key=lambda c: total(damages, c))
@@ -112,7 +118,9 @@ def strictly_below(damages, sizes, budget):
 
 
 def even_share(damages, sizes, budget):
-    """Each layer is given its part of the budget, by its size, and takes the best that fits into it."""
+    """Each layer is given its part of the budget, by its size, and takes the best that fits into
+    it.
+    """
     part = budget / sum(row[0] for row in sizes)
     return [
         min((o for o in range(len(s)) if o == 0 or s[o] <= part * s[0]), key=lambda o: d[o])
@@ -125,7 +133,9 @@ def without_limit(damages, sizes, budget):
 
 
 def one_price(damages, sizes, budget):
-    """Each layer's least damage + price · size, at the lowest price that fits; what is then left over is not spent."""
+    """Each layer's least damage + price · size, at the lowest price that fits; what is then left
+    over is not spent.
+    """
     prices = sorted(
         {
             (d[a] - d[b]) / (s[b] - s[a])
@@ -144,7 +154,9 @@ def one_price(damages, sizes, budget):
 
 
 def most_damaged_first(damages, sizes, budget):
-    """In the order of what the smallest option costs, each layer takes the best that is left for it."""
+    """In the order of what the smallest option costs, each layer takes the best that is left for
+    it.
+    """
     chosen = [0] * len(sizes)
     for i in sorted(range(len(sizes)), key=lambda i: -damages[i][0]):
         left = budget - total(sizes, chosen) + sizes[i][0]
@@ -161,7 +173,9 @@ ALLOCATION_MISTAKES = {
 
 
 def draw_tables(rng: torch.Generator) -> dict:
-    """Layers of unlike sizes; a layer's damage falls with its width, in one of them not; the best choice fills the budget exactly."""
+    """Layers of unlike sizes; a layer's damage falls with its width, in one of them not; the best
+    choice fills the budget exactly.
+    """
     layers = turn(rng, 3, 4, 5)
     unit = [pick(rng, 3, 5, 8, 13) for _ in range(layers)]
     sizes = [[u * b for b in (2, 3, 4)] for u in unit]
@@ -187,7 +201,9 @@ def draw_tables(rng: torch.Generator) -> dict:
 
 
 def tells_apart(given: dict, needed: str) -> bool:
-    """Most mistakes give another choice, the needed one too, and the next best choice is clearly worse."""
+    """Most mistakes give another choice, the needed one too, and the next best choice is clearly
+    worse.
+    """
     right = allocate(**given)
     told = [name for name, wrong in ALLOCATION_MISTAKES.items() if wrong(**given) != right]
     near = sorted(
@@ -223,7 +239,9 @@ def ideal_inputs(rng: torch.Generator) -> dict:
 
 
 def ideal_bits(sensitivities: list[float], weights: list[int], mean_bits: float) -> list[float]:
-    """b_l = b̄ + ½ log₂(α_l / n_l) − Σ n_k ½ log₂(α_k / n_k) / Σ n_k: of Σ α_l 4^−b_l at Σ n_l b_l = b̄ Σ n_l the least."""
+    """b_l = b̄ + ½ log₂(α_l / n_l) − Σ n_k ½ log₂(α_k / n_k) / Σ n_k: of Σ α_l 4^−b_l at Σ n_l b_l
+    = b̄ Σ n_l the least.
+    """
     half = [0.5 * math.log2(a / n) for a, n in zip(sensitivities, weights, strict=True)]
     middle = sum(n * h for n, h in zip(weights, half, strict=True)) / sum(weights)
     return [mean_bits + h - middle for h in half]

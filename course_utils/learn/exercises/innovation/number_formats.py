@@ -1,4 +1,6 @@
-"""Lesson 5.2: the values of a small float format, posits, streams of bits, a block of MXFP4, the cheapest format."""
+"""Lesson 5.2: the values of a small float format, posits, streams of bits, a block of MXFP4, the
+cheapest format.
+"""
 
 import math
 
@@ -22,7 +24,9 @@ def sizes(rng: torch.Generator) -> dict:
 
 
 def grid(exponent: int, mantissa: int) -> list[float]:
-    """0 and every positive number of a sign, `exponent` and `mantissa` bits, ascending; no infinity, no NaN, bias 2^(e−1) − 1."""
+    """0 and every positive number of a sign, `exponent` and `mantissa` bits, ascending; no
+    infinity, no NaN, bias 2^(e−1) − 1.
+    """
     bias, found = 2 ** (exponent - 1) - 1, []
     for E in range(2**exponent):
         for M in range(2**mantissa):
@@ -61,7 +65,9 @@ def grid_with(
 
 
 def pattern(rng: torch.Generator) -> dict:
-    """Runs of every length, patterns that end within the regime or the exponent, both signs; never zero or NaR."""
+    """Runs of every length, patterns that end within the regime or the exponent, both signs; never
+    zero or NaR.
+    """
     bits = pick(rng, 6, 8, 8, 11, 16)
     run, ones = int(torch.randint(1, min(bits - 1, 6), (), generator=rng)), turn(rng, 1, 0)
     body = (
@@ -77,7 +83,9 @@ def pattern(rng: torch.Generator) -> dict:
 
 
 def posit_value(pattern: str) -> float:
-    """(−1)^s 16^r 2^e (1 + f), the standard of 2022; a negative pattern is first negated as a two's complement number."""
+    """(−1)^s 16^r 2^e (1 + f), the standard of 2022; a negative pattern is first negated as a two's
+    complement number.
+    """
     bits, code, sign = len(pattern), int(pattern, 2), 1
     if pattern[0] == "1":
         code, sign = 2**bits - code, -1
@@ -146,7 +154,9 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def block(rng: torch.Generator) -> dict:
-    """Numbers of any size, no ties; the largest is sometimes above 6 scales, and sometimes a power of two."""
+    """Numbers of any size, no ties; the largest is sometimes above 6 scales, and sometimes a power
+    of two.
+    """
     x = torch.randn(32, generator=rng, dtype=torch.float64)
     top = turn(rng, 1.9, 1.2, 1.0, 1.6)
     place = int(torch.randint(32, (), generator=rng))
@@ -183,7 +193,11 @@ def mxfp4_with(
 
 
 def candidates(rng: torch.Generator) -> dict:
-    """Five formats with errors of unlike sizes, in any order; neither the most nor the fewest bits need be best. One just reaches the target."""
+    """Five formats with errors of unlike sizes, in any order; neither the most nor the fewest bits
+    need be best.
+
+    One just reaches the target.
+    """
     x = torch.randn(12, 20, generator=rng, dtype=torch.float64)
     x[0] *= 8.0
     names = [("A", "B", "C", "D", "E")[i] for i in torch.randperm(5, generator=rng).tolist()]
@@ -205,7 +219,9 @@ def candidates(rng: torch.Generator) -> dict:
 
 
 def cheapest(x: Tensor, rounded: dict, bits: dict, target: float) -> tuple[str, float]:
-    """The format of the fewest bits whose 10 log10(Σ x² / Σ (x − x̂)²) reaches the target, and its decibels."""
+    """The format of the fewest bits whose 10 log10(Σ x² / Σ (x − x̂)²) reaches the target, and its
+    decibels.
+    """
     db = {
         name: 10 * math.log10(float(x.square().sum() / (x - found).square().sum()))
         for name, found in rounded.items()

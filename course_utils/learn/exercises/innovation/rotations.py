@@ -1,4 +1,6 @@
-"""Lesson 5.3: the weights of a rotated model, the fast Hadamard product, low rank by the outputs, and what a budget buys."""
+"""Lesson 5.3: the weights of a rotated model, the fast Hadamard product, low rank by the outputs,
+and what a budget buys.
+"""
 
 import math
 
@@ -40,7 +42,9 @@ def small_model(rng: torch.Generator) -> dict:
 def rotate(
     embedding: Tensor, gain: Tensor, reader: Tensor, writer: Tensor, last_gain: Tensor, Q: Tensor
 ) -> tuple[Tensor, ...]:
-    """(embedding, reader, writer, head) whose model, with all gains 1, computes the same: E Qᵀ, W diag(g1) Qᵀ, Q V, E diag(g2) Qᵀ."""
+    """(embedding, reader, writer, head) whose model, with all gains 1, computes the same: E Qᵀ, W
+    diag(g1) Qᵀ, Q V, E diag(g2) Qᵀ.
+    """
     return embedding @ Q.T, (reader * gain) @ Q.T, Q @ writer, (embedding * last_gain) @ Q.T
 
 
@@ -104,7 +108,9 @@ def hadamard_with(
 
 
 def layer_and_inputs(rng: torch.Generator) -> dict:
-    """A small layer, inputs some of which are loud; every other trial has fewer tokens than channels, so that H alone is singular."""
+    """A small layer, inputs some of which are loud; every other trial has fewer tokens than
+    channels, so that H alone is singular.
+    """
     out, inputs = pick(rng, 4, 5), 6
     tokens = turn(rng, 40, 4)
     X = torch.randn(tokens, inputs, generator=rng, dtype=torch.float64) @ torch.randn(
@@ -116,7 +122,9 @@ def layer_and_inputs(rng: torch.Generator) -> dict:
 
 
 def whitened(W: Tensor, X: Tensor, rank: int, ridge: float) -> tuple[Tensor, float]:
-    """(Ŵ, loss): W S truncated, times S⁻¹, with S Sᵀ = XᵀX + ridge I; loss = the sum of the dropped σ²."""
+    """(Ŵ, loss): W S truncated, times S⁻¹, with S Sᵀ = XᵀX + ridge I; loss = the sum of the dropped
+    σ².
+    """
     S = torch.linalg.cholesky(X.T @ X + ridge * torch.eye(X.shape[1], dtype=X.dtype))
     P, sigma, Qt = torch.linalg.svd(W @ S, full_matrices=False)
     cut = (P[:, :rank] * sigma[:rank]) @ Qt[:rank]
@@ -145,7 +153,9 @@ def plain_svd(W, X, rank, ridge):
 
 
 def budgets(rng: torch.Generator) -> dict:
-    """Budgets that are exactly what a number of bits or a rank needs, or a byte less; generous ones, and too small ones for the scales."""
+    """Budgets that are exactly what a number of bits or a rank needs, or a byte less; generous
+    ones, and too small ones for the scales.
+    """
     rows, columns, group = (
         pick(rng, 256, 512, 768, 1024),
         pick(rng, 256, 512, 1024, 2048),
@@ -161,7 +171,9 @@ def budgets(rng: torch.Generator) -> dict:
 
 
 def afford(rows: int, columns: int, budget: int, group: int) -> tuple[int, int]:
-    """(rank, bits), the largest that fit into `budget` bytes: 2 r (rows + columns) bytes; b bits a weight and 3 bytes a group, b ≤ 8."""
+    """(rank, bits), the largest that fit into `budget` bytes: 2 r (rows + columns) bytes; b bits a
+    weight and 3 bytes a group, b ≤ 8.
+    """
     rank = budget // (2 * (rows + columns))
     scales = rows * columns // group * 3
     return rank, min(8, max(0, (budget - scales) * 8 // (rows * columns)))

@@ -1,4 +1,6 @@
-"""Lesson 5.7: pictures in the places of digits, a step of the projector, a round of DAgger, a test that leaked."""
+"""Lesson 5.7: pictures in the places of digits, a step of the projector, a round of DAgger, a test
+that leaked.
+"""
 
 import torch
 from torch import Tensor
@@ -13,7 +15,9 @@ LESSON = "5.7-cross-modal"
 
 
 def prompt(rng: torch.Generator) -> dict:
-    """A prompt whose digits are neither at its start nor all together, and vectors of a size unlike the embeddings'."""
+    """A prompt whose digits are neither at its start nor all together, and vectors of a size unlike
+    the embeddings'.
+    """
 
     def make(rng):
         size, width, length = 12, pick(rng, 3, 4), pick(rng, 7, 8)
@@ -37,7 +41,9 @@ def prompt(rng: torch.Generator) -> dict:
 
 
 def insert(table: Tensor, ids: Tensor, digits: Tensor, vectors: Tensor) -> Tensor:
-    """table[ids], with `vectors` one after the other where a token is a digit; the table itself stays."""
+    """table[ids], with `vectors` one after the other where a token is a digit; the table itself
+    stays.
+    """
     inputs = table[ids].clone()
     inputs[torch.isin(ids, digits)] = vectors
     return inputs
@@ -54,7 +60,9 @@ def insert_with(change=lambda vectors, old: vectors, places=lambda where: where)
 
 
 def in_the_table(table: Tensor, ids: Tensor, digits: Tensor, vectors: Tensor) -> Tensor:
-    """Writes the vectors into (a copy of) the table: a digit that comes twice gets the last one in both places."""
+    """Writes the vectors into (a copy of) the table: a digit that comes twice gets the last one in
+    both places.
+    """
     changed = table.clone()
     for place, vector in zip(
         torch.isin(ids, digits).nonzero().flatten().tolist(), vectors, strict=True
@@ -85,7 +93,9 @@ def pairs(rng: torch.Generator) -> dict:
 
 
 def step(W: Tensor, table: Tensor, x: Tensor, tokens: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """(W − lr ∂L/∂W, table), L = the mean over pictures of ‖W x − table[token]‖²: the model is frozen."""
+    """(W − lr ∂L/∂W, table), L = the mean over pictures of ‖W x − table[token]‖²: the model is
+    frozen.
+    """
     miss = x @ W.T - table[tokens]
     return W - lr * 2 * miss.T @ x / len(x), table
 
@@ -127,9 +137,11 @@ def round_of(
     expert: float,
     budget: int,
 ) -> tuple[Tensor, Tensor]:
-    """All states and labels after a round: the learner drives, the expert says what it would do in each state before the step.
+    """All states and labels after a round: the learner drives, the expert says what it would do in
+    each state before the step.
 
-    There are at most `budget` labels in all, as many as the clone that it is compared with had: the first ones of the drive.
+    There are at most `budget` labels in all, as many as the clone that it is compared with had: the
+    first ones of the drive.
     """
     x, seen = start, []
     for push in pushes.tolist():
@@ -176,7 +188,9 @@ def round_with(
 
 
 def reports(rng: torch.Generator) -> dict:
-    """Four reports: trained on its test images, chosen by them, clean, and tested twice: in an order by chance."""
+    """Four reports: trained on its test images, chosen by them, clean, and tested twice: in an
+    order by chance.
+    """
     made = []
     for leak in (None, "fitted", "chosen", "both" if turn(rng, True, False) else None):
         ids = torch.randperm(40, generator=rng).tolist()
@@ -192,7 +206,9 @@ def reports(rng: torch.Generator) -> dict:
 
 
 def leaked(reports: list) -> list:
-    """The numbers of the reports whose tested images were also fitted on, or used for choosing a setting."""
+    """The numbers of the reports whose tested images were also fitted on, or used for choosing a
+    setting.
+    """
     return [
         i for i, r in enumerate(reports) if set(r["tested"]) & (set(r["fitted"]) | set(r["chosen"]))
     ]

@@ -15,7 +15,9 @@ DOUBLE = torch.float64
 
 
 def block(rng: torch.Generator) -> dict:
-    """The seven weights of a block with grouped queries; the subnet is strictly smaller in channels and in heads, widths all unlike."""
+    """The seven weights of a block with grouped queries; the subnet is strictly smaller in channels
+    and in heads, widths all unlike.
+    """
     size, ratio, kv, channels, width = 2, pick(rng, 2, 3), pick(rng, 3, 4), pick(rng, 9, 11), 7
     heads = kv * ratio
     shapes = {
@@ -47,7 +49,9 @@ def cut(
     ratio: int,
     size: int,
 ) -> tuple[Tensor, ...]:
-    """(q, k, v, o, gate, up, down) of the subnet with the first channels and the first key-value heads with their queries."""
+    """(q, k, v, o, gate, up, down) of the subnet with the first channels and the first key-value
+    heads with their queries.
+    """
     keys, queries = kv_heads * size, kv_heads * ratio * size
     return (
         q[:queries],
@@ -89,7 +93,9 @@ def cut_with(
 
 
 def step(rng: torch.Generator) -> dict:
-    """Logits of some widths for one batch, in an order that says nothing; the largest is never the first."""
+    """Logits of some widths for one batch, in an order that says nothing; the largest is never the
+    first.
+    """
     n = pick(rng, 3, 4)
     sizes = [8, 16, 32, 64][:n]
     order = torch.randperm(n, generator=rng).tolist()
@@ -104,7 +110,9 @@ def step(rng: torch.Generator) -> dict:
 
 
 def sandwich(logits: Tensor, sizes: list[int], labels: Tensor) -> Tensor:
-    """The mean over widths of: cross-entropy of the largest with the labels; KL(largest ‖ other), the largest detached, of the others."""
+    """The mean over widths of: cross-entropy of the largest with the labels; KL(largest ‖ other),
+    the largest detached, of the others.
+    """
     return sandwich_with()(logits, sizes, labels)
 
 

@@ -10,7 +10,9 @@ from ..draws import pick, turn
 
 
 def weight_inputs(rng: torch.Generator) -> dict:
-    """Counts that are no round numbers, up to 900 thousand millions; and few weights, whose sum is a whole number of bytes."""
+    """Counts that are no round numbers, up to 900 thousand millions; and few weights, whose sum is
+    a whole number of bytes.
+    """
     if turn(rng, False, False, True):
         return {"parameters": 4 * pick(rng, 1, 3, 5, 7, 9), "bits": 2 * pick(rng, 1, 3, 5, 7)}
     parameters = int(
@@ -28,7 +30,9 @@ def weight_bytes(parameters: int, bits: int) -> float:
 
 
 def cache_inputs(rng: torch.Generator) -> dict:
-    """Ordinary models, and in turn many layers, heads or sequences, and bits that are no whole bytes."""
+    """Ordinary models, and in turn many layers, heads or sequences, and bits that are no whole
+    bytes.
+    """
     kv_heads = turn(rng, 2, 4, 8, 131)
     return {
         "layers": turn(rng, 12, 32, 137, 24), "heads": kv_heads * pick(rng, 2, 4), "kv_heads": kv_heads,
@@ -115,7 +119,8 @@ def whole_bytes_at_the_end(rows, columns, bits, group_size):
 
 
 def choice_inputs(rng: torch.Generator) -> dict:
-    """Candidates of which the smallest that fits has a loss below the limit, or exactly at it; now and then none fits.
+    """Candidates of which the smallest that fits has a loss below the limit, or exactly at it; now
+    and then none fits.
 
     In half of the trials the first one does not fit, and is as large as the one to be found.
     """

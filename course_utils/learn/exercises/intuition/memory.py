@@ -1,4 +1,6 @@
-"""Lesson 1.1: parameters of a shape and of a config.json, bits of a weight with its scale, the longest context that fits."""
+"""Lesson 1.1: parameters of a shape and of a config.json, bits of a weight with its scale, the
+longest context that fits.
+"""
 
 import torch
 
@@ -10,7 +12,9 @@ from ..draws import pick, turn
 
 
 def shape(rng: torch.Generator) -> dict:
-    """Grouped-query attention, a head of its own; no two sizes are equal, so that none can stand for another."""
+    """Grouped-query attention, a head of its own; no two sizes are equal, so that none can stand
+    for another.
+    """
     kv_heads = pick(rng, 2, 4, 8)
     heads = kv_heads * pick(rng, 2, 3, 4)
     head_dim = pick(rng, 32, 64, 128)
@@ -89,7 +93,9 @@ def config_inputs(rng: torch.Generator) -> dict:
 
 
 def parameters_of(config: dict, *, kv=None, head_dim=None, tied=None, norms: bool = True) -> int:
-    """Tensor by tensor; absent keys: as many key-value heads as heads, head_dim = hidden / heads, not tied."""
+    """Tensor by tensor; absent keys: as many key-value heads as heads, head_dim = hidden / heads,
+    not tied.
+    """
     h, f, V, heads = (
         config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
     )
@@ -150,13 +156,17 @@ def machine(rng: torch.Generator) -> dict:
 def longest_context(
     memory: int, weights: int, layers: int, kv_heads: int, head_dim: int, batch: int, bits: int
 ) -> int:
-    """The largest c with weights + c · (2 · layers · kv_heads · head_dim · bits / 8) · batch ≤ memory."""
+    """The largest c with weights + c · (2 · layers · kv_heads · head_dim · bits / 8) · batch ≤
+    memory.
+    """
     one_token = 2 * layers * kv_heads * head_dim * bits // 8
     return (memory - weights) // (one_token * batch)
 
 
 def assuming(**instead: int):
-    """The longest context with some arguments replaced, such as batch=1 where the batch was forgotten."""
+    """The longest context with some arguments replaced, such as batch=1 where the batch was
+    forgotten.
+    """
     return lambda **given: longest_context(**{**given, **instead})
 
 

@@ -1,4 +1,6 @@
-"""Lesson 1.2: what a floating-point pattern means, the nearest grid value, the error of rounding, entropy."""
+"""Lesson 1.2: what a floating-point pattern means, the nearest grid value, the error of rounding,
+entropy.
+"""
 
 import math
 from collections.abc import Callable
@@ -27,7 +29,9 @@ def pattern(rng: torch.Generator) -> dict:
 def decode(
     sign: int, exponent: int, mantissa: int, exponent_bits: int, mantissa_bits: int
 ) -> float:
-    """(−1)^sign · 2^(E − B) · (1 + M / 2^m), and for E = 0: (−1)^sign · 2^(1 − B) · M / 2^m, with B = 2^(e−1) − 1."""
+    """(−1)^sign · 2^(E − B) · (1 + M / 2^m), and for E = 0: (−1)^sign · 2^(1 − B) · M / 2^m, with B
+    = 2^(e−1) − 1.
+    """
     bias = 2 ** (exponent_bits - 1) - 1
     if exponent == 0:
         value = 2.0 ** (1 - bias) * (mantissa / 2**mantissa_bits)
@@ -101,7 +105,9 @@ def range_inputs(rng: torch.Generator) -> dict:
 
 
 def predicted_rms(low: float, high: float, bits: int) -> float:
-    """S / √12 with s = (high − low) / (2^bits − 1): the root of the mean of e² over e in (−s/2, s/2)."""
+    """S / √12 with s = (high − low) / (2^bits − 1): the root of the mean of e² over e in (−s/2,
+    s/2).
+    """
     step = (high - low) / (2**bits - 1)
     return math.sqrt(step**2 / 12)
 

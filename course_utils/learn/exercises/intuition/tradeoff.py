@@ -1,4 +1,6 @@
-"""Lesson 1.3: the points worth having, the bytes of a sparse matrix, a difference that is seen, the speed of the whole."""
+"""Lesson 1.3: the points worth having, the bytes of a sparse matrix, a difference that is seen, the
+speed of the whole.
+"""
 
 import torch
 
@@ -10,7 +12,9 @@ from ..draws import pick
 
 
 def points(rng: torch.Generator) -> dict:
-    """Candidates in any order; some are worse in both, some equal in one, and the loss jumps up and down with size."""
+    """Candidates in any order; some are worse in both, some equal in one, and the loss jumps up and
+    down with size.
+    """
     n = int(torch.randint(7, 12, (), generator=rng))
     sizes = (torch.randperm(60, generator=rng)[:n] + 10).tolist()
     losses = [round(1.5 - 0.01 * s + 0.4 * float(torch.rand((), generator=rng)), 3) for s in sizes]
@@ -33,7 +37,9 @@ def by_size_only(sizes, losses):
 
 
 def front(sizes: list, losses: list) -> list:
-    """Indices that no other candidate beats (none is at most as large, at most as bad, and better in one), by size."""
+    """Indices that no other candidate beats (none is at most as large, at most as bad, and better
+    in one), by size.
+    """
     kept = []
     for i in range(len(sizes)):
         beaten = False
@@ -61,7 +67,9 @@ def better_than_the_one_before(sizes, losses):
 
 
 def sparse_inputs(rng: torch.Generator) -> dict:
-    """Sparsities that are exact in binary, so that weights · (1 − sparsity) is a whole number, also for who rounds it down."""
+    """Sparsities that are exact in binary, so that weights · (1 − sparsity) is a whole number, also
+    for who rounds it down.
+    """
     return {"weights": 10_000 * int(torch.randint(1, 500, (), generator=rng)), "sparsity": pick(rng, 0.25, 0.625, 0.75, 0.875),
             "bits": pick(rng, 4, 16, 32)}  # fmt: skip
 
@@ -107,7 +115,9 @@ def window_inputs(rng: torch.Generator) -> dict:
 
 
 def seen_difference(before: list, after: list) -> str:
-    """d_i = after_i − before_i; "no difference seen" if |mean d| ≤ 2 s / √n, s their standard deviation."""
+    """d_i = after_i − before_i; "no difference seen" if |mean d| ≤ 2 s / √n, s their standard
+    deviation.
+    """
     n = len(before)
     d = [b - a for a, b in zip(before, after, strict=True)]
     mean = sum(d) / n

@@ -13,7 +13,8 @@ def allocate(
 ) -> dict[str, int]:
     """{layer: bits} of the least total damage within both budgets.
 
-    For each (bytes, time) that the layers so far can take, the least damage is kept. Raises ValueError if no choice keeps both budgets.
+    For each (bytes, time) that the layers so far can take, the least damage is kept. Raises
+    ValueError if no choice keeps both budgets.
     """
     best: dict = {(0, 0): (0, ())}
     for name, options in damages.items():
@@ -123,7 +124,9 @@ ALLOCATION_MISTAKES = {
 
 
 def value(given: dict, chosen: dict[str, int]) -> dict:
-    """What all best choices have in common: they are choices, they keep both budgets, and their damage."""
+    """What all best choices have in common: they are choices, they keep both budgets, and their
+    damage.
+    """
     known = {name: set(options) for name, options in given["damages"].items()}
     if set(chosen) != set(known) or any(bits not in known[name] for name, bits in chosen.items()):
         return {"a choice": False, "fits": False, "damage": 0.0}

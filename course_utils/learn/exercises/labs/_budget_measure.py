@@ -9,7 +9,9 @@ from ..draws import turn
 
 
 class Rounded:
-    """run(bits, text): log-probabilities (windows, tokens, vocabulary) with the layers in `bits` rounded, all others as they are."""
+    """run(bits, text): log-probabilities (windows, tokens, vocabulary) with the layers in `bits`
+    rounded, all others as they are.
+    """
 
     def __init__(
         self, layers: dict[str, list[int]], shape: tuple[int, int, int], seed: int
@@ -56,7 +58,9 @@ def measure_inputs(rng: torch.Generator) -> dict:
 
 
 def measure(run, next_tokens: Tensor, errors: dict) -> dict:
-    """{layer: {bits: KL}}: for each layer and each of its options the mean over all tokens of Σ p (ln p − ln q), one layer rounded at a time."""
+    """{layer: {bits: KL}}: for each layer and each of its options the mean over all tokens of Σ p
+    (ln p − ln q), one layer rounded at a time.
+    """
     p = run({}, "calibration")
     return {
         name: {b: divergence(p, run({name: b}, "calibration")) for b in options}

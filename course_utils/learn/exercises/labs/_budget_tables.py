@@ -26,7 +26,10 @@ def tables(
     times: tuple[float, ...] = (1.0, 1.6, 1.1),
     whole: bool = False,
 ) -> dict:
-    """Layers of unlike sizes; what a layer takes beside its codes is not in proportion to them. `times`: of a weight, by place of the option."""
+    """Layers of unlike sizes; what a layer takes beside its codes is not in proportion to them.
+
+    `times`: of a weight, by place of the option.
+    """
     damages, sizes, spent = {}, {}, {}
     for i, widths in enumerate(options):
         name, unit, side = f"layer {i}", pick(rng, 30, 50, 80, 130), pick(rng, 0, 120, 270)
@@ -77,7 +80,10 @@ def slow_when_narrow(rng: torch.Generator) -> dict:
 
 
 def impossible(rng: torch.Generator, kind: str) -> dict:
-    """Too late: each budget can be kept alone, both together cannot. Too large: the smallest sizes exceed the budget by one byte."""
+    """Too late: each budget can be kept alone, both together cannot.
+
+    Too large: the smallest sizes exceed the budget by one byte.
+    """
     given = tables(rng, [[2, 3, 4]] * 4, (2.0, 1.4, 1.0), whole=True)
     small, fast = (totals(given, dict.fromkeys(given["damages"], b)) for b in (2, 4))
     if kind == "too large":

@@ -8,7 +8,9 @@ from ..draws import pick, turn
 
 
 def verdict_inputs(rng: torch.Generator) -> dict:
-    """Accuracies by seed; the paired interval lies above 0, below it, or around it, often by little; seeds differ much or hardly."""
+    """Accuracies by seed; the paired interval lies above 0, below it, or around it, often by
+    little; seeds differ much or hardly.
+    """
     n = turn(rng, 3, 4, 3, 131, 5)
     place = turn(rng, 1.1, 0.9, -1.1, 0.8, -0.9, 2.5, 0.3)
     base = 0.7 + turn(rng, 0.2, 1e-3) * torch.rand(n, generator=rng, dtype=torch.float64)
@@ -21,7 +23,9 @@ def verdict_inputs(rng: torch.Generator) -> dict:
 
 
 def verdict(ticket: list[float], control: list[float]) -> str:
-    """ "better", "worse" or "no difference seen": where the 95 % interval of the mean of ticket − control lies."""
+    """ "better", "worse" or "no difference seen": where the 95 % interval of the mean of ticket −
+    control lies.
+    """
     mean, half = intervals.interval([t - c for t, c in zip(ticket, control, strict=True)])
     if mean - half > 0:
         return "better"

@@ -1,4 +1,7 @@
-"""Lab 2.1, first part: grids for a tensor, a row and a group, and wrong ones. The exercises are in `lab_quantizer`."""
+"""Lab 2.1, first part: grids for a tensor, a row and a group, and wrong ones.
+
+The exercises are in `lab_quantizer`.
+"""
 
 import torch
 from torch import Tensor
@@ -9,10 +12,12 @@ from ..draws import turn, until
 
 
 def tensor_inputs(rng: torch.Generator) -> dict:
-    """Numbers on both sides of 0, more of them on the positive side. Now and then the largest code must be clamped.
+    """Numbers on both sides of 0, more of them on the positive side.
 
-    That is where −min/s and max/s are both halfway between an odd and an even number: both are rounded up. Elsewhere
-    −min/s lies below the half, so that it is rounded down.
+    Now and then the largest code must be clamped.
+
+    That is where −min/s and max/s are both halfway between an odd and an even number: both are
+    rounded up. Elsewhere −min/s lies below the half, so that it is rounded down.
     """
     bits = turn(rng, 3, 4, 5, 8, every=2)
     x = (
@@ -122,7 +127,9 @@ def inverted(x, low, high, top):
 
 
 def row_inputs(rng: torch.Generator) -> dict:
-    """Rows of different sizes, one of them zero, a zero in the others too; the largest magnitudes are negative."""
+    """Rows of different sizes, one of them zero, a zero in the others too; the largest magnitudes
+    are negative.
+    """
     rows, columns = turn(rng, (5, 9), (7, 263), (137, 5))
     weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
     weight = weight * (torch.rand(rows, 1, generator=rng, dtype=torch.float64) + 0.2)
@@ -133,7 +140,9 @@ def row_inputs(rng: torch.Generator) -> dict:
 
 
 def per_channel(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Q = round(w/s) from −(2^(b−1) − 1) to 2^(b−1) − 1, s = max|w| / (2^(b−1) − 1) of each row; 1 for a row of zeros."""
+    """Q = round(w/s) from −(2^(b−1) − 1) to 2^(b−1) − 1, s = max|w| / (2^(b−1) − 1) of each row; 1
+    for a row of zeros.
+    """
     top = 2 ** (bits - 1) - 1
     codes, scale = (
         torch.zeros(weight.shape, dtype=torch.int8),
@@ -170,7 +179,9 @@ def of_zeros(weight, bits):
 
 
 def group_inputs(rng: torch.Generator) -> dict:
-    """Groups on both sides of 0, above it, below it, one of zeros, and one whose largest code must be clamped."""
+    """Groups on both sides of 0, above it, below it, one of zeros, and one whose largest code must
+    be clamped.
+    """
     (rows, groups, size), bits = (
         turn(rng, (3, 4, 4), (137, 4, 2), (3, 4, 263), (3, 137, 3)),
         turn(rng, 3, 4, 5),
@@ -183,7 +194,9 @@ def group_inputs(rng: torch.Generator) -> dict:
 
 
 def per_group(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As `affine`, for each run of group_size columns of a row, the range widened to contain 0; s = 1 if it is only 0."""
+    """As `affine`, for each run of group_size columns of a row, the range widened to contain 0; s =
+    1 if it is only 0.
+    """
     rows, columns = weight.shape
     codes = torch.zeros(rows, columns, dtype=torch.uint8)
     scale = torch.ones(rows, columns // group_size, dtype=weight.dtype)

@@ -1,4 +1,6 @@
-"""Lab 5.2: bytes of a layer, times from runs, the exact allocation under two budgets, sensitivities by KL."""
+"""Lab 5.2: bytes of a layer, times from runs, the exact allocation under two budgets, sensitivities
+by KL.
+"""
 
 import math
 
@@ -41,7 +43,9 @@ def bytes_with(row):
 
 
 def time_inputs(rng: torch.Generator) -> dict:
-    """Runs with a slow beginning and a few that something else disturbed; even and odd numbers of them."""
+    """Runs with a slow beginning and a few that something else disturbed; even and odd numbers of
+    them.
+    """
     (layers, options), runs = turn(
         rng, ((2, 3), (9, 14)), ((133, 1), (6, 7)), ((1, 133), (5, 8)), ((2, 2), (140, 171))
     )

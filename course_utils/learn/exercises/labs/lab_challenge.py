@@ -14,7 +14,10 @@ LAB = "lab-5.4-challenge"
 
 
 def plan_inputs(rng: torch.Generator) -> dict:
-    """Few tensors or many, within a byte or at a whole one; one used twice. Rates are exact in binary."""
+    """Few tensors or many, within a byte or at a whole one; one used twice.
+
+    Rates are exact in binary.
+    """
     plan = []
     for i in range(turn(rng, 3, 5, 8, 140)):
         count, side = (
@@ -67,7 +70,9 @@ def gate_inputs(rng: torch.Generator) -> dict:
 
 
 def gate(right: int, n: int, needed: float) -> tuple[float, float, bool]:
-    """(low, high, passed): Wilson's 95 % interval; stopped only where all of it lies below `needed`."""
+    """(low, high, passed): Wilson's 95 % interval; stopped only where all of it lies below
+    `needed`.
+    """
     low, high = wilson_with(right, n)
     return low, high, high >= needed
 
@@ -127,7 +132,9 @@ def front_inputs(rng: torch.Generator) -> dict:
 
 
 def front(entries: list) -> list[int]:
-    """Indices of the entries that passed and that no other such entry beats, in ascending order; equal entries stay together."""
+    """Indices of the entries that passed and that no other such entry beats, in ascending order;
+    equal entries stay together.
+    """
     return front_with(beaten)(entries)
 
 

@@ -51,7 +51,9 @@ def distil(
     reverse=False, moves_teacher=False, restart=False, sums=False, used=slice(None), keep_gradient=False, softened=True,
     over_classes=False,
 ) -> Tensor:  # fmt: skip
-    """W ← W − rate · ∂/∂W τ² KL(softmax(x W_Tᵀ / τ) ‖ softmax(x Wᵀ / τ)), batch after batch; the mean over rows."""
+    """W ← W − rate · ∂/∂W τ² KL(softmax(x W_Tᵀ / τ) ‖ softmax(x Wᵀ / τ)), batch after batch; the
+    mean over rows.
+    """
     first, weight, guide = student, student.clone(), teacher.clone()
     total = torch.zeros_like(weight)
     for x in batches[used]:
@@ -89,7 +91,10 @@ def with_labels(student, teacher, batches, temperature, rate):
 
 
 def interval_inputs(rng: torch.Generator) -> dict:
-    """Seeds differ more than the two ways do, as in real runs. Now and then the teacher does harm."""
+    """Seeds differ more than the two ways do, as in real runs.
+
+    Now and then the teacher does harm.
+    """
     n = turn(rng, 3, 5, 137, 4)
     level = draw_logits(rng, n)
     gain = turn(rng, 0.2, -0.2, 0.2, 0.1) + 0.1 * torch.randn(n, generator=rng, dtype=torch.float64)

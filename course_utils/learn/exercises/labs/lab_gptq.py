@@ -21,7 +21,8 @@ def act_order(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """GPTQ of the columns by falling H_jj; codes and group index in the original order.
 
-    Returns codes (out, in), scale (out, groups), zero point (out, groups), group index (in,): the group of each column.
+    Returns codes (out, in), scale (out, groups), zero point (out, groups), group index (in,): the
+    group of each column.
     """
     order = torch.argsort(H.diagonal(), descending=True) if order is None else order
     moved = H[order][:, order] if permute else H

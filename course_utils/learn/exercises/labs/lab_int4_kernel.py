@@ -1,4 +1,7 @@
-"""Lab 5.1: the layout of 4-bit weights, and the bytes that a product reads. The kernels are judged by `learn.native`."""
+"""Lab 5.1: the layout of 4-bit weights, and the bytes that a product reads.
+
+The kernels are judged by `learn.native`.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +14,9 @@ LAB = "lab-5.1-int4-kernel"
 
 
 def layout_inputs(rng: torch.Generator) -> dict:
-    """Odd and even numbers of columns, whole groups and short ones; many rows, many columns, many groups in turn."""
+    """Odd and even numbers of columns, whole groups and short ones; many rows, many columns, many
+    groups in turn.
+    """
     rows, columns, group = turn(
         rng,
         (131, 33, 16),
@@ -32,7 +37,9 @@ def layout_inputs(rng: torch.Generator) -> dict:
 
 
 def unpack(codes: Tensor, columns: int, scale: Tensor, zero: Tensor, group: int) -> Tensor:
-    """w[r, j] = scale[r, g] (q[r, j] − zero[r, g]) with g = j // group; of two columns the even one has the low four bits."""
+    """w[r, j] = scale[r, g] (q[r, j] − zero[r, g]) with g = j // group; of two columns the even one
+    has the low four bits.
+    """
     q = torch.stack((codes & 15, codes >> 4), -1).flatten(1)[:, :columns].to(scale.dtype)
     of = torch.arange(columns) // group
     return scale[:, of] * (q - zero[:, of].to(scale.dtype))

@@ -1,4 +1,6 @@
-"""Lab 4.2: a round of pruning in all layers, training under a mask, the search for a ticket, its control, the verdict."""
+"""Lab 4.2: a round of pruning in all layers, training under a mask, the search for a ticket, its
+control, the verdict.
+"""
 
 import torch
 from torch import Tensor
@@ -23,7 +25,9 @@ def layers(rng: torch.Generator, shapes) -> dict[str, Tensor]:
 
 
 def draw_round(rng: torch.Generator) -> dict:
-    """Layers of unlike size and scale after some rounds; the optimizer has moved the pruned weights too."""
+    """Layers of unlike size and scale after some rounds; the optimizer has moved the pruned weights
+    too.
+    """
     shapes = turn(rng, [(5, 7), (8, 5)], [(6, 9), (4, 6), (3, 7)], [LARGE, (7, 9)])
     trained = layers(rng, shapes)
     masks = {
@@ -137,7 +141,9 @@ def training_with(
     speed=1.0,
     sign=-1.0,
 ):
-    """The training with another beginning, another hold after each step, another end, momentum or direction."""
+    """The training with another beginning, another hold after each step, another end, momentum or
+    direction.
+    """
 
     def answer(start, mask, batches, labels, rate, momentum):
         weight, v = begin(start, mask), torch.zeros_like(start)
@@ -169,7 +175,9 @@ def search_inputs(rng: torch.Generator) -> dict:
 
 
 class Training:
-    """Trained weights that are a function of the weights and of how many are left; pruned ones move as well."""
+    """Trained weights that are a function of the weights and of how many are left; pruned ones move
+    as well.
+    """
 
     def __init__(self, drift: dict[str, Tensor]) -> None:
         self.drift = drift
@@ -188,7 +196,9 @@ class Training:
 def find_ticket(
     start: dict[str, Tensor], train, rounds: int, rate: float
 ) -> list[dict[str, Tensor]]:
-    """[all kept, after one round, …]: train from the initial weights, prune what was trained, begin again."""
+    """[all kept, after one round, …]: train from the initial weights, prune what was trained, begin
+    again.
+    """
     found = [{name: torch.ones(w.shape, dtype=torch.bool) for name, w in start.items()}]
     for _ in range(rounds):
         trained = train(start, found[-1])
@@ -223,7 +233,9 @@ def search_with(
 
 
 def control_inputs(rng: torch.Generator) -> dict:
-    """Masks that keep unlike shares of their layers, and favour some rows and columns, as tickets do."""
+    """Masks that keep unlike shares of their layers, and favour some rows and columns, as tickets
+    do.
+    """
     shapes = turn(rng, [(12, 15), (9, 20)], [(16, 11), (10, 14), (8, 9)], [LARGE, (20, 17)])
     shares = [0.06, 0.3, 0.6]
     masks = {}
@@ -249,8 +261,9 @@ def counts(inputs: dict, result: dict[str, Tensor]) -> dict[str, int]:
 
 
 def by_chance(inputs: dict, result: dict[str, Tensor]) -> bool:
-    """No more in common with the ticket than chance gives, no lean to one end of rows or columns, at five deviations, and
-    rows and columns filled as evenly as chance fills them (χ² within eight deviations).
+    """No more in common with the ticket than chance gives, no lean to one end of rows or columns,
+    at five deviations, and rows and columns filled as evenly as chance fills them (χ² within eight
+    deviations).
     """
     for name, mask in inputs["masks"].items():
         new, n, size = result[name], int(mask.sum()), mask.numel()

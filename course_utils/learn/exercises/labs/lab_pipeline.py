@@ -1,4 +1,6 @@
-"""Lab 3.4: the bytes of a plan, the largest plan that fits, steps in order, what training won back, the best order."""
+"""Lab 3.4: the bytes of a plan, the largest plan that fits, steps in order, what training won back,
+the best order.
+"""
 
 import torch
 
@@ -66,7 +68,9 @@ def clamped(share: float) -> float:
 
 
 def step_inputs(rng: torch.Generator) -> dict:
-    """Functions that do not commute, an order that is not that of the dictionary, steps that come twice."""
+    """Functions that do not commute, an order that is not that of the dictionary, steps that come
+    twice.
+    """
     a, b = between(rng, 2, 5), between(rng, 1, 3)
     steps = {
         "shift": lambda x: x + a,
@@ -120,7 +124,9 @@ NAMES = ["prune, distil, quantize", "prune, quantize, distil", "distil, prune, q
 
 
 def order_inputs(rng: torch.Generator) -> dict:
-    """(bytes, loss) of six orders: two that fit may have the same loss; often the best of all does not fit, sometimes none."""
+    """(bytes, loss) of six orders: two that fit may have the same loss; often the best of all does
+    not fit, sometimes none.
+    """
     budget = int(torch.randint(500, 2000, (), generator=rng))
     place = torch.randperm(6, generator=rng).tolist()
     low = between(rng, 0.6, 1.0)
@@ -142,7 +148,9 @@ def order_inputs(rng: torch.Generator) -> dict:
 
 
 def best_order(results: dict, budget: int) -> str:
-    """The order with the lowest loss among those with at most `budget` bytes; of equal ones the smaller; '' if none fits."""
+    """The order with the lowest loss among those with at most `budget` bytes; of equal ones the
+    smaller; '' if none fits.
+    """
     best = ""
     for name, (size, loss) in results.items():
         if size > budget:

@@ -16,9 +16,11 @@ from ..formalization.scores import lowest, matrix
 
 
 def model_inputs(rng: torch.Generator) -> dict:
-    """Layers of different size of weights, more of them negative: three, or very many; now and then none or all of them go.
+    """Layers of different size of weights, more of them negative: three, or very many; now and then
+    none or all of them go.
 
-    In every second trial many weights are equal in magnitude, and the share seldom gives a whole number of weights.
+    In every second trial many weights are equal in magnitude, and the share seldom gives a whole
+    number of weights.
     """
     small = {"q_proj": (5, 8), "up_proj": (6, 4), "down_proj": (3, 13)}
     many = {f"layers.{i}.up_proj": (2, 3) for i in range(137)}
@@ -151,7 +153,10 @@ def zeroed(gate, up, down, kept):
 
 
 def head_inputs(rng: torch.Generator) -> dict:
-    """Grouped-query attention: each key-value head serves two or three query heads. In turn many heads, wide ones, many inputs."""
+    """Grouped-query attention: each key-value head serves two or three query heads.
+
+    In turn many heads, wide ones, many inputs.
+    """
     kv_heads, ratio, size, hidden = turn(
         rng, (4, 2, 3, 7), (4, 3, 4, 137), (211, 2, 2, 3), (4, 3, 131, 2)
     )
@@ -166,7 +171,9 @@ def head_inputs(rng: torch.Generator) -> dict:
 
 
 def remove_heads(q, k, v, o, kept, heads, kv_heads):
-    """For each key-value head that stays: its rows of k and v, the rows of q of its query heads, and their columns of o."""
+    """For each key-value head that stays: its rows of k and v, the rows of q of its query heads,
+    and their columns of o.
+    """
     size, ratio = k.shape[0] // kv_heads, heads // kv_heads
     rows: list[list[torch.Tensor]] = [[], [], [], []]
     for head in kept.tolist():

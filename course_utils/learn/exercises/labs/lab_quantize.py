@@ -9,7 +9,9 @@ from ..draws import turn
 
 
 def rows_of_all_kinds(rng: torch.Generator) -> Tensor:
-    """Ordinary rows after one that is positive, one negative, one constant, one of zeros; some are long, or many."""
+    """Ordinary rows after one that is positive, one negative, one constant, one of zeros; some are
+    long, or many.
+    """
     weight = torch.randn(
         *turn(rng, (6, 9), (6, 37), (137, 2), (6, 263)), generator=rng, dtype=torch.float64
     )
@@ -23,7 +25,9 @@ def grid_inputs(rng: torch.Generator) -> dict:
 
 
 def scale_zero(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """S = (max(w, 0) − min(w, 0)) / (2^b − 1), z = round(−min(w, 0) / s) for each row; s = 1 for a row of zeros."""
+    """S = (max(w, 0) − min(w, 0)) / (2^b − 1), z = round(−min(w, 0) / s) for each row; s = 1 for a
+    row of zeros.
+    """
     low, high = weight.amin(1).clamp(max=0), weight.amax(1).clamp(min=0)
     scale = (high - low) / (2**bits - 1)
     scale = torch.where(scale == 0, 1.0, scale)
@@ -80,7 +84,9 @@ def symmetric(weight, bits):
 
 
 def code_inputs(rng: torch.Generator) -> dict:
-    """A grid that ends below the largest weights and above the smallest, so that some codes must be clamped."""
+    """A grid that ends below the largest weights and above the smallest, so that some codes must be
+    clamped.
+    """
     weight, bits = rows_of_all_kinds(rng), turn(rng, 7, 8, 3, 2, 5, 4)
     weight = weight[(weight != weight[:, :1]).any(1)]  # a row of one number fills no grid
     scale, _ = scale_zero(weight, bits)

@@ -41,7 +41,9 @@ from ._quantizer_grids import (
 
 
 def block_inputs(rng: torch.Generator) -> dict:
-    """Blocks of different sizes that do not end with the rows; one of zeros; largest magnitudes are negative."""
+    """Blocks of different sizes that do not end with the rows; one of zeros; largest magnitudes are
+    negative.
+    """
     block, blocks, rows = turn(rng, (8, 6, 4), (263, 4, 2), (4, 207, 138))
     x = torch.randn(blocks, block, generator=rng, dtype=torch.float64) * (
         torch.rand(blocks, 1, generator=rng, dtype=torch.float64) + 0.2
@@ -70,7 +72,9 @@ def closest(unit: Tensor, table: Tensor) -> Tensor:
 
 
 def blocked(scale_of, code=closest, cut=lambda w, size: w.reshape(-1, size)):
-    """A wrong encoding: `scale_of(blocks, weight)` divides the blocks, `code(unit, table)` looks up."""
+    """A wrong encoding: `scale_of(blocks, weight)` divides the blocks, `code(unit, table)` looks
+    up.
+    """
 
     def answer(weight, table, block_size):
         blocks = cut(weight, block_size)

@@ -1,4 +1,6 @@
-"""Lab 4.1: water-filling for a covariance, a walk with fixed steps and no limits, an encoder and a decoder of rANS."""
+"""Lab 4.1: water-filling for a covariance, a walk with fixed steps and no limits, an encoder and a
+decoder of rANS.
+"""
 
 import itertools
 import math
@@ -17,7 +19,9 @@ LAB = "lab-4.1-rate-distortion"
 
 
 def covariance_inputs(rng: torch.Generator) -> dict:
-    """Correlated numbers; in some draws they follow from fewer than there are, so that some directions have no variance."""
+    """Correlated numbers; in some draws they follow from fewer than there are, so that some
+    directions have no variance.
+    """
     n = turn(rng, pick(rng, 3, 4, 6), pick(rng, 3, 5, 9), 137)
     known = turn(rng, 3 * n, n - 1, 3 * n)
     x = torch.randn(known, n, generator=rng, dtype=torch.float64)
@@ -86,7 +90,9 @@ def walk_inputs(rng: torch.Generator) -> dict:
 
 
 def walk(weight: Tensor, H: Tensor, steps: Tensor) -> Tensor:
-    """q_i = round(w_i / Δ_i), e = (w_i − Δ_i q_i) / U_ii, w_j ← w_j − e U_ij for j > i, with H⁻¹ = UᵀU."""
+    """q_i = round(w_i / Δ_i), e = (w_i − Δ_i q_i) / U_ii, w_j ← w_j − e U_ij for j > i, with H⁻¹ =
+    UᵀU.
+    """
     U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
     left, codes = weight.clone(), []
     for i in range(weight.shape[1]):
@@ -104,7 +110,9 @@ def _factor(H: Tensor) -> Tensor:
 def walk_with(
     factor=_factor, of=lambda steps: steps, whole=torch.round, divide=True, sign=1.0, in_steps=False
 ):
-    """The walk with another factor, other steps or rounding, another divisor, direction or unit of the error."""
+    """The walk with another factor, other steps or rounding, another divisor, direction or unit of
+    the error.
+    """
 
     def answer(weight, H, steps):
         U, left, codes, steps = factor(H), weight.clone(), [], of(steps)
@@ -124,7 +132,9 @@ def walk_with(
 
 
 def symbols_inputs(rng: torch.Generator) -> dict:
-    """Frequent and rare symbols, some that never occur; in one draw of three a single symbol has nearly everything."""
+    """Frequent and rare symbols, some that never occur; in one draw of three a single symbol has
+    nearly everything.
+    """
     kinds, count = turn(rng, (pick(rng, 2, 5), 90), (pick(rng, 9, 17), 40), (149, 301))
     weights = torch.rand(kinds, generator=rng) ** 3 + 0.01
     weights[int(torch.randint(kinds, (), generator=rng))] += turn(rng, 0.5, 30.0, 1.0)
@@ -135,7 +145,9 @@ def symbols_inputs(rng: torch.Generator) -> dict:
 
 
 def encode(symbols: Tensor, frequencies: Tensor) -> Tensor:
-    """The stream (uint8): the last symbol is pushed first; 4 bytes of the state, then the words in reading order."""
+    """The stream (uint8): the last symbol is pushed first; 4 bytes of the state, then the words in
+    reading order.
+    """
     f = frequencies.tolist()
     starts = [0, *itertools.accumulate(f)]
     x, words = 2**16, []

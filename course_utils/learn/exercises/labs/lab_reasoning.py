@@ -26,7 +26,9 @@ def some(rng: torch.Generator, n: int, below: int = 10) -> list[int]:
 
 
 def row_inputs(rng: torch.Generator) -> dict:
-    """Fields with blanks and one that is full, long ones too; the answer need not be the last step's state."""
+    """Fields with blanks and one that is full, long ones too; the answer need not be the last
+    step's state.
+    """
     width, digits = turn(rng, (10, 6), (10, 10), (171, 139), (9, 4))
     steps = some(rng, turn(rng, digits, digits - 2, digits, 3))
     return {
@@ -40,7 +42,9 @@ def row_inputs(rng: torch.Generator) -> dict:
 def example(
     digits: list[int], steps: list[int], answer: int, width: int
 ) -> tuple[list[int], list[int]]:
-    """(ids, labels): digits, blanks up to `width`, "=", steps, ":", answer, "."; labels are −100 up to "=", the ids behind it."""
+    """(ids, labels): digits, blanks up to `width`, "=", steps, ":", answer, "."; labels are −100 up
+    to "=", the ids behind it.
+    """
     head = digits + [BLANK] * (width - len(digits)) + [EQUALS]
     tail = [*steps, MARK, answer, END]
     return head + tail, [NOT_SCORED] * len(head) + tail
@@ -69,7 +73,9 @@ def ahead(head, tail):
 
 
 def loss_inputs(rng: torch.Generator) -> dict:
-    """Rows with unlike numbers of scored places; the first place of some is scored, though nothing predicts it."""
+    """Rows with unlike numbers of scored places; the first place of some is scored, though nothing
+    predicts it.
+    """
     rows, places, ids = turn(rng, (4, 7, 5), (3, 143, 4), (137, 5, 3), (2, 6, 141))
     labels = torch.randint(ids, (rows, places), generator=rng)
     begin, end = (
@@ -85,7 +91,9 @@ def loss_inputs(rng: torch.Generator) -> dict:
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """− the mean of ln softmax(logits[row, t − 1])[labels[row, t]] over all places t ≥ 1 whose label is not −100."""
+    """− the mean of ln softmax(logits[row, t − 1])[labels[row, t]] over all places t ≥ 1 whose
+    label is not −100.
+    """
     log_p, goal = logits[:, :-1].log_softmax(-1), labels[:, 1:]
     scored = goal != NOT_SCORED
     picked = log_p.gather(-1, goal.clamp(min=0)[..., None])[..., 0]
@@ -136,7 +144,9 @@ def text_of(steps: list[int], answer: int, end: int = 3) -> list[int]:
 
 
 def samples_for(rng: torch.Generator, answer: int, n: int, length: int) -> list[list[int]]:
-    """Texts of one prompt: right, wrong, cut off at each place, some twice; the last state of a wrong one may be right."""
+    """Texts of one prompt: right, wrong, cut off at each place, some twice; the last state of a
+    wrong one may be right.
+    """
     found: list[list[int]] = []
     while len(found) < n:
         steps, other = ([*some(rng, length - 1), answer] for _ in range(2))
@@ -208,7 +218,9 @@ def once_in_all(samples, answers):
 
 
 def vote_inputs(rng: torch.Generator) -> dict:
-    """Majorities that stand on many texts or on one text said often, ties, cut-off texts that would turn it; some without any complete text."""
+    """Majorities that stand on many texts or on one text said often, ties, cut-off texts that would
+    turn it; some without any complete text.
+    """
     prompts, n, length = turn(rng, (5, 7, 3), (4, 9, 4), (139, 6, 2), (3, 143, 2), (3, 5, 137))
     samples: list[list[list[int]]] = []
     for i in range(prompts):
@@ -252,7 +264,9 @@ def vote_inputs(rng: torch.Generator) -> dict:
 
 
 def vote(samples: list[list[list[int]]]) -> list[int | None]:
-    """For each prompt the answer of most complete texts; of equally many that which comes first; None without a complete text."""
+    """For each prompt the answer of most complete texts; of equally many that which comes first;
+    None without a complete text.
+    """
     ballots = [[text[-2] for text in texts if complete(text)] for texts in samples]
     return [max(dict.fromkeys(votes), key=votes.count) if votes else None for votes in ballots]
 

@@ -1,4 +1,6 @@
-"""Lab 3.2: input norms over batches, Wanda's mask, SparseGPT in blocks of columns and with N of every M."""
+"""Lab 3.2: input norms over batches, Wanda's mask, SparseGPT in blocks of columns and with N of
+every M.
+"""
 
 from typing import Any
 
@@ -16,7 +18,9 @@ from ..formalization.scores import lowest, matrix, rows_of
 
 
 def batch_inputs(rng: torch.Generator) -> dict:
-    """Batches of different length, in turn long ones, very many, and many inputs; one input has a mean far from zero."""
+    """Batches of different length, in turn long ones, very many, and many inputs; one input has a
+    mean far from zero.
+    """
     lengths, inputs = turn(
         rng, ((3, 5, 2), 6), ((4, 1, 263), 4), ((2, 1, 3) * 46, 5), ((3, 2), 137)
     )
@@ -39,7 +43,9 @@ def input_norm(batches: list[Tensor]) -> Tensor:
 
 
 def wanda_inputs(rng: torch.Generator) -> dict:
-    """In every second trial many scores are equal; the share seldom gives a whole number of weights."""
+    """In every second trial many scores are equal; the share seldom gives a whole number of
+    weights.
+    """
     rows, n = turn(rng, (5, 8), (5, 11), (3, 263), (137, 7), every=2)
     norm = torch.logspace(-0.8, 0.8, n, dtype=torch.float64)[torch.randperm(n, generator=rng)]
     weight = matrix(rng, rows, n)
@@ -100,7 +106,8 @@ def surgeon(W: Tensor, U: Tensor, H: Tensor, part: slice) -> Tensor:
 def walk(weight, H, at_once, choose, *, U=None, score=surgeon, fixed=False, error=None, reach=None):
     """Column by column: a mask where a block begins, zero what goes, move the columns to come.
 
-    `fixed`: score the original weights. `error(lost, U, i)`: what is moved. `reach(i)`: the last column that moves.
+    `fixed`: score the original weights. `error(lost, U, i)`: what is moved. `reach(i)`: the last
+    column that moves.
     """
     U = inverse_cholesky(H) if U is None else U
     W, columns = weight.clone(), weight.shape[1]

@@ -83,7 +83,9 @@ def lengths(counts: list[int]) -> dict[str, float]:
 
 
 def choose_coder(counts: list[int], slack: float) -> str:
-    """The simplest of "fixed", "huffman", "arithmetic" whose mean length is at most (1 + slack) times the entropy."""
+    """The simplest of "fixed", "huffman", "arithmetic" whose mean length is at most (1 + slack)
+    times the entropy.
+    """
     found = lengths(counts)
     for name in ("fixed", "huffman"):
         if found[name] <= (1 + slack) * found["entropy"]:
@@ -189,7 +191,9 @@ def coder_inputs(rng: torch.Generator) -> dict:
 
 
 def small_sample(rng: torch.Generator) -> dict:
-    """A few rounded numbers; one of them stands apart, so that not all codes between the least and the largest occur."""
+    """A few rounded numbers; one of them stands apart, so that not all codes between the least and
+    the largest occur.
+    """
     n, spread = pick(rng, 20, 50, 144, 300), 1 + 6 * float(torch.rand((), generator=rng))
     codes = (torch.randn(n, generator=rng) * spread).round().to(torch.int64)
     codes[int(torch.randint(n, (), generator=rng))] = codes.max() + pick(rng, 3, 5)

@@ -1,4 +1,6 @@
-"""Lesson 4.4: eigenvalues that chance does not explain, a step in a random subspace, where a prediction ends."""
+"""Lesson 4.4: eigenvalues that chance does not explain, a step in a random subspace, where a
+prediction ends.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ LESSON = "4.4-intrinsic-dimension"
 
 
 def draw_spiked(rng: torch.Generator) -> dict:
-    """Noise of deviation σ and a few signals of rank one: one strong, others that only just show; wide, tall or square."""
+    """Noise of deviation σ and a few signals of rank one: one strong, others that only just show;
+    wide, tall or square.
+    """
     n, m = turn(rng, (24, 240), (150, 30), (70, 70))
     sigma = float(10 ** (2 * torch.rand((), generator=rng) - 1.5))
     W = sigma * torch.randn(n, m, generator=rng, dtype=torch.float64)
@@ -71,7 +75,9 @@ def spikes_with(edge, value=lambda s, n, m: s * s / m):
 
 
 def step_inputs(rng: torch.Generator) -> dict:
-    """A point θ₀ + P z away from the origin, columns of unlike length, the gradient of the loss by θ there."""
+    """A point θ₀ + P z away from the origin, columns of unlike length, the gradient of the loss by
+    θ there.
+    """
     D, d = turn(rng, (12, 3), (20, 5), (9, 2))
     basis = torch.randn(D, d, generator=rng, dtype=torch.float64) * (
         0.5 + 3 * torch.rand(d, generator=rng, dtype=torch.float64)
@@ -115,7 +121,9 @@ def joined(origin, P, z):
 
 
 def edge_inputs(rng: torch.Generator) -> dict:
-    """Sparsities in any order; measured damage leaves the prediction somewhere, may come back by chance, or holds to the end."""
+    """Sparsities in any order; measured damage leaves the prediction somewhere, may come back by
+    chance, or holds to the end.
+    """
     n = pick(rng, 6, 7, 8)
     sparsities = (0.1 + 0.8 * torch.rand(n, generator=rng, dtype=torch.float64)).sort().values
     predicted = (
@@ -141,7 +149,9 @@ def edge_inputs(rng: torch.Generator) -> dict:
 def breaking_sparsity(
     sparsities: list[float], measured: list[float], predicted: list[float], factor: float
 ) -> float:
-    """The largest sparsity up to which measured ≤ factor · predicted held without a break; 0 if it never did."""
+    """The largest sparsity up to which measured ≤ factor · predicted held without a break; 0 if it
+    never did.
+    """
     held = 0.0
     for s, m, p in sorted(zip(sparsities, measured, predicted, strict=True)):
         if m > factor * p:

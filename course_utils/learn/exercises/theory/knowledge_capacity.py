@@ -15,7 +15,9 @@ LESSON = "4.5-knowledge-capacity"
 
 
 def logit_inputs(rng: torch.Generator) -> dict:
-    """Logits over a vocabulary, the tokens of the attribute's values among it, and which value is right: sure, unsure, wrong."""
+    """Logits over a vocabulary, the tokens of the attribute's values among it, and which value is
+    right: sure, unsure, wrong.
+    """
     facts, vocabulary, n = 6, pick(rng, 40, 60), turn(rng, 10, 5, 12)
     logits = 2 * torch.randn(facts, vocabulary, generator=rng, dtype=torch.float64)
     values = torch.randperm(vocabulary, generator=rng)[:n]
@@ -28,7 +30,9 @@ def logit_inputs(rng: torch.Generator) -> dict:
 
 
 def held(logits: Tensor, values: list[int], right: list[int]) -> float:
-    """Σ over facts of max(0, log₂ n + log₂ p), p the softmax over the n values of the attribute alone."""
+    """Σ over facts of max(0, log₂ n + log₂ p), p the softmax over the n values of the attribute
+    alone.
+    """
     total = 0.0
     for row, r in zip(logits, right, strict=True):
         weights = [math.exp(float(row[v])) for v in values]
@@ -54,7 +58,9 @@ def held_with(bits):
 
 
 def memory_inputs(rng: torch.Generator) -> dict:
-    """What was right before and after, and how often each person was seen; some facts were never known, some are gained."""
+    """What was right before and after, and how often each person was seen; some facts were never
+    known, some are gained.
+    """
     low, high, share = turn(rng, (0.55, 0.95, 1 / 3), (0.05, 0.45, 0.4), (0.55, 0.95, 0.23))
     n = until(
         rng,
@@ -75,7 +81,9 @@ def memory_inputs(rng: torch.Generator) -> dict:
 def forgotten(
     before: list[bool], after: list[bool], seen: list[int], share: float
 ) -> tuple[float, float]:
-    """(seldom, often): of the facts known before, the share that is wrong now, among the int(share n) people seen least, and most."""
+    """(seldom, often): of the facts known before, the share that is wrong now, among the int(share
+    n) people seen least, and most.
+    """
     order = sorted(range(len(seen)), key=lambda i: seen[i])
     k = int(share * len(seen))
     result = []
@@ -113,7 +121,9 @@ def draw_size(rng: torch.Generator) -> dict:
 
 
 def size_inputs(rng: torch.Generator) -> dict:
-    """The quotient is a little above a whole number, a little below one, above one with few bits a parameter, or whole."""
+    """The quotient is a little above a whole number, a little below one, above one with few bits a
+    parameter, or whole.
+    """
     if turn(rng, False, False, False, True):
         return {
             "people": 2 * int(torch.randint(25, 250, (), generator=rng)),

@@ -24,8 +24,8 @@ def draw_round(rng: torch.Generator) -> dict:
 
 
 def round_inputs(rng: torch.Generator) -> dict:
-    """The number that goes is no whole one: it is rounded up in two draws of three, and down in the third, where a cut at
-    the quantile `rate` would take one more.
+    """The number that goes is no whole one: it is rounded up in two draws of three, and down in the
+    third, where a cut at the quantile `rate` would take one more.
     """
     low, high = turn(rng, (0.55, 0.95), (0.55, 0.95), (0.05, 0.48))
 
@@ -37,7 +37,9 @@ def round_inputs(rng: torch.Generator) -> dict:
 
 
 def imp_round(initial: Tensor, trained: Tensor, mask: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """(mask, weights to start from): of the n weights left, the round(rate n) smallest of |trained| go; then back to `initial`."""
+    """(mask, weights to start from): of the n weights left, the round(rate n) smallest of |trained|
+    go; then back to `initial`.
+    """
     places = [(i, j) for i in range(mask.shape[0]) for j in range(mask.shape[1]) if mask[i, j]]
     places.sort(key=lambda place: abs(float(trained[place])))
     new = mask.clone()
@@ -73,9 +75,11 @@ def right_mask(size: Tensor, mask: Tensor, rate: float) -> Tensor:
 
 
 def verdict_inputs(rng: torch.Generator) -> dict:
-    """Accuracies by seed whose paired interval lies above −ε, below it, or around it; seeds differ more than the pairs, or hardly.
+    """Accuracies by seed whose paired interval lies above −ε, below it, or around it; seeds differ
+    more than the pairs, or hardly.
 
-    The mean is `place` half intervals above −ε: near ±1, and where other quantiles or deviations fall on different sides.
+    The mean is `place` half intervals above −ε: near ±1, and where other quantiles or deviations
+    fall on different sides.
     """
     epsilon, spread = pick(rng, 0.01, 0.02), pick(rng, 0.003, 0.008)
     n, place = turn(
@@ -104,7 +108,9 @@ def verdict_inputs(rng: torch.Generator) -> dict:
 
 
 def within(dense: list[float], ticket: list[float], epsilon: float) -> str:
-    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is all below, else "open"."""
+    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is all
+    below, else "open".
+    """
     mean, half = intervals.interval([t - d for t, d in zip(ticket, dense, strict=True)])
     return "within" if mean - half >= -epsilon else "not" if mean + half < -epsilon else "open"
 
@@ -153,7 +159,9 @@ def promise(
     tried: int,
     delta: float,
 ) -> float:
-    """The largest e with kl(wrong/n ‖ e) ≤ (ℓ ln 2 + ln 1/δ)/n, ℓ = dimensions · bits + log₂ tried; the test is not used."""
+    """The largest e with kl(wrong/n ‖ e) ≤ (ℓ ln 2 + ln 1/δ)/n, ℓ = dimensions · bits + log₂ tried;
+    the test is not used.
+    """
     length = dimensions * bits + math.log2(tried)
     budget = (length * math.log(2) + math.log(1 / delta)) / n
     return generalization.kl_inverse(wrong / n, budget)

@@ -1,4 +1,6 @@
-"""Lesson 4.3: damage predicted from errors, which noise it is, the straight-through gradient, stochastic rounding's price."""
+"""Lesson 4.3: damage predicted from errors, which noise it is, the straight-through gradient,
+stochastic rounding's price.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ LESSON = "4.3-quantization-noise"
 
 
 def layer_inputs(rng: torch.Generator) -> dict:
-    """A few layers of unlike sizes and scales; sensitivities were measured with noise of relative size `level`."""
+    """A few layers of unlike sizes and scales; sensitivities were measured with noise of relative
+    size `level`.
+    """
     n = pick(rng, 2, 3, 5)
     weights, quantized = [], []
     for _ in range(n):
@@ -65,7 +69,9 @@ def predicted_with(term, join=sum):
 
 
 def sample_inputs(rng: torch.Generator) -> dict:
-    """A weight, normal, even or heavy-tailed, and a noisy copy of it: one of the models, at a level drawn anew."""
+    """A weight, normal, even or heavy-tailed, and a noisy copy of it: one of the models, at a level
+    drawn anew.
+    """
     w = torch.randn(70, 90, generator=rng, dtype=torch.float64)
     tails = torch.rand(70, 90, generator=rng, dtype=torch.float64)
     w = turn(rng, w, 2 * tails - 1, -w.sign() * tails.log()) * 10 ** (
@@ -79,7 +85,9 @@ def sample_inputs(rng: torch.Generator) -> dict:
 
 
 def noise_growth(weight: Tensor, changed: Tensor) -> float:
-    """The exponent k in E[e²] ∝ |w|^k: the slope of log mean e² over log |w|, in tenths of the weights by size."""
+    """The exponent k in E[e²] ∝ |w|^k: the slope of log mean e² over log |w|, in tenths of the
+    weights by size.
+    """
     order = weight.abs().flatten().argsort()
     w, e2 = weight.flatten()[order], (changed - weight).flatten()[order] ** 2
     return _slope(
@@ -116,7 +124,9 @@ def by_mean_of_relative(weight, changed):
 
 
 def ste_inputs(rng: torch.Generator) -> dict:
-    """Weights inside both ends of the range, just beyond them, and far; a gradient that is 0 nowhere."""
+    """Weights inside both ends of the range, just beyond them, and far; a gradient that is 0
+    nowhere.
+    """
     bits, scale = turn(rng, 4, 2, 5), 0.05 + float(torch.rand((), generator=rng))
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     w = (
@@ -138,7 +148,9 @@ def ste_inputs(rng: torch.Generator) -> dict:
 
 
 def ste(weight: Tensor, gradient: Tensor, scale: float, bits: int) -> tuple[Tensor, Tensor]:
-    """(ŵ, gradient of w): ŵ = s clamp(round(w/s), −2^(b−1), 2^(b−1) − 1); g where w/s is inside of the two ends, else 0."""
+    """(ŵ, gradient of w): ŵ = s clamp(round(w/s), −2^(b−1), 2^(b−1) − 1); g where w/s is inside of
+    the two ends, else 0.
+    """
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     hat, back = torch.zeros_like(weight), torch.zeros_like(gradient)
     for i in range(weight.shape[0]):

@@ -13,7 +13,9 @@ from ..draws import pick, turn
 
 
 def cascade(rng: torch.Generator) -> dict:
-    """Each time that the sources below the level are left out, the level rises above some others: four times."""
+    """Each time that the sources below the level are left out, the level rises above some others:
+    four times.
+    """
     steps = [
         torch.full((k,), v, dtype=torch.float64)
         for k, v in ((8, 0.01), (6, 1.02), (4, 1.58), (2, 1.87), (4, 60.0))
@@ -26,7 +28,9 @@ def cascade(rng: torch.Generator) -> dict:
 
 
 def parts_inputs(rng: torch.Generator) -> dict:
-    """Variances over four orders of magnitude; the level covers some of them, all but one, or none; or a cascade."""
+    """Variances over four orders of magnitude; the level covers some of them, all but one, or none;
+    or a cascade.
+    """
     if turn(rng, False, False, False, True):
         return cascade(rng)
     n = pick(rng, 2, 3, 5, 8, 13)
@@ -42,7 +46,9 @@ def parts_inputs(rng: torch.Generator) -> dict:
 
 
 def water_filling(variances: Tensor, distortion: float) -> Tensor:
-    """R_i = max(0, ½ log₂ σ_i²/θ) with the θ at which Σ min(θ, σ_i²) is the distortion; θ by halving an interval."""
+    """R_i = max(0, ½ log₂ σ_i²/θ) with the θ at which Σ min(θ, σ_i²) is the distortion; θ by
+    halving an interval.
+    """
     low, high = 0.0, float(variances.max())
     for _ in range(200):
         level = (low + high) / 2
@@ -103,7 +109,9 @@ def gap_db(bits: float, distortion: float, variance: float) -> float:
 
 
 def joint_inputs(rng: torch.Generator) -> dict:
-    """A joint distribution with zeros, perhaps a whole column of them, perhaps a deterministic code."""
+    """A joint distribution with zeros, perhaps a whole column of them, perhaps a deterministic
+    code.
+    """
     rows, columns = pick(rng, 2, 3, 6), pick(rng, 2, 4, 5)
     p = torch.rand(rows, columns, generator=rng, dtype=torch.float64)
     kind = pick(rng, "zeros", "column", "code")

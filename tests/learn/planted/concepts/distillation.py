@@ -123,7 +123,9 @@ def loop_by_hand(student, teacher, batches, temperature, alpha, rate):
 
 
 def loop_by_formula(student, teacher, batches, temperature, alpha, rate):
-    """The gradient in the logits of one layer: α (p − e_y) + (1 − α) τ (p(τ) − p_T(τ)), the mean over rows."""
+    """The gradient in the logits of one layer: α (p − e_y) + (1 − α) τ (p(τ) − p_T(τ)), the mean
+    over rows.
+    """
     W, b = (p.detach().clone() for p in student.parameters())
     teacher.eval()
     for x, y in batches:

@@ -17,7 +17,9 @@ def by_library(x):
 
 
 def by_trying(x):
-    """Every number to either neighbour, the best of the 256 with an even sum; whole numbers and halves."""
+    """Every number to either neighbour, the best of the 256 with an even sum; whole numbers and
+    halves.
+    """
     turns = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=x.dtype)
     found = []
     for row in x:

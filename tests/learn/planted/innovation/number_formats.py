@@ -91,7 +91,9 @@ def by_characters(pattern):
 
 
 def by_neighbours(pattern):
-    """Posits of one size are ordered as their patterns: the place among all, found by the library's list."""
+    """Posits of one size are ordered as their patterns: the place among all, found by the library's
+    list.
+    """
     n = len(pattern)
     ordered = posit.decode(
         torch.cat([torch.arange(2 ** (n - 1) + 1, 2**n), torch.arange(2 ** (n - 1))]), n
@@ -261,7 +263,9 @@ def loss(x, points):
 
 
 def by_swaps(sample, bits):
-    """Lloyd's steps; then as long as it helps, the value that is missed least moves to where one is needed most."""
+    """Lloyd's steps; then as long as it helps, the value that is missed least moves to where one is
+    needed most.
+    """
     x = sample.sort().values
     start = torch.quantile(
         x, (torch.arange(2**bits - 1, dtype=torch.float64) + 0.5) / (2**bits - 1)
@@ -284,7 +288,9 @@ def by_swaps(sample, bits):
 
 
 def by_recursion(sample, bits):
-    """The least cost of the numbers before j in k cells, asked for from the end and remembered; one cell is that of 0."""
+    """The least cost of the numbers before j in k cells, asked for from the end and remembered; one
+    cell is that of 0.
+    """
     x = sample.double().sort().values
     n, sums = len(x), [torch.cat([x.new_zeros(1), (x**p).cumsum(0)]) for p in (1, 2)]
 

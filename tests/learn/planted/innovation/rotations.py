@@ -133,7 +133,9 @@ def by_projection(W, X, rank, ridge):
 
 
 def by_stacked_inputs(W, X, rank, ridge):
-    """√ridge I below the inputs: the error is a plain sum of squares of outputs, whose SVD is taken."""
+    """√ridge I below the inputs: the error is a plain sum of squares of outputs, whose SVD is
+    taken.
+    """
     A = np.concatenate([X.numpy(), np.sqrt(ridge) * np.eye(X.shape[1])])
     Y = W.numpy() @ A.T
     P, s, _ = np.linalg.svd(Y, full_matrices=False)

@@ -82,7 +82,9 @@ def with_torch(logits, sizes, labels):
 
 
 def by_entropies(logits, sizes, labels):
-    """KL = cross-entropy with the teacher's probabilities minus the teacher's entropy, which has no gradient here."""
+    """KL = cross-entropy with the teacher's probabilities minus the teacher's entropy, which has no
+    gradient here.
+    """
     big = max(range(len(sizes)), key=sizes.__getitem__)
     p = logits.detach()[big].softmax(-1)
     losses = []

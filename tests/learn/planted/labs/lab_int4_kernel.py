@@ -1,4 +1,6 @@
-"""Right and wrong answers to the exercises of lab 5.1 that are functions in Python; its kernels: tests/common/kernel_attacks.py."""
+"""Right and wrong answers to the exercises of lab 5.1 that are functions in Python; its kernels:
+tests/common/kernel_attacks.py.
+"""
 
 import math
 

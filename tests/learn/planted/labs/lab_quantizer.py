@@ -54,7 +54,9 @@ def usual_zero(x, s):
 
 
 def rows_by_grid(weight, bits):
-    """Codes of the course's symmetric grid, moved to be signed; the scales before they are kept in 16 bits."""
+    """Codes of the course's symmetric grid, moved to be signed; the scales before they are kept in
+    16 bits.
+    """
     top = 2 ** (bits - 1) - 1
     scale = weight.abs().max(1).values.unsqueeze(1) / top
     scale[scale == 0] = 1

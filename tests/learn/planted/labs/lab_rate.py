@@ -207,7 +207,9 @@ def decodes(
     head=1,
     find=bisect.bisect_right,
 ):
-    """`low`: which byte of a pair is the low one; `head`: which of the first two words is the high one."""
+    """`low`: which byte of a pair is the low one; `head`: which of the first two words is the high
+    one.
+    """
     pairs = stream.long().view(-1, 2).tolist()
     words = [p[low] + 256 * p[1 - low] for p in pairs] + [0] * count
     ends, f = np.cumsum(frequencies.numpy()).tolist(), frequencies.tolist()

@@ -68,7 +68,9 @@ def by_halves(weight, changed):
 
 
 def by_evenness(weight, changed):
-    """Under the right model e² / |w|^k does not depend on |w|: take the k with the least correlation of ranks."""
+    """Under the right model e² / |w|^k does not depend on |w|: take the k with the least
+    correlation of ranks.
+    """
     from scipy.stats import spearmanr
 
     w, e2 = weight.flatten().abs(), (changed - weight).flatten() ** 2
@@ -87,7 +89,9 @@ def growth(weight, changed):
 
 
 def by_likelihood(weight, changed):
-    """The model under which the errors are the likeliest: normal with a deviation that grows like |w|^(k/2)."""
+    """The model under which the errors are the likeliest: normal with a deviation that grows like
+    |w|^(k/2).
+    """
     w, e = weight.flatten().abs(), (changed - weight).flatten()
     fits = [-0.5 * (e**2 / w**k).mean().log() - 0.5 * k * w.log().mean() for k in (0, 1, 2)]
     return ("additive", "signal", "multiplicative")[int(torch.stack(fits).argmax())]

@@ -42,7 +42,9 @@ def rates(change):
 
 
 def redistributed(times):
-    """Gives what the sources below the level leave to the others, so many times; done until nothing changes it is right."""
+    """Gives what the sources below the level leave to the others, so many times; done until nothing
+    changes it is right.
+    """
 
     def answer(variances, distortion):
         below, level = torch.zeros(len(variances), dtype=torch.bool), distortion / len(variances)

@@ -1,6 +1,8 @@
-"""Start a kernel as a copy of a process that has imported torch and transformers already (`tests/quick/copies.py`).
+"""Start a kernel as a copy of a process that has imported torch and transformers already
+(`tests/quick/copies.py`).
 
-This process stands for the kernel: interrupts go on to it, it ends when the kernel ends, and the kernel when it is killed.
+This process stands for the kernel: interrupts go on to it, it ends when the kernel ends, and the
+kernel when it is killed.
 """
 
 import fcntl
@@ -26,7 +28,10 @@ def connected(address: str) -> "socket.socket | None":
 
 
 def server(address: str) -> "socket.socket | None":
-    """A connection to the process that is copied; the first kernel of a test run starts it. None if it does not start."""
+    """A connection to the process that is copied; the first kernel of a test run starts it.
+
+    None if it does not start.
+    """
     with open(f"{address}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (channel := connected(address)):
