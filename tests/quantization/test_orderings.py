@@ -69,6 +69,7 @@ def test_smoothquant_recovers_what_outliers_cost(bundled, planted, windows, cali
     """Per-tensor INT8 activations break on outliers; smoothing and decomposition win back at least
     nine tenths.
     """
+    windows = windows[:4]  # the differences are large
     whole = mean_loss(bundled[0], windows)
     assert abs(mean_loss(planted, windows) - whole) < 1e-4
     broken = mean_loss(w8a8.quantize(planted, activations="per_tensor").model, windows) - whole
