@@ -67,7 +67,7 @@ def grow(
         )
     taller = students.from_layers(teacher, wants)
     inside = walk.blocks(taller)
-    place = next(name for name, module in taller.named_modules() if module is inside) + "."
+    place = walk.place_of_blocks(taller)
     outside = {k: v for k, v in student.state_dict().items() if not k.startswith(place)}
     taller.load_state_dict(outside, strict=False)
     old, new = walk.blocks(student), inside

@@ -226,6 +226,14 @@ def _file(path: str | Path) -> Path:
     return TABLES / f"{path}.json" if bare else Path(path)
 
 
+def plain(name: str) -> dict[str, Any]:
+    """A table of another form, `course_utils/learn/tables/plain/<name>.json`.
+
+    Raises FileNotFoundError where there is none.
+    """
+    return json.loads((TABLES / "plain" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def load(path: str | Path) -> Comparison:
     """A table that `save` has written, by path, or by name for one of `course_utils/learn/tables/`.
 

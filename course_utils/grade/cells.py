@@ -12,9 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-TIMED = re.compile(
-    r"\A\s*%%(?:time|capture|timeit|prun)\b[^\n]*\n"
-)  # magics around Python; the cell is run without them
+# magics around Python; the cell is run without them
+TIMED = re.compile(r"\A\s*%%(?:time|capture|timeit|prun)\b[^\n]*\n")
 FUTURE = 0x1FF0000  # bits of `from __future__` among the flags of a compiled code
 
 

@@ -4,7 +4,6 @@ weights, a space of subnets.
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 
 from course_utils.distillation import digits
 from course_utils.errors import CompressionError
-from course_utils.evaluation.comparison import TABLES
+from course_utils.evaluation.comparison import plain
 from course_utils.pruning import (
     concrete,
     gumbel,
@@ -266,7 +265,7 @@ def trained_space() -> tuple[Space, dict[Subnet, dict[str, Any]], dict[str, Any]
     A subnet has `parameters`, `search` (nats a token on the windows that choose) and `test` (other
     windows; None where not measured).
     """
-    told = json.loads((TABLES / "plain" / "supernet-space.json").read_text(encoding="utf-8"))
+    told = plain("supernet-space")
     rows = {
         Subnet(tuple(row["blocks"]), row["channels"], row["heads"]): row
         for row in told.pop("subnets")

@@ -4,7 +4,6 @@ latency, inexact devices, runtimes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from course_utils import evaluation
 from course_utils.evaluation import allocation, by_window
-from course_utils.evaluation.comparison import TABLES
+from course_utils.evaluation.comparison import plain
 from course_utils.models import walk
 from course_utils.quantization import rtn
 from course_utils.systems import analog, latency, shrinking
@@ -200,5 +199,5 @@ def most_unlike(model: PreTrainedModel) -> tuple[str, Tensor]:
 
 def runtimes() -> None:
     """The table that `make deploy` made, with its command and date."""
-    held = json.loads((TABLES / "plain" / "deploy.json").read_text(encoding="utf-8"))
+    held = plain("deploy")
     table(held["rows"], held["head"], f"{held['command']}, {held['date']}")

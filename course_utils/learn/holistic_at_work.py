@@ -2,7 +2,6 @@
 that run, and the measured front.
 """
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -133,9 +132,7 @@ def measured_front() -> dict[str, dict[str, float]]:
 
 def held_front() -> dict[str, Any]:
     """The whole file: rows, command, date, protocol."""
-    return json.loads(
-        (comparison.TABLES / "plain" / "holistic-front.json").read_text(encoding="utf-8")
-    )
+    return comparison.plain("holistic-front")
 
 
 def preferred(

@@ -18,9 +18,8 @@ from course_utils.errors import CompressionError
 TOKENS, LENGTHS, ASKED, PROMPTS, SAMPLES = 320_000, (4, 6, 8, 10), (6, 7, 8, 9, 10), 2000, 6
 HARD, MISLED, SLIP, CUT = 6, 0.65, 0.01, 0.05
 MOST_ROWS, MOST_PLACES = 20_000, 40
-SHORTEST = (
-    reasoning.WIDTH + 2
-)  # tokens of a row: with shorter ones, the steps within a budget would have no end
+# tokens of a row: with shorter ones, the steps within a budget would have no end
+SHORTEST = reasoning.WIDTH + 2
 Chains = list[list[list[int]]]
 
 

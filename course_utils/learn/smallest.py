@@ -4,7 +4,6 @@ file is worth.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 from course_utils.challenge import gates, layout, model, recipes
 from course_utils.errors import CompressionError
 from course_utils.evaluation import by_window
-from course_utils.evaluation.comparison import TABLES
+from course_utils.evaluation.comparison import plain
 
 from .plots import table
 
@@ -57,7 +56,7 @@ def show_sensitivities(found: dict[tuple[str, float], tuple[int, float]]) -> Non
 
 def show_ladder() -> None:
     """The committed baselines, with the command that made them."""
-    held = json.loads((TABLES / "plain" / "challenge.json").read_text(encoding="utf-8"))
+    held = plain("challenge")
     names = ["kl", "facts_head", "facts_tail", "addition", "programs", "stories", "sentiment"]
     lines = []
     for row in held["rows"]:

@@ -18,6 +18,12 @@ BLOCK_PATHS = (
 )  # fmt: skip
 
 
+def place_of_blocks(model: nn.Module) -> str:
+    """How the names of all tensors of the blocks begin: "model.layers.". Raises as `blocks`."""
+    inside = blocks(model)
+    return next(name for name, module in model.named_modules() if module is inside) + "."
+
+
 def blocks(model: nn.Module) -> nn.ModuleList:
     """The transformer blocks in order; of a model that reads pictures too, those of its language
     model.

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from course_utils.errors import CompressionError
 
 from . import gates, parallel
-from .blocks import BLOCK_PATHS, blocks, compressible, linears, replace, weight_of
+from .blocks import BLOCK_PATHS, blocks, compressible, linears, place_of_blocks, replace, weight_of
 from .checks import (
     check_calibration,
     check_context,
@@ -32,7 +32,7 @@ from .source import Facts, Source, source_of
 
 __all__ = [
     "BLOCK_PATHS", "Facts", "Source", "States", "as_precise_as", "batch_for", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
-    "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "replace", "run_block", "source_of",
+    "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "place_of_blocks", "replace", "run_block", "source_of",
     "through_blocks", "watch", "watch_inputs", "weight_of",
 ]  # fmt: skip
 

@@ -262,11 +262,11 @@ def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
             f"model: {kind}'s config says by a rhythm of {math.lcm(*periods)} blocks of which kind each is, so that they cannot go one by one; "
             f"use prune_blocks and remove a multiple of {math.lcm(*periods)}, or {ALL_STAY}"
         )
-    inside = next(name for name, module in model.named_modules() if module is walk.blocks(model))
+    inside = walk.place_of_blocks(model)
     smaller = empty_like(type(model), config_of_blocks(model.config, range(total - 1)))
     there = {name: tensor.shape for name, tensor in smaller.state_dict().items()}
     for name, tensor in model.state_dict().items():
-        if not name.startswith(f"{inside}.") and there.get(name) != tensor.shape:
+        if not name.startswith(inside) and there.get(name) != tensor.shape:
             raise CompressionError(
                 f"model: {kind}'s {name} holds something for each block, outside of the blocks, so that none can go; {ALL_STAY}"
             )

@@ -296,7 +296,7 @@ def keep_layers(model: PreTrainedModel, layers: Iterable[int]) -> PreTrainedMode
         )
     config = anatomy.config_of_blocks(model.config, chosen)
     inside = walk.blocks(model)
-    prefix = next(name for name, module in model.named_modules() if module is inside) + "."
+    prefix = walk.place_of_blocks(model)
     tensors = {k: v for k, v in model.state_dict().items() if not k.startswith(prefix)}
     for new, old in enumerate(chosen):
         tensors |= {f"{prefix}{new}.{k}": v for k, v in inside[old].state_dict().items()}

@@ -41,10 +41,7 @@ class Supernet:
         self.shape = subnets.shape_of(model)
         self.model: Any = copy.deepcopy(model).eval()
         self._skeletons: dict[Subnet, Any] = {}
-        inside = walk.blocks(self.model)
-        self._prefix = (
-            next(name for name, module in self.model.named_modules() if module is inside) + "."
-        )
+        self._prefix = walk.place_of_blocks(self.model)
 
     @property
     def whole(self) -> Subnet:

@@ -22,9 +22,8 @@ from ..texts import ui
 
 TOLERANCE = 0.02  # of a numeric answer, relative
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-SEPARATORS = re.compile(
-    r"[\s,;、>]+"
-)  # after NFKC, which makes a comma of ， and a semicolon of ；
+# after NFKC, which makes a comma of ， and a semicolon of ；
+SEPARATORS = re.compile(r"[\s,;、>]+")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(,\d{3})+(?![\d,])")
 
 
