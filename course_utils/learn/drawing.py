@@ -21,8 +21,13 @@ from .widgets import show_widget
 
 DOTS, SHOWN = 32, 128  # of the side of a square: dots that are kept, pixels on the page
 
-# On each event of the pointer: a thick line from the last place; when it is lifted, the dots go to
-# the hidden field.
+# On each event of the pointer: a thick line from the last place. When it is lifted, the dots go to
+# the hidden field. The button wipes canvas and field in the page itself: a stroke that follows at
+# once is not lost to an answer of Python's.
+_HAND = (
+    "t=this.closest('.course-drawing').querySelector('.course-dots textarea');t.value=s;"
+    "t.dispatchEvent(new Event('input',{bubbles:true}));t.dispatchEvent(new Event('change',{bubbles:true}))"
+)
 _SCRIPT = {
     "pointerdown": "this.setPointerCapture(event.pointerId);this.down=1;this.last=null;this.onpointermove(event)",
     "pointermove": (
@@ -31,12 +36,14 @@ _SCRIPT = {
         "c.strokeStyle='#000';c.beginPath();c.moveTo(q[0],q[1]);c.lineTo(p[0]+.01,p[1]);c.stroke();this.last=p"
     ),
     "pointerup": (
-        "this.down=0;var d=this.getContext('2d').getImageData(0,0,this.width,this.height).data,s='';"
-        "for(var i=3;i<d.length;i+=4)s+=d[i]>100?'1':'0';"
-        "var t=this.closest('.course-drawing').querySelector('.course-dots textarea');t.value=s;"
-        "t.dispatchEvent(new Event('input',{bubbles:true}));t.dispatchEvent(new Event('change',{bubbles:true}))"
+        "this.down=0;var d=this.getContext('2d').getImageData(0,0,this.width,this.height).data,s='',t;"
+        f"for(var i=3;i<d.length;i+=4)s+=d[i]>100?'1':'0';{_HAND}"
     ),
 }
+_CLEAR = (
+    "var c=this.closest('.course-drawing').querySelector('canvas'),s='',t;"
+    f"c.getContext('2d').clearRect(0,0,c.width,c.height);{_HAND}"
+)
 
 
 def image(dots: Tensor) -> Tensor:
@@ -72,11 +79,12 @@ def squares(text: str, count: int) -> list[Tensor | None]:
     return [image(square) if square.any() else None for square in dots]
 
 
-def _canvas(count: int, label: str) -> str:
+def _canvas(count: int) -> str:
     events = " ".join(f'on{name}="{code}"' for name, code in _SCRIPT.items())
     lines = f"repeating-linear-gradient(90deg,#888 0 1px,#fff 1px {SHOWN}px)"
     style = f"width:{count * SHOWN}px;height:{SHOWN}px;background:{lines};border:1px solid #888;touch-action:none;cursor:crosshair"
-    return f'<canvas role="img" aria-label="{label}" width="{count * DOTS}" height="{DOTS}" style="{style}" {events}></canvas>'
+    button = f'<button class="jupyter-button" onclick="{_CLEAR}">{ui("draw_clear")}</button>'
+    return f'<canvas role="img" aria-label="{ui("draw_here")}" width="{count * DOTS}" height="{DOTS}" style="{style}" {events}></canvas><br>{button}'
 
 
 def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:
@@ -92,13 +100,14 @@ def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:
         return
     import ipywidgets as w
 
-    canvas, dots = w.HTML(_canvas(count, ui("draw_here"))), w.Textarea(continuous_update=True)
+    canvas, dots = w.HTML(_canvas(count)), w.Textarea(continuous_update=True)
     dots.add_class("course-dots")
     dots.layout.display = "none"
-    said, clear = w.HTML(show.box("note", ui("draw_here"))), w.Button(description=ui("draw_clear"))
+    said = w.HTML(show.box("note", ui("draw_here")))
 
     def drawn(change: Any) -> None:
         if not change["new"]:
+            said.value = show.box("note", ui("draw_here"))
             return
         try:
             images = squares(change["new"], count)
@@ -114,13 +123,7 @@ def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:
         except Exception as error:  # a callback has no cell to show an error in
             said.value = show.box("wrong", ui("draw_failed"), f"`{type(error).__name__}: {error}`")
 
-    def cleared(_button: Any) -> None:
-        dots.value, said.value = "", show.box("note", ui("draw_here"))
-        canvas.value = ""
-        canvas.value = _canvas(count, ui("draw_here"))
-
     dots.observe(drawn, names="value")
-    clear.on_click(cleared)
-    box = w.VBox([canvas, clear, dots, said])
+    box = w.VBox([canvas, dots, said])
     box.add_class("course-drawing")
     show_widget(box, f"<i>{ui('run_to_draw')}</i>")
