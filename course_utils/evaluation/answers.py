@@ -22,7 +22,7 @@ from .subject import Subject, scoring
 
 NEW_TOKENS = 96  # a generated answer is cut here
 LOGITS = 2**25  # most entries of one batch of logits
-TOKENS = 4096  # most tokens of one batch
+TOKENS = 1024  # most tokens of one batch: what lies between two layers stays in the cache
 CACHE = 3 * 2**29  # most bytes of keys and values that are held while answers are written
 
 

@@ -76,15 +76,17 @@ def nats_by_window(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> 
     found = []
     # at most 128 MB of logits, or one window
     batch = max(1, min(batch, 2**25 // (windows.shape[1] * model.config.vocab_size)))
+    rows = max(1, 2**20 // model.config.vocab_size)  # whose logits stay in a processor's cache
     for ids in windows.split(batch):
         ids = ids.long().to(model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        nats = torch.nn.functional.cross_entropy(
-            logits.float(), ids[:, 1:].flatten(), reduction="none"
-        )
-        found.append(nats.view(len(ids), -1).double().mean(1).cpu())
+        for logits, own in zip(model(input_ids=ids, use_cache=False).logits, ids, strict=True):
+            nats = [
+                torch.nn.functional.cross_entropy(part.float(), labels, reduction="none")
+                for part, labels in zip(logits[:-1].split(rows), own[1:].split(rows), strict=True)
+            ]
+            found.append(torch.cat(nats).double().mean().cpu())
     model.train(was_training)
-    return torch.cat(found)
+    return torch.stack(found)
 
 
 def mean_loss(model: PreTrainedModel, windows: Tensor, batch: int = 16) -> float:
