@@ -213,13 +213,24 @@ def test_round_activations_works_on_a_copy_and_says_so():
         convert.round_activations(w8a8.quantize(model))
 
 
-def test_w8a8_layers_give_the_same_integers_either_way(monkeypatch):
+@pytest.mark.parametrize("vnni", [True, False], ids=["VNNI", "without"])
+def test_w8a8_layers_give_the_same_integers_either_way(monkeypatch, vnni):
+    monkeypatch.setattr(w8a8, "multiplies_int8", lambda: vnni)
     q, w = (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((4, 96), (10, 96)))
     runs, real = [], kernels.cpu.integer_product
     monkeypatch.setattr(kernels.cpu, "integer_product", lambda *a: (runs.append(a), real(*a))[1])
-    few, many = w8a8.integer_product(q, w), w8a8.integer_product(q.repeat(2, 1), w)
+    few, many = w8a8.integer_product(q, w), w8a8.integer_product(q.repeat(9, 1), w)
     assert len(runs) == 1 and few.dtype == many.dtype == torch.int32
-    assert torch.equal(few.long(), q.long() @ w.long().T) and torch.equal(many, few.repeat(2, 1))
+    assert torch.equal(few.long(), q.long() @ w.long().T) and torch.equal(many, few.repeat(9, 1))
+
+
+@pytest.mark.parametrize("inputs", [1, 1024, 1025, 2**16])
+def test_products_without_instructions_for_int8_are_exact(monkeypatch, inputs):
+    monkeypatch.setattr(w8a8, "multiplies_int8", lambda: False)
+    q, w = (torch.randint(-128, 128, (n, inputs), dtype=torch.int8) for n in (33, 3))
+    q[0], w[0], w[1] = -128, -128, 127  # the longest sums of both signs, one of them odd
+    q[1] = 127
+    assert torch.equal(w8a8.integer_product(q, w).double(), q.double() @ w.double().T)
 
 
 def test_rounded_activations_survive_saving_and_evaluation(tmp_path):
