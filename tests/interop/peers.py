@@ -22,7 +22,7 @@ PEERS = {  # packages, and the script that runs beside them
         (TORCH, "auto-gptq==0.7.1", "transformers==4.49.0", "datasets==3.6.0", "peft==0.14.0", "accelerate==1.5.0",
          "huggingface-hub==0.36.2"), "theirs.py",
     ),
-    "transformers": ((TORCH, "gptqmodel==7.7.0", "transformers==5.23.0", "optimum==2.3.0", "accelerate==1.15.0"), "loader.py"),
+    "transformers": (("gptqmodel==7.7.0", "transformers==5.23.0", "optimum==2.3.0", "accelerate==1.15.0"), "loader.py"),
     "compressed-tensors": ((TORCH, "compressed-tensors==0.20.1", "transformers==5.23.0", "accelerate==1.15.0"), "tensors.py"),
     "autoawq": ((TORCH, "autoawq==0.2.9", "transformers==4.51.3", "accelerate==1.5.0", "huggingface-hub==0.36.2"), "words.py"),
     "llama.cpp": (("xllamacpp==2026.10.11549",), "llamacpp.py"),
