@@ -63,10 +63,13 @@ def main() -> None:
     }
     table = compare(
         "Four of five blocks a token, not trained: KL from the original",
-        {n: (lambda seed, n=n: torch.tensor(found[n][seed]["kl"])) for n in ways}, seeds=SEEDS, against="one block for all",
-        unit="nats of KL", columns={"blocks a token": blocks},
+        {n: (lambda seed, n=n: torch.tensor(found[n][seed]["kl"])) for n in ways},
+        seeds=SEEDS,
+        against="one block for all",
+        unit="nats of KL",
+        columns={"blocks a token": blocks},
         protocol="64 validation windows of 64 tokens; set on 3 calibration sets of 64 × 64 tokens",
-    )  # fmt: skip
+    )
     print(table, flush=True)
     table.save("depth", command=COMMAND)
 

@@ -77,7 +77,8 @@ def main() -> None:
     rows = {name: row(name, make) for name, make in ROWS.items()}
     table = comparison.compare(
         "Bits and damage", rows, seeds=SEEDS, against="round to nearest, 2 bits", unit="nats of KL",
-        protocol="bundled model; 64 validation windows of 256 tokens; calibration 16 × 256 training tokens, 3 sets",
+        protocol="bundled model; 64 validation windows of 256 tokens; calibration 16 × 256 "
+                 "training tokens, 3 sets",
     )  # fmt: skip
     taken = {name: round(sum(b) / len(b), 3) for name, b in bits.items()}
     replace(table, columns={"bits a weight": taken}).save(

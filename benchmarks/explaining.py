@@ -82,7 +82,8 @@ def main() -> None:
     def measured(name: str, seed: int) -> dict:
         seed = seed if name in drawn else 0
         strength = kept.value(f"strength, {name}, {seed}", lambda: matched(
-            lambda s: ways[name](s, seed), goal, damage, *ranges[name]) if name in ranges else 0.0)  # fmt: skip
+            lambda s: ways[name](s, seed), goal, damage, *ranges[name]) if name in ranges else 0.0
+        )  # fmt: skip
 
         def measure():
             changed = ways[name](strength, seed)

@@ -157,7 +157,10 @@ def main(kind: str) -> None:
         ),
         unit="nats",
         columns={"zeros": zeros},
-        protocol=f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; {STEPS} steps of {BATCH} sequences for what is trained, at the better of two rates",
+        protocol=(
+            f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; {STEPS} steps of {BATCH} "
+            "sequences for what is trained, at the better of two rates"
+        ),
     )
     print(table, flush=True)
     table.save(f"gates-{kind}", command=f"python benchmarks/gates.py {kind}")
@@ -169,7 +172,9 @@ def without(model, scores: dict[str, Tensor], share: float):
     """
     work = sharing.structure(model).eval()
     layers = walk.compressible(work)
-    kept = gated._inputs(scores, {name: walk.weight_of(m).shape[0] for name, m in layers.items()}, share)  # fmt: skip
+    kept = gated._inputs(
+        scores, {name: walk.weight_of(m).shape[0] for name, m in layers.items()}, share
+    )
     for name, module in layers.items():
         apply.zero_outside(module, kept[name])
     return sharing.own(work, model)

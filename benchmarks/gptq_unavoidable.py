@@ -44,7 +44,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=1024, hidden_size=576, intermediate_size=1536, num_hidden_layers=given.blocks, num_attention_heads=9, num_key_value_heads=3,
+        vocab_size=1024, hidden_size=576, intermediate_size=1536, num_hidden_layers=given.blocks,
+        num_attention_heads=9, num_key_value_heads=3,
         max_position_embeddings=1024,
     )).eval()  # fmt: skip
     ids = torch.randint(0, 1024, (given.tokens // 512, 512))
@@ -96,11 +97,14 @@ def main() -> None:
     found = {name: statistics.median(values) for name, values in rows.items()}
     least = found["forward"] + found["factors"]
     what = "SmolLM2" if given.real else "SmolLM2's shapes"
-    print(f"{given.blocks} blocks of {what}, {given.tokens} tokens, processor seconds of one thread: "
-          + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))  # fmt: skip
+    print(
+        f"{given.blocks} blocks of {what}, {given.tokens} tokens, processor seconds of one thread: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    )
     for name in ("GPTQ", "readable"):
         if name in found:
-            print(f"{name} / (two forward passes + factors): {found[name] / least:.2f}; with the half products XᵀX counted too: "
+            print(f"{name} / (two forward passes + factors): {found[name] / least:.2f}; with the "
+                  "half products XᵀX counted too: "
                   f"{found[name] / (least + found['half products']):.2f}")  # fmt: skip
 
 

@@ -239,10 +239,12 @@ def main(width: int, threads: int, widths: list[int | str], batches: list[int] |
     check(256)
     total = int(1.1 * cache_bytes())
     print(
-        f"{processor()}; torch {torch.__version__}; {threads} thread(s), {'processor time' if threads == 1 else 'wall clock'}"
+        f"{processor()}; torch {torch.__version__}; {threads} thread(s), "
+        f"{'processor time' if threads == 1 else 'wall clock'}"
     )
     print(
-        f"{width} × {width}, groups of {GROUP}; copies of at least {total / 2**20:.0f} MiB; kernels: {kernels.cpu.variants()[0]}"
+        f"{width} × {width}, groups of {GROUP}; copies of at least {total / 2**20:.0f} MiB; "
+        f"kernels: {kernels.cpu.variants()[0]}"
     )
     if widths or batches:
         for batch in batches or [1]:
@@ -286,7 +288,8 @@ def verdict(medians: dict, nbytes: int, read: float) -> list[str]:
     for name, least in GOALS.items():
         if medians[name] / ours < least:
             missed.append(
-                f"goal missed: {medians[name] / ours:.2f} times faster than {name}, wanted {least:g}"
+                f"goal missed: {medians[name] / ours:.2f} times faster than "
+                f"{name}, wanted {least:g}"
             )
     if share < BANDWIDTH:
         missed.append(f"goal missed: {share:.0%} of the read bandwidth, wanted {BANDWIDTH:.0%}")

@@ -67,7 +67,10 @@ def main() -> None:
         tokenizer, "bundled", split="validation", n=64, context=256, seed=0
     ).ids
     original = evaluation.predictions(model, ids)
-    about = "bundled model; 64 windows of 256 validation tokens, read 32 at a time; older tokens packed in groups of 32"
+    about = (
+        "bundled model; 64 windows of 256 validation tokens, read 32 at a time; "
+        "older tokens packed in groups of 32"
+    )
     for bits in (2, 3, 4):
         took = {}
 
@@ -125,7 +128,10 @@ def real() -> None:
         tokenizer, "pydoc", split="all", n=64, context=128, seed=0, scattered=True
     ).ids
     original = evaluation.predictions(model, ids)
-    about = "SmolLM2-135M-Instruct, weights rounded to Q4_1 before; 64 windows of 128 tokens of pydoc, from the 65th token on"
+    about = (
+        "SmolLM2-135M-Instruct, weights rounded to Q4_1 before; 64 windows of 128 tokens of pydoc, "
+        "from the 65th token on"
+    )
     tokens(
         model,
         ids,

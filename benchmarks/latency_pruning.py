@@ -71,7 +71,10 @@ def main() -> None:
                 w: f"{sum(found[s][w]['time'] for s in SEEDS) / len(SEEDS):.3f}" for w in ways
             }
         },
-        protocol="bundled model; 64 validation windows of 64 tokens; 8 calibration sets of 16 × 64 tokens; times of one machine",
+        protocol=(
+            "bundled model; 64 validation windows of 64 tokens; 8 calibration sets of 16 × 64 "
+            "tokens; times of one machine"
+        ),
     )
     print(table, flush=True)
     table.save("latency-pruning", command=COMMAND)

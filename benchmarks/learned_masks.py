@@ -46,7 +46,8 @@ def main() -> None:
     rows = {name: partial(row, name) for name in methods}
     table = compare(
         "2:4 masks: KL from the original", rows, against="Wanda", unit="nats",
-        protocol=f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; 160 steps of 4 sequences for what is learned",
+        protocol=f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; 160 steps of 4 sequences for "
+                 "what is learned",
     )  # fmt: skip
     print(table)
     table.save("learned-masks", command=COMMAND)

@@ -89,12 +89,16 @@ def main() -> None:
             )
             f = found[name]
             print(
-                f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats",
+                (
+                    f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → "
+                    f"{f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats"
+                ),
                 flush=True,
             )
     if len(found) == 2:
         print(
-            f"ours / llm-compressor: {found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time"
+            "ours / llm-compressor: "
+            f"{found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time"
         )
 
 

@@ -70,7 +70,8 @@ def compare(name: str, model, calibration: torch.Tensor, sizes: list[int]) -> bo
     mlps = {kind: [mlp_of(b, anatomy.of(m)) for b in walk.blocks(m)] for kind, m in models.items()}
     width = model.config.hidden_size
     print(
-        f"{name}: {width} wide, {half.settings['channels']} of {half.settings['of']} channels; tokens/s of the dense MLPs = 1"
+        f"{name}: {width} wide, {half.settings['channels']} of {half.settings['of']} channels; "
+        "tokens/s of the dense MLPs = 1"
     )
     print("tokens  half the channels  half at zero  one channel")
     met = True
@@ -101,7 +102,8 @@ def main(name: str | None, sizes: list[int]) -> int:
             and met
         )
     print(
-        f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at {FROM} tokens and more"
+        f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at "
+        f"{FROM} tokens and more"
     )
     return int(not met)
 

@@ -210,7 +210,8 @@ def _symbols(
     stated, _, lanes, _ = struct.unpack_from(coding.HEADER, data)
     if stated != count or not 1 <= lanes <= 65535 or lanes * tables.shape[1] > ENTRIES:
         raise CompressionError(
-            f"a rANS stream must hold {count:,} symbols in 1 to {ENTRIES // tables.shape[1]:,} lanes."
+            f"a rANS stream must hold {count:,} symbols in 1 to {ENTRIES // tables.shape[1]:,} "
+            "lanes."
         )
     budget.spend(rounds=-(-count // lanes), comparisons=count * tables.shape[1])
     return coding.decode(bytes(data), tables, which)
@@ -270,7 +271,8 @@ def _table(
     )
     if shape[1] % dim or (coded and values > SYMBOLS):
         raise CompressionError(
-            f"table: dim must divide {shape[1]} columns, and under rANS values are at most {SYMBOLS:,}."
+            f"table: dim must divide {shape[1]} columns, and under rANS values "
+            f"are at most {SYMBOLS:,}."
         )
     count, bits = shape[0] * shape[1] // dim, (values - 1).bit_length()
     budget.spend(numbers=values * dim)

@@ -46,7 +46,8 @@ def q4_k(weight: np.ndarray) -> np.ndarray:
     # bytes 0-3: low scales with the top two bits of the high ones; 4-7: minima likewise; 8-11: the
     # high ones' low nibbles
     packed = np.concatenate([
-        sc[:, :4] | (sc[:, 4:] >> 4) << 6, m[:, :4] | (m[:, 4:] >> 4) << 6, (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4,
+        sc[:, :4] | (sc[:, 4:] >> 4) << 6, m[:, :4] | (m[:, 4:] >> 4) << 6,
+        (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4,
     ], axis=1)  # fmt: skip
     pairs = q.reshape(-1, 4, 2, 32)
     codes = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)

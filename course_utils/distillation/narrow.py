@@ -27,8 +27,8 @@ METHODS = ("pca", "importance")
 
 
 def narrow(
-    model: PreTrainedModel, calibration: Tensor | None, *, hidden: int | None = None, mlp: int | None = None,
-    heads: int | None = None, method: str = "pca",
+    model: PreTrainedModel, calibration: Tensor | None, *, hidden: int | None = None,
+    mlp: int | None = None, heads: int | None = None, method: str = "pca",
 ) -> PreTrainedModel:  # fmt: skip
     """A copy with `hidden` features in the stream, `mlp` channels and `heads` query heads in each
     block.
@@ -42,7 +42,8 @@ def narrow(
     """
     if calibration is None:
         raise CompressionError(
-            "calibration: needed to see which directions, heads and channels matter; give token ids."
+            "calibration: needed to see which directions, heads and channels matter; "
+            "give token ids."
         )
     calibration = walk.check_calibration(calibration, model)
     if method not in METHODS:
@@ -91,7 +92,8 @@ def narrow_stream(
     named = dict(walk.blocks(model)[0].named_children())
     if not all(is_rms_norm(norm) for norm in (final, *map(named.get, norms))):
         raise CompressionError(
-            f"hidden={hidden}: {config.model_type} has no plain RMS norms, so its stream cannot be turned; leave hidden out."
+            f"hidden={hidden}: {config.model_type} has no plain RMS norms, so its stream cannot be "
+            "turned; leave hidden out."
         )
     width = config.hidden_size
     if not 1 <= hidden <= width:

@@ -42,7 +42,8 @@ def tones(digits: Tensor, *, noise: float = 1.0, seed: int = 0) -> Tensor:
         or not noise >= 0
     ):
         raise CompressionError(
-            f"digits: shape {tuple(digits.shape)}, noise={noise}; give a row of digits 0 … 9, and no negative noise."
+            f"digits: shape {tuple(digits.shape)}, noise={noise}; give a row of digits 0 … 9, "
+            "and no negative noise."
         )
     rng = torch.Generator().manual_seed(seed)
     hertz = torch.tensor([[ROWS[r], COLUMNS[c]] for r, c in PLACES], dtype=torch.float32)[digits]
@@ -97,7 +98,8 @@ def teach(
     """
     if len(x) != len(targets) or not len(x):
         raise CompressionError(
-            f"x, targets: {len(x)} and {len(targets)} rows; pairs need as many of both, at least one."
+            f"x, targets: {len(x)} and {len(targets)} rows; pairs need as many "
+            "of both, at least one."
         )
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:

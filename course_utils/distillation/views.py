@@ -111,7 +111,8 @@ def read_out(model: PreTrainedModel, hidden: Tensor) -> Tensor:
             continue
         return model.get_output_embeddings()(norm(hidden))
     raise CompressionError(
-        f"model: the final norm of {type(model).__name__} was not found; known are {', '.join(FINAL_NORMS)}."
+        f"model: the final norm of {type(model).__name__} was not found; "
+        f"known are {', '.join(FINAL_NORMS)}."
     )
 
 

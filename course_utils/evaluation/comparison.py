@@ -82,15 +82,16 @@ class Comparison:
             return "="
         if math.isnan(half):
             raise CompressionError(
-                f"{self.title!r}: {a!r} and {b!r} are one number each, which has no interval; give one for each "
-                "evaluation window, or rows that depend on the seed."
+                f"{self.title!r}: {a!r} and {b!r} are one number each, which has no interval; "
+                "give one for each evaluation window, or rows that depend on the seed."
             )
         return "=" if abs(mean) <= half else "<" if mean < 0 else ">"
 
     def _row(self, label: str) -> Tensor:
         if label not in self.values:
             raise CompressionError(
-                f"{self.title!r} has no row {label!r}; its rows are {', '.join(map(repr, self.values))}."
+                f"{self.title!r} has no row {label!r}; its rows are "
+                f"{', '.join(map(repr, self.values))}."
             )
         return self.values[label]
 
@@ -138,8 +139,9 @@ TEXTS = ("title", "against", "unit", "better", "protocol", "command", "date")
 
 
 def compare(
-    title: str, rows: Mapping[str, Row], *, seeds: Sequence[int] = (0, 1, 2), against: str | None = None,
-    unit: str = "", better: str = "lower", protocol: str = "", columns: Mapping[str, Mapping[str, Any]] | None = None,
+    title: str, rows: Mapping[str, Row], *, seeds: Sequence[int] = (0, 1, 2),
+    against: str | None = None, unit: str = "", better: str = "lower", protocol: str = "",
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run each row once for each seed and compare them; see the head of this module.
@@ -176,7 +178,8 @@ def compare(
                 bar.update()
             if len({len(v) for v in found}) > 1:
                 raise CompressionError(
-                    f"row {label!r}: it gives {[len(v) for v in found]} numbers; give as many for every seed."
+                    f"row {label!r}: it gives {[len(v) for v in found]} numbers; "
+                    "give as many for every seed."
                 )
             values[label] = torch.stack(found)
     if len({v.shape[1] for v in values.values()}) > 1:
@@ -205,17 +208,19 @@ def _numbers(value: Any, label: str, seed: int) -> Tensor:
         found = torch.as_tensor(value).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         raise CompressionError(
-            f"row {label!r}, seed {seed}: it gives {type(value).__name__}; return a number, or a 1-D tensor with one "
-            "number for each window."
+            f"row {label!r}, seed {seed}: it gives {type(value).__name__}; "
+            "return a number, or a 1-D tensor with one number for each window."
         ) from None
     found = found.reshape(1) if found.dim() == 0 else found
     if found.dim() != 1 or not len(found):
         raise CompressionError(
-            f"row {label!r}, seed {seed}: shape {tuple(found.shape)}; return one number for each window."
+            f"row {label!r}, seed {seed}: shape {tuple(found.shape)}; "
+            "return one number for each window."
         )
     if not torch.isfinite(found).all():
         raise CompressionError(
-            f"row {label!r}, seed {seed}: {found[~torch.isfinite(found)][0]} is not finite; look at the run itself."
+            f"row {label!r}, seed {seed}: {found[~torch.isfinite(found)][0]} is not finite; "
+            "look at the run itself."
         )
     return found
 
@@ -247,7 +252,8 @@ def load(path: str | Path) -> Comparison:
         raise CompressionError(f"there is no table {file.name}; beside it are: {known}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressionError(
-            f"{file.name}: this is not a saved comparison ({type(error).__name__}: {error}); make it again."
+            f"{file.name}: this is not a saved comparison ({type(error).__name__}: "
+            f"{error}); make it again."
         ) from error
 
 

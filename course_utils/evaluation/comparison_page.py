@@ -108,5 +108,11 @@ def as_html(table: Comparison) -> str:
             drawn.append(f"<td style='{left};white-space:nowrap{style}'>{html.escape(cell)}</td>")
         body.append(f"<tr>{''.join(drawn)}</tr>")
     caption = f"<caption style='{left};font-weight:bold'>{html.escape(table.title)}</caption>"
-    note = f"<p style='margin:.2em 0 .6em;font-size:90%;opacity:.75;max-width:52em'>{html.escape(notes(table))}</p>"
-    return f"<table style='margin:0'>{caption}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}"
+    note = (
+        "<p style='margin:.2em 0 "
+        f".6em;font-size:90%;opacity:.75;max-width:52em'>{html.escape(notes(table))}</p>"
+    )
+    return (
+        "<table "
+        f"style='margin:0'>{caption}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}"
+    )

@@ -93,7 +93,10 @@ def summary(results: dict[str, dict[str, Any]]) -> list[str]:
     scores = [result["score"] for result in results.values() if result["score"] is not None]
     head = f"{len(results)} learners, {len(scores)} graded"
     if scores:
-        head += f": {min(scores):g} to {max(scores):g} points, the middle one has {sorted(scores)[len(scores) // 2]:g}"
+        head += (
+            f": {min(scores):g} to {max(scores):g} points, the middle one has "
+            f"{sorted(scores)[len(scores) // 2]:g}"
+        )
     return [head, *kinds_of(results)]
 
 

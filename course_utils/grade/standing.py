@@ -84,7 +84,8 @@ def shown_gate(gate: Gate) -> Gate:
     lower = bool(gate["lower"])
     low, high = gate["interval"]
     return {
-        "value": rounded(gate["value"], lower), "interval": [rounded(low, lower), rounded(high, lower)], "needed": gate["needed"],
+        "value": rounded(gate["value"], lower),
+        "interval": [rounded(low, lower), rounded(high, lower)], "needed": gate["needed"],
         "passed": bool(gate["passed"]), "lower": lower,
     }  # fmt: skip
 

@@ -135,7 +135,8 @@ def _entry(section: str, name: str) -> dict[str, Any]:
     entry = copy.deepcopy((_load(topic, language(), tuple(FOLDERS)).get(section) or {}).get(name))
     if not isinstance(entry, dict):
         raise CompressionError(
-            f"{section[:-1]} {name!r} has no texts; write {section}: {name}: in text/{BASE}/{topic}.yaml."
+            f"{section[:-1]} {name!r} has no texts; write {section}: {name}: "
+            f"in text/{BASE}/{topic}.yaml."
         )
     return entry
 

@@ -29,7 +29,8 @@ def compute_buffers(model: PreTrainedModel) -> None:
     ]
     for path, module in model.named_modules():
         lacking = [name for name, buffer in module.named_buffers(recurse=False)
-                   if buffer is not None and buffer.is_meta and name in module._non_persistent_buffers_set]  # fmt: skip
+                   if buffer is not None and buffer.is_meta and name
+                       in module._non_persistent_buffers_set]  # fmt: skip
         for name in lacking:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
         if lacking:  # by the innermost model around it, which knows how

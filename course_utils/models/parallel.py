@@ -33,7 +33,8 @@ def calibration() -> Iterator[None]:
     global _shared
     if not (distributed.is_available() and distributed.is_initialized()):
         raise CompressionError(
-            'parallel: no process group; start with torchrun and call torch.distributed.init_process_group("gloo") first.'
+            "parallel: no process group; start with torchrun and call "
+            'torch.distributed.init_process_group("gloo") first.'
         )
     _shared = True
     try:

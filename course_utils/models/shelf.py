@@ -58,7 +58,8 @@ class Shelf:
                 flat.view(torch.uint8).cpu().clone().numpy().tofile(kept)
             except OSError as error:
                 raise CompressionError(
-                    f"states: {kept} could not be written ({error}); free some space, or choose states='half'."
+                    f"states: {kept} could not be written ({error}); free some space, "
+                    "or choose states='half'."
                 ) from error
         self.away[storage._cdata] = kept
         storage.resize_(0)

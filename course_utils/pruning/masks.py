@@ -76,7 +76,8 @@ def n_of_m(score: Tensor, n: int = 2, m: int = 4) -> Tensor:
         )
     if score.shape[1] % m:
         raise CompressionError(
-            f"pattern {n}:{m}: {m} does not divide the {score.shape[1]} inputs of a row; choose an M that does."
+            f"pattern {n}:{m}: {m} does not divide the {score.shape[1]} inputs of a row; "
+            "choose an M that does."
         )
     return top(score.view(len(score), -1, m), n).view_as(score)
 

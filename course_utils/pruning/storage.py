@@ -45,13 +45,15 @@ def _group(format: str, shape: tuple[int, int]) -> tuple[int, int]:
         )
     if format == "csr16" and shape[1] > 2**15:
         raise CompressionError(
-            f"format='csr16': 16 bits number 32768 columns, the weight has {shape[1]}; choose 'csr'."
+            f"format='csr16': 16 bits number 32768 columns, the weight has {shape[1]}; "
+            "choose 'csr'."
         )
     if found is None:
         return 0, 0
     if not 1 <= found[0] <= found[1] <= 256 or shape[1] % found[1]:
         raise CompressionError(
-            f"format={format!r}: 1 <= N <= M <= 256 is needed, and an M that divides the {shape[1]} inputs."
+            f"format={format!r}: 1 <= N <= M <= 256 is needed, and an M that divides "
+            f"the {shape[1]} inputs."
         )
     return found
 
@@ -130,7 +132,8 @@ def encode(weight: Tensor, format: str) -> dict[str, Tensor]:
     if m:
         if not fits(format, weight):
             raise CompressionError(
-                f"weight: more than {n} of some {m} neighbours in a row are not zero; prune to {format} first."
+                f"weight: more than {n} of some {m} neighbours in a row are not zero; "
+                f"prune to {format} first."
             )
         filler = (
             PAD_ORDER.to(weight.device)
@@ -256,8 +259,8 @@ class SparseLinear(nn.Module):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "format": self.format,
-            "nonzeros": self.nonzeros, "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "format": self.format, "nonzeros": self.nonzeros, "bias": self.bias is not None,
         }  # fmt: skip
 
     @classmethod
@@ -288,7 +291,10 @@ class SparseLinear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, format={self.format}, nonzeros={self.nonzeros}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"format={self.format}, nonzeros={self.nonzeros}"
+        )
 
 
 @torch.no_grad()

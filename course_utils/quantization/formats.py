@@ -224,7 +224,8 @@ def values(format: str | Format) -> Tensor:
     f = find(format)
     if f.bits > 16:
         raise CompressionError(
-            f"format={f.name!r}: {2**f.bits} patterns are too many to list; choose one of at most 16 bits."
+            f"format={f.name!r}: {2**f.bits} patterns are too many to list; "
+            "choose one of at most 16 bits."
         )
     found = decode(torch.arange(2**f.bits), f)
     return torch.unique(found[torch.isfinite(found)] + 0.0)

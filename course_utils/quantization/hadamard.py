@@ -160,9 +160,11 @@ class OnlineHadamard(FixedBuffers):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "bias": self.inner.bias is not None,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.inner.bias is not None,
             "conv1d": isinstance(self.inner, Conv1D),
-        }  # fmt: skip
+        }
 
     @classmethod
     @torch.no_grad()

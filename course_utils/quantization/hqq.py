@@ -78,8 +78,9 @@ def shrink(error: Tensor, beta: float, p: float = P) -> Tensor:
 
 
 def quantize_layer(
-    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False, p: float = P,
-    beta: float = BETA, kappa: float = KAPPA, rounds: int = ROUNDS,
+    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False,
+    unbiased: bool = False, p: float = P, beta: float = BETA, kappa: float = KAPPA,
+    rounds: int = ROUNDS,
 ) -> RealZero:  # fmt: skip
     """HQQ of one weight (out, in).
 
@@ -203,7 +204,8 @@ class RealZeroLinear(ExpandedLinear):
     zero_point: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, bits: int, groups: int, scale_dtype: str = "float16", bias: bool = False,
+        self, in_features: int, out_features: int, *, bits: int, groups: int,
+        scale_dtype: str = "float16", bias: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -225,8 +227,9 @@ class RealZeroLinear(ExpandedLinear):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits, "groups": self.groups,
-            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits,
+            "groups": self.groups, "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+            "bias": self.bias is not None,
         }  # fmt: skip
 
     @classmethod
@@ -234,7 +237,8 @@ class RealZeroLinear(ExpandedLinear):
         """The layer for a result and a bias."""
         rows, columns = result.codes.shape
         layer = cls(
-            columns, rows, bits=result.bits, groups=result.scale.shape[1], scale_dtype="float16" if is_half(result.scale) else "float32",
+            columns, rows, bits=result.bits, groups=result.scale.shape[1],
+            scale_dtype="float16" if is_half(result.scale) else "float32",
         ).to(result.codes.device)  # fmt: skip
         layer.packed.copy_(pack(result.codes, result.bits))
         layer.scale.copy_(result.scale)
@@ -249,12 +253,15 @@ class RealZeroLinear(ExpandedLinear):
         return RealZero(codes, self.scale.float(), self.zero_point.float(), self.bits).weight
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bits={self.bits}, groups={self.groups}"
+        )
 
 
 def quantize(
-    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False,
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False,
+    unbiased: bool = False, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks.
 

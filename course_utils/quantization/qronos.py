@@ -85,8 +85,9 @@ def target(
 
 
 def quantize(
-    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
-    damping: float = 0.01, first: str = "held", ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, damping: float = 0.01, first: str = "held", ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Qronos of every linear layer in the blocks of a causal language model in memory.
 

@@ -36,7 +36,8 @@ def turner(model: PreTrainedModel) -> Callable[..., Tensor]:
     ]
     if len(found) != 1:
         raise CompressionError(
-            f"before_rope: the model has {len(found)} rotary embeddings, one is needed; leave it out."
+            f"before_rope: the model has {len(found)} rotary embeddings, one is needed; "
+            "leave it out."
         )
     embed = found[0]
 
@@ -69,5 +70,6 @@ def _try(model: PreTrainedModel, turn: Callable[..., Tensor]) -> None:
         CLOSE, float(torch.finfo(keys.dtype).eps) * 8
     ) * float(keys.abs().max()):
         raise CompressionError(
-            "before_rope: turned back by their positions, the keys of one repeated token are not equal; leave it out."
+            "before_rope: turned back by their positions, the keys of one repeated token are "
+            "not equal; leave it out."
         )

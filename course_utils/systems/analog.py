@@ -80,7 +80,8 @@ def crossbar(
     """
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or tile < 1:
         raise CompressionError(
-            f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, tile={tile}: expected (tokens, in), (out, in) and a tile of at least 1."
+            f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, tile={tile}: "
+            "expected (tokens, in), (out, in) and a tile of at least 1."
         )
     total = x.new_zeros(len(x), len(weight))
     for part, w in zip(x.split(tile, 1), weight.split(tile, 1), strict=True):

@@ -31,7 +31,8 @@ def upper_bound(harmed: int, n: int, level: float = 0.95) -> float:
 
     if not 0 <= harmed <= n or n < 1 or not 0 < level < 1:
         raise CompressionError(
-            f"harmed={harmed}, n={n}, level={level}: count at least one question, and choose a level between 0 and 1."
+            f"harmed={harmed}, n={n}, level={level}: count at least one question, and choose "
+            "a level between 0 and 1."
         )
     return 1.0 if harmed == n else float(betaincinv(harmed + 1, n - harmed, level))
 

@@ -109,7 +109,8 @@ def exits(model: PreTrainedModel, ids: Tensor, threshold: float, first: int = 1)
     count = len(walk.blocks(model))
     if not 0 <= threshold <= 1 or not 1 <= first <= count:
         raise CompressionError(
-            f"threshold={threshold}, first={first}: give a probability, and a depth from 1 to {count}."
+            f"threshold={threshold}, first={first}: give a probability, "
+            f"and a depth from 1 to {count}."
         )
     depths = torch.full(ids.shape, count)
     for depth in range(first, count):
@@ -161,7 +162,8 @@ class Router:
     ) -> None:
         if not 0 < capacity < 1:
             raise CompressionError(
-                f"capacity={capacity}: choose the share of tokens that a block sees, between 0 and 1."
+                f"capacity={capacity}: choose the share of tokens that a block "
+                "sees, between 0 and 1."
             )
         states, sizes = changes(model, ids)
         self.blocks, self.capacity = blocks, capacity

@@ -60,7 +60,8 @@ def candidates(
             for width in widths:
                 if not 0 < width <= whole or width % together:
                     raise CompressionError(
-                        f"{name}: {width} of {whole} units, in steps of {together}; choose other widths."
+                        f"{name}: {width} of {whole} units, in steps of {together}; "
+                        "choose other widths."
                     )
                 stay = groups.members(
                     groups.kept(

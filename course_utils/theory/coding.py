@@ -68,7 +68,8 @@ def _checked(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     table = np.atleast_2d(np.asarray(table, dtype=np.int64))
     if (table < 0).any() or (table.sum(1) != 1 << PRECISION).any():
         raise CompressionError(
-            f"table: each row must hold frequencies that sum to {1 << PRECISION}; use `frequencies`."
+            f"table: each row must hold frequencies that sum to {1 << PRECISION}; "
+            "use `frequencies`."
         )
     return table, np.concatenate([np.zeros((len(table), 1), np.int64), table.cumsum(1)], 1)
 

@@ -37,7 +37,8 @@ def kl_inverse(error: float, budget: float) -> float:
     """The largest b with kl(error ‖ b) ≤ budget, by bisection to 1e-12."""
     if not (0 <= error <= 1 and budget >= 0):
         raise CompressionError(
-            f"error={error}, budget={budget}: a share from 0 to 1, and a budget that is not negative."
+            f"error={error}, budget={budget}: a share from 0 to 1, and a "
+            "budget that is not negative."
         )
     low, high = error, 1.0
     while high - low > 1e-12:

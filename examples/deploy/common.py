@@ -109,6 +109,7 @@ def main(script):
             return made.bytes
         gap = float((logits(made.run, ids) - of_ours(ids)).abs().max())
     print(
-        f"{script.NAME}: {made.bytes:,} bytes, largest difference of a logit {gap:.1e} (limit {LIMIT:g}). {made.note}"
+        f"{script.NAME}: {made.bytes:,} bytes, largest difference of a logit {gap:.1e} "
+        f"(limit {LIMIT:g}). {made.note}"
     )
     return gap if gap < LIMIT else sys.exit(f"{script.NAME}: the logits differ.")

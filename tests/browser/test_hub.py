@@ -91,7 +91,10 @@ class Class:
         shutil.copytree(ROOT / "solutions" / LAB, self.folder / "solutions" / LAB)
 
     def command(self) -> list[str]:
-        options = f" --JupyterHub.hub_port={free_port()} --ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"
+        options = (
+            f" --JupyterHub.hub_port={free_port()} "
+            f"--ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"
+        )
         options += " --LocalProcessSpawner.interrupt_timeout=1"  # a server asks whether it is meant
         *prepare, start = section("With JupyterHub")
         if not self.accounts:

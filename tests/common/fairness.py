@@ -143,7 +143,8 @@ def problems(entry: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     for a, sign, b in claims:
         if (seen := table.order(a, b)) != sign:
             said.append(
-                f"claim {a} {sign} {b}: the output shows {seen} ({plus_minus(*table.difference(a, b), sign=True)})"
+                f"claim {a} {sign} {b}: the output shows {seen} "
+                f"({plus_minus(*table.difference(a, b), sign=True)})"
             )
     return said
 
@@ -179,14 +180,16 @@ def document() -> str:
             )
             parts.append(f"\n{'; '.join(f'`{claim}`' for claim in entry['claims'])}\n")
             parts.append(
-                f"\n| row | mean ± interval{unit} | difference from {cell(control)} |\n|---|---|---|\n"
+                f"\n| row | mean ± interval{unit} | difference from {cell(control)} |\n"
+                "|---|---|---|\n"
             )
             for row in entry["rows"]:
                 apart = (
                     "" if row == control else plus_minus(*table.difference(row, control), sign=True)
                 )
                 parts.append(
-                    f"| {cell(row)} | {plus_minus(table.mean(row), table.half_width(row))} | {apart} |\n"
+                    f"| {cell(row)} | {plus_minus(table.mean(row), table.half_width(row))} | "
+                    f"{apart} |\n"
                 )
             notes = filter(
                 None,

@@ -146,10 +146,12 @@ def test_a_file_is_opened_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("import time; time.sleep(60)", "longer than"), ("import os; os._exit(3)", "without an answer"),
-        ("import sys; sys.stdout.write('x' * (1 << 27))", "more numbers"), ("print('{}')", "without an answer"),
+        ("import time; time.sleep(60)", "longer than"),
+        ("import os; os._exit(3)", "without an answer"),
+        ("import sys; sys.stdout.write('x' * (1 << 27))", "more numbers"),
+        ("print('{}')", "without an answer"),
     ],
-)  # fmt: skip
+)
 def test_a_decoder_that_sleeps_dies_or_talks_too_much_ends(monkeypatch, code, said):
     monkeypatch.setattr(decoding, "CODE", code)
     began = time.monotonic()

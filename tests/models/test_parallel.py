@@ -59,9 +59,10 @@ def in_memory(place):
 
 
 METHODS = {
-    "gptq": lambda: (gptq.quantize, {"bits": 4, "group_size": 8}), "sparsegpt": lambda: (sparsegpt.prune, {"sparsity": 0.6}),
+    "gptq": lambda: (gptq.quantize, {"bits": 4, "group_size": 8}),
+    "sparsegpt": lambda: (sparsegpt.prune, {"sparsity": 0.6}),
     "wanda": lambda: (wanda.prune, {"pattern": "2:4"}),
-}  # fmt: skip
+}
 
 
 def from_disk(rank, place):

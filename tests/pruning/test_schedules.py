@@ -274,8 +274,10 @@ def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path
     first = recovery.train(half, ids, **options)
     assert same(recovery.train(half, ids, **options).model, first.model)
     for model, data, teacher, name in (
-        (most, ids, None, "model"), (half, ids.flip(0), None, "data"), (half, ids, tiny_llama, "teacher"),
-    ):  # fmt: skip
+        (most, ids, None, "model"),
+        (half, ids.flip(0), None, "data"),
+        (half, ids, tiny_llama, "teacher"),
+    ):
         with pytest.raises(CompressionError, match=f"other settings.*{name}"):
             recovery.train(model, data, teacher=teacher, **options)
     options["folder"] = tmp_path / "b"
@@ -286,8 +288,9 @@ def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path
 
 def test_bad_input_is_named(tiny_llama, ids):
     bad = [
-        ({"steps": 0}, "steps=0"), ({"settle": 1.0}, "settle=1.0"), ({"update": 0}, "update=0"), ({"score": "fisher"}, "score='fisher'"),
-        ({"sparsity": 1.5}, "sparsity=1.5"), ({"pattern": "2:7"}, "does not divide"), ({"peak": 0}, "peak=0"),
+        ({"steps": 0}, "steps=0"), ({"settle": 1.0}, "settle=1.0"), ({"update": 0}, "update=0"),
+        ({"score": "fisher"}, "score='fisher'"), ({"sparsity": 1.5}, "sparsity=1.5"),
+        ({"pattern": "2:7"}, "does not divide"), ({"peak": 0}, "peak=0"),
         ({"score": "movement", "folder": "x"}, "movement"),
     ]  # fmt: skip
     for settings, named in bad:

@@ -259,11 +259,19 @@ def test_any_module_and_half_precision():
 def test_bad_input_is_named(tiny_llama):
     dense = torch.ones(2, 8)
     for call, named in [
-        (lambda: storage.encode(dense, "coo"), "format='coo'"), (lambda: storage.encode(dense, "2:4"), "prune to 2:4 first"),
-        (lambda: storage.encode(dense, "2:3"), "divides the 8"), (lambda: storage.encode(dense[0], "csr"), "expected a matrix"),
-        (lambda: storage.size("csr", (2, 2), 5), "nonzeros=5"), (lambda: storage.size("csr16", (1, 40_000), 5), "choose 'csr'"),
+        (lambda: storage.encode(dense, "coo"), "format='coo'"),
+        (lambda: storage.encode(dense, "2:4"), "prune to 2:4 first"),
+        (lambda: storage.encode(dense, "2:3"), "divides the 8"),
+        (lambda: storage.encode(dense[0], "csr"), "expected a matrix"),
+        (lambda: storage.size("csr", (2, 2), 5), "nonzeros=5"),
+        (lambda: storage.size("csr16", (1, 40_000), 5), "choose 'csr'"),
         (lambda: storage.compress(tiny_llama, "2:4"), r"layers.0.*prune to 2:4 first"),
-        (lambda: storage.compress(storage.compress(magnitude.prune(tiny_llama, 0.9).model).model), "compressed already"),
-    ]:  # fmt: skip
+        (
+            lambda: storage.compress(
+                storage.compress(magnitude.prune(tiny_llama, 0.9).model).model
+            ),
+            "compressed already",
+        ),
+    ]:
         with pytest.raises(CompressionError, match=named):
             call()

@@ -10,7 +10,8 @@ from course_utils.errors import CompressionError
 from course_utils.quantization import formats
 
 TORCH = {
-    "FP16": torch.float16, "BF16": torch.bfloat16, "FP8 E4M3": torch.float8_e4m3fn, "FP8 E5M2": torch.float8_e5m2,
+    "FP16": torch.float16, "BF16": torch.bfloat16, "FP8 E4M3": torch.float8_e4m3fn,
+    "FP8 E5M2": torch.float8_e5m2,
 }  # fmt: skip
 SMALL = [name for name, f in formats.FORMATS.items() if f.bits <= 8]
 

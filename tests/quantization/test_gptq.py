@@ -49,7 +49,8 @@ def scale_and_zero(group, bits, symmetric):
 
 
 def specification(
-    weight, H, *, bits, group_size, symmetric=False, damping=0.01, act_order=False, static_groups=False, block_size=128
+    weight, H, *, bits, group_size, symmetric=False, damping=0.01, act_order=False,
+    static_groups=False, block_size=128
 ):  # fmt: skip
     """At each column: the columns not yet rounded stand where they minimize the error, given all
     rounded before.
@@ -339,11 +340,16 @@ def test_singular_hessian(rank, dtype):
     [
         ({"weight": torch.full((4, 32), float("nan"))}, "weight: contains NaN"),
         ({"H": torch.full((32, 32), float("inf"))}, "H: contains NaN or infinity"),
-        ({"H": torch.eye(16)}, r"H: shape \(16, 16\).*32 inputs"), ({"bits": 1}, "bits=1"), ({"bits": 16}, "bits=16"),
-        ({"group_size": 24}, "group_size=24 does not divide"), ({"damping": -0.1}, "damping=-0.1"),
-        ({"damping": 2}, "damping=2"), ({"block_size": 0}, "block_size=0"), ({"weight": torch.ones(32)}, "matrix"),
+        ({"H": torch.eye(16)}, r"H: shape \(16, 16\).*32 inputs"),
+        ({"bits": 1}, "bits=1"),
+        ({"bits": 16}, "bits=16"),
+        ({"group_size": 24}, "group_size=24 does not divide"),
+        ({"damping": -0.1}, "damping=-0.1"),
+        ({"damping": 2}, "damping=2"),
+        ({"block_size": 0}, "block_size=0"),
+        ({"weight": torch.ones(32)}, "matrix"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_name_themselves(change, message):
     arguments = {"weight": torch.ones(4, 32), "H": torch.eye(32), "group_size": 16, **change}
     with pytest.raises(CompressionError, match=message):
@@ -494,10 +500,13 @@ def test_model_untouched_after_success_and_after_errors(tiny, ids):
     assert not gptq.quantize(tiny, ids, bits=2, group_size=16).model.training
     assert unchanged()
     attempts = [
-        ({"group_size": 20}, ids, "group_size=20"), ({"bits": 1, "group_size": 16}, ids, "bits=1"),
-        ({"damping": 0, "group_size": 16}, ids[:1, :5].repeat(60, 1), r"\.0\..*larger damping"), ({}, ids[:0], "calibration"),
-        ({"group_size": 16}, ids + 60, "token ids outside 0 to 95"), ({}, ids.float().mean(), "calibration"),
-    ]  # fmt: skip
+        ({"group_size": 20}, ids, "group_size=20"),
+        ({"bits": 1, "group_size": 16}, ids, "bits=1"),
+        ({"damping": 0, "group_size": 16}, ids[:1, :5].repeat(60, 1), r"\.0\..*larger damping"),
+        ({}, ids[:0], "calibration"),
+        ({"group_size": 16}, ids + 60, "token ids outside 0 to 95"),
+        ({}, ids.float().mean(), "calibration"),
+    ]
     for settings, calibration, message in attempts:
         with pytest.raises(CompressionError, match=message):
             gptq.quantize(tiny, calibration, **settings)

@@ -111,8 +111,9 @@ def test_short_jobs_are_called_often_enough():
 
 
 @pytest.mark.parametrize("call", [
-    lambda: roofline.operations(0, 4, 1), lambda: roofline.bytes_moved(4, 4, 1, bits=0), lambda: roofline.intensity(4, math.nan, 1),
-    lambda: timing.best({}), lambda: timing.best({"a": int}, turns=0),
+    lambda: roofline.operations(0, 4, 1), lambda: roofline.bytes_moved(4, 4, 1, bits=0),
+    lambda: roofline.intensity(4, math.nan, 1), lambda: timing.best({}),
+    lambda: timing.best({"a": int}, turns=0),
 ])  # fmt: skip
 def test_bad_numbers_are_named(call):
     with pytest.raises(CompressionError, match="give"):

@@ -172,8 +172,10 @@ def test_programs_run_as_their_english_says():
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("sum | sort", "reduction must be the last"), ("explode", "unknown operation"), ("", "unknown operation"),
-     ("add x", "unknown operation"), ("add 99999", "unknown operation"), ("mul 9999 | square | square", "grew beyond"),
+    [("sum | sort", "reduction must be the last"), ("explode", "unknown operation"),
+     ("", "unknown operation"),
+     ("add x", "unknown operation"), ("add 99999", "unknown operation"),
+     ("mul 9999 | square | square", "grew beyond"),
      ("__import__('os')", "unknown operation"), ("sum 3", "unknown operation")],
 )  # fmt: skip
 def test_malformed_programs_are_refused(source, message):

@@ -58,8 +58,9 @@ class Plain:
     def __init__(self, runner: Path, library: Path, files: Sequence[int]) -> None:
         words = [str(runner), str(library), *map(str, files)]
         self.process = subprocess.Popen(
-            words, pass_fds=files, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, preexec_fn=_limited if sys.platform == "linux" else None,
+            words, pass_fds=files, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=_limited if sys.platform == "linux" else None,
         )  # fmt: skip
         self.pid = self.process.pid
 

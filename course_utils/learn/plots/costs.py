@@ -20,7 +20,8 @@ def fitted(sizes: Sequence[float], times: Sequence[float], law: PowerLaw, *, tru
     """Measured times, the fitted line and a fan of all slopes in its 95 % interval."""
     low, high = law.interval()
     figure, axes = plots.figure(
-        title=f"true {true:.2f}, fitted {law.exponent:.2f} ± {law.error:.2f}, between {low:.2f} and {high:.2f} (95 %)",
+        title=f"true {true:.2f}, fitted {law.exponent:.2f} ± {law.error:.2f}, between {low:.2f} "
+              f"and {high:.2f} (95 %)",
         xlabel="size", ylabel="seconds", size=(7, 3.6),
     )  # fmt: skip
     middle = math.exp(sum(map(math.log, sizes)) / len(sizes))

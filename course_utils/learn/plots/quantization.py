@@ -60,7 +60,10 @@ def shared_scales(
     panels[0].set_ylabel(rows)
     scales = grid.scale.numel()
     figure.suptitle(
-        f"{scales} scale{'s' if scales > 1 else ''}: {stored:.2f} bits a number, relative error {relative:.1%}",
+        (
+            f"{scales} scale{'s' if scales > 1 else ''}: {stored:.2f} bits a number, "
+            f"relative error {relative:.1%}"
+        ),
         x=0.01,
         ha="left",
     )

@@ -162,14 +162,16 @@ class Prediction:
         if self.kind == "choice":
             if measured not in self.names:
                 raise CompressionError(
-                    f"measured: {measured!r} is no option of {self.id!r}; options are {list(self.names)}."
+                    f"measured: {measured!r} is no option of {self.id!r}; "
+                    f"options are {list(self.names)}."
                 )
             return measured
         groups = _ranked(measured, list(self.names)) if hasattr(measured, "order") else measured
         parts = [(part,) if isinstance(part, str) else tuple(part) for part in groups]
         if sorted(key for part in parts for key in part) != sorted(self.names):
             raise CompressionError(
-                f"measured: prediction {self.id!r} asks for the order of {list(self.names)}; got {groups!r}."
+                f"measured: prediction {self.id!r} asks for the order of {list(self.names)}; "
+                f"got {groups!r}."
             )
         return parts
 

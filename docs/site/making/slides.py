@@ -68,8 +68,9 @@ def write(pages: list[Path], html: Path, kept: Path) -> None:
     for part in ("dist/reveal.js", "dist/reveal.css", "dist/theme/white.css"):
         shutil.copy(reveal / part, target / part)
     exporter = SlidesExporter(
-        template_name="slides_template", extra_template_basedirs=[str(HERE)], exclude_input=True, exclude_output_prompt=True,
-        reveal_url_prefix="../../_static/reveal", reveal_scroll=True, reveal_theme="white",
+        template_name="slides_template", extra_template_basedirs=[str(HERE)], exclude_input=True,
+        exclude_output_prompt=True, reveal_url_prefix="../../_static/reveal", reveal_scroll=True,
+        reveal_theme="white",
     )  # fmt: skip
     for path in pages:
         level = path.parent.name

@@ -6,8 +6,8 @@ from ..draws import pick, turn, until
 from ._budget_allocate import allocate, greedy, value, without_time
 
 KINDS = (
-    "plain", "ties", "floats", "too late", "one layer", "slow when narrow", "nothing", "unlike options", "many layers", "many options",
-    "too large", "plain, one layer odd",
+    "plain", "ties", "floats", "too late", "one layer", "slow when narrow", "nothing",
+    "unlike options", "many layers", "many options", "too large", "plain, one layer odd",
 )  # fmt: skip
 
 

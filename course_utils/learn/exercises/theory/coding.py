@@ -230,7 +230,8 @@ EXERCISES = [
     ),
     Exercise(
         "coding.choose_coder", coder_inputs, choose_coder, CODER_MISTAKES,
-        lesson="4.1-information-and-rate-distortion", kind="decide", difficulty=2, minutes=10, trials=16,
+        lesson="4.1-information-and-rate-distortion", kind="decide", difficulty=2,
+        minutes=10, trials=16,
     ),
     Exercise(
         "coding.corrected_entropy", small_sample, corrected_entropy,
