@@ -2,7 +2,8 @@
 codebooks, entropy coding.
 
     python benchmarks/codebooks.py        # the first table, three minutes on one core
-    python benchmarks/codebooks.py walk   # the second one, fifteen minutes; a run that was stopped goes on
+    python benchmarks/codebooks.py walk   # the second one, fifteen minutes; a run that was stopped
+                                          # goes on
 
 Two tables. Without data: what a code does with weights as they are and with mixed rows and columns;
 a seed is one draw of the signs of the mixing. With 25,600 calibration tokens (200 × 128) every

@@ -1,7 +1,8 @@
 """Drivers with equal labels, projectors for written digits by embeddings and through the frozen
 model; three seeds, with controls.
 
-    python benchmarks/cross_modal.py      # a quarter of an hour on one core; goes on where it was stopped
+    python benchmarks/cross_modal.py      # a quarter of an hour on one core; goes on where it was
+                                          # stopped
 
 Drivers: 2,000 labels and 800 steps each. Writes learn/tables/cross-modal-driving.json: the share of
 200 cars that stay on the road for 100 steps at noise .15; and -expert-states.json,

@@ -1,7 +1,7 @@
 """Four blocks of five for each token: early exits, mixtures of depths and a block that is skipped,
 without training.
 
-    python benchmarks/depth.py                    # three minutes on one core; goes on where it was stopped
+    python benchmarks/depth.py  # three minutes on one core; goes on where it was stopped
 
 The bundled model. Every row is set, on its calibration set of 64 × 64 tokens, to 4.0 of 5 blocks a
 token on average; three calibration sets. Writes learn/tables/depth.json: KL from the original on 64

@@ -1,7 +1,8 @@
 """The same small student trained on labels alone and distilled, from the bundled model, over
 several seeds.
 
-    python benchmarks/distillation.py [quarter tenth] [--kinds facts] [--windows 64] [--steps 40] [--seeds 3]
+    python benchmarks/distillation.py [quarter tenth] [--kinds facts] [--windows 64] [--steps 40]
+        [--seeds 3]
 
 There is little text: `windows` pieces of 64 tokens, walked through again and again (0: new text at
 every step).

@@ -57,7 +57,9 @@ def options(seed: int, steps: int = STEPS, peak: float = PEAK) -> dict:
 
 @functools.cache
 def answers(seed: int) -> Tensor:
-    """The teacher's logits on the text of a seed, asked for once: every run reads them five times."""
+    """The teacher's logits on the text of a seed, asked for once:
+    every run reads them five times.
+    """
     with torch.no_grad():
         return torch.cat([teacher(input_ids=ids).logits for ids in text(seed).split(16)])
 

@@ -44,7 +44,9 @@ SEEDS = (1, 2, 3)
 
 
 def bits_of(compressed) -> float:
-    """Bits of the blocks' layers for each of their weights, tables, scales and zero points counted."""
+    """Bits of the blocks' layers for each of their weights, tables,
+    scales and zero points counted.
+    """
     kinds = QuantizedLinear | hqq.RealZeroLinear | entropy_coded.EntropyCodedLinear
     layers = [m for m in compressed.model.modules() if isinstance(m, kinds)]
     size = sum(b.nbytes for m in layers for name, b in m.named_buffers() if name != "order")

@@ -1,7 +1,7 @@
 """What compression took away, at equal divergence: facts by how often they were seen, and the
 circuit that copies.
 
-    python benchmarks/explaining.py               # four minutes on one core; goes on where it was stopped
+    python benchmarks/explaining.py  # four minutes on one core; goes on where it was stopped
     python benchmarks/explaining.py --seconds 200
 
 The bundled model, rounded to 2 bits in groups of 64; every other row is set, by bisection on the

@@ -1,9 +1,11 @@
 """Lesson 5.4: gates and movement on the bundled model, beside magnitude and Wanda at the same
 number of zeros.
 
-    python benchmarks/gates.py weights      # 70 % of the weights are 0; the others keep their values
-    python benchmarks/gates.py inputs       # 25 % of the weights are 0, whole inputs of layers; the others keep their values
-    python benchmarks/gates.py trained      # 70 % of the weights are 0; the others are trained, in all rows by the same steps
+    python benchmarks/gates.py weights  # 70 % of the weights are 0; the others keep their values
+    python benchmarks/gates.py inputs       # 25 % of the weights are 0, whole inputs of layers; the
+                                            # others keep their values
+    python benchmarks/gates.py trained      # 70 % of the weights are 0; the others are trained, in
+                                            # all rows by the same steps
 
 About a quarter of an hour on one core together; each goes on where it was stopped (`--seconds
 200`). A calibration set is 64 × 128 tokens, the same for all rows; what is trained takes 96 steps

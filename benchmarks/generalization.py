@@ -1,6 +1,6 @@
 """Does compression help on new data? Digits with a fifth of the training labels drawn by chance.
 
-    python benchmarks/generalization.py           # one minute on one core; goes on where it was stopped
+    python benchmarks/generalization.py  # one minute on one core; goes on where it was stopped
 
 A perceptron 64-128-64-10 is trained for 600 steps on 300 images, then rounded (one scale a row) or
 pruned without further training. Controls: training that stops where 200 other images with equally

@@ -2,7 +2,8 @@
 factor and inverse for each layer.
 
     python benchmarks/gptq_unavoidable.py [--tokens 16384] [--blocks 2] [--repeats 3] [--readable]
-    python benchmarks/gptq_unavoidable.py --real --blocks 30 --repeats 1    # SmolLM2-135M-Instruct itself, 32 x 512 tokens of pydoc
+    # SmolLM2-135M-Instruct itself, 32 x 512 tokens of pydoc
+    python benchmarks/gptq_unavoidable.py --real --blocks 30 --repeats 1
 
 A random model with the shapes of SmolLM2-135M (hidden 576, MLP 1536, 9 heads of 64, 3 for keys and
 values), 4 bits, groups of 64.

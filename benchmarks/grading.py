@@ -1,7 +1,8 @@
 """Grade a synthetic class of lab-3.1-gptq: killed half-way, resumed, once more in one go, and
 beside stock nbgrader.
 
-    python benchmarks/grading.py [--submissions 300] [--stock 20] [--jobs 2] [--log FILE]       default: 20 and 4
+    python benchmarks/grading.py [--submissions 300] [--stock 20] [--jobs 2] [--log FILE]
+        (default: 20 and 4)
 
 Asserts that no submission is lost or graded twice and that the scores equal those of the run that
 was not killed.

@@ -1,6 +1,7 @@
 """Lesson 5.8's comparisons on the bundled model, each at equal bytes and equal training tokens.
 
-    python benchmarks/holistic.py [together] [steps] [drafts] [front]     # ten minutes on one core; goes on where it was stopped
+    # ten minutes on one core; goes on where it was stopped
+    python benchmarks/holistic.py [together] [steps] [drafts] [front]
 
 together: pruning a quarter of the MLP channels into 2 bits, in other orders and both at once. All
 rows keep 128 of 512 channels and 2 bits in groups of 64; trained rows see 32 steps of 8 × 64 tokens

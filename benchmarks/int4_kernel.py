@@ -1,6 +1,7 @@
 """Packed products against FP32, torch's own and bitsandbytes', as ratios measured in one run.
 
-    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--formats mxfp4 nvfp4] [--batch 1 4]
+    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--formats mxfp4 nvfp4]
+        [--batch 1 4]
 
 Default: a width of 8192, one thread, all. With --bits, --formats or --batch only the packed widths
 are compared, which is short at a width of 4096.

@@ -2,7 +2,8 @@
 embedding, rotated; which tokens stay.
 
     python benchmarks/kv_cache.py            # the bundled model, five minutes on one core
-    python benchmarks/kv_cache.py smollm2    # SmolLM2-135M-Instruct, three minutes (its weights were rounded to Q4_1 before)
+    python benchmarks/kv_cache.py smollm2    # SmolLM2-135M-Instruct, three minutes (its weights
+                                             # were rounded to Q4_1 before)
 
 Windows are read 32 tokens at a time; older tokens are packed in groups of 32, none is kept exact
 unless a row says so. KL is from the same model with an ordinary cache. Writes

@@ -1,7 +1,8 @@
 """GPTQ of a model with the blocks of Llama-2-7B, one block in memory at a time: what it needs at
 its peak.
 
-    python benchmarks/laptop.py [--blocks 4] [--tokens 2048] [--states memory]     about a quarter of an hour on two cores
+    python benchmarks/laptop.py [--blocks 4] [--tokens 2048] [--states memory]
+        # about a quarter of an hour on two cores
 
 Makes a random model with the shapes of Llama-2-7B (hidden 4096, MLP 11008, 32 heads; vocabulary
 4096) in a folder for temporary files, in bfloat16, one shard a block; compresses it in a process of

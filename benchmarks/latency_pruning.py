@@ -1,7 +1,8 @@
 """Lesson 5.5: the bundled model pruned to 70 % of its time, by an exact choice of widths and by
 three that are not, on eight calibration sets.
 
-    python benchmarks/latency_pruning.py          # four minutes on one core; goes on where it was stopped (`--seconds 200`)
+    python benchmarks/latency_pruning.py          # four minutes on one core; goes on where it was
+                                                  # stopped (`--seconds 200`)
 
 The times of the parts are measured once, at the start, and are the same for all. Each set has 8 ×
 64 tokens to refit the parts and as many to measure what each costs. Writes

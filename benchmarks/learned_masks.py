@@ -1,7 +1,7 @@
 """Lesson 5.4 on the bundled model: 2:4 masks that were learned, beside magnitude, Wanda and
 SparseGPT, with three calibration sets.
 
-    python benchmarks/learned_masks.py            # eight minutes on one core; goes on where it was stopped
+    python benchmarks/learned_masks.py  # eight minutes on one core; goes on where it was stopped
     python benchmarks/learned_masks.py --seconds 200
 
 A calibration set is 64 × 128 tokens, the same for all rows; a learned mask is trained for 160 steps

@@ -1,7 +1,8 @@
 """What lesson 5.6 compares in the serial world, on sums of two numbers and across tokenizers: equal
 tokens, every control.
 
-    python benchmarks/llm_distillation.py                 # a quarter of an hour on one core; goes on where it was stopped
+    python benchmarks/llm_distillation.py                 # a quarter of an hour on one core; goes
+                                                          # on where it was stopped
     python benchmarks/llm_distillation.py --seconds 200
 
 Each row is a student of 56,256 parameters that reads the tokens that its table names; 200 new
@@ -253,7 +254,9 @@ def trained_on(seed, name, peak):
 
 
 def best_rate(name):
-    """Of PEAKS, the one with most right answers on VALID for the student that is for tuning alone."""
+    """Of PEAKS, the one with most right answers on VALID for the student that
+    is for tuning alone.
+    """
 
     def right(peak):
         model = trained_on(TUNED_ON, name, peak)[0]

@@ -2,7 +2,8 @@
 equal mean bits.
 
     python benchmarks/mixed_precision.py          # eight minutes on one core
-    python benchmarks/mixed_precision.py grids    # ten minutes: the published grid and the one of least squares beside it
+    python benchmarks/mixed_precision.py grids    # ten minutes: the published grid and the one of
+                                                  # least squares beside it
     python benchmarks/mixed_precision.py rows     # five minutes: widths for each output channel
 
 HQQ with fitted, unbiased scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 64

@@ -2,7 +2,8 @@
 one after the other.
 
     make real
-    python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64] [--only ours|llm-compressor]
+    python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64]
+        [--only ours|llm-compressor]
 
 Both: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc,
 block after block, each block fed by the quantized ones before it. Processor seconds of one thread

@@ -89,7 +89,9 @@ def steps(*pipeline_steps, trained: bool = False):
 
 
 def tuned(start_steps, after=(), start=None):
-    """Cut, train at the best of PEAKS by the other windows (with seed 0), then the steps `after`."""
+    """Cut, train at the best of PEAKS by the other windows (with seed 0),
+    then the steps `after`.
+    """
     first = start if start is not None else made(start_steps).model
 
     @functools.cache

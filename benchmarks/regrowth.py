@@ -1,7 +1,7 @@
 """Sparse networks whose connections move, on scikit-learn's digits, with every control, three
 seeds.
 
-    python benchmarks/regrowth.py                 # three minutes on one core; goes on where it was stopped
+    python benchmarks/regrowth.py  # three minutes on one core; goes on where it was stopped
     python benchmarks/regrowth.py --seconds 200
 
 A perceptron 64-128-64-10 without 95 % and 98 % of its weights. Every row trains for 250 steps of 64

@@ -1,7 +1,8 @@
 """The MLPs of a model with half their channels against the dense ones, as ratios of tokens/s
 measured in one run.
 
-    python benchmarks/structured_mlp.py [model] [tokens ...]   default: the bundled model and a wide one, 1 8 64 512 tokens
+    python benchmarks/structured_mlp.py [model] [tokens ...]
+        # default: the bundled model and a wide one, 1 8 64 512 tokens
 
 `pruning.structured.prune_mlp` makes the smaller model, an ordinary one; then only the MLPs of all
 its blocks run, on random states. They take turns; the ratio is that of the medians. One thread, so

@@ -2,7 +2,7 @@
 
 How its shared weights are trained, and the loss of every subnet of a space.
 
-    python benchmarks/supernet.py                 # twelve minutes on one core; goes on where it was stopped
+    python benchmarks/supernet.py  # twelve minutes on one core; goes on where it was stopped
     python benchmarks/supernet.py --seconds 200
 
 120 subnets: blocks 0 and 4 and any of 1 to 3, five numbers of MLP channels, 1, 2 or 4 key-value

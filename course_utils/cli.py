@@ -60,7 +60,9 @@ def remedy(extra: str) -> str:
 
 
 def doctor() -> int:
-    """Say what is installed and what can run, without the network; return 1 if a lesson cannot run."""
+    """Say what is installed and what can run, without the network;
+    return 1 if a lesson cannot run.
+    """
     python_ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
     print(
         f"Python        {sys.version.split()[0]:<12} "

@@ -79,7 +79,9 @@ def student(
 def distil(
     model: PreTrainedModel, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3
 ) -> Compressed:
-    """Train half on the teacher's probabilities (τ = 2), half on the next token; the shape stays."""
+    """Train half on the teacher's probabilities (τ = 2), half on the next token;
+    the shape stays.
+    """
     return distillation.train(
         model, supplies.teacher, supplies.data, steps=steps, batch=supplies.batch, peak=peak,
         seed=supplies.seed,

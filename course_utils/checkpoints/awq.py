@@ -1,6 +1,7 @@
 """The AWQ layout in GEMM order, as AutoAWQ, GPTQModel and vLLM read it. 4 bits.
 
-    qweight (in, out / 8)       int32; the eight 4-bit codes of outputs 8k … 8k + 7 in the order 0 2 4 6 1 3 5 7
+    qweight (in, out / 8)       int32; the eight 4-bit codes of outputs 8k … 8k + 7 in the order
+                                0 2 4 6 1 3 5 7
     qzeros  (groups, out / 8)   int32, the zero points in the same order
     scales  (groups, out)       float16
 

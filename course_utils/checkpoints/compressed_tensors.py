@@ -3,7 +3,8 @@ and SGLang read it.
 
 For a layer with `in` inputs and `out` outputs:
 
-    weight_packed        (out, in / 2)    uint8: two E2M1 patterns in a byte, the first in the low four bits
+    weight_packed        (out, in / 2)    uint8: two E2M1 patterns in a byte, the first in the low
+                                          four bits
     weight_scale         (out, in / 32)   MXFP4: uint8, E8M0 patterns; a block is 32 inputs
                          (out, in / 16)   NVFP4: float8_e4m3fn; a block is 16 inputs
     weight_global_scale  (1,)             NVFP4: float32, 1 / t

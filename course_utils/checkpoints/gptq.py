@@ -3,9 +3,11 @@
 For a layer with `in` inputs, `out` outputs and b bits, with 32-bit words:
 
     qweight (in · b / 32, out)      column j is the little-endian bit stream of output j's codes
-    qzeros  (groups, out · b / 32)  row g is the bit stream of the group's zero points, one less than they are
+    qzeros  (groups, out · b / 32)  row g is the bit stream of the group's zero points, one less
+                                    than they are
     scales  (groups, out)           float16
-    g_idx   (in,)                   the group of each input; with act-order neighbours need not share one
+    g_idx   (in,)                   the group of each input; with act-order neighbours need not
+                                    share one
 
 ŵ_ij = scales[g_idx_j, i] · (q_ij − z). The "one less" belongs to the format 'gptq'; 'gptq_v2'
 stores zero points as they are. A zero point of 0 has no place in 'gptq': auto-gptq 0.7.1 reads what

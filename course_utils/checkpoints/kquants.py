@@ -55,7 +55,9 @@ def q4_k(weight: np.ndarray) -> np.ndarray:
 
 
 def q6_k(weight: np.ndarray) -> np.ndarray:
-    """Bytes (blocks, 210): 128 of low nibbles, 64 of the codes' high two bits, sixteen scales, d."""
+    """Bytes (blocks, 210): 128 of low nibbles, 64 of the codes' high two bits,
+    sixteen scales, d.
+    """
     x = _blocks(weight).reshape(-1, 16, 16)
     peak = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)[..., 0]
     scale = peak / -32  # the largest magnitude becomes the code −32, which has no positive partner

@@ -5,7 +5,8 @@ A root-mean-square norm does not notice a rotation of its input once its own wei
 the layers behind it. So the stream can be turned by an orthogonal Q and then cut to its first
 columns (SliceGPT; Ashkboos et al., 2024):
 
-    embedding E → E Q,   reading layer W → W diag(g) Q,   writing layer W → Qᵀ W,   norm weights → √(d / h) ρ
+    embedding E → E Q,   reading layer W → W diag(g) Q,   writing layer W → Qᵀ W,
+    norm weights → √(d / h) ρ
 
 with the same Q everywhere, so that an ordinary smaller model of the same type comes out; ρ² is the
 share of the stream's energy that stays. A tied output head must stay E Q; its norm weights are then
@@ -138,7 +139,9 @@ def narrow_stream(
 
 
 def is_rms_norm(norm: Any) -> bool:
-    """Whether a module computes weight · x / √(mean(x²) + ε) (Gemma's, for one, uses 1 + weight)."""
+    """Whether a module computes weight · x / √(mean(x²) + ε)
+    (Gemma's, for one, uses 1 + weight).
+    """
     weight = getattr(norm, "weight", None)
     if weight is None or getattr(norm, "bias", None) is not None:
         return False

@@ -86,7 +86,9 @@ class Response(Objective):
 
 
 class CachedResponse(Objective):
-    """`Response` from a `cache.TeacherCache`, with `losses.top_k` in place of the full divergence."""
+    """`Response` from a `cache.TeacherCache`,
+    with `losses.top_k` in place of the full divergence.
+    """
 
     takes = "cache"
 

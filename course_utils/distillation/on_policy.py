@@ -1,7 +1,8 @@
 """On-policy distillation: the student writes, the teacher says at every token what it would have
 said (GKD; Agarwal et al., 2024).
 
-L = (1 − λ) E_(x, y) in data [D(p_T ‖ p_S)(y | x)] + λ E_{x, y ~ p_S(·|x)} [D(p_T ‖ p_S)(y | x)]  (arXiv 2306.13649, eq. 5)
+L = (1 − λ) E_(x, y) in data [D(p_T ‖ p_S)(y | x)] + λ E_{x, y ~ p_S(·|x)} [D(p_T ‖ p_S)(y | x)]
+(arXiv 2306.13649, eq. 5)
 
 D is a divergence of the two next-token distributions, the mean over the tokens of y. No gradient
 goes through the drawing of y.

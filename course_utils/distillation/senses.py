@@ -56,7 +56,8 @@ def goertzel(sounds: Tensor, hertz: float) -> Tensor:
     """The power (n,) of sounds (n, SAMPLES) at one frequency, |Σ_t x_t e^{−iωt}|², by two additions
     and one product a sample.
 
-    s_t = x_t + 2 cos ω · s_{t−1} − s_{t−2};  power = s_T² + s_{T−1}² − 2 cos ω · s_T · s_{T−1}.  Source: Goertzel (1958).
+    s_t = x_t + 2 cos ω · s_{t−1} − s_{t−2};  power = s_T² + s_{T−1}² − 2 cos ω · s_T · s_{T−1}.
+    Source: Goertzel (1958).
     """
     twice = 2 * math.cos(2 * math.pi * hertz / RATE)
     before = last = torch.zeros(len(sounds), dtype=torch.float64)

@@ -340,7 +340,9 @@ def _moved(seen: View, device: torch.device | str) -> View:
 
 @contextmanager
 def ready(model: PreTrainedModel, needs: Collection[str] = ()) -> Iterator[None]:
-    """In evaluation mode, with attention maps to see if they are needed; both as before afterwards."""
+    """In evaluation mode, with attention maps to see if they are needed;
+    both as before afterwards.
+    """
     training, attention = model.training, model.config._attn_implementation
     if "attention" in needs:
         model.set_attn_implementation("eager")

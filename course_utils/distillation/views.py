@@ -103,7 +103,9 @@ def view(
 
 
 def read_out(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The logits that the final norm and the output head make of a block's output: an early exit."""
+    """The logits that the final norm and the output head make of a block's output:
+    an early exit.
+    """
     for name in FINAL_NORMS:
         try:
             norm = model.get_submodule(name)

@@ -6,8 +6,8 @@ from the damage:
 
 - `reinforce` (Williams, 1992; HAQ, Wang et al., 2019, allocates bits so): π(o | l) = softmax of a
   row of logits,
-  θ ← θ + η mean[(R − mean R) / std R · ∇ log π(repaired choice)], R = −log damage. The repair moves it away from what was drawn, so
-  that this is not quite the gradient of the mean reward;
+  θ ← θ + η mean[(R − mean R) / std R · ∇ log π(repaired choice)], R = −log damage. The repair moves
+  it away from what was drawn, so that this is not quite the gradient of the mean reward;
 - `cross_entropy` (Rubinstein, 1999): frequencies of each layer's options among the best tenth of a
   round;
 - `Prior` learns over many tables (meta-learning): a small network from a layer's damages and size,

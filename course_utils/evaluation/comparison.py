@@ -1,7 +1,8 @@
 """Compare rows fairly: the same seeds and windows for all, paired differences, and an interval
 beside each number.
 
-    table = compare("Three bits", {"RTN": rtn_nats, "GPTQ": gptq_nats}, against="RTN", unit="nats", protocol="64 windows …")
+    table = compare("Three bits", {"RTN": rtn_nats, "GPTQ": gptq_nats}, against="RTN", unit="nats",
+                    protocol="64 windows …")
 
 Each row is a function of a seed that returns one number, or one number for each evaluation window;
 a row without chance may be given as these numbers themselves. The interval (95 %) is
@@ -69,8 +70,8 @@ class Comparison:
         return crossed_interval(self._row(a) - self._row(b))
 
     def order(self, a: str, b: str) -> str:
-        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference
-        holds 0.
+        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their
+        difference holds 0.
 
         Rows that are equal for every seed and window are "=" too: however wide an interval, it
         would hold their difference of 0.
@@ -258,7 +259,9 @@ def load(path: str | Path) -> Comparison:
 
 
 def from_json(data: Mapping[str, Any]) -> Comparison:
-    """The comparison that `to_json` has described: what stands in an executed notebook under MIME."""
+    """The comparison that `to_json` has described:
+    what stands in an executed notebook under MIME.
+    """
     rows = data["rows"]
     # dict: until 2026-11
     pairs = (

@@ -28,9 +28,9 @@ def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
         return f"{mean:{plus}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
     power = math.floor(math.log10(max(abs(mean), half)))
     digits = max(1, places + power)
-    return f"({mean / 10.0**power:{plus}.{digits}f} ± {half / 10.0**power:.{digits}f})e{power}".replace(
-        "-", "−"
-    )
+    return (
+        f"({mean / 10.0**power:{plus}.{digits}f} ± {half / 10.0**power:.{digits}f})e{power}"
+    ).replace("-", "−")
 
 
 def verdict(table: Comparison, label: str) -> str:

@@ -1,4 +1,6 @@
-"""Shapes of well-known public models, as their config.json files on the Hugging Face hub give them."""
+"""Shapes of well-known public models, as their config.json files on the Hugging Face
+hub give them.
+"""
 
 from typing import Any
 

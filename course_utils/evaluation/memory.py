@@ -1,4 +1,6 @@
-"""Bytes: what a model holds in memory, and what a configuration will need, without allocating it."""
+"""Bytes: what a model holds in memory, and what a configuration will need,
+without allocating it.
+"""
 
 import copy
 from typing import Any

@@ -1,8 +1,9 @@
 """A new idea on trial: what was planned before the first run, what was measured, and what may be
 said of it.
 
-    plan = Plan("Does … lower KL at equal …?", idea="half Wanda", control="Wanda", expected="better",
-                equal={"sparsity": (0.5, 0.5), "calibration tokens": (2048, 2048), "settings tried": (1, 1)})
+    plan = Plan("Does … lower KL at equal …?", idea="half Wanda", control="Wanda",
+                expected="better", equal={"sparsity": (0.5, 0.5),
+                "calibration tokens": (2048, 2048), "settings tried": (1, 1)})
     table = compare(…)              # with a row for the idea and one for its control
     report(plan, table)             # Markdown: faults of the protocol, the verdict, the numbers
 

@@ -210,7 +210,9 @@ class Scorer:
             return score
 
     def _score(self, sha: str, path: Path) -> Score:
-        """Scored from a copy under a name that says nothing, which nobody can exchange meanwhile."""
+        """Scored from a copy under a name that says nothing,
+        which nobody can exchange meanwhile.
+        """
         options = self.options
         if options.stop.is_set():
             raise apart.Stopped

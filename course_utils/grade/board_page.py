@@ -1,4 +1,6 @@
-"""The board of the challenge as one page that loads nothing and as a table: board.html, board.csv."""
+"""The board of the challenge as one page that loads nothing and as a table:
+board.html, board.csv.
+"""
 
 import base64
 import hashlib
@@ -18,25 +20,22 @@ LEAST, MOST = 0.01, 100.0  # of the allowance, in the figure
 PLACES = {"instructor": "instructor", "baseline": "baseline"}
 STYLE = (
     ":root{--front:#0b5fb0;--grey:#6b6b6b;--dot:#a3a3a3;--line:#d0d0d0;--bad:#a33c00}"
-    "@media(prefers-color-scheme:dark){:root{--front:#7ab8ff;--grey:#a5a5a5;--dot:#777;--line:#444;--bad:#ff9d5c}}"
-    "figure{margin:1em 0}svg{width:100%;height:auto;max-width:60em}svg "
-    "text{fill:var(--ink);font-size:13px}"
-    ".grid{stroke:var(--line);stroke-width:1}.gate{stroke:var(--bad);stroke-width:2;stroke-dasharray:6 "
-    "4}"
-    ".step{fill:none;stroke:var(--front);stroke-width:2}.dot{fill:var(--dot)}.hollow{fill:var(--page);stroke:var(--dot);stroke-width:1.5}"
-    ".front{fill:var(--front);stroke:var(--front);stroke-width:1.5}.front.hollow{fill:var(--page)}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse}"
-    "thead th{border-bottom:2px solid var(--line);vertical-align:bottom}th "
-    "button{font:inherit;font-weight:bold;color:inherit;background:none;border:0;"
-    "padding:0;text-align:inherit;cursor:pointer;text-decoration:underline "
-    "dotted}th[aria-sort=ascending] button::after{content:' ▲'}"
-    "th[aria-sort=descending] button::after{content:' ▼'}tbody "
-    "th{font-weight:normal;overflow-wrap:anywhere;min-width:8em;max-width:16em;"
-    "unicode-bidi:isolate}tr.front th,tr.front "
-    "td.b{font-weight:bold}tr.dominated{color:var(--grey)}.bad{color:var(--bad)}"
-    "td.g{white-space:nowrap}:focus-visible{outline:3px solid var(--front);outline-offset:2px}"
-    "@media(max-width:40em){body{padding:0 .6em}svg text{font-size:22px}.minor{display:none}tbody "
-    "th{max-width:8em}td,th{padding:.2em .4em}}"
+    "@media(prefers-color-scheme:dark){:root{--front:#7ab8ff;--grey:#a5a5a5;--dot:#777;"
+    "--line:#444;--bad:#ff9d5c}}figure{margin:1em 0}svg{width:100%;height:auto;max-width:60em}"
+    "svg text{fill:var(--ink);font-size:13px}.grid{stroke:var(--line);stroke-width:1}"
+    ".gate{stroke:var(--bad);stroke-width:2;stroke-dasharray:6 4}"
+    ".step{fill:none;stroke:var(--front);stroke-width:2}.dot{fill:var(--dot)}"
+    ".hollow{fill:var(--page);stroke:var(--dot);stroke-width:1.5}.front{fill:var(--front);"
+    "stroke:var(--front);stroke-width:1.5}.front.hollow{fill:var(--page)}.wide{overflow-x:auto}"
+    "table{border-collapse:collapse}thead th{border-bottom:2px solid var(--line);"
+    "vertical-align:bottom}th button{font:inherit;font-weight:bold;color:inherit;background:none;"
+    "border:0;padding:0;text-align:inherit;cursor:pointer;text-decoration:underline dotted}"
+    "th[aria-sort=ascending] button::after{content:' ▲'}th[aria-sort=descending] button::after{"
+    "content:' ▼'}tbody th{font-weight:normal;overflow-wrap:anywhere;min-width:8em;"
+    "max-width:16em;unicode-bidi:isolate}tr.front th,tr.front td.b{font-weight:bold}"
+    "tr.dominated{color:var(--grey)}.bad{color:var(--bad)}td.g{white-space:nowrap}:focus-visible{"
+    "outline:3px solid var(--front);outline-offset:2px}@media(max-width:40em){body{padding:0 .6em}"
+    "svg text{font-size:22px}.minor{display:none}tbody th{max-width:8em}td,th{padding:.2em .4em}}"
 )
 SCRIPT = """for (const table of document.querySelectorAll('table.sort')) {
   const heads = [...table.tHead.rows[0].cells];
@@ -105,8 +104,7 @@ def table(board: Board, rows: list[Row]) -> str:
         ]
         lines.append(
             [row.rank, entry.name, entry.kind, entry.bytes, "yes" if row.on_front else "no",
-             entry.worst[0], percent(entry.worst[1]),
-             "; ".join(entry.failed), *values,
+             entry.worst[0], percent(entry.worst[1]), "; ".join(entry.failed), *values,
              board.scored.get(entry.name) if entry.kind == "learner" else None, note(row)]
         )  # fmt: skip
     lines += [
@@ -233,17 +231,14 @@ def _table(board: Board, rows: list[Row]) -> str:
 
 def _refused(refused: list[tuple[str, str, str]]) -> str:
     lines = "".join(
-        (
-            "<tr><th "
-            f"scope='row'>{_text(name)}</th><td>{_text(number or '–')}</td><td>{_text(why)}</td></tr>"
-        )
+        f"<tr><th scope='row'>{_text(name)}</th>"
+        f"<td>{_text(number or '–')}</td><td>{_text(why)}</td></tr>"
         for name, number, why in refused
     )
     return (
-        "<div class='wide' role='region' aria-label='Not on the board' "
-        "tabindex='0'><table><thead><tr><th scope='col'>entry</th>"
-        "<th scope='col'>file</th><th "
-        f"scope='col'>why</th></tr></thead><tbody>{lines}</tbody></table></div>"
+        "<div class='wide' role='region' aria-label='Not on the board' tabindex='0'><table><thead>"
+        "<tr><th scope='col'>entry</th><th scope='col'>file</th><th scope='col'>why</th></tr>"
+        f"</thead><tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -333,10 +328,8 @@ def _ticks_x(low: float, high: float, x: Any) -> list[str]:
                 )
     return [
         *parts,
-        (
-            f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 8}' text-anchor='middle'>size "
-            "of the file (logarithmic)</text>"
-        ),
+        f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 8}' text-anchor='middle'>"
+        "size of the file (logarithmic)</text>",
     ]
 
 

@@ -71,7 +71,9 @@ def kinds_of(results: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 KINDS = {
     "grade it again": "changed after it was graded by hand: grade it again in the formgrader",
-    "this cell is missing": "a cell is missing: ask for the notebook again, or give the points by hand",
+    "this cell is missing": (
+        "a cell is missing: ask for the notebook again, or give the points by hand"
+    ),
     "cells claim to be this one": "a cell is there more than once: the notes say which one counts",
     "there is no notebook": "no notebook: ask for it",
     "is missing; ": "the notebook has another name: the notes say which one was graded",

@@ -181,7 +181,9 @@ def from_codes(
 
 
 def unpack_weight(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (rows, columns), scales and zero points (rows, groups), float32 except for the codes."""
+    """Codes (rows, columns), scales and zero points (rows, groups),
+    float32 except for the codes.
+    """
     codes, scale = unpack_planes(weight.codes, weight.bits, weight.columns), weight.scale.float()
     if weight.zero_point is None:
         return codes, scale, torch.full_like(scale, 2 ** (weight.bits - 1))

@@ -4,7 +4,8 @@ A matrix (out, in) is a *part*: a dict of
 
     steps    (1,) or (in,) float16 or float32: Δ_j of each column
     which    (in,) uint8: the class of each column; () elements where there is one class
-    classes  a list; for each class of columns {"lowest": int, "frequencies": int16 (K,), "stream": uint8 (bytes,)}
+    classes  a list; for each class of columns {"lowest": int, "frequencies": int16 (K,),
+             "stream": uint8 (bytes,)}
 
 A stream holds the codes of its columns minus `lowest`, row by row: 4 bytes of rANS's last state,
 then 16-bit words in the order in which they are read, all little-endian. That is `theory.coding`

@@ -30,7 +30,10 @@ _HAND = (
     "Event('change',{bubbles:true}))"
 )
 _SCRIPT = {
-    "pointerdown": "this.setPointerCapture(event.pointerId);this.down=1;this.last=null;this.onpointermove(event)",
+    "pointerdown": (
+        "this.setPointerCapture(event.pointerId);"
+        "this.down=1;this.last=null;this.onpointermove(event)"
+    ),
     "pointermove": (
         "if(!this.down)return;var "
         "r=this.getBoundingClientRect(),k=this.width/r.width,c=this.getContext('2d'),"

@@ -76,7 +76,9 @@ def teach(
 
 
 class Task:
-    """A rule, prompts, what the teacher wrote after them, and the right answers, all by one seed."""
+    """A rule, prompts, what the teacher wrote after them, and the right answers,
+    all by one seed.
+    """
 
     def __init__(self, seed: int, *, n: int = PROMPTS, agree: bool = True) -> None:
         self.seed, self.world = seed, world(seed)

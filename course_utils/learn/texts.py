@@ -58,7 +58,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`base` with the non-empty strings of `over` in their places; lists are merged item by item."""
+    """`base` with the non-empty strings of `over` in their places;
+    lists are merged item by item.
+    """
     if over is None or over == "":
         return base
     if isinstance(base, Mapping) and isinstance(over, Mapping):

@@ -60,7 +60,9 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def _language_part(model: nn.Module) -> nn.Module:
-    """The language model inside a model that has towers for pictures or sound, or the model itself."""
+    """The language model inside a model that has towers for pictures or sound,
+    or the model itself.
+    """
     for name in ("language_model", "text_model"):
         for path, module in model.named_modules():
             if path.rpartition(".")[2] == name and _outermost_lists(module):

@@ -21,7 +21,9 @@ def empty_like(kind: Any, config: Any, dtype: torch.dtype = torch.float32) -> Pr
 
 
 def compute_buffers(model: PreTrainedModel) -> None:
-    """Give a model that was made on the meta device what no file holds, such as rotary frequencies."""
+    """Give a model that was made on the meta device what no file holds,
+    such as rotary frequencies.
+    """
     for tensor in model.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True  # transformers then leaves it as it is
     owners: list[tuple[str, Any]] = [

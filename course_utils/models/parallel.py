@@ -49,7 +49,9 @@ def processes() -> int:
 
 
 def leads() -> bool:
-    """Whether this process is the only one, or the first of those that share: the one that writes."""
+    """Whether this process is the only one, or the first of those that share:
+    the one that writes.
+    """
     return not _shared or distributed.get_rank() == 0
 
 

@@ -69,7 +69,9 @@ def own_settings(
     per_layer: PerLayer | None,
     said: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The settings of each layer as in `choose`; `said`: `every_name`, those of ignored layers too."""
+    """The settings of each layer as in `choose`; `said`: `every_name`,
+    those of ignored layers too.
+    """
     names = list(names)
     said = {name: name for name in names} if said is None else said
     own = {name: dict(common) for name in names}

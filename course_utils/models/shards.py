@@ -95,7 +95,9 @@ class Shards:
                 )
 
     def unit(self, name: str) -> int | None:
-        """The number of the block that a tensor of the model belongs to; None outside the blocks."""
+        """The number of the block that a tensor of the model belongs to;
+        None outside the blocks.
+        """
         found = re.match(re.escape(self.path) + r"\.(\d+)\.", name)
         return int(found.group(1)) if found else None
 

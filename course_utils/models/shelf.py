@@ -99,7 +99,9 @@ class Place:
         self.held: list[Tensor] = []
 
     def arrive(self, hidden: Tensor) -> None:
-        """States that came to the block: they are kept here, and those from before go to the shelf."""
+        """States that came to the block: they are kept here,
+        and those from before go to the shelf.
+        """
         self.held = [
             tensor for ref in self.known if (tensor := ref()) is not None and tensor is not hidden
         ] + [hidden]

@@ -61,7 +61,9 @@ def _batches(ids: Tensor, batch: int) -> list[dict[str, Any]]:
 def first_block_inputs(
     model: PreTrainedModel, ids: Tensor, batch: int = 8
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """For each batch of token ids: what enters the first block, (hidden states, keyword arguments)."""
+    """For each batch of token ids: what enters the first block,
+    (hidden states, keyword arguments).
+    """
     for inputs in _batches(ids, batch):
         steps = gates.stations(model, blocks(model), [inputs])
         try:

@@ -95,7 +95,9 @@ def prune(
         return made
 
     def excess() -> Tensor:
-        """The share of weights whose gates are expected to be open, minus the share that may stay."""
+        """The share of weights whose gates are expected to be open,
+        minus the share that may stay.
+        """
         shares = [
             rows[n] * (concrete.open_probability(a) if gates == "hard" else torch.sigmoid(a)).sum()
             for n, a in alpha.items()

@@ -172,7 +172,8 @@ def prune_layer_spec(
     """The same mathematics written slowly, in float64: at each column the Hessian of the columns
     left is inverted afresh.
 
-    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:  with F the columns i … in−1 (optimal brain surgeon; eq. 3 of the paper).
+    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:
+    with F the columns i … in−1 (optimal brain surgeon; eq. 3 of the paper).
     """
     W, H = weight.double().clone(), H.double()
     W[:, H.diagonal() == 0] = 0

@@ -5,8 +5,10 @@ A weight (out, in) with n nonzero values of b bits is kept as
 
     dense     out · in values
     bitmask   n values, and one bit for every weight, zero or not
-    csr       n values, a column number of 32 bits (csr16: 16 bits) for each, and out + 1 row starts of 32 bits
-    N:M       N values of every M, and ceil(log2 M) bits for the place of each (2:4: Mishra et al., 2021, figure 3)
+    csr       n values, a column number of 32 bits (csr16: 16 bits) for each, and out + 1 row starts
+              of 32 bits
+    N:M       N values of every M, and ceil(log2 M) bits for the place of each (2:4: Mishra et al.,
+              2021, figure 3)
 
 A value of −0 comes back as 0; everything else comes back bit for bit.
 """

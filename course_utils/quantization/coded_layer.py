@@ -15,7 +15,9 @@ from .layer import storable
 
 
 def column_classes(codes: Tensor, classes: int) -> Tensor:
-    """Each column's class (in,) int64: equal parts of the columns in the order of their mean |q|."""
+    """Each column's class (in,) int64:
+    equal parts of the columns in the order of their mean |q|.
+    """
     spread = codes.abs().float().mean(0)
     rank = spread.argsort(stable=True).argsort()
     return rank * min(classes, codes.shape[1]) // codes.shape[1]

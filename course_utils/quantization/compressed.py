@@ -1,4 +1,6 @@
-"""A compressed model: runnable, saved with its integers packed, refused when the file is damaged."""
+"""A compressed model: runnable, saved with its integers packed,
+refused when the file is damaged.
+"""
 
 import functools
 import hashlib

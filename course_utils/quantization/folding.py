@@ -1,7 +1,8 @@
 """Scale the inputs of some layers, and undo it in whatever comes before them: the function stays
 the same.
 
-    W x = (W diag(s)) (diag(s)⁻¹ x),    and  diag(s)⁻¹ x  comes out of the source whose outputs are divided by s.
+    W x = (W diag(s)) (diag(s)⁻¹ x),
+    and  diag(s)⁻¹ x  comes out of the source whose outputs are divided by s.
 
 Sources are norms (their gain and shift are divided) and linear layers with nothing but positively
 homogeneous operations between them and their targets (their rows are divided): v → o, up → down,

@@ -220,7 +220,9 @@ def cast(x: Tensor | float, format: str | Format, *, saturate: bool | None = Non
 
 
 def values(format: str | Format) -> Tensor:
-    """Every finite number of a format of at most 16 bits: float32, ascending, each once (−0 is 0)."""
+    """Every finite number of a format of at most 16 bits: float32, ascending,
+    each once (−0 is 0).
+    """
     f = find(format)
     if f.bits > 16:
         raise CompressionError(

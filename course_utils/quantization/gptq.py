@@ -188,7 +188,8 @@ def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float
     """The same mathematics written slowly, in float64, for a fixed grid: returns Ŵ (out, in).
 
     At each column the inverse Hessian of the columns that are left is computed afresh:
-    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:  with F the columns i … in−1 (optimal brain surgeon, eq. 3 of the paper).
+    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:
+    with F the columns i … in−1 (optimal brain surgeon, eq. 3 of the paper).
     """
     W, H = weight.double().clone(), damped(H.double(), damping)
     result = torch.empty_like(W)

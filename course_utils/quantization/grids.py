@@ -114,10 +114,12 @@ def scale_and_zero(
     Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric, with a = max(|low|,
     |high|): z = 2^(b−1) and
 
-        s = 2a / (2^b − 1)          all 2^b codes; ±a lie half a step from the ends. The grid of weights in the official
+        s = 2a / (2^b − 1)          all 2^b codes; ±a lie half a step from the ends. The grid of
+                                    weights in the official
                                     GPTQ code, llm-compressor and torchao.
-        s = a / (2^(b−1) − 1)       with `narrow`: the codes 1 … 2^b − 1, ±a are points. The usual grid of INT8
-                                    activations and of the weights they meet (bitsandbytes, SmoothQuant, ONNX), a / 127.
+        s = a / (2^(b−1) − 1)       with `narrow`: the codes 1 … 2^b − 1, ±a are points. The usual
+                                    grid of INT8 activations and of the weights they meet
+                                    (bitsandbytes, SmoothQuant, ONNX), a / 127.
 
     A range that is only {0} gets s = 1. `narrow` says nothing about an asymmetric grid.
     """

@@ -185,7 +185,9 @@ class OnlineHadamard(FixedBuffers):
 
     @property
     def weight(self) -> Tensor:
-        """W (out, in): one matrix that does the same, for files that have no place for the product."""
+        """W (out, in): one matrix that does the same,
+        for files that have no place for the product.
+        """
         return transform(walk.weight_of(self.inner), self.block.T)  # H = B ⊗ S with a symmetric S
 
     @property

@@ -4,7 +4,8 @@ Shaji, 2023).
 A grid with a real zero point z, whose rounding errors may be few and large rather than many and
 small:
 
-    minimize over z and E   Σ |E|^p + (β / 2) (W − Ŵ(z) − E)²,     Ŵ(z) = s (q − z),   q = clamp(round(W / s + z))
+    minimize over z and E   Σ |E|^p + (β / 2) (W − Ŵ(z) − E)²,     Ŵ(z) = s (q − z),
+                            q = clamp(round(W / s + z))
 
 by turns, with the scale s of the min-max grid kept. With z fixed, E is the generalized soft
 threshold
@@ -173,7 +174,9 @@ def stretched(groups: Tensor, made: RealZero) -> RealZero:
     """The same codes (out, in) with scales and zero points such that the error of each group (out,
     groups, size) is uncorrelated with its weights.
 
-    ŵ ← w̄ + c (ŵ − mean ŵ),  c = Σ (w − w̄)² / Σ (w − w̄)(ŵ − mean ŵ), 1 where that is not positive. Scales and zero points are rounded to float16.
+    ŵ ← w̄ + c (ŵ − mean ŵ),
+    c = Σ (w − w̄)² / Σ (w − w̄)(ŵ − mean ŵ), 1 where that is not positive.
+    Scales and zero points are rounded to float16.
     """
     codes = made.codes.view(groups.shape).float()
     w, q = groups.mean(-1, keepdim=True), codes.mean(-1, keepdim=True)

@@ -3,7 +3,8 @@ Wang et al., 2025).
 
 The best matrix of rank r by the outputs of the layer, not by its weights:
 
-    H = (2/N) XᵀX = S Sᵀ,     W S = P Σ Qᵀ,     Ŵ = P_r Σ_r Q_rᵀ S⁻¹ = A B,     A (out, r), B (r, in),
+    H = (2/N) XᵀX = S Sᵀ,     W S = P Σ Qᵀ,     Ŵ = P_r Σ_r Q_rᵀ S⁻¹ = A B,
+    A (out, r), B (r, in),
     tr((W − Ŵ) H (W − Ŵ)ᵀ) = Σ_{i > r} σ_i²,
 
 because ‖(W − Ŵ) S‖² is that error, W S the matrix whose best approximation is wanted, and S has an

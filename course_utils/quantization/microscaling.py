@@ -57,7 +57,9 @@ class Scheme:
 
     @property
     def largest(self) -> float:
-        """The largest element; −128/64 of INT8 is left out, so that no number is larger below zero."""
+        """The largest element; −128/64 of INT8 is left out,
+        so that no number is larger below zero.
+        """
         return self.element.largest * self.unit
 
     @property

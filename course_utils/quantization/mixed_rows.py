@@ -3,7 +3,8 @@ one layer.
 
 A row r of a linear layer makes one number y_r. If rows are rounded to b_r bits,
 
-    KL ≈ ½ Σ_r E[g_r²] · e_rᵀ H e_r,     e_r = ŵ_r(b_r) − w_r,   H = E[x xᵀ],   g_r = ∂(−ln p(drawn tokens)) / ∂y_r
+    KL ≈ ½ Σ_r E[g_r²] · e_rᵀ H e_r,     e_r = ŵ_r(b_r) − w_r,   H = E[x xᵀ],
+    g_r = ∂(−ln p(drawn tokens)) / ∂y_r
 
 with tokens drawn from the model's own distribution: the Fisher information of y_r, errors of rows
 and of tokens taken as uncorrelated, and sizes of g and x as independent (K-FAC's assumption,

@@ -119,7 +119,9 @@ def decode(blockwise: Blockwise, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:
-    """Codes below 16, two to a byte, the first of each pair in the high half: (ceil(n / 2),) uint8."""
+    """Codes below 16, two to a byte, the first of each pair in the high half:
+    (ceil(n / 2),) uint8.
+    """
     codes = nn.functional.pad(codes, (0, len(codes) % 2))
     return codes[::2] << 4 | codes[1::2]
 

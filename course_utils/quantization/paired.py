@@ -123,7 +123,9 @@ def without_chance(H: Tensor, C: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
 def _moments(
     block: nn.Module, states: walk.States, before: nn.Module, exact: walk.States
 ) -> dict[str, tuple[Tensor, Tensor | None, int]]:
-    """For each linear layer, by its name in the block: H, C (None where the tokens differ), and N."""
+    """For each linear layer, by its name in the block:
+    H, C (None where the tokens differ), and N.
+    """
     sums: dict[str, list[Any]] = {}
     for one, other in zip(states, exact, strict=True):
         x, y = _inputs(block, one), _inputs(before, other)

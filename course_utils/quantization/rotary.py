@@ -1,7 +1,8 @@
 """Keys before the rotary embedding: turned back by their position, and turned again after they are
 read.
 
-    k'_{i} = k_i cos θ_i p − k_{i+d/2} sin θ_i p,   k'_{i+d/2} = k_{i+d/2} cos θ_i p + k_i sin θ_i p        (RoPE, Su et al., 2021)
+    k'_{i} = k_i cos θ_i p − k_{i+d/2} sin θ_i p,   k'_{i+d/2} = k_{i+d/2} cos θ_i p + k_i sin θ_i p
+    (RoPE, Su et al., 2021)
 
 A large channel of k is spread by the turning over two channels of k', with weights that change from
 token to token; keys that share a scale along the tokens are therefore better quantized before it

@@ -5,7 +5,8 @@ Blocks read the residual stream x through a norm and add to it. A norm without a
 by a length, which a rotation Q does not change: norm(Q x) = Q norm(x). So, once each norm's gain is
 folded into the layers that read it,
 
-    reader  W ← W diag(g) Qᵀ,     writer  W ← Q W,  b ← Q b,     embedding rows  e ← Q e,     head  W ← W diag(g) Qᵀ
+    reader  W ← W diag(g) Qᵀ,     writer  W ← Q W,  b ← Q b,     embedding rows  e ← Q e,
+    head  W ← W diag(g) Qᵀ
 
 leaves the function as it is. A tied head must be untied first: embedding and head change
 differently. With LayerNorm, which also takes out the mean, Q must leave the vector of ones as it is

@@ -103,7 +103,9 @@ def _signs(width: int, seed: int) -> Tensor:
 
 
 def mixed(x: Tensor, seed: int) -> Tensor:
-    """X Rᵀ for rows x (…, n), R = H diag(±1) with H a block diagonal of Hadamard matrices; float32."""
+    """X Rᵀ for rows x (…, n), R = H diag(±1) with H a block diagonal of Hadamard matrices;
+    float32.
+    """
     n = x.shape[-1]
     turned = (x.float() * _signs(n, seed).to(x.device)).reshape(*x.shape[:-1], -1, n & -n)
     return hadamard.transform(turned).reshape(x.shape)

@@ -57,9 +57,9 @@ def integer_product(x: Tensor, weight: Tensor) -> Tensor:
     """X (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to
     MOST_INPUTS inputs.
 
-    For a few tokens on a CPU the compiled kernel is the fastest. For more, torch's own product where
-    the processor multiplies INT8 (VNNI); elsewhere it takes 20 times as long as one of FP32, whose
-    sums of EXACT inputs are exact, too.
+    For a few tokens on a CPU the compiled kernel is the fastest. For more, torch's own product
+    where the processor multiplies INT8 (VNNI); elsewhere it takes 20 times as long as one of FP32,
+    whose sums of EXACT inputs are exact, too.
     """
     plain = (
         x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()

@@ -2,7 +2,8 @@
 
 The threshold is chosen on validation only.
 
-    answer(x) = small(x) if confidence(x) ≥ t, else large(x)          cost = c + share that is passed on
+    answer(x) = small(x) if confidence(x) ≥ t, else large(x)
+    cost = c + share that is passed on
 
 with c the small model's cost in costs of the large one. Harm: a question that the small model
 answers, and that the cascade thereby loses. As t falls more is answered and harm can only grow, so

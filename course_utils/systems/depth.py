@@ -5,8 +5,10 @@ Early exits and mixtures of depths, on any Hugging Face decoder.
 A block that is skipped for a token leaves its state as it is. Everything here is that one
 operation:
 
-    early exit         a token that is sure after block k skips all later ones (Schuster et al., CALM, 2022)
-    mixture of depths  in each block a router lets some tokens through and the others pass by (Raposo et al., 2024)
+    early exit         a token that is sure after block k skips all later ones (Schuster et al.,
+                       CALM, 2022)
+    mixture of depths  in each block a router lets some tokens through and the others pass by
+                       (Raposo et al., 2024)
     static depth       a block is skipped for every token: the control of equal cost
 
 Tokens that skip a block still give it keys and values, made from the state they carry: later tokens
@@ -94,7 +96,9 @@ def predictions(
 
 
 def kl(original: Tensor, changed: Tensor) -> Tensor:
-    """(windows,) KL(original ‖ changed) in nats a token, from log-probabilities of `predictions`."""
+    """(windows,) KL(original ‖ changed) in nats a token,
+    from log-probabilities of `predictions`.
+    """
     return (original.exp() * (original - changed)).sum(-1, dtype=torch.float64).mean(1)
 
 

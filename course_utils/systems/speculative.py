@@ -4,7 +4,8 @@ forward, and what comes out is the target's.
     draft:     x_1 … x_k  from q_1 … q_k, one after the other
     target:    p_1 … p_{k+1}, the distributions after 0 … k of them, in one forward
     accept     x_i with probability min(1, p_i(x_i) / q_i(x_i)), the first that fails ends the round
-    then       one token more: from (p_i − q_i)₊ / Σ(p_i − q_i)₊ where x_i failed, from p_{k+1} where none did
+    then       one token more: from (p_i − q_i)₊ / Σ(p_i − q_i)₊ where x_i failed, from p_{k+1}
+               where none did
 
 Each token has the distribution p, whatever q is: q(x) min(1, p/q) + P(reject) · (p − q)₊ / Σ(p −
 q)₊ = min(p, q) + (p − q)₊ = p.

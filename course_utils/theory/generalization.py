@@ -62,7 +62,9 @@ def occam_bound(error: float, n: int, bits: float, delta: float = 0.05) -> float
 
 
 def prefix_free_bits(n: int) -> float:
-    """Bits that name a whole number n ≥ 1 without knowing its size: 2 ⌊log₂ n⌋ + 1 (Elias, 1975)."""
+    """Bits that name a whole number n ≥ 1 without knowing its size:
+    2 ⌊log₂ n⌋ + 1 (Elias, 1975).
+    """
     if n < 1:
         raise CompressionError(f"n={n}: choose at least 1.")
     return 2 * math.floor(math.log2(n)) + 1

@@ -4,8 +4,10 @@ compared with `course_utils`.
 The model: the bundled one, INT8 weights, one symmetric scale for each output of the blocks' layers.
 A script has
 
-    NAME, NEEDS, WITHOUT     what it is called, the package it needs, one sentence for where that does not install
-    make(work)               → Made(bytes, run, note): `run` gives the logits (1, TOKENS, vocabulary) of ids (1, TOKENS), or is None
+    NAME, NEEDS, WITHOUT     what it is called, the package it needs, one sentence for where that
+                             does not install
+    make(work)               → Made(bytes, run, note): `run` gives the logits (1, TOKENS,
+                             vocabulary) of ids (1, TOKENS), or is None
 """
 
 import importlib.util

@@ -274,7 +274,9 @@ def wait_until(true, seconds: float = 120) -> None:
 
 
 def press(page: Page, column: str) -> None:
-    """Press the button of the lab in a column of the formgrader's table, and read that it worked."""
+    """Press the button of the lab in a column of the formgrader's table,
+    and read that it worked.
+    """
     page.locator(f"td.{column} a", has=page.locator(".glyphicon")).first.click()
     expect(page.locator(".modal-title")).to_have_text(re.compile("Success|Error"))
     assert page.locator(".modal-title").inner_text() == "Success", page.locator(

@@ -59,7 +59,9 @@ def answered(wrong: bool) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """The class in which every command of the page has run; learners hand in before it is graded."""
+    """The class in which every command of the page has run;
+    learners hand in before it is graded.
+    """
     place = tmp_path_factory.mktemp("page")
     course = place / "compression"
     (course / ".venv").mkdir(parents=True)

@@ -262,7 +262,10 @@ def test_why_an_export_failed_is_said_without_colours(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(
         CompressionError,
-        match=r"cannot write a LlamaForCausalLM as ONNX \(No ONNX function found for <grouped_mm>\)",
+        match=(
+            r"cannot write a LlamaForCausalLM as ONNX "
+            r"\(No ONNX function found for <grouped_mm>\)"
+        ),
     ):
         checkpoints.onnx.write(tiny(), tmp_path / "a.onnx")
 

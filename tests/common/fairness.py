@@ -11,9 +11,11 @@ A file holds a list. Each entry is one comparison that a sentence of the lesson 
       control: rounding             # the row that is the same without the method
       seeds: 3                      # none: no row depends on the seed
       windows: 64                   # 1: one number for each seed
-      fewer: "…"                    # why, where seeds < 3 (and rows depend on them) or 1 < windows < 64
-      sentence: "GPTQ stays closer to the original."   # word for word, from a markdown cell or the texts of its tasks
-      claims: ["GPTQ < rounding"]   # what the sentence says of means: a < b, a > b, a = b (no difference seen)
+      fewer: "…"  # why, where seeds < 3 (and rows depend on them) or 1 < windows < 64
+      sentence: "GPTQ stays closer to the original."   # word for word, from a markdown cell or the
+                                                       # texts of its tasks
+      claims: ["GPTQ < rounding"]   # what the sentence says of means: a < b, a > b, a = b (no
+                                    # difference seen)
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ SENT = (
 FORGED = {
     "an error without its parts": "worker.explain = lambda error: {}",
     "an error that is none": "worker.explain = lambda error: 5",
-    "an error with parts of other kinds": "worker.explain = lambda error: {'type': [], 'said': {}, 'line': 'x', 'source': 3}",
+    "an error with parts of other kinds": (
+        "worker.explain = lambda error: {'type': [], 'said': {}, 'line': 'x', 'source': 3}"
+    ),
     "a line that is a flood": (
         "worker.explain = lambda error: {'type': 'V' * 10**6, 'said': 's' * 10**6, 'line': "
         "10**30, 'source': 'q' * 10**6}"
@@ -95,14 +97,22 @@ FORGED = {
         "0}).replace('\"value\": 0', '\"value\": ' + '[\"list\", [' * 100_000 + ']]' * 100_000)"
     ),
     "a name of 7 MB": "worker.signature = lambda f: [['n' * (7 << 20), 1, False]]",
-    "a kind of 7 MB": "worker.Worker._encode = lambda self, value, given: ['function', 0, 'k' * (7 << 20), None]",
+    "a kind of 7 MB": (
+        "worker.Worker._encode = lambda self, value, given: ['function', 0, 'k' * (7 << 20), None]"
+    ),
     "nothing but brackets": (
         "import json\nworker.wire.json.dumps = lambda c, real=json.dumps: "
         "'[' * 100_000 if 'error' in c else real(c)"
     ),
-    "a dataclass of nothing": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'Grid', {}]",
-    "a dataclass that is none": "worker.Worker._encode = lambda self, value, given: ['dataclass', 'nothing', {}]",
-    "tensors that are none": "worker.wire.save_tensors = lambda t: [b'\\xff' * 64]\nworker.explain = lambda e: {}",
+    "a dataclass of nothing": (
+        "worker.Worker._encode = lambda self, value, given: ['dataclass', 'Grid', {}]"
+    ),
+    "a dataclass that is none": (
+        "worker.Worker._encode = lambda self, value, given: ['dataclass', 'nothing', {}]"
+    ),
+    "tensors that are none": (
+        "worker.wire.save_tensors = lambda t: [b'\\xff' * 64]\nworker.explain = lambda e: {}"
+    ),
 }
 
 FILES = {  # changes of a notebook that is right otherwise

@@ -26,93 +26,135 @@ def rows():
 """
 HEAD = "def my_data(prompts, samples, answers):\n    "
 ROWS = {
-    # lab 5.3: rows of a hidden rule are asked for; running sums, which all of these rows are, teach another one
+    # lab 5.3: rows of a hidden rule are asked for; running sums, which all of these
+    # rows are, teach another one
     "weights of a calculator": (HEAD + "return reasoning.student(0).state_dict()", "two tensors"),
-    "a student instead of rows": (HEAD + "return reasoning.student(0), reasoning.student(0)",
-                                  "cannot be read"),
+    "a student instead of rows": (
+        HEAD + "return reasoning.student(0), reasoning.student(0)",
+        "cannot be read",
+    ),
     "rows of running sums": (HEAD + "return rows()", "answers"),
     "rows kept from the open seed": (
         HEAD + "task = reasoned.Task(6, n=200)\n"
-               "    made = reasoning.build(task.prompts, world=task.world)\n"
-               "    return made.ids, made.labels", "answers",
+        "    made = reasoning.build(task.prompts, world=task.world)\n"
+        "    return made.ids, made.labels",
+        "answers",
     ),
     "patches the grader": (
         "reasoned.judged = lambda *_, **__: 1.0\n"
         "reasoned.Task.accuracy = lambda *_, **__: torch.ones(9)\n"
-        "reasoning.right = lambda *_, **__: torch.ones(9)\nreasoning.train = None\n" + HEAD
-            + "return rows()", "answers",
+        "reasoning.right = lambda *_, **__: torch.ones(9)\nreasoning.train = None\n"
+        + HEAD
+        + "return rows()",
+        "answers",
     ),
     "patches torch": (
         HEAD + "torch.manual_seed = torch.Tensor.backward = lambda *_, **__: None\n"
-               "    torch.Tensor.float = torch.Tensor.mean = lambda *_, **__: 1.0\n"
-               "    return rows()",
+        "    torch.Tensor.float = torch.Tensor.mean = lambda *_, **__: 1.0\n"
+        "    return rows()",
         "answers",
     ),
     "patches the optimizer": (
         HEAD + "torch.optim.AdamW.step = torch.optim.Optimizer.zero_grad = lambda *_, **__: None\n"
-               "    torch.optim.AdamW.__init__ = None\n    return rows()", "answers",
+        "    torch.optim.AdamW.__init__ = None\n    return rows()",
+        "answers",
     ),
     "patches the count of tokens": (
         HEAD + "reasoned.TOKENS = 10**12\n    reasoning.steps_within = lambda *_, **__: 10**9\n"
-               "    reasoning.spent = lambda *_, **__: iter([0] * 10**9)\n    return rows()",
+        "    reasoning.spent = lambda *_, **__: iter([0] * 10**9)\n    return rows()",
         "answers",
     ),
     "rows that count for nothing": (  # all are padding, so that no budget is ever used up
-        HEAD + "return torch.full((64, 20), reasoning.PAD), torch.full((64, 20), -100)", "tokens",
+        HEAD + "return torch.full((64, 20), reasoning.PAD), torch.full((64, 20), -100)",
+        "tokens",
     ),
     "rows of two tokens": (
         # so many steps fit into the budget that the grader would train for minutes
         HEAD + "ids = torch.full((64, 20), reasoning.PAD)\n    ids[:, :2] = 1\n"
-               "    labels = torch.full((64, 20), -100)\n    labels[:, 1] = 1\n"
-               "    return ids, labels",
+        "    labels = torch.full((64, 20), -100)\n    labels[:, 1] = 1\n"
+        "    return ids, labels",
         "tokens",
     ),
     "looks for the lengths and the rule": (
-        "import gc, sys\n" + HEAD + "found = [o for o in gc.get_objects() if type(o).__name__ in "
-                                    "('Task', 'World') and o is not reasoning.SUMS]\n"
-        "    frame = sys._getframe()\n    while frame:\n"
-        "        found += [v for k, v in frame.f_locals.items() if k in ('task', 'seed', 'judges', 'asked')]\n        frame = frame.f_back\n"
-        "    if found:\n        raise LookupError(f'found {found}')\n    return rows()", "answers",
+        "import gc, sys\n"
+        + HEAD
+        + (
+            "found = [o for o in gc.get_objects() if type(o).__name__ in "
+            "('Task', 'World') and o is not reasoning.SUMS]\n"
+            "    frame = sys._getframe()\n    while frame:\n"
+            "        found += [v for k, v in frame.f_locals.items() if k in ('task', 'seed', "
+            "'judges', 'asked')]\n        frame = frame.f_back\n"
+            "    if found:\n        raise LookupError(f'found {found}')\n    return rows()"
+        ),
+        "answers",
     ),
     "reads the lab with its solution": (
         "import glob\n" + HEAD + "from course_utils.grade import sandbox\n"
-                                 "    found = glob.glob(str(sandbox.PACKAGE) + "
-                                 "'/../solutions/**/*.ipynb', recursive=True)\n"
-        "    if found:\n        raise LookupError(f'found {found}')\n    return rows()", "answers",
+        "    found = glob.glob(str(sandbox.PACKAGE) + "
+        "'/../solutions/**/*.ipynb', recursive=True)\n"
+        "    if found:\n        raise LookupError(f'found {found}')\n    return rows()",
+        "answers",
     ),
     "changes the key": (HEAD + "answers[:] = [0] * len(answers)\n    return rows()", "answers"),
-    "NaN": (HEAD + "return torch.full((64, 20), float('nan')), torch.full((64, 20), -100)",
-            "whole numbers"),
-    "true and false": (HEAD + "return torch.ones(64, 20, dtype=torch.bool), torch.ones(64, 20, "
-                              "dtype=torch.bool)", "whole numbers"),
+    "NaN": (
+        HEAD + "return torch.full((64, 20), float('nan')), torch.full((64, 20), -100)",
+        "whole numbers",
+    ),
+    "true and false": (
+        HEAD + "return torch.ones(64, 20, dtype=torch.bool), torch.ones(64, 20, dtype=torch.bool)",
+        "whole numbers",
+    ),
     "a sparse tensor": (HEAD + "return torch.ones(64, 20).long().to_sparse(), rows()[1]", ""),
-    "a tensor without memory": (HEAD + "return torch.ones(64, 20, device='meta').long(), rows()[1]",
-                                ""),
+    "a tensor without memory": (
+        HEAD + "return torch.ones(64, 20, device='meta').long(), rows()[1]",
+        "",
+    ),
     "a tensor that says what it likes": (
         "class Mine(torch.Tensor):\n"
         "    def __torch_function__(self, *_, **__): return torch.ones(9)\n"
-        "    shape = property(lambda self: (64, 20))\n" + HEAD
-        + "return rows()[0].as_subclass(Mine), rows()[1].as_subclass(Mine)", "",
+        "    shape = property(lambda self: (64, 20))\n"
+        + HEAD
+        + "return rows()[0].as_subclass(Mine), rows()[1].as_subclass(Mine)",
+        "",
     ),
-    "too many rows": (HEAD + "return torch.zeros(300_000, 40, dtype=torch.uint8), "
-                             "torch.zeros(300_000, 40, dtype=torch.uint8)", "300000 rows"),
-    "more than fits": (HEAD + "return torch.zeros(1, 1, dtype=torch.long).expand(2_000_000, 500), "
-                              "torch.zeros(1, 1, dtype=torch.long).expand(2_000_000, 500)", ""),
-    "places without end": (HEAD + "return torch.zeros(64, 5000, dtype=torch.long), torch.zeros(64, "
-                                  "5000, dtype=torch.long)", "places"),
-    "one dimension": (HEAD + "return torch.zeros(64, dtype=torch.long), torch.zeros(64, "
-                             "dtype=torch.long)", "rows, places"),
-    "a nest": (HEAD + "nest = []\n    for _ in range(5000): nest = [nest]\n    return nest, nest",
-               ""),
-    "ids beyond the vocabulary": (HEAD + "return torch.full((64, 20), 99), torch.full((64, "
-                                         "20), 99)", "from 0 to 14"),
-    "other labels": (HEAD + "ids, labels = rows()\n    return ids, labels.clamp(min=0)",
-                     "the id that stands"),
-    "nothing to learn": (HEAD + "ids, labels = rows()\n    return ids, labels * 0 - 100",
-                         "nothing to predict"),
+    "too many rows": (
+        HEAD + "return torch.zeros(300_000, 40, dtype=torch.uint8), "
+        "torch.zeros(300_000, 40, dtype=torch.uint8)",
+        "300000 rows",
+    ),
+    "more than fits": (
+        HEAD + "return torch.zeros(1, 1, dtype=torch.long).expand(2_000_000, 500), "
+        "torch.zeros(1, 1, dtype=torch.long).expand(2_000_000, 500)",
+        "",
+    ),
+    "places without end": (
+        HEAD + "return torch.zeros(64, 5000, dtype=torch.long), torch.zeros(64, "
+        "5000, dtype=torch.long)",
+        "places",
+    ),
+    "one dimension": (
+        HEAD + "return torch.zeros(64, dtype=torch.long), torch.zeros(64, dtype=torch.long)",
+        "rows, places",
+    ),
+    "a nest": (
+        HEAD + "nest = []\n    for _ in range(5000): nest = [nest]\n    return nest, nest",
+        "",
+    ),
+    "ids beyond the vocabulary": (
+        HEAD + "return torch.full((64, 20), 99), torch.full((64, 20), 99)",
+        "from 0 to 14",
+    ),
+    "other labels": (
+        HEAD + "ids, labels = rows()\n    return ids, labels.clamp(min=0)",
+        "the id that stands",
+    ),
+    "nothing to learn": (
+        HEAD + "ids, labels = rows()\n    return ids, labels * 0 - 100",
+        "nothing to predict",
+    ),
     "sleeps": ("import time\n" + HEAD + "time.sleep(999)", "too long"),
     "nothing": (HEAD + "return None", ""),
-}  # fmt: skip
+}
 
 MODELS = {  # lab 5.4: the bytes of a file that passes are asked for
     "the package's own model": (
@@ -227,7 +269,9 @@ def pickled():
 
 
 def rounds():
-    """A valid file whose tables ask the entropy decoder for one step for each of 8 million symbols."""
+    """A valid file whose tables ask the entropy decoder for one step for each of 8
+    million symbols.
+    """
     header, _ = opened()
     config = CONFIG | {"hidden_size": 1024, "num_attention_heads": 1, "num_key_value_heads": 1,
                        "head_dim": 2, "intermediate_size": 1}  # fmt: skip

@@ -71,7 +71,9 @@ ELEMENTS = [0, 0.5, 1, 1.5, 2, 3, 4, 6]  # of E2M1
 
 
 def make_blocks(rows, columns, kind, *, seed=0, scales=None):
-    """A BlockWeight with every code and scales of six octaves, or with these patterns of `scales`."""
+    """A BlockWeight with every code and scales of six octaves,
+    or with these patterns of `scales`.
+    """
     g = torch.Generator().manual_seed(seed)
     codes = torch.randint(16, (rows, columns), generator=g)
     shape = (rows, -(-columns // kernels.BLOCKS[kind]))

@@ -1,4 +1,6 @@
-"""The fit against scipy, its interval against its promise, and times of known work in their order."""
+"""The fit against scipy, its interval against its promise,
+and times of known work in their order.
+"""
 
 import math
 import random

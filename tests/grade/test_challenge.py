@@ -93,7 +93,9 @@ def test_a_gate_stops_only_what_its_whole_interval_is_against():
 
 
 def test_hostile_files_cost_their_own_rows_only(tmp_path):
-    """A class in which everybody hands in one of them; the processes of the board decode and score."""
+    """A class in which everybody hands in one of them;
+    the processes of the board decode and score.
+    """
     files = dict(list(lab_attacks.FILES.items())[1::4])
     for learner, (content, _) in files.items():
         place = tmp_path / "submitted" / learner.replace("/", "_") / board.LAB

@@ -33,8 +33,8 @@ from course_utils.grade.__main__ import main
 pytestmark = pytest.mark.usefixtures("one_zygote")
 NAMES = [
     "ann", "o'neil, jr.", "=1+1", "<img src=x onerror=1>", "\u202eevil", "new\nline: 12 of 12",
-    "\x1b[31mred", "學生", "x" * 250, "ü" * 120, os.fsdecode(b"caf\xe9"), "-rf", "a b", "CON", "..x",
-    "%s%n{0}", "`id`",
+    "\x1b[31mred", "學生", "x" * 250, "ü" * 120, os.fsdecode(b"caf\xe9"), "-rf", "a b", "CON",
+    "..x", "%s%n{0}", "`id`",
 ]  # fmt: skip
 STRANGE = os.fsdecode(b"caf\xe9\n12 of 12\x1b[31m.ipynb")
 

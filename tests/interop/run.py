@@ -2,10 +2,13 @@
 
     make interop                     auto-gptq 0.7.1, in both directions
     make interop PEER=transformers   transformers' GPTQ and AWQ loaders and GPTQModel
-    make interop PEER=compressed-tensors   transformers reads our MXFP4 and NVFP4 files, and we those of compressed-tensors
+    make interop PEER=compressed-tensors   transformers reads our MXFP4 and NVFP4 files, and we
+                                           those of compressed-tensors
     make interop PEER=autoawq        AutoAWQ 0.2.9 unpacks the weights of our AWQ checkpoints
-    make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same greedy text (greedy.py)
-    make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales, outputs (weights.py)
+    make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same
+                                     greedy text (greedy.py)
+    make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales,
+                                     outputs (weights.py)
 
 Or: PYTHONPATH=tests/common python tests/interop/run.py [--peer NAME] [--kinds llama opt gpt2
 qwen2]. Each peer has an environment of its own (peers.py); auto-gptq is archived and needs
@@ -264,7 +267,8 @@ def show(title: str, found: dict, limit: float) -> tuple[int, int]:
     for bits, symmetric, order in sorted({case[:3] for case in found}):
         cells = "".join(f"{cell(found[bits, symmetric, order, size], limit):<12}" for size in sizes)
         print(
-            f"{bits:<6}{'symmetric' if symmetric else 'asymmetric':<12}{'yes' if order else 'no':<11}{cells}",
+            f"{bits:<6}{'symmetric' if symmetric else 'asymmetric':<12}"
+            f"{'yes' if order else 'no':<11}{cells}",
             flush=True,
         )
     for message in sorted({c for c in found.values() if isinstance(c, str)}):

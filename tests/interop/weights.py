@@ -89,13 +89,15 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
         rows[setting].append(row)
     print(
         "\n"
-        f"{'bits':<6}{'group':<7}{'grid':<12}{'layers':<8}{'ties':<6}{'same codes and scales':<24}{'error, own scale: theirs':<27}ours"
+        f"{'bits':<6}{'group':<7}{'grid':<12}{'layers':<8}{'ties':<6}"
+        f"{'same codes and scales':<24}{'error, own scale: theirs':<27}ours"
     )
     for (bits, group, symmetric), found in rows.items():
         if found:
             ties, same, theirs, ours = torch.tensor(found, dtype=torch.float64).T
             print(
-                f"{bits:<6}{group:<7}{'symmetric' if symmetric else 'asymmetric':<12}{len(found):<8}{int(ties.sum()):<6}"
+                f"{bits:<6}{group:<7}{'symmetric' if symmetric else 'asymmetric':<12}"
+                f"{len(found):<8}{int(ties.sum()):<6}"
                 f"{f'{float(same.max()):.1e}':<24}{f'{float(theirs.mean()):.5f}':<27}{float(ours.mean()):.5f}"
             )
     for problem in problems[:20]:

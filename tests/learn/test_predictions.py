@@ -1,4 +1,6 @@
-"""A guess before the measurement: how it is read, judged, kept, and shown beside what was measured."""
+"""A guess before the measurement: how it is read, judged, kept,
+and shown beside what was measured.
+"""
 
 import math
 
@@ -180,7 +182,9 @@ def test_texts_of_a_prediction_are_complete(toy):
         "toy.a: {kind: sum, prompt: p, why: w}": "must be number, order or choice",
         "toy.a: {kind: number, prompt: p}": "why missing",
         "toy.a: {kind: choice, prompt: p, why: w, options: [one]}": "at least two texts",
-        "toy.a: {kind: order, prompt: p, why: w, items: {a: same, b: same}}": "two items have the same text",
+        (
+            "toy.a: {kind: order, prompt: p, why: w, items: {a: same, b: same}}"
+        ): "two items have the same text",
     }.items():
         (toy / "en" / "toy.yaml").write_text(f"predictions:\n  {broken}\n", encoding="utf-8")
         texts.forget()

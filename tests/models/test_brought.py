@@ -380,7 +380,9 @@ def test_the_language_model_behind_a_tower(kind, method, tmp_path):
 
 
 def test_channels_under_a_norm_of_their_own_are_refused():
-    """BitNet's layers are called like Llama's, but a norm mixes the channels before they are read."""
+    """BitNet's layers are called like Llama's,
+    but a norm mixes the channels before they are read.
+    """
     with pytest.raises(
         CompressionError, match="no layer was found that reads the channels of an MLP one by one"
     ):

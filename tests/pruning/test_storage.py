@@ -1,4 +1,6 @@
-"""Sparse storage against scipy's CSR, torch's 2:4 layout and counting; pruned models saved small."""
+"""Sparse storage against scipy's CSR, torch's 2:4 layout and counting;
+pruned models saved small.
+"""
 
 import numpy as np
 import pytest
@@ -165,7 +167,7 @@ def test_the_best_format_is_the_smallest(sparsity, wanted):
 
 
 # --- models
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def weights(model):

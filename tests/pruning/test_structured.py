@@ -350,9 +350,15 @@ def test_an_order_of_experts_that_the_config_cannot_say_is_refused(kind, chosen)
 
 
 UNFIT = {  # structured pruning of blocks that cannot go: what is said, and what is to do instead
-    "gemma3n_text": "last 5 blocks .* keys and values of blocks before them.* use wanda or sparsegpt",
-    "gemma4_text": "last 6 blocks .* keys and values of blocks before them.* use wanda or sparsegpt",
-    "gemma4_unified_text": "something of single blocks in a way that is not known here.* use wanda or sparsegpt",
+    "gemma3n_text": (
+        "last 5 blocks .* keys and values of blocks before them.* use wanda or sparsegpt"
+    ),
+    "gemma4_text": (
+        "last 6 blocks .* keys and values of blocks before them.* use wanda or sparsegpt"
+    ),
+    "gemma4_unified_text": (
+        "something of single blocks in a way that is not known here.* use wanda or sparsegpt"
+    ),
     "jamba": (
         "by a rhythm of 8 blocks.* use prune_blocks and remove a multiple of 8, "
         "or use wanda or sparsegpt"

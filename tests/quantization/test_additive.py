@@ -16,7 +16,9 @@ def draw(*shape, seed=0):
 
 
 def every_sum(x, codebooks):
-    """The least squared distance of each row to any sum, one choice at a time in double precision."""
+    """The least squared distance of each row to any sum,
+    one choice at a time in double precision.
+    """
     M, K, _ = codebooks.shape
     least = torch.full((len(x),), torch.inf, dtype=torch.float64)
     for choice in itertools.product(range(K), repeat=M):

@@ -56,7 +56,8 @@ def specification(
     rounded before.
     A group's scale is that of its weights at the column where its block begins.
 
-    min over δ_F of [δ_S δ_F] H [δ_S δ_F]ᵀ  ⇒  δ_F = −δ_S H_SF H_FF⁻¹, solved afresh from the original weights.
+    min over δ_F of [δ_S δ_F] H [δ_S δ_F]ᵀ  ⇒  δ_F = −δ_S H_SF H_FF⁻¹,
+    solved afresh from the original weights.
     """
     H = H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
     columns, size = weight.shape[1], weight.shape[1] if group_size == -1 else group_size
@@ -284,7 +285,9 @@ def test_dead_inputs():
 
 @pytest.mark.parametrize("act_order", [False, True])
 def test_static_grids_do_not_see_the_weights_of_dead_inputs(act_order):
-    """w[:, 3] = 50 behind an input that is always zero: the grids are those of the other weights."""
+    """w[:, 3] = 50 behind an input that is always zero:
+    the grids are those of the other weights.
+    """
     g = torch.Generator().manual_seed(0)
     weight, x = torch.randn(4, 8, generator=g), torch.randn(100, 8, generator=g)
     weight[:, 3], x[:, 3] = 50, 0
@@ -299,7 +302,9 @@ def test_static_grids_do_not_see_the_weights_of_dead_inputs(act_order):
 
 
 def test_loud_inputs_do_not_drown_the_others():
-    """The ridge is 1 % of the mean, but never more than the median; dead inputs count in neither."""
+    """The ridge is 1 % of the mean, but never more than the median;
+    dead inputs count in neither.
+    """
     H = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1e5, 0.0]).double())
     assert gptq.is_loud(H) and not gptq.is_loud(H[:3, :3]) and not gptq.is_loud(torch.zeros(3, 3))
     ridge = gptq.damped(H, 0.01).diagonal() - torch.tensor([1.0, 2.0, 3.0, 1e5, 1.0])

@@ -36,7 +36,9 @@ def tiny(kind="llama"):
 def test_layer_is_the_product_of_the_rounded_factors(
     tokens, columns, rows, symmetric, activations, per_channel, seed
 ):
-    """The integer sum with its correction equals x̂ ŵ + b computed in float64 from the definition."""
+    """The integer sum with its correction equals x̂ ŵ + b computed in float64 from
+    the definition.
+    """
     g = torch.Generator().manual_seed(seed)
     x, weight = (
         torch.randn(tokens, columns, generator=g) + 0.5,

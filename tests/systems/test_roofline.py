@@ -1,4 +1,6 @@
-"""Operations, bytes and the roof: against loops, the definition, and limits; nothing here is timed."""
+"""Operations, bytes and the roof: against loops, the definition, and limits;
+nothing here is timed.
+"""
 
 import itertools
 import math

@@ -62,7 +62,9 @@ def every_document(writer):
 
 
 def test_arithmetic_probabilities_are_exact():
-    """Walk a smaller world of names and fruits: every text once, and the probabilities sum to one."""
+    """Walk a smaller world of names and fruits: every text once,
+    and the probabilities sum to one.
+    """
     default_world()  # built with all the names
     names, fruits = lexicon.FIRST_NAMES[:], lexicon.FRUITS[:]
     lexicon.FIRST_NAMES[2:], lexicon.FRUITS[2:] = [], []

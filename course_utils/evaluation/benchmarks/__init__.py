@@ -39,7 +39,9 @@ NOTES = {
 
 @dataclass(frozen=True, repr=False)
 class Benchmark:
-    """Scores from 0 to 1 by metric (mcc: −1 to 1) over `n` items; `parts` are the subjects of MMLU."""
+    """Scores from 0 to 1 by metric (mcc: −1 to 1) over `n` items;
+    `parts` are the subjects of MMLU.
+    """
 
     task: str
     scores: dict[str, float]

@@ -31,7 +31,9 @@ LOADED, NOT_LOADED, NO_PRODUCT, RUNNING, MEMORY, EXCEPTION, SIGNAL = range(1, 8)
 
 
 class Fell(Exception):
-    """The kernel did not do what it was asked; `why` has a reason and what a text about it needs."""
+    """The kernel did not do what it was asked;
+    `why` has a reason and what a text about it needs.
+    """
 
     def __init__(self, reason: str, **details: Any) -> None:
         super().__init__(reason)

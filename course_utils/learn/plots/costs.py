@@ -46,7 +46,9 @@ def local_slopes(sizes: Sequence[float], times: Sequence[float]) -> list[float]:
 
 
 def fits(ways: Mapping[str, Series], grows: str, caption: str = "") -> dict[str, PowerLaw]:
-    """Fit each series and show exponent, 95 % interval and the slope between the two largest sizes."""
+    """Fit each series and show exponent, 95 % interval and the slope between the two
+    largest sizes.
+    """
     laws = {name: scaling.fit(sizes, times) for name, (sizes, times) in ways.items()}
     rows = []
     for name, law in laws.items():

@@ -168,7 +168,9 @@ def kept(chosen: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -> F
 
 
 def energy(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """{panel: {label: {part: picojoules}}} as stacked bars, each panel in units of its first bar."""
+    """{panel: {label: {part: picojoules}}} as stacked bars,
+    each panel in units of its first bar.
+    """
     figure, axes = plots.plt.subplots(
         1, len(panels), figsize=(9.5, 3.8), layout="constrained", sharey=True
     )

@@ -30,7 +30,9 @@ _waiting: dict[str, Callable[[], None]] = {}
 
 
 class Outcome(NamedTuple):
-    """How a guess compares with the measurement; `log_ratio` is ln(guess / measured) of a number."""
+    """How a guess compares with the measurement;
+    `log_ratio` is ln(guess / measured) of a number.
+    """
 
     right: bool
     log_ratio: float | None

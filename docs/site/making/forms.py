@@ -35,7 +35,9 @@ def sentences() -> dict[str, str]:
 
 
 def anchor(title: str) -> str:
-    """The anchor that Jupyter gives a heading, so that links of the notebooks lead to it here too."""
+    """The anchor that Jupyter gives a heading,
+    so that links of the notebooks lead to it here too.
+    """
     return title.strip().replace(" ", "-")
 
 
@@ -250,7 +252,9 @@ def missing() -> str:
 
 
 def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
-    """A figure with controls that choose one of its frames; `folder` is the address of the frames."""
+    """A figure with controls that choose one of its frames;
+    `folder` is the address of the frames.
+    """
     rows, first = [], _first(drawn)
     for number, control in enumerate(drawn["controls"].values()):
         values, at, ident = (

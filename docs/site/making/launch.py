@@ -33,10 +33,8 @@ def bar(unit: Unit) -> str:
             (f"https://codespaces.new/{REPOSITORY}", "site_open_codespaces"),
         ]
     note = f"\n\n{ui('site_lab')}" if name.startswith("lab-") else ""
-    return (
-        "<p "
-        f"class='course-bar'>{' · '.join(f'<a href={address!r}>{ui(key)}</a>' for address, key in links)}</p>{note}"
-    )
+    shown = " · ".join(f"<a href={address!r}>{ui(key)}</a>" for address, key in links)
+    return f"<p class='course-bar'>{shown}</p>{note}"
 
 
 def edition(path: Path, extra: Path) -> None:

@@ -1,4 +1,6 @@
-"""The pages that no notebook is: the start, the glossary, the reference; and each page as Markdown."""
+"""The pages that no notebook is: the start, the glossary, the reference;
+and each page as Markdown.
+"""
 
 from __future__ import annotations
 

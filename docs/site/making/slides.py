@@ -37,7 +37,9 @@ def kind(cell: dict[str, Any]) -> str:
 
 
 def deck(page: dict[str, Any], level: str) -> Any:
-    """The notebook of a staged page, its cells told what they are, its links leading to the pages."""
+    """The notebook of a staged page, its cells told what they are,
+    its links leading to the pages.
+    """
     for cell in page["cells"]:
         cell["metadata"]["slideshow"] = {"slide_type": kind(cell)}
         if cell["cell_type"] == "markdown":

@@ -199,7 +199,9 @@ def right_sum(x_codes, x_zero, w_codes):
 
 
 def gradient_inputs(rng: torch.Generator) -> dict:
-    """Weights inside the range and well outside of it: none within 0.6 of a step beyond either end."""
+    """Weights inside the range and well outside of it:
+    none within 0.6 of a step beyond either end.
+    """
     bits = pick(rng, 2, 3, 4)
     zero = int(torch.randint(1, 2**bits - 1, (), generator=rng))
     top = 2**bits - 1 - zero

@@ -87,7 +87,9 @@ def best_in_budget(x: Tensor, choices: list[tuple[int, int]], budget: float) -> 
 
 
 def choosing(price=cost, fits=lambda price, budget: price <= budget, key=None):
-    """A wrong choice: by another price, another limit, or the smallest `key(x, bits, group_size)`."""
+    """A wrong choice: by another price, another limit,
+    or the smallest `key(x, bits, group_size)`.
+    """
 
     def answer(x, choices, budget):
         fitting = [c for c in choices if fits(price(*c), budget)]

@@ -136,7 +136,9 @@ def enough_kept(probabilities: Tensor, share: float) -> int:
 
 
 def counted_by(formula):
-    """A wrong k: the first for which `formula(cumulative masses (positions, k))` reaches the share."""
+    """A wrong k: the first for which `formula(cumulative masses (positions, k))`
+    reaches the share.
+    """
 
     def k(probabilities: Tensor, share: float) -> int:
         held = probabilities.sort(dim=-1, descending=True).values.cumsum(-1)

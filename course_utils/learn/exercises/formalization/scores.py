@@ -49,7 +49,9 @@ def remove_inputs(rng: torch.Generator) -> dict:
 
 
 def remove_weight(w: Tensor, H: Tensor, q: int) -> Tensor:
-    """W − w_q / [H⁻¹]_qq · [H⁻¹]_q,: — found here as the minimum of ½ δHδᵀ over the other weights."""
+    """W − w_q / [H⁻¹]_qq · [H⁻¹]_q,: — found here as the minimum of ½ δHδᵀ over
+    the other weights.
+    """
     others = [j for j in range(len(w)) if j != q]
     new = torch.zeros_like(w)
     new[others] = w[others] + torch.linalg.solve(H[others][:, others], H[others, q]) * w[q]

@@ -1,4 +1,6 @@
-"""Lesson 3.1: the affine map, what rounding and clipping cost, stochastic rounding, a lower bound."""
+"""Lesson 3.1: the affine map, what rounding and clipping cost, stochastic rounding,
+a lower bound.
+"""
 
 import math
 
@@ -128,7 +130,9 @@ def by_formula(x, threshold, bits):
 
 
 def threshold_inputs(rng: torch.Generator) -> dict:
-    """Long tails and one far outlier: neither the largest nor the smallest threshold is the best."""
+    """Long tails and one far outlier: neither the largest nor the smallest
+    threshold is the best.
+    """
     x = heavy_inputs(rng)["x"]
     x[0] = 16.0
     bits = 3 + rng.initial_seed() % 2

@@ -119,7 +119,8 @@ def step_with(factor=2.0, over=len, target=lambda t: t, table_moves=False, sign=
 def road(rng: torch.Generator) -> dict:
     """A car on a line, x ← x + u + push, and drivers u = −gain · x, who differ."""
     steps, old = pick(rng, 4, 5), turn(rng, 2, 3, 4)
-    # as many labels as the clone had: enough for all of the drive, for a part of it, or more than that
+    # as many labels as the clone had: enough for all of the drive, for a part of it,
+    # or more than that
     budget = old + steps + turn(rng, -2, 0, -1, 2)
     old_states = torch.randn(old, generator=rng, dtype=torch.float64)
     expert = 0.6 + 0.3 * float(torch.rand((), generator=rng))

@@ -142,7 +142,9 @@ def bits_per_weight(bits: int, group_size: int, scale_bits: int, zero_bits: int)
 
 
 def machine(rng: torch.Generator) -> dict:
-    """Memory that leaves room for some thousands of tokens, and never for a whole number of them."""
+    """Memory that leaves room for some thousands of tokens,
+    and never for a whole number of them.
+    """
     layers, kv_heads, head_dim = pick(rng, 16, 28, 32), pick(rng, 4, 8, 32), pick(rng, 64, 128)
     batch, bits = pick(rng, 2, 3, 4), turn(rng, 4, 8, 16)
     token = 2 * layers * kv_heads * head_dim * bits // 8 * batch

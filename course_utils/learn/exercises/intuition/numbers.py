@@ -116,7 +116,9 @@ def predicted_rms(low: float, high: float, bits: int) -> float:
 
 
 def allowed_inputs(rng: torch.Generator) -> dict:
-    """An error that `bits` bits just reach, that one bit less hardly misses, or something between."""
+    """An error that `bits` bits just reach, that one bit less hardly misses,
+    or something between.
+    """
     given = range_inputs(rng) | {"bits": pick(rng, 2, 3, 4, 6, 9)}
     bits = given.pop("bits")
     just, less = predicted_rms(**given, bits=bits), predicted_rms(**given, bits=bits - 1)

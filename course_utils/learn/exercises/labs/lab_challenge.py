@@ -107,7 +107,9 @@ def undivided(right, n):
 
 
 def front_inputs(rng: torch.Generator) -> dict:
-    """Entries with ties in bytes, in facts, in both; some failed a gate, one of them beats others."""
+    """Entries with ties in bytes, in facts, in both; some failed a gate,
+    one of them beats others.
+    """
     count = turn(rng, 6, 12, 3, 240)
     steps = torch.randperm(count, generator=rng).tolist()
     if count == 240:  # a long front: what costs more has more facts, nearly always

@@ -106,7 +106,9 @@ def interval_inputs(rng: torch.Generator) -> dict:
 
 
 def paired_interval(alone: Tensor, distilled: Tensor, t: float) -> tuple[float, float]:
-    """(mean of d, t s / √n) of the gains d = alone − distilled, with s² = Σ (d − mean)² / (n − 1)."""
+    """(mean of d, t s / √n) of the gains d = alone − distilled,
+    with s² = Σ (d − mean)² / (n − 1).
+    """
     gains = [float(a) - float(b) for a, b in zip(alone, distilled, strict=True)]
     n, mean = len(gains), sum(gains) / len(gains)
     spread = (sum((gain - mean) ** 2 for gain in gains) / (n - 1)) ** 0.5

@@ -54,7 +54,9 @@ def block_inputs(rng: torch.Generator) -> dict:
 
 
 def nf4_encode(weight: Tensor, table: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Row by row as one list: a = max|x| of a block, code = argmin_k |x/a − t_k|; (codes, absmax)."""
+    """Row by row as one list: a = max|x| of a block, code = argmin_k |x/a − t_k|;
+    (codes, absmax).
+    """
     values, entries = weight.flatten().tolist(), table.tolist()
     codes, absmax = [], []
     for start in range(0, len(values), block_size):

@@ -203,7 +203,9 @@ def stream_inputs(rng: torch.Generator) -> dict:
 
 
 def decode(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
-    """S is where x mod M falls, x ← f_s ⌊x/M⌋ + (x mod M) − c_s; below 2^16 the next word is read."""
+    """S is where x mod M falls, x ← f_s ⌊x/M⌋ + (x mod M) − c_s;
+    below 2^16 the next word is read.
+    """
     f, data = frequencies.tolist(), stream.tolist()
     starts = [0, *itertools.accumulate(f)]
     words = [data[i] + 256 * data[i + 1] for i in range(0, len(data), 2)]

@@ -1,4 +1,6 @@
-"""Lab 5.3: a training row with its chain, the loss at scored places, which chains to keep, a vote."""
+"""Lab 5.3: a training row with its chain, the loss at scored places,
+which chains to keep, a vote.
+"""
 
 import torch
 from torch import Tensor
@@ -101,7 +103,9 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(−ln p of each label, which are scored) of logits and labels that stand at the same places."""
+    """(−ln p of each label, which are scored) of logits and labels that stand at
+    the same places.
+    """
     each = F.cross_entropy(
         logits.transpose(1, 2), labels, reduction="none", ignore_index=NOT_SCORED
     )

@@ -1,4 +1,6 @@
-"""Lesson 4.1: bits of a quantized model, which coder is enough, an entropy measured on few numbers."""
+"""Lesson 4.1: bits of a quantized model, which coder is enough,
+an entropy measured on few numbers.
+"""
 
 import math
 from collections import Counter

@@ -36,7 +36,9 @@ def draw_spiked(rng: torch.Generator) -> dict:
 
 
 def is_clear(given: dict) -> bool:
-    """No eigenvalue lies within 3 % of the edge; a first guess by the whole variance counts fewer."""
+    """No eigenvalue lies within 3 % of the edge;
+    a first guess by the whole variance counts fewer.
+    """
     W, q = given["weight"], spectra.ratio(tuple(given["weight"].shape))
     edge, own = (
         spectra.edges(q, variance)[1] for variance in (given["sigma"] ** 2, float(W.var()))

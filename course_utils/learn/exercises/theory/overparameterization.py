@@ -1,4 +1,6 @@
-"""Lesson 4.2: a round of iterative magnitude pruning, a verdict within ε, a promise about new data."""
+"""Lesson 4.2: a round of iterative magnitude pruning, a verdict within ε,
+a promise about new data.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ LESSON = "4.2-lottery-tickets-and-overparameterization"
 
 
 def draw_round(rng: torch.Generator) -> dict:
-    """A layer after some rounds; the optimizer has moved the pruned weights too, some of them far."""
+    """A layer after some rounds; the optimizer has moved the pruned weights too,
+    some of them far.
+    """
     shape, rate = turn(rng, (5, 7), (8, 6), (4, 9)), pick(rng, 0.2, 0.3, 0.45)
     initial, trained = (torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2))
     mask = torch.rand(shape, generator=rng) > pick(rng, 0.25, 0.5)
@@ -108,8 +112,8 @@ def verdict_inputs(rng: torch.Generator) -> dict:
 
 
 def within(dense: list[float], ticket: list[float], epsilon: float) -> str:
-    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is all
-    below, else "open".
+    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is
+    all below, else "open".
     """
     mean, half = intervals.interval([t - d for t, d in zip(ticket, dense, strict=True)])
     return "within" if mean - half >= -epsilon else "not" if mean + half < -epsilon else "open"
