@@ -7,8 +7,8 @@ same processor, one after the other.
 All: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc,
 block after block, each block fed by the quantized ones before it. Processor seconds of one thread
 for calibration and quantization alone; peak memory of the process with the model loaded, before and
-after; nats on 16 windows of 256 validation tokens. Each other tool gets an environment
-of its own (`tests/interop/peers.py`); the first run installs it. The model's weights were rounded to Q4_1
+after; nats on 16 windows of 256 validation tokens. Each other tool gets an environment of its own
+(`tests/interop/peers.py`); the first run installs it. The model's weights were rounded to Q4_1
 before.
 """
 
@@ -90,8 +90,10 @@ def main() -> None:
         ).ids,
     }
     runs = {
-        "ours": ours, "llm-compressor": theirs, "GPTQModel": partial(theirs, peer="transformers", do="time"),
-    }  # fmt: skip
+        "ours": ours,
+        "llm-compressor": theirs,
+        "GPTQModel": partial(theirs, peer="transformers", do="time"),
+    }
     found: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         if asked.only in (None, name):
@@ -100,7 +102,8 @@ def main() -> None:
             )
             f = found[name]
             print(
-                f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats",
+                f"{name}: {f['seconds']:.1f} processor seconds, "
+                f"peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats",
                 flush=True,
             )
     for name in found if "ours" in found else ():

@@ -1,8 +1,8 @@
 """Mixtures of depths that are trained: the model learns to do without what its tokens skip, and a
 router learns which tokens to let through (Raposo et al., 2024).
 
-In training each of the routed blocks lets the share `capacity` of a batch's tokens through, those of
-the highest score. The decision is hard, its gradient that of a sigmoid (straight through):
+In training each of the routed blocks lets the share `capacity` of a batch's tokens through, those
+of the highest score. The decision is hard, its gradient that of a sigmoid (straight through):
 
     s = w · (x / rms(x), 1),    keep = [s > cut] + σ(s − cut) − stop(σ(s − cut)),
     x ← x + keep · (block(x) − x).
@@ -66,8 +66,8 @@ def straight_through(scores: Tensor, capacity: float) -> Tensor:
 
 
 def train(
-    model: PreTrainedModel, ids: Tensor, blocks: tuple[int, ...], capacity: float, *, by: str = "router",
-    steps: int = 96, batch: int = 8, peak: float = 3e-4, router_rate: float = 10.0, seed: int = 0,
+    model: PreTrainedModel, ids: Tensor, blocks: tuple[int, ...], capacity: float, *,
+    by: str = "router", steps: int = 96, batch: int = 8, peak: float = 3e-4, router_rate: float = 10.0, seed: int = 0,
 ) -> tuple[PreTrainedModel, Choose]:  # fmt: skip
     """A copy of the model, trained on `ids` (windows, context) to predict as the model does while
     each of `blocks` sees a share `capacity` of the tokens, and who skips what in it.

@@ -1,7 +1,8 @@
 """One class in which nearly everyone cheats, graded in one run: attack | our score | right score.
 
 python tests/common/attack_table.py --write docs/attacks.md
-python tests/common/attack_table.py --labs --write docs/attacks.md    # only what needs no grading: the labs' own attacks
+python tests/common/attack_table.py --labs --write docs/attacks.md  # only what needs no grading:
+                                                                    # the labs' own attacks
 """
 
 import argparse

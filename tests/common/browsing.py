@@ -51,7 +51,8 @@ def chromium() -> Iterator[Browser]:
             )
         except Error as error:
             pytest.fail(
-                f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}"
+                "No Chromium starts. Install it, or run: python -m playwright install chromium\n"
+                f"{error}"
             )
         yield browser
         browser.close()

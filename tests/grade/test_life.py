@@ -1,4 +1,6 @@
-"""Processes of the grader that die, wait or are slow: nobody waits for them, and no learner pays."""
+"""Processes of the grader that die, wait or are slow: nobody waits for them,
+and no learner pays.
+"""
 
 import io
 import os

@@ -126,7 +126,10 @@ def test_an_interrupted_compiler_leaves_no_library_and_the_next_run_succeeds(
 
 
 def test_without_openmp_one_thread_works(cache, monkeypatch, tmp_path):
-    body = 'case "$*" in *-fopenmp*) exit 1;; esac; while [ $1 != -o ]; do shift; done; echo plain > $2'
+    body = (
+        'case "$*" in *-fopenmp*) exit 1;; esac; while [ $1 != -o ]; '
+        "do shift; done; echo plain > $2"
+    )
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, body))
     assert build.build().read_text() == "plain\n"
 

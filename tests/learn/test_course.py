@@ -164,7 +164,10 @@ def test_counts_links_and_what_to_open_next(course, capsys):
     course(labs["lab-1.1-first-compression"], [r"check(\"toy.rows\", f)"])
     page = shown(capsys)
     assert re.search(
-        r"1\.1 +Why compress \[1-intuition/1\.1-why-compress\.ipynb\] +0/1 exercises · 0/2 questions",
+        (
+            r"1\.1 +Why compress \[1-intuition/1\.1-why-compress\.ipynb\] +0/1 "
+            r"exercises · 0/2 questions"
+        ),
         page,
     )
     assert re.search(r"1\.2 .*0/1 exercises$", page, re.MULTILINE), (

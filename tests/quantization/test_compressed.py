@@ -140,7 +140,8 @@ def test_tied_embeddings_are_stored_once_and_stay_tied(make, ids, tmp_path):
         made = rtn.quantize(make(architecture), bits=4, group_size=16)
         made.save(tmp_path / architecture)
         stored = load_file(tmp_path / architecture / "weights.safetensors")
-        vocabulary = [k for k, v in stored.items() if v.shape[:1] == (96,) and "packed" not in k and v.dim() == 2
+        vocabulary = [k for k, v in stored.items() if v.shape[:1] == (96,) and "packed" not in k
+                      and v.dim() == 2
                       and ("embed" in k or "wte" in k or "head" in k)]  # fmt: skip
         assert len(vocabulary) == (1 if tied else 2), vocabulary
         loaded = load(tmp_path / architecture)

@@ -155,7 +155,10 @@ class Stage:
             name = f"{hashlib.sha256(raw).hexdigest()[:16]}.png"
             (self.source / FIGURES / name).write_bytes(raw)
             alt = words(data.get("text/plain", ""), cell["source"], heading)
-            shown = f"<img class='course-figure' loading='lazy' src='{self.up}{FIGURES}/{name}' alt='{html.escape(alt, quote=True)}'>"
+            shown = (
+                f"<img class='course-figure' loading='lazy' src='{self.up}{FIGURES}/{name}' "
+                f"alt='{html.escape(alt, quote=True)}'>"
+            )
             return {**_shown(shown), "course_alt": alt}
         if "text/html" in data:
             data["text/html"] = forms.themed(data["text/html"])
