@@ -67,7 +67,8 @@ def straight_through(scores: Tensor, capacity: float) -> Tensor:
 
 def train(
     model: PreTrainedModel, ids: Tensor, blocks: tuple[int, ...], capacity: float, *,
-    by: str = "router", steps: int = 96, batch: int = 8, peak: float = 3e-4, router_rate: float = 10.0, seed: int = 0,
+    by: str = "router", steps: int = 96, batch: int = 8, peak: float = 3e-4,
+    router_rate: float = 10.0, seed: int = 0,
 ) -> tuple[PreTrainedModel, Choose]:  # fmt: skip
     """A copy of the model, trained on `ids` (windows, context) to predict as the model does while
     each of `blocks` sees a share `capacity` of the tokens, and who skips what in it.
