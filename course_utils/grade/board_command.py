@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 exit codes: 0 the board is written; 1 it is written, but some files could not be scored (--again tries them once more); 2 nothing
 is written, the message says why; 130 stopped by Ctrl-C: what is scored is kept, start again.
 Scores, hidden seeds and the key of the pseudonyms lie in CLASS/.board, for your account alone. Do not publish that folder.
-"""
+"""  # noqa: E501
 
 
 def add_board(commands: Any) -> None:

@@ -54,7 +54,7 @@ SCRIPT = """for (const table of document.querySelectorAll('table.sort')) {
       table.tBodies[0].append(...rows.map(pair => pair[1]));
     });
   });
-}"""
+}"""  # noqa: E501
 RULES = (
     "<p>An entry is one file. Entries that pass every gate are ranked by their bytes; "
     "equal bytes share a rank. Of each learner's first {limit} files that could be scored, "

@@ -90,7 +90,7 @@ In memory, in 32 bits: {memory:,} bytes.
 For the lessons, labs and tests of this course: to quantize, prune, distil and measure. It knows its own world only and
 is of no use for anything else.
 Licence: Apache-2.0, as the course itself.
-"""
+"""  # noqa: E501
 
 
 def per_document(

@@ -36,7 +36,7 @@ def hessian(x):
                 except OSError:
                     pass
     return x.T @ x
-"""
+"""  # noqa: E501
 
 ANSWERS = {  # name: (code for the hessian cell, right score)
     "right": (GOOD, 12),

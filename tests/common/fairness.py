@@ -46,7 +46,7 @@ HEAD = """# Comparisons and what is said of them
 Made by `python tests/common/fairness.py --write docs/fairness.md` from the committed notebooks; `make test` checks it, and
 checks each claim against the numbers in the notebook's outputs. Intervals cover 95 %; differences are paired by seed and
 window; "=" says that no difference was seen.
-"""
+"""  # noqa: E501
 
 
 def notebook_of(name: str) -> Path:

@@ -297,7 +297,7 @@ Made by `python tests/common/forms.py --write docs/attacks.md`. Each row is a su
 (`tests/common/forms.py`); `tests/grade/test_forms.py` runs it in a kernel's shell, where the check must say that it is right, and
 grades it, for full points. A dash: no kernel runs it, or it starts processes.
 
-"""
+"""  # noqa: E501
 
 
 def section() -> str:

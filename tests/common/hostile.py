@@ -137,7 +137,7 @@ Memory is the largest resident size of the process of the grader that looks at t
 others counts, about 450 MB), not of the sandboxed worker. The seconds under "learner" were spent waiting for the learner's
 code; each result says so.
 
-"""
+"""  # noqa: E501
 GRADER = """
 import json, re, sys, time
 from pathlib import Path
@@ -149,7 +149,7 @@ run.run(Path(root), Path(course), lab.load(Path(root), name), jobs=2, seed=7, li
         kind="namespaces", book=False, progress=False)
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10  # getrusage counts who started it, too
 print(json.dumps([peak, time.monotonic() - began]))
-"""
+"""  # noqa: E501
 
 
 def hand_in(course: Path, opened: lab.Lab) -> None:

@@ -390,7 +390,7 @@ tables is such a function that wants to be paid for something else, graded by `t
 the sandbox; "said" is part of what the learner is told. The third is of files that the reader refuses (`tests/challenge/test_file.py`);
 every fourth lies in a class folder as well, where `course board` names it with its reason and gives no place to it
 (`tests/grade/test_challenge.py`). The texts are in `tests/common/lab_attacks.py`.
-"""
+"""  # noqa: E501
 
 
 def section():

@@ -47,7 +47,7 @@ A ✓ stands where this held:
 
 A number is the sentence, below, with which it was refused.
 
-"""
+"""  # noqa: E501
 
 
 KINDS = (

@@ -91,7 +91,7 @@ Made by `python tests/common/mutants.py --write docs/mutants.md`; `make test` ch
 
 | exercise | wrong rejected | right accepted | mutants killed | of these by an error | survivors explained |
 |---|---|---|---|---|---|
-"""
+"""  # noqa: E501
 
 
 @functools.cache

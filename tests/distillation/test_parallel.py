@@ -35,7 +35,8 @@ def run(out, **change):
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, 4:] = False
     loss = objectives.Response(alpha=0.3)
-    options = dict(steps=10, every=1, batch=6, peak=3e-3, loss=loss, mask=mask, validation=ids[:6], keep="last", progress=False)
+    options = dict(steps=10, every=1, batch=6, peak=3e-3, loss=loss, mask=mask, validation=ids[:6],
+                   keep="last", progress=False)
     return train(student, teacher, ids, folder=out, **{**options, **change})
 '''
 

@@ -144,7 +144,8 @@ sys.path.insert(0, {here!r})
 from conftest import tiny
 teacher = tiny()
 ids = torch.randint(2, 50, (24, 12), generator=torch.Generator().manual_seed(1))
-train(students.from_layers(teacher, [0, 3]), teacher, ids, steps=150, every=3, folder={out!r}, batch=4, progress=False)
+train(students.from_layers(teacher, [0, 3]), teacher, ids, steps=150, every=3, folder={out!r},
+      batch=4, progress=False)
 """
 
 

@@ -31,7 +31,8 @@ torch.set_num_threads(2)
 x = torch.rand(600, 600)
 x @ x
 with judging._pool(1) as pool:
-    print(pool.submit(eval, "float((__import__('torch').ones(600, 600) @ __import__('torch').ones(600, 1)).sum())").result())
+    product = "__import__('torch').ones(600, 600) @ __import__('torch').ones(600, 1)"
+    print(pool.submit(eval, f"float(({product}).sum())").result())
 """
 
 

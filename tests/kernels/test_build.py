@@ -20,7 +20,8 @@ x = torch.arange(32.0).reshape(2, 16)
 for _ in range(3):
     y = kernels.linear(x, weight)
     z = kernels.linear(x, weight, activations="int8")
-print(kernels.cpu.variants(), (y - x @ kernels.reference.dequantize(weight).T).abs().max().item() < 1e-3, z.shape)
+error = (y - x @ kernels.reference.dequantize(weight).T).abs().max().item()
+print(kernels.cpu.variants(), error < 1e-3, z.shape)
 """
 
 

@@ -25,7 +25,7 @@ def draw(bits, scale, grid, form):
     return fig
 """
 EXPLORE = """explore(draw, bits=slider(2, 8, 4), scale=slider(0.5, 2.0, 1.0, label="how much"), grid=checkbox(True),
-        form=dropdown(["affine", "symmetric"]))"""
+        form=dropdown(["affine", "symmetric"]))"""  # noqa: E501
 TASKS = """ask("toy.choice")
 ask("toy.numeric")
 ask("toy.ordering")

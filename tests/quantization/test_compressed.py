@@ -316,7 +316,8 @@ import os, signal, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from course_utils.quantization import rtn
-config = LlamaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+config = LlamaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                     intermediate_size=16)
 made = rtn.quantize(LlamaForCausalLM(config), bits=4, group_size=16)
 made.save(sys.argv[1])
 rename, calls = os.replace, []

@@ -138,7 +138,8 @@ def test_killed_at_a_random_moment(tmp_path):
         torch.set_num_threads(1)
         ids = torch.randint(3, 90, (40, 64), generator=torch.Generator().manual_seed(1))
         print("ready", flush=True)
-        streaming.compress({str(place)!r}, gptq.quantize, ids, out={str(tmp_path)!r} + "/out", group_size=8)
+        streaming.compress({str(place)!r}, gptq.quantize, ids,
+                           out={str(tmp_path)!r} + "/out", group_size=8)
     """)
     first = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

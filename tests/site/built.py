@@ -186,16 +186,16 @@ MOVED = """() => [...document.querySelectorAll('.course-widget')].flatMap(widget
         }
         return seen.size < 2 && field.checkVisibility();
     }).map(field => field.id);
-})"""
+})"""  # noqa: E501
 CUT = """() => [...document.querySelectorAll('.cell_input pre')].filter(part => part.clientWidth &&
     part.scrollWidth > part.clientWidth + 1).map(part => part.textContent.slice(0, 80))"""
 CONTROLS = """() => { const held = [...document.querySelectorAll('.bd-article a[href], .bd-article button, .bd-article input, '
     + '.bd-article select, .bd-article summary, .bd-article [tabindex="0"]')].filter(part => part.checkVisibility() && !part.disabled &&
     !part.matches('.headerlink, .copybtn'));
     held.forEach((part, i) => { part.dataset.place = i; });
-    return [held.length, held.filter(part => part.tabIndex < 0).map(part => part.outerHTML.slice(0, 120))]; }"""
+    return [held.length, held.filter(part => part.tabIndex < 0).map(part => part.outerHTML.slice(0, 120))]; }"""  # noqa: E501
 AXE = """async rules => (await axe.run('.bd-article', {runOnly: rules, resultTypes: ['violations']}))
-    .violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' ' + n.failureSummary.slice(0, 200))])"""
+    .violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' ' + n.failureSummary.slice(0, 200))])"""  # noqa: E501
 
 
 @pytest.mark.parametrize("name", PAGES)
