@@ -166,7 +166,7 @@ def main(kind: str) -> None:
         titles[kind],
         {name: (lambda seed, name=name: torch.tensor(found[name, seed]["kl"])) for name in ways},
         seeds=SEEDS,
-        against={"weights": "Wanda", "inputs": "Wanda, each layer"}.get(
+        against={"weights": "Wanda", "inputs": "Wanda, as many of each layer as hard concrete"}.get(
             kind, "Wanda, then training"
         ),
         unit="nats",

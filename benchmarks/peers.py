@@ -29,7 +29,8 @@ from course_utils.models import shipped
 from course_utils.quantization import gptq
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path += [str(TESTS / "interop"), str(TESTS / "common")]
+# before this folder, whose own name is that of the module
+sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "common")]
 
 import peers  # noqa: E402
 
