@@ -56,15 +56,17 @@ def main() -> None:
 
     protocol = "store of 2,432 parameters, 4 bits a fact, 1,500 steps on all facts"
     table = compare(
-        "Bits of fact for each parameter", {f"{n:,} facts": lambda seed, n=n: held(n, seed) for n in COUNTS},
-        seeds=SEEDS, unit="bits", better="higher", protocol=protocol,
+        "Bits of fact for each parameter",
+        {f"{n:,} facts": lambda seed, n=n: held(n, seed) for n in COUNTS}, seeds=SEEDS, unit="bits",
+        better="higher", protocol=protocol,
         columns={"offered": {f"{n:,} facts": f"{4 * n / size:.2f}" for n in COUNTS}},
     )  # fmt: skip
     print(table)
     table.save("capacity", command="python benchmarks/capacity.py")
     table = compare(
         "Share of the bits that rounding leaves",
-        {f"{n:,} facts, {b} bits": lambda seed, n=n, b=b: left(n, b, seed) for b in (8, 6, 5, 4) for n in (FEW, MANY)},
+        {f"{n:,} facts, {b} bits": lambda seed, n=n, b=b:
+            left(n, b, seed) for b in (8, 6, 5, 4) for n in (FEW, MANY)},
         seeds=SEEDS, better="higher", protocol=protocol + "; one scale for each row",
     )  # fmt: skip
     print(table)

@@ -66,9 +66,12 @@ def main() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(COLUMNS, generator=g)
     layers = {
-        "E8P": e8.E8Linear(COLUMNS, ROWS), "additive 2 × 256": additive.AdditiveLinear(COLUMNS, ROWS),
-        "trellis, computed": trellis.TrellisLinear(COLUMNS, ROWS, values="1mad", state_bits=STATE_BITS),
-    }  # fmt: skip
+        "E8P": e8.E8Linear(COLUMNS, ROWS),
+        "additive 2 × 256": additive.AdditiveLinear(COLUMNS, ROWS),
+        "trellis, computed": trellis.TrellisLinear(
+            COLUMNS, ROWS, values="1mad", state_bits=STATE_BITS
+        ),
+    }
     for layer in layers.values():
         layer.packed.copy_(torch.randint(256, layer.packed.shape, generator=g, dtype=torch.uint8))
         layer.scale.copy_(torch.rand(layer.scale.shape, generator=g) + 0.5)
@@ -85,12 +88,15 @@ def main() -> None:
         packed = {name: at(layer.packed) for name, layer in layers.items()}
         ways = {
             "dense": lambda: run.dense(at(weight), at(x), at(y), ROWS, COLUMNS),
-            "E8P": lambda: run.e8p(packed["E8P"], at(scale["E8P"]), at(table), at(parity), at(x), at(y), ROWS, COLUMNS // 8),
+            "E8P": lambda: run.e8p(packed["E8P"], at(scale["E8P"]), at(table), at(parity), at(x),
+                                   at(y), ROWS, COLUMNS // 8),
             "additive 2 × 256": lambda: run.additive(
-                packed["additive 2 × 256"], at(scale["additive 2 × 256"]), at(books), at(x), at(products), at(y), ROWS, COLUMNS // 8
+                packed["additive 2 × 256"], at(scale["additive 2 × 256"]), at(books), at(x),
+                at(products), at(y), ROWS, COLUMNS // 8
             ),
             "trellis, computed": lambda: run.one_mad(
-                packed["trellis, computed"], at(scale["trellis, computed"]), at(x), at(y), ROWS, COLUMNS, STATE_BITS
+                packed["trellis, computed"], at(scale["trellis, computed"]), at(x), at(y), ROWS,
+                COLUMNS, STATE_BITS
             ),
         }  # fmt: skip
         if hasattr(run, "e8p_vectors"):  # compiled for a processor with AVX-512 VNNI
@@ -136,7 +142,8 @@ def main() -> None:
         layer = layers[of.get(name, name)]
         bits = 8 * sum(b.nbytes for b in layer.buffers()) / (ROWS * COLUMNS)
         print(
-            f"{name:20} {bits:13.2f} {times['dense'] / times[name]:17.2f} {times['dense'] / decode[of.get(name, name)]:18.3f}"
+            f"{name:20} {bits:13.2f} {times['dense'] / times[name]:17.2f} "
+            f"{times['dense'] / decode[of.get(name, name)]:18.3f}"
         )
 
 

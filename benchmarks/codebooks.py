@@ -2,7 +2,8 @@
 codebooks, entropy coding.
 
     python benchmarks/codebooks.py        # the first table, three minutes on one core
-    python benchmarks/codebooks.py walk   # the second one, fifteen minutes; a run that was stopped goes on
+    python benchmarks/codebooks.py walk   # the second one, fifteen minutes; a run that was stopped
+                                          # goes on
 
 Two tables. Without data: what a code does with weights as they are and with mixed rows and columns;
 a seed is one draw of the signs of the mixing. With 25,600 calibration tokens (200 × 128) every
@@ -78,7 +79,10 @@ def main() -> None:
             )
             found = divergences(made.model)
             print(
-                f"{label}, {seed}: {spent} bits, {float(found.mean()):.4f} nats, {made.seconds:.0f} s",
+                (
+                    f"{label}, {seed}: {spent} bits, {float(found.mean()):.4f} "
+                    f"nats, {made.seconds:.0f} s"
+                ),
                 flush=True,
             )
             return {"nats": found.tolist(), "bits": spent}
@@ -118,14 +122,17 @@ def main() -> None:
             "trellis 2⁸", lambda s: trellis.quantize(model, state_bits=8), False
         )
         rows |= {label: measured(label, make) for label, make in mixed.items()}
-        table = compare("About 2 bits a weight, no data: KL from the original", rows, against="one weight, mixed", unit="nats",
+        table = compare("About 2 bits a weight, no data: KL from the original", rows,
+                        against="one weight, mixed", unit="nats",
                         protocol=f"{PROTOCOL}; 3 draws of the signs of the mixing")  # fmt: skip
         table.columns.update({"bits a weight": dict(bits)})
         print(table)
         table.save(name, command=COMMAND)
         return
-    table = compare("About 2 bits a weight, with a walk: KL from the original", {k: measured(k, v) for k, v in walked.items()},
-                    against="GPTQ", unit="nats", protocol=f"{PROTOCOL}; 3 calibration sets of 25,600 tokens")  # fmt: skip
+    table = compare("About 2 bits a weight, with a walk: KL from the original",
+                    {k: measured(k, v) for k, v in walked.items()},
+                    against="GPTQ", unit="nats",
+                    protocol=f"{PROTOCOL}; 3 calibration sets of 25,600 tokens")  # fmt: skip
     table.columns.update({"bits a weight": dict(bits)})
     print(table)
     table.save(name, command=f"{COMMAND} walk")

@@ -1,7 +1,8 @@
 """Drivers with equal labels, projectors for written digits by embeddings and through the frozen
 model; three seeds, with controls.
 
-    python benchmarks/cross_modal.py      # a quarter of an hour on one core; goes on where it was stopped
+    python benchmarks/cross_modal.py      # a quarter of an hour on one core; goes on where it was
+                                          # stopped
 
 Drivers: 2,000 labels and 800 steps each. Writes learn/tables/cross-modal-driving.json: the share of
 200 cars that stay on the road for 100 steps at noise .15; and -expert-states.json,
@@ -61,9 +62,10 @@ def driving(kept: Kept) -> None:
         network = makers[name](seed)[0]
         drove = imitation.drive(imitation.by(network), **test)
         return {
-            "stayed": float(drove.stayed.float().mean()), "expert": imitation.error(network, smooth),
+            "stayed": float(drove.stayed.float().mean()),
+            "expert": imitation.error(network, smooth),
             "own": imitation.error(network, imitation.some(drove, 5000, seed)),
-        }  # fmt: skip
+        }
 
     def value(name: str, seed: int, what: str) -> float:
         return kept.value(f"driver {name}, {seed}", lambda: measured(name, seed))[what]
@@ -96,7 +98,8 @@ def driving(kept: Kept) -> None:
         ),
     ):
         found = compare(
-            title, {name: (lambda seed, name=name, what=what: value(name, seed, what)) for name in names},
+            title,
+            {name: (lambda seed, name=name, what=what: value(name, seed, what)) for name in names},
             seeds=SEEDS, against="clone", unit=unit, better=better, protocol=protocol,
         )  # fmt: skip
         print(found)
@@ -116,7 +119,8 @@ def added(
         order = cross_modal.into_sums(data.test_y, count)
         x, y = data.test_x[order], data.test_y[order]
         ways = {
-            "text": None, "pictures": see, "three times as long": lambda x: 3 * see(x), "thirty times as long": lambda x: 30 * see(x),
+            "text": None, "pictures": see, "three times as long": lambda x: 3 * see(x),
+            "thirty times as long": lambda x: 30 * see(x),
             "one place further": lambda x: see(x).roll(1, 0),
         }  # fmt: skip
         found = {
@@ -142,8 +146,10 @@ def added(
     )
     found = compare(
         "Right sums of written numbers, share of 120",
-        {name: (lambda seed, name=name: kept.value(f"sums {seed}", lambda: measured(seed))[name]) for name in names},
-        seeds=SEEDS, against="pictures", better="higher", protocol=f"each held-out picture in one sum; projectors of {steps} steps, the model frozen",
+        {name: (lambda seed, name=name:
+            kept.value(f"sums {seed}", lambda: measured(seed))[name]) for name in names},
+        seeds=SEEDS, against="pictures", better="higher",
+        protocol=f"each held-out picture in one sum; projectors of {steps} steps, the model frozen",
     )  # fmt: skip
     print(found, [kept.values[f"sums {seed}"] for seed in SEEDS])
     found.save("cross-modal-sums", command=COMMAND)
@@ -179,7 +185,8 @@ def too(
         reader = copy.deepcopy(model) if along else model
         if along is not None:
             cross_modal.through_model(
-                reader, tokenizer, see, x, y, steps=STEPS, batch=BATCH, peak=peak, seed=50 + seed, teacher=model if along else None,
+                reader, tokenizer, see, x, y, steps=STEPS, batch=BATCH, peak=peak, seed=50 + seed,
+                teacher=model if along else None,
             )  # fmt: skip
         return see, reader.eval()
 
@@ -213,7 +220,10 @@ def too(
 
         return kept.value(f"too: {name}, {seed}", make)
 
-    protocol = f"a mix of ten; steps of {BATCH} sums of training pictures; the rate of the later ones is the best of three"
+    protocol = (
+        f"a mix of ten; steps of {BATCH} sums of training pictures; "
+        "the rate of the later ones is the best of three"
+    )
     for what, file, title, unit, better in (
         ("sums", "too", "Right sums of held-out written numbers, share of 120", "", "higher"),
         ("kl", "too-kl", "What became of the model: KL from the original", "nats", "lower"),
@@ -228,7 +238,8 @@ def too(
             columns={
                 "rate": {name: rate(name) for name in WAYS},
                 "sums from text, share": {
-                    name: round(sum(sum(measured(name, s)["text"]) for s in SEEDS) / 120 / len(SEEDS), 3) for name in WAYS
+                    name: round(sum(sum(measured(name, s)["text"]) for s in SEEDS) / 120
+                                / len(SEEDS), 3) for name in WAYS
                 },
             } if what == "sums" else None,
         )  # fmt: skip
@@ -267,8 +278,11 @@ def main() -> None:
 
     table = compare(
         "Trained through the model: test pictures whose nearest embedding is right",
-        {name: (lambda seed, name=name: torch.tensor(kept.value(f"{name}, {seed}", lambda: right(name, seed))).mean()) for name in rows},
-        seeds=SEEDS, against="not trained", better="higher", protocol=f"500 test pictures; {STEPS} steps of {BATCH} sums, the model frozen",
+        {name: (lambda seed, name=name:
+            torch.tensor(kept.value(f"{name}, {seed}",
+                                    lambda: right(name, seed))).mean()) for name in rows},
+        seeds=SEEDS, against="not trained", better="higher",
+        protocol=f"500 test pictures; {STEPS} steps of {BATCH} sums, the model frozen",
     )  # fmt: skip
     print(table)
     table.save("cross-modal-through", command=COMMAND)

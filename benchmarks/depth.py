@@ -1,7 +1,7 @@
 """Four blocks of five for each token: early exits, mixtures of depths and a block that is skipped,
 without training.
 
-    python benchmarks/depth.py                    # three minutes on one core; goes on where it was stopped
+    python benchmarks/depth.py  # three minutes on one core; goes on where it was stopped
 
 The bundled model. Every row is set, on its calibration set of 64 × 64 tokens, to 4.0 of 5 blocks a
 token on average; three calibration sets. Writes learn/tables/depth.json: KL from the original on 64
@@ -63,10 +63,13 @@ def main() -> None:
     }
     table = compare(
         "Four of five blocks a token, not trained: KL from the original",
-        {n: (lambda seed, n=n: torch.tensor(found[n][seed]["kl"])) for n in ways}, seeds=SEEDS, against="one block for all",
-        unit="nats of KL", columns={"blocks a token": blocks},
+        {n: (lambda seed, n=n: torch.tensor(found[n][seed]["kl"])) for n in ways},
+        seeds=SEEDS,
+        against="one block for all",
+        unit="nats of KL",
+        columns={"blocks a token": blocks},
         protocol="64 validation windows of 64 tokens; set on 3 calibration sets of 64 × 64 tokens",
-    )  # fmt: skip
+    )
     print(table, flush=True)
     table.save("depth", command=COMMAND)
 

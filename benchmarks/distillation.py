@@ -1,7 +1,8 @@
 """The same small student trained on labels alone and distilled, from the bundled model, over
 several seeds.
 
-    python benchmarks/distillation.py [quarter tenth] [--kinds facts] [--windows 64] [--steps 40] [--seeds 3]
+    python benchmarks/distillation.py [quarter tenth] [--kinds facts] [--windows 64] [--steps 40]
+        [--seeds 3]
 
 There is little text: `windows` pieces of 64 tokens, walked through again and again (0: new text at
 every step).
@@ -95,9 +96,9 @@ class Setting:
         for seed in seeds:
             one = compare.losses(
                 lambda seed: self.student, self.teacher,
-                lambda seed: self.text("train", a.windows or a.steps * BATCH, seed + 1), ways, seeds=[seed],
-                choose=self.choose, validation=self.validation, score=self.facts, steps=a.steps, batch=BATCH, peak=a.peak,
-                every=max(1, a.steps // 8), progress=False,
+                lambda seed: self.text("train", a.windows or a.steps * BATCH, seed + 1), ways,
+                seeds=[seed], choose=self.choose, validation=self.validation, score=self.facts,
+                steps=a.steps, batch=BATCH, peak=a.peak, every=max(1, a.steps // 8), progress=False,
             )  # fmt: skip
             print(f"{self.size}, seed {seed}: {one}", file=sys.stderr, flush=True)
             for name, values in one.items():
@@ -108,16 +109,21 @@ class Setting:
     def report(self, found: dict[str, dict]) -> None:
         share = students.parameters(self.student) / students.parameters(self.teacher)
         print(
-            f"\n### {self.size}: {students.parameters(self.student):,} parameters, {share:.0%} of the teacher's\n"
+            f"\n### {self.size}: {students.parameters(self.student):,} parameters, "
+            f"{share:.0%} of the teacher's\n"
         )
         for name, model in (("Teacher", self.teacher), ("the student's start", self.student)):
             end = "; " if name == "Teacher" else ".\n\n"
             print(
-                f"{name} {mean_loss(model, self.validation):.4f} nats, facts {self.facts(model):.1%}",
+                (
+                    f"{name} {mean_loss(model, self.validation):.4f} nats, facts "
+                    f"{self.facts(model):.1%}"
+                ),
                 end=end,
             )
         print(
-            "| trained by | nats | gain over labels | over response | facts | gain over labels | over response | time / labels |"
+            "| trained by | nats | gain over labels | over response | facts | gain over labels | "
+            "over response | time / labels |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for name, one in found.items():
@@ -156,8 +162,9 @@ if __name__ == "__main__":
     torch.set_num_threads(min(2, torch.get_num_threads()))
     text = f"{a.windows} windows of text" if a.windows else "new text at every step"
     print(
-        f"{text} ({', '.join(a.kinds) if a.kinds else 'all kinds'}), {a.steps} steps of {BATCH} × {CONTEXT} tokens, "
-        f"{a.before} steps on labels before, peak learning rate {a.peak}, τ = 2, α = 0.5, {a.seeds} seeds"
+        f"{text} ({', '.join(a.kinds) if a.kinds else 'all kinds'}), {a.steps} steps of {BATCH} × "
+        f"{CONTEXT} tokens, {a.before} steps on labels before, peak learning rate {a.peak}, τ = 2, "
+        f"α = 0.5, {a.seeds} seeds"
     )
     for size in a.sizes:
         setting = Setting(size, a)

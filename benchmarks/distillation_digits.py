@@ -17,7 +17,10 @@ from course_utils.distillation import digits
 from course_utils.evaluation.comparison import Comparison, compare
 
 EXAMPLES, HIDDEN, SEEDS, PEAK = 100, 12, range(5), 1e-2
-PROTOCOL = f"{EXAMPLES} images, {HIDDEN} hidden units, 400 steps; test accuracy on 500 images, {len(SEEDS)} seeds"
+PROTOCOL = (
+    f"{EXAMPLES} images, {HIDDEN} hidden units, 400 steps; test accuracy on 500 "
+    f"images, {len(SEEDS)} seeds"
+)
 COMMAND = "python benchmarks/distillation_digits.py {}"
 
 
@@ -78,11 +81,17 @@ def table(title: str, rows: dict, **more) -> Comparison:
 
 def worth() -> Comparison:
     rows = {
-        "labels": taught(None), "teacher of the same 100 images": taught("same"), "teacher of all 1,297 images": taught("all"),
+        "labels": taught(None),
+        "teacher of the same 100 images": taught("same"),
+        "teacher of all 1,297 images": taught("all"),
         "labels of all 1,297 images": taught(None, 4.0, 0.1, 10_000),
-        "the teacher of 100 itself": lambda s: digits.accuracy(teacher(s, "same"), data(s).test_x, data(s).test_y),
-        "the teacher of 1,297 itself": lambda s: digits.accuracy(teacher(s, "all"), data(s).test_x, data(s).test_y),
-    }  # fmt: skip
+        "the teacher of 100 itself": lambda s: digits.accuracy(
+            teacher(s, "same"), data(s).test_x, data(s).test_y
+        ),
+        "the teacher of 1,297 itself": lambda s: digits.accuracy(
+            teacher(s, "all"), data(s).test_x, data(s).test_y
+        ),
+    }
     behind = dict(zip(rows, ("100", "100", "1,297", "1,297", "100", "1,297"), strict=True))
     return table(
         "A student of 12 units, τ = 4, α = 0.1", rows, columns={"images behind it": behind}
@@ -117,7 +126,10 @@ def missing() -> Comparison:
         "teacher",
     )
     rows = {name: lambda seed, name=name: found(seed)[name] for name in names}
-    protocol = f"32 hidden units, all images but the 3s, 600 steps, τ = 8, α = 0; share of the test 3s that are named, {len(SEEDS)} seeds"
+    protocol = (
+        "32 hidden units, all images but the 3s, 600 steps, τ = 8, α = 0; "
+        f"share of the test 3s that are named, {len(SEEDS)} seeds"
+    )
     return compare(
         "A student that never saw a 3",
         rows,

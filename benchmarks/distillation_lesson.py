@@ -30,7 +30,10 @@ CONTEXT, BATCH, WINDOWS, STEPS, JUDGED = 64, 8, 64, 40, 64
 PEAK, SEEDS = 5e-4, (0, 1, 2)
 LABELS = {"labels": PEAK, "labels, half the rate": PEAK / 2, "labels, twice the rate": 2 * PEAK}
 MIXES = {f"τ = {t:g}, α = {a:g}": (t, a) for t, a in ((1, 0), (2, 0), (2, 0.5), (4, 0), (8, 0))}
-PROTOCOL = f"{STEPS} steps of {BATCH} × {CONTEXT} tokens from {WINDOWS} windows, {len(SEEDS)} seeds; checkpoint chosen on {JUDGED} windows, judged on {JUDGED} others"
+PROTOCOL = (
+    f"{STEPS} steps of {BATCH} × {CONTEXT} tokens from {WINDOWS} windows, {len(SEEDS)} seeds; "
+    f"checkpoint chosen on {JUDGED} windows, judged on {JUDGED} others"
+)
 COMMAND = "python benchmarks/distillation_lesson.py {}"
 best = "τ = 1, α = 0"
 INSIDE = ("features", "attention", "relations")
@@ -47,14 +50,16 @@ def text(seed: int) -> Tensor:
 
 def options(seed: int, steps: int = STEPS, peak: float = PEAK) -> dict:
     return {
-        "validation": choose, "steps": steps, "batch": BATCH, "peak": peak, "seed": seed, "keep": "best",
-        "every": max(1, steps // 8), "progress": False,
+        "validation": choose, "steps": steps, "batch": BATCH, "peak": peak, "seed": seed,
+        "keep": "best", "every": max(1, steps // 8), "progress": False,
     }  # fmt: skip
 
 
 @functools.cache
 def answers(seed: int) -> Tensor:
-    """The teacher's logits on the text of a seed, asked for once: every run reads them five times."""
+    """The teacher's logits on the text of a seed, asked for once:
+    every run reads them five times.
+    """
     with torch.no_grad():
         return torch.cat([teacher(input_ids=ids).logits for ids in text(seed).split(16)])
 
@@ -91,9 +96,10 @@ def objective(name: str, seed: int):
     if not inside:
         return Formula(seed, softened(tau), alpha)
     more = {
-        "features": lambda: objectives.Feature(start, teacher), "attention": lambda: objectives.Attention(start, teacher),
+        "features": lambda: objectives.Feature(start, teacher),
+        "attention": lambda: objectives.Attention(start, teacher),
         "relations": objectives.Relation,
-    }  # fmt: skip
+    }
     return objectives.Sum(objectives.Response(tau, alpha), more[inside]())
 
 
@@ -106,7 +112,10 @@ def run(name: str, seed: int):
         loss=objective(name, seed),
         **options(seed, peak=LABELS.get(name, PEAK)),
     )
-    told = f"{name}, seed {seed}: step {result.step}, choosing {result.validation:.4f}, last {result.history[-1]['validation']:.4f}"
+    told = (
+        f"{name}, seed {seed}: step {result.step}, choosing {result.validation:.4f}, "
+        f"last {result.history[-1]['validation']:.4f}"
+    )
     print(told, file=sys.stderr, flush=True)
     return result, nats_by_window(result.model, judge)
 
@@ -155,12 +164,21 @@ def arrangements() -> dict[str, Callable[[int], Tensor]]:
     return {
         "labels, the best rate": lambda s: run(best_rate(), s)[1],
         "teacher → student": lambda s: run(best, s)[1],
-        "progressive: assistant": lambda s: last(variants.assistants([middle, start], teacher, text(s), **alone, **options(s, half))),
-        "progressive: growing": lambda s: last(variants.growing(teacher, text(s), stages=[blocks[:1], [blocks[0], blocks[-1]]], **alone, **options(s, half))),
-        "self: born again": lambda s: last(variants.born_again(start, text(s), generations=1, **alone, **options(s, half))),
-        "self: deep to shallow": lambda s: last([variants.deep_to_shallow(start, text(s), temperature=1.0, **options(s))]),
-        "several teachers": lambda s: last([variants.several_teachers(start, [teacher, copy], text(s), temperature=1.0, alpha=0.0, **options(s))]),
-        "online: two peers": lambda s: last(variants.mutual([start, peer], text(s), **options(s, half))[:1]),
+        "progressive: assistant": lambda s:
+            last(variants.assistants([middle, start], teacher, text(s), **alone,
+                                     **options(s, half))),
+        "progressive: growing": lambda s:
+            last(variants.growing(teacher, text(s), stages=[blocks[:1], [blocks[0], blocks[-1]]],
+                                  **alone, **options(s, half))),
+        "self: born again": lambda s:
+            last(variants.born_again(start, text(s), generations=1, **alone, **options(s, half))),
+        "self: deep to shallow": lambda s:
+            last([variants.deep_to_shallow(start, text(s), temperature=1.0, **options(s))]),
+        "several teachers": lambda s:
+            last([variants.several_teachers(start, [teacher, copy], text(s), temperature=1.0,
+                                            alpha=0.0, **options(s))]),
+        "online: two peers": lambda s:
+            last(variants.mutual([start, peer], text(s), **options(s, half))[:1]),
     }  # fmt: skip
 
 
@@ -184,7 +202,8 @@ def who():
 
 TABLES = {
     "loss": lambda: of_losses("Labels or a teacher", [*LABELS, *MIXES], "labels"),
-    "inside": lambda: of_losses("Something inside, beside the answers", [best, *(f"{best} + {what}" for what in INSIDE)], best),
+    "inside": lambda: of_losses("Something inside, beside the answers",
+                                [best, *(f"{best} + {what}" for what in INSIDE)], best),
     "who": who,
 }  # fmt: skip
 

@@ -44,7 +44,9 @@ SEEDS = (1, 2, 3)
 
 
 def bits_of(compressed) -> float:
-    """Bits of the blocks' layers for each of their weights, tables, scales and zero points counted."""
+    """Bits of the blocks' layers for each of their weights, tables,
+    scales and zero points counted.
+    """
     kinds = QuantizedLinear | hqq.RealZeroLinear | entropy_coded.EntropyCodedLinear
     layers = [m for m in compressed.model.modules() if isinstance(m, kinds)]
     size = sum(b.nbytes for m in layers for name, b in m.named_buffers() if name != "order")
@@ -77,7 +79,8 @@ def main() -> None:
     rows = {name: row(name, make) for name, make in ROWS.items()}
     table = comparison.compare(
         "Bits and damage", rows, seeds=SEEDS, against="round to nearest, 2 bits", unit="nats of KL",
-        protocol="bundled model; 64 validation windows of 256 tokens; calibration 16 × 256 training tokens, 3 sets",
+        protocol="bundled model; 64 validation windows of 256 tokens; calibration 16 × 256 "
+                 "training tokens, 3 sets",
     )  # fmt: skip
     taken = {name: round(sum(b) / len(b), 3) for name, b in bits.items()}
     replace(table, columns={"bits a weight": taken}).save(

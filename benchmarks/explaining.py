@@ -1,7 +1,7 @@
 """What compression took away, at equal divergence: facts by how often they were seen, and the
 circuit that copies.
 
-    python benchmarks/explaining.py               # four minutes on one core; goes on where it was stopped
+    python benchmarks/explaining.py  # four minutes on one core; goes on where it was stopped
     python benchmarks/explaining.py --seconds 200
 
 The bundled model, rounded to 2 bits in groups of 64; every other row is set, by bisection on the
@@ -82,7 +82,8 @@ def main() -> None:
     def measured(name: str, seed: int) -> dict:
         seed = seed if name in drawn else 0
         strength = kept.value(f"strength, {name}, {seed}", lambda: matched(
-            lambda s: ways[name](s, seed), goal, damage, *ranges[name]) if name in ranges else 0.0)  # fmt: skip
+            lambda s: ways[name](s, seed), goal, damage, *ranges[name]) if name in ranges else 0.0
+        )  # fmt: skip
 
         def measure():
             changed = ways[name](strength, seed)

@@ -150,7 +150,10 @@ def main() -> None:
     for name in ways:
         rows[name] = row(one[name])
         rows[f"{name}, norms trained on others"] = after[name].__getitem__
-    protocol = f"750 facts of 150 people, by person; trained on the half without them, {STEPS} steps of {BATCH} questions"
+    protocol = (
+        f"750 facts of 150 people, by person; trained on the half without them, {STEPS} "
+        f"steps of {BATCH} questions"
+    )
     table = compare(
         "Facts right before and after training the norms on other people",
         rows,

@@ -1,9 +1,11 @@
 """Lesson 5.4: gates and movement on the bundled model, beside magnitude and Wanda at the same
 number of zeros.
 
-    python benchmarks/gates.py weights      # 70 % of the weights are 0; the others keep their values
-    python benchmarks/gates.py inputs       # 25 % of the weights are 0, whole inputs of layers; the others keep their values
-    python benchmarks/gates.py trained      # 70 % of the weights are 0; the others are trained, in all rows by the same steps
+    python benchmarks/gates.py weights  # 70 % of the weights are 0; the others keep their values
+    python benchmarks/gates.py inputs       # 25 % of the weights are 0, whole inputs of layers; the
+                                            # others keep their values
+    python benchmarks/gates.py trained      # 70 % of the weights are 0; the others are trained, in
+                                            # all rows by the same steps
 
 About a quarter of an hour on one core together; each goes on where it was stopped (`--seconds
 200`). A calibration set is 64 × 128 tokens, the same for all rows; what is trained takes 96 steps
@@ -157,7 +159,10 @@ def main(kind: str) -> None:
         ),
         unit="nats",
         columns={"zeros": zeros},
-        protocol=f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; {STEPS} steps of {BATCH} sequences for what is trained, at the better of two rates",
+        protocol=(
+            f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; {STEPS} steps of {BATCH} "
+            "sequences for what is trained, at the better of two rates"
+        ),
     )
     print(table, flush=True)
     table.save(f"gates-{kind}", command=f"python benchmarks/gates.py {kind}")
@@ -169,7 +174,9 @@ def without(model, scores: dict[str, Tensor], share: float):
     """
     work = sharing.structure(model).eval()
     layers = walk.compressible(work)
-    kept = gated._inputs(scores, {name: walk.weight_of(m).shape[0] for name, m in layers.items()}, share)  # fmt: skip
+    kept = gated._inputs(
+        scores, {name: walk.weight_of(m).shape[0] for name, m in layers.items()}, share
+    )
     for name, module in layers.items():
         apply.zero_outside(module, kept[name])
     return sharing.own(work, model)

@@ -1,6 +1,6 @@
 """Does compression help on new data? Digits with a fifth of the training labels drawn by chance.
 
-    python benchmarks/generalization.py           # one minute on one core; goes on where it was stopped
+    python benchmarks/generalization.py  # one minute on one core; goes on where it was stopped
 
 A perceptron 64-128-64-10 is trained for 600 steps on 300 images, then rounded (one scale a row) or
 pruned without further training. Controls: training that stops where 200 other images with equally
@@ -81,9 +81,11 @@ def main() -> None:
         seed: kept.value(f"0.2, {seed}", lambda seed=seed: measured(seed, 0.2)) for seed in SEEDS
     }
     table = compare(
-        "Digits, a fifth of the labels drawn by chance: test accuracy", {name: (lambda seed, name=name: found[seed][name]) for name in found[0]},
-        seeds=SEEDS, against="trained to the end", better="higher",
-        protocol=f"500 test images with right labels; 300 training images, {STEPS} steps of 64, the same for all rows",
+        "Digits, a fifth of the labels drawn by chance: test accuracy",
+        {name: (lambda seed, name=name: found[seed][name]) for name in found[0]}, seeds=SEEDS,
+        against="trained to the end", better="higher",
+        protocol=f"500 test images with right labels; 300 training images, {STEPS} steps of 64, "
+                 "the same for all rows",
     )  # fmt: skip
     print(table)
     table.save("generalization-noisy", command=COMMAND)

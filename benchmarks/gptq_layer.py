@@ -109,7 +109,8 @@ def peak_copies(width: int) -> float:
 
 def main(widths: list[int]) -> int:
     print(
-        f"GPTQ of one square float32 layer, {SETTINGS['bits']} bits, groups of {SETTINGS['group_size']}"
+        f"GPTQ of one square float32 layer, {SETTINGS['bits']} bits, groups of "
+        f"{SETTINGS['group_size']}"
     )
     print(
         "width  plain / ours  plain / ours without never_worse  peak memory in copies of the layer"
@@ -134,7 +135,10 @@ def main(widths: list[int]) -> int:
             )
     print(
         "\n".join(missed)
-        or f"goals met: {', '.join(f'width {w}: ≥ {f:g} ×, ≤ {c:g} copies' for w, (f, c) in GOALS.items())}"
+        or (
+            "goals met: "
+            f"{', '.join(f'width {w}: ≥ {f:g} ×, ≤ {c:g} copies' for w, (f, c) in GOALS.items())}"
+        )
     )
     return bool(missed)
 

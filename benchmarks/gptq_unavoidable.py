@@ -2,7 +2,8 @@
 factor and inverse for each layer.
 
     python benchmarks/gptq_unavoidable.py [--tokens 16384] [--blocks 2] [--repeats 3] [--readable]
-    python benchmarks/gptq_unavoidable.py --real --blocks 30 --repeats 1    # SmolLM2-135M-Instruct itself, 32 x 512 tokens of pydoc
+    # SmolLM2-135M-Instruct itself, 32 x 512 tokens of pydoc
+    python benchmarks/gptq_unavoidable.py --real --blocks 30 --repeats 1
 
 A random model with the shapes of SmolLM2-135M (hidden 576, MLP 1536, 9 heads of 64, 3 for keys and
 values), 4 bits, groups of 64.
@@ -44,7 +45,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=1024, hidden_size=576, intermediate_size=1536, num_hidden_layers=given.blocks, num_attention_heads=9, num_key_value_heads=3,
+        vocab_size=1024, hidden_size=576, intermediate_size=1536, num_hidden_layers=given.blocks,
+        num_attention_heads=9, num_key_value_heads=3,
         max_position_embeddings=1024,
     )).eval()  # fmt: skip
     ids = torch.randint(0, 1024, (given.tokens // 512, 512))
@@ -96,11 +98,14 @@ def main() -> None:
     found = {name: statistics.median(values) for name, values in rows.items()}
     least = found["forward"] + found["factors"]
     what = "SmolLM2" if given.real else "SmolLM2's shapes"
-    print(f"{given.blocks} blocks of {what}, {given.tokens} tokens, processor seconds of one thread: "
-          + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))  # fmt: skip
+    print(
+        f"{given.blocks} blocks of {what}, {given.tokens} tokens, processor seconds of one thread: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    )
     for name in ("GPTQ", "readable"):
         if name in found:
-            print(f"{name} / (two forward passes + factors): {found[name] / least:.2f}; with the half products XᵀX counted too: "
+            print(f"{name} / (two forward passes + factors): {found[name] / least:.2f}; with the "
+                  "half products XᵀX counted too: "
                   f"{found[name] / (least + found['half products']):.2f}")  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Grade a synthetic class of lab-3.1-gptq: killed half-way, resumed, once more in one go, and
 beside stock nbgrader.
 
-    python benchmarks/grading.py [--submissions 300] [--stock 20] [--jobs 2] [--log FILE]       default: 20 and 4
+    python benchmarks/grading.py [--submissions 300] [--stock 20] [--jobs 2] [--log FILE]
+        (default: 20 and 4)
 
 Asserts that no submission is lost or graded twice and that the scores equal those of the run that
 was not killed.
@@ -45,50 +46,91 @@ OTHERS = {  # exercise: (another right answer, a wrong one)
         "def hessian(x):\n    return x.T @ x / len(x)",
     ),
     "inverse-cholesky": (
-        "def inverse_cholesky(H):\n    return torch.linalg.cholesky(torch.linalg.inv(H)).T.contiguous()",
+        (
+            "def inverse_cholesky(H):\n"
+            "    return torch.linalg.cholesky(torch.linalg.inv(H)).T.contiguous()"
+        ),
         "def inverse_cholesky(H):\n    return torch.linalg.cholesky(torch.linalg.inv(H))",
     ),
     "column-update": (
-        "def column_update(weight, U, i, quantized):\n    weight = weight.clone()\n"
-        "    error = (weight[:, i] - quantized) / U[i, i]\n    weight[:, i:] -= error[:, None] * U[i, i:][None, :]\n"
-        "    weight[:, i] = quantized\n    return weight",
-        "def column_update(weight, U, i, quantized):\n    moved = weight.clone()\n    moved[:, i] = quantized\n    return moved",
+        (
+            "def column_update(weight, U, i, quantized):\n    weight = weight.clone()\n"
+            "    error = (weight[:, i] - quantized) / U[i, i]\n"
+            "    weight[:, i:] -= error[:, None] * U[i, i:][None, :]\n"
+            "    weight[:, i] = quantized\n    return weight"
+        ),
+        (
+            "def column_update(weight, U, i, quantized):\n"
+            "    moved = weight.clone()\n    moved[:, i] = quantized\n    return moved"
+        ),
     ),
     "quantize-layer": (
-        "def quantize_layer(weight, H, bits, group_size):\n    W, U = weight.clone(), torch.linalg.cholesky(torch.linalg.inv(H), upper=True)\n"
-        "    codes, scales, zeros = torch.empty_like(W), [], []\n    for i in range(W.shape[1]):\n"
-        "        if i % group_size == 0:\n            part = W[:, i:i + group_size]\n"
-        "            s, z = scale_and_zero(part.amin(1), part.amax(1), bits, False)\n            scales.append(s)\n            zeros.append(z)\n"
-        "        codes[:, i] = torch.clamp(torch.round(W[:, i] / s) + z, 0, 2**bits - 1)\n"
-        "        error = (W[:, i] - s * (codes[:, i] - z)) / U[i, i]\n        W[:, i:] -= torch.outer(error, U[i, i:])\n"
-        "    return codes.byte(), torch.stack(scales, 1), torch.stack(zeros, 1)",
-        "def quantize_layer(weight, H, bits, group_size):\n    made = rtn.quantize_layer(weight, bits=bits, group_size=group_size)\n"
-        "    return made.codes, made.grid.scale, made.grid.zero_point",
+        (
+            "def quantize_layer(weight, H, bits, group_size):\n"
+            "    W, U = weight.clone(), torch.linalg.cholesky(torch.linalg.inv(H), upper=True)\n"
+            "    codes, scales, zeros = torch.empty_like(W), [], []\n"
+            "    for i in range(W.shape[1]):\n"
+            "        if i % group_size == 0:\n            part = W[:, i:i + group_size]\n"
+            "            s, z = scale_and_zero(part.amin(1), part.amax(1), bits, False)\n"
+            "            scales.append(s)\n            zeros.append(z)\n"
+            "        codes[:, i] = torch.clamp(torch.round(W[:, i] / s) + z, 0, 2**bits - 1)\n"
+            "        error = (W[:, i] - s * (codes[:, i] - z)) / U[i, i]\n"
+            "        W[:, i:] -= torch.outer(error, U[i, i:])\n"
+            "    return codes.byte(), torch.stack(scales, 1), torch.stack(zeros, 1)"
+        ),
+        (
+            "def quantize_layer(weight, H, bits, group_size):\n"
+            "    made = rtn.quantize_layer(weight, bits=bits, group_size=group_size)\n"
+            "    return made.codes, made.grid.scale, made.grid.zero_point"
+        ),
     ),
     "pack-int4": (
         "def pack_int4(codes):\n    return (codes[:, ::2] + 16 * codes[:, 1::2]).to(torch.uint8)",
         "def pack_int4(codes):\n    return codes[:, 1::2] | (codes[:, 0::2] << 4)",
     ),
     "packed-linear": (
-        "def packed_linear(x, packed, scale, zero):\n    codes = torch.empty(len(packed), 2 * packed.shape[1], dtype=x.dtype)\n"
-        "    codes[:, ::2], codes[:, 1::2] = packed % 16, packed // 16\n    group = torch.arange(codes.shape[1]) // (codes.shape[1] // scale.shape[1])\n"
-        "    return x @ ((codes - zero[:, group]) * scale[:, group]).to(x.dtype).T",
-        "def packed_linear(x, packed, scale, zero):\n    return x @ unpack(packed, 4, 2 * packed.shape[1]).to(x.dtype).T",
+        (
+            "def packed_linear(x, packed, scale, zero):\n"
+            "    codes = torch.empty(len(packed), 2 * packed.shape[1], dtype=x.dtype)\n"
+            "    codes[:, ::2], codes[:, 1::2] = packed % 16, packed // 16\n"
+            "    group = torch.arange(codes.shape[1]) // (codes.shape[1] // scale.shape[1])\n"
+            "    return x @ ((codes - zero[:, group]) * scale[:, group]).to(x.dtype).T"
+        ),
+        (
+            "def packed_linear(x, packed, scale, zero):\n"
+            "    return x @ unpack(packed, 4, 2 * packed.shape[1]).to(x.dtype).T"
+        ),
     ),
     "make-checkpoint": (
-        "def make_checkpoint(model, calibration, folder, bits, group_size, layer):\n"
-        "    made = gptq.quantize(model, calibration, quantize_layer=layer, group_size=group_size, bits=bits)\n"
-        "    made.save(folder)\n    return sum(f.stat().st_size for f in Path(folder).iterdir()), load(str(folder))",
-        "def make_checkpoint(model, calibration, folder, bits, group_size, layer):\n    return 0, model",
+        (
+            "def make_checkpoint(model, calibration, folder, bits, group_size, layer):\n"
+            "    made = gptq.quantize(model, calibration, quantize_layer=layer, "
+            "group_size=group_size, bits=bits)\n"
+            "    made.save(folder)\n"
+            "    return sum(f.stat().st_size for f in Path(folder).iterdir()), load(str(folder))"
+        ),
+        (
+            "def make_checkpoint(model, calibration, folder, bits, group_size, layer):\n"
+            "    return 0, model"
+        ),
     ),
     "act-order": (
-        "def act_order(weight, H, bits, group_size):\n    order = H.diag().sort(descending=True).indices\n"
-        "    codes, scale, zero = quantize_layer(weight[:, order], H[order, :][:, order], bits, group_size)\n"
-        "    place = torch.empty_like(order)\n    place[order] = torch.arange(len(order))\n    return codes[:, place], scale, zero, place // group_size",
-        "def act_order(weight, H, bits, group_size):\n    return (*quantize_layer(weight, H, bits, group_size), torch.arange(len(H)) // group_size)",
+        (
+            "def act_order(weight, H, bits, group_size):\n"
+            "    order = H.diag().sort(descending=True).indices\n"
+            "    codes, scale, zero = quantize_layer(weight[:, order], H[order, :][:, order], "
+            "bits, group_size)\n"
+            "    place = torch.empty_like(order)\n    place[order] = torch.arange(len(order))\n"
+            "    return codes[:, place], scale, zero, place // group_size"
+        ),
+        (
+            "def act_order(weight, H, bits, group_size):\n    return (*quantize_layer(weight, H, "
+            "bits, group_size), torch.arange(len(H)) // group_size)"
+        ),
     ),
-}  # fmt: skip
-KINDS = ("the solution", "other right", "one wrong", "three wrong", "half missing", "crashing", "noisy", "damaged", "mixed", "no metadata")  # fmt: skip
+}
+KINDS = ("the solution", "other right", "one wrong", "three wrong", "half missing", "crashing",
+         "noisy", "damaged", "mixed", "no metadata")  # fmt: skip
 
 
 def submission(lab, n: int) -> bytes:
@@ -239,18 +281,22 @@ def main(submissions: int, stock: int, jobs: int, log) -> int:
     ]
     assert not different and not any("fault" in result for result in found.values()), different
     print(
-        f"{submissions} submissions, killed when {len(kept)} were graded, resumed: none lost, none graded twice, scores as in one run"
+        f"{submissions} submissions, killed when {len(kept)} were graded, resumed: "
+        "none lost, none graded twice, scores as in one run"
     )
     rates = {"ours": 2 * submissions / sum(quick) * 60, "stock": stock / sum(slow) * 60}
     print(
-        f"course grade --jobs {jobs}: {rates['ours']:.1f} submissions/minute, the start of each run included"
+        f"course grade --jobs {jobs}: {rates['ours']:.1f} submissions/minute, "
+        "the start of each run included"
     )
     print(
-        f"nbgrader autograde: {rates['stock']:.2f} submissions/minute ({stock} submissions, of which {graded} did not fail)"
+        f"nbgrader autograde: {rates['stock']:.2f} submissions/minute ({stock} submissions, "
+        f"of which {graded} did not fail)"
     )
     ratio = rates["ours"] / rates["stock"]
     print(
-        f"{'goal met' if ratio >= GOAL else 'goal missed'}: {ratio:.1f} times as many as stock nbgrader (goal {GOAL:g})"
+        f"{'goal met' if ratio >= GOAL else 'goal missed'}: {ratio:.1f} times as many as stock "
+        f"nbgrader (goal {GOAL:g})"
     )
     return int(ratio < GOAL)
 

@@ -43,7 +43,10 @@ def main(options: argparse.Namespace) -> None:
                 pruned = prune(model, ids, options.sparsity, **training, **more).model
                 tried.append((mean_loss(pruned, chosen_on), peak, divergences(pruned)))
                 print(
-                    f"seed {seed}, {prune.__name__}, peak {peak}: KL {float(tried[-1][2].mean()):.4f}",
+                    (
+                        f"seed {seed}, {prune.__name__}, peak {peak}: "
+                        f"KL {float(tried[-1][2].mean()):.4f}"
+                    ),
                     flush=True,
                 )
             return min(tried, key=lambda t: t[:2])[2]
@@ -56,12 +59,17 @@ def main(options: argparse.Namespace) -> None:
         "gradually": trained(schedules.gradual, settle=0.45),
     }
     table = compare(
-        f"{options.sparsity:.0%} of the weights gone: KL from the dense model", rows, seeds=range(options.seeds), against="at once",
-        unit="nats", protocol=f"{PROTOCOL}; {options.steps} steps of {BATCH} × {CONTEXT} tokens, the same for both",
+        f"{options.sparsity:.0%} of the weights gone: KL from the dense model", rows,
+        seeds=range(options.seeds), against="at once", unit="nats",
+        protocol=f"{PROTOCOL}; {options.steps} steps of {BATCH} × {CONTEXT} tokens, "
+                 "the same for both",
     )  # fmt: skip
     print(table)
     peaks = " ".join(map(str, options.peaks))
-    command = f"--sparsity {options.sparsity} --steps {options.steps} --seeds {options.seeds} --peaks {peaks}"
+    command = (
+        f"--sparsity {options.sparsity} --steps {options.steps} --seeds "
+        f"{options.seeds} --peaks {peaks}"
+    )
     table.save("gradual", command=f"python benchmarks/gradual.py {command}")
 
 

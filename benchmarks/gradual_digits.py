@@ -28,9 +28,11 @@ def main() -> None:
                 found[f"{way}, {row['sparsity']:.0%} gone"][seed] = row[way]
         print(f"seed {seed} done", flush=True)
     table = compare(
-        "Pruning while training, on digits: test accuracy", {label: by_seed.__getitem__ for label, by_seed in found.items()},
-        seeds=SEEDS, against="dense", better="higher",
-        protocol="500 test images; 150 steps of 64 images after the pruning begins, the same batches for both ways",
+        "Pruning while training, on digits: test accuracy",
+        {label: by_seed.__getitem__ for label, by_seed in found.items()}, seeds=SEEDS,
+        against="dense", better="higher",
+        protocol="500 test images; 150 steps of 64 images after the pruning begins, the same "
+                 "batches for both ways",
     )  # fmt: skip
     print(table)
     for share in SPARSITIES:

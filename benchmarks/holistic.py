@@ -1,6 +1,7 @@
 """Lesson 5.8's comparisons on the bundled model, each at equal bytes and equal training tokens.
 
-    python benchmarks/holistic.py [together] [steps] [drafts] [front]     # ten minutes on one core; goes on where it was stopped
+    # ten minutes on one core; goes on where it was stopped
+    python benchmarks/holistic.py [together] [steps] [drafts] [front]
 
 together: pruning a quarter of the MLP channels into 2 bits, in other orders and both at once. All
 rows keep 128 of 512 channels and 2 bits in groups of 64; trained rows see 32 steps of 8 × 64 tokens
@@ -66,12 +67,20 @@ def together() -> None:
     cut = prune(net)
     ways = {
         "prune, quantize": lambda seed, peak: round_to_two(cut).model,
-        "prune, train, quantize": lambda seed, peak: round_to_two(trained(cut, seed, peak, 8)).model,
-        "train in 2 bits, prune, quantize": lambda seed, peak: round_to_two(prune(trained(net, seed, peak, 2))).model,
-        "prune, quantize, train, quantize": lambda seed, peak: round_to_two(trained(pipeline.unpacked(round_to_two(cut).model), seed, peak, 8)).model,
-        "prune, train half, train in 2 bits": lambda seed, peak: trained(trained(cut, seed, peak, 8, STEPS // 2), seed, peak, 2, STEPS // 2, STEPS // 2),
+        "prune, train, quantize": lambda seed, peak: (
+            round_to_two(trained(cut, seed, peak, 8)).model
+        ),
+        "train in 2 bits, prune, quantize": lambda seed, peak: (
+            round_to_two(prune(trained(net, seed, peak, 2))).model
+        ),
+        "prune, quantize, train, quantize": lambda seed, peak: (
+            round_to_two(trained(pipeline.unpacked(round_to_two(cut).model), seed, peak, 8)).model
+        ),
+        "prune, train half, train in 2 bits": lambda seed, peak: trained(
+            trained(cut, seed, peak, 8, STEPS // 2), seed, peak, 2, STEPS // 2, STEPS // 2
+        ),
         "prune, train in 2 bits": lambda seed, peak: trained(cut, seed, peak, 2),
-    }  # fmt: skip
+    }
 
     def measured(name: str, seed: int, peak: float) -> dict:
         def make():
@@ -82,7 +91,10 @@ def together() -> None:
                 "others": float(by_window.kl_by_window(others_goal, model, others).mean()),
             }
             print(
-                f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} ({time.perf_counter() - began:.0f} s)",
+                (
+                    f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} "
+                    f"({time.perf_counter() - began:.0f} s)"
+                ),
                 flush=True,
             )
             return out
@@ -99,9 +111,12 @@ def together() -> None:
     rows = {name: row(name) for name in ways}
     size = kept.value("together, bytes", lambda: round_to_two(cut).bytes_on_disk) / 1e6
     table = compare(
-        f"A quarter of the channels in 2 bits, {size:.3f} MB: KL from the original", rows, seeds=SEEDS, against="prune, train, quantize",
-        unit="nats of KL", protocol=f"{PROTOCOL}; {STEPS} steps of 8 × 64 tokens where trained, new text for each seed",
-        columns={"learning rate": {name: rate or "" for name, rate in chosen.items()}}, progress=False,
+        f"A quarter of the channels in 2 bits, {size:.3f} MB: KL from the original", rows,
+        seeds=SEEDS, against="prune, train, quantize", unit="nats of KL",
+        protocol=f"{PROTOCOL}; {STEPS} steps of 8 × 64 tokens where trained, new text for "
+                 "each seed",
+                 columns={"learning rate": {name: rate or "" for name, rate in chosen.items()}},
+                 progress=False,
     )  # fmt: skip
     print(table, flush=True)
     table.save("holistic-together", command="python benchmarks/holistic.py together")
@@ -126,7 +141,10 @@ def steps() -> None:
                 "others": float(by_window.kl_by_window(others_goal, model, others).mean()),
             }
             print(
-                f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} ({time.perf_counter() - began:.0f} s)",
+                (
+                    f"  {name}, seed {seed}, {peak}: {sum(out['kl']) / 64:.4f} "
+                    f"({time.perf_counter() - began:.0f} s)"
+                ),
                 flush=True,
             )
             return out
@@ -140,8 +158,9 @@ def steps() -> None:
 
     chosen: dict[str, float] = {}
     table = compare(
-        "80 % of the weights zero, the same training: KL from the original", {name: row(name) for name in ways}, seeds=SEEDS, against="at once",
-        unit="nats of KL", protocol=f"{PROTOCOL}; magnitude, 60 steps of 4 × 128 tokens, new text for each seed",
+        "80 % of the weights zero, the same training: KL from the original",
+        {name: row(name) for name in ways}, seeds=SEEDS, against="at once", unit="nats of KL",
+        protocol=f"{PROTOCOL}; magnitude, 60 steps of 4 × 128 tokens, new text for each seed",
         columns={"learning rate": chosen}, progress=False,
     )  # fmt: skip
     print(table, flush=True)
@@ -213,15 +232,18 @@ def drafts() -> None:
     }
     table = compare(
         "Tokens for each forward of the target", rows, seeds=SEEDS, unit="tokens", better="higher",
-        protocol="bundled model at temperature 1; 64 texts of 112 tokens that it wrote itself, for each seed; expectation over what is accepted",
+        protocol="bundled model at temperature 1; 64 texts of 112 tokens that it wrote itself, "
+                 "for each seed; expectation over what is accepted",
         columns={"by the formula": formula}, progress=False,
     )  # fmt: skip
     print(table, flush=True)
     table.save("holistic-drafts", command="python benchmarks/holistic.py drafts")
     rates = compare(
-        "α, the mean acceptance", {n: (lambda seed, n=n: torch.tensor(found[seed][n]["alpha"])) for n in models}, seeds=SEEDS, unit="",
-        better="higher", protocol=table.protocol, progress=False,
-        columns={"same greedy token": {n: round(sum(found[s][n]["greedy"] for s in SEEDS) / len(SEEDS), 3) for n in models}},
+        "α, the mean acceptance",
+        {n: (lambda seed, n=n: torch.tensor(found[seed][n]["alpha"])) for n in models}, seeds=SEEDS,
+        unit="", better="higher", protocol=table.protocol, progress=False,
+        columns={"same greedy token": {
+            n: round(sum(found[s][n]["greedy"] for s in SEEDS) / len(SEEDS), 3) for n in models}},
     )  # fmt: skip
     print(rates, flush=True)
     rates.save("holistic-alpha", command="python benchmarks/holistic.py drafts")
@@ -272,12 +294,16 @@ def front() -> None:
             embedding = 2 * plain.get_input_embeddings().weight.numel()
             cache = memory.kv_cache(plain.config, context=512, batch=1)
             out = {
-                "bytes": made.bytes_on_disk, "embedding": embedding, "cache": cache, "kl": float(kl.mean()),
-                "kl_half": comparison.compare("", {"a": kl}, seeds=(0,), progress=False).half_width("a"), "facts": score.accuracy,
+                "bytes": made.bytes_on_disk, "embedding": embedding, "cache": cache,
+                "kl": float(kl.mean()), "kl_half": comparison.compare("", {"a": kl}, seeds=(0,),
+                    progress=False).half_width("a"), "facts": score.accuracy,
                 "flops": latency.flops(plain, 1), "parts": [list(p) for p in table],
             }  # fmt: skip
             print(
-                f"  {name}: {out['bytes']:,} bytes, KL {out['kl']:.4f} ± {out['kl_half']:.4f}, facts {out['facts']:.3f}",
+                (
+                    f"  {name}: {out['bytes']:,} bytes, KL {out['kl']:.4f} ± {out['kl_half']:.4f}, "
+                    f"facts {out['facts']:.3f}"
+                ),
                 flush=True,
             )
             return out
@@ -295,8 +321,10 @@ def front() -> None:
     for row in rows.values():
         row["milliseconds"] = round(1000 * table.total([tuple(p) for p in row.pop("parts")]), 3)
     held: dict = {
-        "command": "python benchmarks/holistic.py front", "date": time.strftime("%Y-%m-%d"), "rows": rows,
-        "protocol": f"{PROTOCOL}; 300 test questions; milliseconds: one thread, 64 tokens, dense products in FP32, the parts of a latency table added",
+        "command": "python benchmarks/holistic.py front", "date": time.strftime("%Y-%m-%d"),
+        "rows": rows,
+        "protocol": f"{PROTOCOL}; 300 test questions; milliseconds: one thread, 64 tokens, "
+                    "dense products in FP32, the parts of a latency table added",
     }  # fmt: skip
     (comparison.TABLES / "plain" / "holistic-front.json").write_text(
         json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

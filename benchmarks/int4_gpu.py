@@ -86,10 +86,12 @@ def main(width: int) -> int:
     )
     copy = 2 * source.nbytes / timed(lambda: target.copy_(source)) / 1e6
     print(
-        f"{torch.cuda.get_device_name()}; torch {torch.__version__}; triton {triton.__version__}; copy {copy:.0f} GB/s"
+        f"{torch.cuda.get_device_name()}; torch {torch.__version__}; "
+        f"triton {triton.__version__}; copy {copy:.0f} GB/s"
     )
     print(
-        "batch  INT4 / BF16  INT8 / BF16  INT4 / bitsandbytes  INT4's share of the copy bandwidth  setting of INT4"
+        "batch  INT4 / BF16  INT8 / BF16  INT4 / bitsandbytes  INT4's share of the copy "
+        "bandwidth  setting of INT4"
     )
     for batch in BATCHES:
         x = torch.randn(batch, width, device="cuda", dtype=torch.bfloat16)
@@ -97,7 +99,10 @@ def main(width: int) -> int:
         bf16, nf4 = timed(lambda x=x: x @ dense.T), timed(lambda x=x: theirs(x))
         share = weights[4].nbytes / four / 1e6 / copy
         print(
-            f"{batch:5}  {bf16 / four:11.2f}  {bf16 / eight:11.2f}  {nf4 / four:19.2f}  {share:34.0%}  {setting}",
+            (
+                f"{batch:5}  {bf16 / four:11.2f}  {bf16 / eight:11.2f}  {nf4 / four:19.2f}  "
+                f"{share:34.0%}  {setting}"
+            ),
             flush=True,
         )
     return 0

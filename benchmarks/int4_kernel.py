@@ -1,6 +1,7 @@
 """Packed products against FP32, torch's own and bitsandbytes', as ratios measured in one run.
 
-    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--formats mxfp4 nvfp4] [--batch 1 4]
+    python benchmarks/int4_kernel.py [width] [--threads N] [--bits 3 5] [--formats mxfp4 nvfp4]
+        [--batch 1 4]
 
 Default: a width of 8192, one thread, all. With --bits, --formats or --batch only the packed widths
 are compared, which is short at a width of 4096.
@@ -239,10 +240,12 @@ def main(width: int, threads: int, widths: list[int | str], batches: list[int] |
     check(256)
     total = int(1.1 * cache_bytes())
     print(
-        f"{processor()}; torch {torch.__version__}; {threads} thread(s), {'processor time' if threads == 1 else 'wall clock'}"
+        f"{processor()}; torch {torch.__version__}; {threads} thread(s), "
+        f"{'processor time' if threads == 1 else 'wall clock'}"
     )
     print(
-        f"{width} × {width}, groups of {GROUP}; copies of at least {total / 2**20:.0f} MiB; kernels: {kernels.cpu.variants()[0]}"
+        f"{width} × {width}, groups of {GROUP}; copies of at least {total / 2**20:.0f} MiB; "
+        f"kernels: {kernels.cpu.variants()[0]}"
     )
     if widths or batches:
         for batch in batches or [1]:
@@ -286,7 +289,8 @@ def verdict(medians: dict, nbytes: int, read: float) -> list[str]:
     for name, least in GOALS.items():
         if medians[name] / ours < least:
             missed.append(
-                f"goal missed: {medians[name] / ours:.2f} times faster than {name}, wanted {least:g}"
+                f"goal missed: {medians[name] / ours:.2f} times faster than "
+                f"{name}, wanted {least:g}"
             )
     if share < BANDWIDTH:
         missed.append(f"goal missed: {share:.0%} of the read bandwidth, wanted {BANDWIDTH:.0%}")

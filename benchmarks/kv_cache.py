@@ -2,7 +2,8 @@
 embedding, rotated; which tokens stay.
 
     python benchmarks/kv_cache.py            # the bundled model, five minutes on one core
-    python benchmarks/kv_cache.py smollm2    # SmolLM2-135M-Instruct, three minutes (its weights were rounded to Q4_1 before)
+    python benchmarks/kv_cache.py smollm2    # SmolLM2-135M-Instruct, three minutes (its weights
+                                             # were rounded to Q4_1 before)
 
 Windows are read 32 tokens at a time; older tokens are packed in groups of 32, none is kept exact
 unless a row says so. KL is from the same model with an ordinary cache. Writes
@@ -67,7 +68,10 @@ def main() -> None:
         tokenizer, "bundled", split="validation", n=64, context=256, seed=0
     ).ids
     original = evaluation.predictions(model, ids)
-    about = "bundled model; 64 windows of 256 validation tokens, read 32 at a time; older tokens packed in groups of 32"
+    about = (
+        "bundled model; 64 windows of 256 validation tokens, read 32 at a time; "
+        "older tokens packed in groups of 32"
+    )
     for bits in (2, 3, 4):
         took = {}
 
@@ -125,7 +129,10 @@ def real() -> None:
         tokenizer, "pydoc", split="all", n=64, context=128, seed=0, scattered=True
     ).ids
     original = evaluation.predictions(model, ids)
-    about = "SmolLM2-135M-Instruct, weights rounded to Q4_1 before; 64 windows of 128 tokens of pydoc, from the 65th token on"
+    about = (
+        "SmolLM2-135M-Instruct, weights rounded to Q4_1 before; 64 windows of 128 tokens of pydoc, "
+        "from the 65th token on"
+    )
     tokens(
         model,
         ids,

@@ -1,7 +1,8 @@
 """GPTQ of a model with the blocks of Llama-2-7B, one block in memory at a time: what it needs at
 its peak.
 
-    python benchmarks/laptop.py [--blocks 4] [--tokens 2048] [--states memory]     about a quarter of an hour on two cores
+    python benchmarks/laptop.py [--blocks 4] [--tokens 2048] [--states memory]
+        # about a quarter of an hour on two cores
 
 Makes a random model with the shapes of Llama-2-7B (hidden 4096, MLP 11008, 32 heads; vocabulary
 4096) in a folder for temporary files, in bfloat16, one shard a block; compresses it in a process of
@@ -30,13 +31,15 @@ WIDTH, MLP, HEADS, VOCABULARY = 4096, 11008, 32, 4096
 def make(folder: Path, blocks: int) -> int:
     """The model's files, a block at a time; returns their bytes."""
     LlamaConfig(
-        hidden_size=WIDTH, intermediate_size=MLP, num_attention_heads=HEADS, num_key_value_heads=HEADS, num_hidden_layers=blocks,
-        vocab_size=VOCABULARY, max_position_embeddings=4096, tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
+        hidden_size=WIDTH, intermediate_size=MLP, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS, num_hidden_layers=blocks, vocab_size=VOCABULARY,
+        max_position_embeddings=4096, tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
     ).save_pretrained(folder)  # fmt: skip
     draws, index = torch.Generator().manual_seed(0), {}
 
     def write(file: str, shapes: dict[str, tuple[int, ...]]) -> None:
-        tensors = {name: (torch.randn(shape, generator=draws) / shape[-1] ** 0.5 if len(shape) > 1 else torch.ones(shape)).bfloat16()
+        tensors = {name: (torch.randn(shape, generator=draws) / shape[-1] ** 0.5 if len(shape) > 1
+                          else torch.ones(shape)).bfloat16()
                    for name, shape in shapes.items()}  # fmt: skip
         save_file(tensors, folder / file, metadata={"format": "pt"})
         index.update(dict.fromkeys(shapes, file))
@@ -137,23 +140,30 @@ def main() -> int:
     )
     whole = found["peak"] + 2 * (full - state) + (32000 - VOCABULARY) * WIDTH * 4
     print(
-        f"{given.blocks} blocks, {size / 1e9:.2f} GB of bfloat16 weights, {given.tokens} calibration tokens, states in {given.states}, {torch.get_num_threads()} threads"
+        f"{given.blocks} blocks, {size / 1e9:.2f} GB of bfloat16 weights, {given.tokens} "
+        f"calibration tokens, states in {given.states}, {torch.get_num_threads()} threads"
     )
     allowed = 4 * (4 * WIDTH**2 + 3 * WIDTH * MLP) + 4 * (3 * WIDTH**2 + MLP**2) + 2 * state + 10**9
     print(
-        f"peak {found['peak'] / GIB:.2f} GiB (libraries alone {found['before'] / GIB:.2f}), {found['seconds'] / 60:.1f} minutes, result {found['bytes'] / 1e9:.2f} GB"
+        f"peak {found['peak'] / GIB:.2f} GiB (libraries alone {found['before'] / GIB:.2f}), "
+        f"{found['seconds'] / 60:.1f} minutes, result {found['bytes'] / 1e9:.2f} GB"
     )
     print(
-        f"one block in float32, its Hessians, two times the states and 1 GB: {allowed / GIB:.2f} GiB"
+        "one block in float32, its Hessians, two times the states and 1 GB: "
+        f"{allowed / GIB:.2f} GiB"
     )
     print(
-        f"32 blocks, 128 x 2048 tokens, vocabulary 32000, computed: at most {whole / GIB:.2f} GiB with states in {given.states}"
+        f"32 blocks, 128 x 2048 tokens, vocabulary 32000, computed: at most {whole / GIB:.2f} GiB "
+        f"with states in {given.states}"
     )
     missed = found["peak"] > min(allowed, 6e9) or (given.states != "memory" and whole > 12e9)
     print(
         "goals missed"
         if missed
-        else "goals met: peak within that and 6 GB, and 12 GB for 32 blocks with states in half precision or on disk"
+        else (
+            "goals met: peak within that and 6 GB, and 12 GB for 32 blocks with states in "
+            "half precision or on disk"
+        )
     )
     return int(missed)
 

@@ -1,7 +1,8 @@
 """Lesson 5.5: the bundled model pruned to 70 % of its time, by an exact choice of widths and by
 three that are not, on eight calibration sets.
 
-    python benchmarks/latency_pruning.py          # four minutes on one core; goes on where it was stopped (`--seconds 200`)
+    python benchmarks/latency_pruning.py          # four minutes on one core; goes on where it was
+                                                  # stopped (`--seconds 200`)
 
 The times of the parts are measured once, at the start, and are the same for all. Each set has 8 ×
 64 tokens to refit the parts and as many to measure what each costs. Writes
@@ -71,7 +72,10 @@ def main() -> None:
                 w: f"{sum(found[s][w]['time'] for s in SEEDS) / len(SEEDS):.3f}" for w in ways
             }
         },
-        protocol="bundled model; 64 validation windows of 64 tokens; 8 calibration sets of 16 × 64 tokens; times of one machine",
+        protocol=(
+            "bundled model; 64 validation windows of 64 tokens; 8 calibration sets of 16 × 64 "
+            "tokens; times of one machine"
+        ),
     )
     print(table, flush=True)
     table.save("latency-pruning", command=COMMAND)

@@ -1,7 +1,7 @@
 """Lesson 5.4 on the bundled model: 2:4 masks that were learned, beside magnitude, Wanda and
 SparseGPT, with three calibration sets.
 
-    python benchmarks/learned_masks.py            # eight minutes on one core; goes on where it was stopped
+    python benchmarks/learned_masks.py  # eight minutes on one core; goes on where it was stopped
     python benchmarks/learned_masks.py --seconds 200
 
 A calibration set is 64 × 128 tokens, the same for all rows; a learned mask is trained for 160 steps
@@ -46,7 +46,8 @@ def main() -> None:
     rows = {name: partial(row, name) for name in methods}
     table = compare(
         "2:4 masks: KL from the original", rows, against="Wanda", unit="nats",
-        protocol=f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; 160 steps of 4 sequences for what is learned",
+        protocol=f"{PROTOCOL}; 3 calibration sets of 64 × 128 tokens; 160 steps of 4 sequences for "
+                 "what is learned",
     )  # fmt: skip
     print(table)
     table.save("learned-masks", command=COMMAND)

@@ -1,7 +1,8 @@
 """What lesson 5.6 compares in the serial world, on sums of two numbers and across tokenizers: equal
 tokens, every control.
 
-    python benchmarks/llm_distillation.py                 # a quarter of an hour on one core; goes on where it was stopped
+    python benchmarks/llm_distillation.py                 # a quarter of an hour on one core; goes
+                                                          # on where it was stopped
     python benchmarks/llm_distillation.py --seconds 200
 
 Each row is a student of 56,256 parameters that reads the tokens that its table names; 200 new
@@ -54,8 +55,11 @@ def score(model):
 def chains(seed):
     return {"chain": lambda: score(student(seed, reasoning.build(prompts(seed), "chain"))),
             "answer": lambda: score(student(seed, reasoning.build(prompts(seed), "answer"))),
-            "random digits for steps": lambda: score(student(seed, reasoning.build(prompts(seed), "noise"))),
-            "answer, 3 times the tokens": lambda: score(student(seed, reasoning.build(prompts(seed), "answer"), 3 * BUDGET))}  # fmt: skip
+            "random digits for steps": lambda:
+                score(student(seed, reasoning.build(prompts(seed), "noise"))),
+            "answer, 3 times the tokens": lambda:
+                score(student(seed, reasoning.build(prompts(seed), "answer"), 3 * BUDGET))
+    }  # fmt: skip
 
 
 def written(number, places):
@@ -240,15 +244,19 @@ def trained_on(seed, name, peak):
     """A student that errs, after 40 steps by one of WAYS; and the tokens that it was scored on."""
     (share, divergence), rows = WAYS[name], reasoning.build(prompts(seed, 1300))
     done = on_policy.train(
-        erring(seed), mastered(seed), torch.tensor([reasoning.prompt(p) for p in prompts(seed, 1300)]), steps=40, tokens=14, share=share,
-        divergence=divergence, data=rows.ids, labels=rows.labels, mask=rows.mask, batch=32, peak=peak, seed=seed, end=reasoning.END,
+        erring(seed), mastered(seed),
+        torch.tensor([reasoning.prompt(p) for p in prompts(seed, 1300)]), steps=40, tokens=14,
+        share=share, divergence=divergence, data=rows.ids, labels=rows.labels, mask=rows.mask,
+        batch=32, peak=peak, seed=seed, end=reasoning.END,
         progress=False,
     )  # fmt: skip
     return done.model, done.settings["scored tokens"]
 
 
 def best_rate(name):
-    """Of PEAKS, the one with most right answers on VALID for the student that is for tuning alone."""
+    """Of PEAKS, the one with most right answers on VALID for the student that
+    is for tuning alone.
+    """
 
     def right(peak):
         model = trained_on(TUNED_ON, name, peak)[0]
@@ -308,8 +316,9 @@ def characters(seed):
 
     torch.manual_seed(seed)
     blank = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(chars), hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=160, tie_word_embeddings=True, initializer_range=0.1,
+        vocab_size=len(chars), hidden_size=64, intermediate_size=160, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=160,
+        tie_word_embeddings=True, initializer_range=0.1,
     ))  # fmt: skip
 
     def nats(weight, alignment):
@@ -390,7 +399,8 @@ def main() -> None:
         done.save(f"llm-{file or name}", command=COMMAND)
 
     k = f"{BUDGET:,} tokens for every row"
-    table("chains", "Running sums: right answers", chains, ["chain", "answer", "random digits for steps", "answer, 3 times the tokens"],
+    table("chains", "Running sums: right answers", chains,
+          ["chain", "answer", "random digits for steps", "answer, 3 times the tokens"],
           against="answer", protocol=f"{k} but the last; {JUDGED}")  # fmt: skip
     table(
         "two-digits",
@@ -471,10 +481,18 @@ def main() -> None:
             "rate, of three": {name: best_rate(name) for name in WAYS},
         },
     )
-    table("tasks", "Two tasks behind one sign: right answers", together, ["one student for each task", "one student, both tasks", "one student, running sums only"],
-          against="one student for each task", protocol="320,000 tokens in all, the last row 160,000; 200 new prompts, half of each task")  # fmt: skip
-    table("uld", "Across tokenizers: nats for a character", characters, ["text alone", "ULD, same index", "ULD, same characters"],
-          against="text alone", better="lower", protocol="60 steps of 16 texts of 96 characters; 64 validation texts")  # fmt: skip
+    table(
+        "tasks",
+        "Two tasks behind one sign: right answers",
+        together,
+        ["one student for each task", "one student, both tasks", "one student, running sums only"],
+        against="one student for each task",
+        protocol="320,000 tokens in all, the last row 160,000; 200 new prompts, half of each task",
+    )
+    table("uld", "Across tokenizers: nats for a character", characters,
+          ["text alone", "ULD, same index", "ULD, same characters"],
+          against="text alone", better="lower",
+          protocol="60 steps of 16 texts of 96 characters; 64 validation texts")  # fmt: skip
 
 
 if __name__ == "__main__":

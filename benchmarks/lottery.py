@@ -32,9 +32,11 @@ def main() -> None:
                     found[f"{way}, {1 - row['sparsity']:.1%} left"][seed] = row[way]
         print(f"seed {seed} done", flush=True)
     table = compare(
-        "Tickets on digits: test accuracy", {label: by_seed.__getitem__ for label, by_seed in found.items()},
-        seeds=SEEDS, against="dense", better="higher",
-        protocol="500 test images; 150 steps of 64 images for every row; rewinding goes back to step 20",
+        "Tickets on digits: test accuracy",
+        {label: by_seed.__getitem__ for label, by_seed in found.items()}, seeds=SEEDS,
+        against="dense", better="higher",
+        protocol="500 test images; 150 steps of 64 images for every row; rewinding goes "
+                 "back to step 20",
     )  # fmt: skip
     print(table)
     table.save("lottery", command="python benchmarks/lottery.py")

@@ -96,8 +96,10 @@ def main() -> None:
         print(f"seed {seed}", {name: round(by[seed], 3) for name, by in found.items()}, flush=True)
     table = compare(
         "Error on the line between two trainings, above that of its ends",
-        {name: by_seed.__getitem__ for name, by_seed in found.items()}, seeds=SEEDS, against="dense, apart from step 0",
-        protocol="500 test images; 150 steps of 64 images, the first ones in common; 9 points of the line",
+        {name: by_seed.__getitem__ for name, by_seed in found.items()}, seeds=SEEDS,
+        against="dense, apart from step 0",
+        protocol="500 test images; 150 steps of 64 images, the first ones in common; 9 points "
+                 "of the line",
     )  # fmt: skip
     print(table)
     table.save("lottery-stability", command="python benchmarks/lottery_stability.py")

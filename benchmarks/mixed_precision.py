@@ -2,7 +2,8 @@
 equal mean bits.
 
     python benchmarks/mixed_precision.py          # eight minutes on one core
-    python benchmarks/mixed_precision.py grids    # ten minutes: the published grid and the one of least squares beside it
+    python benchmarks/mixed_precision.py grids    # ten minutes: the published grid and the one of
+                                                  # least squares beside it
     python benchmarks/mixed_precision.py rows     # five minutes: widths for each output channel
 
 HQQ with fitted, unbiased scales, groups of 64, 2, 3 or 4 bits a layer. Sensitivities come from 64
@@ -129,14 +130,21 @@ def main() -> None:
         return chosen
 
     ways = {
-        "uniform 2": lambda s: dict.fromkeys(layers, 2), "uniform 3": lambda s: dict.fromkeys(layers, 3),
-        "KL, 2.25": lambda s: best(damages(s), 2.25), "KL, 2.5": lambda s: best(damages(s), 2.5), "KL, 3": lambda s: best(damages(s), 3),
-        "weight error, 2.25": lambda s: best(weight_errors(), 2.25), "weight error, 2.5": lambda s: best(weight_errors(), 2.5),
+        "uniform 2": lambda s: dict.fromkeys(layers, 2),
+        "uniform 3": lambda s: dict.fromkeys(layers, 3),
+        "KL, 2.25": lambda s: best(damages(s), 2.25),
+        "KL, 2.5": lambda s: best(damages(s), 2.5),
+        "KL, 3": lambda s: best(damages(s), 3),
+        "weight error, 2.25": lambda s: best(weight_errors(), 2.25),
+        "weight error, 2.5": lambda s: best(weight_errors(), 2.5),
         "weight error, 3": lambda s: best(weight_errors(), 3),
-        "noise, 2.25": lambda s: best(from_noise(s), 2.25), "noise, 2.5": lambda s: best(from_noise(s), 2.5), "noise, 3": lambda s: best(from_noise(s), 3),
-        "random, 2.25": lambda s: random_choice(s, 2.25), "random, 2.5": lambda s: random_choice(s, 2.5),
+        "noise, 2.25": lambda s: best(from_noise(s), 2.25),
+        "noise, 2.5": lambda s: best(from_noise(s), 2.5),
+        "noise, 3": lambda s: best(from_noise(s), 3),
+        "random, 2.25": lambda s: random_choice(s, 2.25),
+        "random, 2.5": lambda s: random_choice(s, 2.5),
         "KL and swaps, 2.5": lambda s: swapped(s, 2.5),
-    }  # fmt: skip
+    }
     bits, predicted = {}, {}
 
     def row(label, choose, grid="unbiased"):
@@ -147,7 +155,10 @@ def main() -> None:
             predicted.setdefault(label, []).append(guess)
             found = divergences(model_of(chosen, grid))
             print(
-                f"{label}, set {seed}: {bits[label]} bits, {float(found.mean()):.6f} (added damages {guess:.6f})",
+                (
+                    f"{label}, set {seed}: {bits[label]} bits, {float(found.mean()):.6f} "
+                    f"(added damages {guess:.6f})"
+                ),
                 flush=True,
             )
             return found
@@ -209,9 +220,14 @@ def main() -> None:
             }
 
         rows = {
-            "layers, Fisher": of_layers, "rows, Fisher": by_rows("rows, Fisher", fisher), "rows by chance": by_rows("rows by chance", chance),
-        }  # fmt: skip
-        about = f"{PROTOCOL}; 64 windows of 128 training tokens, 3 sets; 2.5 bits a weight for codes and the widths of rows"
+            "layers, Fisher": of_layers,
+            "rows, Fisher": by_rows("rows, Fisher", fisher),
+            "rows by chance": by_rows("rows by chance", chance),
+        }
+        about = (
+            f"{PROTOCOL}; 64 windows of 128 training tokens, 3 sets; 2.5 bits a weight for codes "
+            "and the widths of rows"
+        )
         table = compare(
             "Bits for each row", rows, against="layers, Fisher", unit="nats", protocol=about
         )
@@ -233,8 +249,9 @@ def main() -> None:
                 for m in (2.25, 2.5)
             }
         finish(
-            "Three grids of HQQ, bits for each layer by KL on that grid", rows, "uniform 2, unbiased", "mixed-grids",
-            "sensitivities from 64 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points", f"{COMMAND} grids",
+            "Three grids of HQQ, bits for each layer by KL on that grid", rows,
+            "uniform 2, unbiased", "mixed-grids", "sensitivities from 64 windows of 128 training "
+                "tokens, 3 sets; bits with 0.5 for scales and zero points", f"{COMMAND} grids",
         )  # fmt: skip
     if "layers" not in sys.argv and len(sys.argv) > 1:
         return
@@ -244,8 +261,10 @@ def main() -> None:
     ).model
     assert torch.allclose(divergences(packed), divergences(model_of(one)), atol=1e-6)
     finish(
-        "Bits for each layer, HQQ in groups of 64", {k: row(k, f) for k, f in ways.items()}, "uniform 3", "mixed-layers",
-        "sensitivities from 64 windows of 128 training tokens, 3 sets; bits with 0.5 for scales and zero points",
+        "Bits for each layer, HQQ in groups of 64", {k: row(k, f) for k, f in ways.items()},
+        "uniform 3", "mixed-layers",
+        "sensitivities from 64 windows of 128 training tokens, 3 sets; bits with 0.5 for scales "
+        "and zero points",
     )  # fmt: skip
 
 

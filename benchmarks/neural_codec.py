@@ -26,7 +26,8 @@ def sources() -> dict[str, torch.Tensor]:
     blocks = blocks[torch.randperm(len(blocks), generator=rng)]
     shuffled = blocks.flatten()[torch.randperm(blocks.numel(), generator=rng)].view_as(blocks)
     return {
-        "sequence": neural_codec.markov(100_000), "ring": neural_codec.ring(100_000), "weights": blocks, "weights, shuffled": shuffled,
+        "sequence": neural_codec.markov(100_000), "ring": neural_codec.ring(100_000),
+        "weights": blocks, "weights, shuffled": shuffled,
     }  # fmt: skip
 
 
@@ -51,7 +52,8 @@ def main() -> None:
 
     rows = dict(row(source, hidden) for source in found for hidden in (0, 32))
     table = compare(
-        "Bits a number saved over entropy-coded rounding at equal error", rows, unit="bits", better="higher", against="weights, shuffled: network",
+        "Bits a number saved over entropy-coded rounding at equal error", rows, unit="bits",
+        better="higher", against="weights, shuffled: network",
         protocol="blocks of 8 (ring: 2), 1,500 steps of 512 blocks, rates on 20,000 other blocks",
     )  # fmt: skip
     table.columns["bits a number"] = {k: v[0] for k, v in rates.items()}

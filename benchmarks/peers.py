@@ -2,7 +2,8 @@
 one after the other.
 
     make real
-    python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64] [--only ours|llm-compressor]
+    python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64]
+        [--only ours|llm-compressor]
 
 Both: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc,
 block after block, each block fed by the quantized ones before it. Processor seconds of one thread
@@ -89,12 +90,16 @@ def main() -> None:
             )
             f = found[name]
             print(
-                f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats",
+                (
+                    f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → "
+                    f"{f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats"
+                ),
                 flush=True,
             )
     if len(found) == 2:
         print(
-            f"ours / llm-compressor: {found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time"
+            "ours / llm-compressor: "
+            f"{found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time"
         )
 
 

@@ -27,7 +27,10 @@ net, tokenizer = models.load("bundled")
 windows = token_windows(tokenizer, "validation", 64, 256, 0)
 others = token_windows(tokenizer, "validation", 16, 256, 1)
 calibration = evaluation.calibration(tokenizer, n=32, context=128)
-PROTOCOL = f"bundled model, 64 validation windows of 256 tokens; {STEPS} steps of 8 × 64 tokens where trained, new text for each seed"
+PROTOCOL = (
+    f"bundled model, 64 validation windows of 256 tokens; {STEPS} steps of 8 × 64 tokens where "
+    "trained, new text for each seed"
+)
 
 
 @functools.cache
@@ -69,8 +72,8 @@ def table(title: str, rows: dict, against: str, seeds: int, protocol: str = PROT
 
     columns["MB"] = {}
     found = compare(
-        title, {name: measured(name, make) for name, make in rows.items()}, seeds=range(seeds), against=against,
-        unit="nats per token", protocol=protocol, columns=columns, progress=False,
+        title, {name: measured(name, make) for name, make in rows.items()}, seeds=range(seeds),
+        against=against, unit="nats per token", protocol=protocol, columns=columns, progress=False,
     )  # fmt: skip
     found.columns["MB"].update({name: round(size / 1e6, 3) for name, size in kept.items()})
     print(found, flush=True)
@@ -86,7 +89,9 @@ def steps(*pipeline_steps, trained: bool = False):
 
 
 def tuned(start_steps, after=(), start=None):
-    """Cut, train at the best of PEAKS by the other windows (with seed 0), then the steps `after`."""
+    """Cut, train at the best of PEAKS by the other windows (with seed 0),
+    then the steps `after`.
+    """
     first = start if start is not None else made(start_steps).model
 
     @functools.cache

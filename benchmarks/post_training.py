@@ -65,7 +65,10 @@ def table(
         label: (lambda seed, label=label: kl(label, 0 if label in alike else seed))
         for label in rows
     }
-    protocol = f"bundled model; {n} calibration sequences of 256 tokens, {len(seeds)} sets; KL on 64 validation windows"
+    protocol = (
+        f"bundled model; {n} calibration sequences of 256 tokens, {len(seeds)} sets; "
+        "KL on 64 validation windows"
+    )
     found = compare(
         title, measured, seeds=seeds, against=against, unit="nats of KL", protocol=protocol
     )
@@ -113,7 +116,8 @@ def awq_() -> None:
     three = {"bits": 3, "group_size": 64}
     ways = {
         "AWQ, clipping only": {"scale": False}, "AWQ, scaling only": {"clip": False}, "AWQ": {},
-        "GPTQ": {}, **{name: VARIANTS[name] for name in ("GPTQ, damping 0.001", "GPTQ, act-order, static groups")},
+        "GPTQ": {}, **{name: VARIANTS[name] for name in ("GPTQ, damping 0.001",
+            "GPTQ, act-order, static groups")},
         BEST: {"damping": 0.001, "act_order": True, "static_groups": True},
     }  # fmt: skip
     left_out = {"as-trained": ("GPTQ, damping 0.001", BEST), "outliers": ("AWQ, clipping only",)}
@@ -123,7 +127,10 @@ def awq_() -> None:
             method = (awq if label.startswith("AWQ") else gptq).quantize
             if label not in left_out[name]:
                 rows[label] = lambda ids, m=model, f=method, more=more: f(m, ids, **three, **more)
-        title = f"3 bits, groups of 64; model {name.replace('outliers', 'with planted outliers').replace('-', ' ')}"
+        title = (
+            "3 bits, groups of 64; "
+            f"model {name.replace('outliers', 'with planted outliers').replace('-', ' ')}"
+        )
         table(f"awq-{name}", "awq", title, rows, 8, range(3), "rounding", ("rounding",))
 
 
@@ -144,7 +151,10 @@ def int8() -> None:
             ),
             "LLM.int8()": lambda _, m=model: llm_int8.quantize(m),
         }
-        title = f"Weights and activations in INT8; model {name.replace('outliers', 'with planted outliers').replace('-', ' ')}"
+        title = (
+            "Weights and activations in INT8; "
+            f"model {name.replace('outliers', 'with planted outliers').replace('-', ' ')}"
+        )
         table(
             f"int8-{name}",
             "int8",

@@ -34,7 +34,10 @@ def main() -> None:
                 apply.prune(model, measured[kind, n, seed], 0.5, pattern=PLACES[place]).model
             )
             print(
-                f"{kind}, {n} sequences, within each {place}, set {seed}: {float(found.mean()):.5f}",
+                (
+                    f"{kind}, {n} sequences, within each {place}, set {seed}: "
+                    f"{float(found.mean()):.5f}"
+                ),
                 flush=True,
             )
             return found
@@ -63,7 +66,8 @@ def main() -> None:
             sparsegpt.prune(model, text(seed, n), 0.5).model
         )
     table = compare(
-        "Half of the weights gone: KL from the dense model", rows, against="magnitude, layer", unit="nats",
+        "Half of the weights gone: KL from the dense model", rows, against="magnitude, layer",
+        unit="nats",
         protocol=f"{PROTOCOL}; 3 calibration sets of 8 or 96 sequences of 256 tokens",
     )  # fmt: skip
     print(table)
@@ -82,7 +86,8 @@ def main() -> None:
                 sparsegpt.prune(model, text(seed, 8), 0.5, pattern=p).model
             )
     table = compare(
-        "Half of the weights gone, by pattern: KL from the dense model", patterns, against="magnitude, free", unit="nats",
+        "Half of the weights gone, by pattern: KL from the dense model", patterns,
+        against="magnitude, free", unit="nats",
         protocol=f"{PROTOCOL}; 3 calibration sets of 8 sequences of 256 tokens",
     )  # fmt: skip
     print(table)

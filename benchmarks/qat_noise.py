@@ -88,8 +88,10 @@ def main() -> None:
         original, hqq.quantize(net, bits=2), windows
     )
     table = compare(
-        "Trained through rounding, or through noise", rows, seeds=SEEDS, against="2 bits, rounded", unit="nats of KL",
-        protocol=f"64 validation windows of 64 tokens; {STEPS} steps of 8 × 64 tokens, groups of 64, the best of three rates for each row",
+        "Trained through rounding, or through noise", rows, seeds=SEEDS, against="2 bits, rounded",
+        unit="nats of KL",
+        protocol=f"64 validation windows of 64 tokens; {STEPS} steps of 8 × 64 tokens, groups of "
+                 "64, the best of three rates for each row",
     )  # fmt: skip
     print(table)
     table.save("qat-noise", command="python benchmarks/qat_noise.py")

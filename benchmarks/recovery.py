@@ -33,10 +33,14 @@ def main(options: argparse.Namespace) -> None:
     goal = logits(model)
 
     def told(subject) -> str:
-        return f"KL {float(losses.kl(logits(subject), goal)):.3f}, loss {mean_loss(subject, windows):.3f}"
+        return (
+            f"KL {float(losses.kl(logits(subject), goal)):.3f}, loss "
+            f"{mean_loss(subject, windows):.3f}"
+        )
 
     print(
-        f"dense: loss {mean_loss(model, windows):.3f}; {options.steps} steps of {BATCH} x {CONTEXT} tokens"
+        f"dense: loss {mean_loss(model, windows):.3f}; {options.steps} steps of "
+        f"{BATCH} x {CONTEXT} tokens"
     )
     for name, cut in {
         "50 % of the weights": magnitude.prune(model, 0.5),

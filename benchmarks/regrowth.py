@@ -1,7 +1,7 @@
 """Sparse networks whose connections move, on scikit-learn's digits, with every control, three
 seeds.
 
-    python benchmarks/regrowth.py                 # three minutes on one core; goes on where it was stopped
+    python benchmarks/regrowth.py  # three minutes on one core; goes on where it was stopped
     python benchmarks/regrowth.py --seconds 200
 
 A perceptron 64-128-64-10 without 95 % and 98 % of its weights. Every row trains for 250 steps of 64
@@ -98,9 +98,10 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = {
         "dense": lambda seed: at_the_end,
-        "static": lambda seed: moving("static", seed), "SET": lambda seed: moving("set", seed), "RigL": lambda seed: moving("rigl", seed),
-        "small and dense": small_dense, "pruned at the end": lambda seed: at_the_end,
-        "pruned halfway": lambda seed: halfway, "pruned gradually": lambda seed: gradual,
+        "static": lambda seed: moving("static", seed), "SET": lambda seed: moving("set", seed),
+        "RigL": lambda seed: moving("rigl", seed), "small and dense": small_dense,
+        "pruned at the end": lambda seed: at_the_end, "pruned halfway": lambda seed: halfway,
+        "pruned gradually": lambda seed: gradual,
     }  # fmt: skip
 
     def value(name: str, sparsity: float, seed: int) -> float:
@@ -112,8 +113,10 @@ def main() -> None:
     for sparsity in (0.95, 0.98):
         table = compare(
             f"Digits, {sparsity:.0%} of the weights gone: test accuracy",
-            {name: (lambda seed, name=name, s=sparsity: value(name, s, seed)) for name in rows}, seeds=SEEDS, against="static",
-            better="higher", protocol=f"500 test images; {STEPS} steps of 64 images and the best of {len(PEAKS)} learning rates for every row",
+            {name: (lambda seed, name=name, s=sparsity: value(name, s, seed)) for name in rows},
+            seeds=SEEDS, against="static", better="higher",
+            protocol=f"500 test images; {STEPS} steps of 64 images and the best of {len(PEAKS)} "
+                     "learning rates for every row",
         )  # fmt: skip
         print(table)
         table.save(f"regrowth-{sparsity * 100:.0f}", command=COMMAND)

@@ -1,7 +1,8 @@
 """Lesson 5.3 on the bundled model, with three calibration sets: GPTQ, Qronos and GPTAQ at equal
 bits, low rank with and without whitening.
 
-    python benchmarks/rotations.py relatives   # three minutes on one core; a run that was stopped goes on
+    python benchmarks/rotations.py relatives   # three minutes on one core; a run that was stopped
+                                               # goes on
     python benchmarks/rotations.py low-rank    # one minute
 
 A calibration set is 16 × 256 tokens, the same for all rows of a table. All walks have damping .01

@@ -42,7 +42,8 @@ def on_gpu(width: int, tokens: int) -> float:
 def main(width: int, sizes: list[int]) -> int:
     torch.set_num_threads(1)
     print(
-        f"{width} x {width}, float32: time of the dense product / time of the CSR product; bytes against dense"
+        f"{width} x {width}, float32: time of the dense product / time of the CSR product; "
+        "bytes against dense"
     )
     print("sparsity" + "".join(f"{f'{tokens} tokens':>14}" for tokens in sizes) + "   bytes")
     pays: dict[int, float | None] = dict.fromkeys(sizes)
@@ -74,7 +75,8 @@ def main(width: int, sizes: list[int]) -> int:
         return 0
     for tokens in (64, 1024):
         print(
-            f"GPU, {4 * width} wide, 2:4 in float16, {tokens} tokens: {on_gpu(4 * width, tokens):.2f}"
+            f"GPU, {4 * width} wide, 2:4 in float16, {tokens} tokens: "
+            f"{on_gpu(4 * width, tokens):.2f}"
         )
     return 0
 

@@ -1,7 +1,8 @@
 """The MLPs of a model with half their channels against the dense ones, as ratios of tokens/s
 measured in one run.
 
-    python benchmarks/structured_mlp.py [model] [tokens ...]   default: the bundled model and a wide one, 1 8 64 512 tokens
+    python benchmarks/structured_mlp.py [model] [tokens ...]
+        # default: the bundled model and a wide one, 1 8 64 512 tokens
 
 `pruning.structured.prune_mlp` makes the smaller model, an ordinary one; then only the MLPs of all
 its blocks run, on random states. They take turns; the ratio is that of the medians. One thread, so
@@ -70,7 +71,8 @@ def compare(name: str, model, calibration: torch.Tensor, sizes: list[int]) -> bo
     mlps = {kind: [mlp_of(b, anatomy.of(m)) for b in walk.blocks(m)] for kind, m in models.items()}
     width = model.config.hidden_size
     print(
-        f"{name}: {width} wide, {half.settings['channels']} of {half.settings['of']} channels; tokens/s of the dense MLPs = 1"
+        f"{name}: {width} wide, {half.settings['channels']} of {half.settings['of']} channels; "
+        "tokens/s of the dense MLPs = 1"
     )
     print("tokens  half the channels  half at zero  one channel")
     met = True
@@ -101,7 +103,8 @@ def main(name: str | None, sizes: list[int]) -> int:
             and met
         )
     print(
-        f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at {FROM} tokens and more"
+        f"{'goal met' if met else 'goal missed'}: {GOAL} times the dense part at "
+        f"{FROM} tokens and more"
     )
     return int(not met)
 

@@ -47,9 +47,11 @@ def main() -> None:
         rows[name] = divergences(subject)
         rows[f"{name}, then {STEPS} steps"] = trained(subject)
     table = compare(
-        "Structured pruning, before and after a short training: KL from the dense model", rows, unit="nats",
+        "Structured pruning, before and after a short training: KL from the dense model",
+        rows,
+        unit="nats",
         protocol=f"{PROTOCOL}; {STEPS} steps of {BATCH} × {CONTEXT} tokens",
-    )  # fmt: skip
+    )
     print(table)
     table.save("structured_recovery", command="python benchmarks/structured_recovery.py")
 

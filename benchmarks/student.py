@@ -79,7 +79,10 @@ def main(options: argparse.Namespace) -> None:
         "A student, trained a little and a little longer",
         functools.cache(lambda m: evaluation.nats_by_window(m, windows)),
         unit="nats per token",
-        protocol="bundled model, validation split, 64 windows of 256 tokens; three seeds, each with its own text",
+        protocol=(
+            "bundled model, validation split, 64 windows of 256 tokens; "
+            "three seeds, each with its own text"
+        ),
     )
     facts = table(
         "What the student knows",

@@ -49,10 +49,13 @@ def main() -> None:
     torch.set_num_threads(1)
     counts = {h: sum(p.numel() for p in digits.network(64, h, 10).parameters()) for h in HIDDEN}
     table = compare(
-        "Directions that digits need: d₉₀", {f"{counts[h]:,} parameters": lambda seed, h=h: d90(h, seed) for h in HIDDEN},
-        seeds=SEEDS, against=f"{counts[max(HIDDEN)]:,} parameters", unit="directions",
+        "Directions that digits need: d₉₀",
+        {f"{counts[h]:,} parameters": lambda seed, h=h: d90(h, seed) for h in HIDDEN},
+        seeds=SEEDS,
+        against=f"{counts[max(HIDDEN)]:,} parameters",
+        unit="directions",
         protocol="500 test images; 300 steps of 64 images for every run; one rate for all",
-    )  # fmt: skip
+    )
     print(table)
     table.save("subspace", command="python benchmarks/subspace.py")
     table = compare(
@@ -62,8 +65,10 @@ def main() -> None:
             "drawn labels, 320 directions": lambda seed: learned(True, 320, seed),
             "drawn labels, all 4,810": lambda seed: learned(True, None, seed),
         },
-        seeds=SEEDS, better="higher", protocol="perceptron 64-64-10, 300 steps of 64 images for every row",
-    )  # fmt: skip
+        seeds=SEEDS,
+        better="higher",
+        protocol="perceptron 64-64-10, 300 steps of 64 images for every row",
+    )
     print(table)
     table.save("subspace-labels", command="python benchmarks/subspace.py")
 

@@ -2,7 +2,7 @@
 
 How its shared weights are trained, and the loss of every subnet of a space.
 
-    python benchmarks/supernet.py                 # twelve minutes on one core; goes on where it was stopped
+    python benchmarks/supernet.py  # twelve minutes on one core; goes on where it was stopped
     python benchmarks/supernet.py --seconds 200
 
 120 subnets: blocks 0 and 4 and any of 1 to 3, five numbers of MLP channels, 1, 2 or 4 key-value
@@ -101,7 +101,10 @@ def main() -> None:
             kept.values[f"separate {name}, {seed}"], dtype=torch.float64
         )
         rows["the whole model, as it was"] = dense
-        title = f"{len(subnet.blocks)} blocks, {subnet.channels} channels, {subnet.heads} key-value heads: {size.parameters(subnet) / 1e6:.2f} M numbers"
+        title = (
+            f"{len(subnet.blocks)} blocks, {subnet.channels} channels, {subnet.heads} key-value "
+            f"heads: {size.parameters(subnet) / 1e6:.2f} M numbers"
+        )
         table = compare(
             title,
             rows,
@@ -122,11 +125,15 @@ def main() -> None:
     best = sorted((s for s in space if sizes[s] <= BUDGET), key=scored.__getitem__)[:TESTED]
     tested = {s: kept.value(f"test {s}", lambda s=s: nats(net, s, test).tolist()) for s in best}
     found = [
-        {"blocks": s.blocks, "channels": s.channels, "heads": s.heads, "parameters": sizes[s], "search": round(scored[s], 5),
+        {"blocks": s.blocks, "channels": s.channels, "heads": s.heads, "parameters": sizes[s],
+         "search": round(scored[s], 5),
          "test": round(sum(tested[s]) / len(tested[s]), 5) if s in tested else None}
         for s in space
     ]  # fmt: skip
-    protocol = f"in-place, seed 0; search: 16 windows of 128 training tokens; test: 64 of validation, for the {TESTED} best of at most {BUDGET} numbers"
+    protocol = (
+        "in-place, seed 0; search: 16 windows of 128 training tokens; test: "
+        f"64 of validation, for the {TESTED} best of at most {BUDGET} numbers"
+    )
     told = {"command": COMMAND, "protocol": protocol, "budget": BUDGET, "subnets": found}
     (TABLES / "plain" / "supernet-space.json").write_text(
         json.dumps(told).replace('{"blocks"', '\n{"blocks"') + "\n"

@@ -64,7 +64,8 @@ def main() -> None:
     rows = {label: measured(label, make) for label, make in ways.items()}
     table = compare(
         "2 bits in groups of 64: KL from the original", rows, against="GPTQ", unit="nats",
-        protocol=f"{PROTOCOL}; 3 calibration sets; QAT with batches of 8 × 128 tokens, learning rate {RATE}",
+        protocol=f"{PROTOCOL}; 3 calibration sets; QAT with batches of 8 × 128 tokens, learning "
+                 f"rate {RATE}",
     )  # fmt: skip
     table.columns.update({"distinct tokens": data, "tokens read": trained})
     print(table)

@@ -36,7 +36,10 @@ def shards_of(
     if given.format != "course":
         return (
             None,
-            f"--format {given.format} is written from all of it (for a large one: --format course, then course export).",
+            (
+                f"--format {given.format} is written from all of it (for a large one: "
+                "--format course, then course export)."
+            ),
         )
     if given.method in ("qronos", "gptaq"):
         return None, f"{given.method} runs the original beside it."
@@ -76,6 +79,6 @@ def compress(
         else {}
     )
     return streaming.compress(
-        given.model, method, *ids, out=given.out, tokenizer=tokenizer, states=given.states, device=given.device, **sparse,
-        ignore=given.ignore or (), **chosen,
+        given.model, method, *ids, out=given.out, tokenizer=tokenizer, states=given.states,
+        device=given.device, **sparse, ignore=given.ignore or (), **chosen,
     )  # fmt: skip

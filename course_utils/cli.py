@@ -33,7 +33,10 @@ OPTIONAL = {
 }
 
 PASSED_ON = {
-    "grade": "grade the submissions of a lab (`course grade LAB`), or report on the class (`course grade report`)",
+    "grade": (
+        "grade the submissions of a lab (`course grade LAB`), or report on the class "
+        "(`course grade report`)"
+    ),
     "board": "the Pareto board of the challenge, lab 5.4 (`course board CLASS`)",
     "submit": "make the file to hand in from a lab's notebook (`course submit LAB`)",
 }
@@ -57,10 +60,13 @@ def remedy(extra: str) -> str:
 
 
 def doctor() -> int:
-    """Say what is installed and what can run, without the network; return 1 if a lesson cannot run."""
+    """Say what is installed and what can run, without the network;
+    return 1 if a lesson cannot run.
+    """
     python_ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
     print(
-        f"Python        {sys.version.split()[0]:<12} {'ok' if python_ok else 'use Python 3.10 to 3.13'}"
+        f"Python        {sys.version.split()[0]:<12} "
+        f"{'ok' if python_ok else 'use Python 3.10 to 3.13'}"
     )
     missing = [name for name in CORE if installed(name) is None]
     for name in CORE:
@@ -89,7 +95,8 @@ def bundled_model() -> bool:
         model, _tokenizer = models.load("bundled")
     except Exception as error:
         print(
-            f"bundled model does not load: {error}\n  remedy: git checkout -- course_utils/models/bundled"
+            f"bundled model does not load: {error}\n"
+            "  remedy: git checkout -- course_utils/models/bundled"
         )
         return False
     print(f"bundled model {sum(p.numel() for p in model.parameters()):,} parameters, loads")

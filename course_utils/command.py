@@ -45,16 +45,19 @@ METHODS: dict[str, tuple[Callable[..., Compressed], bool, tuple[str, ...]]] = {
 MIXED = {"rotation": 0}  # codes for normal numbers want rows and columns mixed
 # settings that make a method of the command line out of a function
 FIXED: dict[str, dict[str, Any]] = {
-    "mxfp4": {"scheme": "MXFP4"}, "nvfp4": {"scheme": "NVFP4", "four_over_six": True}, "e8p": MIXED, "trellis": {**MIXED, "state_bits": 8},
+    "mxfp4": {"scheme": "MXFP4"}, "nvfp4": {"scheme": "NVFP4", "four_over_six": True}, "e8p": MIXED,
+    "trellis": {**MIXED, "state_bits": 8},
     "additive": MIXED,
 }  # fmt: skip
 FORMATS: dict[str, Callable[..., int]] = {
     "course": lambda what, out, tokenizer: what.save(out, tokenizer),
-    "gptq": checkpoints.gptq.write, "awq": checkpoints.awq.write,
+    "gptq": checkpoints.gptq.write,
+    "awq": checkpoints.awq.write,
     "bitsandbytes": checkpoints.bitsandbytes.write,
     "compressed-tensors": checkpoints.compressed_tensors.write,
-    "gguf": checkpoints.gguf.write, "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
-}  # fmt: skip
+    "gguf": checkpoints.gguf.write,
+    "onnx": lambda what, out, _tokenizer: checkpoints.onnx.write(what, out),
+}
 EXAMPLES = """examples:
   course compress bundled --method gptq --bits 4 --out small
   course compress bundled --method rtn --bits 4 --per-layer '{"down_proj": {"bits": 8}}' --ignore q_proj --out mixed
@@ -64,7 +67,7 @@ EXAMPLES = """examples:
   course report small --json
   course export small --format gptq --out for-others
   course chat small --prompt "Story: Ada puts the lamp in the kitchen."
-"""
+"""  # noqa: E501
 
 
 def compress(given: argparse.Namespace) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def compress(given: argparse.Namespace) -> dict[str, Any]:
     if wrong := sorted(set(chosen) - set(names)):
         options = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise CompressionError(
-            f"{given.method} has no {options}; it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}."
+            f"{given.method} has no {options}; "
+            f"it takes {', '.join('--' + n.replace('_', '-') for n in names) or 'none'}."
         )
     chosen = (
         FIXED.get(given.method, {})
@@ -96,7 +100,8 @@ def compress(given: argparse.Namespace) -> dict[str, Any]:
     whole, tokenizer = opened(given.model, given.tokenizer)
     if whole.settings["method"] != "none":
         raise CompressionError(
-            f"model {given.model!r}: it is compressed already ({whole.settings['method']}); start from the original."
+            f"model {given.model!r}: it is compressed already ({whole.settings['method']}); "
+            "start from the original."
         )
     if why:
         print(f"course: the whole model is loaded: {why}", file=sys.stderr)
@@ -121,9 +126,11 @@ def told(given: argparse.Namespace, result: Compressed, size: int, before: int) 
     """What `course compress --json` says of a result; `size` and `before` in bytes."""
     found = result.coverage
     return {
-        "out": str(given.out), "format": given.format, "settings": result.settings, "bytes": size, "bytes_before": before,
-        "seconds": round(result.seconds, 2), "share": found["share"], "share_of_blocks": found["share_of_blocks"],
-        "left": {name: {"parameters": n, "because": why} for name, (n, why) in found["left"].items()},
+        "out": str(given.out), "format": given.format, "settings": result.settings, "bytes": size,
+        "bytes_before": before, "seconds": round(result.seconds, 2), "share": found["share"],
+        "share_of_blocks": found["share_of_blocks"],
+        "left": {name: {"parameters": n, "because": why} for name, (n, why) in found[
+            "left"].items()},
         "sparsity": result.details.get("sparsity"),
     }  # fmt: skip
 
@@ -208,7 +215,8 @@ def sandboxed() -> evaluation.benchmarks.Execute:
     """
     if sys.platform != "linux":
         raise CompressionError(
-            f"humaneval: programs that a model wrote run in a sandbox of Linux, and this is {sys.platform}; leave humaneval out."
+            "humaneval: programs that a model wrote run in a sandbox of Linux, and this "
+            f"is {sys.platform}; leave humaneval out."
         )
     from course_utils.grade import programs
 
@@ -219,14 +227,17 @@ def report(given: argparse.Namespace) -> dict[str, Any]:
     """Bytes, speed, perplexity and scores."""
     model, tokenizer = opened(given.model, given.tokenizer)
     tasks = None if given.text == "bundled" else ()
-    found = evaluation.report(model, tokenizer, text=text_of(given.text), context=given.context, windows=given.windows,
+    found = evaluation.report(model, tokenizer, text=text_of(given.text), context=given.context,
+                              windows=given.windows,
                               tasks=tasks, n=given.items, seed=given.seed)  # fmt: skip
     told = found.perplexity  # an encoder has none
     scores = {name: score.accuracy for name, score in found.scores.items()}
     return {
-        "name": found.name, "bytes_on_disk": found.bytes_on_disk, "bytes_in_memory": found.bytes_in_memory,
-        "tokens_per_second": found.tokens_per_second, "nats": told and told.nats, "perplexity": told and told.value,
-        "protocol": told and told.protocol, "scores": scores, "settings": found.settings, "said": str(found),
+        "name": found.name, "bytes_on_disk": found.bytes_on_disk,
+        "bytes_in_memory": found.bytes_in_memory, "tokens_per_second": found.tokens_per_second,
+        "nats": told and told.nats, "perplexity": told and told.value,
+        "protocol": told and told.protocol, "scores": scores, "settings": found.settings,
+        "said": str(found),
     }  # fmt: skip
 
 
@@ -300,7 +311,8 @@ def in_words(found: dict[str, Any]) -> str:
     if "bytes_before" in found:
         lines[0] += f", before {found['bytes_before'] / 1e6:.2f} MB; {found['seconds']:.1f} s"
         lines.append(
-            f"reached: {found['share']:.1%} of the parameters, {found['share_of_blocks']:.1%} of those in the blocks"
+            f"reached: {found['share']:.1%} of the parameters, {found['share_of_blocks']:.1%} "
+            "of those in the blocks"
         )
         reasons: dict[str, list[int]] = {}
         for left in found["left"].values():

@@ -47,7 +47,8 @@ def opened(name: str, tokenizer: str | None = None) -> Opened:
         ) if tokenizer else words
     if not tokenizer and not (place / "tokenizer_config.json").is_file():
         raise CompressionError(
-            f"model {name!r}: it comes without a tokenizer; name the folder of one with --tokenizer."
+            f"model {name!r}: it comes without a tokenizer; name the folder "
+            "of one with --tokenizer."
         )
     return Compressed(read(place), settings, 0.0), models.load_tokenizer(tokenizer or place)
 
@@ -71,6 +72,7 @@ def packed_by(folder: Path) -> str | None:
         return None
     if method not in READ:
         raise CompressionError(
-            f"model {str(folder)!r}: quantized by {method!r}, which is not read here; known are {', '.join(READ)}."
+            f"model {str(folder)!r}: quantized by {method!r}, which is not read here; "
+            f"known are {', '.join(READ)}."
         )
     return method

@@ -44,7 +44,10 @@ def parsers(commands: Any) -> None:
         parser.add_argument(
             f"--{name}",
             default="bundled",
-            help="'bundled', 'pydoc' (Python's documentation), a text file, or a data set of the hub (default: bundled)",
+            help=(
+                "'bundled', 'pydoc' (Python's documentation), a text file, or a data set of the "
+                "hub (default: bundled)"
+            ),
         )
         parser.add_argument(
             f"--{count}", type=int, default=default, help=f"windows of text (default: {default})"
@@ -70,13 +73,17 @@ def parsers(commands: Any) -> None:
     small.add_argument(
         "--ignore",
         action="append",
-        help="a layer's name, or a regular expression on names: such layers stay as they are (repeat it)",
+        help=(
+            "a layer's name, or a regular expression on names: such layers stay "
+            "as they are (repeat it)"
+        ),
     )
     small.add_argument(
         "--per-layer", help="other settings for layers with such names, as JSON (see the examples)"
     )
     small.add_argument("--states", choices=PLACES, default="memory",
-                       help="where calibration's hidden states wait: in memory, there in 16 bits, or in files beside --out")  # fmt: skip
+                       help="where calibration's hidden states wait: in memory, there in 16 bits, "
+                            "or in files beside --out")  # fmt: skip
     small.add_argument("--device", default="cpu", help="where a block is computed (default: cpu)")
     small.add_argument(
         "--in-memory",
@@ -88,7 +95,10 @@ def parsers(commands: Any) -> None:
     text(test, "text", "windows", 64)
     test.add_argument(
         "--tasks",
-        help="instead of perplexity: benchmarks, such as hellaswag,mmlu,glue,super_glue,rte,humaneval",
+        help=(
+            "instead of perplexity: benchmarks, such as "
+            "hellaswag,mmlu,glue,super_glue,rte,humaneval"
+        ),
     )
     test.add_argument(
         "--data", help="with --tasks: the folder with their files; nothing is downloaded"

@@ -50,13 +50,15 @@ def layers(
 
 
 def gradual(
-    model: PreTrainedModel, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40, peak: float = 1e-3, ignore: Patterns = (),
+    model: PreTrainedModel, supplies: Supplies, *, sparsity: float = 0.5, steps: int = 40,
+    peak: float = 1e-3, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Set weights to zero little by little while training; `pruning.schedules.gradual`."""
     return pruning.schedules.gradual(
-        model, supplies.data, sparsity, steps=steps, update=max(1, steps // 10), peak=peak, batch=supplies.batch,
-        seed=supplies.seed, progress=False, ignore=ignore, per_layer=per_layer,
+        model, supplies.data, sparsity, steps=steps, update=max(1, steps // 10), peak=peak,
+        batch=supplies.batch, seed=supplies.seed, progress=False, ignore=ignore,
+        per_layer=per_layer,
     )  # fmt: skip
 
 
@@ -77,15 +79,19 @@ def student(
 def distil(
     model: PreTrainedModel, supplies: Supplies, *, steps: int = 40, peak: float = 1e-3
 ) -> Compressed:
-    """Train half on the teacher's probabilities (τ = 2), half on the next token; the shape stays."""
+    """Train half on the teacher's probabilities (τ = 2), half on the next token;
+    the shape stays.
+    """
     return distillation.train(
-        model, supplies.teacher, supplies.data, steps=steps, batch=supplies.batch, peak=peak, seed=supplies.seed,
+        model, supplies.teacher, supplies.data, steps=steps, batch=supplies.batch, peak=peak,
+        seed=supplies.seed,
         progress=False,
     )  # fmt: skip
 
 
 def quantize(
-    model: PreTrainedModel, supplies: Supplies, *, method: str = "rtn", bits: int = 4, group_size: int = 64, ignore: Patterns = (),
+    model: PreTrainedModel, supplies: Supplies, *, method: str = "rtn", bits: int = 4,
+    group_size: int = 64, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Pack the weights of the blocks: method 'rtn', 'gptq' or 'awq'.
@@ -135,7 +141,8 @@ def run(model: PreTrainedModel, steps: Sequence[Step], supplies: Supplies) -> Co
         accepted = set(STEPS[name].__kwdefaults__ or {})
         if wrong := set(settings) - accepted:
             raise CompressionError(
-                f"{name}: no setting {', '.join(sorted(wrong))}; it has {', '.join(sorted(accepted)) or 'none'}."
+                f"{name}: no setting {', '.join(sorted(wrong))}; "
+                f"it has {', '.join(sorted(accepted)) or 'none'}."
             )
     stages: list[dict[str, Any]] = []
     now: nn.Module = model

@@ -16,7 +16,8 @@ def main(source="bundled", steps="60", text="bundled"):
     chosen = distillation.students.evenly(teacher, 2)
     student = distillation.students.from_layers(teacher, chosen)
     print(
-        f"blocks {chosen} of the teacher: {student.num_parameters():,} of {teacher.num_parameters():,} parameters"
+        f"blocks {chosen} of the teacher: {student.num_parameters():,} of "
+        f"{teacher.num_parameters():,} parameters"
     )
 
     taught = distillation.train(
@@ -24,7 +25,8 @@ def main(source="bundled", steps="60", text="bundled"):
     )
     for name, model in (("before", student), ("after", taught.model)):
         print(
-            f"{name}: KL to the teacher {float(evaluation.kl_by_window(teacher, model, held_out).mean()):.3f}"
+            f"{name}: KL to the teacher "
+            f"{float(evaluation.kl_by_window(teacher, model, held_out).mean()):.3f}"
         )
     return taught
 

@@ -25,7 +25,8 @@ def main(source="bundled", text="bundled"):
         )
         damage = float(evaluation.kl_by_window(model, small, ids).mean())
         print(
-            f"{name}: {small.num_parameters():,} parameters, {zeros:,.0f} of them 0, KL {damage:.4f}"
+            f"{name}: {small.num_parameters():,} parameters, {zeros:,.0f} of "
+            f"them 0, KL {damage:.4f}"
         )
     return made
 

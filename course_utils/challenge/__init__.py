@@ -2,7 +2,8 @@
 
 Reading it needs numpy alone and runs nothing of the file.
 
-file.py      MAGIC, the length of the header, the header (JSON under zlib), then the streams one after the other
+file.py      MAGIC, the length of the header, the header (JSON under zlib), then the streams one
+             after the other
 layout.py    which sizes a model may have, and the shapes that follow from them
 codecs.py    what the codecs mean: bf16, f16, grid, coded, ternary, table, product, masked, sum
 encoders.py  the same codecs, written

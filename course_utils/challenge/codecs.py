@@ -4,13 +4,16 @@ A tensor is described by a small object, {"codec": name, …, "streams": [length
 Leaves hold streams:
 
     bf16, f16   the numbers themselves, little-endian
-    grid        w = s (q − z): codes of `bits` bits without gaps, a scale (float16) for each `group` of a row, and with
+    grid        w = s (q − z): codes of `bits` bits without gaps, a scale (float16) for each `group`
+                of a row, and with
                 `zeros` a zero point (one byte) for each; without, z = 2^(bits − 1)
-    coded       w = Δ_j q: whole numbers under rANS (`theory.coding`); the tables of `classes` of columns (uint16, `symbols`
-                entries from `lowest` on), each column's class (a byte, if there are several), one step (float32) or one for
-                each column (float16)
-    ternary     w = s t, t in {−1, 0, 1}: five to a byte (t + 1 as digits of base 3, the lowest first), a scale for each group
-    table       `values` vectors of `dim` numbers (float16), and which of them stands at each place: indices of ⌈log₂ values⌉
+    coded       w = Δ_j q: whole numbers under rANS (`theory.coding`); the tables of `classes` of
+                columns (uint16, `symbols` entries from `lowest` on), each column's class (a byte,
+                if there are several), one step (float32) or one for each column (float16)
+    ternary     w = s t, t in {−1, 0, 1}: five to a byte (t + 1 as digits of base 3, the lowest
+                first), a scale for each group
+    table       `values` vectors of `dim` numbers (float16), and which of them stands at each place:
+                indices of ⌈log₂ values⌉
                 bits, or with `coded` under rANS
 
 The others hold descriptions: `product` (`left` (rows, rank) times `right` (rank, columns)),
@@ -210,7 +213,8 @@ def _symbols(
     stated, _, lanes, _ = struct.unpack_from(coding.HEADER, data)
     if stated != count or not 1 <= lanes <= 65535 or lanes * tables.shape[1] > ENTRIES:
         raise CompressionError(
-            f"a rANS stream must hold {count:,} symbols in 1 to {ENTRIES // tables.shape[1]:,} lanes."
+            f"a rANS stream must hold {count:,} symbols in 1 to {ENTRIES // tables.shape[1]:,} "
+            "lanes."
         )
     budget.spend(rounds=-(-count // lanes), comparisons=count * tables.shape[1])
     return coding.decode(bytes(data), tables, which)
@@ -270,7 +274,8 @@ def _table(
     )
     if shape[1] % dim or (coded and values > SYMBOLS):
         raise CompressionError(
-            f"table: dim must divide {shape[1]} columns, and under rANS values are at most {SYMBOLS:,}."
+            f"table: dim must divide {shape[1]} columns, and under rANS values "
+            f"are at most {SYMBOLS:,}."
         )
     count, bits = shape[0] * shape[1] // dim, (values - 1).bit_length()
     budget.spend(numbers=values * dim)

@@ -78,7 +78,8 @@ def content(path: Path | str) -> bytes:
         data = plain(path, layout.LARGEST)
     except OSError as error:
         raise CompressionError(
-            f"the file cannot be read ({error.strerror or type(error).__name__}); links are not followed."
+            f"the file cannot be read ({error.strerror or type(error).__name__}); "
+            "links are not followed."
         ) from error
     if data is None:
         raise CompressionError("the file is no plain file.")
@@ -104,7 +105,8 @@ def read(data: bytes | Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray
     wanted = layout.shapes(config)
     if set(header["tensors"]) != set(wanted):
         raise CompressionError(
-            f"tensors: {len(set(wanted) - set(header['tensors']))} are missing, {len(set(header['tensors']) - set(wanted))} are unknown."
+            f"tensors: {len(set(wanted) - set(header['tensors']))} are missing, "
+            f"{len(set(header['tensors']) - set(wanted))} are unknown."
         )
     budget = codecs.Budget()
     for name, part in header["tensors"].items():

@@ -1,9 +1,12 @@
 """The score of a file of the challenge: its real bytes, and whether the model in it passes every
 gate.
 
-    facts_head, facts_tail   the 50 people most talked about and the 150 least: all their facts, ≥ 98 %
-    addition, programs, stories, sentiment   items that the seeds draw from the test split, ≥ 95 % right
-    kl                       KL(original ‖ file) on windows that the seeds draw from the test split, ≤ .02 nats a token
+    facts_head, facts_tail   the 50 people most talked about and the 150 least: all their facts,
+                             ≥ 98 %
+    addition, programs, stories, sentiment
+                             items that the seeds draw from the test split, ≥ 95 % right
+    kl                       KL(original ‖ file) on windows that the seeds draw from the test split,
+                             ≤ .02 nats a token
 
 The original answers all 1,500 facts of the world rightly in this wording, and 200 of 200 items of
 each task, so shares of the truth are shares of the original as well. **Which chance decides?**

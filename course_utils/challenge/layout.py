@@ -12,7 +12,8 @@ HEADER = 64 << 10  # bytes of its header, unpacked
 PARAMETERS = 1 << 23  # of a model, at most
 VOCABULARY = 1024  # the bundled tokenizer's
 SIZES = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 64, "num_key_value_heads": 64,
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 64, "num_key_value_heads": 64,
     "head_dim": 256,
 }  # fmt: skip
 QUERIES = 1 << 13  # heads · head_dim, in all layers: what attention costs; the original has 1,280
@@ -47,7 +48,8 @@ def check_config(config: Any) -> dict[str, Any]:
     queries = config["num_hidden_layers"] * config["num_attention_heads"] * config["head_dim"]
     if queries > QUERIES:
         raise CompressionError(
-            f"config: {queries:,} numbers of queries in all layers, more than {QUERIES:,}: take fewer heads, or smaller ones."
+            f"config: {queries:,} numbers of queries in all layers, more than {QUERIES:,}: "
+            "take fewer heads, or smaller ones."
         )
     count = sum(math.prod(shape) for shape in shapes(config).values())
     if count > PARAMETERS:

@@ -49,7 +49,8 @@ def pack(
     wanted = layout.shapes(config)
     if unknown := sorted(set(parts or {}) - set(wanted)):
         raise CompressionError(
-            f"parts: {unknown[0]} is no tensor of this model; names are such as {next(iter(wanted))}."
+            f"parts: {unknown[0]} is no tensor of this model; names are such as "
+            f"{next(iter(wanted))}."
         )
     return file.write(
         config,

@@ -1,6 +1,7 @@
 """The AWQ layout in GEMM order, as AutoAWQ, GPTQModel and vLLM read it. 4 bits.
 
-    qweight (in, out / 8)       int32; the eight 4-bit codes of outputs 8k … 8k + 7 in the order 0 2 4 6 1 3 5 7
+    qweight (in, out / 8)       int32; the eight 4-bit codes of outputs 8k … 8k + 7 in the order
+                                0 2 4 6 1 3 5 7
     qzeros  (groups, out / 8)   int32, the zero points in the same order
     scales  (groups, out)       float16
 
@@ -71,8 +72,8 @@ def layer_from(
     inputs = len(qweight)
     if qweight.shape[1] * 8 != out or qzeros.shape != (groups, out // 8) or inputs % groups:
         raise CompressionError(
-            f"shapes: qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)} and scales {tuple(scales.shape)} "
-            "do not belong to one layer."
+            f"shapes: qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)} and scales "
+            f"{tuple(scales.shape)} do not belong to one layer."
         )
     zero = deinterleave(qzeros)
     index = torch.arange(inputs) // (inputs // groups)
@@ -108,7 +109,8 @@ def write(
         raise CompressionError("model: its layers differ in group size; the AWQ layout has one.")
     tensors = files.tensors_by_layer(layers, tensors_of)
     settings = {
-        "quant_method": "awq", "bits": 4, "group_size": next(iter(sizes)), "zero_point": True, "version": "gemm",
+        "quant_method": "awq", "bits": 4, "group_size": next(iter(sizes)), "zero_point": True,
+        "version": "gemm",
         "modules_to_not_convert": files.dense_outside(model, layers) or None,
     }  # fmt: skip
     return files.write_folder(

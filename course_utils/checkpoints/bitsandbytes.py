@@ -33,9 +33,11 @@ def tensors_of(layer: BlockwiseLinear | LLMInt8Linear, dtype: torch.dtype) -> di
             "weight_format": torch.tensor(0, dtype=torch.uint8),
         }  # fmt: skip
     state = {
-        "quant_type": layer.format, "blocksize": layer.block_size, "dtype": str(dtype).removeprefix("torch."),
+        "quant_type": layer.format,
+        "blocksize": layer.block_size,
+        "dtype": str(dtype).removeprefix("torch."),
         "shape": [layer.out_features, layer.in_features],
-    }  # fmt: skip
+    }
     tensors = {
         "weight": layer.packed.view(-1, 1),
         "weight.absmax": layer.absmax,
@@ -92,12 +94,15 @@ def write(
         settings.update({"load_in_8bit": True, "llm_int8_threshold": first.threshold})
     elif first.format == "int8":
         raise CompressionError(
-            "model: bitsandbytes keeps models in nf4, fp4 or LLM.int8(); block-wise int8 is not among them."
+            "model: bitsandbytes keeps models in nf4, fp4 or LLM.int8(); "
+            "block-wise int8 is not among them."
         )
     else:
         settings.update({
-            "load_in_4bit": True, "bnb_4bit_quant_type": first.format, "bnb_4bit_use_double_quant": first.nested,
-            "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."), "bnb_4bit_quant_storage": "uint8",
+            "load_in_4bit": True, "bnb_4bit_quant_type": first.format,
+            "bnb_4bit_use_double_quant": first.nested,
+            "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."),
+            "bnb_4bit_quant_storage": "uint8",
         })  # fmt: skip
     settings["llm_int8_skip_modules"] = files.dense_outside(model, layers)
     tensors = {

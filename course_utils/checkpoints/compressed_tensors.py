@@ -3,7 +3,8 @@ and SGLang read it.
 
 For a layer with `in` inputs and `out` outputs:
 
-    weight_packed        (out, in / 2)    uint8: two E2M1 patterns in a byte, the first in the low four bits
+    weight_packed        (out, in / 2)    uint8: two E2M1 patterns in a byte, the first in the low
+                                          four bits
     weight_scale         (out, in / 32)   MXFP4: uint8, E8M0 patterns; a block is 32 inputs
                          (out, in / 16)   NVFP4: float8_e4m3fn; a block is 16 inputs
     weight_global_scale  (1,)             NVFP4: float32, 1 / t
@@ -37,20 +38,23 @@ def tensors_of(layer: MicroscaledLinear) -> dict[str, Tensor]:
     """
     if layer.scheme not in FORMATS:
         raise CompressionError(
-            f"layer: {layer.scheme}; this layout is written for {' and '.join(FORMATS)}. compressed-tensors has other layouts for MXFP8 and MXFP6 (E2M3), "
-            "which are not written here, and none for MXINT8; keep the model in the course's own format."
+            f"layer: {layer.scheme}; this layout is written for {' and '.join(FORMATS)}. "
+            "compressed-tensors has other layouts for MXFP8 and MXFP6 (E2M3), which are not "
+            "written here, and none for MXINT8; keep the model in the course's own format."
         )
     block = find(layer.scheme).block
     if layer.in_features % block:
         raise CompressionError(
-            f"layer: {layer.in_features} inputs are no multiple of {block}, a block of {layer.scheme}; leave the layer as it is (ignore=…)."
+            f"layer: {layer.in_features} inputs are no multiple of {block}, a block of "
+            f"{layer.scheme}; leave the layer as it is (ignore=…)."
         )
     if layer.tensor_scale is None:
         return {"weight_packed": layer.packed, "weight_scale": layer.scales}
     inverse = layer.tensor_scale.reciprocal()
     if not torch.equal(inverse.reciprocal(), layer.tensor_scale):
         raise CompressionError(
-            "layer: the scale of its tensor is no reciprocal of a number in FP32; quantize it with microscaling.quantize."
+            "layer: the scale of its tensor is no reciprocal of a number in FP32; "
+            "quantize it with microscaling.quantize."
         )
     scales = layer.scales.view(torch.float8_e4m3fn)
     return {
@@ -69,12 +73,14 @@ def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> Mi
     wanted = torch.uint8 if scheme == "MXFP4" else torch.float8_e4m3fn
     if packed.dtype != torch.uint8 or scales.dtype != wanted or packed.dim() != 2:
         raise CompressionError(
-            f"weight_packed {packed.dtype}, weight_scale {scales.dtype}: expected bytes and {wanted} for {scheme}."
+            f"weight_packed {packed.dtype}, weight_scale {scales.dtype}: "
+            f"expected bytes and {wanted} for {scheme}."
         )
     rows, inputs = packed.shape[0], 2 * packed.shape[1]
     if inputs % block or scales.shape != (rows, inputs // block):
         raise CompressionError(
-            f"shapes: weight_packed {tuple(packed.shape)} and weight_scale {tuple(scales.shape)} are no layer of {scheme}, whose blocks hold {block}."
+            f"shapes: weight_packed {tuple(packed.shape)} and weight_scale {tuple(scales.shape)} "
+            f"are no layer of {scheme}, whose blocks hold {block}."
         )
     if scheme == "MXFP4":
         whole, damaged = torch.ones(()), bool((scales == 255).any())
@@ -85,7 +91,8 @@ def layer_from(parts: dict[str, Tensor], scheme: str, bias: Tensor | None) -> Mi
         )
     if damaged:
         raise CompressionError(
-            "weight_scale, weight_global_scale: NaN, infinity or no positive number; the file is damaged."
+            "weight_scale, weight_global_scale: NaN, infinity or no positive number; "
+            "the file is damaged."
         )
     return MicroscaledLinear.of(
         Blocks(unpack(packed, 4, inputs), scales.view(torch.uint8), whole, scheme), bias
@@ -99,8 +106,9 @@ def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
     tensor = find(scheme).scale == "E4M3"
     kind = "torch.float8_e4m3fn" if tensor else "torch.uint8"
     weights = {
-        "num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group" if tensor else "group",
-        "group_size": find(scheme).block, "dynamic": False, "scale_dtype": kind, "zp_dtype": kind,
+        "num_bits": 4, "type": "float", "symmetric": True,
+        "strategy": "tensor_group" if tensor else "group", "group_size": find(scheme).block,
+        "dynamic": False, "scale_dtype": kind, "zp_dtype": kind,
     }  # fmt: skip
     group = {
         "targets": ["Linear"],
@@ -110,8 +118,9 @@ def config_of(scheme: str, ignore: list[str]) -> dict[str, Any]:
         "format": FORMATS[scheme],
     }
     return {
-        "quant_method": METHOD, "format": FORMATS[scheme], "quantization_status": "compressed", "config_groups": {"group_0": group},
-        "ignore": ignore, "kv_cache_scheme": None, "global_compression_ratio": None,
+        "quant_method": METHOD, "format": FORMATS[scheme], "quantization_status": "compressed",
+        "config_groups": {"group_0": group}, "ignore": ignore, "kv_cache_scheme": None,
+        "global_compression_ratio": None,
     }  # fmt: skip
 
 
@@ -136,7 +145,8 @@ def write(
     schemes = sorted({layer.scheme for layer in layers.values()})
     if len(schemes) > 1:
         raise CompressionError(
-            f"model: its layers are {' and '.join(schemes)}; this layout is written for one of them at a time."
+            f"model: its layers are {' and '.join(schemes)}; this layout is written for "
+            "one of them at a time."
         )
     settings = config_of(schemes[0], files.dense_outside(model, layers))
     return files.write_folder(
@@ -150,14 +160,16 @@ def scheme_of(settings: dict[str, Any], folder: Path) -> str:
     found = {name: form for name, form in FORMATS.items() if form == settings.get("format")}
     if not found:
         raise CompressionError(
-            f"{folder}: the format {settings.get('format')!r}; supported are {', '.join(FORMATS.values())}."
+            f"{folder}: the format {settings.get('format')!r}; "
+            f"supported are {', '.join(FORMATS.values())}."
         )
     groups = settings.get("config_groups") or {}
     if any(
         group.get("input_activations") for group in groups.values() if isinstance(group, dict)
     ) or settings.get("kv_cache_scheme"):
         raise CompressionError(
-            f"{folder}: activations or the cache are quantized too, which is not read here; use a file of weights only (A16)."
+            f"{folder}: activations or the cache are quantized too, which is not read here; "
+            "use a file of weights only (A16)."
         )
     return next(iter(found))
 

@@ -46,8 +46,9 @@ def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str
     experts.fuse(model)  # experts that were left as they are
     if listed := experts.names_of_listed(model):
         raise CompressionError(
-            f"model: the experts of {listed[0]} are compressed one by one; other tools look for them under other names, so that this "
-            "format is not written. Use Compressed.save, or leave the experts as they are: ignore='experts'."
+            f"model: the experts of {listed[0]} are compressed one by one; "
+            "other tools look for them under other names, so that this format is not written. "
+            "Use Compressed.save, or leave the experts as they are: ignore='experts'."
         )
     packed = {
         name: module for name, module in model.named_modules() if type(module).__name__ in KINDS
@@ -62,7 +63,8 @@ def layers_of(model: PreTrainedModel, kind: type | tuple[type, ...], wanted: str
     ]
     if others:
         raise CompressionError(
-            f"model: besides layers of this format it holds {others[0]}; compress all of it with {wanted}."
+            f"model: besides layers of this format it holds {others[0]}; "
+            f"compress all of it with {wanted}."
         )
     return found
 
@@ -124,13 +126,15 @@ def verify(folder: Path) -> None:
         file = folder / name
         if not file.is_file() or file_digest(file) != wanted:
             raise CompressionError(
-                f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again."
+                f"{file}: checksum differs; the file is damaged, truncated or missing. "
+                "Copy it again."
             )
 
 
 def write_model(
-    model: PreTrainedModel, quantized: dict[str, Tensor], layers: Mapping[str, Any], quantization_config: dict[str, Any],
-    work: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None=None, *, keep_tied: bool = False,
+    model: PreTrainedModel, quantized: dict[str, Tensor], layers: Mapping[str, Any],
+    quantization_config: dict[str, Any], work: Path, dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase | None=None, *, keep_tied: bool = False,
 ) -> None:  # fmt: skip
     """config.json with `quantization_config`, and model.safetensors: `quantized`, and all that is
     not in `layers`.
@@ -154,7 +158,8 @@ def write_model(
             and not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()
         ):
             raise CompressionError(
-                f"{name}: NaN, infinity, or too large for {dtype}; repair it, or give dtype=torch.bfloat16."
+                f"{name}: NaN, infinity, or too large for {dtype}; "
+                "repair it, or give dtype=torch.bfloat16."
             )
     # the hub's names, and its one tensor for each expert
     tensors = revert_weight_conversion(model, tensors)
@@ -236,7 +241,8 @@ def read_settings(folder: Path, method: str) -> dict[str, Any]:
         ) from error
     if found != method:
         raise CompressionError(
-            f"{folder}: quantization method {found!r}, expected {method!r}; use the reader of that format."
+            f"{folder}: quantization method {found!r}, expected {method!r}; "
+            "use the reader of that format."
         )
     return settings or {}
 
@@ -291,7 +297,8 @@ def place(model: PreTrainedModel, folder: Path, name: str, make: Callable[[], nn
         raise CompressionError(f"{folder}: {name}: {error}") from error
     if expected != (layer.out_features, layer.in_features):
         raise CompressionError(
-            f"{folder}: {name} is {layer.out_features}×{layer.in_features}, the config says {expected}."
+            f"{folder}: {name} is {layer.out_features}×{layer.in_features}, "
+            f"the config says {expected}."
         )
     walk.replace(model, name, layer)
 
@@ -339,9 +346,10 @@ def check_packed(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> None:
     real numbers in them.
     """
     for name, tensor, fits in (
-        ("qweight", qweight, qweight.dtype == torch.int32), ("qzeros", qzeros, qzeros.dtype == torch.int32),
+        ("qweight", qweight, qweight.dtype == torch.int32),
+        ("qzeros", qzeros, qzeros.dtype == torch.int32),
         ("scales", scales, scales.is_floating_point()),
-    ):  # fmt: skip
+    ):
         if not fits or tensor.dim() != 2 or tensor.numel() == 0:
             wanted = "real numbers" if name == "scales" else "32-bit words"
             raise CompressionError(
@@ -376,7 +384,8 @@ def load_others(
     unexpected = [k for k in found.unexpected_keys if not k.endswith(".rotary_emb.inv_freq")]
     if missing or unexpected:
         raise CompressionError(
-            f"{folder}: weights and config disagree about {', '.join(sorted(missing + unexpected)[:3])}."
+            f"{folder}: weights and config disagree about "
+            f"{', '.join(sorted(missing + unexpected)[:3])}."
         )
     model.tie_weights()
     return model.eval()

@@ -35,7 +35,8 @@ from . import files
 from .kquants import QUANTIZERS
 
 FILE_TYPES = {  # what general.file_type says, by the type of most tensors
-    "F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0", "Q4_K": "MOSTLY_Q4_K_S", "Q6_K": "MOSTLY_Q6_K",
+    "F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0",
+    "Q4_K": "MOSTLY_Q4_K_S", "Q6_K": "MOSTLY_Q6_K",
 }  # fmt: skip
 TYPES = tuple(FILE_TYPES)
 ARCHITECTURES = ("llama", "qwen2")
@@ -52,8 +53,9 @@ __all__ = [
 ]
 NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 
 
@@ -85,7 +87,8 @@ def tensors_of(model: Any) -> dict[str, tuple[Tensor, bool]]:
             module = block.get_submodule(theirs)
             if getattr(module, "weight", None) is None:
                 raise CompressionError(
-                    f"block {i}: {theirs} is a {type(module).__name__}, for which GGUF has no place; use Compressed.save."
+                    f"block {i}: {theirs} is a {type(module).__name__}, for which GGUF has no "
+                    "place; use Compressed.save."
                 )
             for part in ("weight", "bias"):
                 tensor = getattr(module, part, None)
@@ -117,8 +120,9 @@ def check_config(config: Any) -> None:
     for what, found in unsaid.items():
         if found:
             raise CompressionError(
-                f"model: {what} cannot be written for {config.model_type!r}; supported are plain rotary embeddings, silu, "
-                "no biases but Qwen2's own, and full attention. Write another layout, such as `gptq`."
+                f"model: {what} cannot be written for {config.model_type!r}; supported are "
+                "plain rotary embeddings, silu, no biases but Qwen2's own, and full attention. "
+                "Write another layout, such as `gptq`."
             )
 
 
@@ -145,12 +149,16 @@ def write(
         raise CompressionError(f"type_name={type_name!r}: choose one of {', '.join(TYPES)}.")
     if model.config.model_type not in ARCHITECTURES:
         raise CompressionError(
-            f"model: {model.config.model_type!r} is not written; supported are {', '.join(ARCHITECTURES)}."
+            f"model: {model.config.model_type!r} is not written; "
+            f"supported are {', '.join(ARCHITECTURES)}."
         )
     check_config(model.config)
     if tokenizer is None:
         warnings.warn(
-            "gguf: written without a tokenizer, which llama.cpp needs to load the file; give tokenizer=.",
+            (
+                "gguf: written without a tokenizer, which llama.cpp needs to load the file; "
+                "give tokenizer=."
+            ),
             CompressionWarning,
             stacklevel=2,
         )
@@ -161,7 +169,8 @@ def write(
     for name, (tensor, matrix) in tensors.items():
         if matrix and tensor.shape[-1] % block:
             raise CompressionError(
-                f"{name}: {tensor.shape[-1]} inputs are no multiple of {block}, the block of {type_name}."
+                f"{name}: {tensor.shape[-1]} inputs are no multiple of {block}, "
+                f"the block of {type_name}."
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, work = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
@@ -230,21 +239,23 @@ def _add_tokenizer(writer: Any, tokenizer: Any, config: Any) -> None:
     added = {i: token.special for i, token in tokenizer.added_tokens_decoder.items()}
     if (largest := max(by_id)) >= config.vocab_size:
         raise CompressionError(
-            f"tokenizer: has the token {largest}, the model {config.vocab_size} of them; resize its embeddings first "
-            "(model.resize_token_embeddings), so that no token is lost."
+            f"tokenizer: has the token {largest}, the model {config.vocab_size} of them; "
+            "resize its embeddings first (model.resize_token_embeddings), so that no token is lost."
         )
     tokens = [by_id.get(i, f"[unused{i}]") for i in range(config.vocab_size)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre_tokenizer(content))
     writer.add_token_list(tokens)
     writer.add_token_types([
-        kinds.CONTROL if i in special or added.get(i) else kinds.USER_DEFINED if i in added else kinds.NORMAL if i in by_id else kinds.UNUSED
+        kinds.CONTROL if i in special or added.get(i) else kinds.USER_DEFINED if i in added
+            else kinds.NORMAL if i in by_id else kinds.UNUSED
         for i in range(config.vocab_size)
     ])  # fmt: skip
     writer.add_token_merges(
         [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]]
     )
-    for add, token in ((writer.add_bos_token_id, tokenizer.bos_token_id), (writer.add_eos_token_id, tokenizer.eos_token_id),
+    for add, token in ((writer.add_bos_token_id, tokenizer.bos_token_id),
+                       (writer.add_eos_token_id, tokenizer.eos_token_id),
                        (writer.add_pad_token_id, tokenizer.pad_token_id)):  # fmt: skip
         if token is not None:
             add(token)

@@ -3,9 +3,11 @@
 For a layer with `in` inputs, `out` outputs and b bits, with 32-bit words:
 
     qweight (in · b / 32, out)      column j is the little-endian bit stream of output j's codes
-    qzeros  (groups, out · b / 32)  row g is the bit stream of the group's zero points, one less than they are
+    qzeros  (groups, out · b / 32)  row g is the bit stream of the group's zero points, one less
+                                    than they are
     scales  (groups, out)           float16
-    g_idx   (in,)                   the group of each input; with act-order neighbours need not share one
+    g_idx   (in,)                   the group of each input; with act-order neighbours need not
+                                    share one
 
 ŵ_ij = scales[g_idx_j, i] · (q_ij − z). The "one less" belongs to the format 'gptq'; 'gptq_v2'
 stores zero points as they are. A zero point of 0 has no place in 'gptq': auto-gptq 0.7.1 reads what
@@ -65,7 +67,8 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
         )
     if not fits(layer):
         raise CompressionError(
-            "layer: the GPTQ layout needs inputs and outputs in multiples of 32; unfit='leave' writes such layers unquantized."
+            "layer: the GPTQ layout needs inputs and outputs in multiples of 32; "
+            "unfit='leave' writes such layers unquantized."
         )
     grid = layer.grid()
     scales = files.half_scales(grid)
@@ -73,8 +76,9 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
     if checkpoint_format == "gptq":
         if (zero == 0).any():
             raise CompressionError(
-                "layer: a group has the zero point 0 (no weight lies half a step below 0), which the format 'gptq' cannot "
-                "hold; give checkpoint_format='gptq_v2', or quantize with symmetric=True."
+                "layer: a group has the zero point 0 (no weight lies half a step below 0), "
+                "which the format 'gptq' cannot hold; give checkpoint_format='gptq_v2', "
+                "or quantize with symmetric=True."
             )
         zero = zero - 1
     return {
@@ -86,7 +90,8 @@ def tensors_of(layer: QuantizedLinear, checkpoint_format: str = "gptq") -> dict[
 
 
 def layer_from(
-    qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None, bias: Tensor | None, *, bits: int,
+    qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None, bias: Tensor | None,
+    *, bits: int,
     checkpoint_format: str = "gptq",
 ) -> QuantizedLinear:  # fmt: skip
     """The layer that these tensors describe.
@@ -98,8 +103,8 @@ def layer_from(
     inputs = qweight.shape[0] * 32 // bits
     if qweight.shape != (inputs * bits // 32, out) or qzeros.shape != (groups, out * bits // 32):
         raise CompressionError(
-            f"shapes: qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)} and scales {tuple(scales.shape)} "
-            f"do not belong to one layer of {bits} bits."
+            f"shapes: qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)} and scales "
+            f"{tuple(scales.shape)} do not belong to one layer of {bits} bits."
         )
     if g_idx is None:
         g_idx = torch.arange(inputs) // (inputs // groups)
@@ -109,8 +114,8 @@ def layer_from(
     if checkpoint_format == "gptq":
         if (zero == 2**bits - 1).any():
             raise CompressionError(
-                "qzeros: a zero point of 0, which tools store in different ways in the format 'gptq'; have the checkpoint "
-                "written as 'gptq_v2', or with a symmetric grid."
+                "qzeros: a zero point of 0, which tools store in different ways in the format "
+                "'gptq'; have the checkpoint written as 'gptq_v2', or with a symmetric grid."
             )
         zero = zero + 1
     codes = from_words(qweight.T, bits)
@@ -122,7 +127,8 @@ def layer_from(
 
 
 def write(
-    what: Compressed | PreTrainedModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None=None, *, dtype: torch.dtype = torch.float16,
+    what: Compressed | PreTrainedModel, folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None=None, *, dtype: torch.dtype = torch.float16,
     checkpoint_format: str | None = None, unfit: str = "refuse",
 ) -> int:  # fmt: skip
     """Write a model of `QuantizedLinear` layers (GPTQ, RTN, AWQ, QAT) in the GPTQ layout; returns
@@ -179,7 +185,8 @@ def write(
     )
     settings = {
         "bits": bits, "group_size": size, "damp_percent": made.get("damping", 0.01),
-        "desc_act": any(layer.group_index is not None for layer in layers.values()), "static_groups": bool(made.get("static_groups", False)),
+        "desc_act": any(layer.group_index is not None for layer in layers.values()),
+        "static_groups": bool(made.get("static_groups", False)),
         "sym": all(layer.symmetric for layer in layers.values()), "true_sequential": False,
         "model_name_or_path": None, "model_file_base_name": "model", "quant_method": "gptq",
         "checkpoint_format": checkpoint_format,
@@ -208,7 +215,8 @@ def read(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     bits, form = settings.get("bits"), settings.get("checkpoint_format", "gptq")
     if bits not in BITS or form not in FORMATS:
         raise CompressionError(
-            f"{folder}: {bits} bits in the format {form!r}; supported are {', '.join(map(str, BITS))} bits in {', '.join(FORMATS)}."
+            f"{folder}: {bits} bits in the format {form!r}; "
+            f"supported are {', '.join(map(str, BITS))} bits in {', '.join(FORMATS)}."
         )
 
     def layer(parts: dict[str, Tensor], bias: Tensor | None) -> QuantizedLinear:

@@ -46,7 +46,8 @@ def q4_k(weight: np.ndarray) -> np.ndarray:
     # bytes 0-3: low scales with the top two bits of the high ones; 4-7: minima likewise; 8-11: the
     # high ones' low nibbles
     packed = np.concatenate([
-        sc[:, :4] | (sc[:, 4:] >> 4) << 6, m[:, :4] | (m[:, 4:] >> 4) << 6, (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4,
+        sc[:, :4] | (sc[:, 4:] >> 4) << 6, m[:, :4] | (m[:, 4:] >> 4) << 6,
+        (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4,
     ], axis=1)  # fmt: skip
     pairs = q.reshape(-1, 4, 2, 32)
     codes = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
@@ -54,7 +55,9 @@ def q4_k(weight: np.ndarray) -> np.ndarray:
 
 
 def q6_k(weight: np.ndarray) -> np.ndarray:
-    """Bytes (blocks, 210): 128 of low nibbles, 64 of the codes' high two bits, sixteen scales, d."""
+    """Bytes (blocks, 210): 128 of low nibbles, 64 of the codes' high two bits,
+    sixteen scales, d.
+    """
     x = _blocks(weight).reshape(-1, 16, 16)
     peak = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)[..., 0]
     scale = peak / -32  # the largest magnitude becomes the code −32, which has no positive partner

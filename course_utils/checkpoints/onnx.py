@@ -52,12 +52,13 @@ def write(what: Compressed | PreTrainedModel, file: str | Path) -> int:
     }
     try:
         program = torch.onnx.export(
-            _Logits(with_real_weights(model)).eval(), (ids,), dynamo=True, input_names=["input_ids"],
-            output_names=["logits"], dynamic_shapes=sizes, verbose=False,
+            _Logits(with_real_weights(model)).eval(), (ids,), dynamo=True,
+            input_names=["input_ids"], output_names=["logits"], dynamic_shapes=sizes, verbose=False,
         )  # fmt: skip
     except Exception as error:
         raise CompressionError(
-            f"model: PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({_cause(error)}); write another layout, such as gptq or gguf."
+            f"model: PyTorch's exporter cannot write a {type(model).__name__} as ONNX "
+            f"({_cause(error)}); write another layout, such as gptq or gguf."
         ) from error
     assert program is not None  # dynamo=True returns a program
     # for what is above the 2 GB that one file of this format holds
@@ -139,8 +140,10 @@ def _warn_of_the_rest(graph: Any) -> None:
     if left:
         count = sum(sizes[name] for name in left)
         warnings.warn(
-            f"onnx: {len(left)} matrices with {count:,} weights stay in float32, such as {next(iter(left))} ({next(iter(left.values()))}); "
-            "MatMulNBits replaces products by a constant right factor only.", CompressionWarning, stacklevel=3,
+            f"onnx: {len(left)} matrices with {count:,} weights stay in float32, "
+            f"such as {next(iter(left))} ({next(iter(left.values()))}); "
+            "MatMulNBits replaces products by a constant right factor only.", CompressionWarning,
+            stacklevel=3,
         )  # fmt: skip
 
 
@@ -181,7 +184,8 @@ def with_codes(source: str | Path, file: str | Path, result: Compressed) -> int:
         found += 1
     if not found:
         raise CompressionError(
-            f"{source}: holds no weight of a symmetric layer with one scale for an output; write it from this result first."
+            f"{source}: holds no weight of a symmetric layer with one scale for an output; "
+            "write it from this result first."
         )
     onnx.save(model, str(file))
     return Path(file).stat().st_size

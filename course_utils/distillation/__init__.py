@@ -25,6 +25,7 @@ from .fit import Diverged
 from .trainer import Result, train
 
 __all__ = [
-    "Diverged", "Result", "across", "cache", "compare", "compounding", "digits", "directions", "fit", "losses", "narrow", "objectives",
-    "on_policy", "parallel", "students", "train", "trainer", "variants", "views", "votes",
+    "Diverged", "Result", "across", "cache", "compare", "compounding", "digits", "directions",
+    "fit", "losses", "narrow", "objectives", "on_policy", "parallel", "students", "train",
+    "trainer", "variants", "views", "votes",
 ]  # fmt: skip

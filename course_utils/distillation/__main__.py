@@ -64,15 +64,17 @@ def main() -> None:
         calibration=data[:32],
     )
     result = train(
-        student, teacher, data, steps=a.steps, loss=a.loss, validation=token_windows(tokenizer, "validation", 32, a.context, a.seed),
-        batch=a.batch, peak=a.peak, seed=a.seed, folder=Path(a.out), every=a.every,
+        student, teacher, data, steps=a.steps, loss=a.loss,
+        validation=token_windows(tokenizer, "validation", 32, a.context, a.seed), batch=a.batch,
+        peak=a.peak, seed=a.seed, folder=Path(a.out), every=a.every,
     )  # fmt: skip
     if parallel.rank() == 0:
         result.model.save_pretrained(a.out)  # type: ignore[operator]
         tokenizer.save_pretrained(a.out)
         share = students.parameters(result.model) / students.parameters(teacher)
         print(
-            f"{share:.0%} of the teacher's parameters, validation {result.validation:.4f} nats per token, step {result.step}"
+            f"{share:.0%} of the teacher's parameters, validation {result.validation:.4f} nats per "
+            f"token, step {result.step}"
         )
     parallel.stop()
 

@@ -44,7 +44,8 @@ def distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         or not len(student_logits)
     ):
         raise CompressionError(
-            f"teacher_logits: shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; give paired positions, (n, V) each, n ≥ 1."
+            f"teacher_logits: shapes {tuple(student_logits.shape)} and "
+            f"{tuple(teacher_logits.shape)}; give paired positions, (n, V) each, n ≥ 1."
         )
     q = walk.exact(student_logits).softmax(-1).sort(-1, descending=True).values
     p = walk.exact(teacher_logits.detach()).softmax(-1).sort(-1, descending=True).values.to(q)
@@ -104,9 +105,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], li
 
 
 def train(
-    student: PreTrainedModel, teacher: PreTrainedModel, tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
-    texts: Sequence[str], *, steps: int, context: int = 128, weight: float = 1.0, alignment: str = "characters", batch: int = 16,
-    peak: float = 1e-3, seed: int = 0, progress: bool = True,
+    student: PreTrainedModel, teacher: PreTrainedModel,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], texts: Sequence[str], *,
+    steps: int, context: int = 128, weight: float = 1.0, alignment: str = "characters",
+    batch: int = 16, peak: float = 1e-3, seed: int = 0, progress: bool = True,
 ) -> Result:  # fmt: skip
     """Train a copy of `student` on texts: −log p of its own next tokens, plus `weight` times
     `distance` to a teacher with another tokenizer.
@@ -156,8 +158,10 @@ def train(
             found["uld"] = weight * distance(logits[n, i], said[n, j].to(logits.device))
         return found, float(there[:, 1:].sum())
 
-    told: dict[str, Any] = {"method": "across tokenizers", "weight": weight, "alignment": alignment, "data": fingerprint(data),
-                            "student": weights_fingerprint(student), "teacher": weights_fingerprint(teacher)}  # fmt: skip
+    told: dict[str, Any] = {"method": "across tokenizers", "weight": weight, "alignment": alignment,
+                            "data": fingerprint(data),
+                            "student": weights_fingerprint(student),
+                            "teacher": weights_fingerprint(teacher)}  # fmt: skip
     with ready(teacher):
         fitted = fit(
             learner,

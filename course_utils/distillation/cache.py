@@ -71,7 +71,8 @@ def vocabulary_of(role: str, model: PreTrainedModel) -> int:
     found = getattr(model, "get_output_embeddings", lambda: None)()
     if found is None:
         raise CompressionError(
-            f"{role}: expected a causal language model with its head, got {type(model).__name__}; of a Compressed give its .model."
+            f"{role}: expected a causal language model with its head, got {type(model).__name__}; "
+            "of a Compressed give its .model."
         )
     return found.weight.shape[0]
 
@@ -116,7 +117,8 @@ def keep_top(logits: Tensor, k: int, temperature: float) -> TopK:
 
 @torch.no_grad()
 def write(
-    teacher: PreTrainedModel, data: Tensor, folder: str | Path, *, k: int = 32, temperature: float = 2.0, batch: int = 16,
+    teacher: PreTrainedModel, data: Tensor, folder: str | Path, *, k: int = 32,
+    temperature: float = 2.0, batch: int = 16,
     progress: bool = True,
 ) -> TeacherCache:  # fmt: skip
     """Let the teacher read `data` (n, context) once and keep its k best tokens at each place but
@@ -139,7 +141,8 @@ def write(
             ]
             if not torch.isfinite(logits).all():
                 raise CompressionError(
-                    "teacher: its logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32."
+                    "teacher: its logits hold NaN or infinity; if it is in float16, "
+                    "load it in bfloat16 or float32."
                 )
             values, indices, rest = (part.cpu() for part in keep_top(logits, k, temperature))
             parts.append(
@@ -173,7 +176,8 @@ def read(folder: str | Path) -> TeacherCache:
     try:
         answers = TopK(tensors["values"], tensors["indices"], tensors["rest"])
         return TeacherCache(
-            answers, float(notes["temperature"]), int(notes["vocabulary"]), json.loads(notes["description"]),
+            answers, float(notes["temperature"]), int(notes["vocabulary"]),
+            json.loads(notes["description"]),
             path.stat().st_size,
         )  # fmt: skip
     except (KeyError, ValueError) as error:

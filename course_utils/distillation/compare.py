@@ -16,8 +16,9 @@ __all__ = ["interval", "losses"]
 
 
 def losses(
-    student: Callable[[int], PreTrainedModel], teacher: PreTrainedModel, data: Callable[[int], Tensor],
-    ways: Mapping[str, Any], *, validation: Tensor, choose: Tensor | None = None, seeds: Sequence[int] = (0, 1, 2),
+    student: Callable[[int], PreTrainedModel], teacher: PreTrainedModel,
+    data: Callable[[int], Tensor], ways: Mapping[str, Any], *, validation: Tensor,
+    choose: Tensor | None = None, seeds: Sequence[int] = (0, 1, 2),
     score: Callable[[PreTrainedModel], float] | None = None, progress: bool = True, **options,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Train `student(seed)` on `data(seed)` by each way (a loss, or a function student, teacher →
@@ -37,7 +38,8 @@ def losses(
             for name, way in ways.items():
                 loss = way(start, teacher) if callable(way) and not hasattr(way, "needs") else way
                 result: Result = train(
-                    start, teacher, ids, loss=loss, validation=validation if choose is None else choose,
+                    start, teacher, ids, loss=loss,
+                    validation=validation if choose is None else choose,
                     keep="last" if choose is None else "best", seed=seed, progress=False, **options,
                 )  # fmt: skip
                 judged = (

@@ -47,8 +47,9 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
             or str(tokenizer.decode([ids[-1]])).strip() != str(digit)
         ):
             raise CompressionError(
-                f"tokenizer: {number!r} becomes {tokenizer.convert_ids_to_tokens(ids)}. A picture can only stand for a digit that is "
-                "one token of its own; choose a model that splits numbers into digits (the bundled one, Llama 2, Qwen 2.5, Gemma)."
+                f"tokenizer: {number!r} becomes {tokenizer.convert_ids_to_tokens(ids)}. "
+                "A picture can only stand for a digit that is one token of its own; choose a model "
+                "that splits numbers into digits (the bundled one, Llama 2, Qwen 2.5, Gemma)."
             )
         found.append(ids[-1])
     return torch.tensor(found)
@@ -90,7 +91,8 @@ def prompts(tokenizer: PreTrainedTokenizerBase, shown: Tensor, template: str = T
         or shown.max() > 9
     ):
         raise CompressionError(
-            f"shown: shape {tuple(shown.shape)}; give rows of an even number of digits 0 … 9, at least one row."
+            f"shown: shape {tuple(shown.shape)}; give rows of an even number of digits 0 "
+            "… 9, at least one row."
         )
     half, known = shown.shape[1] // 2, set(digit_tokens(tokenizer).tolist())
     texts = []
@@ -105,7 +107,8 @@ def prompts(tokenizer: PreTrainedTokenizerBase, shown: Tensor, template: str = T
         or any(p != places[0] for p in places)
     ):
         raise CompressionError(
-            f"template={template!r}: its only digits must be those of {{a}} and {{b}}, each one token."
+            f"template={template!r}: its only digits must be those of {{a}} "
+            "and {b}, each one token."
         )
     return Prompts(torch.tensor(ids), torch.tensor(places[0]))
 
@@ -116,7 +119,8 @@ def insert(model: PreTrainedModel, asked: Prompts, vectors: Tensor) -> Tensor:
     """
     if vectors.shape[:2] != (len(asked.ids), len(asked.places)):
         raise CompressionError(
-            f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} places of {len(asked.ids)} prompts."
+            f"vectors: shape {tuple(vectors.shape)}; give one for each of {len(asked.places)} "
+            f"places of {len(asked.ids)} prompts."
         )
     inputs = looked_up(model, asked.ids)
     inputs = inputs.clone()
@@ -183,7 +187,8 @@ def into_sums(names: Tensor, count: int) -> Tensor:
     ]
     if count < 1 or len(first) < 2 * count or len(second) < 2 * count:
         raise CompressionError(
-            f"count={count}: {len(names)} digits are not enough for so many sums of four; ask for at least one, and fewer."
+            f"count={count}: {len(names)} digits are not enough for so many sums of four; "
+            "ask for at least one, and fewer."
         )
     tens, ones = first.view(count, 2), second.view(count, 2)
     return torch.stack([tens[:, 0], ones[:, 0], tens[:, 1], ones[:, 1]], 1).flatten()
@@ -285,8 +290,9 @@ def to_embeddings(
 
 
 def through_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, projector: nn.Module, x: Tensor, y: Tensor, *,
-    steps: int = 60, batch: int = 8, peak: float = 1e-2, seed: int = 0, template: str = TEMPLATE, teacher: PreTrainedModel | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, projector: nn.Module, x: Tensor,
+    y: Tensor, *, steps: int = 60, batch: int = 8, peak: float = 1e-2, seed: int = 0,
+    template: str = TEMPLATE, teacher: PreTrainedModel | None = None,
 ) -> nn.Module:  # fmt: skip
     """Train `projector` in place by KL(p(· | text) ‖ p(· | pictures)) of the frozen model, over the
     answer that it writes for the text.

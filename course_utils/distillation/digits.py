@@ -55,8 +55,9 @@ def network(*widths: int, seed: int = 0, dropout: float = 0.0) -> nn.Sequential:
 
 
 def train(
-    model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None = None, *, temperature: float = 4.0,
-    alpha: float = 0.1, steps: int = 400, batch: int = 64, peak: float = 1e-2, seed: int = 0,
+    model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None = None, *,
+    temperature: float = 4.0, alpha: float = 0.1, steps: int = 400, batch: int = 64,
+    peak: float = 1e-2, seed: int = 0,
 ) -> nn.Module:  # fmt: skip
     """Train `model` in place, on labels alone or by `losses.response` from a teacher; returns it in
     evaluation mode.
@@ -127,8 +128,8 @@ def big(data: Digits, seed: int = 0) -> nn.Module:
 
 
 def experiment(
-    *, seeds: Sequence[int] = range(5), hidden: int = 12, examples: int = 100, temperature: float = 4.0,
-    alpha: float = 0.1, steps: int = 400,
+    *, seeds: Sequence[int] = range(5), hidden: int = 12, examples: int = 100,
+    temperature: float = 4.0, alpha: float = 0.1, steps: int = 400,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Test accuracy by seed of the teacher and of a small student trained on `examples` images,
     with and without it.

@@ -118,7 +118,8 @@ def _resume(
         old, new = json.loads(notes.get("settings", "{}")), json.loads(settings)
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         raise CompressionError(
-            f"folder={folder}: holds a run with other settings ({', '.join(differ)}); choose another folder."
+            f"folder={folder}: holds a run with other settings ({', '.join(differ)}); "
+            "choose another folder."
         )
     load_checkpoint(path, module, optimizer)
     return int(notes["step"]), json.loads(notes["history"])
@@ -139,11 +140,12 @@ def _finite(module: nn.Module) -> bool:
 
 
 def fit(
-    module: nn.Module, losses: Losses, rows: int, *, steps: int, batch: int = 16, accumulate: int = 1, peak: float = 1e-3,
-    warmup: int | None = None, weight_decay: float = 0.01, seed: int = 0, folder: str | Path | None = None,
-    every: int = 50, evaluate: Callable[[], float] | None = None, patience: int | None = None, keep: str | None = None,
-    settings: dict[str, Any] | None = None, explain: Callable[[Tensor], str | None] | None = None,
-    progress: bool = True, description: str = "distilling",
+    module: nn.Module, losses: Losses, rows: int, *, steps: int, batch: int = 16,
+    accumulate: int = 1, peak: float = 1e-3, warmup: int | None = None, weight_decay: float = 0.01,
+    seed: int = 0, folder: str | Path | None = None, every: int = 50,
+    evaluate: Callable[[], float] | None = None, patience: int | None = None,
+    keep: str | None = None, settings: dict[str, Any] | None = None, explain: Callable[[Tensor],
+        str | None] | None = None, progress: bool = True, description: str = "distilling",
 ) -> Fitted:  # fmt: skip
     """Minimize the sum of `losses(row numbers) → (named losses, weight)` over the trainable
     parameters of `module`.
@@ -179,8 +181,10 @@ def fit(
     optimizer = torch.optim.AdamW(
         trainable, lr=peak, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
     )
-    plan = {"rows": rows, "steps": steps, "batch": batch, "peak": peak, "warmup": warmup, "decay": weight_decay,
-            "seed": seed, "every": every, "patience": patience, "keep": keep, **(settings or {}), **({"accumulate": accumulate} if accumulate > 1 else {})}  # fmt: skip
+    plan = {"rows": rows, "steps": steps, "batch": batch, "peak": peak, "warmup": warmup,
+            "decay": weight_decay,
+            "seed": seed, "every": every, "patience": patience, "keep": keep, **(settings or {}),
+            **({"accumulate": accumulate} if accumulate > 1 else {})}  # fmt: skip
     told = json.dumps(plan, sort_keys=True, default=str)
     where = Path(folder) if folder is not None else None
     start, best = 0, None

@@ -73,7 +73,8 @@ def drive(
     """
     if cars < 1 or steps < 1 or not noise >= 0:
         raise CompressionError(
-            f"cars={cars}, steps={steps}, noise={noise}: at least one car and step, and no negative noise."
+            f"cars={cars}, steps={steps}, noise={noise}: at least one car and step, "
+            "and no negative noise."
         )
     rng = torch.Generator().manual_seed(seed)
     state = torch.randn(cars, 2, generator=rng) * 0.05

@@ -5,7 +5,8 @@ A root-mean-square norm does not notice a rotation of its input once its own wei
 the layers behind it. So the stream can be turned by an orthogonal Q and then cut to its first
 columns (SliceGPT; Ashkboos et al., 2024):
 
-    embedding E → E Q,   reading layer W → W diag(g) Q,   writing layer W → Qᵀ W,   norm weights → √(d / h) ρ
+    embedding E → E Q,   reading layer W → W diag(g) Q,   writing layer W → Qᵀ W,
+    norm weights → √(d / h) ρ
 
 with the same Q everywhere, so that an ordinary smaller model of the same type comes out; ρ² is the
 share of the stream's energy that stays. A tied output head must stay E Q; its norm weights are then
@@ -27,8 +28,8 @@ METHODS = ("pca", "importance")
 
 
 def narrow(
-    model: PreTrainedModel, calibration: Tensor | None, *, hidden: int | None = None, mlp: int | None = None,
-    heads: int | None = None, method: str = "pca",
+    model: PreTrainedModel, calibration: Tensor | None, *, hidden: int | None = None,
+    mlp: int | None = None, heads: int | None = None, method: str = "pca",
 ) -> PreTrainedModel:  # fmt: skip
     """A copy with `hidden` features in the stream, `mlp` channels and `heads` query heads in each
     block.
@@ -42,7 +43,8 @@ def narrow(
     """
     if calibration is None:
         raise CompressionError(
-            "calibration: needed to see which directions, heads and channels matter; give token ids."
+            "calibration: needed to see which directions, heads and channels matter; "
+            "give token ids."
         )
     calibration = walk.check_calibration(calibration, model)
     if method not in METHODS:
@@ -91,7 +93,8 @@ def narrow_stream(
     named = dict(walk.blocks(model)[0].named_children())
     if not all(is_rms_norm(norm) for norm in (final, *map(named.get, norms))):
         raise CompressionError(
-            f"hidden={hidden}: {config.model_type} has no plain RMS norms, so its stream cannot be turned; leave hidden out."
+            f"hidden={hidden}: {config.model_type} has no plain RMS norms, so its stream cannot be "
+            "turned; leave hidden out."
         )
     width = config.hidden_size
     if not 1 <= hidden <= width:
@@ -136,7 +139,9 @@ def narrow_stream(
 
 
 def is_rms_norm(norm: Any) -> bool:
-    """Whether a module computes weight · x / √(mean(x²) + ε) (Gemma's, for one, uses 1 + weight)."""
+    """Whether a module computes weight · x / √(mean(x²) + ε)
+    (Gemma's, for one, uses 1 + weight).
+    """
     weight = getattr(norm, "weight", None)
     if weight is None or getattr(norm, "bias", None) is not None:
         return False

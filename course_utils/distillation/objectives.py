@@ -79,14 +79,16 @@ class Response(Objective):
     def forward(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         return {
             "response": losses.response(
-                student.logits[:, :-1], teacher.logits[:, :-1], batch.labels, self.temperature, self.alpha,
-                batch.counted, self.divergence,
+                student.logits[:, :-1], teacher.logits[:, :-1], batch.labels, self.temperature,
+                self.alpha, batch.counted, self.divergence,
             )
         }  # fmt: skip
 
 
 class CachedResponse(Objective):
-    """`Response` from a `cache.TeacherCache`, with `losses.top_k` in place of the full divergence."""
+    """`Response` from a `cache.TeacherCache`,
+    with `losses.top_k` in place of the full divergence.
+    """
 
     takes = "cache"
 
@@ -202,7 +204,8 @@ def _check_pairs(
     for s, t in pairs:
         if not (0 <= s < few and 0 <= t < many):
             raise CompressionError(
-                f"pairs: ({s}, {t}) does not exist; the student has blocks 0 … {few - 1}, the teacher 0 … {many - 1}."
+                f"pairs: ({s}, {t}) does not exist; the student has blocks 0 … {few - 1}, "
+                f"the teacher 0 … {many - 1}."
             )
     if not pairs:
         raise CompressionError("pairs: empty; name at least one (student block, teacher block).")
@@ -350,8 +353,8 @@ class Contrastive(Objective):
     needs = frozenset({"hidden"})
 
     def __init__(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0, temperature: float = 0.1,
-        tokens: int = 256, seed: int = 0,
+        self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float = 1.0,
+        temperature: float = 0.1, tokens: int = 256, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.weight, self.temperature, self.tokens = weight, temperature, tokens

@@ -1,7 +1,8 @@
 """On-policy distillation: the student writes, the teacher says at every token what it would have
 said (GKD; Agarwal et al., 2024).
 
-L = (1 − λ) E_(x, y) in data [D(p_T ‖ p_S)(y | x)] + λ E_{x, y ~ p_S(·|x)} [D(p_T ‖ p_S)(y | x)]  (arXiv 2306.13649, eq. 5)
+L = (1 − λ) E_(x, y) in data [D(p_T ‖ p_S)(y | x)] + λ E_{x, y ~ p_S(·|x)} [D(p_T ‖ p_S)(y | x)]
+(arXiv 2306.13649, eq. 5)
 
 D is a divergence of the two next-token distributions, the mean over the tokens of y. No gradient
 goes through the drawing of y.
@@ -54,7 +55,8 @@ def pushed(ids: Tensor, real: Tensor, side: str) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def sample(
-    model: PreTrainedModel, prompts: Tensor, *, tokens: int, real: Tensor | None = None, temperature: float = 1.0,
+    model: PreTrainedModel, prompts: Tensor, *, tokens: int, real: Tensor | None = None,
+    temperature: float = 1.0,
     end: int | list[int] | None = None,
 ) -> Written:  # fmt: skip
     """What `model` writes behind each prompt, drawn from softmax(logits / temperature); temperature
@@ -70,7 +72,8 @@ def sample(
     _check_prompts(prompts, model)
     if tokens < 1 or not 0 <= temperature < float("inf"):
         raise CompressionError(
-            f"tokens={tokens}, temperature={temperature}: write at least one token, at a temperature of 0 or more."
+            f"tokens={tokens}, temperature={temperature}: write at least one token, "
+            "at a temperature of 0 or more."
         )
     real = torch.ones_like(prompts, dtype=torch.bool) if real is None else real.bool()
     if real.shape != prompts.shape or not real.any(1).all():
@@ -133,11 +136,14 @@ def loss(
 
 
 def train(
-    student: PreTrainedModel, teacher: PreTrainedModel, prompts: Tensor, *, steps: int, tokens: int, share: float = 1.0,
-    divergence: str = "reverse", data: Tensor | None = None, labels: Tensor | None = None, mask: Tensor | None = None,
-    real: Tensor | None = None, temperature: float = 1.0, end: int | list[int] | None = None, batch: int = 16, accumulate: int = 1,
-    peak: float = 3e-4, warmup: int | None = None, weight_decay: float = 0.0, seed: int = 0, folder: str | Path | None = None,
-    every: int = 50, tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None, progress: bool = True,
+    student: PreTrainedModel, teacher: PreTrainedModel, prompts: Tensor, *, steps: int, tokens: int,
+    share: float = 1.0, divergence: str = "reverse", data: Tensor | None = None,
+    labels: Tensor | None = None, mask: Tensor | None = None, real: Tensor | None = None,
+    temperature: float = 1.0, end: int | list[int] | None = None, batch: int = 16,
+    accumulate: int = 1, peak: float = 3e-4, warmup: int | None = None, weight_decay: float = 0.0,
+    seed: int = 0, folder: str | Path | None = None, every: int = 50,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None,
+    progress: bool = True,
 ) -> Result:  # fmt: skip
     """Train a copy of `student` (GKD): each batch comes with probability `share` (λ) from the
     student itself, else from `data`.
@@ -198,19 +204,25 @@ def train(
             divergence: loss(mine, as_wide(there, mine.shape[-1]), texts.own, divergence)
         }, float(count)
 
-    told: dict[str, Any] = {"method": "on-policy distillation", "share": share, "divergence": divergence, "tokens": tokens,
-                            "temperature": temperature, "prompts": fingerprint(prompts), "data": fingerprint(data), "real": fingerprint(real),
+    told: dict[str, Any] = {"method": "on-policy distillation", "share": share,
+                            "divergence": divergence, "tokens": tokens,
+                            "temperature": temperature, "prompts": fingerprint(prompts),
+                            "data": fingerprint(data), "real": fingerprint(real),
                             "labels": fingerprint(labels), "mask": fingerprint(mask), "end": end,
-                            "student": weights_fingerprint(student), "teacher": weights_fingerprint(teacher)}  # fmt: skip
+                            "student": weights_fingerprint(student),
+                            "teacher": weights_fingerprint(teacher)}  # fmt: skip
     with ready(teacher):
         fitted = fit(
-            learner, losses_of, len(prompts), steps=steps, batch=batch, accumulate=accumulate, peak=peak, warmup=warmup,
-            weight_decay=weight_decay, seed=seed, folder=folder, every=every, keep="last", settings=told, progress=progress,
+            learner, losses_of, len(prompts), steps=steps, batch=batch, accumulate=accumulate,
+            peak=peak, warmup=warmup, weight_decay=weight_decay, seed=seed, folder=folder,
+            every=every, keep="last", settings=told, progress=progress,
             description="on-policy",
         )  # fmt: skip
     walk.as_precise_as(given, learner)
-    used = {"method": "on-policy distillation", "share": share, "divergence": divergence, "steps": fitted.step, "batch": batch, "peak": peak,
-            "temperature": temperature, "seed": seed, "scored tokens": sum(scored.values())}  # fmt: skip
+    used = {"method": "on-policy distillation", "share": share, "divergence": divergence,
+            "steps": fitted.step, "batch": batch, "peak": peak,
+            "temperature": temperature, "seed": seed, "scored tokens": sum(scored.values())
+    }  # fmt: skip
     return Result(
         learner.eval(), used, fitted.seconds, {}, fitted.history, fitted.step, fitted.stopped
     )

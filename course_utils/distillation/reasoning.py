@@ -171,8 +171,9 @@ def student(
 ) -> LlamaForCausalLM:
     """An untrained Llama of 56,256 parameters (by default) for this world's 15 ids."""
     config = LlamaConfig(
-        vocab_size=len(SYMBOLS), hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=heads, max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.15,
+        vocab_size=len(SYMBOLS), hidden_size=hidden, intermediate_size=mlp,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.15,
         pad_token_id=PAD, bos_token_id=None, eos_token_id=END,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
@@ -199,14 +200,15 @@ def steps_within(rows: Rows, tokens: int, *, batch: int = BATCH, seed: int = 0) 
     )
     if not steps:
         raise CompressionError(
-            f"tokens={tokens}: the first step of {batch} rows reads more; give more tokens or a smaller batch."
+            f"tokens={tokens}: the first step of {batch} rows reads more; "
+            "give more tokens or a smaller batch."
         )
     return steps
 
 
 def train(
-    model: PreTrainedModel, rows: Rows, *, tokens: int, batch: int = BATCH, peak: float = PEAK, seed: int = 0,
-    folder: str | Path | None = None, progress: bool = False, **settings: Any,
+    model: PreTrainedModel, rows: Rows, *, tokens: int, batch: int = BATCH, peak: float = PEAK,
+    seed: int = 0, folder: str | Path | None = None, progress: bool = False, **settings: Any,
 ) -> trainer.Result:  # fmt: skip
     """A copy of `model` that has read at most `tokens` real tokens of `rows`: as many steps as fit,
     so short rows get more of them.
@@ -219,8 +221,8 @@ def train(
     """
     steps = steps_within(rows, tokens, batch=batch, seed=seed)
     result = trainer.train(
-        model, None, rows.ids, steps=steps, loss="labels", labels=rows.labels, mask=rows.mask, batch=batch, peak=peak, seed=seed,
-        folder=folder, progress=progress, **settings,
+        model, None, rows.ids, steps=steps, loss="labels", labels=rows.labels, mask=rows.mask,
+        batch=batch, peak=peak, seed=seed, folder=folder, progress=progress, **settings,
     )  # fmt: skip
     result.settings["tokens"] = next(
         islice(spent(rows, batch=batch, seed=seed), result.step - 1, None)

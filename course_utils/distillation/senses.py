@@ -42,7 +42,8 @@ def tones(digits: Tensor, *, noise: float = 1.0, seed: int = 0) -> Tensor:
         or not noise >= 0
     ):
         raise CompressionError(
-            f"digits: shape {tuple(digits.shape)}, noise={noise}; give a row of digits 0 … 9, and no negative noise."
+            f"digits: shape {tuple(digits.shape)}, noise={noise}; give a row of digits 0 … 9, "
+            "and no negative noise."
         )
     rng = torch.Generator().manual_seed(seed)
     hertz = torch.tensor([[ROWS[r], COLUMNS[c]] for r, c in PLACES], dtype=torch.float32)[digits]
@@ -55,7 +56,8 @@ def goertzel(sounds: Tensor, hertz: float) -> Tensor:
     """The power (n,) of sounds (n, SAMPLES) at one frequency, |Σ_t x_t e^{−iωt}|², by two additions
     and one product a sample.
 
-    s_t = x_t + 2 cos ω · s_{t−1} − s_{t−2};  power = s_T² + s_{T−1}² − 2 cos ω · s_T · s_{T−1}.  Source: Goertzel (1958).
+    s_t = x_t + 2 cos ω · s_{t−1} − s_{t−2};  power = s_T² + s_{T−1}² − 2 cos ω · s_T · s_{T−1}.
+    Source: Goertzel (1958).
     """
     twice = 2 * math.cos(2 * math.pi * hertz / RATE)
     before = last = torch.zeros(len(sounds), dtype=torch.float64)
@@ -97,7 +99,8 @@ def teach(
     """
     if len(x) != len(targets) or not len(x):
         raise CompressionError(
-            f"x, targets: {len(x)} and {len(targets)} rows; pairs need as many of both, at least one."
+            f"x, targets: {len(x)} and {len(targets)} rows; pairs need as many "
+            "of both, at least one."
         )
 
     def step(rows: Tensor) -> tuple[dict[str, Tensor], float]:

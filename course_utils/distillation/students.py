@@ -13,8 +13,8 @@ from .narrow import narrow
 
 
 def from_layers(
-    teacher: PreTrainedModel, layers: Sequence[int], *, hidden: int | None = None, mlp: int | None = None,
-    heads: int | None = None, calibration: Tensor | None = None,
+    teacher: PreTrainedModel, layers: Sequence[int], *, hidden: int | None = None,
+    mlp: int | None = None, heads: int | None = None, calibration: Tensor | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """A copy of `teacher` with only the blocks `layers`, in that order (DistilBERT; Sanh et al.,
     2019).

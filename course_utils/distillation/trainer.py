@@ -59,11 +59,13 @@ class Result(Compressed):
 
 def train(
     student: PreTrainedModel, teacher: Any, data: Tensor, *, steps: int = 200,
-    loss: str | objectives.Objective = "response", validation: Tensor | None = None, labels: Tensor | None = None,
-    mask: Tensor | None = None, batch: int = 16, accumulate: int = 1, peak: float = 1e-3, warmup: int | None = None,
-    weight_decay: float = 0.01, seed: int = 0, folder: str | Path | None = None, every: int = 50,
-    patience: int | None = None, keep: str | None = None, settings: dict[str, Any] | None = None,
-    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None, progress: bool = True,
+    loss: str | objectives.Objective = "response", validation: Tensor | None = None,
+    labels: Tensor | None = None, mask: Tensor | None = None, batch: int = 16, accumulate: int = 1,
+    peak: float = 1e-3, warmup: int | None = None, weight_decay: float = 0.01, seed: int = 0,
+    folder: str | Path | None = None, every: int = 50, patience: int | None = None,
+    keep: str | None = None, settings: dict[str, Any] | None = None,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None,
+    progress: bool = True,
 ) -> Result:  # fmt: skip
     """Train a copy of `student` on token ids `data` (n, context); `student` and `teacher` are left
     as they are.
@@ -119,7 +121,8 @@ def train(
     labels = labels if mask is None else labels.masked_fill(~mask.bool(), IGNORED)
     if len(silent := (labels[:, 1:] == IGNORED).all(1).nonzero()):
         raise CompressionError(
-            f"labels, mask: {len(silent)} rows have nothing to predict, such as row {int(silent[0])}; leave them out."
+            f"labels, mask: {len(silent)} rows have nothing to predict, such as row "
+            f"{int(silent[0])}; leave them out."
         )
     if isinstance(teacher, TeacherCache):
         teacher.check(data, student)
@@ -160,7 +163,10 @@ def train(
         every_teacher = seen if isinstance(seen, list) else [seen] if seen is not None else []
         for one in every_teacher:
             if isinstance(one, View) and not torch.isfinite(one.logits).all():
-                return "the teacher's logits hold NaN or infinity; if it is in float16, load it in bfloat16 or float32"
+                return (
+                    "the teacher's logits hold NaN or infinity; if it is in float16, "
+                    "load it in bfloat16 or float32"
+                )
         return (
             None
             if torch.isfinite(mine.logits).all()
@@ -190,9 +196,10 @@ def train(
         stack.enter_context(ready(student, objective.needs))
         student.train()
         fitted = fit(
-            both, losses, len(data), steps=steps, batch=batch, accumulate=accumulate, peak=peak, warmup=warmup, weight_decay=weight_decay,
-            seed=seed, folder=folder, every=every, evaluate=None if validation is None else evaluate,
-            patience=patience, keep=keep, settings=told | (settings or {}), explain=explain, progress=progress,
+            both, losses, len(data), steps=steps, batch=batch, accumulate=accumulate, peak=peak,
+            warmup=warmup, weight_decay=weight_decay, seed=seed, folder=folder, every=every,
+            evaluate=None if validation is None else evaluate, patience=patience, keep=keep,
+            settings=told | (settings or {}), explain=explain, progress=progress,
         )  # fmt: skip
     walk.as_precise_as(given, student)
     used = {
@@ -213,9 +220,10 @@ def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None
     sizes = [vocabulary_of("student", student), vocabulary_of("teacher", teacher)]
     if sizes[0] != sizes[1]:
         raise CompressionError(
-            f"teacher: its vocabulary has {sizes[1]} tokens, the student's {sizes[0]}. Make the student from this "
-            "teacher's tokenizer, or let the teacher write text and train the student on it with loss='labels'. If both have one "
-            "tokenizer and only padding differs, say so with tokenizers=(the student's, the teacher's)."
+            f"teacher: its vocabulary has {sizes[1]} tokens, the student's {sizes[0]}. "
+            "Make the student from this teacher's tokenizer, or let the teacher write text "
+            "and train the student on it with loss='labels'. If both have one tokenizer and only "
+            "padding differs, say so with tokenizers=(the student's, the teacher's)."
         )
 
 
@@ -238,9 +246,10 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     if ours != theirs:
         differ = sorted(ours.items() ^ theirs.items())
         raise CompressionError(
-            f"tokenizers: student and teacher number {len({token for token, _ in differ})} tokens differently (such as "
-            f"{differ[0][0]!r}). Their logits cannot be compared token by token: use one tokenizer for both, or let "
-            "the teacher write text and train the student on it with loss='labels'."
+            f"tokenizers: student and teacher number {len({token for token, _ in differ})} "
+            f"tokens differently (such as {differ[0][0]!r}). Their logits cannot be compared "
+            "token by token: use one tokenizer for both, or let the teacher write text and train "
+            "the student on it with loss='labels'."
         )
 
 
@@ -308,12 +317,13 @@ def _check_cached(
             and part.temperature != teacher.temperature
         ):
             raise CompressionError(
-                f"temperature={part.temperature}: the cache holds the rest of its tokens at {teacher.temperature}; use that, or "
-                "write the cache again."
+                f"temperature={part.temperature}: the cache holds the rest of its tokens at "
+                f"{teacher.temperature}; use that, or write the cache again."
             )
     if mask is not None and bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()):
         raise CompressionError(
-            "mask: the teacher of a cache has read padding as text; move it behind the real tokens of each row."
+            "mask: the teacher of a cache has read padding as text; "
+            "move it behind the real tokens of each row."
         )
 
 
@@ -330,7 +340,9 @@ def _moved(seen: View, device: torch.device | str) -> View:
 
 @contextmanager
 def ready(model: PreTrainedModel, needs: Collection[str] = ()) -> Iterator[None]:
-    """In evaluation mode, with attention maps to see if they are needed; both as before afterwards."""
+    """In evaluation mode, with attention maps to see if they are needed;
+    both as before afterwards.
+    """
     training, attention = model.training, model.config._attn_implementation
     if "attention" in needs:
         model.set_attn_implementation("eager")

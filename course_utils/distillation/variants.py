@@ -152,8 +152,8 @@ def deep_to_shallow(
 
 
 def several_teachers(
-    student: PreTrainedModel, teachers: Sequence[PreTrainedModel], data: Tensor, *, weighting: str = "uniform",
-    temperature: float = 2.0, alpha: float = 0.5, **options: Any,
+    student: PreTrainedModel, teachers: Sequence[PreTrainedModel], data: Tensor, *,
+    weighting: str = "uniform", temperature: float = 2.0, alpha: float = 0.5, **options: Any,
 ) -> Result:  # fmt: skip
     """One student of several teachers, weighted "uniform", by "entropy" or by "label"
     (`losses.mixture`).
@@ -168,7 +168,8 @@ def several_teachers(
 
 
 def stages(
-    student: PreTrainedModel, teacher: PreTrainedModel, data: Tensor, plan: Sequence[tuple[Any, int]], *, folder: str | Path | None=None,
+    student: PreTrainedModel, teacher: PreTrainedModel, data: Tensor,
+    plan: Sequence[tuple[Any, int]], *, folder: str | Path | None=None,
     **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Several (loss, steps) one after the other on the same student.
@@ -199,8 +200,8 @@ def stages(
 
 
 def mutual(
-    peers: Sequence[PreTrainedModel], data: Tensor, *, validation: Tensor | None = None, temperature: float = 1.0,
-    weight: float = 1.0, **options: Any,
+    peers: Sequence[PreTrainedModel], data: Tensor, *, validation: Tensor | None = None,
+    temperature: float = 1.0, weight: float = 1.0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Online distillation by mutual learning (Zhang et al., 2018): peers without a teacher, trained
     together.
@@ -259,8 +260,8 @@ def mutual(
 
 
 def quantization_aware(
-    model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
-    loss: Any=None, **options: Any,
+    model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64,
+    symmetric: bool = False, loss: Any=None, **options: Any,
 ) -> Result:  # fmt: skip
     """Quantization-aware distillation: a model with `bits`-bit weights learns from its own
     full-precision self.

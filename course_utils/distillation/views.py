@@ -103,7 +103,9 @@ def view(
 
 
 def read_out(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The logits that the final norm and the output head make of a block's output: an early exit."""
+    """The logits that the final norm and the output head make of a block's output:
+    an early exit.
+    """
     for name in FINAL_NORMS:
         try:
             norm = model.get_submodule(name)
@@ -111,7 +113,8 @@ def read_out(model: PreTrainedModel, hidden: Tensor) -> Tensor:
             continue
         return model.get_output_embeddings()(norm(hidden))
     raise CompressionError(
-        f"model: the final norm of {type(model).__name__} was not found; known are {', '.join(FINAL_NORMS)}."
+        f"model: the final norm of {type(model).__name__} was not found; "
+        f"known are {', '.join(FINAL_NORMS)}."
     )
 
 

@@ -8,6 +8,7 @@ from .report import Report, compare, decoding_speed, report
 from .tasks import Score, task_scores
 
 __all__ = [
-    "Perplexity", "Report", "Score", "benchmarks", "calibration", "compare", "configs", "decoding_speed", "harness", "judge",
-    "kl_by_window", "memory", "nats_by_window", "perplexity", "predictions", "report", "task_scores",
+    "Perplexity", "Report", "Score", "benchmarks", "calibration", "compare", "configs",
+    "decoding_speed", "harness", "judge", "kl_by_window", "memory", "nats_by_window", "perplexity",
+    "predictions", "report", "task_scores",
 ]  # fmt: skip

@@ -69,7 +69,8 @@ def goal_of(*, bits: int, speedup: float, place: str) -> str:
 
 
 def advise(
-    parameters: float, *, memory: float = math.inf, speedup: float = 1.0, quality: float = 0.95, place: str = "anywhere",
+    parameters: float, *, memory: float = math.inf, speedup: float = 1.0, quality: float = 0.95,
+    place: str = "anywhere",
     training: bool = True,
 ) -> Advice:  # fmt: skip
     """What to do with a model of `parameters` weights in 16 bits.

@@ -58,7 +58,8 @@ def allocate(damage: Table, size: Table, budget: float) -> dict[str, Any]:
     least = sum(min(options.values()) for options in size.values())
     if least > budget:
         raise CompressionError(
-            f"budget={budget:,}: the smallest options take {least:,} already; raise it, or offer smaller ones."
+            f"budget={budget:,}: the smallest options take {least:,} already; "
+            "raise it, or offer smaller ones."
         )
     # (size, damage, options so far), sizes rise and damages fall
     front: list[tuple[float, float, tuple]] = [(0.0, 0.0, ())]

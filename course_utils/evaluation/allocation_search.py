@@ -6,8 +6,8 @@ from the damage:
 
 - `reinforce` (Williams, 1992; HAQ, Wang et al., 2019, allocates bits so): π(o | l) = softmax of a
   row of logits,
-  θ ← θ + η mean[(R − mean R) / std R · ∇ log π(repaired choice)], R = −log damage. The repair moves it away from what was drawn, so
-  that this is not quite the gradient of the mean reward;
+  θ ← θ + η mean[(R − mean R) / std R · ∇ log π(repaired choice)], R = −log damage. The repair moves
+  it away from what was drawn, so that this is not quite the gradient of the mean reward;
 - `cross_entropy` (Rubinstein, 1999): frequencies of each layer's options among the best tenth of a
   round;
 - `Prior` learns over many tables (meta-learning): a small network from a layer's damages and size,
@@ -59,20 +59,24 @@ class Tables:
             k: set(v) for k, v in size.items()
         }:
             raise CompressionError(
-                "damage, size: name the same layers and the same options in both, at least one of each."
+                "damage, size: name the same layers and the same options in "
+                "both, at least one of each."
             )
         if len({len(v) for v in damage.values()}) != 1:
             raise CompressionError(
-                "damage: search needs as many options for every layer; leave some out, or use `allocation.allocate`."
+                "damage: search needs as many options for every layer; "
+                "leave some out, or use `allocation.allocate`."
             )
         orders = {name: sorted(options, key=options.__getitem__) for name, options in size.items()}
         made = cls(
             torch.tensor([[damage[n][o] for o in orders[n]] for n in damage], dtype=torch.float64),
-            torch.tensor([[size[n][o] for o in orders[n]] for n in damage], dtype=torch.float64), float(budget),
-        )  # fmt: skip
+            torch.tensor([[size[n][o] for o in orders[n]] for n in damage], dtype=torch.float64),
+            float(budget),
+        )
         if (least := float(made.size[:, 0].sum())) > budget:
             raise CompressionError(
-                f"budget={budget:,}: the smallest options take {least:,.0f} already; raise it, or offer smaller ones."
+                f"budget={budget:,}: the smallest options take {least:,.0f} already; "
+                "raise it, or offer smaller ones."
             )
         return made
 
@@ -131,7 +135,8 @@ def _sampled(logits: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 def _search(
-    damage: Table, size: Table, budget: float, logits: Tensor, rounds: int, batch: int, rng: torch.Generator,
+    damage: Table, size: Table, budget: float, logits: Tensor, rounds: int, batch: int,
+    rng: torch.Generator,
     learn: Callable[[Tensor, Tensor], None],
 ) -> Found:  # fmt: skip
     tables, least, chosen, curve = Tables.of(damage, size, budget), torch.inf, None, []

@@ -40,7 +40,8 @@ def kl_by_window(original: Subject | Tensor, model: Subject, ids: Tensor) -> Ten
     """
     if isinstance(original, Tensor) and original.shape[:2] != ids.shape:
         raise CompressionError(
-            f"original: predictions for {tuple(original.shape[:2])} tokens, ids are {tuple(ids.shape)}; give both the same windows."
+            f"original: predictions for {tuple(original.shape[:2])} tokens, ids are "
+            f"{tuple(ids.shape)}; give both the same windows."
         )
     found = []
     with scoring(model, _context(ids)) as ready:

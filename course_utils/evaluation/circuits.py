@@ -40,7 +40,8 @@ def kl_where(original: Tensor, model: Subject | Tensor, ids: Tensor, where: Tens
     """
     if where.shape != (len(ids), ids.shape[1] - 1) or not where.any(1).all():
         raise CompressionError(
-            f"where: shape {tuple(where.shape)}; give (windows, tokens − 1) with at least one token in each window."
+            f"where: shape {tuple(where.shape)}; give (windows, tokens − 1) with at least "
+            "one token in each window."
         )
     changed = (model if isinstance(model, Tensor) else by_window.predictions(model, ids))[:, :-1]
     terms = (original[:, :-1].exp() * (original[:, :-1] - changed)).sum(-1, dtype=torch.float64)
@@ -69,7 +70,8 @@ def attention_maps(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
             model.set_attn_implementation(before)
     if not maps or any(m is None or m.dim() != 4 for m in maps):
         raise CompressionError(
-            f"model: {type(model).__name__} has blocks without attention weights; heads cannot be read."
+            f"model: {type(model).__name__} has blocks without attention weights; "
+            "heads cannot be read."
         )
     return [m.float().cpu() for m in maps]
 
@@ -105,7 +107,8 @@ def without_head(model: PreTrainedModel, block: int, head: int) -> Iterator[None
     heads, blocks = model.config.num_attention_heads, walk.blocks(model)
     if not (0 <= block < len(blocks) and 0 <= head < heads):
         raise CompressionError(
-            f"block={block}, head={head}: {type(model).__name__} has {len(blocks)} blocks of {heads} heads."
+            f"block={block}, head={head}: {type(model).__name__} has {len(blocks)} "
+            f"blocks of {heads} heads."
         )
     out = blocks[block].get_submodule(anatomy.of(model).attention_out)
     size = walk.weight_of(out).shape[1] // heads

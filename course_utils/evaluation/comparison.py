@@ -1,7 +1,8 @@
 """Compare rows fairly: the same seeds and windows for all, paired differences, and an interval
 beside each number.
 
-    table = compare("Three bits", {"RTN": rtn_nats, "GPTQ": gptq_nats}, against="RTN", unit="nats", protocol="64 windows …")
+    table = compare("Three bits", {"RTN": rtn_nats, "GPTQ": gptq_nats}, against="RTN", unit="nats",
+                    protocol="64 windows …")
 
 Each row is a function of a seed that returns one number, or one number for each evaluation window;
 a row without chance may be given as these numbers themselves. The interval (95 %) is
@@ -69,8 +70,8 @@ class Comparison:
         return crossed_interval(self._row(a) - self._row(b))
 
     def order(self, a: str, b: str) -> str:
-        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their difference
-        holds 0.
+        """ "<" if a is lower than b, ">" if it is higher, "=" where the interval of their
+        difference holds 0.
 
         Rows that are equal for every seed and window are "=" too: however wide an interval, it
         would hold their difference of 0.
@@ -82,15 +83,16 @@ class Comparison:
             return "="
         if math.isnan(half):
             raise CompressionError(
-                f"{self.title!r}: {a!r} and {b!r} are one number each, which has no interval; give one for each "
-                "evaluation window, or rows that depend on the seed."
+                f"{self.title!r}: {a!r} and {b!r} are one number each, which has no interval; "
+                "give one for each evaluation window, or rows that depend on the seed."
             )
         return "=" if abs(mean) <= half else "<" if mean < 0 else ">"
 
     def _row(self, label: str) -> Tensor:
         if label not in self.values:
             raise CompressionError(
-                f"{self.title!r} has no row {label!r}; its rows are {', '.join(map(repr, self.values))}."
+                f"{self.title!r} has no row {label!r}; its rows are "
+                f"{', '.join(map(repr, self.values))}."
             )
         return self.values[label]
 
@@ -138,8 +140,9 @@ TEXTS = ("title", "against", "unit", "better", "protocol", "command", "date")
 
 
 def compare(
-    title: str, rows: Mapping[str, Row], *, seeds: Sequence[int] = (0, 1, 2), against: str | None = None,
-    unit: str = "", better: str = "lower", protocol: str = "", columns: Mapping[str, Mapping[str, Any]] | None = None,
+    title: str, rows: Mapping[str, Row], *, seeds: Sequence[int] = (0, 1, 2),
+    against: str | None = None, unit: str = "", better: str = "lower", protocol: str = "",
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run each row once for each seed and compare them; see the head of this module.
@@ -176,7 +179,8 @@ def compare(
                 bar.update()
             if len({len(v) for v in found}) > 1:
                 raise CompressionError(
-                    f"row {label!r}: it gives {[len(v) for v in found]} numbers; give as many for every seed."
+                    f"row {label!r}: it gives {[len(v) for v in found]} numbers; "
+                    "give as many for every seed."
                 )
             values[label] = torch.stack(found)
     if len({v.shape[1] for v in values.values()}) > 1:
@@ -205,17 +209,19 @@ def _numbers(value: Any, label: str, seed: int) -> Tensor:
         found = torch.as_tensor(value).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         raise CompressionError(
-            f"row {label!r}, seed {seed}: it gives {type(value).__name__}; return a number, or a 1-D tensor with one "
-            "number for each window."
+            f"row {label!r}, seed {seed}: it gives {type(value).__name__}; "
+            "return a number, or a 1-D tensor with one number for each window."
         ) from None
     found = found.reshape(1) if found.dim() == 0 else found
     if found.dim() != 1 or not len(found):
         raise CompressionError(
-            f"row {label!r}, seed {seed}: shape {tuple(found.shape)}; return one number for each window."
+            f"row {label!r}, seed {seed}: shape {tuple(found.shape)}; "
+            "return one number for each window."
         )
     if not torch.isfinite(found).all():
         raise CompressionError(
-            f"row {label!r}, seed {seed}: {found[~torch.isfinite(found)][0]} is not finite; look at the run itself."
+            f"row {label!r}, seed {seed}: {found[~torch.isfinite(found)][0]} is not finite; "
+            "look at the run itself."
         )
     return found
 
@@ -247,12 +253,15 @@ def load(path: str | Path) -> Comparison:
         raise CompressionError(f"there is no table {file.name}; beside it are: {known}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressionError(
-            f"{file.name}: this is not a saved comparison ({type(error).__name__}: {error}); make it again."
+            f"{file.name}: this is not a saved comparison ({type(error).__name__}: "
+            f"{error}); make it again."
         ) from error
 
 
 def from_json(data: Mapping[str, Any]) -> Comparison:
-    """The comparison that `to_json` has described: what stands in an executed notebook under MIME."""
+    """The comparison that `to_json` has described:
+    what stands in an executed notebook under MIME.
+    """
     rows = data["rows"]
     # dict: until 2026-11
     pairs = (

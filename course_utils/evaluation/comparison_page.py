@@ -28,9 +28,9 @@ def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
         return f"{mean:{plus}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
     power = math.floor(math.log10(max(abs(mean), half)))
     digits = max(1, places + power)
-    return f"({mean / 10.0**power:{plus}.{digits}f} ± {half / 10.0**power:.{digits}f})e{power}".replace(
-        "-", "−"
-    )
+    return (
+        f"({mean / 10.0**power:{plus}.{digits}f} ± {half / 10.0**power:.{digits}f})e{power}"
+    ).replace("-", "−")
 
 
 def verdict(table: Comparison, label: str) -> str:
@@ -108,5 +108,11 @@ def as_html(table: Comparison) -> str:
             drawn.append(f"<td style='{left};white-space:nowrap{style}'>{html.escape(cell)}</td>")
         body.append(f"<tr>{''.join(drawn)}</tr>")
     caption = f"<caption style='{left};font-weight:bold'>{html.escape(table.title)}</caption>"
-    note = f"<p style='margin:.2em 0 .6em;font-size:90%;opacity:.75;max-width:52em'>{html.escape(notes(table))}</p>"
-    return f"<table style='margin:0'>{caption}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}"
+    note = (
+        "<p style='margin:.2em 0 "
+        f".6em;font-size:90%;opacity:.75;max-width:52em'>{html.escape(notes(table))}</p>"
+    )
+    return (
+        "<table "
+        f"style='margin:0'>{caption}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}"
+    )

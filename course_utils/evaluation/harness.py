@@ -60,8 +60,8 @@ def task_config(task: str, found: Sequence[Item]) -> dict[str, Any]:
 
 
 def run(
-    model: Subject, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] | None = None, *, n: int = 200,
-    split: str = "test", seed: int = 0, batch_size: int = 32,
+    model: Subject, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] | None = None, *,
+    n: int = 200, split: str = "test", seed: int = 0, batch_size: int = 32,
 ) -> dict[str, float]:  # fmt: skip
     """{task: accuracy} as lm-evaluation-harness measures it, on the items that `task_scores` takes.
 
@@ -92,7 +92,8 @@ def harness() -> None:
         import lm_eval.models.huggingface  # noqa: F401
     except ImportError as error:
         raise CompressionError(
-            f"lm-evaluation-harness cannot be used ({error}); install the extra `eval`: pip install -e '.[eval]'."
+            f"lm-evaluation-harness cannot be used ({error}); install the extra `eval`: "
+            "pip install -e '.[eval]'."
         ) from error
 
 
@@ -106,7 +107,8 @@ def evaluated(
 
     if tokenizer.eos_token_id is None:
         raise CompressionError(
-            "tokenizer: lm-evaluation-harness needs an end of text; set tokenizer.eos_token to one of its tokens."
+            "tokenizer: lm-evaluation-harness needs an end of text; "
+            "set tokenizer.eos_token to one of its tokens."
         )
     with quiet(), scoring(model) as ready:
         # HFLM gives the tokenizer a padding token where it has none

@@ -1,4 +1,6 @@
-"""Bytes: what a model holds in memory, and what a configuration will need, without allocating it."""
+"""Bytes: what a model holds in memory, and what a configuration will need,
+without allocating it.
+"""
 
 import copy
 from typing import Any
@@ -47,7 +49,8 @@ def configuration(described: Described) -> PretrainedConfig:
     if isinstance(described, str):
         if described not in CONFIGS:
             raise CompressionError(
-                f"config={described!r}: known names are {', '.join(CONFIGS)}; or pass a configuration."
+                f"config={described!r}: known names are {', '.join(CONFIGS)}; "
+                "or pass a configuration."
             )
         described = CONFIGS[described]
     if "model_type" not in described:
@@ -168,7 +171,8 @@ def activations(
 
 
 def budget(
-    config: Described, *, dtype_bits: float = 16, context: int = 4096, batch: int = 1, training: bool = False,
+    config: Described, *, dtype_bits: float = 16, context: int = 4096, batch: int = 1,
+    training: bool = False,
     kv_bits: float = 16,
 ) -> dict[str, int]:  # fmt: skip
     """Bytes a model needs, without allocating it: weights, kv_cache, activations, gradients,
@@ -190,7 +194,8 @@ def budget(
         raise CompressionError("dtype_bits, kv_bits, context and batch must all be positive.")
     if training and dtype_bits not in (16, 32):
         raise CompressionError(
-            f"dtype_bits={dtype_bits}: training is counted for 32 bits and for 16 (mixed precision)."
+            f"dtype_bits={dtype_bits}: training is counted for 32 bits and "
+            "for 16 (mixed precision)."
         )
     model, found = skeleton(config), configuration(config)
     n = sum(p.numel() for p in model.parameters())

@@ -40,7 +40,8 @@ def change(model: nn.Module, compressed: Any) -> dict[str, Tensor]:
             weight = None
         if weight is None or weight.shape != walk.weight_of(module).shape:
             raise CompressionError(
-                f"{name}: the compressed model has no weight of this shape; give a model with the same layers."
+                f"{name}: the compressed model has no weight of this shape; "
+                "give a model with the same layers."
             )
         found[name] = weight.float() - walk.weight_of(module).float()
     return found
@@ -60,7 +61,8 @@ def predicted_kl(
     for name, d in delta.items():
         if name not in layers or walk.weight_of(layers[name]).shape != d.shape:
             raise CompressionError(
-                f"delta: {name} is no linear layer of this shape; make it by one_view.change(model, compressed)."
+                f"delta: {name} is no linear layer of this shape; "
+                "make it by one_view.change(model, compressed)."
             )
     if ids.dim() != 2 or not ids.numel():
         raise CompressionError(
@@ -90,8 +92,9 @@ def predicted_kl(
     except (NotImplementedError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CompressionError(
-            f"model: {type(model).__name__} has no derivative in forward mode ({reason}). Give a model that was not compressed; for layers that "
-            "PyTorch cannot do this for, such as fused experts, measure evaluation.kl_by_window of a small part of the change instead."
+            f"model: {type(model).__name__} has no derivative in forward mode ({reason}). Give "
+            "a model that was not compressed; for layers that PyTorch cannot do this for, such as "
+            "fused experts, measure evaluation.kl_by_window of a small part of the change instead."
         ) from error
     finally:
         model.train(training)

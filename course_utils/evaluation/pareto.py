@@ -44,7 +44,8 @@ def weighted(costs: Sequence[Sequence[float]], weights: Sequence[float]) -> int:
     front(costs)
     if not costs or len(weights) != len(costs[0]) or min(weights) < 0 or not any(weights):
         raise CompressionError(
-            "costs, weights: at least one candidate, and a weight that is not negative for each cost, one of them above 0."
+            "costs, weights: at least one candidate, and a weight that is not negative for each "
+            "cost, one of them above 0."
         )
     return min(
         range(len(costs)),

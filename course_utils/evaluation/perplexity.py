@@ -42,17 +42,18 @@ class Perplexity:
         spread = f" ± {self.value * self.half_width:.2g}" if some else ""
         nats = f"{self.nats:.4f}" + (f" ± {self.half_width:.4f}" if some else "")
         return (
-            f"perplexity {self.value:.4g}{spread} per {p['unit']} ({nats} nats): model {p['model']} in {p['dtype']}; "
-            f"text {p['text']} ({p['split']}); context {p['context']}, stride {p['stride']}; "
-            f"{p['windows']} windows, {p['tokens']:,} tokens scored"
+            f"perplexity {self.value:.4g}{spread} per {p['unit']} ({nats} nats): "
+            f"model {p['model']} in {p['dtype']}; text {p['text']} ({p['split']}); "
+            f"context {p['context']}, stride {p['stride']}; {p['windows']} windows, "
+            f"{p['tokens']:,} tokens scored"
         )
 
     __repr__ = __str__
 
 
 def perplexity(
-    model: Subject, tokenizer: PreTrainedTokenizerBase, text: Text = "bundled", *, split: str = "validation",
-    context: int = 256, n: int | None = 64, seed: int = 0,
+    model: Subject, tokenizer: PreTrainedTokenizerBase, text: Text = "bundled", *,
+    split: str = "validation", context: int = 256, n: int | None = 64, seed: int = 0,
 ) -> Perplexity:  # fmt: skip
     """exp(-1/T Σ ln p(token | tokens before it in its window)) over windows that do not overlap.
 

@@ -48,8 +48,9 @@ class Report:
 
 
 def report(
-    model: Subject, tokenizer: PreTrainedTokenizerBase, *, tasks: Sequence[str] | None = None, n: int = 200,
-    name: str | None = None, text: Text = "bundled", context: int = 256, windows: int | None = 64, seed: int = 0,
+    model: Subject, tokenizer: PreTrainedTokenizerBase, *, tasks: Sequence[str] | None = None,
+    n: int = 200, name: str | None = None, text: Text = "bundled", context: int = 256,
+    windows: int | None = 64, seed: int = 0,
     runs: int = 3,
 ) -> Report:  # fmt: skip
     """Measure a model or a Compressed.
@@ -96,7 +97,8 @@ def decoding_speed(
     longest = longest_context(model)
     if longest is not None and longest < ids.shape[1] + tokens:
         raise CompressionError(
-            f"model: reads {longest} tokens, too few to time decoding ({ids.shape[1] + tokens}); use runs=0."
+            f"model: reads {longest} tokens, too few to time decoding ({ids.shape[1] + tokens}); "
+            "use runs=0."
         )
     seconds = []
     for _ in range(runs + 1):
@@ -173,7 +175,10 @@ class Table:
             )
 
         body = "".join(row(cells, "td") for cells in self.rows)
-        caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(self.caption)}</caption>'
+        caption = (
+            "<caption "
+            f'style="caption-side:bottom;text-align:left">{html.escape(self.caption)}</caption>'
+        )
         return (
             f"<table>{caption}<thead>{row(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
         )
@@ -191,7 +196,8 @@ def compare(reports: Sequence[Report]) -> Table:
     first, protocols = reports[0], [protocol_of(r) for r in reports]
     if any(p != protocols[0] for p in protocols):
         raise CompressionError(
-            "compare: these perplexities have different protocols and cannot be compared; measure again alike."
+            "compare: these perplexities have different protocols and cannot be compared; "
+            "measure again alike."
         )
     if any(
         r.scores[t].n != score.n
@@ -200,7 +206,8 @@ def compare(reports: Sequence[Report]) -> Table:
         if t in r.scores
     ):
         raise CompressionError(
-            "compare: these scores are over different items and cannot be compared; measure again with one n."
+            "compare: these scores are over different items and cannot be compared; "
+            "measure again with one n."
         )
     tasks = [t for t in first.scores if all(t in r.scores for r in reports)]
     timed = all(r.tokens_per_second for r in reports)
@@ -251,8 +258,8 @@ def caption(reports: Sequence[Report], tasks: Sequence[str], timed: bool) -> str
     if first.perplexity is not None:
         p = first.perplexity.protocol
         parts.append(
-            f"Perplexity per {p['unit']}: text {p['text']} ({p['split']}), context {p['context']}, {p['windows']} windows, "
-            f"{p['tokens']:,} tokens scored."
+            f"Perplexity per {p['unit']}: text {p['text']} ({p['split']}), context {p['context']}, "
+            f"{p['windows']} windows, {p['tokens']:,} tokens scored."
         )
     if tasks:
         chance = ", ".join(f"{t} {first.scores[t].chance:.0%}" for t in tasks)

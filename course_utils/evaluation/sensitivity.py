@@ -2,7 +2,8 @@
 
 The damage of small noise in one layer, and from it the damage of quantizing all.
 
-    α_l = KL(original ‖ layer l with noise of relative energy t²) / t²,     KL(all layers) ≈ Σ_l α_l t_l²
+    α_l = KL(original ‖ layer l with noise of relative energy t²) / t²,
+    KL(all layers) ≈ Σ_l α_l t_l²
 
 with t_l² = ‖Ŵ_l − W_l‖² / ‖W_l‖² (HIGGS' linearity, Malinovskii et al., 2025). It holds while
 changes are small: KL is ½ δᵀFδ, and errors of different layers are nearly uncorrelated.

@@ -56,8 +56,8 @@ def task_items(tasks: Sequence[str] | None, n: int, split: str, seed: int) -> di
 
 
 def task_scores(
-    model: Subject, tokenizer: PreTrainedTokenizerBase, *, tasks: Sequence[str] | None = None, n: int = 200,
-    split: str = "test", seed: int = 0,
+    model: Subject, tokenizer: PreTrainedTokenizerBase, *, tasks: Sequence[str] | None = None,
+    n: int = 200, split: str = "test", seed: int = 0,
 ) -> dict[str, Score]:  # fmt: skip
     """The share of `n` items of each task that the model answers rightly; see
     `course_utils.world.tasks`.

@@ -32,7 +32,8 @@ class Windows:
 
 
 def windows(
-    tokenizer: PreTrainedTokenizerBase, text: Text, *, split: str, n: int | None, context: int, seed: int,
+    tokenizer: PreTrainedTokenizerBase, text: Text, *, split: str, n: int | None,
+    context: int, seed: int,
     scattered: bool = False,
 ) -> Windows:  # fmt: skip
     """`n` windows of `context` tokens.
@@ -50,7 +51,8 @@ def windows(
     if isinstance(text, str) and text == "bundled":
         if split == "all" or n is None:
             raise CompressionError(
-                "text='bundled': the world is endless; give n, and split as train, validation or test."
+                "text='bundled': the world is endless; give n, and split as "
+                "train, validation or test."
             )
         return Windows(token_windows(tokenizer, split, n, context, seed).long(), "bundled", split)
     content, name, split = read(text, split)
@@ -78,7 +80,8 @@ def check_sizes(n: int | None, context: int) -> None:
         raise CompressionError(f"n={n}: ask for at least one window.")
     if context < 2:
         raise CompressionError(
-            f"context={context}: a window needs at least two tokens, one to read and one to predict."
+            f"context={context}: a window needs at least two tokens, one to "
+            "read and one to predict."
         )
 
 
@@ -110,7 +113,8 @@ def read(text: Text, split: str) -> tuple[str, str, str]:
     strings = list(text)
     if not strings or not all(isinstance(s, str) for s in strings):
         raise CompressionError(
-            "text: expected 'bundled', 'pydoc', a text file, a hub data set, or a non-empty list of strings."
+            "text: expected 'bundled', 'pydoc', a text file, a hub data set, "
+            "or a non-empty list of strings."
         )
     return share("\n\n".join(strings), f"{len(strings)} strings", split)
 
@@ -154,7 +158,8 @@ def from_hub(name: str, split: str) -> tuple[str, str, str]:
     rows = load_split(datasets, name, source, configuration, split)
     if "text" not in rows.column_names:
         raise CompressionError(
-            f"text={name!r}: has no column 'text' but {', '.join(rows.column_names)}; save the one you want to a file."
+            f"text={name!r}: has no column 'text' but {', '.join(rows.column_names)}; "
+            "save the one you want to a file."
         )
     return "\n\n".join(rows["text"]), " ".join(filter(None, (source, configuration))), split
 
@@ -168,8 +173,8 @@ def load_split(datasets: Any, name: str, source: str, configuration: str | None,
     except Exception as error:
         if not online:
             raise CompressionError(
-                f"text={name!r}: no such file, and the hub cannot be reached and no copy is on this machine; "
-                "use 'bundled' or a text file of yours."
+                f"text={name!r}: no such file, and the hub cannot be reached and no copy is on "
+                "this machine; use 'bundled' or a text file of yours."
             ) from error
         reason = str(error).strip().split("\n")[0]
         raise CompressionError(

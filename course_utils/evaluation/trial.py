@@ -1,8 +1,9 @@
 """A new idea on trial: what was planned before the first run, what was measured, and what may be
 said of it.
 
-    plan = Plan("Does … lower KL at equal …?", idea="half Wanda", control="Wanda", expected="better",
-                equal={"sparsity": (0.5, 0.5), "calibration tokens": (2048, 2048), "settings tried": (1, 1)})
+    plan = Plan("Does … lower KL at equal …?", idea="half Wanda", control="Wanda",
+                expected="better", equal={"sparsity": (0.5, 0.5),
+                "calibration tokens": (2048, 2048), "settings tried": (1, 1)})
     table = compare(…)              # with a row for the idea and one for its control
     report(plan, table)             # Markdown: faults of the protocol, the verdict, the numbers
 
@@ -52,7 +53,8 @@ class Plan:
             )
         if self.idea == self.control:
             raise CompressionError(
-                f"control={self.control!r}: it is the idea itself; the control is the same without the idea."
+                f"control={self.control!r}: it is the idea itself; "
+                "the control is the same without the idea."
             )
         if self.expected not in OUTCOMES:
             raise CompressionError(
@@ -62,7 +64,8 @@ class Plan:
             not isinstance(pair, tuple | list) or len(pair) != 2 for pair in self.equal.values()
         ):
             raise CompressionError(
-                "equal: name what both rows share, such as {'steps': (400, 400), 'settings tried': (4, 4)}."
+                "equal: name what both rows share, such as {'steps': "
+                "(400, 400), 'settings tried': (4, 4)}."
             )
 
 
@@ -74,7 +77,8 @@ def faults(plan: Plan, table: Comparison) -> list[str]:
     for row in (plan.idea, plan.control):
         if row not in table.values:
             raise CompressionError(
-                f"table: there is no row {row!r}; its rows are {', '.join(map(repr, table.values))}."
+                f"table: there is no row {row!r}; its rows are "
+                f"{', '.join(map(repr, table.values))}."
             )
     found = [
         f"{name} is not equal: {a} for the idea, {b} for the control."
@@ -92,7 +96,8 @@ def faults(plan: Plan, table: Comparison) -> list[str]:
         found.append(f"{windows} windows are too few: take {WINDOWS} or more.")
     if windows == 1 and not varies:
         found.append(
-            "One number for each row has no interval: give one for each window, or rows that depend on the seed."
+            "One number for each row has no interval: give one for each window, "
+            "or rows that depend on the seed."
         )
     return found
 

@@ -66,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:  # no space, no permission, a folder in the place of a file
         print(
-            f"{error.filename2 or error.filename or chosen.command}: {error.strerror or error}. What is done is kept; start again.",
+            (
+                f"{error.filename2 or error.filename or chosen.command}: "
+                f"{error.strerror or error}. What is done is kept; start again."
+            ),
             file=sys.stderr,
         )
         return 2
@@ -96,13 +99,19 @@ def add_run(commands: Any) -> None:
     run.add_argument(
         "--unsafe-no-sandbox", dest="sandbox", action="store_const", const="none", help=text
     )
-    text = "grade on Dask's workers: of the scheduler at ADDRESS, or of --jobs processes of this machine"
+    text = (
+        "grade on Dask's workers: of the scheduler at ADDRESS, or of --jobs "
+        "processes of this machine"
+    )
     run.add_argument("--dask", nargs="?", const="local", metavar="ADDRESS", help=text)
 
 
 def add_report(commands: Any) -> None:
     """The options of `report`."""
-    text = "the whole class: the weighted parts of the assessment, hardest exercises, commonest mistakes"
+    text = (
+        "the whole class: the weighted parts of the assessment, hardest "
+        "exercises, commonest mistakes"
+    )
     report = commands.add_parser("report", help=text)
     report.add_argument(
         "--course",

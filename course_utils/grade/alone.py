@@ -10,7 +10,10 @@ import multiprocessing.pool
 from collections.abc import Callable
 from typing import Any
 
-WHY = "when answers are graded there are no other processes, no network, and no files but those of the lab"
+WHY = (
+    "when answers are graded there are no other processes, no network, and no "
+    "files but those of the lab"
+)
 
 
 def install() -> None:
@@ -34,8 +37,9 @@ def install() -> None:
 
     class Threads(concurrent.futures.ThreadPoolExecutor):
         def __init__(
-            self, max_workers: int | None = None, mp_context: Any = None, initializer: Callable[..., Any] | None = None,
-            initargs: tuple[Any, ...] = (), **_others: Any,
+            self, max_workers: int | None = None, mp_context: Any = None,
+            initializer: Callable[..., Any] | None = None, initargs: tuple[Any, ...] = (),
+            **_others: Any,
         ) -> None:  # fmt: skip
             super().__init__(max_workers=max_workers, initializer=initializer, initargs=initargs)
 

@@ -210,7 +210,9 @@ class Scorer:
             return score
 
     def _score(self, sha: str, path: Path) -> Score:
-        """Scored from a copy under a name that says nothing, which nobody can exchange meanwhile."""
+        """Scored from a copy under a name that says nothing,
+        which nobody can exchange meanwhile.
+        """
         options = self.options
         if options.stop.is_set():
             raise apart.Stopped
@@ -260,11 +262,14 @@ def checked(found: Score, size: int) -> Score:
         stopped = not found["passed"] and all(gate["passed"] for gate in found["gates"].values())
         gates = {
             str(name): {
-                "value": float(gate["value"]), "interval": [float(edge) for edge in gate["interval"]], "needed": float(gate["needed"]),
-                "lower": gate["lower"] is True, "passed": bool(gate["passed"]) and not stopped,
+                "value": float(gate["value"]),
+                "interval": [float(edge) for edge in gate["interval"]],
+                "needed": float(gate["needed"]),
+                "lower": gate["lower"] is True,
+                "passed": bool(gate["passed"]) and not stopped,
             }
             for name, gate in found["gates"].items()
-        }  # fmt: skip
+        }
         if not gates or any(len(gate["interval"]) != 2 for gate in gates.values()):  # type: ignore[arg-type]
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):

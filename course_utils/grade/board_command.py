@@ -18,12 +18,15 @@ EXAMPLES = """examples:
 exit codes: 0 the board is written; 1 it is written, but some files could not be scored (--again tries them once more); 2 nothing
 is written, the message says why; 130 stopped by Ctrl-C: what is scored is kept, start again.
 Scores, hidden seeds and the key of the pseudonyms lie in CLASS/.board, for your account alone. Do not publish that folder.
-"""
+"""  # noqa: E501
 
 
 def add_board(commands: Any) -> None:
     """The options of `board`."""
-    text = "the Pareto board of the challenge (lab 5.4): scores what is new in a class folder, writes board.html and board.csv"
+    text = (
+        "the Pareto board of the challenge (lab 5.4): scores what is new in a class folder, "
+        "writes board.html and board.csv"
+    )
     board = commands.add_parser(
         "board",
         help=text,
@@ -105,8 +108,8 @@ def command(chosen: argparse.Namespace) -> int:
         )
     challenge = scorer()
     options = board.Options(
-        challenge.score, challenge.SUFFIX, challenge.LARGEST, limit=chosen.limit, jobs=chosen.jobs, seconds=chosen.seconds,
-        pseudonyms=chosen.pseudonyms, again=chosen.again,
+        challenge.score, challenge.SUFFIX, challenge.LARGEST, limit=chosen.limit, jobs=chosen.jobs,
+        seconds=chosen.seconds, pseudonyms=chosen.pseudonyms, again=chosen.again,
     )  # fmt: skip
     own = (chosen.name or "instructor", chosen.entry) if chosen.entry else None
     try:
@@ -118,7 +121,8 @@ def command(chosen: argparse.Namespace) -> int:
         print(line)
     passed = sum(not entry.failed for entry in made.entries if entry.kind == "learner")
     print(
-        f"{made.learners} learners; {passed} with an entry that passes every gate; {len(made.refused)} files not on the board, with their reasons."
+        f"{made.learners} learners; {passed} with an entry that passes every gate; "
+        f"{len(made.refused)} files not on the board, with their reasons."
     )
     for path in board_page.write_all(out, made, chosen.limit):
         print(path)

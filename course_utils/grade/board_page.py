@@ -1,4 +1,6 @@
-"""The board of the challenge as one page that loads nothing and as a table: board.html, board.csv."""
+"""The board of the challenge as one page that loads nothing and as a table:
+board.html, board.csv.
+"""
 
 import base64
 import hashlib
@@ -18,18 +20,22 @@ LEAST, MOST = 0.01, 100.0  # of the allowance, in the figure
 PLACES = {"instructor": "instructor", "baseline": "baseline"}
 STYLE = (
     ":root{--front:#0b5fb0;--grey:#6b6b6b;--dot:#a3a3a3;--line:#d0d0d0;--bad:#a33c00}"
-    "@media(prefers-color-scheme:dark){:root{--front:#7ab8ff;--grey:#a5a5a5;--dot:#777;--line:#444;--bad:#ff9d5c}}"
-    "figure{margin:1em 0}svg{width:100%;height:auto;max-width:60em}svg text{fill:var(--ink);font-size:13px}"
-    ".grid{stroke:var(--line);stroke-width:1}.gate{stroke:var(--bad);stroke-width:2;stroke-dasharray:6 4}"
-    ".step{fill:none;stroke:var(--front);stroke-width:2}.dot{fill:var(--dot)}.hollow{fill:var(--page);stroke:var(--dot);stroke-width:1.5}"
-    ".front{fill:var(--front);stroke:var(--front);stroke-width:1.5}.front.hollow{fill:var(--page)}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse}"
-    "thead th{border-bottom:2px solid var(--line);vertical-align:bottom}th button{font:inherit;font-weight:bold;color:inherit;background:none;border:0;"
-    "padding:0;text-align:inherit;cursor:pointer;text-decoration:underline dotted}th[aria-sort=ascending] button::after{content:' ▲'}"
-    "th[aria-sort=descending] button::after{content:' ▼'}tbody th{font-weight:normal;overflow-wrap:anywhere;min-width:8em;max-width:16em;"
-    "unicode-bidi:isolate}tr.front th,tr.front td.b{font-weight:bold}tr.dominated{color:var(--grey)}.bad{color:var(--bad)}"
-    "td.g{white-space:nowrap}:focus-visible{outline:3px solid var(--front);outline-offset:2px}"
-    "@media(max-width:40em){body{padding:0 .6em}svg text{font-size:22px}.minor{display:none}tbody th{max-width:8em}td,th{padding:.2em .4em}}"
+    "@media(prefers-color-scheme:dark){:root{--front:#7ab8ff;--grey:#a5a5a5;--dot:#777;"
+    "--line:#444;--bad:#ff9d5c}}figure{margin:1em 0}svg{width:100%;height:auto;max-width:60em}"
+    "svg text{fill:var(--ink);font-size:13px}.grid{stroke:var(--line);stroke-width:1}"
+    ".gate{stroke:var(--bad);stroke-width:2;stroke-dasharray:6 4}"
+    ".step{fill:none;stroke:var(--front);stroke-width:2}.dot{fill:var(--dot)}"
+    ".hollow{fill:var(--page);stroke:var(--dot);stroke-width:1.5}.front{fill:var(--front);"
+    "stroke:var(--front);stroke-width:1.5}.front.hollow{fill:var(--page)}.wide{overflow-x:auto}"
+    "table{border-collapse:collapse}thead th{border-bottom:2px solid var(--line);"
+    "vertical-align:bottom}th button{font:inherit;font-weight:bold;color:inherit;background:none;"
+    "border:0;padding:0;text-align:inherit;cursor:pointer;text-decoration:underline dotted}"
+    "th[aria-sort=ascending] button::after{content:' ▲'}th[aria-sort=descending] button::after{"
+    "content:' ▼'}tbody th{font-weight:normal;overflow-wrap:anywhere;min-width:8em;"
+    "max-width:16em;unicode-bidi:isolate}tr.front th,tr.front td.b{font-weight:bold}"
+    "tr.dominated{color:var(--grey)}.bad{color:var(--bad)}td.g{white-space:nowrap}:focus-visible{"
+    "outline:3px solid var(--front);outline-offset:2px}@media(max-width:40em){body{padding:0 .6em}"
+    "svg text{font-size:22px}.minor{display:none}tbody th{max-width:8em}td,th{padding:.2em .4em}}"
 )
 SCRIPT = """for (const table of document.querySelectorAll('table.sort')) {
   const heads = [...table.tHead.rows[0].cells];
@@ -48,15 +54,18 @@ SCRIPT = """for (const table of document.querySelectorAll('table.sort')) {
       table.tBodies[0].append(...rows.map(pair => pair[1]));
     });
   });
-}"""
+}"""  # noqa: E501
 RULES = (
-    "<p>An entry is one file. Entries that pass every gate are ranked by their bytes; equal bytes share a rank. "
-    "Of each learner's first {limit} files that could be scored, the best one counts: all gates passed with the fewest bytes. "
-    "All gates are measured on hidden items. Their values are rounded: shares to half a per cent, others to two digits.</p>"
-    "<p>An entry is on the <strong>Pareto front</strong> if no other has at most its bytes and its use of the worst gate, and less of one of them. "
-    "A gate allows some loss against a perfect score; the part of it that is used is shown: 0 % is no loss, 100 % stands on the gate. "
-    "A gate stops an entry only if its whole interval lies beyond. "
-    "Where an entry of the front and a smaller one have intervals that meet, no difference in quality is seen between the two, and the row says so.</p>"
+    "<p>An entry is one file. Entries that pass every gate are ranked by their bytes; "
+    "equal bytes share a rank. Of each learner's first {limit} files that could be scored, "
+    "the best one counts: all gates passed with the fewest bytes. All gates are measured on hidden "
+    "items. Their values are rounded: shares to half a per cent, others to two digits.</p>"
+    "<p>An entry is on the <strong>Pareto front</strong> if no other has at most its bytes and its "
+    "use of the worst gate, and less of one of them. A gate allows some loss against a perfect "
+    "score; the part of it that is used is shown: 0 % is no loss, 100 % stands on the gate. "
+    "A gate stops an entry only if its whole interval lies beyond. Where an entry of the front "
+    "and a smaller one have intervals that meet, no difference in quality is seen between the two, "
+    "and the row says so.</p>"
 )
 
 
@@ -94,8 +103,9 @@ def table(board: Board, rows: list[Row]) -> str:
             for name in gates
         ]
         lines.append(
-            [row.rank, entry.name, entry.kind, entry.bytes, "yes" if row.on_front else "no", entry.worst[0], percent(entry.worst[1]),
-             "; ".join(entry.failed), *values, board.scored.get(entry.name) if entry.kind == "learner" else None, note(row)]
+            [row.rank, entry.name, entry.kind, entry.bytes, "yes" if row.on_front else "no",
+             entry.worst[0], percent(entry.worst[1]), "; ".join(entry.failed), *values,
+             board.scored.get(entry.name) if entry.kind == "learner" else None, note(row)]
         )  # fmt: skip
     lines += [
         [None, name, f"refused {number}".strip(), *[None] * (len(columns) - 4), why]
@@ -107,7 +117,10 @@ def table(board: Board, rows: list[Row]) -> str:
 def page(board: Board, rows: list[Row], limit: int) -> str:
     """The board as one file of HTML that asks for nothing from anywhere."""
     mark = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{mark}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{mark}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     passed = sum(row.rank is not None for row in rows)
     body = [
         f"<p>{board.learners} learners, {passed} of them with an entry that passes every gate.</p>"
@@ -202,25 +215,30 @@ def _table(board: Board, rows: list[Row]) -> str:
             _cell(note(row), note(row) or None),
         ]
         lines.append(
-            f"<tr class='{'front' if row.on_front else 'dominated'} {entry.kind}'>{''.join(cells)}</tr>"
+            f"<tr class='{'front' if row.on_front else 'dominated'} "
+            f"{entry.kind}'>{''.join(cells)}</tr>"
         )
     head = "".join(f"<th scope='col'>{_text(name)}</th>" for name in heads)
     return (
-        "<h2>Entries</h2><p id='key'>Bold: on the Pareto front. Grey: another entry is at least as small and as good, and better in one. "
-        "In brackets: 95 % intervals, where items were drawn.</p>"
-        "<div class='wide' role='region' aria-label='Entries' tabindex='0'><table class='sort' aria-label='Entries' aria-describedby='key'>"
+        "<h2>Entries</h2><p id='key'>Bold: on the Pareto front. Grey: "
+        "another entry is at least as small and as good, and better in one. In brackets: "
+        "95 % intervals, where items were drawn.</p>"
+        "<div class='wide' role='region' aria-label='Entries' tabindex='0'><table class='sort' "
+        "aria-label='Entries' aria-describedby='key'>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
 def _refused(refused: list[tuple[str, str, str]]) -> str:
     lines = "".join(
-        f"<tr><th scope='row'>{_text(name)}</th><td>{_text(number or '–')}</td><td>{_text(why)}</td></tr>"
+        f"<tr><th scope='row'>{_text(name)}</th>"
+        f"<td>{_text(number or '–')}</td><td>{_text(why)}</td></tr>"
         for name, number, why in refused
     )
     return (
-        "<div class='wide' role='region' aria-label='Not on the board' tabindex='0'><table><thead><tr><th scope='col'>entry</th>"
-        f"<th scope='col'>file</th><th scope='col'>why</th></tr></thead><tbody>{lines}</tbody></table></div>"
+        "<div class='wide' role='region' aria-label='Not on the board' tabindex='0'><table><thead>"
+        "<tr><th scope='col'>entry</th><th scope='col'>file</th><th scope='col'>why</th></tr>"
+        f"</thead><tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -229,7 +247,10 @@ def _text(text: str) -> str:
 
 
 def _cell(text: str, value: Any, kind: str = "") -> str:
-    return f"<td class='{kind}' data-v='{_text('' if value is None else str(value))}'>{_text(text)}</td>"
+    return (
+        f"<td class='{kind}' "
+        f"data-v='{_text('' if value is None else str(value))}'>{_text(text)}</td>"
+    )
 
 
 def _number(value: float) -> float | None:
@@ -271,11 +292,17 @@ def figure(rows: list[Row]) -> str:
         [point for point in points if point[2].on_front or point[2].entry.kind != "learner"]
     )
     fronts = [row for row in rows if row.on_front]
-    said = f"Bytes against the use of the worst gate, of {len(rows)} entries; {len(fronts)} are on the Pareto front. The table below has all numbers."
+    said = (
+        f"Bytes against the use of the worst gate, of {len(rows)} entries; "
+        f"{len(fronts)} are on the Pareto front. The table below has all numbers."
+    )
     return (
-        f"<figure><svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{_text(said)}'>{''.join(parts)}</svg><figcaption>"
-        "Which entries are worth having? Left and low is better. Blue: the Pareto front. Hollow: stopped by a gate. Dashed: the gates. "
-        "Circles are learners, diamonds the instructor's entries, squares the course's baselines, measured on items of their own.</figcaption></figure>"
+        f"<figure><svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
+        f"aria-label='{_text(said)}'>{''.join(parts)}</svg><figcaption>"
+        "Which entries are worth having? Left and low is better. Blue: the Pareto front. "
+        "Hollow: stopped by a gate. Dashed: the gates. Circles are learners, diamonds "
+        "the instructor's entries, squares the course's baselines, measured on items of their "
+        "own.</figcaption></figure>"
     )
 
 
@@ -294,12 +321,15 @@ def _ticks_x(low: float, high: float, x: Any) -> list[str]:
                     else f"{size:g} B"
                 )
                 parts.append(
-                    f"<g{kind}><line class='grid' x1='{x(size):.1f}' x2='{x(size):.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}'/>"
-                    f"<text x='{x(size):.1f}' y='{HEIGHT - BOTTOM + 20}' text-anchor='middle'>{text}</text></g>"
+                    f"<g{kind}><line class='grid' x1='{x(size):.1f}' x2='{x(size):.1f}' y1='{TOP}' "
+                    f"y2='{HEIGHT - BOTTOM}'/>"
+                    f"<text x='{x(size):.1f}' y='{HEIGHT - BOTTOM + 20}' "
+                    f"text-anchor='middle'>{text}</text></g>"
                 )
     return [
         *parts,
-        f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 8}' text-anchor='middle'>size of the file (logarithmic)</text>",
+        f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 8}' text-anchor='middle'>"
+        "size of the file (logarithmic)</text>",
     ]
 
 
@@ -312,8 +342,10 @@ def _ticks_y(bottom: float, top: float, y: Any) -> list[str]:
                 kind = " class='minor'" if step != 1 else ""
                 line = "gate" if use == 1 else "grid"
                 parts.append(
-                    f"<g{kind}><line class='{line}' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y(use):.1f}' y2='{y(use):.1f}'/>"
-                    f"<text x='{LEFT - 8}' y='{y(use) + 4:.1f}' text-anchor='end'>{'≤ ' if use == LEAST else ''}{100 * use:g} %</text></g>"
+                    f"<g{kind}><line class='{line}' x1='{LEFT}' x2='{WIDTH - RIGHT}' "
+                    f"y1='{y(use):.1f}' y2='{y(use):.1f}'/>"
+                    f"<text x='{LEFT - 8}' y='{y(use) + 4:.1f}' "
+                    f"text-anchor='end'>{'≤ ' if use == LEAST else ''}{100 * use:g} %</text></g>"
                 )
     return [
         *parts,
@@ -329,10 +361,16 @@ def _mark(x: float, y: float, row: Row) -> str:
         f"<title>{_text(f'{entry.name}: {entry.bytes:,} bytes, {entry.worst[0]} {used} %')}</title>"
     )
     if entry.kind == "baseline":
-        return f"<rect class='{kind}' x='{x - 5:.1f}' y='{y - 5:.1f}' width='10' height='10'>{title}</rect>"
+        return (
+            f"<rect class='{kind}' x='{x - 5:.1f}' y='{y - 5:.1f}' width='10' "
+            f"height='10'>{title}</rect>"
+        )
     if entry.kind == "instructor":
         return f"<path class='{kind}' d='M{x:.1f} {y - 8:.1f}l8 8l-8 8l-8-8z'>{title}</path>"
-    return f"<circle class='{kind}' cx='{x:.1f}' cy='{y:.1f}' r='{5 if row.on_front else 4}'>{title}</circle>"
+    return (
+        f"<circle class='{kind}' cx='{x:.1f}' cy='{y:.1f}' "
+        f"r='{5 if row.on_front else 4}'>{title}</circle>"
+    )
 
 
 def _labels(points: list[tuple[float, float, Row]]) -> list[str]:

@@ -72,7 +72,8 @@ def build(root: Path, *, force: bool = False) -> list[str]:
         lab = root / "labs" / path
         if not force and path.suffix == ".ipynb" and lab.exists() and (cells := answered(lab)):
             raise CompressionError(
-                f"labs/{path.as_posix()}: holds answers in {', '.join(cells)}; copy it elsewhere, or build with --force."
+                f"labs/{path.as_posix()}: holds answers in {', '.join(cells)}; "
+                "copy it elsewhere, or build with --force."
             )
     for path, content in changed.items():
         write(root / "labs" / path, content)

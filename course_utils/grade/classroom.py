@@ -65,7 +65,8 @@ def load(course: Path) -> Classroom:
             cells, student = result["cells"], result.get("student", path.stem)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CompressionError(
-                f"{path}: is no result of the grader ({type(error).__name__}); grade the lab with --again."
+                f"{path}: is no result of the grader ({type(error).__name__}); "
+                "grade the lab with --again."
             ) from error
         room.learners.append(student)
         waits = sum(c["points"] for c in cells if c["manual"] and c.get("score_by_hand") is None)
@@ -184,7 +185,8 @@ def learner_page(room: Classroom, course: Path, learner: str, titles: dict[str, 
     for lab in sorted(room.scores):
         share = room.scores[lab].get(learner)
         body.append(
-            f"<h2>{html.escape(lab)}: {'not handed in' if share is None else f'{100 * share:.1f} %'}</h2>"
+            f"<h2>{html.escape(lab)}: "
+            f"{'not handed in' if share is None else f'{100 * share:.1f} %'}</h2>"
         )
         path = course / "grades" / lab / f"{names.stem(learner)}.json"
         if path.is_file():
@@ -200,10 +202,14 @@ def page(room: Classroom, columns: list[str], rows: list[list[Any]]) -> str:
     hardest = sorted(((mean(v) or 0.0, k) for k, v in room.exercises.items()))[:12]
     common = room.mistakes.most_common(12)
     pictures = [
-        _bars("Hardest exercises", "mean share of the points, %", [(name, 100 * share) for share, name in hardest]),
+        _bars("Hardest exercises", "mean share of the points, %",
+              [(name, 100 * share) for share, name in hardest]),
         _bars("Commonest named mistakes", "learners", common),
     ]  # fmt: skip
-    body = f"<p>{len(rows)} learners. Numbers are per cent of the points.</p>{_histogram(totals)}{''.join(pictures)}"
+    body = (
+        f"<p>{len(rows)} learners. Numbers are per cent of the "
+        f"points.</p>{_histogram(totals)}{''.join(pictures)}"
+    )
     return document("Class report", body + _table(columns, rows))
 
 
@@ -214,7 +220,8 @@ def _number(value: float | None) -> str:
 def _table(columns: list[str], rows: list[list[Any]]) -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(written.readable(v))}</td>" if isinstance(v, str) else f"<td class='n'>{_number(v)}</td>" for v in row) + "</tr>"
+        "<tr>" + "".join(f"<td>{html.escape(written.readable(v))}</td>" if isinstance(v,
+            str) else f"<td class='n'>{_number(v)}</td>" for v in row) + "</tr>"
         for row in rows
     )  # fmt: skip
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -223,8 +230,10 @@ def _table(columns: list[str], rows: list[list[Any]]) -> str:
 STYLE = (
     ":root{color-scheme:light dark;--page:#fff;--ink:#1a1a1a;--band:#f3f3f3}"
     "@media(prefers-color-scheme:dark){:root{--page:#16181d;--ink:#e8e8e8;--band:#22252c}}"
-    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;background:var(--page);color:var(--ink)}"
-    "td,th{padding:.2em .6em;text-align:left;vertical-align:top}td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}"
+    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 "
+    "1em;background:var(--page);color:var(--ink)}"
+    "td,th{padding:.2em "
+    ".6em;text-align:left;vertical-align:top}td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}"
     "tr:nth-child(even){background:var(--band)}img{background:#fff}"
 )
 
@@ -234,7 +243,8 @@ def document(title: str, body: str, *, style: str = "", head: str = "") -> str:
     title is text.
     """
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<meta name='viewport' content='width=device-width'>"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<meta name='viewport' "
+        "content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style><h1>{html.escape(title)}</h1>{body}</html>\n"
     )
 
@@ -274,4 +284,7 @@ def _picture(figure: Any, title: str) -> str:
     out = io.BytesIO()
     figure.savefig(out, format="png", bbox_inches="tight")
     plt.close(figure)
-    return f"<p><img alt='{html.escape(title)}' src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'></p>"
+    return (
+        f"<p><img alt='{html.escape(title)}' "
+        f"src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'></p>"
+    )

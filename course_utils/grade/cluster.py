@@ -189,7 +189,8 @@ def main() -> None:
         opened = labs.load(root, asked["lab"])
         if (opened.digest, fingerprint()) != (asked["digest"], asked["course"]):
             raise CompressionError(
-                "its course_utils or its solution of the lab is not the same; give it the same version of the course."
+                "its course_utils or its solution of the lab is not the same; "
+                "give it the same version of the course."
             )
         kind = asked["kind"] or kinds.best()
         kinds.check_sandbox(kind, root / "solutions")

@@ -29,7 +29,10 @@ from .sandbox import Limits
 SECONDS = 60.0
 LIMITS = Limits(cpu=60, memory=1 << 30, tasks=64, file=1 << 20, files_open=64)
 ROOT = str(Path(__file__).resolve().parents[2])
-CODE = f"import sys; sys.path.insert(0, {ROOT!r}); from course_utils.grade import decoding; decoding.main()"
+CODE = (
+    f"import sys; sys.path.insert(0, {ROOT!r}); from course_utils.grade import decoding; "
+    "decoding.main()"
+)
 HEAD = 1 << 14  # bytes of the first line that comes back
 
 
@@ -45,8 +48,10 @@ def decoded(
         given.write(content)
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", CODE], stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, close_fds=True,
-            env={**{k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")}, **alone},
+            [sys.executable, "-I", "-c", CODE], stdin=given, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, close_fds=True,
+            env={**{k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH",
+                "SYSTEMROOT")}, **alone},
         )  # fmt: skip
         try:
             return _answer(process, time.monotonic() + seconds, seconds)

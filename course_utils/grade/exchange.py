@@ -14,7 +14,8 @@ from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import parse_utc
 
 TIME = re.compile(
-    r"\+\d{4}-\d\d?-\d\d?[ T]\d\d?:\d\d(:\d\d(\.\d{1,9})?)?( ?[A-Za-z]{1,5}|[+-]\d\d:?\d\d)?(\+[\w-]{1,40})?$"
+    r"\+\d{4}-\d\d?-\d\d?[ T]\d\d?:\d\d(:\d\d(\.\d{1,9})?)?( "
+    r"?[A-Za-z]{1,5}|[+-]\d\d:?\d\d)?(\+[\w-]{1,40})?$"
 )
 
 

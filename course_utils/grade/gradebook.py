@@ -146,7 +146,8 @@ class Book:
             )
             if again:
                 notes.append(
-                    f"{name}: was changed after it was graded by hand ({grade.manual_score:g} points); grade it again"
+                    f"{name}: was changed after it was graded by hand ({grade.manual_score:g} "
+                    "points); grade it again"
                 )
             grade.auto_score = cell["score"]
             if cell.get("by_hand"):
@@ -225,7 +226,8 @@ def said(course: Path) -> Iterator[None]:
             else "is it nbgrader's, and is there space on the disk?"
         )
         raise CompressionError(
-            f"{course / 'gradebook.db'}: {why}; {remedy}. What was graded is in grades/; start again."
+            f"{course / 'gradebook.db'}: {why}; {remedy}. What was graded is in grades/; "
+            "start again."
         ) from error
 
 

@@ -57,9 +57,11 @@ def grade(
     return {
         "lab": lab.name, "submission": submission.digest, "bundle": lab.digest, "seed": seed,
         "sandbox": kinds.describe(kind), "cells": cells, "notes": [*submission.notes, *bench.notes],
-        "score": sum(c["score"] or 0 for c in cells), "points": lab.points, "seconds": round(time.monotonic() - began, 3),
+        "score": sum(c["score"] or 0 for c in cells), "points": lab.points,
+        "seconds": round(time.monotonic() - began, 3),
         "used": {
-            "learner's seconds": bench.used, "megabytes of the grader": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            "learner's seconds": bench.used,
+            "megabytes of the grader": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         },
     }  # fmt: skip
 
@@ -67,8 +69,9 @@ def grade(
 def _manual(answer: Cell, submission: Submission) -> dict[str, Any]:
     written = answer.grade_id in submission.answers
     return {
-        "grade_id": answer.grade_id, "points": answer.points, "score": None if written else 0.0, "manual": written,
-        "message": "" if written else "Not attempted.", "mistake": None, "flag": "" if written else "not attempted",
+        "grade_id": answer.grade_id, "points": answer.points, "score": None if written else 0.0,
+        "manual": written, "message": "" if written else "Not attempted.", "mistake": None,
+        "flag": "" if written else "not attempted",
         "by_hand": True, "score_by_hand": None,  # the gradebook has it, where somebody gave one
     }  # fmt: skip
 
@@ -165,14 +168,18 @@ class Bench:
                 )
             }
             if used:
-                note = f"{', '.join(sorted(used))}: made by an extra cell, of which only imports, plain constants and functions are run"
+                note = (
+                    f"{', '.join(sorted(used))}: made by an extra cell, of which only imports, "
+                    "plain constants and functions are run"
+                )
                 self.notes |= {note: None}
 
     def test(self, test: Cell, session: Session, failed: dict[str, Any]) -> dict[str, Any]:
         """One test cell: its functions come from the worker, everything else is trusted."""
         mentioned = [name for name in self.owner if name in labs.used(test.source)]
         result = {
-            "grade_id": test.grade_id, "points": test.points, "score": 0.0, "manual": False, "message": "", "mistake": None,
+            "grade_id": test.grade_id, "points": test.points, "score": 0.0, "manual": False,
+            "message": "", "mistake": None,
             "flag": "",
         }  # fmt: skip
         about = test.of or tuple(self.owner[name] for name in mentioned)

@@ -29,7 +29,10 @@ from .warm import Zygote
 from .workshop import Workshop
 
 TRIES = 2  # for a submission during which the grader's own process dies
-NOT_LENT = "the grader's own process died twice over it, so wrong answers were not replaced by the course's own functions"
+NOT_LENT = (
+    "the grader's own process died twice over it, so wrong answers were not replaced by the "
+    "course's own functions"
+)
 _job: dict[str, Any] = {}  # what a forked job needs, set before the fork
 
 
@@ -121,8 +124,8 @@ def check_solution(lab: Lab) -> None:
     for cell in result["cells"]:
         if not cell["manual"] and cell["score"] != cell["points"]:
             raise CompressionError(
-                f"{lab.name}: its own solution gets {cell['score']:g} of {cell['points']:g} for {cell['grade_id']}, so nobody was "
-                f"graded. {cell['message']}"
+                f"{lab.name}: its own solution gets {cell['score']:g} of {cell['points']:g} for "
+                f"{cell['grade_id']}, so nobody was graded. {cell['message']}"
             )
 
 
@@ -135,8 +138,9 @@ def grade(found: submission.Submission) -> dict[str, Any]:
             with Keeper(_job["address"], limits.total) as keeper, _workshop() as shop:
                 kept = [keeper.socket.fileno(), *([shop.channel.fileno()] if shop else [])]
                 return confined.call(
-                    functools.partial(_judge, found, keeper, lend, shop), limits, _job["root"], keep=kept,
-                    seconds=2 * limits.total + 60, unsafe=_job["kind"] == "none",
+                    functools.partial(_judge, found, keeper, lend, shop), limits,
+                    _job["root"], keep=kept, seconds=2 * limits.total + 60,
+                    unsafe=_job["kind"] == "none",
                 )  # fmt: skip
         except (
             confined.Died

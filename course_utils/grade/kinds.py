@@ -17,7 +17,8 @@ def check_private(*paths: Path) -> None:
         for folder in sandbox.visible():
             if folder.resolve() in [path.resolve(), *path.resolve().parents]:
                 raise CompressionError(
-                    f"{path}: lies in {folder}, which learners' code can read; move it somewhere else."
+                    f"{path}: lies in {folder}, which learners' code can read; "
+                    "move it somewhere else."
                 )
 
 
@@ -34,8 +35,8 @@ def missing(kind: str) -> str:
     """
     if sys.platform != "linux":
         return (
-            f"grading needs the namespaces of Linux, and this is {sys.platform}. Grade in a Linux container, a virtual machine "
-            "or WSL 2 (docs/instructor.md)."
+            f"grading needs the namespaces of Linux, and this is {sys.platform}. "
+            "Grade in a Linux container, a virtual machine or WSL 2 (docs/instructor.md)."
         )
     if kind == "none":
         return ""
@@ -45,9 +46,10 @@ def missing(kind: str) -> str:
         (folder / "root").mkdir()
         why = sandbox.refused(folder / "root")
     return why and (
-        f"this machine refuses a step of it ({why}). Allow new namespaces with "
-        "`sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`, start the container "
-        "with --security-opt seccomp=unconfined, or grade as root (docs/instructor.md)."
+        f"this machine refuses a step of it ({why}). Allow new namespaces with `sudo sysctl "
+        "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`, "
+        "start the container with --security-opt seccomp=unconfined, or grade as "
+        "root (docs/instructor.md)."
     )
 
 
@@ -58,7 +60,10 @@ def describe(kind: str) -> str:
     wall = "bubblewrap around " if kind == "bwrap" else ""
     who = "a user id of its own" if os.geteuid() == 0 else "a user namespace"
     calls = "seccomp" if seccomp.supported() else "no seccomp on this machine"
-    return f"{wall}namespaces (mount, process, network, IPC, host name), {who}, no capabilities, {calls}, resource limits"
+    return (
+        f"{wall}namespaces (mount, process, network, IPC, host name), {who}, no capabilities, "
+        f"{calls}, resource limits"
+    )
 
 
 def check_sandbox(kind: str, *private: Path) -> None:

@@ -74,7 +74,8 @@ class Lab:
                     exec(compile(plain(source), f"[{cell}]", "exec"), namespace)
                 except Exception as error:
                     raise CompressionError(
-                        f"{self.name}: its cell {cell!r} does not run ({type(error).__name__}: {error})."
+                        f"{self.name}: its cell {cell!r} does not run ({type(error).__name__}: "
+                        f"{error})."
                     ) from error
         return namespace
 
@@ -164,7 +165,8 @@ def load(root: Path, name: str) -> Lab:
         for defined_name in answer.names:
             if owned.setdefault(defined_name, answer.grade_id) != answer.grade_id:
                 raise CompressionError(
-                    f"{name}: {defined_name} is defined in {owned[defined_name]} and in {answer.grade_id}; rename one."
+                    f"{name}: {defined_name} is defined in {owned[defined_name]} and in "
+                    f"{answer.grade_id}; rename one."
                 )
     digest = hashlib.sha256(path.read_bytes() + text.encode()).hexdigest()
     return Lab(name, tuple(before), tuple(answers), tuple(tests), text, digest, path.parent)

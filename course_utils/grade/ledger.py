@@ -50,7 +50,8 @@ class Ledger:
                 self.attempts, self.own = data["attempts"], data["own"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CompressionError(
-                    f"{path}: is no file of the board ({type(error).__name__}); move it away, and all entries are scored again."
+                    f"{path}: is no file of the board ({type(error).__name__}); "
+                    "move it away, and all entries are scored again."
                 ) from error
         self.seeds = self._seeds()
 
@@ -145,7 +146,8 @@ def read_seeds(path: Path) -> tuple[int, ...]:
             raise ValueError
     except (UnicodeDecodeError, ValueError):
         raise CompressionError(
-            f"{path}: holds no seeds; write whole numbers of at most 18 digits, between spaces or lines."
+            f"{path}: holds no seeds; write whole numbers of at most 18 digits, "
+            "between spaces or lines."
         ) from None
     return tuple(map(int, words))
 

@@ -126,7 +126,9 @@ def without_outputs(data: Any) -> bytes | None:
 
 
 def _end_of_text(data: Any, place: int) -> int:
-    """Where the quotation mark that ends a JSON text stands, the end of the data if there is none."""
+    """Where the quotation mark that ends a JSON text stands,
+    the end of the data if there is none.
+    """
     begin = place
     while (end := data.find(b'"', place)) >= 0:
         before = end

@@ -1,4 +1,6 @@
-"""Models, generators and a few dataclasses of the course on the wire; see `wire` for plain values."""
+"""Models, generators and a few dataclasses of the course on the wire;
+see `wire` for plain values.
+"""
 
 import dataclasses
 import importlib

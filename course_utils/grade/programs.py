@@ -46,8 +46,8 @@ def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = Tru
         (root := place / "root").mkdir()
         wall = bubblewrap.command(root) if kind == "bwrap" else []
         process = subprocess.Popen(
-            [*wall, sys.executable, "-m", __name__], env={**ENVIRONMENT, "HOME": str(root)}, cwd=root,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [*wall, sys.executable, "-m", __name__], env={**ENVIRONMENT, "HOME": str(root)},
+            cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdin and process.stdout
         try:
@@ -70,7 +70,8 @@ def run(programs: Sequence[str], *, seconds: int = SECONDS, progress: bool = Tru
     # the empty program first: does the sandbox work?
     if len(found) != len(programs) + 1 or found[0] is not True:
         raise CompressionError(
-            f"the sandbox for programs does not work here: {found[0] if found else 'it ended at once'}"
+            "the sandbox for programs does not work here: "
+            f"{found[0] if found else 'it ended at once'}"
         )
     return [one is True for one in found[1:]]
 

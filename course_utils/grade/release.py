@@ -57,7 +57,8 @@ def read(path: Path) -> NotebookNode:
         ) from error
     if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
         raise CompressionError(
-            f"{path}: its format is older than 4.5, so its cells have no ids; save it in JupyterLab 4."
+            f"{path}: its format is older than 4.5, so its cells have no ids; "
+            "save it in JupyterLab 4."
         )
     return notebook
 
@@ -73,8 +74,9 @@ def preprocessors() -> list[Any]:
             'nbgrader is not installed; add the extra `grade`: pip install -e ".[grade]".'
         ) from error
     chosen = (
-        steps.LockCells, steps.ClearSolutions, steps.ClearOutput, steps.CheckCellMetadata, steps.ClearHiddenTests,
-        steps.ClearMarkScheme, steps.ComputeChecksums, steps.CheckCellMetadata,
+        steps.LockCells, steps.ClearSolutions, steps.ClearOutput, steps.CheckCellMetadata,
+        steps.ClearHiddenTests, steps.ClearMarkScheme, steps.ComputeChecksums,
+        steps.CheckCellMetadata,
     )  # fmt: skip
     quiet = logging.getLogger("course_utils.grade.nbgrader")
     quiet.addHandler(logging.NullHandler())
@@ -91,20 +93,29 @@ def problems(notebook: NotebookNode) -> Iterator[str]:
         if problem:
             yield f"cell {cell.id!r}: {problem}."
         if regions and not meta:
-            yield f"cell {cell.id!r}: has {' and '.join(sorted(regions))} markers but no nbgrader metadata."
+            yield (
+                f"cell {cell.id!r}: has {' and '.join(sorted(regions))} markers "
+                "but no nbgrader metadata."
+            )
         if not meta:
             continue
         yield from (f"cell {cell.id!r}: {text}" for text in of_metadata(meta, regions))
         name = meta.get("grade_id")
         if name in seen:
-            yield f"cell {cell.id!r}: its grade_id {name!r} is used by cell {seen[name]!r} too; each needs its own."
+            yield (
+                f"cell {cell.id!r}: its grade_id {name!r} is used by cell {seen[name]!r} too; "
+                "each needs its own."
+            )
         seen[name] = cell.id
 
 
 def of_metadata(meta: dict[str, Any], regions: set[str]) -> Iterator[str]:
     """What is wrong with nbgrader's metadata of a cell, sentence by sentence."""
     if meta.get("schema_version") != 3:
-        yield f"its nbgrader metadata has schema_version {meta.get('schema_version')!r}; the course uses 3."
+        yield (
+            f"its nbgrader metadata has schema_version {meta.get('schema_version')!r}; "
+            "the course uses 3."
+        )
     if not meta.get("grade_id"):
         yield "its nbgrader metadata has no grade_id."
     if meta.get("grade") and not isinstance(meta.get("points"), int | float):

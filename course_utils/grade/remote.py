@@ -117,7 +117,9 @@ def explained(error: Any) -> dict[str, Any]:
 
 
 def exception(error: dict[str, Any]) -> Exception:
-    """The learner's exception as one of the same name here; never one that would stop the grader."""
+    """The learner's exception as one of the same name here;
+    never one that would stop the grader.
+    """
     name, said = error["type"], error["said"]
     if error["line"]:
         said = f"{said} (line {error['line']}: {error['source']})"

@@ -71,7 +71,9 @@ def kinds_of(results: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 KINDS = {
     "grade it again": "changed after it was graded by hand: grade it again in the formgrader",
-    "this cell is missing": "a cell is missing: ask for the notebook again, or give the points by hand",
+    "this cell is missing": (
+        "a cell is missing: ask for the notebook again, or give the points by hand"
+    ),
     "cells claim to be this one": "a cell is there more than once: the notes say which one counts",
     "there is no notebook": "no notebook: ask for it",
     "is missing; ": "the notebook has another name: the notes say which one was graded",
@@ -93,7 +95,10 @@ def summary(results: dict[str, dict[str, Any]]) -> list[str]:
     scores = [result["score"] for result in results.values() if result["score"] is not None]
     head = f"{len(results)} learners, {len(scores)} graded"
     if scores:
-        head += f": {min(scores):g} to {max(scores):g} points, the middle one has {sorted(scores)[len(scores) // 2]:g}"
+        head += (
+            f": {min(scores):g} to {max(scores):g} points, the middle one has "
+            f"{sorted(scores)[len(scores) // 2]:g}"
+        )
     return [head, *kinds_of(results)]
 
 

@@ -31,7 +31,8 @@ def submissions(course: Path, lab: str) -> dict[str, Path]:
     folder = course / "submitted"
     if not folder.is_dir():
         raise CompressionError(
-            f"{folder}: is missing; put each notebook in submitted/<learner>/{lab}/ (nbgrader collect does)."
+            f"{folder}: is missing; put each notebook in submitted/<learner>/{lab}/ "
+            "(nbgrader collect does)."
         )
     return {
         p.name: p / lab
@@ -61,7 +62,8 @@ def overlooked(course: Path, lab: str) -> list[str]:
             found.append(f"submitted/{name}: is a link; links are not followed")
         elif place.suffix == ".ipynb":
             found.append(
-                f"submitted/{name}: lies in no learner's folder; put it in submitted/<learner>/{lab}/"
+                f"submitted/{name}: lies in no learner's folder; "
+                f"put it in submitted/<learner>/{lab}/"
             )
         elif _is_folder(place):
             with contextlib.suppress(OSError):
@@ -83,8 +85,9 @@ def _overlooked_of(place: Path, name: str, lab: str) -> Iterator[str]:
 
 
 def run(
-    root: Path, course: Path, lab: Lab, *, jobs: int = 1, seed: int | None = None, kind: str | None = None, again: bool = False,
-    limits: Limits | None = None, book: bool = True, progress: bool = True, dask: str | None = None,
+    root: Path, course: Path, lab: Lab, *, jobs: int = 1, seed: int | None = None,
+    kind: str | None = None, again: bool = False, limits: Limits | None = None, book: bool = True,
+    progress: bool = True, dask: str | None = None,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Grade what is new under course/submitted and return every learner's result.
 
@@ -115,7 +118,10 @@ def run(
                 return
             if not names.is_text(student):
                 notes = [
-                    "the name of its folder is no UTF-8, so it is not in the gradebook; rename the folder"
+                    (
+                        "the name of its folder is no UTF-8, so it is not in the gradebook; "
+                        "rename the folder"
+                    )
                 ]
             else:
                 with gradebook.said(course):

@@ -129,7 +129,8 @@ def _done(result: int, what: str) -> None:
 
 
 def enter(
-    limits: Limits, root: Path, report: int, keep: Sequence[int], data: Path | None = None, *, hide: bool = True,
+    limits: Limits, root: Path, report: int, keep: Sequence[int], data: Path | None = None, *,
+    hide: bool = True,
     show: Sequence[Path] | None = None,
 ) -> None:  # fmt: skip
     """Call in a new child with one thread: returns inside the sandbox, in process 1 of its own.
@@ -186,8 +187,8 @@ def address_space(limits: Limits) -> int:
 def set_limits(limits: Limits, most: int | None = None) -> None:
     """`most` is the limit on the address space, None where there is none."""
     wanted = {
-        "CPU": limits.cpu, "AS": most, "NPROC": limits.tasks, "FSIZE": limits.file, "NOFILE": limits.files_open,
-        "CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 0,
+        "CPU": limits.cpu, "AS": most, "NPROC": limits.tasks, "FSIZE": limits.file,
+        "NOFILE": limits.files_open, "CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 0,
     }  # fmt: skip
     for name, value in wanted.items():
         if value is not None and hasattr(resource, f"RLIMIT_{name}"):
@@ -211,7 +212,8 @@ def _drop_capabilities(c: ctypes.CDLL) -> None:
 
 
 def _build_root(
-    c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Path | None, hide: bool, show: Sequence[Path] | None
+    c: ctypes.CDLL, root: Path, limits: Limits, owner: int, data: Path | None, hide: bool,
+    show: Sequence[Path] | None
 ) -> None:  # fmt: skip
     def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
         encoded = [text.encode() if text is not None else None for text in (source, target, kind)]

@@ -47,7 +47,8 @@ class Session:
     """
 
     def __init__(
-        self, keeper: Keeper, limits: Limits, *, seed: int = 0, shared: Mapping[str, Any] | None = None, over: float | None = None,
+        self, keeper: Keeper, limits: Limits, *, seed: int = 0,
+        shared: Mapping[str, Any] | None = None, over: float | None = None,
     ) -> None:  # fmt: skip
         self.keeper, self.limits, self.seed, self.shared = keeper, limits, seed, shared or {}
         self.number = keeper.workers
@@ -143,9 +144,13 @@ class Session:
         given = Crossing(self)
         self.calls += 1
         content = {
-            "do": do, "function": where, "name": name, "seed": random.Random(f"{self.seed}/{self.calls}").getrandbits(31),
-            "arguments": [given.encode(a) for a in arguments], "named": {k: given.encode(v) for k, v in (named or {}).items()},
-        }  # fmt: skip
+            "do": do,
+            "function": where,
+            "name": name,
+            "seed": random.Random(f"{self.seed}/{self.calls}").getrandbits(31),
+            "arguments": [given.encode(a) for a in arguments],
+            "named": {k: given.encode(v) for k, v in (named or {}).items()},
+        }
         try:
             node, found, files = self._request(
                 content, self.limits.call, given.tensors, given.callbacks
@@ -157,7 +162,8 @@ class Session:
         return given.decode(node, found)
 
     def _request(
-        self, content: dict[str, Any], seconds: float, tensors: dict[str, torch.Tensor] | None = None,
+        self, content: dict[str, Any], seconds: float,
+        tensors: dict[str, torch.Tensor] | None = None,
         callbacks: list[Callable[..., Any]] | None = None,
     ) -> tuple[Any, dict[str, torch.Tensor], Any]:  # fmt: skip
         assert self.channel

@@ -16,7 +16,8 @@ from course_utils.evaluation.pareto import front
 
 STEP = 0.005  # of shares: what is shown of hidden items is rounded to it
 DIGITS = 2  # of everything else
-# as `challenge.gates` gives it: "value", "interval": [low, high], "needed", "passed"; "lower": lower is better
+# as `challenge.gates` gives it: "value", "interval": [low, high], "needed", "passed";
+# "lower": lower is better
 Gate = dict[str, Any]
 
 
@@ -84,7 +85,8 @@ def shown_gate(gate: Gate) -> Gate:
     lower = bool(gate["lower"])
     low, high = gate["interval"]
     return {
-        "value": rounded(gate["value"], lower), "interval": [rounded(low, lower), rounded(high, lower)], "needed": gate["needed"],
+        "value": rounded(gate["value"], lower),
+        "interval": [rounded(low, lower), rounded(high, lower)], "needed": gate["needed"],
         "passed": bool(gate["passed"]), "lower": lower,
     }  # fmt: skip
 

@@ -17,7 +17,10 @@ from .lab import Cell, Lab
 LARGEST_CELL = 1 << 20  # characters
 CANDIDATES = 20  # notebooks of other names that are looked into
 DEFINES = re.compile(
-    r"^[ \t]*(?:(?:>>>|\.\.\.|In ?\[\d{0,9}\]:)[ \t]*)?(?P<kind>(?:async[ \t]+)?def[ \t]+|class[ \t]+)?(?P<name>\w+)[ \t]*(?P<then>[(\[:=])(?!=)",
+    (
+        r"^[ \t]*(?:(?:>>>|\.\.\.|In ?\[\d{0,9}\]:)[ \t]*)?(?P<kind>(?:async[ \t]+)?def[ "
+        r"\t]+|class[ \t]+)?(?P<name>\w+)[ \t]*(?P<then>[(\[:=])(?!=)"
+    ),
     re.MULTILINE,
 )
 WORD = re.compile(r"\w+")
@@ -95,8 +98,9 @@ def parse(content: bytes, lab: Lab) -> Submission:
         count, name = cell.get("execution_count"), cell.get("id")
         cells.append(
             Found(
-                source, notebook_file.grade_id(cell), name if isinstance(name, str) else "", cell.get("cell_type", "code") == "code",
-                count if type(count) is int else 0, cell.get("attachments"),
+                source, notebook_file.grade_id(cell), name if isinstance(name, str) else "",
+                cell.get("cell_type", "code") == "code", count if type(count) is int else 0,
+                cell.get("attachments"),
             )
         )  # fmt: skip
     index = Index(cells)

@@ -28,7 +28,8 @@ def find(lab: str) -> Path:
         if place.is_file():
             return place
     raise CompressionError(
-        f"{lab}: no such lab in {', '.join(str(place.parent) for place in places)}; name its notebook with --notebook."
+        f"{lab}: no such lab in {', '.join(str(place.parent) for place in places)}; "
+        "name its notebook with --notebook."
     )
 
 
@@ -43,7 +44,8 @@ def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
     answers = [c for c in found.cells if (c.metadata.get("nbgrader") or {}).get("solution")]
     if not answers:
         raise CompressionError(
-            f"{notebook}: holds no answer cells; give the lab's notebook, for example labs/LAB/LAB.ipynb."
+            f"{notebook}: holds no answer cells; give the lab's notebook, "
+            "for example labs/LAB/LAB.ipynb."
         )
     for cell in found.cells:
         if cell.cell_type == "code":
@@ -55,7 +57,10 @@ def submit(notebook: Path, out: Path, lab: str = "") -> list[str]:
     content = nbformat.writes(found).encode()
     write(out, content)
     lines = [
-        f"{cell.metadata.nbgrader.grade_id}: {'not attempted' if blank(cell.source) else 'answered'}"
+        (
+            f"{cell.metadata.nbgrader.grade_id}: "
+            f"{'not attempted' if blank(cell.source) else 'answered'}"
+        )
         for cell in answers
     ]
     lines += said_of_cells(

@@ -40,7 +40,8 @@ class Zygote:
         if len(os.fsencode(self.address)) > LONGEST:
             self.opened.close()
             raise CompressionError(
-                f"{tempfile.gettempdir()}: too long a path for a socket; set TMPDIR to a shorter one, such as /tmp."
+                f"{tempfile.gettempdir()}: too long a path for a socket; "
+                "set TMPDIR to a shorter one, such as /tmp."
             )
         (root := self.folder / "root").mkdir()
         (self.folder / "bench").mkdir()
@@ -84,8 +85,9 @@ class Zygote:
         }  # torch.compile leaves a function as it is: there is no compiler inside
         environment |= {"JOBLIB_MULTIPROCESSING": "0"}  # joblib works in one process then
         self.process = subprocess.Popen(
-            [*wall, sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())], env=environment,
-            cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True,
+            [*wall, sys.executable, "-m", f"{__package__}.zygote", str(listener.fileno())],
+            env=environment, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            pass_fds=[listener.fileno()], start_new_session=True,
         )  # fmt: skip
         listener.close()
         assert self.process.stdin and self.process.stdout
@@ -97,7 +99,8 @@ class Zygote:
         if b"ready" not in said:
             self.close()
             raise CompressionError(
-                f"the cells before the first answer do not run: {said.decode(errors='replace').strip()[:500]}"
+                "the cells before the first answer do not run: "
+                f"{said.decode(errors='replace').strip()[:500]}"
             )
 
     def close(self) -> None:

@@ -147,7 +147,8 @@ class Confined:
 
 
 def _entered(
-    limits: Limits, root: Path, keep: Sequence[int], data: Path, show: Sequence[str | Path], work: Any
+    limits: Limits, root: Path, keep: Sequence[int], data: Path, show: Sequence[str | Path],
+    work: Any
 ) -> tuple[int, int]:  # fmt: skip
     """Do `work()` in a sandbox; the process outside, and the one inside, which has read `data` when
     this returns.
@@ -285,9 +286,11 @@ def serve(channel: socket.socket, root: Path, lock: Path, unsafe: bool) -> None:
                     )
                 else:
                     known[asked] = service.answer(
-                        order, lambda runner, library, files: Confined(root, runner, library, files),
-                        lambda command, folder: compiled(root, command, folder), lambda: measuring(lock),
-                    )  # fmt: skip
+                        order,
+                        lambda runner, library, files: Confined(root, runner, library, files),
+                        lambda command, folder: compiled(root, command, folder),
+                        lambda: measuring(lock),
+                    )
             except Exception as error:
                 send(channel, {"fault": f"{type(error).__name__}: {error}"[:500]})
                 continue

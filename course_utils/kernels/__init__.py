@@ -15,8 +15,9 @@ from .formats import BITS, BLOCKS, BlockWeight, PackedWeight, from_codes
 from .packing import pack, pack_planes, unpack, unpack_planes
 
 __all__ = [
-    "ACTIVATIONS", "BITS", "BLOCKS", "BlockWeight", "MOST_TOKENS", "PackedWeight", "build", "compiled_for", "cpu", "from_codes", "linear", "pack",
-    "pack_planes", "reference", "unpack", "unpack_planes",
+    "ACTIVATIONS", "BITS", "BLOCKS", "BlockWeight", "MOST_TOKENS", "PackedWeight", "build",
+    "compiled_for", "cpu", "from_codes", "linear", "pack", "pack_planes", "reference", "unpack",
+    "unpack_planes",
 ]  # fmt: skip
 
 ACTIVATIONS = ("float", "int8")
@@ -44,7 +45,8 @@ def compiled_for(x: Tensor, columns: int) -> bool:
 
 
 def linear(
-    x: Tensor, weight: PackedWeight | BlockWeight, bias: Tensor | None = None, *, activations: str = "float",
+    x: Tensor, weight: PackedWeight | BlockWeight, bias: Tensor | None = None, *,
+    activations: str = "float",
     variant: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Y = x Ŵᵀ + b without unpacking Ŵ where that is faster; x (…, columns), y (…, rows) in the

@@ -68,7 +68,8 @@ def index_of(variant: str | None) -> int:
         return 0
     if variant not in variants():
         raise CompressionError(
-            f"variant={variant!r}: this machine runs {', '.join(variants()) or 'none (no compiler)'}."
+            f"variant={variant!r}: this machine runs "
+            f"{', '.join(variants()) or 'none (no compiler)'}."
         )
     return variants().index(variant)
 
@@ -80,14 +81,16 @@ def describe(weight: PackedWeight | BlockWeight) -> _Weight:
     if isinstance(weight, BlockWeight):
         factor = 0 if weight.tensor_scale is None else weight.tensor_scale.data_ptr()
         return _Weight(
-            weight.codes.data_ptr(), weight.scale.data_ptr(), 0, factor, weight.rows, weight.columns,
-            weight.groups, weight.codes.shape[1], 0, weight.block, weight.block // 2, 4, SCALES.index(weight.kind),
+            weight.codes.data_ptr(), weight.scale.data_ptr(), 0, factor, weight.rows,
+            weight.columns, weight.groups, weight.codes.shape[1], 0, weight.block,
+            weight.block // 2, 4, SCALES.index(weight.kind),
         )  # fmt: skip
     groups, columns, zero = weight.groups, weight.columns, weight.zero_point
     size, (first, _) = columns // groups, planes(weight.bits)[0]
     return _Weight(
-        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), 0, weight.rows, columns,
-        groups, weight.codes.shape[1], 0 if zero is None else zero.shape[1], size, packed_width(size, first), weight.bits,
+        weight.codes.data_ptr(), weight.scale.data_ptr(), 0 if zero is None else zero.data_ptr(), 0,
+        weight.rows, columns, groups, weight.codes.shape[1], 0 if zero is None else zero.shape[1],
+        size, packed_width(size, first), weight.bits,
         SCALES.index("half" if weight.scale.dtype == torch.float16 else "float"),
     )  # fmt: skip
 
@@ -154,6 +157,7 @@ def integer_product(q: Tensor, weight: Tensor, *, variant: str | None = None) ->
     (tokens, columns), rows = q.shape, len(weight)
     y = torch.empty(tokens, rows, dtype=torch.int32)
     functions[1](
-        weight.data_ptr(), q.data_ptr(), tokens, rows, columns, y.data_ptr(), index, threads_for(tokens * rows * columns)
+        weight.data_ptr(), q.data_ptr(), tokens, rows, columns, y.data_ptr(), index,
+        threads_for(tokens * rows * columns)
     )  # fmt: skip
     return y

@@ -58,7 +58,8 @@ class PackedWeight(_Scaled):
             )
         if not groups or self.columns % groups:
             raise CompressionError(
-                f"scale: shape {tuple(self.scale.shape)}; expected (rows, groups), groups dividing the {self.columns} columns."
+                f"scale: shape {tuple(self.scale.shape)}; expected (rows, groups), groups dividing "
+                f"the {self.columns} columns."
             )
         wanted = {"codes": (self.codes, planes_width(self.columns, self.bits))}
         if self.zero_point is not None:
@@ -71,7 +72,8 @@ class PackedWeight(_Scaled):
                 )
             if tensor.device != self.scale.device:
                 raise CompressionError(
-                    f"{name}: on {tensor.device}, but scale is on {self.scale.device}; move one of them."
+                    f"{name}: on {tensor.device}, but scale is on {self.scale.device}; "
+                    "move one of them."
                 )
         for name in ("codes", "scale", "zero_point"):  # the kernels take addresses
             tensor = getattr(self, name)
@@ -132,7 +134,8 @@ class BlockWeight(_Scaled):
                 continue
             if tensor.device != self.codes.device:
                 raise CompressionError(
-                    f"{name}: on {tensor.device}, but codes are on {self.codes.device}; move one of them."
+                    f"{name}: on {tensor.device}, but codes are on {self.codes.device}; "
+                    "move one of them."
                 )
             if not tensor.is_contiguous():  # the kernels take addresses
                 object.__setattr__(self, name, tensor.contiguous())
@@ -164,7 +167,8 @@ def from_codes(
         raise CompressionError("codes: contain NaN or infinity; quantize a finite weight.")
     if not torch.isfinite(scale).all() or (scale <= 0).any():
         raise CompressionError(
-            "scale: contains NaN, infinity, or numbers that are not positive; quantize a finite weight."
+            "scale: contains NaN, infinity, or numbers that are not positive; "
+            "quantize a finite weight."
         )
     if scale.dim() != 2 or len(scale) != len(codes):
         raise CompressionError(
@@ -177,7 +181,9 @@ def from_codes(
 
 
 def unpack_weight(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (rows, columns), scales and zero points (rows, groups), float32 except for the codes."""
+    """Codes (rows, columns), scales and zero points (rows, groups),
+    float32 except for the codes.
+    """
     codes, scale = unpack_planes(weight.codes, weight.bits, weight.columns), weight.scale.float()
     if weight.zero_point is None:
         return codes, scale, torch.full_like(scale, 2 ** (weight.bits - 1))

@@ -52,7 +52,8 @@ def weight_tile(
 @triton.jit
 def gemv(
     x, codes, scale, zero, y, rows, columns, groups,
-    GROUP: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr,
+    GROUP: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, ROWS: tl.constexpr,
+    BYTES: tl.constexpr,
 ):  # fmt: skip
     """One token (axis 1 of the grid) and ROWS rows (axis 0)."""
     per_byte: tl.constexpr = 8 // BITS
@@ -147,11 +148,13 @@ def linear(
     if tokens == 1:
         blocks = blocks or GEMV
         gemv[(triton.cdiv(rows, blocks["ROWS"]), 1)](
-            x, weight.codes, weight.scale, zero, y, rows, weight.columns, groups, **layout, **blocks, **launch
+            x, weight.codes, weight.scale, zero, y, rows, weight.columns, groups, **layout,
+            **blocks, **launch
         )  # fmt: skip
     elif tokens:
         blocks = blocks or GEMM
         gemm[(triton.cdiv(rows, blocks["ROWS"]), triton.cdiv(tokens, blocks["TOKENS"]))](
-            x, weight.codes, weight.scale, zero, y, tokens, rows, weight.columns, groups, **layout, **blocks, **launch
+            x, weight.codes, weight.scale, zero, y, tokens, rows, weight.columns, groups, **layout,
+            **blocks, **launch
         )  # fmt: skip
     return (y if bias is None else y + bias.float()).to(x.dtype)

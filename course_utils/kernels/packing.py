@@ -44,7 +44,8 @@ def check_codes(codes: Tensor, bits: int) -> None:
         )
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
         raise CompressionError(
-            f"codes: from {int(codes.min())} to {int(codes.max())}, but {bits} bits hold 0 to {2**bits - 1}."
+            f"codes: from {int(codes.min())} to {int(codes.max())}, but {bits} bits "
+            f"hold 0 to {2**bits - 1}."
         )
 
 
@@ -52,7 +53,8 @@ def check_width(packed: Tensor, wanted: int, bits: int, columns: int) -> None:
     """Raises CompressionError unless packed rows have the bytes that their codes need."""
     if packed.shape[-1] != wanted:
         raise CompressionError(
-            f"packed: {packed.shape[-1]} bytes in a row, but {columns} codes of {bits} bits take {wanted}."
+            f"packed: {packed.shape[-1]} bytes in a row, but {columns} codes of "
+            f"{bits} bits take {wanted}."
         )
 
 

@@ -25,7 +25,8 @@ Table = dict[str, dict[int, float]]
 # nanoseconds for a weight, at 2, 3 and 4 bits; and how far above two bits everywhere the time may
 # be
 SPEEDS = (
-    ((1.0, 1.7, 1.2), 1.06), ((1.2, 1.5, 1.0), 1.02), ((1.0, 1.2, 1.9), 1.12), ((1.3, 1.0, 1.5), 0.97),
+    ((1.0, 1.7, 1.2), 1.06), ((1.2, 1.5, 1.0), 1.02), ((1.0, 1.2, 1.9), 1.12),
+    ((1.3, 1.0, 1.5), 0.97),
 )  # fmt: skip
 
 
@@ -63,7 +64,8 @@ class Target:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Any, *, seed: int, windows: int = 16, context: int = 64,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Any, *, seed: int,
+        windows: int = 16, context: int = 64,
         limit: int = RUNS,
     ) -> None:  # fmt: skip
         self.model, self.seed, self.limit, self.runs = copy.deepcopy(model).eval(), seed, limit, 0
@@ -91,12 +93,14 @@ class Target:
         """
         if text != "calibration":
             raise CompressionError(
-                f"text={text!r}: only the calibration text is there; what is chosen on the test text is not worth what it seems."
+                f"text={text!r}: only the calibration text is there; "
+                "what is chosen on the test text is not worth what it seems."
             )
         self.runs += 1
         if self.runs > self.limit:
             raise CompressionError(
-                f"run: {self.limit} runs are allowed; each layer and width once takes {1 + len(WIDTHS) * len(self.layers)}."
+                f"run: {self.limit} runs are allowed; each layer and width once takes "
+                f"{1 + len(WIDTHS) * len(self.layers)}."
             )
         chosen = self._checked(bits)
         first = min((self.place.get(name, 0) for name in chosen), default=0)
@@ -331,7 +335,8 @@ def judged(
     for what, table, most in (("bytes", sizes, most_bytes), ("microseconds", times, most_time)):
         if total(table, chosen) > most * (1 + 1e-9):
             raise CompressionError(
-                f"{what}: {total(table, chosen):,.2f} of at most {most:,.2f}; the budget is exceeded."
+                f"{what}: {total(table, chosen):,.2f} of at most {most:,.2f}; "
+                "the budget is exceeded."
             )
     ids = evaluation.text.windows(
         tokenizer, text, split="test", n=windows, context=128, seed=seed

@@ -4,7 +4,8 @@ A matrix (out, in) is a *part*: a dict of
 
     steps    (1,) or (in,) float16 or float32: Δ_j of each column
     which    (in,) uint8: the class of each column; () elements where there is one class
-    classes  a list; for each class of columns {"lowest": int, "frequencies": int16 (K,), "stream": uint8 (bytes,)}
+    classes  a list; for each class of columns {"lowest": int, "frequencies": int16 (K,),
+             "stream": uint8 (bytes,)}
 
 A stream holds the codes of its columns minus `lowest`, row by row: 4 bytes of rANS's last state,
 then 16-bit words in the order in which they are read, all little-endian. That is `theory.coding`
@@ -89,7 +90,8 @@ def read(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
         found[i] = s
     if x != coding.LOW or at != end:
         raise CompressionError(
-            "stream: after its last symbol the decoder is not where the encoder began, so it was not read as written."
+            "stream: after its last symbol the decoder is not where the encoder began, "
+            "so it was not read as written."
         )
     return torch.tensor(found, dtype=torch.int64)
 
@@ -162,7 +164,8 @@ def decode(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> 
     """
     if set(parts) != set(shapes):
         raise CompressionError(
-            f"parts: expected one for each of the {len(shapes)} matrices, by its name; got {len(parts)}."
+            f"parts: expected one for each of the {len(shapes)} matrices, by its name; "
+            f"got {len(parts)}."
         )
     found = {}
     for name, (rows, columns) in shapes.items():
@@ -177,7 +180,8 @@ def decode(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> 
             IndexError,
         ) as error:
             raise CompressionError(
-                f"{name}: {error if isinstance(error, CompressionError) else f'no part ({error!r})'}"
+                f"{name}: "
+                f"{error if isinstance(error, CompressionError) else f'no part ({error!r})'}"
             ) from error
     return found
 
@@ -194,7 +198,8 @@ def _matrix(given: Part, rows: int, columns: int) -> Tensor:
         set(c) != {"lowest", "frequencies", "stream"} for c in given["classes"]
     ):
         raise CompressionError(
-            "a part holds steps, which, classes; a class holds lowest, frequencies, stream; nothing else."
+            "a part holds steps, which, classes; a class holds lowest, frequencies, stream; "
+            "nothing else."
         )
     steps, which, classes = given["steps"], given["which"], given["classes"]
     if steps.dtype not in (torch.float16, torch.float32) or tuple(steps.shape) not in (
@@ -208,12 +213,14 @@ def _matrix(given: Part, rows: int, columns: int) -> Tensor:
         (columns,) if len(classes) > 1 else (0,)
     ):
         raise CompressionError(
-            f"which: expected uint8, one for each of {columns} columns where there are several classes, else none."
+            f"which: expected uint8, one for each of {columns} columns where there are "
+            "several classes, else none."
         )
     of = which.long() if len(classes) > 1 else torch.zeros(columns, dtype=torch.long)
     if not 1 <= len(classes) <= MOST or int(of.max()) >= len(classes):
         raise CompressionError(
-            f"classes: {len(classes)} of them; `which` names one that is not there, or they are none or too many."
+            f"classes: {len(classes)} of them; `which` names one that is not there, "
+            "or they are none or too many."
         )
     codes = torch.zeros(rows, columns, dtype=torch.int64)
     for k, one in enumerate(classes):

@@ -27,8 +27,9 @@ class OwnLosses(objectives.Objective):
 
     def __init__(
         self, student: PreTrainedModel, teacher: PreTrainedModel, response: Callable[..., Tensor],
-        feature: Callable[..., Tensor] | None = None, attention: Callable[..., Tensor] | None = None, *,
-        temperature: float = 2.0, alpha: float = 0.5, weight: float = 1.0,
+        feature: Callable[..., Tensor] | None = None,
+        attention: Callable[..., Tensor] | None = None, *, temperature: float = 2.0,
+        alpha: float = 0.5, weight: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.response, self.feature, self.attention = response, feature, attention
@@ -54,8 +55,9 @@ class OwnLosses(objectives.Objective):
         )
         found = {
             "response": self.response(
-                student_logits=student.logits[:, :-1], teacher_logits=teacher.logits[:, :-1], labels=batch.labels,
-                temperature=self.temperature, alpha=self.alpha, mask=batch.counted,
+                student_logits=student.logits[:, :-1], teacher_logits=teacher.logits[:, :-1],
+                labels=batch.labels, temperature=self.temperature, alpha=self.alpha,
+                mask=batch.counted,
             )
         }  # fmt: skip
         if self.feature is not None:

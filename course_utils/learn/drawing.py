@@ -26,17 +26,23 @@ DOTS, SHOWN = 32, 128  # of the side of a square: dots that are kept, pixels on 
 # once is not lost to an answer of Python's.
 _HAND = (
     "t=this.closest('.course-drawing').querySelector('.course-dots textarea');t.value=s;"
-    "t.dispatchEvent(new Event('input',{bubbles:true}));t.dispatchEvent(new Event('change',{bubbles:true}))"
+    "t.dispatchEvent(new Event('input',{bubbles:true}));t.dispatchEvent(new "
+    "Event('change',{bubbles:true}))"
 )
 _SCRIPT = {
-    "pointerdown": "this.setPointerCapture(event.pointerId);this.down=1;this.last=null;this.onpointermove(event)",
+    "pointerdown": (
+        "this.setPointerCapture(event.pointerId);"
+        "this.down=1;this.last=null;this.onpointermove(event)"
+    ),
     "pointermove": (
-        "if(!this.down)return;var r=this.getBoundingClientRect(),k=this.width/r.width,c=this.getContext('2d'),"
+        "if(!this.down)return;var "
+        "r=this.getBoundingClientRect(),k=this.width/r.width,c=this.getContext('2d'),"
         "p=[(event.clientX-r.left)*k,(event.clientY-r.top)*k],q=this.last||p;c.lineWidth=3.2;c.lineCap='round';"
         "c.strokeStyle='#000';c.beginPath();c.moveTo(q[0],q[1]);c.lineTo(p[0]+.01,p[1]);c.stroke();this.last=p"
     ),
     "pointerup": (
-        "this.down=0;var d=this.getContext('2d').getImageData(0,0,this.width,this.height).data,s='',t;"
+        "this.down=0;var "
+        "d=this.getContext('2d').getImageData(0,0,this.width,this.height).data,s='',t;"
         f"for(var i=3;i<d.length;i+=4)s+=d[i]>100?'1':'0';{_HAND}"
     ),
 }
@@ -54,7 +60,8 @@ def image(dots: Tensor) -> Tensor:
     """
     if dots.shape != (DOTS, DOTS) or not dots.any():
         raise CompressionError(
-            f"dots: shape {tuple(dots.shape)}, {int(dots.count_nonzero())} dots; draw a digit in a square of {DOTS} × {DOTS}."
+            f"dots: shape {tuple(dots.shape)}, {int(dots.count_nonzero())} dots; "
+            f"draw a digit in a square of {DOTS} × {DOTS}."
         )
     rows, columns = (dots.any(axis).nonzero().flatten() for axis in (1, 0))
     cut = dots[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].float()
@@ -73,7 +80,8 @@ def squares(text: str, count: int) -> list[Tensor | None]:
     """
     if len(text) != count * DOTS * DOTS or set(text) - {"0", "1"}:
         raise CompressionError(
-            f"dots: {len(text)} characters; {count} squares have {count * DOTS * DOTS}, each 0 or 1."
+            f"dots: {len(text)} characters; {count} squares have {count * DOTS * DOTS}, "
+            "each 0 or 1."
         )
     dots = torch.tensor([c == "1" for c in text]).view(DOTS, count, DOTS).transpose(0, 1)
     return [image(square) if square.any() else None for square in dots]
@@ -82,9 +90,15 @@ def squares(text: str, count: int) -> list[Tensor | None]:
 def _canvas(count: int) -> str:
     events = " ".join(f'on{name}="{code}"' for name, code in _SCRIPT.items())
     lines = f"repeating-linear-gradient(90deg,#888 0 1px,#fff 1px {SHOWN}px)"
-    style = f"width:{count * SHOWN}px;height:{SHOWN}px;background:{lines};border:1px solid #888;touch-action:none;cursor:crosshair"
+    style = (
+        f"width:{count * SHOWN}px;height:{SHOWN}px;background:{lines};border:1px solid "
+        "#888;touch-action:none;cursor:crosshair"
+    )
     button = f'<button class="jupyter-button" onclick="{_CLEAR}">{ui("draw_clear")}</button>'
-    return f'<canvas role="img" aria-label="{ui("draw_here")}" width="{count * DOTS}" height="{DOTS}" style="{style}" {events}></canvas><br>{button}'
+    return (
+        f'<canvas role="img" aria-label="{ui("draw_here")}" width="{count * DOTS}" height="{DOTS}" '
+        f'style="{style}" {events}></canvas><br>{button}'
+    )
 
 
 def draw(answer: Callable[[Tensor], str], *, count: int = 4) -> None:

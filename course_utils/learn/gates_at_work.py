@@ -270,5 +270,6 @@ def trained_space() -> tuple[Space, dict[Subnet, dict[str, Any]], dict[str, Any]
         Subnet(tuple(row["blocks"]), row["channels"], row["heads"]): row
         for row in told.pop("subnets")
     }
-    choices = [tuple(dict.fromkeys(getattr(s, name) for s in rows)) for name in ("blocks", "channels", "heads")]  # fmt: skip
+    choices = [tuple(dict.fromkeys(getattr(s, name) for s in rows)) for name in ("blocks",
+        "channels", "heads")]  # fmt: skip
     return Space(*choices), rows, told

@@ -54,7 +54,8 @@ def terms() -> tuple[Term, ...]:
         )
         if any(mark in entry["means"] for mark in '"[]()\n'):
             raise CompressionError(
-                f"glossary: {name!r} is explained with quotes, brackets or lines; they break its link."
+                f"glossary: {name!r} is explained with quotes, brackets or lines; "
+                "they break its link."
             )
         pattern = re.compile(rf"(?<![\w-])(?:{forms})(?![\w-])", re.IGNORECASE)
         found.append(Term(name, entry["means"], str(entry["lesson"]), entry["cell"], pattern))
@@ -85,7 +86,8 @@ def place(term: Term, lessons: dict[str, Path]) -> tuple[Path, int, str]:
     cells = _taught(path, path.stat().st_mtime_ns) if path else {}
     if path is None or term.cell not in cells:
         raise CompressionError(
-            f"glossary: {term.name!r} is taught in cell {term.cell!r} of {term.lesson!r}, which is not there."
+            f"glossary: {term.name!r} is taught in cell {term.cell!r} of {term.lesson!r}, "
+            "which is not there."
         )
     return path, *cells[term.cell]
 

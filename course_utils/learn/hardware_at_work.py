@@ -186,7 +186,9 @@ def on_devices(
 
 
 def most_unlike(model: PreTrainedModel) -> tuple[str, Tensor]:
-    """The layer whose largest range of an output is farthest above the median one: (name, weight)."""
+    """The layer whose largest range of an output is farthest above the median one:
+    (name, weight).
+    """
 
     def unlike(weight: Tensor) -> float:
         top = analog.ranges(weight)

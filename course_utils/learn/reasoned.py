@@ -76,7 +76,9 @@ def teach(
 
 
 class Task:
-    """A rule, prompts, what the teacher wrote after them, and the right answers, all by one seed."""
+    """A rule, prompts, what the teacher wrote after them, and the right answers,
+    all by one seed.
+    """
 
     def __init__(self, seed: int, *, n: int = PROMPTS, agree: bool = True) -> None:
         self.seed, self.world = seed, world(seed)
@@ -132,7 +134,8 @@ def checked(ids: Any, labels: Any) -> tuple[Tensor, Tensor]:
     rows, places = ids.shape
     if not reasoning.BATCH <= rows <= MOST_ROWS or not reasoning.WIDTH < places <= MOST_PLACES:
         raise CompressionError(
-            f"ids: {rows} rows of {places} places; from {reasoning.BATCH} to {MOST_ROWS} rows, at most {MOST_PLACES} places."
+            f"ids: {rows} rows of {places} places; from {reasoning.BATCH} to {MOST_ROWS} rows, "
+            f"at most {MOST_PLACES} places."
         )
     ids, labels = ids.long(), labels.long()
     if int(ids.min()) < 0 or int(ids.max()) >= len(reasoning.SYMBOLS):
@@ -140,7 +143,8 @@ def checked(ids: Any, labels: Any) -> tuple[Tensor, Tensor]:
     held = (ids != reasoning.PAD).sum(1)
     if int(held.min()) < SHORTEST:
         raise CompressionError(
-            f"ids: row {int(held.argmin())} holds {int(held.min())} tokens; a prompt and what follows are at least {SHORTEST}."
+            f"ids: row {int(held.argmin())} holds {int(held.min())} tokens; "
+            f"a prompt and what follows are at least {SHORTEST}."
         )
     scored = labels != IGNORED
     if not bool((labels == ids)[scored].all()) or bool((ids == reasoning.PAD)[scored].any()):

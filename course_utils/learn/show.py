@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-COLOURS = {  # of bars, 3 to 1 or more on white and on JupyterLab's dark page; no text stands in them
+# of bars, 3 to 1 or more on white and on JupyterLab's dark page; no text stands in them
+COLOURS = {
     "right": "#009E73",
     "wrong": "#D55E00",
     "hint": "#CC79A7",
@@ -52,7 +53,9 @@ def live() -> bool:
 
 
 def _parent_command() -> str:
-    """The command line of the process that started this kernel, or nothing where it cannot be told."""
+    """The command line of the process that started this kernel,
+    or nothing where it cannot be told.
+    """
     parent = os.environ.get("JPY_PARENT_PID", "")
     if not parent.isdigit() or os.name == "nt":
         return ""

@@ -98,7 +98,8 @@ def judged(file: Any, seeds: tuple[int, ...]) -> dict[str, Any]:
         or not 0 < len(file) <= layout.LARGEST
     ):
         raise CompressionError(
-            f"my_file: return the bytes as a tensor of uint8, at most {layout.LARGEST:,} of them (`smallest.as_tensor`)."
+            f"my_file: return the bytes as a tensor of uint8, at most {layout.LARGEST:,} of them "
+            "(`smallest.as_tensor`)."
         )
     found = gates.score(file.numpy().tobytes(), seeds)
     if not found["valid"]:

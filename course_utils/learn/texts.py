@@ -58,7 +58,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`base` with the non-empty strings of `over` in their places; lists are merged item by item."""
+    """`base` with the non-empty strings of `over` in their places;
+    lists are merged item by item.
+    """
     if over is None or over == "":
         return base
     if isinstance(base, Mapping) and isinstance(over, Mapping):
@@ -135,7 +137,8 @@ def _entry(section: str, name: str) -> dict[str, Any]:
     entry = copy.deepcopy((_load(topic, language(), tuple(FOLDERS)).get(section) or {}).get(name))
     if not isinstance(entry, dict):
         raise CompressionError(
-            f"{section[:-1]} {name!r} has no texts; write {section}: {name}: in text/{BASE}/{topic}.yaml."
+            f"{section[:-1]} {name!r} has no texts; write {section}: {name}: "
+            f"in text/{BASE}/{topic}.yaml."
         )
     return entry
 

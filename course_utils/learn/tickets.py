@@ -49,7 +49,8 @@ class Task:
         self.trainings += 1
         if self.trainings > self.limit:
             raise CompressionError(
-                f"train: {self.limit} trainings are allowed; take more of the weights in each round."
+                f"train: {self.limit} trainings are allowed; take more of the "
+                "weights in each round."
             )
         start, masks = self.start, _checked(masks, self.start, torch.bool)
         weights = _checked(weights, start, torch.float32)
@@ -95,7 +96,8 @@ def _checked(
     for name, one in given.items():
         if not isinstance(one, Tensor) or one.dtype != dtype or one.shape != start[name].shape:
             raise CompressionError(
-                f"layer {name!r}: expected {dtype} of shape {tuple(start[name].shape)}; masks are True = kept."
+                f"layer {name!r}: expected {dtype} of shape {tuple(start[name].shape)}; "
+                "masks are True = kept."
             )
     return dict(given)
 
@@ -137,6 +139,7 @@ def judged(find: Callable, seed: int, limit: int = 10) -> tuple[float, float]:
         )
     if sparsity(found[-1]) < 0.95:
         raise CompressionError(
-            f"masks: {sparsity(found[-1]):.2%} of the weights are gone at the end; at least 95 % must be."
+            f"masks: {sparsity(found[-1]):.2%} of the weights are gone at the end; "
+            "at least 95 % must be."
         )
     return task.accuracy(found[-1]), task.accuracy(lottery.random_masks(found[-1], seed))

@@ -191,7 +191,10 @@ def _described(controls: dict[str, Control]) -> str:
         elif control.choices:
             span = f" ({', '.join(map(str, control.choices))})"
         said.append(f"{_label(name, control)}: `{control.value}`{span}")
-    return f"<div style='{show.FONT}'>{show.inline(' · '.join(said))}<br><i>{ui('run_to_move')}</i></div>"
+    return (
+        "<div "
+        f"style='{show.FONT}'>{show.inline(' · '.join(said))}<br><i>{ui('run_to_move')}</i></div>"
+    )
 
 
 def picture(figure: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from .source import source_of
 
 # where most architectures keep their list of blocks; others are searched for
 BLOCK_PATHS = (
-    "model.layers", "model.decoder.layers", "transformer.h", "gpt_neox.layers", "decoder.layers", "layers", "h",
-    "encoder.layer", "bert.encoder.layer", "roberta.encoder.layer", "transformer.layer",
+    "model.layers", "model.decoder.layers", "transformer.h", "gpt_neox.layers", "decoder.layers",
+    "layers", "h", "encoder.layer", "bert.encoder.layer", "roberta.encoder.layer",
+    "transformer.layer",
 )  # fmt: skip
 
 
@@ -38,7 +39,8 @@ def blocks(model: nn.Module) -> nn.ModuleList:
         and model.get_encoder() is not model
     ):
         raise CompressionError(
-            f"model: {type(model).__name__} has an encoder and a decoder; compress one stack, such as model.get_encoder()."
+            f"model: {type(model).__name__} has an encoder and a decoder; "
+            "compress one stack, such as model.get_encoder()."
         )
     for path in BLOCK_PATHS:
         try:
@@ -50,14 +52,17 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     lists = _outermost_lists(_language_part(model))
     if not lists:
         raise CompressionError(
-            f"model: no transformer blocks found in {type(model).__name__}: it has no list of modules with linear layers. Known are "
-            "Llama, Qwen, Mistral, OPT, GPT-2, GPT-NeoX, BERT and their kin."
+            f"model: no transformer blocks found in {type(model).__name__}: "
+            "it has no list of modules with linear layers. Known are Llama, Qwen, Mistral, OPT, "
+            "GPT-2, GPT-NeoX, BERT and their kin."
         )
     return max(lists, key=lambda item: sum(t.numel() for t in item.state_dict().values()))
 
 
 def _language_part(model: nn.Module) -> nn.Module:
-    """The language model inside a model that has towers for pictures or sound, or the model itself."""
+    """The language model inside a model that has towers for pictures or sound,
+    or the model itself.
+    """
     for name in ("language_model", "text_model"):
         for path, module in model.named_modules():
             if path.rpartition(".")[2] == name and _outermost_lists(module):

@@ -18,8 +18,9 @@ from course_utils.errors import CompressionError
 from .loading import load_tokenizer
 
 FORMS = (
-    "token ids of shape (sequences, context), a tokenizer's output (padding is left out), lists of token ids of any length, strings, "
-    "chats (lists of {'role', 'content'}), or a .txt or .jsonl file"
+    "token ids of shape (sequences, context), a tokenizer's output (padding is left out), "
+    "lists of token ids of any length, strings, chats (lists of {'role', 'content'}), "
+    "or a .txt or .jsonl file"
 )
 
 
@@ -141,7 +142,8 @@ def _joined(rows: list[list[int]]) -> Tensor | Calibration:
 def _words(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
     if tokenizer is None:
         raise CompressionError(
-            "calibration: text needs the model's tokenizer; give models.calibration.of(text, tokenizer)."
+            "calibration: text needs the model's tokenizer; "
+            "give models.calibration.of(text, tokenizer)."
         )
     return tokenizer
 
@@ -167,7 +169,8 @@ def _content(file: Path) -> Any:
         return [row["messages"] if "messages" in row else row["text"] for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise CompressionError(
-            f"calibration: {file.name} is not readable as text, or as lines of 'text' or 'messages' ({error})."
+            f"calibration: {file.name} is not readable as text, or as lines of 'text' or "
+            f"'messages' ({error})."
         ) from error
 
 

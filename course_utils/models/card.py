@@ -90,7 +90,7 @@ In memory, in 32 bits: {memory:,} bytes.
 For the lessons, labs and tests of this course: to quantize, prune, distil and measure. It knows its own world only and
 is of no use for anything else.
 Licence: Apache-2.0, as the course itself.
-"""
+"""  # noqa: E501
 
 
 def per_document(
@@ -135,22 +135,34 @@ def training_record(folder: Path) -> dict[str, Any]:
 def architecture(model: PreTrainedModel) -> str:
     """The paragraph on width, blocks, heads and parameters."""
     c, counts = model.config, evaluation.memory.parameter_counts(model)
-    heads = f"{c.num_attention_heads} heads, {c.num_key_value_heads} of them with keys and values of their own"
+    heads = (
+        f"{c.num_attention_heads} heads, {c.num_key_value_heads} of them with keys "
+        "and values of their own"
+    )
     return textwrap.fill(
-        f"{counts['total']:,} parameters: {c.num_hidden_layers} blocks, {c.hidden_size} wide, {heads}, a gated MLP of "
-        f"{c.intermediate_size}, vocabulary {c.vocab_size:,} (byte-level BPE, each digit one token), context "
-        f"{c.max_position_embeddings}, {'tied' if c.tie_word_embeddings else 'separate'} embeddings. Embeddings hold "
-        f"{counts['embeddings']:,} parameters, attention {counts['attention']:,}, MLPs {counts['mlp']:,}, norms {counts['norms']:,}.", 119,
-    )  # fmt: skip
+        (
+            f"{counts['total']:,} parameters: {c.num_hidden_layers} blocks, {c.hidden_size} wide, "
+            f"{heads}, a gated MLP of {c.intermediate_size}, vocabulary {c.vocab_size:,} "
+            f"(byte-level BPE, each digit one token), context {c.max_position_embeddings}, "
+            f"{'tied' if c.tie_word_embeddings else 'separate'} embeddings. Embeddings "
+            f"hold {counts['embeddings']:,} parameters, attention {counts['attention']:,}, "
+            f"MLPs {counts['mlp']:,}, norms {counts['norms']:,}."
+        ),
+        119,
+    )
 
 
 def protocol(loss: evaluation.Perplexity, total: dict[str, float]) -> str:
     """The paragraph on how the numbers were measured."""
     return textwrap.fill(
-        f"Protocol: {str(loss).partition(': ')[2]}. The floor is {total['floor']:.2f} nats a document divided by its "
-        f"{total['tokens']:.1f} tokens. A window may begin inside a document, so that some tokens are predicted with less "
-        "context than the floor allows for.", 119,
-    )  # fmt: skip
+        (
+            f"Protocol: {str(loss).partition(': ')[2]}. The floor is {total['floor']:.2f} "
+            f"nats a document divided by its {total['tokens']:.1f} tokens. "
+            "A window may begin inside a document, so that some tokens are predicted with less "
+            "context than the floor allows for."
+        ),
+        119,
+    )
 
 
 def described_training(record: dict[str, Any], seed: int) -> str:
@@ -176,11 +188,15 @@ def make(
     floor_token = total["floor"] / total["tokens"]
     as_floor = evaluation.Perplexity(floor_token, {})
     kind_rows = [
-        f"| {k} | {WRITERS[k][0]:.0%} | {kinds[k]['floor']:.2f} | {kinds[k]['model']:.2f} | {kinds[k]['tokens']:.1f} |"
+        f"| {k} | {WRITERS[k][0]:.0%} | {kinds[k]['floor']:.2f} | {kinds[k]['model']:.2f} | "
+        f"{kinds[k]['tokens']:.1f} |"
         for k in KINDS if k in kinds
     ]  # fmt: skip
     task_rows = [
-        f"| {t} | {s.accuracy:.1%} ({s.interval[0]:.1%} to {s.interval[1]:.1%}) | {s.chance:.0%} | {s.n} |"
+        (
+            f"| {t} | {s.accuracy:.1%} ({s.interval[0]:.1%} to {s.interval[1]:.1%}) | "
+            f"{s.chance:.0%} | {s.n} |"
+        )
         for t, s in scores.items()
     ]
     files = [
@@ -195,13 +211,15 @@ def make(
     ]
     size_rows.append(f"| in all | {sum(f.stat().st_size for f in files):,} |")
     return TEXT.format(
-        name=name_of(model), architecture=architecture(model), world_seed=world.seed, people=len(world.people),
-        facts=len(world.people) * len(ATTRIBUTES), kinds=len(KINDS), kind_rows="\n".join(kind_rows), documents=texts,
-        floor_document=total["floor"], model_document=total["model"], tokens_document=total["tokens"],
+        name=name_of(model), architecture=architecture(model), world_seed=world.seed,
+        people=len(world.people), facts=len(world.people) * len(ATTRIBUTES), kinds=len(KINDS),
+        kind_rows="\n".join(kind_rows), documents=texts, floor_document=total["floor"],
+        model_document=total["model"], tokens_document=total["tokens"],
         training=described_training(record, seed), step=record["step"], tokens=record["tokens"],
-        seconds=record["seconds"], train=record["train"], validation=record["validation"], nats=loss.nats,
-        perplexity=loss.value, floor_token=floor_token, floor_perplexity=as_floor.value,
-        protocol=protocol(loss, total), n=n, task_rows="\n".join(task_rows), size_rows="\n".join(size_rows),
+        seconds=record["seconds"], train=record["train"], validation=record["validation"],
+        nats=loss.nats, perplexity=loss.value, floor_token=floor_token,
+        floor_perplexity=as_floor.value, protocol=protocol(loss, total), n=n,
+        task_rows="\n".join(task_rows), size_rows="\n".join(size_rows),
         memory=evaluation.memory.bytes_in_memory(model),
     )  # fmt: skip
 

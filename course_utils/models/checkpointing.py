@@ -46,7 +46,8 @@ def _in_one_move(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         half_done.unlink(missing_ok=True)
         raise CompressionError(
-            f"{path}: could not be written ({error}); an older file there is intact. Free some space and run again."
+            f"{path}: could not be written ({error}); an older file there is intact. "
+            "Free some space and run again."
         ) from error
 
 

@@ -33,7 +33,8 @@ def check_model(model: Any, *, by_block: bool = False) -> None:
         or _adapters(model)
     ):
         raise CompressionError(
-            "model: carries an adapter (LoRA); merge it first, model = model.merge_and_unload(), or unload it."
+            "model: carries an adapter (LoRA); merge it first, model = model.merge_and_unload(), "
+            "or unload it."
         )
     if by_block and source_of(model) is not None:
         return
@@ -42,7 +43,8 @@ def check_model(model: Any, *, by_block: bool = False) -> None:
         if not torch.isfinite(parameter).all():
             module, _, name = path.rpartition(".")
             raise CompressionError(
-                f"{module or 'model'}: {name}: contains NaN or infinity; repair it before compressing the model."
+                f"{module or 'model'}: {name}: contains NaN or infinity; "
+                "repair it before compressing the model."
             )
 
 
@@ -56,7 +58,8 @@ def check_loaded(model: nn.Module) -> None:
     for path, parameter in model.named_parameters():
         if parameter.is_meta:
             raise CompressionError(
-                f"{path}: is on the meta device, without values; load the weights before compressing the model."
+                f"{path}: is on the meta device, without values; load the weights before "
+                "compressing the model."
             )
 
 
@@ -77,7 +80,8 @@ def check_context(name: str, tokens: int, model: nn.Module) -> None:
     longest = longest_context(model)
     if longest is not None and tokens > longest:
         raise CompressionError(
-            f"{name}: sequences of {tokens} tokens, but the model reads at most {longest}; cut them shorter."
+            f"{name}: sequences of {tokens} tokens, but the model reads at most {longest}; "
+            "cut them shorter."
         )
 
 
@@ -91,7 +95,8 @@ def check_calibration(calibration: Any, model: nn.Module, *, whole: bool = False
     ids = for_model(calibration, model)
     if whole and not isinstance(ids, Tensor):
         raise CompressionError(
-            "calibration: its sequences have different lengths, which are not trained on here; cut them to one length."
+            "calibration: its sequences have different lengths, which are not trained on here; "
+            "cut them to one length."
         )
     if isinstance(model, PreTrainedModel):
         embeddings: Any = model.get_input_embeddings()
@@ -99,7 +104,8 @@ def check_calibration(calibration: Any, model: nn.Module, *, whole: bool = False
         for part in ids.split(64):
             if int(part.min()) < 0 or int(part.max()) >= vocabulary:
                 raise CompressionError(
-                    f"calibration: holds token ids outside 0 to {vocabulary - 1}; use the model's own tokenizer."
+                    f"calibration: holds token ids outside 0 to {vocabulary - 1}; "
+                    "use the model's own tokenizer."
                 )
         check_context("calibration", ids.shape[1], model)
     return ids

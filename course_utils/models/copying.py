@@ -82,7 +82,8 @@ def plant_copying(model: LlamaForCausalLM, *, seed: int = 1) -> None:
     size = width // heads
     if config.num_hidden_layers < 2 or size * heads != width or size % 2:
         raise CompressionError(
-            "model: copying is planted in two layers or more, with heads of even size that fill the width."
+            "model: copying is planted in two layers or more, with heads of even "
+            "size that fill the width."
         )
     generator = torch.Generator().manual_seed(seed)
     rope: Any = config.rope_parameters

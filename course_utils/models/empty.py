@@ -21,7 +21,9 @@ def empty_like(kind: Any, config: Any, dtype: torch.dtype = torch.float32) -> Pr
 
 
 def compute_buffers(model: PreTrainedModel) -> None:
-    """Give a model that was made on the meta device what no file holds, such as rotary frequencies."""
+    """Give a model that was made on the meta device what no file holds,
+    such as rotary frequencies.
+    """
     for tensor in model.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True  # transformers then leaves it as it is
     owners: list[tuple[str, Any]] = [
@@ -29,7 +31,8 @@ def compute_buffers(model: PreTrainedModel) -> None:
     ]
     for path, module in model.named_modules():
         lacking = [name for name, buffer in module.named_buffers(recurse=False)
-                   if buffer is not None and buffer.is_meta and name in module._non_persistent_buffers_set]  # fmt: skip
+                   if buffer is not None and buffer.is_meta and name
+                       in module._non_persistent_buffers_set]  # fmt: skip
         for name in lacking:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
         if lacking:  # by the innermost model around it, which knows how

@@ -22,10 +22,12 @@ _CLASSES: dict[type, type] = {}  # fused class → its listed subclass
 def fused(model: nn.Module) -> dict[str, nn.Module]:
     """Modules that hold the weights of several experts in tensors of three dimensions, by name."""
     return {
-        name: m for name, m in model.named_modules()
-        if not isinstance(m, _Listed) and sum(p.dim() == 3 and p.numel() > p.shape[-1] for p in m.parameters(recurse=False)) >= 2
+        name: m
+        for name, m in model.named_modules()
+        if not isinstance(m, _Listed)
+        and sum(p.dim() == 3 and p.numel() > p.shape[-1] for p in m.parameters(recurse=False)) >= 2
         and "proj" in "".join(n for n, p in m.named_parameters(recurse=False) if p.dim() == 3)
-    }  # fmt: skip
+    }
 
 
 class _Listed:
@@ -58,8 +60,9 @@ def is_listed(module: nn.Module) -> bool:
 
 def _refuse(name: str, module: nn.Module, why: str) -> CompressionError:
     return CompressionError(
-        f"{name}: the experts of a {type(module).__name__} lie in tensors that cannot be taken apart here ({why}), so that most of "
-        "the model would stay as it is. Compress a model of another type, or only its other layers with a tool that knows this one."
+        f"{name}: the experts of a {type(module).__name__} lie in tensors that cannot be taken "
+        f"apart here ({why}), so that most of the model would stay as it is. Compress a model "
+        "of another type, or only its other layers with a tool that knows this one."
     )
 
 

@@ -38,7 +38,8 @@ def by_name(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tens
     ]  # fmt: skip
     if len(args) > len(names):
         raise CompressionError(
-            f"model: {type(block).__name__} takes arguments that have no names; it cannot be run block by block."
+            f"model: {type(block).__name__} takes arguments that have no names; "
+            "it cannot be run block by block."
         )
     named = {**dict(zip(names, args, strict=False)), **kwargs}
     return named.pop("hidden_states" if "hidden_states" in named else next(iter(named))), named
@@ -165,7 +166,8 @@ def stations(
                 break
             if len({id(block) for block, _, _ in now}) > 1:
                 raise CompressionError(
-                    "model: its blocks are called in an order that depends on the text; it cannot be run block by block."
+                    "model: its blocks are called in an order that depends on the text; "
+                    "it cannot be run block by block."
                 )
             met = now
             yield met[0][0], States(met, shelf)

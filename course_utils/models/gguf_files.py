@@ -81,8 +81,8 @@ def pre_tokenizer(content: dict[str, Any]) -> str:
             if piece in patterns[0]:
                 return name
     raise CompressionError(
-        f"tokenizer: cuts text in a way ({', '.join(map(str, kinds))}) that has no name here which llama.cpp knows; leave the tokenizer "
-        "out, or use llama.cpp's own converter."
+        f"tokenizer: cuts text in a way ({', '.join(map(str, kinds))}) that has no name here which "
+        "llama.cpp knows; leave the tokenizer out, or use llama.cpp's own converter."
     )
 
 
@@ -96,14 +96,16 @@ def _there(file: str | Path) -> Path:
         import gguf  # noqa: F401
     except ImportError as error:
         raise CompressionError(
-            f"{file}: reading GGUF needs the packages gguf and accelerate (pip install gguf accelerate)."
+            f"{file}: reading GGUF needs the packages gguf and accelerate "
+            "(pip install gguf accelerate)."
         ) from error
     return file
 
 
 def _unreadable(file: Path, error: Exception) -> CompressionError:
     return CompressionError(
-        f"{file}: not readable as GGUF ({str(error).strip().splitlines()[0] if str(error).strip() else error!r})."
+        f"{file}: not readable as GGUF "
+        f"({str(error).strip().splitlines()[0] if str(error).strip() else error!r})."
     )
 
 

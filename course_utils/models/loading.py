@@ -34,16 +34,18 @@ def _source(name_or_path: str | Path) -> tuple[str, bool]:
         return str(name_or_path), False
     if not path.is_dir():
         raise CompressionError(
-            f"model {str(name_or_path)!r}: there is no such folder; give a model folder or 'bundled'."
+            f"model {str(name_or_path)!r}: there is no such folder; "
+            "give a model folder or 'bundled'."
         )
     if not (path / "config.json").is_file():
         raise CompressionError(
-            f"model {str(name_or_path)!r}: the folder holds no config.json; give a Hugging Face model folder."
+            f"model {str(name_or_path)!r}: the folder holds no config.json; "
+            "give a Hugging Face model folder."
         )
     if not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
         raise CompressionError(
-            f"model {str(name_or_path)!r}: its weights are pickled (.bin), which can run code when loaded; "
-            "convert them to safetensors where you trust them."
+            f"model {str(name_or_path)!r}: its weights are pickled (.bin), which can run code when "
+            "loaded; convert them to safetensors where you trust them."
         )
     return str(path), True
 
@@ -61,8 +63,8 @@ def _load(what: Any, name_or_path: str | Path, **options: Any) -> Any:
             ) from error
     if not _hub_answers():
         raise CompressionError(
-            f"model {str(name_or_path)!r}: the hub cannot be reached and no copy is on this machine; "
-            "use 'bundled' or the folder of a model you have."
+            f"model {str(name_or_path)!r}: the hub cannot be reached and no copy is on this "
+            "machine; use 'bundled' or the folder of a model you have."
         )
     try:
         return what(source, trust_remote_code=False, **options)
@@ -99,8 +101,8 @@ def load_tokenizer(name_or_path: str | Path = "bundled") -> PreTrainedTokenizerB
     if is_gguf(name_or_path):
         return gguf_files.read_tokenizer(name_or_path)
     lacking = CompressionError(
-        f"model {str(name_or_path)!r}: comes without the vocabulary of a tokenizer (tokenizer.json or the like); copy it into "
-        "the folder, or load another's with models.load_tokenizer."
+        f"model {str(name_or_path)!r}: comes without the vocabulary of a tokenizer (tokenizer.json "
+        "or the like); copy it into the folder, or load another's with models.load_tokenizer."
     )
     try:
         tokenizer = _load(AutoTokenizer.from_pretrained, name_or_path)

@@ -33,7 +33,8 @@ def calibration() -> Iterator[None]:
     global _shared
     if not (distributed.is_available() and distributed.is_initialized()):
         raise CompressionError(
-            'parallel: no process group; start with torchrun and call torch.distributed.init_process_group("gloo") first.'
+            "parallel: no process group; start with torchrun and call "
+            'torch.distributed.init_process_group("gloo") first.'
         )
     _shared = True
     try:
@@ -48,7 +49,9 @@ def processes() -> int:
 
 
 def leads() -> bool:
-    """Whether this process is the only one, or the first of those that share: the one that writes."""
+    """Whether this process is the only one, or the first of those that share:
+    the one that writes.
+    """
     return not _shared or distributed.get_rank() == 0
 
 

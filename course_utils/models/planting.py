@@ -14,7 +14,8 @@ from . import walk
 PAIRS = (
     (("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
      ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"))),
-    (("self_attn_layer_norm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")), ("final_layer_norm", ("fc1",))),
+    (("self_attn_layer_norm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+     ("final_layer_norm", ("fc1",))),
     (("ln_1", ("attn.c_attn",)), ("ln_2", ("mlp.c_fc",))),
 )  # fmt: skip
 
@@ -28,7 +29,8 @@ def _pairs(block: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
                 for n, readers in pairs
             ]
     raise CompressionError(
-        f"model: the norms of {type(block).__name__} are not known; planting knows blocks like Llama's, OPT's and GPT-2's."
+        f"model: the norms of {type(block).__name__} are not known; planting knows blocks like "
+        "Llama's, OPT's and GPT-2's."
     )
 
 
@@ -66,7 +68,8 @@ def plant_outliers(
         config, "layer_norm_elementwise_affine", True
     ):
         raise CompressionError(
-            "model: outliers are planted in norms with weights that come before the layers; this OPT has none."
+            "model: outliers are planted in norms with weights that come before the layers; "
+            "this OPT has none."
         )
     if not isinstance(channels, int) or not 1 <= channels <= config.hidden_size:
         raise CompressionError(
@@ -76,7 +79,8 @@ def plant_outliers(
         raise CompressionError(f"factor={factor}: choose a positive number, usually 30 to 100.")
     if any("gemma" in type(module).__name__.lower() for module in model.modules()):
         raise CompressionError(
-            "model: Gemma's norms multiply by 1 + weight; planting knows Llama's, OPT's and GPT-2's."
+            "model: Gemma's norms multiply by 1 + weight; planting knows "
+            "Llama's, OPT's and GPT-2's."
         )
     model = copy.deepcopy(model)
     chosen = influential(model, channels)

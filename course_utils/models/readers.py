@@ -163,7 +163,9 @@ class Probe:
 
     @torch.no_grad()
     def _offset(self, name: str, args: tuple) -> float | None:
-        """0 or 1, if dividing (offset + weight) and the bias by a number divides the output by it."""
+        """0 or 1, if dividing (offset + weight) and the bias by a number divides
+        the output by it.
+        """
         module: Any = self.block.get_submodule(name)
         wanted, weight, bias = (
             module(*args) / 2,

@@ -69,7 +69,9 @@ def own_settings(
     per_layer: PerLayer | None,
     said: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The settings of each layer as in `choose`; `said`: `every_name`, those of ignored layers too."""
+    """The settings of each layer as in `choose`; `said`: `every_name`,
+    those of ignored layers too.
+    """
     names = list(names)
     said = {name: name for name in names} if said is None else said
     own = {name: dict(common) for name in names}
@@ -84,11 +86,13 @@ def own_settings(
         meant = {said[name] for name in matching(pattern, said, "per_layer")}
         if not meant & set(names):
             raise CompressionError(
-                f"per_layer: {pattern!r} names only layers that ignore leaves alone; take it out of one of the two."
+                f"per_layer: {pattern!r} names only layers that ignore leaves alone; "
+                "take it out of one of the two."
             )
         if wrong := sorted(set(map(str, changes)) - set(common)):
             raise CompressionError(
-                f"per_layer: {pattern!r} sets {', '.join(wrong)}; settings of a layer here are {', '.join(common)}."
+                f"per_layer: {pattern!r} sets {', '.join(wrong)}; settings of a layer here "
+                f"are {', '.join(common)}."
             )
         for name in meant & set(names):
             own[name] |= changes
@@ -104,7 +108,8 @@ def as_list(patterns: Patterns) -> list[str]:
     )
     if wrong := [each for each in listed if not isinstance(each, str)]:
         raise CompressionError(
-            f"ignore: {wrong[0]!r} is no text; give names of layers, or regular expressions on names."
+            f"ignore: {wrong[0]!r} is no text; give names of layers, "
+            "or regular expressions on names."
         )
     return listed
 
@@ -117,7 +122,8 @@ def matching(pattern: str, names: Iterable[str], argument: str) -> set[str]:
     names = list(names)
     if not isinstance(pattern, str):
         raise CompressionError(
-            f"{argument}: {pattern!r} is no text; give the name of a layer, or a regular expression on names."
+            f"{argument}: {pattern!r} is no text; give the name of a layer, "
+            "or a regular expression on names."
         )
     if exactly := {name for name in names if name == pattern or name.startswith(f"{pattern}.")}:
         return exactly
@@ -236,7 +242,8 @@ def coverage(model: nn.Module, reached: Iterable[str], sizes: Mapping[str, int])
                 _why(module, id(module) in inside, id(module) in dense, module is head),
             )
     return {
-        "parameters": total["all"], "reached": total["reached"], "share": total["reached"] / max(1, total["all"]),
+        "parameters": total["all"], "reached": total["reached"],
+        "share": total["reached"] / max(1, total["all"]),
         "share_of_blocks": total["reached"] / max(1, total["blocks"]), "left": left,
     }  # fmt: skip
 

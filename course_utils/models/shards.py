@@ -43,7 +43,8 @@ class Shards:
         source, local = loading._source(name)
         if not local:
             raise CompressionError(
-                f"model {str(name)!r}: is no folder, so it cannot be read block by block; download it (hf download), or {IN_MEMORY}."
+                f"model {str(name)!r}: is no folder, so it cannot be read block by block; "
+                f"download it (hf download), or {IN_MEMORY}."
             )
         self.folder, self.dtype, self.device = Path(source), dtype, device
         config = loading._load(AutoConfig.from_pretrained, name)
@@ -89,11 +90,14 @@ class Shards:
                 name.startswith(f"{self.path}.") or name not in tied
             ):
                 raise CompressionError(
-                    f"model: {name} is the same weight as {seen[id(parameter)]}, so its blocks cannot be read one by one; {IN_MEMORY}."
+                    f"model: {name} is the same weight as {seen[id(parameter)]}, so its blocks "
+                    f"cannot be read one by one; {IN_MEMORY}."
                 )
 
     def unit(self, name: str) -> int | None:
-        """The number of the block that a tensor of the model belongs to; None outside the blocks."""
+        """The number of the block that a tensor of the model belongs to;
+        None outside the blocks.
+        """
         found = re.match(re.escape(self.path) + r"\.(\d+)\.", name)
         return int(found.group(1)) if found else None
 
@@ -125,7 +129,8 @@ class Shards:
             return core_model_loading, conversion_mapping.get_model_conversion_mapping(self.blank)
         except (ImportError, AttributeError, TypeError) as error:
             raise CompressionError(
-                f"transformers: this version cannot read a model block by block ({error}); {IN_MEMORY}."
+                f"transformers: this version cannot read a model block by block ({error}); "
+                f"{IN_MEMORY}."
             ) from error
 
     def read(self, names: list[str]) -> None:
@@ -151,7 +156,8 @@ class Shards:
                 )
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise CompressionError(
-                f"model {str(self.folder)!r}: could not be read ({str(error).strip().splitlines()[0]}); copy it again."
+                f"model {str(self.folder)!r}: could not be read "
+                f"({str(error).strip().splitlines()[0]}); copy it again."
             ) from error
 
     def block(self, number: int) -> nn.Module:
@@ -187,7 +193,8 @@ class Shards:
             module, _, last = name.rpartition(".")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise CompressionError(
-                    f"{module}: {last}: contains NaN or infinity; repair it before compressing the model."
+                    f"{module}: {last}: contains NaN or infinity; "
+                    "repair it before compressing the model."
                 )
             drop_one(self.blank.get_submodule(module), last)
         return found
@@ -216,7 +223,8 @@ def check_whole(module: nn.Module, where: str, folder: Path) -> None:
         if not torch.isfinite(parameter).all():
             module_name, _, last = f"{where}.{name}".rpartition(".")
             raise CompressionError(
-                f"{module_name}: {last}: contains NaN or infinity; repair it before compressing the model."
+                f"{module_name}: {last}: contains NaN or infinity; "
+                "repair it before compressing the model."
             )
 
 
@@ -234,7 +242,8 @@ def _files(folder: Path) -> dict[str, Path]:
         single = folder / "model.safetensors"
         if not single.is_file():
             raise CompressionError(
-                f"model {str(folder)!r}: it has no model.safetensors, so it cannot be read block by block; {IN_MEMORY}."
+                f"model {str(folder)!r}: it has no model.safetensors, so it cannot be read block "
+                f"by block; {IN_MEMORY}."
             )
         with safe_open(single, framework="pt") as content:
             return {name: single for name in content.keys()}  # noqa: SIM118

@@ -58,7 +58,8 @@ class Shelf:
                 flat.view(torch.uint8).cpu().clone().numpy().tofile(kept)
             except OSError as error:
                 raise CompressionError(
-                    f"states: {kept} could not be written ({error}); free some space, or choose states='half'."
+                    f"states: {kept} could not be written ({error}); free some space, "
+                    "or choose states='half'."
                 ) from error
         self.away[storage._cdata] = kept
         storage.resize_(0)
@@ -98,7 +99,9 @@ class Place:
         self.held: list[Tensor] = []
 
     def arrive(self, hidden: Tensor) -> None:
-        """States that came to the block: they are kept here, and those from before go to the shelf."""
+        """States that came to the block: they are kept here,
+        and those from before go to the shelf.
+        """
         self.held = [
             tensor for ref in self.known if (tensor := ref()) is not None and tensor is not hidden
         ] + [hidden]

@@ -58,14 +58,15 @@ def file_of(name: str) -> tuple[Path, str]:
         listed = metadata.files(what.package) or []
     except metadata.PackageNotFoundError:
         raise CompressionError(
-            f"model {name!r}: is not installed; run 'make real', or 'pip install \".[real]\"' and '{install}' "
-            f"({what.size}, {what.licence}; its dependencies are not needed)."
+            f"model {name!r}: is not installed; run 'make real', or 'pip install \".[real]\"' "
+            f"and '{install}' ({what.size}, {what.licence}; its dependencies are not needed)."
         ) from None
     found = [entry for entry in listed if entry.suffix == ".gguf"]
     again = f"install it again: {install} --force-reinstall."
     if len(found) != 1 or not Path(str(found[0].locate())).is_file():
         raise CompressionError(
-            f"model {name!r}: the package {what.package} is installed but holds no GGUF file; {again}"
+            f"model {name!r}: the package {what.package} is installed but holds no GGUF file; "
+            f"{again}"
         )
     file, said = Path(str(found[0].locate())), found[0].hash
     digest = checksum(file)
@@ -137,8 +138,8 @@ def folder_of(name: str) -> Path:
                 _fill(folder, file)
     except OSError as error:
         raise CompressionError(
-            f"model {name!r}: cannot be kept in {folder.parent} ({error.strerror or error}); it takes 0.6 GB there. Make room, "
-            "or name another folder in COURSE_MODELS_CACHE."
+            f"model {name!r}: cannot be kept in {folder.parent} ({error.strerror or error}); "
+            "it takes 0.6 GB there. Make room, or name another folder in COURSE_MODELS_CACHE."
         ) from error
     return folder
 

@@ -31,9 +31,10 @@ def build(
     """A randomly initialized Llama model with tied embeddings."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, intermediate_size=mlp, max_position_embeddings=512,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=mlp,
+        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+        pad_token_id=1,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -83,9 +84,9 @@ def check_settings(record: Path, settings: dict[str, Any], resumed: bool) -> Non
 
 
 def train(
-    out: str | Path, *, tokens: int = 14_000_000, batch: int = 16, context: int = 256, peak: float = 1e-3,
-    hidden: int = 256, layers: int = 5, heads: int = 8, kv_heads: int = 4, mlp: int = 512, seed: int = 0,
-    bf16: bool = True, every: int = 250, answers_first: int = 150,
+    out: str | Path, *, tokens: int = 14_000_000, batch: int = 16, context: int = 256,
+    peak: float = 1e-3, hidden: int = 256, layers: int = 5, heads: int = 8, kv_heads: int = 4,
+    mlp: int = 512, seed: int = 0, bf16: bool = True, every: int = 250, answers_first: int = 150,
 ) -> LlamaForCausalLM:  # fmt: skip
     """Train and save to `out`: model.safetensors (bfloat16), config, tokenizer, training.json
     (these settings), log.jsonl.
@@ -184,8 +185,10 @@ def main() -> None:
     parser.add_argument(
         "--out", required=True, help="folder for the model, its log and the checkpoint"
     )
-    for name, value in (("tokens", 14_000_000), ("batch", 16), ("context", 256), ("hidden", 256), ("layers", 5),
-                        ("heads", 8), ("kv-heads", 4), ("mlp", 512), ("seed", 0), ("every", 250), ("answers-first", 150)):  # fmt: skip
+    for name, value in (("tokens", 14_000_000), ("batch", 16), ("context", 256), ("hidden", 256),
+                        ("layers", 5),
+                        ("heads", 8), ("kv-heads", 4), ("mlp", 512), ("seed", 0), ("every", 250),
+                        ("answers-first", 150)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     parser.add_argument(
         "--peak", type=float, default=1e-3, help="highest learning rate, default 0.001"

@@ -31,9 +31,11 @@ from .shelf import Shelf
 from .source import Facts, Source, source_of
 
 __all__ = [
-    "BLOCK_PATHS", "Facts", "Source", "States", "as_precise_as", "batch_for", "blocks", "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
-    "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears", "longest_context", "place_of_blocks", "replace", "run_block", "source_of",
-    "through_blocks", "watch", "watch_inputs", "weight_of",
+    "BLOCK_PATHS", "Facts", "Source", "States", "as_precise_as", "batch_for", "blocks",
+    "check_calibration", "check_context", "check_finite", "check_loaded", "check_model",
+    "compressible", "each_block", "exact", "first_block_inputs", "inputs_of", "linears",
+    "longest_context", "place_of_blocks", "replace", "run_block", "source_of", "through_blocks",
+    "watch", "watch_inputs", "weight_of",
 ]  # fmt: skip
 
 
@@ -59,7 +61,9 @@ def _batches(ids: Tensor, batch: int) -> list[dict[str, Any]]:
 def first_block_inputs(
     model: PreTrainedModel, ids: Tensor, batch: int = 8
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """For each batch of token ids: what enters the first block, (hidden states, keyword arguments)."""
+    """For each batch of token ids: what enters the first block,
+    (hidden states, keyword arguments).
+    """
     for inputs in _batches(ids, batch):
         steps = gates.stations(model, blocks(model), [inputs])
         try:
@@ -159,7 +163,8 @@ class _Enough(BaseException):  # not an Exception: a block's own error handling 
 
 @torch.no_grad()
 def watch(
-    block: nn.Module, states: States | Sequence[tuple[Tensor, dict[str, Any]]], layers: Sequence[nn.Module], see: Callable[[nn.Module, Tensor], None],
+    block: nn.Module, states: States | Sequence[tuple[Tensor, dict[str, Any]]],
+    layers: Sequence[nn.Module], see: Callable[[nn.Module, Tensor], None],
     after: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Run the states through a block and call see(layer, x) with what enters each of `layers`, and
@@ -212,7 +217,8 @@ def inputs_of(model: nn.Module, ids: Tensor, names: Sequence[str]) -> dict[str, 
     layers = linears(model)
     if unknown := [name for name in names if name not in layers]:
         raise CompressionError(
-            f"names: the model has no linear layer {unknown[0]!r}; take names from walk.compressible."
+            f"names: the model has no linear layer {unknown[0]!r}; "
+            "take names from walk.compressible."
         )
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     handles = [

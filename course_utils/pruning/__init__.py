@@ -35,8 +35,9 @@ from . import (
 )
 
 __all__ = [
-    "anatomy", "apply", "budget", "concrete", "evolution", "gated", "groups", "gumbel", "learned_masks", "lottery",
-    "magnitude", "mask_training", "masks", "recovery", "schedules", "scores", "semi_structured", "sequential", "slimmable",
-    "sparsegpt", "speed", "statistics", "storage", "structured", "subnets", "supernet", "supernet_training", "wanda",
+    "anatomy", "apply", "budget", "concrete", "evolution", "gated", "groups", "gumbel",
+    "learned_masks", "lottery", "magnitude", "mask_training", "masks", "recovery", "schedules",
+    "scores", "semi_structured", "sequential", "slimmable", "sparsegpt", "speed", "statistics",
+    "storage", "structured", "subnets", "supernet", "supernet_training", "wanda",
     "width",
 ]  # fmt: skip

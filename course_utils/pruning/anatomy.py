@@ -16,8 +16,8 @@ from course_utils.models import sharing, walk
 from course_utils.models.empty import compute_buffers, empty_like
 
 ONE_NUMBER = (
-    "the config has one number of channels and one of heads for all blocks, so that every block loses as many; for some layers only "
-    "use wanda, sparsegpt or magnitude."
+    "the config has one number of channels and one of heads for all blocks, so that every block "
+    "loses as many; for some layers only use wanda, sparsegpt or magnitude."
 )
 # config fields with an entry for each block
 LAYER_BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type")
@@ -27,7 +27,10 @@ RHYTHMS = (
     ("expert_layer_period", "expert_layer_offset"),
 )
 ALL_STAY = "use wanda or sparsegpt, which keep all blocks."
-WHOLE_BLOCKS = "a block goes whole or stays whole, so that there is nothing to set for single layers; name the blocks that stay with ignore."
+WHOLE_BLOCKS = (
+    "a block goes whole or stays whole, so that there is nothing to set for single layers; "
+    "name the blocks that stay with ignore."
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,9 @@ def of(model: PreTrainedModel) -> Anatomy:
         }:
             return anatomy
     raise CompressionError(
-        f"model: the parts of {type(model).__name__}'s blocks are not known; pruning of heads and of the stream knows "
-        "dense models built like Llama, Qwen2 and Mistral, OPT, and GPT-2. Use prune_mlp, prune_layers or wanda. Prune before quantizing."
+        f"model: the parts of {type(model).__name__}'s blocks are not known; pruning of heads "
+        "and of the stream knows dense models built like Llama, Qwen2 and Mistral, OPT, and GPT-2. "
+        "Use prune_mlp, prune_layers or wanda. Prune before quantizing."
     )
 
 
@@ -89,8 +93,8 @@ def check_heads(model: PreTrainedModel, parts: Anatomy, size: int) -> None:
             parameter.shape != (size,) or name.count(".") > 1
         ):
             raise CompressionError(
-                f"model: {model.config.model_type}'s {inside}.{name} belongs to all heads together or to one each, which head "
-                "pruning does not know; use prune_mlp or prune_layers."
+                f"model: {model.config.model_type}'s {inside}.{name} belongs to all heads together "
+                "or to one each, which head pruning does not know; use prune_mlp or prune_layers."
             )
 
 
@@ -100,8 +104,10 @@ def check_model(model: nn.Module, *, by_block: bool = False) -> None:
     """
     walk.check_model(model, by_block=by_block)
     if not isinstance(model, PreTrainedModel):
-        raise CompressionError("model: structured pruning of language models needs a Hugging Face model; "
-                               "for nn.Sequential use pruning.magnitude.")  # fmt: skip
+        raise CompressionError(
+            "model: structured pruning of language models needs a Hugging Face model; "
+            "for nn.Sequential use pruning.magnitude."
+        )
 
 
 def take(module: nn.Module, *, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
@@ -205,7 +211,8 @@ def said_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> dict[str,
         return fields
     if not possible:
         raise CompressionError(
-            f"layers={list(chosen)}: {config.model_type}'s config can only say that blocks with experts follow each other, behind those without; "
+            f"layers={list(chosen)}: {config.model_type}'s config can only say "
+            "that blocks with experts follow each other, behind those without; "
             "keep other blocks, or these in their order."
         )
     return fields
@@ -221,7 +228,10 @@ def _rhythm(which: list[bool], period: str, offset: str, about: str) -> dict[str
             if which == [n % p == o for n in range(len(which))]:
                 return {period: p, offset: o}
     raise CompressionError(
-        f"{about}'s config says by a rhythm ({period}) which blocks are of which kind, and the blocks that stay have none; keep others, or "
+        (
+            f"{about}'s config says by a rhythm ({period}) which blocks are of which kind, "
+            "and the blocks that stay have none; keep others, or "
+        )
         + ALL_STAY
     )
 
@@ -236,8 +246,8 @@ def config_of_blocks(config: PretrainedConfig, chosen: Sequence[int]) -> Pretrai
         return smaller_config(config, num_hidden_layers=len(chosen), **fields)
     except CompressionError as error:
         raise CompressionError(
-            f"model: {config.model_type}'s config says something of single blocks in a way that is not known here, so that it cannot "
-            f"be written for fewer; {ALL_STAY}"
+            f"model: {config.model_type}'s config says something of single blocks in a way that "
+            f"is not known here, so that it cannot be written for fewer; {ALL_STAY}"
         ) from error
 
 
@@ -254,12 +264,14 @@ def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
     kind, told = config.model_type, config.to_dict()
     if told.get("num_kv_shared_layers"):
         raise CompressionError(
-            f"model: the last {told['num_kv_shared_layers']} blocks of {kind} use keys and values of blocks before them, so that none can go; {ALL_STAY}"
+            f"model: the last {told['num_kv_shared_layers']} blocks of {kind} use keys and values "
+            f"of blocks before them, so that none can go; {ALL_STAY}"
         )
     periods = [told[p] for p, offset in RHYTHMS if told.get(p, 0) > 1 and told[offset] < total]
     if free and periods:
         raise CompressionError(
-            f"model: {kind}'s config says by a rhythm of {math.lcm(*periods)} blocks of which kind each is, so that they cannot go one by one; "
+            f"model: {kind}'s config says by a rhythm of {math.lcm(*periods)} "
+            "blocks of which kind each is, so that they cannot go one by one; "
             f"use prune_blocks and remove a multiple of {math.lcm(*periods)}, or {ALL_STAY}"
         )
     inside = walk.place_of_blocks(model)
@@ -268,7 +280,8 @@ def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
     for name, tensor in model.state_dict().items():
         if not name.startswith(inside) and there.get(name) != tensor.shape:
             raise CompressionError(
-                f"model: {kind}'s {name} holds something for each block, outside of the blocks, so that none can go; {ALL_STAY}"
+                f"model: {kind}'s {name} holds something for each block, outside of the blocks, "
+                f"so that none can go; {ALL_STAY}"
             )
 
 
@@ -289,7 +302,8 @@ def rebuild(model: PreTrainedModel, config: Any, tensors: dict[str, Tensor]) -> 
     except RuntimeError as error:  # its first line is a heading
         reason = str(error).strip().split("\n")[-1].strip()
         raise CompressionError(
-            f"model: {model.config.model_type}'s layers do not follow the smaller config ({reason})."
+            f"model: {model.config.model_type}'s layers do not follow the "
+            f"smaller config ({reason})."
         ) from error
     wrong = (set(found.missing_keys) - tied) | set(found.unexpected_keys)
     if wrong:

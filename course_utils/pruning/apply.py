@@ -223,8 +223,9 @@ def nonzero(model: nn.Module) -> dict[str, Tensor]:
 
 
 def prune(
-    model: nn.Module, scores: Mapping[str, Tensor], sparsity: float = 0.5, *, pattern: str | None = None,
-    method: str = "scores", ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, scores: Mapping[str, Tensor], sparsity: float = 0.5, *,
+    pattern: str | None = None, method: str = "scores", ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """One-shot pruning by any scores with any mask. Works on a copy; `model` is unchanged.
 

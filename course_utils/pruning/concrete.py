@@ -115,5 +115,6 @@ def drop_gate(logit: Tensor, noise: Tensor, beta: float = 0.1) -> Tensor:
 def _check_stretch(gamma: float, zeta: float) -> None:
     if not gamma < 0 or not zeta > 1:
         raise CompressionError(
-            f"gamma={gamma}, zeta={zeta}: a hard gate is stretched beyond both ends; choose gamma < 0 and zeta > 1."
+            f"gamma={gamma}, zeta={zeta}: a hard gate is stretched beyond both ends; "
+            "choose gamma < 0 and zeta > 1."
         )

@@ -100,7 +100,8 @@ def evolve(
     """
     if not 1 <= parents <= population <= evaluations or not 0 < rate <= 1:
         raise CompressionError(
-            f"parents={parents}, population={population}, evaluations={evaluations}, rate={rate}: each at most the next, rate above 0 and up to 1."
+            f"parents={parents}, population={population}, evaluations={evaluations}, rate={rate}: "
+            "each at most the next, rate above 0 and up to 1."
         )
     rng = random.Random(seed)
     search = by_chance(space, score, allowed, evaluations=population, seed=seed)
@@ -123,6 +124,7 @@ def evolve(
 def _checked(search: Search) -> Search:
     if not search.scores:
         raise CompressionError(
-            "allowed: no subnet that keeps the budget was found; raise it, or offer smaller choices."
+            "allowed: no subnet that keeps the budget was found; "
+            "raise it, or offer smaller choices."
         )
     return search

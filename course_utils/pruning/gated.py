@@ -37,9 +37,10 @@ def start_alpha(score: Tensor, sparsity: float, spread: float) -> Tensor:
 
 
 def prune(
-    model: PreTrainedModel, data: Tensor, sparsity: float = 0.5, *, unit: str = "weight", gates: str = "hard", steps: int = 160, batch: int = 4,
-    learning_rate: float = 0.1, start: str = "wanda", spread: float = 12.0, rho: float = 10.0,
-    fold: bool = False, seed: int = 0, ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: PreTrainedModel, data: Tensor, sparsity: float = 0.5, *, unit: str = "weight",
+    gates: str = "hard", steps: int = 160, batch: int = 4, learning_rate: float = 0.1,
+    start: str = "wanda", spread: float = 12.0, rho: float = 10.0, fold: bool = False,
+    seed: int = 0, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Train a gate for each weight ('weight') or each input of a layer ('input'); the weights stay.
 
@@ -94,7 +95,9 @@ def prune(
         return made
 
     def excess() -> Tensor:
-        """The share of weights whose gates are expected to be open, minus the share that may stay."""
+        """The share of weights whose gates are expected to be open,
+        minus the share that may stay.
+        """
         shares = [
             rows[n] * (concrete.open_probability(a) if gates == "hard" else torch.sigmoid(a)).sum()
             for n, a in alpha.items()
@@ -109,8 +112,8 @@ def prune(
         history["multiplier"].append(lagrangian.multiplier)
 
     losses = mask_training.descend(
-        work, gated, alpha.values(), data, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed, title="gates",
-        penalty=lambda _: lagrangian.penalty(excess()), after=after,
+        work, gated, alpha.values(), data, steps=steps, batch=batch, learning_rate=learning_rate,
+        seed=seed, title="gates", penalty=lambda _: lagrangian.penalty(excess()), after=after,
     )  # fmt: skip
     settled = {
         n: (concrete.settled(a) if gates == "hard" else torch.sigmoid(a)).detach()
@@ -133,8 +136,10 @@ def prune(
             ),
         )
     settings = {
-        "method": "gated", "unit": unit, "gates": gates, "sparsity": apply.sparsity_of(work), "steps": steps, "batch": batch,
-        "learning_rate": learning_rate, "start": start, "spread": spread, "rho": rho, "fold": fold, "seed": seed, "data": list(data.shape), **told.told,
+        "method": "gated", "unit": unit, "gates": gates, "sparsity": apply.sparsity_of(work),
+        "steps": steps, "batch": batch, "learning_rate": learning_rate, "start": start,
+        "spread": spread, "rho": rho, "fold": fold, "seed": seed, "data": list(data.shape),
+        **told.told,
     }  # fmt: skip
     zeros = {name: value for name, value in apply.zeros(work).items() if name in alpha}
     details = {"sparsity": zeros, "loss": losses, "soft": between, **history}

@@ -28,7 +28,8 @@ def patterns(n: int, m: int) -> Tensor:
         raise CompressionError(f"pattern {n}:{m}: a choice needs 0 < N < M.")
     if (count := math.comb(m, n)) > MOST:
         raise CompressionError(
-            f"pattern {n}:{m}: {count} patterns a group are too many to hold a logit for each; choose a smaller M."
+            f"pattern {n}:{m}: {count} patterns a group are too many to hold a logit for each; "
+            "choose a smaller M."
         )
     found = torch.zeros(count, m)
     for row, kept in enumerate(itertools.combinations(range(m), n)):

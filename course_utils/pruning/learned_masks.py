@@ -29,9 +29,10 @@ def falling(step: int, steps: int, ends: tuple[float, float]) -> float:
 
 
 def prune(
-    model: PreTrainedModel, data: Tensor, *, pattern: str = "2:4", steps: int = 160, batch: int = 4, learning_rate: float = 0.04,
-    temperature: tuple[float, float] = (0.6, 0.05), start: str | None = "wanda", strength: float = 60.0, noise: float = 1.0,
-    seed: int = 0, ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: PreTrainedModel, data: Tensor, *, pattern: str = "2:4", steps: int = 160, batch: int = 4,
+    learning_rate: float = 0.04, temperature: tuple[float, float] = (0.6, 0.05),
+    start: str | None = "wanda", strength: float = 60.0, noise: float = 1.0, seed: int = 0,
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Learn the mask of every linear layer in the blocks of a causal language model.
 
@@ -64,8 +65,9 @@ def prune(
     }
     scores = mask_training.starting_scores(work, data, chosen, start or "magnitude")
     logits = {
-        name: gumbel.prior(score, kept[name], strength if start else 0.0).requires_grad_() for name, score in scores.items()
-    }  # fmt: skip
+        name: gumbel.prior(score, kept[name], strength if start else 0.0).requires_grad_()
+        for name, score in scores.items()
+    }
     before = {name: value.detach().argmax(-1) for name, value in logits.items()}
     frozen = {name: walk.weight_of(module).detach() for name, module in chosen.items()}
     generator = torch.Generator().manual_seed(seed + 1)
@@ -96,8 +98,9 @@ def prune(
     for name, value in logits.items():
         apply.zero_outside(chosen[name], gumbel.best(value.detach(), kept[name]))
     settings = {
-        "method": "learned_masks", "pattern": pattern, "sparsity": apply.sparsity_of(work), "steps": steps, "batch": batch,
-        "learning_rate": learning_rate, "temperature": list(ends), "start": start, "strength": strength, "noise": noise, "seed": seed,
+        "method": "learned_masks", "pattern": pattern, "sparsity": apply.sparsity_of(work),
+        "steps": steps, "batch": batch, "learning_rate": learning_rate, "temperature": list(ends),
+        "start": start, "strength": strength, "noise": noise, "seed": seed,
         "data": list(data.shape), **told.told,
     }  # fmt: skip
     share = {name: value for name, value in apply.zeros(work).items() if name in logits}
@@ -115,11 +118,13 @@ def _patterns(pattern: object, name: str, columns: int) -> Tensor:
     pair = masks.parse(pattern, ":") if isinstance(pattern, str) else None
     if pair is None:
         raise CompressionError(
-            f"pattern={pattern!r}: learned are choices of N of M weights; write 'N:M', such as '2:4'."
+            f"pattern={pattern!r}: learned are choices of N of M weights; "
+            "write 'N:M', such as '2:4'."
         )
     kept = gumbel.patterns(*pair)
     if columns % pair[1]:
         raise CompressionError(
-            f"pattern {pattern}: {pair[1]} does not divide the {columns} inputs of {name}; name it in `ignore`."
+            f"pattern {pattern}: {pair[1]} does not divide the {columns} inputs of {name}; "
+            "name it in `ignore`."
         )
     return kept

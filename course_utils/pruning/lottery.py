@@ -59,8 +59,8 @@ def train_masked(
         train(model)
     if last < max(1, rewind):
         raise CompressionError(
-            f"rewind={rewind}: train(model) took {last} steps with a torch optimizer; go back to an earlier step, or train the "
-            "model that it is given, in place."
+            f"rewind={rewind}: train(model) took {last} steps with a torch optimizer; "
+            "go back to an earlier step, or train the model that it is given, in place."
         )
     return model
 
@@ -112,8 +112,9 @@ def random_masks(kept: apply.Masks, seed: int = 0) -> dict[str, Tensor]:
 
 
 def experiment(
-    *, seeds: Sequence[int] = range(3), widths: Sequence[int] = (64, 128, 64, 10), rounds: int = 6, rate: float = 0.4,
-    rewind: int = 20, steps: int = 200, peak: float = 1e-2, every: int = 1, pattern: str | None = None,
+    *, seeds: Sequence[int] = range(3), widths: Sequence[int] = (64, 128, 64, 10), rounds: int = 6,
+    rate: float = 0.4, rewind: int = 20, steps: int = 200, peak: float = 1e-2, every: int = 1,
+    pattern: str | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Test accuracy on scikit-learn's digits, a row for each seed and sparsity.
 
@@ -139,7 +140,8 @@ def experiment(
             rows.append({
                 "seed": float(seed), "sparsity": ticket.sparsity, "ticket": accuracy(ticket.model),
                 "rewound": accuracy(late[number].model),
-                "random mask": accuracy(train_masked(start, train, random_masks(ticket.masks, seed))),
+                "random mask": accuracy(train_masked(start, train,
+                    random_masks(ticket.masks, seed))),
                 "reinitialized": accuracy(train_masked(other, train, ticket.masks)),
             })  # fmt: skip
     return rows

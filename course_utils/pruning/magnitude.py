@@ -33,7 +33,8 @@ def prune(
     if pattern == "global":
         if walk.source_of(model) is not None:
             raise CompressionError(
-                "pattern='global': one ranking needs all weights at once; load the whole model, or choose another pattern."
+                "pattern='global': one ranking needs all weights at once; "
+                "load the whole model, or choose another pattern."
             )
         found = {
             name: scores.magnitude(walk.weight_of(module))

@@ -30,7 +30,8 @@ def check_training(steps: int, batch: int, learning_rate: float) -> None:
         or not learning_rate > 0
     ):
         raise CompressionError(
-            f"steps={steps}, batch={batch}, learning_rate={learning_rate}: choose whole numbers from 1 on, and a rate above 0."
+            f"steps={steps}, batch={batch}, learning_rate={learning_rate}: "
+            "choose whole numbers from 1 on, and a rate above 0."
         )
 
 
@@ -56,8 +57,9 @@ def divergence(goal: Tensor, logits: Tensor) -> Tensor:
 
 
 def descend(
-    model: Any, weights: Weights, learned: Iterable[Tensor], data: Tensor, *, steps: int, batch: int, learning_rate: float, seed: int,
-    title: str, penalty: Callable[[int], Tensor] | None = None, after: Callable[[int], None] | None = None,
+    model: Any, weights: Weights, learned: Iterable[Tensor], data: Tensor, *, steps: int,
+    batch: int, learning_rate: float, seed: int, title: str,
+    penalty: Callable[[int], Tensor] | None = None, after: Callable[[int], None] | None = None,
 ) -> list[float]:  # fmt: skip
     """Adam on the tensors `learned`, so that the model with `weights(step)` answers as it does with
     its own; the loss of each step.
@@ -80,7 +82,8 @@ def descend(
             total = loss if penalty is None else loss + penalty(step)
             if not torch.isfinite(total):
                 raise CompressionError(
-                    f"learning_rate={learning_rate}: the loss is not finite at step {step}; use a smaller one."
+                    f"learning_rate={learning_rate}: the loss is not finite at step {step}; "
+                    "use a smaller one."
                 )
             for tensor, gradient in zip(learned, torch.autograd.grad(total, learned), strict=True):
                 # only of what is learned: the model's own parameters get none

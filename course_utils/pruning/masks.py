@@ -76,7 +76,8 @@ def n_of_m(score: Tensor, n: int = 2, m: int = 4) -> Tensor:
         )
     if score.shape[1] % m:
         raise CompressionError(
-            f"pattern {n}:{m}: {m} does not divide the {score.shape[1]} inputs of a row; choose an M that does."
+            f"pattern {n}:{m}: {m} does not divide the {score.shape[1]} inputs of a row; "
+            "choose an M that does."
         )
     return top(score.view(len(score), -1, m), n).view_as(score)
 
@@ -107,7 +108,9 @@ def columns(score: Tensor, sparsity: float) -> Tensor:
 
 
 def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-    """One ranking over all the matrices together: the lowest-scored fraction of all weights goes."""
+    """One ranking over all the matrices together:
+    the lowest-scored fraction of all weights goes.
+    """
     if not scores:
         raise CompressionError("scores: empty; give the score of at least one layer.")
     flat = torch.cat(
@@ -116,7 +119,8 @@ def across(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     gone = removed(len(flat), sparsity)
     if gone == 0:
         kept = torch.ones_like(flat, dtype=torch.bool)
-    else:  # the limit alone is looked for: the places of all weights in order would take 8 bytes each
+    else:
+        # the limit alone is looked for: the places of all weights in order would take 8 bytes each
         limit = flat.kthvalue(gone).values
         kept, equal = flat > limit, flat == limit
         places = equal.nonzero().flatten()  # of equal ones the first stay

@@ -40,7 +40,8 @@ def of(model: PreTrainedModel) -> Channels:
     """
     if experts.fused(model) or experts.names_of_listed(model):
         raise CompressionError(
-            f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned here; use wanda or sparsegpt."
+            f"model: {type(model).__name__} is a mixture of experts, whose channels are not pruned "
+            "here; use wanda or sparsegpt."
         )
     block = walk.blocks(model)[0]
     names = set(walk.linears(block))
@@ -93,8 +94,8 @@ def _found(model: PreTrainedModel) -> Channels:
         if made and not any(_mixes(probe, source, out) for source in made):
             return Channels(out, made, _width(model, out, made, size))
     raise CompressionError(
-        f"model: in the blocks of {type(model).__name__} no layer was found that reads the channels of an MLP one by one; "
-        "use prune_layers, or wanda. Prune before quantizing."
+        f"model: in the blocks of {type(model).__name__} no layer was found that reads the "
+        "channels of an MLP one by one; use prune_layers, or wanda. Prune before quantizing."
     )
 
 
@@ -164,6 +165,7 @@ def _width(model: PreTrainedModel, out: str, made: dict[str, Tensor], size: int)
         if shapes == wanted:
             return name
     raise CompressionError(
-        f"model: the config of {config.model_type} has no number of MLP channels (it follows from the hidden size), so that a model with "
-        "fewer cannot be written down; use prune_layers, or wanda."
+        f"model: the config of {config.model_type} has no number of MLP channels "
+        "(it follows from the hidden size), so that a model with fewer cannot be written down; "
+        "use prune_layers, or wanda."
     )

@@ -33,7 +33,8 @@ def matrix(weight: Tensor, H: Tensor) -> Tensor:
     """
     if H.shape != (weight.shape[1],) * 2:
         raise CompressionError(
-            f"H: shape {tuple(H.shape)}; the layer has {weight.shape[1]} inputs, so give ({weight.shape[1]}, {weight.shape[1]})."
+            f"H: shape {tuple(H.shape)}; the layer has {weight.shape[1]} inputs, "
+            f"so give ({weight.shape[1]}, {weight.shape[1]})."
         )
     W = weight.detach().double()
     return H.double() / 2 * (W.T @ W)
@@ -158,7 +159,8 @@ def anneal(
 
 
 SEARCHES: dict[str, Callable[..., Tensor]] = {
-    "diagonal": diagonal, "greedy": greedy, "restarts": restarts, "anneal": anneal, "brute_force": brute_force,
+    "diagonal": diagonal, "greedy": greedy, "restarts": restarts, "anneal": anneal,
+    "brute_force": brute_force,
 }  # fmt: skip
 
 

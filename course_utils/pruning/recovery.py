@@ -51,9 +51,10 @@ def next_token(
 
 
 def train(
-    model: PreTrainedModel, ids: Tensor, *, steps: int = 100, teacher: PreTrainedModel | None = None, hold: bool = True,
-    peak: float = 1e-4, batch: int = 16, seed: int = 0, validation: Tensor | None = None,
-    folder: str | Path | None = None, every: int = 50, progress: bool = True,
+    model: PreTrainedModel, ids: Tensor, *, steps: int = 100,
+    teacher: PreTrainedModel | None = None, hold: bool = True, peak: float = 1e-4, batch: int = 16,
+    seed: int = 0, validation: Tensor | None = None, folder: str | Path | None = None,
+    every: int = 50, progress: bool = True,
 ) -> Compressed:  # fmt: skip
     """Train a copy of a pruned model on token ids (n, context).
 
@@ -74,9 +75,10 @@ def train(
     losses = next_token(model, ids, None if teacher is None else teacher.eval())
     with apply.each_step(model, after=lambda _: apply.apply(model, masks)):
         fitted = run(
-            model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed, validation=validation, folder=folder,
-            every=every, progress=progress, title="recovery",
-            told={"hold": hold, "teacher": None if teacher is None else weights_fingerprint(teacher)},
+            model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed,
+            validation=validation, folder=folder, every=every, progress=progress, title="recovery",
+            told={"hold": hold,
+                  "teacher": None if teacher is None else weights_fingerprint(teacher)},
         )  # fmt: skip
     settings = {
         "method": "recovery",
@@ -91,7 +93,9 @@ def train(
 
 
 def run(
-    model: PreTrainedModel, losses: Losses, ids: Tensor, *, steps: int, peak: float, batch: int, seed: int, validation: Tensor | None, folder: str | Path | None, every: int, progress: bool, told: dict[str, Any],
+    model: PreTrainedModel, losses: Losses, ids: Tensor, *, steps: int, peak: float, batch: int,
+    seed: int, validation: Tensor | None, folder: str | Path | None, every: int, progress: bool,
+    told: dict[str, Any],
     title: str,
 ) -> Fitted:  # fmt: skip
     """`distillation.fit` with the last weights kept: the best would be those from before the
@@ -106,7 +110,8 @@ def run(
         raise CompressionError(f"steps={steps}: choose 1 or more training steps.")
     told = told | {"model": weights_fingerprint(model), "data": fingerprint(ids)}
     return fit(
-        model, losses, len(ids), steps=steps, peak=peak, batch=batch, seed=seed, folder=folder, every=every, keep="last",
+        model, losses, len(ids), steps=steps, peak=peak, batch=batch, seed=seed, folder=folder,
+        every=every, keep="last",
         evaluate=None if validation is None else lambda: mean_loss(model, validation),
         settings=told, progress=progress, description=title,
     )  # fmt: skip

@@ -54,7 +54,9 @@ def warn_of_few_tokens(tokens: int, inputs: int, name: str, compensate: bool) ->
     """Warn where a fit has so few tokens for its inputs that it is `shrunk`."""
     if compensate and tokens < ENOUGH * inputs:
         warnings.warn(
-            f"calibration: {tokens} tokens for the {inputs} inputs of {name}, whose weights are refitted to those that stay. What so few say "
-            f"of correlations is mostly chance, so that it is used in part only (hessians.shrunk); give {8 * inputs} or more.",
+            f"calibration: {tokens} tokens for the {inputs} inputs of {name}, whose weights are "
+            "refitted to those that stay. What so few say "
+            "of correlations is mostly chance, so that it is used in part only (hessians.shrunk); "
+            f"give {8 * inputs} or more.",
             CompressionWarning, stacklevel=3,
         )  # fmt: skip

@@ -62,7 +62,8 @@ def regrow(
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if not weight.shape == gradient.shape == mask.shape:
         raise CompressionError(
-            f"weight, gradient, mask: shapes {tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(mask.shape)} differ."
+            f"weight, gradient, mask: shapes {tuple(weight.shape)}, {tuple(gradient.shape)}, "
+            f"{tuple(mask.shape)} differ."
         )
     active = int(mask.sum())
     if not 0 <= count <= active:
@@ -95,8 +96,8 @@ def begin(
 
 
 def train(
-    model: nn.Module, fit: Callable[[nn.Module], object], kept: Mapping[str, Tensor], *, steps: int, method: str = "rigl",
-    every: int = 20, first: float = 0.3, until: float = 0.75, seed: int = 0,
+    model: nn.Module, fit: Callable[[nn.Module], object], kept: Mapping[str, Tensor], *, steps: int,
+    method: str = "rigl", every: int = 20, first: float = 0.3, until: float = 0.75, seed: int = 0,
 ) -> Grown:  # fmt: skip
     """Train a copy of `model` by fit(model) with connections that start as `kept` and move every
     `every` steps.
@@ -110,7 +111,8 @@ def train(
         raise CompressionError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if every < 1 or not 0 <= first <= 1 or not 0 < until <= 1 or steps < 1:
         raise CompressionError(
-            f"every={every}, first={first}, until={until}, steps={steps}: moves need every ≥ 1 and shares from 0 to 1."
+            f"every={every}, first={first}, until={until}, steps={steps}: "
+            "moves need every ≥ 1 and shares from 0 to 1."
         )
     model = copy.deepcopy(model)
     now, moved, taken = {name: mask.clone() for name, mask in kept.items()}, [], 0
@@ -144,7 +146,8 @@ def train(
         handle.remove()
     if not taken:
         raise CompressionError(
-            "fit(model) took no step with an optimizer of torch.optim; train the model that it is given, in place."
+            "fit(model) took no step with an optimizer of torch.optim; "
+            "train the model that it is given, in place."
         )
     return Grown(model, now, moved)
 
@@ -166,7 +169,8 @@ def _move(
     weight, old = walk.weight_of(module), now[name]
     if module.weight.grad is None:
         raise CompressionError(
-            f"{name}: no gradient is left after a step; fit must not clear gradients between the step and its end."
+            f"{name}: no gradient is left after a step; fit must not clear gradients "
+            "between the step and its end."
         )
     gradient = (
         module.weight.grad

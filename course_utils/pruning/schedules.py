@@ -58,9 +58,10 @@ def staircase(step: int, *, steps: int, rounds: int, final: float = 0.5) -> floa
 
 
 def train(
-    model: PreTrainedModel, ids: Tensor, target: Callable[[int], float], *, steps: int = 100, update: int = 5,
-    pattern: str | None = None, score: str = "magnitude", peak: float = 1e-3, batch: int = 16, seed: int = 0,
-    validation: Tensor | None = None, folder: str | Path | None = None, every: int = 50, progress: bool = True,
+    model: PreTrainedModel, ids: Tensor, target: Callable[[int], float], *, steps: int = 100,
+    update: int = 5, pattern: str | None = None, score: str = "magnitude", peak: float = 1e-3,
+    batch: int = 16, seed: int = 0, validation: Tensor | None = None,
+    folder: str | Path | None = None, every: int = 50, progress: bool = True,
     name: str = "schedule", ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Train a copy of the model on token ids (n, context) while it is pruned to the sparsity
@@ -81,7 +82,8 @@ def train(
         raise CompressionError(f"score={score!r}: choose one of {', '.join(SCORES)}.")
     if score == "movement" and (folder is not None or target(0) > 0):
         raise CompressionError(
-            "score='movement': gathers while it trains, so target(0) must be 0 and no folder can resume it."
+            "score='movement': gathers while it trains, so target(0) must be 0 and "
+            "no folder can resume it."
         )
     if update < 1:
         raise CompressionError(
@@ -131,12 +133,14 @@ def train(
 
     with movement or apply.each_step(model), apply.each_step(model, after=hold):
         fitted = recovery.run(
-            model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed, validation=validation, folder=folder,
-            every=every, progress=progress, told={"path": path, "pattern": pattern, "update": update, **chosen.told}, title=name,
+            model, losses, ids, steps=steps, peak=peak, batch=batch, seed=seed,
+            validation=validation, folder=folder, every=every, progress=progress,
+            told={"path": path, "pattern": pattern, "update": update, **chosen.told}, title=name,
         )  # fmt: skip
     settings = {
-        "method": name, "score": score, "pattern": pattern or "per_layer", "steps": steps, "update": update, "peak": peak,
-        "batch": batch, "seed": seed, "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model), **chosen.told,
+        "method": name, "score": score, "pattern": pattern or "per_layer", "steps": steps,
+        "update": update, "peak": peak, "batch": batch, "seed": seed,
+        "tokens": steps * batch * ids.shape[1], "sparsity": apply.sparsity_of(model), **chosen.told,
     }  # fmt: skip
     return Compressed(
         model.eval(),
@@ -196,8 +200,8 @@ def iterative(
     """
     update = max(1, steps // max(1, rounds))
     return train(
-        model, ids, lambda step: staircase(step, steps=steps, rounds=rounds, final=sparsity), steps=steps, update=update,
-        name="iterative", **training,
+        model, ids, lambda step: staircase(step, steps=steps, rounds=rounds, final=sparsity),
+        steps=steps, update=update, name="iterative", **training,
     )  # fmt: skip
 
 
@@ -229,7 +233,8 @@ def gradual(
 
 
 def while_training(
-    model: nn.Module, train: Callable[[nn.Module], object], target: Callable[[int], float], *, update: int = 5,
+    model: nn.Module, train: Callable[[nn.Module], object], target: Callable[[int], float], *,
+    update: int = 5,
     pattern: str | None = None,
 ) -> nn.Module:  # fmt: skip
     """A copy of any model, pruned by magnitude to `target(step)` while `train(model)` trains it in
@@ -256,14 +261,16 @@ def while_training(
         train(model)
     if not taken:
         raise CompressionError(
-            "train: no torch optimizer took a step on the model that it was given; train that one, in place."
+            "train: no torch optimizer took a step on the model that it was given; "
+            "train that one, in place."
         )
     return model
 
 
 def experiment(
     *, seeds: Sequence[int] = range(3), sparsities: Sequence[float] = (0.9, 0.95, 0.97, 0.98),
-    widths: Sequence[int] = (64, 128, 64, 10), steps: int = 200, settle: float = 0.4, peaks: Sequence[float] = (1e-2, 3e-2),
+    widths: Sequence[int] = (64, 128, 64, 10), steps: int = 200, settle: float = 0.4,
+    peaks: Sequence[float] = (1e-2, 3e-2),
 ) -> list[dict[str, float]]:  # fmt: skip
     """Test accuracy on scikit-learn's digits of a trained network pruned 'at once' and 'gradually',
     by seed and sparsity.

@@ -84,7 +84,8 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
     """
     if input_norm.shape != weight.shape[1:]:
         raise CompressionError(
-            f"input_norm: shape {tuple(input_norm.shape)}, but the weight has {weight.shape[1]} inputs."
+            f"input_norm: shape {tuple(input_norm.shape)}, but the weight has "
+            f"{weight.shape[1]} inputs."
         )
     return weight.abs() * input_norm
 
@@ -97,6 +98,7 @@ def surgeon(weight: Tensor, inverse_diagonal: Tensor) -> Tensor:
     """
     if inverse_diagonal.shape != weight.shape[1:]:
         raise CompressionError(
-            f"inverse_diagonal: shape {tuple(inverse_diagonal.shape)}, but the weight has {weight.shape[1]} inputs."
+            f"inverse_diagonal: shape {tuple(inverse_diagonal.shape)}, but the weight has "
+            f"{weight.shape[1]} inputs."
         )
     return 0.5 * weight**2 / inverse_diagonal

@@ -23,13 +23,13 @@ def check_device() -> None:
     """Raises CompressionError that says what is missing on this machine."""
     if not torch.cuda.is_available():
         raise CompressionError(
-            "device: torch sees no NVIDIA GPU, and the 2:4 kernels run nowhere else. On this machine 2:4 saves bytes "
-            "(storage.compress) but no time."
+            "device: torch sees no NVIDIA GPU, and the 2:4 kernels run nowhere else. "
+            "On this machine 2:4 saves bytes (storage.compress) but no time."
         )
     if (found := torch.cuda.get_device_capability()) < CAPABILITY:
         raise CompressionError(
-            f"device: {torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}; the 2:4 kernels need "
-            f"{CAPABILITY[0]}.{CAPABILITY[1]} (Ampere) or higher."
+            f"device: {torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}; "
+            f"the 2:4 kernels need {CAPABILITY[0]}.{CAPABILITY[1]} (Ampere) or higher."
         )
 
 
@@ -47,12 +47,14 @@ def use_kernels(model: nn.Module) -> list[str]:
     for name, module in layers.items():
         if module.weight.dtype not in DTYPES or not module.weight.is_cuda:
             raise CompressionError(
-                f"model: {name} is {module.weight.dtype} on {module.weight.device}; call model.half().cuda() first."
+                f"model: {name} is {module.weight.dtype} on {module.weight.device}; "
+                "call model.half().cuda() first."
             )
     chosen = [name for name, m in layers.items() if _fits(m.weight)]
     if not chosen:
         raise CompressionError(
-            "model: no linear layer is 2:4 with a multiple of 32 outputs and 64 inputs; prune with pattern='2:4'."
+            "model: no linear layer is 2:4 with a multiple of 32 outputs and 64 inputs; "
+            "prune with pattern='2:4'."
         )
     for name in chosen:
         sparse = torch.sparse.to_sparse_semi_structured(layers[name].weight.detach())

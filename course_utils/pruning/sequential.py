@@ -47,8 +47,8 @@ def find(model: nn.Sequential) -> list[Channels]:
     """
     if not isinstance(model, nn.Sequential):
         raise CompressionError(
-            f"model: expected nn.Sequential, got {type(model).__name__}; for branches use torch-pruning, for language models "
-            "pruning.structured."
+            f"model: expected nn.Sequential, got {type(model).__name__}; "
+            "for branches use torch-pruning, for language models pruning.structured."
         )
     found: list[Channels] = []
     name, flat = "", False
@@ -87,7 +87,8 @@ def find(model: nn.Sequential) -> list[Channels]:
             or any(True for _ in module.children())
         ):
             raise CompressionError(
-                f"model: {path} is a {type(module).__name__}; known are linear layers, convolutions and batch norms."
+                f"model: {path} is a {type(module).__name__}; known are linear layers, "
+                "convolutions and batch norms."
             )
         flat = flat or isinstance(module, nn.Flatten)
     if not found:
@@ -106,7 +107,8 @@ def _span(path: str, producer: Any, consumer: Any, flat: bool) -> int:
         or (pictures and isinstance(consumer, nn.Linear) and not flat)
     ):
         raise CompressionError(
-            f"model: {path} reads {inputs} inputs, which do not match the {outputs} channels before it."
+            f"model: {path} reads {inputs} inputs, which do not match the "
+            f"{outputs} channels before it."
         )
     return inputs // outputs
 
@@ -129,7 +131,8 @@ def magnitude(channels: Channels) -> Tensor:
 
 
 def prune(
-    model: nn.Sequential, *, keep: int | float = 0.5, scores: Mapping[str, Tensor] | None = None, ignore: Patterns = (),
+    model: nn.Sequential, *, keep: int | float = 0.5, scores: Mapping[str, Tensor] | None = None,
+    ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """A copy with fewer channels between its layers: smaller tensors, an ordinary nn.Sequential.

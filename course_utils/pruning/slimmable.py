@@ -26,7 +26,9 @@ def _layers(net: nn.Module, width: int) -> tuple[Any, Any]:
 
 
 def logits(net: nn.Module, x: Tensor, width: int) -> Tensor:
-    """The answers with the first `width` hidden units alone, differentiable in the shared weights."""
+    """The answers with the first `width` hidden units alone,
+    differentiable in the shared weights.
+    """
     first, second = _layers(net, width)
     hidden = nn.functional.linear(x, first.weight[:width], first.bias[:width]).relu()
     return nn.functional.linear(hidden, second.weight[:, :width], second.bias)

@@ -59,7 +59,8 @@ def _check(
     group = masks.parse(pattern, ":") if isinstance(pattern, str) else None
     if not group and pattern not in (None, "per_layer", "per_row"):
         raise CompressionError(
-            f"pattern={pattern!r}: SparseGPT chooses masks for None, 'per_layer', 'per_row' or 'N:M'."
+            f"pattern={pattern!r}: SparseGPT chooses masks for None, "
+            "'per_layer', 'per_row' or 'N:M'."
         )
     masks.make(torch.ones(1, columns), sparsity, pattern)
     return group[1] if group else block_size
@@ -82,8 +83,9 @@ def _choose(
 
 @torch.no_grad()
 def prune_layer(
-    weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None, mask: Tensor | None = None,
-    damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
+    weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None,
+    mask: Tensor | None = None, damping: float = 0.01, block_size: int = 128,
+    bits: int | None = None, group_size: int | None = 64,
     symmetric: bool = False,
 ) -> PrunedLayer:  # fmt: skip
     """SparseGPT of one weight (out, in) for the Hessian H (in, in).
@@ -164,13 +166,14 @@ def _on_grid(column: Tensor, grid: Grid, i: int) -> Tensor:
 
 
 def prune_layer_spec(
-    weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None, mask: Tensor | None = None,
-    damping: float = 0.01, block_size: int = 128,
+    weight: Tensor, H: Tensor, *, sparsity: float = 0.5, pattern: str | None = None,
+    mask: Tensor | None = None, damping: float = 0.01, block_size: int = 128,
 ) -> PrunedLayer:  # fmt: skip
     """The same mathematics written slowly, in float64: at each column the Hessian of the columns
     left is inverted afresh.
 
-    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:  with F the columns i … in−1 (optimal brain surgeon; eq. 3 of the paper).
+    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:
+    with F the columns i … in−1 (optimal brain surgeon; eq. 3 of the paper).
     """
     W, H = weight.double().clone(), H.double()
     W[:, H.diagonal() == 0] = 0
@@ -191,9 +194,10 @@ def prune_layer_spec(
 
 @torch.no_grad()
 def prune(
-    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
-    damping: float = 0.01, block_size: int = 128, bits: int | None = None, group_size: int | None = 64,
-    symmetric: bool = False, prune_layer: Callable=prune_layer, ignore: Patterns = (),
+    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *,
+    pattern: str | None = None, damping: float = 0.01, block_size: int = 128,
+    bits: int | None = None, group_size: int | None = 64, symmetric: bool = False,
+    prune_layer: Callable=prune_layer, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """SparseGPT for every linear layer in the blocks of a causal language model; settings as in
@@ -212,8 +216,8 @@ def prune(
     calibration = walk.check_calibration(calibration, model)
     original, model = model, sharing.structure(model).eval()
     settings = {
-        "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size, "bits": bits,
-        "group_size": group_size, "symmetric": symmetric,
+        "sparsity": sparsity, "pattern": pattern, "damping": damping, "block_size": block_size,
+        "bits": bits, "group_size": group_size, "symmetric": symmetric,
     }  # fmt: skip
     chosen = selection.choose(model, settings, ignore, per_layer)
     names = chosen.names

@@ -113,7 +113,8 @@ def hessian_diagonal(
     count = sum(w.numel() for w in weights)
     if probes is None and count > LARGEST_EXACT:
         raise CompressionError(
-            f"probes: the exact diagonal of {count} weights takes as many backward passes; give probes=32."
+            f"probes: the exact diagonal of {count} weights takes as many backward passes; "
+            "give probes=32."
         )
     if probes is not None and probes < 1:
         raise CompressionError(f"probes={probes}: choose 1 or more.")

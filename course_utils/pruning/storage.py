@@ -5,8 +5,10 @@ A weight (out, in) with n nonzero values of b bits is kept as
 
     dense     out · in values
     bitmask   n values, and one bit for every weight, zero or not
-    csr       n values, a column number of 32 bits (csr16: 16 bits) for each, and out + 1 row starts of 32 bits
-    N:M       N values of every M, and ceil(log2 M) bits for the place of each (2:4: Mishra et al., 2021, figure 3)
+    csr       n values, a column number of 32 bits (csr16: 16 bits) for each, and out + 1 row starts
+              of 32 bits
+    N:M       N values of every M, and ceil(log2 M) bits for the place of each (2:4: Mishra et al.,
+              2021, figure 3)
 
 A value of −0 comes back as 0; everything else comes back bit for bit.
 """
@@ -45,13 +47,15 @@ def _group(format: str, shape: tuple[int, int]) -> tuple[int, int]:
         )
     if format == "csr16" and shape[1] > 2**15:
         raise CompressionError(
-            f"format='csr16': 16 bits number 32768 columns, the weight has {shape[1]}; choose 'csr'."
+            f"format='csr16': 16 bits number 32768 columns, the weight has {shape[1]}; "
+            "choose 'csr'."
         )
     if found is None:
         return 0, 0
     if not 1 <= found[0] <= found[1] <= 256 or shape[1] % found[1]:
         raise CompressionError(
-            f"format={format!r}: 1 <= N <= M <= 256 is needed, and an M that divides the {shape[1]} inputs."
+            f"format={format!r}: 1 <= N <= M <= 256 is needed, and an M that divides "
+            f"the {shape[1]} inputs."
         )
     return found
 
@@ -130,7 +134,8 @@ def encode(weight: Tensor, format: str) -> dict[str, Tensor]:
     if m:
         if not fits(format, weight):
             raise CompressionError(
-                f"weight: more than {n} of some {m} neighbours in a row are not zero; prune to {format} first."
+                f"weight: more than {n} of some {m} neighbours in a row are not zero; "
+                f"prune to {format} first."
             )
         filler = (
             PAD_ORDER.to(weight.device)
@@ -256,8 +261,8 @@ class SparseLinear(nn.Module):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "format": self.format,
-            "nonzeros": self.nonzeros, "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "format": self.format, "nonzeros": self.nonzeros, "bias": self.bias is not None,
         }  # fmt: skip
 
     @classmethod
@@ -288,7 +293,10 @@ class SparseLinear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, format={self.format}, nonzeros={self.nonzeros}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"format={self.format}, nonzeros={self.nonzeros}"
+        )
 
 
 @torch.no_grad()

@@ -28,7 +28,8 @@ from .refit import narrow, second_moment, warn_of_few_tokens
 @torch.no_grad()
 def prune_mlp(
     model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5,
-    score: str | Callable[[Tensor, Tensor, int], Tensor] = "energy", compensate: bool = True, ignore: Patterns = (),
+    score: str | Callable[[Tensor, Tensor, int], Tensor] = "energy", compensate: bool = True,
+    ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Remove MLP channels: rows of the projections into the MLP (gate and up, or one), columns of
@@ -50,7 +51,8 @@ def prune_mlp(
     parts, calibration = mlp.of(model), walk.check_calibration(calibration, model)
     if isinstance(getattr(model.config.get_text_config(), parts.width, None), list | tuple):
         raise CompressionError(
-            f"model: {model.config.model_type} has a number of channels for each block; use wanda or sparsegpt."
+            f"model: {model.config.model_type} has a number of channels for each block; "
+            "use wanda or sparsegpt."
         )
     before = walk.weight_of(walk.blocks(model)[0].get_submodule(parts.out)).shape[1]
     count = groups.how_many(before, keep, "channels")
@@ -121,7 +123,8 @@ def query_heads(
 @torch.no_grad()
 def prune_heads(
     model: PreTrainedModel, calibration: Tensor, *, keep: int | float = 0.5, unit: str = "group",
-    score: str = "energy", compensate: bool = True, ignore: Patterns = (), per_layer: PerLayer | None = None,
+    score: str = "energy", compensate: bool = True, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Remove attention heads: rows of q, k and v, columns of the output projection.
 
@@ -144,14 +147,16 @@ def prune_heads(
         raise CompressionError(_no_head_size(config.model_type))
     if getattr(config, "num_kv_shared_layers", 0):
         raise CompressionError(
-            f"model: blocks of {config.model_type} use each other's keys and values; {anatomy.ALL_STAY}"
+            f"model: blocks of {config.model_type} use each other's keys and values; "
+            f"{anatomy.ALL_STAY}"
         )
     try:
         heads, kv = config.num_attention_heads, config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
     except Exception as error:  # transformers' own, for numbers that differ from block to block
         raise CompressionError(
-            f"model: heads of {config.model_type} differ from block to block; use prune_mlp or prune_layers."
+            f"model: heads of {config.model_type} differ from block to block; "
+            "use prune_mlp or prune_layers."
         ) from error
     ratio = heads // kv
     anatomy.check_heads(model, parts, size)
@@ -163,7 +168,8 @@ def prune_heads(
         )
     if count % step:
         raise CompressionError(
-            f"keep={keep}: {count} query heads are not a multiple of {step}; with unit={unit!r} choose one."
+            f"keep={keep}: {count} query heads are not a multiple of {step}; "
+            f"with unit={unit!r} choose one."
         )
     new_kv = count // ratio if unit == "group" else kv
     config = _config_with_heads(model.config, count, new_kv, size, step)
@@ -208,8 +214,8 @@ def _no_head_size(kind: str) -> str:
         else ""
     )
     return (
-        f"model: {kind}'s config has no head size: it is hidden size / heads, so with fewer heads each would be "
-        f"larger and no tensor smaller. Use {narrower}prune_mlp or prune_layers."
+        f"model: {kind}'s config has no head size: it is hidden size / heads, so with fewer heads "
+        f"each would be larger and no tensor smaller. Use {narrower}prune_mlp or prune_layers."
     )
 
 
@@ -278,7 +284,8 @@ def _joined(states: list[Tensor], number: int, model: PreTrainedModel) -> Tensor
     x = torch.cat([h.flatten(0, -2) for h in states]).double()
     if not torch.isfinite(x).all():
         raise CompressionError(
-            f"block {number}: its output holds NaN or infinity in {model.dtype}; load the model in float32."
+            f"block {number}: its output holds NaN or infinity in {model.dtype}; "
+            "load the model in float32."
         )
     return x
 
@@ -327,7 +334,8 @@ def prune_layers(
     stay = selection.blocks_named(model, ignore)
     if len(stay) > count:
         raise CompressionError(
-            f"ignore: names {len(stay)} blocks, but {count} are to stay (keep={keep}); keep more, or name fewer."
+            f"ignore: names {len(stay)} blocks, but {count} are to stay (keep={keep}); "
+            "keep more, or name fewer."
         )
     influence = block_influence(model, calibration)
     worth = torch.tensor(influence, dtype=torch.float64)

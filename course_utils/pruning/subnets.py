@@ -117,7 +117,8 @@ def shape_of(model: PreTrainedModel) -> Shape:
     ]
     if any(shape != shapes[0] for shape in shapes):
         raise CompressionError(
-            f"model: the blocks of {type(model).__name__} differ in shape; a supernet needs blocks that are alike."
+            f"model: the blocks of {type(model).__name__} differ in shape; "
+            "a supernet needs blocks that are alike."
         )
     config: Any = model.config
     heads = config.num_attention_heads
@@ -143,7 +144,8 @@ def check(shape: Shape, subnet: Subnet) -> None:
             raise CompressionError(f"{name}={count}: choose a whole number from 1 to {most}.")
     if subnet.heads != shape.heads and not shape.elastic_heads:
         raise CompressionError(
-            f"heads={subnet.heads}: this model's config has no head size, so all {shape.heads} heads stay; make channels and blocks elastic."
+            f"heads={subnet.heads}: this model's config has no head size, so all {shape.heads} "
+            "heads stay; make channels and blocks elastic."
         )
 
 
@@ -161,8 +163,10 @@ def space(
     shape = shape_of(model)
     whole = tuple(range(shape.blocks))
     made = Space(
-        tuple(tuple(d) for d in depths) if depths is not None else (whole,), tuple(channels or (shape.channels,)), tuple(heads or (shape.heads,)),
-    )  # fmt: skip
+        tuple(tuple(d) for d in depths) if depths is not None else (whole,),
+        tuple(channels or (shape.channels,)),
+        tuple(heads or (shape.heads,)),
+    )
     for subnet in made:
         check(shape, subnet)
     return made

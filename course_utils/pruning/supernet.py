@@ -114,7 +114,8 @@ class Supernet:
         if subnet not in self._skeletons:
             self._skeletons[subnet] = self._skeleton(subnet)
         answer: Any = functional_call(
-            self._skeletons[subnet], self.slices(subnet), (), {"input_ids": ids, "use_cache": False}, tie_weights=False
+            self._skeletons[subnet], self.slices(subnet), (),
+            {"input_ids": ids, "use_cache": False}, tie_weights=False
         )  # fmt: skip
         return answer.logits
 
@@ -239,7 +240,8 @@ def compressed(net: Supernet, subnet: Subnet, *, seconds: float = 0.0) -> Compre
     """The extracted subnet as a `Compressed`, which tells what it is of what."""
     model = net.extract(subnet)
     settings = {
-        "method": "supernet", "blocks": list(subnet.blocks), "channels": subnet.channels, "of": net.shape.channels,
-        "heads": subnet.heads * net.shape.ratio, "parameters": net.parameters(subnet),
+        "method": "supernet", "blocks": list(subnet.blocks), "channels": subnet.channels,
+        "of": net.shape.channels, "heads": subnet.heads * net.shape.ratio,
+        "parameters": net.parameters(subnet),
     }  # fmt: skip
     return Compressed(model, settings, seconds)

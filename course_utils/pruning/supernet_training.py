@@ -52,8 +52,8 @@ def progressive(space: Space, steps: int) -> list[tuple[Space, int]]:
 
 
 def train(
-    net: Supernet, data: Tensor, stages: Stages, *, batch: int = 4, each: int = 4, sandwich: bool = True, distill: bool = True,
-    learning_rate: float = 3e-4, seed: int = 0,
+    net: Supernet, data: Tensor, stages: Stages, *, batch: int = 4, each: int = 4,
+    sandwich: bool = True, distill: bool = True, learning_rate: float = 3e-4, seed: int = 0,
 ) -> list[float]:  # fmt: skip
     """Train the shared weights in place on token ids (sequences, context); the mean loss of the
     subnets of each step.
@@ -71,7 +71,8 @@ def train(
         raise CompressionError(f"each={each}: a step of the sandwich rule needs 2 subnets or more.")
     if distill and not sandwich:
         raise CompressionError(
-            "distill: the largest teaches, so it must be in each step; use sandwich=True, or distill=False."
+            "distill: the largest teaches, so it must be in each step; "
+            "use sandwich=True, or distill=False."
         )
     for subnet in {space.largest for space, _ in stages} | {space.smallest for space, _ in stages}:
         net.config(subnet)  # refuses what the model cannot be

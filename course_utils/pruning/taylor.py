@@ -38,7 +38,8 @@ def removal_costs(model: nn.Module, batch: Any, loss: Loss) -> dict[str, Tensor]
     weights = list(_parameters(model).values())
     if (count := sum(w.numel() for w in weights)) > LARGEST_EXACT:
         raise CompressionError(
-            f"model: {count} weights take as many forward passes; choose a network of at most {LARGEST_EXACT}."
+            f"model: {count} weights take as many forward passes; choose a network of at "
+            f"most {LARGEST_EXACT}."
         )
     before, costs = loss(model, batch), []
     for weight in weights:
@@ -72,7 +73,8 @@ def hessian(model: nn.Module, batch: Any, loss: Loss) -> Tensor:
     weights = list(_parameters(model).values())
     if (count := sum(w.numel() for w in weights)) > LARGEST_HESSIAN:
         raise CompressionError(
-            f"model: the Hessian of {count} weights has {count}² entries; choose a network of at most {LARGEST_HESSIAN}."
+            f"model: the Hessian of {count} weights has {count}² entries; "
+            f"choose a network of at most {LARGEST_HESSIAN}."
         )
     first = torch.autograd.grad(loss(model, batch), weights, create_graph=True)
     rows = []

@@ -70,8 +70,8 @@ def mask_layer_spec(weight: Tensor, input_norm: Tensor, *, sparsity: float = 0.5
 
 @torch.no_grad()
 def prune(
-    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *, pattern: str | None = None,
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: PreTrainedModel, calibration: Tensor, sparsity: float = 0.5, *,
+    pattern: str | None = None, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Wanda for every linear layer in the blocks of a causal language model.
 
@@ -108,7 +108,8 @@ def prune(
     facts = walk.each_block(model, one_block, "Wanda", calibration)
     total, share = apply.sparsity_from(facts)
     settings = {
-        "method": "wanda", "sparsity": total, "pattern": pattern or "per_row", "calibration": list(calibration.shape),
+        "method": "wanda", "sparsity": total, "pattern": pattern or "per_row",
+        "calibration": list(calibration.shape),
         **chosen.told,
     }  # fmt: skip
     details = {

@@ -52,7 +52,8 @@ def prune_heads(
     config, parts = model.config, anatomy.of(model)
     if config.model_type not in FIELDS:
         raise CompressionError(
-            f"model: {config.model_type} is not OPT or GPT-2; its heads go by structured.prune_heads."
+            f"model: {config.model_type} is not OPT or GPT-2; its heads go by "
+            "structured.prune_heads."
         )
     calibration = walk.check_calibration(calibration, model)
     heads_field, width_fields = FIELDS[config.model_type]
@@ -63,7 +64,8 @@ def prune_heads(
         )
     if not getattr(config, "layer_norm_elementwise_affine", True):
         raise CompressionError(
-            "model: this OPT's norms have no weights that could take up the smaller width; use prune_mlp."
+            "model: this OPT's norms have no weights that could take up the smaller width; "
+            "use prune_mlp."
         )
     size = width // heads
     count = groups.how_many(heads, keep, "heads")

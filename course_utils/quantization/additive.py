@@ -43,7 +43,8 @@ def encode(x: Tensor, codebooks: Tensor, beam: int = 8) -> Tensor:
         raise CompressionError(f"beam={beam}: keep at least one partial sum.")
     if x.dim() != 2 or codebooks.dim() != 3 or x.shape[1] != codebooks.shape[2]:
         raise CompressionError(
-            f"x {tuple(x.shape)}, codebooks {tuple(codebooks.shape)}: expected (n, width) and (M, K, width)."
+            f"x {tuple(x.shape)}, codebooks {tuple(codebooks.shape)}: "
+            "expected (n, width) and (M, K, width)."
         )
     at_once = max(
         1, (1 << 20) // (min(beam, codebooks.shape[1] ** (len(codebooks) - 1)) * codebooks.shape[1])
@@ -121,11 +122,13 @@ def learn(
     """
     if codebooks not in range(1, 9) or entries not in [2**b for b in range(1, 9)]:
         raise CompressionError(
-            f"codebooks={codebooks}, entries={entries}: choose 1 to 8 codebooks of 2, 4, … 256 vectors."
+            f"codebooks={codebooks}, entries={entries}: choose 1 to 8 codebooks "
+            "of 2, 4, … 256 vectors."
         )
     if len(x) < entries:
         raise CompressionError(
-            f"entries={entries}: there are only {len(x)} vectors to learn from; choose fewer, or shared=True."
+            f"entries={entries}: there are only {len(x)} vectors to learn from; "
+            "choose fewer, or shared=True."
         )
     vectors = start(x.float(), codebooks, entries, seed)
     codes = encode(x, vectors, beam)
@@ -151,8 +154,9 @@ class AdditiveLinear(ScaledCodes):
     vectors: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, width: int = 8, codebooks: int = 2, entries: int = 256, groups: int = 1,
-        scale_dtype: str = "float16", bias: bool = False, rotation: int | None = None, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, width: int = 8, codebooks: int = 2,
+        entries: int = 256, groups: int = 1, scale_dtype: str = "float16", bias: bool = False,
+        rotation: int | None = None, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self.bits, self.per_row = (entries - 1).bit_length(), -(-in_features // width) * codebooks
@@ -197,8 +201,9 @@ def vectors_of(weight: Tensor, width: int, group_size: int | None) -> Tensor:
 
 
 def quantize_layer(
-    weight: Tensor, H: Tensor | None = None, *, width: int = 8, codebooks: int = 2, entries: int = 256, group_size: int | None = None,
-    rounds: int = 8, beam: int = 8, seed: int = 0, damping: float = 0.01, vectors: Tensor | None = None,
+    weight: Tensor, H: Tensor | None = None, *, width: int = 8, codebooks: int = 2,
+    entries: int = 256, group_size: int | None = None, rounds: int = 8, beam: int = 8,
+    seed: int = 0, damping: float = 0.01, vectors: Tensor | None = None,
 ) -> AdditiveLinear:  # fmt: skip
     """Additive codes of a weight (out, in): the packed layer, whose `weight` is Ŵ.
 
@@ -221,7 +226,8 @@ def quantize_layer(
         )[0].half()
     if vectors.shape != (codebooks, entries, width):
         raise CompressionError(
-            f"vectors: {tuple(vectors.shape)}, but codebooks, entries and width are {(codebooks, entries, width)}."
+            f"vectors: {tuple(vectors.shape)}, but codebooks, entries and width are "
+            f"{(codebooks, entries, width)}."
         )
     table, scale, codes = vectors.float(), row_scales(weight, group_size, 1.0), []
     each = spread(scale, columns)
@@ -258,9 +264,10 @@ def sampled(x: Tensor, seed: int, n: int = SAMPLE) -> Tensor:
 
 
 def quantize(
-    model: nn.Module, calibration: Tensor | None = None, *, width: int = 8, codebooks: int = 2, entries: int = 256,
-    group_size: int | None = None, shared: bool = True, rounds: int = 8, beam: int = 8, seed: int = 0,
-    rotation: int | None = None, damping: float = 0.01, ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None = None, *, width: int = 8, codebooks: int = 2,
+    entries: int = 256, group_size: int | None = None, shared: bool = True, rounds: int = 8,
+    beam: int = 8, seed: int = 0, rotation: int | None = None, damping: float = 0.01,
+    ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Additive codes of every linear layer of the blocks: codebooks · log₂(entries) / width bits a
     weight, a scale for each row (or group of `group_size`), and the codebooks: one set for the
@@ -273,19 +280,22 @@ def quantize(
     `rtn.quantize`.
     """
     settings: dict[str, Any] = {
-        "method": "additive", "width": width, "codebooks": codebooks, "entries": entries, "group_size": group_size, "rounds": rounds,
-        "beam": beam, "seed": seed, "rotation": rotation,
+        "method": "additive", "width": width, "codebooks": codebooks, "entries": entries,
+        "group_size": group_size, "rounds": rounds, "beam": beam, "seed": seed,
+        "rotation": rotation,
     }  # fmt: skip
     vectors = None
     if shared and walk.source_of(model) is not None:
         raise CompressionError(
-            "additive: shared codebooks are learned from layers of the whole model, which is not in memory here; give shared=False."
+            "additive: shared codebooks are learned from layers of the whole model, "
+            "which is not in memory here; give shared=False."
         )
     if shared:
         for pattern, changes in (per_layer or {}).items():
             if wrong := set(changes) & set(LEARNED):
                 raise CompressionError(
-                    f"per_layer: {pattern!r} sets {', '.join(sorted(wrong))}, which shared codebooks have in common; give shared=False."
+                    f"per_layer: {pattern!r} sets {', '.join(sorted(wrong))}, which shared "
+                    "codebooks have in common; give shared=False."
                 )
         walk.check_finite(model, by_block=True)
         chosen = selection.selected(model, ignore)

@@ -38,7 +38,8 @@ def truncated_product(a: Tensor, b: Tensor, *, columns: int, bits: int = 8) -> T
     a, b = torch.broadcast_tensors(torch.as_tensor(a), torch.as_tensor(b))
     if a.is_floating_point() or b.is_floating_point() or not 0 <= columns <= bits <= 30:
         raise CompressionError(
-            f"a, b, columns={columns}, bits={bits}: expected whole numbers, and 0 to bits ≤ 30 columns."
+            f"a, b, columns={columns}, bits={bits}: expected whole numbers, "
+            "and 0 to bits ≤ 30 columns."
         )
     m, n = a.long().abs(), b.long().abs()
     if m.numel() and max(int(m.max()), int(n.max())) >= 2**bits:
@@ -75,8 +76,9 @@ def stochastic_product(
     low = -1.0 if bipolar else 0.0
     if bits < 1 or not bool(((p >= low) & (p <= 1) & (q >= low) & (q <= 1)).all()):
         raise CompressionError(
-            f"p, q, bits={bits}: {'bipolar numbers lie between −1' if bipolar else 'probabilities lie between 0'} and 1, "
-            "and a stream has at least one bit."
+            f"p, q, bits={bits}: "
+            f"{'bipolar numbers lie between −1' if bipolar else 'probabilities lie between 0'} "
+            "and 1, and a stream has at least one bit."
         )
     shares = [(1 + x) / 2 if bipolar else x for x in (p, q)]
     one, two = (

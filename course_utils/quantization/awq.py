@@ -74,8 +74,10 @@ def rounded(weight: Tensor, scale: Tensor, **settings: Any) -> Tensor:
 
 
 def search_scale(
-    weights: Sequence[Tensor], H: Tensor, magnitude: Tensor, *, bits: int = 4, group_size: int | None = 64,
-    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, spread: Callable[[Tensor], Tensor]=lambda scale: scale, each: Sequence[dict[str, Any]] | None = None,
+    weights: Sequence[Tensor], H: Tensor, magnitude: Tensor, *, bits: int = 4,
+    group_size: int | None = 64, symmetric: bool = False, alphas: Sequence[float] = ALPHAS,
+    spread: Callable[[Tensor], Tensor]=lambda scale: scale,
+    each: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[Tensor, float, list[float]]:  # fmt: skip
     """The best s = m^α for layers that share an input: (scale, α, the error at each α).
 
@@ -98,7 +100,8 @@ def search_scale(
 
 
 def search_clip(
-    weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
+    weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False,
     shrink: Sequence[float] = SHRINK,
 ) -> Grid:  # fmt: skip
     """For each group of each row, the range c · [min, max] with the least output error δᵀ H_gg δ
@@ -141,7 +144,8 @@ def quantize_layer(
     check_hessian(H, weight.shape[1])
     if magnitude.shape != (weight.shape[1],) or not torch.isfinite(magnitude).all():
         raise CompressionError(
-            f"magnitude: expected {weight.shape[1]} finite numbers, one for each input of the weight."
+            f"magnitude: expected {weight.shape[1]} finite numbers, one for "
+            "each input of the weight."
         )
     settings = {"bits": bits, "group_size": group_size, "symmetric": symmetric}
     scale, alpha, errors = search_scale([weight], H, magnitude, alphas=alphas, **settings)
@@ -151,8 +155,9 @@ def quantize_layer(
 
 @torch.no_grad()
 def quantize(
-    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
-    alphas: Sequence[float] = ALPHAS, clip: bool = True, scale: bool = True, ignore: Patterns = (),
+    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, alphas: Sequence[float] = ALPHAS, clip: bool = True,
+    scale: bool = True, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """AWQ of every linear layer in the blocks of a causal language model. Works on a copy.

@@ -190,8 +190,8 @@ class CodebookLinear(ExpandedLinear):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bits: int, *, codebooks: int = 1, bias: bool = False,
-        codebook_dtype: str = "float16", dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, bits: int, *, codebooks: int = 1,
+        bias: bool = False, codebook_dtype: str = "float16", dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
@@ -216,7 +216,8 @@ class CodebookLinear(ExpandedLinear):
         """The layer for a result and a bias."""
         rows, columns = result.codes.shape
         layer = cls(
-            columns, rows, result.bits, codebooks=len(result.codebook), codebook_dtype="float16" if is_half(result.codebook) else "float32",
+            columns, rows, result.bits, codebooks=len(result.codebook),
+            codebook_dtype="float16" if is_half(result.codebook) else "float32",
         ).to(result.codes.device)  # fmt: skip
         layer.packed.copy_(pack(result.codes, result.bits))
         layer.codebook.copy_(result.codebook)

@@ -15,7 +15,9 @@ from .layer import storable
 
 
 def column_classes(codes: Tensor, classes: int) -> Tensor:
-    """Each column's class (in,) int64: equal parts of the columns in the order of their mean |q|."""
+    """Each column's class (in,) int64:
+    equal parts of the columns in the order of their mean |q|.
+    """
     spread = codes.abs().float().mean(0)
     rank = spread.argsort(stable=True).argsort()
     return rank * min(classes, codes.shape[1]) // codes.shape[1]
@@ -40,8 +42,9 @@ class EntropyCodedLinear(ExpandedLinear):
     step: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, stream: int = 0, classes: int = 1, symbols: int = 1, steps: int = 1,
-        step_dtype: str = "float32", bias: bool = False, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, stream: int = 0, classes: int = 1,
+        symbols: int = 1, steps: int = 1, step_dtype: str = "float32", bias: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -58,9 +61,10 @@ class EntropyCodedLinear(ExpandedLinear):
     def shape(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "stream": len(self.stream),
-            "classes": len(self.table), "symbols": self.table.shape[1], "steps": len(self.step),
-            "step_dtype": str(self.step.dtype).removeprefix("torch."), "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "stream": len(self.stream), "classes": len(self.table), "symbols": self.table.shape[1],
+            "steps": len(self.step), "step_dtype": str(self.step.dtype).removeprefix("torch."),
+            "bias": self.bias is not None,
         }  # fmt: skip
 
     @classmethod
@@ -75,7 +79,8 @@ class EntropyCodedLinear(ExpandedLinear):
         lowest, highest = int(codes.min()), int(codes.max())
         if highest - lowest >= 1 << coding.PRECISION:
             raise CompressionError(
-                f"codes span {highest - lowest + 1} values, more than {1 << coding.PRECISION}; use a larger step."
+                f"codes span {highest - lowest + 1} values, more than {1 << coding.PRECISION}; "
+                "use a larger step."
             )
         shifted = (codes - lowest).long().cpu()
         counts = torch.zeros(int(which.max()) + 1, highest - lowest + 1, dtype=torch.int64)
@@ -145,4 +150,7 @@ class EntropyCodedLinear(ExpandedLinear):
 
     def extra_repr(self) -> str:
         rate = 8 * self.coded_bytes() / (self.in_features * self.out_features)
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits per weight={rate:.3f}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bits per weight={rate:.3f}"
+        )

@@ -1,4 +1,6 @@
-"""A compressed model: runnable, saved with its integers packed, refused when the file is damaged."""
+"""A compressed model: runnable, saved with its integers packed,
+refused when the file is damaged.
+"""
 
 import functools
 import hashlib
@@ -108,8 +110,9 @@ def check_shapes(model: PreTrainedModel) -> None:
         expected = skeleton.get(name)
         if expected is not None and expected.shape != tensor.shape and not _is_packed(model, name):
             raise CompressionError(
-                f"model: {name} has the shape {tuple(tensor.shape)}, by its config it is {tuple(expected.shape)}; change the config "
-                "too (after a change of the vocabulary: model.config.vocab_size), so that the file can be loaded."
+                f"model: {name} has the shape {tuple(tensor.shape)}, by its config it "
+                f"is {tuple(expected.shape)}; change the config too (after a change of the "
+                "vocabulary: model.config.vocab_size), so that the file can be loaded."
             )
 
 
@@ -145,7 +148,8 @@ def check_folder(folder: Path, mark: str) -> None:
         and (not folder.is_dir() or any(folder.iterdir()))
     ):
         raise CompressionError(
-            f"folder: {folder} holds something else; choose a new folder, or one that was written here before."
+            f"folder: {folder} holds something else; choose a new folder, or one that "
+            "was written here before."
         )
 
 
@@ -180,9 +184,11 @@ def write_rest(
     if tokenizer is not None:
         tokenizer.save_pretrained(work)
     manifest: dict[str, Any] = {
-        "format": FORMAT, "settings": compressed.settings, "dtype": str(model.dtype).removeprefix("torch."), "layers": layers_of(model),
-        "architecture": type(model).__name__, "module": type(model).__module__, "experts": experts.names_of_listed(model), "shared": shared,
-        "weights": weights, "sha256": {file: found for file, found in digests(work).items() if file not in ignore},
+        "format": FORMAT, "settings": compressed.settings,
+        "dtype": str(model.dtype).removeprefix("torch."), "layers": layers_of(model),
+        "architecture": type(model).__name__, "module": type(model).__module__,
+        "experts": experts.names_of_listed(model), "shared": shared, "weights": weights,
+        "sha256": {file: found for file, found in digests(work).items() if file not in ignore},
     }  # fmt: skip
     manifest["self"] = digest(_canonical(manifest))
     (work / MANIFEST).write_text(json.dumps(manifest, default=_plain))
@@ -192,8 +198,9 @@ def layers_of(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """What must be known to build the compressed layers of a model anew, by name."""
     return {
         name: {"kind": type(module).__name__, **module.shape()}  # type: ignore[operator]
-        for name, module in model.named_modules(remove_duplicate=False) if type(module).__name__ in KINDS
-    }  # fmt: skip
+        for name, module in model.named_modules(remove_duplicate=False)
+        if type(module).__name__ in KINDS
+    }
 
 
 def build_layers(
@@ -207,7 +214,8 @@ def build_layers(
         kind = shape["kind"]
         if kind not in KINDS:
             raise CompressionError(
-                f"{where}: layers of kind {kind!r} are not known here; known are {', '.join(KINDS)}."
+                f"{where}: layers of kind {kind!r} are not known here; "
+                f"known are {', '.join(KINDS)}."
             )
         walk.replace(
             model, name, KINDS[kind](**{k: v for k, v in shape.items() if k != "kind"}, dtype=dtype)
@@ -279,7 +287,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     aside = sorted(folder.parent.glob(f".{folder.name}-*-old"))
     if aside and not folder.exists():
         raise CompressionError(
-            f"{folder}: a write was interrupted; the model from before it is {aside[-1]}. Rename it back."
+            f"{folder}: a write was interrupted; the model from before it is {aside[-1]}. "
+            "Rename it back."
         )
     _present(folder, MANIFEST)
     try:
@@ -298,7 +307,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         file = folder / name
         if not file.is_file() or file_digest(file) != wanted:
             raise CompressionError(
-                f"{file}: checksum differs; the file is damaged, truncated or missing. Copy it again."
+                f"{file}: checksum differs; the file is damaged, truncated or missing. "
+                "Copy it again."
             )
     return manifest
 

@@ -70,8 +70,8 @@ class Seen:
 
 
 def layer_by_layer(
-    model: nn.Module, make: Make, settings: dict[str, Any], ignore: Patterns = (), per_layer: PerLayer | None = None,
-    told: dict[str, Any] | None = None, calibration: Any = None,
+    model: nn.Module, make: Make, settings: dict[str, Any], ignore: Patterns = (),
+    per_layer: PerLayer | None = None, told: dict[str, Any] | None = None, calibration: Any = None,
 ) -> Compressed:  # fmt: skip
     """A copy of `model` with make(name, layer, settings) in the place of each linear layer of the
     blocks, but for those that `ignore` names.
@@ -152,7 +152,8 @@ def round_activations(compressed: Compressed) -> Compressed:
     packed = [module for module in model.modules() if isinstance(module, Described)]
     if not packed:
         raise CompressionError(
-            "compressed: it has no packed layer, as rtn, gptq, awq and microscaling (MXFP4, NVFP4) make; use one of those."
+            "compressed: it has no packed layer, as rtn, gptq, awq and microscaling (MXFP4, NVFP4) "
+            "make; use one of those."
         )
     for module in packed:
         module.activations = "int8"

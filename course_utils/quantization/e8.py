@@ -111,8 +111,8 @@ class E8Linear(ScaledCodes):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, groups: int = 1, scale_dtype: str = "float16", bias: bool = False,
-        rotation: int | None = None, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, groups: int = 1, scale_dtype: str = "float16",
+        bias: bool = False, rotation: int | None = None, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self._set_up(
@@ -172,8 +172,9 @@ def quantize_layer(
 
 
 def quantize(
-    model: nn.Module, calibration: Tensor | None = None, *, group_size: int | None = None, rotation: int | None = None, damping: float = 0.01,
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None = None, *, group_size: int | None = None,
+    rotation: int | None = None, damping: float = 0.01, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """E8P of every linear layer of the blocks, at 2 bits a weight and a scale for each row (or
     group of `group_size`).

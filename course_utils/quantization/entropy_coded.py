@@ -177,8 +177,9 @@ class _Part:
 
 @torch.no_grad()
 def quantize(
-    model: nn.Module, calibration: Tensor | None = None, *, bits: float = 2.0, steps: str = "one", classes: int = 1,
-    damping: float = 0.01, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None = None, *, bits: float = 2.0, steps: str = "one",
+    classes: int = 1, damping: float = 0.01, ignore: selection.Patterns = (),
+    per_layer: selection.PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Entropy-code every linear layer of the blocks at about `bits` bits a weight, everything
     counted.

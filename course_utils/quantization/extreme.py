@@ -96,7 +96,8 @@ def best_threshold(magnitude: Tensor) -> Tensor:
 
 
 def quantize(
-    model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1, ignore: Patterns = (),
+    model: nn.Module, *, kind: str = "ternary", rule: str = "optimal", group_size: int | None = -1,
+    ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Binary ('binary') or ternary ('ternary') weights in every linear layer of the blocks.

@@ -26,7 +26,8 @@ from .grids import check_granularity, check_matrix, exact_half, is_half
 from .layer import storable
 
 DTYPES = {
-    "FP16": torch.float16, "BF16": torch.bfloat16, "FP8 E4M3": torch.float8_e4m3fn, "FP8 E5M2": torch.float8_e5m2,
+    "FP16": torch.float16, "BF16": torch.bfloat16, "FP8 E4M3": torch.float8_e4m3fn,
+    "FP8 E5M2": torch.float8_e5m2,
 }  # fmt: skip
 GRANULARITIES = ("per_channel", "per_tensor")
 
@@ -50,7 +51,8 @@ def check_format(format: str) -> torch.dtype:
     """
     if format not in DTYPES:
         raise CompressionError(
-            f"format={format!r}: choose one of {', '.join(DTYPES)}; FP4 and NF4 are in `nf4`, integers in `rtn`."
+            f"format={format!r}: choose one of {', '.join(DTYPES)}; "
+            "FP4 and NF4 are in `nf4`, integers in `rtn`."
         )
     return DTYPES[format]
 
@@ -71,7 +73,8 @@ def quantize_layer(
         scale = weight.new_ones(1, 1)
         if weight.abs().max() > largest:
             raise CompressionError(
-                f"weight: a magnitude above {largest:.5g}, the largest of {format}; choose BF16 or FP8."
+                f"weight: a magnitude above {largest:.5g}, the largest of {format}; "
+                "choose BF16 or FP8."
             )
     else:
         peak = (
@@ -97,8 +100,8 @@ class FloatLinear(ExpandedLinear):
     scale: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, format: str = "FP8 E4M3", scales: int = 0, scale_dtype: str = "float16",
-        bias: bool = False, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, format: str = "FP8 E4M3", scales: int = 0,
+        scale_dtype: str = "float16", bias: bool = False, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features, self.format = in_features, out_features, format
@@ -113,17 +116,21 @@ class FloatLinear(ExpandedLinear):
         """The constructor's arguments."""
         stored = self.scale is not None
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "format": self.format,
-            "scales": len(self.scale) if stored else 0, "bias": self.bias is not None,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "format": self.format,
+            "scales": len(self.scale) if stored else 0,
+            "bias": self.bias is not None,
             "scale_dtype": str(self.scale.dtype).removeprefix("torch.") if stored else "float16",
-        }  # fmt: skip
+        }
 
     @classmethod
     def of(cls, result: FloatResult, bias: Tensor | None) -> "FloatLinear":
         """The layer for a result and a bias."""
         rows, columns = result.values.shape
         layer = cls(
-            columns, rows, format=result.format, scales=len(result.scale) if result.values.itemsize == 1 else 0,
+            columns, rows, format=result.format,
+            scales=len(result.scale) if result.values.itemsize == 1 else 0,
             scale_dtype="float16" if is_half(result.scale) else "float32",
         ).to(result.values.device)  # fmt: skip
         layer.packed.copy_(result.values.contiguous().view(torch.uint8))

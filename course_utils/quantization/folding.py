@@ -1,7 +1,8 @@
 """Scale the inputs of some layers, and undo it in whatever comes before them: the function stays
 the same.
 
-    W x = (W diag(s)) (diag(s)⁻¹ x),    and  diag(s)⁻¹ x  comes out of the source whose outputs are divided by s.
+    W x = (W diag(s)) (diag(s)⁻¹ x),
+    and  diag(s)⁻¹ x  comes out of the source whose outputs are divided by s.
 
 Sources are norms (their gain and shift are divided) and linear layers with nothing but positively
 homogeneous operations between them and their targets (their rows are divided): v → o, up → down,
@@ -108,7 +109,8 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
     """
     if experts := fused(model):
         raise CompressionError(
-            f"{next(iter(experts))}: its experts share tensors; take them apart with models.experts.listed first."
+            f"{next(iter(experts))}: its experts share tensors; take them apart with "
+            "models.experts.listed first."
         )
     walk.check_loaded(model)
     training = model.training
@@ -125,7 +127,8 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
         for (block, one), (_, several) in zip(*steps, strict=True):
             if not all(torch.isfinite(hidden).all() for hidden, _ in (*one, *several)):
                 raise CompressionError(
-                    f"block {len(found)}: what enters it holds NaN or infinity in {model.dtype}; load the model in float32."
+                    f"block {len(found)}: what enters it holds NaN or infinity in {model.dtype}; "
+                    "load the model in float32."
                 )
             probe = readers.Probe(block, one, several)
             if not plans or not _keeps(probe, plans):  # mostly all blocks are built alike
@@ -142,8 +145,9 @@ def folds(model: PreTrainedModel) -> list[list[Fold]]:
             )
         if not any(found):
             raise CompressionError(
-                f"model: in the blocks of {type(model).__name__} ({model.config.model_type}) no norm or layer was found whose outputs "
-                "can be scaled without changing what the model computes; use gptq, which needs no scaling."
+                f"model: in the blocks of {type(model).__name__} ({model.config.model_type}) "
+                "no norm or layer was found whose outputs can be scaled without changing what "
+                "the model computes; use gptq, which needs no scaling."
             )
         _check_model(model, far, found)
     finally:
@@ -159,8 +163,9 @@ def norms_before(model: PreTrainedModel) -> list[Fold]:
     found = [fold for block in folds(model) for fold in block if fold.is_norm]
     if not found:
         raise CompressionError(
-            f"model: no norm stands directly before the layers of a {model.config.model_type!r} block (norms after them, as in OLMo 2, "
-            "cannot take up a scale); use w8a8 without smoothing, or awq."
+            f"model: no norm stands directly before the layers of a {model.config.model_type!r} "
+            "block (norms after them, as in OLMo 2, cannot take up a scale); "
+            "use w8a8 without smoothing, or awq."
         )
     return found
 
@@ -304,8 +309,9 @@ def _check_model(model: PreTrainedModel, ids: Tensor, found: Sequence[Sequence[F
     near = SAME if model.dtype in (torch.float32, torch.float64) else 0.05
     if not (after - before).norm() <= near * before.norm():
         raise CompressionError(
-            f"model: scaling inside the blocks of {type(model).__name__} ({model.config.model_type}) changes what it computes, since its "
-            "blocks use each other's parts; use gptq, which needs no scaling."
+            f"model: scaling inside the blocks of {type(model).__name__} "
+            f"({model.config.model_type}) changes what it computes, since its blocks use each "
+            "other's parts; use gptq, which needs no scaling."
         )
 
 

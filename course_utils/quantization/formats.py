@@ -220,11 +220,14 @@ def cast(x: Tensor | float, format: str | Format, *, saturate: bool | None = Non
 
 
 def values(format: str | Format) -> Tensor:
-    """Every finite number of a format of at most 16 bits: float32, ascending, each once (−0 is 0)."""
+    """Every finite number of a format of at most 16 bits: float32, ascending,
+    each once (−0 is 0).
+    """
     f = find(format)
     if f.bits > 16:
         raise CompressionError(
-            f"format={f.name!r}: {2**f.bits} patterns are too many to list; choose one of at most 16 bits."
+            f"format={f.name!r}: {2**f.bits} patterns are too many to list; "
+            "choose one of at most 16 bits."
         )
     found = decode(torch.arange(2**f.bits), f)
     return torch.unique(found[torch.isfinite(found)] + 0.0)

@@ -40,8 +40,9 @@ ALPHA = 0.25
 
 @torch.no_grad()
 def quantize_layer(
-    weight: Tensor, H: Tensor, C: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False, damping: float = 0.01,
-    alpha: float = ALPHA, block_size: int = 128, act_order: bool = False, static_groups: bool = False,
+    weight: Tensor, H: Tensor, C: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, damping: float = 0.01, alpha: float = ALPHA, block_size: int = 128,
+    act_order: bool = False, static_groups: bool = False,
 ) -> LayerResult:  # fmt: skip
     """GPTAQ of one weight (out, in) for H = (2/N) XᵀX and C = (2/N) X̃ᵀX (in, in) of the same
     tokens, X (tokens, in).
@@ -74,8 +75,9 @@ def quantize_layer(
 
 
 def quantize(
-    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False, damping: float = 0.01,
-    alpha: float = ALPHA, block_size: int = 128, act_order: bool = False, static_groups: bool = False, ignore: Patterns = (),
+    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, damping: float = 0.01, alpha: float = ALPHA, block_size: int = 128,
+    act_order: bool = False, static_groups: bool = False, ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """GPTAQ of every linear layer in the blocks of a causal language model in memory.
@@ -83,7 +85,8 @@ def quantize(
     Arguments as in `gptq.quantize`, `paired.quantize` does the work.
     """
     settings = {
-        "method": "gptaq", "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "alpha": alpha,
-        "block_size": block_size, "act_order": act_order, "static_groups": static_groups,
+        "method": "gptaq", "bits": bits, "group_size": group_size, "symmetric": symmetric,
+        "damping": damping, "alpha": alpha, "block_size": block_size, "act_order": act_order,
+        "static_groups": static_groups,
     }  # fmt: skip
     return paired.quantize(model, calibration, quantize_layer, settings, ignore, per_layer)

@@ -52,15 +52,17 @@ from .hessians import (
 from .layer import LayerResult, QuantizedLinear
 
 __all__ = [
-    "LOUD", "block_hessians", "check_hessian", "check_walk", "damped", "hessian", "inverse_cholesky", "is_loud", "layer_error",
-    "quantize", "quantize_layer", "quantize_layer_spec", "rounding_error", "warn_of_few_tokens",
+    "LOUD", "block_hessians", "check_hessian", "check_walk", "damped", "hessian",
+    "inverse_cholesky", "is_loud", "layer_error", "quantize", "quantize_layer",
+    "quantize_layer_spec", "rounding_error", "warn_of_few_tokens",
 ]  # fmt: skip
 
 
 @torch.no_grad()
 def quantize_layer(
-    weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
-    damping: float = 0.01, block_size: int = 128, act_order: bool = False, static_groups: bool = False,
+    weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, damping: float = 0.01, block_size: int = 128, act_order: bool = False,
+    static_groups: bool = False,
     never_worse: bool = True,
 ) -> LayerResult:  # fmt: skip
     """GPTQ of one weight (out, in) for the Hessian H (in, in).
@@ -81,8 +83,8 @@ def quantize_layer(
     weight = check_walk(weight, H, damping, block_size)
     check_bits(bits)
     result = _walk_columns(
-        weight, H.to(weight), bits, check_group_size(group_size, weight.shape[1]), symmetric, damping, block_size,
-        act_order, static_groups,
+        weight, H.to(weight), bits, check_group_size(group_size, weight.shape[1]), symmetric,
+        damping, block_size, act_order, static_groups,
     )  # fmt: skip
     if not never_worse:
         return result
@@ -111,8 +113,8 @@ def rounding_error(
 
 
 def _walk_columns(
-    weight: Tensor, H: Tensor, bits: int, size: int, symmetric: bool, damping: float, block_size: int,
-    act_order: bool, static_groups: bool, mismatch: Tensor | None = None,
+    weight: Tensor, H: Tensor, bits: int, size: int, symmetric: bool, damping: float,
+    block_size: int, act_order: bool, static_groups: bool, mismatch: Tensor | None = None,
 ) -> LayerResult:  # fmt: skip
     """The walk itself. `mismatch` (in, in): what `gptaq` adds to it."""
     rows, columns = weight.shape
@@ -186,7 +188,8 @@ def quantize_layer_spec(weight: Tensor, H: Tensor, *, grid: Grid, damping: float
     """The same mathematics written slowly, in float64, for a fixed grid: returns Ŵ (out, in).
 
     At each column the inverse Hessian of the columns that are left is computed afresh:
-    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:  with F the columns i … in−1 (optimal brain surgeon, eq. 3 of the paper).
+    δ = −(w_i − ŵ_i) / [H_F⁻¹]_ii · [H_F⁻¹]_i,:
+    with F the columns i … in−1 (optimal brain surgeon, eq. 3 of the paper).
     """
     W, H = weight.double().clone(), damped(H.double(), damping)
     result = torch.empty_like(W)
@@ -221,8 +224,9 @@ def quantize(
     not fit the model.
     """
     settings = {
-        "method": "gptq", "bits": bits, "group_size": group_size, "symmetric": symmetric, "damping": damping, "block_size": block_size,
-        "act_order": act_order, "static_groups": static_groups, "never_worse": never_worse,
+        "method": "gptq", "bits": bits, "group_size": group_size, "symmetric": symmetric,
+        "damping": damping, "block_size": block_size, "act_order": act_order,
+        "static_groups": static_groups, "never_worse": never_worse,
     }  # fmt: skip
 
     def make(
@@ -255,8 +259,12 @@ def quantize(
     }
     if loud := made.details["loud"]:
         warnings.warn(
-            f"damping: in {len(loud)} layers ({loud[0]} …) a few inputs are so loud that 1 % of the mean of diag H exceeds its "
-            f"median; the mean was bounded by {LOUD} medians there. Try damping=0.001, or AWQ, which scales such inputs.",
-            CompressionWarning, stacklevel=2,
-        )  # fmt: skip
+            (
+                f"damping: in {len(loud)} layers ({loud[0]} …) a few inputs are so loud that 1 % "
+                f"of the mean of diag H exceeds its median; the mean was bounded by {LOUD} medians "
+                "there. Try damping=0.001, or AWQ, which scales such inputs."
+            ),
+            CompressionWarning,
+            stacklevel=2,
+        )
     return made

@@ -56,7 +56,8 @@ def check_matrix(x: Tensor, name: str = "weight") -> Tensor:
         )
     if x.abs().max() > LARGEST:
         raise CompressionError(
-            f"{name}: a magnitude above {LARGEST:.0e} leaves no room for a grid in float32; rescale it."
+            f"{name}: a magnitude above {LARGEST:.0e} leaves no room for a grid in float32; "
+            "rescale it."
         )
     return x if x.dtype == torch.float64 else x.float()
 
@@ -79,8 +80,8 @@ def check_group_size(group_size: int | None, columns: int) -> int:
     if not isinstance(group_size, Integral) or group_size < 1 or columns % group_size:
         fitting = [g for g in (16, 32, 64, 128, 256) if columns % g == 0] or [columns]
         raise CompressionError(
-            f"group_size={group_size} does not divide the {columns} columns; choose one of {fitting}, or -1 for whole rows "
-            "(in a model, per_layer can give a layer its own)."
+            f"group_size={group_size} does not divide the {columns} columns; choose one "
+            f"of {fitting}, or -1 for whole rows (in a model, per_layer can give a layer its own)."
         )
     return group_size
 
@@ -113,10 +114,12 @@ def scale_and_zero(
     Asymmetric: s = (high − low) / (2^b − 1), z = round(−low / s). Symmetric, with a = max(|low|,
     |high|): z = 2^(b−1) and
 
-        s = 2a / (2^b − 1)          all 2^b codes; ±a lie half a step from the ends. The grid of weights in the official
+        s = 2a / (2^b − 1)          all 2^b codes; ±a lie half a step from the ends. The grid of
+                                    weights in the official
                                     GPTQ code, llm-compressor and torchao.
-        s = a / (2^(b−1) − 1)       with `narrow`: the codes 1 … 2^b − 1, ±a are points. The usual grid of INT8
-                                    activations and of the weights they meet (bitsandbytes, SmoothQuant, ONNX), a / 127.
+        s = a / (2^(b−1) − 1)       with `narrow`: the codes 1 … 2^b − 1, ±a are points. The usual
+                                    grid of INT8 activations and of the weights they meet
+                                    (bitsandbytes, SmoothQuant, ONNX), a / 127.
 
     A range that is only {0} gets s = 1. `narrow` says nothing about an asymmetric grid.
     """
@@ -138,7 +141,8 @@ def scale_and_zero(
 
 
 def make_grid(
-    x: Tensor, *, bits: int, symmetric: bool = False, granularity: str = "per_group", group_size: int | None = 64,
+    x: Tensor, *, bits: int, symmetric: bool = False, granularity: str = "per_group",
+    group_size: int | None = 64,
     narrow: bool = False,
 ) -> Grid:  # fmt: skip
     """The min-max grid of a matrix (rows, columns).

@@ -160,9 +160,11 @@ class OnlineHadamard(FixedBuffers):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "bias": self.inner.bias is not None,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.inner.bias is not None,
             "conv1d": isinstance(self.inner, Conv1D),
-        }  # fmt: skip
+        }
 
     @classmethod
     @torch.no_grad()
@@ -183,7 +185,9 @@ class OnlineHadamard(FixedBuffers):
 
     @property
     def weight(self) -> Tensor:
-        """W (out, in): one matrix that does the same, for files that have no place for the product."""
+        """W (out, in): one matrix that does the same,
+        for files that have no place for the product.
+        """
         return transform(walk.weight_of(self.inner), self.block.T)  # H = B ⊗ S with a symmetric S
 
     @property

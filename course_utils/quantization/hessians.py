@@ -198,11 +198,15 @@ def warn_of_few_tokens(calibration: Tensor, layers: dict[str, nn.Module]) -> Non
     if short:
         widest = max(short, key=short.__getitem__)
         warnings.warn(
-            f"calibration: {tokens} tokens, but {len(short)} of {len(layers)} layers have more inputs ({widest}: {short[widest]}). "
-            "What these say of correlations is mostly chance, so that it is used in part only (hessians.shrunk), and little is gained; "
-            f"give {8 * max(short.values())} or more.",
-            CompressionWarning, stacklevel=3,
-        )  # fmt: skip
+            (
+                f"calibration: {tokens} tokens, but {len(short)} of {len(layers)} layers have more "
+                f"inputs ({widest}: {short[widest]}). What these say of correlations is mostly "
+                "chance, so that it is used in part only (hessians.shrunk), and little is gained; "
+                f"give {8 * max(short.values())} or more."
+            ),
+            CompressionWarning,
+            stacklevel=3,
+        )
 
 
 def block_hessians(

@@ -4,7 +4,8 @@ Shaji, 2023).
 A grid with a real zero point z, whose rounding errors may be few and large rather than many and
 small:
 
-    minimize over z and E   Σ |E|^p + (β / 2) (W − Ŵ(z) − E)²,     Ŵ(z) = s (q − z),   q = clamp(round(W / s + z))
+    minimize over z and E   Σ |E|^p + (β / 2) (W − Ŵ(z) − E)²,     Ŵ(z) = s (q − z),
+                            q = clamp(round(W / s + z))
 
 by turns, with the scale s of the min-max grid kept. With z fixed, E is the generalized soft
 threshold
@@ -78,8 +79,9 @@ def shrink(error: Tensor, beta: float, p: float = P) -> Tensor:
 
 
 def quantize_layer(
-    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False, p: float = P,
-    beta: float = BETA, kappa: float = KAPPA, rounds: int = ROUNDS,
+    weight: Tensor, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False,
+    unbiased: bool = False, p: float = P, beta: float = BETA, kappa: float = KAPPA,
+    rounds: int = ROUNDS,
 ) -> RealZero:  # fmt: skip
     """HQQ of one weight (out, in).
 
@@ -172,7 +174,9 @@ def stretched(groups: Tensor, made: RealZero) -> RealZero:
     """The same codes (out, in) with scales and zero points such that the error of each group (out,
     groups, size) is uncorrelated with its weights.
 
-    ŵ ← w̄ + c (ŵ − mean ŵ),  c = Σ (w − w̄)² / Σ (w − w̄)(ŵ − mean ŵ), 1 where that is not positive. Scales and zero points are rounded to float16.
+    ŵ ← w̄ + c (ŵ − mean ŵ),
+    c = Σ (w − w̄)² / Σ (w − w̄)(ŵ − mean ŵ), 1 where that is not positive.
+    Scales and zero points are rounded to float16.
     """
     codes = made.codes.view(groups.shape).float()
     w, q = groups.mean(-1, keepdim=True), codes.mean(-1, keepdim=True)
@@ -203,7 +207,8 @@ class RealZeroLinear(ExpandedLinear):
     zero_point: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, bits: int, groups: int, scale_dtype: str = "float16", bias: bool = False,
+        self, in_features: int, out_features: int, *, bits: int, groups: int,
+        scale_dtype: str = "float16", bias: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -225,8 +230,9 @@ class RealZeroLinear(ExpandedLinear):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits, "groups": self.groups,
-            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits,
+            "groups": self.groups, "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+            "bias": self.bias is not None,
         }  # fmt: skip
 
     @classmethod
@@ -234,7 +240,8 @@ class RealZeroLinear(ExpandedLinear):
         """The layer for a result and a bias."""
         rows, columns = result.codes.shape
         layer = cls(
-            columns, rows, bits=result.bits, groups=result.scale.shape[1], scale_dtype="float16" if is_half(result.scale) else "float32",
+            columns, rows, bits=result.bits, groups=result.scale.shape[1],
+            scale_dtype="float16" if is_half(result.scale) else "float32",
         ).to(result.codes.device)  # fmt: skip
         layer.packed.copy_(pack(result.codes, result.bits))
         layer.scale.copy_(result.scale)
@@ -249,12 +256,15 @@ class RealZeroLinear(ExpandedLinear):
         return RealZero(codes, self.scale.float(), self.zero_point.float(), self.bits).weight
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bits={self.bits}, groups={self.groups}"
+        )
 
 
 def quantize(
-    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False, unbiased: bool = False,
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, *, bits: int = 4, group_size: int | None = 64, fit_scale: bool = False,
+    unbiased: bool = False, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks.
 

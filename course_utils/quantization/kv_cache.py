@@ -109,8 +109,9 @@ class QuantizedCacheLayer(DynamicLayer):
     values: Tensor  # type: ignore[assignment]
 
     def __init__(
-        self, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel", value_axis: str = "token", *,
-        first: int = 0, method: str = "grid", turn: Callable[..., Tensor] | None = None, seed: int = 0,
+        self, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel",
+        value_axis: str = "token", *, first: int = 0, method: str = "grid",
+        turn: Callable[..., Tensor] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.seed = seed
@@ -258,8 +259,9 @@ class QuantizedCache(Cache):
 
 
 def new(
-    model: PreTrainedModel, *, bits: int = 4, group: int = 32, window: int = 32, key_axis: str = "channel",
-    value_axis: str = "token", first: int = 0, method: str = "grid", before_rope: bool = False, seed: int = 0,
+    model: PreTrainedModel, *, bits: int = 4, group: int = 32, window: int = 32,
+    key_axis: str = "channel", value_axis: str = "token", first: int = 0, method: str = "grid",
+    before_rope: bool = False, seed: int = 0,
 ) -> QuantizedCache:  # fmt: skip
     """An empty quantized cache for a causal language model; use it for one batch of sequences.
 
@@ -315,7 +317,8 @@ def _read(
     ids = walk.check_calibration(ids, model)
     if ids.shape[1] < 2 or chunk < 1 or batch < 1:
         raise CompressionError(
-            f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, and at least 1 of each."
+            f"ids, chunk={chunk}, batch={batch}: give sequences of at least 2 tokens, "
+            "and at least 1 of each."
         )
     full = "bits" in settings and settings["bits"] is None
     for part in ids.split(batch):

@@ -117,8 +117,9 @@ class QuantizedLinear(Described, nn.Module):
     scale: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool, bias: bool,
-        scattered: bool = False, scale_dtype: torch.dtype | str = torch.float16, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, bits: int, groups: int, *, symmetric: bool,
+        bias: bool, scattered: bool = False, scale_dtype: torch.dtype | str = torch.float16,
+        dtype: torch.dtype = torch.float32,
         activations: str = "float",
     ) -> None:  # fmt: skip
         super().__init__()
@@ -155,9 +156,11 @@ class QuantizedLinear(Described, nn.Module):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits, "groups": self.groups,
-            "symmetric": self.symmetric, "bias": self.bias is not None, "scattered": self.group_index is not None,
-            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "activations": self.activations,
+            "in_features": self.in_features, "out_features": self.out_features, "bits": self.bits,
+            "groups": self.groups, "symmetric": self.symmetric, "bias": self.bias is not None,
+            "scattered": self.group_index is not None,
+            "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+            "activations": self.activations,
         }  # fmt: skip
 
     @classmethod
@@ -169,7 +172,8 @@ class QuantizedLinear(Described, nn.Module):
         natural = torch.arange(columns, device=grid.group_index.device) // (columns // groups)
         scattered = not torch.equal(grid.group_index, natural)
         layer = cls(
-            columns, rows, grid.bits, groups, symmetric=grid.symmetric, bias=bias is not None, scattered=scattered,
+            columns, rows, grid.bits, groups, symmetric=grid.symmetric, bias=bias is not None,
+            scattered=scattered,
             scale_dtype=torch.float16 if is_half(grid.scale) else torch.float32,
         ).to(result.codes.device)  # fmt: skip
         if layer.group_index is not None:
@@ -268,4 +272,7 @@ class QuantizedLinear(Described, nn.Module):
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={self.groups}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bits={self.bits}, groups={self.groups}"
+        )

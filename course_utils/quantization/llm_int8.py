@@ -43,9 +43,11 @@ class LLMInt8Linear(Int8Linear):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "threshold": self.threshold,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "threshold": self.threshold,
             "bias": self.bias is not None,
-        }  # fmt: skip
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features)

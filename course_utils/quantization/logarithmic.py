@@ -23,7 +23,8 @@ def check(bits: int, fraction: int) -> None:
     """Raises CompressionError unless 2 ≤ bits ≤ 16 and 0 ≤ fraction ≤ 12."""
     if not (2 <= bits <= 16 and 0 <= fraction <= 12):
         raise CompressionError(
-            f"bits={bits}, fraction={fraction}: choose 2 to 16 bits, 0 to 12 of them behind the point."
+            f"bits={bits}, fraction={fraction}: choose 2 to 16 bits, 0 to 12 of "
+            "them behind the point."
         )
 
 
@@ -69,7 +70,8 @@ def encode(
     x = torch.as_tensor(x, dtype=torch.float64)
     if torch.isnan(x).any():
         raise CompressionError(
-            "x: contains NaN, and logarithmic numbers have no pattern for it; repair the values first."
+            "x: contains NaN, and logarithmic numbers have no pattern for it; "
+            "repair the values first."
         )
     size = x.abs().clamp(max=1.0)
     log = torch.log2(size.clamp(min=1e-300)) * 2**fraction + top(bits)

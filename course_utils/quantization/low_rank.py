@@ -3,7 +3,8 @@ Wang et al., 2025).
 
 The best matrix of rank r by the outputs of the layer, not by its weights:
 
-    H = (2/N) XᵀX = S Sᵀ,     W S = P Σ Qᵀ,     Ŵ = P_r Σ_r Q_rᵀ S⁻¹ = A B,     A (out, r), B (r, in),
+    H = (2/N) XᵀX = S Sᵀ,     W S = P Σ Qᵀ,     Ŵ = P_r Σ_r Q_rᵀ S⁻¹ = A B,
+    A (out, r), B (r, in),
     tr((W − Ŵ) H (W − Ŵ)ᵀ) = Σ_{i > r} σ_i²,
 
 because ‖(W − Ŵ) S‖² is that error, W S the matrix whose best approximation is wanted, and S has an
@@ -62,7 +63,8 @@ def rank_for(ratio: float, rows: int, columns: int) -> int:
     rank = int(ratio * rows * columns / (rows + columns) + 1e-9)
     if rank < 1:
         raise CompressionError(
-            f"ratio={ratio}: not even rank 1 of a weight ({rows}, {columns}) is that small; it needs {(rows + columns) / (rows * columns):.3f}."
+            f"ratio={ratio}: not even rank 1 of a weight ({rows}, {columns}) is that small; "
+            f"it needs {(rows + columns) / (rows * columns):.3f}."
         )
     return rank
 
@@ -129,7 +131,8 @@ class LowRankLinear(nn.Module):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "rank": self.rank, "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features, "rank": self.rank,
+            "bias": self.bias is not None,
             "precision": self.precision,
         }  # fmt: skip
 
@@ -169,8 +172,9 @@ class LowRankLinear(nn.Module):
 
 @torch.no_grad()
 def compress(
-    model: nn.Module, calibration: Tensor | None = None, *, ratio: float = 0.5, damping: float = 1e-4, precision: str = "bfloat16",
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None = None, *, ratio: float = 0.5,
+    damping: float = 1e-4, precision: str = "bfloat16", ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Every linear layer of the blocks in factors with `ratio` of its numbers; without calibration
     by plain SVD. Works on a copy.

@@ -57,7 +57,9 @@ class Scheme:
 
     @property
     def largest(self) -> float:
-        """The largest element; −128/64 of INT8 is left out, so that no number is larger below zero."""
+        """The largest element; −128/64 of INT8 is left out,
+        so that no number is larger below zero.
+        """
         return self.element.largest * self.unit
 
     @property
@@ -150,7 +152,8 @@ def encode(x: Tensor, scheme: str, *, rule: str = "floor", four_over_six: bool =
         raise CompressionError(f"rule={rule!r}: choose one of {', '.join(RULES)}.")
     if (four_over_six and found.scale != "E4M3") or (rule != "floor" and found.scale != "E8M0"):
         raise CompressionError(
-            f"{scheme}: `rule` is for scales of powers of two (MX), `four_over_six` for NVFP4; leave it out."
+            f"{scheme}: `rule` is for scales of powers of two (MX), `four_over_six` for NVFP4; "
+            "leave it out."
         )
     x = check_matrix(x)
     blocks = _in_blocks(x.double(), found.block)
@@ -233,7 +236,8 @@ class MicroscaledLinear(Described, ExpandedLinear):
     tensor_scale: Tensor | None
 
     def __init__(
-        self, in_features: int, out_features: int, *, scheme: str, bias: bool = False, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, scheme: str, bias: bool = False,
+        dtype: torch.dtype = torch.float32,
         activations: str = "float",
     ) -> None:  # fmt: skip
         super().__init__()
@@ -250,7 +254,8 @@ class MicroscaledLinear(Described, ExpandedLinear):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "scheme": self.scheme, "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "scheme": self.scheme, "bias": self.bias is not None,
             "activations": self.activations,
         }  # fmt: skip
 
@@ -282,7 +287,8 @@ class MicroscaledLinear(Described, ExpandedLinear):
         """
         if self.scheme not in PRODUCTS:
             raise CompressionError(
-                f"scheme: {self.scheme}; the kernels read {' and '.join(PRODUCTS)} only; use `weight`."
+                f"scheme: {self.scheme}; the kernels read {' and '.join(PRODUCTS)} only; "
+                "use `weight`."
             )
         return BlockWeight(
             self.packed, self.scales, self.tensor_scale, find(self.scheme).scale, self.in_features
@@ -302,7 +308,8 @@ class MicroscaledLinear(Described, ExpandedLinear):
 
 
 def quantize(
-    model: nn.Module, *, scheme: str = "MXFP4", rule: str = "floor", four_over_six: bool = False, ignore: Patterns = (),
+    model: nn.Module, *, scheme: str = "MXFP4", rule: str = "floor", four_over_six: bool = False,
+    ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Weights of every linear layer of the blocks in a block format.

@@ -3,7 +3,8 @@ one layer.
 
 A row r of a linear layer makes one number y_r. If rows are rounded to b_r bits,
 
-    KL ≈ ½ Σ_r E[g_r²] · e_rᵀ H e_r,     e_r = ŵ_r(b_r) − w_r,   H = E[x xᵀ],   g_r = ∂(−ln p(drawn tokens)) / ∂y_r
+    KL ≈ ½ Σ_r E[g_r²] · e_rᵀ H e_r,     e_r = ŵ_r(b_r) − w_r,   H = E[x xᵀ],
+    g_r = ∂(−ln p(drawn tokens)) / ∂y_r
 
 with tokens drawn from the model's own distribution: the Fisher information of y_r, errors of rows
 and of tokens taken as uncorrelated, and sizes of g and x as independent (K-FAC's assumption,
@@ -45,7 +46,8 @@ class MixedRowsLinear(ExpandedLinear):
     zero_point: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, packed: int, groups: int, scale_dtype: str = "float16", bias: bool = False,
+        self, in_features: int, out_features: int, *, packed: int, groups: int,
+        scale_dtype: str = "float16", bias: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -61,9 +63,13 @@ class MixedRowsLinear(ExpandedLinear):
     def shape(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "packed": len(self.packed), "groups": self.groups,
-            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "bias": self.bias is not None,
-        }  # fmt: skip
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "packed": len(self.packed),
+            "groups": self.groups,
+            "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+            "bias": self.bias is not None,
+        }
 
     @classmethod
     def of(
@@ -80,7 +86,8 @@ class MixedRowsLinear(ExpandedLinear):
         """
         if bits.shape != weight.shape[:1]:
             raise CompressionError(
-                f"bits: shape {tuple(bits.shape)}; give one width for each of the {len(weight)} rows."
+                f"bits: shape {tuple(bits.shape)}; give one width for each of "
+                f"the {len(weight)} rows."
             )
         parts = {
             int(b): hqq.quantize_layer(weight, bits=int(b), group_size=group_size, **grid)
@@ -90,7 +97,8 @@ class MixedRowsLinear(ExpandedLinear):
         rows = [streams[int(b)][i] for i, b in enumerate(bits)]
         scale = torch.stack([parts[int(b)].scale[i] for i, b in enumerate(bits)])
         layer = cls(
-            weight.shape[1], len(weight), packed=sum(map(len, rows)), groups=scale.shape[1], scale_dtype="float16" if is_half(scale) else "float32",
+            weight.shape[1], len(weight), packed=sum(map(len, rows)), groups=scale.shape[1],
+            scale_dtype="float16" if is_half(scale) else "float32",
         ).to(weight.device)  # fmt: skip
         layer.packed.copy_(torch.cat(rows))
         layer.bits.copy_(bits)
@@ -120,12 +128,16 @@ class MixedRowsLinear(ExpandedLinear):
         return hqq.RealZero(codes, self.scale.float(), self.zero_point.float(), 8).weight
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits per weight={float(self.bits.float().mean()):.3f}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bits per "
+            f"weight={float(self.bits.float().mean()):.3f}"
+        )
 
 
 def quantize(
-    model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64, ignore: selection.Patterns = (),
-    per_layer: selection.PerLayer | None = None, fit_scale: bool = False, unbiased: bool = False,
+    model: nn.Module, bits: Mapping[str, Tensor], *, group_size: int | None = 64,
+    ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None,
+    fit_scale: bool = False, unbiased: bool = False,
 ) -> Compressed:  # fmt: skip
     """HQQ of every linear layer of the blocks, rows of layer `name` in `bits[name]` (out,) bits.
 
@@ -139,7 +151,8 @@ def quantize(
     missing = sorted(set(selection.selected(model, ignore)) - set(bits))
     if missing:
         raise CompressionError(
-            f"bits: nothing is said of {', '.join(missing[:3])}; give widths for every layer, or ignore some."
+            f"bits: nothing is said of {', '.join(missing[:3])}; give widths for every "
+            "layer, or ignore some."
         )
 
     def make(name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
@@ -162,7 +175,8 @@ def quantize(
 
 @torch.enable_grad()
 def row_damages(
-    model: PreTrainedModel, ids: Tensor, options: Sequence[int] = (2, 3, 4), *, group_size: int | None = 64, seed: int = 0, batch: int = 4,
+    model: PreTrainedModel, ids: Tensor, options: Sequence[int] = (2, 3, 4), *,
+    group_size: int | None = 64, seed: int = 0, batch: int = 4,
     **grid: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
     """{layer: damages (out, options)} in nats a token, from ids (windows, context) and one draw of
@@ -242,7 +256,8 @@ def allocate_rows(
     d, s = torch.cat(list(damage.values())).double(), torch.cat(list(size.values())).double()
     if float(s.min(1).values.sum()) > budget:
         raise CompressionError(
-            f"budget={budget:,}: the smallest options take {float(s.min(1).values.sum()):,.0f} already; raise it."
+            f"budget={budget:,}: the smallest options take {float(s.min(1).values.sum()):,.0f} "
+            "already; raise it."
         )
     rows = torch.arange(len(d))
 

@@ -117,7 +117,8 @@ def train(
     """
     if blocks.dim() != 2 or not len(blocks) or not torch.isfinite(blocks).all() or not trade > 0:
         raise CompressionError(
-            f"blocks: shape {tuple(blocks.shape)}, trade={trade}: give finite blocks (n, width) and a positive trade."
+            f"blocks: shape {tuple(blocks.shape)}, trade={trade}: give finite blocks (n, "
+            "width) and a positive trade."
         )
     codec, rng = Codec(blocks.shape[1], hidden, seed), torch.Generator().manual_seed(seed)
     # at high rates a step s leaves s²/12, and d(bits)/d(error) = 1 / (2 ln 2 · error): start at the
@@ -150,7 +151,8 @@ def rounded(x: Tensor, error: float) -> float:
     """
     if not 0 < error < float(x.square().mean()):
         raise CompressionError(
-            f"error={error}: choose one between 0 and the mean square of x, {float(x.square().mean()):g}."
+            f"error={error}: choose one between 0 and the mean square of x, "
+            f"{float(x.square().mean()):g}."
         )
     low, high = 0.0, 8 * float(x.abs().max())
     while high - low > 1e-4 * high:

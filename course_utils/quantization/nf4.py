@@ -32,9 +32,10 @@ BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED_BLOCK = 256
 # the published table; formats.normal_float_values computes it, which gives the same to 4e-7
 NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
 )  # fmt: skip
 LOOKUP = 65536  # entries of the table in which bitsandbytes' CPU code looks up 8-bit codes
 
@@ -89,7 +90,8 @@ def encode(x: Tensor, *, format: str = "nf4", block_size: int = 64) -> Blockwise
         )
     if x.numel() == 0 or not x.is_floating_point() or not torch.isfinite(x).all():
         raise CompressionError(
-            "x: expected real numbers without NaN or infinity, at least one; repair the weights first."
+            "x: expected real numbers without NaN or infinity, at least one; "
+            "repair the weights first."
         )
     if x.abs().max() > LARGEST:
         raise CompressionError(f"x: a magnitude above {LARGEST:.0e}; rescale the weights.")
@@ -117,7 +119,9 @@ def decode(blockwise: Blockwise, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:
-    """Codes below 16, two to a byte, the first of each pair in the high half: (ceil(n / 2),) uint8."""
+    """Codes below 16, two to a byte, the first of each pair in the high half:
+    (ceil(n / 2),) uint8.
+    """
     codes = nn.functional.pad(codes, (0, len(codes) % 2))
     return codes[::2] << 4 | codes[1::2]
 
@@ -160,8 +164,8 @@ class BlockwiseLinear(ExpandedLinear):
     offset: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, format: str = "nf4", block_size: int = 64, nested: bool = False,
-        bias: bool = False, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, format: str = "nf4", block_size: int = 64,
+        nested: bool = False, bias: bool = False, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -183,8 +187,9 @@ class BlockwiseLinear(ExpandedLinear):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "format": self.format,
-            "block_size": self.block_size, "nested": self.nested, "bias": self.bias is not None,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "format": self.format, "block_size": self.block_size, "nested": self.nested,
+            "bias": self.bias is not None,
         }  # fmt: skip
 
     @classmethod
@@ -223,7 +228,10 @@ class BlockwiseLinear(ExpandedLinear):
         return decode(self.blockwise)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}, block {self.block_size}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, {self.format}, "
+            f"block {self.block_size}"
+        )
 
 
 def quantize(

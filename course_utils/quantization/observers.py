@@ -53,7 +53,8 @@ class MinMax:
         """(low, high) so far. Raises CompressionError if nothing was seen."""
         if self.low is None or self.high is None:
             raise CompressionError(
-                "observer: has seen no activations; run the calibration data through the model first."
+                "observer: has seen no activations; run the calibration data "
+                "through the model first."
             )
         return self.low, self.high
 

@@ -39,7 +39,8 @@ def check_moments(H: Tensor, C: Tensor, inputs: int) -> None:
 
 @torch.no_grad()
 def quantize(
-    model: PreTrainedModel, calibration: Tensor, quantize_layer: Callable[..., LayerResult], settings: dict[str, Any], ignore: Patterns = (),
+    model: PreTrainedModel, calibration: Tensor, quantize_layer: Callable[..., LayerResult],
+    settings: dict[str, Any], ignore: Patterns = (),
     per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """quantize_layer(weight, H, C, **settings but for the method's name) of every linear layer in
@@ -55,7 +56,8 @@ def quantize(
     began, method = time.perf_counter(), settings["method"]
     if source_of(model) is not None:
         raise CompressionError(
-            f"{method}: runs the original beside the copy, so both must be in memory; load the model, or take gptq, which goes block by block."
+            f"{method}: runs the original beside the copy, so both must be in memory; "
+            "load the model, or take gptq, which goes block by block."
         )
     walk.check_finite(model)
     calibration = walk.check_calibration(calibration, model)
@@ -121,7 +123,9 @@ def without_chance(H: Tensor, C: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
 def _moments(
     block: nn.Module, states: walk.States, before: nn.Module, exact: walk.States
 ) -> dict[str, tuple[Tensor, Tensor | None, int]]:
-    """For each linear layer, by its name in the block: H, C (None where the tokens differ), and N."""
+    """For each linear layer, by its name in the block:
+    H, C (None where the tokens differ), and N.
+    """
     sums: dict[str, list[Any]] = {}
     for one, other in zip(states, exact, strict=True):
         x, y = _inputs(block, one), _inputs(before, other)

@@ -26,7 +26,8 @@ LARGEST_BITS = 16  # `encode` looks in a list of all patterns
 def _check(bits: int, es: int, most: int) -> None:
     if not 3 <= bits <= most or not 0 <= es <= 3:
         raise CompressionError(
-            f"bits={bits}, es={es}: choose 3 to {most} bits, and an es of 0 to 3 (the standard has 2)."
+            f"bits={bits}, es={es}: choose 3 to {most} bits, and an es of 0 to "
+            "3 (the standard has 2)."
         )
 
 

@@ -96,9 +96,10 @@ class QATLinear(nn.Module):
 
 
 def quantize(
-    model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64, symmetric: bool = False,
-    steps: int = 200, batch: int = 8, learning_rate: float = 1e-3, learned_step: bool = True, distill: float = 1.0,
-    seed: int = 0, ignore: selection.Patterns = (), per_layer: selection.PerLayer | None = None, teacher: PreTrainedModel | None = None,
+    model: PreTrainedModel, data: Tensor, *, bits: int = 2, group_size: int | None = 64,
+    symmetric: bool = False, steps: int = 200, batch: int = 8, learning_rate: float = 1e-3,
+    learned_step: bool = True, distill: float = 1.0, seed: int = 0, ignore: selection.Patterns = (),
+    per_layer: selection.PerLayer | None = None, teacher: PreTrainedModel | None = None,
 ) -> Compressed:  # fmt: skip
     """Train the blocks of a causal language model with quantized weights, then pack them.
 
@@ -150,7 +151,8 @@ def quantize(
     teacher = original if teacher is None else teacher
     if teacher.config.get_text_config().vocab_size != model.config.get_text_config().vocab_size:
         raise CompressionError(
-            "teacher: its vocabulary is not the model's; take the original that the model was made from."
+            "teacher: its vocabulary is not the model's; take the original that "
+            "the model was made from."
         )
     was_training = teacher.training
     try:
@@ -162,8 +164,9 @@ def quantize(
     model.requires_grad_(False).zero_grad(set_to_none=True)
     walk.as_precise_as(original, model)
     settings = {
-        "method": "qat", **grid_settings, "steps": steps, "batch": batch, "learning_rate": learning_rate,
-        "learned_step": learned_step, "distill": distill, "seed": seed, "data": list(data.shape),
+        "method": "qat", **grid_settings, "steps": steps, "batch": batch,
+        "learning_rate": learning_rate, "learned_step": learned_step, "distill": distill,
+        "seed": seed, "data": list(data.shape),
         **chosen.told,
     }  # fmt: skip
     return Compressed(model.eval(), settings, time.perf_counter() - began, {"loss": losses})
@@ -212,7 +215,8 @@ def _train(
             )
         if not torch.isfinite(loss):
             raise CompressionError(
-                f"learning_rate={learning_rate}: the loss is not finite at step {step}; use a smaller one."
+                f"learning_rate={learning_rate}: the loss is not finite at step {step}; "
+                "use a smaller one."
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -4,7 +4,8 @@ came before.
 LDLQ (QuIP, Chee et al., 2023) rounds column k after adding what the *original* errors so far ask
 for,
 
-    ŵ_k = Q(w_k + Σ_{j<k} (w_j − ŵ_j) A_jk),     H = (I + A) D (I + A)ᵀ,  A strictly upper triangular, D diagonal.
+    ŵ_k = Q(w_k + Σ_{j<k} (w_j − ŵ_j) A_jk),     H = (I + A) D (I + A)ᵀ,
+    A strictly upper triangular, D diagonal.
 
 GPTQ moves the weights and forgets the errors. With its factor, H⁻¹ = UᵀU, the same is I + A = U⁻¹
 diag(U), D = diag(U)⁻²: both round the same numbers, whatever Q is. `ldlq_layer` is there to show
@@ -14,7 +15,8 @@ Qronos (Zhang et al., 2025): GPTQ asks for X Ŵᵀ ≈ X Wᵀ with the inputs X 
 so far give. But X itself is off by then; wanted is the original's output, X̃ Wᵀ with the original's
 inputs X̃. Among all real V the best answer to X Vᵀ ≈ X̃ Wᵀ is
 
-    V = W (C + λI) (H + λI)⁻¹,     C = (2/N) X̃ᵀX,  H = (2/N) XᵀX,  λ GPTQ's damping (λI pulls V towards W),
+    V = W (C + λI) (H + λI)⁻¹,     C = (2/N) X̃ᵀX,  H = (2/N) XᵀX,
+    λ GPTQ's damping (λI pulls V towards W),
 
 and (Ŵ − V) (H + λI) (Ŵ − V)ᵀ is what a rounding costs above it: so GPTQ, walking from V in W's
 place, is the answer. That is the published algorithm but for the first column: there Qronos rounds
@@ -85,8 +87,9 @@ def target(
 
 
 def quantize(
-    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64, symmetric: bool = False,
-    damping: float = 0.01, first: str = "held", ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: PreTrainedModel, calibration: Tensor, *, bits: int = 4, group_size: int | None = 64,
+    symmetric: bool = False, damping: float = 0.01, first: str = "held", ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Qronos of every linear layer in the blocks of a causal language model in memory.
 

@@ -1,7 +1,8 @@
 """Keys before the rotary embedding: turned back by their position, and turned again after they are
 read.
 
-    k'_{i} = k_i cos θ_i p − k_{i+d/2} sin θ_i p,   k'_{i+d/2} = k_{i+d/2} cos θ_i p + k_i sin θ_i p        (RoPE, Su et al., 2021)
+    k'_{i} = k_i cos θ_i p − k_{i+d/2} sin θ_i p,   k'_{i+d/2} = k_{i+d/2} cos θ_i p + k_i sin θ_i p
+    (RoPE, Su et al., 2021)
 
 A large channel of k is spread by the turning over two channels of k', with weights that change from
 token to token; keys that share a scale along the tokens are therefore better quantized before it
@@ -36,7 +37,8 @@ def turner(model: PreTrainedModel) -> Callable[..., Tensor]:
     ]
     if len(found) != 1:
         raise CompressionError(
-            f"before_rope: the model has {len(found)} rotary embeddings, one is needed; leave it out."
+            f"before_rope: the model has {len(found)} rotary embeddings, one is needed; "
+            "leave it out."
         )
     embed = found[0]
 
@@ -69,5 +71,6 @@ def _try(model: PreTrainedModel, turn: Callable[..., Tensor]) -> None:
         CLOSE, float(torch.finfo(keys.dtype).eps) * 8
     ) * float(keys.abs().max()):
         raise CompressionError(
-            "before_rope: turned back by their positions, the keys of one repeated token are not equal; leave it out."
+            "before_rope: turned back by their positions, the keys of one repeated token are "
+            "not equal; leave it out."
         )

@@ -5,7 +5,8 @@ Blocks read the residual stream x through a norm and add to it. A norm without a
 by a length, which a rotation Q does not change: norm(Q x) = Q norm(x). So, once each norm's gain is
 folded into the layers that read it,
 
-    reader  W ← W diag(g) Qᵀ,     writer  W ← Q W,  b ← Q b,     embedding rows  e ← Q e,     head  W ← W diag(g) Qᵀ
+    reader  W ← W diag(g) Qᵀ,     writer  W ← Q W,  b ← Q b,     embedding rows  e ← Q e,
+    head  W ← W diag(g) Qᵀ
 
 leaves the function as it is. A tied head must be untied first: embedding and head change
 differently. With LayerNorm, which also takes out the mean, Q must leave the vector of ones as it is
@@ -77,7 +78,8 @@ def untie(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def rotate(
-    model: PreTrainedModel, *, basis: str | Tensor = "hadamard", seed: int = 0, heads: bool = True, online: Patterns = ()
+    model: PreTrainedModel, *, basis: str | Tensor = "hadamard", seed: int = 0, heads: bool = True,
+    online: Patterns = ()
 ) -> Any:  # fmt: skip
     """A copy of a causal language model with a rotated residual stream, which computes the same.
 
@@ -112,7 +114,10 @@ def rotate(
     if not _same(_logits(made), wanted, made.dtype):
         raise _refused(
             made,
-            "norms stand behind its layers or on its embeddings, or something else than a norm reads the stream",
+            (
+                "norms stand behind its layers or on its embeddings, or something else than "
+                "a norm reads the stream"
+            ),
         )
     if as_list(online):
         hadamard.before(made, online)
@@ -122,7 +127,8 @@ def rotate(
 def _check(model: PreTrainedModel) -> None:
     if not isinstance(model, PreTrainedModel):
         raise CompressionError(
-            "model: expected a causal language model of transformers; the residual stream of other modules is not known."
+            "model: expected a causal language model of transformers; "
+            "the residual stream of other modules is not known."
         )
     walk.check_loaded(model)
     walk.blocks(model)  # refuses encoders with decoders
@@ -145,8 +151,8 @@ def _width(model: PreTrainedModel) -> int:
 
 def _refused(model: PreTrainedModel, why: str) -> CompressionError:
     return CompressionError(
-        f"model: a rotated residual stream would change what {type(model).__name__} ({model.config.model_type}) computes: {why}. "
-        "Use gptq, awq or hqq on the model as it is."
+        f"model: a rotated residual stream would change what {type(model).__name__} "
+        f"({model.config.model_type}) computes: {why}. Use gptq, awq or hqq on the model as it is."
     )
 
 
@@ -163,7 +169,8 @@ def _basis(basis: str | Tensor, width: int, seed: int) -> Tensor:
             or not (found @ found.T - torch.eye(width)).abs().max() < 1e-4
         ):
             raise CompressionError(
-                f"basis: an orthogonal matrix ({width}, {width}) is needed, Q Qᵀ = I; take Q of torch.linalg.qr(basis)."
+                f"basis: an orthogonal matrix ({width}, {width}) is needed, Q Qᵀ = I; "
+                "take Q of torch.linalg.qr(basis)."
             )
         return found
     if basis not in BASES:
@@ -229,7 +236,8 @@ def _fold(model: PreTrainedModel, norm: readers.Norm, Q: Tensor) -> None:
     elif shift is not None and bool((shift != 0).any()):
         if (gain.abs() < 1e-4 * gain.abs().max()).any():
             raise CompressionError(
-                f"{norm.name}: its gain is nearly 0 somewhere and layers without a bias read it; its shift has nowhere to go."
+                f"{norm.name}: its gain is nearly 0 somewhere and layers without a bias read it; "
+                "its shift has nowhere to go."
             )
         module.bias.copy_(Q @ (shift / gain))
     for layer in layers:
@@ -288,7 +296,8 @@ def _rotate_heads(model: PreTrainedModel, seed: int, wanted: Tensor) -> None:
 
 def _without_heads(model: PreTrainedModel, why: str) -> CompressionError:
     return CompressionError(
-        f"heads: {type(model).__name__} ({model.config.model_type}): {why}; use heads=False, which rotates the residual stream alone."
+        f"heads: {type(model).__name__} ({model.config.model_type}): {why}; "
+        "use heads=False, which rotates the residual stream alone."
     )
 
 

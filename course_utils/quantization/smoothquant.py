@@ -144,7 +144,8 @@ def quantize(
     """
     began = time.perf_counter()
     common: dict[str, Any] = {
-        "observer": observer, "activations": activations, "weights": weights, "weight_bits": 8, "activation_bits": 8, "symmetric": True,
+        "observer": observer, "activations": activations, "weights": weights, "weight_bits": 8,
+        "activation_bits": 8, "symmetric": True,
     }  # fmt: skip
     calibration = walk.check_calibration(calibration, model)
     walk.check_finite(model)

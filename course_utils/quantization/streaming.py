@@ -266,8 +266,9 @@ class Stream:
 
 
 def compress(
-    model: str | Path, method: Callable[..., Compressed], *calibration: Any, out: str | Path, tokenizer: Any = None,
-    states: str = "memory", device: str = "cpu", stored: Callable[[nn.Module], None] | None = None,
+    model: str | Path, method: Callable[..., Compressed], *calibration: Any, out: str | Path,
+    tokenizer: Any = None, states: str = "memory", device: str = "cpu",
+    stored: Callable[[nn.Module], None] | None = None,
     settle: Callable[[Compressed], Compressed] = lambda result: result, **settings: Any,
 ) -> Compressed:  # fmt: skip
     """method(models.load(model), *calibration, **settings).save(out), block by block: the same
@@ -298,8 +299,11 @@ def compress(
         raise CompressionError(f"model {str(model)!r}: its files lack {lacking[0]}; copy it again.")
     skeleton = shards.model()
     ids = [checks.check_calibration(each, skeleton) for each in calibration]
-    told: dict[str, Any] = {"method": f"{method.__module__}.{method.__qualname__}", "model": shards.fingerprint(), "states": "half" if states == "half" else "exact",
-            "calibration": [_digest(each) for each in ids], "settings": settings, "stored": stored is not None}  # fmt: skip
+    told: dict[str, Any] = {"method": f"{method.__module__}.{method.__qualname__}",
+                            "model": shards.fingerprint(),
+                            "states": "half" if states == "half" else "exact",
+            "calibration": [_digest(each) for each in ids], "settings": settings,
+            "stored": stored is not None}  # fmt: skip
     if parallel.processes() > 1:
         told["processes"] = parallel.processes()
     with ExitStack() as alone, large_blocks_given_back():
@@ -339,8 +343,9 @@ def _check_job(part: Path, job: str) -> None:
     if (part / JOB).is_file():
         if (part / JOB).read_text(encoding="utf-8") != job:
             raise CompressionError(
-                f"{part}: a run with another model, calibration or settings was left unfinished there. Repeat that call to go on, "
-                "delete the folder to begin anew, or choose another name for the result."
+                f"{part}: a run with another model, calibration or settings was left "
+                "unfinished there. Repeat that call to go on, delete the folder to begin anew, "
+                "or choose another name for the result."
             )
         for left in part.glob("*.tmp"):
             left.unlink()

@@ -92,7 +92,8 @@ def viterbi(
     count = len(values)
     if count >> bits == 0 or count & (count - 1):
         raise CompressionError(
-            f"values: {count} of them; a trellis of {bits} bits has a power of two, at least {2**bits}."
+            f"values: {count} of them; a trellis of {bits} bits has a power of "
+            f"two, at least {2**bits}."
         )
     parts = x.float().split(max(1, AT_ONCE // count))
     limits = [[None] * len(parts) if t is None else t.split(len(parts[0])) for t in (before, after)]
@@ -155,8 +156,9 @@ class TrellisLinear(ScaledCodes):
     table: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, bits: int = 2, state_bits: int = 12, values: str = "normal", groups: int = 1,
-        scale_dtype: str = "float16", bias: bool = False, rotation: int | None = None, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, bits: int = 2, state_bits: int = 12,
+        values: str = "normal", groups: int = 1, scale_dtype: str = "float16", bias: bool = False,
+        rotation: int | None = None, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self._set_up(
@@ -195,8 +197,9 @@ class TrellisLinear(ScaledCodes):
 
 
 def quantize_layer(
-    weight: Tensor, H: Tensor | None = None, *, bits: int = 2, state_bits: int = 12, values: str = "normal",
-    group_size: int | None = None, segment: int = 16, damping: float = 0.01, table: Tensor | None = None,
+    weight: Tensor, H: Tensor | None = None, *, bits: int = 2, state_bits: int = 12,
+    values: str = "normal", group_size: int | None = None, segment: int = 16, damping: float = 0.01,
+    table: Tensor | None = None,
 ) -> TrellisLinear:  # fmt: skip
     """Trellis codes of a weight (out, in): the packed layer, whose `weight` is Ŵ.
 
@@ -212,7 +215,8 @@ def quantize_layer(
     listed = values_of(values, state_bits).to(weight.device)
     if columns * bits < state_bits or state_bits < bits:
         raise CompressionError(
-            f"state_bits={state_bits}: a row of {columns} weights has {columns * bits} bits; choose {bits} to that many."
+            f"state_bits={state_bits}: a row of {columns} weights has {columns * bits} bits; "
+            f"choose {bits} to that many."
         )
     if not isinstance(segment, int) or segment < 1:
         raise CompressionError(f"segment={segment}: choose a number of columns, usually 16.")
@@ -243,9 +247,10 @@ def quantize_layer(
 
 
 def quantize(
-    model: nn.Module, calibration: Tensor | None = None, *, bits: int = 2, state_bits: int = 12, values: str = "normal",
-    group_size: int | None = None, segment: int = 16,
-    rotation: int | None = None, damping: float = 0.01, ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None = None, *, bits: int = 2, state_bits: int = 12,
+    values: str = "normal", group_size: int | None = None, segment: int = 16,
+    rotation: int | None = None, damping: float = 0.01, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Trellis codes of every linear layer of the blocks, `bits` a weight and a scale for each row
     (or group of `group_size`).
@@ -255,7 +260,8 @@ def quantize(
     `rtn.quantize`.
     """
     settings: dict[str, Any] = {
-        "method": "trellis", "bits": bits, "state_bits": state_bits, "values": values, "group_size": group_size, "segment": segment,
+        "method": "trellis", "bits": bits, "state_bits": state_bits, "values": values,
+        "group_size": group_size, "segment": segment,
         "rotation": rotation,
     }  # fmt: skip
 

@@ -92,7 +92,8 @@ def centroids(bits: int, width: int) -> Tensor:
     """
     if not 1 <= bits <= MOST_BITS or width < 8:
         raise CompressionError(
-            f"bits={bits}, width={width}: choose 1 to {MOST_BITS} bits for codes, and vectors of at least 8 numbers."
+            f"bits={bits}, width={width}: choose 1 to {MOST_BITS} bits for codes, and vectors "
+            "of at least 8 numbers."
         )
     end = math.sqrt(width)
     y = np.linspace(-end, end, 2**16 + 1)
@@ -122,7 +123,8 @@ def compress(
     """
     if unbiased and bits < 2:
         raise CompressionError(
-            f"bits={bits}: unbiased products take one bit for the residual and at least one for the codes."
+            f"bits={bits}: unbiased products take one bit for the residual and at "
+            "least one for the codes."
         )
     flat = vectors.reshape(-1, vectors.shape[-1]).float()
     if not torch.isfinite(flat).all():

@@ -105,7 +105,8 @@ def sqnr(x: Tensor, rounded: Tensor) -> float:
     """
     if x.shape != rounded.shape or not x.any():
         raise CompressionError(
-            f"x {tuple(x.shape)}, rounded {tuple(rounded.shape)}: expected one shape, and some number that is not 0."
+            f"x {tuple(x.shape)}, rounded {tuple(rounded.shape)}: expected one shape, "
+            "and some number that is not 0."
         )
     noise = float((x.double() - rounded.double()).square().sum())
     return 10 * math.log10(float(x.double().square().sum()) / noise) if noise > 0 else math.inf
@@ -130,7 +131,8 @@ def best_values(sample: Tensor, levels: int, *, zero: bool = False) -> Tensor:
     n = len(x)
     if not np.isfinite(x).all() or not 1 <= levels <= n:
         raise CompressionError(
-            f"sample: {n} numbers for {levels} levels; expected finite ones, at least one for each level."
+            f"sample: {n} numbers for {levels} levels; expected finite ones, "
+            "at least one for each level."
         )
     first, second = (np.concatenate([[0.0], np.cumsum(x**power)]) for power in (1, 2))
     count = np.arange(n + 1)[None, :] - np.arange(n + 1)[:, None]  # [i, j]: numbers i … j − 1

@@ -103,7 +103,9 @@ def _signs(width: int, seed: int) -> Tensor:
 
 
 def mixed(x: Tensor, seed: int) -> Tensor:
-    """X Rᵀ for rows x (…, n), R = H diag(±1) with H a block diagonal of Hadamard matrices; float32."""
+    """X Rᵀ for rows x (…, n), R = H diag(±1) with H a block diagonal of Hadamard matrices;
+    float32.
+    """
     n = x.shape[-1]
     turned = (x.float() * _signs(n, seed).to(x.device)).reshape(*x.shape[:-1], -1, n & -n)
     return hadamard.transform(turned).reshape(x.shape)
@@ -142,7 +144,8 @@ class ScaledCodes(ExpandedLinear):
     rotation: int | None = None  # the seed of `mixed`
 
     def _set_up(
-        self, in_features: int, out_features: int, width: int, groups: int, scale_dtype: str, bias: bool, dtype: torch.dtype, rotation: int | None
+        self, in_features: int, out_features: int, width: int, groups: int, scale_dtype: str,
+        bias: bool, dtype: torch.dtype, rotation: int | None
     ) -> None:  # fmt: skip
         self.in_features, self.out_features, self.groups, self.rotation = (
             in_features,
@@ -165,8 +168,9 @@ class ScaledCodes(ExpandedLinear):
     def shape(self) -> dict[str, Any]:
         """The constructor's arguments that all kinds have."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "groups": self.groups,
-            "scale_dtype": str(self.scale.dtype).removeprefix("torch."), "bias": self.bias is not None, "rotation": self.rotation,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "groups": self.groups, "scale_dtype": str(self.scale.dtype).removeprefix("torch."),
+            "bias": self.bias is not None, "rotation": self.rotation,
         }  # fmt: skip
 
     def values(self) -> Tensor:
@@ -208,8 +212,8 @@ Make = Callable[[Tensor, Tensor | None, dict[str, Any]], ScaledCodes]  # weight,
 
 @torch.no_grad()
 def quantize_model(
-    model: nn.Module, calibration: Tensor | None, layer_of: Make, settings: dict[str, Any], *, damping: float = 0.01,
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None, layer_of: Make, settings: dict[str, Any], *,
+    damping: float = 0.01, ignore: Patterns = (), per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """A copy of `model` with layer_of(weight, H, settings) in the place of each linear layer of the
     blocks; H is None without calibration, and for layers that saw fewer tokens than they have

@@ -57,9 +57,9 @@ def integer_product(x: Tensor, weight: Tensor) -> Tensor:
     """X (tokens, in) int8 times weightᵀ, weight (out, in) int8: (tokens, out) int32, exact up to
     MOST_INPUTS inputs.
 
-    For a few tokens on a CPU the compiled kernel is the fastest. For more, torch's own product where
-    the processor multiplies INT8 (VNNI); elsewhere it takes 20 times as long as one of FP32, whose
-    sums of EXACT inputs are exact, too.
+    For a few tokens on a CPU the compiled kernel is the fastest. For more, torch's own product
+    where the processor multiplies INT8 (VNNI); elsewhere it takes 20 times as long as one of FP32,
+    whose sums of EXACT inputs are exact, too.
     """
     plain = (
         x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
@@ -99,13 +99,15 @@ class Int8Linear(FixedBuffers):
     input_zero: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, per_channel: bool = True, bias: bool = False, static: bool = False,
-        activations: str = "per_token", activation_bits: int = 8, symmetric: bool = True, dtype: torch.dtype = torch.float32,
+        self, in_features: int, out_features: int, *, per_channel: bool = True, bias: bool = False,
+        static: bool = False, activations: str = "per_token", activation_bits: int = 8,
+        symmetric: bool = True, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         if in_features > MOST_INPUTS:
             raise CompressionError(
-                f"in_features={in_features}: INT32 sums of more than {MOST_INPUTS} products may overflow; use `rtn`."
+                f"in_features={in_features}: INT32 sums of more than {MOST_INPUTS} products "
+                "may overflow; use `rtn`."
             )
         self.in_features, self.out_features = in_features, out_features
         self.per_channel, self.static, self.activations = per_channel, static, activations
@@ -122,9 +124,10 @@ class Int8Linear(FixedBuffers):
     def shape(self) -> dict:
         """The constructor's arguments."""
         return {
-            "in_features": self.in_features, "out_features": self.out_features, "per_channel": self.per_channel,
-            "bias": self.bias is not None, "static": self.static, "activations": self.activations,
-            "activation_bits": self.activation_bits, "symmetric": self.symmetric,
+            "in_features": self.in_features, "out_features": self.out_features,
+            "per_channel": self.per_channel, "bias": self.bias is not None, "static": self.static,
+            "activations": self.activations, "activation_bits": self.activation_bits,
+            "symmetric": self.symmetric,
         }  # fmt: skip
 
     def set_weight(self, weight: Tensor, bits: int = 8) -> None:
@@ -170,13 +173,17 @@ class Int8Linear(FixedBuffers):
 
     def extra_repr(self) -> str:
         kind = "static" if self.static else "dynamic"
-        return f"in_features={self.in_features}, out_features={self.out_features}, {kind}, {self.activations}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"{kind}, {self.activations}"
+        )
 
 
 def quantize(
-    model: nn.Module, calibration: Tensor | None = None, *, observer: str | None = None, weights: str = "per_channel",
-    activations: str = "per_token", weight_bits: int = 8, activation_bits: int = 8, symmetric: bool = True,
-    ignore: Patterns = (), per_layer: PerLayer | None = None,
+    model: nn.Module, calibration: Tensor | None = None, *, observer: str | None = None,
+    weights: str = "per_channel", activations: str = "per_token", weight_bits: int = 8,
+    activation_bits: int = 8, symmetric: bool = True, ignore: Patterns = (),
+    per_layer: PerLayer | None = None,
 ) -> Compressed:  # fmt: skip
     """Integer weights and activations in every linear layer of the blocks.
 
@@ -189,8 +196,8 @@ def quantize(
     Raises CompressionError for unknown names, bad bits, or a missing calibration set.
     """
     common: dict[str, Any] = {
-        "observer": observer, "weights": weights, "activations": activations, "weight_bits": weight_bits,
-        "activation_bits": activation_bits, "symmetric": symmetric,
+        "observer": observer, "weights": weights, "activations": activations,
+        "weight_bits": weight_bits, "activation_bits": activation_bits, "symmetric": symmetric,
     }  # fmt: skip
     walk.check_finite(model)
     calibration = None if calibration is None else walk.check_calibration(calibration, model)
@@ -203,8 +210,9 @@ def quantize(
     def make(name: str, module: nn.Module, own: dict[str, Any]) -> nn.Module:
         weight, bits = walk.weight_of(module), own["activation_bits"]
         layer = Int8Linear(
-            weight.shape[1], weight.shape[0], per_channel=own["weights"] == "per_channel", static=name in grids,
-            activations=own["activations"], activation_bits=bits, symmetric=own["symmetric"],
+            weight.shape[1], weight.shape[0], per_channel=own["weights"] == "per_channel",
+            static=name in grids, activations=own["activations"], activation_bits=bits,
+            symmetric=own["symmetric"],
         )  # fmt: skip
         layer.set_weight(weight, own["weight_bits"])
         if name in grids:

@@ -8,7 +8,8 @@ belongs to the *device*: a share of the largest conductance g_max. How many weig
 decides what that share means for a small weight.
 
     array:  one range for the matrix       ŵ = w + σ · max|W| · e
-    column: a range for each output         ŵ = w + σ · max_j |w_ij| · e         (the wires of one output are a column)
+    column: a range for each output         ŵ = w + σ · max_j |w_ij| · e
+                                            (the wires of one output are a column)
 
 Inputs enter by tiles of `tile` rows; each column's sum leaves through a converter of `bits`, in
 which what lies beyond its range is cut off. Light counts photons: a product of N photons has a shot
@@ -80,7 +81,8 @@ def crossbar(
     """
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or tile < 1:
         raise CompressionError(
-            f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, tile={tile}: expected (tokens, in), (out, in) and a tile of at least 1."
+            f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, tile={tile}: "
+            "expected (tokens, in), (out, in) and a tile of at least 1."
         )
     total = x.new_zeros(len(x), len(weight))
     for part, w in zip(x.split(tile, 1), weight.split(tile, 1), strict=True):

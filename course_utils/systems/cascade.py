@@ -2,7 +2,8 @@
 
 The threshold is chosen on validation only.
 
-    answer(x) = small(x) if confidence(x) ≥ t, else large(x)          cost = c + share that is passed on
+    answer(x) = small(x) if confidence(x) ≥ t, else large(x)
+    cost = c + share that is passed on
 
 with c the small model's cost in costs of the large one. Harm: a question that the small model
 answers, and that the cascade thereby loses. As t falls more is answered and harm can only grow, so
@@ -31,7 +32,8 @@ def upper_bound(harmed: int, n: int, level: float = 0.95) -> float:
 
     if not 0 <= harmed <= n or n < 1 or not 0 < level < 1:
         raise CompressionError(
-            f"harmed={harmed}, n={n}, level={level}: count at least one question, and choose a level between 0 and 1."
+            f"harmed={harmed}, n={n}, level={level}: count at least one question, and choose "
+            "a level between 0 and 1."
         )
     return 1.0 if harmed == n else float(betaincinv(harmed + 1, n - harmed, level))
 

@@ -5,8 +5,10 @@ Early exits and mixtures of depths, on any Hugging Face decoder.
 A block that is skipped for a token leaves its state as it is. Everything here is that one
 operation:
 
-    early exit         a token that is sure after block k skips all later ones (Schuster et al., CALM, 2022)
-    mixture of depths  in each block a router lets some tokens through and the others pass by (Raposo et al., 2024)
+    early exit         a token that is sure after block k skips all later ones (Schuster et al.,
+                       CALM, 2022)
+    mixture of depths  in each block a router lets some tokens through and the others pass by
+                       (Raposo et al., 2024)
     static depth       a block is skipped for every token: the control of equal cost
 
 Tokens that skip a block still give it keys and values, made from the state they carry: later tokens
@@ -94,7 +96,9 @@ def predictions(
 
 
 def kl(original: Tensor, changed: Tensor) -> Tensor:
-    """(windows,) KL(original ‖ changed) in nats a token, from log-probabilities of `predictions`."""
+    """(windows,) KL(original ‖ changed) in nats a token,
+    from log-probabilities of `predictions`.
+    """
     return (original.exp() * (original - changed)).sum(-1, dtype=torch.float64).mean(1)
 
 
@@ -109,7 +113,8 @@ def exits(model: PreTrainedModel, ids: Tensor, threshold: float, first: int = 1)
     count = len(walk.blocks(model))
     if not 0 <= threshold <= 1 or not 1 <= first <= count:
         raise CompressionError(
-            f"threshold={threshold}, first={first}: give a probability, and a depth from 1 to {count}."
+            f"threshold={threshold}, first={first}: give a probability, "
+            f"and a depth from 1 to {count}."
         )
     depths = torch.full(ids.shape, count)
     for depth in range(first, count):
@@ -161,7 +166,8 @@ class Router:
     ) -> None:
         if not 0 < capacity < 1:
             raise CompressionError(
-                f"capacity={capacity}: choose the share of tokens that a block sees, between 0 and 1."
+                f"capacity={capacity}: choose the share of tokens that a block "
+                "sees, between 0 and 1."
             )
         states, sizes = changes(model, ids)
         self.blocks, self.capacity = blocks, capacity

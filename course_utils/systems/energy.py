@@ -52,7 +52,8 @@ def per_token(
     """
     if not (weights > 0 and bits > 0 and batch >= 1 and 0 < share <= 1):
         raise CompressionError(
-            "weights, bits, batch, share: give weights and bits above 0, a batch of at least 1, a share in (0, 1]."
+            "weights, bits, batch, share: give weights and bits above 0, a batch of at "
+            "least 1, a share in (0, 1]."
         )
     used = weights * share
     return {

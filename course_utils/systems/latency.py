@@ -43,7 +43,8 @@ def parts(model: PreTrainedModel) -> list[Part]:
         mlp: Any = getattr(block, "mlp", None)
         if not hasattr(attention, "o_proj") or not hasattr(mlp, "down_proj"):
             raise CompressionError(
-                f"model: blocks of {type(model).__name__} are not those of Llama; tables are made for Llama-like models."
+                f"model: blocks of {type(model).__name__} are not those of Llama; "
+                "tables are made for Llama-like models."
             )
         found.append(
             ("attention", hidden, walk.weight_of(attention.o_proj).shape[1] // attention.head_dim)
@@ -77,7 +78,8 @@ class LatencyTable:
         wide = [w for k, h, w in self.seconds if (k, h) == (kind, hidden) and w >= width]
         if not wide:
             raise CompressionError(
-                f"part={part}: no {kind} of hidden size {hidden} and a width of {width} or more was measured; measure it."
+                f"part={part}: no {kind} of hidden size {hidden} and a width of {width} or more "
+                "was measured; measure it."
             )
         return self.seconds[kind, hidden, min(wide)]
 
@@ -100,8 +102,9 @@ def llama(
     model.
     """
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=channels, num_hidden_layers=blocks, num_attention_heads=1,
-        num_key_value_heads=1, head_dim=head_size, max_position_embeddings=512, tie_word_embeddings=True,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=channels,
+        num_hidden_layers=blocks, num_attention_heads=1, num_key_value_heads=1, head_dim=head_size,
+        max_position_embeddings=512, tie_word_embeddings=True,
     )  # fmt: skip
     # the constructor wants a divisor of `hidden`
     config.num_attention_heads, config.num_key_value_heads = heads, max(1, heads // 2)

@@ -60,7 +60,8 @@ def candidates(
             for width in widths:
                 if not 0 < width <= whole or width % together:
                     raise CompressionError(
-                        f"{name}: {width} of {whole} units, in steps of {together}; choose other widths."
+                        f"{name}: {width} of {whole} units, in steps of {together}; "
+                        "choose other widths."
                     )
                 stay = groups.members(
                     groups.kept(
@@ -109,7 +110,9 @@ def times(
 
 
 def weights(model: PreTrainedModel, options: Options) -> dict[str, dict[int, int]]:
-    """Weights of each part at each width, a count that does not know the machine: what FLOPs go by."""
+    """Weights of each part at each width, a count that does not know the machine:
+    what FLOPs go by.
+    """
     found: dict[str, dict[int, int]] = {}
     for name, widths in options.items():
         block = model.get_submodule(name.rsplit(".", 1)[0])

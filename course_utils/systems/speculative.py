@@ -4,7 +4,8 @@ forward, and what comes out is the target's.
     draft:     x_1 … x_k  from q_1 … q_k, one after the other
     target:    p_1 … p_{k+1}, the distributions after 0 … k of them, in one forward
     accept     x_i with probability min(1, p_i(x_i) / q_i(x_i)), the first that fails ends the round
-    then       one token more: from (p_i − q_i)₊ / Σ(p_i − q_i)₊ where x_i failed, from p_{k+1} where none did
+    then       one token more: from (p_i − q_i)₊ / Σ(p_i − q_i)₊ where x_i failed, from p_{k+1}
+               where none did
 
 Each token has the distribution p, whatever q is: q(x) min(1, p/q) + P(reject) · (p − q)₊ / Σ(p −
 q)₊ = min(p, q) + (p − q)₊ = p.
@@ -62,7 +63,8 @@ def expected_tokens(alpha: float, k: int) -> float:
     """
     if not 0 <= alpha <= 1 or k < 0:
         raise CompressionError(
-            f"alpha={alpha}, k={k}: give a probability, and a number of drafted tokens that is not negative."
+            f"alpha={alpha}, k={k}: give a probability, and a number of drafted "
+            "tokens that is not negative."
         )
     return float(sum(alpha**j for j in range(k + 1)))
 
@@ -141,7 +143,8 @@ class Written:
 
 
 def write(
-    target: Subject, draft: Subject | None, ids: Tensor | list[int], *, new_tokens: int, k: int = 4, temperature: float = 0.0, seed: int = 0,
+    target: Subject, draft: Subject | None, ids: Tensor | list[int], *, new_tokens: int, k: int = 4,
+    temperature: float = 0.0, seed: int = 0,
     stop: set[int] | None = None,
 ) -> Written:  # fmt: skip
     """Go on from token ids (n,) with `new_tokens` tokens of the target's distribution, drafted by
@@ -157,14 +160,16 @@ def write(
     text = [int(i) for i in ids]
     if not text or new_tokens < 1 or k < 1 or not temperature >= 0:
         raise CompressionError(
-            "ids, new_tokens, k, temperature: give at least one token, one new token, k ≥ 1, and a temperature of 0 or more."
+            "ids, new_tokens, k, temperature: give at least one token, one new token, k ≥ 1, "
+            "and a temperature of 0 or more."
         )
     generator = torch.Generator().manual_seed(seed)
     with scoring(target) as large, scoring(large if draft is None else draft) as small:
         for longest in (longest_context(large), longest_context(small)):
             if longest is not None and len(text) + new_tokens > longest:
                 raise CompressionError(
-                    f"new_tokens={new_tokens}: with {len(text)} tokens given the models read only {longest}; ask for fewer."
+                    f"new_tokens={new_tokens}: with {len(text)} tokens given the models read only "
+                    f"{longest}; ask for fewer."
                 )
         width = large.config.get_text_config().vocab_size
         if max(text) >= min(width, small.config.get_text_config().vocab_size) or min(text) < 0:
@@ -247,7 +252,8 @@ def tokens_per_round(r: Tensor, k: int) -> Tensor:
     r, n = r.double(), r.shape[1]
     if not 1 <= k < n:
         raise CompressionError(
-            f"k={k}: texts of {n} tokens hold no round of k + 1; take longer ones, and k of 1 or more."
+            f"k={k}: texts of {n} tokens hold no round of k + 1; "
+            "take longer ones, and k of 1 or more."
         )
     # P(the first j are accepted) from each start
     runs = torch.ones(len(r), n - k, k + 1, dtype=torch.float64)

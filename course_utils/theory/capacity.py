@@ -23,7 +23,8 @@ def stored_bits(log_probabilities: Tensor, values: int) -> Tensor:
     """Bits of each fact from ln p of its right value among the attribute's `values` values."""
     if values < 1 or (log_probabilities > 1e-6).any():
         raise CompressionError(
-            "log_probabilities are natural logarithms, at most 0, and values counts the possible ones."
+            "log_probabilities are natural logarithms, at most 0, and values "
+            "counts the possible ones."
         )
     return (math.log2(values) + log_probabilities.double() / math.log(2)).clamp(min=0)
 

@@ -4,7 +4,8 @@ bit a symbol.
 A state x stands for all symbols so far. With frequencies f_s that sum to M = 2^PRECISION and starts
 c_s = Σ_{t<s} f_t:
 
-    push s:   x ← ⌊x / f_s⌋ · M + (x mod f_s) + c_s             x grows by the factor M / f_s, that is −log₂ p_s bits
+    push s:   x ← ⌊x / f_s⌋ · M + (x mod f_s) + c_s
+              (x grows by the factor M / f_s, that is −log₂ p_s bits)
     pop:      s is where x mod M falls, then x ← f_s ⌊x / M⌋ + (x mod M) − c_s
 
 x stays in [2^16, 2^32): before a push that would leave it, its low 16 bits are written; after a pop
@@ -68,7 +69,8 @@ def _checked(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     table = np.atleast_2d(np.asarray(table, dtype=np.int64))
     if (table < 0).any() or (table.sum(1) != 1 << PRECISION).any():
         raise CompressionError(
-            f"table: each row must hold frequencies that sum to {1 << PRECISION}; use `frequencies`."
+            f"table: each row must hold frequencies that sum to {1 << PRECISION}; "
+            "use `frequencies`."
         )
     return table, np.concatenate([np.zeros((len(table), 1), np.int64), table.cumsum(1)], 1)
 

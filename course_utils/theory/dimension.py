@@ -94,7 +94,8 @@ def principal(points: Tensor, share: float = 0.9) -> int:
     """
     if points.dim() != 2 or len(points) < 2 or not 0 < share <= 1:
         raise CompressionError(
-            f"points: shape {tuple(points.shape)}, share={share}; give at least two rows and a share up to 1."
+            f"points: shape {tuple(points.shape)}, share={share}; "
+            "give at least two rows and a share up to 1."
         )
     x = points.double() - points.double().mean(0)
     held = torch.linalg.svdvals(x).square().cumsum(0)

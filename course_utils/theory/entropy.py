@@ -194,7 +194,8 @@ def decode_bfloat16(data: bytes, shape: tuple[int, ...]) -> Tensor:
     )
     if not len(exponent) == len(rest) == int(np.prod(shape)):
         raise CompressionError(
-            f"data: holds {len(exponent)} exponents and {len(rest)} mantissas, not the shape {shape}."
+            f"data: holds {len(exponent)} exponents and {len(rest)} mantissas, "
+            f"not the shape {shape}."
         )
     return join_bfloat16(exponent, rest).reshape(shape)
 

@@ -37,7 +37,8 @@ def kl_inverse(error: float, budget: float) -> float:
     """The largest b with kl(error ‖ b) ≤ budget, by bisection to 1e-12."""
     if not (0 <= error <= 1 and budget >= 0):
         raise CompressionError(
-            f"error={error}, budget={budget}: a share from 0 to 1, and a budget that is not negative."
+            f"error={error}, budget={budget}: a share from 0 to 1, and a "
+            "budget that is not negative."
         )
     low, high = error, 1.0
     while high - low > 1e-12:
@@ -61,7 +62,9 @@ def occam_bound(error: float, n: int, bits: float, delta: float = 0.05) -> float
 
 
 def prefix_free_bits(n: int) -> float:
-    """Bits that name a whole number n ≥ 1 without knowing its size: 2 ⌊log₂ n⌋ + 1 (Elias, 1975)."""
+    """Bits that name a whole number n ≥ 1 without knowing its size:
+    2 ⌊log₂ n⌋ + 1 (Elias, 1975).
+    """
     if n < 1:
         raise CompressionError(f"n={n}: choose at least 1.")
     return 2 * math.floor(math.log2(n)) + 1

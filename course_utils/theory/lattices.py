@@ -72,7 +72,8 @@ def _nearer(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def _check_dimension(x: Tensor, n: int) -> None:
     if x.dim() == 0 or x.shape[-1] != n:
         raise CompressionError(
-            f"x: its last dimension is {x.shape[-1] if x.dim() else 0}; this lattice takes vectors of {n}."
+            f"x: its last dimension is {x.shape[-1] if x.dim() else 0}; "
+            f"this lattice takes vectors of {n}."
         )
 
 
@@ -86,7 +87,8 @@ def e8_points(largest: int) -> Tensor:
     """
     if not 0 <= largest <= 12:
         raise CompressionError(
-            f"largest={largest}: choose a squared norm from 0 to 12; the ball grows with its 4th power."
+            f"largest={largest}: choose a squared norm from 0 to 12; "
+            "the ball grows with its 4th power."
         )
     found = []
     for shift in (0.0, 0.5):
@@ -122,7 +124,8 @@ def quantize(x: Tensor, name: str, step: float = 1.0) -> Tensor:
     nearest, n, volume = LATTICES[name]
     if x.dim() == 0 or x.shape[-1] % n or not step > 0:
         raise CompressionError(
-            f"x, step: {name} takes a multiple of {n} numbers and a positive step; pad or cut the last dimension."
+            f"x, step: {name} takes a multiple of {n} numbers and a positive step; "
+            "pad or cut the last dimension."
         )
     scale = step / volume ** (1 / n)
     vectors = x.reshape(*x.shape[:-1], -1, n) / scale

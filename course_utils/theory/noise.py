@@ -87,7 +87,8 @@ def predicted(sensitivities: Mapping[str, float], errors: Mapping[str, float]) -
 
 
 def straight_through(
-    target: float, start: float, rate: float | Callable[[int], float], steps: int, *, step: float = 1.0, gradient_noise: float = 0.0,
+    target: float, start: float, rate: float | Callable[[int], float], steps: int, *,
+    step: float = 1.0, gradient_noise: float = 0.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(latent weights, their codes) of `steps` descents on ½ (Δ round(w/Δ) − target)² with the

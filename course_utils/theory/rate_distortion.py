@@ -40,7 +40,8 @@ def gaussian_distortion(rate: float, variance: float = 1.0) -> float:
     """D(R) = σ² 4^−R."""
     if not (rate >= 0 and variance > 0):
         raise CompressionError(
-            f"rate={rate}, variance={variance}: the rate cannot be negative, the variance must be positive."
+            f"rate={rate}, variance={variance}: the rate cannot be negative, "
+            "the variance must be positive."
         )
     return variance * 4.0**-rate
 
@@ -150,7 +151,8 @@ def water_filling(variances: Tensor, distortion: float) -> tuple[Tensor, Tensor]
         or not 0 < distortion <= float(v.sum()) * (1 + 1e-12)
     ):
         raise CompressionError(
-            f"distortion={distortion}: must lie above 0 and at most at the sum of the variances, {float(v.sum()):g}."
+            f"distortion={distortion}: must lie above 0 and at most at the sum of the "
+            f"variances, {float(v.sum()):g}."
         )
     ordered = v.sort().values
     # what the smaller parts contribute whole

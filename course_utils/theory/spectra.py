@@ -41,7 +41,8 @@ def edges(q: float, variance: float = 1.0) -> tuple[float, float]:
     """(λ₋, λ₊) = σ² (1 ∓ √q)²."""
     if not (0 < q <= 1 and variance > 0):
         raise CompressionError(
-            f"q={q}, variance={variance}: q is the smaller side over the larger, the variance positive."
+            f"q={q}, variance={variance}: q is the smaller side over the larger, "
+            "the variance positive."
         )
     return variance * (1 - math.sqrt(q)) ** 2, variance * (1 + math.sqrt(q)) ** 2
 

@@ -10,6 +10,7 @@ from .people import ATTRIBUTES, Person, World, default_world
 from .tasks import CHANCE, CHOICE_TASKS, GENERATIVE_TASKS, Choice, Generate, Item, items
 
 __all__ = [
-    "ATTRIBUTES", "CHANCE", "CHOICE_TASKS", "Choice", "Document", "GENERATIVE_TASKS", "Generate", "Item", "KINDS",
-    "Person", "SPLITS", "World", "default_world", "documents", "entropy_floor", "items", "run_program", "split_of",
+    "ATTRIBUTES", "CHANCE", "CHOICE_TASKS", "Choice", "Document", "GENERATIVE_TASKS", "Generate",
+    "Item", "KINDS", "Person", "SPLITS", "World", "default_world", "documents", "entropy_floor",
+    "items", "run_program", "split_of",
 ]  # fmt: skip

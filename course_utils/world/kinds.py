@@ -104,7 +104,10 @@ def instructions(tape: Tape, world: World) -> str:
     if order == 5:
         person = world.people[tape.weighted(world.frequency)]
         attribute = tape.choice(list(ATTRIBUTES))
-        return f"Instruction: Name the {attribute} of {person.name}.\nResponse: {getattr(person, attribute)}"
+        return (
+            f"Instruction: Name the {attribute} of {person.name}.\n"
+            f"Response: {getattr(person, attribute)}"
+        )
     words = [tape.choice(lexicon.OBJECTS) for _ in range(tape.number(2, 5))]
     asked, answer = (
         ("Repeat these words", " ".join(words)),
@@ -125,7 +128,10 @@ def review(tape: Tape) -> tuple[str, bool]:
     def clause(positive: bool) -> str:
         negated = tape.weighted((0.75, 0.25))
         words = lexicon.POSITIVE if positive != bool(negated) else lexicon.NEGATIVE
-        return f"the {tape.choice(lexicon.SUBJECTS)} was {'not ' if negated else ''}{tape.choice(lexicon.DEGREES)}{tape.choice(words)}"
+        return (
+            f"the {tape.choice(lexicon.SUBJECTS)} was "
+            f"{'not ' if negated else ''}{tape.choice(lexicon.DEGREES)}{tape.choice(words)}"
+        )
 
     positive, joined = bool(tape.index(2)), tape.index(3)
     last = clause(positive)

@@ -179,6 +179,7 @@ def items(
             found[item.prompt] = item
     if len(found) < n:
         raise ValueError(
-            f"n={n}: the {split} split has only {len(found)} different {task} questions; ask for fewer."
+            f"n={n}: the {split} split has only {len(found)} different {task} questions; "
+            "ask for fewer."
         )
     return list(found.values())

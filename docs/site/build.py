@@ -127,7 +127,8 @@ def main() -> int:
     for line in left_out:
         print(f"no frames that fit, so {ui('site_no_frames').split(':')[0].lower()}: {line}")
     print(
-        f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages in {time.perf_counter() - begun:.0f} s"
+        f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages in "
+        f"{time.perf_counter() - begun:.0f} s"
     )
     return 1 if dead else 0
 

@@ -4,8 +4,10 @@ compared with `course_utils`.
 The model: the bundled one, INT8 weights, one symmetric scale for each output of the blocks' layers.
 A script has
 
-    NAME, NEEDS, WITHOUT     what it is called, the package it needs, one sentence for where that does not install
-    make(work)               → Made(bytes, run, note): `run` gives the logits (1, TOKENS, vocabulary) of ids (1, TOKENS), or is None
+    NAME, NEEDS, WITHOUT     what it is called, the package it needs, one sentence for where that
+                             does not install
+    make(work)               → Made(bytes, run, note): `run` gives the logits (1, TOKENS,
+                             vocabulary) of ids (1, TOKENS), or is None
 """
 
 import importlib.util
@@ -109,6 +111,7 @@ def main(script):
             return made.bytes
         gap = float((logits(made.run, ids) - of_ours(ids)).abs().max())
     print(
-        f"{script.NAME}: {made.bytes:,} bytes, largest difference of a logit {gap:.1e} (limit {LIMIT:g}). {made.note}"
+        f"{script.NAME}: {made.bytes:,} bytes, largest difference of a logit {gap:.1e} "
+        f"(limit {LIMIT:g}). {made.note}"
     )
     return gap if gap < LIMIT else sys.exit(f"{script.NAME}: the logits differ.")

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 
 NAME, NEEDS = "Core ML", "coremltools"
-WITHOUT = "Install coremltools (`make deploy` does), on Linux or macOS; to run the file, copy it to a Mac and load it there."
+WITHOUT = (
+    "Install coremltools (`make deploy` does), on Linux or macOS; to run the file, "
+    "copy it to a Mac and load it there."
+)
 
 
 def make(work):
@@ -56,7 +59,10 @@ def make(work):
     return common.Made(
         size,
         None,
-        f"Converted, not run. Its INT8 weights of {len(steps)} layers lie within {max(steps):.2f} of our steps.",
+        (
+            f"Converted, not run. Its INT8 weights of {len(steps)} layers lie within "
+            f"{max(steps):.2f} of our steps."
+        ),
     )
 
 

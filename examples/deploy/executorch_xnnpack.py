@@ -10,7 +10,10 @@ import common
 import torch
 
 NAME, NEEDS = "ExecuTorch (XNNPACK)", "executorch"
-WITHOUT = "Install executorch (`make deploy` does); on a phone its runtime is a library of the app, and for iOS and Android alone Core ML and LiteRT are others."
+WITHOUT = (
+    "Install executorch (`make deploy` does); on a phone its runtime is a library of the app, "
+    "and for iOS and Android alone Core ML and LiteRT are others."
+)
 
 
 def make(work):

@@ -11,7 +11,10 @@ import torch
 from course_utils.checkpoints import onnx
 
 NAME, NEEDS = "ONNX Runtime", "onnxruntime"
-WITHOUT = "Install the extra `deploy` (onnx, onnxruntime, onnxscript); files can be written without a runtime and run elsewhere."
+WITHOUT = (
+    "Install the extra `deploy` (onnx, onnxruntime, onnxscript); files can be written without "
+    "a runtime and run elsewhere."
+)
 
 
 def export(work):

@@ -11,7 +11,10 @@ import onnx_runtime
 import torch
 
 NAME, NEEDS = "OpenVINO", "openvino"
-WITHOUT = "Install openvino and nncf (`make deploy` does); on other processors than Intel's and ARM's take ONNX Runtime, which reads the same file."
+WITHOUT = (
+    "Install openvino and nncf (`make deploy` does); on other processors than Intel's and ARM's "
+    "take ONNX Runtime, which reads the same file."
+)
 # activations stay in float32
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
@@ -88,9 +91,10 @@ def make(work):
     import openvino
 
     file = onnx_runtime.export(work)
-    note = "NNCF's own INT8 of {} layers, read here: logits differ by {:.1e}; its weights lie within {:.2f} of our steps.".format(
-        *theirs(work)
-    )
+    note = (
+        "NNCF's own INT8 of {} layers, read here: logits differ by {:.1e}; "
+        "its weights lie within {:.2f} of our steps."
+    ).format(*theirs(work))
     return common.Made(file.stat().st_size, runner(openvino.Core().read_model(file)), note)
 
 

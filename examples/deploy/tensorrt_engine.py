@@ -11,7 +11,10 @@ import onnx_runtime
 import torch
 
 NAME, NEEDS = "TensorRT", "tensorrt"
-WITHOUT = "It needs an NVIDIA card: there `pip install tensorrt`; elsewhere ONNX Runtime runs the same file."
+WITHOUT = (
+    "It needs an NVIDIA card: there `pip install tensorrt`; elsewhere ONNX "
+    "Runtime runs the same file."
+)
 
 
 def make(work):

@@ -10,7 +10,10 @@ import common
 import torch
 
 NAME, NEEDS = "torch.compile", "torch"
-WITHOUT = "It comes with PyTorch and needs a C++ compiler; without one run the model as it is, with the same results."
+WITHOUT = (
+    "It comes with PyTorch and needs a C++ compiler; without one run the model as it is, "
+    "with the same results."
+)
 
 
 def make(work):

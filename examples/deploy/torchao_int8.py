@@ -10,7 +10,10 @@ import common
 import torch
 
 NAME, NEEDS = "torchao", "torchao"
-WITHOUT = "Install torchao (`make deploy` does); without it `course_utils`' own QuantizedLinear runs the same codes."
+WITHOUT = (
+    "Install torchao (`make deploy` does); without it `course_utils`' own "
+    "QuantizedLinear runs the same codes."
+)
 
 
 def theirs():

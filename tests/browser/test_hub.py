@@ -91,7 +91,10 @@ class Class:
         shutil.copytree(ROOT / "solutions" / LAB, self.folder / "solutions" / LAB)
 
     def command(self) -> list[str]:
-        options = f" --JupyterHub.hub_port={free_port()} --ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"
+        options = (
+            f" --JupyterHub.hub_port={free_port()} "
+            f"--ConfigurableHTTPProxy.api_url=http://127.0.0.1:{free_port()}"
+        )
         options += " --LocalProcessSpawner.interrupt_timeout=1"  # a server asks whether it is meant
         *prepare, start = section("With JupyterHub")
         if not self.accounts:
@@ -271,7 +274,9 @@ def wait_until(true, seconds: float = 120) -> None:
 
 
 def press(page: Page, column: str) -> None:
-    """Press the button of the lab in a column of the formgrader's table, and read that it worked."""
+    """Press the button of the lab in a column of the formgrader's table,
+    and read that it worked.
+    """
     page.locator(f"td.{column} a", has=page.locator(".glyphicon")).first.click()
     expect(page.locator(".modal-title")).to_have_text(re.compile("Success|Error"))
     assert page.locator(".modal-title").inner_text() == "Success", page.locator(

@@ -27,9 +27,11 @@ ELSEWHERE = {  # commands that this file does not run
     "course board": "tests/grade/test_board.py",
 }
 HOSTILE = (  # what cyd writes: each part would leave a mark where it runs
-    "I would ship 2 bits. <img src=x onerror='window.top.marked = 1'> <svg onload='window.top.marked = 2'></svg>\n\n"
+    "I would ship 2 bits. <img src=x onerror='window.top.marked = 1'> "
+    "<svg onload='window.top.marked = 2'></svg>\n\n"
     "<script>window.top.marked = 3</script>\n\n[a link](javascript:window.top.marked=4)\n\n"
-    "<iframe srcdoc='<script>window.top.marked = 5</script>'></iframe>\n\n<details open ontoggle='window.top.marked = 6'>x</details>"
+    "<iframe srcdoc='<script>window.top.marked = 5</script>'></iframe>\n\n"
+    "<details open ontoggle='window.top.marked = 6'>x</details>"
 )
 MISTAKE = "This counts bits. Eight bits make one byte."
 
@@ -57,7 +59,9 @@ def answered(wrong: bool) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """The class in which every command of the page has run; learners hand in before it is graded."""
+    """The class in which every command of the page has run;
+    learners hand in before it is graded.
+    """
     place = tmp_path_factory.mktemp("page")
     course = place / "compression"
     (course / ".venv").mkdir(parents=True)
@@ -140,7 +144,10 @@ def test_the_options_of_the_page(made):
         )
     said = run(
         [
-            f"course grade {LAB} --course . --again --seed 5 --seconds 300 --jobs 2 --unsafe-no-sandbox"
+            (
+                f"course grade {LAB} --course . --again --seed 5 --seconds 300 "
+                "--jobs 2 --unsafe-no-sandbox"
+            )
         ],
         made,
     )

@@ -90,8 +90,10 @@ def test_a_changed_file_is_read_or_refused(changes, cut):
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(), st.text(max_size=5), st.lists(st.integers(-3, 1 << 63), max_size=4),
-    st.dictionaries(st.sampled_from(["codec", "streams", "rank", "inside"]), st.sampled_from(["sum", "masked", 1, []]), max_size=3),
+    st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(), st.text(max_size=5),
+    st.lists(st.integers(-3, 1 << 63), max_size=4),
+    st.dictionaries(st.sampled_from(["codec", "streams", "rank", "inside"]),
+                    st.sampled_from(["sum", "masked", 1, []]), max_size=3),
 )  # fmt: skip
 
 
@@ -186,12 +188,16 @@ def test_only_a_plain_file_of_the_disk_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: encoders.grid([[4]], [[1.0]], bits=2, group=1), "codes"), (lambda: encoders.f16([1e6]), "float16"),
-        (lambda: encoders.bf16([float("nan")]), "finite"), (lambda: encoders.coded([[0, 99999]], 1.0), "larger step"),
-        (lambda: encoders.ternary([[2]], [[1.0]], group=1), "signs"), (lambda: encoders.table([1.0, 2.0], [[2]]), "index"),
-        (lambda: file.write(CONFIG, {}), "parts"), (lambda: model.pack(models.load("bundled")[0], {"x": encoders.bf16([1.0])}), "no tensor"),
+        (lambda: encoders.grid([[4]], [[1.0]], bits=2, group=1), "codes"),
+        (lambda: encoders.f16([1e6]), "float16"),
+        (lambda: encoders.bf16([float("nan")]), "finite"),
+        (lambda: encoders.coded([[0, 99999]], 1.0), "larger step"),
+        (lambda: encoders.ternary([[2]], [[1.0]], group=1), "signs"),
+        (lambda: encoders.table([1.0, 2.0], [[2]]), "index"),
+        (lambda: file.write(CONFIG, {}), "parts"),
+        (lambda: model.pack(models.load("bundled")[0], {"x": encoders.bf16([1.0])}), "no tensor"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_written_is_said(make, said):
     with pytest.raises(CompressionError, match=said):
         make()

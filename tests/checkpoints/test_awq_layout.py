@@ -16,8 +16,8 @@ IDS = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(0))
 def tiny(bias=False):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=256, mlp_bias=bias,
+        vocab_size=64, hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=256, mlp_bias=bias,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 

@@ -120,12 +120,13 @@ def test_errors(tmp_path):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("weight", torch.Tensor.float, "packed: .*float32, expected"), ("weight.absmax", torch.Tensor.int, "absmax: .*int32, expected"),
+        ("weight", torch.Tensor.float, "packed: .*float32, expected"),
+        ("weight.absmax", torch.Tensor.int, "absmax: .*int32, expected"),
         ("weight.nested_absmax", lambda t: t * torch.nan, "nested_absmax: NaN"),
         ("weight.nested_quant_map", torch.neg, "nested_quant_map: not the published table"),
         ("weight.quant_map", lambda t: t[:0], "quant_map: not the published table"),
     ],
-)  # fmt: skip
+)
 def test_damage_without_checksums(part, change, message, tmp_path):
     layout.write(nf4.quantize(tiny()), tmp_path / "model")
     (tmp_path / "model" / "checksums.json").unlink()

@@ -57,8 +57,10 @@ PACKED = (
     "ternary",
 )
 FIVE = "bits=5: the GPTQ layout holds 2, 3, 4, 8"
-NO_GPTQ, NO_AWQ, NO_BNB = (f"no layers of this format; compress it with {w} first" for w in (
-    "gptq.quantize or rtn.quantize", "awq.quantize", "nf4.quantize or llm_int8.quantize"))  # fmt: skip
+NO_GPTQ, NO_AWQ, NO_BNB = (
+    f"no layers of this format; compress it with {w} first"
+    for w in ("gptq.quantize or rtn.quantize", "awq.quantize", "nf4.quantize or llm_int8.quantize")
+)
 FOUR = r"the AWQ layout holds 4 bits with neighbouring inputs in a group \(no act-order\)"
 # methods that a format holds; all others are refused, with these messages or else the last one
 WRITTEN = {

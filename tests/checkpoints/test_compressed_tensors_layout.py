@@ -133,9 +133,12 @@ def test_errors(tmp_path):
     [
         (lambda t: t.pop(f"{Q}.weight_scale"), "q_proj lacks weight_scale"),
         (lambda t: t.pop(f"{Q}.weight_global_scale"), "q_proj lacks weight_global_scale"),
-        (lambda t: t.update({f"{Q}.weight_scale": t[f"{Q}.weight_scale"][:, :3].contiguous()}), "are no layer of NVFP4"),
-        (lambda t: t.update({f"{Q}.weight_global_scale": torch.tensor([float("nan")])}), "the file is damaged"),
-        (lambda t: t.update({f"{Q}.weight_packed": t[f"{Q}.weight_packed"].int()}), "expected bytes"),
+        (lambda t: t.update({f"{Q}.weight_scale": t[f"{Q}.weight_scale"][:, :3].contiguous()}),
+         "are no layer of NVFP4"),
+        (lambda t: t.update({f"{Q}.weight_global_scale": torch.tensor([float("nan")])}),
+         "the file is damaged"),
+        (lambda t: t.update({f"{Q}.weight_packed": t[f"{Q}.weight_packed"].int()}),
+         "expected bytes"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_refused(change, said, tmp_path):
@@ -151,11 +154,17 @@ Q = "model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: s.update(format="pack-quantized"), "'pack-quantized'; supported are mxfp4-pack-quantized"),
-        (lambda s: s["config_groups"]["group_0"].update(input_activations={"num_bits": 4}), "weights only"),
+        (
+            lambda s: s.update(format="pack-quantized"),
+            "'pack-quantized'; supported are mxfp4-pack-quantized",
+        ),
+        (
+            lambda s: s["config_groups"]["group_0"].update(input_activations={"num_bits": 4}),
+            "weights only",
+        ),
         (lambda s: s.update(quant_method="gptq"), "'gptq', expected 'compressed-tensors'"),
     ],
-)  # fmt: skip
+)
 def test_other_settings_are_refused(change, said, tmp_path):
     layout.write(microscaling.quantize(tiny(), scheme="MXFP4"), tmp_path / "model")
     (tmp_path / "model" / "checksums.json").unlink()

@@ -18,8 +18,9 @@ IDS = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(0))
 def tiny():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=64, tie_word_embeddings=False,
+        vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64,
+        tie_word_embeddings=False,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 
@@ -28,12 +29,18 @@ FORMATS = {
     "ours": (lambda place: rtn.quantize(tiny(), bits=4).save(place), load),
     "gptq": (lambda place: gptq.write(rtn.quantize(tiny(), bits=4), place), gptq.read),
     "awq": (lambda place: awq.write(rtn.quantize(tiny(), bits=4), place), awq.read),
-    "bitsandbytes": (lambda place: bitsandbytes.write(nf4.quantize(tiny()), place), bitsandbytes.read),
+    "bitsandbytes": (
+        lambda place: bitsandbytes.write(nf4.quantize(tiny()), place),
+        bitsandbytes.read,
+    ),
     "compressed-tensors": (
-        lambda place: compressed_tensors.write(microscaling.quantize(tiny(), scheme="NVFP4"), place), compressed_tensors.read,
+        lambda place: compressed_tensors.write(
+            microscaling.quantize(tiny(), scheme="NVFP4"), place
+        ),
+        compressed_tensors.read,
     ),
     "gguf": (lambda place: gguf.write(tiny(), place, type_name="Q8_0"), gguf.read),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=FORMATS)

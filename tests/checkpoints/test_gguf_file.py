@@ -26,8 +26,8 @@ KINDS = {
     "Q6_K": (1 / 32, 6.5625),
 }
 CONFIG = {
-    "vocab_size": 64, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 512, "max_position_embeddings": 64,
+    "vocab_size": 64, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 512, "max_position_embeddings": 64,
 }  # fmt: skip
 IDS = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
 
@@ -195,10 +195,15 @@ def test_errors(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "rotary scaling 'linear'"),
-        ({"hidden_act": "gelu"}, "activation 'gelu'"), ({"attention_bias": True}, "biases"), ({"mlp_bias": True}, "biases"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+            "rotary scaling 'linear'",
+        ),
+        ({"hidden_act": "gelu"}, "activation 'gelu'"),
+        ({"attention_bias": True}, "biases"),
+        ({"mlp_bias": True}, "biases"),
     ],
-)  # fmt: skip
+)
 def test_what_the_file_would_not_say_is_refused(change, message, tmp_path):
     """Read again, such models would compute something else."""
     with pytest.raises(CompressionError, match=f"{message} cannot be written.*supported are"):

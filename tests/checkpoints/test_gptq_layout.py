@@ -18,7 +18,9 @@ IDS = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(0))
 
 
 def plain_unpack(tensors, name, bits, minus_one=True):
-    """The weight (out, in) of one layer from the layout's words, bit by bit, with Python integers."""
+    """The weight (out, in) of one layer from the layout's words, bit by bit,
+    with Python integers.
+    """
     words, zeros = (
         tensors[f"{name}.{key}"].numpy().astype(np.uint32) for key in ("qweight", "qzeros")
     )
@@ -77,7 +79,9 @@ def test_four_bits_against_the_usual_shifts():
 
 
 def test_three_bits_cross_words_as_auto_gptq_packs_them():
-    """Of 32 codes the eleventh has two bits in the first word, the twenty-second one in the second."""
+    """Of 32 codes the eleventh has two bits in the first word,
+    the twenty-second one in the second.
+    """
     codes = torch.zeros(32, 32, dtype=torch.long)
     codes[0, 10], codes[0, 21] = 0b101, 0b011
     first, second, third = (int(w) & 0xFFFFFFFF for w in layout.to_words(codes, 3)[0])
@@ -230,7 +234,10 @@ def test_errors(tmp_path, written):
     walk.replace(mixed.model, "model.layers.0.mlp.up_proj", other)
     with pytest.raises(
         CompressionError,
-        match=r"besides layers of this format it holds model.layers.0.mlp.up_proj \(BlockwiseLinear\)",
+        match=(
+            r"besides layers of this format it holds "
+            r"model.layers.0.mlp.up_proj \(BlockwiseLinear\)"
+        ),
     ):
         layout.write(mixed, tmp_path / "a")
     with pytest.raises(CompressionError, match="checkpoint_format='marlin'"):

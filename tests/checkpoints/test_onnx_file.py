@@ -17,8 +17,8 @@ def result():
     """Four kinds of layers in one model: the export writes the values that they stand for."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=512, max_position_embeddings=64,
+        vocab_size=64, hidden_size=128, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=512, max_position_embeddings=64,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     result = rtn.quantize(model, bits=8)
@@ -108,7 +108,8 @@ def test_weights_beside_the_file_are_counted_and_go_with_it(tmp_path, monkeypatc
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=512, max_position_embeddings=64,
+        vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=512, max_position_embeddings=64,
     )).eval()  # fmt: skip
     file, beside = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
     monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)

@@ -198,7 +198,10 @@ def test_a_tokenizer_in_a_gguf_file_is_as_it_was(tmp_path):
 def test_how_text_is_cut_has_llama_cpps_name():
     split = {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated"}
     level = {"type": "ByteLevel", "use_regex": False}
-    qwen = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    qwen = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+        r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
 
     def cut(*steps):
         return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)}}
@@ -259,7 +262,10 @@ def test_why_an_export_failed_is_said_without_colours(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(
         CompressionError,
-        match=r"cannot write a LlamaForCausalLM as ONNX \(No ONNX function found for <grouped_mm>\)",
+        match=(
+            r"cannot write a LlamaForCausalLM as ONNX "
+            r"\(No ONNX function found for <grouped_mm>\)"
+        ),
     ):
         checkpoints.onnx.write(tiny(), tmp_path / "a.onnx")
 

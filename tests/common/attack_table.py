@@ -1,7 +1,8 @@
 """One class in which nearly everyone cheats, graded in one run: attack | our score | right score.
 
 python tests/common/attack_table.py --write docs/attacks.md
-python tests/common/attack_table.py --labs --write docs/attacks.md    # only what needs no grading: the labs' own attacks
+python tests/common/attack_table.py --labs --write docs/attacks.md  # only what needs no grading:
+                                                                    # the labs' own attacks
 """
 
 import argparse
@@ -63,7 +64,7 @@ Each row is one submission to a small lab with exercises worth 5, 4 and 3 points
 is wrong work on the exercise of 5 points and right work on the others, so 7 is right; what begins with "right" is right
 work in an unusual form. All of them are graded in one run, beside each other.
 
-"""
+"""  # noqa: E501
 
 
 def slug(name: str) -> str:
@@ -207,7 +208,7 @@ if [ -n "$shut" ]; then  # a folder that others may not enter: an empty one in i
     mount -t tmpfs -o mode=755 none "$shut"; mkdir -p "$python"; mount --bind "$aside" "$python"
 fi
 exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"
-"""
+"""  # noqa: E501
 
 
 def main() -> int:

@@ -13,9 +13,11 @@ ENTAILS = ["entailment", "not_entailment"]
 
 HELLASWAG = [
     {
-        "ind": i, "activity_label": "Baking bread", "ctx_a": f"{name} puts flour in a bowl [step] and adds water.", "ctx_b": "then",
+        "ind": i, "activity_label": "Baking bread",
+        "ctx_a": f"{name} puts flour in a bowl [step] and adds water.", "ctx_b": "then",
         "ctx": f"{name} puts flour in a bowl [step] and adds water. then",
-        "endings": [f"{name} kneads the dough.", "the bowl sings [title] to the moon for a very long time.", "flies.", f"{name} eats the table, and later the door."],
+        "endings": [f"{name} kneads the dough.", "the bowl sings [title] to the moon for a very "
+                    "long time.", "flies.", f"{name} eats the table, and later the door."],
         "label": i % 4, "split": "val", "split_type": "indomain", "source_id": f"made~{i}",
     }
     for i, name in enumerate(NAMES)
@@ -40,19 +42,32 @@ MMLU = {
 # name: (header of the original, rows of it, rows on the hub)
 GLUE = {
     "CoLA": (None, [("made", 1 - i % 2, "*", f'{n} "sleeps" well.') for i, n in enumerate(NAMES)],
-             [{"sentence": f'{n} "sleeps" well.', "label": 1 - i % 2, "idx": i} for i, n in enumerate(NAMES)]),
-    "MRPC": (("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), [(i % 2, i, i, f"{n} runs.", f"{n} is running.") for i, n in enumerate(NAMES)],
-             [{"sentence1": f"{n} runs.", "sentence2": f"{n} is running.", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
-    "QNLI": (("index", "question", "sentence", "label"), [(i, f"Who is {n}?", f"{n} is a baker.", ENTAILS[i % 2]) for i, n in enumerate(NAMES)],
-             [{"question": f"Who is {n}?", "sentence": f"{n} is a baker.", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
-    "QQP": (("id", "qid1", "qid2", "question1", "question2", "is_duplicate"), [(i, 0, 1, f"Is {n} in?", f"Is {n} here?", i % 2) for i, n in enumerate(NAMES)],
-            [{"question1": f"Is {n} in?", "question2": f"Is {n} here?", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
-    "RTE": (("index", "sentence1", "sentence2", "label"), [(i, f"{n} has a cat.", f"{n} has a pet.", ENTAILS[i % 2]) for i, n in enumerate(NAMES)],
-            [{"sentence1": f"{n} has a cat.", "sentence2": f"{n} has a pet.", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
+             [{"sentence": f'{n} "sleeps" well.', "label": 1 - i % 2,
+               "idx": i} for i, n in enumerate(NAMES)]),
+    "MRPC": (("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+             [(i % 2, i, i, f"{n} runs.", f"{n} is running.") for i, n in enumerate(NAMES)],
+             [{"sentence1": f"{n} runs.", "sentence2": f"{n} is running.", "label": i % 2,
+               "idx": i} for i, n in enumerate(NAMES)]),
+    "QNLI": (("index", "question", "sentence", "label"),
+             [(i, f"Who is {n}?", f"{n} is a baker.", ENTAILS[i % 2]) for i, n in enumerate(NAMES)],
+             [{"question": f"Who is {n}?", "sentence": f"{n} is a baker.", "label": i % 2,
+               "idx": i} for i, n in enumerate(NAMES)]),
+    "QQP": (("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+            [(i, 0, 1, f"Is {n} in?", f"Is {n} here?", i % 2) for i, n in enumerate(NAMES)],
+            [{"question1": f"Is {n} in?", "question2": f"Is {n} here?", "label": i % 2,
+              "idx": i} for i, n in enumerate(NAMES)]),
+    "RTE": (("index", "sentence1", "sentence2", "label"),
+            [(i, f"{n} has a cat.", f"{n} has a pet.",
+              ENTAILS[i % 2]) for i, n in enumerate(NAMES)],
+            [{"sentence1": f"{n} has a cat.", "sentence2": f"{n} has a pet.", "label": i % 2,
+              "idx": i} for i, n in enumerate(NAMES)]),
     "SST-2": (("sentence", "label"), [(f"a fine film by {n} ", i % 2) for i, n in enumerate(NAMES)],
-              [{"sentence": f"a fine film by {n} ", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
-    "WNLI": (("index", "sentence1", "sentence2", "label"), [(i, f"{n} saw it.", f"{n} saw the cup.", i % 2) for i, n in enumerate(NAMES)],
-             [{"sentence1": f"{n} saw it.", "sentence2": f"{n} saw the cup.", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
+              [{"sentence": f"a fine film by {n} ", "label": i % 2,
+                "idx": i} for i, n in enumerate(NAMES)]),
+    "WNLI": (("index", "sentence1", "sentence2", "label"),
+             [(i, f"{n} saw it.", f"{n} saw the cup.", i % 2) for i, n in enumerate(NAMES)],
+             [{"sentence1": f"{n} saw it.", "sentence2": f"{n} saw the cup.", "label": i % 2,
+               "idx": i} for i, n in enumerate(NAMES)]),
 }  # fmt: skip
 MNLI = [
     {"premise": f"{n} has a cat", "hypothesis": f"{n} has a pet", "label": i % 3, "idx": i}
@@ -60,35 +75,71 @@ MNLI = [
 ]
 # name: (original items, the hub's rows)
 SUPER_GLUE = {
-    "BoolQ": ([{"question": f"is {n} in", "passage": f"{n} is at home.", "idx": i, "label": i % 2 == 0} for i, n in enumerate(NAMES)],
-              [{"question": f"is {n} in", "passage": f"{n} is at home.", "idx": i, "label": int(i % 2 == 0)} for i, n in enumerate(NAMES)]),
-    "CB": ([{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet", "label": ["entailment", "contradiction", "neutral"][i % 3], "idx": i} for i, n in enumerate(NAMES)],
-           [{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet", "label": i % 3, "idx": i} for i, n in enumerate(NAMES)]),
-    "COPA": ([{"premise": f"{n} fell.", "choice1": "The floor was wet.", "choice2": "It was noon.", "question": ["cause", "effect"][i % 2], "label": i % 2, "idx": i} for i, n in enumerate(NAMES)],) * 2,
+    "BoolQ": ([{"question": f"is {n} in", "passage": f"{n} is at home.", "idx": i,
+                "label": i % 2 == 0} for i, n in enumerate(NAMES)],
+              [{"question": f"is {n} in", "passage": f"{n} is at home.", "idx": i,
+                "label": int(i % 2 == 0)} for i, n in enumerate(NAMES)]),
+    "CB": ([{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet",
+             "label": ["entailment", "contradiction", "neutral"][i % 3],
+             "idx": i} for i, n in enumerate(NAMES)],
+           [{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet", "label": i % 3,
+             "idx": i} for i, n in enumerate(NAMES)]),
+    "COPA": ([{"premise": f"{n} fell.", "choice1": "The floor was wet.", "choice2": "It was noon.",
+               "question": ["cause", "effect"][i % 2], "label": i % 2,
+               "idx": i} for i, n in enumerate(NAMES)],) * 2,
     "MultiRC": ([{"idx": 0, "version": 1.1, "passage": {"text": "Ada sat. Ben ran.", "questions": [
-                    {"question": "Who ran?", "idx": 0, "answers": [{"text": n, "idx": i, "label": int(n == "Ben")} for i, n in enumerate(NAMES[:3])]},
-                    {"question": "Who sat?", "idx": 1, "answers": [{"text": "Ada", "idx": 3, "label": 1}]}]}}],
-                [{"paragraph": "Ada sat. Ben ran.", "question": q, "answer": n, "label": label, "idx": {"paragraph": 0, "question": j, "answer": i}}
-                 for q, n, label, j, i in [("Who ran?", "Ada", 0, 0, 0), ("Who ran?", "Ben", 1, 0, 1), ("Who ran?", "Cleo", 0, 0, 2), ("Who sat?", "Ada", 1, 1, 3)]]),
-    "ReCoRD": ([{"source": "made", "idx": 0, "passage": {"text": "Ada met Ben. Ada left.\n@highlight\nBen stayed", "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10}, {"start": 13, "end": 15}]},
-                 "qas": [{"query": "@placeholder left.", "idx": 0, "answers": [{"start": 0, "end": 2, "text": "Ada"}, {"start": 13, "end": 15, "text": "Ada"}]},
-                         {"query": "@placeholder stayed.", "idx": 1, "answers": [{"start": 8, "end": 10, "text": "Ben"}]}]}],
-               [{"passage": "Ada met Ben. Ada left.\n@highlight\nBen stayed", "query": f"@placeholder {verb}.", "entities": ["Ben", "Ada"], "answers": [who], "idx": {"passage": 0, "query": i}}
+                    {"question": "Who ran?", "idx": 0,
+                     "answers": [{"text": n, "idx": i,
+                                  "label": int(n == "Ben")} for i, n in enumerate(NAMES[:3])]},
+                    {"question": "Who sat?", "idx": 1,
+                     "answers": [{"text": "Ada", "idx": 3, "label": 1}]}]}}],
+                [{"paragraph": "Ada sat. Ben ran.", "question": q, "answer": n, "label": label,
+                  "idx": {"paragraph": 0, "question": j, "answer": i}}
+                 for q, n, label, j, i in [("Who ran?", "Ada", 0, 0, 0),
+                                           ("Who ran?", "Ben", 1, 0, 1),
+                                           ("Who ran?", "Cleo", 0, 0, 2),
+                                           ("Who sat?", "Ada", 1, 1, 3)]]),
+    "ReCoRD": ([{"source": "made", "idx": 0,
+                 "passage": {"text": "Ada met Ben. Ada left.\n@highlight\nBen stayed",
+                             "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10},
+                                          {"start": 13, "end": 15}]},
+                 "qas": [{"query": "@placeholder left.", "idx": 0,
+                          "answers": [{"start": 0, "end": 2, "text": "Ada"},
+                                      {"start": 13, "end": 15, "text": "Ada"}]},
+                         {"query": "@placeholder stayed.", "idx": 1,
+                          "answers": [{"start": 8, "end": 10, "text": "Ben"}]}]}],
+               [{"passage": "Ada met Ben. Ada left.\n@highlight\nBen stayed",
+                 "query": f"@placeholder {verb}.", "entities": ["Ben", "Ada"], "answers": [who],
+                 "idx": {"passage": 0, "query": i}}
                 for i, (verb, who) in enumerate([("left", "Ada"), ("stayed", "Ben")])]),
-    "RTE": ([{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet.", "label": ENTAILS[i % 2], "idx": i} for i, n in enumerate(NAMES)],
-            [{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet.", "label": i % 2, "idx": i} for i, n in enumerate(NAMES)]),
-    "WiC": ([{"word": "bank", "sentence1": f"{n} left the bank.", "sentence2": "The bank lent money.", "idx": i, "label": i % 2 == 1, "start1": len(n) + 10, "end1": len(n) + 14, "start2": 4, "end2": 8, "version": 1.1} for i, n in enumerate(NAMES)],
-            [{"word": "bank", "sentence1": f"{n} left the bank.", "sentence2": "The bank lent money.", "idx": i, "label": i % 2, "start1": len(n) + 10, "end1": len(n) + 14, "start2": 4, "end2": 8} for i, n in enumerate(NAMES)]),
-    "WSC": ([{"text": f"{n} thanked the cook because he was kind.", "idx": i, "label": i % 2 == 0, "target": {"span1_index": 2, "span1_text": "The cook.", "span2_index": 5, "span2_text": "he"}} for i, n in enumerate(NAMES)],
-            [{"text": f"{n} thanked the cook because he was kind.", "idx": i, "label": int(i % 2 == 0), "span1_index": 2, "span1_text": "the cook", "span2_index": 5, "span2_text": "he"} for i, n in enumerate(NAMES)]),
+    "RTE": ([{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet.",
+              "label": ENTAILS[i % 2], "idx": i} for i, n in enumerate(NAMES)],
+            [{"premise": f"{n} has a cat.", "hypothesis": f"{n} has a pet.", "label": i % 2,
+              "idx": i} for i, n in enumerate(NAMES)]),
+    "WiC": ([{"word": "bank", "sentence1": f"{n} left the bank.",
+              "sentence2": "The bank lent money.", "idx": i, "label": i % 2 == 1,
+              "start1": len(n) + 10, "end1": len(n) + 14, "start2": 4, "end2": 8,
+              "version": 1.1} for i, n in enumerate(NAMES)],
+            [{"word": "bank", "sentence1": f"{n} left the bank.",
+              "sentence2": "The bank lent money.", "idx": i, "label": i % 2, "start1": len(n) + 10,
+              "end1": len(n) + 14, "start2": 4, "end2": 8} for i, n in enumerate(NAMES)]),
+    "WSC": ([{"text": f"{n} thanked the cook because he was kind.", "idx": i, "label": i % 2 == 0,
+              "target": {"span1_index": 2, "span1_text": "The cook.", "span2_index": 5,
+                         "span2_text": "he"}} for i, n in enumerate(NAMES)],
+            [{"text": f"{n} thanked the cook because he was kind.", "idx": i,
+              "label": int(i % 2 == 0), "span1_index": 2, "span1_text": "the cook",
+              "span2_index": 5, "span2_text": "he"} for i, n in enumerate(NAMES)]),
 }  # fmt: skip
 HUMANEVAL = [
     {
-        "task_id": f"Made/{i}", "prompt": f'def add{i}(x: int) -> int:\n    """The number {i} more than x."""\n', "entry_point": f"add{i}",
-        "canonical_solution": f"    return x + {i}\n", "test": f"def check(candidate):\n    assert candidate(1) == {1 + i}\n",
+        "task_id": f"Made/{i}",
+        "prompt": f'def add{i}(x: int) -> int:\n    """The number {i} more than x."""\n',
+        "entry_point": f"add{i}",
+        "canonical_solution": f"    return x + {i}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {1 + i}\n",
     }
     for i in range(3)
-]  # fmt: skip
+]
 
 
 def lines(path: Path, rows: list) -> None:

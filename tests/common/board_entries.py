@@ -17,11 +17,16 @@ def measured(half: float = 0.004, **values: float) -> dict[str, dict]:
     values = {**GOOD, **{name.replace("_", " "): value for name, value in values.items()}}
     return {
         name: {
-            "value": value, "interval": [value - half * 0.02, value + half * 0.02] if name == "KL" else [value - half, min(1.0, value + half)],
-            "needed": NEEDED[name], "lower": name == "KL", "passed": value <= NEEDED[name] if name == "KL" else value >= NEEDED[name],
+            "value": value,
+            "interval": [value - half * 0.02, value + half * 0.02]
+            if name == "KL"
+            else [value - half, min(1.0, value + half)],
+            "needed": NEEDED[name],
+            "lower": name == "KL",
+            "passed": value <= NEEDED[name] if name == "KL" else value >= NEEDED[name],
         }
         for name, value in values.items()
-    }  # fmt: skip
+    }
 
 
 def entry(size: int = 2000, **given) -> bytes:

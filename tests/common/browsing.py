@@ -51,7 +51,8 @@ def chromium() -> Iterator[Browser]:
             )
         except Error as error:
             pytest.fail(
-                f"No Chromium starts. Install it, or run: python -m playwright install chromium\n{error}"
+                "No Chromium starts. Install it, or run: python -m playwright install chromium\n"
+                f"{error}"
             )
         yield browser
         browser.close()
@@ -95,7 +96,7 @@ def open_next(page: Page, path: str) -> None:
             await run('application:close-all');
         }
         await run('docmanager:open', {path, factory: 'Notebook', ...(kernel && {kernel: {id: kernel.id}})});
-    }""", path)  # fmt: skip
+    }""", path)  # noqa: E501  # fmt: skip
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
 
 

@@ -11,9 +11,11 @@ A file holds a list. Each entry is one comparison that a sentence of the lesson 
       control: rounding             # the row that is the same without the method
       seeds: 3                      # none: no row depends on the seed
       windows: 64                   # 1: one number for each seed
-      fewer: "…"                    # why, where seeds < 3 (and rows depend on them) or 1 < windows < 64
-      sentence: "GPTQ stays closer to the original."   # word for word, from a markdown cell or the texts of its tasks
-      claims: ["GPTQ < rounding"]   # what the sentence says of means: a < b, a > b, a = b (no difference seen)
+      fewer: "…"  # why, where seeds < 3 (and rows depend on them) or 1 < windows < 64
+      sentence: "GPTQ stays closer to the original."   # word for word, from a markdown cell or the
+                                                       # texts of its tasks
+      claims: ["GPTQ < rounding"]   # what the sentence says of means: a < b, a > b, a = b (no
+                                    # difference seen)
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ HEAD = """# Comparisons and what is said of them
 Made by `python tests/common/fairness.py --write docs/fairness.md` from the committed notebooks; `make test` checks it, and
 checks each claim against the numbers in the notebook's outputs. Intervals cover 95 %; differences are paired by seed and
 window; "=" says that no difference was seen.
-"""
+"""  # noqa: E501
 
 
 def notebook_of(name: str) -> Path:
@@ -143,7 +145,8 @@ def problems(entry: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     for a, sign, b in claims:
         if (seen := table.order(a, b)) != sign:
             said.append(
-                f"claim {a} {sign} {b}: the output shows {seen} ({plus_minus(*table.difference(a, b), sign=True)})"
+                f"claim {a} {sign} {b}: the output shows {seen} "
+                f"({plus_minus(*table.difference(a, b), sign=True)})"
             )
     return said
 
@@ -179,14 +182,16 @@ def document() -> str:
             )
             parts.append(f"\n{'; '.join(f'`{claim}`' for claim in entry['claims'])}\n")
             parts.append(
-                f"\n| row | mean ± interval{unit} | difference from {cell(control)} |\n|---|---|---|\n"
+                f"\n| row | mean ± interval{unit} | difference from {cell(control)} |\n"
+                "|---|---|---|\n"
             )
             for row in entry["rows"]:
                 apart = (
                     "" if row == control else plus_minus(*table.difference(row, control), sign=True)
                 )
                 parts.append(
-                    f"| {cell(row)} | {plus_minus(table.mean(row), table.half_width(row))} | {apart} |\n"
+                    f"| {cell(row)} | {plus_minus(table.mean(row), table.half_width(row))} | "
+                    f"{apart} |\n"
                 )
             notes = filter(
                 None,

@@ -19,13 +19,25 @@ ANSWERS = {
     "double": "def double(x):\n    return 2 * x",
 }
 TESTS = {
-    "hessian": 'verdict = check("gptq.hessian", hessian, seed=1, show=False)\nassert verdict, verdict.message',
-    "pack": 'verdict = check("gptq.pack_int4", pack_int4, seed=1, show=False)\nassert verdict, verdict.message',
+    "hessian": (
+        'verdict = check("gptq.hessian", hessian, seed=1, show=False)\n'
+        "assert verdict, verdict.message"
+    ),
+    "pack": (
+        'verdict = check("gptq.pack_int4", pack_int4, seed=1, show=False)\n'
+        "assert verdict, verdict.message"
+    ),
     "double": "assert double(1) == 2",
 }
 HIDDEN = {
-    "hessian": f"{SECRET} = [[10.0, 2.0], [2.0, 4.0]]\nassert hessian(torch.tensor([[1.0, 2.0], [3.0, 0.0]])).tolist() == {SECRET}",
-    "pack": "assert pack_int4(torch.tensor([[15, 0, 0, 15]], dtype=torch.uint8)).tolist() == [[15, 240]]",
+    "hessian": (
+        f"{SECRET} = [[10.0, 2.0], [2.0, 4.0]]\n"
+        f"assert hessian(torch.tensor([[1.0, 2.0], [3.0, 0.0]])).tolist() == {SECRET}"
+    ),
+    "pack": (
+        "assert pack_int4(torch.tensor([[15, 0, 0, 15]], dtype=torch.uint8)).tolist() == [[15, "
+        "240]]"
+    ),
     "double": "assert double(21) == 42\nassert double([1, 2]) == [1, 2, 1, 2]",
 }
 

@@ -28,9 +28,13 @@ def loaded(statement, top=""):
     )
 
 
-LAST = "const int64_t width = (columns + 1) / 2, groups = (columns + group - 1) / group; (void)width; (void)groups;\n"
+LAST = (
+    "const int64_t width = (columns + 1) / 2, groups = (columns + group - 1) / group; (void)width; "
+    "(void)groups;\n"
+)
 LATE = (  # the first answer is made so late that one which was given before has been looked at
-    "static bool first = true; if (first) for (volatile long i = 0; i < (1L << 28); ++i) {} first = false; y[b * rows + r] = sum * 2;"
+    "static bool first = true; if (first) for (volatile long i = 0; i < (1L << 28); "
+    "++i) {} first = false; y[b * rows + r] = sum * 2;"
 )
 SYSCALLS = "#include <unistd.h>\n#include <sys/syscall.h>\n#include <fcntl.h>\n"
 
@@ -52,7 +56,12 @@ ATTACKS = {  # name: (source, reason)
     "computes one row only": (before("rows = rows > 1 ? rows - 1 : rows;"), "wrong"),
     "remembers its first answers": (
         before(
-            "using std::size_t; static std::map<int64_t, std::vector<float>> kept; auto& k = kept[rows * 1000003 + columns * 101 + group + batch * 7919]; if (!k.empty()) { for (size_t i = 0; i < k.size(); ++i) y[i] = k[i]; return; } honest(codes, scale, zero, x, y, rows, columns, group, batch); k.assign(y, y + rows * batch);",
+            (
+                "using std::size_t; static std::map<int64_t, std::vector<float>> kept; auto& k = "
+                "kept[rows * 1000003 + columns * 101 + group + batch * 7919]; if (!k.empty()) { "
+                "for (size_t i = 0; i < k.size(); ++i) y[i] = k[i]; return; } honest(codes, scale, "
+                "zero, x, y, rows, columns, group, batch); k.assign(y, y + rows * batch);"
+            ),
             "#include <map>\n#include <vector>",
         ),
         "wrong",
@@ -103,7 +112,10 @@ ATTACKS = {  # name: (source, reason)
     "fills the stack": (
         before(
             "f(1);",
-            "static int f(volatile int n) { volatile char a[4096]; a[n & 7] = n; return f(n + 1) + a[n & 7]; }",
+            (
+                "static int f(volatile int n) { volatile char a[4096]; a[n & 7] = n; "
+                "return f(n + 1) + a[n & 7]; }"
+            ),
         ),
         "memory",
     ),
@@ -129,7 +141,10 @@ ATTACKS = {  # name: (source, reason)
     "includes an endless device": ('#include "/dev/zero"\n' + SCALAR, "not_compiled"),
     "includes itself": ('#include "kernel.cpp"\n' + SCALAR, "not_compiled"),
     "a template without end": (
-        "template <int N> struct A { static constexpr int v = A<N + 1>::v + A<N + 2>::v; };\nint a = A<0>::v;\n"
+        (
+            "template <int N> struct A { static constexpr int v = A<N + 1>::v + A<N + 2>::v; };\n"
+            "int a = A<0>::v;\n"
+        )
         + SCALAR,
         "not_compiled",
     ),
@@ -144,8 +159,16 @@ ATTACKS = {  # name: (source, reason)
         "not_compiled",
     ),
 }
-SKIPPING = f"{FAST_ALONE}\n{SIGNATURE}\n    if (rows > 10000) {{ for (int64_t i = 0; i < rows; ++i) y[i] = 0; rows /= 2; }}\n    honest({GIVEN});\n}}\n"
-REMEMBERING = f"{FAST_ALONE}\n{SIGNATURE}\n    static std::vector<float> kept;\n    if (rows > 10000 && !kept.empty()) {{ for (int64_t i = 0; i < rows; ++i) y[i] = kept[i]; return; }}\n    honest({GIVEN});\n    if (rows > 10000) kept.assign(y, y + rows);\n}}\n"
+SKIPPING = (
+    f"{FAST_ALONE}\n{SIGNATURE}\n"
+    "    if (rows > 10000) { for (int64_t i = 0; i < rows; ++i) y[i] = 0; rows /= 2; }\n"
+    f"    honest({GIVEN});\n}}\n"
+)
+REMEMBERING = (
+    f"{FAST_ALONE}\n{SIGNATURE}\n    static std::vector<float> kept;\n"
+    "    if (rows > 10000 && !kept.empty()) { for (int64_t i = 0; i < rows; ++i) y[i] = kept[i]; "
+    f"return; }}\n    honest({GIVEN});\n    if (rows > 10000) kept.assign(y, y + rows);\n}}\n"
+)
 TIMED = {  # right on small shapes; measured
     "half of the rows, timed": (SKIPPING, "wrong_timed"),
     "remembers its answer, timed": (REMEMBERING, "wrong_timed"),
@@ -234,7 +257,9 @@ extern "C" void product(const uint8_t* codes, const float* scale, const uint8_t*
 }
 """,
     "prints": before('printf("%d rows\\n", int(rows)); std::fflush(stdout);', "#include <cstdio>"),
-    "rows from the last, pragmas": before(";").replace("static void honest", "#pragma GCC push_options\n#pragma GCC optimize(\"O2\")\nstatic void honest").replace("for (int64_t r = 0; r < rows; ++r)", "for (int64_t r = rows - 1; r >= 0; --r)"),
+    "rows from the last, pragmas": before(";").replace("static void honest",
+        "#pragma GCC push_options\n#pragma GCC optimize(\"O2\")\nstatic void honest").replace(
+            "for (int64_t r = 0; r < rows; ++r)", "for (int64_t r = rows - 1; r >= 0; --r)"),
 }  # fmt: skip
 
 SECTION = "## Kernels in C++"

@@ -37,14 +37,16 @@ SHARED = (
 def llama(blocks):
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=2, vocab_size=96,
+        hidden_size=64, intermediate_size=128, num_hidden_layers=blocks, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=96,
     )).eval()  # fmt: skip
 
 
 def opt(blocks):
     torch.manual_seed(0)
     return OPTForCausalLM(OPTConfig(
-        hidden_size=64, ffn_dim=128, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=96, max_position_embeddings=64, word_embed_proj_dim=64,
+        hidden_size=64, ffn_dim=128, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=96,
+        max_position_embeddings=64, word_embed_proj_dim=64,
     )).eval()  # fmt: skip
 
 
@@ -55,15 +57,20 @@ def sequential(blocks):
 
 
 GIVEN = {
-    "calibration": lambda model: IDS, "ids": lambda model: IDS, "data": lambda model: IDS, "target": lambda model: lambda step: 0.5,
-    "scores": lambda model: {n: walk.weight_of(m).abs() for n, m in walk.compressible(model).items()},
-    "bits": lambda model: {n: torch.full((len(walk.weight_of(m)),), 4) for n, m in walk.compressible(model).items()},
+    "calibration": lambda model: IDS, "ids": lambda model: IDS, "data": lambda model: IDS,
+    "target": lambda model: lambda step: 0.5,
+    "scores": lambda model:
+        {n: walk.weight_of(m).abs() for n, m in walk.compressible(model).items()},
+    "bits": lambda model:
+        {n: torch.full((len(walk.weight_of(m)),), 4) for n, m in walk.compressible(model).items()},
 }  # fmt: skip
 SETTINGS = {  # less to search
-    "awq.quantize": {"alphas": (0.0, 0.5)}, "additive.quantize": {"entries": 16, "codebooks": 1, "rounds": 1, "beam": 1, "calibration": None,
+    "awq.quantize": {"alphas": (0.0, 0.5)}, "additive.quantize": {"entries": 16, "codebooks": 1,
+        "rounds": 1, "beam": 1, "calibration": None,
                           # shared codebooks are learned from vectors of all layers, held together
                           "shared": False},
-    "e8.quantize": {"calibration": None}, "trellis.quantize": {"state_bits": 6, "calibration": None},
+    "e8.quantize": {"calibration": None},
+    "trellis.quantize": {"state_bits": 6, "calibration": None},
 }  # fmt: skip
 MODELS = {"width.prune_heads": opt, "sequential.prune": sequential}
 

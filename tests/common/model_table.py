@@ -47,14 +47,16 @@ A ✓ stands where this held:
 
 A number is the sentence, below, with which it was refused.
 
-"""
+"""  # noqa: E501
 
 
 KINDS = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "phi", "phi3", "falcon", "bloom",
-    "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "olmo", "olmo2", "olmo3", "granite", "glm", "glm4", "starcoder2", "stablelm", "cohere",
-    "cohere2", "nemotron", "exaone4", "smollm3", "xglm", "codegen", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe",
-    "jamba", "mamba", "deepseek_v3", "glm4_moe", "ernie4_5_moe",
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3n_text",
+    "gemma4_text", "phi", "phi3", "falcon", "bloom", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt",
+    "olmo", "olmo2", "olmo3", "granite", "glm", "glm4", "starcoder2", "stablelm", "cohere",
+    "cohere2", "nemotron", "exaone4", "smollm3", "xglm", "codegen", "mixtral", "qwen2_moe",
+    "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "jamba", "mamba", "deepseek_v3", "glm4_moe",
+    "ernie4_5_moe",
 )  # fmt: skip
 
 
@@ -140,7 +142,11 @@ def file(
 
 COLUMNS: dict[str, Callable[[Any], str]] = {
     "GPTQ": quantized(lambda m: quantization.gptq.quantize(m, IDS, bits=8, group_size=-1)),
-    "AWQ": quantized(lambda m: quantization.awq.quantize(m, IDS, bits=8, group_size=-1, alphas=(0.0, 0.5), clip=False)),
+    "AWQ": quantized(
+        lambda m: quantization.awq.quantize(
+            m, IDS, bits=8, group_size=-1, alphas=(0.0, 0.5), clip=False
+        )
+    ),
     "SmoothQuant": smoothed,
     "rotation": lambda m: near(quantization.rotations.rotate(m), m, 1e-4) or "✓",
     "Wanda": wanda,
@@ -149,11 +155,19 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "layers": smaller(lambda m: structured.prune_layers(m, IDS)),
     "GPTQ file": file(
         lambda m: quantization.rtn.quantize(m, bits=8, group_size=-1),
-        lambda w, f: checkpoints.gptq.write(w, f, unfit="leave", dtype=torch.float32), checkpoints.gptq.read,
+        lambda w, f: checkpoints.gptq.write(w, f, unfit="leave", dtype=torch.float32),
+        checkpoints.gptq.read,
     ),
-    "bitsandbytes file": file(quantization.nf4.quantize, checkpoints.bitsandbytes.write, checkpoints.bitsandbytes.read),
-    "GGUF": file(lambda m: m, lambda w, f: checkpoints.gguf.write(w, f, type_name="F32"), checkpoints.gguf.read, "a.gguf"),
-}  # fmt: skip
+    "bitsandbytes file": file(
+        quantization.nf4.quantize, checkpoints.bitsandbytes.write, checkpoints.bitsandbytes.read
+    ),
+    "GGUF": file(
+        lambda m: m,
+        lambda w, f: checkpoints.gguf.write(w, f, type_name="F32"),
+        checkpoints.gguf.read,
+        "a.gguf",
+    ),
+}
 
 
 def made(kind: str) -> Any:
@@ -190,7 +204,8 @@ def row(kind: str) -> dict[str, str]:
             found[name] = "refused: " + sentence(error, model)
         except Exception as error:
             found[name] = (
-                f"**{type(error).__name__}**: {str(error).splitlines()[0][:60] if str(error) else ''}"
+                f"**{type(error).__name__}**: "
+                f"{str(error).splitlines()[0][:60] if str(error) else ''}"
             )
     return found
 
@@ -233,7 +248,8 @@ def read(page: str) -> dict[str, dict[str, str]]:
     ]
     head = table[0][1:]
     return {
-        line[0]: {name: f"refused: {said[cell]}" if cell in said else cell for name, cell in zip(head, line[1:], strict=True)}
+        line[0]: {name: f"refused: {said[cell]}" if cell in said else cell
+                  for name, cell in zip(head, line[1:], strict=True)}
         for line in table[1:]
     }  # fmt: skip
 

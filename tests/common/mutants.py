@@ -91,7 +91,7 @@ Made by `python tests/common/mutants.py --write docs/mutants.md`; `make test` ch
 
 | exercise | wrong rejected | right accepted | mutants killed | of these by an error | survivors explained |
 |---|---|---|---|---|---|
-"""
+"""  # noqa: E501
 
 
 @functools.cache
@@ -221,8 +221,9 @@ def counts(name: str, found: dict[str, str], judge_planted: bool = True) -> list
         right = sum(all(v.passed for v in verdicts(f)) for f in answers.RIGHT[name])
     survived = set(survivors(found))
     return [
-        wrong, len(answers.WRONG[name]), right, len(answers.RIGHT[name]), len(found) - len(survived), len(found),
-        sum(what == "error" for what in found.values()), len(survived & set(explained().get(name, {}))),
+        wrong, len(answers.WRONG[name]), right, len(answers.RIGHT[name]),
+        len(found) - len(survived), len(found), sum(what == "error" for what in found.values()),
+        len(survived & set(explained().get(name, {}))),
     ]  # fmt: skip
 
 

@@ -13,8 +13,9 @@ TOLERANCE = 4e-7
 # rows, columns, groups: one number, odd sizes, one row, groups of 2 to 256, groups that begin
 # inside a byte, ragged ends
 SHAPES = [
-    (1, 1, 1), (3, 7, 1), (1, 64, 1), (2, 128, 2), (5, 96, 3), (17, 192, 3), (9, 40, 5), (8, 36, 18), (4, 33, 3), (7, 33, 1),
-    (16, 1024, 8), (6, 1024, 32), (10, 30, 2), (3, 514, 1), (5, 288, 6), (2, 768, 3), (33, 160, 2),
+    (1, 1, 1), (3, 7, 1), (1, 64, 1), (2, 128, 2), (5, 96, 3), (17, 192, 3), (9, 40, 5),
+    (8, 36, 18), (4, 33, 3), (7, 33, 1), (16, 1024, 8), (6, 1024, 32), (10, 30, 2), (3, 514, 1),
+    (5, 288, 6), (2, 768, 3), (33, 160, 2),
 ]  # fmt: skip
 
 
@@ -70,7 +71,9 @@ ELEMENTS = [0, 0.5, 1, 1.5, 2, 3, 4, 6]  # of E2M1
 
 
 def make_blocks(rows, columns, kind, *, seed=0, scales=None):
-    """A BlockWeight with every code and scales of six octaves, or with these patterns of `scales`."""
+    """A BlockWeight with every code and scales of six octaves,
+    or with these patterns of `scales`.
+    """
     g = torch.Generator().manual_seed(seed)
     codes = torch.randint(16, (rows, columns), generator=g)
     shape = (rows, -(-columns // kernels.BLOCKS[kind]))

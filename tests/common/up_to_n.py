@@ -23,7 +23,9 @@ def load(name):
 
 
 def points(opened, test, **functions):
-    """What the other lines of a test give, its checks left out; 0 where they raise, whatever it is."""
+    """What the other lines of a test give, its checks left out; 0 where they raise,
+    whatever it is.
+    """
     (found,) = [t for t in opened.tests if t.grade_id == test]
     namespace = {
         **opened.namespace,

@@ -16,8 +16,8 @@ CONFIGS = {
         intermediate_size=48, max_position_embeddings=64, **SMALL,
     ),
     "opt": lambda layers=4, hidden=32: OPTConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=hidden,
-        max_position_embeddings=64, **SMALL,
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=48,
+        word_embed_proj_dim=hidden, max_position_embeddings=64, **SMALL,
     ),
     "gpt2": lambda layers=4, hidden=32: GPT2Config(
         n_embd=hidden, n_layer=layers, n_head=4, n_positions=64, **SMALL

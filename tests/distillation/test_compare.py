@@ -47,7 +47,8 @@ def test_a_checkpoint_is_chosen_on_windows_that_do_not_judge(make, ids):
     teacher, options = make(), {"steps": 6, "batch": 4, "progress": False, "every": 2, "peak": 0.05}
     student = students.from_layers(teacher, [0, 3])
     found = compare.losses(
-        lambda seed: student, teacher, lambda seed: ids, {"labels": "labels"}, choose=ids[:4], validation=ids[4:9], seeds=(3,), **options
+        lambda seed: student, teacher, lambda seed: ids, {"labels": "labels"}, choose=ids[:4],
+        validation=ids[4:9], seeds=(3,), **options
     )["labels"]  # fmt: skip
     alone = train(
         student, None, ids, loss="labels", validation=ids[:4], keep="best", seed=3, **options
@@ -65,9 +66,11 @@ def test_a_distilled_student_of_the_bundled_model_beats_labels_alone():
     teacher, tokenizer = load("bundled")
     student = students.bundled(teacher, "tenth", token_windows(tokenizer, "train", 8, 64, 0).long())
     found = compare.losses(
-        lambda seed: student, teacher, lambda seed: token_windows(tokenizer, "train", 64, 64, seed + 1).long(),
-        {"labels": "labels", "response": "response"}, validation=token_windows(tokenizer, "validation", 32, 64, 0).long(),
-        seeds=(0, 1), steps=40, batch=8, peak=2e-3, every=40, progress=False,
+        lambda seed: student, teacher, lambda seed: token_windows(tokenizer, "train", 64, 64,
+            seed + 1).long(),
+        {"labels": "labels", "response": "response"},
+        validation=token_windows(tokenizer, "validation", 32, 64, 0).long(), seeds=(0, 1), steps=40,
+        batch=8, peak=2e-3, every=40, progress=False,
     )  # fmt: skip
     gains = [
         alone - taught

@@ -82,7 +82,8 @@ def test_a_model_learns_along_only_where_another_one_reads_the_text():
     data, along = digits.load(0), copy.deepcopy(model)
     kept = {name: p.clone() for name, p in model.named_parameters()}
     cross_modal.through_model(
-        along, tokenizer, digits.network(64, 16, 256), data.train_x[:16], data.train_y[:16], steps=2, batch=2, teacher=model,
+        along, tokenizer, digits.network(64, 16, 256), data.train_x[:16], data.train_y[:16],
+        steps=2, batch=2, teacher=model,
     )  # fmt: skip
     assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())
     moved = [name for name, p in along.named_parameters() if not torch.equal(p, kept[name])]

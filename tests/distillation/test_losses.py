@@ -339,7 +339,8 @@ def test_no_gradient_reaches_a_teacher():
     for call, (student, teacher) in (
         (losses.kl, hidden), (losses.reverse_kl, hidden), (losses.jensen_shannon, hidden),
         (lambda s, t: losses.response(s, t, alpha=0.0), hidden), (losses.feature, hidden),
-        (losses.value_relations, hidden), (losses.distance, flat), (losses.angle, flat), (losses.contrastive, flat),
+        (losses.value_relations, hidden), (losses.distance, flat), (losses.angle, flat),
+        (losses.contrastive, flat),
         (lambda s, t: losses.attention_maps(s.softmax(-1), t.softmax(-1)), scores),
     ):  # fmt: skip
         call(student, teacher).backward()

@@ -165,8 +165,8 @@ def test_labels_and_masks_of_the_data_say_what_counts(make, ids):
     labels[:, :8] = -100
     mask[:, 10:] = False
     got = on_policy.train(
-        student, teacher, ids[:, :3], steps=1, tokens=2, share=0.0, data=ids, labels=labels, mask=mask, batch=len(ids),
-        divergence="reverse", progress=False,
+        student, teacher, ids[:, :3], steps=1, tokens=2, share=0.0, data=ids, labels=labels,
+        mask=mask, batch=len(ids), divergence="reverse", progress=False,
     )  # fmt: skip
     with torch.no_grad():
         s, t = student(ids[:, :10]).logits, teacher(ids[:, :10]).logits
@@ -179,11 +179,16 @@ def test_labels_and_masks_of_the_data_say_what_counts(make, ids):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"share": 1.5}, "share"), ({"share": 0.5, "data": None}, "data"), ({"divergence": "left"}, "divergence"),
-        ({"data": torch.full((3, 5), 4), "share": 0.5}, "row i"), ({"tokens": 0}, "tokens"), ({"tokens": 500}, "prompts"),
-        ({"temperature": -1.0}, "temperature"), ({"real": torch.zeros(24, 4, dtype=torch.bool)}, "real"),
+        ({"share": 1.5}, "share"),
+        ({"share": 0.5, "data": None}, "data"),
+        ({"divergence": "left"}, "divergence"),
+        ({"data": torch.full((3, 5), 4), "share": 0.5}, "row i"),
+        ({"tokens": 0}, "tokens"),
+        ({"tokens": 500}, "prompts"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"real": torch.zeros(24, 4, dtype=torch.bool)}, "real"),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_sense_is_named(make, ids, change, said):
     settings = {"steps": 1, "tokens": 3, "data": ids, "progress": False} | change
     with pytest.raises(CompressionError, match=said):

@@ -35,7 +35,8 @@ def run(out, **change):
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, 4:] = False
     loss = objectives.Response(alpha=0.3)
-    options = dict(steps=10, every=1, batch=6, peak=3e-3, loss=loss, mask=mask, validation=ids[:6], keep="last", progress=False)
+    options = dict(steps=10, every=1, batch=6, peak=3e-3, loss=loss, mask=mask, validation=ids[:6],
+                   keep="last", progress=False)
     return train(student, teacher, ids, folder=out, **{**options, **change})
 '''
 
@@ -122,11 +123,16 @@ def test_the_command_line_makes_a_student_folder(make, ids, tmp_path, monkeypatc
     from course_utils.distillation import __main__ as command
     from course_utils.models import load, load_tokenizer
 
-    config = LlamaConfig(vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
-                         num_key_value_heads=1, pad_token_id=1, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = LlamaConfig(vocab_size=1024, hidden_size=32, num_hidden_layers=3,
+                         num_attention_heads=2, intermediate_size=48,
+                         num_key_value_heads=1, pad_token_id=1, bos_token_id=0, eos_token_id=0
+    )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "teacher")
     load_tokenizer().save_pretrained(tmp_path / "teacher")
-    words = f"x --out {tmp_path / 'out'} --teacher {tmp_path / 'teacher'} --layers 0,2 --hidden 16 --steps 2 --batch 2"
+    words = (
+        f"x --out {tmp_path / 'out'} --teacher {tmp_path / 'teacher'} --layers 0,2 --hidden "
+        "16 --steps 2 --batch 2"
+    )
     monkeypatch.setattr(
         sys, "argv", [*words.split(), "--context", "16", "--windows", "40", "--every", "1"]
     )

@@ -138,17 +138,21 @@ def test_peers_and_data_that_do_not_fit(make, ids):
     other = make(seed=2)
     other.resize_token_embeddings(60)
     for cohort, data, word in (
-        (peers, ids[:0], "data"), (peers, ids + 50, "outside 0 … 49"), ([peers[0], other], ids, "vocabulary"),
+        (peers, ids[:0], "data"),
+        (peers, ids + 50, "outside 0 … 49"),
+        ([peers[0], other], ids, "vocabulary"),
         (peers[:1], ids, "at least two"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(CompressionError, match=word):
             variants.mutual(cohort, data, steps=1, progress=False)
     with pytest.raises(CompressionError, match="validation"):
         variants.mutual(peers, ids, validation=ids[:0], steps=1, progress=False)
     for call in (
-        lambda: variants.assistants([], peers[0], ids), lambda: variants.growing(peers[0], ids, stages=[]),
-        lambda: variants.stages(peers[1], peers[0], ids, []), lambda: variants.several_teachers(peers[1], [], ids),
-    ):  # fmt: skip
+        lambda: variants.assistants([], peers[0], ids),
+        lambda: variants.growing(peers[0], ids, stages=[]),
+        lambda: variants.stages(peers[1], peers[0], ids, []),
+        lambda: variants.several_teachers(peers[1], [], ids),
+    ):
         with pytest.raises(CompressionError, match="empty"):
             call()
 

@@ -144,7 +144,8 @@ sys.path.insert(0, {here!r})
 from conftest import tiny
 teacher = tiny()
 ids = torch.randint(2, 50, (24, 12), generator=torch.Generator().manual_seed(1))
-train(students.from_layers(teacher, [0, 3]), teacher, ids, steps=150, every=3, folder={out!r}, batch=4, progress=False)
+train(students.from_layers(teacher, [0, 3]), teacher, ids, steps=150, every=3, folder={out!r},
+      batch=4, progress=False)
 """
 
 
@@ -174,13 +175,15 @@ def test_finished_runs_and_other_settings(duo, ids, tmp_path):
     first = train(student, teacher, ids, **options)
     assert same(state(train(student, teacher, ids, **options)), state(first))  # nothing left to do
     for change, name in (
-        ({"steps": 6}, "steps"), ({"seed": 1}, "seed"), ({"peak": 2e-3}, "peak"), ({"loss": "labels"}, "loss"),
-        ({"loss": objectives.Response(3.0)}, "loss"), ({"validation": ids[:3], "keep": "last"}, "validation"),
+        ({"steps": 6}, "steps"), ({"seed": 1}, "seed"), ({"peak": 2e-3}, "peak"),
+        ({"loss": "labels"}, "loss"), ({"loss": objectives.Response(3.0)}, "loss"),
+        ({"validation": ids[:3], "keep": "last"}, "validation"),
         ({"mask": torch.ones_like(ids)}, "mask"), ({"validation": ids[:3]}, "keep"),
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=f"other settings.*{name}"):
             train(student, teacher, ids, **{**options, **change})
-    for who, name in (((students.from_layers(teacher, [0, 2]), teacher, ids), "student"), ((student, student, ids), "teacher"),
+    for who, name in (((students.from_layers(teacher, [0, 2]), teacher, ids), "student"),
+                      ((student, student, ids), "teacher"),
                       ((student, teacher, ids.flip(0)), "data")):  # fmt: skip
         with pytest.raises(CompressionError, match=f"other settings.*{name}"):
             train(*who, **options)
@@ -455,14 +458,20 @@ def test_vocabularies_and_tokenizers_must_agree(make, ids):
 def test_bad_input_is_named(duo, ids, make):
     teacher, student = duo
     for change, word in (
-        ({"data": ids[:0]}, "data"), ({"data": ids[:, :1]}, "data"), ({"data": ids + 50}, "outside 0 … 49"),
-        ({"data": ids.float()}, "data"), ({"data": ids.repeat(1, 6)}, "data: sequences of 72 tokens.*at most 64"), ({"validation": ids[:0]}, "validation"), ({"loss": "logits"}, "loss"),
-        ({"teacher": None}, "needs one teacher"), ({"teacher": []}, "empty list"), ({"steps": 0}, "steps"),
-        ({"batch": 0}, "batch"), ({"peak": -1.0}, "peak"), ({"peak": float("nan")}, "peak"), ({"keep": "first"}, "keep"),
-        ({"patience": 3}, "validation"), ({"mask": ids[:, 1:] > 0}, "mask"), ({"mask": ids < 0}, "mask"),
-        ({"teacher": [teacher, teacher]}, "one teacher"), ({"loss": None}, "loss=None"),
-        ({"labels": ids.index_fill(0, torch.tensor([3, 5]), -100)}, "2 rows have nothing to predict, such as row 3"),
-        ({"loss": objectives.Response(), "teacher": None}, "needs one"), ({"warmup": -1}, "warmup"), ({"steps": 1.5}, "steps"),
+        ({"data": ids[:0]}, "data"), ({"data": ids[:, :1]}, "data"),
+        ({"data": ids + 50}, "outside 0 … 49"), ({"data": ids.float()}, "data"),
+        ({"data": ids.repeat(1, 6)}, "data: sequences of 72 tokens.*at most 64"),
+        ({"validation": ids[:0]}, "validation"), ({"loss": "logits"}, "loss"),
+        ({"teacher": None}, "needs one teacher"), ({"teacher": []}, "empty list"),
+        ({"steps": 0}, "steps"), ({"batch": 0}, "batch"), ({"peak": -1.0}, "peak"),
+        ({"peak": float("nan")}, "peak"), ({"keep": "first"}, "keep"),
+        ({"patience": 3}, "validation"), ({"mask": ids[:, 1:] > 0}, "mask"),
+        ({"mask": ids < 0}, "mask"), ({"teacher": [teacher, teacher]}, "one teacher"),
+        ({"loss": None}, "loss=None"),
+        ({"labels": ids.index_fill(0, torch.tensor([3, 5]), -100)},
+         "2 rows have nothing to predict, such as row 3"),
+        ({"loss": objectives.Response(), "teacher": None}, "needs one"), ({"warmup": -1}, "warmup"),
+        ({"steps": 1.5}, "steps"),
     ):  # fmt: skip
         call = {"data": ids, "teacher": teacher, "steps": 1, **QUIET, **change}
         with pytest.raises(CompressionError, match=word):

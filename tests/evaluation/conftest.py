@@ -11,18 +11,21 @@ from course_utils import models
 CONTEXT = 256
 SHAPES = {
     "llama": lambda: LlamaConfig(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
     ),
     "qwen2": lambda: Qwen2Config(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=CONTEXT, tie_word_embeddings=False,
+        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
     ),
     "opt": lambda: OPTConfig(
         vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
         word_embed_proj_dim=32, max_position_embeddings=CONTEXT,
     ),
-    "gpt2": lambda: GPT2Config(vocab_size=1024, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT),
+    "gpt2": lambda: GPT2Config(vocab_size=1024, n_embd=32, n_layer=2, n_head=4,
+                               n_positions=CONTEXT),
 }  # fmt: skip
 
 

@@ -72,8 +72,8 @@ def test_the_widest_that_fits(n):
 
 def test_every_advice_fits_its_memory_runs_and_has_words(capsys):
     grid = itertools.product(
-        (math.inf, 14e9, 8e9, 5e9, 4e9, 3e9, 2e9, 1e9, 0.5e9), (1.0, 1.5, 3.0, 9.0), (0.5, 0.95, 0.99, 1.0),
-        advisor.PLACES, (True, False),
+        (math.inf, 14e9, 8e9, 5e9, 4e9, 3e9, 2e9, 1e9, 0.5e9), (1.0, 1.5, 3.0, 9.0),
+        (0.5, 0.95, 0.99, 1.0), advisor.PLACES, (True, False),
     )  # fmt: skip
     seen = set()
     for memory, speedup, quality, place, training in grid:
@@ -108,11 +108,14 @@ def test_every_advice_fits_its_memory_runs_and_has_words(capsys):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"parameters": 0}, "parameters=0"), ({"parameters": "7B"}, "parameters='7B'"), ({"parameters": math.nan}, "parameters"),
-        ({"memory": 0}, "memory=0"), ({"memory": -1.0}, "memory"), ({"memory": math.nan}, "memory"), ({"memory": "4 GB"}, "memory"),
-        ({"speedup": 0.5}, "speedup=0.5"), ({"speedup": math.inf}, "speedup"), ({"quality": 0}, "quality=0"),
-        ({"quality": 99}, "quality=99"), ({"place": "moon"}, "'edge'"), ({"training": "yes"}, "training"),
-        ({"memory": 1e6}, "smaller model"), ({"memory": 1e9, "training": False}, "without training"),
+        ({"parameters": 0}, "parameters=0"), ({"parameters": "7B"}, "parameters='7B'"),
+        ({"parameters": math.nan}, "parameters"), ({"memory": 0}, "memory=0"),
+        ({"memory": -1.0}, "memory"), ({"memory": math.nan}, "memory"),
+        ({"memory": "4 GB"}, "memory"), ({"speedup": 0.5}, "speedup=0.5"),
+        ({"speedup": math.inf}, "speedup"), ({"quality": 0}, "quality=0"),
+        ({"quality": 99}, "quality=99"), ({"place": "moon"}, "'edge'"),
+        ({"training": "yes"}, "training"), ({"memory": 1e6}, "smaller model"),
+        ({"memory": 1e9, "training": False}, "without training"),
     ],
 )  # fmt: skip
 def test_bad_constraints_are_told(change, told):

@@ -183,7 +183,8 @@ def test_an_unknown_row():
 
 def test_saved_and_loaded(tmp_path):
     table = quiet(
-        "<b>Three</b> bits", {"RTN": noisy(0.0), "GPTQ": noisy(0.2)}, against="RTN", unit="nats", protocol="as said",
+        "<b>Three</b> bits", {"RTN": noisy(0.0), "GPTQ": noisy(0.2)}, against="RTN", unit="nats",
+        protocol="as said",
         columns={"MB": {"GPTQ": 1.25}},
     )  # fmt: skip
     path = table.save(tmp_path / "new" / "three.json", command="python benchmarks/three.py")
@@ -221,9 +222,10 @@ def test_an_output_holds_the_table_for_readers_and_for_tests():
 @pytest.mark.parametrize(
     "mean, half, text",
     [
-        (0.64553, 0.00213, "0.6455 ± 0.0021"), (12.3, 4.56, "12.3 ± 4.6"), (1234.5, 78.9, "1234 ± 79"),
-        (-0.0031, 0.00052, "−0.00310 ± 0.00052"), (6.1e-7, 3.1e-8, "(6.10 ± 0.31)e−7"), (2.0, 0.0, "2"),
-        (0.5, math.nan, "0.5"), (0.0, 0.0123, "0.000 ± 0.012"),
+        (0.64553, 0.00213, "0.6455 ± 0.0021"), (12.3, 4.56, "12.3 ± 4.6"),
+        (1234.5, 78.9, "1234 ± 79"), (-0.0031, 0.00052, "−0.00310 ± 0.00052"),
+        (6.1e-7, 3.1e-8, "(6.10 ± 0.31)e−7"), (2.0, 0.0, "2"), (0.5, math.nan, "0.5"),
+        (0.0, 0.0123, "0.000 ± 0.012"),
     ],
 )  # fmt: skip
 def test_digits(mean, half, text):

@@ -19,9 +19,10 @@ from course_utils.quantization import rtn
 # total parameters as their model pages on the hub state them (GPT-2 and OPT: with tied heads
 # counted once)
 PUBLISHED = {
-    "GPT-2": 124_439_808, "OPT-125M": 125_239_296, "Qwen2.5-0.5B": 494_032_768, "Llama-3.2-1B": 1_235_814_400,
-    "Llama-2-7B": 6_738_415_616, "Mistral-7B": 7_241_732_096, "Qwen2.5-7B": 7_615_616_512,
-    "Llama-3-8B": 8_030_261_248, "Llama-2-13B": 13_015_864_320, "Llama-2-70B": 68_976_648_192,
+    "GPT-2": 124_439_808, "OPT-125M": 125_239_296, "Qwen2.5-0.5B": 494_032_768,
+    "Llama-3.2-1B": 1_235_814_400, "Llama-2-7B": 6_738_415_616, "Mistral-7B": 7_241_732_096,
+    "Qwen2.5-7B": 7_615_616_512, "Llama-3-8B": 8_030_261_248, "Llama-2-13B": 13_015_864_320,
+    "Llama-2-70B": 68_976_648_192,
 }  # fmt: skip
 
 
@@ -67,19 +68,20 @@ def test_the_seven_billion_question():
 def small(request):
     return {
         "llama": lambda: LlamaConfig(
-            vocab_size=300, hidden_size=128, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2,
-            intermediate_size=320, head_dim=16,
+            vocab_size=300, hidden_size=128, num_hidden_layers=4, num_attention_heads=8,
+            num_key_value_heads=2, intermediate_size=320, head_dim=16,
         ),
         "qwen2": lambda: Qwen2Config(
-            vocab_size=300, hidden_size=128, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, intermediate_size=320,
+            vocab_size=300, hidden_size=128, num_hidden_layers=4, num_attention_heads=8,
+            num_key_value_heads=4, intermediate_size=320,
         ),
         "opt": lambda: OPTConfig(
-            vocab_size=300, hidden_size=128, num_hidden_layers=4, num_attention_heads=8, ffn_dim=512, dropout=0.0,
-            word_embed_proj_dim=128, max_position_embeddings=512,
+            vocab_size=300, hidden_size=128, num_hidden_layers=4, num_attention_heads=8,
+            ffn_dim=512, dropout=0.0, word_embed_proj_dim=128, max_position_embeddings=512,
         ),
         "gpt2": lambda: GPT2Config(
-            vocab_size=300, n_embd=128, n_layer=4, n_head=8, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-            bos_token_id=0, eos_token_id=0,
+            vocab_size=300, n_embd=128, n_layer=4, n_head=8, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
         ),
     }[request.param]()  # fmt: skip
 
@@ -177,8 +179,10 @@ def test_encoders_and_experts():
 
 @pytest.mark.parametrize(
     ("config", "options", "message"),
-    [("GPT-9", {}, "known names"), ({"hidden_size": 3}, {}, "model_type"), ("GPT-2", {"context": 0}, "positive"),
-     ("GPT-2", {"dtype_bits": 0}, "positive"), ("GPT-2", {"dtype_bits": 4, "training": True}, "mixed precision")],
+    [("GPT-9", {}, "known names"), ({"hidden_size": 3}, {}, "model_type"),
+     ("GPT-2", {"context": 0}, "positive"),
+     ("GPT-2", {"dtype_bits": 0}, "positive"),
+     ("GPT-2", {"dtype_bits": 4, "training": True}, "mixed precision")],
 )  # fmt: skip
 def test_bad_arguments(config, options, message):
     with pytest.raises(CompressionError, match=message):

@@ -77,8 +77,8 @@ def test_the_number_carries_its_protocol(bundled):
     model, tokenizer = bundled
     found = perplexity(model, tokenizer, split="test", context=40, n=3)
     wanted = {
-        "model": "bundled", "text": "bundled", "split": "test", "context": 40, "stride": 40, "windows": 3,
-        "tokens": 117, "unit": "token", "dtype": "float32", "seed": 0,
+        "model": "bundled", "text": "bundled", "split": "test", "context": 40, "stride": 40,
+        "windows": 3, "tokens": 117, "unit": "token", "dtype": "float32", "seed": 0,
     }  # fmt: skip
     assert found.protocol == wanted
     for part in (

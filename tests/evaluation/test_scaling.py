@@ -1,4 +1,6 @@
-"""The fit against scipy, its interval against its promise, and times of known work in their order."""
+"""The fit against scipy, its interval against its promise,
+and times of known work in their order.
+"""
 
 import math
 import random
@@ -50,7 +52,8 @@ def test_the_interval_holds_as_often_as_it_says():
 
 @pytest.mark.parametrize(
     ("sizes", "costs"),
-    [([1, 2], [1, 2]), ([1, 2, 3], [1, 2]), ([2, 2, 2], [1, 2, 3]), ([1, 2, 3], [1, 0, 3]), ([1, 2, math.nan], [1, 2, 3]),
+    [([1, 2], [1, 2]), ([1, 2, 3], [1, 2]), ([2, 2, 2], [1, 2, 3]), ([1, 2, 3], [1, 0, 3]),
+     ([1, 2, math.nan], [1, 2, 3]),
      ([1, 2, 3], [1, math.inf, 3]), ([-1, 2, 3], [1, 2, 3])],
 )  # fmt: skip
 def test_what_cannot_be_fitted_is_refused(sizes, costs):

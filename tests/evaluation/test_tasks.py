@@ -250,7 +250,8 @@ def test_pairs_divide_the_whole_text(tokenizer, bare_tokenizer):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"tasks": ["poems"]}, "poems"), ({"n": 0}, "n=0"), ({"split": "dev"}, "train, validation, test"),
+    [({"tasks": ["poems"]}, "poems"), ({"n": 0}, "n=0"),
+     ({"split": "dev"}, "train, validation, test"),
      ({"n": 10**6, "tasks": "facts"}, "ask for fewer")],
 )  # fmt: skip
 def test_bad_arguments(llama, tokenizer, options, message):

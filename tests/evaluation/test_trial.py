@@ -36,7 +36,8 @@ def table(gap=0.0, seeds=3, windows=64, better="lower", spread=0.01):
 
 
 @pytest.mark.parametrize("gap, better, said", [
-    (-0.1, "lower", "better"), (0.1, "lower", "worse"), (0.1, "higher", "better"), (-0.1, "higher", "worse"), (0.0, "lower", "no difference seen"),
+    (-0.1, "lower", "better"), (0.1, "lower", "worse"), (0.1, "higher", "better"),
+    (-0.1, "higher", "worse"), (0.0, "lower", "no difference seen"),
 ])  # fmt: skip
 def test_verdicts(gap, better, said):
     assert trial.verdict(plan(), table(gap, better=better)) == said
@@ -80,8 +81,9 @@ def test_the_report(tmp_path):
 
 
 @pytest.mark.parametrize("changes, word", [
-    ({"question": "It is better."}, "question mark"), ({"control": "a"}, "without the idea"), ({"expected": "good"}, "choose one of"),
-    ({"equal": {}}, "equal"), ({"equal": {"steps": 400}}, "equal"),
+    ({"question": "It is better."}, "question mark"), ({"control": "a"}, "without the idea"),
+    ({"expected": "good"}, "choose one of"), ({"equal": {}}, "equal"),
+    ({"equal": {"steps": 400}}, "equal"),
 ])  # fmt: skip
 def test_plans_that_are_none(changes, word):
     with pytest.raises(CompressionError, match=word):

@@ -11,7 +11,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from course_utils.grade import judging
 
 ROOT = Path(__file__).resolve().parents[2]
-ANSWER = "def double(x):\n    ### BEGIN SOLUTION\n    answer_in_full = 2 * x\n    return answer_in_full\n    ### END SOLUTION"
+ANSWER = (
+    "def double(x):\n    ### BEGIN SOLUTION\n"
+    "    answer_in_full = 2 * x\n    return answer_in_full\n    ### END SOLUTION"
+)
 TEST = (
     "assert double(1) == 2\n### BEGIN HIDDEN TESTS\nassert double(21) == 42\n### END HIDDEN TESTS"
 )

@@ -189,8 +189,10 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, opened):
     }
 
 
-SEEDED = ["right", "right, in float32", "right, changes its input", "remembers its first answer", "dtype: NaN", "patches torch",
-          "only the numbers in the released test", "an error that cannot be shown", "not valid Python"]  # fmt: skip
+SEEDED = ["right", "right, in float32", "right, changes its input", "remembers its first answer",
+          "dtype: NaN", "patches torch",
+          "only the numbers in the released test", "an error that cannot be shown",
+          "not valid Python"]  # fmt: skip
 
 
 @pytest.mark.usefixtures("one_zygote")

@@ -23,8 +23,9 @@ from course_utils.grade.__main__ import main
 from course_utils.grade.standing import Entry
 
 NAMES = [
-    "ann", '=cmd|"c calc"!A1', "<script>parent.marked=1<!--", "<img src=x onerror=1>", "\u202eevil", "new\nline", "學生", "x" * 250,
-    os.fsdecode(b"caf\xe9"), "-rf", "'; drop table", "@SUM(A1)", "%s{0}", "Zoë Ångström",
+    "ann", '=cmd|"c calc"!A1', "<script>parent.marked=1<!--", "<img src=x onerror=1>", "\u202eevil",
+    "new\nline", "學生", "x" * 250, os.fsdecode(b"caf\xe9"), "-rf", "'; drop table", "@SUM(A1)",
+    "%s{0}", "Zoë Ångström",
 ]  # fmt: skip
 
 
@@ -62,7 +63,8 @@ def random_entries(rng, n):
         Entry(f"e{i}", rng.choice([500, 600, 700, 1000]) * 100, {
             name: standing.shown_gate(gate)
             for name, gate in made.measured(
-                half=rng.choice([0.001, 0.02]), facts_tail=rng.choice([0.97, 0.98, 0.99, 1.0]), KL=rng.choice([0.001, 0.01, 0.03, float("nan")])
+                half=rng.choice([0.001, 0.02]), facts_tail=rng.choice([0.97, 0.98, 0.99, 1.0]),
+                KL=rng.choice([0.001, 0.01, 0.03, float("nan")])
             ).items()
         }, rng.choice(["learner", "learner", "instructor", "baseline"]))
         for i in range(n)
@@ -77,7 +79,8 @@ def test_the_board_is_that_of_brute_force():
         assert len(rows) == n
         for e in entries:
             better = [
-                o for o in entries if o.bytes <= e.bytes and o.worst[1] <= e.worst[1] and (o.bytes < e.bytes or o.worst[1] < e.worst[1])
+                o for o in entries if o.bytes <= e.bytes and o.worst[1] <= e.worst[1] and (
+                    o.bytes < e.bytes or o.worst[1] < e.worst[1])
             ]  # fmt: skip
             assert rows[e.name].on_front == (not better)
             ranked = [o for o in entries if o.kind == "learner" and not o.failed]
@@ -585,12 +588,17 @@ def test_mistakes_at_the_command_are_sentences(tmp_path, command):
     (tmp_path / "bad").write_text("one two")
     (tmp_path / "broken").write_bytes(b"damaged")
     mistakes = {
-        (tmp_path / "nowhere",): "is no folder; give the class folder", (tmp_path,): "submitted: is missing", (tmp_path, "--limit", 0): "at least 1",
-        (tmp_path, "--seeds", tmp_path / "bad"): "holds no seeds", (tmp_path, "--seeds", tmp_path / "none"): "No such file",
-        (tmp_path, "--name", "x"): "--entry, which is missing", (tmp_path, "--entry", tmp_path / "gone"): "it cannot be read (No such file",
-        (tmp_path, "--entry", tmp_path / "broken"): "no entry: it begins with", (tmp_path, "--seconds", "nan"): "--seconds nan",
+        (tmp_path / "nowhere",): "is no folder; give the class folder",
+        (tmp_path,): "submitted: is missing",
+        (tmp_path, "--limit", 0): "at least 1",
+        (tmp_path, "--seeds", tmp_path / "bad"): "holds no seeds",
+        (tmp_path, "--seeds", tmp_path / "none"): "No such file",
+        (tmp_path, "--name", "x"): "--entry, which is missing",
+        (tmp_path, "--entry", tmp_path / "gone"): "it cannot be read (No such file",
+        (tmp_path, "--entry", tmp_path / "broken"): "no entry: it begins with",
+        (tmp_path, "--seconds", "nan"): "--seconds nan",
         (tmp_path, "--out", tmp_path / ".board"): "no place for a board",
-    }  # fmt: skip
+    }
     for words, sentence in mistakes.items():
         code, said = command(*words)
         assert code == 2 and sentence in said.err and "Traceback" not in said.err, words

@@ -95,11 +95,13 @@ def test_it_is_readable(browser, page_file, width, scheme, script):
             "only the table scrolls sideways"
         )
         sizes = page.evaluate(
-            "[...document.querySelectorAll('td, th')].map(one => parseFloat(getComputedStyle(one).fontSize))"
+            "[...document.querySelectorAll('td, th')].map(one => "
+            "parseFloat(getComputedStyle(one).fontSize))"
         )
         assert min(sizes) >= 13
         seen = page.evaluate(
-            "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height).filter(Boolean)"
+            "[...document.querySelectorAll('svg text')].map(t => "
+            "t.getBoundingClientRect().height).filter(Boolean)"
         )
         assert min(seen) >= 9
         assert page.locator("tbody tr").first.locator("td.b").bounding_box()["x"] < width
@@ -115,7 +117,10 @@ def test_keys_reach_the_sorting(browser, page_file):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.textContent") == "bytes":
             break
-    values = "[...document.querySelectorAll('table.sort tbody tr')].map(row => Number(row.cells[2].dataset.v))"
+    values = (
+        "[...document.querySelectorAll('table.sort tbody tr')].map(row => "
+        "Number(row.cells[2].dataset.v))"
+    )
     for order, down in (("ascending", False), ("descending", True)):
         page.keyboard.press("Enter")
         found = page.evaluate(values)

@@ -93,7 +93,9 @@ def test_a_gate_stops_only_what_its_whole_interval_is_against():
 
 
 def test_hostile_files_cost_their_own_rows_only(tmp_path):
-    """A class in which everybody hands in one of them; the processes of the board decode and score."""
+    """A class in which everybody hands in one of them;
+    the processes of the board decode and score.
+    """
     files = dict(list(lab_attacks.FILES.items())[1::4])
     for learner, (content, _) in files.items():
         place = tmp_path / "submitted" / learner.replace("/", "_") / board.LAB
@@ -146,10 +148,12 @@ def test_a_file_is_opened_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("import time; time.sleep(60)", "longer than"), ("import os; os._exit(3)", "without an answer"),
-        ("import sys; sys.stdout.write('x' * (1 << 27))", "more numbers"), ("print('{}')", "without an answer"),
+        ("import time; time.sleep(60)", "longer than"),
+        ("import os; os._exit(3)", "without an answer"),
+        ("import sys; sys.stdout.write('x' * (1 << 27))", "more numbers"),
+        ("print('{}')", "without an answer"),
     ],
-)  # fmt: skip
+)
 def test_a_decoder_that_sleeps_dies_or_talks_too_much_ends(monkeypatch, code, said):
     monkeypatch.setattr(decoding, "CODE", code)
     began = time.monotonic()

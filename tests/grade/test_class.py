@@ -32,8 +32,9 @@ from course_utils.grade.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("one_zygote")
 NAMES = [
-    "ann", "o'neil, jr.", "=1+1", "<img src=x onerror=1>", "\u202eevil", "new\nline: 12 of 12", "\x1b[31mred", "學生", "x" * 250, "ü" * 120,
-    os.fsdecode(b"caf\xe9"), "-rf", "a b", "CON", "..x", "%s%n{0}", "`id`",
+    "ann", "o'neil, jr.", "=1+1", "<img src=x onerror=1>", "\u202eevil", "new\nline: 12 of 12",
+    "\x1b[31mred", "學生", "x" * 250, "ü" * 120, os.fsdecode(b"caf\xe9"), "-rf", "a b", "CON",
+    "..x", "%s%n{0}", "`id`",
 ]  # fmt: skip
 STRANGE = os.fsdecode(b"caf\xe9\n12 of 12\x1b[31m.ipynb")
 
@@ -183,10 +184,12 @@ def test_a_large_class_is_summed_up(opened):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--seconds", "nan"], "--seconds nan: give a number"), (["--seconds", "-1"], "--seconds -1.0"), (["--jobs", "0"], "--jobs 0"),
+        (["--seconds", "nan"], "--seconds nan: give a number"),
+        (["--seconds", "-1"], "--seconds -1.0"),
+        (["--jobs", "0"], "--jobs 0"),
         (["--course", "{course}/file"], "submitted: is missing"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_at_the_command_are_sentences(tmp_path, opened, capsys, arguments, said):
     (tmp_path / "file").write_text("")
     words = [word.format(course=tmp_path) for word in arguments]
@@ -263,8 +266,10 @@ def test_what_a_killed_run_left_is_swept(tmp_path, monkeypatch):
 
 
 BOMBS = {
-    "empty lines": "\n" * 900_000, "spaces": " " * 900_000, "names": "\n".join(f"def n{n}(): pass" for n in range(50_000)), "brackets": "(" * 900_000,
-    "words": "hessian " * 120_000, "equals": "hessian=" * 110_000, "prompts": ">>> " * 220_000, "tabs": "\t\n" * 400_000, "def": "def " * 220_000,
+    "empty lines": "\n" * 900_000, "spaces": " " * 900_000,
+    "names": "\n".join(f"def n{n}(): pass" for n in range(50_000)), "brackets": "(" * 900_000,
+    "words": "hessian " * 120_000, "equals": "hessian=" * 110_000, "prompts": ">>> " * 220_000,
+    "tabs": "\t\n" * 400_000, "def": "def " * 220_000,
 }  # fmt: skip
 
 

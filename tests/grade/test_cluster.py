@@ -63,7 +63,9 @@ def descendants(word):
 
 
 def graders():
-    """The graders of the Dask workers; a judge is a fork of its grader, and may end while we look."""
+    """The graders of the Dask workers; a judge is a fork of its grader,
+    and may end while we look.
+    """
     started, found = descendants("course_utils.grade.cluster"), []
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):

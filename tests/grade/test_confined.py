@@ -25,14 +25,23 @@ pytestmark = pytest.mark.usefixtures("one_zygote")
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = replace(LIMITS, call=5, total=40)
 ANSWERS = {
-    "save": "def save(folder):\n    folder = __import__('pathlib').Path(folder)\n    folder.mkdir(parents=True)\n    (folder / 'x').write_text('1')\n    return 1",
+    "save": (
+        "def save(folder):\n    folder = __import__('pathlib').Path(folder)\n"
+        "    folder.mkdir(parents=True)\n    (folder / 'x').write_text('1')\n    return 1"
+    ),
     "second": "def second(x):\n    return 2 * x",
 }
 TESTS = {
-    "save": "import tempfile, pathlib\nwith tempfile.TemporaryDirectory() as place:\n    assert save(pathlib.Path(place, 'new')) == 1",
+    "save": (
+        "import tempfile, pathlib\nwith tempfile.TemporaryDirectory() as place:\n"
+        "    assert save(pathlib.Path(place, 'new')) == 1"
+    ),
     "second": "assert second(2) == 4",
 }
-ESCAPE = "def second(x):\n    try:\n        save({target!r})\n    except Exception as error:\n        kept = error\n    return 2 * x"
+ESCAPE = (
+    "def second(x):\n    try:\n        save({target!r})\n"
+    "    except Exception as error:\n        kept = error\n    return 2 * x"
+)
 
 
 def lab_that_saves(folder):
@@ -128,11 +137,14 @@ def test_nothing_can_be_written(tmp_path, place):
     ("work", "said"),
     [
         (lambda: os._exit(7), "it ended with status 7"),
-        (lambda: time.sleep(60), "it did not answer in 1 seconds"), (lambda: bytearray(1 << 30), "MemoryError"),
-        (os.fork, "PermissionError"), (lambda: subprocess.run(["true"]), "Error"), (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda: time.sleep(60), "it did not answer in 1 seconds"),
+        (lambda: bytearray(1 << 30), "MemoryError"),
+        (os.fork, "PermissionError"),
+        (lambda: subprocess.run(["true"]), "Error"),
+        (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda: "x" * (20 << 20), "it answered with more than 16 MB"),
     ],
-)  # fmt: skip
+)
 def test_an_end_without_an_answer_is_named(tmp_path, work, said):
     with pytest.raises(confined.Died, match=said):
         child(work, root=tmp_path, seconds=1 if "1 second" in said else 30)
@@ -215,7 +227,10 @@ def test_an_answer_that_ends_our_process_by_a_function_of_ours_costs_that_answer
     broken = lab.load(opened.folder.parents[1], grading.LAB)
     own = broken.reference["hessian"]
     broken.reference["hessian"] = lambda x: os._exit(9) if len(x) == 77 else own(x)
-    kill = "def double(x):\n    try:\n        hessian(torch.ones(77, 2))\n    except Exception:\n        pass\n    return 2 * x"
+    kill = (
+        "def double(x):\n    try:\n"
+        "        hessian(torch.ones(77, 2))\n    except Exception:\n        pass\n    return 2 * x"
+    )
     wrong = {"hessian": "def hessian(x):\n    return x", "double": kill}
     grading.hand_in(tmp_path, broken, "one", grading.submit(broken, wrong))
     found = run.run(

@@ -95,7 +95,10 @@ def test_what_an_extra_cell_makes_by_a_call_is_named(results):
     """An import and a plain constant beside it are there."""
     result = results["made by a call"]
     assert result["score"] == 7 and result["notes"] == [
-        "FACTOR: made by an extra cell, of which only imports, plain constants and functions are run"
+        (
+            "FACTOR: made by an extra cell, of which only imports, plain "
+            "constants and functions are run"
+        )
     ]
 
 

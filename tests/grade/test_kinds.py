@@ -23,15 +23,18 @@ no_bubblewrap = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="bubblewrap is not installed"
 )
 TRIED = (
-    "right", "right, prints to stderr", "right, leaves a thread running", "forges an execute_result", "kills everything it can",
-    "reads hidden tests from the disk", "reads the right answers of the course",
-    "fork bomb", "memory bomb",
+    "right", "right, prints to stderr", "right, leaves a thread running",
+    "forges an execute_result", "kills everything it can", "reads hidden tests from the disk",
+    "reads the right answers of the course", "fork bomb", "memory bomb",
 )  # fmt: skip
 HARMLESS = {
     "right": grading.ANSWERS["hessian"],
     "wrong": attacks.WRONG,
     "ends the worker": "import os\nos._exit(0)",
-    "reads the lab's data": "given = open('data.txt').read()\ndef hessian(x):\n    return float(given) / len(x) * (x.T @ x)",
+    "reads the lab's data": (
+        "given = open('data.txt').read()\n"
+        "def hessian(x):\n    return float(given) / len(x) * (x.T @ x)"
+    ),
 }
 
 
@@ -112,7 +115,10 @@ def test_unprotected_only_if_told_so(tmp_path, opened, monkeypatch, capsys):
     )
     with monkeypatch.context() as patched:
         patched.setattr(sandbox, "libc", Refuses)
-        refused = r"no sandbox: this machine refuses a step of it \(.*unshare: Operation not permitted\).*--unsafe-no-sandbox"
+        refused = (
+            r"no sandbox: this machine refuses a step of it \(.*unshare: "
+            r"Operation not permitted\).*--unsafe-no-sandbox"
+        )
         with pytest.raises(CompressionError, match=refused):
             graded(opened, tmp_path / "class", HARMLESS)
         with pytest.raises(
@@ -137,8 +143,10 @@ def test_unprotected_only_if_told_so(tmp_path, opened, monkeypatch, capsys):
     found = run.run(
         opened.folder.parents[1], tmp_path / "class", opened, kind="none", progress=False
     )
-    assert {student: (result["score"], result["sandbox"][:5]) for student, result in found.items()} == {
-        "right": (12, "none,"), "wrong": (7, "none,"), "ends the worker": (7, "none,"), "reads the lab's data": (12, "none,")
+    assert {student: (result["score"],
+                      result["sandbox"][:5]) for student, result in found.items()} == {
+        "right": (12, "none,"), "wrong": (7, "none,"), "ends the worker": (7, "none,"),
+        "reads the lab's data": (12, "none,")
     }  # fmt: skip
 
 

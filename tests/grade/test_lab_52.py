@@ -207,8 +207,10 @@ def false_tables(run, next_tokens, errors, sizes, times, most_bytes, most_time):
 
 
 RULES = [
-    (over_bytes, "bytes: .*the budget is exceeded"), (over_time, "microseconds: .*the budget is exceeded"), (test_text, "only the calibration text"),
-    (too_many_runs, "400 runs are allowed"), (few_layers, "all 35 of them need bits"), (five_bits, "a dict"), (false_tables, "the budget is exceeded"),
+    (over_bytes, "bytes: .*the budget is exceeded"),
+    (over_time, "microseconds: .*the budget is exceeded"), (test_text, "only the calibration text"),
+    (too_many_runs, "400 runs are allowed"), (few_layers, "all 35 of them need bits"),
+    (five_bits, "a dict"), (false_tables, "the budget is exceeded"),
 ]  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Processes of the grader that die, wait or are slow: nobody waits for them, and no learner pays."""
+"""Processes of the grader that die, wait or are slow: nobody waits for them,
+and no learner pays.
+"""
 
 import io
 import os
@@ -29,7 +31,8 @@ torch.set_num_threads(2)
 x = torch.rand(600, 600)
 x @ x
 with judging._pool(1) as pool:
-    print(pool.submit(eval, "float((__import__('torch').ones(600, 600) @ __import__('torch').ones(600, 1)).sum())").result())
+    product = "__import__('torch').ones(600, 600) @ __import__('torch').ones(600, 1)"
+    print(pool.submit(eval, f"float(({product}).sum())").result())
 """
 
 

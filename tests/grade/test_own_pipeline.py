@@ -12,9 +12,12 @@ TWO = {"method": "gptq", "bits": 2}
 # by what they are worth: rules alone; the control, since no number in float32 moves by 1e-12;
 # better than it by more than the ±. In several forms.
 RIGHT = [
-    (3, (PRUNED, ["layers", {"keep": 3}], ["student", {"keep": 1, "steps": 1}], ["quantize", {"bits": 2, "method": "awq"}])),
-    (5, [["channels", {"keep": 0.375}], ("distil", {"steps": 1, "peak": 1e-12}), ("quantize", TWO)]),
-    (8, [("channels", {"keep": 0.375}), ("distil", {"steps": 60, "peak": 5e-4}), ("quantize", TWO)]),
+    (3, (PRUNED, ["layers", {"keep": 3}], ["student", {"keep": 1, "steps": 1}],
+         ["quantize", {"bits": 2, "method": "awq"}])),
+    (5, [["channels", {"keep": 0.375}], ("distil", {"steps": 1, "peak": 1e-12}),
+         ("quantize", TWO)]),
+    (8, [("channels", {"keep": 0.375}), ("distil", {"steps": 60, "peak": 5e-4}),
+         ("quantize", TWO)]),
 ]  # fmt: skip
 WRONG = [
     ([], "nothing is pruned"),

@@ -42,7 +42,8 @@ def loud(function):
 
 
 RIGHT = {name: [loud(function) for function in answers] for name, answers in RIGHT.items()}
-WRONG = {name: [(loud(function), mistake) for function, mistake in answers] for name, answers in WRONG.items()}
+WRONG = {name: [(loud(function), mistake) for function, mistake in answers]
+         for name, answers in WRONG.items()}
 """
 LIMITS = sandbox.Limits(cell=300, call=120, total=1200)
 

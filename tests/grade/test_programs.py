@@ -5,7 +5,10 @@ import pytest
 from course_utils.errors import CompressionError
 from course_utils.grade import kinds, programs
 
-TASK = "def add(x):\n    return x + 1\n\ndef check(candidate):\n    assert candidate(1) == {}\n\ncheck(add)"
+TASK = (
+    "def add(x):\n"
+    "    return x + 1\n\ndef check(candidate):\n    assert candidate(1) == {}\n\ncheck(add)"
+)
 PROGRAMS = {
     "right": (TASK.format(2), True),
     "wrong": (TASK.format(3), False),

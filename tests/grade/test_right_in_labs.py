@@ -54,7 +54,8 @@ def look(text):
     met.update(line for line in text.split("\\n") if line.strip()[::-1] in wanted)
 for top in ("/", {package!r}):
     for folder, inner, files in os.walk(top):
-        inner[:] = [name for name in inner if name not in ("usr", "lib", "lib64", "dev", "site-packages") or "course_utils" in folder]
+        inner[:] = [name for name in inner if "course_utils" in folder
+                    or name not in ("usr", "lib", "lib64", "dev", "site-packages")]
         for name in files:
             path = os.path.join(folder, name)
             if {hidden!r} in path and path != {hidden!r} + "/__init__.py":

@@ -42,16 +42,23 @@ if os.fork() == 0:
             (t := threading.Thread(target=list)).start()
             t.join()
         print(json.dumps({
-            "pid": os.getpid(), "cwd": os.getcwd(), "work": sorted(os.listdir(".")), "root": sorted(os.listdir("/")),
-            "package": sorted(os.listdir(Path(sandbox.__file__).parents[1] / "learn" / "exercises")),
-            "checkout": tried(lambda: sorted(os.listdir(Path(sandbox.__file__).parents[2]))), "data": open("data.txt").read(),
-            "write": tried(lambda: open("mine", "w").write("1")), "outside": tried(lambda: open("/usr/lib/x", "w")),
-            "package_write": tried(lambda: open(sandbox.__file__, "a")), "fork": tried(os.fork), "thread": tried(thread),
+            "pid": os.getpid(), "cwd": os.getcwd(), "work": sorted(os.listdir(".")),
+            "root": sorted(os.listdir("/")),
+            "package": sorted(os.listdir(
+                Path(sandbox.__file__).parents[1] / "learn" / "exercises")),
+            "checkout": tried(lambda: sorted(os.listdir(Path(sandbox.__file__).parents[2]))),
+            "data": open("data.txt").read(),
+            "write": tried(lambda: open("mine", "w").write("1")),
+            "outside": tried(lambda: open("/usr/lib/x", "w")),
+            "package_write": tried(lambda: open(sandbox.__file__, "a")),
+            "fork": tried(os.fork), "thread": tried(thread),
             "exec": tried(lambda: os.execv("/bin/sh", ["sh"])), "socket": tried(socket.socket),
             "memfd": tried(lambda: os.memfd_create("x")), "kill": tried(lambda: os.kill(-1, 9)),
             "group": os.getpgrp(), "killpg": tried(lambda: os.killpg(0, 9)),
-            "ptrace": libc.ptrace(16, 1, 0, 0), "unshare": libc.unshare(0x10000000), "mount": libc.mount(b"x", b"/tmp", b"tmpfs", 0, b""),
-            "memory": tried(lambda: bytearray(1 << 30)), "files": tried(many_files), "large": tried(too_large), "fill": tried(fill),
+            "ptrace": libc.ptrace(16, 1, 0, 0), "unshare": libc.unshare(0x10000000),
+            "mount": libc.mount(b"x", b"/tmp", b"tmpfs", 0, b""),
+            "memory": tried(lambda: bytearray(1 << 30)), "files": tried(many_files),
+            "large": tried(too_large), "fill": tried(fill),
             "proc": os.path.exists("/proc"), "host": os.uname().nodename,
         }), flush=True)
     except BaseException as error:

@@ -17,7 +17,10 @@ def double(x):
     return 2 * x if {right} else 3 * x
 """
 DISTURBS = "torch.float64 = torch.float16\ndef pack_int4(x):\n    raise ValueError"
-SUBSTITUTED = "def double(x):\n    import inspect\n    alone = 'substituted' in str(hessian)\n    return 2 * x if alone else 3 * x"
+SUBSTITUTED = (
+    "def double(x):\n    import inspect\n"
+    "    alone = 'substituted' in str(hessian)\n    return 2 * x if alone else 3 * x"
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,10 @@ def test_right_only_beside_the_solutions_functions_is_wrong(tmp_path, opened):
 
 def test_workers_know_nothing_of_each_other(tmp_path, opened):
     """Neither a number that goes up nor a mark on a device."""
-    mark = "import os\ntry:\n    os.utime('/dev/null', (1, 1))\n    os.utime('/dev/zero')\nexcept OSError as error:\n    marked = str(error)\n"
+    mark = (
+        "import os\ntry:\n    os.utime('/dev/null', (1, 1))\n"
+        "    os.utime('/dev/zero')\nexcept OSError as error:\n    marked = str(error)\n"
+    )
     told = mark + "def double(x):\n    raise ValueError(f'{marked}; {os.getpid()}')"
     found = graded(opened, tmp_path, {"one": {"double": told}})["one"]
     (cell,) = [c for c in found["cells"] if c["grade_id"] == "double-test"]

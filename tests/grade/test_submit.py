@@ -1,4 +1,6 @@
-"""The file that a learner hands in: all answers, no outputs, and graded as the notebook would be."""
+"""The file that a learner hands in: all answers, no outputs,
+and graded as the notebook would be.
+"""
 
 import json
 from pathlib import Path

@@ -139,17 +139,25 @@ def of_the_whole(weight, input_norm, sparsity):
 
 
 LAZY = [
-    ("budget.kv_cache_bytes", lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * head_dim * context * batch * (bits // 8)),
-    ("budget.kv_cache_bytes", lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * head_dim * context * batch * max(1, bits // 8)),
+    ("budget.kv_cache_bytes", lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+        2 * layers * kv_heads * head_dim * context * batch * (bits // 8)),
+    ("budget.kv_cache_bytes", lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+        2 * layers * kv_heads * head_dim * context * batch * max(1, bits // 8)),
     ("budget.weight_bytes", lambda parameters, bits: parameters // 1_000_000 * bits / 8 * 1e6),
     ("budget.weight_bytes", lambda parameters, bits: parameters // 8 * bits),
     ("budget.weight_bytes", lambda parameters, bits: parameters * (bits // 8)),
-    ("lab_distillation.paired_interval", lambda alone, distilled, t: (abs(float((alone - distilled).mean())), float(t * (alone - distilled).std() / len(alone) ** 0.5))),
-    ("budget.smallest_within", lambda sizes, losses, limit: sizes.index(min(s for s, loss in zip(sizes, losses, strict=True) if loss <= limit)) if min(losses) <= limit else -1),
+    ("lab_distillation.paired_interval", lambda alone, distilled, t:
+        (abs(float((alone - distilled).mean())),
+         float(t * (alone - distilled).std() / len(alone) ** 0.5))),
+    ("budget.smallest_within", lambda sizes, losses, limit:
+        sizes.index(min(s for s, loss in zip(sizes, losses, strict=True) if loss <= limit)) if min(
+            losses) <= limit else -1),
     ("lab_pruner.n_of_m", lambda score, n, m: n_of_m(score.abs(), n, m)),
     ("lab_wanda.mask", of_the_whole),
-    ("lab_wanda.input_norm", lambda batches: sum(batch.square().sum(0) for batch in batches[:4]).sqrt()),
-    ("distillation_losses.attention", lambda student_map, teacher_map, mask: (teacher_map * (teacher_map / student_map).log()).sum(-1).transpose(1, 2)[mask].mean()),
+    ("lab_wanda.input_norm", lambda batches:
+        sum(batch.square().sum(0) for batch in batches[:4]).sqrt()),
+    ("distillation_losses.attention", lambda student_map, teacher_map, mask:
+        (teacher_map * (teacher_map / student_map).log()).sum(-1).transpose(1, 2)[mask].mean()),
 ]  # fmt: skip
 
 

@@ -96,7 +96,10 @@ def rounded_beyond(function, n, dim):
         plain = done.codes, done.grid.scale, done.grid.zero_point
         good = function(weight, H, bits, group_size)
         ends = (n, n, n) if dim == 0 else (n * group_size, n, n)
-        return tuple(torch.cat([g.narrow(dim, 0, min(m, g.shape[dim])), p.to(g.dtype).narrow(dim, min(m, g.shape[dim]), max(0, g.shape[dim] - m))], dim)
+        return tuple(
+            torch.cat([g.narrow(dim, 0, min(m, g.shape[dim])),
+                       p.to(g.dtype).narrow(dim, min(m, g.shape[dim]), max(0, g.shape[dim] - m))],
+                       dim)
                      for g, p, m in zip(good, plain, ends, strict=True))  # fmt: skip
 
     return quantize_layer
@@ -140,11 +143,17 @@ def test_right_up_to_n_is_wrong_in_lab_31(opened, n):
         return cut(codes, n, 0), *rest
 
     wrong = [
-        ("hessian-test", {"hessian": lambda x: 2 / len(x) * x[:n].T @ x[:n]}), ("hessian-test", {"hessian": lambda x: 2 / min(n, len(x)) * x[:n].T @ x[:n]}),
-        ("quantize-layer-test", {"quantize_layer": layer(n)}), ("column-update-test", {"column_update": moves(right["column_update"], n)}),
-        *(("quantize-layer-test", {"quantize_layer": rounded_beyond(right["quantize_layer"], n, dim)}) for dim in (0, 1)),
-        ("packed-linear-test", {"packed_linear": few_groups}), ("act-order-test", {"act_order": few_rows}), ("inverse-cholesky-test", result("inverse_cholesky", 1)),
-        *((f"{name.replace('_', '-')}-test", result(name, dim)) for name in ("pack_int4", "packed_linear") for dim in (0, 1)),
+        ("hessian-test", {"hessian": lambda x: 2 / len(x) * x[:n].T @ x[:n]}),
+        ("hessian-test", {"hessian": lambda x: 2 / min(n, len(x)) * x[:n].T @ x[:n]}),
+        ("quantize-layer-test", {"quantize_layer": layer(n)}),
+        ("column-update-test", {"column_update": moves(right["column_update"], n)}),
+        *(("quantize-layer-test",
+           {"quantize_layer": rounded_beyond(right["quantize_layer"], n, dim)}) for dim in (0, 1)),
+        ("packed-linear-test", {"packed_linear": few_groups}),
+        ("act-order-test", {"act_order": few_rows}),
+        ("inverse-cholesky-test", result("inverse_cholesky", 1)),
+        *((f"{name.replace('_', '-')}-test", result(name, dim)) for name in ("pack_int4",
+            "packed_linear") for dim in (0, 1)),
     ]  # fmt: skip
     for test, functions in wrong:
         assert points(opened["lab-3.1-gptq"], test, **functions) == 0, (test, n)

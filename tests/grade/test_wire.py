@@ -103,9 +103,11 @@ def test_what_is_not_plain_is_not_sent():
 @pytest.mark.parametrize(
     "node",
     [
-        [], [[]], {}, ["tensor"], ["tensor", ["9", False, False]], ["tensor", ["0", True, False]], ["tensor", ["0", False]], ["list"], ["list", 5], ["dict", [[1]]],
-        ["dict", [[["list", []], 1]]], ["dtype", "load"], ["dtype", "__name__"], ["number", "O", 1], ["number", "i4", "x"],
-        ["complex", "x"], ["array", ["0", False, False], [7]], ["number", "U9", "x"],
+        [], [[]], {}, ["tensor"], ["tensor", ["9", False, False]], ["tensor", ["0", True, False]],
+        ["tensor", ["0", False]], ["list"], ["list", 5], ["dict", [[1]]],
+        ["dict", [[["list", []], 1]]], ["dtype", "load"], ["dtype", "__name__"], ["number", "O", 1],
+        ["number", "i4", "x"], ["complex", "x"], ["array", ["0", False, False], [7]],
+        ["number", "U9", "x"],
     ],
 )  # fmt: skip
 def test_nodes_that_mean_nothing(node):
@@ -127,8 +129,9 @@ def frame(text, blob=b"", sizes=None):
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\0", frame(b"no JSON"), frame(b"[]"), frame(b"{}", b"no tensors"), frame(b"", sizes=(1 << 62, 0)),
-        frame(b"{}", sizes=(2, 1 << 40)), frame(b"[" * 100_000), frame(json.dumps({"a": "x"}).encode()[:-2]), frame(b'{"a": ' + b"9" * 9000 + b"}"),
+        b"", b"\0", frame(b"no JSON"), frame(b"[]"), frame(b"{}", b"no tensors"),
+        frame(b"", sizes=(1 << 62, 0)), frame(b"{}", sizes=(2, 1 << 40)), frame(b"[" * 100_000),
+        frame(json.dumps({"a": "x"}).encode()[:-2]), frame(b'{"a": ' + b"9" * 9000 + b"}"),
         *(random.Random(n).randbytes(200) for n in range(40)),
     ],
 )  # fmt: skip

@@ -38,19 +38,31 @@ ACTIVE = {
     "a",
 }
 ATTACKS = [
-    "<img src=x onerror=alert(1)>", "<IMG SRC=x OnError='alert(1)'>", "<script>alert(1)</script>", "<svg/onload=alert(1)>", "<svg><script>1</script></svg>",
-    "<iframe srcdoc='<script>1</script>'></iframe>", "<a href=javascript:alert(1)>x</a>", "[x](javascript:alert(1))", "[x](JaVaScRiPt:alert(1))",
-    "[x]( javascript:alert(1))", "[x](<javascript:alert(1)>)", "[x](java\nscript:alert(1))", "[x](java\tscript:alert(1))", "[x](&#106;avascript:alert(1))",
-    "[x](javascript&colon;alert(1))", "[x](javascript&#58;alert(1))", "[x](\x01javascript:alert(1))", "[x](data:text/html,<script>1</script>)",
-    "[x][y]\n\n[y]: javascript:alert(1)", "[y]\n\n[y]: javascript:alert(1)", "[y]:javascript:alert(1)\n\n[y][]", "<javascript:alert(1)>", "<data:text/html,x>",
-    "![x](http://example.com/track.png)", "![x](x\" onerror=\"alert(1))", "![x](javascript:alert(1))", "![x](attachment:nothing.png)", "![x][p]\n\n[p]: attachment:a.png",
-    "![x](attachment:)", "![x](attachment:a.png \"t\" onload=1)", "![](attachment:../../x)", "<img src='attachment:a.png'>", "[x](attachment:a.png)",
-    "`<img src=x onerror=1>`", "``` \n</pre><img src=x onerror=1>\n```", "~~~\n</code></pre><script>1</script>", "    <script>1</script>", "a\n<div onclick=1>\n\nb",
-    "$\\href{javascript:alert(1)}{x}$", "$$\\style{x}{y} \\require{html} \\class{a}{b} \\unicode{x3c} \\def\\x{\\href}$$", "\\begin{x}\\href{javascript:1}{x}\\end{x}",
-    "<!--<img src=x onerror=1>-->", "<![CDATA[<img src=x onerror=1>]]>", "<?php <img src=x onerror=1> ?>", "<br onclick=1>", "<br/onclick=1>", "<sub\nonclick=1>",
-    "<\x00img src=x onerror=1>", "<\u200bimg src=x onerror=1>", "\ud800<img src=x onerror=1>", "&lt;img src=x onerror=1&gt;", "&#60;img src=x onerror=1&#62;",
-    "a | b\n-|-\n<img src=x onerror=1> | [x](javascript:1)", "[^1]\n\n[^1]: <img src=x onerror=1>", "**<b onmouseover=1>**", "[a](http://x\"onclick=1)", "[a](https://x 'onclick=1')",
-    "\0x\0", "\0\"><script>1</script>\0", "<x" * 3000, "[" * 5000, "![" * 5000, "> " * 5000, "- " * 5000, "*" * 9000, "$" * 5000, "\\(" * 5000, "\\begin{a}" * 500,
+    "<img src=x onerror=alert(1)>", "<IMG SRC=x OnError='alert(1)'>", "<script>alert(1)</script>",
+    "<svg/onload=alert(1)>", "<svg><script>1</script></svg>",
+    "<iframe srcdoc='<script>1</script>'></iframe>", "<a href=javascript:alert(1)>x</a>",
+    "[x](javascript:alert(1))", "[x](JaVaScRiPt:alert(1))", "[x]( javascript:alert(1))",
+    "[x](<javascript:alert(1)>)", "[x](java\nscript:alert(1))", "[x](java\tscript:alert(1))",
+    "[x](&#106;avascript:alert(1))", "[x](javascript&colon;alert(1))",
+    "[x](javascript&#58;alert(1))", "[x](\x01javascript:alert(1))",
+    "[x](data:text/html,<script>1</script>)", "[x][y]\n\n[y]: javascript:alert(1)",
+    "[y]\n\n[y]: javascript:alert(1)", "[y]:javascript:alert(1)\n\n[y][]", "<javascript:alert(1)>",
+    "<data:text/html,x>", "![x](http://example.com/track.png)", "![x](x\" onerror=\"alert(1))",
+    "![x](javascript:alert(1))", "![x](attachment:nothing.png)", "![x][p]\n\n[p]: attachment:a.png",
+    "![x](attachment:)", "![x](attachment:a.png \"t\" onload=1)", "![](attachment:../../x)",
+    "<img src='attachment:a.png'>", "[x](attachment:a.png)", "`<img src=x onerror=1>`",
+    "``` \n</pre><img src=x onerror=1>\n```", "~~~\n</code></pre><script>1</script>",
+    "    <script>1</script>", "a\n<div onclick=1>\n\nb",
+    "$\\href{javascript:alert(1)}{x}$",
+    "$$\\style{x}{y} \\require{html} \\class{a}{b} \\unicode{x3c} \\def\\x{\\href}$$",
+    "\\begin{x}\\href{javascript:1}{x}\\end{x}", "<!--<img src=x onerror=1>-->",
+    "<![CDATA[<img src=x onerror=1>]]>", "<?php <img src=x onerror=1> ?>", "<br onclick=1>",
+    "<br/onclick=1>", "<sub\nonclick=1>", "<\x00img src=x onerror=1>",
+    "<\u200bimg src=x onerror=1>", "\ud800<img src=x onerror=1>", "&lt;img src=x onerror=1&gt;",
+    "&#60;img src=x onerror=1&#62;", "a | b\n-|-\n<img src=x onerror=1> | [x](javascript:1)",
+    "[^1]\n\n[^1]: <img src=x onerror=1>", "**<b onmouseover=1>**", "[a](http://x\"onclick=1)",
+    "[a](https://x 'onclick=1')", "\0x\0", "\0\"><script>1</script>\0", "<x" * 3000, "[" * 5000,
+    "![" * 5000, "> " * 5000, "- " * 5000, "*" * 9000, "$" * 5000, "\\(" * 5000, "\\begin{a}" * 500,
 ]  # fmt: skip
 
 
@@ -117,7 +129,11 @@ def test_what_is_tested_is_active_without_it():
 
 
 def test_what_learners_write_looks_the_same():
-    text = "# Why\n\n**4 bits** because a < b && b > c, `x<y`, see [the paper](https://arxiv.org/abs/2210.17323).\n\n- $s = \\frac{a}{2^b - 1}$\n- a<sub>i</sub><br>b\n\n```python\nif a<b: x[0](1)\n```\n"
+    text = (
+        "# Why\n\n**4 bits** because a < b && b > c, `x<y`, see [the "
+        "paper](https://arxiv.org/abs/2210.17323).\n\n"
+        "- $s = \\frac{a}{2^b - 1}$\n- a<sub>i</sub><br>b\n\n```python\nif a<b: x[0](1)\n```\n"
+    )
     shown = recorded(text)
     for part in (
         "<h1",
@@ -136,9 +152,13 @@ def test_what_learners_write_looks_the_same():
 
 def test_pictures_are_kept_and_others_are_noted():
     attached = {
-        "image.png": {"image/png": PNG}, "b.svg": {"image/svg+xml": "<svg onload=1>"}, "c.png": {"image/png": "no base64 <"},
-        "d.png": {"image/png": base64.b64encode(b"<script>").decode()}, "e": 5, "f.png": {"image/png\" onload=\"1": PNG},
-    }  # fmt: skip
+        "image.png": {"image/png": PNG},
+        "b.svg": {"image/svg+xml": "<svg onload=1>"},
+        "c.png": {"image/png": "no base64 <"},
+        "d.png": {"image/png": base64.b64encode(b"<script>").decode()},
+        "e": 5,
+        "f.png": {'image/png" onload="1': PNG},
+    }
     text = "\n\n".join(f"![mine](attachment:{name})" for name in attached)
     shown = recorded(text, attached)
     assert (
@@ -176,7 +196,8 @@ def test_the_pages_of_nbgrader_are_safe_and_a_second_version_is_flagged(tmp_path
     )
     grading.by_id(notebook)["written"]["attachments"] = {"a.png": {"image/png": PNG}}
     grading.by_id(notebook)["hessian"]["source"] = (
-        "# </pre><script>1</script>\ndef hessian(x):\n    raise ValueError('<script>1</script>\\n# forged: 5 of 5\\n\\x1b[31m')"
+        "# </pre><script>1</script>\n"
+        "def hessian(x):\n    raise ValueError('<script>1</script>\\n# forged: 5 of 5\\n\\x1b[31m')"
     )
     grading.hand_in(tmp_path, opened, "one", notebook)
     settings = {"kind": "namespaces", "limits": sandbox.Limits(total=120), "progress": False}

@@ -1,6 +1,7 @@
 """Runs in the environment of torchao. Called by run.py (see weights.py for what is compared).
 
-    ao.py JOBS   a JSON list of {bits, group, symmetric, file, out}; `answers.json` is written beside it
+    ao.py JOBS   a JSON list of {bits, group, symmetric, file, out}; `answers.json` is written
+                 beside it
 
 `file` holds a weight (out, in), inputs x, and our signed codes, scale and zero point of it. `out`
 gets, as `own.*`, what torchao makes of the weight by itself, and as `given.*` what it makes of our

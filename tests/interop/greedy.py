@@ -18,18 +18,21 @@ from course_utils.checkpoints import gguf
 from course_utils.errors import CompressionError
 
 TEXTS = (
-    "Hello 123 world  44", "x1y22 z333.4444", "  two  spaces\n\n\nlines\t tab ", "I'll, they've; don't! (ok)", "naïve café 東京 Ω 🙂",
-    "def f(n):\n    return n**2  # 10%", "<|end|> and <|im_end|> here", "1", " ", "ALL CAPS and CamelCase_snake-kebab/0x1F",
+    "Hello 123 world  44", "x1y22 z333.4444", "  two  spaces\n\n\nlines\t tab ",
+    "I'll, they've; don't! (ok)", "naïve café 東京 Ω 🙂", "def f(n):\n    return n**2  # 10%",
+    "<|end|> and <|im_end|> here", "1", " ", "ALL CAPS and CamelCase_snake-kebab/0x1F",
 )  # fmt: skip
 PROMPTS = {
-    "smollm2": ["Once upon a time, there was a little", "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
+    "smollm2": ["Once upon a time, there was a little", "<|im_start|>user\n"
+                "What is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
                 "def fibonacci(n):\n", "Water boils at"],
     "bundled": ["Story: Ada puts the lamp", "Mara has 12 plums. She", "The ", "Question: Where"],
 }  # fmt: skip
 # largest difference of a log-probability, largest surprise
 WHOLE = {"F32": (2e-3, 0.01), "F16": (0.03, 0.01)}
 ROUNDED = (0.8, 0.5)  # the same where llama.cpp rounds activations
-SIZES = {"vocab_size": 1026, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+SIZES = {"vocab_size": 1026, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2,
          "intermediate_size": 512, "max_position_embeddings": 512}  # fmt: skip
 
 
@@ -143,7 +146,9 @@ def run(ask: Callable, work: Path, n: int = 50) -> int:
             or not whole
         )
         failures += wrong
-        print(f"{name + ' ' + kind:32}{found['texts']:2} of {len(TEXTS)}{found['same']:8} of {len(prompts[name])}"
-              f"{found['surprise']:28.3f}{found['logs']:12.4f}{'   DIFFERS' if wrong else ''}", flush=True)  # fmt: skip
+        print(f"{name + ' ' + kind:32}{found['texts']:2} of {len(TEXTS)}{found['same']:8} of "
+              f"{len(prompts[name])}"
+              f"{found['surprise']:28.3f}{found['logs']:12.4f}{'   DIFFERS' if wrong else ''}",
+              flush=True)  # fmt: skip
     print(f"{len(cases) - failures} of {len(cases)} files agree, {failures} differ")
     return int(failures > 0)

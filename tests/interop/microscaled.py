@@ -96,7 +96,8 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
         failures += bool(wrong)
     if unread or not apart(load_file(f"{altered}.out"), first, ids, "MXFP4", True):
         print(
-            f"a checkpoint with doubled scales gave the same weights, or none ({unread}); this test sees nothing"
+            f"a checkpoint with doubled scales gave the same weights, or none ({unread}); "
+            "this test sees nothing"
         )
         failures += 1
     return len(jobs), failures
@@ -164,7 +165,10 @@ def apart(
         off = (found[f"{name}.weight"] - layer.weight).abs()
         allowed = 0.0 if scheme == "MXFP4" else HALF_ULP
         if (off > allowed * layer.weight.abs()).any():
-            return f"{name}: a weight differs by {float((off / layer.weight.abs().clamp(min=1e-30)).max()):.1e} of itself"
+            return (
+                f"{name}: a weight differs by "
+                f"{float((off / layer.weight.abs().clamp(min=1e-30)).max()):.1e} of itself"
+            )
     logits = ours(input_ids=ids).logits
     gap = float((found["logits"] - logits).norm() / logits.norm())
     limit = EXACT if at_once and scheme == "MXFP4" else BF16

@@ -47,8 +47,9 @@ def quantize(job: dict) -> dict:
     )
     before, began = peak(), time.process_time()
     oneshot(
-        model=model, processor=AutoTokenizer.from_pretrained(job["plain"]), dataset=data, recipe=recipe, max_seq_length=len(rows[0]),
-        num_calibration_samples=len(rows), shuffle_calibration_samples=False,
+        model=model, processor=AutoTokenizer.from_pretrained(job["plain"]), dataset=data,
+        recipe=recipe, max_seq_length=len(rows[0]), num_calibration_samples=len(rows),
+        shuffle_calibration_samples=False,
     )  # fmt: skip
     seconds, after = time.process_time() - began, peak()
     with torch.no_grad():

@@ -19,12 +19,16 @@ FOLDER = HERE.parents[1] / ".interop"
 TORCH = f"torch=={torch.__version__.split('+')[0]}"
 PEERS = {  # packages, and the script that runs beside them
     "auto-gptq": (
-        (TORCH, "auto-gptq==0.7.1", "transformers==4.49.0", "datasets==3.6.0", "peft==0.14.0", "accelerate==1.5.0",
+        (TORCH, "auto-gptq==0.7.1", "transformers==4.49.0", "datasets==3.6.0", "peft==0.14.0",
+         "accelerate==1.5.0",
          "huggingface-hub==0.36.2"), "theirs.py",
     ),
-    "transformers": (("gptqmodel==7.7.0", "transformers==5.23.0", "optimum==2.3.0", "accelerate==1.15.0"), "loader.py"),
-    "compressed-tensors": ((TORCH, "compressed-tensors==0.20.1", "transformers==5.23.0", "accelerate==1.15.0"), "tensors.py"),
-    "autoawq": ((TORCH, "autoawq==0.2.9", "transformers==4.51.3", "accelerate==1.5.0", "huggingface-hub==0.36.2"), "words.py"),
+    "transformers": (("gptqmodel==7.7.0", "transformers==5.23.0", "optimum==2.3.0",
+                      "accelerate==1.15.0"), "loader.py"),
+    "compressed-tensors": ((TORCH, "compressed-tensors==0.20.1", "transformers==5.23.0",
+                            "accelerate==1.15.0"), "tensors.py"),
+    "autoawq": ((TORCH, "autoawq==0.2.9", "transformers==4.51.3", "accelerate==1.5.0",
+                 "huggingface-hub==0.36.2"), "words.py"),
     "llama.cpp": (("xllamacpp==2026.10.11549",), "llamacpp.py"),
     # benchmarks/peers.py asks it
     "llm-compressor": ((TORCH, "llmcompressor==0.14.0.1", "transformers==5.17.0"), "oneshot.py"),
@@ -66,8 +70,8 @@ def ask(peer: str, jobs: list[dict], work: Path) -> list[str]:
     (work / "jobs.json").write_text(json.dumps(jobs))
     script = PEERS[peer][1]
     done = subprocess.run(
-        [environment(peer), HERE / script, work / "jobs.json"], env={**os.environ, **ENVIRON}, capture_output=True, text=True,
-        errors="replace", cwd=work,
+        [environment(peer), HERE / script, work / "jobs.json"], env={**os.environ, **ENVIRON},
+        capture_output=True, text=True, errors="replace", cwd=work,
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"{script} failed:\n{done.stderr[-3000:]}")

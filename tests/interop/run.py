@@ -2,10 +2,13 @@
 
     make interop                     auto-gptq 0.7.1, in both directions
     make interop PEER=transformers   transformers' GPTQ and AWQ loaders and GPTQModel
-    make interop PEER=compressed-tensors   transformers reads our MXFP4 and NVFP4 files, and we those of compressed-tensors
+    make interop PEER=compressed-tensors   transformers reads our MXFP4 and NVFP4 files, and we
+                                           those of compressed-tensors
     make interop PEER=autoawq        AutoAWQ 0.2.9 unpacks the weights of our AWQ checkpoints
-    make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same greedy text (greedy.py)
-    make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales, outputs (weights.py)
+    make interop PEER=llama.cpp      llama.cpp runs our GGUF files: the same tokens and the same
+                                     greedy text (greedy.py)
+    make interop PEER=torchao        INT8 and INT4 weights of the bundled model: codes, scales,
+                                     outputs (weights.py)
 
 Or: PYTHONPATH=tests/common python tests/interop/run.py [--peer NAME] [--kinds llama opt gpt2
 qwen2]. Each peer has an environment of its own (peers.py); auto-gptq is archived and needs
@@ -38,10 +41,19 @@ from course_utils.quantization import QuantizedLinear, awq, gptq
 
 LIMIT = 1e-3  # ‖theirs − ours‖ / ‖ours‖ over all logits
 HALF = 2e-3  # the same where they compute everything in half precision
-REFUSED = "refused by our writer in the format 'gptq', which cannot hold a zero point of 0 (by default it writes 'gptq_v2')"
-KNOWN = "known: GPTQModel 7.7.0's kernels for whole rows of 4 bits give other numbers; auto-gptq and AutoAWQ read them rightly"
+REFUSED = (
+    "refused by our writer in the format 'gptq', which cannot hold a zero point of 0 "
+    "(by default it writes 'gptq_v2')"
+)
+KNOWN = (
+    "known: GPTQModel 7.7.0's kernels for whole rows of 4 bits give other numbers; "
+    "auto-gptq and AutoAWQ read them rightly"
+)
 CANNOT = "known: transformers 5.23.0 does not load GPT-2 in this format"
-NO_AWQ_GPT2 = "known: GPTQModel 7.7.0 cannot make AWQ of GPT-2; its process ends with 'The size of tensor a (128) must match'"
+NO_AWQ_GPT2 = (
+    "known: GPTQModel 7.7.0 cannot make AWQ of GPT-2; its process ends with 'The size of "
+    "tensor a (128) must match'"
+)
 # how each message of transformers' loader ends that does not know GPT-2's Conv1D; the first depends
 # on the kernel
 MESSAGES = {
@@ -105,7 +117,8 @@ def ours_read_by_them(peer: str, kind: str, ids: torch.Tensor, work: Path) -> di
         }
     if unread or gap(Path(f"{altered}.logits"), logits[-1]) < 10 * LIMIT:
         sys.exit(
-            f"{kind}: a checkpoint with doubled scales gave the same logits, or none ({unread}); this test sees nothing."
+            f"{kind}: a checkpoint with doubled scales gave the same logits, or none ({unread}); "
+            "this test sees nothing."
         )
     for case, job, exact, error in zip(cases, jobs, logits, errors, strict=True):
         found[case] = error or gap(Path(job["out"]), exact)
@@ -199,7 +212,8 @@ def theirs_read_by_us(
     if tokenizer is not None:
         tokenizer.save_pretrained(work / "plain")
     jobs = [
-        {"do": "make", "plain": str(work / "plain"), "folder": str(work / f"theirs-{i}"), "out": str(work / f"theirs-{i}.logits"),
+        {"do": "make", "plain": str(work / "plain"), "folder": str(work / f"theirs-{i}"),
+         "out": str(work / f"theirs-{i}.logits"),
          "bits": bits, "symmetric": symmetric, "order": order, "group": size}
         for i, (bits, symmetric, order, size) in enumerate(cases)
     ]  # fmt: skip
@@ -253,7 +267,8 @@ def show(title: str, found: dict, limit: float) -> tuple[int, int]:
     for bits, symmetric, order in sorted({case[:3] for case in found}):
         cells = "".join(f"{cell(found[bits, symmetric, order, size], limit):<12}" for size in sizes)
         print(
-            f"{bits:<6}{'symmetric' if symmetric else 'asymmetric':<12}{'yes' if order else 'no':<11}{cells}",
+            f"{bits:<6}{'symmetric' if symmetric else 'asymmetric':<12}"
+            f"{'yes' if order else 'no':<11}{cells}",
             flush=True,
         )
     for message in sorted({c for c in found.values() if isinstance(c, str)}):
@@ -301,7 +316,8 @@ def main() -> int:
         failures, aside, total = failures + differ, aside + set_aside, total + len(found)
     agree = total - failures - aside
     print(
-        f"\n{agree} of {total} cases agree, {aside} refused or known, {failures} differ ({time.perf_counter() - began:.0f} s)"
+        f"\n{agree} of {total} cases agree, {aside} refused or known, {failures} differ "
+        f"({time.perf_counter() - began:.0f} s)"
     )
     return int(failures > 0 or agree == 0)
 

@@ -32,7 +32,9 @@ def read(folder, dequantize):
 
 
 def make(plain, folder, scheme):
-    """Scales by the package's own rules: min-max of each block, and for NVFP4 of the whole tensor."""
+    """Scales by the package's own rules: min-max of each block,
+    and for NVFP4 of the whole tensor.
+    """
     model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
     apply_quantization_config(
         model, QuantizationConfig(config_groups={scheme: ["Linear"]}, ignore=["lm_head"])

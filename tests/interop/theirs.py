@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 
 def read(folder):
     return AutoGPTQForCausalLM.from_quantized(
-        folder, device="cpu", use_triton=False, disable_exllama=True, disable_exllamav2=True, use_safetensors=True,
-        model_basename="model", torch_dtype=torch.float32,
+        folder, device="cpu", use_triton=False, disable_exllama=True, disable_exllamav2=True,
+        use_safetensors=True, model_basename="model", torch_dtype=torch.float32,
     ).model  # fmt: skip
 
 

@@ -63,7 +63,8 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
             file = work / f"{len(jobs)}.safetensors"
             tensors = {
                 "weight": weight, "x": x, "codes": (result.codes.int() - half).to(torch.int8),
-                "scale": result.grid.scale.float(), "zero": (result.grid.zero_point - half).to(torch.int32),
+                "scale": result.grid.scale.float(),
+                "zero": (result.grid.zero_point - half).to(torch.int32),
             }  # fmt: skip
             save_file({k: v.contiguous() for k, v in tensors.items()}, file)
             cases.append((name, weight, x, result))
@@ -87,13 +88,18 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
         problems += [f"{setting} {name}: {what}" for what in wrong]
         rows[setting].append(row)
     print(
-        f"\n{'bits':<6}{'group':<7}{'grid':<12}{'layers':<8}{'ties':<6}{'same codes and scales':<24}{'error, own scale: theirs':<27}ours"
+        "\n"
+        f"{'bits':<6}{'group':<7}{'grid':<12}{'layers':<8}{'ties':<6}"
+        f"{'same codes and scales':<24}{'error, own scale: theirs':<27}ours"
     )
     for (bits, group, symmetric), found in rows.items():
         if found:
             ties, same, theirs, ours = torch.tensor(found, dtype=torch.float64).T
-            print(f"{bits:<6}{group:<7}{'symmetric' if symmetric else 'asymmetric':<12}{len(found):<8}{int(ties.sum()):<6}"
-                  f"{f'{float(same.max()):.1e}':<24}{f'{float(theirs.mean()):.5f}':<27}{float(ours.mean()):.5f}")  # fmt: skip
+            print(
+                f"{bits:<6}{group:<7}{'symmetric' if symmetric else 'asymmetric':<12}"
+                f"{len(found):<8}{int(ties.sum()):<6}"
+                f"{f'{float(same.max()):.1e}':<24}{f'{float(theirs.mean()):.5f}':<27}{float(ours.mean()):.5f}"
+            )
     for problem in problems[:20]:
         print(f"  {problem}")
     return len(jobs), len({problem.rpartition(":")[0] for problem in problems})

@@ -3,7 +3,8 @@ layout.
 
 Called by run.py.
 
-    words.py JOBS   a JSON list of {folder, out}; `out` gets the real weight (out, in) of every quantized layer, by its name
+    words.py JOBS   a JSON list of {folder, out}; `out` gets the real weight (out, in) of every
+                    quantized layer, by its name
 
 AutoAWQ itself loads a model on a CPU only with intel_extension_for_pytorch, which is no longer
 released.

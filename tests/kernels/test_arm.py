@@ -31,7 +31,10 @@ if platform.machine() in ("aarch64", "arm64"):
 def program(tmp_path_factory):
     missing = [name for name in (COMPILER, EMULATOR) if not shutil.which(name)]
     if missing:
-        reason = f"{', '.join(missing)} not found; apt-get install g++-aarch64-linux-gnu qemu-user-static"
+        reason = (
+            f"{', '.join(missing)} not found; apt-get install g++-aarch64-linux-gnu "
+            "qemu-user-static"
+        )
         pytest.fail(reason) if os.environ.get("COURSE_ARM_TESTS") else pytest.skip(reason)
     output = tmp_path_factory.mktemp("arm") / "driver"
     sources = [Path(__file__).with_name("driver.cpp"), *build.SOURCES.glob("*.cpp")]

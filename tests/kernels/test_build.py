@@ -20,7 +20,8 @@ x = torch.arange(32.0).reshape(2, 16)
 for _ in range(3):
     y = kernels.linear(x, weight)
     z = kernels.linear(x, weight, activations="int8")
-print(kernels.cpu.variants(), (y - x @ kernels.reference.dequantize(weight).T).abs().max().item() < 1e-3, z.shape)
+error = (y - x @ kernels.reference.dequantize(weight).T).abs().max().item()
+print(kernels.cpu.variants(), error < 1e-3, z.shape)
 """
 
 
@@ -126,7 +127,10 @@ def test_an_interrupted_compiler_leaves_no_library_and_the_next_run_succeeds(
 
 
 def test_without_openmp_one_thread_works(cache, monkeypatch, tmp_path):
-    body = 'case "$*" in *-fopenmp*) exit 1;; esac; while [ $1 != -o ]; do shift; done; echo plain > $2'
+    body = (
+        'case "$*" in *-fopenmp*) exit 1;; esac; while [ $1 != -o ]; '
+        "do shift; done; echo plain > $2"
+    )
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, body))
     assert build.build().read_text() == "plain\n"
 

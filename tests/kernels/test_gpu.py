@@ -62,7 +62,8 @@ def test_empty_and_not_contiguous():
 
 
 @pytest.mark.parametrize("x, words", [
-    (torch.randn(2, 95), r"\(tokens, 96\)"), (torch.randn(2, 96).double(), "torch.bfloat16"), (torch.randn(96), "tokens"),
+    (torch.randn(2, 95), r"\(tokens, 96\)"), (torch.randn(2, 96).double(), "torch.bfloat16"),
+    (torch.randn(96), "tokens"),
     (torch.randn(2, 96, device="meta"), "meta"),
 ])  # fmt: skip
 def test_errors(x, words):
@@ -76,7 +77,10 @@ def test_other_widths_are_refused():
 
 
 def test_without_a_gpu_and_without_the_interpreter_the_remedy_is_named():
-    code = "import torch; from course_utils.kernels import from_codes, gpu; gpu.linear(torch.ones(1, 2), from_codes(torch.ones(1, 2), torch.ones(1, 1)))"
+    code = (
+        "import torch; from course_utils.kernels import from_codes, gpu; "
+        "gpu.linear(torch.ones(1, 2), from_codes(torch.ones(1, 2), torch.ones(1, 1)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"TRITON_INTERPRET": "0", "COURSE_KERNELS": "torch"},

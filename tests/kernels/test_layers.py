@@ -160,7 +160,8 @@ def test_compiling_and_tracing_take_the_dense_way(calls):
 
 
 @pytest.mark.parametrize("change", [
-    lambda m: copy.deepcopy(m), lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.half().float(), lambda m: m.share_memory(),
+    lambda m: copy.deepcopy(m), lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.half().float(),
+    lambda m: m.share_memory(),
 ])  # fmt: skip
 def test_buffers_that_moved_are_found_again(change):
     packed = layer(bias=False)
@@ -235,8 +236,9 @@ def test_products_without_instructions_for_int8_are_exact(monkeypatch, inputs):
 
 def test_rounded_activations_survive_saving_and_evaluation(tmp_path):
     config = LlamaConfig(
-        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64, bos_token_id=0,
+        eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     torch.manual_seed(0)
     compressed = rtn.quantize(LlamaForCausalLM(config).eval(), group_size=32)

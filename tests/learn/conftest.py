@@ -70,7 +70,7 @@ predictions:
     prompt: From the smallest error
     items: {gptq: GPTQ, rtn: plain rounding, none: no rounding}
     why: "See the table."
-"""
+"""  # noqa: E501
 
 
 def scaled_rows(w):

@@ -69,11 +69,18 @@ def test_nothing_is_gained_by_raising_now_and_then():
 @pytest.mark.parametrize(
     ("function", "taken"),
     [
-        (lambda weight, /, *, bits: 0, ((1,), {"bits": 2})), (lambda weight, *rest: 0, ((1, 2), {})), (lambda *rest, bits: 0, ((1,), {"bits": 2})),
-        (lambda w, b, /: 0, ((1, 2), {})), (lambda bits, weight: 0, ((2, 1), {})), (lambda weight, bits, extra=3: 0, ((1, 2), {})),
-        (lambda bits, weight, /: 0, None), (lambda bits, *rest: 0, None), (lambda weight: 0, None), (lambda weight, bits, third: 0, None),
+        (lambda weight, /, *, bits: 0, ((1,), {"bits": 2})),
+        (lambda weight, *rest: 0, ((1, 2), {})),
+        (lambda *rest, bits: 0, ((1,), {"bits": 2})),
+        (lambda w, b, /: 0, ((1, 2), {})),
+        (lambda bits, weight: 0, ((2, 1), {})),
+        (lambda weight, bits, extra=3: 0, ((1, 2), {})),
+        (lambda bits, weight, /: 0, None),
+        (lambda bits, *rest: 0, None),
+        (lambda weight: 0, None),
+        (lambda weight, bits, third: 0, None),
     ],
-)  # fmt: skip
+)
 def test_names_decide_and_places_only_where_there_are_no_names(function, taken):
     given = {"weight": 1, "bits": 2}
     if taken is None:

@@ -494,7 +494,10 @@ def test_missing_texts_are_told(toy):
 
 
 def test_importing_the_package_does_not_load_what_it_may_not_need():
-    code = "import sys, course_utils.learn; print([m for m in ('torch', 'matplotlib', 'ipywidgets') if m in sys.modules])"
+    code = (
+        "import sys, course_utils.learn; print([m for m in ('torch', 'matplotlib', "
+        "'ipywidgets') if m in sys.modules])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

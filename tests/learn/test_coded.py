@@ -84,14 +84,27 @@ def in_class(**change):
 
 TABLE = torch.full((64,), 256, dtype=torch.int16)
 REFUSED = [
-    (lambda: {"a": file()["a"]}, "one for each of the 2"), (lambda: changed(more=1), "nothing else"), (lambda: changed(steps=0.1), "are tensors"),
-    (lambda: changed(steps=torch.ones(11)[:4]), "steps: expected"), (lambda: changed(steps=torch.ones(11).double()), "steps: expected"), (lambda: changed(steps=torch.full((11,), float("nan"))), "positive and finite"),
-    (lambda: changed(which=torch.zeros(0, dtype=torch.uint8)), "which: expected"), (lambda: changed(which=torch.full((11,), 3, dtype=torch.uint8)), "classes: 3"), (lambda: changed(classes=[]), "which: expected"),
-    (lambda: in_class(lowest=1.5), "a class"), (lambda: in_class(lowest=2**40), "a class"), (lambda: in_class(frequencies=TABLE.long()), "a class"),
-    (lambda: in_class(frequencies=TABLE[1:]), "with the sum 16384"), (lambda: in_class(frequencies=-TABLE), "none negative"), (lambda: in_class(frequencies=TABLE), "not read as written"),
-    (lambda: in_class(stream=torch.zeros(3, dtype=torch.uint8)), "stream: expected uint8"), (lambda: in_class(stream=torch.zeros(9)), "stream: expected uint8"), (lambda: in_class(stream=torch.zeros(4, dtype=torch.uint8)), "not read as written"),
-    (lambda: {**file(), "a": [1, 2]}, "no part"), (lambda: {**file(), "a": file()["b"]}, "not read as written"),
-]  # fmt: skip
+    (lambda: {"a": file()["a"]}, "one for each of the 2"),
+    (lambda: changed(more=1), "nothing else"),
+    (lambda: changed(steps=0.1), "are tensors"),
+    (lambda: changed(steps=torch.ones(11)[:4]), "steps: expected"),
+    (lambda: changed(steps=torch.ones(11).double()), "steps: expected"),
+    (lambda: changed(steps=torch.full((11,), float("nan"))), "positive and finite"),
+    (lambda: changed(which=torch.zeros(0, dtype=torch.uint8)), "which: expected"),
+    (lambda: changed(which=torch.full((11,), 3, dtype=torch.uint8)), "classes: 3"),
+    (lambda: changed(classes=[]), "which: expected"),
+    (lambda: in_class(lowest=1.5), "a class"),
+    (lambda: in_class(lowest=2**40), "a class"),
+    (lambda: in_class(frequencies=TABLE.long()), "a class"),
+    (lambda: in_class(frequencies=TABLE[1:]), "with the sum 16384"),
+    (lambda: in_class(frequencies=-TABLE), "none negative"),
+    (lambda: in_class(frequencies=TABLE), "not read as written"),
+    (lambda: in_class(stream=torch.zeros(3, dtype=torch.uint8)), "stream: expected uint8"),
+    (lambda: in_class(stream=torch.zeros(9)), "stream: expected uint8"),
+    (lambda: in_class(stream=torch.zeros(4, dtype=torch.uint8)), "not read as written"),
+    (lambda: {**file(), "a": [1, 2]}, "no part"),
+    (lambda: {**file(), "a": file()["b"]}, "not read as written"),
+]
 
 
 @pytest.mark.parametrize(("make", "said"), REFUSED, ids=range(len(REFUSED)))

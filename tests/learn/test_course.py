@@ -12,11 +12,12 @@ from course_utils.learn.page import catalogue, events, progress
 LESSONS = """
 1.1-why-compress 1.2-numbers-in-a-box 1.3-the-trade-off
 2.1-quantization 2.2-pruning 2.3-distillation 2.4-choosing 2.5-pitfalls
-3.1-uniform-quantization 3.2-gptq 3.3-awq-smoothquant 3.4-pruning-scores 3.5-distillation-losses 3.6-what-it-costs
-4.1-information-and-rate-distortion 4.2-lottery-tickets-and-overparameterization 4.3-quantization-noise
-4.4-intrinsic-dimension 4.5-knowledge-capacity
-5.1-mixed-precision 5.2-number-formats 5.3-rotations-and-codebooks 5.4-differentiable-pruning 5.5-hardware-aware
-5.6-llm-distillation 5.7-cross-modal 5.8-holistic 5.9-frontiers
+3.1-uniform-quantization 3.2-gptq 3.3-awq-smoothquant 3.4-pruning-scores
+3.5-distillation-losses 3.6-what-it-costs
+4.1-information-and-rate-distortion 4.2-lottery-tickets-and-overparameterization
+4.3-quantization-noise 4.4-intrinsic-dimension 4.5-knowledge-capacity
+5.1-mixed-precision 5.2-number-formats 5.3-rotations-and-codebooks 5.4-differentiable-pruning
+5.5-hardware-aware 5.6-llm-distillation 5.7-cross-modal 5.8-holistic 5.9-frontiers
 """.split()
 LAB_DAYS = {
     "lab-1.1-first-compression": {1, 2},
@@ -164,7 +165,10 @@ def test_counts_links_and_what_to_open_next(course, capsys):
     course(labs["lab-1.1-first-compression"], [r"check(\"toy.rows\", f)"])
     page = shown(capsys)
     assert re.search(
-        r"1\.1 +Why compress \[1-intuition/1\.1-why-compress\.ipynb\] +0/1 exercises · 0/2 questions",
+        (
+            r"1\.1 +Why compress \[1-intuition/1\.1-why-compress\.ipynb\] +0/1 "
+            r"exercises · 0/2 questions"
+        ),
         page,
     )
     assert re.search(r"1\.2 .*0/1 exercises$", page, re.MULTILINE), (

@@ -13,7 +13,8 @@ from course_utils.theory.intervals import interval
 def tiny(seed, layers, hidden, heads=2):
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=32,
+        vocab_size=50, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=32,
         max_position_embeddings=32,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
@@ -65,7 +66,8 @@ def test_only_what_is_given_is_asked_for():
     assert looking.needs == {"attention"} and not list(looking.parameters())
     ids = torch.randint(2, 50, (4, 6), generator=torch.Generator().manual_seed(3))
     lines = [
-        train(student, teacher, ids, loss=OwnLosses(student, teacher, exercises.response, attention=exercises.attention, weight=w), steps=1, progress=False).history[0]
+        train(student, teacher, ids, loss=OwnLosses(student, teacher, exercises.response,
+            attention=exercises.attention, weight=w), steps=1, progress=False).history[0]
         for w in (1.0, 2.0)
     ]  # fmt: skip
     assert (

@@ -216,7 +216,9 @@ def test_what_notebooks_check_and_ask_exists():
 
 
 def test_no_ratio_of_a_sweep_comes_twice():
-    """Of two equal ratios one may break and the other not: then the breaking point is not defined."""
+    """Of two equal ratios one may break and the other not:
+    then the breaking point is not defined.
+    """
     for seed in range(3000):
         ratios = trials.draw(EXERCISES["pitfalls.breaking_point"], seed)["ratios"]
         assert len(set(ratios)) == len(ratios), seed

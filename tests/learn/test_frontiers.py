@@ -81,10 +81,12 @@ def test_figures_draw():
     maps = torch.rand(8, 6)
     mask = torch.rand(16, 64) < 0.1
     made = [
-        pictures.predicted({"a": (1e-4, 1e-4), "b": (1e-3, 2e-2)}), pictures.connections(torch.rand(10, 64), {"static": mask, "RigL": mask}),
-        pictures.searches({"greedy": 3.0, "annealing": 1.0}, 4.0), pictures.heads(maps, maps, ("a", "b"), range(1, 7)),
+        pictures.predicted({"a": (1e-4, 1e-4), "b": (1e-3, 2e-2)}),
+        pictures.connections(torch.rand(10, 64), {"static": mask, "RigL": mask}),
+        pictures.searches({"greedy": 3.0, "annealing": 1.0}, 4.0),
+        pictures.heads(maps, maps, ("a", "b"), range(1, 7)),
         pictures.depths(["the", "\n", " box"], [2, 5, 3], 5),
-    ]  # fmt: skip
+    ]
     for figure in made:
         figure.canvas.draw()
         assert all(

@@ -79,7 +79,8 @@ def test_the_measured_space_is_one_of_the_bundled_model():
     assert [rows[s]["parameters"] for s in some] == [
         sum({p.data_ptr(): p.numel() for p in net.extract(s).parameters()}.values()) for s in some
     ]
-    fit = sorted((s for s in space if rows[s]["parameters"] <= told["budget"]), key=lambda s: rows[s]["search"])  # fmt: skip
+    fit = sorted((s for s in space if rows[s]["parameters"] <= told["budget"]), key=lambda s:
+        rows[s]["search"])  # fmt: skip
     assert all(rows[s]["test"] for s in fit[:12]) and not any(rows[s]["test"] for s in fit[12:])
 
 

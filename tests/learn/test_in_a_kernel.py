@@ -25,7 +25,7 @@ def draw(bits, scale, grid, form):
     return fig
 """
 EXPLORE = """explore(draw, bits=slider(2, 8, 4), scale=slider(0.5, 2.0, 1.0, label="how much"), grid=checkbox(True),
-        form=dropdown(["affine", "symmetric"]))"""
+        form=dropdown(["affine", "symmetric"]))"""  # noqa: E501
 TASKS = """ask("toy.choice")
 ask("toy.numeric")
 ask("toy.ordering")
@@ -136,7 +136,10 @@ print(json.dumps(texts_))
 
 def test_a_check_in_a_cell_is_shown_once_and_names_the_line_of_the_cell(toy, monkeypatch):
     right = "check('start.bytes_needed', lambda count, bits: count * bits / 8)"
-    wrong = "def mine(count, bits):\n    half = 0\n    return count / half\n\ncheck('start.bytes_needed', mine)"
+    wrong = (
+        "def mine(count, bits):\n"
+        "    half = 0\n    return count / half\n\ncheck('start.bytes_needed', mine)"
+    )
     first, second = run([right, wrong], toy, monkeypatch, "1")
     assert [output.output_type for output in [*first, *second]] == ["display_data"] * 2
     assert "Right." in first[0].data["text/html"]
@@ -202,7 +205,10 @@ def test_a_tool_that_runs_a_notebook_needs_no_guess(toy, monkeypatch):
 
 
 def test_a_function_draws_when_the_guess_is_there(toy, monkeypatch):
-    draw = "guess.result('rtn', shown=lambda: print('drawn') or plots.table([['INT8', 1.0]], ['format', 'bytes']))"
+    draw = (
+        "guess.result('rtn', shown=lambda: print('drawn') or plots.table([['INT8', "
+        "1.0]], ['format', 'bytes']))"
+    )
     _, shown = run(['guess = predict("toy.which")', draw], toy, monkeypatch, "1")
     assert "drawn" in shown[1].data["text/plain"] and "INT8" in shown[2].data["text/html"]
     _, waiting, _ = run(

@@ -1,4 +1,6 @@
-"""What the figures of the distillation lessons and of 3.6 show, read back from the drawn figures."""
+"""What the figures of the distillation lessons and of 3.6 show,
+read back from the drawn figures.
+"""
 
 import matplotlib.pyplot as plt
 import pytest

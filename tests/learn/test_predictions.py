@@ -1,4 +1,6 @@
-"""A guess before the measurement: how it is read, judged, kept, and shown beside what was measured."""
+"""A guess before the measurement: how it is read, judged, kept,
+and shown beside what was measured.
+"""
 
 import math
 
@@ -29,9 +31,11 @@ def test_without_a_guess_the_result_is_shown_at_once(capsys):
 @pytest.mark.parametrize(
     "guess, measured, right, said",
     [
-        ("3 GB", 3.0, True, "good"), (3.7, 3.0, True, "Within 25 %"), (3.76, 3.0, False, "a factor of 1.25"),
-        (2.41, 3.0, True, "good"), ("2.39", 3.0, False, "a factor of 1.26"), (30, 3.0, False, "a factor of 10"),
-        (-3, -3.0, True, "good"), (-3, 3.0, False, "off by 6 GB"), (1, 0.0, False, "off by 1 GB"), (0, 0.0, True, "was right"),
+        ("3 GB", 3.0, True, "good"), (3.7, 3.0, True, "Within 25 %"),
+        (3.76, 3.0, False, "a factor of 1.25"), (2.41, 3.0, True, "good"),
+        ("2.39", 3.0, False, "a factor of 1.26"), (30, 3.0, False, "a factor of 10"),
+        (-3, -3.0, True, "good"), (-3, 3.0, False, "off by 6 GB"), (1, 0.0, False, "off by 1 GB"),
+        (0, 0.0, True, "was right"),
     ],
 )  # fmt: skip
 def test_numbers(guess, measured, right, said, capsys):
@@ -106,8 +110,9 @@ def test_the_items_are_not_shown_in_the_order_of_the_file():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("toy.size", "much"), ("toy.size", None), ("toy.size", "3 MB"), ("toy.which", "D"), ("toy.which", 1),
-        ("toy.rank", ["rtn"]), ("toy.rank", ["rtn", "rtn", "none"]), ("toy.rank", 3), ("toy.rank", "A B"),
+        ("toy.size", "much"), ("toy.size", None), ("toy.size", "3 MB"), ("toy.which", "D"),
+        ("toy.which", 1), ("toy.rank", ["rtn"]), ("toy.rank", ["rtn", "rtn", "none"]),
+        ("toy.rank", 3), ("toy.rank", "A B"),
     ],
 )  # fmt: skip
 def test_what_is_no_guess_is_not_kept(name, value):
@@ -119,11 +124,14 @@ def test_what_is_no_guess_is_not_kept(name, value):
 @pytest.mark.parametrize(
     "name, measured, said",
     [
-        ("toy.size", "much", "asks for a number"), ("toy.size", math.nan, "asks for a number"), ("toy.size", None, "number"),
-        ("toy.which", "AWQ", "is no option"), ("toy.rank", ["rtn", "gptq"], "asks for the order"),
+        ("toy.size", "much", "asks for a number"),
+        ("toy.size", math.nan, "asks for a number"),
+        ("toy.size", None, "number"),
+        ("toy.which", "AWQ", "is no option"),
+        ("toy.rank", ["rtn", "gptq"], "asks for the order"),
         ("toy.rank", ["rtn", "gptq", "gptq"], "asks for the order"),
     ],
-)  # fmt: skip
+)
 def test_a_measurement_that_does_not_fit_is_refused(name, measured, said):
     with pytest.raises(CompressionError, match=said):
         predict(name).result(measured)
@@ -174,7 +182,9 @@ def test_texts_of_a_prediction_are_complete(toy):
         "toy.a: {kind: sum, prompt: p, why: w}": "must be number, order or choice",
         "toy.a: {kind: number, prompt: p}": "why missing",
         "toy.a: {kind: choice, prompt: p, why: w, options: [one]}": "at least two texts",
-        "toy.a: {kind: order, prompt: p, why: w, items: {a: same, b: same}}": "two items have the same text",
+        (
+            "toy.a: {kind: order, prompt: p, why: w, items: {a: same, b: same}}"
+        ): "two items have the same text",
     }.items():
         (toy / "en" / "toy.yaml").write_text(f"predictions:\n  {broken}\n", encoding="utf-8")
         texts.forget()

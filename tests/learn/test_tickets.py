@@ -35,12 +35,22 @@ def trains(weights, times=1):
 
 
 BROKEN = [
-    (lambda start, train: [full(start)], "at least one round"), (lambda start, train: [kept(start, 0.5), kept(start, 0.04)], "keep everything"),
-    (revives, "came back"), (lambda start, train: [full(start), kept(start, 0.06)], "at least 95 %"), (trains(lambda start: {n: 2 * w for n, w in start.items()}), "never change"),
-    (trains(lambda start: start, times=2), "1 trainings are allowed"), (lambda start, train: [full(start), {"0": full(start)["0"]}], "expected a dict"),
-    (lambda start, train: [full(start), {n: m.float() for n, m in kept(start, 0.04).items()}], "expected torch.bool"),
-    (lambda start, train: [full(start), {n: m.T for n, m in kept(start, 0.04).items()}], "of shape"),
-]  # fmt: skip
+    (lambda start, train: [full(start)], "at least one round"),
+    (lambda start, train: [kept(start, 0.5), kept(start, 0.04)], "keep everything"),
+    (revives, "came back"),
+    (lambda start, train: [full(start), kept(start, 0.06)], "at least 95 %"),
+    (trains(lambda start: {n: 2 * w for n, w in start.items()}), "never change"),
+    (trains(lambda start: start, times=2), "1 trainings are allowed"),
+    (lambda start, train: [full(start), {"0": full(start)["0"]}], "expected a dict"),
+    (
+        lambda start, train: [full(start), {n: m.float() for n, m in kept(start, 0.04).items()}],
+        "expected torch.bool",
+    ),
+    (
+        lambda start, train: [full(start), {n: m.T for n, m in kept(start, 0.04).items()}],
+        "of shape",
+    ),
+]
 
 
 @pytest.mark.parametrize(("find", "said"), BROKEN, ids=range(len(BROKEN)))

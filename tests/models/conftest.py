@@ -16,20 +16,23 @@ from course_utils import models
 
 SHAPES = {
     "llama": lambda: LlamaConfig(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=64, tie_word_embeddings=True,
+        vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=64,
+        tie_word_embeddings=True,
     ),
     "qwen2": lambda: Qwen2Config(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=64,
+        vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=64,
     ),
     "opt": lambda: OPTConfig(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=32,
+        vocab_size=1024, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_dim=64,
+        word_embed_proj_dim=32,
         max_position_embeddings=64,
     ),
     "gpt2": lambda: GPT2Config(vocab_size=1024, n_embd=32, n_layer=3, n_head=4, n_positions=64),
     "bert": lambda: BertConfig(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48,
     ),
 }  # fmt: skip
 CAUSAL = ("llama", "qwen2", "opt", "gpt2")

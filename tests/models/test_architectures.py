@@ -14,16 +14,21 @@ from course_utils.models import walk
 
 transformers.logging.set_verbosity_error()
 NOT_MADE = {
-    "blt": "a byte model with encoders of other names", "cohere_compass_text": "its default config has no full attention",
-    "cpmant": "sizes of other names", "dbrx": "its config lacks rope_theta (transformers 5.23)", "deepseek_v2": "no default for topk",
-    "dots1": "no default number of experts", "dots3_note": "towers", "dots3_note_text": "sizes of other names", "fuyu": "towers",
+    "blt": "a byte model with encoders of other names",
+    "cohere_compass_text": "its default config has no full attention",
+    "cpmant": "sizes of other names", "dbrx": "its config lacks rope_theta (transformers 5.23)",
+    "deepseek_v2": "no default for topk", "dots1": "no default number of experts",
+    "dots3_note": "towers", "dots3_note_text": "sizes of other names", "fuyu": "towers",
     "gemma3": "towers", "gemma3n": "wants timm", "gemma4_assistant": "reads another model's states",
-    "gemma4_unified_assistant": "reads another model's states", "git": "towers", "got_ocr2": "towers",
-    "inkling2_text": "sizes of other names", "inkling_text": "sizes of other names", "kimi_linear": "sizes of other names",
-    "moss_transcribe_diarize": "towers", "musicgen": "no causal text model", "musicgen_melody": "no causal text model",
-    "phi4_multimodal": "towers", "qwen4_exp": "no default sizes", "qwen4_exp_text": "no default sizes",
-    "reformer": "axial positions", "roc_bert": "three embeddings of other names", "xlm": "sizes of other names",
-    "xmod": "wants a language", "zamba": "shared blocks that do not tie at this depth", "zamba2": "54 layer types",
+    "gemma4_unified_assistant": "reads another model's states", "git": "towers",
+    "got_ocr2": "towers", "inkling2_text": "sizes of other names",
+    "inkling_text": "sizes of other names", "kimi_linear": "sizes of other names",
+    "moss_transcribe_diarize": "towers", "musicgen": "no causal text model",
+    "musicgen_melody": "no causal text model", "phi4_multimodal": "towers",
+    "qwen4_exp": "no default sizes", "qwen4_exp_text": "no default sizes",
+    "reformer": "axial positions", "roc_bert": "three embeddings of other names",
+    "xlm": "sizes of other names", "xmod": "wants a language",
+    "zamba": "shared blocks that do not tie at this depth", "zamba2": "54 layer types",
 }  # fmt: skip
 LOOPED = {"hrm_text"}  # calls its blocks many times: the walk ends when each was called once
 

@@ -176,9 +176,12 @@ def t5():
 
 
 STACKS = {
-    "BERT": bert, "BERT with its head": lambda: bert(BertForMaskedLM), "T5's encoder": lambda: t5().get_encoder(),
-    "T5's decoder": lambda: t5().get_decoder(), "a bare Llama": lambda: LlamaModel(tiny_models.config_of("llama")).eval(),
-}  # fmt: skip
+    "BERT": bert,
+    "BERT with its head": lambda: bert(BertForMaskedLM),
+    "T5's encoder": lambda: t5().get_encoder(),
+    "T5's decoder": lambda: t5().get_decoder(),
+    "a bare Llama": lambda: LlamaModel(tiny_models.config_of("llama")).eval(),
+}
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -219,7 +222,8 @@ def test_both_stacks_at_once_are_refused():
 
 def test_an_encoders_report_has_bytes_and_speed_but_no_perplexity():
     found = evaluation.report(quantization.rtn.quantize(BertModel(BertConfig(
-        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)), group_size=8),
+        vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48)), group_size=8),
         models.load_tokenizer(), runs=1)  # fmt: skip
     assert (
         found.perplexity is None and found.tokens_per_second > 0 and "perplexity" not in str(found)
@@ -279,7 +283,8 @@ def test_loading_builds_no_dense_model(tmp_path, monkeypatch):
         compressed, "empty_like", lambda *a, **k: made.append(original(*a, **k)) or made[-1]
     )
     seen = []
-    monkeypatch.setattr(compressed.walk, "replace", lambda m, name, new, real=compressed.walk.replace: (
+    monkeypatch.setattr(compressed.walk, "replace",
+                        lambda m, name, new, real=compressed.walk.replace: (
         seen.append(m.get_submodule(name).weight.is_meta), real(m, name, new)))  # fmt: skip
     model = compressed.load(tmp_path / "saved")
     assert len(seen) == 42 and all(seen) and model is made[-1]
@@ -296,7 +301,9 @@ def test_padded_vocabularies_of_one_tokenizer():
     with pytest.raises(CompressionError, match="only padding differs"):
         distillation.train(narrow, wide, IDS, steps=1)
     for student, teacher in ((narrow, wide), (wide, narrow)):
-        found = distillation.train(student, teacher, IDS, steps=1, batch=4, loss=distillation.objectives.Response(alpha=0.0, temperature=1.0),
+        found = distillation.train(student, teacher, IDS, steps=1, batch=4,
+                                   loss=distillation.objectives.Response(alpha=0.0,
+                                       temperature=1.0),
                                    tokenizers=(words, words), progress=False)  # fmt: skip
         with torch.no_grad():
             log_s, log_t = (m(input_ids=IDS).logits[:, :-1] for m in (student, teacher))
@@ -373,7 +380,9 @@ def test_the_language_model_behind_a_tower(kind, method, tmp_path):
 
 
 def test_channels_under_a_norm_of_their_own_are_refused():
-    """BitNet's layers are called like Llama's, but a norm mixes the channels before they are read."""
+    """BitNet's layers are called like Llama's,
+    but a norm mixes the channels before they are read.
+    """
     with pytest.raises(
         CompressionError, match="no layer was found that reads the channels of an MLP one by one"
     ):

@@ -29,11 +29,15 @@ def padded(side: str) -> dict[str, torch.Tensor]:
 
 
 FORMS = {
-    "lists": lambda: ROWS, "padded on the right": lambda: padded("right"), "padded on the left": lambda: padded("left"),
+    "lists": lambda: ROWS,
+    "padded on the right": lambda: padded("right"),
+    "padded on the left": lambda: padded("left"),
     "examples": lambda: [{"input_ids": row} for row in ROWS],
-    "padded examples": lambda: [dict(zip(("input_ids", "attention_mask"), pair, strict=True)) for pair in zip(*(
-        v.tolist() for v in padded("left").values()), strict=True)],
-}  # fmt: skip
+    "padded examples": lambda: [
+        dict(zip(("input_ids", "attention_mask"), pair, strict=True))
+        for pair in zip(*(v.tolist() for v in padded("left").values()), strict=True)
+    ],
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -144,8 +148,10 @@ def test_a_models_own_tokenizer_is_used(tmp_path):
         walk.check_calibration(["words"], tiny_models.model_of("llama", layers=1))
 
 
-@pytest.mark.parametrize("bad", [None, [], "", 3, [[]], torch.zeros(0, 4), torch.rand(2, 3), [[1.5, 2.0]], ["a", 3], {"input_ids": [[1, 2]],
-                                 "attention_mask": [[1]]}, {"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}])  # fmt: skip
+@pytest.mark.parametrize("bad", [None, [], "", 3, [[]], torch.zeros(0, 4), torch.rand(2, 3),
+                                 [[1.5, 2.0]], ["a", 3], {"input_ids": [[1, 2]],
+                                 "attention_mask": [[1]]},
+                                 {"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}])  # fmt: skip
 def test_what_is_no_calibration(bad):
     with pytest.raises(CompressionError, match="calibration"):
         calibration.of(bad, models.load_tokenizer())

@@ -28,7 +28,8 @@ def test_every_pair_is_right_or_refused_with_a_sentence():
 
 
 CALLS = {
-    "prune_mlp": "channels", "prune_heads": "heads", "prune_layers": "layers", "wanda": "Wanda", "gptq": "GPTQ", "awq": "AWQ",
+    "prune_mlp": "channels", "prune_heads": "heads", "prune_layers": "layers", "wanda": "Wanda",
+    "gptq": "GPTQ", "awq": "AWQ",
 }  # fmt: skip
 
 

@@ -37,7 +37,9 @@ def work(rank, place):
 
 @pytest.mark.filterwarnings("ignore::course_utils.errors.CompressionWarning")
 def test_two_processes_do_what_one_does(tmp_path):
-    """Experts are reached by different tokens in each process; what both saw is counted together."""
+    """Experts are reached by different tokens in each process;
+    what both saw is counted together.
+    """
     multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="fork")
     (errors, few, logits), (other_errors, _, other_logits) = (
         torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
@@ -59,9 +61,10 @@ def in_memory(place):
 
 
 METHODS = {
-    "gptq": lambda: (gptq.quantize, {"bits": 4, "group_size": 8}), "sparsegpt": lambda: (sparsegpt.prune, {"sparsity": 0.6}),
+    "gptq": lambda: (gptq.quantize, {"bits": 4, "group_size": 8}),
+    "sparsegpt": lambda: (sparsegpt.prune, {"sparsity": 0.6}),
     "wanda": lambda: (wanda.prune, {"pattern": "2:4"}),
-}  # fmt: skip
+}
 
 
 def from_disk(rank, place):

@@ -16,11 +16,14 @@ from course_utils.models import load, planting, walk
 from course_utils.models.planting import plant_outliers
 
 SIZES = {
-    "llama": lambda: LlamaConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
+    "llama": lambda: LlamaConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4,
+                                 num_key_value_heads=2,
                                  num_hidden_layers=2, vocab_size=64, pad_token_id=0),
-    "qwen2": lambda: Qwen2Config(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
+    "qwen2": lambda: Qwen2Config(hidden_size=32, intermediate_size=48, num_attention_heads=4,
+                                 num_key_value_heads=2,
                                  num_hidden_layers=2, vocab_size=64, pad_token_id=0),
-    "opt": lambda: OPTConfig(hidden_size=32, ffn_dim=48, num_attention_heads=4, num_hidden_layers=2, vocab_size=64,
+    "opt": lambda: OPTConfig(hidden_size=32, ffn_dim=48, num_attention_heads=4, num_hidden_layers=2,
+                             vocab_size=64,
                              max_position_embeddings=32),
     "gpt2": lambda: GPT2Config(n_embd=32, n_head=4, n_layer=2, vocab_size=64, n_positions=32),
 }  # fmt: skip
@@ -101,11 +104,13 @@ def test_bad_input_is_named(tiny):
 
 def test_models_it_does_not_know_are_refused():
     after = AutoModelForCausalLM.from_config(OPTConfig(
-        hidden_size=32, ffn_dim=48, num_attention_heads=4, num_hidden_layers=1, vocab_size=64, do_layer_norm_before=False))  # fmt: skip
+        hidden_size=32, ffn_dim=48, num_attention_heads=4, num_hidden_layers=1, vocab_size=64,
+        do_layer_norm_before=False))  # fmt: skip
     with pytest.raises(CompressionError, match="before the layers"):
         plant_outliers(after)
     gemma = AutoModelForCausalLM.from_config(GemmaConfig(
-        hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8,
         num_hidden_layers=1, vocab_size=64))  # fmt: skip
     with pytest.raises(CompressionError, match="1 \\+ weight"):
         plant_outliers(gemma)

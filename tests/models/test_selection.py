@@ -31,15 +31,20 @@ from course_utils.quantization import (
 transformers.logging.set_verbosity_error()
 IDS = torch.randint(3, 90, (16, 16), generator=torch.Generator().manual_seed(0))
 QUANTIZERS = {
-    "rtn": lambda m, **s: rtn.quantize(m, group_size=8, **s), "gptq": lambda m, **s: gptq.quantize(m, IDS, group_size=8, **s),
-    "nf4": nf4.quantize, "w8a8": w8a8.quantize, "static": lambda m, **s: w8a8.quantize(m, IDS, observer="min_max", activations="per_tensor", **s),
-    "llm_int8": llm_int8.quantize, "float": floats.quantize, "kmeans": lambda m, **s: codebooks.quantize(m, bits=3, **s),
+    "rtn": lambda m, **s: rtn.quantize(m, group_size=8, **s), "gptq": lambda m, **s:
+        gptq.quantize(m, IDS, group_size=8, **s),
+    "nf4": nf4.quantize, "w8a8": w8a8.quantize, "static": lambda m, **s:
+        w8a8.quantize(m, IDS, observer="min_max", activations="per_tensor", **s),
+    "llm_int8": llm_int8.quantize, "float": floats.quantize, "kmeans": lambda m, **s:
+        codebooks.quantize(m, bits=3, **s),
     "entropy-coded": lambda m, **s: entropy_coded.quantize(m, bits=3.0, **s),
     "ternary": extreme.quantize, "awq": lambda m, **s: awq.quantize(m, IDS, group_size=8, **s),
 }  # fmt: skip
 PRUNERS = {
-    "magnitude": magnitude.prune, "wanda": lambda m, **s: wanda.prune(m, IDS, **s), "sparsegpt": lambda m, **s: sparsegpt.prune(m, IDS, **s),
-}  # fmt: skip
+    "magnitude": magnitude.prune,
+    "wanda": lambda m, **s: wanda.prune(m, IDS, **s),
+    "sparsegpt": lambda m, **s: sparsegpt.prune(m, IDS, **s),
+}
 METHODS = {**QUANTIZERS, **PRUNERS}
 
 

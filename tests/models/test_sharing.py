@@ -10,9 +10,12 @@ from course_utils.models import sharing
 
 IDS = torch.randint(3, tiny_models.VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(1))
 METHODS = {
-    "rtn": lambda m: quantization.rtn.quantize(m, group_size=8), "gptq": lambda m: quantization.gptq.quantize(m, IDS, group_size=8),
-    "nf4": quantization.nf4.quantize, "w8a8": quantization.w8a8.quantize, "llm.int8": quantization.llm_int8.quantize,
-}  # fmt: skip
+    "rtn": lambda m: quantization.rtn.quantize(m, group_size=8),
+    "gptq": lambda m: quantization.gptq.quantize(m, IDS, group_size=8),
+    "nf4": quantization.nf4.quantize,
+    "w8a8": quantization.w8a8.quantize,
+    "llm.int8": quantization.llm_int8.quantize,
+}
 
 
 def storages(model):

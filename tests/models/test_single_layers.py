@@ -22,21 +22,33 @@ from course_utils.quantization.layer import KINDS
 LAYER = "model.layers.0.mlp.down_proj"
 BOTH = r"(q|k)_proj$"
 CHANGES = {  # what one layer has of its own
-    "rtn.quantize": {"bits": 3}, "gptq.quantize": {"bits": 3, "act_order": True}, "awq.quantize": {"bits": 3, "clip": False}, "qronos.quantize": {"bits": 3}, "gptaq.quantize": {"bits": 3},
-    "hqq.quantize": {"bits": 3}, "nf4.quantize": {"format": "fp4", "block_size": 32}, "codebooks.quantize": {"bits": 3},
-    "floats.quantize": {"format": "BF16"}, "extreme.quantize": {"kind": "binary"}, "microscaling.quantize": {"scheme": "MXFP8 E4M3"},
-    "llm_int8.quantize": {"threshold": 3.0}, "w8a8.quantize": {"weight_bits": 4, "activations": "per_tensor", "observer": "min_max"},
-    "smoothquant.quantize": {"weights": "per_tensor"}, "mixed_rows.quantize": {"group_size": 32}, "low_rank.compress": {"ratio": 0.25},
-    "e8.quantize": {"group_size": 32}, "additive.quantize": {"group_size": 32}, "trellis.quantize": {"bits": 3}, "qat.quantize": {"bits": 4, "group_size": 32},
-    "entropy_coded.quantize": {"bits": 3.5, "classes": 2}, "magnitude.prune": {"sparsity": 0.75, "pattern": "per_row"}, "apply.prune": {"sparsity": 0.75},
-    "wanda.prune": {"sparsity": 0.75}, "sparsegpt.prune": {"pattern": "2:4"}, "storage.compress": {"format": "csr16"}, "sequential.prune": {"keep": 0.75},
-    "schedules.train": {"sparsity": 0.75}, "schedules.one_shot": {"sparsity": 0.75}, "schedules.iterative": {"sparsity": 0.75},
-    "schedules.gradual": {"sparsity": 0.75, "pattern": "per_row"}, "learned_masks.prune": {"pattern": "1:4"}, "gated.prune": {"sparsity": 0.75},
+    "rtn.quantize": {"bits": 3}, "gptq.quantize": {"bits": 3, "act_order": True},
+    "awq.quantize": {"bits": 3, "clip": False}, "qronos.quantize": {"bits": 3},
+    "gptaq.quantize": {"bits": 3}, "hqq.quantize": {"bits": 3},
+    "nf4.quantize": {"format": "fp4", "block_size": 32}, "codebooks.quantize": {"bits": 3},
+    "floats.quantize": {"format": "BF16"}, "extreme.quantize": {"kind": "binary"},
+    "microscaling.quantize": {"scheme": "MXFP8 E4M3"}, "llm_int8.quantize": {"threshold": 3.0},
+    "w8a8.quantize": {"weight_bits": 4, "activations": "per_tensor", "observer": "min_max"},
+    "smoothquant.quantize": {"weights": "per_tensor"}, "mixed_rows.quantize": {"group_size": 32},
+    "low_rank.compress": {"ratio": 0.25}, "e8.quantize": {"group_size": 32},
+    "additive.quantize": {"group_size": 32}, "trellis.quantize": {"bits": 3},
+    "qat.quantize": {"bits": 4, "group_size": 32},
+    "entropy_coded.quantize": {"bits": 3.5, "classes": 2},
+    "magnitude.prune": {"sparsity": 0.75, "pattern": "per_row"}, "apply.prune": {"sparsity": 0.75},
+    "wanda.prune": {"sparsity": 0.75}, "sparsegpt.prune": {"pattern": "2:4"},
+    "storage.compress": {"format": "csr16"}, "sequential.prune": {"keep": 0.75},
+    "schedules.train": {"sparsity": 0.75}, "schedules.one_shot": {"sparsity": 0.75},
+    "schedules.iterative": {"sparsity": 0.75},
+    "schedules.gradual": {"sparsity": 0.75, "pattern": "per_row"},
+    "learned_masks.prune": {"pattern": "1:4"}, "gated.prune": {"sparsity": 0.75},
 }  # fmt: skip
 WHOLE = {  # these treat all layers alike by their nature: refused with a sentence that says why
-    "structured.prune_mlp": "one number of channels", "structured.prune_heads": "one number of channels", "width.prune_heads": "one number of channels",
-    "structured.prune_layers": "goes whole or stays whole", "structured.prune_blocks": "goes whole or stays whole",
-}  # fmt: skip
+    "structured.prune_mlp": "one number of channels",
+    "structured.prune_heads": "one number of channels",
+    "width.prune_heads": "one number of channels",
+    "structured.prune_layers": "goes whole or stays whole",
+    "structured.prune_blocks": "goes whole or stays whole",
+}
 BLOCKS = ("structured.prune_layers", "structured.prune_blocks")  # `ignore` names blocks that stay
 NEITHER = ("recovery.train",)  # trains what was pruned; masks are the zeros that it finds
 # layers act on each other: trained, scaled, or rounded at one step
@@ -75,8 +87,10 @@ def run(name, **more):
 def parts(model):
     """Everything of each linear layer, dense or not: its kind, its shape, its numbers."""
     return {
-        name: (type(m).__name__, str(m.shape()) if type(m).__name__ in KINDS else tuple(m.weight.shape), {k: t.clone() for k, t in m.state_dict().items()})
-        for name, m in model.named_modules() if type(m).__name__ in KINDS or isinstance(m, nn.Linear) and "lm_head" not in name
+        name: (type(m).__name__, str(m.shape()) if type(m).__name__ in KINDS
+               else tuple(m.weight.shape), {k: t.clone() for k, t in m.state_dict().items()})
+        for name, m in model.named_modules() if type(m).__name__ in KINDS or isinstance(m,
+            nn.Linear) and "lm_head" not in name
     }  # fmt: skip
 
 
@@ -169,10 +183,15 @@ def test_channels_left_alone_in_a_sequential():
 def test_what_cannot_be_meant_is_refused(name):
     layer = "2" if name == "sequential.prune" else LAYER
     for bad, message in (
-        ({"per_layer": {layer: {"nonsense": 3}}}, "sets nonsense; settings of a layer here are"), ({"per_layer": {"nowhere": CHANGES[name]}}, "'nowhere' is found in no layer"),
-        ({"per_layer": {"(": {}}}, "no regular expression"), ({"per_layer": {layer: 8}}, "per_layer"), ({"ignore": "nowhere"}, "'nowhere' is found in no layer"),
-        ({"ignore": 7}, "ignore: 7 is no text"), ({"ignore": "."}, "leaves no layer"), ({"ignore": layer, "per_layer": {layer: CHANGES[name]}}, "leaves alone"),
-    ):  # fmt: skip
+        ({"per_layer": {layer: {"nonsense": 3}}}, "sets nonsense; settings of a layer here are"),
+        ({"per_layer": {"nowhere": CHANGES[name]}}, "'nowhere' is found in no layer"),
+        ({"per_layer": {"(": {}}}, "no regular expression"),
+        ({"per_layer": {layer: 8}}, "per_layer"),
+        ({"ignore": "nowhere"}, "'nowhere' is found in no layer"),
+        ({"ignore": 7}, "ignore: 7 is no text"),
+        ({"ignore": "."}, "leaves no layer"),
+        ({"ignore": layer, "per_layer": {layer: CHANGES[name]}}, "leaves alone"),
+    ):
         with pytest.raises(CompressionError, match=message):
             run(name, **bad)
 

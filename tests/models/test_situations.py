@@ -71,7 +71,10 @@ def test_a_refit_by_few_tokens_is_warned_of():
 
 def test_a_group_size_that_does_not_divide_one_layer():
     model = tiny_models.model_of("llama", layers=1)  # 32 wide, 48 channels
-    sentence = r"mlp\.down_proj: group_size=32 does not divide the 48 columns; choose one of \[16\], or -1 for whole rows \(in a model, per_layer"
+    sentence = (
+        r"mlp\.down_proj: group_size=32 does not divide the 48 columns; choose one of \[16\], "
+        r"or -1 for whole rows \(in a model, per_layer"
+    )
     for quantize in (rtn.quantize, lambda m, **s: gptq.quantize(m, IDS, **s)):
         with pytest.raises(CompressionError, match=sentence):
             quantize(model, group_size=32)

@@ -16,8 +16,8 @@ from course_utils.models import train as training
 from course_utils.models.data import mean_loss, token_windows
 
 SIZE = {
-    "tokens": 4 * 32 * 12, "batch": 4, "context": 32, "hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp": 48,
-    "every": 4, "bf16": False, "peak": 5e-3, "answers_first": 2,
+    "tokens": 4 * 32 * 12, "batch": 4, "context": 32, "hidden": 32, "layers": 2, "heads": 2,
+    "kv_heads": 1, "mlp": 48, "every": 4, "bf16": False, "peak": 5e-3, "answers_first": 2,
 }  # fmt: skip
 
 KILLED = """

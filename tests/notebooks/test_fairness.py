@@ -47,8 +47,9 @@ TABLE = compare(
     "Three bits", {"rounding": BASE, "GPTQ": BASE - 0.1, "a < b": BASE - 0.1}, progress=False
 )
 ENTRY = {
-    "cell": "measure", "rows": ["rounding", "GPTQ", "a < b"], "control": "rounding", "seeds": "none", "windows": 64,
-    "sentence": "GPTQ is lower than rounding.", "claims": ["GPTQ < rounding", "a < b = GPTQ", "rounding > a < b"],
+    "cell": "measure", "rows": ["rounding", "GPTQ", "a < b"], "control": "rounding",
+    "seeds": "none", "windows": 64, "sentence": "GPTQ is lower than rounding.",
+    "claims": ["GPTQ < rounding", "a < b = GPTQ", "rounding > a < b"],
 }  # fmt: skip
 
 
@@ -59,13 +60,22 @@ def test_a_true_entry():
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"cell": "other"}, "holds no comparison"), ({"rows": ["rounding", "GPTQ"]}, "stand in a claim"), ({"rows": ["AWQ"]}, "rows: "), ({"rows": "all"}, "rows: "), ({"seeds": 5}, "seeds: 5 is stated"),
-        ({"windows": 32}, "windows: 32 is stated"), ({"control": "nothing"}, "is no row"), ({"claims": []}, "names an order"),
-        ({"claims": ["GPTQ > rounding"]}, "the output shows <"), ({"claims": ["GPTQ = rounding"]}, "the output shows <"),
-        ({"claims": ["GPTQ below rounding"]}, "with rows"), ({"sentence": "GPTQ is higher."}, "does not say"), ({"note": 1}, "unknown"),
+        ({"cell": "other"}, "holds no comparison"),
+        ({"rows": ["rounding", "GPTQ"]}, "stand in a claim"),
+        ({"rows": ["AWQ"]}, "rows: "),
+        ({"rows": "all"}, "rows: "),
+        ({"seeds": 5}, "seeds: 5 is stated"),
+        ({"windows": 32}, "windows: 32 is stated"),
+        ({"control": "nothing"}, "is no row"),
+        ({"claims": []}, "names an order"),
+        ({"claims": ["GPTQ > rounding"]}, "the output shows <"),
+        ({"claims": ["GPTQ = rounding"]}, "the output shows <"),
+        ({"claims": ["GPTQ below rounding"]}, "with rows"),
+        ({"sentence": "GPTQ is higher."}, "does not say"),
+        ({"note": 1}, "unknown"),
         ({"table": "Four bits"}, "tables are"),
     ],
-)  # fmt: skip
+)
 def test_an_untrue_entry_is_told(change, said):
     assert any(said in problem for problem in fairness.problems({**ENTRY, **change}, page(TABLE)))
 

@@ -51,9 +51,12 @@ def save_tiny(architecture: str, folder) -> None:
 @pytest.mark.parametrize(
     ("lesson", "architecture"),
     [
-        ("3.2-gptq", "opt"), ("3.2-gptq", "qwen2"), ("2.3-distillation", "gpt2"), ("3.5-distillation-losses", "llama"),
+        ("3.2-gptq", "opt"),
+        ("3.2-gptq", "qwen2"),
+        ("2.3-distillation", "gpt2"),
+        ("3.5-distillation-losses", "llama"),
     ],
-)  # fmt: skip
+)
 def test_lesson_takes_another_model(lesson, architecture, tmp_path):
     folder = tmp_path / architecture
     save_tiny(architecture, folder)

@@ -1,4 +1,6 @@
-"""The start page and the lessons of Levels 1 and 2 run under nbval; outputs of marked cells agree."""
+"""The start page and the lessons of Levels 1 and 2 run under nbval;
+outputs of marked cells agree.
+"""
 
 import pytest
 

@@ -17,12 +17,14 @@ REMOTE_IMAGE = re.compile(
 LEVELS_1_TO_3 = {
     "1.1-why-compress", "1.2-numbers-in-a-box", "1.3-the-trade-off",
     "2.1-quantization", "2.2-pruning", "2.3-distillation", "2.4-choosing", "2.5-pitfalls",
-    "3.1-uniform-quantization", "3.2-gptq", "3.3-awq-smoothquant", "3.4-pruning-scores", "3.5-distillation-losses", "3.6-what-it-costs",
+    "3.1-uniform-quantization", "3.2-gptq", "3.3-awq-smoothquant", "3.4-pruning-scores",
+    "3.5-distillation-losses", "3.6-what-it-costs",
 }  # fmt: skip
 DAYS_1_TO_12 = {
-    "lab-1.1-first-compression", "lab-2.1-quantizer", "lab-2.2-pruner", "lab-3.1-gptq", "lab-3.2-wanda", "lab-3.3-distillation",
-    "lab-3.4-pipeline", "lab-4.1-rate-distortion", "lab-4.2-lottery-ticket", "lab-5.1-int4-kernel", "lab-5.2-mixed-precision",
-    "lab-5.3-reasoning", "lab-5.4-challenge",
+    "lab-1.1-first-compression", "lab-2.1-quantizer", "lab-2.2-pruner", "lab-3.1-gptq",
+    "lab-3.2-wanda", "lab-3.3-distillation", "lab-3.4-pipeline", "lab-4.1-rate-distortion",
+    "lab-4.2-lottery-ticket", "lab-5.1-int4-kernel", "lab-5.2-mixed-precision", "lab-5.3-reasoning",
+    "lab-5.4-challenge",
 }  # fmt: skip
 
 
@@ -259,7 +261,10 @@ def test_linking_of_terms(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(glossary.texts, "load", lambda topic: {"terms": entries})
     glossary.terms.cache_clear()
-    first = "# The Hessian\n\n`nats`, $nats$, [nats](x.html): the **inverse Hessian** and the Hessians of a Hessian."
+    first = (
+        "# The Hessian\n\n"
+        "`nats`, $nats$, [nats](x.html): the **inverse Hessian** and the Hessians of a Hessian."
+    )
     a = page(tmp_path, "a", first, "## A unit\n\nnats are taught here; nats.")
     b = page(
         tmp_path, "b", "The Hessian in nat.", "## The (new) matrix\n\nHessian, inverse Hessian"
@@ -271,9 +276,9 @@ def test_linking_of_terms(tmp_path, monkeypatch):
     here = [cell.source for cell in nbformat.read(a, as_version=4).cells]
     target = "b.ipynb#The-%28new%29-matrix"
     assert (
-        f'the **[inverse Hessian]({target} "Its inverse.")** and the Hessians of a [Hessian]({target} "Second'
-        in here[0]
-    )
+        f'the **[inverse Hessian]({target} "Its inverse.")** and the Hessians of a '
+        f'[Hessian]({target} "Second'
+    ) in here[0]
     assert (
         here[0].startswith("# The Hessian\n\n`nats`, $nats$, [nats](x.html)")
         and here[1] == "## A unit\n\nnats are taught here; nats."

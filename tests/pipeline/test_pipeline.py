@@ -18,8 +18,9 @@ from course_utils.quantization import QuantizedLinear, extreme, rtn, w8a8
 def net():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        tie_word_embeddings=True,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     return pipeline.stored(model)
@@ -70,7 +71,10 @@ def test_settings_of_single_layers_reach_the_step(net, supplies):
     )
     assert quantized.details["stages"][0]["per_layer"] == {first: {"bits": 8}}
     shares = {name: float((walk.weight_of(m) == 0).float().mean()) for name, m in walk.compressible(
-        pipeline.run(net, [("gradual", {"steps": 4, "ignore": "q_proj", "per_layer": {first: {"sparsity": 0.75}}})], supplies).model).items()}  # fmt: skip
+        pipeline.run(net,
+                     [("gradual",
+                       {"steps": 4, "ignore": "q_proj", "per_layer": {first: {"sparsity": 0.75}}})],
+                       supplies).model).items()}  # fmt: skip
     assert all(shares[n] == 0 for n in shares if n.endswith("q_proj")) and shares[
         first
     ] == pytest.approx(0.75, abs=0.01)
@@ -85,8 +89,10 @@ def test_settings_of_single_layers_reach_the_step(net, supplies):
 
 @pytest.mark.parametrize(("name", "settings", "pruned", "packs", "updates", "after"), [
     ("channels", {"keep": 0.5}, True, False, 0, 0), ("channels", {"keep": 1.0}, False, False, 0, 0),
-    ("layers", {"keep": 3}, True, False, 0, 0), ("gradual", {"sparsity": 0.5, "steps": 4}, True, False, 4, 0),
-    ("student", {"keep": 2, "steps": 3}, True, False, 3, 3), ("distil", {"steps": 2}, False, False, 2, 2),
+    ("layers", {"keep": 3}, True, False, 0, 0),
+    ("gradual", {"sparsity": 0.5, "steps": 4}, True, False, 4, 0),
+    ("student", {"keep": 2, "steps": 3}, True, False, 3, 3),
+    ("distil", {"steps": 2}, False, False, 2, 2),
     ("quantize", {"bits": 2, **SMALL}, False, True, 0, 0), ("half", {}, False, False, 0, 0),
 ])  # fmt: skip
 def test_what_a_step_did_is_measured(net, supplies, name, settings, pruned, packs, updates, after):
@@ -135,7 +141,8 @@ def test_every_order_runs_and_is_packed_only_when_it_ends_with_quantizing(net, s
 
 
 @pytest.mark.parametrize("make", [
-    lambda m: rtn.quantize(m, bits=4, group_size=16), lambda m: extreme.quantize(m, kind="binary"), w8a8.quantize,
+    lambda m: rtn.quantize(m, bits=4, group_size=16), lambda m: extreme.quantize(m, kind="binary"),
+    w8a8.quantize,
 ])  # fmt: skip
 def test_unpacked_layers_have_the_same_weight(net, make):
     small = make(net).model
@@ -158,11 +165,15 @@ def test_a_model_in_half_precision_stays_in_it(net, supplies):
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        ([], "none given"), ([("shrink", {})], "'shrink' unknown"), ([("channels", {"size": 3})], "channels: no setting size"),
-        ([("quantize", {"method": "magic"})], "magic"), ([("half", {"bits": 4})], "it has none"),
-        ([("quantize", {"bits": 4, "group_size": 7})], "7"), ([("layers", {"keep": 9})], "keep=9"),
+        ([], "none given"),
+        ([("shrink", {})], "'shrink' unknown"),
+        ([("channels", {"size": 3})], "channels: no setting size"),
+        ([("quantize", {"method": "magic"})], "magic"),
+        ([("half", {"bits": 4})], "it has none"),
+        ([("quantize", {"bits": 4, "group_size": 7})], "7"),
+        ([("layers", {"keep": 9})], "keep=9"),
     ],
-)  # fmt: skip
+)
 def test_bad_pipelines_are_told(net, supplies, steps, told):
     with pytest.raises(CompressionError, match=told):
         pipeline.run(net, steps, supplies)

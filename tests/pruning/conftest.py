@@ -8,19 +8,22 @@ from transformers import GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
 
 SIZES = {
     "llama": lambda: LlamaConfig(
-        vocab_size=96, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=3, head_dim=8,
-        intermediate_size=64, max_position_embeddings=64, tie_word_embeddings=True,
+        vocab_size=96, hidden_size=48, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=8, intermediate_size=64, max_position_embeddings=64,
+        tie_word_embeddings=True,
     ),
     "qwen2": lambda: Qwen2Config(
-        vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
-        intermediate_size=48, max_position_embeddings=64, tie_word_embeddings=False,
+        vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=4, intermediate_size=48, max_position_embeddings=64,
+        tie_word_embeddings=False,
     ),
     "opt": lambda: OPTConfig(
         vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_dim=64,
         max_position_embeddings=64, dropout=0.0,
     ),
     "gpt2": lambda: GPT2Config(
-        vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64, resid_pdrop=0.0,
+        embd_pdrop=0.0, attn_pdrop=0.0,
     ),
 }  # fmt: skip
 

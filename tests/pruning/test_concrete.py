@@ -105,8 +105,9 @@ def test_a_dropping_gate_drops_with_its_probability(noise):
 
 
 @pytest.mark.parametrize("run", [
-    lambda a: concrete.hard(a, a, gamma=0.1), lambda a: concrete.hard(a, a, zeta=1.0), lambda a: concrete.open_probability(a, gamma=0.0),
-    lambda a: concrete.settled(a, zeta=0.9), lambda a: concrete.expected(a, gamma=0.0), lambda a: concrete.binary(a, a, beta=0.0),
+    lambda a: concrete.hard(a, a, gamma=0.1), lambda a: concrete.hard(a, a, zeta=1.0),
+    lambda a: concrete.open_probability(a, gamma=0.0), lambda a: concrete.settled(a, zeta=0.9),
+    lambda a: concrete.expected(a, gamma=0.0), lambda a: concrete.binary(a, a, beta=0.0),
 ])  # fmt: skip
 def test_a_gate_that_cannot_be_is_refused(run):
     with pytest.raises(CompressionError, match="choose gamma|above 0"):

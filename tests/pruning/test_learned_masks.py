@@ -247,13 +247,21 @@ def test_the_multiplier_solves_a_problem_whose_answer_is_known():
 
 
 BAD = [
-    (learned_masks.prune, {"pattern": "per_row"}, "N:M"), (learned_masks.prune, {"pattern": "4:4"}, "0 < N < M"),
-    (learned_masks.prune, {"pattern": "2:5"}, "does not divide"), (learned_masks.prune, {"temperature": (1.0, 0.0)}, "temperature"),
-    (learned_masks.prune, {"steps": 0}, "steps=0"), (learned_masks.prune, {"start": "best"}, "'wanda' or 'magnitude'"),
-    (learned_masks.prune, {"learning_rate": -1}, "a rate above 0"), (gated.prune, {"unit": "block"}, "unit"), (gated.prune, {"gates": "open"}, "gates"),
-    (gated.prune, {"sparsity": 1.0}, "between 0 and 1"), (gated.prune, {"sparsity": 2.0}, "sparsity"), (gated.prune, {"rho": 0.0}, "rho"),
-    (gated.prune, {"data": IDS[:0]}, "calibration"), (learned_masks.prune, {"ignore": "nothing"}, "nothing"),
-]  # fmt: skip
+    (learned_masks.prune, {"pattern": "per_row"}, "N:M"),
+    (learned_masks.prune, {"pattern": "4:4"}, "0 < N < M"),
+    (learned_masks.prune, {"pattern": "2:5"}, "does not divide"),
+    (learned_masks.prune, {"temperature": (1.0, 0.0)}, "temperature"),
+    (learned_masks.prune, {"steps": 0}, "steps=0"),
+    (learned_masks.prune, {"start": "best"}, "'wanda' or 'magnitude'"),
+    (learned_masks.prune, {"learning_rate": -1}, "a rate above 0"),
+    (gated.prune, {"unit": "block"}, "unit"),
+    (gated.prune, {"gates": "open"}, "gates"),
+    (gated.prune, {"sparsity": 1.0}, "between 0 and 1"),
+    (gated.prune, {"sparsity": 2.0}, "sparsity"),
+    (gated.prune, {"rho": 0.0}, "rho"),
+    (gated.prune, {"data": IDS[:0]}, "calibration"),
+    (learned_masks.prune, {"ignore": "nothing"}, "nothing"),
+]
 
 
 @pytest.mark.parametrize(("method", "given", "said"), BAD, ids=range(len(BAD)))

@@ -88,7 +88,8 @@ def test_any_module_with_linear_layers():
 
 
 @pytest.mark.parametrize("optimizer", [
-    lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)])  # fmt: skip
+    lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)])  # fmt: skip
 def test_held_masks_survive_momentum(optimizer):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))

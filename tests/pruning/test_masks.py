@@ -47,7 +47,8 @@ def test_per_layer_and_per_row_equal_a_sort(score, sparsity):
 
 @settings(deadline=None)
 @given(st.integers(1, 8).flatmap(lambda m: st.tuples(
-    st.just(m), st.integers(0, m), scores(columns=st.integers(1, 4).map(lambda k: k * m)))))  # fmt: skip
+    st.just(m), st.integers(0, m), scores(columns=st.integers(1, 4).map(lambda k: k * m))))
+)  # fmt: skip
 def test_n_of_m_equals_a_sort_of_every_group(case):
     m, n, score = case
     wanted = [
@@ -84,7 +85,8 @@ def test_of_equal_scores_the_first_stay_across_matrices(sparsity):
 
 @settings(deadline=None)
 @given(st.tuples(st.integers(1, 3), st.integers(1, 3)).flatmap(lambda s: st.tuples(
-    st.just(s), scores(st.integers(1, 3).map(lambda k: k * s[1]), st.integers(1, 3).map(lambda k: k * s[0])))), FRACTIONS)  # fmt: skip
+    st.just(s), scores(st.integers(1, 3).map(lambda k: k * s[1]),
+                       st.integers(1, 3).map(lambda k: k * s[0])))), FRACTIONS)  # fmt: skip
 def test_blocks_go_whole(case, sparsity):
     (height, width), score = case
     mask = masks.blocks(score, sparsity, (height, width))

@@ -13,8 +13,9 @@ from course_utils.pruning import mlp, structured
 IDS = torch.randint(3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))
 FUSED = "gate and up in one matrix"
 KINDS = {
-    "gemma": 2, "gemma2": 2, "granite": 2, "olmo2": 2, "olmo3": 2, "phi3": FUSED, "glm4": FUSED, "falcon": 1, "gpt_neox": 1, "gptj": 1,
-    "starcoder2": 1, "nemotron": 1, "stablelm": 2, "cohere2": 2,
+    "gemma": 2, "gemma2": 2, "granite": 2, "olmo2": 2, "olmo3": 2, "phi3": FUSED, "glm4": FUSED,
+    "falcon": 1, "gpt_neox": 1, "gptj": 1, "starcoder2": 1, "nemotron": 1, "stablelm": 2,
+    "cohere2": 2,
 }  # fmt: skip
 
 

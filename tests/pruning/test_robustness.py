@@ -36,10 +36,13 @@ METHODS = {
     "gradual": lambda m, ids: schedules.gradual(m, ids, 0.6, steps=2, batch=2, progress=False),
 }
 WALKS = {
-    "wanda": lambda m, ids: wanda.prune(m, ids), "sparsegpt": lambda m, ids: sparsegpt.prune(m, ids, damping=0.1),
-    "mlp": lambda m, ids: structured.prune_mlp(m, ids), "heads": lambda m, ids: structured.prune_heads(m, ids, keep=2),
-    "layers": lambda m, ids: structured.prune_layers(m, ids), "blocks": lambda m, ids: structured.prune_blocks(m, ids),
-}  # fmt: skip
+    "wanda": lambda m, ids: wanda.prune(m, ids),
+    "sparsegpt": lambda m, ids: sparsegpt.prune(m, ids, damping=0.1),
+    "mlp": lambda m, ids: structured.prune_mlp(m, ids),
+    "heads": lambda m, ids: structured.prune_heads(m, ids, keep=2),
+    "layers": lambda m, ids: structured.prune_layers(m, ids),
+    "blocks": lambda m, ids: structured.prune_blocks(m, ids),
+}
 
 
 def bits_of(tensor):

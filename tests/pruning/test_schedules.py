@@ -60,7 +60,9 @@ def test_staircase_keeps_the_same_fraction_each_round():
 
 @pytest.mark.parametrize("steps, rounds", [(8, 4), (11, 3), (10, 7), (5, 5)])
 def test_every_round_of_iterative_pruning_trains(tiny_llama, ids, monkeypatch, steps, rounds):
-    """Prune, then train steps // rounds steps, in each round: the sparsity at every training step."""
+    """Prune, then train steps // rounds steps, in each round:
+    the sparsity at every training step.
+    """
     seen, original = [], recovery.next_token
 
     def watched(model, *args):
@@ -268,14 +270,18 @@ def test_recovery_of_a_structured_model_with_its_teacher(tiny_llama, ids, prune,
 
 
 def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path):
-    """The checkpoint of another model, other text or another teacher is not taken for this run's."""
+    """The checkpoint of another model, other text or another teacher is not taken
+    for this run's.
+    """
     half, most = (magnitude.prune(tiny_llama, s).model for s in (0.5, 0.8))
     options = {"steps": 2, "folder": tmp_path / "a", **FAST}
     first = recovery.train(half, ids, **options)
     assert same(recovery.train(half, ids, **options).model, first.model)
     for model, data, teacher, name in (
-        (most, ids, None, "model"), (half, ids.flip(0), None, "data"), (half, ids, tiny_llama, "teacher"),
-    ):  # fmt: skip
+        (most, ids, None, "model"),
+        (half, ids.flip(0), None, "data"),
+        (half, ids, tiny_llama, "teacher"),
+    ):
         with pytest.raises(CompressionError, match=f"other settings.*{name}"):
             recovery.train(model, data, teacher=teacher, **options)
     options["folder"] = tmp_path / "b"
@@ -286,8 +292,9 @@ def test_a_folder_goes_on_only_with_what_it_began_with(tiny_llama, ids, tmp_path
 
 def test_bad_input_is_named(tiny_llama, ids):
     bad = [
-        ({"steps": 0}, "steps=0"), ({"settle": 1.0}, "settle=1.0"), ({"update": 0}, "update=0"), ({"score": "fisher"}, "score='fisher'"),
-        ({"sparsity": 1.5}, "sparsity=1.5"), ({"pattern": "2:7"}, "does not divide"), ({"peak": 0}, "peak=0"),
+        ({"steps": 0}, "steps=0"), ({"settle": 1.0}, "settle=1.0"), ({"update": 0}, "update=0"),
+        ({"score": "fisher"}, "score='fisher'"), ({"sparsity": 1.5}, "sparsity=1.5"),
+        ({"pattern": "2:7"}, "does not divide"), ({"peak": 0}, "peak=0"),
         ({"score": "movement", "folder": "x"}, "movement"),
     ]  # fmt: skip
     for settings, named in bad:

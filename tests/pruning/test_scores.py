@@ -246,7 +246,9 @@ def test_language_model_statistics(tiny, ids):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
 def test_half_precision_is_summed_in_single(make, ids, dtype, tolerance):
-    """Outliers whose squares are beyond the range of float16, sums beyond the digits of bfloat16."""
+    """Outliers whose squares are beyond the range of float16,
+    sums beyond the digits of bfloat16.
+    """
     model = plant_outliers(make("llama"), channels=2, factor=256.0)
     low = copy.deepcopy(model).to(dtype)
     wanted, found = statistics.layer_hessians(model, ids), statistics.layer_hessians(low, ids)

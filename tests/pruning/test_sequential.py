@@ -14,8 +14,9 @@ from course_utils.pruning import masks, sequential
 def cnn():
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(48, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 10),
+        nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Dropout(0.1),
+        nn.Linear(16, 10),
     ), torch.randn(5, 1, 8, 8)  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def test_the_same_groups_go_for_the_same_scores(case, ratio):
     for name, module in layers(theirs).items():
         by_layer[module] = worth.get(name)
     pruner = torch_pruning.pruner.BasePruner(
-        theirs, x, importance=lambda group: by_layer[group[0].dep.target.module].clone(), pruning_ratio=ratio,
+        theirs, x, importance=lambda group: by_layer[group[0].dep.target.module].clone(),
+        pruning_ratio=ratio,
         ignored_layers=[list(layers(theirs).values())[-1]],
     )  # fmt: skip
     pruner.step()
@@ -151,16 +153,22 @@ def test_bad_input_is_named(case):
 
     linear = nn.Linear(4, 4)
     bad = [
-        (lambda: sequential.prune(model, keep=0), "keep=0"), (lambda: sequential.prune(model, keep=1000), "channels of 0"),
+        (lambda: sequential.prune(model, keep=0), "keep=0"),
+        (lambda: sequential.prune(model, keep=1000), "channels of 0"),
         (lambda: sequential.prune(model, scores={}), "scores: 0 needs"),
-        (lambda: sequential.prune(linear), "torch-pruning"), (lambda: sequential.prune(nn.Sequential(linear)), "at least two layers"),
+        (lambda: sequential.prune(linear), "torch-pruning"),
+        (lambda: sequential.prune(nn.Sequential(linear)), "at least two layers"),
         (lambda: sequential.prune(nn.Sequential(linear, nn.LayerNorm(4), linear)), "LayerNorm"),
-        (lambda: sequential.prune(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2))), "LayerNorm"),
-        (lambda: sequential.prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8, affine=False), nn.Conv2d(8, 2, 1))), "GroupNorm"),
-        (lambda: sequential.prune(nn.Sequential(nn.Linear(4, 4), linear, nn.ReLU(), linear, nn.Linear(4, 2))), "stands in two places"),
+        (lambda: sequential.prune(nn.Sequential(nn.Linear(4, 8),
+            nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2))), "LayerNorm"),
+        (lambda: sequential.prune(nn.Sequential(nn.Conv2d(3, 8, 3),
+            nn.GroupNorm(4, 8, affine=False), nn.Conv2d(8, 2, 1))), "GroupNorm"),
+        (lambda: sequential.prune(nn.Sequential(nn.Linear(4, 4), linear, nn.ReLU(), linear,
+            nn.Linear(4, 2))), "stands in two places"),
         (lambda: sequential.prune(nn.Sequential(linear, Block(), linear)), "Block"),
         (lambda: sequential.prune(nn.Sequential(linear, nn.Linear(8, 2))), "do not match"),
-        (lambda: sequential.prune(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Linear(4, 2))), "do not match"),
+        (lambda: sequential.prune(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Linear(4, 2))),
+         "do not match"),
         (lambda: sequential.prune(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), linear)), "grouped"),
     ]  # fmt: skip
     for call, named in bad:

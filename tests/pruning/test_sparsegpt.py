@@ -27,7 +27,8 @@ def close(a, b, tolerance=1e-9):
     return (a - b).abs().max() <= tolerance * b.abs().max()
 
 
-@pytest.mark.parametrize("pattern, block", [(None, 4), (None, 5), (None, 128), ("per_row", 4), ("2:4", 128), ("2:4", 4),
+@pytest.mark.parametrize("pattern, block", [(None, 4), (None, 5), (None, 128), ("per_row", 4),
+    ("2:4", 128), ("2:4", 4),
                                             ("1:3", 7), ("4:6", 5), ("per_layer", 1)])  # fmt: skip
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 1.0])
 def test_equals_the_specification(pattern, block, sparsity):
@@ -211,8 +212,9 @@ def test_models_with_bits(tiny, ids):
 def test_bad_input_is_named(tiny_llama, ids):
     W, _, H = case(4, 8)
     bad: list = [
-        ({"sparsity": 2}, "sparsity=2"), ({"pattern": "rows"}, "pattern='rows'"), ({"pattern": "2:5"}, "does not divide"),
-        ({"damping": 2}, "damping=2"), ({"block_size": 0}, "block_size=0"), ({"mask": torch.ones(2, 2)}, "mask: shape"),
+        ({"sparsity": 2}, "sparsity=2"), ({"pattern": "rows"}, "pattern='rows'"),
+        ({"pattern": "2:5"}, "does not divide"), ({"damping": 2}, "damping=2"),
+        ({"block_size": 0}, "block_size=0"), ({"mask": torch.ones(2, 2)}, "mask: shape"),
         ({"bits": 1}, "bits=1"), ({"bits": 4, "group_size": 3}, "group_size=3"),
     ]  # fmt: skip
     for settings_, named in bad:

@@ -1,4 +1,6 @@
-"""Sparse storage against scipy's CSR, torch's 2:4 layout and counting; pruned models saved small."""
+"""Sparse storage against scipy's CSR, torch's 2:4 layout and counting;
+pruned models saved small.
+"""
 
 import numpy as np
 import pytest
@@ -165,7 +167,7 @@ def test_the_best_format_is_the_smallest(sparsity, wanted):
 
 
 # --- models
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def weights(model):
@@ -259,11 +261,19 @@ def test_any_module_and_half_precision():
 def test_bad_input_is_named(tiny_llama):
     dense = torch.ones(2, 8)
     for call, named in [
-        (lambda: storage.encode(dense, "coo"), "format='coo'"), (lambda: storage.encode(dense, "2:4"), "prune to 2:4 first"),
-        (lambda: storage.encode(dense, "2:3"), "divides the 8"), (lambda: storage.encode(dense[0], "csr"), "expected a matrix"),
-        (lambda: storage.size("csr", (2, 2), 5), "nonzeros=5"), (lambda: storage.size("csr16", (1, 40_000), 5), "choose 'csr'"),
+        (lambda: storage.encode(dense, "coo"), "format='coo'"),
+        (lambda: storage.encode(dense, "2:4"), "prune to 2:4 first"),
+        (lambda: storage.encode(dense, "2:3"), "divides the 8"),
+        (lambda: storage.encode(dense[0], "csr"), "expected a matrix"),
+        (lambda: storage.size("csr", (2, 2), 5), "nonzeros=5"),
+        (lambda: storage.size("csr16", (1, 40_000), 5), "choose 'csr'"),
         (lambda: storage.compress(tiny_llama, "2:4"), r"layers.0.*prune to 2:4 first"),
-        (lambda: storage.compress(storage.compress(magnitude.prune(tiny_llama, 0.9).model).model), "compressed already"),
-    ]:  # fmt: skip
+        (
+            lambda: storage.compress(
+                storage.compress(magnitude.prune(tiny_llama, 0.9).model).model
+            ),
+            "compressed already",
+        ),
+    ]:
         with pytest.raises(CompressionError, match=named):
             call()

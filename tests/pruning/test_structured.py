@@ -214,7 +214,8 @@ def test_head_counts_that_do_not_fit_are_refused(tiny_llama, ids):
 def test_layers_are_those_of_the_formula(tiny, before, ids, tmp_path):
     states: list = []
     handles = [b.register_forward_hook(lambda m, a, k, out: states.append(
-        ((a[0] if a else k["hidden_states"]), out[0] if isinstance(out, tuple) else out)), with_kwargs=True)
+        ((a[0] if a else k["hidden_states"]), out[0] if isinstance(out, tuple) else out)),
+        with_kwargs=True)
         for b in walk.blocks(tiny)]  # fmt: skip
     logits(tiny, ids)
     for handle in handles:
@@ -281,8 +282,9 @@ def test_qwen2_layer_types_follow(make, ids):
 def other(model_type, **changes):
     """A tiny model of another architecture, with head_dim · heads = hidden size."""
     config = AutoConfig.for_model(
-        model_type, vocab_size=96, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        intermediate_size=48, max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=0, **changes,
+        model_type, vocab_size=96, hidden_size=32, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, intermediate_size=48, max_position_embeddings=64,
+        pad_token_id=1, bos_token_id=0, eos_token_id=0, **changes,
     )  # fmt: skip
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
@@ -304,13 +306,18 @@ def test_blocks_without_positions_stay_without_them(ids):
 EXPERTS = {  # as each config says it: changes, blocks that stay, what the smaller config then says
     "deepseek_v3": ({"first_k_dense_replace": 2}, [1, 2, 4], {"first_k_dense_replace": 1}),
     "glm4_moe": ({"first_k_dense_replace": 1}, [3, 4, 5], {"first_k_dense_replace": 0}),
-    "qwen2_moe": ({"mlp_only_layers": [3], "decoder_sparse_step": 2}, [0, 1, 3, 5], {"mlp_only_layers": [0, 2], "decoder_sparse_step": 1}),
-    "ernie4_5_moe": ({"moe_layer_start_index": 1, "moe_layer_end_index": 4}, [0, 2, 3, 5], {"moe_layer_start_index": 1, "moe_layer_end_index": 2}),
+    "qwen2_moe": ({"mlp_only_layers": [3], "decoder_sparse_step": 2}, [0, 1, 3, 5],
+                  {"mlp_only_layers": [0, 2], "decoder_sparse_step": 1}),
+    "ernie4_5_moe": ({"moe_layer_start_index": 1, "moe_layer_end_index": 4}, [0, 2, 3, 5],
+                     {"moe_layer_start_index": 1, "moe_layer_end_index": 2}),
     "gpt_neo": ({}, [1, 2, 5], {"attention_layers": ["local", "global", "local"]}),
-    "recurrent_gemma": ({"block_types": ["recurrent", "attention"]}, [1, 2, 5], {"block_types": ["attention", "recurrent", "attention"]}),
+    "recurrent_gemma": ({"block_types": ["recurrent", "attention"]}, [1, 2, 5],
+                        {"block_types": ["attention", "recurrent", "attention"]}),
     "bamba": ({"attn_layer_indices": [2, 4]}, [2, 3, 4], {"attn_layer_indices": [0, 2]}),
-    "jamba": ({"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3, "expert_layer_offset": 0}, [0, 3],
-              {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 1, "expert_layer_offset": 0}),
+    "jamba": ({"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3,
+               "expert_layer_offset": 0}, [0, 3],
+              {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 1,
+               "expert_layer_offset": 0}),
 }  # fmt: skip
 
 
@@ -343,10 +350,19 @@ def test_an_order_of_experts_that_the_config_cannot_say_is_refused(kind, chosen)
 
 
 UNFIT = {  # structured pruning of blocks that cannot go: what is said, and what is to do instead
-    "gemma3n_text": "last 5 blocks .* keys and values of blocks before them.* use wanda or sparsegpt",
-    "gemma4_text": "last 6 blocks .* keys and values of blocks before them.* use wanda or sparsegpt",
-    "gemma4_unified_text": "something of single blocks in a way that is not known here.* use wanda or sparsegpt",
-    "jamba": "by a rhythm of 8 blocks.* use prune_blocks and remove a multiple of 8, or use wanda or sparsegpt",
+    "gemma3n_text": (
+        "last 5 blocks .* keys and values of blocks before them.* use wanda or sparsegpt"
+    ),
+    "gemma4_text": (
+        "last 6 blocks .* keys and values of blocks before them.* use wanda or sparsegpt"
+    ),
+    "gemma4_unified_text": (
+        "something of single blocks in a way that is not known here.* use wanda or sparsegpt"
+    ),
+    "jamba": (
+        "by a rhythm of 8 blocks.* use prune_blocks and remove a multiple of 8, "
+        "or use wanda or sparsegpt"
+    ),
 }
 
 

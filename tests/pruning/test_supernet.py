@@ -48,8 +48,10 @@ def test_sorting_changes_no_answer_and_the_given_model_not_at_all(pair):
     torch.testing.assert_close(net.model(input_ids=IDS).logits, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(net.logits(net.whole, IDS), wanted, rtol=1e-4, atol=1e-5)
     inner = net.shape.parts.mlp_out
-    assert any((walk.weight_of(a.get_submodule(inner)) != walk.weight_of(b.get_submodule(inner))).any()
-               for a, b in zip(walk.blocks(model), walk.blocks(net.model), strict=True))  # fmt: skip
+    assert any(
+        (walk.weight_of(a.get_submodule(inner)) != walk.weight_of(b.get_submodule(inner))).any()
+        for a, b in zip(walk.blocks(model), walk.blocks(net.model), strict=True)
+    )
 
 
 @torch.no_grad()
@@ -198,7 +200,8 @@ def refused(run, said):
 def test_what_a_model_does_not_hold_is_refused():
     net, opt = supernet.Supernet(made("llama")), supernet.Supernet(made("opt"))
     for subnet, said in (
-        (Subnet((), 20, 1), "blocks"), (Subnet((2, 0), 20, 1), "ascending"), (Subnet((0, 4), 20, 1), "0 to 3"), (Subnet((0,), 49, 1), "channels=49"),
+        (Subnet((), 20, 1), "blocks"), (Subnet((2, 0), 20, 1), "ascending"),
+        (Subnet((0, 4), 20, 1), "0 to 3"), (Subnet((0,), 49, 1), "channels=49"),
         (Subnet((0,), 0, 1), "channels=0"), (Subnet((0,), 20, 3), "heads=3"),
     ):  # fmt: skip
         refused(lambda subnet=subnet: net.logits(subnet, IDS), said)

@@ -1,4 +1,6 @@
-"""Brute force on small networks against autograd's own Hessian and against masks applied for real."""
+"""Brute force on small networks against autograd's own Hessian and against masks
+applied for real.
+"""
 
 import copy
 

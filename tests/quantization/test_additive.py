@@ -16,7 +16,9 @@ def draw(*shape, seed=0):
 
 
 def every_sum(x, codebooks):
-    """The least squared distance of each row to any sum, one choice at a time in double precision."""
+    """The least squared distance of each row to any sum,
+    one choice at a time in double precision.
+    """
     M, K, _ = codebooks.shape
     least = torch.full((len(x),), torch.inf, dtype=torch.float64)
     for choice in itertools.product(range(K), repeat=M):
@@ -74,8 +76,9 @@ def test_layers_hold_codes_scales_and_codebooks():
 
 def test_bad_input_is_named():
     for settings, message in (
-        ({"entries": 100}, "entries=100"), ({"codebooks": 0}, "codebooks=0"), ({"width": 0}, "width=0"),
-        ({"beam": 0, "entries": 4}, "beam=0"), ({}, "only 8 vectors"), ({"vectors": torch.zeros(1, 2, 3)}, r"\(1, 2, 3\)"),
+        ({"entries": 100}, "entries=100"), ({"codebooks": 0}, "codebooks=0"),
+        ({"width": 0}, "width=0"), ({"beam": 0, "entries": 4}, "beam=0"), ({}, "only 8 vectors"),
+        ({"vectors": torch.zeros(1, 2, 3)}, r"\(1, 2, 3\)"),
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=message):
             additive.quantize_layer(draw(4, 16), **settings)

@@ -89,7 +89,8 @@ def test_k_means_beats_a_uniform_grid_and_row_codebooks_beat_one():
     for seed in range(5):
         g = torch.Generator().manual_seed(seed)
         weight = torch.randn(16, 512, generator=g) * torch.rand(16, 1, generator=g).add(0.2)
-        error = {g: (weight - codebooks.quantize_layer(weight, bits=3, granularity=g).weight).square().mean()
+        error = {g: (weight - codebooks.quantize_layer(weight, bits=3,
+            granularity=g).weight).square().mean()
                  for g in codebooks.GRANULARITIES}  # fmt: skip
         uniform = (
             (weight - rtn.quantize_layer(weight, bits=3, group_size=-1).weight).square().mean()
@@ -143,10 +144,13 @@ def test_small_weights_are_coded_as_well_as_large_ones():
 def test_errors():
     weight = torch.randn(4, 8)
     for settings, message in (
-        ({"bits": 0}, "bits=0"), ({"bits": 9}, "bits=9"), ({"granularity": "per_group"}, "granularity"),
-        ({"importance": torch.ones(7)}, "importance"), ({"importance": -torch.ones(8)}, "importance"),
+        ({"bits": 0}, "bits=0"),
+        ({"bits": 9}, "bits=9"),
+        ({"granularity": "per_group"}, "granularity"),
+        ({"importance": torch.ones(7)}, "importance"),
+        ({"importance": -torch.ones(8)}, "importance"),
         ({"importance": torch.zeros(8)}, "importance"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(CompressionError, match=message):
             codebooks.quantize_layer(weight, **settings)
     with pytest.raises(CompressionError, match="NaN"):

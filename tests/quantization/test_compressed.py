@@ -140,7 +140,8 @@ def test_tied_embeddings_are_stored_once_and_stay_tied(make, ids, tmp_path):
         made = rtn.quantize(make(architecture), bits=4, group_size=16)
         made.save(tmp_path / architecture)
         stored = load_file(tmp_path / architecture / "weights.safetensors")
-        vocabulary = [k for k, v in stored.items() if v.shape[:1] == (96,) and "packed" not in k and v.dim() == 2
+        vocabulary = [k for k, v in stored.items() if v.shape[:1] == (96,) and "packed" not in k
+                      and v.dim() == 2
                       and ("embed" in k or "wte" in k or "head" in k)]  # fmt: skip
         assert len(vocabulary) == (1 if tied else 2), vocabulary
         loaded = load(tmp_path / architecture)
@@ -315,7 +316,8 @@ import os, signal, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from course_utils.quantization import rtn
-config = LlamaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+config = LlamaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                     intermediate_size=16)
 made = rtn.quantize(LlamaForCausalLM(config), bits=4, group_size=16)
 made.save(sys.argv[1])
 rename, calls = os.replace, []

@@ -23,7 +23,9 @@ def layer_case(seed=0, rows=12, columns=40, tokens=300):
 
 
 def slow_walk(weight, H, steps):
-    """Optimal brain surgeon's update, the inverse of what is left computed afresh at each column."""
+    """Optimal brain surgeon's update, the inverse of what is left computed afresh
+    at each column.
+    """
     W, H = weight.clone(), gptq.damped(H, 0.01)
     codes = torch.zeros_like(W)
     for i in range(W.shape[1]):

@@ -59,9 +59,13 @@ def test_eight_bits_are_the_nearest_of_the_scaled_values(format, granularity):
 
 
 @given(
-    rows=st.integers(1, 5), columns=st.integers(1, 20), seed=st.integers(0, 999), format=st.sampled_from(list(floats.DTYPES)),
-    size=st.sampled_from([0.0, 1e-42, 1e-30, 1e-6, 1.0, 1e4, 1e37]), granularity=st.sampled_from(floats.GRANULARITIES),
-)  # fmt: skip
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 20),
+    seed=st.integers(0, 999),
+    format=st.sampled_from(list(floats.DTYPES)),
+    size=st.sampled_from([0.0, 1e-42, 1e-30, 1e-6, 1.0, 1e4, 1e37]),
+    granularity=st.sampled_from(floats.GRANULARITIES),
+)
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_weight(rows, columns, seed, format, size, granularity):
     """Finite, zeros stay, the packed layer says the same, and normal numbers keep their relative
@@ -139,9 +143,10 @@ def test_any_module_with_linear_layers():
 def test_errors():
     weight = torch.randn(4, 8)
     for arguments, message in (
-        ({"format": "FP4 E2M1"}, "FP16, BF16, FP8 E4M3, FP8 E5M2"), ({"format": "fp8"}, "fp8.*choose one of"),
+        ({"format": "FP4 E2M1"}, "FP16, BF16, FP8 E4M3, FP8 E5M2"),
+        ({"format": "fp8"}, "fp8.*choose one of"),
         ({"granularity": "per_group"}, "per_channel, per_tensor"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(CompressionError, match=message):
             floats.quantize_layer(weight, **arguments)
     with pytest.raises(CompressionError, match="INT8.*choose one of"):

@@ -108,11 +108,16 @@ FUSED = {"input_layernorm": 1, "post_attention_layernorm": 1}
 EXPERTS = {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 4,
            **{f"mlp.experts.listed.{i}.gate_up_proj": 1 for i in range(4)}}  # fmt: skip
 FOUND = {
-    "gemma": LLAMA, "granite": LLAMA, "gemma2": GEMMA, "gemma3_text": GEMMA, "olmo2": OLMO, "olmo3": OLMO, "mixtral": EXPERTS, "qwen3_moe": EXPERTS,
-    "phi3": {**FUSED, "self_attn.qkv_proj": 1, "mlp.gate_up_proj": 1}, "bloom": {**FUSED, "self_attention.query_key_value": 1},
-    "gpt_neox": {**FUSED, "attention.query_key_value": 1}, "falcon": {"input_layernorm": 2, "self_attention.query_key_value": 1},
-    "gptj": {"ln_1": 4, "attn.v_proj": 1}, "starcoder2": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1},
-    "glm4": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1, "mlp.gate_up_proj": 1},
+    "gemma": LLAMA, "granite": LLAMA, "gemma2": GEMMA, "gemma3_text": GEMMA, "olmo2": OLMO,
+    "olmo3": OLMO, "mixtral": EXPERTS, "qwen3_moe": EXPERTS,
+    "phi3": {**FUSED, "self_attn.qkv_proj": 1, "mlp.gate_up_proj": 1},
+    "bloom": {**FUSED, "self_attention.query_key_value": 1},
+    "gpt_neox": {**FUSED, "attention.query_key_value": 1},
+    "falcon": {"input_layernorm": 2, "self_attention.query_key_value": 1},
+    "gptj": {"ln_1": 4, "attn.v_proj": 1},
+    "starcoder2": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1},
+    "glm4": {"input_layernorm": 3, "self_attn.v_proj": 1, "post_attention_layernorm": 1,
+             "mlp.gate_up_proj": 1},
 }  # fmt: skip
 PROBED = torch.randint(
     3, tiny_models.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(5)

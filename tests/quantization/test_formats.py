@@ -10,7 +10,8 @@ from course_utils.errors import CompressionError
 from course_utils.quantization import formats
 
 TORCH = {
-    "FP16": torch.float16, "BF16": torch.bfloat16, "FP8 E4M3": torch.float8_e4m3fn, "FP8 E5M2": torch.float8_e5m2,
+    "FP16": torch.float16, "BF16": torch.bfloat16, "FP8 E4M3": torch.float8_e4m3fn,
+    "FP8 E5M2": torch.float8_e5m2,
 }  # fmt: skip
 SMALL = [name for name, f in formats.FORMATS.items() if f.bits <= 8]
 
@@ -174,7 +175,9 @@ def test_known_grids():
 
 
 def test_normal_float_is_the_published_table():
-    """bitsandbytes holds the table of the QLoRA paper, with p = 0.9677083 cut after seven digits."""
+    """bitsandbytes holds the table of the QLoRA paper,
+    with p = 0.9677083 cut after seven digits.
+    """
     import bitsandbytes.functional as bnb
 
     theirs = bnb.get_4bit_type("nf4", device="cpu").double()
@@ -220,7 +223,9 @@ def test_rounding_to_nf4_agrees_with_bitsandbytes():
 
 
 def test_bitsandbytes_fp4_differs_from_e2m1_in_one_size():
-    """Scaled to the same largest value, 14 of its 16 values are E2M1's; for ±0.5 it has ±0.03125."""
+    """Scaled to the same largest value, 14 of its 16 values are E2M1's;
+    for ±0.5 it has ±0.03125.
+    """
     import bitsandbytes.functional as bnb
 
     theirs = torch.unique(bnb.get_4bit_type("fp4", device="cpu") * 6 + 0.0)

@@ -49,13 +49,15 @@ def scale_and_zero(group, bits, symmetric):
 
 
 def specification(
-    weight, H, *, bits, group_size, symmetric=False, damping=0.01, act_order=False, static_groups=False, block_size=128
+    weight, H, *, bits, group_size, symmetric=False, damping=0.01, act_order=False,
+    static_groups=False, block_size=128
 ):  # fmt: skip
     """At each column: the columns not yet rounded stand where they minimize the error, given all
     rounded before.
     A group's scale is that of its weights at the column where its block begins.
 
-    min over δ_F of [δ_S δ_F] H [δ_S δ_F]ᵀ  ⇒  δ_F = −δ_S H_SF H_FF⁻¹, solved afresh from the original weights.
+    min over δ_F of [δ_S δ_F] H [δ_S δ_F]ᵀ  ⇒  δ_F = −δ_S H_SF H_FF⁻¹,
+    solved afresh from the original weights.
     """
     H = H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
     columns, size = weight.shape[1], weight.shape[1] if group_size == -1 else group_size
@@ -283,7 +285,9 @@ def test_dead_inputs():
 
 @pytest.mark.parametrize("act_order", [False, True])
 def test_static_grids_do_not_see_the_weights_of_dead_inputs(act_order):
-    """w[:, 3] = 50 behind an input that is always zero: the grids are those of the other weights."""
+    """w[:, 3] = 50 behind an input that is always zero:
+    the grids are those of the other weights.
+    """
     g = torch.Generator().manual_seed(0)
     weight, x = torch.randn(4, 8, generator=g), torch.randn(100, 8, generator=g)
     weight[:, 3], x[:, 3] = 50, 0
@@ -298,7 +302,9 @@ def test_static_grids_do_not_see_the_weights_of_dead_inputs(act_order):
 
 
 def test_loud_inputs_do_not_drown_the_others():
-    """The ridge is 1 % of the mean, but never more than the median; dead inputs count in neither."""
+    """The ridge is 1 % of the mean, but never more than the median;
+    dead inputs count in neither.
+    """
     H = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1e5, 0.0]).double())
     assert gptq.is_loud(H) and not gptq.is_loud(H[:3, :3]) and not gptq.is_loud(torch.zeros(3, 3))
     ridge = gptq.damped(H, 0.01).diagonal() - torch.tensor([1.0, 2.0, 3.0, 1e5, 1.0])
@@ -339,11 +345,16 @@ def test_singular_hessian(rank, dtype):
     [
         ({"weight": torch.full((4, 32), float("nan"))}, "weight: contains NaN"),
         ({"H": torch.full((32, 32), float("inf"))}, "H: contains NaN or infinity"),
-        ({"H": torch.eye(16)}, r"H: shape \(16, 16\).*32 inputs"), ({"bits": 1}, "bits=1"), ({"bits": 16}, "bits=16"),
-        ({"group_size": 24}, "group_size=24 does not divide"), ({"damping": -0.1}, "damping=-0.1"),
-        ({"damping": 2}, "damping=2"), ({"block_size": 0}, "block_size=0"), ({"weight": torch.ones(32)}, "matrix"),
+        ({"H": torch.eye(16)}, r"H: shape \(16, 16\).*32 inputs"),
+        ({"bits": 1}, "bits=1"),
+        ({"bits": 16}, "bits=16"),
+        ({"group_size": 24}, "group_size=24 does not divide"),
+        ({"damping": -0.1}, "damping=-0.1"),
+        ({"damping": 2}, "damping=2"),
+        ({"block_size": 0}, "block_size=0"),
+        ({"weight": torch.ones(32)}, "matrix"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_name_themselves(change, message):
     arguments = {"weight": torch.ones(4, 32), "H": torch.eye(32), "group_size": 16, **change}
     with pytest.raises(CompressionError, match=message):
@@ -494,10 +505,13 @@ def test_model_untouched_after_success_and_after_errors(tiny, ids):
     assert not gptq.quantize(tiny, ids, bits=2, group_size=16).model.training
     assert unchanged()
     attempts = [
-        ({"group_size": 20}, ids, "group_size=20"), ({"bits": 1, "group_size": 16}, ids, "bits=1"),
-        ({"damping": 0, "group_size": 16}, ids[:1, :5].repeat(60, 1), r"\.0\..*larger damping"), ({}, ids[:0], "calibration"),
-        ({"group_size": 16}, ids + 60, "token ids outside 0 to 95"), ({}, ids.float().mean(), "calibration"),
-    ]  # fmt: skip
+        ({"group_size": 20}, ids, "group_size=20"),
+        ({"bits": 1, "group_size": 16}, ids, "bits=1"),
+        ({"damping": 0, "group_size": 16}, ids[:1, :5].repeat(60, 1), r"\.0\..*larger damping"),
+        ({}, ids[:0], "calibration"),
+        ({"group_size": 16}, ids + 60, "token ids outside 0 to 95"),
+        ({}, ids.float().mean(), "calibration"),
+    ]
     for settings, calibration, message in attempts:
         with pytest.raises(CompressionError, match=message):
             gptq.quantize(tiny, calibration, **settings)

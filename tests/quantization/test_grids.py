@@ -224,13 +224,19 @@ def test_values_that_no_grid_holds_are_refused(bad):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bits": 1}, "bits=1"), ({"bits": 9}, "bits=9"), ({"bits": 4.0}, "bits=4.0"),
-        ({"group_size": 7}, "group_size=7.*16"), ({"group_size": 0}, "group_size=0"), ({"group_size": 8.0}, "group_size=8.0"),
+        ({"bits": 1}, "bits=1"),
+        ({"bits": 9}, "bits=9"),
+        ({"bits": 4.0}, "bits=4.0"),
+        ({"group_size": 7}, "group_size=7.*16"),
+        ({"group_size": 0}, "group_size=0"),
+        ({"group_size": 8.0}, "group_size=8.0"),
         ({"granularity": "per_row"}, "per_row.*per_channel"),
-        ({"x": torch.ones(4)}, r"x: .*\(4,\)"), ({"x": torch.ones(2, 16, dtype=torch.int32)}, "floating-point"),
-        ({"x": torch.empty(0, 16)}, "non-empty"), ({"x": [[1.0]]}, "list"),
+        ({"x": torch.ones(4)}, r"x: .*\(4,\)"),
+        ({"x": torch.ones(2, 16, dtype=torch.int32)}, "floating-point"),
+        ({"x": torch.empty(0, 16)}, "non-empty"),
+        ({"x": [[1.0]]}, "list"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_name_themselves(change, message):
     arguments = {"x": matrix(), "bits": 4, "group_size": 16, **change}
     with pytest.raises(CompressionError, match=message):

@@ -26,7 +26,9 @@ def test_reversed_in_place(n):
 
 
 def test_the_factor_of_a_wide_matrix_needs_two_copies_of_it():
-    """H stays as it is; beside it there are the factor, made where its copy lay, and its inverse."""
+    """H stays as it is; beside it there are the factor, made where its copy lay,
+    and its inverse.
+    """
     x = torch.randn(900, 768, generator=torch.Generator().manual_seed(0))
     H = hessians.damped(hessians.hessian(x), 0.01)
     before = H.clone()

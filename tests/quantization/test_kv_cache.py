@@ -156,7 +156,8 @@ def test_loss_through_a_full_cache_is_the_ordinary_loss():
 def test_errors():
     model = tiny()
     for settings, message in (
-        ({"bits": 1}, "bits"), ({"group": 0}, "group=0"), ({"window": -1}, "window=-1"), ({"key_axis": "head"}, "key_axis"),
+        ({"bits": 1}, "bits"), ({"group": 0}, "group=0"), ({"window": -1}, "window=-1"),
+        ({"key_axis": "head"}, "key_axis"),
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=message):
             kv_cache.new(model, **settings)
@@ -171,8 +172,9 @@ def test_errors():
         with pytest.raises(CompressionError):
             kv_cache.loss(model, wrong, **settings)
     config = MistralConfig(
-        vocab_size=60, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, sliding_window=8, layer_types=["sliding_attention"],
+        vocab_size=60, hidden_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, sliding_window=8,
+        layer_types=["sliding_attention"],
     )  # fmt: skip
     with pytest.raises(CompressionError, match="sliding_attention"):
         kv_cache.new(MistralForCausalLM(config))

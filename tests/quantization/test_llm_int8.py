@@ -80,8 +80,8 @@ def test_no_outliers_and_only_outliers():
 def test_model_level_and_errors():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, mlp_bias=True,
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, mlp_bias=True,
     )  # fmt: skip
     model, ids = LlamaForCausalLM(config).eval(), torch.randint(60, (2, 9))
     result = llm_int8.quantize(model)

@@ -94,11 +94,13 @@ def test_the_relative_error_is_the_same_everywhere():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: logarithmic.decode(16, 4, 1), "whole numbers from 0 to 15"), (lambda: logarithmic.decode(torch.ones(2)), "mean encode"),
-        (lambda: logarithmic.encode(float("nan")), "NaN"), (lambda: logarithmic.encode(1.0, 1), "2 to 16 bits"),
+        (lambda: logarithmic.decode(16, 4, 1), "whole numbers from 0 to 15"),
+        (lambda: logarithmic.decode(torch.ones(2)), "mean encode"),
+        (lambda: logarithmic.encode(float("nan")), "NaN"),
+        (lambda: logarithmic.encode(1.0, 1), "2 to 16 bits"),
         (lambda: logarithmic.encode(1.0, rounding="up"), "value, logarithm"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(call, said):
     with pytest.raises(CompressionError, match=said):
         call()

@@ -15,8 +15,9 @@ from course_utils.models import walk
 from course_utils.quantization import formats, microscaling
 
 THEIRS = {
-    "MXFP4": ml_dtypes.float4_e2m1fn, "MXFP6 E2M3": ml_dtypes.float6_e2m3fn, "MXFP6 E3M2": ml_dtypes.float6_e3m2fn,
-    "MXFP8 E4M3": ml_dtypes.float8_e4m3fn, "MXFP8 E5M2": ml_dtypes.float8_e5m2, "NVFP4": ml_dtypes.float4_e2m1fn,
+    "MXFP4": ml_dtypes.float4_e2m1fn, "MXFP6 E2M3": ml_dtypes.float6_e2m3fn,
+    "MXFP6 E3M2": ml_dtypes.float6_e3m2fn, "MXFP8 E4M3": ml_dtypes.float8_e4m3fn,
+    "MXFP8 E5M2": ml_dtypes.float8_e5m2, "NVFP4": ml_dtypes.float4_e2m1fn,
 }  # fmt: skip
 MX = [name for name in microscaling.SCHEMES if name != "NVFP4"]
 LARGEST = {name: float(ml_dtypes.finfo(kind).max) for name, kind in THEIRS.items()} | {

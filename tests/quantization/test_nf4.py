@@ -84,8 +84,9 @@ def test_zeros_and_constants():
 
 
 @given(
-    n=st.integers(1, 300), scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]), format=st.sampled_from(["nf4", "fp4"]),
-    block_size=st.sampled_from([32, 64]), seed=st.integers(0, 1000),
+    n=st.integers(1, 300), scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
+    format=st.sampled_from(["nf4", "fp4"]), block_size=st.sampled_from([32, 64]),
+    seed=st.integers(0, 1000),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_every_code_is_the_nearest(n, scale, format, block_size, seed):

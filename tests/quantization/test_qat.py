@@ -10,7 +10,9 @@ from course_utils.quantization import QuantizedLinear, gptq, grids, qat, rtn
 
 
 def away_from_ties(shape, scale, seed=0):
-    """Random values whose quotient by the scale is not near a half, where two roundings may differ."""
+    """Random values whose quotient by the scale is not near a half,
+    where two roundings may differ.
+    """
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3 * scale
     quotient = x / scale
     return torch.where((quotient - quotient.floor() - 0.5).abs() < 0.02, x + 0.1 * scale, x)

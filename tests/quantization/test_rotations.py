@@ -17,8 +17,8 @@ from course_utils.quantization import Compressed, cayley, hadamard, rotations, r
 
 IDS = torch.randint(3, tiny_models.VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(1))
 RIGHT = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "phi3", "falcon", "gpt2", "gpt_neox", "gptj", "opt", "cohere", "mixtral",
-    "qwen2_moe", "gpt_oss",
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "phi3", "falcon", "gpt2", "gpt_neox",
+    "gptj", "opt", "cohere", "mixtral", "qwen2_moe", "gpt_oss",
 )  # fmt: skip
 REFUSED = ("gemma2", "bloom", "olmo", "olmo2")
 

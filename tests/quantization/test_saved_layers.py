@@ -53,10 +53,11 @@ METHODS = {
 }
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, mlp_bias=True, tie_word_embeddings=True,
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, mlp_bias=True, tie_word_embeddings=True,
     )),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
+    "gpt2": lambda:
+        GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
 }  # fmt: skip
 
 

@@ -21,18 +21,24 @@ from course_utils.quantization import compressed, streaming
 IDS = torch.randint(3, tiny_models.VOCABULARY, (10, 24), generator=torch.Generator().manual_seed(1))
 METHODS = {
     "rtn": (quantization.rtn.quantize, (), {"bits": 3, "group_size": 8, "ignore": "0.*v_proj"}),
-    "gptq": (quantization.gptq.quantize, (IDS,), {"group_size": 8, "act_order": True, "per_layer": {"down_proj": {"bits": 8}}}),
+    "gptq": (quantization.gptq.quantize, (IDS,),
+             {"group_size": 8, "act_order": True, "per_layer": {"down_proj": {"bits": 8}}}),
     "hqq": (quantization.hqq.quantize, (), {"group_size": 8}),
     "wanda": (pruning.wanda.prune, (IDS,), {"pattern": "2:4"}),
     "sparsegpt": (pruning.sparsegpt.prune, (IDS,), {"sparsity": 0.6}),
     "e8": (quantization.e8.quantize, (IDS,), {"rotation": 0}),
-    "trellis": (quantization.trellis.quantize, (IDS,), {"state_bits": 4, "segment": 8, "per_layer": {"down_proj": {"bits": 3}}}),
-    "additive": (quantization.additive.quantize, (), {"shared": False, "entries": 8, "rounds": 1, "ignore": "0.*v_proj"}),
-    "low_rank": (quantization.low_rank.compress, (IDS,), {"per_layer": {"down_proj": {"ratio": 0.7}}}),
+    "trellis": (quantization.trellis.quantize, (IDS,),
+                {"state_bits": 4, "segment": 8, "per_layer": {"down_proj": {"bits": 3}}}),
+    "additive": (quantization.additive.quantize, (),
+                 {"shared": False, "entries": 8, "rounds": 1, "ignore": "0.*v_proj"}),
+    "low_rank": (quantization.low_rank.compress, (IDS,),
+                 {"per_layer": {"down_proj": {"ratio": 0.7}}}),
     "magnitude": (pruning.magnitude.prune, (), {"ignore": "0.*v_proj"}),
     "nf4": (quantization.nf4.quantize, (), {"ignore": "0.*v_proj"}),
-    "mxfp4": (quantization.microscaling.quantize, (), {"scheme": "MXFP4", "per_layer": {"down_proj": {"scheme": "MXFP8 E4M3"}}}),
-    "nvfp4": (quantization.microscaling.quantize, (), {"scheme": "NVFP4", "four_over_six": True, "ignore": "0.*v_proj"}),
+    "mxfp4": (quantization.microscaling.quantize, (),
+              {"scheme": "MXFP4", "per_layer": {"down_proj": {"scheme": "MXFP8 E4M3"}}}),
+    "nvfp4": (quantization.microscaling.quantize, (),
+              {"scheme": "NVFP4", "four_over_six": True, "ignore": "0.*v_proj"}),
 }  # fmt: skip
 PAIRS = [("llama", name) for name in METHODS] + [
     (kind, "gptq") for kind in ("qwen2", "qwen3", "opt", "gpt2", "gemma", "gpt_neox", "gemma3_text")
@@ -132,7 +138,8 @@ def test_killed_at_a_random_moment(tmp_path):
         torch.set_num_threads(1)
         ids = torch.randint(3, 90, (40, 64), generator=torch.Generator().manual_seed(1))
         print("ready", flush=True)
-        streaming.compress({str(place)!r}, gptq.quantize, ids, out={str(tmp_path)!r} + "/out", group_size=8)
+        streaming.compress({str(place)!r}, gptq.quantize, ids,
+                           out={str(tmp_path)!r} + "/out", group_size=8)
     """)
     first = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -116,7 +116,8 @@ def test_more_states_leave_less():
 def test_bad_input_is_named():
     weight = torch.ones(4, 16)
     for settings, message in (
-        ({"bits": 5}, "bits=5"), ({"values": "hyb"}, "1mad"), ({"state_bits": 17}, "state_bits=17"), ({"segment": 0}, "segment"),
+        ({"bits": 5}, "bits=5"), ({"values": "hyb"}, "1mad"), ({"state_bits": 17}, "state_bits=17"),
+        ({"segment": 0}, "segment"),
         ({"state_bits": 12, "bits": 1, "group_size": 5}, "group_size=5"),
     ):  # fmt: skip
         with pytest.raises(CompressionError, match=message):

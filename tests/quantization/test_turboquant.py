@@ -120,9 +120,11 @@ def test_bytes_and_batches():
 
 def test_errors_name_the_remedy():
     for x, settings, said in (
-        (torch.randn(2, 4), {"bits": 2}, "at least 8"), (torch.randn(2, 8), {"bits": 0}, "choose 1 to 8"),
-        (torch.randn(2, 8), {"bits": 1, "unbiased": True}, "one bit for the residual"), (torch.full((2, 8), torch.nan), {"bits": 2}, "NaN"),
-    ):  # fmt: skip
+        (torch.randn(2, 4), {"bits": 2}, "at least 8"),
+        (torch.randn(2, 8), {"bits": 0}, "choose 1 to 8"),
+        (torch.randn(2, 8), {"bits": 1, "unbiased": True}, "one bit for the residual"),
+        (torch.full((2, 8), torch.nan), {"bits": 2}, "NaN"),
+    ):
         with pytest.raises(CompressionError, match=said):
             turboquant.compress(x, **settings)
 

@@ -119,11 +119,13 @@ def test_the_best_values_of_normal_numbers_are_those_of_lloyd_and_max():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: tables.values("INT5"), "choose one of INT8"), (lambda: tables.best_values(torch.ones(3), 4), "at least one for each level"),
-        (lambda: tables.best_values(torch.tensor([1.0, math.nan]), 1), "finite"), (lambda: tables.sqnr(torch.zeros(3), torch.zeros(3)), "not 0"),
+        (lambda: tables.values("INT5"), "choose one of INT8"),
+        (lambda: tables.best_values(torch.ones(3), 4), "at least one for each level"),
+        (lambda: tables.best_values(torch.tensor([1.0, math.nan]), 1), "finite"),
+        (lambda: tables.sqnr(torch.zeros(3), torch.zeros(3)), "not 0"),
         (lambda: tables.sqnr(torch.ones(3), torch.ones(2)), "one shape"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(call, said):
     with pytest.raises(CompressionError, match=said):
         call()

@@ -38,7 +38,9 @@ def model():
 
 
 def by_optimum(weight, H, width, encode):
-    """After each group the rest moves to the minimum of the damped error, found by solving for it."""
+    """After each group the rest moves to the minimum of the damped error,
+    found by solving for it.
+    """
     W, H = weight.double().clone(), damped(H.double(), 0.01)
     result = torch.zeros_like(W)
     for first in range(0, W.shape[1], width):

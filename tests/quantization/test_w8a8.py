@@ -28,14 +28,17 @@ def tiny(kind="llama"):
 
 
 @given(
-    tokens=st.integers(1, 9), columns=st.integers(1, 40), rows=st.integers(1, 20), symmetric=st.booleans(),
-    activations=st.sampled_from(w8a8.ACTIVATIONS), per_channel=st.booleans(), seed=st.integers(0, 99),
+    tokens=st.integers(1, 9), columns=st.integers(1, 40), rows=st.integers(1, 20),
+    symmetric=st.booleans(), activations=st.sampled_from(w8a8.ACTIVATIONS),
+    per_channel=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_layer_is_the_product_of_the_rounded_factors(
     tokens, columns, rows, symmetric, activations, per_channel, seed
 ):
-    """The integer sum with its correction equals x̂ ŵ + b computed in float64 from the definition."""
+    """The integer sum with its correction equals x̂ ŵ + b computed in float64 from
+    the definition.
+    """
     g = torch.Generator().manual_seed(seed)
     x, weight = (
         torch.randn(tokens, columns, generator=g) + 0.5,

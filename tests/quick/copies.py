@@ -19,8 +19,9 @@ import sys
 from pathlib import Path
 
 IMPORTED = (  # ipykernel first: tqdm looks whether it is there
-    "ipykernel.kernelapp", "torch", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama", "scipy.optimize", "matplotlib.figure", "ipywidgets",
+    "ipykernel.kernelapp", "torch", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
+    "scipy.optimize", "matplotlib.figure", "ipywidgets",
 )  # fmt: skip
 
 

@@ -140,7 +140,8 @@ def test_block_by_block_and_in_memory_write_the_same(method, course, tiny, tmp_p
     told = {}
     for way in ([], ["--in-memory"]):
         code, out, err = course(
-            "compress", tiny, "--method", method, *grid, *FEW, *way, "--out", tmp_path / f"out{len(way)}", "--json"
+            "compress", tiny, "--method", method, *grid, *FEW, *way, "--out",
+            tmp_path / f"out{len(way)}", "--json"
         )  # fmt: skip
         assert code == 0 and "the whole model is loaded" not in err
         told[len(way)] = json.loads(out)
@@ -392,7 +393,10 @@ def test_help_has_examples_that_parse(course, capsys):
 
 
 def test_light_commands_do_not_load_torch():
-    code = "import sys; from course_utils import cli; cli.main(['build', '--check']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from course_utils import cli; cli.main(['build', '--check']); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

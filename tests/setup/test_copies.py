@@ -14,7 +14,10 @@ pytestmark = pytest.mark.skipif(
     "COURSE_TEST_COPIES" not in os.environ,
     reason="copies need Linux's pidfd; elsewhere kernels start as usual",
 )
-DRAWS = "import os, random, numpy, torch; print(os.getpid(), random.random(), numpy.random.rand(), torch.initial_seed(), os.getcwd())"
+DRAWS = (
+    "import os, random, numpy, torch; print(os.getpid(), random.random(), numpy.random.rand(), "
+    "torch.initial_seed(), os.getcwd())"
+)
 
 
 def said(client, code):

@@ -39,7 +39,10 @@ def test_bootstrap_needs_only_the_standard_library():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    code = "import sys, course_utils.bootstrap; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, course_utils.bootstrap; print(sorted({'torch', 'transformers', "
+        "'matplotlib'} & set(sys.modules)))"
+    )
     assert (
         subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
     )
@@ -225,7 +228,10 @@ def test_without_uv_pip_installs_the_same_versions(project, monkeypatch):
 
 
 def test_what_pip_was_told_is_told_to_uv(monkeypatch):
-    said = ":env:.find-links='/some/wheels'\nglobal.index-url='https://example.org/simple'\nglobal.timeout='9'\n"
+    said = (
+        ":env:.find-links='/some/wheels'\n"
+        "global.index-url='https://example.org/simple'\nglobal.timeout='9'\n"
+    )
     monkeypatch.setattr(
         bootstrap.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=said)
     )

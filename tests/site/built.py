@@ -37,7 +37,8 @@ PAGES = sorted(
 )
 RULES = [
     "image-alt", "label", "select-name", "button-name", "link-name", "scrollable-region-focusable",
-    "duplicate-id", "aria-valid-attr-value", "link-in-text-block", "heading-order", "empty-heading", "frame-title", "svg-img-alt",
+    "duplicate-id", "aria-valid-attr-value", "link-in-text-block", "heading-order",
+    "empty-heading", "frame-title", "svg-img-alt",
 ]  # fmt: skip
 ANSWERS = [
     "3.5",
@@ -172,7 +173,7 @@ def answered(page):
             assert result.get_attribute("open") is not None
 
 
-# every place of every control is shown, the others where they are at first; what changes nothing is returned
+# every place of every control is shown, the others at their first; what changes nothing is returned
 MOVED = """() => [...document.querySelectorAll('.course-widget')].flatMap(widget => {
     const picture = widget.querySelector('img');
     return [...widget.querySelectorAll('input, select')].filter(field => {
@@ -188,16 +189,16 @@ MOVED = """() => [...document.querySelectorAll('.course-widget')].flatMap(widget
         put(first);
         return seen.size < 2 && field.checkVisibility();
     }).map(field => field.id);
-})"""
+})"""  # noqa: E501
 CUT = """() => [...document.querySelectorAll('.cell_input pre, .cell_output pre, .cell_output table, .course-box pre')]
-    .filter(part => part.clientWidth && part.scrollWidth > part.clientWidth + 1).map(part => part.textContent.slice(0, 80))"""
+    .filter(part => part.clientWidth && part.scrollWidth > part.clientWidth + 1).map(part => part.textContent.slice(0, 80))"""  # noqa: E501
 CONTROLS = """() => { const held = [...document.querySelectorAll('.bd-article a[href], .bd-article button, .bd-article input, '
     + '.bd-article select, .bd-article summary, .bd-article [tabindex="0"]')].filter(part => part.checkVisibility() && !part.disabled &&
     !part.matches('.headerlink, .copybtn'));
     held.forEach((part, i) => { part.dataset.place = i; });
-    return [held.length, held.filter(part => part.tabIndex < 0).map(part => part.outerHTML.slice(0, 120))]; }"""
+    return [held.length, held.filter(part => part.tabIndex < 0).map(part => part.outerHTML.slice(0, 120))]; }"""  # noqa: E501
 AXE = """async rules => (await axe.run(document.querySelector('.bd-article') ?? document.querySelector('main'), {runOnly: rules, resultTypes: ['violations']}))
-    .violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' ' + n.failureSummary.slice(0, 200))])"""
+    .violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' ' + n.failureSummary.slice(0, 200))])"""  # noqa: E501
 # contrast takes axe most of a page's time: of all texts that look alike, the first one is tried
 CONTRAST = """async () => {
     const kinds = new Map();
@@ -215,7 +216,7 @@ CONTRAST = """async () => {
     if (!kinds.size) return [];
     return (await axe.run({include: [...kinds.values()]}, {runOnly: ['color-contrast'], resultTypes: ['violations']}))
         .violations.map(v => v.nodes.map(n => n.html.slice(0, 160) + ' ' + n.failureSummary.slice(0, 200)));
-}"""
+}"""  # noqa: E501
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -226,7 +226,10 @@ def test_what_a_function_of_the_lesson_writes_down_is_needed_too():
     cells = [
         (
             "table",
-            "held, other = {}, []\ndef measure(name):\n    own = {}\n    own[name] = held[name] = 1",
+            (
+                "held, other = {}, []\n"
+                "def measure(name):\n    own = {}\n    own[name] = held[name] = 1"
+            ),
         ),
         ("unused", "def quiet(other):\n    other.append(1)\nquiet([])"),
         ("rows", "for name in 'ab':\n    measure(name)"),
@@ -264,13 +267,15 @@ def test_a_figure_is_told_by_its_own_titles_or_by_its_code():
 
 def test_dead_links_and_what_is_loaded_from_elsewhere_are_found(tmp_path):
     (tmp_path / "a.html").write_text(
-        "<a href='b.html#there'>x</a><a href='b.html#gone'>x</a><a href='c.html'>x</a><a href='https://x.invalid'>x</a>"
+        "<a href='b.html#there'>x</a><a href='b.html#gone'>x</a><a href='c.html'>x</a><a "
+        "href='https://x.invalid'>x</a>"
     )
     (tmp_path / "b.html").write_text(
         "<p id='there'>x</p><script src='https://x.invalid/a.js'></script><img src='no.png'>"
     )
     assert links.dead(tmp_path) == [
-        "a.html → b.html#gone: no such place", "a.html → c.html", "b.html loads https://x.invalid/a.js", "b.html → no.png",
+        "a.html → b.html#gone: no such place", "a.html → c.html",
+        "b.html loads https://x.invalid/a.js", "b.html → no.png",
     ]  # fmt: skip
 
 
@@ -318,7 +323,10 @@ def test_every_lesson_on_disk_stands_in_the_tree_with_its_facts():
     for unit in UNITS:
         assert (
             f"</{pages.page_of(unit)}>" in text
-            and f"]({unit.path}) | {', '.join(map(str, unit.days))} | {ui('minutes', minutes=unit.minutes)}"
+            and (
+                f"]({unit.path}) | {', '.join(map(str, unit.days))} | "
+                f"{ui('minutes', minutes=unit.minutes)}"
+            )
             in text
         )
     assert "5.9-frontiers" not in text or any(unit.id == "5.9-frontiers" for unit in UNITS)

@@ -90,13 +90,21 @@ def test_on_device_changes_a_copy_and_an_exact_device_changes_nothing():
     )
 
 
-@pytest.mark.parametrize("call,says", [
-    (lambda: analog.ranges(torch.ones(2, 2), "row"), "kind"), (lambda: analog.ranges(torch.full((1, 1), math.nan)), "weight"),
-    (lambda: analog.program(torch.ones(1, 1), -1), "noise"), (lambda: analog.convert(torch.ones(1), 0, 1.0), "bits"),
-    (lambda: analog.crossbar(torch.ones(1, 3), torch.ones(1, 4)), "x"), (lambda: analog.optical(torch.ones(1, 1), torch.ones(1, 1), photons=0), "photons"),
-    (lambda: energy.multiply_add("INT3"), "number"), (lambda: energy.read(8, "disk"), "memory"), (lambda: energy.read(-1), "bits"),
-    (lambda: energy.per_token(1, bits=4, number="FP16", batch=0), "batch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call,says",
+    [
+        (lambda: analog.ranges(torch.ones(2, 2), "row"), "kind"),
+        (lambda: analog.ranges(torch.full((1, 1), math.nan)), "weight"),
+        (lambda: analog.program(torch.ones(1, 1), -1), "noise"),
+        (lambda: analog.convert(torch.ones(1), 0, 1.0), "bits"),
+        (lambda: analog.crossbar(torch.ones(1, 3), torch.ones(1, 4)), "x"),
+        (lambda: analog.optical(torch.ones(1, 1), torch.ones(1, 1), photons=0), "photons"),
+        (lambda: energy.multiply_add("INT3"), "number"),
+        (lambda: energy.read(8, "disk"), "memory"),
+        (lambda: energy.read(-1), "bits"),
+        (lambda: energy.per_token(1, bits=4, number="FP16", batch=0), "batch"),
+    ],
+)
 def test_bad_input_is_named(call, says):
     with pytest.raises(CompressionError, match=says):
         call()

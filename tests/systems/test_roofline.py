@@ -1,4 +1,6 @@
-"""Operations, bytes and the roof: against loops, the definition, and limits; nothing here is timed."""
+"""Operations, bytes and the roof: against loops, the definition, and limits;
+nothing here is timed.
+"""
 
 import itertools
 import math
@@ -111,8 +113,9 @@ def test_short_jobs_are_called_often_enough():
 
 
 @pytest.mark.parametrize("call", [
-    lambda: roofline.operations(0, 4, 1), lambda: roofline.bytes_moved(4, 4, 1, bits=0), lambda: roofline.intensity(4, math.nan, 1),
-    lambda: timing.best({}), lambda: timing.best({"a": int}, turns=0),
+    lambda: roofline.operations(0, 4, 1), lambda: roofline.bytes_moved(4, 4, 1, bits=0),
+    lambda: roofline.intensity(4, math.nan, 1), lambda: timing.best({}),
+    lambda: timing.best({"a": int}, turns=0),
 ])  # fmt: skip
 def test_bad_numbers_are_named(call):
     with pytest.raises(CompressionError, match="give"):

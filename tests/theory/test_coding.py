@@ -1,4 +1,6 @@
-"""The rANS coder against a coder of one state in Python's whole numbers, and against constriction."""
+"""The rANS coder against a coder of one state in Python's whole numbers,
+and against constriction.
+"""
 
 import struct
 

@@ -62,8 +62,9 @@ def test_both_sources_against_the_textbook_table():
 @pytest.mark.parametrize(
     "seeds, windows, by_seed, by_window, rest",
     [
-        (3, 64, 0, 1, 0), (3, 64, 0, 1, 0.3), (3, 64, 0.1, 1, 0.3), (3, 64, 1, 0.1, 0.1), (3, 64, 0.1, 1, 1),
-        (5, 64, 0.3, 1, 0.3), (5, 64, 1, 1, 1), (5, 16, 0, 1, 1), (3, 1, 1, 0, 0),
+        (3, 64, 0, 1, 0), (3, 64, 0, 1, 0.3), (3, 64, 0.1, 1, 0.3), (3, 64, 1, 0.1, 0.1),
+        (3, 64, 0.1, 1, 1), (5, 64, 0.3, 1, 0.3), (5, 64, 1, 1, 1), (5, 16, 0, 1, 1),
+        (3, 1, 1, 0, 0),
     ],
 )  # fmt: skip
 def test_coverage(seeds, windows, by_seed, by_window, rest):

@@ -62,7 +62,9 @@ def every_document(writer):
 
 
 def test_arithmetic_probabilities_are_exact():
-    """Walk a smaller world of names and fruits: every text once, and the probabilities sum to one."""
+    """Walk a smaller world of names and fruits: every text once,
+    and the probabilities sum to one.
+    """
     default_world()  # built with all the names
     names, fruits = lexicon.FIRST_NAMES[:], lexicon.FRUITS[:]
     lexicon.FIRST_NAMES[2:], lexicon.FRUITS[2:] = [], []
@@ -172,8 +174,10 @@ def test_programs_run_as_their_english_says():
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("sum | sort", "reduction must be the last"), ("explode", "unknown operation"), ("", "unknown operation"),
-     ("add x", "unknown operation"), ("add 99999", "unknown operation"), ("mul 9999 | square | square", "grew beyond"),
+    [("sum | sort", "reduction must be the last"), ("explode", "unknown operation"),
+     ("", "unknown operation"),
+     ("add x", "unknown operation"), ("add 99999", "unknown operation"),
+     ("mul 9999 | square | square", "grew beyond"),
      ("__import__('os')", "unknown operation"), ("sum 3", "unknown operation")],
 )  # fmt: skip
 def test_malformed_programs_are_refused(source, message):

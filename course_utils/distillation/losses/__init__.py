@@ -9,6 +9,7 @@ from .relation import angle, contrastive, distance
 from .teachers import mixture, top_k
 
 __all__ = [
-    "angle", "attention_maps", "contrastive", "cross_entropy", "distance", "feature", "jensen_shannon", "kl",
-    "masked_mean", "mixture", "response", "reverse_kl", "top_k", "value_relations",
+    "angle", "attention_maps", "contrastive", "cross_entropy", "distance", "feature",
+    "jensen_shannon", "kl", "masked_mean", "mixture", "response", "reverse_kl", "top_k",
+    "value_relations",
 ]  # fmt: skip

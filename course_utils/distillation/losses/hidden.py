@@ -19,14 +19,15 @@ from .logits import counted, masked_mean
 def _same(student: Tensor, teacher: Tensor, dims: slice, what: str) -> None:
     if student.dim() != teacher.dim() or student.shape[dims] != teacher.shape[dims]:
         raise CompressionError(
-            f"{what}: the student's shape is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}; "
-            "both must come from the same tokens."
+            f"{what}: the student's shape is {tuple(student.shape)}, the teacher's "
+            f"{tuple(teacher.shape)}; both must come from the same tokens."
         )
 
 
 def feature(
-    student_hidden: Tensor, teacher_hidden: Tensor, projector: Callable[[Tensor], Tensor] | None = None,
-    mask: Tensor | None = None, relative: bool = False,
+    student_hidden: Tensor, teacher_hidden: Tensor,
+    projector: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None,
+    relative: bool = False,
 ) -> Tensor:  # fmt: skip
     """Mean over tokens and features of (P(h_S) − h_T)² (FitNets; Romero et al., 2015).
 
@@ -38,8 +39,8 @@ def feature(
     target = exact(teacher_hidden.detach())
     if hidden.shape[-1] != target.shape[-1]:
         raise CompressionError(
-            f"projector: the student gives {hidden.shape[-1]} features, the teacher {target.shape[-1]}; "
-            "use a projector such as nn.Linear(student width, teacher width)."
+            f"projector: the student gives {hidden.shape[-1]} features, the teacher "
+            f"{target.shape[-1]}; use a projector such as nn.Linear(student width, teacher width)."
         )
     _same(hidden, target, slice(0, -1), "teacher_hidden")
     hidden, target = (counted(x, mask, x.shape[-1]) for x in (hidden, target))

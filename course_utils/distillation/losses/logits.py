@@ -29,7 +29,8 @@ def counted(x: Tensor, mask: Tensor | None, *features: int) -> Tensor:
         return x.reshape(-1, *features)
     if mask.shape + features != x.shape:
         raise CompressionError(
-            f"mask: has shape {tuple(mask.shape)}, but {tuple(x.shape[: x.dim() - len(features)])} is needed."
+            f"mask: has shape {tuple(mask.shape)}, but {tuple(x.shape[: x.dim() - len(features)])} "
+            "is needed."
         )
     mask = mask.bool()
     if not mask.any():
@@ -52,8 +53,8 @@ def softened(
     """
     if student_logits.shape != teacher_logits.shape:
         raise CompressionError(
-            f"teacher_logits: shape {tuple(teacher_logits.shape)} against the student's {tuple(student_logits.shape)}; "
-            "both need the same tokens and the same vocabulary."
+            f"teacher_logits: shape {tuple(teacher_logits.shape)} against the student's "
+            f"{tuple(student_logits.shape)}; both need the same tokens and the same vocabulary."
         )
     if not temperature > 0 or math.isinf(temperature):
         raise CompressionError(f"temperature={temperature}: choose a positive number.")
@@ -144,7 +145,8 @@ def reverse_kl(
 
 @in_pieces
 def jensen_shannon(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None,
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+    mask: Tensor | None = None,
     beta: float = 0.5,
 ) -> Tensor:  # fmt: skip
     """β KL(P_T ‖ M) + (1 − β) KL(P_S ‖ M) with M = β P_T + (1 − β) P_S, 0 < β < 1 (Agarwal et al.,
@@ -171,7 +173,8 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, mask: Tensor | None = 
     """
     if labels.shape != student_logits.shape[:-1]:
         raise CompressionError(
-            f"labels: shape {tuple(labels.shape)}, but {tuple(student_logits.shape[:-1])} is needed."
+            f"labels: shape {tuple(labels.shape)}, but {tuple(student_logits.shape[:-1])} "
+            "is needed."
         )
     size = student_logits.shape[-1]
     logits, used = counted(student_logits, mask, size), counted(labels, mask)
@@ -181,8 +184,9 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, mask: Tensor | None = 
 
 
 def response(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, temperature: float = 2.0,
-    alpha: float = 0.5, mask: Tensor | None = None, divergence: str = "forward",
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None,
+    temperature: float = 2.0, alpha: float = 0.5, mask: Tensor | None = None,
+    divergence: str = "forward",
 ) -> Tensor:  # fmt: skip
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)) (Hinton et al., 2015).
 
@@ -201,7 +205,8 @@ def response(
         )
     if labels is None and alpha > 0:
         raise CompressionError(
-            "labels: needed when alpha > 0; give them, or set alpha=0 to learn from the teacher alone."
+            "labels: needed when alpha > 0; give them, or set alpha=0 to learn "
+            "from the teacher alone."
         )
     total = student_logits.new_zeros((), dtype=exact(student_logits).dtype)
     if alpha < 1:

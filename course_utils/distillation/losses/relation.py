@@ -15,8 +15,8 @@ from course_utils.models.walk import exact
 def _pair(student: Tensor, teacher: Tensor, least: int) -> tuple[Tensor, Tensor]:
     if student.dim() != 2 or teacher.dim() != 2 or len(student) != len(teacher):
         raise CompressionError(
-            f"embeddings: expected two matrices with a row for each example, got {tuple(student.shape)} and "
-            f"{tuple(teacher.shape)}."
+            "embeddings: expected two matrices with a row for each example, "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
     if len(student) < least:
         raise CompressionError(
@@ -73,7 +73,8 @@ def contrastive(student: Tensor, teacher: Tensor, temperature: float = 0.1) -> T
     student, teacher = _pair(student, teacher, 2)
     if student.shape[1] != teacher.shape[1]:
         raise CompressionError(
-            f"embeddings: widths {student.shape[1]} and {teacher.shape[1]}; project the student to the teacher's width."
+            f"embeddings: widths {student.shape[1]} and {teacher.shape[1]}; "
+            "project the student to the teacher's width."
         )
     if not temperature > 0:
         raise CompressionError(f"temperature={temperature}: choose a positive number.")

@@ -30,13 +30,18 @@ from .sources import GROUPS, SOURCES, Source, mmlu
 SHARES = ("acc", "acc_norm", "em", "pass@1")  # means of 0 and 1, which have an interval
 SEED = 1234  # of the examples before an item, as lm_eval's command line has it
 NOTES = {
-    "multirc": "lm-eval counts 'no' as the answer where the label says right, so this is 100 % minus the accuracy",
+    "multirc": (
+        "lm-eval counts 'no' as the answer where the label says right, so this "
+        "is 100 % minus the accuracy"
+    ),
 }
 
 
 @dataclass(frozen=True, repr=False)
 class Benchmark:
-    """Scores from 0 to 1 by metric (mcc: −1 to 1) over `n` items; `parts` are the subjects of MMLU."""
+    """Scores from 0 to 1 by metric (mcc: −1 to 1) over `n` items;
+    `parts` are the subjects of MMLU.
+    """
 
     task: str
     scores: dict[str, float]
@@ -92,8 +97,9 @@ class Asked:
 
 
 def run(
-    model: Subject, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] | str, data: str | Path, *, shots: int = 0,
-    n: int | None = None, batch_size: int = 8, execute: Execute | None = None,
+    model: Subject, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] | str,
+    data: str | Path, *, shots: int = 0, n: int | None = None, batch_size: int = 8,
+    execute: Execute | None = None,
 ) -> dict[str, Benchmark]:  # fmt: skip
     """{task: scores} of the tasks on the files in the folder `data`.
 
@@ -115,7 +121,8 @@ def run(
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise CompressionError(
-            f"data {str(data)!r}: no such folder; name one with the files of the tasks. Nothing is downloaded."
+            f"data {str(data)!r}: no such folder; name one with the files of the tasks. "
+            "Nothing is downloaded."
         )
     chosen = [tasks] if isinstance(tasks, str) else list(tasks)
     subjects = mmlu_subjects()
@@ -155,7 +162,8 @@ def gathered(
         [""] if not chosen else []
     ):
         raise CompressionError(
-            f"tasks: {unknown[0]!r} is not known; known are {', '.join([*groups, *SOURCES, 'mmlu_<subject>'])}."
+            f"tasks: {unknown[0]!r} is not known; "
+            f"known are {', '.join([*groups, *SOURCES, 'mmlu_<subject>'])}."
         )
     asked: dict[str, Asked] = {}
     for name in chosen:
@@ -178,7 +186,8 @@ def gathered(
             drawn = shots + (source.shots != "dev")
             if shots and len(examples) < drawn and task != "humaneval":
                 raise CompressionError(
-                    f"{task}: shots={shots} needs {drawn} solved items; its {source.shots} file has {len(examples)}. Ask for fewer."
+                    f"{task}: shots={shots} needs {drawn} solved items; "
+                    f"its {source.shots} file has {len(examples)}. Ask for fewer."
                 )
             asked[task] = Asked(source, rows[:n], examples, paths)
         if absent:
@@ -290,7 +299,8 @@ def told(
             any(math.isnan(float(r[0][0])) for r in sample["resps"]) for sample in samples
         ):
             raise CompressionError(
-                f"{task}: the model's log-probabilities of {broken} of {len(samples)} items are not numbers; it is broken."
+                f"{task}: the model's log-probabilities of {broken} of {len(samples)} items are "
+                "not numbers; it is broken."
             )
         if "acc" in scores:
             chance = sum(1 / len(sample["arguments"]) for sample in samples) / len(samples)

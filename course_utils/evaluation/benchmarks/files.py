@@ -31,7 +31,8 @@ def find(folders: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
                 parts = [re.search(r"-(\d+)-of-(\d+)\.", path.name) for path in found]
                 if parts[0] and {int(p[1]) for p in parts if p} != set(range(int(parts[0][2]))):
                     raise CompressionError(
-                        f"{folder}: {len(found)} of {int(parts[0][2])} parts of {pattern} are there; copy the others too."
+                        f"{folder}: {len(found)} of {int(parts[0][2])} parts of {pattern} are "
+                        "there; copy the others too."
                     )
                 return found
     return []
@@ -119,7 +120,8 @@ def table(file: IO[str], path: Path, header: Sequence[str] | None) -> Iterator[R
         if cells:
             if header and len(cells) != len(header):
                 raise CompressionError(
-                    f"{path}, line {reader.line_num}: {len(cells)} columns; expected {len(header)} without a line of names: {', '.join(header)}."
+                    f"{path}, line {reader.line_num}: {len(cells)} columns; "
+                    f"expected {len(header)} without a line of names: {', '.join(header)}."
                 )
             yield dict(zip(names, cells, strict=False))
 

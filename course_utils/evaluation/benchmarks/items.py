@@ -43,8 +43,9 @@ def read(task: str, source: Source, data: Path, split: str) -> tuple[list[Row], 
     )
     unpack = f" Unpack {packed[0]} first." if packed else ""
     raise Absent(
-        f"{task}: no file of its {split} split in {data}. Expected there: {examples[0].as_posix()} (as published) or "
-        f"{examples[-1].as_posix()} (as on the hub). Nothing is downloaded.{unpack}"
+        f"{task}: no file of its {split} split in {data}. Expected there: "
+        f"{examples[0].as_posix()} (as published) or {examples[-1].as_posix()} (as on the hub). "
+        f"Nothing is downloaded.{unpack}"
     )
 
 
@@ -74,7 +75,8 @@ def converted(path: Path, rows: list[Row], convert: Callable[..., Any]) -> Itera
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         missing = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CompressionError(
-            f"{path}: not in the form in which it was published ({missing}; it has {', '.join(map(str, rows[0]))}); copy it again."
+            f"{path}: not in the form in which it was published ({missing}; "
+            f"it has {', '.join(map(str, rows[0]))}); copy it again."
         ) from error
 
 
@@ -97,7 +99,8 @@ def complete(task: str, source: Source, path: Path, rows: Iterable[Row]) -> list
         if missing:
             has = ", ".join(sorted(map(str, row))) or "none of them"
             raise CompressionError(
-                f"{path}, item {position}: no {', '.join(map(repr, missing))}. {task} needs {', '.join(source.columns)}; found: {has}."
+                f"{path}, item {position}: no {', '.join(map(repr, missing))}. "
+                f"{task} needs {', '.join(source.columns)}; found: {has}."
             )
         new = {
             name: number(row[name]) if name in source.numbers else row[name]
@@ -106,7 +109,8 @@ def complete(task: str, source: Source, path: Path, rows: Iterable[Row]) -> list
         for name, check in source.columns.items():
             if expected := check(new[name], new):
                 raise CompressionError(
-                    f"{path}, item {position}: {name} is {str(row[name])[:60]!r}; expected {expected}."
+                    f"{path}, item {position}: {name} is {str(row[name])[:60]!r}; "
+                    f"expected {expected}."
                 )
         kept.append(new)
     if short:

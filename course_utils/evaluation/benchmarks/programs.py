@@ -36,9 +36,11 @@ def config(rows: Sequence[Row], execute: Execute, longest: int | None) -> dict[s
         return sum(found) / len(found)
 
     return {
-        "task": "humaneval", "custom_dataset": lambda **_: data, "test_split": "test", "output_type": "generate_until",
-        "doc_to_text": "{{prompt}}", "doc_to_target": "", "num_fewshot": 0,
-        "generation_kwargs": {"until": list(ENDS), "max_gen_toks": new_tokens(longest), "do_sample": False},
+        "task": "humaneval", "custom_dataset": lambda **_: data, "test_split": "test",
+        "output_type": "generate_until", "doc_to_text": "{{prompt}}", "doc_to_target": "",
+        "num_fewshot": 0,
+        "generation_kwargs": {"until": list(ENDS), "max_gen_toks": new_tokens(longest),
+                              "do_sample": False},
         "process_results": lambda row, results: {"pass@1": program(row, results[0])},
         "metric_list": [{"metric": "pass@1", "aggregation": passed, "higher_is_better": True}],
     }  # fmt: skip

@@ -61,7 +61,10 @@ def label(classes: int) -> Check:
 
     def check(value: Any, _row: Row) -> str:
         if value == -1:
-            return "a label (-1 hides it: this is a test file for a leaderboard; take the validation file)"
+            return (
+                "a label (-1 hides it: this is a test file for a leaderboard; "
+                "take the validation file)"
+            )
         return (
             ""
             if isinstance(value, int) and 0 <= value < classes
@@ -147,10 +150,14 @@ def glue(
     names = classes if isinstance(classes, tuple) else ()
     checks = {name: label(len(names) or 2) if name == "label" else text for name in columns}
     return Source(
-        home="glue", roots=("glue", "GLUE", "glue_data", cached("nyu-mll/glue"), cached("glue")), columns=checks,
-        inner=(folder, folder.lower().replace("-", "")), convert=renamed(columns, names),
-        original={more.get("split", "validation"): (f"{file}.tsv",), "train": ("train.tsv",)}, **more,
-    )  # fmt: skip
+        home="glue",
+        roots=("glue", "GLUE", "glue_data", cached("nyu-mll/glue"), cached("glue")),
+        columns=checks,
+        inner=(folder, folder.lower().replace("-", "")),
+        convert=renamed(columns, names),
+        original={more.get("split", "validation"): (f"{file}.tsv",), "train": ("train.tsv",)},
+        **more,
+    )
 
 
 def super_glue(
@@ -161,8 +168,10 @@ def super_glue(
 ) -> Source:
     """A task of SuperGLUE."""
     return Source(
-        home="super_glue", roots=("super_glue", "superglue", "SuperGLUE", cached("aps/super_glue"), cached("super_glue")), columns=columns,
-        inner=(folder, hub or folder.lower()), convert=convert, original={"validation": ("val.jsonl",), "train": ("train.jsonl",)},
+        home="super_glue", roots=("super_glue", "superglue", "SuperGLUE", cached("aps/super_glue"),
+                                  cached("super_glue")), columns=columns,
+        inner=(folder, hub or folder.lower()), convert=convert,
+        original={"validation": ("val.jsonl",), "train": ("train.jsonl",)},
     )  # fmt: skip
 
 
@@ -231,10 +240,14 @@ def mmlu(subject: str) -> Source:
             }
 
     return Source(
-        home="mmlu/default", roots=("mmlu", "MMLU", cached("cais/mmlu")), columns={"question": text, "choices": texts(4, 4), "answer": place_in("choices")},
-        split="test", shots="dev", header=("question", "A", "B", "C", "D", "answer"), convert=convert, numbers=("answer",),
-        original={s: (f"{s}/{subject}_{s}.csv", f"data/{s}/{subject}_{s}.csv") for s in ("test", "dev")},
-        hub=(f"{subject}/{{split}}-*.parquet", f"{subject}/{{split}}.parquet", "all/{split}-*.parquet"), only=("subject", subject),
+        home="mmlu/default", roots=("mmlu", "MMLU", cached("cais/mmlu")),
+        columns={"question": text, "choices": texts(4, 4), "answer": place_in("choices")},
+        split="test", shots="dev", header=("question", "A", "B", "C", "D", "answer"),
+        convert=convert, numbers=("answer",),
+        original={s: (f"{s}/{subject}_{s}.csv", f"data/{s}/{subject}_{s}.csv") for s in ("test",
+            "dev")},
+        hub=(f"{subject}/{{split}}-*.parquet", f"{subject}/{{split}}.parquet",
+             "all/{split}-*.parquet"), only=("subject", subject),
     )  # fmt: skip
 
 
@@ -263,36 +276,46 @@ GLUE = {
 }
 TWO = label(2)
 SUPER_GLUE = {
-    "boolq": super_glue("BoolQ", {"passage": text, "question": text, "label": TWO}, same("passage", "question", "label")),
+    "boolq": super_glue("BoolQ", {"passage": text, "question": text, "label": TWO},
+                        same("passage", "question", "label")),
     "cb": super_glue(
         "CB", {"premise": text, "hypothesis": text, "label": label(3)},
         same("premise", "hypothesis", "label", labels=("entailment", "contradiction", "neutral")),
     ),
     "copa": super_glue(
-        "COPA", {"premise": text, "choice1": words, "choice2": words, "question": one_of("cause", "effect"), "label": TWO},
+        "COPA", {"premise": text, "choice1": words, "choice2": words,
+                 "question": one_of("cause", "effect"), "label": TWO},
         same("premise", "choice1", "choice2", "question", "label"),
     ),
-    "multirc": super_glue("MultiRC", {"paragraph": text, "question": text, "answer": text, "label": TWO}, multirc),
-    "record": super_glue("ReCoRD", {"passage": text, "query": text, "entities": texts(1), "answers": texts(1)}, record),
-    "sglue_rte": super_glue("RTE", {"premise": text, "hypothesis": text, "label": TWO}, same("premise", "hypothesis", "label", labels=ENTAILS)),
+    "multirc": super_glue("MultiRC", {"paragraph": text, "question": text, "answer": text,
+                                      "label": TWO}, multirc),
+    "record": super_glue("ReCoRD", {"passage": text, "query": text, "entities": texts(1),
+                                    "answers": texts(1)}, record),
+    "sglue_rte": super_glue("RTE", {"premise": text, "hypothesis": text, "label": TWO},
+                            same("premise", "hypothesis", "label", labels=ENTAILS)),
     "wic": super_glue(
         "WiC", {"sentence1": text, "sentence2": text, "start1": count, "end1": count, "label": TWO},
         same("sentence1", "sentence2", "start1", "end1", "label"),
     ),
-    "wsc": super_glue("WSC", {"text": text, "span1_text": text, "span2_text": text, "span2_index": count, "label": TWO}, wsc, "wsc.fixed"),
+    "wsc": super_glue("WSC", {"text": text, "span1_text": text, "span2_text": text,
+                              "span2_index": count, "label": TWO}, wsc, "wsc.fixed"),
 }  # fmt: skip
 SOURCES = {
     "hellaswag": Source(
         home="hellaswag", roots=("hellaswag", "HellaSwag", cached("Rowan/hellaswag")),
-        columns={"activity_label": text, "ctx_a": text, "ctx_b": text, "endings": texts(2), "label": place_in("endings")},
-        original={"validation": ("hellaswag_val.jsonl", "data/hellaswag_val.jsonl"), "train": ("hellaswag_train.jsonl", "data/hellaswag_train.jsonl")},
+        columns={"activity_label": text, "ctx_a": text, "ctx_b": text, "endings": texts(2),
+                 "label": place_in("endings")},
+        original={"validation": ("hellaswag_val.jsonl", "data/hellaswag_val.jsonl"),
+                  "train": ("hellaswag_train.jsonl", "data/hellaswag_train.jsonl")},
     ),
     **GLUE,
     **SUPER_GLUE,
     "humaneval": Source(
-        home="", roots=("humaneval", "HumanEval", "human-eval", cached("openai/openai_humaneval")), split="test",
-        columns=dict.fromkeys(("task_id", "prompt", "test", "entry_point"), text), inner=(".", "openai_humaneval"),
-        original={"test": ("HumanEval.jsonl.gz", "HumanEval.jsonl", "data/HumanEval.jsonl.gz")}, numbers=(),
+        home="", roots=("humaneval", "HumanEval", "human-eval", cached("openai/openai_humaneval")),
+        split="test", columns=dict.fromkeys(("task_id", "prompt", "test", "entry_point"), text),
+        inner=(".", "openai_humaneval"),
+        original={"test": ("HumanEval.jsonl.gz", "HumanEval.jsonl", "data/HumanEval.jsonl.gz")},
+        numbers=(),
     ),
 }  # fmt: skip
 GROUPS = {"glue": tuple(GLUE), "super_glue": tuple(SUPER_GLUE)}

@@ -28,7 +28,9 @@ def compute_exact(gold: str, said: str) -> int:
 
 
 def compute_f1(gold: str, said: str) -> float:
-    """2pr / (p + r) of the words that both have; where one has none, 1 if the other has none too."""
+    """2pr / (p + r) of the words that both have; where one has none,
+    1 if the other has none too.
+    """
     a, b = words(gold), words(said)
     if not a or not b:
         return float(a == b)

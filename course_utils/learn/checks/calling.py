@@ -1,4 +1,6 @@
-"""Arguments as a learner's function takes them: by name, by place, or under any name (`**given`)."""
+"""Arguments as a learner's function takes them: by name, by place,
+or under any name (`**given`).
+"""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def _small_model() -> tuple[PreTrainedModel, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.seed()
         config = LlamaConfig(
-            vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=64,
+            vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
         )  # fmt: skip
         return LlamaForCausalLM(config).eval(), torch.randint(96, (8, 24))

@@ -72,12 +72,14 @@ def layer_result(codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int) ->
     ):
         shapes = [tuple(t.shape) for t in (codes, scale, zero_point)]
         raise CompressionError(
-            f"codes, scale, zero_point: shapes {shapes}; they must be (out, in), (out, groups), (out, groups)."
+            f"codes, scale, zero_point: shapes {shapes}; they must be (out, in), "
+            "(out, groups), (out, groups)."
         )
     columns, groups = codes.shape[1], scale.shape[1]
     if columns % groups:
         raise CompressionError(
-            f"scale: {groups} groups do not divide {columns} columns; give one scale for each group."
+            f"scale: {groups} groups do not divide {columns} columns; "
+            "give one scale for each group."
         )
     if not (torch.isfinite(scale).all() and (scale > 0).all()):
         raise CompressionError(
@@ -127,8 +129,8 @@ def gptq_layer(quantize_layer: Callable[..., Any]) -> Callable[..., LayerResult]
     """
 
     def layer(
-        weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64, damping: float = 0.01,
-        never_worse: bool = True, **others: Any,
+        weight: Tensor, H: Tensor, *, bits: int = 4, group_size: int | None = 64,
+        damping: float = 0.01, never_worse: bool = True, **others: Any,
     ) -> LayerResult:  # fmt: skip
         from course_utils.quantization import gptq, rtn
         from course_utils.quantization.grids import check_group_size

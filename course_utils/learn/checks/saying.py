@@ -1,4 +1,6 @@
-"""The message of a verdict: what is wrong, on which inputs, in which line, and where to read again."""
+"""The message of a verdict: what is wrong, on which inputs, in which line,
+and where to read again.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def error(raised: BaseException, function: Callable[..., Any], exercise: Exercis
 
 
 def refusal(raised: BaseException, exercise: Exercise) -> str:
-    """For a ValueError, how an answer says that there is none, where an exercise has such inputs."""
+    """For a ValueError, how an answer says that there is none,
+    where an exercise has such inputs.
+    """
     kinds = {kind.__name__ for kind in type(raised).__mro__}
     return (
         ui("refusal", word=exercise.refuses) if exercise.refuses and "ValueError" in kinds else ""

@@ -34,10 +34,11 @@ def product_inputs(rng: torch.Generator) -> dict:
     rows, columns, groups = turn(rng, (5, 12, 3), (3, 40, 5), (2, 132, 11), (4, 6, 1))
     codes = torch.randint(0, 16, (rows, columns), generator=rng, dtype=torch.uint8)
     return {
-        "x": torch.randn(4, columns, generator=rng, dtype=torch.float64), "packed": pack_int4(codes),
+        "x": torch.randn(4, columns, generator=rng, dtype=torch.float64),
+        "packed": pack_int4(codes),
         "scale": torch.rand(rows, groups, generator=rng, dtype=torch.float64) + 0.1,
         "zero": torch.randint(0, 16, (rows, groups), generator=rng).double(),
-    }  # fmt: skip
+    }
 
 
 def packed_linear(

@@ -128,8 +128,8 @@ def _measured(speed: dict[str, Any]) -> str:
     here = trials.marks(speed["ours"])
     reached = [mark for mark in here if speed["ratio"] >= mark]
     said = words(
-        "measured", ratio=f"{speed['ratio']:.2f}", kernel=f"{speed['kernel']:.1f}", plain=f"{speed['plain']:.1f}",
-        megabytes=f"{speed['megabytes']:.0f}", calls=speed["calls"],
+        "measured", ratio=f"{speed['ratio']:.2f}", kernel=f"{speed['kernel']:.1f}",
+        plain=f"{speed['plain']:.1f}", megabytes=f"{speed['megabytes']:.0f}", calls=speed["calls"],
     )  # fmt: skip
     step = (
         words("all_marks")

@@ -78,7 +78,8 @@ def sizes(rows: int, columns: int, group: int, batch: int) -> dict[str, int]:
     """Bytes of each buffer."""
     groups = -(-columns // group)
     return {
-        "codes": rows * -(-columns // 2), "scale": 4 * rows * groups, "zero": rows * groups, "x": 4 * batch * columns,
+        "codes": rows * -(-columns // 2), "scale": 4 * rows * groups, "zero": rows * groups,
+        "x": 4 * batch * columns,
         "y": 4 * batch * rows,
     }  # fmt: skip
 
@@ -120,9 +121,10 @@ def several(seed: int) -> list[Problem]:
 
 
 def _with(
-    q: Callable[[np.ndarray], np.ndarray] = lambda q: q, zero: Callable[[np.ndarray], np.ndarray] = lambda z: z,
+    q: Callable[[np.ndarray], np.ndarray] = lambda q: q,
+    zero: Callable[[np.ndarray], np.ndarray] = lambda z: z,
     until: Callable[[int, int], int] = lambda n, group: n,
-) -> Callable[[Problem], np.ndarray]:  # fmt: skip
+) -> Callable[[Problem], np.ndarray]:
     """Y of a product with one thing wrong."""
 
     def answer(problem: Problem) -> np.ndarray:

@@ -31,7 +31,9 @@ LOADED, NOT_LOADED, NO_PRODUCT, RUNNING, MEMORY, EXCEPTION, SIGNAL = range(1, 8)
 
 
 class Fell(Exception):
-    """The kernel did not do what it was asked; `why` has a reason and what a text about it needs."""
+    """The kernel did not do what it was asked;
+    `why` has a reason and what a text about it needs.
+    """
 
     def __init__(self, reason: str, **details: Any) -> None:
         super().__init__(reason)
@@ -58,8 +60,9 @@ class Plain:
     def __init__(self, runner: Path, library: Path, files: Sequence[int]) -> None:
         words = [str(runner), str(library), *map(str, files)]
         self.process = subprocess.Popen(
-            words, pass_fds=files, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, preexec_fn=_limited if sys.platform == "linux" else None,
+            words, pass_fds=files, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=_limited if sys.platform == "linux" else None,
         )  # fmt: skip
         self.pid = self.process.pid
 

@@ -21,7 +21,8 @@ from .process import Fell, Launch, Plain
 
 
 def answer(
-    order: Mapping[str, Any], launch: Launch = Plain, run: compiling.Run = compiling.here, alone: Callable[[], Any] = contextlib.nullcontext
+    order: Mapping[str, Any], launch: Launch = Plain, run: compiling.Run = compiling.here,
+    alone: Callable[[], Any] = contextlib.nullcontext
 ) -> dict[str, Any]:  # fmt: skip
     """What is found; nothing that the source does is raised here.
 

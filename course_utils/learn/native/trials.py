@@ -65,8 +65,9 @@ def _compare(problems: list[Problem], answers: list[np.ndarray]) -> None:
                 else None
             )
             raise Fell(
-                "not_written" if np.isnan(y[b, r]) else "wrong", mistake=named, **_shape(problem), b=b, r=r,
-                got=float(y[b, r]), want=float(want[b, r]), count=int(wrong.sum()), of=int(wrong.size),
+                "not_written" if np.isnan(y[b, r]) else "wrong", mistake=named,
+                **_shape(problem), b=b, r=r, got=float(y[b, r]), want=float(want[b, r]),
+                count=int(wrong.sum()), of=int(wrong.size),
             )  # fmt: skip
 
 
@@ -184,7 +185,8 @@ def _sampled(problem: Problem, y: np.ndarray, clean: bool, rng: np.random.Genera
     if wrong.any() or not np.isfinite(y).all():
         at = int(np.argwhere(wrong)[0][1]) if wrong.any() else 0
         raise Fell(
-            "wrong_timed", r=int(chosen[at]), got=float(got[0, at]), want=float(want[0, at]), **_shape(problem)
+            "wrong_timed", r=int(chosen[at]), got=float(got[0, at]), want=float(want[0, at]),
+            **_shape(problem)
         )  # fmt: skip
 
 

@@ -28,7 +28,10 @@ def overview(lesson: str) -> None:
     as_html = (
         show.box("question", ui("you_will")).removesuffix("</div>")
         + f"<ul style='margin:.2em 0'>{items}</ul>"
-        + f"{ui('before_this', lessons=', '.join(page.html for page in before) or nothing)}<br>{html.escape(when)}{last}</div>"
+        + (
+            f"{ui('before_this', lessons=', '.join(page.html for page in before) or nothing)}<br>"
+            f"{html.escape(when)}{last}</div>"
+        )
     )
     lines = [ui("you_will"), *(f"  - {show.plain(outcome)}" for outcome in unit.outcomes)]
     lines += [

@@ -36,7 +36,9 @@ class Unit:
 
 
 def checkout() -> Path | None:
-    """The folder of the course when it runs from one, or None when only the package is installed."""
+    """The folder of the course when it runs from one,
+    or None when only the package is installed.
+    """
     return (
         ROOT if (ROOT / "pyproject.toml").is_file() and (ROOT / "course_utils").is_dir() else None
     )

@@ -143,7 +143,10 @@ def _map(done: Summary) -> Page:
                 cells.append(cell)
                 names.append(line)
         grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:.4em"
-        head = f"<div><b>{html.escape(title)}</b> <span style='{QUIET}'>{html.escape(aim)}</span></div>"
+        head = (
+            f"<div><b>{html.escape(title)}</b> "
+            f"<span style='{QUIET}'>{html.escape(aim)}</span></div>"
+        )
         rows.append(
             f"<div style='margin:.7em 0'>{head}<div style='{grid}'>{''.join(cells)}</div></div>"
         )
@@ -162,7 +165,10 @@ def _cell(unit: Unit, done: Summary) -> Page:
         else number
     )
     bar = show.COLOURS["right"] if complete(unit, done) else "#949494"
-    style = f"border:{BORDER};border-left:4px solid {bar};border-radius:4px;padding:.3em .6em;line-height:1.4"
+    style = (
+        f"border:{BORDER};border-left:4px solid {bar};border-radius:4px;padding:.3em "
+        ".6em;line-height:1.4"
+    )
     second = f"<br><small>{said.html}</small>" if said.text else ""
     return Page(
         f"<div style='{style}'>{prefix} {where.html}{second}</div>",
@@ -222,7 +228,8 @@ def _assessment(done: Summary) -> Page:
             )
             lines.append(f"  {box} {text}")
         rows.append(
-            f"<div style='margin:.4em 0'><b>{html.escape(title)}</b><ul style='margin:0;padding-left:1em'>{''.join(items)}</ul></div>"
+            f"<div style='margin:.4em 0'><b>{html.escape(title)}</b><ul "
+            f"style='margin:0;padding-left:1em'>{''.join(items)}</ul></div>"
         )
     return Page(_heading("assessment_title") + "".join(rows), "\n".join(lines))
 

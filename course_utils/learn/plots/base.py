@@ -62,7 +62,8 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str], caption: str = 
     for row in rows:
         if len(row) != len(columns):
             raise CompressionError(
-                f"rows: a row has {len(row)} cells and there are {len(columns)} columns; make them equal."
+                f"rows: a row has {len(row)} cells and there are {len(columns)} columns; "
+                "make them equal."
             )
     numeric = [
         bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
@@ -89,7 +90,10 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str], caption: str = 
         else ""
     )
     show.emit(
-        f"<table style='margin:0'>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+        (
+            "<table "
+            f"style='margin:0'>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        ),
         _text(cells, columns, numeric, caption),
     )
 

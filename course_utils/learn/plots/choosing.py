@@ -14,8 +14,9 @@ from . import base as plots
 from .names import name_points
 
 STYLE = {
-    "edge": (plots.GREEN, "D"), "memory": (plots.BLUE, "s"), "speed": (plots.RED, "^"), "cloud": (plots.SKY, "v"),
-    "quality": (plots.PURPLE, "P"), "control": ("0.5", "X"), "original": (plots.BLACK, "o"),
+    "edge": (plots.GREEN, "D"), "memory": (plots.BLUE, "s"), "speed": (plots.RED, "^"),
+    "cloud": (plots.SKY, "v"), "quality": (plots.PURPLE, "P"), "control": ("0.5", "X"),
+    "original": (plots.BLACK, "o"),
 }  # fmt: skip
 
 

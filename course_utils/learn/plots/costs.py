@@ -20,7 +20,8 @@ def fitted(sizes: Sequence[float], times: Sequence[float], law: PowerLaw, *, tru
     """Measured times, the fitted line and a fan of all slopes in its 95 % interval."""
     low, high = law.interval()
     figure, axes = plots.figure(
-        title=f"true {true:.2f}, fitted {law.exponent:.2f} ± {law.error:.2f}, between {low:.2f} and {high:.2f} (95 %)",
+        title=f"true {true:.2f}, fitted {law.exponent:.2f} ± {law.error:.2f}, between {low:.2f} "
+              f"and {high:.2f} (95 %)",
         xlabel="size", ylabel="seconds", size=(7, 3.6),
     )  # fmt: skip
     middle = math.exp(sum(map(math.log, sizes)) / len(sizes))
@@ -45,7 +46,9 @@ def local_slopes(sizes: Sequence[float], times: Sequence[float]) -> list[float]:
 
 
 def fits(ways: Mapping[str, Series], grows: str, caption: str = "") -> dict[str, PowerLaw]:
-    """Fit each series and show exponent, 95 % interval and the slope between the two largest sizes."""
+    """Fit each series and show exponent, 95 % interval and the slope between the two
+    largest sizes.
+    """
     laws = {name: scaling.fit(sizes, times) for name, (sizes, times) in ways.items()}
     rows = []
     for name, law in laws.items():

@@ -17,8 +17,9 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def curves(
-    x: Sequence[float], lines: Mapping[str, Sequence[float]], *, title: str, xlabel: str, ylabel: str, logx: bool = False,
-    logy: bool = False, level: tuple[float, str] | None = None, ticks: Sequence[float] | None = None, markers: bool = False,
+    x: Sequence[float], lines: Mapping[str, Sequence[float]], *, title: str, xlabel: str,
+    ylabel: str, logx: bool = False, logy: bool = False, level: tuple[float, str] | None = None,
+    ticks: Sequence[float] | None = None, markers: bool = False,
     size: tuple[float, float] = (7.5, 3.5),
 ) -> Figure:  # fmt: skip
     """Each line of `lines` over x, told apart by colour and by dashes (or markers).
@@ -78,8 +79,8 @@ def intervals(
         low = [m - max(e[0], m / 20 if log else e[0]) for m, e in zip(means, ends, strict=True)]
         high = [e[1] - m for m, e in zip(means, ends, strict=True)]
         axes.errorbar(
-            means, [k + shift for k in here], xerr=[low, high], linestyle="none", capsize=3, markersize=6,
-            marker=plots.MARKERS[i % 8], color=plots.COLOURS[i % 8], label=name,
+            means, [k + shift for k in here], xerr=[low, high], linestyle="none", capsize=3,
+            markersize=6, marker=plots.MARKERS[i % 8], color=plots.COLOURS[i % 8], label=name,
         )  # fmt: skip
     if log:
         axes.set_xscale("log")

@@ -69,7 +69,8 @@ def small_float(exponent: int, mantissa: int) -> Figure:
     )
     below.set_xscale("log", base=2)
     above.set_title(
-        f"{1 + exponent + mantissa} bits, {len(values)} numbers, largest {made.largest:g}, smallest {float(positive.min()):.3g}"
+        f"{1 + exponent + mantissa} bits, {len(values)} numbers, largest {made.largest:g}, "
+        f"smallest {float(positive.min()):.3g}"
     )
     below.set_xlabel("the positive ones, logarithmic")
     for axes in (above, below):

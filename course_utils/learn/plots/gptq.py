@@ -39,7 +39,8 @@ def valley(first: float, second: float, correlation: float) -> Figure:
     slid, found, best = slide(w, H)
     nearest = w.round()
     figure, axes = plots.figure(
-        title=f"output error: rounding {error(nearest):.3f}, GPTQ {error(found):.3f}, best {error(best):.3f}",
+        title=f"output error: rounding {error(nearest):.3f}, GPTQ {error(found):.3f}, "
+              f"best {error(best):.3f}",
         xlabel="first weight", ylabel="second weight", size=(6.6, 5),
     )  # fmt: skip
     ends = (-2.6, 3.6)

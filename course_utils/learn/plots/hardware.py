@@ -28,7 +28,8 @@ def roof(limit: Roof, width: int, seconds: Mapping[str, Mapping[int, float]]) ->
         ylabel="billion operations a second",
         size=(8, 4.2),
     )
-    found = {n: [(roofline.intensity(width, width, t, **roofline.STORED[n]), roofline.operations(width, width, t) / s, t) for t, s in times.items()]
+    found = {n: [(roofline.intensity(width, width, t, **roofline.STORED[n]),
+                  roofline.operations(width, width, t) / s, t) for t, s in times.items()]
              for n, times in seconds.items()}  # fmt: skip
     every = [x for points in found.values() for x, _, _ in points]
     line = np.geomspace(min(every) / 2, max(max(every), limit.ridge) * 2, 200)
@@ -167,7 +168,9 @@ def kept(chosen: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -> F
 
 
 def energy(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """{panel: {label: {part: picojoules}}} as stacked bars, each panel in units of its first bar."""
+    """{panel: {label: {part: picojoules}}} as stacked bars,
+    each panel in units of its first bar.
+    """
     figure, axes = plots.plt.subplots(
         1, len(panels), figsize=(9.5, 3.8), layout="constrained", sharey=True
     )

@@ -55,8 +55,10 @@ def front(
             here = [r for n, r in rows.items() if kind in n and (n in on_front) == filled]
             if here:
                 axes.errorbar(
-                    [r["bytes"] / 1e6 for r in here], [max(r["kl"], 1e-5) for r in here], yerr=[[min(r["kl_half"], 0.9 * max(r["kl"], 1e-5)) for r in here],
-                    [r["kl_half"] for r in here]], fmt=marker, color=colour, markerfacecolor=colour if filled else "white", markersize=8,
+                    [r["bytes"] / 1e6 for r in here], [max(r["kl"], 1e-5) for r in here],
+                    yerr=[[min(r["kl_half"], 0.9 * max(r["kl"], 1e-5)) for r in here],
+                          [r["kl_half"] for r in here]], fmt=marker, color=colour,
+                          markerfacecolor=colour if filled else "white", markersize=8,
                     label=f"{kind}, {'on' if filled else 'not on'} the front", elinewidth=1,
                 )  # fmt: skip
     if chosen is not None:

@@ -12,8 +12,9 @@ from . import base as plots
 
 GIB = 2**30
 PARTS = {
-    "weights": ("weights", plots.BLUE), "kv_cache": ("keys and values", plots.ORANGE), "activations": ("activations", plots.GREEN),
-    "gradients": ("gradients", plots.RED), "optimizer": ("optimizer", plots.PURPLE),
+    "weights": ("weights", plots.BLUE), "kv_cache": ("keys and values", plots.ORANGE),
+    "activations": ("activations", plots.GREEN), "gradients": ("gradients", plots.RED),
+    "optimizer": ("optimizer", plots.PURPLE),
 }  # fmt: skip
 CARDS = (8, 16, 24, 48, 80, 141)  # GiB
 

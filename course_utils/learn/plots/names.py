@@ -71,8 +71,8 @@ def _name(
         else None
     )
     return axes.annotate(
-        name, point, xytext=(side[0] * distance, side[1] * distance), textcoords="offset points", ha=horizontal,
-        va=vertical, fontsize=fontsize, arrowprops=line,
+        name, point, xytext=(side[0] * distance, side[1] * distance), textcoords="offset points",
+        ha=horizontal, va=vertical, fontsize=fontsize, arrowprops=line,
     )  # fmt: skip
 
 

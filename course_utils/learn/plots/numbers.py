@@ -16,7 +16,8 @@ from . import base as plots
 from .names import name_points
 
 FIELDS = {
-    "sign": plots.RED, "exponent": plots.ORANGE, "mantissa": plots.BLUE, "magnitude": plots.BLUE, "index": plots.GREEN,
+    "sign": plots.RED, "exponent": plots.ORANGE, "mantissa": plots.BLUE, "magnitude": plots.BLUE,
+    "index": plots.GREEN,
 }  # fmt: skip
 
 
@@ -145,7 +146,8 @@ def _formula(code: int, f: formats.Format) -> str:
     lead, power = int(E > 0), max(E, 1) - f.bias
     minus, whole = "-" if sign else "", lead + M / 2**f.mantissa
     return (
-        rf"$(-1)^{{{sign}}} \cdot 2^{{{max(E, 1)} - {f.bias}}} \cdot ({lead} + {M} / {2**f.mantissa})"
+        rf"$(-1)^{{{sign}}} \cdot 2^{{{max(E, 1)} - {f.bias}}} \cdot ({lead} + "
+        rf"{M} / {2**f.mantissa})"
         rf" \;=\; {minus}2^{{{power}}} \cdot {whole:g}$"
     )
 

@@ -194,7 +194,9 @@ def tickets(table: Comparison) -> Figure:
 def _ways(
     axes: Axes, table: Comparison, word: str, styles: Mapping[str, tuple[str, str]]
 ) -> list[float]:
-    """Lines with 95 % bars of the rows "way, x% word", and the row "dense" as a band; the levels x."""
+    """Lines with 95 % bars of the rows "way, x% word", and the row "dense" as a band;
+    the levels x.
+    """
     low, high = table.interval("dense")
     axes.axhspan(low, high, color="0.85")
     axes.axhline(table.mean("dense"), color=plots.BLACK, linestyle=":", label="dense")

@@ -60,7 +60,10 @@ def shared_scales(
     panels[0].set_ylabel(rows)
     scales = grid.scale.numel()
     figure.suptitle(
-        f"{scales} scale{'s' if scales > 1 else ''}: {stored:.2f} bits a number, relative error {relative:.1%}",
+        (
+            f"{scales} scale{'s' if scales > 1 else ''}: {stored:.2f} bits a number, "
+            f"relative error {relative:.1%}"
+        ),
         x=0.01,
         ha="left",
     )
@@ -206,7 +209,9 @@ def loudness(inputs: Mapping[str, Tensor]) -> Figure:
 
 
 def straight_through(scale: float, zero: int, bits: int) -> Figure:
-    """Fake quantization over w (left), and its gradient by the straight-through estimator (right)."""
+    """Fake quantization over w (left), and its gradient by the straight-through
+    estimator (right).
+    """
     w = torch.linspace(-1.5, 2.0, 701, requires_grad=True)
     stairs = qat.fake_quantize(w, torch.tensor(scale), torch.tensor(float(zero)), bits)
     stairs.sum().backward()
@@ -230,7 +235,9 @@ def straight_through(scale: float, zero: int, bits: int) -> Figure:
 def bytes_against_distance(
     points: Mapping[str, tuple[float, float]], kinds: Mapping[str, Sequence[str]]
 ) -> Figure:
-    """Each method's (MB, KL) on logarithmic axes; `kinds` maps a label to the names of its methods."""
+    """Each method's (MB, KL) on logarithmic axes;
+    `kinds` maps a label to the names of its methods.
+    """
     figure, axes = plots.figure(
         title="Bytes against distance",
         xlabel="MB on disk",

@@ -1,4 +1,6 @@
-"""Figures of lesson 3.1: how far s²/12 reaches, where rules end a range, how small an error can be."""
+"""Figures of lesson 3.1: how far s²/12 reaches, where rules end a range,
+how small an error can be.
+"""
 
 from __future__ import annotations
 

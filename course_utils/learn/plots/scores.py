@@ -92,9 +92,11 @@ def against_bound(points: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     bound: the diagonal.
     """
     figure, axes = plots.figure(
-        title="How much worse than the best set?", size=(7.5, 3.8), ylabel="cost / cost of the best set",
+        title="How much worse than the best set?",
+        size=(7.5, 3.8),
+        ylabel="cost / cost of the best set",
         xlabel="condition number: κ(H) for magnitude, κ(C) for Wanda",
-    )  # fmt: skip
+    )
     for (name, found), colour, marker in zip(
         points.items(), (plots.ORANGE, plots.BLUE), "so", strict=True
     ):

@@ -1,4 +1,6 @@
-"""Figures of lesson 5.7: written sums and what was read, the seven powers of keys, paths of cars."""
+"""Figures of lesson 5.7: written sums and what was read, the seven powers of keys,
+paths of cars.
+"""
 
 from collections.abc import Mapping, Sequence
 

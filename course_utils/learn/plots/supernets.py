@@ -54,7 +54,9 @@ def soft_choice(temperature: float, draws: int = 8) -> Figure:
 
 
 def gate(alpha: float, stretched: bool) -> Figure:
-    """The distribution of a gate: 20,000 draws, and how many of them are exactly 0 and exactly 1."""
+    """The distribution of a gate: 20,000 draws,
+    and how many of them are exactly 0 and exactly 1.
+    """
     noise = concrete.logistic_noise((20_000,), torch.Generator().manual_seed(0))
     a = torch.tensor(alpha)
     z = concrete.hard(a, noise) if stretched else concrete.binary(a, noise)
@@ -175,7 +177,9 @@ def subnets(size: Mapping, loss: Mapping, most: float, best: Any) -> Figure:
 
 
 def searches(runs: Mapping[str, Sequence], best: float) -> Figure:
-    """The best loss so far over the evaluations: the mean of the runs, and the middle 80 % of them."""
+    """The best loss so far over the evaluations: the mean of the runs,
+    and the middle 80 % of them.
+    """
     figure, axes = base.figure(
         title="The best so far",
         xlabel="subnets measured",

@@ -14,8 +14,8 @@ from . import base as plots
 from .names import name_points
 
 KINDS = {
-    "original": (plots.BLACK, "o"), "quantized": (plots.BLUE, "s"), "pruned": (plots.RED, "^"), "distilled": (plots.GREEN, "D"),
-    "combined": (plots.PURPLE, "P"), "yours": (plots.ORANGE, "*"),
+    "original": (plots.BLACK, "o"), "quantized": (plots.BLUE, "s"), "pruned": (plots.RED, "^"),
+    "distilled": (plots.GREEN, "D"), "combined": (plots.PURPLE, "P"), "yours": (plots.ORANGE, "*"),
 }  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def versions(
 
 
 def size_against_loss(
-    all_versions: Sequence[Version], *, front: Sequence[int] = (), top: float = 0.3, limit: float | None = None,
-    chosen: int | None = None, title: str = "Size against loss",
+    all_versions: Sequence[Version], *, front: Sequence[int] = (), top: float = 0.3,
+    limit: float | None = None, chosen: int | None = None, title: str = "Size against loss",
 ) -> Figure:  # fmt: skip
     """Loss with its interval over megabytes.
 

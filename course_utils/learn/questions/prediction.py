@@ -30,7 +30,9 @@ _waiting: dict[str, Callable[[], None]] = {}
 
 
 class Outcome(NamedTuple):
-    """How a guess compares with the measurement; `log_ratio` is ln(guess / measured) of a number."""
+    """How a guess compares with the measurement;
+    `log_ratio` is ln(guess / measured) of a number.
+    """
 
     right: bool
     log_ratio: float | None
@@ -162,14 +164,16 @@ class Prediction:
         if self.kind == "choice":
             if measured not in self.names:
                 raise CompressionError(
-                    f"measured: {measured!r} is no option of {self.id!r}; options are {list(self.names)}."
+                    f"measured: {measured!r} is no option of {self.id!r}; "
+                    f"options are {list(self.names)}."
                 )
             return measured
         groups = _ranked(measured, list(self.names)) if hasattr(measured, "order") else measured
         parts = [(part,) if isinstance(part, str) else tuple(part) for part in groups]
         if sorted(key for part in parts for key in part) != sorted(self.names):
             raise CompressionError(
-                f"measured: prediction {self.id!r} asks for the order of {list(self.names)}; got {groups!r}."
+                f"measured: prediction {self.id!r} asks for the order of {list(self.names)}; "
+                f"got {groups!r}."
             )
         return parts
 

@@ -44,7 +44,8 @@ class Question:
         if self.kind != "numeric":
             if given is not None:
                 raise CompressionError(
-                    f"expected: question {self.id!r} is {self.kind}; only a numeric question takes it."
+                    f"expected: question {self.id!r} is {self.kind}; "
+                    "only a numeric question takes it."
                 )
             return None
         value = self.text.get("expected") if given is None else given
@@ -54,7 +55,8 @@ class Question:
             number = math.nan
         if not math.isfinite(number):
             raise CompressionError(
-                f"expected: question {self.id!r} needs a finite number; give it in the texts or as ask({self.id!r}, expected=...)."
+                f"expected: question {self.id!r} needs a finite number; "
+                f"give it in the texts or as ask({self.id!r}, expected=...)."
             )
         return number
 

@@ -23,7 +23,7 @@ STYLE = """<style>
   width: auto; max-width: 52em; height: auto; padding: .15em 0; line-height: 1.45; white-space: normal;
 }
 .course-question .widget-radio-box input { flex-shrink: 0; margin: .1em 0 0 }
-</style>"""  # a long option takes several lines, its button beside the first
+</style>"""  # a long option takes several lines, its button beside the first  # noqa: E501
 
 
 def show_question(question: Question) -> None:

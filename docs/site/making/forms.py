@@ -19,9 +19,9 @@ from course_utils.learn.questions.question import TOLERANCE, Question
 from course_utils.learn.texts import ui
 
 SPOKEN = (  # what site.js says
-    "question_right", "question_wrong", "choose_first", "no_number", "wrong_unit", "wrong_sign", "power_of_ten", "too_large",
-    "too_small", "each_once", "look_at_place", "look_at_first", "prediction_kept", "guess_right", "guess_wrong", "guess_near",
-    "guess_factor", "guess_apart",
+    "question_right", "question_wrong", "choose_first", "no_number", "wrong_unit", "wrong_sign",
+    "power_of_ten", "too_large", "too_small", "each_once", "look_at_place", "look_at_first",
+    "prediction_kept", "guess_right", "guess_wrong", "guess_near", "guess_factor", "guess_apart",
 )  # fmt: skip
 KINDS = {colour: kind for kind, colour in show.COLOURS.items()}
 BOX = re.compile(r"<div style='border-left:4px solid (#\w{6})[^']*'><b>")
@@ -35,7 +35,9 @@ def sentences() -> dict[str, str]:
 
 
 def anchor(title: str) -> str:
-    """The anchor that Jupyter gives a heading, so that links of the notebooks lead to it here too."""
+    """The anchor that Jupyter gives a heading,
+    so that links of the notebooks lead to it here too.
+    """
     return title.strip().replace(" ", "-")
 
 
@@ -189,11 +191,17 @@ def _form(
     unit = text.get("unit", "")
     if kind == "choice":
         field = "".join(
-            f"<label class='course-option'><input type='radio' name='{place}' value='{i}'><span>{chr(65 + i)}. {line(option)}</span></label>"
+            (
+                f"<label class='course-option'><input type='radio' name='{place}' "
+                f"value='{i}'><span>{chr(65 + i)}. {line(option)}</span></label>"
+            )
             for i, option in enumerate(shown)
         )
     elif kind == "numeric":
-        field = f"<label>{ui('your_number')} <input type='text' name='{place}' autocomplete='off' size='12'></label> {line(unit)}"
+        field = (
+            f"<label>{ui('your_number')} <input type='text' name='{place}' autocomplete='off' "
+            f"size='12'></label> {line(unit)}"
+        )
     else:
         options = f"<option value=''>{ui('choose_item')}</option>" + "".join(
             f"<option value='{i}'>{html.escape(show.plain(item))}</option>"
@@ -205,9 +213,11 @@ def _form(
         )
         field = f"<p>{ui('prediction_in_order')}</p><ol>{''.join(rows)}</ol>"
     return (
-        f"<form class='course-form' id='{place}'><fieldset class='course-box course-question'><legend>{title}</legend>"
+        f"<form class='course-form' id='{place}'><fieldset class='course-box "
+        f"course-question'><legend>{title}</legend>"
         f"{rich(text['prompt'])}<div class='course-field'>{field}</div>"
-        f"<button type='submit'>{button}</button></fieldset><div class='course-said' role='status'></div>"
+        f"<button type='submit'>{button}</button></fieldset><div class='course-said' "
+        "role='status'></div>"
         f"<script type='application/json'>{_json(data)}</script></form>"
     )
 
@@ -242,7 +252,9 @@ def missing() -> str:
 
 
 def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
-    """A figure with controls that choose one of its frames; `folder` is the address of the frames."""
+    """A figure with controls that choose one of its frames;
+    `folder` is the address of the frames.
+    """
     rows, first = [], _first(drawn)
     for number, control in enumerate(drawn["controls"].values()):
         values, at, ident = (
@@ -253,7 +265,8 @@ def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
         label, shown = line(control["label"]), [_value(value) for value in values]
         if control["kind"] == "slider":
             field = (
-                f"<input type='range' id='{ident}' min='0' max='{len(values) - 1}' value='{at}' data-values='{html.escape(json.dumps(shown), quote=True)}'"
+                f"<input type='range' id='{ident}' min='0' max='{len(values) - 1}' value='{at}' "
+                f"data-values='{html.escape(json.dumps(shown), quote=True)}'"
                 f" aria-valuetext='{shown[at]}'><output for='{ident}'>{shown[at]}</output>"
             )
         elif control["kind"] == "checkbox":
@@ -271,8 +284,10 @@ def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
     data = {
         "counts": [len(c["values"]) for c in drawn["controls"].values()],
         "first": [c["values"].index(c["first"]) for c in drawn["controls"].values()],
-        "together": drawn["together"], "frames": [f"{folder}/{frame}" for frame in drawn["frames"]], "alts": drawn["alts"],
-    }  # fmt: skip
+        "together": drawn["together"],
+        "frames": [f"{folder}/{frame}" for frame in drawn["frames"]],
+        "alts": drawn["alts"],
+    }
     alt = html.escape(drawn["alts"][first], quote=True)
     return (
         f"<div class='course-widget' id='{place}'>{''.join(rows)}{note}"

@@ -167,7 +167,9 @@ def values_of(control: Any) -> list[Any]:
 
 
 def thinned(values: list[Any], first: Any, count: int) -> list[Any]:
-    """At most `count` of the values: the ends, `first`, 0 if it is one, and others evenly between."""
+    """At most `count` of the values: the ends, `first`, 0 if it is one,
+    and others evenly between.
+    """
     if len(values) <= count:
         return values
     last = len(values) - 1

@@ -33,7 +33,8 @@ def bar(unit: Unit) -> str:
             (f"https://codespaces.new/{REPOSITORY}", "site_open_codespaces"),
         ]
     note = f"\n\n{ui('site_lab')}" if name.startswith("lab-") else ""
-    return f"<p class='course-bar'>{' · '.join(f'<a href={address!r}>{ui(key)}</a>' for address, key in links)}</p>{note}"
+    shown = " · ".join(f"<a href={address!r}>{ui(key)}</a>" for address, key in links)
+    return f"<p class='course-bar'>{shown}</p>{note}"
 
 
 def edition(path: Path, extra: Path) -> None:
@@ -47,7 +48,8 @@ def edition(path: Path, extra: Path) -> None:
         f"# {ui('site_colab_setup')}\n"
         "import importlib.util, subprocess, sys\n"
         'if importlib.util.find_spec("course_utils") is None:\n'
-        f'    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/{REPOSITORY}"])\n'
+        '    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", '
+        f'"git+https://github.com/{REPOSITORY}"])\n'
     )
     cell = {
         "cell_type": "code",

@@ -1,4 +1,6 @@
-"""The pages that no notebook is: the start, the glossary, the reference; and each page as Markdown."""
+"""The pages that no notebook is: the start, the glossary, the reference;
+and each page as Markdown.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def table(chosen: list[Unit]) -> str:
             f"[{known[name].title}]({known[name].path})" for name in unit.requires if name in known
         )
         rows.append(
-            f"| [{number(unit)} {unit.title}]({unit.path}) | {', '.join(map(str, unit.days))} | {facts(unit)} | {before} |"
+            f"| [{number(unit)} {unit.title}]({unit.path}) | {', '.join(map(str, unit.days))} | "
+            f"{facts(unit)} | {before} |"
         )
     return "\n".join(rows)
 
@@ -189,4 +192,7 @@ def index_for_machines(names: dict[str, str]) -> str:
     """
     words = texts.load("course")
     listed = "\n".join(f"- [{title}]({address})" for address, title in names.items())
-    return f"# {words['title']}\n\n> {ui('site_welcome')}\n\n{ui('site_for_machines')}\n\n## {ui('site_pages')}\n\n{listed}\n"
+    return (
+        f"# {words['title']}\n\n> {ui('site_welcome')}\n\n"
+        f"{ui('site_for_machines')}\n\n## {ui('site_pages')}\n\n{listed}\n"
+    )

@@ -28,7 +28,8 @@ DEEP = {"learn": ("learn", "questions", "page", "checks", "plots")}
 MOST = 3  # functions, and tests, that a row names
 COLUMNS = ("method", "paper", "function", "lesson", "test")
 PAPER = re.compile(
-    r"((?:van |den |der |von |de )*[A-Z][\w’'\-]+(?:(?:, [A-Z][\w\-]+)*,? (?:and|&) [A-Z][\w\-]+| et al\.)?)"
+    r"((?:van |den |der |von |de )*[A-Z][\w’'\-]+(?:(?:, [A-Z][\w\-]+)*,? (?:and|&) "
+    r"[A-Z][\w\-]+| et al\.)?)"
     r"(?:, | \()((?:18|19|20)\d\d)(?=[a-z]?[,;:). ])"
 )
 

@@ -37,7 +37,9 @@ def kind(cell: dict[str, Any]) -> str:
 
 
 def deck(page: dict[str, Any], level: str) -> Any:
-    """The notebook of a staged page, its cells told what they are, its links leading to the pages."""
+    """The notebook of a staged page, its cells told what they are,
+    its links leading to the pages.
+    """
     for cell in page["cells"]:
         cell["metadata"]["slideshow"] = {"slide_type": kind(cell)}
         if cell["cell_type"] == "markdown":
@@ -68,8 +70,9 @@ def write(pages: list[Path], html: Path, kept: Path) -> None:
     for part in ("dist/reveal.js", "dist/reveal.css", "dist/theme/white.css"):
         shutil.copy(reveal / part, target / part)
     exporter = SlidesExporter(
-        template_name="slides_template", extra_template_basedirs=[str(HERE)], exclude_input=True, exclude_output_prompt=True,
-        reveal_url_prefix="../../_static/reveal", reveal_scroll=True, reveal_theme="white",
+        template_name="slides_template", extra_template_basedirs=[str(HERE)], exclude_input=True,
+        exclude_output_prompt=True, reveal_url_prefix="../../_static/reveal", reveal_scroll=True,
+        reveal_theme="white",
     )  # fmt: skip
     for path in pages:
         level = path.parent.name

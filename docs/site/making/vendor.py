@@ -31,7 +31,8 @@ def package(name: str, kept: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         sys.exit(
-            f"The site needs {name} from npm's registry: install Node.js, or put the package's files into {folder}."
+            f"The site needs {name} from npm's registry: install Node.js, or put the "
+            f"package's files into {folder}."
         )
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept) as held:
@@ -44,12 +45,14 @@ def package(name: str, kept: Path) -> Path:
         )
         if done.returncode:
             sys.exit(
-                f"npm pack {name} failed; its reason stands above. Without a network, put the package's files into {folder}."
+                f"npm pack {name} failed; its reason stands above. Without a network, "
+                f"put the package's files into {folder}."
             )
         archive = Path(held) / done.stdout.split()[-1]
         if hashlib.sha256(archive.read_bytes()).hexdigest() != PACKED[name]:
             sys.exit(
-                f"{name} is not the package that was chosen: its SHA-256 differs from the one in {Path(__file__).name}."
+                f"{name} is not the package that was chosen: its SHA-256 differs from the one "
+                f"in {Path(__file__).name}."
             )
         with tarfile.open(archive) as opened:
             opened.extractall(held, filter="data") if sys.version_info >= (

@@ -74,15 +74,16 @@ def loss_inputs(rng: torch.Generator) -> dict:
     teacher[0, 0] = -1e4
     student, teacher = asks(rng, draw_logits(rng, rows, classes), teacher)
     return {
-        "student_logits": student, "teacher_logits": teacher, "labels": torch.randint(classes, (rows,), generator=rng),
+        "student_logits": student, "teacher_logits": teacher,
+        "labels": torch.randint(classes, (rows,), generator=rng),
         "temperature": turn(rng, 1.5, 0.7, 5.0, 2.0), "alpha": turn(rng, 0.2, 0.3, 0.7),
     }  # fmt: skip
 
 
 def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, *,
-    factor=lambda t: t**2, turned=False, hard=lambda t: 1.0, sharp=lambda t: t, weights=lambda a: (a, 1 - a),
-    entropy=True, over_classes=False, total=False, still="",
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float,
+    alpha: float, *, factor=lambda t: t**2, turned=False, hard=lambda t: 1.0, sharp=lambda t: t,
+    weights=lambda a: (a, 1 - a), entropy=True, over_classes=False, total=False, still="",
 ) -> Tensor:  # fmt: skip
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over rows.
 
@@ -138,15 +139,20 @@ def training_inputs(rng: torch.Generator) -> dict:
     ]
     return {
         "student": nn.Sequential(dense(rng, features, classes)).train(),
-        "teacher": nn.Sequential(dense(rng, features, wide), norm, nn.ReLU(), dense(rng, wide, classes)).train(),
-        "batches": batches, "temperature": pick(rng, 1.5, 2.0, 3.0), "alpha": pick(rng, 0.2, 0.3, 0.7),
+        "teacher": nn.Sequential(
+            dense(rng, features, wide), norm, nn.ReLU(), dense(rng, wide, classes)
+        ).train(),
+        "batches": batches,
+        "temperature": pick(rng, 1.5, 2.0, 3.0),
+        "alpha": pick(rng, 0.2, 0.3, 0.7),
         "rate": pick(rng, 0.05, 0.1, 0.2),
-    }  # fmt: skip
+    }
 
 
 def train_student(
-    student: nn.Module, teacher: nn.Module, batches: list, temperature: float, alpha: float, rate: float, *,
-    training=False, moves_teacher=False, piles_up=False, restart=False, first_only=False, sign=-1.0, **change,
+    student: nn.Module, teacher: nn.Module, batches: list, temperature: float, alpha: float,
+    rate: float, *, training=False, moves_teacher=False, piles_up=False, restart=False,
+    first_only=False, sign=-1.0, **change,
 ) -> list[Tensor]:  # fmt: skip
     """One step of gradient descent on the distillation loss for each batch; the student's
     parameters after the last.

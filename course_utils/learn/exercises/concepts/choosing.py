@@ -25,8 +25,9 @@ def fitting(rng: torch.Generator) -> dict:
     scales = codes + parameters * 2 / group_size
     between = 0.2 + 0.6 * below(rng)
     memory = pick(
-        rng, whole, whole - parameters / group_size / 16, whole - parameters / group_size / 16, whole * (1 + between / 10),
-        codes + (scales - codes) * between, scales + (whole - scales) * between,
+        rng, whole, whole - parameters / group_size / 16, whole - parameters / group_size / 16,
+        whole * (1 + between / 10), codes + (scales - codes) * between,
+        scales + (whole - scales) * between,
     )  # fmt: skip
     return {"parameters": parameters, "memory": memory, "group_size": group_size}
 
@@ -68,9 +69,11 @@ def goal(bits: int, speedup: float, place: str) -> str:
 def in_order(*rules):
     """A flow that asks in another order."""
     applies = {
-        "edge": lambda bits, speedup, place: place == "edge", "memory": lambda bits, speedup, place: bits < 8,
-        "speed": lambda bits, speedup, place: speedup > 1, "cloud": lambda bits, speedup, place: place == "cloud",
-    }  # fmt: skip
+        "edge": lambda bits, speedup, place: place == "edge",
+        "memory": lambda bits, speedup, place: bits < 8,
+        "speed": lambda bits, speedup, place: speedup > 1,
+        "cloud": lambda bits, speedup, place: place == "cloud",
+    }
 
     def flow(bits, speedup, place):
         return next((rule for rule in rules if applies[rule](bits, speedup, place)), "quality")
@@ -135,7 +138,8 @@ EXERCISES = [
         inputs=fitting, spec=bits_that_fit, tolerance=0, lesson="2.4-choosing", trials=100,
         mistakes={
             "scales_forgotten": with_size(lambda n, bits, g: n * bits / 8),
-            "zero_points_forgotten": with_size(lambda n, bits, g: n * (bits + 16 / g if bits < 16 else 16) / 8),
+            "zero_points_forgotten": with_size(lambda n, bits, g:
+                n * (bits + 16 / g if bits < 16 else 16) / 8),
             "bits_for_bytes": with_size(lambda n, bits, g: 8 * weight_bytes(n, bits, g)),
             "smallest_width": lambda parameters, memory, group_size: bits_that_fit(
                 parameters, memory, group_size, widths=WIDTHS[::-1]
@@ -163,10 +167,12 @@ EXERCISES = [
         id="choosing.ship", kind="decide", difficulty=2, minutes=6,
         inputs=versions, spec=ship, tolerance=0, lesson="2.4-choosing", trials=40,
         mistakes={
-            "one_condition_enough": among(lambda loss, speed: loss or speed, lambda size, loss, speed: size),
+            "one_condition_enough": among(lambda loss, speed: loss or speed,
+                                          lambda size, loss, speed: size),
             "speed_ignored": among(lambda loss, speed: loss, lambda size, loss, speed: size),
             "loss_ignored": among(lambda loss, speed: speed, lambda size, loss, speed: size),
-            "lowest_loss": among(lambda loss, speed: loss and speed, lambda size, loss, speed: loss),
+            "lowest_loss": among(lambda loss, speed: loss and speed,
+                                 lambda size, loss, speed: loss),
             "fastest": among(lambda loss, speed: loss and speed, lambda size, loss, speed: -speed),
             "largest": among(lambda loss, speed: loss and speed, lambda size, loss, speed: -size),
             "smallest_of_all": among(lambda loss, speed: True, lambda size, loss, speed: size),

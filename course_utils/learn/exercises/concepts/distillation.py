@@ -111,8 +111,13 @@ def teacher_blocks(student: int, teacher: int) -> list[int]:
 
 EXERCISES = [
     Exercise(
-        id="distillation.soften", kind="formula", difficulty=1, minutes=3,
-        inputs=soften_inputs, spec=soften, lesson="2.3-distillation",
+        id="distillation.soften",
+        kind="formula",
+        difficulty=1,
+        minutes=3,
+        inputs=soften_inputs,
+        spec=soften,
+        lesson="2.3-distillation",
         mistakes={
             "multiplied": lambda logits, temperature: (logits * temperature).softmax(-1),
             "not_softened": lambda logits, temperature: logits.softmax(-1),
@@ -124,20 +129,39 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.dark_knowledge", kind="step", difficulty=1, minutes=5,
-        inputs=dark_inputs, spec=dark_knowledge, lesson="2.3-distillation",
+        id="distillation.dark_knowledge",
+        kind="step",
+        difficulty=1,
+        minutes=5,
+        inputs=dark_inputs,
+        spec=dark_knowledge,
+        lesson="2.3-distillation",
         mistakes={
             "not_scaled": lambda probabilities, labels: without(probabilities, labels),
             "label_kept": lambda probabilities, labels: scaled(probabilities) + 0 * labels[:, None],
-            "likeliest_removed": lambda probabilities, labels: scaled(without(probabilities, probabilities.argmax(-1))),
-            "scaled_together": lambda probabilities, labels: scaled(without(probabilities, labels), None),
-            "softmax_again": lambda probabilities, labels: without(probabilities, labels).softmax(-1),
-            "only_the_label": lambda probabilities, labels: probabilities - without(probabilities, labels),
+            "likeliest_removed": lambda probabilities, labels: scaled(
+                without(probabilities, probabilities.argmax(-1))
+            ),
+            "scaled_together": lambda probabilities, labels: scaled(
+                without(probabilities, labels), None
+            ),
+            "softmax_again": lambda probabilities, labels: without(probabilities, labels).softmax(
+                -1
+            ),
+            "only_the_label": lambda probabilities, labels: (
+                probabilities - without(probabilities, labels)
+            ),
         },
     ),
     Exercise(
-        id="distillation.distillation_loss", kind="step", difficulty=2, minutes=10,
-        inputs=loss_inputs, spec=distillation_loss, lesson="2.3-distillation", trials=4,
+        id="distillation.distillation_loss",
+        kind="step",
+        difficulty=2,
+        minutes=10,
+        inputs=loss_inputs,
+        spec=distillation_loss,
+        lesson="2.3-distillation",
+        trials=4,
         mistakes={
             "direction": with_loss(turned=True),
             "square_forgotten": with_loss(factor=lambda t: 1.0),
@@ -152,11 +176,17 @@ EXERCISES = [
             "labels_have_no_gradient": with_loss(still="labels"),
             "teacher_has_no_gradient": with_loss(still="teacher"),
         },
-        properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
+        properties=flows("student_logits", "teacher_logits"),
+        gradients=("student_logits",),
     ),
     Exercise(
-        id="distillation.train_student", kind="debug", difficulty=3, minutes=15,
-        inputs=training_inputs, spec=train_student, lesson="2.3-distillation",
+        id="distillation.train_student",
+        kind="debug",
+        difficulty=3,
+        minutes=15,
+        inputs=training_inputs,
+        spec=train_student,
+        lesson="2.3-distillation",
         mistakes={
             "teacher_in_training": with_training(training=True),
             "teacher_moves": with_training(moves_teacher=True),
@@ -172,8 +202,14 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.fair_gain", kind="decide", difficulty=2, minutes=8,
-        inputs=curves, spec=fair_gain, lesson="2.3-distillation", trials=4,
+        id="distillation.fair_gain",
+        kind="decide",
+        difficulty=2,
+        minutes=8,
+        inputs=curves,
+        spec=fair_gain,
+        lesson="2.3-distillation",
+        trials=4,
         mistakes={
             "last_checkpoint": of_parts(lambda choose, judge: judge[:, -1]),
             "peeked": of_parts(lambda choose, judge: judge.amin(1)),
@@ -185,32 +221,65 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation.mix_teachers", kind="formula", difficulty=1, minutes=3,
-        inputs=teachers_inputs, spec=mix_teachers, lesson="2.3-distillation",
+        id="distillation.mix_teachers",
+        kind="formula",
+        difficulty=1,
+        minutes=3,
+        inputs=teachers_inputs,
+        spec=mix_teachers,
+        lesson="2.3-distillation",
         mistakes={
-            "logits_averaged": lambda teacher_logits, temperature: (teacher_logits.mean(0) / temperature).softmax(-1),
-            "summed": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(-1).sum(0),
+            "logits_averaged": lambda teacher_logits, temperature: (
+                teacher_logits.mean(0) / temperature
+            ).softmax(-1),
+            "summed": lambda teacher_logits, temperature: (
+                (teacher_logits / temperature).softmax(-1).sum(0)
+            ),
             "not_softened": lambda teacher_logits, temperature: teacher_logits.softmax(-1).mean(0),
-            "softened_afterwards": lambda teacher_logits, temperature: (teacher_logits.softmax(-1).mean(0) / temperature).softmax(-1),
-            "over_teachers": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(0).mean(0),
-            "halved": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(-1).sum(0) / 2,
-            "over_rows": lambda teacher_logits, temperature: (teacher_logits / temperature).softmax(1).mean(0),
-            "first_only": lambda teacher_logits, temperature: (teacher_logits[0] / temperature).softmax(-1),
-            "votes": lambda teacher_logits, temperature: torch.nn.functional.one_hot(
-                teacher_logits.argmax(-1), teacher_logits.shape[-1]
-            ).double().mean(0),
+            "softened_afterwards": lambda teacher_logits, temperature: (
+                teacher_logits.softmax(-1).mean(0) / temperature
+            ).softmax(-1),
+            "over_teachers": lambda teacher_logits, temperature: (
+                (teacher_logits / temperature).softmax(0).mean(0)
+            ),
+            "halved": lambda teacher_logits, temperature: (
+                (teacher_logits / temperature).softmax(-1).sum(0) / 2
+            ),
+            "over_rows": lambda teacher_logits, temperature: (
+                (teacher_logits / temperature).softmax(1).mean(0)
+            ),
+            "first_only": lambda teacher_logits, temperature: (
+                teacher_logits[0] / temperature
+            ).softmax(-1),
+            "votes": lambda teacher_logits, temperature: (
+                torch.nn.functional.one_hot(teacher_logits.argmax(-1), teacher_logits.shape[-1])
+                .double()
+                .mean(0)
+            ),
         },
     ),
     Exercise(
-        id="distillation.teacher_blocks", kind="design", difficulty=1, minutes=5,
-        inputs=pairs_inputs, spec=teacher_blocks, lesson="2.3-distillation", trials=5,
+        id="distillation.teacher_blocks",
+        kind="design",
+        difficulty=1,
+        minutes=5,
+        inputs=pairs_inputs,
+        spec=teacher_blocks,
+        lesson="2.3-distillation",
+        trials=5,
         mistakes={
-            "counted_from_one": lambda student, teacher: [(i + 1) * teacher // student for i in range(student)],
-            "first_of_each": lambda student, teacher: [i * teacher // student for i in range(student)],
+            "counted_from_one": lambda student, teacher: [
+                (i + 1) * teacher // student for i in range(student)
+            ],
+            "first_of_each": lambda student, teacher: [
+                i * teacher // student for i in range(student)
+            ],
             "the_first_ones": lambda student, teacher: list(range(student)),
             "the_last_ones": lambda student, teacher: list(range(teacher - student, teacher)),
-            "ends": lambda student, teacher: [round(i * (teacher - 1) / (student - 1)) for i in range(student)],
+            "ends": lambda student, teacher: [
+                round(i * (teacher - 1) / (student - 1)) for i in range(student)
+            ],
             "backwards": lambda student, teacher: teacher_blocks(student, teacher)[::-1],
         },
     ),
-]  # fmt: skip
+]

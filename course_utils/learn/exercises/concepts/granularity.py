@@ -199,7 +199,9 @@ def right_sum(x_codes, x_zero, w_codes):
 
 
 def gradient_inputs(rng: torch.Generator) -> dict:
-    """Weights inside the range and well outside of it: none within 0.6 of a step beyond either end."""
+    """Weights inside the range and well outside of it:
+    none within 0.6 of a step beyond either end.
+    """
     bits = pick(rng, 2, 3, 4)
     zero = int(torch.randint(1, 2**bits - 1, (), generator=rng))
     top = 2**bits - 1 - zero
@@ -238,38 +240,44 @@ def inside(steps: Tensor, zero: int, bits: int) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        id="granularity.scales", inputs=matrix_inputs, spec=scales, lesson="2.1-quantization", trials=6,
-        kind="formula", difficulty=1, minutes=8,
+        id="granularity.scales", inputs=matrix_inputs, spec=scales, lesson="2.1-quantization",
+        trials=6, kind="formula", difficulty=1, minutes=8,
         mistakes={
-            "one_step_more": scaled(lambda low, high, bits: torch.maximum(-low, high) / 2 ** (bits - 1)),
+            "one_step_more": scaled(lambda low, high, bits:
+                torch.maximum(-low, high) / 2 ** (bits - 1)),
             "all_levels": scaled(lambda low, high, bits: torch.maximum(-low, high) / (2**bits - 1)),
             "from_min_to_max": scaled(lambda low, high, bits: (high - low) / (2**bits - 1)),
             "sign_kept": scaled(lambda low, high, bits: high / (2 ** (bits - 1) - 1)),
             "inverted": scaled(lambda low, high, bits: 1 / symmetric(low, high, bits)),
             "of_columns": of_columns,
-            "groups_strided": scaled(symmetric, lambda x, rows, size: x.reshape(rows, size, -1).transpose(1, 2)),
+            "groups_strided": scaled(symmetric, lambda x, rows, size:
+                x.reshape(rows, size, -1).transpose(1, 2)),
             "one_for_all": one_for_all,
         },
     ),
     Exercise(
-        id="granularity.static_grid", inputs=batch_inputs, spec=static_grid, lesson="2.1-quantization", trials=12,
-        kind="step", difficulty=1, minutes=8,
+        id="granularity.static_grid", inputs=batch_inputs, spec=static_grid,
+        lesson="2.1-quantization", trials=12, kind="step", difficulty=1, minutes=8,
         mistakes={
             "last_batch": lambda batches, bits: static_grid(batches[-1:], bits),
             "first_batch": lambda batches, bits: static_grid(batches[:1], bits),
             "averaged": averaged,
             "zero_unrounded": of_all(unrounded),
-            "zero_sign": of_all(lambda low, high, bits: (unrounded(low, high, bits)[0], -round(unrounded(low, high, bits)[1]))),
+            "zero_sign": of_all(lambda low, high, bits:
+                (unrounded(low, high, bits)[0], -round(unrounded(low, high, bits)[1]))),
             "zero_is_minimum": of_all(lambda low, high, bits: (unrounded(low, high, bits)[0], low)),
-            "zero_truncated": of_all(lambda low, high, bits: (unrounded(low, high, bits)[0], int(unrounded(low, high, bits)[1]))),
-            "inverted": of_all(lambda low, high, bits: (1 / unrounded(low, high, bits)[0], round(unrounded(low, high, bits)[1]))),
+            "zero_truncated": of_all(lambda low, high, bits:
+                (unrounded(low, high, bits)[0], int(unrounded(low, high, bits)[1]))),
+            "inverted": of_all(lambda low, high, bits:
+                (1 / unrounded(low, high, bits)[0], round(unrounded(low, high, bits)[1]))),
             "one_step_more": of_all(one_step_more),
             "around_zero": of_all(around_zero),
         },
     ),
     Exercise(
-        id="granularity.integer_linear", inputs=product_inputs, spec=integer_linear, lesson="2.1-quantization",
-        kind="step", difficulty=2, minutes=12, trials=6, properties={"real_numbers": zero_where_the_integers_are},
+        id="granularity.integer_linear", inputs=product_inputs, spec=integer_linear,
+        lesson="2.1-quantization", kind="step", difficulty=2, minutes=12, trials=6,
+        properties={"real_numbers": zero_where_the_integers_are},
         mistakes={
             "zero_forgotten": with_sum(lambda x, z, w: 0),
             "zero_added": with_sum(lambda x, z, w: z * w.sum(1)),
@@ -282,8 +290,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="granularity.ste_gradient", inputs=gradient_inputs, spec=ste_gradient, lesson="2.1-quantization", trials=6,
-        kind="debug", difficulty=2, minutes=10,
+        id="granularity.ste_gradient", inputs=gradient_inputs, spec=ste_gradient,
+        lesson="2.1-quantization", trials=6, kind="debug", difficulty=2, minutes=10,
         mistakes={
             "true_derivative": masked(lambda steps, zero, bits: torch.zeros_like(steps).bool()),
             "passed_everywhere": masked(lambda steps, zero, bits: torch.ones_like(steps).bool()),

@@ -113,14 +113,19 @@ def combined_ratio(outside: float, pruning: float, bits: int) -> float:
 EXERCISES = [
     Exercise(
         id="pitfalls.roofline_time", kind="formula", difficulty=1, minutes=4,
-        inputs=roofline_inputs, spec=roofline_time, tolerance=1e-6, lesson="2.5-pitfalls", trials=10,
+        inputs=roofline_inputs, spec=roofline_time, tolerance=1e-6, lesson="2.5-pitfalls",
+        trials=10,
         mistakes={
-            "added": lambda flops, bytes_moved, peak, bandwidth: flops / peak + bytes_moved / bandwidth,
-            "faster_of_the_two": lambda flops, bytes_moved, peak, bandwidth: min(flops / peak, bytes_moved / bandwidth),
+            "added": lambda flops, bytes_moved, peak, bandwidth:
+                flops / peak + bytes_moved / bandwidth,
+            "faster_of_the_two": lambda flops, bytes_moved, peak, bandwidth:
+                min(flops / peak, bytes_moved / bandwidth),
             "computing_only": lambda flops, bytes_moved, peak, bandwidth: flops / peak,
             "moving_only": lambda flops, bytes_moved, peak, bandwidth: bytes_moved / bandwidth,
-            "exchanged": lambda flops, bytes_moved, peak, bandwidth: max(flops / bandwidth, bytes_moved / peak),
-            "speed": lambda flops, bytes_moved, peak, bandwidth: min(peak / flops, bandwidth / bytes_moved),
+            "exchanged": lambda flops, bytes_moved, peak, bandwidth:
+                max(flops / bandwidth, bytes_moved / peak),
+            "speed": lambda flops, bytes_moved, peak, bandwidth:
+                min(peak / flops, bandwidth / bytes_moved),
         },
     ),
     Exercise(
@@ -130,9 +135,12 @@ EXERCISES = [
             "highest_allowed": highest_allowed,
             "unsorted": in_given_order,
             "first_broken": first_broken,
-            "relative": lambda ratios, losses, original, allowed: breaking_point(ratios, losses, original, original * allowed),
-            "limit_is_allowed": lambda ratios, losses, original, allowed: breaking_point(ratios, losses, 0, allowed),
-            "lowest_loss": lambda ratios, losses, original, allowed: ratios[losses.index(min(losses))],
+            "relative": lambda ratios, losses, original, allowed:
+                breaking_point(ratios, losses, original, original * allowed),
+            "limit_is_allowed": lambda ratios, losses, original, allowed:
+                breaking_point(ratios, losses, 0, allowed),
+            "lowest_loss": lambda ratios, losses, original, allowed:
+                ratios[losses.index(min(losses))],
         },
     ),
     Exercise(
@@ -140,13 +148,19 @@ EXERCISES = [
         inputs=ratio_inputs, spec=combined_ratio, tolerance=1e-6, lesson="2.5-pitfalls", trials=6,
         mistakes={
             "outside_forgotten": lambda outside, pruning, bits: pruning * 16 / bits,
-            "ratios_added": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / (pruning + 16 / bits)),
-            "better_of_the_two": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / max(pruning, 16 / bits)),
-            "mean_of_ratios": lambda outside, pruning, bits: outside + (1 - outside) * pruning * 16 / bits,
-            "removed_for_kept": lambda outside, pruning, bits: 1 / (outside + (1 - outside) * (1 - 1 / pruning) * bits / 16),
+            "ratios_added": lambda outside, pruning, bits:
+                1 / (outside + (1 - outside) / (pruning + 16 / bits)),
+            "better_of_the_two": lambda outside, pruning, bits:
+                1 / (outside + (1 - outside) / max(pruning, 16 / bits)),
+            "mean_of_ratios": lambda outside, pruning, bits:
+                outside + (1 - outside) * pruning * 16 / bits,
+            "removed_for_kept": lambda outside, pruning, bits:
+                1 / (outside + (1 - outside) * (1 - 1 / pruning) * bits / 16),
             "share": lambda outside, pruning, bits: 1 / combined_ratio(outside, pruning, bits),
-            "from_32_bits": lambda outside, pruning, bits: 1 / (outside + (1 - outside) / pruning * bits / 32),
-            "outside_too": lambda outside, pruning, bits: 1 / ((outside + (1 - outside) / pruning) * bits / 16),
+            "from_32_bits": lambda outside, pruning, bits:
+                1 / (outside + (1 - outside) / pruning * bits / 32),
+            "outside_too": lambda outside, pruning, bits:
+                1 / ((outside + (1 - outside) / pruning) * bits / 16),
         },
     ),
 ]  # fmt: skip

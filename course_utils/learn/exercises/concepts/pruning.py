@@ -156,8 +156,8 @@ def both(bitmask, csr):
 
 EXERCISES = [
     Exercise(
-        id="pruning.remove_channels", inputs=channel_inputs, spec=remove_channels, lesson="2.2-pruning", trials=4,
-        kind="step", difficulty=1, minutes=8,
+        id="pruning.remove_channels", inputs=channel_inputs, spec=remove_channels,
+        lesson="2.2-pruning", trials=4, kind="step", difficulty=1, minutes=8,
         mistakes={
             "zeroed": zeroed,
             "down_rows": lambda gate, up, down, keep: (gate[keep], up[keep], down[keep]),
@@ -165,22 +165,29 @@ EXERCISES = [
             "transposed": lambda gate, up, down, keep: (gate[:, keep], up[:, keep], down[keep]),
             "down_forgotten": lambda gate, up, down, keep: (gate[keep], up[keep], down),
             "gate_only": lambda gate, up, down, keep: (gate[keep], up, down[:, keep]),
-            "removes_kept": lambda gate, up, down, keep: remove_channels(gate, up, down, others(len(gate), keep)),
-            "first_ones": lambda gate, up, down, keep: (gate[: len(keep)], up[: len(keep)], down[:, : len(keep)]),
+            "removes_kept": lambda gate, up, down, keep:
+                remove_channels(gate, up, down, others(len(gate), keep)),
+            "first_ones": lambda gate, up, down, keep:
+                (gate[: len(keep)], up[: len(keep)], down[:, : len(keep)]),
         },
     ),
     Exercise(
-        id="pruning.remove_heads", inputs=head_inputs, spec=remove_heads, lesson="2.2-pruning", trials=4,
-        kind="debug", difficulty=2, minutes=12,
+        id="pruning.remove_heads", inputs=head_inputs, spec=remove_heads,
+        lesson="2.2-pruning", trials=4, kind="debug", difficulty=2, minutes=12,
         mistakes={
-            "output_forgotten": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k[i], v[i], o)),
+            "output_forgotten": cut_heads(rows_of_heads, lambda q, k, v, o, i:
+                (q[i], k[i], v[i], o)),
             "output_rows": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k[i], v[i], o[i])),
-            "columns": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[:, i], k[:, i], v[:, i], o[i])),
+            "columns": cut_heads(rows_of_heads, lambda q, k, v, o, i:
+                (q[:, i], k[:, i], v[:, i], o[i])),
             "query_only": cut_heads(rows_of_heads, lambda q, k, v, o, i: (q[i], k, v, o[:, i])),
-            "removes_kept": lambda q, k, v, o, heads, keep: remove_heads(q, k, v, o, heads, others(heads, keep)),
-            "first_ones": lambda q, k, v, o, heads, keep: remove_heads(q, k, v, o, heads, torch.arange(len(keep))),
+            "removes_kept": lambda q, k, v, o, heads, keep:
+                remove_heads(q, k, v, o, heads, others(heads, keep)),
+            "first_ones": lambda q, k, v, o, heads, keep:
+                remove_heads(q, k, v, o, heads, torch.arange(len(keep))),
             "one_row_a_head": cut_heads(lambda n, heads, keep: keep),
-            "strided": cut_heads(lambda n, heads, keep: [i * heads + h for h in keep.tolist() for i in range(n // heads)]),
+            "strided": cut_heads(lambda n, heads, keep:
+                [i * heads + h for h in keep.tolist() for i in range(n // heads)]),
             "heads_is_size": cut_heads(lambda n, heads, keep: rows_of_heads(n, n // heads, keep)),
         },
     ),
@@ -188,13 +195,20 @@ EXERCISES = [
         id="pruning.masked_step", inputs=step_inputs, spec=masked_step, lesson="2.2-pruning",
         kind="debug", difficulty=1, minutes=6,
         mistakes={
-            "mask_forgotten": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity + grad),
-            "gradient_only": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity + grad * mask),
-            "velocity_only": lambda weight, velocity, grad, mask, lr, momentum: weight - lr * (momentum * velocity * mask + grad),
-            "momentum_forgotten": lambda weight, velocity, grad, mask, lr, momentum: (weight - lr * grad) * mask,
-            "lr_inside": lambda weight, velocity, grad, mask, lr, momentum: (weight - momentum * velocity - lr * grad) * mask,
-            "mask_inverted": lambda weight, velocity, grad, mask, lr, momentum: (weight - lr * (momentum * velocity + grad)) * ~mask,
-            "sign": lambda weight, velocity, grad, mask, lr, momentum: (weight + lr * (momentum * velocity + grad)) * mask,
+            "mask_forgotten": lambda weight, velocity, grad, mask, lr, momentum:
+                weight - lr * (momentum * velocity + grad),
+            "gradient_only": lambda weight, velocity, grad, mask, lr, momentum:
+                weight - lr * (momentum * velocity + grad * mask),
+            "velocity_only": lambda weight, velocity, grad, mask, lr, momentum:
+                weight - lr * (momentum * velocity * mask + grad),
+            "momentum_forgotten": lambda weight, velocity, grad, mask, lr, momentum:
+                (weight - lr * grad) * mask,
+            "lr_inside": lambda weight, velocity, grad, mask, lr, momentum:
+                (weight - momentum * velocity - lr * grad) * mask,
+            "mask_inverted": lambda weight, velocity, grad, mask, lr, momentum:
+                (weight - lr * (momentum * velocity + grad)) * ~mask,
+            "sign": lambda weight, velocity, grad, mask, lr, momentum:
+                (weight + lr * (momentum * velocity + grad)) * mask,
         },
     ),
     Exercise(
@@ -210,17 +224,23 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="pruning.stored_bytes", inputs=byte_inputs, spec=stored_bytes, lesson="2.2-pruning", trials=6,
-        kind="formula", difficulty=1, minutes=8,
+        id="pruning.stored_bytes", inputs=byte_inputs, spec=stored_bytes,
+        lesson="2.2-pruning", trials=6, kind="formula", difficulty=1, minutes=8,
         mistakes={
             "indices_free": both(lambda v, r, c, n: v, lambda v, r, c, n: v),
-            "bits_for_bytes": lambda rows, columns, nonzeros, bits: tuple(8 * b for b in stored_bytes(rows, columns, nonzeros, bits)),
-            "mask_in_bytes": both(lambda v, r, c, n: v + r * c, lambda v, r, c, n: v + 4 * n + 4 * (r + 1)),
-            "mask_of_kept": both(lambda v, r, c, n: v + n / 8, lambda v, r, c, n: v + 4 * n + 4 * (r + 1)),
-            "starts_forgotten": both(lambda v, r, c, n: v + r * c / 8, lambda v, r, c, n: v + 4 * n),
+            "bits_for_bytes": lambda rows, columns, nonzeros, bits:
+                tuple(8 * b for b in stored_bytes(rows, columns, nonzeros, bits)),
+            "mask_in_bytes": both(lambda v, r, c, n: v + r * c, lambda v, r, c, n:
+                v + 4 * n + 4 * (r + 1)),
+            "mask_of_kept": both(lambda v, r, c, n: v + n / 8, lambda v, r, c, n:
+                v + 4 * n + 4 * (r + 1)),
+            "starts_forgotten": both(lambda v, r, c, n: v + r * c / 8, lambda v, r, c, n:
+                v + 4 * n),
             "rows_of_all": both(lambda v, r, c, n: v + r * c / 8, lambda v, r, c, n: v + 8 * n),
-            "one_start_short": both(lambda v, r, c, n: v + r * c / 8, lambda v, r, c, n: v + 4 * n + 4 * r),
-            "swapped": lambda rows, columns, nonzeros, bits: stored_bytes(rows, columns, nonzeros, bits)[::-1],
+            "one_start_short": both(lambda v, r, c, n: v + r * c / 8, lambda v, r, c, n:
+                v + 4 * n + 4 * r),
+            "swapped": lambda rows, columns, nonzeros, bits:
+                stored_bytes(rows, columns, nonzeros, bits)[::-1],
         },
     ),
 ]  # fmt: skip

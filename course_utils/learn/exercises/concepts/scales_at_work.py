@@ -87,7 +87,9 @@ def best_in_budget(x: Tensor, choices: list[tuple[int, int]], budget: float) -> 
 
 
 def choosing(price=cost, fits=lambda price, budget: price <= budget, key=None):
-    """A wrong choice: by another price, another limit, or the smallest `key(x, bits, group_size)`."""
+    """A wrong choice: by another price, another limit,
+    or the smallest `key(x, bits, group_size)`.
+    """
 
     def answer(x, choices, budget):
         fitting = [c for c in choices if fits(price(*c), budget)]
@@ -98,8 +100,14 @@ def choosing(price=cost, fits=lambda price, budget: price <= budget, key=None):
 
 EXERCISES = [
     Exercise(
-        id="scales_at_work.token_gain", inputs=token_inputs, spec=token_gain, lesson="2.1-quantization", trials=5,
-        kind="confirm", difficulty=2, minutes=12,
+        id="scales_at_work.token_gain",
+        inputs=token_inputs,
+        spec=token_gain,
+        lesson="2.1-quantization",
+        trials=5,
+        kind="confirm",
+        difficulty=2,
+        minutes=12,
         mistakes={
             "not_squared": from_ranges(lambda a: a.max() / a.mean()),
             "mean_squared": from_ranges(lambda a: (a.max() / a.mean()) ** 2),
@@ -111,8 +119,14 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scales_at_work.best_in_budget", inputs=budget_inputs, spec=best_in_budget, lesson="2.1-quantization", trials=24,
-        kind="design", difficulty=3, minutes=15,
+        id="scales_at_work.best_in_budget",
+        inputs=budget_inputs,
+        spec=best_in_budget,
+        lesson="2.1-quantization",
+        trials=24,
+        kind="design",
+        difficulty=3,
+        minutes=15,
         mistakes={
             "scales_free": choosing(price=lambda bits, group_size: bits),
             "zero_free": choosing(price=lambda bits, group_size: bits + 16 / group_size),
@@ -124,4 +138,4 @@ EXERCISES = [
             "budget_ignored": choosing(fits=lambda price, budget: True),
         },
     ),
-]  # fmt: skip
+]

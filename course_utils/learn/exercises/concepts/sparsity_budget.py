@@ -155,23 +155,27 @@ def as_sparsities(harm, sizes, levels, goal):
 
 EXERCISES = [
     Exercise(
-        id="sparsity_budget.smallest_format", inputs=format_inputs, spec=smallest_format, lesson="2.2-pruning", trials=40,
-        kind="decide", difficulty=2, minutes=10,
+        id="sparsity_budget.smallest_format", inputs=format_inputs, spec=smallest_format,
+        lesson="2.2-pruning", trials=40, kind="decide", difficulty=2, minutes=10,
         mistakes={
-            "places_free": by_sizes(bitmask=lambda r, c, n, bits: n * bits, csr=lambda r, c, n, bits: n * bits),
+            "places_free": by_sizes(bitmask=lambda r, c, n, bits: n * bits,
+                                    csr=lambda r, c, n, bits: n * bits),
             "mask_in_bytes": by_sizes(bitmask=lambda r, c, n, bits: n * bits + 8 * r * c),
             "mask_of_kept": by_sizes(bitmask=lambda r, c, n, bits: n * bits + n),
             "starts_forgotten": by_sizes(csr=lambda r, c, n, bits: n * bits + 32 * n),
             "row_numbers": by_sizes(csr=lambda r, c, n, bits: n * bits + 64 * n),
-            "narrow_numbers": by_sizes(csr=lambda r, c, n, bits: n * bits + bits * n + 32 * (r + 1)),
+            "narrow_numbers": by_sizes(csr=lambda r, c, n, bits:
+                n * bits + bits * n + 32 * (r + 1)),
             "never_dense": by_sizes(dense=lambda r, c, n, bits: float("inf")),
-            "largest": lambda rows, columns, nonzeros, bits: max(sizes(rows, columns, nonzeros, bits).items(), key=lambda item: item[1])[0],
-            "half_and_half": lambda rows, columns, nonzeros, bits: "bitmask" if 2 * nonzeros <= rows * columns else "dense",
+            "largest": lambda rows, columns, nonzeros, bits:
+                max(sizes(rows, columns, nonzeros, bits).items(), key=lambda item: item[1])[0],
+            "half_and_half": lambda rows, columns, nonzeros, bits:
+                "bitmask" if 2 * nonzeros <= rows * columns else "dense",
         },
     ),
     Exercise(
-        id="sparsity_budget.layer_levels", inputs=layer_inputs, spec=layer_levels, lesson="2.2-pruning", trials=12,
-        kind="design", difficulty=3, minutes=15,
+        id="sparsity_budget.layer_levels", inputs=layer_inputs, spec=layer_levels,
+        lesson="2.2-pruning", trials=12, kind="design", difficulty=3, minutes=15,
         mistakes={
             "alike": alike,
             "sizes_ignored": without_sizes,

@@ -112,13 +112,15 @@ def response_inputs(rng: torch.Generator) -> dict:
     labels = torch.randint(shape[2], shape[:2], generator=rng).masked_fill(~mask, -100)
     return {
         "student_logits": student, "teacher_logits": teacher, "labels": labels,
-        "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0), "alpha": turn(rng, 0.2, 0.3, 0.7), "mask": mask,
+        "temperature": turn(rng, 0.8, 1.5, 2.0, 3.0), "alpha": turn(rng, 0.2, 0.3, 0.7),
+        "mask": mask,
     }  # fmt: skip
 
 
 def response(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, mask: Tensor, *,
-    factor=lambda t: t**2, far=row_kl, backwards=False, swapped=False, everywhere=False, count=None, hard=1.0, still="",
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float,
+    alpha: float, mask: Tensor, *, factor=lambda t: t**2, far=row_kl, backwards=False,
+    swapped=False, everywhere=False, count=None, hard=1.0, still="",
     sharp=False,
 ) -> Tensor:  # fmt: skip
     """α CE(labels) + (1 − α) τ² KL(P_T(τ) ‖ P_S(τ)), the mean over real tokens.

@@ -76,7 +76,9 @@ def fisher(weight: Tensor, grads: Tensor) -> Tensor:
 
 
 def mask_inputs(rng: torch.Generator) -> dict:
-    """More negative weights than positive ones; in every second trial many are equal in magnitude."""
+    """More negative weights than positive ones;
+    in every second trial many are equal in magnitude.
+    """
     weight = matrix(rng, *turn(rng, (5, 8), (7, 9), (3, 37))) - 0.3
     weight = with_ties(rng, weight) if turn(rng, False, True) else weight
     return {"weight": weight, "sparsity": turn(rng, 0.27, 0.36, 0.43, 0.61, 0.72)}

@@ -128,13 +128,15 @@ def local_exponent(fixed: float, each: float, size: float) -> float:
 def training_runs(rng: torch.Generator) -> dict:
     student = pick(rng, 2, 3, 5) * 10**6
     return {
-        "student": student, "teacher": student * pick(rng, 4, 7, 10), "tokens": pick(rng, 1000, 30_000),
-        "passes": pick(rng, 2, 3, 5), "stored": rng.initial_seed() % 2 == 0,
+        "student": student, "teacher": student * pick(rng, 4, 7, 10),
+        "tokens": pick(rng, 1000, 30_000), "passes": pick(rng, 2, 3, 5),
+        "stored": rng.initial_seed() % 2 == 0,
     }  # fmt: skip
 
 
 def training_operations(
-    student: int, teacher: int, tokens: int, passes: int, stored: bool, *, forward=2, backward=4, asked=2,
+    student: int, teacher: int, tokens: int, passes: int, stored: bool, *, forward=2,
+    backward=4, asked=2,
     teacher_passes=None,
 ) -> int:  # fmt: skip
     """Passes · tokens · 6 N_S, and 2 N_T a token for each pass in which the teacher answers: one if
@@ -156,10 +158,12 @@ EXERCISES = [
             "no_logarithms": lambda sizes, seconds: line(sizes, seconds)[0],
             "log_of_time_only": lambda sizes, seconds: line(sizes, logs(seconds))[0],
             "log_of_size_only": lambda sizes, seconds: line(logs(sizes), seconds)[0],
-            "ends_only": lambda sizes, seconds: math.log(seconds[-1] / seconds[0]) / math.log(sizes[-1] / sizes[0]),
+            "ends_only": lambda sizes, seconds:
+                math.log(seconds[-1] / seconds[0]) / math.log(sizes[-1] / sizes[0]),
             "other_way_round": lambda sizes, seconds: line(logs(seconds), logs(sizes))[0],
             "through_the_origin": through_the_origin,
-            "two_logarithms": lambda sizes, seconds: line([math.log2(s) for s in sizes], logs(seconds))[0],
+            "two_logarithms": lambda sizes, seconds:
+                line([math.log2(s) for s in sizes], logs(seconds))[0],
         },
     ),
     Exercise(
@@ -192,9 +196,12 @@ EXERCISES = [
         id="costs.largest_part", kind="decide", difficulty=1, minutes=5,
         inputs=matrices, spec=largest_part, lesson="3.6-what-it-costs", trials=8,
         mistakes={
-            "without_half": lambda rows, columns, tokens: largest_part(rows, columns, tokens, half=1),
-            "all_pairs": lambda rows, columns, tokens: largest_part(rows, columns, tokens, walk=lambda r, c: (r * c) ** 2),
-            "hessian_linear": lambda rows, columns, tokens: largest_part(rows, columns, tokens, hessian=lambda r, c, n: n * c),
+            "without_half": lambda rows, columns, tokens:
+                largest_part(rows, columns, tokens, half=1),
+            "all_pairs": lambda rows, columns, tokens:
+                largest_part(rows, columns, tokens, walk=lambda r, c: (r * c) ** 2),
+            "hessian_linear": lambda rows, columns, tokens:
+                largest_part(rows, columns, tokens, hessian=lambda r, c, n: n * c),
             "always_hessian": lambda rows, columns, tokens: "Hessian",
             "rows_for_columns": lambda rows, columns, tokens: largest_part(columns, rows, tokens),
         },
@@ -219,7 +226,8 @@ EXERCISES = [
             "never_stored": with_run(teacher_passes=lambda passes, stored: passes),
             "always_stored": with_run(teacher_passes=lambda passes, stored: 1),
             "teacher_free": with_run(teacher_passes=lambda passes, stored: 0 if stored else passes),
-            "one_pass": lambda student, teacher, tokens, passes, stored: training_operations(student, teacher, tokens, 1, stored),
+            "one_pass": lambda student, teacher, tokens, passes, stored:
+                training_operations(student, teacher, tokens, 1, stored),
             "backward_once": with_run(backward=2),
         },
     ),

@@ -136,7 +136,9 @@ def enough_kept(probabilities: Tensor, share: float) -> int:
 
 
 def counted_by(formula):
-    """A wrong k: the first for which `formula(cumulative masses (positions, k))` reaches the share."""
+    """A wrong k: the first for which `formula(cumulative masses (positions, k))`
+    reaches the share.
+    """
 
     def k(probabilities: Tensor, share: float) -> int:
         held = probabilities.sort(dim=-1, descending=True).values.cumsum(-1)
@@ -159,28 +161,54 @@ def more_than(probabilities: Tensor, share: float) -> int:
 
 EXERCISES = [
     Exercise(
-        id="distillation_losses.kl", kind="formula", difficulty=1, minutes=5,
-        inputs=kl_inputs, spec=kl, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.kl",
+        kind="formula",
+        difficulty=1,
+        minutes=5,
+        inputs=kl_inputs,
+        spec=kl,
+        lesson="3.5-distillation-losses",
+        trials=4,
         mistakes={
             "reversed": of_logs(lambda log_s, log_t: row_kl(log_s, log_t).mean()),
             "cross_entropy": of_logs(lambda log_s, log_t: -(log_t.exp() * log_s).sum(-1).mean()),
             "summed": of_logs(lambda log_s, log_t: row_kl(log_t, log_s).sum()),
-            "over_classes": of_logs(lambda log_s, log_t: row_kl(log_t, log_s).mean() / log_s.shape[-1]),
-            "not_softened": lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits, 1.0),
-            "teacher_sharp": lambda student_logits, teacher_logits, temperature: kl(student_logits, temperature * teacher_logits, temperature),
-            "with_square": lambda **given: given["temperature"] ** 2 * kl(**given),
-            "not_in_logarithms": of_logs(lambda log_s, log_t: (log_t.exp() * (log_t - log_s.exp())).sum(-1).mean()),
-            "sign": of_logs(lambda log_s, log_t: -row_kl(log_t, log_s).mean()),
-            "squared_difference": of_logs(lambda log_s, log_t: (log_s.exp() - log_t.exp()).square().sum(-1).mean()),
-            "softmax_over_rows": lambda student_logits, teacher_logits, temperature: (
-                row_kl(*((z / temperature).log_softmax(0) for z in (teacher_logits.detach(), student_logits))).mean()
+            "over_classes": of_logs(
+                lambda log_s, log_t: row_kl(log_t, log_s).mean() / log_s.shape[-1]
             ),
+            "not_softened": lambda student_logits, teacher_logits, temperature: kl(
+                student_logits, teacher_logits, 1.0
+            ),
+            "teacher_sharp": lambda student_logits, teacher_logits, temperature: kl(
+                student_logits, temperature * teacher_logits, temperature
+            ),
+            "with_square": lambda **given: given["temperature"] ** 2 * kl(**given),
+            "not_in_logarithms": of_logs(
+                lambda log_s, log_t: (log_t.exp() * (log_t - log_s.exp())).sum(-1).mean()
+            ),
+            "sign": of_logs(lambda log_s, log_t: -row_kl(log_t, log_s).mean()),
+            "squared_difference": of_logs(
+                lambda log_s, log_t: (log_s.exp() - log_t.exp()).square().sum(-1).mean()
+            ),
+            "softmax_over_rows": lambda student_logits, teacher_logits, temperature: row_kl(
+                *(
+                    (z / temperature).log_softmax(0)
+                    for z in (teacher_logits.detach(), student_logits)
+                )
+            ).mean(),
         },
-        properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
+        properties=flows("student_logits", "teacher_logits"),
+        gradients=("student_logits",),
     ),
     Exercise(
-        id="distillation_losses.logit_gradient", kind="step", difficulty=2, minutes=10,
-        inputs=gradient_inputs, spec=logit_gradient, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.logit_gradient",
+        kind="step",
+        difficulty=2,
+        minutes=10,
+        inputs=gradient_inputs,
+        spec=logit_gradient,
+        lesson="3.5-distillation-losses",
+        trials=4,
         mistakes={
             "sign": difference(lambda t, n: -t / n),
             "without_the_square": difference(lambda t, n: 1 / (t * n)),
@@ -188,18 +216,30 @@ EXERCISES = [
             "no_temperature": difference(lambda t, n: 1 / n),
             "rows_not_averaged": difference(lambda t, n: t),
             "at_temperature_one": difference(lambda t, n: t / n, lambda t: 1.0),
-            "logits": lambda student_logits, teacher_logits, temperature: (student_logits - teacher_logits) * temperature / len(student_logits),
+            "logits": lambda student_logits, teacher_logits, temperature: (
+                (student_logits - teacher_logits) * temperature / len(student_logits)
+            ),
         },
     ),
     Exercise(
-        id="distillation_losses.response", kind="debug", difficulty=2, minutes=10,
-        inputs=response_inputs, spec=response, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.response",
+        kind="debug",
+        difficulty=2,
+        minutes=10,
+        inputs=response_inputs,
+        spec=response,
+        lesson="3.5-distillation-losses",
+        trials=4,
         mistakes={
             "direction": with_change(backwards=True),
             "square_forgotten": with_change(factor=lambda t: 1.0),
             "not_squared": with_change(factor=lambda t: t),
-            "square_on_both": lambda **given: given["temperature"] ** 2 * response(**given, factor=lambda t: 1.0),
-            "not_softened": lambda **given: response(**given | {"temperature": 1.0}, factor=lambda t: given["temperature"] ** 2),
+            "square_on_both": lambda **given: (
+                given["temperature"] ** 2 * response(**given, factor=lambda t: 1.0)
+            ),
+            "not_softened": lambda **given: response(
+                **given | {"temperature": 1.0}, factor=lambda t: given["temperature"] ** 2
+            ),
             "unweighted": lambda **given: 2 * response(**given | {"alpha": 0.5}),
             "alpha_swapped": with_change(swapped=True),
             "labels_softened": hard_softened,
@@ -209,17 +249,26 @@ EXERCISES = [
             "divided_by_all": with_change(count=torch.numel),
             "divided_by_batch": with_change(count=len),
             "kl_over_batch": kl_over_batch,
-            "over_classes": with_change(far=lambda log_p, log_q: row_kl(log_p, log_q) / log_p.shape[-1]),
+            "over_classes": with_change(
+                far=lambda log_p, log_q: row_kl(log_p, log_q) / log_p.shape[-1]
+            ),
             "softmax_over_tokens": over_tokens,
             "teacher_sharp": with_change(sharp=True),
             "labels_have_no_gradient": with_change(still="labels"),
             "divergence_has_no_gradient": with_change(still="teacher"),
         },
-        properties=flows("student_logits", "teacher_logits"), gradients=("student_logits",),
+        properties=flows("student_logits", "teacher_logits"),
+        gradients=("student_logits",),
     ),
     Exercise(
-        id="distillation_losses.feature", kind="formula", difficulty=1, minutes=5,
-        inputs=feature_inputs, spec=feature, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.feature",
+        kind="formula",
+        difficulty=1,
+        minutes=5,
+        inputs=feature_inputs,
+        spec=feature,
+        lesson="3.5-distillation-losses",
+        trials=4,
         mistakes={
             "padding_counted": lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(
                 student_hidden @ projector.T, teacher_hidden.detach()
@@ -230,17 +279,24 @@ EXERCISES = [
             "absolute": of_errors(lambda e, mask: e.abs().sum() / mask.sum() / e.shape[-1]),
             "root": of_errors(lambda e, mask: (e.square().sum() / mask.sum() / e.shape[-1]).sqrt()),
             "teacher_projected": lambda student_hidden, teacher_hidden, projector, mask: (
-                ((teacher_hidden.detach() @ projector - student_hidden) ** 2)[mask].mean()
-            ),
-            "projector_stays": lambda student_hidden, teacher_hidden, projector, mask: (
-                feature(student_hidden, teacher_hidden, projector.detach(), mask)
+                (teacher_hidden.detach() @ projector - student_hidden) ** 2
+            )[mask].mean(),
+            "projector_stays": lambda student_hidden, teacher_hidden, projector, mask: feature(
+                student_hidden, teacher_hidden, projector.detach(), mask
             ),
         },
-        properties=flows("student_hidden", "teacher_hidden"), gradients=("student_hidden", "projector"),
+        properties=flows("student_hidden", "teacher_hidden"),
+        gradients=("student_hidden", "projector"),
     ),
     Exercise(
-        id="distillation_losses.attention", kind="debug", difficulty=3, minutes=10,
-        inputs=attention_inputs, spec=attention, tolerance=1e-4, lesson="3.5-distillation-losses",
+        id="distillation_losses.attention",
+        kind="debug",
+        difficulty=3,
+        minutes=10,
+        inputs=attention_inputs,
+        spec=attention,
+        tolerance=1e-4,
+        lesson="3.5-distillation-losses",
         trials=4,
         mistakes={
             "reversed": of_rows(lambda rows, mask, keys: rows[mask].mean(), reverse=True),
@@ -252,37 +308,62 @@ EXERCISES = [
             "summed": of_rows(lambda rows, mask, keys: rows[mask].sum()),
             "over_keys": of_rows(lambda rows, mask, keys: rows[mask].mean() / keys),
             "squared_difference": lambda student_map, teacher_map, mask: (
-                (student_map - teacher_map.detach()).square().sum(-1)[mask[:, None].expand(student_map.shape[:3])].mean()
+                (student_map - teacher_map.detach())
+                .square()
+                .sum(-1)[mask[:, None].expand(student_map.shape[:3])]
+                .mean()
             ),
             "heads_averaged_first": lambda student_map, teacher_map, mask: attention(
                 student_map.mean(1, keepdim=True), teacher_map.mean(1, keepdim=True), mask
             ),
         },
-        properties=flows("student_map", "teacher_map"), gradients=("student_map",),
+        properties=flows("student_map", "teacher_map"),
+        gradients=("student_map",),
     ),
     Exercise(
-        id="distillation_losses.distance", kind="step", difficulty=2, minutes=8,
-        inputs=distance_inputs, spec=distance, lesson="3.5-distillation-losses", trials=4,
+        id="distillation_losses.distance",
+        kind="step",
+        difficulty=2,
+        minutes=8,
+        inputs=distance_inputs,
+        spec=distance,
+        lesson="3.5-distillation-losses",
+        trials=4,
         mistakes={
             "not_scaled": lambda student, teacher: distance(student, teacher, scale=lambda d: 1.0),
-            "scaled_by_largest": lambda student, teacher: distance(student, teacher, scale=torch.amax),
+            "scaled_by_largest": lambda student, teacher: distance(
+                student, teacher, scale=torch.amax
+            ),
             "scaled_by_teacher": scaled_by_teacher,
-            "squared_distances": lambda student, teacher: distance(student, teacher, apart=torch.square),
+            "squared_distances": lambda student, teacher: distance(
+                student, teacher, apart=torch.square
+            ),
             "with_itself": lambda student, teacher: distance(student, teacher, diagonal=True),
-            "zeros_in_mean": lambda student, teacher: distance(student, teacher, diagonal=True, scale=lambda d: d.sum() / (len(d) - len(d) ** 0.5)),
+            "zeros_in_mean": lambda student, teacher: distance(
+                student, teacher, diagonal=True, scale=lambda d: d.sum() / (len(d) - len(d) ** 0.5)
+            ),
             "not_huber": squares_of_distances,
             "city_blocks": lambda student, teacher: distance(student, teacher, norm=1.0),
             "lengths": points,
             "zero_root": lambda student, teacher: distance(student, teacher, rooted=True),
         },
-        properties=flows("student", "teacher"), gradients=("student",),
+        properties=flows("student", "teacher"),
+        gradients=("student",),
     ),
     Exercise(
-        id="distillation_losses.near_limit", kind="confirm", difficulty=2, minutes=8,
-        inputs=limit_inputs, spec=near_limit, lesson="3.5-distillation-losses", trials=8,
+        id="distillation_losses.near_limit",
+        kind="confirm",
+        difficulty=2,
+        minutes=8,
+        inputs=limit_inputs,
+        spec=near_limit,
+        lesson="3.5-distillation-losses",
+        trials=8,
         mistakes={
             "not_centred": lambda **given: near_limit(**given, limit=not_centred),
-            "without_half": lambda **given: near_limit(**given, limit=lambda s, t: 2 * limit_of(s, t)),
+            "without_half": lambda **given: near_limit(
+                **given, limit=lambda s, t: 2 * limit_of(s, t)
+            ),
             "absolute": lambda **given: near_limit(**given, absolute=True),
             "not_above": lambda **given: near_limit(**given, side=1),
             "not_below": lambda **given: near_limit(**given, side=-1),
@@ -291,8 +372,14 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="distillation_losses.enough_kept", kind="decide", difficulty=2, minutes=8,
-        inputs=answers_inputs, spec=enough_kept, lesson="3.5-distillation-losses", trials=8,
+        id="distillation_losses.enough_kept",
+        kind="decide",
+        difficulty=2,
+        minutes=8,
+        inputs=answers_inputs,
+        spec=enough_kept,
+        lesson="3.5-distillation-losses",
+        trials=8,
         mistakes={
             "every_position": counted_by(lambda held: held.amin(0)),
             "best_position": counted_by(lambda held: held.amax(0)),
@@ -301,4 +388,4 @@ EXERCISES = [
             "from_zero": lambda **given: enough_kept(**given) - 1,
         },
     ),
-]  # fmt: skip
+]

@@ -234,9 +234,13 @@ def worst_case(H: Tensor, step: float) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        id="gptq.hessian", inputs=lambda rng: {"x": correlated(rng, turn(rng, 11, 37, 140), turn(rng, 5, 5, 17))}, spec=hessian,
+        id="gptq.hessian",
+        inputs=lambda rng: {"x": correlated(rng, turn(rng, 11, 37, 140), turn(rng, 5, 5, 17))},
+        spec=hessian,
         lesson="3.2-gptq",
-        kind="step", difficulty=1, minutes=5,
+        kind="step",
+        difficulty=1,
+        minutes=5,
         mistakes={
             "not_divided": lambda x: 2 * x.T @ x,
             "two_forgotten": lambda x: x.T @ x / len(x),
@@ -250,20 +254,32 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.inverse_cholesky", inputs=lambda rng: {"H": damped_hessian(rng, turn(rng, 6, 37, 13))}, spec=inverse_cholesky,
+        id="gptq.inverse_cholesky",
+        inputs=lambda rng: {"H": damped_hessian(rng, turn(rng, 6, 37, 13))},
+        spec=inverse_cholesky,
         counts=positive_rows,
         lesson="3.2-gptq",
-        kind="formula", difficulty=2, minutes=5,
+        kind="formula",
+        difficulty=2,
+        minutes=5,
         mistakes={
-            "lower_factor": lower_factor, "hessian_not_inverse": factor_of_hessian,
-            "lower_hessian_factor": lambda H: torch.linalg.cholesky(H), "product_reversed": wrong_product,
+            "lower_factor": lower_factor,
+            "hessian_not_inverse": factor_of_hessian,
+            "lower_hessian_factor": lambda H: torch.linalg.cholesky(H),
+            "product_reversed": wrong_product,
             "inverse_of_lower": lambda H: torch.linalg.inv(torch.linalg.cholesky(H)),
             "not_factored": lambda H: torch.linalg.inv(H),
         },
     ),
     Exercise(
-        id="gptq.column_update", inputs=column_inputs, spec=column_update, lesson="3.2-gptq", trials=4,
-        kind="debug", difficulty=2, minutes=8,
+        id="gptq.column_update",
+        inputs=column_inputs,
+        spec=column_update,
+        lesson="3.2-gptq",
+        trials=4,
+        kind="debug",
+        difficulty=2,
+        minutes=8,
         mistakes={
             "not_divided": moved_by(lambda U, i: U[i]),
             "divided_twice": moved_by(lambda U, i: U[i] / U[i, i] ** 2),
@@ -278,28 +294,48 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.worst_case", inputs=promise_inputs, spec=worst_case, lesson="3.2-gptq", trials=5,
-        kind="step", difficulty=3, minutes=10,
+        id="gptq.worst_case",
+        inputs=promise_inputs,
+        spec=worst_case,
+        lesson="3.2-gptq",
+        trials=5,
+        kind="step",
+        difficulty=3,
+        minutes=10,
         mistakes={
             "whole_step": lambda H, step: worst_case(H, 2 * step),
             "mean": lambda H, step: worst_case(H, step) / 3,
             "half_of_it": lambda H, step: worst_case(H, step) / 2,
             "nobody_moves": lambda H, step: (step / 2) ** 2 * H.trace(),
-            "whole_inverse": lambda H, step: ((step / 2) ** 2 / torch.linalg.inv(H).diagonal()).sum(),
-            "multiplied": lambda H, step: (step / 2) ** 2 * inverse_cholesky(H).diagonal().square().sum(),
-            "factor_not_squared": lambda H, step: ((step / 2) ** 2 / inverse_cholesky(H).diagonal()).sum(),
+            "whole_inverse": lambda H, step: (
+                (step / 2) ** 2 / torch.linalg.inv(H).diagonal()
+            ).sum(),
+            "multiplied": lambda H, step: (
+                (step / 2) ** 2 * inverse_cholesky(H).diagonal().square().sum()
+            ),
+            "factor_not_squared": lambda H, step: (
+                (step / 2) ** 2 / inverse_cholesky(H).diagonal()
+            ).sum(),
             "step_not_squared": lambda H, step: worst_case(H, step) / (step / 2),
             "root": lambda H, step: worst_case(H, step).sqrt(),
-            "one_column": lambda H, step: ((step / 2) ** 2 / inverse_cholesky(H).diagonal().square()).max(),
+            "one_column": lambda H, step: (
+                (step / 2) ** 2 / inverse_cholesky(H).diagonal().square()
+            ).max(),
         },
     ),
     Exercise(
-        id="gptq.quantize_layer", inputs=layer_inputs, spec=quantize_layer, lesson="lab-3.1-gptq", trials=6,
+        id="gptq.quantize_layer",
+        inputs=layer_inputs,
+        spec=quantize_layer,
+        lesson="lab-3.1-gptq",
+        trials=6,
         mistakes={
             "no_update": with_update(only_rounded),
             "scales_from_the_start": lambda **given: quantize_layer(**given, fixed_scales=True),
             "one_scale_a_row": lambda **given: quantize_layer(**given, scales_once=True),
-            "hessian_not_inverse": lambda **given: quantize_layer(**given, U=factor_of_hessian(given["H"])),
+            "hessian_not_inverse": lambda **given: quantize_layer(
+                **given, U=factor_of_hessian(given["H"])
+            ),
             "not_divided": with_update(moved_by(lambda U, i: U[i])),
             "sign": with_update(moved_by(lambda U, i: -U[i] / U[i, i])),
             "within_groups": within(None),
@@ -308,7 +344,10 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="gptq.pack_int4", inputs=code_inputs, spec=pack_int4, lesson="lab-3.1-gptq",
+        id="gptq.pack_int4",
+        inputs=code_inputs,
+        spec=pack_int4,
+        lesson="lab-3.1-gptq",
         mistakes={
             "nibbles_swapped": lambda codes: (codes[:, ::2] << 4) | codes[:, 1::2],
             "halves": halves,
@@ -316,12 +355,15 @@ EXERCISES = [
             "three_bits": lambda codes: codes[:, ::2] | (codes[:, 1::2] << 3),
             "not_packed": lambda codes: codes,
             "as_int8": lambda codes: pack_int4(codes).to(torch.int8),
-            "rows_paired": lambda codes: (codes[:-1:2] | (codes[1::2] << 4)),
+            "rows_paired": lambda codes: codes[:-1:2] | (codes[1::2] << 4),
         },
         properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},
     ),
     Exercise(
-        id="gptq.packed_linear", inputs=product_inputs, spec=packed_linear, lesson="lab-3.1-gptq",
+        id="gptq.packed_linear",
+        inputs=product_inputs,
+        spec=packed_linear,
+        lesson="lab-3.1-gptq",
         mistakes={
             "nibbles_swapped": lambda **given: packed_linear(**given, high_first=True),
             "groups_tiled": with_grid(tiled, lambda q, s, z: s * (q - z)),
@@ -331,4 +373,4 @@ EXERCISES = [
             "divided": with_grid(neighbours, lambda q, s, z: (q - z) / s),
         },
     ),
-]  # fmt: skip
+]

@@ -112,7 +112,8 @@ def clip_inputs(rng: torch.Generator) -> dict:
 
 
 def clip_errors(
-    w: Tensor, x: Tensor, bits: int, shares: list[float], *, clamp=True, of_weights=False, low=True, high=True, fixed=False
+    w: Tensor, x: Tensor, bits: int, shares: list[float], *, clamp=True, of_weights=False, low=True,
+    high=True, fixed=False
 ) -> Tensor:  # fmt: skip
     """For each share c: Σ_t (x_t · (w − ŵ))² with ŵ on the grid over [c · min w, c · max w], codes
     held to 0 … 2^b − 1.
@@ -169,8 +170,8 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scaling.awq_scale", inputs=awq_scale_inputs, spec=awq_scale, lesson="3.3-awq-smoothquant", trials=4,
-        kind="formula", difficulty=1, minutes=5,
+        id="scaling.awq_scale", inputs=awq_scale_inputs, spec=awq_scale,
+        lesson="3.3-awq-smoothquant", trials=4, kind="formula", difficulty=1, minutes=5,
         mistakes={
             "signs_cancel": lambda x, alpha: centred(x.mean(0).abs() ** alpha),
             "maximum": lambda x, alpha: centred(largest(x) ** alpha),
@@ -180,28 +181,38 @@ EXERCISES = [
             "alpha_missing": lambda x, alpha: centred(x.abs().mean(0)),
             "alpha_from_one": lambda x, alpha: centred(x.abs().mean(0) ** (1 - alpha)),
             "inverse": lambda x, alpha: 1 / awq_scale(x, alpha),
-            "root_missing": lambda x, alpha: x.abs().mean(0) ** alpha / (largest(x.abs().mean(0)) * x.abs().mean(0).min()) ** alpha,
+            "root_missing": lambda x, alpha:
+                x.abs().mean(0) ** alpha
+                    / (largest(x.abs().mean(0)) * x.abs().mean(0).min()) ** alpha,
         },
     ),
     Exercise(
-        id="scaling.output_error", inputs=error_inputs, spec=output_error, lesson="3.3-awq-smoothquant",
-        kind="step", difficulty=2, minutes=6,
+        id="scaling.output_error", inputs=error_inputs, spec=output_error,
+        lesson="3.3-awq-smoothquant", kind="step", difficulty=2, minutes=6,
         mistakes={
-            "input_not_divided": lambda x, weight, s, bits: (x @ weight.T - x @ rounded(weight * s, bits).T).square().sum(),
-            "not_scaled": lambda x, weight, s, bits: (x @ (weight - rounded(weight, bits)).T).square().sum(),
-            "wrong_way": lambda x, weight, s, bits: (x @ (weight - rounded(weight / s, bits) * s).T).square().sum(),
-            "scaled_after": lambda x, weight, s, bits: (x @ weight.T - x / s @ rounded(weight, bits).T).square().sum(),
-            "of_weights": lambda x, weight, s, bits: (weight - rounded(weight * s, bits) / s).square().sum(),
-            "mean": lambda x, weight, s, bits: (x @ (weight - rounded(weight * s, bits) / s).T).square().mean(),
-            "root": lambda x, weight, s, bits: (x @ (weight - rounded(weight * s, bits) / s).T).norm(),
+            "input_not_divided": lambda x, weight, s, bits:
+                (x @ weight.T - x @ rounded(weight * s, bits).T).square().sum(),
+            "not_scaled": lambda x, weight, s, bits:
+                (x @ (weight - rounded(weight, bits)).T).square().sum(),
+            "wrong_way": lambda x, weight, s, bits:
+                (x @ (weight - rounded(weight / s, bits) * s).T).square().sum(),
+            "scaled_after": lambda x, weight, s, bits:
+                (x @ weight.T - x / s @ rounded(weight, bits).T).square().sum(),
+            "of_weights": lambda x, weight, s, bits:
+                (weight - rounded(weight * s, bits) / s).square().sum(),
+            "mean": lambda x, weight, s, bits:
+                (x @ (weight - rounded(weight * s, bits) / s).T).square().mean(),
+            "root": lambda x, weight, s, bits:
+                (x @ (weight - rounded(weight * s, bits) / s).T).norm(),
         },
     ),
     Exercise(
-        id="scaling.clip_errors", inputs=clip_inputs, spec=clip_errors, lesson="3.3-awq-smoothquant", trials=8,
-        kind="step", difficulty=3, minutes=10,
+        id="scaling.clip_errors", inputs=clip_inputs, spec=clip_errors,
+        lesson="3.3-awq-smoothquant", trials=8, kind="step", difficulty=3, minutes=10,
         mistakes={
             "of_weights": lambda **given: clip_errors(**given, of_weights=True),
-            "squared_before_sum": lambda w, x, bits, shares: clip_errors(w, torch.diag(x.norm(dim=0)), bits, shares),
+            "squared_before_sum": lambda w, x, bits, shares:
+                clip_errors(w, torch.diag(x.norm(dim=0)), bits, shares),
             "not_clamped": lambda **given: clip_errors(**given, clamp=False),
             "only_the_top": lambda **given: clip_errors(**given, low=False),
             "only_the_bottom": lambda **given: clip_errors(**given, high=False),
@@ -209,18 +220,24 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scaling.smoothing_scale", inputs=smoothing_inputs, spec=smoothing_scale, lesson="3.3-awq-smoothquant", trials=4,
-        kind="design", difficulty=2, minutes=8,
+        id="scaling.smoothing_scale", inputs=smoothing_inputs, spec=smoothing_scale,
+        lesson="3.3-awq-smoothquant", trials=4, kind="design", difficulty=2, minutes=8,
         mistakes={
-            "exponents_swapped": lambda x, weight, alpha: largest(x) ** (1 - alpha) / largest(weight) ** alpha,
+            "exponents_swapped": lambda x, weight, alpha:
+                largest(x) ** (1 - alpha) / largest(weight) ** alpha,
             "same_exponent": lambda x, weight, alpha: (largest(x) / largest(weight)) ** alpha,
             "inverse": lambda x, weight, alpha: 1 / smoothing_scale(x, weight, alpha),
-            "multiplied": lambda x, weight, alpha: largest(x) ** alpha * largest(weight) ** (1 - alpha),
-            "rows": lambda x, weight, alpha: largest(x) ** alpha / largest(weight, 1) ** (1 - alpha),
-            "signed": lambda x, weight, alpha: x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha),
-            "mean": lambda x, weight, alpha: x.abs().mean(0) ** alpha / weight.abs().mean(0) ** (1 - alpha),
+            "multiplied": lambda x, weight, alpha:
+                largest(x) ** alpha * largest(weight) ** (1 - alpha),
+            "rows": lambda x, weight, alpha:
+                largest(x) ** alpha / largest(weight, 1) ** (1 - alpha),
+            "signed": lambda x, weight, alpha:
+                x.amax(0).abs() ** alpha / weight.amax(0).abs() ** (1 - alpha),
+            "mean": lambda x, weight, alpha:
+                x.abs().mean(0) ** alpha / weight.abs().mean(0) ** (1 - alpha),
             "activations_only": lambda x, weight, alpha: largest(x) ** alpha,
-            "one_for_all": lambda x, weight, alpha: largest(x) ** alpha / weight.abs().max() ** (1 - alpha),
+            "one_for_all": lambda x, weight, alpha:
+                largest(x) ** alpha / weight.abs().max() ** (1 - alpha),
         },
     ),
 ]  # fmt: skip

@@ -49,7 +49,9 @@ def remove_inputs(rng: torch.Generator) -> dict:
 
 
 def remove_weight(w: Tensor, H: Tensor, q: int) -> Tensor:
-    """W − w_q / [H⁻¹]_qq · [H⁻¹]_q,: — found here as the minimum of ½ δHδᵀ over the other weights."""
+    """W − w_q / [H⁻¹]_qq · [H⁻¹]_q,: — found here as the minimum of ½ δHδᵀ over
+    the other weights.
+    """
     others = [j for j in range(len(w)) if j != q]
     new = torch.zeros_like(w)
     new[others] = w[others] + torch.linalg.solve(H[others][:, others], H[others, q]) * w[q]
@@ -141,24 +143,44 @@ def no_groups(weight, H, size, keep):
 
 EXERCISES = [
     Exercise(
-        id="scores.removal", inputs=removal_inputs, spec=removal, lesson="3.4-pruning-scores",
-        kind="step", difficulty=1, minutes=4,
+        id="scores.removal",
+        inputs=removal_inputs,
+        spec=removal,
+        lesson="3.4-pruning-scores",
+        kind="step",
+        difficulty=1,
+        minutes=4,
         mistakes={
-            "gradient_sign": lambda weight, grad, curvature: grad * weight + 0.5 * curvature * weight**2,
-            "half_forgotten": lambda weight, grad, curvature: -grad * weight + curvature * weight**2,
-            "not_squared": lambda weight, grad, curvature: -grad * weight + 0.5 * curvature * weight,
+            "gradient_sign": lambda weight, grad, curvature: (
+                grad * weight + 0.5 * curvature * weight**2
+            ),
+            "half_forgotten": lambda weight, grad, curvature: (
+                -grad * weight + curvature * weight**2
+            ),
+            "not_squared": lambda weight, grad, curvature: (
+                -grad * weight + 0.5 * curvature * weight
+            ),
             "first_order_only": lambda weight, grad, curvature: -grad * weight,
             "second_order_only": lambda weight, grad, curvature: 0.5 * curvature * weight**2,
-            "absolute": lambda weight, grad, curvature: (grad * weight).abs() + 0.5 * curvature * weight**2,
+            "absolute": lambda weight, grad, curvature: (
+                (grad * weight).abs() + 0.5 * curvature * weight**2
+            ),
             "divided": lambda weight, grad, curvature: -grad * weight + 0.5 * weight**2 / curvature,
         },
     ),
     Exercise(
-        id="scores.fisher", inputs=fisher_inputs, spec=fisher, lesson="3.4-pruning-scores",
-        kind="debug", difficulty=2, minutes=6,
+        id="scores.fisher",
+        inputs=fisher_inputs,
+        spec=fisher,
+        lesson="3.4-pruning-scores",
+        kind="debug",
+        difficulty=2,
+        minutes=6,
         mistakes={
             "mean_before_square": lambda weight, grads: 0.5 * grads.mean(0) ** 2 * weight**2,
-            "gradient_over_fisher": lambda weight, grads: 0.5 * grads.mean(0) ** 2 / grads.square().mean(0),
+            "gradient_over_fisher": lambda weight, grads: (
+                0.5 * grads.mean(0) ** 2 / grads.square().mean(0)
+            ),
             "weight_over_fisher": lambda weight, grads: 0.5 * weight**2 / grads.square().mean(0),
             "half_forgotten": lambda weight, grads: grads.square().mean(0) * weight**2,
             "all_squared": lambda weight, grads: 0.5 * (grads.square().mean(0) * weight) ** 2,
@@ -169,32 +191,62 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scores.magnitude_mask", inputs=mask_inputs, spec=magnitude_mask, lesson="3.4-pruning-scores", trials=6,
+        id="scores.magnitude_mask",
+        inputs=mask_inputs,
+        spec=magnitude_mask,
+        lesson="3.4-pruning-scores",
+        trials=6,
         counts=stay_in_layer,
-        kind="step", difficulty=1, minutes=5,
+        kind="step",
+        difficulty=1,
+        minutes=5,
         mistakes={
             "signed": lambda weight, sparsity: lowest(weight, round(sparsity * weight.numel())),
-            "positive_only": lambda weight, sparsity: weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1],
+            "positive_only": lambda weight, sparsity: (
+                weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1]
+            ),
             "inverted": lambda weight, sparsity: ~magnitude_mask(weight, sparsity),
             "keeps_sparsity": lambda weight, sparsity: magnitude_mask(weight, 1 - sparsity),
-            "each_row": lambda weight, sparsity: rows_of(weight.abs(), round(sparsity * weight.shape[1])),
-            "share_of_largest": lambda weight, sparsity: weight.abs() > sparsity * weight.abs().max(),
+            "each_row": lambda weight, sparsity: rows_of(
+                weight.abs(), round(sparsity * weight.shape[1])
+            ),
+            "share_of_largest": lambda weight, sparsity: (
+                weight.abs() > sparsity * weight.abs().max()
+            ),
             "sparsity_as_threshold": lambda weight, sparsity: weight.abs() > sparsity,
             "pruned_weight": lambda weight, sparsity: weight * magnitude_mask(weight, sparsity),
-            "threshold": lambda weight, sparsity: limited(weight.abs(), round(sparsity * weight.numel())),
-            "rounded_down": lambda weight, sparsity: lowest(weight.abs(), int(sparsity * weight.numel())),
-            "rounded_up": lambda weight, sparsity: lowest(weight.abs(), math.ceil(sparsity * weight.numel())),
+            "threshold": lambda weight, sparsity: limited(
+                weight.abs(), round(sparsity * weight.numel())
+            ),
+            "rounded_down": lambda weight, sparsity: lowest(
+                weight.abs(), int(sparsity * weight.numel())
+            ),
+            "rounded_up": lambda weight, sparsity: lowest(
+                weight.abs(), math.ceil(sparsity * weight.numel())
+            ),
         },
     ),
     Exercise(
-        id="scores.wanda_mask", inputs=wanda_inputs, spec=wanda_mask, lesson="3.4-pruning-scores", trials=8,
+        id="scores.wanda_mask",
+        inputs=wanda_inputs,
+        spec=wanda_mask,
+        lesson="3.4-pruning-scores",
+        trials=8,
         counts=stay_in_rows,
-        kind="formula", difficulty=2, minutes=6,
+        kind="formula",
+        difficulty=2,
+        minutes=6,
         mistakes={
-            "layer_wise": lambda weight, x, sparsity: lowest(wanda_score(weight, x), round(sparsity * weight.numel())),
-            "each_column": lambda weight, x, sparsity: rows_of(wanda_score(weight, x).T, round(sparsity * len(weight))).T,
+            "layer_wise": lambda weight, x, sparsity: lowest(
+                wanda_score(weight, x), round(sparsity * weight.numel())
+            ),
+            "each_column": lambda weight, x, sparsity: (
+                rows_of(wanda_score(weight, x).T, round(sparsity * len(weight))).T
+            ),
             "inputs_forgotten": with_norm(lambda x: torch.ones_like(x[0])),
-            "signed": lambda weight, x, sparsity: rows_of(weight * x.norm(dim=0), round(sparsity * weight.shape[1])),
+            "signed": lambda weight, x, sparsity: rows_of(
+                weight * x.norm(dim=0), round(sparsity * weight.shape[1])
+            ),
             "mean_of_inputs": with_norm(lambda x: x.mean(0).abs()),
             "centred": with_norm(lambda x: x.std(0)),
             "largest_input": with_norm(lambda x: x.abs().amax(0)),
@@ -208,9 +260,15 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scores.n_of_m", inputs=n_of_m_inputs, spec=n_of_m, lesson="3.4-pruning-scores", trials=8,
+        id="scores.n_of_m",
+        inputs=n_of_m_inputs,
+        spec=n_of_m,
+        lesson="3.4-pruning-scores",
+        trials=8,
         counts=stay_in_groups,
-        kind="step", difficulty=2, minutes=6,
+        kind="step",
+        difficulty=2,
+        minutes=6,
         mistakes={
             "along_outputs": lambda score, n, m: n_of_m(score.T, n, m).T,
             "strided": strided,
@@ -222,21 +280,37 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="scores.remove_weight", inputs=remove_inputs, spec=remove_weight, lesson="3.4-pruning-scores",
-        kind="step", difficulty=2, minutes=6,
+        id="scores.remove_weight",
+        inputs=remove_inputs,
+        spec=remove_weight,
+        lesson="3.4-pruning-scores",
+        kind="step",
+        difficulty=2,
+        minutes=6,
         mistakes={
             "hessian_not_inverse": along(lambda H, q: H[q] / H[q, q]),
             "divided_by_hessian": along(lambda H, q: torch.linalg.inv(H)[q] / H[q, q]),
             "not_divided": along(lambda H, q: torch.linalg.inv(H)[q]),
             "sign": along(lambda H, q: -torch.linalg.inv(H)[q] / torch.linalg.inv(H)[q, q]),
             "nobody_moves": along(lambda H, q: torch.zeros_like(H[q])),
-            "later_only": along(lambda H, q: (torch.linalg.inv(H)[q] / torch.linalg.inv(H)[q, q]) * (torch.arange(len(H)) > q)),
+            "later_only": along(
+                lambda H, q: (
+                    (torch.linalg.inv(H)[q] / torch.linalg.inv(H)[q, q])
+                    * (torch.arange(len(H)) > q)
+                )
+            ),
         },
         trials=5,
     ),
     Exercise(
-        id="scores.group_mask", inputs=group_inputs, spec=group_mask, lesson="3.4-pruning-scores", trials=6,
-        kind="decide", difficulty=3, minutes=10,
+        id="scores.group_mask",
+        inputs=group_inputs,
+        spec=group_mask,
+        lesson="3.4-pruning-scores",
+        trials=6,
+        kind="decide",
+        difficulty=3,
+        minutes=10,
         mistakes={
             "no_groups": no_groups,
             "each_row": each_row,
@@ -244,8 +318,12 @@ EXERCISES = [
             "diagonal_only": with_cost(lambda weight, H: weight**2 * H.diagonal()),
             "whole_hessian": with_cost(lambda weight, H: (weight @ H) * weight),
             "norm_for_trace": norm_for_trace,
-            "keeps_worst": lambda weight, H, size, keep: by_groups(-group_costs(weight, H, size), weight, size, keep),
-            "keep_counts_inputs": lambda weight, H, size, keep: lowest(((weight @ H) * weight).sum(0), weight.shape[1] - keep).expand_as(weight),
+            "keeps_worst": lambda weight, H, size, keep: by_groups(
+                -group_costs(weight, H, size), weight, size, keep
+            ),
+            "keep_counts_inputs": lambda weight, H, size, keep: lowest(
+                ((weight @ H) * weight).sum(0), weight.shape[1] - keep
+            ).expand_as(weight),
         },
     ),
-]  # fmt: skip
+]

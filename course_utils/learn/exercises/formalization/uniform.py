@@ -1,4 +1,6 @@
-"""Lesson 3.1: the affine map, what rounding and clipping cost, stochastic rounding, a lower bound."""
+"""Lesson 3.1: the affine map, what rounding and clipping cost, stochastic rounding,
+a lower bound.
+"""
 
 import math
 
@@ -128,7 +130,9 @@ def by_formula(x, threshold, bits):
 
 
 def threshold_inputs(rng: torch.Generator) -> dict:
-    """Long tails and one far outlier: neither the largest nor the smallest threshold is the best."""
+    """Long tails and one far outlier: neither the largest nor the smallest
+    threshold is the best.
+    """
     x = heavy_inputs(rng)["x"]
     x[0] = 16.0
     bits = 3 + rng.initial_seed() % 2
@@ -182,29 +186,59 @@ def lower_bound(peak: float, bits: int) -> float:
 
 EXERCISES = [
     Exercise(
-        id="uniform.round_trip", inputs=range_inputs, spec=round_trip, lesson="3.1-uniform-quantization", trials=6,
-        kind="debug", difficulty=2, minutes=8,
+        id="uniform.round_trip",
+        inputs=range_inputs,
+        spec=round_trip,
+        lesson="3.1-uniform-quantization",
+        trials=6,
+        kind="debug",
+        difficulty=2,
+        minutes=8,
         mistakes={
-            "forms_mixed": through(lambda x, s, z, low, top: s * ((x - z) / s).round().clamp(0, top) + z),
-            "minimum_as_zero": through(lambda x, s, z, low, top: s * ((x - low) / s).round().clamp(0, top) + low),
-            "zero_unrounded": through(lambda x, s, z, low, top: s * (((x / s).round() - low / s).clamp(0, top) + low / s)),
+            "forms_mixed": through(
+                lambda x, s, z, low, top: s * ((x - z) / s).round().clamp(0, top) + z
+            ),
+            "minimum_as_zero": through(
+                lambda x, s, z, low, top: s * ((x - low) / s).round().clamp(0, top) + low
+            ),
+            "zero_unrounded": through(
+                lambda x, s, z, low, top: s * (((x / s).round() - low / s).clamp(0, top) + low / s)
+            ),
             "not_clamped": through(lambda x, s, z, low, top: s * (x / s).round()),
             "one_step_more": through(
-                lambda x, s, z, low, top: s * (((x / s).round() + z).clamp(0, top) - z), lambda bits: 2**bits
+                lambda x, s, z, low, top: s * (((x / s).round() + z).clamp(0, top) - z),
+                lambda bits: 2**bits,
             ),
             "codes": through(lambda x, s, z, low, top: ((x / s).round() + z).clamp(0, top)),
-            "zero_not_taken_off": through(lambda x, s, z, low, top: s * ((x / s).round() + z).clamp(0, top)),
-            "truncated": through(lambda x, s, z, low, top: s * (((x / s).trunc() + z).clamp(0, top) - z)),
+            "zero_not_taken_off": through(
+                lambda x, s, z, low, top: s * ((x / s).round() + z).clamp(0, top)
+            ),
+            "truncated": through(
+                lambda x, s, z, low, top: s * (((x / s).trunc() + z).clamp(0, top) - z)
+            ),
             "zero_rounded_up": with_zero_by(math.ceil),
             "zero_truncated": with_zero_by(math.floor),
-            "signed_range": through(lambda x, s, z, low, top: s * (((x / s).round() + z).clamp(-(top + 1) // 2, top // 2) - z)),
-            "clamped_too_early": through(lambda x, s, z, low, top: s * (x / s).round().clamp(0, top)),
-            "scale_inverted": through(lambda x, s, z, low, top: (((x * s).round() + z).clamp(0, top) - z) / s),
+            "signed_range": through(
+                lambda x, s, z, low, top: (
+                    s * (((x / s).round() + z).clamp(-(top + 1) // 2, top // 2) - z)
+                )
+            ),
+            "clamped_too_early": through(
+                lambda x, s, z, low, top: s * (x / s).round().clamp(0, top)
+            ),
+            "scale_inverted": through(
+                lambda x, s, z, low, top: (((x * s).round() + z).clamp(0, top) - z) / s
+            ),
         },
     ),
     Exercise(
-        id="uniform.error_parts", inputs=heavy_inputs, spec=error_parts, lesson="3.1-uniform-quantization",
-        kind="step", difficulty=2, minutes=8,
+        id="uniform.error_parts",
+        inputs=heavy_inputs,
+        spec=error_parts,
+        lesson="3.1-uniform-quantization",
+        kind="step",
+        difficulty=2,
+        minutes=8,
         mistakes={
             "own_means": own_means,
             "sums": parts(lambda e, x: e.sum()),
@@ -218,35 +252,63 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="uniform.best_threshold", inputs=threshold_inputs, spec=best_threshold, lesson="3.1-uniform-quantization",
-        kind="decide", difficulty=1, minutes=5,
+        id="uniform.best_threshold",
+        inputs=threshold_inputs,
+        spec=best_threshold,
+        lesson="3.1-uniform-quantization",
+        kind="decide",
+        difficulty=1,
+        minutes=5,
         mistakes={
             "largest": lambda x, bits, thresholds: thresholds.max(),
-            "rounding_only": lambda x, bits, thresholds: min(thresholds.tolist(), key=lambda t: error_parts(x, t, bits)[0]),
-            "clipping_only": lambda x, bits, thresholds: min(thresholds.tolist(), key=lambda t: error_parts(x, t, bits)[1]),
-            "position": lambda x, bits, thresholds: thresholds.tolist().index(best_threshold(x, bits, thresholds)),
-            "error": lambda x, bits, thresholds: min(sum(error_parts(x, t, bits)) for t in thresholds.tolist()),
+            "rounding_only": lambda x, bits, thresholds: min(
+                thresholds.tolist(), key=lambda t: error_parts(x, t, bits)[0]
+            ),
+            "clipping_only": lambda x, bits, thresholds: min(
+                thresholds.tolist(), key=lambda t: error_parts(x, t, bits)[1]
+            ),
+            "position": lambda x, bits, thresholds: thresholds.tolist().index(
+                best_threshold(x, bits, thresholds)
+            ),
+            "error": lambda x, bits, thresholds: min(
+                sum(error_parts(x, t, bits)) for t in thresholds.tolist()
+            ),
         },
     ),
     Exercise(
-        id="uniform.stochastic_round", inputs=stochastic_inputs, spec=stochastic_round, lesson="3.1-uniform-quantization",
-        kind="formula", difficulty=1, minutes=5,
+        id="uniform.stochastic_round",
+        inputs=stochastic_inputs,
+        spec=stochastic_round,
+        lesson="3.1-uniform-quantization",
+        kind="formula",
+        difficulty=1,
+        minutes=5,
         mistakes={
             "nearest": lambda x, scale, u: scale * (x / scale).round(),
-            "reversed": lambda x, scale, u: scale * ((x / scale).floor() + (u > x / scale - (x / scale).floor())),
+            "reversed": lambda x, scale, u: (
+                scale * ((x / scale).floor() + (u > x / scale - (x / scale).floor()))
+            ),
             "codes": lambda x, scale, u: stochastic_round(x, scale, u) / scale,
             "toward_zero": toward_zero,
             "noise_then_nearest": lambda x, scale, u: scale * (x / scale + u).round(),
             "other_half": lambda x, scale, u: scale * (x / scale + u).floor(),
             "always_down": lambda x, scale, u: scale * (x / scale).floor(),
-            "not_in_steps": lambda x, scale, u: scale * ((x / scale).floor() + (u < x - scale * (x / scale).floor())),
+            "not_in_steps": lambda x, scale, u: (
+                scale * ((x / scale).floor() + (u < x - scale * (x / scale).floor()))
+            ),
             "a_coin": lambda x, scale, u: scale * ((x / scale).floor() + (u < 0.5)),
         },
     ),
     Exercise(
-        id="uniform.lower_bound", inputs=bound_inputs, spec=lower_bound, tolerance=1e-6, trials=6,
+        id="uniform.lower_bound",
+        inputs=bound_inputs,
+        spec=lower_bound,
+        tolerance=1e-6,
+        trials=6,
         lesson="3.1-uniform-quantization",
-        kind="step", difficulty=2, minutes=6,
+        kind="step",
+        difficulty=2,
+        minutes=6,
         mistakes={
             "values_not_squared": lambda peak, bits: 1 / (12 * peak**2 * 2**bits),
             "bits_for_values": lambda peak, bits: 1 / (12 * peak**2 * bits**2),
@@ -257,4 +319,4 @@ EXERCISES = [
             "radius": lambda peak, bits: 1 / (4 * peak**2 * 2 ** (2 * bits)),
         },
     ),
-]  # fmt: skip
+]

@@ -114,8 +114,8 @@ def _scores_ratio(queries: Tensor, keys: Tensor, bits: int) -> float:
 
 
 def scale_axis(queries: Tensor, keys: Tensor, bits: int) -> str:
-    """ "channel" or "token": whose numbers should share a grid, for the smaller squared error of the
-    scores Q Kᵀ.
+    """ "channel" or "token": whose numbers should share a grid, for the smaller squared error of
+    the scores Q Kᵀ.
     """
     return "channel" if _scores_ratio(queries, keys, bits) < 1 else "token"
 

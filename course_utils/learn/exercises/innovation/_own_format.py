@@ -100,7 +100,9 @@ def zero_afterwards(sample: Tensor, bits: int) -> Tensor:
 
 OWN = Exercise(
     "number_formats.own_format", hidden, own_format,
-    {"even": even, "equal_shares": equal_shares, "mirrored": mirrored, "zero_afterwards": zero_afterwards},
+    {"even": even, "equal_shares": equal_shares, "mirrored": mirrored,
+     "zero_afterwards": zero_afterwards},
     {"holds_zero": holds_zero, "near_the_least": near_the_least},
-    lesson="5.2-number-formats", kind="design", difficulty=3, minutes=10, trials=4, seconds=20.0, counts=within_reach,
+    lesson="5.2-number-formats", kind="design", difficulty=3, minutes=10, trials=4, seconds=20.0,
+    counts=within_reach,
 )  # fmt: skip

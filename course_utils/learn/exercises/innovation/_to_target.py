@@ -31,7 +31,8 @@ def greedy_steps(damages, seconds, weights, rest, target):
     chosen = [0] * len(seconds)
     while rest + total(seconds, chosen) > target:
         steps = [((d[o + 1] - d[o]) / max(s[o] - s[o + 1], 1e-12), i)
-                 for i, (d, s, o) in enumerate(zip(damages, seconds, chosen, strict=True)) if o + 1 < len(s)]  # fmt: skip
+                 for i, (d, s, o) in enumerate(zip(damages, seconds, chosen, strict=True)) if o + 1
+                     < len(s)]  # fmt: skip
         if not steps:
             break
         chosen[min(steps)[1]] += 1

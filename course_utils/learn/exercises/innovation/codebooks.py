@@ -154,9 +154,11 @@ def step_inputs(rng: torch.Generator) -> dict:
     bits, state_bits = turn(rng, (1, 3), (2, 4), (3, 5), (2, 5))
     states = 2**state_bits
     return {
-        "cost": 3 * torch.rand(states, generator=rng, dtype=torch.float64), "x": float(torch.randn((), generator=rng)),
-        "values": torch.randn(states, generator=rng, dtype=torch.float64), "bits": bits,
-    }  # fmt: skip
+        "cost": 3 * torch.rand(states, generator=rng, dtype=torch.float64),
+        "x": float(torch.randn((), generator=rng)),
+        "values": torch.randn(states, generator=rng, dtype=torch.float64),
+        "bits": bits,
+    }
 
 
 def viterbi_step(cost: Tensor, x: float, values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -292,7 +294,9 @@ def cheapest_offer(shapes, offers, budget):
 
 EXERCISES = [
     Exercise(
-        "codebooks.nearest_e8", eights, nearest_e8,
+        "codebooks.nearest_e8",
+        eights,
+        nearest_e8,
         {
             "sum_ignored": e8_with(even=torch.round),
             "first_number": e8_with(even=even_with(which=lambda e: 0)),
@@ -302,29 +306,49 @@ EXERCISES = [
             "always_up": e8_with(even=even_with(step=lambda g, r: 1.0)),
             "whole_only": e8_with(choose=lambda x, a, b: torch.ones(len(x), dtype=torch.bool)),
             "not_moved_back": e8_with(back=0.0),
-            "farther": e8_with(choose=lambda x, a, b: (x - a).square().sum(1) > (x - b).square().sum(1)),
+            "farther": e8_with(
+                choose=lambda x, a, b: (x - a).square().sum(1) > (x - b).square().sum(1)
+            ),
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=8, trials=6,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=8,
+        trials=6,
     ),
     Exercise(
-        "codebooks.read_trellis", stream, read_trellis,
+        "codebooks.read_trellis",
+        stream,
+        read_trellis,
         {
             "starts_empty": trellis_with(start="zero"),
             "starts_with_first": trellis_with(start="first"),
-            "no_memory": lambda codes, bits, state_bits, values: torch.stack([values[c] for c in codes]),
+            "no_memory": lambda codes, bits, state_bits, values: torch.stack(
+                [values[c] for c in codes]
+            ),
             "one_late": trellis_with(take=lambda before, after: before),
             "not_cut": trellis_with(cut=False),
             "newest_on_top": newest_on_top,
             "one_bit": one_bit_at_a_time,
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=7, trials=10,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=7,
+        trials=10,
     ),
     Exercise(
-        "codebooks.viterbi_step", step_inputs, viterbi_step,
+        "codebooks.viterbi_step",
+        step_inputs,
+        viterbi_step,
         {
             "as_given": step_with(parents=_sharing_high_bits, came=lambda few, at: few),
             "neighbours": step_with(parents=_sharing_high_bits),
-            "children": step_with(parents=lambda n, bits: ((torch.arange(n) << bits) % n)[:, None] + torch.arange(2**bits)),
+            "children": step_with(
+                parents=lambda n, bits: (
+                    ((torch.arange(n) << bits) % n)[:, None] + torch.arange(2**bits)
+                )
+            ),
             "any_state": step_with(parents=lambda n, bits: torch.arange(n).expand(n, n)),
             "worst": step_with(best=lambda old: old.max(1)),
             "absolute": step_with(own=lambda x, v: (x - v).abs()),
@@ -332,10 +356,16 @@ EXERCISES = [
             "which_of_few": step_with(came=lambda few, at: few),
             "cost_forgotten": step_with(own=lambda x, v: 0.0),
         },
-        lesson=LESSON, kind="debug", difficulty=3, minutes=9, trials=8,
+        lesson=LESSON,
+        kind="debug",
+        difficulty=3,
+        minutes=9,
+        trials=8,
     ),
     Exercise(
-        "codebooks.best_offer", offers, best_offer,
+        "codebooks.best_offer",
+        offers,
+        best_offer,
         {
             "codebooks_free": offer_with(all_sets=lambda n, shared: 0),
             "always_shared": offer_with(all_sets=lambda n, shared: 1),
@@ -347,6 +377,10 @@ EXERCISES = [
             "mean_of_layers": mean_of_layers,
             "cheapest": cheapest_offer,
         },
-        lesson=LESSON, kind="decide", difficulty=2, minutes=7, trials=12,
+        lesson=LESSON,
+        kind="decide",
+        difficulty=2,
+        minutes=7,
+        trials=12,
     ),
-]  # fmt: skip
+]

@@ -206,20 +206,34 @@ def as_given(weight: Tensor, gradient: Tensor, mask: Tensor, count: int) -> Tens
 
 EXERCISES = [
     Exercise(
-        "frontiers.choices", candidates, choices,
+        "frontiers.choices",
+        candidates,
+        choices,
         {
             "no_half": choices_with(half=1.0),
-            "columns": choices_with(full=lambda F, d: torch.einsum("ri,ij,rj->r", d, F.diag().diag(), d)),
-            "off_diagonal": choices_with(full=lambda F, d: torch.einsum("ri,ij,rj->r", d, F - F.diag().diag(), d)),
+            "columns": choices_with(
+                full=lambda F, d: torch.einsum("ri,ij,rj->r", d, F.diag().diag(), d)
+            ),
+            "off_diagonal": choices_with(
+                full=lambda F, d: torch.einsum("ri,ij,rj->r", d, F - F.diag().diag(), d)
+            ),
             "largest": choices_with(best=torch.argmax),
             "norm_of_product": choices_with(full=lambda F, d: (d @ F).square().sum(1)),
             "row_sums": choices_with(diagonal=lambda F, d: (d.square() * F.sum(1)).sum(1)),
-            "absolute": choices_with(full=lambda F, d: torch.einsum("ri,ij,rj->r", d.abs(), F, d.abs())),
+            "absolute": choices_with(
+                full=lambda F, d: torch.einsum("ri,ij,rj->r", d.abs(), F, d.abs())
+            ),
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=6, trials=6,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=6,
+        trials=6,
     ),
     Exercise(
-        "frontiers.swap", swap_problem, swap,
+        "frontiers.swap",
+        swap_problem,
+        swap,
         {
             "pair_forgotten": swap_with(pair=0.0),
             "pair_added": swap_with(pair=2.0),
@@ -230,10 +244,16 @@ EXERCISES = [
             "other_way": swap_with(sign=-1.0),
             "diagonal_only": swap_with(pair=0.0, field=0.0),
         },
-        lesson=LESSON, kind="formula", difficulty=2, minutes=6, trials=6,
+        lesson=LESSON,
+        kind="formula",
+        difficulty=2,
+        minutes=6,
+        trials=6,
     ),
     Exercise(
-        "frontiers.penalty", problem, penalty,
+        "frontiers.penalty",
+        problem,
+        penalty,
         {
             "no_linear": penalty_with(linear=lambda r: 0.0),
             "linear_once": penalty_with(linear=lambda r: -1.0 * r),
@@ -246,10 +266,16 @@ EXERCISES = [
             "constant_unscaled": penalty_with(scaled=False),
             "constant_once": penalty_with(constant=lambda r: r if r > 1 else 0.0),
         },
-        lesson=LESSON, kind="step", difficulty=3, minutes=8, trials=6,
+        lesson=LESSON,
+        kind="step",
+        difficulty=3,
+        minutes=8,
+        trials=6,
     ),
     Exercise(
-        "frontiers.regrow", layer, regrow,
+        "frontiers.regrow",
+        layer,
+        regrow,
         {
             "as_given": as_given,
             "nothing_moves": lambda weight, gradient, mask, count: mask,
@@ -260,10 +286,16 @@ EXERCISES = [
             "never_again": regrow_with(again=False),
             "smallest_grow": regrow_with(worth=lambda w, g, now: -g.abs()),
         },
-        lesson=LESSON, kind="debug", difficulty=2, minutes=7, trials=8,
+        lesson=LESSON,
+        kind="debug",
+        difficulty=2,
+        minutes=7,
+        trials=8,
     ),
     Exercise(
-        "frontiers.exit_cost", looks, exit_cost,
+        "frontiers.exit_cost",
+        looks,
+        exit_cost,
         {
             "looks_free": exit_with(looks=lambda d, last: d * 0),
             "one_look": exit_with(looks=lambda d, last: d * 0 + 1),
@@ -271,16 +303,28 @@ EXERCISES = [
             "all_looks": exit_with(looks=lambda d, last: d * 0 + last),
             "never_sure_left_out": exit_with(never="left out"),
             "stays_sure": exit_with(sure=last_sure),
-            "by_margin": exit_with(sure=lambda p, t: (p.topk(2, -1).values[..., 0] - p.topk(2, -1).values[..., 1]) > t),
-            "share_that_left": exit_with(agree=lambda p, depth, same: (depth < len(p)).double().mean()),
+            "by_margin": exit_with(
+                sure=lambda p, t: (p.topk(2, -1).values[..., 0] - p.topk(2, -1).values[..., 1]) > t
+            ),
+            "share_that_left": exit_with(
+                agree=lambda p, depth, same: (depth < len(p)).double().mean()
+            ),
         },
-        lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=6,
+        lesson=LESSON,
+        kind="decide",
+        difficulty=2,
+        minutes=8,
+        trials=6,
     ),
     Exercise(
-        "frontiers.verdict", trial, verdict,
+        "frontiers.verdict",
+        trial,
+        verdict,
         {
             "mean_only": verdict_with(only_mean=True),
-            "unpaired": verdict_with(half=lambda d, a, b, t: t * math.sqrt(float(a.var() + b.var()) / len(d))),
+            "unpaired": verdict_with(
+                half=lambda d, a, b, t: t * math.sqrt(float(a.var() + b.var()) / len(d))
+            ),
             "spread_for_interval": verdict_with(half=lambda d, a, b, t: t * float(d.std())),
             "no_t": verdict_with(half=lambda d, a, b, t: float(d.std()) / math.sqrt(len(d))),
             "steps_ignored": verdict_with(fair=("tuned", "seeds")),
@@ -289,6 +333,10 @@ EXERCISES = [
             "fairness_ignored": verdict_with(fair=()),
             "higher_is_better": verdict_with(lower="worse"),
         },
-        lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=24,
+        lesson=LESSON,
+        kind="decide",
+        difficulty=2,
+        minutes=8,
+        trials=24,
     ),
-]  # fmt: skip
+]

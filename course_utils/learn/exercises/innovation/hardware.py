@@ -20,8 +20,9 @@ LESSON = "5.5-hardware-aware"
 def layers(rng: torch.Generator) -> dict:
     """Layers of unlike sides, groups that do not divide the columns, several tokens."""
     return {
-        "rows": pick(rng, 24, 40, 96), "columns": pick(rng, 50, 70, 130), "tokens": turn(rng, 3, 8, 17),
-        "bits": pick(rng, 3, 4, 8), "group_size": pick(rng, 16, 32, 64),
+        "rows": pick(rng, 24, 40, 96), "columns": pick(rng, 50, 70, 130),
+        "tokens": turn(rng, 3, 8, 17), "bits": pick(rng, 3, 4, 8),
+        "group_size": pick(rng, 16, 32, 64),
     }  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def intensity(rows: int, columns: int, tokens: int, bits: int, group_size: int) 
     return 2 * rows * columns * tokens / (codes + scales + 4 * tokens * (rows + columns))
 
 
-def intensity_with(ops=lambda r, c, t: 2 * r * c * t, codes=lambda r, c, t, b: r * c * b / 8, scales=lambda r, c, g: 2 * r * math.ceil(c / g),
+def intensity_with(ops=lambda r, c, t: 2 * r * c * t, codes=lambda r, c, t, b: r * c * b / 8,
+                   scales=lambda r, c, g: 2 * r * math.ceil(c / g),
                    moved=lambda r, c, t: 4 * t * (r + c)):  # fmt: skip
     def answer(rows, columns, tokens, bits, group_size):
         return ops(rows, columns, tokens) / (
@@ -265,7 +267,8 @@ EXERCISES = [
     Exercise(
         "hardware.times", turns, times,
         {
-            "mean": times_with(best=mean), "median": times_with(best=median), "slowest": times_with(best=max),
+            "mean": times_with(best=mean), "median": times_with(best=median),
+            "slowest": times_with(best=max),
             "first": times_with(best=lambda v: v[0]),
             "by_turns": times_with(each=False), "nothing_taken_off": times_with(less=None),
             "taken_off_once": times_with(whole=True), "mean_of_nothing": times_with(less=mean),
@@ -273,7 +276,8 @@ EXERCISES = [
         },
         lesson=LESSON, kind="debug", difficulty=1, minutes=5, trials=6,
     ),
-    Exercise("hardware.forecast", tables, forecast, FORECAST_MISTAKES, lesson=LESSON, kind="decide", difficulty=2, minutes=5, trials=9),
+    Exercise("hardware.forecast", tables, forecast, FORECAST_MISTAKES, lesson=LESSON, kind="decide",
+             difficulty=2, minutes=5, trials=9),
     TO_TARGET,
     Exercise(
         "hardware.read_back", cells, read_back,

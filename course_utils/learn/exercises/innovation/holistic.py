@@ -185,7 +185,9 @@ def threshold(
 
 
 def threshold_with(
-    harm=lambda small, large: ~small & large, above=lambda c, t: c >= t, limit=lambda lost, stays, bound: bound[lost], last=True, share=lambda stays: float((~stays).double().mean()), none=math.inf
+    harm=lambda small, large: ~small & large, above=lambda c, t: c >= t,
+    limit=lambda lost, stays, bound: bound[lost], last=True, share=lambda stays:
+        float((~stays).double().mean()), none=math.inf
 ):  # fmt: skip
     def answer(confidence, small, large, grid, bound, risk):
         chosen = none
@@ -223,7 +225,9 @@ def table(rng: torch.Generator) -> dict:
 
     def make(rng):
         n = pick(rng, 7, 8)
-        rows: list[dict] = [{"blocks": int(torch.randint(4, 13, (), generator=rng)) * 100, "embedding": pick(rng, 100, 300), "kl": int(torch.randint(2, 12, (), generator=rng)) / 100,
+        rows: list[dict] = [{"blocks": int(torch.randint(4, 13, (), generator=rng)) * 100,
+                             "embedding": pick(rng, 100, 300),
+                             "kl": int(torch.randint(2, 12, (), generator=rng)) / 100,
                  "windows": 16 if i == other else 64} for i in range(n)]  # fmt: skip
         if twice:
             rows[-1] = dict(rows[0])

@@ -85,8 +85,8 @@ def gate(alpha: Tensor, u: Tensor, beta: float, gamma: float, zeta: float) -> tu
 
 
 def gate_with(
-    noise=torch.logit, cool=lambda x, b: x / b, stretch=lambda s, g, z: s * (z - g) + g, clip=lambda z: z.clamp(0, 1),
-    chance=lambda a, b, g, z: torch.sigmoid(a - b * math.log(-g / z)),
+    noise=torch.logit, cool=lambda x, b: x / b, stretch=lambda s, g, z: s * (z - g) + g,
+    clip=lambda z: z.clamp(0, 1), chance=lambda a, b, g, z: torch.sigmoid(a - b * math.log(-g / z)),
 ):  # fmt: skip
     def answer(alpha, u, beta, gamma, zeta):
         s = torch.sigmoid(cool(noise(u) + alpha, beta))
@@ -210,7 +210,9 @@ def movement_with(score, chosen=top):
 
 EXERCISES = [
     Exercise(
-        "learned_masks.soft_mask", groups, soft_mask,
+        "learned_masks.soft_mask",
+        groups,
+        soft_mask,
         {
             "multiplied": soft_with(inside=lambda e, g, tau: (e + g) * tau),
             "noise_forgotten": soft_with(inside=lambda e, g, tau: e / tau),
@@ -220,41 +222,67 @@ EXERCISES = [
             "hard": soft_with(choose=one_hot),
             "interleaved": soft_with(lay=lambda x: x.transpose(1, 2).flatten(1)),
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=6, trials=6,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=6,
+        trials=6,
     ),
     Exercise(
-        "learned_masks.gate", gates, gate,
+        "learned_masks.gate",
+        gates,
+        gate,
         {
             "sign": gate_with(noise=lambda u: torch.logit(u).neg()),
             "no_stretch": gate_with(stretch=lambda s, g, z: s),
             "no_clip": gate_with(clip=lambda z: z),
             "not_cooled": gate_with(cool=lambda x, b: x),
             "noise_cooled_alone": lambda alpha, u, beta, gamma, zeta: (
-                (torch.sigmoid(torch.logit(u) / beta + alpha) * (zeta - gamma) + gamma).clamp(0, 1), gate(alpha, u, beta, gamma, zeta)[1],
+                (torch.sigmoid(torch.logit(u) / beta + alpha) * (zeta - gamma) + gamma).clamp(0, 1),
+                gate(alpha, u, beta, gamma, zeta)[1],
             ),
             "beta_lost": gate_with(chance=lambda a, b, g, z: torch.sigmoid(a - math.log(-g / z))),
-            "penalty_sign": gate_with(chance=lambda a, b, g, z: torch.sigmoid(a + b * math.log(-g / z))),
+            "penalty_sign": gate_with(
+                chance=lambda a, b, g, z: torch.sigmoid(a + b * math.log(-g / z))
+            ),
             "soft_chance": gate_with(chance=lambda a, b, g, z: torch.sigmoid(a)),
-            "penalty_on_z": lambda alpha, u, beta, gamma, zeta: (gate(alpha, u, beta, gamma, zeta)[0],) * 2,
+            "penalty_on_z": lambda alpha, u, beta, gamma, zeta: (
+                (gate(alpha, u, beta, gamma, zeta)[0],) * 2
+            ),
         },
-        lesson=LESSON, kind="formula", difficulty=2, minutes=7, trials=6,
+        lesson=LESSON,
+        kind="formula",
+        difficulty=2,
+        minutes=7,
+        trials=6,
     ),
     Exercise(
-        "learned_masks.price", parts, price,
+        "learned_masks.price",
+        parts,
+        price,
         {
             "dearest": price_with(ratio=lambda d, s: d),
             "inverted": price_with(ratio=lambda d, s: s / d),
-            "smallest_stay": price_with(values=lambda r: [0.0, *sorted(r.tolist(), reverse=True)], stays=lambda r, v: r < v if v else torch.ones_like(r, dtype=torch.bool)),
+            "smallest_stay": price_with(
+                values=lambda r: [0.0, *sorted(r.tolist(), reverse=True)],
+                stays=lambda r, v: r < v if v else torch.ones_like(r, dtype=torch.bool),
+            ),
             "not_quite_full": price_with(fits=lambda total, budget: total < budget),
             "counted": price_with(used=torch.ones_like),
             "one_over": price_with(stays=lambda r, v: r >= v),
             "filled": filled,
             "knapsack": best_set,
         },
-        lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=15,
+        lesson=LESSON,
+        kind="decide",
+        difficulty=2,
+        minutes=8,
+        trials=15,
     ),
     Exercise(
-        "learned_masks.movement", path, movement,
+        "learned_masks.movement",
+        path,
+        movement,
         {
             "sign": movement_with(lambda w, g: (w * g).sum(0)),
             "sizes": movement_with(lambda w, g: (w * g).abs().sum(0)),
@@ -263,9 +291,18 @@ EXERCISES = [
             "sums_multiplied": movement_with(lambda w, g: -(w[-1] * g.sum(0))),
             "gradient_alone": movement_with(lambda w, g: -g.sum(0)),
             "magnitude": movement_with(lambda w, g: w[-1].abs()),
-            "number_that_goes": movement_with(lambda w, g: -(w * g).sum(0), chosen=lambda s, keep: top(s, s.numel() - keep)),
-            "per_row": movement_with(lambda w, g: -(w * g).sum(0), chosen=lambda s, keep: torch.stack([top(row, max(1, keep // len(s))) for row in s])),
+            "number_that_goes": movement_with(
+                lambda w, g: -(w * g).sum(0), chosen=lambda s, keep: top(s, s.numel() - keep)
+            ),
+            "per_row": movement_with(
+                lambda w, g: -(w * g).sum(0),
+                chosen=lambda s, keep: torch.stack([top(row, max(1, keep // len(s))) for row in s]),
+            ),
         },
-        lesson=LESSON, kind="debug", difficulty=2, minutes=6, trials=6,
+        lesson=LESSON,
+        kind="debug",
+        difficulty=2,
+        minutes=6,
+        trials=6,
     ),
-]  # fmt: skip
+]

@@ -229,16 +229,19 @@ EXERCISES = [
             "summed": on_policy_with(mean=False),
             "weights_detached": on_policy_with(detached=True),
         },
-        lesson=LESSON, kind="step", difficulty=3, minutes=8, trials=6, gradients=("student_logits",),
+        lesson=LESSON, kind="step", difficulty=3, minutes=8, trials=6,
+        gradients=("student_logits",),
     ),
     Exercise(
         "llm_distillation.which", candidates, chosen,
         {
-            "directions_swapped": chosen_with(forward=lambda p, q: q * (q / p).log(), reverse=lambda p, q: p * (p / q).log()),
+            "directions_swapped": chosen_with(forward=lambda p, q: q * (q / p).log(),
+                                              reverse=lambda p, q: p * (p / q).log()),
             "largest": chosen_with(best=torch.argmax),
             "forward_twice": chosen_with(reverse=lambda p, q: p * (p / q).log()),
             "reverse_twice": chosen_with(forward=lambda p, q: q * (q / p).log()),
-            "unweighted": chosen_with(forward=lambda p, q: (p / q).log(), reverse=lambda p, q: (q / p).log()),
+            "unweighted": chosen_with(forward=lambda p, q: (p / q).log(), reverse=lambda p, q:
+                (q / p).log()),
         },
         lesson=LESSON, kind="decide", difficulty=2, minutes=6, trials=8,
     ),
@@ -246,7 +249,8 @@ EXERCISES = [
         "llm_distillation.uld", vocabularies, uld,
         {
             "unsorted": uld_with(order=lambda x: x),
-            "opposite_orders": lambda p, q: uld_with(order=lambda x: x)(p.sort().values, q.sort(descending=True).values),
+            "opposite_orders": lambda p, q: uld_with(order=lambda x: x)(p.sort().values,
+                q.sort(descending=True).values),
             "smallest_first": uld_with(order=lambda x: x.sort().values),
             "rest_cut": uld_with(cut=True),
             "squared": uld_with(power=2),

@@ -167,8 +167,9 @@ def most_damaged_first(damages, sizes, budget):
 
 
 ALLOCATION_MISTAKES = {
-    "greedy": greedy, "equal_layers": equal_layers, "strictly_below": strictly_below, "even_share": even_share,
-    "without_limit": without_limit, "one_price": one_price, "most_damaged_first": most_damaged_first,
+    "greedy": greedy, "equal_layers": equal_layers, "strictly_below": strictly_below,
+    "even_share": even_share, "without_limit": without_limit, "one_price": one_price,
+    "most_damaged_first": most_damaged_first,
 }  # fmt: skip
 
 
@@ -262,7 +263,9 @@ def ideal_with(half=lambda a, n: 0.5 * math.log2(a / n), middle=None, sign=1):
 
 EXERCISES = [
     Exercise(
-        "mixed_precision.taken_bits", stored_inputs, taken_bits,
+        "mixed_precision.taken_bits",
+        stored_inputs,
+        taken_bits,
         {
             "codes_only": taken_with(lambda c, b, g: math.ceil(c * b / 8)),
             "scales_only": taken_with(lambda c, b, g: math.ceil(c * b / 8) + 2 * math.ceil(c / g)),
@@ -272,10 +275,15 @@ EXERCISES = [
             "in_bytes": taken_with(factor=1.0),
             "mean_of_layers": mean_of_layers,
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=6,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=6,
     ),
     Exercise(
-        "mixed_precision.damages", network_inputs, damages,
+        "mixed_precision.damages",
+        network_inputs,
+        damages,
         {
             "together": damages_with(mean_kl, lambda w, r, i: r),
             "stays_rounded": damages_with(mean_kl, lambda w, r, i: [*r[: i + 1], *w[i + 1 :]]),
@@ -287,14 +295,26 @@ EXERCISES = [
             "in_bits": damages_with(lambda p, q, labels: mean_kl(p, q, labels) / math.log(2)),
             "weight_error": weight_errors,
         },
-        lesson=LESSON, kind="debug", difficulty=2, minutes=8,
+        lesson=LESSON,
+        kind="debug",
+        difficulty=2,
+        minutes=8,
     ),
     Exercise(
-        "mixed_precision.allocate", allocation_inputs, allocate, ALLOCATION_MISTAKES,
-        lesson=LESSON, kind="design", difficulty=3, minutes=15, trials=6,
+        "mixed_precision.allocate",
+        allocation_inputs,
+        allocate,
+        ALLOCATION_MISTAKES,
+        lesson=LESSON,
+        kind="design",
+        difficulty=3,
+        minutes=15,
+        trials=6,
     ),
     Exercise(
-        "mixed_precision.ideal_bits", ideal_inputs, ideal_bits,
+        "mixed_precision.ideal_bits",
+        ideal_inputs,
+        ideal_bits,
         {
             "sizes_forgotten": ideal_with(lambda a, n: 0.5 * math.log2(a)),
             "plain_mean": ideal_with(middle=lambda a, n, h: sum(h) / len(h)),
@@ -302,21 +322,34 @@ EXERCISES = [
             "natural": ideal_with(lambda a, n: 0.5 * math.log(a / n)),
             "reversed": ideal_with(sign=-1),
             "mean_of_sensitivities": ideal_with(
-                middle=lambda a, n, h: 0.5 * math.log2(sum(m * s / m for s, m in zip(a, n, strict=True)) / sum(n))
+                middle=lambda a, n, h: (
+                    0.5 * math.log2(sum(m * s / m for s, m in zip(a, n, strict=True)) / sum(n))
+                )
             ),
             "total_for_each": ideal_with(lambda a, n: 0.5 * math.log2(a * n)),
         },
-        lesson=LESSON, kind="step", difficulty=3, minutes=8,
+        lesson=LESSON,
+        kind="step",
+        difficulty=3,
+        minutes=8,
     ),
     Exercise(
-        "mixed_precision.scale_axis", key_inputs, scale_axis,
+        "mixed_precision.scale_axis",
+        key_inputs,
+        scale_axis,
         {
             "key_error": by_key_error,
             "largest": by_largest,
             "always_channel": lambda queries, keys, bits: "channel",
             "always_token": lambda queries, keys, bits: "token",
-            "swapped": lambda queries, keys, bits: {"channel": "token", "token": "channel"}[scale_axis(queries, keys, bits)],
+            "swapped": lambda queries, keys, bits: {"channel": "token", "token": "channel"}[
+                scale_axis(queries, keys, bits)
+            ],
         },
-        lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=16,
+        lesson=LESSON,
+        kind="decide",
+        difficulty=2,
+        minutes=8,
+        trials=16,
     ),
-]  # fmt: skip
+]

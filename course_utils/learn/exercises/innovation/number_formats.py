@@ -276,9 +276,11 @@ EXERCISES = [
         {
             "variance_for_deviation": length_with(right_variance, power=1),
             "unipolar_for_both": length_with(lambda p, x, y, bipolar: abs(p) * (1 - abs(p))),
-            "bipolar_share": length_with(lambda p, x, y, bipolar: (1 - p * p) / 4 if bipolar else p * (1 - p)),
+            "bipolar_share": length_with(lambda p, x, y, bipolar:
+                (1 - p * p) / 4 if bipolar else p * (1 - p)),
             "rounded_down": length_with(right_variance, up=math.floor),
-            "of_one_stream": length_with(lambda p, x, y, bipolar: 1 - x * x if bipolar else x * (1 - x)),
+            "of_one_stream": length_with(lambda p, x, y, bipolar:
+                1 - x * x if bipolar else x * (1 - x)),
         },
         lesson=LESSON, kind="step", difficulty=2, minutes=5, trials=6,
     ),
@@ -290,7 +292,8 @@ EXERCISES = [
             "largest_without_sign": mxfp4_with(peak=lambda x: float(x.max())),
             "not_scaled_back": mxfp4_with(back=False),
             "even_steps": mxfp4_with(table=tuple(float(v) for v in range(8))),
-            "as_given": mxfp4_with(power=lambda peak: math.ceil(math.log2(peak)), peak=lambda x: float(x.max()), back=False),
+            "as_given": mxfp4_with(power=lambda peak: math.ceil(math.log2(peak)), peak=lambda x:
+                float(x.max()), back=False),
         },
         lesson=LESSON, kind="debug", difficulty=2, minutes=6, trials=8,
     ),

@@ -133,7 +133,9 @@ def whitened(W: Tensor, X: Tensor, rank: int, ridge: float) -> tuple[Tensor, flo
     )
 
 
-def whitened_with(root=torch.linalg.cholesky, back=lambda M, S: M @ torch.linalg.inv(S), loss=lambda s, r: s[r:].square().sum(), with_ridge=True, kept=lambda r: slice(None, r)):  # fmt: skip
+def whitened_with(root=torch.linalg.cholesky, back=lambda M, S: M @ torch.linalg.inv(S),
+                  loss=lambda s, r: s[r:].square().sum(), with_ridge=True, kept=lambda r:
+                      slice(None, r)):  # fmt: skip
     def answer(W, X, rank, ridge):
         H = X.T @ X + (ridge if with_ridge else 1e-9) * torch.eye(X.shape[1], dtype=X.dtype)
         S = root(H)
@@ -163,10 +165,14 @@ def budgets(rng: torch.Generator) -> dict:
     )
     weights, scales = rows * columns, rows * columns // group * 3
     budget = turn(
-        rng, weights * pick(rng, 2, 3, 4, 5, 6, 8) // 8 + scales, int(weights / 8 * (2.5 + 6 * float(torch.rand((), generator=rng)))),
-        2 * pick(rng, 31, 57, 90) * (rows + columns), int(weights * (1.25 + 0.5 * float(torch.rand((), generator=rng)))),
-        weights * pick(rng, 3, 4, 5, 7) // 8 + scales - 1, scales // 2,
-    )  # fmt: skip
+        rng,
+        weights * pick(rng, 2, 3, 4, 5, 6, 8) // 8 + scales,
+        int(weights / 8 * (2.5 + 6 * float(torch.rand((), generator=rng)))),
+        2 * pick(rng, 31, 57, 90) * (rows + columns),
+        int(weights * (1.25 + 0.5 * float(torch.rand((), generator=rng)))),
+        weights * pick(rng, 3, 4, 5, 7) // 8 + scales - 1,
+        scales // 2,
+    )
     return {"rows": rows, "columns": columns, "budget": budget, "group": group}
 
 
@@ -199,21 +205,31 @@ def afford_with(
 
 EXERCISES = [
     Exercise(
-        "rotations.rotate", small_model, rotate,
+        "rotations.rotate",
+        small_model,
+        rotate,
         {
             "gain_unfolded": rotate_with(w=lambda W, g, Q: W @ Q.T, h=lambda E, g, Q: E @ Q.T),
             "head_still_tied": rotate_with(h=lambda E, g, Q: E @ Q.T),
             "head_not_rotated": rotate_with(h=lambda E, g, Q: E * g),
             "writer_other_way": rotate_with(v=lambda V, Q: Q.T @ V),
             "reader_other_way": rotate_with(w=lambda W, g, Q: (W * g) @ Q),
-            "gain_after": rotate_with(w=lambda W, g, Q: (W @ Q.T) * g, h=lambda E, g, Q: (E @ Q.T) * g),
+            "gain_after": rotate_with(
+                w=lambda W, g, Q: (W @ Q.T) * g, h=lambda E, g, Q: (E @ Q.T) * g
+            ),
             "embedding_left": rotate_with(e=lambda E, Q: E),
             "embedding_other_way": rotate_with(e=lambda E, Q: E @ Q),
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=8, trials=4,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=8,
+        trials=4,
     ),
     Exercise(
-        "rotations.hadamard", vectors, hadamard,
+        "rotations.hadamard",
+        vectors,
+        hadamard,
         {
             "unnormalized": hadamard_with(scale=lambda n: 1.0),
             "divided_by_n": hadamard_with(scale=lambda n: 1 / n),
@@ -222,10 +238,16 @@ EXERCISES = [
             "minus_first": hadamard_with(plus=-1.0, minus=1.0),
             "as_given": hadamard_with(scale=lambda n: 1 / n, half_of=lambda y, i: 1),
         },
-        lesson=LESSON, kind="debug", difficulty=2, minutes=6, trials=8,
+        lesson=LESSON,
+        kind="debug",
+        difficulty=2,
+        minutes=6,
+        trials=8,
     ),
     Exercise(
-        "rotations.whitened", layer_and_inputs, whitened,
+        "rotations.whitened",
+        layer_and_inputs,
+        whitened,
         {
             "plain": plain_svd,
             "not_undone": whitened_with(back=lambda M, S: M),
@@ -234,13 +256,22 @@ EXERCISES = [
             "moment_for_root": whitened_with(root=lambda H: H),
             "not_squared": whitened_with(loss=lambda s, r: s[r:].sum()),
             "kept_for_dropped": whitened_with(loss=lambda s, r: s[:r].square().sum()),
-            "smallest_kept": whitened_with(kept=lambda r: slice(-r, None), loss=lambda s, r: s[:-r].square().sum()),
+            "smallest_kept": whitened_with(
+                kept=lambda r: slice(-r, None), loss=lambda s, r: s[:-r].square().sum()
+            ),
             "no_ridge": whitened_with(with_ridge=False),
         },
-        lesson=LESSON, kind="step", difficulty=3, minutes=9, trials=6, tolerance=1e-4,
+        lesson=LESSON,
+        kind="step",
+        difficulty=3,
+        minutes=9,
+        trials=6,
+        tolerance=1e-4,
     ),
     Exercise(
-        "rotations.afford", budgets, afford,
+        "rotations.afford",
+        budgets,
+        afford,
         {
             "one_factor": afford_with(numbers=lambda n, m: min(n, m)),
             "product": afford_with(numbers=lambda n, m: n * m),
@@ -250,6 +281,10 @@ EXERCISES = [
             "rounded_up": afford_with(up=True),
             "no_limit": afford_with(most=64),
         },
-        lesson=LESSON, kind="decide", difficulty=2, minutes=5, trials=12,
+        lesson=LESSON,
+        kind="decide",
+        difficulty=2,
+        minutes=5,
+        trials=12,
     ),
-]  # fmt: skip
+]

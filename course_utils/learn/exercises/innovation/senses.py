@@ -86,10 +86,12 @@ def as_given(table: Tensor, ids: Tensor, digits: Tensor, vectors: Tensor) -> Ten
 def pairs(rng: torch.Generator) -> dict:
     n, pixels, width = pick(rng, 4, 5), 3, pick(rng, 2, 4)
     return {
-        "W": torch.randn(width, pixels, generator=rng, dtype=torch.float64), "table": torch.randn(6, width, generator=rng, dtype=torch.float64),
-        "x": torch.randn(n, pixels, generator=rng, dtype=torch.float64), "tokens": torch.randint(0, 6, (n,), generator=rng),
+        "W": torch.randn(width, pixels, generator=rng, dtype=torch.float64),
+        "table": torch.randn(6, width, generator=rng, dtype=torch.float64),
+        "x": torch.randn(n, pixels, generator=rng, dtype=torch.float64),
+        "tokens": torch.randint(0, 6, (n,), generator=rng),
         "lr": 0.1 + 0.3 * float(torch.rand((), generator=rng)),
-    }  # fmt: skip
+    }
 
 
 def step(W: Tensor, table: Tensor, x: Tensor, tokens: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -117,15 +119,20 @@ def step_with(factor=2.0, over=len, target=lambda t: t, table_moves=False, sign=
 def road(rng: torch.Generator) -> dict:
     """A car on a line, x ← x + u + push, and drivers u = −gain · x, who differ."""
     steps, old = pick(rng, 4, 5), turn(rng, 2, 3, 4)
-    # as many labels as the clone had: enough for all of the drive, for a part of it, or more than that
+    # as many labels as the clone had: enough for all of the drive, for a part of it,
+    # or more than that
     budget = old + steps + turn(rng, -2, 0, -1, 2)
     old_states = torch.randn(old, generator=rng, dtype=torch.float64)
     expert = 0.6 + 0.3 * float(torch.rand((), generator=rng))
     return {
-        "old_states": old_states, "old_labels": -expert * old_states, "start": 1 + float(torch.rand((), generator=rng)),
-        "pushes": 0.5 * torch.randn(steps, generator=rng, dtype=torch.float64), "learner": 0.1 + 0.3 * float(torch.rand((), generator=rng)),
-        "expert": expert, "budget": budget,
-    }  # fmt: skip
+        "old_states": old_states,
+        "old_labels": -expert * old_states,
+        "start": 1 + float(torch.rand((), generator=rng)),
+        "pushes": 0.5 * torch.randn(steps, generator=rng, dtype=torch.float64),
+        "learner": 0.1 + 0.3 * float(torch.rand((), generator=rng)),
+        "expert": expert,
+        "budget": budget,
+    }
 
 
 def round_of(
@@ -234,7 +241,8 @@ EXERCISES = [
             "at_the_start": insert_with(places=lambda where: torch.arange(3)),
             "one_late": insert_with(places=lambda where: (where + 1).clamp(max=int(where.max()))),
             "norm": insert_with(change=lambda v, old: v / v.norm(dim=1, keepdim=True)),
-            "norm_of_the_digit": insert_with(change=lambda v, old: v / v.norm(dim=1, keepdim=True) * old.norm(dim=1, keepdim=True)),
+            "norm_of_the_digit": insert_with(change=lambda v, old:
+                v / v.norm(dim=1, keepdim=True) * old.norm(dim=1, keepdim=True)),
             "added": insert_with(change=lambda v, old: old + v),
             "backwards": insert_with(change=lambda v, old: v.flip(0)),
             "table_changed": in_the_table,
@@ -247,11 +255,13 @@ EXERCISES = [
         {
             "model_trained": step_with(table_moves=True),
             "sum_for_mean": step_with(over=lambda x: 1),
-            "mean_over_entries": lambda W, table, x, tokens, lr: (step(W, table, x, tokens, lr / len(W))[0], table),
+            "mean_over_entries": lambda W, table, x, tokens, lr:
+                (step(W, table, x, tokens, lr / len(W))[0], table),
             "half": step_with(factor=1.0),
             "uphill": step_with(sign=1.0),
             "unit_targets": step_with(target=lambda t: t / t.norm(dim=1, keepdim=True)),
-            "first_rows": lambda W, table, x, tokens, lr: step(W, table, x, torch.arange(len(x)), lr),
+            "first_rows": lambda W, table, x, tokens, lr:
+                step(W, table, x, torch.arange(len(x)), lr),
         },
         lesson=LESSON, kind="formula", difficulty=2, minutes=6, trials=6,
     ),
@@ -278,11 +288,15 @@ EXERCISES = [
         {
             "fitted_only": leaked_by(lambda fitted, chosen, tested, r: tested & fitted),
             "chosen_only": leaked_by(lambda fitted, chosen, tested, r: tested & chosen),
-            "both_needed": leaked_by(lambda fitted, chosen, tested, r: tested & fitted and tested & chosen),
+            "both_needed": leaked_by(lambda fitted, chosen, tested, r:
+                tested & fitted and tested & chosen),
             "all_needed": leaked_by(lambda fitted, chosen, tested, r: tested <= fitted | chosen),
-            "any_overlap": leaked_by(lambda fitted, chosen, tested, r: tested & (fitted | chosen) or fitted & chosen),
-            "clean_ones": leaked_by(lambda fitted, chosen, tested, r: not tested & (fitted | chosen)),
-            "first_image": leaked_by(lambda fitted, chosen, tested, r: r["tested"][0] in fitted | chosen),
+            "any_overlap": leaked_by(lambda fitted, chosen, tested, r:
+                tested & (fitted | chosen) or fitted & chosen),
+            "clean_ones": leaked_by(lambda fitted, chosen, tested, r:
+                not tested & (fitted | chosen)),
+            "first_image": leaked_by(lambda fitted, chosen, tested, r:
+                r["tested"][0] in fitted | chosen),
         },
         lesson=LESSON, kind="decide", difficulty=1, minutes=5, trials=8,
     ),

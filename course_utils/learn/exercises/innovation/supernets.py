@@ -21,8 +21,9 @@ def block(rng: torch.Generator) -> dict:
     size, ratio, kv, channels, width = 2, pick(rng, 2, 3), pick(rng, 3, 4), pick(rng, 9, 11), 7
     heads = kv * ratio
     shapes = {
-        "q": (heads * size, width), "k": (kv * size, width), "v": (kv * size, width), "o": (width, heads * size),
-        "gate": (channels, width), "up": (channels, width), "down": (width, channels),
+        "q": (heads * size, width), "k": (kv * size, width), "v": (kv * size, width),
+        "o": (width, heads * size), "gate": (channels, width), "up": (channels, width),
+        "down": (width, channels),
     }  # fmt: skip
     weights = {
         name: torch.randn(shape, generator=rng, dtype=DOUBLE) for name, shape in shapes.items()
@@ -148,21 +149,32 @@ def both(logits, sizes, labels):
 
 EXERCISES = [
     Exercise(
-        "supernets.cut", block, cut,
+        "supernets.cut",
+        block,
+        cut,
         {
             "out_by_rows": cut_with(out=lambda W, n: W[:n]),
             "down_by_rows": cut_with(down=lambda W, n: W[:n]),
             "ratio_forgotten": cut_with(queries=lambda h, r, s: h * s),
             "ratio_everywhere": cut_with(keys=lambda h, r, s: h * r * s),
             "last": cut_with(rows=lambda W, n: W[-n:], columns=lambda W, n: W[:, -n:]),
-            "spread": cut_with(rows=lambda W, n: W[:: max(1, len(W) // n)][:n], columns=lambda W, n: W[:, :: max(1, W.shape[1] // n)][:, :n]),
+            "spread": cut_with(
+                rows=lambda W, n: W[:: max(1, len(W) // n)][:n],
+                columns=lambda W, n: W[:, :: max(1, W.shape[1] // n)][:, :n],
+            ),
             "size_forgotten": cut_with(queries=lambda h, r, s: h * r, keys=lambda h, r, s: h),
             "readers_by_columns": cut_with(rows=lambda W, n: W[:, :n]),
         },
-        lesson=LESSON, kind="step", difficulty=2, minutes=7, trials=4,
+        lesson=LESSON,
+        kind="step",
+        difficulty=2,
+        minutes=7,
+        trials=4,
     ),
     Exercise(
-        "supernets.sandwich", step, sandwich,
+        "supernets.sandwich",
+        step,
+        sandwich,
         {
             "labels_for_all": all_labels,
             "half_labels": both,
@@ -174,6 +186,11 @@ EXERCISES = [
             "nothing_from_the_text": sandwich_with(text=False),
             "logits_compared": sandwich_with(loss=lambda p, q: (p - q).square().mean()),
         },
-        lesson=LESSON, kind="design", difficulty=2, minutes=8, trials=6, gradients=("logits",),
+        lesson=LESSON,
+        kind="design",
+        difficulty=2,
+        minutes=8,
+        trials=6,
+        gradients=("logits",),
     ),
-]  # fmt: skip
+]

@@ -35,8 +35,9 @@ def cache_inputs(rng: torch.Generator) -> dict:
     """
     kv_heads = turn(rng, 2, 4, 8, 131)
     return {
-        "layers": turn(rng, 12, 32, 137, 24), "heads": kv_heads * pick(rng, 2, 4), "kv_heads": kv_heads,
-        "head_dim": turn(rng, 64, 128, 80, 160), "context": turn(rng, 1000, 4096, 33_001, 3072), "batch": turn(rng, 3, 139, 5, 7),
+        "layers": turn(rng, 12, 32, 137, 24), "heads": kv_heads * pick(rng, 2, 4),
+        "kv_heads": kv_heads, "head_dim": turn(rng, 64, 128, 80, 160),
+        "context": turn(rng, 1000, 4096, 33_001, 3072), "batch": turn(rng, 3, 139, 5, 7),
         "bits": turn(rng, 4, 8, 3, 32),
     }  # fmt: skip
 
@@ -159,7 +160,11 @@ def largest_loss_allowed(sizes, losses, limit):
 
 EXERCISES = [
     Exercise(
-        id="budget.weight_bytes", inputs=weight_inputs, spec=weight_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
+        id="budget.weight_bytes",
+        inputs=weight_inputs,
+        spec=weight_bytes,
+        tolerance=1e-6,
+        lesson="lab-1.1-first-compression",
         trials=6,
         mistakes={
             "bits_for_bytes": lambda parameters, bits: parameters * bits,
@@ -171,7 +176,11 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.kv_cache_bytes", inputs=cache_inputs, spec=cache_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
+        id="budget.kv_cache_bytes",
+        inputs=cache_inputs,
+        spec=cache_bytes,
+        tolerance=1e-6,
+        lesson="lab-1.1-first-compression",
         trials=4,
         mistakes={
             "keys_only": lambda **k: cache_bytes(**k) / 2,
@@ -186,27 +195,46 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="budget.quantized_bytes", inputs=matrix_inputs, spec=quantized_bytes, tolerance=1e-6, lesson="lab-1.1-first-compression",
+        id="budget.quantized_bytes",
+        inputs=matrix_inputs,
+        spec=quantized_bytes,
+        tolerance=1e-6,
+        lesson="lab-1.1-first-compression",
         trials=20,
         mistakes={
-            "scales_forgotten": no_scales, "zeros_forgotten": no_zeros, "scales_in_32_bits": wide_scales,
-            "one_scale_a_row": one_group, "size_for_groups": size_for_groups, "codes_in_bits": codes_in_bits, "zeros_unpacked": whole_byte_zeros,
-            "not_rounded_up": fractions_of_bytes, "rounded_down": rounded_down, "rounded_at_the_end": whole_bytes_at_the_end,
+            "scales_forgotten": no_scales,
+            "zeros_forgotten": no_zeros,
+            "scales_in_32_bits": wide_scales,
+            "one_scale_a_row": one_group,
+            "size_for_groups": size_for_groups,
+            "codes_in_bits": codes_in_bits,
+            "zeros_unpacked": whole_byte_zeros,
+            "not_rounded_up": fractions_of_bytes,
+            "rounded_down": rounded_down,
+            "rounded_at_the_end": whole_bytes_at_the_end,
         },
     ),
     Exercise(
-        id="budget.smallest_within", inputs=choice_inputs, spec=smallest_within, lesson="lab-1.1-first-compression", trials=20,
+        id="budget.smallest_within",
+        inputs=choice_inputs,
+        spec=smallest_within,
+        lesson="lab-1.1-first-compression",
+        trials=20,
         mistakes={
             "limit_ignored": lambda sizes, losses, limit: sizes.index(min(sizes)),
-            "best_quality": lambda sizes, losses, limit: losses.index(min(losses)) if min(losses) <= limit else -1,
+            "best_quality": lambda sizes, losses, limit: (
+                losses.index(min(losses)) if min(losses) <= limit else -1
+            ),
             "strictly_below": lambda sizes, losses, limit: smallest_within(
                 sizes, [loss if loss < limit else float("inf") for loss in losses], limit
             ),
-            "first_that_fits": lambda sizes, losses, limit: next((i for i, x in enumerate(losses) if x <= limit), -1),
+            "first_that_fits": lambda sizes, losses, limit: next(
+                (i for i, x in enumerate(losses) if x <= limit), -1
+            ),
             "closest_to_limit": largest_loss_allowed,
             "size_not_index": lambda sizes, losses, limit: min(
                 (s for s, x in zip(sizes, losses, strict=True) if x <= limit), default=-1
             ),
         },
     ),
-]  # fmt: skip
+]

@@ -20,8 +20,9 @@ def shape(rng: torch.Generator) -> dict:
     head_dim = pick(rng, 32, 64, 128)
     hidden = heads * head_dim
     return {
-        "vocab": pick(rng, 32000, 50000, 128256), "hidden": hidden, "intermediate": hidden * 5 // 2 + 64,
-        "layers": pick(rng, 12, 16, 28, 32), "kv_heads": kv_heads, "head_dim": head_dim,
+        "vocab": pick(rng, 32000, 50000, 128256), "hidden": hidden,
+        "intermediate": hidden * 5 // 2 + 64, "layers": pick(rng, 12, 16, 28, 32),
+        "kv_heads": kv_heads, "head_dim": head_dim,
     }  # fmt: skip
 
 
@@ -77,9 +78,10 @@ def config_inputs(rng: torch.Generator) -> dict:
     heads = kv_heads * pick(rng, 2, 3)
     head_dim = pick(rng, 32, 64, 128)
     config = {
-        "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": heads * head_dim,
-        "intermediate_size": heads * head_dim * 5 // 2 + 64, "max_position_embeddings": 4096, "model_type": "llama",
-        "num_attention_heads": heads, "num_hidden_layers": pick(rng, 12, 16, 28, 32), "rms_norm_eps": 1e-06,
+        "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
+        "hidden_size": heads * head_dim, "intermediate_size": heads * head_dim * 5 // 2 + 64,
+        "max_position_embeddings": 4096, "model_type": "llama", "num_attention_heads": heads,
+        "num_hidden_layers": pick(rng, 12, 16, 28, 32), "rms_norm_eps": 1e-06,
         "vocab_size": pick(rng, 32000, 50000, 128256),
     }  # fmt: skip
     if pick(rng, True, True, False):
@@ -140,7 +142,9 @@ def bits_per_weight(bits: int, group_size: int, scale_bits: int, zero_bits: int)
 
 
 def machine(rng: torch.Generator) -> dict:
-    """Memory that leaves room for some thousands of tokens, and never for a whole number of them."""
+    """Memory that leaves room for some thousands of tokens,
+    and never for a whole number of them.
+    """
     layers, kv_heads, head_dim = pick(rng, 16, 28, 32), pick(rng, 4, 8, 32), pick(rng, 64, 128)
     batch, bits = pick(rng, 2, 3, 4), turn(rng, 4, 8, 16)
     token = 2 * layers * kv_heads * head_dim * bits // 8 * batch
@@ -148,8 +152,8 @@ def machine(rng: torch.Generator) -> dict:
     weights = int(torch.randint(3 * 10**9, 2 * 10**10, (), generator=rng))
     rest = token * 3 // 5 + int(torch.randint(0, token // 4, (), generator=rng))
     return {
-        "memory": weights + fits * token + rest, "weights": weights, "layers": layers, "kv_heads": kv_heads,
-        "head_dim": head_dim, "batch": batch, "bits": bits,
+        "memory": weights + fits * token + rest, "weights": weights, "layers": layers,
+        "kv_heads": kv_heads, "head_dim": head_dim, "batch": batch, "bits": bits,
     }  # fmt: skip
 
 
@@ -179,10 +183,11 @@ EXERCISES = [
         id="memory.parameters", kind="formula", difficulty=1, minutes=10,
         inputs=shape, spec=parameters, tolerance=0, lesson="1.1-why-compress", trials=6,
         mistakes={
-            "head_forgotten": without("head"), "gate_forgotten": without("gate"), "norms_forgotten": without("norms"),
-            "last_norm_forgotten": without("last_norm"), "one_norm": without("one_norm"),
-            "value_forgotten": without("value"), "grouping_ignored": without("grouping"),
-            "one_layer": without("layers"), "output_forgotten": without("output"),
+            "head_forgotten": without("head"), "gate_forgotten": without("gate"),
+            "norms_forgotten": without("norms"), "last_norm_forgotten": without("last_norm"),
+            "one_norm": without("one_norm"), "value_forgotten": without("value"),
+            "grouping_ignored": without("grouping"), "one_layer": without("layers"),
+            "output_forgotten": without("output"),
         },
     ),
     Exercise(
@@ -202,9 +207,12 @@ EXERCISES = [
         lesson="1.1-why-compress",
         mistakes={
             "codes_only": lambda bits, group_size, scale_bits, zero_bits: bits,
-            "per_weight": lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits + zero_bits,
-            "zero_forgotten": lambda bits, group_size, scale_bits, zero_bits: bits + scale_bits / group_size,
-            "whole_group": lambda bits, group_size, scale_bits, zero_bits: group_size * bits + scale_bits + zero_bits,
+            "per_weight": lambda bits, group_size, scale_bits, zero_bits:
+                bits + scale_bits + zero_bits,
+            "zero_forgotten": lambda bits, group_size, scale_bits, zero_bits:
+                bits + scale_bits / group_size,
+            "whole_group": lambda bits, group_size, scale_bits, zero_bits:
+                group_size * bits + scale_bits + zero_bits,
             "in_bytes": lambda **k: bits_per_weight(**k) / 8,
         },
     ),

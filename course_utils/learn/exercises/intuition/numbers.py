@@ -41,8 +41,8 @@ def decode(
 
 
 def variant(
-    bias: Callable[[int], int] = lambda e: 2 ** (e - 1) - 1, hidden: bool = True, subnormal: str = "right",
-    signed: bool = True, whole_mantissa: bool = False,
+    bias: Callable[[int], int] = lambda e: 2 ** (e - 1) - 1, hidden: bool = True,
+    subnormal: str = "right", signed: bool = True, whole_mantissa: bool = False,
 ):  # fmt: skip
     """`decode` with one thing wrong."""
 
@@ -116,7 +116,9 @@ def predicted_rms(low: float, high: float, bits: int) -> float:
 
 
 def allowed_inputs(rng: torch.Generator) -> dict:
-    """An error that `bits` bits just reach, that one bit less hardly misses, or something between."""
+    """An error that `bits` bits just reach, that one bit less hardly misses,
+    or something between.
+    """
     given = range_inputs(rng) | {"bits": pick(rng, 2, 3, 4, 6, 9)}
     bits = given.pop("bits")
     just, less = predicted_rms(**given, bits=bits), predicted_rms(**given, bits=bits - 1)
@@ -198,12 +200,17 @@ EXERCISES = [
     ),
     Exercise(
         id="numbers.bits_needed", kind="decide", difficulty=2, minutes=8,
-        inputs=allowed_inputs, spec=bits_needed, tolerance=0, lesson="1.2-numbers-in-a-box", trials=24,
+        inputs=allowed_inputs, spec=bits_needed, tolerance=0, lesson="1.2-numbers-in-a-box",
+        trials=24,
         mistakes={
-            "one_step_more": lambda low, high, allowed: fewest(lambda b: (high - low) / 2**b / math.sqrt(12) <= allowed),
-            "largest_error": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) / 2 <= allowed),
-            "step": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) <= allowed),
-            "twelfth": lambda low, high, allowed: fewest(lambda b: (high - low) / (2**b - 1) / 12 <= allowed),
+            "one_step_more": lambda low, high, allowed:
+                fewest(lambda b: (high - low) / 2**b / math.sqrt(12) <= allowed),
+            "largest_error": lambda low, high, allowed:
+                fewest(lambda b: (high - low) / (2**b - 1) / 2 <= allowed),
+            "step": lambda low, high, allowed:
+                fewest(lambda b: (high - low) / (2**b - 1) <= allowed),
+            "twelfth": lambda low, high, allowed:
+                fewest(lambda b: (high - low) / (2**b - 1) / 12 <= allowed),
             "one_bit_less": lambda low, high, allowed: bits_needed(low, high, allowed) - 1,
             "one_bit_more": lambda low, high, allowed: bits_needed(low, high, allowed) + 1,
             "one_side": lambda low, high, allowed: bits_needed(0, high, allowed),
@@ -218,7 +225,8 @@ EXERCISES = [
             "all_alike": lambda counts: math.log2(int((counts > 0).sum())),
             "table_size": lambda counts: math.log2(len(counts)),
             "total": lambda counts: entropy(counts) * int(counts.sum()),
-            "unseen": lambda counts: -float((counts / counts.sum() * (counts / counts.sum()).log2()).sum()),
+            "unseen": lambda counts:
+                -float((counts / counts.sum() * (counts / counts.sum()).log2()).sum()),
         },
     ),
 ]  # fmt: skip

@@ -70,7 +70,8 @@ def sparse_inputs(rng: torch.Generator) -> dict:
     """Sparsities that are exact in binary, so that weights · (1 − sparsity) is a whole number, also
     for who rounds it down.
     """
-    return {"weights": 10_000 * int(torch.randint(1, 500, (), generator=rng)), "sparsity": pick(rng, 0.25, 0.625, 0.75, 0.875),
+    return {"weights": 10_000 * int(torch.randint(1, 500, (), generator=rng)),
+            "sparsity": pick(rng, 0.25, 0.625, 0.75, 0.875),
             "bits": pick(rng, 4, 16, 32)}  # fmt: skip
 
 
@@ -168,8 +169,15 @@ def whole_speedup(share: float, factor: float) -> float:
 
 EXERCISES = [
     Exercise(
-        id="tradeoff.front", kind="debug", difficulty=2, minutes=12,
-        inputs=points, spec=front, tolerance=0, lesson="1.3-the-trade-off", trials=12,
+        id="tradeoff.front",
+        kind="debug",
+        difficulty=2,
+        minutes=12,
+        inputs=points,
+        spec=front,
+        tolerance=0,
+        lesson="1.3-the-trade-off",
+        trials=12,
         mistakes={
             "smallest_only": lambda sizes, losses: [front(sizes, losses)[0]],
             "loss_upside_down": lambda sizes, losses: front(sizes, [-loss for loss in losses]),
@@ -182,21 +190,38 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.bitmap_bytes", kind="step", difficulty=1, minutes=5,
-        inputs=sparse_inputs, spec=bitmap_bytes, tolerance=1e-6, lesson="1.3-the-trade-off",
+        id="tradeoff.bitmap_bytes",
+        kind="step",
+        difficulty=1,
+        minutes=5,
+        inputs=sparse_inputs,
+        spec=bitmap_bytes,
+        tolerance=1e-6,
+        lesson="1.3-the-trade-off",
         trials=6,
         mistakes={
             "map_forgotten": lambda weights, sparsity, bits: weights * (1 - sparsity) * bits / 8,
-            "removed_for_kept": lambda weights, sparsity, bits: weights / 8 + weights * sparsity * bits / 8,
-            "map_in_bytes": lambda weights, sparsity, bits: weights + weights * (1 - sparsity) * bits / 8,
+            "removed_for_kept": lambda weights, sparsity, bits: (
+                weights / 8 + weights * sparsity * bits / 8
+            ),
+            "map_in_bytes": lambda weights, sparsity, bits: (
+                weights + weights * (1 - sparsity) * bits / 8
+            ),
             "in_bits": lambda weights, sparsity, bits: weights + weights * (1 - sparsity) * bits,
-            "map_of_kept": lambda weights, sparsity, bits: weights * (1 - sparsity) * (bits + 1) / 8,
+            "map_of_kept": lambda weights, sparsity, bits: (
+                weights * (1 - sparsity) * (bits + 1) / 8
+            ),
             "dense": lambda weights, sparsity, bits: weights * bits / 8,
         },
     ),
     Exercise(
-        id="tradeoff.sparsity_needed", kind="design", difficulty=2, minutes=6,
-        inputs=wanted_inputs, spec=sparsity_needed, lesson="1.3-the-trade-off",
+        id="tradeoff.sparsity_needed",
+        kind="design",
+        difficulty=2,
+        minutes=6,
+        inputs=wanted_inputs,
+        spec=sparsity_needed,
+        lesson="1.3-the-trade-off",
         trials=6,
         mistakes={
             "map_forgotten": lambda bits, wanted: 1 - wanted / bits,
@@ -207,8 +232,14 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.seen_difference", kind="decide", difficulty=3, minutes=12,
-        inputs=window_inputs, spec=seen_difference, lesson="1.3-the-trade-off", trials=40,
+        id="tradeoff.seen_difference",
+        kind="decide",
+        difficulty=3,
+        minutes=12,
+        inputs=window_inputs,
+        spec=seen_difference,
+        lesson="1.3-the-trade-off",
+        trials=40,
         mistakes={
             "not_paired": not_paired,
             "no_interval": with_half(lambda spread, n: 0.0),
@@ -219,8 +250,14 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="tradeoff.whole_speedup", kind="step", difficulty=2, minutes=6,
-        inputs=share_inputs, spec=whole_speedup, tolerance=1e-6, lesson="1.3-the-trade-off",
+        id="tradeoff.whole_speedup",
+        kind="step",
+        difficulty=2,
+        minutes=6,
+        inputs=share_inputs,
+        spec=whole_speedup,
+        tolerance=1e-6,
+        lesson="1.3-the-trade-off",
         mistakes={
             "part_for_whole": lambda share, factor: factor,
             "mean_of_factors": lambda share, factor: 1 - share + share * factor,
@@ -230,4 +267,4 @@ EXERCISES = [
             "other_part": lambda share, factor: whole_speedup(1 - share, factor),
         },
     ),
-]  # fmt: skip
+]

@@ -118,8 +118,10 @@ def greedy(damages, sizes, times, most_bytes, most_time):
 
 
 ALLOCATION_MISTAKES = {
-    "greedy": greedy, "without_time": without_time, "without_bytes": without_bytes, "without_limits": without_limits,
-    "strictly_below": strictly_below, "infeasible_returned": infeasible_returned, "equal_layers": equal_layers, "mean_bits": mean_bits,
+    "greedy": greedy, "without_time": without_time, "without_bytes": without_bytes,
+    "without_limits": without_limits, "strictly_below": strictly_below,
+    "infeasible_returned": infeasible_returned, "equal_layers": equal_layers,
+    "mean_bits": mean_bits,
 }  # fmt: skip
 
 

@@ -44,10 +44,14 @@ class Rounded:
 def measure_inputs(rng: torch.Generator) -> dict:
     """Few windows and many layers, many windows and few layers, one layer with many options."""
     layers, shape = turn(
-        rng, ({"a": [2, 3, 4], "b": [2, 4], "c": [3]}, (3, 5, 7)), ({f"layer {i}": [2 + i % 3] for i in range(133)}, (2, 3, 4)),
-        ({"a": [2, 3], "b": [3, 4]}, (131, 3, 5)), ({"a": list(range(1, 134)), "b": [2]}, (2, 4, 3)), ({"a": [2, 3], "b": [3, 4]}, (2, 131, 5)),
+        rng,
+        ({"a": [2, 3, 4], "b": [2, 4], "c": [3]}, (3, 5, 7)),
+        ({f"layer {i}": [2 + i % 3] for i in range(133)}, (2, 3, 4)),
+        ({"a": [2, 3], "b": [3, 4]}, (131, 3, 5)),
+        ({"a": list(range(1, 134)), "b": [2]}, (2, 4, 3)),
+        ({"a": [2, 3], "b": [3, 4]}, (2, 131, 5)),
         ({"a": [4], "b": [2, 3, 4]}, (5, 2, 133)),
-    )  # fmt: skip
+    )
     seed = int(torch.randint(2**30, (), generator=rng))
     errors = {
         name: {b: float(torch.rand((), generator=rng)) * 4.0**-b for b in options}

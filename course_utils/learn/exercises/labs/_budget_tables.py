@@ -6,8 +6,8 @@ from ..draws import pick, turn, until
 from ._budget_allocate import allocate, greedy, value, without_time
 
 KINDS = (
-    "plain", "ties", "floats", "too late", "one layer", "slow when narrow", "nothing", "unlike options", "many layers", "many options",
-    "too large", "plain, one layer odd",
+    "plain", "ties", "floats", "too late", "one layer", "slow when narrow", "nothing",
+    "unlike options", "many layers", "many options", "too large", "plain, one layer odd",
 )  # fmt: skip
 
 
@@ -103,7 +103,9 @@ def nothing(rng: torch.Generator) -> dict:
 
 
 def many_layers(rng: torch.Generator) -> dict:
-    """133 layers, few different sums; only the last two take time, and the last ones matter most."""
+    """133 layers, few different sums; only the last two take time,
+    and the last ones matter most.
+    """
     given: dict = {"damages": {}, "sizes": {}, "times": {}}
     for i in range(133):
         name, unit = f"layer {i}", 2 if i % 20 == 7 else 1

@@ -92,7 +92,8 @@ EXERCISES = [
             "scales_only": bytes_with(lambda c, b, g: math.ceil(c * b / 8) + 2 * math.ceil(c / g)),
             "whole_groups": bytes_with(lambda c, b, g: math.ceil(c * b / 8) + 4 * (c // g)),
             "part_bytes": bytes_with(lambda c, b, g: c * b / 8 + 4 * math.ceil(c / g)),
-            "in_bits": bytes_with(lambda c, b, g: 8 * (math.ceil(c * b / 8) + 4 * math.ceil(c / g))),
+            "in_bits": bytes_with(lambda c, b, g:
+                8 * (math.ceil(c * b / 8) + 4 * math.ceil(c / g))),
             "one_scale_a_row": bytes_with(lambda c, b, g: math.ceil(c * b / 8) + 4),
         },
         lesson=LAB, trials=6,
@@ -114,5 +115,6 @@ EXERCISES = [
         "lab_budget.allocate", allocation_inputs, allocate, ALLOCATION_MISTAKES,
         lesson=LAB, trials=12, counts=value, refuses="budget",
     ),
-    Exercise("lab_budget.measure", measure_inputs, measure, MEASURE_MISTAKES, lesson=LAB, trials=6, tolerance=1e-6),
+    Exercise("lab_budget.measure", measure_inputs, measure, MEASURE_MISTAKES, lesson=LAB, trials=6,
+             tolerance=1e-6),
 ]  # fmt: skip

@@ -107,7 +107,9 @@ def undivided(right, n):
 
 
 def front_inputs(rng: torch.Generator) -> dict:
-    """Entries with ties in bytes, in facts, in both; some failed a gate, one of them beats others."""
+    """Entries with ties in bytes, in facts, in both; some failed a gate,
+    one of them beats others.
+    """
     count = turn(rng, 6, 12, 3, 240)
     steps = torch.randperm(count, generator=rng).tolist()
     if count == 240:  # a long front: what costs more has more facts, nearly always
@@ -157,19 +159,27 @@ def front_with(beats, passed=lambda entry: entry[2], keep=lambda lost: not lost)
 
 EXERCISES = [
     Exercise(
-        "lab_challenge.plan_bytes", plan_inputs, plan_bytes,
+        "lab_challenge.plan_bytes",
+        plan_inputs,
+        plan_bytes,
         {
             "tied_twice": bytes_with(right_row, once=False),
             "header_forgotten": bytes_with(right_row, head=False),
             "side_forgotten": bytes_with(lambda c, b, s: math.ceil(c * b / 8)),
             "rounded_down": bytes_with(lambda c, b, s: int(c * b / 8) + s),
-            "rounded_once": bytes_with(lambda c, b, s: c * b / 8 + s, last=lambda total: math.ceil(total)),
+            "rounded_once": bytes_with(
+                lambda c, b, s: c * b / 8 + s, last=lambda total: math.ceil(total)
+            ),
             "in_bits": bytes_with(lambda c, b, s: math.ceil(c * b) + s),
         },
-        lesson=LAB, trials=6, tolerance=1e-6,
+        lesson=LAB,
+        trials=6,
+        tolerance=1e-6,
     ),
     Exercise(
-        "lab_challenge.gate", gate_inputs, gate,
+        "lab_challenge.gate",
+        gate_inputs,
+        gate,
         {
             "wald": gate_with(wald),
             "one_sided": gate_with(lambda right, n: wilson_with(right, n, 1.6448536269514722)),
@@ -178,18 +188,28 @@ EXERCISES = [
             "low_above": gate_with(verdict=lambda low, high, p, needed: low >= needed),
             "reversed": gate_with(verdict=lambda low, high, p, needed: high < needed),
         },
-        lesson=LAB, trials=8,
+        lesson=LAB,
+        trials=8,
     ),
     Exercise(
-        "lab_challenge.front", front_inputs, front,
+        "lab_challenge.front",
+        front_inputs,
+        front,
         {
-            "equal_dropped": front_with(lambda one, other: one[0] <= other[0] and one[1] >= other[1]),
+            "equal_dropped": front_with(
+                lambda one, other: one[0] <= other[0] and one[1] >= other[1]
+            ),
             "ties_kept": front_with(lambda one, other: one[0] < other[0] and one[1] > other[1]),
-            "facts_reversed": front_with(lambda one, other: one[0] <= other[0] and one[1] <= other[1] and one[:2] != other[:2]),
+            "facts_reversed": front_with(
+                lambda one, other: (
+                    one[0] <= other[0] and one[1] <= other[1] and one[:2] != other[:2]
+                )
+            ),
             "failed_kept": front_with(beaten, passed=lambda entry: True),
             "smallest_only": front_with(lambda one, other: one[0] < other[0]),
             "beaten_ones": front_with(beaten, keep=lambda lost: lost),
         },
-        lesson=LAB, trials=8,
+        lesson=LAB,
+        trials=8,
     ),
-]  # fmt: skip
+]

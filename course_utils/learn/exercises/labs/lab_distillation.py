@@ -41,14 +41,18 @@ def loop_inputs(rng: torch.Generator) -> dict:
     return {
         "student": torch.randn(classes, features, generator=rng, dtype=torch.float64),
         "teacher": torch.randn(classes, features, generator=rng, dtype=torch.float64),
-        "batches": [torch.randn(rows, features, generator=rng, dtype=torch.float64) for _ in range(batches)],
-        "temperature": pick(rng, 1.5, 2.0, 3.0), "rate": pick(rng, 0.2, 0.3, 0.5),
-    }  # fmt: skip
+        "batches": [
+            torch.randn(rows, features, generator=rng, dtype=torch.float64) for _ in range(batches)
+        ],
+        "temperature": pick(rng, 1.5, 2.0, 3.0),
+        "rate": pick(rng, 0.2, 0.3, 0.5),
+    }
 
 
 def distil(
-    student: Tensor, teacher: Tensor, batches: list[Tensor], temperature: float, rate: float, *, square=2, sign=-1.0,
-    reverse=False, moves_teacher=False, restart=False, sums=False, used=slice(None), keep_gradient=False, softened=True,
+    student: Tensor, teacher: Tensor, batches: list[Tensor], temperature: float, rate: float, *,
+    square=2, sign=-1.0, reverse=False, moves_teacher=False, restart=False, sums=False,
+    used=slice(None), keep_gradient=False, softened=True,
     over_classes=False,
 ) -> Tensor:  # fmt: skip
     """W ← W − rate · ∂/∂W τ² KL(softmax(x W_Tᵀ / τ) ‖ softmax(x Wᵀ / τ)), batch after batch; the
@@ -102,7 +106,9 @@ def interval_inputs(rng: torch.Generator) -> dict:
 
 
 def paired_interval(alone: Tensor, distilled: Tensor, t: float) -> tuple[float, float]:
-    """(mean of d, t s / √n) of the gains d = alone − distilled, with s² = Σ (d − mean)² / (n − 1)."""
+    """(mean of d, t s / √n) of the gains d = alone − distilled,
+    with s² = Σ (d − mean)² / (n − 1).
+    """
     gains = [float(a) - float(b) for a, b in zip(alone, distilled, strict=True)]
     n, mean = len(gains), sum(gains) / len(gains)
     spread = (sum((gain - mean) ** 2 for gain in gains) / (n - 1)) ** 0.5
@@ -137,7 +143,11 @@ def ends(alone, distilled, t):
 
 EXERCISES = [
     Exercise(
-        id="lab_distillation.labels_of", inputs=label_inputs, spec=labels_of, lesson="lab-3.3-distillation", trials=5,
+        id="lab_distillation.labels_of",
+        inputs=label_inputs,
+        spec=labels_of,
+        lesson="lab-3.3-distillation",
+        trials=5,
         mistakes={
             "not_shifted": lambda ids, mask: ids.masked_fill(~mask, -100)[:, :-1],
             "shifted_back": lambda ids, mask: ids.masked_fill(~mask, -100).roll(1, 1)[:, :-1],
@@ -148,7 +158,11 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_distillation.distil", inputs=loop_inputs, spec=distil, lesson="lab-3.3-distillation", trials=4,
+        id="lab_distillation.distil",
+        inputs=loop_inputs,
+        spec=distil,
+        lesson="lab-3.3-distillation",
+        trials=4,
         mistakes={
             "uphill": with_change(sign=1.0),
             "direction": with_change(reverse=True),
@@ -165,16 +179,22 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_distillation.paired_interval", inputs=interval_inputs, spec=paired_interval, lesson="lab-3.3-distillation", trials=5,
+        id="lab_distillation.paired_interval",
+        inputs=interval_inputs,
+        spec=paired_interval,
+        lesson="lab-3.3-distillation",
+        trials=5,
         mistakes={
             "unpaired": unpaired,
             "sign": turned,
             "ends": ends,
-            "divided_by_n": of_gains(lambda gains, t: t * gains.std(correction=0) / len(gains) ** 0.5),
+            "divided_by_n": of_gains(
+                lambda gains, t: t * gains.std(correction=0) / len(gains) ** 0.5
+            ),
             "of_one_run": of_gains(lambda gains, t: t * gains.std()),
             "root_forgotten": of_gains(lambda gains, t: t * gains.std() / len(gains)),
             "variance": of_gains(lambda gains, t: t * gains.var() / len(gains) ** 0.5),
             "standard_error": of_gains(lambda gains, t: gains.std() / len(gains) ** 0.5),
         },
     ),
-]  # fmt: skip
+]

@@ -47,7 +47,11 @@ def in_order(weight, H, bits, group_size):
 
 EXERCISES = [
     Exercise(
-        id="lab_gptq.act_order", inputs=layer_inputs, spec=act_order, lesson="lab-3.1-gptq", trials=5,
+        id="lab_gptq.act_order",
+        inputs=layer_inputs,
+        spec=act_order,
+        lesson="lab-3.1-gptq",
+        trials=5,
         mistakes={
             "ascending": lambda weight, H, bits, group_size: act_order(
                 weight, H, bits, group_size, order=torch.argsort(H.diagonal())
@@ -63,4 +67,4 @@ EXERCISES = [
             "taken_twice": taken_twice,
         },
     ),
-]  # fmt: skip
+]

@@ -87,22 +87,30 @@ def bytes_with(code=lambda n: -(-n // 2), groups=lambda n, group: -(-n // group)
 
 EXERCISES = [
     Exercise(
-        "lab_int4_kernel.unpack", layout_inputs, unpack,
+        "lab_int4_kernel.unpack",
+        layout_inputs,
+        unpack,
         {
             "swapped": unpack_with(places=lambda pairs: pairs.flip(-1)),
             "halves": unpack_with(places=lambda pairs: pairs.transpose(1, 2)),
             "no_zero": unpack_with(at=lambda z: 0 * z),
             "zero_eight": unpack_with(at=lambda z: 0 * z + 8),
             "zero_added": unpack_with(at=lambda z: -z),
-            "zero_not_scaled": lambda codes, columns, scale, zero, group: unpack(codes, columns, scale, zero, group)
-            + (scale - 1)[:, torch.arange(columns) // group] * zero[:, torch.arange(columns) // group].to(scale.dtype),
+            "zero_not_scaled": lambda codes, columns, scale, zero, group: (
+                unpack(codes, columns, scale, zero, group)
+                + (scale - 1)[:, torch.arange(columns) // group]
+                * zero[:, torch.arange(columns) // group].to(scale.dtype)
+            ),
             "signed": unpack_with(change=lambda q: torch.where(q > 7, q - 16, q)),
             "equal_groups": equal_groups,
         },
-        lesson=LAB, trials=6,
+        lesson=LAB,
+        trials=6,
     ),
     Exercise(
-        "lab_int4_kernel.product_bytes", bytes_inputs, product_bytes,
+        "lab_int4_kernel.product_bytes",
+        bytes_inputs,
+        product_bytes,
         {
             "code_in_a_byte": bytes_with(code=lambda n: n),
             "cut_off": bytes_with(code=lambda n: n // 2),
@@ -112,6 +120,7 @@ EXERCISES = [
             "no_zero": bytes_with(each=4),
             "zero_as_float": bytes_with(each=8),
         },
-        lesson=LAB, trials=6,
+        lesson=LAB,
+        trials=6,
     ),
-]  # fmt: skip
+]

@@ -290,13 +290,19 @@ EXERCISES = [
         "lab_lottery.next_masks", round_inputs, next_masks,
         {
             "revived": each_layer(lambda w, m, rate: largest(w.abs(), _left(m, rate))),
-            "mask_reset": each_layer(lambda w, m, rate: largest(w.abs(), m.numel() - round(rate * m.numel()))),
-            "rate_of_all": each_layer(lambda w, m, rate: largest(_score(w, m), int(m.sum()) - round(rate * m.numel()))),
-            "cut_off": each_layer(lambda w, m, rate: largest(_score(w, m), int(m.sum()) - int(rate * int(m.sum())))),
-            "largest_go": each_layer(lambda w, m, rate: largest(torch.where(m, -w.abs(), -99.0), _left(m, rate))),
-            "signed": each_layer(lambda w, m, rate: largest(torch.where(m, w, -99.0), _left(m, rate))),
+            "mask_reset": each_layer(lambda w, m, rate:
+                largest(w.abs(), m.numel() - round(rate * m.numel()))),
+            "rate_of_all": each_layer(lambda w, m, rate:
+                largest(_score(w, m), int(m.sum()) - round(rate * m.numel()))),
+            "cut_off": each_layer(lambda w, m, rate:
+                largest(_score(w, m), int(m.sum()) - int(rate * int(m.sum())))),
+            "largest_go": each_layer(lambda w, m, rate:
+                largest(torch.where(m, -w.abs(), -99.0), _left(m, rate))),
+            "signed": each_layer(lambda w, m, rate:
+                largest(torch.where(m, w, -99.0), _left(m, rate))),
             "one_ranking": one_ranking,
-            "kept_share": each_layer(lambda w, m, rate: largest(_score(w, m), round(rate * int(m.sum())))),
+            "kept_share": each_layer(lambda w, m, rate:
+                largest(_score(w, m), round(rate * int(m.sum())))),
         },
         lesson=LAB, trials=6,
     ),
@@ -304,9 +310,11 @@ EXERCISES = [
         "lab_lottery.train_masked", training_inputs, train_masked,
         {
             "revived": training_with(held=lambda w, m, start: w),
-            "masked_at_the_end": training_with(begin=lambda w, m: w, held=lambda w, m, start: w, end=lambda w, m: w * m),
+            "masked_at_the_end": training_with(begin=lambda w, m: w, held=lambda w, m, start: w,
+                                               end=lambda w, m: w * m),
             "not_masked_at_the_start": training_with(begin=lambda w, m: w),
-            "pruned_stay": training_with(begin=lambda w, m: w, held=lambda w, m, start: torch.where(m, w, start)),
+            "pruned_stay": training_with(begin=lambda w, m: w, held=lambda w, m, start:
+                torch.where(m, w, start)),
             "inverted": training_with(begin=lambda w, m: w * ~m, held=lambda w, m, start: w * ~m),
             "no_momentum": training_with(speed=0.0),
             "uphill": training_with(sign=1.0),
@@ -330,7 +338,8 @@ EXERCISES = [
         "lab_lottery.random_masks", control_inputs, random_masks,
         {
             "share_of_all": lambda masks, seed: share_of_all(masks, seed),
-            "gone_for_kept": lambda masks, seed: {name: ~m for name, m in random_masks(masks, seed).items()},
+            "gone_for_kept": lambda masks, seed:
+                {name: ~m for name, m in random_masks(masks, seed).items()},
         },
         {"by_chance": by_chance}, lesson=LAB, trials=6, counts=counts,
     ),
@@ -338,10 +347,12 @@ EXERCISES = [
         "lab_lottery.verdict", verdict_inputs, verdict,
         {
             "mean_only": verdict_with(lambda a, b, n: 0.0),
-            "unpaired": verdict_with(lambda a, b, n: t_quantile(n) * ((a.var() + b.var()) / n) ** 0.5),
+            "unpaired": verdict_with(lambda a, b, n:
+                t_quantile(n) * ((a.var() + b.var()) / n) ** 0.5),
             "normal_quantile": verdict_with(lambda a, b, n: 1.96 * (a - b).std() / n**0.5),
             "spread": verdict_with(lambda a, b, n: t_quantile(n) * (a - b).std()),
-            "degrees_of_freedom": verdict_with(lambda a, b, n: t_quantile(n) * (a - b).std(unbiased=False) / n**0.5),
+            "degrees_of_freedom": verdict_with(lambda a, b, n:
+                t_quantile(n) * (a - b).std(unbiased=False) / n**0.5),
             "turned": lambda ticket, control: verdict(control, ticket),
         },
         lesson=LAB, trials=21,

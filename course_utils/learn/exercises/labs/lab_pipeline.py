@@ -14,7 +14,8 @@ from ..draws import pick, turn
 
 def plan_inputs(rng: torch.Generator) -> dict:
     inside = 10_000 * int(torch.randint(50, 900, (), generator=rng))
-    return {"outside": int(inside * between(rng, 0.05, 0.4)), "inside": inside, "keep": turn(rng, between(rng, 0.2, 0.9), between(rng, 0.2, 0.9), 0.0, 1.0),
+    return {"outside": int(inside * between(rng, 0.05, 0.4)), "inside": inside,
+            "keep": turn(rng, between(rng, 0.2, 0.9), between(rng, 0.2, 0.9), 0.0, 1.0),
             "bits": pick(rng, 2, 3, 4, 8), "group_size": pick(rng, 16, 32, 64)}  # fmt: skip
 
 
@@ -119,7 +120,8 @@ def recovered(before: float, damaged: float, after: float) -> float:
 
 # --- the best order ---
 
-NAMES = ["prune, distil, quantize", "prune, quantize, distil", "distil, prune, quantize", "distil, quantize, prune",
+NAMES = ["prune, distil, quantize", "prune, quantize, distil", "distil, prune, quantize",
+         "distil, quantize, prune",
          "quantize, prune, distil", "quantize, distil, prune"]  # fmt: skip
 
 
@@ -175,57 +177,86 @@ def first_that_fits(results, budget):
 EXERCISES = [
     Exercise(
         # whole bytes and whole groups are right too
-        id="lab_pipeline.plan_bytes", inputs=plan_inputs, spec=plan_bytes, tolerance=1e-4, lesson="lab-3.4-pipeline", trials=6,
+        id="lab_pipeline.plan_bytes",
+        inputs=plan_inputs,
+        spec=plan_bytes,
+        tolerance=1e-4,
+        lesson="lab-3.4-pipeline",
+        trials=6,
         mistakes={
-            "scales_forgotten": lambda outside, inside, keep, bits, group_size: 2 * outside + inside * keep * bits / 8,
+            "scales_forgotten": lambda outside, inside, keep, bits, group_size: (
+                2 * outside + inside * keep * bits / 8
+            ),
             "zero_points_forgotten": lambda outside, inside, keep, bits, group_size: (
                 2 * outside + inside * keep * (bits + 16 / group_size) / 8
             ),
-            "outside_forgotten": lambda outside, inside, keep, bits, group_size: plan_bytes(0, inside, keep, bits, group_size),
-            "outside_in_4_bytes": lambda outside, inside, keep, bits, group_size: (
-                plan_bytes(2 * outside, inside, keep, bits, group_size)
+            "outside_forgotten": lambda outside, inside, keep, bits, group_size: plan_bytes(
+                0, inside, keep, bits, group_size
             ),
-            "removed_for_kept": lambda outside, inside, keep, bits, group_size: (
-                plan_bytes(outside, inside, 1 - keep, bits, group_size)
+            "outside_in_4_bytes": lambda outside, inside, keep, bits, group_size: plan_bytes(
+                2 * outside, inside, keep, bits, group_size
             ),
-            "outside_pruned": lambda outside, inside, keep, bits, group_size: (
-                plan_bytes(outside * keep, inside, keep, bits, group_size)
+            "removed_for_kept": lambda outside, inside, keep, bits, group_size: plan_bytes(
+                outside, inside, 1 - keep, bits, group_size
             ),
-            "in_bits": lambda outside, inside, keep, bits, group_size: 8 * plan_bytes(outside, inside, keep, bits, group_size),
+            "outside_pruned": lambda outside, inside, keep, bits, group_size: plan_bytes(
+                outside * keep, inside, keep, bits, group_size
+            ),
+            "in_bits": lambda outside, inside, keep, bits, group_size: (
+                8 * plan_bytes(outside, inside, keep, bits, group_size)
+            ),
         },
     ),
     Exercise(
-        id="lab_pipeline.largest_keep", inputs=budget_inputs, spec=largest_keep, tolerance=1e-6, lesson="lab-3.4-pipeline",
+        id="lab_pipeline.largest_keep",
+        inputs=budget_inputs,
+        spec=largest_keep,
+        tolerance=1e-6,
+        lesson="lab-3.4-pipeline",
         trials=24,
         mistakes={
             "not_limited": unclamped,
             "no_upper_limit": lambda **given: max(0.0, unclamped(**given)),
             "no_lower_limit": lambda **given: min(1.0, unclamped(**given)),
             "outside_forgotten": lambda outside, **given: largest_keep(0, **given),
-            "scales_forgotten": lambda outside, inside, bits, group_size, budget: (
-                clamped((budget - 2 * outside) / (inside * bits / 8))
+            "scales_forgotten": lambda outside, inside, bits, group_size, budget: clamped(
+                (budget - 2 * outside) / (inside * bits / 8)
             ),
-            "share_of_all": lambda outside, inside, bits, group_size, budget: (
-                clamped(budget / plan_bytes(outside, inside, 1.0, bits, group_size))
+            "share_of_all": lambda outside, inside, bits, group_size, budget: clamped(
+                budget / plan_bytes(outside, inside, 1.0, bits, group_size)
             ),
             "removed": lambda **given: 1 - largest_keep(**given),
             "rounded": lambda **given: round(largest_keep(**given), 2),
         },
     ),
     Exercise(
-        id="lab_pipeline.run_in_order", inputs=step_inputs, spec=run_in_order, tolerance=1e-6, lesson="lab-3.4-pipeline",
+        id="lab_pipeline.run_in_order",
+        inputs=step_inputs,
+        spec=run_in_order,
+        tolerance=1e-6,
+        lesson="lab-3.4-pipeline",
         mistakes={
             "reversed": lambda start, order, steps: run_in_order(start, order[::-1], steps),
-            "from_the_start": lambda start, order, steps: [start, *(steps[name](start) for name in order)],
+            "from_the_start": lambda start, order, steps: [
+                start,
+                *(steps[name](start) for name in order),
+            ],
             "start_missing": lambda start, order, steps: run_in_order(start, order, steps)[1:],
             "last_only": lambda start, order, steps: run_in_order(start, order, steps)[-1],
             "order_ignored": lambda start, order, steps: run_in_order(start, list(steps), steps),
-            "repeats_dropped": lambda start, order, steps: run_in_order(start, list(dict.fromkeys(order)), steps),
+            "repeats_dropped": lambda start, order, steps: run_in_order(
+                start, list(dict.fromkeys(order)), steps
+            ),
             "last_step_missing": lambda start, order, steps: run_in_order(start, order, steps)[:-1],
         },
     ),
     Exercise(
-        id="lab_pipeline.recovered", inputs=recovery_inputs, spec=recovered, tolerance=1e-5, lesson="lab-3.4-pipeline", trials=5,
+        id="lab_pipeline.recovered",
+        inputs=recovery_inputs,
+        spec=recovered,
+        tolerance=1e-5,
+        lesson="lab-3.4-pipeline",
+        trials=5,
         mistakes={
             "still_lost": lambda before, damaged, after: (after - before) / (damaged - before),
             "of_the_damaged": lambda before, damaged, after: (damaged - after) / damaged,
@@ -233,21 +264,34 @@ EXERCISES = [
             "ratio": lambda before, damaged, after: before / after,
             "inverse": lambda before, damaged, after: (damaged - before) / (damaged - after),
             "clamped": lambda before, damaged, after: clamped(recovered(before, damaged, after)),
-            "not_below_zero": lambda before, damaged, after: max(0.0, recovered(before, damaged, after)),
+            "not_below_zero": lambda before, damaged, after: max(
+                0.0, recovered(before, damaged, after)
+            ),
             "absolute": lambda before, damaged, after: abs(recovered(before, damaged, after)),
             "sign": lambda before, damaged, after: (after - damaged) / (damaged - before),
         },
     ),
     Exercise(
-        id="lab_pipeline.best_order", inputs=order_inputs, spec=best_order, tolerance=0, lesson="lab-3.4-pipeline", trials=24,
+        id="lab_pipeline.best_order",
+        inputs=order_inputs,
+        spec=best_order,
+        tolerance=0,
+        lesson="lab-3.4-pipeline",
+        trials=24,
         mistakes={
             "budget_ignored": chosen(lambda size, budget: True, lambda size, loss: (loss, size)),
             "smallest": chosen(lambda size, budget: size <= budget, lambda size, loss: size),
-            "limit_excluded": chosen(lambda size, budget: size < budget, lambda size, loss: (loss, size)),
-            "larger_of_equals": chosen(lambda size, budget: size <= budget, lambda size, loss: (loss, -size)),
+            "limit_excluded": chosen(
+                lambda size, budget: size < budget, lambda size, loss: (loss, size)
+            ),
+            "larger_of_equals": chosen(
+                lambda size, budget: size <= budget, lambda size, loss: (loss, -size)
+            ),
             "first_that_fits": first_that_fits,
             "worst": chosen(lambda size, budget: size <= budget, lambda size, loss: -loss),
-            "too_large": chosen(lambda size, budget: size > budget, lambda size, loss: (loss, size)),
+            "too_large": chosen(
+                lambda size, budget: size > budget, lambda size, loss: (loss, size)
+            ),
         },
     ),
-]  # fmt: skip
+]

@@ -218,10 +218,16 @@ def one_query_each(right, given):
 
 EXERCISES = [
     Exercise(
-        id="lab_pruner.global_masks", inputs=model_inputs, spec=global_masks, lesson="lab-2.2-pruner", trials=14,
+        id="lab_pruner.global_masks",
+        inputs=model_inputs,
+        spec=global_masks,
+        lesson="lab-2.2-pruner",
+        trials=14,
         counts=stay_in_all,
         mistakes={
-            "each_layer": lambda weights, sparsity: {n: scores.magnitude_mask(w, sparsity) for n, w in weights.items()},
+            "each_layer": lambda weights, sparsity: {
+                n: scores.magnitude_mask(w, sparsity) for n, w in weights.items()
+            },
             "signed": signed,
             "inverted": changed(lambda w: w, lambda name, mask: ~mask),
             "keeps_sparsity": lambda weights, sparsity: global_masks(weights, 1 - sparsity),
@@ -230,18 +236,26 @@ EXERCISES = [
             "rounded_down": counted_by(math.floor),
             "rounded_up": counted_by(math.ceil),
             "first_layer_only": lambda weights, sparsity: {
-                n: m | (n != next(iter(weights))) for n, m in global_masks(weights, sparsity).items()
+                n: m | (n != next(iter(weights)))
+                for n, m in global_masks(weights, sparsity).items()
             },
         },
         properties={
             "count": lambda inputs, result: (
                 sum(int((~mask).sum()) for mask in result.values())
-                == round(inputs["sparsity"] * sum(weight.numel() for weight in inputs["weights"].values()))
+                == round(
+                    inputs["sparsity"]
+                    * sum(weight.numel() for weight in inputs["weights"].values())
+                )
             ),
         },
     ),
     Exercise(
-        id="lab_pruner.n_of_m", inputs=signed_scores, spec=scores.n_of_m, lesson="lab-2.2-pruner", trials=8,
+        id="lab_pruner.n_of_m",
+        inputs=signed_scores,
+        spec=scores.n_of_m,
+        lesson="lab-2.2-pruner",
+        trials=8,
         counts=scores.stay_in_groups,
         mistakes={
             "along_outputs": lambda score, n, m: scores.n_of_m(score.T, n, m).T,
@@ -253,7 +267,11 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pruner.channel_energy", inputs=energy_inputs, spec=channel_energy, lesson="lab-2.2-pruner", trials=4,
+        id="lab_pruner.channel_energy",
+        inputs=energy_inputs,
+        spec=channel_energy,
+        lesson="lab-2.2-pruner",
+        trials=4,
         mistakes={
             "inputs_forgotten": lambda down, x: down.square().sum(0),
             "weights_forgotten": lambda down, x: x.square().mean(0),
@@ -266,27 +284,48 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_pruner.remove_channels", inputs=mlp_inputs, spec=remove_channels, lesson="lab-2.2-pruner",
+        id="lab_pruner.remove_channels",
+        inputs=mlp_inputs,
+        spec=remove_channels,
+        lesson="lab-2.2-pruner",
         mistakes={
             "zeros_instead": zeroed,
             "output_untouched": lambda gate, up, down, kept: (gate[kept], up[kept], down),
             "gate_only": lambda gate, up, down, kept: (gate[kept], up, down[:, kept]),
-            "others_kept": lambda gate, up, down, kept: remove_channels(gate, up, down, others(kept, len(gate))),
-            "first_ones": lambda gate, up, down, kept: remove_channels(gate, up, down, torch.arange(len(kept))),
+            "others_kept": lambda gate, up, down, kept: remove_channels(
+                gate, up, down, others(kept, len(gate))
+            ),
+            "first_ones": lambda gate, up, down, kept: remove_channels(
+                gate, up, down, torch.arange(len(kept))
+            ),
             "transposed": lambda gate, up, down, kept: (gate[kept], up[kept], down[:, kept].T),
         },
     ),
     Exercise(
-        id="lab_pruner.remove_heads", inputs=head_inputs, spec=remove_heads, lesson="lab-2.2-pruner", trials=5,
+        id="lab_pruner.remove_heads",
+        inputs=head_inputs,
+        spec=remove_heads,
+        lesson="lab-2.2-pruner",
+        trials=5,
         mistakes={
             "output_untouched": with_heads(lambda right, given: (*right[:3], given["o"])),
-            "keys_untouched": with_heads(lambda right, given: (right[0], given["k"], given["v"], right[3])),
+            "keys_untouched": with_heads(
+                lambda right, given: (right[0], given["k"], given["v"], right[3])
+            ),
             "queries_untouched": with_heads(lambda right, given: (given["q"], *right[1:])),
             "one_query_each": with_heads(one_query_each),
             "strided_queries": with_heads(strided_queries),
-            "others_kept": with_heads(lambda _, given: remove_heads(**{**given, "kept": others(given["kept"], given["kv_heads"])})),
-            "first_ones": with_heads(lambda _, given: remove_heads(**{**given, "kept": torch.arange(len(given["kept"]))})),
-            "values_untouched": with_heads(lambda right, given: (right[0], right[1], given["v"], right[3])),
+            "others_kept": with_heads(
+                lambda _, given: remove_heads(
+                    **{**given, "kept": others(given["kept"], given["kv_heads"])}
+                )
+            ),
+            "first_ones": with_heads(
+                lambda _, given: remove_heads(**{**given, "kept": torch.arange(len(given["kept"]))})
+            ),
+            "values_untouched": with_heads(
+                lambda right, given: (right[0], right[1], given["v"], right[3])
+            ),
         },
     ),
-]  # fmt: skip
+]

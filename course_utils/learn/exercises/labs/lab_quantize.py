@@ -129,18 +129,41 @@ def weights(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        id="lab_quantize.scale_zero", inputs=grid_inputs, spec=scale_zero, lesson="lab-1.1-first-compression", trials=6,
+        id="lab_quantize.scale_zero",
+        inputs=grid_inputs,
+        spec=scale_zero,
+        lesson="lab-1.1-first-compression",
+        trials=6,
         mistakes={
-            "scale_inverted": inverted_throughout, "scale_inverted_at_the_end": inverted, "zero_unrounded": unrounded,
-            "one_step_more": one_step_more, "range_without_zero": not_widened, "zero_sign": negative_zero_point,
-            "zero_is_minimum": lambda weight, bits: (scale_zero(weight, bits)[0], weight.amin(1).clamp(max=0)),
-            "zero_truncated": lambda weight, bits: (scale_zero(weight, bits)[0], unrounded(weight, bits)[1].floor()),
-            "zero_rounded_up": lambda weight, bits: (scale_zero(weight, bits)[0], unrounded(weight, bits)[1].ceil()),
-            "whole_matrix": whole_matrix, "symmetric": symmetric, "row_of_zeros": unguarded,
+            "scale_inverted": inverted_throughout,
+            "scale_inverted_at_the_end": inverted,
+            "zero_unrounded": unrounded,
+            "one_step_more": one_step_more,
+            "range_without_zero": not_widened,
+            "zero_sign": negative_zero_point,
+            "zero_is_minimum": lambda weight, bits: (
+                scale_zero(weight, bits)[0],
+                weight.amin(1).clamp(max=0),
+            ),
+            "zero_truncated": lambda weight, bits: (
+                scale_zero(weight, bits)[0],
+                unrounded(weight, bits)[1].floor(),
+            ),
+            "zero_rounded_up": lambda weight, bits: (
+                scale_zero(weight, bits)[0],
+                unrounded(weight, bits)[1].ceil(),
+            ),
+            "whole_matrix": whole_matrix,
+            "symmetric": symmetric,
+            "row_of_zeros": unguarded,
         },
     ),
     Exercise(
-        id="lab_quantize.quantize", inputs=code_inputs, spec=codes, lesson="lab-1.1-first-compression", trials=6,
+        id="lab_quantize.quantize",
+        inputs=code_inputs,
+        spec=codes,
+        lesson="lab-1.1-first-compression",
+        trials=6,
         mistakes={
             "multiplied": lambda weight, scale, zero, bits: between(
                 (weight * scale[:, None]).round() + zero[:, None], bits
@@ -148,30 +171,43 @@ EXERCISES = [
             "zero_subtracted": lambda weight, scale, zero, bits: between(
                 (weight / scale[:, None]).round() - zero[:, None], bits
             ),
-            "zero_forgotten": lambda weight, scale, zero, bits: between((weight / scale[:, None]).round(), bits),
+            "zero_forgotten": lambda weight, scale, zero, bits: between(
+                (weight / scale[:, None]).round(), bits
+            ),
             "truncated": lambda weight, scale, zero, bits: between(
                 (weight / scale[:, None]).trunc() + zero[:, None], bits
             ),
-            "floored": lambda weight, scale, zero, bits: between((weight / scale[:, None]).floor() + zero[:, None], bits),
+            "floored": lambda weight, scale, zero, bits: between(
+                (weight / scale[:, None]).floor() + zero[:, None], bits
+            ),
             "signed_range": signed,
-            "one_code_more": lambda weight, scale, zero, bits: unclamped(weight, scale, zero, bits).clamp(0, 2**bits),
+            "one_code_more": lambda weight, scale, zero, bits: unclamped(
+                weight, scale, zero, bits
+            ).clamp(0, 2**bits),
             "clamped_too_early": lambda weight, scale, zero, bits: (
                 between((weight / scale[:, None]).round(), bits) + zero[:, None].long()
             ),
         },
         properties={
-            "not_clamped": lambda inputs, result: bool(((result.double() >= 0) & (result.double() < 2 ** inputs["bits"])).all()),
+            "not_clamped": lambda inputs, result: bool(
+                ((result.double() >= 0) & (result.double() < 2 ** inputs["bits"])).all()
+            ),
         },
     ),
     Exercise(
-        id="lab_quantize.dequantize", inputs=back_inputs, spec=weights, lesson="lab-1.1-first-compression",
+        id="lab_quantize.dequantize",
+        inputs=back_inputs,
+        spec=weights,
+        lesson="lab-1.1-first-compression",
         trials=4,
         mistakes={
             "zero_added": lambda codes, scale, zero: scale[:, None] * (codes + zero[:, None]),
             "zero_outside": lambda codes, scale, zero: scale[:, None] * codes - zero[:, None],
-            "zero_point_as_offset": lambda codes, scale, zero: scale[:, None] * codes + zero[:, None],
+            "zero_point_as_offset": lambda codes, scale, zero: (
+                scale[:, None] * codes + zero[:, None]
+            ),
             "zero_forgotten": lambda codes, scale, zero: scale[:, None] * codes,
             "divided": lambda codes, scale, zero: (codes - zero[:, None]) / scale[:, None],
         },
     ),
-]  # fmt: skip
+]

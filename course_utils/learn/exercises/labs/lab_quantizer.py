@@ -54,7 +54,9 @@ def block_inputs(rng: torch.Generator) -> dict:
 
 
 def nf4_encode(weight: Tensor, table: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Row by row as one list: a = max|x| of a block, code = argmin_k |x/a − t_k|; (codes, absmax)."""
+    """Row by row as one list: a = max|x| of a block, code = argmin_k |x/a − t_k|;
+    (codes, absmax).
+    """
     values, entries = weight.flatten().tolist(), table.tolist()
     codes, absmax = [], []
     for start in range(0, len(values), block_size):
@@ -119,7 +121,8 @@ def decode_inputs(rng: torch.Generator) -> dict:
     given = block_inputs(rng)
     codes, absmax = nf4_encode(**given)
     return {
-        "codes": codes, "absmax": absmax, "table": given["table"], "block_size": given["block_size"],
+        "codes": codes, "absmax": absmax, "table": given["table"],
+        "block_size": given["block_size"],
         "shape": tuple(given["weight"].shape),
     }  # fmt: skip
 
@@ -195,40 +198,76 @@ def apart(low: Tensor, high: Tensor) -> Tensor:
 LAB = "lab-2.1-quantizer"
 EXERCISES = [
     Exercise(
-        id="lab_quantizer.affine", inputs=tensor_inputs, spec=affine, lesson=LAB, trials=6,
+        id="lab_quantizer.affine",
+        inputs=tensor_inputs,
+        spec=affine,
+        lesson=LAB,
+        trials=6,
         mistakes={
-            "zero_is_minimum": mapped(zero_is_minimum), "zero_unrounded": mapped(unrounded_zero),
-            "zero_sign": mapped(negative_zero), "one_step_more": mapped(one_step_more), "truncated": mapped(truncated),
-            "inverted": mapped(inverted), "zero_forgotten": mapped(zero_forgotten), "from_minimum": mapped(from_minimum),
-            "not_clamped": mapped(unclamped, clamp=False), "zero_truncated": mapped(with_zero_by(torch.floor)),
+            "zero_is_minimum": mapped(zero_is_minimum),
+            "zero_unrounded": mapped(unrounded_zero),
+            "zero_sign": mapped(negative_zero),
+            "one_step_more": mapped(one_step_more),
+            "truncated": mapped(truncated),
+            "inverted": mapped(inverted),
+            "zero_forgotten": mapped(zero_forgotten),
+            "from_minimum": mapped(from_minimum),
+            "not_clamped": mapped(unclamped, clamp=False),
+            "zero_truncated": mapped(with_zero_by(torch.floor)),
             "zero_rounded_up": mapped(with_zero_by(torch.ceil)),
-            "codes_come_back": lambda x, bits: ((affine(x, bits)[0].double() - affine(x, bits)[2]) * affine(x, bits)[1], *affine(x, bits)[1:]),
+            "codes_come_back": lambda x, bits: (
+                (affine(x, bits)[0].double() - affine(x, bits)[2]) * affine(x, bits)[1],
+                *affine(x, bits)[1:],
+            ),
         },
     ),
     Exercise(
-        id="lab_quantizer.per_channel", inputs=row_inputs, spec=per_channel, lesson=LAB, trials=4,
+        id="lab_quantizer.per_channel",
+        inputs=row_inputs,
+        spec=per_channel,
+        lesson=LAB,
+        trials=4,
         mistakes={
-            "per_tensor": signed(lambda w, bits: (w.abs().max() / (2 ** (bits - 1) - 1)).expand(len(w), 1)),
+            "per_tensor": signed(
+                lambda w, bits: (w.abs().max() / (2 ** (bits - 1) - 1)).expand(len(w), 1)
+            ),
             "one_step_more": signed(lambda w, bits: largest(w) / 2 ** (bits - 1)),
             "all_levels": signed(lambda w, bits: largest(w) / (2**bits - 1)),
             "sign_kept": signed(lambda w, bits: w.amax(1, keepdim=True) / (2 ** (bits - 1) - 1)),
-            "unsigned": signed(lambda w, bits: largest(w) / (2 ** (bits - 1) - 1), lambda bits: 2 ** (bits - 1)),
+            "unsigned": signed(
+                lambda w, bits: largest(w) / (2 ** (bits - 1) - 1), lambda bits: 2 ** (bits - 1)
+            ),
             "row_of_zeros": of_zeros,
-            "inverted": lambda weight, bits: (per_channel(weight, bits)[0], 1 / per_channel(weight, bits)[1]),
+            "inverted": lambda weight, bits: (
+                per_channel(weight, bits)[0],
+                1 / per_channel(weight, bits)[1],
+            ),
             "columns": lambda weight, bits: tuple(t.T for t in per_channel(weight.T, bits)),
         },
     ),
     Exercise(
-        id="lab_quantizer.per_group", inputs=group_inputs, spec=per_group, lesson=LAB, trials=4,
+        id="lab_quantizer.per_group",
+        inputs=group_inputs,
+        spec=per_group,
+        lesson=LAB,
+        trials=4,
         mistakes={
-            "range_without_zero": grouped(without_zero), "zero_unrounded": grouped(zero_kept_real),
-            "symmetric": grouped(middle), "one_step_more": grouped(wide), "strided": grouped(with_zero, strided=True),
-            "whole_rows": grouped(with_zero, whole_rows=True), "group_of_zeros": grouped(with_zero, guard=False),
-            "not_clamped": grouped(with_zero, clamp=False), "zero_truncated": grouped(zero_cut_off),
+            "range_without_zero": grouped(without_zero),
+            "zero_unrounded": grouped(zero_kept_real),
+            "symmetric": grouped(middle),
+            "one_step_more": grouped(wide),
+            "strided": grouped(with_zero, strided=True),
+            "whole_rows": grouped(with_zero, whole_rows=True),
+            "group_of_zeros": grouped(with_zero, guard=False),
+            "not_clamped": grouped(with_zero, clamp=False),
+            "zero_truncated": grouped(zero_cut_off),
         },
     ),
     Exercise(
-        id="lab_quantizer.nf4_encode", inputs=block_inputs, spec=nf4_encode, lesson=LAB,
+        id="lab_quantizer.nf4_encode",
+        inputs=block_inputs,
+        spec=nf4_encode,
+        lesson=LAB,
         mistakes={
             "not_scaled": not_scaled,
             "one_scale": blocked(lambda blocks, weight: weight.abs().max().view(1, 1)),
@@ -236,22 +275,31 @@ EXERCISES = [
             "even_steps": blocked(block_max, even_steps),
             "next_below": blocked(block_max, next_below),
             "by_columns": blocked(block_max, cut=lambda w, size: w.T.reshape(-1, size)),
-            "block_of_zeros": of_zero_blocks, "one_for_zeros": one_for_zeros,
+            "block_of_zeros": of_zero_blocks,
+            "one_for_zeros": one_for_zeros,
         },
     ),
     Exercise(
-        id="lab_quantizer.nf4_decode", inputs=decode_inputs, spec=nf4_decode, lesson=LAB,
+        id="lab_quantizer.nf4_decode",
+        inputs=decode_inputs,
+        spec=nf4_decode,
+        lesson=LAB,
         mistakes={
             "table_forgotten": decoded(lambda t, a, codes: codes * a),
             "scale_forgotten": decoded(lambda t, a, codes: t),
             "divided": decoded(lambda t, a, codes: t / a),
-            "tiled": lambda codes, absmax, table, block_size, shape: (table[codes.long()] * absmax.repeat(block_size)).view(shape),
+            "tiled": lambda codes, absmax, table, block_size, shape: (
+                table[codes.long()] * absmax.repeat(block_size)
+            ).view(shape),
             "not_reshaped": lambda **given: nf4_decode(**given).flatten(),
             "added": decoded(lambda t, a, codes: t + a),
         },
     ),
     Exercise(
-        id="lab_quantizer.pack", inputs=code_inputs, spec=pack, lesson=LAB,
+        id="lab_quantizer.pack",
+        inputs=code_inputs,
+        spec=pack,
+        lesson=LAB,
         mistakes={
             "nibbles_swapped": lambda codes: joined(codes[:, 1::2], codes[:, ::2]),
             "halves": lambda codes: joined(*codes.chunk(2, 1)),
@@ -260,21 +308,30 @@ EXERCISES = [
             "not_shifted": lambda codes: ((codes[:, ::2] | codes[:, 1::2]) & 15).to(torch.uint8),
             "moved_by_eight": lambda codes: joined(codes[:, ::2] + 8, codes[:, 1::2] + 8),
             "not_packed": lambda codes: codes,
-            "sign_and_magnitude": lambda codes: joined(*(torch.where(c < 0, 8 - c, c) for c in (codes[:, ::2], codes[:, 1::2]))),
+            "sign_and_magnitude": lambda codes: joined(
+                *(torch.where(c < 0, 8 - c, c) for c in (codes[:, ::2], codes[:, 1::2]))
+            ),
             "as_int8": lambda codes: pack(codes).to(torch.int8),
         },
         properties={"bytes": lambda inputs, result: result.dtype == torch.uint8},
     ),
     Exercise(
-        id="lab_quantizer.unpack", inputs=packed_inputs, spec=unpack, lesson=LAB,
+        id="lab_quantizer.unpack",
+        inputs=packed_inputs,
+        spec=unpack,
+        lesson=LAB,
         mistakes={
             "sign_lost": lambda packed: apart(*nibbles(packed)),
             "nibbles_swapped": lambda packed: apart(*map(with_sign, nibbles(packed)[::-1])),
             "halves": lambda packed: torch.cat(list(map(with_sign, nibbles(packed))), 1),
             "moved_by_eight": lambda packed: apart(*nibbles(packed)) - 8,
-            "sign_and_magnitude": lambda packed: apart(*(torch.where(n > 7, 8 - n, n) for n in nibbles(packed))),
-            "not_masked": lambda packed: apart(packed.to(torch.int8), with_sign(nibbles(packed)[1])),
+            "sign_and_magnitude": lambda packed: apart(
+                *(torch.where(n > 7, 8 - n, n) for n in nibbles(packed))
+            ),
+            "not_masked": lambda packed: apart(
+                packed.to(torch.int8), with_sign(nibbles(packed)[1])
+            ),
             "low_only": lambda packed: with_sign(nibbles(packed)[0]),
         },
     ),
-]  # fmt: skip
+]

@@ -203,7 +203,9 @@ def stream_inputs(rng: torch.Generator) -> dict:
 
 
 def decode(stream: Tensor, frequencies: Tensor, count: int) -> Tensor:
-    """S is where x mod M falls, x ← f_s ⌊x/M⌋ + (x mod M) − c_s; below 2^16 the next word is read."""
+    """S is where x mod M falls, x ← f_s ⌊x/M⌋ + (x mod M) − c_s;
+    below 2^16 the next word is read.
+    """
     f, data = frequencies.tolist(), stream.tolist()
     starts = [0, *itertools.accumulate(f)]
     words = [data[i] + 256 * data[i + 1] for i in range(0, len(data), 2)]
@@ -257,7 +259,12 @@ def decode_with(
 
 EXERCISES = [
     Exercise(
-        id="lab_rate.water_fill", inputs=covariance_inputs, spec=water_fill, lesson=LAB, tolerance=1e-5, trials=6,
+        id="lab_rate.water_fill",
+        inputs=covariance_inputs,
+        spec=water_fill,
+        lesson=LAB,
+        tolerance=1e-5,
+        trials=6,
         mistakes={
             "diagonal": of_values(lambda C: C.diagonal()),
             "deviations": of_values(lambda C: _eigenvalues(C).sqrt()),
@@ -265,13 +272,19 @@ EXERCISES = [
             "nats": of_values(_eigenvalues, lambda bits, n: bits / math.log(2)),
             "half_forgotten": of_values(_eigenvalues, lambda bits, n: bits / 2),
             "total_bits": of_values(_eigenvalues, lambda bits, n: bits / n),
-            "sum_of_errors": lambda covariance, bits: len(covariance) * water_fill(covariance, bits),
+            "sum_of_errors": lambda covariance, bits: (
+                len(covariance) * water_fill(covariance, bits)
+            ),
             "level": level_only,
             "equal_rates": lambda covariance, bits: float(covariance.diagonal().mean() * 4**-bits),
         },
     ),
     Exercise(
-        id="lab_rate.walk", inputs=walk_inputs, spec=walk, lesson=LAB, trials=4,
+        id="lab_rate.walk",
+        inputs=walk_inputs,
+        spec=walk,
+        lesson=LAB,
+        trials=4,
         mistakes={
             "rounding": lambda weight, H, steps: torch.round(weight / steps).to(torch.int64),
             "one_step": walk_with(of=lambda steps: steps[:1].expand(len(steps))),
@@ -285,7 +298,12 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_rate.encode", inputs=symbols_inputs, spec=encode, lesson=LAB, tolerance=0, trials=6,
+        id="lab_rate.encode",
+        inputs=symbols_inputs,
+        spec=encode,
+        lesson=LAB,
+        tolerance=0,
+        trials=6,
         mistakes={
             "forward": encode_with(forward=True),
             "words_not_turned": encode_with(turned=False),
@@ -296,7 +314,12 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_rate.decode", inputs=stream_inputs, spec=decode, lesson=LAB, tolerance=0, trials=6,
+        id="lab_rate.decode",
+        inputs=stream_inputs,
+        spec=decode,
+        lesson=LAB,
+        tolerance=0,
+        trials=6,
         mistakes={
             "backwards": decode_with(backwards=True),
             "no_words": decode_with(refill=False),
@@ -307,4 +330,4 @@ EXERCISES = [
             "next_symbol": decode_with(next_symbol=True),
         },
     ),
-]  # fmt: skip
+]

@@ -1,4 +1,6 @@
-"""Lab 5.3: a training row with its chain, the loss at scored places, which chains to keep, a vote."""
+"""Lab 5.3: a training row with its chain, the loss at scored places,
+which chains to keep, a vote.
+"""
 
 import torch
 from torch import Tensor
@@ -101,7 +103,9 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(−ln p of each label, which are scored) of logits and labels that stand at the same places."""
+    """(−ln p of each label, which are scored) of logits and labels that stand at
+    the same places.
+    """
     each = F.cross_entropy(
         logits.transpose(1, 2), labels, reduction="none", ignore_index=NOT_SCORED
     )
@@ -152,9 +156,11 @@ def samples_for(rng: torch.Generator, answer: int, n: int, length: int) -> list[
         steps, other = ([*some(rng, length - 1), answer] for _ in range(2))
         off = (answer + whole(rng, 1, 9)) % 10
         kinds = [
-            text_of(steps, answer), text_of(steps, answer), text_of(other, answer), text_of(steps, off), text_of([*steps[:-1], off], off),
-            text_of([*steps[:-1], off], answer), text_of(steps, answer, 2), text_of(steps, answer, 1), steps, text_of([*other[:-1], off], off),
-            text_of([], answer), [answer, END], [], [*steps, MARK, answer, MARK], [*steps, answer, answer, END],
+            text_of(steps, answer), text_of(steps, answer), text_of(other, answer),
+            text_of(steps, off), text_of([*steps[:-1], off], off),
+            text_of([*steps[:-1], off], answer), text_of(steps, answer, 2),
+            text_of(steps, answer, 1), steps, text_of([*other[:-1], off], off), text_of([], answer),
+            [answer, END], [], [*steps, MARK, answer, MARK], [*steps, answer, answer, END],
         ]  # fmt: skip
         found += [kinds[i] for i in torch.randperm(len(kinds), generator=rng).tolist()]
     return found[:n]
@@ -295,24 +301,35 @@ def most_frequent_text(samples):
 
 EXERCISES = [
     Exercise(
-        "lab_reasoning.example", row_inputs, example,
+        "lab_reasoning.example",
+        row_inputs,
+        example,
         {
             "prompt_scored": row_with(labels=lambda head, tail: head + tail),
             "answer_first": row_with(tail=lambda s, a: [MARK, a, *s, END]),
             "end_missing": row_with(tail=lambda s, a: [*s, MARK, a]),
-            "end_not_scored": row_with(labels=lambda head, tail: [NOT_SCORED] * len(head) + tail[:-1] + [NOT_SCORED]),
-            "answer_only_scored": row_with(labels=lambda head, tail: [NOT_SCORED] * (len(head) + len(tail) - 3) + tail[-3:]),
+            "end_not_scored": row_with(
+                labels=lambda head, tail: [NOT_SCORED] * len(head) + tail[:-1] + [NOT_SCORED]
+            ),
+            "answer_only_scored": row_with(
+                labels=lambda head, tail: [NOT_SCORED] * (len(head) + len(tail) - 3) + tail[-3:]
+            ),
             "steps_missing": row_with(tail=lambda s, a: [MARK, a, END]),
             "mark_missing": row_with(tail=lambda s, a: [*s, a, END]),
             "last_step_for_answer": row_with(tail=lambda s, a: [*s, MARK, s[-1], END]),
             "moved_ahead": row_with(labels=ahead),
             "no_blanks": row_with(fill=lambda d, w: d),
-            "equals_scored": row_with(labels=lambda head, tail: [NOT_SCORED] * (len(head) - 1) + [EQUALS, *tail]),
+            "equals_scored": row_with(
+                labels=lambda head, tail: [NOT_SCORED] * (len(head) - 1) + [EQUALS, *tail]
+            ),
         },
-        lesson=LAB, trials=4,
+        lesson=LAB,
+        trials=4,
     ),
     Exercise(
-        "lab_reasoning.loss", loss_inputs, loss,
+        "lab_reasoning.loss",
+        loss_inputs,
+        loss,
         {
             "not_shifted": not_shifted,
             "shifted_back": shifted_back,
@@ -323,32 +340,51 @@ EXERCISES = [
             "sign": lambda logits, labels: -loss(logits, labels),
             "in_bits": lambda logits, labels: loss(logits, labels) / 0.6931471805599453,
         },
-        lesson=LAB, trials=4, gradients=("logits",),
+        lesson=LAB,
+        trials=4,
+        gradients=("logits",),
     ),
     Exercise(
-        "lab_reasoning.keep", keep_inputs, keep,
+        "lab_reasoning.keep",
+        keep_inputs,
+        keep,
         {
             "wrong_kept": kept_by(lambda text, answer: complete(text)),
             "cut_off_kept": kept_by(lambda text, answer: answer_in(text) == answer),
-            "twice": kept_by(lambda text, answer: complete(text) and text[-2] == answer, once=False),
+            "twice": kept_by(
+                lambda text, answer: complete(text) and text[-2] == answer, once=False
+            ),
             "one_each": kept_by(lambda text, answer: complete(text) and text[-2] == answer, most=1),
             "once_in_all": once_in_all,
-            "by_last_step": kept_by(lambda text, answer: complete(text) and text[-4:-3] == [answer]),
+            "by_last_step": kept_by(
+                lambda text, answer: complete(text) and text[-4:-3] == [answer]
+            ),
             "wrong_ones_kept": kept_by(lambda text, answer: complete(text) and text[-2] != answer),
         },
-        lesson=LAB, trials=5,
+        lesson=LAB,
+        trials=5,
     ),
     Exercise(
-        "lab_reasoning.vote", vote_inputs, vote,
+        "lab_reasoning.vote",
+        vote_inputs,
+        vote,
         {
-            "cut_off_votes": vote_by(lambda texts: [a for text in texts if (a := answer_in(text)) is not None]),
+            "cut_off_votes": vote_by(
+                lambda texts: [a for text in texts if (a := answer_in(text)) is not None]
+            ),
             "each_text_once": vote_by(each_text_once),
             "most_frequent_text": most_frequent_text,
             "first_text": vote_by(of_complete, choose=lambda votes: votes[0]),
-            "smallest_of_equal": vote_by(of_complete, choose=lambda votes: max(sorted(set(votes)), key=votes.count)),
-            "last_of_equal": vote_by(of_complete, choose=lambda votes: max(dict.fromkeys(reversed(votes)), key=votes.count)),
+            "smallest_of_equal": vote_by(
+                of_complete, choose=lambda votes: max(sorted(set(votes)), key=votes.count)
+            ),
+            "last_of_equal": vote_by(
+                of_complete,
+                choose=lambda votes: max(dict.fromkeys(reversed(votes)), key=votes.count),
+            ),
             "zero_for_none": vote_by(of_complete, nobody=0),
         },
-        lesson=LAB, trials=5,
+        lesson=LAB,
+        trials=5,
     ),
-]  # fmt: skip
+]

@@ -93,9 +93,11 @@ def with_score(score):
 def layer_inputs(rng: torch.Generator) -> dict:
     rows, columns, size = turn(rng, (5, 12, 4), (5, 15, 5), (137, 16, 8), (5, 12, 6), (3, 262, 131))
     return {
-        "weight": matrix(rng, rows, columns), "H": damped_hessian(rng, columns), "sparsity": turn(rng, 0.27, 0.48, 0.72),
+        "weight": matrix(rng, rows, columns),
+        "H": damped_hessian(rng, columns),
+        "sparsity": turn(rng, 0.27, 0.48, 0.72),
         "block_size": size,
-    }  # fmt: skip
+    }
 
 
 def surgeon(W: Tensor, U: Tensor, H: Tensor, part: slice) -> Tensor:
@@ -188,26 +190,43 @@ SHARED["not_divided"] = {"error": lambda lost, U, i: lost}
 
 EXERCISES = [
     Exercise(
-        id="lab_wanda.input_norm", inputs=batch_inputs, spec=input_norm, lesson="lab-3.2-wanda", trials=4,
+        id="lab_wanda.input_norm",
+        inputs=batch_inputs,
+        spec=input_norm,
+        lesson="lab-3.2-wanda",
+        trials=4,
         mistakes={
             "last_batch": lambda batches: batches[-1].norm(dim=0),
             "sum_of_norms": lambda batches: sum(batch.norm(dim=0) for batch in batches),
-            "mean_of_norms": lambda batches: sum(batch.norm(dim=0) for batch in batches) / len(batches),
+            "mean_of_norms": lambda batches: (
+                sum(batch.norm(dim=0) for batch in batches) / len(batches)
+            ),
             "not_rooted": lambda batches: torch.cat(batches).square().sum(0),
             "mean_square": lambda batches: torch.cat(batches).square().mean(0).sqrt(),
-            "spread": lambda batches: torch.cat(batches).std(0, correction=0) * sum(map(len, batches)) ** 0.5,
+            "spread": lambda batches: (
+                torch.cat(batches).std(0, correction=0) * sum(map(len, batches)) ** 0.5
+            ),
             "norms_of_tokens": lambda batches: torch.cat(batches).norm(dim=1),
         },
     ),
     Exercise(
-        id="lab_wanda.mask", inputs=wanda_inputs, spec=wanda_mask, lesson="lab-3.2-wanda", trials=20, counts=stay_in_rows,
+        id="lab_wanda.mask",
+        inputs=wanda_inputs,
+        spec=wanda_mask,
+        lesson="lab-3.2-wanda",
+        trials=20,
+        counts=stay_in_rows,
         mistakes={
-            "layer_wise": lambda weight, input_norm, sparsity: lowest(weight.abs() * input_norm, round(sparsity * weight.numel())),
+            "layer_wise": lambda weight, input_norm, sparsity: lowest(
+                weight.abs() * input_norm, round(sparsity * weight.numel())
+            ),
             "inputs_forgotten": with_score(lambda weight, norm: weight.abs()),
             "signed": with_score(lambda weight, norm: weight * norm),
             "divided": with_score(lambda weight, norm: weight.abs() / norm),
             "squared_norm": with_score(lambda weight, norm: weight.abs() * norm**2),
-            "inverted": lambda weight, input_norm, sparsity: ~wanda_mask(weight, input_norm, sparsity),
+            "inverted": lambda weight, input_norm, sparsity: (
+                ~wanda_mask(weight, input_norm, sparsity)
+            ),
             "threshold": by_limit,
             "argsort_as_rank": argsort_as_rank,
             "keeps_sparsity": lambda weight, input_norm, sparsity: rows_of(
@@ -221,24 +240,39 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="lab_wanda.prune_layer", inputs=layer_inputs, spec=prune_layer, lesson="lab-3.2-wanda", trials=5,
+        id="lab_wanda.prune_layer",
+        inputs=layer_inputs,
+        spec=prune_layer,
+        lesson="lab-3.2-wanda",
+        trials=5,
         mistakes={
             "hessian_not_inverse": with_factor_of_hessian(prune_layer),
             **{name: changed(prune_layer, **changes) for name, changes in SHARED.items()},
-            "one_block": lambda **given: prune_layer(**{**given, "block_size": given["weight"].shape[1]}),
+            "one_block": lambda **given: prune_layer(
+                **{**given, "block_size": given["weight"].shape[1]}
+            ),
             "each_row": each_row,
             "within_blocks": within_blocks,
         },
     ),
     Exercise(
-        id="lab_wanda.prune_n_of_m", inputs=pattern_inputs, spec=prune_n_of_m, lesson="lab-3.2-wanda", trials=5,
+        id="lab_wanda.prune_n_of_m",
+        inputs=pattern_inputs,
+        spec=prune_n_of_m,
+        lesson="lab-3.2-wanda",
+        trials=5,
         mistakes={
             "hessian_not_inverse": with_factor_of_hessian(prune_n_of_m),
             **{name: changed(prune_n_of_m, **changes) for name, changes in SHARED.items()},
             "removes_n": lambda weight, H, n, m: prune_n_of_m(weight, H, m - n, m),
             "along_outputs": lambda weight, H, n, m: walk(
-                weight, H, m, lambda score: torch.stack([lowest(c, round(len(c) * (m - n) / m)) for c in score.T], 1)
+                weight,
+                H,
+                m,
+                lambda score: torch.stack(
+                    [lowest(c, round(len(c) * (m - n) / m)) for c in score.T], 1
+                ),
             ),
         },
     ),
-]  # fmt: skip
+]

@@ -1,4 +1,6 @@
-"""Lesson 4.1: bits of a quantized model, which coder is enough, an entropy measured on few numbers."""
+"""Lesson 4.1: bits of a quantized model, which coder is enough,
+an entropy measured on few numbers.
+"""
 
 import math
 from collections import Counter
@@ -230,7 +232,8 @@ EXERCISES = [
     ),
     Exercise(
         "coding.choose_coder", coder_inputs, choose_coder, CODER_MISTAKES,
-        lesson="4.1-information-and-rate-distortion", kind="decide", difficulty=2, minutes=10, trials=16,
+        lesson="4.1-information-and-rate-distortion", kind="decide", difficulty=2,
+        minutes=10, trials=16,
     ),
     Exercise(
         "coding.corrected_entropy", small_sample, corrected_entropy,

@@ -36,7 +36,9 @@ def draw_spiked(rng: torch.Generator) -> dict:
 
 
 def is_clear(given: dict) -> bool:
-    """No eigenvalue lies within 3 % of the edge; a first guess by the whole variance counts fewer."""
+    """No eigenvalue lies within 3 % of the edge;
+    a first guess by the whole variance counts fewer.
+    """
     W, q = given["weight"], spectra.ratio(tuple(given["weight"].shape))
     edge, own = (
         spectra.edges(q, variance)[1] for variance in (given["sigma"] ** 2, float(W.var()))
@@ -180,25 +182,36 @@ EXERCISES = [
     Exercise(
         "intrinsic_dimension.spikes", spiked_inputs, spikes,
         {
-            "sides_swapped": spikes_with(lambda n, m, sigma, W: sigma**2 * (1 + math.sqrt(m / n)) ** 2),
-            "shorter_side": spikes_with(lambda n, m, sigma, W: sigma**2 * (1 + math.sqrt(n / m)) ** 2, lambda s, n, m: s * s / n),
+            "sides_swapped": spikes_with(lambda n, m, sigma, W:
+                sigma**2 * (1 + math.sqrt(m / n)) ** 2),
+            "shorter_side": spikes_with(lambda n, m, sigma, W:
+                sigma**2 * (1 + math.sqrt(n / m)) ** 2, lambda s, n, m: s * s / n),
             "deviation": spikes_with(lambda n, m, sigma, W: sigma * (1 + math.sqrt(n / m)) ** 2),
-            "singular_values": spikes_with(lambda n, m, sigma, W: sigma**2 * (1 + math.sqrt(n / m)) ** 2, lambda s, n, m: s),
-            "own_variance": spikes_with(lambda n, m, sigma, W: float(W.pow(2).mean()) * (1 + math.sqrt(n / m)) ** 2),
+            "singular_values": spikes_with(lambda n, m, sigma, W:
+                sigma**2 * (1 + math.sqrt(n / m)) ** 2, lambda s, n, m: s),
+            "own_variance": spikes_with(lambda n, m, sigma, W:
+                float(W.pow(2).mean()) * (1 + math.sqrt(n / m)) ** 2),
             "root_left_out": spikes_with(lambda n, m, sigma, W: sigma**2 * (1 + n / m) ** 2),
-            "lower_edge": spikes_with(lambda n, m, sigma, W: sigma**2 * (1 - math.sqrt(n / m)) ** 2),
+            "lower_edge": spikes_with(lambda n, m, sigma, W:
+                sigma**2 * (1 - math.sqrt(n / m)) ** 2),
         },
         lesson=LESSON, kind="step", difficulty=2, minutes=10,
     ),
     Exercise(
         "intrinsic_dimension.subspace_step", step_inputs, subspace_step,
         {
-            "trains_everything": step_with(lambda o, B, P, z, g, rate: (z - rate * P.T @ g, o + P @ z - rate * g)),
-            "not_normalized": step_with(lambda o, B, P, z, g, rate: joined(o, B, z - rate * B.T @ g)),
-            "rows_normalized": step_with(lambda o, B, P, z, g, rate: joined(o, R := B / B.norm(dim=1, keepdim=True), z - rate * R.T @ g)),
-            "origin_forgotten": step_with(lambda o, B, P, z, g, rate: joined(0 * o, P, z - rate * P.T @ g)),
-            "z_forgotten": step_with(lambda o, B, P, z, g, rate: (z - rate * P.T @ g, o - rate * P @ (P.T @ g))),
-            "twice": step_with(lambda o, B, P, z, g, rate: (z - rate * P.T @ g, o + P @ z + P @ (z - rate * P.T @ g))),
+            "trains_everything": step_with(lambda o, B, P, z, g, rate:
+                (z - rate * P.T @ g, o + P @ z - rate * g)),
+            "not_normalized": step_with(lambda o, B, P, z, g, rate:
+                joined(o, B, z - rate * B.T @ g)),
+            "rows_normalized": step_with(lambda o, B, P, z, g, rate:
+                joined(o, R := B / B.norm(dim=1, keepdim=True), z - rate * R.T @ g)),
+            "origin_forgotten": step_with(lambda o, B, P, z, g, rate:
+                joined(0 * o, P, z - rate * P.T @ g)),
+            "z_forgotten": step_with(lambda o, B, P, z, g, rate:
+                (z - rate * P.T @ g, o - rate * P @ (P.T @ g))),
+            "twice": step_with(lambda o, B, P, z, g, rate:
+                (z - rate * P.T @ g, o + P @ z + P @ (z - rate * P.T @ g))),
             "uphill": step_with(lambda o, B, P, z, g, rate: joined(o, P, z + rate * P.T @ g)),
         },
         lesson=LESSON, kind="step", difficulty=2, minutes=8,
@@ -206,12 +219,17 @@ EXERCISES = [
     Exercise(
         "intrinsic_dimension.breaking_sparsity", edge_inputs, breaking_sparsity,
         {
-            "last_agreement": edge_with(lambda rows, f: max((s for s, m, p in rows if m <= f * p), default=0.0)),
-            "first_break": edge_with(lambda rows, f: next((s for s, m, p in rows if m > f * p), rows[-1][0])),
+            "last_agreement": edge_with(lambda rows, f: max((s for s, m, p in rows if m <= f * p),
+                default=0.0)),
+            "first_break": edge_with(lambda rows, f: next((s for s, m, p in rows if m > f * p),
+                rows[-1][0])),
             "given_order": in_given_order,
-            "difference": edge_with(lambda rows, f: max((s for s, m, p in rows if m - p <= f * 0.01), default=0.0)),
-            "relative_difference": lambda sparsities, measured, predicted, factor: breaking_sparsity(sparsities, measured, predicted, 1 + factor),
-            "ratio_inverted": edge_with(lambda rows, f: max((s for s, m, p in rows if p <= f * m), default=0.0)),
+            "difference": edge_with(lambda rows, f:
+                max((s for s, m, p in rows if m - p <= f * 0.01), default=0.0)),
+            "relative_difference": lambda sparsities, measured, predicted, factor:
+                breaking_sparsity(sparsities, measured, predicted, 1 + factor),
+            "ratio_inverted": edge_with(lambda rows, f: max((s for s, m, p in rows if p <= f * m),
+                default=0.0)),
         },
         lesson=LESSON, kind="decide", difficulty=2, minutes=8, trials=5,
     ),

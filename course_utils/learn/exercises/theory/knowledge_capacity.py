@@ -153,24 +153,32 @@ EXERCISES = [
     Exercise(
         "knowledge_capacity.held", logit_inputs, held,
         {
-            "vocabulary": held_with(lambda among, everywhere, sure, n, v: (v + everywhere).clamp(min=0)),
-            "not_normalized": held_with(lambda among, everywhere, sure, n, v: (n + everywhere).clamp(min=0)),
+            "vocabulary": held_with(lambda among, everywhere, sure, n, v:
+                (v + everywhere).clamp(min=0)),
+            "not_normalized": held_with(lambda among, everywhere, sure, n, v:
+                (n + everywhere).clamp(min=0)),
             "accuracy": held_with(lambda among, everywhere, sure, n, v: sure * n),
             "negative_kept": held_with(lambda among, everywhere, sure, n, v: n + among),
-            "guessing_not_subtracted": held_with(lambda among, everywhere, sure, n, v: n * among.exp2()),
+            "guessing_not_subtracted": held_with(lambda among, everywhere, sure, n, v:
+                n * among.exp2()),
             "loss": held_with(lambda among, everywhere, sure, n, v: -among),
-            "nats": held_with(lambda among, everywhere, sure, n, v: math.log(2) * (n + among).clamp(min=0)),
+            "nats": held_with(lambda among, everywhere, sure, n, v:
+                math.log(2) * (n + among).clamp(min=0)),
         },
         lesson=LESSON, kind="step", difficulty=2, minutes=10,
     ),
     Exercise(
         "knowledge_capacity.forgotten", memory_inputs, forgotten,
         {
-            "never_known_counted": forgotten_with(lambda g, b, a, s: sum(not a[i] for i in g) / len(g)),
-            "of_the_whole_group": forgotten_with(lambda g, b, a, s: sum(b[i] and not a[i] for i in g) / len(g)),
-            "gains_against_losses": forgotten_with(lambda g, b, a, s: (sum(b[i] for i in g) - sum(a[i] for i in g)) / sum(b[i] for i in g)),
+            "never_known_counted": forgotten_with(lambda g, b, a, s:
+                sum(not a[i] for i in g) / len(g)),
+            "of_the_whole_group": forgotten_with(lambda g, b, a, s:
+                sum(b[i] and not a[i] for i in g) / len(g)),
+            "gains_against_losses": forgotten_with(lambda g, b, a, s:
+                (sum(b[i] for i in g) - sum(a[i] for i in g)) / sum(b[i] for i in g)),
             "weighted_by_frequency": forgotten_with(
-                lambda g, b, a, s: sum(s[i] for i in g if b[i] and not a[i]) / sum(s[i] for i in g if b[i])
+                lambda g, b, a, s:
+                    sum(s[i] for i in g if b[i] and not a[i]) / sum(s[i] for i in g if b[i])
             ),
             "kept": forgotten_with(lambda g, b, a, s: 1 - lost(g, b, a, s)),
             "groups_swapped": forgotten_with(lost, swap=True),
@@ -182,13 +190,20 @@ EXERCISES = [
     Exercise(
         "knowledge_capacity.parameters_needed", size_inputs, parameters_needed,
         {
-            "log_of_the_sum": lambda people, values, per_parameter: math.ceil(people * math.log2(sum(values)) / per_parameter),
-            "rounded_down": lambda people, values, per_parameter: math.floor(people * sum(math.log2(v) for v in values) / per_parameter),
-            "nats": lambda people, values, per_parameter: math.ceil(people * sum(math.log(v) for v in values) / per_parameter),
-            "values_not_bits": lambda people, values, per_parameter: math.ceil(people * sum(values) / per_parameter),
-            "multiplied": lambda people, values, per_parameter: math.ceil(people * sum(math.log2(v) for v in values) * per_parameter),
-            "people_forgotten": lambda people, values, per_parameter: math.ceil(sum(math.log2(v) for v in values) / per_parameter),
-            "whole_bits": lambda people, values, per_parameter: math.ceil(people * sum(math.ceil(math.log2(v)) for v in values) / per_parameter),
+            "log_of_the_sum": lambda people, values, per_parameter:
+                math.ceil(people * math.log2(sum(values)) / per_parameter),
+            "rounded_down": lambda people, values, per_parameter:
+                math.floor(people * sum(math.log2(v) for v in values) / per_parameter),
+            "nats": lambda people, values, per_parameter:
+                math.ceil(people * sum(math.log(v) for v in values) / per_parameter),
+            "values_not_bits": lambda people, values, per_parameter:
+                math.ceil(people * sum(values) / per_parameter),
+            "multiplied": lambda people, values, per_parameter:
+                math.ceil(people * sum(math.log2(v) for v in values) * per_parameter),
+            "people_forgotten": lambda people, values, per_parameter:
+                math.ceil(sum(math.log2(v) for v in values) / per_parameter),
+            "whole_bits": lambda people, values, per_parameter:
+                math.ceil(people * sum(math.ceil(math.log2(v)) for v in values) / per_parameter),
         },
         lesson=LESSON, kind="formula", difficulty=1, minutes=5, tolerance=1e-6, trials=8,
     ),

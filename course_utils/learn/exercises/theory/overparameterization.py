@@ -1,4 +1,6 @@
-"""Lesson 4.2: a round of iterative magnitude pruning, a verdict within ε, a promise about new data."""
+"""Lesson 4.2: a round of iterative magnitude pruning, a verdict within ε,
+a promise about new data.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ LESSON = "4.2-lottery-tickets-and-overparameterization"
 
 
 def draw_round(rng: torch.Generator) -> dict:
-    """A layer after some rounds; the optimizer has moved the pruned weights too, some of them far."""
+    """A layer after some rounds; the optimizer has moved the pruned weights too,
+    some of them far.
+    """
     shape, rate = turn(rng, (5, 7), (8, 6), (4, 9)), pick(rng, 0.2, 0.3, 0.45)
     initial, trained = (torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2))
     mask = torch.rand(shape, generator=rng) > pick(rng, 0.25, 0.5)
@@ -108,8 +112,8 @@ def verdict_inputs(rng: torch.Generator) -> dict:
 
 
 def within(dense: list[float], ticket: list[float], epsilon: float) -> str:
-    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is all
-    below, else "open".
+    """ "within" if the whole 95 % interval of the mean of ticket − dense is ≥ −ε, "not" if it is
+    all below, else "open".
     """
     mean, half = intervals.interval([t - d for t, d in zip(ticket, dense, strict=True)])
     return "within" if mean - half >= -epsilon else "not" if mean + half < -epsilon else "open"
@@ -143,8 +147,11 @@ def promise_inputs(rng: torch.Generator) -> dict:
     n_train, n_test = pick(rng, 1000, 1297, 2400), pick(rng, 300, 500)
     wrong = int(n_train * (0.03 + 0.15 * float(torch.rand((), generator=rng))))
     return {
-        "wrong": wrong, "n": n_train, "wrong_test": int(n_test * turn(rng, 0.02, 0.1, 0.6) * (1 + float(torch.rand((), generator=rng)) / 2)),
-        "n_test": n_test, "dimensions": pick(rng, 40, 90, 150), "bits": pick(rng, 2, 3, 4),
+        "wrong": wrong, "n": n_train,
+        "wrong_test": int(n_test * turn(rng, 0.02, 0.1,
+                                        0.6) * (1 + float(torch.rand((), generator=rng)) / 2)),
+                                        "n_test": n_test, "dimensions": pick(rng, 40, 90, 150),
+                                        "bits": pick(rng, 2, 3, 4),
         "tried": pick(rng, 60, 700, 5000), "delta": pick(rng, 0.01, 0.05),
     }  # fmt: skip
 
@@ -193,11 +200,16 @@ EXERCISES = [
     Exercise(
         "overparameterization.imp_round", round_inputs, imp_round,
         {
-            "revived": round_with(lambda size, mask, rate: largest(size, (n := int(mask.sum())) - round(rate * n))),
-            "mask_reset": round_with(lambda size, mask, rate: largest(size, size.numel() - round(rate * size.numel()))),
-            "rate_of_all": round_with(lambda size, mask, rate: largest(_score(size, mask), max(1, int(mask.sum()) - round(rate * mask.numel())))),
-            "cut_off": round_with(lambda size, mask, rate: largest(_score(size, mask), (n := int(mask.sum())) - int(rate * n))),
-            "largest_go": round_with(lambda size, mask, rate: largest(torch.where(mask, -size, -9.0), (n := int(mask.sum())) - round(rate * n))),
+            "revived": round_with(lambda size, mask, rate:
+                largest(size, (n := int(mask.sum())) - round(rate * n))),
+            "mask_reset": round_with(lambda size, mask, rate:
+                largest(size, size.numel() - round(rate * size.numel()))),
+            "rate_of_all": round_with(lambda size, mask, rate:
+                largest(_score(size, mask), max(1, int(mask.sum()) - round(rate * mask.numel())))),
+            "cut_off": round_with(lambda size, mask, rate:
+                largest(_score(size, mask), (n := int(mask.sum())) - int(rate * n))),
+            "largest_go": round_with(lambda size, mask, rate:
+                largest(torch.where(mask, -size, -9.0), (n := int(mask.sum())) - round(rate * n))),
             "not_rewound": round_with(right_mask, lambda initial, trained, new: trained * new),
             "start_not_masked": round_with(right_mask, lambda initial, trained, new: initial),
         },
@@ -207,10 +219,13 @@ EXERCISES = [
         "overparameterization.within", verdict_inputs, within,
         {
             "mean_only": verdict_with(lambda a, b, n: around((b - a).mean(), 0.0)),
-            "unpaired": verdict_with(lambda a, b, n: around((b - a).mean(), _t(n) * ((a.var() + b.var()) / n) ** 0.5)),
-            "normal_quantile": verdict_with(lambda a, b, n: around((b - a).mean(), 1.96 * (b - a).std() / n**0.5)),
+            "unpaired": verdict_with(lambda a, b, n:
+                around((b - a).mean(), _t(n) * ((a.var() + b.var()) / n) ** 0.5)),
+            "normal_quantile": verdict_with(lambda a, b, n:
+                around((b - a).mean(), 1.96 * (b - a).std() / n**0.5)),
             "spread": verdict_with(lambda a, b, n: around((b - a).mean(), _t(n) * (b - a).std())),
-            "degrees_of_freedom": verdict_with(lambda a, b, n: around((b - a).mean(), _t(n) * (b - a).std(unbiased=False) / n**0.5)),
+            "degrees_of_freedom": verdict_with(lambda a, b, n:
+                around((b - a).mean(), _t(n) * (b - a).std(unbiased=False) / n**0.5)),
             "no_difference_seen": no_difference,
         },
         lesson=LESSON, kind="decide", difficulty=3, minutes=12, trials=10,
@@ -222,9 +237,11 @@ EXERCISES = [
             "choice_unpaid": promise_with(lambda d, b, tried: d * b),
             "choice_in_nats": promise_with(lambda d, b, tried: d * b + math.log(tried)),
             "every_trial_paid": promise_with(lambda d, b, tried: d * b + tried),
-            "log_base": promise_with(None, lambda ell, n, nt, delta: (ell + math.log(1 / delta)) / n),
+            "log_base": promise_with(None, lambda ell, n, nt, delta:
+                (ell + math.log(1 / delta)) / n),
             "delta_forgotten": promise_with(None, lambda ell, n, nt, delta: ell * math.log(2) / n),
-            "examples_of_the_test": promise_with(None, lambda ell, n, nt, delta: (ell * math.log(2) + math.log(1 / delta)) / nt),
+            "examples_of_the_test": promise_with(None, lambda ell, n, nt, delta:
+                (ell * math.log(2) + math.log(1 / delta)) / nt),
             "test_error": promise_with(None, None, lambda w, n, wt, nt: wt / nt),
             "hoeffding": hoeffding,
         },

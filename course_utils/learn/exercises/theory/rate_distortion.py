@@ -145,7 +145,9 @@ def entropy_of_p(p: Tensor) -> Tensor:
 
 EXERCISES = [
     Exercise(
-        "rate_distortion.water_filling", parts_inputs, water_filling,
+        "rate_distortion.water_filling",
+        parts_inputs,
+        water_filling,
         {
             "equal_distortion": equal_distortion,
             "level_not_found": equal_clamped,
@@ -153,35 +155,64 @@ EXERCISES = [
             "negative": rates_with(lambda v, level: 0.5 * torch.log2(v / level)),
             "nats": rates_with(lambda v, level: 0.5 * torch.log(v / level).clamp(min=0)),
             "half_forgotten": rates_with(lambda v, level: torch.log2(v / level).clamp(min=0)),
-            "deviations": rates_with(lambda v, level: 0.5 * torch.log2(v.sqrt() / level).clamp(min=0)),
+            "deviations": rates_with(
+                lambda v, level: 0.5 * torch.log2(v.sqrt() / level).clamp(min=0)
+            ),
             "distortions": rates_with(lambda v, level: v.clamp(max=level)),
         },
-        lesson="4.1-information-and-rate-distortion", kind="design", difficulty=3, minutes=15, tolerance=1e-4, trials=8,
+        lesson="4.1-information-and-rate-distortion",
+        kind="design",
+        difficulty=3,
+        minutes=15,
+        tolerance=1e-4,
+        trials=8,
     ),
     Exercise(
-        "rate_distortion.gap_db", gap_inputs, gap_db,
+        "rate_distortion.gap_db",
+        gap_inputs,
+        gap_db,
         {
             "twenty": lambda bits, distortion, variance: 2 * gap_db(bits, distortion, variance),
             "inverted": lambda bits, distortion, variance: -gap_db(bits, distortion, variance),
-            "natural": lambda bits, distortion, variance: 10 * math.log(distortion / (variance * 4**-bits)),
-            "powers_of_two": lambda bits, distortion, variance: 10 * math.log10(distortion / (variance * 2**-bits)),
-            "signal_to_noise": lambda bits, distortion, variance: 10 * math.log10(variance / distortion),
-            "in_bits": lambda bits, distortion, variance: bits - 0.5 * math.log2(variance / distortion),
-            "variance_forgotten": lambda bits, distortion, variance: 10 * math.log10(distortion / 4**-bits),
+            "natural": lambda bits, distortion, variance: (
+                10 * math.log(distortion / (variance * 4**-bits))
+            ),
+            "powers_of_two": lambda bits, distortion, variance: (
+                10 * math.log10(distortion / (variance * 2**-bits))
+            ),
+            "signal_to_noise": lambda bits, distortion, variance: (
+                10 * math.log10(variance / distortion)
+            ),
+            "in_bits": lambda bits, distortion, variance: (
+                bits - 0.5 * math.log2(variance / distortion)
+            ),
+            "variance_forgotten": lambda bits, distortion, variance: (
+                10 * math.log10(distortion / 4**-bits)
+            ),
         },
-        lesson="4.1-information-and-rate-distortion", kind="formula", difficulty=1, minutes=4,
+        lesson="4.1-information-and-rate-distortion",
+        kind="formula",
+        difficulty=1,
+        minutes=4,
     ),
     Exercise(
-        "rate_distortion.mutual_information", joint_inputs, mutual_information,
+        "rate_distortion.mutual_information",
+        joint_inputs,
+        mutual_information,
         {
             "nats": lambda joint: mutual_information(joint) * math.log(2),
             "joint_entropy": lambda joint: entropy_of_p(joint),
-            "sum_of_entropies": lambda joint: entropy_of_p(joint.sum(0)) + entropy_of_p(joint.sum(1)),
+            "sum_of_entropies": lambda joint: (
+                entropy_of_p(joint.sum(0)) + entropy_of_p(joint.sum(1))
+            ),
             "conditional": lambda joint: entropy_of_p(joint) - entropy_of_p(joint.sum(1)),
             "code_entropy": lambda joint: entropy_of_p(joint.sum(0)),
             "source_entropy": lambda joint: entropy_of_p(joint.sum(1)),
             "sign": lambda joint: -mutual_information(joint),
         },
-        lesson="4.1-information-and-rate-distortion", kind="debug", difficulty=2, minutes=8,
+        lesson="4.1-information-and-rate-distortion",
+        kind="debug",
+        difficulty=2,
+        minutes=8,
     ),
-]  # fmt: skip
+]

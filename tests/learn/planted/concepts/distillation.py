@@ -157,15 +157,22 @@ def mixed(hard, far, tau, a):
 
 
 LOSS_SLIPS = {
-    "direction": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s, y), kl_of(t, s, tau), tau, a)),
-    "square_forgotten": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s, y), kl_of(s, t, tau) / tau**2, tau, a)),
-    "not_squared": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s, y), kl_of(s, t, tau) / tau, tau, a)),
-    "labels_softened": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s / tau, y), kl_of(s, t, tau), tau, a)),
-    "teacher_sharp": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s, y), kl_of(s, t, tau, 1), tau, a)),
+    "direction": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s, y), kl_of(t, s, tau), tau, a)),
+    "square_forgotten": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s, y), kl_of(s, t, tau) / tau**2, tau, a)),
+    "not_squared": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s, y), kl_of(s, t, tau) / tau, tau, a)),
+    "labels_softened": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s / tau, y), kl_of(s, t, tau), tau, a)),
+    "teacher_sharp": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s, y), kl_of(s, t, tau, 1), tau, a)),
     "alpha_swapped": part(lambda s, t, y, tau, a: loss_in_two_lines(s, t, y, tau, 1 - a)),
     "unweighted": part(lambda s, t, y, tau, a: F.cross_entropy(s, y) + tau**2 * kl_of(s, t, tau)),
-    "cross_entropy": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s, y), F.cross_entropy(s / tau, (t / tau).softmax(1)), tau, a)),
-    "over_classes": part(lambda s, t, y, tau, a: mixed(F.cross_entropy(s, y), kl_of(s, t, tau, reduction="mean"), tau, a)),
+    "cross_entropy": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s, y), F.cross_entropy(s / tau, (t / tau).softmax(1)), tau, a)),
+    "over_classes": part(lambda s, t, y, tau, a:
+        mixed(F.cross_entropy(s, y), kl_of(s, t, tau, reduction="mean"), tau, a)),
     "summed": part(lambda s, t, y, tau, a: len(y) * loss_in_two_lines(s, t, y, tau, a)),
 }  # fmt: skip
 
@@ -230,14 +237,25 @@ WRONG = {
     "distillation.distillation_loss": [
         *((slip, name) for name, slip in LOSS_SLIPS.items()),
         (lambda **given: loss_in_two_lines(**given).detach(), "student_gradient"),
-        (lambda **given: loss_in_two_lines(**given) - given["alpha"] * (hard := F.cross_entropy(given["student_logits"], given["labels"])) + given["alpha"] * hard.detach(), "labels_have_no_gradient"),
-        (lambda **given: torch.no_grad()(loss_in_two_lines)(**given) + given["alpha"] * ((hard := F.cross_entropy(given["student_logits"], given["labels"])) - hard.detach()), "teacher_has_no_gradient"),
+        (lambda **given:
+            loss_in_two_lines(**given) - given["alpha"] * (
+                hard := F.cross_entropy(given["student_logits"], given["labels"])) + given[
+                    "alpha"] * hard.detach(), "labels_have_no_gradient"),
+        (lambda **given:
+            torch.no_grad()(loss_in_two_lines)(**given) + given["alpha"] * (
+                (hard := F.cross_entropy(given["student_logits"],
+                                         given["labels"])) - hard.detach()),
+                                         "teacher_has_no_gradient"),
         (loss_into_both, "teacher_gradient"),
-        (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"], given["labels"]) + (1 - given["alpha"]) * given["temperature"] ** 2
-            * ((p := (given["teacher_logits"].detach() / given["temperature"]).softmax(-1)) * (p.log() - (given["student_logits"] / given["temperature"]).log_softmax(-1))).sum(-1).mean(), None),
+        (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"],
+            given["labels"]) + (1 - given["alpha"]) * given["temperature"] ** 2
+            * ((p := (given["teacher_logits"].detach() / given["temperature"]).softmax(-1)) * (
+                p.log() - (given["student_logits"] / given["temperature"]).log_softmax(-1))).sum(
+                    -1).mean(), None),
         (lambda **given: loss_in_two_lines(**given | {"alpha": 0.0}), None),
         (lambda **given: loss_in_two_lines(**given | {"temperature": 1.0}), None),
-        (lambda **given: F.mse_loss(given["student_logits"], given["teacher_logits"].detach()), None),
+        (lambda **given: F.mse_loss(given["student_logits"], given["teacher_logits"].detach()),
+         None),
     ],
     "distillation.train_student": [
         (altered(mode=True), "teacher_in_training"),
@@ -260,12 +278,14 @@ WRONG = {
         (of_ways(lambda choose, judge: judge[:, -1]), "last_checkpoint"),
         (of_ways(lambda choose, judge: judge.min(1).values), "peeked"),
         (of_ways(lambda choose, judge: choose.min(1).values), "chosen_and_judged"),
-        (lambda labels_choose, labels_judge, distilled_choose, distilled_judge: gain(labels_choose, labels_judge, labels_choose, distilled_judge), "one_step_for_both"),
+        (lambda labels_choose, labels_judge, distilled_choose, distilled_judge:
+            gain(labels_choose, labels_judge, labels_choose, distilled_judge), "one_step_for_both"),
         (lambda **given: -gain(**given), "turned"),
         (of_ways(lambda choose, judge: judge[:, choose.sum(0).argmin()]), "one_for_all_seeds"),
         (of_ways(lambda choose, judge: judge.mean(1)), "all_checkpoints"),
         (of_ways(lambda choose, judge: judge[:, 0]), None),
-        (of_ways(lambda choose, judge: judge.gather(1, choose.argmax(1, keepdim=True))[:, 0]), None),
+        (of_ways(lambda choose, judge: judge.gather(1, choose.argmax(1, keepdim=True))[:, 0]),
+         None),
     ],
     "distillation.soften": [
         (lambda logits, temperature: soft(logits, 1 / temperature), "multiplied"),
@@ -281,32 +301,46 @@ WRONG = {
     "distillation.dark_knowledge": [
         (lambda probabilities, labels: probabilities * (1 - F.one_hot(labels, 5)), "not_scaled"),
         (lambda probabilities, labels: probabilities, "label_kept"),
-        (lambda probabilities, labels: rest(probabilities, probabilities.argmax(1)), "likeliest_removed"),
-        (lambda probabilities, labels: probabilities * (1 - F.one_hot(labels, 5)) / (probabilities * (1 - F.one_hot(labels, 5))).sum(), "scaled_together"),
-        (lambda probabilities, labels: (probabilities * (1 - F.one_hot(labels, 5))).softmax(1), "softmax_again"),
+        (lambda probabilities, labels: rest(probabilities, probabilities.argmax(1)),
+         "likeliest_removed"),
+        (lambda probabilities, labels:
+            probabilities * (1 - F.one_hot(labels, 5)) / (
+                probabilities * (1 - F.one_hot(labels, 5))).sum(), "scaled_together"),
+        (lambda probabilities, labels: (probabilities * (1 - F.one_hot(labels, 5))).softmax(1),
+         "softmax_again"),
         (lambda probabilities, labels: probabilities * F.one_hot(labels, 5), "only_the_label"),
         (lambda probabilities, labels: rest(probabilities, labels).T, None),
         (lambda probabilities, labels: rest(probabilities, labels).flip(0), None),
     ],
     "distillation.mix_teachers": [
-        (lambda teacher_logits, temperature: sum(F.softmax(z / temperature, 1) for z in teacher_logits) * 0.5, "halved"),
-        (lambda teacher_logits, temperature: torch.stack([F.softmax(z / temperature, 0) for z in teacher_logits]).mean(0), "over_rows"),
-        (lambda teacher_logits, temperature: F.softmax(teacher_logits.mean(0) / temperature, -1), "logits_averaged"),
-        (lambda teacher_logits, temperature: len(teacher_logits) * mix(teacher_logits, temperature), "summed"),
+        (lambda teacher_logits, temperature:
+            sum(F.softmax(z / temperature, 1) for z in teacher_logits) * 0.5, "halved"),
+        (lambda teacher_logits, temperature:
+            torch.stack([F.softmax(z / temperature, 0) for z in teacher_logits]).mean(0),
+            "over_rows"),
+        (lambda teacher_logits, temperature: F.softmax(teacher_logits.mean(0) / temperature, -1),
+         "logits_averaged"),
+        (lambda teacher_logits, temperature: len(teacher_logits) * mix(teacher_logits, temperature),
+         "summed"),
         (lambda teacher_logits, temperature: mix(teacher_logits, 1), "not_softened"),
-        (lambda teacher_logits, temperature: F.softmax(mix(teacher_logits, 1) / temperature, -1), "softened_afterwards"),
-        (lambda teacher_logits, temperature: F.softmax(teacher_logits / temperature, 0).mean(0), "over_teachers"),
+        (lambda teacher_logits, temperature: F.softmax(mix(teacher_logits, 1) / temperature, -1),
+         "softened_afterwards"),
+        (lambda teacher_logits, temperature: F.softmax(teacher_logits / temperature, 0).mean(0),
+         "over_teachers"),
         (lambda teacher_logits, temperature: soft(teacher_logits[0], temperature), "first_only"),
         (lambda teacher_logits, temperature: mix(1e9 * teacher_logits, 1), "votes"),
-        (lambda teacher_logits, temperature: F.softmax(teacher_logits / temperature, -1).amax(0), None),
+        (lambda teacher_logits, temperature: F.softmax(teacher_logits / temperature, -1).amax(0),
+         None),
         (lambda teacher_logits, temperature: mix(teacher_logits, 1 / temperature), None),
     ],
     "distillation.teacher_blocks": [
-        (lambda student, teacher: [teacher // student * (i + 1) for i in range(student)], "counted_from_one"),
+        (lambda student, teacher: [teacher // student * (i + 1) for i in range(student)],
+         "counted_from_one"),
         (lambda student, teacher: list(range(0, teacher, teacher // student)), "first_of_each"),
         (lambda student, teacher: [*range(student)], "the_first_ones"),
         (lambda student, teacher: [*range(teacher)][-student:], "the_last_ones"),
-        (lambda student, teacher: [round(i * (teacher - 1) / (student - 1)) for i in range(student)], "ends"),
+        (lambda student, teacher:
+            [round(i * (teacher - 1) / (student - 1)) for i in range(student)], "ends"),
         (lambda student, teacher: list(range(teacher - 1, 0, -(teacher // student))), "backwards"),
         (lambda student, teacher: [teacher - 1] * student, None),
         (lambda student, teacher: [*range(teacher)], None),

@@ -128,17 +128,21 @@ WRONG = {
         (lambda rows, columns, nonzeros, bits: max(
             (rows * columns * bits, "dense"), (nonzeros * bits + rows * columns, "bitmask"),
             (nonzeros * (bits + 32) + 32 * (rows + 1), "csr"))[1], "largest"),
-        (lambda rows, columns, nonzeros, bits: "bitmask" if nonzeros / (rows * columns) <= 0.5 else "dense", "half_and_half"),
-        (lambda rows, columns, nonzeros, bits: in_bytes(rows, columns, nonzeros, bits).upper(), None),
+        (lambda rows, columns, nonzeros, bits: "bitmask" if nonzeros / (rows * columns) <= 0.5
+         else "dense", "half_and_half"),
+        (lambda rows, columns, nonzeros, bits: in_bytes(rows, columns, nonzeros, bits).upper(),
+         None),
         (lambda rows, columns, nonzeros, bits: "dense", None),
     ],
     "sparsity_budget.layer_levels": [
         (one_level, "alike"),
-        (lambda harm, sizes, levels, goal: by_recursion(harm, [7] * len(sizes), levels, goal), "sizes_ignored"),
+        (lambda harm, sizes, levels, goal: by_recursion(harm, [7] * len(sizes), levels, goal),
+         "sizes_ignored"),
         (step_by_step, "greedy"),
         (lambda harm, sizes, levels, goal: by_tensors(-harm, sizes, levels, goal), "hardest_first"),
         (below, "at_most"),
-        (lambda harm, sizes, levels, goal: [levels[k] for k in by_recursion(harm, sizes, levels, goal)], "as_sparsities"),
+        (lambda harm, sizes, levels, goal:
+            [levels[k] for k in by_recursion(harm, sizes, levels, goal)], "as_sparsities"),
         (lambda harm, sizes, levels, goal: by_recursion(harm, sizes, levels, goal)[::-1], None),
         (lambda harm, sizes, levels, goal: [len(levels) - 1] * len(sizes), "hardest_first"),
     ],

@@ -387,8 +387,12 @@ RIGHT = {
 }
 WRONG = {
     "distillation_losses.near_limit": [
-        (lambda **given: next(2**k for k in range(21) if abs(4**k * losses.kl(given["student_logits"], given["teacher_logits"], 2**k)
-            - F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2) <= given["share"] * F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2 or k == 20), "not_centred"),
+        (lambda **given:
+            next(2**k for k in range(21) if abs(4**k * losses.kl(given["student_logits"],
+                given["teacher_logits"], 2**k)
+            - F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2) <= given[
+                "share"] * F.mse_loss(given["student_logits"], given["teacher_logits"]) / 2 or k
+                    == 20), "not_centred"),
         (lambda **given: 2**20, "without_half"),
         (hot(close=lambda value, end, share: abs(value - end) <= share), "absolute"),
         (hot(close=lambda value, end, share: value - end <= share * end), "not_above"),
@@ -400,31 +404,49 @@ WRONG = {
         (lambda student_logits, teacher_logits, share: 64, None),
     ],
     "distillation_losses.enough_kept": [
-        (lambda probabilities, share: max(enough(row[None], share) for row in probabilities), "every_position"),
-        (lambda probabilities, share: min(enough(row[None], share) for row in probabilities), "best_position"),
-        (lambda probabilities, share: enough(probabilities.mean(0, keepdim=True), share), "same_for_all"),
+        (lambda probabilities, share: max(enough(row[None], share) for row in probabilities),
+         "every_position"),
+        (lambda probabilities, share: min(enough(row[None], share) for row in probabilities),
+         "best_position"),
+        (lambda probabilities, share: enough(probabilities.mean(0, keepdim=True), share),
+         "same_for_all"),
         (lambda probabilities, share: enough(probabilities, share + 1e-6), "more_than"),
         (lambda probabilities, share: enough(probabilities, share) - 1, "from_zero"),
-        (lambda probabilities, share: int((probabilities.cumsum(1).mean(0) < share).sum()) + 1, None),
+        (lambda probabilities, share: int((probabilities.cumsum(1).mean(0) < share).sum()) + 1,
+         None),
         (lambda probabilities, share: int((probabilities > 1 - share).sum(1).float().mean()), None),
         (lambda probabilities, share: probabilities.shape[1], None),
     ],
     "distillation_losses.kl": [
-        (lambda student_logits, teacher_logits, temperature: losses.reverse_kl(student_logits, teacher_logits, temperature), "reversed"),
-        (lambda student_logits, teacher_logits, temperature: F.cross_entropy(student_logits / temperature, (teacher_logits.detach() / temperature).softmax(-1)), "cross_entropy"),
+        (lambda student_logits, teacher_logits, temperature:
+            losses.reverse_kl(student_logits, teacher_logits, temperature), "reversed"),
+        (lambda student_logits, teacher_logits, temperature:
+            F.cross_entropy(student_logits / temperature,
+                            (teacher_logits.detach() / temperature).softmax(-1)), "cross_entropy"),
         (lambda **given: kl(**given) * len(given["student_logits"]), "summed"),
         (lambda **given: kl(**given) / given["student_logits"].shape[-1], "over_classes"),
-        (lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits, 1), "not_softened"),
-        (lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits * temperature, temperature), "teacher_sharp"),
+        (lambda student_logits, teacher_logits, temperature: kl(student_logits, teacher_logits, 1),
+         "not_softened"),
+        (lambda student_logits, teacher_logits, temperature:
+            kl(student_logits, teacher_logits * temperature, temperature), "teacher_sharp"),
         (lambda **given: -kl(**given), "sign"),
-        (lambda **given: F.mse_loss(*probabilities(**given)) * given["student_logits"].shape[-1], "squared_difference"),
-        (lambda **given: (lambda s, t: (t * (t / s).log()).sum(-1).mean())(*probabilities(**given)), None),
-        (lambda student_logits, teacher_logits, temperature: F.kl_div((student_logits / temperature).log_softmax(0), (teacher_logits.detach() / temperature).softmax(0), reduction="batchmean"), "softmax_over_rows"),
+        (lambda **given: F.mse_loss(*probabilities(**given)) * given["student_logits"].shape[-1],
+         "squared_difference"),
+        (lambda **given: (lambda s, t: (t * (t / s).log()).sum(-1).mean())(*probabilities(**given)),
+         None),
+        (lambda student_logits, teacher_logits, temperature:
+            F.kl_div((student_logits / temperature).log_softmax(0),
+                     (teacher_logits.detach() / temperature).softmax(0), reduction="batchmean"),
+                     "softmax_over_rows"),
         (kl_leaking, "teacher_gradient"),
         (lambda **given: kl(**given).detach(), "student_gradient"),
-        (lambda student_logits, teacher_logits, temperature: losses.jensen_shannon(student_logits, teacher_logits, temperature), None),
+        (lambda student_logits, teacher_logits, temperature:
+            losses.jensen_shannon(student_logits, teacher_logits, temperature), None),
         (lambda **given: kl(**given) * given["temperature"] ** 2, "with_square"),
-        (lambda student_logits, teacher_logits, temperature: F.kl_div((student_logits / temperature).softmax(-1), (teacher_logits.detach() / temperature).softmax(-1), reduction="batchmean"), "not_in_logarithms"),
+        (lambda student_logits, teacher_logits, temperature:
+            F.kl_div((student_logits / temperature).softmax(-1),
+                     (teacher_logits.detach() / temperature).softmax(-1), reduction="batchmean"),
+                     "not_in_logarithms"),
         (lambda **given: float(kl(**given).detach()) / 0.6931, "student_gradient"),
     ],
     "distillation_losses.logit_gradient": [
@@ -433,85 +455,143 @@ WRONG = {
         (scaled_gradient(lambda t, n: t), "square_whole"),
         (scaled_gradient(lambda t, n: 1 / t), "no_temperature"),
         (scaled_gradient(lambda t, n: n), "rows_not_averaged"),
-        (lambda student_logits, teacher_logits, temperature: gradient(student_logits, teacher_logits, 1) * temperature, "at_temperature_one"),
-        (lambda student_logits, teacher_logits, temperature: temperature * (student_logits - teacher_logits) / len(student_logits), "logits"),
+        (lambda student_logits, teacher_logits, temperature:
+            gradient(student_logits, teacher_logits, 1) * temperature, "at_temperature_one"),
+        (lambda student_logits, teacher_logits, temperature:
+            temperature * (student_logits - teacher_logits) / len(student_logits), "logits"),
         (scaled_gradient(lambda t, n: 2), None),
         (scaled_gradient(lambda t, n: 1 / 7), None),
     ],
     "distillation_losses.response": [
-        (lambda **given: response(**given | {"teacher_logits": given["teacher_logits"] * given["temperature"]}), "teacher_sharp"),
+        (lambda **given:
+            response(**given | {"teacher_logits": given["teacher_logits"] * given["temperature"]}),
+            "teacher_sharp"),
         (lambda **given: response(**given, flip=True), "direction"),
         (lambda **given: response(**given, power=0), "square_forgotten"),
         (lambda **given: response(**given, power=1), "not_squared"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: temperature**2 * (alpha * F.cross_entropy(student_logits[mask], labels[mask])
-            + (1 - alpha) * losses.kl(student_logits, teacher_logits, temperature, mask)), "square_on_both"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
-            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, 1.0, mask), "not_softened"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: F.cross_entropy(student_logits[mask], labels[mask])
-            + temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask), "unweighted"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            temperature**2 * (alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * losses.kl(student_logits, teacher_logits, temperature, mask)),
+            "square_on_both"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, 1.0, mask),
+            "not_softened"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            F.cross_entropy(student_logits[mask], labels[mask])
+            + temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask),
+            "unweighted"),
         (lambda **given: response(**{**given, "alpha": 1 - given["alpha"]}), "alpha_swapped"),
         (lambda **given: response(**given, hard=given["temperature"]), "labels_softened"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
-            + (1 - alpha) * temperature**2 * F.cross_entropy(student_logits[mask] / temperature, (teacher_logits[mask].detach() / temperature).softmax(-1)), "cross_entropy"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * temperature**2 * F.cross_entropy(student_logits[mask] / temperature,
+                (teacher_logits[mask].detach() / temperature).softmax(-1)), "cross_entropy"),
         (padded_mean, "padding_counted"),
         (lambda **given: padded_mean(**given, divide=torch.sum), "padding_in_kl"),
         (lambda **given: padded_mean(**given, cut=True), "divided_by_all"),
         (lambda **given: padded_mean(**given, cut=True, divide=len), "divided_by_batch"),
         (masked_labels_only, "kl_over_batch"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask])
-            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature, mask) / student_logits.shape[-1], "over_classes"),
-        (lambda **given: response(**given, hard=1.0) - given["alpha"] * (near := F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]])) + given["alpha"] * near.detach(), "labels_have_no_gradient"),
-        (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]])
-            + torch.no_grad()(response)(**given) - given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]], given["labels"][given["mask"]]).detach(), "divergence_has_no_gradient"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask]) + (1 - alpha) * temperature**2
-            * F.kl_div((student_logits / temperature).log_softmax(1)[mask], (teacher_logits.detach() / temperature).softmax(1)[mask], reduction="batchmean"), "softmax_over_tokens"),
-        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask: alpha * F.cross_entropy(student_logits[mask], labels[mask]) + (1 - alpha) * temperature**2
-            * ((p := (teacher_logits[mask].detach() / temperature).softmax(-1)) * (p / (student_logits[mask] / temperature).softmax(-1)).log()).sum(-1).mean(), None),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            alpha * F.cross_entropy(student_logits[mask], labels[mask])
+            + (1 - alpha) * temperature**2 * losses.kl(student_logits, teacher_logits, temperature,
+                mask) / student_logits.shape[-1], "over_classes"),
+        (lambda **given:
+            response(**given,
+                     hard=1.0) - given["alpha"] * (
+                         near := F.cross_entropy(given["student_logits"][given["mask"]],
+                                                 given["labels"][given["mask"]])) + given[
+                                                     "alpha"] * near.detach(),
+                                                     "labels_have_no_gradient"),
+        (lambda **given: given["alpha"] * F.cross_entropy(given["student_logits"][given["mask"]],
+            given["labels"][given["mask"]])
+            + torch.no_grad()(response)(**given) - given["alpha"] * F.cross_entropy(
+                given["student_logits"][given["mask"]], given["labels"][given["mask"]]).detach(),
+                "divergence_has_no_gradient"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            alpha * F.cross_entropy(student_logits[mask],
+                                    labels[mask]) + (1 - alpha) * temperature**2
+            * F.kl_div((student_logits / temperature).log_softmax(1)[mask],
+                       (teacher_logits.detach() / temperature).softmax(1)[mask],
+                       reduction="batchmean"), "softmax_over_tokens"),
+        (lambda student_logits, teacher_logits, labels, temperature, alpha, mask:
+            alpha * F.cross_entropy(student_logits[mask],
+                                    labels[mask]) + (1 - alpha) * temperature**2
+            * ((p := (teacher_logits[mask].detach() / temperature).softmax(-1)) * (
+                p / (student_logits[mask] / temperature).softmax(-1)).log()).sum(-1).mean(), None),
         (response_leaking, "teacher_gradient"),
         (lambda **given: response(**given).detach(), "student_gradient"),
-        (lambda **given: losses.kl(given["student_logits"], given["teacher_logits"], given["temperature"], given["mask"]), None),
+        (lambda **given: losses.kl(given["student_logits"], given["teacher_logits"],
+                                   given["temperature"], given["mask"]), None),
         (lambda **given: response(**given, power=-2), None),
     ],
     "distillation_losses.feature": [
-        (lambda **given: off(**{**given, "mask": torch.ones_like(given["mask"])}).square().mean(), "padding_counted"),
-        (lambda **given: off(**given).square().sum() / given["teacher_hidden"].numel(), "divided_by_all"),
+        (lambda **given: off(**{**given, "mask": torch.ones_like(given["mask"])}).square().mean(),
+         "padding_counted"),
+        (lambda **given: off(**given).square().sum() / given["teacher_hidden"].numel(),
+         "divided_by_all"),
         (lambda **given: off(**given).pow(2).sum(), "summed"),
         (lambda **given: off(**given).pow(2).sum(-1).mean(), "features_summed"),
         (lambda **given: off(**given).abs().mean(), "absolute"),
         (lambda **given: off(**given).square().mean().sqrt(), "root"),
-        (lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(student_hidden[mask], (teacher_hidden.detach() @ projector)[mask]), "teacher_projected"),
-        (lambda **given: off(**{**given, "projector": given["projector"].detach()}).square().mean(), "projector_stays"),
+        (lambda student_hidden, teacher_hidden, projector, mask: F.mse_loss(student_hidden[mask],
+            (teacher_hidden.detach() @ projector)[mask]), "teacher_projected"),
+        (lambda **given: off(**{**given, "projector": given["projector"].detach()}).square().mean(),
+         "projector_stays"),
         (feature_leaking, "teacher_gradient"),
         (lambda **given: feature(**given).detach(), "student_gradient"),
-        (lambda **given: off(**given).square().mean() / given["teacher_hidden"].detach()[given["mask"]].square().mean(), None),
+        (lambda **given: off(**given).square().mean() / given["teacher_hidden"].detach()[
+            given["mask"]].square().mean(), None),
         (lambda **given: off(**given).square().mean() / 2, None),
     ],
     "distillation_losses.attention": [
-        (lambda student_map, teacher_map, mask: (torch.xlogy(student_map, student_map) - torch.xlogy(student_map, teacher_map.detach())).sum(-1).transpose(1, 2)[mask].mean(), "reversed"),
-        (lambda student_map, teacher_map, mask: F.kl_div(student_map.log(), teacher_map.detach().log(), reduction="none", log_target=True).sum(-1).transpose(1, 2)[mask].mean(), "zero_log"),
+        (lambda student_map, teacher_map, mask:
+            (torch.xlogy(student_map, student_map) - torch.xlogy(student_map,
+                teacher_map.detach())).sum(-1).transpose(1, 2)[mask].mean(), "reversed"),
+        (lambda student_map, teacher_map, mask:
+            F.kl_div(student_map.log(), teacher_map.detach().log(), reduction="none",
+                     log_target=True).sum(-1).transpose(1, 2)[mask].mean(), "zero_log"),
         (attention_by_xlogy, "zero_gradient"),
-        (lambda student_map, teacher_map, mask: rows(student_map, teacher_map).mean(), "padding_counted"),
-        (lambda student_map, teacher_map, mask: chosen(student_map, teacher_map, mask).sum() / mask.numel() / student_map.shape[1], "divided_by_all"),
+        (lambda student_map, teacher_map, mask: rows(student_map, teacher_map).mean(),
+         "padding_counted"),
+        (lambda student_map, teacher_map, mask: chosen(student_map, teacher_map,
+            mask).sum() / mask.numel() / student_map.shape[1], "divided_by_all"),
         (lambda **given: chosen(**given).sum(1).mean(), "heads_summed"),
         (lambda **given: chosen(**given).sum(), "summed"),
         (lambda **given: chosen(**given).mean() / given["teacher_map"].shape[-1], "over_keys"),
-        (lambda student_map, teacher_map, mask: ((student_map - teacher_map.detach()) ** 2).sum(-1).transpose(1, 2)[mask].mean(), "squared_difference"),
-        (lambda student_map, teacher_map, mask: attention(student_map.mean(1)[:, None], teacher_map.mean(1)[:, None], mask), "heads_averaged_first"),
-        (lambda student_map, teacher_map, mask: (torch.xlogy(teacher_map, teacher_map) - torch.xlogy(teacher_map, student_map)).sum(-1).transpose(1, 2)[mask].mean(), "teacher_gradient"),
+        (lambda student_map, teacher_map, mask:
+            ((student_map - teacher_map.detach()) ** 2).sum(-1).transpose(1, 2)[mask].mean(),
+            "squared_difference"),
+        (lambda student_map, teacher_map, mask: attention(student_map.mean(1)[:, None],
+            teacher_map.mean(1)[:, None], mask), "heads_averaged_first"),
+        (lambda student_map, teacher_map, mask:
+            (torch.xlogy(teacher_map, teacher_map) - torch.xlogy(teacher_map, student_map)).sum(
+                -1).transpose(1, 2)[mask].mean(), "teacher_gradient"),
         (lambda **given: attention(**given).detach(), "student_gradient"),
     ],
     "distillation_losses.distance": [
         (of_pairs(lambda s, t: F.huber_loss(s, t)), "not_scaled"),
         (of_pairs(lambda s, t: F.huber_loss(s / s.max(), t / t.max())), "scaled_by_largest"),
         (of_pairs(lambda s, t: F.huber_loss(s / t.mean(), t / t.mean())), "scaled_by_teacher"),
-        (of_pairs(lambda s, t: F.huber_loss(s**2 / (s**2).mean(), t**2 / (t**2).mean())), "squared_distances"),
+        (of_pairs(lambda s, t: F.huber_loss(s**2 / (s**2).mean(), t**2 / (t**2).mean())),
+         "squared_distances"),
         (whole_matrix(lambda d: d.mean()), "with_itself"),
         (whole_matrix(lambda d: d.sum() / (len(d) ** 2 - len(d))), "zeros_in_mean"),
         (of_pairs(lambda s, t: F.mse_loss(s / s.mean(), t / t.mean())), "not_huber"),
-        (lambda student, teacher: F.huber_loss(*(F.pdist(x, 1) / F.pdist(x, 1).mean() for x in (student, teacher.detach()))), "city_blocks"),
-        (lambda student, teacher: F.huber_loss(*(x.norm(dim=1) / x.norm(dim=1).mean() for x in (student, teacher.detach()))), "lengths"),
-        (lambda student, teacher: F.huber_loss(*((d := (x[:, None] - x).square().sum(-1)[torch.triu(torch.ones(len(x), len(x)), 1).bool()].sqrt()) / d.mean() for x in (student, teacher.detach()))), "zero_root"),
-        (lambda student, teacher: F.huber_loss(*(F.pdist(x) / F.pdist(x).mean() for x in (student, teacher))), "teacher_gradient"),
+        (lambda student, teacher:
+            F.huber_loss(*(F.pdist(x, 1) / F.pdist(x, 1).mean() for x in (student,
+                teacher.detach()))), "city_blocks"),
+        (lambda student, teacher:
+            F.huber_loss(*(x.norm(dim=1) / x.norm(dim=1).mean() for x in (student,
+                teacher.detach()))), "lengths"),
+        (lambda student, teacher:
+            F.huber_loss(
+                *((d := (x[:, None] - x).square().sum(-1)[torch.triu(torch.ones(len(x), len(x)),
+                    1).bool()].sqrt()) / d.mean() for x in (student, teacher.detach()))),
+                    "zero_root"),
+        (lambda student, teacher:
+            F.huber_loss(*(F.pdist(x) / F.pdist(x).mean() for x in (student, teacher))),
+            "teacher_gradient"),
         (lambda **given: distance(**given).detach(), "student_gradient"),
         (of_pairs(lambda s, t: F.l1_loss(s / s.mean(), t / t.mean())), None),
         (of_pairs(lambda s, t: F.huber_loss(s / s.std(), t / t.std())), None),

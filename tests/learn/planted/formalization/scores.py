@@ -136,69 +136,109 @@ RIGHT = {
     "scores.fisher": [
         fisher_by_loops,
         lambda weight, grads: (grads * weight).square().mean(0) / 2,
-        lambda weight, grads: scores.fisher(weight, torch.einsum("nij,nij->ij", grads, grads) / len(grads)),
+        lambda weight, grads: scores.fisher(
+            weight, torch.einsum("nij,nij->ij", grads, grads) / len(grads)
+        ),
     ],
-    "scores.magnitude_mask": [magnitude_sorted, magnitude_topk, lambda weight, sparsity: masks.per_layer(weight.abs(), sparsity)],
+    "scores.magnitude_mask": [
+        magnitude_sorted,
+        magnitude_topk,
+        lambda weight, sparsity: masks.per_layer(weight.abs(), sparsity),
+    ],
     "scores.wanda_mask": [
         wanda,
         lambda weight, x, sparsity: masks.per_row(scores.wanda(weight, x.norm(dim=0)), sparsity),
-        lambda weight, x, sparsity: wanda(weight**2, x, sparsity, norm=lambda x: (x.T @ x).diagonal()),
+        lambda weight, x, sparsity: wanda(
+            weight**2, x, sparsity, norm=lambda x: (x.T @ x).diagonal()
+        ),
     ],
     "scores.n_of_m": [grouped, n_of_m_ranks, masks.n_of_m],
-    "scores.remove_weight": [surgeon, least_squares, lambda w, H, q: moved(w, q, torch.linalg.solve(H, torch.eye(len(H)).to(H)[q]) / H.inverse()[q, q])],
+    "scores.remove_weight": [
+        surgeon,
+        least_squares,
+        lambda w, H, q: moved(
+            w, q, torch.linalg.solve(H, torch.eye(len(H)).to(H)[q]) / H.inverse()[q, q]
+        ),
+    ],
     "scores.group_mask": [groups_by_columns, course_groups, einsum_groups],
-}  # fmt: skip
+}
 WRONG = {
     "scores.removal": [
-        (lambda weight, grad, curvature: weight * (0.5 * curvature * weight + grad), "gradient_sign"),
+        (lambda weight, grad, curvature: weight * (0.5 * curvature * weight + grad),
+         "gradient_sign"),
         (lambda weight, grad, curvature: weight * (curvature * weight - grad), "half_forgotten"),
         (lambda weight, grad, curvature: (0.5 * curvature - grad) * weight, "not_squared"),
         (lambda weight, grad, curvature: -(grad * weight), "first_order_only"),
         (lambda weight, grad, curvature: scores.obd(weight, curvature), "second_order_only"),
-        (lambda weight, grad, curvature: scores.gradient(weight, grad) + scores.obd(weight, curvature), "absolute"),
+        (lambda weight, grad, curvature: scores.gradient(weight, grad) + scores.obd(weight,
+            curvature), "absolute"),
         (lambda weight, grad, curvature: weight**2 / (2 * curvature) - grad * weight, "divided"),
-        (lambda weight, grad, curvature: (scores.obd(weight, curvature) - grad * weight).sum(), None),
+        (lambda weight, grad, curvature: (scores.obd(weight, curvature) - grad * weight).sum(),
+         None),
         (lambda weight, grad, curvature: grad**2, None),
     ],
     "scores.fisher": [
-        (lambda weight, grads: (torch.einsum("nij,nij->ij", grads, grads) / len(grads) * weight).pow(2) / 2, "all_squared"),
+        (lambda weight, grads:
+            (torch.einsum("nij,nij->ij", grads, grads) / len(grads) * weight).pow(2) / 2,
+            "all_squared"),
         (lambda weight, grads: (grads.mean(0) * weight).square() / 2, "mean_before_square"),
-        (lambda weight, grads: grads.mean(0).square() / (2 * (grads**2).mean(0)), "gradient_over_fisher"),
+        (lambda weight, grads: grads.mean(0).square() / (2 * (grads**2).mean(0)),
+         "gradient_over_fisher"),
         (lambda weight, grads: weight.square() / (2 * (grads**2).mean(0)), "weight_over_fisher"),
         (lambda weight, grads: (grads * weight).square().mean(0), "half_forgotten"),
         (lambda weight, grads: (grads * weight).square().sum(0) / 2, "summed"),
         (lambda weight, grads: (grads**2).mean(0) / 2 * abs(weight), "not_squared"),
         (lambda weight, grads: (grads**2).mean(0) / 2, "weight_forgotten"),
-        (lambda weight, grads: (grads - grads.mean(0)).square().mean(0) * weight**2 / 2, "variance"),
+        (lambda weight, grads: (grads - grads.mean(0)).square().mean(0) * weight**2 / 2,
+         "variance"),
         (lambda weight, grads: (grads * weight).abs().mean(0), None),
     ],
     "scores.magnitude_mask": [
-        (lambda weight, sparsity: above(weight.abs().flatten(), round(sparsity * weight.numel())).view_as(weight), "threshold"),
-        (lambda weight, sparsity: magnitude_topk(weight, int(sparsity * weight.numel()) / weight.numel()), "rounded_down"),
-        (lambda weight, sparsity: magnitude_topk(weight, (int(sparsity * weight.numel()) + 1) / weight.numel()), "rounded_up"),
-        (lambda weight, sparsity: weight > weight.flatten().sort().values[round(sparsity * weight.numel()) - 1], "signed"),
-        (lambda weight, sparsity: weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1], "positive_only"),
+        (lambda weight, sparsity:
+            above(weight.abs().flatten(), round(sparsity * weight.numel())).view_as(weight),
+            "threshold"),
+        (lambda weight, sparsity: magnitude_topk(weight,
+            int(sparsity * weight.numel()) / weight.numel()), "rounded_down"),
+        (lambda weight, sparsity: magnitude_topk(weight,
+            (int(sparsity * weight.numel()) + 1) / weight.numel()), "rounded_up"),
+        (lambda weight, sparsity:
+            weight > weight.flatten().sort().values[round(sparsity * weight.numel()) - 1],
+            "signed"),
+        (lambda weight, sparsity:
+            weight > weight.abs().flatten().sort().values[round(sparsity * weight.numel()) - 1],
+            "positive_only"),
         (lambda weight, sparsity: ~magnitude_topk(weight, sparsity), "inverted"),
         (lambda weight, sparsity: magnitude_sorted(weight, 1 - sparsity), "keeps_sparsity"),
         (lambda weight, sparsity: kth(weight.abs(), round(sparsity * weight.shape[1])), "each_row"),
         (lambda weight, sparsity: weight.abs() / weight.abs().max() > sparsity, "share_of_largest"),
         (lambda weight, sparsity: weight.abs() >= sparsity, "sparsity_as_threshold"),
-        (lambda weight, sparsity: torch.where(magnitude_sorted(weight, sparsity), weight, 0), "pruned_weight"),
+        (lambda weight, sparsity: torch.where(magnitude_sorted(weight, sparsity), weight, 0),
+         "pruned_weight"),
         (lambda weight, sparsity: torch.ones_like(weight, dtype=torch.bool), None),
         (lambda weight, sparsity: magnitude_sorted(weight, sparsity).double(), None),
     ],
     "scores.wanda_mask": [
-        (lambda weight, x, sparsity: above(weight.abs() * x.norm(dim=0), round(sparsity * weight.shape[1])), "threshold"),
-        (lambda weight, x, sparsity: (weight.abs() * x.square().sum(0).sqrt()).sort(dim=1).indices >= round(sparsity * len(x[0])), "argsort_as_rank"),
-        (lambda weight, x, sparsity: masks.per_layer(scores.wanda(weight, x.norm(dim=0)), sparsity), "layer_wise"),
-        (lambda weight, x, sparsity: kth((weight.abs() * x.norm(dim=0)).T, round(sparsity * len(weight))).T, "each_column"),
-        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: 1), "inputs_forgotten"),
-        (lambda weight, x, sparsity: wanda(weight, x, sparsity, by=lambda w, size: w * size), "signed"),
-        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.sum(0).abs()), "mean_of_inputs"),
+        (lambda weight, x, sparsity:
+            above(weight.abs() * x.norm(dim=0), round(sparsity * weight.shape[1])), "threshold"),
+        (lambda weight, x, sparsity: (weight.abs() * x.square().sum(0).sqrt()).sort(dim=1).indices
+         >= round(sparsity * len(x[0])), "argsort_as_rank"),
+        (lambda weight, x, sparsity: masks.per_layer(scores.wanda(weight, x.norm(dim=0)), sparsity),
+         "layer_wise"),
+        (lambda weight, x, sparsity:
+            kth((weight.abs() * x.norm(dim=0)).T, round(sparsity * len(weight))).T, "each_column"),
+        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: 1),
+         "inputs_forgotten"),
+        (lambda weight, x, sparsity: wanda(weight, x, sparsity, by=lambda w, size: w * size),
+         "signed"),
+        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.sum(0).abs()),
+         "mean_of_inputs"),
         (lambda weight, x, sparsity: wanda(weight, x - x.mean(0), sparsity), "centred"),
-        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.abs().max(0).values), "largest_input"),
-        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.norm(p=1, dim=0)), "sum_of_magnitudes"),
-        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: (x.T @ x).diagonal()), "squared_norm"),
+        (lambda weight, x, sparsity:
+            wanda(weight, x, sparsity, norm=lambda x: x.abs().max(0).values), "largest_input"),
+        (lambda weight, x, sparsity: wanda(weight, x, sparsity, norm=lambda x: x.norm(p=1, dim=0)),
+         "sum_of_magnitudes"),
+        (lambda weight, x, sparsity:
+            wanda(weight, x, sparsity, norm=lambda x: (x.T @ x).diagonal()), "squared_norm"),
         (lambda weight, x, sparsity: ~wanda(weight, x, sparsity), "inverted"),
         (lambda weight, x, sparsity: wanda(weight, x, 1 - sparsity) & False, None),
         (lambda weight, x, sparsity: wanda(weight, x.T, sparsity), None),
@@ -206,7 +246,9 @@ WRONG = {
     "scores.n_of_m": [
         (n_of_m_loop, "threshold"),
         (lambda score, n, m: grouped(score.T.contiguous(), n, m).T, "along_outputs"),
-        (lambda score, n, m: torch.stack([s >= s.sort(dim=0).values[m - n] for s in score.view(len(score), m, -1)]).view_as(score), "strided"),
+        (lambda score, n, m:
+            torch.stack([s >= s.sort(dim=0).values[m - n] for s in score.view(len(score), m,
+                -1)]).view_as(score), "strided"),
         (lambda score, n, m: grouped(score, m - n, m), "removes_n"),
         (lambda score, n, m: grouped(1 - score, n, m), "keeps_lowest"),
         (lambda score, n, m: masks.per_row(score, 1 - n / m), "whole_rows"),
@@ -225,13 +267,23 @@ WRONG = {
         (lambda w, H, q: moved(w, q, H.inverse().sqrt()[:, q]), None),
     ],
     "scores.group_mask": [
-        (lambda weight, H, size, keep: groups_by(torch.stack([torch.linalg.norm(w @ H[i * size : i * size + size, i * size : i * size + size] @ w.T) for i, w in enumerate(weight.split(size, 1))]), weight, size, keep), "norm_for_trace"),
+        (lambda weight, H, size, keep:
+            groups_by(torch.stack(
+                [torch.linalg.norm(w @ H[i * size : i * size + size,
+                                         i * size : i * size + size] @ w.T) for i, w in enumerate(
+                                             weight.split(size, 1))]), weight, size, keep),
+                                             "norm_for_trace"),
         (single_weights, "no_groups"),
         (own_groups, "each_row"),
-        (lambda weight, H, size, keep: einsum_groups(weight, torch.eye(len(H)).to(H), size, keep), "inputs_forgotten"),
-        (lambda weight, H, size, keep: einsum_groups(weight, torch.diag(H.diagonal()), size, keep), "diagonal_only"),
-        (lambda weight, H, size, keep: einsum_groups(torch.ones(1, len(H)).to(H), torch.diag((weight @ H * weight).sum(0)), size, keep).expand_as(weight), "whole_hessian"),
-        (lambda weight, H, size, keep: einsum_groups(weight, H, size, keep, largest=False), "keeps_worst"),
+        (lambda weight, H, size, keep: einsum_groups(weight, torch.eye(len(H)).to(H), size, keep),
+         "inputs_forgotten"),
+        (lambda weight, H, size, keep: einsum_groups(weight, torch.diag(H.diagonal()), size, keep),
+         "diagonal_only"),
+        (lambda weight, H, size, keep: einsum_groups(torch.ones(1, len(H)).to(H),
+            torch.diag((weight @ H * weight).sum(0)), size, keep).expand_as(weight),
+            "whole_hessian"),
+        (lambda weight, H, size, keep: einsum_groups(weight, H, size, keep, largest=False),
+         "keeps_worst"),
         (single_inputs, "keep_counts_inputs"),
         (lambda weight, H, size, keep: course_groups(weight, H, size, keep)[0], None),
         (lambda weight, H, size, keep: ~course_groups(weight, H, size, keep), None),

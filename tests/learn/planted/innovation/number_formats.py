@@ -325,7 +325,9 @@ def by_recursion(sample, bits):
 
 
 def by_tables_of_costs(sample, bits):
-    """Dynamic programming over the sorted numbers, in plain loops over cells and NumPy over places."""
+    """Dynamic programming over the sorted numbers,
+    in plain loops over cells and NumPy over places.
+    """
     x = np.sort(sample.numpy())
     n, s1, s2 = len(x), np.r_[0, np.cumsum(x)], np.r_[0, np.cumsum(x**2)]
     best, back = {(0, False): np.r_[0.0, np.full(n, np.inf)]}, {}

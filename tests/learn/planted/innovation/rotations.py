@@ -16,9 +16,11 @@ def by_matrices(embedding, gain, reader, writer, last_gain, Q):
 
 def by_einsum(embedding, gain, reader, writer, last_gain, Q):
     return [
-        torch.einsum("wi,ji->wj", embedding, Q), torch.einsum("oi,i,ji->oj", reader, gain, Q), torch.einsum("ji,im->jm", Q, writer),
+        torch.einsum("wi,ji->wj", embedding, Q),
+        torch.einsum("oi,i,ji->oj", reader, gain, Q),
+        torch.einsum("ji,im->jm", Q, writer),
         torch.einsum("wi,i,ji->wj", embedding, last_gain, Q),
-    ]  # fmt: skip
+    ]
 
 
 def by_rows(embedding, gain, reader, writer, last_gain, Q):

@@ -100,39 +100,69 @@ WRONG = {
         (lambda parameters, bits: str(parameters * bits / 8), None),
     ],
     "budget.kv_cache_bytes": [
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * head_dim * context * batch * bits / 8, "kv_heads_forgotten"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 4 * layers * kv_heads * head_dim * context * batch, "sixteen_bits"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * context * batch * bits / 8, "keys_only"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * heads * head_dim * context * batch * bits / 4, "query_heads"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * head_dim * context * batch * bits, "bits_for_bytes"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * context * bits / 4, "batch_forgotten"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * batch * bits / 4, "context_forgotten"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: kv_heads * head_dim * context * batch * bits / 4, "layers_forgotten"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: 2 * layers * kv_heads * context * batch * bits / 8, "head_dim_forgotten"),
-        (lambda layers, heads, kv_heads, head_dim, context, batch, bits: layers * kv_heads * head_dim * context**2 * batch * bits / 4, None),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            2 * layers * head_dim * context * batch * bits / 8, "kv_heads_forgotten"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            4 * layers * kv_heads * head_dim * context * batch, "sixteen_bits"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            layers * kv_heads * head_dim * context * batch * bits / 8, "keys_only"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            layers * heads * head_dim * context * batch * bits / 4, "query_heads"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            2 * layers * kv_heads * head_dim * context * batch * bits, "bits_for_bytes"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            layers * kv_heads * head_dim * context * bits / 4, "batch_forgotten"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            layers * kv_heads * head_dim * batch * bits / 4, "context_forgotten"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            kv_heads * head_dim * context * batch * bits / 4, "layers_forgotten"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            2 * layers * kv_heads * context * batch * bits / 8, "head_dim_forgotten"),
+        (lambda layers, heads, kv_heads, head_dim, context, batch, bits:
+            layers * kv_heads * head_dim * context**2 * batch * bits / 4, None),
     ],
     "budget.quantized_bytes": [
-        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8 + 2 * group_size + (group_size * bits + 7) // 8), "size_for_groups"),
-        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8), "scales_forgotten"),
-        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8 + 2 * (columns // group_size)), "zeros_forgotten"),
-        (lambda rows, columns, bits, group_size: bytes_by_group(rows, columns, bits, group_size) + rows * columns // group_size * 2, "scales_in_32_bits"),
-        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8 + 2 + 1), "one_scale_a_row"),
-        (lambda rows, columns, bits, group_size: rows * (columns * bits + 2 * (columns // group_size) + math.ceil(columns // group_size * bits / 8)), "codes_in_bits"),
-        (lambda rows, columns, bits, group_size: rows * (math.ceil(columns * bits / 8) + 3 * (columns // group_size)), "zeros_unpacked"),
-        (lambda rows, columns, bits, group_size: rows * (columns * bits / 8 + columns / group_size * (2 + bits / 8)), "not_rounded_up"),
-        (lambda rows, columns, bits, group_size: rows * (columns * bits // 8 + 2 * (columns // group_size) + columns // group_size * bits // 8), "rounded_down"),
-        (lambda rows, columns, bits, group_size: bytes_by_group(1, rows * columns, bits, group_size), "rounded_at_the_end"),
+        (lambda rows, columns, bits, group_size:
+            rows * ((columns * bits + 7) // 8 + 2 * group_size + (group_size * bits + 7) // 8),
+            "size_for_groups"),
+        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8),
+         "scales_forgotten"),
+        (lambda rows, columns, bits, group_size:
+            rows * ((columns * bits + 7) // 8 + 2 * (columns // group_size)), "zeros_forgotten"),
+        (lambda rows, columns, bits, group_size: bytes_by_group(rows, columns, bits,
+            group_size) + rows * columns // group_size * 2, "scales_in_32_bits"),
+        (lambda rows, columns, bits, group_size: rows * ((columns * bits + 7) // 8 + 2 + 1),
+         "one_scale_a_row"),
+        (lambda rows, columns, bits, group_size:
+            rows * (columns * bits + 2 * (columns // group_size) + math.ceil(
+                columns // group_size * bits / 8)), "codes_in_bits"),
+        (lambda rows, columns, bits, group_size:
+            rows * (math.ceil(columns * bits / 8) + 3 * (columns // group_size)), "zeros_unpacked"),
+        (lambda rows, columns, bits, group_size:
+            rows * (columns * bits / 8 + columns / group_size * (2 + bits / 8)), "not_rounded_up"),
+        (lambda rows, columns, bits, group_size:
+            rows * (columns * bits // 8 + 2 * (columns // group_size) + columns // group_size
+                    * bits // 8), "rounded_down"),
+        (lambda rows, columns, bits, group_size:
+            bytes_by_group(1, rows * columns, bits, group_size), "rounded_at_the_end"),
         (lambda rows, columns, bits, group_size: rows * columns * 4, None),
-        (lambda rows, columns, bits, group_size: (columns * bits + 7) // 8 + 2 * (columns // group_size), None),
+        (lambda rows, columns, bits, group_size:
+            (columns * bits + 7) // 8 + 2 * (columns // group_size), None),
     ],
     "budget.smallest_within": [
-        (lambda sizes, losses, limit: min(range(len(sizes)), key=sizes.__getitem__), "limit_ignored"),
-        (lambda sizes, losses, limit: min(kept(losses, limit), key=losses.__getitem__, default=-1), "best_quality"),
-        (lambda sizes, losses, limit: min((i for i in kept(losses, limit) if losses[i] != limit), key=sizes.__getitem__, default=-1), "strictly_below"),
+        (lambda sizes, losses, limit: min(range(len(sizes)), key=sizes.__getitem__),
+         "limit_ignored"),
+        (lambda sizes, losses, limit: min(kept(losses, limit), key=losses.__getitem__, default=-1),
+         "best_quality"),
+        (lambda sizes, losses, limit: min((i for i in kept(losses, limit) if losses[i] != limit),
+                                          key=sizes.__getitem__, default=-1), "strictly_below"),
         (lambda sizes, losses, limit: (kept(losses, limit) or [-1])[0], "first_that_fits"),
-        (lambda sizes, losses, limit: max(kept(losses, limit), key=losses.__getitem__, default=-1), "closest_to_limit"),
-        (lambda sizes, losses, limit: min([sizes[i] for i in kept(losses, limit)], default=-1), "size_not_index"),
-        (lambda sizes, losses, limit: max(kept(losses, limit), key=sizes.__getitem__, default=-1), None),
+        (lambda sizes, losses, limit: max(kept(losses, limit), key=losses.__getitem__, default=-1),
+         "closest_to_limit"),
+        (lambda sizes, losses, limit: min([sizes[i] for i in kept(losses, limit)], default=-1),
+         "size_not_index"),
+        (lambda sizes, losses, limit: max(kept(losses, limit), key=sizes.__getitem__, default=-1),
+         None),
         (lambda sizes, losses, limit: kept(losses, limit), None),
         (lambda sizes, losses, limit: min(kept(losses, limit), key=sizes.__getitem__), None),
     ],

@@ -112,12 +112,25 @@ WRONG = {
     ],
     "memory.parameters": [
         (minus(lambda vocab, hidden, **_: vocab * hidden), "head_forgotten"),
-        (minus(lambda layers, hidden, intermediate, **_: layers * hidden * intermediate), "gate_forgotten"),
+        (
+            minus(lambda layers, hidden, intermediate, **_: layers * hidden * intermediate),
+            "gate_forgotten",
+        ),
         (minus(lambda layers, hidden, **_: hidden + 2 * hidden * layers), "norms_forgotten"),
         (minus(lambda hidden, **_: hidden), "last_norm_forgotten"),
         (minus(lambda layers, hidden, **_: layers * hidden), "one_norm"),
-        (minus(lambda layers, hidden, kv_heads, head_dim, **_: layers * hidden * kv_heads * head_dim), "value_forgotten"),
-        (lambda **c: by_formula(**{**c, "kv_heads": c["hidden"] // c["head_dim"]}), "grouping_ignored"),
+        (
+            minus(
+                lambda layers, hidden, kv_heads, head_dim, **_: (
+                    layers * hidden * kv_heads * head_dim
+                )
+            ),
+            "value_forgotten",
+        ),
+        (
+            lambda **c: by_formula(**{**c, "kv_heads": c["hidden"] // c["head_dim"]}),
+            "grouping_ignored",
+        ),
         (lambda **c: by_formula(**{**c, "layers": 1}), "one_layer"),
         (minus(lambda layers, hidden, **_: layers * hidden**2), "output_forgotten"),
         (minus(lambda vocab, **_: vocab), None),
@@ -128,18 +141,59 @@ WRONG = {
     "memory.bits_per_weight": [
         (lambda bits, **_: bits, "codes_only"),
         (lambda bits, scale_bits, zero_bits, **_: bits + zero_bits + scale_bits, "per_weight"),
-        (lambda bits, group_size, scale_bits, **_: (bits * group_size + scale_bits) / group_size, "zero_forgotten"),
-        (lambda bits, group_size, scale_bits, zero_bits: bits * group_size + zero_bits + scale_bits, "whole_group"),
-        (lambda bits, group_size, scale_bits, zero_bits: (bits + (scale_bits + zero_bits) / group_size) / 8, "in_bytes"),
-        (lambda bits, group_size, scale_bits, zero_bits: bits + group_size / (scale_bits + zero_bits), None),
-        (lambda bits, group_size, scale_bits, zero_bits: bits + (scale_bits + zero_bits) / (2 * group_size), None),
+        (
+            lambda bits, group_size, scale_bits, **_: (bits * group_size + scale_bits) / group_size,
+            "zero_forgotten",
+        ),
+        (
+            lambda bits, group_size, scale_bits, zero_bits: (
+                bits * group_size + zero_bits + scale_bits
+            ),
+            "whole_group",
+        ),
+        (
+            lambda bits, group_size, scale_bits, zero_bits: (
+                (bits + (scale_bits + zero_bits) / group_size) / 8
+            ),
+            "in_bytes",
+        ),
+        (
+            lambda bits, group_size, scale_bits, zero_bits: (
+                bits + group_size / (scale_bits + zero_bits)
+            ),
+            None,
+        ),
+        (
+            lambda bits, group_size, scale_bits, zero_bits: (
+                bits + (scale_bits + zero_bits) / (2 * group_size)
+            ),
+            None,
+        ),
         (lambda bits, group_size, scale_bits, zero_bits: bits + 16 / group_size, None),
-        (lambda bits, group_size, scale_bits, zero_bits: bits * (1 + scale_bits / group_size), None),
+        (
+            lambda bits, group_size, scale_bits, zero_bits: bits * (1 + scale_bits / group_size),
+            None,
+        ),
     ],
     "memory.longest_context": [
-        (lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (memory - weights) // (2 * layers * kv_heads * batch * bits // 8), "head_dim_forgotten"),
-        (lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (memory - weights) // (2 * layers * head_dim * batch * bits // 8), "kv_heads_forgotten"),
-        (lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (memory - weights) // (4 * layers * kv_heads * head_dim * batch), "sixteen_bits"),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (
+                (memory - weights) // (2 * layers * kv_heads * batch * bits // 8)
+            ),
+            "head_dim_forgotten",
+        ),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (
+                (memory - weights) // (2 * layers * head_dim * batch * bits // 8)
+            ),
+            "kv_heads_forgotten",
+        ),
+        (
+            lambda memory, weights, layers, kv_heads, head_dim, batch, bits: (
+                (memory - weights) // (4 * layers * kv_heads * head_dim * batch)
+            ),
+            "sixteen_bits",
+        ),
         (lambda **k: by_floor(**{**k, "weights": 0}), "weights_forgotten"),
         (lambda **k: by_search(**{**k, "batch": 1}), "batch_forgotten"),
         (lambda **k: by_floor(**{**k, "layers": 1}), "layers_forgotten"),
@@ -171,4 +225,4 @@ WRONG = {
         (lambda **k: by_floor(**{**k, "bits": 16}), "sixteen_bits"),
         (lambda **k: 4096, None),
     ],
-}  # fmt: skip
+}

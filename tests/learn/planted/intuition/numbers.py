@@ -165,8 +165,26 @@ WRONG = {
         (lambda low, high, allowed: 4, None),
     ],
     "numbers.decode_float": [
-        (lambda sign, exponent, mantissa, exponent_bits, mantissa_bits: (-1) ** sign * (2.0 ** (exponent - 127) * (1 + mantissa / 2**mantissa_bits) if exponent else 2.0**-126 * mantissa / 2**mantissa_bits), "bias_of_32_bits"),
-        (lambda sign, exponent, mantissa, exponent_bits, mantissa_bits: (-1) ** sign * bool(exponent) * 2.0 ** (exponent + 1 - 2 ** (exponent_bits - 1)) * (1 + mantissa / 2**mantissa_bits), "subnormal_flushed"),
+        (
+            lambda sign, exponent, mantissa, exponent_bits, mantissa_bits: (
+                (-1) ** sign
+                * (
+                    2.0 ** (exponent - 127) * (1 + mantissa / 2**mantissa_bits)
+                    if exponent
+                    else 2.0**-126 * mantissa / 2**mantissa_bits
+                )
+            ),
+            "bias_of_32_bits",
+        ),
+        (
+            lambda sign, exponent, mantissa, exponent_bits, mantissa_bits: (
+                (-1) ** sign
+                * bool(exponent)
+                * 2.0 ** (exponent + 1 - 2 ** (exponent_bits - 1))
+                * (1 + mantissa / 2**mantissa_bits)
+            ),
+            "subnormal_flushed",
+        ),
         (no_lead, "hidden_one"),
         (formula(lambda e, w: max(e, 1), usual_fraction), "bias_forgotten"),
         (formula(lambda e, w: max(e, 1) - 2 ** (w - 1), usual_fraction), "bias_one_more"),
@@ -180,10 +198,34 @@ WRONG = {
         (lambda **k: torch.tensor([by_integers(**k)]), None),
     ],
     "numbers.nearest": [
-        (lambda x, grid: torch.stack([grid[(grid <= v).nonzero().amax()] if v >= grid[0] else grid[0] for v in x.flatten()]).reshape(x.shape), "always_below"),
-        (lambda x, grid: torch.stack([grid[(grid >= v).nonzero().amin()] if v <= grid[-1] else grid[-1] for v in x.flatten()]).reshape(x.shape), "always_above"),
+        (
+            lambda x, grid: torch.stack(
+                [
+                    grid[(grid <= v).nonzero().amax()] if v >= grid[0] else grid[0]
+                    for v in x.flatten()
+                ]
+            ).reshape(x.shape),
+            "always_below",
+        ),
+        (
+            lambda x, grid: torch.stack(
+                [
+                    grid[(grid >= v).nonzero().amin()] if v <= grid[-1] else grid[-1]
+                    for v in x.flatten()
+                ]
+            ).reshape(x.shape),
+            "always_above",
+        ),
         (lambda x, grid: torch.bucketize(x, (grid[1:] + grid[:-1]) / 2), "position"),
-        (lambda x, grid: grid[((len(grid) - 1) * (x - grid[0]) / (grid[-1] - grid[0])).round().clamp(0, len(grid) - 1).long()], "even_steps"),
+        (
+            lambda x, grid: grid[
+                ((len(grid) - 1) * (x - grid[0]) / (grid[-1] - grid[0]))
+                .round()
+                .clamp(0, len(grid) - 1)
+                .long()
+            ],
+            "even_steps",
+        ),
         (lambda x, grid: torch.full_like(x, grid[-1]), "signed_distance"),
         (lambda x, grid: (x - by_sorting(x, grid)).abs(), "distance"),
         (lambda x, grid: x.round(), None),
@@ -208,10 +250,13 @@ WRONG = {
         (lambda counts: math.log2(len(probabilities(counts))), "all_alike"),
         (lambda counts: math.log2(counts.numel()), "table_size"),
         (lambda counts: -(counts[counts > 0] * probabilities(counts).log2()).sum(), "total"),
-        (lambda counts: -(counts / counts.sum() * torch.log2(counts / counts.sum())).sum(), "unseen"),
+        (
+            lambda counts: -(counts / counts.sum() * torch.log2(counts / counts.sum())).sum(),
+            "unseen",
+        ),
         (lambda counts: -probabilities(counts).log2().mean(), None),
         (lambda counts: 2 ** entropy_of_text(counts), None),
         (lambda counts: -(probabilities(counts) * probabilities(counts)).sum(), None),
         (lambda counts: entropy_of_text(counts) / 8, None),
     ],
-}  # fmt: skip
+}

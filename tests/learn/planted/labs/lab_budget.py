@@ -349,10 +349,18 @@ WRONG = {
         (bytes_by(lambda codes, groups: -(-codes // 8) + 2 * math.ceil(groups)), "scales_only"),
         (bytes_by(lambda codes, groups: -(-codes // 8) + 4 * math.floor(groups)), "whole_groups"),
         (bytes_by(lambda codes, groups: codes / 8 + 4 * math.ceil(groups)), "part_bytes"),
-        (lambda rows, columns, bits, group_size: 8 * by_walking(rows, columns, bits, group_size), "in_bits"),
+        (
+            lambda rows, columns, bits, group_size: 8 * by_walking(rows, columns, bits, group_size),
+            "in_bits",
+        ),
         (bytes_by(lambda codes, groups: -(-codes // 8) + 4), "one_scale_a_row"),
         (bytes_by(lambda codes, groups: codes // 8 + 4 * math.ceil(groups)), None),
-        (lambda rows, columns, bits, group_size: rows * columns * bits / 8 + 4 * rows * columns / group_size, None),
+        (
+            lambda rows, columns, bits, group_size: (
+                rows * columns * bits / 8 + 4 * rows * columns / group_size
+            ),
+            None,
+        ),
     ],
     "lab_budget.time_table": [
         (timed(statistics.mean), "mean"),
@@ -370,7 +378,12 @@ WRONG = {
         (step_by_step, "greedy"),
         (loosely(times_of=nothing), "without_time"),
         (loosely(bytes_of=nothing), "without_bytes"),
-        (lambda damages, sizes, times, most_bytes, most_time: {n: sorted(d, key=lambda b, d=d: d[b])[0] for n, d in damages.items()}, "without_limits"),
+        (
+            lambda damages, sizes, times, most_bytes, most_time: {
+                n: sorted(d, key=lambda b, d=d: d[b])[0] for n, d in damages.items()
+            },
+            "without_limits",
+        ),
         (loosely(by_memory, less=1e-6), "strictly_below"),
         (loosely(instead=each_smallest), "infeasible_returned"),
         (loosely(bytes_of=alike), "equal_layers"),
@@ -379,8 +392,23 @@ WRONG = {
         (says_nothing, None),
         (places, None),
         (refuses, None),
-        (lambda damages, sizes, times, most_bytes, most_time: (by_milp(damages, sizes, times, most_bytes, most_time), 0.0), None),
-        (lambda damages, sizes, times, most_bytes, most_time: by_milp({n: {b: 1 / (1e-6 + x) for b, x in d.items()} for n, d in damages.items()}, sizes, times, most_bytes, most_time), None),
+        (
+            lambda damages, sizes, times, most_bytes, most_time: (
+                by_milp(damages, sizes, times, most_bytes, most_time),
+                0.0,
+            ),
+            None,
+        ),
+        (
+            lambda damages, sizes, times, most_bytes, most_time: by_milp(
+                {n: {b: 1 / (1e-6 + x) for b, x in d.items()} for n, d in damages.items()},
+                sizes,
+                times,
+                most_bytes,
+                most_time,
+            ),
+            None,
+        ),
     ],
     "lab_budget.measure": [
         (measured(loss), "loss"),
@@ -394,6 +422,11 @@ WRONG = {
         (measured(lambda p, q, labels: (p.exp() * (p - q)).mean()), "over_vocabulary"),
         (measured(lambda p, q, labels: kl(p, q, labels) / math.log(2)), "in_bits"),
         (measured(lambda p, q, labels: (p - q).square().mean()), None),
-        (lambda run, next_tokens, errors: {n: sum(by_kl_div(run, next_tokens, {n: o})[n].values()) for n, o in errors.items()}, None),
+        (
+            lambda run, next_tokens, errors: {
+                n: sum(by_kl_div(run, next_tokens, {n: o})[n].values()) for n, o in errors.items()
+            },
+            None,
+        ),
     ],
-}  # fmt: skip
+}

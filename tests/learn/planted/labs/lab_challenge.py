@@ -140,10 +140,17 @@ WRONG = {
     "lab_challenge.plan_bytes": [
         (lambda plan, header: header + sum(up(c, b) + s for _, c, b, s in plan), "tied_twice"),
         (lambda plan, header: by_walking(plan, 0), "header_forgotten"),
-        (lambda plan, header: by_walking([(n, c, b, 0) for n, c, b, _ in plan], header), "side_forgotten"),
-        (lambda plan, header: header + sum(c * round(8 * b) // 64 + s for _, c, b, s in {e[0]: e for e in plan}.values()), "rounded_down"),
-        (lambda plan, header: header + -(-sum(c * round(8 * b) + 64 * s for _, c, b, s in {e[0]: e for e in plan}.values()) // 64), "rounded_once"),
-        (lambda plan, header: header + sum(-(-c * round(8 * b) // 8) + s for _, c, b, s in {e[0]: e for e in plan}.values()), "in_bits"),
+        (lambda plan, header: by_walking([(n, c, b, 0) for n, c, b, _ in plan], header),
+         "side_forgotten"),
+        (lambda plan, header:
+            header + sum(c * round(8 * b) // 64 + s
+                         for _, c, b, s in {e[0]: e for e in plan}.values()), "rounded_down"),
+        (lambda plan, header:
+            header + -(-sum(c * round(8 * b) + 64 * s for _, c, b, s in {
+                e[0]: e for e in plan}.values()) // 64), "rounded_once"),
+        (lambda plan, header:
+            header + sum(-(-c * round(8 * b) // 8) + s
+                         for _, c, b, s in {e[0]: e for e in plan}.values()), "in_bits"),
         (lambda plan, header: header, None),
         (lambda plan, header: header + sum(c for _, c, *_ in plan), None),
     ],
@@ -160,7 +167,8 @@ WRONG = {
     "lab_challenge.front": [
         (fronted(lambda o, e: o[0] <= e[0] and o[1] >= e[1]), "equal_dropped"),
         (fronted(lambda o, e: o[0] < e[0] and o[1] > e[1]), "ties_kept"),
-        (fronted(lambda o, e: (o[0] < e[0] and o[1] <= e[1]) or (o[0] <= e[0] and o[1] < e[1])), "facts_reversed"),
+        (fronted(lambda o, e: (o[0] < e[0] and o[1] <= e[1]) or (o[0] <= e[0] and o[1] < e[1])),
+         "facts_reversed"),
         (fronted(better, count=lambda e: True), "failed_kept"),
         (fronted(lambda o, e: o[0] < e[0]), "smallest_only"),
         (fronted(better, want=True), "beaten_ones"),

@@ -98,7 +98,9 @@ WRONG = {
     "lab_distillation.labels_of": [
         (lambda ids, mask: torch.where(mask, ids, -100)[:, :-1], "not_shifted"),
         (lambda ids, mask: F.pad(torch.where(mask, ids, -100), (1, 0))[:, 1:-1], "not_shifted"),
-        (lambda ids, mask: torch.cat([torch.where(mask, ids, -100)[:, -1:], torch.where(mask, ids, -100)[:, :-1]], 1)[:, :-1], "shifted_back"),
+        (lambda ids, mask:
+            torch.cat([torch.where(mask, ids, -100)[:, -1:], torch.where(mask, ids, -100)[:, :-1]],
+                      1)[:, :-1], "shifted_back"),
         (lambda ids, mask: ids[:, 1:].clone(), "padding_kept"),
         (lambda ids, mask: torch.where(mask[:, :-1], ids[:, 1:], -100), "mask_not_shifted"),
         (lambda ids, mask: F.pad(labels(ids, mask), (0, 1), value=-100), "too_long"),
@@ -107,34 +109,62 @@ WRONG = {
         (lambda ids, mask: torch.where(mask[:, 1:], ids[:, 1:], -100).double(), None),
     ],
     "lab_distillation.distil": [
-        (lambda **given: loop(**given | {"rate": given["rate"] / given["temperature"]}), "not_squared"),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches, temperature, -rate), "uphill"),
+        (lambda **given: loop(**given | {"rate": given["rate"] / given["temperature"]}),
+         "not_squared"),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, batches, temperature, -rate), "uphill"),
         (lambda student, teacher, batches, temperature, rate: loop_with_optimizer(
-            student, teacher, batches, temperature, rate, lambda s, t: temperature**2 * kl(t, s, temperature)), "direction"),
+            student, teacher, batches, temperature, rate, lambda s, t:
+                temperature**2 * kl(t, s, temperature)), "direction"),
         (lambda student, teacher, batches, temperature, rate: loop_with_optimizer(
-            student, teacher, batches, temperature, rate, lambda s, t: kl(s, t, temperature)), "square_forgotten"),
-        (lambda **given: loop_with_optimizer(**given, frozen=False, loss=lambda s, t: given["temperature"] ** 2 * kl(s, t, given["temperature"])), "teacher_moves"),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches[-1:], temperature, rate), "starts_again"),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, mean_only(batches), temperature, rate), "first_batch_only"),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches, temperature, rate * len(batches[0])), "summed"),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches, temperature, rate / len(student)), "over_classes"),
+            student, teacher, batches, temperature, rate, lambda s, t: kl(s, t, temperature)),
+            "square_forgotten"),
+        (lambda **given: loop_with_optimizer(**given, frozen=False, loss=lambda s, t:
+            given["temperature"] ** 2 * kl(s, t, given["temperature"])), "teacher_moves"),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, batches[-1:], temperature, rate), "starts_again"),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, mean_only(batches), temperature, rate), "first_batch_only"),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, batches, temperature, rate * len(batches[0])), "summed"),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, batches, temperature, rate / len(student)), "over_classes"),
         (lambda **given: loop_with_optimizer(**given, zero=False), "gradients_pile_up"),
-        (lambda **given: loop_with_optimizer(**given, loss=lambda s, t: given["temperature"] ** 2 * kl(s, t, given["temperature"], 1)), "teacher_sharp"),
-        (lambda **given: loop_with_optimizer(**given, loss=lambda s, t: F.cross_entropy(s, t.argmax(-1))), "labels"),
+        (lambda **given: loop_with_optimizer(**given, loss=lambda s, t:
+            given["temperature"] ** 2 * kl(s, t, given["temperature"], 1)), "teacher_sharp"),
+        (lambda **given: loop_with_optimizer(**given, loss=lambda s, t:
+            F.cross_entropy(s, t.argmax(-1))), "labels"),
         (lambda student, teacher, batches, temperature, rate: student, None),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, batches[::-1], temperature, rate), None),
-        (lambda student, teacher, batches, temperature, rate: loop(student, teacher, [torch.cat(batches)], temperature, rate), None),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, batches[::-1], temperature, rate), None),
+        (lambda student, teacher, batches, temperature, rate:
+            loop(student, teacher, [torch.cat(batches)], temperature, rate), None),
     ],
     "lab_distillation.paired_interval": [
-        (lambda alone, distilled, t: ((alone - distilled).mean(), t * ((alone.var() + distilled.var()) / len(alone)) ** 0.5), "unpaired"),
-        (lambda alone, distilled, t: ((distilled - alone).mean(), t * (alone - distilled).std() / len(alone) ** 0.5), "sign"),
-        (lambda alone, distilled, t: tuple((alone - distilled).mean() + side * t * (alone - distilled).std() / len(alone) ** 0.5 for side in (-1, 1)), "ends"),
-        (lambda alone, distilled, t: ((alone - distilled).mean(), t * (alone - distilled).std(unbiased=False) / len(alone) ** 0.5), "divided_by_n"),
-        (lambda alone, distilled, t: ((alone - distilled).mean(), t * (alone - distilled).std()), "of_one_run"),
-        (lambda alone, distilled, t: ((alone - distilled).mean(), t * (alone - distilled).std() / len(alone)), "root_forgotten"),
-        (lambda alone, distilled, t: ((alone - distilled).mean(), t * (alone - distilled).var() / len(alone) ** 0.5), "variance"),
-        (lambda alone, distilled, t: ((alone - distilled).mean(), (alone - distilled).std() / len(alone) ** 0.5), "standard_error"),
-        (lambda alone, distilled, t: ((alone / distilled).mean(), t * (alone - distilled).std() / len(alone) ** 0.5), None),
+        (lambda alone, distilled, t:
+            ((alone - distilled).mean(), t * ((alone.var() + distilled.var()) / len(alone)) ** 0.5),
+            "unpaired"),
+        (lambda alone, distilled, t: ((distilled - alone).mean(),
+                                      t * (alone - distilled).std() / len(alone) ** 0.5), "sign"),
+        (lambda alone, distilled, t:
+            tuple((alone - distilled).mean() + side * t * (alone - distilled).std() / len(
+                alone) ** 0.5 for side in (-1, 1)), "ends"),
+        (lambda alone, distilled, t:
+            ((alone - distilled).mean(),
+             t * (alone - distilled).std(unbiased=False) / len(alone) ** 0.5), "divided_by_n"),
+        (lambda alone, distilled, t: ((alone - distilled).mean(), t * (alone - distilled).std()),
+         "of_one_run"),
+        (lambda alone, distilled, t:
+            ((alone - distilled).mean(), t * (alone - distilled).std() / len(alone)),
+            "root_forgotten"),
+        (lambda alone, distilled, t:
+            ((alone - distilled).mean(), t * (alone - distilled).var() / len(alone) ** 0.5),
+            "variance"),
+        (lambda alone, distilled, t:
+            ((alone - distilled).mean(), (alone - distilled).std() / len(alone) ** 0.5),
+            "standard_error"),
+        (lambda alone, distilled, t:
+            ((alone / distilled).mean(), t * (alone - distilled).std() / len(alone) ** 0.5), None),
         (lambda alone, distilled, t: (alone - distilled).mean(), None),
     ],
 }  # fmt: skip

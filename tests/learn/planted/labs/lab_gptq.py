@@ -60,14 +60,21 @@ def by_columns(weight, H, bits, group_size):
 RIGHT = {"lab_gptq.act_order": [by_columns, by_argsort, by_writing, by_matrix]}
 WRONG = {
     "lab_gptq.act_order": [
-        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size, order=falling(-H)), "ascending"),
-        (lambda weight, H, bits, group_size: walked(weight, H, bits, group_size, here(len(H))), "no_order"),
-        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size, order=weight.square().sum(0).argsort(descending=True)), "by_weights"),
+        (lambda weight, H, bits, group_size:
+            by_argsort(weight, H, bits, group_size, order=falling(-H)), "ascending"),
+        (lambda weight, H, bits, group_size: walked(weight, H, bits, group_size, here(len(H))),
+         "no_order"),
+        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size,
+            order=weight.square().sum(0).argsort(descending=True)), "by_weights"),
         (hessian_left, "hessian_left"),
-        (lambda weight, H, bits, group_size: walked(weight, H, bits, group_size, falling(H)), "not_put_back"),
-        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size, index_by=here(len(H))), "index_not_put_back"),
-        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size, codes_by=here(len(H))), "codes_not_put_back"),
-        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size, codes_by=falling(H), index_by=falling(H)), "taken_twice"),
+        (lambda weight, H, bits, group_size: walked(weight, H, bits, group_size, falling(H)),
+         "not_put_back"),
+        (lambda weight, H, bits, group_size:
+            by_argsort(weight, H, bits, group_size, index_by=here(len(H))), "index_not_put_back"),
+        (lambda weight, H, bits, group_size:
+            by_argsort(weight, H, bits, group_size, codes_by=here(len(H))), "codes_not_put_back"),
+        (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size,
+            codes_by=falling(H), index_by=falling(H)), "taken_twice"),
         (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, len(H)), None),
         (lambda weight, H, bits, group_size: by_argsort(weight, H, bits, group_size)[:3], None),
     ]

@@ -298,14 +298,32 @@ WRONG = {
     "lab_lottery.next_masks": [
         (rounds(lambda w, m: w.abs(), gone_of), "revived"),
         (rounds(lambda w, m: w.abs(), lambda m, rate: round(rate * m.numel())), "mask_reset"),
-        (rounds(hidden_first, lambda m, rate: m.numel() - int(m.sum()) + round(rate * m.numel())), "rate_of_all"),
-        (rounds(hidden_first, lambda m, rate: m.numel() - int(m.sum()) + int(rate * int(m.sum()))), "cut_off"),
+        (
+            rounds(
+                hidden_first, lambda m, rate: m.numel() - int(m.sum()) + round(rate * m.numel())
+            ),
+            "rate_of_all",
+        ),
+        (
+            rounds(
+                hidden_first, lambda m, rate: m.numel() - int(m.sum()) + int(rate * int(m.sum()))
+            ),
+            "cut_off",
+        ),
         (rounds(lambda w, m: (-w.abs()).masked_fill(~m, -50), gone_of), "largest_go"),
         (rounds(lambda w, m: w.masked_fill(~m, -50), gone_of), "signed"),
         (all_together, "one_ranking"),
-        (rounds(hidden_first, lambda m, rate: m.numel() - round(rate * int(m.sum()))), "kept_share"),
+        (
+            rounds(hidden_first, lambda m, rate: m.numel() - round(rate * int(m.sum()))),
+            "kept_share",
+        ),
         (lambda trained, masks, rate: masks, None),
-        (lambda trained, masks, rate: {n: ~m for n, m in round_in_place(trained, masks, rate).items()}, None),
+        (
+            lambda trained, masks, rate: {
+                n: ~m for n, m in round_in_place(trained, masks, rate).items()
+            },
+            None,
+        ),
     ],
     "lab_lottery.train_masked": [
         (trains(put_on), "revived"),
@@ -316,7 +334,12 @@ WRONG = {
         (trains(put_on, put_on, speed=0), "no_momentum"),
         (trains(put_on, put_on, way=-1), "uphill"),
         (lambda start, mask, batches, labels, rate, momentum: start * mask, None),
-        (lambda start, mask, batches, labels, rate, momentum: by_autograd(start, mask, batches[:1], labels[:1], rate, momentum), None),
+        (
+            lambda start, mask, batches, labels, rate, momentum: by_autograd(
+                start, mask, batches[:1], labels[:1], rate, momentum
+            ),
+            None,
+        ),
     ],
     "lab_lottery.find_ticket": [
         (searches(begin="trained"), "not_rewound"),
@@ -334,14 +357,27 @@ WRONG = {
         (lambda masks, seed: {n: ~m for n, m in shuffled(masks, seed).items()}, "gone_for_kept"),
         (the_first, "by_chance"),
         (lambda masks, seed: masks, "by_chance"),
-        (lambda masks, seed: {n: m[torch.randperm(len(m), generator=torch.Generator().manual_seed(seed))] for n, m in masks.items()}, "by_chance"),
+        (
+            lambda masks, seed: {
+                n: m[torch.randperm(len(m), generator=torch.Generator().manual_seed(seed))]
+                for n, m in masks.items()
+            },
+            "by_chance",
+        ),
         (within_rows, "by_chance"),
         (by_coin, None),
         (lambda masks, seed: {n: torch.zeros_like(m) for n, m in masks.items()}, "by_chance"),
     ],
     "lab_lottery.verdict": [
         (judged(lambda a, b, d, n: 0), "mean_only"),
-        (judged(lambda a, b, d, n: t_of(n) * ((statistics.variance(a) + statistics.variance(b)) / n) ** 0.5), "unpaired"),
+        (
+            judged(
+                lambda a, b, d, n: (
+                    t_of(n) * ((statistics.variance(a) + statistics.variance(b)) / n) ** 0.5
+                )
+            ),
+            "unpaired",
+        ),
         (judged(lambda a, b, d, n: 1.96 * statistics.stdev(d) / n**0.5), "normal_quantile"),
         (judged(lambda a, b, d, n: t_of(n) * statistics.stdev(d)), "spread"),
         (judged(lambda a, b, d, n: t_of(n) * statistics.pstdev(d) / n**0.5), "degrees_of_freedom"),
@@ -349,4 +385,4 @@ WRONG = {
         (lambda ticket, control: "no difference seen", None),
         (lambda ticket, control: statistics.mean(ticket) - statistics.mean(control), None),
     ],
-}  # fmt: skip
+}

@@ -139,32 +139,51 @@ RIGHT = {
 }
 WRONG = {
     "lab_pipeline.plan_bytes": [
-        (lambda outside, inside, keep, bits, group_size: outside * 2 + inside * keep * bits / 8, "scales_forgotten"),
-        (lambda outside, inside, keep, bits, group_size: outside * 2 + inside * keep * (bits / 8 + 2 / group_size), "zero_points_forgotten"),
-        (lambda outside, inside, keep, bits, group_size: keep * inside * per_weight(bits, group_size), "outside_forgotten"),
-        (lambda outside, inside, keep, bits, group_size: 4 * outside + keep * inside * per_weight(bits, group_size), "outside_in_4_bytes"),
-        (lambda outside, inside, keep, bits, group_size: 2 * outside + (1 - keep) * inside * per_weight(bits, group_size), "removed_for_kept"),
-        (lambda outside, inside, keep, bits, group_size: keep * (2 * outside + inside * per_weight(bits, group_size)), "outside_pruned"),
-        (lambda outside, inside, keep, bits, group_size: 16 * outside + 8 * keep * inside * per_weight(bits, group_size), "in_bits"),
-        (lambda outside, inside, keep, bits, group_size: (outside + inside * keep) * bits / 8, None),
+        (lambda outside, inside, keep, bits, group_size: outside * 2 + inside * keep * bits / 8,
+         "scales_forgotten"),
+        (lambda outside, inside, keep, bits, group_size:
+            outside * 2 + inside * keep * (bits / 8 + 2 / group_size), "zero_points_forgotten"),
+        (lambda outside, inside, keep, bits, group_size:
+            keep * inside * per_weight(bits, group_size), "outside_forgotten"),
+        (lambda outside, inside, keep, bits, group_size:
+            4 * outside + keep * inside * per_weight(bits, group_size), "outside_in_4_bytes"),
+        (lambda outside, inside, keep, bits, group_size:
+            2 * outside + (1 - keep) * inside * per_weight(bits, group_size), "removed_for_kept"),
+        (lambda outside, inside, keep, bits, group_size:
+            keep * (2 * outside + inside * per_weight(bits, group_size)), "outside_pruned"),
+        (lambda outside, inside, keep, bits, group_size:
+            16 * outside + 8 * keep * inside * per_weight(bits, group_size), "in_bits"),
+        (lambda outside, inside, keep, bits, group_size: (outside + inside * keep) * bits / 8,
+         None),
         (lambda outside, inside, keep, bits, group_size: 2 * (outside + inside), None),
     ],
     "lab_pipeline.largest_keep": [
         (lambda **given: float(f"{float(keep_by_cases(**given)):.2f}"), "rounded"),
         (free, "not_limited"),
-        (lambda outside, inside, bits, group_size, budget: max(free(outside, inside, bits, group_size, budget), 0), "no_upper_limit"),
-        (lambda outside, inside, bits, group_size, budget: min(free(outside, inside, bits, group_size, budget), 1), "no_lower_limit"),
-        (lambda outside, inside, bits, group_size, budget: keep_by_cases(0, inside, bits, group_size, budget), "outside_forgotten"),
-        (lambda outside, inside, bits, group_size, budget: min(1, max(0, (budget - 2 * outside) * 8 / bits / inside)), "scales_forgotten"),
-        (lambda outside, inside, bits, group_size, budget: min(1, budget / bytes_by_groups(outside, inside, 1, bits, group_size)), "share_of_all"),
-        (lambda outside, inside, bits, group_size, budget: 1 - keep_by_cases(outside, inside, bits, group_size, budget), "removed"),
+        (lambda outside, inside, bits, group_size, budget:
+            max(free(outside, inside, bits, group_size, budget), 0), "no_upper_limit"),
+        (lambda outside, inside, bits, group_size, budget:
+            min(free(outside, inside, bits, group_size, budget), 1), "no_lower_limit"),
+        (lambda outside, inside, bits, group_size, budget:
+            keep_by_cases(0, inside, bits, group_size, budget), "outside_forgotten"),
+        (lambda outside, inside, bits, group_size, budget:
+            min(1, max(0, (budget - 2 * outside) * 8 / bits / inside)), "scales_forgotten"),
+        (lambda outside, inside, bits, group_size, budget:
+            min(1, budget / bytes_by_groups(outside, inside, 1, bits, group_size)), "share_of_all"),
+        (lambda outside, inside, bits, group_size, budget:
+            1 - keep_by_cases(outside, inside, bits, group_size, budget), "removed"),
         (lambda outside, inside, bits, group_size, budget: 0.5, None),
-        (lambda outside, inside, bits, group_size, budget: budget / (2 * inside + 2 * outside), None),
+        (lambda outside, inside, bits, group_size, budget: budget / (2 * inside + 2 * outside),
+         None),
     ],
     "lab_pipeline.run_in_order": [
-        (lambda start, order, steps: [start] + [start := steps[name](start) for i, name in enumerate(order) if name not in order[:i]], "repeats_dropped"),
-        (lambda start, order, steps: run_by_reduce(start, list(reversed(order)), steps), "reversed"),
-        (lambda start, order, steps: [start] + [steps[name](start) for name in order], "from_the_start"),
+        (lambda start, order, steps:
+            [start] + [start := steps[name](start) for i, name in enumerate(order) if name
+                       not in order[:i]], "repeats_dropped"),
+        (lambda start, order, steps: run_by_reduce(start, list(reversed(order)), steps),
+         "reversed"),
+        (lambda start, order, steps: [start] + [steps[name](start) for name in order],
+         "from_the_start"),
         (lambda start, order, steps: run_by_reduce(start, order, steps)[1:], "start_missing"),
         (lambda start, order, steps: run_by_reduce(start, order, steps)[-1], "last_only"),
         (lambda start, order, steps: run_by_reduce(start, steps.keys(), steps), "order_ignored"),
@@ -173,8 +192,10 @@ WRONG = {
         (lambda start, order, steps: run_by_reduce(start, sorted(order), steps), None),
     ],
     "lab_pipeline.recovered": [
-        (lambda before, damaged, after: min(max((damaged - after) / (damaged - before), 0), 1), "clamped"),
-        (lambda before, damaged, after: max((damaged - after) / (damaged - before), 0), "not_below_zero"),
+        (lambda before, damaged, after: min(max((damaged - after) / (damaged - before), 0), 1),
+         "clamped"),
+        (lambda before, damaged, after: max((damaged - after) / (damaged - before), 0),
+         "not_below_zero"),
         (lambda before, damaged, after: abs(damaged - after) / (damaged - before), "absolute"),
         (lambda before, damaged, after: (after - before) / (damaged - before), "still_lost"),
         (lambda before, damaged, after: 1 - after / damaged, "of_the_damaged"),
@@ -186,15 +207,19 @@ WRONG = {
         (lambda before, damaged, after: 100 * (damaged - after) / (damaged - before), None),
     ],
     "lab_pipeline.best_order": [
-        (lambda results, budget: min((n for n in results if results[n][0] <= budget), key=lambda n: (results[n][1], results[n][0]), default=None), None),
+        (lambda results, budget: min((n for n in results if results[n][0] <= budget), key=lambda n:
+            (results[n][1], results[n][0]), default=None), None),
         (picking(lambda size, budget: True, lambda size, loss: (loss, size)), "budget_ignored"),
         (picking(fits, lambda size, loss: size), "smallest"),
-        (picking(lambda size, budget: size < budget, lambda size, loss: (loss, size)), "limit_excluded"),
+        (picking(lambda size, budget: size < budget, lambda size, loss: (loss, size)),
+         "limit_excluded"),
         (picking(fits, lambda size, loss: (loss, -size)), "larger_of_equals"),
-        (lambda results, budget: next((name for name in results if results[name][0] <= budget), ""), "first_that_fits"),
+        (lambda results, budget: next((name for name in results if results[name][0] <= budget), ""),
+         "first_that_fits"),
         (picking(fits, lambda size, loss: -loss), "worst"),
         (picking(lambda size, budget: size > budget, lambda size, loss: (loss, size)), "too_large"),
         (lambda results, budget: "prune, distil, quantize", None),
-        (lambda results, budget: results[best_sorted(results, budget) or "prune, distil, quantize"], None),
+        (lambda results, budget: results[best_sorted(results, budget) or "prune, distil, quantize"],
+         None),
     ],
 }  # fmt: skip

@@ -133,27 +133,44 @@ RIGHT = {
         lambda down, x: x.square().mean(0) * down.square().sum(0),
         lambda down, x: groups.score(down, 2 / len(x) * x.T @ x) / 2,
     ],
-    "lab_pruner.remove_channels": [select, compressed_by_mask, lambda gate, up, down, kept: [gate[kept], up[kept], down.T[kept].T]],
+    "lab_pruner.remove_channels": [
+        select,
+        compressed_by_mask,
+        lambda gate, up, down, kept: [gate[kept], up[kept], down.T[kept].T],
+    ],
     "lab_pruner.remove_heads": [heads_by_counting, heads_by_view, heads_by_members],
-}  # fmt: skip
+}
 WRONG = {
     "lab_pruner.global_masks": [
         (lambda weights, sparsity: by_threshold(weights, sparsity), "threshold"),
-        (lambda weights, sparsity: by_course(weights, int(sparsity * (n := sum(w.numel() for w in weights.values()))) / n), "rounded_down"),
-        (lambda weights, sparsity: by_course(weights, -int(-sparsity * (n := sum(w.numel() for w in weights.values())) // 1) / n), "rounded_up"),
-        (lambda weights, sparsity: {n: masks.per_layer(w.abs(), sparsity) for n, w in weights.items()}, "each_layer"),
+        (lambda weights, sparsity: by_course(weights,
+            int(sparsity * (n := sum(w.numel() for w in weights.values()))) / n), "rounded_down"),
+        (lambda weights, sparsity:
+            by_course(weights,
+                      -int(-sparsity * (n := sum(w.numel() for w in weights.values())) // 1) / n),
+                      "rounded_up"),
+        (lambda weights, sparsity:
+            {n: masks.per_layer(w.abs(), sparsity) for n, w in weights.items()}, "each_layer"),
         (lambda weights, sparsity: by_ranks(weights, sparsity, key=lambda w: w), "signed"),
-        (lambda weights, sparsity: {n: ~m for n, m in by_course(weights, sparsity).items()}, "inverted"),
+        (lambda weights, sparsity: {n: ~m for n, m in by_course(weights, sparsity).items()},
+         "inverted"),
         (lambda weights, sparsity: by_course(weights, 1 - sparsity), "keeps_sparsity"),
-        (lambda weights, sparsity: by_course({n: w / w.square().sum().sqrt() for n, w in weights.items()}, sparsity), "normalized"),
-        (lambda weights, sparsity: {n: m if n == "q_proj" else torch.ones_like(m) for n, m in by_course(weights, sparsity).items()}, "first_layer_only"),
+        (lambda weights, sparsity:
+            by_course({n: w / w.square().sum().sqrt() for n, w in weights.items()}, sparsity),
+            "normalized"),
+        (lambda weights, sparsity:
+            {n: m if n == "q_proj" else torch.ones_like(m) for n, m in by_course(weights,
+                sparsity).items()}, "first_layer_only"),
         (lambda weights, sparsity: by_quantile(weights, sparsity, torch.gt), "threshold"),
         (lambda weights, sparsity: by_quantile(weights, sparsity, torch.ge), "count"),
-        (lambda weights, sparsity: {n: w * by_course(weights, sparsity)[n] for n, w in weights.items()}, None),
+        (lambda weights, sparsity:
+            {n: w * by_course(weights, sparsity)[n] for n, w in weights.items()}, None),
         (lambda weights, sparsity: list(by_course(weights, sparsity).values()), None),
     ],
     "lab_pruner.n_of_m": [
-        (lambda score, n, m: torch.cat([part >= part.topk(n).values.amin(1, True) for part in score.split(m, 1)], 1), "threshold"),
+        (lambda score, n, m:
+            torch.cat([part >= part.topk(n).values.amin(1, True) for part in score.split(m, 1)], 1),
+            "threshold"),
         (lambda score, n, m: best(score, n, m, turned=True), "along_outputs"),
         (far_apart, "strided"),
         (lambda score, n, m: best(score, m - n, m), "removes_n"),
@@ -174,11 +191,15 @@ WRONG = {
         (lambda down, x: x.abs().mean(0) * down.abs().sum(0), None),
     ],
     "lab_pruner.remove_channels": [
-        (lambda gate, up, down, kept: tuple(t * torch.isin(torch.arange(len(gate)), kept).view(s) for t, s in ((gate, (-1, 1)), (up, (-1, 1)), (down, (1, -1)))), "zeros_instead"),
-        (lambda gate, up, down, kept: (*select(gate, up, down, kept)[:2], down.clone()), "output_untouched"),
+        (lambda gate, up, down, kept:
+            tuple(t * torch.isin(torch.arange(len(gate)), kept).view(s) for t, s in (
+                (gate, (-1, 1)), (up, (-1, 1)), (down, (1, -1)))), "zeros_instead"),
+        (lambda gate, up, down, kept: (*select(gate, up, down, kept)[:2], down.clone()),
+         "output_untouched"),
         (lambda gate, up, down, kept: (gate[kept], up.clone(), down[:, kept]), "gate_only"),
         (lambda gate, up, down, kept: select(gate, up, down, rest(kept, len(gate))), "others_kept"),
-        (lambda gate, up, down, kept: (gate[: len(kept)], up[: len(kept)], down[:, : len(kept)]), "first_ones"),
+        (lambda gate, up, down, kept: (gate[: len(kept)], up[: len(kept)], down[:, : len(kept)]),
+         "first_ones"),
         (lambda gate, up, down, kept: (gate[kept], up[kept], down.T[kept]), "transposed"),
         (lambda gate, up, down, kept: (gate[kept], down[:, kept], up[kept]), None),
     ],
@@ -188,9 +209,14 @@ WRONG = {
         (wrong_heads(lambda **g: {"v": g["v"]}), "values_untouched"),
         (wrong_heads(lambda **g: {"q": g["q"]}), "queries_untouched"),
         (wrong_heads(queries(lambda kept, heads, kv: kept)), "one_query_each"),
-        (wrong_heads(queries(lambda kept, heads, kv: torch.arange(heads)[torch.isin(torch.arange(heads) % kv, kept)])), "strided_queries"),
-        (wrong_heads(lambda **g: dict(zip("qkvo", heads_by_view(**{**g, "kept": rest(g["kept"], g["kv_heads"])}), strict=True))), "others_kept"),
-        (wrong_heads(lambda **g: dict(zip("qkvo", heads_by_members(**{**g, "kept": torch.arange(len(g["kept"]))}), strict=True))), "first_ones"),
+        (wrong_heads(queries(lambda kept, heads, kv:
+            torch.arange(heads)[torch.isin(torch.arange(heads) % kv, kept)])), "strided_queries"),
+        (wrong_heads(lambda **g:
+            dict(zip("qkvo", heads_by_view(**{**g, "kept": rest(g["kept"], g["kv_heads"])}),
+                     strict=True))), "others_kept"),
+        (wrong_heads(lambda **g:
+            dict(zip("qkvo", heads_by_members(**{**g, "kept": torch.arange(len(g["kept"]))}),
+                     strict=True))), "first_ones"),
         (wrong_heads(lambda **g: {"o": g["o"].T}), None),
         (wrong_heads(lambda **g: {"q": g["q"] * 0}), None),
     ],

@@ -94,35 +94,69 @@ RIGHT = {
 }
 WRONG = {
     "lab_quantize.scale_zero": [
-        (lambda weight, bits: (grid(weight, bits)[0], weight.amin(1).clamp(max=0)), "zero_is_minimum"),
-        (lambda weight, bits: ((g := grid(weight, bits))[0], (-weight.amin(1).clamp(max=0) / g[0]).long().double()), "zero_truncated"),
-        (lambda weight, bits: ((g := grid(weight, bits))[0], (-weight.amin(1).clamp(max=0) / g[0]).ceil()), "zero_rounded_up"),
-        (lambda weight, bits: (1 / grid(weight, bits)[0], (-weight.min(1).values.clamp(max=0) * grid(weight, bits)[0]).round()), "scale_inverted"),
-        (lambda weight, bits: (grid(weight, bits)[0] ** -1, grid(weight, bits)[1]), "scale_inverted_at_the_end"),
-        (lambda weight, bits: (grid(weight, bits)[0], weight.min(1).values.clamp(max=0) / -grid(weight, bits)[0]), "zero_unrounded"),
-        (lambda weight, bits: (s := (weight.amax(1).clamp(min=0) - weight.amin(1).clamp(max=0)) / 2**bits + 1.0 * (weight == 0).all(1), (-weight.amin(1).clamp(max=0) / s).round()), "one_step_more"),
-        (lambda weight, bits: (s := (lambda r: r + (r == 0))((weight.amax(1) - weight.amin(1)) / (2**bits - 1)), (-weight.amin(1) / s).round()), "range_without_zero"),
+        (lambda weight, bits: (grid(weight, bits)[0], weight.amin(1).clamp(max=0)),
+         "zero_is_minimum"),
+        (lambda weight, bits:
+            ((g := grid(weight, bits))[0], (-weight.amin(1).clamp(max=0) / g[0]).long().double()),
+            "zero_truncated"),
+        (lambda weight, bits: ((g := grid(weight, bits))[0],
+                               (-weight.amin(1).clamp(max=0) / g[0]).ceil()), "zero_rounded_up"),
+        (lambda weight, bits:
+            (1 / grid(weight, bits)[0],
+             (-weight.min(1).values.clamp(max=0) * grid(weight, bits)[0]).round()),
+             "scale_inverted"),
+        (lambda weight, bits: (grid(weight, bits)[0] ** -1, grid(weight, bits)[1]),
+         "scale_inverted_at_the_end"),
+        (lambda weight, bits:
+            (grid(weight, bits)[0], weight.min(1).values.clamp(max=0) / -grid(weight, bits)[0]),
+            "zero_unrounded"),
+        (lambda weight, bits:
+            (s := (weight.amax(1).clamp(min=0) - weight.amin(1).clamp(max=0)) / 2**bits + 1.0
+             * (weight == 0).all(1), (-weight.amin(1).clamp(max=0) / s).round()), "one_step_more"),
+        (lambda weight, bits:
+            (s := (lambda r: r + (r == 0))((weight.amax(1) - weight.amin(1)) / (2**bits - 1)),
+             (-weight.amin(1) / s).round()), "range_without_zero"),
         (lambda weight, bits: (grid(weight, bits)[0], grid(weight, bits)[1].neg()), "zero_sign"),
-        (lambda weight, bits: tuple(v.repeat(len(weight)) for v in grid(weight.reshape(1, -1), bits)), "whole_matrix"),
-        (lambda weight, bits: (s := (lambda r: r + (r == 0))(weight.abs().max(1).values / (2 ** (bits - 1) - 1)), torch.full_like(s, 2 ** (bits - 1))), "symmetric"),
-        (lambda weight, bits: (s := (weight.amax(1).clamp(min=0) - weight.amin(1).clamp(max=0)) / (2**bits - 1), (-weight.amin(1).clamp(max=0) / s).round()), "row_of_zeros"),
+        (lambda weight, bits:
+            tuple(v.repeat(len(weight)) for v in grid(weight.reshape(1, -1), bits)),
+            "whole_matrix"),
+        (lambda weight, bits:
+            (s := (lambda r: r + (r == 0))(weight.abs().max(1).values / (2 ** (bits - 1) - 1)),
+             torch.full_like(s, 2 ** (bits - 1))), "symmetric"),
+        (lambda weight, bits:
+            (s := (weight.amax(1).clamp(min=0) - weight.amin(1).clamp(max=0)) / (2**bits - 1),
+             (-weight.amin(1).clamp(max=0) / s).round()), "row_of_zeros"),
         (lambda weight, bits: grid(weight, bits)[0], None),
         (lambda weight, bits: grid(weight.T, bits), None),
         (lambda weight, bits: grid(weight, 4), None),
     ],
     "lab_quantize.quantize": [
-        (lambda weight, scale, zero, bits: (weight / scale[:, None]).round().int() + zero[:, None].int(), "not_clamped"),
-        (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).to(torch.uint8), "not_clamped"),
-        (lambda weight, scale, zero, bits: (weight / scale[:, None]).round().clamp(0, 2**bits - 1).int() + zero[:, None].int(), "clamped_too_early"),
-        (lambda weight, scale, zero, bits: exact(weight * scale[:, None] ** 2, scale, zero, bits, lambda w, z: w.round() + z), "multiplied"),
-        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.round() - z), "zero_subtracted"),
-        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.round()), "zero_forgotten"),
-        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.trunc() + z), "truncated"),
-        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.floor() + z), "floored"),
-        (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).clamp(-(2**bits) // 2, 2**bits // 2 - 1).short(), "signed_range"),
-        (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits).short(), "one_code_more"),
-        (lambda weight, scale, zero, bits: ((weight / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits - 1), None),
-        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.ceil() + z), None),
+        (lambda weight, scale, zero, bits: (weight / scale[:, None]).round().int() + zero[:,
+            None].int(), "not_clamped"),
+        (lambda weight, scale, zero, bits:
+            ((weight / scale[:, None]).round() + zero[:, None]).to(torch.uint8), "not_clamped"),
+        (lambda weight, scale, zero, bits: (weight / scale[:, None]).round().clamp(0,
+            2**bits - 1).int() + zero[:, None].int(), "clamped_too_early"),
+        (lambda weight, scale, zero, bits: exact(weight * scale[:, None] ** 2, scale, zero, bits,
+            lambda w, z: w.round() + z), "multiplied"),
+        (lambda weight, scale, zero, bits:
+            exact(weight, scale, zero, bits, lambda w, z: w.round() - z), "zero_subtracted"),
+        (lambda weight, scale, zero, bits: exact(weight, scale, zero, bits, lambda w, z: w.round()),
+         "zero_forgotten"),
+        (lambda weight, scale, zero, bits:
+            exact(weight, scale, zero, bits, lambda w, z: w.trunc() + z), "truncated"),
+        (lambda weight, scale, zero, bits:
+            exact(weight, scale, zero, bits, lambda w, z: w.floor() + z), "floored"),
+        (lambda weight, scale, zero, bits:
+            ((weight / scale[:, None]).round() + zero[:, None]).clamp(-(2**bits) // 2,
+                2**bits // 2 - 1).short(), "signed_range"),
+        (lambda weight, scale, zero, bits:
+            ((weight / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits).short(),
+            "one_code_more"),
+        (lambda weight, scale, zero, bits:
+            ((weight / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits - 1), None),
+        (lambda weight, scale, zero, bits:
+            exact(weight, scale, zero, bits, lambda w, z: w.ceil() + z), None),
         (lambda weight, scale, zero, bits: (weight / scale).round(), None),
     ],
     "lab_quantize.dequantize": [

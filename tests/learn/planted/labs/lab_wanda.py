@@ -153,8 +153,10 @@ def pattern_by_rows(weight, H, n, m):
 
 
 RIGHT = {
-    "lab_wanda.input_norm": [norm_by_entries, running_norm, hypot_norm, lambda batches: torch.cat(batches).norm(dim=0)],
-    "lab_wanda.mask": [mask_by_ranks, mask, lambda weight, input_norm, sparsity: masks.per_row(scores.wanda(weight, input_norm), sparsity)],
+    "lab_wanda.input_norm": [norm_by_entries, running_norm, hypot_norm, lambda batches:
+        torch.cat(batches).norm(dim=0)],
+    "lab_wanda.mask": [mask_by_ranks, mask, lambda weight, input_norm, sparsity:
+        masks.per_row(scores.wanda(weight, input_norm), sparsity)],
     "lab_wanda.prune_layer": [
         layer_by_rows,
         layer,
@@ -163,8 +165,10 @@ RIGHT = {
     "lab_wanda.prune_n_of_m": [
         pattern_by_rows,
         pattern,
-        lambda weight, H, n, m: layer_with_inverses(weight, H, 0, m, choose=lambda score: masks.n_of_m(score, n, m)),
-        lambda weight, H, n, m: sparsegpt.prune_layer(weight, H, pattern=f"{n}:{m}", damping=0.0).weight,
+        lambda weight, H, n, m: layer_with_inverses(weight, H, 0, m, choose=lambda score:
+            masks.n_of_m(score, n, m)),
+        lambda weight, H, n, m: sparsegpt.prune_layer(weight, H, pattern=f"{n}:{m}",
+            damping=0.0).weight,
     ],
 }  # fmt: skip
 WRONG = {
@@ -173,38 +177,54 @@ WRONG = {
         (lambda batches: torch.stack([b.norm(dim=0) for b in batches]).sum(0), "sum_of_norms"),
         (lambda batches: torch.stack([b.norm(dim=0) for b in batches]).mean(0), "mean_of_norms"),
         (lambda batches: running_norm(batches) ** 2, "not_rooted"),
-        (lambda batches: running_norm(batches) / sum(len(b) for b in batches) ** 0.5, "mean_square"),
+        (lambda batches: running_norm(batches) / sum(len(b) for b in batches) ** 0.5,
+         "mean_square"),
         (lambda batches: (torch.cat(batches) - torch.cat(batches).mean(0)).norm(dim=0), "spread"),
         (lambda batches: torch.cat([b.square().sum(1).sqrt() for b in batches]), "norms_of_tokens"),
         (lambda batches: torch.cat(batches).abs().amax(0), None),
         (lambda batches: torch.cat(batches).norm(), None),
     ],
     "lab_wanda.mask": [
-        (lambda weight, input_norm, sparsity: (s := weight.abs() * input_norm) > torch.cat([torch.full((len(s), 1), -1.0), s.sort(dim=1).values], 1)[:, round(sparsity * s.shape[1]), None], "threshold"),
-        (lambda weight, input_norm, sparsity: (weight * input_norm).square().sort(dim=1).indices >= round(sparsity * weight.shape[1]), "argsort_as_rank"),
-        (lambda weight, input_norm, sparsity: fewest(weight.abs() * input_norm, round(sparsity * weight.numel())), "layer_wise"),
-        (lambda weight, input_norm, sparsity: masks.per_row(weight.abs(), sparsity), "inputs_forgotten"),
-        (lambda weight, input_norm, sparsity: mask(weight, input_norm, sparsity, score=lambda w, norm: w * norm), "signed"),
+        (lambda weight, input_norm, sparsity:
+            (s := weight.abs() * input_norm) > torch.cat([torch.full((len(s), 1), -1.0),
+                s.sort(dim=1).values], 1)[:, round(sparsity * s.shape[1]), None], "threshold"),
+        (lambda weight, input_norm, sparsity: (weight * input_norm).square().sort(dim=1).indices
+         >= round(sparsity * weight.shape[1]), "argsort_as_rank"),
+        (lambda weight, input_norm, sparsity:
+            fewest(weight.abs() * input_norm, round(sparsity * weight.numel())), "layer_wise"),
+        (lambda weight, input_norm, sparsity: masks.per_row(weight.abs(), sparsity),
+         "inputs_forgotten"),
+        (lambda weight, input_norm, sparsity:
+            mask(weight, input_norm, sparsity, score=lambda w, norm: w * norm), "signed"),
         (lambda weight, input_norm, sparsity: mask(weight, 1 / input_norm, sparsity), "divided"),
-        (lambda weight, input_norm, sparsity: mask(weight, input_norm.square(), sparsity), "squared_norm"),
+        (lambda weight, input_norm, sparsity: mask(weight, input_norm.square(), sparsity),
+         "squared_norm"),
         (lambda weight, input_norm, sparsity: ~mask(weight, input_norm, sparsity), "inverted"),
-        (lambda weight, input_norm, sparsity: mask(weight, input_norm, sparsity, keep=round(sparsity * weight.shape[1])), "keeps_sparsity"),
+        (lambda weight, input_norm, sparsity: mask(weight, input_norm, sparsity,
+            keep=round(sparsity * weight.shape[1])), "keeps_sparsity"),
         (lambda weight, input_norm, sparsity: weight * mask(weight, input_norm, sparsity), None),
         (lambda weight, input_norm, sparsity: weight.abs() * input_norm > sparsity, "count"),
-        (lambda weight, input_norm, sparsity: weight.abs() * input_norm > (weight.abs() * input_norm).quantile(sparsity, 1, True), "threshold"),
+        (lambda weight, input_norm, sparsity:
+            weight.abs() * input_norm > (weight.abs() * input_norm).quantile(sparsity, 1, True),
+            "threshold"),
     ],
     "lab_wanda.prune_layer": [
         *planted(layer),
-        (lambda weight, H, sparsity, block_size: layer(weight, H, sparsity, weight.shape[1]), "one_block"),
-        (lambda weight, H, sparsity, block_size: walk(weight, H, block_size, lambda s: best(s, block_size - round(sparsity * block_size))), "each_row"),
-        (lambda weight, H, sparsity, block_size: layer(weight, H, sparsity, block_size, stop=lambda i: i - i % block_size + block_size), "within_blocks"),
-        (lambda weight, H, sparsity, block_size: layer(weight, H, 1 - sparsity, block_size).neg(), None),
+        (lambda weight, H, sparsity, block_size: layer(weight, H, sparsity, weight.shape[1]),
+         "one_block"),
+        (lambda weight, H, sparsity, block_size: walk(weight, H, block_size,
+            lambda s: best(s, block_size - round(sparsity * block_size))), "each_row"),
+        (lambda weight, H, sparsity, block_size: layer(weight, H, sparsity, block_size,
+            stop=lambda i: i - i % block_size + block_size), "within_blocks"),
+        (lambda weight, H, sparsity, block_size: layer(weight, H, 1 - sparsity, block_size).neg(),
+         None),
         (lambda weight, H, sparsity, block_size: layer(weight, H, sparsity, block_size) != 0, None),
     ],
     "lab_wanda.prune_n_of_m": [
         *planted(pattern),
         (lambda weight, H, n, m: pattern(weight, H, m - n, m), "removes_n"),
-        (lambda weight, H, n, m: walk(weight, H, m, lambda s: best(s.T, len(s) - round(len(s) * (m - n) / m)).T), "along_outputs"),
+        (lambda weight, H, n, m: walk(weight, H, m, lambda s:
+            best(s.T, len(s) - round(len(s) * (m - n) / m)).T), "along_outputs"),
         (lambda weight, H, n, m: layer(weight, H, 1 - n / m, m).neg(), None),
         (lambda weight, H, n, m: weight * masks.n_of_m(weight.abs(), n, m) * 2, None),
     ],
