@@ -13,7 +13,7 @@ before.
 """
 
 import argparse
-import resource
+import re
 import sys
 import tempfile
 import time
@@ -36,7 +36,9 @@ import peers  # noqa: E402
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes; not ru_maxrss, which a new program inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024
 
 
 def ours(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, Any]:

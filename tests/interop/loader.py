@@ -15,7 +15,7 @@ again. An answer is "" or an error.
 """
 
 import json
-import resource
+import re
 import sys
 import time
 from pathlib import Path
@@ -52,7 +52,9 @@ def make(plain, folder, bits, symmetric, order, group, ids, method="gptq"):
 
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes; not ru_maxrss, which a new program inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024
 
 
 def timed(plain, folder, tokens, bits, group):

@@ -10,7 +10,7 @@ alone, peak memory before and after, nats on the windows.
 """
 
 import json
-import resource
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,7 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes; not ru_maxrss, which a new program inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024
 
 
 def quantize(job: dict) -> dict:
