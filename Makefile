@@ -22,7 +22,7 @@ site:     ## the pages to read, build/site/html, from the committed notebooks
 	$(PYTHON) -m course_utils.bootstrap site
 
 site-test: site  ## the built pages in Chromium
-	$(BIN)/pytest tests/site/built.py
+	$(BIN)/pytest -n 2 tests/site/built.py
 
 lint: install
 	$(BIN)/ruff check .

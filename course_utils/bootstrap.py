@@ -35,11 +35,15 @@ NEEDS = {"": 2, EXTRAS: 5}  # GB of free disk for what is installed and what is 
 FAILED = """Installing {what} failed; the reason stands above.
 Without a network nothing can be fetched: connect, or name a folder of wheels with PIP_FIND_LINKS. Behind a proxy, set HTTPS_PROXY.
 Then give the same command again: what has been fetched is not fetched twice."""  # noqa: E501
-# JupyterLab without the grammar of IRIs, which takes a third of its start and checks no message
-# of this server
+# JupyterLab without what its start takes half of its time for: the grammars of IRIs and durations,
+# which check no message of this server, the command line of httpx, and a question to Node.js about
+# yarn, which only builds extensions
 LAB = (
-    "import sys; sys.modules['rfc3987_syntax'] = None; from jupyterlab.labapp import main; "
-    "sys.exit(main())"
+    "import sys; "
+    "sys.modules.update(dict.fromkeys(['rfc3987_syntax', 'isoduration', 'httpx._main'])); "
+    "from jupyterlab import commands; "
+    "commands._yarn_config = lambda logger: {'yarn config': {}}; "
+    "from jupyterlab.labapp import main; sys.exit(main())"
 )
 SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX",
             "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE",
@@ -104,7 +108,24 @@ def install(extras: str = EXTRAS, choice: str = "") -> None:
         settings,
     )
     fetch(["-e", f"{ROOT}[{extras}]" if extras else str(ROOT)], [], settings)
+    trim(keep_uv=bool(extras))
     STAMP.write_text(wanted(extras, build))
+
+
+def trim(keep_uv: bool) -> None:
+    """Take out what nobody runs: the tests that libraries bring with them (a sixth of all bytes),
+    and uv, where only this installation needed it.
+    """
+    for packages in (*VENV.glob("lib/*/site-packages"), *VENV.glob("Lib/site-packages")):
+        for name in ("numpy", "scipy", "sympy", "networkx", "matplotlib"):
+            for folder in [*(packages / name).rglob("tests")]:
+                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(packages / "torch" / "test", ignore_errors=True)
+        for pattern in ("*[tT]est*", "protoc*"):
+            for program in (packages / "torch" / "bin").glob(pattern):
+                program.unlink()
+    if not keep_uv and executable("uv").exists():
+        subprocess.call([str(executable("python")), "-m", "pip", "uninstall", "-y", "-q", "uv"])
 
 
 def pip_settings() -> dict[str, str]:

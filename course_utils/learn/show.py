@@ -29,6 +29,7 @@ RUNNERS = re.compile(
     r"|py\.test|jupyter-execute|jupyter-run"
 )
 _bold = re.compile(r"\*\*(.+?)\*\*")
+_slanted = re.compile(r"(?<![^\s(“\"])\*(?=\w)([^*\n]*\w)\*(?![\w*])")  # *word*, no product
 _block = re.compile(r"```[a-z]*\n?(.*?)```", re.DOTALL)
 
 
@@ -94,14 +95,16 @@ def inline(text: str) -> str:
     return _outside_code(
         html.escape(text, quote=False),
         lambda code: f"<code>{code}</code>",
-        lambda rest: _bold.sub(r"<b>\1</b>", rest),
+        lambda rest: _slanted.sub(r"<i>\1</i>", _bold.sub(r"<b>\1</b>", rest)),
     )
 
 
 def plain(text: str) -> str:
     """The same text for a terminal."""
     text = re.sub(r"```[a-z]*\n?", "", text.strip())
-    return _outside_code(text, lambda code: code, lambda rest: _bold.sub(r"\1", rest))
+    return _outside_code(
+        text, lambda code: code, lambda rest: _slanted.sub(r"\1", _bold.sub(r"\1", rest))
+    )
 
 
 def _outside_code(text: str, code: Callable[[str], str], rest: Callable[[str], str]) -> str:

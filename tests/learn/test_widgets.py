@@ -81,6 +81,10 @@ def test_markup_escapes_what_is_not_markup():
     assert show.plain(text) == "a < b & x<y bold\n\nif a < b: pass\n$x<y$"
     assert show.inline("`2**b` and `3**b`") == "<code>2**b</code> and <code>3**b</code>"
     assert show.plain("`2**b` and **`3**b`**") == "2**b and **3**b**"
+    assert show.inline("the (*light word*), 2*3*4, a * b, $x^*$ and *$y^*$") == (
+        "the (<i>light word</i>), 2*3*4, a * b, $x^*$ and *$y^*$"
+    )
+    assert show.plain("the *light* word, 2*3*4") == "the light word, 2*3*4"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ through PYTHONPATH).
 import socket
 import sys
 
-sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # a second for a grammar in each process that reads notebooks
+# a second for two grammars in each process that reads notebooks
+sys.modules["rfc3987_syntax"] = sys.modules["isoduration"] = None  # type: ignore[assignment]
 
 _connect, _connect_ex = socket.socket.connect, socket.socket.connect_ex
 

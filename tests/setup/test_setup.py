@@ -1,6 +1,8 @@
 """The set-up files agree with each other, and the second installation does nothing."""
 
 import ast
+import importlib.metadata
+import importlib.util
 import json
 import re
 import subprocess
@@ -151,6 +153,38 @@ def test_learners_get_the_small_set_and_the_whole_set_serves_them_too(project):
     count = len(calls)
     bootstrap.install("")
     assert len(calls) == count
+
+
+def test_learners_are_left_without_libraries_tests_and_a_uv_of_their_own(project):
+    folder, calls = project
+    packages = folder / ".venv" / "lib" / "python3.11" / "site-packages"
+    kept = ["torch/bin/torch_shm_manager", "torch/testing/a.py", "numpy/testing/a.py", "my/tests/a"]
+    gone = ["torch/bin/test_api", "torch/bin/TCPStoreTest", "torch/test/a", "scipy/fft/tests/a.py"]
+    kept, gone = ([packages / name for name in names] for names in (kept, gone))
+    for file in (*kept, *gone, uv := bootstrap.executable("uv")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    bootstrap.install()
+    assert uv.exists() and not any("uninstall" in call for call in calls)
+    bootstrap.STAMP.unlink()
+    bootstrap.install("")
+    assert calls[-1][1:] == ["-m", "pip", "uninstall", "-y", "-q", "uv"]
+    assert all(file.exists() for file in kept) and not any(file.exists() for file in gone)
+
+
+def test_jupyterlab_starts_without_parts_that_are_there():
+    """What is left out by a name that no longer exists would save nothing, and nobody would see."""
+    left_out = ast.literal_eval(re.search(r"fromkeys\((\[.*?\])", bootstrap.LAB)[1])
+    found = ("rfc3987-syntax", "isoduration", "httpx")
+    files = {str(file) for name in found for file in importlib.metadata.files(name)}
+    for name in left_out:
+        path = name.replace(".", "/")
+        assert {f"{path}.py", f"{path}/__init__.py"} & files, name
+    commands = Path(importlib.util.find_spec("jupyterlab").origin).with_name("commands.py")
+    assert "= _yarn_config(" in commands.read_text(encoding="utf-8")
+    started = [sys.executable, "-c", bootstrap.LAB, "--version"]
+    said = subprocess.run(started, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == importlib.metadata.version("jupyterlab")
 
 
 def test_the_build_of_torch_is_the_machines_unless_chosen(project, monkeypatch, capsys):

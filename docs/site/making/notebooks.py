@@ -155,9 +155,12 @@ class Stage:
             name = f"{hashlib.sha256(raw).hexdigest()[:16]}.png"
             (self.source / FIGURES / name).write_bytes(raw)
             alt = words(data.get("text/plain", ""), cell["source"], heading)
+            place = f"{self.up}{FIGURES}/{name}"
+            said = html.escape(alt, quote=True)
+            # a phone shows the figure small: the link opens it alone, to be enlarged
             shown = (
-                f"<img class='course-figure' loading='lazy' src='{self.up}{FIGURES}/{name}' "
-                f"alt='{html.escape(alt, quote=True)}'>"
+                f"<a class='course-figure-link' href='{place}'>"
+                f"<img class='course-figure' loading='lazy' src='{place}' alt='{said}'></a>"
             )
             return {**_shown(shown), "course_alt": alt}
         if "text/html" in data:

@@ -59,7 +59,11 @@ def package(name: str, kept: Path) -> Path:
                 3,
                 12,
             ) else opened.extractall(held)
-        os.replace(Path(held) / "package", folder)
+        try:
+            os.replace(Path(held) / "package", folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
     return folder
 
 
