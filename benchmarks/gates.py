@@ -58,18 +58,30 @@ def main(kind: str) -> None:
             learning_rate=rate, seed=seed,
         ).model  # fmt: skip
 
-    def whole_inputs(score: str, seed: int, together: bool):
-        columns = {
-            name: s.square().mean(0, keepdim=True).sqrt()
-            for name, s in mask_training.starting_scores(
-                model, text(seed), walk.compressible(model), score
-            ).items()
-        }
-        if together:
-            relative = {name: s / s.square().mean().sqrt() for name, s in columns.items()}
-            return without(model, relative, share)
+    def whole_inputs(score: str, seed: int):
+        columns = column_scores(score, seed)
         ranks = {name: s.argsort(1).argsort(1) / s.shape[1] for name, s in columns.items()}
         return without(model, ranks, share)
+
+    def column_scores(score: str, seed: int) -> dict[str, Tensor]:
+        layers = walk.compressible(model)
+        scores = mask_training.starting_scores(model, text(seed), layers, score)
+        return {name: s.square().mean(0, keepdim=True).sqrt() for name, s in scores.items()}
+
+    def as_many(seed: int):
+        """Of each layer as many inputs go as the gates close there, the ones with the smallest
+        scores of Wanda.
+        """
+        gated_model, work = (
+            by_gates(seed, rate_of("hard concrete")),
+            sharing.structure(model).eval(),
+        )
+        closed = walk.compressible(gated_model)
+        scores = column_scores("wanda", seed)
+        for name, module in walk.compressible(work).items():
+            gone = int((walk.weight_of(closed[name]) == 0).all(0).sum())
+            apply.zero_outside(module, (scores[name].argsort(1).argsort(1) >= gone))
+        return sharing.own(work, model)
 
     def after(start, seed: int, rate: float):
         return recovery.train(
@@ -93,9 +105,9 @@ def main(kind: str) -> None:
             "soft gates": ("gates", lambda seed, rate: by_gates(seed, rate, "soft")),
         },
         "inputs": {
-            "magnitude, each layer": lambda seed: whole_inputs("magnitude", seed, False),
-            "Wanda, each layer": lambda seed: whole_inputs("wanda", seed, False),
-            "Wanda, all layers together": lambda seed: whole_inputs("wanda", seed, True),
+            "magnitude, each layer": lambda seed: whole_inputs("magnitude", seed),
+            "Wanda, each layer": lambda seed: whole_inputs("wanda", seed),
+            "Wanda, as many of each layer as hard concrete": as_many,
             "hard concrete": ("gates", by_gates),
             "concrete dropout": (
                 "rates",
@@ -154,7 +166,7 @@ def main(kind: str) -> None:
         titles[kind],
         {name: (lambda seed, name=name: torch.tensor(found[name, seed]["kl"])) for name in ways},
         seeds=SEEDS,
-        against={"weights": "Wanda", "inputs": "Wanda, each layer"}.get(
+        against={"weights": "Wanda", "inputs": "Wanda, as many of each layer as hard concrete"}.get(
             kind, "Wanda, then training"
         ),
         unit="nats",

@@ -1,24 +1,23 @@
-"""GPTQ of SmolLM2-135M-Instruct here and in llm-compressor: same tokens, same bits, same processor,
-one after the other.
+"""GPTQ of SmolLM2-135M-Instruct here, in llm-compressor and in GPTQModel: same tokens, same bits,
+same processor, one after the other.
 
     make real
-    python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64]
-        [--only ours|llm-compressor]
+    python benchmarks/peers.py [--tokens 4096] [--bits 4] [--group-size 64] [--only NAME]
 
-Both: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc,
+All: FP32, symmetric, groups of 64, no act-order, damping .01, sequences of 512 tokens of pydoc,
 block after block, each block fed by the quantized ones before it. Processor seconds of one thread
 for calibration and quantization alone; peak memory of the process with the model loaded, before and
-after; nats on 16 windows of 256 validation tokens. llm-compressor gets an environment of its own
+after; nats on 16 windows of 256 validation tokens. Each other tool gets an environment of its own
 (`tests/interop/peers.py`); the first run installs it. The model's weights were rounded to Q4_1
 before.
 """
 
 import argparse
-import json
 import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from course_utils.models import shipped
 from course_utils.quantization import gptq
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path += [str(TESTS / "interop"), str(TESTS / "common")]
+# before this folder, whose own name is that of the module
+sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "common")]
 
 import peers  # noqa: E402
 
@@ -51,7 +51,14 @@ def ours(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, An
     return {"seconds": seconds, "before": before, "after": after, "nats": nats}
 
 
-def theirs(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, Any]:
+def theirs(
+    tokens: dict[str, torch.Tensor],
+    bits: int,
+    group: int,
+    *,
+    peer: str = "llm-compressor",
+    **more: str,
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         save_file(tokens, work / "tokens.safetensors")
@@ -61,8 +68,10 @@ def theirs(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, 
             "folder": str(work / "out"),
             "bits": bits,
             "group": group,
+            **more,
         }
-        return json.loads(json.dumps(peers.ask("llm-compressor", [job], work)[0]))
+        answer: Any = peers.ask(peer, [job], work)[0]
+        return answer if isinstance(answer, dict) else sys.exit(f"{peer}: {answer}")
 
 
 def main() -> None:
@@ -72,7 +81,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=64)
-    parser.add_argument("--only", choices=("ours", "llm-compressor"))
+    parser.add_argument("--only", choices=("ours", "llm-compressor", "GPTQModel"))
     asked = parser.parse_args()
     words = models.load_tokenizer("smollm2")
     tokens = {
@@ -81,7 +90,11 @@ def main() -> None:
             words, "pydoc", split="validation", n=16, context=256, seed=0
         ).ids,
     }
-    runs = {"ours": ours, "llm-compressor": theirs}
+    runs = {
+        "ours": ours,
+        "llm-compressor": theirs,
+        "GPTQModel": partial(theirs, peer="transformers", do="time"),
+    }
     found: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         if asked.only in (None, name):
@@ -90,17 +103,12 @@ def main() -> None:
             )
             f = found[name]
             print(
-                (
-                    f"{name}: {f['seconds']:.1f} processor seconds, peak {f['before'] / 1e9:.2f} → "
-                    f"{f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats"
-                ),
+                f"{name}: {f['seconds']:.1f} processor seconds, "
+                f"peak {f['before'] / 1e9:.2f} → {f['after'] / 1e9:.2f} GB, {f['nats']:.4f} nats",
                 flush=True,
             )
-    if len(found) == 2:
-        print(
-            "ours / llm-compressor: "
-            f"{found['ours']['seconds'] / found['llm-compressor']['seconds']:.2f} of the time"
-        )
+    for name in found if "ours" in found else ():
+        print(f"ours / {name}: {found['ours']['seconds'] / found[name]['seconds']:.2f} of the time")
 
 
 if __name__ == "__main__":

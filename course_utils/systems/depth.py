@@ -147,6 +147,23 @@ def changes(model: PreTrainedModel, ids: Tensor) -> tuple[list[Tensor], list[Ten
     return states, sizes
 
 
+def features(state: Tensor) -> Tensor:
+    """(tokens, width + 1) double, what a router sees of states (…, width): each over the root
+    of its mean square, and a 1.
+    """
+    x = state.flatten(0, -2).double()
+    x = x / x.pow(2).mean(1, keepdim=True).sqrt().clamp(min=1e-12)
+    return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+
+
+def cut(scores: Tensor, capacity: float) -> Tensor:
+    """The score above which a share `capacity` of all scores lies, to the nearest whole number of
+    them.
+    """
+    below = min(max(round((1 - capacity) * scores.numel()), 1), scores.numel())
+    return scores.flatten().kthvalue(below).values
+
+
 class Router:
     """A linear guess, from the state that enters a block, of how much the block will change it;
     small changes are skipped.
@@ -173,20 +190,12 @@ class Router:
         self.blocks, self.capacity = blocks, capacity
         self.weights, self.cuts = {}, {}
         for b in blocks:
-            x, y = self._features(states[b]), sizes[b].flatten().double().clamp(min=1e-9).log()
+            x, y = features(states[b]), sizes[b].flatten().double().clamp(min=1e-9).log()
             A = x.T @ x
             self.weights[b] = torch.linalg.solve(
                 A + ridge * A.diagonal().mean() * torch.eye(len(A), dtype=A.dtype), x.T @ y
             )
-            self.cuts[b] = (
-                float((x @ self.weights[b]).quantile(1 - capacity)) if len(x) < 2**24 else 0.0
-            )
-
-    @staticmethod
-    def _features(state: Tensor) -> Tensor:
-        x = state.flatten(0, -2).double()
-        x = x / x.pow(2).mean(1, keepdim=True).sqrt().clamp(min=1e-12)
-        return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+            self.cuts[b] = float(cut(x @ self.weights[b], capacity))
 
     def skips(self, model: PreTrainedModel, ids: Tensor) -> dict[int, Tensor]:
         """Who passes by each block, decided block by block, each from the states that the earlier
@@ -196,7 +205,7 @@ class Router:
         for b in self.blocks:
             with bypassed(model, found):
                 states, _ = changes(model, ids)
-            found[b] = (self._features(states[b]) @ self.weights[b] <= self.cuts[b]).view(ids.shape)
+            found[b] = (features(states[b]) @ self.weights[b] <= self.cuts[b]).view(ids.shape)
         return found
 
 

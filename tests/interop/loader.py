@@ -4,6 +4,10 @@ Called by run.py.
 
     loader.py JOBS   a JSON list; `ids.safetensors` lies beside it, `answers.json` is written there
 
+benchmarks/peers.py has a job of its own: {"do": "time", plain, folder, tokens: file with
+`calibration` and `windows` (sequences, context), bits, group}; the answer is what oneshot.py
+answers.
+
 Jobs: {"do": "read", folder, out} loads a checkpoint with transformers, "load" with GPTQModel in
 half precision, and writes its logits for the ids; {"do": "make", plain, folder, out, method, bits,
 symmetric, order, group} lets GPTQModel quantize a plain model by its GPTQ or its AWQ, and load it
@@ -11,7 +15,9 @@ again. An answer is "" or an error.
 """
 
 import json
+import resource
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -45,11 +51,47 @@ def make(plain, folder, bits, symmetric, order, group, ids, method="gptq"):
     model.save(folder)
 
 
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def timed(plain, folder, tokens, bits, group):
+    torch.set_num_threads(1)
+    tokens = load_file(tokens)
+    settings = QuantizeConfig(
+        bits=bits,
+        group_size=group,
+        desc_act=False,
+        act_group_aware=False,
+        sym=True,
+        damp_percent=0.01,
+    )
+    model = GPTQModel.load(plain, settings, dtype=torch.float32)
+    before, began = peak(), time.process_time()
+    rows = [
+        {"input_ids": r.tolist(), "attention_mask": [1] * len(r)} for r in tokens["calibration"]
+    ]
+    model.quantize(rows, batch_size=1)
+    seconds, after = time.process_time() - began, peak()
+    model.save(folder)
+    with torch.no_grad():
+        read_back = read(folder)
+        losses = [
+            float(read_back(input_ids=row[None], labels=row[None]).loss)
+            for row in tokens["windows"].long()
+        ]
+    return {"seconds": seconds, "before": before, "after": after, "nats": sum(losses) / len(losses)}
+
+
 def main(jobs):
-    ids, answers = load_file(jobs.parent / "ids.safetensors")["ids"], []
+    answers = []
     for job in json.loads(jobs.read_text()):
         try:
-            out, what = job.pop("out"), job.pop("do")
+            what = job.pop("do")
+            if what == "time":
+                answers.append(timed(**job))
+                continue
+            out, ids = job.pop("out"), load_file(jobs.parent / "ids.safetensors")["ids"]
             if what == "make":  # GPTQModel opens inference mode itself
                 make(**job, ids=ids)
             with torch.no_grad():
