@@ -113,6 +113,6 @@ def as_html(table: Comparison) -> str:
         f".6em;font-size:90%;opacity:.75;max-width:52em'>{html.escape(notes(table))}</p>"
     )
     return (
-        "<table "
-        f"style='margin:0'>{caption}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}"
+        f"<table style='margin:0'>{caption}<thead><tr>{top}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>{note}"
     )

@@ -176,8 +176,8 @@ class Table:
 
         body = "".join(row(cells, "td") for cells in self.rows)
         caption = (
-            "<caption "
-            f'style="caption-side:bottom;text-align:left">{html.escape(self.caption)}</caption>'
+            '<caption style="caption-side:bottom;text-align:left">'
+            f"{html.escape(self.caption)}</caption>"
         )
         return (
             f"<table>{caption}<thead>{row(self.header, 'th')}</thead><tbody>{body}</tbody></table>"

@@ -230,10 +230,10 @@ def _table(columns: list[str], rows: list[list[Any]]) -> str:
 STYLE = (
     ":root{color-scheme:light dark;--page:#fff;--ink:#1a1a1a;--band:#f3f3f3}"
     "@media(prefers-color-scheme:dark){:root{--page:#16181d;--ink:#e8e8e8;--band:#22252c}}"
-    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 "
-    "1em;background:var(--page);color:var(--ink)}"
-    "td,th{padding:.2em "
-    ".6em;text-align:left;vertical-align:top}td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}"
+    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;"
+    "background:var(--page);color:var(--ink)}"
+    "td,th{padding:.2em .6em;text-align:left;vertical-align:top}"
+    "td{white-space:pre-wrap;unicode-bidi:isolate}.n{text-align:right}"
     "tr:nth-child(even){background:var(--band)}img{background:#fff}"
 )
 
@@ -243,9 +243,10 @@ def document(title: str, body: str, *, style: str = "", head: str = "") -> str:
     title is text.
     """
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<meta name='viewport' "
-        "content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style><h1>{html.escape(title)}</h1>{body}</html>\n"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style>"
+        f"<h1>{html.escape(title)}</h1>{body}</html>\n"
     )
 
 

@@ -21,8 +21,9 @@ LINK = re.compile(r"\](?=[ \t]*[(:\[])")
 WEB = re.compile(r"\]\(https?://[^\s()<>\"'\\]{1,500}\)")
 PICTURE = re.compile(r"!\[[^\]\n]{0,200}\]\(attachment:([^()\s\"'<>]{1,200})\)")
 MATH = re.compile(
-    r"\\(?=(?:href|url|require|style|class|cssId|data|toggle|action|enclose|html|includegraphics|img|unicode|bbox|mmlToken"
-    r"|csname|def|let|newcommand|renewcommand|newenvironment|begingroup|input|texttip|tooltip|mathtip)(?![a-z]))",
+    r"\\(?=(?:href|url|require|style|class|cssId|data|toggle|action|enclose|html"
+    r"|includegraphics|img|unicode|bbox|mmlToken|csname|def|let|newcommand|renewcommand"
+    r"|newenvironment|begingroup|input|texttip|tooltip|mathtip)(?![a-z]))",
     re.IGNORECASE,
 )
 SIGNATURES = {

@@ -35,14 +35,15 @@ _SCRIPT = {
         "this.down=1;this.last=null;this.onpointermove(event)"
     ),
     "pointermove": (
-        "if(!this.down)return;var "
-        "r=this.getBoundingClientRect(),k=this.width/r.width,c=this.getContext('2d'),"
-        "p=[(event.clientX-r.left)*k,(event.clientY-r.top)*k],q=this.last||p;c.lineWidth=3.2;c.lineCap='round';"
-        "c.strokeStyle='#000';c.beginPath();c.moveTo(q[0],q[1]);c.lineTo(p[0]+.01,p[1]);c.stroke();this.last=p"
+        "if(!this.down)return;"
+        "var r=this.getBoundingClientRect(),k=this.width/r.width,c=this.getContext('2d'),"
+        "p=[(event.clientX-r.left)*k,(event.clientY-r.top)*k],q=this.last||p;"
+        "c.lineWidth=3.2;c.lineCap='round';c.strokeStyle='#000';c.beginPath();"
+        "c.moveTo(q[0],q[1]);c.lineTo(p[0]+.01,p[1]);c.stroke();this.last=p"
     ),
     "pointerup": (
-        "this.down=0;var "
-        "d=this.getContext('2d').getImageData(0,0,this.width,this.height).data,s='',t;"
+        "this.down=0;"
+        "var d=this.getContext('2d').getImageData(0,0,this.width,this.height).data,s='',t;"
         f"for(var i=3;i<d.length;i+=4)s+=d[i]>100?'1':'0';{_HAND}"
     ),
 }

@@ -26,7 +26,8 @@ from . import texts
 LINKED = re.compile(r"\[([^\]]+)\]\((?:[^\s)]*\.ipynb)?(?:#[^\s)]*)? \"[^\"]*\"\)")
 # what is not prose: fences, formulas, code, headings, links, tags, the details of rubrics
 ASIDE = re.compile(
-    r"```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|`[^`]+`|^#[^\n]*$|!?\[[^\]]*\]\([^)\"]*(?:\"[^\"]*\")?[^)]*\)|<details>.*?</details>|<[^>]+>",
+    r"```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|`[^`]+`|^#[^\n]*$"
+    r"|!?\[[^\]]*\]\([^)\"]*(?:\"[^\"]*\")?[^)]*\)|<details>.*?</details>|<[^>]+>",
     re.DOTALL | re.MULTILINE,
 )
 

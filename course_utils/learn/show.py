@@ -25,7 +25,8 @@ COLOURS = {
 }
 FONT = "line-height:1.5;max-width:52em"
 RUNNERS = re.compile(
-    r"exec\(eval\(sys\.stdin|nbconvert|nbclient|papermill|pytest|py\.test|jupyter-execute|jupyter-run"
+    r"exec\(eval\(sys\.stdin|nbconvert|nbclient|papermill|pytest"
+    r"|py\.test|jupyter-execute|jupyter-run"
 )
 _bold = re.compile(r"\*\*(.+?)\*\*")
 _slanted = re.compile(r"(?<![^\s(“\"])\*(?=\w)([^*\n]*\w)\*(?![\w*])")  # *word*, no product

@@ -192,8 +192,8 @@ def _described(controls: dict[str, Control]) -> str:
             span = f" ({', '.join(map(str, control.choices))})"
         said.append(f"{_label(name, control)}: `{control.value}`{span}")
     return (
-        "<div "
-        f"style='{show.FONT}'>{show.inline(' · '.join(said))}<br><i>{ui('run_to_move')}</i></div>"
+        f"<div style='{show.FONT}'>{show.inline(' · '.join(said))}<br>"
+        f"<i>{ui('run_to_move')}</i></div>"
     )
 
 

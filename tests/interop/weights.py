@@ -98,7 +98,8 @@ def compare(ask: Callable[[list[dict], Path], list[str]], work: Path) -> tuple[i
             print(
                 f"{bits:<6}{group:<7}{'symmetric' if symmetric else 'asymmetric':<12}"
                 f"{len(found):<8}{int(ties.sum()):<6}"
-                f"{f'{float(same.max()):.1e}':<24}{f'{float(theirs.mean()):.5f}':<27}{float(ours.mean()):.5f}"
+                f"{f'{float(same.max()):.1e}':<24}"
+                f"{f'{float(theirs.mean()):.5f}':<27}{float(ours.mean()):.5f}"
             )
     for problem in problems[:20]:
         print(f"  {problem}")

@@ -173,22 +173,25 @@ def answered(page):
             assert result.get_attribute("open") is not None
 
 
-# every place of every control is shown, the others at their first; what changes nothing is returned
+# controls that change nothing, wherever one of the others stands; every place of each is shown
 MOVED = """() => [...document.querySelectorAll('.course-widget')].flatMap(widget => {
-    const picture = widget.querySelector('img');
-    return [...widget.querySelectorAll('input, select')].filter(field => {
-        const seen = new Set([picture.getAttribute('src')]);
-        const count = field.type === 'checkbox' ? 2 : field.type === 'range' ? Number(field.max) + 1 : field.options.length;
-        const put = place => {
-            if (field.type === 'checkbox') field.checked = Boolean(Number(place)); else field.value = place;
-            field.dispatchEvent(new Event('input', {bubbles: true}));
-            seen.add(picture.getAttribute('src'));
-        };
-        const first = field.type === 'checkbox' ? field.checked : field.value;
-        for (let place = 0; place < count; place++) put(place);
-        put(first);
-        return seen.size < 2 && field.checkVisibility();
-    }).map(field => field.id);
+    const picture = widget.querySelector('img'), all = [...widget.querySelectorAll('input, select')];
+    const at = field => field.type === 'checkbox' ? Number(field.checked) : field.value;
+    const put = (field, place) => {
+        if (field.type === 'checkbox') field.checked = Boolean(Number(place)); else field.value = place;
+        field.dispatchEvent(new Event('input', {bubbles: true}));
+    };
+    const places = field => [...Array(field.type === 'checkbox' ? 2 : field.type === 'range' ?
+        Number(field.max) + 1 : field.options.length).keys()];
+    const round = (field, then) => {
+        const first = at(field);
+        const found = places(field).map(place => { put(field, place); return then(); });
+        put(field, first);
+        return found;
+    };
+    const changes = field => new Set(round(field, () => picture.getAttribute('src'))).size > 1;
+    return all.filter(field => field.checkVisibility() && !changes(field) &&
+        !all.some(other => other !== field && round(other, () => changes(field)).some(Boolean))).map(field => field.id);
 })"""  # noqa: E501
 CUT = """() => [...document.querySelectorAll('.cell_input pre, .cell_output pre, .cell_output table, .course-box pre')]
     .filter(part => part.clientWidth && part.scrollWidth > part.clientWidth + 1).map(part => part.textContent.slice(0, 80))"""  # noqa: E501

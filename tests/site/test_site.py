@@ -267,8 +267,8 @@ def test_a_figure_is_told_by_its_own_titles_or_by_its_code():
 
 def test_dead_links_and_what_is_loaded_from_elsewhere_are_found(tmp_path):
     (tmp_path / "a.html").write_text(
-        "<a href='b.html#there'>x</a><a href='b.html#gone'>x</a><a href='c.html'>x</a><a "
-        "href='https://x.invalid'>x</a>"
+        "<a href='b.html#there'>x</a><a href='b.html#gone'>x</a><a href='c.html'>x</a>"
+        "<a href='https://x.invalid'>x</a>"
     )
     (tmp_path / "b.html").write_text(
         "<p id='there'>x</p><script src='https://x.invalid/a.js'></script><img src='no.png'>"

@@ -228,8 +228,8 @@ def _assessment(done: Summary) -> Page:
             )
             lines.append(f"  {box} {text}")
         rows.append(
-            f"<div style='margin:.4em 0'><b>{html.escape(title)}</b><ul "
-            f"style='margin:0;padding-left:1em'>{''.join(items)}</ul></div>"
+            f"<div style='margin:.4em 0'><b>{html.escape(title)}</b>"
+            f"<ul style='margin:0;padding-left:1em'>{''.join(items)}</ul></div>"
         )
     return Page(_heading("assessment_title") + "".join(rows), "\n".join(lines))
 

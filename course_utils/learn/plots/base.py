@@ -91,8 +91,8 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str], caption: str = 
     )
     show.emit(
         (
-            "<table "
-            f"style='margin:0'>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<table style='margin:0'>{above}<thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table>"
         ),
         _text(cells, columns, numeric, caption),
     )

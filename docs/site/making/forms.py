@@ -251,10 +251,26 @@ def missing() -> str:
     return f"<p class='course-quiet'>{ui('site_no_frames')}</p>"
 
 
+def _without_still_controls(drawn: dict[str, Any]) -> dict[str, Any]:
+    """The widget without the controls that change nothing where one moves at a time."""
+    if drawn["together"]:
+        return drawn
+    left: dict[str, Any] = {**drawn, "controls": {}, "frames": [], "alts": []}
+    end = 0
+    for name, control in drawn["controls"].items():
+        begin, end = end, end + len(control["values"])
+        if len(set(drawn["frames"][begin:end])) > 1:
+            left["controls"][name] = control
+            left["frames"] += drawn["frames"][begin:end]
+            left["alts"] += drawn["alts"][begin:end]
+    return left
+
+
 def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
     """A figure with controls that choose one of its frames;
     `folder` is the address of the frames.
     """
+    drawn = _without_still_controls(drawn)
     rows, first = [], _first(drawn)
     for number, control in enumerate(drawn["controls"].values()):
         values, at, ident = (
