@@ -48,7 +48,10 @@ c.JupyterHub.cookie_secret_file = str(DATA / "cookie_secret")
 c.JupyterHub.cleanup_servers = True  # nothing outlives the hub
 # The package from PyPI, so that no Node is needed. JupyterHub's own, from npm, takes the same
 # options.
-c.ConfigurableHTTPProxy.command = [str(BIN / "configurable-http-proxy")]
+# by default it drops what takes longer than 20 s: a server that starts among many, an autograding
+c.ConfigurableHTTPProxy.command = [
+    str(BIN / "configurable-http-proxy"), "--proxy-timeout", str(3_600_000),
+]  # fmt: skip
 c.ConfigurableHTTPProxy.pid_file = str(DATA / "proxy.pid")
 
 
