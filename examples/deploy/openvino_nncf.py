@@ -1,7 +1,6 @@
 """OpenVINO and NNCF: python examples/deploy/openvino_nncf.py
 
-OpenVINO reads our ONNX file; NNCF rounds the weights of the original by itself, and its numbers are
-read here.
+OpenVINO reads our ONNX file; NNCF rounds the original's weights by itself, and they are read here.
 """
 
 import sys
@@ -11,10 +10,7 @@ import onnx_runtime
 import torch
 
 NAME, NEEDS = "OpenVINO", "openvino"
-WITHOUT = (
-    "Install openvino and nncf (`make deploy` does); on other processors than Intel's and ARM's "
-    "take ONNX Runtime, which reads the same file."
-)
+WITHOUT = "Install openvino and nncf (`make deploy` does), or take ONNX Runtime: it reads the file."
 # activations stay in float32
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
